@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from client.program import Client
     from plait.aggregation.own_rule import Updates, rule
-    from plait.aggregation.round import RoundContext
+    from plait.aggregation.rule import RoundContext
     from plait.api.evaluate import Evaluation, evaluate
     from plait.api.result import Result, open_run
     from plait.api.resuming import resume
@@ -60,7 +60,7 @@ _HOMES: Mapping[str, str] = {
     "Event": "plait.rounds.events",
     "PlaitError": "plait.errors",
     "Result": "plait.api.result",
-    "RoundContext": "plait.aggregation.round",
+    "RoundContext": "plait.aggregation.rule",
     "Server": "server.program",
     "Stop": "plait.rounds.callbacks",
     "Updates": "plait.aggregation.own_rule",

@@ -21,7 +21,7 @@ from plait.aggregation import (
     rule_named,
     rule_stated,
 )
-from plait.aggregation.line_search import LineSearch
+from plait.aggregation.server_step import LineSearch
 from plait.choice import parse_choice
 from plait.config import RunConfig, Scalar
 from plait.flower.rule_table import ALL_RULES

@@ -13,13 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plait.adapters import AdapterSpec, AdapterState, Layout, Subject, Task
-from plait.aggregation.contribution import Contribution
-from plait.aggregation.fedsb import square_geometry
 from plait.aggregation.geometry import BOTH_SIDES, Geometry, Pair, Side, geometry_of
-from plait.aggregation.projection import fitted
-from plait.aggregation.round import Outcome, RoundContext
-from plait.aggregation.rule import Exactness, Rule
-from plait.aggregation.server_optimizer import ServerOptimizer
+from plait.aggregation.low_rank import fitted
+from plait.aggregation.means import square_geometry
+from plait.aggregation.rule import Contribution, Exactness, Outcome, RoundContext, Rule
+from plait.aggregation.server_step import ServerOptimizer
 from plait.aggregation.stated_rule import STATED_TRAITS, stated_rule, stated_text
 from plait.choice import parse_choice
 from plait.errors import PeerError

@@ -23,10 +23,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plait.adapters import AdapterState, Float32, Subject
-from plait.aggregation.contribution import Contribution, Ranks
 from plait.aggregation.geometry import Side
-from plait.aggregation.round import Accumulator, Memory, Outcome, RoundContext
-from plait.aggregation.rule import Algorithm, Exactness, Resizing, Rule
+from plait.aggregation.rule import (
+    Accumulator,
+    Algorithm,
+    Contribution,
+    Exactness,
+    Memory,
+    Outcome,
+    Ranks,
+    Resizing,
+    RoundContext,
+    Rule,
+)
 from plait.errors import ConfigError
 from plait.own_code import instance_of, located_errors
 from plait.own_function import chosen_function

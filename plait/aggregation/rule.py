@@ -1,26 +1,212 @@
-"""An aggregation rule: an algorithm, and the properties that the rest of plait needs.
+"""An aggregation rule: an algorithm, its properties, and a round of it.
 
 A rule is a value. It states only the traits that differ from the defaults, which are FedAvg's on low-rank factors; the
-sides that clients train and what travels follow from them. To add one: a file here and a line in `RULES`.
+sides that clients train and what travels follow from them. An accumulator sees decoded float32 deltas and weights,
+never bytes, sockets or files. Updates come in client order, one at a time, so memory does not grow with the cohort
+unless the rule needs all updates at once. Each is checked before anything is changed. A rule returns state that it
+carries over as plain arrays, and gets it in the next round. To add one: a value here beside its family, and a line in
+`RULES`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from statistics import mean
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from plait.adapters import AdapterState, Subject
-from plait.aggregation.contribution import ONE_RANK, Contribution, Ranks
-from plait.aggregation.geometry import BOTH_SIDES, Geometry, Side
-from plait.aggregation.round import Accumulator, Outcome, RoundContext
-from plait.aggregation.traffic import Traffic, parameters
+from plait.adapters import AdapterState, Subject, check_finite
+from plait.aggregation.geometry import BOTH_SIDES, Geometry, Pair, Side
 from plait.choice import with_options
-from plait.errors import ConfigError
+from plait.errors import ConfigError, PeerError
 from plait.traits import Reasons, Trait
+
+# Far above any count of examples or tokens, far below where float64 sums of weights lose whole numbers.
+_LARGEST_WEIGHT = 1e12
+
+
+@dataclass(frozen=True, eq=False)
+class Contribution:
+    """One client's delta.
+
+    Attributes:
+        received: the adapter that it trained from, in its own layout.
+        delta: its adapter after training minus `received`.
+        weight: positive; only its ratio to the other clients' weights matters.
+        geometry: of its own layout, whose rank differs from the server's where ranks are mixed.
+        examples: the training examples that it states; 0 where that is not known.
+        loss: the mean loss of its local steps, as it states it; NaN where that is not known.
+        slope: of its first loss along the adapter's last movement, over that loss, as it states them; NaN likewise.
+    """
+
+    client: str
+    received: AdapterState
+    delta: AdapterState
+    weight: float
+    geometry: Geometry
+    examples: int = 0
+    loss: float = math.nan
+    slope: float = math.nan
+
+    def check(self, server: Geometry, *, ranks: Ranks, frozen: Collection[Side] = ()) -> None:
+        """Refuse what cannot be aggregated.
+
+        Args:
+            ranks: the ranks that the rule takes besides the server's.
+
+        Raises:
+            PeerError: the weight is invalid, the tensors or ranks are not the declared ones, modules differ from the
+                server's, a frozen side has changed, or a value is not finite.
+        """
+        try:
+            self._check_weight()
+            self._check_geometry(server, ranks)
+            check_finite(self.delta)
+            for side in sorted(frozen):
+                self._check_frozen(side)
+        except PeerError as error:
+            raise PeerError(f"update of {self.client!r}: {error}") from error
+
+    def _check_weight(self) -> None:
+        if not (math.isfinite(self.weight) and 0 < self.weight <= _LARGEST_WEIGHT):
+            raise PeerError(f"weight is {self.weight:g}, expected more than 0 and at most {_LARGEST_WEIGHT:g}")
+
+    def _check_geometry(self, server: Geometry, ranks: Ranks) -> None:
+        own = self.geometry
+        for state in (self.received, self.delta):
+            if state.layout is not own.layout and state.layout.digest != own.layout.digest:
+                raise PeerError("tensors or ranks are not the ones of the declared adapter")
+        if own is server:
+            return
+        if [(slot.name, slot.shape) for slot in own.others] != [(slot.name, slot.shape) for slot in server.others]:
+            raise PeerError("tensors beside the LoRA factors differ from the server's")
+        if own.by_module.keys() != server.by_module.keys():
+            odd = min(own.by_module.keys() ^ server.by_module.keys())
+            raise PeerError(f"module {odd!r} is not adapted on both ends")
+        for mine, theirs in zip(own.pairs, server.pairs, strict=True):
+            if (mine.d_in, mine.d_out) != (theirs.d_in, theirs.d_out):
+                raise PeerError(
+                    f"'{mine.module}' is {mine.d_out} x {mine.d_in}, expected {theirs.d_out} x {theirs.d_in}"
+                )
+            ranks.check(mine, theirs)
+
+    def _check_frozen(self, side: Side) -> None:
+        for pair in self.geometry.pairs:
+            slot = pair.slot(side)
+            if self.delta.flat[slot.offset : slot.offset + slot.size].any():
+                raise PeerError(f"{side} of '{pair.module}' has changed, expected it frozen in this round")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The ranks that a rule takes.
+
+    Attributes:
+        lower: clients may have less than the server's rank, and their own scale.
+    """
+
+    lower: bool
+    higher: bool
+
+    def check(self, client: Pair, server: Pair) -> None:
+        """Raise PeerError where `client` has a rank or scale that the rule cannot take."""
+        if client.rank < server.rank and not self.lower:
+            raise PeerError(f"rank of '{client.module}' is {client.rank}, expected {server.rank}")
+        if client.rank > server.rank and not self.higher:
+            at_most = "at most " if self.lower else ""
+            raise PeerError(f"rank of '{client.module}' is {client.rank}, expected {at_most}{server.rank}")
+        if not self.lower and client.scale != server.scale:
+            raise PeerError(f"scale of '{client.module}' is {client.scale:g}, expected {server.scale:g}")
+
+
+ONE_RANK = Ranks(lower=False, higher=False)
+UP_TO_SERVER = Ranks(lower=True, higher=False)
+ANY_RANK = Ranks(lower=True, higher=True)
+
+
+Memory = Mapping[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True, eq=False)
+class RoundContext:
+    """What is known when a round begins.
+
+    Attributes:
+        round: its number, from 1.
+        master: the server's adapter; clients received it, or what `low_rank.fitted` made of it for their rank.
+        initial: the adapter that the run began with, in the master's layout.
+        cohort: the distinct geometries that clients of this round may have; empty where all have the master's.
+        memory: the rule's state from the previous round; empty at first.
+    """
+
+    round: int
+    master: AdapterState
+    geometry: Geometry
+    initial: AdapterState
+    seed: int = 0
+    cohort: tuple[Geometry, ...] = ()
+    memory: Memory = field(default_factory=dict[str, NDArray[np.generic]])
+
+    @property
+    def one_rank(self) -> bool:
+        """Whether all clients have the master's geometry."""
+        return not self.cohort
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """The result of a round.
+
+    Attributes:
+        step: to be added to the master.
+        figures: numbers for the ledger, for example what a truncation has lost.
+        slope: of the clients' losses along the server's last movement where it ended, mean over those that measured it,
+            as a part of the most that a local step may predict; None if none has; set by the caller.
+    """
+
+    step: AdapterState
+    memory: Memory = field(default_factory=dict[str, NDArray[np.generic]])
+    figures: Mapping[str, float] = field(default_factory=dict[str, float])
+    slope: float | None = None
+
+
+class Accumulator(Protocol):
+    """A round in progress."""
+
+    def add(self, contribution: Contribution) -> None:
+        """Add one client's delta.
+
+        Raises:
+            PeerError: it is invalid, or this rule cannot take it; nothing was changed.
+        """
+        ...
+
+    def finish(self) -> Outcome:
+        """The outcome of the whole cohort.
+
+        Raises:
+            ValueError: nothing was added.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Parameters that one client sends and receives in a round; the mean where rounds differ."""
+
+    uplink: float
+    downlink: float
+
+
+def parameters(geometry: Geometry, sides: Collection[Side] = BOTH_SIDES) -> int:
+    """Elements of the given sides and of everything outside the pairs."""
+    return geometry.others_size + sum(geometry.side_size(side) for side in sides)
+
 
 Algorithm = Callable[[RoundContext], Accumulator]
 """Begins a round. Where it is a frozen dataclass, its fields are the rule's options."""
@@ -35,7 +221,7 @@ class Exactness(StrEnum):
 
 
 class Resizing(StrEnum):
-    """How a client of another rank gets its adapter from the master: the parameter of `projection.fitted`."""
+    """How a client of another rank gets its adapter from the master: the parameter of `low_rank.fitted`."""
 
     SLICE = "slice"
     """The leading rows of A and columns of B."""
@@ -52,15 +238,14 @@ class Rule:
         title: the paper, with its arXiv number.
         computes: one line that says what the result is, and where it is not the exact mean.
         subject: the kind of adapter that it works on.
-        linear: whether the weighted sum of the deltas is enough for it, so that it works under secure
-            aggregation.
+        linear: whether the weighted sum of the deltas is enough for it, as under secure aggregation.
         ranks: the ranks that clients may have besides the server's.
         resizing: how clients of another rank get their adapter.
         frozen: the side that no client trains, round by round and then from the start again: ``(Side.A,)`` freezes A in
             every round, ``(Side.A, Side.B)`` A in odd and B in even rounds. Empty where both sides train.
         personal: the side that stays at the client and is never sent, or None.
-        continuous: whether the step is a small change of the factors. If not (its factors are
-            rotated), a server optimizer on raw factors makes no sense.
+        continuous: whether the step is a small change of the factors. If they are rotated, a server optimizer on raw
+            factors makes no sense.
         needs_all: whether memory grows with the cohort.
         keeps_nearest: whether it is a mean of those updates alone that are nearest to others. Short ones are, so that a
             client of longer steps is left out; learning rates that clients find stay as found.
@@ -146,7 +331,7 @@ class Rule:
             ConfigError: the rule does not support this adapter.
         """
         self.check_adapter(context.geometry)
-        return _Round(self, context, self._frozen_in(context.round))
+        return _CheckedRound(self, context, self._frozen_in(context.round))
 
     def check_adapter(self, server: Geometry) -> None:
         """Refuse an adapter of the wrong kind.
@@ -177,7 +362,7 @@ class Rule:
         return frozenset({self.frozen[(round_number - 1) % len(self.frozen)]} if self.frozen else ())
 
 
-class _Round:
+class _CheckedRound:
     """A round that checks each contribution before its algorithm sees it, and keeps the master's personal side."""
 
     def __init__(self, rule: Rule, context: RoundContext, frozen: frozenset[Side]) -> None:

@@ -11,10 +11,8 @@ from collections.abc import Mapping
 from typing import NoReturn, TypeVar
 
 from plait.adapters import Subject
-from plait.aggregation.contribution import ANY_RANK, ONE_RANK, UP_TO_SERVER
 from plait.aggregation.geometry import Side
-from plait.aggregation.round import RoundContext
-from plait.aggregation.rule import Resizing, Rule
+from plait.aggregation.rule import ANY_RANK, ONE_RANK, UP_TO_SERVER, Resizing, RoundContext, Rule
 from plait.errors import ConfigError
 
 STATED = "stated"

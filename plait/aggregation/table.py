@@ -1,32 +1,38 @@
-"""The table of rules, and the way from a name to a rule. To add one to plait, add its file and a line here."""
+"""The table of rules, the way from a name to a rule, and what rules, methods and optimizers state of themselves.
+
+A rule of plait is a value beside its family and a line here. Knows no configuration.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 
-from plait.aggregation.optimizers import OPTIMIZERS
+from plait.adapters.methods import METHODS, Method
+from plait.aggregation.geometry import Geometry
 from plait.aggregation.rule import Rule
+from plait.aggregation.server_step import OPTIMIZERS, Plain, ServerOptimizer
 from plait.choice import parse_choice
 from plait.errors import ConfigError
 from plait.places import OnDemand
 from plait.plugins import Kind, find
+from plait.traits import Stated, Trait, clash
 
 RULES: OnDemand[Rule] = OnDemand(
     {
-        "fedavg": "plait.aggregation.fedavg:FEDAVG",
-        "fedsa": "plait.aggregation.fedsa:FEDSA",
-        "fedsb": "plait.aggregation.fedsb:FEDSB",
-        "fedsvd": "plait.aggregation.fedsvd:FEDSVD",
-        "ffa": "plait.aggregation.ffa:FFA",
-        "flexlora": "plait.aggregation.flexlora:FLEXLORA",
-        "geometric_median": "plait.aggregation.geometric_median:GEOMETRIC_MEDIAN",
-        "hetlora": "plait.aggregation.hetlora:HETLORA",
-        "median": "plait.aggregation.median:MEDIAN",
-        "raflora": "plait.aggregation.raflora:RAFLORA",
-        "rbla": "plait.aggregation.rbla:RBLA",
-        "rolora": "plait.aggregation.rolora:ROLORA",
-        "trimmed_mean": "plait.aggregation.trimmed_mean:TRIMMED_MEAN",
-        "zeropad": "plait.aggregation.zero_pad:ZEROPAD",
+        "fedavg": "plait.aggregation.means:FEDAVG",
+        "fedsa": "plait.aggregation.means:FEDSA",
+        "fedsb": "plait.aggregation.means:FEDSB",
+        "fedsvd": "plait.aggregation.products:FEDSVD",
+        "ffa": "plait.aggregation.means:FFA",
+        "flexlora": "plait.aggregation.products:FLEXLORA",
+        "geometric_median": "plait.aggregation.robust:GEOMETRIC_MEDIAN",
+        "hetlora": "plait.aggregation.means:HETLORA",
+        "median": "plait.aggregation.robust:MEDIAN",
+        "raflora": "plait.aggregation.products:RAFLORA",
+        "rbla": "plait.aggregation.means:RBLA",
+        "rolora": "plait.aggregation.means:ROLORA",
+        "trimmed_mean": "plait.aggregation.robust:TRIMMED_MEAN",
+        "zeropad": "plait.aggregation.means:ZEROPAD",
     }
 )
 """By name, in alphabetical order."""
@@ -60,3 +66,84 @@ def rule_named(text: str, rules: Mapping[str, Rule]) -> Rule:
 
         rule = as_rule(find(Kind.RULE, name, known=rules), name=name)
     return rule.with_options(options) if options else rule
+
+
+def check_rule(rule: Rule, server: Geometry, *, cohort: Collection[Geometry] = (), clients: int | None = None) -> None:
+    """Refuse a rule that does not work with this adapter and cohort.
+
+    Args:
+        cohort: geometries that clients may have; empty where all have the master's.
+        clients: how many updates a round wants; None where that is not known.
+
+    Raises:
+        ConfigError: with the reason.
+    """
+    rule.check_adapter(server)
+    for geometry in cohort:
+        _check_ranks(rule, server, geometry)
+    if clients is not None and clients < rule.least_clients:
+        raise ConfigError(
+            f"rule is '{rule.name}' with {clients} clients in a round, expected at least {rule.least_clients}: "
+            "with fewer it tolerates no bad client"
+        )
+
+
+def _check_ranks(rule: Rule, server: Geometry, client: Geometry) -> None:
+    if client.pairs == server.pairs:
+        return
+    for mine in client.pairs:
+        ours = server.by_module.get(mine.module)
+        if ours is None or (mine.rank, mine.scale) == (ours.rank, ours.scale):
+            continue
+        if not rule.mixed_ranks:
+            raise ConfigError(
+                f"rule is '{rule.name}' with clients of rank {mine.rank} (scale {mine.scale:g}) and a server of rank "
+                f"{ours.rank} (scale {ours.scale:g}) on '{mine.module}', expected one rank or a rule that mixes ranks: "
+                "it averages factors directly"
+            )
+        if mine.rank > ours.rank and not rule.higher_ranks:
+            raise ConfigError(
+                f"rule is '{rule.name}' with clients of rank {mine.rank} on '{mine.module}', expected at most the "
+                f"server's {ours.rank}: it cannot hold further slices"
+            )
+
+
+def rule_stated(
+    rule: Rule, text: str = "", *, one_rank: bool = True, others: Mapping[str, Rule] | None = None
+) -> Stated:
+    """What a rule needs of a run and takes away.
+
+    Args:
+        text: as the user named it; by default its name.
+        one_rank: whether all clients have one rank.
+        others: rules to suggest if this one does not fit the rest of a run.
+    """
+
+    def rest() -> Iterator[Stated]:
+        return (rule_stated(other, one_rank=one_rank) for other in (others or {}).values())
+
+    return Stated("rule", text or rule.name, rule.needs, rule.takes(one_rank=one_rank), others=rest)
+
+
+def method_stated(method: Method, text: str = "") -> Stated:
+    """What an adapter method needs of a run and takes away."""
+
+    def rest() -> Iterator[Stated]:
+        return map(method_stated, METHODS.values())
+
+    return Stated("method", text or method.name, {}, method.takes, others=rest)
+
+
+def optimizer_stated(optimizer: ServerOptimizer, text: str = "") -> Stated:
+    """What a server optimizer needs of a run and takes away: nothing if it uses the rule's step unchanged."""
+    key, text, instead = "server-optimizer", text or optimizer.name, f"server-optimizer {Plain.name}"
+    if optimizer.name == Plain.name:
+        return Stated(key, text)
+    return Stated(key, text, optimizer.needs, {Trait.MEAN_STEP: "a server optimizer makes another of it"}, instead)
+
+
+def rules_for(method: Method) -> tuple[str, ...]:
+    """Names of plait's own rules that may combine this method's adapters."""
+    mine = method_stated(method)
+    stated = {name: rule_stated(rule) for name, rule in RULES.items()}
+    return tuple(name for name, each in stated.items() if not (clash(mine, each) or clash(each, mine)))

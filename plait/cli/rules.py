@@ -58,7 +58,7 @@ def rules(
 def _entry(rule: Rule, factors: Geometry) -> dict[str, Any]:
     """One rule on one adapter; Fed-SB's is LoRA-XS on the same modules."""
     from plait.adapters import Subject
-    from plait.aggregation.fedsb import square_geometry
+    from plait.aggregation.means import square_geometry
     from plait.choice import options_of
 
     geometry = square_geometry(factors) if rule.subject is Subject.SQUARES else factors

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from plait.adapters import Float32, Subject
 from plait.aggregation import Algorithm, Outcome, Rule
-from plait.aggregation.stacked import Stacked
+from plait.aggregation.robust import Stacked
 
 if TYPE_CHECKING:
     from flwr.app import Message

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 from plait.adapters import AdapterState
 from plait.adapters.bottleneck import is_bottleneck
 from plait.aggregation import Contribution, Observer, Outcome, RoundContext, Rule
-from plait.aggregation.line_search import slope_of
+from plait.aggregation.server_step import slope_of
 from plait.errors import PeerError
 from plait.rounds import events
 from plait.rounds.norm_bound import NormPolicy, beyond, remembered
@@ -23,7 +23,7 @@ from plait.rounds.run_state import RunState
 from plait.rounds.spool import NormCheck, Spool, Stored
 
 if TYPE_CHECKING:
-    from plait.aggregation.bottleneck_observer import BottleneckObserver
+    from plait.aggregation.diagnostics import BottleneckObserver
 
 # Modules whose products are looked at each round, spread over the adapter: enough to tell, at a small part of the cost.
 _MODULES_OBSERVED = 8
@@ -131,7 +131,7 @@ class PlainFold:
         # It must not take longer than everything else of a round with many clients.
         modules = max(1, min(_MODULES_OBSERVED, _OBSERVED // clients))
         if is_bottleneck(spec):
-            from plait.aggregation.bottleneck_observer import BottleneckObserver
+            from plait.aggregation.diagnostics import BottleneckObserver
 
             return BottleneckObserver(context, spec, modules=modules)
         return Observer(context, modules=modules) if context.geometry.pairs else None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from plait.aggregation import Rule
-from plait.aggregation.server_optimizer import ServerOptimizer
+from plait.aggregation.server_step import ServerOptimizer
 from plait.config import RunConfig
 from plait.rounds.aggregator import Aggregator
 from plait.rounds.downlink import Downlink, gap_of

@@ -2,7 +2,7 @@
 
 It is the gradient of the client's first batch times the movement, so it costs no pass through the model: negative where
 a longer step of the server would have lowered the loss further, positive beyond the minimum. A client remembers the
-adapter that it received in the round before. The server's part is `plait.aggregation.line_search`.
+adapter that it received in the round before. The server's part is `plait.aggregation.server_step`.
 """
 
 from __future__ import annotations

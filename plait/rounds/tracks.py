@@ -61,7 +61,7 @@ class Ranks:
         target = self.adapters[track]
         if target is self.master:
             return master
-        from plait.aggregation.projection import fitted
+        from plait.aggregation.low_rank import fitted
 
         return fitted(
             master,

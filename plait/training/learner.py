@@ -340,7 +340,7 @@ def _factor_by(last: _Taken, gradient: Tensor, most: float) -> float:
     """What becomes of the learning rate, by the slope of the next batch's loss where the last step ended.
 
     Below zero a longer step would have been better, beyond the minimum a shorter one (hypergradient descent; Baydin et
-    al., arXiv 1703.04782). The measure is the most that a step may predict, as in `plait.aggregation.line_search`; no
+    al., arXiv 1703.04782). The measure is the most that a step may predict, as in `plait.aggregation.server_step`; no
     root is taken, because the next step corrects this one. A step that was shortened says nothing for a higher rate, as
     the rate did not decide its length.
 

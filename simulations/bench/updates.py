@@ -8,7 +8,7 @@ import numpy as np
 
 from plait.adapters import AdapterState, Float32, Subject
 from plait.aggregation import BOTH_SIDES, Contribution, Geometry, RoundContext, Rule
-from plait.aggregation.fedsb import square_geometry
+from plait.aggregation.means import square_geometry
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ import numpy as np
 from pydantic import Field
 
 from plait.adapters import AdapterState
-from plait.aggregation.round import Outcome, RoundContext
-from plait.aggregation.server_optimizer import ON_FACTORS, Adjusted, OptimizerState
+from plait.aggregation.rule import Outcome, RoundContext
+from plait.aggregation.server_step import ON_FACTORS, Adjusted, OptimizerState
 from plait.traits import Reasons
 
 

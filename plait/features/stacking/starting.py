@@ -20,7 +20,7 @@ from plait.adapters.module_names import in_base
 from plait.adapters.peft_directory import WEIGHTS_FILE
 from plait.adapters.peft_reading import load_peft_directory, load_state
 from plait.aggregation import Geometry, LowRank, geometry_of
-from plait.aggregation.projection import balanced
+from plait.aggregation.low_rank import balanced
 from plait.errors import BaseMismatchError, ConfigError, PeerError
 from plait.exporting.plain_lora import lora_fault
 from plait.rounds.starting_point import StartingPoint

@@ -10,7 +10,7 @@ import pytest
 from plait.adapters import AdapterState, Layout
 from plait.aggregation import Outcome
 from plait.aggregation.contract import OPTIMIZER_CHECKS
-from plait.aggregation.optimizers import optimizer_for
+from plait.aggregation.server_step import optimizer_for
 from plait.errors import ConfigError
 from plait.features.corrections.feddyn import FedDyn
 from plait.features.corrections.server_step import FedDynStep

@@ -1,8 +1,14 @@
+"""Thin factors against dense products."""
+
+from __future__ import annotations
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plait.aggregation.low_rank import LowRank, common_cores, kept_rank
+from plait.aggregation.low_rank import LowRank, balanced, common_cores, factored, fitted, kept
+from plait.aggregation.rule import Resizing
 
 SHAPES = st.tuples(st.integers(1, 9), st.integers(0, 12), st.integers(1, 9), st.integers(0, 2**32 - 1))
 
@@ -46,23 +52,6 @@ def test_as_many_columns_as_the_shorter_side_hold_everything(shape):
     np.testing.assert_allclose(fitted.b @ fitted.a, product.b @ product.a, atol=1e-12)
 
 
-@given(SHAPES)
-def test_compression_without_tolerance_keeps_the_matrix_in_as_many_columns_as_its_rank(shape):
-    product = factors(shape)
-    compressed = product.plus(product).compressed()
-    dense = 2 * product.b @ product.a
-    np.testing.assert_allclose(compressed.b @ compressed.a, dense, atol=1e-11)
-    assert compressed.columns == (np.linalg.matrix_rank(dense) if dense.size else 0)
-
-
-@given(SHAPES, st.floats(0, 1))
-def test_compression_stays_within_its_tolerance(shape, tolerance):
-    product = factors(shape)
-    compressed = product.compressed(tolerance)
-    error = np.linalg.norm(compressed.b @ compressed.a - product.b @ product.a)
-    assert error <= tolerance * product.norm() + 1e-12
-
-
 def test_the_signs_do_not_depend_on_those_of_the_factors():
     product = factors((6, 3, 5, 0))
     flipped = LowRank(-product.b, -product.a)
@@ -70,11 +59,103 @@ def test_the_signs_do_not_depend_on_those_of_the_factors():
     assert (product.svd().vt.max(axis=1) >= -product.svd().vt.min(axis=1)).all()
 
 
-def test_the_kept_rank_is_where_the_rest_is_small_enough():
-    s = np.array([2.0, 1.0, 1.0])
-    assert [kept_rank(s, tolerance=t, dimension=3) for t in (0.0, 0.41, 0.58, 1.0)] == [3, 2, 1, 0]
+CASES = st.tuples(st.integers(1, 8), st.integers(0, 6), st.integers(1, 8), st.integers(1, 5), st.integers(0, 2**32 - 1))
 
 
-def test_nothing_has_rank_zero():
-    assert LowRank.zero(3, 4).compressed().columns == 0
-    assert LowRank.zero(3, 4).norm() == 0
+def product(case):
+    d_out, columns, d_in, rank, seed = case
+    generator = np.random.default_rng(seed)
+    matrix = LowRank(generator.normal(size=(d_out, columns)), generator.normal(size=(columns, d_in)))
+    return matrix, rank, generator.normal(size=(rank, d_in))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("factor", [balanced, kept])
+@given(case=CASES)
+def test_the_factors_are_the_best_of_their_rank(lab, factor, case):
+    matrix, rank, near = product(case)
+    given_a = {"spare": near, "rank": rank} if factor is balanced else {"near": near}
+    found = factor(matrix, scale=2.0, **given_a)
+    dense = matrix.b @ matrix.a
+    best = lab.best(dense, rank)
+    np.testing.assert_allclose(2.0 * found.b @ found.a, best, atol=1e-9)
+    np.testing.assert_allclose(found.dropped, np.linalg.norm(dense - best), atol=1e-9)
+    assert found.a.shape == near.shape
+
+
+def test_balanced_factors_share_the_singular_values():
+    matrix, rank, near = product((7, 3, 6, 3, 0))
+    found = balanced(matrix, rank=rank, scale=1.0, spare=near)
+    np.testing.assert_allclose(np.linalg.norm(found.b, axis=0), np.linalg.norm(found.a, axis=1))
+
+
+def test_kept_factors_of_what_there_was_are_what_there_was():
+    generator = np.random.default_rng(1)
+    b, a = generator.normal(size=(7, 2)), generator.normal(size=(2, 6))
+    found = kept(LowRank(3.0 * b, a), scale=3.0, near=a)
+    np.testing.assert_allclose(found.a, a, atol=1e-9)
+    np.testing.assert_allclose(found.b, b, atol=1e-9)
+
+
+def test_directions_without_use_keep_a_row_of_a_so_that_they_can_learn():
+    near = np.random.default_rng(0).normal(size=(2, 5))
+    for found in (
+        balanced(LowRank.zero(7, 5), rank=2, scale=1.0, spare=near),
+        kept(LowRank.zero(7, 5), scale=1.0, near=near),
+    ):
+        np.testing.assert_array_equal(found.a, near)
+        assert not found.b.any()
+
+
+def test_an_a_that_points_elsewhere_gives_balanced_factors():
+    matrix = LowRank(np.eye(4)[:, :1], np.eye(4)[:1])
+    found = kept(matrix, scale=1.0, near=np.eye(4)[1:3])
+    np.testing.assert_allclose(found.b @ found.a, matrix.b @ matrix.a, atol=1e-12)
+
+
+@pytest.mark.parametrize("one_rank", [True, False])
+def test_factors_stay_near_what_there_was_unless_ranks_differ(lab, one_rank):
+    pair = lab.geometry().pairs[0]
+    generator = np.random.default_rng(2)
+    b, a = generator.normal(size=(pair.d_out, pair.rank)), generator.normal(size=(pair.rank, pair.d_in))
+    found = factored(LowRank(pair.scale * b, a), pair, near=a, one_rank=one_rank)
+    np.testing.assert_allclose(found.b @ found.a, b @ a, atol=1e-9)
+    assert np.allclose(found.a, a) == one_rank
+    assert np.allclose(np.linalg.norm(found.b, axis=0), np.linalg.norm(found.a, axis=1)) != one_rank
+
+
+@pytest.mark.parametrize("resizing", list(Resizing))
+@pytest.mark.parametrize(("rank", "alpha"), [(1, 4.0), (2, 8.0), (3, 4.0), (5, 1.0)])
+def test_an_adapter_of_another_rank_means_the_same_or_the_best_that_its_rank_can(lab, resizing, rank, alpha):
+    generator = np.random.default_rng(0)
+    source, target = lab.geometry(rank=3), lab.geometry(rank=rank, alpha=alpha)
+    state, fresh = lab.state(source, generator), lab.fresh(target, generator)
+    result = fitted(state, source=source, target=target, resizing=resizing, fresh=fresh)
+    for ours, theirs in zip(source.pairs, target.pairs, strict=True):
+        expected = lab.dense(ours, state.flat)
+        if rank < 3 and resizing is Resizing.BEST:
+            expected = lab.best(expected, rank)
+        elif rank < 3:
+            expected = ours.scale * ours.b_of(state.flat)[:, :rank] @ ours.a_of(state.flat)[:rank]
+        np.testing.assert_allclose(lab.dense(theirs, result.flat), expected, atol=1e-5)
+        if rank > 3:
+            np.testing.assert_array_equal(theirs.a_of(result.flat)[3:], theirs.a_of(fresh.flat)[3:])
+    np.testing.assert_array_equal(target.others_of(result.flat), source.others_of(state.flat))
+
+
+def test_an_adapter_of_the_same_rank_is_handed_over_as_it_is(lab):
+    geometry = lab.geometry()
+    state = lab.state(geometry, np.random.default_rng(0))
+    assert fitted(state, source=geometry, target=lab.geometry(), resizing=Resizing.BEST, fresh=state) is state
+
+
+def test_a_fresh_adapter_stays_able_to_learn_at_a_lower_rank(lab):
+    source, target = lab.geometry(rank=3), lab.geometry(rank=2)
+    state = lab.fresh(source, np.random.default_rng(0))
+    result = fitted(
+        state, source=source, target=target, resizing=Resizing.BEST, fresh=lab.fresh(target, np.random.default_rng(1))
+    )
+    for ours, theirs in zip(source.pairs, target.pairs, strict=True):
+        root = np.sqrt(ours.scale / theirs.scale)
+        np.testing.assert_allclose(theirs.a_of(result.flat), root * ours.a_of(state.flat)[:2], rtol=1e-6)
+        assert not theirs.b_of(result.flat).any()

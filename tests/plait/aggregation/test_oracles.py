@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plait.aggregation import RULES, Exactness, Observer
-from plait.aggregation.fedsb import square_geometry
+from plait.aggregation.means import square_geometry
 
 TOLERANCE = 1e-6
 SHAPES = st.lists(st.tuples(st.integers(1, 8), st.integers(1, 8)), min_size=1, max_size=2)

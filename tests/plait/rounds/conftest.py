@@ -15,7 +15,7 @@ import pytest
 
 from plait.adapters import AdapterSpec, AdapterState, Layout, Task
 from plait.aggregation import RULES, geometry_of, optimizer_for
-from plait.aggregation.projection import fitted
+from plait.aggregation.low_rank import fitted
 from plait.rounds import collector
 from plait.rounds.aggregator import Aggregator
 from plait.rounds.channel import Identity, Liveness, NoAnswer, Purpose, TaskParts, round_and_attempt

@@ -8,7 +8,7 @@ import pytest
 
 import plait.rounds.side_by_side as module
 from plait.adapters import AdapterState, Layout
-from plait.aggregation.weighted_sum import WeightedSum
+from plait.aggregation.sums import WeightedSum
 from plait.rounds.side_by_side import SideBySide, side_by_side
 from plait.wire.codecs import codec_for
 

@@ -1,18 +1,58 @@
+"""Server optimizers against their papers."""
+
+from __future__ import annotations
+
 import dataclasses
+import math
 
 import numpy as np
 import pytest
 
 from plait.adapters import AdapterState
-from plait.aggregation.fedavg import FEDAVG
-from plait.aggregation.fedopt import Adaptive, Sgd
-from plait.aggregation.fedsvd import FEDSVD
-from plait.aggregation.flexlora import FLEXLORA
-from plait.aggregation.requirements import optimizer_stated, rule_stated
-from plait.aggregation.round import Outcome
-from plait.aggregation.server_optimizer import Plain
+from plait.aggregation.means import FEDAVG
+from plait.aggregation.products import FEDSVD, FLEXLORA
+from plait.aggregation.rule import Outcome
+from plait.aggregation.server_step import OPTIMIZERS, Adaptive, LineSearch, Plain, Sgd, optimizer_for, slope_of
+from plait.aggregation.table import optimizer_stated, rule_stated
 from plait.errors import ConfigError
 from plait.traits import check
+
+OPTIONS = {"none": "", "line_search": ""}
+
+
+@pytest.mark.parametrize("name", list(OPTIMIZERS))
+def test_every_optimizer_in_the_table_takes_a_step_twice_to_the_same_bits(lab, name):
+    generator = np.random.default_rng(0)
+    context = lab.context(lab.geometry(), generator)
+    steps = [lab.state(context.geometry, generator, 0.01) for _ in range(3)]
+    results = set()
+    for _ in range(2):
+        memory = {}
+        for step in steps:
+            optimizer = optimizer_for(name + OPTIONS.get(name, ":lr=0.5,momentum=0.9"))
+            taken, memory = optimizer.adjust(Outcome(step), memory, context)
+        results.add(taken.digest())
+        assert np.isfinite(taken.flat).all()
+    assert len(results) == 1
+
+
+def test_the_table_is_sorted():
+    assert list(OPTIMIZERS) == sorted(OPTIMIZERS)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("adamw:lr=1", "server optimizer is 'adamw', expected one of"),
+        ("sgd:lr=0", "lr of server optimizer 'sgd' is '0', expected greater than 0"),
+        ("sgd:lr=nan", "lr of server optimizer 'sgd' is 'nan', expected a finite number"),
+        ("fedadam:nu=0.9", "server optimizer 'fedadam' is given the option 'nu', expected one of"),
+        ("sgd:momentum=1", "momentum of server optimizer 'sgd' is '1', expected less than 1"),
+    ],
+)
+def test_what_cannot_be_is_refused(text, message):
+    with pytest.raises(ConfigError, match=message):
+        optimizer_for(text)
 
 
 @pytest.fixture
@@ -101,3 +141,36 @@ def test_the_step_has_the_layout_of_the_rules_step(steps):
     step, _ = Sgd(lr=2.0).adjust(Outcome(steps[1][0]), {}, steps[0])
     assert isinstance(step, AdapterState)
     assert step.layout is steps[1][0].layout
+
+
+@pytest.fixture
+def lengths(lab):
+    """The length of each step over that of the rule's, for these slopes, one per round."""
+    context = lab.context(lab.geometry(), np.random.default_rng(0))
+
+    def run(*slopes):
+        step = AdapterState(context.master.layout, np.ones(context.master.layout.size, np.float32))
+        memory, taken = {}, []
+        for slope in slopes:
+            after, memory = LineSearch().adjust(Outcome(step, slope=slope), memory, context)
+            taken.append(float(after.flat[0]))
+        return taken
+
+    return run
+
+
+def test_a_step_gets_longer_while_the_loss_still_fell_where_the_last_one_ended(lengths):
+    assert lengths(None, -0.19, 0.21, None) == pytest.approx([1.0, 1 / 0.9, 1 / 0.99, 1 / 0.99])
+
+
+def test_steps_stay_within_bounds_whatever_clients_say(lengths):
+    assert lengths(-1.0, -1.0, 1.0, 1.0) == pytest.approx([1.5, 1.5, 1.5 / 2**0.5, 0.75])
+
+
+def test_the_slope_is_the_weighted_mean_over_those_that_measured_it_relative_to_a_quarter_of_the_loss():
+    assert slope_of([(-0.1, 1.0), (math.nan, 5.0), (0.05, 3.0)]) == pytest.approx((-0.4 + 3 * 0.2) / 4)
+    assert slope_of([(math.nan, 1.0)]) is None
+
+
+def test_no_client_counts_for_more_than_one():
+    assert slope_of([(1e9, 1.0), (-0.05, 1.0)]) == pytest.approx((1 - 0.2) / 2)

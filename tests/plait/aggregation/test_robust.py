@@ -1,7 +1,34 @@
-import numpy as np
+"""Rules that withstand bad clients."""
 
-from plait.aggregation.fedavg import FEDAVG
-from plait.aggregation.geometric_median import GEOMETRIC_MEDIAN
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from plait.aggregation.means import FEDAVG
+from plait.aggregation.robust import GEOMETRIC_MEDIAN, MEDIAN, TRIMMED_MEAN
+
+
+@pytest.mark.parametrize("clients", [1, 2, 5])
+def test_each_element_is_the_median_of_the_clients(lab, clients):
+    generator = np.random.default_rng(0)
+    context = lab.context(lab.geometry(), generator)
+    cohort = lab.contributions(FEDAVG, context, generator, weights=[1, 100, 3, 4, 5][:clients])
+    expected = np.median([c.delta.flat for c in cohort], axis=0)
+    np.testing.assert_allclose(lab.run(MEDIAN, context, cohort).step.flat, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("clients", "share", "cut"), [(1, 0.2, 0), (2, 0.2, 0), (3, 0.2, 1), (10, 0.2, 2), (9, 0.45, 4), (5, 0.0, 0)]
+)
+def test_the_extremes_of_each_element_are_left_out(lab, clients, share, cut):
+    generator = np.random.default_rng(0)
+    context = lab.context(lab.geometry(), generator)
+    cohort = lab.contributions(FEDAVG, context, generator, weights=range(1, clients + 1))
+    values = np.sort([c.delta.flat.astype(float) for c in cohort], axis=0)[cut : clients - cut]
+    outcome = lab.run(TRIMMED_MEAN.with_options({"share": str(share)}), context, cohort)
+    np.testing.assert_allclose(outcome.step.flat, values.mean(axis=0), rtol=1e-6, atol=1e-7)
+    assert outcome.figures["trimmed_clients"] == 2 * cut
 
 
 def total_distance(point, cohort):

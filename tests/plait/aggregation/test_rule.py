@@ -1,12 +1,16 @@
+"""What a rule is given, and what travels for it."""
+
+from __future__ import annotations
+
 import dataclasses
 
 import numpy as np
 import pytest
 
 from plait.adapters import AdapterState
-from plait.aggregation.contribution import ANY_RANK, ONE_RANK, UP_TO_SERVER
-from plait.aggregation.fedavg import FEDAVG
 from plait.aggregation.geometry import Side
+from plait.aggregation.means import FEDAVG
+from plait.aggregation.rule import ANY_RANK, ONE_RANK, UP_TO_SERVER, parameters
 from plait.errors import PeerError
 
 
@@ -93,3 +97,11 @@ def test_another_scale_is_another_rank_to_a_rule_of_one_rank(lab, server):
 def test_a_side_that_is_frozen_may_not_change(lab, server):
     with pytest.raises(PeerError, match=r"A of .* has changed, expected it frozen"):
         contribution(lab, server).check(server, ranks=ONE_RANK, frozen={Side.A})
+
+
+def test_what_is_outside_the_pairs_always_travels(lab):
+    geometry = lab.geometry({"q": (7, 5)}, rank=2)
+    both = parameters(geometry)
+    assert both == geometry.layout.size
+    assert parameters(geometry, {Side.B}) == both - 2 * 5
+    assert parameters(geometry, ()) == geometry.others_size

@@ -5,7 +5,7 @@ import pytest
 
 from plait.adapters import Subject
 from plait.aggregation import RULES, check_rule
-from plait.aggregation.fedsb import square_geometry
+from plait.aggregation.means import square_geometry
 from plait.errors import ConfigError, PeerError
 
 RANK = 2

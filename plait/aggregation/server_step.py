@@ -1,0 +1,264 @@
+"""Server optimizers: what the server makes of the step of a round before it applies it.
+
+They act on B and A directly, so they depend on how a product is split into factors. Pure: the state goes in and comes
+out as plain arrays.
+
+FedOpt (Reddi et al., "Adaptive Federated Optimization", arXiv 2003.00295, algorithm 2) takes the step as a
+pseudo-gradient. With m the first and v the second moment of the step d:
+
+    sgd         m <- beta m + d                       step: lr m, with Nesterov lr (d + beta m)
+    fedadagrad  v <- v + d^2
+    fedyogi     v <- v - (1 - beta2) d^2 sign(v - d^2)
+    fedadam     v <- beta2 v + (1 - beta2) d^2        step: lr m / (sqrt(v) + tau), m <- beta1 m + (1 - beta1) d
+
+Moments start at 0 and tau^2 and are not bias-corrected, as in the paper. Momentum with Nesterov's look-ahead on rare
+large steps is DiLoCo's outer optimizer (arXiv 2311.08105).
+
+The line search makes the step as long as the slopes where earlier steps ended say. Clients measure the slope of their
+loss along the adapter's last movement where it ended (`plait.rounds.slope`). With s0 and s1 the slopes at both ends, a
+quadratic has its minimum at s0 / (s0 - s1) times the movement (the secant method). To measure s0 as well, every client
+would have to keep a gradient. In its place stands what a local step may predict at most, a quarter of the loss
+(`plait.training.learner`): in first rounds of four local steps -s0 was 0.15 to 0.27 of the loss on eight texts. The
+root is taken because curvature grows from round to round, so that a whole correction goes too far. After every round,
+with t the mean of s1 over a quarter of the loss, no client's counted beyond 1,
+
+    server learning rate <- server learning rate / sqrt(1 + t)
+
+within bounds. Where several steps were taken back at once, the last movement was not the server's step, and no slope
+along it counts. Figures: `simulations/defaults`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, is_dataclass
+from typing import Annotated, Any, ClassVar, Literal, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from plait.adapters import AdapterState, Float32
+from plait.aggregation.rule import Outcome, RoundContext
+from plait.choice import parse_choice, with_options
+from plait.errors import ConfigError
+from plait.known_features import feature_with, features
+from plait.places import at
+from plait.plugins import Kind, find
+from plait.traits import Reasons, Trait
+
+OptimizerState = Mapping[str, NDArray[np.generic]]
+Adjusted = tuple[AdapterState, OptimizerState]
+"""The step to apply, and the state to keep."""
+ON_FACTORS: Reasons = {Trait.SAME_FACTORS: "it acts on each factor separately"}
+"""What an optimizer needs that acts on them."""
+
+
+class ServerOptimizer(Protocol):
+    """A map from the outcome of a rule to the step that is taken: a frozen dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+    needs: ClassVar[Reasons]
+    """What a run must have for it (`plait.traits`), besides what every optimizer needs."""
+
+    @property
+    def name(self) -> str:
+        """What the user gives to ``--server-optimizer``."""
+        ...
+
+    @property
+    def copies(self) -> int:
+        """How many float32 values it carries over for each parameter of the adapter."""
+        ...
+
+    def adjust(self, outcome: Outcome, memory: OptimizerState, context: RoundContext) -> Adjusted:
+        """The step to apply, and the state to keep.
+
+        Args:
+            memory: as returned in the previous round; empty at first.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Plain:
+    """Use the rule's step unchanged."""
+
+    name = "none"
+    needs: ClassVar[Reasons] = {}
+    copies = 0
+
+    def adjust(self, outcome: Outcome, memory: OptimizerState, context: RoundContext) -> Adjusted:
+        """The step unchanged."""
+        del context
+        return outcome.step, memory
+
+
+NONE = Plain()
+
+
+@dataclass(frozen=True)
+class Sgd:
+    """Server learning rate and momentum.
+
+    Attributes:
+        name: what the user gives.
+        lr: multiplies the step; above 1 the server goes further than the clients did.
+        momentum: beta, from 0 to less than 1.
+        nesterov: look ahead along the momentum.
+    """
+
+    name: Literal["sgd", "nesterov"] = "sgd"
+    lr: Annotated[float, Field(gt=0, description="multiplies the step")] = 1.0
+    momentum: Annotated[float, Field(ge=0, lt=1, description="decay of earlier steps")] = 0.0
+    nesterov: bool = False
+
+    needs: ClassVar[Reasons] = ON_FACTORS
+    copies = 1
+
+    def adjust(self, outcome: Outcome, memory: OptimizerState, context: RoundContext) -> Adjusted:
+        """Add to the momentum and follow it."""
+        del context
+        step = outcome.step
+        first = np.float32(self.momentum) * _array(memory, "first", like=step, start=0.0) + step.flat
+        way = step.flat + np.float32(self.momentum) * first if self.nesterov else first
+        return AdapterState(step.layout, np.float32(self.lr) * way), {"first": first}
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """FedAdam, FedYogi or FedAdagrad.
+
+    Attributes:
+        lr: about the largest change of an element per round.
+        momentum: beta1, the decay of the first moment.
+    """
+
+    name: Literal["fedadagrad", "fedadam", "fedyogi"]
+    lr: Annotated[float, Field(gt=0, description="about the largest change of an element per round")] = 1.0
+    momentum: Annotated[float, Field(ge=0, lt=1, description="beta1, decay of the first moment")] = 0.0
+    beta2: Annotated[float, Field(ge=0, lt=1, description="decay of the second moment; FedAdagrad has none")] = 0.99
+    tau: Annotated[
+        float, Field(gt=0, le=1, description="adaptivity: far smaller steps are multiplied by learning rate / tau")
+    ] = 1e-3
+
+    needs: ClassVar[Reasons] = ON_FACTORS
+    copies = 2
+
+    def adjust(self, outcome: Outcome, memory: OptimizerState, context: RoundContext) -> Adjusted:
+        """Update both moments and take the adaptive step."""
+        del context
+        step = outcome.step
+        first = _array(memory, "first", like=step, start=0.0)
+        first = np.float32(self.momentum) * first + np.float32(1.0 - self.momentum) * step.flat
+        second = self._second(_array(memory, "second", like=step, start=self.tau**2), np.square(step.flat))
+        way = np.float32(self.lr) * first / (np.sqrt(second) + np.float32(self.tau))
+        return AdapterState(step.layout, way.astype(np.float32, copy=False)), {"first": first, "second": second}
+
+    def _second(self, second: Float32, square: Float32) -> Float32:
+        new = np.float32(1.0 - self.beta2)
+        if self.name == "fedadagrad":
+            result = second + square
+        elif self.name == "fedyogi":
+            result = second - new * square * np.sign(second - square)
+        else:
+            result = np.float32(self.beta2) * second + new * square
+        return result.astype(np.float32, copy=False)
+
+
+def _array(memory: OptimizerState, name: str, *, like: AdapterState, start: float) -> Float32:
+    array = memory.get(name)
+    if array is None:
+        return np.full(like.layout.size, start, np.float32)
+    return array.astype(np.float32, copy=False)
+
+
+FEDADAGRAD, FEDADAM, FEDYOGI = Adaptive("fedadagrad"), Adaptive("fedadam"), Adaptive("fedyogi")
+NESTEROV, SGD = Sgd("nesterov", nesterov=True), Sgd()
+
+
+_SLOPES = "its step depends on slopes that single clients measure"
+_SHORTEST, _LONGEST = 0.75, 1.5
+_LARGEST_FALL = 0.25  # of the loss, as the trainer has it
+_LEAST = 0.25  # of 1 + t: no step is more than twice as long as the one before
+
+
+@dataclass(frozen=True)
+class LineSearch:
+    """A server learning rate that follows the slope which clients measure; 1 as long as none has said any."""
+
+    name = "line_search"
+    needs: ClassVar[Reasons] = {**ON_FACTORS, Trait.FIGURES: _SLOPES}
+    copies = 0
+
+    def adjust(self, outcome: Outcome, memory: OptimizerState, context: RoundContext) -> Adjusted:
+        """The step, as long as the last ones should have been."""
+        del context
+        rate = float(memory["rate"].astype(np.float64)[0]) if "rate" in memory else 1.0
+        if outcome.slope is not None:
+            longer = 1 / math.sqrt(max(_LEAST, 1 + outcome.slope))
+            rate = min(_LONGEST, max(_SHORTEST, rate * longer))
+        flat = np.float32(rate) * outcome.step.flat
+        return AdapterState(outcome.step.layout, flat), {"rate": np.array([rate])}
+
+
+def slope_of(measured: Iterable[tuple[float, float]]) -> float | None:
+    """The mean of clients' slopes as a part of the most that a local step may predict; None if no client measured any.
+
+    Args:
+        measured: (slope over loss, NaN if it was not measured; weight) of each client.
+    """
+    known = [
+        (max(-1.0, min(1.0, slope / _LARGEST_FALL)), weight) for slope, weight in measured if not math.isnan(slope)
+    ]
+    total = math.fsum(weight for _, weight in known)
+    return math.fsum(slope * weight for slope, weight in known) / total if known else None
+
+
+LINE_SEARCH = LineSearch()
+
+
+OPTIMIZERS: Mapping[str, ServerOptimizer] = {
+    each.name: each for each in (FEDADAGRAD, FEDADAM, FEDYOGI, LINE_SEARCH, NESTEROV, NONE, SGD)
+}
+"""The core's by name, in alphabetical order; features have others."""
+
+
+def optimizer_for(text: str) -> ServerOptimizer:
+    """The optimizer that the user asks for.
+
+    Args:
+        text: one of `OPTIMIZERS` or of a feature, or with options ``fedadam:lr=0.003,momentum=0.9``; for a user's own
+            ``my_rules:Mine`` or the name of an installed one. ``auto`` is resolved by the caller.
+
+    Raises:
+        ConfigError: there is no such optimizer or option, or a number is out of range.
+    """
+    name, options = parse_choice(text)
+    optimizer = OPTIMIZERS.get(name)
+    if optimizer is None and (feature := feature_with("optimizers", name)):
+        optimizer = cast("ServerOptimizer", at(feature.optimizers[name]))
+    if optimizer is None:
+        known = sorted([*OPTIMIZERS, *(each for feature in features() for each in feature.optimizers)])
+        optimizer = as_optimizer(find(Kind.SERVER_OPTIMIZER, name, known=("auto", *known)), name=name)
+    return with_options(optimizer, options, what=f"server optimizer '{name}'")
+
+
+def as_optimizer(part: object, *, name: str) -> ServerOptimizer:
+    """A user's own server optimizer: a frozen dataclass, or an instance of one.
+
+    Raises:
+        ConfigError: it is something else, or lacks one of the members of `ServerOptimizer`.
+    """
+    from plait.own_code import instance_of
+
+    what = f"server optimizer '{name}'"
+    part = instance_of(part, what=what)
+    if not is_dataclass(part) or isinstance(part, type):
+        raise ConfigError(f"{what} is a {type(part).__name__}, expected a frozen dataclass")
+    for member in ("name", "needs", "copies", "adjust"):
+        if not hasattr(part, member):
+            raise ConfigError(f"{what} has no '{member}', expected name, needs, copies and adjust")
+    return cast("ServerOptimizer", part)

@@ -1,0 +1,230 @@
+"""Sums over the clients of a round that rules and diagnostics build on, in float64. Knows no rule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plait.adapters import AdapterState, Float32
+from plait.aggregation.geometry import Geometry, Pair
+from plait.aggregation.low_rank import Float64, LowRank
+from plait.aggregation.rule import Contribution, RoundContext
+
+
+def step_to(wanted: NDArray[np.float64], master: AdapterState) -> AdapterState:
+    """What to add to `master` to get `wanted`, (size,), as near as float32 allows."""
+    return AdapterState(master.layout, (wanted - master.flat).astype(np.float32))
+
+
+def landing(step: AdapterState, master: AdapterState) -> Float32:
+    """The flat buffer of the master after `step`, with the rounding of the addition."""
+    return master.flat + step.flat
+
+
+# A block of all that is held back, widened to 8 bytes, is 3 MiB: it stays in the caches, is long enough that the calls
+# which sum it cost little in comparison, and short enough that OpenBLAS does not wake its threads for it, which on a
+# busy machine takes a hundred times as long.
+_BLOCK_ELEMENTS = 3 << 14
+_HELD_BACK = 8
+
+
+class WeightedSum:
+    """Sum of weight * values over all calls of `add`, at memory bandwidth.
+
+    A float64 accumulator is twice as large as a delta and must be read and written for each: four times the traffic of
+    the delta itself. So a few deltas are held back and summed together, block by block, while the block stays in the
+    processor's cache. The order of additions follows from that of the calls and the linear algebra library alone.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._sum: NDArray[np.float64] = np.zeros(size, np.float64)
+        self._wide: NDArray[np.float64] = np.empty((_HELD_BACK, min(size, _BLOCK_ELEMENTS)), np.float64)
+        self._waiting: list[tuple[Float32, float]] = []
+        self.weight = 0.0
+
+    def add(self, values: Float32, weight: float) -> None:
+        """Add `weight` times `values`, (size,), which must not change until `total` or `mean` is called."""
+        self._waiting.append((values, weight))
+        self.weight += weight
+        if len(self._waiting) == _HELD_BACK:
+            self._fold()
+
+    def total(self) -> NDArray[np.float64]:
+        """The sum, (size,)."""
+        self._fold()
+        return self._sum
+
+    def mean(self) -> NDArray[np.float64]:
+        """The sum over the sum of weights, (size,).
+
+        Raises:
+            ValueError: nothing was added.
+        """
+        if not self.weight:
+            raise ValueError("no update was added")
+        return np.divide(self.total(), self.weight)
+
+    def _fold(self) -> None:
+        if not self._waiting:
+            return
+        weights = np.array([weight for _, weight in self._waiting])
+        for start in range(0, len(self._sum), _BLOCK_ELEMENTS):
+            block = self._sum[start : start + _BLOCK_ELEMENTS]
+            wide = self._wide[: len(self._waiting), : len(block)]
+            for row, (values, _) in zip(wide, self._waiting, strict=True):
+                row[:] = values[start : start + len(block)]
+            block += weights @ wide
+        self._waiting.clear()
+
+
+class SliceSum:
+    """Weighted sums of the factors of clients of different ranks, slice by slice, in the server's layout.
+
+    Slice i is row i of A and column i of B. A client of rank r_k owns the first r_k slices; the factors are converted
+    to the server's scale, so that a product keeps its meaning where alpha or rank differ: scale_k B_k A_k = scale (f
+    B_k)(f A_k) with f = sqrt(scale_k / scale).
+
+    Args:
+        server: the layout and scales to sum in; its ranks are the largest allowed.
+    """
+
+    def __init__(self, server: Geometry) -> None:
+        self._server = server
+        self._sum: NDArray[np.float64] = np.zeros(server.layout.size, np.float64)
+        self._owners = {pair.module: np.zeros(pair.rank) for pair in server.pairs}
+        self._weights = {pair.module: 0.0 for pair in server.pairs}
+
+    def add(self, pair: Pair, flat: Float32, weight: float) -> None:
+        """Add one pair of a client's factors, from `flat` in the client's layout."""
+        ours = self._server.by_module[pair.module]
+        factor = weight * (pair.scale / ours.scale) ** 0.5
+        ours.a_of(self._sum)[: pair.rank] += np.multiply(pair.a_of(flat), factor, dtype=np.float64)
+        ours.b_of(self._sum)[:, : pair.rank] += np.multiply(pair.b_of(flat), factor, dtype=np.float64)
+        self._owners[pair.module][: pair.rank] += weight
+        self._weights[pair.module] += weight
+
+    def pair(self, module: str) -> Pair:
+        """The pair that the sums of a module have."""
+        return self._server.by_module[module]
+
+    def weight(self, pair: Pair) -> float:
+        """Sum of the weights in a server's pair."""
+        return self._weights[pair.module]
+
+    def mean_of_all(self, pair: Pair) -> tuple[Float64, Float64]:
+        """B and A of a server's pair, where a client counts as zero on slices it does not have."""
+        weight = self.weight(pair)
+        return pair.b_of(self._sum) / weight, pair.a_of(self._sum) / weight
+
+    def mean_of_owners(self, pair: Pair, *, b: Float64, a: Float64) -> tuple[Float64, Float64]:
+        """B and A of a server's pair, each slice the mean over its owners; `b` and `a` where there are none."""
+        owners = self._owners[pair.module]
+        owned = owners > 0
+        b, a = b.copy(), a.copy()
+        b[:, owned] = pair.b_of(self._sum)[:, owned] / owners[owned]
+        a[owned] = pair.a_of(self._sum)[owned] / owners[owned, None]
+        return b, a
+
+
+class ProductSum:
+    """The exact sum of scaled products c_k B_k A_k of one module as factors.
+
+    Stacking [c_1 B_1, c_2 B_2, ...] and [A_1; A_2; ...] is the sum (arXiv 2409.05976), at K times the size of an
+    adapter for K clients. But no matrix has a rank above the shorter of its sides, so once more columns wait than that,
+    QR of one stack reduces the sum to that many without loss: about three times the adapted weights in float64 at most.
+    """
+
+    def __init__(self, d_out: int, d_in: int) -> None:
+        self._folded = LowRank.zero(d_out, d_in)
+        self._waiting: list[tuple[Float32, Float32, float]] = []
+        self._columns = 0
+
+    def add(self, b: Float32, a: Float32, coefficient: float) -> None:
+        """Add coefficient * b @ a; b: (d_out, n) and a: (n, d_in) are copied."""
+        self._waiting.append((b.copy(), a.copy(), coefficient))
+        self._columns += b.shape[1]
+        if self._columns >= self._folded.largest_rank:
+            self._fold()
+
+    def total(self) -> LowRank:
+        """The sum, in at most twice as many columns as its rank can be."""
+        self._fold()
+        return self._folded
+
+    def _fold(self) -> None:
+        if not self._waiting:
+            return
+        folded = self._folded
+        b: list[Float64] = [folded.b, *(np.multiply(b, c, dtype=np.float64) for b, _, c in self._waiting)]
+        a = [folded.a, *(a.astype(np.float64) for _, a, _ in self._waiting)]
+        self._folded = LowRank(np.hstack(b), np.vstack(a)).fitted()
+        self._waiting.clear()
+        self._columns = 0
+
+
+class ExactMean:
+    """The exact weighted mean of scale_k B_k A_k over clients of any ranks; all else is averaged plainly."""
+
+    def __init__(self, context: RoundContext) -> None:
+        self._context = context
+        self._products = {pair.module: ProductSum(pair.d_out, pair.d_in) for pair in context.geometry.pairs}
+        self._others = WeightedSum(context.geometry.others_size)
+
+    def add(self, contribution: Contribution) -> None:
+        """Add one client's trained adapter; the caller has checked it."""
+        trained = contribution.geometry.trained(contribution.received.flat, contribution.delta.flat)
+        for pair in contribution.geometry.pairs:
+            weight = contribution.weight * pair.scale
+            self._products[pair.module].add(pair.b_of(trained), pair.a_of(trained), weight)
+        self._others.add(contribution.geometry.others_of(contribution.delta.flat), contribution.weight)
+
+    @property
+    def weight(self) -> float:
+        """Sum of the weights.
+
+        Raises:
+            ValueError: nothing was added.
+        """
+        if not self._others.weight:
+            raise ValueError("no update was added")
+        return self._others.weight
+
+    def product(self, pair: Pair) -> LowRank:
+        """The exact mean of one module, (d_out, d_in)."""
+        return self._products[pair.module].total().scaled(1.0 / self.weight)
+
+    def step(self, factors: Mapping[str, tuple[Float64, Float64]]) -> AdapterState:
+        """The step from the master to the given (B, A) of each module, and to the mean of all other tensors."""
+        context = self._context
+        wanted = np.empty(context.geometry.layout.size)
+        for pair in context.geometry.pairs:
+            b, a = factors[pair.module]
+            pair.b_of(wanted)[:] = b
+            pair.a_of(wanted)[:] = a
+        others = context.geometry.others_of(context.master.flat) + self._others.mean()
+        context.geometry.put_others(wanted, others)
+        return step_to(wanted, context.master)
+
+
+class MeanA:
+    """The mean of the trained A of clients whose adapter has the master's layout, which new factors stay close to.
+
+    The A that was sent to clients would do for small steps only: the change of the clients' A would be missing from the
+    new A and be compensated in B, and at high learning rates the two diverge in size until training breaks.
+    """
+
+    def __init__(self, context: RoundContext) -> None:
+        self._context = context
+        self._deltas = WeightedSum(context.geometry.layout.size)
+
+    def add(self, contribution: Contribution) -> None:
+        """Add one client's A; the caller has checked it."""
+        if contribution.geometry.layout.digest == self._context.geometry.layout.digest:
+            self._deltas.add(contribution.delta.flat, contribution.weight)
+
+    def of(self, pair: Pair) -> Float64:
+        """The mean of one module, (rank, d_in); the master's where no client has its rank."""
+        a = pair.a_of(self._context.master.flat).astype(np.float64)
+        return a + pair.a_of(self._deltas.total()) / self._deltas.weight if self._deltas.weight else a

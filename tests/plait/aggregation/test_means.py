@@ -1,0 +1,83 @@
+"""Rules that average factors, beside what the oracles say of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from plait.adapters import Layout
+from plait.aggregation.geometry import Geometry, Side
+from plait.aggregation.means import FEDAVG, FEDSA, FEDSB, FFA, HETLORA, ROLORA
+from plait.errors import ConfigError, PeerError
+
+
+def test_what_is_left_out_is_the_covariance_of_the_factors(lab):
+    generator = np.random.default_rng(0)
+    context = lab.context(lab.geometry(), generator)
+    cohort = lab.contributions(FEDAVG, context, generator, weights=(1.0, 2.0, 4.0))
+    exact, result = lab.exact_mean(cohort), lab.result(context, lab.run(FEDAVG, context, cohort))
+    shares = lab.shares(cohort)
+    for pair in context.geometry.pairs:
+        bs, as_ = ([of(lab.trained(c)) for c in cohort] for of in (pair.b_of, pair.a_of))
+        mean_b = sum(p * b for p, b in zip(shares, bs, strict=True))
+        mean_a = sum(p * a for p, a in zip(shares, as_, strict=True))
+        covariance = sum(p * (b - mean_b) @ (a - mean_a) for p, b, a in zip(shares, bs, as_, strict=True))
+
+        np.testing.assert_allclose(exact[pair.module] - result[pair.module], pair.scale * covariance, atol=1e-5)
+
+
+def test_b_never_travels(lab):
+    geometry = lab.geometry(others=False)
+    assert FEDSA.personal is Side.B
+    assert FEDSA.traffic(geometry).uplink == geometry.side_size(Side.A)
+
+
+def test_only_b_is_trained_and_sent(lab):
+    geometry = lab.geometry()
+    assert FFA.trained(1) == FFA.trained(2) == {Side.B}
+    sent = geometry.side_size(Side.B) + geometry.others_size
+    assert FFA.traffic(geometry).uplink == FFA.traffic(geometry).downlink == sent
+
+
+def test_an_update_that_trained_a_is_refused(lab):
+    generator = np.random.default_rng(0)
+    context = lab.context(lab.geometry(), generator)
+    with pytest.raises(PeerError, match=r"A of .* has changed"):
+        lab.run(FFA, context, lab.contributions(FEDAVG, context, generator, weights=[1]))
+
+
+def test_b_comes_first_since_a_fresh_adapter_gives_a_no_gradient():
+    assert [ROLORA.trained(number) for number in (1, 2, 3)] == [{Side.B}, {Side.A}, {Side.B}]
+
+
+def test_an_update_of_the_other_side_is_refused(lab):
+    generator = np.random.default_rng(0)
+    first, second = (lab.context(lab.geometry(), generator, round_number=number) for number in (1, 2))
+    with pytest.raises(PeerError, match=r"B of .* has changed"):
+        lab.run(ROLORA, second, lab.contributions(ROLORA, first, generator, weights=[1]))
+
+
+def test_half_of_the_factors_travels(lab):
+    geometry = lab.geometry(others=False)
+    assert ROLORA.traffic(geometry).uplink == geometry.layout.size / 2
+
+
+LAYOUT = Layout.of({"q.lora_R": [3, 3], "up.lora_R": [3, 3]})
+GEOMETRY = Geometry(LAYOUT, (), LAYOUT.slots)
+
+
+def test_an_adapter_that_trains_a_and_b_is_refused(lab):
+    with pytest.raises(ConfigError, match=r"rule is 'fedsb' but .* trains A and B"):
+        FEDSB.begin(lab.context(lab.geometry(), np.random.default_rng(0)))
+
+
+def test_only_the_square_matrices_travel():
+    assert FEDSB.traffic(GEOMETRY).uplink == 2 * 3 * 3
+
+
+def test_a_module_without_any_product_stays_as_it_is(lab):
+    generator = np.random.default_rng(0)
+    geometry = lab.geometry()
+    context = lab.context(geometry, generator, master=lab.fresh(geometry, generator))
+    cohort = lab.contributions(HETLORA, context, generator, weights=[1, 2], size=0.0)
+    assert not lab.run(HETLORA, context, cohort).step.flat.any()

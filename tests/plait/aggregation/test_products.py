@@ -1,0 +1,112 @@
+"""Rules that decompose a mean of products, beside what the oracles say of them."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from plait.aggregation.products import FEDSVD, FLEXLORA, RAFLORA
+from plait.errors import PeerError
+
+CLIENTS = st.lists(
+    st.tuples(st.integers(1, 4), st.sampled_from([1.0, 4.0, 16.0]), st.integers(1, 999)), min_size=1, max_size=6
+)
+
+
+@settings(max_examples=30)
+@given(clients=CLIENTS, rank=st.integers(1, 4), seed=st.integers(0, 2**32 - 1))
+def test_the_result_is_the_truncated_decomposition_of_the_dense_mean(lab, clients, rank, seed):
+    generator = np.random.default_rng(seed)
+    context = lab.context(lab.geometry(rank=rank), generator)
+    cohort = lab.contributions(
+        FLEXLORA,
+        context,
+        generator,
+        weights=[weight for _, _, weight in clients],
+        geometries=[lab.geometry(rank=r, alpha=alpha) for r, alpha, _ in clients],
+    )
+    outcome = lab.run(FLEXLORA, context, cohort)
+    exact = lab.exact_mean(cohort)
+    best = {module: lab.best(product, rank) for module, product in exact.items()}
+    # Where two singular values are equal there are two best products, of the same distance.
+    assert abs(lab.distance(lab.result(context, outcome), exact) - lab.distance(best, exact)) <= 1e-6 * lab.size(exact)
+    np.testing.assert_allclose(
+        outcome.figures["truncation"], lab.distance(best, exact), rtol=1e-6, atol=1e-6 * lab.size(exact)
+    )
+    others = context.geometry.others_of(outcome.step.flat)
+    expected = sum(p * c.geometry.others_of(c.delta.flat) for p, c in zip(lab.shares(cohort), cohort, strict=True))
+    np.testing.assert_allclose(others, expected, atol=1e-6)
+
+
+def test_a_small_change_of_the_products_is_a_small_change_of_the_factors(lab):
+    generator = np.random.default_rng(0)
+    context = lab.context(lab.geometry(), generator)
+    cohort = lab.contributions(FLEXLORA, context, generator, weights=[1, 2], size=1e-4)
+    step = lab.run(FLEXLORA, context, cohort).step
+    assert np.linalg.norm(step.flat) < 0.01 * np.linalg.norm(context.master.flat)
+
+
+def test_no_matrix_of_the_weights_size_is_formed(lab):
+    side = 3000
+    generator = np.random.default_rng(0)
+    context = lab.context(lab.geometry({"q": (side, side)}, rank=2), generator)
+    cohort = lab.contributions(FLEXLORA, context, generator, weights=[1, 2, 3])
+    tracemalloc.start()
+    lab.run(FLEXLORA, context, cohort)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < side * side * 8 / 10
+
+
+def test_with_one_rank_it_is_flexlora(lab):
+    generator = np.random.default_rng(0)
+    context = lab.context(lab.geometry(), generator)
+    cohort = lab.contributions(RAFLORA, context, generator, weights=[1, 2, 5])
+    mine, theirs = (lab.result(context, lab.run(rule, context, cohort)) for rule in (RAFLORA, FLEXLORA))
+    for module, product in mine.items():
+        np.testing.assert_allclose(product, theirs[module], atol=1e-5)
+
+
+def test_a_rank_that_was_not_announced_is_refused(lab):
+    generator = np.random.default_rng(0)
+    context = lab.context(lab.geometry(rank=2), generator)
+    cohort = lab.contributions(RAFLORA, context, generator, weights=[1], geometries=[lab.geometry(rank=1)])
+    with pytest.raises(PeerError, match="is 1, expected one of 2"):
+        lab.run(RAFLORA, context, cohort)
+
+
+@settings(max_examples=30)
+@given(
+    weights=st.lists(st.integers(1, 1000), min_size=1, max_size=5),
+    rank=st.integers(1, 4),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_the_product_is_exact_and_a_has_orthonormal_rows(lab, weights, rank, seed):
+    generator = np.random.default_rng(seed)
+    context = lab.context(lab.geometry(rank=rank), generator)
+    cohort = lab.contributions(FEDSVD, context, generator, weights=weights)
+    outcome = lab.run(FEDSVD, context, cohort)
+    exact = lab.exact_mean(cohort)
+    assert lab.distance(lab.result(context, outcome), exact) <= 1e-6 * lab.size(exact)
+    for pair in context.geometry.pairs:
+        a, b = (of(lab.landed(context, outcome)) for of in (pair.a_of, pair.b_of))
+        np.testing.assert_allclose(a @ a.T, np.eye(rank), atol=1e-5)
+        singular = np.linalg.svd(lab.dense(pair, lab.landed(context, outcome)) / pair.scale, compute_uv=False)
+        np.testing.assert_allclose(np.linalg.norm(b, axis=0), singular[:rank], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rank", [3, 7])
+def test_a_round_without_any_change_of_a_fresh_adapter_still_makes_a_orthonormal(lab, rank):
+    generator = np.random.default_rng(0)
+    geometry = lab.geometry({"q": (6, 5)}, rank=rank)
+    context = lab.context(geometry, generator, master=lab.fresh(geometry, generator))
+    cohort = lab.contributions(FEDSVD, context, generator, weights=[1], size=0.0)
+    (pair,) = geometry.pairs
+    flat = lab.landed(context, lab.run(FEDSVD, context, cohort))
+    rows = min(rank, 5)
+    np.testing.assert_allclose(pair.a_of(flat)[:rows] @ pair.a_of(flat)[:rows].T, np.eye(rows), atol=1e-6)
+    assert not pair.b_of(flat).any()

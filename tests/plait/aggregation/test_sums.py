@@ -1,0 +1,90 @@
+"""Sums over the clients of a round."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plait.adapters import AdapterState, Layout
+from plait.aggregation.sums import ProductSum, WeightedSum, landing, step_to
+
+
+def test_a_step_lands_within_rounding_of_what_was_wanted():
+    layout = Layout.of({"x": [1000]})
+    generator = np.random.default_rng(0)
+    master = AdapterState(layout, generator.normal(size=1000).astype(np.float32))
+    wanted = generator.normal(size=1000)
+    np.testing.assert_allclose(landing(step_to(wanted, master), master), wanted, rtol=0, atol=3e-7)
+
+
+def test_a_step_to_zero_lands_on_zero():
+    layout = Layout.of({"x": [1000]})
+    master = AdapterState(layout, np.random.default_rng(0).normal(size=1000).astype(np.float32))
+    assert not landing(step_to(np.zeros(1000), master), master).any()
+
+
+@pytest.mark.slow
+@given(st.integers(0, 20_000), st.lists(st.integers(1, 10**9), min_size=1, max_size=20), st.integers(0, 2**32 - 1))
+def test_the_sum_is_that_of_float64(size, weights, seed):
+    values = np.random.default_rng(seed).normal(size=(len(weights), size)).astype(np.float32)
+    total = WeightedSum(size)
+    for row, weight in zip(values, weights, strict=True):
+        total.add(row, float(weight))
+    expected = np.array(weights, np.float64) @ values.astype(np.float64)
+    np.testing.assert_allclose(total.total(), expected, rtol=1e-12, atol=1e-13 * sum(weights))
+    assert total.weight == sum(weights)
+
+
+def test_more_can_be_added_after_a_look():
+    total = WeightedSum(2)
+    total.add(np.array([1, 2], np.float32), 2.0)
+    np.testing.assert_array_equal(total.total(), [2, 4])
+    total.add(np.array([1, 1], np.float32), 1.0)
+    np.testing.assert_array_equal(total.total(), [3, 5])
+
+
+def test_no_mean_of_nothing():
+    with pytest.raises(ValueError, match="no update was added"):
+        WeightedSum(2).mean()
+
+
+@given(st.integers(1, 8), st.integers(1, 8), st.lists(st.integers(1, 4), max_size=30), st.integers(0, 2**32 - 1))
+def test_the_sum_of_products_of_any_ranks_is_exact_and_never_wider_than_needed(d_out, d_in, ranks, seed):
+    generator = np.random.default_rng(seed)
+    total, expected = ProductSum(d_out, d_in), np.zeros((d_out, d_in))
+    for rank in ranks:
+        b = generator.normal(size=(d_out, rank)).astype(np.float32)
+        a = generator.normal(size=(rank, d_in)).astype(np.float32)
+        total.add(b, a, 0.5 * rank)
+        expected += 0.5 * rank * b.astype(np.float64) @ a
+    result = total.total()
+    np.testing.assert_allclose(result.b @ result.a, expected, atol=1e-10)
+    assert result.columns <= min(d_out, d_in)
+
+
+def test_a_change_of_the_callers_arrays_changes_nothing():
+    total = ProductSum(2, 2)
+    b, a = np.ones((2, 1), np.float32), np.ones((1, 2), np.float32)
+    total.add(b, a, 1.0)
+    b[:] = 7
+    np.testing.assert_allclose(total.total().b @ total.total().a, np.ones((2, 2)))
+
+
+def test_memory_does_not_grow_with_the_number_of_products(lab):
+    geometry = lab.geometry({"q": (24, 16)}, rank=4)
+    flat = np.array(lab.state(geometry, np.random.default_rng(0)).flat)
+
+    def held(clients):
+        tracemalloc.start()
+        total, pair = ProductSum(24, 16), geometry.pairs[0]
+        for _ in range(clients):
+            total.add(pair.b_of(flat), pair.a_of(flat), pair.scale)
+        size = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        return size
+
+    assert held(400) <= 1.1 * held(40)
