@@ -1,6 +1,6 @@
 """A federation's client in a Python program: it works in its own threads while the program continues.
 
-Clients of one process take turns (`plait.api.turns`).
+Clients of one process take turns (`plait.api`).
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from collections.abc import Callable, Mapping
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Self, Unpack
 
-from plait.api.data import dataset_of
-from plait.api.settings import base_name
-from plait.api.turns import TURN
+from plait.api import TURN
+from plait.api.settings import base_name, dataset_of
 from plait.data import MEMORY
 from plait.errors import Interrupted, MachineError
 

@@ -33,7 +33,7 @@ from plait.rounds.run_plan import Planning, RunPlan
 from plait.rounds.spool import Weighting
 from plait.rounds.task_settings import TaskSettings
 from plait.rounds.watch import Watch
-from plait.settings.learning import OWN_SHARE_NEEDS
+from plait.settings.tables import OWN_SHARE_NEEDS
 from plait.training.local_loss import loss_named
 from plait.training.teaching import teaching_of
 from plait.traits import Trait, check, taken

@@ -10,11 +10,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from plait.api.beside import beside, check_features
-from plait.api.names import check_names
+from plait.api import TURN
 from plait.api.resuming import is_reported
+from plait.api.running import beside, check_features, check_names
 from plait.api.serving import Serving, kit_of, vouch_of
-from plait.api.turns import TURN
 from plait.config import RunConfig
 from plait.errors import ConfigError
 from plait.progress import status, watch

@@ -11,8 +11,7 @@ import typer
 from plait import machine
 from plait.api.serving import CLIENTS_SETTINGS, Serving, ServingOptions, check_no_data, conclude
 from plait.cli.options import ConfigFile, PageAddress, run_config, shown_default, with_run_options
-from plait.cli.page import check_page, page_beside
-from plait.cli.serving import GraceS, Insecure, Kit, Listen, Metrics, log_to, stop_on_signals
+from plait.cli.serving import GraceS, Insecure, Kit, Listen, Metrics, check_page, log_to, page_beside, stop_on_signals
 from plait.cli.simulate import show, told_how_to_go_on
 from plait.config import RunConfig
 from plait.progress import say

@@ -9,10 +9,9 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from plait.api.data import dataset_of
+from plait.api import TURN
 from plait.api.received import admitted_objective
-from plait.api.settings import base_name
-from plait.api.turns import TURN
+from plait.api.settings import base_name, dataset_of
 from plait.errors import ConfigError
 from plait.objective import SFT, usual_objective
 from plait.plugins import admit

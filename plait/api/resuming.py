@@ -106,7 +106,7 @@ def _data_again(config: RunConfig, data: object) -> Dataset | None:
     """What a resumed run is given for the data that its settings name; the run checks that they are the same."""
     if data is None:
         return None
-    from plait.api.data import dataset_of
+    from plait.api.settings import dataset_of
     from plait.data import MEMORY
 
     return dataset_of(data, columns=config.columns, split=config.split, name=config.data.removeprefix(MEMORY))

@@ -1,19 +1,20 @@
-"""A simulated run from its settings to its report: what `plait simulate` and `plait.simulate` have in common.
+"""A simulated run from its settings to its report, and what features refuse before it, do beside it and do at its end.
 
 Shows nothing but its progress, and sets no signal handler: what interrupts a run is its caller's.
 """
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from plait.api.beside import beside, check_features, end
-from plait.api.names import check_names
-from plait.api.turns import TURN
+from plait.api import TURN
 from plait.config import RunConfig
 from plait.errors import ConfigError
+from plait.known_features import features
+from plait.places import at
 from plait.progress import status
 from plait.rounds.ledger import OnEvent
 from plait.rounds.run_directory import RunDirectory
@@ -21,6 +22,88 @@ from plait.rounds.stop import StopRequest
 
 if TYPE_CHECKING:
     from plait.data import Dataset
+    from plait.run import Run
+    from plait.simulation.partitioned_data import PartitionedData
+
+
+def check_names(settings: RunConfig, *, runs: bool = True, data: bool = True) -> None:
+    """Refuse an unknown name of data, base, method, rule, wire or partition.
+
+    Args:
+        runs: whether a run will follow; `plait estimate` knows more bases and needs no data.
+        data: whether the data are to be found under their name; not if they are in memory.
+
+    Raises:
+        ConfigError: a name is unknown; the nearest known one is named.
+        DataError: the data is not a file.
+    """
+    from plait.adapters.methods import method_named
+    from plait.aggregation import optimizer_for, rule_named
+    from plait.choice import split_choices
+    from plait.data import check_data_name
+    from plait.flower.rule_table import ALL_RULES
+    from plait.simulation.scheme import parse_partition
+    from plait.training.bases import check_base_name
+    from plait.training.local_loss import loss_named
+    from plait.training.teaching import teaching_of
+    from plait.wire.codecs import codec_for
+
+    if runs:
+        check_base_name(settings.base)
+    if runs and data and settings.data:
+        check_data_name(settings.data, columns=settings.columns, split=settings.split)
+    method_named(settings.method)
+    codec_for(settings.wire)
+    if settings.partition:
+        parse_partition(settings.partition)
+    for text in split_choices(settings.callbacks) if runs else ():
+        from plait.rounds.named_callbacks import callback_named
+
+        callback_named(text)
+    loss_named(settings.loss)
+    teaching_of(settings.objective).check()
+    rule_named(settings.rule, ALL_RULES)
+    if settings.server_optimizer != "auto":
+        optimizer_for(settings.server_optimizer)
+
+
+def check_features(settings: RunConfig, *, simulates: bool) -> None:
+    """Refuse what the features of a run cannot do here.
+
+    Args:
+        simulates: whether its clients are simulated.
+
+    Raises:
+        ConfigError: with the reason.
+    """
+    for feature in settings.wanted:
+        if feature.check:
+            at(feature.check)(settings, simulates=simulates)
+
+
+@contextmanager
+def beside(settings: RunConfig, run: Path, *, quiet: bool) -> Generator[None]:
+    """The features that a run asks for work beside it while the block runs.
+
+    Args:
+        quiet: whether they show nothing.
+    """
+    with ExitStack() as stack:
+        for feature in settings.wanted:
+            if feature.beside:
+                stack.enter_context(at(feature.beside)(settings, run, quiet))
+        yield
+
+
+def end(run: Run, data: PartitionedData, directory: RunDirectory, *, quiet: bool) -> None:
+    """What features do with a finished simulated run, before its report is written.
+
+    Args:
+        quiet: whether they show nothing; then only the features do something that the run asks for.
+    """
+    for feature in run.config.wanted if quiet else features():
+        if feature.ending:
+            at(feature.ending)(run, data, directory, quiet=quiet)
 
 
 def start(

@@ -1,4 +1,4 @@
-"""The settings of a run as keyword arguments, for type checkers and editors; `plait.config` checks them."""
+"""The settings and the data that a program gives, as a run has them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from plait.adapters.methods import Method
     from plait.aggregation import ServerOptimizer
+    from plait.data import Dataset, Progress
     from plait.wire.codec import Codec
 
 
@@ -136,3 +137,24 @@ def _value(key: str, value: object) -> object:
         pairs = cast("Mapping[str, object]", value)
         return ",".join(f"{name}={column}" for name, column in pairs.items())
     return reference(_PARTS[key], value) if key in _PARTS else value
+
+
+def dataset_of(
+    data: object,
+    *,
+    columns: str | Mapping[str, str] = "",
+    split: str = "",
+    name: str = "",
+    progress: Progress = lambda _: None,
+) -> Dataset:
+    """The data (see `plait.data.as_dataset`); a function of the user's own that they name may be imported.
+
+    Raises:
+        ConfigError: there are no such data, or columns or split do not fit them.
+        DataError: they cannot be read.
+    """
+    from plait.data import as_dataset
+
+    if isinstance(data, str):
+        admit(data)
+    return as_dataset(data, columns=columns, split=split, name=name, progress=progress)

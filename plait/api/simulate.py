@@ -94,7 +94,7 @@ def _with_data(config: RunConfig, data: object) -> tuple[RunConfig, Dataset | No
     if isinstance(data, (str, PathLike)):
         admit(str(data))
         return config.model_copy(update={"data": str(data)}), None
-    from plait.api.data import dataset_of
+    from plait.api.settings import dataset_of
     from plait.data import MEMORY
 
     dataset = dataset_of(data, columns=config.columns, split=config.split)

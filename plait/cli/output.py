@@ -1,12 +1,17 @@
-"""What the verbs print on stdout: JSON for machines, tables for people."""
+"""What the verbs print on stdout: JSON for machines, tables for people; and the run that a verb is about."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from plait.errors import ConfigError
+from plait.progress import say
 from plait.text import fitted
 
 if TYPE_CHECKING:
@@ -32,3 +37,26 @@ def print_tables(tables: Iterable[Table]) -> None:
     screen = Console()
     for table in tables:
         screen.print(to_rich(table))
+
+
+RunOrNewest = Annotated[
+    Path | None, typer.Argument(help="Run directory; by default the newest in runs/.", metavar="[RUN]")
+]
+
+_RUNS = Path("runs")
+
+
+def run_or_newest(run: Path | None, *, quiet: bool = False) -> Path:
+    """The run directory that a command line names, or the newest in ``runs/``.
+
+    Raises:
+        ConfigError: no run is named or found.
+    """
+    if run is not None:
+        return run
+    found = [ledger for ledger in _RUNS.glob("*/ledger.jsonl") if ledger.is_file()]
+    if not found:
+        raise ConfigError("no run is named and 'runs/' holds none; name one, or begin one with `plait simulate`")
+    newest = max(found, key=lambda ledger: (ledger.stat().st_mtime_ns, ledger)).parent
+    say(f"the newest run: {newest}", quiet=quiet)
+    return newest

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from plait.cli.newest import RunOrNewest, run_or_newest
+from plait.cli.output import RunOrNewest, run_or_newest
 from plait.cli.simulate import show
 from plait.progress import status
 

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from plait.api.serving import load_serving
-from plait.cli.newest import RunOrNewest, run_or_newest
 from plait.cli.options import Allow
+from plait.cli.output import RunOrNewest, run_or_newest
 from plait.cli.simulate import Verbose, show, stopped_by_interrupt, told_how_to_go_on
 from plait.places import at
 from plait.progress import say

@@ -1,16 +1,20 @@
-"""What verbs that serve have in common: their options, their log, and how signals stop them."""
+"""What verbs that serve have in common: their options, their log, how signals stop them, and the live page."""
 
 from __future__ import annotations
 
 import logging
 import signal
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from plait.errors import Interrupted, MachineError
+from plait.errors import ConfigError, Interrupted, MachineError
+from plait.known_features import features
+from plait.places import at
 
 _LOG_BYTES = 16 << 20
 
@@ -56,3 +60,36 @@ def stop_on_signals(how: str) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
+
+
+def page_beside(
+    place: Path, listen: str, *, status_json: Callable[[], str] | None = None
+) -> AbstractContextManager[str]:
+    """Serve the page as long as the block runs.
+
+    Args:
+        listen: address and port; empty for no page.
+        status_json: gives what `plait status --json` prints; None where no server is.
+
+    Raises:
+        ConfigError: nothing here has a page, or the address is none for it.
+        MachineError: the address is in use.
+    """
+    return _page()[1](place, listen, status_json=status_json) if listen else nullcontext("")
+
+
+def check_page(listen: str) -> None:
+    """Refuse an address for a page before anything has begun.
+
+    Raises:
+        ConfigError: as for `page_beside`.
+    """
+    if listen:
+        _page()[0](listen, what="--page")
+
+
+def _page() -> tuple[Callable[..., object], Callable[..., Any]]:
+    for feature in features():
+        if feature.live_page:
+            return at(feature.live_page)
+    raise ConfigError("--page is given, but this installation has no live page")

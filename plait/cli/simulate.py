@@ -1,11 +1,14 @@
-"""``plait simulate``: real federated rounds on this machine, from data to an adapter and a report."""
+"""``plait simulate``: federated rounds on this machine, from data to an adapter and a report; and how a run ends."""
 
 from __future__ import annotations
 
 import contextlib
+import shlex
+import shutil
 import signal
 import sys
-from collections.abc import Generator, Mapping
+import textwrap
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -13,11 +16,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from plait.cli.options import ConfigFile, PageAddress, run_config, with_run_options
+from plait.cli.output import print_tables
 from plait.errors import DiskFullError, Interrupted
+from plait.known_features import features
+from plait.places import at
 from plait.progress import say
+from plait.report.answers import answers
+from plait.report.tables import shown_first
+from plait.rounds.run_view import RunView
+from plait.text import escaped
 
 if TYPE_CHECKING:
     from plait.rounds.stop import StopRequest
+
 
 Verbose = Annotated[bool, typer.Option("--verbose", help="At the end, print every table of the report.")]
 
@@ -35,7 +46,7 @@ def simulate(
     Example: plait simulate --data my.jsonl --partition natural:author --clients 8 --rounds 5 --out runs/first
     """
     from plait.api.running import start
-    from plait.cli.page import page_beside
+    from plait.cli.serving import page_beside
 
     settings = run_config(given, config).with_out()
     with told_how_to_go_on(settings.out), page_beside(Path(settings.out), page):
@@ -49,7 +60,6 @@ def show(run: Path, *, json_output: bool, verbose: bool = False) -> None:
     if json_output:
         sys.stdout.write((run / "summary.json").read_text())
         return
-    from plait.cli.ending import print_ending
     from plait.cli.output import print_tables
     from plait.report.tables import report_tables
     from plait.rounds.ledger import read_events
@@ -94,3 +104,42 @@ def told_how_to_go_on(run: str | Path) -> Generator[None]:
         if isinstance(stopped, KeyboardInterrupt):
             raise Interrupted(f"stopped by the user; {how}") from None
         raise stopped if how in str(stopped) else type(stopped)(f"{stopped}; {how}") from stopped
+
+
+_QUESTION = 17
+_WIDEST = 100
+_MOST_NEXT = 3
+
+
+def print_ending(view: RunView, run: Path) -> None:
+    """Print the end of a run."""
+    columns = min(shutil.get_terminal_size().columns, _WIDEST)
+    print()
+    for each in answers(view):
+        lines = textwrap.wrap(f"{each.short}. {each.text}", columns - _QUESTION) or [""]
+        for question, line in zip([each.question, *[""] * (len(lines) - 1)], lines, strict=True):
+            print(escaped(f"{question:<{_QUESTION}}{line}"))
+    print()
+    print_tables(shown_first(view))
+    print(f"{'Report':<{_QUESTION}}{run / 'report.html'}")
+    print(f"{'Adapter':<{_QUESTION}}{run / 'adapter'}")
+    print()
+    for what, command in list(_next(view, run))[:_MOST_NEXT]:
+        print(f"{what:<{_QUESTION}}{_to_paste(command)}")
+
+
+def _to_paste(command: str) -> str:
+    """The command with the program's path where no shell finds it, as after `make simulate`."""
+    is_elsewhere = Path(sys.argv[0]).name == "plait" and not shutil.which("plait")
+    return command.replace("plait", shlex.quote(sys.argv[0]), 1) if is_elsewhere else command
+
+
+def _next(view: RunView, run: Path) -> Iterator[tuple[str, str]]:
+    """What to do, and the command to paste."""
+    shown = shlex.quote(str(run))
+    for feature in features():
+        found = at(feature.afterwards)(view) if feature.afterwards else None
+        if found is not None:
+            yield found[0], found[1].replace("RUN", shown)
+    yield "See all figures", f"plait report {shown}"
+    yield "Check its record", f"plait verify {shown}"

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from plait.cli.newest import RunOrNewest, run_or_newest
 from plait.cli.options import Allow
-from plait.cli.output import print_json, print_text
+from plait.cli.output import RunOrNewest, print_json, print_text, run_or_newest
 from plait.errors import ConfigError, PeerError
 from plait.known_features import features
 from plait.part_source import source_of

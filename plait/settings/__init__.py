@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from plait.settings.adapter import AdapterSettings
-from plait.settings.checks import Checks
-from plait.settings.cohort import Cohort
-from plait.settings.evaluation import EvaluationSettings
-from plait.settings.learning import Learning
-from plait.settings.machine import MachineSettings
-from plait.settings.optimizer import OptimizerSettings
-from plait.settings.reporting import Reporting
 from plait.settings.table import MOST_EXAMPLES, Table
+from plait.settings.tables import (
+    AdapterSettings,
+    Checks,
+    Cohort,
+    EvaluationSettings,
+    Learning,
+    MachineSettings,
+    OptimizerSettings,
+    Reporting,
+)
 
 TABLES: tuple[type[Table], ...] = (
     Learning,

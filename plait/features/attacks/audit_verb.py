@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from plait.cli.newest import RunOrNewest, run_or_newest
 from plait.cli.options import Allow
-from plait.cli.output import print_json, print_tables, print_text
+from plait.cli.output import RunOrNewest, print_json, print_tables, print_text, run_or_newest
 from plait.errors import ConfigError
 from plait.plugins import admit
 from plait.progress import say, status

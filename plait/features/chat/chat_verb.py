@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from plait.cli.newest import RunOrNewest, run_or_newest
+from plait.cli.output import RunOrNewest, run_or_newest
 from plait.progress import say, status
 from plait.text import escaped
 

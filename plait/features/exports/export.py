@@ -9,8 +9,8 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from plait.api import TURN
 from plait.api.settings import base_name
-from plait.api.turns import TURN
 from plait.errors import ConfigError, MachineError, did_you_mean
 from plait.files import directory_written_aside
 from plait.places import OnDemand

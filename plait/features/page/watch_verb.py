@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from plait.cli.newest import run_or_newest
+from plait.cli.output import run_or_newest
 from plait.progress import say
 
 

@@ -9,8 +9,7 @@ from typing import Annotated
 
 import typer
 
-from plait.cli.newest import run_or_newest
-from plait.cli.output import print_json, print_tables, print_text
+from plait.cli.output import print_json, print_tables, print_text, run_or_newest
 from plait.errors import ConfigError, PeerError
 from plait.features.privacy.accountant import epsilon_of
 from plait.features.privacy.events import NoiseIntended, PrivacySpent, PrivacyStarted, promised_in

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
-from plait.cli.ending import _to_paste
+from plait.cli.simulate import _to_paste
 from tests.commands import Command, run_command
 
 pytestmark = pytest.mark.slow

@@ -1,0 +1,267 @@
+"""The core's settings of a run, by table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field, field_validator
+
+from plait.settings.table import MOST, Table, number_or, parts_of
+from plait.traits import Reasons, Stated, Trait
+
+OWN_SHARE_NEEDS: Reasons = {
+    Trait.WAITS: "it counts on equal parts of all clients in a round",
+    Trait.LINEAR: "it adds what the clients' own moves do not share",
+    Trait.SAME_FACTORS: "a client's own direction goes on from the round before",
+    Trait.ALL_SHARED: "a client keeps a whole adapter of its own",
+    Trait.OWN_STEPS: "they are the client's own direction",
+    Trait.LAST_ROUND: "clients make their own adapters in it",
+}
+"""What personalized adapters need of a run."""
+
+
+class Learning(Table):
+    """What clients learn."""
+
+    table: ClassVar[str] = "learning"
+    heading: ClassVar[str] = "What clients learn"
+
+    objective: str = "sft"
+    """what clients learn: sft learns texts and chats; dpo preference pairs; MODULE:CLASS is your own;
+    grpo:reward=MODULE:FUNCTION,group-size=8 learns from your own reward; with options such as dpo:beta=0.2"""
+    loss: str = "cross_entropy"
+    """with sft what clients minimise: cross_entropy, or MODULE:FUNCTION of your own"""
+    trainer: str = ""
+    """MODULE:FUNCTION that builds your own transformers Trainer as the local trainer"""
+    own_share: Annotated[float, Field(ge=0, lt=1), BeforeValidator(number_or("auto"))] | Literal["auto"] = "auto"
+    """weight of a client's own direction in its personalized adapter, which it keeps beside the shared one; 0 for none;
+    auto is 0.35 for linear rules if every client takes part in every round, else 0"""
+
+    @property
+    def given_own_share(self) -> float:
+        """`own_share` if it is a number; 0 if it depends on rule and cohort."""
+        return 0.0 if self.own_share == "auto" else self.own_share
+
+    def stated(self) -> Iterator[Stated]:
+        """What these settings need of a run, and what they take away."""
+        replaces = {Trait.OWN_LOSS: "which it replaces"}
+        if self.trainer:
+            takes = {Trait.OWN_LOSS: "a trainer has a loss of its own", Trait.SLOPES: "a trainer's steps measure none"}
+            yield self.says("trainer", needs=replaces, takes=takes)
+        if self.is_given("loss"):
+            yield self.says("loss", needs=replaces, takes={Trait.OWN_LOSS: "loss names another"})
+        if self.given_own_share:
+            yield self.says("own_share", needs=OWN_SHARE_NEEDS, instead="0")
+
+
+class AdapterSettings(Table):
+    """The adapter's form."""
+
+    table: ClassVar[str] = "adapter"
+    heading: ClassVar[str] = "Adapter"
+
+    alpha: Annotated[float, Field(gt=0)] = 16.0
+    """sets the scaling factor of B A, alpha / rank"""
+    client_ranks: str = ""
+    """ranks of the clients, such as 2,4,8: each client trains the largest that it can; simulated clients take them in
+    turn; by default all train at `rank`"""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """dropout before the adapter"""
+    target_modules: str = "all-linear"
+    """all-linear, or names separated by commas: q_proj,v_proj"""
+
+    def stated(self) -> Iterator[Stated]:
+        """What these settings need of a run, and what they take away."""
+        if self.dropout:
+            yield self.says("dropout", takes={Trait.SAMPLES: "dropout takes parts of it away while it learns"})
+
+
+class OptimizerSettings(Table):
+    """AdamW at the clients."""
+
+    table: ClassVar[str] = "optimizer"
+    heading: ClassVar[str] = "Clients' optimizer"
+
+    learning_rate: Annotated[float, Field(ge=0, le=1e3)] = 0.0
+    """AdamW's peak learning rate (0 finds it); each client then finds its own in its first step"""
+    lr_schedule: Literal["auto", "constant", "linear", "slope"] = "auto"
+    """learning rate schedule over the whole run; slope lets a client's rate follow the slope of its loss along its last
+    step; auto is slope where no rate is given (linear with classes and 20 steps or more), but constant with scaffold,
+    feddyn, dp, a trainer, a reward or a rule that keeps the nearest updates"""
+    warmup_steps: Annotated[int, Field(ge=0, le=MOST)] = 0
+    """steps over which the learning rate rises from 0"""
+    weight_decay: Annotated[float, Field(ge=0, le=1e3)] = 0.0
+    """AdamW's decoupled weight decay"""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """norm that gradients are clipped to"""
+
+    def stated(self) -> Iterator[Stated]:
+        """What these settings need of a run, and what they take away."""
+        if self.lr_schedule == "slope":
+            yield self.says("lr_schedule", needs={Trait.SLOPES: "the rate follows it"})
+        if self.is_given("max_grad_norm"):
+            yield self.says("max_grad_norm", needs={Trait.WHOLE_GRADIENT: ""})
+
+
+class Cohort(Table):
+    """Who takes part in a round, and how long it waits."""
+
+    table: ClassVar[str] = "cohort"
+    heading: ClassVar[str] = "Who takes part in a round"
+
+    clients_per_round: Annotated[int, Field(ge=0)] = 0
+    """clients sampled per round; 0 means all"""
+    over_selection: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """extra clients to ask per round, as a fraction of those wanted"""
+    quorum: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """fraction of the wanted updates below which a round is retried"""
+    deadline_s: Annotated[float, Field(ge=0)] = 0.0
+    """seconds a round waits for updates; 0 means no limit while clients show progress"""
+
+    def check_clients(self, clients: int, cohort: int) -> None:
+        """Refuse more clients at once than there are.
+
+        Raises:
+            ValueError: with both numbers.
+        """
+        del cohort
+        if self.clients_per_round > clients:
+            raise ValueError(f"clients-per-round is {self.clients_per_round}, expected at most clients = {clients}")
+
+    def stated(self) -> Iterator[Stated]:
+        """What these settings need of a run, and what they take away."""
+        if self.over_selection:
+            needs = {
+                Trait.WAITS: "those in excess are released when it ends",
+                Trait.RELEASED: "those in excess are",
+            }
+            yield self.says("over_selection", needs=needs)
+        if self.deadline_s:
+            yield self.says("deadline_s", needs={Trait.WAITS: ""})
+
+
+def _norm_bound(value: object) -> object:
+    """A bound as text: a number above 1, which may follow ``clip:``, or one of two words."""
+    text = f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else value
+    if not isinstance(text, str) or text in ("auto", "off"):
+        return text
+    try:
+        bound = float(text.removeprefix("clip:"))
+    except ValueError:
+        bound = math.nan
+    if not 1 < bound < math.inf:
+        raise ValueError("expected auto, off, a number above 1, or clip: and such a number")
+    return text
+
+
+class Checks(Table):
+    """What is done about updates that cannot be trusted."""
+
+    table: ClassVar[str] = "checks"
+    heading: ClassVar[str] = "Updates that cannot be trusted"
+
+    norm_bound: Annotated[str, BeforeValidator(_norm_bound)] = "auto"
+    """largest update norm allowed, as a multiple of the median of this and recent rounds: a larger update is refused,
+    with clip:NUMBER clipped; auto is 10, but off with --dp client and secure-aggregation"""
+    keep_updates: bool = False
+    """keep all updates in RUN/spool, so that plait verify can recompute every round"""
+
+    def stated(self) -> Iterator[Stated]:
+        """What these settings need of a run, and what they take away."""
+        if self.norm_bound not in ("auto", "off"):
+            needs = {Trait.SINGLE_UPDATES: "their norms decide which of them count"}
+            yield self.says("norm_bound", needs=needs, instead="auto or off")
+
+
+class EvaluationSettings(Table):
+    """What is evaluated, how often, and what follows from it."""
+
+    table: ClassVar[str] = "evaluation"
+    heading: ClassVar[str] = "Evaluation"
+
+    held_out_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """fraction of each client's data held out for evaluation"""
+    max_held_out_sequences: Annotated[int, Field(ge=0, le=MOST)] = 0
+    """most held-out sequences per client, the same ones each time; 0 limits evaluation to about a third of the training
+    time, with at least 64 sequences over all clients, or 256 with classes"""
+    eval_every: Annotated[int, Field(ge=1, le=MOST)] = 1
+    """rounds between evaluations; the last round is always evaluated"""
+    eval_clients: Annotated[int, Field(ge=0)] = 0
+    """clients that evaluate, the same ones each time; 0 means all, or with clients-per-round as many as that, at least
+    8
+    """
+    keep: Literal["accepted", "best", "last"] = "accepted"
+    """accepted: undo half of a step that raises the held-out loss, shorten the next steps, and never publish an adapter
+    after such a step; best: the same, but publish the adapter with the lowest loss; last: undo nothing
+    """
+    patience: Annotated[int, Field(ge=0, le=MOST)] = 0
+    """end after this many evaluations without a lower loss; 0 runs all rounds"""
+    reference: str = ""
+    """also train baselines: central (pooled data), local (each client alone), or both"""
+
+    @field_validator("reference")
+    @classmethod
+    def _check_reference(cls, reference: str) -> str:
+        for kind in parts_of(reference):
+            if kind not in ("central", "local"):
+                raise ValueError("expected central, local or central,local")
+        return reference
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """The baselines asked for, in order."""
+        return tuple(dict.fromkeys(parts_of(self.reference)))
+
+    def stated(self) -> Iterator[Stated]:
+        """What these settings need of a run, and what they take away."""
+        compared = {Trait.FIGURES: "losses are compared", Trait.WAITS: "it is evaluated before the next begins"}
+        if self.keep == "best":
+            yield self.says("keep", needs=compared, instead="last")
+        if self.patience:
+            takes = {Trait.LAST_ROUND: "with patience it is not known which that is"}
+            yield self.says("patience", needs=compared, takes=takes)
+        if self.reference:
+            yield self.says("reference", needs={Trait.FIGURES: "baselines show the losses of single clients"})
+
+
+class MachineSettings(Table):
+    """What the run computes on."""
+
+    table: ClassVar[str] = "machine"
+    heading: ClassVar[str] = "Machine"
+
+    device: str = "auto"
+    """device to compute on; a list such as cuda:0,cuda:1 spreads simulated clients over one process per entry; a device
+    named twice is shared by two
+    """
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """compute type of the frozen base"""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """CPU threads; 0 means torch's default"""
+
+    @property
+    def has_several_devices(self) -> bool:
+        """Whether `device` is a list, whose entries `plait.training.device.choose_devices` reads."""
+        return "," in self.device
+
+    def stated(self) -> Iterator[Stated]:
+        """What these settings need of a run, and what they take away."""
+        if self.has_several_devices:
+            yield self.says("device", takes={Trait.RELEASED: "a client in a process of its own cannot be"})
+
+
+class Reporting(Table):
+    """Who hears of the run while it lasts."""
+
+    table: ClassVar[str] = "reporting"
+    heading: ClassVar[str] = "Reporting"
+
+    callbacks: str = ""
+    """your own functions, called with every event of the run, which they may end; separated by commas: MODULE:NAME,
+    with options MODULE:NAME:OPTION=VALUE
+    """
+    publish: str = ""
+    """also publish each round's adapter: to a directory, to a running vLLM (address; key in VLLM_API_KEY), or to both,
+    separated by a comma"""
