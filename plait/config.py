@@ -107,7 +107,7 @@ class RunConfig(
     labels: str = ""
     """class names separated by commas; by default read from the data"""
     partition: str = ""
-    """natural:COLUMN, iid, dirichlet:ALPHA, pathological:N, shard:N, linear, square, exponential, cluster:ALPHA; the
+    """natural:COLUMN, iid, dirichlet:ALPHA, pathological:N, shard:N, linear, square, exponential; the
     default depends on the data"""
     base: str = "smollm2-135m"
     """Hugging Face directory, GGUF file, hub id (owner/name@revision), or a built-in: smollm2-135m, minilm-l6, tiny"""

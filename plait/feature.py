@@ -42,7 +42,7 @@ class Feature:
         usual_objectives: which of them records of a kind are for.
         optimizers: of the server, by name: the place of each (`plait.aggregation.server_step`).
         values: of the core's settings that need it, by setting.
-        spreading: place of how clients are spread over processes (`plait.simulation.loaded.Spreading`).
+        spreading: place of how clients are spread over processes (`plait.simulation.simulation.Spreading`).
         contracts: what is tried of such parts: the place of the checks, and of a function from a name to what they try.
         verbs: of the command line, by name: the place of each one's function. ``VERB --OPTION`` is what a verb of the
             core does with an option that it has not itself.

@@ -15,7 +15,7 @@ from plait.places import at
 from plait.rounds.events import DataUsed
 from plait.simulation.loaded import Loaded
 from plait.simulation.partition import ClientShare, Partition, partition
-from plait.simulation.scheme import SCHEMES, Groups, Scheme, default_scheme, likely_clients, parse_partition
+from plait.simulation.scheme import SCHEMES, Scheme, default_scheme, likely_clients, parse_partition
 from plait.training.bases import Progress
 
 # Clients that a column names, where the user does not say how many take part.
@@ -154,12 +154,7 @@ def load_partitioned(
         if "," in label:
             raise DataError(f"label {label!r} of {dataset.name} has a comma in it, expected a name without one")
     scheme = parse_partition(config.partition) if config.partition else default_scheme(dataset)
-    embed = None
-    if scheme.kind.groups is Groups.CLUSTERS:
-        from plait.training.embeddings import minilm_embedder
-
-        embed = minilm_embedder(progress)
-    parts = partition(dataset, scheme, clients=_clients(config, dataset, scheme), seed=config.seed, embed=embed)
+    parts = partition(dataset, scheme, clients=_clients(config, dataset, scheme), seed=config.seed)
     count = len(parts.shares)
     notes = [f"partition {scheme} over {count:,} client{'' if count == 1 else 's'}"]
     if not config.partition and (column := likely_clients(dataset, scheme)):

@@ -1,7 +1,6 @@
 """Partition schemes: a table of values, one per scheme, and the text in which users write them.
 
-The schemes are those of flwr-datasets, under the names that its users know, and one more: `cluster`, which gives
-unlabelled text a topic skew. Knows no records.
+The schemes are those of flwr-datasets, under the names that its users know. Knows no records.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import Enum, auto
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 from plait.choice import parse_choice, with_options
@@ -36,15 +34,6 @@ _OWNERS = frozenset({
 Argument: TypeAlias = "str | float | int | None"
 
 
-class Groups(Enum):
-    """What a scheme sorts records by before it cuts them into shares."""
-
-    NONE = auto()
-    LABELS = auto()
-    CLUSTERS = auto()
-    """Clusters of text embeddings."""
-
-
 @dataclass(frozen=True)
 class SchemeKind:
     """A way to partition.
@@ -53,6 +42,7 @@ class SchemeKind:
         name: what the user writes.
         form: the same with its argument.
         read: its argument from text; None for a scheme without one. Raises ValueError with what was expected.
+        by_label: whether records are sorted by label before they are cut into shares.
         make: flwr-datasets' partitioner for (clients, argument, seed); None for `natural`, which needs none.
         split: a user's own function of (dataset, clients, seed), instead of `make`: the record indices of each client.
         counts_classes: whether its argument is a number of classes.
@@ -62,7 +52,7 @@ class SchemeKind:
     name: str
     form: str
     read: Callable[[str], Argument] | None = None
-    groups: Groups = Groups.NONE
+    by_label: bool = False
     make: Callable[[int, Argument, int], Partitioner] | None = None
     split: Callable[..., object] | None = None
     counts_classes: bool = False
@@ -157,17 +147,15 @@ SCHEMES: Mapping[str, SchemeKind] = {
         # One client for each value of a column.
         SchemeKind("natural", "natural:COLUMN", _column),
         # Label skew: each class is shared out by a draw from Dirichlet(alpha); the lower alpha, the stronger the skew.
-        SchemeKind("dirichlet", "dirichlet:ALPHA", _alpha, Groups.LABELS, _dirichlet, fails=_SKEW_FAILS),
+        SchemeKind("dirichlet", "dirichlet:ALPHA", _alpha, True, _dirichlet, fails=_SKEW_FAILS),
         # Each client has this number of classes.
-        SchemeKind("pathological", "pathological:CLASSES", _count, Groups.LABELS, _pathological, counts_classes=True),
+        SchemeKind("pathological", "pathological:CLASSES", _count, True, _pathological, counts_classes=True),
         # Records sorted by label are cut into shards, and each client gets some (McMahan et al., arXiv 1602.05629).
-        SchemeKind("shard", "shard:SHARDS", _count, Groups.LABELS, _shard),
+        SchemeKind("shard", "shard:SHARDS", _count, True, _shard),
         # Quantity skew: client k gets a share proportional to k, to k squared, to e to the k.
         SchemeKind("linear", "linear", make=_sized("LinearPartitioner"), fails=_SIZE_FAILS),
         SchemeKind("square", "square", make=_sized("SquarePartitioner"), fails=_SIZE_FAILS),
         SchemeKind("exponential", "exponential", make=_sized("ExponentialPartitioner"), fails=_SIZE_FAILS),
-        # As dirichlet, with clusters of text embeddings instead of labels.
-        SchemeKind("cluster", "cluster:ALPHA", _alpha, Groups.CLUSTERS, _dirichlet, fails=_SKEW_FAILS),
     )
 }
 

@@ -22,7 +22,7 @@ from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import RunPlan
 from plait.rounds.run_state import RunState, initial_state
 from plait.rounds.tracks import RankedAdapter, Ranks
-from plait.simulation.memory import SharedBytes, VolatileMemory
+from plait.simulation.simulation import SharedBytes, VolatileMemory
 from plait.wire.settings import Settings
 
 SETTINGS = Settings(

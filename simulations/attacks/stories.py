@@ -33,11 +33,10 @@ def load_stories(cache: Path) -> Stories:
     """All stories; the vectors are computed the first time (about a minute)."""
     if not cache.exists():
         from plait.data import as_dataset
-        from plait.training.embeddings import minilm_embedder
 
         records = as_dataset("bbc", cache=cache.parent, progress=print).records
         texts = [record.text for record in records]
-        vectors = minilm_embedder()(texts)
+        vectors = _vectors(texts)
         classes = np.array([CLASSES.index(record.label or "") for record in records])
         words = np.array([WORD in text.lower() for text in texts])
         cache.parent.mkdir(parents=True, exist_ok=True)
@@ -45,6 +44,26 @@ def load_stories(cache: Path) -> Stories:
     with np.load(cache, allow_pickle=False) as arrays:
         x, y, words = arrays["x"], arrays["y"], arrays["words"]
     return Stories(x, y, words & (y == CLASSES.index("sports")))
+
+
+def _vectors(texts: list[str]) -> NDArray[np.float32]:
+    """Means of MiniLM's last hidden states over real tokens, normalised (Sentence-BERT, arXiv 1908.10084)."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    from plait.training.bases import locate_base
+
+    directory = locate_base("minilm-l6", progress=print).directory
+    tokenizer, model = AutoTokenizer.from_pretrained(directory), AutoModel.from_pretrained(directory).eval()
+    parts: list[NDArray[np.float32]] = []
+    for first in range(0, len(texts), 32):
+        given = {"padding": True, "truncation": True, "max_length": 128, "return_tensors": "pt"}
+        batch = tokenizer(texts[first : first + 32], **given)
+        with torch.no_grad():
+            hidden = model(**batch).last_hidden_state
+        mask = batch["attention_mask"][:, :, None].to(hidden.dtype)
+        parts.append(torch.nn.functional.normalize((hidden * mask).sum(dim=1) / mask.sum(dim=1), dim=-1).numpy())
+    return np.concatenate(parts)
 
 
 def deal(stories: Stories, *, clients: int, alpha: float, seed: int) -> tuple[list[Stories], Stories]:

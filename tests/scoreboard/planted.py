@@ -350,7 +350,7 @@ def _another_fingerprint(entry: Path) -> None:
 def _loss() -> object:
     from plait.data import cache_directory
     from plait.rounds.evaluation import SequenceLosses
-    from plait.simulation.remembered import RememberedLosses
+    from plait.simulation.loaded import RememberedLosses
 
     return RememberedLosses(cache_directory()).recall([b"inputs"], lambda: SequenceLosses((1.0,), (1,), None))
 
@@ -414,7 +414,7 @@ def _a_stranger_tries(folder: Path) -> Iterator[tuple[str, str]]:
     """Another user of the machine, at what plait makes under a umask that closes nothing."""
     from client.settings import locked, memory_folder
     from plait.rounds.disk_memory import DiskMemory
-    from plait.simulation.memory import SharedBytes, SimulatedMemory, VolatileMemory
+    from plait.simulation.simulation import SharedBytes, SimulatedMemory, VolatileMemory
 
     folder.mkdir(mode=0o755)
     before, chosen = os.umask(0), os.environ.get("PLAIT_CACHE")

@@ -1,4 +1,4 @@
-from plait.simulation.memory import _SHARED_KEPT, SharedBytes, SimulatedMemory, VolatileMemory
+from plait.simulation.simulation import _SHARED_KEPT, SharedBytes, SimulatedMemory, VolatileMemory
 
 
 def test_clients_of_one_process_that_keep_the_same_bytes_share_one_copy():

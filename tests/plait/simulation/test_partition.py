@@ -36,14 +36,8 @@ def authored(**texts: Sequence[str]) -> Dataset:
     )
 
 
-def embed_two_topics(texts: Sequence[str]) -> NDArray[np.float32]:
-    """Texts with an even number lie around (0, 0), the others around (10, 10)."""
-    numbers = np.array([int(text.split()[-1]) for text in texts])
-    return (10.0 * (numbers % 2)[:, None] + np.sin(numbers)[:, None] * 0.1 + np.zeros((1, 2))).astype(np.float32)
-
-
 def split(dataset: Dataset, text: str, *, clients: int = 4, seed: int = 0) -> Partition:
-    return partition(dataset, parse_partition(text), clients=clients, seed=seed, embed=embed_two_topics)
+    return partition(dataset, parse_partition(text), clients=clients, seed=seed)
 
 
 def label_skew(parts: Partition) -> float:
@@ -55,7 +49,7 @@ def label_skew(parts: Partition) -> float:
     return float(np.mean(distances))
 
 
-COMPLETE = ["iid", "dirichlet:0.3", "pathological:2", "shard:2", "linear", "square", "exponential", "cluster:0.5"]
+COMPLETE = ["iid", "dirichlet:0.3", "pathological:2", "shard:2", "linear", "square", "exponential"]
 
 
 @pytest.mark.parametrize("text", COMPLETE)
@@ -125,15 +119,6 @@ def test_quantity_skew_follows_its_law(text: str, weights: NDArray[np.float64]) 
     assert sizes.sum() == 400
 
 
-def test_clusters_stand_in_for_labels() -> None:
-    def topic_skew(alpha: float) -> float:
-        parts = split(labelled(), f"cluster:{alpha}", clients=2)
-        odd = [np.mean([int(record.text.split()[-1]) % 2 for record in share.records]) for share in parts.shares]
-        return float(np.mean(np.abs(np.array(odd) - 0.5)))
-
-    assert topic_skew(0.05) > topic_skew(1000) + 0.1
-
-
 def test_each_value_of_a_natural_column_is_a_client() -> None:
     parts = split(authored(bob=["a", "b"], ann=["c"]), "natural:author", clients=2)
     assert {share.name: [record.text for record in share.records] for share in parts.shares} == {
@@ -184,7 +169,7 @@ def test_names_in_other_scripts_are_kept_and_what_cannot_be_kept_is_told() -> No
     [
         ("natural:autor", r"no column 'autor', expected one of: author; did you mean 'author'\?"),
         ("natural:author", "column 'author' has 2 distinct values, expected at least clients = 3"),
-        ("dirichlet:0.5", "data 'letters' has no labels; expected .* or cluster:ALPHA, which needs none"),
+        ("dirichlet:0.5", "data 'letters' has no labels; expected 'text' and 'label'"),
         ("exponential", "exponential splits 8 records over 3 clients and 'client-00' gets none"),
     ],
 )
@@ -214,11 +199,6 @@ def test_a_record_without_the_natural_column_is_counted() -> None:
         split(Dataset.of("toy", RecordKind.TEXT, records), "natural:who", clients=2)
 
 
-def test_clusters_need_an_encoder() -> None:
-    with pytest.raises(ConfigError, match=r"partition is 'cluster:0.5' and there is no encoder"):
-        partition(labelled(), parse_partition("cluster"), clients=2, seed=0, embed=None)
-
-
 def test_nothing_is_printed_and_no_warning_escapes(capfd: pytest.CaptureFixture[str]) -> None:
     split(labelled(), "natural:label")
     split(labelled(), "pathological:1", clients=3)
@@ -228,7 +208,7 @@ def test_nothing_is_printed_and_no_warning_escapes(capfd: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     "text",
     ["iid", "natural:who wrote it", "dirichlet:0.5", "dirichlet:10", "dirichlet:1e-05", "pathological:2", "shard:3",
-     "linear", "square", "exponential", "cluster:0.1"],
+     "linear", "square", "exponential"],
 )  # fmt: skip
 def test_a_scheme_is_written_as_it_is_read(text: str) -> None:
     assert str(parse_partition(text)) == text
@@ -244,7 +224,7 @@ def test_a_scheme_is_written_as_it_is_read(text: str) -> None:
         ("dirichlet:x", "partition is 'dirichlet:x', expected a number above 0, at most 1000000: dirichlet:ALPHA"),
         ("dirichlet:0", "expected a number above 0"),
         ("dirichlet:nan", "expected a number above 0"),
-        ("cluster:1e308", "expected a number above 0, at most 1000000: cluster:ALPHA"),
+        ("dirichlet:1e308", "expected a number above 0, at most 1000000: dirichlet:ALPHA"),
         ("pathological", "expected a whole number above 0: pathological:CLASSES"),
         ("pathological:0", "expected a whole number above 0"),
         ("pathological:" + "9" * 5000, "expected a whole number above 0"),

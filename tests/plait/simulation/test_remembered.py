@@ -5,8 +5,8 @@ import pytest
 
 from plait import machine
 from plait.rounds.evaluation import SequenceLosses
-from plait.simulation import remembered
-from plait.simulation.remembered import RememberedLosses
+from plait.simulation import loaded
+from plait.simulation.loaded import RememberedLosses
 from tests.commands import run_command
 
 LOSS = SequenceLosses((0.1 + 0.2, 1e-300), (7, 3), None, "ab")
@@ -33,10 +33,10 @@ def test_other_inputs_are_measured(tmp_path, inputs) -> None:
 def test_other_libraries_measure_anew(tmp_path, monkeypatch) -> None:
     RememberedLosses(tmp_path).recall([b"a"], lambda: LOSS)
     monkeypatch.setattr(machine, "versions", lambda: {"torch": "another"})
-    remembered._surroundings.cache_clear()
+    loaded._surroundings.cache_clear()
     other = SequenceLosses((2.0,), (1,))
     assert RememberedLosses(tmp_path).recall([b"a"], lambda: other) == other
-    remembered._surroundings.cache_clear()
+    loaded._surroundings.cache_clear()
 
 
 @pytest.mark.parametrize(
