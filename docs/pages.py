@@ -6,6 +6,7 @@ and methods is made from the code. mkdocs calls the functions whose names begin 
 
 from __future__ import annotations
 
+import json
 import os
 import posixpath
 import re
@@ -68,6 +69,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for page, make in (
         ("reference/commands.md", commands),
         ("reference/settings.md", settings),
+        ("reference/policy.md", policy),
         ("reference/traits.md", traits),
         ("reference/rules.md", rules),
         ("reference/methods.md", methods),
@@ -134,6 +136,17 @@ def settings() -> Iterator[str]:
     yield "\n## Names of other systems\n\n| Name | Setting |\n|---|---|"
     for alias, name in ALIASES.items():
         yield f"| `{alias}` | `{name}` |"
+
+
+def policy() -> Iterator[str]:
+    """What a client's operator may limit."""
+    from plait.policy import Policy
+
+    yield "# Policy\n\nThe keys of a client's policy (`plait client --policy FILE.toml`)."
+    yield "\n| Key | Default | |\n|---|---|---|"
+    for name, field in Policy.model_fields.items():
+        default = json.dumps(field.get_default())
+        yield f"| `{name.replace('_', '-')}` | `{default}` | {cell(field.description or '')} |"
 
 
 def traits() -> Iterator[str]:

@@ -167,9 +167,11 @@ def test_a_file_that_is_not_there_is_refused(tmp_path):
         load_policy(tmp_path / "none.toml")
 
 
-def test_the_clients_page_shows_the_default_policy():
+def test_the_policy_of_the_clients_page_is_one(tmp_path):
     page = (Path(__file__).parents[2] / "client" / "README.md").read_text()
-    assert f"```toml\n{default_policy_toml()}```" in page
+    (shown,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "policy.toml").write_text(shown)
+    assert load_policy(tmp_path / "policy.toml") != Policy()
 
 
 PLACEHOLDER = re.compile(r"[$-]|[A-Z]+$")
