@@ -1,16 +1,12 @@
 """Adapter state, spec, base fingerprint and PEFT files; the lowest package, numpy only."""
 
-from plait.adapters.base_reference import BaseReference
-from plait.adapters.fingerprint import fingerprint_base, parameter_count
-from plait.adapters.layout import Layout, TensorSlot
+from plait.adapters.fingerprint import fingerprint_base
 from plait.adapters.methods import Subject
-from plait.adapters.model_card import model_card
-from plait.adapters.parent import Parent, parents_from
-from plait.adapters.peft_directory import CARD_FILE, save_peft_directory
-from plait.adapters.safetensors_file import encode_safetensors, write_safetensors
-from plait.adapters.spec import AdapterSpec, Json, Task
-from plait.adapters.spec_request import SpecRequest, parse_spec
-from plait.adapters.state import AdapterState, Float32, add, check_finite, is_small, norm, subtract
+from plait.adapters.peft import CARD_FILE, model_card, save_peft_directory
+from plait.adapters.peft_settings import SpecRequest, parse_spec
+from plait.adapters.safetensors import encode_safetensors, write_safetensors
+from plait.adapters.spec import AdapterSpec, BaseReference, Json, Parent, Task, parents_from
+from plait.adapters.state import AdapterState, Float32, Layout, TensorSlot, add, check_finite, is_small, norm, subtract
 
 __all__ = [
     "CARD_FILE",
@@ -32,7 +28,6 @@ __all__ = [
     "is_small",
     "model_card",
     "norm",
-    "parameter_count",
     "parents_from",
     "parse_spec",
     "save_peft_directory",

@@ -1,11 +1,16 @@
-"""Bottleneck adapters in PEFT's files. `bottleneck_layout` has their tensors, `plait.training.bottleneck` the method.
+"""Bottleneck adapters in PEFT's files: W_up f(W_down y + b_down) + b_up behind a layer's output y.
 
-Houlsby et al., arXiv 1902.00751. Knows no PEFT class.
+Houlsby et al., arXiv 1902.00751. Knows no PEFT class; `plait.training.bottleneck` has the method.
 """
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
+
 from plait.adapters.spec import AdapterSpec
+from plait.adapters.state import Layout, TensorSlot
+from plait.errors import ConfigError
 
 PEFT_TYPE = "BOTTLENECK"
 """Of bottleneck adapters in PEFT's files; plait registers it with PEFT."""
@@ -24,3 +29,63 @@ def is_bottleneck(spec: AdapterSpec) -> bool:
 def activation_of(spec: AdapterSpec) -> str:
     """f, one of `ACTIVATIONS`."""
     return str(spec.peft_config.get("act_fn", ACTIVATION))
+
+
+_NAME = re.compile(r"^(?P<module>.+)\.bottleneck_(?P<part>(down|up)\.(weight|bias))$")
+
+
+@dataclass(frozen=True)
+class Bottleneck:
+    """One bottleneck, behind one layer of width d.
+
+    Attributes:
+        module: name of the layer, as in PEFT's tensor names.
+        down: W_down, (rank, d).
+        down_bias: (rank,).
+        up: W_up, (d, rank).
+        up_bias: (d,).
+    """
+
+    module: str
+    down: TensorSlot
+    down_bias: TensorSlot
+    up: TensorSlot
+    up_bias: TensorSlot
+
+    @property
+    def rank(self) -> int:
+        """Width of the bottleneck."""
+        return self.down.shape[0]
+
+    @property
+    def width(self) -> int:
+        """d, the length of the layer's output."""
+        return self.up.shape[0]
+
+
+def bottlenecks_of(layout: Layout) -> tuple[Bottleneck, ...]:
+    """The bottlenecks of a layout, in the order of their modules' names; other tensors (a head) are left out.
+
+    Raises:
+        ConfigError: a tensor is missing, or has another shape than the others require.
+    """
+    found: dict[str, dict[str, TensorSlot]] = {}
+    for slot in layout.slots:
+        match = _NAME.match(slot.name)
+        if match:
+            found.setdefault(match["module"], {})[match["part"]] = slot
+    return tuple(_bottleneck(module, found[module]) for module in sorted(found))
+
+
+def _bottleneck(module: str, slots: dict[str, TensorSlot]) -> Bottleneck:
+    down = slots.get("down.weight")
+    if down is None or len(down.shape) != 2:
+        raise ConfigError(f"bottleneck of '{module}' has no matrix bottleneck_down.weight")
+    rank, width = down.shape
+    shapes = {"down.weight": (rank, width), "down.bias": (rank,), "up.weight": (width, rank), "up.bias": (width,)}
+    for part, shape in shapes.items():
+        slot = slots.get(part)
+        if slot is None or slot.shape != shape:
+            got = "missing" if slot is None else f"of shape {slot.shape}"
+            raise ConfigError(f"bottleneck_{part} of '{module}' is {got}, expected {shape}")
+    return Bottleneck(module, down, slots["down.bias"], slots["up.weight"], slots["up.bias"])

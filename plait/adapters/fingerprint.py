@@ -31,33 +31,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from plait.adapters.base_reference import is_fingerprint
-from plait.adapters.safetensors_header import TensorEntry, read_header
-from plait.adapters.spec import Json
-from plait.adapters.strict_json import parse_object, shown
+from plait.adapters.safetensors import TensorEntry, parse_object, read_header, shown
+from plait.adapters.spec import Json, is_fingerprint
 from plait.errors import DataError, MachineError
 from plait.files import is_ours, make_private_directory, write_atomically
 
 TOKENIZER_FILES = (
-    "chat_template.jinja",
-    "merges.txt",
-    "spiece.model",
-    "tokenizer.json",
-    "tokenizer.model",
-    "vocab.json",
-    "vocab.txt",
-)
-VOLATILE_CONFIG_KEYS = frozenset(
-    {
-        "_attn_implementation_autoset",
-        "_model_name_or_path",
-        "_name_or_path",
-        "dtype",
-        "torch_dtype",
-        "transformers_version",
-        "use_cache",
-    }
-)
+    "chat_template.jinja", "merges.txt", "spiece.model", "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt",
+)  # fmt: skip
+VOLATILE_CONFIG_KEYS = frozenset({
+    "_attn_implementation_autoset", "_model_name_or_path", "_name_or_path", "dtype", "torch_dtype",
+    "transformers_version", "use_cache",
+})  # fmt: skip
 
 _CONFIG = "config.json"
 _WEIGHTS = "model.safetensors"
@@ -100,18 +85,6 @@ def fingerprint_base(
     except OSError as error:
         raise MachineError(f"cannot read the base in '{directory}': {error.strerror or error}") from error
     return fingerprint
-
-
-def parameter_count(directory: Path) -> int:
-    """Number of elements in all tensors of the base in `directory`, buffers included; reads headers only.
-
-    Raises:
-        DataError, PeerError, MachineError: as for `fingerprint_base`.
-    """
-    try:
-        return sum(stored.entry.size for stored in stored_tensors(directory).values())
-    except OSError as error:
-        raise MachineError(f"cannot read the base in '{directory}': {error.strerror or error}") from error
 
 
 @dataclass(frozen=True)

@@ -166,20 +166,20 @@ class Method:
 
 METHODS: OnDemand[Method] = OnDemand(
     {
-        "lora": "plait.adapters.lora:LORA",
-        "rslora": "plait.adapters.lora:RSLORA",
-        "qlora": "plait.adapters.lora:QLORA",
-        "dora": "plait.adapters.lora:DORA",
-        "lora_xs": "plait.adapters.further_methods:LORA_XS",
-        "vera": "plait.adapters.further_methods:VERA",
-        "ia3": "plait.adapters.further_methods:IA3",
-        "peanut": "plait.adapters.further_methods:PEANUT",
-        "bottleneck": "plait.adapters.further_methods:BOTTLENECK",
-        "pfeiffer": "plait.adapters.further_methods:PFEIFFER",
-        "prompt": "plait.adapters.further_methods:PROMPT",
-        "prefix": "plait.adapters.further_methods:PREFIX",
-        "p_tuning": "plait.adapters.further_methods:P_TUNING",
-        "full": "plait.adapters.further_methods:FULL",
+        "lora": "plait.adapters.known_methods:LORA",
+        "rslora": "plait.adapters.known_methods:RSLORA",
+        "qlora": "plait.adapters.known_methods:QLORA",
+        "dora": "plait.adapters.known_methods:DORA",
+        "lora_xs": "plait.adapters.known_methods:LORA_XS",
+        "vera": "plait.adapters.known_methods:VERA",
+        "ia3": "plait.adapters.known_methods:IA3",
+        "peanut": "plait.adapters.known_methods:PEANUT",
+        "bottleneck": "plait.adapters.known_methods:BOTTLENECK",
+        "pfeiffer": "plait.adapters.known_methods:PFEIFFER",
+        "prompt": "plait.adapters.known_methods:PROMPT",
+        "prefix": "plait.adapters.known_methods:PREFIX",
+        "p_tuning": "plait.adapters.known_methods:P_TUNING",
+        "full": "plait.adapters.known_methods:FULL",
     }
 )
 """By name, the most common first."""

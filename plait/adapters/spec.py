@@ -1,20 +1,25 @@
-"""An adapter without its values: method, PEFT configuration, task and layout.
+"""What an adapter is of: its spec, the adapters that it was derived from, and its base.
 
-The layout is derived from base and configuration, so a spec of under a kilobyte is enough for a peer to build the same
-adapter. Knows no PEFT class: `peft_config` is the JSON that PEFT writes to ``adapter_config.json``.
+A spec is an adapter without its values. Its layout is derived from base and configuration, so under a kilobyte is
+enough for a peer to build the same adapter. Knows no PEFT class: `peft_config` is the JSON that PEFT writes to
+``adapter_config.json``.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
+from pathlib import Path
 from typing import TypeAlias
 
-from plait.adapters.layout import Layout
+from plait.adapters.state import Layout
+from plait.errors import PeerError
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
@@ -88,3 +93,123 @@ class AdapterSpec:
     def digest(self) -> bytes:
         """SHA-256 (32 bytes) over `text` and the layout's digest; equal on every machine with the same base."""
         return hashlib.sha256(self.text.encode() + self.layout.digest).digest()
+
+
+_MOST_PARENTS = 256
+
+
+@dataclass(frozen=True)
+class Parent:
+    """One of the adapters that a run started from.
+
+    Attributes:
+        digest: SHA-256 of its safetensors file, hexadecimal.
+    """
+
+    digest: str
+    weight: float = 1.0
+
+    def to_json(self) -> dict[str, Json]:
+        """For ledgers and for an adapter's own metadata."""
+        return {"digest": self.digest, "weight": self.weight}
+
+
+def parents_from(value: Json) -> tuple[Parent, ...]:
+    """The inverse of `Parent.to_json` for several parents; none for None.
+
+    Raises:
+        PeerError: the value has another form.
+    """
+    if value is None:
+        return ()
+    rows: Sequence[Json] = value if isinstance(value, list) else [None]
+    if len(rows) > _MOST_PARENTS:
+        raise PeerError(f"parents of the adapter are {len(rows)}, expected at most {_MOST_PARENTS}")
+    return tuple(_parent(row) for row in rows)
+
+
+def _parent(row: Json) -> Parent:
+    fields: Mapping[str, Json] = row if isinstance(row, dict) else {}
+    digest, weight = fields.get("digest"), fields.get("weight")
+    sound = isinstance(digest, str) and is_fingerprint(digest)
+    if not sound or not isinstance(weight, (int, float)) or isinstance(weight, bool) or not math.isfinite(weight):
+        raise PeerError("a parent of the adapter has no digest and weight as plait writes them")
+    return Parent(str(digest), float(weight))
+
+
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Public names of a base that comes with plait.
+
+    Attributes:
+        hub_id: on the Hugging Face hub; None if it is not there.
+        ollama: in Ollama's library; None if it is not there.
+        remark: how plait's copy differs, in one sentence; empty if it does not.
+    """
+
+    hub_id: str | None = None
+    ollama: str | None = None
+    remark: str = ""
+
+
+# By the names of built-in bases.
+ORIGINS: Mapping[str, Origin] = {
+    "smollm2-135m": Origin(
+        hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
+        ollama="smollm2:135m-instruct-fp16",
+        remark="Trained on a copy of this base whose weights had been quantised to 4 bits; losses on the original "
+        "weights differ slightly.",
+    ),
+    "minilm-l6": Origin(hub_id="sentence-transformers/all-MiniLM-L6-v2"),
+    "tiny": Origin(),
+}
+
+
+@dataclass(frozen=True)
+class BaseReference:
+    """A base, by a name for people and a fingerprint for machines.
+
+    Attributes:
+        name: hub id or directory; for a built-in base its hub id, or plait's name for it if the hub does not have it.
+        revision: commit or tag on the hub, if known.
+        fingerprint: result of `fingerprint_base`, 64 hexadecimal digits.
+        built_in: plait's name for a base that comes with it.
+    """
+
+    name: str
+    revision: str | None
+    fingerprint: str
+    built_in: str | None = None
+
+    @classmethod
+    def of_built_in(cls, built_in: str, fingerprint: str) -> BaseReference:
+        """A base that comes with plait, under its public name."""
+        return cls(ORIGINS[built_in].hub_id or built_in, None, fingerprint, built_in)
+
+    def __post_init__(self) -> None:
+        if not is_fingerprint(self.fingerprint):
+            raise ValueError(f"fingerprint of '{self.name}' is {self.fingerprint!r}, expected 64 hexadecimal digits")
+
+    @property
+    def here(self) -> str:
+        """The name to pass to `locate_base`."""
+        return self.built_in or (f"{self.name}@{self.revision}" if self.revision else self.name)
+
+    @property
+    def origin(self) -> Origin:
+        """Its public names, if plait knows more than one."""
+        return ORIGINS.get(self.built_in or "", Origin())
+
+    @property
+    def hub_id(self) -> str | None:
+        """The name if it has the form ``owner/model`` and is not a path here; other names mean nothing elsewhere."""
+        return self.name if _HUB_ID.fullmatch(self.name) and not Path(self.name).exists() else None
+
+
+def is_fingerprint(text: str) -> bool:
+    """Whether `text` has the form of a fingerprint."""
+    return _FINGERPRINT.fullmatch(text) is not None

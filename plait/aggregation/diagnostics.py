@@ -20,8 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plait.adapters import AdapterSpec, Float32, TensorSlot, norm
-from plait.adapters.bottleneck import activation_of
-from plait.adapters.bottleneck_layout import Bottleneck, bottlenecks_of
+from plait.adapters.bottleneck import Bottleneck, activation_of, bottlenecks_of
 from plait.aggregation.geometry import Geometry, Pair
 from plait.aggregation.low_rank import Float64, LowRank, common_cores
 from plait.aggregation.rule import Contribution, Outcome, RoundContext

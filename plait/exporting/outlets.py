@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 
 from plait.adapters import AdapterSpec, Task
-from plait.adapters.peft_directory import CONFIG_FILE, WEIGHTS_FILE
+from plait.adapters.peft import CONFIG_FILE, WEIGHTS_FILE
 from plait.errors import ConfigError, MachineError, PeerError, PlaitError
 from plait.exporting.plain_lora import lora_fault
 from plait.files import at_home, directory_written_aside, fsync_directory

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from plait.adapters import save_peft_directory
-from plait.adapters.model_card import registering
+from plait.adapters.peft import registering
 from plait.errors import ConfigError
 from plait.exporting.plain_lora import Uniform, plain_lora, uniform
 from plait.exporting.request import (

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from plait.adapters import Task
-from plait.adapters.model_card import before_training, escaped, front_matter, page, parent_rows
+from plait.adapters.peft import before_training, escaped, front_matter, page, parent_rows
 from plait.exporting.source import Source
 from plait.training.bases import Progress
 

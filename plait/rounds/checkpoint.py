@@ -18,7 +18,7 @@ import numpy as np
 from safetensors import numpy as safetensors_numpy
 
 from plait.adapters import Json
-from plait.adapters.safetensors_file import encode_safetensors
+from plait.adapters.safetensors import encode_safetensors
 from plait.files import directory_written_aside, write_atomically
 from plait.rounds.run_state import RunState
 

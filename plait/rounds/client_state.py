@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plait.adapters import Float32
-from plait.adapters.safetensors_file import decode_arrays, encode_arrays
+from plait.adapters.safetensors import decode_arrays, encode_arrays
 from plait.errors import PeerError
 from plait.rounds.memory import Memory
 

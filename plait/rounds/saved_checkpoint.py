@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors import numpy as safetensors_numpy
 
 from plait.adapters import AdapterState, Float32, Json
-from plait.adapters.safetensors_reading import decode_safetensors
+from plait.adapters.safetensors import decode_safetensors
 from plait.errors import PeerError
 from plait.rounds.checkpoint import checkpoints_in, digest_of
 from plait.rounds.events import RoundFinished, parse_event

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from plait.adapters import fingerprint_base
-from plait.adapters.base_reference import ORIGINS
+from plait.adapters.spec import ORIGINS
 from plait.data.cache import cache_directory
 from plait.errors import ConfigError, DataError, MachineError
 from plait.files import cannot_write, directory_written_aside, is_ours, make_private_directory, write_atomically

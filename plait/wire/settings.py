@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Annotated, Any, Protocol, TypeAlias, cast, get_args, get_type_hints
 
 from plait.adapters import Json
-from plait.adapters.strict_json import parse_object, shown
+from plait.adapters.safetensors import parse_object, shown
 from plait.errors import PeerError
 from plait.wire import bounds
 from plait.wire.codec import Codec

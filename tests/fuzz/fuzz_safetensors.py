@@ -6,7 +6,7 @@ import json
 from harness import instrumented, main
 
 with instrumented():
-    from plait.adapters.safetensors_header import read_header
+    from plait.adapters.safetensors import read_header
 
 
 def parse(data: bytes) -> None:

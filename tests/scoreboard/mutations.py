@@ -593,7 +593,7 @@ MUTATIONS: dict[str, Mutation] = {
         lambda: put(
             "plait.files:open_plain",
             lambda path: path.open("rb"),
-            beside=("plait.adapters.peft_reading", "plait.adapters.safetensors_reading", "plait.exporting.source"),
+            beside=("plait.adapters.peft", "plait.adapters.safetensors", "plait.exporting.source"),
         ),
     ),
     "long-line": Mutation(
@@ -627,7 +627,7 @@ MUTATIONS: dict[str, Mutation] = {
     "allow-list": Mutation(
         "hostile",
         "PEFT's configuration is not looked at",
-        lambda: _unchecked("plait.adapters.spec_request", "plait.adapters.peft_reading"),
+        lambda: _unchecked("plait.adapters.peft_settings", "plait.adapters.peft"),
     ),
     "adapter-size": Mutation(
         "hostile", "an adapter may be of any size", nothing("plait.training.blueprint:check_size")

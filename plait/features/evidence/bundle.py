@@ -16,7 +16,7 @@ from pathlib import Path
 
 import plait
 from plait.adapters import Json
-from plait.adapters.peft_directory import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
+from plait.adapters.peft import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
 from plait.errors import ConfigError, PeerError
 from plait.features.evidence import client_statement
 from plait.features.evidence.envelope import enveloped, opened, statement

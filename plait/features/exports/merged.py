@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from plait.adapters import AdapterState, Float32, Task
 from plait.adapters.module_names import in_base
-from plait.adapters.safetensors_header import TensorEntry, read_header
+from plait.adapters.safetensors import TensorEntry, read_header
 from plait.aggregation.geometry import Geometry, Pair, geometry_of
 from plait.errors import ConfigError, MachineError
 from plait.exporting.plain_lora import ONLY_PEFT, check_fit, lora_fault

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plait.adapters.safetensors_file import decode_arrays, encode_arrays
+from plait.adapters.safetensors import decode_arrays, encode_arrays
 from plait.errors import PeerError
 from plait.features.secagg.client import pair_key, self_key
 from plait.features.secagg.masks import SECRET_BYTES, Mask, Residues, Ring, add_masks, check_share, combine, public_of

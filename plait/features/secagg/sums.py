@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plait.adapters import Float32
-from plait.adapters.safetensors_file import decode_arrays, encode_arrays
+from plait.adapters.safetensors import decode_arrays, encode_arrays
 from plait.errors import PeerError
 from plait.features.secagg.events import GroupLeftOut, SumUnmasked
 from plait.features.secagg.masks import Ring

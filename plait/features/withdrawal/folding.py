@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from plait.adapters import AdapterState, add, model_card, save_peft_directory
-from plait.adapters.peft_reading import load_peft_directory
+from plait.adapters.peft import load_peft_directory
 from plait.api.recomputing import recomputed
 from plait.errors import ConfigError, PeerError
 from plait.rounds.aggregator import Aggregator, TakesBack

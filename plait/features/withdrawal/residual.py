@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from plait.adapters.peft_reading import load_peft_directory
+from plait.adapters.peft import load_peft_directory
 from plait.config import RunConfig
 from plait.features.attacks.membership import attacks, simulated_sides
 from plait.rounds.events import MembershipAttack

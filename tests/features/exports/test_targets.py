@@ -9,9 +9,9 @@ from typing import cast
 import pytest
 
 from plait.adapters import Subject, Task, save_peft_directory
-from plait.adapters.base_reference import ORIGINS, Origin
 from plait.adapters.methods import METHODS, AdapterRequest
-from plait.adapters.peft_reading import load_peft_directory
+from plait.adapters.peft import load_peft_directory
+from plait.adapters.spec import ORIGINS, Origin
 from plait.data import cache_directory
 from plait.errors import ConfigError, MachineError
 from plait.exporting.request import ExportRequest

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 import plait
-from plait.adapters.peft_reading import load_peft_directory
+from plait.adapters.peft import load_peft_directory
 from plait.cli.app import app
 from plait.features.privacy import record as record_charge
 from plait.features.privacy.audit import check_privacy

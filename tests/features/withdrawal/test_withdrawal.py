@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from typer.testing import CliRunner
 
 import plait
-from plait.adapters.peft_reading import load_peft_directory
+from plait.adapters.peft import load_peft_directory
 from plait.api.running import go_on
 from plait.cli.app import app as verbs
 from plait.config import RunConfig, config_from_table, to_toml

@@ -1,8 +1,14 @@
+"""Specs, parents and bases of adapters."""
+
+from __future__ import annotations
+
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from plait.adapters import AdapterSpec, Layout, Task
+from plait.adapters import AdapterSpec, BaseReference, Layout, Parent, Task, parents_from
+from plait.errors import PeerError
 
 SPEC = AdapterSpec(
     method="lora",
@@ -65,3 +71,56 @@ def test_the_order_of_configuration_keys_does_not_change_the_digest() -> None:
     turned = dict(reversed(SPEC.peft_config.items()))
     assert list(turned) != list(SPEC.peft_config)
     assert replace(SPEC, peft_config=turned).digest == SPEC.digest
+
+
+DIGEST = "0f" * 32
+
+
+def test_what_was_written_is_read_again() -> None:
+    parents = (Parent(DIGEST), Parent("a" * 64, -0.5))
+    assert parents_from([parent.to_json() for parent in parents]) == parents
+    assert parents_from(None) == ()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "text",
+        [3],
+        [{"digest": "x", "weight": 1.0}],
+        [{"digest": DIGEST, "weight": True}],
+        [{"digest": DIGEST, "weight": float("nan")}],
+        [{"digest": DIGEST, "weight": 1.0}] * 300,
+    ],
+)
+def test_anything_else_is_the_peers_fault(value) -> None:
+    with pytest.raises(PeerError, match="parent"):
+        parents_from(value)
+
+
+FINGERPRINT = "0123456789abcdef" * 4
+
+
+@pytest.mark.parametrize("name", ["HuggingFaceTB/SmolLM2-135M-Instruct", "mistralai/Mistral-7B-v0.3"])
+def test_owner_and_model_make_a_hub_id(name: str) -> None:
+    assert BaseReference(name, "main", FINGERPRINT).hub_id == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["/home/me/base", "./bases/tiny", "../base", "C:\\bases\\tiny", "smollm2-135m", "a/b/c", "a/b\n", "a/", "/a", ""],
+)
+def test_a_path_or_a_nickname_makes_none(name: str) -> None:
+    assert BaseReference(name, None, FINGERPRINT).hub_id is None
+
+
+def test_a_directory_that_reads_like_a_hub_id_makes_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bases" / "tiny").mkdir(parents=True)
+    assert BaseReference("bases/tiny", None, FINGERPRINT).hub_id is None
+
+
+@pytest.mark.parametrize("fingerprint", ["", FINGERPRINT[1:], FINGERPRINT.upper(), FINGERPRINT + "\n"])
+def test_anything_but_64_hexadecimal_digits_is_no_fingerprint(fingerprint: str) -> None:
+    with pytest.raises(ValueError, match="expected 64 hexadecimal digits"):
+        BaseReference("owner/model", None, fingerprint)

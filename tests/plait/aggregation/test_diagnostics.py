@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plait.adapters import AdapterSpec, AdapterState, Layout, Task
-from plait.adapters.bottleneck_layout import bottlenecks_of
+from plait.adapters.bottleneck import bottlenecks_of
 from plait.aggregation import Contribution, Outcome, RoundContext, geometry_of
 from plait.aggregation.diagnostics import BottleneckObserver, Observer
 from plait.aggregation.means import FEDAVG

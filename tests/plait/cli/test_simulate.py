@@ -12,7 +12,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from plait.adapters import AdapterState, Layout
-from plait.adapters.peft_reading import load_peft_directory
+from plait.adapters.peft import load_peft_directory
 from plait.rounds.ledger import read_lines
 from plait.training.bases import locate_base
 

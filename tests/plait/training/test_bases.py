@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from plait.adapters.base_reference import ORIGINS
+from plait.adapters.spec import ORIGINS
 from plait.data import packages
 from plait.errors import ConfigError, MachineError, PolicyError
 from plait.policy import Policy

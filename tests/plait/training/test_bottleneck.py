@@ -25,7 +25,7 @@ from transformers import (
 
 import plait
 from plait.adapters import AdapterState, Task, save_peft_directory
-from plait.adapters.bottleneck_layout import bottlenecks_of
+from plait.adapters.bottleneck import bottlenecks_of
 from plait.adapters.methods import AdapterRequest
 from plait.errors import ConfigError
 from plait.exporting.request import ExportRequest

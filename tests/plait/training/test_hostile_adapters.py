@@ -14,7 +14,7 @@ from peft import LoraConfig
 
 from plait.adapters import Task
 from plait.adapters.methods import METHODS, AdapterRequest
-from plait.adapters.safetensors_file import write_safetensors
+from plait.adapters.safetensors import write_safetensors
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import Blueprint, design, read_base_config
 

@@ -1,3 +1,9 @@
+"""Safetensors files and JSON, ours and anybody's."""
+
+from __future__ import annotations
+
+import contextlib
+import io
 import json
 import os
 from pathlib import Path
@@ -10,9 +16,126 @@ from hypothesis.extra import numpy as npst
 from safetensors import SafetensorError
 from safetensors import numpy as reference
 
-from plait.adapters.safetensors_file import encode_safetensors, write_safetensors
-from plait.adapters.safetensors_reading import decode_safetensors, read_metadata, read_safetensors
+from plait.adapters.safetensors import (
+    MAX_DEPTH,
+    MAX_HEADER_BYTES,
+    TensorEntry,
+    decode_safetensors,
+    encode_safetensors,
+    parse_object,
+    read_header,
+    read_metadata,
+    read_safetensors,
+    shown,
+    write_safetensors,
+)
 from plait.errors import PeerError
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+OBJECTS = st.dictionaries(
+    st.text(), st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)
+)
+
+
+def parse(data: bytes) -> object:
+    return parse_object(data, what="thing", max_bytes=100_000)
+
+
+@pytest.mark.slow
+@settings(max_examples=50)
+@given(OBJECTS)
+def test_sound_objects_are_read_as_json_reads_them(value: dict) -> None:
+    assert parse(json.dumps(value).encode()) == value
+
+
+@settings(max_examples=200)
+@given(st.binary(max_size=60) | st.text(alphabet='{}[]":,0-9eE.tfnul\\ ', max_size=60).map(str.encode))
+def test_any_bytes_give_an_object_or_a_peer_error(data: bytes) -> None:
+    with contextlib.suppress(PeerError):
+        assert isinstance(parse(data), dict)
+
+
+def nested(depth: int) -> bytes:
+    return b'{"a":' * (depth - 1) + b"{}" + b"}" * (depth - 1)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "not JSON"),
+        (b"[]", "expected a JSON object"),
+        (b'{"a":1}{', "not JSON"),
+        (b'{"a":1,"a":1}', "'a' twice"),
+        (b'{"x":{"a":1,"a":1}}', "'a' twice"),
+        (b'{"a":NaN}', "holds NaN"),
+        (b'{"a":[-Infinity]}', "holds -Infinity"),
+        (b'{"a":"\xff"}', "not UTF-8 at byte 6"),
+        ('{"a":1}'.encode("utf-16"), "not UTF-8"),
+        (b'{"a":"\x00"}', "not JSON"),
+        (b'{"a":' + b"9" * 5000 + b"}", "not JSON"),
+        (nested(MAX_DEPTH + 1), "nested too deep"),
+        (b"[" * 90_000, "nested too deep"),
+        (b" " * 100_001, "has 100001 bytes, expected at most 100000"),
+    ],
+)
+def test_anything_else_is_refused_saying_why(data: bytes, message: str) -> None:
+    with pytest.raises(PeerError, match=f"thing .*{message}|thing gives key {message}"):
+        parse(data)
+
+
+def test_the_deepest_allowed_object_is_read() -> None:
+    assert parse(nested(MAX_DEPTH))
+
+
+def test_shown_is_short_and_free_of_control_characters() -> None:
+    text = shown("\x1b[31m\r\n" + "x" * 1_000_000)
+    assert text.isprintable()
+    assert len(text) <= 80
+
+
+def test_entries_hold_positions_in_the_file_and_permuted_offsets_are_sound() -> None:
+    header = {
+        "__metadata__": {"format": "pt"},
+        "first": {"dtype": "I64", "shape": [2], "data_offsets": [6, 22]},
+        "second": {"dtype": "U8", "shape": [3, 2], "data_offsets": [0, 6]},
+        "empty": {"dtype": "F32", "shape": [0, 4], "data_offsets": [6, 6]},
+        "scalar": {"dtype": "F16", "shape": [], "data_offsets": [22, 24]},
+    }
+    file = file_of(header, bytes(24))
+    begin = len(file) - 24
+    read = read_header(io.BytesIO(file), size=len(file))
+    assert read.metadata == {"format": "pt"}
+    assert read.tensors == {
+        "first": TensorEntry("I64", (2,), begin + 6, begin + 22),
+        "second": TensorEntry("U8", (3, 2), begin, begin + 6),
+        "empty": TensorEntry("F32", (0, 4), begin + 6, begin + 6),
+        "scalar": TensorEntry("F16", (), begin + 22, begin + 24),
+    }
+    assert {name: entry.size for name, entry in read.tensors.items()} == {
+        "first": 2,
+        "second": 6,
+        "empty": 0,
+        "scalar": 1,
+    }
+
+
+def test_four_bit_tensors_take_half_a_byte_an_element() -> None:
+    file = file_of({"x": {"dtype": "F4", "shape": [6], "data_offsets": [0, 3]}}, bytes(3))
+    assert read_header(io.BytesIO(file), size=len(file)).tensors["x"].size == 6
+
+
+def test_a_long_header_is_refused_before_it_is_read() -> None:
+    stream = io.BytesIO((MAX_HEADER_BYTES + 1).to_bytes(8, "little"))
+    with pytest.raises(PeerError, match=f"expected at most {MAX_HEADER_BYTES}"):
+        read_header(stream, size=1 << 40)
+    assert stream.tell() == 8
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_refused() -> None:
+    file = file_of({"x": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}, bytes(1))
+    with pytest.raises(PeerError, match="ends after 20 bytes"):
+        read_header(io.BytesIO(file[:20]), size=len(file))
+
 
 NAMES = st.text(st.characters(codec="ascii", exclude_characters="/\\.", categories=["L", "N", "P"]), min_size=1)
 TENSORS = st.dictionaries(

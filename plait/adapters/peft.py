@@ -1,23 +1,236 @@
-"""An adapter read from a directory of PEFT's, which is not trusted; `peft_directory` says what is in it."""
+"""PEFT directories, for PEFT, vLLM, SGLang and the hub: written, with a model card, and read from anybody.
+
+    adapter_config.json         PEFT's configuration, with the base's name and revision
+    adapter_model.safetensors   the tensors; its metadata holds the provenance, as PEFT warns of unknown config keys
+    README.md                   the model card: YAML for the hub, and a page for people
+
+A pickled ``adapter_model.bin`` is never read. Names given by users are data on a card: nothing in them becomes markup.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from plait.adapters.base_reference import ORIGINS, is_fingerprint
-from plait.adapters.layout import Layout
+from plait.adapters.bottleneck import is_bottleneck
 from plait.adapters.module_names import in_base
-from plait.adapters.parent import Parent, parents_from
-from plait.adapters.peft_directory import CONFIG_FILE, PROVENANCE, WEIGHTS_FILE
 from plait.adapters.peft_settings import checked_settings
-from plait.adapters.safetensors_reading import MAX_BYTES, read_metadata, read_safetensors, tensor_names
-from plait.adapters.spec import PLACE_KEYS, AdapterSpec, Json, Task
-from plait.adapters.state import AdapterState, Float32
-from plait.adapters.strict_json import parse_object, shown
-from plait.errors import BaseMismatchError, PeerError
-from plait.files import open_plain
+from plait.adapters.safetensors import (
+    parse_object,
+    read_metadata,
+    read_safetensors,
+    shown,
+    tensor_names,
+    write_safetensors,
+)
+from plait.adapters.spec import (
+    ORIGINS,
+    PLACE_KEYS,
+    AdapterSpec,
+    BaseReference,
+    Json,
+    Parent,
+    Task,
+    is_fingerprint,
+    parents_from,
+)
+from plait.adapters.state import AdapterState, Float32, Layout
+from plait.errors import PeerError
+from plait.files import directory_written_aside, open_plain, write_atomically
+from plait.text import printable
+
+_MAX_NAME_CHARACTERS = 200
+_PUNCTUATION = re.compile(r"[!-/:-@\[-`{-~]")
+_HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+_AUTO_CLASS = {
+    Task.CAUSAL_LM: "AutoModelForCausalLM",
+    Task.CLASSIFICATION: "AutoModelForSequenceClassification",
+}
+_PIPELINE = {Task.CAUSAL_LM: "text-generation", Task.CLASSIFICATION: "text-classification"}
+
+
+def model_card(
+    *,
+    name: str,
+    spec: AdapterSpec,
+    base: BaseReference,
+    rounds: int,
+    clients: int,
+    base_loss: float | None = None,
+    final_loss: float | None = None,
+    parents: Sequence[Parent] = (),
+    told: Sequence[tuple[str, Sequence[tuple[str, str]]]] = (),
+) -> str:
+    """The card of an adapter trained in federated rounds.
+
+    Args:
+        base: its base. A directory's name is left out of the card, since it means nothing elsewhere.
+        clients: number of clients that took part. Their names are left out of the card.
+        base_loss: held-out loss before any training, in nats per token (per example for labels).
+        final_loss: the same after the last round.
+        told: plait's own words on what else is known of the run: headings, each with its facts.
+    """
+    title = escaped(name)
+    facts = [
+        ("Base", f"`{base.hub_id}`" if base.hub_id else "a local one, identified by its fingerprint"),
+        ("Base fingerprint", f"`{base.fingerprint}`"),
+        ("Method", escaped(spec.method)),
+        ("Rank, alpha", None if spec.rank is None or spec.alpha is None else f"{spec.rank}, {spec.alpha:g}"),
+        ("Trainable parameters", f"{spec.layout.size:,}"),
+        ("Labels", ", ".join(escaped(label) for label in spec.labels) or None),
+        ("Rounds", str(rounds)),
+        ("Clients", str(clients)),
+        *parent_rows(parents),
+        (before_training(parents), None if base_loss is None else f"{base_loss:.4f}"),
+        ("Held-out loss with the adapter", None if final_loss is None else f"{final_loss:.4f}"),
+    ]
+    remarks = [base.origin.remark] if base.origin.remark else []
+    for heading, said in told:
+        if said:
+            rows = "\n".join(f"| {fact} | {text} |" for fact, text in said)
+            remarks.append(f"## {heading}\n\n| | |\n|---|---|\n{rows}")
+    lead = (
+        "An adapter trained by federated fine-tuning with plait: every client kept its data and sent only changes to "
+        "the adapter."
+    )
+    front = front_matter(spec, base, library="peft")
+    return page(front, title, lead, facts, remarks=remarks, language="python", usage=_usage(spec, base))
+
+
+def page(
+    front: str,
+    title: str,
+    lead: str,
+    facts: Sequence[tuple[str, str | None]],
+    *,
+    remarks: Sequence[str],
+    language: str,
+    usage: str,
+) -> str:
+    """A card: front matter, title, one sentence, a table of the known facts, remarks, and lines to paste."""
+    table = "\n".join(f"| {fact} | {value} |" for fact, value in facts if value is not None)
+    below = "".join(f"\n{remark}\n" for remark in remarks)
+    return f"""{front}
+# {title}
+
+{lead}
+
+| | |
+|---|---|
+{table}
+{below}
+## Use it
+
+```{language}
+{usage}
+```
+"""
+
+
+def front_matter(spec: AdapterSpec, base: BaseReference, *, library: str, relation: str = "") -> str:
+    """What the hub reads of a card: the library that loads the files, the base and their relation to it, the task."""
+    lines = ["---", f"library_name: {library}"]
+    # The hub refuses a card whose base_model is not one of its own names.
+    if base.hub_id:
+        lines.append(f"base_model: {json.dumps(base.hub_id)}")
+        lines += [f"base_model_relation: {relation}"] if relation else []
+    lines += [f"pipeline_tag: {_PIPELINE[spec.task]}", "tags:"]
+    lines += [f"- {json.dumps(tag)}" for tag in ("plait", "federated-learning", spec.method)]
+    return "\n".join([*lines, "---"])
+
+
+def parent_rows(parents: Sequence[Parent]) -> list[tuple[str, str]]:
+    """Rows of a card's table that name the adapters that this one was derived from."""
+    return [
+        (
+            "Continued from the adapter with SHA-256",
+            f"`{parent.digest}`" + ("" if parent.weight == 1.0 else f", {parent.weight:g} times"),
+        )
+        for parent in parents
+    ]
+
+
+def before_training(parents: Sequence[Parent]) -> str:
+    """What the loss before round 1 refers to."""
+    return "Held-out loss before round 1" if parents else "Held-out loss of the base"
+
+
+def escaped(text: str) -> str:
+    """`text` as literal Markdown on one line: no markup, no HTML, nothing invisible, at most 200 characters."""
+    plain = printable(text, limit=_MAX_NAME_CHARACTERS)
+    return _PUNCTUATION.sub(lambda match: _HTML.get(match[0], f"\\{match[0]}"), plain)
+
+
+def registering(spec: AdapterSpec) -> tuple[str, ...]:
+    """Python that tells PEFT of the adapter's method; nothing for PEFT's own."""
+    return ("import plait.training.bottleneck  # tells PEFT of the method",) if is_bottleneck(spec) else ()
+
+
+def _usage(spec: AdapterSpec, base: BaseReference) -> str:
+    auto_class = _AUTO_CLASS[spec.task]
+    source = json.dumps(base.hub_id or "path/to/the/base")
+    revision = f", revision={json.dumps(base.revision)}" if base.hub_id and base.revision else ""
+    labels = f", num_labels={len(spec.labels)}" if spec.labels else ""
+    first = "".join(f"{line}\n" for line in registering(spec))
+    return f"""{first}from peft import PeftModel
+from transformers import {auto_class}
+base = {auto_class}.from_pretrained({source}{revision}{labels})
+model = PeftModel.from_pretrained(base, "path/to/this/directory")"""
+
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+CARD_FILE = "README.md"
+
+PROVENANCE = "plait"
+"""Key of what plait stores with the tensors and PEFT has no place for."""
+
+
+def save_peft_directory(
+    path: Path,
+    *,
+    spec: AdapterSpec,
+    state: AdapterState,
+    base: BaseReference,
+    card: str,
+    parents: Sequence[Parent] = (),
+) -> None:
+    """Write an adapter to `path`, replacing what was there; a crash leaves the old directory or the new one.
+
+    Args:
+        card: the text of ``README.md``, as `model_card` writes it.
+
+    Raises:
+        MachineError: the parent is missing or read-only, or the disk is full.
+    """
+    if state.layout.digest != spec.layout.digest:
+        raise ValueError("state and spec have different layouts")
+    config = {
+        **spec.peft_config,
+        "base_model_name_or_path": base.name,
+        "revision": base.revision,
+        "inference_mode": True,
+    }
+    provenance = {
+        "base_fingerprint": base.fingerprint,
+        "init_seed": spec.init_seed,
+        "labels": list(spec.labels),
+        "method": spec.method,
+        "spec_digest": spec.digest.hex(),
+        **({"parents": [parent.to_json() for parent in parents]} if parents else {}),
+        **({"built_in": base.built_in} if base.built_in else {}),
+    }
+    # "format" is the key that PEFT itself writes.
+    metadata = {"format": "pt", PROVENANCE: json.dumps(provenance, sort_keys=True)}
+    with directory_written_aside(path) as aside:
+        text = json.dumps(config, indent=2, sort_keys=True, allow_nan=False)
+        write_atomically(aside / CONFIG_FILE, text.encode() + b"\n")
+        write_safetensors(aside / WEIGHTS_FILE, dict(state.items()), metadata)
+        write_atomically(aside / CARD_FILE, card.encode())
+
 
 _PICKLE_FILE = "adapter_model.bin"
 _MAX_CONFIG_BYTES = 1 << 20
@@ -115,11 +328,8 @@ class PeftAdapter:
         return spec
 
 
-def load_peft_directory(path: Path, *, max_bytes: int = MAX_BYTES) -> PeftAdapter:
+def load_peft_directory(path: Path) -> PeftAdapter:
     """Read the adapter in `path`, which is not trusted.
-
-    Args:
-        max_bytes: refuse a larger ``adapter_model.safetensors``.
 
     Raises:
         PeerError: a file is missing or invalid, the tensors are pickled, or the configuration has a key, type or value
@@ -134,31 +344,20 @@ def load_peft_directory(path: Path, *, max_bytes: int = MAX_BYTES) -> PeftAdapte
     config = _read_config(path / CONFIG_FILE)
     return PeftAdapter(
         config=config,
-        tensors=read_safetensors(weights, max_bytes=max_bytes),
+        tensors=read_safetensors(weights),
         base_name=_optional_text(config, "base_model_name_or_path"),
         revision=_optional_text(config, "revision"),
         provenance=_read_provenance(weights),
     )
 
 
-def load_state(
-    path: Path, spec: AdapterSpec, *, base_fingerprint: str | None = None, max_bytes: int = MAX_BYTES
-) -> AdapterState:
+def load_state(path: Path, spec: AdapterSpec) -> AdapterState:
     """The values of the adapter in `path`, which must match `spec`.
 
-    Args:
-        base_fingerprint: of the local base; compared if the directory names the one it was trained on.
-        max_bytes: refuse a larger ``adapter_model.safetensors``.
-
     Raises:
-        BaseMismatchError: the adapter was trained on another base.
         PeerError: as for `load_peft_directory`; or names, shapes or scaling differ from `spec`.
     """
-    adapter = load_peft_directory(path, max_bytes=max_bytes)
-    if base_fingerprint is not None and adapter.base_fingerprint not in {None, base_fingerprint}:
-        raise BaseMismatchError(
-            f"adapter in '{path}' belongs to base {adapter.base_fingerprint}, expected {base_fingerprint}"
-        )
+    adapter = load_peft_directory(path)
     for key in _MEANING_KEYS:
         got, expected = adapter.config.get(key), spec.peft_config.get(key)
         # Null, false and empty all say that the feature is off.
