@@ -231,7 +231,7 @@ def rules() -> Iterator[str]:
 
 
 def methods() -> Iterator[str]:
-    """The adapter methods, as ``plait methods`` lists them."""
+    """The adapter methods, as ``plait simulate --method list`` has them."""
     from plait.adapters.methods import METHODS
 
     yield "# Methods\n"

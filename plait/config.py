@@ -124,12 +124,11 @@ class RunConfig(
     seq_len: Annotated[int, Field(ge=8, le=MOST_TOKENS)] = 128
     """tokens per training sequence"""
     method: str = "lora"
-    """adapter method: lora, dora, qlora, vera, ia3, prompt:virtual-tokens=20, full …; plait methods lists all"""
+    """adapter method: lora, dora, qlora, vera, ia3, prompt:virtual-tokens=20, full …; list prints all"""
     rank: Annotated[int, Field(ge=1, le=4096)] = 8
     """rank of the low-rank factors"""
     rule: str = "fedavg"
-    """aggregation rule: fedavg, flexlora, fedsa, ffa, krum, trimmed_mean:share=0.1 …; plait rules lists
-    all"""
+    """aggregation rule: fedavg, flexlora, fedsa, ffa, krum, trimmed_mean:share=0.1 …; list prints all"""
     weighting: Literal["examples", "equal"] = "equal"
     """weight of a client: equal for all, or proportional to its training examples (as in FedAvg)"""
     server_optimizer: str = "auto"

@@ -34,7 +34,7 @@ def _lora(request: AdapterRequest, _: BaseModules) -> Mapping[str, object]:
     }
 
 
-_PRODUCT = "A and B, separately (fedavg) or as their product (see plait rules)"
+_PRODUCT = "A and B, separately (fedavg) or as their product (see --rule list)"
 
 LORA = Method(
     name="lora",

@@ -347,7 +347,7 @@ class Rule:
         if self.subject is Subject.FACTORS and not server.pairs:
             raise ConfigError(
                 f"rule is '{self.name}' but the adapter has no factors A and B, expected a method that trains them, or "
-                "a rule that does without (plait rules lists both)"
+                "a rule that does without (--rule list has both)"
             )
 
     def with_options(self, given: Mapping[str, str]) -> Rule:

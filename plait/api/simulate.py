@@ -51,7 +51,7 @@ def simulate(
         partition: how the data are partitioned over the clients: ``natural:COLUMN``, ``iid``, ``dirichlet:ALPHA`` …;
             by default it depends on the data.
         base: a built-in's name, a directory, a GGUF file, a hub id, or a model of transformers in memory.
-        rule: how updates are combined: a name (`plait rules` lists them) or what `plait.rule` makes.
+        rule: how updates are combined: a name (`plait simulate --rule list` has them) or what `plait.rule` makes.
         out: the run directory, new; by default ``runs/<time>``.
         callbacks: called with every event of the run, in this thread; functions, or their names (``my_module:name``),
             which are settings of the run.

@@ -48,11 +48,24 @@ def simulate(
     from plait.api.running import start
     from plait.cli.serving import page_beside
 
+    if _listed(given, config, json_output=json_output):
+        return
     settings = run_config(given, config).with_out()
     with told_how_to_go_on(settings.out), page_beside(Path(settings.out), page):
         with stopped_by_interrupt(quiet=json_output) as stop:
             start(settings, stop=stop, quiet=json_output)
         show(Path(settings.out), json_output=json_output, verbose=verbose)
+
+
+def _listed(given: Mapping[str, object], config: Path | None, *, json_output: bool) -> bool:
+    """Print the methods or the rules, if that is what is asked for instead of a run."""
+    asked = [name for name in ("method", "rule") if given.get(name) == "list"]
+    if asked:
+        from plait.cli.lists import print_methods, print_rules
+
+        others = run_config({key: value for key, value in given.items() if key not in asked}, config)
+        (print_methods if asked[0] == "method" else print_rules)(others, json_output=json_output)
+    return bool(asked)
 
 
 def show(run: Path, *, json_output: bool, verbose: bool = False) -> None:

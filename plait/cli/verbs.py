@@ -36,8 +36,6 @@ VERBS: Mapping[str, Verb] = {
     "status": Verb("plait.cli.status:status", "ask a server for its round, clients and bytes"),
     "verify": Verb("plait.cli.verify:verify", "check a run's record, signatures and adapter"),
     "doctor": Verb("plait.cli.doctor:doctor", "show what this machine supports and lacks"),
-    "methods": Verb("plait.cli.methods:methods", "list the adapter methods"),
-    "rules": Verb("plait.cli.rules:rules", "list the aggregation rules"),
     "check-plugin": Verb("plait.cli.check_plugin:check_plugin", "check a part of your own"),
     "eval": Verb("plait.cli.evaluate:evaluate", "evaluate a base with and without an adapter"),
     "bench": Verb("plait.cli.bench:bench", "measure plait; needs the source tree", forwards=True),

@@ -82,7 +82,7 @@ def test_each_part_keeps_its_contract_and_is_listed(plait) -> None:
     for name in ("median_of_means", "uniform8", "by_length", "focal", "rsdora", "numbers", "rounds", "csv"):
         checked = plait("check-plugin", name)
         assert checked.returncode == 0, checked.stdout + checked.stderr
-    rules = json.loads(plait("rules", "--base", "tiny", "--json", anew=True).stdout)["rules"]
+    rules = json.loads(plait("simulate", "--rule", "list", "--base", "tiny", "--json", anew=True).stdout)["rules"]
     (listed,) = (rule for rule in rules if rule["rule"] == "median_of_means")
     assert listed["options"] == [{"name": "groups", "default": 3, "description": "number of groups"}]
 

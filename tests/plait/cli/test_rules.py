@@ -9,7 +9,7 @@ from plait.flower.rule_table import FLOWER_RULES
 
 
 def listed(plait, *options):
-    ran = plait("rules", "--base", "tiny", *options, "--json")
+    ran = plait("simulate", "--rule", "list", "--base", "tiny", *options, "--json")
     assert ran.code == 0, ran.err
     return json.loads(ran.out)
 
@@ -55,7 +55,7 @@ def test_bytes_follow_from_the_base_and_the_rank(plait) -> None:
 @pytest.mark.slow
 def test_the_tables_fit_a_terminal_and_name_every_rule(plait, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    ran = plait("rules", "--base", "tiny")
+    ran = plait("simulate", "--rule", "list", "--base", "tiny")
     assert max(len(line.rstrip()) for line in ran.out.splitlines()) <= 80
     lines = [line.split() for line in ran.out.splitlines()]
     for name in (*RULES, *FLOWER_RULES):
@@ -68,6 +68,6 @@ def test_the_tables_fit_a_terminal_and_name_every_rule(plait, monkeypatch) -> No
 
 @pytest.mark.parametrize("options", [("--base", "no-such-base"), ("--target-modules", "no_such_module")])
 def test_a_base_or_module_that_is_not_there_is_a_configuration_error(plait, options) -> None:
-    ran = plait("rules", "--base", "tiny", *options)
+    ran = plait("simulate", "--rule", "list", "--base", "tiny", *options)
     assert ran.code == 2
     assert ran.err.splitlines()[-1].startswith("error: ")
