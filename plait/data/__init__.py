@@ -2,8 +2,7 @@
 
 from plait.data.builtin import BUILTINS
 from plait.data.cache import cache_directory
-from plait.data.histogram import histogram
-from plait.data.records import MEMORY, Dataset, Message, Progress, Record, RecordKind
+from plait.data.records import MEMORY, Dataset, Message, Progress, Record, RecordKind, histogram
 from plait.data.source import as_dataset, check_data_name
 
 __all__ = [

@@ -6,19 +6,21 @@ of a thousand million numbers. So a limit bounds the memory that the process may
 
 from __future__ import annotations
 
+import datetime as dt
+import decimal
 import itertools
 import json
 import os
+import uuid
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from plait import machine
 from plait.data.columns import EXPECTED
-from plait.data.density import Density
-from plait.data.plain import plain
+from plait.data.opened import Density
 from plait.data.rows import MAX_ROW_BYTES, Row
 from plait.errors import DataError
 from plait.machine import memory_limit
@@ -213,3 +215,39 @@ def _holds_bytes(type_: Any) -> bool:
     if types.is_binary(type_) or types.is_large_binary(type_) or types.is_fixed_size_binary(type_):
         return True
     return any(_holds_bytes(type_.field(index).type) for index in range(type_.num_fields))
+
+
+def plain(value: object) -> object:
+    """The value as text, number, boolean, None, list or mapping; None for bytes and whatever has no plain form.
+
+    A missing value of pandas or numpy (NaN, NaT, NA) is None.
+    """
+    match value:
+        case None | bool() | str():
+            return value
+        case int():
+            return int(value)
+        case float():
+            return None if value != value else float(value)
+        case Mapping():
+            items = cast("Mapping[object, object]", value).items()
+            return {str(name): plain(item) for name, item in items}
+        case list() | tuple():
+            return [plain(item) for item in cast("list[object]", value)]
+        case dt.date() | dt.time():
+            text = value.isoformat()
+            return None if text == "NaT" else text
+        case dt.timedelta() | decimal.Decimal() | uuid.UUID():
+            text = str(value)
+            return None if text == "NaT" else text
+        case _:
+            return _array(value)
+
+
+def _array(value: object) -> object:
+    """An array or a scalar of numpy or a tensor; None for anything else."""
+    to_list = getattr(value, "tolist", None)
+    if not callable(to_list):
+        return None
+    found = to_list()
+    return None if found is value else plain(found)

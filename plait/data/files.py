@@ -14,10 +14,8 @@ from typing import cast
 
 from plait.data.arrow_file import table_rows
 from plait.data.csv_file import csv_rows
-from plait.data.density import Density
-from plait.data.json_file import json_rows
-from plait.data.jsonl import jsonl_rows
-from plait.data.opened import opened
+from plait.data.json_file import json_rows, jsonl_rows
+from plait.data.opened import Density, opened
 from plait.data.rows import MAX_ROW_BYTES, Row, Source
 from plait.data.splits import UNNAMED, split_in_name
 from plait.errors import ConfigError, DataError

@@ -10,8 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, cast
 
-from plait.data.arrow_file import arrow_records, class_name
-from plait.data.plain import plain
+from plait.data.arrow_file import arrow_records, class_name, plain
 from plait.data.rows import Row, Source
 from plait.data.splits import UNNAMED
 from plait.errors import ConfigError

@@ -7,8 +7,25 @@ from pathlib import Path
 
 import pytest
 
-from plait.data import BUILTINS, RecordKind, as_dataset
-from plait.errors import ConfigError, DataError
+from plait.data import BUILTINS, Record, RecordKind, as_dataset
+from plait.data.builtin import read_conversations, read_stories, read_tree
+from plait.errors import ConfigError, DataError, MachineError
+
+LONG = "# a comment that fills two hundred bytes\n" * 6
+GREETINGS = """
+categories:
+- greetings
+conversations:
+- - Hello
+  - Hi
+  - How are you?
+- - Is it true?
+  - No
+- - Alone
+- not a conversation
+- - Empty answer
+  - ''
+"""
 
 
 def test_a_path_is_read_as_jsonl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,3 +68,65 @@ def test_chatterbot_is_fetched_from_the_registry_once(tmp_path: Path) -> None:
     said.clear()
     assert as_dataset("chatterbot", cache=tmp_path, progress=said.append) == dataset
     assert not said
+
+
+def test_a_story_is_read_once_under_the_first_folder_that_has_it(tmp_path: Path) -> None:
+    stories = {
+        "sport/001.txt": b"\xa35m transfer",
+        "sport/002.txt": b"\n",
+        "tech/001.txt": b"chips\n",
+        "tech/002.txt": b"chips",
+        "world/001.txt": b"chips",
+    }
+    for name, content in stories.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    assert read_stories(tmp_path) == [
+        Record(text="£5m transfer", label="sport", columns={"topic": "sport"}),
+        Record(text="chips", label="tech", columns={"topic": "tech"}),
+    ]
+
+
+def test_a_conversation_becomes_its_first_line_and_the_answer(tmp_path: Path) -> None:
+    for language in ("english", "dutch"):
+        (tmp_path / language).mkdir()
+        (tmp_path / language / "Greetings.yml").write_text(GREETINGS, encoding="utf-8")
+    assert read_conversations(tmp_path) == [
+        Record(prompt=prompt, completion=completion, columns={"language": language, "topic": "greetings"})
+        for language in ("dutch", "english")
+        for prompt, completion in (("Hello", "Hi"), ("Is it true?", "No"))
+    ]
+
+
+def test_the_standard_library_has_a_client_for_each_package(tmp_path: Path) -> None:
+    dataset = as_dataset("stdlib", cache=tmp_path, progress=print)
+    assert dataset.kind is RecordKind.TEXT
+    assert dataset.natural_column == "package"
+    packages = dataset.column("package")
+    assert {"asyncio", "json", "email", "ast"} < set(packages)
+    assert len(set(packages)) > 100
+    assert not {"test", "site-packages", "sitecustomize"} & set(packages)
+    paths = dataset.column("path")
+    assert "json/decoder.py" in paths
+    assert len(set(paths)) == len(paths)
+
+
+def test_only_source_worth_learning_from_is_read_in_path_order(tmp_path: Path) -> None:
+    kept = ("b/__init__.py", "b/deep/x.py", "a.py")
+    left_out = ("b/tests/x.py", "b/idle_test/x.py", "b/__pycache__/x.py", "site-packages/y.py", "c.py", "b/notes.txt")
+    for name in kept + left_out:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(LONG + f"# {name}\n")
+    (tmp_path / "b" / "short.py").write_text("x = 1\n")
+    (tmp_path / "b" / "latin.py").write_bytes(LONG.encode() + b"# caf\xe9\n")
+    assert read_tree(tmp_path, packages=frozenset({"a", "b"})) == [
+        Record(text=LONG + f"# {name}\n", columns={"package": name[0], "path": name})
+        for name in ("a.py", "b/__init__.py", "b/deep/x.py")
+    ]
+
+
+def test_a_python_without_source_is_said_to_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    with pytest.raises(MachineError, match="no source of the standard library"):
+        as_dataset("stdlib", cache=tmp_path, progress=print)

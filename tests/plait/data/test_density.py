@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from plait.data import as_dataset
-from plait.data.density import Density
+from plait.data.opened import Density
 from plait.errors import DataError
 
 ROWS = 919_123_001_346
@@ -106,7 +106,7 @@ REPEATED: dict[str, Callable[[Path], object]] = {
 def test_a_file_has_no_more_rows_and_columns_than_its_size_allows(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
 ) -> None:
-    monkeypatch.setattr("plait.data.density._FREE_CELLS", 1 << 10)
+    monkeypatch.setattr("plait.data.opened._FREE_CELLS", 1 << 10)
     REPEATED[name](tmp_path / name)
     size = (tmp_path / name).stat().st_size
     with pytest.raises(

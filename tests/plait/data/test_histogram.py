@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from plait.data import Dataset, Record, RecordKind, histogram
-from plait.data.histogram import OTHER
+from plait.data.records import OTHER
 
 
 def texts(*columns: dict[str, str]) -> Dataset:

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from plait.data import Message, Record, RecordKind, as_dataset
-from plait.data.jsonl import jsonl_rows
+from plait.data.json_file import jsonl_rows
 from plait.errors import DataError
 
 SECRET = "the treasure lies under the oak"
