@@ -13,7 +13,7 @@ from plait.objective import SFT, objective_named
 from plait.rounds.evaluation import ClientLoss
 from plait.training.bases import LocatedBase
 from plait.training.device import Compute
-from plait.training.examples import Split, spread, tokenise
+from plait.training.examples import spread, tokenise
 from plait.training.resident import ResidentBase
 from plait.training.teaching import teaching_of
 from plait.training.trainer import measure_losses
@@ -64,7 +64,6 @@ def evaluate_adapter(
     if objective_named(objective).completions:
         raise ConfigError(f"objective is '{objective}', which is measured only in a run, expected one of preferences")
     teaching = teaching_of(objective)
-    chosen = teaching.arranged(Split((), chosen)).held_out
     state = AdapterState.from_tensors(spec.layout, loaded.tensors)
     model = base.carrying(spec, state)
 

@@ -195,7 +195,7 @@ class PeftLocalModel:
             is_packed = self.kind is RecordKind.TEXT and not settings.records_are_private
             records = len(every) if is_packed else len(self.records) + len(self.held_out)
             split = replace(split, cut=sum(each.is_cut for each in every), left_out=records - len(every))
-            self._split = self.teaching(settings).arranged(split)
+            self._split = split
             self._split_for = wanted
         return self._split
 

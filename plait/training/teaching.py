@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from plait.rounds.evaluation import SequenceLosses
-    from plait.training.examples import Example, Split, Tokenizer
+    from plait.training.examples import Example, Tokenizer
     from plait.training.lesson import Lesson, Taught
     from plait.wire.settings import Settings
 
@@ -58,10 +58,6 @@ class Teaching(Protocol):
         """
         ...
 
-    def arranged(self, split: Split) -> Split:
-        """A client's examples as this objective trains and judges them."""
-        ...
-
     def lesson(self, taught: Taught) -> Lesson:
         """What one training learns from."""
         ...
@@ -99,10 +95,6 @@ class Supervised:
         from plait.training.conversations import converse
 
         return converse(records, kind, tokenizer, seq_len)
-
-    def arranged(self, split: Split) -> Split:
-        """As they are."""
-        return split
 
     def lesson(self, taught: Taught) -> Lesson:
         """That of the settings' loss."""

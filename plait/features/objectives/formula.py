@@ -1,4 +1,4 @@
-"""An objective: a loss of a prompt's two replies, from the log-probabilities that a model gives them.
+"""An objective: a loss of a prompt's two replies, from the log-probabilities that a model gives them; and plait's own.
 
 Knows no model and no tokens. Importing this module imports no torch, so that a name and its options are checked early.
 """
@@ -6,7 +6,9 @@ Knows no model and no tokens. Importing this module imports no torch, so that a 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol
+
+from pydantic import Field
 
 if TYPE_CHECKING:
     import torch
@@ -55,6 +57,33 @@ class Formula(Protocol):
         ...
 
 
-def log_sigmoid(x: torch.Tensor) -> torch.Tensor:
+@dataclass(frozen=True)
+class DPO:
+    """-log sigmoid of beta times the difference of the two log-ratios.
+
+    Direct preference optimisation (Rafailov et al., "Direct Preference Optimization", arXiv 2305.18290, eq. 7). With
+    `label_smoothing`, the conservative form for labels that are wrong with that probability (Mitchell, "A note on DPO
+    with noisy preferences", 2023, eq. 3).
+    """
+
+    beta: Annotated[float, Field(gt=0, le=1e3, description="how close the model stays to the reference")] = 0.1
+    label_smoothing: Annotated[
+        float, Field(ge=0, lt=0.5, description="probability that a preference is the wrong way round")
+    ] = 0.0
+
+    is_sum = True
+
+    def losses(self, sides: Sides) -> torch.Tensor:
+        """See `Formula`."""
+        margin = self.reward(sides.chosen) - self.reward(sides.rejected)
+        smoothing = self.label_smoothing
+        return -(1 - smoothing) * _log_sigmoid(margin) - smoothing * _log_sigmoid(-margin)
+
+    def reward(self, reply: Reply) -> torch.Tensor:
+        """See `Formula`; equation 5 without the prompt's own term."""
+        return self.beta * reply.gained
+
+
+def _log_sigmoid(x: torch.Tensor) -> torch.Tensor:
     """Log of 1 / (1 + exp(-x)), exact at both ends."""
     return -(-x).logaddexp(x.new_zeros(()))

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from plait.choice import parse_choice, with_options
 from plait.errors import ConfigError
-from plait.features.objectives.dpo import DPO
-from plait.features.objectives.grpo import GRPO
-from plait.features.objectives.rewarded import NAME, of_loss, rewarded
+from plait.features.objectives.formula import DPO, Formula
+from plait.features.objectives.grpo import GRPO, NAME, of_loss, rewarded
 from plait.objective import SFT, Objective
 from plait.own_code import instance_of
 from plait.plugins import Kind, find
 from plait.traits import Trait
-
-if TYPE_CHECKING:
-    from plait.features.objectives.formula import Formula
 
 DPO_NAME = "dpo"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +17,17 @@ import plait
 from plait.api.evaluate import _objective_of
 from plait.errors import ConfigError, PlaitError
 from plait.features.attacks.audit_verb import audit
-from plait.features.objectives.grader import Grader
-from plait.features.objectives.grpo import GRPO
+from plait.features.objectives.grpo import GRPO, Rewarded
 from plait.features.objectives.named import formula_named
-from plait.features.objectives.reward import reward_named
-from plait.features.objectives.training.completions import Drawing, Group, GroupLoss, completions_of, rewards_of
+from plait.features.objectives.reward import Grader, reward_named
+from plait.features.objectives.training.completions import Group, GroupLoss, completions_of, rewards_of
 from plait.plugins import Kind, reference
 from plait.rounds.ledger import read_events
 from plait.training.bases import locate_base
 from plait.training.examples import IGNORED, Example
 
-DRAWING = Drawing(group_size=3, max_tokens=5, seq_len=24, temperature=1.0)
+HOW = Rewarded(group_size=3, max_completion_tokens=5)
+SEQ_LEN = 24
 PROMPTS = ("def add(", "import ", "The quick")
 
 
@@ -94,7 +95,7 @@ def test_the_loss_is_that_of_the_paper_and_so_is_its_gradient(model, tokenizer) 
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     slopes = torch.autograd.grad(expected, trained)
 
-    work = GroupLoss(model, GRPO(beta=0.3), grader(tokenizer, len), DRAWING, pad_token=0, seed=1)
+    work = GroupLoss(model, GRPO(beta=0.3), grader(tokenizer, len), HOW, seq_len=SEQ_LEN, pad_token=0, seed=1)
     loss = work._of(Group(completions, rewards, torch.cat(before).float()))
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
     found = torch.autograd.grad(loss, trained)
@@ -105,22 +106,24 @@ def test_the_loss_is_that_of_the_paper_and_so_is_its_gradient(model, tokenizer) 
 
 @pytest.mark.slow
 def test_completions_follow_from_seed_and_prompt_whatever_is_sampled_beside_them(model, tokenizer, examples) -> None:
-    drawn = completions_of(model, examples, DRAWING, tokenizer, (3, 0))
+    drawn = completions_of(model, examples, HOW, tokenizer, (3, 0), seq_len=SEQ_LEN)
     assert [len(group) for group in drawn] == [3, 3, 3]
     assert all(0 < len(each) <= 5 for group in drawn for each in group)
-    assert completions_of(model, examples[1:2], DRAWING, tokenizer, (3, 0)) == drawn[1:2]
-    assert completions_of(model, examples, DRAWING, tokenizer, (3, 1)) != drawn
+    assert completions_of(model, examples[1:2], HOW, tokenizer, (3, 0), seq_len=SEQ_LEN) == drawn[1:2]
+    assert completions_of(model, examples, HOW, tokenizer, (3, 1), seq_len=SEQ_LEN) != drawn
     # With the prompt a completion is no longer than a sequence.
-    short = Drawing(2, 5, len(examples[0].sides[0].tokens), 1.0)
-    assert {len(each) for each in completions_of(model, examples[:1], short, tokenizer, ())[0]} <= {1}
+    short = len(examples[0].sides[0].tokens)
+    assert {len(each) for each in completions_of(model, examples[:1], HOW, tokenizer, (), seq_len=short)[0]} <= {1}
     # They are of the adapter as it is: each likely one is what the model itself continues with.
-    cold = Drawing(2, 5, 24, 1e-4)
+    cold = replace(HOW, temperature=1e-4)
     greedy = model.generate(
         input_ids=torch.tensor([tokenizer(PROMPTS[1])["input_ids"]]), max_new_tokens=5, do_sample=False,
         pad_token_id=0,
     )  # fmt: skip
     prompt = len(tokenizer(PROMPTS[1])["input_ids"])
-    assert [*completions_of(model, examples[1:2], cold, tokenizer, ())[0][0]] == greedy[0, prompt:].tolist()
+    assert [*completions_of(model, examples[1:2], cold, tokenizer, (), seq_len=SEQ_LEN)[0][0]] == greedy[
+        0, prompt:
+    ].tolist()
 
 
 def test_a_completion_without_a_reward_is_left_out_and_counted(model, tokenizer, examples) -> None:
@@ -132,7 +135,7 @@ def test_a_completion_without_a_reward_is_left_out_and_counted(model, tokenizer,
         return next(given)
 
     mine = grader(tokenizer, reward)
-    work = GroupLoss(model, GRPO(beta=0.0), mine, DRAWING, pad_token=0, seed=1)
+    work = GroupLoss(model, GRPO(beta=0.0), mine, HOW, seq_len=SEQ_LEN, pad_token=0, seed=1)
     mean = work.sample([examples], 0)
     assert (mine.graded, mine.refused) == (5, 4)
     assert mean == work.mean_reward == pytest.approx((1.0 + 0.5 + 2 + 1 + 1) / 5)
@@ -161,7 +164,7 @@ def test_a_reward_that_is_never_a_number_is_one_line_without_the_data(
     with pytest.raises(
         ConfigError, match=f"reward 'mine' gave no number for any of 3 completions: {message}"
     ) as caught:
-        rewards_of(model, examples, grader(tokenizer, reward), DRAWING)
+        rewards_of(model, examples, grader(tokenizer, reward), HOW, seq_len=SEQ_LEN)
     assert not any(prompt in str(caught.value) for prompt in PROMPTS)
 
 

@@ -10,7 +10,8 @@ from transformers.cache_utils import DynamicCache
 from transformers.generation import utils
 
 from plait.adapters import Task
-from plait.features.objectives.training.completions import Drawing, completions_of
+from plait.features.objectives.grpo import Rewarded
+from plait.features.objectives.training.completions import completions_of
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import Blueprint, read_base_config
 from plait.training.examples import Example
@@ -48,7 +49,7 @@ def test_keys_and_values_of_completions_are_those_of_the_cache(
     labels = np.where(np.arange(len(tokens)) < len(tokens) - 1, -100, tokens).astype(np.int32)
     asked = [Example.of_sides(Example(tokens + each, labels), None) for each in range(3)]
     model = fresh.carrying(blueprint.spec, blueprint.initial).eval()
-    completions_of(model, asked, Drawing(5, 8, seq_len, 1.0), fresh.tokenizer, ())
+    completions_of(model, asked, Rewarded(group_size=5, max_completion_tokens=8), fresh.tokenizer, (), seq_len=seq_len)
     size = size_of(read_base_config(tiny.directory, Task.CAUSAL_LM), blueprint.spec, value_bytes=4)
     assert size is not None
     held = sum(each.nbytes for layer in caches[0].layers for each in (layer.keys, layer.values))

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from plait.errors import ConfigError
-from plait.features.objectives.dpo import DPO
-from plait.features.objectives.formula import Reply, Sides
+from plait.features.objectives.formula import DPO, Reply, Sides
 from plait.features.objectives.named import formula_named
 from plait.training.teaching import teaching_of
 

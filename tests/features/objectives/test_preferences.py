@@ -13,10 +13,10 @@ from plait.adapters import AdapterState, Task
 from plait.adapters.methods import AdapterRequest
 from plait.data import Message, Record, RecordKind
 from plait.errors import DataError, PartError
-from plait.features.objectives.dpo import DPO
+from plait.features.objectives.formula import DPO
 from plait.features.objectives.named import formula_named
 from plait.features.objectives.training import preferences
-from plait.features.objectives.training.preferences import PreferenceLoss, References
+from plait.features.objectives.training.preferences import PreferenceLoss, learn_references
 from plait.rounds.local_model import TrainJob
 from plait.training.blueprint import design, read_base_config
 from plait.training.examples import IGNORED, check_kind, tokenise
@@ -70,15 +70,15 @@ def test_the_reference_is_the_base_and_leaves_the_adapter_as_it_was(tiny, reside
     model = resident.carrying(made.spec, moved(made))
     model.train()
     trains = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    references = References()
-    references.learn(model, split.train[:2], pad_token=resident.pad_token)
+    references = {}
+    learn_references(references, model, split.train[:2], pad_token=resident.pad_token)
     assert model.training
     assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == trains
     base = model.get_base_model()
     with model.disable_adapter():
         for example in split.train[:2]:
             expected = [likelihood(base, side) for side in example.sides if side is not None]
-            np.testing.assert_allclose(references.known[example.digest], expected, rtol=1e-4)
+            np.testing.assert_allclose(references[example.digest], expected, rtol=1e-4)
     assert not np.isclose(likelihood(model.eval(), split.train[0].sides[0]), expected[0], rtol=1e-3)
 
 
@@ -86,14 +86,14 @@ def test_the_reference_is_the_base_and_leaves_the_adapter_as_it_was(tiny, reside
 def test_losses_and_leads_are_those_of_the_replies_likelihoods(resident, blueprint) -> None:
     split = client(resident).split(blueprint.spec, SETTINGS)
     model, objective = resident.carrying(blueprint.spec, moved(blueprint)), formula_named("dpo:beta=0.3")
-    references = References()
-    references.learn(model, split.train, pad_token=resident.pad_token)
+    references = {}
+    learn_references(references, model, split.train, pad_token=resident.pad_token)
     model.eval()
     batch = split.train[:3]
     losses, leads = PreferenceLoss(model, objective, references, pad_token=resident.pad_token).by_example(batch)
     for number, example in enumerate(batch):
         chosen, rejected = (likelihood(model, side) for side in example.sides)
-        first, second = references.known[example.digest]
+        first, second = references[example.digest]
         lead = 0.3 * ((chosen - first) - (rejected - second))
         assert leads[number] == pytest.approx(lead, rel=1e-3, abs=1e-4)
         assert losses[number] == pytest.approx(np.log1p(np.exp(-lead)), rel=1e-4)
@@ -122,8 +122,8 @@ class Own(DPO):
 )
 def test_an_objective_of_ones_own_that_fails_is_one_line(resident, blueprint, gives, error, message) -> None:
     split = client(resident).split(blueprint.spec, SETTINGS)
-    model, references = resident.carrying(blueprint.spec, moved(blueprint)), References()
-    references.learn(model, split.train[:2], pad_token=resident.pad_token)
+    model, references = resident.carrying(blueprint.spec, moved(blueprint)), {}
+    learn_references(references, model, split.train[:2], pad_token=resident.pad_token)
     loss = PreferenceLoss(model, Own(gives=gives), references, pad_token=resident.pad_token)
     for ask in (loss, loss.by_example):
         with pytest.raises(error, match=message):

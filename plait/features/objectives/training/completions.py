@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -18,9 +18,8 @@ from transformers import PreTrainedModel
 
 from plait.adapters import Task
 from plait.errors import ConfigError
-from plait.features.objectives.grader import Grader
-from plait.features.objectives.grpo import GRPO
-from plait.features.objectives.rewarded import Rewarded
+from plait.features.objectives.grpo import GRPO, Rewarded
+from plait.features.objectives.reward import Grader
 from plait.features.objectives.training.preferences import without_adapter
 from plait.rounds.evaluation import SequenceLosses
 from plait.training.device import device_of
@@ -32,20 +31,6 @@ from plait.training.losses import BatchLoss
 from plait.training.step_memory import StepMemory
 
 _TASK = Task.CAUSAL_LM
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """How completions are sampled.
-
-    Attributes:
-        max_tokens: of a completion; with its prompt it is no longer than `seq_len`.
-    """
-
-    group_size: int
-    max_tokens: int
-    seq_len: int
-    temperature: float
 
 
 @dataclass(eq=False)
@@ -61,7 +46,7 @@ class Group:
     completions: list[Example]
     rewards: list[float]
     before: torch.Tensor | None = None
-    reference: torch.Tensor | None = field(default=None)
+    reference: torch.Tensor | None = None
 
 
 class GroupLoss:
@@ -83,13 +68,14 @@ class GroupLoss:
         model: torch.nn.Module,
         objective: GRPO,
         grader: Grader,
-        drawing: Drawing,
+        how: Rewarded,
         *,
+        seq_len: int,
         pad_token: int,
         seed: int,
         memory: StepMemory | None = None,
     ) -> None:
-        self._model, self._objective, self._grader, self._drawing = model, objective, grader, drawing
+        self._model, self._objective, self._grader, self._how, self._seq_len = model, objective, grader, how, seq_len
         self._losses = BatchLoss(model, task=_TASK, pad_token=pad_token, memory=memory)
         self._pad_token, self._seed = pad_token, seed
         self._groups: dict[bytes, Group] = {}
@@ -109,7 +95,9 @@ class GroupLoss:
         """
         examples = {example.digest: example for batch in batches for example in batch}
         asked = [*examples.values()]
-        drawn = completions_of(self._model, asked, self._drawing, self._grader.tokenizer, (self._seed, step))
+        drawn = completions_of(
+            self._model, asked, self._how, self._grader.tokenizer, (self._seed, step), seq_len=self._seq_len
+        )
         self._groups.clear()
         for (digest, example), completions in zip(examples.items(), drawn, strict=True):
             rewards = self._grader.grade(_asked(example), completions)
@@ -159,7 +147,7 @@ class RewardLesson(CrossEntropy):
         super().__init__(taught)
         if taught.tokenizer is None:
             raise ValueError("a reward reads text, so a tokenizer is needed")
-        self._objective, self._drawing = objective, _drawing(how, taught.settings.seq_len)
+        self._objective, self._how = objective, how
         self._grader = Grader.named(how.reward, taught.tokenizer)
         self._group_loss: GroupLoss | None = None
         self._mean_reward = 0.0
@@ -172,7 +160,8 @@ class RewardLesson(CrossEntropy):
             model,
             self._objective,
             self._grader,
-            self._drawing,
+            self._how,
+            seq_len=taught.settings.seq_len,
             pad_token=taught.pad_token,
             seed=taught.settings.seed,
             memory=taught.memory,
@@ -200,10 +189,6 @@ class RewardLesson(CrossEntropy):
         return replace(done, report=replace(done.report, reward=reward, refused_completions=self._grader.refused))
 
 
-def _drawing(how: Rewarded, seq_len: int) -> Drawing:
-    return Drawing(how.group_size, how.max_completion_tokens, seq_len, how.temperature)
-
-
 def measured(
     model: torch.nn.Module, examples: Sequence[Example], how: Rewarded, *, seq_len: int, tokenizer: Tokenizer
 ) -> SequenceLosses:
@@ -216,7 +201,7 @@ def measured(
         Abandoned: the result is no longer needed.
     """
     model.eval()
-    rewards = rewards_of(model, examples, Grader.named(how.reward, tokenizer), _drawing(how, seq_len))
+    rewards = rewards_of(model, examples, Grader.named(how.reward, tokenizer), how, seq_len=seq_len)
     return SequenceLosses(
         tuple(0.0 - (each or 0.0) for each in rewards),
         tuple(int(each is not None) for each in rewards),
@@ -226,7 +211,7 @@ def measured(
 
 @torch.no_grad()
 def rewards_of(
-    model: torch.nn.Module, examples: Sequence[Example], grader: Grader, drawing: Drawing
+    model: torch.nn.Module, examples: Sequence[Example], grader: Grader, how: Rewarded, *, seq_len: int
 ) -> list[float | None]:
     """The reward of one completion of each example, the same draws whenever it is asked; None for one that is refused.
 
@@ -235,8 +220,7 @@ def rewards_of(
         MachineError: the completions do not fit into memory.
         Abandoned: the result is no longer needed.
     """
-    one = Drawing(1, drawing.max_tokens, drawing.seq_len, drawing.temperature)
-    drawn = completions_of(model, examples, one, grader.tokenizer, ())
+    drawn = completions_of(model, examples, replace(how, group_size=1), grader.tokenizer, (), seq_len=seq_len)
     found = [grader.grade(_asked(example), each)[0] for example, each in zip(examples, drawn, strict=True)]
     grader.check()
     return found
@@ -245,11 +229,16 @@ def rewards_of(
 def completions_of(
     model: torch.nn.Module,
     examples: Sequence[Example],
-    drawing: Drawing,
+    how: Rewarded,
     tokenizer: Tokenizer,
     seed: tuple[int, ...],
+    *,
+    seq_len: int,
 ) -> list[list[tuple[int, ...]]]:
     """The tokens of a group of completions of each example, end of text included.
+
+    Args:
+        seq_len: tokens of a prompt with a completion at most.
 
     Raises:
         ConfigError: the adapter is a prompt.
@@ -259,14 +248,14 @@ def completions_of(
     if not isinstance(model, PeftModel) or model.active_peft_config.is_prompt_learning:
         raise ConfigError("the adapter is a prompt, expected one of the base's layers to sample with")
     whole = cast("PreTrainedModel", model.get_base_model())
-    context = min(drawing.seq_len, context_of(whole) or drawing.seq_len)
+    context = min(seq_len, context_of(whole) or seq_len)
     wanted: list[Wanted] = []
     for example in examples:
         prompt = prompt_tokens(_asked(example))
-        room = max(1, min(drawing.max_tokens, context - len(prompt)))
-        wanted += [Wanted(prompt, room, _seed_of(seed, example, member)) for member in range(drawing.group_size)]
-    made = generate(whole, tokenizer, wanted, Sampling(drawing.temperature))
-    return [made[first : first + drawing.group_size] for first in range(0, len(made), drawing.group_size)]
+        room = max(1, min(how.max_completion_tokens, context - len(prompt)))
+        wanted += [Wanted(prompt, room, _seed_of(seed, example, member)) for member in range(how.group_size)]
+    made = generate(whole, tokenizer, wanted, Sampling(how.temperature))
+    return [made[first : first + how.group_size] for first in range(0, len(made), how.group_size)]
 
 
 def _seed_of(seed: tuple[int, ...], example: Example, member: int) -> int:

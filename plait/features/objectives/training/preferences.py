@@ -6,9 +6,8 @@ separately: they do not depend on the batches that it is drawn in. Knows no form
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -29,44 +28,38 @@ from plait.training.step_memory import StepMemory, is_out_of_memory
 _TASK = Task.CAUSAL_LM
 
 
-@dataclass
-class References:
-    """Log-probabilities of replies under the base without the adapter, in nats, by example.
+def learn_references(
+    known: dict[bytes, tuple[float, ...]], model: nn.Module, examples: Iterable[Example], *, pad_token: int
+) -> None:
+    """Compute the log-probabilities of examples' replies under the base without the adapter that are not known yet.
 
-    Attributes:
-        known: of an example's sides, by its digest.
+    Args:
+        known: those of an example's sides, in nats, by its digest.
+
+    Raises:
+        Abandoned: the result is no longer needed.
     """
-
-    known: dict[bytes, tuple[float, ...]] = field(default_factory=dict[bytes, tuple[float, ...]])
-
-    def learn(self, model: nn.Module, examples: Iterable[Example], *, pad_token: int) -> None:
-        """Compute those of examples that are not known yet.
-
-        Raises:
-            Abandoned: the result is no longer needed.
-        """
-        unknown = {example.digest: example for example in examples}
-        unknown = {digest: example for digest, example in unknown.items() if digest not in self.known}
-        if not unknown:
-            return
-        with without_adapter(model):
-            loss = BatchLoss(model, task=_TASK, pad_token=pad_token)
-            for digest, example in unknown.items():
-                there = [side for side in example.sides if side is not None]
-                self.known[digest] = tuple(-each for each in loss.by_sequence(there))
-                check_abandoned()
+    unknown = {example.digest: example for example in examples if example.digest not in known}
+    if not unknown:
+        return
+    with without_adapter(model):
+        loss = BatchLoss(model, task=_TASK, pad_token=pad_token)
+        for digest, example in unknown.items():
+            there = [side for side in example.sides if side is not None]
+            known[digest] = tuple(-each for each in loss.by_sequence(there))
+            check_abandoned()
 
 
 class PreferenceLesson(CrossEntropy):
     """The lesson of an objective of preferences."""
 
-    def __init__(self, taught: Taught, objective: Formula, references: References) -> None:
+    def __init__(self, taught: Taught, objective: Formula, references: dict[bytes, tuple[float, ...]]) -> None:
         super().__init__(taught)
         self._objective, self._references = objective, references
 
     def prepare(self, model: nn.Module, visited: Callable[[], Sequence[Example]]) -> None:
         """What the base says of the examples."""
-        self._references.learn(model, visited(), pad_token=self._taught.pad_token)
+        learn_references(self._references, model, visited(), pad_token=self._taught.pad_token)
 
     def loss(self, model: nn.Module, parameters: Sequence[nn.Parameter]) -> StepLoss:
         """The objective's."""
@@ -82,7 +75,7 @@ class PreferenceLoss:
 
     Args:
         model: the base with the adapter, in the mode (training or not) to use.
-        references: know the examples.
+        references: of each example, as `learn_references` finds them.
         memory: what gives way to fit a step into memory.
     """
 
@@ -90,7 +83,7 @@ class PreferenceLoss:
         self,
         model: nn.Module,
         objective: Formula,
-        references: References,
+        references: Mapping[bytes, tuple[float, ...]],
         *,
         pad_token: int,
         memory: StepMemory | None = None,
@@ -154,7 +147,7 @@ class PreferenceLoss:
         both = [each for side in zip(*sides, strict=True) for each in side]
         losses, counts = self._losses.by_token(both)
         sums = -torch.stack([each.sum() for each in losses.split(counts)])
-        known = [self._references.known[example.digest] for example in batch]
+        known = [self._references[example.digest] for example in batch]
         tokens = torch.tensor([count_labels(each, _TASK) for each in both], device=self._device)
         references = torch.tensor([*zip(*known, strict=True)], dtype=torch.float32, device=self._device)
         chosen, rejected = (
