@@ -174,7 +174,6 @@ def stated() -> Iterator[Stated]:
     from plait.config import config_with
     from plait.flower.rule_table import ALL_RULES
     from plait.known_features import own_features
-    from plait.places import at
 
     plain = config_with(tuple(own_features().values()))()
     for name, field in type(plain).model_fields.items():
@@ -185,8 +184,6 @@ def stated() -> Iterator[Stated]:
     yield from map(rule_stated, ALL_RULES.values())
     yield from map(method_stated, METHODS.values())
     yield from map(optimizer_stated, OPTIMIZERS.values())
-    for feature in own_features().values():
-        yield from map(optimizer_stated, map(at, feature.optimizers.values()))
 
 
 # Of settings that are not one of a few words.
@@ -195,7 +192,7 @@ _VALUES: Mapping[str, tuple[object, ...]] = {
     "fleet": ("FILE",), "norm_bound": ("10",), "dropout": (0.1,),
     "client_ranks": ("2,4",), "labels": ("a,b",), "trainer": ("MODULE:FUNCTION",), "own_share": (0.35,),
     "loss": ("MODULE:FUNCTION",), "objective": ("dpo", "grpo:reward=MODULE:FUNCTION"), "device": ("cuda:0,cuda:1",),
-    "correction": ("scaffold", "feddyn"), "eval_clients": (8,), "patience": (3,),
+    "eval_clients": (8,), "patience": (3,),
     "reference": ("local",), "max_grad_norm": (2.0,),
 }  # fmt: skip
 

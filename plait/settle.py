@@ -235,7 +235,7 @@ def _learning_rate(config: RunConfig, method: Method, codec: Codec, gone: Collec
 def _schedule(config: RunConfig, rule: Rule, gone: Collection[Trait]) -> str:
     if config.lr_schedule != "auto":
         return config.lr_schedule
-    has_own_pace = Trait.SLOPES not in gone and Trait.OWN_STEPS not in gone and not rule.keeps_nearest
+    has_own_pace = Trait.SLOPES not in gone and not rule.keeps_nearest
     if config.learning_rate > 0 or not has_own_pace:
         return "constant"
     # A batch has few labels: at its full rate a classifier still rises and falls in the last rounds.
@@ -260,9 +260,8 @@ def _found_rate_factor(config: RunConfig, method: Method, rule: Rule) -> float:
 def _carries_moments(config: RunConfig, rule: Rule) -> bool:
     """Whether AdamW's moments continue: if factors do, and every client takes part in the next round."""
     goes_on = not rule.new_factors(one_rank=config.one_rank)
-    has_own_pull = bool(config.trainer) or Trait.OWN_STEPS in config.gone
     comes_again = config.cohort_size == config.clients and not config.over_selection
-    return goes_on and comes_again and not has_own_pull
+    return goes_on and comes_again and not config.trainer
 
 
 def _own_share(config: RunConfig, gone: Collection[Trait]) -> float:
@@ -289,7 +288,7 @@ def _server_step(config: RunConfig, gone: Collection[Trait]) -> dict[str, object
     if config.server_optimizer != "auto":
         return {}
     # Clients can say how long the server's steps should be where all train alike, and for a step that is their mean.
-    searched = {*LineSearch.needs, Trait.LINEAR, Trait.ALL_SHARED, Trait.ONE_RANK, Trait.SAME_SIDES, Trait.OWN_STEPS}
+    searched = {*LineSearch.needs, Trait.LINEAR, Trait.ALL_SHARED, Trait.ONE_RANK, Trait.SAME_SIDES}
     is_searched = searched.isdisjoint(gone) and _all_meet(config, gone) and not config.trainer
     return {"server_optimizer": LineSearch.name if is_searched else "none"}
 
@@ -304,6 +303,7 @@ def _task_settings(config: RunConfig, method: Method, rule: Rule) -> Settings:
         "found_rate_factor": _found_rate_factor(config, method, rule),
         "carry_moments": _carries_moments(config, rule),
         "own_share": config.given_own_share,
+        "proximal": config.proximal,
         "measures_slope": config.server_optimizer == LineSearch.name,
     }
     for feature in config.wanted:

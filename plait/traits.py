@@ -33,7 +33,6 @@ class Trait(StrEnum):
     LINEAR = "the sum of all updates is enough for the rule"
     SAME_FACTORS = "a round goes on with the factors of the one before"
     SAME_SIDES = "the same factors are trained in every round"
-    MEAN_STEP = "the server's step is the rule's own"
     # The adapter and its base.
     ONE_RANK = "all clients have the rank of the server"
     ALL_SHARED = "all of the adapter is shared"
@@ -43,7 +42,6 @@ class Trait(StrEnum):
     LANGUAGE = "the model writes text"
     SAMPLES = "the model samples completions just as it learns them"
     OWN_LOSS = "clients minimise plait's own loss"
-    OWN_STEPS = "a client's steps follow its own data alone"
     SLOPES = "each step measures the slope of the loss"
     WHOLE_GRADIENT = "a step's gradient is clipped as a whole"
 

@@ -47,8 +47,6 @@ const SETTINGS = new Map(Object.entries({
   wire: [isText, 'fp32'],
   personal: [oneOf('A', 'B', ''), ''],
   proximal: [isAtLeastZero, 0],
-  feddyn: [isAtLeastZero, 0],
-  scaffold: [isFlag, false],
   loss: [isText, 'cross_entropy'],
   objective: [isText, 'sft'],
   carry_moments: [isFlag, false],
@@ -67,7 +65,7 @@ const SETTINGS = new Map(Object.entries({
 /** Settings whose 0 in the configuration leaves them to what follows from the data. */
 const FOUND = ['learning_rate', 'max_held_out_sequences']
 // Settings that this client does not follow, though plait's own does.
-const OTHERS = ['personal', 'feddyn', 'scaffold', 'secure_aggregation', 'record_delta', 'client_noise']
+const OTHERS = ['personal', 'secure_aggregation', 'record_delta', 'client_noise']
 
 /** Why a run's configuration cannot be followed; empty if it can. */
 export function whyDeclined(config) {

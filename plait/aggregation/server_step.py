@@ -44,8 +44,6 @@ from plait.adapters import AdapterState, Float32
 from plait.aggregation.rule import Outcome, RoundContext
 from plait.choice import parse_choice, with_options
 from plait.errors import ConfigError
-from plait.known_features import feature_with, features
-from plait.places import at
 from plait.plugins import Kind, find
 from plait.traits import Reasons, Trait
 
@@ -238,11 +236,8 @@ def optimizer_for(text: str) -> ServerOptimizer:
     """
     name, options = parse_choice(text)
     optimizer = OPTIMIZERS.get(name)
-    if optimizer is None and (feature := feature_with("optimizers", name)):
-        optimizer = cast("ServerOptimizer", at(feature.optimizers[name]))
     if optimizer is None:
-        known = sorted([*OPTIMIZERS, *(each for feature in features() for each in feature.optimizers)])
-        optimizer = as_optimizer(find(Kind.SERVER_OPTIMIZER, name, known=("auto", *known)), name=name)
+        optimizer = as_optimizer(find(Kind.SERVER_OPTIMIZER, name, known=("auto", *OPTIMIZERS)), name=name)
     return with_options(optimizer, options, what=f"server optimizer '{name}'")
 
 

@@ -15,7 +15,7 @@ from plait.choice import parse_choice
 from plait.errors import ConfigError
 from plait.places import OnDemand
 from plait.plugins import Kind, find
-from plait.traits import Stated, Trait, clash
+from plait.traits import Stated, clash
 
 RULES: OnDemand[Rule] = OnDemand(
     {
@@ -37,9 +37,6 @@ RULES: OnDemand[Rule] = OnDemand(
 )
 """By name, in alphabetical order."""
 
-# What other systems call strategies as well.
-_CORRECT_STEPS = ("feddyn", "fedprox", "scaffold")
-
 
 def rule_named(text: str, rules: Mapping[str, Rule]) -> Rule:
     """The requested rule.
@@ -57,8 +54,9 @@ def rule_named(text: str, rules: Mapping[str, Rule]) -> Rule:
         from plait.aggregation.stated_rule import stated_rule
 
         return stated_rule(options)
-    if rule is None and name in _CORRECT_STEPS:
-        raise ConfigError(f"rule is '{name}', which corrects clients' steps: give --correction {name}")
+    if rule is None and name == "fedprox":
+        # What other systems call a strategy as well.
+        raise ConfigError("rule is 'fedprox', which corrects clients' steps: give --correction fedprox")
     if rule is None and name in OPTIMIZERS:
         raise ConfigError(f"rule is '{name}', which is a server optimizer: give --server-optimizer {name}")
     if rule is None:
@@ -139,7 +137,7 @@ def optimizer_stated(optimizer: ServerOptimizer, text: str = "") -> Stated:
     key, text, instead = "server-optimizer", text or optimizer.name, f"server-optimizer {Plain.name}"
     if optimizer.name == Plain.name:
         return Stated(key, text)
-    return Stated(key, text, optimizer.needs, {Trait.MEAN_STEP: "a server optimizer makes another of it"}, instead)
+    return Stated(key, text, optimizer.needs, {}, instead)
 
 
 def rules_for(method: Method) -> tuple[str, ...]:

@@ -35,14 +35,12 @@ class ClientWay:
 
     Attributes:
         saying: how updates and losses leave it.
-        outer: hooks that see the delta as it is sent, before it is packed.
         hooks: nearest to training, so that they see all that it is made of.
         agree: refuses, before anything is trained, what the run would cost this client's data.
         is_open: whether nothing is held back, so that runs in which clients keep something to themselves are refused.
     """
 
     saying: Saying
-    outer: tuple[Hook, ...] = ()
     hooks: tuple[Hook, ...] = ()
     agree: Callable[[DataSize, Settings], None] = _agree_to_all
     is_open: bool = True

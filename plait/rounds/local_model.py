@@ -65,15 +65,11 @@ class Carried:
 
     Attributes:
         moments: AdamW's; None to start fresh.
-        drift: (size,) to add to the adapter after every step; None for nothing.
-        slope: (size,) to subtract from the gradient of every step; None for nothing.
         movement: (size,) of the adapter that the client received, since the round before; None where it is not known.
         learning_rate: that the client found, as its round before ended; None to find it.
     """
 
     moments: Moments | None = None
-    drift: Float32 | None = None
-    slope: Float32 | None = None
     movement: Float32 | None = None
     learning_rate: float | None = None
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Protocol
 
-# Values without another copy: encoder residuals, optimizer moments, a drift, the adapter of the round before, a
+# Values without another copy: encoder residuals, optimizer moments, the adapter of the round before, a
 # personal side, the losses of single sequences before round 1, the journal of masked sums, the secret of a run, and
 # what was spent on the client's records.
 IRREPLACEABLE = frozenset(
-    {"residual", "moments", "drift", "rate", "slope", "own", "judged", "secagg", "secret", "record-privacy"}
+    {"residual", "moments", "rate", "slope", "own", "judged", "secagg", "secret", "record-privacy"}
 )
 
 # Of these, what may not be kept where it ends with the process: an account that is lost could be spent twice.

@@ -196,7 +196,7 @@ class Participant:
 
     @property
     def _hooks(self) -> Sequence[Hook]:
-        return (ErrorFeedback(), *self._way.outer, *self.hooks, *self._way.hooks)
+        return (ErrorFeedback(), *self.hooks, *self._way.hooks)
 
     def _update(self, job: TrainJob, trained: Trained) -> bytes:
         try:

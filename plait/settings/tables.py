@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
+from plait.choice import parse_choice, with_options
+from plait.errors import ConfigError, did_you_mean
 from plait.settings.table import MOST, Table, number_or, parts_of
 from plait.traits import Reasons, Stated, Trait
 
@@ -16,10 +19,31 @@ OWN_SHARE_NEEDS: Reasons = {
     Trait.LINEAR: "it adds what the clients' own moves do not share",
     Trait.SAME_FACTORS: "a client's own direction goes on from the round before",
     Trait.ALL_SHARED: "a client keeps a whole adapter of its own",
-    Trait.OWN_STEPS: "they are the client's own direction",
     Trait.LAST_ROUND: "clients make their own adapters in it",
 }
 """What personalized adapters need of a run."""
+
+
+@dataclass(frozen=True)
+class FedProx:
+    """A pull towards the round's initial adapter (Li et al., arXiv 1812.06127, eq. 2)."""
+
+    mu: Annotated[float, Field(gt=0, le=1e6, description="strength of the pull")] = 0.01
+
+
+def _proximal(correction: str) -> float:
+    """The mu of a correction; 0 without.
+
+    Raises:
+        ConfigError: there is none of this name, or an option is wrong.
+    """
+    name, options = parse_choice(correction)
+    if name == "none" and not options:
+        return 0.0
+    if name != "fedprox":
+        hint = did_you_mean(name, ("none", "fedprox"))
+        raise ConfigError(f"correction is '{name}', expected one of none, fedprox{hint}")
+    return with_options(FedProx(), options, what=f"correction '{name}'").mu
 
 
 class Learning(Table):
@@ -33,11 +57,27 @@ class Learning(Table):
     grpo:reward=MODULE:FUNCTION,group-size=8 learns from your own reward; with options such as dpo:beta=0.2"""
     loss: str = "cross_entropy"
     """with sft what clients minimise: cross_entropy, or MODULE:FUNCTION of your own"""
+    correction: str = "none"
+    """what holds clients' local steps together: none, or fedprox:mu=0.01, a pull towards the round's adapter"""
     trainer: str = ""
     """MODULE:FUNCTION that builds your own transformers Trainer as the local trainer"""
     own_share: Annotated[float, Field(ge=0, lt=1), BeforeValidator(number_or("auto"))] | Literal["auto"] = "auto"
     """weight of a client's own direction in its personalized adapter, which it keeps beside the shared one; 0 for none;
     auto is 0.35 for linear rules if every client takes part in every round, else 0"""
+
+    @field_validator("correction")
+    @classmethod
+    def _check_correction(cls, given: str) -> str:
+        try:
+            _proximal(given)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return given
+
+    @property
+    def proximal(self) -> float:
+        """The strength of FedProx's pull; 0 for none."""
+        return _proximal(self.correction)
 
     @property
     def given_own_share(self) -> float:
@@ -88,8 +128,8 @@ class OptimizerSettings(Table):
     """AdamW's peak learning rate (0 finds it); each client then finds its own in its first step"""
     lr_schedule: Literal["auto", "constant", "linear", "slope"] = "auto"
     """learning rate schedule over the whole run; slope lets a client's rate follow the slope of its loss along its last
-    step; auto is slope where no rate is given (linear with classes and 20 steps or more), but constant with scaffold,
-    feddyn, dp, a trainer, a reward or a rule that keeps the nearest updates"""
+    step; auto is slope where no rate is given (linear with classes and 20 steps or more), but constant with dp, a
+    trainer, a reward or a rule that keeps the nearest updates"""
     warmup_steps: Annotated[int, Field(ge=0, le=MOST)] = 0
     """steps over which the learning rate rises from 0"""
     weight_decay: Annotated[float, Field(ge=0, le=1e3)] = 0.0

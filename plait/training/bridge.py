@@ -9,9 +9,9 @@ with ``plait simulate --trainer my_trainer:build``. The function gets the model 
 settings under the names of TrainingArguments. If the rule does not train one side of the factors (ffa, fedsvd,
 rolora), that side requires no gradient while the trainer runs. plait calls ``train()`` and reads the adapter back.
 
-FedProx and SCAFFOLD are passed to such a trainer as a callback: the proximal term is added to the gradient (after
-clipping, because a trainer clips before it calls back), the correction to the adapter after every step. A trainer
-without callbacks is refused if the run needs one. Its optimizer starts afresh in every round.
+FedProx is passed to such a trainer as a callback: the proximal term is added to the gradient (after clipping, because a
+trainer clips before it calls back). A trainer without callbacks is refused if the run needs one. Its optimizer starts
+afresh in every round.
 """
 
 from __future__ import annotations
@@ -133,9 +133,6 @@ def _add_callback(trainer: TrainerLike, extra: StepExtra) -> None:
 
         def on_pre_optimizer_step(self, *_: object, **__: object) -> None:
             extra.add_to_gradients()
-
-        def on_step_end(self, *_: object, **__: object) -> None:
-            extra.add_to_values()
 
     add = cast("Callable[[TrainerCallback], object] | None", getattr(trainer, "add_callback", None))
     if add is None:

@@ -119,8 +119,6 @@ class Learner:
     """One adapter in training.
 
     The run's loss terms (`loss_terms`) are added to what is minimised, though not to the losses that are reported.
-    What a hook carries over as `drift` is added to the adapter after every step, because it is computed from
-    AdamW's steps, not from gradients.
 
     Args:
         sizes: elements of each of the adapter's tensors.
@@ -156,10 +154,6 @@ class Learner:
         )
         self._terms = terms_of(settings)
         self._origin = self._optimizer.master.clone() if self._terms else self._optimizer.master
-        self._correction = self._beside(carried.drift)
-        if self._correction is not None:
-            self._optimizer.where_trained(self._correction)
-        self._slope = self._beside(carried.slope)
         self._movement = None if carried.movement is None else torch.from_numpy(carried.movement)
         self._along: float | None = None
         self._rate = settings.learning_rate or inputs.carried.learning_rate or 0.0
@@ -175,10 +169,6 @@ class Learner:
     def values(self) -> tuple[Tensor, ...]:
         """The adapter, tensor by tensor, each flat, float32."""
         return self._optimizer.values
-
-    def _beside(self, flat: Float32 | None) -> Tensor | None:
-        """(size,) values on the master's device; a copy."""
-        return None if flat is None else torch.from_numpy(flat.copy()).to(self._optimizer.master.device)
 
     def draw(self) -> tuple[list[list[Example]], int]:
         """The next step's examples, micro-batch by micro-batch, and the total number of terms of their losses."""
@@ -212,7 +202,7 @@ class Learner:
             self._rate *= _factor_by(self._last, flat, self._largest_fall * abs(loss))
         self._last = None  # this step's own copies may have its memory
         self._add_terms()
-        if self._terms or self._slope is not None:
+        if self._terms:
             optimizer.where_trained(flat)
         kept = _clip_(flat, settings.max_grad_norm)
         before = [piece.clone() for piece in _pieces(master)]
@@ -263,14 +253,10 @@ class Learner:
         """Add the run's loss terms to the gradient, and subtract the slope that was carried in."""
         for term in self._terms:
             term.add_gradient(self._optimizer.gradient, self._optimizer.master, self._origin, self._inputs.settings)
-        if self._slope is not None:
-            self._optimizer.gradient.sub_(self._slope)
 
     def _end_step(self) -> None:
         """Forget the gradient, and add the correction to the adapter."""
         self._optimizer.forget()
-        if self._correction is not None:
-            self._optimizer.master.add_(self._correction)
 
     def finish(self, seconds: float) -> LocalTraining:
         """The result after steps that took this many seconds.

@@ -229,7 +229,7 @@ class PeftLocalModel:
             from plait.training.step_extra import StepExtra
 
             trained = trained_parameters(model, parameters, settings.trained)
-            extra = StepExtra.of(parameters, trained, settings, job.carried.drift, job.carried.slope)
+            extra = StepExtra.of(parameters, trained, settings)
             with only_trained(parameters, trained):
                 report = self.own_trainer(model, self.base.tokenizer, inputs.examples, settings, extra)
             return _trained(read_adapter(model, job.start), report, None)

@@ -83,17 +83,17 @@ class Training:
     @classmethod
     def of(cls, settings: Settings) -> Training:
         """A run's."""
-        private, feddyn = settings.records_are_private, settings.feddyn > 0
+        private = settings.records_are_private
         samples = objective_named(settings.objective).completions
         # The completions of each prompt have a pass.
         passes = settings.gradient_accumulation_steps * (settings.batch_size if samples else 1)
         prompts = settings.batch_size * settings.gradient_accumulation_steps
         return cls(
             stacked=settings.batch_size if private else 0,
-            # The origin of loss terms, SCAFFOLD's correction, FedDyn's slope.
-            copies=bool(terms_of(settings)) + settings.scaffold + feddyn,
-            # AdamW's two moments as they were before, correction and slope likewise, the movement.
-            carried=2 * settings.carry_moments + settings.scaffold + feddyn + settings.measures_slope,
+            # The origin of loss terms.
+            copies=bool(terms_of(settings)),
+            # AdamW's two moments as they were before, and the movement.
+            carried=2 * settings.carry_moments + settings.measures_slope,
             follows_slopes=settings.lr_schedule == "slope",
             accumulates=passes > 1 and not private,
             whole=_undivided(settings),

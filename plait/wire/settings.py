@@ -157,8 +157,6 @@ class Settings:
     """The side that stays at the client (personal); empty for none."""
     proximal: Annotated[float, Real()] = 0.0
     """FedProx's mu: mu/2 times the squared distance to the round's initial adapter is added to the loss."""
-    feddyn: Annotated[float, Real()] = 0.0
-    """FedDyn's alpha: the strength of the regulariser that follows the rounds; 0 for none."""
     loss: Annotated[str, Name()] = "cross_entropy"
     """What the client minimises, in the notation of `--loss`."""
     objective: Annotated[str, Name(longest=bounds.MAX_OBJECTIVE)] = "sft"
@@ -167,8 +165,6 @@ class Settings:
     """Whether AdamW's moments are carried over from the client's previous round."""
     measures_slope: _Flag = False
     """Whether the client measures the slope of its loss along the adapter's last movement (`plait.rounds.slope`)."""
-    scaffold: _Flag = False
-    """Whether each step corrects for the client's drift from the others in the previous round."""
     without_feedback: _Flag = False
     """Whether the client's encoding error is dropped, because the next round has other factors."""
     own_share: Annotated[float, Real(below=1)] = 0.0

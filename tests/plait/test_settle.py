@@ -31,7 +31,6 @@ OF_RECORDS = {"dp": "record", "dp-epsilon": 8.0}
         {"rule": "median"},
         {"labels": "good,bad"},
         {"method": "lora_xs", "rule": "fedsb"},
-        {"correction": "scaffold"},
         {"clients": 40, "clients-per-round": 4},
         {"rounds-mode": "async"},
         {"trainer": "mine:build"},
@@ -104,17 +103,13 @@ def test_moments_are_carried_only_where_they_are_of_the_round_before(given: dict
     assert not settle(config_from_table(given)).plan.settings.carry_moments
 
 
-@pytest.mark.parametrize(
-    "given", [{"correction": "scaffold"}, {"clients": 1}, {"rule": "fedsvd"}, {"clients": 20, "clients-per-round": 8}]
-)
+@pytest.mark.parametrize("given", [{"clients": 1}, {"rule": "fedsvd"}, {"clients": 20, "clients-per-round": 8}])
 def test_clients_have_an_adapter_of_their_own_only_where_that_is_sound(given: dict[str, object]) -> None:
     assert settle(config_from_table({})).plan.settings.own_share > 0
     assert settle(config_from_table(given)).plan.settings.own_share == 0
 
 
-@pytest.mark.parametrize(
-    "given", [{"rule": "fedsvd"}, {"correction": "scaffold"}, {"secure-aggregation": True}, {"clients-per-round": 2}]
-)
+@pytest.mark.parametrize("given", [{"rule": "fedsvd"}, {"secure-aggregation": True}, {"clients-per-round": 2}])
 def test_the_servers_step_follows_clients_slopes_unless_they_have_none(given: dict[str, object]) -> None:
     assert settle(config_from_table({})).plan.settings.measures_slope
     settled = settle(config_from_table(given))
@@ -210,7 +205,9 @@ def test_what_a_private_run_cannot_have_is_refused_in_one_line_with_both_setting
     [
         ({"wire": "1bit"}, "wire is '1bit'"),
         ({"method": "lorra"}, r"method is 'lorra', expected one of .*did you mean 'lora'"),
-        ({"rule": "raflora", "correction": "scaffold"}, "this rule gives other factors in every round"),
+        ({"correction": "fedprix"}, "correction is 'fedprix', expected one of none, fedprox.*did you mean 'fedprox'"),
+        ({"correction": "fedprox:alpha=1"}, "correction 'fedprox' is given the option 'alpha', expected one of mu"),
+        ({"rule": "raflora", "server-optimizer": "sgd"}, "this rule gives other factors in every round"),
     ],
 )
 def test_a_part_that_cannot_be_is_refused(given: dict[str, object], message: str) -> None:
@@ -218,7 +215,12 @@ def test_a_part_that_cannot_be_is_refused(given: dict[str, object], message: str
         settle(config_from_table(given))
 
 
-@pytest.mark.parametrize("more", [{}, {"rule": "median"}, {"correction": "scaffold"}, {"dropout": 0.1}])
+@pytest.mark.parametrize(("text", "mu"), [("none", 0.0), ("fedprox", 0.01), ("fedprox:mu=2", 2.0)])
+def test_fedprox_pulls_as_strongly_as_its_mu(text: str, mu: float) -> None:
+    assert settle(config_from_table({"correction": text})).plan.settings.proximal == mu
+
+
+@pytest.mark.parametrize("more", [{}, {"rule": "median"}, {"dropout": 0.1}])
 def test_private_records_are_in_the_settings_that_clients_get_and_go_with_every_rule(more):
     settled = settle(config_from_table({**OF_RECORDS, **more}))
     task = settled.plan.settings
@@ -267,12 +269,9 @@ TAKEN_AND_NEEDED: list[tuple[Mapping[str, object], str, Mapping[str, object], Tr
     ({"device": "cpu,cpu"}, "device", {"over-selection": 0.5}, Trait.RELEASED),
     ({"device": "cpu,cpu", "fleet": "x.toml"}, "device", {"deadline-s": 5.0}, Trait.RELEASED),
     ({"own-share": 0.5}, "own-share", {"patience": 2}, Trait.LAST_ROUND),
-    ({"own-share": 0.5}, "own-share", {"correction": "feddyn"}, Trait.OWN_STEPS),
     ({"own-share": 0.5}, "own-share", {"rule": "fedsa"}, Trait.ALL_SHARED),
     ({"own-share": 0.5}, "own-share", {"rule": "krum"}, Trait.LINEAR),
     ({"own-share": 0.5}, "own-share", {"rule": "fedsvd"}, Trait.SAME_FACTORS),
-    ({"correction": "scaffold"}, "correction", {"server-optimizer": "sgd"}, Trait.MEAN_STEP),
-    ({"correction": "scaffold"}, "correction", {"rule": "rolora"}, Trait.SAME_SIDES),
     ({"rule": "fedsvd"}, "rule", {"server-optimizer": "fedadam"}, Trait.SAME_FACTORS),
     ({"rule": "flexlora"}, "rule", {"method": "ia3"}, Trait.FACTORS),
     ({"rule": "fedsb"}, "rule", {"method": "lora"}, Trait.SQUARES),

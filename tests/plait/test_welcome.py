@@ -53,7 +53,6 @@ def test_every_key_that_is_told_is_a_key_of_a_run():
         {},
         {"rule": "rolora"},
         {"rule": "fedsvd"},
-        {"correction": "scaffold"},
         {"clients": 9, "clients-per-round": 3, "over-selection": 0.5},
         {"method": "lora_xs", "rank": 32, "rule": "fedsb", "own-share": 0.0},
         {"labels": "a,b", "client-ranks": "2,4,8", "rule": "flexlora", "rounds": 7, "eval-every": 7},
@@ -61,7 +60,7 @@ def test_every_key_that_is_told_is_a_key_of_a_run():
         {"server-optimizer": "line_search", "clients": 9, "clients-per-round": 3},
         {"server-optimizer": "none"},
         {"server-optimizer": "sgd:lr=2"},
-        {"correction": "feddyn:alpha=0.2"},
+        {"correction": "fedprox:mu=0.2"},
         {"dp": "client", "dp-epsilon": 8.0, "clients": 50},
         {"secure-aggregation": True, "clients": 5, "weighting": "equal"},
     ],
@@ -81,7 +80,7 @@ def test_any_other_key_is_refused(key):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("rank", 0), ("rank", "8"), ("alpha", float("nan")), ("correction", 1), ("correction", "feddyn:alpha")],
+    [("rank", 0), ("rank", "8"), ("alpha", float("nan")), ("correction", 1), ("correction", "fedprox:mu")],
 )
 def test_a_value_that_cannot_be_is_the_servers_fault(key, value):
     with pytest.raises(PeerError, match=f"server's run configuration: {key} is"):
@@ -118,8 +117,6 @@ def test_a_node_goes_on_from_a_found_rate_as_the_server_does(given):
     [
         {"server-optimizer": "none"},
         {"server-optimizer": "fedadam"},
-        {"correction": "feddyn:alpha=0.2"},
-        {"correction": "scaffold"},
     ],
 )
 def test_clients_are_told_of_the_servers_step_only_where_they_measure_slopes_for_it(given):

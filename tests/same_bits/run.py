@@ -46,7 +46,6 @@ SIMULATIONS: Mapping[str, tuple[str, ...]] = {
     "median": ("--rule", "median", "--own-share", "0"),
     "Multi-Krum, eight clients": ("--rule", "multi_krum", "--clients", "8", "--own-share", "0"),
     "FedAdam": ("--server-optimizer", "fedadam:lr=0.003,momentum=0.9"),
-    "SCAFFOLD": ("--correction", "scaffold"),
     "FedProx, two of four clients": ("--correction", "fedprox:mu=0.01", "--clients-per-round", "2"),
     "DoRA": ("--method", "dora", *FURTHER),
     "IA3": ("--method", "ia3", "--learning-rate", "0.03", *FURTHER),

@@ -105,7 +105,6 @@ def settings() -> Iterator[Case]:
         "proximal": (-1.0, 1.0, 1e300, math.nan),
         "own_share": (0.1, 0.999, 1.0, -1.0, math.nan),
         "carry_moments": (True, False),
-        "scaffold": (True,),
         "measures_slope": (True,),
         "found_rate_factor": (0.0, 2.0, 1e300, math.nan),
         "without_feedback": (True,),

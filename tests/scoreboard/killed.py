@@ -59,7 +59,6 @@ WAYS: dict[str, Way] = {
     "FedAdam at the server, moments at the clients": Way(
         {"wire": "bf16", "optimizer": "fedadam", "settings": {"carry_moments": True}}
     ),
-    "SCAFFOLD": Way({"wire": "bf16", "settings": {"scaffold": True}}),
     "over gRPC, one bit, clients that stay": Way({"wire": "1", "rule": "median"}, wide=WIDE, over_grpc=True),
     "over gRPC, one bit, two of six clients a round": Way(TWO_OF_SIX, SIX, rounds=6, wide=WIDE, over_grpc=True),
     "over gRPC, one bit, two of six, a client": Way(

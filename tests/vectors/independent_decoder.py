@@ -25,11 +25,10 @@ SETTINGS = dict(zip((10, 13, 15, 17), table(1, "seed:i round:i done_steps:i trai
 SETTINGS |= table(24, "digest:b json:t steps:i")
 # What the text of settings leaves out.
 DEFAULTS = {"warmup_steps": 0, "lr_schedule": "constant", "total_steps": 0, "wire": "fp32", "personal": ""}
-DEFAULTS |= {"proximal": 0.0, "carry_moments": False, "scaffold": False, "without_feedback": False, "own_share": 0.0}
+DEFAULTS |= {"proximal": 0.0, "carry_moments": False, "without_feedback": False, "own_share": 0.0}
 DEFAULTS |= {
     "measures_slope": False,
     "found_rate_factor": 1.0,
-    "feddyn": 0.0,
     "loss": "cross_entropy",
     "objective": "sft",
     "secure_aggregation": False,

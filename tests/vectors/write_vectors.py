@@ -160,7 +160,6 @@ TASKS = {
             personal="A",
             proximal=0.01,
             carry_moments=True,
-            scaffold=True,
             own_share=0.75,
             measures_slope=True,
             wire="1",

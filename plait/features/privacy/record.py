@@ -188,7 +188,6 @@ def made_of(job: TrainJob, identity: bytes) -> bytes:
     moments = carried.moments
     rest = (
         b"" if moments is None else moments.mean.tobytes() + moments.square.tobytes() + repr(moments.steps).encode(),
-        *(b"" if each is None else np.ascontiguousarray(each).tobytes() for each in (carried.drift, carried.slope)),
         repr(carried.learning_rate).encode(),
     )
     for part in (job.spec.digest, job.start.digest(), job.received.digest(), *rest):

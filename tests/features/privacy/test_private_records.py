@@ -26,7 +26,6 @@ RUN = b"r" * 16
 CASES = {
     "one bit and moments": {"wire": "1", "settings": {**SETTINGS, "carry_moments": True}},
     "fedsvd": {"rule": "fedsvd", "wire": "fp32", "settings": SETTINGS},
-    "scaffold": {"wire": "bf16", "settings": {**SETTINGS, "scaffold": True}},
     "median": {"rule": "median", "wire": "fp32", "settings": SETTINGS},
 }
 

@@ -33,12 +33,8 @@ CASES = {
     "rolora trains one side at a time": {"rule": "rolora", "privacy": FIXED},
     "fedsa keeps a side at the clients": {"rule": "fedsa", "privacy": FIXED},
     "fedsvd turns": {"rule": "fedsvd", "privacy": FIXED},
-    "scaffold": {"settings": {"scaffold": True}, "privacy": FIXED},
     "fedadam": {"optimizer": "fedadam", "privacy": ADAPTIVE},
 }
-
-
-"""Corrections are a feature of their own."""
 
 
 def begin(federate, fake_model, case, **more):
@@ -147,7 +143,7 @@ def test_a_run_with_a_multiplier_has_no_budget_to_end_it(federate, fake_model):
 def test_a_client_changes_a_round_by_at_most_the_clip_norm_whatever_state_it_hides(
     federate, fake_model, monkeypatch, wire, rule
 ):
-    """A hostile residual, drift and delta; each round computed with the client's update and without it."""
+    """A hostile residual and delta; each round computed with the client's update and without it."""
     models = {"alice": fake_model(1, 3), "bob": fake_model(4, 7), "mallory": fake_model(1e7, 5)}
     privacy = replace(FIXED, clients=3, epsilon=None)
     federation = federate(models, wire=wire, rule=rule, privacy=privacy, keep_updates=True, rounds=3)

@@ -84,7 +84,6 @@ def test_a_run_trains_with_noise_and_pays_for_what_it_took(
         {"rule": "fedsvd"},
         {"rule": "fedsb", "method": "lora_xs"},
         pytest.param({"method": "ia3"}, marks=pytest.mark.slow),
-        pytest.param({"correction": "scaffold"}, marks=pytest.mark.slow),
     ],
     ids=lambda how: "-".join(map(str, how.values())),
 )

@@ -206,7 +206,6 @@ def test_whatever_decides_a_gradient_decides_the_noise():
         replace(job, settings=replace(settings, seed=1)), replace(job, settings=replace(settings, trained="B")),
         replace(job, carried=Carried(moments=moments)),
         replace(job, carried=Carried(moments=replace(moments, square=other.flat))),
-        replace(job, carried=Carried(drift=other.flat)), replace(job, carried=Carried(slope=other.flat)),
     ]  # fmt: skip
     digests = [made_of(each, b"data") for each in jobs] + [made_of(job, b"other data")]
     assert len(set(digests)) == len(digests)

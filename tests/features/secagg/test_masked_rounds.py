@@ -314,7 +314,6 @@ def test_other_rules_and_feedback_work_under_masks(federate, fake_model, sent):
         {"rule": "fedsa"},
         {"rule": "fedsvd"},
         {"optimizer": "fedadam"},
-        {"settings": {"scaffold": True}},
         {"settings": {"own_share": 0.5}},
     ):
         federation = begin(federate, fake_model, 3, keep_updates=True, **more)

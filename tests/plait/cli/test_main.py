@@ -168,9 +168,9 @@ def test_doctor_warns_where_transformers_asks_for_a_newer_peft(
 
 @pytest.mark.slow
 def test_estimate_counts_what_a_training_holds_beside_its_optimizer(plait) -> None:
-    asked = ("estimate", "--base", "tiny", "--no-evaluate", "--correction", "scaffold", "--json")
+    asked = ("estimate", "--base", "tiny", "--no-evaluate", "--correction", "fedprox", "--json")
     estimate = json.loads(plait(*asked).out)
-    # Adapter, moments, last step, the model's own and its gradient; and SCAFFOLD's correction.
+    # Adapter, moments, last step, the model's own and its gradient; and what FedProx pulls to.
     assert estimate["client_adapter_memory_bytes"] == (20 + 4) * estimate["trainable_parameters"]
 
 

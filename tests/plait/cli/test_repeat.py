@@ -97,7 +97,7 @@ def build(model, tokenizer, data, args):
 
 KINDS = {
     "switches": ("--data", "my.jsonl", "--keep-updates", "--clients", 3, "--wire", "fp32"),
-    "scaffold": ("--data", "my.jsonl", "--correction", "scaffold", "--clients", 3),
+    "fedprox": ("--data", "my.jsonl", "--correction", "fedprox:mu=0.1", "--clients", 3),
     "own data and names": ("--data", "my data/it's.jsonl", "--partition", "natural:person", "--clients", 2),
     "labels": ("--data", "labels.jsonl", "--clients", 2),
     "a sample of clients": ("--data", "my.jsonl", "--clients", 3, "--clients-per-round", 2, "--own-share", 0),

@@ -114,8 +114,6 @@ class FakeModel:
         frozen = [slot for slot in state.layout.slots if slot.name.split("lora_")[1][0] not in settings.trained]
         for slot in frozen:
             after[slot.offset : slot.offset + slot.size] = state.flat[slot.offset : slot.offset + slot.size]
-        if carried.drift is not None:
-            after = after + np.float32(settings.local_steps) * carried.drift
         moments = None
         if settings.carry_moments:
             before = carried.moments or Moments.none(state.layout.size, len(state.layout.slots))
@@ -361,10 +359,6 @@ class Federation:
         own = {"identity": lambda: identity, "secret": lambda: self.secrets[name], **changes}
         speaker, settings = Speaker(name, self.memories[name], **own), self.plan.settings
         way = ClientWay(InTheOpen(name, speaker.sign))
-        if settings.scaffold:
-            from plait.features.corrections.run import corrected
-
-            way = corrected(way)
         if self.privacy or settings.records_are_private:
             from plait.features.privacy.client import paying
 

@@ -21,7 +21,6 @@ CASES = {
         "settings": {"measures_slope": True, "batch_size": 4},
         "wire": "bf16",
     },
-    "scaffold": {"settings": {"scaffold": True}, "wire": "bf16"},
     "clients end with their own": {
         "settings": {"own_share": 0.7, "total_steps": 6, "carry_moments": True},
         "wire": "bf16",

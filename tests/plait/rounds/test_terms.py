@@ -33,7 +33,7 @@ from plait.wire.settings import Settings
 ROUNDS = 3
 LOOSE = Policy(min_examples=1, min_tokens=1)
 OTHER = {
-    "lr_schedule": "linear", "trained": "A", "personal": "B", "wire": "bf16", "carry_moments": True, "scaffold": True,
+    "lr_schedule": "linear", "trained": "A", "personal": "B", "wire": "bf16", "carry_moments": True,
     "without_feedback": True, "measures_slope": True, "own_share": 0.5, "held_out_fraction": 0.75,
     "loss": "mine:loss", "objective": "dpo",
     "secure_aggregation": True, "record_delta": 0.5,

@@ -14,7 +14,7 @@ from plait.adapters import AdapterState
 from plait.data import Record, RecordKind
 from plait.errors import ConfigError, PartError
 from plait.plugins import admit
-from plait.rounds.local_model import Carried, TrainJob
+from plait.rounds.local_model import TrainJob
 from plait.training.blueprint import Blueprint
 from plait.training.bridge import load_own_trainer, own_trainer, training_arguments
 from plait.training.examples import Example
@@ -172,23 +172,6 @@ def test_fedprox_pulls_a_trainers_steps_to_where_they_began(resident: ResidentBa
     np.testing.assert_allclose(pulled.flat - free.flat, expected, atol=0.02 * np.abs(expected).max())
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("trained", ["AB", "B"])
-def test_scaffold_moves_what_trains_after_every_step_of_a_trainer(
-    resident: ResidentBase, blueprint: Blueprint, trained: str
-) -> None:
-    local, start = by_gradient_descent(resident), away_from_zero(blueprint)
-    settings = replace(SETTINGS, local_steps=1, trained=trained)
-    drift = np.linspace(-1e-2, 1e-2, start.layout.size, dtype=np.float32)
-    job = TrainJob(local, blueprint.spec, settings, received=start, start=start)
-    without = local.train(job).state
-    corrected = local.train(replace(job, carried=Carried(drift=drift))).state
-    for name, tensor in AdapterState(start.layout, corrected.flat - without.flat).items():
-        moves = trained == "AB" or "lora_B" in name
-        expected = AdapterState(start.layout, drift)[name] if moves else 0.0
-        np.testing.assert_allclose(tensor, expected, atol=1e-7)
-
-
 def test_a_trainer_that_takes_no_callbacks_is_refused_by_the_settings_that_need_one(
     resident: ResidentBase, blueprint: Blueprint
 ) -> None:
@@ -201,10 +184,9 @@ def test_a_trainer_that_takes_no_callbacks_is_refused_by_the_settings_that_need_
     local = PeftLocalModel(resident, "ada", records, kind=RecordKind.TEXT, histogram={}, own_trainer=bare)
     start = blueprint.initial
     trained_by(local, blueprint, start, SETTINGS)
-    drift = np.zeros(start.layout.size, np.float32)
     settings = replace(SETTINGS, proximal=0.1)
-    job = TrainJob(local, blueprint.spec, settings, received=start, start=start, carried=Carried(drift=drift))
-    with pytest.raises(ConfigError, match=r"a Bare, which takes no callbacks, .* for proximal and scaffold"):
+    job = TrainJob(local, blueprint.spec, settings, received=start, start=start)
+    with pytest.raises(ConfigError, match=r"a Bare, which takes no callbacks, .* for proximal"):
         local.train(job)
 
 
@@ -220,7 +202,7 @@ def test_a_trainer_that_fails_is_told_from_one_that_does_not_fit() -> None:
     model = torch.nn.Linear(1, 1)
     model.device = torch.device("cpu")
     tokens = np.arange(3, dtype=np.int32)
-    extra = StepExtra.of([*model.parameters()], [True, True], settings, None, None)
+    extra = StepExtra.of([*model.parameters()], [True, True], settings)
     train = own_trainer(lambda *_: Failing(), name="mine:build")
     with pytest.raises(
         PartError, match=r"trainer 'mine:build' failed: RuntimeError \(.*test_bridge.py, line"

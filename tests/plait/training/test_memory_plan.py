@@ -87,7 +87,7 @@ def test_what_a_step_cannot_give_up_follows_from_the_settings() -> None:
     assert (private.stacked, private.slices) == (4, (SLICE_ELEMENTS_ON_GPU,))
     assert Training.of(replace(SETTINGS, lr_schedule="slope")) == Training(), "what is planned where no run is known"
     assert Training.of(replace(SETTINGS, carry_moments=True, measures_slope=True)).carried == 3
-    assert Training.of(replace(SETTINGS, proximal=0.1, feddyn=0.1)).copies == 2, "one origin, and FedDyn's slope"
+    assert Training.of(replace(SETTINGS, proximal=0.1)).copies == 1
     assert Training.of(replace(SETTINGS, gradient_accumulation_steps=2)).accumulates
 
 

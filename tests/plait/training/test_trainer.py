@@ -399,21 +399,6 @@ def test_fedprox_pulls_towards_the_adapter_received(
 
 
 @pytest.mark.slow
-def test_the_drift_is_added_after_every_step(resident: ResidentBase, blueprint: Blueprint, rows: list[Example]) -> None:
-    drift = np.random.default_rng(3).normal(0, 0.01, blueprint.spec.layout.size).astype(np.float32)
-    settings = replace(SETTINGS, local_steps=1)
-    plain = run(resident, blueprint, rows, settings)
-    corrected = run(resident, blueprint, rows, settings, carried=Carried(drift=drift))
-    np.testing.assert_allclose(corrected.flat - plain.flat, drift, atol=1e-7)
-    np.testing.assert_array_equal(corrected.moments.mean, plain.moments.mean)
-    half = run(resident, blueprint, rows, replace(settings, trained="A"), carried=Carried(drift=drift))
-    for slot in blueprint.spec.layout.slots:
-        place = slice(slot.offset, slot.offset + slot.size)
-        untouched = np.random.default_rng(1).normal(0, 0.02, blueprint.spec.layout.size).astype(np.float32)
-        assert (half.flat[place] == untouched[place]).all() == ("lora_B" in slot.name)
-
-
-@pytest.mark.slow
 def test_carried_moments_make_two_runs_one(resident: ResidentBase, blueprint: Blueprint, rows: list[Example]) -> None:
     whole = run(resident, blueprint, rows, replace(SETTINGS, local_steps=4))
     settings = replace(SETTINGS, local_steps=2)

@@ -65,12 +65,10 @@ ALL_SETTINGS = st.builds(
     trained=st.sampled_from(["AB", "A", "B"]),
     personal=st.sampled_from(["", "A", "B"]),
     proximal=POSITIVE | st.just(0.0),
-    feddyn=POSITIVE | st.just(0.0),
     objective=NAMES,
     carry_moments=st.booleans(),
     own_share=st.floats(0, 1, exclude_max=True),
     measures_slope=st.booleans(),
-    scaffold=st.booleans(),
     without_feedback=st.booleans(),
 )
 TASKS = (
@@ -255,7 +253,7 @@ def test_what_has_its_default_is_left_out():
 def test_every_setting_but_those_of_a_task_changes_the_digest():
     other = {
         "personal": "A", "lr_schedule": "linear", "wire": "bf16", "loss": "mine:loss", "objective": "dpo",
-        "carry_moments": True, "scaffold": True, "without_feedback": True, "trained": "B",
+        "carry_moments": True, "without_feedback": True, "trained": "B",
         "measures_slope": True, "secure_aggregation": True,
     }  # fmt: skip
     for each in dataclasses.fields(Settings):
