@@ -250,7 +250,7 @@ class Learner:
         self._losses.append(0.0)
 
     def _add_terms(self) -> None:
-        """Add the run's loss terms to the gradient, and subtract the slope that was carried in."""
+        """Add the run's loss terms to the gradient."""
         for term in self._terms:
             term.add_gradient(self._optimizer.gradient, self._optimizer.master, self._origin, self._inputs.settings)
 
