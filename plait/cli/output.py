@@ -32,7 +32,7 @@ def print_tables(tables: Iterable[Table]) -> None:
     """Print tables, one below the other."""
     from rich.console import Console
 
-    from plait.report.rich_table import to_rich
+    from plait.report.table import to_rich
 
     screen = Console()
     for table in tables:

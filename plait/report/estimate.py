@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from plait.config import RunConfig
 from plait.report.alternatives import all_alternatives, savings
 from plait.report.table import Table
 from plait.report.tables import compare_bytes
@@ -18,6 +17,7 @@ from plait.rounds.run_now import Traffic
 
 if TYPE_CHECKING:
     from plait.adapters import Json  # brings numpy along
+    from plait.config import RunConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,12 +14,9 @@ from typing import TYPE_CHECKING
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from plait.report.advice import advice
 from plait.report.alternatives import savings_of
-from plait.report.answers import answers
+from plait.report.answers import advice, answers, is_deployed, repeat_command
 from plait.report.fairness import fairness_table
-from plait.report.membership import membership_table
-from plait.report.repeat import is_deployed, repeat_command
 from plait.report.tables import (
     aggregation_table,
     bytes_by_round_table,
@@ -28,6 +25,7 @@ from plait.report.tables import (
     left_out_table,
     loss_by_client_table,
     loss_by_round_table,
+    membership_table,
     moved_text,
     own_text,
     plots_of,

@@ -63,7 +63,7 @@ def wire(
             continue
         from rich.console import Console
 
-        from plait.report.rich_table import to_rich
+        from plait.report.table import to_rich
 
         Console().print(to_rich(comparison.table()))
 
@@ -158,7 +158,7 @@ def gpu(
         return
     from rich.console import Console
 
-    from plait.report.rich_table import to_rich
+    from plait.report.table import to_rich
 
     for table in (measured(found), judged(verdicts(found))):
         Console().print(to_rich(table))
@@ -202,7 +202,7 @@ def transport(
         return
     from rich.console import Console
 
-    from plait.report.rich_table import to_rich
+    from plait.report.table import to_rich
 
     Console().print(to_rich(table_of(compared)))
 
@@ -290,7 +290,7 @@ def train(
         return
     from rich.console import Console
 
-    from plait.report.rich_table import to_rich
+    from plait.report.table import to_rich
 
     Console().print(to_rich(found.table()))
     for row in rows[3:]:

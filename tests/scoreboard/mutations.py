@@ -523,7 +523,7 @@ MUTATIONS: dict[str, Mutation] = {
     "terminal": Mutation(
         "names",
         "names go onto terminals as they are",
-        same("plait.report.wording:printable", "plait.report.rich_table:clean", "plait.report.status:clean"),
+        same("plait.report.wording:printable", "plait.report.table:clean", "plait.report.status:clean"),
     ),
     "log": Mutation("names", "names go into the server's log as they are", _raw_log),
     "error-line": Mutation("names", "names go into errors as they are", same("plait.cli.main:escaped")),

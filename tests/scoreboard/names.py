@@ -27,8 +27,8 @@ from plait.adapters.peft import load_peft_directory
 from plait.cli.main import main
 from plait.data.records import Dataset, Record, RecordKind
 from plait.errors import PlaitError
-from plait.report.rich_table import to_rich
 from plait.report.status import status_tables
+from plait.report.table import to_rich
 from plait.rounds.events import parse_event
 from plait.rounds.ledger import Ledger
 from plait.rounds.run_directory import RunDirectory

@@ -53,7 +53,7 @@ def audit(
     Example: plait audit runs/first
     """
     from plait.api.received import admitted_settings, keys_of_features
-    from plait.report.membership import membership_table, verdict
+    from plait.report.tables import membership_table, verdict
     from plait.report.write import write_report
     from plait.rounds.events import Audited
     from plait.rounds.ledger import append_event, read_events

@@ -121,8 +121,7 @@ def privacy(
         _show_together(run, json_output=json_output)
         return
     directory = run_or_newest(run[0] if run else None, quiet=json_output)
-    from plait.report.membership import membership_table
-    from plait.report.tables import card_table, tables_of_features
+    from plait.report.tables import card_table, membership_table, tables_of_features
     from plait.rounds.ledger import read_events
     from plait.rounds.run_directory import RunDirectory
     from plait.rounds.run_view import RunView

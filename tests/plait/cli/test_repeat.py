@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from plait.config import RunConfig, config_from_table
-from plait.report.repeat import repeat_command
+from plait.report.answers import repeat_command
 from plait.settings.toml import read_config_table
 
 

@@ -1,4 +1,4 @@
-from plait.report.advice import advice
+from plait.report.answers import advice
 from plait.report.summary import summarise
 from tests.plait.conftest import evaluated, finished, numbered, round_finished, run_started, view_of
 

@@ -1,6 +1,6 @@
 import pytest
 
-from plait.report.membership import verdict
+from plait.report.tables import verdict
 from plait.rounds.events import MembershipAttack
 
 

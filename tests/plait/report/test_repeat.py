@@ -6,7 +6,7 @@ import pytest
 from flwr.common.config import parse_config_args
 
 from plait.config import RunConfig
-from plait.report.repeat import repeat_command
+from plait.report.answers import repeat_command
 from tests.plait.conftest import view_of
 
 

@@ -7,8 +7,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from plait.report.rich_table import to_rich
-from plait.report.table import Table
+from plait.report.table import Table, to_rich
 
 
 def render(table: Table, *, width: int = 120) -> str:

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from plait.adapters import AdapterState, Layout
-from plait.report.rich_table import to_rich
+from plait.report.table import to_rich
 from simulations.bench.baselines import BASELINES
 from simulations.bench.deltas import Source, samples
 from simulations.bench.wire import DIAL, Measured, Timing, compare
