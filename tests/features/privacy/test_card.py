@@ -175,24 +175,13 @@ def test_an_estimate_of_private_records_warns_likewise(parameters, warns):
     assert ("expect no useful adapter" in table.note) is warns is (ratio > WORTH_WARNING_OF_RECORDS)
 
 
-@pytest.fixture
-def run(tmp_path):
-    ledger = Ledger(tmp_path / "ledger.jsonl")
-    for event in (started(), STARTED, spent(1, 3.1, 1), spent(2, 4.7, 3)):
-        ledger.append(event)
-    ledger.close()
-    return tmp_path
-
-
-def test_it_shows_the_card_and_epsilon_by_round(run):
-    shown = CliRunner().invoke(app, ["privacy", str(run)]).output
+def test_it_shows_the_card_and_epsilon_by_round(tmp_path):
+    run = written(tmp_path / "run", STARTED, spent(1, 3.1, 1), spent(2, 4.7, 3))
+    shown = CliRunner().invoke(app, ["privacy", run]).output
     assert "everybody but the server" in shown
     assert "Epsilon by round" in shown
     assert "expect no useful adapter" in " ".join(shown.split())
-
-
-def test_scripts_read_it_as_json(run):
-    said = json.loads(CliRunner().invoke(app, ["privacy", str(run), "--json"]).output)
+    said = json.loads(CliRunner().invoke(app, ["privacy", run, "--json"]).output)
     assert (said["unit"], said["epsilon"], said["delta"]) == ("client", 8.0, 1e-5)
     assert said["spent_by_round"]["2"]["epsilon"] == 4.7
     assert len(said["not_covered"]) == 5
@@ -265,16 +254,13 @@ def test_of_private_records_it_shows_what_each_client_s_have_cost(tmp_path):
         unit="record", adjacency="zero-out", observer="everybody, the server too", epsilon=8.0, delta=1e-5, clients=2,
         parameters=100, amplification="by Poisson batches", batch=16, steps=40,
     )  # fmt: skip
-    ledger = Ledger(tmp_path / "ledger.jsonl")
-    spent = PrivacySpent(round=1, epsilon=3.5, delta=1e-5, by_client={"ada": 3.5, "bob": 2.25})
-    for event in (started(), promised, spent):
-        ledger.append(event)
-    ledger.close()
-    shown = CliRunner().invoke(app, ["privacy", str(tmp_path)]).output
+    paid = PrivacySpent(round=1, epsilon=3.5, delta=1e-5, by_client={"ada": 3.5, "bob": 2.25})
+    run = written(tmp_path / "run", promised, paid)
+    shown = CliRunner().invoke(app, ["privacy", run]).output
     assert "everybody, the server too" in shown
     assert "Epsilon by client" in shown
     assert "2.25" in shown
-    said = json.loads(CliRunner().invoke(app, ["privacy", str(tmp_path), "--json"]).output)
+    said = json.loads(CliRunner().invoke(app, ["privacy", run, "--json"]).output)
     assert said["spent_by_round"]["1"]["by_client"] == {"ada": 3.5, "bob": 2.25}
     assert said["not_covered"] == list(RECORDS_NOT_COVERED)
 

@@ -10,7 +10,6 @@ from cryptography.hazmat.primitives.ciphers.modes import ECB
 
 from plait.errors import ConfigError
 from plait.features.privacy import noise
-from plait.features.privacy import noise as discrete
 from plait.features.privacy.noise import BLOCK, DiscreteGaussian, IntegerGaussian, Keystream, RunKey, derived, tail
 
 KEY = bytes(range(32))
@@ -151,7 +150,7 @@ def test_what_the_table_cannot_decide_is_decided_exactly(monkeypatch):
     """A coarse table leaves many draws to exact numbers, and gives the same result."""
     centres = np.random.default_rng(0).integers(-5000, 5000, 1500)
     fine = DiscreteGaussian(5.0, 6).draw(Keystream(KEY), centres)
-    monkeypatch.setattr(discrete, "_GUARD", 0.02)
+    monkeypatch.setattr(noise, "_ROW_GUARD", 0.02)
     coarse, asked = DiscreteGaussian(5.0, 6), []
     resolved = coarse._resolved
     monkeypatch.setattr(coarse, "_resolved", lambda *given: asked.append(given) or resolved(*given))

@@ -38,9 +38,7 @@ def stage_of(asked):
     """The stage of a task of a masked sum; its purpose for any other."""
     if asked.purpose is not Purpose.MASK:
         return asked.purpose.value
-    task = decode_task(asked.task, max_bytes=len(asked.task))
-    assert isinstance(task, MaskingTask)
-    kind = type(task.stage)
+    kind = type(task_of(asked).stage)
     return next(name for name, stage in STAGES.items() if stage in (kind, kind.__name__))
 
 

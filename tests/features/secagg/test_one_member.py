@@ -28,6 +28,7 @@ from plait.rounds.channel import Purpose
 from plait.rounds.clock import WallClock
 from plait.rounds.run_state import initial_state
 from plait.wire.messages import decode_reply, decode_task, encode_reply
+from tests.features.secagg.test_masked_rounds import stage_of
 
 pytestmark = pytest.mark.slow
 
@@ -58,10 +59,14 @@ def begin(federate, fake_model, monkeypatch, change=None, **more):
     """Five clients that agree on where to go, of whom mallory changes what it hides."""
     models = {name: fake_model(4.0 + place / 10, 3 + place, layout=WIDE) for place, name in enumerate(NAMES)}
     monkeypatch.setattr(sys.modules[fake_model.__module__], "layout_of", lambda _rank: WIDE)
-    federation = federate(models, masked=True, rounds=ROUNDS, **more)
+    return lying(federate(models, masked=True, rounds=ROUNDS, **more), change)
+
+
+def lying(federation, change):
+    """The same, with what mallory changes, if anything."""
+    (node,) = (node for node, name in federation.channel.names.items() if name == MALLORY)
     if change:
-        participant = federation.channel.participants[100 + NAMES.index(MALLORY)]
-        saying = participant.way.saying
+        saying = federation.channel.participants[node].way.saying
         saying.masking = Lying(saying.masking, change)
     return federation
 
@@ -235,27 +240,12 @@ def test_honest_clients_of_a_member_that_is_silent_when_accused_are_not_blamed(f
     assert all(event["reason"] and event["detail"] for event in federation.of_kind("update_refused"))
 
 
-def stage_of(asked):
-    """The stage of a task of a masked sum; its purpose for any other."""
-    if asked.purpose is not Purpose.MASK:
-        return asked.purpose.value
-    stage = type(decode_task(asked.task, max_bytes=len(asked.task)).stage)
-    return {"NoneType": "keys", "Roster": "shares", "Delivery": "delivery", "Survivors": "signatures"}.get(
-        stage.__name__, "unmasking"
-    )
-
-
 def begin_in_groups(federate, fake_model, monkeypatch, change=None):
     """24 clients, three groups of eight, each of which agrees on where to go with a little of its own."""
     names = [MALLORY, *(f"client-{number:02}" for number in range(23))]
     models = {name: fake_model(4.0 + place / 100, 3 + place, layout=WIDE) for place, name in enumerate(names)}
     monkeypatch.setattr(sys.modules[fake_model.__module__], "layout_of", lambda _rank: WIDE)
-    federation = federate(models, masked=True, rounds=2)
-    if change:
-        participant = federation.channel.participants[100]
-        saying = participant.way.saying
-        saying.masking = Lying(saying.masking, change)
-    return federation
+    return lying(federate(models, masked=True, rounds=2), change)
 
 
 def away(numbers, figures, number):
@@ -396,3 +386,29 @@ def test_a_member_that_only_reports_progress_holds_a_stage_for_two_minutes_and_t
     assert late[0]["detail"]
     waited = times[2, MALLORY, stage]
     assert waited[-1] - waited[0] < 200
+
+
+def test_a_server_that_is_stopped_in_each_stage_of_a_round_of_groups_goes_on_to_the_same_bits(
+    federate, fake_model, monkeypatch
+):
+    whole, stopped = (begin_in_groups(federate, fake_model, monkeypatch, away) for _ in range(2))
+    expected, left, asked = whole.run(), ["shares", "train", "signatures", "unmasking"], 0
+
+    class Stopped(Exception):
+        pass
+
+    def stop(task):
+        nonlocal asked
+        asked += bool(left) and (task.round, stage_of(task)) == (1, left[0])
+        if asked == 10:
+            asked = 0
+            del left[0]
+            raise Stopped
+
+    stopped.channel.before = stop
+    for _ in range(4):
+        with pytest.raises(Stopped):
+            stopped.run()
+    assert stopped.run().adapter.digest() == expected.adapter.digest()
+    sums = [(event["round"], event["purpose"]) for event in stopped.of_kind("sum_unmasked")]
+    assert sums.count((1, "train")) == sums.count((2, "train")) == 3
