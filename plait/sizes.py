@@ -21,8 +21,7 @@ from plait.rounds.run_state import sample_cohort
 from plait.run import links_of, request_of
 from plait.settle import Settled
 from plait.training.blueprint import Shape, read_base_config, shape_of
-from plait.wire.layouts import packed_layout
-from plait.wire.messages import DescribeTask, encode_task
+from plait.wire.messages import DescribeTask, encode_task, packed_layout
 
 # What messages have beside the adapter's numbers, which hardly depends on the run: a client's card, a training task, an
 # update (and what it says besides where rates follow slopes), an evaluation and its answer.

@@ -121,7 +121,7 @@ def open_served_run(
         from plait.rounds.named_callbacks import heard
         from plait.run import resolve
         from plait.settle import settle
-        from plait.wire.decoded import DECODED
+        from plait.wire.codec import DECODED
         from server.log import say_event
 
         channel = channel or open_channel(serving, clients=settings.clients)

@@ -28,8 +28,7 @@ from plait.rounds.spool import Arrival, Refused, Spool, Stored
 from plait.rounds.watch import Standing
 from plait.rounds.way import Arriving
 from plait.trust.keys import verify
-from plait.wire.envelope import EPSILON
-from plait.wire.signature import read_signed
+from plait.wire.envelope import EPSILON, read_signed
 
 
 def check_signatures(events: Sequence[Event], *, hidden: bool = False) -> int:

@@ -42,7 +42,6 @@ from plait.rounds.saying import InTheOpen
 from plait.rounds.slope import Slope
 from plait.rounds.terms import Terms
 from plait.wire.envelope import Header, read_envelope
-from plait.wire.layouts import check_layout
 from plait.wire.messages import (
     ClientCard,
     DescribeTask,
@@ -52,6 +51,7 @@ from plait.wire.messages import (
     RefusalReason,
     TrainTask,
     UnknownSettingsError,
+    check_layout,
     decode_task,
     encode_reply,
 )

@@ -22,8 +22,7 @@ from plait.rounds.ledger import Ledger
 from plait.rounds.patience import Patience
 from plait.rounds.reason import Reason
 from plait.rounds.tracks import Ranks
-from plait.wire.layouts import packed_layout
-from plait.wire.messages import ClientCard, DescribeTask, encode_task
+from plait.wire.messages import ClientCard, DescribeTask, encode_task, packed_layout
 from plait.wire.settings import Settings
 
 MOST_QUESTIONS = 2

@@ -99,7 +99,7 @@ class InTheOpen:
         update = seal(said, encoded).data
         if not self.sign:
             return UpdateReply(update)
-        from plait.wire.signature import with_signature
+        from plait.wire.envelope import with_signature
 
         return UpdateReply(with_signature(update, self.sign))
 

@@ -31,7 +31,7 @@ from plait.training.device import choose_devices
 from plait.training.examples import check_kind
 from plait.training.fused.native import native_library
 from plait.training.local_loss import CROSS_ENTROPY
-from plait.wire.decoded import DECODED
+from plait.wire.codec import DECODED
 
 # As a fraction of the adapters that a run starts from.
 _WORTH_TELLING = 1e-3

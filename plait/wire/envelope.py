@@ -1,15 +1,17 @@
-"""A delta in an envelope: a header that describes it, and its numbers, packed by a codec.
+"""A delta in an envelope: a header that describes it, its numbers, packed by a codec, and a signature.
 
-Two steps at the sender (`encode_delta`, then `seal`) and two at the receiver (`read_envelope`, then `unpack`).
-The sender learns at once what the receiver will decode, bit for bit. Knows nothing of rules, rounds or transport.
-The format is specified in proto/README.md.
+Two steps at the sender (`encode_delta`, then `seal`) and two at the receiver (`read_envelope`, then `unpack`). The
+sender learns at once what the receiver will decode, bit for bit. The frame around the four parts is the canonical bytes
+of the protobuf message plait.v1.Envelope, read and written by hand, because protobuf's own classes copy a payload of
+many megabytes several times. The signature covers the header, which holds the digest of the payload; signing is a
+function argument. Knows nothing of rules, rounds or transport. Specified in proto/README.md.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import cast
@@ -20,10 +22,89 @@ from plait.adapters import AdapterState, Layout, check_finite, norm
 from plait.errors import PeerError
 from plait.v1 import envelope_pb2 as pb
 from plait.wire import bounds, canonical
-from plait.wire.codec import Codec, EncodedPayload
+from plait.wire.canonical import SCHEMA, check_schema
+from plait.wire.codec import DECODED, Codec, EncodedPayload
 from plait.wire.codecs import Rate, codec_numbered, without_zeros
-from plait.wire.decoded import DECODED
-from plait.wire.frame import join_frame, split_frame
+
+MAX_FRAME_BYTES = 2**31 - 1  # the limit of protobuf libraries
+
+# Tag bytes: field number << 3 | wire type (0 varint, 2 length-delimited).
+_SCHEMA_TAG = 1 << 3
+_PART_TAGS = (2 << 3 | 2, 3 << 3 | 2, 4 << 3 | 2)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The parts of an envelope, as views of its bytes; an absent part is empty."""
+
+    header: memoryview
+    payload: memoryview
+    signature: memoryview
+
+
+def join_frame(header: bytes, payload: bytes | memoryview, signature: bytes = b"") -> bytes:
+    """The bytes of an envelope with these parts.
+
+    Raises:
+        PeerError: they are more than 2 GiB.
+    """
+    pieces: list[bytes | memoryview] = [bytes((_SCHEMA_TAG, SCHEMA))]
+    for tag, part in zip(_PART_TAGS, (header, payload, signature), strict=True):
+        if len(part):
+            pieces += [bytes((tag,)), varint(len(part)), part]
+    size_bytes = sum(len(piece) for piece in pieces)
+    if size_bytes > MAX_FRAME_BYTES:
+        raise PeerError(f"envelope would have {size_bytes} bytes, expected at most {MAX_FRAME_BYTES}")
+    return b"".join(pieces)
+
+
+def split_frame(data: bytes) -> Frame:
+    """Split an envelope into its parts.
+
+    Raises:
+        PeerError: it is truncated, of another version, or not in canonical form.
+    """
+    view = memoryview(data).toreadonly()
+    if not view or view[0] != _SCHEMA_TAG:
+        raise PeerError(f"envelope of {len(view)} bytes does not begin with its schema version")
+    schema, position = _read_varint(view, 1)
+    check_schema("envelope", schema)
+    parts: list[memoryview] = []
+    for tag in _PART_TAGS:
+        part = view[position:position]
+        if position < len(view) and view[position] == tag:
+            length, start = _read_varint(view, position + 1)
+            position = start + length
+            if not 0 < length <= len(view) - start:
+                raise PeerError(f"part {tag >> 3} of the envelope claims {length} bytes, got {len(view) - start}")
+            part = view[start:position]
+        parts.append(part)
+    if position != len(view):
+        raise PeerError(f"envelope has {len(view) - position} bytes that belong to no part, expected none")
+    return Frame(*parts)
+
+
+def varint(value: int) -> bytes:
+    """A non-negative integer in protobuf's encoding, seven bits per byte, lowest first."""
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _read_varint(view: memoryview, position: int) -> tuple[int, int]:
+    """Value and end of the varint at `position`; five bytes hold every length below 2 GiB."""
+    value = 0
+    for shift, byte in enumerate(view[position : position + 5]):
+        value |= (byte & 0x7F) << (7 * shift)
+        if byte < 0x80:
+            if shift and not byte:
+                break
+            return value, position + shift + 1
+    raise PeerError(f"number at byte {position} of the envelope cannot be read, expected a varint of at most 5 bytes")
+
 
 MAX_HEADER_BYTES = 1 << 21
 SIGNED_DOMAIN = b"plait.v1.envelope\0"
@@ -367,3 +448,26 @@ def _distortion(delta: AdapterState, decoded: AdapterState) -> float:
     energy = norm(delta) ** 2
     error = np.subtract(delta.flat, decoded.flat, dtype=np.float64)
     return float(error @ error) / energy if energy else 0.0
+
+
+def read_signed(signed: bytes) -> Header:
+    """The header in the bytes that a signature covers.
+
+    Raises:
+        PeerError: they are not such bytes.
+    """
+    if not signed.startswith(SIGNED_DOMAIN):
+        raise PeerError(f"{len(signed)} signed bytes do not begin with {SIGNED_DOMAIN!r}")
+    header = signed[len(SIGNED_DOMAIN) :]
+    return read_header(join_frame(header, b"", b""), max_bytes=MAX_HEADER_BYTES)
+
+
+def with_signature(data: bytes, sign: Callable[[bytes], bytes]) -> bytes:
+    """The same envelope, signed.
+
+    Args:
+        sign: makes 64 bytes from the bytes to sign.
+    """
+    frame = split_frame(data)
+    header = bytes(frame.header)
+    return join_frame(header, frame.payload, sign(SIGNED_DOMAIN + header))

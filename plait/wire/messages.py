@@ -1,27 +1,72 @@
 """Questions and answers of server and clients: tasks one way, replies the other, as frozen values and as bytes.
 
-Envelopes pass through as bytes; nothing here opens them. Writer and reader check the same bounds. Specified in
-proto/README.md.
+Envelopes pass through as bytes; nothing here opens them. A layout travels as its JSON text, deflated, so that a client
+need not derive it from base and specification. Writer and reader check the same bounds. Specified in proto/README.md.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from enum import IntEnum
+from functools import lru_cache
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 from google.protobuf.message import Message
 
-from plait.errors import PeerError
+from plait.adapters import Layout
+from plait.errors import ConfigError, PeerError
 from plait.known_features import feature_with
 from plait.places import at
 from plait.text import printable
 from plait.v1 import messages_pb2 as pb
 from plait.wire import bounds, canonical
-from plait.wire.envelope import read_envelope
-from plait.wire.frame import varint
+from plait.wire.envelope import read_envelope, varint
 from plait.wire.settings import SIDES, Settings, digest_of, settings_from
+
+MAX_TEXT_BYTES = 1 << 24
+"""Of a layout's text; those of the largest adapters have a twentieth of it."""
+
+
+@lru_cache(maxsize=8)
+def packed_layout(layout: Layout) -> bytes:
+    """The text of a layout as a zlib stream (RFC 1950)."""
+    return zlib.compress(layout.text.encode(), 9)
+
+
+def unpacked_layout(packed: bytes) -> Layout:
+    """The inverse of `packed_layout`.
+
+    Raises:
+        PeerError: it is no zlib stream of a layout, or too large.
+    """
+    unpacking = zlib.decompressobj()
+    try:
+        text = unpacking.decompress(packed, MAX_TEXT_BYTES)
+    except zlib.error:
+        raise PeerError(f"layout of {len(packed)} bytes cannot be unpacked, expected a zlib stream") from None
+    if not unpacking.eof or unpacking.unused_data:
+        raise PeerError(f"layout has no end within {MAX_TEXT_BYTES} bytes, expected one zlib stream")
+    return Layout.of_text(text.decode("ascii", "replace"))
+
+
+def check_layout(packed: bytes, own: Layout) -> None:
+    """Check that a layout that was received is the one derived here.
+
+    Args:
+        packed: from the server; empty where it sent none.
+
+    Raises:
+        PeerError: it is no layout.
+        ConfigError: it is another.
+    """
+    if packed and (told := unpacked_layout(packed)) != own:
+        raise ConfigError(
+            f"layout of the adapter has {len(told.slots)} tensors of {told.size} numbers, expected the "
+            f"{len(own.slots)} of {own.size} that this client derives from the same specification"
+        )
+
 
 TASK_SCHEMA = 3
 """Version of a Task's format."""
@@ -44,7 +89,7 @@ _FIGURES = (
 class DescribeTask:
     """Say how much data you have, and whether your base can carry this adapter.
 
-    `layout` is the adapter's layout as `plait.wire.layouts` packs it, for clients that cannot derive it.
+    `layout` is the adapter's layout as `plait.wire.messages` packs it, for clients that cannot derive it.
     """
 
     settings: Settings

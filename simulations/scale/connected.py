@@ -35,7 +35,7 @@ from plait.rounds.ledger import Follower
 from plait.trust.kit import ClientKit
 from plait.trust.provision import provision
 from plait.wire.codecs import codec_for
-from plait.wire.envelope import Direction, EncodedDelta, Header, encode_delta, read_header, seal
+from plait.wire.envelope import Direction, EncodedDelta, Header, encode_delta, read_header, seal, with_signature
 from plait.wire.messages import (
     ClientCard,
     DescribeTask,
@@ -47,7 +47,6 @@ from plait.wire.messages import (
     encode_reply,
 )
 from plait.wire.settings import digest_of
-from plait.wire.signature import with_signature
 from simulations.bench.transport_light import LightNode
 
 EXAMPLES, TOKENS = 100, 1000

@@ -8,8 +8,7 @@ with instrumented():
     from plait.adapters import Layout
     from plait.errors import PeerError
     from plait.v1 import envelope_pb2 as pb
-    from plait.wire.envelope import open_envelope, payload_digest, read_envelope
-    from plait.wire.frame import join_frame, split_frame
+    from plait.wire.envelope import join_frame, open_envelope, payload_digest, read_envelope, split_frame
 
 LAYOUT = Layout.of({"q_proj.lora_A": (2, 3), "q_proj.lora_B": (3, 2)})
 

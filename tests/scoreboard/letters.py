@@ -9,9 +9,7 @@ from collections.abc import Callable
 
 from plait.v1 import envelope_pb2 as pb
 from plait.v1 import messages_pb2 as mpb
-from plait.wire.envelope import payload_digest
-from plait.wire.frame import join_frame, split_frame
-from plait.wire.signature import with_signature
+from plait.wire.envelope import join_frame, payload_digest, split_frame, with_signature
 
 Sign = Callable[[bytes], bytes]
 

@@ -24,9 +24,8 @@ from plait.v1 import envelope_pb2 as pb
 from plait.v1 import messages_pb2 as mpb
 from plait.wire import canonical
 from plait.wire.codecs import CODECS, codec_for
-from plait.wire.frame import join_frame, split_frame
+from plait.wire.envelope import join_frame, split_frame, with_signature
 from plait.wire.messages import ClientCard, Evaluation, Refusal, RefusalReason, encode_reply
-from plait.wire.signature import with_signature
 
 SIZE = of_numbers.LAYOUT.size
 A_SIZE = of_numbers.LAYOUT.slots[0].size

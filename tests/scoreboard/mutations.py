@@ -361,7 +361,7 @@ def _finite() -> None:
         def __getattr__(self, name: str):
             return (lambda values: np.ones(np.shape(values), bool)) if name == "isfinite" else getattr(np, name)
 
-    for place in ("plait.wire.codecs.fp32", "plait.adapters.state"):
+    for place in ("plait.wire.codecs.plain", "plait.adapters.state"):
         put(f"{place}:np", Careless())
 
 

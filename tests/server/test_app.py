@@ -14,7 +14,7 @@ from plait.rounds.events import RunStarted
 from plait.rounds.ledger import read_events
 from plait.rounds.local_channel import LocalChannel
 from plait.rounds.run_directory import RunDirectory
-from plait.wire.decoded import DECODED
+from plait.wire.codec import DECODED
 from server.app import run_described
 from server.served_run import open_served_run
 

@@ -28,8 +28,7 @@ from plait.transport.protocol import enrolment_bytes
 from plait.trust.keys import NodeKey
 from plait.v1 import federation_pb2 as pb
 from plait.wire.codecs import codec_for
-from plait.wire.envelope import Direction, Header, encode_delta, open_envelope, seal
-from plait.wire.layouts import unpacked_layout
+from plait.wire.envelope import Direction, Header, encode_delta, open_envelope, seal, with_signature
 from plait.wire.messages import (
     ClientCard,
     DescribeTask,
@@ -40,9 +39,9 @@ from plait.wire.messages import (
     UpdateReply,
     decode_task,
     encode_reply,
+    unpacked_layout,
 )
 from plait.wire.settings import digest_of
-from plait.wire.signature import with_signature
 
 FILE = Path(__file__).parent / "whole" / "minimal.json"
 NAME, KEY, NONCE = "ålice-7", sha256(b"a node's key").digest(), sha256(b"a node's nonce").digest()

@@ -41,8 +41,7 @@ from plait.transport.protocol import enrolment_bytes, node_number
 from plait.trust.keys import NodeKey
 from plait.wire.codec import EncodedPayload
 from plait.wire.codecs import codec_for
-from plait.wire.envelope import Direction, Header, encode_delta, open_envelope, seal
-from plait.wire.layouts import packed_layout
+from plait.wire.envelope import Direction, Header, encode_delta, open_envelope, seal, with_signature
 from plait.wire.messages import (
     ClientCard,
     DescribeTask,
@@ -54,9 +53,9 @@ from plait.wire.messages import (
     UpdateReply,
     encode_reply,
     encode_task,
+    packed_layout,
 )
 from plait.wire.settings import Settings, digest_of
-from plait.wire.signature import with_signature
 
 HERE = Path(__file__).parent
 INDEPENDENT = runpy.run_path(str(HERE / "independent_decoder.py"))

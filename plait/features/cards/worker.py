@@ -26,7 +26,7 @@ from plait.simulation.partitioned_data import SentShares
 from plait.simulation.simulation import Simulation
 from plait.training.bases import LocatedBase, quiet_libraries
 from plait.training.device import take_share
-from plait.wire.decoded import DECODED
+from plait.wire.codec import DECODED
 
 
 def main(parent: Parent) -> None:

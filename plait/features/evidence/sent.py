@@ -18,8 +18,7 @@ from plait.errors import PeerError
 from plait.files import cannot_write, make_private_directory, read_if_there
 from plait.places import at
 from plait.rounds.ledger import canonical
-from plait.wire.envelope import SIGNED_DOMAIN, read_envelope
-from plait.wire.frame import split_frame
+from plait.wire.envelope import SIGNED_DOMAIN, read_envelope, split_frame
 from plait.wire.messages import Refusal, UpdateReply, decode_reply, run_of
 
 if TYPE_CHECKING:

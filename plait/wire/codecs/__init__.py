@@ -1,6 +1,6 @@
-"""Codecs, one per file, and the table of their names and numbers."""
+"""Codecs, and the table of their names and numbers."""
 
-from plait.wire.codecs.fp32 import Fp32
+from plait.wire.codecs.plain import Fp32
 from plait.wire.codecs.rate import Rate
 from plait.wire.codecs.table import CODECS, UNCHANGED, codec_for, codec_numbered, without_zeros
 

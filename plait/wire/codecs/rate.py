@@ -1,14 +1,19 @@
 """The variable-rate codec: a target of 8 down to 1 bits per parameter, at the least squared error.
 
 Tensors of similar scale form a group; all groups share one trellis of two quantisers with one step (`trellis`), and
-their indices are entropy-coded with probabilities fitted to each group (`symbols`, `streams`). The format is in
-proto/README.md; the encoder's free choices are in `rate_search`.
+their indices are entropy-coded with probabilities fitted to each group (`entropy`). The format is in proto/README.md.
+
+The encoder's search binds no decoder. One Lagrangian over everything: each number takes the point that minimises
+distortion + λ · bits along the path through the trellis, with the same λ and step in every group, so bits go where they
+reduce the distortion most. The rate falls as the price of a bit, λ, rises, gently as a rule; where most numbers are
+near zero all lanes of the trellis fall silent together when λ passes a critical value. A rate in between is reached
+with some lanes at a lower price and the others at a higher one, and is linear in their share.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,9 +25,7 @@ from plait.adapters.state import Float32
 from plait.errors import PeerError
 from plait.wire.codec import EncodedPayload
 from plait.wire.codecs import compiled
-from plait.wire.codecs.quantiser import GREATEST_STEP, LEAST_STEP, Quantisers
-from plait.wire.codecs.rate_search import search
-from plait.wire.codecs.streams import (
+from plait.wire.codecs.entropy import (
     Bools,
     Models,
     StreamReader,
@@ -34,7 +37,146 @@ from plait.wire.codecs.streams import (
     split,
     streams_of,
 )
-from plait.wire.codecs.trellis import STATE_BITS, Trellis, lanes_of
+from plait.wire.codecs.trellis import (
+    GREATEST_STEP,
+    LEAST_STEP,
+    STATE_BITS,
+    Mix,
+    Numbers,
+    Path,
+    Quantisers,
+    Trellis,
+    lanes_of,
+    quantise,
+)
+
+_LEAST, _GREATEST = 0.01, 10.0
+_ATTEMPTS = 8
+_ROOM = 1.06  # error of a sample's rate; prices nearer to the target than this are not worth distinguishing
+_WIDE, _NARROW = 1.5, 1.01  # rates too far apart to mix, and prices close enough to count as one (ratios)
+
+
+@dataclass(frozen=True)
+class PricePair:
+    """Two prices and their rates in bits per number."""
+
+    low: float
+    high: float
+    most: float
+    least: float
+
+    @classmethod
+    def around(cls, price: float, bits: float, rate_at: Callable[[float], float]) -> PricePair:
+        """Prices near `price` whose rates enclose `bits`, or come as close as a few attempts allow."""
+        low, high = price / 1.1, price * 1.1
+        most, least = rate_at(low), rate_at(high)
+        for _ in range(_ATTEMPTS):
+            ratio = (high / low) ** 2
+            if least > bits and high < _GREATEST:
+                low, most, high = high, least, min(high * ratio, _GREATEST)
+                least = rate_at(high)
+            elif most < bits and low > _LEAST:
+                low, high, least = max(low / ratio, _LEAST), low, most
+                most = rate_at(low)
+            elif most > bits > least and most > _WIDE * least and high > _NARROW * low:
+                middle = (low * high) ** 0.5
+                got = rate_at(middle)
+                if got > _ROOM * bits:
+                    low, most = middle, got
+                elif got < bits / _ROOM:
+                    high, least = middle, got
+                else:
+                    break
+            else:
+                break
+        return cls(low, high, most, least)
+
+    def share(self, bits: float) -> float:
+        """The share of lanes that need the low price for this rate; outside 0 to 1 if neither price will do."""
+        return (bits - self.least) / max(self.most - self.least, 1e-4 * self.most, 1e-9)
+
+    def mix(self, share: float) -> Mix:
+        """Both prices; for a share outside 0 to 1 a single one, extrapolated."""
+        if 0 <= share <= 1:
+            return Mix(self.low, self.high, share)
+        beyond = self.high * (self.low / self.high) ** min(max(share, -4.0), 5.0)
+        return Mix(beyond, beyond, share)
+
+
+# Samples: numbers, and steps of a lane.
+_COARSE, _FINE = (1 << 14, 64), (1 << 16, 128)
+_LEAST_PASSES, _COARSE_PASSES, _FINE_PASSES, _WHOLE_PASSES = 4, 11, 2, 3
+_STEEPEST = 40.0
+_NEAR, _CLOSE = 0.02, 0.008  # tolerances of a rate, on the coarse sample and on all numbers, relative to its target
+
+# Tuned on Gaussian samples. For rates in bits a number: the step in standard deviations, and λ in squared steps.
+_LOG_RATES = np.log([1, 2, 4, 8])
+_LOG_STEPS = np.log([0.88, 0.38, 0.125, 0.008])
+_PRICES = np.array([0.5, 0.65, 0.5, 0.4])
+
+
+def search(groups: Sequence[Float32], bits: float, trellis: Trellis, *, overhead_bytes: int) -> Path:
+    """Quantise groups of numbers, none of them all zeros, to about `bits` a number over all of them.
+
+    All parameters count (`overhead_bytes` are those besides the quantisers), but only up to half of the target.
+    """
+    size = sum(group.size for group in groups)
+    numbers = Numbers(groups, lanes_of(size))
+    price = float(np.interp(np.log(bits), _LOG_RATES, _PRICES))
+    energy = sum(float(np.square(group, dtype=np.float64).sum()) for group in groups)
+    deviations = float(np.interp(np.log(bits), _LOG_RATES, _LOG_STEPS))
+    aim = _Aim(bits, 0.5 * float(np.log(energy / size)) + deviations)
+
+    def rate(path: Path) -> float:
+        parameter_bytes = overhead_bytes + sum(each.size_bytes for each in path.quantisers)
+        return path.bits + min(8 * parameter_bytes / size, bits / 2)
+
+    # Step and quantisers depend on each other; a sample of the numbers finds both.
+    coarse, fine = (numbers.sample(*kind) for kind in (_COARSE, _FINE))
+    guess: Sequence[Quantisers] = [Quantisers.gaussian(group / aim.step) for group in coarse.groups]
+    for attempt in range(_COARSE_PASSES):
+        path = quantise(coarse, aim.step, guess, Mix(price, price, 1), trellis)
+        guess, got = path.quantisers, rate(path)
+        if attempt:  # the first only replaces the guess
+            aim = aim.corrected(got)
+        if attempt + 1 >= _LEAST_PASSES and abs(got - bits) < _NEAR * bits:
+            break
+    for _ in range(_FINE_PASSES):
+        path = quantise(fine, aim.step, guess, Mix(price, price, 1), trellis)
+        guess, aim = path.quantisers, aim.corrected(rate(path))
+    # λ alone does the rest: it fixes the rate, first on the sample, then on all numbers.
+    step = aim.step
+    pair = PricePair.around(price, bits, lambda it: rate(quantise(fine, step, guess, Mix(it, it, 1), trellis)))
+    share = pair.share(bits)
+    for _ in range(_WHOLE_PASSES - 1):
+        path = quantise(numbers, step, guess, pair.mix(share), trellis)
+        if abs(rate(path) - bits) < _CLOSE * bits:
+            return path
+        share += pair.share(bits) - pair.share(rate(path))
+    return quantise(numbers, step, guess, pair.mix(share), trellis)
+
+
+@dataclass(frozen=True)
+class _Aim:
+    """The state of the search for the step, and the rate of the previous step."""
+
+    bits: float
+    log_step: float
+    before: tuple[float, float] | None = None
+
+    @property
+    def step(self) -> np.float32:
+        return np.float32(np.clip(np.exp(self.log_step), LEAST_STEP, GREATEST_STEP))
+
+    def corrected(self, got: float) -> _Aim:
+        """The next step to try: by a Gaussian's slope, or the observed one if that is steeper."""
+        slope = 1.44 + 2.5 * np.exp(-2 * min(got, self.bits))  # bits lost by an e-fold of the step
+        if self.before is not None and self.before[0] != self.log_step:
+            seen = (self.before[1] - got) / (self.log_step - self.before[0])
+            slope = max(slope, min(seen, _STEEPEST))
+        move = float(np.clip((got - self.bits) / slope, -0.5, 0.5)) if got else -0.2
+        return _Aim(self.bits, self.log_step + move, (self.log_step, got))
+
 
 LEAST_BITS, GREATEST_BITS = 1, 8
 _BYTES_BEHIND_A_GROUP = 512  # with fewer, a group is not worth the bytes that describe it

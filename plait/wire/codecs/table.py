@@ -18,18 +18,18 @@ from plait.wire.codecs.rate import GREATEST_BITS, LEAST_BITS, Rate
 
 if TYPE_CHECKING:
     from plait.wire.codecs.own import OwnCodec
-    from plait.wire.codecs.partial import Partial
+    from plait.wire.codecs.plain import Partial
 
 UNCHANGED = "unchanged"
 """The codec of an all-zero delta."""
 CODECS: OnDemand[Codec] = OnDemand(
     {
-        UNCHANGED: "plait.wire.codecs.unchanged:UNCHANGED",
-        "fp32": "plait.wire.codecs.fp32:FP32",
-        "bf16": "plait.wire.codecs.bf16:BF16",
+        UNCHANGED: "plait.wire.codecs.plain:UNCHANGED",
+        "fp32": "plait.wire.codecs.plain:FP32",
+        "bf16": "plait.wire.codecs.plain:BF16",
         "rate": "plait.wire.codecs.rate:RATE",
-        "fp32_partial": "plait.wire.codecs.partial:FP32_PARTIAL",
-        "bf16_partial": "plait.wire.codecs.partial:BF16_PARTIAL",
+        "fp32_partial": "plait.wire.codecs.plain:FP32_PARTIAL",
+        "bf16_partial": "plait.wire.codecs.plain:BF16_PARTIAL",
     }
 )
 """All codecs by name, including those that only an envelope names."""

@@ -18,8 +18,7 @@ from plait.v1 import envelope_pb2 as pb
 from plait.wire import canonical
 from plait.wire.codec import EncodedPayload
 from plait.wire.codecs import codec_for
-from plait.wire.envelope import Direction, encode_delta, open_envelope, read_header, seal
-from plait.wire.frame import split_frame
+from plait.wire.envelope import Direction, encode_delta, open_envelope, read_header, seal, split_frame
 from plait.wire.messages import (
     Evaluation,
     Refusal,

@@ -12,18 +12,58 @@ from hypothesis.extra import numpy as hnp
 from plait.adapters import AdapterState, Layout
 from plait.errors import PeerError
 from plait.v1 import envelope_pb2 as pb
-from plait.wire.codecs import codec_for
+from plait.v1.envelope_pb2 import Envelope
+from plait.wire.codec import DECODED, Decoded
+from plait.wire.codecs import Rate, codec_for
 from plait.wire.envelope import (
     Direction,
     Header,
     encode_delta,
+    join_frame,
     measure,
     open_envelope,
     payload_digest,
     read_envelope,
     read_header,
     seal,
+    split_frame,
 )
+
+PARTS = st.binary(max_size=300)
+
+
+@given(PARTS, PARTS, PARTS)
+def test_frame_is_what_protobuf_writes(header, payload, signature):
+    message = Envelope(schema=1, header=header, payload=payload, signature=signature)
+    assert join_frame(header, payload, signature) == message.SerializeToString(deterministic=True)
+
+
+@given(PARTS, PARTS, PARTS)
+def test_split_inverts_join(header, payload, signature):
+    frame = split_frame(join_frame(header, payload, signature))
+    assert (frame.header, frame.payload, frame.signature) == (header, payload, signature)
+
+
+@given(st.binary(max_size=40))
+def test_split_accepts_only_what_join_writes(data):
+    try:
+        frame = split_frame(b"\x08\x01" + data)
+    except PeerError:
+        return
+    assert join_frame(bytes(frame.header), frame.payload, bytes(frame.signature)) == b"\x08\x01" + data
+
+
+def test_payload_is_a_view_of_the_envelope():
+    data = join_frame(b"h", b"payload")
+    assert split_frame(data).payload.obj is data
+
+
+def test_lengths_over_two_gibibytes_are_refused(monkeypatch):
+    monkeypatch.setattr("plait.wire.envelope.MAX_FRAME_BYTES", 10)
+    assert len(join_frame(b"1234", b"56"[:0])) == 8
+    with pytest.raises(PeerError, match="11 bytes, expected at most 10"):
+        join_frame(b"1234", b"5")
+
 
 LAYOUT = Layout.of({"a": (2, 3), "b": (5,)})
 DELTA = AdapterState(LAYOUT, np.linspace(-1, 1, LAYOUT.size, dtype=np.float32))
@@ -185,3 +225,67 @@ def test_measuring_says_what_opening_would_without_unpacking(wire):
     data = seal(UPDATE, encode_delta(DELTA, codec_for(wire))).data
     opened = open_envelope(data, layout=LAYOUT)
     assert measure(read_envelope(data, max_bytes=len(data)), layout=LAYOUT) == replace(opened.encoding, codec_s=0.0)
+
+
+WIDE = Layout.of({"a": (40, 30)})
+NOISE = AdapterState(WIDE, np.random.default_rng(0).standard_normal(WIDE.size).astype(np.float32))
+NUMBERS = np.arange(4, dtype=np.float32)
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """What codecs were asked to decode."""
+    asked, decode = [], Rate.decode
+    monkeypatch.setattr(Rate, "decode", lambda *given: asked.append(given) or decode(*given))
+    return asked
+
+
+def test_a_process_of_both_sides_decodes_nothing_and_gets_the_same(decoded):
+    encoded = encode_delta(NOISE, Rate(1.0))
+    data = seal(UPDATE, encoded).data
+    apart = open_envelope(data, layout=WIDE).delta
+    assert len(decoded) == 1
+    with DECODED.kept():
+        data = seal(UPDATE, encoded).data
+        together = open_envelope(data, layout=WIDE).delta
+    assert len(decoded) == 1
+    assert together.digest() == apart.digest() == encoded.delta.digest()
+
+
+def test_what_many_receive_is_decoded_once(decoded):
+    data = seal(UPDATE, encode_delta(NOISE, Rate(1.0))).data
+    with DECODED.kept():
+        assert len({open_envelope(data, layout=WIDE).delta.digest() for _ in range(3)}) == 1
+    assert len(decoded) == 1
+    open_envelope(data, layout=WIDE)
+    assert len(decoded) == 2
+
+
+def test_numbers_of_another_layout_are_not_taken(decoded):
+    data = seal(UPDATE, encode_delta(NOISE, Rate(1.0))).data
+    with DECODED.kept():
+        open_envelope(data, layout=WIDE)
+        other = Layout.of({"a": (600,), "b": (601,)})
+        with pytest.raises(PeerError):
+            open_envelope(data, layout=other)
+    assert len(decoded) == 2
+
+
+def test_the_longest_unused_make_room():
+    kept = Decoded()
+    with kept.kept(2 * NUMBERS.nbytes):
+        kept.add(b"1", NUMBERS)
+        kept.add(b"2", NUMBERS)
+        assert kept.find(b"1") is NUMBERS
+        kept.add(b"3", NUMBERS)
+        kept.add(b"too large", np.zeros(9, np.float32))
+        assert [key for key in (b"1", b"2", b"3", b"too large") if kept.find(key) is not None] == [b"1", b"3"]
+    assert kept.find(b"1") is None
+
+
+def test_what_is_kept_again_counts_once_and_is_the_newest():
+    kept = Decoded()
+    with kept.kept(2 * NUMBERS.nbytes):
+        for key in (b"1", b"2", b"1", b"3"):
+            kept.add(key, NUMBERS)
+        assert [key for key in (b"1", b"2", b"3") if kept.find(key) is not None] == [b"1", b"3"]

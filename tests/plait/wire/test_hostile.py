@@ -15,8 +15,16 @@ from plait.v1 import envelope_pb2 as pb
 from plait.v1 import messages_pb2 as mpb
 from plait.wire.canonical import entries
 from plait.wire.codecs import codec_for
-from plait.wire.envelope import Direction, Header, encode_delta, open_envelope, payload_digest, read_header, seal
-from plait.wire.frame import join_frame
+from plait.wire.envelope import (
+    Direction,
+    Header,
+    encode_delta,
+    join_frame,
+    open_envelope,
+    payload_digest,
+    read_header,
+    seal,
+)
 from plait.wire.messages import (
     ClientCard,
     DescribeTask,

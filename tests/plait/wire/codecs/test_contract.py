@@ -13,8 +13,8 @@ from plait.errors import PeerError
 from plait.own_code import checked
 from plait.wire.codec import EncodedPayload
 from plait.wire.codecs import CODECS, codec_for
-from plait.wire.codecs.bf16 import Bf16
 from plait.wire.codecs.contract import CODEC_CHECKS
+from plait.wire.codecs.plain import Bf16
 
 LAYOUT = Layout.of({"a": (3, 5), "b": (), "c": (4, 0), "d": (7,)})
 DIAL = [codec for name, codec in CODECS.items() if name != "unchanged"]

@@ -12,10 +12,9 @@ from pydantic import Field
 from plait.adapters import AdapterState, Layout
 from plait.errors import ConfigError, PeerError
 from plait.plugins import Kind, reference
-from plait.wire.codec import EncodedPayload
+from plait.wire.codec import DECODED, EncodedPayload
 from plait.wire.codecs import codec_for, codec_numbered, table
-from plait.wire.codecs.fp32 import Fp32
-from plait.wire.decoded import DECODED
+from plait.wire.codecs.plain import Fp32
 from plait.wire.envelope import Direction, Header, encode_delta, open_envelope, read_envelope, seal
 
 LAYOUT = Layout.of({"a": (4, 4)})

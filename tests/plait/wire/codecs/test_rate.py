@@ -12,8 +12,70 @@ from hypothesis.extra import numpy as hnp
 from plait.adapters import AdapterState, Layout
 from plait.errors import PeerError
 from plait.wire.codecs import Rate
-from plait.wire.codecs.streams import StreamWriter, join, model_of
-from plait.wire.codecs.symbols import frequencies, knots
+from plait.wire.codecs.entropy import StreamWriter, frequencies, join, knots, model_of
+from plait.wire.codecs.rate import PricePair, search
+from plait.wire.codecs.trellis import GREATEST_STEP, LEAST_STEP, Mix, Trellis
+
+
+@pytest.mark.parametrize("bits", [0.1, 0.4, 1.0, 3.0])
+def test_a_gentle_rate_is_enclosed(bits):
+    pair = PricePair.around(0.5, bits, lambda price: 0.5 * price**-0.8)
+    assert pair.most >= bits >= pair.least
+    assert pair.low < pair.high
+    assert pair.least == 0.5 * pair.high**-0.8
+
+
+def test_a_rate_that_jumps_is_enclosed_by_prices_on_both_sides_of_the_jump():
+    pair = PricePair.around(0.3, 0.25, lambda price: 0.6 if price < 0.31 else 0.02)
+    assert pair.low < 0.31 <= pair.high
+    assert (pair.most, pair.least) == (0.6, 0.02)
+    assert pair.mix(pair.share(0.25)) == Mix(pair.low, pair.high, pytest.approx(0.23 / 0.58))
+
+
+def test_a_rate_out_of_reach_ends_after_a_few_attempts():
+    asked = []
+    PricePair.around(0.3, 1.0, lambda price: asked.append(price) or 5.0)
+    PricePair.around(0.3, 1.0, lambda price: asked.append(price) or 0.0)
+    assert len(asked) <= 20
+    assert all(0.01 <= price <= 10 for price in asked)
+
+
+def test_beyond_both_prices_there_is_a_single_one():
+    pair = PricePair(0.2, 0.4, 1.0, 0.5)
+    assert pair.share(1.5) == 2
+    assert pair.mix(2) == Mix(pytest.approx(0.1), pytest.approx(0.1), 2)
+    assert pair.mix(-1) == Mix(pytest.approx(0.8), pytest.approx(0.8), -1)
+
+
+CHANCE = np.random.default_rng(0)
+GROUPS = [CHANCE.standard_normal(4000).astype(np.float32), CHANCE.standard_normal(9000).astype(np.float32) / 3]
+
+
+@pytest.mark.parametrize("bits", [1, 3])
+def test_parameters_count(bits):
+    size = sum(group.size for group in GROUPS)
+    for overhead_bytes in (0, size // 80):
+        path = search(GROUPS, bits, Trellis(3), overhead_bytes=overhead_bytes)
+        parameter_bytes = overhead_bytes + sum(len(each.pack()) for each in path.quantisers)
+        assert path.bits + 8 * parameter_bytes / size == pytest.approx(bits, rel=0.02)
+
+
+def test_parameters_leave_half_of_the_target_to_the_numbers():
+    path = search([GROUPS[0]], 2, Trellis(3), overhead_bytes=1 << 20)
+    assert path.bits == pytest.approx(1, rel=0.1)
+
+
+def test_scale_changes_nothing_but_the_step():
+    one, other = (search([GROUPS[0] * scale], 2, Trellis(3), overhead_bytes=0) for scale in (1, 2.0**40))
+    np.testing.assert_array_equal(one.index(), other.index())
+    assert other.step == one.step * 2.0**40
+
+
+@pytest.mark.parametrize("scale", [1e-40, 1e37])
+def test_steps_stay_within_their_bounds(scale):
+    path = search([(GROUPS[0].astype(np.float64) * scale).astype(np.float32)], 8, Trellis(2), overhead_bytes=0)
+    assert LEAST_STEP <= path.step <= GREATEST_STEP
+
 
 INDEPENDENT = runpy.run_path(str(Path(__file__).parents[3] / "vectors" / "independent_decoder.py"))
 SMALL = Layout.of({"a": (3, 5), "b": (), "c": (4, 0), "d": (7,)})

@@ -3,8 +3,57 @@ import itertools
 import numpy as np
 import pytest
 
+from plait.errors import PeerError
 from plait.wire.codecs import compiled
-from plait.wire.codecs.trellis import GREATEST_COST, STATE_BITS, Trellis
+from plait.wire.codecs.trellis import GREATEST_COST, STATE_BITS, Cells, Mix, Numbers, Quantisers, Trellis, quantise
+
+VALUE = np.random.default_rng(0).standard_normal(5000).astype(np.float32) * 4
+QUANTISERS = Quantisers.gaussian(VALUE)
+
+
+def test_bytes_survive_and_say_where_they_end():
+    packed = QUANTISERS.pack()
+    assert len(packed) == QUANTISERS.size_bytes
+    found, end = Quantisers.unpack(b"xy" + packed + b"more", 2)
+    assert (end, found.pack()) == (2 + len(packed), packed)
+
+
+@pytest.mark.parametrize("size", range(QUANTISERS.size_bytes))
+def test_cut_bytes_are_refused(size):
+    with pytest.raises(PeerError, match=r"largest index is 0|expected at least"):
+        Quantisers.unpack(QUANTISERS.pack()[:size], 0)
+
+
+def test_points_are_even_and_odd_multiples_moved_towards_zero():
+    shifts = np.array([[16, 32, 0], [0, -64, 64]], np.int8)
+    quantisers = Quantisers(3, shifts, QUANTISERS.costs)
+    assert quantisers.points(0).tolist() == [-6, -3.5, -1.75, 0, 1.75, 3.5, 6]
+    assert quantisers.points(1).tolist() == [-4, -4, -1, 0, 1, 4, 4]
+
+
+def test_fitted_quantisers_have_their_points_at_the_means():
+    value = np.array([0.1, 1.75, 2.0, -1.625, 0.75], np.float32)
+    index, quantiser = np.array([0, 1, 1, -1, 1], np.int32), np.array([0, 0, 0, 0, 1], np.uint8)
+    fitted = Quantisers.fitted(value, index, quantiser, np.array([9, 3, 1, 4, 2]))
+    mean = (3 * 1.75 + 1 * 2.0 + 4 * 1.625) / 8
+    assert fitted.points(0)[fitted.largest + 1] == pytest.approx(mean, abs=1 / 128)
+    assert fitted.points(1)[fitted.largest + 1] == pytest.approx(0.75, abs=1 / 128)
+
+
+def test_what_occurs_often_costs_little():
+    index, quantiser = np.array([0, 1, -2], np.int32), np.zeros(3, np.uint8)
+    count = np.array([800, 150, 50])
+    fitted = Quantisers.fitted(np.zeros(3, np.float32), index, quantiser, count)
+    # Signs are not told apart: ±1 and ±2 share their counts.
+    expected = 800 * -np.log2(0.8) + 150 * -np.log2(0.075) + 50 * -np.log2(0.025)
+    assert fitted.length_bits(index, quantiser, count) == pytest.approx(expected, rel=0.01)
+
+
+def test_widening_keeps_what_was_likely_likely():
+    wide = QUANTISERS.widened(3 * QUANTISERS.largest)
+    assert wide.largest == 3 * QUANTISERS.largest
+    np.testing.assert_allclose(wide.bits(0)[wide.largest], QUANTISERS.bits(0)[QUANTISERS.largest], atol=0.2)
+    assert QUANTISERS.widened(1) is QUANTISERS
 
 
 @pytest.fixture(autouse=True)
@@ -48,3 +97,86 @@ def test_lanes_beyond_a_block_are_searched_alike(monkeypatch):
     at_once = Trellis(3).cheapest(cell, costs, 37)
     monkeypatch.setattr("plait.wire.codecs.trellis._STATES_AT_ONCE", 8 * 5)  # 5 lanes of 8 states
     np.testing.assert_array_equal(Trellis(3).cheapest(cell, costs, 37), at_once)
+
+
+def test_no_index_of_a_branch_is_cheaper():
+    price = 0.4
+    cells = Cells.of(QUANTISERS, price)
+    largest = QUANTISERS.largest
+    index = np.arange(-largest, largest + 1)
+    all_costs = []
+    for branch in range(4):
+        points, bits = QUANTISERS.points(branch >> 1), QUANTISERS.bits(branch >> 1)
+        cost = (cells.middle[:, None] - points) ** 2 + price * bits
+        cost[:, index % 2 != branch & 1] = np.inf
+        all_costs.append(cost.min(axis=1))
+        chosen = cost[np.arange(cells.middle.size), cells.choice[branch] + largest]
+        np.testing.assert_allclose(chosen, cost.min(axis=1), rtol=1e-5)
+    relative = np.stack(all_costs) - np.min(all_costs, axis=0)
+    small = relative < 7
+    np.testing.assert_allclose(cells.costs[small] / 256, relative[small], atol=1 / 256)
+
+
+def test_numbers_go_to_the_nearest_cell_and_those_beyond_to_the_last():
+    cells = Cells.of(QUANTISERS, 0.4)
+    value = np.concatenate([VALUE, np.array([1e30, -1e30], np.float32)])
+    place = np.empty(value.size, np.int32)
+    cells.sort(value, 5, out=place)
+    assert np.abs(cells.middle[place[:-2] - 5] - VALUE).max() <= 0.5 / cells.per_step
+    assert place[-2:].tolist() == [5 + cells.middle.size - 1, 5]
+
+
+CHANCE = np.random.default_rng(0)
+LOUD, QUIET = (CHANCE.standard_normal(3000).astype(np.float32) * scale for scale in (2.0, 1.0))
+NUMBERS = Numbers([LOUD, QUIET], 7)
+STEP = np.float32(0.8)
+GUESS = [Quantisers.gaussian(group / STEP) for group in NUMBERS.groups]
+TRELLIS = Trellis(3)
+
+
+def price(value: float) -> Mix:
+    return Mix(value, value, 1)
+
+
+def test_indices_follow_the_trellis():
+    path = quantise(NUMBERS, STEP, GUESS, price(0.3), TRELLIS)
+    index, quantiser = path.index(), path.quantiser()
+    state = TRELLIS.first(7)
+    for start in range(0, NUMBERS.size, 7):
+        row = index[start : start + 7]
+        state = state[: row.size]
+        np.testing.assert_array_equal(quantiser[start : start + 7], state & 1)
+        state = TRELLIS.following[2 * state + (row & 1)]
+
+
+def test_bits_are_those_of_the_fitted_quantisers():
+    path = quantise(NUMBERS, STEP, GUESS, price(0.3), TRELLIS)
+    index, quantiser = path.index(), path.quantiser()
+    total = 0.0
+    for each, part in zip(path.quantisers, (slice(0, 3000), slice(3000, 6000)), strict=True):
+        for q in (0, 1):
+            total += each.bits(q)[index[part][quantiser[part] == q] + each.largest].sum(dtype=np.float64)
+    assert path.bits == pytest.approx(total / NUMBERS.size, rel=1e-6)
+
+
+def test_points_are_near_the_numbers():
+    path = quantise(NUMBERS, STEP, GUESS, price(0.0), TRELLIS)
+    index, quantiser = path.index()[:3000], path.quantiser()[:3000]
+    points = np.stack([path.quantisers[0].points(q) for q in (0, 1)])
+    error = points[quantiser, index + path.quantisers[0].largest] * STEP - LOUD
+    assert np.mean(error**2) < STEP**2 / 3  # a scalar quantiser with points 2 steps apart
+
+
+def test_a_higher_price_buys_fewer_bits_and_a_mix_lies_between():
+    low, high = (quantise(NUMBERS, STEP, GUESS, price(value), TRELLIS).bits for value in (0.1, 1.0))
+    mixed = quantise(NUMBERS, STEP, GUESS, Mix(0.1, 1.0, 3 / 7), TRELLIS)
+    assert high < mixed.bits < low
+    alone = quantise(NUMBERS, STEP, GUESS, price(0.1), TRELLIS)
+    lane = np.arange(NUMBERS.size) % 7
+    np.testing.assert_array_equal(mixed.index()[lane < 3], alone.index()[lane < 3])
+
+
+def test_a_sample_has_numbers_of_every_group():
+    sample = NUMBERS.sample(600, 10)
+    assert [group.size for group in sample.groups] == [300, 300]
+    assert sample.lanes == 60

@@ -1,14 +1,20 @@
-"""Entropy-coded streams: rows of symbols in lanes, close to the ideal length for their frequencies.
+"""Entropy coding: the probabilities of a quantiser's indices as exact integers, and streams coded by them.
 
-Neighbouring lanes share a stream, so that a processor has several to decode at a time. The coder of each is
-constriction's asymmetric numeral system (Duda, "Asymmetric numeral systems", arXiv 1311.2540; Bamler, "Understanding
-entropy coding with asymmetric numeral systems", arXiv 2201.01741), 32-bit words and 24-bit frequencies; proto/README.md
-specifies it. `compiled` does the same faster. Knows no quantiser.
+The probability of an index depends only on its magnitude. A magnitude's cost in bits is given at knots, which are
+closer where they matter, and is linear in between. Decoding uses integers only, so that every machine gets the same
+frequencies.
+
+Rows of symbols are in lanes, and neighbouring lanes share a stream, so that a processor has several to decode at a
+time. The coder of each is constriction's asymmetric numeral system (Duda, "Asymmetric numeral systems", arXiv
+1311.2540; Bamler, "Understanding entropy coding with asymmetric numeral systems", arXiv 2201.01741), 32-bit words and
+24-bit frequencies. `compiled` does the same faster. Specified in proto/README.md; knows no trellis and no payload.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache, lru_cache
+from math import isqrt
 from typing import Protocol, TypeAlias, cast
 
 import constriction
@@ -16,6 +22,90 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plait.errors import PeerError
+
+PRECISION = 24  # frequencies sum to 2**24
+_COST_UNIT = 8  # a knot's byte is in eighths of a bit
+_FRACTIONS = 256
+
+Float64 = NDArray[np.float64]
+Int64 = NDArray[np.int64]
+
+
+@cache
+def knots(largest: int) -> tuple[int, ...]:
+    """The magnitudes whose cost is given: 0 to 4, then a quarter further each time, and `largest` itself."""
+    found = [0]
+    while found[-1] < largest:
+        found.append(min(largest, max(found[-1] + 1, found[-1] * 5 // 4)))
+    return tuple(found)
+
+
+@cache
+def _powers() -> Int64:
+    """floor(2**(30 - j/256)) for j = 0 … 255: exact 256th roots, by eight integer square roots each."""
+    roots: list[int] = []
+    for j in range(_FRACTIONS):
+        root = 1 << (30 * _FRACTIONS - j)
+        for _ in range(8):
+            root = isqrt(root)
+        roots.append(root)
+    return np.array(roots, np.int64)
+
+
+def frequencies(costs: NDArray[np.uint8], largest: int) -> Int64:
+    """Frequencies of the indices -largest … largest; each at least 1, with a sum of 2**24.
+
+    Args:
+        costs: (len(knots(largest)),) cost at each knot in eighths of a bit.
+    """
+    at = np.array(knots(largest), np.int64)
+    fine = costs.astype(np.int64) * (_FRACTIONS // _COST_UNIT)
+    if largest:
+        magnitude, left = np.arange(largest + 1), _between(largest)[0]
+        rise, run = fine[left + 1] - fine[left], at[left + 1] - at[left]
+        fine = fine[left] + rise * (magnitude - at[left]) // run
+    weight = _powers()[fine % _FRACTIONS] >> np.minimum(fine // _FRACTIONS, 30)
+    weight = np.concatenate([weight[:0:-1], weight])
+    spare = (1 << PRECISION) - weight.size
+    frequency = weight * spare // max(1, int(weight.sum())) + 1
+    frequency[largest] += (1 << PRECISION) - frequency.sum()
+    return frequency
+
+
+def fit(counts: Float64) -> NDArray[np.uint8]:
+    """Costs at the knots for indices whose magnitude 0, 1, … occurred `counts` times.
+
+    Least squares on the costs, weighted by frequency of occurrence: to second order that gives the least excess
+    length.
+    """
+    smooth = counts + 0.02
+    share = smooth / smooth.sum()
+    share[1:] /= 2  # two signs
+    cost = -np.log2(share)
+    if counts.size > 1:
+        at = np.array(knots(counts.size - 1))
+        left, part = _between(counts.size - 1)
+        near = np.stack([1 - part, part])
+        # Normal equations; only neighbours share magnitudes.
+        squares = [np.bincount(left, smooth * near[i] * near[j], at.size) for i, j in ((0, 0), (1, 1), (0, 1))]
+        right = [np.bincount(left, smooth * cost * weight, at.size) for weight in near]
+        for each in (squares, right):
+            each[0][1:] += each[1][:-1]
+        normal = np.zeros((at.size, at.size))
+        for offset, diagonal in ((0, squares[0]), (1, squares[2][:-1]), (at.size, squares[2][:-1])):
+            normal.ravel()[offset :: at.size + 1][: diagonal.size] = diagonal
+        cost = np.linalg.solve(normal, right[0])
+    return np.clip(np.rint(cost * _COST_UNIT), 0, 255).astype(np.uint8)
+
+
+@lru_cache(maxsize=256)
+def _between(largest: int) -> tuple[Int64, Float64]:
+    """For each magnitude up to `largest`: the knot at or before it, and the fraction of the way to the next one."""
+    at = np.array(knots(largest))
+    magnitude = np.arange(largest + 1)
+    left = np.minimum(np.searchsorted(at, magnitude, side="right") - 1, at.size - 2)
+    return left, (magnitude - at[left]) / (at[left + 1] - at[left])
+
 
 MOST_STREAMS = 8
 _LANES_PER_STREAM = 64  # with fewer, a stream's own bytes weigh

@@ -1,0 +1,170 @@
+import struct
+
+import numpy as np
+import pytest
+
+from plait.adapters import AdapterState, Layout
+from plait.errors import PeerError
+from plait.wire.codecs import CODECS, Fp32, codec_for, without_zeros
+from plait.wire.codecs.plain import Bf16, Unchanged
+
+FIVE = Layout.of({"a": (5,)})
+VALUES = [0.0, -0.0, 1e-45, -3.4028235e38, 0.1]
+PAYLOAD = struct.pack("<5f", *VALUES)
+TWO = Layout.of({"a": (2,)})
+MANY = Layout.of({f"t{i:02}": (5,) for i in range(9)} | {"t03": (4, 0), "t07": (2, 2)})
+FP32_PARTIAL, BF16_PARTIAL = CODECS["fp32_partial"], CODECS["bf16_partial"]
+
+
+def test_fp32_is_little_endian_float32_and_every_bit_comes_back():
+    packed = Fp32().encode(AdapterState(FIVE, np.array(VALUES, np.float32)))
+    assert (packed.parameters, packed.payload) == (b"", PAYLOAD)
+    assert Fp32().decode(b"", PAYLOAD, FIVE).tobytes() == np.array(VALUES, np.float32).tobytes()
+
+
+def test_decoding_fp32_copies_nothing():
+    payload = np.frombuffer(PAYLOAD, np.uint8)
+    assert np.shares_memory(Fp32().decode(b"", memoryview(payload), FIVE), payload)
+
+
+@pytest.mark.parametrize(
+    ("codec", "layout", "payload"),
+    [(Fp32(), FIVE, struct.pack("<5f", 1, 2, bad, 4, 5)) for bad in (float("nan"), float("inf"), float("-inf"))]
+    + [(Bf16(), TWO, struct.pack("<2H", 0x3F80, half)) for half in (0x7F80, 0xFF80, 0x7FC0, 0xFFFF)],
+)
+def test_a_payload_that_is_not_finite_is_refused(codec, layout, payload):
+    with pytest.raises(PeerError, match="NaN or infinity"):
+        codec.decode(b"", payload, layout)
+
+
+@pytest.mark.parametrize(
+    ("codec", "layout", "expected", "payload"),
+    [(Fp32(), FIVE, 20, payload) for payload in (b"", PAYLOAD[:-1], PAYLOAD + b"\0", PAYLOAD * 2)]
+    + [(Bf16(), TWO, 4, payload) for payload in (b"", bytes(3), bytes(5), bytes(8))],
+)
+def test_a_payload_of_another_length_is_refused(codec, layout, expected, payload):
+    with pytest.raises(PeerError, match=f"{len(payload)} bytes and 0 of parameters, expected {expected} and none"):
+        codec.decode(b"", payload, layout)
+
+
+def in_bf16(values) -> np.ndarray:
+    flat = np.asarray(values, np.float32)
+    layout = Layout.of({"a": flat.shape})
+    packed = Bf16().encode(AdapterState(layout, flat))
+    return Bf16().decode(packed.parameters, packed.payload, layout)
+
+
+def test_bf16_is_the_upper_half_little_endian():
+    packed = Bf16().encode(AdapterState(TWO, np.array([1.0, -2.5], np.float32)))
+    assert packed.payload == bytes.fromhex("803f20c0")  # 0x3f80 and 0xc020
+
+
+def test_every_bfloat16_comes_back_exactly():
+    values = (np.arange(1 << 16, dtype=np.uint32) << 16).view(np.float32)
+    values = values[np.isfinite(values)]
+    assert in_bf16(values).tobytes() == values.tobytes()
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize(
+    ("value", "rounded"),
+    [
+        (1 + 2**-8, 1.0),  # tie between 1 and 1 + 2**-7: the even one is below
+        (1 + 3 * 2**-8, 1 + 2**-6),  # tie between 1 + 2**-7 and 1 + 2**-6: the even one is above
+        (1 + 2**-8 + 2**-23, 1 + 2**-7),
+        (1 + 2**-8 - 2**-23, 1.0),
+        (2 - 2**-23, 2.0),  # the carry reaches the exponent
+        (2.0**-133 * 0.5, 0.0),  # half of the least subnormal
+        (2.0**-133 * 0.75, 2.0**-133),
+    ],
+)
+def test_rounds_to_nearest_ties_to_even(sign, value, rounded):
+    assert in_bf16([sign * value]).item() == sign * rounded
+
+
+def test_no_other_bfloat16_is_nearer():
+    values = np.random.default_rng(0).standard_normal(10_000).astype(np.float32)
+    rounded = in_bf16(values)
+    error = np.abs(values.astype(np.float64) - rounded)
+    for step in (-1, 1):
+        neighbour = (rounded.view(np.uint32) + np.uint32((step << 16) % 2**32)).view(np.float32)
+        assert (error <= np.abs(values.astype(np.float64) - neighbour)).all()
+
+
+def test_magnitudes_beyond_the_largest_become_the_largest():
+    largest = np.float32(2.0**127 * (2 - 2**-7))
+    beyond = np.finfo(np.float32).max
+    assert in_bf16([beyond, -beyond, largest]).tolist() == [largest, -largest, largest]
+
+
+def test_zeros_take_no_bytes():
+    assert Unchanged().encode(AdapterState.zeros(TWO)).size_bytes == 0
+    assert Unchanged().decode(b"", b"", TWO).tobytes() == bytes(8)
+    with pytest.raises(ValueError, match="other than zero"):
+        Unchanged().encode(AdapterState(TWO, np.array([0, 1e-45], np.float32)))
+
+
+@pytest.mark.parametrize(("parameters", "payload"), [(b"1", b""), (b"", b"1")])
+def test_a_payload_of_zeros_is_refused(parameters, payload):
+    with pytest.raises(PeerError, match="has 1 bytes, expected none"):
+        Unchanged().decode(parameters, payload, TWO)
+
+
+def delta_with(*names: str) -> AdapterState:
+    flat = np.zeros(MANY.size, np.float32)
+    for name in names:
+        slot = MANY.by_name[name]
+        flat[slot.offset : slot.offset + slot.size] = np.arange(1, slot.size + 1)
+    return AdapterState(MANY, flat)
+
+
+def test_parameters_are_a_mask_lowest_bit_first_and_the_payload_what_it_names():
+    packed = FP32_PARTIAL.encode(delta_with("t01", "t07", "t08"))
+    assert packed.parameters == bytes([0b10000010, 0b1])
+    assert packed.payload == struct.pack("<14f", 1, 2, 3, 4, 5, 1, 2, 3, 4, 1, 2, 3, 4, 5)
+    assert BF16_PARTIAL.encode(delta_with("t07")).payload == bytes.fromhex("803f 0040 4040 8040")
+
+
+@pytest.mark.parametrize("codec", [FP32_PARTIAL, BF16_PARTIAL], ids=lambda codec: codec.name)
+@pytest.mark.parametrize("names", [(), ("t00",), ("t02", "t08"), tuple(MANY.by_name)])
+def test_every_bit_comes_back_with_a_mask(codec, names):
+    delta = delta_with(*names)
+    packed = codec.encode(delta)
+    assert codec.decode(packed.parameters, packed.payload, MANY).tobytes() == delta.flat.tobytes()
+
+
+def test_a_tensor_of_negative_zeros_travels():
+    flat = np.zeros(MANY.size, np.float32)
+    flat[-1] = -0.0
+    packed = FP32_PARTIAL.encode(AdapterState(MANY, flat))
+    assert FP32_PARTIAL.decode(packed.parameters, packed.payload, MANY).tobytes() == flat.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "payload", "complaint"),
+    [
+        (b"", b"", "parameters have 0 bytes, expected 2"),
+        (b"\0\0\0", b"", "parameters have 3 bytes, expected 2"),
+        (b"\0\2", b"", "name more than the 9 tensors"),
+        (b"\1\0", bytes(16), "fp32 payload has 16 bytes .* expected 20"),
+        (b"\0\0", bytes(4), "fp32 payload has 4 bytes .* expected 0"),
+        (b"\1\0", struct.pack("<5f", 1, 2, float("nan"), 4, 5), "NaN or infinity"),
+    ],
+)
+def test_a_mask_that_no_encoder_writes_is_refused(parameters, payload, complaint):
+    with pytest.raises(PeerError, match=complaint):
+        FP32_PARTIAL.decode(parameters, payload, MANY)
+
+
+@pytest.mark.parametrize("wire", ["fp32", "bf16"])
+def test_zeros_are_left_out_where_that_saves_bytes(wire):
+    codec = codec_for(wire)
+    assert without_zeros(codec, delta_with()).name == "unchanged"
+    assert without_zeros(codec, delta_with("t01")).name == f"{wire}_partial"
+    # Only the tensor of no numbers is left out: the mask would cost more.
+    assert without_zeros(codec, delta_with(*(set(MANY.by_name) - {"t03"}))) is codec
+
+
+def test_the_dial_needs_no_mask():
+    rate = codec_for("1")
+    assert without_zeros(rate, delta_with("t01")) is rate
