@@ -23,5 +23,5 @@ FEATURE = Feature(
     plan="plait.features.fleets.run:plan",
     opens="plait.features.fleets.run:opens",
     check="plait.features.fleets.run:check",
-    simulated="plait.features.fleets.simulated:by_the_clock",
+    simulated="plait.features.fleets.run:by_the_clock",
 )

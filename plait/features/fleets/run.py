@@ -1,30 +1,38 @@
-"""What a fleet and steps by speed are in a run: its plan, what its ledger says of the devices, and what is refused."""
+"""What a fleet and steps by speed are in a run: its plan, the channel of its devices, what its ledger says of them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 from plait.config import RunConfig
 from plait.errors import ConfigError
-from plait.features.fleets.events import FleetDescribed
+from plait.features.fleets.events import Fleet, FleetDescribed, tasks_of
 from plait.features.fleets.fleet import load_fleet
 from plait.features.fleets.step_budget import BySpeed
+from plait.features.fleets.virtual_clock import PASSES_OF_TRAINING, Span, VirtualChannel, VirtualClock
+from plait.rounds.channel import Channel, Purpose, TaskParts
+from plait.rounds.clock import IN_PROGRESS
+from plait.rounds.ledger import read_events
 from plait.rounds.opening import Opening
+from plait.rounds.own_adapter import share_measured
+from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import RunPlan
+from plait.rounds.run_view import RunView
+from plait.rounds.saved_checkpoint import finished_in_checkpoint
+from plait.rounds.stop import StopRequest
+from plait.wire.messages import DescribeTask, EvaluateTask, TrainTask, decode_task
 
 if TYPE_CHECKING:
     from plait.features.fleets.settings import Fleets
-
-
-def settings_of(config: RunConfig) -> Fleets:
-    """The settings of the feature."""
-    return cast("Fleets", config)
+    from plait.simulation.simulation import Simulation
 
 
 def plan(plan: RunPlan, config: RunConfig) -> RunPlan:
     """The plan of a run whose clients take steps by their speed, if they do."""
-    return replace(plan, stepping=BySpeed()) if settings_of(config).step_budget == "speed" else plan
+    return replace(plan, stepping=BySpeed()) if cast("Fleets", config).step_budget == "speed" else plan
 
 
 def opens(config: RunConfig, opening: Opening) -> FleetDescribed | None:
@@ -33,7 +41,7 @@ def opens(config: RunConfig, opening: Opening) -> FleetDescribed | None:
     Raises:
         ConfigError: the run goes on with others than it began with.
     """
-    if not (path := settings_of(config).fleet):
+    if not (path := cast("Fleets", config).fleet):
         return None
     now = FleetDescribed(fleet=load_fleet(path, base_parameters=opening.base_parameters))
     began = next((event for event in opening.events if isinstance(event, FleetDescribed)), now)
@@ -51,7 +59,63 @@ def check(config: RunConfig, *, simulates: bool) -> None:
     Raises:
         ConfigError: with the reason.
     """
-    if path := settings_of(config).fleet:
+    if path := cast("Fleets", config).fleet:
         if not simulates:
             raise ConfigError(f"fleet is '{path}', expected none: clients of a network have devices of their own")
         load_fleet(path, base_parameters=1)  # profiles' speeds follow once the base is known
+
+
+def by_the_clock(simulation: Simulation, stop: StopRequest | None) -> Channel:
+    """The channel of a simulation, by the virtual clock of its fleet if it has one."""
+    run, config = simulation.run, simulation.run.config
+    channel = simulation.direct(0, config.clients, stop)
+    if not (path := cast("Fleets", config).fleet):
+        return channel
+    nodes = {simulation.name(index): index for index in range(config.clients)}
+    fleet = load_fleet(path, base_parameters=run.base_parameters)
+    clock = clock_after(simulation.directory, fleet, nodes)
+    return VirtualChannel(
+        channel, clock, partial(_work_of, simulation), seed=config.seed, at_once=config.has_several_devices
+    )
+
+
+def _work_of(simulation: Simulation, node: int, task: TaskParts) -> float:
+    """The work of a task in tokens of training, with padding; an evaluation's forward pass is a third of that."""
+    settled, ranks = simulation.run.settled, simulation.run.ranks
+    text = settled.tasks.to_describe().text
+    data = b"".join(task)
+    read = decode_task(data, max_bytes=len(data), held=lambda _: text)
+    if not isinstance(read, DescribeTask | TrainTask | EvaluateTask):
+        return 0.0
+    settings = read.settings
+    tokens = settings.seq_len * settled.config.learned.sequences
+    if isinstance(read, TrainTask):
+        examples = settings.steps_taken * settings.batch_size * settings.gradient_accumulation_steps
+        return float(examples * tokens)
+    own = settled.config.ranks[node % len(settled.config.ranks)]
+    spec = ranks.adapters[ranks.track_for(own)].spec
+    sequences = simulation.model(node).data_size(spec, settings).held_out_examples
+    times = 2 if share_measured(settings) else 1
+    return times * sequences * tokens / PASSES_OF_TRAINING
+
+
+def clock_after(directory: RunDirectory, fleet: Fleet, nodes: Mapping[str, int]) -> VirtualClock:
+    """The clock of a run as its finished rounds and evaluations left it."""
+    if not directory.has_started:
+        return VirtualClock(fleet)
+    view = RunView.of(read_events(directory.ledger))
+    finished, remembered = finished_in_checkpoint(directory.checkpoints)
+    number = finished.round if finished else 0
+    evaluated = view.evaluations.get(number)
+    now_s = max((each.virtual_s or 0.0 for each in (finished, evaluated) if each), default=0.0)
+    spent = [
+        Span(
+            nodes[each.client], each.device, each.purpose, each.began_s, each.received_s, each.worked_s, each.ended_s,
+            each.outcome, each.energy_j,
+        )
+        for each in tasks_of(view)
+        if each.round <= number and (each.purpose == Purpose.TRAIN.value or each.round < number or evaluated)
+    ]  # fmt: skip
+    tasks = cast("dict[str, dict[str, Any]]", remembered.get(IN_PROGRESS, {}))
+    going_on = {nodes[client]: Span(**task) for client, task in tasks.items()}
+    return VirtualClock(fleet, now_s=now_s, spent=spent, going_on=going_on)

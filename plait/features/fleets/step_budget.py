@@ -5,8 +5,8 @@ between task and answer. A round then lasts T seconds in which a client of pace 
 that the clients take `local_steps` on average, none fewer than 1 and none more than `MOST` times the average.
 FedCompass (Li et al., arXiv 2309.14675) assigns steps from measured speed in the same way. A client whose pace is not
 known yet takes a quarter of the average but two at least, so that the first round, which measures all, is short, and
-two steps of four sequences are as many as a client's policy asks for. The updates are then normalised (`normalised`),
-so that a client's pull does not grow with its steps.
+two steps of four sequences are as many as a client's policy asks for. The updates are then normalised (`factors`), so
+that a client's pull does not grow with its steps.
 
 Paces follow from the ledger alone, of finished rounds only, so that a resumed run assigns the same steps.
 """
@@ -25,65 +25,55 @@ _FEWEST_FIRST = 2
 
 
 @dataclass(frozen=True)
-class Budget:
-    """The steps of one round.
+class BySpeed:
+    """Steps by speed, as a `plait.rounds.paces.Stepping`."""
 
-    Attributes:
-        round_s: how long the round is to last; None if no pace is known.
-        steps: of the clients that are asked.
-    """
+    def most(self, local_steps: int) -> int:
+        """Of one client in a round."""
+        return MOST * local_steps
 
-    local_steps: int
-    round_s: float | None
-    paces: Mapping[str, Pace]
-    steps: Mapping[str, int]
+    def steps(self, local_steps: int, cohort: Sequence[str], paces: Mapping[str, Pace]) -> Callable[[str], int]:
+        """From a client of a round, or one that replaces another, to its steps."""
+        known = {client: paces[client] for client in sorted(cohort) if client in paces}
+        if not known:
+            return lambda _: _first(local_steps)
+        total, most = local_steps * len(known), MOST * local_steps
+        low, high = 0.0, max(pace.rest_s + most / pace.steps_per_s for pace in known.values())
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            if math.fsum(_bounded(pace.steps_in(middle), local_steps) for pace in known.values()) < total:
+                low = middle
+            else:
+                high = middle
+        wanted = {client: _bounded(pace.steps_in(high), local_steps) for client, pace in known.items()}
+        steps = {client: int(number) for client, number in wanted.items()}
+        # What rounding down left goes to those that lost most by it, the first by name among equals.
+        left = max(0, total - sum(steps.values()))
+        for client in sorted(wanted, key=lambda name: (steps[name] - wanted[name], name))[:left]:
+            steps[client] = min(steps[client] + 1, most)
 
-    def steps_of(self, client: str) -> int:
-        """The steps of a client, one that replaces another included."""
-        if client in self.steps:
-            return self.steps[client]
-        pace = self.paces.get(client)
-        if pace is None or self.round_s is None:
-            return _first(self.local_steps)
-        return round(_bounded(pace.steps_in(self.round_s), self.local_steps))
+        def steps_of(client: str) -> int:
+            if client in steps:
+                return steps[client]
+            pace = None if client in cohort else paces.get(client)
+            return round(_bounded(pace.steps_in(high), local_steps)) if pace else _first(local_steps)
 
+        return steps_of
 
-def budget(local_steps: int, cohort: Sequence[str], paces: Mapping[str, Pace]) -> Budget:
-    """The steps of a round."""
-    known = {client: paces[client] for client in sorted(cohort) if client in paces}
-    if not known:
-        return Budget(local_steps, None, paces, dict.fromkeys(cohort, _first(local_steps)))
-    total, first = local_steps * len(known), _first(local_steps)
-    low, high = 0.0, max(pace.rest_s + MOST * local_steps / pace.steps_per_s for pace in known.values())
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        if math.fsum(_bounded(pace.steps_in(middle), local_steps) for pace in known.values()) < total:
-            low = middle
-        else:
-            high = middle
-    wanted = {client: _bounded(pace.steps_in(high), local_steps) for client, pace in known.items()}
-    steps = {client: int(number) for client, number in wanted.items()}
-    # What rounding down left goes to those that lost most by it, the first by name among equals.
-    left = max(0, total - sum(steps.values()))
-    for client in sorted(wanted, key=lambda name: (steps[name] - wanted[name], name))[:left]:
-        steps[client] = min(steps[client] + 1, MOST * local_steps)
-    return Budget(local_steps, high, paces, {client: steps.get(client, first) for client in cohort})
+    def factors(self, steps: Mapping[str, int], weights: Mapping[str, float]) -> Mapping[str, float]:
+        """The factor of each client's delta: r / sqrt(tau_i), r = sum p_i sqrt(tau_i), so that all pull equally hard.
 
+        FedNova (Wang et al., arXiv 2007.07481, section 4) divides a delta by what its local solver accumulates, tau_i
+        with SGD. AdamW's steps are bounded and turn from batch to batch, so that tau_i of them lead about sqrt(tau_i)
+        as far as one. Divided by tau_i, deltas of one step are two to three times as long as those of ten, and clients
+        that are slow lead (simulations/LOG.md).
 
-def normalised(steps: Mapping[str, int], weights: Mapping[str, float]) -> dict[str, float]:
-    """The factor of each client's delta: r / sqrt(tau_i), r = sum p_i sqrt(tau_i), so that all pull equally hard.
-
-    FedNova (Wang et al., arXiv 2007.07481, section 4) divides a delta by what its local solver accumulates, tau_i with
-    SGD. AdamW's steps are bounded and turn from batch to batch, so that tau_i of them lead about sqrt(tau_i) as far as
-    one. Divided by tau_i, deltas of one step are two to three times as long as those of ten, and clients that are slow
-    lead (simulations/LOG.md).
-
-    Args:
-        weights: p_i by client, of any sum; 1 where not given.
-    """
-    total = math.fsum(weights.get(client, 1.0) for client in steps)
-    mean = math.fsum(weights.get(client, 1.0) * math.sqrt(number) for client, number in steps.items()) / total
-    return {client: mean / math.sqrt(number) for client, number in steps.items()}
+        Args:
+            weights: p_i by client, of any sum; 1 where not given.
+        """
+        total = math.fsum(weights.get(client, 1.0) for client in steps)
+        mean = math.fsum(weights.get(client, 1.0) * math.sqrt(number) for client, number in steps.items()) / total
+        return {client: mean / math.sqrt(number) for client, number in steps.items()}
 
 
 def _first(local_steps: int) -> int:
@@ -93,20 +83,3 @@ def _first(local_steps: int) -> int:
 
 def _bounded(steps: float, local_steps: int) -> float:
     return min(max(steps, 1.0), float(MOST * local_steps))
-
-
-@dataclass(frozen=True)
-class BySpeed:
-    """Steps by speed, as a `plait.rounds.paces.Stepping`."""
-
-    def most(self, local_steps: int) -> int:
-        """As the module says."""
-        return MOST * local_steps
-
-    def steps(self, local_steps: int, cohort: Sequence[str], paces: Mapping[str, Pace]) -> Callable[[str], int]:
-        """As `budget` has them."""
-        return budget(local_steps, cohort, paces).steps_of
-
-    def factors(self, steps: Mapping[str, int], weights: Mapping[str, float]) -> Mapping[str, float]:
-        """As `normalised` has them."""
-        return normalised(steps, weights)

@@ -32,19 +32,7 @@ from plait.rounds.channel import Channel, Data, Identity, Liveness, NoAnswer, Pu
 
 @dataclass(frozen=True)
 class Span:
-    """One task of one simulated device, in seconds of the virtual clock.
-
-    Attributes:
-        node: the driver's number of the device.
-        device: its kind.
-        purpose: of the task.
-        began_s: when the server sent it, or the device came on.
-        received_s: when the device had received it.
-        worked_s: when it had done its work.
-        ended_s: when the server had its answer, or the device stopped.
-        outcome: ``answered``, ``dropped`` (the device failed) or ``released`` (no longer waited for).
-        energy_j: that the device spent; None if its power is not known.
-    """
+    """One task of one simulated device, as `DeviceWorked` has it; `node` is the driver's number of the device."""
 
     node: int
     device: str
@@ -161,16 +149,12 @@ class VirtualClock:
         """Forget what was recorded: the device does it again."""
         self._spans.remove(span)
 
-    def spans(self) -> Sequence[Span]:
-        """What devices did since this was last asked."""
+    def ended(self, number: int, clients: Mapping[int, str]) -> Sequence[DeviceWorked]:
+        """What devices did since this was last asked, as the ledger has it."""
         told, self._spans = self._spans, []
         for span in told:
             self._charge(span)
-        return told
-
-    def ended(self, number: int, clients: Mapping[int, str]) -> Sequence[DeviceWorked]:
-        """The same, as the ledger has it."""
-        return [span.worked(number, clients[span.node]) for span in self.spans()]
+        return [span.worked(number, clients[span.node]) for span in told]
 
     def in_progress(self) -> Mapping[int, Mapping[str, JsonValue]]:
         """The training tasks in progress."""

@@ -10,8 +10,8 @@ from plait.features.asynchronous import collector
 from plait.features.asynchronous.buffer import Buffer, recent_folds
 from plait.features.asynchronous.collector import BufferCollector, versions_at_work
 from plait.features.fleets.events import Fleet, FleetDevice, tasks_of
+from plait.features.fleets.run import clock_after
 from plait.features.fleets.virtual_clock import VirtualChannel
-from plait.features.fleets.virtual_time import clock_after
 from plait.rounds.channel import Purpose
 from plait.rounds.ledger import read_events
 from plait.rounds.patience import Patience

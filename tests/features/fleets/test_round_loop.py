@@ -6,9 +6,9 @@ import pytest
 
 from plait.features.asynchronous.buffer import Buffer
 from plait.features.fleets.events import Fleet, FleetDevice, tasks_of
+from plait.features.fleets.run import clock_after
 from plait.features.fleets.step_budget import BySpeed
 from plait.features.fleets.virtual_clock import VirtualChannel
-from plait.features.fleets.virtual_time import clock_after
 from plait.rounds.ledger import read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_view import RunView

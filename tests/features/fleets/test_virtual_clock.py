@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
 import pytest
 
 from plait.errors import ConfigError
-from plait.features.fleets.events import Fleet, FleetDevice
+from plait.features.fleets.events import DeviceWorked, Fleet, FleetDevice
 from plait.features.fleets.virtual_clock import Span, VirtualChannel, VirtualClock
 from plait.rounds.channel import NoAnswer, Purpose
 from plait.rounds.clock import WallClock
@@ -57,6 +58,10 @@ class Clients:
         return node, bytes(UPDATE_BYTES)
 
 
+def worked(channel: VirtualChannel) -> Sequence[DeviceWorked]:
+    return channel.clock.ended(1, {node: str(node) for node in channel.nodes(0)})
+
+
 def device(name: str, tokens_per_s: float, **more) -> FleetDevice:
     # 1 MB down takes a second, 125 kB up takes a second.
     return FleetDevice(**{"name": name, "tokens_per_s": tokens_per_s, "up_mbps": 1.0, "down_mbps": 8.0, **more})
@@ -82,7 +87,7 @@ def heard(channel: VirtualChannel, nodes, *, count: int = 99, timeout_s: float |
 def test_a_task_takes_its_download_its_work_and_its_upload() -> None:
     channel, _ = channel_of(device("slow", 10), device("fast", 100))
     assert heard(channel, (0, 1)) == [(1, False, pytest.approx(3.0)), (0, False, pytest.approx(12.0))]
-    fast, slow = channel.clock.spans()
+    fast, slow = worked(channel)
     assert (fast.device, fast.began_s, fast.received_s, fast.worked_s, fast.ended_s) == pytest.approx(
         ("fast", 0.0, 1.0, 2.0, 3.0)
     )
@@ -93,7 +98,7 @@ def test_a_device_that_is_released_has_not_trained() -> None:
     channel, clients = channel_of(device("slow", 1), device("fast", 100, watts=5.0))
     assert [node for node, *_ in heard(channel, (0, 1), count=1)] == [1]
     assert clients.trained == [1]
-    by_device = {span.device: span for span in channel.clock.spans()}
+    by_device = {span.device: span for span in worked(channel)}
     assert (by_device["slow"].outcome, by_device["slow"].ended_s) == ("released", pytest.approx(3.0))
     assert (by_device["slow"].energy_j, by_device["fast"].energy_j) == (None, pytest.approx(15.0))
 
@@ -112,7 +117,7 @@ def test_the_server_notices_a_failure_after_a_while_and_the_same_ones_fail_again
         channel, clients = channel_of(device("fast", 100, count=40, dropout=0.5), notice_s=1000.0)
         found.append(heard(channel, range(40)))
         assert 10 < len(clients.trained) < 30
-        failed = [span for span in channel.clock.spans() if span.outcome == "dropped"]
+        failed = [span for span in worked(channel) if span.outcome == "dropped"]
         assert len(failed) == 40 - len(clients.trained)
         for span in failed:
             assert 1.0 <= span.worked_s <= 2.0
@@ -134,7 +139,7 @@ def test_a_task_that_is_sent_again_takes_the_time_of_the_first() -> None:
         assert channel.clock.now() == 0.0
         assert exchange.receive(None)
     assert channel.clock.now() == pytest.approx(12.0)
-    (span,) = channel.clock.spans()
+    (span,) = worked(channel)
     assert (span.received_s, span.ended_s) == (pytest.approx(1.0), pytest.approx(12.0))
 
 
