@@ -172,7 +172,7 @@ def live(browser: Browser, run: Path, scratch: Path) -> None:
     shown = {"running": unfinished(events), "finished": events, "crowd": unfinished(crowd(events))}
     for name, each in shown.items():
         ledger = write(scratch / "runs" / name, list(each))
-        with serving("watch") as start:
+        with serving("report", "--live") as start:
             _, address = start(scratch / "runs" / name)
             browser.open(address)  # the token becomes a cookie
             browser.wait("window.plaitPage")

@@ -14,18 +14,18 @@ Start = Callable[..., tuple[Command, str]]
 
 
 @contextmanager
-def serving(verb: str) -> Iterator[Start]:
+def serving(*verb: str) -> Iterator[Start]:
     """Start a verb any number of times; what still runs afterwards is killed."""
     running: list[Command] = []
 
     def start(*options: object, listen: str = "127.0.0.1:0") -> tuple[Command, str]:
-        process = Command(verb, "--listen", listen, *options, stderr=subprocess.PIPE)
+        process = Command(*verb, "--listen", listen, *options, stderr=subprocess.PIPE)
         running.append(process)
         assert process.stderr is not None
         for line in process.stderr:
             if address := re.search(r"on (https?://\S+)", line):
                 return process, address[1]
-        raise AssertionError(f"plait {verb} has ended")
+        raise AssertionError(f"plait {' '.join(verb)} has ended")
 
     try:
         yield start

@@ -43,7 +43,7 @@ watched()
 _ALWAYS = {
     "resume: rule is code", "resume: a made-up code", "resume: own run, publish edited", "resume: served with metrics",
     "eval: a base of the hub", "simulate --config RUN/config.toml: rule", "report: adapter is a link",
-    "export: adapter_config.json is a pipe", "report: an endless line", "watch: the summary is a pipe",
+    "export: adapter_config.json is a pipe", "report: an endless line", "live: the summary is a pipe",
     "fetch: code", "fetch: huge",
 }  # fmt: skip
 _EVIL = "open('ran', 'a').write('evil')\ndef part(*given, **named):\n    open('ran', 'a').write('called')\n"
@@ -251,7 +251,7 @@ def both(*attacks: Attack) -> Attack:
 NO_FILE = "not a regular file"
 NAME_IT, CHANGED, NOT_HERE = "add --allow", "the file was changed after the run began", "is not on this disk"
 WATCH, FETCH = (
-    "watch {run} --listen 127.0.0.1:0",
+    "report {run} --live --listen 127.0.0.1:0",
     "fetch NAME {new} --server {server}",
 )
 BEGIN = "simulate --data {data} --base tiny --clients 2 --rounds 1 --local-steps 1 --seq-len 32 --rank 2 --out {run}"
@@ -348,11 +348,11 @@ def cases() -> list[Case]:
             Case(f"simulate --out: {name} is a link", BEGIN, emptied(linked(name)), "leads out of it")
             for name in ("checkpoints", "config.toml", ".plait")
         ),
-        Case("watch: code, which it has no use for", WATCH, finished(**{**PARTS, **OUT}), ""),
-        Case("watch: the summary is a pipe", WATCH, piped("summary.json"), ""),
-        Case("watch: the adapter is a pipe", WATCH, piped("adapter/adapter_model.safetensors"), ""),
-        Case("watch: the queue is a pipe", WATCH, piped("federation.jsonl"), ""),
-        Case("watch: an endless line", WATCH, long_line, ""),
+        Case("live: code, which it has no use for", WATCH, finished(**{**PARTS, **OUT}), ""),
+        Case("live: the summary is a pipe", WATCH, piped("summary.json"), ""),
+        Case("live: the adapter is a pipe", WATCH, piped("adapter/adapter_model.safetensors"), ""),
+        Case("live: the queue is a pipe", WATCH, piped("federation.jsonl"), ""),
+        Case("live: an endless line", WATCH, long_line, ""),
         *(
             Case(f"fetch: {name}", FETCH.replace("NAME", name.replace(" ", "-")), lambda _run: None, refused)
             for name, refused in FETCHED.items()
@@ -370,7 +370,7 @@ def watched() -> None:
     """`plait` with the arguments of this process; what it should not do goes to a file, and is not done."""
     allowed, harm, *arguments = sys.argv[1:]
     places = tuple(allowed.split(os.pathsep))
-    serves_page = arguments[0] == "watch"
+    serves_page = "--live" in arguments
 
     def note(what: str) -> None:
         with open(os.open(harm, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "a") as file:  # noqa: PTH123

@@ -1,4 +1,4 @@
-"""Somebody who looks at the page of `plait watch` in the process that serves it, and then ends it as Ctrl-C does."""
+"""Somebody at the page of `plait report --live` in the process that serves it, and then ends it as Ctrl-C does."""
 
 from __future__ import annotations
 

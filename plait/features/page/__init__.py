@@ -5,6 +5,6 @@ from plait.feature import Feature
 FEATURE = Feature(
     name="page",
     help="a live page of runs in the browser",
-    verbs={"watch": "plait.features.page.watch_verb:watch"},
+    verbs={"report --live": "plait.features.page.watch_verb:watch"},
     live_page="plait.features.page.beside:PAGE",
 )

@@ -67,7 +67,7 @@ def page_beside(place: Path, listen: str, *, status_json: Callable[[], str] | No
     finally:
         process.over()
         process.kill(after_s=_END_S)
-        say(f"the page is closed; `plait watch {place}` shows it again", quiet=False)
+        say(f"the page is closed; `plait report {place} --live` shows it again", quiet=False)
 
 
 def _bound(address: Address) -> socket.socket:

@@ -1,4 +1,4 @@
-"""``plait watch``: a live page of a run, running or finished. Ctrl-C ends it with exit code 0."""
+"""``plait report --live``: a live page of a run, running or finished. Ctrl-C ends it with exit code 0."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def watch(
     The page reads the ledger and changes nothing. Open the printed address, whose token lets you in; from another
     machine, through an SSH tunnel.
 
-    Example: plait watch runs/first
+    Example: plait report runs/first --live
     """
     from plait.features.page.app import Page, run_shown
     from plait.features.page.beside import page_address, shown_address

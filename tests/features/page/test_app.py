@@ -1,4 +1,4 @@
-"""The page over HTTP, in a process of its own as `plait watch` runs it; with Chromium where there is one."""
+"""The page over HTTP, in a process of its own as `plait report --live` runs it; with Chromium where there is one."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def get(url: str) -> httpx.Response:
 
 @pytest.fixture
 def watch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
-    """Starts `plait watch`; gives the process and the address, without its token."""
+    """Starts `plait report --live`; gives the process and the address, without its token."""
     monkeypatch.setenv(TOKEN_VARIABLE, TOKEN)
 
-    with serving("watch") as start:
+    with serving("report", "--live") as start:
 
         def begin(*options: object, **more: str) -> tuple[Command, str]:
             process, address = start(*options, **more)
@@ -288,7 +288,7 @@ def test_a_reader_that_does_not_read_is_cut_off(tmp_path: Path, small_run, monke
 
 def test_what_is_no_run_is_said_in_one_line(tmp_path: Path) -> None:
     for place in (tmp_path, tmp_path / "missing"):
-        said = CliRunner().invoke(app, ["watch", str(place)])
+        said = CliRunner().invoke(app, ["report", str(place), "--live"])
         assert isinstance(said.exception, ConfigError)
         assert "holds no run" in str(said.exception)
         assert "\n" not in str(said.exception)
