@@ -1,4 +1,4 @@
-"""``plait attest``: a client's signed statement of what it agreed to and what left it, for the evidence of a run."""
+"""``plait evidence --attest``: a client's signed statement of what it agreed to and what left it, for its evidence."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def attest(
 ) -> None:
     """State what this client agreed to in a run and what left it, signed by its own key, for `plait evidence`.
 
-    Example: plait attest --kit kit/clients/alice
+    Example: plait evidence --attest --kit kit/clients/alice
     """
     from plait.features.evidence.client_statement import attested
     from plait.files import at_home, write_atomically

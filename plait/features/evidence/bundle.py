@@ -48,7 +48,7 @@ def bundle_of(
     """Make the evidence of a finished run.
 
     Args:
-        statements: files of clients, as ``plait attest`` writes them.
+        statements: files of clients, as ``plait evidence --attest`` writes them.
 
     Raises:
         ConfigError: the run is not finished, or a statement is of another run, another client, or there twice.
@@ -100,11 +100,13 @@ def _statement_in(path: Path, run: str, known: Collection[str]) -> tuple[str, by
         raise PeerError(f"cannot read '{path}': {error.strerror or error}, expected a client's statement") from error
     said = opened(data, what=f"'{path}'")
     if said.get("predicateType") != client_statement.KIND:
-        raise PeerError(f"'{path}' is no client's statement, expected a file that `plait attest` wrote")
+        raise PeerError(f"'{path}' is no client's statement, expected a file that `plait evidence --attest` wrote")
     try:
         of, client = said["subject"][0]["digest"]["plaitRun"], said["predicate"]["client"]
     except (LookupError, TypeError) as error:
-        raise PeerError(f"'{path}' names no run and client, expected a file that `plait attest` wrote") from error
+        raise PeerError(
+            f"'{path}' names no run and client, expected a file that `plait evidence --attest` wrote"
+        ) from error
     if of != run:
         raise ConfigError(f"'{path}' is of run {str(of)[:16]}, expected one of run {run[:16]}")
     if client not in known:

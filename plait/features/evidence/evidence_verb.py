@@ -23,7 +23,7 @@ def evidence(
     ] = None,
     statement: Annotated[
         list[Path] | None,
-        typer.Option("--statement", help="A client's own statement, from `plait attest`; may be repeated."),
+        typer.Option("--statement", help="A client's own statement, from `plait evidence --attest`; may be repeated."),
     ] = None,
     base_licence: Annotated[str, typer.Option("--base-licence", help="The base's licence, such as Apache-2.0.")] = "",
     parts: Annotated[

@@ -1,4 +1,4 @@
-"""What left a node: a line for each answer, on disk before it is sent, from which `plait attest` makes a statement.
+"""What left a node: a line for each answer, on disk before it is sent; `plait evidence --attest` states what they say.
 
 A line has size, digest and the names of the fields, never their values. Lines are chained by SHA-256. Knows nothing of
 how answers travel; a repeated upload adds no line.

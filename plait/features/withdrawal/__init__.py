@@ -6,7 +6,7 @@ FEATURE = Feature(
     name="withdrawal",
     help="an adapter as if a client had never joined",
     settings="plait.features.withdrawal.settings:Withdrawal",
-    verbs={"withdraw": "plait.features.withdrawal.withdraw_verb:withdraw"},
+    verbs={"resume --withdraw": "plait.features.withdrawal.withdraw_verb:withdraw"},
     events={
         "client_withdrawn": "plait.features.withdrawal.events:ClientWithdrawn",
         "withdrawn": "plait.features.withdrawal.events:Withdrawn",

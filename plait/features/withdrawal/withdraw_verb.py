@@ -1,4 +1,4 @@
-"""``plait withdraw``: make a federation's adapter as if a client had never joined."""
+"""``plait resume --withdraw``: make a federation's adapter as if a client had never joined."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from plait.progress import status
 
 def withdraw(
     run: Annotated[Path, typer.Argument(help="Directory of a finished run.")],
-    client: Annotated[str, typer.Option("--client", help="Who withdraws.")],
+    client: Annotated[str, typer.Option("--withdraw", help="Who withdraws.", metavar="CLIENT")],
     out: Annotated[
         Path | None, typer.Option("--out", help="Directory of the run without it; by default RUN-without-NAME.")
     ] = None,
@@ -38,7 +38,7 @@ def withdraw(
 
     After an interruption, repeat it. For a served run it first writes the settings to serve the others with.
 
-    Example: plait withdraw runs/first --client alice
+    Example: plait resume runs/first --withdraw alice
     """
     from plait.api.received import admitted_settings, keys_of_features
     from plait.api.running import go_on

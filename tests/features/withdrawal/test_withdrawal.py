@@ -155,7 +155,7 @@ def test_killed_at_any_of_twenty_moments_it_ends_the_same_and_nothing_is_half_er
 def test_kept_updates_of_the_others_are_folded_again_and_what_is_left_is_measured(whole: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(whole, run)
-    app = CliRunner().invoke(verbs, ["withdraw", str(run), "--client", "eve", "--approximate"])
+    app = CliRunner().invoke(verbs, ["resume", str(run), "--withdraw", "eve", "--approximate"])
     assert app.exit_code == 0, app.output
     assert "an attack on its data finds 0." in app.output
     tombstone = read_events(run / "ledger.jsonl")[-1]
@@ -165,7 +165,7 @@ def test_kept_updates_of_the_others_are_folded_again_and_what_is_left_is_measure
     made = load_peft_directory(tmp_path / "run-without-eve/adapter")
     assert tombstone.adapter == made.digest != digest_before(run)
     assert not [file for file in run.rglob("*") if "eve" in file.name]
-    again = CliRunner().invoke(verbs, ["withdraw", str(run), "--client", "eve", "--approximate"])
+    again = CliRunner().invoke(verbs, ["resume", str(run), "--withdraw", "eve", "--approximate"])
     assert again.exit_code == 0
     assert read_events(run / "ledger.jsonl")[-1] == tombstone
     with pytest.raises(ConfigError, match=r"updates of 'eve' were erased; leave --approximate out"):
@@ -232,7 +232,7 @@ def test_what_a_run_from_elsewhere_names_is_named_again_to_be_used(tmp_path: Pat
             ledger = Ledger(directory.ledger)
             ledger.append(parse_event(run_started(config=config.to_table())))
             ledger.close()
-            assert f"--allow {key}=somewhere" in plait("withdraw", place, "--client", "ada").err, name
+            assert f"--allow {key}=somewhere" in plait("resume", place, "--withdraw", "ada").err, name
 
 
 def test_all_clients_but_none_cannot_be_left_out() -> None:
