@@ -60,7 +60,6 @@ _ALTERNATIVE_TEXTS: Mapping[str, str] = {
     "loss_by_round": "Line plot: held-out loss over rounds, the federated mean, every client, base and references.",
     "loss_by_bytes": "Line plot: held-out loss over bytes sent, compared with other exchanges.",
     "clients": "Bar plot: training tokens of every client, and its examples by label or source.",
-    "bytes_by_round": "Stacked bars: uplink and downlink bytes of every round.",
 }
 
 

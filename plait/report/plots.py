@@ -61,7 +61,6 @@ def _plots(view: RunView) -> dict[str, Callable[[RunView, Theme], Figure]]:
         "loss_by_round": loss_by_round,
         "loss_by_bytes": loss_by_bytes,
         "clients": clients,
-        "bytes_by_round": bytes_by_round,
         **{name: at(place) for name, (place, _) in plots_of(view).items()},
     }
 
@@ -150,42 +149,6 @@ def loss_by_bytes(view: RunView, theme: Theme) -> Figure:
     figure.legend(
         loc="outside lower left", ncols=2 if theme.is_narrow else 3, frameon=False, labelcolor=theme.ink, fontsize=8.5
     )
-    return figure
-
-
-def bytes_by_round(view: RunView, theme: Theme) -> Figure:
-    """Uplink and downlink of every round, stacked."""
-    figure, (axes,) = new_axes(theme, height_inches=3.4, title="Bytes sent by round")
-    traffic = view.traffic_by_round
-    if not traffic:
-        say_nothing_yet(axes, theme, "Nothing has been sent yet.")
-        return figure
-    numbers = list(traffic)
-    up = [traffic[number].uplink_bytes for number in numbers]
-    down = [traffic[number].downlink_bytes for number in numbers]
-    width = 0.62 if len(numbers) <= 60 else 1.0
-    sent = view.sent
-    axes.bar(numbers, up, width, color=theme.accent, label=f"uplink: {bytes_text(sent.uplink_bytes)}")
-    axes.bar(
-        numbers, down, width, bottom=up, color=theme.accent_soft,
-        label=f"downlink: {bytes_text(sent.downlink_bytes)}",
-    )  # fmt: skip
-    if len(numbers) <= (7 if theme.is_narrow else 12):
-        for number in numbers:
-            total = traffic[number].total_bytes
-            axes.annotate(
-                bytes_text(total), (number, total), xytext=(0, 4), textcoords="offset points",
-                ha="center", color=theme.muted, fontsize=8.5,
-            )  # fmt: skip
-    axes.margins(x=0.02, y=0.12)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6 if theme.is_narrow else 12))
-    axes.xaxis.set_major_formatter(written(lambda x: "set-up" if x == 0 else f"{x:.0f}"))
-    axes.yaxis.set_major_formatter(written(round_bytes_text))
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
-    axes.set_xlabel("round (set-up: describing the clients and evaluating the base)")
-    axes.grid(axis="y", color=theme.faint, linewidth=0.8)
-    where = "outside lower left" if theme.is_narrow else "outside upper right"
-    figure.legend(loc=where, ncols=2, frameon=False, labelcolor=theme.ink, fontsize=8.5)
     return figure
 
 

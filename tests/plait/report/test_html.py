@@ -10,7 +10,7 @@ from plait.report.answers import answers
 from plait.report.html import headline, render_html
 from tests.plait.conftest import evaluated, view_of
 
-NAMES = ("loss_by_round", "loss_by_bytes", "clients", "bytes_by_round")
+NAMES = ("loss_by_round", "loss_by_bytes", "clients")
 PLOTS = {name: {"wide": "<svg></svg>", "narrow": "<svg></svg>"} for name in NAMES}
 VOID = {"img", "meta", "source", "br", "link"}
 

@@ -14,7 +14,7 @@ from plait.rounds.events import ClientScore, ClientsDescribed, DescribedClient, 
 from tests.plait.conftest import view_of
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-NAMES = ("loss_by_round", "loss_by_bytes", "clients", "bytes_by_round")
+NAMES = ("loss_by_round", "loss_by_bytes", "clients")
 
 
 def is_blank(png: bytes) -> bool:
@@ -85,16 +85,6 @@ def test_the_dashed_curves_spend_what_the_alternatives_would(small_run) -> None:
     assert curves["this run"] == [10_210, 20_210]
 
 
-def test_bars_of_a_round_stack_to_its_bytes(small_run) -> None:
-    view = view_of(small_run)
-    figure = plots.bytes_by_round(view, LIGHT)
-    tops: dict[int, float] = {}
-    for bar in figure.axes[0].patches:
-        number = round(bar.get_x() + bar.get_width() / 2)
-        tops[number] = max(tops.get(number, 0), bar.get_y() + bar.get_height())
-    assert tops == {number: traffic.total_bytes for number, traffic in view.traffic_by_round.items()}
-
-
 @pytest.mark.parametrize("count", [1, 24, 200])
 def test_shares_of_every_client_fill_its_bar(small_run, count: int) -> None:
     figure = plots.clients(crowd(view_of([small_run[0], small_run[-2]]), count), LIGHT)
@@ -124,9 +114,9 @@ def test_a_report_is_small_with_any_number_of_clients(small_run) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("theme", [DARK, NARROW_LIGHT])
 def test_a_theme_decides_colour_and_width(small_run, theme) -> None:
-    figure = plots.bytes_by_round(view_of(small_run), theme)
+    figure = plots.loss_by_bytes(view_of(small_run), theme)
     assert figure.get_figwidth() == theme.width_inches
-    png = draw(lambda: plots.bytes_by_round(view_of(small_run), theme))
+    png = draw(lambda: plots.loss_by_bytes(view_of(small_run), theme))
     corner = imread(io.BytesIO(png))[0, 0, :3]
     assert corner == pytest.approx([int(theme.surface[i : i + 2], 16) / 255 for i in (1, 3, 5)], abs=0.01)
 

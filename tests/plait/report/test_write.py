@@ -15,7 +15,6 @@ PLOTS = {
     "loss_by_round.png",
     "loss_by_bytes.png",
     "clients.png",
-    "bytes_by_round.png",
 }
 
 
