@@ -29,7 +29,8 @@ def csv_rows(file: BinaryIO, path: Path, *, delimiter: str = "") -> Iterator[Row
     """
     # Of the whole process, so never lowered.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_BYTES))
-    lines = _Lines(file, path)
+    bounded = _Lines(file, path)
+    lines = iter(bounded)
     first = next(lines, "")
     delimiter = delimiter or max(_DELIMITERS, key=first.count)
     reader = csv.reader(itertools.chain((first,), lines), delimiter=delimiter, strict=True)
@@ -37,7 +38,7 @@ def csv_rows(file: BinaryIO, path: Path, *, delimiter: str = "") -> Iterator[Row
     number = 1
     while True:
         place = f"line {number} of '{path}'"
-        lines.row_bytes = 0
+        bounded.row_bytes = 0
         try:
             values = next(reader)
         except StopIteration:
@@ -79,27 +80,20 @@ class _Lines:
 
     def __init__(self, file: BinaryIO, path: Path) -> None:
         self._file, self._path = file, path
-        self._number = 0
         self.row_bytes = 0
 
-    def __iter__(self) -> _Lines:
-        return self
-
-    def __next__(self) -> str:
-        line = self._file.readline(MAX_ROW_BYTES + 1)
-        if not line:
-            raise StopIteration
-        self._number += 1
-        self.row_bytes += len(line)
-        place = f"line {self._number} of '{self._path}'"
-        if len(line) > MAX_ROW_BYTES:
-            raise DataError(f"{place} is too long, expected at most {MAX_ROW_BYTES} bytes")
-        if self.row_bytes > MAX_ROW_BYTES:
-            raise csv.Error(f"its row is longer than {MAX_ROW_BYTES} bytes")
-        if self._number == 1:
-            line = line.removeprefix(codecs.BOM_UTF8)
-        try:
-            return line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            wrong = f"byte {error.start + 1} is 0x{line[error.start]:02x}"
-            raise DataError(f"{place} is not UTF-8: {wrong}; save the file as UTF-8") from error
+    def __iter__(self) -> Iterator[str]:
+        number = 0
+        while line := self._file.readline(MAX_ROW_BYTES + 1):
+            number += 1
+            self.row_bytes += len(line)
+            place = f"line {number} of '{self._path}'"
+            if len(line) > MAX_ROW_BYTES:
+                raise DataError(f"{place} is too long, expected at most {MAX_ROW_BYTES} bytes")
+            if self.row_bytes > MAX_ROW_BYTES:
+                raise csv.Error(f"its row is longer than {MAX_ROW_BYTES} bytes")
+            try:
+                yield line.removeprefix(codecs.BOM_UTF8 if number == 1 else b"").decode("utf-8")
+            except UnicodeDecodeError as error:
+                wrong = f"byte {error.start + 1} is 0x{error.object[error.start]:02x}"
+                raise DataError(f"{place} is not UTF-8: {wrong}; save the file as UTF-8") from error

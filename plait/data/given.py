@@ -55,10 +55,7 @@ def given_dataset(
         name = name or plugin[0].rpartition(":")[2]
         return given_dataset(made, columns=columns, split=split, name=name, cache=cache, progress=progress)
     on_hub = _on_hub(text) if isinstance(source, str) else None
-    if on_hub:
-        found = hub_source(on_hub, cache=cache or cache_directory(), progress=progress)
-    else:
-        found = path_source(at_home(text), name)
+    found = hub_source(on_hub, progress=progress) if on_hub else path_source(at_home(text), name)
     return _dataset(found, named, split)
 
 

@@ -9,16 +9,15 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from plait.data.arrow_file import most_batch_bytes
 from plait.data.records import Progress
-from plait.data.rows import Row, Source
+from plait.data.rows import Source
 from plait.data.tables import object_source
 from plait.errors import ConfigError, DataError, MachineError, machine_fault
 from plait.machine import memory_limit
@@ -30,8 +29,6 @@ _ID = re.compile(
     rf"(?P<id>{_PART}/{_PART})(:(?P<config>[A-Za-z0-9._ -]{{1,96}}))?(@(?P<revision>[A-Za-z0-9._/-]{{1,200}}))?"
 )
 _MOST_CONFIGS = 12
-# The library's description of what it has prepared, which it writes last.
-_DONE = "dataset_info.json"
 
 
 @dataclass(frozen=True)
@@ -64,11 +61,8 @@ def hub_name(text: str) -> HubName | None:
     return HubName(match["id"], match["config"] or "", match["revision"] or "", is_certain=rest != text)
 
 
-def hub_source(name: HubName, *, cache: Path, progress: Progress) -> Source:
-    """The source in a data set of the hub: of several splits only those that are read are downloaded.
-
-    Args:
-        cache: where splits are kept that were downloaded alone; the library keeps whole data sets in its own.
+def hub_source(name: HubName, *, progress: Progress) -> Source:
+    """The source in a data set of the hub.
 
     Raises:
         ConfigError: there is no such data set or configuration, or it is not public.
@@ -77,60 +71,14 @@ def hub_source(name: HubName, *, cache: Path, progress: Progress) -> Source:
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     progress(f"looking for {name} in the hub cache, then on the hub")
-    folder = cache / "hub" / name.id.replace("/", "___") / f"{name.config}@{name.revision.replace('/', '___')}"
-    try:
-        with _library(name) as datasets:
-            # A folder of this name is not taken for it.
-            address = f"hf://datasets/{name.id}" if Path(name.id).exists() else name.id
-            builder = datasets.load_dataset_builder(address, name.config or None, revision=name.revision or None)
-            files = builder.config.data_files
-            _check_files(name, files)
-            if len(files or ()) < 2 or Path(builder.cache_dir, _DONE).exists():
-                return object_source(_prepared(builder, None), str(name))
-    except MachineError:
-        if not (parts := _kept_splits(folder)):
-            raise
-        return object_source(parts, str(name))
-
-    def rows(split: str) -> Iterator[Row]:
-        progress(f"looking for split {split} of {name} in the hub cache, then on the hub")
-        with _library(name) as datasets:
-            # The library downloads what the builder's configuration names.
-            builder.config.data_files = type(files)({split: files[split]})
-            part = _prepared(builder, folder / str(builder.hash) / split)
-        yield from object_source(datasets.DatasetDict({split: part}), str(name)).splits[split]()
-
-    return Source(str(name), f"data '{name}'", {split: partial(rows, split) for split in files})
-
-
-def _prepared(builder: Any, folder: Path | None) -> Any:
-    """What a builder makes of its files: in `folder` a data set of one split, otherwise all splits."""
-    with memory_limit(most_batch_bytes()):
-        if folder is None:
+    with _library(name) as datasets:
+        # A folder of this name is not taken for it.
+        address = f"hf://datasets/{name.id}" if Path(name.id).exists() else name.id
+        builder = datasets.load_dataset_builder(address, name.config or None, revision=name.revision or None)
+        _check_files(name, builder.config.data_files)
+        with memory_limit(most_batch_bytes()):
             builder.download_and_prepare()
-            return builder.as_dataset()
-        # The card describes all splits, so one alone would not be as it says.
-        builder.download_and_prepare(str(folder), verification_mode="no_checks")
-        return builder.as_dataset(split=folder.name)
-
-
-def _kept_splits(folder: Path) -> Any:
-    """The splits of a data set's newest revision here that were downloaded alone; None if there is none."""
-    import datasets
-
-    made = [path.parent for path in folder.glob(f"*/*/{_DONE}")]
-    if not made:
-        return None
-    newest = max((split.parent for split in made), key=lambda path: path.stat().st_mtime)
-    return datasets.DatasetDict(
-        {
-            split.name: datasets.concatenate_datasets(
-                [datasets.Dataset.from_file(str(file)) for file in sorted(split.glob("*.arrow"))]
-            )
-            for split in made
-            if split.parent == newest
-        }
-    )
+        return object_source(builder.as_dataset(), str(name))
 
 
 @contextmanager

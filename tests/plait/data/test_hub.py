@@ -165,66 +165,6 @@ def test_a_card_cannot_name_files_elsewhere(monkeypatch: pytest.MonkeyPatch, fil
     builder.download_and_prepare.assert_not_called()
 
 
-SPLITS = {"train": ROWS, "validation": ROWS[:3], "test": ROWS[:5], "unsupervised": ROWS[:9]}
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
-    """A hub with one data set of four splits, read by the real library; the splits whose files are opened."""
-    asked: list[str] = []
-    files: dict[str, str] = {}
-    for split, rows in SPLITS.items():
-        files[split] = str(tmp_path / f"{split}.jsonl")
-        Path(files[split]).write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-    def load(*_: object, **__: object) -> object:
-        builder = load_builder("json", data_files=files, cache_dir=str(tmp_path / "library"))
-        generate = builder._split_generators
-        builder._split_generators = lambda manager: asked.extend(builder.config.data_files) or generate(manager)
-        return builder
-
-    load_builder = datasets.load_dataset_builder
-    monkeypatch.setattr(datasets, "load_dataset_builder", load)
-    monkeypatch.setattr("plait.data.hub._check_files", lambda *_: None)
-    return asked
-
-
-def test_only_the_splits_that_are_read_are_downloaded(hub: list[str], tmp_path: Path) -> None:
-    dataset = as_dataset("owner/name", cache=tmp_path / "ours")
-    assert hub == ["train", "validation"]
-    assert (len(dataset.records), len(dataset.held_out)) == (20, 3)
-    assert dataset.notes == ("data 'owner/name': split test, unsupervised is not used",)
-    assert as_dataset("owner/name", split="train[3:5],test", cache=tmp_path / "ours").records == dataset.records[3:5]
-    # The training split is kept, and no tool finds a data set of some splits in the library's own cache.
-    assert hub == ["train", "validation", "test"]
-    assert not list((tmp_path / "library").glob("**/dataset_info.json"))
-
-
-def test_splits_that_were_downloaded_alone_need_no_network(
-    hub: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    online = as_dataset("owner/name", split="test,train", cache=tmp_path / "ours")
-
-    def load(*_: object, **__: object) -> object:
-        raise ConnectionError("Couldn't reach")
-
-    monkeypatch.setattr(datasets, "load_dataset_builder", load)
-    assert as_dataset("owner/name", split="test,train", cache=tmp_path / "ours") == online
-    with pytest.raises(ConfigError, match="split is 'unsupervised', expected one of data 'owner/name': test, train"):
-        as_dataset("owner/name", split="unsupervised", cache=tmp_path / "ours")
-    for other in ("owner/name:en", "owner/name@v1", "owner/other"):
-        with pytest.raises(MachineError, match="the hub is out of reach and nothing is cached"):
-            as_dataset(other, cache=tmp_path / "ours")
-
-
-def test_a_data_set_that_the_library_holds_whole_is_not_downloaded_again(hub: list[str], tmp_path: Path) -> None:
-    datasets.load_dataset_builder("owner/name").download_and_prepare()
-    assert hub == list(SPLITS)
-    assert len(as_dataset("owner/name", split="test", cache=tmp_path / "ours").records) == 5
-    assert hub == list(SPLITS)
-    assert not (tmp_path / "ours").exists()
-
-
 _CACHED = """
 import sys
 from datasets.packaged_modules.json.json import Json
