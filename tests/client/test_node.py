@@ -110,24 +110,6 @@ def test_a_task_that_comes_again_goes_on_with_the_beginning_of_its_body(
     assert federation.offsets == [("download", 0), ("download", 3000)]
 
 
-def test_a_task_that_is_offered_again_while_the_server_says_it_has_no_body_is_done(
-    federation, held_app, start_node, wait_until
-) -> None:
-    federation.give("1.train.0", b"", BODY)
-    federation.bodies.clear()
-    node = start_node()
-
-    def offer_again() -> None:
-        federation.on_no_body = lambda: None
-        federation.give("1.train.0", b"", BODY)
-        wait_until(lambda: node.node._worker._current.offers > 1, "the node to have seen the task")
-
-    federation.on_no_body = offer_again
-    wait_until(lambda: federation.answers, "the answer")
-    assert held_app.asked == [BODY]
-    assert not node.events("dropped")
-
-
 def test_a_node_that_comes_back_says_nothing_of_its_work_before_its_proof(
     federation, held_app, start_node, wait_until
 ) -> None:
@@ -397,24 +379,3 @@ def test_a_withdrawn_task_whose_body_does_not_come_is_dropped(federation, held_a
     wait_until(lambda: node.events("dropped"), "the task to be dropped")
     federation.stalled.set()
     assert held_app.asked == []
-
-
-def test_an_answer_that_is_asked_for_while_the_server_says_it_is_not_is_sent(
-    federation, held_app, start_node, wait_until
-) -> None:
-    federation.unknown.add("1.train.0")
-    federation.give("1.train.0", b"big")
-    (work,) = federation.tasks.values()
-    node = start_node()
-
-    def ask_meanwhile() -> None:
-        asked = len(node.events("task"))
-        federation.unknown.clear()
-        federation.say(pb.ToNode(work=work))
-        # The node takes events in order: once it has begun the next task it has seen the task.
-        federation.give("1.query.0", b"who", message_type="query")
-        wait_until(lambda: len(node.events("task")) > asked, "the node to have seen the task")
-
-    federation.on_held = ask_meanwhile
-    wait_until(lambda: "1.train.0" in federation.answers, "the answer")
-    assert held_app.asked.count(b"big") == 1

@@ -163,43 +163,6 @@ def test_an_honest_server_gets_its_update_and_another_than_it_announced_gets_non
     assert isinstance(server.train(), UpdateReply)
 
 
-def test_a_trainer_that_a_server_names_is_not_imported(federation, wait_until, start, tmp_path, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "theirs.py").write_text("open('ran', 'w')\ndef build(*_):\n    pass\n")
-    changes = {"trainer": "theirs:build", "lr_schedule": "constant"}
-    Server(federation, wait_until, CONFIG.model_copy(update=changes))
-    node = start()
-    node.thread.join(120)
-    assert isinstance(node.error, PolicyError)
-    assert "give --trainer theirs:build to agree" in str(node.error)
-    assert not (tmp_path / "ran").exists()
-
-
-@pytest.mark.slow
-def test_consent_outlives_the_process_and_is_asked_for_anew_where_the_configuration_differs(
-    federation, server, start, wait_until
-) -> None:
-    first = start(answer=True)
-    assert isinstance(server.describe(), ClientCard)
-    federation.say(pb.ToNode(drain=pb.Drain(finished=True)))
-    first.thread.join(60)
-    assert first.asked == 1
-
-    second = start(answer=False)
-    assert isinstance(server.describe(), ClientCard)
-    federation.say(pb.ToNode(drain=pb.Drain(finished=True)))
-    second.thread.join(60)
-    assert second.asked == 0
-
-    federation.run_id += 1
-    longer = Server(federation, wait_until, CONFIG.model_copy(update={"rounds": 3}))
-    third = start(answer=False)
-    refused(longer.describe(), "did not consent")
-    third.thread.join(60)
-    assert third.asked == 1
-    assert isinstance(third.error, PolicyError)
-
-
 def test_a_node_whose_policy_forbids_a_run_tells_the_server_why_and_ends(server, start) -> None:
     node = start(policy='finest-wire = "2"')
     refused(server.describe(), "finest-wire of this client's policy allows '2' at most")

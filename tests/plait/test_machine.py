@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -22,103 +21,6 @@ def test_the_most_memory_is_not_handed_down_to_a_child() -> None:
     command = [sys.executable, "-c", "from plait import machine; print(machine.peak_rss_bytes())"]
     child = int(subprocess.run(command, capture_output=True, check=True).stdout)
     assert 0 < child < held.nbytes < machine.peak_rss_bytes()
-
-
-SPREAD = """
-import ctypes, sys, threading
-from plait import machine
-if sys.argv[1] == "shared":
-    machine.share_memory_between_threads()
-libc = ctypes.CDLL(None)
-libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
-barrier = threading.Barrier(8)
-def take():
-    barrier.wait()
-    libc.malloc(ctypes.c_size_t(1000))
-    barrier.wait()
-threads = [threading.Thread(target=take) for _ in range(8)]
-for thread in threads: thread.start()
-for thread in threads: thread.join()
-file = ctypes.c_void_p(libc.fopen(sys.argv[2].encode(), b"w"))
-libc.malloc_info(0, file)
-libc.fclose(file)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
-def test_threads_take_memory_from_few_places(tmp_path) -> None:
-    def places(how: str) -> int:
-        subprocess.run([sys.executable, "-c", SPREAD, how, str(tmp_path / how)], check=True)
-        return (tmp_path / how).read_text().count("<heap nr=")
-
-    if not (own := places("own")):
-        pytest.skip("another C library")
-    assert places("shared") <= 2 < own
-
-
-HELD = """
-import ctypes
-from pathlib import Path
-from plait import machine
-def own_bytes():
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon"))
-libc = ctypes.CDLL(None)
-libc.malloc.restype = ctypes.c_void_p
-# Less than what glibc maps by itself; the small blocks between keep the large ones from the end of the heap.
-large, small = [], []
-for _ in range(400):
-    large.append(libc.malloc(ctypes.c_size_t(100_000)))
-    ctypes.memset(large[-1], 1, 100_000)
-    small.append(libc.malloc(ctypes.c_size_t(100)))
-for block in large:
-    libc.free(ctypes.c_void_p(block))
-before = own_bytes()
-machine.give_back_memory()
-print(before - own_bytes())
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
-def test_memory_that_was_freed_between_blocks_in_use_is_given_back() -> None:
-    if platform.libc_ver()[0] != "glibc":
-        pytest.skip("another C library")
-    given = subprocess.run([sys.executable, "-c", HELD], capture_output=True, check=True, text=True).stdout
-    assert int(given) > 30_000_000
-
-
-FREED = """
-import ctypes, resource, sys
-from plait import machine
-if sys.argv[1] == "kept":
-    machine.keep_freed_memory()
-libc = ctypes.CDLL(None)
-libc.malloc.restype = ctypes.c_void_p
-def step():
-    blocks = [libc.malloc(ctypes.c_size_t(3 << 20)) for _ in range(10)]
-    for block in blocks:
-        ctypes.memset(block, 1, 3 << 20)
-    for block in reversed(blocks):
-        libc.free(ctypes.c_void_p(block))
-step(), step()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-step()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
-def test_memory_that_was_freed_is_kept_for_the_next_step() -> None:
-    if platform.libc_ver()[0] != "glibc":
-        pytest.skip("another C library")
-    faults = [
-        int(subprocess.run([sys.executable, "-c", FREED, how], capture_output=True, check=True, text=True).stdout)
-        for how in ("handed-back", "kept")
-    ]
-    assert faults[1] < 100 < 3000 < faults[0]
 
 
 FILES = """

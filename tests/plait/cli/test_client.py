@@ -21,33 +21,6 @@ def closed_port() -> int:
 
 
 @pytest.mark.parametrize(
-    ("options", "code", "message"),
-    [
-        (("--server", "plait.example.org:9440", "--insecure"), 2, "expected a server on this machine"),
-        (("--server", "localhost:9440"), 2, "give --kit DIR"),
-        (("--server", "localhost:9440", "--kit", "nowhere"), 2, "kit 'nowhere' is not there"),
-        (("--server", "localhost", "--insecure"), 2, "expected HOST:PORT"),
-        (("--server", "localhost:9440", "--insecure", "--dtype", "int3"), 2, "dtype is 'int3'"),
-        (("--server", "localhost:9440", "--insecure", "--json", "--quiet"), 2, "give one of them"),
-        (("--server", "localhost:9440", "--insecure", "--name", "a/b"), 2, "client name is"),
-        (
-            ("--server", "localhost:9440", "--insecure", "--policy", "nowhere.toml"),
-            2,
-            "cannot read policy 'nowhere.toml'",
-        ),
-    ],
-)
-def test_what_an_operator_mistypes_is_said_in_one_line(
-    plait, jsonl: Path, tmp_path: Path, options: tuple[str, ...], code: int, message: str
-) -> None:
-    ran = plait("client", "--data", jsonl, "--state", tmp_path / "state", *options)
-    assert ran.code == code
-    assert message in ran.err
-    assert len(ran.err.splitlines()) == 1
-    assert not (tmp_path / "state").exists()
-
-
-@pytest.mark.parametrize(
     ("text", "message"), [(None, "cannot read"), ("", "no record"), ('{"texts": "x"}\n', "line 1")]
 )
 def test_data_that_is_of_no_use_is_found_before_anybody_is_called(
@@ -104,22 +77,6 @@ def test_a_node_without_a_server_says_why_waits_and_ends_when_told(
     assert process.returncode == code
     assert json.loads(rest.splitlines()[-1])["event"] == "stopping"
     assert errors == ("stopped; start it again to continue\n" if code else "")
-
-
-@pytest.mark.slow
-def test_two_nodes_do_not_share_a_name_and_a_killed_one_leaves_no_lock(
-    plait, jsonl: Path, tmp_path: Path, closed_port: int
-) -> None:
-    options = ("--server", f"127.0.0.1:{closed_port}", "--insecure", "--data", jsonl, "--state", tmp_path / "state")
-    with started(*options, "--json") as process:
-        told(process, "data")
-        second = plait("client", *options)
-        assert second.code == 2
-        assert f"in use by process {process.pid}" in second.err
-        process.kill()
-        process.wait(timeout=30)
-    with started(*options, "--json") as again:
-        told(again, "data")
 
 
 @pytest.mark.slow

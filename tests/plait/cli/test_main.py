@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
 import shutil
 import subprocess
@@ -204,13 +203,6 @@ def test_an_error_is_one_line_that_no_terminal_takes_for_more(plait, tmp_path, p
 )
 def test_idle_threads_soon_sleep_unless_the_environment_says_otherwise(given, found) -> None:
     assert environment_of_plait(("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"), given) == found
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="torch may compute with OpenBLAS there")
-@pytest.mark.parametrize(("given", "found"), [({}, "1"), ({"OPENBLAS_NUM_THREADS": "4"}, "4")])
-def test_numpy_decomposes_with_one_thread_unless_the_environment_says_otherwise(given, found) -> None:
-    assert environment_of_plait(("OPENBLAS_NUM_THREADS",), given) == [found]
 
 
 def environment_of_plait(names, given) -> list[str]:

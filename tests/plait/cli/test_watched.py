@@ -120,9 +120,3 @@ def test_killed_at_any_step_it_ends_with_the_same_adapter(plait, too_far, tmp_pa
     weights = "adapter/adapter_model.safetensors"
     assert (killed / weights).read_bytes() == (whole / weights).read_bytes()
     assert next(event.round for event in events_of(killed, StepTakenBack)) == back.round
-
-
-def test_own_adapters_and_patience_exclude_each_other(plait, too_far, tmp_path: Path) -> None:
-    ran = plait(*too_far, "--own-share", 0.3, "--patience", 2, "--out", tmp_path / "run")
-    assert ran.code == 2
-    assert "own-share is 0.3 and patience is 2, expected own-share 0 or patience 0" in ran.err
