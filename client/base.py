@@ -20,9 +20,8 @@ from plait.errors import BaseMismatchError, ConfigError, DiskFullError, PlaitErr
 from plait.known_features import features
 from plait.places import at
 from plait.policy import Policy
-from plait.rounds.client_secret import ClientSecret
 from plait.rounds.data_journal import DataJournal
-from plait.rounds.disk_memory import DiskMemory
+from plait.rounds.memory import ClientSecret, DiskMemory
 from plait.welcome import config_from_welcome
 
 if TYPE_CHECKING:

@@ -24,8 +24,7 @@ from plait.flower.memory import ContextMemory
 from plait.plugins import admit
 from plait.policy import Policy, load_policy
 from plait.rounds.channel import Answering
-from plait.rounds.disk_memory import DiskMemory
-from plait.rounds.memory import Memory
+from plait.rounds.memory import DiskMemory, Memory
 from plait.run import resolve
 from plait.settle import settle
 from plait.simulation.partitioned_data import load_partitioned

@@ -38,8 +38,7 @@ from client.task import (
 )
 from client.worker import MOST_WAITING, Uploads, Worker
 from plait.errors import Interrupted, PlaitError
-from plait.rounds.leftovers import keep_only_what_lasts
-from plait.rounds.memory import OUTLASTS_RUN
+from plait.rounds.memory import OUTLASTS_RUN, keep_only_what_lasts
 from plait.transport.credentials import open_channel
 from plait.trust.diagnose import explain
 from plait.v1 import federation_pb2 as pb

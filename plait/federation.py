@@ -19,22 +19,21 @@ from plait.config import to_toml
 from plait.errors import ConfigError
 from plait.exporting.publisher import Publisher
 from plait.places import at
-from plait.rounds.channel import Channel
+from plait.rounds.broadcasts import StartingPoint, parents_in, starting_state
+from plait.rounds.channel import Channel, StopRequest
 from plait.rounds.checkpoint import save_checkpoint
 from plait.rounds.coordinator import Coordinator
+from plait.rounds.costs import Opening
 from plait.rounds.events import CombiningRule, Event, Plugin, Resumed, RunFinished, RunStarted, start_of
 from plait.rounds.ledger import Ledger, OnEvent, read_events
-from plait.rounds.opening import Opening
+from plait.rounds.norm_bound import WEIGHT_RATIO
 from plait.rounds.recorded import Kept, kept_in
 from plait.rounds.recorded_settings import recorded_settings, sign_beginning
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, initial_state
 from plait.rounds.run_view import RunView
 from plait.rounds.spool import largest_update
-from plait.rounds.starting_point import StartingPoint, parents_in, starting_state
-from plait.rounds.stop import StopRequest
 from plait.rounds.way import Host, way_of
-from plait.rounds.weights import WEIGHT_RATIO
 from plait.run import Run
 from plait.settle import Settled
 from plait.training.device import use_threads
@@ -197,8 +196,8 @@ def _continued(run: Run, path: Path, on_event: OnEvent) -> _Begun:
     Raises:
         ConfigError: it is another one, or finished.
     """
-    from plait.rounds.plugin_sources import check_sources
-    from plait.rounds.saved_checkpoint import load_checkpoint
+    from plait.rounds.checkpoint import load_checkpoint
+    from plait.rounds.recorded_settings import check_sources
 
     directory = RunDirectory.find(path)
     events = read_events(directory.ledger)

@@ -19,11 +19,11 @@ from plait.aggregation import Rule, check_rule, geometry_of
 from plait.config import RunConfig
 from plait.places import at
 from plait.rounds.client_way import ClientWay, Speaker, client_way_of
+from plait.rounds.costs import Links
 from plait.rounds.events import Adapter, Base, Event
-from plait.rounds.links import Links
+from plait.rounds.run_state import RankedAdapter, Ranks
 from plait.rounds.spool import largest_update
 from plait.rounds.terms import Terms
-from plait.rounds.tracks import RankedAdapter, Ranks
 from plait.settle import Settled
 from plait.training.bases import LocatedBase, locate_base, quiet_libraries
 from plait.training.blueprint import Blueprint, base_modules, design, read_base_config

@@ -29,9 +29,8 @@ from plait.places import at
 from plait.plugins import Kind, is_named, was_found
 from plait.rounds.events import DataUsed
 from plait.rounds.norm_bound import NormBound
-from plait.rounds.run_plan import Planning, RunPlan
+from plait.rounds.run_plan import Planning, RunPlan, TaskSettings
 from plait.rounds.spool import Weighting
-from plait.rounds.task_settings import TaskSettings
 from plait.rounds.watch import Watch
 from plait.settings.tables import OWN_SHARE_NEEDS
 from plait.training.local_loss import loss_named

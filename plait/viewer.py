@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from plait.rounds.cut import cut_sentence
 from plait.rounds.events import (
     ClientsDescribed,
     ClientsGathered,
@@ -30,7 +29,7 @@ from plait.rounds.events import (
     WaitingForClients,
 )
 from plait.rounds.ledger import Follower
-from plait.rounds.rates import given_rate, rates_sentence
+from plait.rounds.rates import cut_sentence, given_rate, rates_sentence
 from plait.rounds.run_now import WAITING, RunNow
 from plait.text import Lines, bars, printable, to_go
 

@@ -10,10 +10,9 @@ from plait.errors import ConfigError
 from plait.federation import run_federation
 from plait.flower.apps import server_app
 from plait.plugins import admit
-from plait.rounds.channel import Channel
-from plait.rounds.named_callbacks import heard
+from plait.rounds.callbacks import heard
+from plait.rounds.channel import Channel, StopRequest
 from plait.rounds.run_directory import RunDirectory
-from plait.rounds.stop import StopRequest
 from plait.run import resolve
 from plait.settle import settle
 from server.log import say_event

@@ -17,10 +17,8 @@ from typing import Self
 from plait.address import Address
 from plait.errors import ConfigError, PeerError, PlaitError
 from plait.machine import allow_open_files
-from plait.rounds.channel import Identity, Liveness, Purpose, TaskParts
-from plait.rounds.clock import WallClock
+from plait.rounds.channel import Identity, Liveness, Purpose, StopRequest, TaskParts, WallClock
 from plait.rounds.run_progress import RunProgress
-from plait.rounds.stop import StopRequest
 from plait.text import printable
 from plait.transport.credentials import server_credentials
 from plait.transport.protocol import DIGEST_BYTES

@@ -13,9 +13,9 @@ from plait.api.serving import CLIENTS_SETTINGS, Serving, ServingOptions, check_n
 from plait.api.settings import RunSettings, base_name, run_config_of
 from plait.errors import ConfigError, Interrupted, MachineError
 from plait.rounds.callbacks import Callbacks, Hearing, names_of, patience_of
+from plait.rounds.channel import StopRequest
 from plait.rounds.ledger import read_events
 from plait.rounds.run_directory import RunDirectory
-from plait.rounds.stop import StopRequest
 from server.served_run import ServedRun, open_served_run
 
 if TYPE_CHECKING:

@@ -17,11 +17,11 @@ from plait.api.serving import Serving, kit_of, vouch_of
 from plait.config import RunConfig
 from plait.errors import ConfigError
 from plait.progress import status, watch
+from plait.rounds.channel import StopRequest
 from plait.rounds.events import Event
 from plait.rounds.ledger import OnEvent, read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_view import RunView
-from plait.rounds.stop import StopRequest
 
 if TYPE_CHECKING:
     from plait.run import Run
@@ -73,7 +73,7 @@ def open_channel(serving: Serving, *, clients: int, stays: bool = False, more: M
     Raises:
         PlaitError: the kit or the address is not valid.
     """
-    from plait.rounds.description import REPLY_BYTES
+    from plait.rounds.roster import REPLY_BYTES
     from server.limits import Limits
     from server.nodes_channel import NodesChannel
 
@@ -118,7 +118,7 @@ def open_served_run(
     check_features(settings, simulates=False)
     with status("loading libraries", quiet=quiet):
         from plait.federation import beginning_of, check_vouched_for, run_federation
-        from plait.rounds.named_callbacks import heard
+        from plait.rounds.callbacks import heard
         from plait.run import resolve
         from plait.settle import settle
         from plait.wire.codec import DECODED
@@ -170,7 +170,7 @@ def _is_over(directory: RunDirectory, out: str) -> bool:
 
 def _announce(channel: NodesChannel, run: Run, directory: RunDirectory, *, number: int, stop: StopRequest) -> None:
     """Have a channel tell clients of a run, and of its progress."""
-    from plait.rounds.description import REPLY_BYTES
+    from plait.rounds.roster import REPLY_BYTES
     from plait.rounds.run_progress import LiveProgress, RunProgress
     from plait.rounds.validate import max_update_bytes
     from server.hosting import Terms

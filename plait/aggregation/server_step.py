@@ -15,7 +15,7 @@ Moments start at 0 and tau^2 and are not bias-corrected, as in the paper. Moment
 large steps is DiLoCo's outer optimizer (arXiv 2311.08105).
 
 The line search makes the step as long as the slopes where earlier steps ended say. Clients measure the slope of their
-loss along the adapter's last movement where it ended (`plait.rounds.slope`). With s0 and s1 the slopes at both ends, a
+loss along the adapter's last movement where it ended (`plait.rounds.carried`). With s0 and s1 the slopes at both ends a
 quadratic has its minimum at s0 / (s0 - s1) times the movement (the secant method). To measure s0 as well, every client
 would have to keep a gradient. In its place stands what a local step may predict at most, a quarter of the loss
 (`plait.training.learner`): in first rounds of four local steps -s0 was 0.15 to 0.27 of the loss on eight texts. The

@@ -7,14 +7,14 @@ from dataclasses import replace
 
 from plait.errors import PeerError
 from plait.federation import beginning_of
-from plait.rounds.aggregator import Aggregator
 from plait.rounds.audit import Recomputing, replay
+from plait.rounds.broadcasts import parents_in, starting_state
 from plait.rounds.events import Event
+from plait.rounds.fold import Aggregator
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, initial_state
 from plait.rounds.run_view import RunView
 from plait.rounds.spool import Refused
-from plait.rounds.starting_point import parents_in, starting_state
 from plait.rounds.way import Host, way_of
 from plait.run import Run
 

@@ -14,10 +14,10 @@ from plait.api.simulate import left_to_resume
 from plait.config import RunConfig
 from plait.errors import ConfigError
 from plait.rounds.callbacks import Callbacks, Hearing, names_of, patience_of
+from plait.rounds.channel import StopRequest
 from plait.rounds.ledger import read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_view import RunView
-from plait.rounds.stop import StopRequest
 
 if TYPE_CHECKING:
     from plait.api.serving import Serving

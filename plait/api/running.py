@@ -16,9 +16,9 @@ from plait.errors import ConfigError
 from plait.known_features import features
 from plait.places import at
 from plait.progress import status
+from plait.rounds.channel import StopRequest
 from plait.rounds.ledger import OnEvent
 from plait.rounds.run_directory import RunDirectory
-from plait.rounds.stop import StopRequest
 
 if TYPE_CHECKING:
     from plait.data import Dataset
@@ -57,7 +57,7 @@ def check_names(settings: RunConfig, *, runs: bool = True, data: bool = True) ->
     if settings.partition:
         parse_partition(settings.partition)
     for text in split_choices(settings.callbacks) if runs else ():
-        from plait.rounds.named_callbacks import callback_named
+        from plait.rounds.callbacks import callback_named
 
         callback_named(text)
     loss_named(settings.loss)

@@ -19,8 +19,8 @@ from plait.config import RunConfig
 from plait.errors import Interrupted
 from plait.plugins import admit
 from plait.rounds.callbacks import Callbacks, Hearing, names_of, patience_of
+from plait.rounds.channel import StopRequest
 from plait.rounds.run_directory import RunDirectory
-from plait.rounds.stop import StopRequest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

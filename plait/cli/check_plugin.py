@@ -133,8 +133,7 @@ def _verdicts(kind: Kind, text: str) -> Iterator[Verdict]:
 
             yield from checked(partial(as_dataset, text), DATASET_CHECKS)
         case Kind.CALLBACK:
-            from plait.rounds.callback_contract import CALLBACK_CHECKS
-            from plait.rounds.named_callbacks import callback_named
+            from plait.rounds.callbacks import CALLBACK_CHECKS, callback_named
 
             yield from checked(partial(callback_named, text), CALLBACK_CHECKS)
         case _ if feature := feature_with("contracts", kind):

@@ -27,7 +27,7 @@ from plait.rounds.run_view import RunView
 from plait.text import escaped
 
 if TYPE_CHECKING:
-    from plait.rounds.stop import StopRequest
+    from plait.rounds.channel import StopRequest
 
 
 Verbose = Annotated[bool, typer.Option("--verbose", help="At the end, print every table of the report.")]
@@ -87,7 +87,7 @@ def show(run: Path, *, json_output: bool, verbose: bool = False) -> None:
 @contextlib.contextmanager
 def stopped_by_interrupt(*, quiet: bool) -> Generator[StopRequest]:
     """Asks the run in the block to stop at the first Ctrl-C; the second, or one before its rounds, ends it at once."""
-    from plait.rounds.stop import StopRequest
+    from plait.rounds.channel import StopRequest
 
     stop = StopRequest()
 

@@ -24,9 +24,9 @@ from plait.traits import Trait
 
 if TYPE_CHECKING:
     from plait.config import RunConfig
+    from plait.rounds.audit import Verified
     from plait.rounds.events import Event
     from plait.rounds.run_directory import RunDirectory
-    from plait.rounds.verified import Verified
     from plait.run import Run
 
 
@@ -53,9 +53,9 @@ def verify(
     with status(f"checking {run}", quiet=json_output):
         from plait.api.received import admit_features_of
         from plait.rounds.audit import check_signatures
+        from plait.rounds.checkpoint import damage_of
         from plait.rounds.ledger import read_events, torn_bytes
         from plait.rounds.recorded_settings import recorded_settings
-        from plait.rounds.saved_checkpoint import damage_of
 
         events = read_events(directory.ledger)
         torn = torn_bytes(directory.ledger)
@@ -93,8 +93,8 @@ def _checked(
     """What is checked of a run: its adapter, its plug-ins, and its rounds if they can be recomputed."""
     from plait.api.received import admitted_settings, keys_of_features
     from plait.api.recomputing import recomputed
+    from plait.rounds.audit import Verified
     from plait.rounds.run_view import RunView
-    from plait.rounds.verified import Verified
     from plait.rounds.way import CannotRecomputeError
 
     plugins = _check_plugins(events)
@@ -132,7 +132,7 @@ def _check_plugins(events: list[Event]) -> dict[str, str]:
         ConfigError: one has another source than when the run began.
     """
     from plait.rounds.events import start_of
-    from plait.rounds.plugin_sources import check_sources
+    from plait.rounds.recorded_settings import check_sources
 
     found: dict[str, str] = {}
     start = start_of(events)
@@ -152,9 +152,9 @@ def _check_adapter(
 ) -> str:
     """Describe the adapter in the run directory."""
     from plait.adapters.peft import load_peft_directory
+    from plait.rounds.checkpoint import finished_in_checkpoint
     from plait.rounds.recorded import kept_in
     from plait.rounds.run_view import RunView
-    from plait.rounds.saved_checkpoint import finished_in_checkpoint
 
     best = settings.keep == "best"
     view = RunView.of(events)
@@ -184,7 +184,7 @@ def _check_adapter(
 
 def _published(directory: RunDirectory, run: Run, kept: str) -> tuple[str, str]:
     """Digests of an adapter of the newest checkpoint, the accepted one if that is kept, and of its published form."""
-    from plait.rounds.saved_checkpoint import load_checkpoint
+    from plait.rounds.checkpoint import load_checkpoint
     from plait.training.prompts import servable
 
     state = load_checkpoint(directory.checkpoints, run.ranks)

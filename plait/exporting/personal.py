@@ -15,11 +15,10 @@ from plait.aggregation import RULES, Side, geometry_of
 from plait.errors import BaseMismatchError, ConfigError, PlaitError, did_you_mean
 from plait.exporting.source import Source, open_source, plain_name
 from plait.files import read_if_there
-from plait.rounds.client_state import ClientState, Kept
 from plait.rounds.events import ClientsDescribed, start_of
 from plait.rounds.ledger import read_events
-from plait.rounds.own_adapter import OWN_ADAPTER, own_adapter
-from plait.rounds.own_side import OWN_SIDE
+from plait.rounds.memory import ClientState, Kept
+from plait.rounds.own_adapter import OWN_ADAPTER, OWN_SIDE, own_adapter
 from plait.rounds.recorded_settings import recorded_settings
 from plait.rounds.run_directory import RunDirectory
 from plait.training.bases import Progress, locate_base

@@ -10,9 +10,8 @@ from plait.rounds.events import PublishFailed
 from plait.rounds.ledger import Follower, Ledger, read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_now import RunNow
-from plait.rounds.run_state import RunState
+from plait.rounds.run_state import RankedAdapter, RunState
 from plait.rounds.run_view import RunView
-from plait.rounds.tracks import RankedAdapter
 from plait.training.prompts import servable
 
 if TYPE_CHECKING:

@@ -17,8 +17,7 @@ from plait.config import Scalar
 from plait.errors import DiskFullError, PlaitError
 from plait.flower.blob import from_message, to_content
 from plait.flower.channel import GridChannel
-from plait.rounds.channel import Answering, Channel, Purpose
-from plait.rounds.stop import StopRequest
+from plait.rounds.channel import Answering, Channel, Purpose, StopRequest
 from plait.transport.protocol import MESSAGE_TYPES
 
 _FAILED = 1

@@ -11,9 +11,7 @@ from flwr.serverapp import Grid
 
 from plait.errors import PeerError
 from plait.flower.blob import from_message, to_content
-from plait.rounds.channel import Data, Liveness, NoAnswer, Purpose, TaskParts
-from plait.rounds.clock import WallClock
-from plait.rounds.stop import StopRequest
+from plait.rounds.channel import Data, Liveness, NoAnswer, Purpose, StopRequest, TaskParts, WallClock
 from plait.transport.protocol import MESSAGE_TYPES
 
 _SHORTEST_PAUSE_S = 0.02

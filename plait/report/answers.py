@@ -28,8 +28,7 @@ from plait.report.wording import (
     plural,
     times_text,
 )
-from plait.rounds.cut import cut_sentence
-from plait.rounds.rates import given_rate, rates_sentence
+from plait.rounds.rates import cut_sentence, given_rate, rates_sentence
 from plait.rounds.run_view import RunView
 from plait.text import printable
 

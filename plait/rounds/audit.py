@@ -7,10 +7,9 @@ nothing of the origin of keys: the ledger names each client's, from the server's
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from plait.errors import MachineError, PeerError
-from plait.rounds.aggregator import Aggregator, TakesBack
 from plait.rounds.events import (
     MASKED_CODEC,
     ClientReplaced,
@@ -22,6 +21,7 @@ from plait.rounds.events import (
     StepTakenBack,
     UpdateReceived,
 )
+from plait.rounds.fold import Aggregator, TakesBack
 from plait.rounds.run_state import RunState
 from plait.rounds.run_view import RunView
 from plait.rounds.spool import Arrival, Refused, Spool, Stored
@@ -230,3 +230,12 @@ def _stored(
     if event.signature and (opened.signed.hex(), opened.signature.hex()) != stated:
         raise PeerError(f"the signature of {what} covers something other than the ledger records")
     return stored
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was checked."""
+
+    name: str
+    text: str
+    figures: Mapping[str, object] = field(default_factory=dict[str, object])

@@ -3,20 +3,108 @@
 There are three forms, each sealed once and sent byte for byte the same to everyone who needs it: *nothing new* (the
 client is up to date), the *step* from the previous shadow or, of a keyframe, from the initial adapter, and the *whole*
 adapter in exact float32 for everyone else.
+
+*Steps*, where all clients take part in every round: the shadow moves by one coded step a round, and what a step
+dropped goes with the next. One that missed a step needs the whole adapter in float32.
+
+*Keyframes*, where clients are away by plan, and after a round that so many have missed that it costs less: the shadow
+is coded anew, as one difference to the adapter that every client derives from the run's seed. All are sent the same
+message, whatever they hold: one that was away for fifty rounds, a newcomer, and one that lost everything. The shadow
+is as common as with steps; it only lies further from the server's master (QAT's straight-through training,
+Courbariaux et al., BinaryConnect, arXiv 1511.00363: gradients at the coarse point, added to the fine one). In the
+last rounds keyframes are finer, so what a run ends with is not coarse. A run that starts from an existing adapter
+(`StartingPoint`) has one before its first round, of what lies between its seed and that adapter; later ones span that
+as well, so are finer.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from plait.adapters import AdapterSpec, AdapterState, add, subtract
-from plait.rounds.downlink import Downlink
+from plait.adapters import AdapterSpec, AdapterState, Parent, add, parents_from, subtract
 from plait.rounds.error_feedback import Residual, unshrunk
-from plait.rounds.run_state import RunState, Track
-from plait.rounds.tracks import Ranks
+from plait.rounds.events import Event, start_of
+from plait.rounds.run_state import Ranks, RunState, Track
 from plait.wire.codec import Codec
 from plait.wire.codecs import UNCHANGED, Fp32, Rate
 from plait.wire.envelope import Direction, Encoding, Header, encode_delta, measure, read_envelope, seal, with_spec
+
+_LEAST_BITS, _MOST_BITS, _LAST_BITS = 1.25, 2.5, 4.0
+"""Bits per parameter at a wire of 1 bit: of keyframes in short and in long runs, and of a run's last one."""
+_START_BITS, _CONTINUED_BITS = 8.0, 3.0
+"""Bits per parameter of the first keyframe of a run that goes on from an adapter, and what its others have more."""
+_WHOLE_BITS = 32.0
+_SHARE_FINER = 24
+"""The keyframes that the last 24th of a run's rounds begin with have a bit more."""
+
+
+@dataclass(frozen=True)
+class Downlink:
+    """The way down of one run.
+
+    Attributes:
+        gap: rounds from one visit of a client to its next, on average; 1 if all take part in every round.
+        starts_anew: whether the adapter begins as its seed says.
+    """
+
+    gap: float = 1.0
+    rounds: int = 0
+    clients: int = 0
+    starts_anew: bool = True
+
+    def has_keyframes(self, codec: Codec) -> bool:
+        """Whether every round ends with a keyframe, because some clients are away by plan."""
+        return isinstance(codec, Rate) and self.gap > 1
+
+    def takes_keyframe(self, codec: Codec, number: int, missed: int) -> bool:
+        """Whether round `number` ends with a keyframe; `missed` clients have not taken part in it."""
+        if not isinstance(codec, Rate):
+            return False
+        if number == 0 or self.has_keyframes(codec):
+            return True
+        return missed * (_WHOLE_BITS - codec.bits) > self.clients * (self.keyframe(codec, number).bits - codec.bits)
+
+    def keyframe(self, codec: Codec, number: int) -> Codec:
+        """What packs the keyframe after round `number`; 0 of a run that goes on from an adapter."""
+        if number == 0:
+            return Rate(_START_BITS)
+        more = 0.0 if self.starts_anew else _CONTINUED_BITS
+        if number >= self.rounds:
+            return Rate(self._at(codec, _LAST_BITS + more))
+        is_late = number >= self.rounds - max(1, self.rounds // _SHARE_FINER)
+        return Rate(self._at(codec, self._bits + is_late + more))
+
+    @property
+    def _bits(self) -> float:
+        # It codes all of the movement since the beginning, which grows with the rounds. For the error of one round's
+        # step it would take twice the slope; half of it is what an error that the next rounds mend may cost.
+        return min(_MOST_BITS, max(_LEAST_BITS, 0.35 + 0.25 * math.log2(max(1, self.rounds))))
+
+    def sent_bits(self, codec: Codec, number: int, age: int | None) -> float:
+        """Bits per parameter that bring a client to the shadow after round `number`.
+
+        Args:
+            age: rounds since the shadow that the client holds; 0 for the current one, None for a client that holds
+                nothing.
+        """
+        if age == 0:
+            return 0.0
+        if self.has_keyframes(codec) or (number == 0 and isinstance(codec, Rate)):
+            return self.keyframe(codec, number).bits
+        return codec.bits if age == 1 or (number == 1 and self.starts_anew) else _WHOLE_BITS
+
+    @staticmethod
+    def _at(codec: Codec, bits: float) -> float:
+        # Each bit divides the error by as much, whatever the wire.
+        return min(8.0, max(codec.bits, bits + codec.bits - 1))
+
+
+def gap_of(clients: int, a_round: int) -> float:
+    """Rounds between two visits of a client, where each round has `a_round` of `clients`."""
+    return max(1.0, clients / a_round)
+
 
 # Newly decomposed factors are as far from the previous ones as from zero: one bit loses a tenth of that
 # step's energy, which is a tenth of the adapter's, in every round. Measured in simulations/LOG.md.
@@ -31,7 +119,7 @@ def follow(
     *,
     codec: Codec,
     new_factors: bool,
-    downlink: Downlink = Downlink(),  # noqa: B008 (frozen)
+    downlink: Downlink = Downlink(),
     missed: int = 0,
 ) -> tuple[RunState, Encoding]:
     """Move the shadows towards the master through the wire's codec, once, and keep the sealed steps or keyframes.
@@ -145,3 +233,38 @@ def _header(state: RunState, spec_digest: bytes, base_fingerprint: bytes) -> Hea
         base_fingerprint=base_fingerprint,
         spec_digest=spec_digest,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class StartingPoint:
+    """The starting point of a run.
+
+    Attributes:
+        parents: the adapters that it is derived from; none for a run that starts from its seed.
+        adapter: the master's values; None for those of the seed.
+        lost: fraction of the parents' products that the adapter's rank could not hold, 0 to 1.
+    """
+
+    parents: tuple[Parent, ...] = ()
+    adapter: AdapterState | None = None
+    lost: float = 0.0
+
+
+def starting_state(
+    state: RunState, start: StartingPoint, ranks: Ranks, base_fingerprint: bytes, *, codec: Codec
+) -> RunState:
+    """The state before round 1 of a run with this starting point."""
+    if start.adapter is not None:
+        state = replace(state, adapter=start.adapter)
+        if isinstance(codec, Rate):
+            state, _ = follow(state, ranks, base_fingerprint, codec=codec, new_factors=False)
+        else:
+            tracks = tuple(Track(ranks.resized(start.adapter, number)) for number in range(len(state.tracks)))
+            state = replace(state, tracks=tracks)
+    return state
+
+
+def parents_in(events: Sequence[Event]) -> tuple[Parent, ...]:
+    """The adapters that the run of a ledger started from."""
+    started = start_of(events)
+    return parents_from([dict(parent) for parent in started.parents]) if started and started.parents else ()

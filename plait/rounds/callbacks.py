@@ -2,19 +2,27 @@
 
 A callback is called in the run's own thread with the typed events of `plait.rounds.events`, in the order of the ledger.
 Callbacks block the run. If one raises, the run stops where it can be resumed, and the caller gets the callback's own
-error. Knows nothing of what callbacks do, nor of those that settings name (`named_callbacks`).
+error. Settings name some of them; `plait check-plugin` tries what a user's own must do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import inspect
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Protocol
+from typing import Protocol, cast
 
-from plait.errors import ConfigError
-from plait.rounds.events import Event
-from plait.rounds.stop import StopRequest
+from plait.choice import parse_choice, split_choices, with_options
+from plait.errors import ConfigError, Interrupted
+from plait.own_code import BrokenError, Check, instance_of, located_errors
+from plait.own_function import chosen_function
+from plait.plugins import Kind, find
+from plait.rounds.channel import StopRequest
+from plait.rounds.events import Adapter, Base, Event, Resumed, RunFinished, RunStarted
+from plait.rounds.ledger import OnEvent, read_events
+from plait.rounds.run_directory import RunDirectory
 
 
 class Stop(Enum):
@@ -139,3 +147,97 @@ def patience_of(callbacks: Callbacks) -> int | None:
         both = " and ".join(map(str, sorted(asked)))
         raise ConfigError(f"callbacks have EarlyStopping of patience {both}, expected one")
     return next(iter(asked), None)
+
+
+class _Named:
+    """A callback that settings name: its error is one line."""
+
+    def __init__(self, name: str, part: Callable[[Event], object]) -> None:
+        self.__qualname__, self._part = name, part
+
+    def __call__(self, event: Event, /) -> Stop | None:
+        with located_errors(f"callback '{self.__qualname__}' failed"):
+            return cast("Stop | None", self._part(event))
+
+
+def callback_named(text: str) -> Callback:
+    """A user's own callback, such as ``my_callbacks:Budget:megabytes=50``; of a class a new object.
+
+    Raises:
+        ConfigError: there is none, it cannot be called with an event, or an option is wrong.
+    """
+    name, options = parse_choice(text)
+    what = f"callback '{name}'"
+    part = instance_of(find(Kind.CALLBACK, name), what=what)
+    if inspect.isfunction(part):
+        part = chosen_function(part, ("event",), what=what)
+    if not callable(part):
+        raise ConfigError(f"{what} is a {type(part).__name__}, expected a function of one event, or a class of such")
+    return _Named(name, cast("Callable[[Event], object]", with_options(part, options, what=what)))
+
+
+@contextmanager
+def heard(
+    names: str, directory: RunDirectory, stop: StopRequest, on_event: OnEvent = lambda _: None
+) -> Generator[OnEvent]:
+    """The callbacks that settings name hear the run in the block.
+
+    Args:
+        directory: of the run; of a resumed one they hear the recorded events first.
+
+    Yields:
+        What to call with every event.
+
+    Raises:
+        ConfigError: there is no such callback, or one failed.
+        Interrupted: one asked the run to pause.
+    """
+    hearing = Hearing([callback_named(text) for text in split_choices(names)], stop)
+    if names and directory.has_started:
+        hearing.repeat(read_events(directory.ledger))
+
+    def hear(event: Event) -> None:
+        on_event(event)
+        hearing(event)
+
+    try:
+        yield hear
+    except Interrupted as stopped:
+        hearing.check()
+        if hearing.pausing:
+            raise Interrupted(
+                f"callback {hearing.pausing} asked to pause; everything received so far is saved"
+            ) from stopped
+        raise
+    hearing.check()
+
+
+class _Unknown(Event):
+    """An event of a later version."""
+
+    event = "of_a_later_version"
+
+
+_RUN: tuple[Event, ...] = (
+    RunStarted(
+        seed=0, config={"rank": 8}, base=Base(name="tiny"), adapter=Adapter(trainable_parameters=9), full_model_bytes=36
+    ),
+    Resumed(round=1),
+    RunFinished(rounds=2, wall_s=1.0, peak_rss_bytes=1, adapter="", kept_round=2),
+)
+
+
+def _answers(make: Callable[[], Callback], events: tuple[Event, ...]) -> None:
+    callback = make()
+    for event in events:
+        answer = cast("object", callback(event))
+        if answer is not None and not isinstance(answer, Stop):
+            raise BrokenError(f"answered {event.event} with {answer!r}, expected plait.Stop or None")
+
+
+CALLBACK_CHECKS: tuple[Check[Callable[[], Callback]], ...] = (
+    Check("answers the events of a run with plait.Stop or None", lambda make: _answers(make, _RUN)),
+    Check("takes events that it does not know", lambda make: _answers(make, (_Unknown(),))),
+    Check("hears a resumed run from its start", lambda make: _answers(make, (*_RUN[:1], *_RUN))),
+)
+"""The contract of a callback; given what makes a new one."""

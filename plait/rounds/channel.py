@@ -1,16 +1,78 @@
-"""The interface between the round loop and the driver of its messages (in process, gRPC, Flower's engine).
+"""The only seam between the round loop and what carries its messages: in process, gRPC, Flower's engine.
 
-The loop sees node numbers and bytes; a driver never parses the bytes.
+The loop sees node numbers and bytes, which no driver parses. A channel brings its clock along, the machine's own or the
+virtual one of a simulated fleet, so that deadlines and times mean the same over every driver. `LocalChannel` has
+participants in this process, which work when their answers are requested: at most one answer is in memory, and the
+bytes are those of a deployment.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, Self, TypeAlias
 
-from plait.rounds.clock import Clock
+from pydantic import JsonValue
+
+from plait.abandon import Abandoned
+from plait.errors import DiskFullError, Interrupted, PlaitError
+from plait.files import disk_full_told
+from plait.rounds.events import Event
+
+IN_PROGRESS = "in_progress"
+"""Under what a run that goes on while rounds end remembers tasks in progress, by client (`RunState.remembered`)."""
+
+
+class Clock(Protocol):
+    """Tells the time of a run."""
+
+    @property
+    def is_virtual(self) -> bool:
+        """Whether time passes by the model of a fleet only."""
+        ...
+
+    def now(self) -> float:
+        """Seconds since a fixed moment; since the start of the run on a virtual clock."""
+        ...
+
+    def available(self, nodes: Sequence[int], at_least: int) -> Sequence[int]:
+        """Those of the nodes that are on now; a virtual clock goes on until there are enough."""
+        ...
+
+    def ended(self, number: int, clients: Mapping[int, str]) -> Sequence[Event]:
+        """Events of round `number` for simulated devices' tasks that ended since the last call; `clients` by node."""
+        ...
+
+    def in_progress(self) -> Mapping[int, Mapping[str, JsonValue]]:
+        """What to remember of training tasks that simulated devices have not ended, by node; `began_s` is in each."""
+        ...
+
+
+class WallClock:
+    """The machine's clock; every connected client is available."""
+
+    is_virtual = False
+
+    def now(self) -> float:
+        """Seconds on the machine's monotonic clock."""
+        return time.monotonic()
+
+    def available(self, nodes: Sequence[int], at_least: int) -> Sequence[int]:
+        """All of them."""
+        del at_least
+        return nodes
+
+    def ended(self, number: int, clients: Mapping[int, str]) -> Sequence[Event]:
+        """Nothing: real devices keep their times to themselves."""
+        del number, clients
+        return ()
+
+    def in_progress(self) -> Mapping[int, Mapping[str, JsonValue]]:
+        """None, likewise."""
+        return {}
 
 
 class Purpose(StrEnum):
@@ -162,3 +224,136 @@ class Answering(Protocol):
     def answer(self, task_bytes: bytes) -> bytes:
         """Do one task."""
         ...
+
+
+@dataclass
+class StopRequest:
+    """A request to a run in progress.
+
+    Attributes:
+        asked: stop before the next client starts to work; the run can be resumed.
+        ending: why the run is to end after its current round as if that were its last; empty if it is not to.
+        heeded: whether `asked` is checked from time to time; not while libraries or a base are loaded.
+    """
+
+    asked: bool = False
+    ending: str = ""
+    heeded: bool = False
+
+    def check(self) -> None:
+        """Go on, unless the run is to stop.
+
+        Raises:
+            Interrupted: it is.
+        """
+        if self.asked:
+            raise Interrupted("stopped by the user; everything received so far is saved")
+
+
+class Working(Protocol):
+    """The interface of a participant (see `plait.rounds.participant.Participant`)."""
+
+    def answer(self, task_bytes: bytes) -> bytes:
+        """Do a task."""
+        ...
+
+
+class FixedNodes:
+    """What channels to clients of this machine have in common: all are there from the beginning, and none leaves.
+
+    Args:
+        count: of the clients; they are numbered from 0.
+    """
+
+    open_ended = False
+
+    def __init__(self, count: int, *, stop: StopRequest | None) -> None:
+        self._count = count
+        self.stop = stop or StopRequest()
+        self.clock = WallClock()
+
+    def nodes(self, at_least: int) -> Sequence[int]:
+        """All of them: no others can join."""
+        del at_least
+        return range(self._count)
+
+    def wait(self, timeout_s: float) -> None:
+        """No node joins or leaves."""
+
+    def identity(self, node: int) -> None:
+        """No node has a key."""
+
+    def liveness(self, node: int) -> Liveness:
+        """Always there."""
+        del node
+        return Liveness()
+
+    def turn_away(self, node: int, reason: str, detail: str) -> None:
+        """Its operator is the run's, and reads the ledger."""
+
+
+class LocalChannel(FixedNodes):
+    """Participants in this process.
+
+    Args:
+        participant: given a number, returns the participant; called for every task, and may raise a `PlaitError`.
+        count: their number; they are numbered from 0.
+        stop: stops the run between two clients.
+    """
+
+    def __init__(self, participant: Callable[[int], Working], count: int, *, stop: StopRequest | None = None) -> None:
+        super().__init__(count, stop=stop)
+        self._participant = participant
+
+    def exchange(self, purpose: Purpose, group: str) -> LocalExchange:
+        """Begin to send tasks."""
+        del purpose, group
+        return LocalExchange(self)
+
+    def answer(self, node: int, task: bytes) -> bytes | NoAnswer:
+        """Let a participant work.
+
+        Raises:
+            Interrupted: the run was asked to stop.
+            DiskFullError: this machine's disk is full.
+        """
+        self.stop.check()
+        with disk_full_told():
+            try:
+                return self._participant(node).answer(task)
+            except (Abandoned, DiskFullError):
+                raise
+            except PlaitError as error:
+                return NoAnswer(f"node {node} failed: {error}")
+
+
+class LocalExchange:
+    """A `plait.rounds.channel.Exchange` with participants in this process."""
+
+    def __init__(self, channel: LocalChannel) -> None:
+        self._channel = channel
+        self._waiting: deque[tuple[int, TaskParts]] = deque()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._waiting.clear()
+
+    def send(self, node: int, task: TaskParts, group: str = "") -> None:
+        """Keep a task until its answer is requested."""
+        del group
+        self._waiting.append((node, task))
+
+    def withdraw(self, node: int, reason: str) -> None:
+        """Stop waiting for a node's answer."""
+        del reason
+        self._waiting = deque(entry for entry in self._waiting if entry[0] != node)
+
+    def receive(self, timeout_s: float | None) -> tuple[int, Data | NoAnswer] | None:
+        """The next answer, in the order of the tasks; never waits."""
+        del timeout_s
+        if not self._waiting:
+            return None
+        node, parts = self._waiting.popleft()
+        return node, self._channel.answer(node, b"".join(parts))

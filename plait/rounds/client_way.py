@@ -8,21 +8,151 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
 
 from plait.config import RunConfig
+from plait.errors import PolicyError
 from plait.places import at
-from plait.rounds.hook import Hook
-from plait.rounds.local_model import DataSize
+from plait.rounds.hook import Hook, Outgoing
+from plait.rounds.local_model import DataSize, Trained, TrainJob
 from plait.rounds.memory import Memory
-from plait.rounds.saying import InTheOpen, Saying
 from plait.rounds.terms import Terms
+from plait.wire.envelope import Direction, Encoding, Header, encode_delta, seal
+from plait.wire.messages import Evaluation, FurtherTask, Reply, UpdateReply
 from plait.wire.settings import Settings
 
 if TYPE_CHECKING:
-    from plait.rounds.client_secret import ClientSecret
     from plait.rounds.data_journal import DataJournal
+    from plait.rounds.memory import ClientSecret
     from plait.trust.identity import NodeIdentity
+
+
+_LEAST_AVERAGED = 4
+"""Sequences that a reported loss or slope is at least the mean of."""
+
+
+class Saying(Protocol):
+    """How what one client says leaves it."""
+
+    def settings(self, settings: Settings) -> Settings:
+        """The settings that a client trains by, from those of its task."""
+        ...
+
+    def begin(self, job: TrainJob) -> TrainJob:
+        """A job before its hooks run.
+
+        Raises:
+            PeerError: nothing that is said of it now could leave.
+        """
+        ...
+
+    def update(self, job: TrainJob, outgoing: Outgoing) -> Reply:
+        """The answer to a task of training.
+
+        Raises:
+            PlaitError: it may not leave.
+        """
+        ...
+
+    def losses(self, header: Header, settings: Settings, measure: Callable[[], Evaluation]) -> Reply:
+        """The answer to a task of evaluation.
+
+        Raises:
+            PeerError: losses may not leave now; nothing was measured.
+        """
+        ...
+
+    def answer(self, task: FurtherTask) -> Reply:
+        """The answer to a task that is not the core's.
+
+        Raises:
+            PeerError: it is not one of this feature, or comes at the wrong time.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class InTheOpen:
+    """The server sees each update and all losses.
+
+    Attributes:
+        sign: makes a signature of 64 bytes; without it updates are not signed.
+    """
+
+    client: str
+    sign: Callable[[bytes], bytes] | None = None
+
+    def settings(self, settings: Settings) -> Settings:
+        """Those of the task."""
+        return settings
+
+    def begin(self, job: TrainJob) -> TrainJob:
+        """The job, unchanged."""
+        return job
+
+    def update(self, job: TrainJob, outgoing: Outgoing) -> UpdateReply:
+        """The update as an envelope, signed."""
+        header = job.header
+        if header is None:
+            raise ValueError("the job belongs to no task")
+        encoded = outgoing.encoded or encode_delta(outgoing.delta, job.settings.codec)
+        said = Header(
+            direction=Direction.UPDATE,
+            run_id=header.run_id,
+            round=job.settings.round,
+            client=self.client,
+            base_fingerprint=header.base_fingerprint,
+            spec_digest=header.spec_digest,
+            relative_to=header.result_digest,
+            examples=job.examples,
+            metrics=_said(job, outgoing.trained, encoded.encoding) if outgoing.said is None else outgoing.said,
+        )
+        update = seal(said, encoded).data
+        if not self.sign:
+            return UpdateReply(update)
+        from plait.wire.envelope import with_signature
+
+        return UpdateReply(with_signature(update, self.sign))
+
+    def losses(self, header: Header, settings: Settings, measure: Callable[[], Evaluation]) -> Evaluation:
+        """All that was measured."""
+        del header, settings
+        return measure()
+
+    def answer(self, task: FurtherTask) -> Reply:
+        """None but the core's tasks are done."""
+        raise PolicyError(f"{task.what} is asked for, expected none: the run configuration has no such tasks")
+
+
+def _said(job: TrainJob, trained: Trained, encoding: Encoding) -> dict[str, float]:
+    """What an update says of its training."""
+    return {
+        "train_loss": trained.loss,
+        **_of_first_batch(job, trained),
+        **_figures(
+            learning_rate=trained.learning_rate,
+            shortened=trained.shortened,
+            reward=trained.reward,
+            refused_completions=trained.refused_completions,
+        ),
+        "train_tokens": float(trained.tokens),
+        "train_s": trained.seconds,
+        "distortion": encoding.distortion or 0.0,
+        "codec_s": encoding.codec_s,
+    }
+
+
+def _of_first_batch(job: TrainJob, trained: Trained) -> dict[str, float]:
+    """The metrics of the first step; left out where they would be those of very few sequences."""
+    sequences = job.settings.batch_size * job.settings.gradient_accumulation_steps
+    if sequences < _LEAST_AVERAGED:
+        return {}
+    return _figures(first_loss=trained.first_loss, slope=trained.slope)
+
+
+def _figures(**figures: float | None) -> dict[str, float]:
+    """The metrics that the trainer reports."""
+    return {name: figure for name, figure in figures.items() if figure is not None}
 
 
 def _agree_to_all(size: DataSize, settings: Settings) -> None:
@@ -70,7 +200,7 @@ class Speaker:
     @property
     def own_secret(self) -> ClientSecret:
         """Its secret of the run."""
-        from plait.rounds.client_secret import ClientSecret
+        from plait.rounds.memory import ClientSecret
 
         return self.secret() if self.secret else ClientSecret.of(self.memory)
 

@@ -1,29 +1,291 @@
-"""Rounds that wait for their cohort: the core's way to gather updates.
+"""Rounds that wait for their cohort: the core's way to gather updates and evaluations.
 
 A round ends when enough updates are in, or at its deadline. Clients that fail are replaced while there is time; with
-fewer updates than the quorum the round is tried again with those it has. Its updates are folded once all are in, so
-the result does not depend on who answered first.
+fewer updates than the quorum the round is tried again with those it has. Its updates are opened side by side as they
+come and folded once all are in, so the result does not depend on who answered first. Other ways, such as buffers and
+masked sums, share the `ServerSide` of a run.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Self, TypeAlias
+from typing import Generic, Protocol, Self, TypeAlias, TypeVar
 
 from plait.errors import PeerError
 from plait.rounds import events
-from plait.rounds.arrivals import Arrivals
-from plait.rounds.channel import NoAnswer, Purpose
-from plait.rounds.collector import ServerSide
-from plait.rounds.dispatch import Answer, doubt
-from plait.rounds.evaluating import evaluate
-from plait.rounds.reason import Reason
+from plait.rounds.channel import Channel, NoAnswer, Purpose, StopRequest
+from plait.rounds.checkpoint import save_checkpoint
+from plait.rounds.costs import Costs
+from plait.rounds.dispatch import Answer, Dispatch, Tasks, doubt
+from plait.rounds.evaluation import ClientLoss, client_losses, mean_loss
+from plait.rounds.events import Evaluated, Reason
+from plait.rounds.fold import Aggregator
+from plait.rounds.intake import AnswerLog, Intake
+from plait.rounds.ledger import Ledger
+from plait.rounds.patience import Patience
+from plait.rounds.recorded import Recorded
+from plait.rounds.roster import Roster
+from plait.rounds.run_directory import RunDirectory
+from plait.rounds.run_plan import RunPlan
 from plait.rounds.run_state import RunState, choose_cohort, note_held
-from plait.rounds.spool import Stored
-from plait.wire.messages import UpdateReply
+from plait.rounds.spool import SideBySide, Spool, Stored
+from plait.rounds.validate import UpdateRefused, check_evaluation
+from plait.rounds.watch import Standing
+from plait.wire.messages import Evaluation, UpdateReply
+
+
+@dataclass(eq=False, kw_only=True)
+class ServerSide:
+    """The server's side of a run in progress: what every way to gather updates shares.
+
+    Attributes:
+        recorded: by an earlier part of the run.
+        conclude: finishes a round once its checkpoint is complete.
+        evaluated: records an evaluation that nothing else follows from.
+        standing: of the run's evaluations, if steps are taken back.
+        least: clients without which no round begins.
+    """
+
+    channel: Channel
+    directory: RunDirectory
+    ledger: Ledger
+    plan: RunPlan
+    log: AnswerLog
+    spool: Spool
+    aggregator: Aggregator
+    intake: Intake
+    tasks: Tasks
+    costs: Costs
+    stop: StopRequest
+    roster: Roster
+    recorded: Recorded
+    conclude: Callable[[RunState], None]
+    evaluated: Callable[[Evaluated], None]
+    standing: Callable[[], Standing | None]
+    least: int
+
+    @property
+    def waits(self) -> bool:
+        """Whether clients that are missing may yet come."""
+        return self.channel.open_ended
+
+    @property
+    def virtual_s(self) -> float | None:
+        """The virtual clock; None without one."""
+        clock = self.channel.clock
+        return clock.now() if clock.is_virtual else None
+
+    def gather(self, *, begun: bool = True) -> None:
+        """Wait for the first clients; later for a while, and then continue with the quorum."""
+        enough = self.least if begun or not self.waits else None
+        self.roster.gather(self.plan.clients, enough=enough)
+
+    def close(self, state: RunState, stored: Mapping[str, Stored], *, wanted: int, started: float) -> RunState:
+        """Fold the updates of the next round; the state after it is on disk, and published."""
+        state, finished = self.aggregator.step(state, state.round + 1, stored, standing=self.standing())
+        told: dict[str, object] = {
+            "refused": max(0, wanted - finished.received),
+            "wall_s": round(time.perf_counter() - started, 3),
+            "virtual_s": self.virtual_s,
+        }
+        return self.keep(replace(state, finished=finished.model_copy(update=told)))
+
+    def keep(self, state: RunState) -> RunState:
+        """The state after a round, once it is on disk, and published."""
+        save_checkpoint(self.directory.checkpoints, state)
+        self.conclude(state)
+        return state
+
+
+class Collector(AbstractContextManager["Collector"], Protocol):
+    """Gathers the updates of a run; leaving it withdraws what is unanswered."""
+
+    def next(self, state: RunState) -> RunState:
+        """The state after the next round; it is on disk.
+
+        Raises:
+            CannotPayError: the run ends with the adapter that it has.
+            PeerError: too few updates are usable.
+        """
+        ...
+
+    def evaluate(self, state: RunState) -> tuple[RunState, Evaluated | None]:
+        """Evaluate the adapter of a state.
+
+        Returns:
+            (the state, with what clients are known to hold; the event, or None where nothing can be said yet).
+
+        Raises:
+            PeerError: too few clients could evaluate it, and no others can come.
+        """
+        ...
+
+
+Collecting: TypeAlias = Callable[[ServerSide], Collector]
+"""Makes the collector of a run."""
+
+
+@dataclass(eq=False)
+class Evaluating:
+    """An evaluation in progress. Entering it asks the clients; leaving it withdraws what is unanswered.
+
+    Attributes:
+        held: what each holds once it has answered.
+    """
+
+    state: RunState
+    roster: Roster
+    dispatch: Dispatch
+    log: AnswerLog
+    clients: Sequence[str]
+    _losses: dict[str, ClientLoss] = field(default_factory=dict[str, ClientLoss])
+    _own: dict[str, ClientLoss] = field(default_factory=dict[str, ClientLoss])
+
+    def __post_init__(self) -> None:
+        # A client that leaves meanwhile may yet answer.
+        self._cards = {client: self.roster.cards[client] for client in self.clients}
+        self.held = {client: self.state.held_on(self.roster.tracks[client]) for client in self.clients}
+
+    def __enter__(self) -> Self:
+        self.dispatch.__enter__()
+        for client in self.clients:
+            self.dispatch.ask(client)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.dispatch.__exit__(*error)
+
+    def take(self, answer: Answer) -> bool:
+        """Take a client's answer; whether it counts."""
+        client, reply, number = answer.client, answer.reply, self.state.round
+        if not isinstance(reply, Evaluation):
+            self.log.failure(number, answer)
+            if answer.given_up:
+                doubt(self.roster, answer)
+            return False
+        try:
+            check_evaluation(reply, self._cards[client], number)
+        except UpdateRefused as refused:
+            self.log.refusal(number, answer, refused.reason, str(refused))
+            return False
+        self.log.ledger.note(
+            events.ReplyReceived(
+                round=number, client=client, purpose=Purpose.EVALUATE.value, uplink_bytes=answer.uplink_bytes
+            )
+        )
+        self._losses[client], own_loss = client_losses(reply)
+        if own_loss is not None:
+            self._own[client] = own_loss
+        return True
+
+    def result(self, *, virtual_s: float | None) -> events.Evaluated | None:
+        """What the ledger says of it; None without answers."""
+        if not self._losses:
+            return None
+        return events.Evaluated(
+            round=self.state.round,
+            adapter=self.state.shadow.digest().hex(),
+            **dict(mean_loss(self._losses)),
+            own=mean_loss(self._own) if self._own else None,
+            virtual_s=virtual_s,
+        )
+
+
+def asked_to_evaluate(server: ServerSide, state: RunState, *, patience: Patience | None = None) -> Evaluating:
+    """An evaluation of a state's adapter, by the clients that evaluate.
+
+    Args:
+        patience: with the clients, if it is another than with all tasks.
+    """
+    roster, plan = server.roster, server.plan
+    dispatch = server.tasks.dispatch(state, roster, Purpose.EVALUATE, state.round, patience=patience)
+    clients = plan.evaluators(list(roster.nodes))
+    return Evaluating(state, roster, dispatch, server.log, clients)
+
+
+def evaluate(server: ServerSide, state: RunState) -> tuple[RunState, events.Evaluated | None]:
+    """Ask clients for their losses, and wait for the answers.
+
+    Returns:
+        (the state, with what clients are known to hold; the event, or None where no client could but others may come).
+
+    Raises:
+        PeerError: no client could evaluate, and no others can come.
+    """
+    if server.waits:
+        server.gather()
+    deadline, held = server.tasks.deadline(), dict[str, bytes]()
+    with asked_to_evaluate(server, state) as evaluating:
+        while answer := evaluating.dispatch.next_answer(deadline):
+            if evaluating.take(answer):
+                held[answer.client] = evaluating.held[answer.client]
+    server.log.note_ended(state.round, server.roster)
+    evaluated = evaluating.result(virtual_s=server.virtual_s)
+    if evaluated is None and not server.waits:
+        raise PeerError(f"no client could evaluate round {state.round}")
+    return note_held(state, held), evaluated
+
+
+T = TypeVar("T")
+
+
+class Arrivals(Generic[T]):
+    """The answers to come.
+
+    Args:
+        opening: of an answer, the work that opens its update; None where it has none.
+        each_bytes: memory that an opened update takes.
+    """
+
+    def __init__(
+        self, dispatch: Dispatch, opening: Callable[[Answer], Callable[[], T] | None], *, each_bytes: int
+    ) -> None:
+        self._dispatch = dispatch
+        self._opening = opening
+        self._work = SideBySide[T | None](each_bytes)
+        self._answers: deque[Answer] = deque()
+
+    def __enter__(self) -> Self:
+        self._work.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._work.__exit__(*error)
+
+    def __len__(self) -> int:
+        """Answers that came and were not taken."""
+        return len(self._answers)
+
+    def next(self, deadline: float | None, *, wanted: int) -> tuple[Answer, T | None] | None:
+        """The next answer, and what was found in its update.
+
+        Args:
+            deadline: on the channel's clock; None for none.
+
+        Returns:
+            None once all have answered or the deadline has passed.
+        """
+        channel = self._dispatch.channel
+        while len(self) < wanted and not self._work.is_full:
+            # In a process with its clients no answer has come before it is asked for.
+            if self._answers and not channel.open_ended:
+                break
+            answer = self._dispatch.next_answer(channel.clock.now() if self._answers else deadline)
+            if answer is None:
+                break
+            self._answers.append(answer)
+            self._work.give(self._opening(answer) or _nothing)
+        return (self._answers.popleft(), self._work.take()) if self._answers else None
+
+
+def _nothing() -> None:
+    """There is no update to open."""
+
 
 _Settle: TypeAlias = Callable[[], "tuple[bytes, Stored | None]"]
 """Says what the client holds now, and what is stored of its update."""

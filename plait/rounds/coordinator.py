@@ -14,23 +14,19 @@ from dataclasses import dataclass, field, replace
 from plait.aggregation import Rule, ServerOptimizer
 from plait.errors import Interrupted
 from plait.rounds import events
-from plait.rounds.answer_log import AnswerLog
-from plait.rounds.channel import Channel
-from plait.rounds.collector import Collector, ServerSide
+from plait.rounds.channel import Channel, StopRequest
+from plait.rounds.cohort import Collector, ServerSide
 from plait.rounds.costs import CannotPayError
+from plait.rounds.dispatch import Tasks
 from plait.rounds.following import Following
-from plait.rounds.intake import Intake
+from plait.rounds.intake import AnswerLog, Intake
 from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.patience import Patience
 from plait.rounds.recorded import Recorded
 from plait.rounds.roster import Roster
 from plait.rounds.run_directory import RunDirectory
-from plait.rounds.run_plan import RunPlan
-from plait.rounds.run_state import RunState, note_held
-from plait.rounds.stop import StopRequest
-from plait.rounds.task_settings import TaskSettings
-from plait.rounds.tasks import Tasks
-from plait.rounds.tracks import Ranks
+from plait.rounds.run_plan import RunPlan, TaskSettings
+from plait.rounds.run_state import Ranks, RunState, note_held
 from plait.rounds.watch import standing_after
 from plait.rounds.way import Way
 

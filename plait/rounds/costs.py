@@ -1,13 +1,16 @@
-"""What the rounds of a run cost its clients' privacy: nothing, unless a feature says otherwise."""
+"""What features tell of a run: what its rounds cost its clients' privacy, its bits on links, how it opens."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from plait.errors import PeerError
 from plait.rounds.events import Event
+from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState
+from plait.wire.settings import Settings
 
 
 class CannotPayError(PeerError):
@@ -49,3 +52,34 @@ class Free:
         """Nothing."""
         del state, epsilons
         return None
+
+
+@dataclass(frozen=True)
+class Links:
+    """Bits for each parameter of an adapter.
+
+    Attributes:
+        up: of an update.
+        more_down: of what a client is sent beside a broadcast.
+    """
+
+    up: float
+    more_down: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """A run that begins, or goes on.
+
+    Attributes:
+        events: of its ledger; empty for a new run, whose ledger does not exist yet.
+        size: numbers in the largest update.
+        continues: whether it starts from other runs' adapters.
+    """
+
+    directory: RunDirectory
+    events: Sequence[Event] = ()
+    settings: Settings
+    size: int
+    base_parameters: int = 0
+    continues: bool = False

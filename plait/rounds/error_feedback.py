@@ -22,10 +22,10 @@ import numpy as np
 
 from plait.adapters import AdapterState, Layout, add, subtract
 from plait.aggregation import BOTH_SIDES, Side, geometry_of
-from plait.rounds.client_state import Kept
 from plait.rounds.hook import Outgoing
 from plait.rounds.local_model import Grid, TrainJob
-from plait.rounds.own_side import without
+from plait.rounds.memory import Kept
+from plait.rounds.own_adapter import without
 from plait.wire.codec import Codec
 from plait.wire.envelope import encode_delta
 from plait.wire.settings import Settings

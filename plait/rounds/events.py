@@ -7,6 +7,7 @@ whole schema of the core. Readers ignore fields and kinds that they do not know.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
@@ -19,6 +20,64 @@ from plait.text import printable
 
 if TYPE_CHECKING:
     from plait.adapters import Json  # brings numpy along
+
+
+class Reason(StrEnum):
+    """Why an answer does not count, for the ledger and the metrics; the codes are stable over versions.
+
+    A client's own refusals (`RefusalReason` of the wire) appear beside these under their own names: need-full,
+    base-mismatch, spec-mismatch, too-little-data, unusable-data, malformed, failed, busy, policy.
+    """
+
+    MALFORMED = "malformed"
+    """Not an answer to this task, or bytes that violate the specification."""
+    DIRECTION = "direction"
+    """An envelope for the other direction."""
+    WRONG_CLIENT = "wrong-client"
+    """It names another client than the one asked."""
+    WRONG_ROUND = "wrong-round"
+    """It belongs to another round: late, or replayed."""
+    WRONG_RUN = "wrong-run"
+    """It belongs to another run."""
+    WRONG_BASE = "wrong-base"
+    """It belongs to another base."""
+    WRONG_SPEC = "wrong-spec"
+    """It has another adapter: method, rank, tensors, task."""
+    WRONG_REFERENCE = "wrong-reference"
+    """The delta is relative to an adapter that the client was not sent."""
+    SIGNATURE = "signature"
+    """Not signed by the key that the client proved to hold."""
+    WEIGHT = "weight"
+    """Its examples or tokens differ from the client's own statement."""
+    FIGURE = "figure"
+    """A metric or loss that no honest client could have."""
+    OVERFLOW = "overflow"
+    """Elements so large that their sums would leave float32."""
+    UNFIT = "unfit"
+    """No rule could fold it, or this one not in this round: for example, a frozen side has changed."""
+    NORM = "norm"
+    """A factor, or the product, moved much further than those of the others (see norm_bound.py)."""
+    SHARES = "shares"
+    """Shares of its secrets of a masked sum that their holder cannot open, or that are not of these secrets."""
+    COMPLAINT = "complaint"
+    """It said of another's shares that it cannot open them, and they can be opened."""
+    RULE = "rule"
+    """The rule refused it."""
+    NO_ANSWER = "no-answer"
+    """The client could not be reached, or its app failed."""
+    LATE = "late"
+    """No answer before the deadline."""
+    SILENT = "silent"
+    """Connected, but without progress for too long (see patience.py)."""
+    SLOW = "slow"
+    """Far slower than the others."""
+    STALE = "stale"
+    """It began with an adapter that is too many rounds old (see buffer.py)."""
+    SAME_NAME = "same-name"
+    """Another node takes part under this name."""
+    RANK = "rank"
+    """It stated one largest rank, then another."""
+
 
 SCHEMA = 1
 """Version of the events below; the first event of a ledger states it."""
@@ -43,7 +102,7 @@ class Event(Part):
         event: its kind in the ledger.
         state: what the run does after it, where a feature's event says so.
         is_public: whether it says nothing of single clients' data, so that every ledger has all of it; of the core's
-            events `plait.rounds.withheld` says what remains.
+            events `plait.rounds.ledger` says what remains.
         seq: its line, from 0; given by the ledger, like the two below.
         time: when it was written, in seconds since 1970.
         hash: SHA-256 of its line, in hexadecimal; it covers every line before it.

@@ -1,29 +1,37 @@
-"""How the stored updates of a round become what the rule makes of them: one by one, in client order.
+"""From the stored updates of a round to the next state: the fold's outcome, the server's step, the broadcast.
 
-So memory does not grow with the cohort, and the result does not depend on who answered first. `PlainFold` gives each
-update to the rule as its client sent it. A feature that adds updates up otherwise has a fold of its own, which the
-aggregator takes in its place. Knows no channel, no optimizer and no broadcast.
+Updates are folded one by one, in client order, so memory does not grow with the cohort, and the result does not depend
+on who answered first. `PlainFold` gives each update to the rule as its client sent it; a feature that adds updates up
+otherwise has a fold of its own. Knows no channel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from plait.adapters import AdapterState
+import numpy as np
+
+from plait.adapters import AdapterState, Json, norm
 from plait.adapters.bottleneck import is_bottleneck
-from plait.aggregation import Contribution, Observer, Outcome, RoundContext, Rule
+from plait.aggregation import Contribution, Observer, OptimizerState, Outcome, RoundContext, Rule, ServerOptimizer
 from plait.aggregation.server_step import slope_of
-from plait.errors import PeerError
+from plait.errors import MachineError, PeerError
 from plait.rounds import events
+from plait.rounds.broadcasts import Downlink, follow
+from plait.rounds.events import Reason, RoundFinished
 from plait.rounds.norm_bound import NormPolicy, beyond, remembered
-from plait.rounds.reason import Reason
-from plait.rounds.run_state import RunState
+from plait.rounds.run_state import RunState, advance
 from plait.rounds.spool import NormCheck, Spool, Stored
+from plait.rounds.watch import Standing
+from plait.wire.codec import Codec
+from plait.wire.envelope import Encoding
 
 if TYPE_CHECKING:
     from plait.aggregation.diagnostics import BottleneckObserver
+
 
 # Modules whose products are looked at each round, spread over the adapter: enough to tell, at a small part of the cost.
 _MODULES_OBSERVED = 8
@@ -146,3 +154,134 @@ def outcome_of_mean(rule: Rule, context: RoundContext, mean: AdapterState, name:
     accumulator = rule.begin(context)
     accumulator.add(Contribution(name, context.master, mean, 1.0, context.geometry))
     return accumulator.finish()
+
+
+class TakesBack(StrEnum):
+    """How far a step that made the adapter worse can be taken back."""
+
+    HALF = "half"
+    ALL = "all"
+    """Factors are other ones in every round, and a mean of two pairs of them is neither."""
+
+
+@dataclass(eq=False, kw_only=True)
+class Aggregator:
+    """Fold, server optimizer and codec of one run, over its spool.
+
+    Args:
+        optimizer: makes a step of what the rule gives.
+        downlink: how clients get to the shadow.
+    """
+
+    spool: Spool
+    fold: Fold
+    optimizer: ServerOptimizer
+    codec: Codec
+    seed: int
+    downlink: Downlink = field(default_factory=Downlink)
+
+    def step(
+        self, state: RunState, number: int, stored: Mapping[str, Stored], *, standing: Standing | None = None
+    ) -> tuple[RunState, RoundFinished]:
+        """What rule and server optimizer make of the stored updates.
+
+        Args:
+            standing: of the run, if steps that made the adapter worse are taken back and later ones shortened.
+
+        Returns:
+            (the state after the round, its event; the caller knows how many updates it lacked, and its time).
+
+        Raises:
+            MachineError: a stored update is gone.
+            PeerError: none of them counts, or the fold may not be made.
+        """
+        step, folded, optimizer_memory = self.combined(state, number, stored, standing=standing)
+        outcome = folded.outcome
+        state = advance(folded.keep(state), step)
+        state = replace(state, rule_memory=outcome.memory, optimizer_memory=optimizer_memory, besides=folded.besides)
+        # Of a masked sum nothing is stored for a client.
+        took_part = max(len(stored), len(folded.clients))
+        state, encoding = self._follow(state, missed=max(0, self.downlink.clients - took_part))
+        finished = RoundFinished(
+            round=number,
+            rule=self.spool.rule.name,
+            received=len(folded.clients),
+            update_norm=norm(step),
+            figures=outcome.figures or None,
+            adapter=state.shadow.digest().hex(),
+            broadcast_distortion=encoding.distortion,
+            broadcast_codec_s=round(encoding.codec_s, 4),
+        )
+        return state, finished.model_copy(update=dict(folded.told))
+
+    def combined(
+        self, state: RunState, number: int, stored: Mapping[str, Stored], *, standing: Standing | None = None
+    ) -> tuple[AdapterState, Folded, OptimizerState]:
+        """The step that rule and server optimizer make of the stored updates, which `step` takes.
+
+        Returns:
+            (the step, what was folded, the optimizer's memory after it).
+
+        Raises:
+            MachineError: a stored update is gone.
+            PeerError: none of them counts, or the fold may not be made.
+        """
+        master = self.spool.ranks.master
+        context = RoundContext(
+            round=number,
+            master=state.shadow,
+            geometry=master.geometry,
+            initial=master.initial,
+            seed=self.seed,
+            cohort=self.spool.ranks.cohort,
+            memory=state.rule_memory,
+        )
+        folded = self.fold.fold(state, context, stored)
+        outcome = folded.outcome
+        if standing and standing.follows_steps_back(number):
+            # Clients measured along a way that the server's step did not take.
+            outcome = replace(outcome, slope=None)
+        step, memory = self.optimizer.adjust(outcome, state.optimizer_memory, context)
+        scale = standing.scale if standing else 1.0
+        if scale != 1 and self.takes_back is TakesBack.HALF:
+            step = AdapterState(step.layout, step.flat * np.float32(scale))
+        return step, folded, memory
+
+    @property
+    def takes_back(self) -> TakesBack:
+        """How far a step of this run can be taken back."""
+        return TakesBack.ALL if self.spool.new_factors else TakesBack.HALF
+
+    def take_back(self, state: RunState) -> tuple[RunState, dict[str, Json]]:
+        """The state once the steps since the last accepted evaluation are taken back by half, or all of them.
+
+        Clients hold the adapter that is taken back, so the next broadcast leads from it.
+
+        Returns:
+            (the state, fields for the ledger).
+
+        Raises:
+            MachineError: nothing is kept to go back to.
+        """
+        if state.accepted is None:
+            raise MachineError("no earlier adapter is kept to go back to")
+        wanted = state.accepted
+        if self.takes_back is TakesBack.HALF:
+            wanted = AdapterState(wanted.layout, (wanted.flat + state.adapter.flat) * np.float32(0.5))
+        state, encoding = self._follow(replace(state, adapter=wanted), missed=0)
+        return state, {
+            "adapter": state.shadow.digest().hex(),
+            "taken_back": self.takes_back.value,
+            "broadcast_distortion": encoding.distortion,
+        }
+
+    def _follow(self, state: RunState, *, missed: int) -> tuple[RunState, Encoding]:
+        return follow(
+            state,
+            self.spool.ranks,
+            self.spool.base_fingerprint,
+            codec=self.codec,
+            new_factors=self.spool.new_factors,
+            downlink=self.downlink,
+            missed=missed,
+        )

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from plait.rounds import events
-from plait.rounds.aggregator import Aggregator, TakesBack
+from plait.rounds.channel import StopRequest
+from plait.rounds.fold import Aggregator, TakesBack
 from plait.rounds.ledger import Ledger
 from plait.rounds.recorded import Recorded
 from plait.rounds.run_plan import RunPlan
 from plait.rounds.run_state import RunState
-from plait.rounds.stop import StopRequest
 from plait.rounds.watch import Standing
 
 

@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plait.adapters import AdapterState, subtract
-from plait.rounds.client_state import ClientState, Kept, recall_state
 from plait.rounds.local_model import Trained, TrainJob
-from plait.rounds.memory import Memory
+from plait.rounds.memory import ClientState, Kept, Memory, recall_state
 from plait.wire.envelope import EncodedDelta
 from plait.wire.settings import Settings
 

@@ -4,6 +4,16 @@ Every line carries its number, the time, the event and its fields, the hash of t
 (`hash`, SHA-256 over the canonical JSON of everything else). A line that is changed, dropped or moved breaks the chain;
 only lines cut off at the end go unnoticed. Reports read this file and nothing else. The events are defined in
 `events.py`; this file knows nothing of their meaning.
+
+What the ledger of a run says whose clients keep their figures to themselves; what is not named is left out.
+
+Everything that people read of a run (terminal, report, summary, cards, status, metrics, log) is made from its ledger,
+so this one table decides what they get. Kept are settings, who took part when, and what follows from the noised mean.
+Left out is what a client computes from its data: losses, counts, times, sizes and digests of its update, and its own
+words; and the digest and size of all simulated clients' data, against which a guess of one client's could be tested.
+
+Messages of clients have sizes that depend on their data too: instead of them the ledger has the size that the encoding
+aims at. Knows no ledger file.
 """
 
 from __future__ import annotations
@@ -17,12 +27,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, cast
 
+from plait.adapters import Json
 from plait.errors import ConfigError, PeerError
 from plait.files import cannot_write, fsync_directory, lock, open_plain
+from plait.rounds import events
 from plait.rounds.events import Event, parse_event
 
 if TYPE_CHECKING:
     from plait.adapters import Json  # brings numpy along
+
 
 _MOST_LINE_BYTES = 256 << 20
 
@@ -50,7 +63,7 @@ class Ledger:
 
     Args:
         on_event: called with every event after it is written, with its number, time and hash.
-        screen: what of an event is written and passed on (see `plait.rounds.withheld`); by default all of it.
+        screen: what of an event is written and passed on (see `plait.rounds.ledger`); by default all of it.
         clock: seconds since 1970.
 
     Raises:
@@ -268,3 +281,64 @@ def append_event(path: Path, event: Event) -> None:
 def canonical(value: object) -> bytes:
     """JSON without spaces, keys in their order, ASCII alone."""
     return json.dumps(value, separators=(",", ":"), sort_keys=True, ensure_ascii=True, allow_nan=False).encode()
+
+
+ALL = frozenset({"*"})
+"""All fields of an event."""
+
+KEPT: Mapping[type[Event], frozenset[str]] = {
+    # Settings, and what follows from settings and noised means alone.
+    events.RunStarted: frozenset(events.RunStarted.model_fields) - {"data"},
+    events.Resumed: ALL,
+    events.Interrupted: ALL,
+    events.RunFinished: ALL,
+    events.EndedEarly: ALL,
+    events.PublishFailed: ALL,
+    events.Broadcast: ALL,
+    events.RoundFinished: frozenset(events.RoundFinished.model_fields) - {"clipped", "weight_capped", "diagnostics"},
+    # Who takes part, and when: not hidden.
+    events.WaitingForClients: ALL,
+    events.ClientsGathered: ALL,
+    events.RoundStarted: ALL,
+    events.ClientReplaced: ALL,
+    events.RoundMissed: ALL,
+    events.ClientsDescribed: frozenset({"clients"}),
+    events.ClientTurnedAway: frozenset({"node", "client", "reason"}),
+    events.ReplyReceived: frozenset({"round", "client", "purpose"}),
+    events.UpdateReceived: frozenset({"round", "client", "codec", "clients"}),
+    events.UpdateRefused: frozenset({"round", "client", "reason", "stage"}),
+    # Losses of clients' data: left out as a whole.
+    events.Evaluated: frozenset(),
+    events.StepTakenBack: frozenset(),
+    events.Reference: frozenset(),
+    # Recorded only where the run's operator asks for it, who is told that membership is not covered.
+    events.Audited: ALL,
+    events.ClientErased: ALL,
+}
+"""The fields that are kept, by event; ``*`` for all, none for an event that is left out."""
+
+_OF_CLIENT = frozenset({"client", "rank", "public_key", "clients"})
+
+
+def screened(
+    event: Event, *, kept: Mapping[type[Event], frozenset[str]] = KEPT, update_bytes: int | None = None
+) -> Event | None:
+    """What of an event is recorded; None for nothing.
+
+    Args:
+        update_bytes: the size that updates are encoded to, where their own sizes are left out.
+    """
+    names = kept.get(type(event), ALL if event.is_public else frozenset())
+    if names == ALL:
+        return event
+    if not names:
+        return None
+    fields: dict[str, Json] = {name: value for name, value in event.fields().items() if name in names}
+    match event:
+        case events.ClientsDescribed():
+            fields["clients"] = [client.model_dump(mode="json", include=set(_OF_CLIENT)) for client in event.clients]
+        case events.UpdateReceived() if update_bytes is not None:
+            fields["uplink_bytes"] = update_bytes
+        case _:
+            pass
+    return type(event).model_validate(fields)

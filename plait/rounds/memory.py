@@ -1,12 +1,30 @@
-"""Values that a client keeps between tasks, by key; the driver decides where.
+"""A client's state between tasks: values by key, each in one tagged file format, and its secret of a run.
 
-They may be lost. The server can send some of them again at the cost of some bytes; a client that keeps the others on
-disk loses nothing.
+Values may be lost. The server can send some of them again at the cost of some bytes; a client that keeps the others on
+disk loses nothing, whatever kills the process. A state holds two values: the one that the client's newest round started
+from (`before`) and the one at its end (`after`); a server that was killed before it received the answer asks for the
+round again, and the round then starts from `before`. Once a run is over, its state is removed, except the personalized
+adapter, which exists nowhere else, and the account of what the client's records have cost.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+import hashlib
+import secrets
+from collections.abc import Collection, Mapping
+from dataclasses import KW_ONLY, dataclass, field, replace
+from pathlib import Path
+from typing import Protocol, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plait.adapters import Float32
+from plait.adapters.safetensors import decode_arrays, encode_arrays
+from plait.errors import MachineError, PeerError
+from plait.files import cannot_write, make_private_directory, read_if_there, write_atomically
+from plait.trust.derived import KEY_BYTES, derived
+from plait.wire.settings import Settings
 
 # Values without another copy: encoder residuals, optimizer moments, the adapter of the round before, a
 # personal side, the losses of single sequences before round 1, the journal of masked sums, the secret of a run, and
@@ -32,3 +50,200 @@ class Memory(Protocol):
     def save(self, key: str, data: bytes) -> None:
         """Store `data` under `key`."""
         ...
+
+
+FORMAT = "plait client state 1"
+
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """One value of a client's state.
+
+    Attributes:
+        round: the round that produced it; 0 for none.
+    """
+
+    round: int = 0
+    arrays: Mapping[str, NDArray[np.generic]] = field(default_factory=dict[str, NDArray[np.generic]])
+    tags: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def vector(self, name: str, size: int) -> Float32 | None:
+        """The float32 array of this name; None unless there is one of `size` elements."""
+        found = self.arrays.get(name)
+        if found is None or found.shape != (size,) or found.dtype != np.float32:
+            return None
+        return found.astype(np.float32, copy=False)
+
+
+@dataclass(frozen=True, eq=False)
+class ClientState:
+    """The two values under one key.
+
+    Attributes:
+        run_id: the run, 16 bytes.
+        before: the value that the newest round started from.
+        after: the value at its end.
+    """
+
+    run_id: bytes
+    before: Kept = Kept()
+    after: Kept = Kept()
+
+    def given_in(self, round_number: int) -> Kept:
+        """The value that a round starts from, whether it is asked for the first time or again."""
+        return self.before if round_number <= self.after.round else self.after
+
+    def to_bytes(self) -> bytes:
+        """The file's bytes; equal states give equal bytes."""
+        metadata = {"format": FORMAT, "run": self.run_id.hex()}
+        arrays: dict[str, NDArray[np.generic]] = {}
+        for half, kept in (("before", self.before), ("after", self.after)):
+            metadata[f"{half}.round"] = str(kept.round)
+            metadata |= {f"{half}.{name}": text for name, text in kept.tags.items()}
+            arrays |= {f"{half}.{name}": array for name, array in kept.arrays.items()}
+        return encode_arrays(arrays, metadata)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> ClientState | None:
+        """The inverse of `to_bytes`; None if damaged. Its arrays are views of `data`."""
+        try:
+            arrays, metadata = decode_arrays(data)
+            run_id = bytes.fromhex(metadata.pop("run"))
+            version = metadata.pop("format")
+            rounds = {half: int(metadata.pop(f"{half}.round")) for half in ("before", "after")}
+        except (PeerError, KeyError, ValueError):
+            return None
+        if version != FORMAT:
+            return None
+        halves = {half: Kept(rounds[half], _of(half, arrays), _of(half, metadata)) for half in rounds}
+        return cls(run_id, halves["before"], halves["after"])
+
+
+def recall_state(memory: Memory, key: str, run_id: bytes) -> ClientState:
+    """The state under `key`; empty if it is lost, damaged or of another run."""
+    found = ClientState.from_bytes(memory.load(key) or b"")
+    return found if found and found.run_id == run_id else ClientState(run_id)
+
+
+def _of(half: str, named: Mapping[str, _Value]) -> dict[str, _Value]:
+    start = f"{half}."
+    return {name.removeprefix(start): value for name, value in named.items() if name.startswith(start)}
+
+
+@dataclass(eq=False)
+class DiskMemory:
+    """A `plait.rounds.memory.Memory` in a folder.
+
+    Attributes:
+        folder: made when something is first stored, private to its owner.
+        advice: what to do if it cannot be written.
+    """
+
+    folder: Path
+    _: KW_ONLY
+    advice: str = "free some, or give another --state"
+
+    def load(self, key: str) -> bytes | None:
+        """The bytes stored under `key`.
+
+        Raises:
+            MachineError: they exist and cannot be read.
+        """
+        return read_if_there(self.folder / key)
+
+    def save(self, key: str, data: bytes) -> None:
+        """Store `data` under `key`.
+
+        Raises:
+            MachineError: the disk is full or read-only; the previous value is intact.
+        """
+        # An adapter is stored at every task and seldom changes: reading it back is cheaper than an fsync.
+        if self.load(key) == data:
+            return
+        try:
+            make_private_directory(self.folder)
+        except OSError as error:
+            raise cannot_write(self.folder, error, doing="make") from error
+        try:
+            write_atomically(self.folder / key, data, mode=0o600)
+        except MachineError as error:
+            raise type(error)(f"{error}; {self.advice}") from error
+
+
+_OWN = "own"
+
+
+def keep_only_what_lasts(folder: Path, *, besides: Collection[str] = ()) -> None:
+    """Remove the values that only further rounds would need.
+
+    Args:
+        folder: the memory of one client in one run, which is over.
+
+    Raises:
+        MachineError: something cannot be read, written or removed; the personalized adapter is intact.
+    """
+    # Imported here so that `plait --help`, which imports this module, need not load numpy.
+    own = ClientState.from_bytes(read_if_there(folder / _OWN) or b"")
+    if own and own.before.arrays:
+        write_atomically(folder / _OWN, ClientState(own.run_id, after=own.after).to_bytes(), mode=0o600)
+    try:
+        for key in IRREPLACEABLE - {_OWN, *besides}:
+            (folder / key).unlink(missing_ok=True)
+    except OSError as error:
+        raise MachineError(f"cannot remove what a run left in '{folder}': {error.strerror or error}") from error
+
+
+_KEY = "secret"
+
+
+@dataclass(frozen=True)
+class ClientSecret:
+    """The secret of one client in one run.
+
+    Attributes:
+        value: 32 bytes.
+    """
+
+    value: bytes = field(repr=False)
+
+    @classmethod
+    def of(cls, memory: Memory) -> Self:
+        """The one in the client's memory of the run; drawn and stored there if there is none."""
+        known = cls.known(memory)
+        if known is None:
+            known = cls(secrets.token_bytes(KEY_BYTES))
+            memory.save(_KEY, known.value)
+        return known
+
+    @classmethod
+    def known(cls, memory: Memory) -> Self | None:
+        """The one in the client's memory of the run, if there is one."""
+        value = memory.load(_KEY)
+        return None if value is None or len(value) != KEY_BYTES else cls(value)
+
+    @classmethod
+    def simulated(cls, seed: int, client: str) -> Self:
+        """That of a simulated client, from the run's seed: a simulation has one operator and can be repeated."""
+        return cls(hashlib.sha256(f"secret of a simulation {seed} {client}".encode()).digest())
+
+    @property
+    def account(self) -> str:
+        """The client's own name for the run, in the journal of its data: a server may call two runs the same."""
+        return derived(self.value, b"account").hex()[:32]
+
+    def seeded(self, settings: Settings) -> Settings:
+        """The settings of a task, with the client's own seed in a masked round."""
+        if not settings.under_masks:
+            return settings
+        key = derived(self.value, b"batches", settings.round.to_bytes(8, "big"))
+        return replace(settings, seed=int.from_bytes(key[:8], "big") >> 1)
+
+    def rounding(self, number: int, received: bytes) -> bytes:
+        """The key of a round's rounding: the same in every attempt at a round.
+
+        Args:
+            received: digest of the adapter that the update starts from.
+        """
+        return derived(self.value, b"rounding", number.to_bytes(8, "big"), received)

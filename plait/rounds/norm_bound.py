@@ -8,11 +8,18 @@ catches factors that are each within their bounds but conspire. `other` is the r
 A figure may be at most `factor` times the median of the round's figures and of the medians of recent rounds; zeros (a
 frozen side, an update that the wire rounded to nothing) do not count. So a minority of attackers cannot move the bound
 beyond honest figures. It does not depend on who answered first. Knows neither rules nor files.
+
+Weights of updates by their clients' examples: proportional, within a bound.
+
+A client's number of examples cannot be checked, so none weighs more than ten times the median of its round. Of two
+middle values the smaller is the median, so that one of two clients cannot move it. Ten, as for norms:
+wide enough for clients with very different amounts of data, and no single claim can dominate the mean.
 """
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -143,3 +150,17 @@ def _turned(each: NDArray[np.float64]) -> NDArray[np.float64]:
 def _square(values: NDArray[np.float64]) -> float:
     flat = values.ravel()
     return float(flat @ flat)
+
+
+WEIGHT_RATIO = 10.0
+
+
+def bounded(examples: Mapping[str, int], ratio: float) -> dict[str, float]:
+    """The weights of a round's clients.
+
+    Args:
+        examples: of each client, as its update states them; at least one client.
+        ratio: largest allowed multiple of the median.
+    """
+    limit = ratio * statistics.median_low(examples.values())
+    return {client: min(float(count), limit) for client, count in examples.items()}

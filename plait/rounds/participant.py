@@ -1,19 +1,20 @@
 """The client's side of a run: decode a task, bring the adapter up to date, train or evaluate, answer.
 
 Training is a pipeline: decode a task and run `HOOKS` forward; train the resulting job; run the hooks backward and pack
-the answer.
-
+the answer. The server can send again all that a client holds of settings and adapter: one that lost it asks for it.
 Knows no torch, no Flower and no socket: the model is a `LocalModel`, and values that outlive a task are in a `Memory`.
 Answers carry counts, losses and codes; never text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
 
+import numpy as np
+
 from plait.abandon import Abandoned
-from plait.adapters import AdapterSpec, AdapterState, check_finite, parse_spec
+from plait.adapters import AdapterSpec, AdapterState, Layout, SpecRequest, check_finite, parse_spec
 from plait.aggregation import Side, geometry_of
 from plait.errors import (
     BaseMismatchError,
@@ -26,22 +27,17 @@ from plait.errors import (
     PolicyError,
     TooLittleDataError,
 )
-from plait.rounds.carried_moments import CarriedMoments
-from plait.rounds.client_state import ClientState, Kept, recall_state
-from plait.rounds.client_way import ClientWay
+from plait.rounds.broadcasts import take_step
+from plait.rounds.carried import CarriedMoments, FoundRate, Slope
+from plait.rounds.client_way import ClientWay, InTheOpen
 from plait.rounds.error_feedback import ErrorFeedback
 from plait.rounds.evaluation import SequenceLosses, evaluation_of
-from plait.rounds.found_rate import FoundRate
-from plait.rounds.holdings import Holdings, NeedFullError
 from plait.rounds.hook import Hook, after_training, before_training
 from plait.rounds.local_model import DataSize, LocalModel, Trained, TrainJob
-from plait.rounds.memory import Memory
-from plait.rounds.own_adapter import OwnShare, own_adapter, share_measured
-from plait.rounds.own_side import OwnSide, with_own
-from plait.rounds.saying import InTheOpen
-from plait.rounds.slope import Slope
+from plait.rounds.memory import ClientState, Kept, Memory, recall_state
+from plait.rounds.own_adapter import OwnShare, OwnSide, own_adapter, share_measured, with_own
 from plait.rounds.terms import Terms
-from plait.wire.envelope import Header, read_envelope
+from plait.wire.envelope import Direction, Header, Opened, Received, read_envelope, unpack
 from plait.wire.messages import (
     ClientCard,
     DescribeTask,
@@ -55,7 +51,99 @@ from plait.wire.messages import (
     decode_task,
     encode_reply,
 )
-from plait.wire.settings import Settings
+from plait.wire.settings import Settings, digest_of
+
+
+class NeedFullError(PeerError):
+    """A task is relative to something that this client does not hold."""
+
+
+@dataclass(eq=False)
+class Holdings:
+    """The values that one client holds of one run.
+
+    Attributes:
+        max_rank: the largest rank that the client can carry; 0 for any.
+    """
+
+    model: LocalModel
+    memory: Memory
+    _: KW_ONLY
+    max_rank: int
+
+    def carries(self, request: SpecRequest) -> bool:
+        """Whether the client can carry this adapter."""
+        return not self.max_rank or request.rank <= self.max_rank
+
+    def keep_spec(self, text: str) -> None:
+        """Store a spec; the current adapter stays, because a restarted server asks again and continues from it."""
+        self.memory.save("spec", text.encode())
+
+    def keep_settings(self, settings: Settings) -> None:
+        """Store the text of the run's settings."""
+        self.memory.save("settings", settings.text.encode())
+
+    def settings_text(self, digest: bytes) -> str:
+        """The text of settings by its digest; empty if not held."""
+        text = (self.memory.load("settings") or b"").decode(errors="replace")
+        return text if digest_of(text) == digest else ""
+
+    def catch_up(self, broadcast: Received) -> tuple[AdapterSpec, AdapterState]:
+        """The adapter that the server means, from the one held and the broadcast; it is then held.
+
+        Raises:
+            NeedFullError: the broadcast is relative to an adapter that is not held.
+            ConfigError: the client cannot carry the adapter.
+            PeerError: the broadcast is not valid, or of another base.
+        """
+        header = broadcast.header
+        if header.direction != Direction.BROADCAST:
+            raise PeerError("envelope is an update, expected a broadcast")
+        if header.base_fingerprint != self.model.base_fingerprint:
+            raise BaseMismatchError(
+                f"base of the broadcast is {header.base_fingerprint.hex()[:16]}, "
+                f"expected {self.model.base_fingerprint.hex()[:16]}"
+            )
+        spec_json = header.spec_json or self._recall("spec").decode()
+        if not self.carries(request := parse_spec(spec_json)):
+            raise ConfigError(
+                f"rank of the adapter is {request.rank}, expected at most {self.max_rank}, this client's max-rank"
+            )
+        spec, initial = self.model.prepare(spec_json)
+        if spec.digest != header.spec_digest:
+            raise NeedFullError(f"adapter spec is {header.spec_digest.hex()[:16]}, held is {spec.digest.hex()[:16]}")
+        opened = unpack(broadcast, layout=spec.layout)
+        state = opened.delta
+        if header.relative_to:
+            state = self._step(header, opened, (self._adapter(spec.layout), initial))
+        if state.digest() != header.result_digest:
+            raise NeedFullError("the adapter after the broadcast is not the one that the server means")
+        self.keep_spec(spec_json)
+        self.memory.save("adapter", state.flat.tobytes())
+        return spec, state
+
+    @staticmethod
+    def _step(header: Header, opened: Opened, candidates: Iterable[AdapterState | None]) -> AdapterState:
+        for candidate in filter(None, candidates):
+            digest = candidate.digest()
+            if digest == header.result_digest:
+                return candidate
+            if digest == header.relative_to:
+                return take_step(candidate, opened.delta, opened.encoding.codec)
+        raise NeedFullError(f"adapter {header.relative_to.hex()[:16]} is not held here")
+
+    def _adapter(self, layout: Layout) -> AdapterState | None:
+        data = self.memory.load("adapter")
+        if data is None or len(data) != 4 * layout.size:
+            return None
+        return AdapterState(layout, np.frombuffer(data, np.float32))
+
+    def _recall(self, key: str) -> bytes:
+        data = self.memory.load(key)
+        if data is None:
+            raise NeedFullError(f"nothing is held under '{key}'")
+        return data
+
 
 HOOKS: tuple[Hook, ...] = (CarriedMoments(), FoundRate(), OwnShare(), OwnSide(), Slope())
 """The hooks around training, besides those of features. Error feedback packs the delta, so it comes before all."""
@@ -136,7 +224,7 @@ class Participant:
         spec, state = self._holdings.catch_up(broadcast)
         self._holdings.keep_settings(task.settings)
         if self._policy:
-            from plait.rounds.asked import Asked
+            from plait.rounds.terms import Asked
 
             Asked.recall(self.memory).note(self.memory, header, task, self._policy.max_repeats)
         if isinstance(task, TrainTask):

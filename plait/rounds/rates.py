@@ -1,7 +1,4 @@
-"""One sentence on the learning rates that clients train at, from the figures in their updates.
-
-Knows neither how a learning rate is found nor how a step is shortened (`plait.training.learner`).
-"""
+"""What updates and descriptions say of a run's settings, in a sentence: learning rates, and examples cut off."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from statistics import fmean, median
 
 from pydantic import JsonValue
 
-from plait.rounds.events import UpdateReceived
+from plait.rounds.events import DescribedClient, UpdateReceived
 
 # Fraction of shortened steps above which a learning rate is called too high.
 _MOST_SHORTENED = 0.5
@@ -49,3 +46,24 @@ def rates_sentence(updates: Iterable[UpdateReceived], *, given: float) -> str:
         "loss by more than a quarter, and were shortened. Give a lower --learning-rate, or none: then plait takes the "
         "method's, or each client finds its own."
     )
+
+
+def cut_sentence(clients: Iterable[DescribedClient], *, seq_len: object) -> str:
+    """How many of the clients' examples are cut or left out; empty if none is.
+
+    Args:
+        seq_len: tokens of a sequence, as the run's settings have it.
+    """
+    described = tuple(clients)
+    cut, left_out = sum(each.cut_examples for each in described), sum(each.left_out_examples for each in described)
+    tokens = f"token {seq_len:,}" if isinstance(seq_len, int) else "a sequence's last token"
+    told: list[str] = []
+    if cut:
+        told.append(f"{_examples(cut)} cut after {tokens}.")
+    if left_out:
+        told.append(f"{_examples(left_out)} left out: the answer starts after {tokens}.")
+    return " ".join((*told, "Raise --seq-len to keep more.")) if told else ""
+
+
+def _examples(count: int) -> str:
+    return f"{count:,} example{' is' if count == 1 else 's are'}"

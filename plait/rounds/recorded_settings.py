@@ -1,22 +1,47 @@
 """The settings of a run as its ledger has them, and whether this user began it here.
 
 The hash-chained ledger's first event is their source; config.toml is a copy for people, and must equal it. Imports
-nothing that the settings name: `plait.api.received` says what may be.
+nothing that the settings name: `plait.api.received` says what may be. The ledger has the digests of plug-ins' sources,
+too.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 
 from plait.config import RunConfig, admit_features, config_from_table
 from plait.errors import ConfigError, PeerError
 from plait.own import is_own, sign_own
+from plait.part_source import Source
 from plait.plugins import Kind, installed
-from plait.rounds.events import Event, start_of
+from plait.rounds.events import Event, Plugin, start_of
 from plait.rounds.ledger import first_line, read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.settings.toml import read_config_table
+
+
+def check_sources(events: Sequence[Event], found: Sequence[Source]) -> None:
+    """Refuse to continue a run whose plug-ins have another source now.
+
+    Raises:
+        ConfigError: says which one.
+    """
+    here = {(each.kind.value, each.name): each for each in found}
+    start = start_of(events)
+    for began in start.plugins if start else ():
+        now = here.get((began.kind, began.name))
+        if now is not None and began.sha256 != now.sha256:
+            raise ConfigError(
+                f"source of {began.kind} '{began.name}' is {now.sha256[:16] or 'unknown'} here, expected "
+                f"{began.sha256[:16] or 'unknown'} as when the run began{_of(began)}: bring that source back, or begin "
+                "a new run"
+            )
+
+
+def _of(plugin: Plugin) -> str:
+    return f" ({plugin.distribution})" if plugin.distribution else ""
 
 
 def recorded_settings(directory: RunDirectory, events: list[Event] | None = None) -> RunConfig:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from plait.errors import ConfigError, MachineError
 from plait.files import cannot_write, fsync_directory, leads_elsewhere, read_if_there, write_atomically
-from plait.rounds.leftovers import keep_only_what_lasts
+from plait.rounds.memory import keep_only_what_lasts
 from plait.text import printable
 
 _WHY = "why.txt"

@@ -17,8 +17,8 @@ from pydantic import JsonValue
 from plait.errors import PeerError
 from plait.rounds import events
 from plait.rounds.card import Card, cards_after
+from plait.rounds.events import Reason
 from plait.rounds.patience import late_after_s
-from plait.rounds.reason import Reason
 
 _TIMED = 64
 """Number of recent rounds and evaluations for estimating the remaining time, of recent updates for their staleness."""

@@ -1,29 +1,67 @@
-"""The settings of a run's round loop."""
+"""The settings of a run's round loop, and those of every task by round and client.
+
+The server writes its tasks from them. A client derives the same from the run configuration in its welcome and refuses
+a task that differs.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
 from plait.aggregation import Rule
 from plait.aggregation.server_step import ServerOptimizer
 from plait.config import RunConfig
-from plait.rounds.aggregator import Aggregator
-from plait.rounds.downlink import Downlink, gap_of
-from plait.rounds.fold import Folding
-from plait.rounds.norm_bound import NormBound
+from plait.rounds.broadcasts import Downlink, gap_of
+from plait.rounds.fold import Aggregator, Folding
+from plait.rounds.norm_bound import WEIGHT_RATIO, NormBound
 from plait.rounds.patience import Patience
 from plait.rounds.run_directory import RunDirectory
-from plait.rounds.run_state import sample_cohort
+from plait.rounds.run_state import Ranks, client_seed, sample_cohort
 from plait.rounds.spool import Refused, Spool, Weighting
-from plait.rounds.tracks import Ranks
 from plait.rounds.watch import Watch
-from plait.rounds.weights import WEIGHT_RATIO
 from plait.wire.settings import Settings
 
 if TYPE_CHECKING:
     from plait.rounds.paces import Stepping
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """The settings of a run's tasks.
+
+    Attributes:
+        plan: has those that are the same in all of them.
+        new_factors: whether the factors change in every round (see `Rule.new_factors`).
+    """
+
+    plan: RunPlan
+    rule: Rule
+    new_factors: bool
+
+    def to_describe(self) -> Settings:
+        """The settings under which a client counts its data."""
+        return self._of_run
+
+    @cached_property
+    def _of_run(self) -> Settings:
+        return replace(self.plan.settings, personal=self.rule.personal or "", without_feedback=self.new_factors)
+
+    def to_train(self, number: int, client: str, *, steps: int = 0) -> Settings:
+        """How a client trains in round `number`, for this many steps; 0 for as many as all."""
+        return self._of_run.for_task(
+            round=number,
+            seed=client_seed(self.plan.seed, number, client),
+            done_steps=(number - 1) * self.plan.settings.local_steps,
+            trained="".join(sorted(self.rule.trained(number))),
+            steps=steps,
+        )
+
+    def to_evaluate(self, number: int) -> Settings:
+        """How a client evaluates the adapter after round `number`."""
+        return self._of_run.for_task(round=number, done_steps=number * self.plan.settings.local_steps)
 
 
 @dataclass(frozen=True)

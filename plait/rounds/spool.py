@@ -1,36 +1,97 @@
 """The spool of a run: what its stored updates are, and which of them count for how much.
 
 An update is stored before anything else happens to it, and read again when its round is folded, so that memory does not
-grow with the cohort. How large an update may be is checked only then, against all others of its round. Knows no channel
-and no fold.
+grow with the cohort. How large an update may be is checked only then, against all others of its round. Updates are
+decoded on several threads at once and come in the order of their clients. Knows no channel and no fold.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Generic, Self, TypeAlias, TypeVar
 
 import numpy as np
 
 from plait.adapters import AdapterState
 from plait.aggregation import ANY_RANK, BOTH_SIDES, Contribution, Geometry, Rule, slices_of
 from plait.errors import MachineError, PeerError
-from plait.rounds.norm_bound import NormBound, NormPolicy, Norms, beyond, clipped, measure
-from plait.rounds.reason import Reason
+from plait.machine import cores
+from plait.rounds.events import Reason
+from plait.rounds.norm_bound import WEIGHT_RATIO, NormBound, NormPolicy, Norms, beyond, bounded, clipped, measure
 from plait.rounds.run_directory import RunDirectory
-from plait.rounds.run_state import RunState
-from plait.rounds.side_by_side import side_by_side
-from plait.rounds.tracks import Ranks
+from plait.rounds.run_state import Ranks, RunState
 from plait.rounds.validate import Expected, UpdateRefused, check_update, open_update
-from plait.rounds.weights import WEIGHT_RATIO, bounded
 from plait.wire.envelope import Opened, read_envelope
 
 if TYPE_CHECKING:
     from plait.rounds.paces import Stepping
+
+
+_MOST_BYTES = 1 << 28  # of all results that wait
+T = TypeVar("T")
+
+
+class SideBySide(Generic[T]):
+    """As many threads as the machine has cores for; with one, work is done when its result is taken.
+
+    Args:
+        each_bytes: memory that a result takes.
+    """
+
+    def __init__(self, each_bytes: int) -> None:
+        self._threads = min(cores(), _MOST_BYTES // max(1, each_bytes) - 1)
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="update") if self._threads > 1 else None
+        self._given: deque[Callable[[], T]] = deque()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give up what was not taken."""
+        if self._pool:
+            self._pool.shutdown(cancel_futures=True)
+
+    def __len__(self) -> int:
+        """Results that are still to be taken."""
+        return len(self._given)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether to take a result before submitting more."""
+        return len(self._given) > (self._threads if self._pool else 0)
+
+    def give(self, work: Callable[[], T]) -> None:
+        """Begin some work as soon as a thread is free."""
+        if self._pool:
+            future: Future[T] = self._pool.submit(work)
+            work = future.result
+        self._given.append(work)
+
+    def take(self) -> T:
+        """The result of what was given first.
+
+        Raises:
+            Exception: what the work raised.
+        """
+        return self._given.popleft()()
+
+
+def side_by_side(each: Iterable[Callable[[], T]], each_bytes: int) -> Iterator[T]:
+    """The results of some work, in its order."""
+    with SideBySide[T](each_bytes) as work:
+        for one in each:
+            work.give(one)
+            if work.is_full:
+                yield work.take()
+        while len(work):
+            yield work.take()
+
 
 Refused: TypeAlias = Callable[[int, str, Reason, str], None]
 """Told of a stored update that does not count after all: its round, client, the reason and details."""
@@ -40,7 +101,7 @@ class Weighting(StrEnum):
     """How much a client's update counts in the mean."""
 
     EXAMPLES = "examples"
-    """In proportion to the training examples that it has (FedAvg, arXiv 1602.05629), within a bound (weights.py)."""
+    """In proportion to the training examples that it has (FedAvg, arXiv 1602.05629), within a bound (norm_bound.py)."""
     EQUAL = "equal"
     """As much as any other's: in a round each has trained on as much."""
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from plait.adapters import AdapterState, Layout, add, is_small
 from plait.errors import PeerError
-from plait.rounds.reason import Reason
+from plait.rounds.events import Reason
 from plait.wire.envelope import EPSILON, Direction, Opened, Received, read_envelope, unpack
 from plait.wire.messages import ClientCard, Evaluation
 

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 from plait.config import RunConfig
 from plait.errors import ConfigError
 from plait.places import at
-from plait.rounds.cohort import CohortCollector
-from plait.rounds.collector import Collecting
+from plait.rounds.cohort import CohortCollector, Collecting
 from plait.rounds.costs import Costs, Free
 from plait.rounds.events import Event, UpdateReceived
 from plait.rounds.fold import Folding, PlainFold

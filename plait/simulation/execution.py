@@ -16,11 +16,11 @@ from plait.errors import ConfigError
 from plait.federation import beginning_of, run_federation
 from plait.objective import usual_objective
 from plait.progress import say, status, watch
+from plait.rounds.broadcasts import StartingPoint
+from plait.rounds.channel import StopRequest
 from plait.rounds.ledger import OnEvent, read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_view import RunView
-from plait.rounds.starting_point import StartingPoint
-from plait.rounds.stop import StopRequest
 from plait.run import Run, resolve
 from plait.settle import settle, settle_on_data
 from plait.simulation.loaded import Loaded
@@ -144,7 +144,7 @@ def execute(
             held.enter_context(DECODED.kept())
             hear = on_event
             if config.callbacks:
-                from plait.rounds.named_callbacks import heard
+                from plait.rounds.callbacks import heard
 
                 hear = held.enter_context(heard(config.callbacks, directory, stop, on_event))
             if not (directory.has_started and RunView.after(read_events(directory.ledger)).finished):

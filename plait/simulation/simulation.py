@@ -18,21 +18,18 @@ from typing import TYPE_CHECKING, Protocol
 from plait.errors import ConfigError
 from plait.known_features import features
 from plait.places import at
-from plait.rounds.channel import Channel
+from plait.rounds.channel import Channel, LocalChannel, StopRequest
 from plait.rounds.client_way import Speaker
-from plait.rounds.disk_memory import DiskMemory
-from plait.rounds.local_channel import LocalChannel
-from plait.rounds.memory import IRREPLACEABLE, Memory
+from plait.rounds.memory import IRREPLACEABLE, DiskMemory, Memory
 from plait.rounds.participant import Participant
 from plait.rounds.run_directory import RunDirectory
-from plait.rounds.stop import StopRequest
 from plait.run import Run
 from plait.simulation.loaded import Loaded
 from plait.simulation.partitioned_data import Shares
 from plait.training.local_model import PeftLocalModel
 
 if TYPE_CHECKING:
-    from plait.rounds.client_secret import ClientSecret
+    from plait.rounds.memory import ClientSecret
     from plait.rounds.terms import Terms
     from plait.training.local_model import OwnTrainer
     from plait.trust.identity import KeyClaim, NodeIdentity
@@ -173,7 +170,7 @@ class Simulation:
         )
 
     def _secret(self, name: str) -> ClientSecret:
-        from plait.rounds.client_secret import ClientSecret
+        from plait.rounds.memory import ClientSecret
 
         return ClientSecret.simulated(self.run.config.seed, name)
 

@@ -19,8 +19,7 @@ from plait.aggregation import geometry_of
 from plait.data import Record, RecordKind
 from plait.objective import SFT, objective_named
 from plait.rounds.evaluation import SequenceLosses
-from plait.rounds.local_model import Coverage, DataSize, Trained, TrainJob
-from plait.rounds.moments import Moments
+from plait.rounds.local_model import Coverage, DataSize, Moments, Trained, TrainJob
 from plait.training.examples import Example, Split, Tokenizer, digest_of, split_examples, tokenise
 from plait.training.learner import LocalTraining, StepReport, TrainingInputs, visited
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter, slot_digest

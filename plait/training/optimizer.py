@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from plait.adapters import Float32
-from plait.rounds.moments import Moments
+from plait.rounds.local_model import Moments
 
 SMALLEST_GRADIENT = 1e-15
 """Gradients below it count as zero: their squares would not be exact in float32."""

@@ -19,7 +19,7 @@ from plait.aggregation import RULES, Contribution, Geometry, Outcome, RoundConte
 from plait.errors import ConfigError, did_you_mean
 from plait.flower.rule_table import ALL_RULES
 from plait.machine import cores
-from plait.rounds.side_by_side import side_by_side
+from plait.rounds.spool import side_by_side
 from plait.rounds.validate import Expected, open_update
 from plait.wire.codecs import codec_for
 from plait.wire.envelope import Direction, Header, encode_delta, seal

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from plait.rounds.local_channel import LocalChannel
+from plait.rounds.channel import LocalChannel
 
 
 class _Echo:

@@ -22,7 +22,7 @@ from statistics import mean
 
 import plait
 from plait.adapters import subtract
-from plait.rounds import aggregator
+from plait.rounds import fold as aggregator
 from plait.rounds.broadcasts import take_step
 from plait.rounds.events import Broadcast, Evaluated, RunStarted, UpdateReceived
 from plait.rounds.ledger import read_events

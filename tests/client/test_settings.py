@@ -12,8 +12,7 @@ import pytest
 from client.settings import RUNS_KEPT, EarlierRuns, check_settings, locked, memory_folder, prune
 from plait.errors import ConfigError, MachineError
 from plait.policy import Policy
-from plait.rounds.disk_memory import DiskMemory
-from plait.rounds.memory import IRREPLACEABLE
+from plait.rounds.memory import IRREPLACEABLE, DiskMemory
 from plait.trust.keys import NodeKey
 from plait.trust.provision import provision
 from tests.commands import Command, killed_after

@@ -236,7 +236,7 @@ def test_a_full_disk_under_a_clients_state(serve, client, monkeypatch):
     def full(path, data, **_):
         raise MachineError(f"cannot write '{path}': {os.strerror(errno.ENOSPC)}")
 
-    monkeypatch.setattr("plait.rounds.disk_memory.write_atomically", full)
+    monkeypatch.setattr("plait.rounds.memory.write_atomically", full)
     channel = serve()
     heard = []
 

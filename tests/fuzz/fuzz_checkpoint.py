@@ -13,10 +13,8 @@ with instrumented():
     from plait.adapters import AdapterSpec, AdapterState, Layout, Task
     from plait.aggregation import RULES, geometry_of
     from plait.rounds import checkpoint
-    from plait.rounds.checkpoint import save_checkpoint
-    from plait.rounds.run_state import initial_state
-    from plait.rounds.saved_checkpoint import damage_of, finished_in_checkpoint, load_checkpoint
-    from plait.rounds.tracks import RankedAdapter, Ranks
+    from plait.rounds.checkpoint import damage_of, finished_in_checkpoint, load_checkpoint, save_checkpoint
+    from plait.rounds.run_state import RankedAdapter, Ranks, initial_state
 
 HERE = Path(tempfile.mkdtemp(dir=Path("/dev/shm") if Path("/dev/shm").is_dir() else None))
 LAYOUT = Layout.of({"q.lora_A.weight": [2, 3], "q.lora_B.weight": [3, 2]})

@@ -23,10 +23,9 @@ from scoreboard.processes import Job, attend, end, events, result, serve, start,
 from scoreboard.row import Row
 from scoreboard.small_federation import borrowed, of_numbers
 
-from plait.rounds.client_way import ClientWay
-from plait.rounds.disk_memory import DiskMemory
+from plait.rounds.client_way import ClientWay, InTheOpen
+from plait.rounds.memory import DiskMemory
 from plait.rounds.participant import Participant
-from plait.rounds.saying import InTheOpen
 from plait.transport import PROTOCOL_VERSION, channel_credentials
 from plait.transport.credentials import channel_options
 from plait.trust.kit import ClientKit

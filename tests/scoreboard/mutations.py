@@ -114,7 +114,7 @@ def lenient(*fields: str) -> Callable[[], None]:
             said = {field: b"" if field == "public_key" else getattr(header, field) for field in fields}
             return strict(data, replace(expected, **said))
 
-        put("plait.rounds.validate:open_update", open_update, beside=("plait.rounds.intake", "plait.rounds.aggregator"))
+        put("plait.rounds.validate:open_update", open_update, beside=("plait.rounds.intake", "plait.rounds.fold"))
 
     return take_out
 
@@ -147,9 +147,9 @@ def same(*places: str) -> Callable[[], None]:
 
 def _memory_in_ram() -> None:
     kept: dict[tuple[str, str], bytes] = {}
-    put("plait.rounds.disk_memory:DiskMemory.load", lambda self, key: kept.get((str(self.folder), key)))
+    put("plait.rounds.memory:DiskMemory.load", lambda self, key: kept.get((str(self.folder), key)))
     put(
-        "plait.rounds.disk_memory:DiskMemory.save",
+        "plait.rounds.memory:DiskMemory.save",
         lambda self, key, data: kept.__setitem__((str(self.folder), key), data),
     )
 
@@ -348,7 +348,7 @@ def _links_are_followed() -> None:
 
 
 def _open_folders() -> None:
-    for place in ("plait.files", "plait.data.cache", "plait.rounds.disk_memory", "client.settings"):
+    for place in ("plait.files", "plait.data.cache", "plait.rounds.memory", "client.settings"):
         put(f"{place}:make_private_directory", lambda path: path.mkdir(mode=0o777, parents=True, exist_ok=True))
 
 
@@ -790,7 +790,7 @@ MUTATIONS: dict[str, Mutation] = {
         "server_alone",
         "batches and rounding follow from what the server knows",
         lambda: put(
-            "plait.rounds.client_secret:ClientSecret.of",
+            "plait.rounds.memory:ClientSecret.of",
             classmethod(lambda cls, memory: cls.simulated(0, "anybody")),
         ),
     ),

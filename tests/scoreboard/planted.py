@@ -413,7 +413,7 @@ def _library() -> object:
 def _a_stranger_tries(folder: Path) -> Iterator[tuple[str, str]]:
     """Another user of the machine, at what plait makes under a umask that closes nothing."""
     from client.settings import locked, memory_folder
-    from plait.rounds.disk_memory import DiskMemory
+    from plait.rounds.memory import DiskMemory
     from plait.simulation.simulation import SharedBytes, SimulatedMemory, VolatileMemory
 
     folder.mkdir(mode=0o755)

@@ -28,8 +28,8 @@ from plait.features.privacy.audit import check_privacy
 from plait.features.privacy.mechanism import ClientPrivacy, multiplier_for
 from plait.features.privacy.noise import RunKey
 from plait.features.privacy.rounds import PrivateRounds
-from plait.rounds.client_state import ClientState, recall_state
 from plait.rounds.ledger import read_events
+from plait.rounds.memory import ClientState, recall_state
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, initial_state
 from plait.settle import settle

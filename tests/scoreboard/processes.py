@@ -28,12 +28,11 @@ from plait.abandon import check_abandoned
 from plait.adapters import Layout
 from plait.address import Address
 from plait.errors import PeerError
-from plait.rounds.client_way import ClientWay
-from plait.rounds.disk_memory import DiskMemory
+from plait.rounds.client_way import ClientWay, InTheOpen
 from plait.rounds.ledger import Line, read_lines
 from plait.rounds.local_model import Trained
+from plait.rounds.memory import DiskMemory
 from plait.rounds.participant import Participant
-from plait.rounds.saying import InTheOpen
 from plait.trust.kit import ClientKit, ServerKit
 from server.hosting import Terms
 from server.limits import Limits

@@ -15,9 +15,8 @@ from pathlib import Path
 from types import ModuleType
 
 from plait.rounds.channel import Identity
-from plait.rounds.client_way import ClientWay
+from plait.rounds.client_way import ClientWay, InTheOpen
 from plait.rounds.participant import Participant
-from plait.rounds.saying import InTheOpen
 from plait.trust.keys import NodeKey
 
 TESTS = Path(__file__).resolve().parents[1]

@@ -9,8 +9,7 @@ import grpc
 import pytest
 
 from plait.errors import ConfigError, DiskFullError, Interrupted, MachineError, PeerError
-from plait.rounds.channel import Identity, Liveness, NoAnswer, Purpose
-from plait.rounds.stop import StopRequest
+from plait.rounds.channel import Identity, Liveness, NoAnswer, Purpose, StopRequest
 from plait.transport import channel_credentials, node_number
 from plait.trust.kit import ClientKit, ServerKit
 from plait.v1 import federation_pb2 as pb

@@ -26,13 +26,11 @@ from plait.errors import PeerError
 from plait.features.asynchronous.buffer import Buffer, asking_order, recent_folds
 from plait.rounds import events
 from plait.rounds.broadcasts import Broadcasts
-from plait.rounds.channel import Purpose
-from plait.rounds.clock import IN_PROGRESS
-from plait.rounds.collector import ServerSide
+from plait.rounds.channel import IN_PROGRESS, Purpose
+from plait.rounds.cohort import Evaluating, ServerSide, asked_to_evaluate, evaluate
 from plait.rounds.dispatch import Aim, Answer, Dispatch, doubt
-from plait.rounds.evaluating import Evaluating, asked_to_evaluate, evaluate
+from plait.rounds.events import Reason
 from plait.rounds.fold import Fold, Folded
-from plait.rounds.reason import Reason
 from plait.rounds.run_state import RunState, note_held
 from plait.rounds.spool import Arrival, Stored
 from plait.rounds.validate import Expected

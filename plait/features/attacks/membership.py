@@ -21,8 +21,8 @@ from plait.adapters.peft import PeftAdapter
 from plait.data import Dataset
 from plait.errors import BaseMismatchError, DataError
 from plait.features.attacks.training.likelihood import losses
-from plait.rounds.client_secret import ClientSecret
 from plait.rounds.events import ClientReplaced, Event, MembershipAttack, RoundStarted, UpdateReceived
+from plait.rounds.memory import ClientSecret
 from plait.run import Run
 from plait.simulation.simulation import Simulation
 from plait.training.examples import Example, spread, tokenise

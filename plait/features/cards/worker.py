@@ -17,8 +17,7 @@ from plait.child import Parent
 from plait.config import admit_features, config_from_table
 from plait.features.cards.workers import told
 from plait.plugins import admit
-from plait.rounds.channel import NoAnswer
-from plait.rounds.local_channel import LocalChannel
+from plait.rounds.channel import LocalChannel, NoAnswer
 from plait.run import resolve
 from plait.settle import settle
 from plait.simulation.loaded import Loaded

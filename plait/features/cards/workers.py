@@ -25,9 +25,7 @@ from plait.choice import parse_choice
 from plait.config import Scalar, config_from_table
 from plait.errors import ConfigError, Interrupted, MachineError, PlaitError, machine_fault
 from plait.plugins import is_importable
-from plait.rounds.channel import Data, NoAnswer, Purpose, TaskParts
-from plait.rounds.local_channel import FixedNodes
-from plait.rounds.stop import StopRequest
+from plait.rounds.channel import Data, FixedNodes, NoAnswer, Purpose, StopRequest, TaskParts
 from plait.run import Run
 from plait.simulation.partitioned_data import SentShares, Shares
 from plait.training.device import Compute, shares, use_threads

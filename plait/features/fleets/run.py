@@ -13,16 +13,14 @@ from plait.features.fleets.events import Fleet, FleetDescribed, tasks_of
 from plait.features.fleets.fleet import load_fleet
 from plait.features.fleets.step_budget import BySpeed
 from plait.features.fleets.virtual_clock import PASSES_OF_TRAINING, Span, VirtualChannel, VirtualClock
-from plait.rounds.channel import Channel, Purpose, TaskParts
-from plait.rounds.clock import IN_PROGRESS
+from plait.rounds.channel import IN_PROGRESS, Channel, Purpose, StopRequest, TaskParts
+from plait.rounds.checkpoint import finished_in_checkpoint
+from plait.rounds.costs import Opening
 from plait.rounds.ledger import read_events
-from plait.rounds.opening import Opening
 from plait.rounds.own_adapter import share_measured
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import RunPlan
 from plait.rounds.run_view import RunView
-from plait.rounds.saved_checkpoint import finished_in_checkpoint
-from plait.rounds.stop import StopRequest
 from plait.wire.messages import DescribeTask, EvaluateTask, TrainTask, decode_task
 
 if TYPE_CHECKING:

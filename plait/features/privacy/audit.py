@@ -13,8 +13,8 @@ from plait.cli.output import print_json, print_tables, print_text, run_or_newest
 from plait.errors import ConfigError, PeerError
 from plait.features.privacy.accountant import epsilon_of
 from plait.features.privacy.events import NoiseIntended, PrivacySpent, PrivacyStarted, promised_in
+from plait.rounds.audit import Verified
 from plait.rounds.events import MASKED_CODEC, Event, RoundFinished, UpdateReceived, start_of
-from plait.rounds.verified import Verified
 
 
 def verifies(events: Sequence[Event]) -> Verified | None:

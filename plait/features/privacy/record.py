@@ -32,12 +32,11 @@ from plait.features.privacy.client import Purse
 from plait.features.privacy.events import PrivacySpent, PrivacyStarted
 from plait.features.privacy.mechanism import ClientPrivacy
 from plait.features.privacy.noise import Keystream, derived
-from plait.rounds.client_state import Kept
 from plait.rounds.client_way import Speaker
 from plait.rounds.events import Event
 from plait.rounds.hook import Outgoing
 from plait.rounds.local_model import DataSize, TrainJob
-from plait.rounds.memory import MUST_LAST, Memory
+from plait.rounds.memory import MUST_LAST, Kept, Memory
 from plait.rounds.run_state import RunState
 from plait.wire.envelope import EPSILON
 from plait.wire.settings import Settings

@@ -22,10 +22,10 @@ from plait.features.secagg.stage import TRAINING_STAGE
 from plait.features.secagg.sums import ContestedError, DeclinedError, MaskedSums, Wanted
 from plait.rounds import events
 from plait.rounds.channel import NoAnswer, Purpose
-from plait.rounds.collector import ServerSide
+from plait.rounds.cohort import ServerSide
 from plait.rounds.dispatch import Answer, doubt
+from plait.rounds.events import Reason
 from plait.rounds.ledger import read_events
-from plait.rounds.reason import Reason
 from plait.rounds.run_state import RunState, choose_cohort, note_held
 from plait.trust.identity import Vouch
 

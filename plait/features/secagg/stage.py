@@ -25,12 +25,12 @@ from plait.features.secagg.messages import (
 )
 from plait.features.secagg.roster import Offer, Session
 from plait.rounds import events
-from plait.rounds.asking import Asking, Heard
 from plait.rounds.channel import Channel, NoAnswer, Purpose, TaskParts, group_of
-from plait.rounds.description import REPLY_BYTES
+from plait.rounds.dispatch import Asking, Heard
+from plait.rounds.events import Reason
 from plait.rounds.ledger import Ledger
 from plait.rounds.patience import Patience
-from plait.rounds.reason import Reason
+from plait.rounds.roster import REPLY_BYTES
 from plait.rounds.roster import Roster as Clients
 from plait.wire.messages import Refusal, RefusalReason, decode_reply, encode_task
 

@@ -72,9 +72,9 @@ from plait.features.secagg.server import (
 from plait.features.secagg.stage import TRAINING_STAGE, MaskedStage, drop, dropped
 from plait.rounds import events
 from plait.rounds.channel import Channel
+from plait.rounds.events import Reason
 from plait.rounds.ledger import Ledger
 from plait.rounds.patience import Patience
-from plait.rounds.reason import Reason
 from plait.rounds.roster import Roster as Clients
 from plait.rounds.run_directory import RunDirectory
 from plait.trust.identity import Vouch

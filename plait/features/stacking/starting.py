@@ -22,8 +22,8 @@ from plait.aggregation import Geometry, LowRank, geometry_of
 from plait.aggregation.low_rank import balanced
 from plait.errors import BaseMismatchError, ConfigError, PeerError
 from plait.exporting.plain_lora import lora_fault
-from plait.rounds.starting_point import StartingPoint
-from plait.rounds.tracks import RankedAdapter
+from plait.rounds.broadcasts import StartingPoint
+from plait.rounds.run_state import RankedAdapter
 from plait.run import Run
 
 if TYPE_CHECKING:

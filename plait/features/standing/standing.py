@@ -27,11 +27,11 @@ from plait.errors import ConfigError, DiskFullError, Interrupted, PlaitError, Po
 from plait.features.standing.run_queue import Entry, RunQueue, State
 from plait.places import bind_apps
 from plait.progress import say
+from plait.rounds.channel import StopRequest
 from plait.rounds.events import ClientTurnedAway, Event, RoundStarted, WaitingForClients
 from plait.rounds.ledger import read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_view import RunView
-from plait.rounds.stop import StopRequest
 from plait.transport.protocol import CHUNK_BYTES
 from plait.v1 import federation_pb2 as pb
 

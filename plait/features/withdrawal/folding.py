@@ -16,15 +16,15 @@ from plait.adapters import AdapterState, add, model_card, save_peft_directory
 from plait.adapters.peft import load_peft_directory
 from plait.api.recomputing import recomputed
 from plait.errors import ConfigError, PeerError
-from plait.rounds.aggregator import Aggregator, TakesBack
 from plait.rounds.audit import Recomputing
+from plait.rounds.broadcasts import parents_in
+from plait.rounds.fold import Aggregator, TakesBack
 from plait.rounds.ledger import read_events
 from plait.rounds.recorded import kept_in
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState
 from plait.rounds.run_view import RunView
 from plait.rounds.spool import Refused, Stored
-from plait.rounds.starting_point import parents_in
 from plait.rounds.watch import Standing
 from plait.run import Run
 from plait.training.prompts import servable

@@ -9,9 +9,8 @@ from work import Work
 from plait import open_run
 from plait.config import config_from_table
 from plait.errors import ConfigError
-from plait.rounds.channel import NoAnswer
+from plait.rounds.channel import LocalChannel, NoAnswer
 from plait.rounds.events import Event, RoundFinished, RoundStarted
-from plait.rounds.local_channel import LocalChannel
 from plait.simulation.execution import execute, prepare
 
 work = Work.from_arguments()

@@ -13,11 +13,11 @@ from plait.features.fleets.events import Fleet, FleetDevice, tasks_of
 from plait.features.fleets.run import clock_after
 from plait.features.fleets.virtual_clock import VirtualChannel
 from plait.rounds.channel import Purpose
+from plait.rounds.checkpoint import load_checkpoint
 from plait.rounds.ledger import read_events
 from plait.rounds.patience import Patience
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_view import RunView
-from plait.rounds.saved_checkpoint import load_checkpoint
 from tests.features.asynchronous.buffered import rounds_of
 from tests.plait.rounds.conftest import SEED
 from tests.plait.rounds.test_audit import replayed, rewritten

@@ -11,8 +11,8 @@ from plait.features.fleets.step_budget import BySpeed
 from plait.features.fleets.virtual_clock import VirtualChannel
 from plait.rounds.ledger import read_events
 from plait.rounds.run_directory import RunDirectory
+from plait.rounds.run_plan import TaskSettings
 from plait.rounds.run_view import RunView
-from plait.rounds.task_settings import TaskSettings
 from plait.wire.messages import TrainTask, decode_task
 from tests.features.asynchronous.buffered import rounds_of
 from tests.plait.rounds.conftest import SEED, InProcessChannel

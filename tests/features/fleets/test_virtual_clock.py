@@ -11,8 +11,7 @@ import pytest
 from plait.errors import ConfigError
 from plait.features.fleets.events import DeviceWorked, Fleet, FleetDevice
 from plait.features.fleets.virtual_clock import Span, VirtualChannel, VirtualClock
-from plait.rounds.channel import NoAnswer, Purpose
-from plait.rounds.clock import WallClock
+from plait.rounds.channel import NoAnswer, Purpose, WallClock
 
 UPDATE_BYTES = 125_000
 TASK = (bytes(1_000_000), b"")

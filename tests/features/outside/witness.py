@@ -13,8 +13,8 @@ from plait.objective import Objective
 from plait.policy import Words
 from plait.report.estimate import Planned
 from plait.report.table import Table
+from plait.rounds.broadcasts import StartingPoint
 from plait.rounds.events import Event
-from plait.rounds.starting_point import StartingPoint
 from plait.settings.table import Table as Settings
 from plait.traits import Trait
 

@@ -12,9 +12,9 @@ from plait.features.privacy.card import RECORDS_NOT_COVERED, PrivacyCard
 from plait.features.privacy.events import PrivacySpent
 from plait.features.privacy.record import KEY, charge, privacy_of
 from plait.rounds.channel import Purpose
+from plait.rounds.client_way import InTheOpen
 from plait.rounds.events import RoundFinished, UpdateReceived
 from plait.rounds.ledger import read_events
-from plait.rounds.saying import InTheOpen
 from plait.wire.envelope import EPSILON, read_envelope
 from plait.wire.messages import ClientCard, EvaluateTask, Refusal, UpdateReply, decode_reply, decode_task, encode_task
 from tests.features.privacy.test_private_rounds import FORBIDDEN

@@ -151,7 +151,7 @@ def test_a_client_changes_a_round_by_at_most_the_clip_norm_whatever_state_it_hid
     def poison(asked):
         memory = federation.memories["mallory"]
         if asked.client == "mallory" and "residual" in memory:
-            from plait.rounds.client_state import ClientState, recall_state
+            from plait.rounds.memory import ClientState, recall_state
 
             kept = recall_state(memory, "residual", b"r" * 16).after
             worse = {name: array * np.float32(1e6) + np.float32(1e9) for name, array in kept.arrays.items()}

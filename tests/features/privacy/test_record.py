@@ -13,9 +13,8 @@ from plait.errors import ConfigError, PolicyError
 from plait.features.privacy.accountant import sampled_epsilon
 from plait.features.privacy.noise import Keystream
 from plait.features.privacy.record import KEY, RecordPrivacy, charge, made_of, privacy_of
-from plait.rounds.disk_memory import DiskMemory
-from plait.rounds.local_model import Carried, TrainJob
-from plait.rounds.moments import Moments
+from plait.rounds.local_model import Carried, Moments, TrainJob
+from plait.rounds.memory import DiskMemory
 from plait.wire.settings import Settings
 from tests.commands import killed_after
 from tests.plait.rounds.conftest import DictMemory
@@ -143,7 +142,7 @@ _WORK = """
 import sys
 from pathlib import Path
 from plait.features.privacy.record import RecordPrivacy
-from plait.rounds.disk_memory import DiskMemory
+from plait.rounds.memory import DiskMemory
 from plait.features.privacy.record import charge
 memory = DiskMemory(Path(sys.argv[1]))
 privacy = RecordPrivacy(records=100, batch=10, noise=1.0, delta=1e-5, epsilon=3.05, clip_norm=None)

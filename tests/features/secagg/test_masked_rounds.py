@@ -13,10 +13,10 @@ from plait.features.secagg.masking import Masking, NodeIdentity
 from plait.features.secagg.messages import Delivery, MaskedReply, MaskingTask, Ready, Signed, Survivors, Unmasking
 from plait.features.secagg.roster import Session
 from plait.features.secagg.sums import Summed, sum_file
-from plait.rounds.asked import Asked
 from plait.rounds.channel import Purpose
-from plait.rounds.client_secret import ClientSecret
+from plait.rounds.memory import ClientSecret
 from plait.rounds.run_directory import RunDirectory
+from plait.rounds.terms import Asked
 from plait.trust.keys import NodeKey
 from plait.wire.messages import ClientCard, Refusal, decode_reply, decode_task, encode_reply
 

@@ -23,8 +23,8 @@ from plait.rounds.audit import replay
 from plait.rounds.channel import Purpose
 from plait.rounds.client_way import Speaker
 from plait.rounds.ledger import read_events
+from plait.rounds.run_plan import TaskSettings
 from plait.rounds.run_state import initial_state
-from plait.rounds.task_settings import TaskSettings
 from plait.rounds.terms import Terms
 from plait.wire.messages import Refusal, decode_reply
 from tests.features.secagg.test_masked_rounds import NAMES, STAGES, stage_of, summed

@@ -24,8 +24,7 @@ from plait.features.secagg.messages import (
     Unmasking,
 )
 from plait.features.secagg.sums import Part, Summed
-from plait.rounds.channel import Purpose
-from plait.rounds.clock import WallClock
+from plait.rounds.channel import Purpose, WallClock
 from plait.rounds.run_state import initial_state
 from plait.wire.messages import decode_reply, decode_task, encode_reply
 from tests.features.secagg.test_masked_rounds import stage_of

@@ -13,10 +13,8 @@ from plait.aggregation import Geometry, geometry_of
 from plait.config import config_from_table
 from plait.errors import BaseMismatchError, ConfigError
 from plait.federation import beginning_of
-from plait.rounds.broadcasts import Broadcasts, take_step
-from plait.rounds.run_state import initial_state
-from plait.rounds.starting_point import starting_state
-from plait.rounds.tracks import RankedAdapter, Ranks
+from plait.rounds.broadcasts import Broadcasts, starting_state, take_step
+from plait.rounds.run_state import RankedAdapter, Ranks, initial_state
 from plait.run import resolve
 from plait.settle import settle
 from plait.training.bases import LocatedBase, locate_base

@@ -8,8 +8,7 @@ from plait.errors import Interrupted
 from plait.flower import channel as grid_channel
 from plait.flower.blob import from_message, to_content
 from plait.flower.channel import GridChannel
-from plait.rounds.channel import Liveness, NoAnswer, Purpose
-from plait.rounds.stop import StopRequest
+from plait.rounds.channel import Liveness, NoAnswer, Purpose, StopRequest
 
 OTHER = RecordDict({"plait": ConfigRecord({"head": 1})})
 

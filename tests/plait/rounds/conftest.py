@@ -16,30 +16,24 @@ import pytest
 from plait.adapters import AdapterSpec, AdapterState, Layout, Task
 from plait.aggregation import RULES, geometry_of, optimizer_for
 from plait.aggregation.low_rank import fitted
-from plait.rounds import collector
-from plait.rounds.aggregator import Aggregator
-from plait.rounds.channel import Identity, Liveness, NoAnswer, Purpose, TaskParts, round_and_attempt
-from plait.rounds.checkpoint import save_checkpoint
-from plait.rounds.client_secret import ClientSecret
-from plait.rounds.client_way import ClientWay, Speaker
-from plait.rounds.clock import WallClock
+from plait.rounds import cohort as collector
+from plait.rounds.channel import Identity, Liveness, NoAnswer, Purpose, TaskParts, WallClock, round_and_attempt
+from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
+from plait.rounds.client_way import ClientWay, InTheOpen, Speaker
 from plait.rounds.coordinator import Coordinator
 from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.events import Adapter, Base, Event, Resumed, RunStarted
-from plait.rounds.ledger import Ledger, read_events, read_lines
-from plait.rounds.local_model import Coverage, DataSize, Trained, TrainJob
-from plait.rounds.moments import Moments
+from plait.rounds.fold import Aggregator
+from plait.rounds.ledger import KEPT, Ledger, read_events, read_lines, screened
+from plait.rounds.local_model import Coverage, DataSize, Moments, Trained, TrainJob
+from plait.rounds.memory import ClientSecret
 from plait.rounds.norm_bound import NormBound, NormPolicy
 from plait.rounds.participant import Participant
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import RunPlan
-from plait.rounds.run_state import RunState, client_seed, initial_state
-from plait.rounds.saved_checkpoint import load_checkpoint
-from plait.rounds.saying import InTheOpen
+from plait.rounds.run_state import RankedAdapter, Ranks, RunState, client_seed, initial_state
 from plait.rounds.spool import Refused, Weighting
-from plait.rounds.tracks import RankedAdapter, Ranks
 from plait.rounds.way import Way, way_of
-from plait.rounds.withheld import KEPT, screened
 from plait.trust.identity import KeyClaim, NodeIdentity
 from plait.trust.keys import NodeKey
 from plait.wire.settings import Settings

@@ -9,9 +9,9 @@ from typing import TypeVar, cast
 
 import pytest
 
-import plait.rounds.side_by_side as side_by_side
-from plait.rounds.arrivals import Arrivals
+import plait.rounds.spool as side_by_side
 from plait.rounds.channel import NoAnswer
+from plait.rounds.cohort import Arrivals
 from plait.rounds.dispatch import Answer, Dispatch
 from plait.wire.messages import UpdateReply
 

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from plait.adapters import AdapterState, norm, subtract
-from plait.rounds.broadcasts import Broadcasts, follow, take_step
-from plait.rounds.downlink import Downlink
+from plait.rounds.broadcasts import Broadcasts, Downlink, follow, take_step
 from plait.rounds.run_state import Track, advance, initial_state
 from plait.wire.codecs import codec_for
 from plait.wire.envelope import Direction, open_envelope

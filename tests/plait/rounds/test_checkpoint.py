@@ -8,11 +8,9 @@ import pytest
 from plait import files
 from plait.adapters import AdapterState, Layout
 from plait.errors import MachineError, PeerError
-from plait.rounds.checkpoint import KEPT, save_checkpoint
+from plait.rounds.checkpoint import KEPT, load_checkpoint, save_checkpoint
 from plait.rounds.events import RoundFinished
-from plait.rounds.run_state import Track, initial_state
-from plait.rounds.saved_checkpoint import load_checkpoint
-from plait.rounds.tracks import Ranks
+from plait.rounds.run_state import Ranks, Track, initial_state
 
 
 @pytest.fixture

@@ -4,8 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from plait.rounds.client_secret import ClientSecret
-from plait.rounds.memory import IRREPLACEABLE
+from plait.rounds.memory import IRREPLACEABLE, ClientSecret
 
 RECEIVED = b"r" * 32
 

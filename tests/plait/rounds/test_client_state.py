@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from plait.rounds.client_state import FORMAT, ClientState, Kept, recall_state
+from plait.rounds.memory import FORMAT, ClientState, Kept, recall_state
 
 RUN = b"r" * 16
 

@@ -4,9 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from plait.rounds.client_way import Speaker, client_way_of
+from plait.rounds.client_way import InTheOpen, Speaker, client_way_of
 from plait.rounds.participant import Participant
-from plait.rounds.saying import InTheOpen
 from plait.wire.messages import DescribeTask, Refusal, RefusalReason, decode_reply, encode_task
 
 HELD_BACK = ({"secure_aggregation": True}, {"record_delta": 1e-5, "record_epsilon": 8.0}, {"client_noise": 1.0})

@@ -8,10 +8,9 @@ from plait.adapters import AdapterState, Layout
 from plait.aggregation import Contribution
 from plait.errors import Interrupted, PeerError
 from plait.rounds.channel import Identity, Purpose
-from plait.rounds.client_way import ClientWay
+from plait.rounds.client_way import ClientWay, InTheOpen
 from plait.rounds.participant import Participant
 from plait.rounds.run_state import client_seed, sample_cohort
-from plait.rounds.saying import InTheOpen
 from plait.rounds.spool import Weighting
 from plait.trust.keys import NodeKey
 from plait.v1 import envelope_pb2 as pb

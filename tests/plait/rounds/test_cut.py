@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from plait.rounds.cut import cut_sentence
 from plait.rounds.events import DescribedClient
+from plait.rounds.rates import cut_sentence
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from plait.errors import MachineError
-from plait.rounds.disk_memory import DiskMemory
+from plait.rounds.memory import DiskMemory
 from tests.commands import killed_after
 
 
@@ -52,7 +52,7 @@ def test_a_folder_that_cannot_be_made_or_read_is_the_machines_fault(tmp_path: Pa
 @pytest.mark.slow
 def test_a_process_that_is_killed_leaves_whole_bytes(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from plait.rounds.disk_memory import DiskMemory\n"
+        "import sys; from pathlib import Path; from plait.rounds.memory import DiskMemory\n"
         "memory, number = DiskMemory(Path(sys.argv[1])), 0\n"
         "while True:\n"
         "    number += 1; memory.save('residual', bytes([number % 251]) * 200_000)\n"

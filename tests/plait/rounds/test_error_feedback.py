@@ -10,10 +10,10 @@ import pytest
 
 from plait.adapters import AdapterState, Layout
 from plait.aggregation import BOTH_SIDES
-from plait.rounds.client_state import Kept
 from plait.rounds.error_feedback import ErrorFeedback, Residual, feedback_gain
 from plait.rounds.hook import Outgoing
 from plait.rounds.local_model import Trained, TrainJob
+from plait.rounds.memory import Kept
 from plait.wire.codecs import codec_for
 from plait.wire.envelope import encode_delta
 

@@ -5,9 +5,9 @@ import pytest
 
 from plait.adapters import AdapterState, norm, subtract
 from plait.rounds.broadcasts import Broadcasts
-from plait.rounds.client_state import Kept
 from plait.rounds.hook import after_training, before_training
 from plait.rounds.local_model import Trained, TrainJob
+from plait.rounds.memory import Kept
 from plait.rounds.participant import HOOKS, Participant
 from plait.rounds.run_state import initial_state
 from plait.wire.envelope import Direction, Header, open_envelope

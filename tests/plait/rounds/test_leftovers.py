@@ -4,9 +4,7 @@ import numpy as np
 import pytest
 
 from plait.errors import MachineError
-from plait.rounds.client_state import ClientState, Kept
-from plait.rounds.leftovers import keep_only_what_lasts
-from plait.rounds.memory import IRREPLACEABLE, MUST_LAST
+from plait.rounds.memory import IRREPLACEABLE, MUST_LAST, ClientState, Kept, keep_only_what_lasts
 
 RUN = b"r" * 16
 

@@ -3,9 +3,7 @@ from __future__ import annotations
 import pytest
 
 from plait.errors import DataError, DiskFullError, Interrupted
-from plait.rounds.channel import NoAnswer, Purpose
-from plait.rounds.local_channel import LocalChannel
-from plait.rounds.stop import StopRequest
+from plait.rounds.channel import LocalChannel, NoAnswer, Purpose, StopRequest
 
 
 class Client:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from plait.adapters import AdapterState, Layout
-from plait.rounds.client_state import Kept
+from plait.rounds.memory import Kept
 from plait.rounds.own_adapter import kept_lead, own_adapter, own_lead, share_at_start
 from plait.wire.settings import Settings
 

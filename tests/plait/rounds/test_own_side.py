@@ -2,8 +2,8 @@ import numpy as np
 
 from plait.adapters import AdapterState
 from plait.aggregation import Side
-from plait.rounds.client_state import Kept
-from plait.rounds.own_side import kept_side, with_own, without
+from plait.rounds.memory import Kept
+from plait.rounds.own_adapter import kept_side, with_own, without
 
 
 def test_a_side_stays_with_its_client_and_the_other_follows_the_server(ranks):

@@ -7,8 +7,8 @@ from plait.abandon import Abandoned
 from plait.adapters import AdapterState, add
 from plait.errors import ConfigError, DataError, MachineError, PartError, TooLittleDataError
 from plait.rounds.broadcasts import Broadcasts, follow
-from plait.rounds.client_state import ClientState
 from plait.rounds.evaluation import SequenceLosses
+from plait.rounds.memory import ClientState
 from plait.rounds.participant import Participant
 from plait.rounds.run_state import advance, initial_state
 from plait.wire.codecs import codec_for

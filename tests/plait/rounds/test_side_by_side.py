@@ -6,10 +6,10 @@ from functools import partial
 import numpy as np
 import pytest
 
-import plait.rounds.side_by_side as module
+import plait.rounds.spool as module
 from plait.adapters import AdapterState, Layout
 from plait.aggregation.sums import WeightedSum
-from plait.rounds.side_by_side import SideBySide, side_by_side
+from plait.rounds.spool import SideBySide, side_by_side
 from plait.wire.codecs import codec_for
 
 

@@ -3,9 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from plait.rounds.client_state import Kept
+from plait.rounds.carried import Slope
 from plait.rounds.local_model import TrainJob
-from plait.rounds.slope import Slope
+from plait.rounds.memory import Kept
 
 
 def test_the_server_takes_longer_steps_where_the_slope_at_the_end_of_the_last_is_below_zero(federate, fake_model):

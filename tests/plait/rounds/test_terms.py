@@ -11,8 +11,8 @@ from plait.policy import Policy
 from plait.rounds.broadcasts import Broadcasts, follow
 from plait.rounds.norm_bound import NormBound, NormPolicy
 from plait.rounds.participant import Participant
+from plait.rounds.run_plan import TaskSettings
 from plait.rounds.run_state import advance, client_seed, initial_state
-from plait.rounds.task_settings import TaskSettings
 from plait.rounds.terms import Terms
 from plait.wire.codecs import codec_for
 from plait.wire.envelope import open_envelope, read_header

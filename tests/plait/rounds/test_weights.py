@@ -4,9 +4,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from plait.rounds.norm_bound import WEIGHT_RATIO, bounded
 from plait.rounds.run_view import RunView
 from plait.rounds.spool import Weighting
-from plait.rounds.weights import WEIGHT_RATIO, bounded
 from tests.plait.rounds.conftest import started
 
 HUGE = 1 << 40

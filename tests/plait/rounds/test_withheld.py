@@ -2,7 +2,7 @@ import pytest
 
 from plait.rounds import events
 from plait.rounds.events import EVENTS, Event
-from plait.rounds.withheld import KEPT, screened
+from plait.rounds.ledger import KEPT, screened
 
 # What a client computes from its data, by event; somebody has decided for every other field that it may be read.
 LEFT_OUT = {

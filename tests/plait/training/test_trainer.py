@@ -11,8 +11,7 @@ import torch
 from plait.abandon import Abandoned, Abandonment
 from plait.adapters import AdapterState, Task, norm, subtract
 from plait.errors import ConfigError
-from plait.rounds.local_model import NOTHING, Carried
-from plait.rounds.moments import Moments
+from plait.rounds.local_model import NOTHING, Carried, Moments
 from plait.training import losses
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import Blueprint
