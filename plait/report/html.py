@@ -27,7 +27,6 @@ from plait.report.tables import (
     loss_by_round_table,
     membership_table,
     moved_text,
-    own_text,
     plots_of,
     refusals_table,
     savings_table,
@@ -36,7 +35,6 @@ from plait.report.tables import (
 )
 from plait.report.wording import (
     NOTHING,
-    accuracy_text,
     bytes_text,
     clean,
     count_text,
@@ -48,7 +46,6 @@ from plait.report.wording import (
     ratio_text,
     reward_text,
     short_count_text,
-    times_text,
 )
 from plait.rounds.run_view import RunView
 from plait.text import printable
@@ -118,38 +115,6 @@ def page_environment(*packages: str) -> Environment:
     )
     environment.filters.update(clean=clean, json_text=_value_text)
     return environment
-
-
-def headline(view: RunView) -> str:
-    """The run in two or three plain sentences."""
-    who = plural(view.client_count, "client")
-    base, final = view.base_evaluation, view.final_evaluation
-    if words := next(filter(None, (card.headline for card in view.cards.values())), ""):
-        done = plural(len(view.rounds), "round")
-        return f"{who} fine-tuned {clean(view.start.base.name)} in {done} {words}"
-    if final is None:
-        return f"{who} began to fine-tune {clean(view.start.base.name)}; no round has been evaluated yet."
-    learned = f"held-out loss is {loss_text(final.loss)}"
-    if base and (minus := view.learned.loss_is_minus):
-        learned = f"mean {minus} went from {minus_text(base.loss)} to {minus_text(final.loss)}"
-    elif base:
-        verb = "fell" if final.loss < base.loss else "rose" if final.loss > base.loss else "went"
-        learned = f"held-out loss {verb} from {loss_text(base.loss)} to {loss_text(final.loss)}"
-        if final.change_margin is not None:
-            learned += f" ({moved_text(final, base)})"
-        if base.accuracy is not None and final.accuracy is not None:
-            after = accuracy_text(final.accuracy, final.accuracy_interval)
-            learned += f", {view.accuracy_name or 'accuracy'} went from {percent_text(base.accuracy)} to {after}"
-    taught = f"{who} fine-tuned {clean(view.start.base.name)} in {plural(final.round, 'round')}: {learned}."
-    taught = " ".join(filter(None, (taught, own_text(view))))
-    times = savings_of(view)
-    adapter, full_model = times["bf16_adapter"], times["full_model"]
-    if adapter is None or full_model is None:
-        return taught
-    return (
-        f"{taught} {bytes_text(view.sent.total_bytes)} were sent in total. The raw adapter in bfloat16 takes "
-        f"{times_text(adapter)}, full-model FedAvg {times_text(full_model)}."
-    )
 
 
 def key_figures(view: RunView) -> tuple[tuple[str, str, str], ...]:

@@ -89,16 +89,9 @@ _FONT = re.compile(r"font: (?:(\d+|bold|normal) )?([\d.]+)px [^;\"]*")
 _TAG, _LONG = re.compile(r"<[^>]*>"), re.compile(r"(\d+\.\d\d)\d+")
 
 
-class Plot(Figure):
-    """A matplotlib figure that a notebook shows."""
-
-    def _repr_png_(self) -> bytes:
-        return _png(self)
-
-
-def new_axes(theme: Theme, *, height_inches: float, title: str, columns: int = 1) -> tuple[Plot, list[Axes]]:
+def new_axes(theme: Theme, *, height_inches: float, title: str, columns: int = 1) -> tuple[Figure, list[Axes]]:
     """A figure with one row of bare axes in the theme's colours, its title at the left."""
-    figure = Plot(
+    figure = Figure(
         figsize=(theme.width_inches, height_inches), dpi=_DOTS_PER_INCH, layout="constrained", facecolor=theme.surface
     )
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1, wspace=0.04)  # pyright: ignore
@@ -151,7 +144,7 @@ def written(write: Callable[[float], str]) -> FuncFormatter:
 
 def draw(plot: Callable[[], Figure]) -> bytes:
     """Make the figure and return its PNG; no name in it is parsed as mathematics."""
-    with plain_text():
+    with _plain_text():
         return _png(plot())
 
 
@@ -160,7 +153,7 @@ def draw_svg(plot: Callable[[Theme], Figure], *, name: str) -> dict[str, str]:
     drawn: dict[str, str] = {}
     for width, theme in WIDTHS.items():
         buffer = io.BytesIO()
-        with warnings.catch_warnings(), plain_text():
+        with warnings.catch_warnings(), _plain_text():
             warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
             mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": f"{name} {width}"})
             FigureCanvasSVG(plot(theme)).print_svg(buffer)
@@ -193,7 +186,7 @@ def palette_css() -> str:
 
 
 @contextlib.contextmanager
-def plain_text() -> Generator[None]:
+def _plain_text() -> Generator[None]:
     """Text that is made in the block is shown as it is, in fonts that are there; a figure keeps that afterwards."""
     fonts = ["DejaVu Sans", *_installed_fallbacks()]
     with mpl.rc_context():
@@ -205,7 +198,7 @@ def plain_text() -> Generator[None]:
 
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    with warnings.catch_warnings(), plain_text():
+    with warnings.catch_warnings(), _plain_text():
         # A script without an installed font shows as boxes; no need for a warning per character.
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         # Figure.savefig would draw once more, to nothing, for the layout, which drawing does by itself.
