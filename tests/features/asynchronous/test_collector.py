@@ -7,19 +7,10 @@ import pytest
 
 from plait.errors import PeerError
 from plait.features.asynchronous import collector
-from plait.features.asynchronous.buffer import Buffer, recent_folds
-from plait.features.asynchronous.collector import BufferCollector, versions_at_work
-from plait.features.fleets.events import Fleet, FleetDevice, tasks_of
-from plait.features.fleets.run import clock_after
-from plait.features.fleets.virtual_clock import VirtualChannel
+from plait.features.asynchronous.buffer import Buffer
 from plait.rounds.channel import Purpose
-from plait.rounds.checkpoint import load_checkpoint
-from plait.rounds.ledger import read_events
 from plait.rounds.patience import Patience
-from plait.rounds.run_directory import RunDirectory
-from plait.rounds.run_view import RunView
 from tests.features.asynchronous.buffered import rounds_of
-from tests.plait.rounds.conftest import SEED
 from tests.plait.rounds.test_audit import replayed, rewritten
 from tests.plait.rounds.test_coordinator import crowd, resealed
 
@@ -89,21 +80,6 @@ def test_a_run_that_is_killed_anywhere_goes_on_to_what_its_ledger_and_spool_give
         assert killed.of_kind("round_finished")[-1]["adapter"] == state.shadow.digest().hex(), where
         arrived = [(event["round"], event["client"]) for event in killed.of_kind("update_received")]
         assert len(set(arrived)) == len(arrived), where
-
-
-def test_only_what_clients_at_work_began_with_is_remembered(federate, fake_model, monkeypatch):
-    federation = begin(federate, fake_model)
-    federation.channel.tamper = lambda asked, reply: "gone" if asked.client == "client-1" and asked.round else reply
-    after_each = BufferCollector.next
-
-    def checked(self, state):
-        state = after_each(self, state)
-        if state.round < 6:
-            assert self._training.nodes == {self.server.roster.nodes[client] for client in versions_at_work(state)}
-        return state
-
-    monkeypatch.setattr(BufferCollector, "next", checked)
-    assert federation.run().round == 6
 
 
 @pytest.mark.slow
@@ -222,61 +198,3 @@ def test_a_buffer_that_cannot_fill_is_folded_from_its_quorum_on(federate, fake_m
     federation.channel.tamper = lambda asked, reply: "gone" if asked.purpose is Purpose.TRAIN else reply
     with pytest.raises(PeerError, match="no client is left"):
         federation.run()
-
-
-def test_a_checkpoint_has_who_was_at_work_and_what_they_began_with(federate, fake_model):
-    federation = begin(federate, fake_model, eval_every=5)
-    federation.channel.before = lambda asked: 1 / (asked.round - 5) if asked.purpose is Purpose.EVALUATE else None
-    with pytest.raises(ZeroDivisionError):
-        federation.run()
-    state = load_checkpoint(RunDirectory.find(federation.path).checkpoints, federation.ranks)
-    assert state.round == 5
-    assert versions_at_work(state)
-    assert set(versions_at_work(state).values()) == set(state.versions)
-    assert [len(folded) for folded in recent_folds(state)] == [2, 2, 2]
-
-
-FLEET = Fleet(
-    devices=(
-        FleetDevice(name="slow", tokens_per_s=1, up_mbps=0.05, down_mbps=0.1),
-        FleetDevice(name="fast", tokens_per_s=9, up_mbps=0.5, down_mbps=1, dropout=0.3, watts=5),
-        FleetDevice(name="faster", tokens_per_s=20, up_mbps=0.5, down_mbps=1, dropout=0.3, watts=5),
-    ),
-    notice_s=3,
-)
-
-
-def by_the_clock(federation):
-    """The same federation by the virtual clock of a fleet, from where its run stands."""
-    nodes = {name: node for node, name in federation.channel.names.items()}
-    clock = clock_after(RunDirectory(federation.path), FLEET, nodes)
-    federation.channel = VirtualChannel(federation.channel, clock, lambda node, task: 100.0, seed=SEED)
-    return federation
-
-
-def told(federation):
-    """What has to be the same: adapters and times, the arrivals, and what devices did."""
-    view = RunView.of(read_events(federation.path / "ledger.jsonl"))
-    finished = [(each.adapter, each.virtual_s) for each in view.rounds.values()]
-    evaluated = [(each.loss, each.virtual_s) for each in view.evaluations.values()]
-    arrived = sorted((each.fold, each.client, each.staleness, each.weight) for each in view.updates.values())
-    worked = tasks_of(view)
-    done = [(each.round, each.client, each.purpose, each.began_s, each.ended_s, each.outcome) for each in worked]
-    return finished, evaluated, arrived, done
-
-
-@pytest.mark.slow
-def test_by_a_virtual_clock_a_run_that_is_killed_anywhere_ends_with_the_same_bits_at_the_same_time(
-    federate, fake_model, snapshots_of
-):
-    more = {"count": 3, "rounds": 5, "wire": "1", "eval_every": 1, "attempts": 3}
-    federation = by_the_clock(begin(federate, fake_model, **more))
-    snapshots = snapshots_of(federation)
-    snapshots.run()
-    expected = told(federation)
-    assert max(staleness for _, _, staleness, _ in expected[2]) > 1
-    assert "dropped" in {outcome for *_, outcome in expected[3]}
-    for where, killed in snapshots.killed[::27]:
-        by_the_clock(killed).run()
-        assert told(killed) == expected, where
-    assert replayed(federation) == 5

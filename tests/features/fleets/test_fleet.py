@@ -45,8 +45,3 @@ def test_a_file_that_cannot_be_is_refused_in_one_line(tmp_path: Path, text: str,
     with pytest.raises(ConfigError, match=message) as refused:
         fleet(tmp_path, text)
     assert "\n" not in str(refused.value)
-
-
-def test_a_file_that_is_not_there_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"cannot read 'nowhere\.toml'"):
-        load_fleet("nowhere.toml", base_parameters=1)

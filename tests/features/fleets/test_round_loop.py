@@ -54,7 +54,7 @@ def on_devices(federation, fleet):
 
 
 BY_SPEED = {"stepping": BySpeed()}
-FAILING, BY_DAY = {"dropout": 0.25}, {"dropout": 0.1, "hours": "1-23"}
+FAILING = {"dropout": 0.25}
 BUFFER = Buffer(size=2, max_staleness=5, at_work=4)
 ASYNCHRONOUS = rounds_of(BUFFER)
 

@@ -148,15 +148,6 @@ def test_budgets_by_speed_let_all_answer_together_and_survive_a_kill(
     assert (checked.code, "3 recomputed, bit for bit" in checked.out) == (0, True), checked.out
 
 
-@pytest.mark.slow
-def test_a_rule_that_is_not_linear_has_no_budgets_by_speed(plait, jsonl: Path, small, fleet: Path) -> None:
-    ran = plait("simulate", *options(jsonl, small, fleet), "--step-budget", "speed", "--rule", "median")
-    assert (ran.code, "step-budget is 'speed' and rule is 'median', expected step-budget equal or" in ran.err) == (
-        2,
-        True,
-    )
-
-
 def test_a_file_of_devices_that_is_not_there_is_noticed_before_anything_is_loaded(plait, jsonl: Path, small) -> None:
     ran = plait("simulate", *options(jsonl, small, Path("nowhere.toml")))
     assert (ran.code, ran.err) == (2, "error: cannot read 'nowhere.toml': No such file or directory\n")

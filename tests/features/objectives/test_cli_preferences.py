@@ -104,8 +104,6 @@ def test_preferences_continue_from_supervised_fine_tuning(learn) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--objective", "dpi"), "objective is 'dpi', expected one of sft, dpo"),
-        (("--objective", "dpo:bta=1"), "did you mean 'beta'"),
         (("--objective", "dpo", "--loss", "mine:loss"), "loss is 'mine:loss' and objective is 'dpo'"),
         (("--objective", "dpo", "--trainer", "mine:build"), "trainer is 'mine:build' and objective is 'dpo'"),
         (("--objective", "dpo", "--labels", "a,b"), "objective is 'dpo' and labels is 'a,b'"),
@@ -117,11 +115,3 @@ def test_what_does_not_go_with_preferences_is_refused_in_one_line(learn, options
     assert said in ran.err
     assert ran.err.splitlines()[-1].startswith("error: ")
     assert not run.exists()
-
-
-def test_text_has_no_preferences(learn, tmp_path) -> None:
-    rows = [{"text": "a " * 400, "who": who} for who in ("ada", "bob")]
-    (tmp_path / "text.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    ran, _ = learn("text", "--objective", "dpo", data=tmp_path / "text.jsonl")
-    assert ran.code == 3
-    assert "data has text records, expected prompt, chosen and rejected for objective 'dpo'" in ran.err

@@ -15,7 +15,6 @@ from plait.data import Message, Record, RecordKind
 from plait.errors import DataError, PartError
 from plait.features.objectives.formula import DPO
 from plait.features.objectives.named import formula_named
-from plait.features.objectives.training import preferences
 from plait.features.objectives.training.preferences import PreferenceLoss, learn_references
 from plait.rounds.local_model import TrainJob
 from plait.training.blueprint import design, read_base_config
@@ -128,26 +127,6 @@ def test_an_objective_of_ones_own_that_fails_is_one_line(resident, blueprint, gi
     for ask in (loss, loss.by_example):
         with pytest.raises(error, match=message):
             ask(split.train[:2])
-
-
-@pytest.mark.slow
-def test_both_sides_take_one_forward_pass_and_references_are_computed_once(resident, blueprint, monkeypatch) -> None:
-    passes: list[int] = []
-
-    class Counted(preferences.BatchLoss):
-        def by_token(self, batch):
-            passes.append(len(batch))
-            return super().by_token(batch)
-
-    monkeypatch.setattr(preferences, "BatchLoss", Counted)
-    local = client(resident)
-    job = TrainJob(local, blueprint.spec, SETTINGS, blueprint.initial, blueprint.initial)
-    local.train(job)
-    # 16 pairs train: their references one by one, then six steps of four pairs in one pass each.
-    assert passes == [2] * 16 + [8] * 6
-    passes.clear()
-    local.train(replace(job, settings=replace(SETTINGS, seed=6)))
-    assert passes == [8] * 6
 
 
 @pytest.mark.slow
