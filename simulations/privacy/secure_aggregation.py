@@ -98,7 +98,7 @@ def plait(count: int, size: int, gone: int) -> dict[str, object]:
             clients[name], parcels = clients[name].share(roster, vouch)
             collecting.add_parcels(name, parcels)
             sends(name, Parcels(parcels))
-        sharers = collecting.close_sharing()
+        sharers = collecting.close_sharing().sharers
         for name in names:
             parcels = collecting.parcels_for(roster.place(name))
             clients[name], _ = clients[name].deliver(session, sharers, parcels)

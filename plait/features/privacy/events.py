@@ -21,7 +21,7 @@ class PrivacyStarted(Event):
         records, None where all gradients are scaled to one norm. clients: number that the sum of a round is divided
         by. parameters: numbers in an update. noise_over_clip: norm of the noise in a round's mean, over the clip
         norm; 0 for records. amplification: whether sampling is claimed to lower epsilon, and why. key_check: what the
-        secret noise key must give (see `key`); empty for records, whose keys are the clients'. batch:
+        secret noise key must give (see `noise`); empty for records, whose keys are the clients'. batch:
         records that a step is expected to draw. steps: of a client in the whole run. guaranteed: clients whose own
         noise is in every sum of a whole round, where clients add it under masks. fewest: of them whose noise is in any
         sum. continues: whether the run starts from other runs' adapters, whose epsilons add up with its own.

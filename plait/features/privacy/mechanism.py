@@ -240,7 +240,7 @@ class ClientPrivacy:
         quantile: of the updates' norms, for an adaptive clip norm.
         largest_step: how far local training can move a number of the adapter in a round; the first adaptive clip norm
             follows from it, and so from no client's data.
-        guaranteed: clients whose own noise is in every sum (see `shares`); 0 where the server adds it.
+        guaranteed: clients whose own noise is in every sum (see above); 0 where the server adds it.
     """
 
     noise_multiplier: float

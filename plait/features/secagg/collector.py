@@ -42,12 +42,9 @@ class MaskedCollector:
     vouch: Vouch
 
     def __post_init__(self) -> None:
-        server = self.server
         self._declined = set[frozenset[str]]()
-        self._sums = MaskedSums(
-            server.channel, server.directory, server.ledger, self.vouch, server.tasks.patience, self._pay_for
-        )
-        self._sums.recall(read_events(server.directory.ledger))
+        self._sums = MaskedSums(self.server, self.vouch, self._pay_for)
+        self._sums.recall(read_events(self.server.directory.ledger))
 
     def __enter__(self) -> Self:
         return self
@@ -178,7 +175,7 @@ class MaskedCollector:
                     silent = Answer(client, NoAnswer("gave no answer"), 0)
                     log.failure(wanted.round, silent, reason=late, stage=TRAINING_STAGE)
 
-        self._sums.take(wanted, roster, chosen, ask)
+        self._sums.take(wanted, chosen, ask)
         return note_held(state, dict.fromkeys(answered, state.held_on(0)))
 
     def _note(self, wanted: Wanted, answer: Answer, update: MaskedUpdate) -> None:

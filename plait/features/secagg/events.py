@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -198,8 +198,12 @@ MASKED_NOT_COVERED: tuple[str, ...] = (
 )
 """What masks say nothing about."""
 
-
-_WHO_COULD_CHEAT = "anyone who holds the authority's key could make up clients: keep it offline, away from the server"
+_PROVEN = (
+    "proven by every client to every other with its certificate; anyone who holds the authority's key could make up "
+    "clients: keep it offline, away from the server"
+)
+_SIMULATED = "one operator holds all keys of a simulation: it shows costs and results and protects no one"
+_HIDDEN = "each client's update and losses, which left it under masks, and its counts, which did not leave it"
 
 
 @dataclass(frozen=True)
@@ -229,37 +233,15 @@ class MaskedCard:
         del event
         return ""
 
-    @classmethod
-    def after(cls, card: Self | None, event: SumUnmasked) -> Self:
-        """The card once one more sum is unmasked."""
-        colluding = _colluding(event)
-        if card is None:
-            return cls(1, event.clients, colluding, event.certified, event.noised)
-        return cls(
-            card.sums + 1,
-            min(card.least, event.clients),
-            min(card.colluding, colluding),
-            card.certified and event.certified,
-            card.noised and event.noised,
-        )
-
     @property
     def facts(self) -> tuple[tuple[str, str], ...]:
         """What is hidden, from whom, and what is not, fact by fact."""
-        proven = ("Keys", f"proven by every client to every other with its certificate; {_WHO_COULD_CHEAT}")
-        simulated = (
-            "Simulated",
-            "one operator holds all keys of a simulation: it shows costs and results and protects no one",
-        )
         return (
-            (
-                "Hidden",
-                "each client's update and losses, which left it under masks, and its counts, which did not leave it",
-            ),
+            ("Hidden", _HIDDEN),
             ("From", f"the server, and up to {self.colluding} clients together with it"),
             ("Learned", f"{self.sums} sums, none of fewer than {self.least} clients"),
             ("Kept to", "one sum with a client's update in each round and one with its losses, whatever failed"),
-            proven if self.certified else simulated,
+            ("Keys", _PROVEN) if self.certified else ("Simulated", _SIMULATED),
             *(("Not covered", text) for text in MASKED_NOT_COVERED[int(self.noised) :]),
         )
 
@@ -274,4 +256,17 @@ def _colluding(each: SumUnmasked) -> int:
 
 def after(card: MaskedCard | None, event: Event) -> MaskedCard | None:
     """The card of a run once one more event is known; None before the first sum."""
-    return MaskedCard.after(card, event) if isinstance(event, SumUnmasked) else card
+    if not isinstance(event, SumUnmasked):
+        return card
+    one = MaskedCard(1, event.clients, _colluding(event), event.certified, event.noised)
+    return (
+        one
+        if card is None
+        else MaskedCard(
+            card.sums + 1,
+            min(card.least, one.least),
+            min(card.colluding, one.colluding),
+            card.certified and one.certified,
+            card.noised and one.noised,
+        )
+    )

@@ -17,26 +17,12 @@ from numpy.typing import NDArray
 from plait.adapters import AdapterSpec, AdapterState, norm
 from plait.aggregation import Side, geometry_of, slices_of
 from plait.errors import PeerError, PolicyError
+from plait.features.secagg import messages
 from plait.features.secagg.client import MaskingClient
 from plait.features.secagg.events import EVALUATION, NOISED, TRAINING, encode_figures, evaluation_figures
 from plait.features.secagg.grid import Coding, KeyedGrid, MaskedGrid
 from plait.features.secagg.journal import SumJournal
 from plait.features.secagg.masks import Ring
-from plait.features.secagg.messages import (
-    Answered,
-    Delivery,
-    MaskedReply,
-    MaskedUpdate,
-    MaskingTask,
-    Opened,
-    Opening,
-    Parcels,
-    Ready,
-    Revealed,
-    Signed,
-    Survivors,
-    Unmasking,
-)
 from plait.features.secagg.roster import LEAST_CLIENTS, Roster, Session
 from plait.features.secagg.rounds import MaskedRounds, check_grid, privacy_of_clients
 from plait.rounds.client_way import Speaker
@@ -72,13 +58,13 @@ class Masking:
     identity: NodeIdentity | None = None
     journal: SumJournal | None = None
 
-    def answer(self, task: MaskingTask) -> MaskedReply:
+    def answer(self, task: messages.MaskingTask) -> messages.MaskedReply:
         """Do one stage."""
         if self.identity is None:
             raise PeerError("a masked sum is asked for, expected none: this client has no keys that others could check")
         identity, stage = self.identity, task.stage
         client = self._recall()
-        answer: Answered
+        answer: messages.Answered
         match stage:
             case None:
                 if self.journal:
@@ -92,27 +78,27 @@ class Masking:
                 )
             case Roster():
                 client, parcels = client.share(stage, identity.vouch)
-                answer = Parcels(parcels)
-            case Delivery():
+                answer = messages.Parcels(parcels)
+            case messages.Delivery():
                 client, unreadable = client.deliver(task.session, stage.sharers, stage.parcels)
-                answer = Ready(unreadable)
-            case Opening():
+                answer = messages.Ready(unreadable)
+            case messages.Opening():
                 client, keys = client.show(task.session, stage.receivers)
-                answer = Opened(keys)
-            case Survivors():
+                answer = messages.Opened(keys)
+            case messages.Survivors():
                 self._check_sum(client, stage.survivors)
                 client, signature = client.sign(task.session, stage.survivors, identity.sign)
-                answer = Signed(signature)
-            case Unmasking():
+                answer = messages.Signed(signature)
+            case messages.Unmasking():
                 is_first = client.revealed is None
                 if is_first:
                     self._check_sum(client, stage.survivors)
                 client, shares = client.reveal(task.session, stage.survivors, stage.signatures)
                 if is_first:
                     self._check_sum(client, stage.survivors, notes=True)
-                answer = Revealed(shares)
+                answer = messages.Revealed(shares)
         self.memory.save(_KEY, client.to_bytes())
-        return MaskedReply(self.client, answer)
+        return messages.MaskedReply(self.client, answer)
 
     def _check_sum(self, client: MaskingClient, survivors: Sequence[int], *, notes: bool = False) -> None:
         """Refuse, or note, a sum of these places in the journal."""
@@ -139,7 +125,7 @@ class Masking:
 
     def masked(
         self, session: Session, numbers: NDArray[np.integer], figures: NDArray[np.uint64], *, received: bytes
-    ) -> MaskedReply:
+    ) -> messages.MaskedReply:
         """Numbers, and figures modulo 2^64, under this attempt's masks."""
         client = self._recall()
         if client.roster is None:
@@ -147,7 +133,9 @@ class Masking:
         ring = Ring(client.roster.bits)
         client, values, hidden = client.masked(session, ring.reduced(numbers), figures, received=received)
         self.memory.save(_KEY, client.to_bytes())
-        return MaskedReply(self.client, MaskedUpdate(ring.pack(values), hidden.astype("<u8").tobytes()))
+        return messages.MaskedReply(
+            self.client, messages.MaskedUpdate(ring.pack(values), hidden.astype("<u8").tobytes())
+        )
 
     def _recall(self) -> MaskingClient:
         data = self.memory.load(_KEY)
@@ -199,7 +187,7 @@ class UnderMasks:
         key = self.speaker.own_secret.rounding(settings.round, header.result_digest)
         return replace(job, grid=KeyedGrid(self._grid(header, job.spec, settings), key))
 
-    def update(self, job: TrainJob, outgoing: Outgoing) -> MaskedReply:
+    def update(self, job: TrainJob, outgoing: Outgoing) -> messages.MaskedReply:
         """The update under the masks of the round's roster."""
         header, grid, settings = _header_of(job), job.grid, job.settings
         if not isinstance(grid, KeyedGrid):
@@ -215,7 +203,7 @@ class UnderMasks:
             figures = encode_figures({"square": square}, TRAINING)
         return self.masking.masked(roster.session, numbers, figures, received=header.result_digest)
 
-    def losses(self, header: Header, settings: Settings, measure: Callable[[], Evaluation]) -> MaskedReply:
+    def losses(self, header: Header, settings: Settings, measure: Callable[[], Evaluation]) -> messages.MaskedReply:
         """The losses under the masks of the evaluation's roster."""
         roster = self.masking.roster_for(header.run_id, "evaluate", settings.round)
         if (roster.size, roster.figures) != (0, len(EVALUATION)):
@@ -223,9 +211,9 @@ class UnderMasks:
         figures = encode_figures(evaluation_figures(*client_losses(measure())), EVALUATION)
         return self.masking.masked(roster.session, np.zeros(0, np.int32), figures, received=header.result_digest)
 
-    def answer(self, task: FurtherTask) -> MaskedReply:
+    def answer(self, task: FurtherTask) -> messages.MaskedReply:
         """A stage of a sum."""
-        if not isinstance(task, MaskingTask):
+        if not isinstance(task, messages.MaskingTask):
             raise PolicyError(f"{task.what} is asked for, expected a stage of a masked sum")
         if self.speaker.terms:
             session = task.session

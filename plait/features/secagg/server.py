@@ -109,13 +109,8 @@ class Collecting:
             raise PeerError(f"a share of {client!a} has another size, expected {PARCEL_BYTES} bytes")
         self._parcels[place] = parcels
 
-    def closed(self) -> Collecting:
-        """It, with those who shared fixed."""
-        self.close_sharing()
-        return self
-
-    def close_sharing(self) -> tuple[int, ...]:
-        """Fix who shared; too few may have, of all or of one's neighbours."""
+    def close_sharing(self) -> Collecting:
+        """It, with those who shared fixed; too few may have, of all or of one's neighbours."""
         self._enough(len(self._parcels), "shared")
         sharers = tuple(sorted(self._parcels))
         for place in sharers:
@@ -124,7 +119,7 @@ class Collecting:
                 name = self.roster.offers[place].client
                 raise TooFewError(f"{here} holders of the shares of {name!a} shared, expected at least {least}")
         self.sharers = sharers
-        return sharers
+        return self
 
     def parcels_for(self, place: int) -> Mapping[int, bytes]:
         """What its neighbours encrypted to a client."""

@@ -25,22 +25,9 @@ from numpy.typing import NDArray
 from plait.adapters import Float32
 from plait.adapters.safetensors import decode_arrays, encode_arrays
 from plait.errors import PeerError
+from plait.features.secagg import messages
 from plait.features.secagg.events import GroupLeftOut, SumUnmasked
 from plait.features.secagg.masks import Ring
-from plait.features.secagg.messages import (
-    Answered,
-    Delivery,
-    MaskedUpdate,
-    Opened,
-    Opening,
-    Parcels,
-    Ready,
-    Revealed,
-    Signed,
-    Stage,
-    Survivors,
-    Unmasking,
-)
 from plait.features.secagg.roster import (
     ATTEMPT_BYTES,
     FAR,
@@ -71,15 +58,11 @@ from plait.features.secagg.server import (
 )
 from plait.features.secagg.stage import TRAINING_STAGE, MaskedStage, drop, dropped
 from plait.rounds import events
-from plait.rounds.channel import Channel
+from plait.rounds.collector import ServerSide
 from plait.rounds.events import Reason
-from plait.rounds.ledger import Ledger
-from plait.rounds.patience import Patience
-from plait.rounds.roster import Roster as Clients
-from plait.rounds.run_directory import RunDirectory
 from plait.trust.identity import Vouch
 
-_Kind = TypeVar("_Kind", bound=Answered)
+_Kind = TypeVar("_Kind", bound=messages.Answered)
 _One = TypeVar("_One")
 _Other = TypeVar("_Other")
 
@@ -208,7 +191,7 @@ class DeclinedError(TooFewError):
         self.clients = clients
 
 
-Asked = Callable[[Session, Sequence[str]], Iterator[tuple[str, MaskedUpdate]]]
+Asked = Callable[[Session, Sequence[str]], Iterator[tuple[str, messages.MaskedUpdate]]]
 """Asks clients for their masked numbers in an attempt; gives the answers of those that have one."""
 
 
@@ -218,7 +201,6 @@ class MaskedSums:
 
     Attributes:
         vouch: whether a node key is the client's that an offer names.
-        patience: how long a stage waits for clients that come and go.
         unmasking: told of a sum whose list is signed, before any client is asked to unmask it.
         left_out: clients that are proved to depart from the protocol; no further sum invites them.
         unheard: those that did not answer when they were accused, and the sum that they are left out of, by round and
@@ -226,12 +208,9 @@ class MaskedSums:
         evaluations: the clients of each sum of losses.
     """
 
-    channel: Channel
-    directory: RunDirectory
-    ledger: Ledger
+    server: ServerSide
     vouch: Vouch
-    patience: Patience = field(default_factory=Patience)
-    unmasking: Callable[[Sealed], None] = lambda _sealed: None
+    unmasking: Callable[[Sealed], None]
     left_out: set[str] = field(default_factory=set[str])
     unheard: set[tuple[int, str, str]] = field(default_factory=set[tuple[int, str, str]])
     evaluations: list[frozenset[str]] = field(default_factory=list[frozenset[str]])
@@ -249,7 +228,7 @@ class MaskedSums:
         """Whether a client may take part in a sum."""
         return client not in self.left_out and (wanted.round, wanted.purpose, client) not in self.unheard
 
-    def take(self, wanted: Wanted, clients: Clients, invited: Sequence[str], ask: Asked) -> Summed:
+    def take(self, wanted: Wanted, invited: Sequence[str], ask: Asked) -> Summed:
         """The sum over the clients that are left at the end; from disk where it is there already.
 
         Of no clients if it is lost: a member's shares are not of the secret that hides it, and no client may unmask
@@ -263,29 +242,29 @@ class MaskedSums:
         if stored := self.stored(wanted):
             return stored
         sealed_file = f"secagg-{wanted.purpose}-sealed"
-        kept = self.directory.load_update(wanted.round, sealed_file)
+        kept = self.server.directory.load_update(wanted.round, sealed_file)
         sealed = None if kept is None else sealed_from_bytes(kept)
         if sealed is None:
-            sealed = self._collect(wanted, clients, invited, ask)
-            self.directory.store_update(wanted.round, sealed_file, sealed_to_bytes(sealed))
+            sealed = self._collect(wanted, invited, ask)
+            self.server.directory.store_update(wanted.round, sealed_file, sealed_to_bytes(sealed))
         try:
-            signatures = self._signatures(wanted, clients, sealed)
+            signatures = self._signatures(wanted, sealed)
         except TooFewError:
             # No client was asked for a share, so the round may be begun again with other keys.
-            self.directory.discard_update(wanted.round, sealed_file)
+            self.server.directory.discard_update(wanted.round, sealed_file)
             raise
         signed = [(group, by) for group, by in zip(sealed, signatures, strict=True) if by]
         for group, _ in signed:
             self.unmasking(group)
-        parts = self._unmask(wanted, clients, signed)
+        parts = self._unmask(wanted, signed)
         far = distances([part.mean for part in parts]) if len(parts) >= LEAST_GROUPS else (0.0,) * len(parts)
         near = [part for part, distance in zip(parts, far, strict=True) if distance <= FAR]
         summed = Summed.of(near, wanted, invited=sum(len(group.roster.offers) for group in sealed))
-        self.directory.store_update(wanted.round, sum_file(wanted.purpose), summed.to_bytes())
+        self.server.directory.store_update(wanted.round, sum_file(wanted.purpose), summed.to_bytes())
         for part, distance in zip(parts, far, strict=True):
             if distance > FAR:
                 left_out = GroupLeftOut(round=wanted.round, clients=part.clients, distance=min(distance, 1e300))
-                self.ledger.append(left_out)
+                self.server.ledger.append(left_out)
         for group in (group for group, _ in signed if group.clients in {part.clients for part in parts}):
             self._note(wanted, group, invited=len(invited))
         return summed
@@ -296,7 +275,7 @@ class MaskedSums:
         evaluated_by = group.clients if wanted.purpose == "evaluate" else ()
         if evaluated_by:
             self.evaluations.append(frozenset(evaluated_by))
-        self.ledger.append(
+        self.server.ledger.append(
             SumUnmasked(
                 round=wanted.round,
                 purpose=wanted.purpose,
@@ -316,18 +295,18 @@ class MaskedSums:
 
     def stored(self, wanted: Wanted) -> Summed | None:
         """A sum that was taken before; None if it was not."""
-        data = self.directory.load_update(wanted.round, sum_file(wanted.purpose))
+        data = self.server.directory.load_update(wanted.round, sum_file(wanted.purpose))
         return None if data is None else Summed.from_bytes(data)
 
-    def _collect(self, wanted: Wanted, clients: Clients, invited: Sequence[str], ask: Asked) -> Sequence[Sealed]:
+    def _collect(self, wanted: Wanted, invited: Sequence[str], ask: Asked) -> Sequence[Sealed]:
         """The sealed sums of the groups that have enough clients."""
         session = Session(wanted.run_id, wanted.purpose, wanted.round, secrets.token_bytes(ATTEMPT_BYTES))
         offers: dict[str, Offer] = {}
-        with self._stage(clients, session, dict.fromkeys(invited), Offer) as stage:
+        with self._stage(session, dict.fromkeys(invited), Offer) as stage:
             for name, offer in stage:
                 with stage.dropping(name):
                     check_offer(offer, name, session, self.vouch)
-                    if (proven := clients.keys.get(name)) and proven != offer.identity:
+                    if (proven := self.server.roster.keys.get(name)) and proven != offer.identity:
                         raise PeerError(f"{name!a} offers keys under another node key, expected the one that it proved")
                     offers[name] = offer
         dealt = deal(list(offers), wanted.groups, wanted.run_id + wanted.round.to_bytes(8, "big"))
@@ -340,15 +319,15 @@ class MaskedSums:
 
         collecting = _enough(wanted, dealt, agreed)
         of = {offer.client: group for group in collecting for offer in group.roster.offers}
-        with self._stage(clients, session, {name: group.roster for name, group in of.items()}, Parcels) as stage:
+        with self._stage(session, {name: group.roster for name, group in of.items()}, messages.Parcels) as stage:
             for name, parcels in stage:
                 with stage.dropping(name):
                     of[name].add_parcels(name, parcels.parts)
-        collecting = _enough(wanted, collecting, Collecting.closed)
-        ready = self._deliver(wanted, clients, collecting)
+        collecting = _enough(wanted, collecting, Collecting.close_sharing)
+        ready = self._deliver(wanted, collecting)
         ring = Ring(wanted.bits)
         for name, update in ask(session, ready):
-            with dropped(self.ledger, wanted.round, name, TRAINING_STAGE):
+            with dropped(self.server.ledger, wanted.round, name, TRAINING_STAGE):
                 values = ring.unpack(update.values, wanted.size)
                 if len(update.figures) != 8 * wanted.figures:
                     raise PeerError(f"masked figures have {len(update.figures)} bytes, expected {8 * wanted.figures}")
@@ -361,12 +340,14 @@ class MaskedSums:
             )
         return sealed
 
-    def _deliver(self, wanted: Wanted, clients: Clients, collecting: Sequence[Collecting]) -> list[str]:
+    def _deliver(self, wanted: Wanted, collecting: Sequence[Collecting]) -> list[str]:
         """Pass shares on; the clients that have theirs. A complaint ends the attempt."""
         of = {group.roster.offers[place].client: (group, place) for group in collecting for place in group.sharers}
-        deliveries = {name: Delivery(group.sharers, group.parcels_for(place)) for name, (group, place) in of.items()}
+        deliveries = {
+            name: messages.Delivery(group.sharers, group.parcels_for(place)) for name, (group, place) in of.items()
+        }
         ready, complaints = list[str](), dict[int, dict[int, tuple[int, ...]]]()
-        with self._stage(clients, collecting[0].roster.session, deliveries, Ready) as stage:
+        with self._stage(collecting[0].roster.session, deliveries, messages.Ready) as stage:
             for name, answer in stage:
                 if not answer.unreadable:
                     ready.append(name)
@@ -377,16 +358,14 @@ class MaskedSums:
                     complaints.setdefault(collecting.index(group), {})[place] = answer.unreadable
         for number, by_place in sorted(complaints.items()):
             group = collecting[number]
-            self._blame(wanted, group.roster, judge(group, by_place, self._shown(clients, group.roster, by_place)))
+            self._blame(wanted, group.roster, judge(group, by_place, self._shown(group.roster, by_place)))
         return ready
 
-    def _shown(
-        self, clients: Clients, roster: Roster, complaints: Mapping[int, tuple[int, ...]]
-    ) -> Mapping[int, Mapping[int, bytes]]:
+    def _shown(self, roster: Roster, complaints: Mapping[int, tuple[int, ...]]) -> Mapping[int, Mapping[int, bytes]]:
         """The keys that accused clients show, by their place, then by the place of who complains."""
         names = [offer.client for offer in roster.offers]
-        asked = {names[sender]: Opening(receivers) for sender, receivers in accused_by(complaints).items()}
-        with self._stage(clients, roster.session, asked, Opened) as stage:
+        asked = {names[sender]: messages.Opening(receivers) for sender, receivers in accused_by(complaints).items()}
+        with self._stage(roster.session, asked, messages.Opened) as stage:
             return {roster.place(name): opened.parts for name, opened in stage}
 
     def _blame(self, wanted: Wanted, roster: Roster, verdict: Verdict) -> None:
@@ -408,17 +387,17 @@ class MaskedSums:
 
     def _leave_out(self, wanted: Wanted, client: str, stage: str, reason: Reason, detail: str) -> None:
         self.left_out.add(client)
-        drop(self.ledger, wanted.round, client, stage, reason, detail)
+        drop(self.server.ledger, wanted.round, client, stage, reason, detail)
 
-    def _signatures(self, wanted: Wanted, clients: Clients, sealed: Sequence[Sealed]) -> Sequence[Mapping[int, bytes]]:
+    def _signatures(self, wanted: Wanted, sealed: Sequence[Sealed]) -> Sequence[Mapping[int, bytes]]:
         """Signatures on each group's survivors, none of too few; on disk before any client is asked for a share."""
         file = f"secagg-{wanted.purpose}-signed"
-        if kept := self.directory.load_update(wanted.round, file):
+        if kept := self.server.directory.load_update(wanted.round, file):
             return signatures_from_bytes(kept)
         of = {name: number for number, group in enumerate(sealed) for name in group.clients}
         signatures: list[dict[int, bytes]] = [{} for _ in sealed]
-        asked = {name: Survivors(sealed[number].survivors) for name, number in of.items()}
-        with self._stage(clients, sealed[0].roster.session, asked, Signed) as stage:
+        asked = {name: messages.Survivors(sealed[number].survivors) for name, number in of.items()}
+        with self._stage(sealed[0].roster.session, asked, messages.Signed) as stage:
             for name, signed in stage:
                 with stage.dropping(name):
                     group = sealed[of[name]]
@@ -438,17 +417,17 @@ class MaskedSums:
                 raise
             raise DeclinedError(str(error), count=error.count, clients=frozenset(of)) from error
         signatures = [dict(sorted(by.items())) if number in left else {} for number, by in enumerate(signatures)]
-        self.directory.store_update(wanted.round, file, signatures_to_bytes(signatures))
+        self.server.directory.store_update(wanted.round, file, signatures_to_bytes(signatures))
         return signatures
 
-    def _unmask(
-        self, wanted: Wanted, clients: Clients, signed: Sequence[tuple[Sealed, Mapping[int, bytes]]]
-    ) -> Sequence[Part]:
+    def _unmask(self, wanted: Wanted, signed: Sequence[tuple[Sealed, Mapping[int, bytes]]]) -> Sequence[Part]:
         """The sums of the groups; without those that are lost."""
         of = {group.roster.offers[place].client: number for number, (group, by) in enumerate(signed) for place in by}
-        asked = {name: Unmasking(signed[number][0].survivors, signed[number][1]) for name, number in of.items()}
+        asked = {
+            name: messages.Unmasking(signed[number][0].survivors, signed[number][1]) for name, number in of.items()
+        }
         shares: list[dict[int, Mapping[int, bytes]]] = [{} for _ in signed]
-        with self._stage(clients, signed[0][0].roster.session, asked, Revealed) as stage:
+        with self._stage(signed[0][0].roster.session, asked, messages.Revealed) as stage:
             for name, revealed in stage:
                 with stage.dropping(name):
                     group = signed[of[name]][0]
@@ -465,10 +444,8 @@ class MaskedSums:
             parts.append(Part(numbers, figures, group.clients))
         return parts
 
-    def _stage(
-        self, clients: Clients, session: Session, stages: Mapping[str, Stage], kind: type[_Kind]
-    ) -> MaskedStage[_Kind]:
-        return MaskedStage(self.channel, clients, self.ledger, session, stages, kind, patience=self.patience)
+    def _stage(self, session: Session, stages: Mapping[str, messages.Stage], kind: type[_Kind]) -> MaskedStage[_Kind]:
+        return MaskedStage(self.server, session, stages, kind)
 
 
 def sum_file(purpose: str) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from plait.features.attacks.canary import Audit, right_guesses
-from plait.features.privacy import rounds as private_fold
+from plait.features.privacy import rounds
 from plait.features.privacy.mechanism import ClientPrivacy, PrivateMean, multiplier_for
 from tests.plait.rounds.conftest import LAYOUT, FakeModel
 
@@ -65,7 +65,7 @@ def _unclipped(values, *, clip_norm, radius, key):
 @pytest.mark.slow
 @pytest.mark.parametrize("broken", ["noise", "clip"])
 def test_they_notice_a_fold_without_noise_or_clip(federate, monkeypatch, broken):
-    assert private_fold.PrivateMean is PrivateMean
+    assert rounds.PrivateMean is PrivateMean
     name, other = {"noise": ("gaussian", _no_noise), "clip": ("clipped_to_grid", _unclipped)}[broken]
     monkeypatch.setattr(f"plait.features.privacy.mechanism.{name}", other)
     assert audited(federate).bound > EPSILON

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import plait
 from plait.adapters.peft import load_peft_directory
 from plait.cli.app import app
-from plait.features.privacy import record as record_charge
+from plait.features.privacy import record
 from plait.features.privacy.audit import check_privacy
 from plait.features.privacy.record import charge
 from plait.features.privacy.training.private_steps import ExampleGradients
@@ -53,7 +53,7 @@ def test_a_run_trains_with_noise_and_pays_for_what_it_took(
         paid.append((made.privacy.records, made.key))
         return made
 
-    monkeypatch.setattr(record_charge, "charge", watched)
+    monkeypatch.setattr(record, "charge", watched)
     data = tmp_path / "my.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows()))
     run = tmp_path / "run"

@@ -416,7 +416,7 @@ class TestMaliciousServer:
         for name in federation.names:
             federation.clients[name], parcels = federation.clients[name].share(roster, federation.vouch)
             collecting.add_parcels(name, parcels)
-        sharers, right = collecting.close_sharing(), dict(collecting.parcels_for(0))
+        sharers, right = collecting.close_sharing().sharers, dict(collecting.parcels_for(0))
         flipped = bytes((right[1][0] ^ 1,)) + right[1][1:]
         client = federation.clients[federation.names[0]]
         for wrong, unreadable in ((right | {1: flipped}, (1,)), (right | {1: right[2], 2: right[1]}, (1, 2))):

@@ -390,15 +390,15 @@ class Federation:
         try:
             ledger.append(first)
             if self.privacy and isinstance(first, RunStarted):
-                from plait.features.privacy import rounds as private_rounds
+                from plait.features.privacy import rounds
                 from plait.features.privacy.noise import RunKey
 
                 key = None if self.masked else RunKey.create(directory.noise_key)
-                ledger.append(private_rounds.started(self.privacy, key, size=1))
+                ledger.append(rounds.started(self.privacy, key, size=1))
             if by_record and isinstance(first, RunStarted):
-                from plait.features.privacy import record as record_accountant
+                from plait.features.privacy import record
 
-                ledger.append(record_accountant.started(self.plan.settings, clients=len(self.models), size=LAYOUT.size))
+                ledger.append(record.started(self.plan.settings, clients=len(self.models), size=LAYOUT.size))
             return self._coordinator(directory, ledger, watch).run(state)
         finally:
             ledger.close()
