@@ -16,7 +16,7 @@ from plait.features.secagg import messages
 from plait.features.secagg.roster import Offer, Session
 from plait.rounds import events
 from plait.rounds.channel import NoAnswer, Purpose, TaskParts, group_of
-from plait.rounds.collector import ServerSide
+from plait.rounds.cohort import ServerSide
 from plait.rounds.dispatch import Asking, Heard
 from plait.rounds.events import Reason
 from plait.rounds.ledger import Ledger

@@ -58,7 +58,7 @@ from plait.features.secagg.server import (
 )
 from plait.features.secagg.stage import TRAINING_STAGE, MaskedStage, drop, dropped
 from plait.rounds import events
-from plait.rounds.collector import ServerSide
+from plait.rounds.cohort import ServerSide
 from plait.rounds.events import Reason
 from plait.trust.identity import Vouch
 
