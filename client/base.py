@@ -154,7 +154,7 @@ def open_runner(
     from client.participant import own_client
     from client.settings import identity_of
     from plait.adapters.methods import METHODS
-    from plait.training.fused.native import native_library
+    from plait.training.fused.kernels import native_library
 
     kit = settings.kit
     authority, place = (kit.tls.authority, kit.directory) if kit else (b"", None)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from plait.training.learner import LocalTraining, TrainingInputs
-    from plait.training.step_memory import StepMemory
+    from plait.training.memory import StepMemory
 
 
 @dataclass(frozen=True)

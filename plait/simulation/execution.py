@@ -29,7 +29,7 @@ from plait.simulation.simulation import Simulation, spreading
 from plait.training.bases import quiet_libraries
 from plait.training.device import choose_devices
 from plait.training.examples import check_kind
-from plait.training.fused.native import native_library
+from plait.training.fused.kernels import native_library
 from plait.training.local_loss import CROSS_ENTROPY
 from plait.wire.codec import DECODED
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
-from peft import PeftConfig, PeftModel, PeftType, PromptTuningInit, get_peft_model, get_peft_model_state_dict
+from peft import PeftConfig, PeftModel, PeftType, PromptTuningInit, TaskType, get_peft_model, get_peft_model_state_dict
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -33,6 +33,7 @@ from transformers import (
 )
 
 from plait.adapters import AdapterSpec, AdapterState, Json, Layout, SpecRequest, Task, parse_spec
+from plait.adapters.bottleneck import PEFT_TYPE
 from plait.adapters.fingerprint import stored_tensors
 from plait.adapters.methods import (
     ATTENTION_OUTPUTS,
@@ -40,6 +41,7 @@ from plait.adapters.methods import (
     AdapterRequest,
     BaseModules,
     Subject,
+    check_options,
     method_named,
 )
 from plait.adapters.module_names import is_in, is_saved, matches
@@ -47,7 +49,44 @@ from plait.aggregation import Resizing, geometry_of
 from plait.errors import ConfigError, PeerError, did_you_mean
 from plait.machine import give_back_memory
 from plait.training.adapter_size import check_size
-from plait.training.peft_configs import peft_config_for, peft_config_of
+
+_TASK_TYPES = {Task.CAUSAL_LM: TaskType.CAUSAL_LM, Task.CLASSIFICATION: TaskType.SEQ_CLS}
+
+
+def peft_config_for(request: AdapterRequest, task: Task, base: BaseModules) -> PeftConfig:
+    """PEFT's configuration of the requested method.
+
+    Raises:
+        ConfigError: there is no such method, or it lacks an option that is set.
+    """
+    method = check_options(request)
+    settings = {**method.settings(request, base), **method.fixed}
+    if base.heads:
+        settings["modules_to_save"] = list(base.heads)
+    return _config(peft_type=method.peft_type, task_type=_TASK_TYPES[task], **settings)
+
+
+def peft_config_of(settings: Mapping[str, Json]) -> PeftConfig:
+    """PEFT's configuration from checked settings (`plait.adapters.peft_settings`).
+
+    PEFT may change its input: it adds names of heads to a classifier's `modules_to_save`.
+
+    Raises:
+        KeyError, TypeError, ValueError: they are not valid.
+    """
+    return _config(**copy.deepcopy(dict(settings)))
+
+
+def _config(**settings: object) -> PeftConfig:
+    if settings["peft_type"] == PEFT_TYPE:
+        from plait.training.bottleneck import register
+
+        register()
+    with warnings.catch_warnings():
+        # As `Method.kept` says for VeRA: its matrices come from a seed.
+        warnings.simplefilter("ignore")
+        return PeftConfig.from_peft_type(**settings)
+
 
 AUTO_CLASSES = {
     Task.CAUSAL_LM: AutoModelForCausalLM,

@@ -22,10 +22,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol, cast
 
 import torch
 from peft import PeftModel
+from torch import nn
 
 from plait.choice import parse_choice, with_options
 from plait.errors import ConfigError
@@ -36,8 +38,41 @@ from plait.training.device import device_of
 from plait.training.examples import Example, Tokenizer
 from plait.training.learner import StepReport, schedule_factor
 from plait.training.local_model import OwnTrainer
-from plait.training.step_extra import StepExtra
+from plait.training.loss_terms import terms_of
 from plait.wire.settings import Settings
+
+
+@dataclass(frozen=True, eq=False)
+class StepExtra:
+    """Additions to each step of the trained parameters.
+
+    Attributes:
+        origin: their values before the first step.
+        settings: of the run and the round.
+    """
+
+    parameters: tuple[nn.Parameter, ...]
+    origin: tuple[torch.Tensor, ...]
+    settings: Settings
+
+    @classmethod
+    def of(cls, parameters: Sequence[nn.Parameter], trained: Sequence[bool], settings: Settings) -> StepExtra:
+        """The additions for the trained parameters of an adapter, in layout order, before the first step."""
+        chosen = [parameter for parameter, trains in zip(parameters, trained, strict=True) if trains]
+        return cls(tuple(chosen), tuple(parameter.detach().clone() for parameter in chosen), settings)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The settings that enable it; none if nothing is added."""
+        return tuple(term.setting for term in terms_of(self.settings))
+
+    @torch.no_grad()
+    def add_to_gradients(self) -> None:
+        """Add the gradients of the run's loss terms."""
+        for term in terms_of(self.settings):
+            for parameter, origin in zip(self.parameters, self.origin, strict=True):
+                if parameter.grad is not None:
+                    term.add_gradient(parameter.grad, parameter, origin, self.settings)
 
 
 class TrainerLike(Protocol):
@@ -82,7 +117,7 @@ def own_trainer(build: BuildTrainer, *, name: str = "") -> OwnTrainer:
         from datasets import Dataset, disable_progress_bars
         from transformers import PrinterCallback
 
-        from plait.training.one_device import one_device
+        from plait.training.device import one_device
 
         disable_progress_bars()
         data = Dataset.from_dict(

@@ -25,8 +25,7 @@ from plait.abandon import check_abandoned
 from plait.adapters import AdapterSpec, AdapterState, Task
 from plait.errors import ConfigError, MachineError
 from plait.training.device import device_of
-from plait.training.memory_plan import PROMPT_TOKENS, ROWS
-from plait.training.step_memory import is_out_of_memory
+from plait.training.memory import PROMPT_TOKENS, ROWS, is_out_of_memory
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -6,12 +6,27 @@ before it clips. Knows no model.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
-from plait.training.proximal import Proximal
 from plait.wire.settings import Settings
+
+
+@dataclass(frozen=True)
+class Proximal:
+    """The proximal term."""
+
+    setting = "proximal"
+
+    def applies(self, settings: Settings) -> bool:
+        """Whether mu is not 0."""
+        return settings.proximal > 0
+
+    def add_gradient(self, into: torch.Tensor, values: torch.Tensor, origin: torch.Tensor, settings: Settings) -> None:
+        """Add mu (w - w0)."""
+        into.add_(values - origin, alpha=settings.proximal)
 
 
 class LossTerm(Protocol):

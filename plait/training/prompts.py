@@ -8,8 +8,7 @@ import torch
 from peft import PromptEncoder, PromptEncoderConfig
 
 from plait.adapters import AdapterSpec, AdapterState, Json, Layout
-from plait.training.blueprint import PROMPT
-from plait.training.peft_configs import peft_config_of
+from plait.training.blueprint import PROMPT, peft_config_of
 
 _ENCODER = "prompt_encoder."
 # The settings that a plain prompt shares with an encoded one.

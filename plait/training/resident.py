@@ -1,13 +1,13 @@
 """One frozen base in memory, with one adapter slot that any number of clients use in turn.
 
 Loading an adapter copies its values into the slot's parameters in place. A slot of another shape or method takes the
-place of the one before; the base stays in memory (`bare_base`).
+place of the one before; the base stays in memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 from weakref import WeakKeyDictionary
@@ -15,6 +15,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTuner
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel
 
@@ -23,23 +25,108 @@ from plait.adapters.methods import is_quantised
 from plait.errors import BaseMismatchError, ConfigError, MachineError
 from plait.machine import keep_freed_memory
 from plait.objective import objective_named
-from plait.training.bare_base import BareBase
 from plait.training.blueprint import (
     Blueprint,
     adapter_tensors,
     attach,
     design_from_spec,
     load_base,
+    peft_config_of,
     read_base_config,
 )
 from plait.training.device import Compute, has_memory_of_its_own, memory_for_steps
 from plait.training.examples import Tokenizer
-from plait.training.peft_configs import peft_config_of
-from plait.training.step_memory import StepMemory
+from plait.training.memory import StepMemory
 from plait.wire.settings import Settings
 
 if TYPE_CHECKING:
-    from plait.training.memory_plan import ModelSize, Training
+    from plait.training.memory import ModelSize, Training
+
+_Modules = tuple[tuple[str, int], ...]
+_Tensors = dict[str, tuple[object, ...]]
+
+
+@dataclass(eq=False)
+class BareBase:
+    """A loaded base.
+
+    Attributes:
+        model: the base; with an adapter on, while one is.
+        loaded_as: what decides how it is loaded: two that are equal are the same base.
+    """
+
+    model: PreTrainedModel
+    loaded_as: tuple[object, ...]
+    _modules: _Modules = field(init=False)
+    _tensors: _Tensors = field(init=False)
+    _attributes: frozenset[str] = field(init=False)
+    _embedding: str = field(init=False)
+    _home: torch.device = field(init=False)
+
+    def __post_init__(self) -> None:
+        embedding = self.model.get_input_embeddings()
+        names = [name for name, module in self.model.named_modules() if module is embedding]
+        self._embedding = names[0] if type(embedding) is nn.Embedding and names else ""
+        if self._embedding:
+            device = self._home = cast("nn.Embedding", embedding).weight.device
+            # For models that PEFT's modules compute; `fused` looks rows up itself.
+            embedding.register_forward_pre_hook(_ids_to_rows)
+            embedding.register_forward_hook(lambda _module, _given, rows: rows.to(device))
+        self._modules, self._tensors = _modules(self.model), _tensors(self.model)
+        self._attributes = frozenset(vars(self.model))
+
+    def keep_embedding(self, *, on_host: bool) -> None:
+        """Let the input embedding lie in the host's memory, or on the device as the rest does.
+
+        Only where nothing else uses its weight; no value changes.
+        """
+        if not self._embedding:
+            return
+        weight = cast("nn.Embedding", self.model.get_submodule(self._embedding)).weight
+        where = torch.device("cpu") if on_host else self._home
+        if weight.device != where:
+            weight.data = weight.data.to(where)
+            self._tensors[f"{self._embedding}.weight"] = _state(weight)
+
+    def take_off(self, adapted: PeftModel) -> bool:
+        """Take the adapter off; whether the base is then what was loaded, to the last module and value."""
+        tuner = adapted.base_model
+        # PEFT would leave its copies of what an adapter replaces, such as a classifier's head.
+        for name, module in [*self.model.named_modules()]:
+            if isinstance(module, ModulesToSaveWrapper):
+                self.model.set_submodule(name, module.original_module)
+        if isinstance(tuner, BaseTuner):
+            try:
+                tuner.unload()
+            except (AttributeError, NotImplementedError, TypeError, ValueError):
+                return False
+        for name in vars(self.model).keys() - self._attributes:
+            delattr(self.model, name)
+        return (_modules(self.model), _tensors(self.model)) == (self._modules, self._tensors)
+
+    def attend_by(self, implementation: str) -> bool:
+        """Compute attention in this way from now on; False if the base cannot change it."""
+        if self.model.config._attn_implementation != implementation:  # pyright: ignore[reportPrivateUsage]
+            self.model.set_attn_implementation(implementation)
+        return self.model.config._attn_implementation == implementation  # pyright: ignore[reportPrivateUsage]
+
+
+def _ids_to_rows(module: nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return (given[0].to(cast("nn.Embedding", module).weight.device), *given[1:])
+
+
+def _modules(model: nn.Module) -> _Modules:
+    return tuple((name, id(module)) for name, module in model.named_modules())
+
+
+def _tensors(model: nn.Module) -> _Tensors:
+    return {name: _state(tensor) for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+
+
+def _state(tensor: torch.Tensor) -> tuple[object, ...]:
+    """Which tensor it is, where its values lie, and how often they have changed."""
+    return id(tensor), tensor.untyped_storage()._cdata, tensor.dtype, tensor._version  # pyright: ignore[reportPrivateUsage]
+
 
 # Clients of several ranks alternate.
 _BLUEPRINTS_KEPT = 8
@@ -172,7 +259,7 @@ class ResidentBase:
         budget = memory_for_steps(self.compute.device, self.memory_limit_bytes)
         if not budget or len(self.devices) > 1 or spec.task is not Task.CAUSAL_LM:
             return
-        from plait.training.memory_plan import PREDICTION_ERROR, Training, over_one_sequence, plan_step, what_would_fit
+        from plait.training.memory import PREDICTION_ERROR, Training, over_one_sequence, plan_step, what_would_fit
 
         training = Training.of(settings)
         objective = objective_named(settings.objective)
@@ -204,7 +291,7 @@ class ResidentBase:
         self.step_memory.begin_with(recomputed=plan.recomputed, cuts=plan.cuts, slice_elements=plan.slice_elements)
 
     def _size(self, config: PretrainedConfig, spec: AdapterSpec, training: Training, seq_len: int) -> ModelSize | None:
-        from plait.training.memory_plan import size_of
+        from plait.training.memory import size_of
 
         return size_of(
             config,

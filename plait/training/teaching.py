@@ -92,7 +92,7 @@ class Supervised:
         self, records: Sequence[Record], kind: RecordKind, tokenizer: Tokenizer, seq_len: int
     ) -> list[Example]:
         """See `Teaching`."""
-        from plait.training.conversations import converse
+        from plait.training.examples import converse
 
         return converse(records, kind, tokenizer, seq_len)
 

@@ -25,8 +25,8 @@ from plait.training.examples import Example, Tokenizer, digest_of
 from plait.training.learner import Learner, LocalTraining, TrainingInputs, visited
 from plait.training.lesson import Lesson, StepLoss, Taught
 from plait.training.losses import BatchLoss, class_logits, count_labels
+from plait.training.memory import StepMemory, within_memory
 from plait.training.optimizer import copy_all
-from plait.training.step_memory import StepMemory, within_memory
 from plait.training.teaching import Teaching, supervised, teaching_of
 from plait.wire.settings import Settings
 

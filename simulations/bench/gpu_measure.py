@@ -28,14 +28,21 @@ from plait.adapters import Task
 from plait.adapters.methods import AdapterRequest
 from plait.errors import MachineError
 from plait.training.bases import locate_config, quiet_libraries
-from plait.training.blueprint import Blueprint, attach, design, read_base_config
+from plait.training.blueprint import Blueprint, attach, design, peft_config_of, read_base_config
 from plait.training.device import Compute, choose_compute, limit_memory, matrix_gflops, memory_for_steps
 from plait.training.examples import Example
 from plait.training.learner import TrainingInputs
-from plait.training.memory_plan import SLACK, ModelSize, Training, peak_bytes, size_of
-from plait.training.peft_configs import peft_config_of
+from plait.training.memory import (
+    ALL_BLOCKS,
+    SLACK,
+    ModelSize,
+    StepMemory,
+    Training,
+    is_out_of_memory,
+    peak_bytes,
+    size_of,
+)
 from plait.training.resident import adapter_parameters, load_adapter
-from plait.training.step_memory import ALL_BLOCKS, StepMemory, is_out_of_memory
 from plait.training.trainer import train_steps
 from plait.wire.settings import Settings
 from simulations.bench.gpu_cells import Cell, Figures, Kind, Outcome, State, model_flops

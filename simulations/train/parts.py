@@ -17,18 +17,18 @@ from collections.abc import Callable
 from plait.training import learner, trainer
 from plait.training.bases import locate_base, quiet_libraries
 from plait.training.device import matrix_gflops, use_threads
-from plait.training.fused import block, cross_entropy, low_rank
+from plait.training.fused import block, kernels
 from simulations.bench.train_ways import Workload, inference, multiplied_parameters
 from simulations.bench.train_ways import plait as training
 
 PARTS: tuple[tuple[object, str, str], ...] = (
     (block, "project", "frozen products forward"),
     (block, "input_gradient", "frozen products backward"),
-    (cross_entropy, "_losses", "vocabulary: products"),
-    (cross_entropy, "absorb_logits_", "vocabulary: softmax"),
-    (cross_entropy, "accumulate_rescaled_", "vocabulary: softmax"),
-    (low_rank, "add_products", "adapter forward"),
-    (low_rank, "add_input_gradient", "adapter backward"),
+    (kernels, "_losses", "vocabulary: products"),
+    (kernels, "absorb_logits_", "vocabulary: softmax"),
+    (kernels, "accumulate_rescaled_", "vocabulary: softmax"),
+    (block, "add_products", "adapter forward"),
+    (block, "add_input_gradient", "adapter backward"),
     (block, "pair_gradients", "adapter's gradients"),
     (block, "attend", "attention"),
     (block, "attend_gradient", "attention"),

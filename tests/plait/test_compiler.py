@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 from plait import compiler
-from plait.training.fused import native
+from plait.training.fused import kernels as native
 from plait.wire.codecs import compiled
 
 

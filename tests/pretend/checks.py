@@ -10,10 +10,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, Self
+from typing import Any
 
 from tests.pretend import cuda
 
@@ -25,13 +23,11 @@ def main(library: str, names: str) -> None:
     pretended = cuda.install(Path(library))
     import torch
 
-    from plait.training import replicas
     from plait.training.bases import quiet_libraries
     from plait.training.device import Compute
     from simulations.bench.same import checks
 
     torch.set_num_threads(1)
-    replicas.ThreadPoolExecutor = _InTurn  # pyright: ignore[reportAttributeAccessIssue]
     quiet_libraries()
     wanted = [name for name in names.split(",") if name]
     with pretended():
@@ -45,22 +41,6 @@ def main(library: str, names: str) -> None:
             except Exception as error:  # one that fails must not hide the others
                 found["error"] = f"{type(error).__name__}: {str(error).splitlines()[0][:300]}"
             print(json.dumps(found), flush=True)
-
-
-class _InTurn:
-    """In the place of threads, in which torch's mode would be missing."""
-
-    def __init__(self, *_: object, **__: object) -> None:
-        pass
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def submit(self, function: Any, *given: object) -> Any:
-        return SimpleNamespace(result=partial(lambda done: done, function(*given)))
 
 
 def _caught(torch: Any) -> list[bool]:

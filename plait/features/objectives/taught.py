@@ -12,8 +12,7 @@ from plait.choice import parse_choice
 from plait.data import Record, RecordKind
 from plait.features.objectives.grpo import rewarded
 from plait.features.objectives.named import formula_named
-from plait.training.conversations import conversation, converse, of_each
-from plait.training.examples import IGNORED, Example, Tokenizer
+from plait.training.examples import IGNORED, Example, Tokenizer, conversation, converse, of_each
 from plait.training.teaching import Supervised
 
 if TYPE_CHECKING:

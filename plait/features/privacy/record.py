@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from plait.adapters import Task
     from plait.training.learner import LocalTraining, TrainingInputs
-    from plait.training.step_memory import StepMemory
+    from plait.training.memory import StepMemory
 
 
 @dataclass(frozen=True)

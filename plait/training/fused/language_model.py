@@ -21,10 +21,8 @@ from transformers.models.qwen2 import modeling_qwen2
 
 from plait.training.examples import IGNORED, Example
 from plait.training.fused.attention import Angles, Heads, Place, Ragged, stretches
-from plait.training.fused.block import Block, Rows, run_block
-from plait.training.fused.cross_entropy import SLICE_ELEMENTS_ON_GPU, token_losses
-from plait.training.fused.kernels import rms_norm
-from plait.training.fused.peft_layer import Square, plain_layer
+from plait.training.fused.block import Block, Rows, Square, plain_layer, run_block
+from plait.training.fused.kernels import SLICE_ELEMENTS_ON_GPU, rms_norm, token_losses
 
 Tensor = torch.Tensor
 Pairs = Mapping[int, tuple[Tensor, Tensor]]
@@ -185,7 +183,7 @@ class FusedLanguageModel:
         """Where the sequences lie, in as few places as the device computes at once, and the angles for that."""
         where, longest = stretches(lengths), max(lengths)
         if len(where) > 1:
-            from plait.training.fused.library_attention import takes_ragged
+            from plait.training.fused.attention import takes_ragged
 
             if takes_ragged(self.blocks[0].heads, self.norm):
                 positions = np.concatenate([np.arange(length) for length in lengths])

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from plait.training.fused.native import kernel
+from plait.training.fused.kernels import kernel
 
 Tensor = torch.Tensor
 

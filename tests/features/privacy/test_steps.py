@@ -16,8 +16,8 @@ from plait.training.examples import IGNORED, Example
 from plait.training.fused import language_model, recognise
 from plait.training.learner import Learner, LocalTraining, TrainingInputs
 from plait.training.losses import BatchLoss, count_labels
+from plait.training.memory import StepMemory
 from plait.training.resident import ResidentBase, adapter_parameters
-from plait.training.step_memory import StepMemory
 from plait.training.trainer import measure_losses, only_trained, train_steps
 from plait.wire.settings import Settings
 

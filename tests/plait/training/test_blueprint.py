@@ -13,8 +13,7 @@ from plait.adapters.methods import METHODS, AdapterRequest
 from plait.errors import ConfigError, PeerError
 from plait.training.adapter_size import adapter_size
 from plait.training.bases import LocatedBase
-from plait.training.blueprint import Blueprint, design, design_from_spec, read_base_config
-from plait.training.peft_configs import peft_config_of
+from plait.training.blueprint import Blueprint, design, design_from_spec, peft_config_of, read_base_config
 
 
 def test_layout_is_what_peft_makes_on_the_real_base(tiny: LocatedBase, blueprint: Blueprint) -> None:

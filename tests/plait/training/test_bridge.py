@@ -16,11 +16,10 @@ from plait.errors import ConfigError, PartError
 from plait.plugins import admit
 from plait.rounds.local_model import TrainJob
 from plait.training.blueprint import Blueprint
-from plait.training.bridge import load_own_trainer, own_trainer, training_arguments
+from plait.training.bridge import StepExtra, load_own_trainer, own_trainer, training_arguments
 from plait.training.examples import Example
 from plait.training.local_model import PeftLocalModel
 from plait.training.resident import ResidentBase
-from plait.training.step_extra import StepExtra
 from plait.wire.settings import Settings
 
 SETTINGS = Settings(

@@ -28,7 +28,7 @@ from plait.training.generate import Sampling, Wanted, context_of, generate
 from plait.training.learner import LocalTraining
 from plait.training.lesson import CrossEntropy, StepLoss, Taught
 from plait.training.losses import BatchLoss
-from plait.training.step_memory import StepMemory
+from plait.training.memory import StepMemory
 
 _TASK = Task.CAUSAL_LM
 

@@ -23,7 +23,7 @@ from plait.training.device import device_of
 from plait.training.examples import Example
 from plait.training.lesson import CrossEntropy, StepLoss, Taught
 from plait.training.losses import BatchLoss, count_labels
-from plait.training.step_memory import StepMemory, is_out_of_memory
+from plait.training.memory import StepMemory, is_out_of_memory
 
 _TASK = Task.CAUSAL_LM
 

@@ -8,7 +8,7 @@ import platform
 import pytest
 
 from plait import compiler
-from plait.training.fused import native
+from plait.training.fused import kernels as native
 
 # x86 processors since 2013 have this much: no wide vectors, no products of bfloat16.
 OLDER = tuple("-march=x86-64-v3" if flag == "-march=native" else flag for flag in compiler.FLAGS)

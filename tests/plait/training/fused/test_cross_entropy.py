@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from plait.training.fused import cross_entropy
-from plait.training.fused.cross_entropy import token_losses
+from plait.training.fused import kernels
+from plait.training.fused.kernels import token_losses
 
 EPS = 1e-5
 
@@ -17,7 +17,7 @@ EPS = 1e-5
 def test_losses_and_gradient_equal_those_over_all_logits(
     counted: tuple[int, ...], words: int, monkeypatch: pytest.MonkeyPatch, computed: str
 ) -> None:
-    monkeypatch.setattr(cross_entropy, "SLICE_ELEMENTS_ON_CPU", 1)  # slices of 1,024 words
+    monkeypatch.setattr(kernels, "SLICE_ELEMENTS_ON_CPU", 1)  # slices of 1,024 words
     generator = torch.Generator().manual_seed(0)
     x, weight, norm = (torch.randn(*shape, generator=generator) for shape in ((6, 16), (words, 16), (16,)))
     rows = torch.tensor(counted)
@@ -66,7 +66,7 @@ def test_the_gradient_of_a_small_loss_is_as_exact_as_that_of_a_large_one(loss: f
     expected = functional.cross_entropy(leaf @ weight.double().T, targets, reduction="none")
     expected.sum().backward()
     assert leaf.grad is not None
-    losses, gradient = cross_entropy._losses(hidden, weight, targets, slice_elements=1 << 14, with_gradient=True)
+    losses, gradient = kernels._losses(hidden, weight, targets, slice_elements=1 << 14, with_gradient=True)
     assert gradient is not None
     error = (gradient - leaf.grad).norm(dim=1) / leaf.grad.norm(dim=1)
     # Logits are rounded to bfloat16.
@@ -80,7 +80,7 @@ def test_a_logit_that_is_no_number_shows_in_the_loss(bad: float, computed: str) 
     hidden, weight = torch.ones(2, 8), torch.ones(20, 8)
     weight[3, 0] = bad
     for target in (3, 5):
-        losses, _ = cross_entropy._losses(
+        losses, _ = kernels._losses(
             hidden, weight, torch.tensor([target] * 2), slice_elements=1 << 14, with_gradient=True
         )
         assert not losses.isfinite().any()
@@ -88,13 +88,13 @@ def test_a_logit_that_is_no_number_shows_in_the_loss(bad: float, computed: str) 
 
 def test_slices_fit_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     widths: list[int] = []
-    honest = cross_entropy.absorb_logits_
+    honest = kernels.absorb_logits_
 
     def noted(logits: torch.Tensor, *args: torch.Tensor, **how: Any) -> torch.Tensor:
         widths.append(logits.shape[1])
         return honest(logits, *args, **how)
 
-    monkeypatch.setattr(cross_entropy, "absorb_logits_", noted)
+    monkeypatch.setattr(kernels, "absorb_logits_", noted)
     for device in ("cpu", "meta"):
         x, norm, head = (torch.zeros(*shape, device=device) for shape in ((2048, 2), (2,), (5000, 2)))
         rows = torch.zeros(2048, dtype=torch.int64, device=device)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from plait.training.fused.low_rank import Projection, input_gradient, pair_gradients, project
+from plait.training.fused.block import Projection, input_gradient, pair_gradients, project
 from plait.training.fused.thin import Pair
 
 # Whole vectors and what is left over from them, ranks of one, two and three times eight and in between.

@@ -1,4 +1,4 @@
-"""How much memory a training step needs, and what it gives up to fit into less: decided before the first step.
+"""How much memory a training step needs, and what it gives up to fit into less: beforehand, or as memory runs out.
 
 Completions are sampled before the step that learns from them, and their keys and values are gone when it begins: of the
 two the larger counts.
@@ -10,17 +10,20 @@ what torch allocates, of a CPU what the process has in memory, the libraries too
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import cast
+from typing import TypeVar, cast
 
+import torch
 from transformers import PretrainedConfig
 
 from plait.adapters import AdapterSpec
 from plait.adapters.methods import is_quantised
+from plait.errors import MachineError
 from plait.objective import objective_named
-from plait.training.fused.cross_entropy import NARROWEST_SLICE, SLICE_ELEMENTS_ON_CPU, SLICE_ELEMENTS_ON_GPU
+from plait.training.fused.kernels import NARROWEST_SLICE, SLICE_ELEMENTS_ON_CPU, SLICE_ELEMENTS_ON_GPU
 from plait.training.local_loss import CROSS_ENTROPY
 from plait.training.loss_terms import terms_of
 from plait.wire.settings import Settings
@@ -434,3 +437,92 @@ def halvings(batch: int) -> Iterator[int]:
     while cuts < batch:
         cuts *= 2
         yield cuts
+
+
+T = TypeVar("T")
+
+ALL_BLOCKS = 1 << 30
+"""More than any base has."""
+
+# In torch's words; neither is torch.OutOfMemoryError. The first is the CPU's allocator, the second Metal's.
+_SAYINGS = ("can't allocate memory", "out of memory")
+
+
+@dataclass
+class StepMemory:
+    """What the steps of one base on one device have given up so far.
+
+    Attributes:
+        recomputed: how many of the first blocks are computed twice; a plan says how many, and `ALL_BLOCKS` is the most.
+        cuts: batches are cut into this many parts; a power of two.
+        slice_elements: logits of the loss that exist at a time.
+    """
+
+    recomputed: int = 0
+    cuts: int = 1
+    slice_elements: int = SLICE_ELEMENTS_ON_GPU
+    learned: bool = field(default=False, compare=False)
+    """Whether memory ran out at least once."""
+
+    def begin_with(self, *, recomputed: int, cuts: int, slice_elements: int = SLICE_ELEMENTS_ON_GPU) -> None:
+        """Give up what a plan says, and no less than what was found out by trying."""
+        self.slice_elements = slice_elements
+        least = self if self.learned else StepMemory()
+        self.recomputed, self.cuts = max(recomputed, least.recomputed), max(cuts, least.cuts)
+
+    def parts(self, batch: Sequence[T]) -> list[Sequence[T]]:
+        """The batch in parts that are computed one after another, in order."""
+        size = max(1, -(-len(batch) // self.cuts))
+        return [batch[first : first + size] for first in range(0, len(batch), size)]
+
+    def give_way(self, largest: int, *, recomputes: bool = True) -> bool:
+        """Use less memory from now on.
+
+        Returns:
+            False if nothing is left to give up.
+        """
+        if recomputes and self.recomputed < ALL_BLOCKS:
+            self.recomputed = ALL_BLOCKS
+        elif self.cuts < largest:
+            self.cuts *= 2
+        else:
+            return False
+        self.learned = True
+        return True
+
+
+def within_memory(attempt: Callable[[], T], *, give_way: Callable[[], bool], device: torch.device, what: str) -> T:
+    """The result of `attempt`, tried again with less memory as long as there is a way.
+
+    Args:
+        give_way: called after each failure; False if nothing is left to give up.
+
+    Raises:
+        MachineError: it does not fit.
+    """
+    while True:
+        try:
+            return attempt()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = error
+        # Outside the handler: the traceback holds the tensors of the failed attempt.
+        reason.__traceback__ = None
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        elif device.type == "mps":
+            torch.mps.empty_cache()
+        if not give_way():
+            raise MachineError(
+                f"{what} does not fit into the memory of {device}, in parts as small as they can be; lower "
+                "--batch-size, --seq-len or --rank, take a smaller base, or --method qlora with the base in four bits"
+            ) from reason
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the system had no memory left."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(saying in str(error).lower() for saying in _SAYINGS)
