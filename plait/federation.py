@@ -28,7 +28,7 @@ from plait.rounds.events import CombiningRule, Event, Plugin, Resumed, RunFinish
 from plait.rounds.ledger import Ledger, OnEvent, read_events
 from plait.rounds.norm_bound import WEIGHT_RATIO
 from plait.rounds.recorded import Kept, kept_in
-from plait.rounds.recorded_settings import recorded_settings, sign_beginning
+from plait.rounds.recorded_settings import check_sources, recorded_settings
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, initial_state
 from plait.rounds.run_view import RunView
@@ -197,7 +197,6 @@ def _continued(run: Run, path: Path, on_event: OnEvent) -> _Begun:
         ConfigError: it is another one, or finished.
     """
     from plait.rounds.checkpoint import load_checkpoint
-    from plait.rounds.recorded_settings import check_sources
 
     directory = RunDirectory.find(path)
     events = read_events(directory.ledger)
@@ -256,7 +255,6 @@ def _open(run: Run, path: Path, start: StartingPoint | None, superlink_data: str
             ),
         ),
     )
-    sign_beginning(directory)
     for event in promised:
         ledger.append(event)
     return directory, ledger, state, read_events(directory.ledger)

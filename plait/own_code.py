@@ -1,4 +1,4 @@
-"""A user's own part: made if it is a class; what it raises becomes one line that says where in it the error arose.
+"""A user's own part: made if it is a class, chosen with options if it is a function; what it raises becomes one line.
 
 A contract check is a claim about a part, and how the claim fares. The checks of each kind stand beside it
 (`plait.aggregation.contract` …). plait's own parts pass them in its tests, and a user's own in `plait check-plugin`.
@@ -10,9 +10,10 @@ import inspect
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, make_dataclass
+from functools import partial
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Annotated, Generic, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from plait.errors import ConfigError, PartError, PlaitError, machine_fault
 
@@ -29,6 +30,57 @@ def instance_of(part: object, *, what: str) -> object:
         return part()
     except TypeError as error:
         raise ConfigError(f"{what} has fields without a default: {error}") from error
+
+
+def chosen_function(
+    function: Callable[..., object],
+    takes: tuple[str, ...],
+    *,
+    what: str,
+    through: Callable[..., object] | None = None,
+) -> Callable[..., object]:
+    """A user's own function as a choice: a callable whose options are the function's keyword-only parameters.
+
+    Args: function: takes values in the places of `takes`, and options after a star, each with a default.
+        takes: names of what it is given, for the message.
+        what: its name in error messages.
+        through: what a call does instead of calling it, given the function with its options and what the call is given.
+
+    Raises:
+        ConfigError: it takes something else, or an option has no default.
+    """
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+        hints = get_type_hints(function, include_extras=True)
+    except (TypeError, ValueError, NameError) as error:
+        raise ConfigError(f"{what} cannot be read as a function of ({', '.join(takes)}): {error}") from error
+    needed = [each for each in parameters if each.default is each.empty and each.kind is not each.VAR_KEYWORD]
+    if len(needed) != len(takes) or any(each.kind is each.KEYWORD_ONLY for each in needed):
+        raise ConfigError(
+            f"{what} takes ({', '.join(each.name for each in parameters)}), expected ({', '.join(takes)}) and options "
+            "with defaults after a star"
+        )
+    options = [
+        (each.name, _described(hints.get(each.name, type(each.default))), field(default=each.default))
+        for each in parameters
+        if each.kind is each.KEYWORD_ONLY
+    ]
+
+    def call(self: object, *given: object) -> object:
+        bound = partial(function, **{name: getattr(self, name) for name, *_ in options})
+        return through(bound, *given) if through else bound(*given)
+
+    made = make_dataclass(function.__name__.strip("<>"), options, frozen=True, namespace={"__call__": call})
+    return cast("Callable[..., object]", made())
+
+
+def _described(hint: object) -> object:
+    from pydantic import Field
+    from pydantic.fields import FieldInfo
+
+    if get_origin(hint) is Annotated and any(isinstance(each, FieldInfo) for each in get_args(hint)[1:]):
+        return hint
+    return Annotated[hint, Field(description="")]
 
 
 @contextmanager

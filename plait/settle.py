@@ -41,7 +41,7 @@ from plait.wire.codecs import codec_for
 from plait.wire.settings import Settings
 
 if TYPE_CHECKING:
-    from plait.part_source import Source
+    from plait.plugins import Source
 
 # How far a client's personalized adapter goes towards its own steps (simulations/rules).
 _OWN_SHARE = 0.35
@@ -95,7 +95,7 @@ class Settled:
         own = [part for part in named if _is_own(*part)]
         if not own:
             return ()
-        from plait.part_source import source_of
+        from plait.plugins import source_of
 
         return tuple(source_of(*part) for part in own)
 

@@ -50,7 +50,7 @@ def server(
     directory = RunDirectory(Path(settings.out))
     where: ServingOptions = {"listen": listen, "kit": kit, "insecure": insecure, "metrics": metrics, "grace_s": grace_s}
     serving = Serving.of(where, file=directory.server)
-    with told_how_to_go_on(settings.out):
+    with told_how_to_go_on(settings, serving):
         serve(directory, settings, serving, page=page, quiet=json_output)
         show(directory.path, json_output=json_output)
 
@@ -71,6 +71,7 @@ def serve(
     Raises:
         PlaitError: the reason that the run stopped; everything received until then is on disk.
     """
+    from plait.api.received import how_to_resume
     from plait.report.wording import plural
 
     machine.share_memory_between_threads()
@@ -79,7 +80,7 @@ def serve(
         conclude(directory)
         return
     log_to(directory.server_log)
-    stop_on_signals(f"plait resume {settings.out}")
+    stop_on_signals(how_to_resume(settings, serving))
     beside = page_beside(directory.path, page, status_json=served.channel.status_json)
     with beside, served.followed(quiet=quiet):
         with served.channel:

@@ -14,6 +14,7 @@ import importlib
 import json
 import os
 import select
+import shlex
 import signal
 import socket
 import subprocess
@@ -34,6 +35,17 @@ LOADED = (
     "plait.cli.main", "plait.federation", "plait.report.plots", "plait.simulation.execution", "server.nodes_channel",
     "torch", "transformers.models.llama.modeling_llama",
 )  # fmt: skip
+
+
+def resuming(run: Path) -> list[str]:
+    """The words that continue a run, and name again what lies outside its directory, as plait itself tells them."""
+    from plait.api.received import how_to_resume
+    from plait.api.serving import load_serving
+    from plait.rounds.recorded_settings import recorded_settings
+    from plait.rounds.run_directory import RunDirectory
+
+    directory = RunDirectory.find(run)
+    return shlex.split(how_to_resume(recorded_settings(directory), load_serving(directory.server)))[1:]
 
 
 class Command:

@@ -37,8 +37,7 @@ from plait.aggregation.rule import (
     Rule,
 )
 from plait.errors import ConfigError
-from plait.own_code import instance_of, located_errors
-from plait.own_function import chosen_function
+from plait.own_code import chosen_function, instance_of, located_errors
 
 
 class Traits(TypedDict, total=False):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plait.api import TURN
-from plait.api.received import admitted_objective
+from plait.api.received import recorded_objective
 from plait.api.settings import base_name, dataset_of
 from plait.errors import ConfigError
 from plait.objective import SFT, usual_objective
@@ -143,7 +143,7 @@ def _objective_of(adapter: Path) -> str:
     directory = RunDirectory(adapter)
     if not directory.has_started:
         return ""
-    return admitted_objective(RunDirectory.find(adapter))
+    return recorded_objective(RunDirectory.find(adapter))
 
 
 def _figures(row: ClientLoss) -> dict[str, Json]:

@@ -1,7 +1,7 @@
-"""Limits what an untrusted run directory can cause: only what its operator has named.
+"""What a run's directory may cause: only what this command names again.
 
-Settings that lead out of the directory (code, data, files, addresses to publish to or serve on, trackers, a base to
-download) hold if this user's own process began the run on this machine (`plait.own`), or if they are named again.
+Its settings may name code, data, files, addresses to publish to or to serve on, trackers, and a base to download.
+Nothing of that is imported, read from, sent to or published to unless it is named again, whoever began the run.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import shlex
 from collections.abc import Collection, Mapping, Sequence
 
-from plait.api.serving import Serving, served_from_here
+from plait.api.serving import Serving
 from plait.choice import parse_choice
 from plait.config import RunConfig, admit_features
 from plait.errors import ConfigError
 from plait.known_features import own_features
 from plait.plugins import Kind, admit, is_named
-from plait.rounds.recorded_settings import began_here, recorded_settings
+from plait.rounds.recorded_settings import recorded_settings
 from plait.rounds.run_directory import RunDirectory
 
 # Settings that name files, places or servers, and the values that name none.
@@ -54,12 +54,7 @@ def admitted_settings(
     """
     admit_features_of(allowed)
     settings = recorded_settings(directory)
-    named = {key: value for key, value in leads_out(settings).items() if key not in without}
-    own = began_here(directory)
-    missing = dict[str, str]() if own else dict(named)
-    if serving is not None:
-        named |= serving.named
-        missing |= {} if served_from_here(directory.server) else serving.named
+    named = {key: value for key, value in _all_named(settings, serving).items() if key not in without}
     given: set[str] = set()
     for text in allowed:
         key, equals, value = text.partition("=")
@@ -68,15 +63,23 @@ def admitted_settings(
         if named.get(key) != value:
             has = f"{key}={named[key]}" if key in named else f"no {key} to allow"
             raise ConfigError(f"--allow is '{text}', but '{directory.path}' has {has}")
-        missing.pop(key, None)
         given.add(key)
-    if missing:
+    if missing := {key: value for key, value in named.items() if key not in given}:
         raise ConfigError(
-            f"you did not start '{directory.path}' on this machine, so plait uses nothing outside it that you do not "
-            f"name again; if you trust it, add {options(missing, 'allow')}"
+            f"'{directory.path}' names what lies outside it, and plait uses nothing of that which you do not name "
+            f"again; if you trust it, add {options(missing, 'allow')}"
         )
-    admit(*(text for key, text in _plugins(settings) if own or key in given))
+    admit(*(text for key, text in _plugins(settings) if key in given))
     return settings
+
+
+def how_to_resume(settings: RunConfig, serving: Serving | None = None) -> str:
+    """The command that continues a run, which names again what lies outside its directory."""
+    return f"plait resume {shlex.quote(settings.out)} {options(_all_named(settings, serving), 'allow')}".rstrip()
+
+
+def _all_named(settings: RunConfig, serving: Serving | None) -> dict[str, str]:
+    return leads_out(settings) | (serving.named if serving else {})
 
 
 def keys_of_features(*, starts: bool = True) -> tuple[str, ...]:
@@ -94,21 +97,18 @@ def admit_features_of(allowed: Sequence[str]) -> None:
     admit_features(dict.fromkeys(text.partition("=")[0] for text in allowed))
 
 
-def admitted_objective(directory: RunDirectory) -> str:
-    """A run's objective, which is the user's own only if the run began here; empty if only a run can measure by it.
+def recorded_objective(directory: RunDirectory) -> str:
+    """A run's objective; empty if only a run can measure by it.
 
     Raises:
-        ConfigError: another's run names code as its objective.
+        ConfigError: it is code.
         PeerError: the ledger is broken.
     """
     settings = recorded_settings(directory)
     if objective := leads_out(settings).get("objective", ""):
-        if not began_here(directory):
-            raise ConfigError(
-                f"you did not start '{directory.path}' on this machine, and its objective is code; if you trust it, "
-                f"add {options({'objective': objective})}"
-            )
-        admit(objective)
+        raise ConfigError(
+            f"the objective of '{directory.path}' is code; if you trust it, add {options({'objective': objective})}"
+        )
     return "" if settings.learned.completions else settings.objective
 
 

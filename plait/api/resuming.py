@@ -7,7 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from plait.api.received import admitted_settings
+from plait.api.received import admit_features_of, admitted_settings
 from plait.api.result import Result
 from plait.api.running import go_on
 from plait.api.simulate import left_to_resume
@@ -16,6 +16,7 @@ from plait.errors import ConfigError
 from plait.rounds.callbacks import Callbacks, Hearing, names_of, patience_of
 from plait.rounds.channel import StopRequest
 from plait.rounds.ledger import read_events
+from plait.rounds.recorded_settings import recorded_settings
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_view import RunView
 
@@ -41,12 +42,11 @@ def settings_of(
         PeerError: the ledger is broken.
     """
     run = directory.path
-    events = read_events(directory.ledger)
-    settings = admitted_settings(directory, allowed, without=without, serving=serving)
-    view = RunView.after(events)
-    if view.finished and view.references.keys() >= set(settings.references) and is_reported(run):
+    view = RunView.after(read_events(directory.ledger))
+    admit_features_of(allowed)
+    if view.finished and view.references.keys() >= set(recorded_settings(directory).references) and is_reported(run):
         raise ConfigError(f"'{run}' is finished, there is nothing to resume; `plait report {run}` shows it")
-    return settings
+    return admitted_settings(directory, allowed, without=without, serving=serving)
 
 
 def is_reported(run: Path) -> bool:
@@ -70,7 +70,7 @@ def resume(
     Args:
         data: the data again, if they were an object or have moved; other data are refused.
         callbacks: as for `simulate`; they receive the recorded events first.
-        allow: settings outside its directory that a run from another machine may use, such as ``rule=my_rules:mine``.
+        allow: its settings that lead out of its directory, named again, such as ``rule=my_rules:mine``.
         quiet: whether to show no progress.
 
     Returns:
@@ -86,7 +86,8 @@ def resume(
     if directory.server.exists():
         again = f"the same plait.Server, or `plait resume {run}`, continues it"
         raise ConfigError(f"'{run}' was served to clients, expected a simulated run: {again}")
-    config = settings_of(directory, allow, without=() if data is None else ("data",))
+    given = {"data": data is not None, "callbacks": bool(names_of(callbacks))}
+    config = settings_of(directory, allow, without=[key for key, is_given in given.items() if is_given])
     if (patience := patience_of(callbacks)) not in (None, config.patience):
         raise ConfigError(f"patience of '{run}' is {config.patience}, but that of EarlyStopping is {patience}")
     if (names := names_of(callbacks)) not in ("", config.callbacks):

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from plait.errors import ConfigError, MachineError
-from plait.files import read_if_there, write_atomically
-from plait.own import is_own, sign_own
+from plait.files import write_atomically
 
 if TYPE_CHECKING:
     from plait.rounds.run_directory import RunDirectory
@@ -95,7 +94,6 @@ class Serving:
         lines = (f"{field.name.replace('_', '-')} = {json.dumps(getattr(self, field.name))}" for field in fields(self))
         content = "".join(f"{line}\n" for line in lines).encode()
         write_atomically(path, content)
-        sign_own(path, content)
 
     @property
     def named(self) -> dict[str, str]:
@@ -103,11 +101,6 @@ class Serving:
         return {"listen": self.listen} | {
             key: value for key, value in (("kit", self.kit), ("metrics", self.metrics)) if value
         }
-
-
-def served_from_here(path: Path) -> bool:
-    """Whether a process of this user, on this machine, wrote how the run is served."""
-    return is_own(path, read_if_there(path) or b"")
 
 
 def load_serving(path: Path) -> Serving | None:

@@ -12,9 +12,8 @@ import typer
 from plait.cli.output import print_json, print_text
 from plait.errors import ConfigError, PlaitError
 from plait.known_features import feature_with
-from plait.part_source import source_of
 from plait.places import at
-from plait.plugins import Kind, admit, find, installed
+from plait.plugins import Kind, admit, find, installed, source_of
 
 if TYPE_CHECKING:
     from plait.own_code import Verdict

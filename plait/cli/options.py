@@ -40,8 +40,8 @@ Allow = Annotated[
     list[str] | None,
     typer.Option(
         "--allow",
-        help="For a run that began elsewhere: allow a setting that leads out of its directory (code, data, "
-        "addresses); may be repeated.",
+        help="Name again a setting of the run that leads out of its directory (code, data, addresses); may be "
+        "repeated.",
         metavar="KEY=VALUE",
     ),
 ]
@@ -262,12 +262,11 @@ def run_config(given: Mapping[str, object], config_file: Path | None) -> RunConf
 
 
 def _is_received(file: Path) -> bool:
-    """Whether a file is of a run's directory, and the run did not begin here."""
-    from plait.rounds.recorded_settings import began_here
+    """Whether a file is of a run's directory."""
     from plait.rounds.run_directory import RunDirectory
 
     directory = RunDirectory(file.parent)
-    return file.name == directory.config.name and directory.has_started and not began_here(directory)
+    return file.name == directory.config.name and directory.has_started
 
 
 def _check_received(file: Path, settings: RunConfig, given: Mapping[str, object]) -> None:
@@ -277,8 +276,8 @@ def _check_received(file: Path, settings: RunConfig, given: Mapping[str, object]
     given_keys = {name.replace("_", "-") for name in given}
     if missing := {key: value for key, value in leads_out(settings).items() if key not in given_keys}:
         raise ConfigError(
-            f"'{file}' belongs to a run that you did not start on this machine, so plait uses nothing outside it "
-            f"that you do not name again; if you trust it, add {options(missing)}"
+            f"'{file}' belongs to a run and names what lies outside its directory, and plait uses nothing of that "
+            f"which you do not name again; if you trust it, add {options(missing)}"
         )
 
 

@@ -33,7 +33,7 @@ def resume(
     serving = load_serving(directory.server)
     settings = settings_of(directory, allow or (), serving=serving)
     say(f"resuming {path}", quiet=json_output)
-    with told_how_to_go_on(path):
+    with told_how_to_go_on(settings, serving):
         if serving:
             at("server.verb:serve")(directory, settings, serving, quiet=json_output)
         else:

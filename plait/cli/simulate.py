@@ -27,6 +27,8 @@ from plait.rounds.run_view import RunView
 from plait.text import escaped
 
 if TYPE_CHECKING:
+    from plait.api.serving import Serving
+    from plait.config import RunConfig
     from plait.rounds.channel import StopRequest
 
 
@@ -51,7 +53,7 @@ def simulate(
     if _listed(given, config, json_output=json_output):
         return
     settings = run_config(given, config).with_out()
-    with told_how_to_go_on(settings.out), page_beside(Path(settings.out), page):
+    with told_how_to_go_on(settings), page_beside(Path(settings.out), page):
         with stopped_by_interrupt(quiet=json_output) as stop:
             start(settings, stop=stop, quiet=json_output)
         show(Path(settings.out), json_output=json_output, verbose=verbose)
@@ -105,15 +107,16 @@ def stopped_by_interrupt(*, quiet: bool) -> Generator[StopRequest]:
 
 
 @contextlib.contextmanager
-def told_how_to_go_on(run: str | Path) -> Generator[None]:
+def told_how_to_go_on(settings: RunConfig, serving: Serving | None = None) -> Generator[None]:
     """If a run stops that can be resumed, its last line says how."""
+    from plait.api.received import how_to_resume
     from plait.rounds.run_directory import RunDirectory
 
     try:
         yield
     except (KeyboardInterrupt, Interrupted, DiskFullError) as stopped:
-        begun = RunDirectory(Path(run)).has_started
-        how = f"continue with: plait resume {run}" if begun else "start it again with the same command"
+        begun = RunDirectory(Path(settings.out)).has_started
+        how = f"continue with: {how_to_resume(settings, serving)}" if begun else "start it again with the same command"
         if isinstance(stopped, KeyboardInterrupt):
             raise Interrupted(f"stopped by the user; {how}") from None
         raise stopped if how in str(stopped) else type(stopped)(f"{stopped}; {how}") from stopped

@@ -16,9 +16,8 @@ from plait.cli.options import Allow
 from plait.cli.output import RunOrNewest, print_json, print_text, run_or_newest
 from plait.errors import ConfigError, PeerError
 from plait.known_features import features
-from plait.part_source import source_of
 from plait.places import at
-from plait.plugins import Kind
+from plait.plugins import Kind, source_of
 from plait.progress import status
 from plait.traits import Trait
 

@@ -26,8 +26,7 @@ from plait.data.splits import Part, choose, parse_split
 from plait.data.tables import object_source
 from plait.errors import ConfigError, DataError, did_you_mean
 from plait.files import at_home
-from plait.own_code import located_errors
-from plait.own_function import chosen_function
+from plait.own_code import chosen_function, located_errors
 from plait.plugins import Kind, find, is_named
 
 

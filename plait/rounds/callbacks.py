@@ -16,8 +16,7 @@ from typing import Protocol, cast
 
 from plait.choice import parse_choice, split_choices, with_options
 from plait.errors import ConfigError, Interrupted
-from plait.own_code import BrokenError, Check, instance_of, located_errors
-from plait.own_function import chosen_function
+from plait.own_code import BrokenError, Check, chosen_function, instance_of, located_errors
 from plait.plugins import Kind, find
 from plait.rounds.channel import StopRequest
 from plait.rounds.events import Adapter, Base, Event, Resumed, RunFinished, RunStarted

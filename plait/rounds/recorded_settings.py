@@ -1,4 +1,4 @@
-"""The settings of a run as its ledger has them, and whether this user began it here.
+"""What a run began with as its ledger has it: its settings, and the sources of its plug-ins.
 
 The hash-chained ledger's first event is their source; config.toml is a copy for people, and must equal it. Imports
 nothing that the settings name: `plait.api.received` says what may be. The ledger has the digests of plug-ins' sources,
@@ -7,17 +7,13 @@ too.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from contextlib import suppress
 
-from plait.config import RunConfig, admit_features, config_from_table
+from plait.config import RunConfig, config_from_table
 from plait.errors import ConfigError, PeerError
-from plait.own import is_own, sign_own
-from plait.part_source import Source
-from plait.plugins import Kind, installed
+from plait.plugins import Kind, Source, installed
 from plait.rounds.events import Event, Plugin, start_of
-from plait.rounds.ledger import first_line, read_events
+from plait.rounds.ledger import read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.settings.toml import read_config_table
 
@@ -54,7 +50,6 @@ def recorded_settings(directory: RunDirectory, events: list[Event] | None = None
         ConfigError: config.toml is missing or differs from the ledger, or the settings are not valid.
         PeerError: the ledger is broken, or does not begin with settings.
     """
-    admit_recorded(directory)
     events = read_events(directory.ledger) if events is None else events
     start = start_of(events)
     if start is None:
@@ -74,25 +69,3 @@ def recorded_settings(directory: RunDirectory, events: list[Event] | None = None
                 "changed after the run began; put it back"
             )
     return recorded.model_copy(update={"out": str(directory.path)})
-
-
-def admit_recorded(directory: RunDirectory) -> None:
-    """Allow the features of outsiders that a run asks for, if this user began it here."""
-    with suppress(ValueError, LookupError, TypeError, AttributeError):
-        config = json.loads(first_line(directory.ledger))["config"]
-        if began_here(directory):
-            admit_features(config)
-
-
-def began_here(directory: RunDirectory) -> bool:
-    """Whether a process of this user, on this machine, began the run with the settings in its ledger."""
-    return is_own(directory.ledger, first_line(directory.ledger))
-
-
-def sign_beginning(directory: RunDirectory) -> None:
-    """Note that this user's process has begun the run, once the ledger has its first event.
-
-    Raises:
-        MachineError: it cannot be written.
-    """
-    sign_own(directory.ledger, first_line(directory.ledger))

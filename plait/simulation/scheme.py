@@ -187,7 +187,7 @@ def _own(text: str) -> Scheme:
     what = f"partition '{name}'"
     if not callable(found):
         raise ConfigError(f"{what} is a {type(found).__name__}, expected a function of (dataset, clients, seed)")
-    from plait.own_function import chosen_function
+    from plait.own_code import chosen_function
 
     split = with_options(chosen_function(found, ("dataset", "clients", "seed"), what=what), options, what=what)
     return Scheme(

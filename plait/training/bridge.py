@@ -31,8 +31,7 @@ from torch import nn
 
 from plait.choice import parse_choice, with_options
 from plait.errors import ConfigError
-from plait.own_code import located_errors
-from plait.own_function import chosen_function
+from plait.own_code import chosen_function, located_errors
 from plait.plugins import Kind, find
 from plait.training.device import device_of
 from plait.training.examples import Example, Tokenizer

@@ -71,6 +71,6 @@ def loss_named(text: str) -> LocalLoss | None:
     found = find(Kind.LOSS, name, known=(CROSS_ENTROPY,))
     if not callable(found):
         raise ConfigError(f"{what} is a {type(found).__name__}, expected a function of ({', '.join(_TAKES)})")
-    from plait.own_function import chosen_function
+    from plait.own_code import chosen_function
 
     return cast("LocalLoss", with_options(chosen_function(found, _TAKES, what=what), options, what=what))

@@ -21,7 +21,7 @@ import pytest
 from plait.rounds.ledger import Line, read_lines
 from plait.trust.provision import provision
 from tests import waiting
-from tests.commands import Command
+from tests.commands import Command, resuming
 from tests.once import once
 
 CLIENTS = ("alice", "bob", "carol")
@@ -112,10 +112,10 @@ class Deployment:
         self.processes[name] = plait(*command, folder=self.folder / name, output=self.output(name), **more)
 
     def resume(self, **more: str) -> None:
-        """Start the server anew, with nothing but the name of the run."""
-        self.processes["server"] = plait(
-            "resume", "run", folder=self.folder / "server", output=self.output("server"), **more
-        )
+        """Start the server anew, by the name of the run and what lies outside it."""
+        place = self.folder / "server"
+        words = resuming(place / "run")
+        self.processes["server"] = plait(*words, folder=place, output=self.output("server"), **more)
 
     def until_killed(self, name: str) -> None:
         """Wait for a process that kills itself."""

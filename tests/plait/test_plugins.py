@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from plait.errors import ConfigError
-from plait.part_source import source_of
-from plait.plugins import Kind, admit, find, installed, reference
+from plait.plugins import Kind, admit, find, installed, reference, source_of
 
 
 @pytest.fixture

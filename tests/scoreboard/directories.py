@@ -41,7 +41,7 @@ watched()
 """
 # Each alone notices that a defence is missing.
 _ALWAYS = {
-    "resume: rule is code", "resume: a made-up code", "resume: own run, publish edited", "resume: served with metrics",
+    "resume: rule is code", "resume: publish edited", "resume: served with metrics",
     "eval: a base of the hub", "simulate --config RUN/config.toml: rule", "report: adapter is a link",
     "export: adapter_config.json is a pipe", "report: an endless line", "live: the summary is a pipe",
     "fetch: code", "fetch: huge",
@@ -61,8 +61,7 @@ class Case:
         name: what it is.
         verb: what follows `plait`, with {run} for the directory, {new} and {data} for others of the
             victim's, and {server} for a stranger's.
-        attack: makes it of a copy of a finished run that is not the victim's own.
-        own: whether the copy is the victim's own run, which somebody has changed afterwards.
+        attack: makes it of a copy of a finished run.
         refused: a part of the error's text; empty if the verb does what it is for, harmlessly.
     """
 
@@ -70,7 +69,6 @@ class Case:
     verb: str
     attack: Attack
     refused: str
-    own: bool = False
 
 
 def rewritten(**settings: object) -> Attack:
@@ -199,17 +197,6 @@ def piped(name: str) -> Attack:
     return attack
 
 
-def coded(text: str) -> Attack:
-    """With a code that is made up, or another run's."""
-
-    def attack(run: Path) -> None:
-        rewritten(rule="evil:part")(run)
-        other = (run.parents[1] / "made" / ".ledger.jsonl.own").read_text()
-        (run / ".ledger.jsonl.own").write_text(text or other)
-
-    return attack
-
-
 def emptied(attack: Attack) -> Attack:
     """Nothing of a run, but for what the attack leaves."""
 
@@ -291,20 +278,18 @@ def cases() -> list[Case]:
         Case("resume: data of the hub", RESUME, rewritten(data="somebody/their-data"), NAME_IT),
         Case("resume: a file of the victim's", RESUME, rewritten(data="/etc/hostname"), NAME_IT),
         Case("resume: published into a directory", RESUME, rewritten(publish="../elsewhere"), NAME_IT),
-        Case("resume: a made-up code", RESUME, coded("0" * 64 + "\n"), NAME_IT),
-        Case("resume: the code of another run", RESUME, coded(""), NAME_IT),
         *(
-            Case(f"resume: own run, {key} edited", RESUME, both(unfinished, edited(**{key: value})), CHANGED, own=True)
+            Case(f"resume: {key} edited", RESUME, both(unfinished, edited(**{key: value})), CHANGED)
             for key, value in (("publish", PLACE), ("rule", "evil:part"))
         ),
         *(
-            Case(f"{verb.split()[0]}: own run, {key} edited", verb, edited(**{key: value}), CHANGED, own=True)
+            Case(f"{verb.split()[0]}: {key} edited", verb, edited(**{key: value}), CHANGED)
             for verb in ("audit {run}", "verify {run}")
             for key, value in (("publish", PLACE), ("rule", "evil:part"))
         ),
         Case(
-            "export: own run, share edited", "export {run} {new} --to peft --client ada", edited(own_share=0.9),
-            CHANGED, own=True,
+            "export: share edited", "export {run} {new} --to peft --client ada", edited(own_share=0.9),
+            CHANGED,
         ),
         Case("resume: served on an address", RESUME, served(listen="0.0.0.0:0"), "--allow listen="),
         Case("resume: served with a kit", RESUME, served(kit="/etc"), "--allow kit=/etc"),
@@ -437,9 +422,6 @@ def run(*, full: bool, scratch: Path) -> Row:
         (folder / "evil.py").write_text(_EVIL)
         run = folder / "run"
         shutil.copytree(made, run)
-        if not case.own:
-            for code in run.glob(".*.own"):
-                code.unlink()
         case.attack(run)
         places = {"run": run, "new": folder / "new", "data": data,
                   "grid": scratch / "grid.toml", "server": server}  # fmt: skip

@@ -556,23 +556,14 @@ MUTATIONS: dict[str, Mutation] = {
     "matplotlibrc": Mutation("planted", "plots are drawn as a matplotlibrc says", nothing("matplotlib:rcdefaults")),
     "named-again": Mutation(
         "directories",
-        "every run counts as begun here",
-        lambda: put("plait.rounds.recorded_settings:began_here", _always, beside=("plait.api.received",)),
-    ),
-    "own-code": Mutation(
-        "directories",
-        "any code beside a ledger is believed",
-        lambda: put(
-            "plait.own:is_own",
-            lambda file, content: file.with_name(f".{file.name}.own").exists(),
-            beside=("plait.rounds.recorded_settings", "plait.api.serving"),
-        ),
+        "what a directory names need not be named again",
+        lambda: put("plait.api.received:leads_out", lambda settings: {}),
     ),
     "ledger-settings": Mutation("directories", "settings come from config.toml", lambda: _settings_of_the_file()),
-    "served-from-here": Mutation(
+    "served-again": Mutation(
         "directories",
         "every server.toml is believed",
-        lambda: put("plait.api.serving:served_from_here", _always, beside=("plait.api.received",)),
+        lambda: put("plait.api.serving:Serving.named", property(lambda self: {})),
     ),
     "base-on-disk": Mutation(
         "directories",

@@ -16,7 +16,7 @@ SENT: Mapping[str, tuple[tuple[str, int, bytes], ...]] = {
     "outside": (("../ran", 4, b"evil"),),
     "absolute": (("/tmp/ran", 4, b"evil"),),
     "code": (("config.toml", 0, b""), ("evil.py", 4, b"evil")),
-    "hidden": ((".ledger.jsonl.own", 4, b"evil"),),
+    "hidden": ((".ledger.jsonl", 4, b"evil"),),
     "deep": (("adapter/../../ran", 4, b"evil"),),
     "weights that run": (("adapter/pytorch_model.bin", 4, b"evil"),),
     "huge": (("ledger.jsonl", 10**12, b"evil"),),

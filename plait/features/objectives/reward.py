@@ -18,8 +18,7 @@ import numpy as np
 
 from plait.choice import parse_choice, with_options
 from plait.errors import PartError
-from plait.own_code import located_errors
-from plait.own_function import chosen_function
+from plait.own_code import chosen_function, located_errors
 from plait.plugins import Kind, find
 from plait.training.examples import IGNORED, Example, Tokenizer, prompt_tokens
 

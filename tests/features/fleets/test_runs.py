@@ -13,7 +13,7 @@ from plait.report.theme import LIGHT, draw
 from plait.rounds.events import RoundStarted
 from plait.rounds.ledger import read_events
 from plait.rounds.run_view import RunView
-from tests.commands import run_command
+from tests.commands import resuming, run_command
 
 FLEET = """
 notice_s = 20
@@ -83,8 +83,8 @@ def test_a_run_that_is_killed_ends_with_the_same_bits_at_the_same_virtual_time(
     assert whole.code == 0, whole.err
     # In the second round, and then in the evaluation after it.
     killed("update_received", 3, "simulate", *arguments, "--out", str(tmp_path / "killed"))
-    killed("reply_received", 4, "resume", str(tmp_path / "killed"))
-    again = plait("resume", tmp_path / "killed", "--json")
+    killed("reply_received", 4, *resuming(tmp_path / "killed"))
+    again = plait(*resuming(tmp_path / "killed"), "--json")
     assert again.code == 0, again.err
 
     views = [RunView.of(read_events(tmp_path / run / "ledger.jsonl")) for run in ("whole", "killed")]
@@ -111,7 +111,7 @@ def test_a_run_goes_on_with_the_devices_that_it_began_with(
     out = tmp_path / "run"
     killed("update_received", 1, "simulate", *options(jsonl, small, fleet), "--out", str(out))
     fleet.write_text(FLEET.replace("count = 2", "count = 3"))
-    ran = plait("resume", out)
+    ran = plait(*resuming(out))
     fleet.write_text(FLEET)
     assert (ran.code, "have changed since the run began" in ran.err) == (2, True)
 
@@ -126,7 +126,7 @@ def test_budgets_by_speed_let_all_answer_together_and_survive_a_kill(
     whole = plait("simulate", *arguments, "--out", tmp_path / "whole", "--json")
     assert whole.code == 0, whole.err
     killed("update_received", 5, "simulate", *arguments, "--out", str(tmp_path / "killed"))
-    assert plait("resume", tmp_path / "killed").code == 0
+    assert plait(*resuming(tmp_path / "killed")).code == 0
     fleet.write_text(FLEET)
 
     events = read_events(tmp_path / "whole" / "ledger.jsonl")

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from plait.rounds.ledger import read_lines
-from tests.commands import Command, run_command
+from tests.commands import Command, resuming, run_command
 from tests.plait.cli.conftest import write_jsonl
 from tests.plait.cli.test_resume import WEIGHTS, wait_for
 
@@ -28,7 +28,7 @@ def masked(tmp_path_factory):
     with Command(*command, folder / "killed", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
         wait_for(folder / "killed", "update_received", 2)
         run.kill()
-    run_command("resume", folder / "killed").check_returncode()
+    run_command(*resuming(folder / "killed")).check_returncode()
     return folder
 
 

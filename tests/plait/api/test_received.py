@@ -1,7 +1,8 @@
-"""What follows from a run that began elsewhere: nothing that its operator does not name again."""
+"""What follows from a run's directory: nothing that its operator does not name again."""
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from plait import plugins
-from plait.api.received import admitted_settings, leads_out
+from plait.api.received import admitted_settings, how_to_resume, leads_out
+from plait.api.serving import Serving
 from plait.config import RunConfig, config_from_table, to_toml
 from plait.errors import ConfigError, PeerError
 from plait.rounds.events import Adapter, Base, ClientsDescribed, Event, RunStarted
 from plait.rounds.ledger import Ledger
-from plait.rounds.recorded_settings import began_here, recorded_settings, sign_beginning
+from plait.rounds.recorded_settings import recorded_settings
 from plait.rounds.run_directory import RunDirectory
 
 Begun = Callable[..., RunDirectory]
@@ -28,7 +30,7 @@ def _fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def begun(tmp_path: Path) -> Begun:
-    def make(*, own: bool = False, first: Event | None = None, **settings: object) -> RunDirectory:
+    def make(*, first: Event | None = None, **settings: object) -> RunDirectory:
         config = config_from_table(
             {"base": "tiny", **{key.replace("_", "-"): value for key, value in settings.items()}}
         )
@@ -43,15 +45,13 @@ def begun(tmp_path: Path) -> Begun:
         ledger = Ledger(directory.ledger)
         ledger.append(first or started)
         ledger.close()
-        if own:
-            sign_beginning(directory)
         return directory
 
     return make
 
 
 def test_settings_that_differ_from_the_ledger_are_refused(begun: Begun) -> None:
-    directory = begun(own=True, rounds=3)
+    directory = begun(rounds=3)
     assert recorded_settings(directory).rounds == 3
     text = directory.config.read_text()
     directory.config.write_text(text.replace('publish = ""', 'publish = "http://127.0.0.1:9"'))
@@ -69,15 +69,8 @@ def test_a_ledger_without_settings_is_refused(begun: Begun) -> None:
         recorded_settings(begun(first=ClientsDescribed(clients=())))
 
 
-def test_what_an_own_run_names_is_admitted(begun: Begun) -> None:
-    directory = begun(own=True, rule="my_rules:mine", data="my.jsonl")
-    assert began_here(directory)
-    assert admitted_settings(directory).rule == "my_rules:mine"
-    assert "my_rules" in plugins._admitted
-
-
 @pytest.mark.slow
-def test_what_another_s_run_names_has_to_be_named_again(begun: Begun) -> None:
+def test_what_a_run_names_has_to_be_named_again(begun: Begun) -> None:
     directory = begun(rule="my_rules:mine:groups=2", data="my file.jsonl", publish="http://127.0.0.1:9")
     with pytest.raises(ConfigError) as refused:
         admitted_settings(directory)
@@ -111,10 +104,14 @@ def test_nothing_else_can_be_allowed(begun: Begun, allowed: str, why: str) -> No
         admitted_settings(begun(rule="my_rules:mine"), [allowed])
 
 
-def test_a_code_holds_for_its_own_ledger_alone(begun: Begun, tmp_path: Path) -> None:
-    directory = begun(own=True, rule="my_rules:mine")
-    directory.ledger.write_bytes(directory.ledger.read_bytes().replace(b"my_rules", b"evilrule"))
-    assert not began_here(directory)
+def test_the_command_that_continues_a_run_names_again_what_lies_outside_it(begun: Begun) -> None:
+    directory = begun(rule="my_rules:mine", data="my file.jsonl")
+    command = how_to_resume(recorded_settings(directory), Serving("127.0.0.1:9", "", "", 1.0, 7))
+    words = shlex.split(command)
+    assert words[:3] == ["plait", "resume", str(directory.path)]
+    allowed = words[4::2]
+    assert allowed == ["data=my file.jsonl", "rule=my_rules:mine", "listen=127.0.0.1:9"]
+    assert admitted_settings(directory, allowed[:2]).rule == "my_rules:mine"
 
 
 @pytest.mark.parametrize(

@@ -201,7 +201,7 @@ def test_a_run_goes_on_with_its_data_at_another_place_and_with_no_others(
     plait.simulate(jsonl, partition="natural:author", out=out, callbacks=[pause], **small)
     jsonl.rename(moved)
     with pytest.raises(DataError, match="No such file or directory"):
-        plait.resume(out, quiet=True)
+        plait.resume(out, allow=[f"data={jsonl}"], quiet=True)
     with pytest.raises(ConfigError, match="has changed since the run began"):
         plait.resume(out, data=records[1:], quiet=True)
     run = plait.resume(out, data=moved, quiet=True)

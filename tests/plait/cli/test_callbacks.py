@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
 
 from plait.rounds.ledger import read_events
+from tests.commands import resuming
 
 WEIGHTS = "adapter/adapter_model.safetensors"
 
@@ -56,10 +58,10 @@ def test_a_run_that_a_named_callback_pauses_goes_on_to_the_same_bits(plait, orig
     assert paused.code == 130
     said = paused.err.splitlines()[-1]
     assert "callback callbacks_of_eve:Once asked to pause" in said
-    assert said.endswith("continue with: plait resume run")
+    assert said.endswith(f"continue with: {shlex.join(['plait', *resuming(Path('run'))])}")
     first = [event.event for event in read_events(home / "run/ledger.jsonl")]
     assert (home / "told.txt").read_text().split() == first
-    assert plait("resume", "run").code == 0
+    assert plait(*resuming(Path("run"))).code == 0
     assert (home / "run" / WEIGHTS).read_bytes() == (original / "run" / WEIGHTS).read_bytes()
     # What was recorded is told again, then what follows; samples are drawn once the run is over.
     events = [event.event for event in read_events(home / "run/ledger.jsonl")]

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from plait.rounds.ledger import read_lines
-from tests.commands import run_command
+from tests.commands import resuming, run_command
 
 WEIGHTS = "adapter/adapter_model.safetensors"
 Rows = list[dict[str, str]]
@@ -119,12 +119,12 @@ def test_a_run_is_resumed_on_the_data_that_it_began_with_and_no_other(
     lines = before.splitlines(keepends=True)
     for changed in (lines[::-1], lines[:-1], [lines[0].replace("add_0", "sub_0"), *lines[1:]]):
         jsonl.write_text("".join(changed))
-        ran = plait("resume", out, "--json")
+        ran = plait(*resuming(out), "--json")
         assert ran.code == 2
         assert "has changed since the run began: its fingerprint is" in ran.err
         assert len(ran.err.strip().splitlines()) == 1 + ran.err.count("resuming")
     jsonl.write_text("\n" + before)  # the same records
-    assert plait("resume", out, "--json").code == 0
+    assert plait(*resuming(out), "--json").code == 0
     assert (out / WEIGHTS).read_bytes() == (original / "run" / WEIGHTS).read_bytes()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from plait.rounds.ledger import read_lines
+from tests.commands import resuming
 
 pytestmark = pytest.mark.slow
 
@@ -37,12 +39,12 @@ def test_a_simulation_on_a_disk_that_fills_up_stops_in_one_line_and_goes_on_with
     # Room for the run's beginning, and not for its first round.
     ballast.write_bytes(bytes(DISK_BYTES - 400_000))
     ran = plait("simulate", *_options(jsonl, small, out))
-    _is_one_line(ran, disk, f"continue with: plait resume {out}")
+    _is_one_line(ran, disk, f"continue with: {shlex.join(['plait', *resuming(out)])}")
     events = read_lines(out / "ledger.jsonl")
     assert not [event for event in events if event["event"] in ("update_refused", "client_turned_away")]
 
     ballast.unlink()
-    assert plait("resume", out).code == 0
+    assert plait(*resuming(out)).code == 0
     assert (out / WEIGHTS).read_bytes() == (original / "run" / WEIGHTS).read_bytes()
 
 

@@ -12,7 +12,7 @@ import pytest
 from plait import plugins
 from plait.rounds.events import RunStarted
 from plait.rounds.ledger import read_events
-from tests.commands import run_command
+from tests.commands import resuming, run_command
 
 RULE = """
 import os
@@ -42,14 +42,6 @@ def arguments(small: tuple[str, ...], out: str, *more: str) -> tuple[str, ...]:
     return ("simulate", *data, *small, "--rule", "rules_of_ada:middle:trim=1", "--out", out, "--json", *more)
 
 
-def received(run: Path) -> None:
-    """As if it came from elsewhere: without the codes of this machine."""
-    codes = list(run.glob(".*.own"))
-    assert codes
-    for code in codes:
-        code.unlink()
-
-
 def adapter_of(run: Path) -> str:
     return next(event.adapter for event in read_events(run / "ledger.jsonl") if event.event == "run_finished")
 
@@ -67,20 +59,19 @@ def test_resume_and_verify_refuse_another_source_of_a_rule(plait, home: Path, sm
     assert recorded.sha256 == hashlib.sha256(RULE.encode()).hexdigest()
 
     (home / "rules_of_ada.py").write_text(RULE + "# another\n")
-    for command in (("resume", "killed"), ("verify", "killed"), ("verify", "whole")):
+    for command in (resuming(Path("killed")), ("verify", "killed"), ("verify", "whole")):
         ran = plait(*command)
         assert ran.code == 2
         assert ran.err.splitlines()[-1].startswith("error: source of rule 'rules_of_ada:middle' is ")
 
     (home / "rules_of_ada.py").write_text(RULE)
-    assert plait("resume", "killed", "--json").code == 0
+    assert plait(*resuming(Path("killed")), "--json").code == 0
     assert adapter_of(home / "killed") == adapter_of(home / "whole")
 
 
 @pytest.mark.slow
 def test_verify_imports_no_rule_that_its_operator_does_not_name(plait, home: Path, small, monkeypatch) -> None:
     assert plait(*arguments(small, "run", "--keep-updates")).code == 0
-    received(home / "run")
     monkeypatch.setattr(plugins, "_admitted", set())
     monkeypatch.setattr(plugins, "_found", {})
     sys.modules.pop("rules_of_ada")
@@ -100,7 +91,6 @@ def test_verify_imports_no_rule_that_its_operator_does_not_name(plait, home: Pat
 @pytest.mark.slow
 def test_audit_imports_no_rule_that_its_operator_does_not_name(plait, home: Path, small, monkeypatch) -> None:
     assert plait(*arguments(small, "run")).code == 0
-    received(home / "run")
     monkeypatch.setattr(plugins, "_admitted", set())
     monkeypatch.setattr(plugins, "_found", {})
     sys.modules.pop("rules_of_ada")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from plait.rounds.ledger import read_lines
-from tests.commands import Command, run_command
+from tests.commands import Command, resuming, run_command
 from tests.waiting import until
 
 pytestmark = pytest.mark.slow  # several runs in processes of their own
@@ -41,7 +42,7 @@ def test_a_run_killed_mid_round_ends_bit_identical(
     process.wait()
     process.stderr.close()
     assert not (out / "summary.json").exists()
-    ran = plait("resume", out, "--json")
+    ran = plait(*resuming(out), "--json")
     assert ran.code == 0, ran.err
     assert (out / WEIGHTS).read_bytes() == (original / "run" / WEIGHTS).read_bytes()
     events = read_lines(out / "ledger.jsonl")
@@ -66,7 +67,7 @@ def test_a_run_from_another_adapter_that_is_killed_ends_bit_identical(
     process.kill()
     process.wait()
     process.stderr.close()
-    assert plait("resume", out).code == 0
+    assert plait(*resuming(out)).code == 0
     weights = (out / WEIGHTS).read_bytes()
     assert weights == (tmp_path / "undisturbed" / WEIGHTS).read_bytes()
     assert weights != (original / "run" / WEIGHTS).read_bytes()
@@ -85,7 +86,7 @@ def test_ctrl_c_saves_the_state_and_says_how_to_go_on(
     assert "stopping after the current client" in err
     assert f"plait resume {out}" in err
     assert read_lines(out / "ledger.jsonl")[-1]["event"] == "interrupted"
-    assert plait("resume", out).code == 0
+    assert plait(*resuming(out)).code == 0
     assert (out / WEIGHTS).read_bytes() == (original / "run" / WEIGHTS).read_bytes()
 
 
@@ -132,12 +133,12 @@ def test_a_run_that_was_stopped_after_its_last_round_is_finished_by_resume(
     stopped = run_command(where, int(number), *options, program=STOPPED)
     assert stopped.returncode == (130 if number is signal.SIGINT else -number), stopped.stderr
     if number is signal.SIGINT:
-        assert stopped.stderr.splitlines()[-1].endswith(f"continue with: plait resume {out}")
+        assert stopped.stderr.splitlines()[-1].endswith(f"continue with: {shlex.join(['plait', *resuming(out)])}")
     assert not (out / "report.html").exists()
     rounds = [event["event"] for event in read_lines(out / "ledger.jsonl")].count("round_finished")
     assert rounds == 2
 
-    ran = plait("resume", out, "--json")
+    ran = plait(*resuming(out), "--json")
 
     assert ran.code == 0, ran.err
     events = [event["event"] for event in read_lines(out / "ledger.jsonl")]
@@ -146,5 +147,5 @@ def test_a_run_that_was_stopped_after_its_last_round_is_finished_by_resume(
     assert (out / "report.html").exists()
     assert json.loads(ran.out) == json.loads((out / "summary.json").read_text())
     assert (out / WEIGHTS).read_bytes() == (original / "run" / WEIGHTS).read_bytes()
-    again = plait("resume", out)
+    again = plait(*resuming(out))
     assert (again.code, "there is nothing to resume" in again.err) == (2, True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import run_command
+from tests.commands import resuming, run_command
 
 pytestmark = pytest.mark.slow  # all of them look at runs of the command
 
@@ -22,7 +22,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory, original: Path, small: tuple[
     plait = "from plait.cli.main import main; main()"
     full = run_command(*options, program=nothing_larger_than_6_kb + plait)
     assert full.returncode == 1
-    done = run_command(*(("resume", out) if (out / "ledger.jsonl").exists() else options))
+    done = run_command(*(resuming(out) if (out / "ledger.jsonl").exists() else options))
     assert done.returncode == 0, done.stderr
     return out, full.stderr.splitlines()
 

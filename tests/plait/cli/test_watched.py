@@ -11,7 +11,7 @@ import pytest
 
 from plait.rounds.events import EndedEarly, Evaluated, Event, RunFinished, StepTakenBack, UpdateReceived
 from plait.rounds.ledger import read_events
-from tests.commands import Command
+from tests.commands import Command, resuming
 
 pytestmark = pytest.mark.slow
 
@@ -116,7 +116,7 @@ def test_killed_at_any_step_it_ends_with_the_same_adapter(plait, too_far, tmp_pa
         time.sleep(0.01)
     process.kill()
     process.wait()
-    assert plait("resume", killed).code == 0
+    assert plait(*resuming(killed)).code == 0
     weights = "adapter/adapter_model.safetensors"
     assert (killed / weights).read_bytes() == (whole / weights).read_bytes()
     assert next(event.round for event in events_of(killed, StepTakenBack)) == back.round
