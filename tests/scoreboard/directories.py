@@ -239,15 +239,15 @@ NO_FILE = "not a regular file"
 NAME_IT, CHANGED, NOT_HERE = "add --allow", "the file was changed after the run began", "is not on this disk"
 WATCH, FETCH = (
     "report {run} --live --listen 127.0.0.1:0",
-    "fetch NAME {new} --server {server}",
+    "fetch NAME {new} --server {server} --max-gb 0.01",
 )
 BEGIN = "simulate --data {data} --base tiny --clients 2 --rounds 1 --local-steps 1 --seq-len 32 --rank 2 --out {run}"
 OF_A_RUN = "expected one of a run directory"
 FETCHED: Mapping[str, str] = {
     "honest": "", "outside": OF_A_RUN, "absolute": OF_A_RUN, "code": OF_A_RUN, "hidden": OF_A_RUN, "deep": OF_A_RUN,
-    "weights that run": OF_A_RUN, "huge": "expected at most 20",
-    "many": "more than 256 files", "twice": "twice", "more": "more data than it announced", "less": "less than a run",
-    "nothing": "less than a run",
+    "weights that run": OF_A_RUN, "huge": "has more than 0.01 GB",
+    "many": "more than 256 files",
+    "nothing": "sent no files",
 }  # fmt: skip
 RESUME, EVAL = "resume {run}", "eval --adapter {run} --data {data}"
 PARTS: Mapping[str, str] = {
@@ -336,7 +336,6 @@ def cases() -> list[Case]:
         Case("live: code, which it has no use for", WATCH, finished(**{**PARTS, **OUT}), ""),
         Case("live: the summary is a pipe", WATCH, piped("summary.json"), ""),
         Case("live: the adapter is a pipe", WATCH, piped("adapter/adapter_model.safetensors"), ""),
-        Case("live: the queue is a pipe", WATCH, piped("federation.jsonl"), ""),
         Case("live: an endless line", WATCH, long_line, ""),
         *(
             Case(f"fetch: {name}", FETCH.replace("NAME", name.replace(" ", "-")), lambda _run: None, refused)
