@@ -6,5 +6,5 @@ FEATURE = Feature(
     name="chat",
     help="talk to a run's model in the terminal",
     verbs={"chat": "plait.features.chat.chat_verb:chat"},
-    afterwards="plait.features.chat.afterwards:afterwards",
+    afterwards="plait.features.chat.chat_verb:afterwards",
 )

@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
+import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from plait.config import RunConfig
+from plait.config import RunConfig, sections
 from plait.errors import ConfigError
 from plait.files import write_atomically
+from plait.known_features import features
 from plait.progress import say, status
 
 if TYPE_CHECKING:
     from plait.data import Dataset
 
 _LEAST, _MOST = 2, 32
+_COLUMNS = 90
+_OPEN = ("data", "partition", "clients", "base", "rounds", "seq_len")
+"""What the file sets; the rest is a comment, at its default."""
+_CLOSED = (
+    "local_steps",
+    "batch_size",
+    "method",
+    "rank",
+    "rule",
+    "wire",
+    "own_share",
+    "dp",
+    "secure_aggregation",
+    "seed",
+)
 
 
 def init(
@@ -41,7 +60,6 @@ def init(
     data = data or _ask("Your data (file, folder, hub data set or built-in)", RunConfig().data)
     with status(f"reading {data}", quiet=False):
         from plait.data import as_dataset
-        from plait.features.init.settings_file import settings_file
         from plait.plugins import admit
         from plait.simulation.scheme import default_scheme, likely_clients
 
@@ -56,7 +74,7 @@ def init(
         )
     base = _ask("Base (built-in, directory or hub id)", RunConfig().base) if asks else RunConfig().base
     chosen: dict[str, str | int] = {"data": data, "base": base, **_clients(dataset, column)}
-    write_atomically(out, settings_file(chosen, name=str(out)).encode())
+    write_atomically(out, _settings_file(chosen, name=str(out)).encode())
     say(f"wrote {out}; run it with: plait simulate --config {shlex.quote(str(out))}", quiet=False)
 
 
@@ -73,3 +91,21 @@ def _clients(dataset: Dataset, column: str) -> dict[str, str | int]:
 def _ask(question: str, default: str) -> str:
     shown = f" [{default}]" if default else ""
     return input(f"{question}{shown}: ").strip() or default
+
+
+def _settings_file(chosen: Mapping[str, str | int], *, name: str) -> str:
+    """The settings that matter at first, each with what it means, as TOML."""
+    fields = {name: field for table, _ in sections(features()) for name, field in table.model_fields.items()}
+
+    def entry(key: str, mark: str) -> str:
+        described = " ".join((fields[key].description or "").split()).partition("; ")[0]
+        comment = textwrap.fill(described, _COLUMNS, initial_indent="# ", subsequent_indent="# ")
+        return f"{comment}\n{mark}{key.replace('_', '-')} = {json.dumps(chosen.get(key, fields[key].default))}"
+
+    parts = [
+        f"# Settings of a run. Run it:  plait simulate --config {name}",
+        *(entry(key, "") for key in _OPEN if key != "partition" or key in chosen),
+        "# Defaults; remove a # to change one. All others: plait simulate --help-all",
+        *(entry(key, "# ") for key in _CLOSED if key in fields),
+    ]
+    return "\n\n".join(parts) + "\n"
