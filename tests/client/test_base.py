@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import pytest
 
 from client.base import agreed, node_run_config, open_runner
-from client.participant import KeptBase
 from client.settings import check_settings
 from client.task import Run
 from plait.adapters import fingerprint_base
@@ -59,20 +58,6 @@ def test_a_node_says_what_it_holds(tmp_path: Path) -> None:
     assert "lora" in place.capacity.methods
     assert place.capacity.memory_bytes == 1_000_000
     assert place.capacity.device.startswith("cpu, ")
-
-
-@pytest.mark.slow
-def test_a_nodes_list_of_devices_is_its_own_and_not_the_runs(tmp_path: Path) -> None:
-    own = settings(tmp_path, device="cpu,cpu", dtype="float32", max_memory_gb=0.001)
-    # A run's list would be of simulated clients, with conditions of its own.
-    assert node_run_config(RunConfig(over_selection=1.5, deadline_s=9).to_table(), own)["device"] == "cpu"
-    kept = KeptBase()
-    place = open_runner(a_run("tiny", TINY), own, DATA, progress=lambda _: None, kept=kept)
-    assert kept._base is not None
-    assert [str(device) for device in kept._base.devices] == ["cpu", "cpu"]
-    assert (place.capacity.device, place.capacity.memory_bytes) == ("cpu, float32", 1_000_000)
-    with pytest.raises(ConfigError, match="device is 'cpu,cpu' and trainer 'mine:build', expected one device"):
-        settings(tmp_path, device="cpu,cpu", trainer="mine:build")
 
 
 @pytest.mark.slow
