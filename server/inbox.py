@@ -1,9 +1,9 @@
-"""Answers on disk: ``INBOX/NODE/TASK.part`` while an answer arrives, ``.answer`` once it is complete and durable.
+"""Answers on disk, ``INBOX/NODE/TASK.part`` while one arrives and ``.answer`` once it is durable; bodies of tasks.
 
-Both begin with one byte for the kind of the answer and its announced SHA-256, so that an upload can continue, and an
-answer be read, after a restart. Small answers share files (`small_answers`). Nothing here holds more than a chunk in
-memory, except `read`. Knows nothing of connections and permissions; names of nodes and tasks are checked before they
-get here.
+Both files begin with one byte for the kind of the answer and its announced SHA-256, so that an upload can continue, and
+an answer be read, after a restart. Small answers share files (`incoming`). Nothing here holds more than a chunk of an
+answer in memory, except `read`. The bodies of tasks are held once each, by SHA-256, while any task uses them. Knows
+nothing of connections and permissions; names of nodes and tasks are checked before they get here.
 """
 
 from __future__ import annotations
@@ -20,8 +20,56 @@ from urllib.parse import quote, unquote
 from plait.errors import ConfigError, MachineError, PeerError
 from plait.files import cannot_write, map_file
 from plait.transport.framing import Data
-from server.incoming import ANSWER_SUFFIX, HEADER_BYTES, PART_SUFFIX, Incoming
-from server.small_answers import SmallAnswer, SmallAnswers
+from server.incoming import ANSWER_SUFFIX, HEADER_BYTES, PART_SUFFIX, Incoming, SmallAnswer, SmallAnswers
+
+
+@dataclass
+class _Held:
+    body: bytes
+    uses: int
+
+
+class Bodies:
+    """Counts the uses of each body; not thread-safe, its owner locks."""
+
+    def __init__(self) -> None:
+        self._by_digest: dict[bytes, _Held] = {}
+        # While a body is held, no other object can have its id.
+        self._digest_by_id: dict[int, bytes] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_digest)
+
+    @property
+    def held_bytes(self) -> int:
+        """Size of all bodies together."""
+        return sum(len(held.body) for held in self._by_digest.values())
+
+    def known(self, body: bytes) -> bytes | None:
+        """The SHA-256 of this very object, if it is held."""
+        return self._digest_by_id.get(id(body))
+
+    def hold(self, body: bytes, digest: bytes) -> None:
+        """Count one more use of a body, whose SHA-256 is `digest`; an equal one that is already held replaces it."""
+        held = self._by_digest.get(digest)
+        if held is None:
+            self._by_digest[digest] = _Held(body, 1)
+            self._digest_by_id[id(body)] = digest
+        else:
+            held.uses += 1
+
+    def get(self, digest: bytes) -> bytes | None:
+        """The body with this SHA-256, the original object; None if no task uses it."""
+        held = self._by_digest.get(digest)
+        return None if held is None else held.body
+
+    def release(self, digest: bytes) -> None:
+        """Count one use less; a body without uses is dropped."""
+        held = self._by_digest[digest]
+        held.uses -= 1
+        if not held.uses:
+            del self._by_digest[digest], self._digest_by_id[id(held.body)]
+
 
 _MAPPED_BYTES = 1 << 18  # smaller answers are read, which is faster
 _SAFE = re.compile(r"[A-Za-z0-9._%~-]{1,200}")

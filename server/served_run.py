@@ -74,8 +74,8 @@ def open_channel(serving: Serving, *, clients: int, stays: bool = False, more: M
         PlaitError: the kit or the address is not valid.
     """
     from plait.rounds.roster import REPLY_BYTES
-    from server.limits import Limits
     from server.nodes_channel import NodesChannel
+    from server.transfers import Limits
 
     kit = kit_of(serving)
     return NodesChannel(

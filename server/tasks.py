@@ -30,8 +30,7 @@ from plait.errors import DiskFullError
 from plait.rounds.channel import Purpose
 from plait.transport.protocol import HEAD_BYTES, MESSAGE_TYPES
 from plait.v1 import federation_pb2 as pb
-from server.bodies import Bodies
-from server.inbox import Inbox, StoredAnswer, group_and_type, is_later, task_id_of
+from server.inbox import Bodies, Inbox, StoredAnswer, group_and_type, is_later, task_id_of
 from server.sessions import Fitness, Session, Sessions
 
 DURABLE_TYPE = MESSAGE_TYPES[Purpose.TRAIN]

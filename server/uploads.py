@@ -19,14 +19,12 @@ from plait.transport.framing import Data
 from plait.transport.protocol import CHUNK_BYTES, DIGEST_BYTES, HEAD_BYTES
 from plait.v1 import federation_pb2 as pb
 from server.inbox import Inbox
-from server.incoming import Incoming
-from server.limits import Limits
+from server.incoming import Incoming, SmallAnswer
 from server.log import say
 from server.metrics import Metrics
 from server.sessions import Session
-from server.small_answers import SmallAnswer
 from server.tasks import DURABLE_TYPE, Task, TaskRegistry, TaskState
-from server.transfers import CutOff, Transfer, Transfers
+from server.transfers import CutOff, Limits, Transfer, Transfers
 
 _MAX_ERROR_BYTES = 4096
 _MAX_MISMATCHES = 3

@@ -211,8 +211,8 @@ def transport(
 def _serve(inbox: Path, kit: ServerKit | None, max_answer_bytes: int) -> Generator[Serving]:
     """The server of plait, as `plait server` runs it."""
     from server.hosting import Terms
-    from server.limits import Limits
     from server.nodes_channel import NodesChannel
+    from server.transfers import Limits
     from simulations.bench.transport import Serving
 
     channel = NodesChannel("127.0.0.1:0", kit=kit, limits=Limits(max_answer_bytes=max_answer_bytes))

@@ -91,8 +91,8 @@ def test_a_thousand_downloads_over_tls_come_whole(tmp_path, monkeypatch):
     provision(tmp_path / "kits", ["alice"], ("localhost",), now=datetime.now(UTC))
     from plait.trust.kit import ServerKit
     from server.hosting import Terms
-    from server.limits import Limits
     from server.nodes_channel import NodesChannel
+    from server.transfers import Limits
 
     # One node may not do this.
     monkeypatch.setattr("server.service._SAME_BODY", 10**6)

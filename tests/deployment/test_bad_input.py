@@ -23,10 +23,10 @@ from plait.training.bases import locate_base
 from plait.trust.kit import ServerKit
 from plait.trust.provision import provision, revoke
 from plait.wire.messages import DescribeTask, Refusal, decode_reply, encode_task
-from server import enrolment
+from server import attendance
 from server.hosting import Terms
-from server.limits import Limits
 from server.nodes_channel import NodesChannel
+from server.transfers import Limits
 from tests.waiting import unused_port
 
 NOW = datetime.now(UTC)
@@ -209,7 +209,7 @@ def test_a_server_under_a_name_that_its_certificate_does_not_have(serve, client)
 
 
 def test_another_version_of_the_protocol(serve, client, monkeypatch):
-    monkeypatch.setattr(enrolment, "PROTOCOL_VERSION", 2)
+    monkeypatch.setattr(attendance, "PROTOCOL_VERSION", 2)
     code, line = client(address(serve()))
     assert code == 3
     assert "protocol version is 1, expected 2: upgrade the plait of this client" in line

@@ -20,10 +20,10 @@ with instrumented():
     from server.attendance import Attendance
     from server.hosting import HostedRun, Hosting, Terms
     from server.inbox import Inbox
-    from server.limits import Limits
     from server.metrics import Metrics
     from server.sessions import Sessions
     from server.tasks import TaskRegistry
+    from server.transfers import Limits
     from server.uploads import Uploads, data_of
 
 server.attendance._PROGRESS_PAUSE_S = 0.0

@@ -18,7 +18,7 @@ from tests.commands import run_command
 
 def test_a_place_is_a_module_and_what_it_has_there() -> None:
     assert at("plait.places:at") is at
-    assert at("server.limits:Limits").__module__ == "server.limits"
+    assert at("server.transfers:Limits").__module__ == "server.transfers"
 
 
 @pytest.mark.slow
@@ -28,10 +28,10 @@ def test_a_program_may_have_the_name_of_a_package_of_plaits(tmp_path: Path, name
     program = tmp_path / f"{name}.py"
     program.write_text(
         "import sys, plait\nassert __name__ == '__main__', 'imported'\n"
-        f"plait.{public}\nfrom plait.places import at\nprint(at('server.limits:Limits'), sys.path[0])\n"
+        f"plait.{public}\nfrom plait.places import at\nprint(at('server.transfers:Limits'), sys.path[0])\n"
     )
     done = subprocess.run([sys.executable, program], capture_output=True, text=True, check=False)
-    assert (done.stdout.split(), done.returncode) == (["<class", "'server.limits.Limits'>", str(tmp_path)], 0), done
+    assert (done.stdout.split(), done.returncode) == (["<class", "'server.transfers.Limits'>", str(tmp_path)], 0), done
 
 
 def test_a_package_of_the_programs_that_is_loaded_already_is_named(

@@ -28,8 +28,8 @@ from plait.trust.provision import provision, revoke
 from plait.v1 import federation_pb2 as pb
 from plait.v1.federation_pb2_grpc import FederationStub, OperationsStub
 from server.hosting import Terms
-from server.limits import Limits
 from server.nodes_channel import NodesChannel
+from server.transfers import Limits
 
 MOST_BYTES = 16 << 20
 CONNECTIONS = 6

@@ -18,8 +18,8 @@ from scoreboard.small_federation import HONEST, FakeModel, borrowed, key_of, no_
 from plait.rounds.channel import Purpose
 from plait.v1 import federation_pb2 as pb
 from server.hosting import Terms
-from server.limits import Limits
 from server.nodes_channel import NodesChannel
+from server.transfers import Limits
 
 Forge = Callable[["Overheard", str, int, bytes], bytes]
 

@@ -127,7 +127,7 @@ class Stage:
         self.tasks += 1
         head, body = self.honest.train[:_HEAD], self.honest.train[_HEAD:]
         digest = hashlib.sha256(body).digest()
-        self.server.bodies[digest] = body
+        self.server.inbox[digest] = body
         fields = {
             "task_id": f"t{self.tasks}", "message_type": "train", "group_id": "1",
             "head": head, "body_bytes": len(body), "body_sha256": digest,
@@ -141,7 +141,7 @@ class Stage:
     def fresh(self, **changes: object) -> dict[str, object]:
         """A body that the node does not hold, and its digest."""
         body = os.urandom(5000)
-        self.server.bodies[hashlib.sha256(body).digest()] = body
+        self.server.inbox[hashlib.sha256(body).digest()] = body
         return {"body_bytes": len(body), "body_sha256": hashlib.sha256(body).digest(), **changes}
 
     def do_honest_work(self) -> str:

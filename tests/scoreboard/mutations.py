@@ -207,7 +207,7 @@ def _half_open_cell() -> None:
         options = getattr(module("plait.transport.credentials"), which)
         for place in ("plait.transport.credentials", "plait.transport"):
             put(f"{place}:{which}", (*options, ("grpc.http2.ping_timeout_ms", 600_000)))
-    put("server.grpc_server:SERVER_OPTIONS", module("plait.transport").SERVER_OPTIONS)
+    put("server.service:SERVER_OPTIONS", module("plait.transport").SERVER_OPTIONS)
     put("scoreboard.network:QUICK", {(Fault.HALF_OPEN, "task stream")})
     put("scoreboard.network:PATIENCE_S", 80)  # noticed, it takes 40 s and a few
 
@@ -301,7 +301,7 @@ def _raw_log() -> None:
 
 
 def _any_client_name() -> None:
-    for place in ("plait.trust.names", "plait.trust.provision", "server.enrolment", "plait.trust.kit"):
+    for place in ("plait.trust.names", "plait.trust.provision", "server.attendance", "plait.trust.kit"):
         put(f"{place}:check_client_name", lambda name: name)
     put("plait.trust.names:_CLIENT", SimpleNamespace(fullmatch=lambda name: True))
 

@@ -36,9 +36,9 @@ from plait.simulation.partition import partition
 from plait.simulation.scheme import parse_partition
 from plait.v1 import federation_pb2 as pb
 from server.hosting import Terms
-from server.limits import Limits
 from server.log import LOGGER
 from server.nodes_channel import NodesChannel
+from server.transfers import Limits
 
 OUTSIDE = "outside-of-the-run"
 NAMES = (

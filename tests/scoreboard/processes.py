@@ -35,8 +35,8 @@ from plait.rounds.memory import DiskMemory
 from plait.rounds.participant import Participant
 from plait.trust.kit import ClientKit, ServerKit
 from server.hosting import Terms
-from server.limits import Limits
 from server.nodes_channel import NodesChannel
+from server.transfers import Limits
 from tests import waiting
 from tests.killing import Fuse
 

@@ -26,10 +26,9 @@ from plait.trust.keys import NodeKey
 from plait.trust.provision import provision
 from plait.v1 import federation_pb2 as pb
 from plait.v1.federation_pb2_grpc import FederationStub
-from server.exchange import NodesExchange
 from server.hosting import Terms
-from server.limits import Limits
-from server.nodes_channel import NodesChannel
+from server.nodes_channel import NodesChannel, NodesExchange
+from server.transfers import Limits
 from tests import waiting
 
 BASE = b"b" * 32

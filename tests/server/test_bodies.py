@@ -1,6 +1,6 @@
 import hashlib
 
-from server.bodies import Bodies
+from server.inbox import Bodies
 
 BODY = b"body" * 1000
 DIGEST = hashlib.sha256(BODY).digest()

@@ -4,7 +4,7 @@ from plait.transport import PROTOCOL_VERSION
 from plait.trust.keys import NodeKey
 from plait.trust.register import Verdict
 from plait.v1 import federation_pb2 as pb
-from server.enrolment import Enrolment, EnrolmentRefused
+from server.attendance import Enrolment, EnrolmentRefused
 
 
 class EverybodysKey:

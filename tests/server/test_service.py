@@ -641,7 +641,7 @@ class TestAnswersOverTheLongCall:
         with attending(channel, "alice") as (alice,):
             send(channel, "alice", b"task")
             task_id = alice.work().task_id
-            monkeypatch.setattr("server.small_answers.os.fsync", lambda _: (_ for _ in ()).throw(OSError(5, "broken")))
+            monkeypatch.setattr("server.incoming.os.fsync", lambda _: (_ for _ in ()).throw(OSError(5, "broken")))
             alice.say(answer=pb.Answer(task_id=task_id, content=pb.CONTENT_PLAIT, data=b"answer"))
             assert refusal(alice.hear()) == "FULL"
             monkeypatch.undo()

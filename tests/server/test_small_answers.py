@@ -4,7 +4,7 @@ import pytest
 
 from plait.errors import DiskFullError, MachineError
 from server.inbox import Inbox
-from server.small_answers import SmallAnswer, SmallAnswers
+from server.incoming import SmallAnswer, SmallAnswers
 
 FILE = "1.train.answers"
 ALICE, BOB, OTHER = ("alice", "1.train.0"), ("bob", "1.train.0"), ("bob", "1.evaluate.0")
@@ -80,7 +80,7 @@ def test_an_answer_that_comes_again_takes_the_place_of_the_first(tmp_path):
 def test_a_full_disk_is_told_and_leaves_no_half_of_a_record(tmp_path, monkeypatch):
     here = SmallAnswers(tmp_path)
     here.store(answers(ALICE))
-    monkeypatch.setattr("server.small_answers.os.fsync", full_disk)
+    monkeypatch.setattr("server.incoming.os.fsync", full_disk)
     with pytest.raises(DiskFullError):
         here.store(answers(BOB))
     monkeypatch.undo()
