@@ -2,14 +2,12 @@
 
 from plait.adapters.fingerprint import fingerprint_base
 from plait.adapters.methods import Subject
-from plait.adapters.peft import CARD_FILE, model_card, save_peft_directory
+from plait.adapters.peft import model_card, save_peft_directory
 from plait.adapters.peft_settings import SpecRequest, parse_spec
-from plait.adapters.safetensors import encode_safetensors, write_safetensors
 from plait.adapters.spec import AdapterSpec, BaseReference, Json, Parent, Task, parents_from
 from plait.adapters.state import AdapterState, Float32, Layout, TensorSlot, add, check_finite, is_small, norm, subtract
 
 __all__ = [
-    "CARD_FILE",
     "AdapterSpec",
     "AdapterState",
     "BaseReference",
@@ -23,7 +21,6 @@ __all__ = [
     "TensorSlot",
     "add",
     "check_finite",
-    "encode_safetensors",
     "fingerprint_base",
     "is_small",
     "model_card",
@@ -32,5 +29,4 @@ __all__ = [
     "parse_spec",
     "save_peft_directory",
     "subtract",
-    "write_safetensors",
 ]

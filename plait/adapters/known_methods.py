@@ -1,9 +1,4 @@
-"""The methods of plait: LoRA and its variants, square matrices, scales, bottlenecks, prompts, the weights themselves.
-
-LoRA and its variants, whose tensors are factors A and B.
-
-The methods beside LoRA: square matrices, scales, bottlenecks, prompts, and the weights themselves.
-"""
+"""The methods of plait: LoRA and its variants, square matrices, scales, bottlenecks, prompts, the weights."""
 
 from __future__ import annotations
 
@@ -98,14 +93,8 @@ def _vera(request: AdapterRequest, _: BaseModules) -> Mapping[str, object]:
 def _ia3(request: AdapterRequest, _: BaseModules) -> Mapping[str, object]:
     names = request.target_names
     # PEFT has the paper's choice (keys, values, the last layer of a block) for the architectures that it knows.
-    return (
-        {
-            "target_modules": names,
-            "feedforward_modules": [name for name in names if name in FEEDFORWARD_OUTPUTS],
-        }
-        if names
-        else {}
-    )
+    feedforward = [name for name in names if name in FEEDFORWARD_OUTPUTS]
+    return {"target_modules": names, "feedforward_modules": feedforward} if names else {}
 
 
 def _bottleneck(request: AdapterRequest, base: BaseModules) -> Mapping[str, object]:
@@ -176,10 +165,7 @@ PEANUT = Method(
     name="peanut",
     title="PEANuT: a bottleneck with a non-linearity over each weight (arXiv 2410.01870)",
     peft_type="PEANUT",
-    settings=lambda request, base: {
-        "r": request.rank,
-        "target_modules": request.target_names or list(base.linear),
-    },
+    settings=lambda request, base: {"r": request.rank, "target_modules": request.target_names or list(base.linear)},
     averages="both sides of the bottleneck, separately; inexact",
     options=frozenset({Option.RANK, Option.TARGETS}),
 )
@@ -209,10 +195,7 @@ PROMPT = Method(
     aliases=("prompt_tuning", "prompt-tuning"),
     title="Prompt tuning (arXiv 2104.08691)",
     peft_type="PROMPT_TUNING",
-    settings=lambda request, _: {
-        "num_virtual_tokens": request.virtual_tokens,
-        "prompt_tuning_init": "SAMPLE_VOCAB",
-    },
+    settings=lambda request, _: {"num_virtual_tokens": request.virtual_tokens, "prompt_tuning_init": "SAMPLE_VOCAB"},
     averages="the virtual tokens; a mean of inputs, not of models",
     options=frozenset({Option.TOKENS}),
     learning_rate=3e-2,
@@ -245,9 +228,7 @@ FULL = Method(
     title="All linear and norm weights (arXiv 1602.05629)",
     peft_type="LN_TUNING",
     # PEFT trains a copy of each module that it is given, whatever the module is.
-    settings=lambda request, base: {
-        "target_modules": request.target_names or [*base.linear, *base.norms],
-    },
+    settings=lambda request, base: {"target_modules": request.target_names or [*base.linear, *base.norms]},
     averages="the weights themselves; exact",
     kept="embeddings, which are frozen",
     trains_base=True,

@@ -84,11 +84,7 @@ class BaseModules:
 
 @dataclass(frozen=True)
 class AdapterRequest:
-    """The requested adapter, before it is matched with a base.
-
-    Attributes:
-        target_modules: ``all-linear`` or module names separated by commas.
-    """
+    """The requested adapter, before it is matched with a base."""
 
     method: str = "lora"
     rank: int = 8

@@ -1,6 +1,4 @@
-"""Checked settings of PEFT, and specs from another party.
-
-The permitted contents of a PEFT configuration from outside: for each type of adapter the keys, types and ranges.
+"""The permitted contents of a PEFT configuration from outside, and specs from another party.
 
 A spec that a server sends and an ``adapter_config.json`` that a stranger wrote go through the same `checked_settings`,
 before PEFT or torch see them. A key that is not in the table is refused, unless it is null, false or empty: PEFT writes
@@ -10,9 +8,6 @@ table.
 Permitted settings cannot express regular expressions, paths, code or unbounded work: modules have plain names, initial
 values that decompose weights or read files are not in the table, and numbers have bounds. The number of parameters of
 an adapter depends on the base and is checked where the base is known (`plait.training.adapter_size`).
-
-A spec from another party: parsed and checked, but not yet matched with a base.
-
 Knows no PEFT class and builds nothing, so a client can inspect an adapter before it builds it.
 """
 
@@ -46,12 +41,7 @@ _MAX_SEED = (1 << 63) - 1
 
 @dataclass(frozen=True)
 class _Rule:
-    """The permitted values of one key.
-
-    Attributes:
-        holds: whether a value is permitted.
-        expected: the same in words.
-    """
+    """The permitted values of one key, as a test and in words."""
 
     holds: Callable[[Json], bool]
     expected: str
@@ -62,11 +52,7 @@ class _Rule:
 
 @dataclass(frozen=True)
 class _Table:
-    """Keys of one type of adapter.
-
-    Attributes:
-        required: keys that must be set, because PEFT has another default or none.
-    """
+    """Keys of one type of adapter, and those that must be set, because PEFT has another default or none."""
 
     rules: Mapping[str, _Rule]
     required: frozenset[str] = field(default_factory=frozenset[str])
@@ -292,12 +278,7 @@ _TYPE_OF_TASK: Mapping[Task, str] = {Task.CAUSAL_LM: "CAUSAL_LM", Task.CLASSIFIC
 
 @dataclass(frozen=True)
 class SpecRequest:
-    """The content of `AdapterSpec.text`.
-
-    Attributes:
-        method: one of the methods of plait.
-        task: as in `AdapterSpec`, like the remaining fields.
-    """
+    """The content of `AdapterSpec.text`, with a method of plait."""
 
     method: str
     peft_config: Mapping[str, Json]

@@ -17,7 +17,8 @@ import json
 import math
 import os
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -42,10 +43,7 @@ def shown(value: object) -> str:
 
 
 def parse_object(data: bytes, *, what: str, max_bytes: int) -> dict[str, Json]:
-    """The JSON object in `data`.
-
-    Args:
-        data: UTF-8 text.
+    """The JSON object in `data`, UTF-8 text.
 
     Raises:
         PeerError: too large, not UTF-8, not JSON, not an object, a duplicate key, NaN or Infinity, or nested deeper
@@ -115,13 +113,7 @@ _BITS = {
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """Position of one tensor.
-
-    Attributes:
-        dtype: safetensors' name for it, such as ``F32``.
-        shape: its dimensions; empty for a scalar.
-        begin: position of its first byte in the file.
-    """
+    """Type, as safetensors names it, shape and position in the file of one tensor."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -143,11 +135,7 @@ class SafetensorsHeader:
 
 
 def read_header(stream: io.BufferedIOBase, *, size: int) -> SafetensorsHeader:
-    """Read and check the header of the safetensors file at the start of `stream`.
-
-    Args:
-        stream: seekable bytes.
-        size: bytes of the whole file.
+    """Read and check the header of the safetensors file of `size` bytes at the start of `stream`.
 
     Raises:
         PeerError: a length, name, dtype, shape or offset that no valid file has.
@@ -317,8 +305,8 @@ def read_safetensors(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, Flo
     Raises:
         PeerError: the file cannot be read, is too large, or is not a valid file of named finite floats.
     """
-    with _opened(path) as file:
-        return _decode(file, size=_size(file), max_bytes=max_bytes)
+    with _opened(path) as (file, size):
+        return _decode(file, size=size, max_bytes=max_bytes)
 
 
 def decode_safetensors(data: bytes, *, max_bytes: int = MAX_BYTES) -> dict[str, Float32]:
@@ -336,8 +324,8 @@ def read_metadata(path: Path) -> dict[str, str]:
     Raises:
         PeerError: the file cannot be read or its header is invalid.
     """
-    with _opened(path) as file:
-        return dict(read_header(file, size=_size(file)).metadata)
+    with _opened(path) as (file, size):
+        return dict(read_header(file, size=size).metadata)
 
 
 def tensor_names(path: Path) -> list[str]:
@@ -346,36 +334,31 @@ def tensor_names(path: Path) -> list[str]:
     Raises:
         PeerError: the file cannot be read or its header is invalid.
     """
-    with _opened(path) as file:
-        return list(read_header(file, size=_size(file)).tensors)
+    with _opened(path) as (file, size):
+        return list(read_header(file, size=size).tensors)
 
 
-def _opened(path: Path) -> io.BufferedReader:
+@contextmanager
+def _opened(path: Path) -> Generator[tuple[io.BufferedReader, int]]:
+    """The file, and its size in bytes."""
     try:
-        return open_plain(path)
+        file = open_plain(path)
     except OSError as error:
         raise PeerError(f"cannot read '{path}': {error.strerror or error}, expected a safetensors file") from error
-
-
-def _size(file: io.BufferedReader) -> int:
-    return os.fstat(file.fileno()).st_size
+    with file:
+        yield file, os.fstat(file.fileno()).st_size
 
 
 def _decode(stream: io.BufferedIOBase, *, size: int, max_bytes: int) -> dict[str, Float32]:
     if size > max_bytes:
         raise PeerError(f"safetensors file has {size} bytes, expected at most {max_bytes}")
     header = read_header(stream, size=size)
-    _check_adapter_tensors(header)
-    return {name: _read_tensor(stream, name, entry) for name, entry in header.tensors.items()}
-
-
-def _check_adapter_tensors(header: SafetensorsHeader) -> None:
     for name, entry in header.tensors.items():
-        fault = name_fault(name)
-        if fault:
+        if fault := name_fault(name):
             raise PeerError(f"tensor name {shown(name)} {fault}")
         if entry.dtype not in _FLOATS:
             raise PeerError(f"dtype of {shown(name)} is {entry.dtype}, expected one of {', '.join(_FLOATS)}")
+    return {name: _read_tensor(stream, name, entry) for name, entry in header.tensors.items()}
 
 
 def _read_tensor(stream: io.BufferedIOBase, name: str, entry: TensorEntry) -> Float32:

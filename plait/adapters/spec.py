@@ -100,11 +100,7 @@ _MOST_PARENTS = 256
 
 @dataclass(frozen=True)
 class Parent:
-    """One of the adapters that a run started from.
-
-    Attributes:
-        digest: SHA-256 of its safetensors file, hexadecimal.
-    """
+    """One of the adapters that a run started from, by the SHA-256 of its safetensors file, hexadecimal."""
 
     digest: str
     weight: float = 1.0

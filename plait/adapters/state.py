@@ -20,12 +20,7 @@ from plait.errors import PeerError
 
 @dataclass(frozen=True)
 class TensorSlot:
-    """One tensor of an adapter.
-
-    Attributes:
-        name: PEFT's name for it, as in ``adapter_model.safetensors``.
-        offset: index of its first element in the flat buffer.
-    """
+    """One tensor of an adapter: PEFT's name for it, and where it begins in the flat buffer."""
 
     name: str
     shape: tuple[int, ...]
@@ -99,11 +94,7 @@ Float32 = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class AdapterState:
-    """Named float32 tensors of one adapter (or of the difference of two).
-
-    Attributes:
-        flat: (layout.size,) float32, read-only.
-    """
+    """Named float32 tensors of one adapter (or of the difference of two): `flat` is (layout.size,), read-only."""
 
     layout: Layout
     flat: Float32

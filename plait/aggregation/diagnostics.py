@@ -1,9 +1,8 @@
 """How far the result of a round is from the exact mean, and how far the clients are from each other.
 
 For any rule: feed it the same contributions in the same order, then the outcome. Everything is measured on the product
-scale * B A of each module, over all modules together in Frobenius norm, through QR of factors; no d_out x d_in matrix
-is formed. Optional: it costs about what FlexLoRA costs. To cost less it can measure a few modules only. Tensors that
-are not factors count in the update norms only.
+scale * B A of each module, over all modules together in Frobenius norm, through QR of factors; all modules cost about
+what FlexLoRA costs. Tensors that are not factors count in the update norms only.
 
 A bottleneck is not linear, so the mean of the parameters is another function than the mean of the functions. Both are
 compared on a few random inputs of unit variance, drawn anew from the run's seed in every round: an estimate, because
@@ -72,11 +71,7 @@ class ClientChanges:
         return sum(self._weights.values())
 
     def add(self, contribution: Contribution, *, drift: float) -> None:
-        """Note one client's delta.
-
-        Args:
-            drift: norm of the change of the client's products or outputs.
-        """
+        """Note one client's delta, and the norm of the change of its products or outputs."""
         self._weights[contribution.client] = contribution.weight
         self._drift[contribution.client] = drift
         self._norms[contribution.client] = norm(contribution.delta)
@@ -91,14 +86,7 @@ class ClientChanges:
         ranks: Sequence[float],
         inputs: int | None = None,
     ) -> Diagnostics:
-        """The figures of the round.
-
-        Args:
-            size: norm of the exact mean of the clients.
-            moved: norm of its distance from the model before the round.
-            covariance: of its distance from the model of the averaged parameters.
-            ranks: effective rank of the exact mean, by module.
-        """
+        """The figures of the round: of the exact mean its size, distances from other models, and ranks by module."""
         total = self.weight
         drifts = sum(self._weights[client] * drift for client, drift in self._drift.items())
         return Diagnostics(

@@ -48,9 +48,7 @@ class Svd:
 class LowRank:
     """The matrix b @ a.
 
-    Attributes:
-        b: (d_out, n) float64.
-        a: (n, d_in) float64.
+    `b` is (d_out, n), `a` (n, d_in).
     """
 
     b: Float64

@@ -174,7 +174,7 @@ class _AllAtOnce:
     def finish(self) -> Outcome:
         """What the function makes of them."""
         updates = _updates(self._contributions)
-        with located_errors(_failure(self._name, self._context)):
+        with located_errors(f"rule '{self._name}' failed in round {self._context.round}"):
             made = self._combine(updates)
         return _outcome(made, self._context, self._name)
 
@@ -187,18 +187,14 @@ class _OwnRound:
 
     def add(self, contribution: Contribution) -> None:
         """Pass one client's update on."""
-        with located_errors(_failure(self._name, self._context)):
+        with located_errors(f"rule '{self._name}' failed in round {self._context.round}"):
             self._accumulator.add(contribution)
 
     def finish(self) -> Outcome:
         """The outcome."""
-        with located_errors(_failure(self._name, self._context)):
+        with located_errors(f"rule '{self._name}' failed in round {self._context.round}"):
             made = self._accumulator.finish()
         return _outcome(made, self._context, self._name)
-
-
-def _failure(name: str, context: RoundContext) -> str:
-    return f"rule '{name}' failed in round {context.round}"
 
 
 def _updates(contributions: list[Contribution]) -> Updates:

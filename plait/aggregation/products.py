@@ -1,9 +1,8 @@
 """Rules that average products B A and decompose the mean.
 
-FlexLoRA (Bai et al., arXiv 2402.11505): truncated singular value decomposition of sum p_k s_k B_k A_k. The paper forms
-that d_out x d_in matrix; here it stays the stack of factors. Exact but for the truncation, whose size is reported.
-Where all clients have one rank, the factors nearest to the mean of their A are used (`low_rank.factored`): balanced
-ones change in every round, and a coarse codec would destroy so large a step.
+FlexLoRA (Bai et al., arXiv 2402.11505): truncated singular value decomposition of sum p_k s_k B_k A_k, here of the
+stack of factors. Exact but for the truncation, whose size is reported. Where all clients have one rank, the factors
+nearest to the mean of their A are used (`low_rank.factored`).
 
 raFLoRA (Wu et al., "Preventing Rank Collapse in Federated Low-Rank Adaptation with Client Heterogeneity", arXiv
 2602.13486): the clients' ranks r_1 < r_2 < ... cut the slices into partitions (r_{h-1}, r_h]. FlexLoRA weighs every

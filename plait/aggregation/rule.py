@@ -56,9 +56,6 @@ class Contribution:
     def check(self, server: Geometry, *, ranks: Ranks, frozen: Collection[Side] = ()) -> None:
         """Refuse what cannot be aggregated.
 
-        Args:
-            ranks: the ranks that the rule takes besides the server's.
-
         Raises:
             PeerError: the weight is invalid, the tensors or ranks are not the declared ones, modules differ from the
                 server's, a frozen side has changed, or a value is not finite.
@@ -237,10 +234,7 @@ class Rule:
         name: what the user gives to ``--rule``.
         title: the paper, with its arXiv number.
         computes: one line that says what the result is, and where it is not the exact mean.
-        subject: the kind of adapter that it works on.
         linear: whether the weighted sum of the deltas is enough for it, as under secure aggregation.
-        ranks: the ranks that clients may have besides the server's.
-        resizing: how clients of another rank get their adapter.
         frozen: the side that no client trains, round by round and then from the start again: ``(Side.A,)`` freezes A in
             every round, ``(Side.A, Side.B)`` A in odd and B in even rounds. Empty where both sides train.
         personal: the side that stays at the client and is never sent, or None.
@@ -285,11 +279,7 @@ class Rule:
         return BOTH_SIDES - self._frozen_in(round_number)
 
     def new_factors(self, *, one_rank: bool) -> bool:
-        """Whether each round has new factors, rather than those of the previous round plus a small step.
-
-        Args:
-            one_rank: whether all clients have one rank; cutting a product for several ranks rotates all factors.
-        """
+        """Whether each round has new factors, rather than those before plus a small step, as cuts for several ranks."""
         return not self.continuous or (self.resizing is Resizing.BEST and not one_rank)
 
     @property

@@ -14,18 +14,15 @@ pseudo-gradient. With m the first and v the second moment of the step d:
 Moments start at 0 and tau^2 and are not bias-corrected, as in the paper. Momentum with Nesterov's look-ahead on rare
 large steps is DiLoCo's outer optimizer (arXiv 2311.08105).
 
-The line search makes the step as long as the slopes where earlier steps ended say. Clients measure the slope of their
-loss along the adapter's last movement where it ended (`plait.rounds.carried`). With s0 and s1 the slopes at both ends a
-quadratic has its minimum at s0 / (s0 - s1) times the movement (the secant method). To measure s0 as well, every client
-would have to keep a gradient. In its place stands what a local step may predict at most, a quarter of the loss
-(`plait.training.learner`): in first rounds of four local steps -s0 was 0.15 to 0.27 of the loss on eight texts. The
-root is taken because curvature grows from round to round, so that a whole correction goes too far. After every round,
-with t the mean of s1 over a quarter of the loss, no client's counted beyond 1,
+The line search is a secant method over rounds. Clients measure the slope s1 of their loss along the adapter's last
+movement where it ended (`plait.rounds.carried`); in place of the slope where it began, for which every client would have
+to keep a gradient, stands what a local step may predict at most, a quarter of the loss (`plait.training.learner`).
+After every round, with t the mean of s1 over a quarter of the loss, no client's counted beyond 1,
 
     server learning rate <- server learning rate / sqrt(1 + t)
 
-within bounds. Where several steps were taken back at once, the last movement was not the server's step, and no slope
-along it counts. Figures: `simulations/defaults`.
+within bounds; the root, because curvature grows from round to round. Where several steps were taken back at once, no
+slope counts. Figures: `simulations/defaults`.
 """
 
 from __future__ import annotations

@@ -23,9 +23,8 @@ def landing(step: AdapterState, master: AdapterState) -> Float32:
     return master.flat + step.flat
 
 
-# A block of all that is held back, widened to 8 bytes, is 3 MiB: it stays in the caches, is long enough that the calls
-# which sum it cost little in comparison, and short enough that OpenBLAS does not wake its threads for it, which on a
-# busy machine takes a hundred times as long.
+# A block of all that is held back, widened to 8 bytes, is 3 MiB: it stays in the caches, and OpenBLAS does not wake its
+# threads for it, which on a busy machine takes a hundred times as long.
 _BLOCK_ELEMENTS = 3 << 14
 _HELD_BACK = 8
 
@@ -33,9 +32,8 @@ _HELD_BACK = 8
 class WeightedSum:
     """Sum of weight * values over all calls of `add`, at memory bandwidth.
 
-    A float64 accumulator is twice as large as a delta and must be read and written for each: four times the traffic of
-    the delta itself. So a few deltas are held back and summed together, block by block, while the block stays in the
-    processor's cache. The order of additions follows from that of the calls and the linear algebra library alone.
+    A float64 accumulator must be read and written for each delta: four times the traffic of the delta itself. So a few
+    are held back and summed together, block by block in the processor's cache, in the order of the calls.
     """
 
     def __init__(self, size: int) -> None:
@@ -85,9 +83,6 @@ class SliceSum:
     Slice i is row i of A and column i of B. A client of rank r_k owns the first r_k slices; the factors are converted
     to the server's scale, so that a product keeps its meaning where alpha or rank differ: scale_k B_k A_k = scale (f
     B_k)(f A_k) with f = sqrt(scale_k / scale).
-
-    Args:
-        server: the layout and scales to sum in; its ranks are the largest allowed.
     """
 
     def __init__(self, server: Geometry) -> None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from functools import cached_property
-from typing import Annotated, Any, Protocol, TypeAlias, cast, get_args, get_type_hints
+from typing import Annotated, Any, TypeAlias, cast, get_args, get_type_hints
 
 from plait.adapters import Json
 from plait.adapters.safetensors import parse_object, shown
@@ -21,80 +22,50 @@ from plait.wire import bounds
 from plait.wire.codec import Codec
 from plait.wire.codecs import codec_for
 
-
-class Bound(Protocol):
-    """The permitted values of a setting."""
-
-    def check(self, what: str, value: Json) -> None:
-        """Raise PeerError if `value` is not permitted."""
-        ...
+Bound: TypeAlias = Callable[[str, Json], None]
+"""Raises PeerError if the value of a setting, called by name, is not permitted."""
 
 
-@dataclass(frozen=True)
-class Whole:
-    """A whole number."""
-
-    minimum: int = 0
-    maximum: int = bounds.MAX_COUNT
-
-    def check(self, what: str, value: Json) -> None:
-        """See `Bound`."""
+def _whole(minimum: int = 0, maximum: int = bounds.MAX_COUNT) -> Bound:
+    def check(what: str, value: Json) -> None:
         if type(value) is not int:
             raise PeerError(f"{what} is {shown(value)}, expected a whole number")
-        bounds.integer(what, value, minimum=self.minimum, maximum=self.maximum)
+        bounds.integer(what, value, minimum=minimum, maximum=maximum)
+
+    return check
 
 
-@dataclass(frozen=True)
-class Real:
-    """A finite number of at least 0."""
-
-    above_zero: bool = False
-    below: float | None = None
-
-    def check(self, what: str, value: Json) -> None:
-        """See `Bound`."""
+def _real(*, above_zero: bool = False, below: float = math.inf) -> Bound:
+    def check(what: str, value: Json) -> None:
         if type(value) is not float:
             raise PeerError(f"{what} is {shown(value)}, expected a number")
-        (bounds.positive if self.above_zero else bounds.non_negative)(what, value)
-        if self.below is not None and value >= self.below:
-            raise PeerError(f"{what} is {value}, expected less than {self.below:g}")
+        (bounds.positive if above_zero else bounds.non_negative)(what, value)
+        if value >= below:
+            raise PeerError(f"{what} is {value}, expected less than {below:g}")
+
+    return check
 
 
-@dataclass(frozen=True)
-class OneOf:
-    """One of a few words."""
+def _one_of(*words: str) -> Bound:
+    def check(what: str, value: Json) -> None:
+        if value not in words:
+            raise PeerError(f"{what} is {shown(value)}, expected one of {', '.join(map(repr, words))}")
 
-    words: tuple[str, ...]
-
-    def check(self, what: str, value: Json) -> None:
-        """See `Bound`."""
-        if value not in self.words:
-            raise PeerError(f"{what} is {shown(value)}, expected one of {', '.join(map(repr, self.words))}")
+    return check
 
 
-@dataclass(frozen=True)
-class Flag:
-    """Yes or no."""
-
-    def check(self, what: str, value: Json) -> None:
-        """See `Bound`."""
-        if type(value) is not bool:
-            raise PeerError(f"{what} is {shown(value)}, expected true or false")
+def _flag(what: str, value: Json) -> None:
+    if type(value) is not bool:
+        raise PeerError(f"{what} is {shown(value)}, expected true or false")
 
 
-@dataclass(frozen=True)
-class Name:
-    """Printable characters, at least one unless it may be left out."""
-
-    optional: bool = False
-    longest: int = bounds.MAX_NAME
-
-    def check(self, what: str, value: Json) -> None:
-        """See `Bound`."""
+def _name(longest: int = bounds.MAX_NAME) -> Bound:
+    def check(what: str, value: Json) -> None:
         if type(value) is not str:
             raise PeerError(f"{what} is {shown(value)}, expected a name")
-        if value or not self.optional:
-            bounds.printable(what, value, minimum=1, maximum=self.longest)
+        bounds.printable(what, value, minimum=1, maximum=longest)
+
+    return check
 
 
 @dataclass(frozen=True)
@@ -105,10 +76,10 @@ class PerTask:
 SIDES = ("AB", "A", "B")
 """Sides that train, in the order of messages.proto's Side."""
 
-_Steps: TypeAlias = Annotated[int, Whole(0, bounds.MAX_STEPS)]
-_SomeSteps: TypeAlias = Annotated[int, Whole(1, bounds.MAX_STEPS)]
-_Examples: TypeAlias = Annotated[int, Whole(1, bounds.MAX_EXAMPLES)]
-_Flag: TypeAlias = Annotated[bool, Flag()]
+_Steps: TypeAlias = Annotated[int, _whole(0, bounds.MAX_STEPS)]
+_SomeSteps: TypeAlias = Annotated[int, _whole(1, bounds.MAX_STEPS)]
+_Examples: TypeAlias = Annotated[int, _whole(1, bounds.MAX_EXAMPLES)]
+_Flag: TypeAlias = Annotated[bool, _flag]
 
 
 @dataclass(frozen=True)
@@ -121,45 +92,45 @@ class Settings:
     """Sequences in one forward pass."""
     gradient_accumulation_steps: _Examples
     """Forward passes in one optimizer step."""
-    seq_len: Annotated[int, Whole(1, bounds.MAX_SEQ_LEN)]
+    seq_len: Annotated[int, _whole(1, bounds.MAX_SEQ_LEN)]
     """Tokens in one sequence."""
-    learning_rate: Annotated[float, Real()]
+    learning_rate: Annotated[float, _real()]
     """The peak learning rate; 0 if every client finds its own in its first step."""
-    weight_decay: Annotated[float, Real()]
+    weight_decay: Annotated[float, _real()]
     """Of AdamW."""
-    max_grad_norm: Annotated[float, Real(above_zero=True)]
+    max_grad_norm: Annotated[float, _real(above_zero=True)]
     """Gradients are clipped to this Euclidean norm."""
-    held_out_fraction: Annotated[float, Real(above_zero=True, below=1)]
+    held_out_fraction: Annotated[float, _real(above_zero=True, below=1)]
     """Fraction of the client's data that is held out."""
     max_held_out_sequences: _SomeSteps
     """Maximum number of held-out sequences to evaluate."""
-    seed: Annotated[int, Whole(0, 2**64 - 1), PerTask()]
+    seed: Annotated[int, _whole(0, 2**64 - 1), PerTask()]
     """All randomness of the task comes from it."""
     warmup_steps: _Steps = 0
     """Steps over which the learning rate rises from 0."""
-    lr_schedule: Annotated[str, OneOf(("constant", "linear", "slope"))] = "constant"
+    lr_schedule: Annotated[str, _one_of("constant", "linear", "slope")] = "constant"
     """Schedule of the learning rate over the whole run."""
-    found_rate_factor: Annotated[float, Real(above_zero=True)] = 1.0
+    found_rate_factor: Annotated[float, _real(above_zero=True)] = 1.0
     """Multiplies the learning rate that a client's first step found."""
-    round: Annotated[int, Whole(0, bounds.MAX_STEPS), PerTask()] = 0
+    round: Annotated[int, _whole(0, bounds.MAX_STEPS), PerTask()] = 0
     """The round that the task belongs to."""
-    total_steps: Annotated[int, Whole()] = 0
+    total_steps: Annotated[int, _whole()] = 0
     """Steps of the whole run; 0 if unknown."""
-    done_steps: Annotated[int, Whole(), PerTask()] = 0
+    done_steps: Annotated[int, _whole(), PerTask()] = 0
     """Steps of the run before this task."""
-    wire: Annotated[str, Name()] = "fp32"
+    wire: Annotated[str, _name()] = "fp32"
     """How the client packs its update, in the notation of `--wire`."""
-    steps: Annotated[int, Whole(0, bounds.MAX_STEPS), PerTask()] = 0
+    steps: Annotated[int, _whole(0, bounds.MAX_STEPS), PerTask()] = 0
     """Optimizer steps of the task; 0 for `local_steps` (see `plait.rounds.paces.Stepping`)."""
-    trained: Annotated[str, OneOf(SIDES), PerTask()] = "AB"
+    trained: Annotated[str, _one_of(*SIDES), PerTask()] = "AB"
     """The sides of every low-rank pair that train in this round; the other one is frozen."""
-    personal: Annotated[str, OneOf(("", "A", "B"))] = ""
+    personal: Annotated[str, _one_of("", "A", "B")] = ""
     """The side that stays at the client (personal); empty for none."""
-    proximal: Annotated[float, Real()] = 0.0
+    proximal: Annotated[float, _real()] = 0.0
     """FedProx's mu: mu/2 times the squared distance to the round's initial adapter is added to the loss."""
-    loss: Annotated[str, Name()] = "cross_entropy"
+    loss: Annotated[str, _name()] = "cross_entropy"
     """What the client minimises, in the notation of `--loss`."""
-    objective: Annotated[str, Name(longest=bounds.MAX_OBJECTIVE)] = "sft"
+    objective: Annotated[str, _name(longest=bounds.MAX_OBJECTIVE)] = "sft"
     """What the client learns from its data, in the notation of `--objective`."""
     carry_moments: _Flag = False
     """Whether AdamW's moments are carried over from the client's previous round."""
@@ -167,23 +138,23 @@ class Settings:
     """Whether the client measures the slope of its loss along the adapter's last movement (`plait.rounds.carried`)."""
     without_feedback: _Flag = False
     """Whether the client's encoding error is dropped, because the next round has other factors."""
-    own_share: Annotated[float, Real(below=1)] = 0.0
+    own_share: Annotated[float, _real(below=1)] = 0.0
     """Weight of the client's own direction in its personalized adapter; 0 for none."""
     secure_aggregation: _Flag = False
     """Whether updates, losses and counts leave the client under masks only."""
-    record_delta: Annotated[float, Real(below=1)] = 0.0
+    record_delta: Annotated[float, _real(below=1)] = 0.0
     """Delta of the privacy of each of the client's records; 0 for no such privacy."""
-    record_epsilon: Annotated[float, Real()] = 0.0
+    record_epsilon: Annotated[float, _real()] = 0.0
     """Epsilon of each of its records over the whole run; 0 if `record_noise` is given instead."""
-    record_noise: Annotated[float, Real()] = 0.0
+    record_noise: Annotated[float, _real()] = 0.0
     """Noise of a step over the clip norm; 0 if it follows from `record_epsilon`."""
-    record_clip: Annotated[float, Real()] = 0.0
+    record_clip: Annotated[float, _real()] = 0.0
     """Norm that the gradient of each record is clipped to; 0 to scale all of them to one norm."""
-    client_noise: Annotated[float, Real()] = 0.0
+    client_noise: Annotated[float, _real()] = 0.0
     """Noise over clip norm of a round's sum, of which each client adds its share under masks; 0 for none."""
-    client_clip: Annotated[float, Real()] = 0.0
+    client_clip: Annotated[float, _real()] = 0.0
     """Norm that an update is clipped to with such noise; 0 where it follows a quantile, and the grid says it."""
-    client_cohort: Annotated[int, Whole()] = 0
+    client_cohort: Annotated[int, _whole()] = 0
     """Clients that a round with such noise invites."""
 
     @property
@@ -246,7 +217,7 @@ class Settings:
             PeerError: a setting is out of bounds.
         """
         for name, value in of_task.items():
-            _BOUNDS[name].check(name.replace("_", " "), value)
+            _BOUNDS[name](name.replace("_", " "), value)
         settings = replace(self, **cast("dict[str, Any]", of_task))
         settings.__dict__["text"] = self.text
         return settings
@@ -288,9 +259,9 @@ def _checked(settings: Settings) -> dict[str, Json]:
     values = cast("dict[str, Json]", asdict(settings))
     for name, bound in _BOUNDS.items():
         value = values[name]
-        if isinstance(bound, Real) and type(value) is int:
+        if _HINTS[name][0] is float and type(value) is int:
             values[name] = value = float(value)
-        bound.check(name.replace("_", " "), value)
+        bound(name.replace("_", " "), value)
     bounds.integer(
         "sequences of an optimizer step",
         settings.batch_size * settings.gradient_accumulation_steps,

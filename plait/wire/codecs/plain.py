@@ -32,11 +32,7 @@ class Fp32:
 
     def decode(self, parameters: bytes, payload: bytes | memoryview, layout: Layout) -> Float32:
         """A view of the payload (on little-endian machines)."""
-        if parameters or len(payload) != 4 * layout.size:
-            raise PeerError(
-                f"fp32 payload has {len(payload)} bytes and {len(parameters)} of parameters, "
-                f"expected {4 * layout.size} and none"
-            )
+        _check_size(self, parameters, payload, layout)
         flat = np.frombuffer(payload, "<f4").astype(np.float32, copy=False)
         if not np.isfinite(flat).all():
             raise PeerError("fp32 payload holds NaN or infinity, expected finite values")
@@ -45,9 +41,6 @@ class Fp32:
     def max_payload_bytes(self, layout: Layout) -> int:
         """4 · layout.size."""
         return 4 * layout.size
-
-
-FP32 = Fp32()
 
 
 _EXPONENT = np.uint16(0x7F80)
@@ -75,11 +68,7 @@ class Bf16:
 
     def decode(self, parameters: bytes, payload: bytes | memoryview, layout: Layout) -> Float32:
         """Exact: every bfloat16 is a float32."""
-        if parameters or len(payload) != 2 * layout.size:
-            raise PeerError(
-                f"bf16 payload has {len(payload)} bytes and {len(parameters)} of parameters, "
-                f"expected {2 * layout.size} and none"
-            )
+        _check_size(self, parameters, payload, layout)
         halves = np.frombuffer(payload, "<u2")
         if ((halves & _EXPONENT) == _EXPONENT).any():
             raise PeerError("bf16 payload holds NaN or infinity, expected finite values")
@@ -92,7 +81,13 @@ class Bf16:
         return 2 * layout.size
 
 
-BF16 = Bf16()
+def _check_size(codec: Codec, parameters: bytes, payload: bytes | memoryview, layout: Layout) -> None:
+    expected = codec.max_payload_bytes(layout)
+    if parameters or len(payload) != expected:
+        raise PeerError(
+            f"{codec.name} payload has {len(payload)} bytes and {len(parameters)} of parameters, expected {expected} "
+            "and none"
+        )
 
 
 class Unchanged:
@@ -122,9 +117,7 @@ class Unchanged:
         return 0
 
 
-UNCHANGED = Unchanged()
-
-
+FP32, BF16, UNCHANGED = Fp32(), Bf16(), Unchanged()
 _BITS = "little"  # the first tensor is the lowest bit of the first byte
 
 
