@@ -103,8 +103,8 @@ ALL_SETTINGS = st.builds(
 )
 TASKS = (
     st.builds(DescribeTask, ALL_SETTINGS, st.text())
-    | st.builds(TrainTask, ALL_SETTINGS, st.binary(), st.binary())
-    | st.builds(EvaluateTask, ALL_SETTINGS, st.binary(), st.binary())
+    | st.builds(TrainTask, ALL_SETTINGS, st.binary())
+    | st.builds(EvaluateTask, ALL_SETTINGS, st.binary())
 )
 EVALUATIONS = st.builds(
     Evaluation,
