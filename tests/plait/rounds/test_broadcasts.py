@@ -66,12 +66,6 @@ def test_factors_that_were_turned_travel_finer(ranks, start, wire, turned):
     assert as_turned.tracks[0].broadcast == as_finer.tracks[0].broadcast
 
 
-def test_the_master_is_never_touched_by_the_codec(spec, ranks, start):
-    state = stepped(start)
-    followed, _ = follow(state, ranks, BASE, codec=codec_for("bf16"), new_factors=False)
-    assert followed.adapter is state.adapter
-
-
 def test_a_round_that_changed_nothing_changes_no_bit_at_either_end(spec, ranks, start):
     # -0.0 + 0.0 is 0.0: an adapter with other bits, and another digest.
     flat = start.shadow.flat.copy()
@@ -160,12 +154,6 @@ def test_a_round_that_many_clients_missed_ends_with_a_keyframe_and_steps_go_on_f
         state, _ = follow(stepped(state), ranks, BASE, codec=RATE, new_factors=False, downlink=everyone, missed=missed)
         origins.append(state.tracks[0].previous == (start.shadow.digest() if missed else held))
     assert all(origins)
-
-
-def test_everyone_who_lacks_the_same_is_sent_the_same_bytes(spec, ranks, start):
-    broadcasts = Broadcasts(start, ranks, BASE)
-    for held in (b"", start.shadow.digest()):
-        assert broadcasts.leading_from(held, 0) is broadcasts.leading_from(held, 0)
 
 
 def test_before_round_1_a_client_without_an_adapter_is_sent_the_whole(spec, ranks, start):

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 
-from plait.rounds.client_way import InTheOpen, Speaker, client_way_of
 from plait.rounds.participant import Participant
 from plait.wire.messages import DescribeTask, Refusal, RefusalReason, decode_reply, encode_task
 
@@ -16,12 +15,6 @@ def test_a_client_in_the_open_brings_no_part_of_a_feature_along():
     code = "import sys, plait.rounds.participant; print([name for name in sys.modules if 'plait.features' in name])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_by_default_a_client_says_all_in_the_open_and_pays_for_nothing(federate):
-    federation = federate()
-    way = client_way_of(None, Speaker("bob", federation.memories["bob"]))
-    assert (type(way.saying), way.hooks, way.is_open) == (InTheOpen, (), True)
 
 
 @pytest.mark.parametrize("settings", HELD_BACK)

@@ -114,27 +114,11 @@ def test_a_change_that_one_client_does_not_know_is_not_the_federations():
     assert fields.by_client["a"].change == -0.5
 
 
-def test_clients_of_one_sequence_each_are_a_sample_together():
-    losses = np.random.default_rng(0).normal(2.0, 0.5, 400)
-    fields = mean_loss({f"c{number}": ClientLoss(loss, 50, 1) for number, loss in enumerate(losses)})
-    assert fields.loss_margin == pytest.approx(1.96 * losses.std(ddof=1) / 20, rel=0.01)
-
-
 def test_a_client_of_a_few_sequences_hides_no_interval():
     many = {f"c{number}": ClientLoss(2.0, 1000, 100, error=0.05) for number in range(7)}
     alone = mean_loss(many).loss_margin
     joined = mean_loss(many | {"few": ClientLoss(3.0, 20, 2)}).loss_margin
     assert alone < joined < 1.05 * alone
-
-
-def test_where_nothing_can_be_said_there_is_no_margin():
-    assert mean_loss({"a": ClientLoss(1.0, 10, 3)}).loss_margin is None
-    assert mean_loss({"a": ClientLoss(1.0, 10, 1), "b": ClientLoss(2.0, 10, 1)}).loss_margin is None
-
-
-def test_a_federation_of_clients_that_all_stand_still_has_a_margin_of_nothing():
-    still = ClientLoss(1.0, 10, 10, error=0.1, change=0.0, change_error=0.0)
-    assert mean_loss({"a": still, "b": still}).change_margin == 0
 
 
 def test_what_a_client_sent_of_both_adapters_is_taken_apart():

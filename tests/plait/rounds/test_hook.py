@@ -83,14 +83,6 @@ def test_a_hook_gets_what_it_left_and_in_a_repeated_round_the_same_again(job, fe
         after_training(hooks, begun, moved(begun, 1), memory)
 
 
-def test_a_hook_that_does_not_apply_is_not_asked(job, federate):
-    memory, seen = federate().memories["bob"], []
-    hooks = (Count("one", seen),)
-    begun = before_training(hooks, replace(job, settings=replace(job.settings, seed=99)), memory)
-    after_training(hooks, begun, moved(begun, 1), memory)
-    assert (seen, dict(memory)) == ([], {})
-
-
 @pytest.mark.parametrize("wire", ["fp32", "bf16"])
 def test_a_hook_at_the_end_of_the_list_clips_every_update_before_it_is_packed(federate, wire):
     federation = federate()

@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import json
 import math
 from dataclasses import replace
@@ -10,14 +12,16 @@ from plait.aggregation import geometry_of
 from plait.rounds import fold
 from plait.rounds.norm_bound import (
     FIGURES,
-    HISTORY,
+    WEIGHT_RATIO,
     NormBound,
     NormPolicy,
     beyond,
+    bounded,
     clipped,
     measure,
     remembered,
 )
+from plait.rounds.spool import Weighting
 
 ONES = dict.fromkeys(FIGURES, 1.0)
 
@@ -102,10 +106,6 @@ def test_too_few_figures_bound_nothing_and_zeros_are_none():
     assert (limits["A"], limits["B"]) == (math.inf, 10.0)
 
 
-def test_a_policy_of_off_bounds_nothing():
-    assert set(NormBound(NormPolicy.OFF).limits([ONES] * 9, []).values()) == {math.inf}
-
-
 @pytest.mark.parametrize("size", [1.0, 1e30])
 def test_what_is_clipped_is_just_within_every_limit_and_points_the_same_way(received, geometry, size):
     limits = dict.fromkeys(FIGURES, 0.01)
@@ -116,24 +116,6 @@ def test_what_is_clipped_is_just_within_every_limit_and_points_the_same_way(rece
     assert max(norms[figure] for figure in FIGURES) > 0.009
     here, there = short.flat.astype(np.float64), delta.flat.astype(np.float64)
     assert here @ there / np.linalg.norm(here) / np.linalg.norm(there) == pytest.approx(1, rel=1e-5)
-
-
-def test_what_is_within_every_limit_is_not_touched(received, geometry):
-    delta = delta_of(received)
-    assert clipped(delta, received, geometry, dict.fromkeys(FIGURES, 100.0)) is delta
-
-
-def test_what_cannot_be_made_to_fit_becomes_nothing(received, geometry):
-    assert not clipped(delta_of(received), received, geometry, {**ONES, "product": 0.0}).flat.any()
-
-
-def test_history_is_of_medians_and_does_not_grow():
-    history = ()
-    limits = {**dict.fromkeys(FIGURES, math.inf), "B": 5.0}
-    for number in range(1, 9):
-        history = remembered(history, [dict.fromkeys(FIGURES, number * k) for k in (0.0, 1.0, 2.0, 9.0)], limits)
-    assert len(history) == HISTORY
-    assert history[-1] == {"A": 16.0, "B": 5.0, "product": 16.0, "other": 16.0}
 
 
 def test_ranks_are_compared_by_the_size_of_their_elements(fake_model):
@@ -183,17 +165,6 @@ def test_a_gauge_attacker_changes_nothing_of_a_run(federate, fake_model, wire):
     assert [event["received"] for event in attacked.of_kind("round_finished")] == [4] * 4
 
 
-def test_a_clipped_attacker_counts_no_more_than_the_bound(federate, fake_model):
-    models = {name: fake_model(1 + 0.1 * k, 3) for k, name in enumerate(HONEST)}
-    models["mallory"] = gauge_attacker(fake_model)
-    clipping = federate(models, wire="fp32", rounds=3, norm_bound=NormBound(NormPolicy.CLIP, 2.0))
-    state = clipping.run()
-    assert not clipping.of_kind("update_refused")
-    assert [event["clipped"] for event in clipping.of_kind("round_finished")] == [["mallory"]] * 3
-    off = federate(models, wire="fp32", rounds=3, norm_bound=NormBound(NormPolicy.OFF))
-    assert np.abs(state.adapter.flat).max() < 10 < np.abs(off.run().adapter.flat).max()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", [NormPolicy.REJECT, NormPolicy.CLIP])
 def test_a_run_under_attack_that_is_killed_anywhere_goes_on_to_the_same_adapter(
@@ -216,14 +187,42 @@ def test_a_run_under_attack_that_is_killed_anywhere_goes_on_to_the_same_adapter(
         assert [event["round"] for event in events] == ([1, 2, 3] if policy is NormPolicy.REJECT else []), where
 
 
-@pytest.mark.slow
-def test_where_most_were_refused_others_are_asked(federate, fake_model):
-    honest = {name: fake_model(1, 3) for name in HONEST}
-    models = honest | {f"mallory-{k}": gauge_attacker(fake_model, since=4) for k in range(2)}
-    federation = federate(models, wire="fp32", rounds=8, clients=6, cohort_size=2, quorum=2, attempts=5)
-    federation.channel.open_ended = True
+HUGE = 1 << 40
+
+
+@pytest.mark.parametrize(
+    ("examples", "expected"),
+    [
+        ({"a": 5}, {"a": 5.0}),
+        ({"a": 5, "b": 50}, {"a": 5.0, "b": 50.0}),
+        ({"a": 5, "b": 51}, {"a": 5.0, "b": 50.0}),
+        ({"a": 1, "b": 2, "c": 2**63 - 1}, {"a": 1.0, "b": 2.0, "c": 20.0}),
+        ({"a": 3, "b": 4, "c": HUGE, "d": HUGE}, {"a": 3.0, "b": 4.0, "c": 40.0, "d": 40.0}),
+    ],
+)
+def test_no_weight_is_more_than_ten_times_the_lower_median(examples, expected):
+    assert WEIGHT_RATIO == 10
+    assert bounded(examples, WEIGHT_RATIO) == expected
+
+
+def test_a_client_that_claims_to_have_all_the_data_there_are_is_not_the_mean(federate):
+    models = dict(federate().models)
+    models["mallory"] = replace(models["mallory"], train_examples=HUGE)
+    federation = federate(models, rounds=1, weighting=Weighting.EXAMPLES)
     state = federation.run()
-    assert federation.of_kind("round_missed"), "no round had an attacker once the bound was known"
-    assert [event["received"] for event in federation.of_kind("round_finished")] == [2] * 8
-    assert {event["client"] for event in federation.of_kind("update_refused")} == {"mallory-0", "mallory-1"}
-    assert np.abs(state.adapter.flat).max() < 10
+    values = federation.initial.flat.astype(np.float64)
+    weights = {"alice": 3.0, "bob": 7.0, "mallory": 70.0}
+    deltas = [weights[name] * (federation.train_alone(name, values, 1) - values) for name in weights]
+    np.testing.assert_allclose(state.adapter.flat, values + sum(deltas) / sum(weights.values()), rtol=0, atol=1e-6)
+    assert federation.of_kind("round_finished")[0]["weight_capped"] == ["mallory"]
+
+
+@pytest.mark.parametrize("examples", [2**44, 2**59])
+def test_more_data_than_there_are_is_no_description(federate, examples):
+    models = dict(federate().models)
+    models["mallory"] = replace(models["mallory"], train_examples=examples)
+    federation = federate(models, quorum=2, rounds=1, weighting=Weighting.EXAMPLES)
+    federation.run()
+    (event,) = federation.of_kind("client_turned_away")
+    assert (event["client"], event["reason"]) == ("mallory", "weight")
+    assert f"states {examples} training examples" in event["detail"]

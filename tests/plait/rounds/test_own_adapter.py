@@ -1,9 +1,12 @@
+from __future__ import annotations
+
 import numpy as np
 import pytest
 
 from plait.adapters import AdapterState, Layout
+from plait.aggregation import Side
 from plait.rounds.memory import Kept
-from plait.rounds.own_adapter import kept_lead, own_adapter, own_lead, share_at_start
+from plait.rounds.own_adapter import kept_lead, kept_side, own_adapter, own_lead, share_at_start, with_own, without
 from plait.wire.settings import Settings
 
 LAYOUT = Layout.of({"a": (2, 3)})
@@ -80,3 +83,25 @@ def test_every_client_ends_with_its_own_and_is_judged_by_both(federate):
         target = federation.models[name].target
         for found, adapter in ((last, shared), (last["own"], shared + 0.5 * apart[name])):
             assert found["by_client"][name]["loss"] == pytest.approx(np.mean((adapter - target) ** 2), rel=1e-4)
+
+
+def test_a_side_stays_with_its_client_and_the_other_follows_the_server(ranks):
+    geometry, mine = ranks.master.geometry, ranks.master.initial
+    (pair,) = geometry.pairs
+    broadcast = AdapterState(mine.layout, mine.flat + np.float32(1))
+
+    state = with_own(broadcast, kept_side(mine, geometry, Side.B), geometry, Side.B)
+
+    np.testing.assert_array_equal(pair.b_of(state.flat), pair.b_of(mine.flat))
+    np.testing.assert_array_equal(pair.a_of(state.flat), pair.a_of(broadcast.flat))
+
+
+def test_a_client_without_one_begins_with_the_servers(ranks):
+    assert with_own(ranks.master.initial, Kept(), ranks.master.geometry, Side.A) is ranks.master.initial
+
+
+def test_a_side_that_is_left_out_is_zero_and_the_other_untouched(ranks):
+    (pair,) = ranks.master.geometry.pairs
+    delta = without(ranks.master.initial, ranks.master.geometry, Side.A)
+    assert not pair.a_of(delta.flat).any()
+    np.testing.assert_array_equal(pair.b_of(delta.flat), pair.b_of(ranks.master.initial.flat))

@@ -1,5 +1,9 @@
-from plait.rounds.events import UpdateReceived
-from plait.rounds.rates import given_rate, rates_sentence
+from __future__ import annotations
+
+import pytest
+
+from plait.rounds.events import DescribedClient, UpdateReceived
+from plait.rounds.rates import cut_sentence, given_rate, rates_sentence
 
 
 def updates(**figures):
@@ -34,3 +38,23 @@ def test_a_rate_that_follows_slopes_is_each_clients_own_wherever_it_begins():
     assert given_rate({"learning-rate": 0.0078, "lr-schedule": "slope"}) == 0.0, "as LoRA-XS has it by default"
     assert given_rate({"learning-rate": 0.0, "lr-schedule": "slope"}) == 0.0
     assert given_rate({}) is None
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        (((0, 0), (0, 0)), ""),
+        (((1000, 0), (200, 0)), "1,200 examples are cut after token 128. Raise --seq-len to keep more."),
+        (((0, 1), (0, 0)),
+         "1 example is left out: the answer starts after token 128. Raise --seq-len to keep more."),
+        (((1, 2), (0, 3)),
+         ("1 example is cut after token 128. 5 examples are left out: the answer starts after token 128. "
+          "Raise --seq-len to keep more.")),
+    ],
+)  # fmt: skip
+def test_all_clients_counts_are_told_in_one_sentence(counts, said) -> None:
+    clients = [
+        DescribedClient(client=f"c{at}", cut_examples=cut, left_out_examples=left_out)
+        for at, (cut, left_out) in enumerate(counts)
+    ]
+    assert cut_sentence(clients, seq_len=128) == said

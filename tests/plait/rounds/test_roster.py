@@ -101,13 +101,6 @@ def test_a_client_that_does_not_fit_is_left_out_and_named(federate, change, reas
         federate(models, quorum=3).run()
 
 
-def test_the_others_end_where_they_would_without_a_client_that_is_left_out(federate):
-    models = dict(federate().models)
-    honest = {name: model for name, model in models.items() if name != "mallory"}
-    models["mallory"] = replace(models["mallory"], train_examples=0)
-    assert federate(models).run().adapter.digest() == federate(honest).run().adapter.digest()
-
-
 @pytest.mark.parametrize("reason", [reason for reason in RefusalReason if reason is not RefusalReason.NEED_FULL])
 @pytest.mark.parametrize("open_ended", [False, True])
 def test_a_refusal_is_told_under_its_own_code_in_the_clients_own_words(federate, reason, open_ended):
@@ -159,15 +152,6 @@ def test_a_node_that_cannot_describe_itself_does_not_count(federate, reply, reas
 
 
 # Where they come and go
-
-
-def test_missing_clients_are_counted_in_the_ledger_before_they_are_waited_for(federate):
-    federation = open_federation(federate)
-    federation.channel.gone.add(node_of(federation, "bob"))
-    federation.channel.wait = lambda timeout_s: federation.channel.gone.clear()
-    federation.run()
-    (event,) = federation.of_kind("waiting_for_clients")
-    assert (event["here"], event["fit"], event["wanted"]) == (2, 2, 3)
 
 
 def test_a_silent_node_is_not_waited_for_where_enough_others_can_take_part(federate):

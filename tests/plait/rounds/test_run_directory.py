@@ -8,12 +8,6 @@ from plait.rounds.ledger import Ledger
 from plait.rounds.run_directory import RunDirectory
 
 
-def test_a_new_run_has_its_configuration(tmp_path):
-    run = RunDirectory.create(tmp_path / "a" / "b", config_toml="seed = 1\n")
-    assert run.config.read_text() == "seed = 1\n"
-    assert run.checkpoints.is_dir()
-
-
 def test_a_run_is_never_overwritten(tmp_path):
     run = RunDirectory.create(tmp_path / "run", config_toml="")
     run.ledger.write_text("an event\n")
@@ -38,20 +32,11 @@ def test_a_directory_with_something_in_it_is_refused(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_an_empty_directory_will_do(tmp_path):
-    assert RunDirectory.create(tmp_path, config_toml="").config.exists()
-
-
 @pytest.mark.parametrize("below", ["", "run"])
 def test_a_place_that_cannot_be_written_is_the_machines_fault(tmp_path, below):
     (tmp_path / "file").touch()
     with pytest.raises(MachineError, match="cannot make the run directory"):
         RunDirectory.create(tmp_path / "file" / below, config_toml="")
-
-
-def test_no_run_is_found_where_there_is_none(tmp_path):
-    with pytest.raises(ConfigError, match=r"holds no run \(no ledger.jsonl with an event\)"):
-        RunDirectory.find(tmp_path)
 
 
 def test_a_run_that_was_killed_in_its_first_event_is_none_and_begins_anew(tmp_path):

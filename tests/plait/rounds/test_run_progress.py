@@ -114,34 +114,3 @@ def test_evaluations_beside_training_take_no_time_but_the_last(timed):
     timed(44, events.RoundStarted(round=4))
     assert timed(54, events.RoundFinished(round=4, wall_s=10.0)) == 4
     assert timed(60, events.Evaluated(round=4, loss=3.0)) == 0
-
-
-def test_where_losses_stay_with_the_clients_no_evaluation_is_awaited(timed):
-    timed(0, planned(rounds=3, dp="client"))
-    timed(10, events.ClientsDescribed(clients=()))
-    timed(30, events.RoundStarted(round=1))
-    assert timed(40, events.RoundFinished(round=1, wall_s=10.0)) == 20
-    timed(41, events.EndedEarly(round=1, idle=0, reason="its budget is spent"))
-    assert timed(42, events.RunFinished(rounds=1)) == 0
-
-
-def test_a_refused_client_is_lost_until_an_update_of_it_counts_or_the_round_is_over(tmp_path, ledger):
-    summary = summary_of(tmp_path)
-    ledger.append(events.RoundStarted(round=1, cohort=("ann", "bob", "cyd")))
-    ledger.append(events.UpdateRefused(round=1, client="ann", reason="late", detail=""))
-    ledger.append(events.ReplyReceived(round=1, client="bob", purpose="need-full"))
-    ledger.append(events.UpdateRefused(round=1, client="cyd", reason="no-answer", detail=""))
-    assert summary().lost == {"ann": "late", "cyd": "no-answer"}
-    ledger.append(events.UpdateReceived(round=1, client="cyd", uplink_bytes=1))
-    assert summary().lost == {"ann": "late"}
-    ledger.append(events.RoundStarted(round=2, cohort=("ann", "bob")))
-    assert summary().lost == {}
-
-
-def test_losses_are_those_of_the_base_and_of_the_newest_evaluated_round(tmp_path, ledger):
-    summary = summary_of(tmp_path)
-    assert (summary().base_loss, summary().loss) == (None, None)
-    ledger.append(events.Evaluated(round=0, loss=4.0))
-    assert (summary().base_loss, summary().loss) == (4.0, (0, 4.0))
-    ledger.append(events.Evaluated(round=2, loss=3.0))
-    assert (summary().base_loss, summary().loss) == (4.0, (2, 3.0))

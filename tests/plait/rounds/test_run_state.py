@@ -1,10 +1,15 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from plait.adapters import AdapterState
-from plait.rounds.run_state import advance, client_seed, initial_state, note_held, sample_cohort
+from plait.aggregation import Resizing
+from plait.rounds.run_state import advance, client_seed, initial_state, sample_cohort
 
 NAMES = [f"client-{number}" for number in range(20)]
 
@@ -22,17 +27,6 @@ def test_a_cohort_is_decided_by_seed_and_round_and_not_by_the_order_of_names():
     assert cohort == sample_cohort(NAMES[::-1], 5, seed=1, round_number=1)
     assert len({sample_cohort(NAMES, 5, seed=1, round_number=number) for number in range(1, 20)}) > 15
     assert len({sample_cohort(NAMES, 5, seed=seed, round_number=1) for seed in range(1, 20)}) > 15
-
-
-def test_every_client_has_its_turn():
-    drawn = [name for number in range(1, 401) for name in sample_cohort(NAMES, 5, seed=0, round_number=number)]
-    counts = [drawn.count(name) for name in NAMES]
-    # Binomial(400, 1/4): mean 100, standard deviation 8.7; five of those to either side.
-    assert all(56 < count < 144 for count in counts)
-
-
-def test_everybody_is_in_a_cohort_that_is_large_enough():
-    assert sample_cohort(["b", "a"], 2, seed=0, round_number=1) == ("a", "b")
 
 
 def test_client_seeds_differ_by_seed_round_and_client_and_fit_a_task():
@@ -53,15 +47,26 @@ def test_advancing_moves_the_master_and_leaves_the_shadow(ranks):
     assert state.round == 0
 
 
-def test_noting_what_a_client_holds_leaves_the_state_before_alone(ranks):
-    state = initial_state(b"r" * 16, ranks)
-    after = note_held(note_held(state, {"bob": b"1", "eve": b"3"}), {"bob": b"2"})
-    assert (dict(state.held), dict(after.held)) == ({}, {"bob": b"2", "eve": b"3"})
+@pytest.fixture
+def mixed(federate):
+    return federate(ranks={"bob": 1}).ranks
 
 
-def test_before_round_1_the_shadow_is_the_master(ranks):
-    state = initial_state(b"r" * 16, ranks)
-    assert state.shadow is state.adapter
-    assert (state.tracks[0].previous, state.tracks[0].broadcast) == (b"", b"")
-    with pytest.raises(AttributeError):
-        state.round = 1
+def test_a_client_gets_the_largest_rank_that_it_can_carry(mixed):
+    assert [mixed.track_for(max_rank) for max_rank in (0, 1, 2, 7)] == [0, 1, 0, 0]
+
+
+def test_all_ranks_begin_with_the_same_rows(mixed):
+    resized = mixed.resized(mixed.master.initial, 1)
+    np.testing.assert_array_equal(resized.flat, mixed.adapters[1].initial.flat)
+
+
+def test_a_lower_rank_is_handed_the_best_product_where_the_rule_says_so(mixed):
+    best = replace(mixed, resizing=Resizing.BEST)
+    (wide,), (narrow,) = mixed.master.geometry.pairs, mixed.adapters[1].geometry.pairs
+    master = mixed.master.initial
+    u, s, vt = np.linalg.svd(wide.scale * wide.b_of(master.flat) @ wide.a_of(master.flat))
+    flat = best.resized(master, 1).flat
+    np.testing.assert_allclose(
+        narrow.scale * narrow.b_of(flat) @ narrow.a_of(flat), s[0] * np.outer(u[:, 0], vt[0]), atol=1e-5
+    )

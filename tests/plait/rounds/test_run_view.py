@@ -73,10 +73,6 @@ def test_a_refused_update_costs_bytes_and_is_no_client_round(hostile_run) -> Non
     assert refusal.client not in {client for _, client in view.updates}
 
 
-def test_events_of_a_newer_kind_are_passed_over(small_run) -> None:
-    assert view_of([*small_run, {"event": "from_the_future", "x": 1}]).sent == view_of(small_run).sent
-
-
 def test_a_field_of_the_wrong_kind_names_its_event(small_run) -> None:
     broken = [*small_run[:1], {**small_run[1], "downlink_bytes": "many"}]
     with pytest.raises(PeerError, match=r"event 1 \(broadcast\): 'downlink_bytes' is 'many', expected a valid integer"):
@@ -99,21 +95,3 @@ def test_a_client_that_could_not_take_part_is_told_with_its_last_reason_unless_i
         ("carol", "unusable-data", "no labels"),
         ("node 5", "", "no name yet"),
     ]
-
-
-def test_training_speed_is_all_tokens_over_all_training_time(small_run) -> None:
-    # Two rounds of ann (100 tokens in 2 s) and bob (300 tokens in 2 s).
-    assert view_of(small_run).train_tokens_per_s == (100 + 300) * 2 / (2.0 * 4)
-
-
-def test_the_base_alone_is_no_final_evaluation(small_run) -> None:
-    only_base = view_of(small_run[:7])
-    assert only_base.base_evaluation is not None
-    assert only_base.final_evaluation is None
-
-
-def test_a_stranger_whose_update_was_refused_is_no_client(small_run) -> None:
-    stranger = {"event": "update_refused", "round": 1, "client": "mallory", "reason": "unknown", "uplink_bytes": 9}
-    view = view_of([*small_run, stranger])
-    assert view.client_names == ("ann", "bob")
-    assert view.sent.uplink_bytes == view_of(small_run).sent.uplink_bytes + 9

@@ -76,20 +76,6 @@ def test_a_slope_counts_along_half_of_a_step_and_not_where_several_were_taken_ba
     assert replayed(federation) == 5
 
 
-def test_switched_off_steps_stay(astray):
-    federation = astray(2, rounds=4, watch=Watch())
-    state = federation.run()
-    np.testing.assert_allclose(state.adapter.flat, by_hand(federation, taken_back=False)[0][-1], rtol=0, atol=1e-5)
-    assert not federation.of_kind("step_taken_back")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("wire", ["fp32", "1", "2"])
-def test_a_run_that_only_improves_has_the_same_bits_watched_or_not(astray, wire):
-    watched, alone = astray(rounds=3, wire=wire), astray(rounds=3, wire=wire, watch=Watch())
-    assert watched.run().shadow.digest() == alone.run().shadow.digest()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("wire", ["fp32", "1"])
 def test_a_run_whose_last_step_made_the_adapter_worse_publishes_the_last_one_that_did_not(astray, wire):
@@ -144,14 +130,6 @@ def test_every_rule_takes_back_what_it_can_and_says_how_much(astray, everyone_ho
         after_1, again = (each for each in (federation.published[0], federation.published[2]))
         assert (after_1.round, again.round) == (1, 2)
         assert again.adapter.digest() == after_1.adapter.digest()
-
-
-def test_a_cohort_of_a_part_is_watched_as_well(federate, fake_model, everyone_holds):
-    models = {name: fake_model(3.0, 5, astray=(2,)) for name in "abcde"}
-    federation = federate(models, rounds=3, cohort_size=2, watch=Watch(take_back=True))
-    state = federation.run()
-    assert [event["round"] for event in federation.of_kind("step_taken_back") if not event["ends"]] == [2]
-    everyone_holds(federation, state)
 
 
 @pytest.mark.slow

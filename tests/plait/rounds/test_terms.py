@@ -180,24 +180,6 @@ def test_a_round_is_asked_for_from_few_adapters_however_the_node_is_restarted(bo
     assert refused(bob.train(2, state=bob.after(1, amount=-2.0)), "asked for again from another adapter")
 
 
-def test_evaluations_are_counted_in_the_same_way(bob):
-    for number in range(LOOSE.max_repeats + 1):
-        assert isinstance(bob.evaluate(1, state=bob.after(1, amount=number)), Evaluation)
-    assert refused(bob.evaluate(1, state=bob.after(1, amount=-1.0)), "asked for again from another adapter")
-
-
-def test_another_run_does_not_begin_the_count_anew(bob):
-    assert isinstance(bob.train(1), UpdateReply)
-    bob.start = replace(bob.start, run_id=b"q" * 16)
-    assert refused(bob.train(1), "run of the broadcast is")
-
-
-def test_without_a_policy_nothing_is_counted(bob):
-    bob.terms = replace(bob.terms, policy=None)
-    for number in range(10):
-        assert isinstance(bob.train(2, state=bob.after(1, amount=number)), UpdateReply)
-
-
 def test_too_little_data_for_the_policy_is_said_when_the_client_describes_itself(bob):
     bob.terms = replace(bob.terms, policy=Policy(min_examples=1000))
     assert refused(bob.describe(), "min-examples of this client's policy")

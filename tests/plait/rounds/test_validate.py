@@ -72,10 +72,6 @@ def test_a_refusal_says_what_it_got_and_expected(expected, changes, reason, deta
     assert str(refused.value).startswith(detail)
 
 
-def test_negative_losses_of_somebodys_own_trainer_are_no_offence(expected):
-    open_update(update(expected, metrics={"train_loss": -2.5}), expected)
-
-
 def test_an_update_that_would_fill_the_memory_is_refused_unread(expected):
     layout = expected.received.layout
     most = max_update_bytes(layout)

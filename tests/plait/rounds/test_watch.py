@@ -29,11 +29,6 @@ def curve(*losses: float) -> Standing:
     return standing(*(evaluated(number, loss) for number, loss in enumerate(losses)))
 
 
-def test_a_falling_curve_leaves_the_steps_as_they_are() -> None:
-    now = curve(4.0, 3.5, 3.2, 3.1)
-    assert (now.worse, now.scale, now.idle, now.accepted) == (0.0, 1.0, 0, 3)
-
-
 def test_a_step_that_ends_above_the_base_is_worse_by_the_difference() -> None:
     now = curve(4.0, 4.25)
     assert (now.worse, now.scale, now.accepted) == (0.25, 0.5, 0)
@@ -87,10 +82,3 @@ def test_clients_count_by_their_tokens() -> None:
     assert change is not None
     assert change.mean == pytest.approx((900 * -0.1 + 100 * 0.8) / 1000)
     assert change.risen == 0.5
-
-
-def test_idle_counts_the_evaluations_since_the_best_one() -> None:
-    assert [curve(*[4.0, 3.0, 3.01, 3.0, 2.9][: n + 1]).idle for n in range(5)] == [0, 0, 1, 2, 0]
-    best = curve(4.0, 3.0, 3.01, 3.0).best
-    assert best is not None
-    assert best.round == 1

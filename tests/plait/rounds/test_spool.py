@@ -47,16 +47,6 @@ def test_updates_decoded_on_any_number_of_threads_have_one_sum(monkeypatch: pyte
     assert len(means) == 1
 
 
-def test_work_is_done_at_the_same_time() -> None:
-    both = threading.Barrier(2, timeout=60)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "cores", lambda: 2)
-        with SideBySide[int](each_bytes=1) as work:
-            for _ in range(2):
-                work.give(both.wait)
-            assert {work.take(), work.take()} == {0, 1}
-
-
 def fail(number: int) -> int:
     raise ValueError(f"work {number} failed")
 

@@ -32,15 +32,6 @@ def asked(channel: LocalChannel, tasks: dict[int, bytes]) -> list[object]:
         return list(iter(lambda: exchange.receive(None), None))
 
 
-def test_bytes_reach_the_client_and_come_back() -> None:
-    channel = channel_of([])
-    assert list(channel.nodes(6)) == [0, 1, 2, 3, 4, 5]
-    with channel.exchange(Purpose.DESCRIBE, "0") as exchange:
-        exchange.send(1, (b"head ", b"body"))
-        assert exchange.receive(None) == (1, b"head body/1")
-        assert exchange.receive(None) is None
-
-
 def test_a_client_works_only_when_its_answer_is_asked_for_and_only_once() -> None:
     seen: list[str] = []
     with channel_of(seen).exchange(Purpose.TRAIN, "1") as exchange:

@@ -10,7 +10,6 @@ from typing import TypeVar, cast
 import pytest
 
 import plait.rounds.spool as side_by_side
-from plait.rounds.channel import NoAnswer
 from plait.rounds.cohort import Arrivals
 from plait.rounds.dispatch import Answer, Dispatch
 from plait.wire.messages import UpdateReply
@@ -77,18 +76,6 @@ def test_updates_are_taken_in_the_order_of_arrival_whichever_is_opened_first() -
         assert came.next(NEVER, wanted=100) is None
 
 
-def test_no_more_are_opened_ahead_than_there_are_threads() -> None:
-    begun: list[str] = []
-    taken = 0
-    dispatch = dispatched(40)
-    with arrivals(dispatch, begun.append) as came:
-        while came.next(NEVER, wanted=100) is not None:
-            taken += 1
-            assert 40 - len(dispatch.there) - taken == len(came) <= THREADS
-            assert len(begun) - taken <= THREADS
-    assert taken == len(begun) == 40
-
-
 def test_updates_too_large_to_be_held_are_opened_one_by_one_where_they_are_taken() -> None:
     dispatch = dispatched(3)
     with arrivals(dispatch, lambda _: threading.get_ident(), each_bytes=1 << 28) as came:
@@ -134,9 +121,3 @@ def test_in_a_process_with_its_clients_nothing_is_asked_for_ahead() -> None:
     with arrivals(dispatch, str) as came:
         assert came.next(None, wanted=3) is not None
     assert len(dispatch.there) == 2
-
-
-def test_an_answer_without_an_update_has_nothing_to_open() -> None:
-    dispatch = Dispatched(deque([Answer("client-0", NoAnswer("gone"), 0)]))
-    with arrivals(dispatch, str) as came:
-        assert came.next(NEVER, wanted=1) == (Answer("client-0", NoAnswer("gone"), 0), None)

@@ -1,0 +1,230 @@
+"""What a client keeps between tasks, and the secret that decides its batches and rounding."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from plait.errors import MachineError
+from plait.rounds.memory import (
+    IRREPLACEABLE,
+    MUST_LAST,
+    ClientSecret,
+    ClientState,
+    DiskMemory,
+    Kept,
+    keep_only_what_lasts,
+    recall_state,
+)
+from tests.commands import killed_after
+
+RUN = b"r" * 16
+
+
+def kept(number, value):
+    return Kept(number, {"values": np.full(3, value, np.float32)}, {"kind": "some"})
+
+
+def state(before, after):
+    return ClientState(RUN, before, after)
+
+
+def test_a_round_starts_from_what_the_round_before_left_and_again_from_the_same():
+    both = state(kept(1, 1), kept(4, 4))
+    assert both.given_in(5) is both.after
+    assert both.given_in(4) is both.before
+    assert both.given_in(2) is both.before
+
+
+def test_it_survives_being_written_down():
+    values = {
+        "single": np.array([1.5, -0.0], np.float32),
+        "double": np.array([[0.1], [1e300]]),
+        "counts": np.array([7, -1], np.int64),
+        "steps": np.array([2**32 - 1], np.uint32),
+        "none": np.zeros((0, 3), np.float32),
+    }
+    tags = {"kind": "all", "said": "\u00e9 . \n"}
+    data = state(Kept(), Kept(7, values, tags)).to_bytes()
+    found = ClientState.from_bytes(data)
+    assert (found.run_id, found.before.round, found.before.arrays, found.before.tags) == (RUN, 0, {}, {})
+    assert (found.after.round, found.after.tags) == (7, tags)
+    assert found.after.arrays.keys() == values.keys()
+    for name, array in found.after.arrays.items():
+        assert array.dtype == values[name].dtype
+        assert array.shape == values[name].shape
+        assert array.tobytes() == values[name].tobytes()
+    assert found.to_bytes() == data
+
+
+@pytest.mark.parametrize("cut", [-1, -20, 100, 30])
+def test_what_is_damaged_counts_as_lost(cut):
+    data = state(kept(1, 1), kept(4, 4)).to_bytes()
+    for damaged in (data[:cut], data + b"x"):
+        assert ClientState.from_bytes(damaged) is None
+        found = recall_state(Memory(damaged), "some", RUN)
+        assert (found.run_id, found.after.round, found.after.arrays) == (RUN, 0, {})
+
+
+def test_what_is_of_another_run_counts_as_lost():
+    data = state(kept(1, 1), kept(4, 4)).to_bytes()
+    assert recall_state(Memory(data), "some", RUN).after.round == 4
+    assert recall_state(Memory(data), "some", b"s" * 16).after.round == 0
+
+
+def test_a_vector_is_had_only_in_its_own_size_and_kind():
+    found = Kept(arrays={"values": np.ones(3, np.float32), "counts": np.ones(3, np.int64)})
+    assert list(found.vector("values", 3)) == [1, 1, 1]
+    assert [found.vector(name, size) for name, size in (("values", 4), ("counts", 3), ("other", 3))] == [None] * 3
+
+
+class Memory:
+    def __init__(self, data):
+        self.data = data
+
+    def load(self, key):
+        return self.data
+
+    def save(self, key, data):
+        self.data = data
+
+
+def test_what_was_kept_is_there_for_another_process(tmp_path: Path) -> None:
+    folder = tmp_path / "run" / "ada"
+    for data in (b"one", b"", bytes(range(256)) * 100):
+        DiskMemory(folder).save("residual", data)
+        assert DiskMemory(folder).load("residual") == data
+    assert DiskMemory(folder).load("adapter") is None
+    assert DiskMemory(tmp_path / "run" / "bob").load("residual") is None
+
+
+def test_a_disk_that_takes_nothing_is_the_machines_fault_and_nothing_is_lost(tmp_path: Path, monkeypatch) -> None:
+    memory = DiskMemory(tmp_path / "ada")
+    memory.save("residual", b"owed")
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(MachineError, match="No space left on device"):
+        memory.save("residual", b"more")
+    assert memory.load("residual") == b"owed"
+
+
+def test_a_folder_that_cannot_be_made_or_read_is_the_machines_fault(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(MachineError):
+        DiskMemory(tmp_path / "file" / "ada").save("spec", b"s")
+    (tmp_path / "ada" / "spec").mkdir(parents=True)
+    with pytest.raises(MachineError, match="Is a directory"):
+        DiskMemory(tmp_path / "ada").load("spec")
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_leaves_whole_bytes(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from plait.rounds.memory import DiskMemory\n"
+        "memory, number = DiskMemory(Path(sys.argv[1])), 0\n"
+        "while True:\n"
+        "    number += 1; memory.save('residual', bytes([number % 251]) * 200_000)\n"
+        "    number == 3 and print('going', flush=True)\n"
+    )
+    killed_after(1, code, tmp_path)
+    kept = DiskMemory(tmp_path).load("residual")
+    assert kept is not None
+    assert kept == bytes([kept[0]]) * 200_000
+
+
+OLD_RUN = b"r" * 16
+
+
+def test_of_the_only_copies_the_own_adapter_alone_outlasts_a_run(tmp_path):
+    for key in (*IRREPLACEABLE, "adapter", "spec"):
+        before, after = (Kept(number, {"values": np.full(999, number, np.float32)}) for number in (4, 5))
+        (tmp_path / key).write_bytes(ClientState(OLD_RUN, before, after).to_bytes())
+    keep_only_what_lasts(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["adapter", "own", "spec"]
+    left = ClientState.from_bytes((tmp_path / "own").read_bytes())
+    assert (left.run_id, left.after.round, left.before.arrays) == (OLD_RUN, 5, {})
+    assert list(left.after.arrays["values"]) == [5] * 999
+    assert (tmp_path / "own").stat().st_size < 4 * 999 + 400
+    assert stat.S_IMODE((tmp_path / "own").stat().st_mode) == 0o600
+    content = (tmp_path / "own").read_bytes()
+    keep_only_what_lasts(tmp_path)
+    assert (tmp_path / "own").read_bytes() == content
+
+
+@pytest.mark.parametrize("content", [b"", b"no past", OLD_RUN + bytes(40)])
+def test_what_is_no_own_adapter_is_left_as_it_is(tmp_path, content):
+    (tmp_path / "own").write_bytes(content)
+    keep_only_what_lasts(tmp_path)
+    assert (tmp_path / "own").read_bytes() == content
+
+
+def test_what_cannot_be_removed_is_said(tmp_path):
+    (tmp_path / "residual" / "in the way").mkdir(parents=True)
+    with pytest.raises(MachineError, match="cannot remove what a run left in"):
+        keep_only_what_lasts(tmp_path)
+
+
+def test_an_account_of_private_records_outlives_a_run_that_its_server_calls_over(tmp_path):
+    for key in ("record-privacy", "moments"):
+        (tmp_path / key).write_bytes(b"x")
+    keep_only_what_lasts(tmp_path, besides=MUST_LAST)
+    assert [path.name for path in tmp_path.iterdir()] == ["record-privacy"]
+    # In a simulation, whose operator says so himself, its secret is of no further use to anybody.
+    keep_only_what_lasts(tmp_path)
+    assert not [*tmp_path.iterdir()]
+
+
+RECEIVED = b"r" * 32
+
+
+@pytest.fixture
+def masked(federate, fake_model):
+    settings = federate({"alice": fake_model(1.0, 3)}).plan.settings
+    return replace(settings, secure_aggregation=True, round=3, seed=9)
+
+
+@pytest.fixture
+def memory(federate, fake_model):
+    return federate({"alice": fake_model(1.0, 3)}).memories["alice"]
+
+
+def test_it_is_drawn_once_for_a_run_and_kept(memory):
+    first = ClientSecret.of(memory)
+    assert ClientSecret.of(memory) == first
+    assert ClientSecret.of(type(memory)()) != first
+    assert set(memory) <= IRREPLACEABLE
+    assert first.value.hex() not in repr(first)
+
+
+def test_batches_follow_from_it_and_not_from_the_servers_seed(masked, memory):
+    secret = ClientSecret.of(memory)
+    own = secret.seeded(masked)
+    assert own == secret.seeded(replace(masked, seed=10))
+    others = [ClientSecret.of(type(memory)()).seeded(masked), secret.seeded(replace(masked, round=4))]
+    assert len({each.seed for each in (masked, own, *others)}) == 4
+    assert replace(own, seed=masked.seed) == masked
+
+
+def test_rounding_differs_by_run_round_and_adapter_alone(memory):
+    secret = ClientSecret.of(memory)
+    keys = {
+        secret.rounding(3, RECEIVED),
+        secret.rounding(4, RECEIVED),
+        secret.rounding(3, bytes(32)),
+        ClientSecret.of(type(memory)()).rounding(3, RECEIVED),
+    }
+    assert len(keys) == 4
+    assert secret.rounding(3, RECEIVED) in keys
+
+
+def test_that_of_a_simulation_follows_from_its_seed():
+    assert ClientSecret.simulated(1, "alice") == ClientSecret.simulated(1, "alice")
+    assert len({ClientSecret.simulated(seed, name) for seed in (1, 2) for name in ("alice", "bob")}) == 4
