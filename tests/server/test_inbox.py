@@ -1,11 +1,33 @@
+from __future__ import annotations
+
 import hashlib
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from plait.errors import ConfigError, MachineError, PeerError
-from server.inbox import Inbox, StoredAnswer, group_and_type, task_id_of
+from server.inbox import Bodies, Inbox, StoredAnswer, group_and_type, task_id_of
+
+BODY = b"body" * 1000
+OF_BODY = hashlib.sha256(BODY).digest()
+
+
+def test_a_body_is_held_once_and_only_while_it_is_used():
+    bodies = Bodies()
+    assert bodies.known(BODY) is None
+    for _ in range(3):
+        bodies.hold(BODY, OF_BODY)
+    assert bodies.get(OF_BODY) is BODY
+    assert bodies.known(BODY) == OF_BODY
+    assert (len(bodies), bodies.held_bytes) == (1, len(BODY))
+
+    for left in (2, 1, 0):
+        bodies.release(OF_BODY)
+        assert (bodies.get(OF_BODY) is not None) == (left > 0)
+
+    assert bodies.known(BODY) is None
+    assert (len(bodies), bodies.held_bytes) == (0, 0)
+
 
 DATA = bytes(range(256)) * 5000
 FULL = Path("/dev/full")
@@ -41,11 +63,6 @@ def test_a_tasks_name_is_a_files_name_and_says_what_it_was_made_of(group, kind):
 def test_names_that_no_file_can_have_are_refused():
     with pytest.raises(ConfigError, match="expected at most 200"):
         task_id_of("é" * 100, "train", 0)
-
-
-@pytest.mark.parametrize("name", ["", "1.train", "1.train.x", "1.train.0.1", "1/2.train.0", "1.train.-1", "é.train.0"])
-def test_other_names_are_no_tasks(name):
-    assert group_and_type(name) is None
 
 
 def test_what_was_written_is_read_also_by_a_later_inbox(inbox, tmp_path):
@@ -116,14 +133,6 @@ def test_one_node_cannot_fill_the_disk(inbox):
     assert receive(inbox, "1.train.2", node="bob")
 
 
-def test_a_file_that_is_deleted_meanwhile_stops_no_upload(inbox, tmp_path):
-    receive(inbox, "1.train.0")
-    # What `iterdir` still shows and `stat` no longer finds.
-    (tmp_path / "inbox" / "alice" / "0.train.0.answer").symlink_to(tmp_path / "gone")
-    assert receive(inbox, "2.train.0")
-    assert inbox.read("alice", "2.train.0").data == DATA
-
-
 def test_answers_of_other_groups_are_forgotten_but_for_those_that_are_asked_for(inbox):
     for task in ("1.train.0", "1.evaluate.0", "2.train.0"):
         receive(inbox, task, data=b"x", size=1, digest=hashlib.sha256(b"x").digest())
@@ -144,45 +153,6 @@ def test_a_full_disk_is_the_machines_fault(inbox):
         incoming._file = full
         with pytest.raises(MachineError, match=r"cannot write .*: No space left on device"):
             incoming.write(DATA)
-
-
-def test_what_is_not_there_cannot_be_read(inbox):
-    with pytest.raises(MachineError, match="cannot read"):
-        inbox.read("alice", "1.train.0")
-
-
-def test_a_directory_that_cannot_be_made_is_the_machines_fault(tmp_path):
-    (tmp_path / "file").write_text("")
-
-    with pytest.raises(MachineError, match="cannot make"):
-        Inbox(tmp_path / "file" / "inbox", node_quota_bytes=1)
-
-
-def test_an_upload_that_is_resumed_again_and_again_is_hashed_once_at_its_end(inbox, monkeypatch):
-    hashed = []
-
-    class Counting:
-        def __init__(self):
-            self.genuine = hashlib.sha256()
-
-        def update(self, data):
-            hashed.append(len(data))
-            self.genuine.update(data)
-
-        def digest(self):
-            return self.genuine.digest()
-
-    incoming = inbox.receive("alice", "1.train.0", content=1, digest=DIGEST, size=SIZE, offset=0)
-    incoming.write(DATA[:-1])
-    incoming.close()
-    monkeypatch.setattr("server.incoming.hashlib", SimpleNamespace(sha256=Counting))
-    for _ in range(20):
-        inbox.receive("alice", "1.train.0", content=1, digest=DIGEST, size=SIZE, offset=SIZE - 1).close()
-
-    assert sum(hashed) == 0
-    assert receive(inbox, data=DATA[-1:], offset=SIZE - 1)
-    assert sum(hashed) == SIZE
-    assert inbox.read("alice", "1.train.0") == StoredAnswer(1, DATA)
 
 
 def test_a_closed_inbox_has_no_file_open_and_lets_nothing_be_written(inbox):

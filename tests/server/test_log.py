@@ -23,10 +23,6 @@ def test_a_value_is_one_escaped_word(value, text):
     assert shown(value) == text
 
 
-def test_a_long_value_is_cut():
-    assert shown("a" * 1000) == "a" * 200 + "..."
-
-
 def test_an_event_is_one_line_of_keys_and_values(logged):
     say("attached", node="alice", detail="100 % new")
 

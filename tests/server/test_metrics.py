@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from plait.errors import ConfigError, MachineError
 from plait.rounds.run_progress import RunProgress
 from server import metrics as server_metrics
 from server.metrics import Metrics, MetricsServer
@@ -38,14 +37,6 @@ def test_the_page_shows_what_was_counted_and_nothing_of_the_process(server, metr
     assert "plait_downlink_bytes_total 5.0" in lines
     assert 'plait_enrolments_refused_total{reason="unknown_key"} 1.0' in lines
     assert all(line.startswith(("plait_", "# HELP plait_", "# TYPE plait_")) for line in lines)
-
-
-@pytest.mark.parametrize("path", ["/", "/metricsx", "/../etc/passwd"])
-def test_there_is_no_other_page(server, path):
-    with pytest.raises(urllib.error.HTTPError) as caught:
-        urllib.request.urlopen(f"http://{server.address}{path}", timeout=20)
-    assert caught.value.code == 404
-    caught.value.close()
 
 
 def status(server: MetricsServer, *hosts: str) -> int:
@@ -94,22 +85,6 @@ def is_open(connection: socket.socket) -> bool:
     except OSError:
         return False
     return True
-
-
-def test_rubbish_and_hanging_up_do_no_harm(server, capfd):
-    for said in (b"", b"\xff\xff\r\n\r\n", b"GET /metrics"):
-        with socket.create_connection((server.address.host, server.address.port), timeout=20) as connection:
-            connection.sendall(said)
-    with urllib.request.urlopen(f"http://{server.address}/metrics", timeout=20) as reply:
-        assert reply.status == 200
-    assert capfd.readouterr().err == ""
-
-
-def test_a_taken_port_is_said_in_one_line(server, metrics):
-    with pytest.raises(MachineError, match="the port is in use"):
-        MetricsServer(str(server.address), metrics)
-    with pytest.raises(ConfigError, match="expected HOST:PORT"):
-        MetricsServer("9090", metrics)
 
 
 def test_figures_of_the_run_are_read_at_every_scrape(metrics):

@@ -1,8 +1,6 @@
 import errno
 import hashlib
 import socket
-import subprocess
-import sys
 import time
 
 import grpc
@@ -64,17 +62,6 @@ def test_a_head_that_is_too_long_for_one_message_travels_as_a_body(channel, atte
         send(channel, "alice", head, b"body" * 10_000)
 
         assert alice.task(alice.work()) == head + b"body" * 10_000
-
-
-@pytest.mark.parametrize(
-    ("purpose", "message_type"),
-    [("describe", "query"), ("train", "train"), ("evaluate", "evaluate"), ("mask", "query.mask")],
-)
-def test_every_purpose_has_its_name_in_messages(channel, attending, purpose, message_type):
-    with attending(channel, "alice") as (alice,):
-        channel.exchange(Purpose(purpose), "1").send(node_number("alice"), (b"task", b""), "2~ab")
-        work = alice.work()
-        assert (work.message_type, work.group_id) == (message_type, "2~ab")
 
 
 def test_a_node_that_failed_is_told_in_words(channel, attending, send, replies):
@@ -222,19 +209,6 @@ def test_answers_of_a_group_are_forgotten_when_the_next_starts(channel, attendin
         assert alice.held("1.train.0", b"answer").late
 
 
-@pytest.mark.parametrize("kind", ["query", "evaluate"])
-def test_answers_other_than_of_training_are_forgotten_once_pulled(
-    channel, attending, send, replies, tmp_path, until, kind
-):
-    with attending(channel, "alice") as (alice,):
-        sent = send(channel, "alice", b"task", kind=kind)
-        alice.upload(alice.work().task_id, b"answer")
-        assert answers(tmp_path) == [f"1.{kind}.0.answer"]
-        replies([sent])
-
-        until(lambda: not answers(tmp_path))
-
-
 def test_an_answer_that_does_not_come_in_time_is_not_waited_for(channel, attending, send):
     with attending(channel, "alice", "bob") as (alice, _):
         exchange = channel.exchange(Purpose.DESCRIBE, "1")
@@ -258,20 +232,6 @@ def test_a_server_that_will_go_on_lets_its_nodes_work_on(channel, attending, sen
         assert alice.held(work.task_id, b"x").late == bool(withdrawn)
         if withdrawn:
             assert alice.hear().withdraw == pb.Withdraw(task_id=work.task_id, reason="enough")
-
-
-def test_a_wait_ends_with_what_happened_since_the_last(channel, attending, send):
-    def waits():
-        return channel._tasks.wait(60.0)
-
-    assert not channel._tasks.wait(0.0)
-    with attending(channel, "alice") as (alice,):
-        assert waits()
-        assert not channel._tasks.wait(0.0)
-        send(channel, "alice", b"task")
-        alice.upload(alice.work().task_id, b"answer")
-        assert waits()
-    assert waits()
 
 
 def test_a_run_that_is_to_stop_does_not_wait(channel, tmp_path):
@@ -335,41 +295,3 @@ def test_a_revoked_node_is_sent_away_while_it_is_attached(make_channel, bare_nod
 
     assert alice.hear().refused.reason == pb.REFUSED_REASON_REVOKED_KEY
     until(lambda: not channel.nodes(0))
-
-
-SWARM_THAT_IS_KILLED = """
-import asyncio, sys
-import grpc.aio
-from plait.transport import CHANNEL_OPTIONS
-from plait.v1 import federation_pb2 as pb
-from plait.v1.federation_pb2_grpc import FederationStub
-
-async def attend(name):
-    channel = grpc.aio.insecure_channel(sys.argv[1], options=list(CHANNEL_OPTIONS))
-    call = FederationStub(channel).Attend()
-    await call.write(pb.FromNode(hello=pb.Hello(protocol=1, name=name, nonce=b"n" * 32)))
-    await call.read()
-    await call.write(pb.FromNode(proof=pb.Proof()))
-    await call.read()
-    await call.write(pb.FromNode(ready=pb.Ready(base_fingerprint=b"b" * 32)))
-    await call.read()
-
-async def attend_all():
-    await asyncio.gather(*(attend(f"n{number}") for number in range(300)))
-
-asyncio.run(attend_all())
-"""
-
-
-@pytest.mark.slow
-def test_nodes_that_go_as_the_server_stops_leave_no_traceback(channel, until, logged, capfd):
-    with subprocess.Popen([sys.executable, "-c", SWARM_THAT_IS_KILLED, channel.address]) as swarm:
-        try:
-            until(lambda: len(channel.nodes(0)) == 300)
-        finally:
-            swarm.kill()
-        channel.stop()
-
-    assert not [record for record in logged if record.exc_info]
-    assert "Traceback" not in capfd.readouterr().err
-    assert not [record for record in logged if record.name.startswith("grpc")]

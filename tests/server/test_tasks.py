@@ -2,23 +2,15 @@
 
 import asyncio
 import hashlib
-import itertools
 
 import pytest
 
 from plait.v1 import federation_pb2 as pb
 from server.inbox import Inbox
 from server.sessions import Fitness, Sessions
-from server.tasks import Task, TaskRegistry, TaskState
+from server.tasks import TaskRegistry, TaskState
 
 FITNESS = Fitness((), 0, "cpu")
-ALLOWED = {
-    "PENDING": {"DELIVERED", "ANSWERED", "FAILED", "WITHDRAWN"},
-    "DELIVERED": {"PENDING", "DELIVERED", "ANSWERED", "FAILED", "WITHDRAWN"},
-    "ANSWERED": {"WITHDRAWN"},
-    "FAILED": {"WITHDRAWN"},
-    "WITHDRAWN": set(),
-}
 
 
 @pytest.fixture
@@ -70,14 +62,6 @@ def receive(inbox, task, data=b"answer"):
     )
     incoming.write(data)
     assert incoming.finish()
-
-
-@pytest.mark.parametrize(("before", "after"), list(itertools.product(TaskState, TaskState)))
-def test_a_task_goes_only_where_an_arrow_leads(before, after):
-    task = Task("ada", pb.Work(task_id="1.train.0"), state=before)
-
-    assert task.move(after, reason="why") == (after.name in ALLOWED[before.name])
-    assert (task.state, task.reason) == ((after, "why") if after.name in ALLOWED[before.name] else (before, ""))
 
 
 @in_a_loop
@@ -177,37 +161,3 @@ def test_a_node_that_asks_about_a_settled_task_is_told_it_is_late_or_answered(re
     assert registry.find("ada", task.task_id) == (expected, None)
     give(registry, group="2")
     assert registry.find("ada", task.task_id) == (TaskState.WITHDRAWN, None)
-
-
-def test_an_earlier_group_between_two_tasks_of_a_later_one_does_not_bring_its_answer_back(registry, inbox):
-    task = give(registry, group="2")
-    receive(inbox, task)
-    task.move(TaskState.ANSWERED)
-    registry.pulled(task, keep=True)
-    give(registry, group="1")
-    assert registry.find("ada", task.task_id) == (TaskState.ANSWERED, None)
-    again = give(registry, group="2")
-    assert (again.task_id, again.state) == ("2.train.1", TaskState.PENDING)
-
-
-class ClosedAtTheLastMoment(list):
-    """A queue whose session another thread closes just after it was found empty."""
-
-    def __init__(self, session):
-        self.session = session
-
-    def __len__(self):
-        length = super().__len__()
-        if self.session.is_open:
-            self.session.close(pb.ToNode(drain=pb.Drain()))
-        return length
-
-
-def test_a_last_message_is_sent_even_if_the_queue_was_empty_just_before(registry):
-    async def heard():
-        session = attach(registry)
-        session._outbox = ClosedAtTheLastMoment(session)
-        return [await session.next(), await session.next()]
-
-    last, end = asyncio.run(heard())
-    assert (last.WhichOneof("event"), end) == ("drain", None)

@@ -67,16 +67,6 @@ def test_what_was_removed_stays_so_after_a_restart_and_a_file_of_nothing_else_is
     assert found(tmp_path).keys() == {ALICE}
 
 
-def test_an_answer_that_comes_again_takes_the_place_of_the_first(tmp_path):
-    here = SmallAnswers(tmp_path)
-    here.store(answers(ALICE))
-    here.store([SmallAnswer(ALICE, 2, b"another")])
-
-    assert here.read(ALICE) == found(tmp_path)[ALICE] == (2, b"another")
-    here.remove([ALICE])
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_full_disk_is_told_and_leaves_no_half_of_a_record(tmp_path, monkeypatch):
     here = SmallAnswers(tmp_path)
     here.store(answers(ALICE))

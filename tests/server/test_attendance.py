@@ -24,14 +24,6 @@ def test_where_keys_count_the_certificate_must_say_the_same_name(certified_name)
     assert refused.value.reason == pb.REFUSED_REASON_WRONG_NAME
 
 
-def test_the_name_of_the_certificate_gets_a_challenge():
-    assert Enrolment(EverybodysKey(), certified_name="alice").challenge(hello()).HasField("challenge")
-
-
-def test_without_tls_there_is_no_certificate_to_ask_for():
-    assert Enrolment(None, certified_name=None).challenge(hello()).HasField("challenge")
-
-
 @pytest.mark.parametrize(
     ("version", "message"),
     [
