@@ -19,7 +19,7 @@ from plait.own_code import located_errors
 from plait.training.device import device_of
 from plait.training.examples import IGNORED, Example, Tokenizer
 from plait.training.learner import LocalTraining
-from plait.training.local_loss import CROSS_ENTROPY, LocalAdapter, LocalLoss, loss_named
+from plait.training.local_loss import LocalAdapter, LocalLoss, loss_named
 from plait.training.losses import BatchLoss, class_logits, predictions
 from plait.training.memory import StepMemory
 from plait.wire.settings import Settings
@@ -66,46 +66,14 @@ class Taught:
     tokenizer: Tokenizer | None = None
 
 
-class Lesson(Protocol):
-    """What one training learns from.
+class Lesson:
+    """What one training learns from: here the cross-entropy, or the loss that the settings name.
 
     Attributes:
         without_dropout: whether the model is in evaluation mode.
-        in_whole: whether what one replica is dealt is computed unit by unit, and none is cut.
+        in_whole: whether a step is computed unit by unit, and none is cut.
         is_limited: whether a step may predict no more than its share of the loss.
     """
-
-    without_dropout: bool
-    in_whole: bool
-    is_limited: bool
-
-    def prepare(self, model: nn.Module, visited: Callable[[], Sequence[Example]]) -> None:
-        """Compute what is needed before the first step."""
-        ...
-
-    def loss(self, model: nn.Module, parameters: Sequence[nn.Parameter]) -> StepLoss:
-        """What is computed under the model, of whose adapter these are."""
-        ...
-
-    def draws(self, step: int) -> bool:
-        """Whether a step has batches of its own."""
-        ...
-
-    def begin(self, batches: Sequence[Sequence[Example]], step: int) -> None:
-        """Do what comes before a step on new batches."""
-        ...
-
-    def said(self, loss: float) -> float:
-        """What a step reports."""
-        ...
-
-    def finished(self, done: LocalTraining) -> LocalTraining:
-        """What the training reports."""
-        ...
-
-
-class CrossEntropy:
-    """The lesson of supervised fine-tuning."""
 
     without_dropout = False
     in_whole = False
@@ -115,60 +83,38 @@ class CrossEntropy:
         self._taught = taught
 
     def prepare(self, model: nn.Module, visited: Callable[[], Sequence[Example]]) -> None:
-        """Nothing."""
+        """Compute what is needed before the first step."""
 
     def loss(self, model: nn.Module, parameters: Sequence[nn.Parameter]) -> StepLoss:
-        """The cross-entropy."""
-        del parameters
-        taught = self._taught
-        return BatchLoss(model, task=taught.task, pad_token=taught.pad_token, memory=taught.memory)
-
-    def draws(self, step: int) -> bool:
-        """Every step has."""
-        del step
-        return True
-
-    def begin(self, batches: Sequence[Sequence[Example]], step: int) -> None:
-        """Nothing."""
-
-    def said(self, loss: float) -> float:
-        """The loss."""
-        return loss
-
-    def finished(self, done: LocalTraining) -> LocalTraining:
-        """As it is."""
-        return done
-
-
-def lesson_of(taught: Taught) -> Lesson:
-    """The lesson of the loss that the settings name."""
-    if taught.settings.loss == CROSS_ENTROPY:
-        return CrossEntropy(taught)
-
-    return ChosenLesson(taught)
-
-
-class ChosenLesson(CrossEntropy):
-    """The lesson of such a loss."""
-
-    def __init__(self, taught: Taught) -> None:
-        super().__init__(taught)
-        self._function = loss_named(taught.settings.loss)
-
-    def loss(self, model: nn.Module, parameters: Sequence[nn.Parameter]) -> StepLoss:
-        """The loss that the settings name."""
-        taught = self._taught
-        if self._function is None:
-            return super().loss(model, parameters)
+        """What is computed under the model, of whose adapter these are."""
+        taught, function = self._taught, loss_named(self._taught.settings.loss)
+        if function is None:
+            return BatchLoss(model, task=taught.task, pad_token=taught.pad_token, memory=taught.memory)
         return ChosenLoss(
             model,
             parameters,
-            self._function,
+            function,
             start=taught.start,
             task=taught.task,
             pad_token=taught.pad_token,
             name=taught.settings.loss,
         )
+
+    def draws(self, step: int) -> bool:
+        """Whether a step has batches of its own."""
+        del step
+        return True
+
+    def begin(self, batches: Sequence[Sequence[Example]], step: int) -> None:
+        """Do what comes before a step on new batches."""
+
+    def said(self, loss: float) -> float:
+        """What a step reports."""
+        return loss
+
+    def finished(self, done: LocalTraining) -> LocalTraining:
+        """What the training reports."""
+        return done
 
 
 class ChosenLoss:

@@ -6,7 +6,7 @@ The core's own is supervised fine-tuning; features have others (`plait.objective
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from plait.data import Record, RecordKind
 from plait.objective import SFT, objective_named
@@ -24,18 +24,19 @@ Judge: TypeAlias = "Callable[[Sequence[Example]], tuple[list[float], list[float]
 """From a batch to the loss of each example, and by how much it leads (see `SequenceLosses.leads`)."""
 
 
-class Teaching(Protocol):
-    """How one client learns an objective; may remember what it found out about the client's examples.
+class Teaching:
+    """How one client learns an objective; here supervised fine-tuning, which of preferences learns the chosen replies.
+
+    May remember what it found out about the client's examples.
 
     Attributes:
         kinds: of records that it learns from.
     """
 
-    @property
-    def kinds(self) -> Collection[RecordKind]: ...  # noqa: D102
-
-    @property
-    def expected(self) -> str: ...  # noqa: D102
+    kinds: Collection[RecordKind] = frozenset(
+        {RecordKind.TEXT, RecordKind.PROMPT, RecordKind.CHAT, RecordKind.PREFERENCE}
+    )
+    expected = "text, prompts or messages"
 
     def check(self) -> None:
         """Find the parts of a user's own that its options name.
@@ -43,7 +44,6 @@ class Teaching(Protocol):
         Raises:
             ConfigError: one cannot be found.
         """
-        ...
 
     def examples(
         self, records: Sequence[Record], kind: RecordKind, tokenizer: Tokenizer, seq_len: int
@@ -56,15 +56,20 @@ class Teaching(Protocol):
         Raises:
             DataError: the base's chat template refuses a record.
         """
-        ...
+        from plait.training.examples import converse
+
+        return converse(records, kind, tokenizer, seq_len)
 
     def lesson(self, taught: Taught) -> Lesson:
         """What one training learns from."""
-        ...
+        from plait.training.lesson import Lesson
+
+        return Lesson(taught)
 
     def judge(self, model: nn.Module, examples: Sequence[Example], *, pad_token: int) -> Judge | None:
         """By what held-out examples are judged, in evaluation mode; None for the loss of their labels."""
-        ...
+        del model, examples, pad_token
+        return None
 
     def measured(
         self, model: nn.Module, examples: Sequence[Example], settings: Settings, tokenizer: Tokenizer
@@ -76,41 +81,6 @@ class Teaching(Protocol):
             MachineError: it does not fit into memory.
             Abandoned: the result is no longer needed.
         """
-        ...
-
-
-class Supervised:
-    """Supervised fine-tuning. Of preferences it learns the chosen replies."""
-
-    kinds = frozenset({RecordKind.TEXT, RecordKind.PROMPT, RecordKind.CHAT, RecordKind.PREFERENCE})
-    expected = "text, prompts or messages"
-
-    def check(self) -> None:
-        """Nothing."""
-
-    def examples(
-        self, records: Sequence[Record], kind: RecordKind, tokenizer: Tokenizer, seq_len: int
-    ) -> list[Example]:
-        """See `Teaching`."""
-        from plait.training.examples import converse
-
-        return converse(records, kind, tokenizer, seq_len)
-
-    def lesson(self, taught: Taught) -> Lesson:
-        """That of the settings' loss."""
-        from plait.training.lesson import lesson_of
-
-        return lesson_of(taught)
-
-    def judge(self, model: nn.Module, examples: Sequence[Example], *, pad_token: int) -> Judge | None:
-        """The loss of their labels."""
-        del model, examples, pad_token
-        return None
-
-    def measured(
-        self, model: nn.Module, examples: Sequence[Example], settings: Settings, tokenizer: Tokenizer
-    ) -> SequenceLosses | None:
-        """As they are judged."""
         del model, examples, settings, tokenizer
         return None
 
@@ -118,7 +88,7 @@ class Supervised:
 def supervised(text: str = SFT) -> Teaching:
     """The core's own."""
     del text
-    return Supervised()
+    return Teaching()
 
 
 def teaching_of(text: str) -> Teaching:

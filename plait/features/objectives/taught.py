@@ -13,7 +13,7 @@ from plait.data import Record, RecordKind
 from plait.features.objectives.grpo import rewarded
 from plait.features.objectives.named import formula_named
 from plait.training.examples import IGNORED, Example, Tokenizer, conversation, converse, of_each
-from plait.training.teaching import Supervised
+from plait.training.teaching import Teaching
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from plait.wire.settings import Settings
 
 
-class Preferences(Supervised):
+class Preferences(Teaching):
     """A formula of preferences, with what is known of the client's preferences under the base."""
 
     kinds = frozenset({RecordKind.PREFERENCE})
@@ -59,7 +59,7 @@ class Preferences(Supervised):
         return PreferenceLoss(model, self._formula, self._references, pad_token=pad_token).by_example
 
 
-class Rewards(Supervised):
+class Rewards(Teaching):
     """A reward of the user's own; one example counts as one prompt, whatever is sampled."""
 
     kinds = frozenset({RecordKind.PROMPT, RecordKind.CHAT})

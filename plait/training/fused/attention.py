@@ -59,10 +59,6 @@ class Angles:
         first, second = self.sine.chunk(2, dim=-1)
         return torch.cat((-first, second), dim=-1)
 
-    def to(self, device: torch.device) -> Angles:
-        """The same on another device."""
-        return Angles(self.cosine.to(device), self.sine.to(device))
-
     def turn(self, x: Tensor, *, back: bool = False) -> Tensor:
         """Rotate, or rotate back. x: (count, length, heads, width), of any type."""
         length, width = x.shape[1], x.shape[3]

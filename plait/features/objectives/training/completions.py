@@ -26,7 +26,7 @@ from plait.training.device import device_of
 from plait.training.examples import IGNORED, Example, Tokenizer, digest_of, prompt_tokens
 from plait.training.generate import Sampling, Wanted, context_of, generate
 from plait.training.learner import LocalTraining
-from plait.training.lesson import CrossEntropy, StepLoss, Taught
+from plait.training.lesson import Lesson, StepLoss, Taught
 from plait.training.losses import BatchLoss
 from plait.training.memory import StepMemory
 
@@ -136,7 +136,7 @@ class GroupLoss:
         return self._objective.loss(now, group.before, group.reference, advantages, counts)
 
 
-class RewardLesson(CrossEntropy):
+class RewardLesson(Lesson):
     """The lesson of a reward: completions are sampled before a step, and their group's loss is minimised."""
 
     without_dropout = True

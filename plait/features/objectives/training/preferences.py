@@ -21,7 +21,7 @@ from plait.features.objectives.formula import Formula, Reply, Sides
 from plait.own_code import located_errors
 from plait.training.device import device_of
 from plait.training.examples import Example
-from plait.training.lesson import CrossEntropy, StepLoss, Taught
+from plait.training.lesson import Lesson, StepLoss, Taught
 from plait.training.losses import BatchLoss, count_labels
 from plait.training.memory import StepMemory, is_out_of_memory
 
@@ -50,7 +50,7 @@ def learn_references(
             check_abandoned()
 
 
-class PreferenceLesson(CrossEntropy):
+class PreferenceLesson(Lesson):
     """The lesson of an objective of preferences."""
 
     def __init__(self, taught: Taught, objective: Formula, references: dict[bytes, tuple[float, ...]]) -> None:
