@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from plait.errors import ConfigError
 from plait.features.studies.difference import Difference, difference, margin_of_mean
-from plait.features.studies.runs import Group, StudiedRun, differing, grouped
+from plait.features.studies.runs import Group, StudiedRun, grouped
 from plait.frames import COUNT, NUMBER, TEXT, frame_of, view_of
 
 if TYPE_CHECKING:
@@ -31,11 +31,6 @@ _GROUPS: Mapping[str, str] = {
 _DIFFERENCES: Mapping[str, str] = {
     "group": TEXT, "baseline": TEXT, "difference": NUMBER, "margin": NUMBER, "paired_over": TEXT, "pairs": COUNT,
 }  # fmt: skip
-_DECIDES_SEQUENCES = (
-    "partition", "split", "columns", "clients", "seq-len", "held-out-fraction", "max-held-out-sequences",
-    "eval-clients", "labels",
-)  # fmt: skip
-"""Settings that decide which sequences are held out."""
 
 
 @dataclass(frozen=True)
@@ -172,10 +167,7 @@ class Comparison:
         for group in self.groups:
             same_task = group.runs[0].task == self.baseline.runs[0].task
             if same_task and any(run.sequences != its.get(run.seed, run.sequences) for run in group.counted):
-                differ = differing([group.settings, self.baseline.settings])
-                why = ", ".join(key for key in differ if key in _DECIDES_SEQUENCES)
-                because = f" ({why})" if why else ""
-                yield f"{group.label} is evaluated on other held-out sequences than {self.baseline.label}{because}."
+                yield f"{group.label} is evaluated on other held-out sequences than {self.baseline.label}."
 
     def _personal(self) -> Iterator[str]:
         personal = [group.label for group in self.groups if group.runs[0].view.is_personal]

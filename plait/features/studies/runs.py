@@ -133,14 +133,14 @@ def grouped(runs: Sequence[StudiedRun]) -> tuple[Group, ...]:
     return tuple(Group(label, group) for label, group in zip(_labels(found), found, strict=True))
 
 
-def differing(groups: Iterable[Mapping[str, object]]) -> tuple[str, ...]:
+def _differing(groups: Iterable[Mapping[str, object]]) -> tuple[str, ...]:
     """The settings that are not the same everywhere, in the order of the settings."""
     tables = list(groups)
     keys = dict.fromkeys(key for table in tables for key in table)
     return tuple(key for key in keys if len({str(table.get(key)) for table in tables}) > 1)
 
 
-def setting_text(key: str, settings: Mapping[str, object]) -> str:
+def _setting_text(key: str, settings: Mapping[str, object]) -> str:
     """A setting in a label: ``rule fedavg``."""
     return f"{key} {clean(str(settings.get(key)), limit=40)}"
 
@@ -152,7 +152,7 @@ def _labels(groups: Sequence[tuple[StudiedRun, ...]]) -> list[str]:
     if are_single and len(set(names)) == len(names):
         return names
     tables = [group[0].settings for group in groups]
-    columns = [[setting_text(key, table) for table in tables] for key in differing(tables)[:_MOST_TRIED]]
+    columns = [[_setting_text(key, table) for table in tables] for key in _differing(tables)[:_MOST_TRIED]]
     for size in range(1, _MOST_IN_LABEL + 1):
         for chosen in combinations(columns, size):
             texts = [", ".join(parts) for parts in zip(*chosen, strict=True)]

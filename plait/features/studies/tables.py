@@ -1,18 +1,16 @@
-"""A comparison as tables and as a page: figures of every group, paired differences, and the settings that differ."""
+"""A comparison as tables and as a page: figures of every group, and paired differences."""
 
 from __future__ import annotations
 
 from plait.features.studies.comparison import Comparison
 from plait.features.studies.difference import Difference, Pairing
-from plait.features.studies.runs import Group, differing, setting_text
+from plait.features.studies.runs import Group
 from plait.report.html import page_environment
 from plait.report.table import Table
 from plait.report.theme import palette_css
 from plait.report.wording import (
-    NOTHING,
     bytes_text,
     change_text,
-    clean,
     duration_text,
     loss_text,
     percent_text,
@@ -20,7 +18,6 @@ from plait.report.wording import (
     within_text,
 )
 
-_MOST_SETTINGS = 12
 _PAIRING_NOTES = {
     Pairing.SEEDS: "Over seeds: runs with the same seed are subtracted.",
     Pairing.SEQUENCES: "Over sequences: both runs start with the same losses, so their changes since then are "
@@ -31,7 +28,7 @@ _PAIRING_NOTES = {
 
 def comparison_tables(comparison: Comparison) -> tuple[Table, ...]:
     """The tables that have rows, in reading order."""
-    tables = (_figures(comparison), _differences(comparison), _settings(comparison))
+    tables = (_figures(comparison), _differences(comparison))
     return tuple(table for table in tables if table.rows)
 
 
@@ -90,20 +87,6 @@ def _differences(comparison: Comparison) -> Table:
         " ".join(text for pairing, text in _PAIRING_NOTES.items() if pairing in used),
         text_columns=(0, 2, 3),
     )
-
-
-def _settings(comparison: Comparison) -> Table:
-    """The settings that are not the same in all groups; empty if the groups' labels say it all."""
-    keys = differing(group.settings for group in comparison.groups)
-    if all(setting_text(key, group.settings) in group.label for group in comparison.groups for key in keys):
-        keys = ()
-    shown, left = keys[:_MOST_SETTINGS], len(keys) - _MOST_SETTINGS
-    rows = tuple(
-        (group.label, *(clean(str(group.settings.get(key, "")), limit=40) or NOTHING for key in shown))
-        for group in (comparison.groups if keys else ())
-    )
-    note = f"And {plural(left, 'more setting')}." if left > 0 else ""
-    return Table("Settings that differ", ("run", *shown), rows, note, text_columns=tuple(range(len(shown) + 1)))
 
 
 def _pairing_text(found: Difference) -> str:
