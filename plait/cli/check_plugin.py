@@ -111,7 +111,7 @@ def _verdicts(kind: Kind, text: str) -> Iterator[Verdict]:
 
             yield from checked(codec_for(text), CODEC_CHECKS)
         case Kind.PARTITION:
-            from plait.simulation.contract import PARTITION_CHECKS
+            from plait.simulation.partition import PARTITION_CHECKS
             from plait.simulation.scheme import parse_partition
 
             yield from checked(parse_partition(text), PARTITION_CHECKS)
@@ -128,7 +128,7 @@ def _verdicts(kind: Kind, text: str) -> Iterator[Verdict]:
             yield Verdict(f"is a method over PEFT's {method_named(text).peft_type}", True)
         case Kind.DATASET:
             from plait.data import as_dataset
-            from plait.data.contract import DATASET_CHECKS
+            from plait.data.given import DATASET_CHECKS
 
             yield from checked(partial(as_dataset, text), DATASET_CHECKS)
         case Kind.CALLBACK:

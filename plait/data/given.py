@@ -26,7 +26,7 @@ from plait.data.splits import Part, choose, parse_split
 from plait.data.tables import object_source
 from plait.errors import ConfigError, DataError, did_you_mean
 from plait.files import at_home
-from plait.own_code import chosen_function, located_errors
+from plait.own_code import BrokenError, Check, chosen_function, located_errors
 from plait.plugins import Kind, find, is_named
 
 
@@ -156,3 +156,24 @@ def _dataset(source: Source, columns: ColumnMap, split: str) -> Dataset:
 
 def _part(source: Source, part: Part) -> Iterator[Row]:
     return itertools.islice(source.splits[part.name](), part.start, part.stop)
+
+
+def _reads(load: Callable[[], Dataset]) -> str:
+    dataset = load()
+    columns = f", columns {', '.join(dataset.column_names)}" if dataset.column_names else ""
+    return f"{len(dataset.records)} records of kind {dataset.kind}, {len(dataset.held_out)} held out{columns}"
+
+
+def _same(load: Callable[[], Dataset]) -> None:
+    first, second = load().fingerprint, load().fingerprint
+    if first != second:
+        raise BrokenError(
+            f"fingerprint {second[:16]} the second time, {first[:16]} the first; such a run cannot resume"
+        )
+
+
+DATASET_CHECKS: tuple[Check[Callable[[], Dataset]], ...] = (
+    Check("gives records that plait reads", _reads),
+    Check("gives the same records again", _same),
+)
+"""The contract of a function that makes data."""
