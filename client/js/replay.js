@@ -91,7 +91,7 @@ export async function replays({ given, calls }) {
   const client = new Client({ server: `127.0.0.1:${port}`, name: given.name, trainer: trainerOf(given), state })
   const prefix = bytes('302e020100300506032b657004220420')
   const key = crypto.createPrivateKey({ key: Buffer.concat([prefix, bytes(given.key)]), format: 'der', type: 'pkcs8' })
-  client.settings = { key: rawPublic(key), sign: (data) => crypto.sign(null, data, key) }
+  client.identity = { key: rawPublic(key), sign: (data) => crypto.sign(null, data, key) }
   const draw = crypto.default.randomBytes
   crypto.default.randomBytes = () => bytes(given.nonce)
   syncBuiltinESMExports()

@@ -55,7 +55,7 @@ SERVER = """
 import hashlib, itertools, secrets, sys
 counts = {}
 def drawn(size=32):
-    by = sys._getframe(1).f_globals["__name__"]
+    by = sys._getframe(1).f_code.co_name
     number = next(counts.setdefault(by, itertools.count()))
     return hashlib.shake_256(f"{by} {number}".encode()).digest(size)
 secrets.token_bytes, secrets.randbits = drawn, lambda bits: 2**bits - 5
