@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from plait.data import Message, Record, RecordKind, as_dataset
+from plait.data import Message, Record, as_dataset
 from plait.errors import ConfigError, DataError
 
 Row = Mapping[str, object]
@@ -99,14 +99,6 @@ def test_unknown_columns_are_named_with_those_that_would_do(row: Row, advice: st
     assert said.startswith("record 1 of data 'data' has ")
     assert all(f"'{name}'" in said for name in row)
     assert said.endswith(f"; if they have other names, give {advice}")
-
-
-def test_advice_can_be_followed() -> None:
-    rows = [{"question": "a", "answer": "b", "id": 3}]
-    with pytest.raises(DataError) as caught:
-        as_dataset(rows)
-    columns = str(caught.value).rpartition("--columns ")[2]
-    assert as_dataset(rows, columns=columns).kind is RecordKind.PROMPT
 
 
 @pytest.mark.parametrize(

@@ -167,12 +167,3 @@ def test_what_comes_through_a_pipe_is_not_bounded_by_its_size(tmp_path: Path) ->
     for _ in range(100):
         density.row(1 << 20)
     density.unpack(1 << 30)
-
-
-def test_columns_count_as_rows_do(tmp_path: Path) -> None:
-    (tmp_path / "a.arrow").write_bytes(b"a" * 100)
-    density = Density(tmp_path / "a.arrow")
-    for _ in range(4):
-        density.row((1 << 20) - 16)
-    with pytest.raises(DataError, match=r"a.arrow' has 100 bytes and at least 5 rows, too many for its size"):
-        density.row(1 << 20)

@@ -18,7 +18,7 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 
-from plait.data import Message, Record, RecordKind, as_dataset
+from plait.data import Message, Record, as_dataset
 from plait.data.arrow_file import table_rows
 from plait.data.opened import opened
 from plait.data.rows import Room
@@ -445,12 +445,6 @@ def said(path: Path) -> str:
     except PlaitError as error:
         return str(error)
     return ""
-
-
-def test_kinds_are_known_by_their_records(tmp_path: Path) -> None:
-    write(tmp_path / "a.csv", "text,label\na,x\nb,y\n")
-    dataset = as_dataset(tmp_path / "a.csv")
-    assert (dataset.kind, dataset.labels) == (RecordKind.LABEL, ("x", "y"))
 
 
 @pytest.mark.slow

@@ -8,8 +8,7 @@ import pytest
 from matplotlib.image import imread
 
 from plait.report import plots
-from plait.report.html import render_html
-from plait.report.theme import DARK, LIGHT, NARROW_LIGHT, draw, palette_css
+from plait.report.theme import DARK, LIGHT, NARROW_LIGHT, draw
 from plait.rounds.events import ClientScore, ClientsDescribed, DescribedClient, Evaluated
 from tests.plait.conftest import view_of
 
@@ -101,14 +100,6 @@ def test_kinds_that_only_repeat_the_clients_are_left_out(small_run) -> None:
     clients = (DescribedClient(client=name, train_tokens=100, histogram={name: 9}) for name in ("ann", "bob"))
     view.take(ClientsDescribed(clients=tuple(clients)))
     assert len(plots.clients(view, LIGHT).axes) == 1
-
-
-@pytest.mark.slow
-def test_a_report_is_small_with_any_number_of_clients(small_run) -> None:
-    for count in (8, 1000):
-        view = crowd(view_of(small_run), count)
-        page = render_html(view, plots.draw_svgs(view), palette_css())
-        assert len(page.encode()) <= 600_000
 
 
 @pytest.mark.slow

@@ -68,12 +68,6 @@ def test_an_accuracy_has_both_ends_of_its_interval(small_run) -> None:
     assert table.rows[0][3] == "93.8 % (71.7\N{EN DASH}98.9)"
 
 
-def test_a_record_without_intervals_shows_none(small_run) -> None:
-    table = loss_by_round_table(view_of(small_run))
-    assert table.note == ""
-    assert not any("±" in cell for row in table.rows for cell in row)
-
-
 def test_losses_of_own_adapters_are_said_to_be_such(small_run) -> None:
     started = small_run[0] | {"rule": {"name": "fedsa", "personal": "B"}}
     assert loss_by_client_table(view_of(numbered(small_run))).note == ""
@@ -117,13 +111,6 @@ def test_savings_compare_adapters_first_and_then_both_precisions_of_the_model(sm
         )
 
 
-def test_only_tables_with_rows_are_shown(small_run) -> None:
-    titles = [table.title for table in report_tables(view_of(small_run))]
-    assert len(titles) == 6
-    assert not any("Refused" in title for title in titles)
-    assert report_tables(view_of(small_run[:1])) == ()
-
-
 def test_refusals_are_named_with_reason_and_detail(hostile_run) -> None:
     ((number, client, reason, detail),) = refusals_table(view_of(hostile_run)).rows
     assert (number, client, reason) == ("1", "<script>alert(1)</script>", "not-finite")
@@ -160,11 +147,6 @@ def test_the_aggregation_table_shows_every_rounds_figures(small_run):
     table = aggregation_table(view_of(small_run))
     assert table.rows[0] == ("1", "1.0 %", "1.0 %", "90.0 %", "4.5", "1", "1.25")
     assert len(table.rows) == 2
-
-
-def test_a_ledger_without_diagnostics_has_no_aggregation_table(small_run):
-    without = [{key: value for key, value in event.items() if key != "diagnostics"} for event in small_run]
-    assert not aggregation_table(view_of(without)).rows
 
 
 def test_clients_that_could_not_take_part_are_named_with_their_own_words(small_run) -> None:
