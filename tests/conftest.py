@@ -96,6 +96,8 @@ def logged() -> Iterator[list[logging.LogRecord]]:
     handler.emit = records.append
     loggers, level = (logging.root, logging.getLogger("flwr")), logging.root.level
     logging.root.setLevel(logging.INFO)
+    # A server that a test before has run in this process keeps its lines to itself.
+    logging.getLogger("plait.server").propagate = True
     for logger in loggers:
         logger.addHandler(handler)
     yield records

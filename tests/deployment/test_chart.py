@@ -15,7 +15,7 @@ CHART = CHECKOUT / "server" / "helm" / "plait"
 CASES = {
     "as it is": {},
     "everything": {
-        "arguments": ["--keep-runs", "3", "--run-quota-gb", "50"],
+        "arguments": ["--grace-s", "60"],
         "storage": {"className": "fast"},
         "service": {"type": "LoadBalancer", "annotations": {"a": "b"}},
         "metrics": {"from": {"app": "prometheus"}},

@@ -93,6 +93,10 @@ def test_what_follows_from_what_is_as_written(path):
     said = json.loads(path.read_text())
     if path.stem == "layout":
         made["given"]["zlib"] = said["given"]["zlib"]
+    if path.stem == "rotation":
+        # The order in which a processor adds up shows in the last of four decimals.
+        assert made["expected"]["rotated"] == pytest.approx(said["expected"]["rotated"], abs=2e-4)
+        made["expected"]["rotated"] = said["expected"]["rotated"]
     assert json.loads(json.dumps(made)) == said
 
 
