@@ -10,7 +10,7 @@ from typing import cast
 import numpy as np
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
+from peft import PeftModel
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -18,7 +18,6 @@ from transformers import (
     CTRLConfig,
     GPT2Config,
     GPTNeoXConfig,
-    MambaConfig,
     OPTConfig,
     PretrainedConfig,
 )
@@ -36,7 +35,7 @@ from plait.rounds.events import RoundFinished
 from plait.rounds.ledger import read_events
 from plait.rounds.run_view import RunView
 from plait.training.bases import LocatedBase
-from plait.training.blueprint import Blueprint, base_modules, design, read_base_config
+from plait.training.blueprint import Blueprint, design, read_base_config
 from plait.training.bottleneck import BottleneckConfig, BottleneckLayer
 from plait.training.resident import ResidentBase
 
@@ -138,15 +137,6 @@ def test_a_base_without_known_halves_is_refused_and_takes_named_modules() -> Non
     assert only.module.endswith(".0.multi_head_attention.dense")
 
 
-def test_it_goes_behind_one_half_alone_and_not_behind_modules_that_are_not_there() -> None:
-    config = MambaConfig(vocab_size=64, hidden_size=16, num_hidden_layers=1, state_size=4)
-    modules = base_modules(config, Task.CAUSAL_LM)
-    assert modules.attention_outputs == ("out_proj",)
-    config = GPT2Config(vocab_size=64, n_embd=16, n_layer=1, n_head=2)
-    with pytest.raises(ConfigError, match="target-modules has 'x', which matches no module"):
-        design(config, AdapterRequest(method="bottleneck", target_modules="x"), task=Task.CAUSAL_LM, seed=0)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["bottleneck", "pfeiffer"])
 def test_peft_saves_and_loads_it_itself(method: str, tiny: LocatedBase, tmp_path: Path) -> None:
@@ -174,15 +164,6 @@ def test_peft_saves_and_loads_it_itself(method: str, tiny: LocatedBase, tmp_path
         again.delete_adapter("default")
         with again.disable_adapter():
             assert not torch.equal(again(input_ids=TOKENS).logits, expected)
-
-
-def test_a_merge_is_refused_and_says_why(tiny: LocatedBase) -> None:
-    base = AutoModelForCausalLM.from_pretrained(tiny.directory, trust_remote_code=False)
-    model = get_peft_model(base, BottleneckConfig(r=2, target_modules=["down_proj"]))
-    for merge in (model.merge_and_unload, model.merge_adapter, _layer_of(model).merge):
-        with pytest.raises(ValueError, match="cannot be merged: its adapters are not linear"):
-            merge()
-    assert isinstance(model.unload(), type(base))
 
 
 @pytest.mark.parametrize(("options", "message"), [({"r": 0}, "positive width"), ({"act_fn": "eval"}, "one of gelu")])

@@ -7,7 +7,7 @@ import torch
 
 from plait.errors import ConfigError
 from plait.training import device
-from plait.training.device import Compute, choose_compute, choose_devices, one_base_over, shares
+from plait.training.device import choose_compute, choose_devices, one_base_over, shares
 
 
 def test_a_device_that_is_not_there_is_refused_with_what_is() -> None:
@@ -86,30 +86,11 @@ def test_the_type_follows_from_what_the_cpu_multiplies_fast(
     assert choose_compute("cpu", "float32").dtype is torch.float32
 
 
-def test_short_sequences_on_a_cpu_take_plain_attention() -> None:
-    cpu = Compute(torch.device("cpu"), torch.float32)
-    assert cpu.attention(128) == "eager"
-    assert cpu.attention(4096) == "sdpa"
-
-
 @pytest.mark.gpu
 def test_a_gpu_is_chosen_where_there_is_one() -> None:
     if not torch.cuda.is_available():
         pytest.skip("no GPU here")
     assert choose_compute().device.type == "cuda"
-
-
-def test_a_limit_is_a_fraction_of_the_gpu_that_torch_may_allocate(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[float, torch.device]] = []
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1 << 30, 8 << 30))
-    monkeypatch.setattr(
-        torch.cuda, "set_per_process_memory_fraction", lambda fraction, device: asked.append((fraction, device))
-    )
-    card = torch.device("cuda:1")
-    for limit in (0, 2 << 30, 16 << 30):
-        device.limit_memory(card, limit)
-    device.limit_memory(torch.device("cpu"), 2 << 30)
-    assert asked == [(0.25, card), (1.0, card)]
 
 
 def test_processes_that_share_a_card_leave_room_for_what_cuda_takes_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,19 +125,3 @@ def test_a_mac_computes_in_the_type_of_two_bytes_that_its_system_has(
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     monkeypatch.setattr(torch.backends.mps, "is_macos_or_newer", lambda major, _minor: newer or major < 14)
     assert choose_compute("mps").dtype is dtype
-
-
-@pytest.mark.parametrize("kind", ["cuda", "mps"])
-def test_time_is_taken_once_the_gpu_is_done(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[str] = []
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: told.append("waited"))
-    monkeypatch.setattr(torch.mps, "synchronize", lambda: told.append("waited"))
-    there = Compute(torch.device(kind), torch.float16)
-    monkeypatch.setattr(torch, "randn", lambda *shape, **_: torch.empty(*shape, device="meta"))
-
-    def clock() -> float:
-        told.append("read")
-        return float(len(told))
-
-    assert device.matrix_gflops(there, clock=clock) > 0
-    assert told == ["read", "waited", "read"] * 8

@@ -4,12 +4,10 @@ import json
 import shutil
 from pathlib import Path
 
-import pytest
 from transformers import AutoModelForCausalLM
 
 from plait.adapters import Task
-from plait.errors import ConfigError
-from plait.training.bases import LocatedBase, locate_base
+from plait.training.bases import LocatedBase
 from plait.training.export_weights import describe_base
 
 
@@ -29,9 +27,3 @@ def test_quantised_weights_are_noticed(tiny: LocatedBase, tmp_path: Path) -> Non
     quantised = {**config, "quantization_config": {"quant_method": "fp8"}}
     (tmp_path / "config.json").write_text(json.dumps(quantised))
     assert describe_base(tmp_path, Task.CAUSAL_LM).quantised
-
-
-@pytest.mark.slow
-def test_an_encoder_is_no_language_model() -> None:
-    with pytest.raises(ConfigError, match="cannot write text"):
-        describe_base(locate_base("minilm-l6").directory, Task.CAUSAL_LM)

@@ -34,14 +34,13 @@ from transformers import (
 
 from plait.adapters import AdapterState, Task, parse_spec
 from plait.adapters.methods import METHODS, AdapterRequest
-from plait.adapters.module_names import is_in, is_saved
+from plait.adapters.module_names import is_in
 from plait.config import config_from_table
 from plait.errors import ConfigError, PolicyError
 from plait.policy import Policy
 from plait.run import resolve
 from plait.settle import settle
-from plait.training.bases import LocatedBase
-from plait.training.blueprint import Blueprint, base_modules, design, design_from_spec, load_base, read_base_config
+from plait.training.blueprint import Blueprint, design, design_from_spec, load_base, read_base_config
 from plait.training.device import Compute
 from plait.training.export_weights import merge_with_peft
 from plait.training.resident import ResidentBase, adapter_parameters
@@ -260,17 +259,3 @@ def test_small_methods_leave_a_pooler_to_the_base_if_its_files_have_one(
     made = designed(directory, method)
     assert ("bert.pooler" in made.spec.saved_modules) == is_new
     assert torch.equal(*(logits(resident(directory).carrying(made.spec, moved(made))) for _ in range(2)))
-
-
-def test_a_language_model_has_no_head(tiny: LocatedBase) -> None:
-    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
-    assert base_modules(config, Task.CAUSAL_LM).heads == ()
-
-
-def test_modules_are_matched_at_dots_and_as_peft_saves_them() -> None:
-    assert is_in("base_model.model.bert.pooler.dense.weight", {"bert.pooler"})
-    assert not is_in("base_model.model.pre_classifier.weight", {"classifier"})
-    assert is_saved("pre_classifier.weight", ("classifier",))
-    assert is_saved("classifier.dense.weight", ("classifier", "score"))
-    assert not is_saved("bert.pooler.dense.weight", ("classifier", "score"))
-    assert not is_saved("classifier", ())

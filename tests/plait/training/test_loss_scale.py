@@ -67,10 +67,6 @@ def test_the_factor_goes_as_torchs_own_does() -> None:
     assert scale.factor != trainer.FIRST_SCALE
 
 
-def test_without_a_gradient_nothing_overflows() -> None:
-    assert not LossScale.of([torch.zeros(1, dtype=torch.float16)]).overflows([None, None])
-
-
 @pytest.mark.slow
 def test_in_float16_the_update_is_that_of_float32_and_small_gradients_count(
     resident: ResidentBase, halves: ResidentBase, blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch

@@ -104,13 +104,6 @@ def test_for_completions_that_do_not_fit_a_step_gives_up_nothing(eight: ModelSiz
     assert sampled - sampling_bytes(judging, seq_len=2048) == 12 * eight.adapter
 
 
-def test_gradients_are_there_from_the_second_pass_of_a_step_on(eight: ModelSize) -> None:
-    plan = plan_step(eight, batch=4, seq_len=2048, budget=22 * 10**9)
-    assert (plan.cuts, plan.slice_elements) == (2, SLICE_ELEMENTS_ON_GPU)
-    once = peak_bytes(eight, sequences=2, seq_len=2048, recomputed=plan.recomputed)
-    assert plan.peak_bytes - once == eight.adapter, "in two bytes each, half of which are there once anyway"
-
-
 # Of a process of its own, because others' peaks do not count. Prints what was predicted, and the peak.
 PROGRAM = """
 import sys
@@ -206,25 +199,6 @@ def test_the_embedding_stays_on_the_host_only_where_that_makes_it_fit(eight: Mod
         assert not plan_step(bound, **how, budget=card, host_has_room=True).embedding_on_host
 
 
-def test_the_losses_slices_shrink_only_where_they_decide(eight: ModelSize) -> None:
-    # So narrow that the loss is the largest part.
-    few = replace(eight, layers=1, width=256, queries=256, keys=64, inner=256, adapter=4096)
-    whole = peak_bytes(few, sequences=1, seq_len=1024, recomputed=0)
-    assert plan_step(few, batch=1, seq_len=1024, budget=2 * whole).slice_elements == SLICE_ELEMENTS_ON_GPU
-    plan = plan_step(few, batch=1, seq_len=1024, budget=whole)
-    assert plan.fits
-    assert (plan.recomputed, plan.cuts) == (0, 1)
-    assert plan.slice_elements < SLICE_ELEMENTS_ON_GPU
-
-
-def test_an_embedding_with_an_adapter_on_is_no_lone_one(tiny: LocatedBase) -> None:
-    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
-    request = AdapterRequest(rank=4, target_modules="q_proj,embed_tokens")
-    size = size_of(config, design(config, request, task=Task.CAUSAL_LM, seed=1).spec, value_bytes=4)
-    assert size is not None
-    assert size.adapted_embedding
-
-
 @pytest.mark.slow
 def test_only_what_plait_computes_itself_is_predicted(tiny: LocatedBase) -> None:
     config = read_base_config(tiny.directory, Task.CAUSAL_LM)
@@ -253,23 +227,6 @@ def test_a_limit_decides_how_many_blocks_are_computed_twice(
     assert fresh.step_memory == StepMemory(recomputed=1)
     fresh.plan_steps(blueprint.spec, SETTINGS)
     assert fresh.step_memory == StepMemory(), "a shorter sequence gives up less"
-
-
-def test_a_rate_that_follows_slopes_keeps_one_more_copy_of_the_adapter_between_steps(
-    fresh: ResidentBase, blueprint: Blueprint, tiny: LocatedBase
-) -> None:
-    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
-    size = size_of(config, blueprint.spec, value_bytes=4, on_cpu=True, training=CONSTANT)
-    assert size is not None
-    long = replace(SETTINGS, seq_len=512)
-    peak = peak_bytes(size, sequences=4, seq_len=512, recomputed=0)
-    follows = replace(size, training=Training())
-    assert peak_bytes(follows, sequences=4, seq_len=512, recomputed=0) - peak == 4 * size.adapter
-    fresh.memory_limit_bytes = int(1.07 * peak) + 1
-    fresh.plan_steps(blueprint.spec, long)
-    assert fresh.step_memory == StepMemory()
-    fresh.plan_steps(blueprint.spec, replace(long, lr_schedule="slope"))
-    assert fresh.step_memory != StepMemory()
 
 
 @pytest.mark.parametrize("changed", [{"record_delta": 1e-5}, {"loss": "mine:loss"}], ids=str)

@@ -121,11 +121,6 @@ def test_a_peer_derives_the_same_adapter_from_the_spec_alone(method: str, tiny: 
     assert len(ours.spec.text) < 700
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_the_layout_needs_no_weights(method: str, tiny: LocatedBase) -> None:
-    assert made(tiny, method, weights=False).spec.digest == made(tiny, method).spec.digest
-
-
 @pytest.mark.slow
 def test_what_never_travels_is_not_in_the_layout(tiny: LocatedBase) -> None:
     # One vector of the rank and one of the outputs for each layer, without the shared random matrices.

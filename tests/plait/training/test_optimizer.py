@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from plait.training.optimizer import SMALLEST_GRADIENT, FlatAdamW
+from plait.training.optimizer import FlatAdamW
 
 RATE = 1e-3
 
@@ -34,11 +34,6 @@ def test_steps_tell_nothing_of_the_size_of_gradients(gradients: list[np.ndarray]
         expected -= RATE * (mean / (1 - 0.9**step)) / np.sqrt(square / (1 - 0.999**step))
     np.testing.assert_allclose(usual, expected, atol=1e-3 * RATE)
     np.testing.assert_allclose(moved([gradient * scale for gradient in gradients]), usual, atol=1e-3 * RATE)
-
-
-def test_the_first_step_is_a_sign_however_small_the_gradient_is(gradients: list[np.ndarray]) -> None:
-    tiny = np.copysign(np.maximum(np.abs(gradients[0]) * 1e-14, 2 * SMALLEST_GRADIENT), gradients[0])
-    np.testing.assert_allclose(moved([tiny]), -RATE * np.sign(tiny), rtol=1e-3)
 
 
 def test_a_gradient_that_is_too_small_to_square_moves_nothing(gradients: list[np.ndarray]) -> None:

@@ -18,7 +18,7 @@ from plait.training.blueprint import Blueprint
 from plait.training.device import Compute
 from plait.training.examples import IGNORED, Example
 from plait.training.learner import Learner, LocalTraining, TrainingInputs, schedule_factor
-from plait.training.losses import BatchLoss, pad, summed_loss
+from plait.training.losses import BatchLoss, summed_loss
 from plait.training.optimizer import EPSILON
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter
 from plait.training.trainer import measure_losses, train_steps
@@ -484,17 +484,6 @@ def test_the_fused_way_takes_the_steps_of_pefts_modules(
     assert fused.report.tokens == plain.report.tokens
     values = np.random.default_rng(1).normal(0, 0.02, blueprint.spec.layout.size).astype(np.float32)
     assert np.linalg.norm(fused.flat - plain.flat) < 1e-3 * np.linalg.norm(plain.flat - values)
-
-
-def test_pad_gives_no_mask_where_nothing_is_padded() -> None:
-    rows = [np.array([1, 2], np.int32), np.array([3, 4], np.int32)]
-    tensor, mask = pad(rows, 0, torch.device("cpu"))
-    assert tensor.tolist() == [[1, 2], [3, 4]]
-    assert mask is None
-    tensor, mask = pad([*rows, np.array([5], np.int32)], 9, torch.device("cpu"))
-    assert tensor.tolist() == [[1, 2], [3, 4], [5, 9]]
-    assert mask is not None
-    assert mask.tolist() == [[1, 1], [1, 1], [1, 0]]
 
 
 def test_schedules_span_the_whole_run() -> None:

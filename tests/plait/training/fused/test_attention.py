@@ -13,7 +13,6 @@ from plait.training.fused.attention import (
     Angles,
     Heads,
     Ragged,
-    Stretch,
     attend,
     attend_gradient,
     stretches,
@@ -22,10 +21,6 @@ from plait.training.fused.attention import (
 from tests.pretend.varlen import plain_varlen
 
 pytestmark = pytest.mark.usefixtures("computed")
-
-
-def test_neighbours_of_equal_length_are_one_stretch() -> None:
-    assert stretches([4, 4, 3, 4]) == (Stretch(0, 2, 4), Stretch(8, 1, 3), Stretch(11, 1, 4))
 
 
 def angles(longest: int, width: int) -> Angles:
@@ -76,19 +71,6 @@ def test_each_sequence_attends_to_itself_alone_and_its_gradients_are_those_of_fl
     for found, wanted in ((out, expected), *zip(ours, (leaf.grad for leaf in leaves), strict=True)):
         assert found.dtype == dtype
         assert torch.norm(found.double() - wanted) <= close * torch.norm(wanted)
-
-
-def test_a_long_sequence_on_torchs_own_kernel_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    heads, lengths = Heads(2, 1, 16), [20, 7]
-    q, k, v = (torch.randn(27, count * heads.width) for count in (2, 1, 1))
-    given = {"heads": heads, "where": stretches(lengths), "angles": angles(20, 16)}
-    out, grads = attend(q, k, v, **given)[0], attend_gradient(q, (q, k, v), **given)
-    monkeypatch.setattr(attention, "_native", lambda *_: None)
-    monkeypatch.setattr(attention, "_PLAIN_LONGEST", 0)
-    again, graphs = attend(q, k, v, **given)
-    torch.testing.assert_close(again, out, rtol=1e-4, atol=1e-5)
-    for inputs in (graphs, (q, k, v)):
-        torch.testing.assert_close(attend_gradient(q, inputs, **given), grads, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("heads", [Heads(4, 4, 8), Heads(6, 2, 16)], ids=str)

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch.nn import functional
@@ -36,16 +34,6 @@ def test_losses_and_gradient_equal_those_over_all_logits(
     assert ours.grad is not None
     torch.testing.assert_close(losses.double(), expected.detach(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(ours.grad.double(), leaf.grad, rtol=1e-4, atol=1e-5)
-
-
-def test_where_no_gradient_is_asked_for_the_losses_are_the_same(computed: str) -> None:
-    generator = torch.Generator().manual_seed(1)
-    x, weight = torch.randn(3, 8, generator=generator), torch.randn(20, 8, generator=generator)
-    rows, targets = torch.arange(3), torch.tensor([3, 0, 19])
-    with torch.no_grad():
-        judged = token_losses(x, torch.ones(8), weight, targets, rows, eps=EPS)
-    trained = token_losses(x.requires_grad_(), torch.ones(8), weight, targets, rows, eps=EPS)
-    assert torch.equal(judged, trained.detach())
 
 
 @pytest.mark.parametrize("loss", [3.0, 0.2, 7e-4, 5e-7])
@@ -84,19 +72,3 @@ def test_a_logit_that_is_no_number_shows_in_the_loss(bad: float, computed: str) 
             hidden, weight, torch.tensor([target] * 2), slice_elements=1 << 14, with_gradient=True
         )
         assert not losses.isfinite().any()
-
-
-def test_slices_fit_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    widths: list[int] = []
-    honest = kernels.absorb_logits_
-
-    def noted(logits: torch.Tensor, *args: torch.Tensor, **how: Any) -> torch.Tensor:
-        widths.append(logits.shape[1])
-        return honest(logits, *args, **how)
-
-    monkeypatch.setattr(kernels, "absorb_logits_", noted)
-    for device in ("cpu", "meta"):
-        x, norm, head = (torch.zeros(*shape, device=device) for shape in ((2048, 2), (2,), (5000, 2)))
-        rows = torch.zeros(2048, dtype=torch.int64, device=device)
-        token_losses(x, norm, head, rows, rows, eps=EPS)
-    assert widths == [2048, 2048, 904, 5000], "on a CPU what its caches hold, elsewhere all of so few at once"

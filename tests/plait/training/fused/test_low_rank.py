@@ -79,10 +79,3 @@ def test_many_adapters_at_once_equal_dense_products_one_by_one(
                 assert ours is None
             else:
                 check(ours, factor.grad)
-
-
-def test_a_residual_is_added_with_the_bias() -> None:
-    weight, bias, x, residual = (random(*shape, seed=7) for shape in ((4, D_IN), (4,), (3, D_IN), (3, 4)))
-    (out,), inner = project(x, [Projection(weight, bias, None)], (3,), residual=residual)
-    torch.testing.assert_close(out, x @ weight.T + bias + residual)
-    assert inner is None
