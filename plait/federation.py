@@ -9,7 +9,6 @@ import os
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -26,7 +25,6 @@ from plait.rounds.coordinator import Coordinator
 from plait.rounds.costs import Opening
 from plait.rounds.events import CombiningRule, Event, Plugin, Resumed, RunFinished, RunStarted, start_of
 from plait.rounds.ledger import Ledger, OnEvent, read_events
-from plait.rounds.norm_bound import WEIGHT_RATIO
 from plait.rounds.recorded import Kept, kept_in
 from plait.rounds.recorded_settings import check_sources, recorded_settings
 from plait.rounds.run_directory import RunDirectory
@@ -144,19 +142,18 @@ def _coordinator(
     vouch: Vouch | None,
 ) -> Coordinator:
     directory, ledger, _, events = begun
-    plan = replace(run.settled.plan, weight_ratio=RunView.of(events).weight_ratio)
     return Coordinator(
         channel=channel,
         directory=directory,
         ledger=ledger,
-        plan=plan,
+        plan=run.settled.plan,
         ranks=run.ranks,
         base_fingerprint=run.base_fingerprint,
         rule=run.rule,
         optimizer=run.settled.optimizer,
         publish=publisher.publish,
         stop=stop,
-        way=way_of(plan, config=run.config, host=Host(directory, events, ledger.append, vouch)),
+        way=way_of(run.settled.plan, config=run.config, host=Host(directory, events, ledger.append, vouch)),
     )
 
 
@@ -245,7 +242,6 @@ def _open(run: Run, path: Path, start: StartingPoint | None, superlink_data: str
             features=tuple(feature.name for feature in config.wanted),
             adapter=run.adapter_recorded,
             parents=tuple(parent.to_json() for parent in start.parents) or None,
-            weight_ratio=WEIGHT_RATIO,
             full_model_bytes=4 * run.base_parameters,
             versions=machine.versions(),
             machine=machine.describe(

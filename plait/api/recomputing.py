@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from plait.errors import PeerError
 from plait.federation import beginning_of
@@ -41,7 +40,7 @@ def recomputed(
         CannotRecomputeError: the run's way cannot.
         PeerError: a round gives another result, or the run started from what is not there any more.
     """
-    ranks, plan, view = run.ranks, run.settled.plan, RunView.of(events)
+    ranks, plan = run.ranks, run.settled.plan
 
     def refuse(event: Event) -> None:
         raise PeerError(f"'{event.event}' would be recorded, expected what the ledger says already")
@@ -49,16 +48,19 @@ def recomputed(
     way = way_of(plan, config=run.config, host=Host(directory, events, refuse, recomputes=True))
 
     def aggregator(refused: Refused) -> Aggregator:
-        weighed = replace(plan, weight_ratio=view.weight_ratio)
-        spool = weighed.spool(directory, refused, ranks=ranks, rule=run.rule, base_fingerprint=run.base_fingerprint)
-        return weighed.aggregator(spool, way.folding, run.settled.optimizer)
+        spool = plan.spool(directory, refused, ranks=ranks, rule=run.rule, base_fingerprint=run.base_fingerprint)
+        return plan.aggregator(spool, way.folding, run.settled.optimizer)
 
     start = beginning_of(run)
     if start.parents != parents_in(events):
         raise PeerError("an adapter that the run started from has changed since, expected those that the ledger names")
     codec = plan.settings.codec
     state = starting_state(
-        initial_state(bytes.fromhex(view.start.run), ranks), start, ranks, run.base_fingerprint, codec=codec
+        initial_state(bytes.fromhex(RunView.of(events).start.run), ranks),
+        start,
+        ranks,
+        run.base_fingerprint,
+        codec=codec,
     )
     return replay(
         events,

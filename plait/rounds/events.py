@@ -237,7 +237,6 @@ class RunStarted(Event):
         plugins: the user's own parts, and their sources when the run began.
         features: those that the settings ask for something.
         parents: the adapters that the run begins with; None for a run that begins from its seed.
-        weight_ratio: no update counts more than this many times the median; None for no bound.
         full_model_bytes: the whole model in float32.
         machine: see `plait.machine.describe`.
     """
@@ -257,7 +256,6 @@ class RunStarted(Event):
     plugins: tuple[Plugin, ...] = ()
     features: tuple[str, ...] = ()
     parents: tuple[Mapping[str, JsonValue], ...] | None = None
-    weight_ratio: Number | None = None
     full_model_bytes: Count
     machine: Mapping[str, JsonValue] = {}
 

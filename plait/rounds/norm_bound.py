@@ -153,14 +153,14 @@ def _square(values: NDArray[np.float64]) -> float:
 
 
 WEIGHT_RATIO = 10.0
+"""The largest weight, as a multiple of the round's median."""
 
 
-def bounded(examples: Mapping[str, int], ratio: float) -> dict[str, float]:
+def bounded(examples: Mapping[str, int]) -> dict[str, float]:
     """The weights of a round's clients.
 
     Args:
         examples: of each client, as its update states them; at least one client.
-        ratio: largest allowed multiple of the median.
     """
-    limit = ratio * statistics.median_low(examples.values())
+    limit = WEIGHT_RATIO * statistics.median_low(examples.values())
     return {client: min(float(count), limit) for client, count in examples.items()}

@@ -16,7 +16,7 @@ from plait.aggregation.server_step import ServerOptimizer
 from plait.config import RunConfig
 from plait.rounds.broadcasts import Downlink, gap_of
 from plait.rounds.fold import Aggregator, Folding
-from plait.rounds.norm_bound import WEIGHT_RATIO, NormBound
+from plait.rounds.norm_bound import NormBound
 from plait.rounds.patience import Patience
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import Ranks, client_seed, sample_cohort
@@ -76,7 +76,6 @@ class RunPlan:
         deadline_s: seconds that a round waits for updates (and an evaluation for losses); None for no limit.
         over_selection: extra clients to ask, as a fraction of those wanted; the last to answer are released.
         attempts: attempts at a round that falls below its quorum.
-        weight_ratio: largest weight, as a multiple of the round's median.
         keep_updates: whether updates stay in the spool after their round.
         stepping: gives each client steps of its own; None if all take as many.
         patience: how long to wait for clients that come and go; at most `deadline_s`, if there is one.
@@ -99,7 +98,6 @@ class RunPlan:
     attempts: int = 1
     norm_bound: NormBound = field(default_factory=NormBound)
     weighting: Weighting = Weighting.EXAMPLES
-    weight_ratio: float = WEIGHT_RATIO
     keep_updates: bool = False
     stepping: Stepping | None = None
     patience: Patience = field(default_factory=Patience)
@@ -144,7 +142,6 @@ class RunPlan:
             base_fingerprint=base_fingerprint,
             norm_bound=self.norm_bound,
             weighting=self.weighting,
-            weight_ratio=self.weight_ratio,
             stepping=self.stepping,
         )
 

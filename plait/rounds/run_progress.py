@@ -21,7 +21,6 @@ class RunProgress:
         lost: the clients that dropped out of this round, and the ledger's reason.
         deadline_s: seconds until the round closes without the clients that have not answered; None for no deadline.
         unfit: clients that cannot take part: a code, and the client's own message.
-        base_loss: held-out loss before round 1; None until known.
         loss: the newest held-out loss and the round before it; None until there is one.
     """
 
@@ -39,12 +38,11 @@ class RunProgress:
     mean_staleness: float | None = None
     unfit: Mapping[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])
     cards: Mapping[str, Card] = field(default_factory=dict[str, Card])
-    base_loss: float | None = None
     loss: tuple[int, float] | None = None
 
     def of(self, now: RunNow) -> RunProgress:
         """The same run where it stands now."""
-        base, newest = now.base_evaluation, now.newest_evaluation
+        newest = now.newest_evaluation
         return replace(
             self,
             state=now.state,
@@ -59,7 +57,6 @@ class RunProgress:
             mean_staleness=now.mean_staleness,
             unfit={name: (event.reason, event.detail) for name, event in now.unfit.items()},
             cards=now.cards,
-            base_loss=base and base.loss,
             loss=newest and (newest.round, newest.loss),
         )
 

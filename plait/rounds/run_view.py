@@ -113,11 +113,6 @@ class RunView(RunNow):
             self.traffic[number, client] = self.traffic.get((number, client), Traffic()) + traffic
 
     @property
-    def weight_ratio(self) -> float:
-        """Largest weight in the run, as a multiple of the median; infinite for a run without a bound."""
-        return math.inf if self.start.weight_ratio is None else self.start.weight_ratio
-
-    @property
     def held_out(self) -> tuple[events.Evaluated, ...]:
         """The evaluations in the order of their rounds; of one that was repeated, the last."""
         return tuple(self.evaluations[number] for number in sorted(self.evaluations))

@@ -23,7 +23,7 @@ from plait.aggregation import ANY_RANK, BOTH_SIDES, Contribution, Geometry, Rule
 from plait.errors import MachineError, PeerError
 from plait.machine import cores
 from plait.rounds.events import Reason
-from plait.rounds.norm_bound import WEIGHT_RATIO, NormBound, NormPolicy, Norms, beyond, bounded, clipped, measure
+from plait.rounds.norm_bound import NormBound, NormPolicy, Norms, beyond, bounded, clipped, measure
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import Ranks, RunState
 from plait.rounds.validate import Expected, UpdateRefused, check_update, open_update
@@ -170,7 +170,6 @@ class Spool:
         ranks: the adapters that clients have.
         base_fingerprint: of the base, 32 bytes.
         norm_bound: how large an update may be.
-        weight_ratio: no update counts more than so many times the median.
         stepping: what gave clients steps of their own; None if all took as many.
     """
 
@@ -181,7 +180,6 @@ class Spool:
     base_fingerprint: bytes
     norm_bound: NormBound
     weighting: Weighting
-    weight_ratio: float = WEIGHT_RATIO
     stepping: Stepping | None = None
 
     @property
@@ -262,7 +260,7 @@ class Spool:
         weights: dict[str, float] = {}
         capped: frozenset[str] = frozenset()
         if clients and self.weighting is Weighting.EXAMPLES:
-            weights = bounded({client: stored[client].examples for client in clients}, self.weight_ratio)
+            weights = bounded({client: stored[client].examples for client in clients})
             capped = frozenset(client for client in clients if weights[client] < stored[client].examples)
         for client in clients:
             if arrival := stored[client].arrival:
