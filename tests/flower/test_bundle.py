@@ -61,9 +61,7 @@ def test_the_bundle_holds_every_module_of_the_checkout(bundle):
 
 @pytest.mark.slow
 def test_the_bundle_holds_the_source_of_the_kernels(bundle):
-    assert {"plait/training/fused/cpp.json", "plait/wire/codecs/cpp.json", "plait/aggregation/cpp.json"} <= {
-        *bundle.namelist()
-    }
+    assert {"plait/training/fused/cpp.json", "plait/wire/codecs/cpp.json"} <= {*bundle.namelist()}
 
 
 @pytest.mark.slow

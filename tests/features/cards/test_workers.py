@@ -8,7 +8,7 @@ import re
 import secrets
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
@@ -46,11 +46,9 @@ Ran = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
-def loaded() -> Iterator[Loaded]:
-    """Keeps the processes from run to run."""
-    kept = Loaded()
-    yield kept
-    kept.close()
+def loaded() -> Loaded:
+    """What the runs have in common."""
+    return Loaded()
 
 
 @pytest.fixture
@@ -146,7 +144,6 @@ def test_a_process_that_is_killed_starts_again_and_the_bits_are_the_same(run: Ra
         r"worker [12] of 2 \(cpu\) was ended by signal 9; it starts again, and its clients are sent the whole adapter",
         line,
     )
-    loaded.close()
     with pytest.raises(ProcessLookupError):
         os.kill(children[0], 0)
 
