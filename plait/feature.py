@@ -40,7 +40,6 @@ class Feature:
         objectives: what clients learn, by name, ``MODULE:CLASS`` for those of a user's own: the place of a function
             from the text of ``--objective`` to a `plait.objective.Objective`.
         usual_objectives: which of them records of a kind are for.
-        values: of the core's settings that need it, by setting.
         spreading: place of how clients are spread over processes (`plait.simulation.simulation.Spreading`).
         contracts: what is tried of such parts: the place of the checks, and of a function from a name to what they try.
         verbs: of the command line, by name: the place of each one's function. ``VERB --OPTION`` is what a verb of the
@@ -104,7 +103,6 @@ class Feature:
     takes: Reasons = field(default_factory=dict[Trait, str])
     objectives: Mapping[str, str] = field(default_factory=dict[str, str])
     usual_objectives: Mapping[str, str] = field(default_factory=dict[str, str])
-    values: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
     spreading: str = ""
     contracts: Mapping[Kind, str] = field(default_factory=dict[Kind, str])
     verbs: Mapping[str, str] = field(default_factory=dict[str, str])

@@ -133,7 +133,7 @@ def test_a_run_over_grpc_has_the_bits_of_its_simulation(outside: Path, tmp_path:
 
 # Of plait's protocol and `import plait`; those of which the first counts; those that would change the witness's run.
 OWN = {"messages", "replies", "names", "spreading", "live_page", "journal"}
-OWN |= {"parts", "contracts", "values", "usual_objectives", "optimizers"}
+OWN |= {"parts", "contracts", "usual_objectives", "optimizers"}
 
 
 def test_every_seam_is_used_from_outside_or_is_plaits_own(outside: Path) -> None:

@@ -58,7 +58,6 @@ ANSWERS: dict[str, Callable[..., object]] = {
     **dict.fromkeys(("check", "ending", "afterwards", "card", "limits", "verifies"), nothing),
     **dict.fromkeys(("way", "client_way", "plan", "links"), first),
     "settles": lambda config: {},
-    "continues": lambda config: False,
     "tasks": lambda config: {},
     "starts": lambda run: StartingPoint(),
     "opens": lambda config, opening: Witnessed(),
