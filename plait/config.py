@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, create_model, model_validator
 
 from plait.choice import split_choices
 from plait.errors import ConfigError, did_you_mean
-from plait.known_features import admit_setting, feature_with, features, fields_of_table, why_unknown
+from plait.known_features import feature_with, features, fields_of_table
 from plait.objective import Objective, objective_named
 from plait.places import at
 from plait.plugins import Kind
@@ -264,7 +264,6 @@ class RunConfig(
                 for name, kind in feature.parts.items()
                 for text in split_choices(getattr(self, name))
             ),
-            *((Kind.FEATURE, feature.name) for feature in self.wanted if not feature.is_own),
         )
 
     @property
@@ -316,18 +315,6 @@ def known_keys(features: tuple[Feature, ...] = ()) -> tuple[str, ...]:
     return tuple(name.replace("_", "-") for _, names in sections(features) for name in names)
 
 
-def admit_features(*tables: Mapping[str, object]) -> None:
-    """Allow outsiders' features whose settings this process's own operator gave.
-
-    To be called before `config_from_table`, with what came from the operator's command line, file or program alone.
-    """
-    core = {*known_keys(), *(each.table for each in TABLES), *ALIASES, *_NOT_COUNTED}
-    for given in (given for table in tables for given in table):
-        key = given.partition(".")[0].replace("_", "-").lower()
-        if key not in core and not feature_with("fields", key.replace("-", "_")) and not fields_of_table(key):
-            admit_setting(key)
-
-
 def key_named(given: str, *, where: str) -> str:
     """The key of a setting as plait writes it, from one that may use ``_``, or the name that other systems use.
 
@@ -343,8 +330,6 @@ def key_named(given: str, *, where: str) -> str:
             "an epoch has as many as its sequences divided by batch-size"
         )
     if key not in known and not feature_with("fields", key.replace("-", "_")):
-        if why := why_unknown(key):
-            raise _refusal(f"{where}: {why}")
         known = known_keys(features())
         raise _refusal(
             f"{where}: unknown key '{given}'{did_you_mean(key, known) or ', expected one of: ' + ', '.join(known)}"

@@ -1,21 +1,17 @@
 """Features: what plait can do besides the core's federated rounds, found without being named there.
 
-A feature declares itself as one `Feature`. plait's own are the folders of `plait/features/`, each with a `FEATURE`; an
-outsider's is an entry point of the group ``plait.features`` whose name is the feature's. A declaration imports only the
-core: it names all else as ``module:attribute``, imported when first needed. `plait.known_features` finds them.
+A feature is a folder of `plait/features/` that declares itself as one `Feature`, its `FEATURE`. A declaration imports
+only the core: it names all else as ``module:attribute``, imported when first needed. `plait.known_features` finds them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import TYPE_CHECKING
 
-from plait.errors import ConfigError
-from plait.known_features import own_features
 from plait.places import at
-from plait.plugins import Kind, find
+from plait.plugins import Kind
 from plait.traits import Reasons, Trait
 
 if TYPE_CHECKING:
@@ -30,7 +26,6 @@ class Feature:
         name: of its folder, or of its entry point.
         help: what it is for, in a line.
         settings: place of its table, which has the feature's name in TOML, or that of one which it shares; those of an
-            outsider's begin with its name.
         welcomed: settings that a server sends to its clients, because what they do depends on them; the core's too.
         shown: those that ordinary help shows.
         parts: settings that name parts of the user's own, separated by commas, and their kind.
@@ -148,26 +143,3 @@ class Feature:
     def fields(self) -> tuple[str, ...]:
         """The names of its settings."""
         return tuple(self.table.model_fields) if self.table else ()
-
-    @property
-    def is_own(self) -> bool:
-        """Whether it is one of plait's."""
-        return own_features().get(self.name) is self
-
-
-@cache
-def of_outsider(name: str) -> Feature:
-    """The feature of an outsider whose entry point has this name.
-
-    Raises:
-        ConfigError: it cannot be imported, or its declaration is not valid.
-    """
-    found = find(Kind.FEATURE, name)
-    if not isinstance(found, Feature):
-        raise ConfigError(f"feature '{name}' is a {type(found).__name__}, expected a plait.feature.Feature")
-    keys = [field.replace("_", "-") for field in found.fields]
-    table = found.table.table if found.table else name
-    for what in (found.name, table, *keys):
-        if what != name and not (what in keys and what.startswith(f"{name}-")):
-            raise ConfigError(f"feature '{name}' declares '{what}', expected '{name}' or a setting '{name}-…'")
-    return found

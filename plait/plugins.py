@@ -41,7 +41,6 @@ class Kind(StrEnum):
     DATASET = "dataset"
     CALLBACK = "callback"
     TRACKER = "tracker"
-    FEATURE = "feature"
 
     @property
     def group(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from plait.config import Scalar, admit_features, config_from_table
+from plait.config import Scalar, config_from_table
 from plait.errors import ConfigError
 from plait.federation import run_federation
 from plait.flower.apps import server_app
@@ -27,7 +27,6 @@ def run_described(channel: Channel, table: Mapping[str, Scalar], superlink_data:
     Raises:
         ConfigError: the settings are not valid, or name no run directory, by which a run that was stopped goes on.
     """
-    admit_features(table)
     config = config_from_table(table, where="run configuration")
     if not config.out:
         raise ConfigError(

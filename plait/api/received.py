@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from plait.api.serving import Serving
 from plait.choice import parse_choice
-from plait.config import RunConfig, admit_features
+from plait.config import RunConfig
 from plait.errors import ConfigError
 from plait.known_features import own_features
 from plait.plugins import Kind, admit, is_named
@@ -52,7 +52,6 @@ def admitted_settings(
             the message has the options to add.
         PeerError: the ledger is broken.
     """
-    admit_features_of(allowed)
     settings = recorded_settings(directory)
     named = {key: value for key, value in _all_named(settings, serving).items() if key not in without}
     given: set[str] = set()
@@ -92,11 +91,6 @@ def keys_of_features(*, starts: bool = True) -> tuple[str, ...]:
     return tuple(name.replace("_", "-") for feature in found for name in feature.leads_out)
 
 
-def admit_features_of(allowed: Sequence[str]) -> None:
-    """Allow outsiders' features whose settings the operator names again, each as ``KEY=VALUE``."""
-    admit_features(dict.fromkeys(text.partition("=")[0] for text in allowed))
-
-
 def recorded_objective(directory: RunDirectory) -> str:
     """A run's objective; empty if only a run can measure by it.
 
@@ -123,8 +117,6 @@ def leads_out(settings: RunConfig) -> dict[str, str]:
     for feature in settings.features:
         spelled = {name.replace("_", "-"): harmless for name, harmless in feature.leads_out.items()}
         found |= {key: table[key] for key, harmless in spelled.items() if table[key] not in harmless}
-        if not feature.is_own:
-            found |= {key: table[key] for key in (name.replace("_", "-") for name in feature.fields)}
     found |= {key: table[key] for key, _ in _plugins(settings)}
     if not _is_at_hand(settings):
         found["base"] = settings.base
@@ -138,9 +130,6 @@ def _plugins(settings: RunConfig) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     parts = {kind: name.replace("_", "-") for feature in settings.features for name, kind in feature.parts.items()}
     for kind, text in settings.parts:
-        if kind is Kind.FEATURE:
-            # Its settings are named instead.
-            continue
         if kind is Kind.PARTITION and text.partition(":")[0].strip().lower() in SCHEMES:
             continue
         if text and is_named(kind, parse_choice(text)[0]):

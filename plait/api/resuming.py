@@ -7,7 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from plait.api.received import admit_features_of, admitted_settings
+from plait.api.received import admitted_settings
 from plait.api.result import Result
 from plait.api.running import go_on
 from plait.api.simulate import left_to_resume
@@ -43,7 +43,6 @@ def settings_of(
     """
     run = directory.path
     view = RunView.after(read_events(directory.ledger))
-    admit_features_of(allowed)
     if view.finished and view.references.keys() >= set(recorded_settings(directory).references) and is_reported(run):
         raise ConfigError(f"'{run}' is finished, there is nothing to resume; `plait report {run}` shows it")
     return admitted_settings(directory, allowed, without=without, serving=serving)

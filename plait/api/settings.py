@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Literal, TypedDict, cast
 
-from plait.config import RunConfig, admit_features, config_from_table
+from plait.config import RunConfig, config_from_table
 from plait.errors import ConfigError
 from plait.plugins import Kind, admit, reference
 
@@ -107,7 +107,6 @@ def run_config_of(given: Mapping[str, object], *, patience: int | None = None) -
     table = {key: _value(key, value) for key, value in given.items() if value is not None}
     if patience is not None and table.setdefault("patience", patience) != patience:
         raise ConfigError(f"patience is {table['patience']}, but that of EarlyStopping is {patience}, expected one")
-    admit_features(table)
     config = config_from_table(table, where="settings").with_out()
     admit(*config.plugins)
     return config

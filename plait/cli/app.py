@@ -33,7 +33,7 @@ class Verbs(TyperGroup):
         if cmd_name in VERBS:
             verb = VERBS[cmd_name]
             return command_of(cmd_name, at(verb.place), forwards=verb.forwards)
-        found = feature_with("verbs", cmd_name, all_installed=True)
+        found = feature_with("verbs", cmd_name)
         return command_of(cmd_name, at(found.verbs[cmd_name])) if found else None
 
     def resolve_command(
@@ -50,7 +50,7 @@ class Verbs(TyperGroup):
         known = {option for each in command.params for option in each.opts} if command else set[str]()
         for word in (word.partition("=")[0] for word in rest if word.startswith("--")):
             # What a feature makes of the verb with an option of its own.
-            if word not in known and (found := feature_with("verbs", form := f"{name} {word}", all_installed=True)):
+            if word not in known and (found := feature_with("verbs", form := f"{name} {word}")):
                 other = command_of(form, at(found.verbs[form]))
                 taken = {option for each in other.params for option in each.opts}
                 if word not in taken or any(each in rest for each in _HELP):
@@ -64,7 +64,7 @@ class Verbs(TyperGroup):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All verbs."""
         del ctx
-        of_features = (verb for feature in features(all_installed=True) for verb in feature.verbs)
+        of_features = (verb for feature in features() for verb in feature.verbs)
         return [*VERBS, *of_features]
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

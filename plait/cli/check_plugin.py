@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from plait.own_code import Verdict
 
 # What a run needs of a trainer, the run checks (`plait.training.bridge`); a tracker that fails harms none.
-_CHECKED = tuple(kind for kind in Kind if kind not in (Kind.TRAINER, Kind.TRACKER, Kind.FEATURE))
+_CHECKED = tuple(kind for kind in Kind if kind not in (Kind.TRAINER, Kind.TRACKER))
 _MEMBERS = {
     "adjust": Kind.SERVER_OPTIMIZER, "encode": Kind.CODEC, "peft_type": Kind.METHOD, "add": Kind.RULE,
     "log": Kind.TRACKER, "losses": Kind.OBJECTIVE,

@@ -16,7 +16,6 @@ from typer.core import TyperCommand, TyperOption
 from plait.config import (
     ALIASES,
     RunConfig,
-    admit_features,
     config_from_table,
     is_foreign,
     key_named,
@@ -135,7 +134,7 @@ def _help_of_all(context: typer.Context, shown: Collection[str]) -> str:
     formatter.write_paragraph()
     formatter.write_text((context.command.help or "").partition("\n")[0])
     parameters = {each.name or "": each for each in context.command.get_params(context)}
-    installed = features(all_installed=True)
+    installed = features()
     settings = {name: field for table, _ in sections(installed) for name, field in table.model_fields.items()}
     with formatter.section("Options"):
         formatter.write_dl([_record(each) for name, each in parameters.items() if name not in settings])
@@ -219,7 +218,7 @@ def _options_of_features() -> list[click.Option]:
             rich_help_panel=_PANEL,
             show_default=False,
         )
-        for feature in features(all_installed=True)
+        for feature in features()
         if feature.table
         for name, field in feature.table.model_fields.items()
     ]
@@ -251,7 +250,6 @@ def run_config(given: Mapping[str, object], config_file: Path | None) -> RunConf
     """
     from_file = read_config_table(config_file) if config_file else {}
     own = config_file is not None and not _is_received(config_file)
-    admit_features(given, *((from_file,) if own else ()))
     checked = config_from_table(from_file, where=str(config_file)) if config_file else RunConfig()
     if config_file and not own:
         _check_received(config_file, checked, given)

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from plait.cli.options import Allow
 from plait.cli.output import RunOrNewest, run_or_newest
 from plait.cli.simulate import show
 from plait.progress import status
@@ -18,7 +17,6 @@ def report(
     export: Annotated[
         Path | None, typer.Option("--export", help="Also write every table as CSV and every plot as PNG here.")
     ] = None,
-    allow: Allow = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print summary.json and nothing else.")] = False,
 ) -> None:
     """Show the losses, bytes and savings of a run; rewrite report.html, the plots and summary.json.
@@ -30,10 +28,8 @@ def report(
     path = run_or_newest(run, quiet=json_output)
     directory = RunDirectory.find(path)
     with status(f"writing the report of {path}", quiet=json_output):
-        from plait.api.received import admit_features_of
         from plait.report.write import export_figures, write_report
 
-        admit_features_of(allow or ())
         view = write_report(directory.path)
         if export:
             export_figures(view, directory.path, export)

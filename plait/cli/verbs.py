@@ -70,14 +70,14 @@ def short_help() -> str:
 def whole_help() -> str:
     """Every verb with what it is for: the core's, then each feature's."""
     lines = [_ABOUT, "", _USAGE, "", *(_line(name, verb.help) for name, verb in VERBS.items())]
-    for feature in features(all_installed=True):
+    for feature in features():
         if feature.verbs:
             lines += ["", *_wrapped([f"{feature.name}: {feature.help}"], indent=""), *_wrapped(list(feature.verbs))]
     return "\n".join([*lines, "", _ENDING, ""])
 
 
 def _of_features() -> Iterator[tuple[str, list[str]]]:
-    return ((feature.name, list(feature.verbs)) for feature in features(all_installed=True) if feature.verbs)
+    return ((feature.name, list(feature.verbs)) for feature in features() if feature.verbs)
 
 
 def _line(verb: str, text: str) -> str:

@@ -50,7 +50,6 @@ def verify(
     run = run_or_newest(named, quiet=json_output)
     directory = RunDirectory.find(run)
     with status(f"checking {run}", quiet=json_output):
-        from plait.api.received import admit_features_of
         from plait.rounds.audit import check_signatures
         from plait.rounds.checkpoint import damage_of
         from plait.rounds.ledger import read_events, torn_bytes
@@ -58,7 +57,6 @@ def verify(
 
         events = read_events(directory.ledger)
         torn = torn_bytes(directory.ledger)
-        admit_features_of(allow or ())
         settings = recorded_settings(directory, events)
         hidden = Trait.SINGLE_UPDATES in settings.gone
         signed = check_signatures(events, hidden=hidden)

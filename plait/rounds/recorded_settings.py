@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from plait.config import RunConfig, config_from_table
 from plait.errors import ConfigError, PeerError
-from plait.plugins import Kind, Source, installed
+from plait.plugins import Source
 from plait.rounds.events import Event, Plugin, start_of
 from plait.rounds.ledger import read_events
 from plait.rounds.run_directory import RunDirectory
@@ -54,11 +54,6 @@ def recorded_settings(directory: RunDirectory, events: list[Event] | None = None
     start = start_of(events)
     if start is None:
         raise PeerError(f"'{directory.ledger}' does not begin with a run's settings, expected the ledger of a run")
-    for part in start.plugins:
-        if part.kind == Kind.FEATURE and part.name not in installed(Kind.FEATURE):
-            raise ConfigError(
-                f"'{directory.path}' uses the feature '{part.name}' of {part.distribution}, which is not installed here"
-            )
     recorded = config_from_table(start.config, where=f"'{directory.ledger}'")
     kept = config_from_table(read_config_table(directory.config), where=f"'{directory.config}'")
     before, now = recorded.to_table(), kept.to_table()

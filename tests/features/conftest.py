@@ -1,15 +1,6 @@
-"""Packages from outside plait with a feature each, and runs of two seconds."""
+"""Runs of two seconds."""
 
 from __future__ import annotations
-
-import shutil
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
-
-from plait import feature, known_features
 
 from tests.plait.conftest import *  # isort: skip # noqa: F403 (fixtures)
 from tests.plait.cli.conftest import *  # isort: skip # noqa: F403 (those of the same name are meant)
@@ -29,19 +20,3 @@ def rows() -> list[dict[str, str]]:
         "eve": "x = [{0}, {0} + 1]\nprint(sum(x))\n",
     }
     return [{"text": text.format(number) * 3, "author": name} for number in range(24) for name, text in texts.items()]
-
-
-@pytest.fixture
-def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nothing_named: None) -> Iterator[Path]:
-    """A folder on the path in which the packages are installed, in a process whose operator has named nothing."""
-    site = tmp_path / "site"
-    shutil.copytree(Path(__file__).parent / "outside", site)
-    for name in ("smallest", "witness"):
-        info = site / f"plait_{name}-1.0.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: plait-{name}\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text(f"[plait.features]\n{name} = {name}:FEATURE\n")
-    sys.path.append(str(site))
-    monkeypatch.setattr(known_features, "_named", [])
-    yield site
-    feature.of_outsider.cache_clear()

@@ -14,7 +14,7 @@ from typing import cast
 
 from plait.adapters import BaseReference
 from plait.child import Parent
-from plait.config import admit_features, config_from_table
+from plait.config import config_from_table
 from plait.features.cards.workers import told
 from plait.plugins import admit
 from plait.rounds.channel import LocalChannel, NoAnswer
@@ -58,7 +58,7 @@ def _work(parent: Parent) -> None:
 def _opened(said: Mapping[str, object], shares: bytes, loaded: Loaded) -> LocalChannel:
     """The clients of a run."""
     quiet_libraries()
-    admit_features(table := cast("dict[str, object]", said["config"]))
+    table = cast("dict[str, object]", said["config"])
     config = config_from_table(table, where="the run's settings")
     admit(*config.plugins)
     base = cast("dict[str, str]", said["base"])
