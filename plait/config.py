@@ -182,9 +182,6 @@ class RunConfig(
         learned = self.learned
         if not learned.is_plain:
             yield self.says("objective", needs=learned.needs, takes=learned.takes)
-        for feature in self.wanted:
-            name = next(filter(self.is_given, feature.fields))
-            yield self.says(name, needs=feature.needs, takes=feature.takes)
         if not self.one_rank:
             needs = {Trait.FACTORS: "other adapters cannot be cut to a lower rank"}
             yield self.says("client_ranks", needs=needs, takes={Trait.ONE_RANK: "client-ranks gives others"})

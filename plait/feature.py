@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from plait.places import at
 from plait.plugins import Kind
-from plait.traits import Reasons, Trait
 
 if TYPE_CHECKING:
     from plait.settings.table import Table
@@ -25,13 +24,11 @@ class Feature:
     Attributes:
         name: of its folder, or of its entry point.
         help: what it is for, in a line.
-        settings: place of its table, which has the feature's name in TOML, or that of one which it shares; those of an
+        settings: place of its table, which has the feature's name in TOML, or that of one which it shares.
         welcomed: settings that a server sends to its clients, because what they do depends on them; the core's too.
         shown: those that ordinary help shows.
         parts: settings that name parts of the user's own, separated by commas, and their kind.
         leads_out: settings that name a place outside the run's directory, and their values that name none.
-        needs: traits of a run without which it cannot be, each with a reason (`plait.traits`).
-        takes: traits that a run with it no longer has; what only some of its settings take, its table states.
         objectives: what clients learn, by name, ``MODULE:CLASS`` for those of a user's own: the place of a function
             from the text of ``--objective`` to a `plait.objective.Objective`.
         usual_objectives: which of them records of a kind are for.
@@ -94,8 +91,6 @@ class Feature:
     shown: Sequence[str] = ()
     parts: Mapping[str, Kind] = field(default_factory=dict[str, Kind])
     leads_out: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
-    needs: Reasons = field(default_factory=dict[Trait, str])
-    takes: Reasons = field(default_factory=dict[Trait, str])
     objectives: Mapping[str, str] = field(default_factory=dict[str, str])
     usual_objectives: Mapping[str, str] = field(default_factory=dict[str, str])
     spreading: str = ""

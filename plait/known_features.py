@@ -37,7 +37,6 @@ def feature_with(
         "welcomed",
         "parts",
         "objectives",
-        "optimizers",
         "contracts",
         "verbs",
         "names",
