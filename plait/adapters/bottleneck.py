@@ -36,15 +36,7 @@ _NAME = re.compile(r"^(?P<module>.+)\.bottleneck_(?P<part>(down|up)\.(weight|bia
 
 @dataclass(frozen=True)
 class Bottleneck:
-    """One bottleneck, behind one layer of width d.
-
-    Attributes:
-        module: name of the layer, as in PEFT's tensor names.
-        down: W_down, (rank, d).
-        down_bias: (rank,).
-        up: W_up, (d, rank).
-        up_bias: (d,).
-    """
+    """One bottleneck, behind one layer of width d: W_down (rank, d) and W_up (d, rank), and their biases."""
 
     module: str
     down: TensorSlot

@@ -64,13 +64,10 @@ def model_card(
     parents: Sequence[Parent] = (),
     told: Sequence[tuple[str, Sequence[tuple[str, str]]]] = (),
 ) -> str:
-    """The card of an adapter trained in federated rounds.
+    """The card of an adapter trained in federated rounds, without names of clients and of a base's directory.
 
     Args:
-        base: its base. A directory's name is left out of the card, since it means nothing elsewhere.
-        clients: number of clients that took part. Their names are left out of the card.
         base_loss: held-out loss before any training, in nats per token (per example for labels).
-        final_loss: the same after the last round.
         told: plait's own words on what else is known of the run: headings, each with its facts.
     """
     title = escaped(name)
@@ -246,16 +243,7 @@ _MEANING_KEYS = ("peft_type", "lora_alpha", "use_rslora", "use_dora")
 
 @dataclass(frozen=True)
 class Provenance:
-    """What plait stores with the tensors and PEFT has no place for.
-
-    Attributes:
-        base_fingerprint: of the base that the adapter was trained on, 64 hexadecimal digits.
-        method: the user's name for the method.
-        labels: names of the classes, in index order.
-        spec_digest: `AdapterSpec.digest` in hexadecimal.
-        parents: the adapters that it was derived from.
-        built_in: name of the base if it comes with plait.
-    """
+    """What plait stores with the tensors and PEFT has no place for; digests are hexadecimal."""
 
     base_fingerprint: str
     method: str
@@ -272,8 +260,6 @@ class PeftAdapter:
 
     Attributes:
         config: ``adapter_config.json``: checked settings (`checked_settings`), and the keys that name a place.
-        base_name: hub id or directory of the base, if given.
-        revision: of the base on the hub, if given.
         provenance: None if plait did not write the directory.
     """
 

@@ -127,103 +127,51 @@ _TOKENS = frozenset({"num_virtual_tokens"})
 _TARGETS = frozenset({"target_modules"})
 
 _TABLES: Mapping[str, _Table] = {
-    "LORA": _Table(
-        {
-            **_LAYERED,
-            **_EXCLUDING,
-            "r": _RANK,
-            "lora_alpha": _ALPHA,
-            "lora_dropout": _FRACTION,
-            "bias": _one_of("none"),
-            "use_rslora": _FLAG,
-            "use_dora": _FLAG,
-            "fan_in_fan_out": _FLAG,
-            # Others decompose every weight, run any number of iterations, or move the base itself.
-            "init_lora_weights": _one_of(True, False, "gaussian"),
-            "megatron_core": _one_of("megatron.core", None),
-            "qalora_group_size": _SIZE,
-        },
-        _TARGETS,
-    ),
+    # Other initial values decompose every weight, run any number of iterations, or move the base itself.
+    "LORA": _Table({
+        **_LAYERED, **_EXCLUDING,
+        "r": _RANK, "lora_alpha": _ALPHA, "lora_dropout": _FRACTION, "bias": _one_of("none"),
+        "use_rslora": _FLAG, "use_dora": _FLAG, "fan_in_fan_out": _FLAG,
+        "init_lora_weights": _one_of(True, False, "gaussian"),
+        "megatron_core": _one_of("megatron.core", None), "qalora_group_size": _SIZE,
+    }, _TARGETS),
     # PSOFT as LoRA-XS is one: its square matrix free, its factors from a bounded number of iterations.
-    "PSOFT": _Table(
-        {
-            **_LAYERED,
-            **_EXCLUDING,
-            "r": _whole(1, MAX_SQUARE_RANK),
-            "psoft_alpha": _ALPHA,
-            "psoft_dropout": _FRACTION,
-            "psoft_orth": _one_of(False),
-            "psoft_mag_a": _one_of(False),
-            "psoft_mag_b": _one_of(False),
-            "psoft_svd": _one_of("lowrank"),
-            "psoft_svd_lowrank_niter": _whole(0, 10),
-            "ab_svd_init": _one_of("psoft_init"),
-            "random_seed": _whole(0, _MAX_SEED),
-            "fan_in_fan_out": _FLAG,
-            "init_weights": _FLAG,
-            "num_cayley_neumann_terms": _one_of(5),
-        },
-        _TARGETS | {"r", "psoft_orth", "psoft_mag_a", "psoft_mag_b", "psoft_svd"},
-    ),
-    "VERA": _Table(
-        {
-            **_LAYERED,
-            "r": _RANK,
-            "projection_prng_key": _whole(0, _MAX_SEED),
-            "save_projection": _FLAG,
-            "vera_dropout": _FRACTION,
-            "d_initial": _number(-MAX_ALPHA, MAX_ALPHA),
-            "fan_in_fan_out": _FLAG,
-            "bias": _one_of("none"),
-            "init_weights": _FLAG,
-        },
-        _TARGETS,
-    ),
-    "IA3": _Table(
-        {
-            **_EXCLUDING,
-            "feedforward_modules": _NAMES.or_null(),
-            "fan_in_fan_out": _FLAG,
-            "init_ia3_weights": _FLAG,
-        },
-        _TARGETS,
-    ),
-    "PEANUT": _Table(
-        {
-            **_LAYERED,
-            **_EXCLUDING,
-            "r": _RANK,
-            "depth": _whole(0, MAX_DEPTH),
-            "act_fn": _one_of(*_ACTIVATIONS),
-            "scaling": _number(-MAX_ALPHA, MAX_ALPHA),
-            "init_weights": _FLAG,
-        },
-        _TARGETS,
-    ),
+    "PSOFT": _Table({
+        **_LAYERED, **_EXCLUDING,
+        "r": _whole(1, MAX_SQUARE_RANK), "psoft_alpha": _ALPHA, "psoft_dropout": _FRACTION,
+        "psoft_orth": _one_of(False), "psoft_mag_a": _one_of(False), "psoft_mag_b": _one_of(False),
+        "psoft_svd": _one_of("lowrank"), "psoft_svd_lowrank_niter": _whole(0, 10),
+        "ab_svd_init": _one_of("psoft_init"), "random_seed": _whole(0, _MAX_SEED),
+        "fan_in_fan_out": _FLAG, "init_weights": _FLAG, "num_cayley_neumann_terms": _one_of(5),
+    }, _TARGETS | {"r", "psoft_orth", "psoft_mag_a", "psoft_mag_b", "psoft_svd"}),
+    "VERA": _Table({
+        **_LAYERED,
+        "r": _RANK, "projection_prng_key": _whole(0, _MAX_SEED), "save_projection": _FLAG, "vera_dropout": _FRACTION,
+        "d_initial": _number(-MAX_ALPHA, MAX_ALPHA), "fan_in_fan_out": _FLAG, "bias": _one_of("none"),
+        "init_weights": _FLAG,
+    }, _TARGETS),
+    "IA3": _Table({
+        **_EXCLUDING,
+        "feedforward_modules": _NAMES.or_null(), "fan_in_fan_out": _FLAG, "init_ia3_weights": _FLAG,
+    }, _TARGETS),
+    "PEANUT": _Table({
+        **_LAYERED, **_EXCLUDING,
+        "r": _RANK, "depth": _whole(0, MAX_DEPTH), "act_fn": _one_of(*_ACTIVATIONS),
+        "scaling": _number(-MAX_ALPHA, MAX_ALPHA), "init_weights": _FLAG,
+    }, _TARGETS),
     # Registered by plait (`plait.training.bottleneck`).
     bottleneck.PEFT_TYPE: _Table({**_EXCLUDING, "r": _RANK, "act_fn": _one_of(*bottleneck.ACTIVATIONS)}, _TARGETS),
     # The words of a text would come from a tokenizer that the configuration names.
     "PROMPT_TUNING": _Table({**_PROMPT, "prompt_tuning_init": _one_of("RANDOM", "SAMPLE_VOCAB")}, _TOKENS),
-    "PREFIX_TUNING": _Table(
-        {
-            **_PROMPT,
-            "encoder_hidden_size": _SIZE,
-            "prefix_projection": _one_of(False),
-            "init_weights": _one_of("zero", None),
-        },
-        _TOKENS,
-    ),
-    "P_TUNING": _Table(
-        {
-            **_PROMPT,
-            "encoder_hidden_size": _SIZE,
-            "encoder_reparameterization_type": _one_of("MLP"),
-            "encoder_num_layers": _one_of(2),
-            "encoder_dropout": _FRACTION,
-        },
-        _TOKENS,
-    ),
+    "PREFIX_TUNING": _Table({
+        **_PROMPT,
+        "encoder_hidden_size": _SIZE, "prefix_projection": _one_of(False), "init_weights": _one_of("zero", None),
+    }, _TOKENS),
+    "P_TUNING": _Table({
+        **_PROMPT,
+        "encoder_hidden_size": _SIZE, "encoder_reparameterization_type": _one_of("MLP"),
+        "encoder_num_layers": _one_of(2), "encoder_dropout": _FRACTION,
+    }, _TOKENS),
     "LN_TUNING": _Table(_EXCLUDING, _TARGETS),
 }  # fmt: skip
 _TASK_TYPES = _one_of("CAUSAL_LM", "SEQ_CLS", None)

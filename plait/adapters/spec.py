@@ -139,13 +139,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]
 
 @dataclass(frozen=True)
 class Origin:
-    """Public names of a base that comes with plait.
-
-    Attributes:
-        hub_id: on the Hugging Face hub; None if it is not there.
-        ollama: in Ollama's library; None if it is not there.
-        remark: how plait's copy differs, in one sentence; empty if it does not.
-    """
+    """Public names of a base that comes with plait, and how its copy differs, in one sentence."""
 
     hub_id: str | None = None
     ollama: str | None = None
@@ -172,8 +166,6 @@ class BaseReference:
     Attributes:
         name: hub id or directory; for a built-in base its hub id, or plait's name for it if the hub does not have it.
         revision: commit or tag on the hub, if known.
-        fingerprint: result of `fingerprint_base`, 64 hexadecimal digits.
-        built_in: plait's name for a base that comes with it.
     """
 
     name: str

@@ -132,10 +132,6 @@ def _expect_close(left: Dense, right: Dense, what: str) -> None:
         raise BrokenError(f"{what}: off by {off:.1e} of its size, expected at most {_CLOSE:.0e}")
 
 
-def _reweighted(cohort: Sequence[Contribution], factor: float) -> list[Contribution]:
-    return [replace(each, weight=factor * each.weight) for each in cohort]
-
-
 def _says_what_it_computes(rule: Rule) -> None:
     for text in (rule.name, rule.title, rule.computes):
         if not text or "\n" in text:
@@ -177,7 +173,8 @@ def _finite(rule: Rule) -> None:
 
 def _weights_as_ratios(rule: Rule) -> None:
     context, cohort = cohort_of(rule)
-    results = [_result(context, run_round(rule, context, _reweighted(cohort, factor))) for factor in (1.0, 64.0)]
+    cohorts = ([replace(each, weight=factor * each.weight) for each in cohort] for factor in (1.0, 64.0))
+    results = [_result(context, run_round(rule, context, each)) for each in cohorts]
     _expect_close(results[1], results[0], "64 times every weight gives another result")
 
 

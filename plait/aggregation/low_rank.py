@@ -31,12 +31,9 @@ Float64 = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Svd:
-    """Singular value decomposition of a product, with signs that do not depend on the linear algebra library.
+    """Singular value decomposition of a product: u (d_out, n), s (n,), not increasing, and vt (n, d_in).
 
-    Attributes:
-        u: (d_out, n), orthonormal columns.
-        s: (n,), not increasing.
-        vt: (n, d_in), orthonormal rows; the element of largest magnitude of each row is positive.
+    The element of largest magnitude of each row of vt is positive, so signs do not depend on the library.
     """
 
     u: Float64

@@ -30,11 +30,7 @@ _BLOCK_ELEMENTS = 1 << 14
 
 
 class Stacked:
-    """Stores every delta of a round; the rule combines them at its end.
-
-    Args:
-        combine: from the stored deltas to the outcome.
-    """
+    """Stores every delta of a round; the rule combines them at its end."""
 
     def __init__(self, context: RoundContext, combine: Callable[[Stacked], Outcome]) -> None:
         self.context = context

@@ -96,14 +96,7 @@ NONE = Plain()
 
 @dataclass(frozen=True)
 class Sgd:
-    """Server learning rate and momentum.
-
-    Attributes:
-        name: what the user gives.
-        lr: multiplies the step; above 1 the server goes further than the clients did.
-        momentum: beta, from 0 to less than 1.
-        nesterov: look ahead along the momentum.
-    """
+    """Server learning rate and momentum."""
 
     name: Literal["sgd", "nesterov"] = "sgd"
     lr: Annotated[float, Field(gt=0, description="multiplies the step")] = 1.0
@@ -124,12 +117,7 @@ class Sgd:
 
 @dataclass(frozen=True)
 class Adaptive:
-    """FedAdam, FedYogi or FedAdagrad.
-
-    Attributes:
-        lr: about the largest change of an element per round.
-        momentum: beta1, the decay of the first moment.
-    """
+    """FedAdam, FedYogi or FedAdagrad."""
 
     name: Literal["fedadagrad", "fedadam", "fedyogi"]
     lr: Annotated[float, Field(gt=0, description="about the largest change of an element per round")] = 1.0
@@ -200,11 +188,7 @@ class LineSearch:
 
 
 def slope_of(measured: Iterable[tuple[float, float]]) -> float | None:
-    """The mean of clients' slopes as a part of the most that a local step may predict; None if no client measured any.
-
-    Args:
-        measured: (slope over loss, NaN if it was not measured; weight) of each client.
-    """
+    """The mean of (slope over loss or NaN, weight) as a part of the most that a local step may predict, or None."""
     known = [
         (max(-1.0, min(1.0, slope / _LARGEST_FALL)), weight) for slope, weight in measured if not math.isnan(slope)
     ]

@@ -39,11 +39,7 @@ RULES: OnDemand[Rule] = OnDemand(
 
 
 def rule_named(text: str, rules: Mapping[str, Rule]) -> Rule:
-    """The requested rule.
-
-    Args:
-        text: as ``--rule`` takes it: ``fedavg``, or with options ``trimmed_mean:share=0.1``; ``my_rules:Mine`` or the
-            name of an installed one for a user's own.
+    """The requested rule, in the text of ``--rule``: ``fedavg``, ``trimmed_mean:share=0.1``, ``my_rules:Mine``.
 
     Raises:
         ConfigError: there is no such rule, it cannot be imported, it has no such option, or a value is out of range.
@@ -109,13 +105,7 @@ def _check_ranks(rule: Rule, server: Geometry, client: Geometry) -> None:
 def rule_stated(
     rule: Rule, text: str = "", *, one_rank: bool = True, others: Mapping[str, Rule] | None = None
 ) -> Stated:
-    """What a rule needs of a run and takes away.
-
-    Args:
-        text: as the user named it; by default its name.
-        one_rank: whether all clients have one rank.
-        others: rules to suggest if this one does not fit the rest of a run.
-    """
+    """What a rule, as the user named it, needs of a run and takes away, and `others` to suggest in its place."""
 
     def rest() -> Iterator[Stated]:
         return (rule_stated(other, one_rank=one_rank) for other in (others or {}).values())

@@ -21,12 +21,7 @@ from plait.adapters.state import Float32
 
 @dataclass(frozen=True)
 class EncodedPayload:
-    """An encoded delta.
-
-    Attributes:
-        parameters: what the codec needs to unpack the payload, besides the layout.
-        decoded: (layout.size,) what it unpacks to, bit for bit, where the encoder knows.
-    """
+    """An encoded delta, what the codec needs to unpack it, and (layout.size,) what it unpacks to, if that is known."""
 
     parameters: bytes
     payload: bytes

@@ -127,9 +127,8 @@ class Header:
     """Everything about a delta except its numbers.
 
     Attributes:
-        direction: update (client to server) or broadcast (server to client).
-        run_id: the run, 16 bytes.
-        round: the round; 0 is before any training.
+        run_id: 16 bytes.
+        round: 0 before any training.
         client: an update's sender, or a broadcast's addressee; empty for a broadcast to several clients.
         base_fingerprint: identifies the frozen base, 32 bytes.
         spec_digest: identifies the adapter's spec and layout, 32 bytes.
@@ -174,11 +173,7 @@ class Encoding:
 
 @dataclass(frozen=True)
 class EncodedDelta:
-    """A packed delta.
-
-    Attributes:
-        delta: the delta as the receiver will decode it, bit for bit.
-    """
+    """A packed delta, and as the receiver will decode it, bit for bit."""
 
     codec: Codec
     packed: EncodedPayload
@@ -188,11 +183,7 @@ class EncodedDelta:
 
 @dataclass(frozen=True)
 class Sealed:
-    """An envelope ready to send.
-
-    Attributes:
-        delta: the delta as the receiver will decode it, bit for bit.
-    """
+    """An envelope ready to send, and the delta as the receiver will decode it, bit for bit."""
 
     data: bytes
     header: Header
@@ -224,12 +215,7 @@ class Received:
 
 @dataclass(frozen=True)
 class Opened:
-    """A received envelope, checked.
-
-    Attributes:
-        signed: the bytes that a signature covers.
-        signature: on these; empty where there is none.
-    """
+    """A received envelope, checked; see `Received`."""
 
     header: Header
     delta: AdapterState
@@ -252,15 +238,8 @@ def encode_delta(delta: AdapterState, codec: Codec) -> EncodedDelta:
     if flat is None:
         flat = codec.decode(packed.parameters, packed.payload, delta.layout)
     decoded = AdapterState(delta.layout, flat)
-    codec_s = time.perf_counter() - started
-    encoding = Encoding(
-        codec=codec.name,
-        payload_bytes=packed.size_bytes,
-        envelope_bytes=0,
-        bits_per_parameter=_bits_per_parameter(packed.size_bytes, delta.layout),
-        distortion=_distortion(delta, decoded),
-        codec_s=codec_s,
-    )
+    codec_s, bits = time.perf_counter() - started, _bits_per_parameter(packed.size_bytes, delta.layout)
+    encoding = Encoding(codec.name, packed.size_bytes, 0, bits, _distortion(delta, decoded), codec_s)
     return EncodedDelta(codec, packed, decoded, encoding)
 
 
@@ -386,14 +365,8 @@ def measure(received: Received, *, layout: Layout) -> Encoding:
         PeerError: its codec is unknown.
     """
     payload_bytes = len(received.parameters) + len(received.payload)
-    return Encoding(
-        codec=codec_numbered(received.codec).name,
-        payload_bytes=payload_bytes,
-        envelope_bytes=received.size_bytes,
-        bits_per_parameter=_bits_per_parameter(payload_bytes, layout),
-        distortion=None,
-        codec_s=0.0,
-    )
+    bits = _bits_per_parameter(payload_bytes, layout)
+    return Encoding(codec_numbered(received.codec).name, payload_bytes, received.size_bytes, bits, None, 0.0)
 
 
 def payload_digest(codec_number: int, parameters: bytes, payload: bytes | memoryview) -> bytes:
@@ -463,11 +436,7 @@ def read_signed(signed: bytes) -> Header:
 
 
 def with_signature(data: bytes, sign: Callable[[bytes], bytes]) -> bytes:
-    """The same envelope, signed.
-
-    Args:
-        sign: makes 64 bytes from the bytes to sign.
-    """
+    """The same envelope, signed: `sign` makes 64 bytes from those to sign."""
     frame = split_frame(data)
     header = bytes(frame.header)
     return join_frame(header, frame.payload, sign(SIGNED_DOMAIN + header))

@@ -87,10 +87,7 @@ _FIGURES = (
 
 @dataclass(frozen=True)
 class DescribeTask:
-    """Say how much data you have, and whether your base can carry this adapter.
-
-    `layout` is the adapter's layout as `plait.wire.messages` packs it, for clients that cannot derive it.
-    """
+    """Say how much data you have, and whether your base can carry this adapter, of a packed layout."""
 
     settings: Settings
     spec_json: str
@@ -113,29 +110,20 @@ class EvaluateTask:
     broadcast: bytes
 
 
-class FurtherTask(Protocol):
-    """A task of a feature, in a field of its own in messages.proto's Task.
-
-    Attributes:
-        what: that is asked for, in words.
-    """
-
-    field: ClassVar[str]
-    what: ClassVar[str]
-
-    def message(self) -> Message:
-        """It as protobuf."""
-        ...
-
-
 class FurtherReply(Protocol):
-    """The answer to one, in a field of its own in messages.proto's Reply."""
+    """The answer to a task of a feature, in a field of its own in messages.proto's Reply."""
 
     field: ClassVar[str]
 
     def message(self) -> Message:
         """It as protobuf."""
         ...
+
+
+class FurtherTask(FurtherReply, Protocol):
+    """A task of a feature, in a field of its own in messages.proto's Task; `what` is asked for, in words."""
+
+    what: ClassVar[str]
 
 
 CoreTask: TypeAlias = DescribeTask | TrainTask | EvaluateTask
@@ -177,22 +165,15 @@ class UpdateReply:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Quality of the adapter on a client's held-out data.
+    """Quality of the adapter on a client's held-out data; `own_…` of its personalized adapter, None if it has none.
 
     Attributes:
         loss: mean over `tokens` (over `examples` for classification), in nats.
         correct: of classification, examples whose label was predicted; of preferences, those whose chosen reply has
             the higher reward; otherwise None.
-        own_loss: of the client's personalized adapter on the same data; None if it has none.
-        own_correct: the same for its correct answers.
         loss_error: standard error of `loss` over sequences; None if there are too few.
         change: of the loss since before round 1, on the same sequences; None if unknown.
-        change_error: standard error of `change` over sequences.
-        own_loss_error: as `loss_error`, for the personalized adapter.
-        own_change: as `change`, for the personalized adapter.
-        own_change_error: as `change_error`, for the personalized adapter.
         reward_margin: of preferences, the mean lead of the chosen reply's reward; otherwise None.
-        own_reward_margin: as `reward_margin`, for the personalized adapter.
     """
 
     client: str
@@ -229,12 +210,7 @@ class RefusalReason(IntEnum):
 
 @dataclass(frozen=True)
 class Refusal:
-    """A client's refusal.
-
-    Attributes:
-        reason: a code that the server can act on.
-        detail: for the operator, one line; cut at 1,024 characters.
-    """
+    """A client's refusal: a code that the server can act on, and a line for its operator, cut at 1,024 characters."""
 
     client: str
     reason: RefusalReason
@@ -364,14 +340,8 @@ def _read_settings(message: pb.Settings, held: Callable[[bytes], str]) -> Settin
     if digest_of(text) != digest:
         raise PeerError(f"digest of the settings is {digest_of(text).hex()[:16]}, expected {digest.hex()[:16]}")
     trained = SIDES[bounds.integer("trained side", message.trained, maximum=len(SIDES) - 1)]
-    of_task = {
-        "seed": message.seed,
-        "round": message.round,
-        "done_steps": message.done_steps,
-        "trained": trained,
-        "steps": message.steps,
-    }
-    return settings_from(text, of_task)
+    told = {name: getattr(message, name) for name in ("seed", "round", "done_steps", "steps")}
+    return settings_from(text, {**told, "trained": trained})
 
 
 def encode_reply(reply: Reply) -> bytes:
@@ -382,23 +352,18 @@ def encode_reply(reply: Reply) -> bytes:
     """
     match reply:
         case ClientCard():
-            _check_card(reply)
-            said: dict[str, Any] = vars(reply) | {"histogram": canonical.entries(pb.HistogramEntry, reply.histogram)}
+            said: dict[str, Any] = dict(vars(_checked_card(reply)))
+            said["histogram"] = canonical.entries(pb.HistogramEntry, reply.histogram)
             answer = pb.Reply(card=pb.ClientCard(**said))
         case UpdateReply():
             answer = pb.Reply(update=reply.update)
         case Evaluation():
-            _check_evaluation(reply)
-            answer = pb.Reply(evaluation=pb.Evaluation(**vars(reply)))
+            answer = pb.Reply(evaluation=pb.Evaluation(**vars(_checked_evaluation(reply))))
         case Refusal():
             bounds.name("client name", reply.client)
-            answer = pb.Reply(
-                refusal=pb.Refusal(
-                    client=reply.client,
-                    reason=f"REFUSAL_REASON_{reply.reason.name}",
-                    detail=printable(reply.detail, limit=bounds.MAX_DETAIL),
-                )
-            )
+            reason = f"REFUSAL_REASON_{reply.reason.name}"
+            detail = printable(reply.detail, limit=bounds.MAX_DETAIL)
+            answer = pb.Reply(refusal=pb.Refusal(client=reply.client, reason=reason, detail=detail))
         case _:
             further: dict[str, Any] = {reply.field: reply.message()}
             answer = pb.Reply(**further)
@@ -417,13 +382,20 @@ def decode_reply(data: bytes | memoryview, *, max_bytes: int) -> Reply:
     canonical.check_canonical(message, data, "reply")
     match message.WhichOneof("answer"):
         case "card":
-            return _decode_card(message.card)
+            said = _values(message.card, ClientCard)
+            said["histogram"] = canonical.table_of(said["histogram"], "histogram")
+            return _checked_card(ClientCard(**said))
         case "update":
             return UpdateReply(message.update)
         case "evaluation":
-            return _decode_evaluation(message.evaluation)
+            return _checked_evaluation(Evaluation(**_values(message.evaluation, Evaluation)))
         case "refusal":
-            return _decode_refusal(message.refusal)
+            refusal = message.refusal
+            return Refusal(
+                client=bounds.name("client name", refusal.client),
+                reason=bounds.member("reason of the refusal", refusal.reason, RefusalReason),
+                detail=bounds.printable("detail of the refusal", refusal.detail, maximum=bounds.MAX_DETAIL),
+            )
         case None:
             raise PeerError("reply has no answer, expected a card, an update, an evaluation or a refusal")
         case field:
@@ -437,15 +409,7 @@ def _values(message: Message, kind: type[ClientCard | Evaluation]) -> dict[str, 
     return {each.name: None if each.name in absent else getattr(message, each.name) for each in fields(kind)}
 
 
-def _decode_card(message: pb.ClientCard) -> ClientCard:
-    histogram = canonical.table_of(message.histogram, "histogram")
-    said: dict[str, Any] = {**_values(message, ClientCard), "histogram": histogram}
-    card = ClientCard(**said)
-    _check_card(card)
-    return card
-
-
-def _check_card(card: ClientCard) -> None:
+def _checked_card(card: ClientCard) -> ClientCard:
     bounds.name("client name", card.client)
     bounds.exact_length("base fingerprint", card.base_fingerprint, bounds.DIGEST_BYTES)
     bounds.exact_length("digest of the adapter spec", card.spec_digest, bounds.DIGEST_BYTES)
@@ -461,15 +425,10 @@ def _check_card(card: ClientCard) -> None:
     for key, value in card.histogram.items():
         bounds.integer(f"histogram of {key!r}", value)
     bounds.integer("largest rank", card.max_rank, maximum=bounds.MAX_STEPS)
+    return card
 
 
-def _decode_evaluation(message: pb.Evaluation) -> Evaluation:
-    evaluation = Evaluation(**_values(message, Evaluation))
-    _check_evaluation(evaluation)
-    return evaluation
-
-
-def _check_evaluation(evaluation: Evaluation) -> None:
+def _checked_evaluation(evaluation: Evaluation) -> Evaluation:
     bounds.name("client name", evaluation.client)
     bounds.integer("round", evaluation.round, maximum=bounds.MAX_STEPS)
     bounds.finite("loss", evaluation.loss)
@@ -482,11 +441,4 @@ def _check_evaluation(evaluation: Evaluation) -> None:
     for name, correct in (("correct examples", evaluation.correct), ("own correct examples", evaluation.own_correct)):
         if correct is not None:
             bounds.integer(name, correct, maximum=evaluation.examples)
-
-
-def _decode_refusal(message: pb.Refusal) -> Refusal:
-    return Refusal(
-        client=bounds.name("client name", message.client),
-        reason=bounds.member("reason of the refusal", message.reason, RefusalReason),
-        detail=bounds.printable("detail of the refusal", message.detail, maximum=bounds.MAX_DETAIL),
-    )
+    return evaluation

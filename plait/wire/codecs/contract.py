@@ -1,7 +1,4 @@
-"""What every codec must do.
-
-`CODEC_CHECKS` are run on plait's own in its tests and on a user's own by `plait check-plugin`.
-"""
+"""The contract of a codec, for plait's own in its tests and for a user's own in `plait check-plugin`."""
 
 from __future__ import annotations
 

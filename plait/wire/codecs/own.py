@@ -24,11 +24,7 @@ FIRST_OWN, LAST_OWN = 1000, 1999
 
 @dataclass(frozen=True)
 class OwnCodec:
-    """A user's codec, with checks.
-
-    Attributes:
-        name: as the settings give it, without options.
-    """
+    """A user's codec, with checks, under its name in the settings without options."""
 
     name: str
     inner: Codec

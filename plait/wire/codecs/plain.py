@@ -123,12 +123,7 @@ _BITS = "little"  # the first tensor is the lowest bit of the first byte
 
 @dataclass(frozen=True)
 class Partial:
-    """Packs the tensors with any value other than +0.
-
-    Attributes:
-        number: its value in plait.v1.Codec.
-        inner: packs the tensors sent; a codec without parameters.
-    """
+    """Packs the tensors with any value other than +0 by `inner`, a codec without parameters."""
 
     name: str
     number: int
