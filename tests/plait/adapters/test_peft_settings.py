@@ -1,9 +1,4 @@
-"""Settings and specs from another party.
-
-The allow-list of PEFT's configurations, key by key.
-
-A spec from another party, parsed without PEFT.
-"""
+"""The allow-list of PEFT's configurations, key by key, and specs from another party."""
 
 from __future__ import annotations
 

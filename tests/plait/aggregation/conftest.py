@@ -136,12 +136,6 @@ def scaled(contribution, factor):
     return replace(contribution, delta=AdapterState(contribution.delta.layout, flat))
 
 
-@pytest.fixture
-def outlier():
-    """Turns a client into a liar of the largest sensible size."""
-    return lambda contribution: scaled(contribution, -1e6)
-
-
 @pytest.fixture(scope="session")
 def lab():
     names = (

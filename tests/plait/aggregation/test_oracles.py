@@ -103,17 +103,19 @@ def test_an_exact_rule_is_the_dense_mean(lab, name, shapes, rank, alpha, clients
     assert lab.distance(lab.result(context, outcome), exact) <= TOLERANCE * magnitude(context, outcome)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", BEST)
 @settings(max_examples=25)
 @given(shapes=SHAPES, rank=st.integers(1, 4), alpha=ALPHAS, clients=CLIENTS, seed=SEEDS)
 def test_a_rule_in_product_space_is_the_truncated_decomposition(lab, name, shapes, rank, alpha, clients, seed):
     rule, context, cohort = arrange(lab, name, shapes, rank, alpha, clients, seed)
     outcome = lab.run(rule, context, cohort)
+    lost = 0.0
     for module, product in lab.result(context, outcome).items():
         mean = partitioned_mean(cohort, lab, module) if name == "raflora" else lab.exact_mean(cohort)[module]
         least = np.linalg.norm(mean - lab.best(mean, rank))
         assert abs(np.linalg.norm(mean - product) - least) <= TOLERANCE * magnitude(context, outcome)
+        lost += least**2
+    assert abs(outcome.figures["truncation"] - lost**0.5) <= TOLERANCE * magnitude(context, outcome)
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import numpy as np
@@ -16,24 +15,6 @@ from plait.aggregation.server_step import OPTIMIZERS, Adaptive, LineSearch, Plai
 from plait.aggregation.table import optimizer_stated, rule_stated
 from plait.errors import ConfigError
 from plait.traits import check
-
-OPTIONS = {"none": "", "line_search": ""}
-
-
-@pytest.mark.parametrize("name", list(OPTIMIZERS))
-def test_every_optimizer_in_the_table_takes_a_step_twice_to_the_same_bits(lab, name):
-    generator = np.random.default_rng(0)
-    context = lab.context(lab.geometry(), generator)
-    steps = [lab.state(context.geometry, generator, 0.01) for _ in range(3)]
-    results = set()
-    for _ in range(2):
-        memory = {}
-        for step in steps:
-            optimizer = optimizer_for(name + OPTIONS.get(name, ":lr=0.5,momentum=0.9"))
-            taken, memory = optimizer.adjust(Outcome(step), memory, context)
-        results.add(taken.digest())
-        assert np.isfinite(taken.flat).all()
-    assert len(results) == 1
 
 
 def test_the_table_is_sorted():
@@ -99,15 +80,6 @@ def test_the_adaptive_ones_are_algorithm_2_of_the_paper(steps, name):
         np.testing.assert_allclose(got, 0.1 * m / (np.sqrt(v) + 1e-3), rtol=1e-4, atol=1e-7)
 
 
-def test_memory_is_not_changed_in_place(steps):
-    context, states = steps
-    _, memory = Sgd(momentum=0.9).adjust(Outcome(states[0]), {}, context)
-    before = {name: array.copy() for name, array in memory.items()}
-    Sgd(momentum=0.9).adjust(Outcome(states[1]), memory, context)
-    for name, array in memory.items():
-        np.testing.assert_array_equal(array, before[name])
-
-
 @pytest.mark.parametrize(
     ("rule", "optimizer", "fits"),
     [
@@ -130,17 +102,6 @@ def test_an_optimizer_on_raw_factors_is_refused_where_each_rank_is_cut_anew():
     rule = rule_stated(FLEXLORA, one_rank=False)
     with pytest.raises(ConfigError, match="this rule gives other factors to clients of several ranks"):
         check((rule, optimizer_stated(Sgd(momentum=0.9))))
-
-
-def test_settings_are_frozen():
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        Sgd().momentum = 0.5
-
-
-def test_the_step_has_the_layout_of_the_rules_step(steps):
-    step, _ = Sgd(lr=2.0).adjust(Outcome(steps[1][0]), {}, steps[0])
-    assert isinstance(step, AdapterState)
-    assert step.layout is steps[1][0].layout
 
 
 @pytest.fixture
