@@ -60,8 +60,6 @@ def fingerprint_base(
 ) -> str:
     """The fingerprint of the base in `directory`, 64 hexadecimal digits.
 
-    Weights are streamed, so memory does not grow with the base.
-
     Args:
         cache: a JSON file that stores fingerprints by path, file sizes and modification times, so that the next call
             reads no weights. Its content is trusted, so it is used only if no other user can have written it.

@@ -121,10 +121,9 @@ def _behind(request: AdapterRequest, outputs: Sequence[str], *, excluded: Sequen
             f"those that plait knows ({', '.join(dict.fromkeys([*ATTENTION_OUTPUTS, *FEEDFORWARD_OUTPUTS]))}): name "
             "them with --target-modules"
         )
-    chosen = (
-        {"target_modules": names} if names else {"target_modules": [*outputs], "exclude_modules": [*excluded] or None}
-    )
-    return {"r": request.rank, **chosen}
+    if names:
+        return {"r": request.rank, "target_modules": names}
+    return {"r": request.rank, "target_modules": [*outputs], "exclude_modules": [*excluded] or None}
 
 
 LORA_XS = Method(

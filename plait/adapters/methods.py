@@ -41,9 +41,7 @@ _PROMPTS = frozenset({"PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING"})
 FLAGS = ("act_fn", "use_dora", "use_rslora")
 """What `Method.fixed` of plait's methods sets: it tells apart methods of one type of PEFT."""
 # Requested methods that are not supported, and the nearest alternatives.
-_ELSEWHERE: Mapping[str, str] = {
-    "adalora": "it chooses ranks from one client's gradients; the nearest is 'lora'",
-}
+_ELSEWHERE: Mapping[str, str] = {"adalora": "it chooses ranks from one client's gradients; the nearest is 'lora'"}
 
 
 class Subject(StrEnum):

@@ -45,10 +45,7 @@ from plait.text import printable
 _MAX_NAME_CHARACTERS = 200
 _PUNCTUATION = re.compile(r"[!-/:-@\[-`{-~]")
 _HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
-_AUTO_CLASS = {
-    Task.CAUSAL_LM: "AutoModelForCausalLM",
-    Task.CLASSIFICATION: "AutoModelForSequenceClassification",
-}
+_AUTO_CLASS = {Task.CAUSAL_LM: "AutoModelForCausalLM", Task.CLASSIFICATION: "AutoModelForSequenceClassification"}
 _PIPELINE = {Task.CAUSAL_LM: "text-generation", Task.CLASSIFICATION: "text-classification"}
 
 
@@ -196,9 +193,6 @@ def save_peft_directory(
     parents: Sequence[Parent] = (),
 ) -> None:
     """Write an adapter to `path`, replacing what was there; a crash leaves the old directory or the new one.
-
-    Args:
-        card: the text of ``README.md``, as `model_card` writes it.
 
     Raises:
         MachineError: the parent is missing or read-only, or the disk is full.
@@ -373,13 +367,9 @@ def _as_trained(config: Mapping[str, Json], weights: Path) -> dict[str, Json]:
         del settings["init_lora_weights"]
     if isinstance(targets := settings.get("target_modules"), str) and targets != "all-linear":
         # A regular expression. It is not run: the tensors are named by the modules that it matched.
-        settings["target_modules"] = list[Json](sorted(_adapted_modules(weights))) or targets
+        parts = (in_base(name).partition(".lora_") for name in tensor_names(weights))
+        settings["target_modules"] = list[Json](sorted({module for module, found, _ in parts if found})) or targets
     return settings
-
-
-def _adapted_modules(weights: Path) -> set[str]:
-    parts = (in_base(name).partition(".lora_") for name in tensor_names(weights))
-    return {module for module, found, _ in parts if found}
 
 
 def _read_provenance(weights: Path) -> Provenance | None:

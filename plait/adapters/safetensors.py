@@ -297,10 +297,7 @@ _FLOATS = {"BF16": "<u2", "F16": "<f2", "F32": "<f4", "F64": "<f8"}
 
 
 def read_safetensors(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, Float32]:
-    """All tensors of the file at `path`, cast to float32.
-
-    Args:
-        max_bytes: refuse a larger file; 16-bit floats take twice their size in memory.
+    """All tensors of the file at `path`, cast to float32; 16-bit floats take twice their size in memory.
 
     Raises:
         PeerError: the file cannot be read, is too large, or is not a valid file of named finite floats.

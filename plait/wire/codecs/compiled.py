@@ -42,13 +42,7 @@ def library() -> ctypes.CDLL | None:
 def search(
     cell: NDArray[np.int32], costs: NDArray[np.int16], lanes: int, before: NDArray[np.intp]
 ) -> NDArray[np.uint8] | None:
-    """The branch of each number (see `Trellis.cheapest`).
-
-    Args:
-        cell: (n,) of each number.
-        costs: (4, cells) of each branch.
-        before: (states * 2,) where the branches to each state come from.
-    """
+    """The branch of each number (see `Trellis.cheapest`); `before` says whence the branches to each state come."""
     built = library()
     if built is None:
         return None

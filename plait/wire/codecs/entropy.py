@@ -53,11 +53,7 @@ def _powers() -> Int64:
 
 
 def frequencies(costs: NDArray[np.uint8], largest: int) -> Int64:
-    """Frequencies of the indices -largest … largest; each at least 1, with a sum of 2**24.
-
-    Args:
-        costs: (len(knots(largest)),) cost at each knot in eighths of a bit.
-    """
+    """Frequencies of -largest … largest, at least 1, with a sum of 2**24, of costs at knots in eighths of a bit."""
     at = np.array(knots(largest), np.int64)
     fine = costs.astype(np.int64) * (_FRACTIONS // _COST_UNIT)
     if largest:
@@ -73,11 +69,7 @@ def frequencies(costs: NDArray[np.uint8], largest: int) -> Int64:
 
 
 def fit(counts: Float64) -> NDArray[np.uint8]:
-    """Costs at the knots for indices whose magnitude 0, 1, … occurred `counts` times.
-
-    Least squares on the costs, weighted by frequency of occurrence: to second order that gives the least excess
-    length.
-    """
+    """Costs at the knots for indices whose magnitude 0, 1, … occurred `counts` times, by weighted least squares."""
     smooth = counts + 0.02
     share = smooth / smooth.sum()
     share[1:] /= 2  # two signs
@@ -181,11 +173,7 @@ class StreamWriter:
         self._coders = [_coder() for _ in range(streams_of(lanes))]
 
     def write(self, first: int, symbols: Symbols, second: Bools, models: Models) -> None:
-        """Put neighbouring lanes of a row in front of what there is.
-
-        Args:
-            second: which of them are of the second model.
-        """
+        """Put neighbouring lanes of a row in front of what there is; `second` are of the second model."""
         for coder, part in _blocks(self._coders, self._lanes, first, symbols.size):
             mine, odd = symbols[part], second[part]
             coder.encode_reverse(mine[odd], models[1])

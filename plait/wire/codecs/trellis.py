@@ -112,10 +112,7 @@ class Quantisers:
     @classmethod
     def gaussian(cls, value: Float32) -> Quantisers:
         """A first guess for numbers in steps: points and probabilities of a Gaussian with their variance."""
-        largest, variance = (
-            cls.reach(value),
-            max(float(np.mean(np.square(value, dtype=np.float64))), 0.2),
-        )
+        largest, variance = (cls.reach(value), max(float(np.mean(np.square(value, dtype=np.float64))), 0.2))
         costs: list[NDArray[np.uint8]] = []
         for quantiser in (0, 1):
             k = np.arange(largest + 1)

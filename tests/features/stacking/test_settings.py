@@ -36,9 +36,6 @@ def test_only_who_recomputes_a_run_asks_for_what_it_started_from() -> None:
     assert "init-adapter" not in keys_of_features(starts=False)
 
 
-@pytest.mark.parametrize(
-    ("given", "anew"),
-    [({}, True), ({"init-adapter": "a"}, False)],
-)
+@pytest.mark.parametrize(("given", "anew"), [({}, True), ({"init-adapter": "a"}, False)])
 def test_clients_derive_the_adapter_unless_it_goes_on(given: dict[str, object], anew: bool) -> None:
     assert settle(config_from_table({"base": "tiny", **given})).plan.starts_anew is anew

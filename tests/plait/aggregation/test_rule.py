@@ -75,8 +75,7 @@ def test_another_base_is_refused(lab, server):
 
 
 @pytest.mark.parametrize(
-    ("rank", "refused", "taken"),
-    [(1, [ONE_RANK], [UP_TO_SERVER, ANY_RANK]), (3, [ONE_RANK, UP_TO_SERVER], [ANY_RANK])],
+    ("rank", "refused", "taken"), [(1, [ONE_RANK], [UP_TO_SERVER, ANY_RANK]), (3, [ONE_RANK, UP_TO_SERVER], [ANY_RANK])]
 )
 def test_a_rule_says_which_ranks_it_takes(lab, server, rank, refused, taken):
     made = contribution(lab, lab.geometry(rank=rank))

@@ -72,11 +72,9 @@ def test_the_adaptive_ones_are_algorithm_2_of_the_paper(steps, name):
     for got, state in zip(taken(optimizer, steps), steps[1], strict=True):
         d = state.flat.astype(float)
         m = 0.9 * m + 0.1 * d
-        v = {
-            "fedadagrad": v + d**2,
-            "fedadam": 0.99 * v + 0.01 * d**2,
-            "fedyogi": v - 0.01 * d**2 * np.sign(v - d**2),
-        }[name]
+        v = {"fedadagrad": v + d**2, "fedadam": 0.99 * v + 0.01 * d**2, "fedyogi": v - 0.01 * d**2 * np.sign(v - d**2)}[
+            name
+        ]
         np.testing.assert_allclose(got, 0.1 * m / (np.sqrt(v) + 1e-3), rtol=1e-4, atol=1e-7)
 
 

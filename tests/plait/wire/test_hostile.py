@@ -315,10 +315,7 @@ TASKS = {
     "two works": (TRAIN + b"\x12\x00", "unknown, repeated or disordered"),
     "too large": (b"\0" * 2000, "task has 2000 bytes, expected at most 1000"),
     "no settings": (b"\x08\x03\x1a\x00", "digest of the settings has 0 bytes, expected 32"),
-    "settings under an unknown digest": (
-        with_text("", digest=b"d" * 32),
-        "settings 6464646464646464 are not held",
-    ),
+    "settings under an unknown digest": (with_text("", digest=b"d" * 32), "settings 6464646464646464 are not held"),
     "settings under another's digest": (with_text(TEXT, digest=b"d" * 32), "digest of the settings is"),
     "settings that are no JSON": (with_text("{"), "settings is not JSON"),
     "settings that are a list": (with_text("[]"), "settings holds .* expected a JSON object"),
