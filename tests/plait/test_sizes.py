@@ -33,14 +33,25 @@ CASES = {
     "more asked than wanted": {
         "clients": 6, "clients_per_round": 2, "over_selection": 0.5, "eval_every": 2, "wire": "bf16",
     },
+    "asynchronous": {
+        "clients": 6, "clients_per_round": 4, "rounds": 6, "eval_every": 3, "rounds_mode": "async",
+        "fleet": "fleet.toml",
+    },
     "masks": {"secure_aggregation": True},
     "masks of one side": {"secure_aggregation": True, "rule": "ffa", "eval_every": 1},
 }  # fmt: skip
+# Two kinds of devices, for whom is at work when.
+FLEET = "".join(
+    f'[[device]]\nname = "{name}"\ncount = 3\ntokens_per_s = {speed}\nup_mbps = 10\ndown_mbps = 50\n'
+    for name, speed in (("slow", 1000), ("fast", 5000))
+)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-def test_counted_bytes_are_those_of_the_run(case: str, tmp_path: Path) -> None:
+def test_counted_bytes_are_those_of_the_run(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("fleet.toml").write_text(FLEET)
     records = [
         {"text": f"Line {number} of a book about {number % 7} foxes and {number % 5} dogs. " * 3}
         for number in range(240)
