@@ -38,12 +38,3 @@ def plots_unrendered() -> Generator[None]:
         patch.setattr(plots, "draw", _made)
         patch.setattr(plots, "draw_svg", _made_svg)
         yield
-
-
-@contextmanager
-def plots_rendered() -> Generator[None]:
-    """In the block reports are as users get them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plots, "draw", _DRAW)
-        patch.setattr(plots, "draw_svg", _DRAW_SVG)
-        yield
