@@ -43,8 +43,8 @@ _SHARED_KEPT = 4
 class Workers(Protocol):
     """Simulated clients in other processes."""
 
-    def channel(self, first: int, count: int, *, stop: StopRequest | None) -> Channel:
-        """A channel to `count` clients from number `first` on; `stop` stops the run."""
+    def channel(self, *, stop: StopRequest | None) -> Channel:
+        """A channel to all clients; `stop` stops the run."""
         ...
 
     def close(self) -> None:
@@ -192,7 +192,7 @@ class Simulation:
         """A channel to all clients, which a feature may change."""
         config = self.run.config
         place = next((each.simulated for each in config.wanted if each.simulated), "")
-        return at(place)(self, stop) if place else self.direct(0, config.clients, stop)
+        return at(place)(self, stop) if place else self.direct(stop)
 
     def close(self) -> None:
         """End the workers, and close what a feature has opened."""
@@ -200,15 +200,13 @@ class Simulation:
         if self._workers:
             self._workers.close()
 
-    def direct(self, first: int, count: int, stop: StopRequest | None) -> Channel:
-        """A channel to `count` clients from number `first` on, in this process or spread over others."""
-        if self._workers:
-            return self._workers.channel(first, count, stop=stop)
-        return self.here(first, count, stop)
+    def direct(self, stop: StopRequest | None) -> Channel:
+        """A channel to all clients, in this process or spread over others."""
+        return self._workers.channel(stop=stop) if self._workers else self.here(stop)
 
-    def here(self, first: int, count: int, stop: StopRequest | None = None) -> LocalChannel:
-        """A channel to `count` clients from number `first` on, all in this process."""
-        return LocalChannel(lambda index: self.participant(first + index), count, stop=stop)
+    def here(self, stop: StopRequest | None = None) -> LocalChannel:
+        """A channel to all clients, all in this process."""
+        return LocalChannel(self.participant, self.run.config.clients, stop=stop)
 
 
 class SharedBytes:

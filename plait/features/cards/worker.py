@@ -66,4 +66,4 @@ def _opened(said: Mapping[str, object], shares: bytes, loaded: Loaded) -> LocalC
     run = resolve(settle(config), located)
     simulation = Simulation(run, SentShares.from_bytes(shares), loaded)
     simulation.base.memory_limit_bytes = take_share(simulation.base.compute.device, int(str(said["parts"])))
-    return simulation.here(0, config.clients)
+    return simulation.here()

@@ -10,11 +10,10 @@ network's clients lose it: they say so, and are sent the whole adapter. Knows no
 
 from __future__ import annotations
 
-import queue
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Self, cast
@@ -33,29 +32,13 @@ from plait.welcome import welcome_table
 
 _STARTS = 3
 """How often a process is started for one task before the run ends."""
-
 _LOOK_S = 0.2
 """How often a process that waits for others looks whether it is to stop."""
-
 _ENDS_S = 5.0
 """How long a process may take to end after its last word."""
 
 
-@dataclass(eq=False)
-class Given:
-    """A task that a worker is given, and what became of it.
-
-    Attributes:
-        node: number of the client.
-        withdrawn: whether the answer is no longer needed.
-    """
-
-    node: int
-    task: TaskParts
-    withdrawn: bool = False
-    answer: bytes | NoAnswer = b""
-    error: BaseException | None = None
-    is_done: threading.Event = field(default_factory=threading.Event)
+Answer = bytes | NoAnswer
 
 
 class Workers:
@@ -65,13 +48,7 @@ class Workers:
         progress: told of every process that dies.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        data: Shares,
-        *,
-        progress: Callable[[str], None],
-    ) -> None:
+    def __init__(self, run: Run, data: Shares, *, progress: Callable[[str], None]) -> None:
         self._run = run
         self._data = data
         self._progress = progress
@@ -90,13 +67,13 @@ class Workers:
                     "which the processes for the devices can import"
                 )
 
-    def channel(self, first: int, count: int, *, stop: StopRequest | None) -> WorkersChannel:
-        """A channel to `count` clients from number `first` on; `stop` stops the run."""
-        return WorkersChannel(self, first, count, stop=stop)
+    def channel(self, *, stop: StopRequest | None) -> WorkersChannel:
+        """A channel to all clients; `stop` stops the run."""
+        return WorkersChannel(self, self._run.config.clients, stop=stop)
 
-    def give(self, given: Given) -> None:
+    def give(self, node: int, task: TaskParts) -> Future[Answer]:
         """Let the client's process do a task, once it has done those before."""
-        self._all[given.node % len(self._all)].give(given)
+        return self._all[node % len(self._all)].give(node, task)
 
     def close(self) -> None:
         """End the processes."""
@@ -109,7 +86,7 @@ class Workers:
     @cached_property
     def _all(self) -> Sequence[_Worker]:
         devices = self._run.devices
-        found: list[_Worker] = []
+        found = list[_Worker]()
         for place, (compute, parts) in enumerate(zip(devices, shares(devices), strict=True)):
             begin = partial(self._beginning, place, compute, parts)
             name = f"worker {place + 1} of {len(devices)} ({compute.device})"
@@ -148,24 +125,19 @@ class _Worker:
     """
 
     def __init__(
-        self,
-        name: str,
-        begin: Callable[[], tuple[Mapping[str, object], bytes]],
-        progress: Callable[[str], None],
+        self, name: str, begin: Callable[[], tuple[Mapping[str, object], bytes]], progress: Callable[[str], None]
     ) -> None:
         self._name = name
         self._begin = begin
         self._progress = progress
         self._child: Child | None = None
-        self._given: queue.SimpleQueue[Given | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._has_begun = self._is_closed = False
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        self._thread.start()
+        self._thread = ThreadPoolExecutor(1)
 
-    def give(self, given: Given) -> None:
+    def give(self, node: int, task: TaskParts) -> Future[Answer]:
         """Take a task."""
-        self._given.put(given)
+        return self._thread.submit(self._answer, node, task)
 
     def close(self) -> None:
         """End the process."""
@@ -173,23 +145,11 @@ class _Worker:
             self._is_closed = True
             if self._child:
                 self._child.kill()
-        self._given.put(None)
-        self._thread.join()
+        self._thread.shutdown(cancel_futures=True)
         if self._child:
             self._ended()
 
-    def _work(self) -> None:
-        while given := self._given.get():
-            with self._lock:
-                is_wanted = not self._is_closed and not given.withdrawn
-            if is_wanted:
-                try:
-                    given.answer = self._answer(given)
-                except Exception as error:
-                    given.error = error
-            given.is_done.set()
-
-    def _answer(self, given: Given) -> bytes | NoAnswer:
+    def _answer(self, node: int, task: TaskParts) -> Answer:
         ending = ""
         for _ in range(_STARTS):
             if ending and not self._is_closed:
@@ -197,7 +157,7 @@ class _Worker:
             child = self._ready()
             if child:
                 # Joined only now: most of a task is shared by all clients of a round.
-                child.say({"node": given.node}, b"".join(given.task))
+                child.say({"node": node}, b"".join(task))
                 if message := _heard(child):
                     detail = cast("str | None", message.said["silent"])
                     return message.parts[0] if detail is None else NoAnswer(detail)
@@ -243,14 +203,12 @@ class WorkersChannel(FixedNodes):
     """A `plait.rounds.channel.Channel` to clients in other processes.
 
     Args:
-        first: number of the first client, which is node 0.
         stop: stops the run; what clients are at is lost then, and done again when the run goes on.
     """
 
-    def __init__(self, workers: Workers, first: int, count: int, *, stop: StopRequest | None) -> None:
+    def __init__(self, workers: Workers, count: int, *, stop: StopRequest | None) -> None:
         super().__init__(count, stop=stop)
         self.workers = workers
-        self.first = first
 
     def exchange(self, purpose: Purpose, group: str) -> WorkersExchange:
         """Begin to send tasks."""
@@ -263,44 +221,41 @@ class WorkersExchange:
 
     def __init__(self, channel: WorkersChannel) -> None:
         self._channel = channel
-        self._asked: list[Given] = []
+        self._asked: list[tuple[int, Future[Answer]]] = []
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for asked in self._asked:
-            asked.withdrawn = True
+        for _node, answer in self._asked:
+            answer.cancel()
         self._asked.clear()
 
     def send(self, node: int, task: TaskParts, group: str = "") -> None:
         """Give a task to the client's process."""
         del group
-        asked = Given(self._channel.first + node, task)
-        self._asked.append(asked)
-        self._channel.workers.give(asked)
+        self._asked.append((node, self._channel.workers.give(node, task)))
 
     def withdraw(self, node: int, reason: str) -> None:
         """Stop waiting for a node's answer."""
         del reason
-        for asked in self._asked:
-            asked.withdrawn = asked.withdrawn or asked.node == self._channel.first + node
-        self._asked = [asked for asked in self._asked if not asked.withdrawn]
+        for asked, answer in self._asked:
+            if asked == node:
+                answer.cancel()
+        self._asked = [each for each in self._asked if each[0] != node]
 
     def receive(self, timeout_s: float | None) -> tuple[int, Data | NoAnswer] | None:
         """The next answer, in the order of the tasks; waits for it as long as it takes, as one process would."""
         del timeout_s
         if not self._asked:
             return None
-        asked = self._asked[0]
-        while True:
+        node, answer = self._asked[0]
+        while not answer.done():
             self._channel.stop.check()
-            if asked.is_done.wait(_LOOK_S):
-                break
+            wait([answer], _LOOK_S)
+        self._channel.stop.check()
         del self._asked[0]
-        if asked.error:
-            raise asked.error
-        return asked.node - self._channel.first, asked.answer
+        return node, answer.result()
 
 
 def told(error: Exception) -> dict[str, str]:

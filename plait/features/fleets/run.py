@@ -66,7 +66,7 @@ def check(config: RunConfig, *, simulates: bool) -> None:
 def by_the_clock(simulation: Simulation, stop: StopRequest | None) -> Channel:
     """The channel of a simulation, by the virtual clock of its fleet if it has one."""
     run, config = simulation.run, simulation.run.config
-    channel = simulation.direct(0, config.clients, stop)
+    channel = simulation.direct(stop)
     if not (path := cast("Fleets", config).fleet):
         return channel
     nodes = {simulation.name(index): index for index in range(config.clients)}

@@ -21,7 +21,7 @@ from plait.config import RunConfig, config_from_table
 from plait.data import Record, RecordKind
 from plait.errors import ConfigError, DataError, Interrupted, MachineError
 from plait.features.cards import workers as workers_module
-from plait.features.cards.workers import Given, Workers, WorkersChannel, raised, told
+from plait.features.cards.workers import Workers, WorkersChannel, raised, told
 from plait.plugins import Kind, reference
 from plait.rounds.channel import Purpose
 from plait.rounds.events import Event, UpdateReceived
@@ -195,7 +195,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[WorkersChannel,
         shares = [ClientShare(f"client-{number}", (Record(text=f"{number}"),)) for number in range(6)]
         data = SentShares(RecordKind.TEXT, {number: (share, {}) for number, share in enumerate(shares)})
         processes = Workers(resolved, data, progress=said.append)
-        return WorkersChannel(processes, 0, 6, stop=None), processes, said
+        return WorkersChannel(processes, 6, stop=None), processes, said
 
     return made
 
@@ -242,15 +242,15 @@ def test_a_process_that_always_dies_ends_the_run_in_one_line(fake) -> None:
 
 def test_what_tasks_share_is_in_memory_once_however_many_wait(fake, monkeypatch: pytest.MonkeyPatch) -> None:
     channel, workers, _ = fake("cpu,cpu")
-    given, real, shared = list[Given](), workers.give, b"a long adapter"
-    monkeypatch.setattr(workers, "give", lambda each: (given.append(each), real(each)))
+    given, real, shared = list[object](), workers.give, b"a long adapter"
+    monkeypatch.setattr(workers, "give", lambda node, task: given.append(task[1]) or real(node, task))
     with channel.exchange(Purpose.TRAIN, "1") as exchange:
         for node in range(6):
             exchange.send(node, (b"%d " % node, shared))
         assert exchange.receive(None) == (0, b"0: 0 " + shared)
     workers.close()
-    assert all(each.task[1] is shared for each in given)
     assert len(given) == 6
+    assert all(each is shared for each in given)
 
 
 def test_an_error_in_a_process_is_the_error_of_the_run(fake) -> None:
