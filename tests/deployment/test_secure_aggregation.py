@@ -132,12 +132,16 @@ def test_a_submitted_run_is_masked_too(deployment):
         'base = "tiny"\nrounds = 1\nclients = 3\nlocal-steps = 8\nbatch-size = 2\nseq-len = 32\ndtype = "float32"\n'
         "learning-rate = 0.01\nthreads = 1\nsecure-aggregation = true\n"
     )
-    asked = ("--server", f"localhost:{deployment.port}", "--kit", federation / "operators" / "olga", "--wait")
+    asked = ("--server", f"localhost:{deployment.port}", "--kit", federation / "operators" / "olga")
     deployment.until(lambda: deployment.printed("server").count("serving on"))
     submitted = deployed.plait("submit", folder / "run.toml", *asked, folder=folder, output=folder / "submitted")
     assert submitted.wait() == 0, (folder / "submitted").read_text() + deployment.everything_printed()
 
-    (ledger,) = (folder / "server" / "runs").rglob("ledger.jsonl")
+    def ledgers():
+        return [*(folder / "server" / "runs").rglob("ledger.jsonl")]
+
+    deployment.until(lambda: any('"run_finished"' in each.read_text() for each in ledgers()))
+    (ledger,) = ledgers()
     sums = [event for event in read_lines(ledger) if event["event"] == "sum_unmasked"]
     assert [(event["purpose"], event["round"], event["clients"]) for event in sums] == [
         ("evaluate", 0, 3), ("train", 1, 3), ("evaluate", 1, 3),
