@@ -25,7 +25,7 @@ CHAIN = {"seq", "time", "hash", "prev"}
 OF_SERVER = CHAIN | {"event", "client", "round", "public_key", "took_s", "norms", "fold", "staleness", "weight"}
 JUDGED = ("audited", "client_withdrawn", "withdrawn")
 UNCOVERED = {"": "what the adapter tells", "client": "what the server sees", "record": "what a client's records share"}
-PARTS = "bill_of_materials figures ledger model_signature operator_says signer statements"
+PARTS = "figures ledger operator_says signer statements"
 SAID = "about_data bytes certificate client consent endorsement fields messages policy public_key record updates"
 METRICS = ("train_loss", "first_loss", "learning_rate", "shortened", "reward", "train_s", "distortion")
 canonical = json.JSONEncoder(allow_nan=False, separators=(",", ":"), sort_keys=True).encode
@@ -201,23 +201,6 @@ def check_statement(text: str, told: dict[str, Any], run: str, signed: set[str],
     return f"{name!r} sent {more[0]} messages and {more[1]} bytes more than the ledger has" if any(more) else ""
 
 
-def check_others(predicate: dict[str, Any], told: dict[str, Any], files: dict[str, str], key: Any) -> None:
-    """That model signature and bill of materials are of the same adapter, and the former is of the same key."""
-    signature, bill = predicate["model_signature"], predicate["bill_of_materials"]
-    if signature is not None:
-        payload, (by,) = _unpacked(signature["dsseEnvelope"]["payload"]), signature["dsseEnvelope"]["signatures"]
-        signed = b"DSSEv1 %d %s %d %s" % (len(JSON_TYPE), JSON_TYPE.encode(), len(payload), payload)
-        key.verify(_unpacked(by["sig"]), signed, ec.ECDSA(hashes.SHA256()))
-        found = {each["name"]: each["digest"] for each in json.loads(payload)["predicate"]["resources"]}
-        _check(found == files, "the model signature is of other files")
-    if bill is not None:
-        of = {each["bom-ref"]: each for each in [bill["metadata"]["component"], *bill["components"]]}
-        found = {each["name"].removeprefix("plait:"): each["value"] for each in of["adapter"]["properties"]}
-        ours = [told["ended"]["adapter"], told["made"]["base"]["fingerprint"], files]
-        theirs = [*(of[name]["hashes"][0]["content"] for name in ("adapter", "base")), found]
-        _check(ours == theirs, "the bill of materials is of another adapter or base")
-
-
 def check_files(folder: Path, files: dict[str, str], digest: str) -> None:
     """The adapter's files, and that its numbers are those that the ledger names."""
     for name in files:
@@ -260,7 +243,6 @@ def checked(bundle: Path, adapter: Path | None, authority: Path | None) -> list[
         signed[event["client"]].add(check_update(event, key_of, events[0]))
     run, texts = events[0]["run"], said["statements"]
     more = [check_statement(texts[name], clients[name], run, signed[name], signer["authority"]) for name in texts]
-    check_others(said, told, files, key)
     if adapter:
         check_files(adapter, files, told["ended"]["adapter"])
     silent = sorted(clients.keys() - texts.keys())
@@ -271,8 +253,7 @@ def checked(bundle: Path, adapter: Path | None, authority: Path | None) -> list[
         "updates that no client signed": any(each["signed"] < len(each["rounds"]) for each in told["clients"]),
         f"what left {', '.join(silent)} by their own records: there is no statement of theirs": silent,
         "epsilon: it follows from accounts outside the ledger": unchecked_epsilon(told["privacy"]),
-        "model signature, bill of materials: not in the bundle": said["model_signature"] is None,
-        "what the operator says, the rest of the bill of materials, and what clients say of their data": True,
+        "what the operator says, and what clients say of their data": True,
     }
     return [*(text for text in doubts if doubts[text]), *filter(None, more)]
 

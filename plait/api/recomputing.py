@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from plait.errors import PeerError
 from plait.federation import beginning_of
-from plait.rounds.audit import Recomputing, replay
+from plait.rounds.audit import replay
 from plait.rounds.broadcasts import parents_in, starting_state
 from plait.rounds.events import Event
 from plait.rounds.fold import Aggregator
 from plait.rounds.run_directory import RunDirectory
-from plait.rounds.run_state import RunState, initial_state
+from plait.rounds.run_state import initial_state
 from plait.rounds.run_view import RunView
 from plait.rounds.spool import Refused
 from plait.rounds.way import Host, way_of
 from plait.run import Run
 
-Watching = Callable[[RunState, Callable[[Refused], Aggregator]], Recomputing]
-"""From the state before round 1, and what makes the run's aggregator, to what is told of each step."""
 
-
-def recomputed(
-    directory: RunDirectory,
-    events: Sequence[Event],
-    run: Run,
-    *,
-    watching: Watching = lambda _state, _make: Recomputing(),
-) -> int:
+def recomputed(directory: RunDirectory, events: Sequence[Event], run: Run) -> int:
     """Recompute every finished round, and compare (`plait.rounds.audit.replay`).
-
-    Args:
-        watching: makes what is told of each step.
 
     Returns:
         Number of rounds with the same adapter, bit for bit.
@@ -62,11 +50,4 @@ def recomputed(
         run.base_fingerprint,
         codec=codec,
     )
-    return replay(
-        events,
-        state,
-        aggregator,
-        arriving=way.arriving,
-        take_back=plan.watch.take_back,
-        watching=watching(state, aggregator),
-    )
+    return replay(events, state, aggregator, arriving=way.arriving, take_back=plan.watch.take_back)

@@ -21,7 +21,7 @@ from plait.rounds.events import (
     StepTakenBack,
     UpdateReceived,
 )
-from plait.rounds.fold import Aggregator, TakesBack
+from plait.rounds.fold import Aggregator
 from plait.rounds.run_state import RunState
 from plait.rounds.run_view import RunView
 from plait.rounds.spool import Arrival, Refused, Spool, Stored
@@ -71,22 +71,6 @@ def check_signatures(events: Sequence[Event], *, hidden: bool = False) -> int:
     return checked
 
 
-class Recomputing:
-    """Receives what a run did, in order, as it is recomputed; this one ignores it."""
-
-    def steps(self, state: RunState, number: int, stored: Mapping[str, Stored], standing: Standing) -> None:
-        """Round `number` follows: its state before it, and the updates that it folds, by client."""
-
-    def accepted(self) -> None:
-        """The adapter was not worse: steps are taken back towards it."""
-
-    def taken_back(self, how_far: TakesBack, *, ends: bool) -> None:
-        """The steps since then were taken back; with `ends` the run ended with what it had accepted."""
-
-
-_UNWATCHED = Recomputing()
-
-
 def replay(
     events: Sequence[Event],
     state: RunState,
@@ -94,7 +78,6 @@ def replay(
     *,
     arriving: Arriving | None = None,
     take_back: bool = False,
-    watching: Recomputing = _UNWATCHED,
 ) -> int:
     """Recompute every finished round from the stored updates, and compare.
 
@@ -103,7 +86,6 @@ def replay(
         make_aggregator: the run's fold, optimizer and codec over the updates of all rounds, reporting refusals to the
             given function.
         take_back: whether the run takes back steps that made the adapter worse.
-        watching: told of each step.
 
     Returns:
         Number of rounds with the same adapter, bit for bit.
@@ -122,18 +104,15 @@ def replay(
             standing = standing.after(evaluations.pop(state.round))
             if not standing.worse:
                 state = state.accept()
-                watching.accepted()
         elif isinstance(event, StepTakenBack) and event.adapter:
             if not standing.worse:
                 raise PeerError(f"the step of round {state.round} was taken back, although no loss rose")
             state = _taken_back(aggregator, state, event, event.adapter)
-            watching.taken_back(aggregator.takes_back, ends=event.ends)
         elif isinstance(event, RoundFinished):
             number = state.round + 1
             if event.round != number:
                 raise PeerError(f"round {event.round} is the next finished in the ledger, expected {number}")
             stored = spooled.of_round(state, number)
-            watching.steps(state, number, stored, standing)
             try:
                 state, finished = aggregator.step(state, number, stored, standing=standing)
             except MachineError as error:

@@ -61,13 +61,8 @@ class Sides:
         return cls(spread(members, most), spread(others, most))
 
 
-def simulated_sides(
-    simulation: Simulation, run: Run, recorded: Iterable[Event], *, most: int, client: str = ""
-) -> Sides:
+def simulated_sides(simulation: Simulation, run: Run, recorded: Iterable[Event], *, most: int) -> Sides:
     """What the clients of a simulation trained on, by the order of their batches, and what they held out.
-
-    Args:
-        client: only what this one has; empty for all.
 
     Raises:
         DataError: no client trained.
@@ -83,7 +78,7 @@ def simulated_sides(
     others: list[Example] = []
     for index in range(run.config.clients):
         model = simulation.model(index)
-        if model.client in rounds and client in ("", model.client):
+        if model.client in rounds:
             secret = ClientSecret.simulated(run.config.seed, model.client)
             each = [
                 secret.seeded(

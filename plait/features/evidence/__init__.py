@@ -7,7 +7,7 @@ FEATURE = Feature(
     help="a signed bundle about a run, and what clients state of it",
     verbs={
         "evidence": "plait.features.evidence.evidence_verb:evidence",
-        "evidence --attest": "plait.features.evidence.attest_verb:attest",
+        "evidence --attest": "plait.features.evidence.evidence_verb:attest",
     },
     node="plait.features.evidence.sent:recorded",
 )

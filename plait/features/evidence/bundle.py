@@ -1,7 +1,7 @@
 """The bundle of a run: one signed statement over the published adapter's files, with its evidence.
 
-Its parts: figures that follow from the ledger, the ledger itself, clients' own statements, certificates, the adapter's
-model signature, its bill of materials, and what the operator alone says. ``docs/evidence/verify.py`` checks it.
+Its parts: figures that follow from the ledger, the ledger itself, clients' own statements, certificates, and what the
+operator alone says. ``docs/evidence/verify.py`` checks it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,8 @@ from plait.adapters import Json
 from plait.adapters.peft import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
 from plait.errors import ConfigError, PeerError
 from plait.features.evidence import client_statement
-from plait.features.evidence.envelope import enveloped, opened, statement
+from plait.features.evidence.envelope import Signing, enveloped, opened, statement
 from plait.features.evidence.figures import figures
-from plait.features.evidence.parts import bill_of_materials, checked, have_libraries, model_signature
-from plait.features.evidence.signing import Signing
 from plait.rounds.ledger import read_lines
 from plait.rounds.run_directory import RunDirectory
 
@@ -31,15 +29,10 @@ KIND = "https://plait.dev/evidence/v1"
 
 @dataclass(frozen=True)
 class Bundle:
-    """What a bundle says, and its bytes.
-
-    Attributes:
-        complete: whether the model signature and the bill of materials are in it.
-    """
+    """What a bundle says, and its bytes."""
 
     predicate: dict[str, Json]
     data: bytes
-    complete: bool
 
 
 def bundle_of(
@@ -69,21 +62,15 @@ def bundle_of(
     ]
     if len({client for client, _ in told}) < len(told):
         raise ConfigError("two statements are of one client, expected one of each")
-    words = {client: str(opened(data, what=client)["predicate"].get("about_data", "")) for client, data in told}
-    complete = have_libraries()
     predicate: dict[str, Json] = {
         "figures": found,
         "ledger": base64.b64encode(zlib.compress(_whole_lines(directory.ledger), 9)).decode(),
         "statements": {client: data.decode().strip() for client, data in sorted(told)},
         "signer": signing.described,
-        "model_signature": model_signature(folder, signing) if complete else None,
-        "bill_of_materials": bill_of_materials(lines, files, words, base_licence) if complete else None,
         "operator_says": {"base_licence": base_licence, "made_at": round(time.time()), "made_with": _code()},
     }
     said = statement([{"name": name, "digest": {"sha256": digest}} for name, digest in files.items()], KIND, predicate)
-    if complete:
-        checked(said)
-    return Bundle(predicate, enveloped(said, signing.signer), complete)
+    return Bundle(predicate, enveloped(said, signing.signer))
 
 
 def _adapter_of(directory: RunDirectory) -> Path:

@@ -1,4 +1,7 @@
-"""DSSE envelopes: JSON in one form, and a signature over it. Knows nothing of what is signed.
+"""DSSE envelopes: JSON in one form, and a signature over it; and whose key signs a bundle.
+
+Knows nothing of what is signed. A bundle is signed by the key of a server's kit, or, for a run without one, by a key of
+the run's own directory.
 
 DSSE v1 (https://github.com/secure-systems-lab/dsse): the signature covers type and payload. ECDSA signatures have the
 smaller of both values of s, so that no other signature of the same key fits the same bytes by a change of sign.
@@ -11,7 +14,9 @@ import binascii
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 from cryptography.hazmat.primitives import hashes, serialization
@@ -20,10 +25,15 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 
 from plait.adapters import Json
-from plait.errors import PeerError
+from plait.errors import ConfigError, PeerError
 from plait.rounds.ledger import canonical
+from plait.rounds.run_directory import RunDirectory
+from plait.trust.certificate import key_pem, new_key, read_key
+from plait.trust.kit import ServerKit
+from plait.trust.secret_file import write_secret
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
+OWN_KEY = "evidence.key"
 _ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # of P-256
 
 
@@ -97,3 +107,46 @@ def _sign(key: ec.EllipticCurvePrivateKey, data: bytes) -> bytes:
 
 def _text(data: bytes) -> str:
     return base64.b64encode(data).decode()
+
+
+@dataclass(frozen=True)
+class Signing:
+    """A key that signs bundles, and what stands behind it.
+
+    Attributes:
+        described: the public key, and the certificates of a kit.
+    """
+
+    signer: Signer
+    described: dict[str, Json]
+
+    @classmethod
+    def of(cls, directory: RunDirectory, kit: Path | None) -> Signing:
+        """The kit's key; without a kit the run's own, which is made at its first use.
+
+        Raises:
+            ConfigError: the kit is damaged, or a key is readable by others.
+            MachineError: a file cannot be read or written.
+        """
+        if kit is not None:
+            loaded = ServerKit.load(kit)
+            certificates = {"certificate": loaded.tls.certificate, "authority": loaded.tls.authority}
+            return cls._with(kit / "server.key", "kit", **certificates)
+        path = directory.path / OWN_KEY
+        with suppress(ConfigError):  # it is there
+            write_secret(path, key_pem(new_key()))
+        return cls._with(path, "own", certificate=b"", authority=b"")
+
+    @classmethod
+    def _with(cls, path: Path, kind: str, *, certificate: bytes, authority: bytes) -> Signing:
+        key = read_key(path)
+        public = key.public_key().public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        described: dict[str, Json] = {
+            "kind": kind,
+            "key": base64.b64encode(public).decode(),
+            "certificate": certificate.decode(),
+            "authority": authority.decode(),
+        }
+        return cls(Signer.of(key), described)

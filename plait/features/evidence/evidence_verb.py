@@ -1,4 +1,7 @@
-"""``plait evidence``: one signed file about a finished run, for those who must sign it off."""
+"""``plait evidence``: one signed file about a finished run, for those who must sign it off.
+
+``--attest`` makes a client's own statement of what it agreed to and what left it, for that file.
+"""
 
 from __future__ import annotations
 
@@ -26,22 +29,14 @@ def evidence(
         typer.Option("--statement", help="A client's own statement, from `plait evidence --attest`; may be repeated."),
     ] = None,
     base_licence: Annotated[str, typer.Option("--base-licence", help="The base's licence, such as Apache-2.0.")] = "",
-    parts: Annotated[
-        Path | None,
-        typer.Option("--parts", help="Directory to write model.sig and bom.cdx.json to, for other tools."),
-    ] = None,
 ) -> None:
     """Write a signed bundle about a finished run, which docs/evidence/verify.py checks without plait.
 
     Example: plait evidence runs/first --kit kit/server --statement alice.statement.json
     """
-    import json
-
-    from plait.errors import ConfigError
     from plait.features.evidence.bundle import bundle_of
+    from plait.features.evidence.envelope import Signing
     from plait.features.evidence.page import page_of
-    from plait.features.evidence.parts import HOW_TO_INSTALL
-    from plait.features.evidence.signing import Signing
     from plait.files import write_atomically
     from plait.rounds.run_directory import RunDirectory
 
@@ -49,18 +44,45 @@ def evidence(
     signing = Signing.of(directory, kit)
     with status("collecting the evidence", quiet=False):
         made = bundle_of(directory, signing, statements=statement or (), base_licence=base_licence)
-    if parts and not made.complete:
-        raise ConfigError(f"--parts needs libraries that are not installed: {HOW_TO_INSTALL}")
     path = out or Path(f"{directory.path.resolve()}.evidence.json")
     write_atomically(path, made.data)
-    if parts:
-        parts.mkdir(parents=True, exist_ok=True)
-        for name, part in (("model.sig", "model_signature"), ("bom.cdx.json", "bill_of_materials")):
-            write_atomically(parts / name, json.dumps(made.predicate[part], indent=1).encode())
     if html:
         write_atomically(html, page_of(made.predicate).encode())
     own = "a key of the run's own, which identifies no one: give --kit to sign with the server's"
     who = "the server's key" if kit else own
     print_text(f"'{path}' has {len(made.data):,} bytes, signed with {who}")
-    if not made.complete:
-        print_text(f"without model signature and bill of materials, whose libraries are missing: {HOW_TO_INSTALL}")
+
+
+def attest(
+    kit: Annotated[Path, typer.Option("--kit", help="This client's start-up kit, whose node key signs.")],
+    run: Annotated[
+        str, typer.Argument(help="Id of the run, or its beginning; not needed where the client took part in one.")
+    ] = "",
+    state: Annotated[
+        Path | None, typer.Option("--state", help="Directory of the node's state; by default in your home directory.")
+    ] = None,
+    about_data: Annotated[
+        str, typer.Option("--about-data", help="What you, their owner, say of the data: source, licence, legal basis.")
+    ] = "",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="File to write; by default NAME-RUN.statement.json.")
+    ] = None,
+) -> None:
+    """State what this client agreed to in a run and what left it, signed by its own key, for `plait evidence`.
+
+    Example: plait evidence --attest --kit kit/clients/alice
+    """
+    from plait.features.evidence.client_statement import attested
+    from plait.files import at_home, write_atomically
+    from plait.places import at
+    from plait.trust.kit import ClientKit
+
+    loaded = ClientKit.load(kit)
+    place = at_home(state) if state else at("client.settings:default_state_directory")()
+    with status("collecting what left this client", quiet=False):
+        run_id, data = attested(loaded, place.absolute(), run=run, about_data=about_data)
+    path = out or Path(f"{loaded.name}-{run_id[:16]}.statement.json")
+    write_atomically(path, data)
+    print_text(
+        f"'{path}' states what '{loaded.name}' sent for run {run_id[:16]}; send it to the person who makes the evidence"
+    )

@@ -1,70 +1,16 @@
 """The page of a bundle: one screen of what a data-protection officer asks, each answer with the field that it is from.
 
-The page repeats what the bundle says, and checks nothing. Which control is met by what is a table below; where plait
-does nothing for a control, it says so.
+The page repeats what the bundle says, and checks nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from typing import Any, cast
 
 from plait.adapters import Json
 from plait.text import printable
-
-CONTROLS: Sequence[tuple[str, str, str]] = (
-    (
-        "SATRE 3.1.2, 3.1.4 data lifecycle: records and egress",
-        "what left each site: bytes, messages, fields",
-        "figures.clients, statements",
-    ),
-    ("SATRE 3.2.1, 3.2.2 identity of members", "members' certificates and keys", "figures.clients, signer"),
-    (
-        "SATRE 3.3.3, 3.3.6 disclosure control of outputs",
-        "conditions before an adapter is released, attacks",
-        "figures.judged",
-    ),
-    ("SATRE 1 information governance, 4 supporting capabilities", "not covered", ""),
-    (
-        "NHS DSPT, National Data Guardian standard 1 personal confidential data",
-        "names of all fields that left",
-        "figures.clients.fields",
-    ),
-    (
-        "NHS DSPT, National Data Guardian standard 4 managing data access",
-        "members' certificates and keys",
-        "figures.clients, signer",
-    ),
-    (
-        "NHS DSPT, National Data Guardian standard 9 IT protection",
-        "signatures and a hash-chained record",
-        "ledger, figures.head",
-    ),
-    ("NHS DSPT, National Data Guardian standards 2, 3, 5 to 8, 10", "not covered", ""),
-    ("ISO 27001 A.5.34 privacy and protection of PII", "differential privacy, where it is on", "figures.privacy"),
-    ("ISO 27001 A.8.12 data leakage prevention", "attacks, each client's policy", "figures.judged, statements"),
-    ("ISO 27001 A.8.15 logging", "the ledger, where any change is noticed", "ledger"),
-    ("ISO 27001 A.8.24 use of cryptography", "TLS, Ed25519, ECDSA P-256", "signer, statements"),
-    ("ISO 27001 A.6 people controls, A.7 physical controls", "not covered", ""),
-    (
-        "EU AI Act Annex XI, section 1, 1(a), (c), (d), (f)",
-        "task, date, number of parameters, the base's licence",
-        "figures.made, operator_says",
-    ),
-    ("EU AI Act Annex XI, section 1, 2(b)", "training: every setting", "figures.made.config"),
-    ("EU AI Act Annex XI, section 1, 2(c)", "data: what their owners say", "statements"),
-    ("EU AI Act Annex XI, section 1, 1(b), 1(e), 2(a), 2(d), 2(e)", "not covered", ""),
-    ("EU AI Act Annex XI, section 2, 1 and 2", "held-out loss; attacks, if audited", "figures.held_out_loss, .judged"),
-    (
-        "EU AI Act Annex XII, 1(a), (c), (e), (f), (h)",
-        "task, date, versions, parameters, licence",
-        "figures.made, operator_says",
-    ),
-    ("EU AI Act Annex XII, 2(c)", "data: what their owners say", "statements"),
-    ("EU AI Act Annex XII, 1(b), (d), (g), 2(a), 2(b)", "not covered", ""),
-)
-"""Control, what stands in the bundle for it, and the field; no field where it is not covered."""
 
 _STYLE = """body{font:14px/1.4 system-ui,sans-serif;max-width:70rem;margin:1rem auto;padding:0 1rem;color:#222}
 h1{font-size:1.3rem;margin:0}h2{font-size:1rem;margin:1rem 0 .3rem}table{border-collapse:collapse;width:100%}
@@ -77,12 +23,10 @@ def page_of(predicate: Mapping[str, Json]) -> str:
     figures = cast("dict[str, Any]", predicate["figures"])
     title = f"Evidence of run {figures['made'].get('name') or figures['made'].get('run', '')}"
     answers = _rows((question, answer, field) for question, answer, field in _answers(cast("Any", predicate), figures))
-    controls = _rows(CONTROLS)
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{_text(title)}</title><style>{_STYLE}</style>'
         f"<h1>{_text(title)}</h1><p>Check the bundle with docs/evidence/verify.py before you rely on this page.</p>"
-        f"<table><tr><th>Question<th>Answer<th>Field</tr>{answers}</table>"
-        f"<h2>Controls</h2><table><tr><th>Control<th>What stands for it<th>Field</tr>{controls}</table></html>\n"
+        f"<table><tr><th>Question<th>Answer<th>Field</tr>{answers}</table></html>\n"
     )
 
 

@@ -11,6 +11,6 @@ FEATURE = Feature(
         "client_withdrawn": "plait.features.withdrawal.events:ClientWithdrawn",
         "withdrawn": "plait.features.withdrawal.events:Withdrawn",
     },
-    sections=("plait.features.withdrawal.section:withdrawal_table",),
+    sections=("plait.features.withdrawal.events:withdrawal_table",),
     shares="plait.features.withdrawal.shares:without_clients",
 )

@@ -1,10 +1,13 @@
-"""What a withdrawal records: that a client withdrew, and the tombstone that stays once all of it is done."""
+"""What a withdrawal records: that a client withdrew, and the tombstone that stays once all of it is done.
+
+The report has a table of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from plait.rounds.events import Count, Event, Number
+from plait.report.table import Table
+from plait.rounds.events import Count, Event
+from plait.rounds.run_view import RunView
 
 
 class ClientWithdrawn(Event):
@@ -13,8 +16,7 @@ class ClientWithdrawn(Event):
     Attributes:
         client: its name.
         first_round: the first round that its update counted in; 0 if none did.
-        way: ``exact``: the others train again; ``approximate``: the kept updates of the others are folded again;
-            ``promised``: differential privacy of clients covers it.
+        way: ``exact``: the others train again; ``promised``: differential privacy of clients covers it.
     """
 
     event = "client_withdrawn"
@@ -31,9 +33,6 @@ class Withdrawn(Event):
         way: as in `ClientWithdrawn`.
         adapter: digest of the adapter that takes the place of the old one; empty where the old one stays.
         run: id of the run that made it, in hexadecimal; empty where none did.
-        residual: of the approximate way: area under the curve of an attack that tells the client's training sequences
-            from its held-out ones, with the margin of its 95 % interval: ``before``, ``before_margin``, ``after``,
-            ``after_margin``. Empty where it was not measured.
         erased: files of the client's that were removed, in the run's directory.
         by: the operator who signed; empty if unsigned.
         certificate: the operator's, in PEM.
@@ -45,8 +44,22 @@ class Withdrawn(Event):
     way: str = "exact"
     adapter: str = ""
     run: str = ""
-    residual: Mapping[str, Number] = {}
     erased: tuple[str, ...] = ()
     by: str = ""
     certificate: str = ""
     signature: str = ""
+
+
+def withdrawal_table(view: RunView) -> Table:
+    """Each client that withdrew; it was complete once it has a tombstone."""
+    events = view.of_features
+    asked = [each for each in events.get("client_withdrawn", ()) if isinstance(each, ClientWithdrawn)]
+    done = {each.client: each for each in events.get("withdrawn", ()) if isinstance(each, Withdrawn)}
+    rows = tuple((each.client, each.way, _became(done.get(each.client))) for each in asked)
+    return Table(title="Withdrawn", headings=("client", "way", "adapter"), rows=rows, text_columns=(0, 1, 2))
+
+
+def _became(tombstone: Withdrawn | None) -> str:
+    if tombstone is None:
+        return "not complete"
+    return f"{tombstone.adapter[:16]} of run {tombstone.run[:16]}" if tombstone.adapter else "as it was"

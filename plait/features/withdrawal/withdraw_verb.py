@@ -23,14 +23,6 @@ def withdraw(
         list[Path] | None,
         typer.Option("--among", help="Folder of adapters that may come from this one; may be repeated."),
     ] = None,
-    approximate: Annotated[
-        bool,
-        typer.Option(
-            "--approximate",
-            help="If the others cannot train again: combine their kept updates again, and measure what is left of "
-            "the client.",
-        ),
-    ] = False,
     estimate: Annotated[bool, typer.Option("--estimate", help="Show what it takes, and change nothing.")] = False,
     allow: Allow = None,
 ) -> None:
@@ -40,11 +32,10 @@ def withdraw(
 
     Example: plait resume runs/first --withdraw alice
     """
-    from plait.api.received import admitted_settings, keys_of_features
+    from plait.api.received import admitted_settings
     from plait.api.running import go_on
     from plait.config import RunConfig, to_toml
     from plait.errors import ConfigError
-    from plait.features.withdrawal.section import residual_in_words
     from plait.features.withdrawal.withdrawing import carry_out, plan_of
     from plait.files import write_atomically
     from plait.report.write import write_report
@@ -53,7 +44,7 @@ def withdraw(
     directory = RunDirectory.find(run)
     settings = admitted_settings(directory, allow or (), without=("publish", "callbacks"))
     with status("reading the run", quiet=False):
-        plan = plan_of(directory, settings, client, out=out, among=among or (), approximate=approximate)
+        plan = plan_of(directory, settings, client, out=out, among=among or ())
     print_text(plan.estimate)
     for place in plan.descendants:
         print_text(f"made from its adapter, and not changed: '{place}'")
@@ -70,34 +61,8 @@ def withdraw(
             )
         go_on(RunDirectory(plan.out), again, quiet=False)
 
-    def fold_again() -> dict[str, float]:
-        from plait.features.withdrawal.folding import fold_without
-        from plait.run import resolve
-        from plait.settle import settle
-
-        unused = ("data", "publish", "callbacks", *keys_of_features(starts=False))
-        run = resolve(settle(admitted_settings(directory, allow or (), without=unused)))
-        with status("combining the others' updates again", quiet=False):
-            fold_without(run, directory, client, plan.out)
-        if not settings.data:
-            return {}
-        try:
-            from plait.features.withdrawal.residual import residual
-        except ImportError:
-            return {}
-        adapters = {"before": directory.adapter, "after": plan.out / "adapter"}
-        with status("measuring what is left of the client", quiet=False):
-            found = residual(directory, settings, client, adapters)
-        return {
-            key: value
-            for name, each in found.items()
-            for key, value in ((name, each.auc), (f"{name}_margin", each.margin))
-        }
-
-    tombstone = carry_out(plan, train_again, fold_again=fold_again, kit=kit)
+    tombstone = carry_out(plan, train_again, kit=kit)
     with status("writing the report", quiet=False):
         write_report(directory.path)
     kept = f"the adapter without it is {tombstone.adapter[:16]}, of '{plan.out}'" if tombstone.adapter else "it stays"
-    if left := residual_in_words(tombstone):
-        print_text(left)
     print_text(f"'{client}' is withdrawn: {kept}; {len(tombstone.erased)} files of its were erased")

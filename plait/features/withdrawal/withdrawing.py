@@ -5,16 +5,14 @@
 3. The ledger says that what is kept of the client is erased; it is erased.
 4. The ledger keeps a tombstone with the digest of the new adapter.
 
-The approximate way folds the kept updates of the others again instead of the second step (`folding`).
 With differential privacy of clients no one trains again: epsilon bounds what the adapter reveals about any client.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -23,17 +21,15 @@ from plait.adapters.peft import WEIGHTS_FILE, load_peft_directory
 from plait.config import RunConfig, config_from_table
 from plait.errors import ConfigError, PeerError
 from plait.exporting.source import plain_name
-from plait.features.withdrawal.erasing import erase_client
 from plait.features.withdrawal.events import ClientWithdrawn, Withdrawn
 from plait.features.withdrawal.shares import names_in
-from plait.files import read_if_there, write_atomically
+from plait.files import cannot_write
 from plait.rounds.events import ClientErased, Event, RunFinished, UpdateReceived
 from plait.rounds.ledger import append_event, canonical, read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_view import RunView
 from plait.trust.kit import operator_signing
 
-_RESIDUAL = "residual.json"
 _Kind = TypeVar("_Kind", ClientWithdrawn, ClientErased, Withdrawn)
 
 
@@ -44,7 +40,7 @@ class Plan:
     Attributes:
         first_round: the first round that its update counted in; 0 if none did.
         again: settings of the run that the others train in; None where no one trains again.
-        out: directory of that run, or of the adapter that is folded again.
+        out: directory of that run.
         estimate: what it will take, in words.
         descendants: directories of adapters that were made from the old one.
     """
@@ -66,14 +62,12 @@ def plan_of(
     *,
     out: Path | None = None,
     among: Sequence[Path] = (),
-    approximate: bool = False,
 ) -> Plan:
     """What withdrawing a client from a finished run takes; changes nothing.
 
     Args:
         out: directory of the run without it; by default beside the old one.
         among: folders of further adapters that may be made from the old one, besides the run's own.
-        approximate: whether kept updates are folded again, where the others cannot train again.
 
     Raises:
         ConfigError: the run is not finished, the client never took part, or it was the only one.
@@ -100,12 +94,6 @@ def plan_of(
     place = out or directory.path.resolve().with_name(f"{directory.path.resolve().name}-without-{plain_name(client)}")
     promised = vars(settings).get("dp") == "client"
     way, told = ("promised", _promise(view)) if promised else ("exact", _estimate(view, client))
-    if approximate and not promised:
-        way = "approximate"
-        told = (
-            f"{len(view.rounds)} rounds are folded again from kept updates without training: an approximation, for "
-            "what the others trained after a round began with an adapter that had the client's part"
-        )
     return Plan(
         directory,
         client,
@@ -157,14 +145,12 @@ def carry_out(
     plan: Plan,
     train_again: Callable[[RunConfig], None],
     *,
-    fold_again: Callable[[], Mapping[str, float]] = dict,
     kit: Path | None = None,
 ) -> Withdrawn:
     """Withdraw, from wherever an earlier attempt ended.
 
     Args:
         train_again: runs the others' run to its end, or goes on with it; not called if it is finished.
-        fold_again: the approximate way: writes the adapter without the client, and returns the residual.
 
     Returns:
         The tombstone.
@@ -181,42 +167,46 @@ def carry_out(
     if not _of_client(events, ClientWithdrawn, client):
         append_event(directory.ledger, ClientWithdrawn(client=client, first_round=plan.first_round, way=plan.way))
     adapter = run = ""
-    left: Mapping[str, float] = {}
     if plan.again is not None:
         directory.hold_back(f"'{client}' has withdrawn; the adapter without it is that of '{plan.out}'")
         made = RunDirectory(plan.out)
         if not (made.has_started and _end(read_events(made.ledger))):
             train_again(plan.again)
         adapter, run = _made(made, plan)
-    elif plan.way == "approximate":
-        directory.hold_back(f"'{client}' has withdrawn; the adapter without it is that of '{plan.out}'")
-        left = _folded(plan, fold_again)
-        adapter = load_peft_directory(plan.out / "adapter").digest
     if not _of_client(events, ClientErased, client):
         append_event(directory.ledger, ClientErased(client=client))
-    erased = erase_client(directory, client)
+    erased = _erased(directory, client)
     personalized = directory.path / "personalized" / plain_name(client)
     if personalized.is_dir():
         shutil.rmtree(personalized)
         erased = (*erased, f"personalized/{personalized.name}")
     old = RunView.of(events).start.run
-    tombstone = Withdrawn(client=client, way=plan.way, adapter=adapter, run=run, residual=left, erased=erased)
+    tombstone = Withdrawn(client=client, way=plan.way, adapter=adapter, run=run, erased=erased)
     if signer:
         tombstone = tombstone.model_copy(update=signer(said_of(old, tombstone)))
     append_event(directory.ledger, tombstone)
     return tombstone
 
 
-def _folded(plan: Plan, fold_again: Callable[[], Mapping[str, float]]) -> Mapping[str, float]:
-    """The residual, which is kept with the adapter: once updates are erased neither can be had again."""
-    kept = plan.out / _RESIDUAL
-    if (found := read_if_there(kept)) is None:
-        found = json.dumps(dict(fold_again())).encode()
-        write_atomically(kept, found)
-    try:
-        return {str(name): float(value) for name, value in json.loads(found).items()}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise PeerError(f"'{kept}' is not what plait wrote; remove '{plan.out}' and repeat the command") from error
+def _erased(directory: RunDirectory, client: str) -> tuple[str, ...]:
+    """Remove the kept updates and the state of a client; may be repeated after a crash.
+
+    Returns:
+        The files that there were, as paths within the run's directory.
+
+    Raises:
+        MachineError: one cannot be removed.
+    """
+    name, found = directory.client_memory(client).name, list[str]()
+    for place in (*sorted(directory.path.glob("spool/round-*")), directory.path / "clients"):
+        kept = place / name
+        files = sorted(file for file in kept.rglob("*") if file.is_file()) if kept.is_dir() else [kept]
+        found += [str(file.relative_to(directory.path)) for file in files if file.is_file()]
+        try:
+            shutil.rmtree(kept) if kept.is_dir() else kept.unlink(missing_ok=True)
+        except OSError as error:
+            raise cannot_write(kept, error, doing="remove") from error
+    return tuple(found)
 
 
 def said_of(old: str, tombstone: Withdrawn) -> bytes:

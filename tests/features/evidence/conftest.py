@@ -16,8 +16,7 @@ import pytest
 
 from plait.features.evidence.bundle import bundle_of
 from plait.features.evidence.client_statement import attested
-from plait.features.evidence.envelope import Signer, enveloped
-from plait.features.evidence.signing import Signing
+from plait.features.evidence.envelope import Signer, Signing, enveloped
 from plait.rounds.run_directory import RunDirectory
 from plait.trust.certificate import read_key
 from plait.trust.kit import ClientKit

@@ -10,30 +10,23 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from typer.testing import CliRunner
 
 import plait
-from plait.adapters.peft import load_peft_directory
 from plait.api.running import go_on
-from plait.cli.app import app as verbs
 from plait.config import RunConfig, config_from_table, to_toml
 from plait.errors import ConfigError
 from plait.exporting.source import open_source
 from plait.features.withdrawal.events import ClientWithdrawn, Withdrawn
-from plait.features.withdrawal.folding import check, fold_without
 from plait.features.withdrawal.withdrawing import Plan, carry_out, plan_of, said_of
 from plait.known_features import own_features
 from plait.rounds.events import ClientErased, parse_event
 from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.recorded_settings import recorded_settings
 from plait.rounds.run_directory import RunDirectory
-from plait.run import Run, resolve
-from plait.settle import settle
 from plait.trust.provision import provision
 from tests.features.conftest import SMALL, rows
 from tests.plait.cli.conftest import Plait
@@ -149,60 +142,6 @@ def test_killed_at_any_of_twenty_moments_it_ends_the_same_and_nothing_is_half_er
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     print(done.stdout)
-
-
-@pytest.mark.slow
-def test_kept_updates_of_the_others_are_folded_again_and_what_is_left_is_measured(whole: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(whole, run)
-    app = CliRunner().invoke(verbs, ["resume", str(run), "--withdraw", "eve", "--approximate"])
-    assert app.exit_code == 0, app.output
-    assert "an attack on its data finds 0." in app.output
-    tombstone = read_events(run / "ledger.jsonl")[-1]
-    assert isinstance(tombstone, Withdrawn)
-    assert (tombstone.way, tombstone.run) == ("approximate", "")
-    assert {*tombstone.residual} == {"before", "before_margin", "after", "after_margin"}
-    made = load_peft_directory(tmp_path / "run-without-eve/adapter")
-    assert tombstone.adapter == made.digest != digest_before(run)
-    assert not [file for file in run.rglob("*") if "eve" in file.name]
-    again = CliRunner().invoke(verbs, ["resume", str(run), "--withdraw", "eve", "--approximate"])
-    assert again.exit_code == 0
-    assert read_events(run / "ledger.jsonl")[-1] == tombstone
-    with pytest.raises(ConfigError, match=r"updates of 'eve' were erased; leave --approximate out"):
-        check(resolved(run), RunDirectory.find(run))
-
-
-@pytest.mark.slow
-def test_with_one_round_the_approximation_is_the_run_without_it(data: Callable[..., Path], tmp_path: Path) -> None:
-    """Nothing was trained on an adapter with the client's part, so nothing is approximate but the wire's rounding."""
-    more = {"rounds": 1, "wire": "fp32", "server_optimizer": "none"}
-    run, never = ran(tmp_path / "run", data(), **more), ran(tmp_path / "never", data("eve"), **more)
-    fold_without(resolved(run), RunDirectory.find(run), "eve", tmp_path / "out")
-    found, wanted = (load_peft_directory(place / "adapter").tensors for place in (tmp_path / "out", never))
-    assert found.keys() == wanted.keys()
-    for name, value in found.items():
-        np.testing.assert_allclose(value, wanted[name], rtol=1e-5, atol=1e-7)
-
-
-@pytest.mark.parametrize(
-    ("change", "why"),
-    [
-        ({"keep_updates": False}, "its updates were not kept"),
-        ({"secure_aggregation": True}, "only its clients have seen single updates"),
-        ({"rule": "fedsvd"}, "fedsvd makes other factors in every round"),
-    ],
-)
-def test_what_cannot_be_folded_again_is_refused_before_anything_is_written(
-    change: dict[str, object], why: str, tmp_path: Path
-) -> None:
-    table = {"base": "tiny", "keep_updates": True, "clients": 3, **change}
-    config = config_from_table({key.replace("_", "-"): value for key, value in table.items()})  # type: ignore[misc]
-    with pytest.raises(ConfigError, match=f"cannot be folded again: {why}"):
-        check(resolve(settle(config)), RunDirectory(tmp_path))
-
-
-def resolved(run: Path) -> Run:
-    return resolve(settle(recorded_settings(RunDirectory.find(run)).model_copy(update={"data": ""})))
 
 
 @pytest.mark.slow

@@ -133,7 +133,7 @@ def test_no_module_is_imported_to_tell(begun: Begun, tmp_path: Path, monkeypatch
 def test_every_setting_that_is_a_text_is_known_to_lead_out_or_not() -> None:
     texts = {key for key, value in RunConfig().to_table().items() if isinstance(value, str)}
     inside = {
-        "columns", "split", "norm-bound", "correction",
+        "columns", "split", "norm-bound",
         "lr-schedule", "client-ranks", "target-modules", "weighting",
         "correction", "own-share", "keep", "reference", "labels", "device", "dtype", "out",
     }  # fmt: skip
