@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from plait.rounds.ledger import Ledger, read_events
+from tests.commands import resuming
 from tests.plait.conftest import begun_otherwise
 from tests.plait.rounds.conftest import started
 
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.slow  # they look at runs of the command
 
 def test_the_sequences_of_a_simulation_are_told_apart_and_nothing_is_recorded(finished: Path, plait) -> None:
     before = (finished / "ledger.jsonl").read_bytes()
-    ran = plait("audit", finished, "--json")
+    ran = plait("audit", finished, *resuming(finished)[2:], "--json")
     assert ran.code == 0, ran.err
     found = json.loads(ran.out)
     # 3 clients, 2 rounds, 2 steps of 2 sequences; some are drawn in both rounds.
@@ -32,7 +33,7 @@ def test_the_sequences_of_a_simulation_are_told_apart_and_nothing_is_recorded(fi
 
 
 def test_what_is_recorded_stands_in_ledger_summary_and_report(finished: Path, plait) -> None:
-    ran = plait("audit", finished, "--record")
+    ran = plait("audit", finished, *resuming(finished)[2:], "--record")
     assert ran.code == 0, ran.err
     assert "against" in ran.out
     assert "nothing bounds what other attacks find" in ran.err
@@ -64,7 +65,7 @@ def private(original: Path, small: tuple[str, ...], tmp_path_factory: pytest.Tem
 
 def test_canary_clients_prove_less_than_a_private_run_promises(private: Path, tmp_path: Path, plait) -> None:
     run = Path(shutil.copytree(private, tmp_path / "run"))
-    ran = plait("audit", run, "--record", "--json")
+    ran = plait("audit", run, *resuming(run)[2:], "--record", "--json")
     assert ran.code == 0, ran.err
     found = json.loads(ran.out)
     assert found["epsilon_promised"] == pytest.approx(4.0, rel=1e-6)
@@ -81,16 +82,16 @@ def test_where_clients_brought_their_own_data_one_of_them_audits_with_its_own(
 ) -> None:
     run = Path(shutil.copytree(private, tmp_path / "run"))
     begun_otherwise(run, lambda config: re.sub(r"^(data|partition) = .*$", r'\1 = ""', config, flags=re.MULTILINE))
-    alone = plait("audit", run)
+    alone = plait("audit", run, *resuming(run)[2:])
     assert alone.code == 0, alone.err
     assert "Membership" not in alone.out
     assert "PASS: consistent with the promised epsilon 4 at delta 1e-05" in alone.err
-    found = json.loads(plait("audit", run, "--data", original / "my.jsonl", "--json").out)
+    found = json.loads(plait("audit", run, *resuming(run)[2:], "--data", original / "my.jsonl", "--json").out)
     assert found["members"] > found["others"] > 0
 
 
 def test_what_cannot_be_attacked_is_said_in_one_line(finished: Path, tmp_path: Path, plait) -> None:
-    ran = plait("audit", finished, "--data", finished.parent / "other.jsonl")
+    ran = plait("audit", finished, *resuming(finished)[2:], "--data", finished.parent / "other.jsonl")
     assert ran.code == 2
     assert ran.err.splitlines()[-1].endswith("leave --data out")
     (tmp_path / "begun").mkdir()
