@@ -76,9 +76,8 @@ proto: $(STAMP)  ## Regenerate plait/v1 from proto/
 
 PACK := python3 -c "import json, sys; print(json.dumps([open(name).read() for name in sys.argv[1:]], indent=1))"
 kernels:  ## Pack the C++ for a Flower App Bundle, which carries no .cpp
-	cd plait/training/fused && $(PACK) kernels.cpp low_rank.cpp attention.cpp few_bits.cpp > cpp.json
+	cd plait/training/fused && $(PACK) kernels.cpp low_rank.cpp attention.cpp > cpp.json
 	cd plait/wire/codecs && $(PACK) trellis.cpp ans.cpp > cpp.json
-	cd plait/aggregation && $(PACK) exact_sum.cpp > cpp.json
 
 clean:  ## Remove what the other targets made
 	rm -rf $(VENV) build dist

@@ -131,7 +131,6 @@ class Settled:
             eval_clients=config.eval_clients,
             quorum=math.ceil(config.quorum * config.cohort_size),
             deadline_s=config.deadline_s or None,
-            over_selection=config.over_selection,
             attempts=_ROUND_ATTEMPTS,
             norm_bound=NormBound.named(config.norm_bound),
             weighting=Weighting(config.weighting),
@@ -259,7 +258,7 @@ def _found_rate_factor(config: RunConfig, method: Method, rule: Rule) -> float:
 def _carries_moments(config: RunConfig, rule: Rule) -> bool:
     """Whether AdamW's moments continue: if factors do, and every client takes part in the next round."""
     goes_on = not rule.new_factors(one_rank=config.one_rank)
-    comes_again = config.cohort_size == config.clients and not config.over_selection
+    comes_again = config.cohort_size == config.clients
     return goes_on and comes_again and not config.trainer
 
 
@@ -272,7 +271,7 @@ def _own_share(config: RunConfig, gone: Collection[Trait]) -> float:
 
 def _all_meet(config: RunConfig, gone: Collection[Trait]) -> bool:
     """Whether every client takes part in every round."""
-    return config.cohort_size == config.clients and not config.over_selection and Trait.WAITS not in gone
+    return config.cohort_size == config.clients and Trait.WAITS not in gone
 
 
 def _checks(config: RunConfig, gone: Collection[Trait]) -> dict[str, str]:

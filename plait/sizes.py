@@ -66,11 +66,10 @@ def sent_bytes(settled: Settled, spec: AdapterSpec, *, evaluates: bool, certifie
     for number in range(plan.rounds + 1):
         if number:
             wanted = plan.folds or plan.cohort_size
-            most = math.ceil(wanted * (1 + plan.over_selection))
-            cohort = sample_cohort(names, most, seed=plan.seed, round_number=number)
+            cohort = sample_cohort(names, wanted, seed=plan.seed, round_number=number)
             up = wanted * (update + numbers.up(number))
             sent += Traffic(up, down(cohort, number - 1, _TRAIN_BYTES + of_sum.downlink_bytes))
-            held |= dict.fromkeys(cohort[:wanted], number - 1)
+            held |= dict.fromkeys(cohort, number - 1)
         if evaluates and plan.is_evaluated(number):
             clients = plan.evaluators(names)
             up = len(clients) * (_LOSSES_BYTES + of_losses.uplink_bytes)

@@ -28,7 +28,7 @@ WELCOME_KEYS = frozenset(
         "own-share", "trainer",
         "held-out-fraction", "max-held-out-sequences", "wire", "seed",
         # How the run goes.
-        "rounds", "rule", "clients", "clients-per-round", "over-selection", "eval-every", "eval-clients",
+        "rounds", "rule", "clients", "clients-per-round", "eval-every", "eval-clients",
         # Where the server's step may follow the slopes that clients measure; only sent there.
         "server-optimizer",
     }

@@ -20,7 +20,7 @@ const keysOf = (check, keys) => keys.trim().split(/\s+/).map((key) => [key, chec
 export const CONFIGURATION = new Map([
   ...keysOf(isText, `base labels method client-ranks target-modules
     step-budget lr-schedule correction loss objective trainer wire rule rounds-mode dp server-optimizer`),
-  ...keysOf(isNumber, `alpha dropout learning-rate weight-decay max-grad-norm held-out-fraction over-selection
+  ...keysOf(isNumber, `alpha dropout learning-rate weight-decay max-grad-norm held-out-fraction
     dp-epsilon dp-noise-multiplier dp-delta`),
   ...keysOf(whole(0, Number.MAX_SAFE_INTEGER), `rank local-steps batch-size gradient-accumulation-steps seq-len
     warmup-steps max-held-out-sequences seed rounds clients clients-per-round eval-every eval-clients`),

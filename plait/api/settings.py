@@ -32,7 +32,6 @@ class RunSettings(TypedDict, total=False):
     quorum: float
     fleet: str | PathLike[str]
     deadline_s: float
-    over_selection: float
     norm_bound: str | float
     keep_updates: bool
     secure_aggregation: bool

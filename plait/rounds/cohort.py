@@ -367,7 +367,6 @@ class CohortCollector:
         chosen, reserve = choose_cohort(
             [*(client for client in here if client not in without), *(usable - set(here))],
             plan.cohort_size,
-            over_selection=plan.over_selection,
             seed=plan.seed,
             round_number=number,
         )

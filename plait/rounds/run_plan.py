@@ -74,7 +74,6 @@ class RunPlan:
         seed: decides cohorts and the clients' seeds.
         eval_clients: clients that evaluate; 0 for all.
         deadline_s: seconds that a round waits for updates (and an evaluation for losses); None for no limit.
-        over_selection: extra clients to ask, as a fraction of those wanted; the last to answer are released.
         attempts: attempts at a round that falls below its quorum.
         keep_updates: whether updates stay in the spool after their round.
         stepping: gives each client steps of its own; None if all take as many.
@@ -94,7 +93,6 @@ class RunPlan:
     eval_clients: int = 0
     quorum: int = 1
     deadline_s: float | None = None
-    over_selection: float = 0.0
     attempts: int = 1
     norm_bound: NormBound = field(default_factory=NormBound)
     weighting: Weighting = Weighting.EXAMPLES

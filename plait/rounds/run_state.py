@@ -13,7 +13,6 @@ rule decides); all start from rows that were drawn once, at the server's rank.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -199,18 +198,14 @@ def sample_cohort(clients: Sequence[str], size: int, *, seed: int, round_number:
 
 
 def choose_cohort(
-    clients: Sequence[str], size: int, *, over_selection: float, seed: int, round_number: int
+    clients: Sequence[str], size: int, *, seed: int, round_number: int
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The clients asked in a round, and the order of those that replace them.
-
-    Args:
-        over_selection: extra clients to ask, as a fraction of `size`.
 
     Returns:
         (the cohort in name order, all others in the order of replacement).
     """
-    asked = math.ceil(size * (1 + over_selection))
-    cohort = sample_cohort(clients, asked, seed=seed, round_number=round_number)
+    cohort = sample_cohort(clients, size, seed=seed, round_number=round_number)
     others = sorted(set(clients) - set(cohort))
     np.random.default_rng([seed, round_number, 1]).shuffle(others)
     return cohort, tuple(others)

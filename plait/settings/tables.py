@@ -153,8 +153,6 @@ class Cohort(Table):
 
     clients_per_round: Annotated[int, Field(ge=0)] = 0
     """clients sampled per round; 0 means all"""
-    over_selection: Annotated[float, Field(ge=0, le=10)] = 0.0
-    """extra clients to ask per round, as a fraction of those wanted"""
     quorum: Annotated[float, Field(gt=0, le=1)] = 0.5
     """fraction of the wanted updates below which a round is retried"""
     deadline_s: Annotated[float, Field(ge=0)] = 0.0
@@ -172,12 +170,6 @@ class Cohort(Table):
 
     def stated(self) -> Iterator[Stated]:
         """What these settings need of a run, and what they take away."""
-        if self.over_selection:
-            needs = {
-                Trait.WAITS: "those in excess are released when it ends",
-                Trait.RELEASED: "those in excess are",
-            }
-            yield self.says("over_selection", needs=needs)
         if self.deadline_s:
             yield self.says("deadline_s", needs={Trait.WAITS: ""})
 

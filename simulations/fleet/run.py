@@ -3,7 +3,7 @@
     python simulations/fleet/run.py            # the tiny base, 3 seeds, a few minutes on two cores
     python simulations/fleet/run.py --base smollm2-135m --seeds 0
 
-Compares equal steps (synchronous rounds), over-selection (all eight are asked, the first five count), steps by speed
+Compares equal steps (synchronous rounds), steps by speed
 and asynchronous rounds. Finished runs are not repeated, and with --only the rows of other variants are kept.
 Writes results-BASE.json and prints the table. *Time* is until the
 first evaluation that is at most the synchronous run's last loss, of the same seed; gains of clients, bytes and energy
@@ -36,12 +36,11 @@ COMMON: dict = {
 SYNCHRONOUS = "equal steps"
 VARIANTS = {
     SYNCHRONOUS: {"rounds": 5},
-    "over-selection": {"rounds": 12, "clients_per_round": 5, "over_selection": 0.6},
     "steps by speed": {"rounds": 10, "step_budget": "speed"},
     "asynchronous": {"rounds": 24, "rounds_mode": "async"},
 }
 # Of another base only the first rounds are compared.
-SHORT = {SYNCHRONOUS: 3, "over-selection": 6, "steps by speed": 5, "asynchronous": 16}
+SHORT = {SYNCHRONOUS: 3, "steps by speed": 5, "asynchronous": 16}
 
 
 def main() -> None:

@@ -97,7 +97,7 @@ def test_a_trainer_gets_the_methods_learning_rate_where_none_is_given(method: st
     assert settled.config.learning_rate == METHODS[method].learning_rate > 0
 
 
-@pytest.mark.parametrize("given", [{"clients": 9, "clients-per-round": 3}, {"over-selection": 0.5}, {"rule": "fedsvd"}])
+@pytest.mark.parametrize("given", [{"clients": 9, "clients-per-round": 3}, {"rule": "fedsvd"}])
 def test_moments_are_carried_only_where_they_are_of_the_round_before(given: dict[str, object]) -> None:
     assert settle(config_from_table({})).plan.settings.carry_moments
     assert not settle(config_from_table(given)).plan.settings.carry_moments
@@ -248,7 +248,6 @@ TAKEN_AND_NEEDED: list[tuple[Mapping[str, object], str, Mapping[str, object], Tr
     (MASKED, "secure-aggregation", {"norm-bound": 10}, Trait.SINGLE_UPDATES),
     (MASKED, "secure-aggregation", {"weighting": "examples"}, Trait.FIGURES),
     (MASKED, "secure-aggregation", {"rule": "zeropad", "client-ranks": "4,8"}, Trait.ONE_RANK),
-    (MASKED, "secure-aggregation", {"over-selection": 0.5}, Trait.RELEASED),
     (MASKED, "secure-aggregation", {"rule": "median"}, Trait.LINEAR),
     (OF_CLIENTS, "dp", {"norm-bound": "clip:10"}, Trait.SINGLE_UPDATES),
     (OF_CLIENTS, "dp", {"weighting": "examples"}, Trait.FIGURES),
@@ -266,7 +265,6 @@ TAKEN_AND_NEEDED: list[tuple[Mapping[str, object], str, Mapping[str, object], Tr
     ({"rounds-mode": "async"}, "rounds-mode", {"rule": "rolora"}, Trait.SAME_SIDES),
     ({"rounds-mode": "async"}, "rounds-mode", {"deadline-s": 5.0}, Trait.WAITS),
     ({"rounds-mode": "async"}, "rounds-mode", MASKED, Trait.RELEASED),
-    ({"device": "cpu,cpu"}, "device", {"over-selection": 0.5}, Trait.RELEASED),
     ({"device": "cpu,cpu", "fleet": "x.toml"}, "device", {"deadline-s": 5.0}, Trait.RELEASED),
     ({"own-share": 0.5}, "own-share", {"patience": 2}, Trait.LAST_ROUND),
     ({"own-share": 0.5}, "own-share", {"rule": "fedsa"}, Trait.ALL_SHARED),

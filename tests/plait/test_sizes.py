@@ -31,7 +31,7 @@ CASES = {
     "squares alone": {"method": "lora_xs", "rule": "fedsb", "rank": 32},
     "newcomers in every round": {"clients": 16, "clients_per_round": 2, "eval_clients": 1},
     "more asked than wanted": {
-        "clients": 6, "clients_per_round": 2, "over_selection": 0.5, "eval_every": 2, "wire": "bf16",
+        "clients": 6, "clients_per_round": 2, "eval_every": 2, "wire": "bf16",
     },
     "asynchronous": {
         "clients": 6, "clients_per_round": 4, "rounds": 6, "eval_every": 3, "rounds_mode": "async",

@@ -53,7 +53,7 @@ def test_every_key_that_is_told_is_a_key_of_a_run():
         {},
         {"rule": "rolora"},
         {"rule": "fedsvd"},
-        {"clients": 9, "clients-per-round": 3, "over-selection": 0.5},
+        {"clients": 9, "clients-per-round": 3},
         {"method": "lora_xs", "rank": 32, "rule": "fedsb", "own-share": 0.0},
         {"labels": "a,b", "client-ranks": "2,4,8", "rule": "flexlora", "rounds": 7, "eval-every": 7},
         {"server-optimizer": "fedadam", "learning-rate": 0.5},

@@ -140,9 +140,7 @@ class MaskedCollector:
         plan, sums = self.server.plan, self._sums
         names = [name for name in self.server.roster.nodes if name not in without and sums.may_be_invited(wanted, name)]
         if purpose is Purpose.TRAIN:
-            return choose_cohort(names, plan.cohort_size, over_selection=0, seed=plan.seed, round_number=wanted.round)[
-                0
-            ]
+            return choose_cohort(names, plan.cohort_size, seed=plan.seed, round_number=wanted.round)[0]
         clients = plan.evaluators(names)
         order = wanted.run_id + wanted.round.to_bytes(8, "big") + attempt.to_bytes(4, "big")
         chosen = evaluators_of(

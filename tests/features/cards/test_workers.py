@@ -275,10 +275,6 @@ def test_a_run_that_is_to_stop_waits_for_no_process(fake) -> None:
     ("settings", "message"),
     [
         (
-            {"over_selection": 0.5},
-            "over-selection is 0.5 and device is 'cpu,cpu', expected over-selection 0.0 or device auto",
-        ),
-        (
             {"fleet": "x.toml", "rounds_mode": "async"},
             "rounds-mode is 'async' and device is 'cpu,cpu', expected rounds-mode sync or device auto",
         ),

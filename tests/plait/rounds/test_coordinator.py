@@ -379,16 +379,6 @@ def test_a_client_that_fails_is_replaced_while_there_is_time(federate, fake_mode
     assert len(replaced) == 2
 
 
-def test_over_selection_takes_the_first_to_answer_and_lets_the_others_go(federate, fake_model):
-    federation = federate(crowd(fake_model), cohort_size=4, over_selection=0.5, rounds=1)
-    federation.channel.order = lambda nodes: sorted(nodes, reverse=True)
-    federation.run()
-    (started,) = federation.of_kind("round_started")
-    assert len(started["cohort"]) == 6
-    assert trained(federation, 1) == set(started["cohort"][2:])
-    assert not federation.of_kind("update_refused")
-
-
 def test_a_straggler_is_late_and_the_round_goes_on_at_its_quorum(federate, fake_model):
     federation = federate(crowd(fake_model, 4), rounds=2, quorum=3, deadline_s=0.05)
     federation.channel.silent = lambda asked: (asked.client, asked.purpose) == ("client-2", Purpose.TRAIN)
