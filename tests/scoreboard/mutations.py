@@ -32,13 +32,7 @@ PARTS = 14
 
 @dataclass(frozen=True)
 class Mutation:
-    """A defence that can be taken out.
-
-    Attributes:
-        row: the row that must fail then.
-        what: what is missing.
-        take_out: does it.
-    """
+    """A defence that can be taken out: the row that must fail then, and what is missing."""
 
     row: str
     what: str
@@ -133,6 +127,11 @@ def _pages_unescaped() -> None:
     page = module("plait.report.html")
     environment = page.Environment
     page.Environment = lambda **given: environment(**{**given, "autoescape": False})
+
+
+def instead(place: str, value: object, *, beside: Sequence[str] = ()) -> Callable[[], None]:
+    """Another value in that place."""
+    return lambda: put(place, value, beside=beside)
 
 
 def same(*places: str) -> Callable[[], None]:
@@ -292,22 +291,10 @@ def _files_stay_open() -> None:
     put("plait.rounds.ledger:fsync_directory", lambda path: os.open(path, os.O_RDONLY))
 
 
-def _raw_parse() -> None:
-    put("plait.wire.canonical:parse", lambda kind, data, what, *, max_bytes: kind.FromString(data))
-
-
-def _raw_log() -> None:
-    put("server.log:shown", str)
-
-
 def _any_client_name() -> None:
     for place in ("plait.trust.names", "plait.trust.provision", "server.attendance", "plait.trust.kit"):
         put(f"{place}:check_client_name", lambda name: name)
     put("plait.trust.names:_CLIENT", SimpleNamespace(fullmatch=lambda name: True))
-
-
-def _raw_file_names() -> None:
-    put("plait.rounds.run_directory:_file_name", lambda client: f"{client}.envelope")
 
 
 def _pip_as_the_directory_has_it() -> None:
@@ -437,409 +424,6 @@ def _figures_by_tokens() -> None:
     )
 
 
-MUTATIONS: dict[str, Mutation] = {
-    "finite": Mutation("malformed", "NaN and infinity are not looked for", _finite),
-    "figures": Mutation("malformed", "metrics may be anything finite", nothing("plait.rounds.validate:_check_figures")),
-    "overflow": Mutation("malformed", "elements may be of any size", nothing("plait.rounds.validate:_check_size")),
-    "examples": Mutation("malformed", "an update may count any number of examples", lenient("examples")),
-    "own-signature": Mutation(
-        "malformed", "signatures are not checked", nothing("plait.rounds.validate:_check_signature")
-    ),
-    "norm": Mutation(
-        "malformed",
-        "no norm is bounded",
-        nothing("plait.rounds.spool:beyond"),
-    ),
-    "card": Mutation(
-        "malformed",
-        "a client may describe another base and adapter",
-        nothing("plait.rounds.roster:check_description"),
-    ),
-    "signature": Mutation("forged", "signatures are not checked", nothing("plait.rounds.validate:_check_signature")),
-    "base": Mutation("forged", "an update may be of any base", lenient("base_fingerprint")),
-    "round": Mutation("forged", "an update may be of any round", lenient("round")),
-    "client": Mutation("forged", "an update may be of any client, by any key", lenient("client", "public_key")),
-    "session": Mutation(
-        "forged",
-        "any session may answer any node's task",
-        lambda: put("server.tasks:TaskRegistry.find", _finds_anybodys),
-    ),
-    "residual": Mutation("killed", "clients keep what they owe in memory alone", _memory_in_ram),
-    "optimizer-memory": Mutation("killed", "checkpoints lack the server optimizer's memory", _no_optimizer_memory),
-    "recorded": Mutation("killed", "a resumed run forgets which updates it has told of", _forgets_what_was_recorded),
-    "absent": Mutation(
-        "clients_killed",
-        "the tasks of nodes that are gone are not given up",
-        nothing("server.tasks:TaskRegistry.give_up_absent", result=()),
-    ),
-    "reconnect": Mutation("network", "a node connects once", _one_attempt),
-    "upload-again": Mutation("network", "an upload that breaks is neither tried nor asked for again", _uploads_give_up),
-    "download-again": Mutation(
-        "network", "a download that breaks is given up", lambda: _tried_once("client.downloads:Downloads._receive")
-    ),
-    "keepalive": Mutation("network", "a connection that is half-open is not noticed", _half_open_cell),
-    "deadline": Mutation("straggler", "rounds have no deadline", _no_deadline),
-    "streams": Mutation(
-        "door",
-        "a connection may have any number of calls",
-        _without_options("grpc.max_concurrent_streams", "grpc.http2.bdp_probe"),
-    ),
-    "register": Mutation(
-        "door",
-        "any key is taken for a registered one",
-        lambda: put("plait.trust.register:Register.check", lambda *given: module("plait.trust.register").Verdict.KNOWN),
-    ),
-    "page-token": Mutation(
-        "door", "any token opens the page", lambda: put("plait.features.page.defences:TokenCheck._is_token", _always)
-    ),
-    "page-origin": Mutation(
-        "door",
-        "the page takes requests from any page",
-        nothing("plait.features.page.defences:Headers._what_is_wrong", result=(0, "")),
-    ),
-    "page-newcomers": Mutation("door", "connections that say nothing keep others from the page", _newcomers_give_way),
-    "turns": Mutation("members", "a node has any number of transfers, as slow as it likes", _many_transfers),
-    "same-body": Mutation(
-        "members", "a body may be fetched again and again", lambda: put("server.transfers:Frequency.allows", _always)
-    ),
-    "places": Mutation("members", "a name has any number of calls, also on their way in", _many_calls),
-    "certificates": Mutation(
-        "members",
-        "the register is not asked about certificates",
-        nothing("server.guard:Guard._refusal"),
-    ),
-    "room": Mutation(
-        "members",
-        "there is no room for strangers",
-        nothing("server.nodes_channel:_most_connections", result=150),
-    ),
-    "silence": Mutation("members", "a gathering waits for everybody who was asked", _waits_for_all),
-    "questions": Mutation(
-        "members",
-        "a node is asked about its rank again and again",
-        lambda: put("plait.rounds.roster:MOST_QUESTIONS", 10**9),
-    ),
-    "page": Mutation("names", "names go into pages as they are", _pages_unescaped),
-    "terminal": Mutation(
-        "names",
-        "names go onto terminals as they are",
-        same("plait.report.wording:printable", "plait.report.table:clean", "plait.report.status:clean"),
-    ),
-    "log": Mutation("names", "names go into the server's log as they are", _raw_log),
-    "error-line": Mutation("names", "names go into errors as they are", same("plait.cli.main:escaped")),
-    "file-names": Mutation("names", "a client's name becomes a file's", _raw_file_names),
-    "client-names": Mutation("names", "a kit may have any name", _any_client_name),
-    "cache-owner": Mutation(
-        "planted", "a file is believed whoever owns it (as root)", nothing("plait.files:_owner", result="")
-    ),
-    "cache-mode": Mutation(
-        "planted", "files that others can write are believed", nothing("plait.files:_mode", result="")
-    ),
-    "cache-links": Mutation("planted", "links are followed", _links_are_followed),
-    "cache-above": Mutation("planted", "folders above are not looked at", nothing("plait.files:_above", result="")),
-    "open-folders": Mutation("planted", "folders are made as the umask says (as root)", _open_folders),
-    "pip-path": Mutation("planted", "pip starts in the working directory", _pip_as_the_directory_has_it),
-    "children-path": Mutation(
-        "planted",
-        "Python that plait starts looks into the working directory",
-        lambda: module("plait.cli.main")._ENVIRONMENT.pop("PYTHONSAFEPATH"),
-    ),
-    "trainer-path": Mutation("planted", "a trainer's folder comes first", _trainers_directory_first),
-    "apps-path": Mutation(
-        "planted",
-        "the packages server and client are whatever the program's folder has",
-        nothing("plait.places:bind_apps"),
-    ),
-    "compiler-folder": Mutation(
-        "planted", "the compiler starts in the working directory", _compiler_as_the_directory_has_it
-    ),
-    "matplotlibrc": Mutation("planted", "plots are drawn as a matplotlibrc says", nothing("matplotlib:rcdefaults")),
-    "named-again": Mutation(
-        "directories",
-        "what a directory names need not be named again",
-        lambda: put("plait.api.received:leads_out", lambda settings: {}),
-    ),
-    "ledger-settings": Mutation("directories", "settings come from config.toml", lambda: _settings_of_the_file()),
-    "served-again": Mutation(
-        "directories",
-        "every server.toml is believed",
-        lambda: put("plait.api.serving:Serving.named", property(lambda self: {})),
-    ),
-    "base-on-disk": Mutation(
-        "directories",
-        "a base that a directory names is downloaded",
-        lambda: put("plait.training.bases:is_on_disk", lambda name: True),
-    ),
-    "config-of-run": Mutation(
-        "directories", "a received run's config.toml is a settings file", nothing("plait.cli.options:_check_received")
-    ),
-    "links": Mutation(
-        "directories",
-        "links, pipes and devices in a run are followed",
-        lambda: put("plait.files:leads_elsewhere", lambda directory: "", beside=("plait.rounds.run_directory",)),
-    ),
-    "pipes": Mutation(
-        "directories",
-        "a pipe is opened as a file",
-        lambda: put(
-            "plait.files:open_plain",
-            lambda path: path.open("rb"),
-            beside=("plait.adapters.peft", "plait.adapters.safetensors", "plait.exporting.source"),
-        ),
-    ),
-    "long-line": Mutation(
-        "directories",
-        "a ledger's line may have any length",
-        lambda: put("plait.rounds.ledger:_MOST_LINE_BYTES", 1 << 40),
-    ),
-    "fetched-names": Mutation(
-        "directories",
-        "a server names the files that are fetched",
-        lambda: put("plait.features.standing.calls:_place", lambda path: Path(path)),
-    ),
-    "fetched-size": Mutation(
-        "directories",
-        "a fetched run may have any size",
-        _fetches_any_size,
-    ),
-    "terms": Mutation(
-        "hostile",
-        "a client does what any task says",
-        nothing("plait.rounds.terms:Terms.check_task", "plait.rounds.terms:Terms.check_header"),
-    ),
-    "settings": Mutation(
-        "hostile", "a task's settings may be others than the run's", nothing("plait.rounds.terms:Terms._check_settings")
-    ),
-    "policy": Mutation(
-        "hostile",
-        "a client has no policy of its own",
-        nothing("plait.policy:Policy.check_run", "plait.run:_check_reach", "plait.policy:Policy.check_download"),
-    ),
-    "allow-list": Mutation(
-        "hostile",
-        "PEFT's configuration is not looked at",
-        lambda: _unchecked("plait.adapters.peft_settings", "plait.adapters.peft"),
-    ),
-    "adapter-size": Mutation(
-        "hostile", "an adapter may be of any size", nothing("plait.training.blueprint:check_size")
-    ),
-    "welcome-keys": Mutation(
-        "hostile",
-        "a run configuration may have any key",
-        lambda: put("client.base:config_from_welcome", _any_configuration),
-    ),
-    "trainer": Mutation(
-        "hostile",
-        "a server names the trainer that is imported",
-        nothing("client.base:check_trainer", "client.participant:check_trainer"),
-    ),
-    "consent": Mutation(
-        "hostile", "no consent is asked for", lambda: put("client.consent:agree", lambda *given, **named: "yes")
-    ),
-    "queue": Mutation(
-        "hostile", "any number of tasks waits at a client", lambda: put("client.worker:MOST_WAITING", 10**9)
-    ),
-    "clip-decoded": Mutation(
-        "privacy", "clients clip before their error feedback, the server does not", _clip_at_clients
-    ),
-    "half-noise": Mutation("privacy", "half of the noise", _half_noise),
-    "noise-reused": Mutation(
-        "privacy",
-        "noise follows from the round alone",
-        lambda: put(
-            "plait.features.privacy.noise:RunKey.for_round", lambda self, number, digest: derived_for(self, number)
-        ),
-    ),
-    "record-clip": Mutation("private_records", "gradients of records are not clipped", _clip_at_clients),
-    "record-noise": Mutation("private_records", "half of the noise", _half_noise),
-    "record-resumed": Mutation(
-        "private_records",
-        "noise follows from the client's secret alone",
-        lambda: put(
-            "plait.features.privacy.record:derived",
-            lambda secret, _: module("plait.features.privacy.noise").derived(secret, b"round"),
-        ),
-    ),
-    "record-batches": Mutation(
-        "private_records",
-        "batches are shuffled, not drawn",
-        lambda: put("plait.features.privacy.record:RecordPrivacy.sample", _shuffled),
-    ),
-    "record-budget": Mutation(
-        "private_records",
-        "an account has no budget",
-        lambda: put("plait.features.privacy.record:RecordPrivacy.epsilon_after", lambda self, steps: 0.0),
-    ),
-    "half-share": Mutation("privacy", "half of a client's share of the noise", lambda: _shares_over(4)),
-    "share-of-all": Mutation(
-        "privacy", "shares are for all clients, not for those that are guaranteed", lambda: _shares_over(5 / 4)
-    ),
-    "share-reused": Mutation(
-        "privacy",
-        "a share of the noise follows from the update alone",
-        lambda: put("plait.features.secagg.masking:Masking.noise_key", lambda self, session, numbers: numbers),
-    ),
-    "share-clip": Mutation(
-        "privacy",
-        "clients that add noise do not clip",
-        lambda: put(
-            "plait.features.privacy.mechanism:clipped_to_grid",
-            lambda values, *, clip_norm, radius, key: module("numpy").rint(values * (radius / clip_norm)),
-        ),
-    ),
-    "median": Mutation("privacy", "norms are bounded by a median", _median_left_on),
-    "mask-digest": Mutation("privacy", "masks do not depend on the model that was sent", _one_model_for_all),
-    "mask-seed": Mutation("privacy", "masks have keys of 32 bits", _short_seeds),
-    "second-unmasking": Mutation(
-        "privacy",
-        "a round may be unmasked again",
-        lambda: put("plait.features.secagg.roster:Session.series", property(lambda self: self.attempt.hex())),
-    ),
-    "survivors": Mutation(
-        "privacy",
-        "a list of survivors needs no signatures",
-        lambda: put("plait.features.secagg.client:is_signed", _always),
-    ),
-    "vouch": Mutation(
-        "privacy",
-        "a key needs no voucher",
-        lambda: put("plait.features.secagg.roster:Offer.check", lambda self, session, vouch: None),
-    ),
-    "masked-length": Mutation(
-        "one_member",
-        "what clients say of their length is believed",
-        lambda: put("plait.features.secagg.rounds:length_expected", _length_as_said),
-    ),
-    "masked-growth": Mutation(
-        "one_member",
-        "a grid may grow as it likes from round to round",
-        lambda: put("plait.features.secagg.rounds:_GROWTH", 1e30),
-    ),
-    "masked-room": Mutation(
-        "one_member",
-        "a grid may be as coarse as it likes",
-        lambda: put("plait.features.secagg.rounds:_MOST_ROOM", 1e30),
-    ),
-    "masked-ring": Mutation(
-        "one_member", "a sum that has left its ring is one", nothing("plait.features.secagg.rounds:check_sum")
-    ),
-    "complaint": Mutation(
-        "one_member",
-        "a client that cannot open shares refuses",
-        lambda: put(
-            "plait.features.secagg.client:MaskingClient.deliver",
-            _refuses_what_it_cannot_open(),
-        ),
-    ),
-    "verdict": Mutation(
-        "one_member",
-        "an accused client is to blame",
-        lambda: put("plait.features.secagg.sums:judge", _accused_are_guilty),
-    ),
-    "share-keys": Mutation(
-        "one_member",
-        "an accused is believed that shows any key",
-        lambda: put("plait.features.secagg.server:can_be_opened", lambda *given, **named: True),
-    ),
-    "share-digests": Mutation(
-        "one_member",
-        "any share is taken for the one that was given",
-        nothing("plait.features.secagg.server:Sealed.check_shares"),
-    ),
-    "recalled": Mutation(
-        "one_member",
-        "a server that goes on forgets who is left out",
-        nothing("plait.features.secagg.sums:MaskedSums.recall"),
-    ),
-    "lost-sum": Mutation(
-        "one_member",
-        "a sum that cannot be unmasked ends the run",
-        lambda: put("plait.features.secagg.sums:LostError", module("plait.errors").ConfigError),
-    ),
-    "masked-losses": Mutation(
-        "one_member",
-        "losses that no clients have end the run",
-        lambda: put("plait.features.secagg.collector:PeerError", module("plait.errors").ConfigError),
-    ),
-    "groups": Mutation(
-        "one_member",
-        "no group is left out",
-        lambda: put("plait.features.secagg.sums:distances", lambda means: (0.0,) * len(means)),
-    ),
-    "stage-deadline": Mutation(
-        "one_member",
-        "a stage takes a quarter of an hour",
-        lambda: put("plait.rounds.patience:Patience.most_stage_s", lambda self, clients, **sizes: 900.0),
-    ),
-    "raw-parse": Mutation("fuzz", "what protobuf raises is let out", _raw_parse),
-    "history": Mutation(
-        "soak", "every round's norms are remembered", lambda: put("plait.rounds.norm_bound:HISTORY", 10**9)
-    ),
-    "files": Mutation("soak", "directories stay open", _files_stay_open),
-    "pruning": Mutation("soak", "every checkpoint is kept", lambda: put("plait.rounds.checkpoint:KEPT", 10**9)),
-    "client-secret": Mutation(
-        "server_alone",
-        "batches and rounding follow from what the server knows",
-        lambda: put(
-            "plait.rounds.memory:ClientSecret.of",
-            classmethod(lambda cls, memory: cls.simulated(0, "anybody")),
-        ),
-    ),
-    "sums-apart": Mutation(
-        "server_alone",
-        "sums may differ in one client",
-        lambda: put("plait.features.secagg.journal:SumJournal._comparable", lambda self, purpose, received: set()),
-    ),
-    "evaluations-apart": Mutation(
-        "server_alone",
-        "evaluations of two adapters may differ in one client",
-        lambda: put(
-            "plait.features.secagg.journal:SumJournal._comparable",
-            lambda self, purpose, received: {
-                each.clients for each in self._sums.get(purpose, ()) if each.received == received.hex()
-            },
-        ),
-    ),
-    "sums-together": Mutation(
-        "server_alone",
-        "sums may give one client together",
-        nothing("plait.features.secagg.journal:fewest_apart", result=10**9),
-    ),
-    "one-evaluation": Mutation(
-        "server_alone",
-        "an adapter is evaluated for other clients again",
-        nothing("plait.features.secagg.journal:SumJournal._check_adapter"),
-    ),
-    "closed-rounds": Mutation(
-        "server_alone",
-        "a run that begins anew under the same name may unmask its rounds again",
-        nothing("plait.features.secagg.journal:SumJournal.check_open"),
-    ),
-    "few-in-a-sum": Mutation(
-        "server_alone",
-        "a sum may be of any number of clients",
-        nothing("plait.features.secagg.journal:SumJournal.check_sum"),
-    ),
-    "older-state": Mutation(
-        "server_alone",
-        "a state directory from an older copy is believed",
-        nothing("client.journal_file:JournalFile._check"),
-    ),
-    "total-epsilon": Mutation(
-        "server_alone",
-        "epsilon does not add up over runs",
-        nothing("plait.features.privacy.client:SpentJournal.check_budget"),
-    ),
-    "masked-consent": Mutation("server_alone", "consent to a masked run is consent to the next", _consent_once),
-    "masked-counts": Mutation("server_alone", "figures under masks are weighted by tokens", _figures_by_tokens),
-    "masked-refusals": Mutation(
-        "server_alone",
-        "refusals under masks say how many records there are",
-        lambda: put("plait.wire.settings:Settings.counts_stay", property(lambda self: False)),
-    ),
-}
-
-
 def _length_as_said(*, mean, rms, clients):
     return min(rms, max(1.5 * mean, rms / math.sqrt(clients)))
 
@@ -890,6 +474,355 @@ def _finds_anybodys(self, node, task_id):
         if task_id in of_node:
             return of_node[task_id].state, of_node[task_id]
     return None, None
+
+
+_OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
+    "malformed": {
+        "finite": ("NaN and infinity are not looked for", _finite),
+        "figures": ("metrics may be anything finite", nothing("plait.rounds.validate:_check_figures")),
+        "overflow": ("elements may be of any size", nothing("plait.rounds.validate:_check_size")),
+        "examples": ("an update may count any number of examples", lenient("examples")),
+        "own-signature": ("signatures are not checked", nothing("plait.rounds.validate:_check_signature")),
+        "norm": ("no norm is bounded", nothing("plait.rounds.spool:beyond")),
+        "card": ("a client may describe another base and adapter", nothing("plait.rounds.roster:check_description")),
+    },
+    "forged": {
+        "signature": ("signatures are not checked", nothing("plait.rounds.validate:_check_signature")),
+        "base": ("an update may be of any base", lenient("base_fingerprint")),
+        "round": ("an update may be of any round", lenient("round")),
+        "client": ("an update may be of any client, by any key", lenient("client", "public_key")),
+        "session": (
+            "any session may answer any node's task",
+            instead("server.tasks:TaskRegistry.find", _finds_anybodys),
+        ),
+    },
+    "killed": {
+        "residual": ("clients keep what they owe in memory alone", _memory_in_ram),
+        "optimizer-memory": ("checkpoints lack the server optimizer's memory", _no_optimizer_memory),
+        "recorded": ("a resumed run forgets which updates it has told of", _forgets_what_was_recorded),
+    },
+    "clients_killed": {
+        "absent": (
+            "the tasks of nodes that are gone are not given up",
+            nothing("server.tasks:TaskRegistry.give_up_absent", result=()),
+        ),
+    },
+    "network": {
+        "reconnect": ("a node connects once", _one_attempt),
+        "upload-again": ("an upload that breaks is neither tried nor asked for again", _uploads_give_up),
+        "download-again": (
+            "a download that breaks is given up",
+            lambda: _tried_once("client.downloads:Downloads._receive"),
+        ),
+        "keepalive": ("a connection that is half-open is not noticed", _half_open_cell),
+    },
+    "straggler": {
+        "deadline": ("rounds have no deadline", _no_deadline),
+    },
+    "door": {
+        "streams": (
+            "a connection may have any number of calls",
+            _without_options("grpc.max_concurrent_streams", "grpc.http2.bdp_probe"),
+        ),
+        "register": (
+            "any key is taken for a registered one",
+            instead("plait.trust.register:Register.check", lambda *given: module("plait.trust.register").Verdict.KNOWN),
+        ),
+        "page-token": (
+            "any token opens the page",
+            instead("plait.features.page.defences:TokenCheck._is_token", _always),
+        ),
+        "page-origin": (
+            "the page takes requests from any page",
+            nothing("plait.features.page.defences:Headers._what_is_wrong", result=(0, "")),
+        ),
+        "page-newcomers": ("connections that say nothing keep others from the page", _newcomers_give_way),
+    },
+    "members": {
+        "turns": ("a node has any number of transfers, as slow as it likes", _many_transfers),
+        "same-body": ("a body may be fetched again and again", instead("server.transfers:Frequency.allows", _always)),
+        "places": ("a name has any number of calls, also on their way in", _many_calls),
+        "certificates": ("the register is not asked about certificates", nothing("server.guard:Guard._refusal")),
+        "room": ("there is no room for strangers", nothing("server.nodes_channel:_most_connections", result=150)),
+        "silence": ("a gathering waits for everybody who was asked", _waits_for_all),
+        "questions": (
+            "a node is asked about its rank again and again",
+            instead("plait.rounds.roster:MOST_QUESTIONS", 10**9),
+        ),
+    },
+    "names": {
+        "page": ("names go into pages as they are", _pages_unescaped),
+        "terminal": (
+            "names go onto terminals as they are",
+            same("plait.report.wording:printable", "plait.report.table:clean", "plait.report.status:clean"),
+        ),
+        "log": ("names go into the server's log as they are", instead("server.log:shown", str)),
+        "error-line": ("names go into errors as they are", same("plait.cli.main:escaped")),
+        "file-names": (
+            "a client's name becomes a file's",
+            instead("plait.rounds.run_directory:_file_name", lambda client: f"{client}.envelope"),
+        ),
+        "client-names": ("a kit may have any name", _any_client_name),
+    },
+    "planted": {
+        "cache-owner": ("a file is believed whoever owns it (as root)", nothing("plait.files:_owner", result="")),
+        "cache-mode": ("files that others can write are believed", nothing("plait.files:_mode", result="")),
+        "cache-links": ("links are followed", _links_are_followed),
+        "cache-above": ("folders above are not looked at", nothing("plait.files:_above", result="")),
+        "open-folders": ("folders are made as the umask says (as root)", _open_folders),
+        "pip-path": ("pip starts in the working directory", _pip_as_the_directory_has_it),
+        "children-path": (
+            "Python that plait starts looks into the working directory",
+            lambda: module("plait.cli.main")._ENVIRONMENT.pop("PYTHONSAFEPATH"),
+        ),
+        "trainer-path": ("a trainer's folder comes first", _trainers_directory_first),
+        "apps-path": (
+            "the packages server and client are whatever the program's folder has",
+            nothing("plait.places:bind_apps"),
+        ),
+        "compiler-folder": ("the compiler starts in the working directory", _compiler_as_the_directory_has_it),
+        "matplotlibrc": ("plots are drawn as a matplotlibrc says", nothing("matplotlib:rcdefaults")),
+    },
+    "directories": {
+        "named-again": (
+            "what a directory names need not be named again",
+            instead("plait.api.received:leads_out", lambda settings: {}),
+        ),
+        "ledger-settings": ("settings come from config.toml", _settings_of_the_file),
+        "served-again": (
+            "every server.toml is believed",
+            instead("plait.api.serving:Serving.named", property(lambda self: {})),
+        ),
+        "base-on-disk": (
+            "a base that a directory names is downloaded",
+            instead("plait.training.bases:is_on_disk", lambda name: True),
+        ),
+        "config-of-run": (
+            "a received run's config.toml is a settings file",
+            nothing("plait.cli.options:_check_received"),
+        ),
+        "links": (
+            "links, pipes and devices in a run are followed",
+            instead("plait.files:leads_elsewhere", lambda directory: "", beside=("plait.rounds.run_directory",)),
+        ),
+        "pipes": (
+            "a pipe is opened as a file",
+            instead(
+                "plait.files:open_plain",
+                lambda path: path.open("rb"),
+                beside=("plait.adapters.peft", "plait.adapters.safetensors", "plait.exporting.source"),
+            ),
+        ),
+        "long-line": ("a ledger's line may have any length", instead("plait.rounds.ledger:_MOST_LINE_BYTES", 1 << 40)),
+        "fetched-names": (
+            "a server names the files that are fetched",
+            instead("plait.features.standing.calls:_place", lambda path: Path(path)),
+        ),
+        "fetched-size": ("a fetched run may have any size", _fetches_any_size),
+    },
+    "hostile": {
+        "terms": (
+            "a client does what any task says",
+            nothing("plait.rounds.terms:Terms.check_task", "plait.rounds.terms:Terms.check_header"),
+        ),
+        "settings": (
+            "a task's settings may be others than the run's",
+            nothing("plait.rounds.terms:Terms._check_settings"),
+        ),
+        "policy": (
+            "a client has no policy of its own",
+            nothing("plait.policy:Policy.check_run", "plait.run:_check_reach", "plait.policy:Policy.check_download"),
+        ),
+        "allow-list": (
+            "PEFT's configuration is not looked at",
+            lambda: _unchecked("plait.adapters.peft_settings", "plait.adapters.peft"),
+        ),
+        "adapter-size": ("an adapter may be of any size", nothing("plait.training.blueprint:check_size")),
+        "welcome-keys": (
+            "a run configuration may have any key",
+            instead("client.base:config_from_welcome", _any_configuration),
+        ),
+        "trainer": (
+            "a server names the trainer that is imported",
+            nothing("client.base:check_trainer", "client.participant:check_trainer"),
+        ),
+        "consent": ("no consent is asked for", instead("client.consent:agree", lambda *given, **named: "yes")),
+        "queue": ("any number of tasks waits at a client", instead("client.worker:MOST_WAITING", 10**9)),
+    },
+    "privacy": {
+        "clip-decoded": ("clients clip before their error feedback, the server does not", _clip_at_clients),
+        "half-noise": ("half of the noise", _half_noise),
+        "noise-reused": (
+            "noise follows from the round alone",
+            instead(
+                "plait.features.privacy.noise:RunKey.for_round", lambda self, number, digest: derived_for(self, number)
+            ),
+        ),
+        "half-share": ("half of a client's share of the noise", lambda: _shares_over(4)),
+        "share-of-all": ("shares are for all clients, not for those that are guaranteed", lambda: _shares_over(5 / 4)),
+        "share-reused": (
+            "a share of the noise follows from the update alone",
+            instead("plait.features.secagg.masking:Masking.noise_key", lambda self, session, numbers: numbers),
+        ),
+        "share-clip": (
+            "clients that add noise do not clip",
+            instead(
+                "plait.features.privacy.mechanism:clipped_to_grid",
+                lambda values, *, clip_norm, radius, key: module("numpy").rint(values * (radius / clip_norm)),
+            ),
+        ),
+        "median": ("norms are bounded by a median", _median_left_on),
+        "mask-digest": ("masks do not depend on the model that was sent", _one_model_for_all),
+        "mask-seed": ("masks have keys of 32 bits", _short_seeds),
+        "second-unmasking": (
+            "a round may be unmasked again",
+            instead("plait.features.secagg.roster:Session.series", property(lambda self: self.attempt.hex())),
+        ),
+        "survivors": (
+            "a list of survivors needs no signatures",
+            instead("plait.features.secagg.client:is_signed", _always),
+        ),
+        "vouch": (
+            "a key needs no voucher",
+            instead("plait.features.secagg.roster:Offer.check", lambda self, session, vouch: None),
+        ),
+    },
+    "private_records": {
+        "record-clip": ("gradients of records are not clipped", _clip_at_clients),
+        "record-noise": ("half of the noise", _half_noise),
+        "record-resumed": (
+            "noise follows from the client's secret alone",
+            instead(
+                "plait.features.privacy.record:derived",
+                lambda secret, _: module("plait.features.privacy.noise").derived(secret, b"round"),
+            ),
+        ),
+        "record-batches": (
+            "batches are shuffled, not drawn",
+            instead("plait.features.privacy.record:RecordPrivacy.sample", _shuffled),
+        ),
+        "record-budget": (
+            "an account has no budget",
+            instead("plait.features.privacy.record:RecordPrivacy.epsilon_after", lambda self, steps: 0.0),
+        ),
+    },
+    "one_member": {
+        "masked-length": (
+            "what clients say of their length is believed",
+            instead("plait.features.secagg.rounds:length_expected", _length_as_said),
+        ),
+        "masked-growth": (
+            "a grid may grow as it likes from round to round",
+            instead("plait.features.secagg.rounds:_GROWTH", 1e30),
+        ),
+        "masked-room": (
+            "a grid may be as coarse as it likes",
+            instead("plait.features.secagg.rounds:_MOST_ROOM", 1e30),
+        ),
+        "masked-ring": ("a sum that has left its ring is one", nothing("plait.features.secagg.rounds:check_sum")),
+        "complaint": (
+            "a client that cannot open shares refuses",
+            lambda: put("plait.features.secagg.client:MaskingClient.deliver", _refuses_what_it_cannot_open()),
+        ),
+        "verdict": (
+            "an accused client is to blame",
+            instead("plait.features.secagg.sums:judge", _accused_are_guilty),
+        ),
+        "share-keys": (
+            "an accused is believed that shows any key",
+            instead("plait.features.secagg.server:can_be_opened", lambda *given, **named: True),
+        ),
+        "share-digests": (
+            "any share is taken for the one that was given",
+            nothing("plait.features.secagg.server:Sealed.check_shares"),
+        ),
+        "recalled": (
+            "a server that goes on forgets who is left out",
+            nothing("plait.features.secagg.sums:MaskedSums.recall"),
+        ),
+        "lost-sum": (
+            "a sum that cannot be unmasked ends the run",
+            lambda: put("plait.features.secagg.sums:LostError", module("plait.errors").ConfigError),
+        ),
+        "masked-losses": (
+            "losses that no clients have end the run",
+            lambda: put("plait.features.secagg.collector:PeerError", module("plait.errors").ConfigError),
+        ),
+        "groups": (
+            "no group is left out",
+            instead("plait.features.secagg.sums:distances", lambda means: (0.0,) * len(means)),
+        ),
+        "stage-deadline": (
+            "a stage takes a quarter of an hour",
+            instead("plait.rounds.patience:Patience.most_stage_s", lambda self, clients, **sizes: 900.0),
+        ),
+    },
+    "fuzz": {
+        "raw-parse": (
+            "what protobuf raises is let out",
+            instead("plait.wire.canonical:parse", lambda kind, data, what, *, max_bytes: kind.FromString(data)),
+        ),
+    },
+    "soak": {
+        "history": ("every round's norms are remembered", instead("plait.rounds.norm_bound:HISTORY", 10**9)),
+        "files": ("directories stay open", _files_stay_open),
+        "pruning": ("every checkpoint is kept", instead("plait.rounds.checkpoint:KEPT", 10**9)),
+    },
+    "server_alone": {
+        "client-secret": (
+            "batches and rounding follow from what the server knows",
+            instead(
+                "plait.rounds.memory:ClientSecret.of", classmethod(lambda cls, memory: cls.simulated(0, "anybody"))
+            ),
+        ),
+        "sums-apart": (
+            "sums may differ in one client",
+            instead("plait.features.secagg.journal:SumJournal._comparable", lambda self, purpose, received: set()),
+        ),
+        "evaluations-apart": (
+            "evaluations of two adapters may differ in one client",
+            instead(
+                "plait.features.secagg.journal:SumJournal._comparable",
+                lambda self, purpose, received: {
+                    each.clients for each in self._sums.get(purpose, ()) if each.received == received.hex()
+                },
+            ),
+        ),
+        "sums-together": (
+            "sums may give one client together",
+            nothing("plait.features.secagg.journal:fewest_apart", result=10**9),
+        ),
+        "one-evaluation": (
+            "an adapter is evaluated for other clients again",
+            nothing("plait.features.secagg.journal:SumJournal._check_adapter"),
+        ),
+        "closed-rounds": (
+            "a run that begins anew under the same name may unmask its rounds again",
+            nothing("plait.features.secagg.journal:SumJournal.check_open"),
+        ),
+        "few-in-a-sum": (
+            "a sum may be of any number of clients",
+            nothing("plait.features.secagg.journal:SumJournal.check_sum"),
+        ),
+        "older-state": (
+            "a state directory from an older copy is believed",
+            nothing("client.journal_file:JournalFile._check"),
+        ),
+        "total-epsilon": (
+            "epsilon does not add up over runs",
+            nothing("plait.features.privacy.client:SpentJournal.check_budget"),
+        ),
+        "masked-consent": ("consent to a masked run is consent to the next", _consent_once),
+        "masked-counts": ("figures under masks are weighted by tokens", _figures_by_tokens),
+        "masked-refusals": (
+            "refusals under masks say how many records there are",
+            instead("plait.wire.settings:Settings.counts_stay", property(lambda self: False)),
+        ),
+    },
+}
+MUTATIONS = {
+    name: Mutation(row, *mutation) for row, mutations in _OF_ROWS.items() for name, mutation in mutations.items()
+}
 
 
 def take_out_named() -> None:
