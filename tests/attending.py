@@ -54,5 +54,5 @@ def served(
         clients = attend(server.address, shares, folder, kits=kits)
         run = server.wait(timeout_s=600)
         for client in clients:
-            client.wait(timeout_s=60)
+            client.wait(timeout_s=180)
     return run

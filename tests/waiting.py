@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 
 def until(
-    condition: Callable[[], object], what: str | Callable[[], str] = "it to happen", *, patience_s: float = 60.0
+    condition: Callable[[], object], what: str | Callable[[], str] = "it to happen", *, patience_s: float = 180.0
 ) -> None:
     """Wait until something is so.
 

@@ -161,7 +161,7 @@ class FederationDouble(FederationServicer):
         cut = self.cut_download_at.pop(0) if self.cut_download_at else len(body) + 1
         for start in range(request.offset, len(body), CHUNK):
             if self.stalled is not None:
-                self.stalled.wait(60)
+                self.stalled.wait(180)
             if start >= cut:
                 self.on_cut()
                 context.abort(grpc.StatusCode.UNAVAILABLE, "cut")
@@ -248,7 +248,7 @@ class RunningNode:
         told = [json.loads(line) for line in self.screen.getvalue().splitlines()]
         return [event for event in told if not names or event["event"] in names]
 
-    def end(self, timeout_s: float = 60.0) -> None:
+    def end(self, timeout_s: float = 180.0) -> None:
         self.thread.join(timeout_s)
         assert not self.thread.is_alive()
 

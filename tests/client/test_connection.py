@@ -44,7 +44,7 @@ def test_no_receipt_is_waited_for_once_the_call_has_ended(session):
     receipt = session.answer("1.train.0", pb.CONTENT_PLAIT, b"answer")
     session.end()
     with pytest.raises(SessionOverError):
-        receipt.result(timeout=10)
+        receipt.result(timeout=180)
     with pytest.raises(SessionOverError):
         answers(session)
 

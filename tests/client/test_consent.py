@@ -171,7 +171,7 @@ def test_it_is_asked_from_any_thread_and_waits_for_the_answer(on_terminal: Calla
         pass
     assert not answers
     os.write(terminal, b"y\n")
-    asking.join(60)
+    asking.join(180)
     assert answers == [True]
 
 

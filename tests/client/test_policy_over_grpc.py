@@ -166,5 +166,5 @@ def test_an_honest_server_gets_its_update_and_another_than_it_announced_gets_non
 def test_a_node_whose_policy_forbids_a_run_tells_the_server_why_and_ends(server, start) -> None:
     node = start(policy='finest-wire = "2"')
     refused(server.describe(), "finest-wire of this client's policy allows '2' at most")
-    node.thread.join(60)
+    node.thread.join(180)
     assert isinstance(node.error, PolicyError)

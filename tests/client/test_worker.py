@@ -54,11 +54,11 @@ def test_work_of_an_attempt_ends_when_the_server_begins_another(asked: Task, is_
     try:
         worker.move_to(RUN)
         worker.take(task("train", group_of(3, FIRST)))
-        assert seen.acquire(timeout=60)
+        assert seen.acquire(timeout=180)
         worker.take(asked)
         assert worker.current is not None
         if is_given_up:
-            assert seen.acquire(timeout=60)
+            assert seen.acquire(timeout=180)
             assert any(isinstance(event, Dropped) for event in events)
         else:
             assert not worker.current.abandonment.is_asked
@@ -78,7 +78,7 @@ def test_a_node_does_not_end_while_it_loads_a_base_that_is_soon_there() -> None:
     busy = Busy()
     worker = Worker(load, downloads=busy, uploads=busy, tell=lambda _: None)  # pyright: ignore[reportArgumentType]
     worker.move_to(RUN)
-    assert loading.wait(60)
+    assert loading.wait(180)
     soon = threading.Timer(0.2, loaded.set)
     soon.start()
     worker.close()

@@ -245,7 +245,7 @@ def test_a_full_disk_under_a_clients_state(serve, client, monkeypatch):
         spec = blueprint_of(settle(CONFIG), locate_base("tiny").directory).spec
         with channel.exchange(Purpose.DESCRIBE, "0") as exchange:
             exchange.send(node, encode_task(DescribeTask(settle(CONFIG).plan.settings, spec.text)))
-            heard.append(exchange.receive(60.0))
+            heard.append(exchange.receive(180.0))
 
     asking = threading.Thread(target=ask)
     asking.start()

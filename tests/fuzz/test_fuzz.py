@@ -50,7 +50,7 @@ def test_an_input_that_never_ends_is_a_failure_and_is_kept(tmp_path):
         "            pass\n"
         "harness.main(parse, [b'short', b'endless'])\n"
     )
-    done = run_command(hanging, Path(__file__).parent, "-atheris_runs=1", cwd=tmp_path, program=FORKED, timeout=60)
+    done = run_command(hanging, Path(__file__).parent, "-atheris_runs=1", cwd=tmp_path, program=FORKED, timeout=180)
     assert done.returncode != 0
     assert "HangError: no end after 0.2 s" in done.stderr
     (kept,) = tmp_path.glob("hang-*")

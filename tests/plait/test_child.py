@@ -88,5 +88,5 @@ def test_one_that_ends_by_itself_is_given_time_to_say_how(tmp_path: Path, monkey
     monkeypatch.syspath_prepend(str(tmp_path))
     child = Child("leaving")
     assert child.hear() is None
-    child.kill(after_s=60)
+    child.kill(after_s=180)
     assert child.ending() == "ended with code 3"

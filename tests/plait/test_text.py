@@ -81,7 +81,7 @@ def test_a_download_tells_how_much_has_arrived(tmp_path):
     with growing("downloading toy", tmp_path, 4_000_000, progress):
         (tmp_path / "part").mkdir()
         (tmp_path / "part" / "toy.whl").write_bytes(bytes(2_000_000))
-        assert told.wait(60)
+        assert told.wait(180)
     assert said[0] == "downloading toy"
 
 

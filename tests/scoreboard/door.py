@@ -91,7 +91,7 @@ def _server(folder: Path) -> Generator[tuple[int, int]]:
         assert process.stdin is not None
         yield int(process.stdout.readline()), process.pid
         process.stdin.close()
-        process.wait(timeout=30)
+        process.wait(timeout=180)
 
 
 def _bytes_a_connection(folder: Path, call: str, seconds: float) -> float:
@@ -166,16 +166,16 @@ def _beyond_roles(scratch: Path, count: int) -> tuple[int, int]:
     provision(home, ["ada"], ["localhost", "127.0.0.1"], operators=["olga", "otto"], now=now)
     revoke(home, "otto", now=now)
     operations = {
-        "Submit": lambda line: OperationsStub(line).Submit(pb.SubmitRequest(config_json="{}"), timeout=20),
-        "Cancel": lambda line: OperationsStub(line).Cancel(pb.CancelRequest(run="run"), timeout=20),
-        "Runs": lambda line: OperationsStub(line).Runs(pb.RunsRequest(), timeout=20),
-        "Fetch": lambda line: list(OperationsStub(line).Fetch(pb.FetchRequest(run="run"), timeout=20)),
+        "Submit": lambda line: OperationsStub(line).Submit(pb.SubmitRequest(config_json="{}"), timeout=180),
+        "Cancel": lambda line: OperationsStub(line).Cancel(pb.CancelRequest(run="run"), timeout=180),
+        "Runs": lambda line: OperationsStub(line).Runs(pb.RunsRequest(), timeout=180),
+        "Fetch": lambda line: list(OperationsStub(line).Fetch(pb.FetchRequest(run="run"), timeout=180)),
     }
     taking_part = {
         "Attend": lambda line: _knock_as(line, "ada"),
-        "Held": lambda line: FederationStub(line).Held(pb.HeldRequest(), timeout=20),
-        "Download": lambda line: list(FederationStub(line).Download(pb.DownloadRequest(), timeout=20)),
-        "Upload": lambda line: FederationStub(line).Upload(iter([pb.UploadPart()]), timeout=20),
+        "Held": lambda line: FederationStub(line).Held(pb.HeldRequest(), timeout=180),
+        "Download": lambda line: list(FederationStub(line).Download(pb.DownloadRequest(), timeout=180)),
+        "Upload": lambda line: FederationStub(line).Upload(iter([pb.UploadPart()]), timeout=180),
     }
     beyond = [
         (ClientKit.load(home / "clients" / "ada"), operations),
@@ -206,7 +206,7 @@ def _beyond_roles(scratch: Path, count: int) -> tuple[int, int]:
 
 def _knock_as(line: grpc.Channel, name: str) -> None:
     """Fails, as other calls do, if the server refuses before it has read anything."""
-    for event in FederationStub(line).Attend(iter([pb.FromNode(hello=pb.Hello(name=name))]), timeout=20):
+    for event in FederationStub(line).Attend(iter([pb.FromNode(hello=pb.Hello(name=name))]), timeout=180):
         if event.refused.reason in (pb.REFUSED_REASON_ROLE, pb.REFUSED_REASON_REVOKED_KEY):
             raise _RefusedError
     raise AssertionError("the call ended without a word")
@@ -226,12 +226,12 @@ def _knock(bare, stub: FederationStub, name: str) -> str:
 
     def said():
         yield pb.FromNode(hello=hello)
-        challenge = answers.get(timeout=20)
+        challenge = answers.get(timeout=180)
         if challenge is not None:
             yield pb.FromNode(proof=node.proof(challenge, hello))
 
     answers: queue.SimpleQueue = queue.SimpleQueue()
-    call = stub.Attend(said(), timeout=20)
+    call = stub.Attend(said(), timeout=180)
     try:
         for event in call:
             if event.HasField("welcome"):

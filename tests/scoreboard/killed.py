@@ -114,17 +114,17 @@ def _once(job: Job, way: Way, fuse_at: int, seconds: list[float]) -> dict[str, o
     victim = nodes[0] if at_client else server
     started = time.time()
     if fuse_at:
-        victim.join(60)
+        victim.join(180)
         kills += victim.exitcode == -9
         started = time.time()
         if at_client:
             nodes[0] = start(attend, job, 0, port)
         else:
             server = _serving(job, way, port, 0)
-    server.join(60)
+    server.join(180)
     found = result(job)
     for node in nodes:
-        node.join(20)
+        node.join(180)
     ended = [process.exitcode for process in (server, *nodes)]
     end([server, *nodes])
     if found is None or any(ended):

@@ -84,7 +84,7 @@ def pressed(home: Path, connections: int) -> tuple[int, int]:
         unfinished = (b"", head.encode(), f"{head}Content-Length: 99\r\n\r\n{{".encode())
         for number in range(1, connections + 1):
             source = (_OTHERS[number % len(_OTHERS)], 0)
-            held.append(socket.create_connection((host, int(port)), 10, source_address=source))
+            held.append(socket.create_connection((host, int(port)), 180, source_address=source))
             with suppress(OSError):
                 held[-1].sendall(unfinished[number // len(_OTHERS) % len(unfinished)])
             if number % 50:
@@ -92,7 +92,7 @@ def pressed(home: Path, connections: int) -> tuple[int, int]:
             held = [one for one in held if not _is_ended(one)]
             looks += 1
             try:
-                answer = httpx.get(f"http://{place}/api/runs", params={"token": token}, timeout=10)
+                answer = httpx.get(f"http://{place}/api/runs", params={"token": token}, timeout=180)
                 vain += answer.status_code != httpx.codes.OK
             except httpx.TransportError:
                 vain += 1

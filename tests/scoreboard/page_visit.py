@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-PATIENCE_S = 20.0
+PATIENCE_S = 180.0
 visitors: set[int] = set()
 """Threads whose connections are the visitor's own."""
 

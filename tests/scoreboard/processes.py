@@ -42,7 +42,7 @@ from tests.killing import Fuse
 
 RUN_ID = 7
 # Where a defence is taken out, what is waited for will not happen.
-PATIENCE_S = 20.0 if os.environ.get("PLAIT_SCOREBOARD_WITHOUT") else 90.0
+PATIENCE_S = 20.0 if os.environ.get("PLAIT_SCOREBOARD_WITHOUT") else 180.0
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["scoreboard.processes", "scoreboard.mutations"])
 

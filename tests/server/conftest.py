@@ -146,7 +146,7 @@ class BareNode:
             yield self.start(task_id, answer)
             for start in range(0, offset, CHUNK_BYTES):
                 yield pb.UploadPart(data=answer[start : start + CHUNK_BYTES])
-            hold.wait(60)
+            hold.wait(180)
             if then:
                 yield pb.UploadPart(data=then)
 

@@ -115,8 +115,8 @@ class TestCertificates:
         bob = node(bare_node, channel, kits["bob"])
         health = health_pb2_grpc.HealthStub(bob.channel)
         requests = {
-            "Check": lambda: health.Check(health_pb2.HealthCheckRequest(), timeout=20),
-            "Status": lambda: bob.stub.Status(pb.StatusRequest(), timeout=20),
+            "Check": lambda: health.Check(health_pb2.HealthCheckRequest(), timeout=180),
+            "Status": lambda: bob.stub.Status(pb.StatusRequest(), timeout=180),
             "Held": lambda: bob.held("1.train.0", b""),
             "Download": lambda: bob.body(pb.Work(body_sha256=b"x" * 32)),
             "Upload": lambda: bob.upload("1.train.0", b"answer"),
@@ -150,8 +150,8 @@ class TestCertificates:
         with connection(make_secure(), kits["bob"]) as opened:
             health = health_pb2_grpc.HealthStub(opened)
 
-            assert health.Check(health_pb2.HealthCheckRequest(), timeout=20).status == 1
-            assert code(lambda: next(health.Watch(health_pb2.HealthCheckRequest(), timeout=20))) == "UNIMPLEMENTED"
+            assert health.Check(health_pb2.HealthCheckRequest(), timeout=180).status == 1
+            assert code(lambda: next(health.Watch(health_pb2.HealthCheckRequest(), timeout=180))) == "UNIMPLEMENTED"
 
     def test_no_name_has_more_calls_at_a_time_than_a_node_needs(self, make_secure, kits, bare_node, until):
         channel = make_secure()

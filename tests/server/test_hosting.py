@@ -66,7 +66,7 @@ def test_what_is_sent_for_an_earlier_run_cannot_count_in_the_next(staying, bare_
     assert node.work().task_id == task_id
     for late in (
         lambda: node.upload(task_id, b"late", session=old),
-        lambda: node.stub.Held(pb.HeldRequest(session=old, task_id=task_id, sha256=bytes(32)), timeout=20),
+        lambda: node.stub.Held(pb.HeldRequest(session=old, task_id=task_id, sha256=bytes(32)), timeout=180),
     ):
         with pytest.raises(grpc.RpcError) as caught:
             late()

@@ -21,12 +21,12 @@ def test_two_hundred_nodes_each_answer_two_rounds_once(channel, until):
                 with channel.exchange(Purpose.TRAIN, group) as exchange:
                     for node in channel.nodes(0):
                         exchange.send(node, (f"{group} {node}".encode(), b""))
-                    answers = [exchange.receive(60.0) for _ in range(NODES)]
+                    answers = [exchange.receive(180.0) for _ in range(NODES)]
                     assert exchange.receive(0.0) is None
                 assert {node: bytes(data) for node, data in answers} == {
                     node: f"{group} {node}".encode() for node in channel.nodes(0)
                 }
             channel.stop(finished=True)
-            assert nodes.wait(60) == 0
+            assert nodes.wait(180) == 0
         finally:
             nodes.kill()

@@ -30,7 +30,7 @@ def server(metrics):
 def test_the_page_shows_what_was_counted_and_nothing_of_the_process(server, metrics):
     metrics.downlink_bytes.inc(5)
     metrics.enrolments_refused.labels("unknown_key").inc()
-    with urllib.request.urlopen(f"http://{server.address}/metrics", timeout=20) as reply:
+    with urllib.request.urlopen(f"http://{server.address}/metrics", timeout=180) as reply:
         assert reply.headers["Content-Type"].startswith("text/plain")
         lines = reply.read().decode().splitlines()
 
@@ -41,7 +41,7 @@ def test_the_page_shows_what_was_counted_and_nothing_of_the_process(server, metr
 
 def status(server: MetricsServer, *hosts: str) -> int:
     lines = "".join(f"Host: {host}\r\n" for host in hosts)
-    with socket.create_connection(("127.0.0.1", server.address.port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", server.address.port), timeout=180) as connection:
         connection.sendall(f"GET /metrics HTTP/1.1\r\n{lines}Connection: close\r\n\r\n".encode())
         return int(connection.makefile("rb").readline().split()[1])
 
@@ -62,7 +62,7 @@ def test_on_loopback_no_web_page_reads_it_by_a_name_that_leads_here(server, metr
 def test_connections_that_do_not_finish_are_bounded_and_cut_so_that_others_come_in(metrics, monkeypatch):
     monkeypatch.setattr(server_metrics, "_SCRAPE_S", 0.5)
     server = MetricsServer("127.0.0.1:0", metrics)
-    slow = [socket.create_connection(("127.0.0.1", server.address.port), timeout=20) for _ in range(40)]
+    slow = [socket.create_connection(("127.0.0.1", server.address.port), timeout=180) for _ in range(40)]
     try:
         for one in slow:
             with suppress(OSError):

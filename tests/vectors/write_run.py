@@ -196,7 +196,7 @@ def recorded() -> dict[str, object]:
             with grpc.insecure_channel(address) as channel:
                 grpc.channel_ready_future(channel).result(timeout=300)
                 calls = _take_part(Recording(channel), device)
-            assert server.wait(timeout=60) == 0
+            assert server.wait(timeout=180) == 0
         finally:
             server.kill()
     given = {"name": NAME, "key": KEY.hex(), "nonce": NONCE.hex(), "base_fingerprint": base, "counts": COUNTS}

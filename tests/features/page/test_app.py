@@ -353,7 +353,7 @@ def test_in_a_browser_each_panel_shows_the_ledger_and_goes_on_after_a_restart(
     )
     assert browser.js("document.querySelectorAll('.chart canvas').length") == 2
     for name in ("loss", "bytes"):
-        browser.wait(f"({FILLS})(plaitPage.charts.{name})", timeout_s=20)
+        browser.wait(f"({FILLS})(plaitPage.charts.{name})", timeout_s=180)
     assert "round2" in str(browser.js("document.querySelector('#loss .u-legend').textContent"))
     # A server that is away is the only complaint.
     assert all("ERR_" in text for text in browser.complaints())

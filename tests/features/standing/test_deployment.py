@@ -60,7 +60,7 @@ def test_a_copy_of_a_stopped_directory_goes_on_elsewhere_and_no_round_is_trained
     before = federation.trainings()
     run = federation.caught_in_mid_round("copied", asked["ruled"])
     federation.signal("server", signal.SIGTERM)
-    assert federation.processes["server"].wait(60) == 130
+    assert federation.processes["server"].wait(180) == 130
     original = federation.directory
     federation.place = "elsewhere"
     shutil.copytree(original, federation.directory)

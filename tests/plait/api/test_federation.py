@@ -63,7 +63,7 @@ def test_a_server_that_a_callback_paused_continues_with_the_same_clients(
     with plait.Server(out=out, listen=address, insecure=True, quiet=True, **training) as server:
         assert server.wait(timeout_s=600).finished
         for client in clients:
-            client.wait(timeout_s=60)
+            client.wait(timeout_s=180)
     assert (out / WEIGHTS).read_bytes() == (finished / WEIGHTS).read_bytes()
     with pytest.raises(ConfigError, match="was served to clients"):
         plait.resume(out)

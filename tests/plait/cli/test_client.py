@@ -73,7 +73,7 @@ def test_a_node_without_a_server_says_why_waits_and_ends_when_told(
     ) as process:  # fmt: skip
         assert f"nothing listens at {address}" in str(told(process, "lost")["text"])
         process.send_signal(number)
-        rest, errors = process.communicate(timeout=30)
+        rest, errors = process.communicate(timeout=180)
     assert process.returncode == code
     assert json.loads(rest.splitlines()[-1])["event"] == "stopping"
     assert errors == ("stopped; start it again to continue\n" if code else "")

@@ -81,7 +81,7 @@ def test_ctrl_c_saves_the_state_and_says_how_to_go_on(
     process = started(jsonl, out, small)
     wait_for(out, "update_received", 1)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=180)
     assert process.returncode == 130
     assert "stopping after the current client" in err
     assert f"plait resume {out}" in err

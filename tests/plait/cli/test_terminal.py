@@ -45,7 +45,7 @@ def shown(*arguments: object, cwd: Path | None = None) -> tuple[int, list[str]]:
         reader = threading.Thread(target=read, daemon=True)
         reader.start()
         code = command.wait(300)
-    reader.join(60)
+    reader.join(180)
     os.close(own)
     text = CONTROL.sub("", b"".join(parts).decode())
     return code, [line.rstrip() for line in re.split(r"[\r\n]+", text)]

@@ -63,7 +63,7 @@ def test_updates_are_taken_in_the_order_of_arrival_whichever_is_opened_first() -
     def work(client: str) -> str:
         # The first is not done before the second, which only another thread can do meanwhile.
         if client == "client-0":
-            assert second.wait(60)
+            assert second.wait(180)
         if client == "client-1":
             second.set()
         return client

@@ -26,7 +26,7 @@ def test_a_node_that_only_waits_is_not_turned_away_for_its_keepalive() -> None:
 
     def talk(said, context):
         yield b"welcome"
-        over.wait(60)
+        over.wait(180)
         yield b"work"
 
     server = grpc.server(ThreadPoolExecutor(2), options=hastened(SERVER_OPTIONS))
@@ -64,7 +64,7 @@ def test_this_machine_itself_is_reached_whatever_proxy_the_environment_names(mon
     server.start()
     try:
         with grpc.insecure_channel(f"localhost:{port}", options=channel_options("localhost")) as channel:
-            grpc.channel_ready_future(channel).result(timeout=30)
+            grpc.channel_ready_future(channel).result(timeout=180)
     finally:
         server.stop(0).wait()
     assert channel_options("plait.example.org") == list(CHANNEL_OPTIONS)
