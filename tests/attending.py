@@ -11,7 +11,6 @@ Rows = Sequence[dict[str, str]]
 
 
 def shares_of(rows: Rows) -> dict[str, list[dict[str, str]]]:
-    """Rows by their author."""
     shares: dict[str, list[dict[str, str]]] = {}
     for row in rows:
         shares.setdefault(row["author"], []).append(row)

@@ -38,11 +38,7 @@ def around(
 
 
 class Fuse:
-    """Counts the steps of this process that reach its disk, and kills it at one of them.
-
-    Args:
-        at: the number of the step; 0 for never.
-    """
+    """Counts the steps of this process that reach its disk, and kills it at one of them."""
 
     def __init__(self, at: int) -> None:
         self.at = at
@@ -50,7 +46,6 @@ class Fuse:
         self.marks: dict[str, int] = {}
 
     def step(self, where: str = "") -> None:
-        """One more."""
         self.steps += 1
         if where:
             self.marks[where] = self.steps

@@ -128,7 +128,6 @@ class Deployment:
             self.processes[name].wait()
 
     def end(self) -> None:
-        """Kill whatever still runs."""
         for process in self.processes.values():
             process.kill()
             process.wait()
@@ -173,13 +172,7 @@ class Deployment:
 
 
 class CountingProxy:
-    """A TCP proxy on loopback: carries every connection to one port, and counts, until it is closed.
-
-    Attributes:
-        port: where it listens.
-        up_bytes: carried to the server.
-        down_bytes: carried from it.
-    """
+    """A TCP proxy on loopback: carries every connection to one port, and counts, until it is closed."""
 
     def __init__(self, target: int) -> None:
         self._target = target
@@ -189,7 +182,6 @@ class CountingProxy:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
-        """Take no further connection."""
         self._listener.close()
 
     def _accept(self) -> None:
@@ -251,7 +243,6 @@ def simulation(federation: Path, folder: Path, clients: int, *options: object) -
 
 @pytest.fixture(scope="session")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The three clients' (see `founded`)."""
     return founded(tmp_path_factory.mktemp("federation"), dict(zip(CLIENTS, (40, 30, 24), strict=True)))
 
 
@@ -286,7 +277,6 @@ def sees_canary() -> Callable[[Path], list[Path]]:
 
 @pytest.fixture
 def counting_proxy() -> Iterator[Callable[[int], CountingProxy]]:
-    """Makes proxies to a port."""
     proxies: list[CountingProxy] = []
 
     def make(target: int) -> CountingProxy:

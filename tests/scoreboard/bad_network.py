@@ -45,19 +45,11 @@ LASTING = frozenset({Fault.DELAY, Fault.BANDWIDTH})
 
 @dataclass
 class Proxy:
-    """Carries every connection to one port.
-
-    Attributes:
-        target: the server's port.
-        fault: what it does.
-        due: whether the moment has come, given the bytes (up, down) that the connection has carried.
-        at_once: done when it happens.
-        fired: how many connections were spoilt.
-    """
+    """Carries every connection to one port."""
 
     target: int
     fault: Fault
-    due: Callable[[int, int], bool]
+    due: Callable[[int, int], bool]  # whether the moment has come, given the bytes (up, down) carried so far
     at_once: Callable[[], None] = lambda: None
     fired: int = 0
     port: int = 0
@@ -71,7 +63,6 @@ class Proxy:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
-        """End everything."""
         for each in self._open:
             with suppress(OSError):
                 each.close()
@@ -132,7 +123,6 @@ class _Connection:
         self._second: socket.socket | None = None
 
     def carry(self, source: socket.socket, sink: socket.socket, up: bool) -> None:
-        """One direction, until its end."""
         with suppress(OSError):
             while data := source.recv(_PIECE):
                 if not self._pass(data, sink, up):

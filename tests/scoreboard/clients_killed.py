@@ -17,7 +17,6 @@ from tests.waiting import unused_port
 
 
 def run(*, full: bool, scratch: Path) -> Row:
-    """One federation; the killed come back for the last round."""
     count = 32 if full else 6
     names = tuple(f"c{number:02}" for number in range(count))
     provision(scratch / "kits", names, ["localhost", "127.0.0.1"], now=datetime.now(UTC))

@@ -93,7 +93,6 @@ def finished(**settings: object) -> Attack:
 
 
 def edited(**settings: object) -> Attack:
-    """Other settings in config.toml alone."""
 
     def attack(run: Path) -> None:
         _config(run, **{key.replace("_", "-"): value for key, value in settings.items()})
@@ -226,7 +225,6 @@ def long_line(run: Path) -> None:
 
 
 def both(*attacks: Attack) -> Attack:
-    """One after the other."""
 
     def attack(run: Path) -> None:
         for each in attacks:
@@ -264,7 +262,6 @@ OUT: Mapping[str, str] = {
 
 
 def cases() -> list[Case]:
-    """All of them."""
     return [
         *(
             Case(f"resume: {key} is code", RESUME, rewritten(**{key: value, **NO_SLOPE.get(key, {})}), NAME_IT)

@@ -37,7 +37,6 @@ STRANGERS = 200
 
 
 def run(*, full: bool, scratch: Path) -> Row:
-    """Both halves."""
     seconds = 3.0 if full else 1.5
     most = {call: _bytes_a_connection(scratch / call, call, seconds) for call in ("Attend", "Upload", "Status")}
     unknown, admitted, reasons = _unknown_keys(scratch, 10_000 if full else 300, STRANGERS if full else 10)

@@ -13,7 +13,6 @@ from scoreboard.small_federation import TESTS
 
 
 def run(*, full: bool, scratch: Path) -> Row:
-    """Every target in a process of its own, two at a time."""
     runs = 100_000 if full else 2_000
     targets = sorted((TESTS / "fuzz").glob("fuzz_*.py"))
 

@@ -79,7 +79,6 @@ class Client:
         return None
 
     def end(self) -> None:
-        """Kill it."""
         if self._process is not None:
             with suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGKILL)
@@ -132,7 +131,6 @@ def _wrong(said: Mapping[str, object] | None) -> str:
 
 
 def run(*, full: bool, scratch: Path) -> Row:
-    """Every case against a client's own code, then those of the wire against a node."""
     every = dict(enumerate(all_cases()))
     names = {case.name for case in every.values()}
     assert len(names) == len(every)

@@ -31,19 +31,7 @@ class Target(StrEnum):
 
 @dataclass(frozen=True)
 class Honest:
-    """What an honest server would have said; cases are made by changing it.
-
-    Attributes:
-        run: the run configuration of the welcome.
-        spec: the text of the adapter's specification.
-        initial: the adapter of round 0.
-        fingerprint: of the base.
-        run_id: as broadcasts have it, 16 bytes.
-        describe: the task that asks who the client is.
-        train: the task of round 1.
-        evaluate: the first task to measure.
-        spec_digest: of the specification.
-    """
+    """What an honest server would have said; cases are made by changing it."""
 
     run: Mapping[str, Json]
     spec: str
@@ -57,7 +45,6 @@ class Honest:
 
     @property
     def facts(self) -> dict[str, Json]:
-        """The specification, to be changed."""
         return json.loads(self.spec)
 
     def header(self) -> Header:
@@ -80,13 +67,7 @@ class Honest:
 
 @dataclass(frozen=True)
 class Case:
-    """One hostile thing.
-
-    Attributes:
-        name: what it is.
-        target: what it is handed to.
-        make: makes it of what an honest server says.
-    """
+    """One hostile thing."""
 
     name: str
     target: Target

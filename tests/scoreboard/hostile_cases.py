@@ -14,7 +14,6 @@ from plait.adapters import Json
 
 
 def all_cases() -> list[Case]:
-    """Every named case."""
     makers = (
         specs,
         other_methods,

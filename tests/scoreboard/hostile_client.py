@@ -29,13 +29,7 @@ _LOOKED_AT = frozenset({"open", "os.listdir", "os.scandir", "os.mkdir", "os.remo
 
 
 class Watch:
-    """Notes what a client should not do.
-
-    Args:
-        own: below these a file may be opened.
-        port: of the server that it may talk to.
-        harm: told of everything else.
-    """
+    """Notes what a client should not do."""
 
     def __init__(self, own: tuple[Path, ...], harm: Callable[[str], None], *, port: int = 0) -> None:
         python = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), *filter(None, sys.path)}
@@ -84,7 +78,6 @@ def without_address_space(most: int):
 
 
 def memory(key: str) -> int:
-    """A figure of /proc/self/status, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:")) * 1024
 

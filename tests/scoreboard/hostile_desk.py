@@ -58,20 +58,14 @@ class DictMemory(dict[str, bytes]):
     """What a client remembers, in memory."""
 
     def load(self, key: str) -> bytes | None:
-        """What was saved, if anything."""
         return self.get(key)
 
     def save(self, key: str, data: bytes) -> None:
-        """Keep it."""
         self[key] = data
 
 
 class Desk:
-    """A client of an honest run, and all that is needed to lie to it.
-
-    Args:
-        folder: its data and its state go below it.
-    """
+    """A client of an honest run, and all that is needed to lie to it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -112,11 +106,7 @@ class Desk:
             save_peft_directory(self._directory, spec=spec, state=initial, base=base, card="")
 
     def hand(self, target: Target, made: object) -> str:
-        """Hand over what a case made; what the client says to it.
-
-        Returns:
-            Its refusal, or nothing if it did what it was told.
-        """
+        """Hand over what a case made; what the client says to it."""
         match target:
             case Target.SPEC:
                 task = mpb.Task.FromString(self.honest.describe)

@@ -40,7 +40,6 @@ def with_settings(**entries: Json) -> Callable[[Honest], str]:
 
 
 def spec(name: str, make: Callable[[Honest], str]) -> Case:
-    """A case of a specification."""
     return Case(f"spec: {name}", Target.SPEC, make)
 
 
@@ -110,7 +109,6 @@ def of_method(method: str, entries: Mapping[str, Json]) -> Callable[[Honest], st
 
 
 def other_methods() -> Iterator[Case]:
-    """What other methods' keys reach."""
     table: list[tuple[str, str, dict[str, Json]]] = [
         ("prompt", "text and a path", {
             "prompt_tuning_init": "TEXT", "prompt_tuning_init_text": "x", "tokenizer_name_or_path": OUTSIDE}),
@@ -151,7 +149,6 @@ def other_methods() -> Iterator[Case]:
 
 
 def raw_specs() -> Iterator[Case]:
-    """Texts that are no specification."""
 
     def facts(**entries: Json) -> Callable[[Honest], str]:
         return lambda honest: json.dumps({**honest.facts, **entries})

@@ -44,12 +44,7 @@ double = borrowed("client/conftest.py")
 
 @dataclass
 class HostileServer(double.FederationDouble):
-    """Says what a test has it say.
-
-    Attributes:
-        forge: what becomes of the next welcome; it is honest again after that.
-        body: what the next download gives instead of the body.
-    """
+    """Says what a test has it say."""
 
     forge: Callable[[pb.Welcome], Iterator[pb.ToNode]] | None = None
     body: Callable[[pb.DownloadRequest], Iterator[pb.Chunk]] | None = None
@@ -83,23 +78,16 @@ class HostileServer(double.FederationDouble):
 
 @dataclass(frozen=True)
 class Node:
-    """The client's process.
-
-    Attributes:
-        process: it.
-        folder: where it keeps its data, its state and what it should not have done.
-    """
+    """The client's process."""
 
     process: subprocess.Popen[bytes]
     folder: Path
 
     def status(self, key: str) -> int:
-        """A figure of /proc, in bytes."""
         lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:")) * 1024
 
     def cpu_s(self) -> float:
-        """Processor time so far."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -135,7 +123,6 @@ class Stage:
         return pb.Work(**{**fields, **changes})
 
     def say(self, **changes: object) -> None:
-        """Send such work."""
         self.server.say(pb.ToNode(work=self.work(**changes)))
 
     def fresh(self, **changes: object) -> dict[str, object]:
@@ -175,7 +162,6 @@ Lie = Callable[[Stage], None]
 
 
 def lies() -> Mapping[str, Lie]:
-    """What the server does, by name."""
     found: dict[str, Lie] = {}
 
     def work(name: str, **changes: object) -> None:

@@ -15,12 +15,10 @@ Sign = Callable[[bytes], bytes]
 
 
 def update_in(reply: bytes) -> bytes:
-    """The envelope in a reply."""
     return mpb.Reply.FromString(reply).update
 
 
 def reply_with(update: bytes) -> bytes:
-    """A reply around an envelope."""
     return mpb.Reply(schema=1, update=update).SerializeToString(deterministic=True)
 
 

@@ -40,18 +40,11 @@ _ALWAYS = frozenset({
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to send instead of the honest answer.
-
-    Attributes:
-        name: what it is.
-        forge: makes it of the honest reply.
-        reasons: the codes under which it may be refused.
-        purpose: of the task that it answers.
-    """
+    """One thing to send instead of the honest answer."""
 
     name: str
     forge: Callable[[bytes], bytes | str]
-    reasons: frozenset[str]
+    reasons: frozenset[str]  # the codes under which it may be refused
     purpose: Purpose = Purpose.TRAIN
 
 
@@ -61,7 +54,6 @@ def floats(values: np.ndarray) -> bytes:
 
 
 def honest_delta(reply: bytes) -> np.ndarray:
-    """What the attacker would have sent."""
     return np.frombuffer(payload_of(update_in(reply)), "<f4").copy()
 
 
@@ -71,13 +63,11 @@ def case(name: str, forge: Callable[[bytes], bytes | str], *reasons: str, purpos
 
 
 def all_cases() -> list[Case]:
-    """Every named case."""
     makers = (replies, headers, metrics, frames, payloads, rates, flips, signatures, sizes, evaluations, cards)
     return [each for maker in makers for each in maker()]
 
 
 def replies() -> Iterator[Case]:
-    """Not an update at all."""
     yield case("reply: nothing", lambda r: b"")
     yield case("reply: text", lambda r: b"hello")
     yield case("reply: one zero byte", lambda r: b"\0")
@@ -341,7 +331,6 @@ def sizes() -> Iterator[Case]:
 
 
 def evaluations() -> Iterator[Case]:
-    """Losses that cannot be."""
 
     def said(**fields: object) -> Callable[[bytes], bytes]:
         def forge(reply: bytes) -> bytes:
@@ -394,7 +383,6 @@ def cards() -> Iterator[Case]:
 
 @no_waiting_for_the_disk()
 def run(*, full: bool, scratch: Path) -> Row:
-    """Every case in a run of its own, of one round."""
     cases = all_cases()
     assert len({each.name for each in cases}) == len(cases)
     assert {each.name for each in cases} >= _ALWAYS

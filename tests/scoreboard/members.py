@@ -70,11 +70,7 @@ class Attack:
 
 
 class Diary:
-    """What an attacker has done so far, on disk for the row to read.
-
-    Args:
-        path: of the file.
-    """
+    """What an attacker has done so far, on disk for the row to read."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -82,7 +78,6 @@ class Diary:
         self._counts: dict[str, int] = {}
 
     def count(self, what: str, number: int = 1) -> None:
-        """So many more of something."""
         with self._lock:
             self._counts[what] = self._counts.get(what, 0) + number
             self._counts[f"most {what}"] = max(self._counts.get(f"most {what}", 0), self._counts[what])
@@ -92,7 +87,6 @@ class Diary:
 
 
 def run(*, full: bool, scratch: Path) -> Row:
-    """Every attack, each after the same run undisturbed."""
     kits = scratch / "kits"
     provision(kits, [*NAMES, "eve"], ["localhost", "127.0.0.1"], now=datetime.now(UTC))
     revoke(kits, "eve", now=datetime.now(UTC))

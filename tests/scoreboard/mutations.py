@@ -130,7 +130,6 @@ def _pages_unescaped() -> None:
 
 
 def instead(place: str, value: object, *, beside: Sequence[str] = ()) -> Callable[[], None]:
-    """Another value in that place."""
     return lambda: put(place, value, beside=beside)
 
 
@@ -367,7 +366,6 @@ def _half_noise() -> None:
 
 
 def _shares_over(factor: float) -> None:
-    """Each client's variance, divided."""
     real = module("plait.features.privacy.mechanism").discrete_gaussian
     put("plait.features.privacy.mechanism:discrete_gaussian", lambda variance, bits: real(variance / factor, bits))
 

@@ -75,7 +75,6 @@ KINDS = ("client", "run", "adapter", "tensor")
 
 @no_waiting_for_the_disk()
 def run(*, full: bool, scratch: Path) -> Row:
-    """Every name as a name of every kind."""
     tries: dict[str, Callable[[Path, str], Iterator[str]]] = {
         "client": _client,
         "run": _run,
@@ -149,7 +148,6 @@ def _tree(root: Path, apart_from: Path) -> set[Path]:
 
 
 def _said_by(*arguments: object) -> str:
-    """All that a command prints."""
     out = io.StringIO()
     before, sys.argv = sys.argv, ["plait", *map(str, arguments)]
     try:

@@ -43,14 +43,7 @@ QUICK = {
 
 @dataclass
 class Cell:
-    """One fault at one moment.
-
-    Attributes:
-        fault: what happens.
-        moment: when.
-        complaint: what did not hold; empty where all did.
-        seconds: how long the run took.
-    """
+    """One fault at one moment."""
 
     fault: Fault
     moment: str

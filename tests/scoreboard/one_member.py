@@ -20,7 +20,6 @@ LEAST = 24
 
 
 def run(*, full: bool, scratch: Path) -> Row:
-    """Every case."""
     del full
     with no_waiting_for_the_disk():
         found = list(_complaints(scratch))

@@ -48,7 +48,6 @@ RUN_ID = b"r" * 16
 
 
 def run(*, full: bool, scratch: Path) -> Row:
-    """Every claim, then kills."""
     claims = [
         _hidden_state(scratch),
         _size(scratch),

@@ -29,7 +29,6 @@ EXAMPLES = [Example(np.arange(2, dtype=np.int32), np.arange(2, dtype=np.int32)) 
 
 
 def run(*, full: bool, scratch: Path) -> Row:
-    """Every claim."""
     claims = (_size(), _reach(), _samples(steps=2000 if full else 400), _noise_of(scratch), _budget(scratch))
     found = [complaint for claim in claims for complaint in claim]
     failures = [complaint for complaint in found if complaint]

@@ -49,11 +49,7 @@ CONTEXT.set_forkserver_preload(["scoreboard.processes", "scoreboard.mutations"])
 
 @dataclass(frozen=True)
 class PacedModel(FakeModel):
-    """A model that takes its time.
-
-    Attributes:
-        train_s: seconds that training takes.
-    """
+    """A model that takes its time."""
 
     train_s: float = 0.0
 
@@ -89,7 +85,6 @@ class Job:
 
     @property
     def run(self) -> Path:
-        """The run directory."""
         return self.folder / "run"
 
     def model(self, number: int) -> PacedModel:
@@ -100,7 +95,6 @@ class Job:
         return PacedModel(float(number % 7) - 2.0, 2 + number % 5, layout=layout, train_s=self.train_s)
 
     def federation(self):
-        """Its server's side, without a channel."""
         models = {name: self.model(number) for number, name in enumerate(self.names)}
         if self.wide:
             # In the server's own process, which serves nothing else.
@@ -109,7 +103,6 @@ class Job:
 
 
 def start(work: Callable[..., None], *arguments: object) -> BaseProcess:
-    """A process that does `work`."""
     process = CONTEXT.Process(target=_begin, args=(work, *arguments), daemon=True)
     process.start()
     return process

@@ -13,16 +13,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Row:
-    """What came of one row.
-
-    Attributes:
-        row: its name.
-        tried: how many times.
-        passed: how many of them held.
-        figures: what was measured beside, by name.
-        failures: the first that did not hold, in words.
-        least: tries without which a row proves nothing.
-    """
+    """What came of one row."""
 
     row: str
     tried: int
@@ -30,6 +21,7 @@ class Row:
     figures: Mapping[str, object] = field(default_factory=dict)
     failures: Sequence[str] = ()
     least: int = 1
+    """Tries without which a row proves nothing."""
 
     @property
     def ok(self) -> bool:
@@ -37,13 +29,11 @@ class Row:
         return self.tried >= self.least and self.passed == self.tried and not self.failures
 
     def line(self, seconds: float) -> str:
-        """One JSON object on one line."""
         said = {"row": self.row, "tried": self.tried, "passed": self.passed, "ok": self.ok}
         more = {"failures": list(self.failures)[:5]} if self.failures else {}
         return json.dumps({**said, "figures": dict(self.figures), **more, "seconds": round(seconds, 1)})
 
     def cells(self) -> str:
-        """One row of a Markdown table."""
         figures = ", ".join(f"{name} {value}" for name, value in self.figures.items())
         return f"| {self.row} | {self.passed:,} of {self.tried:,} | {figures} | {'yes' if self.ok else 'NO'} |"
 

@@ -101,7 +101,6 @@ def stored(federation, purpose: str, number: int) -> Summed | None:
 
 
 def run(*, full: bool, scratch: Path) -> Row:
-    """Every way."""
     del full
     failures: list[str] = []
     with no_waiting_for_the_disk():

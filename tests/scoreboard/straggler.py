@@ -20,7 +20,6 @@ NAMES = ("alice", "bob", "slow")
 
 
 def run(*, full: bool, scratch: Path) -> Row:
-    """Every kind, several times."""
     kinds = ["stopped", "endless"] * (5 if full else 1)
     over: list[float] = []
     failures: list[str] = []

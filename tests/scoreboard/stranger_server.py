@@ -35,7 +35,6 @@ class _Stranger(OperationsServicer):
 
 @contextmanager
 def stranger_server() -> Generator[str]:
-    """Serves on loopback; gives the address."""
     server = grpc.server(ThreadPoolExecutor(2))
     add_OperationsServicer_to_server(_Stranger(), server)
     port = server.add_insecure_port("127.0.0.1:0")

@@ -74,7 +74,6 @@ class Device:
         self._first = 0.0
 
     def prove(self, challenge: bytes) -> bytes:
-        """The signature of a proof."""
         signed = enrolment_bytes(
             challenge_nonce=challenge, hello_nonce=NONCE, public_key=self._key.public_bytes, name=NAME
         )
@@ -82,11 +81,9 @@ class Device:
 
     @property
     def public_key(self) -> bytes:
-        """Of the node."""
         return self._key.public_bytes
 
     def answer(self, data: bytes) -> bytes:
-        """The bytes of a reply."""
         task = decode_task(data, max_bytes=len(data), held=lambda digest: self._texts[digest])
         self._texts[digest_of(task.settings.text)] = task.settings.text
         if isinstance(task, DescribeTask):
@@ -149,7 +146,6 @@ class Recording:
         self._heard = channel.stream_stream("/plait.v1.Federation/Attend")(iter(self._said.get, None))
 
     def say(self, message: pb.FromNode) -> None:
-        """On the long call."""
         self._note("Attend", node=[message.SerializeToString()])
         self._said.put(message.SerializeToString())
 
@@ -160,7 +156,6 @@ class Recording:
             yield pb.ToNode.FromString(data)
 
     def download(self, session: bytes, work: pb.Work) -> bytes:
-        """The body of a task."""
         if not work.body_bytes:
             return b""
         asked = pb.DownloadRequest(session=session, sha256=work.body_sha256).SerializeToString()
@@ -226,7 +221,6 @@ def _take_part(recording: Recording, device: Device) -> list[dict[str, object]]:
 
 
 def text_of(run: dict[str, object]) -> str:
-    """The text of the file."""
     return json.dumps(run, indent=1, ensure_ascii=False) + "\n"
 
 

@@ -292,7 +292,6 @@ def places(numbers: tuple[int, ...]) -> str:
 
 
 def parts(by_place: Mapping[int, bytes]) -> dict[str, str]:
-    """Bytes by place."""
     return {str(place): part.hex() for place, part in by_place.items()}
 
 
@@ -529,7 +528,6 @@ def _masks() -> dict[str, object]:
 
 
 def main() -> None:
-    """Write the files."""
     (HERE / "derived").mkdir(exist_ok=True)
     for name, said in derived().items():
         text = json.dumps(said, indent=1, ensure_ascii=False, sort_keys=True)
