@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from plait.choice import parse_choice, split_choices, with_options
 from plait.errors import ConfigError, Interrupted
@@ -20,8 +20,10 @@ from plait.own_code import BrokenError, Check, chosen_function, instance_of, loc
 from plait.plugins import Kind, find
 from plait.rounds.channel import StopRequest
 from plait.rounds.events import Adapter, Base, Event, Resumed, RunFinished, RunStarted
-from plait.rounds.ledger import OnEvent, read_events
-from plait.rounds.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from plait.rounds.ledger import OnEvent
+    from plait.rounds.run_directory import RunDirectory
 
 
 class Stop(Enum):
@@ -193,6 +195,8 @@ def heard(
     """
     hearing = Hearing([callback_named(text) for text in split_choices(names)], stop)
     if names and directory.has_started:
+        from plait.rounds.ledger import read_events
+
         hearing.repeat(read_events(directory.ledger))
 
     def hear(event: Event) -> None:

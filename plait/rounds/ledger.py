@@ -27,7 +27,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, cast
 
-from plait.adapters import Json
 from plait.errors import ConfigError, PeerError
 from plait.files import cannot_write, fsync_directory, lock, open_plain
 from plait.rounds import events

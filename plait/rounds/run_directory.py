@@ -21,7 +21,6 @@ from pathlib import Path
 
 from plait.errors import ConfigError, MachineError
 from plait.files import cannot_write, fsync_directory, leads_elsewhere, read_if_there, write_atomically
-from plait.rounds.memory import keep_only_what_lasts
 from plait.text import printable
 
 _WHY = "why.txt"
@@ -159,6 +158,8 @@ class RunDirectory:
         for folder in (self.path / "clients").glob("*/"):
             # Files that cannot be removed only take space.
             with contextlib.suppress(MachineError):
+                from plait.rounds.memory import keep_only_what_lasts  # brings numpy along
+
                 keep_only_what_lasts(folder)
 
     def store_update(self, round_number: int, client: str, data: bytes) -> None:

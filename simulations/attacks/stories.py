@@ -54,7 +54,8 @@ def _vectors(texts: list[str]) -> NDArray[np.float32]:
     from plait.training.bases import locate_base
 
     directory = locate_base("minilm-l6", progress=print).directory
-    tokenizer, model = AutoTokenizer.from_pretrained(directory), AutoModel.from_pretrained(directory).eval()
+    tokenizer, model = (each.from_pretrained(directory, trust_remote_code=False) for each in (AutoTokenizer, AutoModel))
+    model.eval()
     parts: list[NDArray[np.float32]] = []
     for first in range(0, len(texts), 32):
         given = {"padding": True, "truncation": True, "max_length": 128, "return_tensors": "pt"}

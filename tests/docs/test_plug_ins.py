@@ -50,7 +50,7 @@ def test_a_part_is_named_in_every_way_that_its_row_says(kind: Kind) -> None:
     ("page", "name", "claims"),
     [
         ("plug-ins.md", "my_callbacks:Budget:megabytes=20", 3),
-        ("preferences.md", "my_objectives:Hinge:margin=2", 4),
+        ("preferences.md", "my_objectives:Hinge:margin=2", 3),
         ("preferences.md", "my_reward:right:close=0.5", 2),
     ],
 )

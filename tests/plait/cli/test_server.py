@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -50,5 +51,7 @@ def test_resume_serves_a_served_run_where_it_was_served(plait, finished: Path, t
     ledger.write_bytes(b"".join(ledger.read_bytes().splitlines(keepends=True)[:2]))
     kit = tmp_path / "moved-kit"
     Serving(listen="127.0.0.1:1", kit=str(kit), metrics="", grace_s=1.0, run_number=7).save(finished / "server.toml")
-    ran = plait("resume", finished)
-    assert (ran.code, f"kit '{kit}' is not there" in ran.err) == (2, True)
+    settings = tomllib.loads((finished / "config.toml").read_text())
+    named = (f"data={settings['data']}", "listen=127.0.0.1:1", f"kit={kit}")
+    ran = plait("resume", finished, *(word for each in named for word in ("--allow", each)))
+    assert (ran.code, f"kit '{kit}' is not there" in ran.err) == (2, True), ran.err

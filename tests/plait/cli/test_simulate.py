@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import tomllib
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -102,7 +103,8 @@ def test_the_written_config_repeats_the_run_bit_for_bit_and_another_seed_does_no
     weights = "adapter/adapter_model.safetensors"
     for seed in (0, 1):
         out = tmp_path / str(seed)
-        again = ("--config", finished / "config.toml", "--reference", "", "--seed", seed, "--out", out)
+        data = tomllib.loads((finished / "config.toml").read_text())["data"]
+        again = ("--config", finished / "config.toml", "--data", data, "--reference", "", "--seed", seed, "--out", out)
         ran = plait("simulate", *again, "--json")
         assert ran.code == 0, ran.err
         assert ((out / weights).read_bytes() == (finished / weights).read_bytes()) is (seed == 0)
@@ -244,7 +246,7 @@ def test_a_run_begins_where_another_ended_and_its_adapter_is_both_in_plain_peft(
     assert then["reference_held_out_loss"]["central"] < then["base_held_out_loss"]
     digest = hashlib.sha256((tmp_path / "first" / "adapter" / "adapter_model.safetensors").read_bytes()).hexdigest()
     assert digest in (tmp_path / "then" / "adapter" / "README.md").read_text()
-    assert plait("verify", tmp_path / "then").code == 0
+    assert plait("verify", tmp_path / "then", "--allow", f"init-adapter={tmp_path / 'first'}").code == 0
     own = {"--data": jsonl, "--dtype": "float32", "--max-sequences": 4000, "--seq-len": 32}
     flat = [str(part) for pair in own.items() for part in pair]
     before, after = (
