@@ -170,6 +170,13 @@ def run_command(
     return subprocess.CompletedProcess(command.args, code, *texts)
 
 
+def said_by(*arguments: object) -> str:
+    """What `plait` prints that ends well."""
+    done = run_command(*arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def killed_after(
     lines: int, program: str, *arguments: object, before: Callable[[Command], None] = lambda _: None
 ) -> list[str]:

@@ -7,11 +7,8 @@ import json
 import random
 import shutil
 import signal
-import socket
 import subprocess
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,8 +18,9 @@ import pytest
 from plait.rounds.ledger import Line, read_lines
 from plait.trust.provision import provision
 from tests import waiting
-from tests.commands import Command, resuming
+from tests.commands import Command, resuming, said_by
 from tests.once import once
+from tests.scoreboard.bad_network import Proxy
 
 CLIENTS = ("alice", "bob", "carol")
 CANARY = "zxcanary"
@@ -96,6 +94,13 @@ class Deployment:
             *options,
         )  # fmt: skip
         self.start(name, **more)
+
+    def join_all(self, *options: object) -> None:
+        for name in CLIENTS:
+            self.join(name, *options)
+
+    def status(self, *options: object) -> str:
+        return said_by("status", "--server", f"localhost:{self.port}", "--kit", self.federation / "server", *options)
 
     def stay(self, *options: object, place: str = "runs") -> None:
         """Start a server that takes runs from a queue."""
@@ -171,50 +176,6 @@ class Deployment:
         return (self.run / "adapter" / "adapter_model.safetensors").read_bytes()
 
 
-class CountingProxy:
-    """A TCP proxy on loopback: carries every connection to one port, and counts, until it is closed."""
-
-    def __init__(self, target: int) -> None:
-        self._target = target
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        self.up_bytes = self.down_bytes = 0
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def close(self) -> None:
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                near, _ = self._listener.accept()
-            except OSError:
-                return
-            try:
-                far = socket.create_connection(("127.0.0.1", self._target))
-            except OSError:
-                near.close()
-                continue
-            threading.Thread(target=self._connect, args=(near, far), daemon=True).start()
-
-    def _connect(self, near: socket.socket, far: socket.socket) -> None:
-        with near, far:
-            up = threading.Thread(target=self._carry, args=(near, far, "up_bytes"), daemon=True)
-            up.start()
-            self._carry(far, near, "down_bytes")
-            up.join()
-
-    def _carry(self, source: socket.socket, sink: socket.socket, counter: str) -> None:
-        with suppress(OSError):
-            while data := source.recv(1 << 16):
-                # Each counter belongs to one direction of one node's one connection at a time.
-                setattr(self, counter, getattr(self, counter) + len(data))
-                sink.sendall(data)
-        for end in (source, sink):
-            with suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-
-
 def founded(folder: Path, records: Mapping[str, int], *, operators: Sequence[str] = ()) -> Path:
     """Kits of clients with so many records, and of staff; each client's data, and all of it for the simulation."""
     hosts, now = ("localhost", "127.0.0.1"), datetime.now(UTC)
@@ -276,11 +237,11 @@ def sees_canary() -> Callable[[Path], list[Path]]:
 
 
 @pytest.fixture
-def counting_proxy() -> Iterator[Callable[[int], CountingProxy]]:
-    proxies: list[CountingProxy] = []
+def counting_proxy() -> Iterator[Callable[[int], Proxy]]:
+    proxies: list[Proxy] = []
 
-    def make(target: int) -> CountingProxy:
-        proxies.append(CountingProxy(target))
+    def make(target: int) -> Proxy:
+        proxies.append(Proxy(target))
         return proxies[-1]
 
     yield make

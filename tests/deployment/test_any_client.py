@@ -10,7 +10,7 @@ import pytest
 
 from plait.rounds.channel import Purpose
 from plait.trust.provision import provision
-from tests.commands import run_command
+from tests.commands import said_by
 from tests.javascript import copied
 
 pytestmark = pytest.mark.slow
@@ -55,9 +55,7 @@ def test_a_run_of_two_kinds_of_clients_ends_and_is_verified(deployment, three):
     # Who cannot derive the adapter asks for it, and that is no refusal.
     asking = {event["client"] for event in deployment.events("reply_received", purpose="need-full")}
     assert asking == {"carol"}
-    verified = run_command("verify", deployment.run)
-    assert verified.returncode == 0, verified.stderr
-    assert "recomputed, bit for bit" in verified.stdout
+    assert "recomputed, bit for bit" in said_by("verify", deployment.run)
 
 
 def test_a_masked_run_is_refused(deployment, three):
@@ -79,8 +77,7 @@ def test_a_client_of_any_kind_that_is_killed_in_mid_round_loses_nothing(deployme
         (start_javascript if victim == "carol" else lambda of, victim=victim: of.start(victim))(deployment)
     deployment.finish()
     assert trained(deployment) == {(number, name) for number in (1, 2) for name in ("alice", "bob", "carol")}
-    verified = run_command("verify", deployment.run)
-    assert verified.returncode == 0, verified.stderr
+    said_by("verify", deployment.run)
 
 
 def test_a_thousand_downloads_over_tls_come_whole(tmp_path, monkeypatch):

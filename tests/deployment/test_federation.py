@@ -7,7 +7,6 @@ from signal import SIGCONT, SIGKILL
 import pytest
 
 from plait.rounds.ledger import read_lines
-from tests.commands import run_command
 from tests.waiting import unused_port
 
 pytestmark = pytest.mark.slow
@@ -47,18 +46,15 @@ def test_a_deployment_and_a_simulation_make_the_same_adapter_and_the_ledger_coun
 
 
 @pytest.mark.promise
-def test_a_server_and_a_client_that_are_killed_in_a_round_go_on_to_the_same_adapter(
-    deployment, simulated, federation, sees_canary
-):
+def test_a_server_and_a_client_that_are_killed_in_a_round_go_on_to_the_same_adapter(deployment, simulated, sees_canary):
     metrics = f"127.0.0.1:{unused_port()}"
     deployment.serve(*THREE_ROUNDS, "--metrics", metrics)
-    for name in ("alice", "bob", "carol"):
-        deployment.join(name)
+    deployment.join_all()
     deployment.stop_in_training("bob", 2)
     deployment.stop_in_training("carol", 2)
     deployment.until(lambda: deployment.events("update_received", round=2, client="alice"))
 
-    said = _status(deployment, federation)
+    said = json.loads(deployment.status("--json"))
     assert (said["state"], said["round"], said["rounds"]) == ("training", 2, 3)
     assert {member["name"]: member["state"] for member in said["cohort"]} == {
         "alice": "answered", "bob": "working", "carol": "working",
@@ -96,8 +92,7 @@ def test_a_step_taken_back_by_a_server_that_is_then_killed_leads_to_the_adapter_
     # Clients find their own learning rates, and of steps of eight times theirs the first ones make the adapter worse.
     too_far = ("--rounds", "4", "--learning-rate", "0", "--server-optimizer", "sgd:lr=8", "--own-share", "0")
     deployment.serve(*too_far)
-    for name in ("alice", "bob", "carol"):
-        deployment.join(name)
+    deployment.join_all()
     deployment.until(lambda: deployment.events("step_taken_back"))
     deployment.signal("server", SIGKILL)
     deployment.resume()
@@ -117,8 +112,7 @@ def test_a_client_that_stands_still_holds_no_round_beyond_its_deadline_and_may_c
     times = {line["event"]: line["time"] for line in read_lines(simulated("--rounds", "1") / "ledger.jsonl")}
     deadline_s = max(6, math.ceil(10 * (times["round_finished"] - times["round_started"])))
     deployment.serve(*THREE_ROUNDS, "--deadline-s", deadline_s)
-    for name in ("alice", "bob", "carol"):
-        deployment.join(name)
+    deployment.join_all()
     deployment.stop_in_training("carol", 2)
     deployment.until(lambda: deployment.events("round_finished", round=2))
     deployment.signal("carol", SIGCONT)
@@ -136,12 +130,6 @@ def test_a_client_that_stands_still_holds_no_round_beyond_its_deadline_and_may_c
     assert re.search("round 2: training: (abandoned|the answer came too late)", deployment.printed("carol"))
 
 
-def _status(deployment, federation) -> dict[str, object]:
-    done = run_command("status", "--server", f"localhost:{deployment.port}", "--kit", federation / "server", "--json")
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
 def _losses(run) -> dict[str, object]:
     """What was measured on held-out data, with its intervals."""
     summary = json.loads((run / "summary.json").read_text())
@@ -151,8 +139,7 @@ def _losses(run) -> dict[str, object]:
 
 def test_steps_follow_the_measured_speed_of_real_clients(deployment):
     deployment.serve("--rounds", "2", "--step-budget", "speed", "--local-steps", "32")
-    for name in ("alice", "bob", "carol"):
-        deployment.join(name)
+    deployment.join_all()
     deployment.finish()
     first, second = deployment.events("round_started")
     assert set(first["steps"].values()) == {8}

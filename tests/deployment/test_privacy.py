@@ -9,7 +9,7 @@ import pytest
 from plait.features.privacy.accountant import sampled_epsilon
 from plait.features.privacy.audit import check_privacy
 from plait.rounds.ledger import read_events
-from tests.commands import run_command
+from tests.commands import said_by
 from tests.deployment.conftest import CLIENTS
 from tests.deployment.simulated_secret import DRAWN
 
@@ -21,8 +21,7 @@ PRIVATE = ("--rounds", "2", "--keep-updates", "--dp", "client", "--dp-epsilon", 
 @pytest.mark.promise
 def test_a_private_deployment_survives_a_kill_pays_once_and_can_be_recomputed(deployment):
     deployment.serve(*PRIVATE)
-    for name in ("alice", "bob", "carol"):
-        deployment.join(name, "--dp-max-epsilon", "8")
+    deployment.join_all("--dp-max-epsilon", "8")
     deployment.until(lambda: deployment.events("noise_intended", round=1))
     deployment.signal("server", signal.SIGKILL)
     deployment.resume()
@@ -42,10 +41,10 @@ def test_a_private_deployment_survives_a_kill_pays_once_and_can_be_recomputed(de
     assert "## Differential privacy" in card
     assert "epsilon 8 of 8 at delta 1e-05" in card
 
-    assert "2 recomputed, bit for bit" in _plait("verify", deployment.run)
-    assert "everybody but the server" in _plait("privacy", deployment.run)
+    assert "2 recomputed, bit for bit" in said_by("verify", deployment.run)
+    assert "everybody but the server" in said_by("privacy", deployment.run)
     shutil.move(deployment.run / "noise.key", deployment.folder / "kept.key")
-    assert "its noise key is not here" in _plait("verify", deployment.run)
+    assert "its noise key is not here" in said_by("verify", deployment.run)
 
 
 def test_a_client_that_insists_on_less_epsilon_does_not_take_part(deployment):
@@ -63,8 +62,7 @@ OF_RECORDS = ("--rounds", "2", "--keep-updates", "--dp", "record", "--dp-epsilon
 
 def test_private_records_in_a_deployment_survive_kills_and_every_client_pays_once(deployment):
     deployment.serve(*OF_RECORDS)
-    for name in CLIENTS:
-        deployment.join(name, "--dp-max-epsilon", "8")
+    deployment.join_all("--dp-max-epsilon", "8")
     deployment.stop_in_training("alice", 1)
     deployment.until(lambda: deployment.events("update_received", round=1))
     for name in ("alice", "server"):
@@ -94,11 +92,11 @@ def test_private_records_in_a_deployment_survive_kills_and_every_client_pays_onc
         assert not update["examples"]
         assert "train_loss" not in update
     assert "this client adds noise to its own training" in deployment.printed("alice")
-    verified = _plait("verify", deployment.run)
+    verified = said_by("verify", deployment.run)
     assert "6 updates, each by its own client" in verified
     assert "2 recomputed, bit for bit" in verified
     assert "the most that the accounts of 3 clients state" in verified
-    assert "everybody, the server too" in _plait("privacy", deployment.run)
+    assert "everybody, the server too" in said_by("privacy", deployment.run)
     card = (deployment.run / "adapter" / "README.md").read_text()
     assert "everything that one record of a client changed" in card
 
@@ -133,9 +131,3 @@ def test_epsilon_of_two_runs_adds_up_whatever_they_and_the_state_directory_are_c
     assert f"earlier runs on these data in this federation have spent epsilon {spent:.4g}" in deployment.printed(
         "alice"
     )
-
-
-def _plait(*arguments: object) -> str:
-    done = run_command(*arguments)
-    assert done.returncode == 0, done.stderr
-    return done.stdout

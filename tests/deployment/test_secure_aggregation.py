@@ -8,7 +8,7 @@ from plait.features.secagg.sums import Summed, sum_file
 from plait.rounds.ledger import read_lines
 from plait.rounds.run_directory import RunDirectory
 from plait.trust.provision import provision
-from tests.commands import run_command
+from tests.commands import said_by
 from tests.deployment import conftest as deployed
 
 pytestmark = pytest.mark.slow
@@ -20,8 +20,7 @@ WEIGHTS = "adapter/adapter_model.safetensors"
 @pytest.mark.promise
 def test_a_masked_deployment_makes_the_adapter_of_its_simulation_bit_for_bit(deployment, simulated):
     deployment.serve(*MASKED)
-    for name in ("alice", "bob", "carol"):
-        deployment.join(name, "--require-secure-aggregation")
+    deployment.join_all("--require-secure-aggregation")
     deployment.finish()
 
     reference = simulated(*MASKED)
@@ -32,12 +31,12 @@ def test_a_masked_deployment_makes_the_adapter_of_its_simulation_bit_for_bit(dep
     assert not deployment.events("update_refused")
     for described in deployment.events("clients_described"):
         assert not any(client.get("train_examples") for client in described["clients"])
-    assert "recomputed, bit for bit" in plait("verify", deployment.run)
+    assert "recomputed, bit for bit" in said_by("verify", deployment.run)
     card = (deployment.run / "adapter" / "README.md").read_text()
     assert "## Secure aggregation" in card
     assert "certificate" in card
     assert "protects no one" not in card
-    assert "Simulated" not in plait("privacy", deployment.run)
+    assert "Simulated" not in said_by("privacy", deployment.run)
 
 
 def test_a_client_that_is_killed_at_any_stage_is_a_dropout_of_it_and_is_in_the_next_round(deployment):
@@ -51,8 +50,7 @@ def test_a_client_that_is_killed_at_any_stage_is_a_dropout_of_it_and_is_in_the_n
     ]
     provision(deployment.federation, ["dave"], [], now=datetime.now(UTC))
     deployment.serve(*MASKED[2:], "--rounds", len(points), "--grace-s", "1", clients=4)
-    for name in ("alice", "bob", "carol"):
-        deployment.join(name, "--require-secure-aggregation")
+    deployment.join_all("--require-secure-aggregation")
     deployment.join("dave", data=deployment.federation / "alice.jsonl", doomed=points[0])
     for number, following in enumerate([*points[1:], ""], start=1):
         deployment.until_killed("dave")
@@ -69,7 +67,7 @@ def test_a_client_that_is_killed_at_any_stage_is_a_dropout_of_it_and_is_in_the_n
     sums = {event["round"]: event["clients"] for event in deployment.events("sum_unmasked", purpose="train")}
     # From the signatures on the client's numbers are in the sum.
     assert sums == {1: 3, 2: 3, 3: 3, 4: 4, 5: 4}
-    assert "5 recomputed, bit for bit" in plait("verify", deployment.run)
+    assert "5 recomputed, bit for bit" in said_by("verify", deployment.run)
 
 
 def test_a_server_that_is_killed_at_every_stage_goes_on_to_the_bits_of_an_undisturbed_run(deployment, simulated):
@@ -84,8 +82,7 @@ def test_a_server_that_is_killed_at_every_stage_goes_on_to_the_bits_of_an_undist
         "server/sum/2/stored",
     ]
     deployment.serve(*MASKED, doomed=points[0])
-    for name in ("alice", "bob", "carol"):
-        deployment.join(name)
+    deployment.join_all()
     for following in [*points[1:], ""]:
         deployment.until_killed("server")
         deployment.resume(doomed=following)
@@ -95,7 +92,7 @@ def test_a_server_that_is_killed_at_every_stage_goes_on_to_the_bits_of_an_undist
     assert not deployment.events("update_refused")
     unmasked = [(event["round"], event["purpose"]) for event in deployment.events("sum_unmasked")]
     assert len(unmasked) == len(set(unmasked))
-    assert "2 recomputed, bit for bit" in plait("verify", deployment.run)
+    assert "2 recomputed, bit for bit" in said_by("verify", deployment.run)
 
 
 def test_clients_add_their_noise_over_the_network_and_the_sum_has_it_though_one_is_killed(deployment):
@@ -103,8 +100,7 @@ def test_clients_add_their_noise_over_the_network_and_the_sum_has_it_though_one_
     noise = ("--dp", "client", "--dp-epsilon", "50", "--dp-clip", "0.5", "--rounds", "2", "--secure-aggregation")
     provision(deployment.federation, ["dave"], [], now=datetime.now(UTC))
     deployment.serve(*noise, "--keep-updates", "--grace-s", "1", clients=4)
-    for name in ("alice", "bob", "carol"):
-        deployment.join(name, "--require-secure-aggregation", "--dp-max-epsilon", "50")
+    deployment.join_all("--require-secure-aggregation", "--dp-max-epsilon", "50")
     deployment.join("dave", data=deployment.federation / "alice.jsonl", doomed="client/training/2/before")
     deployment.until_killed("dave")
     deployment.until(lambda: deployment.events("update_refused", client="dave", stage="training"))
@@ -117,7 +113,7 @@ def test_clients_add_their_noise_over_the_network_and_the_sum_has_it_though_one_
     assert not deployment.events("evaluated")
     assert not (deployment.run / "noise.key").exists()
     assert "adds its share of the noise under its masks" in deployment.printed("alice")
-    verified = plait("verify", deployment.run)
+    verified = said_by("verify", deployment.run)
     assert "2 recomputed, bit for bit" in verified
     assert "2 draws of noise for 2 rounds" in verified
 
@@ -126,8 +122,7 @@ def test_a_submitted_run_is_masked_too(deployment):
     federation, folder = deployment.federation, deployment.folder
     provision(federation, [], [], operators=["olga"], now=datetime.now(UTC))
     deployment.stay()
-    for name in ("alice", "bob", "carol"):
-        deployment.join(name, "--require-secure-aggregation")
+    deployment.join_all("--require-secure-aggregation")
     (folder / "run.toml").write_text(
         'base = "tiny"\nrounds = 1\nclients = 3\nlocal-steps = 8\nbatch-size = 2\nseq-len = 32\ndtype = "float32"\n'
         "learning-rate = 0.01\nthreads = 1\nsecure-aggregation = true\n"
@@ -152,9 +147,3 @@ def test_a_submitted_run_is_masked_too(deployment):
 def summed(run, number):
     stored = Summed.from_bytes(RunDirectory.find(run).load_update(number, sum_file("train")))
     return stored.clients, stored.numbers.tobytes(), stored.unit
-
-
-def plait(*arguments: object) -> str:
-    done = run_command(*arguments)
-    assert done.returncode == 0, done.stderr
-    return done.stdout

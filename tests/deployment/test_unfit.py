@@ -5,8 +5,6 @@ import signal
 
 import pytest
 
-from tests.commands import run_command
-
 pytestmark = pytest.mark.slow
 
 WORDS = "data has label records, expected text, prompts or messages"
@@ -36,10 +34,10 @@ def test_a_client_with_data_of_another_kind_is_named_everywhere_and_takes_part_o
         in (deployment.run / "server.log").read_text()
     )
     assert f"unusable data: {WORDS}" in deployment.printed("carol")
-    shown = " ".join(_status(deployment, federation).split())
+    shown = " ".join(deployment.status().split())
     assert "Cannot take part" in shown
     assert "unusable-data" in shown
-    said = json.loads(_status(deployment, federation, "--json"))
+    said = json.loads(deployment.status("--json"))
     assert said["unfit"] == [{"name": "carol", "reason": "unusable-data", "detail": WORDS}]
     assert said["state"] == "waiting for clients: 2 of 3 are ready, 1 more cannot take part"
 
@@ -48,24 +46,13 @@ def test_a_client_with_data_of_another_kind_is_named_everywhere_and_takes_part_o
     deployment.finish()
     (finished,) = deployment.events("round_finished")
     assert finished["received"] == 3
-    assert "could not take part" not in _report(deployment)
+    assert "could not take part" not in (deployment.run / "report.html").read_text()
 
 
 def test_the_rounds_go_on_without_a_client_that_never_comes_back(deployment):
     deployment.serve("--rounds", "3", "--grace-s", "1", "--deadline-s", "120")
-    for name in ("alice", "bob", "carol"):
-        deployment.join(name)
+    deployment.join_all()
     deployment.until(lambda: deployment.events("round_finished", round=1))
     deployment.signal("carol", signal.SIGKILL)
     deployment.finish(("server", "alice", "bob"))
     assert deployment.events("round_finished")[-1]["received"] == 2
-
-
-def _status(deployment, federation, *options) -> str:
-    done = run_command("status", "--server", f"localhost:{deployment.port}", "--kit", federation / "server", *options)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def _report(deployment) -> str:
-    return (deployment.run / "report.html").read_text()

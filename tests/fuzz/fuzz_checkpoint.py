@@ -2,10 +2,9 @@
 
 import hashlib
 import json
-import tempfile
 from pathlib import Path
 
-from harness import instrumented, main
+from harness import SCRATCH, instrumented, main
 
 with instrumented():
     import numpy as np
@@ -16,13 +15,12 @@ with instrumented():
     from plait.rounds.checkpoint import damage_of, finished_in_checkpoint, load_checkpoint, save_checkpoint
     from plait.rounds.run_state import RankedAdapter, Ranks, initial_state
 
-HERE = Path(tempfile.mkdtemp(dir=Path("/dev/shm") if Path("/dev/shm").is_dir() else None))
 LAYOUT = Layout.of({"q.lora_A.weight": [2, 3], "q.lora_B.weight": [3, 2]})
 SPEC = AdapterSpec("lora", {"r": 2, "lora_alpha": 4}, Task.CAUSAL_LM, (), LAYOUT, 0)
 STATE = AdapterState(LAYOUT, np.arange(LAYOUT.size, dtype=np.float32))
 RANKS = Ranks((RankedAdapter(2, SPEC, geometry_of(SPEC), STATE),), resizing=RULES["fedavg"].resizing)
-save_checkpoint(HERE, initial_state(b"r" * 16, RANKS))
-(FOLDER,) = HERE.iterdir()
+save_checkpoint(SCRATCH, initial_state(b"r" * 16, RANKS))
+(FOLDER,) = SCRATCH.iterdir()
 FILES = sorted(FOLDER.iterdir())
 ORIGINALS = {path: path.read_bytes() for path in FILES}
 
@@ -35,9 +33,9 @@ def parse(data: bytes) -> None:
     if fits:
         make_fit(path, data[1:])
     try:
-        damage_of(HERE)
-        finished_in_checkpoint(HERE)
-        load_checkpoint(HERE, RANKS)
+        damage_of(SCRATCH)
+        finished_in_checkpoint(SCRATCH)
+        load_checkpoint(SCRATCH, RANKS)
     finally:
         for each, original in ORIGINALS.items():
             each.write_bytes(original)

@@ -1,18 +1,15 @@
 """Settings: a TOML file as for `--config`, and a table as a server sends it to its nodes."""
 
 import json
-import tempfile
-from pathlib import Path
 
-from harness import instrumented, main
+from harness import SCRATCH, instrumented, main
 
 with instrumented():
     from plait.config import RunConfig, config_from_table, to_toml
     from plait.errors import PlaitError
     from plait.settings.toml import read_config_table
 
-HERE = Path(tempfile.mkdtemp(dir=Path("/dev/shm") if Path("/dev/shm").is_dir() else None))
-FILE = HERE / "config.toml"
+FILE = SCRATCH / "config.toml"
 
 
 def parse(data: bytes) -> None:

@@ -2,38 +2,32 @@
 
 import gzip
 import io
-import tempfile
 from functools import partial
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from harness import instrumented, main
+from harness import SCRATCH, instrumented, main, one_line
 
 with instrumented():
     from plait.adapters.peft import load_peft_directory
     from plait.data import arrow_file, as_dataset
     from plait.errors import PlaitError
 
-HERE = Path(tempfile.mkdtemp(dir=Path("/dev/shm") if Path("/dev/shm").is_dir() else None))
-(HERE / "adapter").mkdir()
+(SCRATCH / "adapter").mkdir()
 NAMES = ("my.jsonl", "my.json", "my.csv", "my.parquet", "my.arrow")
 arrow_file.MOST_BATCH_BYTES = 256 << 20
 
 
 def parse(data: bytes) -> None:
     for name in NAMES:
-        (HERE / name).write_bytes(data)
-    (HERE / "adapter" / "adapter_config.json").write_bytes(data)
+        (SCRATCH / name).write_bytes(data)
+    (SCRATCH / "adapter" / "adapter_config.json").write_bytes(data)
     for read in (
-        *(partial(as_dataset, HERE / name) for name in NAMES),
-        lambda: load_peft_directory(HERE / "adapter"),
+        *(partial(as_dataset, SCRATCH / name) for name in NAMES),
+        lambda: load_peft_directory(SCRATCH / "adapter"),
     ):
-        try:
+        with one_line(PlaitError):
             read()
-        except PlaitError as error:
-            if "\n" in str(error):
-                raise ValueError(f"not one line: {error!a}") from error
 
 
 def tables():

@@ -4,12 +4,10 @@ The first byte selects one; in the long call every message begins with two bytes
 """
 
 import asyncio
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from google.protobuf.message import DecodeError
-from harness import instrumented, main
+from harness import SCRATCH, instrumented, main
 
 with instrumented():
     import server.attendance
@@ -29,9 +27,7 @@ with instrumented():
 server.attendance._PROGRESS_PAUSE_S = 0.0
 KEY, TASK = b"k" * 32, "1.train.0"
 METRICS = Metrics()
-INBOX = Inbox(
-    Path(tempfile.mkdtemp(dir=Path("/dev/shm") if Path("/dev/shm").is_dir() else None)), node_quota_bytes=4096
-)
+INBOX = Inbox(SCRATCH, node_quota_bytes=4096)
 DISK = ThreadPoolExecutor(1)
 LIMITS = Limits(max_answer_bytes=1024, max_unproven=2, handshake_s=5, transfers_at_once=1)
 

@@ -4,17 +4,13 @@ import contextlib
 import hashlib
 import io
 import json
-import tempfile
-from pathlib import Path
 
-from harness import instrumented, main
+from harness import SCRATCH, instrumented, main
 
 with instrumented():
     from plait.errors import PeerError
     from plait.rounds.events import ClientScore, Evaluated, RoundStarted
     from plait.rounds.ledger import Ledger, read_events
-
-FOLDER = Path(tempfile.mkdtemp())
 
 
 class Held:
@@ -27,13 +23,9 @@ class Held:
 
 def parse(data: bytes) -> None:
     try:
-        read(data)
+        read_events(Held(data))
     except PeerError:
-        read(chained(data))
-
-
-def read(data: bytes) -> None:
-    read_events(Held(data))
+        read_events(Held(chained(data)))
 
 
 def chained(data: bytes) -> bytes:
@@ -54,7 +46,7 @@ def canonical(event: dict) -> bytes:
 
 
 def seeds() -> list[bytes]:
-    path = FOLDER / "seed.jsonl"
+    path = SCRATCH / "seed.jsonl"
     ledger = Ledger(path)
     ledger.append(RoundStarted(round=1, cohort=("alice", "bob")))
     ledger.append(Evaluated(round=0, loss=1.5, by_client={"alice": ClientScore(loss=2.5e-3, tokens=12)}))

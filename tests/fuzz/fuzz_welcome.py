@@ -2,7 +2,7 @@
 
 import json
 
-from harness import instrumented, main
+from harness import instrumented, main, one_line
 
 with instrumented():
     from client.connection import _run_config
@@ -19,15 +19,12 @@ def parse(data: bytes) -> None:
         text = data.decode()
     except UnicodeDecodeError:
         return
-    try:
+    with one_line(ConfigError):
         config = config_from_welcome(_run_config(text))
         told = welcome_table(config.to_table())
         if not all(map(is_told, told)):
             raise ValueError("a client would be told more than it takes")
         POLICY.check_run(config)
-    except ConfigError as error:
-        if "\n" in str(error):
-            raise ValueError(f"not one line: {error!a}") from error
 
 
 def seeds() -> list[bytes]:

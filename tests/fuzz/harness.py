@@ -24,6 +24,8 @@ LIMIT_S = 120
 # A library with sanitizers (sanitized.sh) takes over what atheris would learn of coverage.
 HAS_ATHERIS = importlib.util.find_spec("atheris") is not None and "ASAN_OPTIONS" not in os.environ
 VECTORS = Path(__file__).parents[1] / "vectors"
+SCRATCH = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+"""For a target's files, in memory where there is such a place."""
 
 
 def instrumented():
@@ -39,6 +41,16 @@ def golden(prefix: str) -> list[bytes]:
     """The golden messages whose files' names begin so."""
     paths = sorted(path for path in VECTORS.glob("*.hex") if path.name.startswith(prefix))
     return [bytes.fromhex(path.read_text()) for path in paths]
+
+
+@contextlib.contextmanager
+def one_line(kind, *, printable=False):
+    """A block that may refuse with an error of this kind, which has one line."""
+    try:
+        yield
+    except kind as error:
+        if "\n" in str(error) or (printable and not str(error).isprintable()):
+            raise ValueError(f"not one line: {error!a}") from error
 
 
 def main(parse, seeds) -> None:

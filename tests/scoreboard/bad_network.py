@@ -48,10 +48,14 @@ class Proxy:
     """Carries every connection to one port."""
 
     target: int
-    fault: Fault
-    due: Callable[[int, int], bool]  # whether the moment has come, given the bytes (up, down) carried so far
+    fault: Fault | None = None
+    due: Callable[[int, int], bool] = lambda up, down: (
+        False
+    )  # whether the moment has come, given the bytes (up, down) carried so far
     at_once: Callable[[], None] = lambda: None
     fired: int = 0
+    up_bytes: int = 0  # carried over all connections
+    down_bytes: int = 0
     port: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -81,6 +85,11 @@ class Proxy:
             connection = _Connection(self, near, far)
             threading.Thread(target=connection.carry, args=(near, far, True), daemon=True).start()
             threading.Thread(target=connection.carry, args=(far, near, False), daemon=True).start()
+
+    def count(self, up: int, down: int) -> None:
+        with self._lock:
+            self.up_bytes += up
+            self.down_bytes += down
 
     def claim(self, up: int, down: int) -> bool:
         """Whether this connection is the one to spoil, from now on."""
@@ -131,6 +140,7 @@ class _Connection:
 
     def _pass(self, data: bytes, sink: socket.socket, up: bool) -> bool:
         """Hand a piece on, as the fault has it; False where nothing follows."""
+        self._proxy.count(len(data) * up, len(data) * (not up))
         with self._lock:
             self._up += len(data) * up
             self._down += len(data) * (not up)

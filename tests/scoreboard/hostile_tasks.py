@@ -30,6 +30,10 @@ def _train(change: Callable[[pb.Task, Honest], None], kind: str = "train") -> Ca
     return make
 
 
+def _case(name: str, change: Callable[[pb.Task, Honest], None], kind: str = "train") -> Case:
+    return Case(name, Target.TASK, _train(change, kind))
+
+
 def _settle(settings: pb.Settings, field: str, value: Json) -> None:
     """Another value of one setting; where the task has it already, none."""
     if field in ("seed", "round", "done_steps", "trained", "steps"):
@@ -38,6 +42,15 @@ def _settle(settings: pb.Settings, field: str, value: Json) -> None:
     said = json.loads(settings.json)
     said.pop(field) if said.get(field) == value else said.update({field: value})
     _say(settings, json.dumps(said, sort_keys=True, separators=(",", ":")))
+
+
+def _settled(part: str, field: str, value: Json) -> Callable[[pb.Task, Honest], None]:
+    return lambda task, _: _settle(getattr(task, part).settings, field, value)
+
+
+def _described(make: Callable[[Honest], str]) -> Callable[[pb.Task, Honest], None]:
+    """Another specification."""
+    return lambda task, honest: setattr(task.describe, "spec_json", make(honest))
 
 
 def _say(settings: pb.Settings, text: str) -> None:
@@ -61,23 +74,20 @@ def settings_texts() -> Iterator[Case]:
         "a surrogate": lambda text: text[:-1] + ',"wire":"\\ud800"}',
     }
     for kind in ("train", "evaluate"):
+
+        def said(task: pb.Task, kind=kind) -> pb.Settings:
+            return getattr(task, kind).settings
+
         for name, change in forge.items():
+            say = lambda task, _, said=said, change=change: _say(said(task), change(said(task).json))  # noqa: E731
+            yield _case(f"{kind}: settings are {name}", say, kind)
+        for name, text in (("an unknown", ""), ("another's", None)):
 
-            def say(task: pb.Task, honest: Honest, kind=kind, change=change) -> None:
-                settings = getattr(task, kind).settings
-                _say(settings, change(settings.json))
+            def under(task: pb.Task, _: Honest, said=said, text=text) -> None:
+                said(task).digest = b"d" * 32
+                said(task).json = said(task).json if text is None else text
 
-            yield Case(f"{kind}: settings are {name}", Target.TASK, _train(say, kind))
-
-        def unknown(task: pb.Task, honest: Honest, kind=kind) -> None:
-            settings = getattr(task, kind).settings
-            settings.json, settings.digest = "", b"d" * 32
-
-        def another(task: pb.Task, honest: Honest, kind=kind) -> None:
-            getattr(task, kind).settings.digest = b"d" * 32
-
-        yield Case(f"{kind}: settings under an unknown digest", Target.TASK, _train(unknown, kind))
-        yield Case(f"{kind}: settings under another's digest", Target.TASK, _train(another, kind))
+            yield _case(f"{kind}: settings under {name} digest", under, kind)
 
 
 def settings() -> Iterator[Case]:
@@ -114,19 +124,11 @@ def settings() -> Iterator[Case]:
     table = [(field, value) for field, values in values_of.items() for value in values]
     for field, value in [*table, *(("wire", wire) for wire in wires)]:
         for kind in ("train", "evaluate") if field in measured else ("train",):
-
-            def change(task: pb.Task, honest: Honest, kind=kind, field=field, value=value) -> None:
-                _settle(getattr(task, kind).settings, field, value)
-
             shown = ascii(value) if len(ascii(value)) < 40 else f"{len(ascii(value))} long"
-            yield Case(f"{kind}: {field} is {shown}", Target.TASK, _train(change, kind))
+            yield _case(f"{kind}: {field} is {shown}", _settled(kind, field, value), kind)
 
     for field, value in (("seq_len", 2), ("batch_size", 2**32 - 1), ("held_out_fraction", 0.5), ("local_steps", 0)):
-
-        def describe(task: pb.Task, honest: Honest, field=field, value=value) -> None:
-            _settle(task.describe.settings, field, value)
-
-        yield Case(f"describe: {field} is {value}", Target.TASK, _train(describe, "query"))
+        yield _case(f"describe: {field} is {value}", _settled("describe", field, value), "query")
 
 
 def tasks() -> Iterator[Case]:
@@ -161,27 +163,21 @@ def tasks() -> Iterator[Case]:
     ]  # fmt: skip
     for name, entries in others:
 
-        def describe(task: pb.Task, honest: Honest, entries=entries) -> None:
-            task.describe.spec_json = with_settings(**entries)(honest)
-
         def train(task: pb.Task, honest: Honest, entries=entries) -> None:
             header = replace(honest.header(), spec_json=with_settings(**entries)(honest))
             task.train.broadcast = seal(header, encode_delta(honest.initial, codec_for("fp32"))).data
 
-        yield Case(f"describe: {name}", Target.TASK, _train(describe, "query"))
-        yield Case(f"train: {name}", Target.TASK, _train(train))
+        yield _case(f"describe: {name}", _described(with_settings(**entries)), "query")
+        yield _case(f"train: {name}", train)
     for what, targets in (("the embedding", ["embed_tokens"]), ("the output layer", ["lm_head"]), ("all", ["model"])):
-
-        def whole(task: pb.Task, honest: Honest, targets=targets) -> None:
-            task.describe.spec_json = of_method("full", {"target_modules": targets})(honest)
-
-        yield Case(f"describe: whole weights of {what}", Target.TASK, _train(whole, "query"))
+        whole = of_method("full", {"target_modules": targets})
+        yield _case(f"describe: whole weights of {what}", _described(whole), "query")
     for key, value in (("init_seed", 7), ("labels", ["a", "b"]), ("init_rank", 4), ("method", "rslora")):
 
-        def other(task: pb.Task, honest: Honest, key=key, value=value) -> None:
-            task.describe.spec_json = json.dumps({**honest.facts, key: value}, sort_keys=True, separators=(",", ":"))
+        def other(honest: Honest, key=key, value=value) -> str:
+            return json.dumps({**honest.facts, key: value}, sort_keys=True, separators=(",", ":"))
 
-        yield Case(f"describe: {key} is another", Target.TASK, _train(other, "query"))
+        yield _case(f"describe: {key} is another", _described(other), "query")
 
 
 def broadcasts() -> Iterator[Case]:
@@ -202,7 +198,7 @@ def broadcasts() -> Iterator[Case]:
                 encoded = header.SerializeToString(deterministic=True)
                 getattr(task, kind).broadcast = join_frame(encoded, bytes(frame.payload))
 
-            yield Case(f"{kind}, broadcast: {name}", Target.TASK, _train(change, kind))
+            yield _case(f"{kind}, broadcast: {name}", change, kind)
 
     table: list[tuple[str, object]] = [
         ("direction", 0), ("direction", 1), ("direction", 9), ("run_id", b""), ("run_id", b"r" * 15),
@@ -229,7 +225,7 @@ def broadcasts() -> Iterator[Case]:
             header.payload_digest = payload_digest(header.codec, header.codec_parameters, payload)
             task.train.broadcast = join_frame(header.SerializeToString(deterministic=True), payload)
 
-        return Case(f"train, broadcast: {name}", Target.TASK, _train(put))
+        return _case(f"train, broadcast: {name}", put)
 
     def first(value: float) -> Callable[[np.ndarray], np.ndarray]:
         def change(values: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ import json
 import logging
 import sys
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from html.parser import HTMLParser
 from pathlib import Path
@@ -70,48 +70,33 @@ NAMES = (
 )
 QUICK = 5
 """The first ones, which each need a defence of their own."""
-KINDS = ("client", "run", "adapter", "tensor")
 
 
 @no_waiting_for_the_disk()
 def run(*, full: bool, scratch: Path) -> Row:
-    tries: dict[str, Callable[[Path, str], Iterator[str]]] = {
-        "client": _client,
-        "run": _run,
-        "adapter": _adapter,
-        "tensor": _tensor,
-    }
     names = NAMES if full else NAMES[:QUICK]
-    failures: list[str] = []
-    tried = 0
     plain = _tags(_page(scratch / "plain", "plain", "plain"))
-    for kind in KINDS:
-        for number, name in enumerate(names):
-            tried += 1
-            folder = scratch / "somewhere" / f"{kind}-{number}"
-            inside = folder / "inside"
-            inside.mkdir(parents=True)
-            before = _tree(scratch, inside)
-            try:
-                told = list(tries[kind](inside, name))
-            except Exception as error:
-                failures.append(f"{kind} {ascii(name)[:40]}: {type(error).__name__}: {error!a}")
-                continue
-            wrong = [why for text in told if (why := _harm(text, plain))]
-            if stray := _tree(scratch, inside) - before:
-                wrong.append(f"wrote {sorted(stray)[:2]}")
-            if any(each.name == OUTSIDE for each in (Path("/") / OUTSIDE, Path.cwd() / OUTSIDE) if each.exists()):
-                wrong.append("wrote outside")
-            if wrong:
-                failures.append(f"{kind} {ascii(name)[:40]}: {wrong[0]}")
-    return Row(
-        "hostile names",
-        tried,
-        tried - len(failures),
-        figures={"kinds": len(KINDS), "names": len(names)},
-        failures=failures,
-        least=100 if full else 20,
-    )
+    complaints = [
+        _tried(scratch, f"{kind}-{number}", kind, name, plain) for kind in KINDS for number, name in enumerate(names)
+    ]
+    return Row.of("hostile names", complaints, least=100 if full else 20, kinds=len(KINDS), names=len(names))
+
+
+def _tried(scratch: Path, place: str, kind: str, name: str, plain: set[tuple[str, ...]]) -> str:
+    """What is wrong about a name of a kind; empty where nothing is."""
+    inside = scratch / "somewhere" / place / "inside"
+    inside.mkdir(parents=True)
+    before = _tree(scratch, inside)
+    try:
+        told = list(KINDS[kind](inside, name))
+    except Exception as error:
+        return f"{kind} {ascii(name)[:40]}: {type(error).__name__}: {error!a}"
+    wrong = [why for text in told if (why := _harm(text, plain))]
+    if stray := _tree(scratch, inside) - before:
+        wrong.append(f"wrote {sorted(stray)[:2]}")
+    if any(place.exists() for place in (Path("/") / OUTSIDE, Path.cwd() / OUTSIDE)):
+        wrong.append("wrote outside")
+    return f"{kind} {ascii(name)[:40]}: {wrong[0]}" if wrong else ""
 
 
 class _Page(str):
@@ -200,28 +185,26 @@ def _page(folder: Path, run: str, client: str) -> _Page:
 
 
 def _tables(folder: Path) -> str:
-    from rich.console import Console
-
     from plait.report.tables import report_tables
     from plait.rounds.ledger import read_events
     from plait.rounds.run_view import RunView
 
+    return _shown(report_tables(RunView.of(read_events(folder / "ledger.jsonl"))))
+
+
+def _shown(tables) -> str:
+    from rich.console import Console
+
     screen = Console(file=io.StringIO(), width=200)
-    for table in report_tables(RunView.of(read_events(folder / "ledger.jsonl"))):
+    for table in tables:
         screen.print(to_rich(table))
     return screen.file.getvalue()
 
 
 def _status(run: str, client: str) -> str:
-    from rich.console import Console
-
-    screen = Console(file=io.StringIO(), width=200)
     node = {"name": client, "doing": client, "ready": True, "device": client}
     cohort = [{"name": client, "state": client}]
-    said = {"run": run, "state": client, "nodes": [node], "cohort": cohort, "late": [client]}
-    for table in status_tables(said):
-        screen.print(to_rich(table))
-    return screen.file.getvalue()
+    return _shown(status_tables({"run": run, "state": client, "nodes": [node], "cohort": cohort, "late": [client]}))
 
 
 def _client(inside: Path, name: str) -> Iterator[str]:
@@ -339,3 +322,8 @@ def _saved_again(folder: Path, name: str) -> None:
     folder.mkdir()
     write_safetensors(folder / "w.safetensors", dict(AdapterState.zeros(Layout.of({name: (2, 3)})).items()))
     read_safetensors(folder / "w.safetensors")
+
+
+KINDS: Mapping[str, Callable[[Path, str], Iterator[str]]] = {
+    "client": _client, "run": _run, "adapter": _adapter, "tensor": _tensor,
+}  # fmt: skip

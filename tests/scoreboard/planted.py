@@ -56,15 +56,8 @@ def run(*, full: bool, scratch: Path) -> Row:
     told = [*_from_victim(scratch, "working_directory"), *_from_victim(scratch, "cache")]
     if os.geteuid() == 0:
         told += list(_a_stranger_tries(scratch / "closed"))
-    failures = [f"{name}: {wrong}" for name, wrong in told if wrong]
-    return Row(
-        "planted in working directory and cache",
-        tried=len(told),
-        passed=len(told) - len(failures),
-        figures={"planted files run or believed": len(failures)},
-        failures=failures,
-        least=40 if os.geteuid() == 0 else 30,
-    )
+    found = [f"{name}: {wrong}" if wrong else "" for name, wrong in told]
+    return Row.of("planted in working directory and cache", found, least=40 if os.geteuid() == 0 else 30)
 
 
 def victim(what: str, folder: str) -> None:
@@ -264,7 +257,6 @@ def _cache(folder: Path) -> Iterator[Attempt]:
     kinds: dict[str, tuple[str, Callable[[], object], Callable[[Path], None]]] = {
         "fingerprint": ("fingerprints.json", _fingerprint, _another_fingerprint),
         "loss": ("losses/*", _loss, _another_loss),
-        "embedding": ("embeddings/*", _embedding, lambda entry: _put(entry, bytes(4 * 384))),
         "package": ("packages/toy-1.0", _package, lambda entry: _put(entry / "toy" / "data.txt", b"planted")),
         "base": ("bases/tiny-*", _base, lambda entry: _put(entry / "config.json", b"{}")),
     }
@@ -359,14 +351,6 @@ def _another_loss(entry: Path) -> None:
     from plait.rounds.evaluation import SequenceLosses
 
     _put(entry, SequenceLosses((9.0,), (1,), None).to_bytes())
-
-
-def _embedding() -> object:
-    import numpy as np
-
-    from plait.training import embeddings
-
-    return embeddings._remembered(["text"], "fingerprint", lambda _texts: np.ones((1, 384), np.float32)).tolist()
 
 
 def _package() -> object:

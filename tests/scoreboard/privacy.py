@@ -59,15 +59,8 @@ def run(*, full: bool, scratch: Path) -> Row:
         _kills(scratch, full=full),
     ]
     found = [complaint for claim in claims for complaint in claim]
-    failures = [complaint for complaint in found if complaint]
-    return Row(
-        "privacy of clients",
-        len(found),
-        len(found) - len(failures),
-        figures={"kills": 2 * (POINTS if full else 4)},
-        failures=failures,
-        least=2 * POINTS + 36 if full else 44,
-    )
+    kills = 2 * (POINTS if full else 4)
+    return Row.of("privacy of clients", found, least=2 * POINTS + 36 if full else 44, kills=kills)
 
 
 def _hidden_state(scratch: Path) -> Iterator[str]:

@@ -31,8 +31,7 @@ EXAMPLES = [Example(np.arange(2, dtype=np.int32), np.arange(2, dtype=np.int32)) 
 def run(*, full: bool, scratch: Path) -> Row:
     claims = (_size(), _reach(), _samples(steps=2000 if full else 400), _noise_of(scratch), _budget(scratch))
     found = [complaint for claim in claims for complaint in claim]
-    failures = [complaint for complaint in found if complaint]
-    return Row("privacy of records", len(found), len(found) - len(failures), failures=failures, least=14)
+    return Row.of("privacy of records", found, least=14)
 
 
 def _privacy(batch: int = BATCH) -> RecordPrivacy:

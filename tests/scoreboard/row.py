@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,13 @@ class Row:
     failures: Sequence[str] = ()
     least: int = 1
     """Tries without which a row proves nothing."""
+
+    @classmethod
+    def of(cls, row: str, complaints: Iterable[str], *, least: int, **figures: object) -> Self:
+        """A row of which every try has a complaint, empty where it held."""
+        tried = list(complaints)
+        failures = [complaint for complaint in tried if complaint]
+        return cls(row, len(tried), len(tried) - len(failures), figures, failures, least)
 
     @property
     def ok(self) -> bool:
