@@ -115,7 +115,7 @@ class Stage:
         self.tasks += 1
         head, body = self.honest.train[:_HEAD], self.honest.train[_HEAD:]
         digest = hashlib.sha256(body).digest()
-        self.server.inbox[digest] = body
+        self.server.bodies[digest] = body
         fields = {
             "task_id": f"t{self.tasks}", "message_type": "train", "group_id": "1",
             "head": head, "body_bytes": len(body), "body_sha256": digest,
@@ -128,7 +128,7 @@ class Stage:
     def fresh(self, **changes: object) -> dict[str, object]:
         """A body that the node does not hold, and its digest."""
         body = os.urandom(5000)
-        self.server.inbox[hashlib.sha256(body).digest()] = body
+        self.server.bodies[hashlib.sha256(body).digest()] = body
         return {"body_bytes": len(body), "body_sha256": hashlib.sha256(body).digest(), **changes}
 
     def do_honest_work(self) -> str:

@@ -71,45 +71,22 @@ PART_DELTA = AdapterState(
     PART_LAYOUT, np.array([0, 0, 1.0, -2.5, 3e-3, 1e-45, *[0.0] * 6, 0.1, 0, 0, 0, 0, 0, -0.0, 0.0], np.float32)
 )
 
+_ABOUT = {
+    "run_id": bytes(range(16)), "base_fingerprint": sha256(b"base").digest(), "spec_digest": sha256(b"spec").digest(),
+    "relative_to": sha256(b"before").digest(),
+}  # fmt: skip
 UPDATE = Header(
-    direction=Direction.UPDATE,
-    run_id=bytes(range(16)),
-    round=3,
-    client="ålice 7",
-    base_fingerprint=sha256(b"base").digest(),
-    spec_digest=sha256(b"spec").digest(),
-    relative_to=sha256(b"before").digest(),
-    examples=300,
-    metrics={"train_loss": 1.25, "train_s": 0.0, "a": -1e-300},
-)
+    direction=Direction.UPDATE, round=3, client="ålice 7", examples=300,
+    metrics={"train_loss": 1.25, "train_s": 0.0, "a": -1e-300}, **_ABOUT,
+)  # fmt: skip
 BROADCAST = Header(
-    direction=Direction.BROADCAST,
-    run_id=bytes(range(16)),
-    round=70000,
-    client="",
-    base_fingerprint=sha256(b"base").digest(),
-    spec_digest=sha256(b"spec").digest(),
-    relative_to=sha256(b"before").digest(),
-    result_digest=sha256(b"after").digest(),
+    direction=Direction.BROADCAST, round=70000, client="", result_digest=sha256(b"after").digest(), **_ABOUT
 )
 SETTINGS = Settings(
-    local_steps=4,
-    batch_size=2,
-    gradient_accumulation_steps=1,
-    seq_len=128,
-    learning_rate=1e-3,
-    weight_decay=0.0,
-    max_grad_norm=1.0,
-    held_out_fraction=0.1,
-    max_held_out_sequences=16,
-    seed=2**64 - 1,
-    warmup_steps=0,
-    lr_schedule="linear",
-    round=3,
-    total_steps=20,
-    done_steps=8,
-    wire="bf16",
-)
+    local_steps=4, batch_size=2, gradient_accumulation_steps=1, seq_len=128, learning_rate=1e-3, weight_decay=0.0,
+    max_grad_norm=1.0, held_out_fraction=0.1, max_held_out_sequences=16, seed=2**64 - 1, warmup_steps=0,
+    lr_schedule="linear", round=3, total_steps=20, done_steps=8, wire="bf16",
+)  # fmt: skip
 # Two groups on two lanes, the second beginning amid a row; a tensor of zeros; an odd number of tensors.
 RATE_LAYOUT = Layout.of({"a": (23, 27), "b": (40, 2), "c": (4, 120)})
 RATE_DELTA = AdapterState(
@@ -257,17 +234,8 @@ def masking_json(task: MaskingTask) -> dict[str, object]:
 
 def masked_json(reply: MaskedReply) -> dict[str, object]:
     """What an answer within a masked sum says; the answers that it is not are empty."""
-    said = {
-        "client": reply.client,
-        "offer": {},
-        "parcels": {},
-        "ready": 0,
-        "signature": "",
-        "revealed": {},
-        "update": {},
-        "unreadable": "",
-        "opened": {},
-    }
+    said: dict[str, object] = {name: {} for name in ("offer", "parcels", "revealed", "update", "opened")}
+    said |= {"client": reply.client, "ready": 0, "signature": "", "unreadable": ""}
     match reply.answer:
         case Offer() as offer:
             said["offer"] = as_json(offer)
@@ -300,10 +268,8 @@ def as_json(value: object, *, whole: bool = True) -> object:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         said = {field.name: as_json(getattr(value, field.name), whole=whole) for field in dataclasses.fields(value)}
         if isinstance(value, Settings):
-            said |= {
-                "trained": ["AB", "A", "B"].index(value.trained),
-                "digest": sha256(value.text.encode()).hexdigest(),
-            }
+            digest = sha256(value.text.encode()).hexdigest()
+            said |= {"trained": ["AB", "A", "B"].index(value.trained), "digest": digest}
             own = ("seed", "round", "done_steps", "trained", "steps", "digest")
             return said if whole else {name: said[name] for name in own}
         return said
@@ -409,10 +375,7 @@ KEY = sha256(b"a node's key").digest()
 
 
 def _enrolment() -> dict[str, object]:
-    key, nonces = (
-        NodeKey.from_seed(KEY),
-        {"challenge": sha256(b"challenge").digest(), "hello": sha256(b"hello").digest()},
-    )
+    key, nonces = NodeKey.from_seed(KEY), {name: sha256(name.encode()).digest() for name in ("challenge", "hello")}
     signed = enrolment_bytes(
         challenge_nonce=nonces["challenge"], hello_nonce=nonces["hello"], public_key=key.public_bytes, name="ålice 7"
     )
@@ -444,10 +407,8 @@ def _seeds() -> dict[str, object]:
 
 
 def _errors() -> dict[str, object]:
-    task, envelope = (
-        b"".join(encode_task(TASKS["task_train"])),
-        seal(UPDATE, encode_delta(DELTA, codec_for("fp32"))).data,
-    )
+    task = b"".join(encode_task(TASKS["task_train"]))
+    envelope = seal(UPDATE, encode_delta(DELTA, codec_for("fp32"))).data
     flipped = envelope[:-1] + bytes([envelope[-1] ^ 1])
     wrong = {
         "task of schema 2": ("task", b"\x08\x02" + task[2:]),
@@ -477,13 +438,9 @@ def _roster() -> dict[str, object]:
     given = {
         "session": as_json(SESSION),
         "offers": [as_json(offer) for offer in OFFERS],
-        "bits": 7,
-        "unit": 0.0078125,
-        "size": 4096,
-        "figures": 5,
         "survivors": [[0, 1, 2], [0, 2]],
         "many": {"clients": 200, "digest": many.hex(), "place": 7},
-    }
+    } | {name: getattr(roster, name) for name in ("bits", "unit", "size", "figures")}
     expected = {
         "keys_text": OFFERS[0].signed(SESSION).hex(),
         "digest": roster.digest.hex(),
@@ -511,12 +468,8 @@ def _masks() -> dict[str, object]:
     values, figures = Ring(7).reduced(np.arange(-8, 8)), np.array([5, 7], np.uint64)
     add_masks(values, figures, [Mask(own, 1), Mask(both, -1)], Ring(7))
     given = {name: secret.hex() for name, secret in secrets.items()}
-    given |= {
-        "roster": roster.digest.hex(),
-        "received": received.hex(),
-        "numbers": list(range(-8, 8)),
-        "figures": [5, 7],
-    }
+    given |= {"roster": roster.digest.hex(), "received": received.hex()}
+    given |= {"numbers": list(range(-8, 8)), "figures": [5, 7]}
     expected = {
         "pair": both.hex(),
         "own": own.hex(),
