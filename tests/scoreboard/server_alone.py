@@ -9,7 +9,8 @@ that tells of one client.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -102,10 +103,9 @@ def stored(federation, purpose: str, number: int) -> Summed | None:
 
 def run(*, full: bool, scratch: Path) -> Row:
     del full
-    names = {way.__name__.strip("_"): way for way in WAYS}
     with no_waiting_for_the_disk():
-        found = {name: way(World(scratch / name)) for name, way in names.items()}
-    complaints = [f"{name.replace('_', ' ')}: {wrong}" if wrong else "" for name, wrong in found.items()]
+        found = {name: way(World(scratch / name.replace(" ", "_"))) for name, way in WAYS.items()}
+    complaints = [f"{name}: {wrong}" if wrong else "" for name, wrong in found.items()]
     return Row.of("a server alone against masks", complaints, least=18)
 
 
@@ -115,7 +115,7 @@ def _twice(
     again: Collection[str],
     first: Collection[str] = NAMES,
     run: str = "another",
-    between: Callable[[World], None] = lambda _: None,
+    between: Callable[[World], object] = lambda _: None,
     loses: str = "",
 ) -> str:
     """An honest run, and one of the same settings with other clients."""
@@ -126,34 +126,6 @@ def _twice(
         federation.channel.silent = lambda asked: asked.client == loses and asked.purpose is Purpose.TRAIN
     found = world.sum(federation)
     return "" if found is None else f"the server has a second sum, of {len(found.clients)} clients"
-
-
-def _without_one(world: World) -> str:
-    return _twice(world, again=NAMES[:-1])
-
-
-def _without_two(world: World) -> str:
-    return _twice(world, again=NAMES[:-2])
-
-
-def _with_one_more(world: World) -> str:
-    return _twice(world, first=NAMES[:-1], again=NAMES)
-
-
-def _with_one_for_another(world: World) -> str:
-    return _twice(world, first=NAMES[:-1], again=(*NAMES[:-2], VICTIM))
-
-
-def _said_to_have_dropped_out(world: World) -> str:
-    return _twice(world, again=NAMES, loses=VICTIM)
-
-
-def _under_the_same_name(world: World) -> str:
-    return _twice(world, again=NAMES[:-3], run="first")
-
-
-def _unmasked_again_under_the_same_name(world: World) -> str:
-    return _twice(world, again=NAMES, run="first")
 
 
 def _restored_from_an_older_copy(world: World) -> str:
@@ -169,15 +141,6 @@ def _restored_from_an_older_copy(world: World) -> str:
             shutil.copytree(world.folder / name / "copy", world.state(name))
 
     return _twice(world, again=NAMES[:-1], between=restore)
-
-
-def _removed_state(world: World) -> str:
-    return _twice(world, again=NAMES[:-1], between=lambda world: [shutil.rmtree(world.state(n)) for n in NAMES])
-
-
-def _some_lost_everything(world: World) -> str:
-    """Fewer than a third, with their kits' notes too: the others are enough to refuse."""
-    return _twice(world, again=NAMES[:-1], between=lambda world: [shutil.rmtree(world.folder / n) for n in NAMES[:2]])
 
 
 def _all_lost_everything(world: World) -> str:
@@ -336,26 +299,37 @@ def _fewer_than_the_policy_says(world: World) -> str:
     return "" if world.sum(federation) is None else "a sum of four where the policy says five"
 
 
-WAYS: tuple[Callable[[World], str], ...] = (
-    _without_one,
-    _without_two,
-    _with_one_more,
-    _with_one_for_another,
-    _said_to_have_dropped_out,
-    _under_the_same_name,
-    _unmasked_again_under_the_same_name,
-    _restored_from_an_older_copy,
-    _removed_state,
-    _some_lost_everything,
-    _all_lost_everything,
-    _cohorts_that_give_two_clients_together,
-    _five_cohorts_that_give_two_clients,
-    _evaluated_again_under_other_names,
-    _evaluated_for_far_other_clients,
-    _evaluated_round_by_round_with_small_steps,
-    _counts_from_changing_cohorts,
-    _refusals,
-    _epsilon_of_three_runs,
-    _consent_to_another_run,
-    _fewer_than_the_policy_says,
-)
+def _lost(folders: Callable[[World], list[Path]]) -> Callable[[World], object]:
+    return lambda world: [shutil.rmtree(folder) for folder in folders(world)]
+
+
+# An honest run, and another with these differences.
+RUN_AGAIN: Mapping[str, Mapping[str, object]] = {
+    "without one": {"again": NAMES[:-1]},
+    "without two": {"again": NAMES[:-2]},
+    "with one more": {"first": NAMES[:-1], "again": NAMES},
+    "with one for another": {"first": NAMES[:-1], "again": (*NAMES[:-2], VICTIM)},
+    "said to have dropped out": {"again": NAMES, "loses": VICTIM},
+    "under the same name": {"again": NAMES[:-3], "run": "first"},
+    "unmasked again under the same name": {"again": NAMES, "run": "first"},
+    "removed state": {"again": NAMES[:-1], "between": _lost(lambda world: [world.state(name) for name in NAMES])},
+    # Fewer than a third, with their kits' notes too: the others are enough to refuse.
+    "some lost everything": {
+        "again": NAMES[:-1], "between": _lost(lambda world: [world.folder / name for name in NAMES[:2]]),
+    },
+}  # fmt: skip
+WAYS: Mapping[str, Callable[[World], str]] = {
+    **{name: partial(_twice, **differences) for name, differences in RUN_AGAIN.items()},
+    "restored from an older copy": _restored_from_an_older_copy,
+    "all lost everything": _all_lost_everything,
+    "cohorts that give two clients together": _cohorts_that_give_two_clients_together,
+    "five cohorts that give two clients": _five_cohorts_that_give_two_clients,
+    "evaluated again under other names": _evaluated_again_under_other_names,
+    "evaluated for far other clients": _evaluated_for_far_other_clients,
+    "evaluated round by round with small steps": _evaluated_round_by_round_with_small_steps,
+    "counts from changing cohorts": _counts_from_changing_cohorts,
+    "refusals": _refusals,
+    "epsilon of three runs": _epsilon_of_three_runs,
+    "consent to another run": _consent_to_another_run,
+    "fewer than the policy says": _fewer_than_the_policy_says,
+}
