@@ -36,8 +36,6 @@ def run(*, full: bool, scratch: Path) -> Row:
 
         def append(self, state) -> None:
             federation.channel.asked.clear()
-            for model in federation.models.values():
-                del model.stood_on[:-1]
             if state.round % (rounds // 100) == 0:
                 gc.collect()
                 files = len(list(Path("/proc/self/fd").iterdir()))

@@ -1,7 +1,6 @@
 """plait as it comes: a simulation with nothing set but the work. The bytes of its channel are counted outside it."""
 
 import shutil
-from collections.abc import Sequence
 from contextlib import suppress
 
 from work import Work
@@ -22,18 +21,17 @@ table = {
     **rate,
     **work.told["variant"],
 }
-answers = LocalChannel.answers
+answer_of = LocalChannel.answer
 rounds = [0]
 
 
-def counted(channel: LocalChannel, tasks: Sequence[tuple[int, bytes]]) -> list[bytes | NoAnswer]:
-    """The answers of clients, both ways counted."""
-    found = answers(channel, tasks)
-    for (node, task), answer in zip(tasks, found, strict=True):
-        work.sent(rounds[-1], work.clients[node], "down", bytes(task))
-        if not isinstance(answer, NoAnswer):
-            work.sent(rounds[-1], work.clients[node], "up", bytes(answer))
-    return found
+def counted(channel: LocalChannel, node: int, task: bytes) -> bytes | NoAnswer:
+    """The answer of a client, both ways counted."""
+    answer = answer_of(channel, node, task)
+    work.sent(rounds[-1], work.clients[node], "down", bytes(task))
+    if not isinstance(answer, NoAnswer):
+        work.sent(rounds[-1], work.clients[node], "up", bytes(answer))
+    return answer
 
 
 def keep() -> None:
@@ -55,7 +53,7 @@ def hear(event: Event) -> None:
         work.ended(event.round)
 
 
-LocalChannel.answers = counted
+LocalChannel.answer = counted
 run, data = prepare(config_from_table(table, where="the field"), quiet=True)
 execute(run, data, quiet=True, on_event=hear)
 keep()

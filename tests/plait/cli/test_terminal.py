@@ -91,7 +91,7 @@ def test_a_program_that_no_shell_finds_is_named_by_its_path(monkeypatch: pytest.
 @pytest.mark.parametrize(
     "line",
     [
-        "report", "verify", "audit", "privacy", "doctor", "simulate --method list --base tiny",
+        "report", "verify", "audit --allow data=my.jsonl", "privacy", "doctor", "simulate --method list --base tiny",
         "simulate --rule list --base tiny",
         "estimate --base tiny", "eval --adapter runs/a-name-of-some-length --data my.jsonl --seq-len 32",
         "compare run runs/a-name-of-some-length", "init my.jsonl",
