@@ -220,7 +220,8 @@ def test_a_federation_learns_from_a_reward_and_says_so(tmp_path: Path) -> None:
     (objective,) = {event.config["objective"] for event in read_events(run.path / "ledger.jsonl")[:1]}
     with pytest.raises(ConfigError, match="expected sft: the attacks compare the losses of sequences"):
         audit(run.path, allow=[f"objective={objective}"])
-    assert _objective_of(run.path) == ""
+    with pytest.raises(ConfigError, match="is code; if you trust it, add --objective grpo:reward="):
+        _objective_of(run.path)
     # The same seed samples and learns the same.
     again = learn("again", rounds=1)
     assert again.updates["reward"].tolist() == run.updates["reward"].tolist()[:2]
