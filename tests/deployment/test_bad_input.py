@@ -137,57 +137,48 @@ def address(channel):
     return channel.address.replace("127.0.0.1", "localhost")
 
 
-def other_federation(kits, tmp_path):
-    provision(tmp_path / "other", ["alice"], ["localhost"], now=NOW)
-    return tmp_path / "other" / "clients" / "alice"
+def another(name, days=0):
+    """The kit of another federation, which began so many days ago."""
+
+    def make(kits):
+        provision(kits.parent / name, ["alice"], ["localhost"], now=NOW - timedelta(days=days))
+        return kits.parent / name / "clients" / "alice"
+
+    return make
 
 
-def never_registered(kits, tmp_path):
+def never_registered(kits):
     (kits / "server" / "clients.json").write_text('{"clients": []}\n')
 
 
-def revoked(kits, tmp_path):
+def revoked(kits):
     revoke(kits, "alice", now=NOW)
 
 
-def expired(kits, tmp_path):
-    provision(tmp_path / "old", ["alice"], ["localhost"], now=NOW - timedelta(days=1000))
-    return tmp_path / "old" / "clients" / "alice"
-
-
-def from_the_future(kits, tmp_path):
-    provision(tmp_path / "new", ["alice"], ["localhost"], now=NOW + timedelta(days=3))
-    return tmp_path / "new" / "clients" / "alice"
-
-
-def the_servers(kits, tmp_path):
-    return kits / "server"
-
-
-def of_two_clients(kits, tmp_path):
+def of_two_clients(kits):
     shutil.copy(kits / "clients" / "bob" / "node.key", kits / "clients" / "alice" / "node.key")
 
 
-def without_its_key(kits, tmp_path):
+def without_its_key(kits):
     (kits / "clients" / "alice" / "node.key").unlink()
 
 
 @pytest.mark.parametrize(
     ("make", "code", "cause", "remedy"),
     [
-        (other_federation, 0, "is not from this kit's authority", "is it another server"),
+        (another("other"), 0, "is not from this kit's authority", "is it another server"),
         (never_registered, 3, "does not have this node", "must copy clients.json"),
         (revoked, 3, "key has been revoked", "ask the server's operator for a new kit"),
-        (expired, 2, "expired on", "plait provision"),
-        (from_the_future, 2, "is valid from", "set this machine's clock"),
-        (the_servers, 2, "is a server's", "expected a client's"),
+        (another("old", 1000), 2, "expired on", "plait provision"),
+        (another("new", -3), 2, "is valid from", "set this machine's clock"),
+        (lambda kits: kits / "server", 2, "is a server's", "expected a client's"),
         (of_two_clients, 3, "key is registered for another name", "ask for a kit"),
         (without_its_key, 2, "node.key", "expected"),
     ],
 )
-def test_a_kit_that_admits_no_one(serve, client, kits, tmp_path, make, code, cause, remedy):
+def test_a_kit_that_admits_no_one(serve, client, kits, make, code, cause, remedy):
     channel = serve()
-    kit = make(kits, tmp_path) or kits / "clients" / "alice"
+    kit = make(kits) or kits / "clients" / "alice"
 
     got, line = client(address(channel), kit=kit)
 
