@@ -81,4 +81,5 @@ def test_memory_does_not_grow_with_the_number_of_products(lab):
         tracemalloc.stop()
         return size
 
-    assert held(400) <= 1.1 * held(40)
+    # Kept, 360 products more would be 230 kB; what else Python holds varies a little.
+    assert held(400) <= held(40) + 16_000
