@@ -3,9 +3,8 @@
     python simulations/fleet/run.py            # the tiny base, 3 seeds, a few minutes on two cores
     python simulations/fleet/run.py --base smollm2-135m --seeds 0
 
-Compares equal steps (synchronous rounds), steps by speed
-and asynchronous rounds. Finished runs are not repeated, and with --only the rows of other variants are kept.
-Writes results-BASE.json and prints the table. *Time* is until the
+Compares equal steps (synchronous rounds), steps by speed and asynchronous rounds. Finished runs are not repeated, and
+with --only the rows of other variants are kept. Writes results-BASE.json and prints the table. *Time* is until the
 first evaluation that is at most the synchronous run's last loss, of the same seed; gains of clients, bytes and energy
 are those at that moment.
 """
