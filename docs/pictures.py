@@ -1,7 +1,6 @@
-"""Make the pictures of the documentation: a plot of a committed experiment, the report, the live page and the site.
+"""Make the pictures of the documentation: a plot of a committed experiment, the report and the live page.
 
-    make docs                                  # the pictures of the site show build/site
-    python -m docs.pictures [loss] [report] [page] [site]
+    python -m docs.pictures [loss] [report] [page]
 
 `loss` draws held-out loss against what a client has sent, mean over the seven judging texts of `simulations/defaults`,
 ten rounds. The others are what headless Chromium shows, in light and dark and at several widths. Eight simulated
@@ -152,7 +151,6 @@ def look(browser: Browser, address: str, path: str, *, size: str, dark: bool, re
     browser.wait(f"location.href === '{address}' && document.readyState === 'complete' && {ready}")
     time.sleep(1)  # for transitions
     browser.picture(ROOT / path)
-    browser.js("localStorage.clear()")  # where the site keeps its colours
     Image.open(ROOT / path).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(ROOT / path, optimize=True)
 
 
@@ -185,13 +183,6 @@ def live(browser: Browser, run: Path, scratch: Path) -> None:
         ledger.close()
 
 
-def site(browser: Browser) -> None:
-    """The site's first page, and a guide."""
-    for page, size, dark in (("index", "wide", False), ("guides/own-data", "middle", True)):
-        address = (ROOT / f"build/site/{page}.html").as_uri()
-        look(browser, address, f"docs/images/site-{size}.png", size=size, dark=dark)
-
-
 def main(wanted: Sequence[str]) -> None:
     """Make them all, or those that are wanted."""
     if "loss" in wanted:
@@ -204,9 +195,7 @@ def main(wanted: Sequence[str]) -> None:
                 report(browser, run, Path(scratch))
             if "page" in wanted:
                 live(browser, run, Path(scratch))
-        if "site" in wanted:
-            site(browser)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or ("loss", "report", "page", "site"))
+    main(sys.argv[1:] or ("loss", "report", "page"))
