@@ -24,7 +24,7 @@ WELCOME_KEYS = frozenset(
         "dropout", "target-modules",
         # How clients train and measure.
         "local-steps", "batch-size", "gradient-accumulation-steps", "seq-len", "learning-rate",
-        "lr-schedule", "warmup-steps", "weight-decay", "max-grad-norm", "correction", "objective", "loss",
+        "lr-schedule", "weight-decay", "max-grad-norm", "correction", "objective", "loss",
         "own-share", "trainer",
         "held-out-fraction", "max-held-out-sequences", "wire", "seed",
         # How the run goes.

@@ -21,9 +21,9 @@ export const CONFIGURATION = new Map([
   ...keysOf(isText, `base labels method client-ranks target-modules
     step-budget lr-schedule correction loss objective trainer wire rule rounds-mode dp server-optimizer`),
   ...keysOf(isNumber, `alpha dropout learning-rate weight-decay max-grad-norm held-out-fraction
-    dp-epsilon dp-noise-multiplier dp-delta`),
+    dp-epsilon dp-delta`),
   ...keysOf(whole(0, Number.MAX_SAFE_INTEGER), `rank local-steps batch-size gradient-accumulation-steps seq-len
-    warmup-steps max-held-out-sequences seed rounds clients clients-per-round eval-every eval-clients`),
+    max-held-out-sequences seed rounds clients clients-per-round eval-every eval-clients`),
   ...keysOf(either(isNumber, oneOf('auto')), 'own-share'),
   ...keysOf(either(isNumber, oneOf('adaptive')), 'dp-clip'),
   ...keysOf(isFlag, 'secure-aggregation'),
@@ -40,7 +40,6 @@ const SETTINGS = new Map(Object.entries({
   max_grad_norm: [number((value) => value > 0)],
   held_out_fraction: [number((value) => value > 0 && value < 1)],
   max_held_out_sequences: [whole(1)],
-  warmup_steps: [isCount, 0],
   lr_schedule: [oneOf('constant', 'linear', 'slope'), 'constant'],
   found_rate_factor: [number((value) => value > 0), 1],
   total_steps: [whole(0, Number.MAX_SAFE_INTEGER), 0],
@@ -56,7 +55,6 @@ const SETTINGS = new Map(Object.entries({
   secure_aggregation: [isFlag, false],
   record_delta: [isNumber, 0],
   record_epsilon: [isNumber, 0],
-  record_noise: [isNumber, 0],
   record_clip: [isNumber, 0],
   client_noise: [isNumber, 0],
   client_clip: [isNumber, 0],

@@ -37,7 +37,6 @@ class RunSettings(TypedDict, total=False):
     secure_aggregation: bool
     dp: Literal["off", "client", "record"]
     dp_clip: float | Literal["adaptive"]
-    dp_noise_multiplier: float
     dp_epsilon: float
     dp_delta: float
     local_steps: int
@@ -49,7 +48,6 @@ class RunSettings(TypedDict, total=False):
     seq_len: int
     learning_rate: float
     lr_schedule: Literal["auto", "constant", "linear", "slope"]
-    warmup_steps: int
     weight_decay: float
     max_grad_norm: float
     method: str | Method

@@ -5,7 +5,6 @@ Paces and what private records have cost follow from the record. Knows no round 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -176,7 +175,7 @@ class Intake:
             self.spool.expected(state, number, client, roster.tracks[client]),
             examples=roster.cards[client].train_examples,
             public_key=roster.keys[client],
-            epsilon=(self.settings.record_epsilon or math.inf) if self.settings.records_are_private else None,
+            epsilon=self.settings.record_epsilon if self.settings.records_are_private else None,
         )
 
     def receive(

@@ -41,7 +41,7 @@ class Expected:
         received: the adapter that the client started from.
         examples: the client's own statement; None if that was checked before.
         public_key: its Ed25519 key, 32 bytes, if it proved to hold one: the update must then be signed with it.
-        epsilon: the most that its records may have cost, infinite for no limit: the update must then say what they
+        epsilon: the most that its records may have cost: the update must then say what they
             have, and nothing else of its training; None where they are not private.
     """
 

@@ -130,8 +130,6 @@ class OptimizerSettings(Table):
     """learning rate schedule over the whole run; slope lets a client's rate follow the slope of its loss along its last
     step; auto is slope where no rate is given (linear with classes and 20 steps or more), but constant with dp, a
     trainer, a reward or a rule that keeps the nearest updates"""
-    warmup_steps: Annotated[int, Field(ge=0, le=MOST)] = 0
-    """steps over which the learning rate rises from 0"""
     weight_decay: Annotated[float, Field(ge=0, le=1e3)] = 0.0
     """AdamW's decoupled weight decay"""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0

@@ -283,15 +283,11 @@ def schedule_factor(settings: Settings, step: float) -> float:
     """Learning rate at a step of the whole run, as a fraction of its peak.
 
     Args:
-        settings: ``lr_schedule``, ``warmup_steps`` and ``total_steps``.
+        settings: ``lr_schedule`` and ``total_steps``.
     """
-    if step < settings.warmup_steps:
-        return (step + 1) / (settings.warmup_steps + 1)
     if settings.lr_schedule in ("constant", "slope"):
         return 1.0
-    rest = max(1, settings.total_steps - settings.warmup_steps)
-    done = min(1.0, (step - settings.warmup_steps) / rest)
-    return 1.0 - done
+    return 1.0 - min(1.0, step / max(1, settings.total_steps))
 
 
 def _pieces(values: Tensor) -> tuple[Tensor, ...]:

@@ -76,7 +76,6 @@ class PerTask:
 SIDES = ("AB", "A", "B")
 """Sides that train, in the order of messages.proto's Side."""
 
-_Steps: TypeAlias = Annotated[int, _whole(0, bounds.MAX_STEPS)]
 _SomeSteps: TypeAlias = Annotated[int, _whole(1, bounds.MAX_STEPS)]
 _Examples: TypeAlias = Annotated[int, _whole(1, bounds.MAX_EXAMPLES)]
 _Flag: TypeAlias = Annotated[bool, _flag]
@@ -106,8 +105,6 @@ class Settings:
     """Maximum number of held-out sequences to evaluate."""
     seed: Annotated[int, _whole(0, 2**64 - 1), PerTask()]
     """All randomness of the task comes from it."""
-    warmup_steps: _Steps = 0
-    """Steps over which the learning rate rises from 0."""
     lr_schedule: Annotated[str, _one_of("constant", "linear", "slope")] = "constant"
     """Schedule of the learning rate over the whole run."""
     found_rate_factor: Annotated[float, _real(above_zero=True)] = 1.0
@@ -145,9 +142,7 @@ class Settings:
     record_delta: Annotated[float, _real(below=1)] = 0.0
     """Delta of the privacy of each of the client's records; 0 for no such privacy."""
     record_epsilon: Annotated[float, _real()] = 0.0
-    """Epsilon of each of its records over the whole run; 0 if `record_noise` is given instead."""
-    record_noise: Annotated[float, _real()] = 0.0
-    """Noise of a step over the clip norm; 0 if it follows from `record_epsilon`."""
+    """Epsilon of each of its records over the whole run."""
     record_clip: Annotated[float, _real()] = 0.0
     """Norm that the gradient of each record is clipped to; 0 to scale all of them to one norm."""
     client_noise: Annotated[float, _real()] = 0.0

@@ -209,7 +209,6 @@ def test_what_may_be_set_can_be_sent():
         ("gradient-accumulation-steps", MAX_EXAMPLES),
         ("seq-len", MAX_SEQ_LEN),
         ("max-held-out-sequences", MAX_STEPS),
-        ("warmup-steps", MAX_STEPS),
     ):
         config_from_table({key: most, **({} if key == "batch-size" else {"batch-size": 1})})
         with pytest.raises(ConfigError, match=f"{key} is {most + 1}, expected less than or equal to {most}"):

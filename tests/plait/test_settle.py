@@ -74,7 +74,7 @@ def test_what_is_given_stands(given: dict[str, object]) -> None:
         ({"learning-rate": 0.003}, "constant"),
         ({"labels": "good,bad"}, "linear"),
         ({"trainer": "mine:build"}, "constant"),
-        ({"dp": "client", "dp-noise-multiplier": 1.0}, "constant"),
+        ({"dp": "client", "dp-epsilon": 8.0}, "constant"),
     ],
 )
 def test_a_rate_follows_slopes_where_clients_find_it_and_measure_them(given: dict[str, object], schedule: str) -> None:
@@ -185,8 +185,7 @@ def test_under_masks_every_client_adds_its_share_of_the_noise_of_private_clients
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"dp-noise-multiplier": 1.0}, "dp-epsilon is 8 and dp-noise-multiplier is 1, expected one of the two"),
-        ({"dp-epsilon": 0.0}, "neither dp-epsilon nor dp-noise-multiplier is given and dp is 'client'"),
+        ({"dp-epsilon": 0.0}, "dp-epsilon is 0 and dp is 'client', expected an epsilon"),
         ({"dp": "off"}, "dp-epsilon is 8.0 and dp is 'off', expected dp-epsilon 0.0 or dp client or dp record"),
         ({"dp": "off", "dp-epsilon": 0.0, "dp-clip": 1.0}, "dp-clip is 1.0 and dp is 'off'"),
         ({"dp-epsilon": 1e-6, "dp-delta": 1e-12}, "dp-epsilon is 1e-06 and rounds is 5, which takes noise of .* times"),
@@ -225,13 +224,13 @@ def test_private_records_are_in_the_settings_that_clients_get_and_go_with_every_
     settled = settle(config_from_table({**OF_RECORDS, **more}))
     task = settled.plan.settings
     assert privacy_of(settled.config) is None
-    assert (task.record_delta, task.record_epsilon, task.record_noise, task.record_clip) == (1e-5, 8.0, 0.0, 0.0)
+    assert (task.record_delta, task.record_epsilon, task.record_clip) == (1e-5, 8.0, 0.0)
     assert (settled.config.norm_bound, settled.config.keep) == ("10", "last")
     # A learning rate that is found in the data is not private.
     assert task.learning_rate > 0
-    given = {"dp": "record", "dp-noise-multiplier": 0.7, "dp-clip": 0.3, "dp-delta": 1e-6}
+    given = {"dp": "record", "dp-epsilon": 0.7, "dp-clip": 0.3, "dp-delta": 1e-6}
     task = settle(config_from_table(given)).plan.settings
-    assert (task.record_delta, task.record_epsilon, task.record_noise, task.record_clip) == (1e-6, 0.0, 0.7, 0.3)
+    assert (task.record_delta, task.record_epsilon, task.record_clip) == (1e-6, 0.7, 0.3)
     assert not settle(config_from_table(PRIVATE)).plan.settings.records_are_private
 
 

@@ -88,7 +88,7 @@ def test_a_value_that_cannot_be_is_the_servers_fault(key, value):
 
 
 def test_clients_are_told_of_privacy_only_where_the_run_has_some():
-    keys = {"dp", "dp-epsilon", "dp-delta", "dp-clip", "dp-noise-multiplier"}
+    keys = {"dp", "dp-epsilon", "dp-delta", "dp-clip"}
     assert not keys & set(welcome_table(RunConfig().to_table()))
     told = welcome_table(config_from_table({"dp": "client", "dp-epsilon": 8.0}).to_table())
     assert keys <= set(told)

@@ -103,7 +103,6 @@ def settings() -> Iterator[Case]:
         "held_out_fraction": (0.0, 1e-9, 0.5, 0.999, 1.0, math.nan),
         "max_held_out_sequences": (0, 1, 2**32 - 1),
         "seed": (0, 1, 2**64 - 1),
-        "warmup_steps": (1, 2**32 - 1),
         "lr_schedule": ("", "linear", "constant", "step", 2),
         "round": (0, 2, 3, 10**6, 2**32 - 1),
         "total_steps": (0, 1, 2**63, 2**64 - 1),

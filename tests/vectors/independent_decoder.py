@@ -24,7 +24,7 @@ def table(first, *parts):
 SETTINGS = dict(zip((10, 13, 15, 17), table(1, "seed:i round:i done_steps:i trained:i").values(), strict=True))
 SETTINGS |= table(24, "digest:b json:t steps:i")
 # What the text of settings leaves out.
-DEFAULTS = {"warmup_steps": 0, "lr_schedule": "constant", "total_steps": 0, "wire": "fp32", "personal": ""}
+DEFAULTS = {"lr_schedule": "constant", "total_steps": 0, "wire": "fp32", "personal": ""}
 DEFAULTS |= {"proximal": 0.0, "carry_moments": False, "without_feedback": False, "own_share": 0.0}
 DEFAULTS |= {
     "measures_slope": False,
@@ -34,7 +34,7 @@ DEFAULTS |= {
     "secure_aggregation": False,
 }
 DEFAULTS |= {"client_noise": 0.0, "client_clip": 0.0, "client_cohort": 0}
-DEFAULTS |= {"record_delta": 0.0, "record_epsilon": 0.0, "record_noise": 0.0, "record_clip": 0.0}
+DEFAULTS |= {"record_delta": 0.0, "record_epsilon": 0.0, "record_clip": 0.0}
 WORK = table(1, ("settings", SETTINGS), "broadcast:b")
 OFFER = table(1, "client:t identity:b encryption:b masking:b commitment:b signature:b certificate:b endorsement:b")
 ROSTER = ("roster", table(1, ("offers", [OFFER]), "bits:i unit:d size:i figures:i"))

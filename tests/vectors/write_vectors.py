@@ -84,7 +84,7 @@ BROADCAST = Header(
 )
 SETTINGS = Settings(
     local_steps=4, batch_size=2, gradient_accumulation_steps=1, seq_len=128, learning_rate=1e-3, weight_decay=0.0,
-    max_grad_norm=1.0, held_out_fraction=0.1, max_held_out_sequences=16, seed=2**64 - 1, warmup_steps=0,
+    max_grad_norm=1.0, held_out_fraction=0.1, max_held_out_sequences=16, seed=2**64 - 1,
     lr_schedule="linear", round=3, total_steps=20, done_steps=8, wire="bf16",
 )  # fmt: skip
 # Two groups on two lanes, the second beginning amid a row; a tensor of zeros; an odd number of tensors.

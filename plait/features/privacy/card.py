@@ -189,7 +189,7 @@ class PrivacyCard:
         promised = self.promised
         known = len(self.spent.by_client) if self.spent else 0
         spent = f", the most of {known} clients' own accounts" if known else " at most"
-        clip, noise = promised.clip_norm, promised.noise_multiplier
+        clip = promised.clip_norm
         return [
             (
                 "Protected",
@@ -201,10 +201,7 @@ class PrivacyCard:
             ("Amplification by sampling", promised.amplification),
             ("Steps of a client", f"{promised.steps:,}, each of {promised.batch:,} records on average"),
             ("Clip norm", f"{clip:.3g}" if clip else "all gradients are scaled to one norm"),
-            (
-                "Noise of a step, over the clip norm",
-                f"{noise:.4g}" if noise else "follows from epsilon and how many records a client has",
-            ),
+            ("Noise of a step, over the clip norm", "follows from epsilon and how many records a client has"),
             *(("Not covered", text) for text in self.not_covered),
         ]
 

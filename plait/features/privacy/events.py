@@ -12,10 +12,9 @@ class PrivacyStarted(Event):
 
     Attributes:
         unit: what is hidden as a whole: a ``client``, or a ``record`` of one. adjacency: ``zero-out``: its updates or
-        gradients are replaced by zero. observer: from whom it is hidden. epsilon: never exceeded; None for a run that
-        was given its noise multiplier. delta: of the guarantee. noise_multiplier: a round costs what one Gaussian
-        mechanism with noise of this multiple of its sensitivity costs; of records, the noise of a step over the clip
-        norm, and None where each client's follows from epsilon and how many records it has. update_multiplier: noise
+        gradients are replaced by zero. observer: from whom it is hidden. epsilon: never exceeded. delta: of the
+        guarantee. noise_multiplier: a round costs what one Gaussian mechanism with noise of this multiple of its
+        sensitivity costs; None of records, where each client's follows from how many it has. update_multiplier: noise
         of the sum of updates, over the clip norm. count_multiplier: noise of the count that an adaptive clip norm
         follows; None for a fixed one. clip_quantile: that it follows; None likewise. clip_norm: of round 1; of
         records, None where all gradients are scaled to one norm. clients: number that the sum of a round is divided

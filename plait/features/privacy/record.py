@@ -56,7 +56,7 @@ class RecordPrivacy:
     Attributes:
         batch: of them that a step is expected to draw, at most all.
         noise: of the sum, over the clip norm.
-        epsilon: never exceeded; infinite where only the noise was given.
+        epsilon: never exceeded.
         clip_norm: that gradients are clipped to; None to scale each to the same norm (Bu et al., arXiv 2206.07136),
             which needs no choice where the optimizer divides by the gradient's size anyway.
     """
@@ -77,18 +77,16 @@ class RecordPrivacy:
         steps: int,
         delta: float,
         epsilon: float,
-        noise: float,
         clip_norm: float | None,
     ) -> Self:
-        """The privacy with which all steps of a run just fit an epsilon, or, if that is 0, with the given noise."""
+        """The privacy with which all steps of a run just fit an epsilon."""
         if delta * records >= 1:
             raise ConfigError(
                 f"dp-delta is {delta:g} and this client has {records:,} records, expected less than 1 / records = "
                 f"{1 / records:g}: with more, showing one record in full would be within the guarantee"
             )
         batch = min(batch, records)
-        found = noise or noise_for(epsilon, delta, batch / records, steps)
-        return cls(records, batch, found, delta, epsilon or float("inf"), clip_norm)
+        return cls(records, batch, noise_for(epsilon, delta, batch / records, steps), delta, epsilon, clip_norm)
 
     @property
     def rate(self) -> float:
@@ -163,7 +161,6 @@ def privacy_of(settings: Settings, *, records: int, most: float = 0.0) -> Record
         steps=max(1, settings.total_steps),
         delta=settings.record_delta,
         epsilon=settings.record_epsilon,
-        noise=settings.record_noise,
         clip_norm=settings.record_clip or None,
     )
     if not most or privacy.epsilon <= most:
@@ -243,9 +240,8 @@ def started(settings: Settings, *, clients: int, size: int, continues: bool = Fa
         unit="record",
         adjacency="zero-out",
         observer="everybody, the server too",
-        epsilon=settings.record_epsilon or None,
+        epsilon=settings.record_epsilon,
         delta=settings.record_delta,
-        noise_multiplier=settings.record_noise or None,
         clip_norm=settings.record_clip or None,
         clients=clients,
         parameters=size,

@@ -9,7 +9,6 @@ from functools import partial
 
 from plait.config import RunConfig
 from plait.errors import PeerError
-from plait.features.privacy.accountant import epsilon_at
 from plait.features.privacy.events import PrivacyStarted, intents_in, promised_in, spent_in
 from plait.features.privacy.mechanism import ClientPrivacy, multiplier_for
 from plait.features.privacy.noise import RunKey
@@ -35,10 +34,9 @@ def privacy_of(config: RunConfig) -> ClientPrivacy | None:
     epsilon, delta = said["dp_epsilon"], said["dp_delta"]
     guaranteed = config.fewest_together(config.cohort_size)
     return ClientPrivacy(
-        noise_multiplier=said["dp_noise_multiplier"]
-        or multiplier_for(epsilon, delta, config.rounds, guaranteed=guaranteed),
+        noise_multiplier=multiplier_for(epsilon, delta, config.rounds, guaranteed=guaranteed),
         delta=delta,
-        epsilon=epsilon or None,
+        epsilon=epsilon,
         clients=config.cohort_size,
         clip_norm=None if said["dp_clip"] == "adaptive" else said["dp_clip"],
         quantile=_CLIP_QUANTILE,
@@ -65,7 +63,6 @@ def tasks(config: RunConfig) -> Mapping[str, object]:
         return {
             "record_delta": said["dp_delta"],
             "record_epsilon": said["dp_epsilon"],
-            "record_noise": said["dp_noise_multiplier"],
             "record_clip": 0.0 if said["dp_clip"] == "adaptive" else said["dp_clip"],
         }
     privacy = privacy_of(config)
@@ -163,10 +160,6 @@ def check(policy: Policy, config: RunConfig) -> None:
     if not 0 < delta <= policy.dp_max_delta:
         allowed = f"at most {policy.dp_max_delta:g}"
         raise policy.refusal("dp-max-delta", f"the run has delta {delta:g}", allowed, f"set it to {delta:g} or more")
-    if not epsilon and unit == "record":
-        # It follows from the number of this client's records, too (see `record`).
-        return
-    epsilon = epsilon or epsilon_at(delta, math.sqrt(config.rounds) / said["dp_noise_multiplier"])
     if epsilon > limit:
         asked = f"the run may spend epsilon {epsilon:.4g} at delta {delta:g}"
         raise policy.refusal(key, asked, most, f"set it to {math.ceil(100 * epsilon) / 100:g} or more")
@@ -210,21 +203,20 @@ def proposes(run: Proposed) -> Words:
 
 def _promised(run: Proposed, *, is_masked: bool) -> str:
     said = vars(run.config)
-    epsilon, delta = said["dp_epsilon"], said["dp_delta"]
-    noise = f"epsilon {epsilon:g}" if epsilon else f"noise of {said['dp_noise_multiplier']:g} times the clip norm"
+    budget = f"epsilon {said['dp_epsilon']:g} at delta {said['dp_delta']:g}"
     if said["dp"] == "record":
         return (
             f"this client adds noise to its own training, so that no single sequence shows in what it sends: "
-            f"{noise} at delta {delta:g}, kept by this client's own account"
+            f"{budget}, kept by this client's own account"
         )
     if is_masked:
         return (
             f"this client adds its share of the noise under its masks, so that no sum shows what its data change, "
-            f"not even to the server: {noise} at delta {delta:g}, if the others add theirs"
+            f"not even to the server: {budget}, if the others add theirs"
         )
     return (
-        f"the server promises client-level differential privacy towards everyone but itself: {noise} at delta "
-        f"{delta:g}; this client cannot check that it adds the noise"
+        f"the server promises client-level differential privacy towards everyone but itself: {budget}; this client "
+        "cannot check that it adds the noise"
     )
 
 

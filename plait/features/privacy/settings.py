@@ -20,7 +20,6 @@ class Privacy(Table):
     heading: ClassVar[str] = "Privacy"
     within: ClassVar = {
         "dp_epsilon": _OF_BOTH,
-        "dp_noise_multiplier": _OF_BOTH,
         "dp_clip": _OF_BOTH,
     }
 
@@ -31,8 +30,6 @@ class Privacy(Table):
     """
     dp_epsilon: Annotated[float, Field(ge=0, le=1e6)] = 0.0
     """epsilon of the whole run, never exceeded; sets the noise"""
-    dp_noise_multiplier: Annotated[float, Field(ge=0, le=1e4)] = 0.0
-    """noise over clip norm in each round (of records: step), instead of an epsilon"""
     dp_delta: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """delta of the whole run; 0 means 1e-5, or of clients 1 / (10 clients) if that is smaller"""
     dp_clip: Annotated[
@@ -42,14 +39,9 @@ class Privacy(Table):
     and scales all gradients to one norm"""
 
     @model_validator(mode="after")
-    def _check_noise(self) -> Self:
-        if self.dp == "off":
-            return self
-        given = {"dp-epsilon": self.dp_epsilon, "dp-noise-multiplier": self.dp_noise_multiplier}
-        noise = [f"{key} is {value:g}" for key, value in given.items() if value]
-        if len(noise) != 1:
-            both = " and ".join(noise) or f"neither dp-epsilon nor dp-noise-multiplier is given and dp is '{self.dp}'"
-            raise ValueError(f"{both}, expected one of the two: each follows from the other")
+    def _check_epsilon(self) -> Self:
+        if self.dp != "off" and not self.dp_epsilon:
+            raise ValueError(f"dp-epsilon is 0 and dp is '{self.dp}', expected an epsilon: the noise follows from it")
         return self
 
     def check_clients(self, clients: int, cohort: int) -> None:
@@ -65,12 +57,6 @@ class Privacy(Table):
         """What these settings need of a run, and what they take away."""
         if self.dp == "off":
             return
-        yield self._says_private()
-        if self.dp == "record" and self.dp_noise_multiplier:
-            spent = {Trait.SINGLE_UPDATES: "each client says beside its own what it has spent"}
-            yield self.says("dp_noise_multiplier", needs=spent, instead="0 with dp-epsilon")
-
-    def _says_private(self) -> Stated:
         needs = {Trait.WAITS: "a client's part is charged by rounds", Trait.EQUAL_STEPS: "noise is for equal parts"}
         takes = {
             Trait.FIGURES: "no noise covers them",
@@ -83,4 +69,4 @@ class Privacy(Table):
         else:
             needs[Trait.OWN_LOSS] = "noise needs the gradient of each record by itself"
             takes[Trait.WHOLE_GRADIENT] = "each record's is clipped, to dp-clip"
-        return self.says("dp", needs=needs, takes=takes)
+        yield self.says("dp", needs=needs, takes=takes)

@@ -150,7 +150,7 @@ def planned(parameters: int, records: int | None = None, **given: object):
     return plans(settle(config_from_table({"clients": 100, **given})), parameters, parameters, records)
 
 
-@pytest.mark.parametrize(("clip", "warns"), [({"dp-noise-multiplier": 0.05}, False), ({"dp-epsilon": 8.0}, True)])
+@pytest.mark.parametrize(("clip", "warns"), [({"dp-epsilon": 1e4}, False), ({"dp-epsilon": 8.0}, True)])
 def test_an_estimate_warns_where_the_noise_leaves_nothing_to_learn(clip, warns):
     said = planned(2_440_000, dp="client", **clip)
     (table,) = said.tables

@@ -19,12 +19,12 @@ from plait.wire.settings import Settings
 from tests.commands import killed_after
 from tests.plait.rounds.conftest import DictMemory
 
-PLAIN = {"records": 200, "batch": 20, "steps": 10, "delta": 1e-5, "epsilon": 0.0, "noise": 1.0, "clip_norm": 1.0}
+PLAIN = {"records": 200, "batch": 20, "steps": 10, "delta": 1e-5, "epsilon": 4.0, "clip_norm": 1.0}
 
 
 @pytest.mark.slow
 def test_the_noise_is_that_with_which_all_steps_just_fit():
-    privacy = RecordPrivacy.of(**{**PLAIN, "epsilon": 4.0, "noise": 0.0})
+    privacy = RecordPrivacy.of(**PLAIN)
     assert privacy.epsilon_after(10) <= 4.0 < privacy.epsilon_after(11)
     assert privacy.epsilon_after(10) == sampled_epsilon(privacy.noise, 0.1, 10, 1e-5)
     assert privacy.mechanism.update_multiplier == privacy.noise
@@ -33,10 +33,7 @@ def test_the_noise_is_that_with_which_all_steps_just_fit():
 
 @pytest.mark.slow
 def test_fewer_records_need_more_noise():
-    noises = [
-        RecordPrivacy.of(**{**PLAIN, "records": records, "epsilon": 4.0, "noise": 0.0}).noise
-        for records in (15, 60, 500)
-    ]
+    noises = [RecordPrivacy.of(**{**PLAIN, "records": records}).noise for records in (15, 60, 500)]
     assert noises == sorted(noises, reverse=True)
 
 
@@ -172,21 +169,13 @@ def test_what_a_client_allows_is_never_exceeded_whatever_the_run_asks_for():
     settings = Settings(
         local_steps=4, batch_size=10, gradient_accumulation_steps=1, seq_len=8, learning_rate=0.1, weight_decay=0.0,
         max_grad_norm=1.0, held_out_fraction=0.1, max_held_out_sequences=4, seed=0, total_steps=12, record_delta=1e-5,
-        record_noise=1.0,
+        record_epsilon=3.05,
     )  # fmt: skip
-    # Twelve steps cost 3.02.
-    assert privacy_of(settings, records=100).epsilon == math.inf
-    allowed = privacy_of(settings, records=100, most=3.05)
-    assert (allowed.epsilon, allowed.noise) == (3.05, 1.0)
+    assert privacy_of(settings, records=100, most=3.2).epsilon == 3.05
     with pytest.raises(
         PolicyError, match=r"epsilon of this client's records to 3\.0\d+ at delta 1e-05, but dp-max-epsi"
     ):
         privacy_of(settings, records=100, most=3.0)
-    # Fewer records cost more, and an epsilon that the run promises is kept if it is the smaller one.
-    with pytest.raises(PolicyError, match="dp-max-epsilon"):
-        privacy_of(settings, records=50, most=3.05)
-    strict = replace(settings, record_noise=0.0, record_epsilon=2.0)
-    assert privacy_of(strict, records=100, most=3.05).epsilon == 2.0
 
 
 def test_whatever_decides_a_gradient_decides_the_noise():

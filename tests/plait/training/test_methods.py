@@ -66,7 +66,7 @@ def trained(resident: ResidentBase, blueprint: Blueprint, settings: Settings) ->
 def settings() -> Settings:
     return Settings(
         local_steps=2, batch_size=1, gradient_accumulation_steps=1, seq_len=24, learning_rate=1e-2,
-        lr_schedule="constant", warmup_steps=0, weight_decay=0.0, max_grad_norm=1.0, held_out_fraction=0.1,
+        lr_schedule="constant", weight_decay=0.0, max_grad_norm=1.0, held_out_fraction=0.1,
         max_held_out_sequences=1, seed=0, round=1, done_steps=0, total_steps=2, wire="fp32", proximal=0.0,
         carry_moments=False,
     )  # fmt: skip
