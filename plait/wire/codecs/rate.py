@@ -39,6 +39,7 @@ from plait.wire.codecs.entropy import (
 )
 from plait.wire.codecs.trellis import (
     GREATEST_STEP,
+    LARGEST,
     LEAST_STEP,
     STATE_BITS,
     Mix,
@@ -105,6 +106,7 @@ class PricePair:
 
 # Samples: numbers, and steps of a lane.
 _COARSE, _FINE = (1 << 14, 64), (1 << 16, 128)
+_MOST_STEPS = 2 * LARGEST - 2  # from zero to the furthest number: none is clipped
 _LEAST_PASSES, _COARSE_PASSES, _FINE_PASSES, _WHOLE_PASSES = 4, 11, 2, 3
 _STEEPEST = 40.0
 _NEAR, _CLOSE = 0.02, 0.008  # tolerances of a rate, on the coarse sample and on all numbers, relative to its target
@@ -125,7 +127,9 @@ def search(groups: Sequence[Float32], bits: float, trellis: Trellis, *, overhead
     price = float(np.interp(np.log(bits), _LOG_RATES, _PRICES))
     energy = sum(float(np.square(group, dtype=np.float64).sum()) for group in groups)
     deviations = float(np.interp(np.log(bits), _LOG_RATES, _LOG_STEPS))
-    aim = _Aim(bits, 0.5 * float(np.log(energy / size)) + deviations)
+    furthest = max(float(np.abs(group).max()) for group in groups)
+    least = min(max(furthest / _MOST_STEPS, LEAST_STEP), GREATEST_STEP)
+    aim = _Aim(bits, least, 0.5 * float(np.log(energy / size)) + deviations)
 
     def rate(path: Path) -> float:
         parameter_bytes = overhead_bytes + sum(each.size_bytes for each in path.quantisers)
@@ -161,12 +165,13 @@ class _Aim:
     """The state of the search for the step, and the rate of the previous step."""
 
     bits: float
+    least: float  # step
     log_step: float
     before: tuple[float, float] | None = None
 
     @property
     def step(self) -> np.float32:
-        return np.float32(np.clip(np.exp(self.log_step), LEAST_STEP, GREATEST_STEP))
+        return np.float32(np.clip(np.exp(self.log_step), self.least, GREATEST_STEP))
 
     def corrected(self, got: float) -> _Aim:
         """The next step to try: by a Gaussian's slope, or the observed one if that is steeper."""
@@ -175,7 +180,7 @@ class _Aim:
             seen = (self.before[1] - got) / (self.log_step - self.before[0])
             slope = max(slope, min(seen, _STEEPEST))
         move = float(np.clip((got - self.bits) / slope, -0.5, 0.5)) if got else -0.2
-        return _Aim(self.bits, self.log_step + move, (self.log_step, got))
+        return _Aim(self.bits, self.least, self.log_step + move, (self.log_step, got))
 
 
 LEAST_BITS, GREATEST_BITS = 1, 8

@@ -118,6 +118,24 @@ def test_the_rate_is_the_one_asked_for(bits, shape):
     assert rate == pytest.approx(bits, rel=0.02)
 
 
+@pytest.mark.parametrize("bits", [1, 3, 8])
+@pytest.mark.parametrize("shape", ["one step of Adam", "sparse", "sparser", "lognormal", "two values", "one huge"])
+def test_no_shape_of_numbers_loses_more_than_announced(shape, bits):
+    chance, size = np.random.default_rng(0), 1 << 15
+    normal, sign = chance.standard_normal(size), chance.choice([-1, 1], size)
+    values = {
+        "one step of Adam": 1e-3 * sign,
+        "sparse": normal * (chance.random(size) < 0.1),
+        "sparser": normal * (chance.random(size) < 0.01),
+        "lognormal": sign * np.exp(2 * normal),
+        "two values": np.where(sign > 0, 0.3, -1),
+        "one huge": np.append(normal[1:], 1e6),
+    }[shape].astype(np.float32)
+    _, decoded = round_trip(Rate(bits), AdapterState(Layout.of({"a": (size,)}), values))
+    lost = np.square(values - decoded, dtype=np.float64).sum() / np.square(values, dtype=np.float64).sum()
+    assert lost < Rate(bits).distortion + 1e-4
+
+
 def test_bits_go_where_they_lower_the_error_most():
     quiet, loud = 1 << 14, 1 << 14
     layout = Layout.of({"loud": (loud,), "quiet": (quiet,)})
