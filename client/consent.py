@@ -227,7 +227,7 @@ class Consents:
             make_private_directory(self.path.parent)
         except OSError as error:
             raise MachineError(f"cannot make '{self.path.parent}': {error.strerror or error}") from error
-        write_atomically(self.path, json.dumps(newest, indent=1).encode(), mode=0o600)
+        write_atomically(self.path, json.dumps(newest, indent=1).encode())
 
     def _read(self) -> dict[str, object]:
         data = read_if_there(self.path)

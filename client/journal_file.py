@@ -94,7 +94,7 @@ class JournalFile:
             if self.note is not None:
                 said = json.dumps({"lines": len(lines), "digest": _digest(lines)})
                 with contextlib.suppress(MachineError):
-                    write_atomically(self.note, said.encode(), mode=0o600)
+                    write_atomically(self.note, said.encode())
 
     def _noted(self) -> tuple[int, str]:
         data = read_if_there(self.note) if self.note is not None else None

@@ -110,7 +110,7 @@ def _built(compiler: str, flags: tuple[str, ...], code: str, progress: Callable[
             capture_output=True,
             timeout=_BUILD_TIMEOUT_S,
         )
-        write_atomically(target, made.read_bytes(), mode=0o755)
+        write_atomically(target, made.read_bytes())
     if wrong := others_can_change(target):
         raise MachineError(f"compiled kernels are not loaded: {wrong}")
     return target

@@ -24,11 +24,12 @@ _SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h
 _MADV_POPULATE_READ = 22  # asm-generic/mman-common.h, from Linux 5.14 on
 
 
-def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Write `data` to a temporary file, fsync it and rename it to `path`.
+def write_atomically(path: Path, data: bytes, *, exported: bool = False) -> None:
+    """Write `data` to a temporary file, fsync it and rename it to `path`; only this user can read it.
 
     Args:
         data: the whole content.
+        exported: whether all users may read it.
 
     Raises:
         MachineError: the directory is missing or read-only, or the disk is full; `path` is as it was.
@@ -38,7 +39,7 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path))
         temporary = Path(name)
         with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), mode)
+            os.fchmod(file.fileno(), 0o644 if exported else 0o600)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -287,11 +288,14 @@ def fsync_directory(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def directory_written_aside(path: Path) -> Generator[Path]:
+def directory_written_aside(path: Path, *, exported: bool = False) -> Generator[Path]:
     """Yield an empty directory beside `path`; if the block succeeds, it replaces `path`.
 
     An existing directory is moved away first and removed last, so that a crash leaves one of the two intact; a failure
     moves it back.
+
+    Args:
+        exported: whether all users may read it; else only this one can.
 
     Raises:
         MachineError: the parent is missing or read-only, or the disk is full; `path` is as it was.
@@ -299,11 +303,11 @@ def directory_written_aside(path: Path) -> Generator[Path]:
     aside: Path | None = None
     try:
         aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=_prefix(path)))
-        aside.chmod(0o755)
         yield aside
-        for file in aside.rglob("*"):
-            # Whatever the writer's umask: files that others can change are not trusted.
-            file.chmod(stat.S_IMODE(file.lstat().st_mode) & ~(stat.S_IWGRP | stat.S_IWOTH))
+        for file in (aside, *aside.rglob("*")):
+            # Whatever the writer's umask.
+            mode = file.lstat().st_mode & stat.S_IRWXU
+            file.chmod(mode | (mode & 0o500) >> 3 | (mode & 0o500) >> 6 if exported else mode)
             if file.is_file():
                 with file.open("rb") as handle:
                     os.fsync(handle.fileno())

@@ -18,7 +18,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from plait.errors import ConfigError, MachineError, PeerError
-from plait.files import cannot_write, map_file
+from plait.files import cannot_write, make_private_directory, map_file
 from plait.transport.framing import Data
 from server.incoming import ANSWER_SUFFIX, HEADER_BYTES, PART_SUFFIX, Incoming, SmallAnswer, SmallAnswers
 
@@ -124,7 +124,7 @@ class Inbox:
         self._directory = directory
         self._node_quota_bytes = node_quota_bytes
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            make_private_directory(directory)
         except OSError as error:
             raise cannot_write(directory, error, doing="make") from error
         if not os.access(directory, os.W_OK | os.X_OK):
@@ -201,7 +201,7 @@ class Inbox:
         path = self._path(node, task_id, PART_SUFFIX)
         self._here.add((node, task_id))
         try:
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(mode=0o700, exist_ok=True)
             # A part with another digest is another answer to the same task, and is replaced.
             others = sum(_size_of(file) for file in path.parent.iterdir() if file != path)
             if others + size + HEADER_BYTES > self._node_quota_bytes:

@@ -72,6 +72,7 @@ class Incoming:
         # A node that resumes again and again without finishing must not cause the beginning to be hashed each time.
         self._hash = None if offset else hashlib.sha256()
         self._written = self._handed = offset
+        path.touch(mode=0o600)
         self._file = path.open("r+b" if held else "w+b")
         try:
             self._file.write(header)
@@ -251,6 +252,7 @@ class SmallAnswers:
     def _append(self, path: Path, records: list[SmallAnswer], *, durable: bool) -> None:
         data = b"".join(record.to_bytes() for record in records)
         try:
+            path.touch(mode=0o600)
             with path.open("ab", buffering=0) as file:
                 start, rest = file.tell(), memoryview(data)
                 try:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from plait.errors import ConfigError
-from plait.files import cannot_write, directory_written_aside
+from plait.files import cannot_write, directory_written_aside, make_private_directory
 from plait.rounds.run_directory import RunDirectory, check_given_out
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ class Result:
             return place
         write = prepare_peft(ExportRequest(source, place), lambda _: None)
         try:
-            place.parent.mkdir(exist_ok=True)
+            make_private_directory(place.parent)
         except OSError as error:
             raise cannot_write(place.parent, error, doing="make") from error
         with directory_written_aside(place) as folder:

@@ -39,9 +39,11 @@ def log_to(path: Path) -> None:
     logger.setLevel(logging.INFO)
     logger.propagate = False
     try:
+        path.touch(mode=0o600)
         file = RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=1, encoding="ascii", delay=False)
     except OSError as error:
         raise MachineError(f"cannot write '{path}': {error.strerror or error}") from error
+    file.rotator = _begin_anew
     screen = logging.StreamHandler()
     screen.setLevel(logging.WARNING)
     for handler in (file, screen):
@@ -49,6 +51,11 @@ def log_to(path: Path) -> None:
             logging.Formatter("time=%(asctime)s level=%(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S%z")
         )
         logger.addHandler(handler)
+
+
+def _begin_anew(full: str, kept: str) -> None:
+    Path(full).replace(kept)
+    Path(full).touch(mode=0o600)
 
 
 def stop_on_signals(how: str) -> None:

@@ -127,7 +127,7 @@ def publish(adapter: Path, place: Path, *, round_number: int) -> Path:
     copy = place / f"round-{round_number:06d}"
     try:
         place.mkdir(parents=True, exist_ok=True)
-        with directory_written_aside(copy) as aside:
+        with directory_written_aside(copy, exported=True) as aside:
             for file in sorted(adapter.iterdir()):
                 if file.is_file():
                     shutil.copyfile(file, aside / file.name)

@@ -56,9 +56,9 @@ def export_figures(view: RunView, run_directory: Path, into: Path) -> None:
         text = io.StringIO()
         csv.writer(text).writerows([table.headings, *table.rows])
         name = re.sub(r"\W+", "_", table.title.lower()).strip("_")
-        write_atomically(into / f"{name}.csv", text.getvalue().encode())
+        write_atomically(into / f"{name}.csv", text.getvalue().encode(), exported=True)
     for plot in sorted(run_directory.glob("*.png")):
-        write_atomically(into / plot.name, plot.read_bytes())
+        write_atomically(into / plot.name, plot.read_bytes(), exported=True)
 
 
 def write_summary(run_directory: Path) -> RunView:

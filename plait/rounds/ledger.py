@@ -84,6 +84,7 @@ class Ledger:
         self._screen = screen
         self._clock = clock
         try:
+            path.touch(mode=0o600)
             self._file = path.open("ab", buffering=0)
             try:
                 if not lock(self._file):

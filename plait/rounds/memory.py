@@ -167,7 +167,7 @@ class DiskMemory:
         except OSError as error:
             raise cannot_write(self.folder, error, doing="make") from error
         try:
-            write_atomically(self.folder / key, data, mode=0o600)
+            write_atomically(self.folder / key, data)
         except MachineError as error:
             raise type(error)(f"{error}; {self.advice}") from error
 
@@ -187,7 +187,7 @@ def keep_only_what_lasts(folder: Path, *, besides: Collection[str] = ()) -> None
     # Imported here so that `plait --help`, which imports this module, need not load numpy.
     own = ClientState.from_bytes(read_if_there(folder / _OWN) or b"")
     if own and own.before.arrays:
-        write_atomically(folder / _OWN, ClientState(own.run_id, after=own.after).to_bytes(), mode=0o600)
+        write_atomically(folder / _OWN, ClientState(own.run_id, after=own.after).to_bytes())
     try:
         for key in IRREPLACEABLE - {_OWN, *besides}:
             (folder / key).unlink(missing_ok=True)

@@ -20,7 +20,14 @@ import shutil
 from pathlib import Path
 
 from plait.errors import ConfigError, MachineError
-from plait.files import cannot_write, fsync_directory, leads_elsewhere, read_if_there, write_atomically
+from plait.files import (
+    cannot_write,
+    fsync_directory,
+    leads_elsewhere,
+    make_private_directory,
+    read_if_there,
+    write_atomically,
+)
 from plait.text import printable
 
 _WHY = "why.txt"
@@ -91,7 +98,7 @@ class RunDirectory:
                     raise ConfigError(f"'{path}' is not empty, expected a new directory for the run")
                 check_stays_inside(path)
                 shutil.rmtree(run.checkpoints, ignore_errors=True)
-            run.checkpoints.mkdir(parents=True, exist_ok=True)
+            make_private_directory(run.checkpoints)
         except OSError as error:
             raise cannot_write(path, error, doing="make the run directory") from error
         write_atomically(run.config, config_toml.encode())
@@ -141,7 +148,7 @@ class RunDirectory:
             MachineError: it cannot be written.
         """
         try:
-            self._quarantine.mkdir(exist_ok=True)
+            make_private_directory(self._quarantine)
             write_atomically(self._quarantine / _WHY, f"{why}\n".encode())
             if (self.path / "adapter").is_dir() and not self.adapter.exists():
                 (self.path / "adapter").rename(self.adapter)
@@ -171,7 +178,7 @@ class RunDirectory:
         folder = self._spool(round_number)
         try:
             if not folder.is_dir():
-                folder.mkdir(parents=True)
+                make_private_directory(folder)
                 fsync_directory(folder.parent)
                 fsync_directory(self.path)
         except OSError as error:

@@ -57,7 +57,7 @@ def unpack_tiny(_: object = None) -> Path:
         make_private_directory(target.parent)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".tiny.") as aside:
             folder = Path(aside) / target.name
-            folder.mkdir(mode=0o755)
+            folder.mkdir(mode=0o700)
             for name, data in files.items():
                 write_atomically(folder / name, data)
             folder.rename(target)

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey 
 from cryptography.x509 import Certificate
 
 from plait.errors import ConfigError, MachineError
-from plait.files import directory_written_aside, write_atomically
+from plait.files import directory_written_aside, make_private_directory, write_atomically
 from plait.trust.authority import LEAF_DAYS, Authority
 from plait.trust.certificate import (
     Role,
@@ -223,7 +223,6 @@ def _authority(directory: Path, *, now: datetime) -> tuple[Authority, bool]:
     _make_private(directory)
     authority = Authority.found(now=now)
     with directory_written_aside(home) as aside:
-        aside.chmod(0o700)
         authority.save(aside)
     return authority, True
 
@@ -234,7 +233,6 @@ def _server_kit(kit: Path, names: Sequence[str], authority: Authority, *, now: d
         if (kit.parent / "clients").exists():
             raise ConfigError(f"'{kit}' is missing, expected the server's kit: copy it back, it has the register")
         with directory_written_aside(kit) as aside:
-            aside.chmod(0o700)
             write_secret(aside / "server.key", key_pem(new_key()))
             write_secret(aside / OPERATOR_TOKEN_FILE, f"{secrets.token_hex(32)}\n".encode())
             write_atomically(aside / AUTHORITY_FILE, certificate_pem(authority.certificate))
@@ -263,7 +261,6 @@ def _member_kit(
     sign = partial(authority.issue_member, name=name, role=role, now=now, days=days)
     if not kit.exists():
         with directory_written_aside(kit) as aside:
-            aside.chmod(0o700)
             if role is Role.CLIENT:
                 NodeKey.generate().save(aside / NODE_KEY_FILE)
             write_secret(aside / f"{role}.key", key_pem(new_key()))
@@ -293,7 +290,7 @@ def _registered_key(kit: Path, role: Role) -> bytes:
 
 def _make_private(directory: Path) -> None:
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_directory(directory)
     except OSError as error:
         raise MachineError(f"cannot make '{directory}': {error.strerror or error}") from error
 

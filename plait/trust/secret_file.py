@@ -24,7 +24,7 @@ def write_secret(path: Path, data: bytes) -> None:
     """
     if path.exists():
         raise ConfigError(f"'{path}' is there already, expected a new file: secrets are never overwritten")
-    write_atomically(path, data, mode=0o600)
+    write_atomically(path, data)
 
 
 def read_secret(path: Path) -> bytes:

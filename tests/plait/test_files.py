@@ -36,7 +36,7 @@ def test_a_file_is_written_and_written_over(tmp_path):
         write_atomically(tmp_path / "file", data)
         assert (tmp_path / "file").read_bytes() == data
     assert names(tmp_path) == ["file"]
-    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o644
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o600
 
 
 def test_a_name_may_be_as_long_as_the_file_system_lets_it(tmp_path):
@@ -106,7 +106,16 @@ def test_a_directory_takes_the_place_of_the_one_before(tmp_path):
         write_folder(tmp_path / "folder", content)
         assert names(tmp_path / "folder") == [content]
         assert names(tmp_path) == ["folder"]
-    assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o755
+    assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o700
+
+
+def test_what_is_exported_can_be_read_by_all(tmp_path):
+    write_atomically(tmp_path / "file", b"data", exported=True)
+    with directory_written_aside(tmp_path / "folder", exported=True) as aside:
+        (aside / "in").mkdir()
+        write_atomically(aside / "in/file", b"data")
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("file", "folder", "folder/in", "folder/in/file")]
+    assert modes == [0o644, 0o755, 0o755, 0o644]
 
 
 def test_until_the_block_ends_the_old_directory_is_there(tmp_path):

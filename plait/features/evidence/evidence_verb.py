@@ -45,9 +45,9 @@ def evidence(
     with status("collecting the evidence", quiet=False):
         made = bundle_of(directory, signing, statements=statement or (), base_licence=base_licence)
     path = out or Path(f"{directory.path.resolve()}.evidence.json")
-    write_atomically(path, made.data)
+    write_atomically(path, made.data, exported=True)
     if html:
-        write_atomically(html, page_of(made.predicate).encode())
+        write_atomically(html, page_of(made.predicate).encode(), exported=True)
     own = "a key of the run's own, which identifies no one: give --kit to sign with the server's"
     who = "the server's key" if kit else own
     print_text(f"'{path}' has {len(made.data):,} bytes, signed with {who}")
@@ -82,7 +82,7 @@ def attest(
     with status("collecting what left this client", quiet=False):
         run_id, data = attested(loaded, place.absolute(), run=run, about_data=about_data)
     path = out or Path(f"{loaded.name}-{run_id[:16]}.statement.json")
-    write_atomically(path, data)
+    write_atomically(path, data, exported=True)
     print_text(
         f"'{path}' states what '{loaded.name}' sent for run {run_id[:16]}; send it to the person who makes the evidence"
     )

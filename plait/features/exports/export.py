@@ -183,7 +183,7 @@ def write_export(name: str, request: ExportRequest, *, progress: Progress = lamb
         directory.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise MachineError(f"cannot make '{directory.parent}': {error.strerror or error}") from error
-    with directory_written_aside(directory) as folder:
+    with directory_written_aside(directory, exported=True) as folder:
         written = write(folder)
     files = {
         path.relative_to(directory).as_posix(): path.stat().st_size

@@ -114,7 +114,6 @@ def copy_model(directory: Path, folder: Path) -> None:
         folder.mkdir(exist_ok=True)
         for name in {*_weight_files(directory), *others}:
             shutil.copyfile(directory / name, folder / name)
-            (folder / name).chmod(0o644)
     except OSError as error:
         raise MachineError(f"cannot copy the base to '{folder.parent}': {error.strerror or error}") from error
 

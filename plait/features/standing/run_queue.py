@@ -104,6 +104,7 @@ class RunQueue:
         try:
             for folder in (_QUEUE_FOLDER, RUNS_FOLDER):
                 make_private_directory(directory / folder)
+            (directory / _LOCK_FILE).touch(mode=0o600)
             self._lock = (directory / _LOCK_FILE).open("ab", buffering=0)
         except OSError as error:
             raise cannot_write(directory, error) from error
@@ -208,7 +209,7 @@ class RunQueue:
     def _keep(self, entry: Entry) -> Entry:
         """Write a run's file; only then it holds."""
         file = self.directory / _QUEUE_FOLDER / f"{entry.run}.json"
-        write_atomically(file, json.dumps(asdict(entry), indent=1).encode(), mode=0o600)
+        write_atomically(file, json.dumps(asdict(entry), indent=1).encode())
         self._entries[entry.run] = entry
         self._changed.notify_all()
         return entry

@@ -32,7 +32,7 @@ def compare(
 
         comparison = compare_runs(*runs, baseline=baseline)
     if page is not None:
-        write_atomically(page, comparison.page().encode())
+        write_atomically(page, comparison.page().encode(), exported=True)
     if json_output:
         print_json(comparison.to_json())
         return

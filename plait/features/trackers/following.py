@@ -21,6 +21,7 @@ from plait.errors import ConfigError, did_you_mean
 from plait.features.trackers.series import Series
 from plait.features.trackers.settings import Trackers
 from plait.features.trackers.tracker import LIBRARIES, Begun, TrackedRun
+from plait.files import make_private_directory
 from plait.own_code import instance_of, place_of
 from plait.plugins import Kind, find, is_named
 from plait.progress import say
@@ -113,7 +114,7 @@ class _Following(threading.Thread):
                 figures = series.of(event)
                 if isinstance(event, RunStarted):
                     folder = RunDirectory(self._run).trackers / re.sub(r"[^A-Za-z0-9_.-]+", ".", self.tracker)
-                    folder.mkdir(parents=True, exist_ok=True)
+                    make_private_directory(folder)
                     name = self._run.resolve().name
                     begun = start(TrackedRun(name, event.run, event.config, folder, bool(self._before)))
                 elif begun and figures:

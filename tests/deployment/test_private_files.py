@@ -1,0 +1,51 @@
+"""No other user of the machine reads what plait writes, whatever the umask."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+import plait
+from plait.cli.serving import log_to
+from plait.features.standing.run_queue import RunQueue
+from plait.trust.provision import provision
+from tests.attending import served, shares_of
+from tests.features.conftest import NAMES, SMALL, rows
+
+
+@pytest.fixture(params=[0o022, 0o000], ids=oct)
+def umask(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = os.umask(request.param)
+    yield
+    os.umask(before)
+
+
+def open_to_others(folder: Path) -> list[str]:
+    found = [folder, *folder.rglob("*")]
+    return [f"{path} {stat.S_IMODE(mode):o}" for path in found if (mode := path.lstat().st_mode) & 0o077]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("umask")
+def test_a_simulation_a_deployment_and_a_kit_are_closed_to_other_users(tmp_path: Path) -> None:
+    during = set[str]()
+    places = [tmp_path / name for name in ("a", "b/run", "b/state", "kits", "queue")]
+
+    def look(_event: object) -> None:
+        during.update(found for place in places if place.exists() for found in open_to_others(place))
+
+    given = {**SMALL, "keep_updates": True, "callbacks": [look]}
+    simulated = plait.simulate(rows(), out=tmp_path / "a/simulated", partition="natural:author", clients=3, **given)  # type: ignore[arg-type]
+    simulated.adapter("ada")
+    provision(tmp_path / "kits", NAMES, ("localhost",), operators=["olga"], now=datetime.now(UTC))
+    log_to(tmp_path / "a/server.log")
+    served(tmp_path / "b/run", shares_of(rows()), tmp_path / "b", kits=tmp_path / "kits", clients=3, **given)
+    RunQueue(tmp_path / "queue").close()
+    look(None)
+    assert during == set()
+    assert all(map(Path.exists, places))
