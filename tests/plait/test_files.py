@@ -114,7 +114,9 @@ def test_what_is_exported_can_be_read_by_all(tmp_path):
     with directory_written_aside(tmp_path / "folder", exported=True) as aside:
         (aside / "in").mkdir()
         write_atomically(aside / "in/file", b"data")
-    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("file", "folder", "folder/in", "folder/in/file")]
+    modes = [
+        stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("file", "folder", "folder/in", "folder/in/file")
+    ]
     assert modes == [0o644, 0o755, 0o755, 0o644]
 
 
