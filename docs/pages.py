@@ -120,13 +120,12 @@ def commands() -> Iterator[str]:
 def settings() -> Iterator[str]:
     """The settings of a run."""
     from plait.config import ALIASES, sections
-    from plait.known_features import own_features
 
     yield "# Settings"
     yield "\nEvery setting of a run, by feature. Each is an option of `plait simulate` and `plait server`, a key of a"
     yield "TOML file (in the table in brackets, or above all tables), and an argument of `plait.simulate` (with"
     yield "underscores)."
-    for group, names in sections(tuple(own_features().values())):
+    for group, names in sections():
         yield f"\n## {group.heading}" + (f" `[{group.table}]`" if group.table else "")
         yield "\n| Setting | Default | |\n|---|---|---|"
         for name in names:
@@ -171,11 +170,10 @@ def stated() -> Iterator[Stated]:
     """What every setting, rule, method and server optimizer states, of open settings for one value each."""
     from plait.adapters.methods import METHODS
     from plait.aggregation import OPTIMIZERS, method_stated, optimizer_stated, rule_stated
-    from plait.config import config_with
+    from plait.config import RunConfig
     from plait.flower.rule_table import ALL_RULES
-    from plait.known_features import own_features
 
-    plain = config_with(tuple(own_features().values()))()
+    plain = RunConfig()
     for name, field in type(plain).model_fields.items():
         values = (True,) if field.annotation is bool else _VALUES.get(name) or get_args(field.annotation)
         for value in values:

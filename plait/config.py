@@ -12,26 +12,35 @@ from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, cast, get_args
 
-from pydantic import Field, ValidationError, create_model, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from plait.choice import split_choices
 from plait.errors import ConfigError, did_you_mean
-from plait.known_features import feature_with, features, fields_of_table
+from plait.known_features import features
 from plait.objective import Objective, objective_named
 from plait.places import at
 from plait.plugins import Kind
 from plait.settings import (
     MOST_EXAMPLES,
+    OPTIONAL,
     TABLES,
     AdapterSettings,
+    Asynchronous,
     Checks,
     Cohort,
     EvaluationSettings,
+    Fleets,
     Learning,
     MachineSettings,
+    Masks,
     OptimizerSettings,
+    Privacy,
     Reporting,
+    Samples,
+    Stacking,
     Table,
+    Trackers,
+    Withdrawal,
 )
 from plait.settings.table import MOST, MOST_TOKENS, parts_of
 from plait.settings.toml import Scalar, choice_of, nested, toml_value
@@ -73,6 +82,7 @@ ALIASES: Mapping[str, str] = {
 _NOT_COUNTED = frozenset({"epochs", "num-epochs", "local-epochs", "num-train-epochs"})
 MOST_LABELS = 10_000
 """The most classes that a run can have."""
+_ALL = (*TABLES, *OPTIONAL)
 
 
 class RunConfig(
@@ -84,6 +94,14 @@ class RunConfig(
     EvaluationSettings,
     MachineSettings,
     Reporting,
+    Asynchronous,
+    Fleets,
+    Privacy,
+    Samples,
+    Masks,
+    Stacking,
+    Trackers,
+    Withdrawal,
 ):
     """Everything that decides what a run computes: the settings above all tables, and those of `plait.settings`.
 
@@ -92,8 +110,6 @@ class RunConfig(
 
     table: ClassVar[str] = ""
     heading: ClassVar[str] = "Run"
-    features: ClassVar[tuple[Feature, ...]] = ()
-    """Those whose settings these are too."""
 
     data: str = "stdlib"
     """file or folder, data set of the hub (owner/name:config@revision), or a built-in: stdlib, chatterbot, bbc; files
@@ -143,7 +159,7 @@ class RunConfig(
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:
-        for table in (RunConfig, *TABLES, *self._brought):
+        for table in (RunConfig, *_ALL):
             for name, (other, values) in table.within.items():
                 if self.is_given(name) and not (getattr(self, other) in values if values else self.is_given(other)):
                     one, beside = self.says(name), self.says(other)
@@ -172,12 +188,12 @@ class RunConfig(
             raise ValueError(f"labels has {len(self.label_names)} names, expected at most {MOST_LABELS}")
         if self.labels and not 1 < len(set(self.label_names)) == len(self.label_names):
             raise ValueError(f"labels are '{self.labels}', expected at least two different names")
-        for table in (*TABLES, *self._brought):
+        for table in _ALL:
             table.check_clients(self, self.clients, self.cohort_size)
 
     def stated(self) -> Iterator[Stated]:
         """What all settings need of a run, and what they take away; their parts state more (`plait.settle`)."""
-        for table in (*TABLES, *self._brought):
+        for table in _ALL:
             yield from table.stated(self)
         learned = self.learned
         if not learned.is_plain:
@@ -237,7 +253,7 @@ class RunConfig(
     @property
     def most_steps(self) -> int:
         """Steps that one client may be asked for in one round."""
-        return max(table.most_steps_of(self, self.local_steps) for table in (Table, *self._brought))
+        return self.local_steps * self.most_times
 
     @property
     def parts(self) -> tuple[tuple[Kind, str], ...]:
@@ -255,23 +271,22 @@ class RunConfig(
             # A path, a data set of the hub and an object in memory are none.
             (Kind.DATASET, "" if "/" in self.data or self.data.startswith("memory:") else self.data),
             *((Kind.CALLBACK, text) for text in split_choices(self.callbacks)),
-            *(
-                (kind, text)
-                for feature in self.features
-                for name, kind in feature.parts.items()
-                for text in split_choices(getattr(self, name))
-            ),
+            *((Kind.TRACKER, text) for text in split_choices(self.report_to) if text != "none"),
         )
+
+    def asks(self, table: type[Table]) -> bool:
+        """Whether a setting of a table is given."""
+        return any(map(self.is_given, table.model_fields))
+
+    @property
+    def tables(self) -> tuple[type[Table], ...]:
+        """Those of which something is recorded."""
+        return (*TABLES, *filter(self.asks, OPTIONAL))
 
     @property
     def wanted(self) -> tuple[Feature, ...]:
         """The features that these settings ask for something."""
-        return tuple(feature for feature in self.features if any(map(self.is_given, feature.fields)))
-
-    @property
-    def _brought(self) -> tuple[type[Table], ...]:
-        """The tables of features' settings."""
-        return tuple(feature.table for feature in self.features if feature.table)
+        return tuple(each for each in features() if each.table and self.asks(each.table))
 
     @property
     def plugins(self) -> tuple[str, ...]:
@@ -285,31 +300,19 @@ class RunConfig(
     def to_table(self) -> dict[str, Scalar]:
         """The settings under the keys that users write, without tables."""
         dumped = self.model_dump(by_alias=True)
-        return {key: dumped[key] for key in known_keys(self.features)}
+        return {key: dumped[key] for key in known_keys(self.tables)}
 
 
-@cache
-def config_with(features: tuple[Feature, ...]) -> type[RunConfig]:
-    """The settings of a run with those of some features."""
-    if not features:
-        return RunConfig
-    tables = tuple(feature.table for feature in features if feature.table)
-    config = cast("type[RunConfig]", create_model("RunConfig", __base__=(RunConfig, *tables)))
-    config.features = features
-    return config
-
-
-def sections(features: tuple[Feature, ...] = ()) -> tuple[tuple[type[Table], tuple[str, ...]], ...]:
-    """The names of the settings above all tables, and those of each table; with those of these features."""
-    own = tuple(name for name in RunConfig.model_fields if not any(name in each.model_fields for each in TABLES))
-    tables = (*TABLES, *(feature.table for feature in features if feature.table))
+def sections(tables: tuple[type[Table], ...] = _ALL) -> tuple[tuple[type[Table], tuple[str, ...]], ...]:
+    """The names of the settings above all tables, and those of each of these tables."""
+    own = tuple(name for name in RunConfig.model_fields if not any(name in each.model_fields for each in _ALL))
     return ((RunConfig, own), *((each, tuple(each.model_fields)) for each in tables))
 
 
 @cache
-def known_keys(features: tuple[Feature, ...] = ()) -> tuple[str, ...]:
-    """All keys, as users write them; with those of these features."""
-    return tuple(name.replace("_", "-") for _, names in sections(features) for name in names)
+def known_keys(tables: tuple[type[Table], ...] = _ALL) -> tuple[str, ...]:
+    """The keys of the settings above all tables and of these tables, as users write them."""
+    return tuple(name.replace("_", "-") for _, names in sections(tables) for name in names)
 
 
 def key_named(given: str, *, where: str) -> str:
@@ -326,8 +329,7 @@ def key_named(given: str, *, where: str) -> str:
             f"{where}: '{given}' is given, expected local-steps: plait counts optimizer steps of a client in a round; "
             "an epoch has as many as its sequences divided by batch-size"
         )
-    if key not in known and not feature_with("fields", key.replace("-", "_")):
-        known = known_keys(features())
+    if key not in known:
         raise _refusal(
             f"{where}: unknown key '{given}'{did_you_mean(key, known) or ', expected one of: ' + ', '.join(known)}"
         )
@@ -348,24 +350,19 @@ def config_from_table(table: Mapping[str, object], *, where: str = "configuratio
     """
     settings: dict[str, object] = {}
     names: dict[str, str] = {}
-    for given, value in nested(without_tables(table, where=where), of_feature=_names_parts).items():
+    for given, value in nested(without_tables(table, where=where)).items():
         key = key_named(given, where=where)
         if key in settings:
             raise _refusal(f"{where}: '{names[key]}' and '{given}' both give {key}; give one of them")
         if isinstance(value, str) and not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
             raise _refusal(f"{where}: {key} is {value!a}, expected Unicode text")
-        settings[key], names[key] = choice_of(key, value, where, of_feature=_names_parts), given
-    unknown = {key.replace("-", "_") for key in settings} - RunConfig.model_fields.keys()
-    asked = {feature for name in unknown if (feature := feature_with("fields", name))}
-    config = config_with(tuple(sorted(asked, key=lambda feature: feature.name)))
+        settings[key], names[key] = choice_of(key, value, where), given
     try:
-        found = config.model_validate(settings)
-        if found.wanted == found.features:
-            return found
-        # A feature of which nothing is asked leaves no trace.
-        idle = {name for feature in found.features if feature not in found.wanted for name in feature.fields}
+        found = RunConfig.model_validate(settings)
+        # A table of which nothing is asked leaves no trace.
+        idle = {name for each in OPTIONAL if not found.asks(each) for name in each.model_fields}
         given = {name: getattr(found, name) for name in found.model_fields_set - idle}
-        return config_with(found.wanted).model_validate(given)
+        return found if given.keys() == found.model_fields_set else RunConfig.model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0]) if first["loc"] else ""
@@ -375,16 +372,11 @@ def config_from_table(table: Mapping[str, object], *, where: str = "configuratio
             raise _refusal(f"{where}: {message}") from error
         hint = ""
         if first["type"] == "literal_error" and isinstance(first["input"], str):
-            field = config.model_fields[key.replace("-", "_")]
+            field = RunConfig.model_fields[key.replace("-", "_")]
             hint = did_you_mean(first["input"], map(str, get_args(field.annotation)))
         raise _refusal(
             f"{where}: {key} is {first['input']!r}, {message.replace('input should be', 'expected')}{hint}"
         ) from error
-
-
-def _names_parts(key: str) -> bool:
-    """Whether a setting is a feature's that may name several parts of the user's own."""
-    return feature_with("parts", key.replace("-", "_")) is not None
 
 
 def without_tables(table: Mapping[str, object], *, where: str) -> dict[str, object]:
@@ -394,10 +386,10 @@ def without_tables(table: Mapping[str, object], *, where: str) -> dict[str, obje
         ConfigError: a key stands in a table that does not have it, or also elsewhere.
     """
     flat: dict[str, object] = {}
-    tables, core = {each.table: tuple(each.model_fields) for each in TABLES}, {*known_keys(), *ALIASES}
+    tables, core = _fields_by_table(), {*known_keys(), *ALIASES}
     for given, value in table.items():
         name, _, inner = given.partition(".")
-        group = () if name.replace("_", "-") in core else (*tables.get(name, ()), *fields_of_table(name))
+        group = () if name.replace("_", "-") in core else tables.get(name, ())
         entries = {inner or given: value}
         if group and not inner:
             if not isinstance(value, Mapping):
@@ -412,11 +404,16 @@ def without_tables(table: Mapping[str, object], *, where: str) -> dict[str, obje
     return flat
 
 
+def _fields_by_table() -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for each in _ALL:
+        found[each.table] = (*found.get(each.table, ()), *each.model_fields)
+    return found
+
+
 def _place(key: str) -> str:
-    feature, name = feature_with("fields", key.replace("-", "_")), ""
-    for table, names in sections((feature,) if feature else ()):
-        name = table.table if key.replace("-", "_") in names else name
-    return f"it in [{name}]" if name else "it above all tables"
+    found = (each.table for each in _ALL if key.replace("-", "_") in each.model_fields)
+    return next((f"it in [{name}]" for name in found), "it above all tables")
 
 
 def _refusal(text: str) -> ConfigError:
@@ -426,10 +423,10 @@ def _refusal(text: str) -> ConfigError:
 
 def to_toml(config: RunConfig) -> str:
     """The settings as TOML, one key per line, for use with ``--config``."""
-    tables = list(dict.fromkeys(each.table for each, _ in sections(config.features)))
+    tables = list(dict.fromkeys(each.table for each, _ in sections(config.tables)))
     lines: list[str] = []
     values, last = config.to_table(), ""
-    for group, names in sorted(sections(config.features), key=lambda section: tables.index(section[0].table)):
+    for group, names in sorted(sections(config.tables), key=lambda section: tables.index(section[0].table)):
         if group.table != last:
             lines.append(f"\n[{group.table}]\n")
         last = group.table

@@ -7,15 +7,10 @@ client accepts no other keys.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
-from plait.config import RunConfig, Scalar, config_from_table, known_keys
+from plait.config import RunConfig, Scalar, config_from_table
 from plait.errors import ConfigError, PeerError
 from plait.files import at_home, is_there
-from plait.known_features import feature_with
-
-if TYPE_CHECKING:
-    from plait.feature import Feature
 
 WELCOME_KEYS = frozenset(
     {
@@ -31,9 +26,12 @@ WELCOME_KEYS = frozenset(
         "rounds", "rule", "clients", "clients-per-round", "eval-every", "eval-clients",
         # Where the server's step may follow the slopes that clients measure; only sent there.
         "server-optimizer",
+        # Of tables that a run may leave out.
+        "rounds-mode", "step-budget", "secure-aggregation",
+        "dp", "dp-epsilon", "dp-noise-multiplier", "dp-delta", "dp-clip",
     }
 )  # fmt: skip
-"""The keys of the core that a server sends to its clients; those of a feature it declares (`Feature.welcomed`)."""
+"""The keys that a server sends to its clients."""
 
 
 def welcome_table(table: Mapping[str, Scalar]) -> dict[str, Scalar]:
@@ -41,7 +39,6 @@ def welcome_table(table: Mapping[str, Scalar]) -> dict[str, Scalar]:
     keys = WELCOME_KEYS
     if not _may_follow_slopes(table):
         keys -= {"server-optimizer"}
-    keys |= {name.replace("_", "-") for feature in _asked(table) for name in feature.welcomed}
     told = {key: value for key, value in table.items() if key in keys}
     base = told.get("base")
     if isinstance(base, str) and is_there(at_home(base)):
@@ -52,13 +49,7 @@ def welcome_table(table: Mapping[str, Scalar]) -> dict[str, Scalar]:
 
 def is_told(key: str) -> bool:
     """Whether a server sends the setting with this key to its clients, in some run."""
-    return key in WELCOME_KEYS or feature_with("welcomed", key.replace("-", "_")) is not None
-
-
-def _asked(table: Mapping[str, Scalar]) -> set[Feature]:
-    """The features that have settings among these."""
-    others = (key.replace("-", "_") for key in table.keys() - {*known_keys()})
-    return {feature for key in others if (feature := feature_with("fields", key))}
+    return key in WELCOME_KEYS
 
 
 def _may_follow_slopes(table: Mapping[str, Scalar]) -> bool:

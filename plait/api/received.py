@@ -13,7 +13,6 @@ from plait.api.serving import Serving
 from plait.choice import parse_choice
 from plait.config import RunConfig
 from plait.errors import ConfigError
-from plait.known_features import own_features
 from plait.plugins import Kind, admit, is_named
 from plait.rounds.recorded_settings import recorded_settings
 from plait.rounds.run_directory import RunDirectory
@@ -23,13 +22,19 @@ _LEADS_OUT: Mapping[str, tuple[str, ...]] = {
     "data": ("", "stdlib"),
     "publish": ("",),
     "callbacks": ("",),
+    "fleet": ("",),
+    "init-adapter": ("",),
+    "report-to": ("", "none"),
 }
+BESIDE_TRAINING = ("fleet", "report-to")
+"""Those of them that decide nothing of what a run computes."""
 _MEMORY = "memory:"
 _KEYS: dict[Kind, str] = {
     Kind.CODEC: "wire",
     Kind.DATASET: "data",
     Kind.REWARD: "objective",
     Kind.CALLBACK: "callbacks",
+    Kind.TRACKER: "report-to",
 }
 
 
@@ -81,16 +86,6 @@ def _all_named(settings: RunConfig, serving: Serving | None) -> dict[str, str]:
     return leads_out(settings) | (serving.named if serving else {})
 
 
-def keys_of_features(*, starts: bool = True) -> tuple[str, ...]:
-    """The settings of plait's own features that lead out of a directory, for callers that start none of them.
-
-    Args:
-        starts: whether also those of what a run starts from, which one that recomputes it needs.
-    """
-    found = (feature for feature in own_features().values() if starts or not feature.starts)
-    return tuple(name.replace("_", "-") for feature in found for name in feature.leads_out)
-
-
 def recorded_objective(directory: RunDirectory) -> str:
     """A run's objective; empty if only a run can measure by it.
 
@@ -112,11 +107,8 @@ def leads_out(settings: RunConfig) -> dict[str, str]:
     found = {
         key: table[key]
         for key, harmless in _LEADS_OUT.items()
-        if table[key] not in harmless and not table[key].startswith(_MEMORY)
+        if key in table and table[key] not in harmless and not table[key].startswith(_MEMORY)
     }
-    for feature in settings.features:
-        spelled = {name.replace("_", "-"): harmless for name, harmless in feature.leads_out.items()}
-        found |= {key: table[key] for key, harmless in spelled.items() if table[key] not in harmless}
     found |= {key: table[key] for key, _ in _plugins(settings)}
     if not _is_at_hand(settings):
         found["base"] = settings.base
@@ -128,12 +120,11 @@ def _plugins(settings: RunConfig) -> list[tuple[str, str]]:
     from plait.simulation.scheme import SCHEMES
 
     found: list[tuple[str, str]] = []
-    parts = {kind: name.replace("_", "-") for feature in settings.features for name, kind in feature.parts.items()}
     for kind, text in settings.parts:
         if kind is Kind.PARTITION and text.partition(":")[0].strip().lower() in SCHEMES:
             continue
         if text and is_named(kind, parse_choice(text)[0]):
-            found.append(((_KEYS | parts).get(kind, kind.value.replace(" ", "-")), text))
+            found.append((_KEYS.get(kind, kind.value.replace(" ", "-")), text))
     return found
 
 

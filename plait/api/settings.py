@@ -42,7 +42,6 @@ class RunSettings(TypedDict, total=False):
     local_steps: int
     step_budget: Literal["equal", "speed"]
     rounds_mode: str
-    buffer: int
     batch_size: int
     gradient_accumulation_steps: int
     seq_len: int

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, get_args, get_origin
 import click
 import typer
 from pydantic.fields import FieldInfo
-from typer.core import TyperCommand, TyperOption
+from typer.core import TyperCommand
 
 from plait.config import (
     ALIASES,
@@ -22,9 +22,7 @@ from plait.config import (
     sections,
 )
 from plait.errors import ConfigError
-from plait.known_features import features
 from plait.plugins import admit
-from plait.settings import TABLES
 from plait.settings.toml import read_config_table
 
 PageAddress = Annotated[
@@ -48,9 +46,9 @@ ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file wit
 
 _FIRST = (
     "data", "partition", "base", "clients", "rounds", "local_steps", "batch_size", "seq_len", "learning_rate", "method",
-    "rank", "rule", "wire", "out",
+    "rank", "rule", "wire", "out", "dp",
 )  # fmt: skip
-"""What ``--help`` shows of the core's settings; ``--help-all`` shows the others too."""
+"""What ``--help`` shows; ``--help-all`` shows the others too."""
 
 _PANEL = "Settings of the run"
 _HELP_ALL = "help_all"
@@ -87,7 +85,7 @@ def _with_run_options(command: Callable[..., None], hidden: Collection[str]) -> 
                 typer.Option(
                     _flag(name, field.annotation),
                     help=_help(_described(field).partition("; ")[0], field.default),
-                    metavar=_METAVARS.get(name) or _choices(field.annotation) if name not in _FIRST else None,
+                    metavar=_choices(field.annotation) or (None if name in _FIRST else _METAVARS.get(name)),
                     hidden=name in hidden or name not in _FIRST,
                     rich_help_panel=_PANEL,
                     show_default=False,
@@ -134,13 +132,11 @@ def _help_of_all(context: typer.Context, shown: Collection[str]) -> str:
     formatter.write_paragraph()
     formatter.write_text((context.command.help or "").partition("\n")[0])
     parameters = {each.name or "": each for each in context.command.get_params(context)}
-    installed = features()
-    settings = {name: field for table, _ in sections(installed) for name, field in table.model_fields.items()}
+    settings = {name: field for table, _ in sections() for name, field in table.model_fields.items()}
     with formatter.section("Options"):
         formatter.write_dl([_record(each) for name, each in parameters.items() if name not in settings])
-    for group, names in sections(installed):
-        is_core = group in (RunConfig, *TABLES)
-        rows = [_record(parameters[name], settings[name]) for name in names if name in shown or not is_core]
+    for group, names in sections():
+        rows = [_record(parameters[name], settings[name]) for name in names if name in shown]
         if rows:
             with formatter.section(group.heading + (f", [{group.table}] in TOML" if group.table else "")):
                 formatter.write_dl(rows)
@@ -166,14 +162,10 @@ def _described(setting: FieldInfo) -> str:
 
 
 class RunCommand(TyperCommand):
-    """A command with the settings of a run, and with those of features once its command line has other options."""
+    """A command with the settings of a run, whose errors name the nearest of them."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Read the command line; features are looked for only where it names what the core does not know."""
-        known = {name for each in self.params for name in (*each.opts, *each.secondary_opts)}
-        given = {word.partition("=")[0] for word in args if word.startswith("--") and word != "--"}
-        if given - known or {"--help", "--help-all", "-h"} & {*args}:
-            self.params = [*self.params, *(each for each in _options_of_features() if known.isdisjoint(each.opts))]
+        """Read the command line."""
         try:
             return super().parse_args(ctx, [*args])
         except click.NoSuchOption as error:
@@ -203,25 +195,6 @@ def command_of(verb: str, function: Callable[..., None], *, forwards: bool = Fal
     )
     app.command(name=verb, cls=RunCommand if hasattr(function, _OF_RUN) else None)(function)
     return typer.main.get_command(app)
-
-
-def _options_of_features() -> list[click.Option]:
-    """The settings of all installed features as options; ordinary help shows few of them."""
-    return [
-        TyperOption(
-            param_decls=[name, _flag(name, field.annotation)],
-            type=_plain_type(field.annotation),
-            default=None,
-            help=_help(_described(field).partition("; ")[0], field.default),
-            metavar=_choices(field.annotation),
-            hidden=name not in feature.shown,
-            rich_help_panel=_PANEL,
-            show_default=False,
-        )
-        for feature in features()
-        if feature.table
-        for name, field in feature.table.model_fields.items()
-    ]
 
 
 def spelled(arguments: Sequence[str]) -> list[str]:

@@ -88,7 +88,7 @@ def _checked(
     directory: RunDirectory, events: list[Event], settings: RunConfig, allow: Sequence[str]
 ) -> tuple[Verified, ...]:
     """What is checked of a run: its adapter, its plug-ins, and its rounds if they can be recomputed."""
-    from plait.api.received import admitted_settings, keys_of_features
+    from plait.api.received import BESIDE_TRAINING, admitted_settings
     from plait.api.recomputing import recomputed
     from plait.rounds.audit import Verified
     from plait.rounds.run_view import RunView
@@ -101,7 +101,7 @@ def _checked(
         from plait.run import resolve
         from plait.settle import settle
 
-        unused = (*_UNUSED, *keys_of_features(starts=False))
+        unused = (*_UNUSED, *BESIDE_TRAINING)
         return resolve(settle(admitted_settings(directory, allow, without=unused)))
 
     adapter = _check_adapter(directory, events, settings, resolved)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from plait.settings.pace import Asynchronous, Fleets
+from plait.settings.privacy import Masks, Privacy
 from plait.settings.table import MOST_EXAMPLES, Table
 from plait.settings.tables import (
     AdapterSettings,
@@ -12,6 +14,10 @@ from plait.settings.tables import (
     MachineSettings,
     OptimizerSettings,
     Reporting,
+    Samples,
+    Stacking,
+    Trackers,
+    Withdrawal,
 )
 
 TABLES: tuple[type[Table], ...] = (
@@ -26,16 +32,28 @@ TABLES: tuple[type[Table], ...] = (
 )
 """In the order of files, help and documentation."""
 
+OPTIONAL: tuple[type[Table], ...] = (Asynchronous, Fleets, Privacy, Samples, Masks, Stacking, Trackers, Withdrawal)
+"""Those of which nothing is recorded where none of their settings is given; they come after the others."""
+
 __all__ = [
     "MOST_EXAMPLES",
+    "OPTIONAL",
     "TABLES",
     "AdapterSettings",
+    "Asynchronous",
     "Checks",
     "Cohort",
     "EvaluationSettings",
+    "Fleets",
     "Learning",
     "MachineSettings",
+    "Masks",
     "OptimizerSettings",
+    "Privacy",
     "Reporting",
+    "Samples",
+    "Stacking",
     "Table",
+    "Trackers",
+    "Withdrawal",
 ]

@@ -50,10 +50,6 @@ class Table(BaseModel):
             ValueError: with both numbers.
         """
 
-    def most_steps_of(self, local_steps: int) -> int:
-        """Most steps that one client may be asked for in a round of this many steps."""
-        return local_steps
-
     def says(self, name: str, *, needs: Reasons = NOTHING, takes: Reasons = NOTHING, instead: str = "") -> Stated:
         """What a setting states.
 

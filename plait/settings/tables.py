@@ -1,16 +1,19 @@
-"""The core's settings of a run, by table."""
+"""The settings of a run, by table."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, cast
 
 from pydantic import BeforeValidator, Field, field_validator
 
 from plait.choice import parse_choice, with_options
 from plait.errors import ConfigError, did_you_mean
+from plait.files import at_home
+from plait.plugins import Kind, reference
 from plait.settings.table import MOST, Table, number_or, parts_of
 from plait.traits import Reasons, Stated, Trait
 
@@ -116,6 +119,40 @@ class AdapterSettings(Table):
         """What these settings need of a run, and what they take away."""
         if self.dropout:
             yield self.says("dropout", takes={Trait.SAMPLES: "dropout takes parts of it away while it learns"})
+
+
+class Stacking(Table):
+    """Where the adapter begins."""
+
+    table: ClassVar[str] = "adapter"
+    heading: ClassVar[str] = "Where the adapter begins"
+
+    init_adapter: str = ""
+    """adapter to start from, a run or a PEFT directory: DIR, or DIR=WEIGHT,DIR=WEIGHT for a weighted sum; by default
+    the method's initial values"""
+
+    @field_validator("init_adapter")
+    @classmethod
+    def _check_weights(cls, given: str) -> str:
+        for path, weight in map(_weighted, parts_of(given)):
+            if not weight:
+                raise ValueError(f"expected another weight of '{path}' than 0")
+        return given
+
+    @property
+    def init_adapters(self) -> tuple[tuple[Path, float], ...]:
+        """The adapters to begin with and their weights."""
+        return tuple(map(_weighted, parts_of(self.init_adapter)))
+
+
+def _weighted(text: str) -> tuple[Path, float]:
+    path, _, weight = text.rpartition("=")
+    try:
+        number = float(weight) if path else math.nan
+    except ValueError:
+        number = math.nan
+    # A directory may have an equals sign in its name.
+    return (at_home(path), number) if math.isfinite(number) else (at_home(text), 1.0)
 
 
 class OptimizerSettings(Table):
@@ -256,6 +293,18 @@ class EvaluationSettings(Table):
             yield self.says("reference", needs={Trait.FIGURES: "baselines show the losses of single clients"})
 
 
+class Samples(Table):
+    """What a simulated run shows of its model at the end."""
+
+    table: ClassVar[str] = "evaluation"
+    heading: ClassVar[str] = "Evaluation"
+
+    samples: Annotated[int, Field(ge=0, le=16)] = 2
+    """held-out beginnings that base and adapter continue at the end of a simulated run; 0 for none. Ledger and report
+    show them; a run with differential privacy or secure aggregation shows none
+    """
+
+
 class MachineSettings(Table):
     """What the run computes on."""
 
@@ -295,3 +344,32 @@ class Reporting(Table):
     publish: str = ""
     """also publish each round's adapter: to a directory, to a running vLLM (address; key in VLLM_API_KEY), or to both,
     separated by a comma"""
+
+
+def _named(given: object) -> object:
+    """Trackers that a program gave, as the command line has them."""
+    if isinstance(given, Sequence) and not isinstance(given, str):
+        each = cast("Sequence[object]", given)
+        given = ",".join(one if isinstance(one, str) else reference(Kind.TRACKER, one) for one in each)
+    return "none" if given == "" else given
+
+
+class Trackers(Table):
+    """The trackers of a run."""
+
+    table: ClassVar[str] = "trackers"
+    heading: ClassVar[str] = "Trackers"
+
+    report_to: Annotated[str, BeforeValidator(_named)] = "none"
+    """trackers that follow the run, separated by commas: tensorboard, wandb, mlflow, trackio, or MODULE:CLASS of your
+    own"""
+
+
+class Withdrawal(Table):
+    """Who takes no part any more."""
+
+    table: ClassVar[str] = "withdrawal"
+    heading: ClassVar[str] = "Withdrawal"
+
+    without_clients: str = ""
+    """clients of the data that take no part, separated by commas; `clients` does not count them"""

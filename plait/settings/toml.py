@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
@@ -17,17 +17,14 @@ _MOST_BYTES = 16 << 20
 # Keys whose value has options of its own: a TOML file may write them as a table of a name and these options.
 _CHOICES = frozenset({
     "rule", "server-optimizer", "loss", "objective", "wire", "partition", "trainer", "data", "callbacks",
-    "method", "correction",
+    "method", "correction", "report-to",
 })  # fmt: skip
 # Keys that may name several: a TOML file may write them as a list of names and tables.
-_SEVERAL = frozenset({"callbacks"})
+_SEVERAL = frozenset({"callbacks", "report-to"})
 
 
-def nested(table: Mapping[str, object], *, of_feature: Callable[[str], bool]) -> dict[str, object]:
+def nested(table: Mapping[str, object]) -> dict[str, object]:
     """The table with what Flower flattened nested again: ``rule.share = 0.1`` becomes ``[rule] share = 0.1``.
-
-    Args:
-        of_feature: whether a key is a feature's that may name several parts.
 
     Raises:
         ConfigError: a choice is given both ways.
@@ -36,7 +33,7 @@ def nested(table: Mapping[str, object], *, of_feature: Callable[[str], bool]) ->
     for given, value in table.items():
         key, dot, option = given.partition(".")
         spelled = key.replace("_", "-").lower()
-        if not (dot and (spelled in _CHOICES or of_feature(spelled))):
+        if not (dot and spelled in _CHOICES):
             nested[given] = value
         elif isinstance(options := nested.setdefault(key, {}), dict):
             options[option] = value
@@ -45,12 +42,12 @@ def nested(table: Mapping[str, object], *, of_feature: Callable[[str], bool]) ->
     return nested
 
 
-def choice_of(key: str, value: object, where: str, *, of_feature: Callable[[str], bool]) -> object:
+def choice_of(key: str, value: object, where: str) -> object:
     """A table of a name and options, or a list of such, as one text; any other value as it is."""
-    if isinstance(value, list) and (key in _SEVERAL or of_feature(key)):
-        listed = [choice_of(key, each, where, of_feature=of_feature) for each in cast("list[object]", value)]
+    if isinstance(value, list) and key in _SEVERAL:
+        listed = [choice_of(key, each, where) for each in cast("list[object]", value)]
         return ",".join(cast("list[str]", listed)) if all(isinstance(each, str) for each in listed) else value
-    if not isinstance(value, dict) or not (key in _CHOICES or of_feature(key)):
+    if not isinstance(value, dict) or key not in _CHOICES:
         return value
     try:
         return choice_text(cast("dict[str, object]", value))

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from plait.config import RunConfig, known_keys
-from plait.known_features import own_features
+from plait.config import RunConfig
 from plait.welcome import WELCOME_KEYS
 from tests.javascript import copied
 
@@ -103,11 +102,9 @@ def test_it_knows_the_keys_of_a_run_configuration_with_their_types_and_no_others
     for row in table.split("...keysOf(")[1:]:
         (written,) = (each for each in TYPES if row.startswith(f"{each}, "))
         found |= dict.fromkeys(re.split(r"[`']", row.removeprefix(f"{written}, "))[1].split(), TYPES[written])
-    of_features = {key.replace("_", "-"): feature for feature in own_features().values() for key in feature.welcomed}
-    assert set(found) == WELCOME_KEYS | of_features.keys()
+    assert set(found) == WELCOME_KEYS
     for key, kind in found.items():
-        table = of_features[key].table if key in of_features and key not in known_keys() else RunConfig
-        default = table.model_fields[key.replace("-", "_")].default
+        default = RunConfig.model_fields[key.replace("-", "_")].default
         assert isinstance(default, kind) or default in ("auto", "adaptive"), key
 
 

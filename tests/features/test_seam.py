@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
@@ -17,24 +16,6 @@ from plait.rounds.events import Event
 
 ROOT = Path(__file__).resolve().parents[2]
 FEATURES = own_features()
-
-
-def core_files() -> list[Path]:
-    folders = (ROOT / "plait", ROOT / "server", ROOT / "client")
-    files = [file for folder in folders for file in folder.rglob("*.py")]
-    return [file for file in files if ROOT / "plait/features" not in file.parents]
-
-
-def code_of(file: Path) -> str:
-    """A file without what only type checkers read."""
-    text = file.read_text()
-    if "TYPE_CHECKING" not in text:
-        return text
-    lines = text.splitlines()
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            lines[node.lineno - 1 : node.end_lineno] = [""] * ((node.end_lineno or node.lineno) - node.lineno + 1)
-    return "\n".join(lines)
 
 
 def places_of(feature: Feature) -> list[str]:
@@ -54,13 +35,6 @@ def test_every_folder_is_a_feature_of_its_name_and_lies_with_its_tests() -> None
     for name, feature in FEATURES.items():
         assert feature.name == name
         assert (ROOT / "tests/features" / name).is_dir(), name
-
-
-def test_no_file_of_the_core_names_a_feature() -> None:
-    settings = {name for feature in FEATURES.values() for name in feature.fields}
-    for file in core_files():
-        assert FEATURES.keys().isdisjoint(re.findall(r"\bfeatures[./](\w+)", code := code_of(file))), file
-        assert settings.isdisjoint(re.findall(r"\.(\w+)", code)), file
 
 
 @pytest.mark.parametrize("feature", FEATURES.values(), ids=lambda feature: feature.name)

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from plait.config import RunConfig
-from plait.known_features import own_features
 from plait.settings.toml import toml_value
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -30,9 +29,7 @@ sys.stdout.buffer.write(build_fab_from_disk(Path(sys.argv[1])))
 
 def test_a_run_can_override_every_setting_and_the_defaults_are_plaits_own():
     # flwr takes no key in --run-config that this table lacks, and reads nothing but pyproject.toml.
-    of_features = [feature.table for feature in own_features().values() if feature.table]
-    more = {name: field.default for table in of_features for name, field in table.model_fields.items()}
-    defaults = RunConfig().to_table() | {name.replace("_", "-"): value for name, value in more.items()}
+    defaults = {name.replace("_", "-"): field.default for name, field in RunConfig.model_fields.items()}
     ours = {key: toml_value(value) for key, value in defaults.items()}
     theirs = APP["app"]["config"]
     wrong = [f"add `{key} = {value}`" for key, value in ours.items() if key not in theirs]

@@ -5,7 +5,6 @@ import pytest
 
 from plait.config import RunConfig, config_from_table, known_keys
 from plait.errors import PeerError
-from plait.known_features import own_features
 from plait.settle import settle
 from plait.welcome import WELCOME_KEYS, config_from_welcome, welcome_table
 
@@ -33,9 +32,7 @@ def test_the_protocols_document_lists_the_keys_that_may_be_told():
         r"The run configuration may have these keys of `plait simulate`(.+?)\n\n", document, re.DOTALL
     )
     listed = set(re.findall(r"`([^`]+)`", paragraph))
-    of_features = {name.replace("_", "-") for each in own_features().values() for name in each.welcomed}
-    assert listed >= WELCOME_KEYS | of_features
-    assert not listed & (set(known_keys()) - WELCOME_KEYS)
+    assert listed == WELCOME_KEYS
 
 
 @pytest.mark.parametrize("base", ["~1", "~nobody-here/model", "x" * 5000, "a\0b"])

@@ -132,10 +132,10 @@ def _config(run: Path, **settings: object) -> None:
         for key, line in zip(keys, lines, strict=True)
     ]
     for key in settings.keys() - set(keys):
-        from plait.known_features import feature_with
+        from plait.settings import OPTIONAL
 
-        feature = feature_with("fields", key.replace("-", "_"))
-        header = f"[{feature.table.table}]"
+        (table,) = (each.table for each in OPTIONAL if key.replace("-", "_") in each.model_fields)
+        header = f"[{table}]"
         if header not in told:
             told.append(header)
         told.insert(told.index(header) + 1, f"{key} = {json.dumps(settings[key])}")

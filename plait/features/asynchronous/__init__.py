@@ -5,7 +5,7 @@ from plait.feature import Feature
 FEATURE = Feature(
     name="asynchronous",
     help="asynchronous rounds, which count updates as they arrive",
-    settings="plait.features.asynchronous.settings:Asynchronous",
+    settings="plait.settings.pace:Asynchronous",
     welcomed=("rounds_mode",),
     settles="plait.features.asynchronous.way:settled",
     plan="plait.features.asynchronous.way:planned",

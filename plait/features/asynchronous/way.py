@@ -10,13 +10,13 @@ from typing import cast
 from plait.config import RunConfig
 from plait.errors import ConfigError, PeerError
 from plait.features.asynchronous.buffer import SLOWEST, Buffer, recent_folds
-from plait.features.asynchronous.settings import Asynchronous, buffer_size
 from plait.rounds.events import UpdateReceived
 from plait.rounds.fold import Fold
 from plait.rounds.run_plan import RunPlan
 from plait.rounds.run_state import RunState
 from plait.rounds.spool import Arrival, Spool
 from plait.rounds.way import Way
+from plait.settings.pace import Asynchronous, buffer_size
 
 
 def settled(config: RunConfig) -> dict[str, object]:
@@ -84,7 +84,7 @@ def check(settings: RunConfig, *, simulates: bool) -> None:
     Raises:
         ConfigError: nothing says how fast each is.
     """
-    if simulates and not any(each.simulated for each in settings.wanted):
+    if simulates and not settings.fleet:
         raise ConfigError(
             f"rounds-mode is '{_mode(settings)}' and fleet is not given, expected a TOML file of devices: only it says "
             "which simulated client is faster"

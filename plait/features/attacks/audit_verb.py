@@ -52,7 +52,7 @@ def audit(
 
     Example: plait audit runs/first
     """
-    from plait.api.received import admitted_settings, keys_of_features
+    from plait.api.received import BESIDE_TRAINING, admitted_settings
     from plait.report.tables import membership_table, verdict
     from plait.report.write import write_report
     from plait.rounds.events import Audited
@@ -64,7 +64,7 @@ def audit(
     directory = RunDirectory.find(run)
     if not RunView.after(read_events(directory.ledger)).finished:
         raise ConfigError(f"'{run}' is not finished, expected a finished run; `plait resume {run}` continues it")
-    settings = admitted_settings(directory, allow or (), without=(*_UNUSED, *keys_of_features()))
+    settings = admitted_settings(directory, allow or (), without=(*_UNUSED, *BESIDE_TRAINING, "init-adapter"))
     if not settings.learned.is_plain:
         raise ConfigError(
             f"objective of '{run}' is '{settings.objective}', expected sft: the attacks compare the losses of sequences"

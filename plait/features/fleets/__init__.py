@@ -5,7 +5,7 @@ from plait.feature import Feature
 FEATURE = Feature(
     name="fleets",
     help="devices of unequal speed, simulated by a virtual clock, and steps by speed",
-    settings="plait.features.fleets.settings:Fleets",
+    settings="plait.settings.pace:Fleets",
     welcomed=("step_budget",),
     leads_out={"fleet": ("",)},
     events={

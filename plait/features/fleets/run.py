@@ -24,7 +24,7 @@ from plait.rounds.run_view import RunView
 from plait.wire.messages import DescribeTask, EvaluateTask, TrainTask, decode_task
 
 if TYPE_CHECKING:
-    from plait.features.fleets.settings import Fleets
+    from plait.settings.pace import Fleets
     from plait.simulation.simulation import Simulation
 
 

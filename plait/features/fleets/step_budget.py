@@ -2,7 +2,7 @@
 
 A client's pace is measured in the rounds before: steps per second of its training, and the seconds of everything else
 between task and answer. A round then lasts T seconds in which a client of pace (v, c) takes v (T - c) steps; T is such
-that the clients take `local_steps` on average, none fewer than 1 and none more than `MOST` times the average.
+that the clients take `local_steps` on average, none fewer than 1 and none more than `MOST_TIMES` times the average.
 FedCompass (Li et al., arXiv 2309.14675) assigns steps from measured speed in the same way. A client whose pace is not
 known yet takes a quarter of the average but two at least, so that the first round, which measures all, is short, and
 two steps of four sequences are as many as a client's policy asks for. The updates are then normalised (`factors`), so
@@ -17,8 +17,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from plait.features.fleets.settings import MOST
 from plait.rounds.paces import Pace
+from plait.settings.pace import MOST_TIMES
 
 _HALVINGS = 60
 _FEWEST_FIRST = 2
@@ -30,14 +30,14 @@ class BySpeed:
 
     def most(self, local_steps: int) -> int:
         """Of one client in a round."""
-        return MOST * local_steps
+        return MOST_TIMES * local_steps
 
     def steps(self, local_steps: int, cohort: Sequence[str], paces: Mapping[str, Pace]) -> Callable[[str], int]:
         """From a client of a round, or one that replaces another, to its steps."""
         known = {client: paces[client] for client in sorted(cohort) if client in paces}
         if not known:
             return lambda _: _first(local_steps)
-        total, most = local_steps * len(known), MOST * local_steps
+        total, most = local_steps * len(known), MOST_TIMES * local_steps
         low, high = 0.0, max(pace.rest_s + most / pace.steps_per_s for pace in known.values())
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
@@ -78,8 +78,8 @@ class BySpeed:
 
 def _first(local_steps: int) -> int:
     """Steps of a client whose pace is not known."""
-    return min(local_steps, max(_FEWEST_FIRST, math.ceil(local_steps / MOST)))
+    return min(local_steps, max(_FEWEST_FIRST, math.ceil(local_steps / MOST_TIMES)))
 
 
 def _bounded(steps: float, local_steps: int) -> float:
-    return min(max(steps, 1.0), float(MOST * local_steps))
+    return min(max(steps, 1.0), float(MOST_TIMES * local_steps))

@@ -15,7 +15,6 @@ import typer
 from plait.config import RunConfig, sections
 from plait.errors import ConfigError
 from plait.files import write_atomically
-from plait.known_features import features
 from plait.progress import say, status
 
 if TYPE_CHECKING:
@@ -95,7 +94,7 @@ def _ask(question: str, default: str) -> str:
 
 def _settings_file(chosen: Mapping[str, str | int], *, name: str) -> str:
     """The settings that matter at first, each with what it means, as TOML."""
-    fields = {name: field for table, _ in sections(features()) for name, field in table.model_fields.items()}
+    fields = {name: field for table, _ in sections() for name, field in table.model_fields.items()}
 
     def entry(key: str, mark: str) -> str:
         described = " ".join((fields[key].description or "").split()).partition("; ")[0]

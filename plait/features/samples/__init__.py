@@ -5,7 +5,7 @@ from plait.feature import Feature
 FEATURE = Feature(
     name="samples",
     help="what base and adapter write at the end of a run",
-    settings="plait.features.samples.settings:Samples",
+    settings="plait.settings.tables:Samples",
     events={"sampled": "plait.features.samples.sampled:Sampled"},
     ending="plait.features.samples.sampling:sample",
     shows="plait.features.samples.sampled:samples_table",

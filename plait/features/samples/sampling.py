@@ -10,11 +10,11 @@ from pathlib import Path
 
 from plait.errors import PlaitError
 from plait.features.samples.sampled import Sample, Sampled
-from plait.features.samples.settings import Samples
 from plait.progress import say, status
 from plait.rounds.ledger import append_event, read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.run import Run
+from plait.settings.tables import Samples
 from plait.simulation.partitioned_data import PartitionedData
 
 _TEMPERATURE, _TOP_P = 0.7, 0.9

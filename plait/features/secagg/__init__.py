@@ -5,7 +5,7 @@ from plait.feature import Feature
 FEATURE = Feature(
     name="secagg",
     help="sums under masks: the server sees no single update",
-    settings="plait.features.secagg.settings:Masks",
+    settings="plait.settings.privacy:Masks",
     tasks="plait.features.secagg.run:tasks",
     welcomed=("secure_aggregation",),
     way="plait.features.secagg.run:way",

@@ -5,7 +5,7 @@ from plait.feature import Feature
 FEATURE = Feature(
     name="stacking",
     help="runs that start from existing adapters",
-    settings="plait.features.stacking.settings:Stacking",
+    settings="plait.settings.tables:Stacking",
     leads_out={"init_adapter": ("",)},
     starts="plait.features.stacking.starting:starting_point_of",
 )

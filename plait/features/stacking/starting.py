@@ -27,7 +27,7 @@ from plait.rounds.run_state import RankedAdapter
 from plait.run import Run
 
 if TYPE_CHECKING:
-    from plait.features.stacking.settings import Stacking
+    from plait.settings.tables import Stacking
 
 
 @dataclass(frozen=True, eq=False)

@@ -47,7 +47,7 @@ _MOST_CONFIG_CHARACTERS = 16384
 _MOST_SHOWN = 200  # characters of a value in a list
 _SHOWN = ("base", "method", "rule", "wire", "rounds", "clients")
 _CLIENTS_WITHOUT_KIT = 64
-_OF_THE_MACHINE = ("publish", "callbacks", *CLIENTS_SETTINGS)
+_OF_THE_MACHINE = ("publish", "callbacks", "fleet", "init_adapter", "report_to", *CLIENTS_SETTINGS)
 """Settings that name files or code of the machine that reads them."""
 _PUBLIC = ("config.toml", "ledger.jsonl", "summary.json", "report.html")
 """Files of a run directory that are fetched; the plots and the adapter join them once the run is finished.
@@ -326,8 +326,7 @@ def _naming_nothing(table: dict[str, Scalar], *, where: str) -> RunConfig:
         ConfigError: they are not valid, or name files, code or other servers of the machine.
     """
     config = config_from_table(table, where=where).model_copy(update=dict.fromkeys(CLIENTS_SETTINGS, ""))
-    of_features = (key for feature in config.wanted for key in feature.leads_out)
-    for key in (*_OF_THE_MACHINE, *of_features):
+    for key in _OF_THE_MACHINE:
         if getattr(config, key) not in ("", "none"):
             name = key.replace("_", "-")
             raise ConfigError(f"{name} is given, expected none in a submitted run: it names files or code of a machine")

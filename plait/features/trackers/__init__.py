@@ -6,7 +6,7 @@ from plait.plugins import Kind
 FEATURE = Feature(
     name="trackers",
     help="experiment trackers that follow a run",
-    settings="plait.features.trackers.settings:Trackers",
+    settings="plait.settings.tables:Trackers",
     parts={"report_to": Kind.TRACKER},
     leads_out={"report_to": ("", "none")},
     beside="plait.features.trackers.following:beside",

@@ -19,7 +19,6 @@ from plait.choice import parse_choice, split_choices, with_options
 from plait.config import RunConfig
 from plait.errors import ConfigError, did_you_mean
 from plait.features.trackers.series import Series
-from plait.features.trackers.settings import Trackers
 from plait.features.trackers.tracker import LIBRARIES, Begun, TrackedRun
 from plait.files import make_private_directory
 from plait.own_code import instance_of, place_of
@@ -28,6 +27,7 @@ from plait.progress import say
 from plait.rounds.events import RunStarted
 from plait.rounds.ledger import Follower
 from plait.rounds.run_directory import RunDirectory
+from plait.settings.tables import Trackers
 from plait.text import printable
 
 GRACE_S = 30.0

@@ -5,7 +5,7 @@ from plait.feature import Feature
 FEATURE = Feature(
     name="withdrawal",
     help="an adapter as if a client had never joined",
-    settings="plait.features.withdrawal.settings:Withdrawal",
+    settings="plait.settings.tables:Withdrawal",
     verbs={"resume --withdraw": "plait.features.withdrawal.withdraw_verb:withdraw"},
     events={
         "client_withdrawn": "plait.features.withdrawal.events:ClientWithdrawn",

@@ -13,10 +13,10 @@ from plait.api.received import leads_out
 from plait.api.settings import run_config_of
 from plait.config import config_from_table
 from plait.errors import ConfigError
-from plait.features.trackers import FEATURE
 from plait.features.trackers.following import check
 from plait.features.trackers.series import Series
 from plait.rounds.events import Evaluated, RoundFinished, UpdateReceived
+from plait.settings import Trackers
 
 MINE = """
     import json, os, time
@@ -170,7 +170,7 @@ def test_trackers_are_names_in_a_list_or_in_one_text() -> None:
     for given, name in ((["tensorboard", "wandb"], "tensorboard,wandb"), ("wandb", "wandb"), ([], "none")):
         settings = run_config_of({"report_to": given})
         assert settings.to_table().get("report-to", "none") == name
-        assert settings.wanted == ((FEATURE,) if given else ())
+        assert settings.asks(Trackers) == bool(given)
 
 
 def test_trackers_of_a_run_that_began_elsewhere_have_to_be_named() -> None:

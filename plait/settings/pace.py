@@ -1,15 +1,18 @@
-"""How rounds of an asynchronous run are filled."""
+"""What follows from how fast clients are: whether rounds wait, steps by speed, and simulated fleets."""
 
 import math
 import re
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import ClassVar, Literal, cast
 
 from pydantic import field_validator
 
 from plait.settings.table import Table
+from plait.settings.tables import Cohort
 from plait.traits import Stated, Trait
 
+MOST_TIMES = 4
+"""Steps of a client in a round at most, as a multiple of `local_steps`, where they follow its speed."""
 _FORM = re.compile(r"sync|async(:[1-9][0-9]{0,6})?")
 
 
@@ -67,3 +70,40 @@ def buffer_size(rounds_mode: str, cohort: int) -> int:
     """Updates per round where so many clients are at work; 0 where rounds wait."""
     mode, _, size = rounds_mode.partition(":")
     return 0 if mode == "sync" else int(size) if size else max(min(2, cohort), math.ceil(cohort / 4))
+
+
+class Fleets(Table):
+    """What follows from how fast clients are."""
+
+    table: ClassVar[str] = "fleets"
+    heading: ClassVar[str] = "Clients of unequal speed"
+
+    fleet: str = ""
+    """TOML file with the devices of a simulated fleet: on the run's virtual clock, downloads, training and uploads take
+    as long as on these devices
+    """
+    step_budget: Literal["equal", "speed"] = "equal"
+    """steps of a client in a round: local-steps for all, or by the speed measured in earlier rounds, so that all answer
+    together: local-steps on average, 1 to 4 times as many for each
+    """
+
+    @property
+    def most_times(self) -> int:
+        """Most steps of a client in a round, as a multiple of `local_steps`."""
+        return MOST_TIMES if self.step_budget == "speed" else 1
+
+    def stated(self) -> Iterator[Stated]:
+        """What these settings need of a run, and what they take away."""
+        if self.step_budget == "speed":
+            needs = {
+                Trait.WAITS: "it gives every client the slowest one's time",
+                Trait.LINEAR: "updates of different numbers of steps are normalised",
+                Trait.SAME_FACTORS: "updates of different numbers of steps are normalised",
+            }
+            yield self.says("step_budget", needs=needs, takes={Trait.EQUAL_STEPS: "faster ones take more"})
+        if self.fleet:
+            needs = {Trait.FIGURES: "the times of the virtual clock follow from the clients' data"}
+            yield self.says("fleet", needs=needs)
+            if cast("Cohort", self).deadline_s:
+                # On a virtual clock a released device has not trained.
+                yield self.says("deadline_s", needs={Trait.RELEASED: "a device of the fleet may be late"})
