@@ -28,7 +28,7 @@ WELCOME_KEYS = frozenset(
         "server-optimizer",
         # Of tables that a run may leave out.
         "rounds-mode", "step-budget", "secure-aggregation",
-        "dp", "dp-epsilon", "dp-noise-multiplier", "dp-delta", "dp-clip",
+        "dp", "dp-epsilon", "dp-delta", "dp-clip",
     }
 )  # fmt: skip
 """The keys that a server sends to its clients."""
