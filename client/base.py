@@ -232,7 +232,7 @@ def _consented(
     consents = Consents.of(settings.state, settings.name)
     authority = settings.kit.tls.authority if settings.kit else b""
     digest, name = consent_digest(run.config, run.base_fingerprint, authority), f"{run.run_id:016x}"
-    each_run = told.fewest_together(told.clients) > 0  # under masks
+    each_run = told.secure_aggregation
     is_new = each_run or not consents.has(digest)
     # The operator sees the plan before it counts as agreed to, or has seen the same.
     if consents.was_asked(digest) or (ask is not None and not settings.consents and is_new):

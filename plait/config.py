@@ -18,7 +18,6 @@ from plait.choice import split_choices
 from plait.errors import ConfigError, did_you_mean
 from plait.known_features import features
 from plait.objective import Objective, objective_named
-from plait.places import at
 from plait.plugins import Kind
 from plait.settings import (
     MOST_EXAMPLES,
@@ -220,10 +219,6 @@ class RunConfig(
     def evaluates(self) -> bool:
         """Whether clients tell losses on data that they hold out."""
         return Trait.LOSSES not in self.gone
-
-    def fewest_together(self, clients: int) -> int:
-        """The fewest clients in a sum that the server sees, in a round of this many; 0 if it sees single updates."""
-        return max((at(each.together)(clients) for each in self.wanted if each.together), default=0)
 
     @property
     def ranks(self) -> tuple[int, ...]:

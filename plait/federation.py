@@ -10,14 +10,14 @@ import secrets
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from plait import machine
 from plait.aggregation import Rule
+from plait.composition import beginning_of, opened, way_of
 from plait.config import to_toml
 from plait.errors import ConfigError
 from plait.exporting.publisher import Publisher
-from plait.places import at
 from plait.rounds.broadcasts import StartingPoint, parents_in, starting_state
 from plait.rounds.channel import Channel, StopRequest
 from plait.rounds.checkpoint import save_checkpoint
@@ -31,7 +31,7 @@ from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, initial_state
 from plait.rounds.run_view import RunView
 from plait.rounds.spool import largest_update
-from plait.rounds.way import Host, way_of
+from plait.rounds.way import Host
 from plait.run import Run
 from plait.settle import Settled
 from plait.training.device import use_threads
@@ -43,16 +43,6 @@ if TYPE_CHECKING:
 
 _PARTING_S = 60.0
 _Begun = tuple[RunDirectory, Ledger, RunState, Sequence[Event]]
-
-
-def beginning_of(run: Run) -> StartingPoint:
-    """What a run begins with: its seed alone, unless a feature says otherwise.
-
-    Raises:
-        PlaitError: it cannot be begun with.
-    """
-    starts = (feature.starts for feature in run.config.wanted if feature.starts)
-    return next((cast("StartingPoint", at(place)(run)) for place in starts), StartingPoint())
 
 
 def run_federation(
@@ -153,7 +143,7 @@ def _coordinator(
         optimizer=run.settled.optimizer,
         publish=publisher.publish,
         stop=stop,
-        way=way_of(run.settled.plan, config=run.config, host=Host(directory, events, ledger.append, vouch)),
+        way=way_of(run.settled.plan, run.config, Host(directory, events, ledger.append, vouch)),
     )
 
 
@@ -257,7 +247,7 @@ def _open(run: Run, path: Path, start: StartingPoint | None, superlink_data: str
 
 
 def _opened(run: Run, directory: RunDirectory, *, events: Sequence[Event] = (), continues: bool = False) -> list[Event]:
-    """What the features of a new run promise; one that goes on is checked by them, and promises nothing again."""
+    """What a new run promises; one that goes on is checked, and promises nothing again."""
     opening = Opening(
         directory=directory,
         events=events,
@@ -266,8 +256,7 @@ def _opened(run: Run, directory: RunDirectory, *, events: Sequence[Event] = (), 
         base_parameters=run.base_parameters,
         continues=continues,
     )
-    opened = (at(each.opens)(run.config, opening) for each in run.config.wanted if each.opens)
-    return [event for event in opened if event]
+    return opened(run.config, opening)
 
 
 def check_data(run: Run, events: Sequence[Event]) -> None:

@@ -6,21 +6,20 @@ Each verb makes a `Run` and passes it down; code below derives nothing from the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from plait import composition
 from plait.adapters import AdapterSpec
 from plait.adapters.methods import AdapterRequest, BaseModules
 from plait.adapters.module_names import is_in
 from plait.aggregation import Rule, check_rule, geometry_of
 from plait.config import RunConfig
-from plait.places import at
-from plait.rounds.client_way import ClientWay, Speaker, client_way_of
+from plait.rounds.client_way import ClientWay, Speaker
 from plait.rounds.costs import Links
-from plait.rounds.events import Adapter, Base, Event
+from plait.rounds.events import Adapter, Base
 from plait.rounds.run_state import RankedAdapter, Ranks
 from plait.rounds.spool import largest_update
 from plait.rounds.terms import Terms
@@ -97,13 +96,11 @@ class Run:
         )
 
     @property
-    def screen(self) -> Callable[[Event], Event | None] | None:
+    def screen(self) -> composition.Screen | None:
         """What the run's ledgers keep of an event; None for all of it."""
         bits = self.settled.codec.bits
         update_bytes = math.ceil(largest_update(self.rule, self.ranks.master.geometry) * bits / 8)
-        asked = (each.screen for each in self.config.wanted if each.screen)
-        screens = [screen for place in asked if (screen := at(place)(self.config, update_bytes))]
-        return partial(_screened, screens) if screens else None
+        return composition.screen_of(self.config, update_bytes)
 
     def terms(self, client: str, *, max_rank: int = 0, policy: Policy | None = None) -> Terms:
         """A client's agreement when it takes part.
@@ -125,7 +122,7 @@ class Run:
 
     def client_way(self, speaker: Speaker) -> ClientWay:
         """How a client says what it says, and what that costs it."""
-        return client_way_of(self.config, speaker)
+        return composition.client_way_of(self.config, speaker)
 
     def load_base(self, devices: str = "") -> ResidentBase:
         """The base in this process's memory; reads nothing before it is needed.
@@ -242,18 +239,7 @@ def links_of(settled: Settled, size: int, *, evaluates: bool, certified: bool = 
         certified: whether clients prove who they are to each other, as over a network.
 
     Raises:
-        ConfigError: a feature cannot send it.
+        ConfigError: no masked sum can carry it.
     """
     links = Links(settled.codec.bits)
-    for feature in settled.config.wanted:
-        if feature.links:
-            links = at(feature.links)(links, settled.config, size, evaluates=evaluates, certified=certified)
-    return links
-
-
-def _screened(screens: Sequence[Callable[[Event], Event | None]], event: Event) -> Event | None:
-    """What all screens leave of an event."""
-    left: Event | None = event
-    for screen in screens:
-        left = screen(left) if left else None
-    return left
+    return composition.links_of(links, settled.config, size, evaluates=evaluates, certified=certified)

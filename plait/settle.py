@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from plait.adapters import Subject, Task
 from plait.adapters.methods import Method, method_named
@@ -23,13 +23,13 @@ from plait.aggregation import (
 )
 from plait.aggregation.server_step import LineSearch
 from plait.choice import parse_choice
+from plait.composition import plan_of, settled_by_parts, task_settings
 from plait.config import RunConfig, Scalar
 from plait.flower.rule_table import ALL_RULES
-from plait.places import at
 from plait.plugins import Kind, is_named, was_found
 from plait.rounds.events import DataUsed
 from plait.rounds.norm_bound import NormBound
-from plait.rounds.run_plan import Planning, RunPlan, TaskSettings
+from plait.rounds.run_plan import RunPlan, TaskSettings
 from plait.rounds.spool import Weighting
 from plait.rounds.watch import Watch
 from plait.settings.tables import OWN_SHARE_NEEDS
@@ -135,14 +135,12 @@ class Settled:
             norm_bound=NormBound.named(config.norm_bound),
             weighting=Weighting(config.weighting),
             keep_updates=config.keep_updates,
-            starts_anew=not any(each.starts for each in config.wanted),
+            starts_anew=not config.init_adapter,
             watch=Watch(config.keep != "last", config.patience, config.keep == "best"),
             seed=config.seed,
             settings=_task_settings(config, self.method, self.rule),
         )
-        for planned in (cast("Planning", at(feature.plan)) for feature in config.wanted if feature.plan):
-            plan = planned(plan, config)
-        return plan
+        return plan_of(plan, config)
 
 
 def settle(config: RunConfig) -> Settled:
@@ -170,9 +168,7 @@ def settle(config: RunConfig) -> Settled:
     config = config.model_copy(update=left)
     left = {"max_held_out_sequences": config.max_held_out_sequences or _held_out_sequences(config)}
     config = config.model_copy(update={**left, **_server_step(config, gone), **_checks(config, gone)})
-    for feature in config.wanted:
-        if feature.settles:
-            config = config.model_copy(update=at(feature.settles)(config))
+    config = settled_by_parts(config)
     optimizer = optimizer_for(config.server_optimizer)
     check((*config.stated(), *parts, optimizer_stated(optimizer, config.server_optimizer)))
     return Settled(config, method, rule, optimizer, codec, rule.new_factors(one_rank=config.one_rank))
@@ -304,6 +300,4 @@ def _task_settings(config: RunConfig, method: Method, rule: Rule) -> Settings:
         "proximal": config.proximal,
         "measures_slope": config.server_optimizer == LineSearch.name,
     }
-    for feature in config.wanted:
-        derived |= at(feature.tasks)(config) if feature.tasks else {}
-    return Settings(**{**same, **derived})
+    return task_settings(Settings(**{**same, **derived}), config)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from plait.api import TURN
 from plait.api.resuming import is_reported
-from plait.api.running import beside, check_features, check_names
+from plait.api.running import check_names
 from plait.api.serving import Serving, kit_of, vouch_of
+from plait.composition import beside, check_here
 from plait.config import RunConfig
 from plait.errors import ConfigError
 from plait.progress import status, watch
@@ -115,9 +116,10 @@ def open_served_run(
     if directory.has_started and _is_over(directory, settings.out):
         return None
     check_names(settings)
-    check_features(settings, simulates=False)
+    check_here(settings, simulates=False)
     with status("loading libraries", quiet=quiet):
-        from plait.federation import beginning_of, check_vouched_for, run_federation
+        from plait.composition import beginning_of
+        from plait.federation import check_vouched_for, run_federation
         from plait.rounds.callbacks import heard
         from plait.run import resolve
         from plait.settle import settle

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from plait.composition import beginning_of, way_of
 from plait.errors import PeerError
-from plait.federation import beginning_of
 from plait.rounds.audit import replay
 from plait.rounds.broadcasts import parents_in, starting_state
 from plait.rounds.events import Event
@@ -14,7 +14,7 @@ from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import initial_state
 from plait.rounds.run_view import RunView
 from plait.rounds.spool import Refused
-from plait.rounds.way import Host, way_of
+from plait.rounds.way import Host
 from plait.run import Run
 
 
@@ -33,7 +33,7 @@ def recomputed(directory: RunDirectory, events: Sequence[Event], run: Run) -> in
     def refuse(event: Event) -> None:
         raise PeerError(f"'{event.event}' would be recorded, expected what the ledger says already")
 
-    way = way_of(plan, config=run.config, host=Host(directory, events, refuse, recomputes=True))
+    way = way_of(plan, run.config, Host(directory, events, refuse, recomputes=True))
 
     def aggregator(refused: Refused) -> Aggregator:
         spool = plan.spool(directory, refused, ranks=ranks, rule=run.rule, base_fingerprint=run.base_fingerprint)

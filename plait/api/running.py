@@ -1,20 +1,17 @@
-"""A simulated run from its settings to its report, and what features refuse before it, do beside it and do at its end.
+"""A simulated run from its settings to its report.
 
 Shows nothing but its progress, and sets no signal handler: what interrupts a run is its caller's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plait.api import TURN
 from plait.config import RunConfig
 from plait.errors import ConfigError
-from plait.known_features import features
-from plait.places import at
 from plait.progress import status
 from plait.rounds.channel import StopRequest
 from plait.rounds.ledger import OnEvent
@@ -22,8 +19,6 @@ from plait.rounds.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from plait.data import Dataset
-    from plait.run import Run
-    from plait.simulation.partitioned_data import PartitionedData
 
 
 def check_names(settings: RunConfig, *, runs: bool = True, data: bool = True) -> None:
@@ -67,45 +62,6 @@ def check_names(settings: RunConfig, *, runs: bool = True, data: bool = True) ->
         optimizer_for(settings.server_optimizer)
 
 
-def check_features(settings: RunConfig, *, simulates: bool) -> None:
-    """Refuse what the features of a run cannot do here.
-
-    Args:
-        simulates: whether its clients are simulated.
-
-    Raises:
-        ConfigError: with the reason.
-    """
-    for feature in settings.wanted:
-        if feature.check:
-            at(feature.check)(settings, simulates=simulates)
-
-
-@contextmanager
-def beside(settings: RunConfig, run: Path, *, quiet: bool) -> Generator[None]:
-    """The features that a run asks for work beside it while the block runs.
-
-    Args:
-        quiet: whether they show nothing.
-    """
-    with ExitStack() as stack:
-        for feature in settings.wanted:
-            if feature.beside:
-                stack.enter_context(at(feature.beside)(settings, run, quiet))
-        yield
-
-
-def end(run: Run, data: PartitionedData, directory: RunDirectory, *, quiet: bool) -> None:
-    """What features do with a finished simulated run, before its report is written.
-
-    Args:
-        quiet: whether they show nothing; then only the features do something that the run asks for.
-    """
-    for feature in run.config.wanted if quiet else features():
-        if feature.ending:
-            at(feature.ending)(run, data, directory, quiet=quiet)
-
-
 def start(
     settings: RunConfig,
     *,
@@ -130,8 +86,10 @@ def start(
         raise ConfigError(
             f"'{settings.out}' already holds a run; `plait resume {settings.out}` continues it, or give another --out"
         )
+    from plait.composition import check_here
+
     check_names(settings, data=dataset is None)
-    check_features(settings, simulates=True)
+    check_here(settings, simulates=True)
     go_on(directory, settings, dataset=dataset, on_event=on_event, stop=stop, quiet=quiet)
 
 
@@ -152,6 +110,7 @@ def go_on(
         PlaitError: the reason that the run stopped again.
     """
     with status("loading libraries", quiet=quiet):
+        from plait.composition import beside, end
         from plait.report.write import write_report
         from plait.simulation.execution import begin, execute, prepare
     with ExitStack() as works:

@@ -1,18 +1,16 @@
 """The way of a client: how what it says leaves it, and what its data's budget pays for.
 
-The core's says everything in the open and pays for nothing. A feature (`plait.feature`) exchanges parts of it for its
-own, in the order of the features' names. `plait.rounds.way` is the server's.
+The default says everything in the open and pays for nothing. `plait.composition` exchanges parts of it as a run asks.
+`plait.rounds.way` is the server's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Protocol
 
-from plait.config import RunConfig
 from plait.errors import PolicyError
-from plait.places import at
 from plait.rounds.hook import Hook, Outgoing
 from plait.rounds.local_model import DataSize, Trained, TrainJob
 from plait.rounds.memory import Memory
@@ -161,7 +159,7 @@ def _agree_to_all(size: DataSize, settings: Settings) -> None:
 
 @dataclass(frozen=True)
 class ClientWay:
-    """The parts of a client that features exchange.
+    """The parts of a client that are exchanged.
 
     Attributes:
         saying: how updates and losses leave it.
@@ -203,20 +201,3 @@ class Speaker:
         from plait.rounds.memory import ClientSecret
 
         return self.secret() if self.secret else ClientSecret.of(self.memory)
-
-
-ClientExchanging: TypeAlias = Callable[[ClientWay, RunConfig, Speaker], ClientWay]
-"""Puts parts of a feature's own into a client's way; what `Feature.client_way` names."""
-
-
-def client_way_of(config: RunConfig | None, speaker: Speaker) -> ClientWay:
-    """The way of a client.
-
-    Args:
-        config: settings of the run, which may ask for features; None for none.
-    """
-    way = ClientWay(InTheOpen(speaker.name, speaker.sign))
-    if config:
-        for exchange in (cast("ClientExchanging", at(each.client_way)) for each in config.wanted if each.client_way):
-            way = exchange(way, config, speaker)
-    return way

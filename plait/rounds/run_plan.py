@@ -6,14 +6,13 @@ a task that differs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from plait.aggregation import Rule
 from plait.aggregation.server_step import ServerOptimizer
-from plait.config import RunConfig
 from plait.rounds.broadcasts import Downlink, gap_of
 from plait.rounds.fold import Aggregator, Folding
 from plait.rounds.norm_bound import NormBound
@@ -153,7 +152,3 @@ class RunPlan:
             downlink=self.downlink,
             seed=self.seed,
         )
-
-
-Planning: TypeAlias = Callable[[RunPlan, RunConfig], RunPlan]
-"""The plan of a run with a feature; what `Feature.plan` names."""

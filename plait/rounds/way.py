@@ -1,24 +1,20 @@
 """The way of a run: how its updates are gathered, how they are folded, and what its rounds cost.
 
-The core's way is the default: a cohort, a plain fold, no costs. A feature (`plait.feature`) exchanges parts of it for
-its own, in the order of the features' names.
+The default is a cohort, a plain fold, no costs. `plait.composition` exchanges parts of it as a run asks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias
 
-from plait.config import RunConfig
 from plait.errors import ConfigError
-from plait.places import at
 from plait.rounds.cohort import CohortCollector, Collecting
 from plait.rounds.costs import Costs, Free
 from plait.rounds.events import Event, UpdateReceived
 from plait.rounds.fold import Folding, PlainFold
 from plait.rounds.run_directory import RunDirectory
-from plait.rounds.run_plan import RunPlan
 from plait.rounds.run_state import RunState
 from plait.rounds.spool import Arrival
 
@@ -54,7 +50,7 @@ Arriving: TypeAlias = Callable[[RunState, UpdateReceived], Arrival]
 
 @dataclass(frozen=True)
 class Way:
-    """The parts of a run that features exchange.
+    """The parts of a run that are exchanged.
 
     Attributes:
         least: clients without which no round begins; 0 for the run's quorum.
@@ -68,16 +64,3 @@ class Way:
     least: int = 0
     arriving: Arriving | None = None
     host: Host | None = None
-
-
-Exchanging: TypeAlias = Callable[[Way, RunConfig, RunPlan], Way]
-"""Puts parts of a feature's own into a way; what `Feature.way` names."""
-
-
-def way_of(plan: RunPlan, *, config: RunConfig | None = None, host: Host | None = None) -> Way:
-    """The way of a run."""
-    way = Way(host=host)
-    if config:
-        for exchange in (cast("Exchanging", at(feature.way)) for feature in config.wanted if feature.way):
-            way = exchange(way, config, plan)
-    return way

@@ -10,10 +10,11 @@ from functools import partial
 from pathlib import Path
 
 from plait.adapters import Task
+from plait.composition import beginning_of
 from plait.config import RunConfig, config_from_table
 from plait.data import Dataset, RecordKind
 from plait.errors import ConfigError
-from plait.federation import beginning_of, run_federation
+from plait.federation import run_federation
 from plait.objective import usual_objective
 from plait.progress import say, status, watch
 from plait.rounds.broadcasts import StartingPoint
@@ -25,7 +26,7 @@ from plait.run import Run, resolve
 from plait.settle import settle, settle_on_data
 from plait.simulation.loaded import Loaded
 from plait.simulation.partitioned_data import PartitionedData, load_partitioned
-from plait.simulation.simulation import Simulation, spreading
+from plait.simulation.simulation import Simulation
 from plait.training.bases import quiet_libraries
 from plait.training.device import choose_devices
 from plait.training.examples import check_kind
@@ -77,7 +78,9 @@ def prepare(
         if devices[0].device.type == "cpu":
             native_library(told)
     if settings.has_several_devices:
-        spreading(settings.device).check(run)
+        from plait.features.cards.workers import Workers
+
+        Workers.check(run)
     return run, data
 
 

@@ -11,7 +11,6 @@ from typing import Any, Protocol
 from plait.config import RunConfig
 from plait.data import BUILTINS, Dataset, Message, Record, RecordKind, histogram
 from plait.errors import DataError
-from plait.places import at
 from plait.rounds.events import DataUsed
 from plait.simulation.loaded import Loaded
 from plait.simulation.partition import ClientShare, Partition, partition
@@ -143,10 +142,10 @@ def load_partitioned(
         ConfigError: the data cannot be partitioned this way.
         DataError: the data cannot be read, or a label has a comma in its name.
     """
-    for feature in config.wanted:
-        if feature.shares:
-            again = partial(load_partitioned, dataset=dataset, loaded=loaded, progress=progress)
-            return at(feature.shares)(config, again)
+    if config.without_clients:
+        from plait.features.withdrawal.shares import without_clients
+
+        return without_clients(config, partial(load_partitioned, dataset=dataset, loaded=loaded, progress=progress))
     if dataset is None:
         found = loaded or Loaded()
         dataset = found.dataset(config.data, columns=config.columns, split=config.split, progress=progress)

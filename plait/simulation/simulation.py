@@ -1,7 +1,7 @@
 """The clients of a simulated run: one shared base in memory, each client's data, and each client's state.
 
-With several devices the clients of a round are spread over processes (`spreading`), each with a base and a simulation
-of its own.
+With several devices the clients of a round are spread over processes (`plait.features.cards`), each with a base and a
+simulation of its own.
 """
 
 from __future__ import annotations
@@ -13,11 +13,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from plait.errors import ConfigError
-from plait.known_features import features
-from plait.places import at
 from plait.rounds.channel import Channel, LocalChannel, StopRequest
 from plait.rounds.client_way import Speaker
 from plait.rounds.memory import IRREPLACEABLE, DiskMemory, Memory
@@ -29,6 +26,7 @@ from plait.simulation.partitioned_data import Shares
 from plait.training.local_model import PeftLocalModel
 
 if TYPE_CHECKING:
+    from plait.features.cards.workers import Workers
     from plait.rounds.memory import ClientSecret
     from plait.rounds.terms import Terms
     from plait.training.local_model import OwnTrainer
@@ -38,46 +36,6 @@ if TYPE_CHECKING:
 # With more clients than these, the text is tokenised again for each task.
 _MODELS_KEPT = 4096
 _SHARED_KEPT = 4
-
-
-class Workers(Protocol):
-    """Simulated clients in other processes."""
-
-    def channel(self, *, stop: StopRequest | None) -> Channel:
-        """A channel to all clients; `stop` stops the run."""
-        ...
-
-    def close(self) -> None:
-        """End the processes."""
-        ...
-
-
-class Spreading(Protocol):
-    """How the clients of a run are spread over processes, one for each device."""
-
-    def check(self, run: Run) -> None:
-        """Refuse parts of the user's own that other processes would not find.
-
-        Raises:
-            ConfigError: there is one.
-        """
-        ...
-
-    def __call__(self, run: Run, data: Shares, *, progress: Callable[[str], None]) -> Workers:
-        """The processes of a run; each starts with its first task."""
-        ...
-
-
-def spreading(device: str) -> Spreading:
-    """How clients are spread over the devices of a list, by a feature.
-
-    Raises:
-        ConfigError: no feature of this installation does it.
-    """
-    for feature in features():
-        if feature.spreading:
-            return at(feature.spreading)
-    raise ConfigError(f"device is '{device}', expected a single one: no feature of this installation spreads clients")
 
 
 class Simulation:
@@ -118,7 +76,9 @@ class Simulation:
         self._models: OrderedDict[int, PeftLocalModel] = OrderedDict()
         self._workers: Workers | None = None
         if config.has_several_devices:
-            self._workers = spreading(config.device)(run, data, progress=progress)
+            from plait.features.cards.workers import Workers
+
+            self._workers = Workers(run, data, progress=progress)
 
     def name(self, index: int) -> str:
         """The name of the client with this partition number."""
@@ -189,10 +149,12 @@ class Simulation:
         return self._keys[name]
 
     def channel(self, stop: StopRequest | None = None) -> Channel:
-        """A channel to all clients, which a feature may change."""
-        config = self.run.config
-        place = next((each.simulated for each in config.wanted if each.simulated), "")
-        return at(place)(self, stop) if place else self.direct(stop)
+        """A channel to all clients, by the virtual clock of their fleet if they have one."""
+        if not self.run.config.fleet:
+            return self.direct(stop)
+        from plait.features.fleets.run import by_the_clock
+
+        return by_the_clock(self, stop)
 
     def close(self) -> None:
         """End the workers, and close what a feature has opened."""

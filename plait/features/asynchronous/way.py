@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import partial
-from typing import cast
 
 from plait.config import RunConfig
 from plait.errors import ConfigError, PeerError
@@ -16,7 +15,7 @@ from plait.rounds.run_plan import RunPlan
 from plait.rounds.run_state import RunState
 from plait.rounds.spool import Arrival, Spool
 from plait.rounds.way import Way
-from plait.settings.pace import Asynchronous, buffer_size
+from plait.settings.pace import buffer_size
 
 
 def settled(config: RunConfig) -> dict[str, object]:
@@ -36,7 +35,7 @@ def planned(plan: RunPlan, config: RunConfig) -> RunPlan:
     return replace(plan, folds=size, quorum=math.ceil(config.quorum * size), measures_pace=True)
 
 
-def with_buffer(way: Way, config: RunConfig, _plan: RunPlan) -> Way:
+def with_buffer(way: Way, config: RunConfig) -> Way:
     """The way of a run whose rounds are buffers."""
     return of_buffer(way, buffer_of(config))
 
@@ -86,14 +85,10 @@ def check(settings: RunConfig, *, simulates: bool) -> None:
     """
     if simulates and not settings.fleet:
         raise ConfigError(
-            f"rounds-mode is '{_mode(settings)}' and fleet is not given, expected a TOML file of devices: only it says "
-            "which simulated client is faster"
+            f"rounds-mode is '{settings.rounds_mode}' and fleet is not given, expected a TOML file of devices: only it "
+            "says which simulated client is faster"
         )
 
 
-def _mode(config: RunConfig) -> str:
-    return cast("Asynchronous", config).rounds_mode
-
-
 def _size(config: RunConfig) -> int:
-    return buffer_size(_mode(config), config.cohort_size)
+    return buffer_size(config.rounds_mode, config.cohort_size)

@@ -5,5 +5,4 @@ from plait.feature import Feature
 FEATURE = Feature(
     name="cards",
     help="runs over several devices",
-    spreading="plait.features.cards.workers:Workers",
 )

@@ -6,8 +6,6 @@ FEATURE = Feature(
     name="fleets",
     help="devices of unequal speed, simulated by a virtual clock, and steps by speed",
     settings="plait.settings.pace:Fleets",
-    welcomed=("step_budget",),
-    leads_out={"fleet": ("",)},
     events={
         "fleet_described": "plait.features.fleets.events:FleetDescribed",
         "device_worked": "plait.features.fleets.events:DeviceWorked",
@@ -20,8 +18,4 @@ FEATURE = Feature(
             "Gantt chart of one round: when every device received its task, trained and sent its update.",
         )
     },
-    plan="plait.features.fleets.run:plan",
-    opens="plait.features.fleets.run:opens",
-    check="plait.features.fleets.run:check",
-    simulated="plait.features.fleets.run:by_the_clock",
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,7 +10,6 @@ from plait.config import RunConfig
 from plait.errors import ConfigError
 from plait.features.fleets.events import Fleet, FleetDescribed, tasks_of
 from plait.features.fleets.fleet import load_fleet
-from plait.features.fleets.step_budget import BySpeed
 from plait.features.fleets.virtual_clock import PASSES_OF_TRAINING, Span, VirtualChannel, VirtualClock
 from plait.rounds.channel import IN_PROGRESS, Channel, Purpose, StopRequest, TaskParts
 from plait.rounds.checkpoint import finished_in_checkpoint
@@ -19,33 +17,24 @@ from plait.rounds.costs import Opening
 from plait.rounds.ledger import read_events
 from plait.rounds.own_adapter import share_measured
 from plait.rounds.run_directory import RunDirectory
-from plait.rounds.run_plan import RunPlan
 from plait.rounds.run_view import RunView
 from plait.wire.messages import DescribeTask, EvaluateTask, TrainTask, decode_task
 
 if TYPE_CHECKING:
-    from plait.settings.pace import Fleets
     from plait.simulation.simulation import Simulation
 
 
-def plan(plan: RunPlan, config: RunConfig) -> RunPlan:
-    """The plan of a run whose clients take steps by their speed, if they do."""
-    return replace(plan, stepping=BySpeed()) if cast("Fleets", config).step_budget == "speed" else plan
-
-
-def opens(config: RunConfig, opening: Opening) -> FleetDescribed | None:
+def opens(config: RunConfig, opening: Opening) -> FleetDescribed:
     """What the ledger of a new run says of its devices.
 
     Raises:
         ConfigError: the run goes on with others than it began with.
     """
-    if not (path := cast("Fleets", config).fleet):
-        return None
-    now = FleetDescribed(fleet=load_fleet(path, base_parameters=opening.base_parameters))
+    now = FleetDescribed(fleet=load_fleet(config.fleet, base_parameters=opening.base_parameters))
     began = next((event for event in opening.events if isinstance(event, FleetDescribed)), now)
     if began.fleet != now.fleet:
         raise ConfigError(
-            f"fleet '{path}' have changed since the run began, expected those that its ledger names; "
+            f"fleet '{config.fleet}' have changed since the run began, expected those that its ledger names; "
             "put the old file back, or begin a new run with another --out"
         )
     return now
@@ -57,20 +46,17 @@ def check(config: RunConfig, *, simulates: bool) -> None:
     Raises:
         ConfigError: with the reason.
     """
-    if path := cast("Fleets", config).fleet:
-        if not simulates:
-            raise ConfigError(f"fleet is '{path}', expected none: clients of a network have devices of their own")
-        load_fleet(path, base_parameters=1)  # profiles' speeds follow once the base is known
+    if not simulates:
+        raise ConfigError(f"fleet is '{config.fleet}', expected none: clients of a network have devices of their own")
+    load_fleet(config.fleet, base_parameters=1)  # profiles' speeds follow once the base is known
 
 
 def by_the_clock(simulation: Simulation, stop: StopRequest | None) -> Channel:
-    """The channel of a simulation, by the virtual clock of its fleet if it has one."""
+    """The channel of a simulation, by the virtual clock of its fleet."""
     run, config = simulation.run, simulation.run.config
     channel = simulation.direct(stop)
-    if not (path := cast("Fleets", config).fleet):
-        return channel
     nodes = {simulation.name(index): index for index in range(config.clients)}
-    fleet = load_fleet(path, base_parameters=run.base_parameters)
+    fleet = load_fleet(config.fleet, base_parameters=run.base_parameters)
     clock = clock_after(simulation.directory, fleet, nodes)
     return VirtualChannel(
         channel, clock, partial(_work_of, simulation), seed=config.seed, at_once=config.has_several_devices

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from plait.config import RunConfig
 from plait.errors import PolicyError
 from plait.features.privacy.mechanism import ClientPrivacy
-from plait.features.privacy.run import privacy_of, tasks
+from plait.features.privacy.run import privacy_of
 from plait.rounds.client_way import ClientWay, Speaker
 from plait.rounds.data_journal import DataJournal, damaged
 from plait.rounds.hook import Outgoing
@@ -135,8 +135,9 @@ class ClientCharge:
 
 def client_way(way: ClientWay, config: RunConfig, speaker: Speaker) -> ClientWay:
     """The way of a client whose data pay for a run."""
-    told = tasks(config)
-    return paying(way, speaker, privacy_of(config), of_records="record_delta" in told, is_noised=bool(told))
+    of_records = config.dp == "record"
+    is_noised = of_records or config.secure_aggregation
+    return paying(way, speaker, privacy_of(config), of_records=of_records, is_noised=is_noised)
 
 
 def paying(

@@ -20,6 +20,7 @@ from plait.rounds.events import Event
 from plait.rounds.ledger import ALL, KEPT, screened
 from plait.rounds.run_plan import RunPlan
 from plait.rounds.way import CannotRecomputeError, Host, Way
+from plait.wire.settings import Settings
 
 _LARGEST_DELTA = 1e-5
 # Of the updates' norms, which an adaptive clip norm follows.
@@ -28,56 +29,61 @@ _CLIP_QUANTILE = 0.5
 
 def privacy_of(config: RunConfig) -> ClientPrivacy | None:
     """Differential privacy of a run's clients; None without."""
-    said = vars(config)
-    if said.get("dp") != "client":
+    if config.dp != "client":
         return None
-    epsilon, delta = said["dp_epsilon"], said["dp_delta"]
-    guaranteed = config.fewest_together(config.cohort_size)
+    guaranteed = _fewest_together(config, config.cohort_size)
     return ClientPrivacy(
-        noise_multiplier=multiplier_for(epsilon, delta, config.rounds, guaranteed=guaranteed),
-        delta=delta,
-        epsilon=epsilon,
+        noise_multiplier=multiplier_for(config.dp_epsilon, config.dp_delta, config.rounds, guaranteed=guaranteed),
+        delta=config.dp_delta,
+        epsilon=config.dp_epsilon,
         clients=config.cohort_size,
-        clip_norm=None if said["dp_clip"] == "adaptive" else said["dp_clip"],
+        clip_norm=None if config.dp_clip == "adaptive" else config.dp_clip,
         quantile=_CLIP_QUANTILE,
         largest_step=config.learning_rate * config.local_steps,
         guaranteed=guaranteed,
     )
 
 
+def _fewest_together(config: RunConfig, clients: int) -> int:
+    """The fewest clients in a sum that the server sees, in a round of this many; 0 if it sees single updates."""
+    if not config.secure_aggregation:
+        return 0
+    from plait.features.secagg.roster import least_survivors
+
+    return least_survivors(clients)
+
+
 def settles(config: RunConfig) -> Mapping[str, object]:
     """The delta of the guarantee, where none is given."""
-    said = vars(config)
-    if said["dp"] == "off":
-        return {}
-    most = min(_LARGEST_DELTA, 0.1 / config.clients) if said["dp"] == "client" else _LARGEST_DELTA
-    settled = {"dp_delta": said["dp_delta"] or most}
+    most = min(_LARGEST_DELTA, 0.1 / config.clients) if config.dp == "client" else _LARGEST_DELTA
+    settled = {"dp_delta": config.dp_delta or most}
     privacy_of(config.model_copy(update=settled))
     return settled
 
 
-def tasks(config: RunConfig) -> Mapping[str, object]:
-    """What a client has to know to add noise."""
-    said = vars(config)
-    if said["dp"] == "record":
-        return {
-            "record_delta": said["dp_delta"],
-            "record_epsilon": said["dp_epsilon"],
-            "record_clip": 0.0 if said["dp_clip"] == "adaptive" else said["dp_clip"],
-        }
+def tasks(settings: Settings, config: RunConfig) -> Settings:
+    """The settings of tasks with what a client has to know to add noise."""
+    if config.dp == "record":
+        return replace(
+            settings,
+            record_delta=config.dp_delta,
+            record_epsilon=config.dp_epsilon,
+            record_clip=0.0 if config.dp_clip == "adaptive" else config.dp_clip,
+        )
     privacy = privacy_of(config)
     if privacy is None or not privacy.guaranteed:
-        return {}
-    return {
-        "client_noise": privacy.noise_multiplier,
-        "client_clip": privacy.clip_norm or 0.0,
-        "client_cohort": privacy.clients,
-    }
+        return settings
+    return replace(
+        settings,
+        client_noise=privacy.noise_multiplier,
+        client_clip=privacy.clip_norm or 0.0,
+        client_cohort=privacy.clients,
+    )
 
 
 def way(way: Way, config: RunConfig, plan: RunPlan) -> Way:
     """The way of a run whose rounds cost privacy."""
-    if vars(config)["dp"] == "record":
+    if config.dp == "record":
         from plait.features.privacy.record import RecordCosts
 
         told = spent_in(way.host.events) if way.host else frozenset[int]()
@@ -118,7 +124,7 @@ def opens(config: RunConfig, opening: Opening) -> PrivacyStarted | None:
     if opening.events:
         _check_goes_on(privacy, opening)
         return None
-    if vars(config)["dp"] == "off":
+    if config.dp == "off":
         return None
     if privacy is None:
         from plait.features.privacy import record
@@ -126,7 +132,7 @@ def opens(config: RunConfig, opening: Opening) -> PrivacyStarted | None:
         size, clients = opening.size, config.cohort_size
         return record.started(opening.settings, clients=clients, size=size, continues=opening.continues)
     key = None if privacy.guaranteed else RunKey.create(opening.directory.noise_key)
-    fewest = config.fewest_together(privacy.guaranteed) if privacy.guaranteed else 0
+    fewest = _fewest_together(config, privacy.guaranteed) if privacy.guaranteed else 0
     return started(privacy, key, size=opening.size, fewest=fewest, continues=opening.continues)
 
 
@@ -144,8 +150,7 @@ def check(policy: Policy, config: RunConfig) -> None:
     limit = policy.most_epsilon_of_run
     if not limit:
         return
-    said = vars(config)
-    unit, epsilon, delta = said.get("dp", "off"), said.get("dp_epsilon", 0.0), said.get("dp_delta", 0.0)
+    unit, epsilon, delta = config.dp, config.dp_epsilon, config.dp_delta
     key = "dp-max-epsilon" if policy.dp_max_epsilon else "max-total-epsilon"
     most = f"epsilon of at most {limit:g}"
     if unit == "off":
@@ -153,7 +158,7 @@ def check(policy: Policy, config: RunConfig) -> None:
     if policy.dp_unit == "record" and unit != "record":
         how = (
             "under which clients are hidden, not records"
-            if config.fewest_together(config.cohort_size)
+            if config.secure_aggregation
             else "so that the server is to add the noise"
         )
         raise policy.refusal("dp-unit", f"dp of the run is '{unit}', {how}", "dp record", "set it to 'any'")
@@ -182,17 +187,17 @@ KEPT_OF_RECORDS: Mapping[type[Event], frozenset[str]] = {
 
 def screen(config: RunConfig, update_bytes: int) -> Callable[[Event], Event | None] | None:
     """What of an event is recorded; None where the server sees sums alone, and so has no more to say."""
-    unit = vars(config)["dp"]
-    if unit == "off" or config.fewest_together(config.cohort_size):
+    unit = config.dp
+    if unit == "off" or config.secure_aggregation:
         return None
     return partial(screened, kept=KEPT_OF_RECORDS) if unit == "record" else partial(screened, update_bytes=update_bytes)
 
 
 def proposes(run: Proposed) -> Words:
     """What is promised, by whom, and what earlier runs have spent."""
-    said = vars(run.config)
-    unit = said.get("dp", "off")
-    is_masked = run.config.fewest_together(run.config.cohort_size) > 0
+    config = run.config
+    unit = config.dp
+    is_masked = config.secure_aggregation
     seen = ()
     if unit == "record" and not is_masked:
         seen = ("the run is not masked: the server sees this client's own updates, with their noise",)
@@ -202,9 +207,9 @@ def proposes(run: Proposed) -> Words:
 
 
 def _promised(run: Proposed, *, is_masked: bool) -> str:
-    said = vars(run.config)
-    budget = f"epsilon {said['dp_epsilon']:g} at delta {said['dp_delta']:g}"
-    if said["dp"] == "record":
+    config = run.config
+    budget = f"epsilon {config.dp_epsilon:g} at delta {config.dp_delta:g}"
+    if config.dp == "record":
         return (
             f"this client adds noise to its own training, so that no single sequence shows in what it sends: "
             f"{budget}, kept by this client's own account"

@@ -7,6 +7,5 @@ FEATURE = Feature(
     help="what base and adapter write at the end of a run",
     settings="plait.settings.tables:Samples",
     events={"sampled": "plait.features.samples.sampled:Sampled"},
-    ending="plait.features.samples.sampling:sample",
     shows="plait.features.samples.sampled:samples_table",
 )

@@ -19,7 +19,6 @@ from plait.rounds.client_way import ClientWay, Speaker
 from plait.rounds.costs import Links
 from plait.rounds.events import Event
 from plait.rounds.ledger import ALL, KEPT, screened
-from plait.rounds.run_plan import RunPlan
 from plait.rounds.way import Way
 from plait.settle import settle
 from plait.trust.identity import Vouch
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 def noise_of(config: RunConfig) -> ClientPrivacy | None:
     """The noise of which clients add their shares under their masks; None without."""
-    if vars(config).get("dp") != "client":
+    if config.dp != "client":
         return None
     from plait.features.privacy.run import privacy_of
 
@@ -44,14 +43,8 @@ def masked_of(config: RunConfig) -> MaskedRounds:
     return MaskedRounds(config.cohort_size, rate * config.local_steps, config.eval_clients, quorum, noise_of(config))
 
 
-def tasks(config: RunConfig) -> Mapping[str, object]:
-    """That what clients say leaves them under masks."""
-    return {"secure_aggregation": vars(config)["secure_aggregation"]}
-
-
-def way(way: Way, config: RunConfig, plan: RunPlan) -> Way:
+def way(way: Way, config: RunConfig) -> Way:
     """The way of a run whose server sees sums."""
-    del plan
     vouch = way.host.vouch if way.host else None
     return with_sums(way, masked_of(config), vouch or (lambda _claim: False))
 
@@ -92,7 +85,7 @@ def links(links: Links, config: RunConfig, size: int, *, evaluates: bool, certif
 
 def check(policy: Policy, config: RunConfig) -> None:
     """Refuse a run whose server would see this client's own update, if it may not, or sums of too few clients."""
-    is_masked = vars(config).get("secure_aggregation", False)
+    is_masked = config.secure_aggregation
     if policy.require_secure_aggregation and not is_masked:
         raise policy.refusal(
             "require-secure-aggregation",
@@ -109,7 +102,7 @@ def fewest(config: RunConfig) -> int:
     """The fewest clients in a sum of a run."""
     # With noise, clients do not evaluate.
     evaluators = config.eval_clients if config.evaluates else 0
-    return fewest_in_sum(config.cohort_size, evaluators, noised=vars(config).get("dp") == "client")
+    return fewest_in_sum(config.cohort_size, evaluators, noised=config.dp == "client")
 
 
 KEPT_MASKED: Mapping[type[Event], frozenset[str]] = {
@@ -126,16 +119,15 @@ KEPT_MASKED: Mapping[type[Event], frozenset[str]] = {
 """The same for a run with secure aggregation: the server knows no more than this of a client, and says as much."""
 
 
-def screen(config: RunConfig, update_bytes: int) -> Callable[[Event], Event | None]:
+def screen() -> Callable[[Event], Event | None]:
     """What of an event is recorded."""
-    del config, update_bytes
     return partial(screened, kept=KEPT_MASKED)
 
 
 def proposes(run: Proposed) -> Words:
     """What the server learns, and how many bits a parameter takes."""
     config = run.config
-    if not vars(config).get("secure_aggregation", False):
+    if not config.secure_aggregation:
         return Words()
     sums = (
         f"the run is masked (secure aggregation): the server learns sums over {fewest(config)} or more clients, and "

@@ -6,6 +6,4 @@ FEATURE = Feature(
     name="stacking",
     help="runs that start from existing adapters",
     settings="plait.settings.tables:Stacking",
-    leads_out={"init_adapter": ("",)},
-    starts="plait.features.stacking.starting:starting_point_of",
 )

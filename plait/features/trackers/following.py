@@ -35,13 +35,12 @@ GRACE_S = 30.0
 _PAUSE_S = 0.5
 
 
-def check(settings: RunConfig, *, simulates: bool) -> None:
+def check(settings: RunConfig) -> None:
     """Refuse an unknown tracker and one whose library is missing.
 
     Raises:
         ConfigError: one of them; says what to install.
     """
-    del simulates
     for text in _names(settings):
         name, options = parse_choice(text)
         if name not in LIBRARIES:

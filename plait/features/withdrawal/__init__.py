@@ -12,5 +12,4 @@ FEATURE = Feature(
         "withdrawn": "plait.features.withdrawal.events:Withdrawn",
     },
     sections=("plait.features.withdrawal.events:withdrawal_table",),
-    shares="plait.features.withdrawal.shares:without_clients",
 )

@@ -13,7 +13,7 @@ from plait.simulation.partitioned_data import PartitionedData
 
 def names_in(config: RunConfig) -> tuple[str, ...]:
     """The clients that the settings leave out."""
-    return tuple(parts_of(vars(config).get("without_clients", "")))
+    return tuple(parts_of(config.without_clients))
 
 
 def without_clients(config: RunConfig, load: Callable[[RunConfig], PartitionedData]) -> PartitionedData:

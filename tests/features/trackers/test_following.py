@@ -148,7 +148,7 @@ def test_a_run_that_stops_with_an_error_stops_with_it(write, followed, got, smal
 
 
 def named(text: str) -> None:
-    check(config_from_table({"report-to": text}), simulates=True)
+    check(config_from_table({"report-to": text}))
 
 
 def test_names_are_checked_before_a_run() -> None:

@@ -33,7 +33,7 @@ from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import RunPlan
 from plait.rounds.run_state import RankedAdapter, Ranks, RunState, client_seed, initial_state
 from plait.rounds.spool import Refused, Weighting
-from plait.rounds.way import Way, way_of
+from plait.rounds.way import Way
 from plait.trust.identity import KeyClaim, NodeIdentity
 from plait.trust.keys import NodeKey
 from plait.wire.settings import Settings
@@ -435,7 +435,7 @@ class Federation:
 
     def way(self, private: "PrivateRounds | None" = None, directory: RunDirectory | None = None) -> Way:
         """How its updates are gathered and folded, and what its rounds cost."""
-        way, settings = way_of(self.plan), self.plan.settings
+        way, settings = Way(), self.plan.settings
         if private:
             from plait.features.privacy.run import with_private
 

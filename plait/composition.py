@@ -1,0 +1,212 @@
+"""What a run is made of, by its settings: the one place that joins the core with what a run asks for besides.
+
+A run that asks for nothing besides has a cohort, a plain fold, updates in the open and no costs. Each branch imports
+what it needs, so that no run loads what it does not use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from plait.config import RunConfig
+from plait.rounds.broadcasts import StartingPoint
+from plait.rounds.client_way import ClientWay, InTheOpen, Speaker
+from plait.rounds.costs import Links, Opening
+from plait.rounds.events import Event
+from plait.rounds.run_plan import RunPlan
+from plait.rounds.way import Host, Way
+from plait.settings import Samples
+from plait.wire.settings import Settings
+
+if TYPE_CHECKING:
+    from plait.rounds.run_directory import RunDirectory
+    from plait.run import Run
+    from plait.simulation.partitioned_data import PartitionedData
+
+Screen = Callable[[Event], Event | None]
+"""What of an event is recorded; None for nothing."""
+
+
+def settled_by_parts(config: RunConfig) -> RunConfig:
+    """The settings with those that asynchronous rounds and differential privacy fill in."""
+    if config.rounds_mode != "sync":
+        from plait.features.asynchronous.way import settled
+
+        config = config.model_copy(update=settled(config))
+    if config.dp != "off":
+        from plait.features.privacy.run import settles
+
+        config = config.model_copy(update=settles(config))
+    return config
+
+
+def task_settings(settings: Settings, config: RunConfig) -> Settings:
+    """The settings of every task, with what masks and differential privacy need."""
+    settings = replace(settings, secure_aggregation=config.secure_aggregation)
+    if config.dp == "off":
+        return settings
+    from plait.features.privacy.run import tasks
+
+    return tasks(settings, config)
+
+
+def plan_of(plan: RunPlan, config: RunConfig) -> RunPlan:
+    """The plan of the round loop, for rounds that are buffers and steps by speed."""
+    if config.rounds_mode != "sync":
+        from plait.features.asynchronous.way import planned
+
+        plan = planned(plan, config)
+    if config.step_budget == "speed":
+        from plait.features.fleets.step_budget import BySpeed
+
+        plan = replace(plan, stepping=BySpeed())
+    return plan
+
+
+def way_of(plan: RunPlan, config: RunConfig, host: Host) -> Way:
+    """How a run's updates are gathered and folded, and what its rounds cost."""
+    way = Way(host=host)
+    if config.rounds_mode != "sync":
+        from plait.features.asynchronous.way import with_buffer
+
+        way = with_buffer(way, config)
+    if config.dp != "off":
+        from plait.features.privacy.run import way as private
+
+        way = private(way, config, plan)
+    if config.secure_aggregation:
+        from plait.features.secagg.run import way as masked
+
+        way = masked(way, config)
+    return way
+
+
+def client_way_of(config: RunConfig, speaker: Speaker) -> ClientWay:
+    """How a client's updates and losses leave it, and what they cost its data's budget."""
+    way = ClientWay(InTheOpen(speaker.name, speaker.sign))
+    if config.dp != "off":
+        from plait.features.privacy.client import client_way as private
+
+        way = private(way, config, speaker)
+    if config.secure_aggregation:
+        from plait.features.secagg.run import client_way as masked
+
+        way = masked(way, config, speaker)
+    return way
+
+
+def links_of(links: Links, config: RunConfig, size: int, *, evaluates: bool, certified: bool) -> Links:
+    """What updates take, under masks with the stages of their sums.
+
+    Raises:
+        ConfigError: no masked sum can carry so many parameters with their noise.
+    """
+    if not config.secure_aggregation:
+        return links
+    from plait.features.secagg.run import links as masked
+
+    return masked(links, config, size, evaluates=evaluates, certified=certified)
+
+
+def screen_of(config: RunConfig, update_bytes: int) -> Screen | None:
+    """What ledgers keep of an event; None for all of it.
+
+    Args:
+        update_bytes: size of an update as it is sent.
+    """
+    if config.secure_aggregation:
+        from plait.features.secagg.run import screen as of_sums
+
+        return of_sums()
+    if config.dp == "off":
+        return None
+    from plait.features.privacy.run import screen
+
+    return screen(config, update_bytes)
+
+
+def opened(config: RunConfig, opening: Opening) -> list[Event]:
+    """What a new run promises, as the events that follow `run_started`; one that goes on is only checked.
+
+    Raises:
+        ConfigError: a run goes on otherwise than it began.
+    """
+    promised: list[Event | None] = []
+    if config.fleet:
+        from plait.features.fleets.run import opens as described
+
+        promised.append(described(config, opening))
+    if config.dp != "off":
+        from plait.features.privacy.run import opens as private
+
+        promised.append(private(config, opening))
+    return [event for event in promised if event]
+
+
+def beginning_of(run: Run) -> StartingPoint:
+    """What a run begins with: its seed alone, or the adapters that it names.
+
+    Raises:
+        PlaitError: it cannot be begun with.
+    """
+    if not run.config.init_adapter:
+        return StartingPoint()
+    from plait.features.stacking.starting import starting_point_of
+
+    return starting_point_of(run)
+
+
+def check_here(config: RunConfig, *, simulates: bool) -> None:
+    """Refuse what a run cannot do here.
+
+    Args:
+        simulates: whether its clients are simulated.
+
+    Raises:
+        ConfigError: with the reason.
+    """
+    if config.rounds_mode != "sync":
+        from plait.features.asynchronous.way import check as check_rounds
+
+        check_rounds(config, simulates=simulates)
+    if config.fleet:
+        from plait.features.fleets.run import check as check_fleet
+
+        check_fleet(config, simulates=simulates)
+    if config.report_to != "none":
+        from plait.features.trackers.following import check as check_trackers
+
+        check_trackers(config)
+
+
+@contextmanager
+def beside(config: RunConfig, run: Path, *, quiet: bool) -> Generator[None]:
+    """Trackers follow the run while the block runs.
+
+    Args:
+        quiet: whether they show nothing.
+    """
+    following = nullcontext()
+    if config.report_to != "none":
+        from plait.features.trackers.following import beside as followed
+
+        following = followed(config, run, quiet)
+    with following:
+        yield
+
+
+def end(run: Run, data: PartitionedData, directory: RunDirectory, *, quiet: bool) -> None:
+    """Sample a finished simulated run's base and adapter, before its report is written.
+
+    Args:
+        quiet: whether to show nothing; then only what the run asks for is sampled.
+    """
+    if quiet and not run.config.asks(Samples):
+        return
+    from plait.features.samples.sampling import sample
+
+    sample(run, data, directory, quiet=quiet)
