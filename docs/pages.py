@@ -190,7 +190,7 @@ _VALUES: Mapping[str, tuple[object, ...]] = {
     "fleet": ("FILE",), "norm_bound": ("10",), "dropout": (0.1,),
     "client_ranks": ("2,4",), "labels": ("a,b",), "trainer": ("MODULE:FUNCTION",), "own_share": (0.35,),
     "loss": ("MODULE:FUNCTION",), "objective": ("dpo", "grpo:reward=MODULE:FUNCTION"), "device": ("cuda:0,cuda:1",),
-    "eval_clients": (8,), "patience": (3,), "rounds_mode": ("async",),
+    "eval_clients": (8,), "rounds_mode": ("async",),
     "reference": ("local",), "max_grad_norm": (2.0,),
 }  # fmt: skip
 

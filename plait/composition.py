@@ -7,7 +7,7 @@ what it needs, so that no run loads what it does not use.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -177,10 +177,6 @@ def check_here(config: RunConfig, *, simulates: bool) -> None:
         from plait.features.fleets.run import check as check_fleet
 
         check_fleet(config, simulates=simulates)
-    if config.report_to != "none":
-        from plait.features.trackers.following import check as check_trackers
-
-        check_trackers(config)
 
 
 @contextmanager
@@ -190,12 +186,13 @@ def beside(config: RunConfig, run: Path, *, quiet: bool) -> Generator[None]:
     Args:
         quiet: whether they show nothing.
     """
-    following = nullcontext()
-    if config.report_to != "none":
-        from plait.features.trackers.following import beside as followed
+    if not config.callbacks:
+        yield
+        return
+    from plait.report.trackers import following
+    from plait.rounds.callbacks import trackers_of
 
-        following = followed(config, run, quiet)
-    with following:
+    with following(trackers_of(config.callbacks), run, quiet=quiet):
         yield
 
 

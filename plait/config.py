@@ -38,7 +38,6 @@ from plait.settings import (
     Samples,
     Stacking,
     Table,
-    Trackers,
     Withdrawal,
 )
 from plait.settings.table import MOST, MOST_TOKENS, parts_of
@@ -99,7 +98,6 @@ class RunConfig(
     Samples,
     Masks,
     Stacking,
-    Trackers,
     Withdrawal,
 ):
     """Everything that decides what a run computes: the settings above all tables, and those of `plait.settings`.
@@ -266,7 +264,6 @@ class RunConfig(
             # A path, a data set of the hub and an object in memory are none.
             (Kind.DATASET, "" if "/" in self.data or self.data.startswith("memory:") else self.data),
             *((Kind.CALLBACK, text) for text in split_choices(self.callbacks)),
-            *((Kind.TRACKER, text) for text in split_choices(self.report_to) if text != "none"),
         )
 
     def asks(self, table: type[Table]) -> bool:

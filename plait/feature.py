@@ -28,7 +28,7 @@ class Feature:
         objectives: what clients learn, by name, ``MODULE:CLASS`` for those of a user's own: the place of a function
             from the text of ``--objective`` to a `plait.objective.Objective`.
         usual_objectives: which of them records of a kind are for.
-        contracts: what is tried of such parts: the place of the checks, and of a function from a name to what they try.
+        contracts: what is tried of parts by kind: place of the checks, and of a function from a name to what they try.
         verbs: of the command line, by name: the place of each one's function. ``VERB --OPTION`` is what a verb of the
             core does with an option that it has not itself.
         names: of ``import plait``, and their places.

@@ -35,7 +35,6 @@ def feature_with(
     what: Literal[
         "fields",
         "welcomed",
-        "parts",
         "objectives",
         "contracts",
         "verbs",

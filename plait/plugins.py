@@ -40,7 +40,6 @@ class Kind(StrEnum):
     PARTITION = "partition"
     DATASET = "dataset"
     CALLBACK = "callback"
-    TRACKER = "tracker"
 
     @property
     def group(self) -> str:

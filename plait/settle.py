@@ -26,7 +26,7 @@ from plait.choice import parse_choice
 from plait.composition import plan_of, settled_by_parts, task_settings
 from plait.config import RunConfig, Scalar
 from plait.flower.rule_table import ALL_RULES
-from plait.plugins import Kind, is_named, was_found
+from plait.plugins import was_found
 from plait.rounds.events import DataUsed
 from plait.rounds.norm_bound import NormBound
 from plait.rounds.run_plan import RunPlan, TaskSettings
@@ -60,11 +60,6 @@ _LEAST_EVALUATED, _LEAST_LABELLED, _LEAST_OF_ONE = 64, 256, 4
 _FEW = 8  # clients that evaluate without being sampled
 
 
-def _is_own(kind: Kind, name: str) -> bool:
-    # A tracker is found once it begins.
-    return was_found(kind, name) or (kind is Kind.TRACKER and is_named(kind, name))
-
-
 @dataclass(frozen=True)
 class Settled:
     """The complete settings of a run, and the parts that they name.
@@ -92,7 +87,7 @@ class Settled:
             ConfigError: one cannot be found.
         """
         named = [(kind, parse_choice(text)[0]) for kind, text in self.config.parts if text]
-        own = [part for part in named if _is_own(*part)]
+        own = [part for part in named if was_found(*part)]
         if not own:
             return ()
         from plait.plugins import source_of
@@ -136,7 +131,7 @@ class Settled:
             weighting=Weighting(config.weighting),
             keep_updates=config.keep_updates,
             starts_anew=not config.init_adapter,
-            watch=Watch(config.keep != "last", config.patience, config.keep == "best"),
+            watch=Watch(take_back=config.keep != "last", keep_best=config.keep == "best"),
             seed=config.seed,
             settings=_task_settings(config, self.method, self.rule),
         )

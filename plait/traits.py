@@ -23,7 +23,6 @@ class Trait(StrEnum):
     WAITS = "a round waits for its cohort"
     EQUAL_STEPS = "all clients take equally many steps"
     RELEASED = "a client at work can be released"
-    LAST_ROUND = "the last round is known beforehand"
     # What the server learns.
     SINGLE_UPDATES = "the server may look at single updates"
     FIGURES = "the server may use losses, counts and times of single clients"

@@ -25,7 +25,7 @@ _SAID: Mapping[type[events.Event], tuple[str, tuple[str, ...]]] = {
     events.ClientReplaced: ("client-replaced", ("round", "client", "by")),
     events.UpdateRefused: ("update-refused", ("round", "client", "reason", "stage", "detail")),
     events.StepTakenBack: ("step-taken-back", ("round", "worse", "accepted", "taken_back", "scale")),
-    events.EndedEarly: ("ended-early", ("round", "idle", "reason")),
+    events.EndedEarly: ("ended-early", ("round", "reason")),
     events.RoundMissed: ("round-missed", ("round", "attempt", "received")),
 }
 _ONLY_IF_ANY = frozenset({"stage"})

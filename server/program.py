@@ -12,7 +12,7 @@ from plait.api.result import Result
 from plait.api.serving import CLIENTS_SETTINGS, Serving, ServingOptions, check_no_data, conclude
 from plait.api.settings import RunSettings, base_name, run_config_of
 from plait.errors import ConfigError, Interrupted, MachineError
-from plait.rounds.callbacks import Callbacks, Hearing, names_of, patience_of
+from plait.rounds.callbacks import Callbacks, Hearing, names_of
 from plait.rounds.channel import StopRequest
 from plait.rounds.ledger import read_events
 from plait.rounds.run_directory import RunDirectory
@@ -75,7 +75,7 @@ class Server:
         named = {"clients": clients, "base": base_name(base, tokenizer), "rule": rule, "rounds": rounds}
         named |= {"out": out, "callbacks": names_of(callbacks)}
         given = {**settings, **named, **dict.fromkeys(CLIENTS_SETTINGS, "")}
-        self._settings = run_config_of(given, patience=patience_of(callbacks))
+        self._settings = run_config_of(given)
         self._directory = RunDirectory(Path(self._settings.out))
         self._serving = Serving.of(cast("ServingOptions", where), file=self._directory.server)
         self._quiet = quiet

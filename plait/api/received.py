@@ -24,9 +24,8 @@ _LEADS_OUT: Mapping[str, tuple[str, ...]] = {
     "callbacks": ("",),
     "fleet": ("",),
     "init-adapter": ("",),
-    "report-to": ("", "none"),
 }
-BESIDE_TRAINING = ("fleet", "report-to")
+BESIDE_TRAINING = ("fleet",)
 """Those of them that decide nothing of what a run computes."""
 _MEMORY = "memory:"
 _KEYS: dict[Kind, str] = {
@@ -34,7 +33,6 @@ _KEYS: dict[Kind, str] = {
     Kind.DATASET: "data",
     Kind.REWARD: "objective",
     Kind.CALLBACK: "callbacks",
-    Kind.TRACKER: "report-to",
 }
 
 

@@ -13,7 +13,7 @@ from plait.api.running import go_on
 from plait.api.simulate import left_to_resume
 from plait.config import RunConfig
 from plait.errors import ConfigError
-from plait.rounds.callbacks import Callbacks, Hearing, names_of, patience_of
+from plait.rounds.callbacks import Callbacks, Hearing, names_of
 from plait.rounds.channel import StopRequest
 from plait.rounds.ledger import read_events
 from plait.rounds.recorded_settings import recorded_settings
@@ -87,8 +87,6 @@ def resume(
         raise ConfigError(f"'{run}' was served to clients, expected a simulated run: {again}")
     given = {"data": data is not None, "callbacks": bool(names_of(callbacks))}
     config = settings_of(directory, allow, without=[key for key, is_given in given.items() if is_given])
-    if (patience := patience_of(callbacks)) not in (None, config.patience):
-        raise ConfigError(f"patience of '{run}' is {config.patience}, but that of EarlyStopping is {patience}")
     if (names := names_of(callbacks)) not in ("", config.callbacks):
         raise ConfigError(
             f"callbacks of '{run}' are '{config.callbacks}', which resume on their own, but got '{names}'"

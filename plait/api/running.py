@@ -34,7 +34,6 @@ def check_names(settings: RunConfig, *, runs: bool = True, data: bool = True) ->
     """
     from plait.adapters.methods import method_named
     from plait.aggregation import optimizer_for, rule_named
-    from plait.choice import split_choices
     from plait.data import check_data_name
     from plait.flower.rule_table import ALL_RULES
     from plait.simulation.scheme import parse_partition
@@ -51,10 +50,10 @@ def check_names(settings: RunConfig, *, runs: bool = True, data: bool = True) ->
     codec_for(settings.wire)
     if settings.partition:
         parse_partition(settings.partition)
-    for text in split_choices(settings.callbacks) if runs else ():
-        from plait.rounds.callbacks import callback_named
+    if runs and settings.callbacks:
+        from plait.rounds.callbacks import check_callbacks
 
-        callback_named(text)
+        check_callbacks(settings.callbacks)
     loss_named(settings.loss)
     teaching_of(settings.objective).check()
     rule_named(settings.rule, ALL_RULES)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Literal, TypedDict, cast
 
@@ -68,7 +68,6 @@ class RunSettings(TypedDict, total=False):
     eval_every: int
     eval_clients: int
     keep: Literal["accepted", "best", "last"]
-    patience: int
     reference: str
     labels: str
     trainer: str | Callable[..., object]
@@ -77,7 +76,6 @@ class RunSettings(TypedDict, total=False):
     threads: int
     seed: int
     publish: str | PathLike[str]
-    report_to: str | Sequence[str | object]
     samples: int
     without_clients: str
 
@@ -94,15 +92,13 @@ _PARTS: Mapping[str, Kind] = {
 }
 
 
-def run_config_of(given: Mapping[str, object], *, patience: int | None = None) -> RunConfig:
+def run_config_of(given: Mapping[str, object]) -> RunConfig:
     """The settings of a run from what a program gave; parts that are objects get a name, None means not given.
 
     Raises:
         ConfigError: an unknown setting, a value that is not valid, or two that clash.
     """
     table = {key: _value(key, value) for key, value in given.items() if value is not None}
-    if patience is not None and table.setdefault("patience", patience) != patience:
-        raise ConfigError(f"patience is {table['patience']}, but that of EarlyStopping is {patience}, expected one")
     config = config_from_table(table, where="settings").with_out()
     admit(*config.plugins)
     return config

@@ -18,7 +18,7 @@ from plait.api.settings import RunSettings, base_name, run_config_of
 from plait.config import RunConfig
 from plait.errors import Interrupted
 from plait.plugins import admit
-from plait.rounds.callbacks import Callbacks, Hearing, names_of, patience_of
+from plait.rounds.callbacks import Callbacks, Hearing, names_of
 from plait.rounds.channel import StopRequest
 from plait.rounds.run_directory import RunDirectory
 
@@ -77,7 +77,6 @@ def simulate(
             "out": out,
             "callbacks": names_of(callbacks),
         },
-        patience=patience_of(callbacks),
     )
     config, dataset = _with_data(config, data)
     stop = StopRequest()

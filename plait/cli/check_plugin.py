@@ -18,11 +18,11 @@ from plait.plugins import Kind, admit, find, installed, source_of
 if TYPE_CHECKING:
     from plait.own_code import Verdict
 
-# What a run needs of a trainer, the run checks (`plait.training.bridge`); a tracker that fails harms none.
-_CHECKED = tuple(kind for kind in Kind if kind not in (Kind.TRAINER, Kind.TRACKER))
+# What a run needs of a trainer, the run checks (`plait.training.bridge`).
+_CHECKED = tuple(kind for kind in Kind if kind is not Kind.TRAINER)
 _MEMBERS = {
     "adjust": Kind.SERVER_OPTIMIZER, "encode": Kind.CODEC, "peft_type": Kind.METHOD, "add": Kind.RULE,
-    "log": Kind.TRACKER, "losses": Kind.OBJECTIVE,
+    "losses": Kind.OBJECTIVE,
 }  # fmt: skip
 _PARAMETERS: Mapping[tuple[str, ...], Kind] = {
     ("updates", "ctx"): Kind.RULE,

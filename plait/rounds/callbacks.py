@@ -7,19 +7,23 @@ error. Settings name some of them; `plait check-plugin` tries what a user's own 
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Annotated, Protocol, cast
+
+from pydantic import Field
 
 from plait.choice import parse_choice, split_choices, with_options
 from plait.errors import ConfigError, Interrupted
 from plait.own_code import BrokenError, Check, chosen_function, instance_of, located_errors
 from plait.plugins import Kind, find
 from plait.rounds.channel import StopRequest
-from plait.rounds.events import Adapter, Base, Event, Resumed, RunFinished, RunStarted
+from plait.rounds.events import Adapter, Base, Evaluated, Event, Resumed, RunFinished, RunStarted
+from plait.rounds.watch import change_since
 
 if TYPE_CHECKING:
     from plait.rounds.ledger import OnEvent
@@ -50,25 +54,42 @@ class Callback(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass
 class EarlyStopping:
     """End the run after `patience` evaluations without a lower held-out loss.
 
-    This is the setting `patience` of a run. The run records it, so you need not pass it to `plait.resume`.
+    Losses are compared client by client where both evaluations have them (`plait.rounds.watch.change_since`).
 
     Attributes:
         patience: evaluations, at least 1.
     """
 
-    patience: int = 1
+    patience: Annotated[int, Field(ge=1, description="evaluations without a lower loss")] = 1
 
     def __post_init__(self) -> None:
         if self.patience < 1:
             raise ConfigError(f"patience of EarlyStopping is {self.patience}, expected at least 1")
+        self._best: Evaluated | None = None
+        self._idle = 0
+
+    def __call__(self, event: Event, /) -> Stop | None:
+        """Count the evaluations since the best one."""
+        if not isinstance(event, Evaluated):
+            return None
+        before = self._best
+        change = change_since(before, event) if before else None
+        if change.mean < 0 if change else before is None or event.loss < before.loss:
+            self._best, self._idle = event, 0
+        else:
+            self._idle += 1
+        return Stop.END if self._idle >= self.patience else None
 
 
-Callbacks = Sequence[Callback | EarlyStopping | str]
+Callbacks = Sequence[Callback | str]
 """What `callbacks` of a run may be; a text names some, as the settings do."""
+
+TRACKERS = ("mlflow", "tensorboard", "trackio", "wandb")
+"""Libraries that settings name among callbacks, and that follow the ledger (`plait.report.trackers`)."""
 
 
 class Hearing:
@@ -83,13 +104,13 @@ class Hearing:
     """
 
     def __init__(self, callbacks: Callbacks, stop: StopRequest) -> None:
-        self._callbacks = [each for each in callbacks if not isinstance(each, (EarlyStopping, str))]
+        self._callbacks = [each for each in callbacks if not isinstance(each, str)]
         self._stop = stop
         self.failure: Exception | None = None
         self.pausing = ""
         for each in self._callbacks:
             if not callable(each):
-                raise ConfigError(f"a callback is {each!r}, expected a function of one event or plait.EarlyStopping")
+                raise ConfigError(f"a callback is {each!r}, expected a function of one event")
 
     def repeat(self, events: Iterable[Event]) -> None:
         """Repeat the events that the ledger of a resumed run already holds.
@@ -137,17 +158,25 @@ def names_of(callbacks: Callbacks) -> str:
     return ",".join(each for each in callbacks if isinstance(each, str))
 
 
-def patience_of(callbacks: Callbacks) -> int | None:
-    """The patience that an `EarlyStopping` among them asks for; None if there is none.
+def trackers_of(names: str) -> tuple[str, ...]:
+    """The trackers that settings name among callbacks."""
+    return tuple(name for name in split_choices(names) if name in TRACKERS)
+
+
+def check_callbacks(names: str) -> None:
+    """Refuse callbacks that are not there, and trackers whose library is missing.
 
     Raises:
-        ConfigError: two of them differ.
+        ConfigError: one of them; says what to install.
     """
-    asked = {each.patience for each in callbacks if isinstance(each, EarlyStopping)}
-    if len(asked) > 1:
-        both = " and ".join(map(str, sorted(asked)))
-        raise ConfigError(f"callbacks have EarlyStopping of patience {both}, expected one")
-    return next(iter(asked), None)
+    for text in split_choices(names):
+        name, options = parse_choice(text)
+        if name not in TRACKERS:
+            callback_named(text)
+        elif options:
+            raise ConfigError(f"callbacks name '{text}', but {name} has no options; it reads its own settings")
+        elif importlib.util.find_spec(name) is None:
+            raise ConfigError(f"callbacks name '{name}', but the package is not installed; pip install {name}")
 
 
 class _Named:
@@ -169,7 +198,7 @@ def callback_named(text: str) -> Callback:
     """
     name, options = parse_choice(text)
     what = f"callback '{name}'"
-    part = instance_of(find(Kind.CALLBACK, name), what=what)
+    part = instance_of(find(Kind.CALLBACK, name, known=TRACKERS), what=what)
     if inspect.isfunction(part):
         part = chosen_function(part, ("event",), what=what)
     if not callable(part):
@@ -193,7 +222,7 @@ def heard(
         ConfigError: there is no such callback, or one failed.
         Interrupted: one asked the run to pause.
     """
-    hearing = Hearing([callback_named(text) for text in split_choices(names)], stop)
+    hearing = Hearing([callback_named(text) for text in split_choices(names) if text not in TRACKERS], stop)
     if names and directory.has_started:
         from plait.rounds.ledger import read_events
 

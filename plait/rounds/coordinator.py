@@ -86,7 +86,7 @@ class Coordinator:
                 self._log.paces = Paces.of(events_, local_steps=self.plan.settings.local_steps)
             following.standing = standing_after(each for each in recorded.held_out if each.round < state.round)
             newest = next((each for each in recorded.held_out if each.round == state.round), None)
-            if newest and following.is_over(state.round, following.standing.after(newest)):
+            if newest and following.is_over(state.round):
                 return following.follow_up(state, newest)
             if reason := self._ending(state.round):
                 return self._end(state, recorded, reason)
@@ -126,7 +126,7 @@ class Coordinator:
     def _end(self, state: RunState, recorded: Recorded, reason: str) -> RunState:
         """End such a run before its last round; the adapter of this one is kept."""
         if not recorded.ended_early:
-            self.ledger.append(events.EndedEarly(round=state.round, idle=0, reason=reason))
+            self.ledger.append(events.EndedEarly(round=state.round, reason=reason))
         return state
 
     def _server(self, roster: Roster, recorded: Recorded) -> ServerSide:

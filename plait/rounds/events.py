@@ -737,22 +737,17 @@ class EndedEarly(Event):
 
     Attributes:
         round: the last finished one.
-        idle: evaluations since the one of the lowest loss.
-        reason: why, if a callback asked for it or the privacy budget is spent; empty if the run's patience with those
-            evaluations was over.
+        reason: a callback asked for it, or the privacy budget is spent.
     """
 
     event = "ended_early"
     round: Count
-    idle: Count
-    reason: str = ""
+    reason: str
 
     @property
     def sentence(self) -> str:
         """What happened, in words."""
-        if self.reason:
-            return f"The run ended after round {self.round}: {printable(self.reason, limit=300)}."
-        return f"The run ended after round {self.round}: its last {self.idle} evaluations brought no lower loss."
+        return f"The run ended after round {self.round}: {printable(self.reason, limit=300)}."
 
 
 class Reference(Event, Certainty):

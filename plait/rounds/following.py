@@ -48,10 +48,9 @@ class Following:
         self.ledger.append(evaluated)
         self.standing = self.standing.after(evaluated)
 
-    def is_over(self, number: int, standing: Standing | None = None) -> bool:
-        """Whether no round comes after this one, as the standing says."""
-        standing, patience = standing or self.standing, self.plan.watch.patience
-        return self._ended or number == self.plan.rounds or bool(patience and standing.idle >= patience)
+    def is_over(self, number: int) -> bool:
+        """Whether no round comes after this one."""
+        return self._ended or number == self.plan.rounds
 
     def follow_up(self, state: RunState, newest: events.Evaluated) -> RunState:
         """Do what an evaluation of this state leads to: publish it, take its step back, or end the run."""
@@ -61,10 +60,9 @@ class Following:
             self.publish(state)
         # Only here: what a run ends with has been evaluated.
         self._ended = self._ended or bool(self.stop.ending)
-        if self.is_over(state.round, standing):
+        if self.is_over(state.round):
             if state.round < self.plan.rounds and not self._told_end:
-                reason = self.stop.ending
-                self.ledger.append(events.EndedEarly(round=state.round, idle=standing.idle, reason=reason))
+                self.ledger.append(events.EndedEarly(round=state.round, reason=self.stop.ending))
             if standing.worse and watch.take_back and not watch.keep_best:
                 self._publish_accepted(state)
             return state

@@ -1,4 +1,4 @@
-"""Decisions from a run's evaluations: which steps made the adapter worse, how long the next one is, when to end.
+"""Decisions from a run's evaluations: which steps made the adapter worse, how long the next one is.
 
 An evaluation is worse if its mean held-out loss is above that of the best one before by more than a fraction of the
 gain so far, and at least half of the clients that evaluate see it rise. The server then takes half of the
@@ -30,12 +30,10 @@ class Watch:
 
     Attributes:
         take_back: whether a step that made the adapter worse is taken back, and later steps are shortened.
-        patience: the run ends after this many evaluations without a lower loss; 0 for never.
         keep_best: whether the adapter of the lowest loss is published, not that of the last round.
     """
 
     take_back: bool = False
-    patience: int = 0
     keep_best: bool = False
 
 
@@ -72,7 +70,6 @@ class Standing:
         accepted: round of the newest evaluation that was not worse; steps are taken back towards it.
         worse: the newest loss minus the best one before, in nats, if that is too much; 0 otherwise.
         scale: of later steps, at most 1.
-        idle: evaluations since the best one.
         round: of the newest evaluation.
     """
 
@@ -81,7 +78,6 @@ class Standing:
     accepted: int = 0
     worse: float = 0.0
     scale: float = 1.0
-    idle: int = 0
     round: int = 0
 
     def after(self, newest: Evaluated) -> Standing:
@@ -91,15 +87,9 @@ class Standing:
         rise, fall = change_since(self.best, newest), change_since(self.first, self.best)
         if rise is None:
             # Unknown: the evaluations have no client in common.
-            return replace(self, best=newest, accepted=newest.round, worse=0.0, idle=0, round=newest.round)
+            return replace(self, best=newest, accepted=newest.round, worse=0.0, round=newest.round)
         gain = max(0.0, -fall.mean) if fall else 0.0
-        is_best = rise.mean < 0
-        standing = replace(
-            self,
-            best=newest if is_best else self.best,
-            idle=0 if is_best else self.idle + 1,
-            round=newest.round,
-        )
+        standing = replace(self, best=newest if rise.mean < 0 else self.best, round=newest.round)
         if rise.mean > _TOLERATED * gain and rise.risen >= 0.5:
             return replace(standing, worse=rise.mean, scale=max(_LEAST_SCALE, self.scale / 2))
         return replace(standing, accepted=newest.round, worse=0.0, scale=min(1.0, 2 * self.scale))

@@ -16,7 +16,6 @@ from plait.settings.tables import (
     Reporting,
     Samples,
     Stacking,
-    Trackers,
     Withdrawal,
 )
 
@@ -32,7 +31,7 @@ TABLES: tuple[type[Table], ...] = (
 )
 """In the order of files, help and documentation."""
 
-OPTIONAL: tuple[type[Table], ...] = (Asynchronous, Fleets, Privacy, Samples, Masks, Stacking, Trackers, Withdrawal)
+OPTIONAL: tuple[type[Table], ...] = (Asynchronous, Fleets, Privacy, Samples, Masks, Stacking, Withdrawal)
 """Those of which nothing is recorded where none of their settings is given; they come after the others."""
 
 __all__ = [
@@ -54,6 +53,5 @@ __all__ = [
     "Samples",
     "Stacking",
     "Table",
-    "Trackers",
     "Withdrawal",
 ]

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, cast
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
 from plait.choice import parse_choice, with_options
 from plait.errors import ConfigError, did_you_mean
 from plait.files import at_home
-from plait.plugins import Kind, reference
 from plait.settings.table import MOST, Table, number_or, parts_of
 from plait.traits import Reasons, Stated, Trait
 
@@ -22,7 +21,6 @@ OWN_SHARE_NEEDS: Reasons = {
     Trait.LINEAR: "it adds what the clients' own moves do not share",
     Trait.SAME_FACTORS: "a client's own direction goes on from the round before",
     Trait.ALL_SHARED: "a client keeps a whole adapter of its own",
-    Trait.LAST_ROUND: "clients make their own adapters in it",
 }
 """What personalized adapters need of a run."""
 
@@ -263,8 +261,6 @@ class EvaluationSettings(Table):
     """accepted: undo half of a step that raises the held-out loss, shorten the next steps, and never publish an adapter
     after such a step; best: the same, but publish the adapter with the lowest loss; last: undo nothing
     """
-    patience: Annotated[int, Field(ge=0, le=MOST)] = 0
-    """end after this many evaluations without a lower loss; 0 runs all rounds"""
     reference: str = ""
     """also train baselines: central (pooled data), local (each client alone), or both"""
 
@@ -286,9 +282,6 @@ class EvaluationSettings(Table):
         compared = {Trait.FIGURES: "losses are compared", Trait.WAITS: "it is evaluated before the next begins"}
         if self.keep == "best":
             yield self.says("keep", needs=compared, instead="last")
-        if self.patience:
-            takes = {Trait.LAST_ROUND: "with patience it is not known which that is"}
-            yield self.says("patience", needs=compared, takes=takes)
         if self.reference:
             yield self.says("reference", needs={Trait.FIGURES: "baselines show the losses of single clients"})
 
@@ -338,31 +331,12 @@ class Reporting(Table):
     heading: ClassVar[str] = "Reporting"
 
     callbacks: str = ""
-    """your own functions, called with every event of the run, which they may end; separated by commas: MODULE:NAME,
-    with options MODULE:NAME:OPTION=VALUE
+    """what hears every event of the run and may end it, separated by commas: plait:EarlyStopping:patience=2, your own
+    MODULE:NAME:OPTION=VALUE; or a tracker that follows it: tensorboard, wandb, mlflow, trackio
     """
     publish: str = ""
     """also publish each round's adapter: to a directory, to a running vLLM (address; key in VLLM_API_KEY), or to both,
     separated by a comma"""
-
-
-def _named(given: object) -> object:
-    """Trackers that a program gave, as the command line has them."""
-    if isinstance(given, Sequence) and not isinstance(given, str):
-        each = cast("Sequence[object]", given)
-        given = ",".join(one if isinstance(one, str) else reference(Kind.TRACKER, one) for one in each)
-    return "none" if given == "" else given
-
-
-class Trackers(Table):
-    """The trackers of a run."""
-
-    table: ClassVar[str] = "trackers"
-    heading: ClassVar[str] = "Trackers"
-
-    report_to: Annotated[str, BeforeValidator(_named)] = "none"
-    """trackers that follow the run, separated by commas: tensorboard, wandb, mlflow, trackio, or MODULE:CLASS of your
-    own"""
 
 
 class Withdrawal(Table):

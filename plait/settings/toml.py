@@ -17,10 +17,10 @@ _MOST_BYTES = 16 << 20
 # Keys whose value has options of its own: a TOML file may write them as a table of a name and these options.
 _CHOICES = frozenset({
     "rule", "server-optimizer", "loss", "objective", "wire", "partition", "trainer", "data", "callbacks",
-    "method", "correction", "report-to",
+    "method", "correction",
 })  # fmt: skip
 # Keys that may name several: a TOML file may write them as a list of names and tables.
-_SEVERAL = frozenset({"callbacks", "report-to"})
+_SEVERAL = frozenset({"callbacks"})
 
 
 def nested(table: Mapping[str, object]) -> dict[str, object]:

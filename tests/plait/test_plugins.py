@@ -43,7 +43,7 @@ def test_a_module_is_imported_only_after_the_operator_named_it(here) -> None:
 
 def test_the_groups_of_entry_points_have_the_names_that_the_documentation_gives() -> None:
     kinds = "rules server_optimizers codecs methods losses objectives rewards trainers partitions datasets "
-    kinds += "callbacks trackers"
+    kinds += "callbacks"
     assert [kind.group for kind in Kind] == [f"plait.{name}" for name in kinds.split()]
 
 

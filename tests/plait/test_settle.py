@@ -265,7 +265,6 @@ TAKEN_AND_NEEDED: list[tuple[Mapping[str, object], str, Mapping[str, object], Tr
     ({"rounds-mode": "async"}, "rounds-mode", {"deadline-s": 5.0}, Trait.WAITS),
     ({"rounds-mode": "async"}, "rounds-mode", MASKED, Trait.RELEASED),
     ({"device": "cpu,cpu", "fleet": "x.toml"}, "device", {"deadline-s": 5.0}, Trait.RELEASED),
-    ({"own-share": 0.5}, "own-share", {"patience": 2}, Trait.LAST_ROUND),
     ({"own-share": 0.5}, "own-share", {"rule": "fedsa"}, Trait.ALL_SHARED),
     ({"own-share": 0.5}, "own-share", {"rule": "krum"}, Trait.LINEAR),
     ({"own-share": 0.5}, "own-share", {"rule": "fedsvd"}, Trait.SAME_FACTORS),

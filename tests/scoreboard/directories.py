@@ -251,13 +251,12 @@ RESUME, EVAL = "resume {run}", "eval --adapter {run} --data {data}"
 PARTS: Mapping[str, str] = {
     "rule": "evil:part", "loss": "evil:part", "objective": "evil:part", "wire": "evil:part", "method": "evil:part",
     "server-optimizer": "evil:part", "trainer": "evil:part", "partition": "evil:part", "callbacks": "evil:part",
-    "report-to": "evil:part",
 }  # fmt: skip
 # What measures none cannot follow one.
 NO_SLOPE = {"trainer": {"lr_schedule": "constant"}}
 OUT: Mapping[str, str] = {
     "data": "http.server:test", "publish": PLACE, "fleet": "/etc/hostname", "init-adapter": "/etc",
-    "base": HUB, "report-to": "wandb",
+    "base": HUB, "callbacks": "wandb",
 }  # fmt: skip
 
 

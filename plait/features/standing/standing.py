@@ -47,7 +47,7 @@ _MOST_CONFIG_CHARACTERS = 16384
 _MOST_SHOWN = 200  # characters of a value in a list
 _SHOWN = ("base", "method", "rule", "wire", "rounds", "clients")
 _CLIENTS_WITHOUT_KIT = 64
-_OF_THE_MACHINE = ("publish", "callbacks", "fleet", "init_adapter", "report_to", *CLIENTS_SETTINGS)
+_OF_THE_MACHINE = ("publish", "callbacks", "fleet", "init_adapter", *CLIENTS_SETTINGS)
 """Settings that name files or code of the machine that reads them."""
 _PUBLIC = ("config.toml", "ledger.jsonl", "summary.json", "report.html")
 """Files of a run directory that are fetched; the plots and the adapter join them once the run is finished.

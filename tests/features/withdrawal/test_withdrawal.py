@@ -163,7 +163,7 @@ def test_who_cannot_be_withdrawn_is_told_in_one_line(whole: Path) -> None:
 
 @pytest.mark.slow
 def test_what_a_run_from_elsewhere_names_is_named_again_to_be_used(tmp_path: Path, plait: Plait) -> None:
-    for key in ("fleet", "init-adapter", "report-to"):
+    for key in ("fleet", "init-adapter"):
         config = config_from_table({"base": "tiny", key: "somewhere"})
         directory = RunDirectory.create(tmp_path / key, config_toml=to_toml(config))
         ledger = Ledger(directory.ledger)

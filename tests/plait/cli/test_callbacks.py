@@ -75,7 +75,7 @@ def test_a_run_that_a_named_callback_pauses_goes_on_to_the_same_bits(plait, orig
 
 @pytest.mark.slow
 def test_a_callback_ends_a_run_and_one_that_fails_stops_it_with_one_line(
-    plait, original: Path, home: Path, small
+    plait, original: Path, home: Path, small, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = ("simulate", "--data", original / "my.jsonl", "--clients", 3, *small)
     ended = plait(*settings, "--out", "run", "--callbacks", "callbacks_of_eve:Once:at=1,end=true")
@@ -88,11 +88,15 @@ def test_a_callback_ends_a_run_and_one_that_fails_stops_it_with_one_line(
     (line,) = failed.err.splitlines()
     assert line.startswith("error: callback 'callbacks_of_eve:breaks' failed: KeyError: 'broken'")
     assert "callbacks_of_eve.py, line 23" in line
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     for name, why in (
         ("callbacks_of_eve:Onze", "did you mean 'Once'"),
         ("callbacks_of_eve:Once:when=2", "expected one of at, end"),
         ("callbacks_of_eve:Path", "is a PosixPath, expected a function of one event"),
-        ("nothing", "callback is 'nothing', expected MODULE:NAME"),
+        ("nothing", "callback is 'nothing', expected one of mlflow"),
+        ("tensorbord", "did you mean 'tensorboard'"),
+        ("wandb:project=a", "wandb has no options"),
+        ("trackio", "the package is not installed; pip install trackio"),
     ):
         refused = plait(*settings, "--out", "third", "--callbacks", name)
         assert (refused.code, refused.err.count("\n")) == (2, 1)

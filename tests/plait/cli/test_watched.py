@@ -95,9 +95,9 @@ def test_a_learning_rate_ten_times_too_high_ends_no_worse_than_the_base_and_the_
         assert f"A learning rate of {rate:g} is too high" in text
 
 
-def test_patience_ends_a_run_and_the_end_says_why(plait, too_far, tmp_path: Path) -> None:
+def test_early_stopping_ends_a_run_and_the_end_says_why(plait, too_far, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    ran = plait(*too_far, "--keep", "last", "--patience", 2, "--out", run)
+    ran = plait(*too_far, "--keep", "last", "--callbacks", "plait:EarlyStopping:patience=2", "--out", run)
     assert ran.code == 0, ran.err
     (ended,) = events_of(run, EndedEarly)
     assert ended.round < 5

@@ -1,8 +1,35 @@
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
 import pytest
+
+from plait.rounds.events import parse_event
+from plait.rounds.ledger import Ledger
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _plots() -> None:
     """Plots are rendered."""
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The directory of a run, from the working directory."""
+    (tmp_path / "runs" / "first").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    return Path("runs/first")
+
+
+@pytest.fixture
+def write(run: Path) -> Callable[[Sequence[dict[str, object]]], None]:
+    """Appends events to the run's ledger."""
+
+    def append(events: Sequence[dict[str, object]]) -> None:
+        ledger = Ledger(run / "ledger.jsonl")
+        for event in events:
+            ledger.append(parse_event(event))
+        ledger.close()
+
+    return append

@@ -36,9 +36,9 @@ def test_a_step_that_was_taken_back_is_told_with_what_would_avoid_it():
 
 
 def test_a_run_that_ended_early_and_kept_an_earlier_round_says_both():
-    view = watched({"event": "ended_early", "round": 3, "idle": 2}, kept_round=1)
+    view = watched({"event": "ended_early", "round": 3, "reason": "callback Enough asked for it"}, kept_round=1)
     assert tuple(advice(view))[:2] == (
-        "The run ended after round 3: its last 2 evaluations brought no lower loss.",
+        "The run ended after round 3: callback Enough asked for it.",
         "The published adapter is that of round 1, the best evaluated one.",
     )
     assert view.final_evaluation is not None

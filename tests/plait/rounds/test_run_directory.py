@@ -48,7 +48,7 @@ def test_a_run_that_was_killed_in_its_first_event_is_none_and_begins_anew(tmp_pa
     again = RunDirectory.create(tmp_path, config_toml="")
     assert list(again.checkpoints.iterdir()) == []
     ledger = Ledger(again.ledger)
-    ledger.append(EndedEarly(round=0, idle=0))
+    ledger.append(EndedEarly(round=0, reason=""))
     ledger.close()
     assert again.has_started
 

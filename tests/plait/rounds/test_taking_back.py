@@ -132,17 +132,6 @@ def test_every_rule_takes_back_what_it_can_and_says_how_much(astray, everyone_ho
         assert again.adapter.digest() == after_1.adapter.digest()
 
 
-@pytest.mark.slow
-def test_a_run_ends_after_as_many_evaluations_without_a_lower_loss_as_it_has_patience(astray):
-    federation = astray(3, 4, 5, 6, 7, rounds=8, watch=Watch(patience=3))
-    state = federation.run()
-    assert state.round == 5
-    (event,) = federation.of_kind("ended_early")
-    assert (event["round"], event["idle"]) == (5, 3)
-    assert federation.run().shadow.digest() == state.shadow.digest()
-    assert len(federation.of_kind("ended_early", "evaluated")) == 1 + 6
-
-
 def test_the_best_evaluated_adapter_is_what_stays_published(astray):
     federation = astray(3, 4, rounds=4, watch=Watch(keep_best=True))
     federation.run()

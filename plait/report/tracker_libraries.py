@@ -1,4 +1,4 @@
-"""What a tracker is, and those of libraries, which may be missing.
+"""Trackers of libraries, which may be missing.
 
 Where and under which project a library writes is its own business: ``WANDB_MODE``, ``MLFLOW_TRACKING_URI`` and the like
 are read by it. None prints on stdout, where a run may print JSON.
@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 from pydantic import JsonValue
 
 Begun: TypeAlias = tuple[Callable[[Mapping[str, float], int], object], Callable[[Sequence[Path]], object]]
-"""A tracker of a run: ``log(values, step)`` takes figures by name (`plait.features.trackers.series`) at a round, which
+"""A tracker of a run: ``log(values, step)`` takes figures by name (`plait.report.trackers`) at a round, which
 never decreases; ``finish(files)`` takes the files of the report, and sends what is left."""
 
 _PROJECT = "plait"
@@ -28,7 +28,7 @@ _MOST_CHARACTERS = 500  # of a parameter in MLflow
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """A run, for a tracker's ``start(run)``.
+    """A run, for what begins its tracker.
 
     Attributes:
         name: of its directory. run_id: 32 hexadecimal digits of no other run.

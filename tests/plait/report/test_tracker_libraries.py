@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from plait.report.trackers import following
+
 pytestmark = pytest.mark.slow
 
 LOSSES = [(0, 4.0), (1, 3.5), (2, 3.0)]
 
 
 @pytest.fixture
-def tracked(run: Path, write, followed, small_run, monkeypatch: pytest.MonkeyPatch, capsys) -> Callable[[str], Path]:
+def tracked(run: Path, write, small_run, monkeypatch: pytest.MonkeyPatch, capsys) -> Callable[[str], Path]:
     """A run with a report, stopped once, and followed by a library that is told to stay on this machine."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("TRACKIO_DIR", str(Path.cwd() / "trackio"))
@@ -28,7 +30,7 @@ def tracked(run: Path, write, followed, small_run, monkeypatch: pytest.MonkeyPat
         pytest.importorskip(name, reason="trackio is no development dependency: it needs another Pillow")
         (run / "report.html").write_text("<p>the report</p>")
         for events in (small_run[:16], small_run[16:]) if name != "wandb" else (small_run,):
-            with followed(name):
+            with following((name,), run, quiet=False):
                 write(events)
         told = capsys.readouterr()
         assert "tracker" not in told.err

@@ -1,0 +1,153 @@
+"""The trackers of a run, each in a thread that reads the ledger as it grows; none of them changes the run.
+
+One that fails, or does not finish, is named at the end of the run; the run itself neither waits for it nor notices. Of
+the figures ``held_out/…`` are means over all clients, ``clients/NAME/…`` are a client's own, ``round/…`` are of the
+aggregation and ``bytes/…`` of all traffic so far. No name is the beginning of another one's path, so that they can be
+files.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from plait.own_code import place_of
+from plait.progress import say
+from plait.report.tracker_libraries import LIBRARIES, TrackedRun
+from plait.rounds.events import Evaluated, Event, MeanScore, RoundFinished, RunStarted, UpdateReceived
+from plait.rounds.ledger import Follower
+from plait.rounds.run_directory import RunDirectory
+from plait.rounds.run_now import RunNow
+from plait.text import printable
+
+GRACE_S = 30.0
+"""How long the trackers of a run may take to finish once it is over."""
+_PAUSE_S = 0.5
+
+
+@contextmanager
+def following(trackers: tuple[str, ...], run: Path, *, quiet: bool) -> Generator[None]:
+    """The trackers of a run follow it while the block runs; the run continues even if they fail.
+
+    Args:
+        trackers: names of `LIBRARIES`.
+        quiet: whether to say nothing of one that fails.
+    """
+    threads = [_Following(run, name) for name in trackers]
+    for each in threads:
+        each.start()
+    try:
+        yield
+    finally:
+        end = time.monotonic() + GRACE_S
+        for each in threads:
+            each.over.set()
+        for each in threads:
+            each.join(max(0.0, end - time.monotonic()))
+            failure = f"did not finish within {GRACE_S:g} s" if each.is_alive() else each.failure
+            if failure:
+                say(f"tracker {each.tracker} {failure}", quiet=quiet)
+
+
+class _Following(threading.Thread):
+    """One tracker at work.
+
+    Attributes:
+        over: set once the run is over.
+        failure: what went wrong, in a line; empty if nothing did.
+    """
+
+    def __init__(self, run: Path, tracker: str) -> None:
+        super().__init__(name=f"plait-tracker-{tracker}", daemon=True)
+        self.tracker, self.over, self.failure = tracker, threading.Event(), ""
+        self._run, self._follower = run, Follower(run / "ledger.jsonl")
+        # What is there already the tracker had before the run was stopped.
+        self._before = self._follower.new_events()
+
+    def run(self) -> None:
+        """Hand the run to the tracker, until its end."""
+        try:
+            self._track()
+        except BaseException as error:  # a library may even exit
+            said = printable(f"{type(error).__name__}: {error}", limit=300)
+            self.failure = f"failed: {said}{place_of(error)}"
+
+    def _track(self) -> None:
+        begun, series, is_over = None, Series(), False
+        for event in self._before:
+            series.of(event)
+        events = [event for event in self._before if isinstance(event, RunStarted)]  # begins the tracker
+        while not is_over:
+            is_over = self.over.is_set()
+            for event in (*events, *self._follower.new_events()):
+                figures = series.of(event)
+                if isinstance(event, RunStarted):
+                    folder = RunDirectory(self._run).trackers / self.tracker
+                    folder.mkdir(parents=True, exist_ok=True)
+                    name = self._run.resolve().name
+                    begun = LIBRARIES[self.tracker](
+                        TrackedRun(name, event.run, event.config, folder, bool(self._before))
+                    )
+                elif begun and figures:
+                    begun[0](figures[1], figures[0])
+            events = []
+            if not is_over:
+                self.over.wait(_PAUSE_S)
+        if begun:
+            files = [file for name in ("report.html", "summary.json") if (file := self._run / name).exists()]
+            begun[1]([*files, *sorted(self._run.glob("*.png"))])
+
+
+_OF_UPDATE = ("train_loss", "first_loss", "reward", "tokens", "train_s", "uplink_bytes", "distortion")
+_OF_SCORE = ("loss", "loss_margin", "change", "change_margin", "accuracy", "reward_margin")
+_OF_ROUND = ("received", "refused", "update_norm", "wall_s")
+
+
+@dataclass
+class Series:
+    """The figures of one run, event by event."""
+
+    _now: RunNow = field(default_factory=RunNow, init=False)
+    _newest: int = field(default=0, init=False)
+
+    def of(self, event: Event) -> tuple[int, Mapping[str, float]] | None:
+        """The round and the figures of an event; None if it has none.
+
+        Rounds never decrease: what an asynchronous run says of an earlier one, as its evaluation, is at the newest.
+        """
+        self._now.take(event)
+        match event:
+            case UpdateReceived():
+                step, values = event.counted_in, _named(f"clients/{event.client}/", event, _OF_UPDATE)
+            case RoundFinished():
+                step, values = event.round, _named("round/", event, _OF_ROUND)
+                if measured := event.diagnostics:
+                    values |= {f"clients/{client}/update_norm": each for client, each in measured.update_norms.items()}
+                    values |= {f"clients/{client}/drift": each for client, each in measured.drift.items()}
+                    values |= {"round/agreement": measured.agreement, "round/aggregation_error": measured.error}
+            case Evaluated():
+                sent = self._now.sent
+                step, values = event.round, _of_mean("held_out", "", event)
+                values |= _of_mean("held_out_personalized", "personalized_", event.own) if event.own else {}
+                values |= {"bytes/uplink": sent.uplink_bytes, "bytes/downlink": sent.downlink_bytes}
+            case _ if event.logged:
+                step, values = vars(event)["round"], dict(event.logged)
+            case _:
+                return None
+        self._newest = max(self._newest, step)
+        return self._newest, {name: float(value) for name, value in values.items() if value is not None}
+
+
+def _named(prefix: str, said: object, names: tuple[str, ...]) -> dict[str, float | None]:
+    return {f"{prefix}{name}": getattr(said, name) for name in names}
+
+
+def _of_mean(group: str, prefix: str, mean: MeanScore) -> dict[str, float | None]:
+    values = _named(f"{group}/", mean, _OF_SCORE)
+    for client, score in mean.by_client.items():
+        values |= _named(f"clients/{client}/{prefix}", score, _OF_SCORE)
+    return values

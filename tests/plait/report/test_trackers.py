@@ -1,0 +1,115 @@
+"""Trackers follow a run; whatever they do, it goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from plait.report.tracker_libraries import LIBRARIES, Begun, TrackedRun
+from plait.report.trackers import Series, following
+from plait.rounds.callbacks import TRACKERS
+from plait.rounds.events import Evaluated, RoundFinished, UpdateReceived
+
+
+@pytest.fixture
+def got(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
+    """What the tracker `wandb`, which is none here, was called with."""
+    got: list[tuple[object, ...]] = []
+
+    def begin(run: TrackedRun) -> Begun:
+        got.append(("start", run.name, run.resumed, run.config["rank"]))
+        return (
+            lambda values, step: got.append(("log", step, values)),
+            lambda files: got.append(("finish", *(file.name for file in files))),
+        )
+
+    monkeypatch.setitem(LIBRARIES, "wandb", begin)
+    return got
+
+
+def values_of(logs: list[tuple[object, ...]], name: str) -> list[tuple[object, float]]:
+    return [(each[1], each[2][name]) for each in logs if each[0] == "log" and name in each[2]]
+
+
+def test_every_name_among_callbacks_has_its_library() -> None:
+    assert set(TRACKERS) == set(LIBRARIES)
+
+
+def test_a_tracker_gets_every_round_once_and_the_files_at_the_end(run, write, got, small_run, capsys) -> None:
+    with following(("wandb",), run, quiet=False):
+        write(small_run[:9])
+        write(small_run[9:])
+        (run / "report.html").write_text("page")
+    assert capsys.readouterr().err == ""
+    first, *logs, last = got
+    assert first == ("start", "first", False, 8)
+    assert last == ("finish", "report.html")
+    steps = [step for _, step, _ in logs]
+    assert steps == sorted(steps)
+    assert values_of(logs, "held_out/loss") == [(0, 4.0), (1, 3.5), (2, 3.0)]
+    assert values_of(logs, "clients/ann/loss") == [(0, 3.0), (1, 2.75), (2, 2.5)]
+    assert values_of(logs, "bytes/uplink") == [(0, 40), (1, 40 + 7000 + 50), (2, 40 + 7000 + 50 + 7000)]
+
+
+def test_rounds_never_decrease_for_a_tracker_of_an_asynchronous_run() -> None:
+    series = Series()
+    told = [
+        series.of(event)
+        for event in (
+            RoundFinished(round=2, rule="fedavg", received=2),
+            UpdateReceived(round=1, client="ann", uplink_bytes=9, train_loss=1.5, fold=3, staleness=2, weight=0.5),
+            Evaluated(round=2, adapter="", loss=4.0),
+            RoundFinished(round=3, rule="fedavg", received=2),
+        )
+    ]
+    assert [each[0] for each in told if each] == [2, 3, 3, 3]
+    assert [each[1]["held_out/loss"] for each in told if each and "held_out/loss" in each[1]] == [4.0]
+
+
+def test_a_resumed_run_goes_on_where_the_tracker_was(run, write, got, small_run) -> None:
+    for events in (small_run[:16], small_run[16:]):
+        with following(("wandb",), run, quiet=False):
+            write(events)
+    again = [what[0] for what in got].index("start", 1)
+    before, after = got[:again], got[again:]
+    assert after[0] == ("start", "first", True, 8)
+    assert [{each[1] for each in logs if each[0] == "log"} for logs in (before, after)] == [{0, 1}, {2}]
+    assert values_of(after, "bytes/uplink") == [(2, 40 + 7000 + 50 + 7000)], "what was sent before counts"
+
+
+def failing(error: BaseException) -> Callable[..., None]:
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        (failing(RuntimeError("no such project")), "failed: RuntimeError: no such project"),
+        (lambda _: (failing(SystemExit("enough")), print), "failed: SystemExit: enough"),
+        (lambda _: (lambda *_: time.sleep(1000), print), "did not finish within 2 s"),
+    ],
+    ids=["at its start", "later", "hangs"],
+)
+def test_a_tracker_that_fails_or_hangs_is_named_and_leaves_the_others_alone(
+    bad, said: str, run: Path, write, got, small_run, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setattr("plait.report.trackers.GRACE_S", 2.0)
+    monkeypatch.setitem(LIBRARIES, "mlflow", bad)
+    with following(("mlflow", "wandb"), run, quiet=False):
+        write(small_run)
+    assert got[-1][0] == "finish"
+    assert f"tracker mlflow {said}" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_run_that_stops_with_an_error_stops_with_it(run, write, got, small_run) -> None:
+    write(small_run[:16])
+    with pytest.raises(KeyboardInterrupt), following(("wandb",), run, quiet=False):
+        raise KeyboardInterrupt
+    assert got[-1][0] == "finish"
