@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Collection
 from functools import cache
+from itertools import cycle
 from pathlib import Path
 
 from plait.adapters import AdapterSpec
@@ -55,19 +56,25 @@ def sent_bytes(settled: Settled, spec: AdapterSpec, *, evaluates: bool, certifie
     numbers = _Numbers(settled, geometry_of(spec), certified=certified)
     of_sum, of_losses = numbers.masks()
     names = [f"{number:09d}" for number in range(plan.clients)]
+    ranks = dict(zip(names, cycle(settled.config.ranks), strict=False))
     held: dict[str, int | None] = dict.fromkeys(names, 0 if plan.starts_anew else None)
     description = b"".join(encode_task(DescribeTask(settings, spec.text, packed_layout(spec.layout))))
-    sent = Traffic(plan.clients * _CARD_BYTES, plan.clients * len(description))
+    # Whoever has a lower rank than the highest is asked again, with its own.
+    asked = sum(1 + (rank < max(settled.config.ranks)) for rank in ranks.values())
+    sent = Traffic(asked * _CARD_BYTES, asked * len(description))
 
     def down(clients: Collection[str], shadow: int, task: int) -> int:
-        ages = Counter(None if (at := held[name]) is None else shadow - at for name in clients)
-        return ages[None] * len(spec.text) + sum(n * (task + numbers.down(shadow, age)) for age, n in ages.items())
+        kinds = Counter((ranks[name], None if (at := held[name]) is None else shadow - at) for name in clients)
+        return sum(
+            number * (task + numbers.down(rank, shadow, age) + (age is None) * len(spec.text))
+            for (rank, age), number in kinds.items()
+        )
 
     for number in range(plan.rounds + 1):
         if number:
             wanted = plan.folds or plan.cohort_size
             cohort = sample_cohort(names, wanted, seed=plan.seed, round_number=number)
-            up = wanted * (update + numbers.up(number))
+            up = sum(update + numbers.up(ranks[name], number) for name in cohort)
             sent += Traffic(up, down(cohort, number - 1, _TRAIN_BYTES + of_sum.downlink_bytes))
             held |= dict.fromkeys(cohort, number - 1)
         if evaluates and plan.is_evaluated(number):
@@ -95,17 +102,15 @@ class _Numbers:
         self._settled, self._geometry, self._certified = settled, geometry, certified
         self._rule, self._downlink = settled.rule, settled.plan.downlink
         self._codec = at_least(NEW_FACTORS_BITS, settled.codec) if settled.new_factors else settled.codec
-        ranks = settled.config.ranks
-        self._share = sum(ranks) / len(ranks) / settled.config.rank
         self.up, self.down = cache(self._up), cache(self._down)
 
-    def _up(self, number: int) -> int:
+    def _up(self, rank: int, number: int) -> int:
         """Of an update."""
-        size = self._size(self._sent_in(number))
+        size = self._size(rank, self._sent_in(number))
         return math.ceil(size * links_of(self._settled, size, evaluates=False, certified=self._certified).up / 8)
 
-    def _down(self, number: int, age: int | None) -> int:
-        """Of a broadcast that brings a client of this age (`Downlink.sent_bits`) to the shadow after a round."""
+    def _down(self, rank: int, number: int, age: int | None) -> int:
+        """Of a broadcast that brings a client of this rank and age (`Downlink.sent_bits`) to the shadow after a round."""
         bits, is_step = self._downlink.sent_bits(self._codec, number, age), age == 1 or number <= 1
         if bits == _WHOLE_BITS and not is_step:
             sides = BOTH_SIDES - {self._rule.personal}
@@ -115,7 +120,7 @@ class _Numbers:
             sides = self._sent_in(1) | self._sent_in(min(number, 2))
         else:
             sides = self._sent_in(number)
-        return math.ceil(self._size(sides) * bits / 8)
+        return math.ceil(self._size(rank, sides) * bits / 8)
 
     def masks(self) -> tuple[Traffic, Traffic]:
         """What the stages of masked sums take at a client: of an update beside its numbers, and of an evaluation."""
@@ -127,5 +132,6 @@ class _Numbers:
     def _sent_in(self, number: int) -> frozenset[Side]:
         return self._rule.trained(number) - {self._rule.personal}
 
-    def _size(self, sides: Collection[Side]) -> int:
-        return self._geometry.others_size + round(self._share * sum(map(self._geometry.side_size, sides)))
+    def _size(self, rank: int, sides: Collection[Side]) -> int:
+        share = rank / self._settled.config.rank
+        return self._geometry.others_size + round(share * sum(map(self._geometry.side_size, sides)))

@@ -225,11 +225,11 @@ def shape_of(
     try:
         with torch.device("meta"):
             model = attach(base, peft_config)
+        return Shape(_spec_of(model, SpecRequest(request.method, {}, task, labels, seed, 0)), parameters)
     except NotImplementedError:
-        # Some of PEFT's prompts are made of values.
+        # PEFT's prompts are made of values.
         made = design(config, request, task=task, labels=labels, seed=seed)
         return Shape(made.spec, made.base_parameters)
-    return Shape(_spec_of(model, SpecRequest(request.method, {}, task, labels, seed, 0)), parameters)
 
 
 def _predicts_the_next_token(config: PretrainedConfig) -> bool:

@@ -1,11 +1,14 @@
 """What is counted for a run beside what the same run sends and stores: real training on `tiny`."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 import plait
+from plait.adapters.methods import METHODS
+from plait.aggregation import RULES
 from plait.api.settings import run_config_of
 from plait.settle import settle
 from plait.sizes import planned_shape, sent_bytes, server_disk_bytes
@@ -17,28 +20,37 @@ COMMON = {
     "clients": 4, "rounds": 4, "eval_every": 4,
 }  # fmt: skip
 HALF = {"clients": 6, "clients_per_round": 3, "rounds": 6, "eval_every": 6}
+_SQUARES = {"method": "lora_xs", "rank": 32}
+_MIXING = ("flexlora", "hetlora", "raflora", "rbla", "zeropad")
+_ABSENT = "qlora" if find_spec("bitsandbytes") is None else ""
 CASES = {
     "everybody in every round": {},
-    "a side frozen, evaluated after every round": {"rule": "ffa", "eval_every": 1, "learning_rate": 0},
-    "a side frozen, half of the clients": {"rule": "ffa", **HALF},
-    "a personal side at two bits": {"rule": "fedsa", "wire": 2},
-    "sides by turns": {"rule": "rolora"},
-    "sides by turns, half of the clients": {"rule": "rolora", **HALF},
+    "masks": {"secure_aggregation": True},
     "sides by turns, exact": {"rule": "rolora", "wire": "fp32"},
-    "new factors for two ranks": {"rule": "flexlora", "client_ranks": "2,4"},
-    "new factors of one side, half of the clients": {"rule": "fedsvd", **HALF},
-    "DoRA": {"method": "dora"},
-    "squares alone": {"method": "lora_xs", "rule": "fedsb", "rank": 32},
-    "newcomers in every round": {"clients": 16, "clients_per_round": 2, "eval_clients": 1},
-    "more asked than wanted": {
-        "clients": 6, "clients_per_round": 2, "eval_every": 2, "wire": "bf16",
+    **{rule: {"rule": rule, **(_SQUARES if rule == "fedsb" else {}), "rounds": 3, "eval_every": 3} for rule in RULES},
+    **{
+        f"{rule}, half": {"rule": rule, **(_SQUARES if rule == "fedsb" else {}), **HALF}
+        for rule in ("fedsa", "fedsb", "fedsvd", "ffa", "flexlora", "rolora")
     },
+    **{f"{rule}, masks": {"rule": rule, "secure_aggregation": True, "eval_every": 1} for rule in ("ffa", "fedsa")},
+    # In 16 bits: the codec of few bits misses its rate where a few rows alone move, and for the smallest adapters.
+    **{f"{rule}, ranks": {"rule": rule, "client_ranks": "2,4,8", "wire": "bf16", "rounds": 3} for rule in _MIXING},
+    "two ranks, half": {"rule": "flexlora", "client_ranks": "2,4", **HALF},
+    **{
+        method: {"method": method, "wire": "bf16", "rounds": 2, **(_SQUARES if method == "lora_xs" else {})}
+        for method in METHODS
+        if method != _ABSENT
+    },
+    **{f"wire {wire}": {"wire": wire, "rounds": 3, "eval_every": 1} for wire in ("fp32", 1.5, 2, 3, 4, 6, 8)},
+    "a personal side at two bits": {"rule": "fedsa", "wire": 2},
+    "newcomers in every round": {"clients": 16, "clients_per_round": 2, "eval_clients": 1},
+    "few in every round": {"clients": 6, "clients_per_round": 2, "eval_every": 2, "wire": "bf16"},
+    "privacy of clients": {"dp": "client", "dp_noise_multiplier": 1.0, "wire": 4, "eval_every": 0},
+    "privacy of records": {"dp": "record", "dp_noise_multiplier": 1.0, "eval_every": 0},
     "asynchronous": {
         "clients": 6, "clients_per_round": 4, "rounds": 6, "eval_every": 3, "rounds_mode": "async",
         "fleet": "fleet.toml",
     },
-    "masks": {"secure_aggregation": True},
-    "masks of one side": {"secure_aggregation": True, "rule": "ffa", "eval_every": 1},
 }  # fmt: skip
 # Two kinds of devices, for whom is at work when.
 FLEET = "".join(
@@ -47,8 +59,10 @@ FLEET = "".join(
 )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated")  # by PEFT's prefix
+@pytest.mark.parametrize(
+    "case", [name if number < 3 else pytest.param(name, marks=pytest.mark.slow) for number, name in enumerate(CASES)]
+)
 def test_counted_bytes_are_those_of_the_run(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("fleet.toml").write_text(FLEET)
@@ -56,12 +70,12 @@ def test_counted_bytes_are_those_of_the_run(case: str, tmp_path: Path, monkeypat
         {"text": f"Line {number} of a book about {number % 7} foxes and {number % 5} dogs. " * 3}
         for number in range(240)
     ]
-    settings = {**COMMON, **CASES[case]}
+    settings = {key: value for key, value in {**COMMON, **CASES[case]}.items() if value != 0}
     run = plait.simulate(records, out=tmp_path / "run", quiet=True, **settings)
     sent = json.loads((run.path / "summary.json").read_text())
     settled = settle(run_config_of(settings))
     shape = planned_shape(settled, locate_config("tiny"))
-    counted = sent_bytes(settled, shape.spec, evaluates=True, certified=False)
+    counted = sent_bytes(settled, shape.spec, evaluates=settled.config.evaluates, certified=False)
     assert counted.uplink_bytes == pytest.approx(sent["uplink_bytes"], rel=0.03)
     assert counted.downlink_bytes == pytest.approx(sent["downlink_bytes"], rel=0.03)
     if case in ("everybody in every round", "sides by turns, exact"):
