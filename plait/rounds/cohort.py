@@ -296,6 +296,7 @@ class CohortCollector:
     """Gathers the updates of one cohort after the other."""
 
     server: ServerSide
+    _kept: dict[int, tuple[str, ...]] = field(default_factory=dict[int, "tuple[str, ...]"])
 
     def __enter__(self) -> Self:
         return self
@@ -370,6 +371,9 @@ class CohortCollector:
             seed=plan.seed,
             round_number=number,
         )
+        if server.costs.keeps_cohort:
+            # In every attempt at a round: whoever comes for another would count because of what that one sent.
+            chosen, reserve = self._kept.setdefault(number, chosen), ()
         steps_of = self._budget(number, chosen)
         steps = steps_of and {client: steps_of(client) for client in chosen}
         log.tell(events.RoundStarted(round=number, cohort=chosen, steps=steps))
@@ -381,7 +385,7 @@ class CohortCollector:
             Arrivals(dispatch, opening, each_bytes=server.spool.ranks.opened_bytes) as came,
         ):
             for name in chosen:
-                if name not in usable:
+                if name not in usable and name in here:
                     dispatch.ask(name, expected_s=log.expected_s(name, steps_of(name) if steps_of else 0))
             while (found := came.next(deadline, wanted=plan.cohort_size - len(usable))) is not None:
                 answer, settle = found

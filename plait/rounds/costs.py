@@ -25,6 +25,11 @@ class Costs(Protocol):
         """Whether clients keep their losses to themselves, so that nothing is evaluated."""
         ...
 
+    @property
+    def keeps_cohort(self) -> bool:
+        """Whether no client's update may decide whether another's counts, so that none is replaced."""
+        ...
+
     def ending(self, number: int) -> str:
         """Why round `number` may not begin; empty if it may."""
         ...
@@ -41,7 +46,7 @@ class Costs(Protocol):
 class Free:
     """Rounds cost nothing."""
 
-    withholds = False
+    withholds = keeps_cohort = False
 
     def ending(self, number: int) -> str:
         """Every round may begin."""

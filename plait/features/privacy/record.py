@@ -355,6 +355,7 @@ class RecordCosts:
     told: Collection[int] = ()
     masked: bool = False
     withholds: bool = True
+    keeps_cohort: bool = False
 
     def ending(self, number: int) -> str:
         """Clients refuse what they cannot pay."""

@@ -63,7 +63,7 @@ class PrivateRounds:
         self._record = record
         self._told = told
 
-    withholds = True
+    withholds = keeps_cohort = True
 
     def ending(self, number: int) -> str:
         """Why a round may not begin; one whose intent is recorded may, because it is paid for."""

@@ -181,6 +181,21 @@ def test_a_client_changes_a_round_by_at_most_the_clip_norm_whatever_state_it_hid
     assert state.adapter.digest() == expected.adapter.digest()
 
 
+def test_nobody_counts_because_of_what_another_client_sent(federate, fake_model):
+    """Refused, failed or late: none is replaced, and an attempt that too few answered is made with the same clients."""
+    models = {f"client-{number}": fake_model(number, 3) for number in range(6)}
+    federation = federate(models, wire="bf16", privacy=FIXED, cohort_size=2, quorum=2, rounds=1, attempts=2)
+    federation.channel.open_ended = True
+    federation.channel.tamper = lambda asked, reply: (
+        "gone" if asked.purpose is Purpose.TRAIN and not federation.of_kind("round_missed") else reply
+    )
+    federation.run()
+    first, second = federation.of_kind("round_started")
+    assert first["cohort"] == second["cohort"]
+    asked = {asked.client for asked in federation.channel.asked if asked.purpose is Purpose.TRAIN}
+    assert asked == set(first["cohort"])
+
+
 def test_the_rule_sees_the_noised_mean_alone(federate, fake_model, monkeypatch):
     federation = begin(federate, fake_model, "fixed clip")
     seen = []
