@@ -1,5 +1,8 @@
 """Flower's own strategies as rules: Krum, Multi-Krum and Bulyan; any with an ``aggregate_train`` works.
 
+Bulyan is Flower's, not that of El Mhamdi et al. (arXiv 1802.07927): the paper lets Krum choose one update at a time and
+scores those that are left again; Flower takes the n - 2f that score best at once. What follows is the same.
+
 A strategy gets plait's validated deltas as replies of one flat array each, and its result is the step. The deltas are
 widened to float64 first: Flower computes distances through inner products, which in float32 lose the small differences
 of honest clients and overflow on a malicious client's large numbers. The number of bad clients that a strategy
@@ -114,9 +117,10 @@ def _bulyan(updates: int, bad: int) -> Strategy:
 
 BULYAN = Rule(
     name="bulyan",
-    title="Bulyan (arXiv 1802.07927), by Flower",
-    computes="among the updates that Krum would choose, the mean of the values next to each element's median; "
-    "withstands (n - 3) / 4 bad of n; weights are ignored",
+    title="Bulyan as Flower has it, after El Mhamdi et al. (arXiv 1802.07927)",
+    computes="among the n - 2f updates that Krum scores best, all at once (the paper scores again after each that it "
+    "takes), the mean of the values next to each element's median; meant to withstand f = (n - 3) / 4 bad of n; "
+    "weights are ignored",
     algorithm=flower_algorithm(lambda updates: max(0, (updates - 3) // 4), _bulyan),
     subject=Subject.TENSORS,
     needs_all=True,
