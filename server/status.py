@@ -57,7 +57,9 @@ def status_of(
         ],
         "late": [name for name in names if any(task in late for task in of_node.get(name, []))],
         "nodes": [_attached(node, now) for node in nodes if node.session is not None],
-        "nodes_away": [{"name": node.name, "away_s": _rounded(now - node.left)} for node in nodes if not node.session],
+        "nodes_away": [
+            {"name": node.name, "away_s": _rounded(now - node.left), **_sent(node)} for node in nodes if not node.session
+        ],
         "downlink_bytes": sum(node.downlink_bytes for node in nodes),
         "uplink_bytes": sum(node.uplink_bytes for node in nodes),
         "version": __version__,
@@ -136,9 +138,12 @@ def _attached(node: Node, now: float) -> dict[str, Json]:
         "doing_s": _rounded(now - session.doing_since),
         "is_uploading": node.uploads > 0,
         "attached_s": _rounded(now - session.since),
-        "downlink_bytes": node.downlink_bytes,
-        "uplink_bytes": node.uplink_bytes,
+        **_sent(node),
     }
+
+
+def _sent(node: Node) -> dict[str, Json]:
+    return {"downlink_bytes": node.downlink_bytes, "uplink_bytes": node.uplink_bytes}
 
 
 def _rounded(seconds: float | None) -> float | None:

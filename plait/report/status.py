@@ -65,9 +65,9 @@ def _clients(said: Mapping[str, object]) -> Table:
     away = {_text(entry.get("name")): entry for entry in _objects(said, "nodes_away")}
     rows: list[tuple[str, ...]] = []
     for name in sorted({*cohort, *nodes, *away}):
-        node, task = nodes.get(name, {}), cohort.get(name, {})
+        node, task = nodes.get(name) or away.get(name, {}), cohort.get(name, {})
         state = _text(task.get("state")) if task else "ready" if node.get("ready") else "away" if name in away else ""
-        waiting = _seconds(task.get("waiting_s")) or _seconds(away.get(name, {}).get("away_s"))
+        waiting = _seconds(task.get("waiting_s")) or _seconds(node.get("away_s"))
         rows.append(
             (
                 name,

@@ -572,6 +572,11 @@ class TestOperators:
         assert "1, 1 of them still getting ready" in shown
         alice.say(ready=pb.Ready(base_fingerprint=b"b" * 32, device="cpu"))
         until(lambda: state() == ("waiting for clients: 1 of 2 are ready", 1))
+        sent = fetch_status(channel.address, kit=None)["nodes"][0]
+        alice.channel.close()
+        until(lambda: state()[1] == 0)
+        (away,) = fetch_status(channel.address, kit=None)["nodes_away"]
+        assert all(away[key] == sent[key] for key in ("name", "downlink_bytes", "uplink_bytes"))
 
     def test_over_tls_the_status_is_for_the_operator_and_for_nodes(self, make_channel, federation, bare_node):
         channel = make_channel(kit=ServerKit.load(federation / "server"))

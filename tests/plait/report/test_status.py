@@ -15,7 +15,7 @@ SAID = {
     "nodes": [
         {"name": "alice", "ready": True, "device": "cpu", "doing": "", "downlink_bytes": 2000, "uplink_bytes": 9}
     ],
-    "nodes_away": [{"name": "bob", "away_s": 12.0}],
+    "nodes_away": [{"name": "bob", "away_s": 12.0, "downlink_bytes": 2500, "uplink_bytes": 900}],
     "unfit": [],
     "downlink_bytes": 2000,
     "uplink_bytes": 9,
@@ -36,7 +36,7 @@ def test_an_operator_sees_the_round_who_is_late_bytes_and_time_to_go():
     stale = dict(status_tables({**SAID, "staleness": 1.25})[0].rows)
     assert stale["staleness"] == "1.2 rounds, mean of the newest updates"
     assert cells(clients)["alice"][0] == "answered"
-    assert cells(clients)["bob"][0] == "away"
+    assert (cells(clients)["bob"][0], cells(clients)["bob"][-2:]) == ("away", ("2.50 kB", "900 B"))
 
 
 def test_an_operator_sees_who_cannot_take_part_and_why_in_the_clients_own_words():

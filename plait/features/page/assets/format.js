@@ -19,8 +19,10 @@ export const change = (value) => (value == null ? NOTHING : `${value < 0 ? "−"
 
 export const times = (value) => (value == null || !isFinite(value) ? NOTHING : `${three(value)}×`);
 
-export const duration = (seconds) => {
-  if (seconds == null) return NOTHING;
+// Clocks differ, and are set: no time is less than none.
+export const duration = (said) => {
+  if (said == null) return NOTHING;
+  const seconds = Math.max(0, said);
   if (seconds < 60) return `${seconds.toFixed(seconds < 10 ? 1 : 0)} s`;
   const whole = Math.round(seconds);
   if (whole < 3600) return `${Math.floor(whole / 60)} min ${String(whole % 60).padStart(2, "0")} s`;

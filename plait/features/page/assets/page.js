@@ -138,7 +138,7 @@ const sayChosen = (index) => {
   if (!client) return;
   const parts = [
     `${client.name}: ${client.state}`,
-    client.since && !run.document.finished ? `for ${as.duration(Math.max(0, run.now - client.since))}` : null,
+    client.since && !run.document.finished ? `for ${as.duration(run.now - client.since)}` : null,
     client.detail ? as.clean(client.detail, 200) : null,
     client.doing ? as.clean(client.doing, 120) : null,
     client.examples ? `${as.count(client.examples)} examples` : null,
@@ -196,7 +196,7 @@ const drawFigures = (shown) => {
   if (last?.accuracy != null) figures.push(["accuracy", `${(100 * last.accuracy).toFixed(1)} %`, "on held-out examples"]);
   if (own) figures.push(["personalized adapters", as.loss(own.own_loss), "each on its own client's data"]);
   if (last?.worst_client != null) figures.push(["worst client", as.loss(last.worst), as.clean(last.worst_client, 40)]);
-  const left = shown.eta_s == null ? null : Math.max(0, shown.eta_s - (run.now - shown.time));
+  const left = shown.eta_s == null ? null : shown.eta_s - (run.now - shown.time);
   figures.push(
     ["sent", as.bytes(sent), `${as.bytes(shown.uplink_bytes ?? 0)} up, ${as.bytes(shown.downlink_bytes ?? 0)} down`],
     ["full-model FedAvg", sent && each ? as.times((each * shown.full_model_bytes) / sent) : as.NOTHING, "as many bytes, in float32"],
