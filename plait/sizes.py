@@ -110,7 +110,7 @@ class _Numbers:
         return math.ceil(size * links_of(self._settled, size, evaluates=False, certified=self._certified).up / 8)
 
     def _down(self, rank: int, number: int, age: int | None) -> int:
-        """Of a broadcast that brings a client of this rank and age (`Downlink.sent_bits`) to the shadow after a round."""
+        """Of a broadcast that brings a client of this rank and age (`Downlink.sent_bits`) to a round's shadow."""
         bits, is_step = self._downlink.sent_bits(self._codec, number, age), age == 1 or number <= 1
         if bits == _WHOLE_BITS and not is_step:
             sides = BOTH_SIDES - {self._rule.personal}

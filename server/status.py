@@ -58,7 +58,9 @@ def status_of(
         "late": [name for name in names if any(task in late for task in of_node.get(name, []))],
         "nodes": [_attached(node, now) for node in nodes if node.session is not None],
         "nodes_away": [
-            {"name": node.name, "away_s": _rounded(now - node.left), **_sent(node)} for node in nodes if not node.session
+            {"name": node.name, "away_s": _rounded(now - node.left), **_sent(node)}
+            for node in nodes
+            if not node.session
         ],
         "downlink_bytes": sum(node.downlink_bytes for node in nodes),
         "uplink_bytes": sum(node.uplink_bytes for node in nodes),

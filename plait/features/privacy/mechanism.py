@@ -9,8 +9,9 @@ one client's updates are replaced by zero, and look at a round after the same re
 updates are functions of their own data, of their own state, and of these results (broadcasts are made of nothing else),
 so they are the same in both runs, bit for bit. So is the rest of the sum: n is a constant, updates have equal weights,
 and whether an update counts is decided by it alone: no client is replaced by another. (Who is there is not hidden: a
-round that too few answered is tried again, with the same clients.) What is left is the one client's x_k, whatever it was made of
-(error feedback, moments, drift, a leading gain, a lie), and |x_k| <= radius holds for the very numbers that are summed.
+round that too few answered is tried again, with the same clients.) What is left is the one client's x_k, whatever it
+was made of (error feedback, moments, drift, a leading gain, a lie), and |x_k| <= radius holds for the very numbers that
+are summed.
 So the sum moves by at most `radius` and the mechanism is 1/z-Gaussian differentially private; later rounds compose
 adaptively. Everything after it (rule, server optimizer, encoding, broadcast, adapter) is computed from the mean and
 costs nothing. Clipping before error feedback would not do: what a client sends is Q(d + e), and gain and residual can
