@@ -38,8 +38,6 @@ class Feature:
         plots: of the report by name: the kind of event that each is drawn from, the place of a function from a view and
             a theme to its figure, and what it shows in words.
         shows: place of such a function, whose table a run's end and the report's first screen show.
-        afterwards: place of a function from the view of a run that has ended to what may come next, and its command,
-            with RUN for the run's directory; None if nothing does.
         messages: fields of its tasks in messages.proto's Task, and places of what reads them (`plait.wire.messages`).
         replies: the same of the answers to them, in Reply.
         limits: of a client's `plait.policy.Policy`, and places of functions from policy and settings that refuse a run.
@@ -70,7 +68,6 @@ class Feature:
     figures: str = ""
     plots: Mapping[str, tuple[str, str, str]] = field(default_factory=dict[str, tuple[str, str, str]])
     shows: str = ""
-    afterwards: str = ""
     messages: Mapping[str, str] = field(default_factory=dict[str, str])
     replies: Mapping[str, str] = field(default_factory=dict[str, str])
     limits: Mapping[str, str] = field(default_factory=dict[str, str])

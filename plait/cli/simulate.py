@@ -18,8 +18,6 @@ import typer
 from plait.cli.options import ConfigFile, PageAddress, run_config, with_run_options
 from plait.cli.output import print_tables
 from plait.errors import DiskFullError, Interrupted
-from plait.known_features import features
-from plait.places import at
 from plait.progress import say
 from plait.report.answers import answers
 from plait.report.tables import shown_first
@@ -48,12 +46,16 @@ def simulate(
     Example: plait simulate --data my.jsonl --partition natural:author --clients 8 --rounds 5 --out runs/first
     """
     from plait.api.running import start
-    from plait.cli.serving import page_beside
 
     if _listed(given, config, json_output=json_output):
         return
     settings = run_config(given, config).with_out()
-    with told_how_to_go_on(settings), page_beside(Path(settings.out), page):
+    shown: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+    if page:
+        from plait.cli.serving import page_beside
+
+        shown = page_beside(Path(settings.out), page)
+    with told_how_to_go_on(settings), shown:
         with stopped_by_interrupt(quiet=json_output) as stop:
             start(settings, stop=stop, quiet=json_output)
         show(Path(settings.out), json_output=json_output, verbose=verbose)
@@ -109,12 +111,12 @@ def stopped_by_interrupt(*, quiet: bool) -> Generator[StopRequest]:
 @contextlib.contextmanager
 def told_how_to_go_on(settings: RunConfig, serving: Serving | None = None) -> Generator[None]:
     """If a run stops that can be resumed, its last line says how."""
-    from plait.api.received import how_to_resume
-    from plait.rounds.run_directory import RunDirectory
-
     try:
         yield
     except (KeyboardInterrupt, Interrupted, DiskFullError) as stopped:
+        from plait.api.received import how_to_resume
+        from plait.rounds.run_directory import RunDirectory
+
         begun = RunDirectory(Path(settings.out)).has_started
         how = f"continue with: {how_to_resume(settings, serving)}" if begun else "start it again with the same command"
         if isinstance(stopped, KeyboardInterrupt):
@@ -153,9 +155,9 @@ def _to_paste(command: str) -> str:
 def _next(view: RunView, run: Path) -> Iterator[tuple[str, str]]:
     """What to do, and the command to paste."""
     shown = shlex.quote(str(run))
-    for feature in features():
-        found = at(feature.afterwards)(view) if feature.afterwards else None
-        if found is not None:
-            yield found[0], found[1].replace("RUN", shown)
+    if view.rounds and not view.is_classification:
+        yield "Talk to it", f"plait chat {shown}"
+    if view.rounds:
+        yield "Take it along", f"plait export {shown} my-adapter --to peft"
     yield "See all figures", f"plait report {shown}"
     yield "Check its record", f"plait verify {shown}"

@@ -9,15 +9,12 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TypeAlias
 
 from plait.choice import parse_choice, with_options
 from plait.data import Dataset, RecordKind
 from plait.errors import ConfigError
 from plait.plugins import Kind, find
-
-if TYPE_CHECKING:
-    from flwr_datasets.partitioner import Partitioner
 
 DEFAULT_ALPHA = 0.5
 _MAX_ALPHA = 1e6  # far beyond it a Dirichlet draw overflows
@@ -43,8 +40,7 @@ class SchemeKind:
         form: the same with its argument.
         read: its argument from text; None for a scheme without one. Raises ValueError with what was expected.
         by_label: whether records are sorted by label before they are cut into shares.
-        make: flwr-datasets' partitioner for (clients, argument, seed); None for `natural`, which needs none.
-        split: a user's own function of (dataset, clients, seed), instead of `make`: the record indices of each client.
+        split: a user's own function of (dataset, clients, seed): the record indices of each client.
         counts_classes: whether its argument is a number of classes.
         fails: why it may be impossible, and what to change; ``{count}`` are the records and clients.
     """
@@ -53,7 +49,6 @@ class SchemeKind:
     form: str
     read: Callable[[str], Argument] | None = None
     by_label: bool = False
-    make: Callable[[int, Argument, int], Partitioner] | None = None
     split: Callable[..., object] | None = None
     counts_classes: bool = False
     fails: str = "cannot split {count}, expected more records in each class, or fewer clients"
@@ -100,42 +95,6 @@ def _count(text: str) -> int:
     return int(text)
 
 
-# The import of flwr_datasets takes a second: it brings datasets, pandas and matplotlib.
-
-
-def _dirichlet(clients: int, alpha: Argument, seed: int) -> Partitioner:
-    from flwr_datasets.partitioner import DirichletPartitioner
-
-    return DirichletPartitioner(
-        clients, "group", alpha=cast("float", alpha), min_partition_size=MIN_RECORDS, shuffle=False, seed=seed
-    )
-
-
-def _pathological(clients: int, classes: Argument, seed: int) -> Partitioner:
-    from flwr_datasets.partitioner import PathologicalPartitioner
-
-    # The first class in turn, the others at random, as in Li et al., arXiv 2102.02079.
-    return PathologicalPartitioner(
-        clients, "group", cast("int", classes), class_assignment_mode="first-deterministic", shuffle=False, seed=seed
-    )
-
-
-def _shard(clients: int, shards: Argument, seed: int) -> Partitioner:
-    from flwr_datasets.partitioner import ShardPartitioner
-
-    return ShardPartitioner(clients, "group", num_shards_per_partition=cast("int", shards), shuffle=False, seed=seed)
-
-
-def _sized(name: str) -> Callable[[int, Argument, int], Partitioner]:
-    def make(clients: int, argument: Argument, seed: int) -> Partitioner:
-        from flwr_datasets import partitioner
-
-        del argument, seed
-        return getattr(partitioner, name)(clients)
-
-    return make
-
-
 _SKEW_FAILS = f"splits {{count}} and some get under {MIN_RECORDS}, expected a larger alpha or fewer clients"
 _SIZE_FAILS = "splits {count} and 'client-00' gets none, expected more records or fewer clients"
 
@@ -143,19 +102,19 @@ SCHEMES: Mapping[str, SchemeKind] = {
     kind.name: kind
     for kind in (
         # Equal shares, at random.
-        SchemeKind("iid", "iid", make=_sized("IidPartitioner")),
+        SchemeKind("iid", "iid"),
         # One client for each value of a column.
         SchemeKind("natural", "natural:COLUMN", _column),
         # Label skew: each class is shared out by a draw from Dirichlet(alpha); the lower alpha, the stronger the skew.
-        SchemeKind("dirichlet", "dirichlet:ALPHA", _alpha, True, _dirichlet, fails=_SKEW_FAILS),
+        SchemeKind("dirichlet", "dirichlet:ALPHA", _alpha, True, fails=_SKEW_FAILS),
         # Each client has this number of classes.
-        SchemeKind("pathological", "pathological:CLASSES", _count, True, _pathological, counts_classes=True),
+        SchemeKind("pathological", "pathological:CLASSES", _count, True, counts_classes=True),
         # Records sorted by label are cut into shards, and each client gets some (McMahan et al., arXiv 1602.05629).
-        SchemeKind("shard", "shard:SHARDS", _count, True, _shard),
+        SchemeKind("shard", "shard:SHARDS", _count, True),
         # Quantity skew: client k gets a share proportional to k, to k squared, to e to the k.
-        SchemeKind("linear", "linear", make=_sized("LinearPartitioner"), fails=_SIZE_FAILS),
-        SchemeKind("square", "square", make=_sized("SquarePartitioner"), fails=_SIZE_FAILS),
-        SchemeKind("exponential", "exponential", make=_sized("ExponentialPartitioner"), fails=_SIZE_FAILS),
+        SchemeKind("linear", "linear", fails=_SIZE_FAILS),
+        SchemeKind("square", "square", fails=_SIZE_FAILS),
+        SchemeKind("exponential", "exponential", fails=_SIZE_FAILS),
     )
 }
 

@@ -43,9 +43,9 @@ class LocatedBase:
 
 BUILT_IN: OnDemand[Callable[[Progress], Path]] = OnDemand(
     {
-        "smollm2-135m": "plait.training.base_cache:smollm2",
-        "minilm-l6": "plait.training.base_cache:minilm",
-        "tiny": "plait.training.base_cache:unpack_tiny",
+        "smollm2-135m": "plait.training.built_in_bases:smollm2",
+        "minilm-l6": "plait.training.built_in_bases:minilm",
+        "tiny": "plait.training.built_in_bases:unpack_tiny",
     }
 )
 
@@ -101,7 +101,7 @@ def is_on_disk(name: str) -> bool:
     if name not in BUILT_IN and (is_there(at_home(name)) or not _on_the_hub(name)[0]):
         return True
     if name == "minilm-l6":
-        from plait.training.base_cache import has_minilm
+        from plait.training.built_in_bases import has_minilm
 
         return has_minilm()
     return base_at_hand(name) is not None

@@ -6,5 +6,4 @@ FEATURE = Feature(
     name="chat",
     help="talk to a run's model in the terminal",
     verbs={"chat": "plait.features.chat.chat_verb:chat"},
-    afterwards="plait.features.chat.chat_verb:afterwards",
 )

@@ -12,7 +12,6 @@ import typer
 
 from plait.cli.output import RunOrNewest, run_or_newest
 from plait.progress import say, status
-from plait.rounds.run_view import RunView
 from plait.text import escaped
 
 if TYPE_CHECKING:
@@ -122,10 +121,3 @@ def _print(talk: _Talk, line: str) -> None:
         talk.answer(line, show)
     finally:
         sys.stdout.write("\n")
-
-
-def afterwards(view: RunView) -> tuple[str, str] | None:
-    """What to do after a run, and the command; None for a model that writes no text, or of which there is none yet."""
-    if view.is_classification or not view.rounds:
-        return None
-    return "Talk to it", "plait chat RUN"

@@ -4,7 +4,6 @@ from plait.feature import Feature
 
 FEATURE = Feature(
     name="exports",
-    afterwards="plait.features.exports.export:afterwards",
     help="adapters for other programs: PEFT, merged weights, GGUF, vLLM, Ollama, the hub",
     verbs={"export": "plait.features.exports.export_verb:export"},
     names={

@@ -15,7 +15,6 @@ from plait.errors import ConfigError, MachineError, did_you_mean
 from plait.files import directory_written_aside
 from plait.places import OnDemand
 from plait.progress import say, status
-from plait.rounds.run_view import RunView
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -192,8 +191,3 @@ def write_export(name: str, request: ExportRequest, *, progress: Progress = lamb
     }
     source = request.source
     return Export(name, directory, files, source.name, source.base, written.rank, written.lost, written.commands)
-
-
-def afterwards(view: RunView) -> tuple[str, str] | None:
-    """What to do after a run, and the command; None if there is no adapter yet."""
-    return ("Take it along", "plait export RUN my-adapter --to peft") if view.rounds else None

@@ -8,8 +8,9 @@ import numpy as np
 
 from plait.data import Dataset, as_dataset
 from plait.data.records import Record, RecordKind
-from plait.simulation.partition import Partition, held_out_by_share, held_out_by_value, partition
+from plait.simulation.partition import Partition, held_out_by_value, partition
 from plait.simulation.scheme import parse_partition
+from plait.simulation.shares import held_out_by_share
 
 
 def split_over(scheme: str, dataset: Dataset, clients: int) -> Partition:

@@ -30,7 +30,7 @@ def test_a_directory_is_found_and_fingerprinted(tmp_path: Path) -> None:
 def test_a_built_in_base_is_written_down_by_the_name_that_others_find_it_by(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ORIGINS.keys() == bases.BUILT_IN.keys()
     assert locate_base("tiny").reference.name == "tiny"
-    monkeypatch.setattr("plait.training.base_cache.minilm", lambda _: locate_base("tiny").directory)
+    monkeypatch.setattr("plait.training.built_in_bases.minilm", lambda _: locate_base("tiny").directory)
     reference = locate_base("minilm-l6").reference
     assert (reference.name, reference.built_in) == ("sentence-transformers/all-MiniLM-L6-v2", "minilm-l6")
     assert reference.here == "minilm-l6"

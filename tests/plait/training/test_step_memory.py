@@ -11,7 +11,7 @@ import torch
 
 from plait.adapters import AdapterState, Task
 from plait.errors import MachineError
-from plait.training import lesson, losses
+from plait.training import chosen_loss, lesson, losses
 from plait.training.blueprint import Blueprint
 from plait.training.examples import Example
 from plait.training.fused import FusedLanguageModel
@@ -113,13 +113,13 @@ def test_a_loss_of_a_users_own_is_never_cut_even_if_an_evaluation_was(
     def own_loss(logits: torch.Tensor, labels: torch.Tensor, _adapter: object) -> torch.Tensor:
         return torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
 
-    honest = lesson.ChosenLoss.__call__
+    honest = chosen_loss.ChosenLoss.__call__
 
-    def counted(self: lesson.ChosenLoss, batch: list[Example]) -> torch.Tensor:
+    def counted(self: chosen_loss.ChosenLoss, batch: list[Example]) -> torch.Tensor:
         seen.append(len(batch))
         return honest(self, batch)
 
-    monkeypatch.setattr(lesson.ChosenLoss, "__call__", counted)
+    monkeypatch.setattr(chosen_loss.ChosenLoss, "__call__", counted)
     monkeypatch.setattr(lesson, "loss_named", lambda _: own_loss)
     model = resident.carrying(blueprint.spec, blueprint.initial)
     parameters = adapter_parameters(model, blueprint.spec.layout)

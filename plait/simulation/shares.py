@@ -1,0 +1,231 @@
+"""Partitions by flwr-datasets' partitioners or a user's own function, and the held-out split in proportion to them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import operator
+import warnings
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, SupportsIndex, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plait.data import Dataset, Record, RecordKind
+from plait.errors import ConfigError
+from plait.own_code import BrokenError, Check, located_errors
+from plait.simulation.partition import Partition, names_of, partition, partition_of
+from plait.simulation.scheme import MIN_RECORDS, Argument, Scheme
+
+if TYPE_CHECKING:
+    from flwr_datasets.partitioner import Partitioner
+
+# The import of flwr_datasets takes a second: it brings datasets, pandas and matplotlib.
+
+
+def _dirichlet(clients: int, alpha: Argument, seed: int) -> Partitioner:
+    from flwr_datasets.partitioner import DirichletPartitioner
+
+    return DirichletPartitioner(
+        clients, "group", alpha=cast("float", alpha), min_partition_size=MIN_RECORDS, shuffle=False, seed=seed
+    )
+
+
+def _pathological(clients: int, classes: Argument, seed: int) -> Partitioner:
+    from flwr_datasets.partitioner import PathologicalPartitioner
+
+    # The first class in turn, the others at random, as in Li et al., arXiv 2102.02079.
+    return PathologicalPartitioner(
+        clients, "group", cast("int", classes), class_assignment_mode="first-deterministic", shuffle=False, seed=seed
+    )
+
+
+def _shard(clients: int, shards: Argument, seed: int) -> Partitioner:
+    from flwr_datasets.partitioner import ShardPartitioner
+
+    return ShardPartitioner(clients, "group", num_shards_per_partition=cast("int", shards), shuffle=False, seed=seed)
+
+
+def _sized(name: str) -> Callable[[int, Argument, int], Partitioner]:
+    def make(clients: int, argument: Argument, seed: int) -> Partitioner:
+        from flwr_datasets import partitioner
+
+        del argument, seed
+        return getattr(partitioner, name)(clients)
+
+    return make
+
+
+_PARTITIONERS: Mapping[str, Callable[[int, Argument, int], Partitioner]] = {
+    "iid": _sized("IidPartitioner"),
+    "dirichlet": _dirichlet,
+    "pathological": _pathological,
+    "shard": _shard,
+    "linear": _sized("LinearPartitioner"),
+    "square": _sized("SquarePartitioner"),
+    "exponential": _sized("ExponentialPartitioner"),
+}
+
+
+def drawn(dataset: Dataset, scheme: Scheme, *, clients: int, seed: int) -> Partition:
+    """A partition by one of flwr-datasets' partitioners."""
+    groups, group_names = _groups(dataset, scheme)
+    # The partitioners cut contiguous runs, of all records or of a class; in random order a run is a random sample.
+    order = _generator(seed, "order").permutation(len(dataset.records))
+    with _quiet():
+        partitioner = _PARTITIONERS[scheme.kind.name](clients, scheme.argument, seed)
+        try:
+            shares = _run(partitioner, order, groups)
+        except (ValueError, ZeroDivisionError) as error:  # the latter for shards smaller than one record
+            raise ConfigError(_impossible(dataset, scheme, clients)) from error
+    notes: list[str] = []
+    left_out = len(dataset.records) - sum(len(share) for share in shares)
+    if left_out:
+        reached = {int(groups[index]) for share in shares for index in share}
+        absent = [name for group, name in enumerate(group_names) if group not in reached]
+        classes = f", among them every record of {', '.join(absent[:8])}" if absent else ""
+        notes.append(f"{scheme} leaves {left_out} of {len(dataset.records)} records to no client{classes}")
+    return partition_of(dataset, _numbered(clients), shares, _held_out_shares(dataset, shares), notes)
+
+
+def _held_out_shares(dataset: Dataset, shares: Sequence[Sequence[int]]) -> list[list[int]]:
+    """For each client, the indices of its held-out records."""
+    if dataset.kind is not RecordKind.LABEL:
+        return held_out_by_share(*without_classes(dataset, shares))
+    index_of = {label: index for index, label in enumerate(dataset.labels)}
+    trained = np.zeros((len(shares), len(index_of)), np.int64)
+    for client, share in enumerate(shares):
+        for index in share:
+            trained[client, index_of[dataset.records[index].label]] += 1
+    return held_out_by_share(np.array([index_of[record.label] for record in dataset.held_out], np.int64), trained)
+
+
+def by_function(dataset: Dataset, scheme: Scheme, *, clients: int, seed: int) -> Partition:
+    """What a user's own function makes, checked: a share for each client, and no record in two of them."""
+    what = f"partition '{scheme.kind.name}'"
+    with located_errors(f"{what} failed"):
+        made = cast("Callable[..., object]", scheme.kind.split)(dataset, clients, seed)
+        if isinstance(made, Mapping):
+            named = cast("Mapping[object, Iterable[object]]", made)
+            names, parts = names_of([str(name) for name in named]), list(named.values())
+        else:
+            parts = list(cast("Iterable[Iterable[object]]", made))
+            names = _numbered(len(parts))
+        shares = [sorted(operator.index(cast("SupportsIndex", index)) for index in part) for part in parts]
+    if len(shares) != clients:
+        raise ConfigError(f"{what} gave {len(shares)} shares, expected clients = {clients}")
+    taken = [index for share in shares for index in share]
+    if len(set(taken)) != len(taken):
+        raise ConfigError(f"{what} gives a record to two clients, expected each index once")
+    if taken and not 0 <= min(taken) <= max(taken) < len(dataset.records):
+        raise ConfigError(f"{what} gave an index beyond the data, expected 0 to {len(dataset.records) - 1}")
+    left_out = len(dataset.records) - len(taken)
+    notes = [f"{scheme} leaves {left_out} of {len(dataset.records)} records to no client"] if left_out else []
+    return partition_of(dataset, names, shares, _held_out_shares(dataset, shares), notes)
+
+
+def _numbered(clients: int) -> list[str]:
+    return [f"client-{number:0{len(str(max(clients - 1, 10)))}}" for number in range(clients)]
+
+
+def _groups(dataset: Dataset, scheme: Scheme) -> tuple[NDArray[np.int64], Sequence[str]]:
+    """The class of every record, (records,), and the classes' names."""
+    if scheme.kind.by_label:
+        if dataset.kind is not RecordKind.LABEL:
+            raise ConfigError(
+                f"partition is '{scheme}' and data '{dataset.name}' has no labels; "
+                "expected 'text' and 'label' in each record"
+            )
+        if scheme.kind.counts_classes and cast("int", scheme.argument) > len(dataset.labels):
+            raise ConfigError(
+                f"partition is '{scheme}', expected at most the {len(dataset.labels)} classes of the data"
+            )
+        index_of = {label: index for index, label in enumerate(dataset.labels)}
+        return np.array([index_of[record.label] for record in dataset.records], np.int64), dataset.labels
+    return np.zeros(len(dataset.records), np.int64), ()
+
+
+def _run(partitioner: Partitioner, rows: NDArray[np.int64], groups: NDArray[np.int64]) -> list[list[int]]:
+    """Record indices of each client, ascending, from a table that holds indices and groups alone (in memory)."""
+    from datasets import Dataset as Table
+
+    partitioner.dataset = Table.from_dict({"index": rows.tolist(), "group": groups[rows].tolist()})
+    count = partitioner.num_partitions
+    return [sorted(cast("list[int]", partitioner.load_partition(k)["index"])) for k in range(count)]
+
+
+def _impossible(dataset: Dataset, scheme: Scheme, clients: int) -> str:
+    count = f"{len(dataset.records)} records over {clients} clients"
+    return f"{scheme} {scheme.kind.fails.format(count=count)}"
+
+
+def _generator(seed: int, purpose: str) -> np.random.Generator:
+    return np.random.default_rng([seed, *purpose.encode()])
+
+
+@contextlib.contextmanager
+def _quiet() -> Generator[None]:
+    """Hide the progress bars and warnings of flwr-datasets; what matters in them becomes an error or a note."""
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def without_classes(dataset: Dataset, shares: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For `held_out_by_share`, of data whose records have no classes."""
+    return np.zeros(len(dataset.held_out), np.int64), np.array([[len(share)] for share in shares], np.int64)
+
+
+def held_out_by_share(groups: NDArray[np.int64], trained: NDArray[np.int64]) -> list[list[int]]:
+    """The records of each client.
+
+    Args:
+        trained: (clients, classes), the training records of each client by class.
+
+    Returns:
+        For each client, the indices of its records, ascending.
+    """
+    parts: list[list[int]] = [[] for _ in trained]
+    for group in np.unique(groups):
+        weights = trained[:, group].astype(np.float64)
+        # No client trains on this class: it is shared out like all data.
+        weights = weights if weights.any() else trained.sum(axis=1).astype(np.float64)
+        shares = weights / weights.sum()
+        given = np.zeros(len(parts))
+        for count, index in enumerate(np.flatnonzero(groups == group), start=1):
+            client = int(np.argmax(shares * count - given))
+            given[client] += 1
+            parts[client].append(int(index))
+    return [sorted(part) for part in parts]
+
+
+_RECORDS = 120
+_CLIENTS = (2, 5)
+
+
+def _parts(scheme: Scheme, clients: int, seed: int = 0) -> Partition:
+    records: list[Record] = []
+    for number in range(_RECORDS):
+        text, label, author = f"line {number} " * (1 + number % 7), f"class-{number % 3}", f"a{number % 6}"
+        records.append(Record(text=text, label=label, columns={"author": author}))
+    data = Dataset.of("check", RecordKind.LABEL, records)
+    return partition(data, scheme, clients=clients, seed=seed)
+
+
+def _shares(scheme: Scheme) -> str:
+    notes = [note for clients in _CLIENTS for note in _parts(scheme, clients).notes]
+    return "; ".join(notes[:1])
+
+
+def _same(scheme: Scheme) -> None:
+    for clients in _CLIENTS:
+        if _parts(scheme, clients) != _parts(scheme, clients):
+            raise BrokenError("the same data and seed give other shares, expected the same")
+
+
+PARTITION_CHECKS: tuple[Check[Scheme], ...] = (
+    Check("each client gets a share and no record is in two", _shares),
+    Check("the same data and seed give the same shares", _same),
+)
+"""The contract of a partition scheme."""
