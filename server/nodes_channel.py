@@ -298,11 +298,6 @@ class NodesChannel:
         """Its address, with the actual port for a 0."""
         return str(self._address)
 
-    @property
-    def metrics_address(self) -> str | None:
-        """Address of the Prometheus page."""
-        return None if self._metrics_server is None else str(self._metrics_server.address)
-
     def nodes(self, at_least: int) -> Sequence[int]:
         """The nodes that are connected, have proved their key, and hold the base, once there are enough."""
         while len(found := self._ready()) < at_least:

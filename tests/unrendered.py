@@ -19,8 +19,6 @@ _PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
 )
 
-_DRAW, _DRAW_SVG = plots.draw, plots.draw_svg
-
 
 def _made(plot: Callable[[], matplotlib.figure.Figure]) -> bytes:
     plot()

@@ -349,14 +349,20 @@ def _staged(scratch: Path, server: HostileServer, honest: Honest, blueprint: Blu
     server.tasks.clear()
     server.forge = server.body = None
     stage = Stage(server, _started(scratch, server), honest, blueprint)
-    until(lambda: server.lines or stage.node.process.poll() is not None, "the node to be ready", patience_s=_PATIENCE_S)
-    stage.first = stage.do_honest_work()
-    if not stage.first:
-        raise RuntimeError("the node does no honest work")
-    for _ in range(2):
-        before = stage.node.cpu_s()
-        stage.do_honest_work()
-        stage.baseline_s = max(stage.baseline_s, stage.node.cpu_s() - before)
+    node = stage.node
+    try:
+        until(lambda: server.lines or node.process.poll() is not None, "the node to be ready", patience_s=_PATIENCE_S)
+        stage.first = stage.do_honest_work()
+        if not stage.first:
+            raise RuntimeError("the node does no honest work")
+        for _ in range(2):
+            before = node.cpu_s()
+            stage.do_honest_work()
+            stage.baseline_s = max(stage.baseline_s, node.cpu_s() - before)
+    except BaseException:
+        node.process.kill()
+        node.process.wait()
+        raise
     return stage
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import socket
+import ssl
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -331,6 +333,53 @@ def _strangers(job: Job, port: int, diary: Diary) -> None:
     _together([lambda: guards.reopen(f"127.0.0.1:{port}", threading.Event(), 25)] * 8)
 
 
+def _replayed_hellos(job: Job, port: int, diary: Diary) -> None:
+    """Without any certificate: one recorded ClientHello, sent again as fast as the server answers it."""
+    del job
+    outgoing = ssl.MemoryBIO()
+    with suppress(ssl.SSLWantReadError):
+        ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost").do_handshake()
+    hello = outgoing.read()
+
+    def replay() -> None:
+        while True:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port)) as connection:
+                connection.sendall(hello)
+                if connection.recv(1):
+                    diary.count("tried")
+                # Not left to the kernel's minute of waiting, which would use up this machine's ports.
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    _together([replay] * 2)
+
+
+def _pings(job: Job, port: int, diary: Diary) -> None:
+    """HTTP/2's pings without end: gRPC wants to close such a connection, and does so once it has nothing to answer."""
+    kit = job.kits / "clients" / "mallory"
+    tls = ssl.create_default_context(cafile=kit / "ca.crt")
+    tls.load_cert_chain(kit / "client.crt", kit / "client.key")
+    tls.set_alpn_protocols(["h2"])
+    settings, ping = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)), bytes((0, 0, 8, 6, 0, 0, 0, 0, 0)) + bytes(8)
+
+    def flood() -> None:
+        while True:
+            with (
+                suppress(OSError),
+                socket.create_connection(("localhost", port)) as plain,
+                tls.wrap_socket(plain, server_hostname="localhost") as connection,
+            ):
+                connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings)
+                connection.settimeout(0.01)
+                while True:
+                    connection.sendall(ping * 100)
+                    diary.count("tried", 100)
+                    with suppress(TimeoutError):
+                        if not connection.recv(1 << 16):
+                            break
+
+    _together([flood] * 2)
+
+
 def _together(works: list[Callable[[], None]]) -> None:
     threads = [threading.Thread(target=work, daemon=True) for work in works]
     for thread in threads:
@@ -345,6 +394,8 @@ ATTACKS = (
     Attack("idle streams", _idle_streams),
     Attack("revoked", _revoked),
     Attack("strangers", _strangers),
+    Attack("replayed hellos", _replayed_hellos),
+    Attack("pings", _pings),
     Attack("silent", _silent),
     Attack("many ranks", _many_ranks, ranks=(("alice", 2), ("bob", 2), ("mallory", 1))),
 )

@@ -626,7 +626,7 @@ class TestOperators:
 
 
 def page(channel) -> str:
-    with urllib.request.urlopen(f"http://{channel.metrics_address}/metrics", timeout=180) as reply:
+    with urllib.request.urlopen(f"http://{channel._metrics_server.address}/metrics", timeout=180) as reply:
         return reply.read().decode()
 
 
