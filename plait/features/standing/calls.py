@@ -68,11 +68,7 @@ class OperatorCalls:
         return [cast("dict[str, object]", run) for run in runs if isinstance(run, dict)]
 
     def fetch(self, run: str, directory: Path, *, max_gb: float) -> list[Path]:
-        """Fetch the files of a run that is over into a new directory; it appears only once all are here.
-
-        Returns:
-            The files, relative to the directory.
-        """
+        """Fetch the files of a run that is over into a new directory, which appears only once all are here."""
         if directory.exists():
             raise ConfigError(f"'{directory}' is there already, expected a new directory")
 

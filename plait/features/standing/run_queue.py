@@ -41,16 +41,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Entry:
-    """One run; its file holds the same.
-
-    Attributes:
-        place: in the order of submission.
-        number: of the run, the same after every restart.
-        submitted: when, in seconds since 1970, like the two below.
-        begun: when its clients were first welcomed; None if they were not.
-        ended: when it ended; None if it has not.
-        detail: why it failed.
-    """
+    """One run, its `place` in the order of submission, and times in seconds since 1970; its file holds the same."""
 
     run: str
     place: int
@@ -87,15 +78,10 @@ def read_queue(directory: Path) -> list[Entry]:
 
 
 class RunQueue:
-    """The queue of a server; its methods may be called from several threads.
-
-    Args:
-        directory: of the federation; made if missing.
+    """The queue of a server, in its directory, which is made if missing; may be called from several threads.
 
     Raises:
-        PeerError: a run's file is damaged.
-        ConfigError: another server has the directory.
-        MachineError: cannot be written.
+        PlaitError: a run's file is damaged, or another server has the directory.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -121,7 +107,7 @@ class RunQueue:
         self._lock.close()
 
     def folder(self, run: str) -> Path:
-        """The run directory of a run."""
+        """The directory of a run."""
         return self.directory / RUNS_FOLDER / run
 
     def entries(self) -> list[Entry]:
@@ -130,11 +116,7 @@ class RunQueue:
             return list(self._entries.values())
 
     def entry(self, run: str) -> Entry:
-        """One run.
-
-        Raises:
-            ConfigError: there is none of this name.
-        """
+        """One run; ConfigError if there is none of this name."""
         with self._changed:
             if run not in self._entries:
                 known = ", ".join(list(self._entries)[-5:]) or "none yet"
@@ -142,14 +124,10 @@ class RunQueue:
             return self._entries[run]
 
     def submit(self, config: Mapping[str, Scalar], *, number: int, priority: int = 0, name: str = "") -> Entry:
-        """Put a run into the queue.
-
-        Args:
-            name: of the run and its directory; by default the next of ``run-1``, ``run-2`` …
+        """Put a run into the queue; without a name it is the next of ``run-1``, ``run-2``.
 
         Raises:
             ConfigError: the name is taken or no name, or the queue is full.
-            MachineError: its file cannot be written; nothing is queued.
         """
         with self._changed:
             if name and not _NAME.fullmatch(name):
@@ -172,11 +150,7 @@ class RunQueue:
         return next((entry for entry in self.entries() if entry.state is State.RUNNING), None)
 
     def begin_next(self, *, wait_s: float) -> Entry | None:
-        """The next run to serve, which is running from now on: the most urgent, and the oldest of these.
-
-        Returns:
-            None if there is none.
-        """
+        """The next run to serve, which is running from now on: the most urgent, and the oldest of these."""
         with self._changed:
             entry = self._changed.wait_for(self._next, wait_s)
             return self._keep(replace(entry, state=State.RUNNING, begun=time.time())) if entry else None
@@ -189,11 +163,7 @@ class RunQueue:
                 self._keep(replace(entry, state=state, ended=time.time(), detail=detail[:_MOST_DETAIL]))
 
     def cancel(self, run: str) -> State:
-        """Cancel a run; returns the state that it was in.
-
-        Raises:
-            ConfigError: there is no such run, or it is over.
-        """
+        """Cancel a run; returns the state that it was in."""
         with self._changed:
             entry = self.entry(run)
             if entry.is_over:

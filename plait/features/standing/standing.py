@@ -10,20 +10,21 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import grpc
 
 from plait.api.resuming import is_reported
 from plait.api.serving import CLIENTS_SETTINGS, Serving, conclude, new_run_number, vouch_of
 from plait.config import RunConfig, Scalar, config_from_table
-from plait.errors import ConfigError, DiskFullError, Interrupted, PlaitError, PolicyError
+from plait.errors import ConfigError, DiskFullError, Interrupted, PeerError, PlaitError, PolicyError
 from plait.features.standing.run_queue import Entry, RunQueue, State
 from plait.places import bind_apps
 from plait.progress import say
@@ -32,6 +33,7 @@ from plait.rounds.events import ClientTurnedAway, Event, RoundStarted, WaitingFo
 from plait.rounds.ledger import read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_view import RunView
+from plait.transport.json_object import json_object
 from plait.transport.protocol import CHUNK_BYTES
 from plait.v1 import federation_pb2 as pb
 
@@ -72,9 +74,7 @@ class Standing:
         bind_apps()
         from server.served_run import open_channel
 
-        self._serving = serving
-        self._give_up_s = give_up_s
-        self._quiet = quiet
+        self._serving, self._give_up_s, self._quiet = serving, give_up_s, quiet
         self._queue = RunQueue(directory)
         self._lock = threading.Lock()
         self._current: tuple[str, StopRequest] | None = None
@@ -118,22 +118,14 @@ class Standing:
             self._on_start(self.channel.address)
 
     def submit(self, config_json: str, *, priority: int = 0, name: str = "") -> str:
-        """Put a run into the queue; returns its name.
-
-        Raises:
-            ConfigError: its settings are not valid, or no client could take part; one line.
-        """
+        """Put a run into the queue; returns its name. ConfigError, in one line, for settings that no run can have."""
         config = self._checked(config_json)
         entry = self._queue.submit(config.to_table(), number=new_run_number(), priority=priority, name=name)
         say(f"run {entry.run} was submitted", quiet=self._quiet)
         return entry.run
 
     def cancel(self, run: str) -> str:
-        """Cancel a run; returns the state that it was in.
-
-        Raises:
-            ConfigError: there is no such run, or it is over.
-        """
+        """Cancel a run; returns the state that it was in. ConfigError: there is no such run, or it is over."""
         with self._lock:
             was = self._queue.cancel(run)
             if self._current is not None and self._current[0] == run:
@@ -146,11 +138,7 @@ class Standing:
         return json.dumps({"runs": [_described(entry) for entry in self._queue.entries()[-_MOST_LISTED:]]})
 
     def files(self, run: str) -> Sequence[tuple[str, Path]]:
-        """The files of a run that is over, with their places.
-
-        Raises:
-            ConfigError: there is no such run, or it is not over.
-        """
+        """The files of a run that is over, with their places. ConfigError: there is no such run, or it is not over."""
         entry = self._queue.entry(run)
         if not entry.is_over:
             raise ConfigError(f"run '{run}' is {entry.state}, expected one that is over; `plait submit --wait` waits")
@@ -161,11 +149,6 @@ class Standing:
         return [(path.relative_to(folder).as_posix(), path) for path in found if path.is_file()]
 
     def _checked(self, config_json: str) -> RunConfig:
-        """The settings of a run that is being submitted.
-
-        Raises:
-            ConfigError: they are not valid, or ask for more clients than there are.
-        """
         from plait.federation import check_vouched_for
         from plait.settle import settle
 
@@ -174,12 +157,10 @@ class Standing:
                 f"settings have {len(config_json)} characters, expected at most {_MOST_CONFIG_CHARACTERS}"
             )
         try:
-            table: object = json.loads(config_json)
-        except (ValueError, RecursionError) as error:
-            raise ConfigError("settings are not JSON, expected one object") from error
-        if not isinstance(table, dict):
-            raise ConfigError("settings are not a JSON object, expected one")
-        config = _naming_nothing(cast("dict[str, Scalar]", {**table, "out": ""}), where="submitted settings")
+            table = cast("dict[str, Scalar]", json_object(config_json, what="text of the settings"))
+        except PeerError as error:
+            raise ConfigError(str(error)) from error
+        config = _naming_nothing({**table, "out": ""}, where="submitted settings")
         settled = settle(config)
         if vouch_of(self._serving) is None:
             check_vouched_for(settled)
@@ -195,7 +176,6 @@ class Standing:
         return config
 
     def _serve(self, entry: Entry) -> None:
-        """Serve one run to its end."""
         stop = StopRequest()
         with self._lock:
             self._current = (entry.run, stop)
@@ -262,34 +242,27 @@ def calls_of(desk: Standing) -> MoreCalls:
     """The gRPC calls of an operator, which a server decides."""
     from server.guard import MoreCalls
 
-    unary, stream = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
-    return MoreCalls(
-        pb.DESCRIPTOR.services_by_name["Operations"].full_name,
-        lambda disk: {
-            name: make(partial(call, desk, disk), request.FromString, reply.SerializeToString)
-            for name, make, call, request, reply in (
-                ("Submit", unary, _submit, pb.SubmitRequest, pb.SubmitReply),
-                ("Cancel", unary, _cancel, pb.CancelRequest, pb.CancelReply),
-                ("Runs", unary, _runs, pb.RunsRequest, pb.RunsReply),
-                ("Fetch", stream, _fetch, pb.FetchRequest, pb.FilePart),
-            )
-        },
-    )
+    def handlers(disk: Executor) -> Mapping[str, grpc.RpcMethodHandler[Any, Any]]:
+        unary, stream = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
 
+        async def submit(said: pb.SubmitRequest, context: Context) -> pb.SubmitReply:
+            ask = partial(desk.submit, said.config_json, priority=said.priority, name=said.name)
+            return pb.SubmitReply(run=await _answer(disk, ask, context))
 
-async def _submit(desk: Standing, disk: Executor, request: pb.SubmitRequest, context: Context) -> pb.SubmitReply:
-    def submitted() -> str:
-        return desk.submit(request.config_json, priority=request.priority, name=request.name)
+        async def cancel(said: pb.CancelRequest, context: Context) -> pb.CancelReply:
+            return pb.CancelReply(was=await _answer(disk, partial(desk.cancel, said.run), context))
 
-    return pb.SubmitReply(run=await _answer(disk, submitted, context))
+        async def runs(_: pb.RunsRequest, context: Context) -> pb.RunsReply:
+            return pb.RunsReply(json=await _answer(disk, desk.runs_json, context))
 
+        return {
+            "Submit": unary(submit, pb.SubmitRequest.FromString, pb.SubmitReply.SerializeToString),
+            "Cancel": unary(cancel, pb.CancelRequest.FromString, pb.CancelReply.SerializeToString),
+            "Runs": unary(runs, pb.RunsRequest.FromString, pb.RunsReply.SerializeToString),
+            "Fetch": stream(partial(_fetch, desk, disk), pb.FetchRequest.FromString, pb.FilePart.SerializeToString),
+        }
 
-async def _cancel(desk: Standing, disk: Executor, request: pb.CancelRequest, context: Context) -> pb.CancelReply:
-    return pb.CancelReply(was=await _answer(disk, lambda: desk.cancel(request.run), context))
-
-
-async def _runs(desk: Standing, disk: Executor, _: pb.RunsRequest, context: Context) -> pb.RunsReply:
-    return pb.RunsReply(json=await _answer(disk, desk.runs_json, context))
+    return MoreCalls(pb.DESCRIPTOR.services_by_name["Operations"].full_name, handlers)
 
 
 async def _fetch(desk: Standing, disk: Executor, request: pb.FetchRequest, context: Context) -> None:
@@ -320,11 +293,7 @@ def _described(entry: Entry) -> dict[str, object]:
 
 
 def _naming_nothing(table: dict[str, Scalar], *, where: str) -> RunConfig:
-    """Settings without those of clients, which a simulation's file names; the queue may be another's, too.
-
-    Raises:
-        ConfigError: they are not valid, or name files, code or other servers of the machine.
-    """
+    """Settings without those of clients, which a simulation's file names; the queue may be another's, too."""
     config = config_from_table(table, where=where).model_copy(update=dict.fromkeys(CLIENTS_SETTINGS, ""))
     for key in _OF_THE_MACHINE:
         if getattr(config, key) not in ("", "none"):
@@ -337,35 +306,29 @@ class _Patience:
     """Ends a run whose connected clients cannot take part, so that the queue goes on; not one that waits for some."""
 
     def __init__(self, seconds: float, stop: StopRequest) -> None:
-        self._seconds = seconds
-        self._stop = stop
-        self._timer: threading.Timer | None = None
+        self._seconds, self._stop = seconds, stop
+        self._timer = threading.Timer(0, self.close)
         self._why: dict[str, str] = {}
-        self._has_begun = False
         self.reason = ""
 
     def hear(self, event: Event) -> None:
         """Notice an event of the run."""
-        match event:
-            case RoundStarted():
-                self._has_begun = True
-                self.close()
-            case ClientTurnedAway():
-                self._why[event.client] = event.detail or event.reason
-            case WaitingForClients():
-                self.close()
-                if not self._has_begun and event.unfit and event.here - event.unfit < event.wanted:
-                    what = f"{event.unfit} of {event.here} connected clients cannot take part, {event.wanted} must"
-                    self._timer = threading.Timer(self._seconds, self._give_up, (what,))
-                    self._timer.daemon = True
-                    self._timer.start()
-            case _:
-                pass
+        if isinstance(event, ClientTurnedAway):
+            self._why[event.client] = event.detail or event.reason
+        elif isinstance(event, RoundStarted):
+            self.close()
+            self._seconds = math.inf
+        elif isinstance(event, WaitingForClients):
+            self.close()
+            if event.unfit and event.here - event.unfit < event.wanted and self._seconds < math.inf:
+                what = f"{event.unfit} of {event.here} connected clients cannot take part, {event.wanted} must"
+                self._timer = threading.Timer(self._seconds, self._give_up, (what,))
+                self._timer.daemon = True
+                self._timer.start()
 
     def close(self) -> None:
         """Stop waiting."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self._timer.cancel()
 
     def _give_up(self, what: str) -> None:
         why = "; ".join(f"{client}: {detail}" for client, detail in list(self._why.items())[:_MOST_NAMED])

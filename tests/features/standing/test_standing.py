@@ -53,8 +53,8 @@ def test_a_run_in_a_queue_of_somebody_else_s_names_nothing_either(
     ("config", "message"),
     [
         (json.dumps({**RUN, "base": "x" * 16384}), "settings have 16434 characters, expected at most 16384"),
-        ("[1]", "settings are not a JSON object"),
-        ("{", "settings are not JSON"),
+        ("[1]", "text of the settings is a JSON list, expected an object"),
+        ("{", "text of the settings is not JSON"),
         (json.dumps({**RUN, "ranc": 4}), "submitted settings: unknown key 'ranc'; did you mean 'rank'"),
         (json.dumps({**RUN, "publish": "/tmp/x"}), "publish is given, expected none in a submitted run"),
         (json.dumps({**RUN, "init-adapter": "/etc"}), "init-adapter is given, expected none in a submitted run"),
