@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import cast
 
 from client.journal import shown, size
+from plait.aggregation import RULES
 from plait.aggregation.stated_rule import STATED
 from plait.choice import parse_choice
 from plait.config import RunConfig, Scalar
@@ -101,6 +102,7 @@ class Proposal:
             self._sent,
             *self._also_sent(objective.losses, f"counts of examples and tokens{labels}"),
             *(line for words in self._words for line in words.promised),
+            *self._liars,
             *self._who_sees,
         )
 
@@ -116,6 +118,17 @@ class Proposal:
         if not any(words.under_masks for words in self._words):
             return (f"also sent: {losses}, {counts}, {besides}",)
         return f"also sent under masks: {losses}, how long its update is", f"also sent: {besides}"
+
+    @property
+    def _liars(self) -> tuple[str, ...]:
+        """What other members can do to the result; nothing where the rule withstands some, or is the server's own."""
+        name, _ = parse_choice(self.config.rule)
+        rule = RULES.get(name)
+        if rule is None or rule.least_clients > 1:
+            return ()
+        which = " and masks would hide which," if any(words.under_masks for words in self._words) else ""
+        spoils = f"one member that lies can spoil the result,{which} because rule {shown(name)} is a mean"
+        return (f"{spoils}: where members are not trusted, ask for a run with --rule median, which is not masked",)
 
     @property
     def _who_sees(self) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from plait.rounds.channel import Channel, StopRequest
 from plait.rounds.checkpoint import save_checkpoint
 from plait.rounds.coordinator import Coordinator
 from plait.rounds.costs import Opening
-from plait.rounds.events import CombiningRule, Event, Plugin, Resumed, RunFinished, RunStarted, start_of
+from plait.rounds.events import CombiningRule, Event, NotPublished, Plugin, Resumed, RunFinished, RunStarted, start_of
 from plait.rounds.ledger import Ledger, OnEvent, read_events
 from plait.rounds.recorded import Kept, kept_in
 from plait.rounds.recorded_settings import check_sources, recorded_settings
@@ -85,7 +85,7 @@ def run_federation(
     was_done = state.round == config.rounds
     try:
         state = coordinator.run(state)
-        kept = _kept(directory, state, publisher, best=config.keep == "best")
+        kept = _kept(directory, ledger, state, publisher, keep=config.keep)
         directory.tidy_clients()
         ledger.append(
             RunFinished(
@@ -147,10 +147,15 @@ def _coordinator(
     )
 
 
-def _kept(directory: RunDirectory, state: RunState, publisher: Publisher, *, best: bool) -> Kept:
-    """The adapter that the run ends with, which is published now unless it was with its round."""
-    kept = kept_in(RunView.of(read_events(directory.ledger)), best=best)
-    if kept is None or (not best and kept.round == state.round):
+def _kept(directory: RunDirectory, ledger: Ledger, state: RunState, publisher: Publisher, *, keep: str) -> Kept:
+    """The adapter that the run ends with; if it is the last round's, its card now has all figures."""
+    view = RunView.of(read_events(directory.ledger))
+    kept = kept_in(view, keep=keep)
+    if kept is None and state.accepted_shadow:
+        kept = Kept(0, state.accepted_shadow.digest().hex())
+    if kept and kept.round < state.round and state.round not in {*view.evaluations, *view.not_published}:
+        ledger.append(NotPublished(round=state.round, kept=kept.round))
+    if kept is None or kept.round == state.round:
         publisher.publish(state)
     return kept or Kept(state.round, state.shadow.digest().hex())
 

@@ -57,6 +57,8 @@ _LARGEST_FACTOR = 2.0
 _LARGEST_CHANGE, _COARSE = 0.25, 2.0
 # Minimum held-out sequences: of all clients together, the same with classes (one label each), of each client.
 _LEAST_EVALUATED, _LEAST_LABELLED, _LEAST_OF_ONE = 64, 256, 4
+# A step is taken back before the next round begins, and where losses are compared client by client.
+_COMPARED = {Trait.FIGURES, Trait.WAITS}
 _FEW = 8  # clients that evaluate without being sampled
 
 
@@ -131,7 +133,7 @@ class Settled:
             weighting=Weighting(config.weighting),
             keep_updates=config.keep_updates,
             starts_anew=not config.init_adapter,
-            watch=Watch(take_back=config.keep != "last", keep_best=config.keep == "best"),
+            watch=Watch(config.keep, take_back=config.keep != "last" and _COMPARED.isdisjoint(config.gone)),
             seed=config.seed,
             settings=_task_settings(config, self.method, self.rule),
         )
@@ -269,8 +271,8 @@ def _checks(config: RunConfig, gone: Collection[Trait]) -> dict[str, str]:
     """Checks of updates and steps, where the server can make them."""
     # Where an update has its noise already, how long it is tells nothing.
     bound = "off" if Trait.SINGLE_UPDATES in gone else _NORM_BOUND if config.norm_bound == "auto" else config.norm_bound
-    # Taking a step back compares losses client by client.
-    return {"norm_bound": bound} | ({"keep": "last"} if Trait.FIGURES in gone else {})
+    # Nothing is known of an adapter that nobody evaluates.
+    return {"norm_bound": bound} | ({"keep": "last"} if Trait.LOSSES in gone else {})
 
 
 def _server_step(config: RunConfig, gone: Collection[Trait]) -> dict[str, object]:

@@ -89,7 +89,7 @@ def server_disk_bytes(settled: Settled, spec: AdapterSpec, sent: Traffic) -> int
     """The disk space of a run directory, with every update received, without the rule's own state."""
     config, plan, bits = settled.config, settled.plan, settled.codec.bits
     bits = max(bits, NEW_FACTORS_BITS) if settled.new_factors else bits
-    accepted = 2 * (config.keep != "last")  # the master, and what was evaluated
+    accepted = plan.watch.guards + plan.watch.take_back  # what is published, and the master to go back to
     adapters = 1 + CHECKPOINTS_KEPT * (1 + accepted + 1 + settled.optimizer.copies + bits / 32)
     records = plan.rounds * (plan.cohort_size + plan.clients * config.evaluates)
     return round(4 * spec.layout.size * adapters) + sent.uplink_bytes + _REPORT_BYTES + _RECORD_BYTES * records

@@ -19,6 +19,7 @@ from plait.rounds.events import (
     EndedEarly,
     Evaluated,
     Event,
+    NotPublished,
     PublishFailed,
     ReplyReceived,
     RoundFinished,
@@ -115,7 +116,7 @@ class Viewer:
                 self._warn("not published", f"round {event.round}: {_clean(event.detail)}")
             case Evaluated():
                 self._show_loss(event)
-            case StepTakenBack() | EndedEarly():
+            case StepTakenBack() | NotPublished() | EndedEarly():
                 self._screen.print(f"[yellow]{event.sentence}[/]")
             case _:
                 pass

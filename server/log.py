@@ -25,6 +25,7 @@ _SAID: Mapping[type[events.Event], tuple[str, tuple[str, ...]]] = {
     events.ClientReplaced: ("client-replaced", ("round", "client", "by")),
     events.UpdateRefused: ("update-refused", ("round", "client", "reason", "stage", "detail")),
     events.StepTakenBack: ("step-taken-back", ("round", "worse", "accepted", "taken_back", "scale")),
+    events.NotPublished: ("not-published", ("round", "kept", "risen", "above")),
     events.EndedEarly: ("ended-early", ("round", "reason")),
     events.RoundMissed: ("round-missed", ("round", "attempt", "received")),
 }

@@ -153,9 +153,9 @@ def _check_adapter(
     from plait.rounds.recorded import kept_in
     from plait.rounds.run_view import RunView
 
-    best = settings.keep == "best"
+    guards = settings.keep != "last"
     view = RunView.of(events)
-    kept = kept_in(view, best=best)
+    kept = kept_in(view, keep=settings.keep)
     if kept is None and not directory.adapter.exists():
         return "none yet; no round has finished"
     digest = load_peft_directory(directory.adapter).digest
@@ -164,16 +164,19 @@ def _check_adapter(
     # The run was killed between publishing a round's adapter and recording it in the ledger, or the other way round.
     last, _ = finished_in_checkpoint(directory.checkpoints)
     finished = kept.round if kept else 0
-    if not best and last and (last.adapter, last.round) == (digest, finished + 1):
+    if not guards and last and (last.adapter, last.round) == (digest, finished + 1):
         return f"that of round {finished + 1}, which `plait resume` will finish"
     newest = max(number for number, event in enumerate(events) if number == 0 or event.event in _REPLACES)
-    before = kept_in(RunView.after(events[:newest]), best=best)
+    before = kept_in(RunView.after(events[:newest]), keep=settings.keep)
     if before and digest == before.adapter and not view.finished:
         return f"that of round {before.round}, which `plait resume` will replace"
-    if kept and (published := _published(directory, resolved(), kept.adapter)) and published[1] != published[0]:
+    published = _published(directory, resolved(), kept.adapter if kept else "") if kept or guards else ("", "")
+    if kept is None and digest in published:
+        return "that of round 0; the base was not evaluated"
+    if kept and published[1] != published[0]:
         if published == (kept.adapter, digest):
             return f"that of round {kept.round}, in plain PEFT form"
-        if best and published[0] != kept.adapter:
+        if guards and published[0] != kept.adapter:
             return f"not checked: the plain PEFT form of round {kept.round}, whose checkpoint is gone"
     expected = kept.adapter[:16] if kept else "none before the first round is finished"
     raise PeerError(f"adapter in '{directory.adapter}' is {digest[:16]}, expected {expected}")
@@ -186,6 +189,6 @@ def _published(directory: RunDirectory, run: Run, kept: str) -> tuple[str, str]:
 
     state = load_checkpoint(directory.checkpoints, run.ranks)
     accepted = state.accepted_shadow
-    shadow = accepted if accepted and accepted.digest().hex() == kept else state.shadow
+    shadow = accepted if accepted and kept in ("", accepted.digest().hex()) else state.shadow
     _, adapter = servable(run.ranks.master.spec, shadow)
     return shadow.digest().hex(), adapter.digest().hex()

@@ -63,7 +63,9 @@ def _learned(view: RunView) -> Answer:
         text = f"Losses stay with the clients: the run is differentially private. {warned}".rstrip()
         return Answer(question, "Not shown", text, is_bad=bool(warned))
     if base is None or final is None or not final.round:
-        return Answer(question, "Not yet", "No round has been evaluated.")
+        if final is None or not view.not_published:
+            return Answer(question, "Not yet", "No round has been evaluated.")
+        return Answer(question, "No", "No adapter was better than the base, so none is published.", is_bad=True)
     text = f"Held-out loss {loss_text(base.loss)} → {loss_text(final.loss)} ({moved_text(final, base)})"
     if minus := view.learned.loss_is_minus:
         text = f"Mean {minus} {minus_text(base.loss)} → {minus_text(final.loss)}"
@@ -194,6 +196,6 @@ def advice(view: RunView) -> Iterator[str]:
         yield "A lower --learning-rate, or lr of --server-optimizer, would avoid that."
     if view.ended_early:
         yield view.ended_early.sentence
-    kept = view.end.kept_round if view.end else None
-    if kept is not None and kept < len(view.rounds) and not any(event.ends for event in view.taken_back.values()):
-        yield f"The published adapter is that of round {kept}, the best evaluated one."
+    newest = max(view.not_published.values(), key=lambda event: event.round, default=None)
+    if newest and view.end and newest.round > (view.end.kept_round or 0):
+        yield newest.sentence

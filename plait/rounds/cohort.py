@@ -46,7 +46,7 @@ class ServerSide:
     Attributes:
         recorded: by an earlier part of the run.
         conclude: finishes a round once its checkpoint is complete.
-        evaluated: records an evaluation that nothing else follows from.
+        evaluated: records an evaluation of a state beside training, and publishes it if it may be.
         standing: of the run's evaluations, if steps are taken back.
         least: clients without which no round begins.
     """
@@ -65,7 +65,7 @@ class ServerSide:
     roster: Roster
     recorded: Recorded
     conclude: Callable[[RunState], None]
-    evaluated: Callable[[Evaluated], None]
+    evaluated: Callable[[Evaluated, RunState], None]
     standing: Callable[[], Standing | None]
     least: int
 

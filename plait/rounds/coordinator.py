@@ -27,7 +27,6 @@ from plait.rounds.roster import Roster
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import RunPlan, TaskSettings
 from plait.rounds.run_state import Ranks, RunState, note_held
-from plait.rounds.watch import standing_after
 from plait.rounds.way import Way
 
 
@@ -74,7 +73,6 @@ class Coordinator:
         recorded = Recorded.of(read_events(self.directory.ledger))
         self._log.recall(recorded)
         following, self._reached = self._following, state.round
-        following.recall(recorded)
         try:
             if recorded.finished < state.round:
                 self._conclude(state)
@@ -84,7 +82,7 @@ class Coordinator:
 
                 events_ = read_events(self.directory.ledger)
                 self._log.paces = Paces.of(events_, local_steps=self.plan.settings.local_steps)
-            following.standing = standing_after(each for each in recorded.held_out if each.round < state.round)
+            following.recall(recorded, state)
             newest = next((each for each in recorded.held_out if each.round == state.round), None)
             if newest and following.is_over(state.round):
                 return following.follow_up(state, newest)
@@ -200,7 +198,7 @@ class Coordinator:
     def _evaluate(self, state: RunState, collector: Collector) -> RunState:
         state, evaluated = collector.evaluate(state)
         if evaluated is None:
-            return state
+            return self._following.unmeasured(state)
         self.ledger.append(evaluated)
         return self._following.follow_up(state, evaluated)
 
@@ -209,7 +207,7 @@ class Coordinator:
         if spent := self.way.costs.spent(state, self._log.epsilons):
             # Before the adapter is published, whose card says what it cost.
             self.ledger.append(spent)
-        if not self.plan.watch.keep_best:
+        if not self.plan.watch.guards:
             self.publish(state)
         if not self.plan.keep_updates:
             self.directory.clear_updates()

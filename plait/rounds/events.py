@@ -707,7 +707,6 @@ class StepTakenBack(Event):
         taken_back: ``half`` or ``all`` of the way since `accepted`.
         adapter: digest of the adapter that clients hold from here on, in hexadecimal.
         broadcast_distortion: relative error of the broadcast's encoding.
-        ends: whether the run ends here, and `adapter` is the evaluated one of `accepted`, which is published.
     """
 
     event = "step_taken_back"
@@ -718,18 +717,43 @@ class StepTakenBack(Event):
     taken_back: str = ""
     adapter: str = ""
     broadcast_distortion: Number | None = None
-    ends: bool = False
 
     @property
     def sentence(self) -> str:
         """What happened, in words."""
         rose = f"After round {self.round} the held-out loss was {self.worse:.3f} above the best evaluation"
         since = f"the step since round {self.accepted}"
-        if self.ends:
-            return f"{rose}: the adapter of round {self.accepted} is published instead."
         if self.taken_back == "half":
             return f"{rose}: half of {since} was taken back, and later steps count {self.scale:g} times."
         return f"{rose}: {since} was taken back."
+
+
+class NotPublished(Event):
+    """The adapter after `round` is not published: that of round `kept` stays.
+
+    Attributes:
+        risen: how far its held-out loss is above that of round `above`, in nats, by the mean or the median of clients;
+            None if it is not known whether it is above the base's.
+        higher: for how many clients it is higher, and of how many; None where losses of single clients are not known.
+    """
+
+    event = "not_published"
+    round: Count
+    kept: Count = 0
+    risen: Number | None = None
+    above: Count = 0
+    higher: tuple[Count, Count] | None = None
+
+    @property
+    def sentence(self) -> str:
+        """What happened, in words."""
+        if self.risen is None:
+            why = "nothing says that it is better than the base"
+        else:
+            most = f", higher for {self.higher[0]} of {self.higher[1]} clients" if self.higher else ""
+            other = f"that of round {self.above}" if self.above else "the base's"
+            why = f"its held-out loss is {self.risen:.3f} above {other}{most}"
+        return f"The adapter of round {self.round} is not published, because {why}; that of round {self.kept} stays."
 
 
 class EndedEarly(Event):

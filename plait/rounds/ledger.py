@@ -310,6 +310,7 @@ KEPT: Mapping[type[Event], frozenset[str]] = {
     # Losses of clients' data: left out as a whole.
     events.Evaluated: frozenset(),
     events.StepTakenBack: frozenset(),
+    events.NotPublished: frozenset(),
     events.Reference: frozenset(),
     # Recorded only where the run's operator asks for it, who is told that membership is not covered.
     events.Audited: ALL,

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from plait.rounds.events import Evaluated, Event, StepTakenBack, UpdateReceived
+from plait.rounds.events import Evaluated, Event, UpdateReceived
 from plait.rounds.run_view import RunView
-from plait.rounds.watch import standing_after
+from plait.rounds.watch import guard_after
 
 
 @dataclass(frozen=True)
@@ -25,19 +25,17 @@ class Kept:
     adapter: str
 
 
-def kept_in(view: RunView, *, best: bool) -> Kept | None:
-    """The adapter that a run publishes, as far as its ledger says; None before there is one.
+def kept_in(view: RunView, *, keep: str) -> Kept | None:
+    """The adapter that a run publishes, as far as its ledger says; None before there is one, or nothing says which.
 
     Args:
-        best: whether it is that of the evaluation with the lowest loss, not the newest.
+        keep: the run's setting: which adapters are published.
     """
-    if best:
-        lowest = standing_after(view.held_out).best
-        return Kept(lowest.round, lowest.adapter) if lowest else None
+    if keep != "last":
+        kept = guard_after(keep, view.held_out).kept
+        return Kept(kept.round, kept.adapter) if kept else None
     steps = [event for event in (*view.rounds.values(), *view.taken_back.values()) if event.adapter]
     newest = max(steps, key=lambda event: (event.round, event.seq), default=None)
-    if isinstance(newest, StepTakenBack) and newest.ends:
-        return Kept(newest.accepted, newest.adapter)
     return Kept(newest.round, newest.adapter or "") if newest else None
 
 
@@ -53,6 +51,7 @@ class Recorded:
         misfits: rounds, clients and reasons of the recorded refusals.
         held_out: the recorded evaluations, in the order of their rounds.
         taken_back: rounds whose steps are recorded as taken back, or as impossible to take back.
+        not_published: rounds whose adapters are recorded as not published.
         ended_early: whether it records that the run ended before its last round.
         steps: that clients were asked for, by round and client, where each has its own number.
         epsilons: what private records have cost so far, by client, as it said last.
@@ -68,6 +67,7 @@ class Recorded:
     misfits: frozenset[tuple[int, str, str]]
     held_out: tuple[Evaluated, ...]
     taken_back: frozenset[int]
+    not_published: frozenset[int]
     ended_early: bool
     steps: Mapping[tuple[int, str], int]
     epsilons: Mapping[str, float]
@@ -93,6 +93,7 @@ class Recorded:
             misfits=frozenset((event.round, event.client, event.reason) for event in view.refusals),
             held_out=view.held_out,
             taken_back=frozenset(view.taken_back),
+            not_published=frozenset(view.not_published),
             ended_early=view.ended_early is not None,
             steps=view.asked,
             epsilons={event.client: event.epsilon for event in heard if event.epsilon is not None},

@@ -121,7 +121,7 @@ class RunState:
         clip_norm: of the next round, for a run with differential privacy; None before its first, and without.
         update_length: that the next round's mean may have, for a run with secure aggregation; likewise.
         accepted: the master at the last evaluation that was not worse (see watch.py); None if nothing is kept.
-        accepted_shadow: likewise the adapter that was evaluated.
+        accepted_shadow: the adapter that is published, where that follows from evaluations.
         versions: the shadows of earlier rounds from which updates may still come, by round.
         remembered: what the run's way remembers besides from round to round, as JSON.
         finished: the event that ends round `round`; None before round 1. It is kept with the state so that the ledger
@@ -150,10 +150,6 @@ class RunState:
     def shadow(self) -> AdapterState:
         """The adapter of an up-to-date client of the master's rank."""
         return self.tracks[0].shadow
-
-    def accept(self) -> RunState:
-        """The state whose evaluation was not worse: steps are taken back towards it."""
-        return replace(self, accepted=self.adapter, accepted_shadow=self.shadow)
 
     def at(self, version: int) -> RunState:
         """The state as clients know it that began with the adapter of round `version`.

@@ -30,6 +30,7 @@ class RunView(RunNow):
         updates: accepted updates, by (round, client).
         refusals: updates and evaluations that were not accepted.
         taken_back: steps that made the adapter worse, by round.
+        not_published: adapters that were not, by round.
         audited: what attacks found, if that was recorded.
         erased: clients whose updates were, in order.
         of_features: events of features, by kind; of what a run repeated, the last.
@@ -46,6 +47,7 @@ class RunView(RunNow):
     )
     refusals: list[events.UpdateRefused] = field(default_factory=list[events.UpdateRefused])
     taken_back: dict[int, events.StepTakenBack] = field(default_factory=dict[int, events.StepTakenBack])
+    not_published: dict[int, events.NotPublished] = field(default_factory=dict[int, events.NotPublished])
     references: dict[str, events.Reference] = field(default_factory=dict[str, events.Reference])
     audited: events.Audited | None = None
     erased: list[str] = field(default_factory=list[str])
@@ -96,6 +98,8 @@ class RunView(RunNow):
                 self.sent_bytes_before[event.round] = self.sent.total_bytes
             case events.StepTakenBack():
                 self.taken_back[event.round] = event
+            case events.NotPublished():
+                self.not_published[event.round] = event
             case events.Reference():
                 self.references[event.kind] = event
             case events.Audited():

@@ -1,23 +1,31 @@
-"""Decisions from a run's evaluations: which steps made the adapter worse, how long the next one is.
+"""Decisions from a run's evaluations: which adapters are published, which steps are taken back, how long the next is.
 
-An evaluation is worse if its mean held-out loss is above that of the best one before by more than a fraction of the
-gain so far, and at least half of the clients that evaluate see it rise. The server then takes half of the
-step back (`aggregator.Aggregator.take_back`) and scales the steps that follow, a backtracking line search over rounds
-(Armijo, "Minimization of functions having Lipschitz continuous first partial derivatives", 1966). Every evaluation
-that is not worse doubles the scale again, up to 1.
+**What is published** (`Guard`): an evaluated adapter whose mean held-out loss is neither above the base's, nor above
+that of the best published one by more than a fraction of the gain so far. Where the losses of single clients are known
+the same must hold of their median change, which fewer than half of them cannot move: they can keep a run from
+publishing, and cannot make it publish what the others see is worse. Of a masked sum only the mean is known, which one
+client can move.
+
+**Which steps are taken back** (`Standing`): one after which the mean held-out loss is above that of the best
+evaluation before by more than that fraction, if at least half of the clients that evaluate see it rise. The server
+takes half of it back (`aggregator.Aggregator.take_back`) and scales the steps that follow, a backtracking line search
+over rounds (Armijo, "Minimization of functions having Lipschitz continuous first partial derivatives", 1966). Every
+evaluation that is not worse doubles the scale again, up to 1.
 
 Clients evaluate the same sequences every time, so losses are compared client by client, over the clients that two
-evaluations have in common. Pure: a run that was killed computes the same standing from its ledger. Knows no adapter.
+evaluations have in common; those of masked sums by how far they are from the start, which each client measured itself.
+Pure: a run that was killed computes the same from its ledger. Knows no adapter.
 """
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import reduce
 
-from plait.rounds.events import Evaluated
+from plait.rounds.events import Evaluated, NotPublished
 
 _TOLERATED = 0.02
 """Fraction of the gain so far by which an evaluation may exceed the best one before."""
@@ -29,12 +37,17 @@ class Watch:
     """What a run does about its evaluations.
 
     Attributes:
+        keep: which adapters are published: ``accepted`` and ``best`` as the `Guard` says, ``last`` for every round's.
         take_back: whether a step that made the adapter worse is taken back, and later steps are shortened.
-        keep_best: whether the adapter of the lowest loss is published, not that of the last round.
     """
 
+    keep: str = "last"
     take_back: bool = False
-    keep_best: bool = False
+
+    @property
+    def guards(self) -> bool:
+        """Whether an adapter is published only once its evaluation allows it."""
+        return self.keep != "last"
 
 
 @dataclass(frozen=True)
@@ -43,22 +56,106 @@ class Change:
 
     Attributes:
         mean: over the tokens of the clients, in nats.
-        risen: fraction of the clients whose loss has risen, 0 to 1.
+        median: over the clients, in nats; the mean where losses of single clients are not known.
+        risen: number of clients whose loss has risen; None likewise.
+        clients: those that both evaluations have; 0 likewise.
     """
 
     mean: float
-    risen: float
+    median: float
+    risen: int | None = None
+    clients: int = 0
+
+    @property
+    def is_of_most(self) -> bool:
+        """Whether the loss of at least half of the clients has risen."""
+        return self.risen is not None and 2 * self.risen >= self.clients
 
 
 def change_since(before: Evaluated, after: Evaluated) -> Change | None:
     """How the loss has changed for the clients that both evaluations have; None if there are none."""
+    if not before.by_client and not after.by_client:
+        mean = _of_sums(before, after)
+        return Change(mean, mean)
     common = [(after.by_client[name], score) for name, score in before.by_client.items() if name in after.by_client]
     tokens = sum(now.tokens or 1 for now, _ in common)
     if not tokens:
         return None
     changes = [now.loss - score.loss for now, score in common]
     mean = math.fsum(change * (now.tokens or 1) for change, (now, _) in zip(changes, common, strict=True)) / tokens
-    return Change(mean, sum(change > 0 for change in changes) / len(changes))
+    return Change(mean, statistics.median(changes), sum(change > 0 for change in changes), len(changes))
+
+
+def _of_sums(before: Evaluated, after: Evaluated) -> float:
+    """The same of two masked sums, perhaps of other clients: by how far each is from its own start, if all say so."""
+    began = before.change if before.round else 0.0
+    return after.loss - before.loss if began is None or after.change is None else after.change - began
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Which of a run's evaluated adapters may be published.
+
+    Attributes:
+        is_strict: whether only one of a lower loss than all before is (``best``).
+        base: the evaluation before round 1; None if there was none.
+        best: of the published ones the one of the lowest mean loss.
+        kept: the newest published one.
+        risen: how far the newest evaluation is above `above`, if it is not published; None if that is not known.
+        above: the evaluation that it is above; None if it is published, or not known to be better than the base.
+    """
+
+    is_strict: bool = False
+    base: Evaluated | None = None
+    best: Evaluated | None = None
+    kept: Evaluated | None = None
+    risen: Change | None = None
+    above: Evaluated | None = None
+
+    def after(self, newest: Evaluated) -> Guard:
+        """The guard after one more evaluation."""
+        if newest.round == 0:
+            return replace(self, base=newest, best=newest, kept=newest)
+        since_base = change_since(self.base, newest) if self.base else _told(newest)
+        if since_base is None or _rise(since_base) > 0:
+            return replace(self, risen=since_base, above=self.base)
+        since = change_since(self.best, newest) if self.best else None
+        gained = change_since(self.base, self.best) if self.base and self.best else None
+        tolerated = 0.0 if self.is_strict or not gained else _TOLERATED * max(0.0, -gained.mean)
+        if since and (_rise(since) > tolerated or (self.is_strict and since.mean >= 0)):
+            return replace(self, risen=since, above=self.best)
+        is_best = since is None or since.mean < 0
+        return replace(self, best=newest if is_best else self.best, kept=newest, risen=None, above=None)
+
+    def refusal(self, newest: Evaluated) -> NotPublished:
+        """What the ledger says of the newest evaluation, whose adapter is not published."""
+        risen, kept = self.risen, self.kept.round if self.kept else 0
+        if risen is None or self.above is None:
+            return NotPublished(round=newest.round, kept=kept)
+        higher = None if risen.risen is None else (risen.risen, risen.clients)
+        above, by = self.above.round, max(0.0, _rise(risen))
+        return NotPublished(round=newest.round, kept=kept, risen=by, above=above, higher=higher)
+
+    def publishes(self, evaluated: Evaluated) -> bool:
+        """Whether this, the newest evaluation, is of an adapter that may be published."""
+        return self.kept is evaluated
+
+
+def guard_after(keep: str, evaluations: Iterable[Evaluated]) -> Guard:
+    """The guard of a run that begins with these evaluations, in the order of their rounds."""
+    return reduce(Guard.after, evaluations, Guard(is_strict=keep == "best"))
+
+
+def _rise(change: Change) -> float:
+    return max(change.mean, change.median)
+
+
+def _told(evaluated: Evaluated) -> Change | None:
+    """The change since the start as clients tell it, for a run that has not seen the base evaluated."""
+    if evaluated.change is None:
+        return None
+    told = [each.change for each in evaluated.by_client.values() if each.change is not None]
+    return Change(evaluated.change, statistics.median(told or [evaluated.change]))
 
 
 @dataclass(frozen=True)
@@ -90,7 +187,7 @@ class Standing:
             return replace(self, best=newest, accepted=newest.round, worse=0.0, round=newest.round)
         gain = max(0.0, -fall.mean) if fall else 0.0
         standing = replace(self, best=newest if rise.mean < 0 else self.best, round=newest.round)
-        if rise.mean > _TOLERATED * gain and rise.risen >= 0.5:
+        if rise.mean > _TOLERATED * gain and rise.is_of_most:
             return replace(standing, worse=rise.mean, scale=max(_LEAST_SCALE, self.scale / 2))
         return replace(standing, accepted=newest.round, worse=0.0, scale=min(1.0, 2 * self.scale))
 

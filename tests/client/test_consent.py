@@ -233,6 +233,16 @@ def test_whether_the_run_is_masked_is_said_in_plain_words() -> None:
     assert "also sent: losses, counts of examples and tokens, this machine's device and memory" in plain
 
 
+def test_an_operator_is_told_what_a_member_that_lies_can_do() -> None:
+    spoils = "one member that lies can spoil the result"
+    assert (
+        f"{spoils}, because rule fedavg is a mean: where members are not trusted, ask for a run with --rule median"
+        in (lines())
+    )
+    assert f"{spoils}, and masks would hide which, because" in lines(**{"secure-aggregation": True, "clients": 9})
+    assert spoils not in lines(rule="median") + lines(rule="trimmed_mean:trim=0.2")
+
+
 def test_an_operator_is_told_who_adds_the_noise() -> None:
     told = lines(dp="record", **{"dp-epsilon": 8.0, "dp-delta": 1e-5})
     assert (

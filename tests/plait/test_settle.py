@@ -9,6 +9,7 @@ from plait.features.privacy.run import privacy_of
 from plait.features.secagg.run import masked_of
 from plait.plugins import Kind, reference
 from plait.rounds.events import DataUsed
+from plait.rounds.watch import Watch
 from plait.settle import settle, settle_on_data
 from plait.traits import Trait
 
@@ -166,7 +167,7 @@ def test_a_masked_sum_has_at_least_three_clients(given):
 
 def test_secure_aggregation_turns_off_what_looks_at_single_clients():
     settled = settle(config_from_table(MASKED))
-    assert (settled.config.norm_bound, settled.config.keep) == ("off", "last")
+    assert (settled.config.norm_bound, settled.plan.watch) == ("off", Watch("accepted"))
     assert masked_of(settled.config).clients == 8
     assert settled.plan.settings.secure_aggregation
 
@@ -236,7 +237,7 @@ def test_private_records_are_in_the_settings_that_clients_get_and_go_with_every_
 
 def test_a_private_run_turns_off_what_reads_single_clients_and_its_noise_follows_from_epsilon_and_rounds():
     settled = settle(config_from_table(PRIVATE))
-    assert (settled.config.norm_bound, settled.config.keep) == ("off", "last")
+    assert (settled.config.norm_bound, settled.plan.watch) == ("off", Watch())
     few, many = (privacy_of(settle(config_from_table({**PRIVATE, "rounds": rounds})).config) for rounds in (5, 500))
     assert many.noise_multiplier == pytest.approx(10 * few.noise_multiplier)
     assert many.epsilon_after(500) == pytest.approx(8.0)

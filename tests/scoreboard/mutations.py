@@ -755,6 +755,24 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
             instead("plait.rounds.patience:Patience.most_stage_s", lambda self, clients, **sizes: 900.0),
         ),
     },
+    "liar": {
+        "guard": (
+            "what is evaluated is published",
+            instead("plait.rounds.watch:Guard.publishes", lambda self, evaluated: True),
+        ),
+        "guard-median": (
+            "the mean of losses alone decides",
+            instead("plait.rounds.watch:_rise", lambda change: change.mean),
+        ),
+        "guard-masked": (
+            "masked losses decide nothing",
+            instead("plait.rounds.watch:_of_sums", lambda before, after: 0.0),
+        ),
+        "guard-base": (
+            "an adapter of which nothing says that it is better than the base is published",
+            instead("plait.rounds.watch:_told", lambda evaluated: module("plait.rounds.watch").Change(0.0, 0.0)),
+        ),
+    },
     "fuzz": {
         "raw-parse": (
             "what protobuf raises is let out",

@@ -45,6 +45,7 @@ ROWS = {
     "privacy": "privacy of clients",
     "private_records": "privacy of records",
     "one_member": "one member against a masked round",
+    "liar": "one of eight lies",
     "server_alone": "a server alone against masks",
     "fuzz": "fuzz iterations, uncaught errors",
 }

@@ -116,7 +116,13 @@ class BufferCollector:
             return
         evaluating.dispatch.close()
         if evaluated := evaluating.result(virtual_s=None):
-            self.server.evaluated(evaluated)
+            self.server.evaluated(evaluated, evaluating.state)
+
+    @property
+    def _evaluating(self) -> dict[int, tuple[AdapterState, ...]]:
+        """The adapters that are being evaluated, of which it is open whether they are published, by round."""
+        beside = self._beside
+        return {beside.state.round: tuple(track.shadow for track in beside.state.tracks)} if beside else {}
 
     @property
     def _training(self) -> Dispatch:
@@ -309,6 +315,7 @@ class BufferCollector:
         clock, clients = self._channel.clock, {node: client for client, node in self._roster.nodes.items()}
         tasks = {clients.get(node): task for node, task in clock.in_progress().items()}
         at_work = {client: working.version for client, working in sorted(self._working.items())}
+        versions = {version: each for version, each in state.versions.items() if version in at_work.values()}
         in_progress = {client: tasks[client] for client in at_work if client in tasks}
         told = {
             "refused": max(0, self.buffer.size - finished.received),
@@ -317,7 +324,7 @@ class BufferCollector:
         }
         state = replace(
             state,
-            versions={version: shadows for version, shadows in state.versions.items() if version in at_work.values()},
+            versions={**versions, **self._evaluating},
             remembered={**state.remembered, _AT_WORK: at_work, IN_PROGRESS: in_progress},
             finished=finished.model_copy(update=told),
         )

@@ -19,8 +19,8 @@ from plait.settings.pace import buffer_size
 
 
 def settled(config: RunConfig) -> dict[str, object]:
-    """The settings that are open: how many updates a buffer has, and no step back."""
-    return {"rounds_mode": f"async:{_size(config)}", "keep": "last"}
+    """The settings that are open: how many updates a buffer has."""
+    return {"rounds_mode": f"async:{_size(config)}"}
 
 
 def buffer_of(config: RunConfig) -> Buffer:

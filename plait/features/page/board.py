@@ -102,6 +102,8 @@ class Board:
                 self._evaluated(event)
             case events.StepTakenBack():
                 self._round(event.round)["taken_back"] = event.sentence
+            case events.NotPublished():
+                self._round(event.round)["not_published"] = event.sentence
             case events.EndedEarly():
                 self.document["ended_early"] = event.sentence
             case events.Reference():

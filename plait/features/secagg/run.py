@@ -109,6 +109,7 @@ KEPT_MASKED: Mapping[type[Event], frozenset[str]] = {
     **KEPT,
     # The mean alone: no client's own.
     events.Evaluated: frozenset(events.Evaluated.model_fields) - {"by_client"},
+    events.NotPublished: ALL,
     events.UpdateReceived: frozenset(
         {"round", "client", "codec", "uplink_bytes", "payload_bytes", "bits_per_parameter"}
     ),

@@ -2,8 +2,11 @@
 
 import itertools
 
+import pytest
+
 from plait.features.asynchronous.buffer import Buffer
 from plait.rounds.channel import Liveness, Purpose
+from plait.rounds.watch import Watch
 from tests.features.asynchronous.buffered import rounds_of
 
 
@@ -38,3 +41,34 @@ def test_nor_does_an_evaluation_beside_them(stalling):
     evaluated = {event["round"]: sorted(event["by_client"]) for event in federation.of_kind("evaluated")}
     assert evaluated[2] == ["alice", "bob"]
     assert set(evaluated) == {0, 2, 4, 6, 8}
+
+
+class Killed(BaseException):
+    """The process ends."""
+
+
+class Once(list):
+    """What is published; the first time that it is this round's adapter, the process is killed before."""
+
+    def __init__(self, number):
+        self.left = [number]
+
+    def append(self, state):
+        if state.round in self.left:
+            self.left.clear()
+            raise Killed
+        super().append(state)
+
+
+def test_an_adapter_is_published_once_it_is_evaluated_beside_training_also_by_a_server_that_was_killed(stalling):
+    plan = {"rounds": 6, "eval_every": 2, "watch": Watch("accepted"), **rounds_of(Buffer(2, 9, 3))}
+    federation = stalling(Purpose.EVALUATE, Liveness(), **plan)
+    federation.channel.silent = lambda asked: False
+    federation.published = Once(2)
+    with pytest.raises(Killed):
+        federation.run()
+    federation.run()
+    evaluated = {event["round"]: event["adapter"] for event in federation.of_kind("evaluated")}
+    published = {state.round: state.shadow.digest().hex() for state in federation.published}
+    assert set(published) == {0, 2, 4, 6}
+    assert published == evaluated

@@ -4,6 +4,7 @@ from plait.config import config_from_table
 from plait.errors import ConfigError
 from plait.features.asynchronous.buffer import Buffer
 from plait.features.asynchronous.way import buffer_of
+from plait.rounds.watch import Watch
 from plait.settle import settle
 
 
@@ -25,7 +26,7 @@ def test_asynchronous_rounds_follow_from_how_many_clients_are_at_work():
     settled = settle(config_from_table({"rounds-mode": "async", "clients": 40, "clients-per-round": 20}))
     assert buffer_of(settled.config) == Buffer(size=5, max_staleness=40, at_work=20)
     assert (settled.plan.folds, settled.plan.quorum, settled.plan.measures_pace) == (5, 3, True)
-    assert (settled.config.keep, settled.config.own_share) == ("last", 0.0)
+    assert (settled.plan.watch, settled.config.own_share) == (Watch("accepted"), 0.0)
     assert not settled.plan.settings.carry_moments
     assert settled.config.rounds_mode == "async:5"
     assert settle(settled.config).config == settled.config

@@ -36,10 +36,14 @@ def test_a_step_that_was_taken_back_is_told_with_what_would_avoid_it():
 
 
 def test_a_run_that_ended_early_and_kept_an_earlier_round_says_both():
-    view = watched({"event": "ended_early", "round": 3, "reason": "callback Enough asked for it"}, kept_round=1)
+    refused = {"event": "not_published", "round": 3, "kept": 1, "risen": 0.1, "above": 1}
+    view = watched(
+        {"event": "ended_early", "round": 3, "reason": "callback Enough asked for it"}, refused, kept_round=1
+    )
+    why = "its held-out loss is 0.100 above that of round 1"
     assert tuple(advice(view))[:2] == (
         "The run ended after round 3: callback Enough asked for it.",
-        "The published adapter is that of round 1, the best evaluated one.",
+        f"The adapter of round 3 is not published, because {why}; that of round 1 stays.",
     )
     assert view.final_evaluation is not None
     assert view.final_evaluation.loss == 3.5

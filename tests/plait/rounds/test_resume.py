@@ -25,9 +25,9 @@ CASES = {
         "settings": {"own_share": 0.7, "total_steps": 6, "carry_moments": True},
         "wire": "bf16",
     },
-    "a step is taken back": {"astray": (1,), "watch": Watch(take_back=True), "wire": "bf16"},
-    "all of a step is taken back": {"astray": (1,), "watch": Watch(take_back=True), "rule": "fedsvd"},
-    "the best is kept": {"astray": (2,), "watch": Watch(keep_best=True)},
+    "a step is taken back": {"astray": (1,), "watch": Watch("accepted", take_back=True), "wire": "bf16"},
+    "all of a step is taken back": {"astray": (1,), "watch": Watch("accepted", take_back=True), "rule": "fedsvd"},
+    "the best is kept": {"astray": (2,), "watch": Watch("best")},
 }
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from plait.errors import PeerError
+from plait.rounds.fold import Aggregator
 from plait.rounds.watch import Watch
 from tests.plait.rounds.test_audit import replayed, rewritten
 
@@ -14,7 +15,7 @@ def astray(federate, fake_model):
 
     def make(*rounds, **options):
         models = {name: fake_model(3.0, 5, astray=rounds) for name in ("alice", "bob", "carol")}
-        return federate(models, **{"watch": Watch(take_back=True), **options})
+        return federate(models, **{"watch": Watch("accepted", take_back=True), **options})
 
     return make
 
@@ -55,8 +56,8 @@ def test_a_step_that_made_the_adapter_worse_is_taken_back_by_half_and_the_next_o
     event = federation.of_kind("step_taken_back")[0]
     assert (event["round"], event["accepted"], event["scale"], event["taken_back"]) == (2, 1, 0.5, "half")
     assert event["worse"] == pytest.approx(losses(federation)[2] - losses(federation)[1])
-    published = [np.asarray(each.adapter.flat) for each in federation.published if each.round == 2]
-    np.testing.assert_allclose(published[-1], expected[2], rtol=0, atol=1e-5)
+    # What is taken back to was not evaluated.
+    assert not {each.round for each in federation.published} & {*rounds}
 
 
 @pytest.mark.slow
@@ -71,7 +72,7 @@ def test_a_slope_counts_along_half_of_a_step_and_not_where_several_were_taken_ba
         keep_updates=True,
     )
     state = federation.run()
-    assert [event["round"] for event in federation.of_kind("step_taken_back") if not event.get("ends")] == [4]
+    assert [event["round"] for event in federation.of_kind("step_taken_back")] == [4]
     assert state.optimizer_memory["rate"][0] == pytest.approx(rate)
     assert replayed(federation) == 5
 
@@ -82,17 +83,17 @@ def test_a_run_whose_last_step_made_the_adapter_worse_publishes_the_last_one_tha
     federation = astray(3, rounds=3, wire=wire, keep_updates=True)
     state = federation.run()
     assert losses(federation)[3] > losses(federation)[2]
-    (event,) = federation.of_kind("step_taken_back")
-    assert (event["round"], event["accepted"], event["ends"]) == (3, 2, True)
+    (event,) = federation.of_kind("not_published")
+    assert (event["round"], event["kept"], event["above"], event["higher"]) == (3, 2, 0, [3, 3])
     published = federation.published[-1]
     assert published.round == 2
     evaluated = federation.of_kind("evaluated")[2]["adapter"]
-    assert published.shadow.digest().hex() == event["adapter"] == evaluated != state.shadow.digest().hex()
+    assert published.shadow.digest().hex() == evaluated != state.shadow.digest().hex()
     assert replayed(federation) == 3
     # As if killed before the run's last event: it is published again, and told of once.
     federation.run()
     assert federation.published[-1].shadow.digest().hex() == evaluated
-    assert len(federation.of_kind("step_taken_back")) == 1
+    assert len(federation.of_kind("not_published")) == 1
 
 
 def test_a_run_that_ends_above_the_base_publishes_the_adapter_that_it_began_with(astray):
@@ -118,8 +119,15 @@ def test_where_evaluations_are_rare_all_steps_since_the_last_one_are_taken_back(
 
 
 @pytest.mark.parametrize(("rule", "how"), [("fedsvd", "all"), ("fedsa", "half")])
-def test_every_rule_takes_back_what_it_can_and_says_how_much(astray, everyone_holds, rule, how):
-    federation = astray(2, rounds=3, rule=rule)
+def test_every_rule_takes_back_what_it_can_and_says_how_much(astray, everyone_holds, monkeypatch, rule, how):
+    federation, masters, take_back = astray(2, rounds=3, rule=rule), [], Aggregator.take_back
+
+    def noted(self, state):
+        taken = take_back(self, state)
+        masters.append(taken[0].adapter)
+        return taken
+
+    monkeypatch.setattr(Aggregator, "take_back", noted)
     state = federation.run()
     assert losses(federation)[2] > losses(federation)[1]
     event = next(each for each in federation.of_kind("step_taken_back") if each["round"] == 2)
@@ -127,13 +135,11 @@ def test_every_rule_takes_back_what_it_can_and_says_how_much(astray, everyone_ho
     assert event["adapter"]
     everyone_holds(federation, state)
     if how == "all":
-        after_1, again = (each for each in (federation.published[0], federation.published[2]))
-        assert (after_1.round, again.round) == (1, 2)
-        assert again.adapter.digest() == after_1.adapter.digest()
+        assert masters[0].digest() == next(each for each in federation.published if each.round == 1).adapter.digest()
 
 
 def test_the_best_evaluated_adapter_is_what_stays_published(astray):
-    federation = astray(3, 4, rounds=4, watch=Watch(keep_best=True))
+    federation = astray(3, 4, rounds=4, watch=Watch("best", take_back=True))
     federation.run()
     assert [each.round for each in federation.published] == [0, 1, 2]
     best = min(federation.of_kind("evaluated"), key=lambda event: event["loss"])

@@ -81,4 +81,4 @@ def test_clients_count_by_their_tokens() -> None:
     change = change_since(before, after)
     assert change is not None
     assert change.mean == pytest.approx((900 * -0.1 + 100 * 0.8) / 1000)
-    assert change.risen == 0.5
+    assert (change.risen, change.clients, change.is_of_most) == (1, 2, True)

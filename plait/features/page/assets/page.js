@@ -246,10 +246,10 @@ const drawLosses = (shown, beside) => {
   for (const [kind, reference] of Object.entries(shown.references ?? {}))
     series.push({ label: as.clean(kind, 20), colour: "muted", dash: [6, 4], values: rounds.map((number) => reference[number] ?? null) });
   if (beside) series.push({ label: as.clean(other.name, 30), colour: "done", values: rounds.map((number) => others.get(number)?.loss ?? null) });
-  const taken = roundsOf(shown).filter(([, round]) => round.taken_back);
+  const newest = (key) => roundsOf(shown).filter(([, round]) => round[key]).slice(-1).map(([, round]) => as.clean(round[key], 300));
   charts.loss.draw(rounds, series);
   const sentences = losses.length ? [] : [shown.privacy ? UNTOLD : "Nothing has been evaluated yet."];
-  if (taken.length) sentences.push(as.clean(taken.at(-1)[1].taken_back, 300));
+  sentences.push(...newest("taken_back"), ...newest("not_published"));
   if (shown.ended_early) sentences.push(as.clean(shown.ended_early, 300));
   if (shown.personal) sentences.push("All losses are of personalized adapters.");
   setText("loss-text", sentences.join(" "));
