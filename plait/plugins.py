@@ -19,8 +19,12 @@ import sys
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from plait.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from importlib.metadata import Distribution, EntryPoint
 
 # MODULE:QUALNAME; a function within a function has `<locals>` in its own.
 _REFERENCE = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_<][\w<>]*(?:\.[A-Za-z_<][\w<>]*)*)", re.ASCII)
@@ -51,16 +55,15 @@ class Kind(StrEnum):
 _given: dict[tuple[Kind, str], object] = {}
 _found: dict[tuple[Kind, str], object] = {}
 _admitted: set[str] = set()
+# Folders that `sys.path` has only so that the operator's own modules are found.
+_appended: set[str] = set()
 
 
 def admit(*names: str) -> None:
-    """Allow this process to import the modules of these names.
+    """Allow this process to import the modules of these names, such as ``my_rules`` or ``my_rules:Mine:groups=3``.
 
-    To be called with what this process's own operator named, and never with what a peer sent.
-
-    Args:
-        names: such as ``my_rules:MedianOfMeans:groups=3`` or ``my_rules``, a whole module. Others, such as ``fedavg``,
-            allow nothing that a name could mean.
+    To be called with what this process's own operator named, and never with what a peer sent. Other names, such as
+    ``fedavg``, allow nothing that a name could mean.
     """
     _admitted.update(name.partition(":")[0] for name in names)
 
@@ -68,12 +71,8 @@ def admit(*names: str) -> None:
 def reference(kind: Kind, part: object) -> str:
     """The name of an object of this process, under which `find` then returns it.
 
-    Args:
-        part: a function, a class, a frozen dataclass or a value with a ``name``.
-
-    Returns:
-        ``module:qualname`` of where it lives, with the fields of a dataclass that differ from its defaults as options;
-        the ``name`` of a value that has one.
+    It is ``module:qualname`` of where a function, a class or a dataclass lives, with the fields that differ from its
+    defaults as options, or the ``name`` of a value that has one.
     """
     holder = part if inspect.isclass(part) or inspect.isroutine(part) else type(part)
     name = f"{holder.__module__}:{holder.__qualname__}"
@@ -113,8 +112,6 @@ def was_found(kind: Kind, name: str) -> bool:
 
 
 def _looked_up(kind: Kind, name: str, known: Iterable[str]) -> object:
-    from plait.plugin_modules import entry_point, imported, load
-
     if match := _REFERENCE.fullmatch(name):
         if match[1] in set(known):
             raise ConfigError(f"option of '{match[1]}' is '{match[2]}', expected OPTION=VALUE")
@@ -123,9 +120,12 @@ def _looked_up(kind: Kind, name: str, known: Iterable[str]) -> object:
                 f"{kind} '{name}' is code of the module '{match[1]}', which this machine's operator did not name; "
                 f"expected a part that is installed here, or --allow-plugin {match[1]} to agree"
             )
-        return imported(kind, name, match[1], match[2])
-    if entry := entry_point(kind, name):
-        return load(kind, name, entry)
+        return _imported(kind, name, match[1], match[2])
+    if entry := _entry_point(kind, name):
+        try:
+            return entry.load()
+        except (Exception, SystemExit) as error:
+            raise _failure(kind, name, error) from error
     names = [*known, *sorted(set(installed(kind)) - set(known))]
     expected = f"one of {', '.join(names)}, or MODULE:NAME of your own" if names else "MODULE:NAME"
     raise ConfigError(f"{kind} is '{name}', expected {expected}{did_you_mean(name, names)}")
@@ -145,24 +145,71 @@ def is_importable(kind: Kind, name: str) -> bool:
 
 def installed(kind: Kind) -> Mapping[str, str]:
     """The parts of a kind that installed distributions bring, by name: each one's distribution and version."""
-    from plait.plugin_modules import entry_points
-
-    return {entry.name: f"{distribution.name} {distribution.version}" for distribution, entry in entry_points(kind)}
+    return {entry.name: f"{distribution.name} {distribution.version}" for distribution, entry in _entry_points(kind)}
 
 
-def given(kind: Kind, name: str) -> object | None:
-    """The object of this process that a name stands for; None if it stands for none."""
-    return _given.get((kind, name))
+def _imported(kind: Kind, name: str, module_name: str, attributes: str) -> object:
+    """What a module has under a dotted name."""
+    import importlib
+
+    here = str(Path.cwd())
+    # Searched after all installed packages, so that nothing beside a plug-in hides one.
+    if here not in sys.path:
+        sys.path.append(here)
+        _appended.add(here)
+    importlib.invalidate_caches()
+    try:
+        found: object = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:
+        raise _failure(kind, name, error, module_name) from error
+    for attribute in attributes.split("."):
+        try:
+            found = getattr(found, attribute)
+        except AttributeError:
+            file = getattr(found, "__file__", None)
+            names = [each for each in vars(found) if not each.startswith("_")] if hasattr(found, "__dict__") else []
+            again = "; it was given in Python, so give it there again" if module_name == "__main__" else ""
+            raise ConfigError(
+                f"{kind} is '{name}', but '{file or module_name}' has no '{attribute}'"
+                f"{did_you_mean(attribute, names) or again}"
+            ) from None
+        # A module's imports are no parts of it: `my_rules:os.system` would lead anywhere.
+        if inspect.ismodule(found):
+            raise ConfigError(f"{kind} is '{name}', which leads into another module, expected that module's own name")
+    return found
 
 
-def module_of(kind: Kind, name: str) -> tuple[str, str]:
-    """The module that a name leads to, and the distribution that brings it; each empty if there is none."""
-    if match := _REFERENCE.fullmatch(name):
-        return match[1], ""
-    from plait.plugin_modules import entry_point
+def _failure(kind: Kind, name: str, error: BaseException, module: str = "") -> ConfigError:
+    """One line for a module that cannot be imported, with the place in the user's own file."""
+    from plait.own_code import place_of
 
-    entry = entry_point(kind, name)
-    return (entry.module, installed(kind)[name]) if entry else ("", "")
+    if isinstance(error, ModuleNotFoundError) and error.name and module.split(".")[0] == error.name.split(".")[0]:
+        return ConfigError(
+            f"{kind} is '{name}', but there is no module '{error.name}' in this directory or installed here"
+        )
+    said = f"{type(error).__name__}: {error}".splitlines()[0] if str(error) else type(error).__name__
+    return ConfigError(f"{kind} '{name}' cannot be imported: {said}{place_of(error)}")
+
+
+def _entry_points(kind: Kind) -> list[tuple[Distribution, EntryPoint]]:
+    """The entry points of installed distributions; a folder that only a plug-in's module is searched in has none."""
+    from importlib.metadata import distributions
+
+    path = [each for each in sys.path if each and each not in _appended]
+    return [
+        (distribution, entry)
+        for distribution in distributions(path=path)
+        for entry in distribution.entry_points
+        if entry.group == kind.group
+    ]
+
+
+def _entry_point(kind: Kind, name: str) -> EntryPoint | None:
+    """The one of this name; ConfigError if two distributions have it."""
+    found = {distribution.name: entry for distribution, entry in _entry_points(kind) if entry.name == name}
+    if len(found) > 1:
+        raise ConfigError(f"{kind} '{name}' is installed by {' and '.join(sorted(found))}; keep one of them")
+    return next(iter(found.values()), None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,9 +217,7 @@ class Source:
     """What a plug-in was when it was found.
 
     Attributes:
-        name: as the settings give it.
-        sha256: of its source: the file of its module, or its own lines where it was given in a script or notebook. 64
-            hexadecimal digits; empty where there is no source, as for compiled code.
+        sha256: of the file of its module, or of its own lines in a script or notebook; empty for compiled code.
         distribution: name and version of the distribution that it came with; empty if none.
     """
 
@@ -183,14 +228,14 @@ class Source:
 
 
 def source_of(kind: Kind, name: str) -> Source:
-    """What the ledger keeps of a part. Imports nothing.
-
-    Raises:
-        ConfigError: it is not installed, or the file of its module is not here.
-    """
-    if (part := given(kind, name)) is not None:
+    """What the ledger keeps of a part; ConfigError if it is not here. Imports nothing."""
+    if (part := _given.get((kind, name))) is not None:
         return Source(kind, name, _digest_of(part))
-    module, distribution = module_of(kind, name)
+    module = distribution = ""
+    if match := _REFERENCE.fullmatch(name):
+        module = match[1]
+    elif entry := _entry_point(kind, name):
+        module, distribution = entry.module, installed(kind)[name]
     file = _file_of(module) if module else None
     if file is None:
         raise ConfigError(f"{kind} is '{name}', but there is no such part in this directory or installed here")

@@ -76,10 +76,10 @@ def _seeds() -> None:
 @pytest.fixture
 def nothing_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A process whose operator has named no part of the user's own; modules of the test's folder leave with it."""
-    from plait import plugin_modules, plugins
+    from plait import plugins
 
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(plugin_modules, "_appended", set[str]())
+    monkeypatch.setattr(plugins, "_appended", set[str]())
     for name in ("_given", "_found", "_admitted"):
         monkeypatch.setattr(plugins, name, type(getattr(plugins, name))())
     yield

@@ -51,12 +51,11 @@ def admitted_settings(
         serving: how the run is to be served, if its directory says so.
 
     Raises:
-        ConfigError: the settings name what the operator did not, or the operator names what they do not;
-            the message has the options to add.
-        PeerError: the ledger is broken.
+        ConfigError: one names what the other does not; the message has the options to add.
     """
     settings = recorded_settings(directory)
-    named = {key: value for key, value in _all_named(settings, serving).items() if key not in without}
+    everything = leads_out(settings) | (serving.named if serving else {})
+    named = {key: value for key, value in everything.items() if key not in without}
     given: set[str] = set()
     for text in allowed:
         key, equals, value = text.partition("=")
@@ -77,20 +76,12 @@ def admitted_settings(
 
 def how_to_resume(settings: RunConfig, serving: Serving | None = None) -> str:
     """The command that continues a run, which names again what lies outside its directory."""
-    return f"plait resume {shlex.quote(settings.out)} {options(_all_named(settings, serving), 'allow')}".rstrip()
-
-
-def _all_named(settings: RunConfig, serving: Serving | None) -> dict[str, str]:
-    return leads_out(settings) | (serving.named if serving else {})
+    named = leads_out(settings) | (serving.named if serving else {})
+    return f"plait resume {shlex.quote(settings.out)} {options(named, 'allow')}".rstrip()
 
 
 def recorded_objective(directory: RunDirectory) -> str:
-    """A run's objective; empty if only a run can measure by it.
-
-    Raises:
-        ConfigError: it is code.
-        PeerError: the ledger is broken.
-    """
+    """A run's objective; empty if only a run can measure by it. ConfigError if it is code."""
     settings = recorded_settings(directory)
     if objective := leads_out(settings).get("objective", ""):
         raise ConfigError(
@@ -108,7 +99,9 @@ def leads_out(settings: RunConfig) -> dict[str, str]:
         if key in table and table[key] not in harmless and not table[key].startswith(_MEMORY)
     }
     found |= {key: table[key] for key, _ in _plugins(settings)}
-    if not _is_at_hand(settings):
+    from plait.training.bases import is_on_disk
+
+    if not is_on_disk(settings.base):
         found["base"] = settings.base
     return found
 
@@ -128,12 +121,5 @@ def _plugins(settings: RunConfig) -> list[tuple[str, str]]:
 
 def options(named: Mapping[str, str], option: str = "") -> str:
     """The options that name these settings: ``--allow KEY=VALUE`` each, or ``--KEY VALUE`` without a name."""
-    if option:
-        return " ".join(f"--{option} {shlex.quote(f'{key}={value}')}" for key, value in named.items())
-    return " ".join(f"--{key} {shlex.quote(value)}" for key, value in named.items())
-
-
-def _is_at_hand(settings: RunConfig) -> bool:
-    from plait.training.bases import is_on_disk
-
-    return is_on_disk(settings.base)
+    pairs = ((option, f"{key}={value}") if option else (key, value) for key, value in named.items())
+    return " ".join(f"--{key} {shlex.quote(value)}" for key, value in pairs)

@@ -17,7 +17,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from inspect import Parameter, isclass, isfunction, signature
@@ -320,10 +320,13 @@ def _trainers_directory_first() -> None:
         def __contains__(self, place: str) -> bool:
             return place in sys.path
 
+        def __iter__(self) -> Iterator[str]:
+            return iter(sys.path)
+
         def append(self, place: str) -> None:
             sys.path.insert(0, place)
 
-    put("plait.plugin_modules:sys", SimpleNamespace(path=First(), modules=sys.modules))
+    put("plait.plugins:sys", SimpleNamespace(path=First(), modules=sys.modules))
 
 
 def _links_are_followed() -> None:
