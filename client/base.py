@@ -17,8 +17,6 @@ from plait import machine
 from plait.config import Scalar, config_from_table
 from plait.data import Dataset
 from plait.errors import BaseMismatchError, ConfigError, DiskFullError, PlaitError, PolicyError
-from plait.known_features import features
-from plait.places import at
 from plait.policy import Policy
 from plait.rounds.data_journal import DataJournal
 from plait.rounds.memory import ClientSecret, DiskMemory
@@ -278,9 +276,11 @@ def _parameters(settled: Settled) -> int | None:
 
 def _spent(journal: DataJournal, memory: DiskMemory) -> float:
     """What earlier runs have cost the node's data in this federation."""
+    from plait.features.privacy.client import SpentJournal
+
     known = ClientSecret.known(memory)
     account = known.account if known else ""
-    return max((at(each.spent)(journal, account) for each in features() if each.spent), default=0.0)
+    return SpentJournal(journal).spent(besides=account)
 
 
 def _limited(base: ResidentBase, limit_bytes: int) -> dict[str, int]:

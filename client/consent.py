@@ -21,8 +21,6 @@ from plait.choice import parse_choice
 from plait.config import RunConfig, Scalar
 from plait.errors import MachineError, PolicyError
 from plait.files import make_private_directory, read_if_there, write_atomically
-from plait.known_features import features
-from plait.places import at
 from plait.policy import Policy, Proposed, Words
 from plait.wire.codecs import codec_for
 
@@ -137,14 +135,17 @@ class Proposal:
 
     @cached_property
     def _words(self) -> tuple[Words, ...]:
-        """What features say of the run."""
+        """What differential privacy and masks say of the run."""
+        from plait.features.privacy.run import proposes as of_privacy
+        from plait.features.secagg.run import proposes as of_masks
+
         run = Proposed(
             config=self.config,
             policy=self.policy,
             parameters=self.parameters,
             spent=self.spent,
         )
-        return tuple(at(feature.proposes)(run) for feature in features() if feature.proposes)
+        return of_privacy(run), of_masks(run)
 
     @property
     def _server_sees(self) -> tuple[str, ...]:

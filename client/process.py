@@ -19,8 +19,6 @@ from client.node import Node
 from client.settings import NodeSettings, locked, memory_folder, prune
 from client.task import Run, TaskRunner
 from plait.data import Dataset, as_dataset
-from plait.known_features import features
-from plait.places import at
 from plait.plugins import admit
 
 if TYPE_CHECKING:
@@ -75,12 +73,10 @@ def make_node(
     progress("loading libraries")
     check_machine(settings, progress=progress)
     from client.participant import KeptBase
+    from plait.features.evidence.sent import recorded
 
     kept = KeptBase()
-    opening: Callable[[Run], TaskRunner] = open_for
-    for place in filter(None, (feature.node for feature in features())):
-        opening = at(place)(settings, opening)
-    return Node(settings, wrap(opening), journal)
+    return Node(settings, wrap(recorded(settings, open_for)), journal)
 
 
 def make_room(run: Run, settings: NodeSettings, journal: Journal) -> None:

@@ -55,16 +55,20 @@ __all__ = [
 _HOMES: Mapping[str, str] = {
     "Callback": "plait.rounds.callbacks",
     "Client": "client.program",
+    "Comparison": "plait.features.studies.comparison",
     "EarlyStopping": "plait.rounds.callbacks",
     "Evaluation": "plait.api.evaluate",
     "Event": "plait.rounds.events",
+    "Export": "plait.features.exports.export",
     "PlaitError": "plait.errors",
     "Result": "plait.api.result",
     "RoundContext": "plait.aggregation.rule",
     "Server": "server.program",
     "Stop": "plait.rounds.callbacks",
     "Updates": "plait.aggregation.own_rule",
+    "compare": "plait.features.studies.comparison",
     "evaluate": "plait.api.evaluate",
+    "export": "plait.features.exports.export",
     "open_run": "plait.api.result",
     "resume": "plait.api.resuming",
     "rule": "plait.aggregation.own_rule",
@@ -76,18 +80,10 @@ _HOMES: Mapping[str, str] = {
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
-        place = f"{_HOMES[name]}:{name}" if name in _HOMES else _place_in_feature(name)
-        if not place:
+        if name not in _HOMES:
             raise AttributeError(f"module 'plait' has no attribute {name!r}")
-        value = globals()[name] = import_module("plait.places").at(place)
+        value = globals()[name] = import_module("plait.places").at(f"{_HOMES[name]}:{name}")
         return value
-
-    def _place_in_feature(name: str) -> str:
-        """Where a feature has a public name; empty if none has."""
-        if name not in __all__:
-            return ""
-        feature = import_module("plait.known_features").feature_with("names", name)
-        return feature.names[name] if feature else ""
 
 
 def __dir__() -> list[str]:

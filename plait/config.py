@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, cast, get_args
+from typing import Annotated, ClassVar, Literal, Self, cast, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
 from plait.choice import split_choices
 from plait.errors import ConfigError, did_you_mean
-from plait.known_features import features
 from plait.objective import Objective, objective_named
 from plait.plugins import Kind
 from plait.settings import (
@@ -44,9 +43,6 @@ from plait.settings.table import MOST, MOST_TOKENS, parts_of
 from plait.settings.toml import Scalar, choice_of, nested, toml_value
 from plait.text import escaped
 from plait.traits import Stated, Trait, check, taken
-
-if TYPE_CHECKING:
-    from plait.feature import Feature
 
 # Names that users know from other systems: FlowerTune, TRL/transformers, PEFT.
 ALIASES: Mapping[str, str] = {
@@ -274,11 +270,6 @@ class RunConfig(
     def tables(self) -> tuple[type[Table], ...]:
         """Those of which something is recorded."""
         return (*TABLES, *filter(self.asks, OPTIONAL))
-
-    @property
-    def wanted(self) -> tuple[Feature, ...]:
-        """The features that these settings ask for something."""
-        return tuple(each for each in features() if each.table and self.asks(each.table))
 
     @property
     def plugins(self) -> tuple[str, ...]:

@@ -214,7 +214,7 @@ def _open(run: Run, path: Path, start: StartingPoint | None, superlink_data: str
     fresh, codec = initial_state(secrets.token_bytes(16), ranks), run.settled.plan.settings.codec
     state = starting_state(fresh, start, ranks, run.base_fingerprint, codec=codec)
     save_checkpoint(directory.checkpoints, state)
-    # Before the ledger begins: a run that has begun has what its features need, such as a key.
+    # Before the ledger begins: a run that has begun has what its parts need, such as a key.
     promised = _opened(run, directory, continues=bool(start.parents))
     devices = run.devices
     ledger = _begin_ledger(
@@ -234,7 +234,6 @@ def _open(run: Run, path: Path, start: StartingPoint | None, superlink_data: str
                 Plugin(kind=each.kind.value, name=each.name, sha256=each.sha256, distribution=each.distribution)
                 for each in run.settled.plugins
             ),
-            features=tuple(feature.name for feature in config.wanted),
             adapter=run.adapter_recorded,
             parents=tuple(parent.to_json() for parent in start.parents) or None,
             full_model_bytes=4 * run.base_parameters,

@@ -9,9 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from plait.choice import parse_choice
-from plait.errors import ConfigError, did_you_mean
-from plait.known_features import feature_with, features
-from plait.places import at
+from plait.errors import ConfigError
 from plait.plugins import Kind
 from plait.traits import Reasons, Trait
 
@@ -71,10 +69,10 @@ def objective_named(text: str) -> Objective:
         if options:
             raise ConfigError(f"objective '{name}' is given options, it has none")
         return Objective()
-    for known in (name, OWN):
-        if feature := feature_with("objectives", known):
-            return at(feature.objectives[known])(text)
-    raise ConfigError(f"objective is '{name}', expected {SFT}{did_you_mean(name, [SFT])}")
+    from plait.features.objectives.grpo import NAME
+    from plait.features.objectives.named import preferences, reward
+
+    return reward(text) if name == NAME else preferences(text)
 
 
 def objective_recorded(text: str) -> Objective:
@@ -86,5 +84,5 @@ def objective_recorded(text: str) -> Objective:
 
 
 def usual_objective(kind: str) -> str:
-    """The objective of a feature that records of a kind are for; empty if there is none."""
-    return next((each.usual_objectives[kind] for each in features() if kind in each.usual_objectives), "")
+    """The objective that records of a kind are for besides `SFT`; empty if there is none."""
+    return "dpo" if kind == "preference" else ""

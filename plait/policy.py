@@ -20,8 +20,6 @@ from plait.adapters.methods import METHODS, Option, method_named
 from plait.choice import parse_choice
 from plait.config import RunConfig
 from plait.errors import ConfigError, PolicyError, did_you_mean
-from plait.known_features import features
-from plait.places import at
 from plait.plugins import Kind, is_named
 from plait.wire.codecs import codec_for
 
@@ -51,8 +49,6 @@ EMBEDDINGS = frozenset({"embed_tokens", "wte", "wpe", "word_embeddings", "embed_
 OUTPUTS = frozenset({"lm_head", "embed_out", "output_projection"})
 """transformers' name of the output layer."""
 
-_OF_FEATURES = frozenset({"dp_max_epsilon", "max_total_epsilon", "require_secure_aggregation"})
-"""Limits that a feature checks; where it is missing nothing is allowed beyond them."""
 _LARGEST = 2**63 - 1
 
 
@@ -256,7 +252,7 @@ class Policy(BaseModel, frozen=True):
         self._at_most("max-step-tokens", "the run asks for tokens per optimizer step:", planned["max_step_tokens"])
         self._at_most("max-tokens", "the run asks for tokens per round:", tokens)
         examples = config.most_steps * config.batch_size * config.gradient_accumulation_steps
-        self._check_limits_of_features(config)
+        self._check_hiding(config)
         # Limits that no data can satisfy are reported before a base is downloaded.
         self.at_least("min-examples", "the run asks for updates that cover at most this many examples:", examples)
         self.at_least("min-tokens", "the run asks for updates that cover at most this many tokens:", tokens)
@@ -287,14 +283,15 @@ class Policy(BaseModel, frozen=True):
         """Largest epsilon of a run; 0 for any."""
         return self.dp_max_epsilon or self.max_total_epsilon
 
-    def _check_limits_of_features(self, config: RunConfig) -> None:
-        places = {name: place for feature in features() for name, place in feature.limits.items()}
-        for name in _OF_FEATURES - places.keys():
-            if getattr(self, name) != type(self).model_fields[name].default:
-                key = name.replace("_", "-")
-                raise self.refusal(key, "nothing here can check a run for it", "what it says", "leave it out")
-        for place in dict.fromkeys(places.values()):
-            at(place)(self, config)
+    def _check_hiding(self, config: RunConfig) -> None:
+        if self.most_epsilon_of_run:
+            from plait.features.privacy.run import check as check_privacy
+
+            check_privacy(self, config)
+        if self.require_secure_aggregation or config.secure_aggregation:
+            from plait.features.secagg.run import check as check_masks
+
+            check_masks(self, config)
 
     def check_targets(self, modules: Iterable[str]) -> None:
         """Refuse modules that the adapter may not touch.

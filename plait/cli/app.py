@@ -10,10 +10,8 @@ from typer.core import TyperGroup
 
 from plait import __version__
 from plait.cli.options import command_of
-from plait.cli.verbs import VERBS, short_help, whole_help
+from plait.cli.verbs import FORMS, VERBS, short_help, whole_help
 from plait.errors import did_you_mean
-from plait.known_features import feature_with, features
-from plait.places import at
 
 _VERBS_OF_OTHERS = {
     **dict.fromkeys(("train", "run", "fit", "start"), "simulate"), "generate": "chat",
@@ -24,17 +22,14 @@ _HELP = ("-h", "--help")
 
 
 class Verbs(TyperGroup):
-    """The core's verbs, and those of features, which are looked for only where the core has none of that name."""
+    """The verbs, each of which is imported when it is called."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of a verb."""
         if (command := super().get_command(ctx, cmd_name)) is not None or cmd_name.startswith("-"):
             return command
-        if cmd_name in VERBS:
-            verb = VERBS[cmd_name]
-            return command_of(cmd_name, at(verb.place), forwards=verb.forwards)
-        found = feature_with("verbs", cmd_name)
-        return command_of(cmd_name, at(found.verbs[cmd_name])) if found else None
+        verb = VERBS.get(cmd_name) or FORMS.get(cmd_name)
+        return command_of(cmd_name, verb.load(), forwards=verb.forwards) if verb else None
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -49,9 +44,8 @@ class Verbs(TyperGroup):
             ctx.fail(f"there is no verb '{args[0]}'{did_you_mean(meant, self.list_commands(ctx))}")
         known = {option for each in command.params for option in each.opts} if command else set[str]()
         for word in (word.partition("=")[0] for word in rest if word.startswith("--")):
-            # What a feature makes of the verb with an option of its own.
-            if word not in known and (found := feature_with("verbs", form := f"{name} {word}")):
-                other = command_of(form, at(found.verbs[form]))
+            if word not in known and (form := f"{name} {word}") in FORMS:
+                other = command_of(form, FORMS[form].load())
                 taken = {option for each in other.params for option in each.opts}
                 if word not in taken or any(each in rest for each in _HELP):
                     rest = [each for each in rest if each.partition("=")[0] != word]
@@ -64,8 +58,7 @@ class Verbs(TyperGroup):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All verbs."""
         del ctx
-        of_features = (verb for feature in features() for verb in feature.verbs)
-        return [*VERBS, *of_features]
+        return [*VERBS, *FORMS]
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Ten verbs, and the names of the others."""

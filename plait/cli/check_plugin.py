@@ -11,8 +11,6 @@ import typer
 
 from plait.cli.output import print_json, print_text
 from plait.errors import ConfigError, PlaitError
-from plait.known_features import feature_with
-from plait.places import at
 from plait.plugins import Kind, admit, find, installed, source_of
 
 if TYPE_CHECKING:
@@ -135,8 +133,14 @@ def _verdicts(kind: Kind, text: str) -> Iterator[Verdict]:
             from plait.rounds.callbacks import CALLBACK_CHECKS, callback_named
 
             yield from checked(partial(callback_named, text), CALLBACK_CHECKS)
-        case _ if feature := feature_with("contracts", kind):
-            checks, named = at(feature.contracts[kind])
-            yield from checked(named(text), checks)
+        case Kind.OBJECTIVE:
+            from plait.features.objectives.training.contract import OBJECTIVE_CHECKS, own_formula
+
+            yield from checked(own_formula(text), OBJECTIVE_CHECKS)
+        case Kind.REWARD:
+            from plait.features.objectives.reward import reward_named
+            from plait.features.objectives.training.contract import REWARD_CHECKS
+
+            yield from checked(reward_named(text), REWARD_CHECKS)
         case _:
             raise ConfigError(f"kind is '{kind}', which has no checks, expected one of {', '.join(_CHECKED)}")

@@ -10,7 +10,6 @@ import typer
 from plait.api.running import check_names
 from plait.cli.options import ConfigFile, run_config, with_run_options
 from plait.cli.output import print_json, print_tables
-from plait.places import at
 
 # NF4: four bits, and a scale in eight bits for each 64 values with one in 32 bits for each 256 of these.
 _FOUR_BITS = 4 + 8 / 64 + 32 / (64 * 256)
@@ -59,6 +58,7 @@ def estimate(
 def _estimate(settled: Settled, *, evaluates: bool, records: int | None) -> Estimate:
     from plait.adapters.methods import is_quantised
     from plait.aggregation import geometry_of
+    from plait.features.privacy.plans import plans
     from plait.report.estimate import Estimate
     from plait.rounds.spool import largest_update
     from plait.sizes import planned_shape, sent_bytes, server_disk_bytes
@@ -80,5 +80,5 @@ def _estimate(settled: Settled, *, evaluates: bool, records: int | None) -> Esti
         adapter_memory_bytes=(_TRAINED_BYTES + 4 * (training.copies + training.stacked)) * size,
         sent=sent,
         server_disk_bytes=server_disk_bytes(settled, shape.spec, sent),
-        planned=tuple(at(each.plans)(settled, largest, size, records) for each in config.wanted if each.plans),
+        planned=() if config.dp == "off" else (plans(settled, largest, size, records),),
     )

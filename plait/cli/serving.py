@@ -8,13 +8,11 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from plait.errors import ConfigError, Interrupted, MachineError
-from plait.known_features import features
-from plait.places import at
+from plait.errors import Interrupted, MachineError
 
 _LOG_BYTES = 16 << 20
 
@@ -79,10 +77,14 @@ def page_beside(
         status_json: gives what `plait status --json` prints; None where no server is.
 
     Raises:
-        ConfigError: nothing here has a page, or the address is none for it.
+        ConfigError: the address is none for a page.
         MachineError: the address is in use.
     """
-    return _page()[1](place, listen, status_json=status_json) if listen else nullcontext("")
+    if not listen:
+        return nullcontext("")
+    from plait.features.page.beside import page_beside as served
+
+    return served(place, listen, status_json=status_json)
 
 
 def check_page(listen: str) -> None:
@@ -92,11 +94,6 @@ def check_page(listen: str) -> None:
         ConfigError: as for `page_beside`.
     """
     if listen:
-        _page()[0](listen, what="--page")
+        from plait.features.page.beside import page_address
 
-
-def _page() -> tuple[Callable[..., object], Callable[..., Any]]:
-    for feature in features():
-        if feature.live_page:
-            return at(feature.live_page)
-    raise ConfigError("--page is given, but this installation has no live page")
+        page_address(listen, what="--page")

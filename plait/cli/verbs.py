@@ -1,14 +1,15 @@
-"""The core's verbs by name: where each one is, and what it is for in a few words; and the ten that help begins with.
+"""The verbs by name: where each one is, and what it is for in a few words; and the ten that help begins with.
 
 A verb is imported once it is called, so that ``plait --help`` and a short verb answer at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 
-from plait.known_features import features
+from plait.places import bind_apps
 
 
 @dataclass(frozen=True)
@@ -16,30 +17,57 @@ class Verb:
     """A verb.
 
     Attributes:
-        place: of its function, ``module:attribute``.
+        module: of its function, which has the name `function`.
         forwards: whether it takes every option, ``--help`` included, as an argument.
     """
 
-    place: str
+    module: str
+    function: str
     help: str
     forwards: bool = False
 
+    def load(self) -> Callable[..., None]:
+        """Its function."""
+        if self.module.startswith(("server.", "client.")):
+            bind_apps()
+        return getattr(import_module(self.module), self.function)
+
 
 VERBS: Mapping[str, Verb] = {
-    "simulate": Verb("plait.cli.simulate:simulate", "run a federation on this machine"),
-    "resume": Verb("plait.cli.resume:resume", "continue a run from where it stopped"),
-    "report": Verb("plait.cli.report:report", "show losses, bytes and savings of a run"),
-    "estimate": Verb("plait.cli.estimate:estimate", "count the bytes of a run without running it"),
-    "provision": Verb("plait.cli.provision:provision", "make keys for a server and its clients"),
-    "server": Verb("server.verb:server", "serve a federation"),
-    "client": Verb("client.verb:client", "take part with data that stays on this machine"),
-    "status": Verb("plait.cli.status:status", "ask a server for its round, clients and bytes"),
-    "verify": Verb("plait.cli.verify:verify", "check a run's record, signatures and adapter"),
-    "doctor": Verb("plait.cli.doctor:doctor", "show what this machine supports and lacks"),
-    "check-plugin": Verb("plait.cli.check_plugin:check_plugin", "check a part of your own"),
-    "eval": Verb("plait.cli.evaluate:evaluate", "evaluate a base with and without an adapter"),
-    "bench": Verb("plait.cli.bench:bench", "measure plait; needs the source tree", forwards=True),
+    "simulate": Verb("plait.cli.simulate", "simulate", "run a federation on this machine"),
+    "resume": Verb("plait.cli.resume", "resume", "continue a run from where it stopped"),
+    "report": Verb("plait.cli.report", "report", "show losses, bytes and savings of a run"),
+    "estimate": Verb("plait.cli.estimate", "estimate", "count the bytes of a run without running it"),
+    "provision": Verb("plait.cli.provision", "provision", "make keys for a server and its clients"),
+    "server": Verb("server.verb", "server", "serve a federation"),
+    "client": Verb("client.verb", "client", "take part with data that stays on this machine"),
+    "status": Verb("plait.cli.status", "status", "ask a server for its round, clients and bytes"),
+    "verify": Verb("plait.cli.verify", "verify", "check a run's record, signatures and adapter"),
+    "doctor": Verb("plait.cli.doctor", "doctor", "show what this machine supports and lacks"),
+    "init": Verb("plait.features.init.init_verb", "init", "write a commented file of settings to begin with"),
+    "chat": Verb("plait.features.chat.chat_verb", "chat", "talk to a run's model in the terminal"),
+    "export": Verb("plait.features.exports.export_verb", "export", "write the adapter for other programs"),
+    "eval": Verb("plait.cli.evaluate", "evaluate", "evaluate a base with and without an adapter"),
+    "compare": Verb("plait.features.studies.compare_verb", "compare", "compare several runs"),
+    "privacy": Verb("plait.features.privacy.audit", "privacy", "show what runs have spent of their privacy"),
+    "audit": Verb("plait.features.attacks.audit_verb", "audit", "attack a finished run's adapter"),
+    "evidence": Verb("plait.features.evidence.evidence_verb", "evidence", "sign what a run did, for others to check"),
+    "submit": Verb("plait.features.standing.verbs", "submit", "give a standing server a run"),
+    "runs": Verb("plait.features.standing.verbs", "runs", "list a standing server's runs"),
+    "cancel": Verb("plait.features.standing.verbs", "cancel", "take a run out of a standing server's queue"),
+    "fetch": Verb("plait.features.standing.verbs", "fetch", "copy a finished run from a standing server"),
+    "check-plugin": Verb("plait.cli.check_plugin", "check_plugin", "check a part of your own"),
+    "bench": Verb("plait.cli.bench", "bench", "measure plait; needs the source tree", forwards=True),
 }
+
+FORMS: Mapping[str, Verb] = {
+    "doctor --base": Verb("plait.features.fits.fits_verb", "fits", "show how training on a base fits into memory"),
+    "evidence --attest": Verb("plait.features.evidence.evidence_verb", "attest", "state what left this client"),
+    "report --live": Verb("plait.features.page.watch_verb", "watch", "show a run in the browser as it goes on"),
+    "resume --withdraw": Verb("plait.features.withdrawal.withdraw_verb", "withdraw", "take a client out of a run"),
+    "server --stay": Verb("plait.features.standing.verbs", "server", "serve a queue of runs"),
+}
+"""What a verb does with an option that makes it another command."""
 
 GROUPS: Mapping[str, Sequence[str]] = {
     "Simulate": ("simulate", "resume", "report", "estimate"),
@@ -62,29 +90,21 @@ def short_help() -> str:
     for group, verbs in GROUPS.items():
         lines += ["", group, *(_line(verb, VERBS[verb].help) for verb in verbs)]
     others = [verb for verb in VERBS if not any(verb in group for group in GROUPS.values())]
-    lines += ["", "More (plait help --all)", *_wrapped(others)]
-    lines += [line for name, verbs in _of_features() for line in _wrapped(verbs, f"{name}: ")]
+    lines += ["", "More (plait help --all)", *_wrapped([*others, *FORMS])]
     return "\n".join([*lines, "", _ENDING, ""])
 
 
 def whole_help() -> str:
-    """Every verb with what it is for: the core's, then each feature's."""
-    lines = [_ABOUT, "", _USAGE, "", *(_line(name, verb.help) for name, verb in VERBS.items())]
-    for feature in features():
-        if feature.verbs:
-            lines += ["", *_wrapped([f"{feature.name}: {feature.help}"], indent=""), *_wrapped(list(feature.verbs))]
+    """Every verb with what it is for."""
+    lines = [_ABOUT, "", _USAGE, "", *(_line(name, verb.help, 17) for name, verb in {**VERBS, **FORMS}.items())]
     return "\n".join([*lines, "", _ENDING, ""])
 
 
-def _of_features() -> Iterator[tuple[str, list[str]]]:
-    return ((feature.name, list(feature.verbs)) for feature in features() if feature.verbs)
+def _line(verb: str, text: str, width: int = 13) -> str:
+    return f"  {verb:<{width}} {text}"
 
 
-def _line(verb: str, text: str) -> str:
-    return f"  {verb:<13} {text}"
-
-
-def _wrapped(words: Sequence[str], first: str = "", *, indent: str = "  ") -> list[str]:
+def _wrapped(words: Sequence[str]) -> list[str]:
     import textwrap
 
-    return textwrap.wrap(first + ", ".join(words), _COLUMNS, initial_indent=indent, subsequent_indent=f"{indent}  ")
+    return textwrap.wrap(", ".join(words), _COLUMNS, initial_indent="  ", subsequent_indent="    ")

@@ -15,8 +15,6 @@ import typer
 from plait.cli.options import Allow
 from plait.cli.output import RunOrNewest, print_json, print_text, run_or_newest
 from plait.errors import ConfigError, PeerError
-from plait.known_features import features
-from plait.places import at
 from plait.plugins import Kind, source_of
 from plait.progress import status
 from plait.traits import Trait
@@ -50,6 +48,7 @@ def verify(
     run = run_or_newest(named, quiet=json_output)
     directory = RunDirectory.find(run)
     with status(f"checking {run}", quiet=json_output):
+        from plait.features.privacy.audit import verifies
         from plait.rounds.audit import check_signatures
         from plait.rounds.checkpoint import damage_of
         from plait.rounds.ledger import read_events, torn_bytes
@@ -60,7 +59,8 @@ def verify(
         settings = recorded_settings(directory, events)
         hidden = Trait.SINGLE_UPDATES in settings.gone
         signed = check_signatures(events, hidden=hidden)
-        found = [each for feature in features() if feature.verifies and (each := at(feature.verifies)(events))]
+        promised = verifies(events)
+        found = [promised] if promised else []
         checkpoints = damage_of(directory.checkpoints)
         for name, damage in checkpoints.items():
             if damage:

@@ -1,1 +1,1 @@
-"""plait's own features, a folder each: without one, everything else works as before (see `plait.feature`)."""
+"""What runs can do besides plain federated rounds, a folder each; `plait.composition` joins them with the core."""

@@ -27,11 +27,10 @@ from plait.report.tables import (
     loss_by_round_table,
     membership_table,
     moved_text,
-    plots_of,
     refusals_table,
     savings_table,
     shown_first,
-    tables_of_features,
+    tables_of_parts,
 )
 from plait.report.wording import (
     NOTHING,
@@ -54,6 +53,7 @@ if TYPE_CHECKING:
     from plait.adapters import Json  # brings numpy along
 
 _ALTERNATIVE_TEXTS: Mapping[str, str] = {
+    "fleet": "Gantt chart of one round: when every device received its task, trained and sent its update.",
     "loss_by_round": "Line plot: held-out loss over rounds, the federated mean, every client, base and references.",
     "loss_by_bytes": "Line plot: held-out loss over bytes sent, compared with other exchanges.",
     "clients": "Bar plot: training tokens of every client, and its examples by label or source.",
@@ -89,10 +89,10 @@ def render_html(view: RunView, plots: Mapping[str, Mapping[str, str]], palette: 
             cards=[card_table(card) for card in view.cards.values()],
             evaluated=not any(card.headline for card in view.cards.values()),
             hides_clients=any(card.hides_clients for card in view.cards.values()),
-            tables_of_features=[table for table in tables_of_features(view) if table.rows],
+            tables_of_parts=[table for table in tables_of_parts(view) if table.rows],
             plots=plots,
-            alternative_texts={**_ALTERNATIVE_TEXTS, **{name: text for name, (_, text) in plots_of(view).items()}},
-            plots_of_features=plots_of(view),
+            alternative_texts=_ALTERNATIVE_TEXTS,
+            has_fleet="device_worked" in view.of_features,
             advice=[*advice(view)],
             command=repeat_command(view.start.config, view.start.superlink_data),
             is_on_superlink=view.start.superlink_data is not None,

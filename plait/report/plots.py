@@ -15,9 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 
-from plait.places import at
 from plait.report.alternatives import alternatives_of
-from plait.report.tables import plots_of
 from plait.report.theme import LIGHT, Theme, bands, draw, draw_svg, new_axes, say_nothing_yet, short_name, written
 from plait.report.wording import bytes_text, loss_text, plural, round_bytes_text
 from plait.rounds.events import DescribedClient
@@ -57,12 +55,16 @@ def draw_svgs(view: RunView) -> dict[str, dict[str, str]]:
 
 
 def _plots(view: RunView) -> dict[str, Callable[[RunView, Theme], Figure]]:
-    return {
+    plots: dict[str, Callable[[RunView, Theme], Figure]] = {
         "loss_by_round": loss_by_round,
         "loss_by_bytes": loss_by_bytes,
         "clients": clients,
-        **{name: at(place) for name, (place, _) in plots_of(view).items()},
     }
+    if "device_worked" in view.of_features:
+        from plait.features.fleets.plot import fleet_round
+
+        plots["fleet"] = fleet_round
+    return plots
 
 
 def loss_by_round(view: RunView, theme: Theme) -> Figure:

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, TypeVar
 
-from plait.known_features import feature_with, features
-from plait.places import at
 from plait.report.alternatives import Alternative, all_alternatives, savings
 from plait.report.fairness import fairness_table
 from plait.report.table import Table
@@ -37,7 +35,6 @@ from plait.rounds.run_view import RunView
 
 if TYPE_CHECKING:
     from plait.adapters import Json  # brings numpy along
-    from plait.feature import Feature
 
 _MOST_ROUNDS = 60
 _ALL_ARE_OWN = "Losses are of clients' personalized adapters; the published adapter is the shared part."
@@ -54,7 +51,7 @@ def report_tables(view: RunView) -> tuple[Table, ...]:
     """Every non-empty table, in reading order."""
     tables = (
         *map(card_table, view.cards.values()),
-        *tables_of_features(view),
+        *tables_of_parts(view),
         loss_by_round_table(view),
         loss_by_client_table(view),
         fairness_table(view),
@@ -73,34 +70,45 @@ def card_table(card: Card) -> Table:
     return Table(title=card.title, headings=("", ""), rows=card.facts, note=card.warning, text_columns=(0, 1))
 
 
-def tables_of_features(view: RunView) -> tuple[Table, ...]:
-    """The sections of the features that the run asked for, and of those of which the ledger has events."""
-    return tuple(at(section)(view) for feature in _features_of(view) for section in feature.sections)
+def tables_of_parts(view: RunView) -> tuple[Table, ...]:
+    """The sections of what the run asked for besides the core, and of what its ledger has events of."""
+    found: list[Table] = []
+    if "rounds-mode" in view.start.config:
+        from plait.features.asynchronous.staleness import staleness_table
+
+        found.append(staleness_table(view))
+    if "privacy" in view.cards:
+        from plait.features.privacy.card import epsilon_table
+
+        found.append(epsilon_table(view))
+    if "client_withdrawn" in view.of_features or "withdrawn" in view.of_features:
+        from plait.features.withdrawal.events import withdrawal_table
+
+        found.append(withdrawal_table(view))
+    return tuple(found)
 
 
 def shown_first(view: RunView) -> tuple[Table, ...]:
-    """What those features show on a report's first screen and at a run's end."""
-    return tuple(at(feature.shows)(view) for feature in _features_of(view) if feature.shows)
+    """What a report's first screen and a run's end show."""
+    if "sampled" not in view.of_features:
+        return ()
+    from plait.features.samples.sampled import samples_table
 
-
-def plots_of(view: RunView) -> dict[str, tuple[str, str]]:
-    """Places of those features' plots, by name, and what each shows in words."""
-    plots = {name: plot for feature in _features_of(view) for name, plot in feature.plots.items()}
-    return {name: (place, text) for name, (kind, place, text) in plots.items() if kind in view.of_features}
+    return (samples_table(view),)
 
 
 def figures_of(view: RunView) -> dict[str, Json]:
-    """What those features add to a run's summary."""
-    found = (at(feature.figures)(view) for feature in _features_of(view) if feature.figures)
-    return {key: value for figures in found for key, value in figures.items()}
+    """What parts besides the core add to a run's summary."""
+    found: dict[str, Json] = {}
+    if "fleet" in view.start.config:
+        from plait.features.fleets.events import figures_of as of_fleet
 
+        found |= of_fleet(view)
+    if "privacy" in view.cards:
+        from plait.features.privacy.card import figures_of as of_privacy
 
-def _features_of(view: RunView) -> tuple[Feature, ...]:
-    if not (view.start.features or view.of_features):
-        return ()
-    asked = [feature for feature in features() if feature.name in view.start.features]
-    found = dict.fromkeys([*asked, *(feature_with("events", kind) for kind in view.of_features)])
-    return tuple(filter(None, found))
+        found |= of_privacy(view)
+    return found
 
 
 def loss_by_round_table(view: RunView) -> Table:

@@ -1,20 +1,18 @@
-"""The card of a feature in one run: what it promises and has done so far, folded from the ledger."""
+"""Cards: what differential privacy or masks promise in a run and have done so far, folded from the ledger."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
-from plait.known_features import feature_with
-from plait.places import at
-from plait.rounds.events import KINDS, Event
+from plait.rounds.events import Event
 
 if TYPE_CHECKING:
     from plait.adapters import Json  # brings numpy along
 
 
 class Card(Protocol):
-    """What a feature says of a run."""
+    """What one of them says of a run."""
 
     @property
     def title(self) -> str:
@@ -57,10 +55,14 @@ class Card(Protocol):
 
 
 def cards_after(cards: Mapping[str, Card], event: Event) -> Mapping[str, Card]:
-    """The cards of a run once one more event is known, by the place that made each (`plait.feature.Feature.card`)."""
-    if event.event and event.event not in KINDS:
-        feature = feature_with("events", event.event)
-        if feature and feature.card and feature.card not in cards:
-            first: Card | None = at(feature.card)(None, event)
-            return {**cards, feature.card: first} if first else cards
-    return {place: at(place)(card, event) for place, card in cards.items()} if cards else cards
+    """The cards of a run once one more event is known: of differential privacy, and of masks."""
+    found: dict[str, object] = {**cards}
+    if "privacy" in cards or event.event == "privacy_started":
+        from plait.features.privacy.card import PrivacyCard
+
+        found["privacy"] = PrivacyCard.after(cast("PrivacyCard | None", found.get("privacy")), event)
+    if "masks" in cards or event.event == "sum_unmasked":
+        from plait.features.secagg.events import MaskedCard, after
+
+        found["masks"] = after(cast("MaskedCard | None", found.get("masks")), event)
+    return cast("Mapping[str, Card]", found)

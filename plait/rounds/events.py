@@ -1,6 +1,6 @@
 """The events of a ledger, all in this one file: a typed model per kind, shared by the writers and the readers.
 
-To add an event, add its class here, or to a feature's declaration (`plait.feature`); the file is long because it is the
+To add an event, add its class here, or in a module of `_HOMES`; the file is long because it is the
 whole schema of the core. Readers ignore fields and kinds that they do not know. Knows no file.
 """
 
@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from plait.errors import PeerError
-from plait.known_features import feature_with
 from plait.objective import SFT, Objective, objective_recorded
-from plait.places import at
 from plait.text import printable
 
 if TYPE_CHECKING:
@@ -235,7 +234,6 @@ class RunStarted(Event):
             differential privacy.
         rule: how updates are combined.
         plugins: the user's own parts, and their sources when the run began.
-        features: those that the settings ask for something.
         parents: the adapters that the run begins with; None for a run that begins from its seed.
         full_model_bytes: the whole model in float32.
         machine: see `plait.machine.describe`.
@@ -254,7 +252,6 @@ class RunStarted(Event):
     data: DataUsed | None = None
     rule: CombiningRule | None = None
     plugins: tuple[Plugin, ...] = ()
-    features: tuple[str, ...] = ()
     parents: tuple[Mapping[str, JsonValue], ...] | None = None
     full_model_bytes: Count
     machine: Mapping[str, JsonValue] = {}
@@ -875,7 +872,7 @@ def parse_event(line: Mapping[str, Json]) -> Event:
         PeerError: a field is missing or is not what it must be.
     """
     name = line.get("event")
-    model = (KINDS.get(name) or _of_feature(name)) if isinstance(name, str) else Event
+    model = (KINDS.get(name) or _of_part(name)) if isinstance(name, str) else Event
     try:
         return model.model_validate({key: value for key, value in line.items() if value is not None})
     except ValidationError as error:
@@ -888,7 +885,19 @@ def parse_event(line: Mapping[str, Json]) -> Event:
         raise PeerError(f"{where}: '{key}' is {got}, expected {expected}") from error
 
 
-def _of_feature(kind: str) -> type[Event]:
-    """The class of a feature's event; `Event` for an unknown kind."""
-    feature = feature_with("events", kind)
-    return at(feature.events[kind]) if feature else Event
+_HOMES: Mapping[str, str] = {
+    **dict.fromkeys(("fleet_described", "device_worked"), "plait.features.fleets.events"),
+    **dict.fromkeys(("privacy_started", "noise_intended", "privacy_spent"), "plait.features.privacy.events"),
+    **dict.fromkeys(("sum_unmasked", "group_left_out", "evaluation_missed"), "plait.features.secagg.events"),
+    **dict.fromkeys(("client_withdrawn", "withdrawn"), "plait.features.withdrawal.events"),
+    "sampled": "plait.features.samples.sampled",
+}
+"""The module of each other event; most runs have none of them."""
+
+
+def _of_part(kind: str) -> type[Event]:
+    """The class of another event; `Event` for an unknown kind."""
+    if kind not in _HOMES:
+        return Event
+    import_module(_HOMES[kind])
+    return next(each for each in Event.__subclasses__() if each.event == kind)

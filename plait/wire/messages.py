@@ -11,14 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from enum import IntEnum
 from functools import lru_cache
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 from google.protobuf.message import Message
 
 from plait.adapters import Layout
 from plait.errors import ConfigError, PeerError
-from plait.known_features import feature_with
-from plait.places import at
 from plait.text import printable
 from plait.v1 import messages_pb2 as pb
 from plait.wire import bounds, canonical
@@ -286,20 +284,11 @@ def decode_task(data: bytes, *, max_bytes: int, held: Callable[[bytes], str] = l
             work = message.evaluate
             return EvaluateTask(_read_settings(work.settings, held), work.broadcast)
         case None:
-            raise PeerError("task asks for nothing, expected describe, train, evaluate or a task of a feature")
-        case field:
-            return _reader("messages", field)(getattr(message, field))
+            raise PeerError("task asks for nothing, expected describe, train, evaluate or masking")
+        case _:  # masking
+            from plait.features.secagg.messages import read_task
 
-
-def _reader(what: Literal["messages", "replies"], field: str) -> Callable[[Any], Any]:
-    """What reads the task, or the answer to one, that a feature has in a field.
-
-    Raises:
-        PeerError: the feature is not here.
-    """
-    if feature := feature_with(what, field):
-        return at(getattr(feature, what)[field])
-    raise PeerError(f"'{field}' is of a feature that is not here, expected one of this installation")
+            return read_task(message.masking)
 
 
 def run_of(data: bytes, *, max_bytes: int) -> bytes:
@@ -398,8 +387,10 @@ def decode_reply(data: bytes | memoryview, *, max_bytes: int) -> Reply:
             )
         case None:
             raise PeerError("reply has no answer, expected a card, an update, an evaluation or a refusal")
-        case field:
-            return _reader("replies", field)(getattr(message, field))
+        case _:  # masked
+            from plait.features.secagg.messages import read_reply
+
+            return read_reply(message.masked)
 
 
 def _values(message: Message, kind: type[ClientCard | Evaluation]) -> dict[str, Any]:

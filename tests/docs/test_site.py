@@ -50,13 +50,12 @@ def test_no_page_asks_another_machine_for_anything(site):
 
 @pytest.mark.slow
 def test_every_command_and_setting_has_its_place(site):
-    from plait.cli.verbs import VERBS
+    from plait.cli.verbs import FORMS, VERBS
     from plait.config import known_keys
-    from plait.known_features import own_features
 
     commands = (site / "reference" / "commands.html").read_text(encoding="utf-8")
     settings = (site / "reference" / "settings.html").read_text(encoding="utf-8")
-    for verb in (*VERBS, *(verb for feature in own_features().values() for verb in feature.verbs)):
+    for verb in (*VERBS, *FORMS):
         assert f"plait {verb}" in commands, verb
     assert not [key for key in known_keys() if f"<code>{key}</code>" not in settings]
 

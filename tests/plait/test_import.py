@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 import plait
-from plait.known_features import own_features
 
 HEAVY = (
     *("torch", "transformers", "peft", "pandas", "flwr", "numpy", "datasets", "matplotlib"),
@@ -27,8 +26,7 @@ def test_importing_plait_brings_no_large_library_along_and_starts_nothing() -> N
 
 def test_every_public_name_is_there_and_listed_in_order() -> None:
     assert plait.__all__ == sorted(plait.__all__)
-    of_features = {name for feature in own_features().values() for name in feature.names}
-    here = {*plait._HOMES, *of_features, "__version__"}
+    here = {*plait._HOMES, "__version__"}
     assert here == {*plait.__all__}
     for name in here:
         assert getattr(plait, name) is not None
@@ -55,7 +53,7 @@ def test_no_function_brings_a_library_of_training_along_before_it_is_called() ->
 
 
 NOT_NEEDED = (
-    *("plait.features", "plait.feature"),
+    "plait.features",
     "plait.training.generate",
     *("plait.exporting.outlets", "plait.data.hub"),
 )

@@ -119,8 +119,5 @@ def main() -> None:
         serve(page, listener)
 
 
-PAGE = (page_address, page_beside)
-"""What checks the address of a page, and what serves it beside a run."""
-
 if __name__ == "__main__":
     main()

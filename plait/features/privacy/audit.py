@@ -121,7 +121,7 @@ def privacy(
         _show_together(run, json_output=json_output)
         return
     directory = run_or_newest(run[0] if run else None, quiet=json_output)
-    from plait.report.tables import card_table, membership_table, tables_of_features
+    from plait.report.tables import card_table, membership_table, tables_of_parts
     from plait.rounds.ledger import read_events
     from plait.rounds.run_directory import RunDirectory
     from plait.rounds.run_view import RunView
@@ -147,7 +147,7 @@ def privacy(
         return
     tables = (
         *map(card_table, hiding),
-        *tables_of_features(view),
+        *tables_of_parts(view),
         *((client_epsilon_table(card),) if card else ()),
         membership_table(view.audited),
     )

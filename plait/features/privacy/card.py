@@ -250,11 +250,6 @@ def spent_by_round(events: Mapping[str, Sequence[Event]]) -> dict[int, PrivacySp
     return {each.round: each for each in events.get("privacy_spent", ()) if isinstance(each, PrivacySpent)}
 
 
-def after(card: PrivacyCard | None, event: Event) -> PrivacyCard | None:
-    """The card of a run once one more event is known; None for a run without differential privacy."""
-    return PrivacyCard.after(card, event)
-
-
 def figures_of(view: RunView) -> Mapping[str, Json]:
     """For the summary of a run."""
     card = next((each for each in view.cards.values() if isinstance(each, PrivacyCard)), None)

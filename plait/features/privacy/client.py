@@ -155,8 +155,3 @@ def paying(
 
     charge = RecordCharge(speaker)
     return replace(way, hooks=(*way.hooks, charge), agree=charge.agree)
-
-
-def spent(journal: DataJournal, account: str) -> float:
-    """Epsilon of all runs together, but for that of an account."""
-    return SpentJournal(journal).spent(besides=account)

@@ -148,8 +148,6 @@ def _check_goes_on(privacy: ClientPrivacy | None, opening: Opening) -> None:
 def check(policy: Policy, config: RunConfig) -> None:
     """Refuse a run whose guarantee is not what the policy asks for."""
     limit = policy.most_epsilon_of_run
-    if not limit:
-        return
     unit, epsilon, delta = config.dp, config.dp_epsilon, config.dp_delta
     key = "dp-max-epsilon" if policy.dp_max_epsilon else "max-total-epsilon"
     most = f"epsilon of at most {limit:g}"

@@ -26,6 +26,6 @@ def test_the_report_of_an_asynchronous_run_alone_says_how_stale_updates_were(sma
     folded = [
         event | {"fold": 1, "staleness": 3, "weight": 0.5} for event in small_run if event["event"] == "update_received"
     ]
-    started = small_run[0] | {"features": ["asynchronous"]}
+    started = small_run[0] | {"config": small_run[0]["config"] | {"rounds-mode": "async:2"}}
     assert "Staleness" in [table.title for table in report_tables(view_of([started, *folded]))]
     assert "Staleness" not in [table.title for table in report_tables(view_of(small_run))]

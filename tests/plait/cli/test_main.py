@@ -15,14 +15,13 @@ from plait import __version__
 from plait.api.serving import CLIENTS_SETTINGS
 from plait.cli.doctor import _pair
 from plait.cli.options import spelled
-from plait.cli.verbs import GROUPS, VERBS
+from plait.cli.verbs import FORMS, GROUPS, VERBS
 from plait.config import known_keys
 from plait.errors import ConfigError
-from plait.known_features import own_features
 from plait.settings import TABLES
 
 BENCHES = ("bench wire", "bench aggregate")
-ALL_VERBS = [*VERBS, *(verb for feature in own_features().values() for verb in feature.verbs)]
+ALL_VERBS = [*VERBS, *FORMS]
 
 
 @pytest.mark.slow
@@ -62,7 +61,7 @@ def test_help_begins_with_the_verbs_of_three_groups_and_names_every_other(plait)
 
 def test_help_of_all_says_what_every_verb_of_the_core_is_for(plait) -> None:
     shown = plait("help", "--all").out
-    assert all(f"  {name:<13} {verb.help}\n" in shown for name, verb in VERBS.items())
+    assert all(f"  {name:<17} {verb.help}\n" in shown for name, verb in {**VERBS, **FORMS}.items())
     assert all(verb in shown for verb in ALL_VERBS)
     assert max(map(len, shown.splitlines())) <= 80
 

@@ -9,7 +9,7 @@ import torch
 from plait.errors import ConfigError, PartError
 from plait.features.objectives.formula import Formula, Reply, Sides
 from plait.features.objectives.named import formula_named
-from plait.features.objectives.reward import Reward, reward_named, value_of
+from plait.features.objectives.reward import Reward, value_of
 from plait.objective import objective_named
 from plait.own_code import BrokenError, Check
 
@@ -90,7 +90,7 @@ REWARD_CHECKS: tuple[Check[Reward], ...] = (
 """The contract of a reward."""
 
 
-def _formula(text: str) -> Formula:
+def own_formula(text: str) -> Formula:
     """The formula of an objective of preferences.
 
     Raises:
@@ -100,7 +100,3 @@ def _formula(text: str) -> Formula:
     if objective.is_plain or objective.completions:
         raise ConfigError(f"objective is '{text}', which is none of preferences, expected one of your own")
     return cast("Formula", formula_named(text))
-
-
-OBJECTIVE_CONTRACT = (OBJECTIVE_CHECKS, _formula)
-REWARD_CONTRACT = (REWARD_CHECKS, reward_named)
