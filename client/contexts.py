@@ -30,7 +30,7 @@ from plait.settle import settle
 from plait.simulation.partitioned_data import load_partitioned
 from plait.simulation.simulation import Simulation
 from plait.trust.keys import NodeKey
-from plait.wire.messages import run_of
+from plait.wire.messages import broadcast_of
 
 _PATIENCE_S = 600.0
 """Flower starts a task beside one that is no longer needed: of a round that is over, or of a run that goes on."""
@@ -111,9 +111,10 @@ class Lasting:
 
     def _run_of(self, task_bytes: bytes) -> bytes:
         try:
-            return run_of(task_bytes, max_bytes=self.client.policy.max_task_bytes)
+            broadcast = broadcast_of(task_bytes, max_bytes=self.client.policy.max_task_bytes)
         except PeerError:
             return b""  # the participant says what is wrong with it
+        return broadcast.run_id if broadcast else b""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ from plait.adapters.spec import Json
 from plait.adapters.state import Float32
 from plait.errors import PeerError
 from plait.files import open_plain, write_atomically
+from plait.json_text import read_json
 
 MAX_DEPTH = 32
 
@@ -64,35 +65,15 @@ def parse_object(data: bytes, *, what: str, max_bytes: int) -> dict[str, Json]:
         return built
 
     try:
-        parsed: Json = json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse_constant)
+        parsed = read_json(data.decode("utf-8"), most=MAX_DEPTH, pairs=unique, constant=refuse_constant)
     except UnicodeDecodeError as error:
         raise PeerError(f"{what} is not UTF-8 at byte {error.start}, expected UTF-8 JSON") from error
-    except RecursionError as error:
-        raise PeerError(f"{what} is nested too deep, expected at most {MAX_DEPTH} levels") from error
     except ValueError as error:
         # The decoder's own message quotes no text, only line and column.
         raise PeerError(f"{what} is not JSON ({error}), expected one JSON object") from error
     if not isinstance(parsed, dict):
         raise PeerError(f"{what} holds {shown(parsed)}, expected a JSON object")
-    if _deeper_than(parsed, MAX_DEPTH):
-        raise PeerError(f"{what} is nested too deep, expected at most {MAX_DEPTH} levels")
-    return parsed
-
-
-def _deeper_than(value: Json, limit: int) -> bool:
-    # Level by level instead of recursively: the input decides the depth.
-    level: list[Json] = [value]
-    for _ in range(limit):
-        children: list[Json] = []
-        for item in level:
-            if isinstance(item, dict):
-                children.extend(item.values())
-            elif isinstance(item, list):
-                children.extend(item)
-        level = children
-        if not level:
-            return False
-    return any(isinstance(item, (dict, list)) for item in level)
+    return cast("dict[str, Json]", parsed)
 
 
 METADATA_KEY = "__metadata__"

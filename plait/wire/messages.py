@@ -20,7 +20,7 @@ from plait.errors import ConfigError, PeerError
 from plait.text import printable
 from plait.v1 import messages_pb2 as pb
 from plait.wire import bounds, canonical
-from plait.wire.envelope import read_envelope, varint
+from plait.wire.envelope import Header, read_header, varint
 from plait.wire.settings import SIDES, Settings, digest_of, settings_from
 
 MAX_TEXT_BYTES = 1 << 24
@@ -291,8 +291,8 @@ def decode_task(data: bytes, *, max_bytes: int, held: Callable[[bytes], str] = l
             return read_task(message.masking)
 
 
-def run_of(data: bytes, *, max_bytes: int) -> bytes:
-    """The run that a task is of, as its broadcast says; empty if it has none.
+def broadcast_of(data: bytes, *, max_bytes: int) -> Header | None:
+    """The header of a task's broadcast; None if it has none.
 
     Raises:
         PeerError: it is not valid.
@@ -304,8 +304,8 @@ def run_of(data: bytes, *, max_bytes: int) -> bytes:
         case "evaluate":
             broadcast = message.evaluate.broadcast
         case _:
-            return b""
-    return read_envelope(broadcast, max_bytes=len(broadcast)).header.run_id
+            return None
+    return read_header(broadcast, max_bytes=len(broadcast))
 
 
 def _settings_message(settings: Settings, *, whole: bool) -> pb.Settings:

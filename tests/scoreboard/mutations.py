@@ -477,6 +477,15 @@ def _finds_anybodys(self, node, task_id):
     return None, None
 
 
+def _every_adapter(story):
+    return {(each["round"], each["adapter"]) for each in story.events if {"round", "adapter"} <= each.keys()}
+
+
+def _unbounded() -> None:
+    verify = module("scoreboard.evidence").verify
+    verify.MOST_RATIO = 1 << 20
+
+
 _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
     "malformed": {
         "finite": ("NaN and infinity are not looked for", _finite),
@@ -786,6 +795,30 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         "history": ("every round's norms are remembered", instead("plait.rounds.norm_bound:HISTORY", 10**9)),
         "files": ("directories stay open", _files_stay_open),
         "pruning": ("every checkpoint is kept", instead("plait.rounds.checkpoint:KEPT", 10**9)),
+    },
+    "evidence": {
+        "signers-role": ("who signs as the server", nothing("scoreboard.evidence:verify.check_role")),
+        "agreed-settings": (
+            "the settings that clients agreed to",
+            instead("scoreboard.evidence:verify.Story._agreed", lambda story, *_: set(story.first["config"])),
+        ),
+        "own-record": (
+            "clients' records of tasks and answers",
+            instead("scoreboard.evidence:verify.Story._matched", lambda story: {each["seq"] for each in story.events}),
+        ),
+        "held-adapters": (
+            "the adapters that clients were given",
+            instead("scoreboard.evidence:verify.Story._held", _every_adapter),
+        ),
+        "told-losses": (
+            "the losses that clients told",
+            instead(
+                "scoreboard.evidence:verify.Story.evaluated",
+                lambda _, event: set(module("scoreboard.evidence").verify.names_in(event)),
+            ),
+        ),
+        "no-escapes": ("names that are shown plainly", same("scoreboard.evidence:verify.shown")),
+        "bomb": ("the size of what is compressed", _unbounded),
     },
     "server_alone": {
         "client-secret": (

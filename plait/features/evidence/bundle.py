@@ -18,9 +18,9 @@ import plait
 from plait.adapters import Json
 from plait.adapters.peft import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
 from plait.errors import ConfigError, PeerError
-from plait.features.evidence import client_statement
 from plait.features.evidence.envelope import Signing, enveloped, opened, statement
 from plait.features.evidence.figures import figures
+from plait.features.evidence.sent import STATEMENT
 from plait.rounds.ledger import read_lines
 from plait.rounds.run_directory import RunDirectory
 
@@ -86,7 +86,7 @@ def _statement_in(path: Path, run: str, known: Collection[str]) -> tuple[str, by
     except OSError as error:
         raise PeerError(f"cannot read '{path}': {error.strerror or error}, expected a client's statement") from error
     said = opened(data, what=f"'{path}'")
-    if said.get("predicateType") != client_statement.KIND:
+    if said.get("predicateType") != STATEMENT:
         raise PeerError(f"'{path}' is no client's statement, expected a file that `plait evidence --attest` wrote")
     try:
         of, client = said["subject"][0]["digest"]["plaitRun"], said["predicate"]["client"]

@@ -12,7 +12,6 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import json
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from plait.adapters import Json
 from plait.errors import ConfigError, PeerError
+from plait.json_text import read_json
 from plait.rounds.ledger import canonical
 from plait.rounds.run_directory import RunDirectory
 from plait.trust.certificate import key_pem, new_key, read_key
@@ -75,15 +75,15 @@ def opened(data: bytes, *, what: str) -> dict[str, Any]:
         PeerError: it is not an envelope of this form.
     """
     try:
-        envelope = json.loads(data)
+        envelope = cast("dict[str, Any]", read_json(data))
         if envelope["payloadType"] != PAYLOAD_TYPE:
             raise ValueError
-        statement = cast("object", json.loads(base64.b64decode(envelope["payload"], validate=True)))
-        if not isinstance(statement, dict) or not isinstance(statement["predicate"], dict):
+        statement = cast("dict[str, Any]", read_json(base64.b64decode(envelope["payload"], validate=True)))
+        if not isinstance(statement["predicate"], dict):
             raise ValueError
-    except (ValueError, KeyError, TypeError, RecursionError, binascii.Error) as error:
+    except (ValueError, KeyError, TypeError, binascii.Error) as error:
         raise PeerError(f"{what} is cut off or no signed statement, expected the file as plait wrote it") from error
-    return cast("dict[str, Any]", statement)
+    return statement
 
 
 def statement(subject: list[Json], kind: str, predicate: dict[str, Json]) -> dict[str, Json]:

@@ -72,7 +72,7 @@ def attest(
 
     Example: plait evidence --attest --kit kit/clients/alice
     """
-    from plait.features.evidence.client_statement import attested
+    from plait.features.evidence.sent import attested
     from plait.files import at_home, write_atomically
     from plait.places import at
     from plait.trust.kit import ClientKit

@@ -1,37 +1,54 @@
-"""What left a node: a line for each answer, on disk before it is sent; `plait evidence --attest` states what they say.
+"""What left a node: a line for each answer, on disk before it is sent; and the statement that its owner makes of it.
 
-A line has size, digest and the names of the fields, never their values. Lines are chained by SHA-256. Knows nothing of
-how answers travel; a repeated upload adds no line.
+A line says which task was answered and with which adapter, how many bytes came and went, the names of the fields, the
+digest of what a signature covers, and the figures that the server was told and its ledger repeats; never text. Where
+a run has differential privacy, a statement has neither figures nor sizes, which would tell more than the ledger does.
+A run begins with a line of the settings that were agreed to. Lines are chained by SHA-256; nothing of them travels
+with a run. Simulated clients have no keys and make no statement. Knows nothing of how answers travel.
 """
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import hashlib
-import json
 import os
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from plait.errors import PeerError
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from plait.adapters import Json
+from plait.errors import ConfigError, PeerError
+from plait.features.evidence.envelope import Signer, enveloped, key_id, statement
 from plait.files import cannot_write, make_private_directory, read_if_there
+from plait.json_text import read_json
 from plait.places import at
+from plait.rounds.channel import Purpose, round_and_attempt
+from plait.rounds.evaluation import client_losses, mean_loss
+from plait.rounds.events import DescribedClient
 from plait.rounds.ledger import canonical
-from plait.wire.envelope import SIGNED_DOMAIN, read_envelope, split_frame
-from plait.wire.messages import Refusal, UpdateReply, decode_reply, run_of
+from plait.trust.endorsement import Endorsement
+from plait.trust.kit import ClientKit
+from plait.wire.envelope import SIGNED_DOMAIN, Header, read_envelope, split_frame
+from plait.wire.messages import ClientCard, Evaluation, Refusal, Reply, UpdateReply, broadcast_of, decode_reply
 
 if TYPE_CHECKING:
     from client.settings import NodeSettings
     from client.task import Answer, Capacity, Run, Task, TaskRunner
 
+STATEMENT = "https://plait.dev/client-statement/v2"
 _NONE = "0" * 64
 _LAST_BYTES = 1 << 20
-"""Enough for the last line and a torn one: names of fields, no values."""
+"""Enough for the last line and a torn one."""
+_STATED = ("adapter", "asked", "bytes", "fields", "purpose", "round", "signed", "told")
+_DIGITS = 18
 
 
 def recorded(settings: NodeSettings, opening: Callable[[Run], TaskRunner]) -> Callable[[Run], TaskRunner]:
-    """What opens a run at a node, so that what is sent for it is recorded."""
+    """What opens a run at a node, so that what it agreed to and what is sent for it are recorded."""
 
     def opened(run: Run) -> TaskRunner:
         runner = opening(run)
@@ -39,9 +56,12 @@ def recorded(settings: NodeSettings, opening: Callable[[Run], TaskRunner]) -> Ca
         digest = at("client.consent:consent_digest")
         consent = digest(run.config, run.base_fingerprint, kit.tls.authority if kit else b"")
         agreed = at("client.consent:Consents").of(settings.state, settings.name).has(consent)
+        lines, node_run = SentLines.of(settings.state, settings.name), f"{run.run_id:016x}"
         policy = hashlib.sha256(canonical(settings.policy.model_dump(mode="json"))).hexdigest()
-        note: dict[str, Any] = {"run_id": f"{run.run_id:016x}", "consent": consent if agreed else "", "policy": policy}
-        return _Recording(runner, SentLines.of(settings.state, settings.name), note)
+        said = {"settings": dict(run.config), "base": run.base_fingerprint.hex(), "consent": consent, "policy": policy}
+        if agreed:
+            lines.append({"run_id": node_run, "agreed": said})
+        return _Recording(runner, lines, {"run_id": node_run})
 
     return opened
 
@@ -72,7 +92,7 @@ class SentLines:
         before = _NONE
         for number, raw in enumerate((read_if_there(self.path) or b"").split(b"\n")[:-1], 1):
             try:
-                line = cast("dict[str, Any]", json.loads(raw))
+                line = cast("dict[str, Any]", read_json(raw))
                 whole = line["prev"] == before and canonical(line) == raw
             except (ValueError, KeyError, TypeError) as error:
                 raise PeerError(f"line {number} of '{self.path}' is none of plait's") from error
@@ -124,40 +144,101 @@ class _Recording:
     def answer(self, task: Task, body: bytes) -> Answer:
         """Do a task."""
         answer = self.runner.answer(task, body)
-        run = self.note.get("run") or _run_of(task.head + body)
-        if run:
-            self.note["run"] = run
-        said = {"bytes": len(answer.data), "sha256": answer.sha256.hex(), **described(answer.data)}
-        self.lines.append({**self.note, "task": task.message_type, **said})
+        category, _, action = task.message_type.partition(".")
+        purpose = action or ("describe" if category == "query" else category)
+        number = round_and_attempt(task.group_id)[0]
+        asked = task.head + body
+        is_counted = number.isdecimal() and len(number) <= _DIGITS and purpose != Purpose.DESCRIBE
+        said = {"asked": len(asked), "bytes": len(answer.data), "purpose": purpose, **described(answer.data)}
+        if header := _broadcast(asked):
+            self.note["run"] = header.run_id.hex()
+            said["adapter"] = header.result_digest.hex()
+        self.lines.append({**self.note, "round": int(number) if is_counted else 0, **said})
         return answer
 
 
 def described(data: bytes) -> dict[str, Any]:
-    """The fields of an answer by name, and of an update what its signature covers, by its digest."""
+    """An answer's fields by name, the digest of what an update's signature covers, and figures as ledgers have them."""
     try:
         reply = decode_reply(data, max_bytes=len(data))
     except PeerError:
         return {"fields": ["error"]}
-    if isinstance(reply, UpdateReply):
-        header = read_envelope(reply.update, max_bytes=len(reply.update)).header
-        signed = hashlib.sha256(SIGNED_DOMAIN + bytes(split_frame(reply.update).header)).hexdigest()
-        fields = ["update: delta", "update: examples", *(f"update: {name}" for name in header.metrics)]
-        return {"fields": sorted(fields), "signed": signed}
-    kind = {"ClientCard": "description", "Evaluation": "evaluation"}.get(type(reply).__name__, type(reply).__name__)
-    if isinstance(reply, Refusal):
-        kind = "refusal"
-    return {"fields": sorted(f"{kind}: {name}" for name in _names(reply))}
+    match reply:
+        case UpdateReply():
+            header = read_envelope(reply.update, max_bytes=len(reply.update)).header
+            signed = hashlib.sha256(SIGNED_DOMAIN + bytes(split_frame(reply.update).header)).hexdigest()
+            fields = ["update: delta", "update: examples", *(f"update: {name}" for name in header.metrics)]
+            return {"fields": sorted(fields), "signed": signed}
+        case ClientCard():
+            known = {name: value for name, value in vars(reply).items() if name in DescribedClient.model_fields}
+            card = DescribedClient.model_validate(known).model_dump(mode="json", exclude_none=True)
+            return {"fields": _names("description", reply), "told": {"card": card}}
+        case Evaluation():
+            shared, own = ({"": each} if each else {} for each in client_losses(reply))
+            scores = {"score": mean_loss(shared)} | ({"own": mean_loss(own)} if own else {})
+            told = {
+                name: each.by_client[""].model_dump(mode="json", exclude_none=True) for name, each in scores.items()
+            }
+            return {"fields": _names("evaluation", reply), "told": told}
+        case _:
+            return {"fields": _names("refusal" if isinstance(reply, Refusal) else type(reply).__name__, reply)}
 
 
-def _names(reply: object) -> Sequence[str]:
-    if not dataclasses.is_dataclass(reply):
-        return ()
-    return [each.name for each in dataclasses.fields(reply) if getattr(reply, each.name) is not None]
+def _names(kind: str, reply: Reply) -> list[str]:
+    names = [each.name for each in dataclasses.fields(cast("Any", reply))]
+    return sorted(f"{kind}: {name}" for name in names if getattr(reply, name) is not None)
 
 
-def _run_of(task: bytes) -> str:
-    """The run of a task as ledgers name it; empty where the task does not say."""
+def _broadcast(task: bytes) -> Header | None:
     try:
-        return run_of(task, max_bytes=len(task)).hex()
+        return broadcast_of(task, max_bytes=len(task))
     except PeerError:
-        return ""
+        return None
+
+
+def attested(kit: ClientKit, state: Path, *, run: str, about_data: str = "") -> tuple[str, bytes]:
+    """A client's statement of one run: what it agreed to, and what left it, signed by its node key.
+
+    Args:
+        run: the beginning of the run's id in its ledger; empty if the node took part in one alone.
+
+    Returns:
+        The run's id, and the signed statement.
+
+    Raises:
+        ConfigError: the node took part in no such run, or in several.
+        PeerError: the record of what was sent is damaged.
+        MachineError: it cannot be read.
+    """
+    lines = SentLines.of(state, kit.name).read()
+    known = sorted({line["run"] for line in lines if line.get("run")})
+    runs = [each for each in known if each.startswith(run)]
+    if len(runs) != 1:
+        named = ", ".join(each[:16] for each in known) or "none"
+        raise ConfigError(f"run '{run}' is {len(runs)} of those that '{kit.name}' took part in ({named}), expected one")
+    (run_id,) = runs
+    nodes_runs = {line["run_id"] for line in lines if line.get("run") == run_id}
+    own = [line for line in lines if line.get("run", run_id) == run_id and line["run_id"] in nodes_runs]
+    agreed = {canonical(line["agreed"]): line["agreed"] for line in own if "agreed" in line}
+    is_noised = any(each["settings"].get("dp", "off") != "off" for each in agreed.values())
+    endorsement = Endorsement.of(kit)
+    predicate: dict[str, Json] = {
+        "client": kit.name,
+        "public_key": kit.node_key.public_bytes.hex(),
+        "certificate": base64.b64encode(endorsement.certificate).decode(),
+        "endorsement": base64.b64encode(endorsement.signature).decode(),
+        "agreed": list(agreed.values()),
+        "about_data": about_data,
+        "record": hashlib.sha256(canonical(lines[-1])).hexdigest(),
+        "messages": _packed([line for line in own if "asked" in line], is_noised=is_noised),
+    }
+    key = Ed25519PublicKey.from_public_bytes(kit.node_key.public_bytes)
+    said = statement([{"name": "run", "digest": {"plaitRun": run_id}}], STATEMENT, predicate)
+    return run_id, enveloped(said, Signer(key_id(key), kit.node_key.sign))
+
+
+def _packed(messages: Sequence[dict[str, Any]], *, is_noised: bool) -> str:
+    """What a statement says of each message, as compressed lines."""
+    kept = [name for name in _STATED if not (is_noised and name in ("bytes", "told"))]
+    lines = (canonical({name: line[name] for name in kept if name in line}) + b"\n" for line in messages)
+    return base64.b64encode(zlib.compress(b"".join(lines), 9)).decode()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import copy
 import importlib.util
 import json
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,8 +17,9 @@ from typing import Any
 import pytest
 
 from plait.features.evidence.bundle import bundle_of
-from plait.features.evidence.client_statement import attested
 from plait.features.evidence.envelope import Signer, Signing, enveloped
+from plait.features.evidence.sent import attested
+from plait.rounds.ledger import canonical
 from plait.rounds.run_directory import RunDirectory
 from plait.trust.certificate import read_key
 from plait.trust.kit import ClientKit
@@ -24,6 +27,7 @@ from plait.trust.provision import provision
 from tests.attending import served, shares_of
 from tests.features.conftest import NAMES, SMALL, rows
 
+Line = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -72,8 +76,43 @@ def signed(tmp_path_factory: pytest.TempPathFactory, kits: Path) -> Signed:
     return federated(tmp_path_factory.mktemp("signed"), kits)
 
 
-@pytest.fixture(scope="session")
-def verifier() -> ModuleType:
+def leaves(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in children:
+        yield from leaves(child, (*path, key))
+    if not children:
+        yield path
+
+
+def changed(value: Any) -> Any:
+    match value:
+        case bool():
+            return not value
+        case int() | float():
+            return value + 1
+        case str():
+            return value[:-1] + ("0" if value[-1] != "0" else "1") if value else "x"
+        case _:
+            return ["x"]
+
+
+def with_change(document: Any, path: tuple[str | int, ...], *, without: bool = False) -> Any:
+    found = copy.deepcopy(document)
+    place = found
+    for key in path[:-1]:
+        place = place[key]
+    if without:
+        del place[path[-1]]
+    else:
+        place[path[-1]] = changed(place[path[-1]])
+    return found
+
+
+def packed(lines: list[Line]) -> str:
+    return base64.b64encode(zlib.compress(b"".join(canonical(line) + b"\n" for line in lines), 1)).decode()
+
+
+def verifier_module() -> ModuleType:
     """``docs/evidence/verify.py``."""
     spec = importlib.util.spec_from_file_location("verify", ROOT / "docs/evidence/verify.py")
     assert spec
@@ -81,6 +120,11 @@ def verifier() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def verifier() -> ModuleType:
+    return verifier_module()
 
 
 @pytest.fixture
