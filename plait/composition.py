@@ -6,10 +6,8 @@ what it needs, so that no run loads what it does not use.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plait.config import RunConfig
@@ -177,23 +175,6 @@ def check_here(config: RunConfig, *, simulates: bool) -> None:
         from plait.features.fleets.run import check as check_fleet
 
         check_fleet(config, simulates=simulates)
-
-
-@contextmanager
-def beside(config: RunConfig, run: Path, *, quiet: bool) -> Generator[None]:
-    """Trackers follow the run while the block runs.
-
-    Args:
-        quiet: whether they show nothing.
-    """
-    if not config.callbacks:
-        yield
-        return
-    from plait.report.trackers import following
-    from plait.rounds.callbacks import trackers_of
-
-    with following(trackers_of(config.callbacks), run, quiet=quiet):
-        yield
 
 
 def end(run: Run, data: PartitionedData, directory: RunDirectory, *, quiet: bool) -> None:

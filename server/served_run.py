@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from plait.api import TURN
 from plait.api.resuming import is_reported
-from plait.api.running import check_names
+from plait.api.running import beside, check_names
 from plait.api.serving import Serving, kit_of, vouch_of
-from plait.composition import beside, check_here
+from plait.composition import check_here
 from plait.config import RunConfig
 from plait.errors import ConfigError
 from plait.progress import status, watch

@@ -5,7 +5,8 @@ Shows nothing but its progress, and sets no signal handler: what interrupts a ru
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,6 +62,23 @@ def check_names(settings: RunConfig, *, runs: bool = True, data: bool = True) ->
         optimizer_for(settings.server_optimizer)
 
 
+@contextmanager
+def beside(config: RunConfig, run: Path, *, quiet: bool) -> Generator[None]:
+    """Trackers follow the run while the block runs.
+
+    Args:
+        quiet: whether they show nothing.
+    """
+    if not config.callbacks:
+        yield
+        return
+    from plait.report.trackers import following
+    from plait.rounds.callbacks import trackers_of
+
+    with following(trackers_of(config.callbacks), run, quiet=quiet):
+        yield
+
+
 def start(
     settings: RunConfig,
     *,
@@ -109,7 +127,7 @@ def go_on(
         PlaitError: the reason that the run stopped again.
     """
     with status("loading libraries", quiet=quiet):
-        from plait.composition import beside, end
+        from plait.composition import end
         from plait.report.write import write_report
         from plait.simulation.execution import begin, execute, prepare
     with ExitStack() as works:

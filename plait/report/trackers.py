@@ -20,7 +20,6 @@ from plait.progress import say
 from plait.report.tracker_libraries import LIBRARIES, TrackedRun
 from plait.rounds.events import Evaluated, Event, MeanScore, RoundFinished, RunStarted, UpdateReceived
 from plait.rounds.ledger import Follower
-from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_now import RunNow
 from plait.text import printable
 
@@ -86,7 +85,7 @@ class _Following(threading.Thread):
             for event in (*events, *self._follower.new_events()):
                 figures = series.of(event)
                 if isinstance(event, RunStarted):
-                    folder = RunDirectory(self._run).trackers / self.tracker
+                    folder = self._run / "trackers" / self.tracker
                     folder.mkdir(parents=True, exist_ok=True)
                     name = self._run.resolve().name
                     begun = LIBRARIES[self.tracker](
