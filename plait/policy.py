@@ -130,7 +130,8 @@ class Policy(BaseModel, frozen=True):
         Field(
             ge=0,
             le=_LARGEST,
-            description="times per run that a round may be requested again from another adapter, or with other noise",
+            description="times per run that a round may be requested again from another adapter, or with other noise, "
+            "and that any other client may be in or out of masked rounds beside this one",
         ),
     ] = 3
     dp_max_epsilon: Annotated[

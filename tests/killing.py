@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Collection
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,3 +73,29 @@ class Fuse:
     def listen(self, events: Collection[str] = TOUCHES) -> None:
         """Count before each of these audit events, for as long as this process lives."""
         sys.addaudithook(lambda event, _: self.step() if event in events else None)
+
+
+OF_A_PROCESS = {"resumed", "interrupted", "clients_described", "broadcast", "reply_received"}
+"""Events that tell what a process does to begin or to go on: a run that was killed has others."""
+OF_A_MOMENT = {"seq", "time", "prev", "hash", "run_id", "metrics", "commitment"}
+
+
+def different_stories(
+    killed: Iterable[Mapping[str, Any]], whole: Iterable[Mapping[str, Any]], *, again: Collection[str] = ()
+) -> list[str]:
+    """What the ledger of a killed run tells otherwise than that of an undisturbed one, event by event.
+
+    Args:
+        again: kinds that may be told again; all others once.
+    """
+    one, other = (
+        Counter(
+            json.dumps({name: event[name] for name in event.keys() - OF_A_MOMENT if name[-2:] != "_s"}, sort_keys=True)
+            for event in events
+            if event["event"] not in OF_A_PROCESS
+        )
+        for events in (killed, whole)
+    )
+    twice = {"round_started", *again}
+    more = [line for line in one - other if line not in other or json.loads(line)["event"] not in twice]
+    return [f"missing: {line}" for line in other - one] + [f"again or otherwise: {line}" for line in more]

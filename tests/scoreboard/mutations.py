@@ -17,6 +17,7 @@ import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -470,6 +471,15 @@ def _settings_of_the_file() -> None:
     put("plait.rounds.recorded_settings:recorded_settings", settings, beside=by_name)
 
 
+def _groups_change() -> None:
+    sums = module("plait.features.secagg.sums")
+    seated = sums.seated
+    put(
+        "plait.features.secagg.sums:seated",
+        lambda names, count, *, key, before: seated(names, count, key=key, before={}),
+    )
+
+
 def _finds_anybodys(self, node, task_id):
     for of_node in self._by_node.values():
         if task_id in of_node:
@@ -820,6 +830,42 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         "no-escapes": ("names that are shown plainly", same("scoreboard.evidence:verify.shown")),
         "bomb": ("the size of what is compressed", _unbounded),
     },
+    "sums": {
+        "nested": (
+            "sums may lie across each other, if they differ in enough clients",
+            instead(
+                "plait.features.secagg.journal:are_apart", lambda one, other, least: not 0 < len(one ^ other) < least
+            ),
+        ),
+        "half": (
+            "sums may lie within another however small they are",
+            instead(
+                "plait.features.secagg.journal:are_apart",
+                lambda one, other, least: (
+                    one == other
+                    or one.isdisjoint(other)
+                    or (len(one ^ other) >= least and (one < other or other < one))
+                ),
+            ),
+        ),
+        "all-losses": (
+            "losses of another adapter are other numbers",
+            instead(
+                "plait.features.secagg.journal:SumJournal._same",
+                lambda self, purpose, received: {
+                    each.clients for each in self._of(purpose) if each.received == received.hex()
+                },
+            ),
+        ),
+        "changes": (
+            "a client may be left out of any number of rounds",
+            nothing("plait.features.secagg.journal:changes_in", result=Counter[str]()),
+        ),
+        "seats": (
+            "groups are dealt anew in each round",
+            _groups_change,
+        ),
+    },
     "server_alone": {
         "client-secret": (
             "batches and rounding follow from what the server knows",
@@ -828,25 +874,8 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
             ),
         ),
         "sums-apart": (
-            "sums may differ in one client",
-            instead("plait.features.secagg.journal:SumJournal._comparable", lambda self, purpose, received: set()),
-        ),
-        "evaluations-apart": (
-            "evaluations of two adapters may differ in one client",
-            instead(
-                "plait.features.secagg.journal:SumJournal._comparable",
-                lambda self, purpose, received: {
-                    each.clients for each in self._sums.get(purpose, ()) if each.received == received.hex()
-                },
-            ),
-        ),
-        "sums-together": (
-            "sums may give one client together",
-            nothing("plait.features.secagg.journal:fewest_apart", result=10**9),
-        ),
-        "one-evaluation": (
-            "an adapter is evaluated for other clients again",
-            nothing("plait.features.secagg.journal:SumJournal._check_adapter"),
+            "sums of the same numbers may be of any clients",
+            instead("plait.features.secagg.journal:are_apart", lambda one, other, least: True),
         ),
         "closed-rounds": (
             "a run that begins anew under the same name may unmask its rounds again",

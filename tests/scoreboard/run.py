@@ -47,6 +47,7 @@ ROWS = {
     "one_member": "one member against a masked round",
     "liar": "one of eight lies",
     "server_alone": "a server alone against masks",
+    "sums": "sums that a server designs",
     "evidence": "evidence rewritten by its operator",
     "fuzz": "fuzz iterations, uncaught errors",
 }

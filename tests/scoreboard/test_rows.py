@@ -15,7 +15,7 @@ RUN = Path(__file__).with_name("run.py")
 # which run by themselves.
 ROWS = (
     "soak", "malformed,forged", "killed,clients_killed,privacy", "network,straggler,members", "door", "names",
-    "planted", "hostile", "private_records", "directories", "server_alone,liar",
+    "planted", "hostile", "private_records", "directories", "server_alone,sums,liar",
     "evidence",
 )  # fmt: skip
 

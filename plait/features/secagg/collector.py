@@ -15,11 +15,11 @@ from plait.errors import MachineError, PeerError
 from plait.features.secagg.events import EVALUATION, EvaluationMissed, decode_figures, scores_of
 from plait.features.secagg.journal import evaluators_of
 from plait.features.secagg.messages import MaskedReply, MaskedUpdate
-from plait.features.secagg.roster import Session
+from plait.features.secagg.roster import LEAST_CLIENTS, Session
 from plait.features.secagg.rounds import MaskedRounds
 from plait.features.secagg.server import Sealed, TooFewError
 from plait.features.secagg.stage import TRAINING_STAGE
-from plait.features.secagg.sums import ContestedError, DeclinedError, MaskedSums, Wanted
+from plait.features.secagg.sums import ContestedError, DeclinedError, MaskedSums, Wanted, seated
 from plait.rounds import events
 from plait.rounds.channel import NoAnswer, Purpose
 from plait.rounds.cohort import ServerSide
@@ -28,6 +28,7 @@ from plait.rounds.events import Reason
 from plait.rounds.ledger import read_events
 from plait.rounds.run_state import RunState, choose_cohort, note_held
 from plait.trust.identity import Vouch
+from plait.wire.messages import Refusal, RefusalReason
 
 if TYPE_CHECKING:
     from plait.features.privacy.rounds import PrivateRounds
@@ -42,9 +43,13 @@ class MaskedCollector:
     vouch: Vouch
 
     def __post_init__(self) -> None:
-        self._declined = set[frozenset[str]]()
+        self._declined: dict[Purpose, set[frozenset[str]]] = {Purpose.TRAIN: set(), Purpose.EVALUATE: set()}
         self._sums = MaskedSums(self.server, self.vouch, self._pay_for)
-        self._sums.recall(read_events(self.server.directory.ledger))
+        recorded = read_events(self.server.directory.ledger)
+        self._sums.recall(recorded)
+        for event in recorded:
+            if isinstance(event, events.RoundStarted):
+                self._seat(event.cohort)
 
     def __enter__(self) -> Self:
         return self
@@ -118,16 +123,16 @@ class MaskedCollector:
                 break
             if purpose is Purpose.TRAIN:
                 server.ledger.append(events.RoundStarted(round=wanted.round, cohort=tuple(chosen)))
+                self._seat(chosen)
             try:
                 return self._take(wanted, purpose, state, chosen)
             except ContestedError as contested:
                 error = contested
             except DeclinedError as declined:
                 error, failed = declined, failed + 1
-                if purpose is Purpose.EVALUATE:
-                    self._declined.add(declined.clients)
-                    # A client that was lost on the way may be lost again, and the others decline again.
-                    lost |= set(chosen) - declined.clients
+                self._declined[purpose].add(declined.clients)
+                # A client that was lost on the way may be lost again, and the others decline again.
+                lost |= set(chosen) - declined.clients
             except TooFewError as too_few:
                 error, failed = too_few, failed + 1
             server.ledger.append(events.RoundMissed(round=wanted.round, attempt=attempt, received=error.count))
@@ -138,21 +143,46 @@ class MaskedCollector:
 
     def _invited(self, wanted: Wanted, purpose: Purpose, attempt: int, *, without: Collection[str]) -> Sequence[str]:
         plan, sums = self.server.plan, self._sums
-        names = [name for name in self.server.roster.nodes if name not in without and sums.may_be_invited(wanted, name)]
+        names = [name for name in self.server.roster.nodes if sums.may_be_invited(wanted, name)]
         if purpose is Purpose.TRAIN:
-            return choose_cohort(names, plan.cohort_size, seed=plan.seed, round_number=wanted.round)[0]
+            return self._cohort(wanted, names, without)
+        names = [name for name in names if name not in without]
         clients = plan.evaluators(names)
         order = wanted.run_id + wanted.round.to_bytes(8, "big") + attempt.to_bytes(4, "big")
         chosen = evaluators_of(
-            clients, names, earlier=sums.evaluations, declined=self._declined, least=wanted.least, order=order
+            clients,
+            names,
+            earlier=sums.evaluations,
+            declined=self._declined[purpose],
+            least=wanted.least,
+            order=order,
         )
         # Where none are safe, clients that keep a journal say so once; simulated ones keep none.
-        return chosen or (() if self._declined else clients)
+        return chosen or (() if self._declined[purpose] else clients)
+
+    def _cohort(self, wanted: Wanted, names: Sequence[str], without: Collection[str]) -> Sequence[str]:
+        """The clients of a round: the same as before where all are meant, and two fewer than would not sign its sum."""
+        plan, seats = self.server.plan, self._sums.seats
+        known = [name for name in seats if name in names]
+        if not known:
+            return choose_cohort(names, plan.cohort_size, seed=plan.seed, round_number=wanted.round)[0]
+        cohort = [*known, *sorted(set(names) - seats.keys())][: plan.cohort_size]
+        left = [name for name in cohort if name not in without]
+        if frozenset(left) in self._declined[Purpose.TRAIN] and len(left) > wanted.least * wanted.groups + 1:
+            cohort = left[: 1 - LEAST_CLIENTS]
+        return sorted(cohort)
+
+    def _seat(self, cohort: Sequence[str]) -> None:
+        """Keep the clients of a round, and the groups that they are dealt to, where each round is meant to have all."""
+        if not (self.masked.draws or self.masked.privacy):
+            key, sums = str(self.server.plan.seed), self._sums
+            sums.seats = seated(cohort, self.masked.groups, key=key, before=sums.seats)
 
     def _take(self, wanted: Wanted, purpose: Purpose, state: RunState, chosen: Sequence[str]) -> RunState:
         """Take a masked sum, in one attempt; it is on disk afterwards."""
         tasks, roster, log = self.server.tasks, self.server.roster, self.server.log
         answered: list[str] = []
+        declined: list[frozenset[str]] = []
 
         def ask(session: Session, clients: Sequence[str]) -> Iterator[tuple[str, MaskedUpdate]]:
             deadline = tasks.deadline()
@@ -163,7 +193,10 @@ class MaskedCollector:
                     reply = answer.reply
                     if not (isinstance(reply, MaskedReply) and isinstance(reply.answer, MaskedUpdate)):
                         log.failure(wanted.round, answer, stage=TRAINING_STAGE)
-                        doubt(roster, answer)
+                        if isinstance(reply, Refusal) and reply.reason is RefusalReason.POLICY:
+                            declined.append(frozenset(clients))
+                        else:
+                            doubt(roster, answer)
                         continue
                     self._note(wanted, answer, reply.answer)
                     answered.append(answer.client)
@@ -173,7 +206,12 @@ class MaskedCollector:
                     silent = Answer(client, NoAnswer("gave no answer"), 0)
                     log.failure(wanted.round, silent, reason=late, stage=TRAINING_STAGE)
 
-        self._sums.take(wanted, chosen, ask)
+        try:
+            self._sums.take(wanted, chosen, ask)
+        except TooFewError as error:
+            if not declined:
+                raise
+            raise DeclinedError(str(error), count=error.count, clients=declined[0]) from error
         return note_held(state, dict.fromkeys(answered, state.held_on(0)))
 
     def _note(self, wanted: Wanted, answer: Answer, update: MaskedUpdate) -> None:

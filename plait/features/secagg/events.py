@@ -66,6 +66,7 @@ class GroupLeftOut(Event):
 
     event = "group_left_out"
     is_public = True
+    purpose: ClassVar[str] = "train"
     round: Count
     clients: tuple[str, ...]
     distance: Number

@@ -69,6 +69,7 @@ class Masking:
             case None:
                 if self.journal:
                     self.journal.check_open(task.session)
+                    self._note_unsure(client, task.session)
                 client, answer = client.offer(
                     task.session,
                     identity=identity.public_key,
@@ -107,6 +108,16 @@ class Masking:
             do = self.journal.note_sum if notes else self.journal.check_sum
             do(client.session, client.received, [roster.offers[place].client for place in survivors])
 
+    def _note_unsure(self, client: MaskingClient, next_one: Session) -> None:
+        """Note a sum that its numbers may be in, though nobody asked it to unmask them: a third need not be asked."""
+        before, roster = client.session, client.roster
+        if not (self.journal and before and roster and client.has_masked) or client.revealed is not None:
+            return
+        if (before.series, before.round) != (next_one.series, next_one.round):
+            places = client.signed or range(len(roster.offers))
+            names = [roster.offers[place].client for place in places]
+            self.journal.note_sum(before, client.received, names, is_sure=False)
+
     def roster_for(self, run_id: bytes, purpose: str, number: int) -> Roster:
         """The roster that an update or losses are masked for; before anything is trained."""
         client = self._recall()
@@ -118,6 +129,11 @@ class Masking:
                 "first: this run's server may learn sums alone"
             )
         return roster
+
+    def agree(self, roster: Roster, received: bytes) -> None:
+        """Refuse to mask anything for a roster whose sum, if nobody is lost, would tell of few clients."""
+        if self.journal:
+            self.journal.check_sum(roster.session, received, [offer.client for offer in roster.offers])
 
     def noise_key(self, session: Session, numbers: bytes) -> bytes:
         """See `MaskingClient.noise_key`."""
@@ -169,7 +185,9 @@ class UnderMasks:
         identity = speaker.identity() if speaker.identity else None
         policy = speaker.terms.policy if speaker.terms else None
         least = policy.min_masked_clients if policy else LEAST_CLIENTS
-        journal = SumJournal(speaker.journal, least) if speaker.journal else None
+        is_counted = policy and masked and not (masked.draws or masked.privacy)
+        most = policy.max_repeats if policy and is_counted else None
+        journal = SumJournal(speaker.journal, least, most) if speaker.journal else None
         masking, charge = Masking(speaker.name, speaker.memory, identity, journal), None
         if masked and masked.privacy:
             from plait.features.privacy.client import ClientCharge
@@ -208,6 +226,7 @@ class UnderMasks:
         roster = self.masking.roster_for(header.run_id, "evaluate", settings.round)
         if (roster.size, roster.figures) != (0, len(EVALUATION)):
             raise PeerError(f"masked sum has {roster.figures} figures, expected {len(EVALUATION)}")
+        self.masking.agree(roster, header.result_digest)
         figures = encode_figures(evaluation_figures(*client_losses(measure())), EVALUATION)
         return self.masking.masked(roster.session, np.zeros(0, np.int32), figures, received=header.result_digest)
 
@@ -228,6 +247,7 @@ class UnderMasks:
 
     def _grid(self, header: Header, spec: AdapterSpec, settings: Settings) -> MaskedGrid:
         roster = self.masking.roster_for(header.run_id, "train", settings.round)
+        self.masking.agree(roster, header.result_digest)
         sides = {Side(each) for each in settings.trained} - ({Side(settings.personal)} if settings.personal else set())
         clients = len(roster.offers)
         coding, parts = Coding(Ring(roster.bits), clients, roster.unit), slices_of(geometry_of(spec), sides)

@@ -49,12 +49,6 @@ def groups_for(clients: int) -> int:
     return count if count >= LEAST_GROUPS else 1
 
 
-def deal(names: Sequence[str], count: int, key: bytes) -> tuple[tuple[str, ...], ...]:
-    """The names in `count` groups, whose sizes differ by at most one, in an order that follows from the key."""
-    order = sorted(names, key=lambda name: hashlib.sha256(key + name.encode()).digest())
-    return tuple(tuple(sorted(order[at::count])) for at in range(count))
-
-
 def distances(means: Sequence[Float32]) -> tuple[float, ...]:
     """How far each (size,) mean, of three or more, lies from the median of all, over the median of these distances."""
     middle = np.median(np.stack(means), axis=0)

@@ -51,6 +51,7 @@ class MaskedRounds:
         evaluators: clients invited to an evaluation; 0 for as many as to a round.
         quorum: clients whose updates a round needs.
         privacy: where clients add noise under their masks.
+        draws: whether each round has other clients of a larger number.
     """
 
     clients: int
@@ -58,6 +59,7 @@ class MaskedRounds:
     evaluators: int = 0
     quorum: int = 0
     privacy: ClientPrivacy | None = None
+    draws: bool = False
 
     def least(self, purpose: str) -> int:
         """The smallest roster: two thirds of those invited, so that no server makes one of a few that it chooses.

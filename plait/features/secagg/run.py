@@ -40,7 +40,14 @@ def masked_of(config: RunConfig) -> MaskedRounds:
     """The sums of a run."""
     rate = config.learning_rate or method_named(config.method).learning_rate_at(config.rank)
     quorum = math.ceil(config.quorum * config.cohort_size)
-    return MaskedRounds(config.cohort_size, rate * config.local_steps, config.eval_clients, quorum, noise_of(config))
+    return MaskedRounds(
+        config.cohort_size,
+        rate * config.local_steps,
+        config.eval_clients,
+        quorum,
+        noise_of(config),
+        draws=config.cohort_size < config.clients,
+    )
 
 
 def way(way: Way, config: RunConfig) -> Way:
@@ -134,8 +141,14 @@ def proposes(run: Proposed) -> Words:
         f"the run is masked (secure aggregation): the server learns sums over {fewest(config)} or more clients, and "
         f"no single client's updates or losses"
     )
-    unhidden = "masks add no noise: they do not hide what the sum, and so the adapter, tells of a text"
-    return Words(under_masks=True, seen=(sums, unhidden) if config.evaluates else (sums,), bits=_bits(run))
+    unhidden = ("masks add no noise: they do not hide what the sum, and so the adapter, tells of a text",)
+    if config.cohort_size < config.clients:
+        drawn = (
+            "each round has other clients, so sums of many rounds together show which way a single client's data pull"
+        )
+        unhidden = (*unhidden, drawn)
+    is_noised = noise_of(config) is not None
+    return Words(under_masks=True, seen=(sums,) if is_noised else (sums, *unhidden), bits=_bits(run))
 
 
 def _bits(run: Proposed) -> float:

@@ -12,9 +12,11 @@ same ones can be asked for again. Knows no rule and no model.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -36,7 +38,6 @@ from plait.features.secagg.roster import (
     Offer,
     Roster,
     Session,
-    deal,
     distances,
     threshold_of,
 )
@@ -206,6 +207,7 @@ class MaskedSums:
         unheard: those that did not answer when they were accused, and the sum that they are left out of, by round and
             purpose.
         evaluations: the clients of each sum of losses.
+        seats: the group of each client that a run keeps in one group, the first that came first.
     """
 
     server: ServerSide
@@ -214,15 +216,19 @@ class MaskedSums:
     left_out: set[str] = field(default_factory=set[str])
     unheard: set[tuple[int, str, str]] = field(default_factory=set[tuple[int, str, str]])
     evaluations: list[frozenset[str]] = field(default_factory=list[frozenset[str]])
+    seats: dict[str, int] = field(default_factory=dict[str, int])
+    _told: Counter[tuple[int, str]] = field(default_factory=Counter[tuple[int, str]])
 
     def recall(self, recorded: Iterable[events.Event]) -> None:
-        """Take from an earlier process who departs from the protocol, and who has evaluated."""
+        """Take from an earlier process who departs from the protocol, who has evaluated, and what is recorded."""
         proofs = (Reason.SHARES.value, Reason.COMPLAINT.value)
         for event in recorded:
             if isinstance(event, events.UpdateRefused) and event.reason in proofs:
                 self.left_out.add(event.client)
             if isinstance(event, SumUnmasked) and event.evaluated_by:
                 self.evaluations.append(frozenset(event.evaluated_by))
+            if isinstance(event, SumUnmasked | GroupLeftOut):
+                self._told[event.round, event.purpose] += 1
 
     def may_be_invited(self, wanted: Wanted, client: str) -> bool:
         """Whether a client may take part in a sum."""
@@ -260,38 +266,20 @@ class MaskedSums:
         far = distances([part.mean for part in parts]) if len(parts) >= LEAST_GROUPS else (0.0,) * len(parts)
         near = [part for part, distance in zip(parts, far, strict=True) if distance <= FAR]
         summed = Summed.of(near, wanted, invited=sum(len(group.roster.offers) for group in sealed))
+        told: list[events.Event] = [
+            GroupLeftOut(round=wanted.round, clients=part.clients, distance=min(distance, 1e300))
+            for part, distance in zip(parts, far, strict=True)
+            if distance > FAR
+        ]
+        known = {part.clients for part in parts}
+        told += [_unmasked(wanted, group, len(invited)) for group, _ in signed if group.clients in known]
+        # Before the sum is stored, with which nothing of this is done again; but not what an earlier process recorded.
+        for event in told[self._told[wanted.round, wanted.purpose] :]:
+            self.server.ledger.append(event)
+        if wanted.purpose == "evaluate" and known:
+            self.evaluations.append(frozenset(summed.clients))
         self.server.directory.store_update(wanted.round, sum_file(wanted.purpose), summed.to_bytes())
-        for part, distance in zip(parts, far, strict=True):
-            if distance > FAR:
-                left_out = GroupLeftOut(round=wanted.round, clients=part.clients, distance=min(distance, 1e300))
-                self.server.ledger.append(left_out)
-        for group in (group for group, _ in signed if group.clients in {part.clients for part in parts}):
-            self._note(wanted, group, invited=len(invited))
         return summed
-
-    def _note(self, wanted: Wanted, group: Sealed, *, invited: int) -> None:
-        """Record that a group's sum is known."""
-        roster = group.roster
-        evaluated_by = group.clients if wanted.purpose == "evaluate" else ()
-        if evaluated_by:
-            self.evaluations.append(frozenset(evaluated_by))
-        self.server.ledger.append(
-            SumUnmasked(
-                round=wanted.round,
-                purpose=wanted.purpose,
-                invited=invited,
-                roster=len(roster.offers),
-                shared=len(group.sharers),
-                clients=len(group.survivors),
-                threshold=roster.threshold,
-                neighbours=len(roster.holders(0)) - 1,
-                bits=roster.bits,
-                unit=roster.unit,
-                certified=all(offer.certificate for offer in roster.offers),
-                noised=wanted.noised,
-                evaluated_by=evaluated_by,
-            )
-        )
 
     def stored(self, wanted: Wanted) -> Summed | None:
         """A sum that was taken before; None if it was not."""
@@ -309,7 +297,8 @@ class MaskedSums:
                     if (proven := self.server.roster.keys.get(name)) and proven != offer.identity:
                         raise PeerError(f"{name!a} offers keys under another node key, expected the one that it proved")
                     offers[name] = offer
-        dealt = deal(list(offers), wanted.groups, wanted.run_id + wanted.round.to_bytes(8, "big"))
+        seats = seated(offers, wanted.groups, key=f"{wanted.run_id.hex()} {wanted.round}", before=self.seats)
+        dealt = [[name for name in sorted(offers) if seats[name] % wanted.groups == at] for at in range(wanted.groups)]
 
         def agreed(names: Sequence[str]) -> Collecting:
             here, size, figures = [offers[name] for name in names], wanted.size, wanted.figures
@@ -446,6 +435,39 @@ class MaskedSums:
 
     def _stage(self, session: Session, stages: Mapping[str, messages.Stage], kind: type[_Kind]) -> MaskedStage[_Kind]:
         return MaskedStage(self.server, session, stages, kind)
+
+
+def _unmasked(wanted: Wanted, group: Sealed, invited: int) -> SumUnmasked:
+    """What the ledger says of a group's sum."""
+    roster = group.roster
+    return SumUnmasked(
+        round=wanted.round,
+        purpose=wanted.purpose,
+        invited=invited,
+        roster=len(roster.offers),
+        shared=len(group.sharers),
+        clients=len(group.survivors),
+        threshold=roster.threshold,
+        neighbours=len(roster.holders(0)) - 1,
+        bits=roster.bits,
+        unit=roster.unit,
+        certified=all(offer.certificate for offer in roster.offers),
+        noised=wanted.noised,
+        evaluated_by=group.clients if wanted.purpose == "evaluate" else (),
+    )
+
+
+def seated(names: Iterable[str], count: int, *, key: str, before: Mapping[str, int]) -> dict[str, int]:
+    """The group of each name, of `count` of nearly one size, in an order that follows from the key.
+
+    Those that had a group `before` keep it: sums of groups that change are equations for each client's part.
+    """
+    seats = dict(before)
+    sizes = Counter(seats.values())
+    for name in sorted(set(names) - seats.keys(), key=lambda name: hashlib.sha256(f"{key} {name}".encode()).digest()):
+        seats[name] = min(range(count), key=lambda group: sizes[group])
+        sizes[seats[name]] += 1
+    return seats
 
 
 def sum_file(purpose: str) -> str:

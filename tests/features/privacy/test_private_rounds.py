@@ -21,6 +21,7 @@ from plait.rounds.events import parse_event
 from plait.rounds.ledger import read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import initial_state
+from tests.killing import different_stories
 
 FIXED = ClientPrivacy(
     noise_multiplier=multiplier_for(8.0, 1e-5, 2), delta=1e-5, epsilon=8.0, clients=2, clip_norm=0.5, quantile=0.5,
@@ -55,6 +56,7 @@ def test_a_private_run_killed_anywhere_goes_on_to_the_same_bits_and_pays_once(fe
         assert [event["round"] for event in killed.of_kind("privacy_spent")] == [1, 2], where
         assert killed.of_kind("noise_intended")[-1]["epsilon"] == pytest.approx(8.0, rel=1e-6), where
         assert check_privacy(read_events(killed.path / "ledger.jsonl")).charges == 2, where
+        assert not different_stories(killed.events, snapshots.federation.events), where
 
 
 def test_the_intent_is_on_disk_before_the_noise_exists(federate, fake_model, monkeypatch):

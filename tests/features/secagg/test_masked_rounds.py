@@ -19,6 +19,7 @@ from plait.rounds.run_directory import RunDirectory
 from plait.rounds.terms import Asked
 from plait.trust.keys import NodeKey
 from plait.wire.messages import ClientCard, Refusal, decode_reply, decode_task, encode_reply
+from tests.killing import different_stories
 
 SEED = 11
 NAMES = ["alice", "bob", "carol", "dave", "erin"]
@@ -262,6 +263,8 @@ def test_a_masked_run_killed_anywhere_goes_on_to_the_same_bits(federate, fake_mo
         state = killed.run()
         assert state.adapter.digest() == expected.adapter.digest(), where
         assert state.update_length == expected.update_length, where
+        # An attempt that is begun again is answered again.
+        assert not different_stories(killed.events, federation.events, again=["update_received"]), where
 
 
 def test_a_killed_server_asks_for_no_second_unmasking(federate, fake_model, tmp_path):

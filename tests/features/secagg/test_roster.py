@@ -1,7 +1,10 @@
+from collections import Counter
+
 import numpy as np
 import pytest
 
-from plait.features.secagg.roster import FAR, deal, distances, groups_for
+from plait.features.secagg.roster import FAR, distances, groups_for
+from plait.features.secagg.sums import seated
 
 
 @pytest.mark.parametrize(
@@ -14,11 +17,19 @@ def test_groups_are_at_least_three_of_at_least_eight(clients, groups):
 @pytest.mark.parametrize("count", [1, 3, 8])
 def test_every_name_is_in_one_group_and_sizes_differ_by_one_at_most(count):
     names = [f"client-{number}" for number in range(100)]
-    dealt = deal(names, count, b"key")
-    assert sorted(name for group in dealt for name in group) == sorted(names)
-    assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
-    assert dealt == deal(names[::-1], count, b"key")
-    assert count == 1 or dealt != deal(names, count, b"another")
+    seats = seated(names, count, key="key", before={})
+    sizes = Counter(seats.values())
+    assert seats.keys() == set(names)
+    assert max(sizes.values()) - min(sizes.values()) <= 1
+    assert seats == seated(names[::-1], count, key="key", before={})
+    assert count == 1 or seats != seated(names, count, key="another", before={})
+
+
+def test_whoever_comes_or_is_away_the_others_keep_their_group():
+    seats = seated("abcdefgh", 3, key="key", before={})
+    later = seated("abcxyz", 3, key="another", before=seats)
+    assert {name: later[name] for name in seats} == seats
+    assert sorted(Counter(later.values()).values()) == [3, 4, 4]
 
 
 @pytest.mark.parametrize("groups", [3, 4, 5, 8])

@@ -22,6 +22,7 @@ from plait.rounds.norm_bound import (
     remembered,
 )
 from plait.rounds.spool import Weighting
+from tests.killing import different_stories
 
 ONES = dict.fromkeys(FIGURES, 1.0)
 
@@ -183,6 +184,7 @@ def test_a_run_under_attack_that_is_killed_anywhere_goes_on_to_the_same_adapter(
     for where, killed in snapshots.killed:
         state = killed.run()
         assert (state.adapter.digest(), state.norms) == (expected.adapter.digest(), expected.norms), where
+        assert not different_stories(killed.events, federation.events), where
         events = killed.of_kind("update_refused")
         assert [event["round"] for event in events] == ([1, 2, 3] if policy is NormPolicy.REJECT else []), where
 
