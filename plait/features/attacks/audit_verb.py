@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from plait.run import Run
     from plait.training.resident import ResidentBase
 
+_RECORD = "Record the figures in ledger, summary and report; no epsilon covers those on membership."
 # Nothing is trained, published or told.
 _UNUSED = ("publish", "callbacks")
 
@@ -38,13 +39,7 @@ def audit(
     sequences: Annotated[
         int, typer.Option("--sequences", min=10, help="Most trained, and most held-out, sequences to tell apart.")
     ] = 500,
-    record: Annotated[
-        bool,
-        typer.Option(
-            "--record",
-            help="Record the figures in ledger, summary and report; no epsilon covers those on membership.",
-        ),
-    ] = False,
+    record: Annotated[bool, typer.Option("--record", help=_RECORD)] = False,
     allow: Allow = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:

@@ -44,12 +44,7 @@ _LARGEST = 50.0
 
 @dataclass(frozen=True)
 class Audit:
-    """What canaries prove.
-
-    Attributes:
-        bound: epsilon is at least this, at `delta`, with 95 % certainty.
-        most: what perfect guesses of as many canaries would prove.
-    """
+    """What canaries prove: epsilon is at least `bound`, with 95 % certainty; perfect guesses would prove `most`."""
 
     bound: float
     most: float
@@ -66,13 +61,7 @@ class Audit:
 
 
 def audit(privacy: ClientPrivacy, *, rounds: int, seed: int = 0, trials: int = 0) -> Audit:
-    """Let canaries take part in some rounds, and guess which did.
-
-    Args:
-        rounds: at least 1.
-        seed: of coins, directions and noise: the same gives the same result.
-        trials: repetitions with 1,000 canaries of their own; 0 for what takes some seconds.
-    """
+    """Let canaries take part in some rounds, and guess which did: 1,000 in each trial, as many as take some seconds."""
     trials = trials or max(1, min(_MOST_TRIALS, _MOST_ROUNDS // rounds))
     generator = np.random.default_rng(seed)
     scores = np.zeros(trials * _SIDE_BY_SIDE)
@@ -83,11 +72,8 @@ def audit(privacy: ClientPrivacy, *, rounds: int, seed: int = 0, trials: int = 0
         clip_norm = privacy.first_clip(_SIDE_BY_SIDE)
         keys = [hashlib.sha256(f"canaries {seed} {trial} {number}".encode()).digest() for number in range(rounds)]
         for key in keys:
-            mean = (
-                SharedMean(privacy, size=_SIDE_BY_SIDE, clip_norm=clip_norm, key=key)
-                if privacy.guaranteed
-                else PrivateMean(privacy, size=_SIDE_BY_SIDE, clip_norm=clip_norm, key=key)
-            )
+            kind = SharedMean if privacy.guaranteed else PrivateMean
+            mean = kind(privacy, size=_SIDE_BY_SIDE, clip_norm=clip_norm, key=key)
             for canary in np.flatnonzero(coins[part]):
                 update = np.zeros(_SIDE_BY_SIDE, np.float32)
                 update[canary] = signs[part][canary] * _LIE * np.float32(clip_norm)
@@ -109,30 +95,19 @@ def proven_and_promised(config: RunConfig, events: Sequence[Event]) -> tuple[Aud
 
 
 def lower_bound(right: int, guesses: int, *, canaries: int, delta: float) -> float:
-    """The largest epsilon that this many right guesses refute.
-
-    Args:
-        guesses: at most `canaries`; fixed before the results are seen.
-    """
+    """The largest epsilon that this many right of `guesses`, fixed before the results are seen, refute."""
     low, high = 0.0, _LARGEST
     if _probability(right, guesses, 0.0, canaries=canaries, delta=delta) > _FAILURE:
         return 0.0
     for _ in range(_STEPS):
         middle = (low + high) / 2
-        if _probability(right, guesses, middle, canaries=canaries, delta=delta) <= _FAILURE:
-            low = middle
-        else:
-            high = middle
+        refuted = _probability(right, guesses, middle, canaries=canaries, delta=delta) <= _FAILURE
+        low, high = (middle, high) if refuted else (low, middle)
     return low
 
 
 def right_guesses(scores: NDArray[np.float64], took_part: NDArray[np.bool_], guesses: int) -> int:
-    """How many guesses are right if the highest scores are said to have taken part and the lowest not.
-
-    Args:
-        scores: (canaries,)
-        took_part: (canaries,) the coins.
-    """
+    """How many guesses are right if the highest scores are said to have taken part and the lowest not."""
     order = np.argsort(scores, kind="stable")
     half = guesses // 2
     return int((~took_part[order[:half]]).sum() + took_part[order[len(order) - half :]].sum())

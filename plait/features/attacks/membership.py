@@ -38,22 +38,14 @@ _95 = 1.959964
 
 @dataclass(frozen=True)
 class Sides:
-    """The sequences that an attack is to tell apart.
-
-    Attributes:
-        members: trained on, at least once.
-    """
+    """The sequences that an attack is to tell apart; members were trained on, at least once."""
 
     members: tuple[Example, ...]
     others: tuple[Example, ...]
 
     @classmethod
     def of(cls, members: Sequence[Example], others: Sequence[Example], most: int) -> Sides:
-        """At most this many of each, evenly spaced.
-
-        Raises:
-            DataError: there are none of one kind.
-        """
+        """At most this many of each, evenly spaced; DataError if there are none of one kind."""
         if not members or not others:
             raise DataError(
                 f"there are {len(members)} trained and {len(others)} held-out sequences, expected at least 1 of each"
@@ -62,11 +54,7 @@ class Sides:
 
 
 def simulated_sides(simulation: Simulation, run: Run, recorded: Iterable[Event], *, most: int) -> Sides:
-    """What the clients of a simulation trained on, by the order of their batches, and what they held out.
-
-    Raises:
-        DataError: no client trained.
-    """
+    """What the clients of a simulation trained on, by the order of their batches, and what they held out."""
     rounds: dict[str, list[int]] = {}
     steps: dict[tuple[int, str], int] = {}
     for event in recorded:
@@ -80,11 +68,10 @@ def simulated_sides(simulation: Simulation, run: Run, recorded: Iterable[Event],
         model = simulation.model(index)
         if model.client in rounds:
             secret = ClientSecret.simulated(run.config.seed, model.client)
+            to_train, taken = run.settled.tasks.to_train, rounds[model.client]
             each = [
-                secret.seeded(
-                    run.settled.tasks.to_train(number, model.client, steps=steps.get((number, model.client), 0))
-                )
-                for number in rounds[model.client]
+                secret.seeded(to_train(number, model.client, steps=steps.get((number, model.client), 0)))
+                for number in taken
             ]
             members += _trained_on(model, run.ranks.master.spec, each)
             others += model.split(run.ranks.master.spec, _unbounded(each[0])).held_out
@@ -92,11 +79,7 @@ def simulated_sides(simulation: Simulation, run: Run, recorded: Iterable[Event],
 
 
 def given_sides(base: ResidentBase, dataset: Dataset, run: Run, *, most: int) -> Sides:
-    """The data of one client: all of its training part may have been trained on.
-
-    Raises:
-        DataError: the data does not fit the run.
-    """
+    """The data of one client: all of its training part may have been trained on."""
     client = PeftLocalModel(
         base, "", dataset.records, held_out=dataset.held_out, kind=dataset.kind, histogram={}, tokenise=tokenise
     )
@@ -105,11 +88,7 @@ def given_sides(base: ResidentBase, dataset: Dataset, run: Run, *, most: int) ->
 
 
 def attacks(base: ResidentBase, loaded: PeftAdapter, sides: Sides, *, batch_size: int) -> tuple[MembershipAttack, ...]:
-    """The attack on an adapter, and what the base alone makes of the same sequences.
-
-    Raises:
-        BaseMismatchError: the adapter was trained on another base.
-    """
+    """The attack on an adapter, and what the base alone makes of the same sequences."""
     stated = loaded.base_fingerprint
     if stated not in (None, base.fingerprint.hex()):
         raise BaseMismatchError(

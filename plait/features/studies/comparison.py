@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plait.errors import ConfigError
-from plait.features.studies.difference import Difference, difference, margin_of_mean
+from plait.features.studies.difference import difference, margin_of_mean
 from plait.features.studies.runs import Group, StudiedRun, grouped
 from plait.frames import COUNT, NUMBER, TEXT, frame_of, view_of
 
@@ -35,15 +35,9 @@ _DIFFERENCES: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class GroupFigures:
-    """The means of a group over its seeds.
+    """The means of a group over its seeds: held-out loss, its change since the start, bytes in both directions, time.
 
-    Attributes:
-        loss: held-out loss; None if nothing has been evaluated.
-        loss_margin: over seeds, or of one run over its held-out sequences.
-        change: of the loss since the start.
-        accuracy: for classification.
-        bytes: in both directions.
-        wall_s: working time in seconds.
+    `loss_margin` is over seeds, or of one run over its held-out sequences.
     """
 
     loss: float | None
@@ -56,12 +50,7 @@ class GroupFigures:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Groups of runs side by side.
-
-    Attributes:
-        groups: in the order given.
-        baseline: the group that the others are compared with.
-    """
+    """Groups of runs side by side, in the order given, and the one that the others are compared with."""
 
     groups: tuple[Group, ...]
     baseline: Group
@@ -100,11 +89,8 @@ class Comparison:
 
     def to_json(self) -> dict[str, Json]:
         """All figures under stable keys; what is unknown is None."""
-        return {
-            "groups": list(self._group_rows()),
-            "differences": list(self._difference_rows()),
-            "notes": list(self.notes),
-        }
+        rows = {"groups": self._group_rows(), "differences": self._difference_rows(), "notes": self.notes}
+        return {name: list(each) for name, each in rows.items()}
 
     def figures_of(self, group: Group) -> GroupFigures:
         """The means of a group."""
@@ -121,10 +107,6 @@ class Comparison:
             wall_s=statistics.fmean(run.view.wall_s for run in counted),
         )
 
-    def difference_of(self, group: Group) -> Difference | None:
-        """The loss of a group minus that of the baseline."""
-        return difference(group, self.baseline)
-
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader must know before comparing, in sentences, those that matter most first."""
@@ -137,7 +119,7 @@ class Comparison:
 
     def _difference_rows(self) -> Iterator[dict[str, Json]]:
         for group in self.groups:
-            found = None if group is self.baseline else self.difference_of(group)
+            found = None if group is self.baseline else difference(group, self.baseline)
             if found:
                 yield {
                     "group": group.label,

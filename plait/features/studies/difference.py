@@ -40,23 +40,12 @@ class Pairing(StrEnum):
 
 @dataclass(frozen=True)
 class Difference:
-    """How much the loss of one group is above that of another.
-
-    Attributes:
-        mean: in nats; negative if it is lower.
-        margin: half of the 95 % interval; None if nothing is known of it.
-        pairs: number of seeds; 1 for a pair of runs.
-    """
+    """How much the loss of one group is above that of another, in nats; no margin where nothing is known of it."""
 
     mean: float
     margin: float | None
     pairing: Pairing
     pairs: int = 1
-
-    @property
-    def is_clear(self) -> bool:
-        """Whether the interval leaves out 0."""
-        return self.margin is not None and abs(self.mean) > self.margin
 
 
 def difference(group: Group, baseline: Group) -> Difference | None:
@@ -73,7 +62,9 @@ def difference(group: Group, baseline: Group) -> Difference | None:
         one = ours[common[0]] if common else next(iter(ours.values()))
         other = theirs[common[0]] if common else next(iter(theirs.values()))
         return _of_two(one, other)
-    return _of_means(list(ours.values()), list(theirs.values()))
+    groups = [[_loss(run) for run in runs.values()] for runs in (ours, theirs)]
+    mean = statistics.fmean(groups[0]) - statistics.fmean(groups[1])
+    return Difference(mean, _together(*map(margin_of_mean, groups)), Pairing.NOTHING)
 
 
 def _of_two(one: StudiedRun, other: StudiedRun) -> Difference:
@@ -84,12 +75,6 @@ def _of_two(one: StudiedRun, other: StudiedRun) -> Difference:
             return Difference(mean, margin, Pairing.SEQUENCES)
     margins = (run.final.loss_margin if run.final else None for run in (one, other))
     return Difference(mean, _together(*margins), Pairing.NOTHING)
-
-
-def _of_means(ours: list[StudiedRun], theirs: list[StudiedRun]) -> Difference:
-    groups = [[_loss(run) for run in runs] for runs in (ours, theirs)]
-    mean = statistics.fmean(groups[0]) - statistics.fmean(groups[1])
-    return Difference(mean, _together(*map(margin_of_mean, groups)), Pairing.NOTHING)
 
 
 def _together(one: float | None, other: float | None) -> float | None:

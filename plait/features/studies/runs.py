@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 
 from plait.config import known_keys
@@ -14,10 +13,6 @@ from plait.rounds.run_view import RunView
 
 # Settings that change nothing of what a run measures, and the seed.
 _APART = frozenset({"seed", "out", "publish", "keep-updates"})
-# More settings than these in a label are harder to read than the names of directories.
-_MOST_IN_LABEL = 3
-# Of more settings that differ, combinations are too many to try.
-_MOST_TRIED = 40
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,20 +85,10 @@ class StudiedRun:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Runs whose settings differ in the seed only.
-
-    Attributes:
-        label: what tells it from the other groups.
-        runs: ordered by seed; no seed is there twice.
-    """
+    """Runs whose settings differ in the seed only, ordered by it, under what tells them from other groups."""
 
     label: str
     runs: tuple[StudiedRun, ...]
-
-    @property
-    def settings(self) -> Mapping[str, object]:
-        """What its runs have in common."""
-        return self.runs[0].settings
 
     @property
     def counted(self) -> tuple[StudiedRun, ...]:
@@ -133,29 +118,20 @@ def grouped(runs: Sequence[StudiedRun]) -> tuple[Group, ...]:
     return tuple(Group(label, group) for label, group in zip(_labels(found), found, strict=True))
 
 
-def _differing(groups: Iterable[Mapping[str, object]]) -> tuple[str, ...]:
-    """The settings that are not the same everywhere, in the order of the settings."""
-    tables = list(groups)
-    keys = dict.fromkeys(key for table in tables for key in table)
-    return tuple(key for key in keys if len({str(table.get(key)) for table in tables}) > 1)
-
-
-def _setting_text(key: str, settings: Mapping[str, object]) -> str:
-    """A setting in a label: ``rule fedavg``."""
-    return f"{key} {clean(str(settings.get(key)), limit=40)}"
-
-
 def _labels(groups: Sequence[tuple[StudiedRun, ...]]) -> list[str]:
-    """The directories' names where these tell single runs apart, else the fewest settings that do."""
+    """The directories' names where these tell single runs apart, else a few settings that do."""
     names = [group[0].name for group in groups]
-    are_single = all(len(group) == 1 for group in groups)
-    if are_single and len(set(names)) == len(names):
+    are_names_enough = len(set(names)) == len(names)
+    if are_names_enough and all(len(group) == 1 for group in groups):
         return names
     tables = [group[0].settings for group in groups]
-    columns = [[_setting_text(key, table) for table in tables] for key in _differing(tables)[:_MOST_TRIED]]
-    for size in range(1, _MOST_IN_LABEL + 1):
-        for chosen in combinations(columns, size):
-            texts = [", ".join(parts) for parts in zip(*chosen, strict=True)]
-            if len(set(texts)) == len(texts):
-                return texts
-    return names if len(set(names)) == len(names) else [clean(str(group[0].path)) for group in groups]
+    texts, parted = [""] * len(tables), 1
+    for key in dict.fromkeys(key for table in tables for key in table):
+        said = [f"{key} {clean(str(table.get(key)), limit=40)}" for table in tables]
+        longer = [", ".join(filter(None, pair)) for pair in zip(texts, said, strict=True)]
+        # Only a setting that tells more of them apart, and none after those that tell all.
+        if len(set(longer)) > parted:
+            texts, parted = longer, len(set(longer))
+        if parted == len(tables):
+            return texts
+    return names if are_names_enough else [clean(str(group[0].path)) for group in groups]

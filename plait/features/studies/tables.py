@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 from plait.features.studies.comparison import Comparison
-from plait.features.studies.difference import Difference, Pairing
+from plait.features.studies.difference import Difference, Pairing, difference
 from plait.features.studies.runs import Group
 from plait.report.html import page_environment
 from plait.report.table import Table
 from plait.report.theme import palette_css
-from plait.report.wording import (
-    bytes_text,
-    change_text,
-    duration_text,
-    loss_text,
-    percent_text,
-    plural,
-    within_text,
-)
+from plait.report.wording import bytes_text, change_text, duration_text, loss_text, percent_text, plural, within_text
 
 _PAIRING_NOTES = {
     Pairing.SEEDS: "Over seeds: runs with the same seed are subtracted.",
@@ -28,22 +20,14 @@ _PAIRING_NOTES = {
 
 def comparison_tables(comparison: Comparison) -> tuple[Table, ...]:
     """The tables that have rows, in reading order."""
-    tables = (_figures(comparison), _differences(comparison))
-    return tuple(table for table in tables if table.rows)
+    return tuple(table for table in (_figures(comparison), _differences(comparison)) if table.rows)
 
 
 def render_page(comparison: Comparison) -> str:
     """The same as one page; no script, no request, everything inline."""
-    return (
-        page_environment("plait.features.studies")
-        .get_template("comparison.html")
-        .render(
-            title=f"{plural(len(comparison.runs), 'run')} compared",
-            notes=comparison.notes,
-            tables=comparison_tables(comparison),
-            palette=palette_css(),
-        )
-    )
+    title, tables = f"{plural(len(comparison.runs), 'run')} compared", comparison_tables(comparison)
+    template = page_environment("plait.features.studies").get_template("comparison.html")
+    return template.render(title=title, notes=comparison.notes, tables=tables, palette=palette_css())
 
 
 def _figures(comparison: Comparison) -> Table:
@@ -73,8 +57,8 @@ def _figures(comparison: Comparison) -> Table:
 
 def _differences(comparison: Comparison) -> Table:
     """The loss of every group minus that of the baseline, those with the lowest loss first."""
-    found = {group: comparison.difference_of(group) for group in comparison.groups if group is not comparison.baseline}
-    known = {group: each for group, each in found.items() if each}
+    others = (group for group in comparison.groups if group is not comparison.baseline)
+    known = {group: each for group in others if (each := difference(group, comparison.baseline))}
     rows = tuple(
         (_marked(group), within_text(change_text(each.mean, 0.0), each.margin), _pairing_text(each), _verdict(each))
         for group, each in sorted(known.items(), key=lambda item: item[1].mean)
@@ -97,7 +81,7 @@ def _pairing_text(found: Difference) -> str:
 def _verdict(found: Difference) -> str:
     if found.margin is None:
         return "not known"
-    if not found.is_clear:
+    if abs(found.mean) <= found.margin:
         return "not clear"
     return "lower" if found.mean < 0 else "higher"
 

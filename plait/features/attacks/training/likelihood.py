@@ -18,11 +18,7 @@ from plait.training.losses import class_logits, count_labels, predictions
 def losses(
     model: nn.Module, examples: Sequence[Example], *, task: Task, pad_token: int, batch_size: int
 ) -> list[float]:
-    """The mean loss of every example over its label tokens (or of its class), in nats, in order, in evaluation mode.
-
-    Raises:
-        Abandoned: the result is no longer needed.
-    """
+    """The mean loss of every example over its label tokens (or of its class), in nats, in order, in evaluation mode."""
     model.eval()
     device = device_of(model)
     found: list[float] = []
