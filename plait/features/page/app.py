@@ -33,16 +33,7 @@ _TYPES = {
 
 
 class Page:
-    """What the routes share.
-
-    Args:
-        runs: directories: the run, and perhaps one to compare it with.
-        token: that visitors must know.
-        live: what the server beside it sees; None for none.
-
-    Raises:
-        ConfigError: there are more, or both have one name.
-    """
+    """What the routes share: a run, perhaps one to compare it with, and what the server beside it sees now."""
 
     def __init__(self, runs: Sequence[Path], *, token: str, live: Live | None = None) -> None:
         self._feeds = {place.resolve().name: Feed(place) for place in runs}
@@ -90,11 +81,7 @@ class Page:
 
 
 def run_shown(place: Path) -> Path:
-    """A run that is there to be shown.
-
-    Raises:
-        ConfigError: it holds none.
-    """
+    """A run that is there to be shown; ConfigError if it holds none."""
     if not RunDirectory(place).has_started:
         raise ConfigError(f"'{place}' holds no run (no ledger.jsonl with an event), expected a run")
     return place

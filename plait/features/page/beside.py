@@ -25,7 +25,6 @@ from plait.progress import say
 
 _PREDECESSOR_S = 5.0
 _END_S = 5.0
-"""Seconds that the process has to end."""
 
 
 @contextlib.contextmanager
@@ -35,10 +34,6 @@ def page_beside(place: Path, listen: str, *, status_json: Callable[[], str] | No
     Args:
         listen: address and port; empty for no page.
         status_json: gives what `plait status --json` prints; None where no server is.
-
-    Raises:
-        ConfigError: other machines can reach the address, or the token is none.
-        MachineError: it is in use.
     """
     if not listen:
         yield ""
@@ -83,11 +78,7 @@ def _bound(address: Address) -> socket.socket:
 
 
 def page_address(text: str, *, what: str) -> Address:
-    """An address for the page, of this machine alone.
-
-    Raises:
-        ConfigError: it is no address, or other machines can reach it.
-    """
+    """An address for the page; ConfigError if other machines can reach it."""
     address = Address.parse(text, what=what, listening=True)
     if not address.is_loopback:
         raise ConfigError(

@@ -18,11 +18,7 @@ _Object = dict[str, Json]
 
 
 class Board:
-    """Selects what the page shows from a run as it goes on.
-
-    Attributes:
-        document: of the run so far; ``seq`` is the newest event in it, -1 before the first.
-    """
+    """The document of a run so far; its ``seq`` is the newest event in it, -1 before the first."""
 
     def __init__(self) -> None:
         self.now = RunNow()
@@ -34,23 +30,17 @@ class Board:
         self.document: _Object = {"seq": -1}
 
     def take(self, event: events.Event, *, broken: str = "") -> None:
-        """Process the next event.
-
-        Args:
-            broken: the first break of the ledger's chain so far, in a sentence; empty if there is none.
-        """
+        """Process the next event; `broken` is the first break of the ledger's chain so far, in a sentence."""
         now = self.now
         now.take(event)
         self.document |= {
             "seq": event.seq,
             "time": event.time,
-            "hash": event.hash,
             "worked_s": round(now.worked_s, 1),
             "state": now.state,
             "eta_s": now.eta_s,
             "done": now.done,
             "updates": now.accepted,
-            "interruptions": now.interruptions,
             **_bytes(now.sent),
         }
         if broken:
@@ -58,9 +48,6 @@ class Board:
         if now.round_began is not None:
             late_s = now.late_after_s
             self.document["round"] = {
-                "number": now.round,
-                "started": now.round_began,
-                "cohort": len(now.cohort),
                 "received": len(now.took_s),
                 "late_after_s": None if late_s is None else round(late_s, 3),
             }
@@ -89,8 +76,6 @@ class Board:
                 self.document |= _started(event)
             case events.ClientTurnedAway():
                 self._refuse(event, event.name)
-            case events.RoundStarted():
-                self._round(event.round)["started"] = event.time
             case events.Broadcast() | events.ReplyReceived():
                 self._count(event.round)
             case events.UpdateReceived():
@@ -140,9 +125,8 @@ class Board:
         self, event: events.ClientTurnedAway | events.UpdateRefused, client: str, number: int | None = None
     ) -> None:
         self._refused += 1
-        self._refusals.append(
-            {"time": event.time, "client": client, "reason": event.reason, "detail": event.detail, "round": number}
-        )
+        said = {"client": client, "reason": event.reason, "detail": event.detail}
+        self._refusals.append({"time": event.time, "round": number, **said})
 
     def _evaluated(self, event: events.Evaluated) -> None:
         worst = max(event.by_client.items(), key=lambda item: item[1].loss, default=None)
@@ -173,20 +157,13 @@ class Board:
 
 
 def _started(event: events.RunStarted) -> _Object:
-    base, adapter = event.base, event.adapter
     rounds = event.config.get("rounds")
     return {
         "run": event.run,
         "name": event.name,
-        "started": event.time,
-        "seed": event.seed,
         "rounds_planned": rounds if isinstance(rounds, int) else 0,
-        "base": {"name": base.name, "fingerprint": base.fingerprint},
-        "method": adapter.method,
-        "rank": adapter.rank,
-        "parameters": adapter.trainable_parameters,
+        "parameters": event.adapter.trainable_parameters,
         "full_model_bytes": event.full_model_bytes,
-        "rule": event.rule.name if event.rule else None,
         "personal": event.rule.personal if event.rule and event.rule.personal else None,
         "settings": {key: value for key, value in event.config.items() if value not in (None, "", [], {})},
     }

@@ -24,19 +24,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from plait.address import AllowedHosts
 from plait.errors import ConfigError
 
-CONTENT_SECURITY_POLICY = "; ".join(
-    (
-        "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self'",
-        "img-src 'self'",
-        "connect-src 'self'",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-        "require-trusted-types-for 'script'",
-        "trusted-types 'none'",
-    )
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 )
 _HEADERS = {
     "content-security-policy": CONTENT_SECURITY_POLICY,
@@ -110,11 +100,7 @@ def _authority(origin: str) -> str:
 
 
 def page_token() -> str:
-    """The token of the environment variable `TOKEN_VARIABLE`; without one a new token of 256 random bits.
-
-    Raises:
-        ConfigError: the variable holds something that is too easily guessed or does not fit into an address.
-    """
+    """The token of the environment variable `TOKEN_VARIABLE`; without one a new token of 256 random bits."""
     given = os.environ.get(TOKEN_VARIABLE, "")
     if given and not _TOKEN.fullmatch(given):
         raise ConfigError(f"{TOKEN_VARIABLE} is not a token, expected 32 to 128 letters, digits, '-' and '_'")

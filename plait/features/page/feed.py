@@ -16,11 +16,7 @@ _READ_BYTES = 1 << 20
 
 
 class Feed:
-    """One run, read on demand; thread-safe.
-
-    Args:
-        directory: of the run; need not hold one yet.
-    """
+    """One run, read on demand, from a directory that need not hold one yet; thread-safe."""
 
     def __init__(self, directory: Path) -> None:
         self._ledger = RunDirectory(directory).ledger

@@ -34,11 +34,7 @@ class Connections:
         self._known: set[BoundedProtocol] = set()
 
     def add(self, connection: BoundedProtocol, address: str) -> None:
-        """A connection was made.
-
-        Args:
-            address: where it comes from. The oldest of the address that has most gives way.
-        """
+        """A connection was made; the oldest of the address that has most gives way."""
         if len(self._unknown) >= MOST_UNKNOWN:
             ((most, _),) = Counter(self._unknown.values()).most_common(1)
             oldest = next(one for one, whose in self._unknown.items() if whose == most)

@@ -265,10 +265,7 @@ const drawBytes = (shown) => {
 
 const drawTable = () => {
   if (!$("all").open) return;
-  const wanted = $("filter").value.toLowerCase();
-  const rows = clients
-    .filter((client) => client.name.toLowerCase().includes(wanted))
-    .map((client) => [client.name, client.state, as.clean(client.detail ?? "", 120), as.count(client.examples), as.bytes(client.uplink_bytes ?? 0), as.bytes(client.downlink_bytes ?? 0), client.updates ?? 0, as.loss(client.loss)]);
+  const rows = clients.map((client) => [client.name, client.state, as.clean(client.detail ?? "", 120), as.count(client.examples), as.bytes(client.uplink_bytes ?? 0), as.bytes(client.downlink_bytes ?? 0), client.updates ?? 0, as.loss(client.loss)]);
   table($("table"), ["client", "state", "", "examples", "up", "down", "updates", "loss"], rows, [0, 1, 2]);
 };
 
@@ -292,18 +289,6 @@ const drawPrivacy = (shown) => {
 const drawRecord = (shown) => {
   setText("chain", shown.broken ? as.clean(shown.broken, 300) : shown.seq < 0 ? "The run has not begun." : `The ledger's hash chain is intact: ${as.count(shown.seq + 1)} events checked.`);
   $("chain").className = shown.broken ? "bad" : "";
-  pairs($("record"), [
-    ["run", as.clean(shown.run ?? as.NOTHING)],
-    ["begun", as.moment(shown.started)],
-    ["base", as.clean(shown.base?.name ?? as.NOTHING)],
-    ["base fingerprint", as.clean(shown.base?.fingerprint ?? as.NOTHING)],
-    ["method", `${as.clean(shown.method ?? as.NOTHING)}, rank ${shown.rank ?? as.NOTHING}`],
-    ["rule", as.clean(shown.rule ?? as.NOTHING)],
-    ["trained parameters", as.count(shown.parameters)],
-    ["seed", String(shown.seed ?? as.NOTHING)],
-    ["interruptions", String(shown.interruptions ?? 0)],
-    ["newest event", as.clean(shown.hash ?? as.NOTHING)],
-  ]);
   pairs($("settings"), Object.entries(shown.settings ?? {}).map(([key, value]) => [as.clean(key), as.clean(typeof value === "string" ? value : JSON.stringify(value), 200)]));
 };
 
@@ -339,7 +324,6 @@ const look = async () => {
   }
 };
 
-$("filter").addEventListener("input", drawTable);
 $("all").addEventListener("toggle", drawTable);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 // For the console and for tests.
