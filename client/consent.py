@@ -21,6 +21,7 @@ from plait.choice import parse_choice
 from plait.config import RunConfig, Scalar
 from plait.errors import MachineError, PolicyError
 from plait.files import make_private_directory, read_if_there, write_atomically
+from plait.json_text import read_json
 from plait.policy import Policy, Proposed, Words
 from plait.wire.codecs import codec_for
 
@@ -246,7 +247,7 @@ class Consents:
     def _read(self) -> dict[str, object]:
         data = read_if_there(self.path)
         try:
-            kept = cast("object", json.loads(data)) if data else {}
+            kept = read_json(data) if data else {}
         except ValueError:
             kept = {}  # damaged: the operator is asked again
         return cast("dict[str, object]", kept) if isinstance(kept, dict) else {}

@@ -22,6 +22,7 @@ from cryptography.x509 import load_pem_x509_certificate
 
 from plait.errors import MachineError, PolicyError
 from plait.files import cannot_write, fsync_directory, make_private_directory, read_if_there, write_atomically
+from plait.json_text import read_json
 
 _FOLDER = "journals"
 
@@ -99,7 +100,7 @@ class JournalFile:
     def _noted(self) -> tuple[int, str]:
         data = read_if_there(self.note) if self.note is not None else None
         try:
-            said = cast("dict[str, object]", json.loads(data)) if data else {}
+            said = cast("dict[str, object]", read_json(data)) if data else {}
             return int(cast("int", said["lines"])), str(said["digest"])
         except (ValueError, KeyError, TypeError):
             return 0, ""

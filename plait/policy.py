@@ -6,7 +6,6 @@ pass the figures. To add a limit, add a field here and a check where its figure 
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,6 +19,7 @@ from plait.adapters.methods import METHODS, Option, method_named
 from plait.choice import parse_choice
 from plait.config import RunConfig
 from plait.errors import ConfigError, PolicyError, did_you_mean
+from plait.json_text import read_toml
 from plait.plugins import Kind, is_named
 from plait.wire.codecs import codec_for
 
@@ -427,11 +427,10 @@ def load_policy(path: Path | None) -> Policy:
     if path is None:
         return Policy()
     try:
-        with path.open("rb") as file:
-            table = tomllib.load(file)
+        table = read_toml(path.read_bytes())
     except OSError as error:
         raise ConfigError(f"cannot read policy '{path}': {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ConfigError(f"policy '{path}' is not TOML: {error}") from error
     known = [name.replace("_", "-") for name in Policy.model_fields]
     for key in table:

@@ -35,6 +35,7 @@ from plait.adapters.safetensors import TensorEntry, parse_object, read_header, s
 from plait.adapters.spec import Json, is_fingerprint
 from plait.errors import DataError, MachineError
 from plait.files import is_ours, make_private_directory, write_atomically
+from plait.json_text import read_json
 
 TOKENIZER_FILES = (
     "chat_template.jinja", "merges.txt", "spiece.model", "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt",
@@ -198,11 +199,11 @@ def _hash_range(path: Path, begin: int, end: int) -> str:
 def _config_hash(path: Path) -> str:
     try:
         # Not as strict as for a peer's JSON: transformers itself writes Infinity into some configurations.
-        config = cast("Json", json.loads(path.read_bytes()))
+        config = cast("Json", read_json(path.read_bytes()))
         return hashlib.sha256(_canonical(_without_volatile(config))).hexdigest()
     except FileNotFoundError as error:
         raise DataError(f"'{path}' is missing, expected a model directory") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DataError(f"'{path}' is not JSON ({error}), expected a model's configuration") from error
 
 
@@ -234,8 +235,8 @@ def _read_cache(cache: Path) -> Mapping[str, Json]:
     if not is_ours(cache):
         return {}
     try:
-        parsed = cast("Json", json.loads(cache.read_bytes()))
-    except (OSError, ValueError, RecursionError):
+        parsed = cast("Json", read_json(cache.read_bytes()))
+    except (OSError, ValueError):
         return {}
     return parsed if isinstance(parsed, dict) else {}
 

@@ -11,11 +11,13 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from plait.errors import PeerError
+from plait.json_text import read_json
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Layout:
             PeerError: it is not a layout.
         """
         try:
-            shapes = {str(name): tuple(map(int, shape)) for name, shape in json.loads(text)}
+            shapes = {str(name): tuple(map(int, shape)) for name, shape in cast("list[Any]", read_json(text))}
         except (ValueError, TypeError):
             shapes = {}
         found = cls.of(shapes)

@@ -9,16 +9,16 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from plait.errors import ConfigError, MachineError
 from plait.files import write_atomically
+from plait.json_text import read_toml
 
 if TYPE_CHECKING:
     from plait.rounds.run_directory import RunDirectory
@@ -111,7 +111,7 @@ def load_serving(path: Path) -> Serving | None:
         MachineError: cannot be read.
     """
     try:
-        table = tomllib.loads(path.read_text())
+        table = cast("dict[str, Any]", read_toml(path.read_bytes()))
     except FileNotFoundError:
         return None
     except OSError as error:

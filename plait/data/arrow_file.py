@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import itertools
-import json
 import os
 import uuid
 from collections import Counter
@@ -23,6 +22,7 @@ from plait.data.columns import EXPECTED
 from plait.data.opened import Density
 from plait.data.rows import MAX_ROW_BYTES, Row
 from plait.errors import DataError
+from plait.json_text import read_json
 from plait.machine import memory_limit
 
 MOST_BATCH_BYTES = 4 << 30
@@ -67,10 +67,10 @@ def _slices(schema: Any, batches: Iterable[Any]) -> Iterator[list[dict[str, obje
 def class_names(metadata: Mapping[bytes, bytes]) -> dict[str, Sequence[str]]:
     """The class names of columns, from the metadata that Hugging Face's datasets write."""
     try:
-        described = json.loads(metadata[b"huggingface"][:MAX_ROW_BYTES])["info"]["features"]
+        described = cast("dict[str, Any]", read_json(metadata[b"huggingface"][:MAX_ROW_BYTES]))["info"]["features"]
         columns = {name: feature for name, feature in described.items() if feature.get("_type") == "ClassLabel"}
         return {name: [str(label) for label in feature["names"]] for name, feature in columns.items()}
-    except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
+    except (LookupError, TypeError, ValueError, AttributeError):
         return {}
 
 

@@ -5,7 +5,6 @@ A folder is one that `datasets` saved (`save_to_disk`), or holds files of data o
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -19,6 +18,7 @@ from plait.data.opened import Density, opened
 from plait.data.rows import MAX_ROW_BYTES, Row, Source
 from plait.data.splits import UNNAMED, split_in_name
 from plait.errors import ConfigError, DataError
+from plait.json_text import read_json
 
 FOLDER = "folder"
 """The column of a text file's folder: the first one below the folder of data."""
@@ -262,10 +262,10 @@ def _names_in(path: Path, key: str) -> list[str]:
     """The names of files or folders beside a description, listed in it."""
     try:
         with opened(path, expected="a data set's description") as file:
-            described = cast("object", json.loads(file.read(MAX_ROW_BYTES)))
+            described = read_json(file.read(MAX_ROW_BYTES))
         listed = cast("dict[str, object]", described)[key]
         names = [item["filename"] if isinstance(item, dict) else item for item in cast("list[object]", listed)]
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError) as error:
         raise DataError(f"'{path}' is not the description of a saved data set, expected one with {key!r}") from error
     for name in names:
         if not isinstance(name, str) or name in ("", ".", "..") or Path(name).name != name:

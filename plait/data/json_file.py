@@ -16,6 +16,7 @@ from plait.data.arrow_file import most_batch_bytes
 from plait.data.columns import shape_of
 from plait.data.rows import MAX_ROW_BYTES, Row, RowError, kind_of
 from plait.errors import DataError
+from plait.json_text import read_json
 from plait.machine import memory_limit
 
 MOST_BYTES = 1 << 30
@@ -56,7 +57,7 @@ def _parsed(data: bytes, path: Path) -> list[object] | None:
     """The list of a document; None for JSON lines."""
     try:
         with memory_limit(most_batch_bytes()):
-            found = cast("object", json.loads(data.decode("utf-8-sig")))
+            found = read_json(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise DataError(
             f"byte {error.start + 1} of '{path}' is 0x{error.object[error.start]:02x}, expected UTF-8; save it as UTF-8"
@@ -69,7 +70,7 @@ def _parsed(data: bytes, path: Path) -> list[object] | None:
         raise DataError(
             f"'{path}' takes more than {most_batch_bytes():,} bytes of memory to read; save it as JSON lines"
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DataError(f"'{path}' is not readable JSON: a number is too long or the nesting too deep") from error
     if isinstance(found, list):
         return cast("list[object]", found)
@@ -90,8 +91,8 @@ def _parsed(data: bytes, path: Path) -> list[object] | None:
 
 def _is_object(line: bytes) -> bool:
     try:
-        return isinstance(json.loads(line), dict)
-    except (ValueError, RecursionError):
+        return isinstance(read_json(line), dict)
+    except ValueError:
         return False
 
 
@@ -122,12 +123,12 @@ def jsonl_rows(file: BinaryIO, path: Path, *, max_line_bytes: int = MAX_ROW_BYTE
 
 def _object(line: bytes) -> dict[str, object]:
     try:
-        value = cast("object", json.loads(line.decode("utf-8")))
+        value = read_json(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise RowError(f"is not UTF-8: byte {error.start + 1} is 0x{line[error.start]:02x}") from error
     except json.JSONDecodeError as error:
         raise RowError(f"is not JSON: {error.msg} at column {error.colno}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise RowError("is not readable JSON: a number is too long or the nesting too deep") from error
     if not isinstance(value, dict):
         raise RowError(f"is {kind_of(value)}, expected an object")

@@ -15,6 +15,7 @@ from plait import machine
 from plait.data.columns import EXPECTED, ColumnMap, Shape, advice, shape_of
 from plait.data.records import ROLES, Message, Record, RecordKind
 from plait.errors import ConfigError, DataError, did_you_mean
+from plait.json_text import read_json
 
 MAX_ROW_BYTES = 16 << 20
 """The longest text, or line of a file, that is read."""
@@ -241,8 +242,8 @@ def _tools(fields: Mapping[str, object]) -> str:
 def _json_of(text: str) -> object:
     """The value of a JSON text; the text itself if it is not JSON."""
     try:
-        return cast("object", json.loads(text))
-    except (ValueError, RecursionError):
+        return read_json(text)
+    except ValueError:
         return text
 
 

@@ -24,12 +24,14 @@ import urllib.request
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 from plait.adapters import AdapterSpec, Task
 from plait.adapters.peft import CONFIG_FILE, WEIGHTS_FILE
 from plait.errors import ConfigError, MachineError, PeerError, PlaitError
 from plait.exporting.plain_lora import lora_fault
 from plait.files import at_home, directory_written_aside, fsync_directory
+from plait.json_text import read_json
 from plait.text import printable
 
 LATEST = "latest"
@@ -196,7 +198,7 @@ class _Answer:
         """The message of the server on one line."""
         message: object = self.text
         with contextlib.suppress(ValueError, TypeError, KeyError):
-            body = json.loads(self.text)
+            body = cast("dict[str, Any]", read_json(self.text))
             message = body["error"]["message"] if "error" in body else body["message"]
         line = " ".join(str(message).split())
         return printable(line, limit=_MAX_SHOWN_CHARACTERS) or "it gives no reason"

@@ -23,6 +23,7 @@ from plait.adapters import AdapterState, Float32, Json
 from plait.adapters.safetensors import decode_safetensors, encode_safetensors
 from plait.errors import PeerError
 from plait.files import directory_written_aside, write_atomically
+from plait.json_text import read_json
 from plait.rounds.events import RoundFinished, parse_event
 from plait.rounds.run_state import Ranks, RunState, Track
 
@@ -141,7 +142,7 @@ def _versions(flats: Mapping[str, Float32], ranks: Ranks) -> dict[int, tuple[Ada
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Scalars and files of a checkpoint, as they were written."""
-    scalars = json.loads((folder / "state.json").read_text())
+    scalars = cast("dict[str, Any]", read_json((folder / "state.json").read_bytes()))
     if scalars.pop("digest") != digest_of(scalars) or folder.name != f"round-{scalars['round']:06d}":
         raise PeerError("state.json was changed, expected it as it was written")
     files: dict[str, bytes] = {}

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 from plait.errors import ConfigError, PolicyError
+from plait.json_text import read_json
 
 
 class Lines(Protocol):
@@ -60,7 +61,7 @@ class DataJournal:
                 "this client's journal of its data has fewer entries than a moment ago: restore the newest"
             )
         try:
-            new = [json.loads(line) for line in lines[read:]]
+            new = [read_json(line) for line in lines[read:]]
         except ValueError as error:
             raise damaged() from error
         if not all(isinstance(each, dict) for each in new):

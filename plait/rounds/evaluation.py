@@ -15,9 +15,11 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 
+from plait.json_text import read_json
 from plait.rounds.events import ClientScore, MeanScore
 from plait.wire.messages import Evaluation
 
@@ -82,7 +84,7 @@ class SequenceLosses:
     def from_bytes(cls, data: bytes) -> SequenceLosses | None:
         """The inverse of `to_bytes`; None for anything else."""
         try:
-            losses, counts, correct, digest, *leads = json.loads(data)
+            losses, counts, correct, digest, *leads = cast("list[Any]", read_json(data))
             known = cls(tuple(map(float, losses)), tuple(map(int, counts)), correct, digest, *map(tuple, leads))
         except (ValueError, TypeError):
             return None

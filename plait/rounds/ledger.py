@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 
 from plait.errors import ConfigError, PeerError
 from plait.files import cannot_write, fsync_directory, lock, open_plain
+from plait.json_text import read_json
 from plait.rounds import events
 from plait.rounds.events import Event, parse_event
 
@@ -182,7 +183,7 @@ class Follower:
         whole = data[: data.rfind(b"\n") + 1]
         try:
             events = [parse_event(self._line(raw)) for raw in whole.split(b"\n")[:-1]]
-        except (ValueError, AttributeError, RecursionError) as error:
+        except (ValueError, AttributeError) as error:
             raise PeerError(f"'{self._path}' holds a line that is not an event of a ledger") from error
         self.read_bytes += len(whole)
         return events
@@ -195,7 +196,7 @@ class Follower:
                 self.broken, self._end = str(error), None
             else:
                 return line
-        return json.loads(raw)
+        return cast("Line", read_json(raw))
 
 
 def read_events(path: Path) -> list[Event]:
@@ -250,11 +251,11 @@ def _next(raw: bytes, end: _End, path: Path) -> tuple[Line, _End]:
     """The line that follows on `end`, and the end after it."""
     number = end.events + 1
     try:
-        line = cast("Line", json.loads(raw))
+        line = cast("Line", read_json(raw))
         stated = cast("str", line["hash"])
         # Different bytes for the same values (spaces, a duplicate key) are a change too.
         whole = (line["seq"], line["prev"], stated, raw) == (end.events, end.hash, _hash(line), canonical(line))
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise PeerError(f"line {number} of '{path}' is not an event of a ledger") from error
     if not whole:
         raise PeerError(f"line {number} of '{path}' breaks the hash chain: it was changed, or a line is missing")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 from plait.adapters import AdapterSpec
 from plait.errors import PolicyError
+from plait.json_text import read_json
 from plait.rounds.memory import Memory
 from plait.rounds.run_plan import TaskSettings
 from plait.wire.envelope import Header
@@ -55,7 +56,7 @@ class Asked:
         data = memory.load(_ASKED)
         if data is None:
             return cls()
-        kept = cast("Mapping[str, object]", json.loads(data))
+        kept = cast("Mapping[str, object]", read_json(data))
         number, attempt = cast("tuple[int, str]", kept["given"])
         return cls(
             cast("str", kept["run_id"]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
@@ -10,6 +9,7 @@ from typing import cast
 from plait.choice import choice_text
 from plait.errors import ConfigError
 from plait.files import open_plain
+from plait.json_text import read_toml
 from plait.text import escaped
 
 Scalar = bool | int | float | str
@@ -66,12 +66,10 @@ def read_config_table(path: Path) -> dict[str, object]:
             data = file.read(_MOST_BYTES + 1)
         if len(data) > _MOST_BYTES:
             raise ConfigError(f"'{path}' has more than {_MOST_BYTES >> 20} MiB, expected a TOML file of settings")
-        return cast("dict[str, object]", tomllib.loads(data.decode()))
+        return read_toml(data)
     except OSError as error:
         raise ConfigError(f"cannot read '{path}': {error.strerror or error}") from error
-    except RecursionError as error:
-        raise ConfigError(f"'{path}' nests its values too deeply, expected a TOML file of settings") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ConfigError(f"'{path}' is not TOML: {error}") from error
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import cast
 
 from plait.errors import PeerError
+from plait.json_text import read_json
 
 
 def json_object(text: str, *, what: str) -> dict[str, object]:
@@ -15,8 +15,8 @@ def json_object(text: str, *, what: str) -> dict[str, object]:
         PeerError: it is no JSON object.
     """
     try:
-        said: object = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        said = read_json(text)
+    except ValueError as error:
         raise PeerError(f"{what} is not JSON, expected one object") from error
     if not isinstance(said, dict):
         raise PeerError(f"{what} is a JSON {type(said).__name__}, expected an object")

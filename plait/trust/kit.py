@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,6 +18,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from plait.errors import ConfigError
+from plait.json_text import read_toml
 from plait.trust.certificate import (
     Role,
     check_dates,
@@ -247,7 +247,7 @@ def read_client_settings(directory: Path) -> tuple[str, tuple[str, ...]]:
     """
     path = directory / CLIENT_SETTINGS_FILE
     try:
-        table = tomllib.loads(read_small(path).decode())
+        table = read_toml(read_small(path))
     except ValueError as error:
         raise ConfigError(f"'{path}' is not TOML, expected the file that `plait provision` made") from error
     name, names = table.get("name"), table.get("server-names")

@@ -17,6 +17,7 @@ from typing import cast
 
 from plait.errors import ConfigError, MachineError
 from plait.files import write_atomically
+from plait.json_text import read_json
 from plait.trust.certificate import Role
 from plait.trust.keys import PUBLIC_KEY_BYTES
 from plait.trust.names import check_client_name
@@ -123,12 +124,12 @@ def read_clients(path: Path) -> tuple[RegisteredClient, ...]:
         MachineError: cannot be read.
     """
     try:
-        document: object = json.loads(path.read_bytes(), object_pairs_hook=_without_duplicates)
+        document: object = read_json(path.read_bytes(), pairs=_without_duplicates)
     except FileNotFoundError as error:
         raise ConfigError(f"'{path}' is missing, expected the register that `plait provision` made") from error
     except OSError as error:
         raise MachineError(f"cannot read '{path}': {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ConfigError(
             f"'{path}' is not JSON with every key once, expected the register that `plait provision` made"
         ) from error

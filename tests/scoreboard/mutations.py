@@ -491,9 +491,13 @@ def _every_adapter(story):
     return {(each["round"], each["adapter"]) for each in story.events if {"round", "adapter"} <= each.keys()}
 
 
-def _unbounded() -> None:
+def _any_losses() -> None:
     verify = module("scoreboard.evidence").verify
-    verify.MOST_RATIO = 1 << 20
+    verify.SAYS["evaluated"] = lambda _, event: set(verify.names_in(event))
+
+
+def _unbounded() -> None:
+    module("scoreboard.evidence").verify.MOST_RATIO = 1 << 20
 
 
 _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
@@ -820,13 +824,7 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
             "the adapters that clients were given",
             instead("scoreboard.evidence:verify.Story._held", _every_adapter),
         ),
-        "told-losses": (
-            "the losses that clients told",
-            instead(
-                "scoreboard.evidence:verify.Story.evaluated",
-                lambda _, event: set(module("scoreboard.evidence").verify.names_in(event)),
-            ),
-        ),
+        "told-losses": ("the losses that clients told", _any_losses),
         "no-escapes": ("names that are shown plainly", same("scoreboard.evidence:verify.shown")),
         "bomb": ("the size of what is compressed", _unbounded),
     },

@@ -27,6 +27,7 @@ from plait.exporting.plain_lora import ONLY_PEFT, check_fit, lora_fault
 from plait.exporting.request import AUTO_CLASS, HERE, CardStyle, Command, ExportRequest, Writer, Written, export_card
 from plait.exporting.source import Source, locate_weights
 from plait.files import write_atomically
+from plait.json_text import read_json
 from plait.training.bases import Progress
 
 _STYLE = CardStyle(library="transformers", relation="finetune", what="A base with an adapter merged into its weights.")
@@ -178,7 +179,7 @@ def _weight_files(directory: Path) -> list[str]:
     # The base has just been fingerprinted: its index is valid and names files beside it.
     if (directory / _WEIGHTS).is_file():
         return [_WEIGHTS]
-    index = cast("dict[str, dict[str, str]]", json.loads((directory / _INDEX).read_bytes()))
+    index = cast("dict[str, dict[str, str]]", read_json((directory / _INDEX).read_bytes()))
     return sorted(set(index["weight_map"].values()))
 
 

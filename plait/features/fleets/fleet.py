@@ -19,7 +19,6 @@ state as peaks, times a guess at the part of it that training reaches. Give meas
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, cast
@@ -29,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from plait.errors import ConfigError, did_you_mean
 from plait.features.fleets.events import Fleet, FleetDevice
 from plait.files import at_home
+from plait.json_text import read_toml
 from plait.policy import hours_of
 from plait.text import escaped
 
@@ -95,9 +95,7 @@ def _read(path: str) -> _File:
     if len(data) > _MOST_BYTES:
         raise ConfigError(f"'{path}' has more than {_MOST_BYTES} bytes, expected a list of devices")
     try:
-        return _File.model_validate(tomllib.loads(data.decode()))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(escaped(f"'{path}' is not TOML: {error}")) from error
+        return _File.model_validate(read_toml(data))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -106,6 +104,8 @@ def _read(path: str) -> _File:
             known = _Kind.model_fields if first["loc"][0] == "device" else _File.model_fields
             hint = did_you_mean(str(first["loc"][-1]), known)
         raise ConfigError(escaped(f"'{path}': {key}: {first['msg']}{hint}")) from error
+    except ValueError as error:
+        raise ConfigError(escaped(f"'{path}' is not TOML: {error}")) from error
 
 
 def _device(kind: _Kind, where: str, base_parameters: int) -> FleetDevice:

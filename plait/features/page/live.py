@@ -6,7 +6,6 @@ most once a second, however many look, and only while someone does. Knows no HTT
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ from multiprocessing.connection import Connection
 from typing import cast
 
 from plait.adapters import Json
+from plait.json_text import read_json
 
 _QUESTION = b"status"
 _MOST_ANSWER_BYTES = 64 << 20
@@ -41,7 +41,7 @@ class Live:
                     self._is_asked, self._asked = True, time.monotonic()
                 if self._is_asked:
                     answers = self._connection.poll(_PATIENCE_S)  # one that comes late is taken by the next call
-                    said: object = json.loads(self._connection.recv_bytes(_MOST_ANSWER_BYTES)) if answers else None
+                    said = read_json(self._connection.recv_bytes(_MOST_ANSWER_BYTES)) if answers else None
                     self._is_asked = not answers
                     self._status = cast("dict[str, Json]", said) if isinstance(said, dict) else {}
             except (OSError, EOFError, ValueError):

@@ -32,6 +32,7 @@ from plait.features.privacy.client import Purse
 from plait.features.privacy.events import PrivacySpent, PrivacyStarted
 from plait.features.privacy.mechanism import ClientPrivacy
 from plait.features.privacy.noise import Keystream, derived
+from plait.json_text import read_json
 from plait.rounds.client_way import Speaker
 from plait.rounds.events import Event
 from plait.rounds.hook import Outgoing
@@ -258,7 +259,7 @@ def _recall(memory: Memory, run_id: bytes) -> _Account | None:
     if data is None:
         return None
     try:
-        kept = cast("dict[str, object]", json.loads(data))
+        kept = cast("dict[str, object]", read_json(data))
         account = _Account(
             run=str(kept["run"]),
             secret=str(kept["secret"]),

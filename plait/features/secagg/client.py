@@ -33,6 +33,7 @@ from plait.errors import PeerError
 from plait.features.secagg.masks import Mask, Residues, Ring, add_masks, agreed, public_of, split, whole_secret
 from plait.features.secagg.messages import MaskingTask
 from plait.features.secagg.roster import Offer, Roster, Session, is_signed, open_shares, parcel_key, seal_shares
+from plait.json_text import read_json
 from plait.trust.derived import KEY_BYTES, derived
 from plait.trust.identity import Vouch
 from plait.wire.messages import decode_task, encode_task
@@ -287,7 +288,7 @@ class MaskingClient:
     def from_bytes(cls, data: bytes) -> Self:
         """The inverse of `to_bytes`."""
         try:
-            said = cast("dict[str, Any]", json.loads(data))
+            said = cast("dict[str, Any]", read_json(data))
             shown, own, revealed = bytes.fromhex(said["shown"]), said["own"], said["revealed"]
             task = decode_task(shown, max_bytes=len(shown)) if shown else None
             return cls(

@@ -23,7 +23,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,7 @@ from plait.features.secagg.roster import (
     digests_in,
     is_signed,
 )
+from plait.json_text import read_json
 from plait.trust.identity import Vouch
 from plait.wire.messages import decode_task, encode_task
 
@@ -286,7 +287,8 @@ def signatures_to_bytes(groups: Sequence[Mapping[int, bytes]]) -> bytes:
 def signatures_from_bytes(data: bytes) -> list[dict[int, bytes]]:
     """The inverse of `signatures_to_bytes`."""
     try:
-        return [{int(place): bytes.fromhex(each) for place, each in group.items()} for group in json.loads(data)]
+        said = cast("list[dict[str, str]]", read_json(data))
+        return [{int(place): bytes.fromhex(each) for place, each in group.items()} for group in said]
     except (ValueError, TypeError, AttributeError) as error:
         raise PeerError("the stored signatures of a round are damaged, expected what was stored") from error
 
@@ -310,7 +312,7 @@ def sealed_from_bytes(data: bytes) -> list[Sealed]:
     """The inverse of `sealed_to_bytes`."""
     try:
         arrays, metadata = decode_arrays(data)
-        said = json.loads(metadata["sealed"])
+        said = cast("list[dict[str, Any]]", read_json(metadata["sealed"]))
         return [_sealed(arrays, number, each) for number, each in enumerate(said)]
     except (KeyError, ValueError, TypeError) as error:
         raise PeerError("the stored sum under masks is damaged, expected what was stored") from error

@@ -19,7 +19,7 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +58,7 @@ from plait.features.secagg.server import (
     signatures_to_bytes,
 )
 from plait.features.secagg.stage import TRAINING_STAGE, MaskedStage, drop, dropped
+from plait.json_text import read_json
 from plait.rounds import events
 from plait.rounds.cohort import ServerSide
 from plait.rounds.events import Reason
@@ -141,7 +142,7 @@ class Summed:
         """The inverse of `to_bytes`."""
         try:
             arrays, metadata = decode_arrays(data)
-            said = json.loads(metadata["sum"])
+            said = cast("dict[str, Any]", read_json(metadata["sum"]))
             numbers = arrays["numbers"].astype(np.uint32).view(np.int32)
             figures = arrays["figures"].astype(np.int64).view(np.uint64)
             return cls(numbers, figures, tuple(said.pop("clients")), **said)

@@ -211,7 +211,7 @@ def test_a_follower_of_a_ledger_gets_every_whole_event_once_and_reads_every_line
     ledger = Ledger(path)
     parsed = []
     loads = json.loads
-    monkeypatch.setattr(json, "loads", lambda line: parsed.append(line) or loads(line))
+    monkeypatch.setattr(json, "loads", lambda line, **more: parsed.append(line) or loads(line, **more))
     seen = []
     for number in range(50):
         ledger.append(RoundStarted(round=number))
