@@ -296,9 +296,10 @@ class CohortCollector:
     """Gathers the updates of one cohort after the other."""
 
     server: ServerSide
-    _kept: dict[int, tuple[str, ...]] = field(default_factory=dict[int, "tuple[str, ...]"])
 
     def __enter__(self) -> Self:
+        number, clients = self.server.recorded.cohort
+        self._kept = {number: clients} if clients else dict[int, tuple[str, ...]]()
         return self
 
     def __exit__(self, *error: object) -> None:

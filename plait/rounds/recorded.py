@@ -45,6 +45,7 @@ class Recorded:
 
     Attributes:
         begun: whether the run has begun: enough clients had joined once.
+        cohort: the newest round that began, and its clients.
         received: rounds and clients of the recorded updates.
         folded_in: of an asynchronous run, rounds and clients of the updates of each fold, in the order of arrival.
         evaluations: rounds and clients of the recorded losses.
@@ -60,6 +61,7 @@ class Recorded:
 
     begun: bool
     finished: int
+    cohort: tuple[int, tuple[str, ...]]
     received: frozenset[tuple[int, str]]
     folded_in: Mapping[int, Sequence[tuple[int, str]]]
     evaluations: frozenset[tuple[int, str]]
@@ -86,6 +88,7 @@ class Recorded:
         return cls(
             begun=bool(view.evaluations) or view.round_began is not None,
             finished=view.done,
+            cohort=(view.round, tuple(view.cohort)),
             received=frozenset(view.updates),
             folded_in=folded_in,
             evaluations=frozenset(view.evaluated_by),

@@ -39,11 +39,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class OperatorCalls:
-    """The calls of an operator; the kit is None for an insecure server on this machine.
-
-    Each raises ConfigError for what the server does not take, PeerError where it refuses the kit or its answer is not
-    as it must be, and MachineError where it does not answer.
-    """
+    """The calls of an operator; the kit is None for an insecure server on this machine."""
 
     address: Address
     kit: StaffKit | None

@@ -198,6 +198,23 @@ def test_nobody_counts_because_of_what_another_client_sent(federate, fake_model)
     assert asked == set(first["cohort"])
 
 
+def test_a_round_that_a_kill_cut_short_goes_on_with_its_clients(federate, fake_model, snapshots_of):
+    models = {f"client-{number}": fake_model(number, 3) for number in range(6)}
+    federation = federate(models, wire="bf16", privacy=FIXED, cohort_size=2, quorum=2, rounds=1)
+    snapshots = snapshots_of(federation)
+    snapshots.run()
+    (expected,) = federation.of_kind("round_started")
+    begun = [killed for _, killed in snapshots.killed if killed.of_kind("round_started")]
+    assert len(begun) > 5
+    for number, killed in enumerate(begun):
+        # Others are there than before, beside those that it had asked.
+        away = sorted(models.keys() - set(expected["cohort"]))[number % 3 :]
+        killed.models = {name: model for name, model in killed.models.items() if name not in away}
+        killed.channel = killed._connect()
+        killed.run()
+        assert {tuple(event["cohort"]) for event in killed.of_kind("round_started")} == {tuple(expected["cohort"])}
+
+
 def test_the_rule_sees_the_noised_mean_alone(federate, fake_model, monkeypatch):
     federation = begin(federate, fake_model, "fixed clip")
     seen = []
