@@ -152,10 +152,12 @@ class MaskDelivery(_message.Message):
     def __init__(self, sharers: _Optional[bytes] = ..., parcels: _Optional[_Iterable[_Union[MaskPart, _Mapping]]] = ...) -> None: ...
 
 class MaskSurvivors(_message.Message):
-    __slots__ = ("survivors",)
+    __slots__ = ("survivors", "signatures")
     SURVIVORS_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURES_FIELD_NUMBER: _ClassVar[int]
     survivors: bytes
-    def __init__(self, survivors: _Optional[bytes] = ...) -> None: ...
+    signatures: _containers.RepeatedCompositeFieldContainer[MaskPart]
+    def __init__(self, survivors: _Optional[bytes] = ..., signatures: _Optional[_Iterable[_Union[MaskPart, _Mapping]]] = ...) -> None: ...
 
 class MaskUnmasking(_message.Message):
     __slots__ = ("survivors", "signatures")
@@ -166,10 +168,10 @@ class MaskUnmasking(_message.Message):
     def __init__(self, survivors: _Optional[bytes] = ..., signatures: _Optional[_Iterable[_Union[MaskPart, _Mapping]]] = ...) -> None: ...
 
 class MaskOpening(_message.Message):
-    __slots__ = ("receivers",)
-    RECEIVERS_FIELD_NUMBER: _ClassVar[int]
-    receivers: bytes
-    def __init__(self, receivers: _Optional[bytes] = ...) -> None: ...
+    __slots__ = ("receiver",)
+    RECEIVER_FIELD_NUMBER: _ClassVar[int]
+    receiver: int
+    def __init__(self, receiver: _Optional[int] = ...) -> None: ...
 
 class Settings(_message.Message):
     __slots__ = ("seed", "round", "done_steps", "trained", "digest", "json", "steps")
@@ -224,8 +226,8 @@ class Masked(_message.Message):
     revealed: MaskParts
     update: MaskedUpdate
     unreadable: bytes
-    opened: MaskParts
-    def __init__(self, client: _Optional[str] = ..., offer: _Optional[_Union[MaskOffer, _Mapping]] = ..., parcels: _Optional[_Union[MaskParts, _Mapping]] = ..., ready: _Optional[bool] = ..., signature: _Optional[bytes] = ..., revealed: _Optional[_Union[MaskParts, _Mapping]] = ..., update: _Optional[_Union[MaskedUpdate, _Mapping]] = ..., unreadable: _Optional[bytes] = ..., opened: _Optional[_Union[MaskParts, _Mapping]] = ...) -> None: ...
+    opened: bytes
+    def __init__(self, client: _Optional[str] = ..., offer: _Optional[_Union[MaskOffer, _Mapping]] = ..., parcels: _Optional[_Union[MaskParts, _Mapping]] = ..., ready: _Optional[bool] = ..., signature: _Optional[bytes] = ..., revealed: _Optional[_Union[MaskParts, _Mapping]] = ..., update: _Optional[_Union[MaskedUpdate, _Mapping]] = ..., unreadable: _Optional[bytes] = ..., opened: _Optional[bytes] = ...) -> None: ...
 
 class MaskParts(_message.Message):
     __slots__ = ("parts",)
@@ -234,12 +236,14 @@ class MaskParts(_message.Message):
     def __init__(self, parts: _Optional[_Iterable[_Union[MaskPart, _Mapping]]] = ...) -> None: ...
 
 class MaskedUpdate(_message.Message):
-    __slots__ = ("values", "figures")
+    __slots__ = ("values", "figures", "signature")
     VALUES_FIELD_NUMBER: _ClassVar[int]
     FIGURES_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     values: bytes
     figures: bytes
-    def __init__(self, values: _Optional[bytes] = ..., figures: _Optional[bytes] = ...) -> None: ...
+    signature: bytes
+    def __init__(self, values: _Optional[bytes] = ..., figures: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class HistogramEntry(_message.Message):
     __slots__ = ("key", "value")

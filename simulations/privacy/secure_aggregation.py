@@ -112,16 +112,18 @@ def plait(count: int, size: int, gone: int) -> dict[str, object]:
             numbers = coding.encode(rotation, own, key=generator.bytes(32))
         total += numbers
         with clock.on("mask, all clients"):
-            clients[name], values, hidden = clients[name].masked(
-                session, ring.reduced(numbers), figures, received=RECEIVED
+            clients[name], values, hidden, signature = clients[name].masked(
+                session, ring.reduced(numbers), figures, received=RECEIVED, sign=keys[name].sign
             )
         with clock.on("pack, all clients"):
-            sends(name, MaskedUpdate(ring.pack(values), hidden.tobytes()))
-        collecting.add_masked(name, values, hidden)
+            sends(name, MaskedUpdate(ring.pack(values), hidden.tobytes(), signature))
+        collecting.add_masked(name, values, hidden, signature)
     sealed = collecting.seal()
     signatures = {}
     for name in left:
-        clients[name], signature = clients[name].sign(session, sealed.survivors, keys[name].sign)
+        clients[name], signature = clients[name].sign(
+            session, sealed.survivors, sealed.neighbours_of(name), keys[name].sign
+        )
         signatures[roster.place(name)] = signature
         sends(name, Signed(signature))
     shares = {}

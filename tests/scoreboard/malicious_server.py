@@ -104,19 +104,19 @@ def _both_shares(federation) -> None:
     sealed = sealed_of(federation)
     signatures = federation.sign(sealed, federation.names)
     federation.reveal(sealed, signatures, federation.names[:1])
-    federation.reveal(replace(sealed, survivors=sealed.survivors[:-1]), signatures, federation.names[:1])
+    federation.reveal(exchange.without(sealed, CLIENTS - 1), signatures, federation.names[:1])
 
 
 def _two_lists(federation) -> None:
     sealed = sealed_of(federation)
     federation.sign(sealed, federation.names[:1])
-    federation.sign(replace(sealed, survivors=sealed.survivors[:-1]), federation.names[:1])
+    federation.sign(exchange.without(sealed, CLIENTS - 1), federation.names[:1])
 
 
 def _swapped_survivors(federation) -> None:
     sealed = sealed_of(federation)
     signatures = federation.sign(sealed, federation.names[:3])
-    fewer = replace(sealed, survivors=sealed.survivors[:-1])
+    fewer = exchange.without(sealed, CLIENTS - 1)
     signatures |= federation.sign(fewer, federation.names[3:4])
     federation.reveal(fewer, signatures, federation.names[3:4])
 
@@ -159,8 +159,7 @@ def _second_update(federation) -> None:
     collecting = federation.share(federation.roster(federation.names), federation.names)
     federation.mask(collecting, federation.names)
     name = federation.names[0]
-    values = federation.ring.reduced(federation.numbers[name])
-    federation.clients[name].masked(SESSION, values, federation.figures[name], received=RECEIVED)
+    exchange.masked(federation, federation.clients[name])
 
 
 def _second_roster(federation) -> None:
@@ -211,7 +210,7 @@ def _left_out(federation) -> None:
 def _sum_of_two(_: Federation) -> None:
     """Of three clients one is said to have left: each of the others' parts is the sum without its own."""
     federation = Federation(3)
-    sealed = replace(sealed_of(federation), survivors=(0, 1))
+    sealed = exchange.without(sealed_of(federation), *range(2, CLIENTS))
     federation.sign(sealed, federation.names[:1])
 
 

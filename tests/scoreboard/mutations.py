@@ -449,6 +449,19 @@ def _accused_are_guilty(collecting, complaints, shown):
     return verdict(frozenset(accused), frozenset(), frozenset())
 
 
+def _half(count: int) -> int:
+    return -(-count // 2)
+
+
+def _next_to_each_other(count: int, roster: bytes):
+    near = [step for step in range(-32, 33) if step] if count > 256 else range(1, count)
+    return tuple(tuple(sorted((at + step) % count for step in near)) for at in range(count))
+
+
+def _an_eighth(clients: int) -> int:
+    return clients // 8 if clients > 256 else (clients - 1) // 3
+
+
 def _unchecked(*places: str) -> None:
     for place in places:
         put(f"{place}:checked_settings", lambda settings, *, what: dict(settings))
@@ -797,6 +810,31 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         "guard-base": (
             "an adapter of which nothing says that it is better than the base is published",
             instead("plait.rounds.watch:_told", lambda evaluated: module("plait.rounds.watch").Change(0.0, 0.0)),
+        ),
+    },
+    "sizes": {
+        "own-holders": (
+            "a client signs a list without its neighbours",
+            nothing("plait.features.secagg.client:MaskingClient._check_neighbours"),
+        ),
+        "masked-with": (
+            "what clients sign with their numbers does not name the sharers",
+            instead("plait.features.secagg.roster:Roster.masked_text", lambda self, sharers: self.digest),
+        ),
+        "one-key": (
+            "a client that has shown a key goes on",
+            instead(
+                "plait.features.secagg.client:MaskingClient.show", lambda self, session, receiver: (self, bytes(32))
+            ),
+        ),
+        "one-list": ("half of the clients are enough", instead("plait.features.secagg.roster:threshold_of", _half)),
+        "cycles": (
+            "each client's neighbours are those next to it",
+            instead("plait.features.secagg.roster:neighbours", _next_to_each_other),
+        ),
+        "a-tenth": (
+            "an eighth may collude in a large roster",
+            instead("plait.features.secagg.roster:colluding", _an_eighth, beside=("plait.features.secagg.events",)),
         ),
     },
     "fuzz": {

@@ -49,6 +49,7 @@ ROWS = {
     "server_alone": "a server alone against masks",
     "sums": "sums that a server designs",
     "evidence": "evidence rewritten by its operator",
+    "sizes": "masked sums from 3 to 2,000 clients",
     "fuzz": "fuzz iterations, uncaught errors",
 }
 

@@ -154,8 +154,10 @@ TASKS |= {
     "task_masking_keys": MaskingTask(SESSION),
     "task_masking_roster": MaskingTask(SESSION, Roster(SESSION, OFFERS, 7, 0.0078125, 4096, 5)),
     "task_masking_delivery": MaskingTask(SESSION, Delivery((0, 1, 300), {0: b"a" * 178, 300: b"b" * 178})),
-    "task_masking_opening": MaskingTask(SESSION, Opening((1, 300))),
-    "task_masking_survivors": MaskingTask(dataclasses.replace(SESSION, purpose="evaluate"), Survivors((0, 300))),
+    "task_masking_opening": MaskingTask(SESSION, Opening(300)),
+    "task_masking_survivors": MaskingTask(
+        dataclasses.replace(SESSION, purpose="evaluate"), Survivors((0, 300), {300: b"m" * 64})
+    ),
     "task_masking_unmasking": MaskingTask(SESSION, Unmasking((0, 300), {0: b"s" * 64, 300: b"t" * 64})),
 }
 # Tasks without the text of their settings.
@@ -195,10 +197,10 @@ REPLIES |= {
     "reply_masked_parcels": MaskedReply("alice", Parcels({1: b"a" * 178, 2: b"b" * 178})),
     "reply_masked_ready": MaskedReply("alice", Ready()),
     "reply_masked_unreadable": MaskedReply("alice", Ready((1, 300))),
-    "reply_masked_opened": MaskedReply("alice", Opened({1: b"k" * 32, 300: b"l" * 32})),
+    "reply_masked_opened": MaskedReply("alice", Opened(b"k" * 32)),
     "reply_masked_signature": MaskedReply("alice", Signed(b"s" * 64)),
     "reply_masked_revealed": MaskedReply("alice", Revealed({0: b"c" * 33, 2: b"d" * 33})),
-    "reply_masked_update": MaskedReply("alice", MaskedUpdate(bytes(range(14)), b"\xff" * 40)),
+    "reply_masked_update": MaskedReply("alice", MaskedUpdate(bytes(range(14)), b"\xff" * 40, b"m" * 64)),
 }
 _FIELD = {
     MaskingTask: "masking",
@@ -223,10 +225,10 @@ def masking_json(task: MaskingTask) -> dict[str, object]:
             said["roster"] |= {name: getattr(roster, name) for name in fields}
         case Delivery(sharers, parcels):
             said["delivery"] = {"sharers": places(sharers), "parcels": parts(parcels)}
-        case Opening(receivers):
-            said["opening"] = {"receivers": places(receivers)}
-        case Survivors(survivors):
-            said["survivors"] = {"survivors": places(survivors)}
+        case Opening(receiver):
+            said["opening"] = {"receiver": receiver}
+        case Survivors(survivors, signatures):
+            said["survivors"] = {"survivors": places(survivors), "signatures": parts(signatures)}
         case Unmasking(survivors, signatures):
             said["unmasking"] = {"survivors": places(survivors), "signatures": parts(signatures)}
     return as_json(task.session) | said
@@ -234,8 +236,8 @@ def masking_json(task: MaskingTask) -> dict[str, object]:
 
 def masked_json(reply: MaskedReply) -> dict[str, object]:
     """What an answer within a masked sum says; the answers that it is not are empty."""
-    said: dict[str, object] = {name: {} for name in ("offer", "parcels", "revealed", "update", "opened")}
-    said |= {"client": reply.client, "ready": 0, "signature": "", "unreadable": ""}
+    said: dict[str, object] = {name: {} for name in ("offer", "parcels", "revealed", "update")}
+    said |= {"client": reply.client, "ready": 0, "signature": "", "unreadable": "", "opened": ""}
     match reply.answer:
         case Offer() as offer:
             said["offer"] = as_json(offer)
@@ -243,8 +245,8 @@ def masked_json(reply: MaskedReply) -> dict[str, object]:
             said["parcels"] = {"parts": parts(by_place)}
         case Ready(unreadable):
             said |= {"unreadable": places(unreadable)} if unreadable else {"ready": 1}
-        case Opened(by_place):
-            said["opened"] = {"parts": parts(by_place)}
+        case Opened(key):
+            said["opened"] = key.hex()
         case Signed(signature):
             said["signature"] = signature.hex()
         case Revealed(by_place):
@@ -439,13 +441,14 @@ def _roster() -> dict[str, object]:
         "session": as_json(SESSION),
         "offers": [as_json(offer) for offer in OFFERS],
         "survivors": [[0, 1, 2], [0, 2]],
-        "many": {"clients": 200, "digest": many.hex(), "place": 7},
+        "many": {"clients": 300, "digest": many.hex(), "place": 7},
     } | {name: getattr(roster, name) for name in ("bits", "unit", "size", "figures")}
     expected = {
         "keys_text": OFFERS[0].signed(SESSION).hex(),
         "digest": roster.digest.hex(),
+        "masked_text": roster.masked_text((0, 1, 2)).hex(),
         "survivors_text": roster.survivors_text((0, 1, 2), (0, 2)).hex(),
-        "holders": sorted((*neighbours(200, many)[7], 7)),
+        "holders": sorted((*neighbours(300, many)[7], 7)),
     }
     return {"level": "masks", "given": given, "expected": expected}
 

@@ -3,8 +3,8 @@
     offer     keys for one attempt, signed
     share     shares of its secrets, encrypted to each neighbour, once the roster is checked
     deliver   takes the neighbours' shares, or says whose cannot be opened
-    show      the keys of parcels that others cannot open, and gives up the attempt
-    masked    its numbers under masks: once per attempt
+    show      the key of a parcel that another cannot open, and gives up the attempt
+    masked    its numbers under masks, signed with who shared: once per attempt
     sign      the list of survivors: one list per attempt
     reveal    its seed, and a share of each neighbour's secret: of the seed where it survived, else of its masking key
 
@@ -12,7 +12,9 @@ After Bonawitz et al., "Practical Secure Aggregation for Privacy-Preserving Mach
 malicious server. What keeps it from taking off a client's mask: (1) a client unmasks a run's purpose and round once,
 whatever the attempt, and an attempt takes two thirds of its roster, so no two sums of a round differ in one client
 (those of other rounds and runs: `plait.rounds.data_journal`); (2) which of a
-peer's two shares is given follows from a list that two thirds of the roster have signed, each only one; (3) keys that
+peer's two shares is given follows from a list that two thirds of the roster have signed, each only one; (3) it signs
+only lists in which enough of its own neighbours are, and these have signed that they masked with the same clients
+(`plait.features.secagg.roster` says why); (4) it shows one key per attempt, and then masks nothing in it; (5) keys that
 the authority does not vouch for are refused. The caller stores the value before it sends an answer: a client that lost
 it is a dropout.
 """
@@ -145,7 +147,7 @@ class MaskingClient:
             raise PeerError(
                 f"{len(sharers)} clients shared, expected at least {roster.threshold}, and {self.client!a} among them"
             )
-        expected = {place for place in roster.holders(me) if place != me and place in set(sharers)}
+        expected = set(roster.holders(me)) & set(sharers) - {me}
         if set(parcels) != expected or len(expected) + 1 < roster.share_threshold(me):
             raise PeerError(f"{len(parcels)} shares were delivered, expected one of each neighbour that shared")
         held, unreadable = dict(self.held), list[int]()
@@ -158,22 +160,26 @@ class MaskingClient:
             return self, tuple(unreadable)
         return replace(self, held=held, sharers=tuple(sharers)), ()
 
-    def show(self, session: Session, receivers: Sequence[int]) -> tuple[MaskingClient, Mapping[int, bytes]]:
-        """The keys of the parcels to these places, at the end of an attempt in which it sends no numbers."""
+    def show(self, session: Session, receiver: int) -> tuple[MaskingClient, bytes]:
+        """The key of the parcel to this place, at the end of an attempt in which it sends no numbers."""
         own, roster = self._own(session), self._agreed()
         if self.has_masked:
-            raise PeerError("keys of shares are asked for once the update is under way, expected that before")
-        roster.check_places(receivers, "receivers")
+            raise PeerError("the key of shares is asked for once the update is under way, expected that before")
         me = roster.place(self.client)
-        if not set(receivers) <= set(roster.holders(me)) - {me}:
-            raise PeerError("keys of shares of others than neighbours are asked for, expected neighbours")
-        shown = {place: parcel_key(own.encryption, roster, place) for place in receivers}
-        return replace(self, own=None, held={}), shown
+        if receiver == me or receiver not in roster.holders(me):
+            raise PeerError("the key of shares of another than a neighbour is asked for, expected a neighbour")
+        return replace(self, own=None, held={}), parcel_key(own.encryption, roster, receiver)
 
     def masked(
-        self, session: Session, values: Residues, figures: NDArray[np.uint64], *, received: bytes
-    ) -> tuple[MaskingClient, Residues, NDArray[np.uint64]]:
-        """Its (size,) residues of the ring, and its figures modulo 2^64, under masks."""
+        self,
+        session: Session,
+        values: Residues,
+        figures: NDArray[np.uint64],
+        *,
+        received: bytes,
+        sign: Callable[[bytes], bytes],
+    ) -> tuple[MaskingClient, Residues, NDArray[np.uint64], bytes]:
+        """Its (size,) residues of the ring, and its figures modulo 2^64, under masks; signed with who shared."""
         own, roster = self._own(session), self._agreed()
         if self.has_masked or not self.sharers:
             raise PeerError("an update is asked for at another stage or twice, expected once, after the shares")
@@ -187,7 +193,8 @@ class MaskingClient:
                 masks.append(Mask(key, 1 if me < place else -1))
         values, figures = values.copy(), figures.copy()
         add_masks(values, figures, masks, Ring(roster.bits))
-        return replace(self, has_masked=True, received=received), values, figures
+        signature = sign(roster.masked_text(self.sharers))
+        return replace(self, has_masked=True, received=received), values, figures, signature
 
     def noise_key(self, session: Session, numbers: bytes) -> bytes:
         """The key of noise to add before `masked`: of this attempt, and of no other numbers.
@@ -200,13 +207,18 @@ class MaskingClient:
         return derived(own.noise, b"noise", roster.digest, numbers)
 
     def sign(
-        self, session: Session, survivors: Sequence[int], sign: Callable[[bytes], bytes]
+        self,
+        session: Session,
+        survivors: Sequence[int],
+        masked: Mapping[int, bytes],
+        sign: Callable[[bytes], bytes],
     ) -> tuple[MaskingClient, bytes]:
-        """Its signature on the list of survivors; the same list may be shown again."""
+        """Its signature on the list of survivors, by its neighbours' of `masked`; the same list may be shown again."""
         if self.session != session:
             raise PeerError("a signature for another attempt is asked for, expected the current one")
         roster = self._agreed()
         self._check_survivors(roster, survivors)
+        self._check_neighbours(roster, survivors, masked)
         if self.signed and self.signed != tuple(survivors):
             raise PeerError("another list of survivors was signed in this attempt, expected the same one")
         signature = sign(roster.survivors_text(self.sharers, survivors))
@@ -265,6 +277,16 @@ class MaskingClient:
             raise PeerError("the survivors include a client that did not share, expected clients that did")
         if len(survivors) < roster.threshold:
             raise PeerError(f"{len(survivors)} clients survived, expected at least {roster.threshold}")
+
+    def _check_neighbours(self, roster: Roster, survivors: Sequence[int], masked: Mapping[int, bytes]) -> None:
+        """Refuse to be among strangers: enough of its holders are survivors, and masked with the same clients."""
+        me = roster.place(self.client)
+        left, text = set(roster.holders(me)) & set(survivors), roster.masked_text(self.sharers)
+        if len(left) < (least := roster.share_threshold(me)):
+            raise PeerError(f"{len(left)} holders of the shares of {self.client!a} survived, expected at least {least}")
+        for place in left - {me}:
+            if not is_signed(roster.offers[place].identity, masked.get(place, b""), text):
+                raise PeerError(f"{roster.offers[place].client!a} has not signed that it masked with the same clients")
 
     def to_bytes(self) -> bytes:
         """For this client's own disk: secret."""

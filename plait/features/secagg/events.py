@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plait.errors import PeerError
+from plait.features.secagg.roster import colluding
 from plait.rounds.evaluation import ClientLoss, margin_of
 from plait.rounds.events import Count, Event, MeanScore, Number
 
@@ -247,19 +248,11 @@ class MaskedCard:
         )
 
 
-def _colluding(each: SumUnmasked) -> int:
-    """How many clients may help the server without showing it another's part."""
-    if each.neighbours < each.roster - 1:
-        return each.roster // 10  # see plait.features.secagg.roster
-    # In a sum of three, two know the third's part.
-    return max(0, min(2 * each.threshold - each.roster - 1, each.clients - 2))
-
-
 def after(card: MaskedCard | None, event: Event) -> MaskedCard | None:
     """The card of a run once one more event is known; None before the first sum."""
     if not isinstance(event, SumUnmasked):
         return card
-    one = MaskedCard(1, event.clients, _colluding(event), event.certified, event.noised)
+    one = MaskedCard(1, event.clients, colluding(event.roster), event.certified, event.noised)
     return (
         one
         if card is None

@@ -84,11 +84,11 @@ class Masking:
                 client, unreadable = client.deliver(task.session, stage.sharers, stage.parcels)
                 answer = messages.Ready(unreadable)
             case messages.Opening():
-                client, keys = client.show(task.session, stage.receivers)
-                answer = messages.Opened(keys)
+                client, key = client.show(task.session, stage.receiver)
+                answer = messages.Opened(key)
             case messages.Survivors():
                 self._check_sum(client, stage.survivors)
-                client, signature = client.sign(task.session, stage.survivors, identity.sign)
+                client, signature = client.sign(task.session, stage.survivors, stage.signatures, identity.sign)
                 answer = messages.Signed(signature)
             case messages.Unmasking():
                 is_first = client.revealed is None
@@ -144,14 +144,15 @@ class Masking:
     ) -> messages.MaskedReply:
         """Numbers, and figures modulo 2^64, under this attempt's masks."""
         client = self._recall()
-        if client.roster is None:
+        if client.roster is None or self.identity is None:
             raise PeerError("the masked sum is over, expected the roster that the numbers were made for")
         ring = Ring(client.roster.bits)
-        client, values, hidden = client.masked(session, ring.reduced(numbers), figures, received=received)
-        self.memory.save(_KEY, client.to_bytes())
-        return messages.MaskedReply(
-            self.client, messages.MaskedUpdate(ring.pack(values), hidden.astype("<u8").tobytes())
+        client, values, hidden, signature = client.masked(
+            session, ring.reduced(numbers), figures, received=received, sign=self.identity.sign
         )
+        self.memory.save(_KEY, client.to_bytes())
+        update = messages.MaskedUpdate(ring.pack(values), hidden.astype("<u8").tobytes(), signature)
+        return messages.MaskedReply(self.client, update)
 
     def _recall(self) -> MaskingClient:
         data = self.memory.load(_KEY)

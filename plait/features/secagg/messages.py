@@ -5,7 +5,7 @@ Sizes and numbers of entries are checked here; what they mean, and who may say i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeAlias, cast
 
@@ -33,9 +33,10 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Survivors:
-    """Whose masked updates came; to be signed."""
+    """Whose masked updates came, to be signed; and the signatures of the receiver's neighbours among them, by place."""
 
     survivors: tuple[int, ...]
+    signatures: Mapping[int, bytes]
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,9 @@ class Unmasking:
 
 @dataclass(frozen=True)
 class Opening:
-    """Who cannot open what the receiver encrypted to them; to be shown by the keys of these parcels."""
+    """A place whose client cannot open what was encrypted to it; to be shown by the key of that parcel."""
 
-    receivers: tuple[int, ...]
+    receiver: int
 
 
 Stage: TypeAlias = Roster | Delivery | Opening | Survivors | Unmasking | None
@@ -104,9 +105,9 @@ class Ready:
 
 @dataclass(frozen=True)
 class Opened:
-    """Keys of parcels, by the place of their receiver."""
+    """The key of a parcel."""
 
-    parts: Mapping[int, bytes]
+    key: bytes
 
 
 @dataclass(frozen=True)
@@ -125,10 +126,11 @@ class Revealed:
 
 @dataclass(frozen=True)
 class MaskedUpdate:
-    """Packed numbers, and figures of eight bytes each, under masks."""
+    """Packed numbers, and figures of eight bytes each, under masks; signed for the clients that shared."""
 
     values: bytes
     figures: bytes
+    signature: bytes
 
 
 Answered: TypeAlias = Offer | Parcels | Ready | Opened | Signed | Revealed | MaskedUpdate
@@ -143,7 +145,6 @@ _STAGES: Mapping[type[Any], tuple[str, type[Message]]] = {
 _ANSWERS: Mapping[type[Any], tuple[str, type[Message]]] = {
     Offer: ("offer", pb.MaskOffer),
     Parcels: ("parcels", pb.MaskParts),
-    Opened: ("opened", pb.MaskParts),
     Revealed: ("revealed", pb.MaskParts),
     MaskedUpdate: ("update", pb.MaskedUpdate),
 }
@@ -162,6 +163,8 @@ class MaskedReply:
         message, answer = pb.Masked(client=bounds.name("client name", self.client)), self.answer
         if isinstance(answer, Signed):
             message.signature = answer.signature
+        elif isinstance(answer, Opened):
+            message.opened = answer.key
         elif isinstance(answer, Ready) and answer.unreadable:
             message.unreadable = _places(answer.unreadable)
         elif isinstance(answer, Ready):
@@ -183,13 +186,15 @@ def read_reply(message: pb.Masked) -> MaskedReply:
         case "unreadable" if message.unreadable:
             return MaskedReply(client, Ready(_read_places(message.unreadable)))
         case "signature":
-            signature = bounds.exact_length("signature", message.signature, bounds.SIGNATURE_BYTES)
-            return MaskedReply(client, Signed(signature))
-        case "parcels" | "opened" | "revealed" as said:
+            return MaskedReply(client, Signed(_signature(message.signature)))
+        case "opened":
+            return MaskedReply(client, Opened(bounds.exact_length("key", message.opened, bounds.DIGEST_BYTES)))
+        case "parcels" | "revealed" as said:
             kind = next(kind for kind, (name, _) in _ANSWERS.items() if name == said)
             return MaskedReply(client, _read(kind, getattr(message, said)))
         case "update":
-            return MaskedReply(client, MaskedUpdate(message.update.values, message.update.figures))
+            update = message.update
+            return MaskedReply(client, MaskedUpdate(update.values, update.figures, _signature(update.signature)))
         case _:
             raise PeerError("masked reply has no answer, expected keys, shares, a signature or an update")
 
@@ -208,8 +213,9 @@ def _encoded(value: object) -> dict[str, Any]:
 
 def _read(kind: type[Any], message: object) -> Any:
     """The inverse of `_encoded`, for what has places and parts alone."""
+    read: Mapping[type[Any], Callable[[Any], object]] = {bytes: _read_places, int: _place}
     said = {each.name: getattr(message, each.name) for each in fields(kind)}
-    return kind(**{name: _read_places(v) if isinstance(v, bytes) else _parts(v) for name, v in said.items()})
+    return kind(**{name: read.get(type(value), _parts)(value) for name, value in said.items()})
 
 
 def _checked(session: Session) -> Session:
@@ -237,11 +243,19 @@ def _read_offer(message: pb.MaskOffer) -> Offer:
     keys = (message.identity, message.encryption, message.masking, message.commitment)
     for key in keys:
         bounds.exact_length("key of a masked sum", key, bounds.DIGEST_BYTES)
-    signature = bounds.exact_length("signature", message.signature, bounds.SIGNATURE_BYTES)
+    signature = _signature(message.signature)
     bounds.integer("bytes of a certificate", len(message.certificate), maximum=_MOST_CERTIFICATE_BYTES)
     bounds.integer("bytes of an endorsement", len(message.endorsement), maximum=_MOST_ENDORSEMENT_BYTES)
     client = bounds.name("client name", message.client)
     return Offer(client, *keys, signature, message.certificate, message.endorsement)
+
+
+def _signature(said: bytes) -> bytes:
+    return bounds.exact_length("signature", said, bounds.SIGNATURE_BYTES)
+
+
+def _place(said: int) -> int:
+    return bounds.integer("place", said, maximum=MOST_CLIENTS)
 
 
 def _parts(found: Sequence[pb.MaskPart]) -> dict[int, bytes]:

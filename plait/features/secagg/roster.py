@@ -5,10 +5,20 @@ ring has room. In groups it moves its own group's mean alone, which can be compa
 left in moves the round's mean by at most `FAR` times what groups usually lie apart, over the number of groups. A sum of
 fewer clients tells more of each, so no group is small.
 
-*Graph.* Masks and secrets are shared by all with all, or above 128 clients by each with 64 others: a ring lattice over
-a random order (Bell et al., "Secure Single-Server Aggregation with (Poly)Logarithmic Overhead", CCS 2020). The order
-follows from the roster: a server that wants its own clients around one victim has to try rosters, which is out of reach
-while they are a tenth of all.
+*Graph.* Masks and secrets are shared by all with all, or above 256 clients along 32 random cycles through all, by each
+with 64 others or a few less (after Bell et al., "Secure Single-Server Aggregation with (Poly)Logarithmic Overhead",
+arXiv 2020/704). The cycles follow from the roster, so from keys that the others have made for it.
+
+*Why a server learns no part.* It may drop any third of the clients once it knows the graph, tell clients different
+things, and know what its colluders know. But one list of survivors is signed by two thirds, each client signs one, and
+so fewer than a third of colluders get one list (above 256: a tenth). A client signs only a list in which two thirds of
+its holders are, with the signature of each that it has masked its numbers with the same sharers; such a client shows no
+key, and its holders give shares of its seed alone. So a set of clients whose sum can be unmasked has no honest survivor
+as a neighbour outside, and in it each has as many neighbours as two thirds of its holders without colluders. Among all
+the rest that is every honest survivor. Along the cycles no such set is smaller than half of the clients, but with a
+chance below 2^-80 for each roster up to 2,000 clients and 2^-75 for the largest (`tests/features/secagg/graph_bound.py`
+adds it up): a single client needs 43 of 64 neighbours that collude, more have too few neighbours in common, and two
+large sets without a link between them are not to be found.
 
 *Parcels.* The sender makes a key pair for each parcel of two shares and agrees with the holder's key (X25519; as ECIES
 does). If the holder says that it cannot open it, the sender shows that pair's private half: it opens this parcel and no
@@ -24,10 +34,14 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from typing import Self
 
 import numpy as np
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import CTR
 
 from plait.adapters.state import Float32
 from plait.errors import PeerError
@@ -57,9 +71,10 @@ def distances(means: Sequence[Float32]) -> tuple[float, ...]:
     return tuple(each / usual if usual else 1.0 if not each else np.inf for each in far)
 
 
-COMPLETE = 128
+COMPLETE = 256
 """The most clients that are all each other's neighbours."""
-NEIGHBOURS = 64
+CYCLES = 32
+"""Through all clients of a larger roster, along which they are neighbours."""
 LEAST_CLIENTS = 3
 """In a sum of two each client knows the other's part."""
 
@@ -82,15 +97,38 @@ def least_roster(invited: int) -> int:
     )
 
 
-def fewest_in_sum(invited: int, evaluators: int = 0, *, noised: bool = False) -> int:
-    """The fewest clients in a sum: two thirds of a group must offer keys, and two thirds of these be left.
+def colluding(clients: int) -> int:
+    """The most clients of a roster of this size that gain nothing from helping the server (see *Why* above).
 
-    Args:
-        evaluators: to an evaluation; 0 for as many.
-        noised: whether clients add noise, which is in the sum of all: such a round has one group.
+    One more could get two lists signed, or be all but one in a sum. Above `COMPLETE` it is what the chance is added up
+    for.
     """
-    group = invited if noised else invited // groups_for(invited)
-    return least_survivors(least_survivors(min(group, evaluators or invited)))
+    least = least_survivors(clients)
+    return min(2 * least - clients - 1, least - 2) if clients <= COMPLETE else clients // 10
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What protects the clients of a round, whatever its server does.
+
+    Attributes:
+        roster: the fewest clients that a sum begins with: two thirds of a group.
+        survivors: the fewest clients in a sum: two thirds of these.
+        colluding: the most clients that gain nothing from helping the server; it may put them all into one group.
+    """
+
+    groups: int
+    roster: int
+    survivors: int
+    colluding: int
+
+    @classmethod
+    def of(cls, invited: int, groups: int = 1) -> Self:
+        """Those of a round, or an evaluation, of so many."""
+        roster, most = least_survivors(invited // groups), -(-invited // groups)
+        # An evaluation may begin with one client less.
+        sizes = range(least_roster(invited // groups), max(most, LEAST_CLIENTS) + 1)
+        return cls(groups, roster, least_survivors(roster), min(map(colluding, sizes)))
 
 
 @lru_cache(maxsize=16)
@@ -98,11 +136,13 @@ def neighbours(count: int, roster: bytes) -> tuple[tuple[int, ...], ...]:
     """Each client's neighbours, by its place in the roster, in ascending order."""
     if count <= COMPLETE:
         return tuple(tuple(other for other in range(count) if other != one) for one in range(count))
-    order = sorted(range(count), key=lambda one: hashlib.sha256(roster + one.to_bytes(4, "big")).digest())
-    half = NEIGHBOURS // 2
-    steps = [step for step in range(-half, half + 1) if step]
-    found = {one: tuple(sorted(order[(at + step) % count] for step in steps)) for at, one in enumerate(order)}
-    return tuple(found[one] for one in range(count))
+    stream = Cipher(AES(roster), CTR(bytes(16))).encryptor().update(bytes(8 * CYCLES * count))
+    cycles = np.frombuffer(stream, "<u8").reshape(CYCLES, count).argsort(axis=1, kind="stable")
+    found = [set[int]() for _ in range(count)]
+    for one, other in zip(cycles.ravel().tolist(), np.roll(cycles, 1, axis=1).ravel().tolist(), strict=True):
+        found[one].add(other)
+        found[other].add(one)
+    return tuple(tuple(sorted(each)) for each in found)
 
 
 MOST_CLIENTS = 1 << 14
@@ -231,10 +271,17 @@ class Roster:
         if list(places) != sorted(set(places)) or (places and not 0 <= places[0] <= places[-1] < len(self.offers)):
             raise PeerError(f"list of {what} has a place twice, out of order or off the roster, expected each once")
 
+    def masked_text(self, sharers: Sequence[int]) -> bytes:
+        """What a client signs with its masked numbers: with whom they are masked."""
+        return joined(b"plait secure aggregation: masked 1", self.digest, _listed(sharers))
+
     def survivors_text(self, sharers: Sequence[int], survivors: Sequence[int]) -> bytes:
         """What clients sign before anything is unmasked."""
-        lists = (b"".join(place.to_bytes(4, "big") for place in places) for places in (sharers, survivors))
-        return joined(b"plait secure aggregation: survivors 1", self.digest, *lists)
+        return joined(b"plait secure aggregation: survivors 1", self.digest, _listed(sharers), _listed(survivors))
+
+
+def _listed(places: Sequence[int]) -> bytes:
+    return np.array(places, ">u4").tobytes()
 
 
 def joined(*parts: bytes) -> bytes:

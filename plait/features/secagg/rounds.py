@@ -19,7 +19,7 @@ from plait.errors import ConfigError, MachineError, PeerError
 from plait.features.secagg.events import EVALUATION, NOISED, TRAINING, decode_figures
 from plait.features.secagg.grid import Coding, MaskedGrid, bits_for, check_sum, length_expected, rotated_size, unit_for
 from plait.features.secagg.masks import MOST_BITS, Ring
-from plait.features.secagg.roster import COMPLETE, NEIGHBOURS, groups_for, least_roster, least_survivors
+from plait.features.secagg.roster import COMPLETE, CYCLES, Thresholds, groups_for, least_roster, least_survivors
 from plait.features.secagg.sums import Summed, Wanted, sum_file
 from plait.rounds.fold import Folded, outcome_of_mean
 from plait.rounds.run_state import RunState
@@ -68,7 +68,7 @@ class MaskedRounds:
         """
         if purpose == "evaluate":
             return least_roster(min(self.clients, self.evaluators or self.clients))
-        return least_survivors(self.clients // self.groups)
+        return Thresholds.of(self.clients, self.groups).roster
 
     @property
     def groups(self) -> int:
@@ -137,10 +137,10 @@ class MaskedRounds:
         Args:
             certified: whether clients prove their keys to each other, as over a network.
         """
-        near = min(self.clients - 1, NEIGHBOURS if self.clients > COMPLETE else self.clients)
+        near = 2 * CYCLES if self.clients > COMPLETE else self.clients - 1
         rotated, proof = rotated_size(size), _PROOF_BYTES * certified
         bits = self.privacy.shares(rotated).bits(self.clients, rotated) if self.privacy else bits_for(self.group)
-        up, down = 290 + proof + 221 * (near + 1), 210 + (294 + proof) * self.clients + 180 * near
+        up, down = 290 + proof + 221 * (near + 1), 210 + (294 + proof) * self.clients + 250 * near
         return (bits * rotated + 8 * sums * up) / size, 8 * sums * down / size
 
     def length(self, state: RunState, parts: tuple[slice, ...], summed: Summed) -> float | None:

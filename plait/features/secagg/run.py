@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from plait.adapters.methods import method_named
 from plait.config import RunConfig
 from plait.features.secagg.grid import bits_for
-from plait.features.secagg.roster import fewest_in_sum
+from plait.features.secagg.roster import Thresholds, groups_for
 from plait.features.secagg.rounds import MaskedRounds, noised_grid
 from plait.policy import Policy, Proposed, Words
 from plait.rounds import events
@@ -108,8 +108,9 @@ def check(policy: Policy, config: RunConfig) -> None:
 def fewest(config: RunConfig) -> int:
     """The fewest clients in a sum of a run."""
     # With noise, clients do not evaluate.
-    evaluators = config.eval_clients if config.evaluates else 0
-    return fewest_in_sum(config.cohort_size, evaluators, noised=config.dp == "client")
+    invited, evaluators = config.cohort_size, config.eval_clients if config.evaluates else 0
+    groups = 1 if config.dp == "client" else groups_for(invited)
+    return min(Thresholds.of(invited, groups).survivors, Thresholds.of(evaluators or invited).survivors)
 
 
 KEPT_MASKED: Mapping[type[Event], frozenset[str]] = {

@@ -2,7 +2,7 @@
 
     offers    -> roster            at least three clients
     parcels   -> sharers           at least two thirds of the roster, and three
-    masked    -> survivors         likewise; only their sum is kept
+    masked    -> survivors         likewise; only their sum and their signatures are kept
     signed    -> signatures        likewise
     shares    -> sum               enough shares of each secret
 
@@ -11,8 +11,8 @@ with `TooFewError`, and nothing of it can be unmasked. Whatever was added until 
 value, which the caller stores before it asks for signatures: from it the same sum follows after a crash. Knows no
 channel and no file.
 
-Where a client says that it cannot open the shares of another, the accused shows the keys of these parcels alone. If
-they open them, the complaint was false; if not, the accused is to blame. It masks nothing in an attempt where it has
+Where clients say that they cannot open the shares of another, the accused shows the key of the first one's parcel. If
+it opens that, the complaint was false; if not, the accused is to blame. It masks nothing in an attempt where it has
 shown a key, so the key reveals nothing of its numbers.
 """
 
@@ -21,8 +21,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -97,7 +98,7 @@ class Collecting:
         self._parcels: dict[int, Mapping[int, bytes]] = {}
         ring = Ring(roster.bits)
         self._sum, self._figures = ring.zeros(roster.size), np.zeros(roster.figures, np.uint64)
-        self._masked: set[int] = set()
+        self._masked: dict[int, bytes] = {}
 
     def add_parcels(self, client: str, parcels: Mapping[int, bytes]) -> None:
         """Take a client's encrypted shares."""
@@ -113,13 +114,8 @@ class Collecting:
     def close_sharing(self) -> Collecting:
         """It, with those who shared fixed; too few may have, of all or of one's neighbours."""
         self._enough(len(self._parcels), "shared")
-        sharers = tuple(sorted(self._parcels))
-        for place in sharers:
-            here = sum(holder in self._parcels for holder in self.roster.holders(place))
-            if here < (least := self.roster.share_threshold(place)):
-                name = self.roster.offers[place].client
-                raise TooFewError(f"{here} holders of the shares of {name!a} shared, expected at least {least}")
-        self.sharers = sharers
+        self.sharers = tuple(sorted(self._parcels))
+        self._enough_holders(self._parcels, "shared")
         return self
 
     def parcels_for(self, place: int) -> Mapping[int, bytes]:
@@ -131,26 +127,38 @@ class Collecting:
         """Whether a client encrypted shares to another, by the key that it shows for that."""
         return can_be_opened(self._parcels[sender][receiver], key, self.roster, sender=sender, receiver=receiver)
 
-    def add_masked(self, client: str, values: Residues, figures: NDArray[np.uint64]) -> None:
-        """Add a client's masked numbers."""
+    def add_masked(self, client: str, values: Residues, figures: NDArray[np.uint64], signature: bytes) -> None:
+        """Add a client's masked numbers, which its neighbours count as such by its signature."""
         place = self.roster.place(client)
         if place not in self.sharers or place in self._masked:
             raise PeerError(f"masked update of {client!a} came twice or without shares, expected it once")
         if (values.size, figures.size) != (self.roster.size, self.roster.figures):
             raise PeerError(f"masked update of {client!a} has {values.size} numbers, expected {self.roster.size}")
-        self._masked.add(place)
+        if not is_signed(self.roster.offers[place].identity, signature, self.roster.masked_text(self.sharers)):
+            raise PeerError(f"masked update of {client!a} is not signed for these sharers, expected its signature")
+        self._masked[place] = signature
         self._sum += values
         self._figures += figures
 
     def seal(self) -> Sealed:
-        """Fix the survivors."""
+        """Fix the survivors; they would sign no list with too few of their neighbours."""
         self._enough(len(self._masked), "sent a masked update")
+        self._enough_holders(self._masked, "sent a masked update")
         values = Ring(self.roster.bits).reduced(self._sum)
         digests = {
             place: {holder: digests_in(parcel) for holder, parcel in sorted(self._parcels[place].items())}
             for place in self.sharers
         }
-        return Sealed(self.roster, self.sharers, tuple(sorted(self._masked)), values, self._figures, digests)
+        masked = dict(sorted(self._masked.items()))
+        return Sealed(self.roster, self.sharers, masked, values, self._figures, digests)
+
+    def _enough_holders(self, here: Collection[int], did: str) -> None:
+        """Of each one's shares, or they cannot be given."""
+        for place in self.sharers:
+            count = sum(holder in here for holder in self.roster.holders(place))
+            if count < (least := self.roster.share_threshold(place)):
+                name = self.roster.offers[place].client
+                raise TooFewError(f"{count} holders of the shares of {name!a} {did}, expected at least {least}")
 
     def _enough(self, count: int, did: str) -> None:
         if count < self.roster.threshold:
@@ -162,21 +170,31 @@ class Sealed:
     """A sum under masks whose clients are fixed, by their places.
 
     Attributes:
-        survivors: those whose numbers are in the sum.
+        masked: the signatures of those whose numbers are in the sum.
         digests: of the shares of each sharer's masking key and seed, by its place, then by their holder's.
     """
 
     roster: Roster
     sharers: tuple[int, ...]
-    survivors: tuple[int, ...]
+    masked: Mapping[int, bytes]
     values: Residues
     figures: NDArray[np.uint64]
     digests: Mapping[int, Mapping[int, tuple[bytes, bytes]]]
+
+    @cached_property
+    def survivors(self) -> tuple[int, ...]:
+        """Those whose numbers are in the sum."""
+        return tuple(self.masked)
 
     @property
     def clients(self) -> tuple[str, ...]:
         """The names of those in the sum."""
         return tuple(self.roster.offers[place].client for place in self.survivors)
+
+    def neighbours_of(self, client: str) -> Mapping[int, bytes]:
+        """The signatures of those whose numbers are in the sum and who are this client's neighbours."""
+        place = self.roster.place(client)
+        return {each: self.masked[each] for each in self.roster.holders(place) if each in self.masked and each != place}
 
     def check_signature(self, client: str, signature: bytes) -> None:
         """Refuse a signature that no client would accept."""
@@ -257,26 +275,16 @@ def check_complaint(roster: Roster, sharers: Sequence[int], client: str, places:
         raise PeerError(f"{client!a} cannot open shares of clients that sent it none, expected neighbours that shared")
 
 
-def accused_by(complaints: Mapping[int, Sequence[int]]) -> Mapping[int, tuple[int, ...]]:
-    """Places of those who cannot open what a client sent, by the place of that client."""
-    accused = sorted({sender for senders in complaints.values() for sender in senders})
-    return {
-        sender: tuple(sorted(accuser for accuser, senders in complaints.items() if sender in senders))
-        for sender in accused
-    }
+def accused_by(complaints: Mapping[int, Sequence[int]]) -> Mapping[int, int]:
+    """The first place that cannot open what a client sent, by the place of that client."""
+    return {sender: place for place, senders in sorted(complaints.items(), reverse=True) for sender in senders}
 
 
-def judge(
-    collecting: Collecting, complaints: Mapping[int, Sequence[int]], shown: Mapping[int, Mapping[int, bytes]]
-) -> Verdict:
-    """The clients to blame, never none, by the keys of parcels that senders have shown for each receiver."""
-    senders, accusers = set[int](), set[int]()
-    accused = accused_by(complaints)
-    for sender in accused.keys() & shown.keys():
-        for receiver in accused[sender]:
-            is_readable = collecting.is_readable(sender, receiver, shown[sender].get(receiver, b""))
-            (accusers if is_readable else senders).add(receiver if is_readable else sender)
-    return Verdict(frozenset(senders), frozenset(accusers), frozenset(accused.keys() - shown.keys()))
+def judge(collecting: Collecting, accused: Mapping[int, int], shown: Mapping[int, bytes]) -> Verdict:
+    """The clients to blame, never none, by the keys that senders have shown of the parcels to their accusers."""
+    cleared = {each for each, key in shown.items() if collecting.is_readable(each, accused[each], key)}
+    accusers = frozenset(accused[sender] for sender in cleared)
+    return Verdict(frozenset(shown.keys() - cleared), accusers, frozenset(accused.keys() - shown.keys()))
 
 
 def signatures_to_bytes(groups: Sequence[Mapping[int, bytes]]) -> bytes:
@@ -300,7 +308,8 @@ def sealed_to_bytes(groups: Sequence[Sealed]) -> bytes:
     for number, sealed in enumerate(groups):
         # As the task that showed the roster to its clients.
         (shown, _) = encode_task(MaskingTask(sealed.roster.session, sealed.roster))
-        said.append({"roster": shown.hex(), "sharers": list(sealed.sharers), "survivors": list(sealed.survivors)})
+        masked = {place: signature.hex() for place, signature in sealed.masked.items()}
+        said.append({"roster": shown.hex(), "sharers": list(sealed.sharers), "masked": masked})
         digests = (digest for held in sealed.digests.values() for pair in held.values() for digest in pair)
         arrays[f"values-{number}"] = sealed.values.astype(np.uint32)
         arrays[f"figures-{number}"] = sealed.figures.view(np.int64)
@@ -334,4 +343,5 @@ def _sealed(arrays: Mapping[str, NDArray[np.generic]], number: int, said: dict[s
     }
     values = arrays[f"values-{number}"].astype(Ring(roster.bits).dtype)
     figures = arrays[f"figures-{number}"].astype(np.int64).view(np.uint64)
-    return Sealed(roster, sharers, tuple(said["survivors"]), values, figures, held)
+    masked = {int(place): bytes.fromhex(signature) for place, signature in said["masked"].items()}
+    return Sealed(roster, sharers, masked, values, figures, held)

@@ -321,7 +321,8 @@ class MaskedSums:
                 values = ring.unpack(update.values, wanted.size)
                 if len(update.figures) != 8 * wanted.figures:
                     raise PeerError(f"masked figures have {len(update.figures)} bytes, expected {8 * wanted.figures}")
-                of[name].add_masked(name, values, np.frombuffer(update.figures, "<u8").astype(np.uint64))
+                figures = np.frombuffer(update.figures, "<u8").astype(np.uint64)
+                of[name].add_masked(name, values, figures, update.signature)
         sealed = _enough(wanted, collecting, Collecting.seal)
         count = sum(len(group.survivors) for group in sealed)
         if count < wanted.quorum:
@@ -347,16 +348,15 @@ class MaskedSums:
                     check_complaint(group.roster, group.sharers, name, answer.unreadable)
                     complaints.setdefault(collecting.index(group), {})[place] = answer.unreadable
         for number, by_place in sorted(complaints.items()):
-            group = collecting[number]
-            self._blame(wanted, group.roster, judge(group, by_place, self._shown(group.roster, by_place)))
+            group, accused = collecting[number], accused_by(by_place)
+            self._blame(wanted, group.roster, judge(group, accused, self._shown(group.roster, accused)))
         return ready
 
-    def _shown(self, roster: Roster, complaints: Mapping[int, tuple[int, ...]]) -> Mapping[int, Mapping[int, bytes]]:
-        """The keys that accused clients show, by their place, then by the place of who complains."""
-        names = [offer.client for offer in roster.offers]
-        asked = {names[sender]: messages.Opening(receivers) for sender, receivers in accused_by(complaints).items()}
+    def _shown(self, roster: Roster, accused: Mapping[int, int]) -> Mapping[int, bytes]:
+        """The keys that accused clients show, by their place."""
+        asked = {roster.offers[sender].client: messages.Opening(accuser) for sender, accuser in accused.items()}
         with self._stage(roster.session, asked, messages.Opened) as stage:
-            return {roster.place(name): opened.parts for name, opened in stage}
+            return {roster.place(name): opened.key for name, opened in stage}
 
     def _blame(self, wanted: Wanted, roster: Roster, verdict: Verdict) -> None:
         """Record who departs from the protocol, and end the attempt with a `ContestedError`."""
@@ -386,7 +386,11 @@ class MaskedSums:
             return signatures_from_bytes(kept)
         of = {name: number for number, group in enumerate(sealed) for name in group.clients}
         signatures: list[dict[int, bytes]] = [{} for _ in sealed]
-        asked = {name: messages.Survivors(sealed[number].survivors) for name, number in of.items()}
+        asked = {
+            name: messages.Survivors(group.survivors, group.neighbours_of(name))
+            for group in sealed
+            for name in group.clients
+        }
         with self._stage(sealed[0].roster.session, asked, messages.Signed) as stage:
             for name, signed in stage:
                 with stage.dropping(name):

@@ -83,8 +83,8 @@ def test_a_run_under_masks_says_what_they_hide_and_what_they_do_not():
     facts = dict(next(iter(view.cards.values())).facts)
     # Two lists that four of six clients signed have two signers in common, so one of these may be dishonest.
     assert facts["From"] == "the server, and up to 1 clients together with it"
-    sparse = SUM.model_copy(update={"roster": 200, "threshold": 134, "clients": 200, "neighbours": 64})
-    assert "up to 20 clients" in dict(after(None, sparse).facts)["From"]
+    sparse = SUM.model_copy(update={"roster": 300, "threshold": 200, "clients": 300})
+    assert "up to 30 clients" in dict(after(None, sparse).facts)["From"]
     assert facts["Learned"] == "2 sums, none of fewer than 4 clients"
     assert "protects no one" in facts["Simulated"]
     (table,) = (table for table in report_tables(view) if table.title == "Secure aggregation")

@@ -47,11 +47,11 @@ class Lying:
     def __getattr__(self, name):
         return getattr(self.honest, name)
 
-    def masked(self, session, numbers, figures, *, received):
+    def masked(self, session, numbers, figures, **more):
         if session.purpose == "train":
             self.round = session.round
             numbers, figures = self.change(np.array(numbers), np.array(figures), session.round)
-        return self.honest.masked(session, numbers, figures, received=received)
+        return self.honest.masked(session, numbers, figures, **more)
 
 
 def begin(federate, fake_model, monkeypatch, change=None, **more):
@@ -188,7 +188,7 @@ def silent_when_accused(task, answer):
 
 def wrong_keys(task, answer):
     if isinstance(task.stage, Opening):
-        return Opened(dict.fromkeys(task.stage.receivers, b"k" * 32))
+        return Opened(b"k" * 32)
     return rubbish_for("alice", "bob")(task, answer)
 
 
@@ -342,10 +342,10 @@ def test_figures_that_no_clients_have_cost_an_evaluation_and_not_the_run(federat
     honest = participant.way.saying.masking
 
     class LyingOfLosses(Lying):
-        def masked(self, session, numbers, figures, *, received):
+        def masked(self, session, numbers, figures, **more):
             if session.purpose == "evaluate":
                 figures = figures - np.uint64(1 << 40)
-            return honest.masked(session, numbers, figures, received=received)
+            return honest.masked(session, numbers, figures, **more)
 
     participant.way.saying.masking = LyingOfLosses(honest, None)
     assert federation.run().round == ROUNDS
