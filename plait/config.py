@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from plait.choice import split_choices
 from plait.errors import ConfigError, did_you_mean
-from plait.objective import Objective, objective_named
+from plait.objectives import Objective, objective_named
 from plait.plugins import Kind
 from plait.settings import (
     MOST_EXAMPLES,

@@ -13,7 +13,7 @@ from plait.api import TURN
 from plait.api.received import recorded_objective
 from plait.api.settings import base_name, dataset_of
 from plait.errors import ConfigError
-from plait.objective import SFT, usual_objective
+from plait.objectives import SFT, usual_objective
 from plait.plugins import admit
 from plait.progress import status
 from plait.rounds.run_directory import RunDirectory

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from plait.errors import PeerError
-from plait.objective import SFT, Objective, objective_recorded
+from plait.objectives import SFT, Objective, objective_recorded
 from plait.text import printable
 
 if TYPE_CHECKING:

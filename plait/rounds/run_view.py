@@ -17,7 +17,7 @@ from plait.rounds import events
 from plait.rounds.run_now import RunNow, Traffic
 
 if TYPE_CHECKING:
-    from plait.objective import Objective
+    from plait.objectives import Objective
 
 
 @dataclass

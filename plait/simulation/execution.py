@@ -15,7 +15,7 @@ from plait.config import RunConfig, config_from_table
 from plait.data import Dataset, RecordKind
 from plait.errors import ConfigError
 from plait.federation import run_federation
-from plait.objective import usual_objective
+from plait.objectives import usual_objective
 from plait.progress import say, status, watch
 from plait.rounds.broadcasts import StartingPoint
 from plait.rounds.channel import StopRequest

@@ -22,7 +22,7 @@ from plait.adapters import Task
 from plait.data import Dataset, Progress, Record, RecordKind, as_dataset, cache_directory
 from plait.errors import MachineError
 from plait.files import is_ours, make_private_directory, write_atomically
-from plait.objective import SFT
+from plait.objectives import SFT
 from plait.rounds.evaluation import SequenceLosses
 from plait.run import Run
 from plait.training.examples import Example, Tokenizer, tokenise

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from plait.adapters import Task
 from plait.data import Message, Record, RecordKind
 from plait.errors import DataError, TooLittleDataError
-from plait.objective import SFT, usual_objective
+from plait.objectives import SFT, usual_objective
 from plait.training.teaching import teaching_of
 
 IGNORED = -100  # label of a token that does not count; PyTorch's cross_entropy ignores it

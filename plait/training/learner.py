@@ -16,7 +16,7 @@ import torch
 
 from plait.adapters import Float32, Task
 from plait.errors import ConfigError, MachineError
-from plait.objective import SFT
+from plait.objectives import SFT
 from plait.rounds.local_model import NOTHING, Carried, Moments
 from plait.training.examples import Example, in_proportion
 from plait.training.loss_terms import terms_of

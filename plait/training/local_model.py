@@ -21,7 +21,7 @@ from plait.adapters.peft import PeftAdapter
 from plait.aggregation import geometry_of
 from plait.data import Dataset, Record, RecordKind
 from plait.errors import BaseMismatchError, ConfigError, DataError
-from plait.objective import SFT, objective_named
+from plait.objectives import SFT, objective_named
 from plait.rounds.evaluation import ClientLoss, SequenceLosses
 from plait.rounds.local_model import Coverage, DataSize, Moments, Trained, TrainJob
 from plait.rounds.run_state import client_seed

@@ -22,7 +22,7 @@ from transformers import PretrainedConfig
 from plait.adapters import AdapterSpec
 from plait.adapters.methods import is_quantised
 from plait.errors import MachineError
-from plait.objective import objective_named
+from plait.objectives import objective_named
 from plait.training.fused.kernels import NARROWEST_SLICE, SLICE_ELEMENTS_ON_CPU, SLICE_ELEMENTS_ON_GPU
 from plait.training.local_loss import CROSS_ENTROPY
 from plait.training.loss_terms import terms_of

@@ -24,7 +24,7 @@ from plait.adapters import AdapterSpec, AdapterState, Layout, Task, parse_spec
 from plait.adapters.methods import is_quantised
 from plait.errors import BaseMismatchError, ConfigError, MachineError
 from plait.machine import keep_freed_memory
-from plait.objective import objective_named
+from plait.objectives import objective_named
 from plait.training.blueprint import (
     Blueprint,
     adapter_tensors,

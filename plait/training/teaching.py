@@ -1,6 +1,6 @@
 """How a client learns an objective: examples from its records, a lesson, and by what held-out data are judged.
 
-The core's own is supervised fine-tuning; features have others (`plait.objective`). Importing this imports no torch.
+Importing this imports no torch.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from plait.data import Record, RecordKind
-from plait.objective import SFT, objective_named
-from plait.places import at
+from plait.objectives import objective_named
 
 if TYPE_CHECKING:
     from torch import nn
@@ -85,16 +84,15 @@ class Teaching:
         return None
 
 
-def supervised(text: str = SFT) -> Teaching:
-    """The core's own."""
-    del text
-    return Teaching()
-
-
 def teaching_of(text: str) -> Teaching:
     """How the objective of this text is learned.
 
     Raises:
         ConfigError: there is none, or an option is wrong.
     """
-    return at(objective_named(text).teaching)(text)
+    objective = objective_named(text)
+    if objective.is_plain:
+        return Teaching()
+    from plait.training.taught import Preferences, Rewards
+
+    return Rewards(text) if objective.completions else Preferences(text)

@@ -27,7 +27,7 @@ from plait.training.lesson import Lesson, StepLoss, Taught
 from plait.training.losses import BatchLoss, class_logits, count_labels
 from plait.training.memory import StepMemory, within_memory
 from plait.training.optimizer import copy_all
-from plait.training.teaching import Teaching, supervised, teaching_of
+from plait.training.teaching import Teaching, teaching_of
 from plait.wire.settings import Settings
 
 # PEFT's names of a low-rank pair's two sides; everything else in an adapter (a head, a magnitude) trains with either.
@@ -321,7 +321,7 @@ def measure_losses(
     model.eval()
     memory, device, done = memory or StepMemory(), device_of(model), _Measured()
     batch_loss = BatchLoss(model, task=task, pad_token=pad_token)
-    judge = (teaching or supervised()).judge(model, examples, pad_token=pad_token)
+    judge = (teaching or Teaching()).judge(model, examples, pad_token=pad_token)
     for first in range(0, len(examples), batch_size):
         batch = examples[first : first + batch_size]
         if task is Task.CLASSIFICATION:

@@ -10,11 +10,11 @@ from pydantic import Field
 
 import plait
 from plait.errors import ConfigError
-from plait.features.objectives.named import formula_named
-from plait.features.objectives.reward import reward_named
-from plait.features.objectives.training.contract import OBJECTIVE_CHECKS, REWARD_CHECKS
+from plait.objectives.named import formula_named
 from plait.own_code import checked
 from plait.plugins import Kind, reference
+from plait.training.objective_contract import OBJECTIVE_CHECKS, REWARD_CHECKS
+from plait.training.reward import reward_named
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,14 @@ import plait
 from plait.api.evaluate import _objective_of
 from plait.errors import ConfigError, PlaitError
 from plait.features.attacks.audit_verb import audit
-from plait.features.objectives.grpo import GRPO, Rewarded
-from plait.features.objectives.named import formula_named
-from plait.features.objectives.reward import Grader, reward_named
-from plait.features.objectives.training.completions import Group, GroupLoss, completions_of, rewards_of
+from plait.objectives.grpo import GRPO, Rewarded
+from plait.objectives.named import formula_named
 from plait.plugins import Kind, reference
 from plait.rounds.ledger import read_events
 from plait.training.bases import locate_base
+from plait.training.completions import Group, GroupLoss, completions_of, rewards_of
 from plait.training.examples import IGNORED, Example
+from plait.training.reward import Grader, reward_named
 
 HOW = Rewarded(group_size=3, max_completion_tokens=5)
 SEQ_LEN = 24

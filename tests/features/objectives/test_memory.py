@@ -10,10 +10,10 @@ from transformers.cache_utils import DynamicCache
 from transformers.generation import utils
 
 from plait.adapters import Task
-from plait.features.objectives.grpo import Rewarded
-from plait.features.objectives.training.completions import completions_of
+from plait.objectives.grpo import Rewarded
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import Blueprint, read_base_config
+from plait.training.completions import completions_of
 from plait.training.examples import Example
 from plait.training.memory import ROWS, Training, completions_bytes, size_of
 from plait.training.resident import ResidentBase

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from plait.errors import ConfigError
-from plait.features.objectives.formula import DPO, Reply, Sides
-from plait.features.objectives.named import formula_named
+from plait.objectives.formula import DPO, Reply, Sides
+from plait.objectives.named import formula_named
 from plait.training.teaching import teaching_of
 
 GENERATOR = np.random.default_rng(3)

@@ -13,13 +13,13 @@ from plait.adapters import AdapterState, Task
 from plait.adapters.methods import AdapterRequest
 from plait.data import Message, Record, RecordKind
 from plait.errors import DataError, PartError
-from plait.features.objectives.formula import DPO
-from plait.features.objectives.named import formula_named
-from plait.features.objectives.training.preferences import PreferenceLoss, learn_references
+from plait.objectives.formula import DPO
+from plait.objectives.named import formula_named
 from plait.rounds.local_model import TrainJob
 from plait.training.blueprint import design, read_base_config
 from plait.training.examples import IGNORED, check_kind, tokenise
 from plait.training.local_model import PeftLocalModel
+from plait.training.preferences import PreferenceLoss, learn_references
 from plait.wire.settings import Settings
 
 SETTINGS = Settings(

@@ -7,11 +7,11 @@ from typing import cast
 import torch
 
 from plait.errors import ConfigError, PartError
-from plait.features.objectives.formula import Formula, Reply, Sides
-from plait.features.objectives.named import formula_named
-from plait.features.objectives.reward import Reward, value_of
-from plait.objective import objective_named
+from plait.objectives import objective_named
+from plait.objectives.formula import Formula, Reply, Sides
+from plait.objectives.named import formula_named
 from plait.own_code import BrokenError, Check
+from plait.training.reward import Reward, value_of
 
 
 def _sides() -> Sides:

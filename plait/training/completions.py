@@ -18,9 +18,7 @@ from transformers import PreTrainedModel
 
 from plait.adapters import Task
 from plait.errors import ConfigError
-from plait.features.objectives.grpo import GRPO, Rewarded
-from plait.features.objectives.reward import Grader
-from plait.features.objectives.training.preferences import without_adapter
+from plait.objectives.grpo import GRPO, Rewarded
 from plait.rounds.evaluation import SequenceLosses
 from plait.training.device import device_of
 from plait.training.examples import IGNORED, Example, Tokenizer, digest_of, prompt_tokens
@@ -29,6 +27,8 @@ from plait.training.learner import LocalTraining
 from plait.training.lesson import Lesson, StepLoss, Taught
 from plait.training.losses import BatchLoss
 from plait.training.memory import StepMemory
+from plait.training.preferences import without_adapter
+from plait.training.reward import Grader
 
 _TASK = Task.CAUSAL_LM
 

@@ -10,20 +10,20 @@ import numpy as np
 
 from plait.choice import parse_choice
 from plait.data import Record, RecordKind
-from plait.features.objectives.grpo import rewarded
-from plait.features.objectives.named import formula_named
+from plait.objectives.grpo import rewarded
+from plait.objectives.named import formula_named
 from plait.training.examples import IGNORED, Example, Tokenizer, conversation, converse, of_each
 from plait.training.teaching import Teaching
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from plait.features.objectives.formula import Formula
-    from plait.features.objectives.grpo import GRPO
-    from plait.features.objectives.training.completions import RewardLesson
-    from plait.features.objectives.training.preferences import PreferenceLesson
+    from plait.objectives.formula import Formula
+    from plait.objectives.grpo import GRPO
     from plait.rounds.evaluation import SequenceLosses
+    from plait.training.completions import RewardLesson
     from plait.training.lesson import Taught
+    from plait.training.preferences import PreferenceLesson
     from plait.training.teaching import Judge
     from plait.wire.settings import Settings
 
@@ -47,13 +47,13 @@ class Preferences(Teaching):
 
     def lesson(self, taught: Taught) -> PreferenceLesson:
         """See `PreferenceLesson`."""
-        from plait.features.objectives.training.preferences import PreferenceLesson
+        from plait.training.preferences import PreferenceLesson
 
         return PreferenceLesson(taught, self._formula, self._references)
 
     def judge(self, model: nn.Module, examples: Sequence[Example], *, pad_token: int) -> Judge:
         """By the formula's loss, and the reward by which the chosen reply leads."""
-        from plait.features.objectives.training.preferences import PreferenceLoss, learn_references
+        from plait.training.preferences import PreferenceLoss, learn_references
 
         learn_references(self._references, model, examples, pad_token=pad_token)
         return PreferenceLoss(model, self._formula, self._references, pad_token=pad_token).by_example
@@ -71,7 +71,7 @@ class Rewards(Teaching):
 
     def check(self) -> None:
         """Find the reward."""
-        from plait.features.objectives.reward import reward_named
+        from plait.training.reward import reward_named
 
         reward_named(self._how.reward)
 
@@ -83,7 +83,7 @@ class Rewards(Teaching):
 
     def lesson(self, taught: Taught) -> RewardLesson:
         """See `RewardLesson`."""
-        from plait.features.objectives.training.completions import RewardLesson
+        from plait.training.completions import RewardLesson
 
         return RewardLesson(taught, self._formula, self._how)
 
@@ -91,7 +91,7 @@ class Rewards(Teaching):
         self, model: nn.Module, examples: Sequence[Example], settings: Settings, tokenizer: Tokenizer
     ) -> SequenceLosses:
         """Minus the reward of one completion of each; one that has none counts for nothing."""
-        from plait.features.objectives.training.completions import measured
+        from plait.training.completions import measured
 
         return measured(model, examples, self._how, seq_len=settings.seq_len, tokenizer=tokenizer)
 

@@ -17,7 +17,7 @@ from torch import nn
 from plait.abandon import check_abandoned
 from plait.adapters import Task
 from plait.errors import PartError
-from plait.features.objectives.formula import Formula, Reply, Sides
+from plait.objectives.formula import Formula, Reply, Sides
 from plait.own_code import located_errors
 from plait.training.device import device_of
 from plait.training.examples import Example

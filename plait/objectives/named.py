@@ -6,9 +6,9 @@ from typing import cast
 
 from plait.choice import parse_choice, with_options
 from plait.errors import ConfigError
-from plait.features.objectives.formula import DPO, Formula
-from plait.features.objectives.grpo import GRPO, NAME, of_loss, rewarded
-from plait.objective import SFT, Objective
+from plait.objectives.formula import DPO, Formula
+from plait.objectives.grpo import GRPO, NAME, of_loss, rewarded
+from plait.objectives.objective import SFT, Objective
 from plait.own_code import instance_of
 from plait.plugins import Kind, find
 from plait.traits import Trait
@@ -30,7 +30,6 @@ def preferences(text: str) -> Objective:
         text=text,
         needs={**_REPLACES, Trait.LANGUAGE: "it is about what a language model writes"},
         takes=_OWN_LOSS,
-        teaching="plait.features.objectives.taught:Preferences",
         sequences=2,
         is_sum=parse_choice(text)[0] == DPO_NAME,
         examples="{} preferences of 2",
@@ -57,7 +56,6 @@ def reward(text: str) -> Objective:
         },
         takes={**_OWN_LOSS, Trait.SLOPES: "a reward's loss has none that says how far to go"},
         parts=((Kind.REWARD, how.reward),),
-        teaching="plait.features.objectives.taught:Rewards",
         sequences=how.group_size,
         completions=how.group_size,
         examples=f"{{}} prompts with {how.group_size:,} completions",

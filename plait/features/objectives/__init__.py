@@ -1,1 +1,0 @@
-"""Objectives beside supervised fine-tuning: from preferences, and rewards of the user's own."""

@@ -1,1 +1,0 @@
-"""What learning from preferences and rewards does with torch."""
