@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from plait.aggregation.own_rule import Updates, rule
     from plait.aggregation.rule import RoundContext
     from plait.api.evaluate import Evaluation, evaluate
+    from plait.api.export import Export, export
     from plait.api.result import Result, open_run
     from plait.api.resuming import resume
     from plait.api.simulate import simulate
     from plait.errors import PlaitError
-    from plait.features.exports.export import Export, export
     from plait.features.studies.comparison import Comparison, compare
     from plait.rounds.callbacks import Callback, EarlyStopping, Stop
     from plait.rounds.events import Event
@@ -59,7 +59,7 @@ _HOMES: Mapping[str, str] = {
     "EarlyStopping": "plait.rounds.callbacks",
     "Evaluation": "plait.api.evaluate",
     "Event": "plait.rounds.events",
-    "Export": "plait.features.exports.export",
+    "Export": "plait.api.export",
     "PlaitError": "plait.errors",
     "Result": "plait.api.result",
     "RoundContext": "plait.aggregation.rule",
@@ -68,7 +68,7 @@ _HOMES: Mapping[str, str] = {
     "Updates": "plait.aggregation.own_rule",
     "compare": "plait.features.studies.comparison",
     "evaluate": "plait.api.evaluate",
-    "export": "plait.features.exports.export",
+    "export": "plait.api.export",
     "open_run": "plait.api.result",
     "resume": "plait.api.resuming",
     "rule": "plait.aggregation.own_rule",

@@ -8,22 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from plait.config import RunConfig
-from plait.rounds.broadcasts import StartingPoint
 from plait.rounds.client_way import ClientWay, InTheOpen, Speaker
 from plait.rounds.costs import Links, Opening
 from plait.rounds.events import Event
 from plait.rounds.run_plan import RunPlan
 from plait.rounds.way import Host, Way
-from plait.settings import Samples
 from plait.wire.settings import Settings
-
-if TYPE_CHECKING:
-    from plait.rounds.run_directory import RunDirectory
-    from plait.run import Run
-    from plait.simulation.partitioned_data import PartitionedData
 
 Screen = Callable[[Event], Event | None]
 """What of an event is recorded; None for nothing."""
@@ -32,7 +24,7 @@ Screen = Callable[[Event], Event | None]
 def settled_by_parts(config: RunConfig) -> RunConfig:
     """The settings with those that asynchronous rounds and differential privacy fill in."""
     if config.rounds_mode != "sync":
-        from plait.features.asynchronous.way import settled
+        from plait.rounds.buffered import settled
 
         config = config.model_copy(update=settled(config))
     if config.dp != "off":
@@ -55,11 +47,11 @@ def task_settings(settings: Settings, config: RunConfig) -> Settings:
 def plan_of(plan: RunPlan, config: RunConfig) -> RunPlan:
     """The plan of the round loop, for rounds that are buffers and steps by speed."""
     if config.rounds_mode != "sync":
-        from plait.features.asynchronous.way import planned
+        from plait.rounds.buffered import planned
 
         plan = planned(plan, config)
     if config.step_budget == "speed":
-        from plait.features.fleets.step_budget import BySpeed
+        from plait.rounds.step_budget import BySpeed
 
         plan = replace(plan, stepping=BySpeed())
     return plan
@@ -69,7 +61,7 @@ def way_of(plan: RunPlan, config: RunConfig, host: Host) -> Way:
     """How a run's updates are gathered and folded, and what its rounds cost."""
     way = Way(host=host)
     if config.rounds_mode != "sync":
-        from plait.features.asynchronous.way import with_buffer
+        from plait.rounds.buffered import with_buffer
 
         way = with_buffer(way, config)
     if config.dp != "off":
@@ -135,7 +127,7 @@ def opened(config: RunConfig, opening: Opening) -> list[Event]:
     """
     promised: list[Event | None] = []
     if config.fleet:
-        from plait.features.fleets.run import opens as described
+        from plait.rounds.fleet import opens as described
 
         promised.append(described(config, opening))
     if config.dp != "off":
@@ -143,19 +135,6 @@ def opened(config: RunConfig, opening: Opening) -> list[Event]:
 
         promised.append(private(config, opening))
     return [event for event in promised if event]
-
-
-def beginning_of(run: Run) -> StartingPoint:
-    """What a run begins with: its seed alone, or the adapters that it names.
-
-    Raises:
-        PlaitError: it cannot be begun with.
-    """
-    if not run.config.init_adapter:
-        return StartingPoint()
-    from plait.features.stacking.starting import starting_point_of
-
-    return starting_point_of(run)
 
 
 def check_here(config: RunConfig, *, simulates: bool) -> None:
@@ -168,23 +147,10 @@ def check_here(config: RunConfig, *, simulates: bool) -> None:
         ConfigError: with the reason.
     """
     if config.rounds_mode != "sync":
-        from plait.features.asynchronous.way import check as check_rounds
+        from plait.rounds.buffered import check as check_rounds
 
         check_rounds(config, simulates=simulates)
     if config.fleet:
-        from plait.features.fleets.run import check as check_fleet
+        from plait.rounds.fleet import check as check_fleet
 
         check_fleet(config, simulates=simulates)
-
-
-def end(run: Run, data: PartitionedData, directory: RunDirectory, *, quiet: bool) -> None:
-    """Sample a finished simulated run's base and adapter, before its report is written.
-
-    Args:
-        quiet: whether to show nothing; then only what the run asks for is sampled.
-    """
-    if quiet and not run.config.asks(Samples):
-        return
-    from plait.features.samples.sampling import sample
-
-    sample(run, data, directory, quiet=quiet)

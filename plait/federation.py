@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from plait import machine
 from plait.aggregation import Rule
-from plait.composition import beginning_of, opened, way_of
+from plait.composition import opened, way_of
 from plait.config import to_toml
 from plait.errors import ConfigError
 from plait.exporting.publisher import Publisher
@@ -43,6 +43,19 @@ if TYPE_CHECKING:
 
 _PARTING_S = 60.0
 _Begun = tuple[RunDirectory, Ledger, RunState, Sequence[Event]]
+
+
+def beginning_of(run: Run) -> StartingPoint:
+    """What a run begins with: its seed alone, or the adapters that it names.
+
+    Raises:
+        PlaitError: it cannot be begun with.
+    """
+    if not run.config.init_adapter:
+        return StartingPoint()
+    from plait.starting import starting_point_of
+
+    return starting_point_of(run)
 
 
 def run_federation(

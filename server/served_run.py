@@ -118,8 +118,7 @@ def open_served_run(
     check_names(settings)
     check_here(settings, simulates=False)
     with status("loading libraries", quiet=quiet):
-        from plait.composition import beginning_of
-        from plait.federation import check_vouched_for, run_federation
+        from plait.federation import beginning_of, check_vouched_for, run_federation
         from plait.rounds.callbacks import heard
         from plait.run import resolve
         from plait.settle import settle

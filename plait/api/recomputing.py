@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from plait.composition import beginning_of, way_of
+from plait.composition import way_of
 from plait.errors import PeerError
+from plait.federation import beginning_of
 from plait.rounds.audit import replay
 from plait.rounds.broadcasts import parents_in, starting_state
 from plait.rounds.events import Event

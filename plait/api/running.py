@@ -17,9 +17,12 @@ from plait.progress import status
 from plait.rounds.channel import StopRequest
 from plait.rounds.ledger import OnEvent
 from plait.rounds.run_directory import RunDirectory
+from plait.settings import Samples
 
 if TYPE_CHECKING:
     from plait.data import Dataset
+    from plait.run import Run
+    from plait.simulation.partitioned_data import PartitionedData
 
 
 def check_names(settings: RunConfig, *, runs: bool = True, data: bool = True) -> None:
@@ -79,6 +82,19 @@ def beside(config: RunConfig, run: Path, *, quiet: bool) -> Generator[None]:
         yield
 
 
+def end(run: Run, data: PartitionedData, directory: RunDirectory, *, quiet: bool) -> None:
+    """Sample a finished simulated run's base and adapter, before its report is written.
+
+    Args:
+        quiet: whether to show nothing; then only what the run asks for is sampled.
+    """
+    if quiet and not run.config.asks(Samples):
+        return
+    from plait.features.samples.sampling import sample
+
+    sample(run, data, directory, quiet=quiet)
+
+
 def start(
     settings: RunConfig,
     *,
@@ -127,7 +143,6 @@ def go_on(
         PlaitError: the reason that the run stopped again.
     """
     with status("loading libraries", quiet=quiet):
-        from plait.composition import end
         from plait.report.write import write_report
         from plait.simulation.execution import begin, execute, prepare
     with ExitStack() as works:

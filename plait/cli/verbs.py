@@ -44,9 +44,9 @@ VERBS: Mapping[str, Verb] = {
     "status": Verb("plait.cli.status", "status", "ask a server for its round, clients and bytes"),
     "verify": Verb("plait.cli.verify", "verify", "check a run's record, signatures and adapter"),
     "doctor": Verb("plait.cli.doctor", "doctor", "show what this machine supports and lacks"),
-    "init": Verb("plait.features.init.init_verb", "init", "write a commented file of settings to begin with"),
-    "chat": Verb("plait.features.chat.chat_verb", "chat", "talk to a run's model in the terminal"),
-    "export": Verb("plait.features.exports.export_verb", "export", "write the adapter for other programs"),
+    "init": Verb("plait.cli.init", "init", "write a commented file of settings to begin with"),
+    "chat": Verb("plait.cli.chat", "chat", "talk to a run's model in the terminal"),
+    "export": Verb("plait.cli.export", "export", "write the adapter for other programs"),
     "eval": Verb("plait.cli.evaluate", "evaluate", "evaluate a base with and without an adapter"),
     "compare": Verb("plait.features.studies.compare_verb", "compare", "compare several runs"),
     "privacy": Verb("plait.features.privacy.audit", "privacy", "show what runs have spent of their privacy"),
@@ -61,7 +61,7 @@ VERBS: Mapping[str, Verb] = {
 }
 
 FORMS: Mapping[str, Verb] = {
-    "doctor --base": Verb("plait.features.fits.fits_verb", "fits", "show how training on a base fits into memory"),
+    "doctor --base": Verb("plait.cli.fits", "fits", "show how training on a base fits into memory"),
     "evidence --attest": Verb("plait.features.evidence.evidence_verb", "attest", "state what left this client"),
     "report --live": Verb("plait.features.page.watch_verb", "watch", "show a run in the browser as it goes on"),
     "resume --withdraw": Verb("plait.features.withdrawal.withdraw_verb", "withdraw", "take a client out of a run"),

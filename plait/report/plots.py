@@ -61,7 +61,7 @@ def _plots(view: RunView) -> dict[str, Callable[[RunView, Theme], Figure]]:
         "clients": clients,
     }
     if "device_worked" in view.of_features:
-        from plait.features.fleets.plot import fleet_round
+        from plait.report.fleet_plot import fleet_round
 
         plots["fleet"] = fleet_round
     return plots

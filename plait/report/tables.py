@@ -74,7 +74,7 @@ def tables_of_parts(view: RunView) -> tuple[Table, ...]:
     """The sections of what the run asked for besides the core, and of what its ledger has events of."""
     found: list[Table] = []
     if "rounds-mode" in view.start.config:
-        from plait.features.asynchronous.staleness import staleness_table
+        from plait.report.staleness import staleness_table
 
         found.append(staleness_table(view))
     if "privacy" in view.cards:
@@ -101,7 +101,7 @@ def figures_of(view: RunView) -> dict[str, Json]:
     """What parts besides the core add to a run's summary."""
     found: dict[str, Json] = {}
     if "fleet" in view.start.config:
-        from plait.features.fleets.events import figures_of as of_fleet
+        from plait.rounds.fleet_events import figures_of as of_fleet
 
         found |= of_fleet(view)
     if "privacy" in view.cards:

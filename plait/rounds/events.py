@@ -886,7 +886,7 @@ def parse_event(line: Mapping[str, Json]) -> Event:
 
 
 _HOMES: Mapping[str, str] = {
-    **dict.fromkeys(("fleet_described", "device_worked"), "plait.features.fleets.events"),
+    **dict.fromkeys(("fleet_described", "device_worked"), "plait.rounds.fleet_events"),
     **dict.fromkeys(("privacy_started", "noise_intended", "privacy_spent"), "plait.features.privacy.events"),
     **dict.fromkeys(("sum_unmasked", "group_left_out", "evaluation_missed"), "plait.features.secagg.events"),
     **dict.fromkeys(("client_withdrawn", "withdrawn"), "plait.features.withdrawal.events"),

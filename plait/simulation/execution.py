@@ -10,11 +10,10 @@ from functools import partial
 from pathlib import Path
 
 from plait.adapters import Task
-from plait.composition import beginning_of
 from plait.config import RunConfig, config_from_table
 from plait.data import Dataset, RecordKind
 from plait.errors import ConfigError
-from plait.federation import run_federation
+from plait.federation import beginning_of, run_federation
 from plait.objectives import usual_objective
 from plait.progress import say, status, watch
 from plait.rounds.broadcasts import StartingPoint
@@ -78,7 +77,7 @@ def prepare(
         if devices[0].device.type == "cpu":
             native_library(told)
     if settings.has_several_devices:
-        from plait.features.cards.workers import Workers
+        from plait.simulation.workers import Workers
 
         Workers.check(run)
     return run, data

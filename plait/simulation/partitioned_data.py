@@ -143,7 +143,7 @@ def load_partitioned(
         DataError: the data cannot be read, or a label has a comma in its name.
     """
     if config.without_clients:
-        from plait.features.withdrawal.shares import without_clients
+        from plait.simulation.without import without_clients
 
         return without_clients(config, partial(load_partitioned, dataset=dataset, loaded=loaded, progress=progress))
     if dataset is None:

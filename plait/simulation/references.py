@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from plait.composition import beginning_of
-from plait.federation import check_data
+from plait.federation import beginning_of, check_data
 from plait.rounds.broadcasts import starting_state
 from plait.rounds.channel import StopRequest
 from plait.rounds.evaluation import mean_loss

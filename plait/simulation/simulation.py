@@ -1,7 +1,7 @@
 """The clients of a simulated run: one shared base in memory, each client's data, and each client's state.
 
-With several devices the clients of a round are spread over processes (`plait.features.cards`), each with a base and a
-simulation of its own.
+With several devices the clients of a round are spread over processes (`workers`), each with a base and a simulation of
+its own.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from plait.simulation.partitioned_data import Shares
 from plait.training.local_model import PeftLocalModel
 
 if TYPE_CHECKING:
-    from plait.features.cards.workers import Workers
     from plait.rounds.memory import ClientSecret
     from plait.rounds.terms import Terms
+    from plait.simulation.workers import Workers
     from plait.training.local_model import OwnTrainer
     from plait.trust.identity import KeyClaim, NodeIdentity
     from plait.trust.keys import NodeKey
@@ -76,7 +76,7 @@ class Simulation:
         self._models: OrderedDict[int, PeftLocalModel] = OrderedDict()
         self._workers: Workers | None = None
         if config.has_several_devices:
-            from plait.features.cards.workers import Workers
+            from plait.simulation.workers import Workers
 
             self._workers = Workers(run, data, progress=progress)
 
@@ -152,7 +152,7 @@ class Simulation:
         """A channel to all clients, by the virtual clock of their fleet if they have one."""
         if not self.run.config.fleet:
             return self.direct(stop)
-        from plait.features.fleets.run import by_the_clock
+        from plait.simulation.on_fleet import by_the_clock
 
         return by_the_clock(self, stop)
 

@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from loop import run_once
 
-from plait.features.fleets.events import tasks_of
 from plait.rounds.events import Evaluated
+from plait.rounds.fleet_events import tasks_of
 from plait.rounds.run_view import RunView
 from plait.simulation.loaded import Loaded
 

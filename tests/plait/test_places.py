@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from plait.aggregation import RULES
+from plait.api.export import TARGETS
 from plait.errors import MachineError
-from plait.features.exports.export import TARGETS
 from plait.flower.rule_table import ALL_RULES
 from plait.places import OnDemand, at, bind_apps
 from tests.commands import run_command

@@ -22,12 +22,12 @@ from plait.config import RunConfig, config_from_table
 from plait.errors import ConfigError, PeerError
 from plait.exporting.source import plain_name
 from plait.features.withdrawal.events import ClientWithdrawn, Withdrawn
-from plait.features.withdrawal.shares import names_in
 from plait.files import cannot_write
 from plait.rounds.events import ClientErased, Event, RunFinished, UpdateReceived
 from plait.rounds.ledger import append_event, canonical, read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_view import RunView
+from plait.simulation.without import names_in
 from plait.trust.kit import operator_signing
 
 _Kind = TypeVar("_Kind", ClientWithdrawn, ClientErased, Withdrawn)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from plait.features.asynchronous.buffer import Buffer
-from plait.features.asynchronous.way import of_buffer
+from plait.rounds.buffer import Buffer
+from plait.rounds.buffered import of_buffer
 
 
 def rounds_of(buffer: Buffer) -> dict[str, object]:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from plait.errors import PeerError
-from plait.features.asynchronous import collector
-from plait.features.asynchronous.buffer import Buffer
+from plait.rounds import buffer_collector as collector
+from plait.rounds.buffer import Buffer
 from plait.rounds.channel import Purpose
 from plait.rounds.patience import Patience
 from tests.features.asynchronous.buffered import rounds_of

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from plait.features.asynchronous.buffer import Buffer
+from plait.rounds.buffer import Buffer
 from plait.rounds.channel import Liveness, Purpose
 from plait.rounds.watch import Watch
 from tests.features.asynchronous.buffered import rounds_of

@@ -1,6 +1,6 @@
 from types import SimpleNamespace
 
-from plait.features.asynchronous.staleness import staleness_table
+from plait.report.staleness import staleness_table
 from plait.report.tables import report_tables
 from plait.rounds.events import UpdateReceived
 from tests.plait.conftest import view_of

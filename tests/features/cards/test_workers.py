@@ -20,8 +20,6 @@ from plait.child import Message
 from plait.config import RunConfig, config_from_table
 from plait.data import Record, RecordKind
 from plait.errors import ConfigError, DataError, Interrupted, MachineError
-from plait.features.cards import workers as workers_module
-from plait.features.cards.workers import Workers, WorkersChannel, raised, told
 from plait.plugins import Kind, reference
 from plait.rounds.channel import Purpose
 from plait.rounds.events import Event, UpdateReceived
@@ -29,10 +27,12 @@ from plait.rounds.ledger import read_lines
 from plait.run import resolve
 from plait.settle import settle
 from plait.simulation import execution as execution_module
+from plait.simulation import workers as workers_module
 from plait.simulation.execution import execute, prepare
 from plait.simulation.loaded import Loaded
 from plait.simulation.partition import ClientShare
 from plait.simulation.partitioned_data import SentShares
+from plait.simulation.workers import Workers, WorkersChannel, raised, told
 
 SETTINGS = {
     "partition": "natural:who", "clients": 4, "base": "tiny", "dtype": "float32", "threads": 1, "rounds": 2,
@@ -155,7 +155,7 @@ class FakeChild:
     dies: ClassVar[int] = 0
 
     def __init__(self, module: str) -> None:
-        assert module == "plait.features.cards.worker"
+        assert module == "plait.simulation.worker"
         self.heard: list[tuple[dict, tuple[bytes, ...]]] = []
         FakeChild.made.append(self)
 

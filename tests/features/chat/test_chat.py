@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import plait
-from plait.features.chat.chat_verb import _print, _Talk, chat
+from plait.cli.chat import _print, _Talk, chat
 from plait.training.generate import Sampling
 from tests.features.conftest import SMALL, rows
 

@@ -127,8 +127,8 @@ def test_every_client_of_a_personal_run_has_an_adapter_of_its_own(
 
 
 def test_the_function_has_the_options_of_the_verb() -> None:
-    from plait.features.exports.export import export
-    from plait.features.exports.export_verb import export as verb
+    from plait.api.export import export
+    from plait.cli.export import export as verb
 
     options, taken = ({*inspect.signature(function).parameters} for function in (verb, export))
     assert options - {"json_output"} == taken - {"tokenizer", "quiet"}

@@ -17,10 +17,10 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from plait.adapters import AdapterState, BaseReference
+from plait.api.export import write_export as export
 from plait.errors import ConfigError
 from plait.exporting.request import ExportRequest
 from plait.exporting.source import open_source
-from plait.features.exports.export import write_export as export
 from plait.training.bases import LocatedBase, locate_base
 
 NAMES = {

@@ -15,7 +15,7 @@ import pytest
 
 from plait.cli.app import app
 from plait.errors import ConfigError, MachineError
-from plait.features.exports.hub import check_repository, push_to_hub
+from plait.exporting.hub import check_repository, push_to_hub
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from plait.api.export import write_export as export
 from plait.errors import ConfigError
+from plait.exporting.merged import _from_float32, _to_float32
 from plait.exporting.request import ExportRequest
 from plait.exporting.source import open_source
-from plait.features.exports.export import write_export as export
-from plait.features.exports.merged import _from_float32, _to_float32
 from plait.training.bases import LocatedBase
 
 Logits = Callable[..., torch.Tensor]

@@ -12,12 +12,12 @@ from plait.adapters import Subject, Task, save_peft_directory
 from plait.adapters.methods import METHODS, AdapterRequest
 from plait.adapters.peft import load_peft_directory
 from plait.adapters.spec import ORIGINS, Origin
+from plait.api.export import TARGETS
+from plait.api.export import write_export as export
 from plait.data import cache_directory
 from plait.errors import ConfigError, MachineError
 from plait.exporting.request import ExportRequest
 from plait.exporting.source import locate_weights, open_source
-from plait.features.exports.export import TARGETS
-from plait.features.exports.export import write_export as export
 from plait.training.bases import LocatedBase, locate_base
 from plait.training.blueprint import design, read_base_config
 from plait.training.prompts import servable

@@ -18,11 +18,11 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from plait.api.export import write_export as export
 from plait.errors import ConfigError, PeerError
 from plait.exporting.request import ExportRequest
 from plait.exporting.source import open_source
-from plait.features.exports.export import write_export as export
-from plait.features.exports.vllm import RANKS
+from plait.exporting.vllm import RANKS
 from plait.training.bases import LocatedBase
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from plait.errors import ConfigError
-from plait.features.fleets.fleet import PROFILES, device_of, load_fleet
+from plait.rounds.fleet import PROFILES, device_of, load_fleet
 
 
 def fleet(tmp_path: Path, text: str):

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from plait.features.fleets.events import DeviceWorked
 from plait.rounds.events import Resumed, RoundFinished, RoundStarted, UpdateReceived
+from plait.rounds.fleet_events import DeviceWorked
 from plait.rounds.paces import Pace, Paces
 
 

@@ -4,15 +4,15 @@ from dataclasses import replace
 
 import pytest
 
-from plait.features.asynchronous.buffer import Buffer
-from plait.features.fleets.events import Fleet, FleetDevice, tasks_of
-from plait.features.fleets.run import clock_after
-from plait.features.fleets.step_budget import BySpeed
-from plait.features.fleets.virtual_clock import VirtualChannel
+from plait.rounds.buffer import Buffer
+from plait.rounds.fleet_events import Fleet, FleetDevice, tasks_of
 from plait.rounds.ledger import read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import TaskSettings
 from plait.rounds.run_view import RunView
+from plait.rounds.step_budget import BySpeed
+from plait.simulation.on_fleet import clock_after
+from plait.simulation.virtual_clock import VirtualChannel
 from plait.wire.messages import TrainTask, decode_task
 from tests.features.asynchronous.buffered import rounds_of
 from tests.plait.rounds.conftest import SEED, InProcessChannel

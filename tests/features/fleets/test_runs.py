@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from plait.features.fleets.events import figures_of, tasks_of
-from plait.features.fleets.plot import fleet_round
+from plait.report.fleet_plot import fleet_round
 from plait.report.theme import LIGHT, draw
 from plait.rounds.events import RoundStarted
+from plait.rounds.fleet_events import figures_of, tasks_of
 from plait.rounds.ledger import read_events
 from plait.rounds.run_view import RunView
 from tests.commands import resuming, run_command

@@ -9,9 +9,9 @@ from typing import Self
 import pytest
 
 from plait.errors import ConfigError
-from plait.features.fleets.events import DeviceWorked, Fleet, FleetDevice
-from plait.features.fleets.virtual_clock import Span, VirtualChannel, VirtualClock
 from plait.rounds.channel import NoAnswer, Purpose, WallClock
+from plait.rounds.fleet_events import DeviceWorked, Fleet, FleetDevice
+from plait.simulation.virtual_clock import Span, VirtualChannel, VirtualClock
 
 UPDATE_BYTES = 125_000
 TASK = (bytes(1_000_000), b"")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from plait.cli.init import init
 from plait.config import config_from_table
 from plait.errors import ConfigError
-from plait.features.init.init_verb import init
 from tests.features.conftest import rows
 
 

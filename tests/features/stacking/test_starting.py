@@ -10,9 +10,9 @@ import pytest
 from plait.adapters import AdapterState, Parent, Task, norm, save_peft_directory, subtract
 from plait.adapters.methods import AdapterRequest
 from plait.aggregation import Geometry, geometry_of
-from plait.composition import beginning_of
 from plait.config import config_from_table
 from plait.errors import BaseMismatchError, ConfigError
+from plait.federation import beginning_of
 from plait.rounds.broadcasts import Broadcasts, starting_state, take_step
 from plait.rounds.run_state import RankedAdapter, Ranks, initial_state
 from plait.run import resolve

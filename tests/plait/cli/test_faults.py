@@ -48,7 +48,7 @@ def adapter(tmp_path: Path) -> Path:
     return tmp_path / "adapter"
 
 
-EXPORT = ("export", "ADAPTER", "OUT", "--to", "merged"), "plait.features.exports.merged.merge_in_place"
+EXPORT = ("export", "ADAPTER", "OUT", "--to", "merged"), "plait.exporting.merged.merge_in_place"
 OTHERS = {
     "eval": (("eval", "--adapter", "ADAPTER", "--data", "chatterbot"), "plait.training.local_model.evaluate_adapter"),
     "simulate": (

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from plait.api.export import write_export as export
 from plait.errors import ConfigError
 from plait.exporting.request import ExportRequest
 from plait.exporting.source import open_source
-from plait.features.exports.export import write_export as export
 from plait.training.bases import LocatedBase
 
 Logits = Callable[..., torch.Tensor]

@@ -26,10 +26,10 @@ import plait
 from plait.adapters import AdapterState, Task, save_peft_directory
 from plait.adapters.bottleneck import bottlenecks_of
 from plait.adapters.methods import AdapterRequest
+from plait.api.export import write_export as export
 from plait.errors import ConfigError
 from plait.exporting.request import ExportRequest
 from plait.exporting.source import open_source
-from plait.features.exports.export import write_export as export
 from plait.report.tables import aggregation_table
 from plait.rounds.events import RoundFinished
 from plait.rounds.ledger import read_events

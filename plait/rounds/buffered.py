@@ -8,7 +8,7 @@ from functools import partial
 
 from plait.config import RunConfig
 from plait.errors import ConfigError, PeerError
-from plait.features.asynchronous.buffer import SLOWEST, Buffer, recent_folds
+from plait.rounds.buffer import SLOWEST, Buffer, recent_folds
 from plait.rounds.events import UpdateReceived
 from plait.rounds.fold import Fold
 from plait.rounds.run_plan import RunPlan
@@ -43,7 +43,7 @@ def with_buffer(way: Way, config: RunConfig) -> Way:
 def of_buffer(way: Way, buffer: Buffer) -> Way:
     """The same with rounds that are buffers like this one."""
     # Not imported by the clients of such a run.
-    from plait.features.asynchronous.collector import BufferCollector, BufferedFold
+    from plait.rounds.buffer_collector import BufferCollector, BufferedFold
 
     def folding(spool: Spool) -> Fold:
         return BufferedFold(way.folding(spool), buffer)

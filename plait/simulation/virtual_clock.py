@@ -24,10 +24,10 @@ from typing import Self
 from pydantic import JsonValue
 
 from plait.errors import ConfigError
-from plait.features.fleets.events import DeviceWorked, Fleet
-from plait.features.fleets.fleet import device_of
 from plait.policy import hours_of
 from plait.rounds.channel import Channel, Data, Identity, Liveness, NoAnswer, Purpose, TaskParts
+from plait.rounds.fleet import device_of
+from plait.rounds.fleet_events import DeviceWorked, Fleet
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 TARGETS: OnDemand[Prepare] = OnDemand(
     {
-        "gguf": "plait.features.exports.gguf_adapter:prepare_gguf",
-        "merged": "plait.features.exports.merged:prepare_merged",
-        "ollama": "plait.features.exports.gguf_adapter:prepare_ollama",
+        "gguf": "plait.exporting.gguf_adapter:prepare_gguf",
+        "merged": "plait.exporting.merged:prepare_merged",
+        "ollama": "plait.exporting.gguf_adapter:prepare_ollama",
         "peft": "plait.exporting.peft:prepare_peft",
-        "vllm": "plait.features.exports.vllm:prepare_vllm",
+        "vllm": "plait.exporting.vllm:prepare_vllm",
     }
 )
 
@@ -118,11 +118,11 @@ def export(
         PeerError: the adapter to export is not valid.
         MachineError: the disk is full, or the hub cannot be reached; nothing half-written is left behind.
     """
+    from plait.exporting.hub import check_repository
+    from plait.exporting.hub import push_to_hub as upload
     from plait.exporting.personal import is_node_state, open_node, open_personal
     from plait.exporting.request import ExportRequest
     from plait.exporting.source import open_source
-    from plait.features.exports.hub import check_repository
-    from plait.features.exports.hub import push_to_hub as upload
 
     if gguf_type not in (types := ["f32", "f16"]):
         expected = " or ".join(types) + did_you_mean(gguf_type, types)

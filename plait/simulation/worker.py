@@ -15,7 +15,6 @@ from typing import cast
 from plait.adapters import BaseReference
 from plait.child import Parent
 from plait.config import config_from_table
-from plait.features.cards.workers import told
 from plait.plugins import admit
 from plait.rounds.channel import LocalChannel, NoAnswer
 from plait.run import resolve
@@ -23,6 +22,7 @@ from plait.settle import settle
 from plait.simulation.loaded import Loaded
 from plait.simulation.partitioned_data import SentShares
 from plait.simulation.simulation import Simulation
+from plait.simulation.workers import told
 from plait.training.bases import LocatedBase, quiet_libraries
 from plait.training.device import take_share
 from plait.wire.codec import DECODED

@@ -51,7 +51,7 @@ def export(
 
     Example: plait export runs/first --to vllm served/first
     """
-    from plait.features.exports.export import export as exported
+    from plait.api.export import export as exported
 
     # The targets are checked there, with a hint for one that is misspelt.
     found = exported(

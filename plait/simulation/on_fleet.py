@@ -1,4 +1,4 @@
-"""What a fleet and steps by speed are in a run: its plan, the channel of its devices, what its ledger says of them."""
+"""The channel of a simulated fleet: its clock as the ledger left it, and the work of each task."""
 
 from __future__ import annotations
 
@@ -6,49 +6,19 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from plait.config import RunConfig
-from plait.errors import ConfigError
-from plait.features.fleets.events import Fleet, FleetDescribed, tasks_of
-from plait.features.fleets.fleet import load_fleet
-from plait.features.fleets.virtual_clock import PASSES_OF_TRAINING, Span, VirtualChannel, VirtualClock
 from plait.rounds.channel import IN_PROGRESS, Channel, Purpose, StopRequest, TaskParts
 from plait.rounds.checkpoint import finished_in_checkpoint
-from plait.rounds.costs import Opening
+from plait.rounds.fleet import load_fleet
+from plait.rounds.fleet_events import Fleet, tasks_of
 from plait.rounds.ledger import read_events
 from plait.rounds.own_adapter import share_measured
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_view import RunView
+from plait.simulation.virtual_clock import PASSES_OF_TRAINING, Span, VirtualChannel, VirtualClock
 from plait.wire.messages import DescribeTask, EvaluateTask, TrainTask, decode_task
 
 if TYPE_CHECKING:
     from plait.simulation.simulation import Simulation
-
-
-def opens(config: RunConfig, opening: Opening) -> FleetDescribed:
-    """What the ledger of a new run says of its devices.
-
-    Raises:
-        ConfigError: the run goes on with others than it began with.
-    """
-    now = FleetDescribed(fleet=load_fleet(config.fleet, base_parameters=opening.base_parameters))
-    began = next((event for event in opening.events if isinstance(event, FleetDescribed)), now)
-    if began.fleet != now.fleet:
-        raise ConfigError(
-            f"fleet '{config.fleet}' have changed since the run began, expected those that its ledger names; "
-            "put the old file back, or begin a new run with another --out"
-        )
-    return now
-
-
-def check(config: RunConfig, *, simulates: bool) -> None:
-    """Refuse devices of clients that have their own, and a file that cannot be.
-
-    Raises:
-        ConfigError: with the reason.
-    """
-    if not simulates:
-        raise ConfigError(f"fleet is '{config.fleet}', expected none: clients of a network have devices of their own")
-    load_fleet(config.fleet, base_parameters=1)  # profiles' speeds follow once the base is known
 
 
 def by_the_clock(simulation: Simulation, stop: StopRequest | None) -> Channel:

@@ -25,11 +25,13 @@ from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from plait.config import RunConfig
 from plait.errors import ConfigError, did_you_mean
-from plait.features.fleets.events import Fleet, FleetDevice
 from plait.files import at_home
 from plait.json_text import read_toml
 from plait.policy import hours_of
+from plait.rounds.costs import Opening
+from plait.rounds.fleet_events import Fleet, FleetDescribed, FleetDevice
 from plait.text import escaped
 
 _MOST_BYTES = 1 << 20
@@ -184,3 +186,30 @@ PROFILES: Mapping[str, Profile] = {
     ),
 }  # fmt: skip
 """The built-in profiles: assumed, not measured."""
+
+
+def opens(config: RunConfig, opening: Opening) -> FleetDescribed:
+    """What the ledger of a new run says of its devices.
+
+    Raises:
+        ConfigError: the run goes on with others than it began with.
+    """
+    now = FleetDescribed(fleet=load_fleet(config.fleet, base_parameters=opening.base_parameters))
+    began = next((event for event in opening.events if isinstance(event, FleetDescribed)), now)
+    if began.fleet != now.fleet:
+        raise ConfigError(
+            f"fleet '{config.fleet}' have changed since the run began, expected those that its ledger names; "
+            "put the old file back, or begin a new run with another --out"
+        )
+    return now
+
+
+def check(config: RunConfig, *, simulates: bool) -> None:
+    """Refuse devices of clients that have their own, and a file that cannot be.
+
+    Raises:
+        ConfigError: with the reason.
+    """
+    if not simulates:
+        raise ConfigError(f"fleet is '{config.fleet}', expected none: clients of a network have devices of their own")
+    load_fleet(config.fleet, base_parameters=1)  # profiles' speeds follow once the base is known

@@ -172,7 +172,7 @@ class _Worker:
         with self._lock:
             if self._is_closed:
                 raise Interrupted("the run has ended")
-            child = self._child = self._child or Child("plait.features.cards.worker")
+            child = self._child = self._child or Child("plait.simulation.worker")
         if not self._has_begun:
             said, data = self._begin()
             child.say(said, data)

@@ -28,11 +28,11 @@ from plait.adapters import BaseReference, Float32
 from plait.adapters.module_names import in_base
 from plait.aggregation.geometry import Geometry, Pair
 from plait.errors import ConfigError, MachineError
+from plait.exporting.merged import copy_model
 from plait.exporting.peft import at_rank, rank_notes
 from plait.exporting.plain_lora import Uniform, check_fit, plain_lora, shape_of_base
 from plait.exporting.request import BASE_ELSEWHERE, CardStyle, Command, ExportRequest, Writer, Written, export_card
 from plait.exporting.source import Source, ascii_name, base_in_commands, locate_weights
-from plait.features.exports.merged import copy_model
 from plait.files import write_atomically
 from plait.training.bases import Progress
 

@@ -23,9 +23,9 @@ import numpy as np
 from plait.adapters import AdapterState
 from plait.aggregation import RoundContext
 from plait.errors import PeerError
-from plait.features.asynchronous.buffer import Buffer, asking_order, recent_folds
 from plait.rounds import events
 from plait.rounds.broadcasts import Broadcasts
+from plait.rounds.buffer import Buffer, asking_order, recent_folds
 from plait.rounds.channel import IN_PROGRESS, Purpose
 from plait.rounds.cohort import Evaluating, ServerSide, asked_to_evaluate, evaluate
 from plait.rounds.dispatch import Aim, Answer, Dispatch, doubt

@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from plait.features.fleets.events import DeviceWorked, tasks_of
 from plait.report.theme import Theme, new_axes, short_name, written
 from plait.report.wording import duration_text, plural
+from plait.rounds.fleet_events import DeviceWorked, tasks_of
 from plait.rounds.run_view import RunView
 
 _MOST_ROWS = 40

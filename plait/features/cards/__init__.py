@@ -1,1 +1,0 @@
-"""Several devices: simulated clients in a process for each."""

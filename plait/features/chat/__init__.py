@@ -1,1 +1,0 @@
-"""Chat: talk in the terminal to the model that a run made."""

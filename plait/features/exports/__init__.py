@@ -1,1 +1,0 @@
-"""Exports: a run's adapter in the forms that others read."""

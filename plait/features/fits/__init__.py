@@ -1,1 +1,0 @@
-"""Fits: whether a machine's memory is enough to train on a base, before anything is loaded."""

@@ -1,1 +1,0 @@
-"""Runs that start from existing adapters and continue training them."""
