@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -20,7 +19,6 @@ from plait.adapters import AdapterSpec, AdapterState
 from plait.adapters.peft import PeftAdapter
 from plait.data import Dataset
 from plait.errors import BaseMismatchError, DataError
-from plait.features.attacks.training.likelihood import losses
 from plait.rounds.events import ClientReplaced, Event, MembershipAttack, RoundStarted, UpdateReceived
 from plait.rounds.memory import ClientSecret
 from plait.run import Run
@@ -29,6 +27,7 @@ from plait.training.examples import Example, spread, tokenise
 from plait.training.learner import order
 from plait.training.local_model import PeftLocalModel, data_seed
 from plait.training.resident import ResidentBase
+from plait.training.trainer import measure_losses
 from plait.wire import bounds
 from plait.wire.settings import Settings
 
@@ -96,7 +95,11 @@ def attacks(base: ResidentBase, loaded: PeftAdapter, sides: Sides, *, batch_size
         )
     spec, both = loaded.spec(), [*sides.members, *sides.others]
     model = base.carrying(spec, AdapterState.from_tensors(spec.layout, loaded.tensors))
-    measure = partial(losses, model, both, task=spec.task, pad_token=base.pad_token, batch_size=batch_size)
+
+    def measure() -> list[float]:
+        each = measure_losses(model, both, task=spec.task, pad_token=base.pad_token, batch_size=batch_size)
+        return [loss / count for loss, count in zip(each.losses, each.counts, strict=True)]
+
     adapted = measure()
     with model.disable_adapter():
         alone = measure()

@@ -102,7 +102,7 @@ def _received(parts: Iterable[pb.FilePart], directory: Path, *, max_gb: float) -
     for part in parts:
         place = _place(part.path)
         total += len(part.data)
-        if total > max_gb * 1e9:
+        if not total <= max_gb * 1e9:  # so nothing is within NaN
             raise PeerError(f"the run has more than {max_gb:g} GB with '{place}'; give --max-gb to fetch more")
         if place not in places:
             if len(places) >= _MOST_FILES:

@@ -16,6 +16,7 @@ from plait.settings.toml import read_config_table
 from plait.text import printable
 
 if TYPE_CHECKING:
+    from plait.adapters import Json  # brings numpy along
     from plait.features.standing.calls import OperatorCalls
 
 _MOST_CHARACTERS = 200
@@ -73,10 +74,8 @@ def submit(
     """
     settings = config_from_table(read_config_table(config), where=str(config))
     run = _calls_to(server, kit).submit(settings.to_table(), priority=priority, name=name)
-    if json_output:
-        print_json({"run": run, "state": "queued"})
-    else:
-        print_text(f"submitted {run}; `plait runs` shows the queue, `plait fetch {run} DIR` gets it once it is over")
+    said = f"submitted {run}; `plait runs` shows the queue, `plait fetch {run} DIR` gets it once it is over"
+    _tell(json_output, said, run=run, state="queued")
 
 
 def runs(server: _Server = "localhost:9440", kit: _Kit = None, json_output: _JsonOutput = False) -> None:
@@ -101,10 +100,7 @@ def cancel(run: _Run, server: _Server = "localhost:9440", kit: _Kit = None, json
     Example: plait cancel run-3 --server fed.example.org:9440 --kit olga
     """
     was = _calls_to(server, kit).cancel(run)
-    if json_output:
-        print_json({"run": run, "was": was, "state": "cancelled"})
-    else:
-        print_text(f"cancelled {run}, which was {was}")
+    _tell(json_output, f"cancelled {run}, which was {was}", run=run, was=was, state="cancelled")
 
 
 def fetch(
@@ -119,11 +115,16 @@ def fetch(
 
     Example: plait fetch run-3 runs/third --server fed.example.org:9440 --kit olga
     """
-    files = _calls_to(server, kit).fetch(run, directory, max_gb=max_gb)
-    if json_output:
-        print_json({"run": run, "directory": str(directory), "files": [str(file) for file in files]})
+    files: list[Json] = [str(file) for file in _calls_to(server, kit).fetch(run, directory, max_gb=max_gb)]
+    said = f"fetched {len(files)} files of {run} into {directory}"
+    _tell(json_output, said, run=run, directory=str(directory), files=files)
+
+
+def _tell(as_json: bool, text: str, **figures: Json) -> None:
+    if as_json:
+        print_json(figures)
     else:
-        print_text(f"fetched {len(files)} files of {run} into {directory}")
+        print_text(text)
 
 
 def _calls_to(server: str, kit: Path | None) -> OperatorCalls:

@@ -391,6 +391,8 @@ def test_in_a_browser_hostile_names_stay_text(browser: Browser, watch: Start, tm
     assert browser.js("document.querySelectorAll('main script, main img, #refusals b').length") == 0
     assert "\\u202e" not in ascii(browser.js("document.body.innerText"))
     assert "\\x1b" not in ascii(browser.js("document.body.innerText"))
+    # A ledger's times are whatever its writer's clocks said.
+    assert browser.js("import('/assets/format.js').then((as) => as.duration(-0.3))") == "0.0 s"
 
 
 def test_in_a_browser_a_thousand_clients_can_be_chosen_by_keys(browser: Browser, watch: Start, tmp_path: Path) -> None:

@@ -134,5 +134,7 @@ def test_a_run_that_is_larger_than_allowed_is_not_fetched(fetch, tmp_path):
         file.write_bytes(bytes(600_000))
     with pytest.raises(PeerError, match=r"more than 0.001 GB with 'adapter/two.json'; give --max-gb"):
         fetch(*files, max_gb=0.001)
+    with pytest.raises(PeerError, match="more than nan GB"):
+        fetch(*files, max_gb=float("nan"))
     assert not (tmp_path / "fetched").exists()
     assert len(fetch(*files, max_gb=0.0012)) == 2

@@ -1,1 +1,0 @@
-"""What attacks ask of a model, in torch."""
