@@ -20,8 +20,7 @@ from starlette.routing import Route
 
 from plait.errors import ConfigError, PlaitError
 from plait.features.page.defences import Headers, TokenCheck
-from plait.features.page.feed import Feed
-from plait.features.page.live import Live
+from plait.features.page.feed import Feed, Live
 from plait.rounds.run_directory import RunDirectory
 
 _TYPES = {
@@ -102,8 +101,7 @@ def _tagged(request: Request, body: bytes, *, media_type: str) -> Response:
     return Response(body, headers=headers, media_type=media_type)
 
 
-async def _not_there(_: Request, error: Exception | None) -> Response:
-    del error
+async def _not_there(_: Request, __: Exception | None) -> Response:
     return JSONResponse({"error": "there is nothing at this address"}, status_code=404)
 
 

@@ -39,7 +39,7 @@ def page_beside(place: Path, listen: str, *, status_json: Callable[[], str] | No
         yield ""
         return
     from plait.features.page.defences import TOKEN_VARIABLE, page_token
-    from plait.features.page.live import answer
+    from plait.features.page.feed import answer
 
     bound, token = page_address(listen, what="--page"), page_token()
     with contextlib.ExitStack() as stack:
@@ -98,7 +98,7 @@ def main() -> None:
     """Serve until standard input ends."""
     from plait.features.page.app import Page
     from plait.features.page.defences import page_token
-    from plait.features.page.live import Live
+    from plait.features.page.feed import Live
     from plait.features.page.server import serve
 
     _, file, place, line = sys.argv

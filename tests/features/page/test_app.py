@@ -25,8 +25,7 @@ from plait.features.page import server
 from plait.features.page.app import Page
 from plait.features.page.beside import page_beside
 from plait.features.page.defences import TOKEN_VARIABLE, page_token
-from plait.features.page.feed import Feed
-from plait.features.page.live import Live, answer
+from plait.features.page.feed import Feed, Live, answer
 from plait.features.page.server import MOST_UNKNOWN
 from plait.rounds.events import RoundStarted, parse_event
 from plait.rounds.ledger import Follower, Ledger

@@ -44,7 +44,7 @@ export class Chart {
       height: 100,
       cursor: { drag: { x: false, y: false } },
       scales: { x: { time: false, range: (_, low, high) => (this.bar ? [low - 0.6, high + 0.6] : [low, Math.max(high, low + 1)]) }, y: this.bar ? { range: (_, low, high) => [0, high * 1.05 || 1] } : {} },
-      axes: [{ ...axis, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000], size: 26 }, { ...axis, size: 62, values: (_, ticks) => this.labels(ticks) }],
+      axes: [{ ...axis, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000], size: 26 }, { ...axis, size: 62, values: (_, ticks) => ticks.map(this.format) }],
       series: [
         { label: "round" },
         ...series.map((one) => ({
@@ -66,12 +66,6 @@ export class Chart {
 
   newest(plot) {
     plot.setLegend({ idx: plot.data[0].length - 1 });
-  }
-
-  // Ticks closer than the format shows have one label together.
-  labels(ticks) {
-    const labels = ticks.map((tick) => this.format(tick));
-    return labels.map((label, at) => (label === labels[at - 1] ? "" : label));
   }
 
   resize() {

@@ -107,7 +107,7 @@ const roundsOf = (shown) => Object.entries(shown?.rounds ?? {}).map(([number, ro
 const lossesOf = (shown) => roundsOf(shown).filter(([, round]) => round.loss != null);
 const sentBy = (one) => (one.uplink_bytes ?? 0) + (one.downlink_bytes ?? 0);
 
-// Whether completions are rewarded: losses are then minus mean rewards.
+// Where completions are rewarded, losses are minus mean rewards.
 const isRewarded = (shown) => shown.settings?.objective?.split(":")[0] === "grpo";
 
 // A client's state: the ledger's, or what the server sees now, or that it takes longer than it should.
@@ -154,8 +154,7 @@ const drawHead = (shown) => {
   setText("title", name);
   document.title = `${name} · plait`;
   const [done, planned] = [shown.done ?? 0, shown.rounds_planned ?? 0];
-  const quiet = !shown.finished && shown.state !== "interrupted" && shown.time != null && run.now - shown.time > 600;
-  const waiting = quiet ? `, no event for ${as.duration(run.now - shown.time)}` : "";
+  const waiting = !shown.finished && shown.state !== "interrupted" && shown.time != null && run.now - shown.time > 600 ? `, no event for ${as.duration(run.now - shown.time)}` : "";
   setText("state", shown.seq < 0 ? "not begun" : `${as.clean(shown.state ?? "")} · ${done} of ${planned} rounds done${waiting}`);
   $("progress").value = shown.finished ? 1 : planned ? done / planned : 0;
   setText("link", run.linked ? (shown.finished ? "complete" : "live") : "no connection, trying again");
@@ -221,12 +220,9 @@ const drawSides = (shown, beside) => {
     ["rounds", (one) => `${one.done ?? 0} of ${one.rounds_planned ?? 0}`],
     ["held-out loss", change],
     ["sent", (one) => as.bytes(sentBy(one))],
-    ["updates", (one) => as.count(one.updates ?? 0)],
-    ["refusals", (one) => as.count(one.refused ?? 0)],
     ["time", (one) => as.duration(one.worked_s)],
     ["privacy", (one) => (one.privacy ? `ε ${one.privacy.epsilon.toPrecision(3)}` : "no guarantee")],
     ["ledger", (one) => (one.broken ? "broken" : "chain intact")],
-    ["trained parameters", (one) => as.count(one.parameters)],
   ].map(([name, value]) => [name, value(shown), value(beside)]);
   const said = (one, key) => as.clean(JSON.stringify(one.settings?.[key]) ?? as.NOTHING, 60);
   const keys = [...new Set([...Object.keys(shown.settings ?? {}), ...Object.keys(beside.settings ?? {})])].sort();
@@ -326,6 +322,5 @@ const look = async () => {
 
 $("all").addEventListener("toggle", drawTable);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
-// For the console and for tests.
 globalThis.plaitPage = { get run() { return run; }, charts };
 look();
