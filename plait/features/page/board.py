@@ -159,6 +159,7 @@ class Board:
 def _started(event: events.RunStarted) -> _Object:
     rounds = event.config.get("rounds")
     return {
+        "run": event.run,
         "name": event.name,
         "rounds_planned": rounds if isinstance(rounds, int) else 0,
         "parameters": event.adapter.trainable_parameters,
