@@ -117,9 +117,10 @@ const DERIVED = {
 }
 
 /** What an encoder makes must be what a decoder reads, at about the rate that it was asked for. */
-function checkEncoder(wire) {
-  const layout = new Layout('[["a",[40,30]],["b",[7]]]')
-  const numbers = Float32Array.from({ length: layout.size }, (_, i) => (i < 1200 ? Math.sin(i * i) / 50 : 0))
+function checkEncoder(wire, furthest = 0) {
+  const layout = new Layout(furthest ? '[["a",[140,140]],["b",[7]]]' : '[["a",[40,30]],["b",[7]]]')
+  const numbers = Float32Array.from({ length: layout.size }, (_, i) => (i < layout.size - 7 ? Math.sin(i * i) / 50 : 0))
+  if (furthest) numbers[7] = furthest
   const made = encodePayload(layout, numbers, wire)
   const squared = (values) => values.reduce((sum, value) => sum + value ** 2, 0)
   const error = squared(numbers.map((value, i) => value - made.decoded[i])) / squared(numbers)
@@ -162,6 +163,7 @@ for (const file of readdirSync(join(folder, 'derived'))) {
 for (const wire of ['fp32', 'bf16', '1', '4']) {
   await attempt(`encoder of ${wire}`, wire === 'fp32' ? 'minimal' : 'codecs', () => checkEncoder(wire))
 }
+await attempt('encoder of 8 with one large number', 'codecs', () => checkEncoder('8', 1e6))
 for (const file of readdirSync(join(folder, 'whole'))) {
   const run = JSON.parse(readFileSync(join(folder, 'whole', file)))
   await attempt(`run of ${file}`, run.level, () => replays(run))

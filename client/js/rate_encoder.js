@@ -12,7 +12,9 @@ export function encodeRate(layout, numbers, rate) {
   const sequence = sequenceOf(layout, (i) => isSent[i], 1)
   const values = Float64Array.from(sequence.places, (place) => numbers[place])
   const spread = Math.sqrt(sum(values.map((value) => value * value)) / values.length)
-  let [low, high, best] = [spread / 64, spread * 8, null]
+  const peak = peakOf(values)
+  // No number is clipped.
+  let [low, high, best] = [Math.max(spread / 64, peak / 8190), Math.max(spread * 8, peak / 4095), null]
   for (let i = 0; i < 8; i++) {
     const step = Math.fround(Math.min(Math.max(Math.sqrt(low * high), LEAST_STEP), MOST_STEP))
     const found = quantised(sequence, values.map((value) => value / step))
@@ -26,10 +28,11 @@ export function encodeRate(layout, numbers, rate) {
   return [Buffer.from([...head, ...best.book]), best.payload]
 }
 
+const peakOf = (values) => values.reduce((most, value) => Math.max(most, Math.abs(value)), 0)
+
 /** Values in steps under prices of magnitudes in bits: a guess first, then what they cost under the first indices. */
 function quantised(sequence, values) {
-  const peak = values.reduce((most, value) => Math.max(most, Math.abs(value)), 0)
-  const magnitudes = Array.from({ length: Math.min(4096, Math.ceil(peak / 2) + 1) + 1 }, (_, k) => k)
+  const magnitudes = Array.from({ length: Math.min(4096, Math.ceil(peakOf(values) / 2) + 1) + 1 }, (_, k) => k)
   const guess = magnitudes.map((k) => 1 + 2 * Math.log2(1 + k))
   const largest = magnitudes.at(-1)
   const { sums } = coded(sequence, searched(sequence, values, [guess, guess]), largest)

@@ -12,6 +12,7 @@ with some lanes at a lower price and the others at a higher one, and is linear i
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -107,7 +108,7 @@ class PricePair:
 # Samples: numbers, and steps of a lane.
 _COARSE, _FINE = (1 << 14, 64), (1 << 16, 128)
 _MOST_STEPS = 2 * LARGEST - 2  # from zero to the furthest number: none is clipped
-_LEAST_PASSES, _COARSE_PASSES, _FINE_PASSES, _WHOLE_PASSES = 4, 11, 2, 3
+_LEAST_PASSES, _COARSE_PASSES, _FINE_PASSES, _WHOLE_PASSES = 4, 11, 2, 6
 _STEEPEST = 40.0
 _NEAR, _CLOSE = 0.02, 0.008  # tolerances of a rate, on the coarse sample and on all numbers, relative to its target
 
@@ -151,13 +152,19 @@ def search(groups: Sequence[Float32], bits: float, trellis: Trellis, *, overhead
     # λ alone does the rest: it fixes the rate, first on the sample, then on all numbers.
     step = aim.step
     pair = PricePair.around(price, bits, lambda it: rate(quantise(fine, step, guess, Mix(it, it, 1), trellis)))
-    share = pair.share(bits)
-    for _ in range(_WHOLE_PASSES - 1):
+    share, tried = pair.share(bits), list[tuple[float, float, Path]]()
+    while len(tried) < _WHOLE_PASSES:
         path = quantise(numbers, step, guess, pair.mix(share), trellis)
-        if abs(rate(path) - bits) < _CLOSE * bits:
+        tried.append((rate(path) - bits, share, path))
+        if abs(tried[-1][0]) < _CLOSE * bits:
             return path
-        share += pair.share(bits) - pair.share(rate(path))
-    return quantise(numbers, step, guess, pair.mix(share), trellis)
+        below = max((each[:2] for each in tried if each[0] < 0), default=None)
+        above = min((each[:2] for each in tried if each[0] >= 0), default=None)
+        if below and above:
+            share = below[1] - below[0] * (above[1] - below[1]) / (above[0] - below[0])
+        else:
+            share += (pair.share(bits) - pair.share(bits + tried[-1][0])) * 2 ** (len(tried) - 1)
+    return min(tried, key=lambda each: abs(each[0]))[2]
 
 
 @dataclass(frozen=True)
@@ -185,6 +192,8 @@ class _Aim:
 
 LEAST_BITS, GREATEST_BITS = 1, 8
 _BYTES_BEHIND_A_GROUP = 512  # with fewer, a group is not worth the bytes that describe it
+_LEAST_BYTES = 64  # worth spending on any delta
+_MOST_OVER = 1.05  # of the target
 MAX_GROUPS = 15  # a tensor's group takes four bits; 0 is for all-zero tensors, which are not sent
 _HEAD = struct.Struct("<BfB")
 
@@ -214,15 +223,33 @@ class Rate:
         return 4 ** (-0.88 * self.bits)
 
     def encode(self, delta: AdapterState) -> EncodedPayload:
-        """Search, then pack."""
-        affordable = int(self.bits * delta.layout.size / 8) // _BYTES_BEHIND_A_GROUP
+        """Search, then pack; where little is sent, at a rate that makes it 64 bytes."""
+        energy = float(np.square(delta.flat, dtype=np.float64).sum())
+        room = _MOST_OVER * self.bits * delta.layout.size / 8 + 2 * _LEAST_BYTES
+
+        def harm(packed: EncodedPayload) -> tuple[bool, float]:
+            if packed.decoded is None:
+                return False, 0.0
+            return packed.size_bytes > room, float(np.square(delta.flat - packed.decoded, dtype=np.float64).sum())
+
+        found = self._encoded(delta, self.bits)
+        if harm(found) > (False, self.distortion * energy):
+            # Numbers of few sizes may be met better by coarser steps.
+            lower = (self._encoded(delta, float(bits)) for bits in range(LEAST_BITS, math.ceil(self.bits)))
+            found = min((found, *lower), key=harm)
+        return found
+
+    def _encoded(self, delta: AdapterState, bits: float) -> EncodedPayload:
+        sent = sum(slot.size for slot in delta.layout.slots if delta.flat[slot.offset : slot.offset + slot.size].any())
+        bits = max(bits, min(GREATEST_BITS, 8 * _LEAST_BYTES / max(1, sent)))
+        affordable = int(bits * delta.layout.size / 8) // _BYTES_BEHIND_A_GROUP
         membership = _group_by_scale(delta, most=min(MAX_GROUPS, max(1, affordable)))
         values = [_gather(delta, membership, group) for group in range(1, membership.max(initial=0) + 1)]
         nibbles = _pack_nibbles(membership)
         if not values:
             return EncodedPayload(_HEAD.pack(self.state_bits, 1.0, 0) + nibbles, b"")
         trellis = Trellis(self.state_bits)
-        done = search(values, self.bits, trellis, overhead_bytes=_HEAD.size + len(nibbles))
+        done = search(values, bits, trellis, overhead_bytes=_HEAD.size + len(nibbles))
         books, sizes = [_Book.of(each, done.step) for each in done.quantisers], [value.size for value in values]
         symbol, second = done.index(), done.quantiser()
         flat = np.zeros(delta.layout.size, np.float32)
