@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, utils
 
@@ -36,7 +37,7 @@ METRICS = (
 )  # fmt: skip
 CODECS = {1: "unchanged", 2: "fp32", 3: "bf16", 4: "rate", 9: "fp32_partial", 10: "bf16_partial"}
 # Settings that a server tells its clients wherever it has them.
-DP = {"dp", "dp-epsilon", "dp-noise-multiplier", "dp-delta", "dp-clip"}
+DP = {"dp", "dp-epsilon", "dp-delta", "dp-clip"}
 TOLD = DP | {"secure-aggregation", "rounds-mode", "step-budget"}
 # What clients say too where an event has it; left out, it is the operator's word that there is none.
 EXPECTED = {
@@ -518,8 +519,8 @@ class Story:
     def privacy(self, event: dict[str, Any]) -> set[str]:
         """What was promised, as agreed; and what it cost, where noise or clients' own accounts say it."""
         self.promised, self.counts = event, event["unit"] == "client" and not event.get("guaranteed")
-        wants = {"unit": "dp", "delta": "dp-delta", "epsilon": "dp-epsilon", "noise_multiplier": "dp-noise-multiplier"}
-        given = {name: self.config[key] for name, key in wants.items() if self.config[key]}
+        wants = {"unit": "dp", "delta": "dp-delta", "epsilon": "dp-epsilon"}
+        given = {name: self.config[key] for name, key in wants.items() if self.config.get(key)}
         right = all(canonical(event.get(name)) == canonical(given[name]) for name in given)
         _check(right, "another privacy is promised than clients agreed to")
         if self.counts and "epsilon" in given:
@@ -660,7 +661,8 @@ def main(arguments: list[str]) -> int:
     try:
         unchecked, alone = checked(**vars(parser.parse_args(arguments)))
     except Exception as error:
-        print("refused:", shown(str(error) or "a signature is of another key"), file=sys.stderr)
+        signed = "a signature is of another key" if isinstance(error, InvalidSignature) else type(error).__name__
+        print("refused:", shown(str(error) or signed), file=sys.stderr)
         return 1
     print("accepted; not checked:", *map(shown, unchecked), sep="\n  ")
     print("the operator's word, which no client's signature says:", *map(shown, alone), sep="\n  ")

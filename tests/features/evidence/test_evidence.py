@@ -18,6 +18,7 @@ from plait.features.evidence.envelope import OWN_KEY, Signing
 from plait.features.evidence.page import page_of
 from plait.rounds.ledger import canonical
 from plait.rounds.run_directory import RunDirectory
+from plait.welcome import WELCOME_KEYS
 from tests.features.conftest import NAMES, rows
 from tests.features.evidence.conftest import ROOT, Signed, leaves, packed, with_change
 
@@ -113,6 +114,8 @@ def test_clients_state_what_they_agreed_to_and_what_left_them(signed: Signed, ve
         (told,) = [client for client in predicate["figures"]["clients"] if client["client"] == name]
         (agreed,) = said["agreed"]
         assert agreed["settings"].items() <= predicate["figures"]["made"]["config"].items()
+        missing = WELCOME_KEYS - agreed["settings"].keys() - {"server-optimizer"}
+        assert missing <= verifier.TOLD  # whose absence from a ledger is a claim too
         assert len(agreed["consent"]) == len(agreed["policy"]) == 64
         messages = [json.loads(line) for line in verifier.lines_of(said["messages"], "messages")]
         assert (len(messages), sum(each["bytes"] for each in messages)) == (told["messages"], told["uplink_bytes"])
