@@ -11,34 +11,25 @@ import hashlib
 import time
 import zlib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import plait
 from plait.adapters import Json
 from plait.adapters.peft import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
 from plait.errors import ConfigError, PeerError
-from plait.features.evidence.envelope import Signing, enveloped, opened, statement
-from plait.features.evidence.figures import figures
+from plait.features.evidence.envelope import Signer, enveloped, opened, statement
+from plait.features.evidence.page import figures
 from plait.features.evidence.sent import STATEMENT
-from plait.rounds.ledger import read_lines
+from plait.rounds.ledger import canonical, read_lines
 from plait.rounds.run_directory import RunDirectory
 
 KIND = "https://plait.dev/evidence/v1"
 
 
-@dataclass(frozen=True)
-class Bundle:
-    """What a bundle says, and its bytes."""
-
-    predicate: dict[str, Json]
-    data: bytes
-
-
 def bundle_of(
-    directory: RunDirectory, signing: Signing, *, statements: Sequence[Path] = (), base_licence: str = ""
-) -> Bundle:
-    """Make the evidence of a finished run.
+    directory: RunDirectory, signer: Signer, *, statements: Sequence[Path] = (), base_licence: str = ""
+) -> tuple[dict[str, Json], bytes]:
+    """The evidence of a finished run: what the bundle says, and its bytes.
 
     Args:
         statements: files of clients, as ``plait evidence --attest`` writes them.
@@ -52,10 +43,12 @@ def bundle_of(
     if not any(line["event"] == "run_finished" for line in lines):
         raise ConfigError(f"'{directory.path}' is not finished, expected a finished run; `plait resume` continues it")
     found = figures(lines)
-    folder = _adapter_of(directory)
-    files = {
-        name: _sha256(folder / name) for name in (CARD_FILE, CONFIG_FILE, WEIGHTS_FILE) if (folder / name).is_file()
-    }
+    if not directory.adapter.is_dir():
+        raise ConfigError(f"'{directory.path}' has no adapter, expected one in '{directory.adapter}'")
+    paths = [path for name in (CARD_FILE, CONFIG_FILE, WEIGHTS_FILE) if (path := directory.adapter / name).is_file()]
+    files: list[Json] = [
+        {"name": path.name, "digest": {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}} for path in paths
+    ]
     told = [
         _statement_in(path, str(lines[0]["run"]), {client["client"] for client in found["clients"]})
         for path in statements
@@ -64,19 +57,12 @@ def bundle_of(
         raise ConfigError("two statements are of one client, expected one of each")
     predicate: dict[str, Json] = {
         "figures": found,
-        "ledger": base64.b64encode(zlib.compress(_whole_lines(directory.ledger), 9)).decode(),
+        "ledger": base64.b64encode(zlib.compress(b"".join(canonical(line) + b"\n" for line in lines), 9)).decode(),
         "statements": {client: data.decode().strip() for client, data in sorted(told)},
-        "signer": signing.described,
+        "signer": dict(signer.described),
         "operator_says": {"base_licence": base_licence, "made_at": round(time.time()), "made_with": _code()},
     }
-    said = statement([{"name": name, "digest": {"sha256": digest}} for name, digest in files.items()], KIND, predicate)
-    return Bundle(predicate, enveloped(said, signing.signer))
-
-
-def _adapter_of(directory: RunDirectory) -> Path:
-    if not directory.adapter.is_dir():
-        raise ConfigError(f"'{directory.path}' has no adapter, expected one in '{directory.adapter}'")
-    return directory.adapter
+    return predicate, enveloped(statement(files, KIND, predicate), signer)
 
 
 def _statement_in(path: Path, run: str, known: Collection[str]) -> tuple[str, bytes]:
@@ -86,24 +72,17 @@ def _statement_in(path: Path, run: str, known: Collection[str]) -> tuple[str, by
     except OSError as error:
         raise PeerError(f"cannot read '{path}': {error.strerror or error}, expected a client's statement") from error
     said = opened(data, what=f"'{path}'")
-    if said.get("predicateType") != STATEMENT:
-        raise PeerError(f"'{path}' is no client's statement, expected a file that `plait evidence --attest` wrote")
     try:
         of, client = said["subject"][0]["digest"]["plaitRun"], said["predicate"]["client"]
-    except (LookupError, TypeError) as error:
-        raise PeerError(
-            f"'{path}' names no run and client, expected a file that `plait evidence --attest` wrote"
-        ) from error
+        if said["predicateType"] != STATEMENT:
+            raise ValueError
+    except (LookupError, TypeError, ValueError) as error:
+        raise PeerError(f"'{path}' is no client's statement, expected what `plait evidence --attest` wrote") from error
     if of != run:
         raise ConfigError(f"'{path}' is of run {str(of)[:16]}, expected one of run {run[:16]}")
     if client not in known:
         raise ConfigError(f"'{path}' is of {str(client)[:60]!r}, which did not take part in the run")
     return str(client), data
-
-
-def _whole_lines(path: Path) -> bytes:
-    data = path.read_bytes()
-    return data[: data.rfind(b"\n") + 1]
 
 
 def _code() -> dict[str, Json]:
@@ -113,7 +92,3 @@ def _code() -> dict[str, Json]:
     for file in sorted(root.rglob("*.py")):
         digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
     return {"plait": plait.__version__, "sha256": digest.hexdigest()}
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -12,11 +12,11 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -43,22 +43,47 @@ class Signer:
 
     Attributes:
         key_id: SHA-256 of its public half (SubjectPublicKeyInfo), in hexadecimal.
+        described: what stands behind it: the public key, and the certificates of a kit.
     """
 
     key_id: str
     sign: Callable[[bytes], bytes]
+    described: Mapping[str, Json] = field(default_factory=dict[str, Json])
 
     @classmethod
-    def of(cls, key: ec.EllipticCurvePrivateKey) -> Signer:
+    def of(
+        cls, key: ec.EllipticCurvePrivateKey, *, kind: str = "own", certificate: str = "", authority: str = ""
+    ) -> Self:
         """With a P-256 key."""
-        return cls(key_id(key.public_key()), lambda data: _sign(key, data))
+        shown = base64.b64encode(_der(key.public_key())).decode()
+        described = {"kind": kind, "key": shown, "certificate": certificate, "authority": authority}
+        return cls(key_id(key.public_key()), lambda data: _sign(key, data), described)
+
+    @classmethod
+    def of_run(cls, directory: RunDirectory, kit: Path | None) -> Self:
+        """With the kit's key; without a kit the run's own, which is made at its first use.
+
+        Raises:
+            ConfigError: the kit is damaged, or a key is readable by others.
+            MachineError: a file cannot be read or written.
+        """
+        if kit is not None:
+            tls = ServerKit.load(kit).tls
+            certificate, authority = tls.certificate.decode(), tls.authority.decode()
+            return cls.of(read_key(kit / "server.key"), kind="kit", certificate=certificate, authority=authority)
+        path = directory.path / OWN_KEY
+        with suppress(ConfigError):  # it is there
+            write_secret(path, key_pem(new_key()))
+        return cls.of(read_key(path))
 
 
 def key_id(key: PublicKeyTypes) -> str:
     """SHA-256 of a public key, in hexadecimal."""
-    return hashlib.sha256(
-        key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    ).hexdigest()
+    return hashlib.sha256(_der(key)).hexdigest()
+
+
+def _der(key: PublicKeyTypes) -> bytes:
+    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
 def enveloped(statement: object, signer: Signer) -> bytes:
@@ -107,46 +132,3 @@ def _sign(key: ec.EllipticCurvePrivateKey, data: bytes) -> bytes:
 
 def _text(data: bytes) -> str:
     return base64.b64encode(data).decode()
-
-
-@dataclass(frozen=True)
-class Signing:
-    """A key that signs bundles, and what stands behind it.
-
-    Attributes:
-        described: the public key, and the certificates of a kit.
-    """
-
-    signer: Signer
-    described: dict[str, Json]
-
-    @classmethod
-    def of(cls, directory: RunDirectory, kit: Path | None) -> Signing:
-        """The kit's key; without a kit the run's own, which is made at its first use.
-
-        Raises:
-            ConfigError: the kit is damaged, or a key is readable by others.
-            MachineError: a file cannot be read or written.
-        """
-        if kit is not None:
-            loaded = ServerKit.load(kit)
-            certificates = {"certificate": loaded.tls.certificate, "authority": loaded.tls.authority}
-            return cls._with(kit / "server.key", "kit", **certificates)
-        path = directory.path / OWN_KEY
-        with suppress(ConfigError):  # it is there
-            write_secret(path, key_pem(new_key()))
-        return cls._with(path, "own", certificate=b"", authority=b"")
-
-    @classmethod
-    def _with(cls, path: Path, kind: str, *, certificate: bytes, authority: bytes) -> Signing:
-        key = read_key(path)
-        public = key.public_key().public_bytes(
-            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
-        described: dict[str, Json] = {
-            "kind": kind,
-            "key": base64.b64encode(public).decode(),
-            "certificate": certificate.decode(),
-            "authority": authority.decode(),
-        }
-        return cls(Signer.of(key), described)

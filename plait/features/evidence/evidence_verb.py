@@ -35,22 +35,22 @@ def evidence(
     Example: plait evidence runs/first --kit kit/server --statement alice.statement.json
     """
     from plait.features.evidence.bundle import bundle_of
-    from plait.features.evidence.envelope import Signing
+    from plait.features.evidence.envelope import Signer
     from plait.features.evidence.page import page_of
     from plait.files import write_atomically
     from plait.rounds.run_directory import RunDirectory
 
     directory = RunDirectory.find(run)
-    signing = Signing.of(directory, kit)
+    signer = Signer.of_run(directory, kit)
     with status("collecting the evidence", quiet=False):
-        made = bundle_of(directory, signing, statements=statement or (), base_licence=base_licence)
+        says, data = bundle_of(directory, signer, statements=statement or (), base_licence=base_licence)
     path = out or Path(f"{directory.path.resolve()}.evidence.json")
-    write_atomically(path, made.data, exported=True)
+    write_atomically(path, data, exported=True)
     if html:
-        write_atomically(html, page_of(made.predicate).encode(), exported=True)
+        write_atomically(html, page_of(says).encode(), exported=True)
     own = "a key of the run's own, which identifies no one: give --kit to sign with the server's"
     who = "the server's key" if kit else own
-    print_text(f"'{path}' has {len(made.data):,} bytes, signed with {who}")
+    print_text(f"'{path}' has {len(data):,} bytes, signed with {who}")
 
 
 def attest(

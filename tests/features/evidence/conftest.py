@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from plait.features.evidence.bundle import bundle_of
-from plait.features.evidence.envelope import Signer, Signing, enveloped
+from plait.features.evidence.envelope import Signer, enveloped
 from plait.features.evidence.sent import attested
 from plait.rounds.ledger import canonical
 from plait.rounds.run_directory import RunDirectory
@@ -59,8 +59,8 @@ def federated(folder: Path, kits: Path, **more: object) -> Signed:
         statements.append(folder / f"{name}.json")
         statements[-1].write_bytes(data)
     directory = RunDirectory.find(run)
-    made = bundle_of(directory, Signing.of(directory, kits / "server"), statements=statements, base_licence="MIT")
-    (folder / "bundle.json").write_bytes(made.data)
+    _, data = bundle_of(directory, Signer.of_run(directory, kits / "server"), statements=statements, base_licence="MIT")
+    (folder / "bundle.json").write_bytes(data)
     return Signed(run, kits, tuple(statements), folder / "bundle.json")
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from plait.errors import ConfigError, PeerError
 from plait.features.evidence.bundle import bundle_of
-from plait.features.evidence.envelope import OWN_KEY, Signing
+from plait.features.evidence.envelope import OWN_KEY, Signer
 from plait.features.evidence.page import page_of
 from plait.rounds.ledger import canonical
 from plait.rounds.run_directory import RunDirectory
@@ -77,7 +77,7 @@ def test_parts_of_two_runs_are_refused(signed: Signed, kits: Path, tmp_path: Pat
             assert refusal(signed.signed_again(mixed)), part
     directory = RunDirectory.find(signed.run)
     with pytest.raises(ConfigError, match=r"is of run .*, expected one of run"):
-        bundle_of(directory, Signing.of(directory, kits / "server"), statements=other.statements[:1])
+        bundle_of(directory, Signer.of_run(directory, kits / "server"), statements=other.statements[:1])
 
 
 def test_the_adapters_files_are_those_of_the_bundle(signed: Signed, verifier: ModuleType, tmp_path: Path) -> None:
@@ -131,11 +131,11 @@ def test_a_simulation_is_signed_by_a_key_of_its_own_which_identifies_no_one(
     plait.simulate(rows(), out=tmp_path / "run", base="tiny", partition="natural:author", clients=3, rounds=1,
                    local_steps=1, batch_size=2, seq_len=32, dtype="float32", quiet=True)  # fmt: skip
     directory = RunDirectory.find(tmp_path / "run")
-    made = bundle_of(directory, Signing.of(directory, None))
-    (tmp_path / "bundle").write_bytes(made.data)
+    says, data = bundle_of(directory, Signer.of_run(directory, None))
+    (tmp_path / "bundle").write_bytes(data)
     assert (tmp_path / "run" / OWN_KEY).stat().st_mode & 0o077 == 0
     assert any("the key is the run's own" in said for said in verifier.checked(tmp_path / "bundle", None, None)[0])
-    page = page_of(made.predicate)
+    page = page_of(says)
     assert "ada, bob, eve" in page
     assert "http" not in page
 
@@ -145,7 +145,7 @@ def test_what_is_no_statement_is_refused_in_one_line(signed: Signed, content: by
     (tmp_path / "statement").write_bytes(content)
     directory = RunDirectory.find(signed.run)
     with pytest.raises(PeerError, match="no signed statement") as refused:
-        bundle_of(directory, Signing.of(directory, None), statements=[tmp_path / "statement"])
+        bundle_of(directory, Signer.of_run(directory, None), statements=[tmp_path / "statement"])
     assert "\n" not in str(refused.value)
 
 
