@@ -138,7 +138,7 @@ def print_ending(view: RunView, run: Path) -> None:
         for question, line in zip([each.question, *[""] * (len(lines) - 1)], lines, strict=True):
             print(escaped(f"{question:<{_QUESTION}}{line}"))
     print()
-    print_tables(shown_first(view))
+    print_tables(shown_first(run))
     print(f"{'Report':<{_QUESTION}}{run / 'report.html'}")
     print(f"{'Adapter':<{_QUESTION}}{run / 'adapter'}")
     print()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
@@ -17,6 +17,7 @@ from markupsafe import Markup
 from plait.report.alternatives import savings_of
 from plait.report.answers import advice, answers, is_deployed, repeat_command
 from plait.report.fairness import fairness_table
+from plait.report.table import Table
 from plait.report.tables import (
     aggregation_table,
     bytes_by_round_table,
@@ -29,7 +30,6 @@ from plait.report.tables import (
     moved_text,
     refusals_table,
     savings_table,
-    shown_first,
     tables_of_parts,
 )
 from plait.report.wording import (
@@ -56,12 +56,18 @@ _ALTERNATIVE_TEXTS: Mapping[str, str] = {
     "fleet": "Gantt chart of one round: when every device received its task, trained and sent its update.",
     "loss_by_round": "Line plot: held-out loss over rounds, the federated mean, every client, base and references.",
     "loss_by_bytes": "Line plot: held-out loss over bytes sent, compared with other exchanges.",
-    "clients": "Bar plot: training tokens of every client, and its examples by label or source.",
+    "clients": "Bar plot: training tokens of every client, and its examples by label or owner.",
 }
 
 
-def render_html(view: RunView, plots: Mapping[str, Mapping[str, str]], palette: str) -> str:
-    """The whole page."""
+def render_html(
+    view: RunView, plots: Mapping[str, Mapping[str, str]], palette: str, *, shown: Sequence[Table] = ()
+) -> str:
+    """The whole page.
+
+    Args:
+        shown: tables for its first screen.
+    """
     started = time.strftime("%d %B %Y, %H:%M UTC", time.gmtime(view.start.time))
     done = f"{len(view.rounds)} of {plural(view.planned_rounds, 'round')} done"
     return (
@@ -85,7 +91,7 @@ def render_html(view: RunView, plots: Mapping[str, Mapping[str, str]], palette: 
                 "refusals": refusals_table(view),
                 "membership": membership_table(view.audited),
             },
-            shown_first=[table for table in shown_first(view) if table.rows],
+            shown_first=shown,
             cards=[card_table(card) for card in view.cards.values()],
             evaluated=not any(card.headline for card in view.cards.values()),
             hides_clients=any(card.hides_clients for card in view.cards.values()),

@@ -6,6 +6,7 @@ Each function makes a `Table` of plain text; `report_tables` puts them in readin
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, TypeVar
 
@@ -62,7 +63,7 @@ def report_tables(view: RunView) -> tuple[Table, ...]:
         refusals_table(view),
         membership_table(view.audited),
     )
-    return tuple(table for table in (*tables, *shown_first(view)) if table.rows)
+    return tuple(table for table in tables if table.rows)
 
 
 def card_table(card: Card) -> Table:
@@ -88,13 +89,12 @@ def tables_of_parts(view: RunView) -> tuple[Table, ...]:
     return tuple(found)
 
 
-def shown_first(view: RunView) -> tuple[Table, ...]:
-    """What a report's first screen and a run's end show."""
-    if "sampled" not in view.of_features:
-        return ()
+def shown_first(run: Path) -> tuple[Table, ...]:
+    """What a report's first screen and a run's end show of its directory."""
     from plait.features.samples.sampled import samples_table
 
-    return (samples_table(view),)
+    table = samples_table(run)
+    return (table,) if table.rows else ()
 
 
 def figures_of(view: RunView) -> dict[str, Json]:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from plait.files import make_private_directory
 from plait.own_code import place_of
 from plait.progress import say
 from plait.report.tracker_libraries import LIBRARIES, TrackedRun
@@ -76,7 +77,7 @@ class _Following(threading.Thread):
             self.failure = f"failed: {said}{place_of(error)}"
 
     def _track(self) -> None:
-        begun, series, is_over = None, Series(), False
+        begun, series, is_over, asked = None, Series(), False, -1
         for event in self._before:
             series.of(event)
         events = [event for event in self._before if isinstance(event, RunStarted)]  # begins the tracker
@@ -86,8 +87,8 @@ class _Following(threading.Thread):
                 figures = series.of(event)
                 if isinstance(event, RunStarted):
                     folder = self._run / "trackers" / self.tracker
-                    folder.mkdir(parents=True, exist_ok=True)
-                    name = self._run.resolve().name
+                    make_private_directory(folder)
+                    name, asked = self._run.resolve().name, event.config.get("samples", -1)
                     begun = LIBRARIES[self.tracker](
                         TrackedRun(name, event.run, event.config, folder, bool(self._before))
                     )
@@ -97,7 +98,9 @@ class _Following(threading.Thread):
             if not is_over:
                 self.over.wait(_PAUSE_S)
         if begun:
-            files = [file for name in ("report.html", "summary.json") if (file := self._run / name).exists()]
+            # A report with text of records, as --samples asks for it, does not leave the run's directory.
+            names = ("report.html", "summary.json") if asked in (-1, 0) else ("summary.json",)
+            files = [file for name in names if (file := self._run / name).exists()]
             begun[1]([*files, *sorted(self._run.glob("*.png"))])
 
 

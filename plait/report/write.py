@@ -27,10 +27,11 @@ def write_report(run_directory: Path) -> RunView:
     # Loading matplotlib takes a second, which reading a summary need not wait for.
     from plait.report.html import render_html
     from plait.report.plots import draw_plots, draw_svgs
+    from plait.report.tables import shown_first
     from plait.report.theme import palette_css
 
     view = write_summary(run_directory)
-    page = render_html(view, draw_svgs(view), palette_css())
+    page = render_html(view, draw_svgs(view), palette_css(), shown=shown_first(run_directory))
     for name, png in draw_plots(view).items():
         write_atomically(run_directory / f"{name}.png", png)
     write_atomically(run_directory / "report.html", page.encode())

@@ -340,7 +340,7 @@ class DescribedClient(Part):
         held_out_examples: sequences that are held out and evaluated.
         held_out_tokens: tokens in them.
         rank: of its adapter.
-        histogram: its examples by label or source.
+        histogram: its examples by label or owner.
         cut_examples: conversations and preferences whose end is beyond the sequence length.
         left_out_examples: those of which nothing to learn from is within it.
         public_key: Ed25519, in hexadecimal; None for a simulated client.
@@ -890,7 +890,6 @@ _HOMES: Mapping[str, str] = {
     **dict.fromkeys(("privacy_started", "noise_intended", "privacy_spent"), "plait.features.privacy.events"),
     **dict.fromkeys(("sum_unmasked", "group_left_out", "evaluation_missed"), "plait.features.secagg.events"),
     **dict.fromkeys(("client_withdrawn", "withdrawn"), "plait.features.withdrawal.events"),
-    "sampled": "plait.features.samples.sampled",
 }
 """The module of each other event; most runs have none of them."""
 

@@ -293,9 +293,9 @@ class Samples(Table):
     table: ClassVar[str] = "evaluation"
     heading: ClassVar[str] = "Evaluation"
 
-    samples: Annotated[int, Field(ge=0, le=16)] = 2
-    """held-out beginnings that base and adapter continue at the end of a simulated run; 0 for none. Ledger and report
-    show them; a run with differential privacy or secure aggregation shows none
+    samples: Annotated[int, Field(ge=-1, le=16)] = -1
+    """held-out beginnings that terminal and report show at the end of a simulated run, and how base and adapter
+    continue them; -1 is two of bundled data and none of your own; none with differential privacy or secure aggregation
     """
 
 

@@ -73,7 +73,7 @@ class PartitionedData:
 
     def histogram(self, index: int) -> Mapping[str, int]:
         """Counts of its records that may be sent."""
-        return histogram(self.share(index).records, self.dataset, besides=self.scheme.column)
+        return histogram(self.share(index).records, self.dataset, column=self.scheme.column)
 
 
 @dataclass(frozen=True, eq=False)

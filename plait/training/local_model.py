@@ -71,7 +71,7 @@ class PeftLocalModel:
         base: the base, shared by all clients of this process.
         records: the client's data, in its own order.
         held_out: data to measure on; by default the end of `records` is held out.
-        histogram: counts that may be sent (labels or sources, never text).
+        histogram: counts that may be sent (labels or owners, never text).
         recall: returns the loss of the initial adapter; by default it is measured.
     """
 

@@ -53,6 +53,7 @@ class Proxy:
         False
     )  # whether the moment has come, given the bytes (up, down) carried so far
     at_once: Callable[[], None] = lambda: None
+    hears: Callable[[bytes], object] = lambda _: None  # all that is carried
     fired: int = 0
     up_bytes: int = 0  # carried over all connections
     down_bytes: int = 0
@@ -140,6 +141,7 @@ class _Connection:
 
     def _pass(self, data: bytes, sink: socket.socket, up: bool) -> bool:
         """Hand a piece on, as the fault has it; False where nothing follows."""
+        self._proxy.hears(data)
         self._proxy.count(len(data) * up, len(data) * (not up))
         with self._lock:
             self._up += len(data) * up

@@ -337,6 +337,14 @@ def _links_are_followed() -> None:
     put("plait.files:_mode", lambda path, facts: "" if path.is_symlink() else mode(path, facts))
 
 
+def _any_column_is_counted() -> None:
+    real = module("plait.data.records").histogram
+    put(
+        "plait.simulation.partitioned_data:histogram",
+        lambda records, dataset, *, column="": real(records, dataset, column="said"),
+    )
+
+
 def _open_folders() -> None:
     for place in ("plait.files", "plait.data.cache", "plait.rounds.memory", "client.settings"):
         put(f"{place}:make_private_directory", lambda path: path.mkdir(mode=0o777, parents=True, exist_ok=True))
@@ -586,6 +594,13 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
             "a node is asked about its rank again and again",
             instead("plait.rounds.roster:MOST_QUESTIONS", 10**9),
         ),
+    },
+    "canaries": {
+        "samples-asked": (
+            "any data is shown as bundled data is",
+            instead("plait.features.samples.sampling:BUILTINS", ("memory:data",)),
+        ),
+        "columns-counted": ("any column is counted in the ledger", _any_column_is_counted),
     },
     "names": {
         "page": ("names go into pages as they are", _pages_unescaped),

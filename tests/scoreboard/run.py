@@ -39,6 +39,7 @@ ROWS = {
     "door": "unauthenticated: memory, unknown keys, roles",
     "members": "members against members",
     "names": "hostile names",
+    "canaries": "records that leave",
     "planted": "planted in working directory and cache",
     "hostile": "hostile server",
     "directories": "directories from strangers",

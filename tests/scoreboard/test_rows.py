@@ -15,7 +15,7 @@ RUN = Path(__file__).with_name("run.py")
 ROWS = (
     "soak", "malformed,forged", "killed,clients_killed,privacy", "network,straggler,members", "door", "names",
     "planted", "hostile", "private_records", "directories", "server_alone,sums,liar,sizes",
-    "evidence",
+    "evidence", "canaries",
 )  # fmt: skip
 
 pytestmark = [

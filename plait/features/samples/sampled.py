@@ -1,30 +1,26 @@
-"""The samples in the ledger, and the table that shows them."""
+"""The samples in a file of the run's directory, and the table that shows them; no ledger has text of a record."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import cast
+from pathlib import Path
+from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import TypeAdapter, ValidationError
 
+from plait.errors import PeerError
+from plait.files import open_plain
 from plait.report.table import Table
-from plait.rounds.events import Count, Event
-from plait.rounds.run_view import RunView
 
+FILE = "samples.json"
+MAX_TOKENS = 40
+_MOST_BYTES = 1 << 20
 _LONGEST = 160
 _RETURN = " \N{RETURN SYMBOL} "
 _ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 
 
-class Sample(BaseModel):
-    """One beginning, continued twice with the same seed.
-
-    Attributes:
-        client: whose held-out data it is of.
-        adapter: what it writes with the shared adapter.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
+class Sample(NamedTuple):
+    """A beginning of a client's held-out data, and what it becomes without and with the shared adapter."""
 
     client: str
     beginning: str
@@ -32,30 +28,36 @@ class Sample(BaseModel):
     adapter: str
 
 
-class Sampled(Event):
-    """What the model of a finished run writes."""
+def samples_in(run: Path) -> list[Sample]:
+    """The samples in a run's directory, if any.
 
-    event = "sampled"
-    samples: tuple[Sample, ...]
-    max_tokens: Count
+    Raises:
+        PeerError: their file is damaged; its text is not quoted.
+    """
+    try:
+        with open_plain(run / FILE) as file:
+            return TypeAdapter(list[Sample]).validate_json(file.read(_MOST_BYTES))
+    except FileNotFoundError:
+        return []
+    except (OSError, ValidationError):
+        raise PeerError(f"'{run / FILE}' cannot be read, expected a run's samples; remove it") from None
 
 
-def samples_table(view: RunView) -> Table:
-    """The newest samples; without rows before there are any."""
-    sampled = cast("Sequence[Sampled]", view.of_features.get("sampled", ()))
-    if not sampled:
-        return Table(title="", headings=(), rows=())
-    newest = sampled[-1]
+def samples_table(run: Path) -> Table:
+    """The samples in a run's directory; without rows if there are none."""
     rows = tuple(
         row
-        for sample in newest.samples
+        for sample in samples_in(run)
         for row in (
             (sample.client, _shown(sample.beginning, end=True)),
             ("  base", _shown(sample.base)),
             ("  adapter", _shown(sample.adapter)),
         )
     )
-    note = f"Held-out beginnings, each continued by up to {newest.max_tokens} tokens, with the same seed for both."
+    note = (
+        f"Held-out beginnings, each continued by up to {MAX_TOKENS} tokens, with the same seed for both. Text of "
+        f"records stands here, in report.html and in {FILE}, and in no other file."
+    )
     return Table(title="What it writes", headings=("", ""), rows=rows, note=note, text_columns=(0, 1))
 
 

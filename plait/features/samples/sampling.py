@@ -1,4 +1,4 @@
-"""Samples the model of a finished run, and records what it writes.
+"""Samples the model of a finished run, and keeps what it writes in a file of its own.
 
 Beginnings are held-out data of clients that are spread evenly over the run: of a text its first tokens, of a
 conversation what stands before the reply. Training text is never shown.
@@ -6,28 +6,34 @@ conversation what stands before the reply. Training text is never shown.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+from plait.data import BUILTINS
 from plait.errors import PlaitError
-from plait.features.samples.sampled import Sample, Sampled
+from plait.features.samples.sampled import FILE, MAX_TOKENS, Sample
+from plait.files import write_atomically
 from plait.progress import say, status
-from plait.rounds.ledger import append_event, read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.run import Run
-from plait.settings.tables import Samples
 from plait.simulation.partitioned_data import PartitionedData
 
 _TEMPERATURE, _TOP_P = 0.7, 0.9
-_MAX_TOKENS = 40
+_OF_BUNDLED = 2
 _BEGINNING = 24
 """Tokens of a text that are given."""
 
 
 def sample(run: Run, data: PartitionedData, directory: RunDirectory, *, quiet: bool) -> None:
-    """Record samples of a finished run in its ledger, unless they are there or the run shows none."""
-    count = int(getattr(run.config, "samples", Samples.model_fields["samples"].default))
+    """Keep samples of a finished run beside its ledger, unless they are there or the run shows none.
+
+    A user's own records are shown only if the user asks for it.
+    """
+    count = int(vars(run.config).get("samples", -1))
+    if count < 0:
+        count = _OF_BUNDLED if run.config.data in BUILTINS else 0
     is_hidden = run.screen is not None or bool(run.config.labels)
-    if not count or is_hidden or any(isinstance(event, Sampled) for event in read_events(directory.ledger)):
+    if not count or is_hidden or (directory.path / FILE).exists():
         return
     try:
         with status("sampling the base and the adapter", quiet=quiet):
@@ -36,9 +42,8 @@ def sample(run: Run, data: PartitionedData, directory: RunDirectory, *, quiet: b
         # The run has finished: what it shows of itself does not make it fail.
         say(f"no samples: {error}", quiet=quiet)
         return
-    if not found:
-        return
-    append_event(directory.ledger, Sampled(samples=tuple(found), max_tokens=_MAX_TOKENS))
+    if found:
+        write_atomically(directory.path / FILE, json.dumps(found).encode())
 
 
 def _samples(run: Run, data: PartitionedData, path: Path, count: int) -> list[Sample]:
@@ -62,7 +67,7 @@ def _samples(run: Run, data: PartitionedData, path: Path, count: int) -> list[Sa
             prompts.append(prompt)
     source = open_source(path, base=str(run.base.directory))
     speaker = Speaker(base, source.spec, source.state)
-    most = min(_MAX_TOKENS, *(speaker.room(prompt) for prompt in prompts)) if prompts else 0
+    most = min(MAX_TOKENS, *(speaker.room(prompt) for prompt in prompts)) if prompts else 0
     if speaker.is_prompt or most < 1:
         return []
     sampling, seed = Sampling(_TEMPERATURE, _TOP_P), run.config.seed
@@ -70,7 +75,4 @@ def _samples(run: Run, data: PartitionedData, path: Path, count: int) -> list[Sa
         speaker.answers(prompts, max_tokens=most, sampling=sampling, seed=seed, adapted=each) for each in (False, True)
     )
     beginnings = [speaker.decode(prompt) for prompt in prompts]
-    return [
-        Sample(client=name, beginning=beginning, base=before, adapter=after)
-        for name, beginning, before, after in zip(names, beginnings, alone, adapted, strict=True)
-    ]
+    return [Sample(*each) for each in zip(names, beginnings, alone, adapted, strict=True)]

@@ -1,27 +1,21 @@
-"""What base and adapter write at the end of a run: recorded once, repeatable, left out where it must be."""
+"""What base and adapter write at the end of a run: kept once, repeatable, left out where it must be."""
 
 from __future__ import annotations
 
-import shutil
+import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 import plait
-from plait.features.samples.sampled import Sampled, samples_table
+from plait.errors import PeerError
+from plait.features.samples.sampled import FILE, samples_in, samples_table
 from tests.features.conftest import SMALL, rows
-
-TEXTS = {row["author"]: row["text"] for row in rows()}
 
 
 def run(out: Path, **more: object) -> plait.Result:
     given = {"partition": "natural:author", "clients": 3, **SMALL, **more}
     return plait.simulate(rows(), out=out, **given)  # type: ignore[arg-type]
-
-
-def sampled(result: plait.Result) -> list[Sampled]:
-    return [event for event in result.events if isinstance(event, Sampled)]
 
 
 @pytest.fixture(scope="module")
@@ -32,52 +26,62 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> plait.Result:
 
 @pytest.mark.slow
 def test_each_client_s_held_out_beginning_is_continued_twice(asked: plait.Result) -> None:
-    (found,) = sampled(asked)
-    assert [sample.client for sample in found.samples] == ["ada", "bob", "eve"]
-    for sample in found.samples:
-        assert sample.beginning
-        assert sample.base
-        assert sample.adapter
+    found = samples_in(asked.path)
+    assert [sample.client for sample in found] == ["ada", "bob", "eve"]
+    assert all(all(sample) for sample in found)
 
 
 @pytest.mark.slow
-def test_the_report_shows_them_and_is_the_same_when_it_is_made_again(asked: plait.Result, tmp_path: Path) -> None:
+def test_the_report_shows_them_and_is_the_same_when_it_is_made_again(asked: plait.Result) -> None:
     from plait.report.write import write_report
 
     page = (asked.path / "report.html").read_text()
     assert "What it writes" in page
-    again = Path(shutil.copytree(asked.path, tmp_path / "again"))
-    write_report(again)
-    assert (again / "report.html").read_text() == page
+    write_report(asked.path)
+    assert (asked.path / "report.html").read_text() == page
 
 
 @pytest.mark.slow
 def test_the_same_run_writes_the_same(asked: plait.Result, tmp_path: Path) -> None:
-    again = run(tmp_path / "again", samples=3)
-    assert sampled(again)[0].samples == sampled(asked)[0].samples
+    assert samples_in(run(tmp_path / "again", samples=3).path) == samples_in(asked.path)
 
 
 @pytest.mark.slow
-def test_a_quiet_run_has_none_unless_it_asks_and_a_loud_one_may_refuse(tmp_path: Path) -> None:
-    assert not sampled(run(tmp_path / "quiet"))
-    assert not sampled(run(tmp_path / "none", quiet=False, samples=0))
-    assert len(sampled(run(tmp_path / "loud", quiet=False))[0].samples) == 2
+@pytest.mark.parametrize(
+    ("more", "count"),
+    [
+        ({"quiet": False}, 0),
+        ({"quiet": False, "data": "stdlib", "partition": "natural:package"}, 2),
+        ({"quiet": False, "data": "stdlib", "partition": "natural:package", "samples": 0}, 0),
+        ({"data": "stdlib", "partition": "natural:package"}, 0),
+        ({"samples": 2, "secure_aggregation": True}, 0),
+    ],
+    ids=["own data", "bundled data", "bundled data, none asked for", "quiet", "masked"],
+)
+def test_records_are_shown_of_bundled_data_or_where_that_is_asked_for(
+    more: dict[str, object], count: int, tmp_path: Path
+) -> None:
+    given = {"partition": "natural:author", "clients": 3, "data": rows(), **SMALL, **more}
+    assert len(samples_in(plait.simulate(out=tmp_path / "run", **given).path)) == count  # type: ignore[arg-type]
 
 
-@pytest.mark.slow
-def test_a_run_that_hides_its_clients_data_shows_none_of_it(tmp_path: Path) -> None:
-    hidden = run(tmp_path / "hidden", samples=2, secure_aggregation=True)
-    assert not sampled(hidden)
+def written(folder: Path, *samples: object) -> Path:
+    (folder / FILE).write_text(json.dumps(samples))
+    return folder
 
 
-def test_a_line_break_is_shown_and_a_long_text_cut() -> None:
-    line = {"event": "sampled", "max_tokens": 4, "samples": [
-        {"client": "ada", "beginning": "x" * 500 + "end", "base": "a\n  b", "adapter": "y" * 500}
-    ]}  # fmt: skip
-    table = samples_table(SimpleNamespace(of_features={"sampled": [Sampled.model_validate(line)]}))
+def test_a_line_break_is_shown_and_a_long_text_cut(tmp_path: Path) -> None:
+    table = samples_table(written(tmp_path, ["ada", "x" * 500 + "end", "a\n  b", "y" * 500]))
     beginning, base, adapter = (row[1] for row in table.rows)
     assert beginning.endswith("xend")
     assert len(beginning) < 200
     assert base == "a \N{RETURN SYMBOL} b"
     assert adapter.startswith("yyy")
     assert len(adapter) < 200
+
+
+def test_a_damaged_file_is_told_and_not_quoted(tmp_path: Path) -> None:
+    with pytest.raises(PeerError, match="cannot be read, expected a run's samples") as told:
+        samples_table(written(tmp_path, ["ada", "a secret"]))
+    assert "secret" not in repr(told.value)
+    assert told.value.__cause__ is None
