@@ -2,7 +2,7 @@
 
 1. The ledger says that the client withdraws, and the old adapter goes into quarantine.
 2. The others train again: a run of its own directory with the same settings but for the client.
-3. The ledger says that what is kept of the client is erased; it is erased.
+3. The ledger says that what is kept of the client is erased; it is, with all updates and checkpoints.
 4. The ledger keeps a tombstone with the digest of the new adapter.
 
 With differential privacy of clients no one trains again: epsilon bounds what the adapter reveals about any client.
@@ -21,6 +21,7 @@ from plait.adapters.peft import WEIGHTS_FILE, load_peft_directory
 from plait.config import RunConfig, config_from_table
 from plait.errors import ConfigError, PeerError
 from plait.exporting.source import plain_name
+from plait.features.samples.sampled import FILE
 from plait.features.withdrawal.events import ClientWithdrawn, Withdrawn
 from plait.files import cannot_write
 from plait.rounds.events import ClientErased, Event, RunFinished, UpdateReceived
@@ -176,10 +177,6 @@ def carry_out(
     if not _of_client(events, ClientErased, client):
         append_event(directory.ledger, ClientErased(client=client))
     erased = _erased(directory, client)
-    personalized = directory.path / "personalized" / plain_name(client)
-    if personalized.is_dir():
-        shutil.rmtree(personalized)
-        erased = (*erased, f"personalized/{personalized.name}")
     old = RunView.of(events).start.run
     tombstone = Withdrawn(client=client, way=plan.way, adapter=adapter, run=run, erased=erased)
     if signer:
@@ -189,7 +186,9 @@ def carry_out(
 
 
 def _erased(directory: RunDirectory, client: str) -> tuple[str, ...]:
-    """Remove the kept updates and the state of a client; may be repeated after a crash.
+    """Remove what is kept of a client, and what its updates follow from; may be repeated after a crash.
+
+    An update follows from the adapters before and after its round and the others' updates, under noise with its key.
 
     Returns:
         The files that there were, as paths within the run's directory.
@@ -197,15 +196,16 @@ def _erased(directory: RunDirectory, client: str) -> tuple[str, ...]:
     Raises:
         MachineError: one cannot be removed.
     """
-    name, found = directory.client_memory(client).name, list[str]()
-    for place in (*sorted(directory.path.glob("spool/round-*")), directory.path / "clients"):
-        kept = place / name
-        files = sorted(file for file in kept.rglob("*") if file.is_file()) if kept.is_dir() else [kept]
+    own = (directory.client_memory(client), directory.path / "personalized" / plain_name(client))
+    of_all = (directory.path / "spool", directory.checkpoints, directory.noise_key, directory.path / FILE)
+    found = list[str]()
+    for place in (*own, *of_all):
+        files = sorted(file for file in place.rglob("*") if file.is_file()) if place.is_dir() else [place]
         found += [str(file.relative_to(directory.path)) for file in files if file.is_file()]
         try:
-            shutil.rmtree(kept) if kept.is_dir() else kept.unlink(missing_ok=True)
+            shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
         except OSError as error:
-            raise cannot_write(kept, error, doing="remove") from error
+            raise cannot_write(place, error, doing="remove") from error
     return tuple(found)
 
 

@@ -122,6 +122,7 @@ def test_only_a_tombstone_is_left_of_it_and_the_old_adapter_is_held_back(
     plan = copied(whole, again, tmp_path)
     tombstone = carry_out(plan, refuse, kit=tmp_path / "kits/operators/olga")
     assert not [file for file in plan.directory.path.rglob("*") if "eve" in file.name]
+    assert not {each.name for each in plan.directory.path.iterdir()} & {"spool", "checkpoints", "samples.json"}
     assert {"spool/round-000001/eve.envelope", "spool/round-000002/eve.envelope"} <= set(tombstone.erased)
     with pytest.raises(ConfigError, match="'eve' has withdrawn"):
         open_source(plan.directory.path)
