@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, get_args, get_origin
@@ -161,7 +162,19 @@ def _described(setting: FieldInfo) -> str:
     return " ".join((setting.description or "").split())
 
 
-class RunCommand(TyperCommand):
+class FiniteCommand(TyperCommand):
+    """A command whose numbers are numbers: none is NaN or infinite, which no bound refuses."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the command line."""
+        left = super().parse_args(ctx, args)
+        for name, value in ctx.params.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                ctx.fail(f"{name.replace('_', '-')} is {value}, expected a finite number")
+        return left
+
+
+class RunCommand(FiniteCommand):
     """A command with the settings of a run, whose errors name the nearest of them."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -193,7 +206,7 @@ def command_of(verb: str, function: Callable[..., None], *, forwards: bool = Fal
         pretty_exceptions_enable=False,
         context_settings=forwarding if forwards else {"help_option_names": ["-h", "--help"]},
     )
-    app.command(name=verb, cls=RunCommand if hasattr(function, _OF_RUN) else None)(function)
+    app.command(name=verb, cls=RunCommand if hasattr(function, _OF_RUN) else FiniteCommand)(function)
     return typer.main.get_command(app)
 
 

@@ -21,7 +21,7 @@ Kit = Annotated[Path | None, typer.Option("--kit", help="The server's kit, from 
 Insecure = Annotated[bool, typer.Option("--insecure", help="Serve without TLS and keys; loopback addresses only.")]
 Metrics = Annotated[str, typer.Option("--metrics", help="Address of the Prometheus page, such as 127.0.0.1:9441.")]
 GraceS = Annotated[
-    float, typer.Option("--grace-s", help="Seconds a client may be disconnected before its task is given up.")
+    float, typer.Option("--grace-s", min=0, help="Seconds a client may be disconnected before its task is given up.")
 ]
 
 
