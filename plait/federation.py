@@ -239,6 +239,7 @@ def _open(run: Run, path: Path, start: StartingPoint | None, superlink_data: str
             name=path.name,
             seed=config.seed,
             config=config.to_table(),
+            derived=run.settled.derived,
             superlink_data=superlink_data,
             base=run.base_recorded,
             data=run.settled.data,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from plait.adapters import Subject, Task
@@ -71,6 +71,7 @@ class Settled:
         rule: how updates become the next adapter.
         new_factors: whether the factors change in every round.
         data: of the simulated clients; None where clients have their own.
+        given: the settings before what was open in them was filled in.
     """
 
     config: RunConfig
@@ -80,6 +81,13 @@ class Settled:
     codec: Codec
     new_factors: bool
     data: DataUsed | None = None
+    given: RunConfig = field(default_factory=RunConfig)
+
+    @property
+    def derived(self) -> tuple[str, ...]:
+        """The keys of the settings that were filled in."""
+        given = self.given.to_table()
+        return tuple(sorted(key for key, value in self.config.to_table().items() if given.get(key) != value))
 
     @property
     def plugins(self) -> tuple[Source, ...]:
@@ -146,7 +154,7 @@ def settle(config: RunConfig) -> Settled:
     Raises:
         ConfigError: there is no such method, rule, server optimizer or wire, or two of them are incompatible.
     """
-    codec, method = codec_for(config.wire), method_named(config.method)
+    given, codec, method = config, codec_for(config.wire), method_named(config.method)
     loss_named(config.loss)
     teaching_of(config.objective).check()
     rule = rule_named(config.rule, ALL_RULES)
@@ -168,7 +176,7 @@ def settle(config: RunConfig) -> Settled:
     config = settled_by_parts(config)
     optimizer = optimizer_for(config.server_optimizer)
     check((*config.stated(), *parts, optimizer_stated(optimizer, config.server_optimizer)))
-    return Settled(config, method, rule, optimizer, codec, rule.new_factors(one_rank=config.one_rank))
+    return Settled(config, method, rule, optimizer, codec, rule.new_factors(one_rank=config.one_rank), given=given)
 
 
 def settle_on_data(config: RunConfig, *, partition: str, labels: str, data: DataUsed) -> Settled:
@@ -181,7 +189,7 @@ def settle_on_data(config: RunConfig, *, partition: str, labels: str, data: Data
         ConfigError: as `settle` does.
     """
     given = {"partition": partition, "labels": config.labels or labels}
-    return replace(settle(config.model_copy(update=given)), data=data)
+    return replace(settle(config.model_copy(update=given)), data=data, given=config)
 
 
 def _evaluators(config: RunConfig, gone: Collection[Trait]) -> int:

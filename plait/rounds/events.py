@@ -228,6 +228,7 @@ class RunStarted(Event):
         run: the run's id, in hexadecimal.
         name: of its directory.
         seed: of the run.
+        derived: keys of the settings that nobody gave.
         superlink_data: what a run on Flower's SuperLink names as ``data``, for nodes that take a part of it; None for
             every other run.
         data: of the simulated clients; None where clients have their own, and in a run with
@@ -248,6 +249,7 @@ class RunStarted(Event):
     run: str = ""
     name: str = ""
     seed: Count
+    derived: tuple[str, ...] = ()
     superlink_data: str | None = None
     data: DataUsed | None = None
     rule: CombiningRule | None = None

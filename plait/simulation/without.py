@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from plait.config import RunConfig, config_from_table
+from plait.data import Dataset
 from plait.errors import ConfigError
 from plait.settings.table import parts_of
 from plait.simulation.partitioned_data import PartitionedData
@@ -35,4 +36,13 @@ def without_clients(config: RunConfig, load: Callable[[RunConfig], PartitionedDa
     shares = tuple(share for share in data.partition.shares if share.name not in names)
     if not shares:
         raise ConfigError("without-clients names all clients of the data, expected some to be left")
-    return replace(data, partition=replace(data.partition, shares=shares))
+    whole = data.dataset
+    left = Dataset.of(
+        whole.name,
+        whole.kind,
+        [record for share in shares for record in share.records],
+        natural_column=whole.natural_column,
+        held_out=[record for share in shares for record in share.held_out],
+        notes=whole.notes,
+    )
+    return replace(data, dataset=left, partition=replace(data.partition, shares=shares))

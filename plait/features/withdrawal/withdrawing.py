@@ -110,7 +110,9 @@ def plan_of(
 def _without(settings: RunConfig, client: str, view: RunView, out: Path) -> RunConfig:
     left = len(view.clients) - 1
     names = [*names_in(settings), client]
-    table = settings.to_table() | {
+    # What was derived from the clients is derived again; shares stay as they were.
+    open_again = set(view.start.derived) - {"partition"}
+    table = {key: value for key, value in settings.to_table().items() if key not in open_again} | {
         "clients": left,
         "clients-per-round": min(settings.clients_per_round, left),
         "without-clients": ",".join(names),
@@ -231,7 +233,8 @@ def _made(made: RunDirectory, plan: Plan) -> tuple[str, str]:
     if plan.client in view.clients:
         raise ConfigError(f"'{plan.client}' took part in '{plan.out}', expected a run without it; nothing was erased")
     expected = (plan.again or RunConfig()).to_table()
-    for key in expected.keys() - {"out", "clients-per-round", "device", "threads"}:
+    given = {name.replace("_", "-") for name in plan.again.model_fields_set} if plan.again else set[str]()
+    for key in given - {"out", "clients-per-round", "device", "threads"}:
         if view.start.config.get(key) != expected[key]:
             raise ConfigError(f"{key} of '{plan.out}' is {view.start.config.get(key)!r}, expected {expected[key]!r}")
     return view.end.adapter, view.start.run

@@ -37,6 +37,7 @@ RULES = {
     "fedavg, moments carried, error feedback": {},
     "flexlora": {"rule": "flexlora"},
     "lora-xs": {"method": "lora_xs"},
+    "held-out sequences by the number of clients": {"held_out_fraction": 0.9},
 }
 
 
@@ -98,6 +99,20 @@ def test_the_digest_is_that_of_a_run_which_the_client_never_joined(
     assert tombstone.adapter != digest_before(run)
     weights = "adapter/adapter_model.safetensors"
     assert (plan.out / weights).read_bytes() == (never / weights).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_class_that_it_alone_had_is_gone(tmp_path: Path) -> None:
+    labelled = [
+        json.dumps({**row, "label": "hers" if row["author"] == "eve" else ("aye", "nay")[at // 3 % 2]}) + "\n"
+        for at, row in enumerate(rows())
+    ]
+    (tmp_path / "all.jsonl").write_text("".join(labelled))
+    (tmp_path / "kept.jsonl").write_text("".join(line for line in labelled if '"eve"' not in line))
+    plan = planned(ran(tmp_path / "run", tmp_path / "all.jsonl"))
+    carry_out(plan, lambda settings: go_on(RunDirectory(plan.out), settings, quiet=True))
+    assert digest(plan.out) == digest(ran(tmp_path / "never", tmp_path / "kept.jsonl"))
+    assert recorded_settings(RunDirectory.find(plan.out)).labels == "aye,nay"
 
 
 def digest_before(run: Path) -> str:
