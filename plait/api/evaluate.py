@@ -105,7 +105,7 @@ def evaluate(
     with status("loading libraries", quiet=quiet):
         from plait.training.bases import locate_base, locate_named_base, quiet_libraries
         from plait.training.device import choose_compute
-        from plait.training.local_model import evaluate_adapter
+        from plait.training.evaluation import evaluate_adapter
 
     quiet_libraries()
     compute = choose_compute(device, dtype)

@@ -64,7 +64,7 @@ def _plan(
     from plait.training.bases import locate_config, quiet_libraries
     from plait.training.blueprint import design, read_base_config
     from plait.training.device import choose_compute, has_memory_of_its_own, memory_for_steps
-    from plait.training.memory import plan_step, size_of, what_would_fit
+    from plait.training.memory_plan import plan_step, size_of, what_would_fit
 
     quiet_libraries()
     compute = choose_compute(device, dtype)

@@ -15,8 +15,8 @@ from plait.rounds.run_state import initial_state
 from plait.rounds.run_view import RunView
 from plait.run import Run
 from plait.simulation.simulation import Simulation
-from plait.training.local_model import Baselines
-from plait.training.local_model import Reference as Trained
+from plait.training.baselines import Baselines
+from plait.training.baselines import Reference as Trained
 
 
 def add_references(

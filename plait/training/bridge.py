@@ -18,16 +18,19 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from functools import cached_property
+from typing import Any, Protocol, cast
 
 import torch
 from peft import PeftModel
 from torch import nn
+from transformers import TrainingArguments
 
 from plait.choice import parse_choice, with_options
 from plait.errors import ConfigError
@@ -116,8 +119,6 @@ def own_trainer(build: BuildTrainer, *, name: str = "") -> OwnTrainer:
         from datasets import Dataset, disable_progress_bars
         from transformers import PrinterCallback
 
-        from plait.training.device import one_device
-
         disable_progress_bars()
         data = Dataset.from_dict(
             {
@@ -199,3 +200,35 @@ def training_arguments(settings: Settings, output_dir: str, device: str, *, halv
         "save_strategy": "no",
         "report_to": "none",
     }
+
+
+_NAMED = "ACCELERATE_TORCH_DEVICE"
+
+
+@contextlib.contextmanager
+def one_device(device: torch.device) -> Generator[None]:
+    """For a while, the settings of any trainer say this device and no other."""
+    theirs = vars(TrainingArguments)["_setup_devices"].func
+
+    def chosen(arguments: TrainingArguments) -> torch.device:
+        theirs(arguments)  # begins accelerate's state, and takes the first GPU
+        arguments._n_gpu = int(device.type != "cpu")  # pyright: ignore[reportPrivateUsage]
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        return device
+
+    ours = cached_property(chosen)
+    ours.__set_name__(TrainingArguments, "_setup_devices")
+    before = os.environ.get(_NAMED)
+    os.environ[_NAMED] = str(device)
+    settings = cast("Any", TrainingArguments)
+    honest, settings._setup_devices = vars(TrainingArguments)["_setup_devices"], ours
+    try:
+        with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+            yield
+    finally:
+        settings._setup_devices = honest
+        if before is None:
+            del os.environ[_NAMED]
+        else:
+            os.environ[_NAMED] = before

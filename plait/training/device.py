@@ -5,18 +5,14 @@ Adapters stay in float32 everywhere; only the base and the activations change ty
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
-from typing import Any, cast
+from functools import cache
 
 import torch
 from torch import nn
-from transformers import TrainingArguments
 
 from plait.errors import ConfigError, did_you_mean
 from plait.machine import cpu_features
@@ -270,35 +266,3 @@ def _present() -> str:
     if torch.backends.mps.is_available():
         names.append("mps")
     return ", ".join(names)
-
-
-_NAMED = "ACCELERATE_TORCH_DEVICE"
-
-
-@contextmanager
-def one_device(device: torch.device) -> Generator[None]:
-    """For a while, the settings of any trainer say this device and no other."""
-    theirs = vars(TrainingArguments)["_setup_devices"].func
-
-    def chosen(arguments: TrainingArguments) -> torch.device:
-        theirs(arguments)  # begins accelerate's state, and takes the first GPU
-        arguments._n_gpu = int(device.type != "cpu")  # pyright: ignore[reportPrivateUsage]
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-        return device
-
-    ours = cached_property(chosen)
-    ours.__set_name__(TrainingArguments, "_setup_devices")
-    before = os.environ.get(_NAMED)
-    os.environ[_NAMED] = str(device)
-    settings = cast("Any", TrainingArguments)
-    honest, settings._setup_devices = vars(TrainingArguments)["_setup_devices"], ours
-    try:
-        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-            yield
-    finally:
-        settings._setup_devices = honest
-        if before is None:
-            del os.environ[_NAMED]
-        else:
-            os.environ[_NAMED] = before

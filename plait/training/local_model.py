@@ -1,4 +1,4 @@
-"""A client's base with its own data (`plait.rounds.local_model.LocalModel` by PEFT and torch); evaluations, baselines.
+"""A client's base with its own data (`plait.rounds.local_model.LocalModel` by PEFT and torch).
 
 Clients of one process share a base.
 """
@@ -6,10 +6,8 @@ Clients of one process share a base.
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import torch
@@ -17,17 +15,12 @@ from peft import PeftModel
 from torch import nn
 
 from plait.adapters import AdapterSpec, AdapterState, Task
-from plait.adapters.peft import PeftAdapter
 from plait.aggregation import geometry_of
-from plait.data import Dataset, Record, RecordKind
-from plait.errors import BaseMismatchError, ConfigError, DataError
+from plait.data import Record, RecordKind
 from plait.objectives import SFT, objective_named
-from plait.rounds.evaluation import ClientLoss, SequenceLosses
+from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.local_model import Coverage, DataSize, Moments, Trained, TrainJob
-from plait.rounds.run_state import client_seed
-from plait.training.bases import LocatedBase
-from plait.training.device import Compute
-from plait.training.examples import Example, Split, Tokenizer, digest_of, split_examples, spread, tokenise
+from plait.training.examples import Example, Split, Tokenizer, digest_of, split_examples, tokenise
 from plait.training.learner import LocalTraining, StepReport, TrainingInputs, visited
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter, slot_digest
 from plait.training.teaching import Teaching, teaching_of
@@ -298,176 +291,3 @@ def _trained(after: AdapterState, report: StepReport, moments: Moments | None = 
         reward=report.reward,
         refused_completions=report.refused_completions,
     )
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A base and an adapter on the same sequences; the adapter's change is relative to the base."""
-
-    base: ClientLoss
-    adapter: ClientLoss
-
-
-def evaluate_adapter(
-    located: LocatedBase,
-    loaded: PeftAdapter,
-    dataset: Dataset,
-    *,
-    compute: Compute,
-    seq_len: int,
-    batch_size: int,
-    max_sequences: int,
-    objective: str = SFT,
-) -> Comparison:
-    """Mean loss (and correct answers, or leads) of base and adapter.
-
-    Args:
-        dataset: the evaluation data; of data with a held-out split only this.
-
-    Raises:
-        BaseMismatchError: the adapter was trained on another base.
-        DataError: the data is shorter than a sequence.
-    """
-    spec = _spec_for(located, loaded, dataset)
-    base = ResidentBase(located.directory, located.reference.fingerprint, compute, seq_len=seq_len)
-    examples = tokenise(
-        dataset.held_out or dataset.records,
-        kind=dataset.kind,
-        task=spec.task,
-        labels=spec.labels,
-        tokenizer=base.tokenizer,
-        seq_len=seq_len,
-        objective=objective,
-    )
-    if not examples:
-        raise DataError(f"data '{dataset.name}' is shorter than one sequence of {seq_len} tokens")
-    chosen = spread(examples, max_sequences, by_label=spec.task is Task.CLASSIFICATION)
-    if objective_named(objective).completions:
-        raise ConfigError(f"objective is '{objective}', which is measured only in a run, expected one of preferences")
-    teaching = teaching_of(objective)
-    state = AdapterState.from_tensors(spec.layout, loaded.tensors)
-    model = base.carrying(spec, state)
-
-    measure = partial(
-        measure_losses, task=spec.task, pad_token=base.pad_token, batch_size=batch_size, teaching=teaching
-    )
-    with_adapter = measure(model, chosen)
-    with model.disable_adapter():
-        alone = measure(model, chosen)
-    return Comparison(alone.since(None), with_adapter.since(alone))
-
-
-def _spec_for(located: LocatedBase, loaded: PeftAdapter, dataset: Dataset) -> AdapterSpec:
-    """The spec of an adapter that can be evaluated on this base and data."""
-    stated = loaded.base_fingerprint
-    if stated not in (None, located.reference.fingerprint):
-        raise BaseMismatchError(
-            f"base '{located.reference.name}' is {located.reference.fingerprint[:16]}, "
-            f"expected {stated[:16]}, which the adapter was trained on"
-        )
-    spec = loaded.spec()
-    if spec.task is Task.CLASSIFICATION and not spec.labels:
-        raise DataError("the adapter does not name its classes, so it cannot be evaluated on labels")
-    if spec.task is Task.CLASSIFICATION and dataset.kind is not RecordKind.LABEL:
-        raise DataError(f"data '{dataset.name}' has no labels, which this adapter was trained on")
-    return spec
-
-
-_MOST_EVALUATORS = 16
-
-
-@dataclass(frozen=True)
-class Reference:
-    """The result of a baseline.
-
-    Attributes:
-        kind: ``central`` or ``local``.
-        by_client: held-out loss on each client's held-out part.
-        everywhere: mean loss of the *local* adapters on all clients' held-out parts (with many clients, on those of
-            sixteen); for *central*, the same as `by_client`.
-    """
-
-    kind: str
-    by_client: Mapping[str, ClientLoss]
-    everywhere: float
-    steps: int
-    batch_size: int
-    wall_s: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Baselines:
-    """What the baselines of a run are trained on.
-
-    Attributes:
-        steps: optimizer steps of one model (rounds x local steps).
-    """
-
-    base: ResidentBase
-    clients: Mapping[str, PeftLocalModel]
-    spec: AdapterSpec
-    initial: AdapterState
-    settings: Settings
-    steps: int
-    seed: int
-    progress: Callable[[str], None] = lambda _: None
-
-    def trained(self, kind: str) -> Reference:
-        """Train one of the two, ``central`` or ``local``."""
-        started, clients = time.perf_counter(), self.clients
-        told = self.spec, self.initial, self._alone
-        before = {name: client.evaluate(*told) for name, client in clients.items()}
-        by_client: dict[str, ClientLoss] = {}
-        everywhere: list[ClientLoss] = []
-
-        def measured(model: PeftModel, name: str) -> ClientLoss:
-            return clients[name].measure_losses(model, self.spec, self._alone).since(before[name])
-
-        accumulation = self.settings.gradient_accumulation_steps
-        if kind == "central":
-            accumulation *= len(clients)
-            pooled = [example for each in clients.values() for example in each.split(self.spec, self._alone).train]
-            model = self._train("central", pooled, teaching_of(self.settings.objective), accumulation)
-            by_client = {name: measured(model, name) for name in clients}
-            everywhere = list(by_client.values())
-        else:
-            evaluators = [*clients][:: -(-len(clients) // _MOST_EVALUATORS)]
-            for name, client in clients.items():
-                own = client.split(self.spec, self._alone).train
-                model = self._train(name, own, client.teaching(self._alone), accumulation)
-                by_client[name] = measured(model, name)
-                everywhere += [by_client[name] if other == name else measured(model, other) for other in evaluators]
-        tokens = sum(loss.tokens for loss in everywhere)
-        return Reference(
-            kind,
-            by_client,
-            sum(loss.loss * loss.tokens for loss in everywhere) / tokens,
-            self.steps,
-            self.settings.batch_size * accumulation,
-            time.perf_counter() - started,
-        )
-
-    @property
-    def _alone(self) -> Settings:
-        """The settings of a baseline, which averages no clients."""
-        return replace(self.settings, local_steps=self.steps, done_steps=0, found_rate_factor=1.0)
-
-    def _train(self, whose: str, examples: Sequence[Example], teaching: Teaching, accumulation: int) -> PeftModel:
-        """One model, seeded by whose it is: ``central`` or a client's."""
-        base, spec = self.base, self.spec
-        seed = client_seed(self.seed, 0, whose)
-        settings = replace(self._alone, gradient_accumulation_steps=accumulation, seed=seed)
-        what = whose if whose == "central" else f"local, {whose}"
-        model = base.carrying(spec, self.initial)
-        train_steps(
-            model,
-            adapter_parameters(model, spec.layout),
-            TrainingInputs(examples, settings, self.initial.flat),
-            task=spec.task,
-            pad_token=base.pad_token,
-            on_step=lambda step, _: self.progress(f"{what}, step {step + 1} of {self.steps}"),
-            teaching=teaching,
-            tokenizer=base.tokenizer,
-            memory=base.step_memory,
-        )
-        return model

@@ -40,7 +40,7 @@ from plait.training.memory import StepMemory
 from plait.wire.settings import Settings
 
 if TYPE_CHECKING:
-    from plait.training.memory import ModelSize, Training
+    from plait.training.memory_plan import ModelSize, Training
 
 _Modules = tuple[tuple[str, int], ...]
 _Tensors = dict[str, tuple[object, ...]]
@@ -259,7 +259,7 @@ class ResidentBase:
         budget = memory_for_steps(self.compute.device, self.memory_limit_bytes)
         if not budget or len(self.devices) > 1 or spec.task is not Task.CAUSAL_LM:
             return
-        from plait.training.memory import PREDICTION_ERROR, Training, over_one_sequence, plan_step, what_would_fit
+        from plait.training.memory_plan import PREDICTION_ERROR, Training, over_one_sequence, plan_step, what_would_fit
 
         training = Training.of(settings)
         objective = objective_named(settings.objective)
@@ -291,7 +291,7 @@ class ResidentBase:
         self.step_memory.begin_with(recomputed=plan.recomputed, cuts=plan.cuts, slice_elements=plan.slice_elements)
 
     def _size(self, config: PretrainedConfig, spec: AdapterSpec, training: Training, seq_len: int) -> ModelSize | None:
-        from plait.training.memory import size_of
+        from plait.training.memory_plan import size_of
 
         return size_of(
             config,

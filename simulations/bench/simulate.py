@@ -29,7 +29,7 @@ from plait.simulation.partition import partition
 from plait.simulation.scheme import default_scheme
 from plait.training.bases import LocatedBase
 from plait.training.device import Compute
-from plait.training.local_model import evaluate_adapter
+from plait.training.evaluation import evaluate_adapter
 from simulations.bench.process_tree import Measured, measured
 from simulations.bench.row import Row
 from simulations.bench.transport import ChannelRounds

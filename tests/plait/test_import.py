@@ -70,3 +70,30 @@ def test_the_plainest_run_imports_no_feature_and_reads_no_entry_points(tmp_path:
         [sys.executable, "-c", code, str(tmp_path / "run")], capture_output=True, text=True, check=True, cwd=tmp_path
     )
     assert not [name for name in run.stdout.split() if name.startswith(NOT_NEEDED)]
+
+
+MOST_LINES = 32_500
+"""Of plait that a plain run brings along, its report and samples included."""
+
+
+@pytest.mark.slow
+def test_a_plain_run_with_report_and_samples_imports_a_part_of_plait(tmp_path: Path) -> None:
+    code = """
+import atexit, sys
+from pathlib import Path
+from plait.cli.main import main
+
+@atexit.register
+def count():
+    modules = [each for name, each in sys.modules.items() if name.partition(".")[0] in ("plait", "server", "client")]
+    files = {each.__file__ for each in modules if each.__file__}
+    print("lines", sum(len(Path(file).read_text().splitlines()) for file in files))
+
+sys.argv[1:] = ["simulate", "--base", "tiny", "--clients", "2", "--rounds", "1", "--out", sys.argv[1]]
+main()
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "run")], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert "sampled" in (tmp_path / "run" / "ledger.jsonl").read_text()
+    assert int(run.stdout.rpartition("lines ")[2]) <= MOST_LINES

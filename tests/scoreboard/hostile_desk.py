@@ -27,7 +27,8 @@ from plait.run import blueprint_of, resolve
 from plait.settle import settle
 from plait.training.bases import locate_base
 from plait.training.blueprint import Blueprint
-from plait.training.local_model import PeftLocalModel, evaluate_adapter
+from plait.training.evaluation import evaluate_adapter
+from plait.training.local_model import PeftLocalModel
 from plait.training.resident import ResidentBase
 from plait.v1 import messages_pb2 as mpb
 from plait.welcome import welcome_table

@@ -23,7 +23,7 @@ from torch.nn import functional
 from plait.training.fused.attention import Angles, Graphs, Heads, Place, attend, attend_gradient
 from plait.training.fused.kernels import rms_norm, rms_norm_again, swiglu, swiglu_gradient
 from plait.training.fused.thin import Pair, PairGradient, add_input_gradient, add_products, gradients
-from plait.training.qlora import Weight, packed_weight, unpacked
+from plait.training.packed import Weight, packed_weight, unpacked
 
 Tensor = torch.Tensor
 

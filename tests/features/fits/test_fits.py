@@ -10,7 +10,7 @@ from plait.adapters import Task
 from plait.adapters.methods import AdapterRequest
 from plait.training.bases import locate_config
 from plait.training.blueprint import design, read_base_config
-from plait.training.memory import peak_bytes, size_of
+from plait.training.memory_plan import peak_bytes, size_of
 
 
 @pytest.mark.slow

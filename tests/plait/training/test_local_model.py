@@ -12,10 +12,11 @@ from plait.data import Record, RecordKind
 from plait.errors import DataError
 from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.local_model import LocalModel, TrainJob
+from plait.training.baselines import Baselines
 from plait.training.blueprint import Blueprint
 from plait.training.examples import Example
 from plait.training.learner import TrainingInputs, order
-from plait.training.local_model import Baselines, PeftLocalModel, data_seed
+from plait.training.local_model import PeftLocalModel, data_seed
 from plait.training.resident import ResidentBase, adapter_parameters
 from plait.training.trainer import train_steps
 from plait.wire.settings import Settings

@@ -16,16 +16,16 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from plait.adapters import Task
 from plait.adapters.methods import AdapterRequest
 from plait.errors import MachineError
-from plait.training import memory
+from plait.training import memory_plan
 from plait.training import resident as resident_module
 from plait.training.bases import LocatedBase, locate_config
 from plait.training.blueprint import Blueprint, design, read_base_config, shape_of
 from plait.training.device import CONTEXT_BYTES, Compute
 from plait.training.fused.kernels import SLICE_ELEMENTS_ON_GPU
-from plait.training.memory import (
+from plait.training.memory import StepMemory
+from plait.training.memory_plan import (
     SLICES,
     ModelSize,
-    StepMemory,
     Training,
     in_four_bits,
     least_bytes,
@@ -116,7 +116,7 @@ from plait.training.blueprint import design, read_base_config
 from plait.training.device import Compute, use_threads
 from plait.training.examples import Example
 from plait.training.learner import TrainingInputs
-from plait.training.memory import Training, peak_bytes, size_of
+from plait.training.memory_plan import Training, peak_bytes, size_of
 from plait.training.resident import ResidentBase, adapter_parameters
 from plait.training.memory import StepMemory
 from plait.training.trainer import train_steps
@@ -285,8 +285,8 @@ def test_what_is_planned_for_the_embedding_is_done_and_undone(
     size = size_of(read_base_config(tiny.directory, Task.CAUSAL_LM), blueprint.spec, value_bytes=4)
     assert size is not None
     monkeypatch.setattr(resident_module, "has_memory_of_its_own", lambda _: True)
-    honest, placed = memory.size_of, []
-    monkeypatch.setattr(memory, "size_of", lambda *a, **how: replace(honest(*a, **how), tied=False, on_cpu=False))
+    honest, placed = memory_plan.size_of, []
+    monkeypatch.setattr(memory_plan, "size_of", lambda *a, **how: replace(honest(*a, **how), tied=False, on_cpu=False))
     monkeypatch.setattr(BareBase, "keep_embedding", lambda _, *, on_host: placed.append(on_host))
     least = least_bytes(replace(size, tied=False), seq_len=512, host_has_room=True)
     fresh.memory_limit_bytes = int(1.08 * least)

@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState, PartialState
 from transformers import TrainingArguments
 from transformers.training_args import ParallelMode
 
-from plait.training.device import one_device
+from plait.training.bridge import one_device
 
 
 @pytest.fixture

@@ -1,0 +1,119 @@
+"""The baselines of a simulated run: one model on all clients' data, or one for each client alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from peft import PeftModel
+
+from plait.adapters import AdapterSpec, AdapterState
+from plait.rounds.evaluation import ClientLoss
+from plait.rounds.run_state import client_seed
+from plait.training.examples import Example
+from plait.training.learner import TrainingInputs
+from plait.training.local_model import PeftLocalModel
+from plait.training.resident import ResidentBase, adapter_parameters
+from plait.training.teaching import Teaching, teaching_of
+from plait.training.trainer import train_steps
+from plait.wire.settings import Settings
+
+_MOST_EVALUATORS = 16
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The result of a baseline.
+
+    Attributes:
+        kind: ``central`` or ``local``.
+        by_client: held-out loss on each client's held-out part.
+        everywhere: mean loss of the *local* adapters on all clients' held-out parts (with many clients, on those of
+            sixteen); for *central*, the same as `by_client`.
+    """
+
+    kind: str
+    by_client: Mapping[str, ClientLoss]
+    everywhere: float
+    steps: int
+    batch_size: int
+    wall_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baselines:
+    """What the baselines of a run are trained on.
+
+    Attributes:
+        steps: optimizer steps of one model (rounds x local steps).
+    """
+
+    base: ResidentBase
+    clients: Mapping[str, PeftLocalModel]
+    spec: AdapterSpec
+    initial: AdapterState
+    settings: Settings
+    steps: int
+    seed: int
+    progress: Callable[[str], None] = lambda _: None
+
+    def trained(self, kind: str) -> Reference:
+        """Train one of the two, ``central`` or ``local``."""
+        started, clients = time.perf_counter(), self.clients
+        told = self.spec, self.initial, self._alone
+        before = {name: client.evaluate(*told) for name, client in clients.items()}
+        by_client: dict[str, ClientLoss] = {}
+        everywhere: list[ClientLoss] = []
+
+        def measured(model: PeftModel, name: str) -> ClientLoss:
+            return clients[name].measure_losses(model, self.spec, self._alone).since(before[name])
+
+        accumulation = self.settings.gradient_accumulation_steps
+        if kind == "central":
+            accumulation *= len(clients)
+            pooled = [example for each in clients.values() for example in each.split(self.spec, self._alone).train]
+            model = self._train("central", pooled, teaching_of(self.settings.objective), accumulation)
+            by_client = {name: measured(model, name) for name in clients}
+            everywhere = list(by_client.values())
+        else:
+            evaluators = [*clients][:: -(-len(clients) // _MOST_EVALUATORS)]
+            for name, client in clients.items():
+                own = client.split(self.spec, self._alone).train
+                model = self._train(name, own, client.teaching(self._alone), accumulation)
+                by_client[name] = measured(model, name)
+                everywhere += [by_client[name] if other == name else measured(model, other) for other in evaluators]
+        tokens = sum(loss.tokens for loss in everywhere)
+        return Reference(
+            kind,
+            by_client,
+            sum(loss.loss * loss.tokens for loss in everywhere) / tokens,
+            self.steps,
+            self.settings.batch_size * accumulation,
+            time.perf_counter() - started,
+        )
+
+    @property
+    def _alone(self) -> Settings:
+        """The settings of a baseline, which averages no clients."""
+        return replace(self.settings, local_steps=self.steps, done_steps=0, found_rate_factor=1.0)
+
+    def _train(self, whose: str, examples: Sequence[Example], teaching: Teaching, accumulation: int) -> PeftModel:
+        """One model, seeded by whose it is: ``central`` or a client's."""
+        base, spec = self.base, self.spec
+        seed = client_seed(self.seed, 0, whose)
+        settings = replace(self._alone, gradient_accumulation_steps=accumulation, seed=seed)
+        what = whose if whose == "central" else f"local, {whose}"
+        model = base.carrying(spec, self.initial)
+        train_steps(
+            model,
+            adapter_parameters(model, spec.layout),
+            TrainingInputs(examples, settings, self.initial.flat),
+            task=spec.task,
+            pad_token=base.pad_token,
+            on_step=lambda step, _: self.progress(f"{what}, step {step + 1} of {self.steps}"),
+            teaching=teaching,
+            tokenizer=base.tokenizer,
+            memory=base.step_memory,
+        )
+        return model

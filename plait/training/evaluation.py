@@ -1,0 +1,92 @@
+"""An adapter evaluated on data, beside its base alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from plait.adapters import AdapterSpec, AdapterState, Task
+from plait.adapters.peft import PeftAdapter
+from plait.data import Dataset, RecordKind
+from plait.errors import BaseMismatchError, ConfigError, DataError
+from plait.objectives import SFT, objective_named
+from plait.rounds.evaluation import ClientLoss
+from plait.training.bases import LocatedBase
+from plait.training.device import Compute
+from plait.training.examples import spread, tokenise
+from plait.training.resident import ResidentBase
+from plait.training.teaching import teaching_of
+from plait.training.trainer import measure_losses
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A base and an adapter on the same sequences; the adapter's change is relative to the base."""
+
+    base: ClientLoss
+    adapter: ClientLoss
+
+
+def evaluate_adapter(
+    located: LocatedBase,
+    loaded: PeftAdapter,
+    dataset: Dataset,
+    *,
+    compute: Compute,
+    seq_len: int,
+    batch_size: int,
+    max_sequences: int,
+    objective: str = SFT,
+) -> Comparison:
+    """Mean loss (and correct answers, or leads) of base and adapter.
+
+    Args:
+        dataset: the evaluation data; of data with a held-out split only this.
+
+    Raises:
+        BaseMismatchError: the adapter was trained on another base.
+        DataError: the data is shorter than a sequence.
+    """
+    spec = _spec_for(located, loaded, dataset)
+    base = ResidentBase(located.directory, located.reference.fingerprint, compute, seq_len=seq_len)
+    examples = tokenise(
+        dataset.held_out or dataset.records,
+        kind=dataset.kind,
+        task=spec.task,
+        labels=spec.labels,
+        tokenizer=base.tokenizer,
+        seq_len=seq_len,
+        objective=objective,
+    )
+    if not examples:
+        raise DataError(f"data '{dataset.name}' is shorter than one sequence of {seq_len} tokens")
+    chosen = spread(examples, max_sequences, by_label=spec.task is Task.CLASSIFICATION)
+    if objective_named(objective).completions:
+        raise ConfigError(f"objective is '{objective}', which is measured only in a run, expected one of preferences")
+    teaching = teaching_of(objective)
+    state = AdapterState.from_tensors(spec.layout, loaded.tensors)
+    model = base.carrying(spec, state)
+
+    measure = partial(
+        measure_losses, task=spec.task, pad_token=base.pad_token, batch_size=batch_size, teaching=teaching
+    )
+    with_adapter = measure(model, chosen)
+    with model.disable_adapter():
+        alone = measure(model, chosen)
+    return Comparison(alone.since(None), with_adapter.since(alone))
+
+
+def _spec_for(located: LocatedBase, loaded: PeftAdapter, dataset: Dataset) -> AdapterSpec:
+    """The spec of an adapter that can be evaluated on this base and data."""
+    stated = loaded.base_fingerprint
+    if stated not in (None, located.reference.fingerprint):
+        raise BaseMismatchError(
+            f"base '{located.reference.name}' is {located.reference.fingerprint[:16]}, "
+            f"expected {stated[:16]}, which the adapter was trained on"
+        )
+    spec = loaded.spec()
+    if spec.task is Task.CLASSIFICATION and not spec.labels:
+        raise DataError("the adapter does not name its classes, so it cannot be evaluated on labels")
+    if spec.task is Task.CLASSIFICATION and dataset.kind is not RecordKind.LABEL:
+        raise DataError(f"data '{dataset.name}' has no labels, which this adapter was trained on")
+    return spec

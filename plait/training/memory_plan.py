@@ -1,0 +1,433 @@
+"""How much memory a training step needs, and what it gives up beforehand to fit into less.
+
+Completions are sampled before the step that learns from them, and their keys and values are gone when it begins: of the
+two the larger counts.
+
+The calculation follows the fused implementation (`fused`). Of a device whose elementwise steps torch computes it counts
+what torch allocates, of a CPU what the process has in memory, the libraries too. What an allocator wastes is in
+`SLACK`. Knows no device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import cast
+
+from transformers import PretrainedConfig
+
+from plait.adapters import AdapterSpec
+from plait.adapters.methods import is_quantised
+from plait.objectives import objective_named
+from plait.training.fused.kernels import NARROWEST_SLICE, SLICE_ELEMENTS_ON_CPU, SLICE_ELEMENTS_ON_GPU
+from plait.training.local_loss import CROSS_ENTROPY
+from plait.training.loss_terms import terms_of
+from plait.training.memory import PROMPT_TOKENS, ROWS
+from plait.wire.settings import Settings
+
+SLACK = 1.07
+"""Memory that torch's allocator holds, over what tensors take."""
+PREDICTION_ERROR = 0.1
+"""Largest error of a prediction, as a fraction."""
+SLICES = (SLICE_ELEMENTS_ON_GPU, SLICE_ELEMENTS_ON_GPU >> 2, SLICE_ELEMENTS_ON_GPU >> 4)
+"""Logits of the loss that may exist at a time, in the order they are tried."""
+_FUSED = ("llama", "mistral", "qwen2")
+_BLOCK, _OUTER_BLOCK, _TABLE_BYTES = 64, 256, 1092  # of NF4 as bitsandbytes keeps it
+PROCESS_BYTES = 430_000_000
+"""What a training process has in memory besides: Python, the libraries, and what their kernels keep."""
+FLOAT32 = 4
+"""Bytes per number of an adapter in training, whatever the base's type."""
+MASTERS = 3 * FLOAT32
+"""Bytes of a parameter in float32: the adapter, AdamW's two moments."""
+_TAKING_A_STEP = 3 * FLOAT32  # the gradient, the values before the step, and the difference
+_DRAWING = (
+    2 * FLOAT32 + 2 * 8
+)  # a logit's copy, scaled, and two in float64: before and after each of the steps to a draw
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a training holds of its adapter, and what its steps cannot give up.
+
+    By default that of an adapter whose learning rate follows slopes, as it does unless a run says otherwise.
+
+    Attributes:
+        optimizes: whether there is a master with moments; an evaluation has none.
+        stacked: copies of the factors in the base's type besides the model's own, with a gradient each: of examples
+            whose gradients are kept apart.
+        copies: float32 vectors beside the master, from the first step to the last.
+        carried: those that lie in the host's memory as long.
+        follows_slopes: whether the learning rate does, so that each step is kept until the next gradient.
+        accumulates: whether a step has several backward passes, so that gradients are there when the second begins.
+        whole: sequences that are computed at once whatever is given up.
+        is_exact: whether nothing may be given up that changes the rounding.
+        drawn: completions that are sampled side by side for a step.
+        judged: those of an evaluation, which holds no optimizer.
+    """
+
+    optimizes: bool = True
+    stacked: int = 0
+    copies: int = 0
+    carried: int = 0
+    follows_slopes: bool = True
+    accumulates: bool = False
+    whole: int = 1
+    is_exact: bool = False
+    drawn: int = 0
+    judged: int = 0
+
+    @classmethod
+    def of(cls, settings: Settings) -> Training:
+        """A run's."""
+        private = settings.records_are_private
+        samples = objective_named(settings.objective).completions
+        # The completions of each prompt have a pass.
+        passes = settings.gradient_accumulation_steps * (settings.batch_size if samples else 1)
+        prompts = settings.batch_size * settings.gradient_accumulation_steps
+        return cls(
+            stacked=settings.batch_size if private else 0,
+            # The origin of loss terms.
+            copies=bool(terms_of(settings)),
+            # AdamW's two moments as they were before, and the movement.
+            carried=2 * settings.carry_moments + settings.measures_slope,
+            follows_slopes=settings.lr_schedule == "slope",
+            accumulates=passes > 1 and not private,
+            whole=_undivided(settings),
+            is_exact=private,
+            drawn=min(ROWS, prompts * samples),
+            judged=min(ROWS, settings.max_held_out_sequences) if samples else 0,
+        )
+
+    def in_parts(self, cuts: int) -> Training:
+        """The same with a batch in so many parts."""
+        return self if cuts == 1 else replace(self, accumulates=True)
+
+    @property
+    def slices(self) -> tuple[int, ...]:
+        """Logits of the loss that may exist at a time, in the order they are tried."""
+        return SLICES[: 1 if self.is_exact else None]
+
+
+def _undivided(settings: Settings) -> int:
+    """Sequences that no part of a batch can be smaller than."""
+    objective = objective_named(settings.objective)
+    if not objective.is_plain:
+        return objective.sequences * (1 if objective.is_sum else settings.batch_size)
+    is_divided = settings.loss == CROSS_ENTROPY and not settings.records_are_private
+    return 1 if is_divided else settings.batch_size
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """Numbers that memory follows from.
+
+    Attributes:
+        inner: of a row inside the gated product.
+        tied: whether head and embedding are one matrix.
+        adapted_embedding: whether the adapter changes the embedding.
+        biases: parameters of a block besides its matrices and norms.
+        value_bytes: of a weight or an activation.
+        four_bits: whether the blocks' matrices are in NF4.
+        ranks: sum of the ranks of a block's pairs.
+        on_cpu: whether the device is a CPU.
+        training: what is held of the adapter.
+    """
+
+    layers: int
+    width: int
+    inner: int
+    queries: int
+    keys: int
+    heads: int
+    words: int
+    tied: bool
+    adapted_embedding: bool
+    biases: int
+    value_bytes: int
+    four_bits: bool
+    adapter: int
+    ranks: int
+    on_cpu: bool = False
+    training: Training = Training()
+
+    @property
+    def matrix(self) -> int:
+        """Parameters of a block's matrices."""
+        return self.width * (2 * self.queries + 2 * self.keys + 3 * self.inner)
+
+    @property
+    def embedding_bytes(self) -> int:
+        """Of the input embedding."""
+        return self.words * self.width * self.value_bytes
+
+    @property
+    def lone_embedding(self) -> bool:
+        """Whether the input embedding is nothing but looked up, so that it may lie elsewhere."""
+        return not self.tied and not self.adapted_embedding
+
+    @property
+    def base_bytes(self) -> int:
+        """Of the base, on the device."""
+        held = _normal_float_bytes(self.matrix) + 7 * _TABLE_BYTES if self.four_bits else self.matrix * self.value_bytes
+        block = held + self.value_bytes * (self.biases + 2 * self.width)
+        return self.layers * block + self.embedding_bytes * (1 if self.tied else 2)
+
+    @property
+    def resident_bytes(self) -> int:
+        """Of base, adapter and optimizer; on a CPU also of the process, and of what the training began with."""
+        training = self.training
+        each = MASTERS + FLOAT32 * training.copies
+        if self.on_cpu:
+            each += FLOAT32 * (1 + training.carried)
+        held = self.base_bytes + self.adapter * (self.value_bytes * (1 + training.stacked) + training.optimizes * each)
+        return held + PROCESS_BYTES if self.on_cpu else held
+
+
+def _normal_float_bytes(values: int) -> int:
+    scales = values // _BLOCK
+    return values // 2 + scales + 4 * scales // _OUTER_BLOCK
+
+
+def size_of(
+    config: PretrainedConfig,
+    spec: AdapterSpec,
+    *,
+    value_bytes: int,
+    on_cpu: bool = False,
+    seq_len: int = 0,
+    training: Training = Training(),
+) -> ModelSize | None:
+    """The numbers of a base with an adapter; None if this cannot predict them.
+
+    Args:
+        seq_len: longest sequence; 0 for one within the window of the base's attention.
+    """
+    if not _is_predictable(config, spec, seq_len):
+        return None
+
+    def number(name: str, otherwise: int = 0) -> int:
+        return cast("int", getattr(config, name, None) or otherwise)
+
+    heads, width = number("num_attention_heads"), number("hidden_size")
+    head = number("head_dim", width // heads)
+    keys = number("num_key_value_heads", heads) * head
+    biased = config.model_type == "qwen2" or bool(getattr(config, "attention_bias", False))
+    slots, layers = spec.layout.slots, number("num_hidden_layers")
+    ranks = sum(slot.shape[0] for slot in slots if "lora_A" in slot.name)
+    return ModelSize(
+        layers=layers,
+        width=width,
+        inner=number("intermediate_size"),
+        queries=heads * head,
+        keys=keys,
+        heads=heads,
+        words=number("vocab_size"),
+        tied=bool(getattr(config, "tie_word_embeddings", False)),
+        adapted_embedding=any("embed" in slot.name for slot in slots),
+        biases=heads * head + 2 * keys if biased else 0,
+        value_bytes=value_bytes,
+        four_bits=is_quantised(spec.method),
+        adapter=spec.layout.size,
+        ranks=-(-ranks // layers),
+        on_cpu=on_cpu,
+        training=training,
+    )
+
+
+def _is_predictable(config: PretrainedConfig, spec: AdapterSpec, seq_len: int) -> bool:
+    """Whether a step on this base is that of the fused kernels, whose memory is known."""
+    given = spec.peft_config
+    plain = not any(given.get(name) for name in ("use_dora", "lora_dropout"))
+    return (
+        config.model_type in _FUSED
+        and given.get("peft_type", "LORA") == "LORA"
+        and plain
+        and seq_len <= (getattr(config, "sliding_window", None) or seq_len)
+    )
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """What a step gives up, and the memory that it needs then.
+
+    Attributes:
+        cuts: parts that a batch is computed in.
+        recomputed: how many of the first blocks are computed twice.
+        slice_elements: logits of the loss that exist at a time.
+        embedding_on_host: whether the input embedding stays in the host's memory.
+        peak_bytes: most that tensors take during the step, or before it while completions are sampled.
+        fits: whether that is within the budget.
+    """
+
+    cuts: int
+    recomputed: int
+    slice_elements: int
+    embedding_on_host: bool
+    peak_bytes: int
+    fits: bool
+
+
+def peak_bytes(
+    size: ModelSize,
+    *,
+    sequences: int,
+    seq_len: int,
+    recomputed: int,
+    slice_elements: int = SLICE_ELEMENTS_ON_GPU,
+    embedding_on_host: bool = False,
+) -> int:
+    """Most memory that tensors take during a step, or while its completions are sampled if that is more."""
+    rows, each = sequences * seq_len, size.value_bytes
+    row = rows * each  # bytes of a column
+    recomputed = min(recomputed, size.layers)
+    inputs = row * (size.width + size.ranks // 7)
+    inside = row * (size.width + 2 * size.queries + 2 * size.keys + 2 * size.inner + size.ranks)
+    inside += rows * size.heads * 4
+    kept = size.layers - recomputed
+    saved = size.layers * inputs + kept * inside + row * size.width
+
+    elements = min(slice_elements, SLICE_ELEMENTS_ON_CPU) if size.on_cpu else slice_elements
+    logits = min(max(elements, rows * NARROWEST_SLICE), rows * size.words)
+    loss = rows * size.width * (each + 4) + logits * (each + 4)
+    if size.on_cpu:
+        # Compiled kernels read logits as they are; the gradient's part of a slice is a product of its own.
+        loss = rows * size.width * (2 * each + 4) + logits * each
+    # The gated product's gradients, and those of the block's output.
+    gated = row * (5 * size.inner + 4 * size.width)
+    opened = row * (size.inner + size.width) + _unpacked(size)
+    back = max(gated, opened)
+    again = recomputed * inputs + inside + back
+    steady = max(saved + loss, saved + back if kept else 0, again + row * size.width if recomputed else 0)
+    training, factors = size.training, each * max(1, size.training.stacked)
+    kept_step = FLOAT32 * training.follows_slopes * training.optimizes
+    # Of gradients that one pass makes, half are there when most of the rest is.
+    steady += size.adapter * (factors // (1 if training.accumulates else 2) + kept_step)
+    stepping = size.adapter * (factors + _TAKING_A_STEP)
+    taken = size.resident_bytes + max(steady, stepping)
+    return max(taken, sampling_bytes(size, seq_len=seq_len)) - embedding_on_host * size.embedding_bytes
+
+
+def completions_bytes(size: ModelSize, *, rows: int, seq_len: int) -> int:
+    """Keys and values of completions with their prompts, in the layers of a device.
+
+    Args:
+        seq_len: tokens of each at most.
+    """
+    # Those of a layer are copied to have one more.
+    return (2 * size.layers + 1) * size.keys * size.value_bytes * rows * seq_len
+
+
+def sampling_bytes(size: ModelSize, *, seq_len: int) -> int:
+    """Most memory while completions are sampled, for a step or in an evaluation; 0 where none are.
+
+    Of passes over prompts it counts the gated product, by PEFT's modules, and their own keys and values.
+    """
+    evaluating = replace(size, training=Training(optimizes=False))
+    return max(
+        own.resident_bytes + completions_bytes(size, rows=rows, seq_len=seq_len) + _passing(size, rows, seq_len)
+        if rows
+        else 0
+        for own, rows in ((size, size.training.drawn), (evaluating, size.training.judged))
+    )
+
+
+def _passing(size: ModelSize, rows: int, seq_len: int) -> int:
+    """Most memory of a pass over prompts, or of a draw."""
+    prompts = min(rows * seq_len, max(PROMPT_TOKENS, seq_len))
+    prefill = prompts * size.value_bytes * (4 * size.inner + 4 * size.width + 2 * size.layers * size.keys)
+    return max(prefill + _unpacked(size), rows * size.words * (size.value_bytes + _DRAWING))
+
+
+def _unpacked(size: ModelSize) -> int:
+    """Of the largest matrix of a block in four bits, with its scales, while it is used."""
+    matrix = size.width * size.inner
+    return matrix * size.value_bytes + matrix // _BLOCK * 4 if size.four_bits else 0
+
+
+def plan_step(size: ModelSize, *, batch: int, seq_len: int, budget: float, host_has_room: bool = False) -> StepPlan:
+    """The plan that gives up least.
+
+    As few blocks are computed twice as fit, with the loss in slices as large as fit. If all blocks twice do not fit,
+    the input embedding stays on the host; only if that does not help, the batch is computed in parts. Blocks computed
+    twice and an embedding elsewhere change no bit of the adapter, slices and parts change it within rounding. For
+    completions that do not fit a step gives up nothing: it would not help.
+
+    Args:
+        budget: bytes that tensors and the allocator's waste may take.
+    """
+    last = StepPlan(1, 0, SLICE_ELEMENTS_ON_GPU, False, 0, fits=False)
+    sampled = sampling_bytes(size, seq_len=seq_len)
+    whole, where = size.training.whole, (False, True) if host_has_room and size.lone_embedding else (False,)
+    for cuts, on_host in product(halvings(batch // whole), where):
+        sequences = whole * -(-batch // (whole * cuts))
+        cut = replace(size, training=size.training.in_parts(cuts))
+        for recomputed, elements in product(range(size.layers + 1), size.training.slices):
+            peak = peak_bytes(
+                cut, sequences=sequences, seq_len=seq_len, recomputed=recomputed, slice_elements=elements,
+                embedding_on_host=on_host,
+            )  # fmt: skip
+            last = StepPlan(cuts, recomputed, elements, on_host, peak, SLACK * peak <= budget)
+            if last.fits:
+                return last
+            if peak == sampled - on_host * size.embedding_bytes:
+                break
+    return last
+
+
+def least_bytes(size: ModelSize, *, seq_len: int, host_has_room: bool = False) -> int:
+    """Most memory during a step that gives up all it can, over one sequence or as few as can be."""
+    on_host = host_has_room and size.lone_embedding
+    return peak_bytes(
+        size,
+        sequences=size.training.whole,
+        seq_len=seq_len,
+        recomputed=size.layers,
+        slice_elements=size.training.slices[-1],
+        embedding_on_host=on_host,
+    )
+
+
+def what_would_fit(size: ModelSize, *, seq_len: int, budget: float, host_has_room: bool = False) -> str:
+    """What to change if not even one sequence fits, as the rest of a sentence."""
+    smallest = SLACK * least_bytes(size, seq_len=seq_len, host_has_room=host_has_room)
+    found: list[str] = []
+    if longest := longest_that_fits(size, budget=budget, host_has_room=host_has_room):
+        found.append(f"--seq-len {longest}")
+    packed = longest_that_fits(in_four_bits(size), budget=budget, host_has_room=host_has_room)
+    if not size.four_bits and packed >= seq_len:
+        found.append("--method qlora")
+    return ", ".join((*found, f"{'or ' if found else ''}{smallest / 1e9:.1f} GB of memory"))
+
+
+def longest_that_fits(size: ModelSize, *, budget: float, most: int = 1 << 17, host_has_room: bool = False) -> int:
+    """The longest sequence, a multiple of 128, of which one fits if a step gives up all it can; 0 if none does."""
+    low, high = 0, most // 128
+    while low < high:
+        middle = (low + high + 1) // 2
+        does = SLACK * least_bytes(size, seq_len=128 * middle, host_has_room=host_has_room) <= budget
+        low, high = (middle, high) if does else (low, middle - 1)
+    return 128 * low
+
+
+def over_one_sequence(size: ModelSize) -> ModelSize:
+    """The same in steps over one sequence, which no data need less than; most have shorter ones than they may."""
+    training = size.training
+    few = replace(
+        training, whole=1, accumulates=False, drawn=min(1, training.drawn), judged=min(1, training.judged)
+    )  # fmt: skip
+    return replace(size, training=few)
+
+
+def in_four_bits(size: ModelSize) -> ModelSize:
+    """The same with the blocks' matrices in NF4."""
+    return replace(size, four_bits=True)
+
+
+def halvings(batch: int) -> Iterator[int]:
+    """Into how many parts a batch may be cut."""
+    cuts = 1
+    yield cuts
+    while cuts < batch:
+        cuts *= 2
+        yield cuts
