@@ -150,13 +150,15 @@ def open_runner(
         PlaitError: as for `agreed`.
     """
     from client.participant import own_client
-    from client.settings import identity_of
+    from client.settings import default_state_directory, identity_of
     from plait.adapters.methods import METHODS
     from plait.training.fused.kernels import native_library
 
     kit = settings.kit
     authority, place = (kit.tls.authority, kit.directory) if kit else (b"", None)
-    journal = DataJournal(JournalFile.of(settings.state, authority=authority, data=dataset.fingerprint, kit=place))
+    home = default_state_directory()
+    file = JournalFile.of(settings.state, authority=authority, data=dataset.fingerprint, kit=place, home=home)
+    journal = DataJournal(file)
     memory = DiskMemory(memory_folder(settings.state, run.run_id, settings.name))
     agreement = agreed(run, settings, progress=progress, ask=ask, spent=_spent(journal, memory))
     resolved = agreement.resolve()

@@ -212,7 +212,7 @@ class Consents:
 
     def runs(self, digest: str) -> frozenset[str]:
         """The agreed runs of this configuration."""
-        return frozenset(_begun(self._read().get(digest)))
+        return frozenset(_begun(self._read().get(digest, _NONE)))
 
     def was_asked(self, digest: str) -> bool:
         """Whether the operator was shown this configuration and agreed to it."""
@@ -234,7 +234,7 @@ class Consents:
         """
         before, now = self._read(), round(time.time())
         entry = before.pop(digest, None)
-        runs = {**_begun(entry), run: now}
+        runs = {**_begun(entry or _NONE), run: now}
         entry = entry or {"how": how, "time": now}
         kept = {**before, digest: {**cast("dict[str, object]", entry), "runs": runs}}
         newest = dict(list(kept.items())[-_MOST_KEPT:])
@@ -247,19 +247,24 @@ class Consents:
     def _read(self) -> dict[str, object]:
         data = read_if_there(self.path)
         try:
-            kept = read_json(data) if data else {}
-        except ValueError:
-            kept = {}  # damaged: the operator is asked again
-        return cast("dict[str, object]", kept) if isinstance(kept, dict) else {}
+            kept = cast("dict[str, object]", read_json(data)) if data is not None else {}
+            for entry in kept.values():
+                _begun(entry)
+        except (ValueError, AttributeError, KeyError, TypeError) as error:
+            # As none it would let a server begin as many runs again.
+            raise PolicyError(
+                f"'{self.path}' is damaged, so it is unknown which runs were agreed to: restore it, or remove it to be "
+                "asked about each again"
+            ) from error
+        return kept
+
+
+_NONE: Mapping[str, object] = {"runs": {}}
 
 
 def _begun(entry: object) -> dict[str, float]:
     """The runs of one configuration and when they were agreed to."""
-    runs = cast("Mapping[str, object]", entry).get("runs") if isinstance(entry, dict) else None
-    if not isinstance(runs, dict):
-        return {}
-    times = cast("dict[str, object]", runs)
-    return {run: float(when) if isinstance(when, int | float) else 0.0 for run, when in times.items()}
+    return {run: float(when) for run, when in cast("dict[str, dict[str, float]]", entry)["runs"].items()}
 
 
 def agree(

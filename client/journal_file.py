@@ -1,8 +1,9 @@
 """The file of a data set's journal: ``STATE/journals/<federation>-<data>.jsonl``, and what shows that it is the newest.
 
-Beside the client's kit stands how many lines it had and their digest, so that a state directory that was restored from
-an older copy, or removed, is noticed as long as the kit is not restored with it. A kit that cannot be written to keeps
-no such note. Knows nothing of what the lines say.
+Beside the client's kit stands how many lines it had and their digest, and in the home of its user as well: so a state
+directory that was restored from an older copy, or removed, is noticed as long as neither is restored with it, and so is
+another client of the user that has the same data in another state directory. Where nothing can be written there is no
+such note; one that cannot be read is none that says nothing. Knows nothing of what the lines say.
 """
 
 from __future__ import annotations
@@ -33,23 +34,27 @@ class JournalFile:
 
     Attributes:
         path: made when the first line is added, private to its owner.
-        note: beside the kit; None without one.
+        notes: beside the kit, and in the user's home; none without a kit.
     """
 
     path: Path
-    note: Path | None = None
+    notes: tuple[Path, ...] = ()
 
     @classmethod
-    def of(cls, state: Path, *, authority: bytes, data: str, kit: Path | None = None) -> JournalFile:
+    def of(
+        cls, state: Path, *, authority: bytes, data: str, kit: Path | None = None, home: Path | None = None
+    ) -> JournalFile:
         """The journal of some data in a federation.
 
         Args:
             authority: certificate of the federation's authority, in PEM; empty without TLS.
             data: fingerprint of the data, in hexadecimal.
             kit: directory of the client's kit; None without one.
+            home: directory of its user's state, which all its clients share.
         """
         name = f"{_federation(authority)}-{data[:32]}"
-        return cls(state / _FOLDER / f"{name}.jsonl", kit / f"{_FOLDER}.{name}" if kit else None)
+        notes = *([kit / f"{_FOLDER}.{name}"] if kit else []), *([home / f"{_FOLDER}.{name}"] if home and kit else [])
+        return cls(state / _FOLDER / f"{name}.jsonl", notes)
 
     def read(self) -> Sequence[str]:
         """All lines.
@@ -63,13 +68,15 @@ class JournalFile:
         return [line.decode(errors="replace") for line in lines]
 
     def _check(self, lines: Sequence[bytes]) -> None:
-        count, digest = self._noted()
-        if len(lines) < count or (count and _digest(lines[:count]) != digest):
-            raise PolicyError(
-                f"'{self.path}' has {len(lines)} entries, but this client's kit knows of {count}: --state was "
-                f"removed, or restored from an older copy. What was unmasked and spent since is unknown. Restore the "
-                f"newest copy, or remove '{self.note}' to start over without that record"
-            )
+        for note in self.notes:
+            count, digest = _noted(note)
+            if len(lines) < count or (count and _digest(lines[:count]) != digest):
+                raise PolicyError(
+                    f"'{self.path}' has {len(lines)} entries, but '{note}' knows of {count}: --state was removed, or "
+                    "restored from an older copy, or another client has the same data in another --state. What was "
+                    "unmasked and spent there is unknown here. Restore the newest copy, give all clients of these data "
+                    "one --state, or remove that file to start over without the record"
+                )
 
     def append(self, line: str) -> None:
         """Add a line, on disk before this returns.
@@ -92,18 +99,11 @@ class JournalFile:
                     fsync_directory(self.path.parent)
             except OSError as error:
                 raise cannot_write(self.path, error) from error
-            if self.note is not None:
-                said = json.dumps({"lines": len(lines), "digest": _digest(lines)})
-                with contextlib.suppress(MachineError):
-                    write_atomically(self.note, said.encode())
-
-    def _noted(self) -> tuple[int, str]:
-        data = read_if_there(self.note) if self.note is not None else None
-        try:
-            said = cast("dict[str, object]", read_json(data)) if data else {}
-            return int(cast("int", said["lines"])), str(said["digest"])
-        except (ValueError, KeyError, TypeError):
-            return 0, ""
+            said = json.dumps({"lines": len(lines), "digest": _digest(lines)})
+            for note in self.notes:
+                with contextlib.suppress(MachineError, OSError):
+                    make_private_directory(note.parent)
+                    write_atomically(note, said.encode())
 
     @contextlib.contextmanager
     def _locked(self) -> Generator[int]:
@@ -117,6 +117,19 @@ class JournalFile:
             yield descriptor
         finally:
             os.close(descriptor)
+
+
+def _noted(note: Path) -> tuple[int, str]:
+    """How many lines a note knows of, and their digest; none if there is no note."""
+    data = read_if_there(note)
+    try:
+        said = cast("dict[str, object]", read_json(data)) if data is not None else {"lines": 0, "digest": ""}
+        return int(cast("int", said["lines"])), str(said["digest"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise PolicyError(
+            f"'{note}' is damaged, so it is unknown whether the journal of this client's data is the newest: restore "
+            "it, or, if the journal was neither removed nor restored since, remove it"
+        ) from error
 
 
 def _federation(authority: bytes) -> str:

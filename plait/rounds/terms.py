@@ -56,15 +56,20 @@ class Asked:
         data = memory.load(_ASKED)
         if data is None:
             return cls()
-        kept = cast("Mapping[str, object]", read_json(data))
-        number, attempt = cast("tuple[int, str]", kept["given"])
-        return cls(
-            cast("str", kept["run_id"]),
-            cast("dict[str, int]", kept["newest"]),
-            cast("dict[str, dict[str, list[str]]]", kept["seen"]),
-            cast("int", kept["repeats"]),
-            (number, attempt),
-        )
+        try:
+            kept = cast("Mapping[str, object]", read_json(data))
+            number, attempt = cast("tuple[int, str]", kept["given"])
+            return cls(
+                cast("str", kept["run_id"]),
+                cast("dict[str, int]", kept["newest"]),
+                cast("dict[str, dict[str, list[str]]]", kept["seen"]),
+                cast("int", kept["repeats"]),
+                (number, attempt),
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise PolicyError(
+                "this client's record of a run's tasks is damaged, so it takes no further part in the run: restore it"
+            ) from error
 
     def note(self, memory: Memory, header: Header, task: TrainTask | EvaluateTask, most: int) -> None:
         """Record a task before it is done.

@@ -81,13 +81,14 @@ def test_runs_of_one_configuration_are_counted_without_asking_again(tmp_path: Pa
     assert agree("another", "d", consents, most_runs=3, yes=True, by_policy=False, ask=None) == "yes"
 
 
-@pytest.mark.parametrize("damaged", [b"", b"{", b"[]", b"\xff\xfe"])
-def test_a_damaged_memory_asks_again(tmp_path: Path, damaged: bytes) -> None:
+@pytest.mark.parametrize(
+    "damaged", [b"", b"{", b"[]", b"\xff\xfe", b'{"d": null}', b'{"d": {"runs": [1]}}', b"[" * 100_000]
+)
+def test_a_damaged_memory_is_no_empty_one(tmp_path: Path, damaged: bytes) -> None:
     consents = Consents.of(tmp_path, "ada")
     consents.path.write_bytes(damaged)
-    assert not consents.has(DIGEST)
-    consents.add(DIGEST, "run", "asked")
-    assert consents.has(DIGEST)
+    with pytest.raises(PolicyError, match="is damaged, so it is unknown which runs were agreed to: restore it, or"):
+        agree(DIGEST, "run", consents, most_runs=3, yes=True, by_policy=False, ask=None)
 
 
 def test_no_more_runs_begin_within_a_week_than_the_policy_allows(

@@ -25,14 +25,19 @@ def kit(tmp_path: Path) -> ClientKit:
 
 @pytest.fixture
 def file(tmp_path: Path, kit: ClientKit) -> JournalFile:
-    return JournalFile.of(tmp_path / "state", authority=kit.tls.authority, data=DATA, kit=kit.directory)
+    return client_of(kit, tmp_path / "state")
+
+
+def client_of(kit: ClientKit, state: Path) -> JournalFile:
+    home = kit.directory.parents[2] / "home"
+    return JournalFile.of(state, authority=kit.tls.authority, data=DATA, kit=kit.directory, home=home)
 
 
 def test_lines_are_there_for_the_next_process_and_for_the_owner_alone(file: JournalFile, kit: ClientKit) -> None:
     assert list(file.read()) == []
     for line in ("one", "two"):
         file.append(line)
-    assert list(JournalFile(file.path, file.note).read()) == ["one", "two"]
+    assert list(JournalFile(file.path, file.notes).read()) == ["one", "two"]
     assert stat.S_IMODE(file.path.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.path.parent.stat().st_mode) == 0o700
     ClientKit.load(kit.directory)
@@ -65,13 +70,34 @@ def test_a_state_directory_that_was_restored_from_an_older_copy_is_noticed(file:
     shutil.copytree(file.path.parent.parent, older := file.path.parent.parent.with_name("older"))
     file.append("two")
     shutil.rmtree(file.path.parent.parent)
-    with pytest.raises(PolicyError, match="has 0 entries, but this client's kit knows of 2"):
+    with pytest.raises(PolicyError, match=r"has 0 entries, but '.*' knows of 2"):
         file.read()
     older.rename(file.path.parent.parent)
-    with pytest.raises(PolicyError, match="has 1 entries, but this client's kit knows of 2"):
+    with pytest.raises(PolicyError, match=r"has 1 entries, but '.*' knows of 2"):
         file.read()
-    with pytest.raises(PolicyError, match="has 1 entries, but this client's kit knows of 2"):
+    with pytest.raises(PolicyError, match=r"has 1 entries, but '.*' knows of 2"):
         file.append("another")
+
+
+def test_clients_of_one_user_with_the_same_data_share_a_journal_or_are_refused(
+    file: JournalFile, kit: ClientKit, tmp_path: Path
+) -> None:
+    provision(tmp_path / "fed", ["bob"], [], now=datetime.now(UTC))
+    bobs = ClientKit.load(tmp_path / "fed" / "clients" / "bob")
+    file.append("one")
+    with pytest.raises(PolicyError, match="give all clients of these data one --state"):
+        client_of(bobs, tmp_path / "another").read()
+    assert list(client_of(bobs, tmp_path / "state").read()) == ["one"]
+
+
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"lines": "x", "digest": ""}', b"\xff", b"[" * 100_000])
+def test_a_damaged_note_lets_nothing_through(file: JournalFile, place: int, damage: bytes) -> None:
+    file.append("one")
+    file.notes[place].write_bytes(damage)
+    for use in (file.read, lambda: file.append("two")):
+        with pytest.raises(PolicyError, match=r"is damaged, so it is unknown whether the journal .* is the newest"):
+            use()
 
 
 def test_other_lines_of_the_same_number_are_noticed(file: JournalFile) -> None:

@@ -124,7 +124,8 @@ class SumJournal:
                     self._closed[series] = max(number, self._closed.get(series, -1))
             except (ValueError, KeyError, TypeError) as error:
                 raise damaged() from error
-            self._sums[purpose, series, number] = found
+            key = purpose, series, number
+            self._sums[key] = found if entry.get("sure", True) else self._sums.get(key, found)
         self._read = len(entries)
 
 

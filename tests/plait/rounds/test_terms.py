@@ -13,7 +13,7 @@ from plait.rounds.norm_bound import NormBound, NormPolicy
 from plait.rounds.participant import Participant
 from plait.rounds.run_plan import TaskSettings
 from plait.rounds.run_state import advance, client_seed, initial_state
-from plait.rounds.terms import Terms
+from plait.rounds.terms import Asked, Terms
 from plait.wire.codecs import codec_for
 from plait.wire.envelope import open_envelope, read_header
 from plait.wire.messages import (
@@ -29,6 +29,7 @@ from plait.wire.messages import (
     encode_task,
 )
 from plait.wire.settings import Settings
+from tests.plait.rounds.conftest import DictMemory
 
 ROUNDS = 3
 LOOSE = Policy(min_examples=1, min_tokens=1)
@@ -213,3 +214,11 @@ def test_a_client_expects_what_the_server_of_every_rule_asks(federate, fake_mode
     federation.run()
     assert len(federation.of_kind("update_received")) == MANY * ROUNDS
     assert not federation.of_kind("update_refused")
+
+
+@pytest.mark.parametrize("damaged", [b"", b"{", b"[]", b"{}", b"\xff"])
+def test_a_damaged_record_of_tasks_is_no_empty_one(damaged):
+    memory = DictMemory()
+    memory.save("asked", damaged)
+    with pytest.raises(PolicyError, match="record of a run's tasks is damaged"):
+        Asked.recall(memory)
