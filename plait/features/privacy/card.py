@@ -142,8 +142,10 @@ class PrivacyCard:
         }
 
     def line(self, event: Event) -> str:
-        """What a round has cost."""
-        return f"round {event.round:<3} {self.epsilon_text}" if isinstance(event, PrivacySpent) else ""
+        """What a round has cost; nothing where only the clients know."""
+        if not isinstance(event, PrivacySpent) or not event.is_known:
+            return ""
+        return f"round {event.round:<3} {self.epsilon_text}"
 
     @property
     def is_of_records(self) -> bool:
@@ -154,6 +156,8 @@ class PrivacyCard:
     def epsilon_text(self) -> str:
         """Epsilon and delta in a few words."""
         budget = self.promised.epsilon
+        if self.spent and not self.spent.is_known:
+            return f"epsilon of at most {self.epsilon:.3g} at delta {self.promised.delta:g}"
         of = f" of {budget:g}" if budget is not None else ""
         return f"epsilon {self.epsilon:.3g}{of} at delta {self.promised.delta:g}"
 
@@ -188,7 +192,9 @@ class PrivacyCard:
     def _of_records(self) -> Sequence[tuple[str, str]]:
         promised = self.promised
         known = len(self.spent.by_client) if self.spent else 0
-        spent = f", the most of {known} clients' own accounts" if known else " at most"
+        spent = f", the most of {known} clients' own accounts" if known else ""
+        if self.spent and not self.spent.is_known:
+            spent = ", where each client's own account ends; under masks none says what it has spent so far"
         clip = promised.clip_norm
         return [
             (
@@ -255,7 +261,8 @@ def figures_of(view: RunView) -> Mapping[str, Json]:
     card = next((each for each in view.cards.values() if isinstance(each, PrivacyCard)), None)
     if card is None:
         return {}
-    spent = {0: 0.0, **{each.round: each.epsilon for each in spent_by_round(view.of_features).values()}}
+    said = spent_by_round(view.of_features)
+    spent = {0: 0.0, **{number: each.epsilon for number, each in said.items() if each.is_known}}
     return {
         "dp_unit": card.promised.unit,
         "dp_epsilon": card.epsilon,
@@ -309,6 +316,8 @@ def _of_records(cards: Sequence[PrivacyCard]) -> Together:
 def epsilon_table(view: RunView) -> Table:
     """Epsilon after every round; of records, as the accounts of the clients that have taken part say."""
     promised, spent = promised_in(view.of_features.get("privacy_started", ())), spent_by_round(view.of_features)
+    # Under masks no client says what its records have cost.
+    spent = {number: each for number, each in spent.items() if each.is_known}
     if promised and promised.unit == "record":
         headings, said = (
             ("largest epsilon", "smallest", "clients"),

@@ -72,7 +72,7 @@ class PrivacySpent(Event):
     """What a run has spent after a round.
 
     Attributes:
-        epsilon: of everything so far; of records, the largest of any client's.
+        epsilon: of everything so far; of records, the largest of any client's, or what no client goes beyond.
         charges: one per round, and one more wherever a round was drawn again for other updates; None for records.
         clip_norm: of the next round; None for records.
         by_client: epsilon of each client's records so far, as the account of each that took part says.
@@ -88,9 +88,14 @@ class PrivacySpent(Event):
     by_client: Mapping[str, Number] = {}
 
     @property
+    def is_known(self) -> bool:
+        """Whether epsilon is what was spent, and not the most that clients spend who do not say it."""
+        return self.charges is not None or bool(self.by_client)
+
+    @property
     def logged(self) -> Mapping[str, float | None]:
         """Epsilon, and the clip norm of the next round."""
-        return {"privacy/epsilon": self.epsilon, "privacy/clip_norm": self.clip_norm}
+        return {"privacy/epsilon": self.epsilon if self.is_known else None, "privacy/clip_norm": self.clip_norm}
 
 
 def intents_in(events: Sequence[Event]) -> tuple[NoiseIntended, ...]:

@@ -14,6 +14,8 @@ from plait.features.privacy.card import (
     WORTH_WARNING,
     WORTH_WARNING_OF_RECORDS,
     PrivacyCard,
+    epsilon_table,
+    figures_of,
 )
 from plait.features.privacy.events import NoiseIntended, PrivacySpent, PrivacyStarted
 from plait.features.privacy.plans import plans
@@ -245,6 +247,24 @@ def test_accounts_of_clients_add_up_and_other_units_do_not(tmp_path):
         error = CliRunner().invoke(app, ["privacy", runs[0], *others]).exception
         assert isinstance(error, ConfigError)
         assert message in str(error)
+
+
+def test_under_masks_nothing_is_told_that_only_the_clients_know(tmp_path):
+    promised = PrivacyStarted(unit="record", epsilon=8.0, delta=1e-5, clients=3, batch=16, steps=40)
+    paid = [PrivacySpent(round=number, epsilon=8.0, delta=1e-5) for number in (1, 2)]
+    card = PrivacyCard.of([promised, *paid])
+    assert card.line(paid[0]) == ""
+    assert card.epsilon_text == "epsilon of at most 8 at delta 1e-05"
+    assert paid[0].logged["privacy/epsilon"] is None
+    view = without_privacy()
+    for event in (promised, *paid):
+        view.take(event)
+    assert not epsilon_table(view).rows
+    assert figures_of(view)["dp_epsilon_by_round"] == [0.0]
+    run = written(tmp_path / "run", promised, *paid)
+    shown = " ".join(CliRunner().invoke(app, ["privacy", run]).output.split())
+    assert "under masks none says what it has spent so far" in shown
+    assert "8 of 8" not in shown
 
 
 def test_of_private_records_it_shows_what_each_client_s_have_cost(tmp_path):
