@@ -14,7 +14,6 @@ from plait.api import TURN
 from plait.api.resuming import is_reported
 from plait.api.running import beside, check_names
 from plait.api.serving import Serving, kit_of, vouch_of
-from plait.composition import check_here
 from plait.config import RunConfig
 from plait.errors import ConfigError
 from plait.progress import status, watch
@@ -116,6 +115,8 @@ def open_served_run(
     if directory.has_started and _is_over(directory, settings.out):
         return None
     check_names(settings)
+    from plait.composition import check_here
+
     check_here(settings, simulates=False)
     with status("loading libraries", quiet=quiet):
         from plait.federation import beginning_of, check_vouched_for, run_federation

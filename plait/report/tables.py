@@ -91,7 +91,7 @@ def tables_of_parts(view: RunView) -> tuple[Table, ...]:
 
 def shown_first(run: Path) -> tuple[Table, ...]:
     """What a report's first screen and a run's end show of its directory."""
-    from plait.features.samples.sampled import samples_table
+    from plait.report.samples import samples_table
 
     table = samples_table(run)
     return (table,) if table.rows else ()

@@ -21,9 +21,9 @@ from plait.adapters.peft import WEIGHTS_FILE, load_peft_directory
 from plait.config import RunConfig, config_from_table
 from plait.errors import ConfigError, PeerError
 from plait.exporting.source import plain_name
-from plait.features.samples.sampled import FILE
 from plait.features.withdrawal.events import ClientWithdrawn, Withdrawn
 from plait.files import cannot_write
+from plait.report.samples import FILE
 from plait.rounds.events import ClientErased, Event, RunFinished, UpdateReceived
 from plait.rounds.ledger import append_event, canonical, read_events
 from plait.rounds.run_directory import RunDirectory

@@ -9,7 +9,7 @@ import pytest
 
 import plait
 from plait.errors import PeerError
-from plait.features.samples.sampled import FILE, samples_in, samples_table
+from plait.report.samples import FILE, samples_in, samples_table
 from tests.features.conftest import SMALL, rows
 
 

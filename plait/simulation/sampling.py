@@ -11,9 +11,9 @@ from pathlib import Path
 
 from plait.data import BUILTINS
 from plait.errors import PlaitError
-from plait.features.samples.sampled import FILE, MAX_TOKENS, Sample
 from plait.files import write_atomically
 from plait.progress import say, status
+from plait.report.samples import FILE, MAX_TOKENS, Sample
 from plait.rounds.run_directory import RunDirectory
 from plait.run import Run
 from plait.simulation.partitioned_data import PartitionedData
