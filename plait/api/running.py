@@ -90,7 +90,7 @@ def end(run: Run, data: PartitionedData, directory: RunDirectory, *, quiet: bool
     """
     if quiet and not run.config.asks(Samples):
         return
-    from plait.simulation.sampling import sample
+    from plait.api.sampling import sample
 
     sample(run, data, directory, quiet=quiet)
 

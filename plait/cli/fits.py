@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from plait.cli.doctor import Finding, JsonOutput, show
 from plait.errors import ConfigError
 from plait.progress import status
+
+if TYPE_CHECKING:
+    from plait.training.memory_plan import ModelSize, StepPlan
 
 
 def fits(
@@ -83,10 +86,7 @@ def _plan(
     budget = memory_for_steps(compute.device, memory_bytes) or machine.memory_bytes()
     host = stated_card or has_memory_of_its_own(compute.device)
     plan = plan_step(size, batch=batch_size, seq_len=seq_len, budget=budget, host_has_room=host)
-    fitting = what_would_fit(size, seq_len=seq_len, budget=budget, host_has_room=host)
-    where = "in the host's memory" if plan.embedding_on_host else "on the device"
-    if host and not size.lone_embedding:
-        where += ", with the head: they are one matrix" if size.tied else ": the adapter changes it"
+    fitting = "" if plan.fits else what_would_fit(size, seq_len=seq_len, budget=budget, host_has_room=host)
     held = "NF4 and " if size.four_bits else ""
     return [
         Finding("base", f"{base} in {held}{compute.dtype_name}, {size.base_bytes / 1e9:.2f} GB"),
@@ -97,12 +97,22 @@ def _plan(
         ),
         Finding("memory", f"{budget / 1e9:.1f} GB of {'the stated device' if memory_bytes else compute.device}"),
         Finding("batch", f"{batch_size} x {seq_len}" + (f", in {plan.cuts} parts" if plan.cuts > 1 else "")),
+        *_of_plan(plan, size, host=host, fitting=fitting),
+    ]
+
+
+def _of_plan(plan: StepPlan, size: ModelSize, *, host: bool, fitting: str) -> list[Finding]:
+    """What a step gives up, and its peak."""
+    where = "in the host's memory" if plan.embedding_on_host else "on the device"
+    if host and not size.lone_embedding:
+        where += ", with the head: they are one matrix" if size.tied else ": the adapter changes it"
+    return [
         Finding("blocks computed twice", f"{plan.recomputed} of {size.layers}"),
         Finding("logits at a time", f"{plan.slice_elements / 1e6:.0f} million"),
         Finding("input embedding", f"{size.embedding_bytes / 1e9:.2f} GB, {where}"),
         Finding(
             "predicted peak",
             f"{plan.peak_bytes / 1e9:.2f} GB" + ("" if plan.fits else ", does not fit"),
-            "" if plan.fits else f"what would fit: {fitting}",
+            f"what would fit: {fitting}" if fitting else "",
         ),
     ]

@@ -598,7 +598,7 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
     "canaries": {
         "samples-asked": (
             "any data is shown as bundled data is",
-            instead("plait.simulation.sampling:BUILTINS", ("memory:data",)),
+            instead("plait.api.sampling:BUILTINS", ("memory:data",)),
         ),
         "columns-counted": ("any column is counted in the ledger", _any_column_is_counted),
     },
