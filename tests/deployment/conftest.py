@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import shutil
 import signal
@@ -52,10 +53,12 @@ main()
 def plait(*arguments: object, folder: Path, output: Path, doomed: str = "") -> Command:
     """Start `plait` in a folder; all that it prints goes into one file. A doomed one kills itself (see `doomed`).
 
-    A client's secret of a run is that of its simulation, so that both end with the same bits.
+    A client's secret of a run is that of its simulation, so that both end with the same bits. Each folder is a machine
+    of its own: its user's home has nothing of the others.
     """
+    env = {**os.environ, "XDG_STATE_HOME": str(folder / "home")}
     with output.open("ab") as file:
-        return Command(doomed, *arguments, program=_PROGRAM, cwd=folder, stdout=file, stderr=subprocess.STDOUT)
+        return Command(doomed, *arguments, program=_PROGRAM, cwd=folder, env=env, stdout=file, stderr=subprocess.STDOUT)
 
 
 @dataclass
