@@ -76,6 +76,7 @@ class Viewer:
         self._now = RunNow()
         self._newcomers: list[str] = []
         self._turned_away: dict[str, list[ClientTurnedAway]] = {}
+        self._missing: tuple[str, ...] = ()
         self._updates: list[UpdateReceived] = []
         self._rates_are_shown = False
         self._began: tuple[float, float] | None = None
@@ -110,6 +111,11 @@ class Viewer:
                     self._screen.print(sentence)
             case WaitingForClients():
                 self._show_here(event.wanted, event.fit, event.unfit)
+                if event.missing and event.missing != self._missing:
+                    names = ", ".join(map(_clean, event.missing))
+                    how = "start the client again; --deadline-s limits how long a round waits"
+                    self._warn("waiting", f"for {names}: {how}")
+                self._missing = event.missing
             case ClientsGathered():
                 self._show_here(event.wanted, event.fit, 0)
             case PublishFailed():

@@ -19,7 +19,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9_.:/@+\-\[\]]+")
 
 # Events of the ledger, their names here, and the fields to log.
 _SAID: Mapping[type[events.Event], tuple[str, tuple[str, ...]]] = {
-    events.WaitingForClients: ("waiting-for-clients", ("here", "fit", "unfit", "wanted")),
+    events.WaitingForClients: ("waiting-for-clients", ("here", "fit", "unfit", "wanted", "missing")),
     events.ClientsGathered: ("clients-gathered", ("fit", "wanted")),
     events.ClientTurnedAway: ("cannot-take-part", ("client", "reason", "detail")),
     events.ClientReplaced: ("client-replaced", ("round", "client", "by")),
@@ -29,7 +29,7 @@ _SAID: Mapping[type[events.Event], tuple[str, tuple[str, ...]]] = {
     events.EndedEarly: ("ended-early", ("round", "reason")),
     events.RoundMissed: ("round-missed", ("round", "attempt", "received")),
 }
-_ONLY_IF_ANY = frozenset({"stage"})
+_ONLY_IF_ANY = frozenset({"missing", "stage"})
 
 
 def say(event: str, *, level: int = logging.INFO, **fields: object) -> None:

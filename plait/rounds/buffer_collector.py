@@ -152,10 +152,10 @@ class BufferCollector:
         state, stored = self._go_on(state)
         state = self._ask(state, stored)
         self.server.ledger.append(events.RoundStarted(round=number, cohort=tuple(sorted(self._working))))
-        attempt = 1
+        attempt, enough = 1, self.server.enough(self.buffer.size)
         while (accepted := self._accepted(state, stored)) < self.buffer.size:
             if not self._working:
-                if accepted >= self.server.plan.quorum:
+                if accepted >= (enough if attempt < self.server.plan.attempts else self.server.plan.quorum):
                     break
                 self._miss(number, attempt, accepted)
                 attempt += 1
@@ -299,7 +299,7 @@ class BufferCollector:
                 "client is left that could give one"
             )
         if self._channel.open_ended:
-            self.server.gather()
+            self.server.gather(enough=self.server.enough(self.buffer.size), deadline=self.server.tasks.deadline())
         self._asked.clear()
 
     def _fold(self, state: RunState, stored: dict[str, Stored], started: float) -> RunState:

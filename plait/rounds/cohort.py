@@ -1,9 +1,10 @@
 """Rounds that wait for their cohort: the core's way to gather updates and evaluations.
 
 A round ends when enough updates are in, or at its deadline. Clients that fail are replaced while there is time; with
-fewer updates than the quorum the round is tried again with those it has. Its updates are opened side by side as they
-come and folded once all are in, so the result does not depend on who answered first. Other ways, such as buffers and
-masked sums, share the `ServerSide` of a run.
+fewer updates than the quorum the round is tried again with those it has. Where clients come and go it also is with half
+of its cohort or less, if others were lost: it waits for them, at most until its deadline. Its updates are opened side
+by side as they come and folded once all are in, so the result does not depend on who answered first. Other ways, such
+as buffers and masked sums, share the `ServerSide` of a run.
 """
 
 from __future__ import annotations
@@ -80,10 +81,18 @@ class ServerSide:
         clock = self.channel.clock
         return clock.now() if clock.is_virtual else None
 
-    def gather(self, *, begun: bool = True) -> None:
-        """Wait for the first clients; later for a while, and then continue with the quorum."""
-        enough = self.least if begun or not self.waits else None
-        self.roster.gather(self.plan.clients, enough=enough)
+    def gather(self, *, begun: bool = True, enough: int = 0, deadline: float | None = None) -> None:
+        """Wait for the first clients; later for a while, and then continue with the quorum.
+
+        Args:
+            enough: clients to continue with, if that is more, until the deadline, on the channel's clock.
+        """
+        least = self.least if begun or not self.waits else None
+        self.roster.gather(self.plan.clients, enough=least, better=enough, deadline=deadline)
+
+    def enough(self, wanted: int) -> int:
+        """Updates without which a round of so many waits for clients that were lost: more than half."""
+        return max(self.plan.quorum, wanted // 2 + 1) if self.waits else self.plan.quorum
 
     def close(self, state: RunState, stored: Mapping[str, Stored], *, wanted: int, started: float) -> RunState:
         """Fold the updates of the next round; the state after it is on disk, and published."""
@@ -322,12 +331,15 @@ class CohortCollector:
         if server.aggregator.fold.is_settled(state, number, check.accepted):
             return self._close(state, stored, started)
         attempts = server.plan.attempts if server.waits or server.channel.clock.is_virtual else 1
+        enough, deadline = server.enough(server.plan.cohort_size), server.tasks.deadline()
         for attempt in range(1, attempts + 1):
             if server.waits:
-                server.gather()
-            state = self._collect(state, number, stored, without=check.refused if attempt > 1 else ())
+                server.gather(enough=enough, deadline=deadline)
+            lost, without = set[str](), check.refused if attempt > 1 else ()
+            state = self._collect(state, number, stored, without=without, lost=lost)
             check = server.spool.check_norms(state, stored)
-            if len(check.accepted) >= server.plan.quorum:
+            goes_on = attempt == attempts or (deadline is not None and server.channel.clock.now() >= deadline)
+            if len(check.accepted) >= (enough if lost and not goes_on else server.plan.quorum):
                 return self._close(state, stored, started)
             server.ledger.append(events.RoundMissed(round=number, attempt=attempt, received=len(check.accepted)))
         raise PeerError(
@@ -355,11 +367,14 @@ class CohortCollector:
         return self.server.close(state, stored, wanted=wanted, started=started)
 
     def _collect(
-        self, state: RunState, number: int, stored: dict[str, Stored], *, without: Collection[str]
+        self, state: RunState, number: int, stored: dict[str, Stored], *, without: Collection[str], lost: set[str]
     ) -> RunState:
-        """Ask the cohort, and replacements for clients that fail; `stored` gets what is stored of each update.
+        """Ask the cohort, and replacements for clients that fail.
 
-        The clients in `without` gave an update that does not count.
+        Args:
+            stored: gets what is stored of each update.
+            without: clients that gave an update that does not count.
+            lost: gets the clients that were asked and will not answer.
         """
         server = self.server
         plan, roster, log = server.plan, server.roster, server.log
@@ -398,6 +413,7 @@ class CohortCollector:
                         stored[client] = taken
                 else:
                     log.failure(number, answer)
+                    lost |= {client} if isinstance(answer.reply, NoAnswer) else set()
                 if client in usable:
                     continue
                 doubt(roster, answer)

@@ -315,6 +315,7 @@ class WaitingForClients(Event):
         fit: how many of them can take part.
         unfit: how many of them cannot.
         wanted: how many the run waits for.
+        missing: some that took part before.
     """
 
     event = "waiting_for_clients"
@@ -322,6 +323,7 @@ class WaitingForClients(Event):
     fit: Count = 0
     unfit: Count = 0
     wanted: Count
+    missing: tuple[str, ...] = ()
 
 
 class ClientsGathered(Event):

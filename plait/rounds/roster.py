@@ -152,6 +152,7 @@ MOST_QUESTIONS = 2
 """A node is asked about the largest rank, and then about its own."""
 
 _PAUSE_S = 1.0
+_MOST_NAMED = 8
 _LOOKS_APART = 4
 
 
@@ -232,13 +233,16 @@ class Roster:
     def __exit__(self, *error: object) -> None:
         self._exchange.__exit__(*error)
 
-    def gather(self, at_least: int, *, enough: int | None = None) -> None:
+    def gather(
+        self, at_least: int, *, enough: int | None = None, better: int = 0, deadline: float | None = None
+    ) -> None:
         """Process descriptions, and wait until `at_least` clients can take part.
 
         Args:
             at_least: clients to wait for if nodes come and go.
             enough: continue with this many once the missing ones were waited for, or are connected and cannot take
                 part; None before the run has begun. If all nodes are present from the start, this is the minimum.
+            better: until the deadline (on the channel's clock; None for none) continue with no fewer than this.
 
         Raises:
             PeerError: all nodes are present from the start, and fewer than `enough` can take part. If they come and go,
@@ -252,7 +256,8 @@ class Roster:
             started = time.monotonic()
             self._look()
             self._listen(0.0)
-            if self._suffices(at_least, enough):
+            in_time = deadline is None or self._channel.clock.now() < deadline
+            if self._suffices(at_least, enough if enough is None or not in_time else max(enough, better)):
                 break
             self._tell_waiting(at_least)
             # Thousands arrive one by one: looking at all of them takes a small part of the time.
@@ -448,7 +453,9 @@ class Roster:
         now = here, fit, unfit = len(self._liveness), len(self.nodes), len(self._unfit)
         if now != self._told_waiting:
             self._told_waiting = now
-            self._ledger.append(events.WaitingForClients(here=here, fit=fit, unfit=unfit, wanted=wanted))
+            missing = tuple(sorted(set(self._told) - set(self.nodes)))[:_MOST_NAMED]
+            waiting = events.WaitingForClients(here=here, fit=fit, unfit=unfit, wanted=wanted, missing=missing)
+            self._ledger.append(waiting)
 
     def _tell(self, new: Sequence[str]) -> None:
         """Record new clients, and those that have changed since they were last recorded."""

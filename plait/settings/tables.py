@@ -187,7 +187,8 @@ class Cohort(Table):
     clients_per_round: Annotated[int, Field(ge=0)] = 0
     """clients sampled per round; 0 means all"""
     quorum: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """fraction of the wanted updates below which a round is retried"""
+    """fraction of the wanted updates below which a round is retried; with half or fewer a round also waits for clients
+    that were lost, at most deadline-s"""
     deadline_s: Annotated[float, Field(ge=0)] = 0.0
     """seconds a round waits for updates; 0 means no limit while clients show progress"""
 

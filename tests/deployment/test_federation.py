@@ -88,6 +88,26 @@ def test_a_server_and_a_client_that_are_killed_in_a_round_go_on_to_the_same_adap
     assert not sees_canary(deployment.folder)
 
 
+@pytest.mark.parametrize("options", [(), ("--secure-aggregation",)], ids=["open", "masked"])
+def test_a_round_waits_for_killed_clients_if_others_are_half_of_its_cohort_or_less(deployment, simulated, options):
+    deployment.serve(*THREE_ROUNDS, *options, "--grace-s", "1")
+    deployment.join_all()
+    for name in ("bob", "carol"):
+        deployment.stop_in_training(name, 2)
+    for name in ("bob", "carol"):
+        deployment.signal(name, SIGKILL)
+    deployment.until(lambda: "bob, carol: start the client again" in " ".join(deployment.printed("server").split()))
+    assert not deployment.events("round_finished", round=2)
+    for name in ("bob", "carol"):
+        deployment.start(name)
+    deployment.finish()
+    assert min(event["received"] for event in deployment.events("round_finished")) >= 2
+    if not options:
+        reference = simulated(*THREE_ROUNDS)
+        assert deployment.adapter == (reference / "adapter" / "adapter_model.safetensors").read_bytes()
+        assert [event["received"] for event in deployment.events("round_finished")] == [3, 3, 3]
+
+
 def test_a_step_taken_back_by_a_server_that_is_then_killed_leads_to_the_adapter_of_a_simulation(deployment, simulated):
     # Clients find their own learning rates, and of steps of eight times theirs the first ones make the adapter worse.
     too_far = ("--rounds", "4", "--learning-rate", "0", "--server-optimizer", "sgd:lr=8", "--own-share", "0")

@@ -33,7 +33,7 @@ ROWS = {
     "malformed": "malformed updates",
     "forged": "replay, tamper, wrong base, round, node",
     "killed": "SIGKILL of server or client, bit-identical",
-    "clients_killed": "half of the clients SIGKILLed mid-round",
+    "clients_killed": "15 of 32 clients SIGKILLed mid-round",
     "network": "network faults, each at each moment",
     "straggler": "straggler",
     "door": "unauthenticated: memory, unknown keys, roles",

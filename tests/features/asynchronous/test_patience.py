@@ -1,6 +1,7 @@
 """No silent client holds up asynchronous rounds."""
 
 import itertools
+import time
 
 import pytest
 
@@ -72,3 +73,34 @@ def test_an_adapter_is_published_once_it_is_evaluated_beside_training_also_by_a_
     published = {state.round: state.shadow.digest().hex() for state in federation.published}
     assert set(published) == {0, 2, 4, 6}
     assert published == evaluated
+
+
+@pytest.mark.parametrize("buffered", [False, True], ids=["cohort", "buffer"])
+@pytest.mark.parametrize("deadline_s", [None, 4000.0])
+def test_a_round_with_half_of_its_updates_or_less_waits_for_clients_that_were_lost(
+    federate, clock, monkeypatch, buffered, deadline_s
+):
+    """Two of three leave in round 2 and come back once they are waited for, or not before the deadline."""
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    options = rounds_of(Buffer(3, 9, 3)) if buffered else {}
+    federation = federate(rounds=3, quorum=1, attempts=3, deadline_s=deadline_s, **options)
+    channel, waited = federation.channel, []
+    channel.open_ended = True
+
+    def tamper(asked, reply):
+        if waited or (asked.purpose, asked.round) != (Purpose.TRAIN, 2) or asked.client == "alice":
+            return reply
+        channel.gone.add(next(node for node, name in channel.names.items() if name == asked.client))
+        return "node left"
+
+    def wait(timeout_s):
+        waited.append(timeout_s)
+        if deadline_s is None or federation.of_kind("round_finished")[-1]["round"] == 2:
+            channel.gone.clear()
+
+    channel.tamper, channel.wait = tamper, wait
+    federation.run()
+    missing = [event["missing"] for event in federation.of_kind("waiting_for_clients")]
+    assert missing[0] == ["bob", "mallory"]
+    received = [event["received"] for event in federation.of_kind("round_finished")]
+    assert received[1] == (3 if deadline_s is None else 1)
