@@ -78,6 +78,23 @@ def test_the_adaptive_ones_are_algorithm_2_of_the_paper(steps, name):
         np.testing.assert_allclose(got, 0.1 * m / (np.sqrt(v) + 1e-3), rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("scale", [1e-5, 1.0, 1e3])
+@pytest.mark.parametrize("name", ["fedadagrad", "fedadam", "fedyogi"])
+def test_by_default_a_step_is_about_as_long_as_the_rule_s_whatever_its_size(steps, name, scale):
+    context, states = steps
+    larger = [AdapterState(state.layout, state.flat * np.float32(scale)) for state in states]
+    plain = taken(Adaptive(name), steps)
+    scaled = taken(Adaptive(name), (context, larger))
+    for got, of_scale in zip(plain, scaled, strict=True):
+        np.testing.assert_allclose(of_scale, got * scale, rtol=1e-3, atol=1e-6 * scale)
+    assert 0.5 < np.linalg.norm(plain[0]) / np.linalg.norm(states[0].flat) < 1.1
+
+
+def test_a_given_rate_that_would_destroy_the_adapter_is_refused_in_the_first_round(steps):
+    with pytest.raises(ConfigError, match=r"lr 500 and tau 0.001 is \d+ times as long .* leave lr and tau out"):
+        taken(Adaptive("fedadam", lr=500.0, tau=1e-3), steps)
+
+
 @pytest.mark.parametrize(
     ("rule", "optimizer", "fits"),
     [
