@@ -14,7 +14,7 @@ import struct
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -262,6 +262,14 @@ def names_in(value: Any, name: str = "") -> Iterator[str]:
         yield name
 
 
+def grouped(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, list[Any]]:
+    """Values by what comes before them."""
+    found: dict[Any, list[Any]] = {}
+    for key, value in pairs:
+        found.setdefault(key, []).append(value)
+    return found
+
+
 class Story:
     """A ledger beside what clients signed: refused where they differ; `word` has what none of them says too."""
 
@@ -282,6 +290,24 @@ class Story:
         self.seen: dict[str, set[str]] = {}
         self.doubts: list[str] = []
         self.matched = self._matched()
+        self.after = grouped((each["round"], each["adapter"]) for each in events if {"round", "adapter"} <= each.keys())
+        self.inside = grouped((each.get("fold", each["round"]), each["client"]) for each in self.updates)
+        self.refused = grouped(
+            (each["round"], each["client"]) for each in self._of("update_refused") if not each["stage"]
+        )
+        self.sums = grouped(
+            (each["round"], each["clients"]) for each in self._of("sum_unmasked") if each["purpose"] == "train"
+        )
+        told = [
+            (name, each["round"], each["told"])
+            for name in self.records
+            for each in self.records[name]
+            if "told" in each
+        ]
+        self.cards = grouped((name, said["card"]) for name, _, said in told if "card" in said)
+        self.losses = grouped(((name, number), said) for name, number, said in told if "score" in said)
+        answers = [each for each in self._of("reply_received") if each["seq"] in self.matched]
+        self.answered = grouped((each["round"], each["client"]) for each in answers if each["purpose"] == "evaluate")
         self.held = self._held()
         for event in events:
             self._tell(event)
@@ -321,6 +347,7 @@ class Story:
                 asked[name, each["purpose"], each["round"], each["asked"]] += 1
                 sent[name, purpose, each["round"], size] += 1
                 signed |= {(name, each["round"], each["signed"]): each["adapter"]} if "signed" in each else {}
+        known, again = set(sent), Counter[str]()
         found, kinds = set[int](), {"update_received": "train", "update_refused": "refused"}
         for event in (each for each in self.events if each.get("client") in self.records):
             kind, name, number = event["event"], event["client"], event.get("round")
@@ -337,11 +364,18 @@ class Story:
             if key:
                 left[key] -= 1
                 found.add(event["seq"])
+            # A server that is started again asks again, and gets the same answer, which a record has once.
+            is_again = not key and kind == "reply_received" and not known.isdisjoint(keys)
+            again[name] += is_again
             must = kind == "update_received" or (kind == "reply_received" and event["uplink_bytes"] > 0)
-            _check(key or not must, f"the record of {name!r} lacks an answer that the ledger has in round {number}")
+            _check(
+                key or is_again or not must,
+                f"the record of {name!r} lacks an answer that the ledger has in round {number}",
+            )
             if "signed" in event:
                 digest = _sha256(bytes.fromhex(event["signed"]))
                 _check(signed.pop((name, number, digest), None), f"an update is not in the record of {name!r}")
+        self.doubts += [f"{again[name]} answers that {name!r} gave again, which its record has once" for name in +again]
         self._left(+asked, +sent, signed)
         return found
 
@@ -355,34 +389,26 @@ class Story:
             )
             self.doubts.append(f"why an update of {name!r} in round {number}, which it signed, is not in the ledger")
         for what, left in (("tasks to", asked), ("answers of", sent)):
-            for name in sorted({key[0] for key in left}):
-                count = sum(left[key] for key in left if key[0] == name)
-                self.doubts.append(f"{count} {what} {name!r} by its record, which the ledger lacks")
+            for name, counts in sorted(grouped((key[0], left[key]) for key in left).items()):
+                self.doubts.append(f"{sum(counts)} {what} {name!r} by its record, which the ledger lacks")
 
     def _of(self, kind: str) -> list[dict[str, Any]]:
         return [each for each in self.events if each["event"] == kind]
 
     def _held(self) -> set[tuple[int, str]]:
         """Rounds, and the adapters that clients' records have after them; the ledger has no others."""
-        after: dict[int, set[str]] = {}
-        for event in self.events:
-            if "adapter" in event and "round" in event:
-                after.setdefault(event["round"], set()).add(event["adapter"])
         found = set[tuple[int, str]]()
         for name, messages in self.records.items() if not self.has_ranks else ():
             for each in (each for each in messages if "adapter" in each):
                 number = each["round"] - (each["purpose"] == "train")
-                right = each["adapter"] in after.get(number, {each["adapter"]})
+                right = each["adapter"] in self.after.get(number, (each["adapter"],))
                 _check(right, f"{name!r} was given another adapter after round {number} than the ledger has")
                 found.add((number, each["adapter"]))
         return found
 
     def check_base(self, event: dict[str, Any], adapter: str) -> None:
         """An update is of the adapter that the ledger has after the round before."""
-        after = {
-            each["adapter"] for each in self.events if each.get("round") == event["round"] - 1 and "adapter" in each
-        }
-        right = adapter in after or not after or self.has_ranks
+        right = self.has_ranks or adapter in self.after.get(event["round"] - 1, (adapter,))
         _check(right, f"the update of {event['client']!r} in round {event['round']} is of another adapter")
 
     def _tell(self, event: dict[str, Any]) -> None:
@@ -435,7 +461,7 @@ class Story:
         said = set(names_in({"clients": event["clients"]}))
         for card in event["clients"]:
             messages = self.records.get(card["client"], ())
-            cards = [canonical(each["told"]["card"]) for each in messages if "card" in each.get("told", ())]
+            cards = [*map(canonical, self.cards.get(card["client"], ()))]
             told = canonical({key: card[key] for key in card if key not in ("rank", "public_key")})
             _check(not cards or told in cards, f"{card['client']!r} described itself otherwise")
             said &= said if cards else {"clients.client", "clients.public_key"} if messages else set[str]()
@@ -467,11 +493,8 @@ class Story:
         number = event["round"]
         _check(number == self.rounds and number <= self.config["rounds"], f"round {number} is not the next of the run")
         _check(not self.counts or number in {each for each, _ in self.draws}, f"round {number} has no noise")
-        inside = [each["client"] for each in self.updates if each.get("fold", each["round"]) == number]
-        refused = [
-            each["client"] for each in self._of("update_refused") if each["round"] == number and not each["stage"]
-        ]
-        received = len(inside) - len(set(refused) & set(inside))
+        inside = self.inside.get(number, [])
+        received = len(inside) - len({*self.refused.get(number, ())} & {*inside})
         said = self.adapter(event) | ({"round"} if "rounds" in self.agreed else set[str]())
         is_known = event.get("received") == received and all(client in self.records for client in inside)
         said |= {"received"} if is_known else set[str]()
@@ -485,8 +508,10 @@ class Story:
         """The published adapter is the one that clients were given after its round."""
         _check(event["rounds"] == self.rounds, f"the run ends after {self.rounds} rounds, not {event['rounds']}")
         number = event.get("kept_round", self.rounds)
-        after = {each["adapter"] for each in self.events if each.get("round") == number and "adapter" in each}
-        _check(self.has_ranks or event["adapter"] in after, "the published adapter is of no round of the ledger")
+        _check(
+            self.has_ranks or event["adapter"] in self.after.get(number, ()),
+            "the published adapter is of no round of the ledger",
+        )
         is_held = (number, event["adapter"]) in self.held
         if not is_held:
             self.doubts.append("the published adapter: no client's statement has its digest")
@@ -498,8 +523,7 @@ class Story:
         for kind, prefix, mean in (("score", "", event), ("own", "own.", event.get("own") or {})):
             scores = mean.get("by_client", {})
             for name in self._evaluators(event):
-                told = [each["told"].get(kind) for each in self.records[name]
-                        if each["round"] == event["round"] and "score" in each.get("told", ())]  # fmt: skip
+                told = [each.get(kind) for each in self.losses.get((name, event["round"]), ())]
                 right = canonical(scores.get(name)) in map(canonical, told)
                 _check(right, f"{name!r} told another loss in round {event['round']}")
                 said.add(f"{prefix}by_client.{name}")
@@ -511,10 +535,8 @@ class Story:
 
     def _evaluators(self, event: dict[str, Any]) -> set[str]:
         """Clients with a record whose losses an evaluation has, or should have by their answers in the ledger."""
-        answers = [each for each in self._of("reply_received") if each["seq"] in self.matched]
-        round_, hidden = event["round"], self.is_masked or self.is_noised
-        sent = {each["client"] for each in answers if each["purpose"] == "evaluate" and each["round"] == round_}
-        return (set(event.get("by_client", ())) | (set[str]() if hidden else sent)) & self.records.keys()
+        sent = () if self.is_masked or self.is_noised else self.answered.get(event["round"], ())
+        return {*event.get("by_client", ()), *sent} & self.records.keys()
 
     def privacy(self, event: dict[str, Any]) -> set[str]:
         """What was promised, as agreed; and what it cost, where noise or clients' own accounts say it."""
@@ -551,10 +573,8 @@ class Story:
 
     def sum(self, event: dict[str, Any]) -> set[str]:
         """A sum under masks: of as many clients as sent a part in its round."""
-        sums = [each["clients"] for each in self._of("sum_unmasked")
-                if (each["round"], each["purpose"]) == (event["round"], "train")]  # fmt: skip
-        parts = [each["client"] in self.records for each in self.updates if each["round"] == event["round"]]
-        is_known = event["purpose"] == "train" and sum(sums) == len(parts) and all(parts)
+        parts = [client in self.records for client in self.inside.get(event["round"], ())]
+        is_known = event["purpose"] == "train" and sum(self.sums[event["round"]]) == len(parts) and all(parts)
         return {"clients"} if is_known else set[str]()
 
 

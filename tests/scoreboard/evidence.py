@@ -176,6 +176,7 @@ STORIES: dict[str, tuple[Change, str]] = {
     "bytes below zero": (lambda lines, _: _each("broadcast", lines)[0].update(downlink_bytes=-5), ""),
     "another adapter": (_other_adapter, ""),
     "an update twice": (lambda lines, _: lines.insert(-1, copy.deepcopy(_each("update_received", lines)[0])), ""),
+    "an answer twice": (lambda lines, _: lines.insert(-1, dict(_each("reply_received", lines)[0])), "gave again"),
     "a loss left out": (lambda lines, _: _each("evaluated", lines)[0]["by_client"].pop("ada"), ""),
     "a key that the operator made": (_other_key, "there is no statement"),
     "no statements": (lambda _, predicate: predicate["statements"].clear(), "there is no statement"),
