@@ -72,14 +72,26 @@ def test_a_changed_adapter_is_found(finished: Path, plait) -> None:
     assert "/adapter' is " in ran.err
 
 
-def test_a_run_that_died_between_publishing_a_round_and_recording_it_is_whole(finished: Path, plait) -> None:
-    ledger = finished / "ledger.jsonl"
+@pytest.mark.parametrize(
+    ("keep", "cut", "said"),
+    [
+        ("last", "round_finished", "that of round 2, which `plait resume` will finish"),
+        ("accepted", "run_finished", "that of round 2"),
+    ],
+)
+def test_a_run_that_died_between_publishing_a_round_and_recording_it_is_whole(
+    original: Path, small: tuple[str, ...], plait, tmp_path: Path, keep: str, cut: str, said: str
+) -> None:
+    out = tmp_path / "run"
+    data = ("--data", original / "my.jsonl", "--partition", "natural:author", "--clients", 3)
+    assert plait("simulate", *data, *small, "--learning-rate", 1e-2, "--keep", keep, "--out", out).code == 0
+    ledger = out / "ledger.jsonl"
     lines = ledger.read_bytes().splitlines(keepends=True)
-    last = max(number for number, line in enumerate(lines) if b'"event":"round_finished"' in line)
+    last = max(number for number, line in enumerate(lines) if f'"event":"{cut}"'.encode() in line)
     ledger.write_bytes(b"".join(lines[:last]))
-    ran = plait("verify", finished)
+    ran = plait("verify", out)
     assert ran.code == 0, ran.err
-    assert "that of round 2, which `plait resume` will finish" in ran.out
+    assert said in ran.out
 
 
 def test_options_of_a_rule_reach_its_rounds_and_are_recorded_and_recomputed(
