@@ -1,7 +1,6 @@
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from plait.config import (
     ALIASES,
@@ -12,7 +11,6 @@ from plait.config import (
 )
 from plait.errors import ConfigError
 from plait.plugins import Kind
-from plait.settings import TABLES as CORE
 from plait.settings.toml import read_config_table
 from plait.wire.bounds import MAX_COUNT, MAX_EXAMPLES, MAX_SEQ_LEN, MAX_STEPS
 
@@ -61,11 +59,6 @@ def test_what_was_used_can_be_read_again(tmp_path_factory, texts, numbers):
     assert config_from_table(read_config_table(path)) == config
 
 
-def test_every_key_is_written_once_a_line():
-    lines = to_toml(RunConfig(out="a\nb")).splitlines()
-    assert [line.partition(" = ")[0] for line in lines if " = " in line] == list(known_keys(CORE))
-
-
 def test_a_key_is_the_same_with_and_without_its_table_and_as_flower_flattens_it():
     asked = config_from_table({"dp": "client", "dp-epsilon": 8.0, "clients": 9, "threads": 2})
     private = {"dp": "client", "dp_epsilon": 8.0}
@@ -81,7 +74,6 @@ def test_a_key_is_the_same_with_and_without_its_table_and_as_flower_flattens_it(
         ({"machine": {"thread": 2}}, r"\[machine\]: unknown key 'thread'; did you mean 'threads'"),
         ({"machine": 3}, r"machine is 3, expected a table of settings, \[machine\]"),
         ({"threads": 1, "machine": {"threads": 2}}, r"threads is given above all tables and in \[machine\]"),
-        ({"threads": 1, "machine.threads": 2}, r"threads is given above all tables and in \[machine\]"),
     ],
 )
 def test_a_key_in_the_wrong_table_or_in_two_is_refused(table, message):
@@ -99,25 +91,14 @@ def test_a_key_may_be_spelled_either_way(spelling):
     [
         # FlowerTune
         ("num-server-rounds", "rounds", 3),
-        ("num-supernodes", "clients", 3),
-        ("model-name", "base", "gpt2"),
         ("dataset-name", "data", "x.jsonl"),
         # TRL and transformers
         ("model_name_or_path", "base", "gpt2"),
-        ("per_device_train_batch_size", "batch_size", 3),
-        ("gradient_accumulation_steps", "gradient_accumulation_steps", 3),
         ("max_steps", "local_steps", 3),
-        ("max_length", "seq_len", 64),
-        ("max_seq_length", "seq_len", 64),
-        ("lr_scheduler_type", "lr_schedule", "linear"),
-        ("learning_rate", "learning_rate", 0.5),
         ("output_dir", "out", "x"),
         # PEFT
         ("r", "rank", 3),
-        ("lora_r", "rank", 3),
         ("lora_alpha", "alpha", 3.0),
-        ("lora_dropout", "dropout", 0.5),
-        ("target_modules", "target_modules", "q_proj"),
     ],
 )
 def test_the_names_of_other_systems_are_understood(theirs, ours, value):
@@ -133,7 +114,6 @@ def test_every_alias_leads_to_a_key_and_hides_none():
     ("table", "clash"),
     [
         ({"rank": 8, "lora_r": 16}, "'rank' and 'lora_r' both give rank"),
-        ({"num-rounds": 8, "num-server-rounds": 8}, "'num-rounds' and 'num-server-rounds' both give rounds"),
         ({"batch_size": 8, "batch-size": 8}, "'batch_size' and 'batch-size' both give batch-size"),
     ],
 )
@@ -146,8 +126,6 @@ def test_one_setting_given_twice_is_an_error_that_names_both(table, clash):
     ("given", "nearest"),
     [
         ("round", "rounds"),
-        ("local_step", "local-steps"),
-        ("learning-rte", "learning-rate"),
         ("batchsize", "batch-size"),
     ],
 )
@@ -166,18 +144,12 @@ def test_an_unknown_key_that_is_near_none_is_an_error_that_names_all():
     [
         ({"rounds": 0}, "rounds is 0, expected greater than or equal to 1"),
         ({"rounds": 2.5}, "rounds is 2.5, expected a valid integer"),
-        ({"rounds": "5"}, "rounds is '5', expected a valid integer"),
         ({"rounds": True}, "rounds is True, expected a valid integer"),
-        ({"learning_rate": -1e-3}, "learning-rate is -0.001, expected greater than or equal to 0"),
         ({"learning_rate": float("nan")}, "learning-rate is nan, expected a finite number"),
-        ({"learning_rate": float("inf")}, "learning-rate is inf, expected a finite number"),
         ({"held_out_fraction": 1.0}, "held-out-fraction is 1.0, expected less than 1"),
-        ({"dropout": 1.0}, "dropout is 1.0, expected less than 1"),
-        ({"seed": -1}, "seed is -1, expected greater than or equal to 0"),
         ({"seed": 2**63}, "seed is 9223372036854775808, expected less than or equal to 9223372036854775807"),
         ({"lr_schedule": "step"}, "lr-schedule is 'step', expected 'auto', 'constant', 'linear' or 'slope'"),
         ({"data": ["a"]}, r"data is \['a'\], expected a valid string"),
-        ({"out": {"a": 1}}, "out is {'a': 1}, expected a valid string"),
         ({"data": {"a": 1}}, "data: name is None, expected text in addition to the options a"),
         ({"out": "caf\udce9"}, r"out is 'caf\\udce9', expected Unicode text"),
     ],
@@ -195,7 +167,6 @@ def test_a_value_that_cannot_be_is_an_error_that_names_key_value_and_bound(table
         ({"labels": "spam"}, "labels are 'spam', expected at least two different names"),
         ({"labels": "spam,ham,spam"}, "labels are 'spam,ham,spam', expected at least two different names"),
         ({"labels": ",".join(map(str, range(10_001)))}, "labels has 10001 names, expected at most 10000"),
-        ({"labels": " , "}, "labels are ' , ', expected at least two different names"),
     ],
 )
 def test_settings_that_exclude_each_other_are_an_error_that_names_both(table, message):
@@ -224,16 +195,6 @@ def test_lists_in_one_string_are_taken_apart():
     assert config.references == ("central", "local")
     assert config.label_names == ("tech", "sport")
     assert (RunConfig().references, RunConfig().label_names) == ((), ())
-
-
-def test_all_clients_are_the_cohort_unless_fewer_are_asked_for():
-    assert config_from_table({"clients": 9}).cohort_size == 9
-    assert config_from_table({"clients": 9, "clients-per-round": 2}).cohort_size == 2
-
-
-def test_a_configuration_does_not_change():
-    with pytest.raises(ValidationError, match="frozen"):
-        RunConfig().rounds = 3
 
 
 def test_every_setting_says_what_it_is():
@@ -280,11 +241,6 @@ def test_options_of_a_rule_are_one_text_however_they_are_written(tmp_path, table
     assert config.rule == "trimmed_mean:share=0.1"
     (tmp_path / "config.toml").write_text(to_toml(config))
     assert config_from_table(read_config_table(tmp_path / "config.toml")) == config
-
-
-def test_a_rule_may_be_a_table_of_a_file(tmp_path):
-    (tmp_path / "config.toml").write_text("rounds = 2\n[server-optimizer]\nname = 'fedadam'\nbeta2 = 0.999\n")
-    assert config_from_table(read_config_table(tmp_path / "config.toml")).server_optimizer == "fedadam:beta2=0.999"
 
 
 @pytest.mark.parametrize(

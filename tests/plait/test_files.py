@@ -9,7 +9,6 @@ import pytest
 from plait.errors import MachineError
 from plait.files import (
     at_home,
-    begin_to_store,
     directory_written_aside,
     is_ours,
     is_there,
@@ -88,13 +87,6 @@ def test_the_bytes_are_durable_before_the_name_is_and_the_name_before_it_returns
     assert steps == ["file", "dir", "rename", "dir"]
 
 
-def test_a_missing_directory_is_the_machines_fault(tmp_path):
-    with pytest.raises(MachineError, match="cannot write"):
-        write_atomically(tmp_path / "missing" / "file", b"")
-    with pytest.raises(MachineError, match="cannot write"), directory_written_aside(tmp_path / "missing" / "folder"):
-        pass
-
-
 def write_folder(path, content):
     with directory_written_aside(path) as aside:
         assert aside.parent == path.parent
@@ -118,13 +110,6 @@ def test_what_is_exported_can_be_read_by_all(tmp_path):
         stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("file", "folder", "folder/in", "folder/in/file")
     ]
     assert modes == [0o644, 0o755, 0o755, 0o644]
-
-
-def test_until_the_block_ends_the_old_directory_is_there(tmp_path):
-    write_folder(tmp_path / "folder", "old")
-    with directory_written_aside(tmp_path / "folder") as aside:
-        (aside / "new").touch()
-        assert names(tmp_path / "folder") == ["old"]
 
 
 @pytest.mark.parametrize("error", [ValueError("mine"), KeyboardInterrupt()])
@@ -182,15 +167,6 @@ def test_a_mapped_file_outlives_its_name(tmp_path):
 def test_an_empty_file_is_not_mapped(tmp_path):
     with (tmp_path / "file").open("w+b") as file:
         assert map_file(file.fileno()) is None
-
-
-def test_what_the_disk_begins_to_store_early_stays_as_it_is(tmp_path):
-    with (tmp_path / "file").open("w+b", buffering=0) as file:
-        file.write(b"x" * 100_000)
-        begin_to_store(file.fileno(), 0, 50_000)
-    begin_to_store(-1, 0, 1)  # nothing happens
-
-    assert (tmp_path / "file").read_bytes() == b"x" * 100_000
 
 
 def test_what_we_made_in_a_sticky_directory_is_ours(tmp_path):

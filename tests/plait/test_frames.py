@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-import plait
 from plait.errors import ConfigError
 from plait.frames import losses, rounds, updates
 from tests.plait.conftest import broadcast, numbered, received, round_finished, run_started, view_of
@@ -50,20 +48,6 @@ def test_columns_and_types_are_the_same_before_anything_has_happened(frame_of, s
     empty, full = frame_of(view_of([run_started()])), frame_of(view_of(small_run))
     assert len(empty) == 0
     assert empty.dtypes.to_dict() == full.dtypes.to_dict()
-
-
-@pytest.mark.slow
-def test_a_run_directory_is_read_as_its_ledger_is(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    small = {"base": "tiny", "clients": 2, "rounds": 2, "local_steps": 1, "seq_len": 32}
-    plait.simulate(out=run, quiet=True, **small)
-    summary = json.loads((run / "summary.json").read_text())
-    shared = rounds(run).query("adapter == 'shared'")
-    assert shared.loss.tolist() == summary["held_out_loss_by_round"]
-    last = losses(run).query("adapter == 'shared' and round == 2").set_index("client")
-    assert last.loss.to_dict() == summary["held_out_loss_by_client"]
-    assert (last.loss * last.tokens).sum() / last.tokens.sum() == pytest.approx(summary["final_held_out_loss"])
-    assert (updates(str(run)).norm > 0).all()
 
 
 def test_a_directory_without_a_run_is_refused_by_name(tmp_path: Path) -> None:

@@ -19,10 +19,6 @@ def test_a_run_that_is_not_served_has_nothing_to_load(tmp_path: Path) -> None:
     assert load_serving(tmp_path / "server.toml") is None
 
 
-def test_without_tls_there_is_no_kit() -> None:
-    assert Serving(listen="127.0.0.1:1", kit="", metrics="", grace_s=1.0, run_number=1).kit_directory is None
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -35,9 +31,3 @@ def test_what_is_something_else_is_refused(tmp_path: Path, text: str, message: s
     (tmp_path / "server.toml").write_text(text)
     with pytest.raises(ConfigError, match=message):
         load_serving(tmp_path / "server.toml")
-
-
-def test_numbers_of_runs_differ_and_fit_into_63_bits() -> None:
-    numbers = {new_run_number() for _ in range(1000)}
-    assert len(numbers) == 1000
-    assert all(0 < number < 2**63 for number in numbers)

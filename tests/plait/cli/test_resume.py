@@ -90,12 +90,6 @@ def test_ctrl_c_saves_the_state_and_says_how_to_go_on(
     assert (out / WEIGHTS).read_bytes() == (original / "run" / WEIGHTS).read_bytes()
 
 
-def test_what_is_no_run_is_not_resumed(plait, tmp_path: Path) -> None:
-    ran = plait("resume", tmp_path)
-    assert ran.code == 2
-    assert "holds no run" in ran.err
-
-
 # What a process does before it goes on as the command, and where it is stopped there.
 STOPPED = """
 import sys

@@ -14,11 +14,8 @@ from plait.api.serving import Serving
         ((), "neither kit nor insecure is given"),
         (("--insecure", "--kit", "kit"), "give one of them"),
         (("--insecure", "--data", "my.jsonl"), "data is given, expected none"),
-        (("--insecure", "--partition", "iid"), "partition is given"),
         (("--kit", "nowhere"), "nowhere' is not there, expected a directory: DIR/server"),
         (("--insecure", "--listen", "0.0.0.0:9440", "--base", "tiny"), "can be reached from other machines"),
-        (("--insecure", "--listen", "9440", "--base", "tiny"), "expected HOST:PORT"),
-        (("--insecure", "--rule", "fedavgg", "--base", "tiny"), "did you mean 'fedavg'?"),
         (("--insecure", "--min-clients", 2, "--clients-per-round", 3), "expected at most clients = 2"),
     ],
 )

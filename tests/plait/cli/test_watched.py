@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
-from plait.rounds.events import EndedEarly, Evaluated, Event, RunFinished, StepTakenBack, UpdateReceived
+from plait.rounds.events import Evaluated, Event, RunFinished, StepTakenBack, UpdateReceived
 from plait.rounds.ledger import read_events
-from tests.commands import Command, resuming
 
 pytestmark = pytest.mark.slow
 
@@ -94,30 +91,3 @@ def test_a_learning_rate_ten_times_too_high_ends_no_worse_than_the_base_and_the_
     assert summary["final_held_out_loss"] < summary["base_held_out_loss"]
     for text in (" ".join(said.split()), page):
         assert f"A learning rate of {rate:g} is too high" in text
-
-
-def test_early_stopping_ends_a_run_and_the_end_says_why(plait, too_far, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    ran = plait(*too_far, "--keep", "last", "--callbacks", "plait:EarlyStopping:patience=2", "--out", run)
-    assert ran.code == 0, ran.err
-    (ended,) = events_of(run, EndedEarly)
-    assert ended.round < 5
-    assert ended.sentence in " ".join(ran.err.split())
-    assert plait("verify", run).code == 0
-
-
-def test_killed_at_any_step_it_ends_with_the_same_adapter(plait, too_far, tmp_path: Path) -> None:
-    whole = tmp_path / "whole"
-    assert plait(*too_far, "--out", whole).code == 0
-    back = events_of(whole, StepTakenBack)[0]
-    killed = tmp_path / "killed"
-    process = Command(*too_far, "--out", killed, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    ledger = killed / "ledger.jsonl"
-    while process.poll() is None and not (ledger.exists() and b'"step_taken_back"' in ledger.read_bytes()):
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
-    assert plait(*resuming(killed)).code == 0
-    weights = "adapter/adapter_model.safetensors"
-    assert (killed / weights).read_bytes() == (whole / weights).read_bytes()
-    assert next(event.round for event in events_of(killed, StepTakenBack)) == back.round

@@ -13,12 +13,9 @@ from plait.report import wording
         (0, "0 B"),
         (999, "999 B"),
         (1000, "1.00 kB"),
-        (9_994, "9.99 kB"),
         (9_996, "10.0 kB"),
         (999_600, "1.00 MB"),
-        (12_345_678, "12.3 MB"),
         (43.04e9, "43.0 GB"),
-        (2e15, "2.00 PB"),
     ],
 )
 def test_bytes_have_three_digits_and_a_decimal_unit(count: float, text: str) -> None:
@@ -29,7 +26,6 @@ def test_bytes_have_three_digits_and_a_decimal_unit(count: float, text: str) -> 
     ("seconds", "text"),
     [
         (0.35, "350 ms"),
-        (12.34, "12.3 s"),
         (252.0, "4 min 12 s"),
         (3 * 3600 + 5 * 60, "3 h 05 min"),
         (12.5 * 86400, "12.5 days"),

@@ -127,10 +127,6 @@ def test_keyframes_are_taken_where_clients_are_away_by_plan_and_cost_as_much_for
     assert not FEW.has_keyframes(codec_for("fp32"))
 
 
-def test_a_run_ends_with_finer_keyframes():
-    assert FEW.keyframe(RATE, 24).bits > FEW.keyframe(RATE, 12).bits
-
-
 def test_a_run_that_goes_on_from_an_adapter_has_finer_keyframes_and_one_before_its_first_round():
     from_adapter = replace(FEW, starts_anew=False)
     for number in (1, 12, 24):
@@ -154,9 +150,3 @@ def test_a_round_that_many_clients_missed_ends_with_a_keyframe_and_steps_go_on_f
         state, _ = follow(stepped(state), ranks, BASE, codec=RATE, new_factors=False, downlink=everyone, missed=missed)
         origins.append(state.tracks[0].previous == (start.shadow.digest() if missed else held))
     assert all(origins)
-
-
-def test_before_round_1_a_client_without_an_adapter_is_sent_the_whole(spec, ranks, start):
-    assert start.tracks[0].previous == b""
-    whole = open_envelope(Broadcasts(start, ranks, BASE).leading_from(b"", 0), layout=spec.layout)
-    np.testing.assert_array_equal(whole.delta.flat, start.shadow.flat)

@@ -75,12 +75,3 @@ def test_who_is_asked_again_works_after_those_who_wait() -> None:
         exchange.send(0, (b"again", b""))
         rest = list(iter(lambda: exchange.receive(None), None))
     assert [first, *rest] == [(0, b"task/0"), (1, b"task/1"), (0, b"again/0")]
-
-
-def test_what_is_unanswered_at_the_end_is_never_done() -> None:
-    seen: list[str] = []
-    channel = channel_of(seen)
-    with channel.exchange(Purpose.TRAIN, "1") as exchange:
-        exchange.send(0, (b"train", b""))
-    assert exchange.receive(None) is None
-    assert seen == []

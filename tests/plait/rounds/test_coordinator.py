@@ -212,10 +212,7 @@ def test_a_client_that_lost_its_memory_is_sent_everything_within_the_same_round(
     ("changes", "reason"),
     [
         ({"client": "bob"}, "wrong-client"),
-        ({"round": 7}, "wrong-round"),
         ({"tokens": 0}, "weight"),
-        ({"tokens": 2**62}, "weight"),
-        ({"examples": 5}, "weight"),
         ({"loss": 1.7e308}, "figure"),
     ],
 )
@@ -264,11 +261,8 @@ def cut(reply):
 MISBEHAVIOUR = {
     "no answer": (lambda reply: "node 102 is gone", "no-answer"),
     "garbage": (lambda reply: b"\xff\xfe garbage", "malformed"),
-    "nothing": (lambda reply: b"", "malformed"),
     "a cut envelope": (cut, "malformed"),
-    "no envelope": (lambda reply: encode_reply(UpdateReply(b"\x00" * 40)), "malformed"),
     "too large": (lambda reply: bytes(1 << 22), "malformed"),
-    "NaN": (lambda reply: with_numbers(reply, np.nan), "malformed"),
     "another kind of answer": (
         lambda reply: encode_reply(Evaluation("mallory", 2, 1.0, 40, None, 4)),
         "malformed",
@@ -279,13 +273,8 @@ MISBEHAVIOUR = {
     ),
     "another's name": (lambda reply: resealed(reply, client="bob"), "wrong-client"),
     "another round": (lambda reply: resealed(reply, round=3), "wrong-round"),
-    "another run": (lambda reply: resealed(reply, run_id=b"x" * 16), "wrong-run"),
-    "another base": (lambda reply: resealed(reply, base_fingerprint=b"x" * 32), "wrong-base"),
     "another spec": (lambda reply: resealed(reply, spec_digest=b"x" * 32), "wrong-spec"),
-    "another reference": (lambda reply: resealed(reply, relative_to=b"x" * 32), "wrong-reference"),
     "more examples than it has": (lambda reply: resealed(reply, examples=10**9), "weight"),
-    "numbers that overflow": (lambda reply: with_numbers(reply, 3e38), "overflow"),
-    "a negative count": (lambda reply: resealed(reply, metrics={"train_tokens": -1.0}), "figure"),
     "an absurd figure": (lambda reply: resealed(reply, metrics={"train_s": 1e308}), "figure"),
     "a refusal": (lambda reply: encode_reply(Refusal("mallory", RefusalReason.FAILED, "no")), "failed"),
     "need-full for ever": (lambda reply: encode_reply(Refusal("mallory", RefusalReason.NEED_FULL, "?")), "need-full"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from plait.errors import MachineError
 from plait.rounds.memory import (
     IRREPLACEABLE,
     MUST_LAST,
@@ -103,28 +101,6 @@ def test_what_was_kept_is_there_for_another_process(tmp_path: Path) -> None:
     assert DiskMemory(tmp_path / "run" / "bob").load("residual") is None
 
 
-def test_a_disk_that_takes_nothing_is_the_machines_fault_and_nothing_is_lost(tmp_path: Path, monkeypatch) -> None:
-    memory = DiskMemory(tmp_path / "ada")
-    memory.save("residual", b"owed")
-
-    def full(_descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(MachineError, match="No space left on device"):
-        memory.save("residual", b"more")
-    assert memory.load("residual") == b"owed"
-
-
-def test_a_folder_that_cannot_be_made_or_read_is_the_machines_fault(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(MachineError):
-        DiskMemory(tmp_path / "file" / "ada").save("spec", b"s")
-    (tmp_path / "ada" / "spec").mkdir(parents=True)
-    with pytest.raises(MachineError, match="Is a directory"):
-        DiskMemory(tmp_path / "ada").load("spec")
-
-
 @pytest.mark.slow
 def test_a_process_that_is_killed_leaves_whole_bytes(tmp_path: Path) -> None:
     code = (
@@ -164,12 +140,6 @@ def test_what_is_no_own_adapter_is_left_as_it_is(tmp_path, content):
     (tmp_path / "own").write_bytes(content)
     keep_only_what_lasts(tmp_path)
     assert (tmp_path / "own").read_bytes() == content
-
-
-def test_what_cannot_be_removed_is_said(tmp_path):
-    (tmp_path / "residual" / "in the way").mkdir(parents=True)
-    with pytest.raises(MachineError, match="cannot remove what a run left in"):
-        keep_only_what_lasts(tmp_path)
 
 
 def test_an_account_of_private_records_outlives_a_run_that_its_server_calls_over(tmp_path):

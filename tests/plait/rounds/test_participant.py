@@ -5,7 +5,7 @@ import pytest
 
 from plait.abandon import Abandoned
 from plait.adapters import AdapterState, add
-from plait.errors import ConfigError, DataError, MachineError, PartError, TooLittleDataError
+from plait.errors import DataError, PartError, TooLittleDataError
 from plait.rounds.broadcasts import Broadcasts, follow
 from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.memory import ClientState
@@ -151,12 +151,6 @@ def test_a_client_that_holds_nothing_asks_for_everything_and_then_takes_it(bob, 
     assert held_digest(memory, server.spec.layout) == state.shadow.digest()
 
 
-def test_a_client_of_another_adapter_asks_for_everything(bob, memory, server, start):
-    memory.save("spec", replace(server.spec, init_seed=99).text.encode())
-    refusal = ask(bob, TrainTask(server.settings, server.broadcast(start, start.shadow.digest())))
-    assert refusal.reason is RefusalReason.NEED_FULL
-
-
 def broadcast_saying(server, start, **changes):
     header = Header(
         direction=Direction.BROADCAST,
@@ -211,9 +205,7 @@ def test_a_task_that_is_too_large_is_refused_unread(model, memory, server):
     [
         (TooLittleDataError("2 examples, expected at least 3"), RefusalReason.TOO_LITTLE_DATA),
         (DataError("label of 3 of 5 records is none of the run's"), RefusalReason.UNUSABLE_DATA),
-        (ConfigError("no module 'q_proj'"), RefusalReason.SPEC_MISMATCH),
         (PartError("trainer 'mine:build' failed: KeyError"), RefusalReason.FAILED),
-        (MachineError("out of memory"), RefusalReason.FAILED),
     ],
 )
 def test_what_the_model_cannot_do_is_refused_with_its_reason(memory, server, model, error, reason):
@@ -292,14 +284,3 @@ def test_work_that_is_abandoned_is_no_answer(model, memory, server, start):
     task = TrainTask(server.settings, server.broadcast(start, b""))
     with pytest.raises(Abandoned):
         participant.answer(b"".join(encode_task(task)))
-
-
-def test_a_job_that_failed_is_answered_with_the_reason_and_keeps_nothing(model, memory, server, start):
-    class Failing(type(model)):
-        def train(self, job):
-            raise ConfigError("no tensor of that side")
-
-    before, task = dict(memory), TrainTask(server.settings, server.broadcast(start, b""))
-    refusal = ask(Participant("bob", Failing(2.0, 7), memory), task)
-    assert (refusal.reason, refusal.detail) == (RefusalReason.SPEC_MISMATCH, "no tensor of that side")
-    assert not {key for key in memory.keys() - before.keys() if "update" in key}

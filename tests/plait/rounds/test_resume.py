@@ -110,21 +110,6 @@ def test_a_run_with_few_clients_in_each_round_goes_on_to_the_same_bits(
             everyone_holds(killed, state)
 
 
-def test_clients_that_remember_are_not_sent_the_whole_adapter_after_a_restart(federate):
-    federation = federate(rounds=3)
-
-    def die(asked):
-        if (asked.purpose, asked.round) == (Purpose.TRAIN, 3):
-            raise ZeroDivisionError
-
-    federation.channel.before = die
-    with pytest.raises(ZeroDivisionError):
-        federation.run()
-    federation.channel.before = lambda asked: None
-    federation.run()
-    assert not federation.of_kind("update_refused")
-
-
 @pytest.mark.slow
 def test_a_damaged_spooled_update_is_asked_for_again(federate):
     undisturbed = federate().run()

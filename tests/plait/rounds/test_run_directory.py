@@ -15,16 +15,6 @@ def test_a_run_is_never_overwritten(tmp_path):
         RunDirectory.create(tmp_path / "run", config_toml="")
 
 
-def test_a_run_that_was_killed_before_its_first_event_is_begun_anew(tmp_path):
-    killed = RunDirectory.create(tmp_path / "run", config_toml="seed = 1\n")
-    killed.ledger.touch()
-    assert not killed.has_started
-    with pytest.raises(ConfigError, match="holds no run"):
-        RunDirectory.find(tmp_path / "run")
-    again = RunDirectory.create(tmp_path / "run", config_toml="seed = 2\n")
-    assert again.config.read_text() == "seed = 2\n"
-
-
 def test_a_directory_with_something_in_it_is_refused(tmp_path):
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(ConfigError, match="is not empty, expected a new directory for the run"):
@@ -93,12 +83,3 @@ def test_whatever_clients_call_themselves_their_updates_stay_apart_and_in_the_sp
     assert {file.parent for file in files} == {path / "spool" / "round-000001"}
     # Some file systems take upper and lower case for one.
     assert len({file.name.lower() for file in files}) == len(names)
-
-
-def test_a_spool_that_cannot_be_written_or_read_is_the_machines_fault(tmp_path):
-    run = RunDirectory(tmp_path)
-    (tmp_path / "spool").touch()
-    with pytest.raises(MachineError, match="cannot make"):
-        run.store_update(1, "bob", b"")
-    with pytest.raises(MachineError, match="cannot read"):
-        run.load_update(1, "bob")

@@ -47,13 +47,6 @@ def test_a_repeated_round_costs_its_bytes_again_but_counts_once(small_run) -> No
     assert twice.final_evaluation.loss == 2.875
 
 
-def test_an_unfinished_run_is_folded_and_says_so(small_run) -> None:
-    for length in range(1, len(small_run)):
-        view = view_of(small_run[:length])
-        assert not view.finished
-    assert view_of(small_run).finished
-
-
 def test_time_between_interruption_and_resumption_is_not_work(small_run) -> None:
     started = small_run[0]
     events = [

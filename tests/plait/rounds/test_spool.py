@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import threading
 from functools import partial
 
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 import plait.rounds.spool as module
 from plait.adapters import AdapterState, Layout
 from plait.aggregation.sums import WeightedSum
-from plait.rounds.spool import SideBySide, side_by_side
+from plait.rounds.spool import side_by_side
 from plait.wire.codecs import codec_for
 
 
@@ -45,25 +44,3 @@ def test_updates_decoded_on_any_number_of_threads_have_one_sum(monkeypatch: pyte
             total.add(flat, 0.1)
         means.add(total.mean().tobytes())
     assert len(means) == 1
-
-
-def fail(number: int) -> int:
-    raise ValueError(f"work {number} failed")
-
-
-@pytest.mark.usefixtures("threads")
-def test_an_error_comes_with_its_result() -> None:
-    with SideBySide[int](each_bytes=1) as work:
-        work.give(lambda: 7)
-        work.give(partial(fail, 1))
-        assert work.take() == 7
-        with pytest.raises(ValueError, match="work 1 failed"):
-            work.take()
-
-
-def test_results_that_would_not_fit_are_made_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "cores", lambda: 64)
-    with SideBySide[int](each_bytes=1 << 28) as work:
-        work.give(threading.get_ident)
-        assert work.is_full
-        assert work.take() == threading.get_ident()

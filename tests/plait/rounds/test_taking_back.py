@@ -149,14 +149,6 @@ def test_the_best_evaluated_adapter_is_what_stays_published(astray):
     assert best["adapter"] == federation.published[-1].shadow.digest().hex()
 
 
-@pytest.mark.slow
-def test_a_run_whose_steps_were_taken_back_is_computed_again_bit_for_bit(astray):
-    federation = astray(2, 4, rounds=6, keep_updates=True, wire="bf16")
-    federation.run()
-    assert {2, 4} <= {event["round"] for event in federation.of_kind("step_taken_back")}
-    assert replayed(federation) == 6
-
-
 def test_a_step_that_is_said_to_be_taken_back_without_reason_is_found(astray):
     federation = astray(2, rounds=3, keep_updates=True)
     federation.run()

@@ -12,7 +12,7 @@ from plait.rounds.broadcasts import Broadcasts, follow
 from plait.rounds.norm_bound import NormBound, NormPolicy
 from plait.rounds.participant import Participant
 from plait.rounds.run_plan import TaskSettings
-from plait.rounds.run_state import advance, client_seed, initial_state
+from plait.rounds.run_state import advance, initial_state
 from plait.rounds.terms import Asked, Terms
 from plait.wire.codecs import codec_for
 from plait.wire.envelope import open_envelope, read_header
@@ -124,11 +124,6 @@ def test_a_setting_that_differs_is_refused_before_anything_is_trained_or_kept(bo
     reply = getattr(bob, purpose)(**{name: other_value(name, getattr(agreed, name))})
     assert refused(reply, f"{name.replace('_', '-')} of the task is")
     assert not bob.memory
-
-
-def test_the_seed_of_another_client_is_refused(bob):
-    seed = client_seed(bob.terms.tasks.plan.seed, 1, "alice")
-    assert refused(bob.train(seed=seed), "seed of the task is")
 
 
 @pytest.mark.parametrize("number", [0, ROUNDS + 1, 2**31])

@@ -60,9 +60,7 @@ def test_an_update_that_says_what_it_must_is_opened(expected):
         ({"relative_to": b""}, "wrong-reference", "adapter that the delta is relative to is , expected "),
         ({"examples": 8}, "weight", "update counts 8 examples, expected 7"),
         ({"metrics": {"train_tokens": -1.0}}, "figure", "train_tokens is -1, expected 0 to 9.0072e"),
-        ({"metrics": {"anything": -1e300}}, "figure", "anything is -1e"),
         ({"values": 3e38}, "overflow", "largest element is 3e"),
-        ({"values": -3e38}, "overflow", "largest element is 3e"),
     ],
 )
 def test_a_refusal_says_what_it_got_and_expected(expected, changes, reason, detail):
@@ -108,18 +106,14 @@ def test_an_evaluation_of_what_the_client_has_counts():
         ({"round": 2}, "wrong-round"),
         ({"examples": 3}, "weight"),
         ({"tokens": 0}, "weight"),
-        ({"tokens": 41}, "weight"),
         ({"loss": 1e300}, "figure"),
-        ({"own_loss": 1e300}, "figure"),
         ({"own_correct": 1}, "figure"),
         ({"correct": 1, "own_loss": 2.0}, "figure"),
         ({"own_loss": 2.0, "own_correct": 1}, "figure"),
         ({"loss_error": 1e300}, "figure"),
         ({"change": -1e300}, "figure"),
-        ({"change": 1.0, "change_error": 1e300}, "figure"),
         ({"change_error": 0.5}, "figure"),
         ({"own_loss_error": 0.5}, "figure"),
-        ({"own_change": 0.5}, "figure"),
         ({"own_loss": 2.0, "own_change_error": 0.5}, "figure"),
     ],
 )

@@ -26,7 +26,6 @@ def parts(found: Dataset, /, **settings: object) -> PartitionedData:
     ("values", "settings", "natural", "clients"),
     [
         (4, {"partition": "natural:hospital"}, "", 4),
-        (20, {"partition": "natural:hospital"}, "", 20),
         (40, {"partition": "natural:hospital"}, "", 32),
         (40, {"partition": "natural:hospital", "clients": 40}, "", 40),
         (4, {}, "hospital", 4),
@@ -34,7 +33,6 @@ def parts(found: Dataset, /, **settings: object) -> PartitionedData:
         (4, {"partition": "iid"}, "", 8),
         # The column of a built-in is not the user's choice.
         (20, {"data": "stdlib"}, "hospital", 8),
-        (4, {"data": "stdlib"}, "hospital", 4),
     ],
 )
 def test_all_values_of_a_column_take_part_unless_their_number_is_given(

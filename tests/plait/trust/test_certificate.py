@@ -7,22 +7,11 @@ import pytest
 from plait.errors import ConfigError
 from plait.trust.certificate import (
     check_dates,
-    check_issued_by,
-    check_key_of,
-    common_name,
     moment,
-    new_key,
     read_certificate,
     read_key,
-    server_names_of,
 )
 from plait.trust.keys import NodeKey
-
-
-def test_names_are_read_from_certificates(kits):
-    assert server_names_of(read_certificate(kits / "server" / "server.crt")) == ("localhost", "127.0.0.1")
-    assert server_names_of(read_certificate(kits / "clients" / "alice" / "client.crt")) == ()
-    assert common_name(read_certificate(kits / "clients" / "alice" / "client.crt")) == "alice"
 
 
 def test_a_certificate_holds_between_its_dates_and_an_error_has_its_date_and_the_clocks(kits):
@@ -36,16 +25,6 @@ def test_a_certificate_holds_between_its_dates_and_an_error_has_its_date_and_the
     assert str(late.value) == f"it expired on {moment(end)}, the clock here says {moment(end + second)}: renew it"
     with pytest.raises(ConfigError, match=f"valid from {moment(start)} on, .* says {moment(start - second)}: set"):
         check_dates(certificate, what="it", now=start - second, remedy="renew it")
-
-
-def test_only_its_own_authority_and_key_fit_a_certificate(kits, foreign):
-    server = read_certificate(kits / "server" / "server.crt")
-    check_issued_by(server, read_certificate(kits / "authority" / "ca.crt"), what="it")
-    check_key_of(server, read_key(kits / "server" / "server.key"), what="it")
-    with pytest.raises(ConfigError, match="not signed by the authority"):
-        check_issued_by(server, read_certificate(foreign / "authority" / "ca.crt"), what="it")
-    with pytest.raises(ConfigError, match="not for the key beside it"):
-        check_key_of(server, new_key(), what="it")
 
 
 def test_what_is_no_certificate_or_no_tls_key_is_refused(tmp_path):

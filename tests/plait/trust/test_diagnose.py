@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import socket
 import ssl
@@ -14,7 +13,6 @@ from pathlib import Path
 
 import grpc
 import pytest
-import trustme
 
 from plait.trust import diagnose
 from plait.trust.authority import Authority
@@ -162,18 +160,6 @@ def test_a_server_of_another_authority(foreign, alice, serve):
     assert f"certificate of the server at localhost:{port} is not from this kit's authority" in explain(
         "localhost", port, alice
     )
-
-
-def test_a_server_with_a_certificate_of_the_public_kind(kits, alice, listen, tmp_path):
-    public = trustme.CA()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    public.issue_cert("localhost").configure_cert(context)
-
-    def answer(connection: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            context.wrap_socket(connection, server_side=True).close()
-
-    assert "is not from this kit's authority" in explain("localhost", listen(answer), alice)
 
 
 def test_an_expired_server_says_its_date_and_the_clocks(kits, alice, serve, now):

@@ -11,18 +11,12 @@ from plait.trust.server_names import check_server_names
     "name",
     [
         "a",
-        "alice",
         "Site-7",
         "_x",
-        "-x",
-        "eu.west.3",
         "a" * 64,
         "a..b",
         "Zoë",
         "李雷",
-        "Мария",
-        "राम",
-        "نور",
         "李" * 21,
     ],
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from plait.errors import ConfigError, MachineError
+from plait.errors import ConfigError
 from plait.trust.certificate import Role, shown_by
 from plait.trust.kit import ClientKit, ServerKit, StaffKit
 from plait.trust.provision import Outcome, provision, revoke
@@ -95,18 +95,6 @@ def test_revoking_needs_only_the_servers_kit_and_twice_is_once(kits, now):
     assert revoke(kits, "alice", now=now + timedelta(days=1)) == first
     with pytest.raises(ConfigError, match=r"client 'eve' is not in .*expected one of alice, bob"):
         revoke(kits, "eve", now=now)
-
-
-def test_a_revocation_that_cannot_be_written_leaves_the_register_whole(kits, now, monkeypatch):
-    before = contents(kits)
-
-    def full(*_arguments: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(MachineError, match="No space left on device"):
-        revoke(kits, "alice", now=now)
-    assert contents(kits) == before
 
 
 def test_a_client_whose_kit_is_elsewhere_gets_no_second_key(kits, now):

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from plait.errors import ConfigError, MachineError
+from plait.errors import ConfigError
 from plait.trust.certificate import Role
 from plait.trust.keys import NodeKey
 from plait.trust.provision import revoke
@@ -133,11 +133,6 @@ def test_a_file_that_is_no_register_is_refused(path, text):
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(ConfigError):
         read_clients(path)
-
-
-def test_a_register_that_cannot_be_read_is_the_machines_fault(tmp_path):
-    with pytest.raises(MachineError, match="cannot read"):
-        read_clients(tmp_path)
 
 
 def test_the_standing_of_a_name_is_that_of_its_best_key_and_follows_the_file(path, alice, bob):

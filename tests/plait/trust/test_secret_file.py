@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import errno
 import os
 import stat
 
@@ -34,16 +33,6 @@ def test_a_secret_is_never_written_over(tmp_path):
     with pytest.raises(ConfigError, match="never overwritten"):
         write_secret(tmp_path / "key", b"second")
     assert read_secret(tmp_path / "key") == b"first"
-
-
-def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
-    def full(_descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(MachineError, match=r"cannot write '.*key': No space left on device"):
-        write_secret(tmp_path / "key", b"secret")
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o660, 0o610, 0o602])

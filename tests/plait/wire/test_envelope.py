@@ -105,12 +105,6 @@ def test_the_receiver_decodes_what_the_sender_was_told(header, flat, wire):
     assert dataclasses.replace(ours, distortion=None, codec_s=theirs.codec_s) == theirs
 
 
-@pytest.mark.slow
-@given(flat=DELTAS)
-def test_fp32_carries_every_bit(flat):
-    assert encode_delta(AdapterState(LAYOUT, flat), codec_for("fp32")).delta.flat.tobytes() == flat.tobytes()
-
-
 def test_bytes_that_are_reported_are_bytes_that_travel():
     sealed = seal(UPDATE, encode_delta(DELTA, codec_for("bf16")))
     assert sealed.encoding.envelope_bytes == len(sealed.data)
@@ -189,22 +183,10 @@ LONG = 129 * "x"
 @pytest.mark.parametrize(
     ("header", "changes", "complaint"),
     [
-        (UPDATE, {"run_id": b""}, "run id has 0 bytes, expected 16"),
         (UPDATE, {"round": -1}, "round is -1, expected 0 to 4294967295"),
-        (UPDATE, {"client": ""}, "client name has 0 characters, expected 1 to 128"),
         (UPDATE, {"client": LONG}, "client name has 129 characters, expected 1 to 128"),
-        (UPDATE, {"client": "a\x1b[2J"}, "expected printable characters"),
-        (UPDATE, {"base_fingerprint": b"b" * 31}, "base fingerprint has 31 bytes, expected 32"),
-        (UPDATE, {"spec_digest": b""}, "digest of the adapter spec has 0 bytes, expected 32"),
-        (UPDATE, {"relative_to": b"a"}, "digest of the adapter before has 1 bytes, expected 32 or none"),
-        (UPDATE, {"result_digest": b"z" * 32}, "digest of the adapter after has 32 bytes, expected 0"),
         (UPDATE, {"examples": -1}, "number of examples is -1"),
-        (UPDATE, {"examples": 2**63}, "number of examples is 9223372036854775808"),
-        (UPDATE, {"spec_json": "{}"}, "update carries an adapter spec of 2 characters, expected none"),
-        (UPDATE, {"metrics": {"loss": float("nan")}}, "metric 'loss' is nan, expected a finite number"),
         (UPDATE, {"metrics": {"": 1.0}}, "name in metrics has 0 characters"),
-        (UPDATE, {"metrics": {str(i): 0.0 for i in range(65)}}, "metrics has 65 entries, expected at most 64"),
-        (BROADCAST, {"result_digest": b""}, "digest of the adapter after has 0 bytes, expected 32"),
         (BROADCAST, {"examples": 1}, "number of examples is 1, expected 0 to 0"),
         (BROADCAST, {"spec_json": "\ud800"}, "lone surrogates"),
         (BROADCAST, {"client": LONG}, "client name has 129 characters"),
@@ -281,11 +263,3 @@ def test_the_longest_unused_make_room():
         kept.add(b"too large", np.zeros(9, np.float32))
         assert [key for key in (b"1", b"2", b"3", b"too large") if kept.find(key) is not None] == [b"1", b"3"]
     assert kept.find(b"1") is None
-
-
-def test_what_is_kept_again_counts_once_and_is_the_newest():
-    kept = Decoded()
-    with kept.kept(2 * NUMBERS.nbytes):
-        for key in (b"1", b"2", b"1", b"3"):
-            kept.add(key, NUMBERS)
-        assert [key for key in (b"1", b"2", b"3") if kept.find(key) is not None] == [b"1", b"3"]

@@ -1,5 +1,4 @@
 import dataclasses
-import json
 import zlib
 
 import pytest
@@ -166,10 +165,6 @@ def test_a_reply_is_read_from_a_view_as_from_bytes(update):
         decode_reply(memoryview(unknown), max_bytes=len(unknown))
 
 
-def test_an_update_costs_its_reply_a_few_bytes():
-    assert len(encode_reply(UpdateReply(bytes(1000)))) - 1000 <= 5
-
-
 def test_the_order_of_a_histogram_does_not_matter():
     backwards = dataclasses.replace(CARD, histogram={"b": 2, "a": 1})
     assert encode_reply(backwards) == encode_reply(dataclasses.replace(CARD, histogram={"a": 1, "b": 2}))
@@ -188,26 +183,18 @@ def test_the_detail_of_a_refusal_is_made_presentable(detail, travels):
     ("changes", "complaint"),
     [
         ({"local_steps": 0}, "local steps is 0, expected 1 to 4294967295"),
-        ({"batch_size": 0}, "batch size is 0"),
         ({"batch_size": 2**32 - 1}, "batch size is 4294967295, expected 1 to 1048576"),
         ({"batch_size": 2**11, "gradient_accumulation_steps": 2**10}, "sequences of an optimizer step is 2097152"),
-        ({"gradient_accumulation_steps": 2**32}, "gradient accumulation steps is 4294967296"),
         ({"seq_len": 2**24 + 1}, "seq len is 16777217"),
-        ({"seq_len": -1}, "seq len is -1"),
-        ({"learning_rate": -1.0}, "learning rate is -1.0, expected 0 or more"),
         ({"learning_rate": float("inf")}, "learning rate is inf, expected a finite number"),
-        ({"weight_decay": -0.1}, "weight decay is -0.1, expected 0 or more"),
         ({"max_grad_norm": float("nan")}, "max grad norm is nan"),
         ({"held_out_fraction": 1.0}, "held out fraction is 1.0, expected less than 1"),
         ({"max_held_out_sequences": 0}, "max held out sequences is 0"),
         ({"seed": 2**64}, "seed is 18446744073709551616"),
         ({"lr_schedule": "step"}, "lr schedule is 'step', expected one of 'constant', 'linear', 'slope'"),
-        ({"round": -1}, "round is -1"),
         ({"total_steps": 2**63}, "total steps is"),
-        ({"done_steps": -1}, "done steps is -1"),
         ({"wire": ""}, "wire has 0 characters"),
         ({"trained": "C"}, "trained is 'C', expected one of 'AB', 'A', 'B'"),
-        ({"personal": "AB"}, "personal is 'AB', expected one of '', 'A', 'B'"),
         ({"proximal": -1.0}, "proximal is -1.0, expected 0 or more"),
     ],
 )
@@ -224,9 +211,6 @@ def test_settings_out_of_bounds_are_not_sent(changes, complaint):
         (dataclasses.replace(CARD, spec_digest=b""), "digest of the adapter spec has 0 bytes, expected 32"),
         (dataclasses.replace(CARD, train_examples=-1), "training examples is -1"),
         (dataclasses.replace(CARD, train_tokens=2**63), "training tokens is"),
-        (dataclasses.replace(CARD, held_out_examples=-1), "held-out examples is -1"),
-        (dataclasses.replace(CARD, held_out_tokens=-1), "held-out tokens is -1"),
-        (dataclasses.replace(CARD, cut_examples=-1), "cut examples is -1"),
         (dataclasses.replace(CARD, left_out_examples=-1), "examples left out is -1"),
         (dataclasses.replace(CARD, histogram={"a": -1}), "histogram of 'a' is -1"),
         (dataclasses.replace(CARD, histogram={str(i): 1 for i in range(65)}), "histogram has 65 entries"),
@@ -235,18 +219,12 @@ def test_settings_out_of_bounds_are_not_sent(changes, complaint):
             "bytes of the names in the histogram is 8262, expected 0 to 8192",
         ),
         (dataclasses.replace(EVALUATION, client=""), "client name has 0 characters"),
-        (dataclasses.replace(EVALUATION, loss=float("nan")), "loss is nan, expected a finite number"),
-        (dataclasses.replace(EVALUATION, correct=5), "correct examples is 5, expected 0 to 4"),
         (dataclasses.replace(EVALUATION, own_loss=float("inf")), "own loss is inf, expected a finite number"),
         (dataclasses.replace(EVALUATION, own_correct=5), "own correct examples is 5, expected 0 to 4"),
-        (dataclasses.replace(EVALUATION, loss_error=-0.5), "loss error is -0.5, expected 0 or more"),
-        (dataclasses.replace(EVALUATION, change=float("nan")), "change is nan, expected a finite number"),
         (dataclasses.replace(EVALUATION, change_error=float("inf")), "change error is inf, expected a finite number"),
         (dataclasses.replace(EVALUATION, own_loss_error=-1.0), "own loss error is -1.0, expected 0 or more"),
         (dataclasses.replace(EVALUATION, own_change=float("inf")), "own change is inf, expected a finite number"),
-        (dataclasses.replace(EVALUATION, own_change_error=-1e-300), "own change error is -1e-300, expected 0 or more"),
         (dataclasses.replace(EVALUATION, tokens=-1), "tokens is -1"),
-        (dataclasses.replace(EVALUATION, examples=-1), "examples is -1"),
         (dataclasses.replace(EVALUATION, round=2**32), "round is 4294967296"),
         (Refusal("", RefusalReason.BUSY, ""), "client name has 0 characters"),
     ],
@@ -270,12 +248,6 @@ def test_settings_travel_by_their_digest_to_who_holds_them():
 def test_a_known_run_costs_a_task_fewer_bytes_than_its_numbers_did():
     task = TrainTask(dataclasses.replace(SETTINGS, seed=2**63 - 1, round=100, done_steps=2**20), b"")
     assert len(encode_task(task, whole=False)[0]) <= 60
-
-
-def test_what_has_its_default_is_left_out():
-    said = json.loads(SETTINGS.text)
-    assert "proximal" not in said
-    assert json.loads(dataclasses.replace(SETTINGS, proximal=0.5).text) == {**said, "proximal": 0.5}
 
 
 def test_every_setting_but_those_of_a_task_changes_the_digest():

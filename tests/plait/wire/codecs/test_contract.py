@@ -4,12 +4,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from plait.adapters import AdapterState, Layout
-from plait.errors import PeerError
 from plait.own_code import checked
 from plait.wire.codec import EncodedPayload
 from plait.wire.codecs import CODECS, codec_for
@@ -80,13 +79,6 @@ def test_encoding_what_was_decoded_changes_nothing(codec, flat):
     assert codec.decode(again.parameters, again.payload, LAYOUT).tobytes() == decoded.tobytes()
 
 
-@pytest.mark.parametrize("codec", DIAL, ids=lambda codec: codec.name)
-@settings(max_examples=20)
-@given(flat=DELTAS)
-def test_payload_stays_below_its_bound(codec, flat):
-    assert codec.encode(AdapterState(LAYOUT, flat)).size_bytes <= codec.max_payload_bytes(LAYOUT)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
 def test_encoding_leaves_its_input_alone(codec):
@@ -98,17 +90,6 @@ def test_encoding_leaves_its_input_alone(codec):
     before = flat.copy()
     codec.encode(AdapterState(LAYOUT, flat))
     np.testing.assert_array_equal(flat, before)
-
-
-@pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
-@given(parameters=st.binary(max_size=3), payload=st.binary(max_size=100))
-def test_any_bytes_decode_or_are_refused(codec, parameters, payload):
-    try:
-        decoded = codec.decode(parameters, payload, LAYOUT)
-    except PeerError:
-        return
-    assert decoded.shape == (LAYOUT.size,)
-    assert np.isfinite(decoded).all()
 
 
 @pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)

@@ -3,7 +3,6 @@ import itertools
 import numpy as np
 import pytest
 
-from plait.errors import PeerError
 from plait.wire.codecs import compiled
 from plait.wire.codecs.trellis import GREATEST_COST, STATE_BITS, Cells, Mix, Numbers, Quantisers, Trellis, quantise
 
@@ -16,12 +15,6 @@ def test_bytes_survive_and_say_where_they_end():
     assert len(packed) == QUANTISERS.size_bytes
     found, end = Quantisers.unpack(b"xy" + packed + b"more", 2)
     assert (end, found.pack()) == (2 + len(packed), packed)
-
-
-@pytest.mark.parametrize("size", range(QUANTISERS.size_bytes))
-def test_cut_bytes_are_refused(size):
-    with pytest.raises(PeerError, match=r"largest index is 0|expected at least"):
-        Quantisers.unpack(QUANTISERS.pack()[:size], 0)
 
 
 def test_points_are_even_and_odd_multiples_moved_towards_zero():
@@ -47,13 +40,6 @@ def test_what_occurs_often_costs_little():
     # Signs are not told apart: ±1 and ±2 share their counts.
     expected = 800 * -np.log2(0.8) + 150 * -np.log2(0.075) + 50 * -np.log2(0.025)
     assert fitted.length_bits(index, quantiser, count) == pytest.approx(expected, rel=0.01)
-
-
-def test_widening_keeps_what_was_likely_likely():
-    wide = QUANTISERS.widened(3 * QUANTISERS.largest)
-    assert wide.largest == 3 * QUANTISERS.largest
-    np.testing.assert_allclose(wide.bits(0)[wide.largest], QUANTISERS.bits(0)[QUANTISERS.largest], atol=0.2)
-    assert QUANTISERS.widened(1) is QUANTISERS
 
 
 @pytest.fixture(autouse=True)
@@ -91,14 +77,6 @@ def test_no_path_is_cheaper(state_bits, size, lanes):
         assert found[lane::lanes].tolist() in [branches for cost, branches in paths if cost == cheapest]
 
 
-def test_lanes_beyond_a_block_are_searched_alike(monkeypatch):
-    costs = np.random.default_rng(0).integers(0, GREATEST_COST + 1, (4, 9), np.int16)
-    cell = np.random.default_rng(1).integers(0, 9, 1000, np.int32)
-    at_once = Trellis(3).cheapest(cell, costs, 37)
-    monkeypatch.setattr("plait.wire.codecs.trellis._STATES_AT_ONCE", 8 * 5)  # 5 lanes of 8 states
-    np.testing.assert_array_equal(Trellis(3).cheapest(cell, costs, 37), at_once)
-
-
 def test_no_index_of_a_branch_is_cheaper():
     price = 0.4
     cells = Cells.of(QUANTISERS, price)
@@ -115,15 +93,6 @@ def test_no_index_of_a_branch_is_cheaper():
     relative = np.stack(all_costs) - np.min(all_costs, axis=0)
     small = relative < 7
     np.testing.assert_allclose(cells.costs[small] / 256, relative[small], atol=1 / 256)
-
-
-def test_numbers_go_to_the_nearest_cell_and_those_beyond_to_the_last():
-    cells = Cells.of(QUANTISERS, 0.4)
-    value = np.concatenate([VALUE, np.array([1e30, -1e30], np.float32)])
-    place = np.empty(value.size, np.int32)
-    cells.sort(value, 5, out=place)
-    assert np.abs(cells.middle[place[:-2] - 5] - VALUE).max() <= 0.5 / cells.per_step
-    assert place[-2:].tolist() == [5 + cells.middle.size - 1, 5]
 
 
 CHANCE = np.random.default_rng(0)
@@ -149,24 +118,6 @@ def test_indices_follow_the_trellis():
         state = TRELLIS.following[2 * state + (row & 1)]
 
 
-def test_bits_are_those_of_the_fitted_quantisers():
-    path = quantise(NUMBERS, STEP, GUESS, price(0.3), TRELLIS)
-    index, quantiser = path.index(), path.quantiser()
-    total = 0.0
-    for each, part in zip(path.quantisers, (slice(0, 3000), slice(3000, 6000)), strict=True):
-        for q in (0, 1):
-            total += each.bits(q)[index[part][quantiser[part] == q] + each.largest].sum(dtype=np.float64)
-    assert path.bits == pytest.approx(total / NUMBERS.size, rel=1e-6)
-
-
-def test_points_are_near_the_numbers():
-    path = quantise(NUMBERS, STEP, GUESS, price(0.0), TRELLIS)
-    index, quantiser = path.index()[:3000], path.quantiser()[:3000]
-    points = np.stack([path.quantisers[0].points(q) for q in (0, 1)])
-    error = points[quantiser, index + path.quantisers[0].largest] * STEP - LOUD
-    assert np.mean(error**2) < STEP**2 / 3  # a scalar quantiser with points 2 steps apart
-
-
 def test_a_higher_price_buys_fewer_bits_and_a_mix_lies_between():
     low, high = (quantise(NUMBERS, STEP, GUESS, price(value), TRELLIS).bits for value in (0.1, 1.0))
     mixed = quantise(NUMBERS, STEP, GUESS, Mix(0.1, 1.0, 3 / 7), TRELLIS)
@@ -174,9 +125,3 @@ def test_a_higher_price_buys_fewer_bits_and_a_mix_lies_between():
     alone = quantise(NUMBERS, STEP, GUESS, price(0.1), TRELLIS)
     lane = np.arange(NUMBERS.size) % 7
     np.testing.assert_array_equal(mixed.index()[lane < 3], alone.index()[lane < 3])
-
-
-def test_a_sample_has_numbers_of_every_group():
-    sample = NUMBERS.sample(600, 10)
-    assert [group.size for group in sample.groups] == [300, 300]
-    assert sample.lanes == 60
