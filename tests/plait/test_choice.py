@@ -49,11 +49,6 @@ def test_a_table_with_a_name_is_the_same_text() -> None:
     assert choice_text({"name": "sample"}) == "sample"
 
 
-def test_a_table_without_a_name_is_refused() -> None:
-    with pytest.raises(ConfigError, match="name is None, expected text in addition to the options share"):
-        choice_text({"share": 0.25})
-
-
 def test_options_are_the_described_fields_with_their_values() -> None:
     assert [(option.name, option.default) for option in options_of(Sample(share=0.75))] == [
         ("share", 0.75),

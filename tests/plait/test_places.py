@@ -8,17 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from plait.aggregation import RULES
 from plait.api.export import TARGETS
 from plait.errors import MachineError
 from plait.flower.rule_table import ALL_RULES
-from plait.places import OnDemand, at, bind_apps
+from plait.places import bind_apps
 from tests.commands import run_command
-
-
-def test_a_place_is_a_module_and_what_it_has_there() -> None:
-    assert at("plait.places:at") is at
-    assert at("server.transfers:Limits").__module__ == "server.transfers"
 
 
 @pytest.mark.slow
@@ -67,10 +61,3 @@ def test_only_what_is_asked_for_is_imported():
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "plait.aggregation.robust" in loaded
     assert "plait.aggregation.products" not in loaded
-
-
-def test_two_tables_are_one():
-    both = OnDemand({"b": "math:pi"}) | OnDemand({"a": "math:e"})
-    assert list(both) == ["a", "b"]
-    assert "c" not in both
-    assert len(RULES | RULES) == len(RULES)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
-import tomllib
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -19,27 +17,12 @@ from plait.policy import Policy, load_policy
 from plait.welcome import WELCOME_KEYS
 
 
-def default_policy_toml() -> str:
-    """The default policy as the page has it: every key with its description."""
-    return "".join(
-        f"# {field.description}\n{name.replace('_', '-')} = {json.dumps(field.get_default())}\n"
-        for name, field in Policy.model_fields.items()
-    )
-
-
 def test_the_default_takes_plaits_own_defaults():
     Policy().check_run(RunConfig())
 
 
 def test_a_policy_knows_every_method_and_takes_all_but_whole_weights_by_default():
     assert set(Policy().methods) == set(METHODS) - {"full"}
-
-
-def test_the_default_file_is_the_default_policy(tmp_path):
-    path = tmp_path / "policy.toml"
-    path.write_text(default_policy_toml())
-    assert load_policy(path) == load_policy(None) == Policy()
-    assert set(tomllib.loads(default_policy_toml())) == {name.replace("_", "-") for name in Policy.model_fields}
 
 
 @pytest.mark.parametrize(

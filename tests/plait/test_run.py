@@ -2,7 +2,6 @@ from dataclasses import replace
 
 import pytest
 
-from plait import run as run_module
 from plait.adapters import Layout, Task
 from plait.adapters.methods import METHODS
 from plait.config import config_from_table
@@ -13,20 +12,6 @@ from plait.settle import settle
 from plait.training.bases import locate_base
 from plait.training.blueprint import base_modules, read_base_config
 from plait.welcome import config_from_welcome, welcome_table
-
-
-@pytest.mark.slow
-def test_every_adapter_of_a_run_is_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    built: list[int] = []
-    design = run_module.design
-    monkeypatch.setattr(
-        run_module, "design", lambda *args, **more: (built.append(args[1].rank), design(*args, **more))[1]
-    )
-    config = config_from_table({"base": "tiny", "client-ranks": "2,4,8", "rule": "flexlora"})
-    run = resolve(settle(config))
-    for name, max_rank in (("ada", 2), ("bob", 4), ("cyd", 0)):
-        run.terms(name, max_rank=max_rank, policy=Policy())
-    assert built == [8, 4, 2]
 
 
 @pytest.mark.slow

@@ -83,10 +83,3 @@ def test_a_download_tells_how_much_has_arrived(tmp_path):
         (tmp_path / "part" / "toy.whl").write_bytes(bytes(2_000_000))
         assert told.wait(180)
     assert said[0] == "downloading toy"
-
-
-def test_a_download_of_unknown_size_is_only_named(tmp_path):
-    said = []
-    with growing("downloading toy", tmp_path, 0, said.append):
-        pass
-    assert said == ["downloading toy"]

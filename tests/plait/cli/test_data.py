@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -168,21 +167,6 @@ def test_what_is_wrong_with_data_is_one_line(
     assert len(errors) == 1
     assert message in errors[0]
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.slow
-def test_a_column_that_names_the_clients_says_how_many_there_are(
-    plait, jsonl: Path, tmp_path: Path, small: tuple[str, ...]
-) -> None:
-    data = ("--data", jsonl, "--columns", "client=author", *small)
-    ran = plait("simulate", *data, "--out", tmp_path / "run")
-    assert ran.code == 0, ran.err
-    assert "partition natural:author over 3 clients" in ran.err
-    assert tomllib.loads((tmp_path / "run" / "config.toml").read_text())["clients"] == 3
-    refused = plait("simulate", *data, "--clients-per-round", 4, "--out", tmp_path / "refused")
-    assert refused.code == 2
-    assert "3 clients: clients-per-round is 4, expected at most clients = 3" in refused.err
-    assert not (tmp_path / "refused" / "adapter").exists()
 
 
 @pytest.mark.slow

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import os
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -98,31 +96,3 @@ def test_a_command_ends_in_one_line_that_says_what_to_do(
 def test_other_errors_are_not_taken_for_the_machines() -> None:
     assert machine_fault(RuntimeError("shape '[2]' is invalid")) is None
     assert machine_fault(OSError(errno.ENOENT, "No such file")) is None
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of 1 MiB."""
-    place = tmp_path / "small"
-    place.mkdir()
-    if os.name == "nt" or os.geteuid() != 0:
-        pytest.skip("only root can mount")
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], check=False, capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip("this system mounts no tmpfs")
-    yield place
-    subprocess.run(["umount", place], check=True)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("target", ["merged", "ollama"])
-def test_an_export_to_a_full_disk_leaves_nothing_behind(
-    plait: Callable[..., object], adapter: Path, small_disk: Path, target: str
-) -> None:
-    ran = plait("export", adapter, small_disk / "out", "--to", target)
-    assert ran.code == 1
-    assert "No space left on device" in ran.err.splitlines()[-1]
-    assert "Traceback" not in ran.err
-    assert list(small_disk.iterdir()) == []

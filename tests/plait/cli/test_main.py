@@ -3,14 +3,11 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-import plait as plait_package
 from plait import __version__
 from plait.api.serving import CLIENTS_SETTINGS
 from plait.cli.doctor import _pair
@@ -33,19 +30,6 @@ def test_every_verb_has_help_with_an_example_in_80_columns(verb: str, plait, mon
     assert f"plait {verb}" in ran.out.replace("\n", " ")
     assert "Example:" in ran.out
     assert max(map(len, ran.out.splitlines())) <= 80
-
-
-@pytest.mark.slow
-def test_benchmarks_that_are_not_there_are_named_in_one_line(tmp_path) -> None:
-    """As from a wheel, which carries none of them."""
-    shutil.copytree(
-        Path(plait_package.__file__).parent, tmp_path / "plait", ignore=shutil.ignore_patterns("__pycache__")
-    )
-    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from plait.cli.main import main; main()"
-    command = [sys.executable, "-c", code, "bench", "wire", "--quick"]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert (ran.returncode, ran.stdout) == (1, "")
-    assert ran.stderr == "error: benchmarks need plait's source tree: run plait bench in a checkout\n"
 
 
 def test_help_begins_with_the_verbs_of_three_groups_and_names_every_other(plait) -> None:
@@ -155,14 +139,6 @@ def test_doctor_warns_where_transformers_asks_for_a_newer_peft(
     found = _pair()
     assert bool(found) == warns
     assert all("asks for peft>=99.0" in each.found and "constraints.txt" in each.advice for each in found)
-
-
-@pytest.mark.slow
-def test_estimate_counts_what_a_training_holds_beside_its_optimizer(plait) -> None:
-    asked = ("estimate", "--base", "tiny", "--no-evaluate", "--correction", "fedprox", "--json")
-    estimate = json.loads(plait(*asked).out)
-    # Adapter, moments, last step, the model's own and its gradient; and what FedProx pulls to.
-    assert estimate["client_adapter_memory_bytes"] == (20 + 4) * estimate["trainable_parameters"]
 
 
 @pytest.mark.parametrize("path", ["\x1b[2Jrun", "\x9b31mrun", "\u202enur", "x" * 300])

@@ -10,7 +10,6 @@ import pytest
 
 from plait.trust.kit import ClientKit, ServerKit
 from plait.trust.provision import provision
-from plait.trust.register import Register, Verdict
 
 
 @pytest.fixture(scope="module")
@@ -84,19 +83,6 @@ def test_operators_get_kits_and_their_next_step(plait, kits):
     ran = plait("provision", kits, "--revoke", "olga")
     assert ran.out.startswith("revoked operator olga on ")
     assert f"plait provision {shlex.quote(str(kits))} --operators olga" in ran.out
-
-
-def test_a_revoked_client_is_revoked_and_the_steps_say_how_it_takes_effect(plait, kits):
-    key = ClientKit.load(kits / "clients" / "bob").node_key.public_bytes
-    ran = plait("provision", kits, "--revoke", "bob")
-    assert ran.code == 0
-    assert ran.out.startswith("revoked client bob on ")
-    assert f"Copy {kits / 'server' / 'clients.json'}" in ran.out
-    assert f"plait provision {shlex.quote(str(kits))} --clients bob" in ran.out
-    assert Register.load(kits / "server").check("bob", key) is Verdict.REVOKED_KEY
-    again = json.loads(plait("provision", kits, "--revoke", "bob", "--json").out)
-    assert again["public_key"] == key.hex()
-    assert again["revoked"].endswith("+00:00")
 
 
 @pytest.mark.parametrize(

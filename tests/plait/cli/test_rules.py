@@ -52,20 +52,6 @@ def test_bytes_follow_from_the_base_and_the_rank(plait) -> None:
         assert (rules[name]["uplink_bytes_fp32"], rules[name]["downlink_bytes_fp32"]) == tuple(4 * n for n in traffic)
 
 
-@pytest.mark.slow
-def test_the_tables_fit_a_terminal_and_name_every_rule(plait, monkeypatch) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    ran = plait("simulate", "--rule", "list", "--base", "tiny")
-    assert max(len(line.rstrip()) for line in ran.out.splitlines()) <= 80
-    lines = [line.split() for line in ran.out.splitlines()]
-    for name in (*RULES, *FLOWER_RULES):
-        assert sum(words[:1] == [name] for words in lines) == 2
-    # The last cell of a row of numbers is there in whole.
-    (*_, costs) = (words for words in lines if words[:1] == ["fedavg"])
-    size = by_name(listed(plait))["fedavg"]["uplink_bytes_fp32"]
-    assert costs[-1] == f"{size / 1e6:.2f}"
-
-
 @pytest.mark.parametrize("options", [("--base", "no-such-base"), ("--target-modules", "no_such_module")])
 def test_a_base_or_module_that_is_not_there_is_a_configuration_error(plait, options) -> None:
     ran = plait("simulate", "--rule", "list", "--base", "tiny", *options)

@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 import tomllib
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,6 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from plait.adapters import AdapterState, Layout
 from plait.adapters.peft import load_peft_directory
 from plait.rounds.ledger import read_lines
 from plait.training.bases import locate_base
@@ -240,44 +237,3 @@ def test_a_run_begins_where_another_ended_and_its_adapter_is_both_in_plain_peft(
     )
     assert before["base"] == after["base"]
     assert after["adapter"]["loss"] < before["adapter"]["loss"]
-
-
-class LoadEndpoint(BaseHTTPRequestHandler):
-    """vLLM's /v1/load_lora_adapter as far as the wire goes: reads what it is pointed at when it is asked to."""
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        folder = Path(body["lora_path"])
-        config = json.loads((folder / "adapter_config.json").read_text())
-        tensors = load_peft_directory(folder).tensors
-        digest = AdapterState.from_tensors(Layout.of({k: v.shape for k, v in tensors.items()}), tensors).digest().hex()
-        self.server.loads.append((self.path, body["lora_name"], folder.name, config["r"], digest))  # type: ignore[attr-defined]
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(b"Success: LoRA adapter added")
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-
-@pytest.mark.slow
-def test_every_round_is_loaded_into_a_running_vllm_bit_for_bit(
-    plait, jsonl: Path, tmp_path: Path, small: tuple[str, ...]
-) -> None:
-    server = HTTPServer(("127.0.0.1", 0), LoadEndpoint)
-    server.loads = []  # type: ignore[attr-defined]
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        done = plait(
-            "simulate", "--data", jsonl, "--partition", "natural:author", "--clients", 3, *small, "--rounds", 3,
-            "--publish", f"http://127.0.0.1:{server.server_port}", "--out", tmp_path / "now", "--json",
-        )  # fmt: skip
-    finally:
-        server.shutdown()
-        server.server_close()
-    assert done.code == 0, done.err
-    rounds = [event["adapter"] for event in read_lines(tmp_path / "now" / "ledger.jsonl")
-              if event["event"] == "round_finished"]  # fmt: skip
-    assert server.loads == [  # type: ignore[attr-defined]
-        ("/v1/load_lora_adapter", "now", f"round-{number:06d}", 2, digest) for number, digest in enumerate(rounds, 1)
-    ]

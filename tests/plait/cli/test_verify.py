@@ -5,42 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import resuming, run_command
-
 pytestmark = pytest.mark.slow  # all of them look at runs of the command
-
-
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory, original: Path, small: tuple[str, ...]) -> tuple[Path, list[str]]:
-    """A run that kept its updates, made on a disk that was full at first; and what it said then."""
-    out = tmp_path_factory.mktemp("kept") / "run"
-    options = (
-        "simulate", "--data", original / "my.jsonl", "--partition", "natural:author", "--clients", 3, *small,
-        "--learning-rate", 1e-2, "--dtype", "float32", "--keep-updates", "--out", out,
-    )  # fmt: skip
-    nothing_larger_than_6_kb = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, 6_000)); "
-    plait = "from plait.cli.main import main; main()"
-    full = run_command(*options, program=nothing_larger_than_6_kb + plait)
-    assert full.returncode == 1
-    done = run_command(*(resuming(out) if (out / "ledger.jsonl").exists() else options))
-    assert done.returncode == 0, done.stderr
-    return out, full.stderr.splitlines()
-
-
-def test_a_full_disk_is_said_in_one_line_and_the_run_goes_on_to_the_same_adapter(kept, original: Path) -> None:
-    out, said = kept
-    assert said[-1].startswith("error: cannot write '")
-    assert said[-1].endswith("File too large")
-    assert not any("Traceback" in line for line in said)
-    weights = "adapter/adapter_model.safetensors"
-    assert (out / weights).read_bytes() == (original / "run" / weights).read_bytes()
-
-
-def test_the_rounds_of_a_run_that_kept_its_updates_are_computed_again(kept, plait) -> None:
-    ran = plait("verify", kept[0])
-    assert ran.code == 0, ran.err
-    assert "2 recomputed, bit for bit" in ran.out
-    assert json.loads(plait("verify", kept[0], "--json").out)["replayed"] == 2
 
 
 def test_a_torn_last_line_is_said_and_does_not_count(finished: Path, plait) -> None:

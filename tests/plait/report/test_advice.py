@@ -3,19 +3,6 @@ from plait.report.summary import summarise
 from tests.plait.conftest import evaluated, finished, numbered, round_finished, run_started, view_of
 
 
-def test_the_learning_rates_that_clients_found_are_told(small_run):
-    def said(given, **figures):
-        first, *rest = small_run
-        first = first | {"config": first["config"] | {"learning-rate": given}}
-        rest = [event | figures if event["event"] == "update_received" else event for event in rest]
-        return " ".join(advice(view_of(numbered([first, *rest]))))
-
-    assert "Learning rate found by each client: 0.0028." in said(0.0, learning_rate=0.00281)
-    assert "too high: 90% of the local steps" in said(0.03, learning_rate=0.03, shortened=0.9)
-    assert "earning rate" not in said(0.03, learning_rate=0.03, shortened=0.4)
-    assert "earning rate" not in said(0.03)
-
-
 def watched(*events, kept_round):
     rounds = [round_finished(number, 2) for number in (1, 2, 3)]
     losses = [evaluated(number, loss, {"ann": loss}) for number, loss in enumerate((4.0, 3.5, 3.8, 3.6))]

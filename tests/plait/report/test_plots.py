@@ -8,7 +8,7 @@ import pytest
 from matplotlib.image import imread
 
 from plait.report import plots
-from plait.report.theme import DARK, LIGHT, NARROW_LIGHT, draw
+from plait.report.theme import LIGHT, draw
 from plait.rounds.events import ClientScore, ClientsDescribed, DescribedClient, Evaluated
 from tests.plait.conftest import view_of
 
@@ -93,23 +93,6 @@ def test_shares_of_every_client_fill_its_bar(small_run, count: int) -> None:
     shown = min(count, 100)
     assert sorted(shares) == list(range(shown))
     assert list(shares.values()) == pytest.approx([1.0] * shown)
-
-
-def test_kinds_that_only_repeat_the_clients_are_left_out(small_run) -> None:
-    view = view_of(small_run)
-    clients = (DescribedClient(client=name, train_tokens=100, histogram={name: 9}) for name in ("ann", "bob"))
-    view.take(ClientsDescribed(clients=tuple(clients)))
-    assert len(plots.clients(view, LIGHT).axes) == 1
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("theme", [DARK, NARROW_LIGHT])
-def test_a_theme_decides_colour_and_width(small_run, theme) -> None:
-    figure = plots.loss_by_bytes(view_of(small_run), theme)
-    assert figure.get_figwidth() == theme.width_inches
-    png = draw(lambda: plots.loss_by_bytes(view_of(small_run), theme))
-    corner = imread(io.BytesIO(png))[0, 0, :3]
-    assert corner == pytest.approx([int(theme.surface[i : i + 2], 16) / 255 for i in (1, 3, 5)], abs=0.01)
 
 
 def test_spread_moves_only_what_overlaps_and_keeps_it_centred() -> None:

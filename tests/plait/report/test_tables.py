@@ -7,15 +7,13 @@ from plait.report.fairness import fairness_table
 from plait.report.tables import (
     aggregation_table,
     bytes_by_round_table,
-    left_out_table,
     loss_by_client_table,
     loss_by_round_table,
     own_text,
     refusals_table,
-    report_tables,
     savings_table,
 )
-from tests.plait.conftest import broadcast, evaluated, numbered, received, view_of
+from tests.plait.conftest import evaluated, numbered, view_of
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -147,18 +145,3 @@ def test_the_aggregation_table_shows_every_rounds_figures(small_run):
     table = aggregation_table(view_of(small_run))
     assert table.rows[0] == ("1", "1.0 %", "1.0 %", "90.0 %", "4.5", "1", "1.25")
     assert len(table.rows) == 2
-
-
-def test_clients_that_could_not_take_part_are_named_with_their_own_words(small_run) -> None:
-    turned_away = {"event": "client_turned_away", "client": "carol", "reason": "unusable-data", "detail": "no labels"}
-    view = view_of([*small_run, turned_away])
-    assert left_out_table(view).rows == (("carol", "unusable-data", "no labels"),)
-    assert left_out_table(view).title in [table.title for table in report_tables(view)]
-
-
-def test_bytes_of_an_update_count_in_the_round_that_it_is_part_of(small_run) -> None:
-    started = small_run[0] | {"config": {"rounds": 2, "rounds-mode": "async"}}
-    late = received(1, "ann", 3000) | {"fold": 2, "staleness": 1, "weight": 1.0}
-    table = bytes_by_round_table(view_of(numbered([started, broadcast(1, "ann", 500), late])))
-    assert [row[:4] for row in table.rows[:2]] == [("1", "0", "0 B", "500 B"), ("2", "1", "3.00 kB", "0 B")]
-    assert "receive its adapter if they evaluate it" in table.note

@@ -12,7 +12,6 @@ from plait.rounds.participant import Participant
 from plait.rounds.run_state import client_seed, sample_cohort
 from plait.rounds.spool import Weighting
 from plait.trust.keys import NodeKey
-from plait.wire.codec import EncodedPayload
 from plait.wire.codecs import codec_for
 from plait.wire.envelope import Direction, encode_delta, open_envelope, read_header, seal, split_frame
 from plait.wire.messages import (
@@ -244,14 +243,6 @@ def resealed(reply, **changes):
     opened = opened_update(reply)
     encoded = encode_delta(opened.delta, codec_for("fp32"))
     return encode_reply(UpdateReply(seal(replace(opened.header, **changes), encoded).data))
-
-
-def with_numbers(reply, number):
-    """A client's update whose numbers are all this one, and digests to match."""
-    opened = opened_update(reply)
-    packed = EncodedPayload(b"", np.full(opened.delta.layout.size, number, np.float32).tobytes())
-    encoded = replace(encode_delta(opened.delta, codec_for("fp32")), packed=packed)
-    return encode_reply(UpdateReply(seal(opened.header, encoded).data))
 
 
 def cut(reply):

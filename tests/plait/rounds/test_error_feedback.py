@@ -10,7 +10,7 @@ import pytest
 
 from plait.adapters import AdapterState, Layout
 from plait.aggregation import BOTH_SIDES
-from plait.rounds.error_feedback import ErrorFeedback, Residual, feedback_gain
+from plait.rounds.error_feedback import ErrorFeedback, Residual
 from plait.rounds.hook import Outgoing
 from plait.rounds.local_model import Trained, TrainJob
 from plait.rounds.memory import Kept
@@ -34,19 +34,6 @@ def test_a_residual_survives_being_written_down() -> None:
 def test_where_what_is_kept_is_lost_or_of_another_adapter_nothing_is_pending(kept: Kept) -> None:
     residual = Residual.of(kept, LAYOUT)
     assert not residual.pending.flat.any()
-
-
-@pytest.mark.parametrize("distortion", [0.01, 0.25, 0.5, 0.76, 0.9])
-def test_the_gain_shortens_the_lag_and_the_feedback_stays_stable(distortion: float) -> None:
-    gain = feedback_gain(distortion)
-    kept = 1 - gain * (1 - distortion)
-    noise_factor = kept**2 + gain**2 * distortion * (1 - distortion)
-    assert 1 <= gain <= 1 / (1 - distortion)
-    assert noise_factor < 1
-    lag, lag_without = kept / (1 - kept), distortion / (1 - distortion)
-    assert lag < 0.7 * lag_without or gain == 1
-    if distortion <= 0.4:
-        assert lag == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.parametrize(

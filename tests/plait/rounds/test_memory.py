@@ -20,6 +20,7 @@ from plait.rounds.memory import (
     recall_state,
 )
 from tests.commands import killed_after
+from tests.plait.rounds.conftest import DictMemory
 
 RUN = b"r" * 16
 
@@ -65,31 +66,20 @@ def test_what_is_damaged_counts_as_lost(cut):
     data = state(kept(1, 1), kept(4, 4)).to_bytes()
     for damaged in (data[:cut], data + b"x"):
         assert ClientState.from_bytes(damaged) is None
-        found = recall_state(Memory(damaged), "some", RUN)
+        found = recall_state(DictMemory(some=damaged), "some", RUN)
         assert (found.run_id, found.after.round, found.after.arrays) == (RUN, 0, {})
 
 
 def test_what_is_of_another_run_counts_as_lost():
     data = state(kept(1, 1), kept(4, 4)).to_bytes()
-    assert recall_state(Memory(data), "some", RUN).after.round == 4
-    assert recall_state(Memory(data), "some", b"s" * 16).after.round == 0
+    assert recall_state(DictMemory(some=data), "some", RUN).after.round == 4
+    assert recall_state(DictMemory(some=data), "some", b"s" * 16).after.round == 0
 
 
 def test_a_vector_is_had_only_in_its_own_size_and_kind():
     found = Kept(arrays={"values": np.ones(3, np.float32), "counts": np.ones(3, np.int64)})
     assert list(found.vector("values", 3)) == [1, 1, 1]
     assert [found.vector(name, size) for name, size in (("values", 4), ("counts", 3), ("other", 3))] == [None] * 3
-
-
-class Memory:
-    def __init__(self, data):
-        self.data = data
-
-    def load(self, key):
-        return self.data
-
-    def save(self, key, data):
-        self.data = data
 
 
 def test_what_was_kept_is_there_for_another_process(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from plait.adapters import AdapterState, Layout
 from plait.aggregation import Side
 from plait.rounds.memory import Kept
-from plait.rounds.own_adapter import kept_lead, kept_side, own_adapter, own_lead, share_at_start, with_own, without
+from plait.rounds.own_adapter import kept_lead, kept_side, own_adapter, share_at_start, with_own, without
 from plait.wire.settings import Settings
 
 LAYOUT = Layout.of({"a": (2, 3)})
@@ -44,14 +44,6 @@ def test_a_clients_own_lies_between_the_shared_adapter_and_where_its_steps_lead(
     assert own_adapter(state(1), kept, 0.75).flat.tolist() == [2.5] * 6
     assert own_adapter(state(1), kept, 0.0).flat.tolist() == [1.0] * 6
     assert kept.tags == {"kind": "own adapter", "share": "0.75"}
-
-
-@pytest.mark.parametrize(("done", "share", "rest"), [(4, 0.5, 0.7), (8, 0.5, 0.7 - 0.5 / 7), (8, 0.7, 0.6)])
-def test_steps_of_earlier_rounds_fade_whether_or_not_the_round_began_at_them(done, share, rest):
-    first = own_lead(state(3), state(1), NONE_YET, settings())
-    assert first.flat.tolist() == [3.0] * 6
-    second = own_lead(state(5), state(2), kept_lead(first, share), settings(done, share))
-    np.testing.assert_allclose(second.flat, 5 + rest * (3 - 2), rtol=1e-6)
 
 
 @pytest.mark.parametrize("kept", [NONE_YET, Kept(arrays={"lead": np.ones(5, np.float32)})])

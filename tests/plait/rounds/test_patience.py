@@ -56,12 +56,6 @@ def test_a_client_that_trains_for_ever_is_given_up_and_not_asked_again_at_once(s
     }
 
 
-def given_up(federation):
-    """Who gave no answer, and why; here, not on a network, a client may train before an evaluation that came first."""
-    refused = federation.of_kind("update_refused")
-    return {(event["client"], event["reason"]) for event in refused}
-
-
 def test_a_client_that_was_given_up_is_replaced(federate, fake_model, clock):
     federation = federate({f"client-{i}": fake_model(i - 2.0, 1 + i) for i in range(4)}, cohort_size=2, rounds=1)
     channel = federation.channel

@@ -54,10 +54,19 @@ def cohorts(federation):
 
 
 class Days:
-    """A clock that shows hours later each time somebody waits."""
+    """A clock that shows hours later each time somebody waits, and minutes later where nobody is heard."""
 
     def __init__(self, monkeypatch, federation):
         self.now = 0.0
+        exchange = type(federation.channel.exchange(Purpose.DESCRIBE, "0"))
+        receive = exchange.receive
+
+        def and_time_goes_by(heard, timeout_s):
+            if (answer := receive(heard, timeout_s)) is None and timeout_s:
+                self.now += 200.0
+            return answer
+
+        monkeypatch.setattr(exchange, "receive", and_time_goes_by)
         monkeypatch.setattr("plait.rounds.roster.time.monotonic", lambda: self.now)
         federation.channel.wait = self.wait
 
@@ -169,14 +178,6 @@ def test_a_node_that_never_describes_itself_is_told_and_asked_again_later(federa
     channel, node = federation.channel, node_of(federation, "mallory")
     clock = Days(monkeypatch, federation)
     channel.node_liveness = {node: Liveness(since=1.0, idle_s=10**6)}
-    receive = type(channel.exchange(Purpose.DESCRIBE, "0")).receive
-
-    def and_time_goes_by(exchange, timeout_s):
-        if (answer := receive(exchange, timeout_s)) is None and timeout_s:
-            clock.now += 200.0
-        return answer
-
-    monkeypatch.setattr(type(channel.exchange(Purpose.DESCRIBE, "0")), "receive", and_time_goes_by)
     channel.silent = lambda asked: asked.client == "mallory" and clock.now < 7200
     federation.run()
     (event,) = federation.of_kind("client_turned_away")
@@ -188,14 +189,6 @@ def test_a_node_that_never_describes_itself_is_told_and_asked_again_later(federa
 def test_a_node_that_is_at_work_on_its_description_keeps_its_turn(federate, monkeypatch):
     federation = open_federation(federate, clients=3, quorum=3)
     clock = Days(monkeypatch, federation)
-    receive = type(federation.channel.exchange(Purpose.DESCRIBE, "0")).receive
-
-    def and_time_goes_by(exchange, timeout_s):
-        if (answer := receive(exchange, timeout_s)) is None and timeout_s:
-            clock.now += 200.0
-        return answer
-
-    monkeypatch.setattr(type(federation.channel.exchange(Purpose.DESCRIBE, "0")), "receive", and_time_goes_by)
     federation.channel.silent = lambda asked: asked.client == "mallory" and clock.now < 7200
     federation.run()
     assert not told(federation)

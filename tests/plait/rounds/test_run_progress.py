@@ -98,19 +98,3 @@ def test_the_time_to_go_has_the_evaluations_that_are_still_to_come(timed):
     timed(1101, events.RoundStarted(round=5))
     assert timed(1111, events.RoundFinished(round=5, wall_s=10.0)) == 5
     assert timed(1117, events.Evaluated(round=5, loss=2.0)) == 0
-
-
-def test_evaluations_beside_training_take_no_time_but_the_last(timed):
-    timed(0, planned(**{"rounds": 4, "rounds-mode": "async"}))
-    timed(10, events.ClientsDescribed(clients=()))
-    timed(14, events.Evaluated(round=0, loss=4.0))
-    timed(14, events.RoundStarted(round=1))
-    timed(24, events.RoundFinished(round=1, wall_s=10.0))
-    timed(24, events.RoundStarted(round=2))
-    assert timed(30, events.Evaluated(round=1, loss=3.0)) == 3 * 10 + 4
-    assert timed(34, events.RoundFinished(round=2, wall_s=10.0)) == 2 * 10 + 4
-    timed(34, events.RoundStarted(round=3))
-    timed(44, events.RoundFinished(round=3, wall_s=10.0))
-    timed(44, events.RoundStarted(round=4))
-    assert timed(54, events.RoundFinished(round=4, wall_s=10.0)) == 4
-    assert timed(60, events.Evaluated(round=4, loss=3.0)) == 0

@@ -1,4 +1,4 @@
-from plait.simulation.simulation import _SHARED_KEPT, SharedBytes, SimulatedMemory, VolatileMemory
+from plait.simulation.simulation import SharedBytes, SimulatedMemory, VolatileMemory
 
 
 def test_clients_of_one_process_that_keep_the_same_bytes_share_one_copy():
@@ -15,13 +15,6 @@ def test_what_is_shared_is_never_anothers():
     alice.save("adapter", b"a")
     bob.save("adapter", b"b")
     assert (alice.load("adapter"), bob.load("adapter"), bob.load("spec")) == (b"a", b"b", None)
-
-
-def test_sharing_keeps_few_bytes_alive():
-    shared = SharedBytes()
-    for number in range(50):
-        VolatileMemory(shared).save("adapter", b"%d" % number)
-    assert len(shared._known) <= _SHARED_KEPT
 
 
 def test_what_could_not_be_sent_again_survives_the_process(tmp_path):

@@ -10,7 +10,6 @@ from plait.config import RunConfig
 from plait.errors import ConfigError
 from plait.run import Run, resolve
 from plait.settle import settle
-from plait.simulation import simulation as simulation_module
 from plait.simulation.execution import prepare
 from plait.simulation.partitioned_data import PartitionedData, load_partitioned
 from plait.simulation.simulation import Simulation
@@ -50,15 +49,6 @@ def test_a_client_is_kept_from_task_to_task_and_let_go_with_the_simulation(prepa
     del simulation
     gc.collect()
     assert first() is None
-
-
-@pytest.mark.slow
-def test_of_many_clients_those_asked_last_are_kept(prepared, monkeypatch) -> None:
-    monkeypatch.setattr(simulation_module, "_MODELS_KEPT", 1)
-    simulation = Simulation(*prepared)
-    first = simulation.model(0)
-    simulation.model(1)
-    assert simulation.model(0) is not first
 
 
 @pytest.mark.slow

@@ -95,11 +95,6 @@ def test_a_kit_cannot_take_another_clients_name(kits):
         ClientKit.load(kits / "clients" / "alice")
 
 
-def test_settings_are_read_back_as_written(tmp_path):
-    (tmp_path / "kit.toml").write_bytes(client_settings("a.b", ["x", "::1"]))
-    assert read_client_settings(tmp_path) == ("a.b", ("x", "::1"))
-
-
 @pytest.mark.parametrize(
     "text",
     ["", "name = 1\nserver-names = []", 'name = "a"', 'name = "a"\nserver-names = [1]', "\x00", "\xff",

@@ -10,29 +10,6 @@ VALUE = np.random.default_rng(0).standard_normal(5000).astype(np.float32) * 4
 QUANTISERS = Quantisers.gaussian(VALUE)
 
 
-def test_bytes_survive_and_say_where_they_end():
-    packed = QUANTISERS.pack()
-    assert len(packed) == QUANTISERS.size_bytes
-    found, end = Quantisers.unpack(b"xy" + packed + b"more", 2)
-    assert (end, found.pack()) == (2 + len(packed), packed)
-
-
-def test_points_are_even_and_odd_multiples_moved_towards_zero():
-    shifts = np.array([[16, 32, 0], [0, -64, 64]], np.int8)
-    quantisers = Quantisers(3, shifts, QUANTISERS.costs)
-    assert quantisers.points(0).tolist() == [-6, -3.5, -1.75, 0, 1.75, 3.5, 6]
-    assert quantisers.points(1).tolist() == [-4, -4, -1, 0, 1, 4, 4]
-
-
-def test_fitted_quantisers_have_their_points_at_the_means():
-    value = np.array([0.1, 1.75, 2.0, -1.625, 0.75], np.float32)
-    index, quantiser = np.array([0, 1, 1, -1, 1], np.int32), np.array([0, 0, 0, 0, 1], np.uint8)
-    fitted = Quantisers.fitted(value, index, quantiser, np.array([9, 3, 1, 4, 2]))
-    mean = (3 * 1.75 + 1 * 2.0 + 4 * 1.625) / 8
-    assert fitted.points(0)[fitted.largest + 1] == pytest.approx(mean, abs=1 / 128)
-    assert fitted.points(1)[fitted.largest + 1] == pytest.approx(0.75, abs=1 / 128)
-
-
 def test_what_occurs_often_costs_little():
     index, quantiser = np.array([0, 1, -2], np.int32), np.zeros(3, np.uint8)
     count = np.array([800, 150, 50])
