@@ -127,15 +127,6 @@ def test_a_found_rate_goes_on_higher_where_the_server_takes_a_mean_of_several_cl
     assert factor(clients=1) == factor(rounds_mode="async") == factor(learning_rate=0.01) == 1
 
 
-def test_more_is_judged_the_more_is_trained_between_evaluations_and_the_fewer_judge() -> None:
-    def judged(**given: object) -> int:
-        return settle(config_from_table(given)).plan.settings.max_held_out_sequences
-
-    assert judged() < judged(eval_every=5) == judged(eval_every=50), "no more is trained than the run's five rounds"
-    assert judged() < judged(local_steps=20)
-    assert judged() < judged(eval_clients=2)
-
-
 @pytest.mark.parametrize(
     ("given", "evaluators"),
     [

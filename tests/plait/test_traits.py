@@ -1,7 +1,7 @@
 import pytest
 
 from plait.errors import ConfigError
-from plait.traits import Stated, Trait, check, clash, taken
+from plait.traits import Stated, Trait, check
 
 NEEDS = Stated("keep", "best", needs={Trait.FIGURES: "losses are compared"}, instead="keep last")
 TAKES = Stated("mask", True, takes={Trait.FIGURES: "sums alone are seen"})
@@ -42,15 +42,3 @@ def test_those_that_would_do_in_place_of_a_part_are_named():
         check((keep, TAKES))
     with pytest.raises(ConfigError, match="expected keep some or another mask"):
         check((keep, TAKES, waits))
-
-
-def test_a_value_with_characters_that_do_not_print_makes_one_line():
-    with pytest.raises(ConfigError) as refused:
-        check((NEEDS, Stated("rule", "a\n\x1b[2J", takes={Trait.FIGURES: "gone\n"})))
-    assert str(refused.value).isprintable()
-
-
-def test_what_is_gone_is_what_any_part_takes():
-    assert taken((NEEDS, TAKES)) == {Trait.FIGURES}
-    assert clash(NEEDS, TAKES) is Trait.FIGURES
-    assert clash(TAKES, NEEDS) is None

@@ -58,15 +58,3 @@ def test_losses_and_changes_stand_beside_how_sure_they_are():
         "base      held-out loss 2.8170 ± 0.0600",
         "round 1   held-out loss 2.4760 ± 0.0610 (-0.3410 ± 0.0120 against the base)",
     ]
-
-
-def test_an_accuracy_has_both_ends_of_its_interval():
-    judged = {"round": 0, "loss": 0.5, "accuracy": 0.9375, "accuracy_interval": [0.717, 0.989]}
-    assert shown(judged) == ["base      held-out loss 0.5000, accuracy 0.938 (0.717 to 0.989)"]
-
-
-def test_what_is_not_known_is_not_shown():
-    assert shown({"round": 0, "loss": 2.0}, {"round": 1, "loss": 1.5}) == [
-        "base      held-out loss 2.0000",
-        "round 1   held-out loss 1.5000 (-0.5000 against the base)",
-    ]

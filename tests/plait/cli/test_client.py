@@ -5,12 +5,10 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from plait.trust.provision import provision
 from tests.commands import Command
 from tests.waiting import unused_port
 
@@ -77,20 +75,3 @@ def test_a_node_without_a_server_says_why_waits_and_ends_when_told(
     assert process.returncode == code
     assert json.loads(rest.splitlines()[-1])["event"] == "stopping"
     assert errors == ("stopped; start it again to continue\n" if code else "")
-
-
-@pytest.mark.slow
-def test_a_kit_gives_the_name_and_a_broken_line_shows_no_trace(jsonl: Path, tmp_path: Path, closed_port: int) -> None:
-    provision(tmp_path / "kits", ("ada",), ("localhost",), now=datetime.now(UTC))
-    with started(
-        "--server", f"localhost:{closed_port}", "--kit", tmp_path / "kits" / "clients" / "ada", "--data", jsonl,
-        "--state", tmp_path / "state",
-    ) as process:  # fmt: skip
-        assert process.stderr is not None
-        lines: list[str] = []
-        for line in process.stderr:
-            lines.append(line)
-            if "nothing listens" in line:
-                break
-        assert any(line.endswith(f"connecting to localhost:{closed_port} as ada\n") for line in lines)
-        assert not any("Traceback" in line for line in lines)

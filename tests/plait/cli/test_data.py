@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import datasets
 import pandas as pd
 import pytest
 
@@ -46,20 +45,8 @@ def texts(rows: Rows, path: Path) -> Path:
     return path / "d"
 
 
-def saved(rows: Rows, path: Path) -> Path:
-    datasets.Dataset.from_list(rows).save_to_disk(str(path / "d"))
-    return path / "d"
-
-
-def parquet(rows: Rows, path: Path) -> Path:
-    pd.DataFrame(rows).to_parquet(path / "my.parquet")
-    return path / "my.parquet"
-
-
 SHAPES: dict[str, tuple[Callable[[Rows, Path], Path], tuple[str, ...]]] = {
     "csv with other names": (other_names, ("--columns", "text=body,client=writer")),
-    "parquet": (parquet, ("--partition", "natural:author")),
-    "saved": (saved, ("--columns", "client=author")),
     "one file per client": (shards, ("--partition", "natural:file")),
     "folders of text": (texts, ()),
 }
@@ -142,8 +129,6 @@ main()
 """
 
 BAD: dict[str, tuple[tuple[str, ...], int, str]] = {
-    "no such file": (("--data", "none.csv"), 3, "error: cannot read 'none.csv': No such file or directory"),
-    "no such column": (("--data", "my.jsonl", "--columns", "text=body"), 2, "error: 'my.jsonl' has no column 'body', "),
     "no such client column": (("--data", "my.jsonl", "--columns", "client=who"), 2, "has no column 'who', expected on"),
     "no such field": (("--data", "my.jsonl", "--columns", "body=text"), 2, "columns names the field 'body', expected"),
     "no such split": (("--data", "my.jsonl", "--split", "tset"), 2, "split is 'tset', expected one of 'my.jsonl': tra"),

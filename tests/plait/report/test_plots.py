@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -82,17 +81,6 @@ def test_the_dashed_curves_spend_what_the_alternatives_would(small_run) -> None:
     assert curves["raw adapter, fp32"] == [2 * 2 * 4000, 4 * 2 * 4000]
     assert curves["adapter at 4 bits"] == [2 * 2 * 500, 4 * 2 * 500]
     assert curves["this run"] == [10_210, 20_210]
-
-
-@pytest.mark.parametrize("count", [1, 24, 200])
-def test_shares_of_every_client_fill_its_bar(small_run, count: int) -> None:
-    figure = plots.clients(crowd(view_of([small_run[0], small_run[-2]]), count), LIGHT)
-    shares: Counter[int] = Counter()
-    for bar in figure.axes[1].patches:
-        shares[round(bar.get_y() + bar.get_height() / 2)] += bar.get_width()
-    shown = min(count, 100)
-    assert sorted(shares) == list(range(shown))
-    assert list(shares.values()) == pytest.approx([1.0] * shown)
 
 
 def test_spread_moves_only_what_overlaps_and_keeps_it_centred() -> None:

@@ -32,11 +32,6 @@ def test_a_switch_is_spelt_out_without_a_value() -> None:
     )  # fmt: skip
 
 
-def test_a_run_whose_clients_brought_their_data_is_served_again() -> None:
-    config = {"data": "", "clients": 2, "partition": "", "rounds": 3}
-    assert repeat_command(config) == ("plait server --kit plait-server", "--min-clients 2", "--rounds 3")
-
-
 @pytest.mark.parametrize("data", ["stdlib", "my data/it's.jsonl", 'a "b".jsonl', r"c:\\texts"])
 def test_a_run_on_a_superlink_is_repeated_by_flower_with_the_data_that_it_named(data: str) -> None:
     config = {"data": "", "base": "tiny", "clients": 2, "keep-updates": True, "alpha": 0.5, "partition": "", "out": "x"}

@@ -6,13 +6,7 @@ import matplotlib as mpl
 import pytest
 from matplotlib.figure import Figure
 
-from plait.report.theme import DARK, LIGHT, WIDTHS, Theme, draw, draw_svg, new_axes, palette_css, short_name
-
-
-def test_drawing_leaves_the_settings_of_the_process_alone() -> None:
-    before = dict(mpl.rcParams)
-    draw(lambda: new_axes(LIGHT, height_inches=1, title="$x_1$")[0])
-    assert dict(mpl.rcParams) == before
+from plait.report.theme import DARK, LIGHT, WIDTHS, Theme, draw, draw_svg, new_axes, palette_css
 
 
 def drawn(text: str = "3.1415 of 8") -> dict[str, str]:
@@ -52,11 +46,6 @@ def test_a_plot_is_the_same_each_time_and_its_text_stays_whole() -> None:
 @pytest.mark.slow
 def test_a_title_is_text_alone() -> None:
     assert "<script>" not in drawn("<script>alert(1)</script>")["wide"]
-
-
-def test_a_name_that_legends_would_hide_is_shown() -> None:
-    assert not short_name("_hidden").startswith("_")
-    assert short_name("_hidden").strip() == "_hidden"
 
 
 def test_a_matplotlibrc_of_the_current_directory_has_no_say() -> None:

@@ -65,13 +65,3 @@ def test_a_stop_request_ends_the_run_before_the_next_client() -> None:
 def test_a_full_disk_is_the_machines_fault_and_ends_the_run() -> None:
     with pytest.raises(DiskFullError):
         asked(channel_of([]), {0: b"full"})
-
-
-def test_who_is_asked_again_works_after_those_who_wait() -> None:
-    with channel_of([]).exchange(Purpose.TRAIN, "1") as exchange:
-        for node in (0, 1):
-            exchange.send(node, (b"task", b""))
-        first = exchange.receive(None)
-        exchange.send(0, (b"again", b""))
-        rest = list(iter(lambda: exchange.receive(None), None))
-    assert [first, *rest] == [(0, b"task/0"), (1, b"task/1"), (0, b"again/0")]

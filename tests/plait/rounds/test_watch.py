@@ -52,15 +52,6 @@ def test_the_scale_halves_with_every_worse_evaluation_and_doubles_again_up_to_on
     assert scales == [1, 1, 0.5, 0.25, 0.5, 1, 1]
 
 
-def test_several_steps_are_taken_back_where_none_of_the_last_evaluations_was_good() -> None:
-    one, two = curve(4.0, 3.0, 3.5), curve(4.0, 3.0, 3.5, 3.5)
-    assert [now.follows_steps_back(now.round + 1) for now in (curve(4.0, 3.0), one, two)] == [False, False, True]
-    assert not two.follows_steps_back(two.round + 2)
-    seldom = standing(evaluated(0, 4.0), evaluated(2, 4.5))
-    assert seldom.follows_steps_back(3)
-    assert not standing(evaluated(0, 4.0), evaluated(2, 3.0)).follows_steps_back(3)
-
-
 def test_one_client_alone_cannot_make_a_step_count_as_worse() -> None:
     honest = [evaluated(0, 4.0, 4.0, 4.0), evaluated(1, 3.5, 3.5, 3.5)]
     now = standing(*honest, evaluated(2, 3.4, 3.4, 100.0))

@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 
-from plait.data import Dataset, as_dataset
+from plait.data import Dataset
 from plait.data.records import Record, RecordKind
 from plait.simulation.partition import Partition, held_out_by_value, partition
 from plait.simulation.scheme import parse_partition
@@ -58,15 +58,3 @@ def test_parts_follow_the_classes_of_each_client() -> None:
     # Of a class that no client trains on, each gets its share of all.
     untrained = held_out_by_share(np.zeros(9, np.int64), np.array([[0, 30], [0, 60]]))
     assert [len(part) for part in untrained] == [3, 6]
-
-
-def test_label_skew_is_the_same_in_both_parts() -> None:
-    rows = [{"text": f"text {number}", "label": "xyz"[number % 3]} for number in range(600)]
-    train = as_dataset(rows)
-    dataset = Dataset.of("d", train.kind, train.records, held_out=train.records[:300])
-    for share in split_over("dirichlet:0.3", dataset, 4).shares:
-        for label in "xyz":
-            of_train, of_held_out = (
-                sum(record.label == label for record in part) for part in (share.records, share.held_out)
-            )
-            assert abs(of_train / 2 - of_held_out) <= 1.5

@@ -136,10 +136,6 @@ def test_the_values_with_most_text_take_part() -> None:
     )
 
 
-def test_labels_can_be_a_natural_column() -> None:
-    assert [share.name for share in split(labelled(), "natural:label").shares] == list(CLASSES)
-
-
 def test_client_names_are_safe_short_and_unique() -> None:
     values = ["../../etc/x", "Ann", "ann", "日本", "x" * 100, "x" * 101, "a b\nc"]
     records = [Record(text="x", columns={"who": value}) for value in values]

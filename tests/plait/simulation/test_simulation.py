@@ -1,7 +1,5 @@
 import gc
 import json
-import subprocess
-import sys
 import weakref
 
 import pytest
@@ -59,18 +57,3 @@ def test_two_simulations_of_one_process_share_nothing(prepared) -> None:
     assert other.participant(0).memory.load("adapter") is None
     assert one.participant(0).memory.load("adapter") == b"one"
     assert one.base is not other.base
-
-
-@pytest.mark.slow
-def test_a_simulation_needs_no_flower() -> None:
-    program = (
-        "import sys\n"
-        "import plait.federation, plait.simulation.simulation, plait.simulation.references\n"
-        "from plait.config import RunConfig\n"
-        "from plait.run import resolve\n"
-        "from plait.settle import settle\n"
-        "resolve(settle(RunConfig(base='tiny')))\n"
-        "print(sorted(name for name in sys.modules if name == 'flwr'))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"

@@ -68,14 +68,6 @@ def test_a_verdict_for_every_name_and_key(path, alice, bob, tmp_path):
     assert register.check("", b"") is Verdict.UNKNOWN_KEY
 
 
-def test_a_client_with_a_new_key_is_known_by_the_new_one_only(path, bob, now, tmp_path):
-    again = RegisteredClient("bob", NodeKey.generate().public_bytes, now)
-    write_clients(path, [bob, again])
-    register = Register.load(tmp_path)
-    assert register.check("bob", bob.public_key) is Verdict.REVOKED_KEY
-    assert register.check("bob", again.public_key) is Verdict.KNOWN
-
-
 def test_a_running_server_sees_a_revocation_at_once(kits):
     register = Register.load(kits / "server")
     alice = register.clients[0]

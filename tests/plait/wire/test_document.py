@@ -9,7 +9,6 @@ import pytest
 
 from plait.adapters.fingerprint import TOKENIZER_FILES, VOLATILE_CONFIG_KEYS
 from plait.features.secagg.events import EVALUATION, TRAINING
-from plait.rounds.client_way import _said
 from plait.v1 import federation_pb2 as federation
 from plait.v1 import messages_pb2 as pb
 from plait.wire.messages import TASK_SCHEMA
@@ -57,23 +56,6 @@ def test_it_names_every_reason():
 
 def _paragraph(start: str) -> str:
     return (start + TEXT.partition(start)[2]).partition("\n\n")[0]
-
-
-def test_it_names_every_metric_of_an_update():
-    rows = re.findall(r"^\| ([a-z_, ]+) \| [^|]* \|$", section("## Replies"), re.MULTILINE)
-    named = {name for row in rows for name in row.split(", ")}
-    source = _said.__code__.co_consts, _said.__code__.co_names
-    sent = {"train_loss", "first_loss", "slope", "learning_rate", "shortened", "reward", "refused_completions"}
-    sent |= {"train_tokens", "train_s", "distortion", "codec_s", "record_epsilon"}
-    assert named == sent
-    said = {word for each in source for word in _words(each)}
-    assert said - {""} >= {"train_loss", "train_tokens", "train_s", "distortion", "codec_s"}
-
-
-def _words(value: object) -> set[str]:
-    if isinstance(value, tuple):
-        return {word for each in value for word in _words(each)}
-    return {value} if isinstance(value, str) else set()
 
 
 def test_it_names_the_figures_under_masks():

@@ -38,12 +38,6 @@ def test_frame_is_what_protobuf_writes(header, payload, signature):
     assert join_frame(header, payload, signature) == message.SerializeToString(deterministic=True)
 
 
-@given(PARTS, PARTS, PARTS)
-def test_split_inverts_join(header, payload, signature):
-    frame = split_frame(join_frame(header, payload, signature))
-    assert (frame.header, frame.payload, frame.signature) == (header, payload, signature)
-
-
 @given(st.binary(max_size=40))
 def test_split_accepts_only_what_join_writes(data):
     try:

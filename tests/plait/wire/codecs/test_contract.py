@@ -10,7 +10,6 @@ from hypothesis.extra import numpy as hnp
 
 from plait.adapters import AdapterState, Layout
 from plait.own_code import checked
-from plait.wire.codec import EncodedPayload
 from plait.wire.codecs import CODECS, codec_for
 from plait.wire.codecs.contract import CODEC_CHECKS
 from plait.wire.codecs.plain import Bf16
@@ -49,21 +48,6 @@ class Boastful(Bf16):
 def test_an_encoder_that_says_other_numbers_than_come_back_is_found_out():
     (broken,) = (verdict for verdict in checked(Boastful(), CODEC_CHECKS) if not verdict.holds)
     assert broken.claim == "a delta comes back finite, in its shape and within the stated size"
-
-
-@dataclass(frozen=True)
-class Bare(Bf16):
-    """With all bytes in the parameters and none in the payload."""
-
-    def encode(self, delta):
-        return EncodedPayload(super().encode(delta).payload, b"")
-
-    def decode(self, parameters, payload, layout):
-        return super().decode(b"", parameters, layout)
-
-
-def test_a_codec_without_payload_can_keep_the_contract():
-    assert [verdict for verdict in checked(Bare(), CODEC_CHECKS) if not verdict.holds] == []
 
 
 @pytest.mark.slow

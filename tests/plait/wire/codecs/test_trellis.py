@@ -4,19 +4,7 @@ import numpy as np
 import pytest
 
 from plait.wire.codecs import compiled
-from plait.wire.codecs.trellis import GREATEST_COST, STATE_BITS, Cells, Mix, Numbers, Quantisers, Trellis, quantise
-
-VALUE = np.random.default_rng(0).standard_normal(5000).astype(np.float32) * 4
-QUANTISERS = Quantisers.gaussian(VALUE)
-
-
-def test_what_occurs_often_costs_little():
-    index, quantiser = np.array([0, 1, -2], np.int32), np.zeros(3, np.uint8)
-    count = np.array([800, 150, 50])
-    fitted = Quantisers.fitted(np.zeros(3, np.float32), index, quantiser, count)
-    # Signs are not told apart: ±1 and ±2 share their counts.
-    expected = 800 * -np.log2(0.8) + 150 * -np.log2(0.075) + 50 * -np.log2(0.025)
-    assert fitted.length_bits(index, quantiser, count) == pytest.approx(expected, rel=0.01)
+from plait.wire.codecs.trellis import GREATEST_COST, STATE_BITS, Mix, Numbers, Quantisers, Trellis, quantise
 
 
 @pytest.fixture(autouse=True)
@@ -54,24 +42,6 @@ def test_no_path_is_cheaper(state_bits, size, lanes):
         assert found[lane::lanes].tolist() in [branches for cost, branches in paths if cost == cheapest]
 
 
-def test_no_index_of_a_branch_is_cheaper():
-    price = 0.4
-    cells = Cells.of(QUANTISERS, price)
-    largest = QUANTISERS.largest
-    index = np.arange(-largest, largest + 1)
-    all_costs = []
-    for branch in range(4):
-        points, bits = QUANTISERS.points(branch >> 1), QUANTISERS.bits(branch >> 1)
-        cost = (cells.middle[:, None] - points) ** 2 + price * bits
-        cost[:, index % 2 != branch & 1] = np.inf
-        all_costs.append(cost.min(axis=1))
-        chosen = cost[np.arange(cells.middle.size), cells.choice[branch] + largest]
-        np.testing.assert_allclose(chosen, cost.min(axis=1), rtol=1e-5)
-    relative = np.stack(all_costs) - np.min(all_costs, axis=0)
-    small = relative < 7
-    np.testing.assert_allclose(cells.costs[small] / 256, relative[small], atol=1 / 256)
-
-
 CHANCE = np.random.default_rng(0)
 LOUD, QUIET = (CHANCE.standard_normal(3000).astype(np.float32) * scale for scale in (2.0, 1.0))
 NUMBERS = Numbers([LOUD, QUIET], 7)
@@ -82,17 +52,6 @@ TRELLIS = Trellis(3)
 
 def price(value: float) -> Mix:
     return Mix(value, value, 1)
-
-
-def test_indices_follow_the_trellis():
-    path = quantise(NUMBERS, STEP, GUESS, price(0.3), TRELLIS)
-    index, quantiser = path.index(), path.quantiser()
-    state = TRELLIS.first(7)
-    for start in range(0, NUMBERS.size, 7):
-        row = index[start : start + 7]
-        state = state[: row.size]
-        np.testing.assert_array_equal(quantiser[start : start + 7], state & 1)
-        state = TRELLIS.following[2 * state + (row & 1)]
 
 
 def test_a_higher_price_buys_fewer_bits_and_a_mix_lies_between():
