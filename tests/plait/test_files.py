@@ -134,15 +134,6 @@ def test_a_swap_that_fails_half_way_puts_the_old_directory_back(tmp_path, monkey
     assert names(tmp_path / "folder") == ["old"]
 
 
-def test_a_full_disk_leaves_the_old_directory_and_nothing_else(tmp_path, monkeypatch):
-    write_folder(tmp_path / "folder", "old")
-    monkeypatch.setattr(os, "fsync", no_space)
-    with pytest.raises(MachineError, match=r"cannot write '.*folder': No space left on device"):
-        write_folder(tmp_path / "folder", "new")
-    assert names(tmp_path) == ["folder"]
-    assert names(tmp_path / "folder") == ["old"]
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="maps files on Linux only")
 def test_a_mapped_file_outlives_its_name(tmp_path):
     path = tmp_path / "file"

@@ -159,11 +159,7 @@ def test_an_error_is_one_line_that_no_terminal_takes_for_more(plait, tmp_path, p
     ],
 )
 def test_idle_threads_soon_sleep_unless_the_environment_says_otherwise(given, found) -> None:
-    assert environment_of_plait(("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"), given) == found
-
-
-def environment_of_plait(names, given) -> list[str]:
-    """The values of these variables once `plait` has begun; "-" where there is none."""
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
     program = (
         "import os, sys; sys.argv = ['plait', '--version']; from plait.cli.main import main; import atexit; "
         f"atexit.register(lambda: print(*(os.environ.get(name, '-') for name in {names}))); main()"
@@ -171,7 +167,7 @@ def environment_of_plait(names, given) -> list[str]:
     environment = {key: value for key, value in os.environ.items() if key not in names} | given
     command = [sys.executable, "-c", program]
     ran = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    return ran.stdout.split()[-len(names) :]
+    assert ran.stdout.split()[-len(names) :] == found
 
 
 @pytest.mark.slow

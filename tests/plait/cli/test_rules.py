@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import json
 
-import pytest
-
 from plait.aggregation import RULES
 from plait.flower.rule_table import FLOWER_RULES
 
@@ -50,10 +48,3 @@ def test_bytes_follow_from_the_base_and_the_rank(plait) -> None:
     for name, traffic in expected.items():
         assert (rules[name]["uplink_parameters"], rules[name]["downlink_parameters"]) == traffic
         assert (rules[name]["uplink_bytes_fp32"], rules[name]["downlink_bytes_fp32"]) == tuple(4 * n for n in traffic)
-
-
-@pytest.mark.parametrize("options", [("--base", "no-such-base"), ("--target-modules", "no_such_module")])
-def test_a_base_or_module_that_is_not_there_is_a_configuration_error(plait, options) -> None:
-    ran = plait("simulate", "--rule", "list", "--base", "tiny", *options)
-    assert ran.code == 2
-    assert ran.err.splitlines()[-1].startswith("error: ")

@@ -131,18 +131,6 @@ def test_report_rebuilds_what_was_deleted(finished: Path, plait) -> None:
 
 
 @pytest.mark.slow
-def test_a_finished_run_is_not_resumed_and_never_overwritten(
-    finished: Path, plait, jsonl: Path, small: tuple[str, ...]
-) -> None:
-    assert plait("resume", finished).code == 2
-    before = (finished / "ledger.jsonl").read_bytes()
-    ran = plait("simulate", "--data", jsonl, "--partition", "iid", "--clients", 2, *small, "--out", finished)
-    assert ran.code == 2
-    assert "already holds a run" in ran.err
-    assert (finished / "ledger.jsonl").read_bytes() == before
-
-
-@pytest.mark.slow
 def test_classification_reports_accuracy(plait, tmp_path: Path, small: tuple[str, ...]) -> None:
     data = tmp_path / "labels.jsonl"
     lines = [

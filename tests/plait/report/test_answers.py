@@ -1,14 +1,7 @@
 from __future__ import annotations
 
 from plait.report.answers import answers
-from plait.rounds.run_view import RunView
-from tests.plait.conftest import small_events
-
-
-def view_of(events: list[dict[str, object]]) -> RunView:
-    from plait.rounds.events import parse_event
-
-    return RunView.of(map(parse_event, events))
+from tests.plait.conftest import small_events, view_of
 
 
 def test_four_questions_are_answered_of_a_finished_run() -> None:

@@ -81,10 +81,3 @@ def test_the_dashed_curves_spend_what_the_alternatives_would(small_run) -> None:
     assert curves["raw adapter, fp32"] == [2 * 2 * 4000, 4 * 2 * 4000]
     assert curves["adapter at 4 bits"] == [2 * 2 * 500, 4 * 2 * 500]
     assert curves["this run"] == [10_210, 20_210]
-
-
-def test_spread_moves_only_what_overlaps_and_keeps_it_centred() -> None:
-    assert plots.spread([0.0, 5.0, 9.0], gap=1.0) == [0.0, 5.0, 9.0]
-    assert plots.spread([0.0, 5.0, 5.0, 5.0], gap=1.0) == pytest.approx([0.0, 4.0, 5.0, 6.0])
-    heights = plots.spread(sorted(np.random.default_rng(0).uniform(0, 5, 30)), gap=0.5)
-    assert min(np.diff(heights)) >= 0.5 - 1e-9

@@ -6,7 +6,6 @@ import pytest
 
 from plait.config import RunConfig
 from plait.data import Dataset, Record, RecordKind
-from plait.errors import ConfigError
 from plait.simulation.partitioned_data import PartitionedData, load_partitioned
 
 
@@ -43,11 +42,6 @@ def test_all_values_of_a_column_take_part_unless_their_number_is_given(
     assert found.notes[0].endswith(f" over {clients} clients")
     told = any(f"the {clients} with most text take part" in note for note in found.notes)
     assert told == (values > clients and found.notes[0].startswith("partition natural"))
-
-
-def test_a_number_that_a_column_does_not_have_is_refused() -> None:
-    with pytest.raises(ConfigError, match="column 'hospital' has 4 distinct values, expected at least clients = 8"):
-        parts(dataset(4), partition="natural:hospital", clients=8)
 
 
 @pytest.mark.parametrize("column", ["hospital", "Hospital", "hospital_id", "authorName", "Owner/Team", "users", "USER"])

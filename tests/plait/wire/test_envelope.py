@@ -218,15 +218,6 @@ def test_a_process_of_both_sides_decodes_nothing_and_gets_the_same(decoded):
     assert together.digest() == apart.digest() == encoded.delta.digest()
 
 
-def test_what_many_receive_is_decoded_once(decoded):
-    data = seal(UPDATE, encode_delta(NOISE, Rate(1.0))).data
-    with DECODED.kept():
-        assert len({open_envelope(data, layout=WIDE).delta.digest() for _ in range(3)}) == 1
-    assert len(decoded) == 1
-    open_envelope(data, layout=WIDE)
-    assert len(decoded) == 2
-
-
 def test_numbers_of_another_layout_are_not_taken(decoded):
     data = seal(UPDATE, encode_delta(NOISE, Rate(1.0))).data
     with DECODED.kept():
