@@ -78,11 +78,6 @@ def test_an_option_that_is_not_there_or_out_of_range_is_refused(given, message) 
         with_options(Sample(), given, what="sample")
 
 
-def test_what_has_no_options_says_so() -> None:
-    with pytest.raises(ConfigError, match=r"len is given the option 'share', it has none|has no options"):
-        with_options(len, {"share": "1"}, what="len")
-
-
 def test_a_text_may_have_several_choices_each_with_its_options() -> None:
     assert split_choices("wandb, my:Log:every=2,last=true,my:Log,,wandb") == (
         "wandb",

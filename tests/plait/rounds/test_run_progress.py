@@ -48,15 +48,6 @@ def test_who_cannot_take_part_is_told_in_the_clients_own_words_until_it_can(tmp_
     assert not summary().unfit
 
 
-def test_the_time_to_go_follows_the_last_rounds_and_counts_all_that_are_done(tmp_path, ledger):
-    summary = LiveProgress(tmp_path / "ledger.jsonl")
-    ledger.append(planned(rounds=1000))
-    for number in range(1, 201):
-        ledger.note(events.RoundFinished(round=number, wall_s=float(number)))
-    assert summary().done == 200
-    assert summary().eta_s == 800 * 168.5  # the median of rounds 137 to 200
-
-
 @pytest.fixture
 def timed(tmp_path):
     """Appends an event at a time, and returns the estimate after it."""
