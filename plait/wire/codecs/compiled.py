@@ -24,8 +24,6 @@ SOURCES = ("trellis.cpp", "ans.cpp")
 _P, _I = POINTER, INTEGER
 _ARGUMENTS = {
     "trellis_search": (_P, _P, _P, _I, _I, _I, _P),
-    "path_count": (_P, _P, _I, _I, _P),
-    "path_take": (_P, _P, _I, _I, _P, _P),
     "rate_pack": (_P, _P, _P, _P, _I, _P, _I, _I, _P, _I, _P),
     "rate_unpack": (_P, _P, _I, _P, _P, _I, _P, _P, _P, _I, _I, _P, _I, _P),
 }
@@ -51,26 +49,6 @@ def search(
     before = np.ascontiguousarray(before, np.int64)
     built.trellis_search(*addresses(cell, costs, before), cell.size, lanes, before.size // 2, *addresses(branches))
     return branches
-
-
-def count(branch: NDArray[np.uint8], cell: NDArray[np.int32], cells: int) -> NDArray[np.int64] | None:
-    """(4 * cells,) how often each branch occurs in each cell; both are (n,), of each number."""
-    built = library()
-    if built is None:
-        return None
-    counts = np.zeros(4 * cells, np.int64)
-    built.path_count(*addresses(branch, cell), cell.size, cells, *addresses(counts))
-    return counts
-
-
-def take(branch: NDArray[np.uint8], cell: NDArray[np.int32], table: NDArray[np.int32]) -> NDArray[np.int32] | None:
-    """(n,) what each number has in `table`, (4, cells); the others as in `count`."""
-    built = library()
-    if built is None:
-        return None
-    taken, table = np.empty(cell.size, np.int32), np.ascontiguousarray(table)
-    built.path_take(*addresses(branch, cell), cell.size, table.shape[1], *addresses(table, taken))
-    return taken
 
 
 def pack(

@@ -69,16 +69,3 @@ extern "C" int64_t trellis_search(const int32_t *cell, const int16_t *costs, con
     }
     return 0;
 }
-
-// branch, cell: (size) of each number. counts: (4, cells) how often each of both occurs; on top of what is there.
-extern "C" int64_t path_count(const uint8_t *branch, const int32_t *cell, int64_t size, int64_t cells, int64_t *counts) {
-    for (int64_t i = 0; i < size; i++) counts[branch[i] * cells + cell[i]]++;
-    return 0;
-}
-
-// table: (4, cells). taken: (size) of each number.
-extern "C" int64_t path_take(const uint8_t *branch, const int32_t *cell, int64_t size, int64_t cells, const int32_t *table,
-                             int32_t *taken) {
-    for (int64_t i = 0; i < size; i++) taken[i] = table[branch[i] * cells + cell[i]];
-    return 0;
-}

@@ -375,8 +375,6 @@ class Path:
 
     def index(self) -> Index:
         """(n,) of each number."""
-        if (taken := compiled.take(self._branch, self._cell, self._choice)) is not None:
-            return taken
         return self._choice.ravel().take(_place(self._branch, self._cell, self._choice.shape[1]))
 
     def quantiser(self) -> Quantiser:
@@ -405,8 +403,7 @@ def quantise(numbers: Numbers, step: np.float32, guess: Sequence[Quantisers], mi
     choice = np.concatenate([cells.choice for cells in in_order], axis=1)
     branch = trellis.cheapest(cell, np.concatenate([cells.costs for cells in in_order], axis=1), numbers.lanes)
 
-    if (count := compiled.count(branch, cell, choice.shape[1])) is None:
-        count = np.bincount(_place(branch, cell, choice.shape[1]), minlength=choice.size)
+    count = np.bincount(_place(branch, cell, choice.shape[1]), minlength=choice.size)
     count, ways = count.reshape(4, len(prices), width), choice.reshape(4, len(prices), width)
     fitted: list[Quantisers] = []
     length_bits, start = 0.0, 0
