@@ -519,7 +519,8 @@ class Story:
 
     def evaluated(self, event: dict[str, Any]) -> set[str]:
         """Losses, as each client told them, and their mean; margins of the mean are the operator's."""
-        said = self.adapter(event) | {"round"}
+        said = self.adapter(event)
+        said |= {"round"} if said or self._evaluators(event) else set[str]()
         for kind, prefix, mean in (("score", "", event), ("own", "own.", event.get("own") or {})):
             scores = mean.get("by_client", {})
             for name in self._evaluators(event):

@@ -255,12 +255,13 @@ def terminal(signed: Any, scratch: Path) -> Iterator[str]:
 
 def run(*, full: bool, scratch: Path) -> Row:
     """Every field of every event of three runs (quick: of one event of each kind of one), and every story and role."""
-    provision(scratch / "kits", small.NAMES, ("localhost",), operators=("olga",), now=datetime.now(UTC))
     complaints, figures = list[str](), dict[str, object]()
     for name in RUNS if full else ("open",):
-        (scratch / name).mkdir()
-        signed = small.federated(scratch / name, scratch / "kits", **RUNS[name])
-        doubts, _ = verify.checked(signed.bundle, signed.run / "adapter", scratch / "kits/server/ca.crt")
+        # Each has kits of its own: a client whose kit has seen another state takes no part under masks.
+        kits = scratch / name / "kits"
+        provision(kits, small.NAMES, ("localhost",), operators=("olga",), now=datetime.now(UTC))
+        signed = small.federated(scratch / name, kits, **RUNS[name])
+        doubts, _ = verify.checked(signed.bundle, signed.run / "adapter", kits / "server/ca.crt")
         complaints += [f"{name}: {each}" for each in doubts if "no statement" in each]
         alike = ("seq",) if full and name == "open" else ("event", "purpose", "round") if full else ("event",)
         found = list(fields(signed, scratch, alike=alike))
@@ -268,4 +269,4 @@ def run(*, full: bool, scratch: Path) -> Row:
         complaints += found
         if name == "open":
             complaints += [*stories(signed, scratch), *signers(signed, scratch), *terminal(signed, scratch)]
-    return Row.of("evidence rewritten by its operator", complaints, least=3000 if full else 300, **figures)
+    return Row.of("evidence rewritten by its operator", complaints, least=1800 if full else 300, **figures)
