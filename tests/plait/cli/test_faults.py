@@ -48,7 +48,7 @@ def adapter(tmp_path: Path) -> Path:
 
 EXPORT = ("export", "ADAPTER", "OUT", "--to", "merged"), "plait.exporting.merged.merge_in_place"
 OTHERS = {
-    "eval": (("eval", "--adapter", "ADAPTER", "--data", "chatterbot"), "plait.training.local_model.evaluate_adapter"),
+    "eval": (("eval", "--adapter", "ADAPTER", "--data", "chatterbot"), "plait.training.evaluation.evaluate_adapter"),
     "simulate": (
         ("simulate", "--base", "tiny", "--data", "chatterbot", "--out", "OUT"),
         "plait.simulation.execution.execute",
