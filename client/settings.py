@@ -186,7 +186,7 @@ class NodeOptions(_Server, total=False):
     max_rank: Annotated[int, "Largest rank to accept if the rule mixes ranks; 0 for any."]
     policy: Annotated[Place, "TOML file that limits what a server may ask; safe limits by default."]
     dp_max_epsilon: Annotated[
-        float, "Refuse runs without client-level differential privacy or with a larger epsilon; 0 accepts any."
+        float, "Refuse runs without differential privacy or with a larger epsilon; 0 accepts any."
     ]
     require_secure_aggregation: Annotated[
         bool, "Refuse runs without secure aggregation, where the server would see this client's update."

@@ -89,7 +89,7 @@ def resume(
     config = settings_of(directory, allow, without=[key for key, is_given in given.items() if is_given])
     if (names := names_of(callbacks)) not in ("", config.callbacks):
         raise ConfigError(
-            f"callbacks of '{run}' are '{config.callbacks}', which resume on their own, but got '{names}'"
+            f"callbacks of '{run}' are '{config.callbacks}', but got '{names}'; name the run's own with allow"
         )
     dataset = _data_again(config, data)
     stop = StopRequest()

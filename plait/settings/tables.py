@@ -259,10 +259,10 @@ class EvaluationSettings(Table):
     8
     """
     keep: Literal["accepted", "best", "last"] = "accepted"
-    """accepted: publish no adapter whose held-out loss is above the base's or the best published one's, undo half of a
-    step that raises it, and shorten the next steps (under masks and with asynchronous rounds nothing is undone); best:
-    the same, but publish the adapter with the lowest loss; last: publish every round's, undo nothing; always so with
-    dp, where nobody tells losses"""
+    """accepted: publish no adapter whose held-out loss is above the base's, nor above the best published one's by more
+    than a fiftieth of the gain; undo half of a step that raises it, and shorten the next steps (under masks and with
+    asynchronous rounds nothing is undone); best: the same, but publish the adapter with the lowest loss; last: publish
+    every round's, undo nothing; always so with dp, where nobody tells losses"""
     reference: str = ""
     """also train baselines: central (pooled data), local (each client alone), or both"""
 
