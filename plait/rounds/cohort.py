@@ -381,15 +381,8 @@ class CohortCollector:
         usable = set(stored) - set(without)
         here = self._available()
         deadline = server.tasks.deadline()
-        chosen, reserve = choose_cohort(
-            [*(client for client in here if client not in without), *(usable - set(here))],
-            plan.cohort_size,
-            seed=plan.seed,
-            round_number=number,
-        )
-        if server.costs.keeps_cohort:
-            # In every attempt at a round: whoever comes for another would count because of what that one sent.
-            chosen, reserve = self._kept.setdefault(number, chosen), ()
+        able = [*(client for client in here if client not in without), *(usable - set(here))]
+        chosen, reserve = self._choose(number, able)
         steps_of = self._budget(number, chosen)
         steps = steps_of and {client: steps_of(client) for client in chosen}
         log.tell(events.RoundStarted(round=number, cohort=chosen, steps=steps))
@@ -427,6 +420,15 @@ class CohortCollector:
         for client in late:
             log.failure(number, Answer(client, NoAnswer("no update before the deadline"), 0), reason=Reason.LATE)
         return note_held(state, held)
+
+    def _choose(self, number: int, able: list[str]) -> tuple[Sequence[str], Sequence[str]]:
+        """The cohort, and who may replace a client of it."""
+        plan = self.server.plan
+        chosen, reserve = choose_cohort(able, plan.cohort_size, seed=plan.seed, round_number=number)
+        if self.server.costs.keeps_cohort:
+            # In every attempt at a round: whoever comes for another would count because of what that one sent.
+            return self._kept.setdefault(number, chosen), ()
+        return chosen, reserve
 
     def _available(self) -> list[str]:
         server = self.server
