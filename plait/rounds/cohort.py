@@ -421,7 +421,7 @@ class CohortCollector:
             log.failure(number, Answer(client, NoAnswer("no update before the deadline"), 0), reason=Reason.LATE)
         return note_held(state, held)
 
-    def _choose(self, number: int, able: list[str]) -> tuple[Sequence[str], Sequence[str]]:
+    def _choose(self, number: int, able: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The cohort, and who may replace a client of it."""
         plan = self.server.plan
         chosen, reserve = choose_cohort(able, plan.cohort_size, seed=plan.seed, round_number=number)
