@@ -96,17 +96,6 @@ def test_a_task_to_a_node_that_was_never_here_is_not_sent_and_the_others_go_on(c
         assert exchange.receive(None) == (node_number("alice"), b"done")
 
 
-def test_a_task_is_sent_again_when_its_node_comes_back(channel, attending, send, replies):
-    with attending(channel, "alice") as (alice,):
-        sent = send(channel, "alice", b"task")
-        first = alice.work()
-    with attending(channel, "alice") as (alice,):
-        again = alice.work()
-        assert again == first
-        alice.upload(again.task_id, b"done")
-        assert replies([sent])[0] == b"done"
-
-
 def test_tasks_of_a_node_that_stays_away_fail_after_the_grace(make_channel, attending, send, replies):
     channel = make_channel(grace_s=0.2)
     with attending(channel, "alice") as (alice,):
@@ -279,19 +268,3 @@ def test_over_tls_a_provisioned_node_works_with_its_kit(make_channel, bare_node,
     assert replies([sent])[0] == b"a" * 3_000_000
     assert channel.identity(node_number("alice")) == Identity("alice", kit.node_key.public_bytes)
     alice.leave()
-
-
-def test_a_revoked_node_is_sent_away_while_it_is_attached(make_channel, bare_node, federation, until, monkeypatch):
-    from datetime import UTC, datetime
-
-    from plait.trust.provision import revoke
-
-    monkeypatch.setattr("server.nodes_channel._REGISTER_EVERY_S", 0.1)
-    channel = make_channel(kit=ServerKit.load(federation / "server"))
-    kit = ClientKit.load(federation / "clients" / "alice")
-    alice = bare_node(channel.address, "alice", key=kit.node_key, credentials=channel_credentials(kit)).attend()
-    until(lambda: channel.nodes(0))
-    revoke(federation, "alice", now=datetime.now(UTC))
-
-    assert alice.hear().refused.reason == pb.REFUSED_REASON_REVOKED_KEY
-    until(lambda: not channel.nodes(0))

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from plait.report.status import status_tables
 from plait.rounds.run_progress import RunProgress
@@ -131,11 +130,6 @@ class TestBadKeys:
 
     def test_an_unknown_key_is_refused(self, secure, kits, bare_node):
         assert refusal(self.node(bare_node, secure, kits["alice"], key=NodeKey.generate()).enrol()) == "UNKNOWN_KEY"
-
-    def test_a_revoked_key_is_refused(self, secure, kits, bare_node, federation):
-        revoke(federation, "alice", now=datetime.now(UTC))
-        assert refusal(self.node(bare_node, secure, kits["alice"]).enrol()) == "REVOKED_KEY"
-        assert self.node(bare_node, secure, kits["bob"]).enrol().HasField("welcome")
 
     def test_a_key_that_is_revoked_meanwhile_ends_the_session_at_the_next_call_and_fails_the_task(
         self, secure, kits, bare_node, federation, send, replies, until
@@ -476,14 +470,6 @@ class TestAnswersOverTheLongCall:
         with attending(channel, "alice", "bob"):
             assert replies([send(channel, name, b"task") for name in ("alice", "bob")]) == [b"alice's", b""]
 
-    def test_an_answer_that_nobody_waits_for_is_not_kept(self, channel, attending, send):
-        with attending(channel, "alice") as (alice,):
-            with send(channel, "alice", b"task"):
-                task_id = alice.work().task_id
-            assert alice.hear().HasField("withdraw")
-
-            assert not alice.answer(task_id, b"late").kept
-
     def test_the_same_again_has_a_receipt_again_and_counts_once(self, channel, attending, send, replies):
         with attending(channel, "alice") as (alice,):
             sent = send(channel, "alice", b"task")
@@ -589,13 +575,6 @@ class TestOperators:
             assert json.loads(alice.stub.Status(pb.StatusRequest(token=good), timeout=180).json)["nodes"]
         for bad in (b"", b"x" * 64, token[:-1], "é".encode()):
             assert code(alice.stub.Status, pb.StatusRequest(token=bad), timeout=180) == "UNAUTHENTICATED"
-
-    def test_health_is_served_on_the_same_port(self, channel, attending):
-        with attending(channel, "alice") as (alice,):
-            health = health_pb2_grpc.HealthStub(alice.channel)
-            for name in ("", "plait.v1.Federation"):
-                reply = health.Check(health_pb2.HealthCheckRequest(service=name), timeout=180)
-                assert reply.status == health_pb2.HealthCheckResponse.SERVING
 
     def test_the_metrics_count_what_happened(self, make_channel, attending, bare_node, send, replies, until):
         channel = make_channel(metrics_listen="127.0.0.1:0", summary=lambda: RunProgress(round=4, round_s=2.5))
