@@ -145,18 +145,6 @@ def test_nothing_is_looked_for_before_consent(tmp_path: Path) -> None:
         assert words in said
 
 
-def test_consent_is_remembered_and_a_configuration_that_differs_is_asked_about_anew(tmp_path: Path) -> None:
-    asked: list[str] = []
-
-    def ask() -> bool:
-        asked.append("once")
-        return True
-
-    for rounds, times in ((3, 1), (3, 1), (4, 2), (3, 2)):
-        open_runner(a_run("tiny", TINY, rounds=rounds), settings(tmp_path), DATA, progress=lambda _: None, ask=ask)
-        assert len(asked) == times
-
-
 def test_a_large_plan_is_taken_where_somebody_is_shown_it_and_then_without_a_terminal(tmp_path: Path) -> None:
     run, told = a_run("tiny", TINY, seq_len=100_000), list[str]()
 

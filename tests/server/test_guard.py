@@ -150,7 +150,8 @@ class TestCertificates:
         with connection(make_secure(), kits["bob"]) as opened:
             health = health_pb2_grpc.HealthStub(opened)
 
-            assert health.Check(health_pb2.HealthCheckRequest(), timeout=180).status == 1
+            for name in ("", "plait.v1.Federation"):
+                assert health.Check(health_pb2.HealthCheckRequest(service=name), timeout=180).status == 1
             assert code(lambda: next(health.Watch(health_pb2.HealthCheckRequest(), timeout=180))) == "UNIMPLEMENTED"
 
     def test_no_name_has_more_calls_at_a_time_than_a_node_needs(self, make_secure, kits, bare_node, until):

@@ -111,12 +111,6 @@ def test_a_part_with_another_digest_gives_way(inbox):
     assert inbox.read("alice", "1.train.0").data == DATA
 
 
-def test_an_answer_with_another_digest_is_thrown_away(inbox, tmp_path):
-    assert not receive(inbox, digest=b"x" * 32)
-
-    assert not [file for file in tmp_path.rglob("*") if file.is_file()]
-
-
 def test_more_or_less_than_was_announced_is_refused_and_less_can_go_on(inbox):
     with pytest.raises(PeerError, match="more than the 10 bytes"):
         receive(inbox, size=10)

@@ -1,14 +1,11 @@
 import json
 import math
 from dataclasses import replace
-from io import StringIO
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from plait.adapters import AdapterState, Layout
-from plait.report.table import to_rich
 from simulations.bench.baselines import BASELINES
 from simulations.bench.deltas import Source, samples
 from simulations.bench.wire import DIAL, Measured, Timing, compare
@@ -62,19 +59,6 @@ def test_the_bound_is_that_of_a_gaussian():
     assert Measured("x", 3.0, 1 / 16, still, still).excess == 1
     assert Measured("x", 3.0, 1.5, still, still).bound == 0
     assert Measured("x", 32.0, 0.0, still, still).bound is None
-
-
-def test_a_timing_says_its_median_and_largest_deviation():
-    assert str(Timing((90.0, 100.0, 150.0))) == "100 ±50%"
-
-
-def test_the_table_has_a_line_for_each_way(comparison):
-    table = comparison.table()
-    assert len(table.rows) == len(DIAL) + len(BASELINES)
-    console = Console(file=StringIO(), width=200)
-    console.print(to_rich(table))
-    shown = console.file.getvalue()
-    assert all(row[0] in shown for row in table.rows)
 
 
 @pytest.mark.slow
