@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -35,8 +34,6 @@ def fits(
 
     Example: plait doctor --base llama-3.1-8b --method qlora --seq-len 2048 --max-memory-gb 12
     """
-    if not math.isfinite(max_memory_gb):
-        raise ConfigError(f"max-memory-gb is {max_memory_gb}, expected 0 or more")
     with status(f"checking {base}", quiet=json_output):
         findings = _plan(
             base, method=method, rank=rank, batch_size=batch_size, seq_len=seq_len,

@@ -45,8 +45,8 @@ CASES = {
     "a personal side at two bits": {"rule": "fedsa", "wire": 2},
     "newcomers in every round": {"clients": 16, "clients_per_round": 2, "eval_clients": 1},
     "few in every round": {"clients": 6, "clients_per_round": 2, "eval_every": 2, "wire": "bf16"},
-    "privacy of clients": {"dp": "client", "dp_noise_multiplier": 1.0, "wire": 4, "eval_every": 0},
-    "privacy of records": {"dp": "record", "dp_noise_multiplier": 1.0, "eval_every": 0},
+    "privacy of clients": {"dp": "client", "dp_epsilon": 8.0, "wire": 4, "eval_every": 0},
+    "privacy of records": {"dp": "record", "dp_epsilon": 8.0, "eval_every": 0},
     "asynchronous": {
         "clients": 6, "clients_per_round": 4, "rounds": 6, "eval_every": 3, "rounds_mode": "async",
         "fleet": "fleet.toml",

@@ -130,7 +130,7 @@ def test_a_process_that_is_killed_starts_again_and_the_bits_are_the_same(run: Ra
 
     def kill(event: Event) -> None:
         if isinstance(event, UpdateReceived) and event.round == 2 and not children:
-            found = subprocess.run(["pgrep", "-P", str(os.getpid()), "-f", "cards.worker"], capture_output=True)
+            found = subprocess.run(["pgrep", "-P", str(os.getpid()), "-f", "simulation.worker"], capture_output=True)
             children.extend(map(int, found.stdout.split()))
             os.kill(children[-1], signal.SIGKILL)
 
