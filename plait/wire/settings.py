@@ -164,8 +164,8 @@ class Settings:
 
     @property
     def under_masks(self) -> bool:
-        """Whether the server sees sums alone, whatever the setting is called that asks for it."""
-        return bool(vars(self)["secure_aggregation"])
+        """Whether the server sees sums alone."""
+        return self.secure_aggregation
 
     @property
     def adds_share(self) -> bool:

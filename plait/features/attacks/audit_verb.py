@@ -67,7 +67,7 @@ def audit(
     admit(data)
     if settings.data and data:
         raise ConfigError(f"data is '{data}', but the run has data of its own, '{settings.data}': leave --data out")
-    unit = vars(settings).get("dp", "off")
+    unit = settings.dp
     if not (settings.data or data or unit != "off"):
         raise ConfigError(f"the clients of '{run}' brought their own data; give --data with that of one of them")
     proven: Audit | None = None

@@ -16,7 +16,7 @@ from plait.settle import Settled
 
 def plans(settled: Settled, size: int, parameters: int, records: int | None) -> Planned:
     """What it costs, and whether anything useful is left, for clients with so many records, if that was said."""
-    unit = vars(settled.config)["dp"]
+    unit = settled.config.dp
     if unit == "record":
         return _of_records(settled, size, parameters, records)
     return _of_clients(settled, size, parameters)

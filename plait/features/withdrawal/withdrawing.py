@@ -93,7 +93,7 @@ def plan_of(
         (each.round for each in events if isinstance(each, UpdateReceived) and each.client == client), default=0
     )
     place = out or directory.path.resolve().with_name(f"{directory.path.resolve().name}-without-{plain_name(client)}")
-    promised = vars(settings).get("dp") == "client"
+    promised = settings.dp == "client"
     way, told = ("promised", _promise(view)) if promised else ("exact", _estimate(view, client))
     return Plan(
         directory,
