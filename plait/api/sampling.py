@@ -29,7 +29,7 @@ def sample(run: Run, data: PartitionedData, directory: RunDirectory, *, quiet: b
 
     A user's own records are shown only if the user asks for it.
     """
-    count = int(vars(run.config).get("samples", -1))
+    count = run.config.samples
     if count < 0:
         count = _OF_BUNDLED if run.config.data in BUILTINS else 0
     is_hidden = run.screen is not None or bool(run.config.labels)

@@ -11,7 +11,7 @@ from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import TaskSettings
 from plait.rounds.run_view import RunView
 from plait.rounds.step_budget import BySpeed
-from plait.simulation.on_fleet import clock_after
+from plait.simulation.fleet_channel import clock_after
 from plait.simulation.virtual_clock import VirtualChannel
 from plait.wire.messages import TrainTask, decode_task
 from tests.features.asynchronous.buffered import rounds_of
