@@ -24,7 +24,7 @@ Screen = Callable[[Event], Event | None]
 def settled_by_parts(config: RunConfig) -> RunConfig:
     """The settings with those that asynchronous rounds and differential privacy fill in."""
     if config.rounds_mode != "sync":
-        from plait.rounds.buffered import settled
+        from plait.rounds.buffer import settled
 
         config = config.model_copy(update=settled(config))
     if config.dp != "off":
@@ -47,7 +47,7 @@ def task_settings(settings: Settings, config: RunConfig) -> Settings:
 def plan_of(plan: RunPlan, config: RunConfig) -> RunPlan:
     """The plan of the round loop, for rounds that are buffers and steps by speed."""
     if config.rounds_mode != "sync":
-        from plait.rounds.buffered import planned
+        from plait.rounds.buffer import planned
 
         plan = planned(plan, config)
     if config.step_budget == "speed":
@@ -61,7 +61,7 @@ def way_of(plan: RunPlan, config: RunConfig, host: Host) -> Way:
     """How a run's updates are gathered and folded, and what its rounds cost."""
     way = Way(host=host)
     if config.rounds_mode != "sync":
-        from plait.rounds.buffered import with_buffer
+        from plait.rounds.buffer import with_buffer
 
         way = with_buffer(way, config)
     if config.dp != "off":
@@ -147,7 +147,7 @@ def check_here(config: RunConfig, *, simulates: bool) -> None:
         ConfigError: with the reason.
     """
     if config.rounds_mode != "sync":
-        from plait.rounds.buffered import check as check_rounds
+        from plait.rounds.buffer import check as check_rounds
 
         check_rounds(config, simulates=simulates)
     if config.fleet:

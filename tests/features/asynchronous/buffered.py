@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from plait.rounds.buffer import Buffer
-from plait.rounds.buffered import of_buffer
+from plait.rounds.buffer import Buffer, of_buffer
 
 
 def rounds_of(buffer: Buffer) -> dict[str, object]:
