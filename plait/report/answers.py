@@ -65,7 +65,12 @@ def _learned(view: RunView) -> Answer:
     if base is None or final is None or not final.round:
         if final is None or not view.not_published:
             return Answer(question, "Not yet", "No round has been evaluated.")
-        return Answer(question, "No", "No adapter was better than the base, so none is published.", is_bad=True)
+        return Answer(
+            question,
+            "No",
+            "No adapter was better than the base on average and for most clients, so none is published.",
+            is_bad=True,
+        )
     text = f"Held-out loss {loss_text(base.loss)} → {loss_text(final.loss)} ({moved_text(final, base)})"
     if minus := view.learned.loss_is_minus:
         text = f"Mean {minus} {minus_text(base.loss)} → {minus_text(final.loss)}"
@@ -85,6 +90,8 @@ def _for_whom(view: RunView) -> Answer:
     question, peers = "For whom?", plural(view.client_count, "client")
     base, final = view.base_evaluation, view.final_evaluation
     both = [name for name in final.by_client if base and name in base.by_client] if final and final.round else []
+    if final and not final.round and view.not_published:
+        return Answer(question, peers, "No adapter is published, so nobody gains or loses.")
     if not both or base is None or final is None:
         return Answer(question, peers, "Losses of single clients are not known here.")
     changes = {name: final.by_client[name].loss - base.by_client[name].loss for name in sorted(both)}

@@ -751,7 +751,8 @@ class NotPublished(Event):
         if self.risen is None:
             why = "nothing says that it is better than the base"
         else:
-            most = f", higher for {self.higher[0]} of {self.higher[1]} clients" if self.higher else ""
+            by = "of the mean or the median client"
+            most = f" ({by}), higher for {self.higher[0]} of {self.higher[1]} clients" if self.higher else ""
             other = f"that of round {self.above}" if self.above else "the base's"
             why = f"its held-out loss is {self.risen:.3f} above {other}{most}"
         return f"The adapter of round {self.round} is not published, because {why}; that of round {self.kept} stays."
