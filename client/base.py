@@ -18,8 +18,8 @@ from plait.config import Scalar, config_from_table
 from plait.data import Dataset
 from plait.errors import BaseMismatchError, ConfigError, DiskFullError, PlaitError, PolicyError
 from plait.policy import Policy
-from plait.rounds.data_journal import DataJournal
 from plait.rounds.memory import ClientSecret, DiskMemory
+from plait.rounds.terms import DataJournal
 from plait.welcome import config_from_welcome
 
 if TYPE_CHECKING:

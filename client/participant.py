@@ -9,10 +9,9 @@ from client.settings import check_device, check_trainer
 from plait.data import Dataset, RecordKind, histogram
 from plait.policy import Policy
 from plait.rounds.client_way import Speaker
-from plait.rounds.data_journal import DataJournal
 from plait.rounds.memory import Memory
 from plait.rounds.participant import Participant
-from plait.rounds.terms import Terms
+from plait.rounds.terms import DataJournal, Terms
 from plait.run import Run
 from plait.training.bridge import load_own_trainer
 from plait.training.local_model import PeftLocalModel

@@ -1,7 +1,8 @@
 """A named choice with its own options, in one text: ``fedavg``, ``trimmed_mean:share=0.1``, ``my_rules:Mine:groups=3``.
 
 So a rule and its options are one value in a configuration, on the command line, in a ledger and in a welcome. The
-chosen thing is a frozen dataclass; its fields are the options, typed and bounded by their annotations.
+chosen thing is a frozen dataclass; its fields are the options, typed and bounded by their annotations. Hours of the day
+are written in one text, too.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from functools import lru_cache
 from typing import Any, TypeVar, cast, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -124,3 +126,24 @@ def with_options(chosen: T, given: Mapping[str, str], *, what: str) -> T:
             message = error.errors()[0]["msg"].lower().replace("input should be", "expected")
             raise ConfigError(f"{name} of {what} is '{text}', {message}") from error
     return replace(chosen, **values) if values else chosen  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
+_DAY = range(24)
+
+
+@lru_cache(maxsize=1024)
+def hours_of(text: str) -> frozenset[int]:
+    """The hours of the day in ``FROM-TO``, which may pass midnight; all of them for an empty text.
+
+    Raises:
+        ConfigError: it is not two different hours from 0 to 24.
+    """
+    if not text:
+        return frozenset(_DAY)
+    start, _, end = text.partition("-")
+    if not all(part.isascii() and part.isdigit() and len(part) < 3 and int(part) <= 24 for part in (start, end)):
+        raise ConfigError(f"hours are {text!r}, expected FROM-TO in hours of the day, such as 22-6")
+    first, last = int(start), int(end)
+    if first == last:
+        raise ConfigError(f"hours are {text!r}, expected two different hours, or none for the whole day")
+    return frozenset((first + hour) % 24 for hour in range((last - first) % 24 or 24))

@@ -11,10 +11,9 @@ from dataclasses import replace
 
 from plait.config import RunConfig
 from plait.rounds.client_way import ClientWay, InTheOpen, Speaker
-from plait.rounds.costs import Links, Opening
+from plait.rounds.coordinator import Host, Way
 from plait.rounds.events import Event
-from plait.rounds.run_plan import RunPlan
-from plait.rounds.way import Host, Way
+from plait.rounds.run_plan import Links, Opening, RunPlan
 from plait.wire.settings import Settings
 
 Screen = Callable[[Event], Event | None]
@@ -51,7 +50,7 @@ def plan_of(plan: RunPlan, config: RunConfig) -> RunPlan:
 
         plan = planned(plan, config)
     if config.step_budget == "speed":
-        from plait.rounds.step_budget import BySpeed
+        from plait.rounds.paces import BySpeed
 
         plan = replace(plan, stepping=BySpeed())
     return plan
@@ -61,7 +60,7 @@ def way_of(plan: RunPlan, config: RunConfig, host: Host) -> Way:
     """How a run's updates are gathered and folded, and what its rounds cost."""
     way = Way(host=host)
     if config.rounds_mode != "sync":
-        from plait.rounds.buffer import with_buffer
+        from plait.rounds.buffer_collector import with_buffer
 
         way = with_buffer(way, config)
     if config.dp != "off":

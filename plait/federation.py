@@ -21,17 +21,14 @@ from plait.exporting.publisher import Publisher
 from plait.rounds.broadcasts import StartingPoint, parents_in, starting_state
 from plait.rounds.channel import Channel, StopRequest
 from plait.rounds.checkpoint import save_checkpoint
-from plait.rounds.coordinator import Coordinator
-from plait.rounds.costs import Opening
+from plait.rounds.coordinator import Coordinator, Host
 from plait.rounds.events import CombiningRule, Event, NotPublished, Plugin, Resumed, RunFinished, RunStarted, start_of
 from plait.rounds.ledger import Ledger, OnEvent, read_events
-from plait.rounds.recorded import Kept, kept_in
-from plait.rounds.recorded_settings import check_sources, recorded_settings
-from plait.rounds.run_directory import RunDirectory
+from plait.rounds.run_directory import RunDirectory, check_sources, recorded_settings
+from plait.rounds.run_plan import Opening
 from plait.rounds.run_state import RunState, initial_state
-from plait.rounds.run_view import RunView
+from plait.rounds.run_view import Kept, RunView, kept_in
 from plait.rounds.spool import largest_update
-from plait.rounds.way import Host
 from plait.run import Run
 from plait.settle import Settled
 from plait.training.device import use_threads

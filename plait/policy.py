@@ -9,40 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from plait.adapters.methods import METHODS, Option, method_named
-from plait.choice import parse_choice
+from plait.choice import hours_of, parse_choice
 from plait.config import RunConfig
 from plait.errors import ConfigError, PolicyError, did_you_mean
 from plait.json_text import read_toml
 from plait.plugins import Kind, is_named
 from plait.wire.codecs import codec_for
-
-_DAY = range(24)
-
-
-@lru_cache(maxsize=1024)
-def hours_of(text: str) -> frozenset[int]:
-    """The hours of the day in ``FROM-TO``, which may pass midnight; all of them for an empty text.
-
-    Raises:
-        ConfigError: it is not two different hours from 0 to 24.
-    """
-    if not text:
-        return frozenset(_DAY)
-    start, _, end = text.partition("-")
-    if not all(part.isascii() and part.isdigit() and len(part) < 3 and int(part) <= 24 for part in (start, end)):
-        raise ConfigError(f"hours are {text!r}, expected FROM-TO in hours of the day, such as 22-6")
-    first, last = int(start), int(end)
-    if first == last:
-        raise ConfigError(f"hours are {text!r}, expected two different hours, or none for the whole day")
-    return frozenset((first + hour) % 24 for hour in range((last - first) % 24 or 24))
-
 
 EMBEDDINGS = frozenset({"embed_tokens", "wte", "wpe", "word_embeddings", "embed_in", "tok_embeddings", "shared"})
 """transformers' names of the input embeddings."""

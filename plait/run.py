@@ -18,8 +18,8 @@ from plait.adapters.module_names import is_in
 from plait.aggregation import Rule, check_rule, geometry_of
 from plait.config import RunConfig
 from plait.rounds.client_way import ClientWay, Speaker
-from plait.rounds.costs import Links
 from plait.rounds.events import Adapter, Base
+from plait.rounds.run_plan import Links
 from plait.rounds.run_state import RankedAdapter, Ranks
 from plait.rounds.spool import largest_update
 from plait.rounds.terms import Terms

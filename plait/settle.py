@@ -28,9 +28,9 @@ from plait.config import RunConfig, Scalar
 from plait.flower.rule_table import ALL_RULES
 from plait.plugins import was_found
 from plait.rounds.events import DataUsed
-from plait.rounds.norm_bound import NormBound
 from plait.rounds.run_plan import RunPlan, TaskSettings
 from plait.rounds.spool import Weighting
+from plait.rounds.validate import NormBound
 from plait.rounds.watch import Watch
 from plait.settings.tables import OWN_SHARE_NEEDS
 from plait.training.local_loss import loss_named

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-    from plait.rounds.card import Card
+    from plait.rounds.run_now import Card
 
 _PAUSE_S = 0.2
 _DOING = {"describe": "reading data", "train": "training", "evaluate": "evaluating"}

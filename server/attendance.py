@@ -32,8 +32,7 @@ from server.hosting import HostedRun, Hosting
 from server.log import say
 from server.metrics import Metrics
 from server.sessions import REPLACED_DETAIL, Fitness, Session
-from server.transfers import Limits
-from server.uploads import UploadRefused
+from server.uploads import Limits, UploadRefused
 
 _REASONS = {
     Verdict.UNKNOWN_KEY: pb.REFUSED_REASON_UNKNOWN_KEY,

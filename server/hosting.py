@@ -1,22 +1,28 @@
-"""Which run the nodes work for: one at a time, and none between two runs of a standing server.
+"""Which run the nodes work for, and what operators are told of it: one run at a time, none between two of a queue.
 
 A node learns of its run by a welcome, with a new session for every run: whatever it still sends for an earlier one is
-refused, and cannot be taken for the new one's. Knows nothing of gRPC's calls, and not why runs begin and end.
+refused, and cannot be taken for the new one's. The status is made of the sessions, the open tasks and the run's
+progress, and changes nothing. Knows nothing of gRPC's calls, and not why runs begin and end.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
+from plait import __version__
+from plait.adapters import Json
 from plait.config import Scalar
-from plait.rounds.run_progress import RunProgress
+from plait.rounds.run_now import WAITING, RunProgress, late_after_s
 from plait.v1 import federation_pb2 as pb
 from plait.welcome import welcome_table
-from server.sessions import Session, Sessions
-from server.tasks import TaskRegistry
+from server.sessions import Node, Session, Sessions
+from server.tasks import Task, TaskRegistry
 from server.uploads import Uploads
 
 
@@ -118,3 +124,133 @@ class Hosting:
             welcome.run_id, welcome.run_config_json = terms.run_id, terms.run_config_json
             welcome.base_fingerprint, welcome.max_answer_bytes = terms.base_fingerprint, run.max_answer_bytes
         session.put(pb.ToNode(welcome=welcome))
+
+
+def status_of(
+    summary: RunProgress, sessions: Sessions, registry: TaskRegistry | None, *, directory: Path | None = None
+) -> dict[str, Json]:
+    """The object that `plait status --json` prints.
+
+    Args:
+        registry: the run's tasks; None between two runs.
+    """
+    now = time.monotonic()
+    nodes, tasks = sessions.all(), [] if registry is None else registry.all()
+    late = {} if registry is None else _late(tasks, registry, now)
+    of_node: dict[str, list[Task]] = {}
+    for task in tasks:
+        of_node.setdefault(task.node, []).append(task)
+    known = {node.name: node for node in nodes}
+    names = list(summary.cohort or of_node)
+    cohort: list[Json] = [
+        _member(name, known.get(name), of_node.get(name, []), late, now, lost=summary.lost.get(name)) for name in names
+    ]
+    return {
+        "run": summary.run,
+        "state": _state(summary, nodes),
+        "round": summary.round,
+        "rounds": summary.rounds,
+        "deadline_s": summary.deadline_s,
+        "eta_s": _rounded(summary.eta_s),
+        "staleness": _rounded(summary.mean_staleness),
+        "told": {card.title: dict(card.status) for card in summary.cards.values() if card.status},
+        "cohort": cohort,
+        "unfit": [
+            {"name": name, "reason": reason, "detail": detail}
+            for name, (reason, detail) in sorted(summary.unfit.items())
+        ],
+        "late": [name for name in names if any(task in late for task in of_node.get(name, []))],
+        "nodes": [_attached(node, now) for node in nodes if node.session is not None],
+        "nodes_away": [
+            {"name": node.name, "away_s": _rounded(now - node.left), **_sent(node)}
+            for node in nodes
+            if not node.session
+        ],
+        "downlink_bytes": sum(node.downlink_bytes for node in nodes),
+        "uplink_bytes": sum(node.uplink_bytes for node in nodes),
+        "version": __version__,
+        "time": round(time.time(), 3),
+        "disk_free_bytes": _free_bytes(directory),
+    }
+
+
+def _free_bytes(directory: Path | None) -> int | None:
+    with suppress(OSError):
+        return None if directory is None else shutil.disk_usage(directory).free
+    return None
+
+
+def _state(summary: RunProgress, nodes: Sequence[Node]) -> str:
+    """The run's state. The clients are counted now, like the nodes below; the ledger knows past ones."""
+    if not summary.wanted or summary.state != WAITING:
+        return summary.state
+    ready = [node.name in summary.unfit for node in nodes if node.is_ready]
+    unfit = f", {sum(ready)} more cannot take part" if any(ready) else ""
+    return f"{summary.state}: {ready.count(False)} of {summary.wanted} are ready{unfit}"
+
+
+def status_of_host(hosting: Hosting) -> str:
+    """The same on one line, of the run that is served now, or of none."""
+    run = hosting.run
+    summary = RunProgress(state="waiting for a run") if run is None else run.summary()
+    tasks = None if run is None else run.tasks
+    return json.dumps(status_of(summary, hosting.sessions, tasks, directory=hosting.directory))
+
+
+def _late(tasks: Sequence[Task], registry: TaskRegistry, now: float) -> dict[Task, float]:
+    """For each late task the seconds since it became late."""
+    late: dict[Task, float] = {}
+    for task in filter(lambda task: task.is_open, tasks):
+        limit_s = late_after_s(registry.took_s(task.work.group_id, task.work.message_type))
+        if limit_s is not None and now - task.given > limit_s:
+            late[task] = now - task.given - limit_s
+    return late
+
+
+def _member(
+    name: str,
+    node: Node | None,
+    tasks: Sequence[Task],
+    late: Mapping[Task, float],
+    now: float,
+    *,
+    lost: str | None,
+) -> dict[str, Json]:
+    waiting = [task for task in tasks if task.is_open]
+    away = node is None or node.session is None
+    overdue = [late[task] for task in waiting if task in late]
+    return {
+        "name": name,
+        "state": (f"lost: {lost}" if lost else "answered") if not waiting else "away" if away else "working",
+        "waiting_s": _rounded(max((now - task.given for task in waiting), default=None)),
+        "late_s": _rounded(max(overdue, default=None)),
+        "doing": node.session.doing if node is not None and node.session is not None else "",
+    }
+
+
+def _attached(node: Node, now: float) -> dict[str, Json]:
+    session = node.session
+    if session is None:
+        return {}
+    fitness = session.fitness
+    return {
+        "name": node.name,
+        "ready": fitness is not None,
+        "version": node.version,
+        "device": fitness.device if fitness else "",
+        "memory_bytes": fitness.memory_bytes if fitness else 0,
+        "methods": list(fitness.methods) if fitness else [],
+        "doing": session.doing,
+        "doing_s": _rounded(now - session.doing_since),
+        "is_uploading": node.uploads > 0,
+        "attached_s": _rounded(now - session.since),
+        **_sent(node),
+    }
+
+
+def _sent(node: Node) -> dict[str, Json]:
+    return {"downlink_bytes": node.downlink_bytes, "uplink_bytes": node.uplink_bytes}
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)

@@ -18,7 +18,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 
 from plait.address import ANY, Address, AllowedHosts
 from plait.errors import ConfigError
-from plait.rounds.run_progress import RunProgress
+from plait.rounds.run_now import RunProgress
 
 _POLL_S = 0.05
 _MOST_CONNECTIONS = 16

@@ -19,7 +19,7 @@ from plait.address import Address
 from plait.errors import ConfigError, Interrupted, MachineError, PeerError, PlaitError
 from plait.machine import allow_open_files
 from plait.rounds.channel import Data, Identity, Liveness, NoAnswer, Purpose, StopRequest, TaskParts, WallClock
-from plait.rounds.run_progress import RunProgress
+from plait.rounds.run_now import RunProgress
 from plait.text import printable
 from plait.transport.credentials import server_credentials
 from plait.transport.protocol import DIGEST_BYTES, MESSAGE_TYPES
@@ -28,16 +28,14 @@ from plait.trust.register import Register
 from plait.v1 import federation_pb2 as pb
 from server.attendance import Attendance
 from server.guard import Guard, MoreCalls, Revocation
-from server.hosting import HostedRun, Hosting, Terms
+from server.hosting import HostedRun, Hosting, Terms, status_of_host
 from server.inbox import Inbox
 from server.log import say
 from server.metrics import Metrics, MetricsServer
 from server.service import FederationService, GrpcServer
 from server.sessions import Sessions
-from server.status import status_of_host
 from server.tasks import Task, TaskRegistry, TaskState
-from server.transfers import Limits
-from server.uploads import Uploads
+from server.uploads import Limits, Uploads
 
 _LONGEST_PAUSE_S = 60.0
 

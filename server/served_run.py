@@ -75,7 +75,7 @@ def open_channel(serving: Serving, *, clients: int, stays: bool = False, more: M
     """
     from plait.rounds.roster import REPLY_BYTES
     from server.nodes_channel import NodesChannel
-    from server.transfers import Limits
+    from server.uploads import Limits
 
     kit = kit_of(serving)
     return NodesChannel(
@@ -173,7 +173,7 @@ def _is_over(directory: RunDirectory, out: str) -> bool:
 def _announce(channel: NodesChannel, run: Run, directory: RunDirectory, *, number: int, stop: StopRequest) -> None:
     """Have a channel tell clients of a run, and of its progress."""
     from plait.rounds.roster import REPLY_BYTES
-    from plait.rounds.run_progress import LiveProgress, RunProgress
+    from plait.rounds.run_now import LiveProgress, RunProgress
     from plait.rounds.validate import max_update_bytes
     from server.hosting import Terms
 

@@ -28,13 +28,11 @@ from plait.trust.certificate import Role
 from plait.v1 import federation_pb2 as pb
 from server.attendance import Attendance
 from server.guard import Context, Revocation, certificate_of, certified_name
-from server.hosting import HostedRun, Hosting
+from server.hosting import HostedRun, Hosting, status_of_host
 from server.log import say
 from server.metrics import Metrics
 from server.sessions import Session
-from server.status import status_of_host
-from server.transfers import CutOff, Frequency, Limits, Transfers
-from server.uploads import UploadRefused, data_of
+from server.uploads import CutOff, Frequency, Limits, Transfers, UploadRefused, data_of
 
 _SAME_BODY = 16
 """A node downloads a body once, and resumes it after each lost connection."""

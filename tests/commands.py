@@ -41,8 +41,7 @@ def resuming(run: Path) -> list[str]:
     """The words that continue a run, and name again what lies outside its directory, as plait itself tells them."""
     from plait.api.received import how_to_resume
     from plait.api.serving import load_serving
-    from plait.rounds.recorded_settings import recorded_settings
-    from plait.rounds.run_directory import RunDirectory
+    from plait.rounds.run_directory import RunDirectory, recorded_settings
 
     directory = RunDirectory.find(run)
     return shlex.split(how_to_resume(recorded_settings(directory), load_serving(directory.server)))[1:]

@@ -18,7 +18,7 @@ if their first step is more than ten times as long as d. Momentum with Nesterov'
 DiLoCo's outer optimizer (arXiv 2311.08105).
 
 The line search is a secant method over rounds. Clients measure the slope s1 of their loss along the adapter's last
-movement where it ended (`plait.rounds.carried`); in place of the slope where it began, for which every client would
+movement where it ended (`plait.rounds.hooks`); in place of the slope where it began, for which every client would
 have to keep a gradient, stands what a local step may predict at most, a quarter of the loss (`plait.training.learner`).
 After every round, with t the mean of s1 over a quarter of the loss, no client's counted beyond 1,
 

@@ -14,8 +14,7 @@ from plait.choice import parse_choice
 from plait.config import RunConfig
 from plait.errors import ConfigError
 from plait.plugins import Kind, admit, is_named
-from plait.rounds.recorded_settings import recorded_settings
-from plait.rounds.run_directory import RunDirectory
+from plait.rounds.run_directory import RunDirectory, recorded_settings
 
 # Settings that name files, places or servers, and the values that name none.
 _LEADS_OUT: Mapping[str, tuple[str, ...]] = {

@@ -16,8 +16,7 @@ from plait.errors import ConfigError
 from plait.rounds.callbacks import Callbacks, Hearing, names_of
 from plait.rounds.channel import StopRequest
 from plait.rounds.ledger import read_events
-from plait.rounds.recorded_settings import recorded_settings
-from plait.rounds.run_directory import RunDirectory
+from plait.rounds.run_directory import RunDirectory, recorded_settings
 from plait.rounds.run_view import RunView
 
 if TYPE_CHECKING:

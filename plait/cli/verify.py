@@ -52,7 +52,7 @@ def verify(
         from plait.rounds.audit import check_signatures
         from plait.rounds.checkpoint import damage_of
         from plait.rounds.ledger import read_events, torn_bytes
-        from plait.rounds.recorded_settings import recorded_settings
+        from plait.rounds.run_directory import recorded_settings
 
         events = read_events(directory.ledger)
         torn = torn_bytes(directory.ledger)
@@ -91,8 +91,8 @@ def _checked(
     from plait.api.received import BESIDE_TRAINING, admitted_settings
     from plait.api.recomputing import recomputed
     from plait.rounds.audit import Verified
+    from plait.rounds.coordinator import CannotRecomputeError
     from plait.rounds.run_view import RunView
-    from plait.rounds.way import CannotRecomputeError
 
     plugins = _check_plugins(events)
 
@@ -129,7 +129,7 @@ def _check_plugins(events: list[Event]) -> dict[str, str]:
         ConfigError: one has another source than when the run began.
     """
     from plait.rounds.events import start_of
-    from plait.rounds.recorded_settings import check_sources
+    from plait.rounds.run_directory import check_sources
 
     found: dict[str, str] = {}
     start = start_of(events)
@@ -150,8 +150,7 @@ def _check_adapter(
     """Describe the adapter in the run directory."""
     from plait.adapters.peft import load_peft_directory
     from plait.rounds.checkpoint import finished_in_checkpoint
-    from plait.rounds.recorded import kept_in
-    from plait.rounds.run_view import RunView
+    from plait.rounds.run_view import RunView, kept_in
 
     guards = settings.keep != "last"
     view = RunView.of(events)

@@ -16,11 +16,10 @@ from plait.errors import BaseMismatchError, ConfigError, PlaitError, did_you_mea
 from plait.exporting.source import Source, open_source, plain_name
 from plait.files import read_if_there
 from plait.rounds.events import ClientsDescribed, start_of
+from plait.rounds.hooks import OWN_ADAPTER, OWN_SIDE, own_adapter
 from plait.rounds.ledger import read_events
 from plait.rounds.memory import ClientState, Kept
-from plait.rounds.own_adapter import OWN_ADAPTER, OWN_SIDE, own_adapter
-from plait.rounds.recorded_settings import recorded_settings
-from plait.rounds.run_directory import RunDirectory
+from plait.rounds.run_directory import RunDirectory, recorded_settings
 from plait.training.bases import Progress, locate_base
 
 

@@ -29,9 +29,8 @@ from plait.report.wording import (
     reward_text,
     within_text,
 )
-from plait.rounds.card import Card
 from plait.rounds.events import Audited, DescribedClient, MeanScore, MembershipAttack, Score, UpdateReceived
-from plait.rounds.run_now import Traffic
+from plait.rounds.run_now import Card, Traffic
 from plait.rounds.run_view import RunView
 
 if TYPE_CHECKING:

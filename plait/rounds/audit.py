@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from plait.errors import MachineError, PeerError
+from plait.rounds.coordinator import Arriving
 from plait.rounds.events import (
     MASKED_CODEC,
     ClientReplaced,
@@ -26,7 +27,6 @@ from plait.rounds.run_state import RunState
 from plait.rounds.run_view import RunView
 from plait.rounds.spool import Arrival, Refused, Spool, Stored
 from plait.rounds.watch import Standing
-from plait.rounds.way import Arriving
 from plait.trust.keys import verify
 from plait.wire.envelope import EPSILON, read_signed
 

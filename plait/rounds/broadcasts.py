@@ -24,8 +24,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from plait.adapters import AdapterSpec, AdapterState, Parent, add, parents_from, subtract
-from plait.rounds.error_feedback import Residual, unshrunk
 from plait.rounds.events import Event, start_of
+from plait.rounds.hooks import Residual, unshrunk
 from plait.rounds.run_state import Ranks, RunState, Track
 from plait.wire.codec import Codec
 from plait.wire.codecs import UNCHANGED, Fp32, Rate

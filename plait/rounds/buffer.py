@@ -13,7 +13,7 @@ These weights are relative to a whole update and not to the others in a buffer: 
 more so the smaller it is, and clients whose text has little to gain would pay for it (simulations/LOG.md). Weights by
 examples, where a run has them, are relative to the others in a buffer.
 
-What a run exchanges for it (plan, collector, fold) comes last. Knows no channel and no rule.
+What a run plans for it comes last; its loop is `buffer_collector`. Knows no channel and no rule.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import math
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import cast
 
 import numpy as np
@@ -30,11 +29,9 @@ import numpy as np
 from plait.config import RunConfig
 from plait.errors import ConfigError, PeerError
 from plait.rounds.events import UpdateReceived
-from plait.rounds.fold import Fold
 from plait.rounds.run_plan import RunPlan
 from plait.rounds.run_state import RunState
-from plait.rounds.spool import Arrival, Spool
-from plait.rounds.way import Way
+from plait.rounds.spool import Arrival
 from plait.settings.pace import buffer_size
 
 _RECENT = "recent"
@@ -114,27 +111,6 @@ def planned(plan: RunPlan, config: RunConfig) -> RunPlan:
     """The plan of a run whose rounds are buffers."""
     size = _size(config)
     return replace(plan, folds=size, quorum=math.ceil(config.quorum * size), measures_pace=True)
-
-
-def with_buffer(way: Way, config: RunConfig) -> Way:
-    """The way of a run whose rounds are buffers."""
-    return of_buffer(way, buffer_of(config))
-
-
-def of_buffer(way: Way, buffer: Buffer) -> Way:
-    """The same with rounds that are buffers like this one."""
-    # Not imported by the clients of such a run.
-    from plait.rounds.buffer_collector import BufferCollector, BufferedFold
-
-    def folding(spool: Spool) -> Fold:
-        return BufferedFold(way.folding(spool), buffer)
-
-    return replace(
-        way,
-        collecting=partial(BufferCollector, buffer=buffer),
-        folding=folding,
-        arriving=partial(arrival, buffer),
-    )
 
 
 def arrival(buffer: Buffer, state: RunState, event: UpdateReceived) -> Arrival:

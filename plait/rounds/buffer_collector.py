@@ -16,23 +16,26 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Self, cast
 
 import numpy as np
 
 from plait.adapters import AdapterState
 from plait.aggregation import RoundContext
+from plait.config import RunConfig
 from plait.errors import PeerError
 from plait.rounds import events
 from plait.rounds.broadcasts import Broadcasts
-from plait.rounds.buffer import Buffer, asking_order, recent_folds
+from plait.rounds.buffer import Buffer, arrival, asking_order, buffer_of, recent_folds
 from plait.rounds.channel import IN_PROGRESS, Purpose
 from plait.rounds.cohort import Evaluating, ServerSide, asked_to_evaluate, evaluate
+from plait.rounds.coordinator import Way
 from plait.rounds.dispatch import Aim, Answer, Dispatch, doubt
 from plait.rounds.events import Reason
 from plait.rounds.fold import Fold, Folded
 from plait.rounds.run_state import RunState, note_held
-from plait.rounds.spool import Arrival, Stored
+from plait.rounds.spool import Arrival, Spool, Stored
 from plait.rounds.validate import Expected
 from plait.wire.messages import UpdateReply
 
@@ -362,3 +365,18 @@ class BufferedFold:
             return folded.keep(self._buffer.kept(before, folded.clients))
 
         return replace(folded, outcome=outcome, keep=keep)
+
+
+def with_buffer(way: Way, config: RunConfig) -> Way:
+    """The way of a run whose rounds are buffers."""
+    return of_buffer(way, buffer_of(config))
+
+
+def of_buffer(way: Way, buffer: Buffer) -> Way:
+    """The same with rounds that are buffers like this one."""
+
+    def folding(spool: Spool) -> Fold:
+        return BufferedFold(way.folding(spool), buffer)
+
+    collecting = partial(BufferCollector, buffer=buffer)
+    return replace(way, collecting=collecting, folding=folding, arriving=partial(arrival, buffer))

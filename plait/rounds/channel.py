@@ -4,14 +4,19 @@ The loop sees node numbers and bytes, which no driver parses. A channel brings i
 virtual one of a simulated fleet, so that deadlines and times mean the same over every driver. `LocalChannel` has
 participants in this process, which work when their answers are requested: at most one answer is in memory, and the
 bytes are those of a deployment.
+
+`Patience` says how long to wait for clients that come and go. A node reports its progress every ten seconds while it
+works, and transferred bytes count too (`Liveness`). So a slow machine keeps its turn and a silent one does not.
 """
 
 from __future__ import annotations
 
+import math
+import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Protocol, Self, TypeAlias
 
@@ -250,14 +255,6 @@ class StopRequest:
             raise Interrupted("stopped by the user; everything received so far is saved")
 
 
-class Working(Protocol):
-    """The interface of a participant (see `plait.rounds.participant.Participant`)."""
-
-    def answer(self, task_bytes: bytes) -> bytes:
-        """Do a task."""
-        ...
-
-
 class FixedNodes:
     """What channels to clients of this machine have in common: all are there from the beginning, and none leaves.
 
@@ -301,7 +298,7 @@ class LocalChannel(FixedNodes):
         stop: stops the run between two clients.
     """
 
-    def __init__(self, participant: Callable[[int], Working], count: int, *, stop: StopRequest | None = None) -> None:
+    def __init__(self, participant: Callable[[int], Answering], count: int, *, stop: StopRequest | None = None) -> None:
         super().__init__(count, stop=stop)
         self._participant = participant
 
@@ -357,3 +354,77 @@ class LocalExchange:
             return None
         node, parts = self._waiting.popleft()
         return node, self._channel.answer(node, b"".join(parts))
+
+
+_MINUTE_S = 60.0
+_STAGE_CLIENT_S = 0.1
+_STAGE_BYTES_PER_S = 1 << 14
+_ALL_BYTES_PER_S = 1 << 20
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Limits, in seconds.
+
+    Attributes:
+        silent_s: a client that was asked something and shows no progress for this long is given up.
+        overdue_s: the same for one that was expected to have answered by now.
+        stage_s: the same for a stage of a masked sum without training; and the least that it may take.
+        slow_factor: once half of those asked have answered, the others have this multiple of their median time;
+            infinite where they are not waited for.
+        slow_s: they always have at least this long.
+        gathering_s: once the run has begun, the total time to wait for missing clients between two rounds.
+        return_s: the minimum of that for a server that has just restarted: its clients are on their way back.
+        again_s: a client that was given up, or failed, is asked again after this long.
+    """
+
+    silent_s: float = 5 * _MINUTE_S
+    overdue_s: float = _MINUTE_S
+    stage_s: float = 2 * _MINUTE_S
+    slow_factor: float = 10.0
+    slow_s: float = 15 * _MINUTE_S
+    gathering_s: float = 10 * _MINUTE_S
+    return_s: float = _MINUTE_S
+    again_s: float = 10 * _MINUTE_S
+
+    def is_silent(self, *, asked_s: float, idle_s: float) -> bool:
+        """Whether a client has shown no progress for too long."""
+        return min(asked_s, idle_s) > self.silent_s
+
+    def may_be_silent_s(self, *, idle_s: float) -> float:
+        """How much longer a client may show no progress that was expected to have answered by now."""
+        return min(self.overdue_s, self.silent_s) - idle_s
+
+    def is_slow(self, *, asked_s: float, took_s: Sequence[float], asked: int) -> bool:
+        """Whether a client takes far longer than the others.
+
+        Args:
+            asked_s: since it was asked.
+            took_s: the times of those that have answered.
+            asked: how many clients were asked, including this one.
+        """
+        # The median last: thousands may be waited for, and thousands have answered.
+        if math.isinf(self.slow_factor) or 2 * len(took_s) < asked or asked_s <= self.slow_s:
+            return False
+        return asked_s > self.slow_factor * statistics.median_low(took_s)
+
+    @property
+    def for_stages(self) -> Patience:
+        """For the stages of a masked sum."""
+        return replace(self, silent_s=min(self.silent_s, self.stage_s))
+
+    def most_stage_s(self, clients: int, *, task_bytes: int, all_bytes: int) -> float:
+        """How long a stage of a masked sum may take, whatever progress a client reports.
+
+        A client computes some keys, shares or signatures for each other, a millisecond's work on a small processor of
+        its own, and is sent a message; so it has far longer than that, and than a slow line takes.
+
+        Args:
+            task_bytes: of the largest message to one of them.
+        """
+        sending_s = task_bytes / _STAGE_BYTES_PER_S + all_bytes / _ALL_BYTES_PER_S
+        return self.stage_s + _STAGE_CLIENT_S * clients + sending_s
+
+    def rest_s(self, waited_s: float) -> float:
+        """How long a client that was given up is not asked again: it may cost a run at most a fifth of its time."""
+        return max(self.again_s, 4 * waited_s)

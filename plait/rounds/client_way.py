@@ -1,7 +1,7 @@
 """The way of a client: how what it says leaves it, and what its data's budget pays for.
 
 The default says everything in the open and pays for nothing. `plait.composition` exchanges parts of it as a run asks.
-`plait.rounds.way` is the server's.
+`plait.rounds.coordinator` is the server's.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from plait.errors import PolicyError
-from plait.rounds.hook import Hook, Outgoing
+from plait.rounds.hooks import Hook, Outgoing
 from plait.rounds.local_model import DataSize, Trained, TrainJob
 from plait.rounds.memory import Memory
 from plait.rounds.terms import Terms
@@ -20,8 +20,8 @@ from plait.wire.messages import Evaluation, FurtherTask, Reply, UpdateReply
 from plait.wire.settings import Settings
 
 if TYPE_CHECKING:
-    from plait.rounds.data_journal import DataJournal
     from plait.rounds.memory import ClientSecret
+    from plait.rounds.terms import DataJournal
     from plait.trust.identity import NodeIdentity
 
 

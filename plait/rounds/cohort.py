@@ -19,21 +19,19 @@ from typing import Generic, Protocol, Self, TypeAlias, TypeVar
 
 from plait.errors import PeerError
 from plait.rounds import events
-from plait.rounds.channel import Channel, NoAnswer, Purpose, StopRequest
+from plait.rounds.channel import Channel, NoAnswer, Patience, Purpose, StopRequest
 from plait.rounds.checkpoint import save_checkpoint
-from plait.rounds.costs import Costs
 from plait.rounds.dispatch import Answer, Dispatch, Tasks, doubt
 from plait.rounds.evaluation import ClientLoss, client_losses, mean_loss
 from plait.rounds.events import Evaluated, Reason
 from plait.rounds.fold import Aggregator
 from plait.rounds.intake import AnswerLog, Intake
 from plait.rounds.ledger import Ledger
-from plait.rounds.patience import Patience
-from plait.rounds.recorded import Recorded
 from plait.rounds.roster import Roster
 from plait.rounds.run_directory import RunDirectory
-from plait.rounds.run_plan import RunPlan
+from plait.rounds.run_plan import Costs, RunPlan
 from plait.rounds.run_state import RunState, choose_cohort, note_held
+from plait.rounds.run_view import Recorded
 from plait.rounds.spool import SideBySide, Spool, Stored
 from plait.rounds.validate import UpdateRefused, check_evaluation
 from plait.rounds.watch import Standing

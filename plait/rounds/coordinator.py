@@ -3,31 +3,172 @@
 Works the same over every driver: it sees a `Channel`, a run directory and a rule. Updates are spooled, then folded: an
 update is on disk before anything else happens to it. A run that was stopped at any point continues to the same result;
 first the ledger is completed from the files on disk. How updates are gathered and folded, and what rounds cost, are
-parts of the run's `Way`. Knows no torch, no Flower and no model.
+parts of the run's `Way`, which `plait.composition` exchanges as a run asks: by default a cohort, a plain fold, and no
+costs.
+
+A guarded run (`watch.Guard`) publishes an adapter only once it is evaluated (`Following`); what is published stays in
+its place until a later one may replace it. Knows no torch, no Flower and no model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypeAlias
 
 from plait.aggregation import Rule, ServerOptimizer
-from plait.errors import Interrupted
+from plait.errors import ConfigError, Interrupted
 from plait.rounds import events
-from plait.rounds.channel import Channel, StopRequest
-from plait.rounds.cohort import Collector, ServerSide
-from plait.rounds.costs import CannotPayError
+from plait.rounds.channel import Channel, Patience, StopRequest
+from plait.rounds.cohort import CohortCollector, Collecting, Collector, ServerSide
 from plait.rounds.dispatch import Tasks
-from plait.rounds.following import Following
+from plait.rounds.events import Event, UpdateReceived
+from plait.rounds.fold import Aggregator, Folding, PlainFold
 from plait.rounds.intake import AnswerLog, Intake
 from plait.rounds.ledger import Ledger, read_events
-from plait.rounds.patience import Patience
-from plait.rounds.recorded import Recorded
 from plait.rounds.roster import Roster
 from plait.rounds.run_directory import RunDirectory
-from plait.rounds.run_plan import RunPlan, TaskSettings
+from plait.rounds.run_plan import CannotPayError, Costs, Free, RunPlan, TaskSettings
 from plait.rounds.run_state import Ranks, RunState, note_held
-from plait.rounds.way import Way
+from plait.rounds.run_view import Recorded
+from plait.rounds.spool import Arrival
+from plait.rounds.watch import Guard, Standing, guard_after, standing_after
+
+if TYPE_CHECKING:
+    from plait.trust.identity import Vouch
+
+
+class CannotRecomputeError(ConfigError):
+    """Something that recomputing a run's rounds needs is not here."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """The server that goes a way.
+
+    Attributes:
+        events: of its ledger so far.
+        record: writes an event durably.
+        vouch: whether a node key is a client's; None where that is not known.
+        recomputes: whether finished rounds are recomputed, and nothing may be recorded.
+    """
+
+    directory: RunDirectory
+    events: Sequence[Event]
+    record: Callable[[Event], None]
+    vouch: Vouch | None = None
+    recomputes: bool = False
+
+
+Arriving: TypeAlias = Callable[[RunState, UpdateReceived], Arrival]
+"""How the next update to fold came, by the state before and its record, which is checked: `PeerError`."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """The parts of a run that are exchanged.
+
+    Attributes:
+        least: clients without which no round begins; 0 for the run's quorum.
+        arriving: how a recorded update came; None where all are folded in their own round.
+        host: None where rounds are only planned.
+    """
+
+    collecting: Collecting = CohortCollector
+    folding: Folding = PlainFold
+    costs: Costs = field(default_factory=Free)
+    least: int = 0
+    arriving: Arriving | None = None
+    host: Host | None = None
+
+
+@dataclass(eq=False)
+class Following:
+    """The evaluations of one run.
+
+    Attributes:
+        publish: publishes the adapter of a state.
+        standing: what follows from the evaluations so far.
+        guard: which of the evaluated adapters is published.
+    """
+
+    plan: RunPlan
+    ledger: Ledger
+    aggregator: Aggregator
+    publish: Callable[[RunState], None]
+    stop: StopRequest
+    standing: Standing = field(default_factory=Standing)
+    guard: Guard = field(default_factory=Guard)
+
+    def __post_init__(self) -> None:
+        self._ended = self._told_end = False
+        self._taken_back = self._not_published = frozenset[int]()
+
+    def recall(self, recorded: Recorded, state: RunState) -> None:
+        """Take what an earlier part of the run has recorded, so that it is not told again, and publish what it had to.
+
+        Of a round that is evaluated before the next begins, `follow_up` does the latter.
+        """
+        self._ended = self._told_end = recorded.ended_early
+        self._taken_back, self._not_published = recorded.taken_back, recorded.not_published
+        before = [each for each in recorded.held_out if each.round != state.round]
+        self.standing, self.guard = standing_after(before), guard_after(self.plan.watch.keep, before)
+        if self.plan.watch.guards and self.guard.kept and (kept := self.guard.kept.round) in state.versions:
+            self.publish(state.at(kept))
+
+    def record(self, evaluated: events.Evaluated, state: RunState) -> None:
+        """Record an evaluation beside training, from which only follows whether its adapter is published."""
+        self.ledger.append(evaluated)
+        self.standing = self.standing.after(evaluated)
+        self._guard(state, evaluated)
+
+    def is_over(self, number: int) -> bool:
+        """Whether no round comes after this one."""
+        return self._ended or number == self.plan.rounds
+
+    def unmeasured(self, state: RunState) -> RunState:
+        """Publish what a guarded run begins with, of which there are no losses, so that there is an adapter."""
+        if not self.plan.watch.guards or state.round:
+            return state
+        self.publish(state)
+        return replace(state, accepted_shadow=state.shadow)
+
+    def follow_up(self, state: RunState, newest: events.Evaluated) -> RunState:
+        """Do what an evaluation of this state leads to: publish it, take its step back, or end the run."""
+        watch = self.plan.watch
+        self.standing = standing = self.standing.after(newest)
+        state = self._guard(state, newest)
+        # Only here: what a run ends with has been evaluated.
+        self._ended = self._ended or bool(self.stop.ending)
+        if self.is_over(state.round):
+            if state.round < self.plan.rounds and not self._told_end:
+                self.ledger.append(events.EndedEarly(round=state.round, reason=self.stop.ending))
+            return state
+        if not watch.take_back:
+            return state
+        if not standing.worse:
+            return replace(state, accepted=state.adapter)
+        return self._take_back(state)
+
+    def _guard(self, state: RunState, newest: events.Evaluated) -> RunState:
+        """Publish the adapter of this state if its evaluation allows it, or say why not."""
+        if not self.plan.watch.guards:
+            return state
+        self.guard = guard = self.guard.after(newest)
+        if guard.publishes(newest):
+            self.publish(state)
+            return replace(state, accepted_shadow=state.shadow)
+        if state.round not in self._not_published:
+            self.ledger.append(guard.refusal(newest))
+        return state
+
+    def _take_back(self, state: RunState) -> RunState:
+        state, fields = self.aggregator.take_back(state)
+        if state.round not in self._taken_back:
+            standing = self.standing
+            told = {"round": state.round, "worse": standing.worse, "accepted": standing.accepted}
+            self.ledger.append(events.StepTakenBack.model_validate({**told, "scale": standing.scale, **fields}))
+        return state
 
 
 @dataclass(eq=False, kw_only=True)

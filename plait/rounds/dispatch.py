@@ -16,10 +16,9 @@ from plait.abandon import check_abandoned
 from plait.errors import PeerError
 from plait.rounds import events
 from plait.rounds.broadcasts import Broadcasts
-from plait.rounds.channel import Channel, Data, NoAnswer, Purpose, TaskParts, group_of
+from plait.rounds.channel import Channel, Data, NoAnswer, Patience, Purpose, TaskParts, group_of
 from plait.rounds.events import Reason
 from plait.rounds.ledger import Ledger
-from plait.rounds.patience import Patience
 from plait.rounds.roster import REPLY_BYTES, Roster
 from plait.rounds.run_plan import TaskSettings
 from plait.rounds.run_state import Ranks, RunState

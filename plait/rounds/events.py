@@ -55,7 +55,7 @@ class Reason(StrEnum):
     UNFIT = "unfit"
     """No rule could fold it, or this one not in this round: for example, a frozen side has changed."""
     NORM = "norm"
-    """A factor, or the product, moved much further than those of the others (see norm_bound.py)."""
+    """A factor, or the product, moved much further than those of the others (see validate.py)."""
     SHARES = "shares"
     """Shares of its secrets of a masked sum that their holder cannot open, or that are not of these secrets."""
     COMPLAINT = "complaint"
@@ -67,7 +67,7 @@ class Reason(StrEnum):
     LATE = "late"
     """No answer before the deadline."""
     SILENT = "silent"
-    """Connected, but without progress for too long (see patience.py)."""
+    """Connected, but without progress for too long (see channel.py)."""
     SLOW = "slow"
     """Far slower than the others."""
     STALE = "stale"
@@ -499,7 +499,7 @@ class UpdateReceived(Event):
         train_s: seconds that it trained.
         took_s: seconds from task to answer; None on a virtual clock.
         digest: SHA-256 of the decoded delta, in hexadecimal.
-        norms: how large it is (see `plait.rounds.norm_bound`).
+        norms: how large it is (see `plait.rounds.validate`).
         signed: the bytes that the client's key signed, in hexadecimal; None where clients have no keys.
         signature: Ed25519 over those, in hexadecimal.
         epsilon: of its records so far, as its own account says; None where they are not private.

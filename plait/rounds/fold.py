@@ -22,9 +22,9 @@ from plait.errors import MachineError, PeerError
 from plait.rounds import events
 from plait.rounds.broadcasts import Downlink, follow
 from plait.rounds.events import Reason, RoundFinished
-from plait.rounds.norm_bound import NormPolicy, beyond, remembered
 from plait.rounds.run_state import RunState, advance
 from plait.rounds.spool import NormCheck, Spool, Stored
+from plait.rounds.validate import NormPolicy, beyond, remembered
 from plait.rounds.watch import Standing
 from plait.wire.codec import Codec
 from plait.wire.envelope import Encoding

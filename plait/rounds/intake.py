@@ -14,10 +14,10 @@ from plait.rounds.channel import Channel, NoAnswer
 from plait.rounds.dispatch import Answer
 from plait.rounds.events import Reason
 from plait.rounds.ledger import Ledger
-from plait.rounds.recorded import Recorded
 from plait.rounds.roster import Roster
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState
+from plait.rounds.run_view import Recorded
 from plait.rounds.spool import Arrival, Spool, Stored
 from plait.rounds.validate import Expected, UpdateRefused, open_update
 from plait.wire.envelope import EPSILON, Opened

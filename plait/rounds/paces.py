@@ -1,16 +1,25 @@
-"""How fast clients are, as the rounds before have measured it.
+"""How fast clients are, as the rounds before have measured it, and how many steps each takes if that decides.
 
 A client's pace is the steps per second of its training, and the seconds of everything else between task and answer. It
-follows from the ledger alone, of finished rounds only, so that a resumed run knows the same.
+follows from the ledger alone, of finished rounds only, so that a resumed run assigns the same steps.
+
+With steps by speed a round lasts T seconds in which a client of pace (v, c) takes v (T - c) steps; T is such that the
+clients take `local_steps` on average, none fewer than 1 and none more than `MOST_TIMES` times the average. FedCompass
+(Li et al., arXiv 2309.14675) assigns steps from measured speed in the same way. A client whose pace is not known yet
+takes a quarter of the average but two at least, so that the first round, which measures all, is short, and two steps of
+four sequences are as many as a client's policy asks for. The updates are then normalised (`factors`), so that a
+client's pull does not grow with its steps.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from typing import Self
 
 from plait.rounds import events
+from plait.settings.pace import MOST_TIMES
 
 
 @dataclass(frozen=True)
@@ -80,21 +89,66 @@ class Paces:
             self._new[client] = Pace(steps / train_s, max(0.0, took_s - train_s))
 
 
-class Stepping(Protocol):
-    """Gives each client a number of steps of its own; what `RunPlan.stepping` is."""
+_HALVINGS = 60
+_FEWEST_FIRST = 2
+
+
+@dataclass(frozen=True)
+class BySpeed:
+    """Gives each client a number of steps of its own (`RunPlan.stepping`)."""
 
     def most(self, local_steps: int) -> int:
-        """Steps of a client in a round at most, where all would take `local_steps`."""
-        ...
+        """Of one client in a round, where all would take `local_steps`."""
+        return MOST_TIMES * local_steps
 
     def steps(self, local_steps: int, cohort: Sequence[str], paces: Mapping[str, Pace]) -> Callable[[str], int]:
-        """The steps of a client in a round, one that replaces another of the cohort included."""
-        ...
+        """From a client of a round, or one that replaces another, to its steps."""
+        known = {client: paces[client] for client in sorted(cohort) if client in paces}
+        if not known:
+            return lambda _: _first(local_steps)
+        total, most = local_steps * len(known), MOST_TIMES * local_steps
+        low, high = 0.0, max(pace.rest_s + most / pace.steps_per_s for pace in known.values())
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            if math.fsum(_bounded(pace.steps_in(middle), local_steps) for pace in known.values()) < total:
+                low = middle
+            else:
+                high = middle
+        wanted = {client: _bounded(pace.steps_in(high), local_steps) for client, pace in known.items()}
+        steps = {client: int(number) for client, number in wanted.items()}
+        # What rounding down left goes to those that lost most by it, the first by name among equals.
+        left = max(0, total - sum(steps.values()))
+        for client in sorted(wanted, key=lambda name: (steps[name] - wanted[name], name))[:left]:
+            steps[client] = min(steps[client] + 1, most)
+
+        def steps_of(client: str) -> int:
+            if client in steps:
+                return steps[client]
+            pace = None if client in cohort else paces.get(client)
+            return round(_bounded(pace.steps_in(high), local_steps)) if pace else _first(local_steps)
+
+        return steps_of
 
     def factors(self, steps: Mapping[str, int], weights: Mapping[str, float]) -> Mapping[str, float]:
-        """What each client's delta is multiplied by, so that all pull equally hard.
+        """What multiplies each client's delta: r / sqrt(tau_i), r = sum p_i sqrt(tau_i), so that all pull equally hard.
+
+        FedNova (Wang et al., arXiv 2007.07481, section 4) divides a delta by what its local solver accumulates, tau_i
+        with SGD. AdamW's steps are bounded and turn from batch to batch, so that tau_i of them lead about sqrt(tau_i)
+        as far as one. Divided by tau_i, deltas of one step are two to three times as long as those of ten, and clients
+        that are slow lead (simulations/LOG.md).
 
         Args:
-            weights: of the clients, of any sum; 1 where not given.
+            weights: p_i by client, of any sum; 1 where not given.
         """
-        ...
+        total = math.fsum(weights.get(client, 1.0) for client in steps)
+        mean = math.fsum(weights.get(client, 1.0) * math.sqrt(number) for client, number in steps.items()) / total
+        return {client: mean / math.sqrt(number) for client, number in steps.items()}
+
+
+def _first(local_steps: int) -> int:
+    """Steps of a client whose pace is not known."""
+    return min(local_steps, max(_FEWEST_FIRST, math.ceil(local_steps / MOST_TIMES)))
+
+
+def _bounded(steps: float, local_steps: int) -> float:
+    return min(max(steps, 1.0), float(MOST_TIMES * local_steps))

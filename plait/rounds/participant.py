@@ -28,14 +28,24 @@ from plait.errors import (
     TooLittleDataError,
 )
 from plait.rounds.broadcasts import take_step
-from plait.rounds.carried import CarriedMoments, FoundRate, Slope
 from plait.rounds.client_way import ClientWay, InTheOpen
-from plait.rounds.error_feedback import ErrorFeedback
 from plait.rounds.evaluation import SequenceLosses, evaluation_of
-from plait.rounds.hook import Hook, after_training, before_training
+from plait.rounds.hooks import (
+    CarriedMoments,
+    ErrorFeedback,
+    FoundRate,
+    Hook,
+    OwnShare,
+    OwnSide,
+    Slope,
+    after_training,
+    before_training,
+    own_adapter,
+    share_measured,
+    with_own,
+)
 from plait.rounds.local_model import DataSize, LocalModel, Trained, TrainJob
 from plait.rounds.memory import ClientState, Kept, Memory, recall_state
-from plait.rounds.own_adapter import OwnShare, OwnSide, own_adapter, share_measured, with_own
 from plait.rounds.terms import Terms
 from plait.wire.envelope import Direction, Header, Opened, Received, read_envelope, unpack
 from plait.wire.messages import (

@@ -20,10 +20,9 @@ from typing import Self
 from plait.abandon import check_abandoned
 from plait.errors import PeerError
 from plait.rounds import events
-from plait.rounds.channel import Channel, Data, Identity, Liveness, NoAnswer, Purpose
+from plait.rounds.channel import Channel, Data, Identity, Liveness, NoAnswer, Patience, Purpose
 from plait.rounds.events import Reason
 from plait.rounds.ledger import Ledger
-from plait.rounds.patience import Patience
 from plait.rounds.run_state import Ranks
 from plait.wire.messages import (
     ClientCard,

@@ -1,25 +1,91 @@
 """Where a run stands, folded from its ledger event by event: what is done now, by whom, and sums of what was.
 
 Its size grows with clients and with rounds, not with their product, so that following a long run takes little memory.
-`plait.rounds.run_view.RunView` is the same and everything else. Knows nothing of how anything is shown.
+`plait.rounds.run_view.RunView` is the same and everything else. `LiveProgress` follows a ledger while it grows, for
+operators. Knows nothing of how anything is shown.
 """
 
 from __future__ import annotations
 
 import bisect
 import statistics
+import threading
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
 
 from pydantic import JsonValue
 
 from plait.errors import PeerError
 from plait.rounds import events
-from plait.rounds.card import Card, cards_after
-from plait.rounds.events import Reason
-from plait.rounds.patience import late_after_s
+from plait.rounds.events import Event, Reason
+from plait.rounds.ledger import Follower
 
+if TYPE_CHECKING:
+    from plait.adapters import Json  # brings numpy along
+
+
+class Card(Protocol):
+    """What one of them says of a run."""
+
+    @property
+    def title(self) -> str:
+        """Of the card."""
+        ...
+
+    @property
+    def facts(self) -> tuple[tuple[str, str], ...]:
+        """What it says, fact by fact."""
+        ...
+
+    @property
+    def warning(self) -> str:
+        """What an operator should know before going on, in a sentence; empty for nothing."""
+        ...
+
+    @property
+    def headline(self) -> str:
+        """How the run was trained, said in the place of its losses; empty where these are told."""
+        ...
+
+    @property
+    def trust(self) -> tuple[str, str]:
+        """Whether the run can be trusted with secrets, in two or three words and in a sentence with a space behind."""
+        ...
+
+    @property
+    def hides_clients(self) -> bool:
+        """Whether the ledger has no client's own figures."""
+        ...
+
+    @property
+    def status(self) -> Mapping[str, Json]:
+        """Of a run that goes on: some figures, and all of it in words as ``text``; empty for nothing."""
+        ...
+
+    def line(self, event: Event) -> str:
+        """What is shown of an event while the run goes on; empty for nothing."""
+        ...
+
+
+def cards_after(cards: Mapping[str, Card], event: Event) -> Mapping[str, Card]:
+    """The cards of a run once one more event is known: of differential privacy, and of masks."""
+    found: dict[str, object] = {**cards}
+    if "privacy" in cards or event.event == "privacy_started":
+        from plait.features.privacy.card import PrivacyCard
+
+        found["privacy"] = PrivacyCard.after(cast("PrivacyCard | None", found.get("privacy")), event)
+    if "masks" in cards or event.event == "sum_unmasked":
+        from plait.features.secagg.events import MaskedCard, after
+
+        found["masks"] = after(cast("MaskedCard | None", found.get("masks")), event)
+    return cast("Mapping[str, Card]", found)
+
+
+_LATE_FACTOR = 2.0
+_LATE_AT_LEAST_S = 5.0
 _TIMED = 64
 """Number of recent rounds and evaluations for estimating the remaining time, of recent updates for their staleness."""
 
@@ -33,6 +99,18 @@ _LOST: Mapping[str, str] = {
     Reason.STALE: "late",
 }
 """States of a client whose update will not count, by reason; any other reason is a refusal."""
+
+
+def late_after_s(took_s: Sequence[float]) -> float | None:
+    """Seconds after which a client counts as late where a run is shown: twice the median time of the others.
+
+    Args:
+        took_s: the times of those that have answered the same.
+
+    Returns:
+        At least 5 s; None without answers.
+    """
+    return max(_LATE_FACTOR * statistics.median(took_s), _LATE_AT_LEAST_S) if took_s else None
 
 
 @dataclass(frozen=True)
@@ -105,7 +183,7 @@ class RunNow:
         standing: of every client that an event names, by name.
         changed: the names of those that the newest event has changed, in order.
         accepted: updates of different clients and rounds.
-        cards: of features (see `plait.rounds.card`).
+        cards: of differential privacy and of masks.
         sent: by everyone, repeated rounds included.
         sent_by_round: round 0 is everything before training.
         interruptions: how often the run was stopped.
@@ -403,3 +481,73 @@ class RunNow:
         """A whole number of the settings; 0 where there is none."""
         value = self.settings.get(key)
         return value if isinstance(value, int) else 0
+
+
+@dataclass(frozen=True)
+class RunProgress:
+    """The progress of a run; see `RunNow` for what is not said here.
+
+    Attributes:
+        rounds: planned, as the ledger says unless it is given.
+        lost: the clients that dropped out of this round, and the ledger's reason.
+        deadline_s: seconds until the round closes without the clients that have not answered; None for no deadline.
+        unfit: clients that cannot take part: a code, and the client's own message.
+        loss: the newest held-out loss and the round before it; None until there is one.
+    """
+
+    run: str = ""
+    state: str = "starting"
+    wanted: int = 0
+    round: int = 0
+    rounds: int = 0
+    cohort: tuple[str, ...] = ()
+    lost: Mapping[str, str] = field(default_factory=dict[str, str])
+    deadline_s: float | None = None
+    done: int = 0
+    round_s: float = 0.0
+    eta_s: float | None = None
+    mean_staleness: float | None = None
+    unfit: Mapping[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])
+    cards: Mapping[str, Card] = field(default_factory=dict[str, Card])
+    loss: tuple[int, float] | None = None
+
+    def of(self, now: RunNow) -> RunProgress:
+        """The same run where it stands now."""
+        newest = now.newest_evaluation
+        return replace(
+            self,
+            state=now.state,
+            wanted=now.wanted,
+            round=now.round,
+            rounds=self.rounds or now.planned_rounds,
+            cohort=tuple(now.cohort) if now.in_round else (),
+            lost=dict(now.lost),
+            done=now.done,
+            round_s=now.round_s,
+            eta_s=now.eta_s,
+            mean_staleness=now.mean_staleness,
+            unfit={name: (event.reason, event.detail) for name, event in now.unfit.items()},
+            cards=now.cards,
+            loss=newest and (newest.round, newest.loss),
+        )
+
+
+class LiveProgress:
+    """Returns the newest `RunProgress` when called; each call reads only what was appended since the last one.
+
+    Args:
+        ledger: of the run; need not exist yet.
+    """
+
+    def __init__(self, ledger: Path, progress: RunProgress | None = None) -> None:
+        self._ledger = Follower(ledger)
+        self._now = RunNow()
+        self._progress = progress or RunProgress()
+        self._lock = threading.Lock()
+
+    def __call__(self) -> RunProgress:
+        """The current progress."""
+        with self._lock:
+            for event in self._ledger.new_events():
+                self._now.take(event)
+            return self._progress.of(self._now)

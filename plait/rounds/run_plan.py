@@ -1,4 +1,4 @@
-"""The settings of a run's round loop, and those of every task by round and client.
+"""The settings of a run's round loop, those of every task by round and client, and what rounds cost.
 
 The server writes its tasks from them. A client derives the same from the run configuration in its welcome and refuses
 a task that differs.
@@ -6,25 +6,104 @@ a task that differs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from plait.aggregation import Rule
 from plait.aggregation.server_step import ServerOptimizer
+from plait.errors import PeerError
 from plait.rounds.broadcasts import Downlink, gap_of
+from plait.rounds.channel import Patience
+from plait.rounds.events import Event
 from plait.rounds.fold import Aggregator, Folding
-from plait.rounds.norm_bound import NormBound
-from plait.rounds.patience import Patience
 from plait.rounds.run_directory import RunDirectory
-from plait.rounds.run_state import Ranks, client_seed, sample_cohort
+from plait.rounds.run_state import Ranks, RunState, client_seed, sample_cohort
 from plait.rounds.spool import Refused, Spool, Weighting
+from plait.rounds.validate import NormBound
 from plait.rounds.watch import Watch
 from plait.wire.settings import Settings
 
 if TYPE_CHECKING:
-    from plait.rounds.paces import Stepping
+    from plait.rounds.paces import BySpeed
+
+
+class CannotPayError(PeerError):
+    """A round would cost more than is left; the run ends with the adapter that it has."""
+
+
+class Costs(Protocol):
+    """What rounds cost, and what that asks of the run."""
+
+    @property
+    def withholds(self) -> bool:
+        """Whether clients keep their losses to themselves, so that nothing is evaluated."""
+        ...
+
+    @property
+    def keeps_cohort(self) -> bool:
+        """Whether no client's update may decide whether another's counts, so that none is replaced."""
+        ...
+
+    def ending(self, number: int) -> str:
+        """Why round `number` may not begin; empty if it may."""
+        ...
+
+    def spent(self, state: RunState, epsilons: Mapping[str, float]) -> Event | None:
+        """What the ledger says of the costs once a round is over; None for nothing.
+
+        Args:
+            epsilons: what clients have said of their own costs, by name.
+        """
+        ...
+
+
+class Free:
+    """Rounds cost nothing."""
+
+    withholds = keeps_cohort = False
+
+    def ending(self, number: int) -> str:
+        """Every round may begin."""
+        del number
+        return ""
+
+    def spent(self, state: RunState, epsilons: Mapping[str, float]) -> Event | None:
+        """Nothing."""
+        del state, epsilons
+        return None
+
+
+@dataclass(frozen=True)
+class Links:
+    """Bits for each parameter of an adapter.
+
+    Attributes:
+        up: of an update.
+        more_down: of what a client is sent beside a broadcast.
+    """
+
+    up: float
+    more_down: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """A run that begins, or goes on.
+
+    Attributes:
+        events: of its ledger; empty for a new run, whose ledger does not exist yet.
+        size: numbers in the largest update.
+        continues: whether it starts from other runs' adapters.
+    """
+
+    directory: RunDirectory
+    events: Sequence[Event] = ()
+    settings: Settings
+    size: int
+    base_parameters: int = 0
+    continues: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,7 +175,7 @@ class RunPlan:
     norm_bound: NormBound = field(default_factory=NormBound)
     weighting: Weighting = Weighting.EXAMPLES
     keep_updates: bool = False
-    stepping: Stepping | None = None
+    stepping: BySpeed | None = None
     patience: Patience = field(default_factory=Patience)
     watch: Watch = field(default_factory=Watch)
     folds: int = 0

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from plait.adapters import AdapterSpec, AdapterState, Json, add
 from plait.aggregation import Geometry, Memory, OptimizerState, Resizing
 from plait.rounds.events import Event, RoundFinished
-from plait.rounds.norm_bound import Norms
+from plait.rounds.validate import Norms
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +117,7 @@ class RunState:
         run_id: 16 random bytes that identify the run in every envelope.
         tracks: one for each rank of the clients, that of the master's rank first.
         held: digest of the adapter that each client holds, by client name; empty for none.
-        norms: medians of the update norms of recent rounds (see norm_bound.py).
+        norms: medians of the update norms of recent rounds (see validate.py).
         clip_norm: of the next round, for a run with differential privacy; None before its first, and without.
         update_length: that the next round's mean may have, for a run with secure aggregation; likewise.
         accepted: the master at the last evaluation that was not worse (see watch.py); None if nothing is kept.

@@ -23,14 +23,25 @@ from plait.aggregation import ANY_RANK, BOTH_SIDES, Contribution, Geometry, Rule
 from plait.errors import MachineError, PeerError
 from plait.machine import cores
 from plait.rounds.events import Reason
-from plait.rounds.norm_bound import NormBound, NormPolicy, Norms, beyond, bounded, clipped, measure
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import Ranks, RunState
-from plait.rounds.validate import Expected, UpdateRefused, check_update, open_update
+from plait.rounds.validate import (
+    Expected,
+    NormBound,
+    NormPolicy,
+    Norms,
+    UpdateRefused,
+    beyond,
+    bounded,
+    check_update,
+    clipped,
+    measure,
+    open_update,
+)
 from plait.wire.envelope import Opened, read_envelope
 
 if TYPE_CHECKING:
-    from plait.rounds.paces import Stepping
+    from plait.rounds.paces import BySpeed
 
 
 _MOST_BYTES = 1 << 28  # of all results that wait
@@ -101,7 +112,7 @@ class Weighting(StrEnum):
     """How much a client's update counts in the mean."""
 
     EXAMPLES = "examples"
-    """In proportion to the training examples that it has (FedAvg, arXiv 1602.05629), within a bound (norm_bound.py)."""
+    """In proportion to the training examples that it has (FedAvg, arXiv 1602.05629), within a bound (validate.py)."""
     EQUAL = "equal"
     """As much as any other's: in a round each has trained on as much."""
 
@@ -180,7 +191,7 @@ class Spool:
     base_fingerprint: bytes
     norm_bound: NormBound
     weighting: Weighting
-    stepping: Stepping | None = None
+    stepping: BySpeed | None = None
 
     @property
     def new_factors(self) -> bool:

@@ -10,8 +10,8 @@ from plait.rounds.channel import IN_PROGRESS, Channel, Purpose, StopRequest, Tas
 from plait.rounds.checkpoint import finished_in_checkpoint
 from plait.rounds.fleet import load_fleet
 from plait.rounds.fleet_events import Fleet, tasks_of
+from plait.rounds.hooks import share_measured
 from plait.rounds.ledger import read_events
-from plait.rounds.own_adapter import share_measured
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_view import RunView
 from plait.simulation.virtual_clock import PASSES_OF_TRAINING, Span, VirtualChannel, VirtualClock

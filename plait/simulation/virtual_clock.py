@@ -23,8 +23,8 @@ from typing import Self
 
 from pydantic import JsonValue
 
+from plait.choice import hours_of
 from plait.errors import ConfigError
-from plait.policy import hours_of
 from plait.rounds.channel import Channel, Data, Identity, Liveness, NoAnswer, Purpose, TaskParts
 from plait.rounds.fleet import device_of
 from plait.rounds.fleet_events import DeviceWorked, Fleet

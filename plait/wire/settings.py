@@ -118,7 +118,7 @@ class Settings:
     wire: Annotated[str, _name()] = "fp32"
     """How the client packs its update, in the notation of `--wire`."""
     steps: Annotated[int, _whole(0, bounds.MAX_STEPS), PerTask()] = 0
-    """Optimizer steps of the task; 0 for `local_steps` (see `plait.rounds.paces.Stepping`)."""
+    """Optimizer steps of the task; 0 for `local_steps` (see `plait.rounds.paces.BySpeed`)."""
     trained: Annotated[str, _one_of(*SIDES), PerTask()] = "AB"
     """The sides of every low-rank pair that train in this round; the other one is frozen."""
     personal: Annotated[str, _one_of("", "A", "B")] = ""
@@ -132,7 +132,7 @@ class Settings:
     carry_moments: _Flag = False
     """Whether AdamW's moments are carried over from the client's previous round."""
     measures_slope: _Flag = False
-    """Whether the client measures the slope of its loss along the adapter's last movement (`plait.rounds.carried`)."""
+    """Whether the client measures the slope of its loss along the adapter's last movement (`plait.rounds.hooks`)."""
     without_feedback: _Flag = False
     """Whether the client's encoding error is dropped, because the next round has other factors."""
     own_share: Annotated[float, _real(below=1)] = 0.0

@@ -16,11 +16,11 @@ from plait.rounds.checkpoint import save_checkpoint
 from plait.rounds.coordinator import Coordinator
 from plait.rounds.events import Adapter, Base, RunStarted
 from plait.rounds.ledger import Ledger, read_lines
-from plait.rounds.norm_bound import NormBound
 from plait.rounds.participant import Participant
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import RunPlan
 from plait.rounds.run_state import RankedAdapter, Ranks, RunState, initial_state
+from plait.rounds.validate import NormBound
 from plait.simulation.simulation import SharedBytes, VolatileMemory
 from plait.wire.settings import Settings
 

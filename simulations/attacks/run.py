@@ -22,7 +22,7 @@ from attacks.model import Client, accuracy, spec_and_initial  # noqa: E402
 from attacks.stories import deal, load_stories  # noqa: E402
 
 from plait.errors import PlaitError  # noqa: E402
-from plait.rounds.norm_bound import NormBound, NormPolicy  # noqa: E402
+from plait.rounds.validate import NormBound, NormPolicy  # noqa: E402
 
 CLIENTS, ROUNDS, ALPHA = 20, 10, 1.0
 DEFENCES = {

@@ -212,7 +212,7 @@ def _serve(inbox: Path, kit: ServerKit | None, max_answer_bytes: int) -> Generat
     """The server of plait, as `plait server` runs it."""
     from server.hosting import Terms
     from server.nodes_channel import NodesChannel
-    from server.transfers import Limits
+    from server.uploads import Limits
     from simulations.bench.transport import Serving
 
     channel = NodesChannel("127.0.0.1:0", kit=kit, limits=Limits(max_answer_bytes=max_answer_bytes))

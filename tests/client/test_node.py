@@ -154,7 +154,7 @@ import sys
 from pathlib import Path
 from server.nodes_channel import NodesChannel
 from server.hosting import Terms
-from server.transfers import Limits
+from server.uploads import Limits
 with NodesChannel(sys.argv[2], kit=None, limits=Limits(max_answer_bytes=1 << 20)).begin(
     Terms(1, {}, b""), inbox=Path(sys.argv[1])
 ) as channel:

@@ -89,7 +89,7 @@ def test_a_thousand_downloads_over_tls_come_whole(tmp_path, monkeypatch):
     from plait.trust.kit import ServerKit
     from server.hosting import Terms
     from server.nodes_channel import NodesChannel
-    from server.transfers import Limits
+    from server.uploads import Limits
 
     # One node may not do this.
     monkeypatch.setattr("server.service._SAME_BODY", 10**6)

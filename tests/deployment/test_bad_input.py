@@ -26,7 +26,7 @@ from plait.wire.messages import DescribeTask, Refusal, decode_reply, encode_task
 from server import attendance
 from server.hosting import Terms
 from server.nodes_channel import NodesChannel
-from server.transfers import Limits
+from server.uploads import Limits
 from tests.waiting import unused_port
 
 NOW = datetime.now(UTC)

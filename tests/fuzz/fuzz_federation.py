@@ -21,8 +21,7 @@ with instrumented():
     from server.metrics import Metrics
     from server.sessions import Sessions
     from server.tasks import TaskRegistry
-    from server.transfers import Limits
-    from server.uploads import Uploads, data_of
+    from server.uploads import Limits, Uploads, data_of
 
 server.attendance._PROGRESS_PAUSE_S = 0.0
 KEY, TASK = b"k" * 32, "1.train.0"

@@ -20,10 +20,10 @@ def test_a_program_may_have_the_name_of_a_package_of_plaits(tmp_path: Path, name
     program = tmp_path / f"{name}.py"
     program.write_text(
         "import sys, plait\nassert __name__ == '__main__', 'imported'\n"
-        f"plait.{public}\nfrom plait.places import at\nprint(at('server.transfers:Limits'), sys.path[0])\n"
+        f"plait.{public}\nfrom plait.places import at\nprint(at('server.uploads:Limits'), sys.path[0])\n"
     )
     done = subprocess.run([sys.executable, program], capture_output=True, text=True, check=False)
-    assert (done.stdout.split(), done.returncode) == (["<class", "'server.transfers.Limits'>", str(tmp_path)], 0), done
+    assert (done.stdout.split(), done.returncode) == (["<class", "'server.uploads.Limits'>", str(tmp_path)], 0), done
 
 
 def test_a_package_of_the_programs_that_is_loaded_already_is_named(

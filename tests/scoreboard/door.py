@@ -29,7 +29,7 @@ from plait.v1 import federation_pb2 as pb
 from plait.v1.federation_pb2_grpc import FederationStub, OperationsStub
 from server.hosting import Terms
 from server.nodes_channel import NodesChannel
-from server.transfers import Limits
+from server.uploads import Limits
 
 MOST_BYTES = 16 << 20
 CONNECTIONS = 6

@@ -19,7 +19,7 @@ from plait.rounds.channel import Purpose
 from plait.v1 import federation_pb2 as pb
 from server.hosting import Terms
 from server.nodes_channel import NodesChannel
-from server.transfers import Limits
+from server.uploads import Limits
 
 Forge = Callable[["Overheard", str, int, bytes], bytes]
 

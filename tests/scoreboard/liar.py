@@ -16,9 +16,10 @@ from scoreboard.row import Row
 from scoreboard.small_federation import FakeModel, Federation, no_waiting_for_the_disk
 
 from plait.adapters import AdapterState
-from plait.rounds.buffer import Buffer, of_buffer
+from plait.rounds.buffer import Buffer
+from plait.rounds.buffer_collector import of_buffer
 from plait.rounds.evaluation import SequenceLosses
-from plait.rounds.norm_bound import NormBound, NormPolicy
+from plait.rounds.validate import NormBound, NormPolicy
 from plait.rounds.watch import Watch
 
 MALLORY, ROUNDS = "mallory", 4

@@ -164,8 +164,8 @@ def _no_optimizer_memory() -> None:
 def _forgets_what_was_recorded() -> None:
     from dataclasses import replace
 
-    of = module("plait.rounds.recorded").Recorded.of
-    put("plait.rounds.recorded:Recorded.of", lambda events: replace(of(events), received=frozenset()))
+    of = module("plait.rounds.run_view").Recorded.of
+    put("plait.rounds.run_view:Recorded.of", lambda events: replace(of(events), received=frozenset()))
 
 
 def _newcomers_give_way() -> None:
@@ -263,8 +263,8 @@ def _many_transfers() -> None:
     from contextlib import asynccontextmanager
 
     _many_calls()
-    put("server.transfers:Frequency.allows", _always)
-    transfers = module("server.transfers")
+    put("server.uploads:Frequency.allows", _always)
+    transfers = module("server.uploads")
 
     @asynccontextmanager
     async def turn(self, node):
@@ -278,7 +278,7 @@ def _many_transfers() -> None:
             pass
 
     transfers.Transfer = Careless
-    put("server.transfers:Transfers.turn", turn)
+    put("server.uploads:Transfers.turn", turn)
 
 
 def _waits_for_all() -> None:
@@ -489,7 +489,7 @@ def _settings_of_the_file() -> None:
         return kept.model_copy(update={"out": str(directory.path)})
 
     by_name = ("plait.api.received", "plait.cli.verify", "plait.exporting.personal", "plait.federation")
-    put("plait.rounds.recorded_settings:recorded_settings", settings, beside=by_name)
+    put("plait.rounds.run_directory:recorded_settings", settings, beside=by_name)
 
 
 def _groups_change() -> None:
@@ -585,7 +585,7 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
     },
     "members": {
         "turns": ("a node has any number of transfers, as slow as it likes", _many_transfers),
-        "same-body": ("a body may be fetched again and again", instead("server.transfers:Frequency.allows", _always)),
+        "same-body": ("a body may be fetched again and again", instead("server.uploads:Frequency.allows", _always)),
         "places": ("a name has any number of calls, also on their way in", _many_calls),
         "certificates": ("the register is not asked about certificates", nothing("server.guard:Guard._refusal")),
         "room": ("there is no room for strangers", nothing("server.nodes_channel:_most_connections", result=150)),
@@ -806,7 +806,7 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         ),
         "stage-deadline": (
             "a stage takes a quarter of an hour",
-            instead("plait.rounds.patience:Patience.most_stage_s", lambda self, clients, **sizes: 900.0),
+            instead("plait.rounds.channel:Patience.most_stage_s", lambda self, clients, **sizes: 900.0),
         ),
     },
     "liar": {
@@ -859,7 +859,7 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         ),
     },
     "soak": {
-        "history": ("every round's norms are remembered", instead("plait.rounds.norm_bound:HISTORY", 10**9)),
+        "history": ("every round's norms are remembered", instead("plait.rounds.validate:HISTORY", 10**9)),
         "files": ("directories stay open", _files_stay_open),
         "pruning": ("every checkpoint is kept", instead("plait.rounds.checkpoint:KEPT", 10**9)),
     },

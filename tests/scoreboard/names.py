@@ -38,7 +38,7 @@ from plait.v1 import federation_pb2 as pb
 from server.hosting import Terms
 from server.log import LOGGER
 from server.nodes_channel import NodesChannel
-from server.transfers import Limits
+from server.uploads import Limits
 
 OUTSIDE = "outside-of-the-run"
 NAMES = (

@@ -36,7 +36,7 @@ from plait.rounds.participant import Participant
 from plait.trust.kit import ClientKit, ServerKit
 from server.hosting import Terms
 from server.nodes_channel import NodesChannel
-from server.transfers import Limits
+from server.uploads import Limits
 from tests import waiting
 from tests.killing import Fuse
 

@@ -28,8 +28,8 @@ from plait.features.secagg.messages import MaskingTask
 from plait.features.secagg.roster import Session, least_survivors
 from plait.features.secagg.sums import Summed, sum_file
 from plait.rounds.channel import Purpose
-from plait.rounds.data_journal import DataJournal
 from plait.rounds.run_directory import RunDirectory
+from plait.rounds.terms import DataJournal
 from plait.wire.messages import Refusal, decode_reply
 
 masked = borrowed("features/secagg/test_masked_rounds.py")

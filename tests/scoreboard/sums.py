@@ -21,7 +21,7 @@ from plait.errors import PolicyError
 from plait.features.secagg.journal import SumJournal
 from plait.features.secagg.roster import Session, least_survivors
 from plait.features.secagg.sums import seated
-from plait.rounds.data_journal import DataJournal
+from plait.rounds.terms import DataJournal
 
 LEAST, MOST = 3, 3
 NAMES = "abcdefghijklm"

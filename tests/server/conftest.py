@@ -28,7 +28,7 @@ from plait.v1 import federation_pb2 as pb
 from plait.v1.federation_pb2_grpc import FederationStub
 from server.hosting import Terms
 from server.nodes_channel import NodesChannel, NodesExchange
-from server.transfers import Limits
+from server.uploads import Limits
 from tests import waiting
 
 BASE = b"b" * 32

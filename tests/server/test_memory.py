@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 from server.nodes_channel import NodesChannel
 from server.hosting import Terms
-from server.transfers import Limits
+from server.uploads import Limits
 with NodesChannel("127.0.0.1:0", kit=None, limits=Limits(max_answer_bytes=1 << 20)).begin(
     Terms(1, {}, b""), inbox=Path(sys.argv[1])
 ) as channel:
@@ -38,7 +38,7 @@ from plait.machine import give_back_memory
 from plait.rounds.channel import NoAnswer, Purpose
 from server.nodes_channel import NodesChannel
 from server.hosting import Terms
-from server.transfers import Limits
+from server.uploads import Limits
 def own_bytes():
     give_back_memory()
     lines = Path("/proc/self/status").read_text().splitlines()

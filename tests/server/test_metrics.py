@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from plait.rounds.run_progress import RunProgress
+from plait.rounds.run_now import RunProgress
 from server import metrics as server_metrics
 from server.metrics import Metrics, MetricsServer
 

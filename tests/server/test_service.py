@@ -9,14 +9,14 @@ import grpc
 import pytest
 
 from plait.report.status import status_tables
-from plait.rounds.run_progress import RunProgress
+from plait.rounds.run_now import RunProgress
 from plait.transport import CHUNK_BYTES, channel_credentials, fetch_status
 from plait.trust.keys import NodeKey
 from plait.trust.kit import ClientKit, ServerKit
 from plait.trust.provision import provision, revoke
 from plait.v1 import federation_pb2 as pb
 from server.incoming import Incoming
-from server.transfers import Pace
+from server.uploads import Pace
 
 BIG = bytes(range(256)) * (4 * CHUNK_BYTES // 256)
 

@@ -18,10 +18,10 @@ from plait.features.privacy.accountant import epsilon_at, sum_term
 from plait.features.privacy.events import NoiseIntended, PrivacySpent, PrivacyStarted, promised_in
 from plait.report.table import Table
 from plait.rounds.events import Audited, Event
-from plait.rounds.run_view import RunView
 
 if TYPE_CHECKING:
     from plait.adapters import Json
+    from plait.rounds.run_view import RunView
 
 WORTH_WARNING = 3.0
 """Noise over clip norm from which on there is next to nothing to learn from."""

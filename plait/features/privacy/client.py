@@ -15,11 +15,10 @@ from plait.errors import PolicyError
 from plait.features.privacy.mechanism import ClientPrivacy
 from plait.features.privacy.run import privacy_of
 from plait.rounds.client_way import ClientWay, Speaker
-from plait.rounds.data_journal import DataJournal, damaged
-from plait.rounds.hook import Outgoing
+from plait.rounds.hooks import Outgoing
 from plait.rounds.local_model import TrainJob
 from plait.rounds.memory import Kept
-from plait.rounds.terms import Asked
+from plait.rounds.terms import Asked, DataJournal, damaged
 from plait.wire.settings import Settings
 
 _SLACK = 1 + 1e-9

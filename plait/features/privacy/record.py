@@ -35,7 +35,7 @@ from plait.features.privacy.noise import Keystream, derived
 from plait.json_text import read_json
 from plait.rounds.client_way import Speaker
 from plait.rounds.events import Event
-from plait.rounds.hook import Outgoing
+from plait.rounds.hooks import Outgoing
 from plait.rounds.local_model import DataSize, TrainJob
 from plait.rounds.memory import MUST_LAST, Kept, Memory
 from plait.rounds.run_state import RunState

@@ -26,9 +26,9 @@ from plait.errors import PeerError
 from plait.features.privacy.events import NoiseIntended, PrivacySpent, PrivacyStarted
 from plait.features.privacy.mechanism import ClientPrivacy, PrivateMean
 from plait.features.privacy.noise import RunKey
-from plait.rounds.costs import CannotPayError
 from plait.rounds.events import Event, Reason
 from plait.rounds.fold import Folded, outcome_of_mean
+from plait.rounds.run_plan import CannotPayError
 from plait.rounds.run_state import RunState
 from plait.rounds.spool import Spool, Stored
 from plait.rounds.validate import UpdateRefused, open_update

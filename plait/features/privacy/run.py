@@ -15,11 +15,10 @@ from plait.features.privacy.noise import RunKey
 from plait.features.privacy.rounds import PrivateRounds, check_promise, recomputed, started
 from plait.policy import Policy, Proposed, Words
 from plait.rounds import events
-from plait.rounds.costs import Opening
+from plait.rounds.coordinator import CannotRecomputeError, Host, Way
 from plait.rounds.events import Event
 from plait.rounds.ledger import ALL, KEPT, screened
-from plait.rounds.run_plan import RunPlan
-from plait.rounds.way import CannotRecomputeError, Host, Way
+from plait.rounds.run_plan import Opening, RunPlan
 from plait.wire.settings import Settings
 
 _LARGEST_DELTA = 1e-5

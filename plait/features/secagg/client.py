@@ -11,7 +11,7 @@
 After Bonawitz et al., "Practical Secure Aggregation for Privacy-Preserving Machine Learning" (CCS 2017), against a
 malicious server. What keeps it from taking off a client's mask: (1) a client unmasks a run's purpose and round once,
 whatever the attempt, and an attempt takes two thirds of its roster, so no two sums of a round differ in one client
-(those of other rounds and runs: `plait.rounds.data_journal`); (2) which of a
+(those of other rounds and runs: `plait.rounds.terms`); (2) which of a
 peer's two shares is given follows from a list that two thirds of the roster have signed, each only one; (3) it signs
 only lists in which enough of its own neighbours are, and these have signed that they masked with the same clients
 (`plait.features.secagg.roster` says why); (4) it shows one key per attempt, and then masks nothing in it; (5) keys that

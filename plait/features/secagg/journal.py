@@ -25,7 +25,7 @@ from typing import TypeAlias
 
 from plait.errors import PolicyError
 from plait.features.secagg.roster import LEAST_CLIENTS, Session
-from plait.rounds.data_journal import DataJournal, damaged
+from plait.rounds.terms import DataJournal, damaged
 
 Clients: TypeAlias = frozenset[str]
 

@@ -27,7 +27,7 @@ from plait.features.secagg.roster import LEAST_CLIENTS, Roster, Session
 from plait.features.secagg.rounds import MaskedRounds, check_grid, privacy_of_clients
 from plait.rounds.client_way import Speaker
 from plait.rounds.evaluation import client_losses
-from plait.rounds.hook import Outgoing
+from plait.rounds.hooks import Outgoing
 from plait.rounds.local_model import TrainJob
 from plait.rounds.memory import Memory
 from plait.rounds.terms import Asked

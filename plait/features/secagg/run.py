@@ -16,10 +16,10 @@ from plait.features.secagg.rounds import MaskedRounds, noised_grid
 from plait.policy import Policy, Proposed, Words
 from plait.rounds import events
 from plait.rounds.client_way import ClientWay, Speaker
-from plait.rounds.costs import Links
+from plait.rounds.coordinator import Way
 from plait.rounds.events import Event
 from plait.rounds.ledger import ALL, KEPT, screened
-from plait.rounds.way import Way
+from plait.rounds.run_plan import Links
 from plait.settle import settle
 from plait.trust.identity import Vouch
 

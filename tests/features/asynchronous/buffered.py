@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from plait.rounds.buffer import Buffer, of_buffer
+from plait.rounds.buffer import Buffer
+from plait.rounds.buffer_collector import of_buffer
 
 
 def rounds_of(buffer: Buffer) -> dict[str, object]:

@@ -8,8 +8,7 @@ import pytest
 from plait.errors import PeerError
 from plait.rounds import buffer_collector as collector
 from plait.rounds.buffer import Buffer
-from plait.rounds.channel import Purpose
-from plait.rounds.patience import Patience
+from plait.rounds.channel import Patience, Purpose
 from tests.features.asynchronous.buffered import rounds_of
 from tests.plait.rounds.test_audit import replayed, rewritten
 from tests.plait.rounds.test_coordinator import crowd, resealed

@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 
 from plait.rounds.events import RoundFinished, RoundStarted, UpdateReceived
-from plait.rounds.paces import Pace, Paces
-from plait.rounds.step_budget import BySpeed
+from plait.rounds.paces import BySpeed, Pace, Paces
 
 
 def steps_of(local_steps: int, paces: dict[str, Pace]) -> dict[str, int]:

@@ -25,11 +25,10 @@ from plait.report.summary import summarise
 from plait.report.tables import report_tables
 from plait.rounds.events import Audited, MembershipAttack
 from plait.rounds.ledger import Ledger
-from plait.rounds.run_now import RunNow
-from plait.rounds.run_progress import RunProgress
+from plait.rounds.run_now import RunNow, RunProgress
 from plait.settle import settle
+from server.hosting import status_of
 from server.sessions import Sessions
-from server.status import status_of
 from tests.plait.conftest import run_started, view_of
 from tests.plait.report.test_html import Page, page_of
 from tests.plait.rounds.conftest import started

@@ -9,9 +9,8 @@ import pytest
 from plait.errors import ConfigError, PolicyError
 from plait.features.secagg.journal import SumJournal, evaluators_of
 from plait.features.secagg.roster import LEAST_CLIENTS, Session, least_roster, least_survivors
-from plait.rounds.channel import Purpose
-from plait.rounds.data_journal import DataJournal
-from plait.rounds.patience import Patience
+from plait.rounds.channel import Patience, Purpose
+from plait.rounds.terms import DataJournal
 
 HERE, THERE = b"a" * 32, b"b" * 32
 

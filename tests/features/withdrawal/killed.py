@@ -19,8 +19,7 @@ from plait.features.withdrawal.events import ClientWithdrawn, Withdrawn
 from plait.features.withdrawal.withdrawing import Plan, carry_out, plan_of
 from plait.rounds.events import ClientErased
 from plait.rounds.ledger import read_events
-from plait.rounds.recorded_settings import recorded_settings
-from plait.rounds.run_directory import RunDirectory
+from plait.rounds.run_directory import RunDirectory, recorded_settings
 from tests.killing import Fuse
 
 MOMENTS = 20

@@ -11,8 +11,7 @@ import plait
 from plait.config import RunConfig
 from plait.errors import ConfigError
 from plait.features.withdrawal.withdrawing import carry_out, plan_of
-from plait.rounds.recorded_settings import recorded_settings
-from plait.rounds.run_directory import RunDirectory
+from plait.rounds.run_directory import RunDirectory, recorded_settings
 from plait.trust.provision import provision
 from tests.attending import served, shares_of
 from tests.features.conftest import NAMES, SMALL, rows

@@ -24,8 +24,7 @@ from plait.features.withdrawal.events import ClientWithdrawn, Withdrawn
 from plait.features.withdrawal.withdrawing import Plan, carry_out, plan_of, said_of
 from plait.rounds.events import ClientErased, parse_event
 from plait.rounds.ledger import Ledger, read_events
-from plait.rounds.recorded_settings import recorded_settings
-from plait.rounds.run_directory import RunDirectory
+from plait.rounds.run_directory import RunDirectory, recorded_settings
 from plait.settings import TABLES, Withdrawal
 from plait.trust.provision import provision
 from tests.features.conftest import SMALL, rows

@@ -16,8 +16,7 @@ from plait.config import RunConfig, config_from_table, to_toml
 from plait.errors import ConfigError, PeerError
 from plait.rounds.events import Adapter, Base, ClientsDescribed, Event, RunStarted
 from plait.rounds.ledger import Ledger
-from plait.rounds.recorded_settings import recorded_settings
-from plait.rounds.run_directory import RunDirectory
+from plait.rounds.run_directory import RunDirectory, recorded_settings
 
 Begun = Callable[..., RunDirectory]
 

@@ -20,20 +20,19 @@ from plait.rounds import cohort as collector
 from plait.rounds.channel import Identity, Liveness, NoAnswer, Purpose, TaskParts, WallClock, round_and_attempt
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
 from plait.rounds.client_way import ClientWay, InTheOpen, Speaker
-from plait.rounds.coordinator import Coordinator
+from plait.rounds.coordinator import Coordinator, Way
 from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.events import Adapter, Base, Event, Resumed, RunStarted
 from plait.rounds.fold import Aggregator
 from plait.rounds.ledger import KEPT, Ledger, read_events, read_lines, screened
 from plait.rounds.local_model import Coverage, DataSize, Moments, Trained, TrainJob
 from plait.rounds.memory import ClientSecret
-from plait.rounds.norm_bound import NormBound, NormPolicy
 from plait.rounds.participant import Participant
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import RunPlan
 from plait.rounds.run_state import RankedAdapter, Ranks, RunState, client_seed, initial_state
 from plait.rounds.spool import Refused, Weighting
-from plait.rounds.way import Way
+from plait.rounds.validate import NormBound, NormPolicy
 from plait.trust.identity import KeyClaim, NodeIdentity
 from plait.trust.keys import NodeKey
 from plait.wire.settings import Settings

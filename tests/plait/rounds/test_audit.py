@@ -6,11 +6,11 @@ from plait.errors import PeerError
 from plait.rounds.audit import check_signatures, replay
 from plait.rounds.channel import Identity
 from plait.rounds.client_way import ClientWay, InTheOpen
+from plait.rounds.coordinator import Way
 from plait.rounds.events import parse_event
 from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.participant import Participant
 from plait.rounds.run_state import initial_state
-from plait.rounds.way import Way
 from plait.trust.keys import NodeKey
 from tests.plait.rounds.test_norm_bound import HONEST, gauge_attacker
 from tests.plait.rounds.test_resume import CASES, begin

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from plait.rounds.carried import Slope
+from plait.rounds.hooks import Slope
 from plait.rounds.local_model import TrainJob
 from plait.rounds.memory import Kept
 

@@ -4,9 +4,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from plait.rounds.channel import Liveness, Purpose
+from plait.rounds.channel import Liveness, Patience, Purpose
 from plait.rounds.dispatch import Asking
-from plait.rounds.patience import Patience
 
 
 @dataclass

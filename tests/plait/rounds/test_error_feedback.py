@@ -10,8 +10,7 @@ import pytest
 
 from plait.adapters import AdapterState, Layout
 from plait.aggregation import BOTH_SIDES
-from plait.rounds.error_feedback import ErrorFeedback, Residual
-from plait.rounds.hook import Outgoing
+from plait.rounds.hooks import ErrorFeedback, Outgoing, Residual
 from plait.rounds.local_model import Trained, TrainJob
 from plait.rounds.memory import Kept
 from plait.wire.codecs import codec_for

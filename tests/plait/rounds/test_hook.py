@@ -5,7 +5,7 @@ import pytest
 
 from plait.adapters import AdapterState, norm, subtract
 from plait.rounds.broadcasts import Broadcasts
-from plait.rounds.hook import after_training, before_training
+from plait.rounds.hooks import after_training, before_training
 from plait.rounds.local_model import Trained, TrainJob
 from plait.rounds.memory import Kept
 from plait.rounds.participant import HOOKS, Participant

@@ -10,7 +10,8 @@ import pytest
 from plait.adapters import AdapterState, add
 from plait.aggregation import geometry_of
 from plait.rounds import fold
-from plait.rounds.norm_bound import (
+from plait.rounds.spool import Weighting
+from plait.rounds.validate import (
     FIGURES,
     WEIGHT_RATIO,
     NormBound,
@@ -21,7 +22,6 @@ from plait.rounds.norm_bound import (
     measure,
     remembered,
 )
-from plait.rounds.spool import Weighting
 from tests.killing import different_stories
 
 ONES = dict.fromkeys(FIGURES, 1.0)

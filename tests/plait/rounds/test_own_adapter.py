@@ -5,8 +5,8 @@ import pytest
 
 from plait.adapters import AdapterState, Layout
 from plait.aggregation import Side
+from plait.rounds.hooks import kept_lead, kept_side, own_adapter, share_at_start, with_own, without
 from plait.rounds.memory import Kept
-from plait.rounds.own_adapter import kept_lead, kept_side, own_adapter, share_at_start, with_own, without
 from plait.wire.settings import Settings
 
 LAYOUT = Layout.of({"a": (2, 3)})

@@ -2,8 +2,7 @@
 
 import pytest
 
-from plait.rounds.channel import Liveness, Purpose
-from plait.rounds.patience import Patience
+from plait.rounds.channel import Liveness, Patience, Purpose
 
 HOUR_S = 3600.0
 

@@ -4,8 +4,7 @@ import pytest
 
 from plait.adapters import Layout
 from plait.errors import PeerError
-from plait.rounds.channel import Identity, Liveness, Purpose
-from plait.rounds.patience import Patience
+from plait.rounds.channel import Identity, Liveness, Patience, Purpose
 from plait.wire.messages import Refusal, RefusalReason, UpdateReply, decode_reply, encode_reply
 
 ALWAYS = 1 << 30

@@ -4,7 +4,7 @@ import pytest
 
 from plait.rounds import events
 from plait.rounds.ledger import Ledger
-from plait.rounds.run_progress import LiveProgress, RunProgress
+from plait.rounds.run_now import LiveProgress, RunProgress
 from tests.plait.rounds.conftest import started
 
 

@@ -9,11 +9,11 @@ from plait.aggregation import RULES
 from plait.errors import PolicyError
 from plait.policy import Policy
 from plait.rounds.broadcasts import Broadcasts, follow
-from plait.rounds.norm_bound import NormBound, NormPolicy
 from plait.rounds.participant import Participant
 from plait.rounds.run_plan import TaskSettings
 from plait.rounds.run_state import advance, initial_state
 from plait.rounds.terms import Asked, Terms
+from plait.rounds.validate import NormBound, NormPolicy
 from plait.wire.codecs import codec_for
 from plait.wire.envelope import open_envelope, read_header
 from plait.wire.messages import (
