@@ -65,20 +65,6 @@ def change_config(base: Path) -> None:
     (base / "config.json").write_text(json.dumps({**CONFIG, "rope_theta": 1e6}))
 
 
-def change_dtype(base: Path) -> None:
-    # The same bytes under another dtype.
-    save_file({**TENSORS, "model.position_ids": np.arange(5, dtype=np.uint64)}, base / "model.safetensors")
-
-
-def change_shape(base: Path) -> None:
-    embed = TENSORS["model.embed.weight"]
-    save_file({**TENSORS, "model.embed.weight": embed.reshape(3, 4)}, base / "model.safetensors")
-
-
-def rename_tensor(base: Path) -> None:
-    save_file({**TENSORS, "other": np.zeros(1, np.float32)}, base / "model.safetensors")
-
-
 def test_another_party_can_recompute_it_from_the_description(base: Path) -> None:
     def sha256(data: bytes) -> str:
         return hashlib.sha256(data).hexdigest()
@@ -132,12 +118,8 @@ def test_files_that_are_not_loaded_do_not_change_it(base: Path) -> None:
     "change",
     [
         change_weight,
-        change_dtype,
-        change_shape,
-        rename_tensor,
         change_config,
         lambda base: (base / "tokenizer.json").write_bytes(TOKENIZER + b" "),
-        lambda base: (base / "tokenizer.json").unlink(),
         lambda base: (base / "chat_template.jinja").write_text("{{ messages }}"),
         lambda base: (base / "tokenizer.json").rename(base / "vocab.json"),
     ],
@@ -202,7 +184,7 @@ def add_template(base: Path) -> None:
     (base / "chat_template.jinja").write_text("{{ messages }}")
 
 
-@pytest.mark.parametrize("change", [change_weight, change_config, change_shape, add_template])
+@pytest.mark.parametrize("change", [change_weight, change_config, add_template])
 def test_a_changed_base_is_read_again(base: Path, cache: Path, change: Callable[[Path], object]) -> None:
     fingerprint_base(base, cache=cache)
     change(base)

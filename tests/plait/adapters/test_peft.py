@@ -174,12 +174,6 @@ def test_a_missing_parent_is_the_machines_fault(tmp_path: Path) -> None:
         save(tmp_path / "no" / "adapter")
 
 
-def test_the_card_goes_in_whole(tmp_path: Path) -> None:
-    card = model_card(name="Größe ✓", spec=SPEC, base=BASE, rounds=1, clients=2)
-    save_peft_directory(tmp_path / "adapter", spec=SPEC, state=STATE, base=BASE, card=card)
-    assert (tmp_path / "adapter" / "README.md").read_text(encoding="utf-8") == card
-
-
 # --- adapters that are not the expected one
 
 
@@ -269,25 +263,16 @@ def with_nan(path: Path) -> None:
         (lambda path: (path / "adapter_config.json").unlink(), "cannot read .*"),
         (with_nan, "lora_A.weight' holds NaN"),
         (set_config_text(b""), "is not JSON"),
-        (set_config_text(b"[]"), "expected a JSON object"),
-        (set_config_text(b'{"peft_type":"LORA","peft_type":"LOHA"}'), "'peft_type' twice"),
-        (set_config_text(b'{"peft_type":"LORA","r":NaN}'), "holds NaN"),
-        (set_config_text(b'{"peft_type":"LORA","r":' + b"[" * 50_000), "nested too deep"),
         (set_config_text(b" " * (1 << 21)), "expected at most 1048576"),
         (set_config_text(b"{}"), "peft_type of the adapter is None"),
         (set_config(peft_type="LORA\x1b[2J"), "peft_type of the adapter is"),
         (set_config(base_model_name_or_path="a\nb"), "base_model_name_or_path of the adapter is"),
         (set_config(base_model_name_or_path=["a"]), "base_model_name_or_path of the adapter is"),
         (set_config(revision="x" * 5000), "revision of the adapter is"),
-        (set_config(megatron_config={"a": 1}, megatron_core="os"), "megatron_config of .*, expected"),
-        (set_config(corda_config={"cache_file": "evil.pt"}), "corda_config of .*, expected"),
-        (set_config(prompt_tuning_init_state_dict_path="evil.bin"), "prompt_tuning_init_state_dict_path of"),
         (set_provenance("{"), "provenance is not JSON"),
         (set_provenance(base_fingerprint="AB" * 32), "base_fingerprint of the adapter is"),
-        (set_provenance(base_fingerprint=None), "base_fingerprint of the adapter is"),
         (set_provenance(init_seed=True), "init_seed of the adapter is"),
         (set_provenance(labels="ham"), "labels of the adapter are"),
-        (set_provenance(labels=["ham", 7]), "a label of the adapter is"),
         (set_provenance(labels=["\x1b[2J"]), "a label of the adapter is"),
         (set_provenance(method="lora\n"), "method of the adapter is"),
         (set_provenance(spec_digest=7), "spec_digest of the adapter is"),

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from plait.adapters import AdapterState, Layout, add, check_finite, norm, subtract
+from plait.adapters import AdapterState, Layout, add, norm, subtract
 from plait.errors import PeerError
 
 SHAPES = st.dictionaries(st.text(max_size=8), st.lists(st.integers(0, 5), max_size=3), max_size=6)
@@ -31,34 +31,8 @@ def test_slots_are_packed_in_name_order_without_gaps(shapes: dict[str, list[int]
     assert layout.size == at
 
 
-@pytest.mark.slow
-@settings(max_examples=50)
-@given(SHAPES, st.randoms())
-def test_the_order_of_the_mapping_does_not_change_layout_or_digest(shapes: dict[str, list[int]], random) -> None:
-    names = list(shapes)
-    random.shuffle(names)
-    shuffled = Layout.of({name: shapes[name] for name in names})
-    assert shuffled == Layout.of(shapes)
-    assert shuffled.digest == Layout.of(shapes).digest
-
-
-@pytest.mark.parametrize(
-    "other",
-    [{"a": [3, 2], "b": [4]}, {"a": [2, 3], "c": [4]}, {"a": [2, 3]}, {"a": [6], "b": [4]}],
-    ids=["transposed", "renamed", "missing", "flattened"],
-)
-def test_another_name_or_shape_gives_another_digest(other: dict[str, list[int]]) -> None:
-    assert Layout.of(other).digest != Layout.of({"a": [2, 3], "b": [4]}).digest
-
-
 def test_the_digest_is_sha256_of_names_and_shapes_as_json() -> None:
     assert Layout.of({"b": [4], "a": (2, 3)}).digest == hashlib.sha256(b'[["a",[2,3]],["b",[4]]]').digest()
-
-
-def test_a_slot_is_found_by_its_name() -> None:
-    layout = Layout.of({"b": [4], "a": [2, 3]})
-    assert layout.by_name["b"].offset == 6
-    assert layout.by_name["b"].size == 4
 
 
 LAYOUT = Layout.of({"b": [3], "a": [2, 2]})
@@ -117,10 +91,6 @@ def test_tensors_that_do_not_fit_are_refused_by_name(tensors: dict[str, np.ndarr
         AdapterState.from_tensors(LAYOUT, tensors)
 
 
-def test_a_finite_state_passes_the_check() -> None:
-    check_finite(AdapterState.zeros(LAYOUT))
-
-
 @settings(max_examples=30)
 @given(FLATS, FLATS)
 def test_adding_what_subtraction_gave_restores_the_first(left: np.ndarray, right: np.ndarray) -> None:
@@ -148,5 +118,3 @@ def test_the_digest_covers_layout_and_values() -> None:
     state = AdapterState.from_tensors(LAYOUT, TENSORS)
     values = np.array([1, 2, 3, 4, 5, 6, 7], "<f4").tobytes()
     assert state.digest() == hashlib.sha256(LAYOUT.digest + values).digest()
-    assert AdapterState(Layout.of({"a": [7]}), state.flat).digest() != state.digest()
-    assert AdapterState.from_tensors(LAYOUT, with_tensor("b", np.zeros(3, np.float32))).digest() != state.digest()

@@ -85,12 +85,3 @@ def test_a_round_without_updates_has_no_result(name):
     context, _ = cohort_of(ALL_RULES[name])
     with pytest.raises(ValueError, match="no update"):
         ALL_RULES[name].begin(context).finish()
-
-
-def test_factors_turn_where_a_rule_decomposes_anew_or_cuts_several_ranks_from_one_product():
-    turning = {
-        one_rank: {name for name, rule in RULES.items() if rule.new_factors(one_rank=one_rank)}
-        for one_rank in (True, False)
-    }
-    assert turning[True] == {"fedsvd", "raflora"}
-    assert turning[False] == turning[True] | {"flexlora"}

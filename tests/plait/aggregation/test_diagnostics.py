@@ -198,13 +198,6 @@ def test_one_client_s_mean_is_exact(cohort) -> None:
     assert found.agreement == pytest.approx(1)
 
 
-def test_fewer_modules_can_be_measured(cohort) -> None:
-    context, updates = cohort
-    observer = BottleneckObserver(context, spec_of("gelu"), modules=1)
-    observer.add(updates[0])
-    assert observer.finish(averaged(context, updates[:1])).modules == 1
-
-
 @pytest.mark.parametrize("change", [{"up.bias": (WIDTH + 1,)}, {"down.weight": (RANK,)}, {"up.weight": None}])
 def test_a_layout_with_a_hole_is_refused(change) -> None:
     shapes = dict(SHAPES)

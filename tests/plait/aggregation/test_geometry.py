@@ -1,7 +1,6 @@
 import dataclasses
 import math
 
-import numpy as np
 import pytest
 
 from plait.adapters import Layout
@@ -19,23 +18,6 @@ def test_a_and_b_of_a_module_make_a_pair_and_the_rest_is_other(lab):
     assert geometry.side_size(Side.A) == 10
     assert geometry.side_size(Side.B) == 14
     assert geometry.others_size == 6
-
-
-def test_views_are_the_tensors_by_name(lab):
-    geometry = lab.geometry()
-    state = lab.state(geometry, np.random.default_rng(0))
-    for pair in geometry.pairs:
-        np.testing.assert_array_equal(pair.a_of(state.flat), state[pair.module + ".lora_A.weight"])
-        np.testing.assert_array_equal(pair.b_of(state.flat), state[pair.module + ".lora_B.weight"])
-
-
-def test_others_are_taken_out_and_put_back(lab):
-    geometry = lab.geometry()
-    flat = np.array(lab.state(geometry, np.random.default_rng(0)).flat)
-    copy = np.zeros_like(flat)
-    geometry.put_others(copy, geometry.others_of(flat))
-    np.testing.assert_array_equal(geometry.others_of(copy), geometry.others_of(flat))
-    assert np.count_nonzero(copy) == geometry.others_size
 
 
 def test_the_scale_is_alpha_over_rank_or_over_its_root(lab):

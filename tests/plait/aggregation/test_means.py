@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from plait.adapters import Layout
-from plait.aggregation.geometry import Geometry, Side
-from plait.aggregation.means import FEDAVG, FEDSA, FEDSB, FFA, HETLORA, ROLORA
+from plait.aggregation.geometry import Side
+from plait.aggregation.means import FEDAVG, FEDSB, FFA, HETLORA, ROLORA
 from plait.errors import ConfigError, PeerError
 
 
@@ -24,12 +23,6 @@ def test_what_is_left_out_is_the_covariance_of_the_factors(lab):
         covariance = sum(p * (b - mean_b) @ (a - mean_a) for p, b, a in zip(shares, bs, as_, strict=True))
 
         np.testing.assert_allclose(exact[pair.module] - result[pair.module], pair.scale * covariance, atol=1e-5)
-
-
-def test_b_never_travels(lab):
-    geometry = lab.geometry(others=False)
-    assert FEDSA.personal is Side.B
-    assert FEDSA.traffic(geometry).uplink == geometry.side_size(Side.A)
 
 
 def test_only_b_is_trained_and_sent(lab):
@@ -51,22 +44,9 @@ def test_b_comes_first_since_a_fresh_adapter_gives_a_no_gradient():
     assert [ROLORA.trained(number) for number in (1, 2, 3)] == [{Side.B}, {Side.A}, {Side.B}]
 
 
-def test_half_of_the_factors_travels(lab):
-    geometry = lab.geometry(others=False)
-    assert ROLORA.traffic(geometry).uplink == geometry.layout.size / 2
-
-
-LAYOUT = Layout.of({"q.lora_R": [3, 3], "up.lora_R": [3, 3]})
-GEOMETRY = Geometry(LAYOUT, (), LAYOUT.slots)
-
-
 def test_an_adapter_that_trains_a_and_b_is_refused(lab):
     with pytest.raises(ConfigError, match=r"rule is 'fedsb' but .* trains A and B"):
         FEDSB.begin(lab.context(lab.geometry(), np.random.default_rng(0)))
-
-
-def test_only_the_square_matrices_travel():
-    assert FEDSB.traffic(GEOMETRY).uplink == 2 * 3 * 3
 
 
 def test_a_module_without_any_product_stays_as_it_is(lab):

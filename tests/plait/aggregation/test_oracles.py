@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plait.aggregation import RULES, Exactness, Observer
+from plait.aggregation import RULES, Exactness
 from plait.aggregation.means import square_geometry
 
 TOLERANCE = 1e-6
@@ -164,17 +164,6 @@ def test_the_order_of_the_clients_does_not_matter(lab, name, shapes, clients, se
         return
     results = [lab.result(context, outcome) for outcome in outcomes]
     assert lab.distance(*results) <= TOLERANCE * sum(magnitude(context, o) for o in outcomes)
-
-
-@pytest.mark.parametrize("name", ["ffa", "rolora"])
-@pytest.mark.parametrize("number", [1, 2])
-def test_the_diagnostics_of_an_exact_rule_say_zero_to_rounding(lab, name, number):
-    clients = [(1, 4.0, 1.0), (2, 16.0, 2.0), (3, 0.5, 5.0)]
-    rule, context, cohort = arrange(lab, name, [(40, 30), (20, 50)], 3, 4.0, clients, 0, number)
-    observer = Observer(context)
-    for contribution in cohort:
-        observer.add(contribution)
-    assert observer.finish(lab.run(rule, context, cohort)).error < 2e-7
 
 
 def test_square_matrices_have_an_exact_mean(lab):

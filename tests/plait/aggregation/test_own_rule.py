@@ -1,6 +1,5 @@
 """A user's own rule, from a function or a class."""
 
-import sys
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -8,9 +7,8 @@ import numpy as np
 import pytest
 from pydantic import Field
 
-from plait import plugins
 from plait.adapters import AdapterState, Subject
-from plait.aggregation import RULES, Outcome, rule_named
+from plait.aggregation import RULES, Outcome
 from plait.aggregation.own_rule import as_rule, rule
 from plait.errors import ConfigError
 
@@ -152,15 +150,3 @@ def test_what_cannot_be_a_rule_is_refused(part, said):
 def test_a_function_that_says_that_it_does_not_need_all_is_refused():
     with pytest.raises(ConfigError, match="needs_all"):
         rule(needs_all=False)(lambda updates, ctx: 0)
-
-
-def test_a_rule_is_found_by_where_it_lives(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    (tmp_path / "rules_of_mine.py").write_text(
-        "def last(updates, ctx, *, back: int = 1):\n    return updates.deltas[-back]\n"
-    )
-    plugins.admit("rules_of_mine:last")
-    found = rule_named("rules_of_mine:last:back=2", RULES)
-    assert found.name == "rules_of_mine:last"
-    assert found.algorithm.back == 2

@@ -25,10 +25,6 @@ def contribution(lab, geometry, **changes):
     return dataclasses.replace(made, **changes)
 
 
-def test_a_sound_contribution_passes(lab, server):
-    contribution(lab, server).check(server, ranks=ONE_RANK)
-
-
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf"), 1e18])
 def test_a_weight_that_is_no_weight_is_refused_by_name(lab, server, weight):
     with pytest.raises(PeerError, match=r"update of 'client-0': weight is .*, expected more than 0"):

@@ -11,14 +11,10 @@ from plait.adapters import AdapterState
 from plait.aggregation.means import FEDAVG
 from plait.aggregation.products import FEDSVD, FLEXLORA
 from plait.aggregation.rule import Outcome
-from plait.aggregation.server_step import OPTIMIZERS, Adaptive, LineSearch, Plain, Sgd, optimizer_for, slope_of
+from plait.aggregation.server_step import Adaptive, LineSearch, Plain, Sgd, optimizer_for, slope_of
 from plait.aggregation.table import optimizer_stated, rule_stated
 from plait.errors import ConfigError
 from plait.traits import check
-
-
-def test_the_table_is_sorted():
-    assert list(OPTIMIZERS) == sorted(OPTIMIZERS)
 
 
 @pytest.mark.parametrize(

@@ -33,14 +33,6 @@ def test_the_sum_is_that_of_float64(size, weights, seed):
     assert total.weight == sum(weights)
 
 
-def test_more_can_be_added_after_a_look():
-    total = WeightedSum(2)
-    total.add(np.array([1, 2], np.float32), 2.0)
-    np.testing.assert_array_equal(total.total(), [2, 4])
-    total.add(np.array([1, 1], np.float32), 1.0)
-    np.testing.assert_array_equal(total.total(), [3, 5])
-
-
 def test_no_mean_of_nothing():
     with pytest.raises(ValueError, match="no update was added"):
         WeightedSum(2).mean()

@@ -16,14 +16,6 @@ def at_rank(lab, rank):
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_one_rank_and_a_large_cohort_suit_every_rule_on_its_kind_of_adapter(lab, name):
-    geometry = at_rank(lab, RANK)
-    if RULES[name].subject is Subject.SQUARES:
-        geometry = square_geometry(geometry)
-    check_rule(RULES[name], geometry, cohort=(geometry,), clients=8)
-
-
-@pytest.mark.parametrize("name", RULES)
 def test_factors_and_square_matrices_are_told_apart(lab, name):
     factors = at_rank(lab, RANK)
     squares = square_geometry(factors)

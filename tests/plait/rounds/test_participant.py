@@ -120,19 +120,6 @@ def test_the_loss_of_a_first_step_on_fewer_than_four_sequences_stays_at_the_clie
         assert ("first_loss" in header.metrics) is is_sent
 
 
-def test_a_step_is_added_to_what_is_held(bob, memory, server, start):
-    ask(bob, DescribeTask(server.settings, server.spec.text))
-    state, held = start, start.shadow.digest()
-    for _ in range(3):
-        state = server.next(state, wire="bf16")
-        reply = ask(bob, EvaluateTask(server.settings, server.broadcast(state, held)))
-        assert isinstance(reply, Evaluation)
-        assert reply.round == state.round
-        assert reply.loss == pytest.approx(float(np.mean((state.shadow.flat - 2.0) ** 2)))
-        held = held_digest(memory, server.spec.layout)
-        assert held == state.shadow.digest()
-
-
 def test_a_step_that_was_taken_already_is_not_taken_again(bob, memory, server, start):
     ask(bob, DescribeTask(server.settings, server.spec.text))
     state = server.next(start)
@@ -140,15 +127,6 @@ def test_a_step_that_was_taken_already_is_not_taken_again(bob, memory, server, s
     for _ in range(2):
         assert isinstance(ask(bob, EvaluateTask(server.settings, step)), Evaluation)
         assert held_digest(memory, server.spec.layout) == state.shadow.digest()
-
-
-def test_a_client_that_holds_nothing_asks_for_everything_and_then_takes_it(bob, memory, server, start):
-    state = server.next(start)
-    refusal = ask(bob, EvaluateTask(server.settings, server.broadcast(state, start.shadow.digest())))
-    assert isinstance(refusal, Refusal)
-    assert refusal.reason is RefusalReason.NEED_FULL
-    assert isinstance(ask(bob, EvaluateTask(server.settings, server.broadcast(state, b""))), Evaluation)
-    assert held_digest(memory, server.spec.layout) == state.shadow.digest()
 
 
 def broadcast_saying(server, start, **changes):

@@ -92,18 +92,12 @@ ENVELOPES = {
     "nothing": (b"", "does not begin with its schema version"),
     "one byte": (b"\x08", "cannot be read, expected a varint"),
     "only a version": (b"\x08\x01", "run id|direction"),
-    "text": (b"GET / HTTP/1.1\r\n\r\n", "does not begin with its schema version"),
     "version 2": (b"\x08\x02" + GOOD[2:], "schema version of the envelope is 2, expected 1"),
     "version 2**35": (b"\x08\x80\x80\x80\x80\x80\x01" + GOOD[2:], "cannot be read, expected a varint"),
     "version in two bytes": (b"\x08\x81\x00" + GOOD[2:], "cannot be read, expected a varint"),
     "version left out": (GOOD[2:], "does not begin with its schema version"),
     "version twice": (b"\x08\x01" + GOOD, "belong to no part"),
     "no header": (join_frame(b"", PAYLOAD), "direction is 0"),
-    "cut in the header": (GOOD[:50], "part 2 of the envelope claims"),
-    "cut before the payload": (GOOD[: MIDDLE - 2], "payload has 0 bytes|digest"),
-    "cut in the payload's length": (GOOD[: MIDDLE - 1], "cannot be read, expected a varint"),
-    "cut in the payload": (GOOD[:-1], "part 3 of the envelope claims 12 bytes, got 11"),
-    "a byte too many": (GOOD + b"\0", "1 bytes that belong to no part"),
     "an unknown part": (GOOD + b"\x2a\x01x", "belong to no part"),
     "payload twice": (GOOD + GOOD[MIDDLE - 2 :], "belong to no part"),
     "payload before header": (b"\x08\x01" + GOOD[MIDDLE - 2 :] + GOOD[2 : MIDDLE - 2], "belong to no part"),
@@ -120,7 +114,6 @@ ENVELOPES = {
     "no direction": (envelope(direction=0), "direction is 0, expected one of 1 .UPDATE., 2 .BROADCAST."),
     "an update posing as a broadcast": (envelope(direction=2), "digest of the adapter after has 0 bytes"),
     "a run id of 15 bytes": (envelope(run_id=b"r" * 15), "run id has 15 bytes, expected 16"),
-    "no client": (envelope(client=""), "client name has 0 characters"),
     "a client name of 129 characters": (envelope(client="x" * 129), "client name has 129 characters"),
     "a client name that clears the screen": (envelope(client="\x1b[2J"), "expected printable characters"),
     "a fingerprint of 33 bytes": (envelope(base_fingerprint=b"b" * 33), "base fingerprint has 33 bytes"),
@@ -161,11 +154,6 @@ ENVELOPES = {
     "partial, a tensor too many": (envelope(codec=9, codec_parameters=b"\3"), "name more than the 1 tensors"),
     "partial, numbers of a tensor that does not travel": (envelope(codec=9, codec_parameters=b"\0"), "12 bytes"),
     "partial, a tensor without its numbers": (envelope(b"", codec=9, codec_parameters=b"\1"), "payload has 0 bytes"),
-    "partial, a bomb": (
-        envelope(bytes(10**5), codec=10, codec_parameters=b"\1"),
-        "bf16_partial payload has 100001 bytes, expected at most 7",
-    ),
-    "partial, NaN": (envelope(b"\x80\x3f\xc0\x7f\x80\x3f", codec=10, codec_parameters=b"\1"), "NaN or infinity"),
     "rate without parameters": (envelope(RATE.payload, codec=4), "codec parameters have 0 bytes, expected at least 7"),
     "rate, parameters cut": (
         envelope(RATE.payload, codec=4, codec_parameters=RATE.parameters[:-1]),
@@ -176,7 +164,6 @@ ENVELOPES = {
         f"codec parameters have {len(RATE.parameters) + 1} bytes, expected {len(RATE.parameters)}",
     ),
     "rate, a trellis of 2 states": (rate(at0=b"\x01"), r"trellis has 2\*\*1 states, expected 2\*\*2 to 2\*\*8"),
-    "rate, a trellis of 2**255 states": (rate(at0=b"\xff"), r"trellis has 2\*\*255 states"),
     "rate, a step of nothing": (rate(at1=bytes(4)), "step is 0.0"),
     "rate, a step that is no number": (rate(at1=floats(float("nan"))), "step is nan"),
     "rate, 255 groups": (rate(at5=b"\xff"), r"tensors belong to groups \[1\], expected 1 to 255"),
@@ -194,7 +181,6 @@ ENVELOPES = {
     "rate, a payload beyond its bound": (rate(bytes(2**17 + 4)), "rate payload has .* expected at most 131078"),
     "a flipped bit in the payload": (GOOD[:-1] + bytes([GOOD[-1] ^ 1]), "digest of the payload is"),
     "a digest that lies": (envelope(payload_digest=b"d" * 32), "digest of the payload is"),
-    "a digest that is cut": (envelope(payload_digest=b"d" * 31), "digest of the payload has 31 bytes"),
 }
 
 
@@ -246,13 +232,6 @@ def test_every_flipped_bit_of_a_rate_envelope_is_noticed_or_harmless():
     assert refused > 50
 
 
-def test_every_truncation_of_a_rate_envelope_is_refused():
-    good = rate()
-    for end in range(len(good)):
-        with pytest.raises(PeerError):
-            open_envelope(good[:end], layout=LAYOUT)
-
-
 SETTINGS = Settings(4, 2, 1, 128, 1e-3, 0.0, 1.0, 0.1, 16, 0)
 TRAIN = b"".join(encode_task(TrainTask(SETTINGS, GOOD)))
 CARD = ClientCard("bob", b"b" * 32, b"s" * 32, 1, 2, 3, 4, {"email": 1})
@@ -285,7 +264,6 @@ LACKING = json.dumps(
 TASKS = {
     "nothing": (b"", "schema version of the task is 0, expected 3"),
     "text": (b"hello", "cannot be read, expected protobuf"),
-    "a version of the past": (b"\x08\x01" + TRAIN[2:], "schema version of the task is 1, expected 3"),
     "version 4 with fields of the future": (b"\x08\x04\x7a\x00", "schema version of the task is 4, expected 3"),
     "a version alone": (b"\x08\x03", "task asks for nothing"),
     "an envelope": (GOOD, "schema version of the task is 1|cannot be read"),
@@ -314,7 +292,6 @@ TASKS = {
     "an unknown side": (task(trained=3), "trained side is 3"),
     "no steps": (task(local_steps=0), "local steps is 0"),
     "a learning rate that is no number": (task(learning_rate=float("nan")), "holds NaN, expected finite"),
-    "a learning rate beyond all": (with_text(TEXT.replace("0.001", "1e999")), "learning rate is inf"),
     "a negative clipping norm": (task(max_grad_norm=-1.0), "max grad norm is -1.0"),
     "a codec name with a newline": (task(wire="a\nb"), "expected printable characters"),
     "nothing held out": (task(held_out_fraction=0.0), "held out fraction is 0.0"),

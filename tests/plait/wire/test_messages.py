@@ -182,20 +182,12 @@ def test_the_detail_of_a_refusal_is_made_presentable(detail, travels):
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"local_steps": 0}, "local steps is 0, expected 1 to 4294967295"),
         ({"batch_size": 2**32 - 1}, "batch size is 4294967295, expected 1 to 1048576"),
         ({"batch_size": 2**11, "gradient_accumulation_steps": 2**10}, "sequences of an optimizer step is 2097152"),
         ({"seq_len": 2**24 + 1}, "seq len is 16777217"),
-        ({"learning_rate": float("inf")}, "learning rate is inf, expected a finite number"),
-        ({"max_grad_norm": float("nan")}, "max grad norm is nan"),
-        ({"held_out_fraction": 1.0}, "held out fraction is 1.0, expected less than 1"),
         ({"max_held_out_sequences": 0}, "max held out sequences is 0"),
         ({"seed": 2**64}, "seed is 18446744073709551616"),
-        ({"lr_schedule": "step"}, "lr schedule is 'step', expected one of 'constant', 'linear', 'slope'"),
         ({"total_steps": 2**63}, "total steps is"),
-        ({"wire": ""}, "wire has 0 characters"),
-        ({"trained": "C"}, "trained is 'C', expected one of 'AB', 'A', 'B'"),
-        ({"proximal": -1.0}, "proximal is -1.0, expected 0 or more"),
     ],
 )
 def test_settings_out_of_bounds_are_not_sent(changes, complaint):
@@ -208,25 +200,19 @@ def test_settings_out_of_bounds_are_not_sent(changes, complaint):
     [
         (dataclasses.replace(CARD, client="a\nb"), r"client name is 'a\\nb', expected printable"),
         (dataclasses.replace(CARD, base_fingerprint=b"b"), "base fingerprint has 1 bytes, expected 32"),
-        (dataclasses.replace(CARD, spec_digest=b""), "digest of the adapter spec has 0 bytes, expected 32"),
         (dataclasses.replace(CARD, train_examples=-1), "training examples is -1"),
         (dataclasses.replace(CARD, train_tokens=2**63), "training tokens is"),
-        (dataclasses.replace(CARD, left_out_examples=-1), "examples left out is -1"),
         (dataclasses.replace(CARD, histogram={"a": -1}), "histogram of 'a' is -1"),
         (dataclasses.replace(CARD, histogram={str(i): 1 for i in range(65)}), "histogram has 65 entries"),
         (
             dataclasses.replace(CARD, histogram={f"{i:02d}" + "\N{GRINNING FACE}" * 40: 1 for i in range(51)}),
             "bytes of the names in the histogram is 8262, expected 0 to 8192",
         ),
-        (dataclasses.replace(EVALUATION, client=""), "client name has 0 characters"),
         (dataclasses.replace(EVALUATION, own_loss=float("inf")), "own loss is inf, expected a finite number"),
         (dataclasses.replace(EVALUATION, own_correct=5), "own correct examples is 5, expected 0 to 4"),
         (dataclasses.replace(EVALUATION, change_error=float("inf")), "change error is inf, expected a finite number"),
-        (dataclasses.replace(EVALUATION, own_loss_error=-1.0), "own loss error is -1.0, expected 0 or more"),
-        (dataclasses.replace(EVALUATION, own_change=float("inf")), "own change is inf, expected a finite number"),
         (dataclasses.replace(EVALUATION, tokens=-1), "tokens is -1"),
         (dataclasses.replace(EVALUATION, round=2**32), "round is 4294967296"),
-        (Refusal("", RefusalReason.BUSY, ""), "client name has 0 characters"),
     ],
 )
 def test_replies_out_of_bounds_are_not_sent(reply, complaint):
