@@ -31,10 +31,6 @@ ANY_TEXT = st.text() | st.text(alphabet="\"'\\\n\r\t\0#=[]{}\x7f\u2028é😀 a")
 POSITIVE = st.floats(0, exclude_min=True, allow_infinity=False, allow_nan=False)
 
 
-def test_nothing_given_is_the_default():
-    assert config_from_table({}) == RunConfig()
-
-
 @pytest.mark.slow
 @given(
     texts=st.dictionaries(st.sampled_from(TEXTS), ANY_TEXT),

@@ -224,17 +224,6 @@ def test_directories_are_made_for_their_owner_alone_also_below_one_that_is_open(
         make_private_directory(tmp_path / "file")
 
 
-def test_what_was_written_aside_can_be_changed_by_its_owner_alone(tmp_path):
-    before = os.umask(0)
-    try:
-        with directory_written_aside(tmp_path / "folder") as aside:
-            (aside / "deep").mkdir()
-            (aside / "deep" / "file").write_bytes(b"")
-    finally:
-        os.umask(before)
-    assert is_ours(tmp_path / "folder")
-
-
 @pytest.mark.parametrize("in_the_way", ["file", "link", "dangling link"])
 def test_a_directory_takes_the_place_of_whatever_is_there(tmp_path, in_the_way):
     (tmp_path / "elsewhere").mkdir()

@@ -41,12 +41,6 @@ def test_a_module_is_imported_only_after_the_operator_named_it(here) -> None:
         find(Kind.RULE, "parts_a:part")
 
 
-def test_the_groups_of_entry_points_have_the_names_that_the_documentation_gives() -> None:
-    kinds = "rules server_optimizers codecs methods losses objectives rewards trainers partitions datasets "
-    kinds += "callbacks"
-    assert [kind.group for kind in Kind] == [f"plait.{name}" for name in kinds.split()]
-
-
 def test_admitting_one_module_admits_no_other_and_no_submodule(here) -> None:
     (here / "parts_b.py").write_text("part = 1\n")
     admit("parts_b:part")

@@ -73,6 +73,13 @@ def contributions(rule, context, generator, *, weights, geometries=None, size=0.
     return made
 
 
+def round_of(rule, server=None, **settings):
+    """A round's context, and clients that train as the rule wants it."""
+    generator = np.random.default_rng(0)
+    made = context(server or geometry(), generator)
+    return made, contributions(rule, made, generator, **settings)
+
+
 def run(rule, context, contributions):
     accumulator = rule.begin(context)
     for contribution in contributions:
@@ -139,7 +146,7 @@ def scaled(contribution, factor):
 @pytest.fixture(scope="session")
 def lab():
     names = (
-        "spec geometry state fresh context contributions run trained dense shares exact_mean landed result distance "
-        "size mean_delta best scaled MODULES"
+        "spec geometry state fresh context contributions round_of run trained dense shares exact_mean landed result "
+        "distance size mean_delta best scaled MODULES"
     )
     return SimpleNamespace(**{name: globals()[name] for name in names.split()})

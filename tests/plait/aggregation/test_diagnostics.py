@@ -65,18 +65,14 @@ def test_all_figures_are_those_of_dense_maths(lab, clients, seed):
 
 
 def test_the_covariance_is_the_error_of_fedavg(lab):
-    generator = np.random.default_rng(0)
-    context = lab.context(lab.geometry(), generator)
-    cohort = lab.contributions(FEDAVG, context, generator, weights=[1, 2, 5])
+    context, cohort = lab.round_of(FEDAVG, weights=[1, 2, 5])
     found = observed(context, cohort, lab.run(FEDAVG, context, cohort))
     assert found.error > 0.01
     np.testing.assert_allclose(found.covariance, found.error, rtol=1e-4)
 
 
 def test_clients_that_move_alike_agree_and_opposite_ones_do_not(lab):
-    generator = np.random.default_rng(0)
-    context = lab.context(lab.geometry(), generator)
-    one, other = lab.contributions(FEDAVG, context, generator, weights=[3, 3])
+    context, (one, other) = lab.round_of(FEDAVG, weights=[3, 3])
     alike = [one, replace(other, delta=one.delta)]
     np.testing.assert_allclose(observed(context, alike, lab.run(FEDAVG, context, alike)).agreement, 1, rtol=1e-4)
 
@@ -92,9 +88,7 @@ def test_clients_that_move_alike_agree_and_opposite_ones_do_not(lab):
 
 @pytest.mark.parametrize(("asked", "looked_at"), [(1, 1), (2, 2), (9, 2), (0, 0)])
 def test_a_few_modules_can_stand_for_all(lab, asked, looked_at):
-    generator = np.random.default_rng(0)
-    context = lab.context(lab.geometry(), generator)
-    cohort = lab.contributions(FEDAVG, context, generator, weights=[1, 2])
+    context, cohort = lab.round_of(FEDAVG, weights=[1, 2])
     assert observed(context, cohort, lab.run(FEDAVG, context, cohort), modules=asked).modules == looked_at
 
 

@@ -11,9 +11,7 @@ from plait.errors import ConfigError, PeerError
 
 
 def test_what_is_left_out_is_the_covariance_of_the_factors(lab):
-    generator = np.random.default_rng(0)
-    context = lab.context(lab.geometry(), generator)
-    cohort = lab.contributions(FEDAVG, context, generator, weights=(1.0, 2.0, 4.0))
+    context, cohort = lab.round_of(FEDAVG, weights=(1.0, 2.0, 4.0))
     exact, result = lab.exact_mean(cohort), lab.result(context, lab.run(FEDAVG, context, cohort))
     shares = lab.shares(cohort)
     for pair in context.geometry.pairs:

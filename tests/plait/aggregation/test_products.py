@@ -14,18 +14,14 @@ from plait.errors import PeerError
 
 
 def test_a_small_change_of_the_products_is_a_small_change_of_the_factors(lab):
-    generator = np.random.default_rng(0)
-    context = lab.context(lab.geometry(), generator)
-    cohort = lab.contributions(FLEXLORA, context, generator, weights=[1, 2], size=1e-4)
+    context, cohort = lab.round_of(FLEXLORA, weights=[1, 2], size=1e-4)
     step = lab.run(FLEXLORA, context, cohort).step
     assert np.linalg.norm(step.flat) < 0.01 * np.linalg.norm(context.master.flat)
 
 
 def test_no_matrix_of_the_weights_size_is_formed(lab):
     side = 3000
-    generator = np.random.default_rng(0)
-    context = lab.context(lab.geometry({"q": (side, side)}, rank=2), generator)
-    cohort = lab.contributions(FLEXLORA, context, generator, weights=[1, 2, 3])
+    context, cohort = lab.round_of(FLEXLORA, lab.geometry({"q": (side, side)}, rank=2), weights=[1, 2, 3])
     tracemalloc.start()
     lab.run(FLEXLORA, context, cohort)
     peak = tracemalloc.get_traced_memory()[1]
@@ -34,18 +30,14 @@ def test_no_matrix_of_the_weights_size_is_formed(lab):
 
 
 def test_with_one_rank_it_is_flexlora(lab):
-    generator = np.random.default_rng(0)
-    context = lab.context(lab.geometry(), generator)
-    cohort = lab.contributions(RAFLORA, context, generator, weights=[1, 2, 5])
+    context, cohort = lab.round_of(RAFLORA, weights=[1, 2, 5])
     mine, theirs = (lab.result(context, lab.run(rule, context, cohort)) for rule in (RAFLORA, FLEXLORA))
     for module, product in mine.items():
         np.testing.assert_allclose(product, theirs[module], atol=1e-5)
 
 
 def test_a_rank_that_was_not_announced_is_refused(lab):
-    generator = np.random.default_rng(0)
-    context = lab.context(lab.geometry(rank=2), generator)
-    cohort = lab.contributions(RAFLORA, context, generator, weights=[1], geometries=[lab.geometry(rank=1)])
+    context, cohort = lab.round_of(RAFLORA, lab.geometry(rank=2), weights=[1], geometries=[lab.geometry(rank=1)])
     with pytest.raises(PeerError, match="is 1, expected one of 2"):
         lab.run(RAFLORA, context, cohort)
 

@@ -11,9 +11,7 @@ from plait.aggregation.robust import GEOMETRIC_MEDIAN, MEDIAN, TRIMMED_MEAN
 
 @pytest.mark.parametrize("clients", [1, 2, 5])
 def test_each_element_is_the_median_of_the_clients(lab, clients):
-    generator = np.random.default_rng(0)
-    context = lab.context(lab.geometry(), generator)
-    cohort = lab.contributions(FEDAVG, context, generator, weights=[1, 100, 3, 4, 5][:clients])
+    context, cohort = lab.round_of(FEDAVG, weights=[1, 100, 3, 4, 5][:clients])
     expected = np.median([c.delta.flat for c in cohort], axis=0)
     np.testing.assert_allclose(lab.run(MEDIAN, context, cohort).step.flat, expected, rtol=1e-6)
 
@@ -22,9 +20,7 @@ def test_each_element_is_the_median_of_the_clients(lab, clients):
     ("clients", "share", "cut"), [(1, 0.2, 0), (2, 0.2, 0), (3, 0.2, 1), (10, 0.2, 2), (9, 0.45, 4), (5, 0.0, 0)]
 )
 def test_the_extremes_of_each_element_are_left_out(lab, clients, share, cut):
-    generator = np.random.default_rng(0)
-    context = lab.context(lab.geometry(), generator)
-    cohort = lab.contributions(FEDAVG, context, generator, weights=range(1, clients + 1))
+    context, cohort = lab.round_of(FEDAVG, weights=range(1, clients + 1))
     values = np.sort([c.delta.flat.astype(float) for c in cohort], axis=0)[cut : clients - cut]
     outcome = lab.run(TRIMMED_MEAN.with_options({"share": str(share)}), context, cohort)
     np.testing.assert_allclose(outcome.step.flat, values.mean(axis=0), rtol=1e-6, atol=1e-7)
@@ -49,16 +45,12 @@ def test_no_point_nearby_has_a_smaller_sum_of_distances(lab):
 
 
 def test_it_is_the_middle_of_three_on_a_line(lab):
-    generator = np.random.default_rng(0)
-    context = lab.context(lab.geometry(), generator)
-    cohort = lab.contributions(FEDAVG, context, generator, weights=[1, 1, 1])
+    context, cohort = lab.round_of(FEDAVG, weights=[1, 1, 1])
     flat = cohort[0].delta.flat
     cohort = [lab.scaled(cohort[0], factor) for factor in (0.0, 1.0, 5.0)]
     np.testing.assert_allclose(lab.run(GEOMETRIC_MEDIAN, context, cohort).step.flat, flat, atol=1e-4)
 
 
 def test_clients_that_agree_are_taken_at_their_word(lab):
-    generator = np.random.default_rng(0)
-    context = lab.context(lab.geometry(), generator)
-    (one,) = lab.contributions(FEDAVG, context, generator, weights=[1])
+    context, (one,) = lab.round_of(FEDAVG, weights=[1])
     np.testing.assert_allclose(lab.run(GEOMETRIC_MEDIAN, context, [one, one, one]).step.flat, one.delta.flat, rtol=1e-6)

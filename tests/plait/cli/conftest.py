@@ -54,6 +54,14 @@ def small() -> tuple[str, ...]:
     )  # fmt: skip
 
 
+def by_author(data: Path, out: Path | str, small: tuple[str, ...], *more: object) -> tuple[object, ...]:
+    """The words of a short run whose clients are the three authors of these data."""
+    return (
+        "simulate", "--data", data, "--partition", "natural:author", "--clients", 3, *small, "--learning-rate", 1e-2,
+        "--dtype", "float32", *more, "--out", out,
+    )  # fmt: skip
+
+
 def write_jsonl(path: Path) -> Path:
     """Three authors whose texts differ in kind and in size."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows(30)))
@@ -72,11 +80,8 @@ def original(small: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -
 
     def make(folder: Path) -> None:
         data = write_jsonl(folder / "my.jsonl")
-        options = (
-            "--data", data, "--partition", "natural:author", "--clients", 3, *small, "--learning-rate", 1e-2,
-            "--dtype", "float32", "--reference", "central,local", "--out", folder / "run", "--json",
-        )  # fmt: skip
-        command = [sys.executable, "-m", "plait.cli.main", "simulate", *map(str, options)]
+        words = by_author(data, folder / "run", small, "--reference", "central,local", "--json")
+        command = [sys.executable, "-m", "plait.cli.main", *map(str, words)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout) == json.loads((folder / "run" / "summary.json").read_text())

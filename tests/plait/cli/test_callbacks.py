@@ -9,6 +9,7 @@ import pytest
 
 from plait.rounds.ledger import read_events
 from tests.commands import resuming
+from tests.plait.cli.conftest import by_author
 
 WEIGHTS = "adapter/adapter_model.safetensors"
 
@@ -51,10 +52,7 @@ def test_a_run_that_a_named_callback_pauses_goes_on_to_the_same_bits(plait, orig
         '[[callbacks]]\nname = "callbacks_of_eve:note"\nfile = "told.txt"\n'
         '[[callbacks]]\nname = "callbacks_of_eve:Once"\nat = 1\n'
     )
-    paused = plait(
-        "simulate", "--data", original / "my.jsonl", "--partition", "natural:author", "--clients", 3, *small,
-        "--learning-rate", 1e-2, "--dtype", "float32", "--out", "run", "--config", "run.toml",
-    )  # fmt: skip
+    paused = plait(*by_author(original / "my.jsonl", "run", small, "--config", "run.toml"))
     assert paused.code == 130
     said = paused.err.splitlines()[-1]
     assert "callback callbacks_of_eve:Once asked to pause" in said

@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 
 from plait.rounds.ledger import read_lines
-from tests.commands import resuming, run_command
 
 WEIGHTS = "adapter/adapter_model.safetensors"
 Rows = list[dict[str, str]]
@@ -94,40 +93,7 @@ def test_a_split_that_is_there_is_held_out(plait, jsonl: Path, tmp_path: Path, s
     assert figures == json.loads(test_alone.out)
 
 
-@pytest.mark.slow
-def test_a_run_is_resumed_on_the_data_that_it_began_with_and_no_other(
-    original: Path, plait, jsonl: Path, tmp_path: Path, small: tuple[str, ...]
-) -> None:
-    out = tmp_path / "run"
-    command = ["simulate", "--data", jsonl, "--partition", "natural:author", *options(small, out)]
-    assert run_command(*command, program=_KILLED).returncode == 9
-    before = jsonl.read_text()
-    lines = before.splitlines(keepends=True)
-    for changed in (lines[::-1], lines[:-1], [lines[0].replace("add_0", "sub_0"), *lines[1:]]):
-        jsonl.write_text("".join(changed))
-        ran = plait(*resuming(out), "--json")
-        assert ran.code == 2
-        assert "has changed since the run began: its fingerprint is" in ran.err
-        assert len(ran.err.strip().splitlines()) == 1 + ran.err.count("resuming")
-    jsonl.write_text("\n" + before)  # the same records
-    assert plait(*resuming(out), "--json").code == 0
-    assert (out / WEIGHTS).read_bytes() == (original / "run" / WEIGHTS).read_bytes()
-
-
 # Dies when the first round is over.
-_KILLED = """
-import os, sys
-from plait.rounds.ledger import Ledger
-append = Ledger.append
-def dying(self, event):
-    append(self, event)
-    if event.event == "round_finished":
-        os._exit(9)
-Ledger.append = dying
-from plait.cli.main import main
-main()
-"""
-
 BAD: dict[str, tuple[tuple[str, ...], int, str]] = {
     "no such client column": (("--data", "my.jsonl", "--columns", "client=who"), 2, "has no column 'who', expected on"),
     "no such field": (("--data", "my.jsonl", "--columns", "body=text"), 2, "columns names the field 'body', expected"),

@@ -11,6 +11,7 @@ import pytest
 
 from plait.rounds.ledger import read_lines
 from tests.commands import resuming
+from tests.plait.cli.conftest import by_author
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +39,7 @@ def test_a_simulation_on_a_disk_that_fills_up_stops_in_one_line_and_goes_on_with
     ballast, out = disk / "ballast", disk / "run"
     # Room for the run's beginning, and not for its first round.
     ballast.write_bytes(bytes(DISK_BYTES - 400_000))
-    ran = plait("simulate", *_options(jsonl, small, out))
+    ran = plait(*by_author(jsonl, out, small))
     _is_one_line(ran, disk, f"continue with: {shlex.join(['plait', *resuming(out)])}")
     events = read_lines(out / "ledger.jsonl")
     assert not [event for event in events if event["event"] in ("update_refused", "client_turned_away")]
@@ -46,24 +47,6 @@ def test_a_simulation_on_a_disk_that_fills_up_stops_in_one_line_and_goes_on_with
     ballast.unlink()
     assert plait(*resuming(out)).code == 0
     assert (out / WEIGHTS).read_bytes() == (original / "run" / WEIGHTS).read_bytes()
-
-
-def test_a_simulation_that_a_full_disk_did_not_let_begin_can_be_started_again(
-    disk: Path, original: Path, plait, jsonl: Path, small: tuple[str, ...]
-) -> None:
-    ballast, out = disk / "ballast", disk / "run"
-    ballast.write_bytes(bytes(DISK_BYTES - 100_000))
-    _is_one_line(plait("simulate", *_options(jsonl, small, out)), disk, "start it again with the same command")
-    ballast.unlink()
-    assert plait("simulate", *_options(jsonl, small, out)).code == 0
-    assert (out / WEIGHTS).read_bytes() == (original / "run" / WEIGHTS).read_bytes()
-
-
-def _options(data: Path, small: tuple[str, ...], out: Path) -> tuple[object, ...]:
-    return (
-        "--data", data, "--partition", "natural:author", "--clients", 3, *small, "--learning-rate", 1e-2,
-        "--dtype", "float32", "--out", out,
-    )  # fmt: skip
 
 
 def _is_one_line(ran, disk: Path, how: str) -> None:

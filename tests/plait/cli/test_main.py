@@ -43,13 +43,6 @@ def test_help_begins_with_the_verbs_of_three_groups_and_names_every_other(plait)
     assert plait("help").out == shown
 
 
-def test_help_of_all_says_what_every_verb_of_the_core_is_for(plait) -> None:
-    shown = plait("help", "--all").out
-    assert all(f"  {name:<17} {verb.help}\n" in shown for name, verb in {**VERBS, **FORMS}.items())
-    assert all(verb in shown for verb in ALL_VERBS)
-    assert max(map(len, shown.splitlines())) <= 80
-
-
 def test_help_of_a_verb_is_that_of_its_option(plait) -> None:
     assert plait("help", "verify").out == plait("verify", "--help").out
 
@@ -96,12 +89,6 @@ def test_a_wrong_name_is_told_the_nearest_before_a_heavy_library_is_loaded() -> 
         assert said.startswith("error: ")
         assert said.count("\n") == 1
         assert loaded == [], mistake
-
-
-def test_the_servers_help_shows_what_it_takes_and_how_many_clients_it_waits_for(plait) -> None:
-    shown = plait("server", "--help").out
-    assert all(f" --{name} " not in shown for name in ("data", "partition", "reference", "clients"))
-    assert "[default: 8]" in shown[shown.index("--min-clients") : shown.index("--metrics")]
 
 
 @pytest.mark.parametrize("verb", ["simulate", "server", "estimate"])

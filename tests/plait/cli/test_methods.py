@@ -52,11 +52,3 @@ def test_a_federated_round_of_every_method_learns_and_what_it_leaves_loads_in_pl
     with torch.no_grad():
         got = adapted(input_ids=TOKENS).logits[:, -TOKENS.shape[1] :]
     assert (got - bare).abs().max() > 1e-3
-
-
-@pytest.mark.slow
-def test_methods_are_listed_with_their_rates(plait) -> None:
-    done = plait("simulate", "--method", "list", "--base", "tiny", "--json")
-    listed = {entry["method"]: entry for entry in json.loads(done.out)["methods"]}
-    assert listed.keys() == METHODS.keys()
-    assert all(entry["learning_rate"] == METHODS[name].learning_rate for name, entry in listed.items())

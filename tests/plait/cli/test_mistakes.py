@@ -67,7 +67,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     Path("my.jsonl").write_text(json.dumps({"text": "hello"}) + "\n")
     Path("bad.toml").write_text("rnak = 4\n")
-    Path("listed.toml").write_text("rank = [4, 8]\n")
     Path("nota.toml").write_text("rank = = 4\n")
     Path("empty.jsonl").touch()
     Path("bad.jsonl").write_text('{"text": "a"}\nnot json\n')

@@ -10,6 +10,7 @@ import pytest
 
 from plait.rounds.ledger import read_lines
 from tests.commands import Command, resuming, run_command
+from tests.plait.cli.conftest import by_author
 from tests.waiting import until
 
 pytestmark = pytest.mark.slow  # several runs in processes of their own
@@ -17,15 +18,8 @@ pytestmark = pytest.mark.slow  # several runs in processes of their own
 WEIGHTS = "adapter/adapter_model.safetensors"
 
 
-def command(jsonl: Path, out: Path, small: tuple[str, ...], *more: object) -> tuple[object, ...]:
-    return (
-        "simulate", "--data", jsonl, "--partition", "natural:author", "--clients", 3, *small, "--learning-rate", 1e-2,
-        "--dtype", "float32", *more, "--out", out,
-    )  # fmt: skip
-
-
 def started(jsonl: Path, out: Path, small: tuple[str, ...], *more: object) -> Command:
-    return Command(*command(jsonl, out, small, *more), stderr=subprocess.PIPE)
+    return Command(*by_author(jsonl, out, small, *more), stderr=subprocess.PIPE)
 
 
 def wait_for(out: Path, event: str, count: int) -> None:
@@ -101,7 +95,7 @@ def test_a_run_that_was_stopped_after_its_last_round_is_finished_by_resume(
     where: str, number: signal.Signals, original: Path, plait, jsonl: Path, tmp_path: Path, small: tuple[str, ...]
 ) -> None:
     out = tmp_path / "stopped"
-    stopped = run_command(where, int(number), *command(jsonl, out, small), program=STOPPED)
+    stopped = run_command(where, int(number), *by_author(jsonl, out, small), program=STOPPED)
     assert stopped.returncode == (130 if number is signal.SIGINT else -number), stopped.stderr
     if number is signal.SIGINT:
         assert stopped.stderr.splitlines()[-1].endswith(f"continue with: {shlex.join(['plait', *resuming(out)])}")

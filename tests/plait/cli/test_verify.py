@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.plait.cli.conftest import by_author
+
 pytestmark = pytest.mark.slow  # all of them look at runs of the command
 
 
@@ -48,8 +50,7 @@ def test_a_run_that_died_between_publishing_a_round_and_recording_it_is_whole(
     original: Path, small: tuple[str, ...], plait, tmp_path: Path, keep: str, cut: str, said: str
 ) -> None:
     out = tmp_path / "run"
-    data = ("--data", original / "my.jsonl", "--partition", "natural:author", "--clients", 3)
-    assert plait("simulate", *data, *small, "--learning-rate", 1e-2, "--keep", keep, "--out", out).code == 0
+    assert plait(*by_author(original / "my.jsonl", out, small, "--keep", keep)).code == 0
     ledger = out / "ledger.jsonl"
     lines = ledger.read_bytes().splitlines(keepends=True)
     last = max(number for number, line in enumerate(lines) if f'"event":"{cut}"'.encode() in line)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from plait.rounds.events import Evaluated, Event, RunFinished, StepTakenBack, UpdateReceived
+from plait.rounds.events import Evaluated, Event, RunFinished, StepTakenBack
 from plait.rounds.ledger import read_events
+from tests.plait.cli.conftest import by_author
 
 pytestmark = pytest.mark.slow
 
@@ -16,11 +17,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def too_far(jsonl: Path, small: tuple[str, ...]) -> tuple[object, ...]:
     """Options of a run whose steps go far too far."""
-    return (
-        "simulate", "--data", jsonl, "--partition", "natural:author", "--clients", 3, *small, "--rounds", 5,
-        "--server-optimizer", "sgd:lr=40", "--learning-rate", 1e-2, "--dtype", "float32", "--threads", 1,
-        "--own-share", 0,
-    )  # fmt: skip
+    far = ("--rounds", 5, "--server-optimizer", "sgd:lr=40", "--threads", 1, "--own-share", 0)
+    return by_author(jsonl, "", small, *far)[:-2]
 
 
 def events_of(run: Path, kind: type[Event]) -> list[Event]:
@@ -66,28 +64,3 @@ def test_a_run_that_ends_above_the_base_publishes_what_it_began_with(plait, too_
     assert "| Rounds | 0 |" in card
     assert card.count(f" | {before.loss:.4f} |") == 2, "base and adapter"
     assert (elsewhere / "latest" / "README.md").read_text() == card
-
-
-def test_a_learning_rate_ten_times_too_high_ends_no_worse_than_the_base_and_the_run_says_so(
-    plait, jsonl: Path, small: tuple[str, ...], tmp_path: Path
-) -> None:
-    def run(name: str, *options: object) -> tuple[str, str, dict[str, float]]:
-        ran = plait(
-            "simulate", "--data", jsonl, "--partition", "natural:author", "--clients", 3, *small, "--rounds", 3,
-            "--local-steps", 4, "--own-share", 0, *options, "--out", tmp_path / name,
-        )  # fmt: skip
-        assert ran.code == 0, ran.err
-        page = (tmp_path / name / "report.html").read_text()
-        return ran.err, page, json.loads((tmp_path / name / "summary.json").read_text())
-
-    said, page, _ = run("found")
-    assert "Learning rate found by each client: 0.0" in said
-    assert "Learning rate found by each client: 0.0" in page
-    found = [event.learning_rate for event in events_of(tmp_path / "found", UpdateReceived)]
-    assert len(found) == 9
-    assert len(set(found)) == 3
-    rate = 10 * max(found)
-    said, page, summary = run("too-high", "--learning-rate", rate)
-    assert summary["final_held_out_loss"] < summary["base_held_out_loss"]
-    for text in (" ".join(said.split()), page):
-        assert f"A learning rate of {rate:g} is too high" in text

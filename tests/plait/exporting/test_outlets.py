@@ -154,10 +154,6 @@ def test_a_refusal_is_passed_on_in_one_printable_line(serve: Callable[[Vllm], st
     assert "LoRA rank 16 is greater than  [31mmax_lora_rank 8" in str(refused.value)
 
 
-def test_nothing_asked_for_is_nothing(by_plait: Callable[..., Path], tmp_path: Path) -> None:
-    assert Outlets.of(" , ", run=tmp_path, spec=open_source(by_plait()).spec) is None
-
-
 def test_an_address_alone_gets_a_directory_in_the_run(by_plait: Callable[..., Path], tmp_path: Path) -> None:
     spec = open_source(by_plait()).spec
     outlets = Outlets.of("http://localhost:8000, https://other", run=tmp_path / "first", spec=spec)

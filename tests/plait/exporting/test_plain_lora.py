@@ -113,9 +113,3 @@ def test_cutting_takes_the_truncated_svd_of_every_module_and_says_what_is_lost(
         np.testing.assert_allclose(product, best, rtol=0, atol=1e-5 * s[0])
         dropped, total = dropped + (s[rank:] ** 2).sum(), total + (s**2).sum()
     assert fitted.lost == pytest.approx((dropped / total) ** 0.5, rel=1e-4)
-
-
-def test_what_is_uniform_already_is_not_touched(by_peft: Callable[..., Path]) -> None:
-    source = open_source(by_peft())
-    geometry = geometry_of(source.spec)
-    assert uniform(source, geometry, rank=4).source is source

@@ -8,9 +8,7 @@ from plait.errors import Interrupted
 from plait.flower import channel as grid_channel
 from plait.flower.blob import from_message, to_content
 from plait.flower.channel import GridChannel
-from plait.rounds.channel import Liveness, NoAnswer, Purpose, StopRequest
-
-OTHER = RecordDict({"plait": ConfigRecord({"head": 1})})
+from plait.rounds.channel import NoAnswer, Purpose, StopRequest
 
 
 @pytest.fixture
@@ -101,13 +99,6 @@ def test_no_reply_is_pulled_before_the_last_one_was_dealt_with(pauses):
     assert grid.pulled == [["message-10"]]
 
 
-def test_waiting_grows_longer_and_starts_anew_after_an_answer(pauses):
-    exchange(FakeGrid(echo, patience={10: 3, 11: 12, 12: 3}))
-    assert pauses[:3] == [0.02, 0.04, 0.08]
-    assert pauses[3] == 0.02
-    assert max(pauses) == 1.0
-
-
 @pytest.mark.parametrize(
     ("answer", "complaint"),
     [
@@ -156,13 +147,6 @@ def test_an_answer_to_an_abandoned_task_does_not_count(pauses):
         exchange.withdraw(11, "silent")
         assert exchange.receive(None)[0] == 10
         assert exchange.receive(None) is None
-
-
-def test_flower_says_neither_who_its_nodes_are_nor_how_they_do(pauses):
-    channel = GridChannel(FakeGrid(echo))
-    assert channel.identity(7) is None
-    assert channel.liveness(7) == Liveness()
-    channel.turn_away(7, "rank", "too low")
 
 
 def test_a_run_that_is_to_stop_does_not_wait(pauses):

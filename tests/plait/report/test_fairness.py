@@ -17,12 +17,6 @@ def test_the_worst_the_spread_and_who_is_worse_off_follow_by_hand() -> None:
     assert found.worse_off == 1
 
 
-def test_of_equals_the_first_by_name_is_named() -> None:
-    found = fairness({"b": 2.0, "a": 2.0}, {"b": 3.0, "a": 3.0})
-    assert found is not None
-    assert (found.worst_client, found.least_gaining_client, found.spread) == ("a", "a", 0.0)
-
-
 def test_clients_that_nothing_is_known_of_before_do_not_count_as_gaining() -> None:
     found = fairness({"new": 2.0}, {})
     assert found is not None

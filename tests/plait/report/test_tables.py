@@ -5,7 +5,6 @@ from itertools import pairwise
 
 from plait.report.fairness import fairness_table
 from plait.report.tables import (
-    aggregation_table,
     bytes_by_round_table,
     loss_by_client_table,
     loss_by_round_table,
@@ -64,13 +63,6 @@ def test_an_accuracy_has_both_ends_of_its_interval(small_run) -> None:
     assert table.rows[0][3] == "93.8 % (71.7\N{EN DASH}98.9)"
 
 
-def test_losses_of_own_adapters_are_said_to_be_such(small_run) -> None:
-    started = small_run[0] | {"rule": {"name": "fedsa", "personal": "B"}}
-    assert loss_by_client_table(view_of(numbered(small_run))).note == ""
-    table = loss_by_client_table(view_of(numbered([started, *small_run[1:]])))
-    assert table.note.startswith("Losses are of clients' personalized adapters")
-
-
 def test_own_adapters_have_a_column_and_a_sentence(small_run, run_with_own) -> None:
     view = view_of(run_with_own(2.25, {"ann": 2.0, "bob": 2.5}))
     table = loss_by_client_table(view)
@@ -110,17 +102,3 @@ def test_of_too_many_rounds_an_even_choice_is_shown_with_both_ends(small_run) ->
     shown = [0 if row[0] == "base" else int(row[0]) for row in table.rows]
     assert (shown[0], shown[-1], len(shown)) == (0, 1000, 60)
     assert max(after - before for before, after in pairwise(shown)) <= 18
-
-
-def test_a_column_of_accuracies_replaces_perplexity_for_labels(small_run) -> None:
-    base = {**small_run[0]["base"], "task": "classification"}
-    view = view_of([{**small_run[0], "base": base}, *small_run[1:]])
-    assert "accuracy" in loss_by_round_table(view).headings
-    assert "perplexity" not in loss_by_round_table(view).headings
-    assert "accuracy" in loss_by_client_table(view).headings
-
-
-def test_the_aggregation_table_shows_every_rounds_figures(small_run):
-    table = aggregation_table(view_of(small_run))
-    assert table.rows[0] == ("1", "1.0 %", "1.0 %", "90.0 %", "4.5", "1", "1.25")
-    assert len(table.rows) == 2

@@ -15,7 +15,3 @@ def test_a_nodes_number_follows_from_its_name_and_fits_into_63_bits():
     for name in ("alice", "bob", "x" * 64):
         digest = hashlib.sha256(name.encode()).digest()
         assert protocol.node_number(name) == int.from_bytes(digest[:8], "big") >> 1 < 1 << 63
-
-
-def test_a_chunk_and_a_head_both_fit_into_the_largest_message():
-    assert max(protocol.CHUNK_BYTES, protocol.HEAD_BYTES) < protocol.MAX_MESSAGE_BYTES

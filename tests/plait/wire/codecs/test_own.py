@@ -58,12 +58,6 @@ def test_a_delta_travels_under_its_experimental_number(monkeypatch):
         open_envelope(sealed.data, layout=LAYOUT)
 
 
-def test_it_has_options():
-    assert codec_for(f"{reference(Kind.CODEC, Half)}:scale=4").inner == Half(4.0)
-    with pytest.raises(ConfigError, match="greater than 0"):
-        codec_for(f"{reference(Kind.CODEC, Half)}:scale=0")
-
-
 def test_the_same_bytes_under_other_options_are_other_numbers():
     with DECODED.kept():
         data = seal(HEADER, encode_delta(DELTA, codec_for(reference(Kind.CODEC, Half)))).data

@@ -12,17 +12,8 @@ from plait.adapters import AdapterState, Layout
 from plait.errors import PeerError
 from plait.wire.codecs import Rate
 from plait.wire.codecs.entropy import StreamWriter, frequencies, join, knots, model_of
-from plait.wire.codecs.rate import PricePair, search
+from plait.wire.codecs.rate import search
 from plait.wire.codecs.trellis import GREATEST_STEP, LEAST_STEP, Trellis
-
-
-def test_a_rate_out_of_reach_ends_after_a_few_attempts():
-    asked = []
-    PricePair.around(0.3, 1.0, lambda price: asked.append(price) or 5.0)
-    PricePair.around(0.3, 1.0, lambda price: asked.append(price) or 0.0)
-    assert len(asked) <= 20
-    assert all(0.01 <= price <= 10 for price in asked)
-
 
 CHANCE = np.random.default_rng(0)
 GROUPS = [CHANCE.standard_normal(4000).astype(np.float32), CHANCE.standard_normal(9000).astype(np.float32) / 3]
