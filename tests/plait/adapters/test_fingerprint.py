@@ -191,13 +191,6 @@ def test_a_changed_base_is_read_again(base: Path, cache: Path, change: Callable[
     assert fingerprint_base(base, cache=cache) == fingerprint_base(base)
 
 
-def test_the_cache_remembers_several_bases(base: Path, cache: Path, tmp_path: Path, monkeypatch) -> None:
-    other = write_base(tmp_path / "other", config={"hidden_size": 4})
-    expected = [fingerprint_base(path, cache=cache) for path in (base, other)]
-    refuse_to_compute(monkeypatch)
-    assert [fingerprint_base(path, cache=cache) for path in (base, other)] == expected
-
-
 def test_a_base_that_changes_while_it_is_read_is_not_remembered(base: Path, cache: Path) -> None:
     # A file system's clock may not have moved between two writes.
     os.utime(base / "model.safetensors", ns=(0, 0))

@@ -87,22 +87,11 @@ def assert_equal_tensors(left: dict[str, np.ndarray], right: dict[str, np.ndarra
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-def test_a_directory_that_peft_saved_is_read(tmp_path: Path) -> None:
-    model = tiny_peft_model()
-    model.save_pretrained(tmp_path / "theirs")
-    adapter = load_peft_directory(tmp_path / "theirs")
-    assert_equal_tensors(dict(adapter.tensors), weights_of(model))
-    assert (adapter.base_name, adapter.revision, adapter.provenance) == (None, None, None)
-    spec = adapter.spec()
-    assert (spec.method, spec.task, spec.rank, spec.alpha) == ("lora", Task.CAUSAL_LM, 4, 8.0)
-    assert_equal_tensors(dict(load_state(tmp_path / "theirs", spec).items()), weights_of(model))
-
-
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_peft_loads_what_plait_saved_into_equal_weights_and_logits(tmp_path: Path) -> None:
     model = tiny_peft_model()
     model.save_pretrained(tmp_path / "theirs")
     adapter = load_peft_directory(tmp_path / "theirs")
+    assert (adapter.base_name, adapter.provenance) == (None, None)
     state = AdapterState.from_tensors(adapter.spec().layout, adapter.tensors)
     # With the name of a directory PEFT does not look for the base on the hub.
     model.config.save_pretrained(tmp_path / "base")
@@ -193,19 +182,6 @@ def test_the_same_tensors_with_another_meaning_are_refused(saved: Path, config: 
 def test_a_feature_that_is_off_may_be_left_out(saved: Path) -> None:
     off = {"use_rslora": False, "rank_pattern": {}, "alpha_pattern": None}
     assert load_state(saved, replace(SPEC, peft_config={**CONFIG, **off})).digest() == STATE.digest()
-
-
-@pytest.mark.parametrize(
-    ("shapes", "message"),
-    [
-        ({A: [2, 3], B: [2, 4]}, r"lora_B.weight' is \(4, 2\), expected \(2, 4\)"),
-        ({A: [2, 3]}, "lora_B.weight' is not part of this adapter"),
-        ({A: [2, 3], B: [4, 2], "c": [1]}, "'c' is missing"),
-    ],
-)
-def test_other_names_or_shapes_are_refused(saved: Path, shapes: dict[str, list[int]], message: str) -> None:
-    with pytest.raises(PeerError, match=message):
-        load_state(saved, replace(SPEC, layout=Layout.of(shapes)))
 
 
 def test_a_configuration_changed_after_saving_gives_no_spec(saved: Path) -> None:

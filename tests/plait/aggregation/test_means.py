@@ -10,19 +10,6 @@ from plait.aggregation.means import FEDAVG, FEDSB, FFA, HETLORA, ROLORA
 from plait.errors import ConfigError, PeerError
 
 
-def test_what_is_left_out_is_the_covariance_of_the_factors(lab):
-    context, cohort = lab.round_of(FEDAVG, weights=(1.0, 2.0, 4.0))
-    exact, result = lab.exact_mean(cohort), lab.result(context, lab.run(FEDAVG, context, cohort))
-    shares = lab.shares(cohort)
-    for pair in context.geometry.pairs:
-        bs, as_ = ([of(lab.trained(c)) for c in cohort] for of in (pair.b_of, pair.a_of))
-        mean_b = sum(p * b for p, b in zip(shares, bs, strict=True))
-        mean_a = sum(p * a for p, a in zip(shares, as_, strict=True))
-        covariance = sum(p * (b - mean_b) @ (a - mean_a) for p, b, a in zip(shares, bs, as_, strict=True))
-
-        np.testing.assert_allclose(exact[pair.module] - result[pair.module], pair.scale * covariance, atol=1e-5)
-
-
 def test_only_b_is_trained_and_sent(lab):
     geometry = lab.geometry()
     assert FFA.trained(1) == FFA.trained(2) == {Side.B}

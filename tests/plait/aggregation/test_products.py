@@ -29,13 +29,6 @@ def test_no_matrix_of_the_weights_size_is_formed(lab):
     assert peak < side * side * 8 / 10
 
 
-def test_with_one_rank_it_is_flexlora(lab):
-    context, cohort = lab.round_of(RAFLORA, weights=[1, 2, 5])
-    mine, theirs = (lab.result(context, lab.run(rule, context, cohort)) for rule in (RAFLORA, FLEXLORA))
-    for module, product in mine.items():
-        np.testing.assert_allclose(product, theirs[module], atol=1e-5)
-
-
 def test_a_rank_that_was_not_announced_is_refused(lab):
     context, cohort = lab.round_of(RAFLORA, lab.geometry(rank=2), weights=[1], geometries=[lab.geometry(rank=1)])
     with pytest.raises(PeerError, match="is 1, expected one of 2"):

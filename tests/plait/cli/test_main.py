@@ -64,9 +64,7 @@ def test_help_and_the_import_of_plait_load_no_library(program: str) -> None:
 def test_a_wrong_name_is_told_the_nearest_before_a_heavy_library_is_loaded() -> None:
     mistakes = {
         ("simulate", "--base", "smolm2"): "did you mean 'smollm2-135m'?",
-        ("simulate", "--method", "lorra"): "did you mean 'lora'?",
         ("simulate", "--rule", "fedavgg"): "did you mean 'fedavg'?",
-        ("simulate", "--partition", "dirichelt:0.5"): "did you mean 'dirichlet'?",
         ("server", "--insecure", "--base", "smolm2"): "did you mean 'smollm2-135m'?",
         ("estimate", "--method", "lorra"): "did you mean 'lora'?",
     }

@@ -5,7 +5,6 @@ from itertools import pairwise
 
 from plait.report.fairness import fairness_table
 from plait.report.tables import (
-    bytes_by_round_table,
     loss_by_client_table,
     loss_by_round_table,
     own_text,
@@ -74,16 +73,6 @@ def test_own_adapters_have_a_column_and_a_sentence(small_run, run_with_own) -> N
     assert "own" in [row[0] for row in fairness_table(view).rows]
     assert "own" not in loss_by_client_table(view_of(small_run)).headings
     assert own_text(view_of(small_run)) == ""
-
-
-def test_bytes_by_round_end_with_the_total(small_run) -> None:
-    table = bytes_by_round_table(view_of(small_run))
-    assert table.rows == (
-        ("set-up", "", "40 B", "20 B", "", "", ""),
-        ("1", "2", "7.05 kB", "3.10 kB", "3.50 kB", "32.00", "20.0 s"),
-        ("2", "2", "7.00 kB", "3.00 kB", "3.50 kB", "32.00", "20.0 s"),
-        ("all", "4", "14.1 kB", "6.12 kB", "", "", "1 min 17 s"),
-    )
 
 
 def test_of_too_many_clients_those_that_gained_least_are_shown(small_run) -> None:

@@ -66,15 +66,12 @@ def remove_a_key(path):
 
 DAMAGE = {
     "no scalars": ("state.json", lambda path: path.unlink()),
-    "half the scalars": ("state.json", lambda path: path.write_bytes(path.read_bytes()[:40])),
     "another round": ("state.json", lambda path: path.write_text(path.read_text().replace('"round": 2', '"round": 3'))),
     "another run": ("state.json", lambda path: path.write_text(path.read_text().replace("7272", "7273", 1))),
     "a key less": ("state.json", remove_a_key),
     "no adapters": ("adapters.safetensors", lambda path: path.unlink()),
-    "adapters rotten": ("adapters.safetensors", lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\x01")),
     "no broadcast": ("broadcast-0.bin", lambda path: path.unlink()),
     "no memory of the rule": ("rule.safetensors", lambda path: path.unlink()),
-    "memory of the optimizer rotten": ("optimizer.safetensors", lambda path: path.write_bytes(b"x")),
     "broadcast rotten": ("broadcast-0.bin", lambda path: path.write_bytes(b"sealee")),
 }
 

@@ -55,25 +55,6 @@ def test_a_client_that_trains_for_ever_is_given_up_and_not_asked_again_at_once(s
     }
 
 
-def test_a_client_that_was_given_up_is_replaced(federate, fake_model, clock):
-    federation = federate({f"client-{i}": fake_model(i - 2.0, 1 + i) for i in range(4)}, cohort_size=2, rounds=1)
-    channel = federation.channel
-    channel.open_ended = True
-    channel.node_liveness = {node: Liveness(idle_s=10**9) for node in channel.names}
-    silent = []
-
-    def first_to_train(asked):
-        if asked.purpose is Purpose.TRAIN and not silent:
-            silent.append(asked.client)
-        return asked.purpose is Purpose.TRAIN and asked.client in silent
-
-    channel.silent = first_to_train
-    federation.run()
-    (replaced,) = federation.of_kind("client_replaced")
-    assert replaced["client"] == silent[0]
-    assert federation.of_kind("round_finished")[0]["received"] == 2
-
-
 def test_in_one_process_a_client_is_waited_for_as_long_as_it_works(federate, clock):
     federation = federate(rounds=1)
     federation.channel.node_liveness = {node: Liveness(idle_s=10**9) for node in federation.channel.names}

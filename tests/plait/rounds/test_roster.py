@@ -164,14 +164,6 @@ def test_a_silent_node_is_not_waited_for_where_enough_others_can_take_part(feder
     assert cohorts(federation) == [{"alice", "bob"}] * 2
 
 
-def test_who_is_described_meanwhile_joins_the_next_round(federate):
-    federation = open_federation(federate, clients=2, quorum=2, cohort_size=3)
-    late = lambda asked: asked.client == "mallory" and asked.purpose is Purpose.DESCRIBE  # noqa: E731
-    federation.channel.silent = lambda asked: late(asked) and not federation.of_kind("round_finished")
-    federation.run()
-    assert cohorts(federation) == [{"alice", "bob"}, {"alice", "bob", "mallory"}]
-
-
 def test_a_node_that_never_describes_itself_is_told_and_asked_again_later(federate, monkeypatch):
     federation = open_federation(federate, clients=3, quorum=2, cohort_size=3)
     channel, node = federation.channel, node_of(federation, "mallory")
