@@ -15,6 +15,7 @@ from typing import Protocol, cast
 
 import grpc
 
+from client.abandonment import Abandonment
 from client.journal import shown
 from client.session import Backoff, CurrentSession, Session, what_failed
 from client.settings import Credential
@@ -32,7 +33,7 @@ from client.task import (
     watched_thread,
 )
 from plait import __version__
-from plait.abandon import Abandoned, Abandonment
+from plait.abandon import Abandoned
 from plait.config import Scalar
 from plait.errors import BaseMismatchError, PeerError
 from plait.transport.json_object import json_object

@@ -17,9 +17,9 @@ from typing import Protocol, TypeVar, cast
 
 import grpc
 
+from client.abandonment import Abandonment
 from client.journal import shown
 from client.task import TaskHandle
-from plait.abandon import Abandonment
 from plait.errors import PeerError
 from plait.transport.framing import Data, unpack_chunk
 from plait.transport.protocol import HEAD_BYTES

@@ -12,8 +12,9 @@ from dataclasses import KW_ONLY, dataclass
 from enum import IntEnum
 from typing import Protocol
 
+from client.abandonment import Abandonment
 from client.journal import failure, shown
-from plait.abandon import Abandoned, Abandonment
+from plait.abandon import Abandoned
 from plait.config import Scalar
 from plait.errors import MachineError, PeerError, PlaitError, PolicyError
 from plait.rounds.channel import Answering, round_and_attempt

@@ -41,7 +41,7 @@ from plait.wire.codecs import codec_for
 from plait.wire.settings import Settings
 
 if TYPE_CHECKING:
-    from plait.plugins import Source
+    from plait.plugin_search import Source
 
 # How far a client's personalized adapter goes towards its own steps (simulations/rules).
 _OWN_SHARE = 0.35
@@ -100,7 +100,7 @@ class Settled:
         own = [part for part in named if was_found(*part)]
         if not own:
             return ()
-        from plait.plugins import source_of
+        from plait.plugin_search import source_of
 
         return tuple(source_of(*part) for part in own)
 

@@ -19,7 +19,7 @@ from plait.adapters import AdapterSpec, AdapterState, Parent
 from plait.adapters.module_names import in_base
 from plait.adapters.peft import WEIGHTS_FILE, load_peft_directory, load_state
 from plait.aggregation import Geometry, LowRank, geometry_of
-from plait.aggregation.low_rank import balanced
+from plait.aggregation.factors import balanced
 from plait.errors import BaseMismatchError, ConfigError, PeerError
 from plait.exporting.plain_lora import lora_fault
 from plait.rounds.broadcasts import StartingPoint

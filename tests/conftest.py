@@ -76,13 +76,17 @@ def _seeds() -> None:
 @pytest.fixture
 def nothing_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A process whose operator has named no part of the user's own; modules of the test's folder leave with it."""
-    from plait import plugins
+    from plait import plugin_search, plugins
 
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(plugins, "_appended", set[str]())
-    for name in ("_given", "_found", "_admitted"):
-        monkeypatch.setattr(plugins, name, type(getattr(plugins, name))())
+    kept = [plugins.GIVEN, plugins._found, plugins.ADMITTED, plugin_search._appended]
+    before = [each.copy() for each in kept]
+    for each in kept:
+        each.clear()
     yield
+    for each, its in zip(kept, before, strict=True):
+        each.clear()
+        each.update(its)
     for name, module in list(sys.modules.items()):
         if str(getattr(module, "__file__", None) or "").startswith(str(tmp_path)):
             del sys.modules[name]

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plait.adapters import AdapterSpec, AdapterState, Layout, Subject, Task
+from plait.aggregation.factors import fitted
 from plait.aggregation.geometry import BOTH_SIDES, Geometry, Pair, Side, geometry_of
-from plait.aggregation.low_rank import fitted
 from plait.aggregation.means import square_geometry
 from plait.aggregation.rule import Contribution, Exactness, Outcome, RoundContext, Rule
 from plait.aggregation.server_step import ServerOptimizer

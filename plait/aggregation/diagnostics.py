@@ -3,25 +3,19 @@
 For any rule: feed it the same contributions in the same order, then the outcome. Everything is measured on the product
 scale * B A of each module, over all modules together in Frobenius norm, through QR of factors; all modules cost about
 what FlexLoRA costs. Tensors that are not factors count in the update norms only.
-
-A bottleneck is not linear, so the mean of the parameters is another function than the mean of the functions. Both are
-compared on a few random inputs of unit variance, drawn anew from the run's seed in every round: an estimate, because
-the server has no data. A module's outputs on these inputs, per input, stand in the place of its product.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from plait.adapters import AdapterSpec, Float32, TensorSlot, norm
-from plait.adapters.bottleneck import Bottleneck, activation_of, bottlenecks_of
+from plait.adapters import Float32, norm
 from plait.aggregation.geometry import Geometry, Pair
-from plait.aggregation.low_rank import Float64, LowRank, common_cores
+from plait.aggregation.low_rank import LowRank, common_cores
 from plait.aggregation.rule import Contribution, Outcome, RoundContext
 from plait.aggregation.sums import ExactMean, SliceSum, landing
 
@@ -177,99 +171,3 @@ def effective_rank(s: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> floa
     total = float(s.sum())
     shares = s[s > 0] / total if total else s[:0]
     return float(np.exp(-(shares * np.log(shares)).sum())) if len(shares) else 0.0
-
-
-_INPUTS = 32
-
-Activation = Callable[[Float64], Float64]
-
-
-def _gelu(x: Float64) -> Float64:
-    # numpy has no erf.
-    erf = np.fromiter(map(math.erf, (x / math.sqrt(2)).ravel().tolist()), np.float64, count=x.size)
-    return 0.5 * x * (1 + erf.reshape(x.shape))
-
-
-def _silu(x: Float64) -> Float64:
-    # x times the logistic function of x, which cannot overflow this way.
-    return 0.5 * x * (1 + np.tanh(0.5 * x))
-
-
-_ACTIVATIONS: Mapping[str, Activation] = {
-    "gelu": _gelu,
-    "relu": lambda x: np.maximum(x, 0.0),
-    "silu": _silu,
-    "tanh": np.tanh,
-}
-
-
-class BottleneckObserver:
-    """Gathers the figures of one round, as `Observer` does for factors.
-
-    Args:
-        spec: of the master, an adapter of bottlenecks; all clients have the same.
-        modules: measure this many, spread evenly over the adapter; all if None.
-    """
-
-    def __init__(self, context: RoundContext, spec: AdapterSpec, *, modules: int | None = None) -> None:
-        found = bottlenecks_of(spec.layout)
-        if modules is not None and modules < len(found):
-            found = tuple(found[i * len(found) // modules] for i in range(modules))
-        self._bottlenecks = found
-        self._context = context
-        self._activation = _ACTIVATIONS[activation_of(spec)]
-        generator = np.random.default_rng([context.seed, context.round])
-        self._inputs = {each.module: generator.standard_normal((_INPUTS, each.width)) for each in found}
-        self._exact = [np.zeros((_INPUTS, each.width)) for each in found]
-        self._parameters: Float64 = np.zeros(spec.layout.size)
-        self._changes = ClientChanges()
-
-    def add(self, contribution: Contribution) -> None:
-        """Measure one client's delta, after the rule has taken it."""
-        received = contribution.received.flat
-        trained = received + contribution.delta.flat
-        weight = contribution.weight
-        square = 0.0
-        outputs = zip(self._outputs(received), self._outputs(trained), strict=True)
-        for number, (before, after) in enumerate(outputs):
-            self._exact[number] += weight * after
-            square += float(np.square(after - before).sum())
-        self._parameters += weight * trained.astype(np.float64)
-        self._changes.add(contribution, drift=math.sqrt(square / _INPUTS))
-
-    def finish(self, outcome: Outcome) -> Diagnostics:
-        """The figures.
-
-        Raises:
-            ValueError: nothing was added.
-        """
-        total = self._changes.weight
-        if not total:
-            raise ValueError("no contribution was added")
-        exact = [outputs / total for outputs in self._exact]
-        averaged = self._outputs((self._parameters / total).astype(np.float32))
-        size, moved, error, covariance = (
-            math.sqrt(sum(float(np.square(a - b).sum()) for a, b in zip(exact, others, strict=True)) / _INPUTS)
-            for others in (
-                [np.zeros_like(each) for each in exact],
-                self._outputs(self._context.master.flat),
-                self._outputs(landing(outcome.step, self._context.master)),
-                averaged,
-            )
-        )
-        ranks = [effective_rank(np.linalg.svd(each, compute_uv=False).astype(np.float64)) for each in exact]
-        return self._changes.diagnostics(
-            size=size, moved=moved, error=error, covariance=covariance, ranks=ranks, inputs=_INPUTS
-        )
-
-    def _outputs(self, flat: Float32) -> list[Float64]:
-        """W_up f(W_down x + b_down) + b_up of every measured module, (inputs, width)."""
-        return [self._output(each, flat) for each in self._bottlenecks]
-
-    def _output(self, bottleneck: Bottleneck, flat: Float32) -> Float64:
-        inner = self._inputs[bottleneck.module] @ _of(bottleneck.down, flat).T + _of(bottleneck.down_bias, flat)
-        return self._activation(inner) @ _of(bottleneck.up, flat).T + _of(bottleneck.up_bias, flat)
-
-
-def _of(slot: TensorSlot, flat: NDArray[np.float32]) -> Float64:
-    return flat[slot.offset : slot.offset + slot.size].reshape(slot.shape).astype(np.float64)

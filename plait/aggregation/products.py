@@ -26,11 +26,12 @@ from itertools import pairwise
 import numpy as np
 
 from plait.adapters import Float32
+from plait.aggregation.factors import balanced, factored, kept_rank
 from plait.aggregation.geometry import Pair, Side
-from plait.aggregation.low_rank import Float64, LowRank, balanced, factored, kept_rank
+from plait.aggregation.low_rank import Float64, LowRank
 from plait.aggregation.means import Mean
 from plait.aggregation.rule import ANY_RANK, Contribution, Exactness, Outcome, Resizing, RoundContext, Rule
-from plait.aggregation.sums import ExactMean, MeanA, ProductSum, WeightedSum, step_to
+from plait.aggregation.sums import ExactMean, ProductSum, WeightedSum, step_to
 from plait.errors import PeerError
 
 
@@ -180,3 +181,25 @@ FEDSVD = Rule(
     frozen=(Side.A,),
     continuous=False,
 )
+
+
+class MeanA:
+    """The mean of the trained A of clients whose adapter has the master's layout, which new factors stay close to.
+
+    The A that was sent to clients would do for small steps only: the change of the clients' A would be missing from the
+    new A and be compensated in B, and at high learning rates the two diverge in size until training breaks.
+    """
+
+    def __init__(self, context: RoundContext) -> None:
+        self._context = context
+        self._deltas = WeightedSum(context.geometry.layout.size)
+
+    def add(self, contribution: Contribution) -> None:
+        """Add one client's A; the caller has checked it."""
+        if contribution.geometry.layout.digest == self._context.geometry.layout.digest:
+            self._deltas.add(contribution.delta.flat, contribution.weight)
+
+    def of(self, pair: Pair) -> Float64:
+        """The mean of one module, (rank, d_in); the master's where no client has its rank."""
+        a = pair.a_of(self._context.master.flat).astype(np.float64)
+        return a + pair.a_of(self._deltas.total()) / self._deltas.weight if self._deltas.weight else a

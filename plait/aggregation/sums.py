@@ -201,25 +201,3 @@ class ExactMean:
         others = context.geometry.others_of(context.master.flat) + self._others.mean()
         context.geometry.put_others(wanted, others)
         return step_to(wanted, context.master)
-
-
-class MeanA:
-    """The mean of the trained A of clients whose adapter has the master's layout, which new factors stay close to.
-
-    The A that was sent to clients would do for small steps only: the change of the clients' A would be missing from the
-    new A and be compensated in B, and at high learning rates the two diverge in size until training breaks.
-    """
-
-    def __init__(self, context: RoundContext) -> None:
-        self._context = context
-        self._deltas = WeightedSum(context.geometry.layout.size)
-
-    def add(self, contribution: Contribution) -> None:
-        """Add one client's A; the caller has checked it."""
-        if contribution.geometry.layout.digest == self._context.geometry.layout.digest:
-            self._deltas.add(contribution.delta.flat, contribution.weight)
-
-    def of(self, pair: Pair) -> Float64:
-        """The mean of one module, (rank, d_in); the master's where no client has its rank."""
-        a = pair.a_of(self._context.master.flat).astype(np.float64)
-        return a + pair.a_of(self._deltas.total()) / self._deltas.weight if self._deltas.weight else a

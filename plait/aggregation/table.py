@@ -26,13 +26,13 @@ RULES: OnDemand[Rule] = OnDemand(
         "ffa": "plait.aggregation.means:FFA",
         "flexlora": "plait.aggregation.products:FLEXLORA",
         "geometric_median": "plait.aggregation.robust:GEOMETRIC_MEDIAN",
-        "hetlora": "plait.aggregation.means:HETLORA",
+        "hetlora": "plait.aggregation.slice_means:HETLORA",
         "median": "plait.aggregation.robust:MEDIAN",
         "raflora": "plait.aggregation.products:RAFLORA",
-        "rbla": "plait.aggregation.means:RBLA",
+        "rbla": "plait.aggregation.slice_means:RBLA",
         "rolora": "plait.aggregation.means:ROLORA",
         "trimmed_mean": "plait.aggregation.robust:TRIMMED_MEAN",
-        "zeropad": "plait.aggregation.means:ZEROPAD",
+        "zeropad": "plait.aggregation.slice_means:ZEROPAD",
     }
 )
 """By name, in alphabetical order."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict, cast
 
 from plait.config import RunConfig, config_from_table
 from plait.errors import ConfigError
-from plait.plugins import Kind, admit, reference
+from plait.plugins import Kind, admit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -121,13 +121,17 @@ def _value(key: str, value: object) -> object:
         return fspath(cast("str | PathLike[str]", value))
     if key == "wire" and isinstance(value, (int, float)):
         return f"{value:g}"
-    if key in _PARTS and isinstance(value, Mapping):
+    if key in _PARTS:
+        from plait.plugin_search import reference
+
+        if not isinstance(value, Mapping):
+            return reference(_PARTS[key], value)
         chosen = cast("Mapping[str, object]", value)
         return {name: reference(Kind.REWARD, each) if callable(each) else each for name, each in chosen.items()}
     if isinstance(value, Mapping):
         pairs = cast("Mapping[str, object]", value)
         return ",".join(f"{name}={column}" for name, column in pairs.items())
-    return reference(_PARTS[key], value) if key in _PARTS else value
+    return value
 
 
 def dataset_of(

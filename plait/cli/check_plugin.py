@@ -11,7 +11,8 @@ import typer
 
 from plait.cli.output import print_json, print_text
 from plait.errors import ConfigError, PlaitError
-from plait.plugins import Kind, admit, find, installed, source_of
+from plait.plugin_search import installed, source_of
+from plait.plugins import Kind, admit, find
 
 if TYPE_CHECKING:
     from plait.own_code import Verdict

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from plait.cli.output import print_json, print_tables
 from plait.config import RunConfig
-from plait.plugins import Kind, installed
+from plait.plugin_search import installed
+from plait.plugins import Kind
 from plait.report.table import Table
 
 if TYPE_CHECKING:

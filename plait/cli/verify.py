@@ -15,7 +15,8 @@ import typer
 from plait.cli.options import Allow
 from plait.cli.output import RunOrNewest, print_json, print_text, run_or_newest
 from plait.errors import ConfigError, PeerError
-from plait.plugins import Kind, source_of
+from plait.plugin_search import source_of
+from plait.plugins import Kind
 from plait.progress import status
 from plait.traits import Trait
 

@@ -21,8 +21,9 @@ import numpy as np
 
 from plait.adapters import AdapterSpec, AdapterState, Float32, Json, Layout, Task, TensorSlot, bottleneck
 from plait.adapters.module_names import in_base
+from plait.aggregation.factors import balanced
 from plait.aggregation.geometry import Geometry, Pair, geometry_of
-from plait.aggregation.low_rank import LowRank, balanced
+from plait.aggregation.low_rank import LowRank
 from plait.errors import BaseMismatchError, ConfigError
 from plait.exporting.source import Source
 from plait.training.bases import Progress, locate_config

@@ -28,7 +28,7 @@ from plait.rounds.events import Event, start_of
 from plait.rounds.hooks import Residual, unshrunk
 from plait.rounds.run_state import Ranks, RunState, Track
 from plait.wire.codec import Codec
-from plait.wire.codecs import UNCHANGED, Fp32, Rate
+from plait.wire.codecs import CODECS, UNCHANGED, Rate
 from plait.wire.envelope import Direction, Encoding, Header, encode_delta, measure, read_envelope, seal, with_spec
 
 _LEAST_BITS, _MOST_BITS, _LAST_BITS = 1.25, 2.5, 4.0
@@ -180,7 +180,7 @@ class Broadcasts:
         spec = self.ranks.adapters[track].spec
         if held == digest:
             if track not in self._unchanged:
-                nothing = encode_delta(AdapterState.zeros(shadow.layout), Fp32())
+                nothing = encode_delta(AdapterState.zeros(shadow.layout), CODECS[UNCHANGED])
                 self._unchanged[track] = seal(self._to(digest, spec, relative_to=digest), nothing).data
             return self._unchanged[track]
         newest = self.state.tracks[track]
@@ -202,7 +202,7 @@ class Broadcasts:
         """The broadcast for a client that has nothing that others could lead from."""
         shadow, spec = self.state.tracks[track].shadow, self.ranks.adapters[track].spec
         if track not in self._whole:
-            whole = encode_delta(shadow, Fp32())
+            whole = encode_delta(shadow, CODECS["fp32"])
             self._whole[track] = seal(self._to(shadow.digest(), spec, spec_json=spec.text), whole).data
         return self._whole[track]
 

@@ -30,7 +30,7 @@ from plait.wire.codec import Codec
 from plait.wire.envelope import Encoding
 
 if TYPE_CHECKING:
-    from plait.aggregation.diagnostics import BottleneckObserver
+    from plait.aggregation.bottleneck_diagnostics import BottleneckObserver
 
 
 # Modules whose products are looked at each round, spread over the adapter: enough to tell, at a small part of the cost.
@@ -139,7 +139,7 @@ class PlainFold:
         # It must not take longer than everything else of a round with many clients.
         modules = max(1, min(_MODULES_OBSERVED, _OBSERVED // clients))
         if is_bottleneck(spec):
-            from plait.aggregation.diagnostics import BottleneckObserver
+            from plait.aggregation.bottleneck_diagnostics import BottleneckObserver
 
             return BottleneckObserver(context, spec, modules=modules)
         return Observer(context, modules=modules) if context.geometry.pairs else None

@@ -22,6 +22,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from plait.config import RunConfig, config_from_table
 from plait.errors import ConfigError, MachineError, PeerError
@@ -33,11 +34,13 @@ from plait.files import (
     read_if_there,
     write_atomically,
 )
-from plait.plugins import Source
 from plait.rounds.events import Event, Plugin, start_of
 from plait.rounds.ledger import read_events
 from plait.settings.toml import read_config_table
 from plait.text import printable
+
+if TYPE_CHECKING:
+    from plait.plugin_search import Source
 
 _WHY = "why.txt"
 _SAFE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")

@@ -74,7 +74,7 @@ class Ranks:
         target = self.adapters[track]
         if target is self.master:
             return master
-        from plait.aggregation.low_rank import fitted
+        from plait.aggregation.factors import fitted
 
         return fitted(
             master,

@@ -357,7 +357,7 @@ def _build(config: PretrainedConfig, request: SpecRequest, peft_config: PeftConf
     own = _drawn(config, request, peft_config, weights)
     if request.init_rank in (0, own.spec.rank):
         return own
-    from plait.aggregation.low_rank import fitted
+    from plait.aggregation.factors import fitted
 
     wider = copy.deepcopy(peft_config)
     wider.r = request.init_rank  # pyright: ignore[reportAttributeAccessIssue]

@@ -12,7 +12,8 @@ from plait.choice import parse_choice
 from plait.data import Record, RecordKind
 from plait.objectives.grpo import rewarded
 from plait.objectives.named import formula_named
-from plait.training.examples import IGNORED, Example, Tokenizer, conversation, converse, of_each
+from plait.training.conversations import conversation, converse, of_each
+from plait.training.examples import IGNORED, Example, Tokenizer
 from plait.training.teaching import Teaching
 
 if TYPE_CHECKING:

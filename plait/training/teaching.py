@@ -55,7 +55,7 @@ class Teaching:
         Raises:
             DataError: the base's chat template refuses a record.
         """
-        from plait.training.examples import converse
+        from plait.training.conversations import converse
 
         return converse(records, kind, tokenizer, seq_len)
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import pytest
 
 from plait.errors import ConfigError
-from plait.plugins import Kind, admit, find, installed, reference, source_of
+from plait.plugin_search import installed, reference, source_of
+from plait.plugins import Kind, admit, find
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ from plait.config import config_from_table
 from plait.errors import ConfigError
 from plait.features.privacy.run import privacy_of
 from plait.features.secagg.run import masked_of
-from plait.plugins import Kind, reference
+from plait.plugin_search import reference
+from plait.plugins import Kind
 from plait.rounds.events import DataUsed
 from plait.rounds.watch import Watch
 from plait.settle import settle, settle_on_data

@@ -183,7 +183,7 @@ class FusedLanguageModel:
         """Where the sequences lie, in as few places as the device computes at once, and the angles for that."""
         where, longest = stretches(lengths), max(lengths)
         if len(where) > 1:
-            from plait.training.fused.attention import takes_ragged
+            from plait.training.fused.library_attention import takes_ragged
 
             if takes_ragged(self.blocks[0].heads, self.norm):
                 positions = np.concatenate([np.arange(length) for length in lengths])

@@ -1,6 +1,6 @@
-"""Codecs that pack each number by itself, or not at all.
+"""Codecs that pack each number by itself.
 
-`Fp32` and `Bf16` take four and two bytes per number, `Unchanged` none for an all-zero delta. `Partial` sends no
+`Fp32` and `Bf16` take four and two bytes per number. `Partial` sends no
 all-zero tensor and packs the others by another codec: a tensor that is not sent costs one bit, so a rule that freezes
 one side of every low-rank pair sends half the bytes. (`rate` does not need it: its groups leave zeros out.)
 """
@@ -90,34 +90,7 @@ def _check_size(codec: Codec, parameters: bytes, payload: bytes | memoryview, la
         )
 
 
-class Unchanged:
-    """Packs zeros into nothing."""
-
-    name = "unchanged"
-    number = 1
-    bits = 0.0
-    distortion = 0.0
-
-    def encode(self, delta: AdapterState) -> EncodedPayload:
-        """Pack zeros; anything else is the caller's mistake."""
-        if delta.flat.any():
-            raise ValueError("the delta holds numbers other than zero")
-        return EncodedPayload(b"", b"")
-
-    def decode(self, parameters: bytes, payload: bytes | memoryview, layout: Layout) -> Float32:
-        """(layout.size,) zeros."""
-        if parameters or len(payload):
-            raise PeerError(
-                f"payload of an unchanged adapter has {len(parameters) + len(payload)} bytes, expected none"
-            )
-        return np.zeros(layout.size, np.float32)
-
-    def max_payload_bytes(self, layout: Layout) -> int:  # noqa: ARG002
-        """None."""
-        return 0
-
-
-FP32, BF16, UNCHANGED = Fp32(), Bf16(), Unchanged()
+FP32, BF16 = Fp32(), Bf16()
 _BITS = "little"  # the first tensor is the lowest bit of the first byte
 
 

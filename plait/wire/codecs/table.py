@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from plait.adapters import AdapterState
+from plait.adapters import AdapterState, Layout
+from plait.adapters.state import Float32
 from plait.choice import parse_choice
 from plait.errors import ConfigError, PeerError, did_you_mean
 from plait.places import OnDemand
 from plait.plugins import Kind, find, is_named
-from plait.wire.codec import Codec
+from plait.wire.codec import Codec, EncodedPayload
 from plait.wire.codecs.rate import GREATEST_BITS, LEAST_BITS, Rate
 
 if TYPE_CHECKING:
@@ -22,9 +23,39 @@ if TYPE_CHECKING:
 
 UNCHANGED = "unchanged"
 """The codec of an all-zero delta."""
+
+
+class Unchanged:
+    """Packs zeros into nothing."""
+
+    name = UNCHANGED
+    number = 1
+    bits = 0.0
+    distortion = 0.0
+
+    def encode(self, delta: AdapterState) -> EncodedPayload:
+        """Pack zeros; anything else is the caller's mistake."""
+        if delta.flat.any():
+            raise ValueError("the delta holds numbers other than zero")
+        return EncodedPayload(b"", b"")
+
+    def decode(self, parameters: bytes, payload: bytes | memoryview, layout: Layout) -> Float32:
+        """(layout.size,) zeros."""
+        if parameters or len(payload):
+            raise PeerError(
+                f"payload of an unchanged adapter has {len(parameters) + len(payload)} bytes, expected none"
+            )
+        return np.zeros(layout.size, np.float32)
+
+    def max_payload_bytes(self, layout: Layout) -> int:  # noqa: ARG002
+        """None."""
+        return 0
+
+
+NOTHING = Unchanged()
 CODECS: OnDemand[Codec] = OnDemand(
     {
-        UNCHANGED: "plait.wire.codecs.plain:UNCHANGED",
+        UNCHANGED: "plait.wire.codecs.table:NOTHING",
         "fp32": "plait.wire.codecs.plain:FP32",
         "bf16": "plait.wire.codecs.plain:BF16",
         "rate": "plait.wire.codecs.rate:RATE",

@@ -19,7 +19,8 @@ from plait.errors import ConfigError, PlaitError
 from plait.features.attacks.audit_verb import audit
 from plait.objectives.grpo import GRPO, Rewarded
 from plait.objectives.named import formula_named
-from plait.plugins import Kind, reference
+from plait.plugin_search import reference
+from plait.plugins import Kind
 from plait.rounds.ledger import read_events
 from plait.training.bases import locate_base
 from plait.training.completions import Group, GroupLoss, completions_of, rewards_of

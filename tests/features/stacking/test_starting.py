@@ -19,7 +19,8 @@ from plait.run import resolve
 from plait.settle import settle
 from plait.training.bases import LocatedBase, locate_base
 from plait.training.blueprint import design, read_base_config
-from plait.wire.codecs import Fp32, Rate
+from plait.wire.codecs import Rate
+from plait.wire.codecs.plain import Fp32
 from plait.wire.envelope import open_envelope
 
 Saved = Callable[..., Path]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from plait.adapters import AdapterSpec, AdapterState, Layout, Task
+from plait.aggregation.factors import fitted
 from plait.aggregation.geometry import BOTH_SIDES, Geometry, geometry_of
-from plait.aggregation.low_rank import fitted
 from plait.aggregation.rule import Contribution, RoundContext
 
 MODULES = {"model.q_proj": (7, 5), "model.up_proj": (6, 9)}

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from plait.adapters import AdapterSpec, AdapterState, Layout, Task
 from plait.adapters.bottleneck import bottlenecks_of
 from plait.aggregation import Contribution, Outcome, RoundContext, geometry_of
-from plait.aggregation.diagnostics import BottleneckObserver, Observer
+from plait.aggregation.bottleneck_diagnostics import BottleneckObserver
+from plait.aggregation.diagnostics import Observer
 from plait.aggregation.means import FEDAVG
 from plait.aggregation.products import FLEXLORA
 from plait.errors import ConfigError

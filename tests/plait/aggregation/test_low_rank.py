@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plait.aggregation.low_rank import LowRank, balanced, common_cores, factored, fitted, kept
+from plait.aggregation.factors import balanced, factored, fitted, kept
+from plait.aggregation.low_rank import LowRank, common_cores
 from plait.aggregation.rule import Resizing
 
 SHAPES = st.tuples(st.integers(1, 9), st.integers(0, 12), st.integers(1, 9), st.integers(0, 2**32 - 1))

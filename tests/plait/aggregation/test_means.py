@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from plait.aggregation.geometry import Side
-from plait.aggregation.means import FEDAVG, FEDSB, FFA, HETLORA, ROLORA
+from plait.aggregation.means import FEDAVG, FEDSB, FFA, ROLORA
+from plait.aggregation.slice_means import HETLORA
 from plait.errors import ConfigError, PeerError
 
 

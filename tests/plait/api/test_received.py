@@ -24,7 +24,7 @@ Begun = Callable[..., RunDirectory]
 @pytest.fixture(autouse=True)
 def _fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLAIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(plugins, "_admitted", set[str]())
+    monkeypatch.setattr(plugins, "ADMITTED", set[str]())
 
 
 @pytest.fixture
@@ -75,19 +75,19 @@ def test_what_a_run_names_has_to_be_named_again(begun: Begun) -> None:
         admitted_settings(directory)
     options = "--allow 'data=my file.jsonl' --allow publish=http://127.0.0.1:9 --allow rule=my_rules:mine:groups=2"
     assert str(refused.value).endswith(f"if you trust it, add {options}")
-    assert plugins._admitted == set()
+    assert set() == plugins.ADMITTED
     with pytest.raises(ConfigError, match=r"add --allow publish=http://127\.0\.0\.1:9$"):
         admitted_settings(directory, ["data=my file.jsonl", "rule=my_rules:mine:groups=2"])
     every = ["data=my file.jsonl", "rule=my_rules:mine:groups=2", "publish=http://127.0.0.1:9"]
     assert admitted_settings(directory, every).publish
-    assert "my_rules" in plugins._admitted
+    assert "my_rules" in plugins.ADMITTED
 
 
 def test_every_module_of_what_is_named_again_is_admitted(begun: Begun) -> None:
     settings = {"callbacks": "one:a,two:b", "objective": "grpo:reward=three:c,group-size=4"}
     admitted_settings(begun(**settings), [f"{key}={value}" for key, value in settings.items()])
-    assert plugins._admitted >= {"one", "two", "three"}
-    assert not plugins._admitted & {"four"}
+    assert {"one", "two", "three"} <= plugins.ADMITTED
+    assert not plugins.ADMITTED & {"four"}
 
 
 @pytest.mark.parametrize(

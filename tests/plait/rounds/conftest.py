@@ -15,7 +15,7 @@ import pytest
 
 from plait.adapters import AdapterSpec, AdapterState, Layout, Task
 from plait.aggregation import RULES, geometry_of, optimizer_for
-from plait.aggregation.low_rank import fitted
+from plait.aggregation.factors import fitted
 from plait.rounds import cohort as collector
 from plait.rounds.channel import Identity, Liveness, NoAnswer, Purpose, TaskParts, WallClock, round_and_attempt
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint

@@ -4,7 +4,8 @@ import pytest
 
 from plait.data import Dataset, Record, RecordKind
 from plait.errors import ConfigError
-from plait.plugins import Kind, reference
+from plait.plugin_search import reference
+from plait.plugins import Kind
 from plait.simulation.partition import partition
 from plait.simulation.scheme import parse_partition
 

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from plait.adapters import Task
-from plait.training import losses
+from plait.training import sliced_head
 from plait.training.examples import IGNORED, Example
 from plait.training.losses import BatchLoss, summed_loss
 
@@ -67,15 +67,15 @@ def batch() -> list[Example]:
 @pytest.fixture
 def sliced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Slices of seven rows, whatever the batch; the rows of every slice."""
-    monkeypatch.setattr(losses, "_HELD_ON_CPU", 0)
-    monkeypatch.setattr(losses, "SLICE_ELEMENTS_ON_GPU", 7 * WORDS)
-    honest, seen = losses.SlicedHead._losses, list[int]()
+    monkeypatch.setattr(sliced_head, "_HELD_ON_CPU", 0)
+    monkeypatch.setattr(sliced_head, "SLICE_ELEMENTS_ON_GPU", 7 * WORDS)
+    honest, seen = sliced_head.SlicedHead._losses, list[int]()
 
-    def counted(self: losses.SlicedHead, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def counted(self: sliced_head.SlicedHead, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         seen.append(len(hidden))
         return honest(self, hidden, targets)
 
-    monkeypatch.setattr(losses.SlicedHead, "_losses", counted)
+    monkeypatch.setattr(sliced_head.SlicedHead, "_losses", counted)
     return seen
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from plait.abandon import Abandoned, Abandonment
+from client.abandonment import Abandonment
+from plait.abandon import Abandoned
 from plait.adapters import AdapterState, Task, norm, subtract
 from plait.errors import ConfigError
 from plait.rounds.local_model import NOTHING, Carried, Moments

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from plait.adapters import AdapterState, Layout
-from plait.wire.codecs import CODECS, Fp32, codec_for, without_zeros
-from plait.wire.codecs.plain import Bf16, Unchanged
+from plait.wire.codecs import CODECS, codec_for, without_zeros
+from plait.wire.codecs.plain import Bf16, Fp32
+from plait.wire.codecs.table import Unchanged
 
 FIVE = Layout.of({"a": (5,)})
 VALUES = [0.0, -0.0, 1e-45, -3.4028235e38, 0.1]

@@ -4,7 +4,8 @@ import threading
 
 import pytest
 
-from plait.abandon import Abandoned, Abandonment, check_abandoned
+from client.abandonment import Abandonment
+from plait.abandon import Abandoned, check_abandoned
 
 
 def test_work_that_is_not_abandoned_goes_on_and_its_steps_are_counted() -> None:
