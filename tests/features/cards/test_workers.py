@@ -241,19 +241,6 @@ def test_a_process_that_always_dies_ends_the_run_in_one_line(fake) -> None:
     assert len(FakeChild.made) == 5
 
 
-def test_what_tasks_share_is_in_memory_once_however_many_wait(fake, monkeypatch: pytest.MonkeyPatch) -> None:
-    channel, workers, _ = fake("cpu,cpu")
-    given, real, shared = list[object](), workers.give, b"a long adapter"
-    monkeypatch.setattr(workers, "give", lambda node, task: given.append(task[1]) or real(node, task))
-    with channel.exchange(Purpose.TRAIN, "1") as exchange:
-        for node in range(6):
-            exchange.send(node, (b"%d " % node, shared))
-        assert exchange.receive(None) == (0, b"0: 0 " + shared)
-    workers.close()
-    assert len(given) == 6
-    assert all(each is shared for each in given)
-
-
 def test_an_error_in_a_process_is_the_error_of_the_run(fake) -> None:
     channel, workers, _ = fake("cpu,cpu")
     with pytest.raises(DataError, match=r"^client 'two' has too little data$"):

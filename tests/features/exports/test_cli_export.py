@@ -56,16 +56,6 @@ def test_a_run_is_exported_and_the_result_printed_as_json(plait: Plait, run: Pat
     assert str(tmp_path / "out") in list(printed["commands"].values())[-1]
 
 
-def test_merged_weights_need_nothing_but_transformers(plait: Plait, run: Path, tmp_path: Path) -> None:
-    done = plait("export", run, tmp_path / "out", "--to", "merged")
-    assert done.code == 0, done.err
-    assert "AutoModelForCausalLM.from_pretrained" in done.out
-    card = (tmp_path / "out" / "README.md").read_text()
-    assert "library_name: transformers" in card
-    assert "| Rounds | 2 |" in card
-    assert "| Clients | 3 |" in card
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -201,21 +201,6 @@ def test_llama_cpp_writes_the_text_that_transformers_writes(
     assert greedy_by_llama_cpp(tmp_path / "base.gguf", tmp_path / "out" / "adapter.gguf", prompt, 40) == theirs
 
 
-def test_it_says_where_the_base_in_gguf_comes_from(by_plait: Callable[..., Path], tmp_path: Path) -> None:
-    source = open_source(by_plait())
-    exported = export("gguf", ExportRequest(source, tmp_path / "local"))
-    make, run = exported.commands
-    assert make.text == f"python convert_hf_to_gguf.py {locate_base('tiny').directory} --outfile BASE.gguf"
-    assert "--model BASE.gguf" in run.text
-    hub = replace(source, base=BaseReference("owner/model", "v1", source.base.fingerprint, built_in="tiny"))
-    make, _ = export("gguf", ExportRequest(hub, tmp_path / "hub")).commands
-    assert make.text == (
-        "hf download owner/model --revision v1 --local-dir base && "
-        "python convert_hf_to_gguf.py base --outfile BASE.gguf"
-    )
-    assert make.text in (tmp_path / "hub" / "README.md").read_text()
-
-
 @pytest.mark.slow
 def test_ollamas_modelfile_puts_the_adapter_beside_it_on_the_base(
     by_plait: Callable[..., Path], tiny: LocatedBase, tmp_path: Path

@@ -9,7 +9,6 @@ import pytest
 
 from plait.report.fleet_plot import fleet_round
 from plait.report.theme import LIGHT, draw
-from plait.rounds.events import RoundStarted
 from plait.rounds.fleet_events import figures_of, tasks_of
 from plait.rounds.ledger import read_events
 from plait.rounds.run_view import RunView
@@ -114,38 +113,6 @@ def test_a_run_goes_on_with_the_devices_that_it_began_with(
     ran = plait(*resuming(out))
     fleet.write_text(FLEET)
     assert (ran.code, "have changed since the run began" in ran.err) == (2, True)
-
-
-@pytest.mark.slow
-def test_budgets_by_speed_let_all_answer_together_and_survive_a_kill(
-    plait, jsonl: Path, small, fleet: Path, tmp_path: Path
-) -> None:
-    fleet.write_text(FLEET.replace("dropout = 0.3", ""))
-    budgets = ("--local-steps", "6", "--step-budget", "speed", "--keep-updates", "--max-held-out-sequences", "2")
-    arguments = (*options(jsonl, small, fleet), *budgets, "--rounds", "3", "--learning-rate", "0.01")
-    whole = plait("simulate", *arguments, "--out", tmp_path / "whole", "--json")
-    assert whole.code == 0, whole.err
-    killed("update_received", 5, "simulate", *arguments, "--out", str(tmp_path / "killed"))
-    assert plait(*resuming(tmp_path / "killed")).code == 0
-    fleet.write_text(FLEET)
-
-    events = read_events(tmp_path / "whole" / "ledger.jsonl")
-    steps = [event.steps for event in events if isinstance(event, RoundStarted)]
-    assert set(steps[0].values()) == {2}
-    assert min(steps[1].values()) < 3
-    assert [sum(each.values()) for each in steps[1:]] == [18, 18]
-    view, other = (RunView.of(read_events(tmp_path / run / "ledger.jsonl")) for run in ("whole", "killed"))
-    assert [(each.adapter, each.virtual_s) for each in view.rounds.values()] == [
-        (each.adapter, each.virtual_s) for each in other.rounds.values()
-    ]
-    took = {number: [] for number in (1, 3)}
-    for span in tasks_of(view):
-        if span.is_training and span.round in took:
-            took[span.round].append(span.ended_s - span.began_s)
-    assert max(took[1]) > 3 * min(took[1])
-    assert max(took[3]) < 2 * min(took[3])
-    checked = plait("verify", tmp_path / "whole")
-    assert (checked.code, "3 recomputed, bit for bit" in checked.out) == (0, True), checked.out
 
 
 def test_a_file_of_devices_that_is_not_there_is_noticed_before_anything_is_loaded(plait, jsonl: Path, small) -> None:

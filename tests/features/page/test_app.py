@@ -27,11 +27,11 @@ from plait.features.page.beside import page_beside
 from plait.features.page.defences import TOKEN_VARIABLE, page_token
 from plait.features.page.feed import Feed, Live, answer
 from plait.features.page.server import MOST_UNKNOWN
-from plait.rounds.events import RoundStarted, parse_event
-from plait.rounds.ledger import Follower, Ledger
+from plait.rounds.events import parse_event
+from plait.rounds.ledger import Ledger
 from tests.commands import Command
 from tests.features.page.browser import CHROMIUM, Browser
-from tests.plait.conftest import broadcast, described, numbered, received, run_started
+from tests.plait.conftest import described, numbered, run_started
 from tests.plait.serving import Start, serving
 
 TOKEN = "a-token-that-tests-know-" + "x" * 16
@@ -109,24 +109,6 @@ def test_a_run_that_takes_the_place_of_another_is_shown_from_its_beginning(write
     assert (before, now["run"], now["seq"]) == ("c0ffee", "beef", 0)
     shutil.rmtree(run)
     assert json.loads(feed.document()) == now
-
-
-def test_half_a_line_is_read_once_until_there_is_more(write_ledger, small_run, monkeypatch) -> None:
-    run = write_ledger(small_run)
-    feed = Feed(run)
-    feed.document()
-    ledger = run / "ledger.jsonl"
-    ledger.write_bytes(ledger.read_bytes() + b'{"seq"')
-    read = []
-    new_events = Follower.new_events
-    monkeypatch.setattr(Follower, "new_events", lambda self, most: (read.append(1), new_events(self, most))[1])
-    before = feed.document()
-    assert feed.document() == before
-    assert len(read) == 1
-    reopened = Ledger(ledger)
-    reopened.append(RoundStarted(round=9))
-    reopened.close()
-    assert feed.document() != before
 
 
 def test_what_the_server_sees_now_is_told_and_a_late_answer_is_no_end_of_it() -> None:
@@ -392,18 +374,3 @@ def test_in_a_browser_hostile_names_stay_text(browser: Browser, watch: Start, tm
     assert "\\x1b" not in ascii(browser.js("document.body.innerText"))
     # A ledger's times are whatever its writer's clocks said.
     assert browser.js("import('/assets/format.js').then((as) => as.duration(-0.3))") == "0.0 s"
-
-
-def test_in_a_browser_a_thousand_clients_can_be_chosen_by_keys(browser: Browser, watch: Start, tmp_path: Path) -> None:
-    names = [f"client-{number:04d}" for number in range(1000)]
-    start = [run_started(), described(*names), {"event": "round_started", "round": 1, "cohort": names}]
-    tasks = [broadcast(1, name, 10) for name in names]
-    written(tmp_path / "many", numbered([*start, *tasks, *(received(1, name, 10) for name in names[:600])])).close()
-    _, address = watch(tmp_path / "many")
-    browser.open(f"{address}/?token={TOKEN}")
-    browser.wait("document.querySelector('#legend')?.textContent.includes('600 done')")
-    browser.js("document.querySelector('#grid').focus()")
-    for key in ("End", "ArrowLeft"):
-        browser.call("Input.dispatchKeyEvent", type="keyDown", key=key)
-    browser.wait("document.querySelector('#chosen').textContent.startsWith('client-0998: ')")
-    assert browser.js("document.querySelectorAll('*').length") < 1500  # type: ignore[operator]

@@ -1,7 +1,6 @@
 import itertools
 import math
 
-import numpy as np
 import pytest
 
 from plait.errors import ConfigError
@@ -32,17 +31,6 @@ def test_epsilon_of_composed_mechanisms_is_that_of_the_closed_form(multiplier, r
     found = epsilon_at(delta, mu)
     assert found == pytest.approx(expected, rel=1e-6)
     assert delta_of(found, mu) <= delta * (1 + 1e-7)
-
-
-@pytest.mark.parametrize("mu", [0.05, 0.5, 1.7, 6.0])
-def test_the_closed_form_is_the_largest_difference_that_an_attacker_can_reach(mu):
-    # Hockey-stick divergence of N(mu, 1) from N(0, 1), integrated on a grid.
-    x = np.linspace(-40, 40 + mu, 2_000_001)
-    density = np.exp(-((x - mu) ** 2) / 2) / math.sqrt(2 * math.pi)
-    other = np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
-    for epsilon in (0.0, 0.1, 1.0, 5.0):
-        expected = np.trapezoid(np.maximum(density - math.exp(epsilon) * other, 0), x)
-        assert delta_of(epsilon, mu) == pytest.approx(expected, rel=1e-5, abs=1e-15)
 
 
 @pytest.mark.parametrize("delta", [1e-3, 1e-5, 1e-12])
@@ -99,30 +87,6 @@ def test_noise_is_as_published_with_google_s_accountant(queries, sensitivity, ra
     # The smallest deviation for epsilon 1 at delta 1e-5, of the documented cases of get_smallest_subsampled_gaussian_
     # noise: github.com/google/differential-privacy, python/dp_accounting/dp_accounting/pld/accountant_test.py.
     assert sensitivity * noise_for(1.0, 1e-5, rate, queries) == pytest.approx(published, rel=1e-3)
-
-
-def renyi_epsilon(noise: float, rate: float, steps: int, delta: float) -> float:
-    """Classic moments accounting (Abadi et al., arXiv 1607.00133; Mironov et al., arXiv 1908.10530, section 3.3)."""
-    found = []
-    for order in range(2, 65):
-        logs = [
-            math.log(math.comb(order, k)) + k * math.log(rate) + (order - k) * math.log1p(-rate)
-            + (k * k - k) / (2 * noise**2) for k in range(order + 1)
-        ]  # fmt: skip
-        moment = float(np.logaddexp.reduce(logs)) / (order - 1)
-        found.append(steps * moment + math.log(1 / delta) / (order - 1))
-    return min(found)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("noise", "epochs", "published"), [(1.3, 15, 1.19), (1.1, 60, 3.01), (0.7, 45, 7.10)])
-def test_the_published_figures_of_tf_privacy_are_those_of_a_looser_accountant(noise, epochs, published):
-    # MNIST, 60,000 records, batches of 256, delta 1e-5: the table in tensorflow/privacy, tutorials/README.md. It was
-    # computed by Renyi differential privacy, which reads higher than the distribution of the loss itself.
-    rate, steps = 256 / 60_000, int(epochs * 60_000 / 256)
-    assert renyi_epsilon(noise, rate, steps, 1e-5) == pytest.approx(published, rel=0.01)
-    tight = sampled_epsilon(noise, rate, steps, 1e-5)
-    assert 0.7 * published < tight < published
 
 
 @pytest.mark.slow

@@ -12,7 +12,6 @@ from plait.features.privacy.card import (
     NOT_COVERED,
     RECORDS_NOT_COVERED,
     WORTH_WARNING,
-    WORTH_WARNING_OF_RECORDS,
     PrivacyCard,
     epsilon_table,
     figures_of,
@@ -30,7 +29,7 @@ from plait.settle import settle
 from server.hosting import status_of
 from server.sessions import Sessions
 from tests.plait.conftest import run_started, view_of
-from tests.plait.report.test_html import Page, page_of
+from tests.plait.report.test_html import page_of
 from tests.plait.rounds.conftest import started
 
 STARTED = PrivacyStarted(
@@ -107,16 +106,6 @@ def test_the_card_says_who_is_protected_from_whom_and_what_is_not_covered(view):
     assert PrivacyCard(quiet).epsilon_text == "epsilon 0 of 8 at delta 1e-05"
 
 
-def test_tables_and_page_show_card_and_epsilon_and_no_losses(view):
-    card, epsilon = report_tables(view)[:2]
-    assert card.note == card_of(view).warning
-    assert [row[:3] for row in epsilon.rows] == [("1", "3.1", "1"), ("2", "4.7", "3")]
-    page = Page(page_of(view))
-    assert all(each in page.text for each in NOT_COVERED)
-    assert "Held-out loss by client" not in page.text
-    assert all("rivacy" not in table.title for table in report_tables(without_privacy()))
-
-
 @pytest.mark.parametrize(("noise", "warns"), [(21.0, True), (2.9, False)])
 def test_a_run_whose_noise_leaves_nothing_to_learn_says_so_at_its_end(noise, warns):
     view = without_privacy()
@@ -161,17 +150,6 @@ def test_an_estimate_warns_where_the_noise_leaves_nothing_to_learn(clip, warns):
     if warns:
         assert f"{math.ceil(100 * ratio / WORTH_WARNING):,} clients per round" in table.note
         assert f"{int(2_440_000 * (WORTH_WARNING / ratio) ** 2):,} parameters" in table.note
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("parameters", "warns"), [(1_000, False), (2_440_000, True)])
-def test_an_estimate_of_private_records_warns_likewise(parameters, warns):
-    said = planned(parameters, 1_000, **{"dp": "record", "dp-epsilon": 8.0})
-    (table,) = said.tables
-    assert table.title == "Differential privacy of records"
-    ratio = said.figures["dp_noise_over_clip"]
-    assert ("noise in a step's mean of all clients, over the clip norm", f"{ratio:.3g}") in table.rows
-    assert ("expect no useful adapter" in table.note) is warns is (ratio > WORTH_WARNING_OF_RECORDS)
 
 
 def test_it_shows_the_card_and_epsilon_by_round(tmp_path):

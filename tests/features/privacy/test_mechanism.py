@@ -62,13 +62,6 @@ def test_the_noise_has_the_stated_size_and_the_sum_a_fixed_denominator():
     assert quiet @ some(1, 1.0) == pytest.approx(0.02, rel=0.05)
 
 
-def test_other_keys_draw_other_noise_and_the_same_key_the_same_bits():
-    updates = {"a": some(1, 0.2), "b": some(2, 0.2)}
-    same, other = released(updates).mean, released(updates, key=b"o").mean
-    np.testing.assert_array_equal(released(updates).mean, same)
-    assert abs(np.corrcoef(same, other)[0, 1]) < 0.1
-
-
 def test_an_adaptive_clip_norm_follows_the_clients():
     adaptive = replace(PRIVACY, clip_norm=None, noise_multiplier=1e-3, clients=10)
     long = released({f"c{n}": some(n, 1.0) for n in range(10)}, adaptive, clip=0.25)
@@ -294,11 +287,6 @@ def test_clients_that_tell_their_noise_leave_less():
     assert third == pytest.approx(epsilon_of(1e-5, 5, left), rel=0.01)
     assert third > epsilon_of(1e-5, 5, left)
     assert whole < one < third < all_of_them == math.inf
-
-
-def test_the_budget_ends_before_the_round_that_would_exceed_it():
-    assert 5 <= SHARED.most_charges < 6
-    assert SHARED.epsilon_after(6) > 8
 
 
 def test_noise_that_no_grid_can_carry_is_refused():

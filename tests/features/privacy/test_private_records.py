@@ -8,7 +8,6 @@ import pytest
 
 from plait.errors import PeerError
 from plait.features.privacy.audit import check_privacy
-from plait.features.privacy.card import RECORDS_NOT_COVERED, PrivacyCard
 from plait.features.privacy.events import PrivacySpent
 from plait.features.privacy.record import KEY, charge, privacy_of
 from plait.rounds.channel import Purpose
@@ -185,19 +184,6 @@ def test_the_ledger_has_no_figure_that_no_noise_covers(begin):
             assert not event.get(key), event
     received = federation.of_kind("update_received")
     assert all(event["uplink_bytes"] > 0 and event["digest"] and event["epsilon"] > 0 for event in received)
-
-
-def test_the_card_says_who_adds_the_noise_and_what_was_spent(begin):
-    federation = begin()
-    federation.run()
-    card = PrivacyCard.of(read_events(federation.path / "ledger.jsonl"))
-    facts = dict(card.facts)
-    assert "one record of a client" in facts["Protected"]
-    assert facts["From"].startswith("everybody, the server too")
-    assert facts["Spent"].startswith(f"epsilon {card.epsilon:.3g} of 8 at delta 1e-05")
-    assert "2 clients' own accounts" in facts["Spent"]
-    assert facts["Steps of a client"] == "4, each of 1 records on average"
-    assert [text for name, text in card.facts if name == "Not covered"] == [*RECORDS_NOT_COVERED]
 
 
 def test_a_ledger_whose_epsilons_are_not_those_of_its_updates_is_refused(begin):

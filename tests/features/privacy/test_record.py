@@ -31,12 +31,6 @@ def test_the_noise_is_that_with_which_all_steps_just_fit():
     assert privacy.mechanism.clients == 20
 
 
-@pytest.mark.slow
-def test_fewer_records_need_more_noise():
-    noises = [RecordPrivacy.of(**{**PLAIN, "records": records}).noise for records in (15, 60, 500)]
-    assert noises == sorted(noises, reverse=True)
-
-
 def test_a_client_with_less_than_a_batch_draws_all_and_divides_by_what_it_has():
     privacy = RecordPrivacy.of(**{**PLAIN, "records": 7})
     assert (privacy.batch, privacy.rate) == (7, 1.0)

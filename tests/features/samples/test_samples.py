@@ -70,16 +70,6 @@ def written(folder: Path, *samples: object) -> Path:
     return folder
 
 
-def test_a_line_break_is_shown_and_a_long_text_cut(tmp_path: Path) -> None:
-    table = samples_table(written(tmp_path, ["ada", "x" * 500 + "end", "a\n  b", "y" * 500]))
-    beginning, base, adapter = (row[1] for row in table.rows)
-    assert beginning.endswith("xend")
-    assert len(beginning) < 200
-    assert base == "a \N{RETURN SYMBOL} b"
-    assert adapter.startswith("yyy")
-    assert len(adapter) < 200
-
-
 def test_a_damaged_file_is_told_and_not_quoted(tmp_path: Path) -> None:
     with pytest.raises(PeerError, match="cannot be read, expected a run's samples") as told:
         samples_table(written(tmp_path, ["ada", "a secret"]))

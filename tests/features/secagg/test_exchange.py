@@ -173,15 +173,6 @@ def test_five_clients_of_which_any_two_leave_at_any_stages(stages):
 
 
 @pytest.mark.slow
-def test_a_hundred_clients_of_which_thirty_leave_at_random():
-    federation = Federation(100)
-    generator = np.random.default_rng(0)
-    leaving = generator.choice(100, 30, replace=False)
-    gone = {federation.names[one]: int(generator.integers(1, 5)) for one in leaving}
-    check_equal(federation, *federation.run(gone))
-
-
-@pytest.mark.slow
 def test_a_sparse_graph_above_256_clients():
     federation = Federation(270, bits=10, size=64)
     generator = np.random.default_rng(0)

@@ -150,30 +150,6 @@ def test_a_client_that_is_lost_at_any_stage_does_not_stop_the_round(federate, fa
     assert any(event["client"] == "carol" for event in federation.of_kind("update_refused"))
 
 
-def test_below_the_threshold_nothing_is_unmasked(federate, fake_model):
-    federation = begin(federate, fake_model)
-    federation.channel.silent = lambda asked: asked.client in ("carol", "dave") and stage_of(asked) == "train"
-    with pytest.raises(PeerError, match=r"round 1 ended .* 3 clients sent a masked update, expected at least 4"):
-        federation.run()
-    assert not federation.of_kind("sum_unmasked")[1:]  # that of the losses before round 1
-
-
-@pytest.mark.slow
-def test_one_of_three_that_fails_costs_an_attempt_and_leads_to_no_sum_of_two(federate, fake_model):
-    federation = begin(federate, fake_model, 3, attempts=2)
-    failed = []
-
-    def is_hit(asked):
-        hit = asked.client == "carol" and asked.round == 2 and stage_of(asked) == "train" and not failed
-        failed.extend([asked.client] * hit)
-        return hit
-
-    federation.channel.silent = is_hit
-    federation.run()
-    assert [(event["round"], event["received"]) for event in federation.of_kind("round_missed")] == [(2, 2)]
-    assert {event["clients"] for event in federation.of_kind("sum_unmasked")} == {3}
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [*STAGES, "train"])
 def test_too_few_clients_end_an_attempt_and_not_the_run(federate, fake_model, sent, stage):

@@ -5,7 +5,6 @@ import subprocess
 
 import pytest
 
-from plait.rounds.ledger import read_lines
 from tests.commands import Command, resuming, run_command
 from tests.plait.cli.conftest import write_jsonl
 from tests.plait.cli.test_resume import WEIGHTS, wait_for
@@ -41,19 +40,6 @@ def test_its_rounds_are_recomputed_from_the_sums(masked, plait):
         ran = plait("verify", masked / run, "--json")
         assert ran.code == 0, ran.err
         assert json.loads(ran.out)["replayed"] == 2
-
-
-def test_its_reader_gets_means_and_nothing_of_a_client(masked):
-    summary = json.loads((masked / "whole" / "summary.json").read_text())
-    assert summary["gain"] > 0
-    assert not summary["held_out_loss_by_client"]
-    for event in read_lines(masked / "whole" / "ledger.jsonl"):
-        if event["event"] == "clients_described":
-            said = {key: value for client in event["clients"] for key, value in client.items() if value}
-            assert said.keys() <= {"client", "rank"}
-        assert not event.get("by_client"), event
-        assert "train_loss" not in event
-        assert not event.get("examples"), event
 
 
 def test_a_server_refuses_what_it_cannot_keep(plait, tmp_path):

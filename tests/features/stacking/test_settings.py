@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from plait.api.received import BESIDE_TRAINING, leads_out
 from plait.config import config_from_table, to_toml
 from plait.errors import ConfigError
 from plait.settings.toml import read_config_table
@@ -28,11 +27,6 @@ def test_they_stand_in_the_table_of_the_adapter(tmp_path) -> None:
     (tmp_path / "config.toml").write_text(to_toml(config))
     assert to_toml(config).count("[adapter]") == 1
     assert config_from_table(read_config_table(tmp_path / "config.toml")) == config
-
-
-def test_only_who_recomputes_a_run_asks_for_what_it_started_from() -> None:
-    assert leads_out(config_from_table({"init-adapter": "runs/a"})) == {"init-adapter": "runs/a"}
-    assert "init-adapter" not in BESIDE_TRAINING
 
 
 @pytest.mark.parametrize(("given", "anew"), [({}, True), ({"init-adapter": "a"}, False)])

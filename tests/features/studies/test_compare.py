@@ -52,20 +52,3 @@ def test_the_page_is_one_file_that_loads_nothing(plait, runs, tmp_path: Path) ->
     assert not re.findall(r"<script|<link|@import|(?:src|href)=[\"'](?!data:|#)|url\((?!data:|#)", html)
     assert "prefers-color-scheme: dark" in html
     assert "Difference of held-out loss to rule flexlora" in html
-
-
-def test_runs_that_cannot_be_compared_are_shown_and_said_so(plait, make_run) -> None:
-    ran = plait("compare", make_run("one", 3.0), make_run("other", 2.0, base="tiny", is_over=False, data="bbc"))
-    assert ran.code == 0
-    assert "3.000" in ran.out
-    assert "2.000" in ran.out
-    assert "Difference" not in ran.out
-    assert "different data, so their losses are not comparable" in ran.err
-    assert "other is unfinished, 1 of 1 rounds" in ran.err
-
-
-def test_a_directory_that_is_no_run_is_one_line(plait, make_run, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    ran = plait("compare", make_run("one", 3.0), tmp_path / "empty")
-    assert (ran.code, ran.out) == (2, "")
-    assert "empty' holds no run" in ran.err.splitlines()[-1]

@@ -54,13 +54,6 @@ def test_groups_without_a_common_seed_are_not_paired(make_run) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "other", [{"data": "bbc"}, {"started": {"base": {"name": "tiny", "fingerprint": "00" * 32, "task": "causal-lm"}}}]
-)
-def test_losses_of_other_bases_or_data_are_never_subtracted(make_run, other) -> None:
-    assert found(make_run("one", 3.0), make_run("other", 3.2, **other)) is None
-
-
 # Student's t, 97.5 %, from the tables of Abramowitz and Stegun (26.10), by degrees of freedom.
 @pytest.mark.parametrize(("freedom", "t"), [(1, 12.706), (2, 4.303), (9, 2.262), (120, 1.980)])
 def test_the_margin_is_student_s(freedom: int, t: float) -> None:
