@@ -5,15 +5,11 @@ Names and details come from peers. An escape sequence must not reach a terminal,
 
 from __future__ import annotations
 
-import contextlib
 import re
 import shutil
 import textwrap
-import threading
 import time
-from collections.abc import Callable, Generator
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
@@ -69,7 +65,6 @@ def _broken(line: str, columns: int, indent: int) -> str:
     return "\n".join(wrap(columns, subsequent_indent=" " * (before + indent)))
 
 
-_LOOK_EVERY_S = 0.5
 # Before that, how long something takes cannot be told from how long it has taken.
 _KNOWN_AFTER_S = 2
 # Nothing is said of the time that something shorter takes.
@@ -86,46 +81,6 @@ def to_go(done: float, total: float, elapsed_s: float) -> str:
     if rest < 60:
         return f"about {max(1, rest)} s to go"
     return f"about {rest // 60} min to go" if rest < 3600 else f"about {rest // 3600} h {rest % 3600 // 60} min to go"
-
-
-@contextlib.contextmanager
-def growing(what: str, folder: Path, total_bytes: int, progress: Callable[[str], None]) -> Generator[None]:
-    """Tell how much of a download has arrived while the block runs.
-
-    Args:
-        what: is done, such as ``downloading tiny``.
-        total_bytes: of the whole download; 0 if that is not known.
-        progress: called now and then, with `what`, a colon, and how far it is.
-    """
-    began, before, ended = time.monotonic(), _bytes_below(folder), threading.Event()
-
-    def tell() -> None:
-        while not ended.wait(_LOOK_EVERY_S):
-            here = min(_bytes_below(folder) - before, total_bytes)
-            so_far = f"{here / 1e6:.0f} of {total_bytes / 1e6:.0f} MB"
-            left = to_go(here, total_bytes, time.monotonic() - began)
-            progress(f"{what}: {', '.join(filter(None, (so_far, left)))}")
-
-    progress(what)
-    if not total_bytes:
-        yield
-        return
-    thread = threading.Thread(target=tell, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-
-
-def _bytes_below(folder: Path) -> int:
-    total = 0
-    for path in folder.rglob("*"):
-        # What is downloaded is moved about meanwhile.
-        with contextlib.suppress(OSError):
-            total += path.lstat().st_size
-    return total
 
 
 def bars(screen: Console) -> Progress:

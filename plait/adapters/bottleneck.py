@@ -12,18 +12,10 @@ from plait.adapters.spec import AdapterSpec
 from plait.adapters.state import Layout, TensorSlot
 from plait.errors import ConfigError
 
-PEFT_TYPE = "BOTTLENECK"
-"""Of bottleneck adapters in PEFT's files; plait registers it with PEFT."""
-ACTIVATIONS = ("gelu", "relu", "silu", "tanh")
 ACTIVATION = "gelu"
 """Where a configuration names none."""
 NO_WEIGHT = "its adapters are not linear, so they cannot be merged into the base's weights"
 """Why nothing can merge them."""
-
-
-def is_bottleneck(spec: AdapterSpec) -> bool:
-    """Whether an adapter is made of bottlenecks."""
-    return spec.peft_config.get("peft_type") == PEFT_TYPE
 
 
 def activation_of(spec: AdapterSpec) -> str:

@@ -1,11 +1,10 @@
-"""The methods of plait: LoRA and its variants, square matrices, scales, bottlenecks, prompts, the weights."""
+"""Methods besides LoRA: square matrices, scales, bottlenecks, prompts, the weights."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from plait.adapters import bottleneck
 from plait.adapters.methods import (
     ATTENTION_OUTPUTS,
     FEEDFORWARD_OUTPUTS,
@@ -16,55 +15,8 @@ from plait.adapters.methods import (
     Subject,
 )
 from plait.adapters.module_names import matches
+from plait.adapters.spec import BOTTLENECK_TYPE
 from plait.errors import ConfigError
-
-
-def _lora(request: AdapterRequest, _: BaseModules) -> Mapping[str, object]:
-    return {
-        "r": request.rank,
-        # PEFT writes alpha as an int where it is one, as every other tool that reads the file expects.
-        "lora_alpha": int(request.alpha) if float(request.alpha).is_integer() else request.alpha,
-        "lora_dropout": request.dropout,
-        "target_modules": request.targets,
-    }
-
-
-_PRODUCT = "A and B, separately (fedavg) or as their product (see --rule list)"
-
-LORA = Method(
-    name="lora",
-    title="LoRA (arXiv 2106.09685)",
-    peft_type="LORA",
-    settings=_lora,
-    averages=f"{_PRODUCT}; exact where the rule is",
-    subject=Subject.FACTORS,
-    options=frozenset({Option.RANK, Option.ALPHA, Option.DROPOUT, Option.TARGETS}),
-    learning_rate=3e-3,
-)
-
-RSLORA = replace(
-    LORA,
-    name="rslora",
-    title="rsLoRA: alpha / sqrt(rank) (arXiv 2312.03732)",
-    fixed={"use_rslora": True},
-    learning_rate=1e-3,
-)
-
-QLORA = replace(
-    LORA,
-    name="qlora",
-    title="QLoRA: LoRA over a base in four bits, NF4 (arXiv 2305.14314)",
-    kept="the base's four bits: every client quantises its own copy the same way",
-    quantised=True,
-)
-
-DORA = replace(
-    LORA,
-    name="dora",
-    title="DoRA (arXiv 2402.09353)",
-    fixed={"use_dora": True},
-    averages=f"{_PRODUCT}, and magnitudes; never exact, because weights are divided by their own norm",
-)
 
 
 def _lora_xs(request: AdapterRequest, _: BaseModules) -> Mapping[str, object]:
@@ -173,7 +125,7 @@ BOTTLENECK = Method(
     name="bottleneck",
     aliases=("houlsby", "adapter", "adapters"),
     title="Bottleneck adapters behind attention and feedforward layers (arXiv 1902.00751)",
-    peft_type=bottleneck.PEFT_TYPE,
+    peft_type=BOTTLENECK_TYPE,
     settings=_bottleneck,
     averages="both sides of the bottleneck and their biases, separately; inexact, because it is not linear: the ledger "
     "has each round's error",

@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from plait.adapters.bottleneck import is_bottleneck
 from plait.adapters.module_names import in_base
 from plait.adapters.peft_settings import checked_settings
 from plait.adapters.safetensors import (
@@ -160,7 +159,7 @@ def escaped(text: str) -> str:
 
 def registering(spec: AdapterSpec) -> tuple[str, ...]:
     """Python that tells PEFT of the adapter's method; nothing for PEFT's own."""
-    return ("import plait.training.bottleneck  # tells PEFT of the method",) if is_bottleneck(spec) else ()
+    return ("import plait.training.bottleneck  # tells PEFT of the method",) if spec.is_bottleneck else ()
 
 
 def _usage(spec: AdapterSpec, base: BaseReference) -> str:

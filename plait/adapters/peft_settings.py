@@ -17,11 +17,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
-from plait.adapters import bottleneck
 from plait.adapters.methods import FLAGS, METHODS, method_named
 from plait.adapters.module_names import MAX_CHARACTERS, is_plain
 from plait.adapters.safetensors import parse_object, shown
-from plait.adapters.spec import AdapterSpec, Json, Task
+from plait.adapters.spec import BOTTLENECK_TYPE, AdapterSpec, Json, Task
 from plait.adapters.state import Layout
 from plait.errors import ConfigError, PeerError
 
@@ -36,6 +35,7 @@ MAX_DEPTH = 8
 MAX_NAMES = 1024
 MAX_SAVED = 64
 MAX_ALPHA = 1e12
+BOTTLENECK_ACTIVATIONS = ("gelu", "relu", "silu", "tanh")
 _MAX_SEED = (1 << 63) - 1
 
 
@@ -160,7 +160,7 @@ _TABLES: Mapping[str, _Table] = {
         "scaling": _number(-MAX_ALPHA, MAX_ALPHA), "init_weights": _FLAG,
     }, _TARGETS),
     # Registered by plait (`plait.training.bottleneck`).
-    bottleneck.PEFT_TYPE: _Table({**_EXCLUDING, "r": _RANK, "act_fn": _one_of(*bottleneck.ACTIVATIONS)}, _TARGETS),
+    BOTTLENECK_TYPE: _Table({**_EXCLUDING, "r": _RANK, "act_fn": _one_of(*BOTTLENECK_ACTIVATIONS)}, _TARGETS),
     # The words of a text would come from a tokenizer that the configuration names.
     "PROMPT_TUNING": _Table({**_PROMPT, "prompt_tuning_init": _one_of("RANDOM", "SAMPLE_VOCAB")}, _TOKENS),
     "PREFIX_TUNING": _Table({

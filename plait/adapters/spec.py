@@ -25,6 +25,8 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 
 # Keys of adapter_config.json that name a place or a mode of one machine, not the adapter itself.
 PLACE_KEYS = frozenset({"base_model_name_or_path", "revision", "inference_mode", "peft_version", "auto_mapping"})
+BOTTLENECK_TYPE = "BOTTLENECK"
+"""Of bottleneck adapters in PEFT's files; plait registers it with PEFT."""
 
 
 class Task(StrEnum):
@@ -60,6 +62,11 @@ class AdapterSpec:
         """Rank r of the low-rank factors, if the method has one."""
         value = self.peft_config.get("r")
         return value if isinstance(value, int) else None
+
+    @property
+    def is_bottleneck(self) -> bool:
+        """Whether it is made of bottlenecks."""
+        return self.peft_config.get("peft_type") == BOTTLENECK_TYPE
 
     @property
     def saved_modules(self) -> tuple[str, ...]:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from plait.adapters.methods import Option
+from plait.adapters.peft import load_state
 from plait.data import BUILTINS
 from plait.errors import PlaitError
 from plait.files import write_atomically
 from plait.progress import say, status
 from plait.report.samples import FILE, MAX_TOKENS, Sample
-from plait.rounds.run_directory import RunDirectory
+from plait.rounds.run_directory import RunDirectory, check_given_out
 from plait.run import Run
 from plait.simulation.partitioned_data import PartitionedData
 
@@ -32,12 +34,13 @@ def sample(run: Run, data: PartitionedData, directory: RunDirectory, *, quiet: b
     count = run.config.samples
     if count < 0:
         count = _OF_BUNDLED if run.config.data in BUILTINS else 0
-    is_hidden = run.screen is not None or bool(run.config.labels)
+    is_prompt = Option.TOKENS in run.settled.method.options
+    is_hidden = run.screen is not None or bool(run.config.labels) or is_prompt
     if not count or is_hidden or (directory.path / FILE).exists():
         return
     try:
         with status("sampling the base and the adapter", quiet=quiet):
-            found = _samples(run, data, directory.path, count)
+            found = _samples(run, data, directory.adapter, count)
     except PlaitError as error:
         # The run has finished: what it shows of itself does not make it fail.
         say(f"no samples: {error}", quiet=quiet)
@@ -46,9 +49,8 @@ def sample(run: Run, data: PartitionedData, directory: RunDirectory, *, quiet: b
         write_atomically(directory.path / FILE, json.dumps(found).encode())
 
 
-def _samples(run: Run, data: PartitionedData, path: Path, count: int) -> list[Sample]:
+def _samples(run: Run, data: PartitionedData, adapter: Path, count: int) -> list[Sample]:
     # They bring torch along.
-    from plait.exporting.source import open_source
     from plait.training.examples import prompt_tokens
     from plait.training.generate import Sampling, Speaker
     from plait.training.local_model import PeftLocalModel
@@ -65,10 +67,11 @@ def _samples(run: Run, data: PartitionedData, path: Path, count: int) -> list[Sa
         if prompt:
             names.append(share.name)
             prompts.append(prompt)
-    source = open_source(path, base=str(run.base.directory))
-    speaker = Speaker(base, source.spec, source.state)
+    check_given_out(adapter)
+    spec = run.ranks.master.spec
+    speaker = Speaker(base, spec, load_state(adapter, spec))
     most = min(MAX_TOKENS, *(speaker.room(prompt) for prompt in prompts)) if prompts else 0
-    if speaker.is_prompt or most < 1:
+    if most < 1:
         return []
     sampling, seed = Sampling(_TEMPERATURE, _TOP_P), run.config.seed
     alone, adapted = (

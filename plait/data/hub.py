@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from plait.data.arrow_file import most_batch_bytes
+from plait.data.memory_limit import memory_limit
 from plait.data.records import Progress
 from plait.data.rows import Source
 from plait.data.tables import object_source
 from plait.errors import ConfigError, DataError, MachineError, machine_fault
-from plait.machine import memory_limit
 from plait.text import printable
 
 _PREFIX = re.compile(r"(hf://|https://huggingface\.co/)datasets/")

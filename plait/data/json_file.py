@@ -14,10 +14,10 @@ from typing import BinaryIO, cast
 
 from plait.data.arrow_file import most_batch_bytes
 from plait.data.columns import shape_of
+from plait.data.memory_limit import memory_limit
 from plait.data.rows import MAX_ROW_BYTES, Row, RowError, kind_of
 from plait.errors import DataError
 from plait.json_text import read_json
-from plait.machine import memory_limit
 
 MOST_BYTES = 1 << 30
 """The longest document."""

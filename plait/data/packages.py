@@ -7,6 +7,7 @@ Knows nothing of the files' content.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import os
@@ -14,15 +15,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path, PurePosixPath
 
 from plait.data.records import Progress
 from plait.errors import MachineError, PeerError
 from plait.files import directory_written_aside, is_ours, make_private_directory, write_atomically
-from plait.text import growing
+from plait.text import to_go
 
 Runner = Callable[[Sequence[str], Path], "subprocess.CompletedProcess[str]"]
 
@@ -203,3 +206,46 @@ def _safe_path(member: str, wheel_name: str) -> PurePosixPath:
     if outside or path.parts == (_STAMP,):
         raise PeerError(f"'{wheel_name}' holds a member named {member!r}, expected a path inside the archive")
     return path
+
+
+_LOOK_EVERY_S = 0.5
+
+
+@contextlib.contextmanager
+def growing(what: str, folder: Path, total_bytes: int, progress: Callable[[str], None]) -> Generator[None]:
+    """Tell how much of a download has arrived while the block runs.
+
+    Args:
+        what: is done, such as ``downloading tiny``.
+        total_bytes: of the whole download; 0 if that is not known.
+        progress: called now and then, with `what`, a colon, and how far it is.
+    """
+    began, before, ended = time.monotonic(), _bytes_below(folder), threading.Event()
+
+    def tell() -> None:
+        while not ended.wait(_LOOK_EVERY_S):
+            here = min(_bytes_below(folder) - before, total_bytes)
+            so_far = f"{here / 1e6:.0f} of {total_bytes / 1e6:.0f} MB"
+            left = to_go(here, total_bytes, time.monotonic() - began)
+            progress(f"{what}: {', '.join(filter(None, (so_far, left)))}")
+
+    progress(what)
+    if not total_bytes:
+        yield
+        return
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _bytes_below(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        # What is downloaded is moved about meanwhile.
+        with contextlib.suppress(OSError):
+            total += path.lstat().st_size
+    return total

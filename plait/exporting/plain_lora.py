@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from plait.adapters import AdapterSpec, AdapterState, Float32, Json, Layout, Task, TensorSlot, bottleneck
+from plait.adapters import AdapterSpec, AdapterState, Float32, Json, Layout, Task, TensorSlot
+from plait.adapters.bottleneck import NO_WEIGHT
 from plait.adapters.module_names import in_base
+from plait.adapters.spec import BOTTLENECK_TYPE
 from plait.aggregation.factors import balanced
 from plait.aggregation.geometry import Geometry, Pair, geometry_of
 from plait.aggregation.low_rank import LowRank
@@ -37,7 +39,7 @@ ONLY_PEFT: Mapping[str, str] = {
     "PROMPT_TUNING": _INPUT,
     "PREFIX_TUNING": _INPUT,
     "P_TUNING": _INPUT,
-    bottleneck.PEFT_TYPE: bottleneck.NO_WEIGHT,
+    BOTTLENECK_TYPE: NO_WEIGHT,
 }
 """Types of adapters that change no weight, so that nothing can merge them, and why."""
 _FEATURES = {

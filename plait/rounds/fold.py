@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import numpy as np
 
 from plait.adapters import AdapterState, Json, norm
-from plait.adapters.bottleneck import is_bottleneck
 from plait.aggregation import Contribution, Observer, OptimizerState, Outcome, RoundContext, Rule, ServerOptimizer
 from plait.aggregation.server_step import slope_of
 from plait.errors import MachineError, PeerError
@@ -138,7 +137,7 @@ class PlainFold:
         spec = self._spool.ranks.master.spec
         # It must not take longer than everything else of a round with many clients.
         modules = max(1, min(_MODULES_OBSERVED, _OBSERVED // clients))
-        if is_bottleneck(spec):
+        if spec.is_bottleneck:
             from plait.aggregation.bottleneck_diagnostics import BottleneckObserver
 
             return BottleneckObserver(context, spec, modules=modules)

@@ -27,7 +27,8 @@ from plait.plugins import is_importable
 from plait.rounds.channel import Data, FixedNodes, NoAnswer, Purpose, StopRequest, TaskParts
 from plait.run import Run
 from plait.simulation.partitioned_data import SentShares, Shares
-from plait.training.device import Compute, shares, use_threads
+from plait.training.device import Compute, use_threads
+from plait.training.gpu import shares
 from plait.welcome import welcome_table
 
 _STARTS = 3

@@ -13,8 +13,8 @@ from typing import cast
 from peft import PeftConfig, PeftType
 from torch import nn
 
-from plait.adapters.bottleneck import PEFT_TYPE
 from plait.adapters.module_names import ends_of
+from plait.adapters.spec import BOTTLENECK_TYPE
 from plait.errors import ConfigError
 
 SMALL = 1 << 24
@@ -62,7 +62,7 @@ def _size_on(config: PeftConfig, rows: int, columns: int) -> int:
     if config.peft_type == PeftType.PEANUT:
         depth = cast("int", getattr(config, "depth", 0))
         return 2 * rank * max(rows, columns) + 2 * depth * rank * rank
-    if config.peft_type == PEFT_TYPE:
+    if config.peft_type == BOTTLENECK_TYPE:
         # Both sides read or write the layer's output; which dimension that is depends on the kind of layer.
         return (2 * rank + 1) * max(rows, columns) + rank
     # A magnitude or a scale beside the factors, and LoRA-XS's square matrix.

@@ -59,7 +59,7 @@ def hub_download(
         fetch = partial(snapshot_download, name, revision=revision or None, allow_patterns=patterns)
         if not size:
             return Path(fetch(local_files_only=here_only))
-        from plait.text import growing
+        from plait.data.packages import growing
 
         folder = Path(HF_HUB_CACHE, f"models--{name.replace('/', '--')}")
         with growing(f"downloading {name} from the hub", folder, size, progress):

@@ -33,7 +33,6 @@ from transformers import (
 )
 
 from plait.adapters import AdapterSpec, AdapterState, Json, Layout, SpecRequest, Task, parse_spec
-from plait.adapters.bottleneck import PEFT_TYPE
 from plait.adapters.fingerprint import stored_tensors
 from plait.adapters.methods import (
     ATTENTION_OUTPUTS,
@@ -45,6 +44,7 @@ from plait.adapters.methods import (
     method_named,
 )
 from plait.adapters.module_names import is_in, is_saved, matches
+from plait.adapters.spec import BOTTLENECK_TYPE
 from plait.aggregation import Resizing, geometry_of
 from plait.errors import ConfigError, PeerError, did_you_mean
 from plait.machine import give_back_memory
@@ -78,7 +78,7 @@ def peft_config_of(settings: Mapping[str, Json]) -> PeftConfig:
 
 
 def _config(**settings: object) -> PeftConfig:
-    if settings["peft_type"] == PEFT_TYPE:
+    if settings["peft_type"] == BOTTLENECK_TYPE:
         from plait.training.bottleneck import register
 
         register()

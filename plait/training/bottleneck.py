@@ -23,7 +23,9 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from plait.adapters.bottleneck import ACTIVATION, ACTIVATIONS, NO_WEIGHT, PEFT_TYPE
+from plait.adapters.bottleneck import ACTIVATION, NO_WEIGHT
+from plait.adapters.peft_settings import BOTTLENECK_ACTIVATIONS
+from plait.adapters.spec import BOTTLENECK_TYPE
 
 PREFIX = "bottleneck_"
 
@@ -51,11 +53,11 @@ class BottleneckConfig(PeftConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.peft_type = PEFT_TYPE
+        self.peft_type = BOTTLENECK_TYPE
         if self.r < 1:
             raise ValueError(f"`r` is {self.r}, expected a positive width")
-        if self.act_fn not in ACTIVATIONS:
-            raise ValueError(f"`act_fn` is {self.act_fn!r}, expected one of {', '.join(ACTIVATIONS)}")
+        if self.act_fn not in BOTTLENECK_ACTIVATIONS:
+            raise ValueError(f"`act_fn` is {self.act_fn!r}, expected one of {', '.join(BOTTLENECK_ACTIVATIONS)}")
         # PEFT matches lists only as sets: a text is a regular expression to it, or ``all-linear``.
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)
@@ -188,7 +190,7 @@ def register() -> None:
         (cast("dict[str, object]", PEFT_TYPE_TO_PREFIX_MAPPING), PREFIX),
     )
     for table, own in tables:
-        table.setdefault(PEFT_TYPE, own)
+        table.setdefault(BOTTLENECK_TYPE, own)
 
 
 register()

@@ -23,7 +23,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, cast
 
@@ -40,41 +39,7 @@ from plait.training.device import device_of
 from plait.training.examples import Example, Tokenizer
 from plait.training.learner import StepReport, schedule_factor
 from plait.training.local_model import OwnTrainer
-from plait.training.loss_terms import terms_of
 from plait.wire.settings import Settings
-
-
-@dataclass(frozen=True, eq=False)
-class StepExtra:
-    """Additions to each step of the trained parameters.
-
-    Attributes:
-        origin: their values before the first step.
-        settings: of the run and the round.
-    """
-
-    parameters: tuple[nn.Parameter, ...]
-    origin: tuple[torch.Tensor, ...]
-    settings: Settings
-
-    @classmethod
-    def of(cls, parameters: Sequence[nn.Parameter], trained: Sequence[bool], settings: Settings) -> StepExtra:
-        """The additions for the trained parameters of an adapter, in layout order, before the first step."""
-        chosen = [parameter for parameter, trains in zip(parameters, trained, strict=True) if trains]
-        return cls(tuple(chosen), tuple(parameter.detach().clone() for parameter in chosen), settings)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The settings that enable it; none if nothing is added."""
-        return tuple(term.setting for term in terms_of(self.settings))
-
-    @torch.no_grad()
-    def add_to_gradients(self) -> None:
-        """Add the gradients of the run's loss terms."""
-        for term in terms_of(self.settings):
-            for parameter, origin in zip(self.parameters, self.origin, strict=True):
-                if parameter.grad is not None:
-                    term.add_gradient(parameter.grad, parameter, origin, self.settings)
 
 
 class TrainerLike(Protocol):
@@ -114,7 +79,7 @@ def own_trainer(build: BuildTrainer, *, name: str = "") -> OwnTrainer:
         tokenizer: Tokenizer,
         examples: Sequence[Example],
         settings: Settings,
-        extra: StepExtra,
+        trained: Sequence[nn.Parameter],
     ) -> StepReport:
         from datasets import Dataset, disable_progress_bars
         from transformers import PrinterCallback
@@ -127,6 +92,7 @@ def own_trainer(build: BuildTrainer, *, name: str = "") -> OwnTrainer:
             }
         )
         started = time.perf_counter()
+        received = [parameter.detach().clone() for parameter in trained] if settings.proximal else []
         device = device_of(model)
         # A float32 adapter on a base in float16 needs a loss scale, which is the trainer's own.
         halves = device.type == "cuda" and any(x.dtype == torch.float16 for x in model.parameters())
@@ -141,8 +107,8 @@ def own_trainer(build: BuildTrainer, *, name: str = "") -> OwnTrainer:
                 trainer = build(model, tokenizer, data, arguments)
             if remove := getattr(trainer, "remove_callback", None):
                 remove(PrinterCallback)
-            if extra.names:
-                _add_callback(trainer, extra)
+            if settings.proximal:
+                _add_proximal(trainer, trained, received, settings.proximal)
             with located_errors(failed, quoting=False):
                 result = trainer.train()
         loss = float(getattr(result, "training_loss", float("nan")))
@@ -160,22 +126,27 @@ def _first_loss(trainer: TrainerLike) -> float | None:
     return float(loss) if isinstance(loss, (int, float)) and math.isfinite(loss) else None
 
 
-def _add_callback(trainer: TrainerLike, extra: StepExtra) -> None:
+def _add_proximal(
+    trainer: TrainerLike, parameters: Sequence[nn.Parameter], received: Sequence[torch.Tensor], mu: float
+) -> None:
     from transformers import TrainerCallback
 
-    class Extra(TrainerCallback):
-        """Adds to a trainer's steps the same terms as plait's own trainer."""
+    class Proximal(TrainerCallback):
+        """Adds the gradient of FedProx's term, mu (w - w0), to a trainer's steps."""
 
+        @torch.no_grad()
         def on_pre_optimizer_step(self, *_: object, **__: object) -> None:
-            extra.add_to_gradients()
+            for parameter, before in zip(parameters, received, strict=True):
+                if parameter.grad is not None:
+                    parameter.grad.add_(parameter - before, alpha=mu)
 
     add = cast("Callable[[TrainerCallback], object] | None", getattr(trainer, "add_callback", None))
     if add is None:
         raise ConfigError(
             f"trainer is a {type(trainer).__name__}, which takes no callbacks, expected one that does, such as "
-            f"transformers' Trainer, for {' and '.join(extra.names)}"
+            "transformers' Trainer, for proximal"
         )
-    add(Extra())
+    add(Proximal())
 
 
 def training_arguments(settings: Settings, output_dir: str, device: str, *, halves: bool = False) -> dict[str, object]:

@@ -19,7 +19,6 @@ from plait.errors import ConfigError, MachineError
 from plait.objectives import SFT
 from plait.rounds.local_model import NOTHING, Carried, Moments
 from plait.training.examples import Example, in_proportion
-from plait.training.loss_terms import terms_of
 from plait.training.losses import count_labels
 from plait.training.optimizer import FlatAdamW
 from plait.wire.settings import Settings
@@ -117,7 +116,7 @@ class _Taken:
 class Learner:
     """One adapter in training.
 
-    The run's loss terms (`loss_terms`) are added to what is minimised, though not to the losses that are reported.
+    FedProx's term is added to what is minimised, though not to the losses that are reported.
 
     Args:
         sizes: elements of each of the adapter's tensors.
@@ -151,8 +150,7 @@ class Learner:
         self._optimizer = FlatAdamW(
             inputs.start, sizes, trained, weight_decay=settings.weight_decay, moments=before, device=device
         )
-        self._terms = terms_of(settings)
-        self._origin = self._optimizer.master.clone() if self._terms else self._optimizer.master
+        self._origin = self._optimizer.master.clone() if settings.proximal else self._optimizer.master
         self._movement = None if carried.movement is None else torch.from_numpy(carried.movement)
         self._along: float | None = None
         self._rate = settings.learning_rate or inputs.carried.learning_rate or 0.0
@@ -200,8 +198,8 @@ class Learner:
         if self._follows and is_limited and self._last:
             self._rate *= _factor_by(self._last, flat, self._largest_fall * abs(loss))
         self._last = None  # this step's own copies may have its memory
-        self._add_terms()
-        if self._terms:
+        if settings.proximal:
+            self._add_proximal()
             optimizer.where_trained(flat)
         kept = _clip_(flat, settings.max_grad_norm)
         before = [piece.clone() for piece in _pieces(master)]
@@ -229,7 +227,7 @@ class Learner:
             is_shortened = True
         if self._follows:
             self._last = _Taken(_moved_(master, before), is_shortened)
-        self._end_step()
+        optimizer.forget()
         self._losses.append(loss)
 
     def skip(self) -> None:
@@ -243,19 +241,15 @@ class Learner:
         """
         settings = self._inputs.settings
         self._optimizer.gradient.copy_(torch.from_numpy(gradient))
-        self._add_terms()
+        self._add_proximal()
         self._optimizer.step(self._rate * schedule_factor(settings, settings.done_steps + len(self._losses)))
-        self._end_step()
+        self._optimizer.forget()
         self._losses.append(0.0)
 
-    def _add_terms(self) -> None:
-        """Add the run's loss terms to the gradient."""
-        for term in self._terms:
-            term.add_gradient(self._optimizer.gradient, self._optimizer.master, self._origin, self._inputs.settings)
-
-    def _end_step(self) -> None:
-        """Forget the gradient, and add the correction to the adapter."""
-        self._optimizer.forget()
+    def _add_proximal(self) -> None:
+        """Add the gradient of FedProx's term, mu (w - w0)."""
+        if mu := self._inputs.settings.proximal:
+            self._optimizer.gradient.add_(self._optimizer.master - self._origin, alpha=mu)
 
     def finish(self, seconds: float) -> LocalTraining:
         """The result after steps that took this many seconds.

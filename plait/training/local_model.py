@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import Protocol
 
 import torch
 from peft import PeftModel
@@ -27,11 +27,8 @@ from plait.training.teaching import Teaching, teaching_of
 from plait.training.trainer import measure_losses, only_trained, train_steps, trained_parameters
 from plait.wire.settings import Settings
 
-if TYPE_CHECKING:
-    from plait.training.bridge import StepExtra
-
 # A user's own local trainer: trains the model's adapter in place (see bridge.py).
-OwnTrainer: TypeAlias = "Callable[[PeftModel, Tokenizer, Sequence[Example], Settings, StepExtra], StepReport]"
+OwnTrainer = Callable[[PeftModel, Tokenizer, Sequence[Example], Settings, Sequence[nn.Parameter]], StepReport]
 
 # The losses by the inputs that determine them: remembered, or measured now.
 Recall = Callable[[Sequence[bytes], Callable[[], SequenceLosses]], SequenceLosses]
@@ -225,12 +222,10 @@ class PeftLocalModel:
             )  # fmt: skip
             return _learned(job, done)
         if self.own_trainer is not None:
-            from plait.training.bridge import StepExtra
-
             trained = trained_parameters(model, parameters, settings.trained)
-            extra = StepExtra.of(parameters, trained, settings)
+            chosen = [parameter for parameter, trains in zip(parameters, trained, strict=True) if trains]
             with only_trained(parameters, trained):
-                report = self.own_trainer(model, self.base.tokenizer, inputs.examples, settings, extra)
+                report = self.own_trainer(model, self.base.tokenizer, inputs.examples, settings, chosen)
             return _trained(read_adapter(model, job.start), report, None)
         done = train_steps(
             model,

@@ -22,7 +22,6 @@ from plait.adapters.methods import is_quantised
 from plait.objectives import objective_named
 from plait.training.fused.kernels import NARROWEST_SLICE, SLICE_ELEMENTS_ON_CPU, SLICE_ELEMENTS_ON_GPU
 from plait.training.local_loss import CROSS_ENTROPY
-from plait.training.loss_terms import terms_of
 from plait.training.memory import PROMPT_TOKENS, ROWS
 from plait.wire.settings import Settings
 
@@ -87,8 +86,8 @@ class Training:
         prompts = settings.batch_size * settings.gradient_accumulation_steps
         return cls(
             stacked=settings.batch_size if private else 0,
-            # The origin of loss terms.
-            copies=bool(terms_of(settings)),
+            # The origin of the proximal term.
+            copies=settings.proximal > 0,
             # AdamW's two moments as they were before, and the movement.
             carried=2 * settings.carry_moments + settings.measures_slope,
             follows_slopes=settings.lr_schedule == "slope",

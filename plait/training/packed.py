@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, cast
+from typing import Protocol, cast
 
 import torch
 from torch import nn
@@ -43,18 +43,9 @@ class Packed:
         return cast("torch.Tensor", functional.dequantize_4bit(self.values, self.state)).to(self.dtype)
 
 
-Weight: TypeAlias = "torch.Tensor | Packed"
-
-
-def unpacked(weight: Weight) -> torch.Tensor:
-    """(d_out, d_in): the weight itself unless it is packed."""
-    return weight if isinstance(weight, torch.Tensor) else weight.unpacked()
-
-
 def packed_weight(module: nn.Module) -> Packed | None:
     """The weight of a linear layer in four bits; None for any other module, or one not yet packed."""
-    library = sys.modules.get("bitsandbytes.nn")
-    if library is None or type(module) is not library.Linear4bit:
+    if type(module) is not sys.modules["bitsandbytes.nn"].Linear4bit:
         return None
     weight = cast("torch.Tensor", module.weight)
     state = cast("_QuantState | None", getattr(weight, "quant_state", None))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from plait import machine
-from plait.machine import memory_limit
+from plait.data.memory_limit import memory_limit
 
 
 @pytest.mark.slow

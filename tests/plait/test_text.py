@@ -5,7 +5,8 @@ import threading
 
 import pytest
 
-from plait.text import escaped, fitted, growing, printable, to_go
+from plait.data.packages import growing
+from plait.text import escaped, fitted, printable, to_go
 
 HOSTILE = ["a\nb", "\x1b[2J", "\x9b31m", "\u202enur", "a\u200bb", "\u2028", "\ud800", "\x00", "\t"]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import torch
 from peft.tuners.lora import Linear as PeftLoraLinear
@@ -23,9 +23,12 @@ from torch.nn import functional
 from plait.training.fused.attention import Angles, Graphs, Heads, Place, attend, attend_gradient
 from plait.training.fused.kernels import rms_norm, rms_norm_again, swiglu, swiglu_gradient
 from plait.training.fused.thin import Pair, PairGradient, add_input_gradient, add_products, gradients
-from plait.training.packed import Weight, packed_weight, unpacked
+
+if TYPE_CHECKING:
+    from plait.training.packed import Packed
 
 Tensor = torch.Tensor
+Weight: TypeAlias = "Tensor | Packed"
 
 
 @dataclass(frozen=True)
@@ -120,12 +123,25 @@ def _is_lora(module: nn.Module) -> bool:
 def _frozen_layer(module: nn.Module) -> PlainLayer | None:
     if _hooked(module):
         return None
-    weight = module.weight if type(module) is nn.Linear else packed_weight(module)
+    weight: Weight | None = module.weight if type(module) is nn.Linear else _packed(module)
     # torch's own annotation omits that there may be no bias.
     bias = cast("nn.Parameter | None", module.bias)
     if weight is None or any(isinstance(each, nn.Parameter) and each.requires_grad for each in (weight, bias)):
         return None
     return PlainLayer(weight, bias, None, 1.0)
+
+
+def _packed(module: nn.Module) -> Packed | None:
+    if "bitsandbytes.nn" not in sys.modules:
+        return None
+    from plait.training.packed import packed_weight
+
+    return packed_weight(module)
+
+
+def _unpacked(weight: Weight) -> Tensor:
+    """(d_out, d_in): the weight itself unless it is packed."""
+    return weight if isinstance(weight, Tensor) else weight.unpacked()
 
 
 def _hooked(module: nn.Module) -> bool:
@@ -183,9 +199,9 @@ def input_gradient(
     """
     grad_x = None
     if wanted:
-        grad_x = grads[0] @ unpacked(projections[0].weight)
+        grad_x = grads[0] @ _unpacked(projections[0].weight)
         for grad, projection in zip(grads[1:], projections[1:], strict=True):
-            grad_x.addmm_(grad, unpacked(projection.weight))
+            grad_x.addmm_(grad, _unpacked(projection.weight))
     pairs, beside = _with_pairs(projections, grads)
     return grad_x, add_input_gradient(grad_x, beside, pairs, rows) if pairs else None
 
@@ -226,7 +242,7 @@ def _with_pairs(projections: Sequence[Projection], tensors: Sequence[Tensor]) ->
 
 
 def _frozen(x: Tensor, projection: Projection, residual: Tensor | None) -> Tensor:
-    weight = unpacked(projection.weight)
+    weight = _unpacked(projection.weight)
     if residual is None:
         return functional.linear(x, weight, projection.bias)
     if projection.bias is not None:

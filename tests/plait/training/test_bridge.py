@@ -16,7 +16,7 @@ from plait.errors import ConfigError, PartError
 from plait.plugins import admit
 from plait.rounds.local_model import TrainJob
 from plait.training.blueprint import Blueprint
-from plait.training.bridge import StepExtra, load_own_trainer, own_trainer, training_arguments
+from plait.training.bridge import load_own_trainer, own_trainer, training_arguments
 from plait.training.examples import Example
 from plait.training.local_model import PeftLocalModel
 from plait.training.resident import ResidentBase
@@ -201,10 +201,9 @@ def test_a_trainer_that_fails_is_told_from_one_that_does_not_fit() -> None:
     model = torch.nn.Linear(1, 1)
     model.device = torch.device("cpu")
     tokens = np.arange(3, dtype=np.int32)
-    extra = StepExtra.of([*model.parameters()], [True, True], settings)
     train = own_trainer(lambda *_: Failing(), name="mine:build")
     with pytest.raises(
         PartError, match=r"trainer 'mine:build' failed: RuntimeError \(.*test_bridge.py, line"
     ) as caught:
-        train(model, None, [Example(tokens, tokens)], settings, extra)
+        train(model, None, [Example(tokens, tokens)], settings, [*model.parameters()])
     assert "training data" not in str(caught.value)
