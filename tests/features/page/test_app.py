@@ -31,7 +31,7 @@ from plait.rounds.events import parse_event
 from plait.rounds.ledger import Ledger
 from tests.commands import Command
 from tests.features.page.browser import CHROMIUM, Browser
-from tests.plait.conftest import described, numbered, run_started
+from tests.plait.conftest import broadcast, described, numbered, received, run_started
 from tests.plait.serving import Start, serving
 
 TOKEN = "a-token-that-tests-know-" + "x" * 16
@@ -374,3 +374,18 @@ def test_in_a_browser_hostile_names_stay_text(browser: Browser, watch: Start, tm
     assert "\\x1b" not in ascii(browser.js("document.body.innerText"))
     # A ledger's times are whatever its writer's clocks said.
     assert browser.js("import('/assets/format.js').then((as) => as.duration(-0.3))") == "0.0 s"
+
+
+def test_in_a_browser_a_thousand_clients_can_be_chosen_by_keys(browser: Browser, watch: Start, tmp_path: Path) -> None:
+    names = [f"client-{number:04d}" for number in range(1000)]
+    start = [run_started(), described(*names), {"event": "round_started", "round": 1, "cohort": names}]
+    tasks = [broadcast(1, name, 10) for name in names]
+    written(tmp_path / "many", numbered([*start, *tasks, *(received(1, name, 10) for name in names[:600])])).close()
+    _, address = watch(tmp_path / "many")
+    browser.open(f"{address}/?token={TOKEN}")
+    browser.wait("document.querySelector('#legend')?.textContent.includes('600 done')")
+    browser.js("document.querySelector('#grid').focus()")
+    for key in ("End", "ArrowLeft"):
+        browser.call("Input.dispatchKeyEvent", type="keyDown", key=key)
+    browser.wait("document.querySelector('#chosen').textContent.startsWith('client-0998: ')")
+    assert browser.js("document.querySelectorAll('*').length") < 1500  # type: ignore[operator]

@@ -1,5 +1,6 @@
 import json
 import math
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -136,6 +137,17 @@ def test_what_a_server_should_not_say_of_privacy_breaks_nothing(value):
     assert all(cell.isprintable() for row in run.rows for cell in row)
 
 
+def shown(*runs: str) -> str:
+    """What the command says of runs, in one line."""
+    ran = CliRunner().invoke(app, ["privacy", *runs])
+    assert ran.exit_code == 0
+    return " ".join(ran.output.split())
+
+
+def as_json(*runs: str) -> dict[str, Any]:
+    return json.loads(CliRunner().invoke(app, ["privacy", *runs, "--json"]).output)
+
+
 def planned(parameters: int, records: int | None = None, **given: object):
     return plans(settle(config_from_table({"clients": 100, **given})), parameters, parameters, records)
 
@@ -154,21 +166,19 @@ def test_an_estimate_warns_where_the_noise_leaves_nothing_to_learn(clip, warns):
 
 def test_it_shows_the_card_and_epsilon_by_round(tmp_path):
     run = written(tmp_path / "run", STARTED, spent(1, 3.1, 1), spent(2, 4.7, 3))
-    shown = CliRunner().invoke(app, ["privacy", run]).output
-    assert "everybody but the server" in shown
-    assert "Epsilon by round" in shown
-    assert "expect no useful adapter" in " ".join(shown.split())
-    said = json.loads(CliRunner().invoke(app, ["privacy", run, "--json"]).output)
-    assert (said["unit"], said["epsilon"], said["delta"]) == ("client", 8.0, 1e-5)
-    assert said["spent_by_round"]["2"]["epsilon"] == 4.7
-    assert len(said["not_covered"]) == 5
+    assert "everybody but the server" in shown(run)
+    assert "Epsilon by round" in shown(run)
+    assert "expect no useful adapter" in shown(run)
+    found = as_json(run)
+    assert (found["unit"], found["epsilon"], found["delta"]) == ("client", 8.0, 1e-5)
+    assert found["spent_by_round"]["2"]["epsilon"] == 4.7
+    assert found["not_covered"] == list(NOT_COVERED)
 
 
 def test_an_ordinary_run_has_no_guarantee_and_that_is_the_answer(tmp_path):
-    shown = CliRunner().invoke(app, ["privacy", run := written(tmp_path / "plain")])
-    assert shown.exit_code == 0
-    assert "no guarantee: the server sees every update" in shown.output
-    assert json.loads(CliRunner().invoke(app, ["privacy", run, "--json"]).output) == {"guarantee": None}
+    run = written(tmp_path / "plain")
+    assert "no guarantee: the server sees every update" in shown(run)
+    assert as_json(run) == {"guarantee": None}
 
 
 def test_noise_that_is_paid_for_counts_though_its_round_was_never_finished(tmp_path):
@@ -176,8 +186,7 @@ def test_noise_that_is_paid_for_counts_though_its_round_was_never_finished(tmp_p
         NoiseIntended(round=number, commitment="", clip_norm=1.0, epsilon=3.0 + number) for number in (1, 2)
     )
     run = written(tmp_path / "killed", STARTED, first, spent(1, 4.0, 1), second)
-    shown = " ".join(CliRunner().invoke(app, ["privacy", run]).output.split())
-    assert "epsilon 5 of 8 at delta 1e-05, 2 draws of noise" in shown
+    assert "epsilon 5 of 8 at delta 1e-05, 2 draws of noise" in shown(run)
 
 
 def written(path, *events):
@@ -194,14 +203,11 @@ def test_of_several_runs_it_shows_what_they_cost_together(tmp_path):
     promised = STARTED.model_copy(update={"noise_multiplier": multiplier, "continues": True})
     one = written(tmp_path / "one", promised, spent(3, 5.0, 3))
     other = written(tmp_path / "other", promised, spent(2, 4.0, 2))
-    said = json.loads(CliRunner().invoke(app, ["privacy", one, other, "--json"]).output)
-    mu = math.sqrt(3 / multiplier**2 + 2 / multiplier**2)
-    assert said["epsilon"] == pytest.approx(epsilon_at(1e-5, mu))
-    assert said["runs"][one]["epsilon"] == 5.0
-    shown = " ".join(CliRunner().invoke(app, ["privacy", one, other]).output.split())
-    assert "Together" in shown
-    assert "compose exactly" in shown
-    assert "runs that this one started from" in " ".join(CliRunner().invoke(app, ["privacy", one]).output.split())
+    found, mu = as_json(one, other), math.sqrt(3 / multiplier**2 + 2 / multiplier**2)
+    assert found["epsilon"] == pytest.approx(epsilon_at(1e-5, mu))
+    assert found["runs"][one]["epsilon"] == 5.0
+    assert "compose exactly" in shown(one, other)
+    assert "runs that this one started from" in shown(one)
 
 
 def test_accounts_of_clients_add_up_and_other_units_do_not(tmp_path):
@@ -210,12 +216,11 @@ def test_accounts_of_clients_add_up_and_other_units_do_not(tmp_path):
         written(tmp_path / name, promised, PrivacySpent(round=1, epsilon=3.0, delta=1e-5, by_client=by_client))
         for name, by_client in (("a", {"ada": 1.0, "bob": 3.0}), ("b", {"ada": 2.5, "eve": 3.0}))
     ]
-    said = json.loads(CliRunner().invoke(app, ["privacy", *runs, "--json"]).output)
-    assert (said["epsilon"], said["delta"]) == (3.5, 2e-5)
+    found = as_json(*runs)
+    assert (found["epsilon"], found["delta"]) == (3.5, 2e-5)
     # Under masks no client says what it has spent.
     masked = written(tmp_path / "m", promised, PrivacySpent(round=1, epsilon=8.0, delta=1e-5))
-    said = json.loads(CliRunner().invoke(app, ["privacy", *runs, masked, "--json"]).output)
-    assert said["epsilon"] == 11.5
+    assert as_json(*runs, masked)["epsilon"] == 11.5
     clients = written(tmp_path / "c", STARTED, spent(1, 3.1, 1))
     plain = written(tmp_path / "d")
     for others, message in (
@@ -238,10 +243,9 @@ def test_under_masks_nothing_is_told_that_only_the_clients_know(tmp_path):
         view.take(event)
     assert not epsilon_table(view).rows
     assert figures_of(view)["dp_epsilon_by_round"] == [0.0]
-    run = written(tmp_path / "run", promised, *paid)
-    shown = " ".join(CliRunner().invoke(app, ["privacy", run]).output.split())
-    assert "under masks none says what it has spent so far" in shown
-    assert "8 of 8" not in shown
+    told = shown(written(tmp_path / "run", promised, *paid))
+    assert "under masks none says what it has spent so far" in told
+    assert "8 of 8" not in told
 
 
 def test_of_private_records_it_shows_what_each_client_s_have_cost(tmp_path):
@@ -251,13 +255,10 @@ def test_of_private_records_it_shows_what_each_client_s_have_cost(tmp_path):
     )  # fmt: skip
     paid = PrivacySpent(round=1, epsilon=3.5, delta=1e-5, by_client={"ada": 3.5, "bob": 2.25})
     run = written(tmp_path / "run", promised, paid)
-    shown = CliRunner().invoke(app, ["privacy", run]).output
-    assert "everybody, the server too" in shown
-    assert "Epsilon by client" in shown
-    assert "2.25" in shown
-    said = json.loads(CliRunner().invoke(app, ["privacy", run, "--json"]).output)
-    assert said["spent_by_round"]["1"]["by_client"] == {"ada": 3.5, "bob": 2.25}
-    assert said["not_covered"] == list(RECORDS_NOT_COVERED)
+    assert "everybody, the server too" in shown(run)
+    assert "Epsilon by client" in shown(run)
+    assert as_json(run)["spent_by_round"]["1"]["by_client"] == {"ada": 3.5, "bob": 2.25}
+    assert as_json(run)["not_covered"] == list(RECORDS_NOT_COVERED)
 
 
 @pytest.mark.slow

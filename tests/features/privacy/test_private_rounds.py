@@ -98,37 +98,23 @@ def test_more_updates_than_were_intended_are_not_waited_for(federate, fake_model
     assert len(killed.of_kind("noise_intended")) == 2
 
 
-def test_other_updates_get_other_noise_and_a_second_charge_and_the_run_ends_before_its_budget(
-    federate, fake_model, tmp_path
+@pytest.mark.parametrize(("killed_in", "paid"), [(1, [1, 1]), (2, [1, 2])])
+def test_other_updates_get_other_noise_and_a_second_charge_and_what_the_budget_cannot_pay_is_not_released(
+    federate, fake_model, tmp_path, killed_in, paid
 ):
     federation = begin(federate, fake_model, "fixed clip")
-    killed = killed_once_intended(federation, tmp_path, 1)
-    (stored,) = killed.path.glob("spool/*/bob.envelope")
-    stored.unlink()
+    killed = killed_once_intended(federation, tmp_path, killed_in)
+    (killed.path / f"spool/round-{killed_in:06}/bob.envelope").unlink()
     killed.models = {**federation.models, "bob": fake_model(-9, 7)}
     killed.channel = killed._connect()
-    state = killed.run()
-    assert [event["round"] for event in killed.of_kind("noise_intended")] == [1, 1]
-    assert len({event["commitment"] for event in killed.of_kind("noise_intended")}) == 2
-    assert state.round == 1
-    (ended,) = killed.of_kind("ended_early")
-    assert (ended["round"], ended["reason"]) == (1, "another one would exceed epsilon 8")
-    assert killed.published[-1].round == 1
-    assert killed.run().round == 1
-    assert len(killed.of_kind("ended_early")) == 1
-
-
-def test_a_round_that_the_budget_cannot_pay_twice_is_not_released(federate, fake_model, tmp_path):
-    federation = begin(federate, fake_model, "fixed clip")
-    killed = killed_once_intended(federation, tmp_path, 2)
-    (stored,) = killed.path.glob("spool/round-000002/bob.envelope")
-    stored.unlink()
-    killed.models = {**federation.models, "bob": fake_model(-9, 7)}
-    killed.channel = killed._connect()
-    state = killed.run()
-    assert state.round == 1
-    assert len(killed.of_kind("noise_intended")) == 2
-    assert [event["round"] for event in killed.of_kind("ended_early")] == [1]
+    for _ in range(2):
+        assert killed.run().round == 1
+        assert [event["round"] for event in killed.of_kind("noise_intended")] == paid
+        assert len({event["commitment"] for event in killed.of_kind("noise_intended")}) == 2
+        (ended,) = killed.of_kind("ended_early")
+        assert ended["round"] == 1
+        assert "would exceed epsilon 8" in ended["reason"]
+        assert killed.published[-1].round == 1
 
 
 def test_a_run_with_a_multiplier_has_no_budget_to_end_it(federate, fake_model):

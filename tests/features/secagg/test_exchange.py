@@ -45,12 +45,18 @@ class Federation:
         offers = [self.offer(name, session) for name in names]
         return agree(session, offers, bits=self.ring.bits, unit=0.5, size=self.size, figures=FIGURES)
 
-    def share(self, roster, names):
+    def undelivered(self, roster, names):
+        """These clients have shared, and nothing has been delivered."""
         collecting = Collecting(roster)
         for name in names:
             self.clients[name], parcels = self.clients[name].share(roster, self.vouch)
             collecting.add_parcels(name, parcels)
         collecting.close_sharing()
+        return collecting
+
+    def share(self, roster, names):
+        """These clients have shared, and have the others' shares."""
+        collecting = self.undelivered(roster, names)
         for name in names:
             parcels = collecting.parcels_for(roster.place(name))
             self.clients[name], unreadable = self.clients[name].deliver(roster.session, collecting.sharers, parcels)
@@ -115,7 +121,6 @@ def roster(federation):
 
 @pytest.fixture
 def collecting(federation, roster):
-    """All have shared, and have the others' shares."""
     return federation.share(roster, federation.names)
 
 
@@ -142,13 +147,7 @@ def sealed(federation):
 
 @pytest.fixture
 def shared(federation, roster):
-    """All clients have shared, and nothing has been delivered."""
-    collecting = Collecting(roster)
-    for name in federation.names:
-        federation.clients[name], parcels = federation.clients[name].share(roster, federation.vouch)
-        collecting.add_parcels(name, parcels)
-    collecting.close_sharing()
-    return collecting
+    return federation.undelivered(roster, federation.names)
 
 
 def check_equal(federation, survivors, result):
@@ -271,17 +270,13 @@ def test_a_share_that_its_holder_was_not_given_is_refused(federation, sealed):
 
 
 def test_shares_of_another_secret_are_the_fault_of_who_shared_them(monkeypatch, federation, roster):
-    collecting = Collecting(roster)
-    for place, name in enumerate(federation.names):
-        wrong = lambda secret, **more: split(b"?" * 32, **more)  # noqa: E731
-        monkeypatch.setattr(client_module, "split", wrong if place == 2 else split)
-        federation.clients[name], parcels = federation.clients[name].share(roster, federation.vouch)
-        collecting.add_parcels(name, parcels)
-    collecting.close_sharing()
-    for place, name in enumerate(federation.names):
-        parcels = collecting.parcels_for(place)
-        federation.clients[name], unreadable = federation.clients[name].deliver(SESSION, collecting.sharers, parcels)
-        assert not unreadable
+    own = federation.clients[federation.names[2]].own
+
+    def wrong(secret, **more):
+        return split(b"?" * 32 if secret in (own.masking, own.seed) else secret, **more)
+
+    monkeypatch.setattr(client_module, "split", wrong)
+    collecting = federation.share(roster, federation.names)
     federation.mask(collecting, federation.names)
     sealed = collecting.seal()
     shares = federation.reveal(sealed, federation.sign(sealed, federation.names), federation.names)
@@ -412,12 +407,8 @@ class TestMaliciousServer:
         with pytest.raises(PeerError, match="shown in this attempt before"):
             federation.clients[federation.names[0]].share(replace(roster, offers=roster.offers[:4]), federation.vouch)
 
-    def test_a_changed_or_swapped_share_cannot_be_delivered(self, federation, roster):
-        collecting = Collecting(roster)
-        for name in federation.names:
-            federation.clients[name], parcels = federation.clients[name].share(roster, federation.vouch)
-            collecting.add_parcels(name, parcels)
-        sharers, right = collecting.close_sharing().sharers, dict(collecting.parcels_for(0))
+    def test_a_changed_or_swapped_share_cannot_be_delivered(self, federation, shared):
+        sharers, right = shared.sharers, dict(shared.parcels_for(0))
         flipped = bytes((right[1][0] ^ 1,)) + right[1][1:]
         client = federation.clients[federation.names[0]]
         for wrong, unreadable in ((right | {1: flipped}, (1,)), (right | {1: right[2], 2: right[1]}, (1, 2))):

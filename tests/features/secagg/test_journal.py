@@ -11,15 +11,9 @@ from plait.features.secagg.journal import SumJournal, evaluators_of
 from plait.features.secagg.roster import LEAST_CLIENTS, Session, least_roster, least_survivors
 from plait.rounds.channel import Patience, Purpose
 from plait.rounds.terms import DataJournal
+from tests.features.privacy.test_client import Kept
 
 HERE, THERE = b"a" * 32, b"b" * 32
-
-
-class Kept(list):
-    """Lines in memory."""
-
-    def read(self):
-        return list(self)
 
 
 @pytest.fixture

@@ -243,20 +243,23 @@ def test_a_masked_run_killed_anywhere_goes_on_to_the_same_bits(federate, fake_mo
         assert not different_stories(killed.events, federation.events, again=["update_received"]), where
 
 
-def test_a_killed_server_asks_for_no_second_unmasking(federate, fake_model, tmp_path):
-    federation = begin(federate, fake_model, 3)
+def killed_in_unmasking(federation, path):
+    """Run it; gives it as a kill leaves it when the first client has unmasked in round 1."""
     copies = []
 
     def kill(asked, reply):
-        if stage_of(asked) == "unmasking" and asked.round == 1 and asked.client == "alice" and not copies:
-            path = tmp_path / "killed"
+        if (stage_of(asked), asked.round) == ("unmasking", 1) and not copies:
             shutil.copytree(federation.path, path)
             copies.append(federation.copy(path))
         return reply
 
     federation.channel.tamper = kill
     federation.run()
-    (killed,) = copies
+    return copies[0]
+
+
+def test_a_killed_server_asks_for_no_second_unmasking(federate, fake_model, tmp_path):
+    killed = killed_in_unmasking(begin(federate, fake_model, 3), tmp_path / "killed")
     lists, stages = set(), []
 
     def note(asked):

@@ -1,6 +1,5 @@
 """Differential privacy under masks: every client adds its share of the noise, and the server has no sum without it."""
 
-import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -27,7 +26,7 @@ from plait.rounds.run_plan import TaskSettings
 from plait.rounds.run_state import initial_state
 from plait.rounds.terms import Terms
 from plait.wire.messages import Refusal, decode_reply
-from tests.features.secagg.test_masked_rounds import NAMES, STAGES, stage_of, summed
+from tests.features.secagg.test_masked_rounds import NAMES, STAGES, killed_in_unmasking, stage_of, summed
 from tests.plait.rounds import conftest
 
 FIXED = ClientPrivacy(
@@ -148,17 +147,8 @@ def test_a_run_ends_before_the_round_that_would_exceed_its_epsilon(federate, fak
 
 
 def test_a_server_killed_once_the_list_is_signed_goes_on_to_the_same_bits_and_pays_once(federate, fake_model, tmp_path):
-    federation, copies = begin(federate, fake_model, 3), []
-
-    def kill(asked, reply):
-        if stage_of(asked) == "unmasking" and not copies:
-            shutil.copytree(federation.path, tmp_path / "killed")
-            copies.append(federation.copy(tmp_path / "killed"))
-        return reply
-
-    federation.channel.tamper = kill
-    federation.run()
-    (killed,) = copies
+    federation = begin(federate, fake_model, 3)
+    killed = killed_in_unmasking(federation, tmp_path / "killed")
     killed.run()
     np.testing.assert_array_equal(summed(killed, 1).numbers, summed(federation, 1).numbers)
     assert [event["round"] for event in killed.of_kind("noise_intended")] == [1, 2]
