@@ -7,17 +7,15 @@ frequencies.
 Rows of symbols are in lanes, and neighbouring lanes share a stream, so that a processor has several to decode at a
 time. The coder of each is constriction's asymmetric numeral system (Duda, "Asymmetric numeral systems", arXiv
 1311.2540; Bamler, "Understanding entropy coding with asymmetric numeral systems", arXiv 2201.01741), 32-bit words and
-24-bit frequencies. `compiled` does the same faster. Specified in proto/README.md; knows no trellis and no payload.
+24-bit frequencies (`compiled`, `uncompiled`). Specified in proto/README.md; knows no trellis and no payload.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache, lru_cache
 from math import isqrt
-from typing import Protocol, TypeAlias, cast
 
-import constriction
 import numpy as np
 from numpy.typing import NDArray
 
@@ -107,26 +105,6 @@ Words = NDArray[np.uint32]
 Bools = NDArray[np.bool_]
 
 
-class Model(Protocol):
-    """Frequencies, prepared for coding."""
-
-
-Models: TypeAlias = tuple[Model, Model]
-"""Of both kinds of symbols."""
-
-
-class _Coder(Protocol):
-    def encode_reverse(self, symbols: Symbols, model: Model, /) -> None: ...
-    def decode(self, model: Model, amount: int, /) -> Symbols: ...
-    def get_compressed(self) -> Words: ...
-    def is_empty(self) -> bool: ...
-
-
-# The library has no types; these describe the part used here.
-_categorical = cast("Callable[..., Model]", constriction.stream.model.Categorical)  # pyright: ignore[reportAttributeAccessIssue]
-_coder = cast("Callable[..., _Coder]", constriction.stream.stack.AnsCoder)  # pyright: ignore[reportAttributeAccessIssue]
-
-
 def streams_of(lanes: int) -> int:
     """Number of streams for this many lanes (part of the format)."""
     return min(MOST_STREAMS, max(1, lanes // _LANES_PER_STREAM))
@@ -158,61 +136,4 @@ def split(payload: bytes | memoryview, streams: int) -> list[Words]:
     return found
 
 
-def model_of(frequencies: NDArray[np.int64]) -> Model:
-    """Prepare frequencies, each at least 1, with a sum of 2**24."""
-    # The library first gives every symbol 1 and distributes the rest in proportion: here that is already integral.
-    rest = (frequencies - 1).astype(np.float64)
-    return _categorical(rest, perfect=False)
-
-
-class StreamWriter:
-    """Writes the streams of some lanes, the last row first."""
-
-    def __init__(self, lanes: int) -> None:
-        self._lanes = lanes
-        self._coders = [_coder() for _ in range(streams_of(lanes))]
-
-    def write(self, first: int, symbols: Symbols, second: Bools, models: Models) -> None:
-        """Put neighbouring lanes of a row in front of what there is; `second` are of the second model."""
-        for coder, part in _blocks(self._coders, self._lanes, first, symbols.size):
-            mine, odd = symbols[part], second[part]
-            coder.encode_reverse(mine[odd], models[1])
-            coder.encode_reverse(mine[~odd], models[0])
-
-    def finish(self) -> list[Words]:
-        """The streams."""
-        return [coder.get_compressed() for coder in self._coders]
-
-
-class StreamReader:
-    """Reads the streams of some lanes, the first row first."""
-
-    def __init__(self, streams: Sequence[Words], lanes: int) -> None:
-        self._lanes = lanes
-        self._coders = [_coder(stream) for stream in streams]
-
-    def read(self, first: int, second: Bools, models: Models) -> Symbols:
-        """The symbols of neighbouring lanes of the next row; parameters are those of `StreamWriter.write`."""
-        symbols = np.empty(second.size, np.int32)
-        for coder, part in _blocks(self._coders, self._lanes, first, second.size):
-            mine, odd = symbols[part], second[part]
-            ones = int(np.count_nonzero(odd))
-            mine[~odd] = coder.decode(models[0], mine.size - ones)
-            mine[odd] = coder.decode(models[1], ones)
-        return symbols
-
-    def finish(self) -> None:
-        """Raise PeerError if the streams do not end here."""
-        if not all(coder.is_empty() for coder in self._coders):
-            raise PeerError(DOES_NOT_END)
-
-
 DOES_NOT_END = "entropy-coded stream does not end with its last symbol, expected one of these frequencies"
-
-
-def _blocks(coders: Sequence[_Coder], lanes: int, first: int, width: int) -> Iterator[tuple[_Coder, slice]]:
-    """Each coder that has some of the `width` lanes from `first` on, and which of them."""
-    for number, coder in enumerate(coders):
-        start, stop = (max(0, lanes * (number + side) // len(coders) - first) for side in (0, 1))
-        if start < min(stop, width):
-            yield coder, slice(start, min(stop, width))

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,14 +26,7 @@ from plait.errors import PeerError
 from plait.wire.codec import EncodedPayload
 from plait.wire.codecs import compiled
 from plait.wire.codecs.entropy import (
-    Bools,
-    Models,
-    StreamReader,
-    StreamWriter,
-    Symbols,
-    Words,
     join,
-    model_of,
     split,
     streams_of,
 )
@@ -253,7 +245,7 @@ class Rate:
         books, sizes = [_Book.of(each, done.step) for each in done.quantisers], [value.size for value in values]
         symbol, second = done.index(), done.quantiser()
         flat = np.zeros(delta.layout.size, np.float32)
-        numbers = _Scatter(flat, _places(delta.layout, membership))
+        numbers = Scatter(flat, _places(delta.layout, membership))
         start = 0
         for book, size in zip(books, sizes, strict=True):
             part = slice(start, start := start + size)
@@ -262,7 +254,9 @@ class Rate:
         lanes = lanes_of(symbol.size)
         streams = compiled.pack(symbol, second, sizes, *_tables(books), lanes)
         if streams is None:
-            streams = _pack(symbol, second.astype(np.bool_), sizes, books)
+            from plait.wire.codecs import uncompiled
+
+            streams = uncompiled.pack(symbol, second, sizes, *_tables(books), lanes)
         parameters = _HEAD.pack(self.state_bits, done.step, len(values)) + nibbles
         parameters += b"".join(each.pack() for each in done.quantisers)
         return EncodedPayload(parameters, join(streams), flat)
@@ -280,9 +274,20 @@ class Rate:
         streams = split(payload, streams_of(lanes))
         flat = np.zeros(layout.size, np.float32)
         books = [_Book.of(each, step) for each in quantisers]
-        tables = (*_tables(books), [book.value for book in books])
-        if not sizes or not compiled.unpack(streams, sizes, *tables, trellis.following, lanes, places, flat):
-            _read(streams, sizes, books, trellis, _Scatter(flat, places))
+        coded = (
+            streams,
+            sizes,
+            *_tables(books),
+            [book.value for book in books],
+            trellis.following,
+            lanes,
+            places,
+            flat,
+        )
+        if not sizes or not compiled.unpack(*coded):
+            from plait.wire.codecs import uncompiled
+
+            uncompiled.unpack(*coded)
         return flat
 
     def max_payload_bytes(self, layout: Layout) -> int:
@@ -291,45 +296,6 @@ class Rate:
 
 
 RATE = Rate()
-
-
-def _rows(sizes: Sequence[int]) -> Iterator[tuple[int, slice]]:
-    """Numbers coded together: each step of all lanes, split where one group ends and the next begins."""
-    total = sum(sizes)
-    lanes = lanes_of(total)
-    start, end = 0, 0
-    for group, size in enumerate(sizes):
-        end += size
-        while start < end:
-            stop = min(end, start - start % lanes + lanes)
-            yield group, slice(start, stop)
-            start = stop
-
-
-def _pack(symbol: Symbols, second: Bools, sizes: Sequence[int], books: Sequence[_Book]) -> list[Words]:
-    """As `compiled.pack`."""
-    lanes = lanes_of(symbol.size)
-    writer = StreamWriter(lanes)
-    for group, part in reversed(list(_rows(sizes))):
-        writer.write(part.start % lanes, symbol[part], second[part], books[group].models)
-    return writer.finish()
-
-
-def _read(
-    streams: Sequence[Words], sizes: Sequence[int], books: Sequence[_Book], trellis: Trellis, numbers: _Scatter
-) -> None:
-    """As `compiled.unpack`."""
-    lanes = lanes_of(sum(sizes))
-    reader, state = StreamReader(streams, lanes), trellis.first(lanes)
-    for group, part in _rows(sizes):
-        book, first = books[group], part.start % lanes
-        now = state[first : first + part.stop - part.start]
-        odd = (now & 1).astype(bool)
-        symbol = reader.read(first, odd, book.models)
-        now[:] = trellis.following.take(2 * now + (symbol + book.largest & 1))
-        symbol[odd] += 2 * book.largest + 1
-        numbers.write(book.value.take(symbol))
-    reader.finish()
 
 
 @dataclass(frozen=True)
@@ -350,18 +316,13 @@ class _Book:
         points = np.concatenate([quantisers.points(0), quantisers.points(1)])
         return cls(quantisers.largest, (quantisers.frequencies(0), quantisers.frequencies(1)), points * step)
 
-    @cached_property
-    def models(self) -> Models:
-        """Prepared for streams."""
-        return model_of(self.frequencies[0]), model_of(self.frequencies[1])
-
 
 def _tables(books: Sequence[_Book]) -> tuple[list[int], list[NDArray[np.int64]]]:
     """The largest magnitude and the frequencies of all groups."""
     return [book.largest for book in books], [each for book in books for each in book.frequencies]
 
 
-class _Scatter:
+class Scatter:
     """Moves numbers from group order to their positions in the layout."""
 
     def __init__(self, flat: Float32, places: Sequence[tuple[int, int]]) -> None:
@@ -370,6 +331,7 @@ class _Scatter:
         self._start = self._stop = 0
 
     def write(self, numbers: Float32) -> None:
+        """Put the next numbers where they belong."""
         while numbers.size:
             if self._start == self._stop:
                 self._start, size = next(self._places)

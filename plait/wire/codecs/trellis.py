@@ -17,7 +17,6 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -172,12 +171,8 @@ LANE_STEPS = 512
 # Every state is at most state_bits (8) steps from every other, so sums over a path differ by at most 8 · GREATEST_COST.
 # They stay below 2**15 for 8 more steps, even if they begin beyond that, where no allowed path can end.
 GREATEST_COST = 2047
-_UNREACHABLE = 8 * GREATEST_COST + 1
-_STEPS_BETWEEN_REBASES = 8
-_STATES_AT_ONCE = 1 << 16  # of all lanes together; more would not fit a cache
 
 Cost = NDArray[np.int16]
-_Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
 def lanes_of(size: int) -> int:
@@ -190,6 +185,9 @@ class Trellis:
 
     Attributes:
         following: (states * 2,) the state after state s and an index of parity p, at 2 s + p.
+        turns: by branch 2 * quantiser + parity, the mask that turns a state within its half into the half of the one
+            before.
+        before: at 2 * state + parity of the branch that leads there, the state before.
     """
 
     def __init__(self, state_bits: int) -> None:
@@ -202,14 +200,14 @@ class Trellis:
         # and h1 does not. The previous state, halved, is the state within its half, with the bits of a mask flipped.
         half = self._states // 2
         turn = (h0 >> 1) % half
-        self._turns = (0, h1 >> 1, turn, turn ^ h1 >> 1)  # of each branch 2 * quantiser + parity
-        self._before: NDArray[np.intp] = np.concatenate(
+        self.turns = (0, h1 >> 1, turn, turn ^ h1 >> 1)
+        self.before: NDArray[np.intp] = np.concatenate(
             [
-                2 * np.stack([np.arange(half) ^ self._turns[2 * quantiser + parity] for parity in (0, 1)], axis=1)
+                2 * np.stack([np.arange(half) ^ self.turns[2 * quantiser + parity] for parity in (0, 1)], axis=1)
                 + quantiser
                 for quantiser in (0, 1)
             ]
-        ).ravel()  # at 2 * state + parity of the branch that leads there
+        ).ravel()
 
     def first(self, lanes: int) -> NDArray[np.intp]:
         """(lanes,) the initial state of each lane: all states in turn."""
@@ -225,57 +223,11 @@ class Trellis:
         Returns:
             (n,) the branch of each number.
         """
-        if (found := compiled.search(cell, costs, lanes, self._before)) is not None:
+        if (found := compiled.search(cell, costs, lanes, self.before)) is not None:
             return found
-        size, steps = cell.size, -(-cell.size // lanes)
-        costs = np.pad(costs, ((0, 0), (0, 1)))
-        if size < steps * lanes:  # lanes that end one step early end in a free cell
-            cell = np.pad(cell, (0, steps * lanes - size), constant_values=costs.shape[1] - 1)
-        grid = cell.reshape(steps, lanes)
-        first = self.first(lanes)
-        branches = np.empty((steps, lanes), np.uint8)
-        at_once = _STATES_AT_ONCE // self._states
-        for start in range(0, lanes, at_once):
-            part = slice(start, start + at_once)
-            self._search(costs.take(grid[:, part], axis=1), first[part], branches[:, part])
-        return branches.ravel()[:size]
+        from plait.wire.codecs.uncompiled import search
 
-    def _search(self, costs: Cost, first: NDArray[np.intp], branches: NDArray[np.uint8]) -> None:
-        """Fill (steps, lanes) `branches` by (4, steps, lanes) `costs`."""
-        _, steps, lanes = costs.shape
-        half = self._states // 2
-        sums = np.full((self._states, lanes), _UNREACHABLE, np.int16)
-        sums[first, np.arange(lanes)] = 0
-        arriving = np.empty((4, half, lanes), np.int16)
-        even0, even1, odd0, odd1 = (_turned(here, turn) for here, turn in zip(arriving, self._turns, strict=True))
-        lower, upper = _turned(sums[:half], 0), _turned(sums[half:], 0)
-        parity = np.empty((steps, 2, *lower.shape), np.bool_)  # of the cheapest branch to a state
-        for step in range(steps):
-            for branch in range(4):
-                np.add(sums[branch >> 1 :: 2], costs[branch, step], out=arriving[branch])
-            np.less(even1, even0, out=parity[step, 0])
-            np.less(odd1, odd0, out=parity[step, 1])
-            np.minimum(even0, even1, out=lower)
-            np.minimum(odd0, odd1, out=upper)
-            if step % _STEPS_BETWEEN_REBASES == _STEPS_BETWEEN_REBASES - 1:
-                sums -= sums.min(axis=0)
-        self._trace_back(sums.argmin(axis=0), parity.view(np.uint8).reshape(steps, -1), branches)
-
-    def _trace_back(self, state: NDArray[np.intp], parity: NDArray[np.uint8], branches: NDArray[np.uint8]) -> None:
-        (steps, lanes), states = branches.shape, self._states
-        branch = (2 * (np.arange(states) // (states // 2))[:, None] + np.arange(2)).astype(np.uint8).ravel()
-        lane = np.arange(lanes)
-        for step in range(steps - 1, -1, -1):
-            arrival = 2 * state + parity[step].take(state * lanes + lane)
-            branches[step] = branch.take(arrival)
-            state = self._before.take(arrival)
-
-
-def _turned(rows: NDArray[_Scalar], mask: int) -> NDArray[_Scalar]:
-    """A view of 2**k rows with row i ^ mask in position i, as an array with k axes of 2 before the last."""
-    bits = rows.shape[0].bit_length() - 1
-    turn = tuple(slice(None, None, -1 if mask >> bit & 1 else None) for bit in range(bits - 1, -1, -1))
-    return rows.reshape(*(2,) * bits, rows.shape[1])[turn]
+        return search(cell, costs, lanes, self)
 
 
 _COST_UNIT = 256  # an integer cost is in units of this fraction of a squared step

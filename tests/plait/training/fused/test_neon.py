@@ -72,5 +72,5 @@ def test_an_arm_processor_finds_the_same_paths(tmp_path: Path, monkeypatch: pyte
     cell = chance.integers(0, cells, size, np.int32)
     searched = Trellis(state_bits)
     code = _source(compiled) + READING + SEARCH % (size, lanes, 1 << state_bits, cells)
-    found = ran_on_arm(tmp_path, code, [cell, costs.T, searched._before.astype(np.int64)])
+    found = ran_on_arm(tmp_path, code, [cell, costs.T, searched.before.astype(np.int64)])
     np.testing.assert_array_equal(np.frombuffer(found, np.uint8), searched.cheapest(cell, costs, lanes))

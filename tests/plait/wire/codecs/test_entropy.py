@@ -5,15 +5,13 @@ from hypothesis import strategies as st
 
 from plait.errors import PeerError
 from plait.wire.codecs.entropy import (
-    StreamReader,
-    StreamWriter,
     frequencies,
     join,
     knots,
-    model_of,
     split,
     streams_of,
 )
+from plait.wire.codecs.uncompiled import StreamReader, StreamWriter, model_of
 
 
 @given(largest=st.integers(0, 300), costs=st.binary(min_size=40, max_size=40))

@@ -11,9 +11,10 @@ from hypothesis.extra import numpy as hnp
 from plait.adapters import AdapterState, Layout
 from plait.errors import PeerError
 from plait.wire.codecs import Rate
-from plait.wire.codecs.entropy import StreamWriter, frequencies, join, knots, model_of
+from plait.wire.codecs.entropy import frequencies, join, knots
 from plait.wire.codecs.rate import search
 from plait.wire.codecs.trellis import GREATEST_STEP, LEAST_STEP, Trellis
+from plait.wire.codecs.uncompiled import StreamWriter, model_of
 
 CHANCE = np.random.default_rng(0)
 GROUPS = [CHANCE.standard_normal(4000).astype(np.float32), CHANCE.standard_normal(9000).astype(np.float32) / 3]
