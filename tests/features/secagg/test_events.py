@@ -96,3 +96,11 @@ def test_a_run_under_masks_says_what_they_hide_and_what_they_do_not():
     assert "Simulated" not in proven
     assert "certificate" in proven["Keys"]
     assert "masks add no noise" not in page_of(view_of([run_started()]))
+
+
+def test_a_server_whose_clients_keys_no_authority_vouches_for_refuses_before_it_begins(plait, tmp_path):
+    asked = ("server", "--insecure", "--min-clients", 3, "--base", "tiny", "--secure-aggregation")
+    ran = plait(*asked, "--out", tmp_path / "run")
+    assert ran.code == 2
+    assert "no authority vouches for the clients' keys here" in ran.err
+    assert not (tmp_path / "run" / "ledger.jsonl").exists()

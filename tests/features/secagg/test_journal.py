@@ -1,9 +1,7 @@
 """What a client's journal of its data lets a server have unmasked and evaluated, over all runs."""
 
-import itertools
 import random
 
-import numpy as np
 import pytest
 
 from plait.errors import ConfigError, PolicyError
@@ -84,46 +82,6 @@ def test_a_sum_of_fewer_clients_than_the_policy_says_is_not_unmasked():
 def test_a_damaged_journal_lets_nothing_through(line):
     with pytest.raises(ConfigError, match="is damaged"):
         SumJournal(DataJournal(Kept([line])), 3).check_open(session())
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_whatever_a_server_designs_no_sums_of_the_same_numbers_give_the_part_of_few(seed):
-    """It alone, by all its sums together, of which each client knows its own: and by none that a third refuses."""
-    generator, names = random.Random(seed), "abcdefgh"
-    journals, sums = {name: SumJournal(DataJournal(Kept()), 3) for name in names}, []
-    for number in range(400):
-        clients = generator.sample(names, generator.randint(3, len(names)))
-        asked = Session(number.to_bytes(16, "big"), "train", 1, bytes(16))
-        willing = [name for name in clients if _signs(journals[name], asked, clients)]
-        if len(willing) < least_survivors(len(clients)):
-            continue
-        sums.append(frozenset(clients))
-        for name in generator.sample(willing, least_survivors(len(clients))):
-            journals[name].note_sum(asked, HERE, clients)
-    assert len(set(sums)) > 1
-    assert _fewest_by_search(sums) >= 3, sums
-
-
-def _signs(journal, asked, clients):
-    try:
-        journal.check_sum(asked, HERE, clients)
-    except PolicyError:
-        return False
-    return True
-
-
-def _fewest_by_search(sums):
-    """The smallest set of clients that a combination of the sums is of, by the rank of what is left without it."""
-    names = sorted(frozenset().union(*sums))
-    matrix = np.array([[float(name in clients) for name in names] for clients in sums])
-    rank = np.linalg.matrix_rank(matrix)
-    for count in range(1, len(names) + 1):
-        for part in itertools.combinations(range(len(names)), count):
-            others = [place for place in range(len(names)) if place not in part]
-            # A combination that has nothing outside the part: so many more rows than the rest has rank.
-            if np.linalg.matrix_rank(matrix[:, others]) < rank:
-                return count
-    raise AssertionError("a sum has a part in itself")
 
 
 def invited(clients, *, earlier=(), declined=(), least=3, order=b""):

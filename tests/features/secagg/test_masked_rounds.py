@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from plait.adapters import subtract
-from plait.errors import PeerError
+from plait.errors import DataError, PeerError
 from plait.features.secagg.grid import MaskedGrid
 from plait.features.secagg.masking import Masking, NodeIdentity
 from plait.features.secagg.messages import Delivery, MaskedReply, MaskingTask, Ready, Signed, Survivors, Unmasking
@@ -300,6 +300,22 @@ def test_other_rules_and_feedback_work_under_masks(federate, fake_model, sent):
         federation.run()
         stored = summed(federation, 2)
         np.testing.assert_array_equal(stored.numbers, sum(sent[2, name] for name in NAMES[:3]))
+
+
+def test_a_refusal_states_no_count(federate, fake_model):
+    class Short(fake_model):
+        def data_size(self, spec, settings):
+            raise DataError("7 records, expected 8")
+
+    federation, replies = begin(federate, fake_model, 3), []
+    for participant in federation.channel.participants.values():
+        participant.model = Short(**vars(participant.model))
+    federation.channel.tamper = lambda asked, reply: replies.append(reply) or reply
+    with pytest.raises(PeerError, match="expected"):
+        federation.run()
+    refused = [decode_reply(reply, max_bytes=len(reply)) for reply in replies]
+    assert {(type(reply), reply.detail) for reply in refused} == {(Refusal, "this client's log says why")}
+    assert "7 records" in federation.channel.participants[100].refusal
 
 
 def test_a_participant_without_keys_refuses(federate, fake_model):

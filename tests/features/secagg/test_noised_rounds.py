@@ -99,26 +99,6 @@ def test_the_noise_of_a_round_is_that_of_the_guaranteed_clients_and_of_no_fewer(
     assert released.std() == pytest.approx(promised, rel=0.03)
 
 
-def test_noise_of_another_attempt_is_another(federate, fake_model, noised):
-    """A round that is begun again has the same updates under independent noise, and is paid for once."""
-    federation, failed = begin(federate, fake_model, rounds=1, attempts=2), set()
-
-    def fail(asked, reply):
-        hit = asked.client in NAMES[2:] and stage_of(asked) == "signatures" and asked.client not in failed
-        failed.update([asked.client] * hit)
-        return reply[:-1] if hit else reply
-
-    federation.channel.tamper = fail
-    federation.run()
-    assert [event["attempt"] for event in federation.of_kind("round_missed")] == [1]
-    first, second = noised[:5], noised[5:]
-    assert len(second) == 5
-    for (_, delta, one, _), (_, again, other, _) in zip(first, second, strict=True):
-        np.testing.assert_array_equal(delta.flat, again.flat)
-        assert (one != other).mean() > 0.5
-    assert len(federation.of_kind("noise_intended")) == 1
-
-
 @pytest.mark.parametrize("stage", [*STAGES, "train"])
 def test_a_client_that_is_lost_at_any_stage_leaves_the_promised_sum(federate, fake_model, noised, stage):
     federation = begin(federate, fake_model, rounds=1)
