@@ -225,7 +225,7 @@ def _consented(
     """Ask the operator about a run that the policy allows: once, or each time if clients do not trust its server."""
     from plait.plugins import admit
     from plait.settle import settle
-    from plait.training.bases import is_known_to_all
+    from plait.training.base_lookup import is_known_to_all
 
     admit(*settings.allow_plugins, settings.trainer)
     told, policy = config_from_welcome(run.config), settings.policy
@@ -270,7 +270,7 @@ def _consented(
 def _parameters(settled: Settled) -> int | None:
     """Of the adapter; None where the base is not here."""
     from plait.run import blueprint_of
-    from plait.training.bases import base_at_hand
+    from plait.training.base_lookup import base_at_hand
 
     here = base_at_hand(settled.config.base)
     return blueprint_of(settled, here, weights=False).spec.layout.size if here else None

@@ -98,7 +98,7 @@ def leads_out(settings: RunConfig) -> dict[str, str]:
         if key in table and table[key] not in harmless and not table[key].startswith(_MEMORY)
     }
     found |= {key: table[key] for key, _ in _plugins(settings)}
-    from plait.training.bases import is_on_disk
+    from plait.training.base_lookup import is_on_disk
 
     if not is_on_disk(settings.base):
         found["base"] = settings.base

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -175,16 +176,17 @@ def _libraries() -> list[Finding]:
 
 
 def _pair() -> list[Finding]:
-    """Whether transformers asks for a newer peft than the one installed."""
-    from plait.training.bases import newer_peft_wanted
+    """Whether transformers asks for a newer peft; it says so itself only when one of its adapter methods is called."""
+    from packaging.requirements import Requirement
+    from transformers.dependency_versions_table import deps
 
-    wanted = newer_peft_wanted()
-    if wanted is None:
+    asked, there = Requirement(deps.get("peft", "peft")), version("peft")
+    if asked.specifier.contains(there, prereleases=True):
         return []
     return [
         Finding(
             "transformers and peft",
-            wanted,
+            f"transformers {version('transformers')} asks for {asked}, peft is {there}",
             "plait is tested with the versions in constraints.txt and needs no newer ones; transformers' own adapter "
             "methods (load_adapter, disable_adapters) do",
         )

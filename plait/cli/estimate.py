@@ -62,7 +62,7 @@ def _estimate(settled: Settled, *, evaluates: bool, records: int | None) -> Esti
     from plait.report.estimate import Estimate
     from plait.rounds.spool import largest_update
     from plait.sizes import planned_shape, sent_bytes, server_disk_bytes
-    from plait.training.bases import locate_config
+    from plait.training.base_lookup import locate_config
     from plait.training.memory_plan import Training
 
     config, training = settled.config, Training.of(settled.plan.settings)

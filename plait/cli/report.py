@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from plait.cli.output import RunOrNewest, run_or_newest
 from plait.cli.simulate import show
+from plait.files import cannot_write, write_atomically
 from plait.progress import status
+
+if TYPE_CHECKING:
+    from plait.rounds.run_view import RunView
 
 
 def report(
@@ -28,9 +35,33 @@ def report(
     path = run_or_newest(run, quiet=json_output)
     directory = RunDirectory.find(path)
     with status(f"writing the report of {path}", quiet=json_output):
-        from plait.report.write import export_figures, write_report
+        from plait.report.write import write_report
 
         view = write_report(directory.path)
         if export:
             export_figures(view, directory.path, export)
     show(path, json_output=json_output, verbose=True)
+
+
+def export_figures(view: RunView, run_directory: Path, into: Path) -> None:
+    """Write every table of a report as CSV, named after its title, and copy the plots that `write_report` wrote.
+
+    Args:
+        into: the folder to write to; made if it is not there.
+
+    Raises:
+        MachineError: it cannot be written.
+    """
+    from plait.report.tables import report_tables
+
+    try:
+        into.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(into, error, doing="make") from error
+    for table in report_tables(view):
+        text = io.StringIO()
+        csv.writer(text).writerows([table.headings, *table.rows])
+        name = re.sub(r"\W+", "_", table.title.lower()).strip("_")
+        write_atomically(into / f"{name}.csv", text.getvalue().encode(), exported=True)
+    for plot in sorted(run_directory.glob("*.png")):
+        write_atomically(into / plot.name, plot.read_bytes(), exported=True)

@@ -28,7 +28,8 @@ from plait.aggregation.geometry import Geometry, Pair, geometry_of
 from plait.aggregation.low_rank import LowRank
 from plait.errors import BaseMismatchError, ConfigError
 from plait.exporting.source import Source
-from plait.training.bases import Progress, locate_config
+from plait.training.base_lookup import locate_config
+from plait.training.bases import Progress
 
 if TYPE_CHECKING:
     # At run time it would import torch, which most refusals need not wait for.

@@ -18,7 +18,8 @@ from plait.adapters.safetensors import parse_object
 from plait.errors import BaseMismatchError, ConfigError, MachineError, PeerError
 from plait.files import lies_in, open_plain
 from plait.rounds.run_directory import RunDirectory, check_given_out
-from plait.training.bases import LocatedBase, Progress, locate_base, locate_named_base
+from plait.training.base_lookup import locate_named_base
+from plait.training.bases import LocatedBase, Progress, locate_base
 
 _MAX_TEXT_BYTES = 1 << 20
 _UNSAFE = re.compile(r"[^\w.-]+")

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import re
 from pathlib import Path
 
-from plait.files import cannot_write, write_atomically
+from plait.files import write_atomically
 from plait.report.summary import summarise
 from plait.rounds.ledger import read_events
 from plait.rounds.run_view import RunView
@@ -36,30 +33,6 @@ def write_report(run_directory: Path) -> RunView:
         write_atomically(run_directory / f"{name}.png", png)
     write_atomically(run_directory / "report.html", page.encode())
     return view
-
-
-def export_figures(view: RunView, run_directory: Path, into: Path) -> None:
-    """Write every table of a report as CSV, named after its title, and copy the plots that `write_report` wrote.
-
-    Args:
-        into: the folder to write to; made if it is not there.
-
-    Raises:
-        MachineError: it cannot be written.
-    """
-    from plait.report.tables import report_tables
-
-    try:
-        into.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(into, error, doing="make") from error
-    for table in report_tables(view):
-        text = io.StringIO()
-        csv.writer(text).writerows([table.headings, *table.rows])
-        name = re.sub(r"\W+", "_", table.title.lower()).strip("_")
-        write_atomically(into / f"{name}.csv", text.getvalue().encode(), exported=True)
-    for plot in sorted(run_directory.glob("*.png")):
-        write_atomically(into / plot.name, plot.read_bytes(), exported=True)
 
 
 def write_summary(run_directory: Path) -> RunView:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, Protocol
+from typing import Protocol
 
 from plait.config import RunConfig
-from plait.data import BUILTINS, Dataset, Message, Record, RecordKind, histogram
+from plait.data import BUILTINS, Dataset, RecordKind, histogram
 from plait.errors import DataError
 from plait.rounds.events import DataUsed
 from plait.simulation.loaded import Loaded
@@ -19,7 +18,6 @@ from plait.training.bases import Progress
 
 # Clients that a column names, where the user does not say how many take part.
 _MOST_NAMED = 32
-_TURNS = frozenset({"messages", "chosen", "rejected"})
 
 
 class Shares(Protocol):
@@ -74,57 +72,6 @@ class PartitionedData:
     def histogram(self, index: int) -> Mapping[str, int]:
         """Counts of its records that may be sent."""
         return histogram(self.share(index).records, self.dataset, column=self.scheme.column)
-
-
-@dataclass(frozen=True, eq=False)
-class SentShares:
-    """The data of some clients, as another process sent them.
-
-    Attributes:
-        clients: share and histogram by client number.
-    """
-
-    kind: RecordKind
-    clients: Mapping[int, tuple[ClientShare, Mapping[str, int]]]
-
-    def share(self, index: int) -> ClientShare:
-        """The data of one of these clients."""
-        return self.clients[index][0]
-
-    def histogram(self, index: int) -> Mapping[str, int]:
-        """Counts of its records that may be sent."""
-        return self.clients[index][1]
-
-    def to_bytes(self) -> bytes:
-        """For `from_bytes`; JSON."""
-        clients = {index: (asdict(share), dict(counts)) for index, (share, counts) in self.clients.items()}
-        return json.dumps({"kind": self.kind.value, "clients": clients}).encode()
-
-    @classmethod
-    def of(cls, data: Shares, indices: Iterable[int]) -> SentShares:
-        """Of these clients."""
-        return cls(data.kind, {index: (data.share(index), data.histogram(index)) for index in indices})
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> SentShares:
-        """The inverse of `to_bytes`."""
-        found = json.loads(data)
-        clients = {
-            int(index): (
-                ClientShare(share["name"], _records(share["records"]), _records(share["held_out"])),
-                counts,
-            )
-            for index, (share, counts) in found["clients"].items()
-        }
-        return cls(RecordKind(found["kind"]), clients)
-
-
-def _records(found: Iterable[Mapping[str, Any]]) -> tuple[Record, ...]:
-    made: list[Record] = []
-    for each in found:
-        turns = {name: tuple(Message(*turn) for turn in each[name]) for name in _TURNS}
-        made.append(replace(Record(**{name: each[name] for name in each.keys() - _TURNS}), **turns))
-    return tuple(made)
 
 
 def load_partitioned(

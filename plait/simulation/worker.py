@@ -20,7 +20,7 @@ from plait.rounds.channel import LocalChannel, NoAnswer
 from plait.run import resolve
 from plait.settle import settle
 from plait.simulation.loaded import Loaded
-from plait.simulation.partitioned_data import SentShares
+from plait.simulation.sent_shares import SentShares
 from plait.simulation.simulation import Simulation
 from plait.simulation.workers import told
 from plait.training.bases import LocatedBase, quiet_libraries

@@ -26,7 +26,8 @@ from plait.errors import ConfigError, Interrupted, MachineError, PlaitError, mac
 from plait.plugins import is_importable
 from plait.rounds.channel import Data, FixedNodes, NoAnswer, Purpose, StopRequest, TaskParts
 from plait.run import Run
-from plait.simulation.partitioned_data import SentShares, Shares
+from plait.simulation.partitioned_data import Shares
+from plait.simulation.sent_shares import SentShares
 from plait.training.device import Compute, use_threads
 from plait.training.gpu import shares
 from plait.welcome import welcome_table

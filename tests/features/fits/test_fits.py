@@ -8,7 +8,7 @@ import pytest
 
 from plait.adapters import Task
 from plait.adapters.methods import AdapterRequest
-from plait.training.bases import locate_config
+from plait.training.base_lookup import locate_config
 from plait.training.blueprint import design, read_base_config
 from plait.training.memory_plan import peak_bytes, size_of
 

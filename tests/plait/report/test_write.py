@@ -5,9 +5,10 @@ import json
 
 import pytest
 
+from plait.cli.report import export_figures
 from plait.errors import PeerError
 from plait.report.summary import summarise
-from plait.report.write import export_figures, write_report
+from plait.report.write import write_report
 
 PLOTS = {
     "loss_by_round.png",

