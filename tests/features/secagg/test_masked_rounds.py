@@ -65,16 +65,6 @@ def sent(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_sum_is_that_of_the_plain_numbers_bit_for_bit(federate, fake_model, sent):
-    federation = begin(federate, fake_model, rounds=3, keep_updates=True)
-    federation.run()
-    for number in (1, 2, 3):
-        stored = summed(federation, number)
-        assert list(stored.clients) == NAMES
-        np.testing.assert_array_equal(stored.numbers, sum(sent[number, name] for name in NAMES))
-
-
-@pytest.mark.slow
 def test_masked_rounds_lead_where_plain_ones_do(federate, fake_model):
     federation, plain = begin(federate, fake_model, rounds=6), begin(federate, fake_model, rounds=6)
     plain = federate(plain.models, rounds=6, weighting=federation.plan.weighting)
@@ -111,19 +101,6 @@ def test_the_server_learns_no_figure_of_a_client(federate, fake_model):
         assert not event["own"]["by_client"] if event.get("own") else True
     sizes = {event["uplink_bytes"] for event in federation.of_kind("update_received") if event["round"] == 2}
     assert len(sizes) <= len({len(name) for name in NAMES})  # by the client's name alone
-
-
-@pytest.mark.slow
-def test_a_client_sends_nothing_outside_a_masked_sum(federate, fake_model):
-    federation = begin(federate, fake_model)
-    asked = []
-    federation.channel.before = asked.append
-    federation.run()
-    train = next(each for each in asked if each.purpose is Purpose.TRAIN)
-    again = federation.channel.participants[100].answer(train.task)
-    reply = decode_reply(again, max_bytes=len(again))
-    assert isinstance(reply, Refusal)
-    assert "without a masked sum" in reply.detail
 
 
 @pytest.mark.slow

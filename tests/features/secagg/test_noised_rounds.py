@@ -198,7 +198,7 @@ class TestClientsRefuse:
         assert isinstance(refusal, Refusal)
         # Words could have counts that no noise covers.
         assert refusal.detail == "this client's log says why"
-        assert participant.refusal != refusal.detail
+        assert "without a masked sum" in participant.refusal
 
     @pytest.mark.parametrize("most", [0, 1])
     def test_other_noise_on_the_same_update_more_often_than_the_policy_says(self, federate, fake_model, noised, most):

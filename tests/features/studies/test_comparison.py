@@ -32,12 +32,6 @@ def test_a_setting_that_follows_from_another_is_no_label(make_run) -> None:
     assert [group.label for group in compare(*runs).groups] == ["rule fedavg", "rule median"]
 
 
-def test_single_runs_are_called_as_their_directories(make_run) -> None:
-    runs = make_run("before", 3.0, rule="fedavg"), make_run("after", 2.9, rule="ffa")
-    assert compare(*runs).summary.group.tolist() == ["before", "after"]
-    assert repr(compare(*runs)) == "<plait.Comparison of before, after>"
-
-
 def test_the_same_settings_and_seed_twice_are_two_groups(make_run) -> None:
     """A run of another version of the code is not another seed."""
     runs = [make_run(f"{name}-{seed}", 3.0, seed=seed) for name in ("before", "after") for seed in (0, 1)]
@@ -76,13 +70,6 @@ def test_an_unfinished_run_is_shown_and_named_and_counts_only_where_none_has_fin
 def test_other_held_out_sequences_are_said(make_run) -> None:
     runs = make_run("one", 3.0, partition="iid"), make_run("other", 3.0, partition="square", tokens=90)
     assert compare(*runs).notes == ("other is evaluated on other held-out sequences than one.",)
-
-
-def test_the_baseline_may_be_any_run(make_run) -> None:
-    one, other = make_run("one", 3.0, rule="fedavg"), make_run("other", 3.5, rule="ffa")
-    differences = compare(one, other, baseline=other).differences
-    assert (differences.group.tolist(), differences.baseline.tolist()) == (["one"], ["other"])
-    assert differences.difference.tolist() == [-0.5]
 
 
 def test_a_run_that_is_named_twice_counts_once(make_run, monkeypatch) -> None:
