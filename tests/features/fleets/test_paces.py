@@ -4,7 +4,7 @@ import pytest
 
 from plait.rounds.events import Resumed, RoundFinished, RoundStarted, UpdateReceived
 from plait.rounds.fleet_events import DeviceWorked
-from plait.rounds.paces import Pace, Paces
+from plait.rounds.paces import BySpeed, Pace, Paces
 
 
 def worked(client: str, train_s: float, rest_s: float) -> DeviceWorked:
@@ -38,3 +38,59 @@ def test_a_client_cannot_say_that_it_trained_for_longer_than_it_took() -> None:
     update = UpdateReceived(round=1, client="a", uplink_bytes=1, train_s=1e9, took_s=4.0)
     started = RoundStarted(round=1, cohort=("a",), steps={"a": 4})
     assert Paces.of([started, update, RoundFinished(round=1)]).known == {"a": Pace(1.0, 0.0)}
+
+
+def steps_of(local_steps: int, paces: dict[str, Pace]) -> dict[str, int]:
+    steps = BySpeed().steps(local_steps, list(paces), paces)
+    return {client: steps(client) for client in paces}
+
+
+def test_clients_of_all_speeds_answer_together() -> None:
+    paces = {name: Pace(speed, 1.0) for name, speed in (("a", 0.5), ("b", 1.0), ("c", 2.5), ("d", 4.0))}
+    planned = steps_of(16, paces)
+    assert sum(planned.values()) == 64
+    ends = [pace.rest_s + planned[name] / pace.steps_per_s for name, pace in paces.items()]
+    # No further apart than half a step of the slowest.
+    assert max(ends) - min(ends) <= 1.0
+
+
+def test_the_network_counts_too() -> None:
+    planned = steps_of(10, {"far": Pace(1.0, 8.0), "near": Pace(1.0, 0.0)})
+    assert planned == {"far": 6, "near": 14}
+
+
+def test_each_client_takes_at_least_one_step_and_at_most_four_times_the_average() -> None:
+    planned = steps_of(4, {"slow": Pace(0.001, 0.0), "fast": Pace(1000.0, 0.0)})
+    assert planned["slow"] >= 1
+    assert planned["fast"] <= 16
+    assert sum(planned.values()) == 8
+
+
+def test_a_client_of_unknown_pace_takes_a_quarter_of_the_average() -> None:
+    steps = BySpeed().steps(5, ["new", "old"], {"old": Pace(1.0, 0.0), "other": Pace(2.0, 0.0)})
+    assert [steps(client) for client in ("new", "old")] == [2, 5]
+    assert steps("other") == 10, "one that replaces another"
+    assert BySpeed().steps(5, ["new"], {})("new") == 2
+
+
+def test_a_client_pulls_equally_hard_whatever_its_steps() -> None:
+    steps, weights = {"a": 1, "b": 9}, {"a": 3.0, "b": 1.0}
+    factors = BySpeed().factors(steps, weights)
+    # AdamW's steps lead as far as the square root of their number.
+    lengths = {"a": 1.0, "b": 3.0}
+    assert factors["a"] * lengths["a"] == pytest.approx(factors["b"] * lengths["b"])
+    # Together as far as they went without factors.
+    went = (3 * 1.0 + 1 * 3.0) / 4
+    assert sum(weights[name] / 4 * factors[name] * lengths[name] for name in steps) == pytest.approx(went)
+    assert BySpeed().factors({"a": 4, "b": 4}, {}) == {"a": 1.0, "b": 1.0}
+
+
+@pytest.mark.parametrize("train_s", [5e-324, 1e-308, 1e-300, -1e9])
+def test_no_time_that_a_client_states_stops_the_run_or_takes_steps_from_the_others(train_s) -> None:
+    started = RoundStarted(round=1, cohort=("a", "b"), steps={"a": 8, "b": 8})
+    updates = [
+        UpdateReceived(round=1, client=name, uplink_bytes=1, train_s=said, took_s=5.0)
+        for name, said in (("a", train_s), ("b", 4.0))
+    ]
+    steps = BySpeed().steps(8, ["a", "b"], Paces.of([started, *updates, RoundFinished(round=1)]).known)
+    assert [steps("a"), steps("b")] == [8, 8]
