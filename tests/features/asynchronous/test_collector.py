@@ -109,20 +109,6 @@ def test_a_node_that_comes_back_as_another_client_is_asked_once_its_first_task_i
     assert min(began) > 1 + BUFFER.max_staleness
 
 
-@pytest.mark.slow
-def test_who_began_too_long_ago_is_told_to_stop_and_begins_anew(federate, fake_model):
-    federation = begin(federate, fake_model, rounds=8)
-    federation.channel.silent = lambda asked: (
-        (asked.client, asked.purpose, asked.round) == ("client-4", Purpose.TRAIN, 1)
-    )
-    federation.run()
-    refused = federation.of_kind("update_refused")
-    assert {event["reason"] for event in refused} == {"stale"}
-    assert ("client-4", 1) in {(event["client"], event["round"]) for event in refused}
-    assert "client-4" in {event["client"] for event in federation.of_kind("update_received")}
-    assert replayed(federation) == 8
-
-
 def test_who_works_without_end_holds_up_no_buffer_for_long(federate, fake_model, monkeypatch):
     monkeypatch.setattr(collector, "_LOOK_S", 0.0)
     federation = begin(federate, fake_model, count=2, rounds=3, patience=Patience(slow_s=0.0))

@@ -111,13 +111,9 @@ def test_vllm_loads_the_export_and_adds_what_peft_adds(
         torch.testing.assert_close(
             product, theirs[module], rtol=0, atol=1e-6 * float(theirs[module].abs().max()) + 1e-7
         )
-    vllm, on_cpu, sglang = (command.text for command in exported.commands)
-    assert vllm.startswith("vllm serve ")
-    assert on_cpu.startswith("VLLM_CPU_KVCACHE_SPACE=2 python -m vllm.entrypoints.openai.api_server --model ")
-    assert sglang.startswith("python -m sglang.launch_server --model-path ")
-    for each in (vllm, on_cpu, sglang):
-        assert f"--max-lora-rank {rank} --lora-" in each
-        assert each.endswith(f" by-peft={tmp_path / 'out'}")
+    for command in exported.commands:
+        assert f"--max-lora-rank {rank} --lora-" in command.text
+        assert command.text.endswith(f" by-peft={tmp_path / 'out'}")
 
 
 @pytest.mark.parametrize(

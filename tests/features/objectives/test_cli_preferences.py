@@ -11,7 +11,6 @@ import pytest
 from plait.adapters.peft import load_peft_directory
 from plait.rounds.ledger import read_events
 from plait.rounds.run_directory import RunDirectory
-from tests.commands import resuming
 
 WORDS = ["red", "blue", "green", "one", "two", "three", "cat", "dog", "sun", "moon"]
 
@@ -79,9 +78,6 @@ def test_a_run_of_preferences_says_everywhere_how_often_rewards_are_right(plait,
     plain = json.loads(plait("eval", "--adapter", run, "--data", texts, "--json", "--seq-len", 48).out)
     assert plain["adapter"]["perplexity"] > 1
     assert "margin" in plait("report", run).out
-    refused = plait("audit", run, *resuming(run)[2:])
-    assert refused.code == 2
-    assert "expected sft: the attacks compare the losses of sequences" in refused.err
 
 
 def pairs_of(run: Path) -> str:

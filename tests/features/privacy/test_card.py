@@ -263,20 +263,8 @@ def test_of_private_records_it_shows_what_each_client_s_have_cost(tmp_path):
 
 @pytest.mark.slow
 def test_an_estimate_of_private_records_needs_to_know_how_many_there_are():
-    plan = [
-        "estimate",
-        "--base",
-        "tiny",
-        "--clients",
-        "8",
-        "--rounds",
-        "5",
-        "--local-steps",
-        "10",
-        "--batch-size",
-        "64",
-    ]
-    plan += ["--dp", "record", "--dp-epsilon", "8", "--json"]
+    steps = ["--rounds", "5", "--local-steps", "10", "--batch-size", "64"]
+    plan = ["estimate", "--base", "tiny", "--clients", "8", *steps, "--dp", "record", "--dp-epsilon", "8", "--json"]
     error = CliRunner().invoke(app, plan).exception
     assert isinstance(error, ConfigError)
     assert "dp is 'record' and records is not given; give --records N" in str(error)
