@@ -34,7 +34,7 @@ def status(message: str, *, quiet: bool) -> Generator[Callable[[str], None]]:
     """Show what is done while the block runs, and since when.
 
     The block gets a function that replaces the message. What it says after a colon is how far a step is
-    (`plait.text.growing`): a file gets each step in a line, and how far it is twice a minute.
+    (`plait.data.packages.growing`): a file gets each step in a line, and how far it is twice a minute.
     """
     if quiet:
         yield lambda _text: None

@@ -17,7 +17,8 @@ import numpy as np
 
 from plait.adapters import AdapterSpec, AdapterState, Parent
 from plait.adapters.module_names import in_base
-from plait.adapters.peft import WEIGHTS_FILE, load_peft_directory, load_state
+from plait.adapters.peft import WEIGHTS_FILE
+from plait.adapters.peft_reading import load_peft_directory, load_state
 from plait.aggregation import Geometry, LowRank, geometry_of
 from plait.aggregation.factors import balanced
 from plait.errors import BaseMismatchError, ConfigError, PeerError

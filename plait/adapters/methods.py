@@ -23,7 +23,6 @@ from plait.plugins import Kind, find
 from plait.traits import Reasons, Trait
 
 ALL_LINEAR = "all-linear"
-
 ATTENTION_OUTPUTS = (
     "o_proj", "out_proj", "attention.output.dense", "attention.dense", "self_attention.dense", "self_attn.dense",
     "attn.c_proj", "attention.out_lin", "attn.Wo",
@@ -169,7 +168,6 @@ def _lora(request: AdapterRequest, _: BaseModules) -> Mapping[str, object]:
 
 
 _PRODUCT = "A and B, separately (fedavg) or as their product (see --rule list)"
-
 LORA = Method(
     name="lora",
     title="LoRA (arXiv 2106.09685)",

@@ -95,7 +95,7 @@ def evaluate(
     ):
         if value < least:
             raise ConfigError(f"{name} is {value}, expected at least {least}")
-    from plait.adapters.peft import load_peft_directory
+    from plait.adapters.peft_reading import load_peft_directory
 
     folder = Path(adapter)
     admit(objective)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from plait.adapters import AdapterState
 from plait.adapters.methods import Option
-from plait.adapters.peft import load_state
+from plait.adapters.peft import WEIGHTS_FILE
+from plait.adapters.safetensors import read_safetensors
 from plait.data import BUILTINS
 from plait.errors import PlaitError
 from plait.files import write_atomically
@@ -69,7 +71,7 @@ def _samples(run: Run, data: PartitionedData, adapter: Path, count: int) -> list
             prompts.append(prompt)
     check_given_out(adapter)
     spec = run.ranks.master.spec
-    speaker = Speaker(base, spec, load_state(adapter, spec))
+    speaker = Speaker(base, spec, AdapterState.from_tensors(spec.layout, read_safetensors(adapter / WEIGHTS_FILE)))
     most = min(MAX_TOKENS, *(speaker.room(prompt) for prompt in prompts)) if prompts else 0
     if most < 1:
         return []

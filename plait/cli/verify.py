@@ -149,7 +149,7 @@ def _check_adapter(
     directory: RunDirectory, events: list[Event], settings: RunConfig, resolved: Callable[[], Run]
 ) -> str:
     """Describe the adapter in the run directory."""
-    from plait.adapters.peft import load_peft_directory
+    from plait.adapters.peft_reading import load_peft_directory
     from plait.rounds.checkpoint import finished_in_checkpoint
     from plait.rounds.run_view import RunView, kept_in
 

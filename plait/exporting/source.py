@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plait.adapters import AdapterSpec, AdapterState, BaseReference, Json, Parent
-from plait.adapters.peft import CARD_FILE, WEIGHTS_FILE, PeftAdapter, load_peft_directory
+from plait.adapters.peft import CARD_FILE, WEIGHTS_FILE
+from plait.adapters.peft_reading import PeftAdapter, load_peft_directory
 from plait.adapters.safetensors import parse_object
 from plait.errors import BaseMismatchError, ConfigError, MachineError, PeerError
 from plait.files import lies_in, open_plain

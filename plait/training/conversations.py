@@ -20,7 +20,6 @@ from plait.errors import DataError
 from plait.training.examples import IGNORED, Example, Tokenizer, Turn
 
 _CALLS = "tool_calls"
-
 # Content that stands for a turn's own, to find its place.
 _MARK = "\ue0a1\ue0a2"
 

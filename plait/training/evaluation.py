@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from plait.adapters import AdapterSpec, AdapterState, Task
-from plait.adapters.peft import PeftAdapter
+from plait.adapters.peft_reading import PeftAdapter
 from plait.data import Dataset, RecordKind
 from plait.errors import BaseMismatchError, ConfigError, DataError
 from plait.objectives import SFT, objective_named

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import cast
 
 import plait
-from plait.adapters.peft import load_peft_directory
+from plait.adapters.peft_reading import load_peft_directory
 from plait.data import Dataset, Record, as_dataset
 from plait.errors import DataError
 from plait.rounds.channel import Channel

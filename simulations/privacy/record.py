@@ -25,7 +25,7 @@ sys.path.insert(0, str(HERE.parents[1]))
 
 from plait.adapters import AdapterState  # noqa: E402
 from plait.adapters.methods import method_named  # noqa: E402
-from plait.adapters.peft import load_peft_directory  # noqa: E402
+from plait.adapters.peft_reading import load_peft_directory  # noqa: E402
 from plait.config import config_from_table  # noqa: E402
 from plait.data import Dataset, Record, RecordKind  # noqa: E402
 from plait.rounds.run_directory import RunDirectory  # noqa: E402

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from harness import SCRATCH, instrumented, main, one_line
 
 with instrumented():
-    from plait.adapters.peft import load_peft_directory
+    from plait.adapters.peft_reading import load_peft_directory
     from plait.data import arrow_file, as_dataset
     from plait.errors import PlaitError
 

@@ -157,7 +157,7 @@ def named_base(base: str, *, stated: bool = False) -> Attack:
     """An adapter of another base, without the fingerprint of one, as PEFT itself writes it."""
 
     def attack(run: Path) -> None:
-        from plait.adapters.peft import load_peft_directory
+        from plait.adapters.peft_reading import load_peft_directory
         from plait.adapters.safetensors import write_safetensors
 
         folder = run / "adapter"

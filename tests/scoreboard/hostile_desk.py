@@ -18,7 +18,7 @@ from client.base import open_runner
 from client.settings import NodeSettings, check_settings
 from client.task import ParticipantRunner, Run, Task
 from plait.adapters import BaseReference, save_peft_directory
-from plait.adapters.peft import load_peft_directory
+from plait.adapters.peft_reading import load_peft_directory
 from plait.config import RunConfig
 from plait.data import as_dataset
 from plait.errors import PlaitError

@@ -23,7 +23,7 @@ from scoreboard.small_federation import FakeModel, borrowed, no_waiting_for_the_
 from client.journal import Journal, Style
 from client.task import Task
 from plait.adapters import AdapterState, BaseReference, Layout, model_card, save_peft_directory
-from plait.adapters.peft import load_peft_directory
+from plait.adapters.peft_reading import load_peft_directory
 from plait.cli.main import main
 from plait.data.records import Dataset, Record, RecordKind
 from plait.errors import PlaitError

@@ -73,7 +73,7 @@ def audit(
     proven: Audit | None = None
     promised: float | None = None
     with status("attacking", quiet=json_output) as update:
-        from plait.adapters.peft import load_peft_directory
+        from plait.adapters.peft_reading import load_peft_directory
         from plait.data import as_dataset
         from plait.features.attacks.membership import attacks
         from plait.training.bases import quiet_libraries

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plait.adapters import AdapterSpec, AdapterState
-from plait.adapters.peft import PeftAdapter
+from plait.adapters.peft_reading import PeftAdapter
 from plait.data import Dataset
 from plait.errors import BaseMismatchError, DataError
 from plait.rounds.events import ClientReplaced, Event, MembershipAttack, RoundStarted, UpdateReceived

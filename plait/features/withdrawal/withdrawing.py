@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from plait.adapters.peft import WEIGHTS_FILE, load_peft_directory
+from plait.adapters.peft import WEIGHTS_FILE
+from plait.adapters.peft_reading import load_peft_directory
 from plait.config import RunConfig, config_from_table
 from plait.errors import ConfigError, PeerError
 from plait.exporting.source import plain_name

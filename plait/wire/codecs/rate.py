@@ -25,11 +25,7 @@ from plait.adapters.state import Float32
 from plait.errors import PeerError
 from plait.wire.codec import EncodedPayload
 from plait.wire.codecs import compiled
-from plait.wire.codecs.entropy import (
-    join,
-    split,
-    streams_of,
-)
+from plait.wire.codecs.entropy import join, split, streams_of
 from plait.wire.codecs.trellis import (
     GREATEST_STEP,
     LARGEST,

@@ -10,7 +10,7 @@ import pytest
 
 from plait.adapters import Subject, Task, save_peft_directory
 from plait.adapters.methods import METHODS, AdapterRequest
-from plait.adapters.peft import load_peft_directory
+from plait.adapters.peft_reading import load_peft_directory
 from plait.adapters.spec import ORIGINS, Origin
 from plait.api.export import TARGETS
 from plait.api.export import write_export as export

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from plait.adapters.peft import load_peft_directory
+from plait.adapters.peft_reading import load_peft_directory
 from plait.rounds.ledger import read_events
 from plait.rounds.run_directory import RunDirectory
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import plait
-from plait.adapters.peft import load_peft_directory
+from plait.adapters.peft_reading import load_peft_directory
 from plait.features.privacy import record
 from plait.features.privacy.audit import check_privacy
 from plait.features.privacy.record import charge

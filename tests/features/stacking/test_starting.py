@@ -65,7 +65,7 @@ def products(state: AdapterState, geometry: Geometry) -> dict[str, np.ndarray]:
 
 
 def state_in(folder: Path, adapter: RankedAdapter | None = None) -> tuple[AdapterState, Geometry]:
-    from plait.adapters.peft import load_peft_directory
+    from plait.adapters.peft_reading import load_peft_directory
 
     loaded = load_peft_directory(folder)
     spec = adapter.spec if adapter else loaded.spec()

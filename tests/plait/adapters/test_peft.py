@@ -21,7 +21,8 @@ from safetensors.numpy import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from plait.adapters import AdapterSpec, AdapterState, BaseReference, Layout, Task, model_card, save_peft_directory
-from plait.adapters.peft import escaped, load_peft_directory, load_state
+from plait.adapters.peft import escaped
+from plait.adapters.peft_reading import load_peft_directory, load_state
 from plait.errors import MachineError, PeerError
 
 FINGERPRINT = "ab" * 32

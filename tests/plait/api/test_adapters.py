@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import plait
-from plait.adapters.peft import load_peft_directory
+from plait.adapters.peft_reading import load_peft_directory
 from plait.aggregation import Side
 from plait.errors import BaseMismatchError, ConfigError
 from tests.plait.conftest import begun_otherwise

@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from plait.adapters.peft import load_peft_directory
+from plait.adapters.peft_reading import load_peft_directory
 from plait.rounds.ledger import read_lines
 from plait.training.bases import locate_base
 

@@ -4,13 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plait.errors import PeerError
-from plait.wire.codecs.entropy import (
-    frequencies,
-    join,
-    knots,
-    split,
-    streams_of,
-)
+from plait.wire.codecs.entropy import frequencies, join, knots, split, streams_of
 from plait.wire.codecs.uncompiled import StreamReader, StreamWriter, model_of
 
 
