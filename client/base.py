@@ -278,7 +278,7 @@ def _parameters(settled: Settled) -> int | None:
 
 def _spent(journal: DataJournal, memory: DiskMemory) -> float:
     """What earlier runs have cost the node's data in this federation."""
-    from plait.features.privacy.client import SpentJournal
+    from plait.privacy.client import SpentJournal
 
     known = ClientSecret.known(memory)
     account = known.account if known else ""

@@ -137,8 +137,8 @@ class Proposal:
     @cached_property
     def _words(self) -> tuple[Words, ...]:
         """What differential privacy and masks say of the run."""
-        from plait.features.privacy.run import proposes as of_privacy
-        from plait.features.secagg.run import proposes as of_masks
+        from plait.privacy.run import proposes as of_privacy
+        from plait.secagg.run import proposes as of_masks
 
         run = Proposed(
             config=self.config,

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from plait.api.resuming import resume
     from plait.api.simulate import simulate
     from plait.errors import PlaitError
-    from plait.features.studies.comparison import Comparison, compare
     from plait.rounds.callbacks import Callback, EarlyStopping, Stop
     from plait.rounds.events import Event
+    from plait.studies.comparison import Comparison, compare
     from server.program import Server
 
 __version__ = "0.1.0"
@@ -55,7 +55,7 @@ __all__ = [
 _HOMES: Mapping[str, str] = {
     "Callback": "plait.rounds.callbacks",
     "Client": "client.program",
-    "Comparison": "plait.features.studies.comparison",
+    "Comparison": "plait.studies.comparison",
     "EarlyStopping": "plait.rounds.callbacks",
     "Evaluation": "plait.api.evaluate",
     "Event": "plait.rounds.events",
@@ -66,7 +66,7 @@ _HOMES: Mapping[str, str] = {
     "Server": "server.program",
     "Stop": "plait.rounds.callbacks",
     "Updates": "plait.aggregation.own_rule",
-    "compare": "plait.features.studies.comparison",
+    "compare": "plait.studies.comparison",
     "evaluate": "plait.api.evaluate",
     "export": "plait.api.export",
     "open_run": "plait.api.result",

@@ -27,7 +27,7 @@ def settled_by_parts(config: RunConfig) -> RunConfig:
 
         config = config.model_copy(update=settled(config))
     if config.dp != "off":
-        from plait.features.privacy.run import settles
+        from plait.privacy.run import settles
 
         config = config.model_copy(update=settles(config))
     return config
@@ -38,7 +38,7 @@ def task_settings(settings: Settings, config: RunConfig) -> Settings:
     settings = replace(settings, secure_aggregation=config.secure_aggregation)
     if config.dp == "off":
         return settings
-    from plait.features.privacy.run import tasks
+    from plait.privacy.run import tasks
 
     return tasks(settings, config)
 
@@ -64,11 +64,11 @@ def way_of(plan: RunPlan, config: RunConfig, host: Host) -> Way:
 
         way = with_buffer(way, config)
     if config.dp != "off":
-        from plait.features.privacy.run import way as private
+        from plait.privacy.run import way as private
 
         way = private(way, config, plan)
     if config.secure_aggregation:
-        from plait.features.secagg.run import way as masked
+        from plait.secagg.run import way as masked
 
         way = masked(way, config)
     return way
@@ -78,11 +78,11 @@ def client_way_of(config: RunConfig, speaker: Speaker) -> ClientWay:
     """How a client's updates and losses leave it, and what they cost its data's budget."""
     way = ClientWay(InTheOpen(speaker.name, speaker.sign))
     if config.dp != "off":
-        from plait.features.privacy.client import client_way as private
+        from plait.privacy.client import client_way as private
 
         way = private(way, config, speaker)
     if config.secure_aggregation:
-        from plait.features.secagg.run import client_way as masked
+        from plait.secagg.run import client_way as masked
 
         way = masked(way, config, speaker)
     return way
@@ -96,7 +96,7 @@ def links_of(links: Links, config: RunConfig, size: int, *, evaluates: bool, cer
     """
     if not config.secure_aggregation:
         return links
-    from plait.features.secagg.run import links as masked
+    from plait.secagg.run import links as masked
 
     return masked(links, config, size, evaluates=evaluates, certified=certified)
 
@@ -108,12 +108,12 @@ def screen_of(config: RunConfig, update_bytes: int) -> Screen | None:
         update_bytes: size of an update as it is sent.
     """
     if config.secure_aggregation:
-        from plait.features.secagg.run import screen as of_sums
+        from plait.secagg.run import screen as of_sums
 
         return of_sums()
     if config.dp == "off":
         return None
-    from plait.features.privacy.run import screen
+    from plait.privacy.run import screen
 
     return screen(config, update_bytes)
 
@@ -130,7 +130,7 @@ def opened(config: RunConfig, opening: Opening) -> list[Event]:
 
         promised.append(described(config, opening))
     if config.dp != "off":
-        from plait.features.privacy.run import opens as private
+        from plait.privacy.run import opens as private
 
         promised.append(private(config, opening))
     return [event for event in promised if event]

@@ -264,11 +264,11 @@ class Policy(BaseModel, frozen=True):
 
     def _check_hiding(self, config: RunConfig) -> None:
         if self.most_epsilon_of_run:
-            from plait.features.privacy.run import check as check_privacy
+            from plait.privacy.run import check as check_privacy
 
             check_privacy(self, config)
         if self.require_secure_aggregation or config.secure_aggregation:
-            from plait.features.secagg.run import check as check_masks
+            from plait.secagg.run import check as check_masks
 
             check_masks(self, config)
 

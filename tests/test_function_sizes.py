@@ -9,14 +9,14 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 MOST_LINES, MOST_PARAMETERS = 60, 12
 # What is larger yet, which may only become less. Verbs and the public interface have a parameter for each option.
-LARGER = "plait/api/evaluate.py:evaluate plait/api/export.py:export plait/cli/export.py:export"
+LARGER = "plait/api/evaluate.py:evaluate plait/api/export.py:export plait/cli/audit.py:audit plait/cli/export.py:export"
 
 
 def larger() -> Iterator[str]:
     for part in ("plait", "server", "client"):
         for path in sorted((ROOT / part).rglob("*.py")):
             name = path.relative_to(ROOT).as_posix()
-            if name.startswith(("plait/v1/", "plait/features/")):
+            if name.startswith("plait/v1/"):
                 continue
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and is_larger(node):

@@ -82,7 +82,7 @@ def page_beside(
     """
     if not listen:
         return nullcontext("")
-    from plait.features.page.beside import page_beside as served
+    from plait.page.beside import page_beside as served
 
     return served(place, listen, status_json=status_json)
 
@@ -94,6 +94,6 @@ def check_page(listen: str) -> None:
         ConfigError: as for `page_beside`.
     """
     if listen:
-        from plait.features.page.beside import page_address
+        from plait.page.beside import page_address
 
         page_address(listen, what="--page")

@@ -48,24 +48,24 @@ VERBS: Mapping[str, Verb] = {
     "chat": Verb("plait.cli.chat", "chat", "talk to a run's model in the terminal"),
     "export": Verb("plait.cli.export", "export", "write the adapter for other programs"),
     "eval": Verb("plait.cli.evaluate", "evaluate", "evaluate a base with and without an adapter"),
-    "compare": Verb("plait.features.studies.compare_verb", "compare", "compare several runs"),
-    "privacy": Verb("plait.features.privacy.audit", "privacy", "show what runs have spent of their privacy"),
-    "audit": Verb("plait.features.attacks.audit_verb", "audit", "attack a finished run's adapter"),
-    "evidence": Verb("plait.features.evidence.evidence_verb", "evidence", "sign what a run did, for others to check"),
-    "submit": Verb("plait.features.standing.verbs", "submit", "give a standing server a run"),
-    "runs": Verb("plait.features.standing.verbs", "runs", "list a standing server's runs"),
-    "cancel": Verb("plait.features.standing.verbs", "cancel", "take a run out of a standing server's queue"),
-    "fetch": Verb("plait.features.standing.verbs", "fetch", "copy a finished run from a standing server"),
+    "compare": Verb("plait.cli.compare", "compare", "compare several runs"),
+    "privacy": Verb("plait.cli.privacy", "privacy", "show what runs have spent of their privacy"),
+    "audit": Verb("plait.cli.audit", "audit", "attack a finished run's adapter"),
+    "evidence": Verb("plait.cli.evidence", "evidence", "sign what a run did, for others to check"),
+    "submit": Verb("server.standing_verbs", "submit", "give a standing server a run"),
+    "runs": Verb("server.standing_verbs", "runs", "list a standing server's runs"),
+    "cancel": Verb("server.standing_verbs", "cancel", "take a run out of a standing server's queue"),
+    "fetch": Verb("server.standing_verbs", "fetch", "copy a finished run from a standing server"),
     "check-plugin": Verb("plait.cli.check_plugin", "check_plugin", "check a part of your own"),
     "bench": Verb("plait.cli.bench", "bench", "measure plait; needs the source tree", forwards=True),
 }
 
 FORMS: Mapping[str, Verb] = {
     "doctor --base": Verb("plait.cli.fits", "fits", "show how training on a base fits into memory"),
-    "evidence --attest": Verb("plait.features.evidence.evidence_verb", "attest", "state what left this client"),
-    "report --live": Verb("plait.features.page.watch_verb", "watch", "show a run in the browser as it goes on"),
-    "resume --withdraw": Verb("plait.features.withdrawal.withdraw_verb", "withdraw", "take a client out of a run"),
-    "server --stay": Verb("plait.features.standing.verbs", "server", "serve a queue of runs"),
+    "evidence --attest": Verb("plait.cli.evidence", "attest", "state what left this client"),
+    "report --live": Verb("plait.cli.watch", "watch", "show a run in the browser as it goes on"),
+    "resume --withdraw": Verb("plait.cli.withdraw", "withdraw", "take a client out of a run"),
+    "server --stay": Verb("server.standing_verbs", "server", "serve a queue of runs"),
 }
 """What a verb does with an option that makes it another command."""
 

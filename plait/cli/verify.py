@@ -49,7 +49,7 @@ def verify(
     run = run_or_newest(named, quiet=json_output)
     directory = RunDirectory.find(run)
     with status(f"checking {run}", quiet=json_output):
-        from plait.features.privacy.audit import verifies
+        from plait.cli.privacy import verifies
         from plait.rounds.audit import check_signatures
         from plait.rounds.checkpoint import damage_of
         from plait.rounds.ledger import read_events, torn_bytes

@@ -892,9 +892,9 @@ def parse_event(line: Mapping[str, Json]) -> Event:
 
 _HOMES: Mapping[str, str] = {
     **dict.fromkeys(("fleet_described", "device_worked"), "plait.rounds.fleet_events"),
-    **dict.fromkeys(("privacy_started", "noise_intended", "privacy_spent"), "plait.features.privacy.events"),
-    **dict.fromkeys(("sum_unmasked", "group_left_out", "evaluation_missed"), "plait.features.secagg.events"),
-    **dict.fromkeys(("client_withdrawn", "withdrawn"), "plait.features.withdrawal.events"),
+    **dict.fromkeys(("privacy_started", "noise_intended", "privacy_spent"), "plait.privacy.events"),
+    **dict.fromkeys(("sum_unmasked", "group_left_out", "evaluation_missed"), "plait.secagg.events"),
+    **dict.fromkeys(("client_withdrawn", "withdrawn"), "plait.rounds.withdrawal_events"),
 }
 """The module of each other event; most runs have none of them."""
 

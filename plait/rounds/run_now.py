@@ -74,11 +74,11 @@ def cards_after(cards: Mapping[str, Card], event: Event) -> Mapping[str, Card]:
     """The cards of a run once one more event is known: of differential privacy, and of masks."""
     found: dict[str, object] = {**cards}
     if "privacy" in cards or event.event == "privacy_started":
-        from plait.features.privacy.card import PrivacyCard
+        from plait.privacy.card import PrivacyCard
 
         found["privacy"] = PrivacyCard.after(cast("PrivacyCard | None", found.get("privacy")), event)
     if "masks" in cards or event.event == "sum_unmasked":
-        from plait.features.secagg.events import MaskedCard, after
+        from plait.secagg.events import MaskedCard, after
 
         found["masks"] = after(cast("MaskedCard | None", found.get("masks")), event)
     return cast("Mapping[str, Card]", found)

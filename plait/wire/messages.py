@@ -286,7 +286,7 @@ def decode_task(data: bytes, *, max_bytes: int, held: Callable[[bytes], str] = l
         case None:
             raise PeerError("task asks for nothing, expected describe, train, evaluate or masking")
         case _:  # masking
-            from plait.features.secagg.messages import read_task
+            from plait.secagg.messages import read_task
 
             return read_task(message.masking)
 
@@ -388,7 +388,7 @@ def decode_reply(data: bytes | memoryview, *, max_bytes: int) -> Reply:
         case None:
             raise PeerError("reply has no answer, expected a card, an update, an evaluation or a refusal")
         case _:  # masked
-            from plait.features.secagg.messages import read_reply
+            from plait.secagg.messages import read_reply
 
             return read_reply(message.masked)
 

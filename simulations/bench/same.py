@@ -150,8 +150,8 @@ def _private(compute: Compute) -> Array:
     client = _Client.of(compute)
     spec, initial = client.made.spec, client.made.initial
     model = client.base.carrying(spec, initial)
-    from plait.features.privacy.record import Charge, RecordPrivacy
-    from plait.features.privacy.training.private_steps import train_privately
+    from plait.privacy.record import Charge, RecordPrivacy
+    from plait.training.private_steps import train_privately
 
     privacy = RecordPrivacy(records=6, batch=4, noise=2e-4, delta=1e-5, epsilon=float("inf"), clip_norm=0.5)
     done = train_privately(

@@ -30,13 +30,13 @@ from flwr.common.secure_aggregation.ndarrays_arithmetic import (
 from flwr.common.secure_aggregation.secaggplus_constants import Key
 from flwr.supercore.primitives.asymmetric import bytes_to_private_key, bytes_to_public_key
 
-from plait.features.secagg.client import MaskingClient
-from plait.features.secagg.events import TRAINING
-from plait.features.secagg.grid import Coding, Rotation, bits_for, unit_for
-from plait.features.secagg.masks import Ring
-from plait.features.secagg.messages import MaskedReply, MaskedUpdate, Parcels, Ready, Revealed, Signed
-from plait.features.secagg.roster import Offer, Session
-from plait.features.secagg.server import Collecting, agree
+from plait.secagg.client import MaskingClient
+from plait.secagg.events import TRAINING
+from plait.secagg.grid import Coding, Rotation, bits_for, unit_for
+from plait.secagg.masks import Ring
+from plait.secagg.messages import MaskedReply, MaskedUpdate, Parcels, Ready, Revealed, Signed
+from plait.secagg.roster import Offer, Session
+from plait.secagg.server import Collecting, agree
 from plait.trust.keys import NodeKey
 from plait.wire.messages import encode_reply
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from plait.features.secagg.collector import MaskedCollector
-from plait.features.secagg.masking import Masking
-from plait.features.secagg.messages import Delivery, Survivors, Unmasking
-from plait.features.secagg.roster import Roster
-from plait.features.secagg.stage import MaskedStage
 from plait.rounds.run_directory import RunDirectory
+from plait.secagg.collector import MaskedCollector
+from plait.secagg.masking import Masking
+from plait.secagg.messages import Delivery, Survivors, Unmasking
+from plait.secagg.roster import Roster
+from plait.secagg.stage import MaskedStage
 from tests.killing import around
 
 _STAGES = {type(None): "keys", Roster: "shares", Delivery: "delivery", Survivors: "signatures", Unmasking: "unmasking"}

@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from plait.features.secagg.sums import Summed, sum_file
 from plait.rounds.ledger import read_lines
 from plait.rounds.run_directory import RunDirectory
+from plait.secagg.sums import Summed, sum_file
 from plait.trust.provision import provision
 from tests.commands import said_by
 from tests.deployment import conftest as deployed

@@ -55,7 +55,7 @@ def test_no_function_brings_a_library_of_training_along_before_it_is_called() ->
 
 NOT_NEEDED = (
     "flwr",
-    "plait.features",
+    *("plait.secagg", "plait.privacy", "plait.evidence", "plait.page", "plait.studies", "plait.attacks"),
     *("plait.rounds.buffer", "plait.rounds.fleet", "plait.simulation.workers", "plait.simulation.virtual_clock"),
     *("plait.objectives.named", "plait.training.taught", "plait.training.conversations", "plait.training.generate"),
     *("plait.training.sliced_head", "plait.training.fused.library_attention"),

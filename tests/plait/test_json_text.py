@@ -12,7 +12,7 @@ from plait.adapters.fingerprint import _config_hash
 from plait.adapters.state import Layout
 from plait.api.serving import load_serving
 from plait.errors import PlaitError
-from plait.features.secagg.server import signatures_from_bytes
+from plait.secagg.server import signatures_from_bytes
 from plait.json_text import MAX_DEPTH, read_json, read_toml
 from plait.policy import load_policy
 from plait.rounds.checkpoint import damage_of

@@ -5,8 +5,8 @@ import pytest
 from plait.adapters.methods import METHODS
 from plait.config import config_from_table
 from plait.errors import ConfigError
-from plait.features.privacy.run import privacy_of
-from plait.features.secagg.run import masked_of
+from plait.privacy.run import privacy_of
+from plait.secagg.run import masked_of
 from plait.plugin_search import reference
 from plait.plugins import Kind
 from plait.rounds.events import DataUsed

@@ -22,10 +22,10 @@ import plait
 from plait.cli.report import export_figures
 from plait.cli.serving import log_to
 from plait.errors import PlaitError
-from plait.features.evidence.bundle import bundle_of
-from plait.features.evidence.envelope import Signer
-from plait.features.evidence.page import page_of
-from plait.features.page.feed import Feed
+from plait.evidence.bundle import bundle_of
+from plait.evidence.envelope import Signer
+from plait.evidence.page import page_of
+from plait.page.feed import Feed
 from plait.plugins import admit
 from plait.report.write import write_report
 from plait.rounds.run_directory import RunDirectory

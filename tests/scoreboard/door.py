@@ -20,7 +20,7 @@ from scoreboard.page_door import pressed, strangers
 from scoreboard.row import Row
 from scoreboard.small_federation import TESTS, borrowed
 
-from plait.features.standing.standing import calls_of
+from server.standing import calls_of
 from plait.transport import CHANNEL_OPTIONS, channel_credentials
 from plait.trust.keys import NodeKey
 from plait.trust.kit import ClientKit, ServerKit, StaffKit

@@ -21,7 +21,7 @@ from typing import Any
 from scoreboard.row import Row
 from scoreboard.small_federation import borrowed
 
-from plait.features.evidence.envelope import Signer, enveloped
+from plait.evidence.envelope import Signer, enveloped
 from plait.rounds.ledger import canonical
 from plait.trust.certificate import key_pem, new_key, read_key
 from plait.trust.keys import NodeKey

@@ -20,10 +20,10 @@ import numpy as np
 from scoreboard.small_federation import borrowed
 
 from plait.errors import PeerError
-from plait.features.secagg import client as masking
-from plait.features.secagg.client import MaskingClient
-from plait.features.secagg.roster import Offer, Session
-from plait.features.secagg.server import Collecting, agree, check_offer
+from plait.secagg import client as masking
+from plait.secagg.client import MaskingClient
+from plait.secagg.roster import Offer, Session
+from plait.secagg.server import Collecting, agree, check_offer
 from plait.trust.endorsement import Endorsement
 from plait.trust.identity import is_vouched_for
 from plait.trust.keys import NodeKey

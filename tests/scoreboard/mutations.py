@@ -169,7 +169,7 @@ def _forgets_what_was_recorded() -> None:
 
 
 def _newcomers_give_way() -> None:
-    server = module("plait.features.page.server")
+    server = module("plait.page.server")
     add = server.Connections.add
 
     def add_if_there_is_room(self: object, connection: object, address: str) -> None:
@@ -178,7 +178,7 @@ def _newcomers_give_way() -> None:
         else:
             connection.transport.abort()
 
-    put("plait.features.page.server:Connections.add", add_if_there_is_room)
+    put("plait.page.server:Connections.add", add_if_there_is_room)
 
 
 def _no_deadline() -> None:
@@ -364,22 +364,22 @@ def _finite() -> None:
 
 
 def _clip_at_clients() -> None:
-    clip = module("plait.features.privacy.mechanism")
+    clip = module("plait.privacy.mechanism")
 
     def unclipped(values, *, clip_norm, radius, key):
         return clip._rounded(values, radius / clip_norm, key)[0]
 
-    put("plait.features.privacy.mechanism:clipped_to_grid", unclipped)
+    put("plait.privacy.mechanism:clipped_to_grid", unclipped)
 
 
 def _half_noise() -> None:
-    real = module("plait.features.privacy.mechanism").grid_for
-    put("plait.features.privacy.mechanism:grid_for", lambda size, multiplier: real(size, multiplier / 2))
+    real = module("plait.privacy.mechanism").grid_for
+    put("plait.privacy.mechanism:grid_for", lambda size, multiplier: real(size, multiplier / 2))
 
 
 def _shares_over(factor: float) -> None:
-    real = module("plait.features.privacy.mechanism").discrete_gaussian
-    put("plait.features.privacy.mechanism:discrete_gaussian", lambda variance, bits: real(variance / factor, bits))
+    real = module("plait.privacy.mechanism").discrete_gaussian
+    put("plait.privacy.mechanism:discrete_gaussian", lambda variance, bits: real(variance / factor, bits))
 
 
 def _shuffled(self, stream):
@@ -391,7 +391,7 @@ def _shuffled(self, stream):
 
 def derived_for(key, number: int) -> bytes:
     """A key of a round's noise that no update changes."""
-    return module("plait.features.privacy.noise").derived(key.secret, str(number).encode())
+    return module("plait.privacy.noise").derived(key.secret, str(number).encode())
 
 
 def _median_left_on() -> None:
@@ -400,22 +400,22 @@ def _median_left_on() -> None:
 
 
 def _one_model_for_all() -> None:
-    for place in ("plait.features.secagg.client", "plait.features.secagg.server"):
+    for place in ("plait.secagg.client", "plait.secagg.server"):
         for name in ("pair_key", "self_key"):
-            real = getattr(module("plait.features.secagg.client"), name)
+            real = getattr(module("plait.secagg.client"), name)
             put(f"{place}:{name}", lambda *given, real=real: real(*given[:-1], b""))
 
 
 def _short_seeds() -> None:
-    real = module("plait.features.secagg.masks").derived
-    for place in ("plait.features.secagg.masks", "plait.features.secagg.client"):
+    real = module("plait.secagg.masks").derived
+    for place in ("plait.secagg.masks", "plait.secagg.client"):
         put(f"{place}:derived", lambda secret, *purpose: real(secret, *purpose)[:4] + bytes(28))
 
 
 def _fetches_any_size() -> None:
-    received = module("plait.features.standing.calls")._received
+    received = module("server.calls")._received
     put(
-        "plait.features.standing.calls:_received",
+        "server.calls:_received",
         lambda parts, directory, *, max_gb: received(parts, directory, max_gb=math.inf),
     )
 
@@ -427,9 +427,9 @@ def _consent_once() -> None:
 
 
 def _figures_by_tokens() -> None:
-    figures = module("plait.features.secagg.masking").evaluation_figures
+    figures = module("plait.secagg.masking").evaluation_figures
     put(
-        "plait.features.secagg.masking:evaluation_figures",
+        "plait.secagg.masking:evaluation_figures",
         lambda shared, own: {**figures(shared, own), "moved": shared.tokens},
     )
 
@@ -439,7 +439,7 @@ def _length_as_said(*, mean, rms, clients):
 
 
 def _refuses_what_it_cannot_open():
-    errors, client = module("plait.errors"), module("plait.features.secagg.client")
+    errors, client = module("plait.errors"), module("plait.secagg.client")
     deliver = client.MaskingClient.deliver
 
     def refusing(self, session, sharers, parcels):
@@ -452,7 +452,7 @@ def _refuses_what_it_cannot_open():
 
 
 def _accused_are_guilty(collecting, complaints, shown):
-    verdict = module("plait.features.secagg.server").Verdict
+    verdict = module("plait.secagg.server").Verdict
     accused = {sender for senders in complaints.values() for sender in senders}
     return verdict(frozenset(accused), frozenset(), frozenset())
 
@@ -493,10 +493,10 @@ def _settings_of_the_file() -> None:
 
 
 def _groups_change() -> None:
-    sums = module("plait.features.secagg.sums")
+    sums = module("plait.secagg.sums")
     seated = sums.seated
     put(
-        "plait.features.secagg.sums:seated",
+        "plait.secagg.sums:seated",
         lambda names, count, *, key, before: seated(names, count, key=key, before={}),
     )
 
@@ -575,11 +575,11 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         ),
         "page-token": (
             "any token opens the page",
-            instead("plait.features.page.defences:TokenCheck._is_token", _always),
+            instead("plait.page.defences:TokenCheck._is_token", _always),
         ),
         "page-origin": (
             "the page takes requests from any page",
-            nothing("plait.features.page.defences:Headers._what_is_wrong", result=(0, "")),
+            nothing("plait.page.defences:Headers._what_is_wrong", result=(0, "")),
         ),
         "page-newcomers": ("connections that say nothing keep others from the page", _newcomers_give_way),
     },
@@ -668,7 +668,7 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         "long-line": ("a ledger's line may have any length", instead("plait.rounds.ledger:_MOST_LINE_BYTES", 1 << 40)),
         "fetched-names": (
             "a server names the files that are fetched",
-            instead("plait.features.standing.calls:_place", lambda path: Path(path)),
+            instead("server.calls:_place", lambda path: Path(path)),
         ),
         "fetched-size": ("a fetched run may have any size", _fetches_any_size),
     },
@@ -706,20 +706,18 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         "half-noise": ("half of the noise", _half_noise),
         "noise-reused": (
             "noise follows from the round alone",
-            instead(
-                "plait.features.privacy.noise:RunKey.for_round", lambda self, number, digest: derived_for(self, number)
-            ),
+            instead("plait.privacy.noise:RunKey.for_round", lambda self, number, digest: derived_for(self, number)),
         ),
         "half-share": ("half of a client's share of the noise", lambda: _shares_over(4)),
         "share-of-all": ("shares are for all clients, not for those that are guaranteed", lambda: _shares_over(5 / 4)),
         "share-reused": (
             "a share of the noise follows from the update alone",
-            instead("plait.features.secagg.masking:Masking.noise_key", lambda self, session, numbers: numbers),
+            instead("plait.secagg.masking:Masking.noise_key", lambda self, session, numbers: numbers),
         ),
         "share-clip": (
             "clients that add noise do not clip",
             instead(
-                "plait.features.privacy.mechanism:clipped_to_grid",
+                "plait.privacy.mechanism:clipped_to_grid",
                 lambda values, *, clip_norm, radius, key: module("numpy").rint(values * (radius / clip_norm)),
             ),
         ),
@@ -728,15 +726,15 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         "mask-seed": ("masks have keys of 32 bits", _short_seeds),
         "second-unmasking": (
             "a round may be unmasked again",
-            instead("plait.features.secagg.roster:Session.series", property(lambda self: self.attempt.hex())),
+            instead("plait.secagg.roster:Session.series", property(lambda self: self.attempt.hex())),
         ),
         "survivors": (
             "a list of survivors needs no signatures",
-            instead("plait.features.secagg.client:is_signed", _always),
+            instead("plait.secagg.client:is_signed", _always),
         ),
         "vouch": (
             "a key needs no voucher",
-            instead("plait.features.secagg.roster:Offer.check", lambda self, session, vouch: None),
+            instead("plait.secagg.roster:Offer.check", lambda self, session, vouch: None),
         ),
     },
     "private_records": {
@@ -745,64 +743,64 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         "record-resumed": (
             "noise follows from the client's secret alone",
             instead(
-                "plait.features.privacy.record:derived",
-                lambda secret, _: module("plait.features.privacy.noise").derived(secret, b"round"),
+                "plait.privacy.record:derived",
+                lambda secret, _: module("plait.privacy.noise").derived(secret, b"round"),
             ),
         ),
         "record-batches": (
             "batches are shuffled, not drawn",
-            instead("plait.features.privacy.record:RecordPrivacy.sample", _shuffled),
+            instead("plait.privacy.record:RecordPrivacy.sample", _shuffled),
         ),
         "record-budget": (
             "an account has no budget",
-            instead("plait.features.privacy.record:RecordPrivacy.epsilon_after", lambda self, steps: 0.0),
+            instead("plait.privacy.record:RecordPrivacy.epsilon_after", lambda self, steps: 0.0),
         ),
     },
     "one_member": {
         "masked-length": (
             "what clients say of their length is believed",
-            instead("plait.features.secagg.rounds:length_expected", _length_as_said),
+            instead("plait.secagg.rounds:length_expected", _length_as_said),
         ),
         "masked-growth": (
             "a grid may grow as it likes from round to round",
-            instead("plait.features.secagg.rounds:_GROWTH", 1e30),
+            instead("plait.secagg.rounds:_GROWTH", 1e30),
         ),
         "masked-room": (
             "a grid may be as coarse as it likes",
-            instead("plait.features.secagg.rounds:_MOST_ROOM", 1e30),
+            instead("plait.secagg.rounds:_MOST_ROOM", 1e30),
         ),
-        "masked-ring": ("a sum that has left its ring is one", nothing("plait.features.secagg.rounds:check_sum")),
+        "masked-ring": ("a sum that has left its ring is one", nothing("plait.secagg.rounds:check_sum")),
         "complaint": (
             "a client that cannot open shares refuses",
-            lambda: put("plait.features.secagg.client:MaskingClient.deliver", _refuses_what_it_cannot_open()),
+            lambda: put("plait.secagg.client:MaskingClient.deliver", _refuses_what_it_cannot_open()),
         ),
         "verdict": (
             "an accused client is to blame",
-            instead("plait.features.secagg.sums:judge", _accused_are_guilty),
+            instead("plait.secagg.sums:judge", _accused_are_guilty),
         ),
         "share-keys": (
             "an accused is believed that shows any key",
-            instead("plait.features.secagg.server:can_be_opened", lambda *given, **named: True),
+            instead("plait.secagg.server:can_be_opened", lambda *given, **named: True),
         ),
         "share-digests": (
             "any share is taken for the one that was given",
-            nothing("plait.features.secagg.server:Sealed.check_shares"),
+            nothing("plait.secagg.server:Sealed.check_shares"),
         ),
         "recalled": (
             "a server that goes on forgets who is left out",
-            nothing("plait.features.secagg.sums:MaskedSums.recall"),
+            nothing("plait.secagg.sums:MaskedSums.recall"),
         ),
         "lost-sum": (
             "a sum that cannot be unmasked ends the run",
-            lambda: put("plait.features.secagg.sums:LostError", module("plait.errors").ConfigError),
+            lambda: put("plait.secagg.sums:LostError", module("plait.errors").ConfigError),
         ),
         "masked-losses": (
             "losses that no clients have end the run",
-            lambda: put("plait.features.secagg.collector:PeerError", module("plait.errors").ConfigError),
+            lambda: put("plait.secagg.collector:PeerError", module("plait.errors").ConfigError),
         ),
         "groups": (
             "no group is left out",
-            instead("plait.features.secagg.sums:distances", lambda means: (0.0,) * len(means)),
+            instead("plait.secagg.sums:distances", lambda means: (0.0,) * len(means)),
         ),
         "stage-deadline": (
             "a stage takes a quarter of an hour",
@@ -830,26 +828,24 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
     "sizes": {
         "own-holders": (
             "a client signs a list without its neighbours",
-            nothing("plait.features.secagg.client:MaskingClient._check_neighbours"),
+            nothing("plait.secagg.client:MaskingClient._check_neighbours"),
         ),
         "masked-with": (
             "what clients sign with their numbers does not name the sharers",
-            instead("plait.features.secagg.roster:Roster.masked_text", lambda self, sharers: self.digest),
+            instead("plait.secagg.roster:Roster.masked_text", lambda self, sharers: self.digest),
         ),
         "one-key": (
             "a client that has shown a key goes on",
-            instead(
-                "plait.features.secagg.client:MaskingClient.show", lambda self, session, receiver: (self, bytes(32))
-            ),
+            instead("plait.secagg.client:MaskingClient.show", lambda self, session, receiver: (self, bytes(32))),
         ),
-        "one-list": ("half of the clients are enough", instead("plait.features.secagg.roster:threshold_of", _half)),
+        "one-list": ("half of the clients are enough", instead("plait.secagg.roster:threshold_of", _half)),
         "cycles": (
             "each client's neighbours are those next to it",
-            instead("plait.features.secagg.roster:neighbours", _next_to_each_other),
+            instead("plait.secagg.roster:neighbours", _next_to_each_other),
         ),
         "a-tenth": (
             "an eighth may collude in a large roster",
-            instead("plait.features.secagg.roster:colluding", _an_eighth, beside=("plait.features.secagg.events",)),
+            instead("plait.secagg.roster:colluding", _an_eighth, beside=("plait.secagg.events",)),
         ),
     },
     "fuzz": {
@@ -884,14 +880,12 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
     "sums": {
         "nested": (
             "sums may lie across each other, if they differ in enough clients",
-            instead(
-                "plait.features.secagg.journal:are_apart", lambda one, other, least: not 0 < len(one ^ other) < least
-            ),
+            instead("plait.secagg.journal:are_apart", lambda one, other, least: not 0 < len(one ^ other) < least),
         ),
         "half": (
             "sums may lie within another however small they are",
             instead(
-                "plait.features.secagg.journal:are_apart",
+                "plait.secagg.journal:are_apart",
                 lambda one, other, least: (
                     one == other
                     or one.isdisjoint(other)
@@ -902,7 +896,7 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         "all-losses": (
             "losses of another adapter are other numbers",
             instead(
-                "plait.features.secagg.journal:SumJournal._same",
+                "plait.secagg.journal:SumJournal._same",
                 lambda self, purpose, received: {
                     each.clients for each in self._of(purpose) if each.received == received.hex()
                 },
@@ -910,7 +904,7 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         ),
         "changes": (
             "a client may be left out of any number of rounds",
-            nothing("plait.features.secagg.journal:changes_in", result=Counter[str]()),
+            nothing("plait.secagg.journal:changes_in", result=Counter[str]()),
         ),
         "seats": (
             "groups are dealt anew in each round",
@@ -926,15 +920,15 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         ),
         "sums-apart": (
             "sums of the same numbers may be of any clients",
-            instead("plait.features.secagg.journal:are_apart", lambda one, other, least: True),
+            instead("plait.secagg.journal:are_apart", lambda one, other, least: True),
         ),
         "closed-rounds": (
             "a run that begins anew under the same name may unmask its rounds again",
-            nothing("plait.features.secagg.journal:SumJournal.check_open"),
+            nothing("plait.secagg.journal:SumJournal.check_open"),
         ),
         "few-in-a-sum": (
             "a sum may be of any number of clients",
-            nothing("plait.features.secagg.journal:SumJournal.check_sum"),
+            nothing("plait.secagg.journal:SumJournal.check_sum"),
         ),
         "older-state": (
             "a state directory from an older copy is believed",
@@ -942,7 +936,7 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         ),
         "total-epsilon": (
             "epsilon does not add up over runs",
-            nothing("plait.features.privacy.client:SpentJournal.check_budget"),
+            nothing("plait.privacy.client:SpentJournal.check_budget"),
         ),
         "masked-consent": ("consent to a masked run is consent to the next", _consent_once),
         "masked-counts": ("figures under masks are weighted by tokens", _figures_by_tokens),

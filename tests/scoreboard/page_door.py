@@ -13,8 +13,8 @@ from pathlib import Path
 
 import httpx
 
-from plait.features.page.app import Page
-from plait.features.page.server import serve
+from plait.page.app import Page
+from plait.page.server import serve
 
 _PATHS = ("/", "/assets/page.js", "/api/runs", "/api/runs/first", "/none")
 _OTHERS = ("127.0.0.2", "127.0.0.3", "127.0.0.4")

@@ -21,7 +21,7 @@ def visit_page(run: str, note: Callable[[str], None]) -> None:
         run: name of one that it shows.
         note: told what is not shown.
     """
-    beside = __import__("plait.features.page.beside", fromlist=["shown_address"])
+    beside = __import__("plait.page.beside", fromlist=["shown_address"])
     shown = beside.shown_address
 
     def look(address: str) -> None:

@@ -23,11 +23,11 @@ from scoreboard.row import Row
 from scoreboard.small_federation import FakeModel, Federation, of_numbers
 
 from plait.adapters import Layout, subtract
+from plait.cli.privacy import check_privacy
 from plait.config import config_from_table
-from plait.features.privacy.audit import check_privacy
-from plait.features.privacy.mechanism import ClientPrivacy, multiplier_for
-from plait.features.privacy.noise import RunKey
-from plait.features.privacy.rounds import PrivateRounds
+from plait.privacy.mechanism import ClientPrivacy, multiplier_for
+from plait.privacy.noise import RunKey
+from plait.privacy.rounds import PrivateRounds
 from plait.rounds.ledger import read_events
 from plait.rounds.memory import ClientState, recall_state
 from plait.rounds.run_directory import RunDirectory

@@ -16,9 +16,9 @@ from torch import nn
 
 from plait.adapters import Task
 from plait.errors import PolicyError
-from plait.features.privacy.record import Charge, RecordPrivacy, charge
-from plait.features.privacy.training import private_steps
+from plait.privacy.record import Charge, RecordPrivacy, charge
 from plait.rounds.memory import DiskMemory
+from plait.training import private_steps
 from plait.training.examples import Example
 from plait.training.learner import Learner, TrainingInputs
 from plait.wire.settings import Settings

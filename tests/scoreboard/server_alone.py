@@ -20,13 +20,13 @@ from scoreboard.small_federation import FakeModel, Federation, borrowed, no_wait
 from client import consent
 from client.journal_file import JournalFile
 from plait.errors import DataError, PlaitError, PolicyError
-from plait.features.privacy.client import SpentJournal
-from plait.features.secagg.events import EVALUATION
-from plait.features.secagg.grid import MaskedGrid
-from plait.features.secagg.journal import SumJournal
-from plait.features.secagg.messages import MaskingTask
-from plait.features.secagg.roster import Session, least_survivors
-from plait.features.secagg.sums import Summed, sum_file
+from plait.privacy.client import SpentJournal
+from plait.secagg.events import EVALUATION
+from plait.secagg.grid import MaskedGrid
+from plait.secagg.journal import SumJournal
+from plait.secagg.messages import MaskingTask
+from plait.secagg.roster import Session, least_survivors
+from plait.secagg.sums import Summed, sum_file
 from plait.rounds.channel import Purpose
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.terms import DataJournal

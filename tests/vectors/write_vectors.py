@@ -18,10 +18,11 @@ from pathlib import Path
 import numpy as np
 
 from plait.adapters import AdapterSpec, AdapterState, Layout, Task
-from plait.features.secagg.client import pair_key, self_key
-from plait.features.secagg.grid import Rotation
-from plait.features.secagg.masks import Mask, Ring, add_masks, public_of, split
-from plait.features.secagg.messages import (
+from plait.rounds.run_state import client_seed
+from plait.secagg.client import pair_key, self_key
+from plait.secagg.grid import Rotation
+from plait.secagg.masks import Mask, Ring, add_masks, public_of, split
+from plait.secagg.messages import (
     Delivery,
     MaskedReply,
     MaskedUpdate,
@@ -35,8 +36,7 @@ from plait.features.secagg.messages import (
     Survivors,
     Unmasking,
 )
-from plait.features.secagg.roster import Offer, Roster, Session, joined, neighbours, parcel_key
-from plait.rounds.run_state import client_seed
+from plait.secagg.roster import Offer, Roster, Session, joined, neighbours, parcel_key
 from plait.transport.protocol import enrolment_bytes, node_number
 from plait.trust.keys import NodeKey
 from plait.wire.codec import EncodedPayload

@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from plait.features.attacks.canary import audit, lower_bound, right_guesses
-from plait.features.privacy import mechanism
-from plait.features.privacy.accountant import epsilon_at
-from plait.features.privacy.mechanism import ClientPrivacy, Grid, grid_for, multiplier_for
+from plait.attacks.canary import audit, lower_bound, right_guesses
+from plait.privacy import mechanism
+from plait.privacy.accountant import epsilon_at
+from plait.privacy.mechanism import ClientPrivacy, Grid, grid_for, multiplier_for
 
 # With a delta of 1e-5 and so many canaries its share in the bound would hide the other half of the noise.
 EPSILON, DELTA = 4.0, 1e-6

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from plait.api.running import start
+from plait.attacks.membership import judged, simulated_sides
 from plait.config import RunConfig
-from plait.features.attacks.membership import judged, simulated_sides
 from plait.rounds.ledger import read_events
 from plait.simulation.execution import prepare
 from plait.simulation.simulation import Simulation

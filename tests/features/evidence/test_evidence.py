@@ -13,9 +13,9 @@ from types import ModuleType
 import pytest
 
 from plait.errors import ConfigError, PeerError
-from plait.features.evidence.bundle import bundle_of
-from plait.features.evidence.envelope import OWN_KEY, Signer
-from plait.features.evidence.page import page_of
+from plait.evidence.bundle import bundle_of
+from plait.evidence.envelope import OWN_KEY, Signer
+from plait.evidence.page import page_of
 from plait.rounds.ledger import canonical
 from plait.rounds.run_directory import RunDirectory
 from plait.welcome import WELCOME_KEYS

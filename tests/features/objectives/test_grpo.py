@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import plait
 from plait.api.evaluate import _objective_of
+from plait.cli.audit import audit
 from plait.errors import ConfigError, PlaitError
-from plait.features.attacks.audit_verb import audit
 from plait.objectives.grpo import GRPO, Rewarded
 from plait.objectives.named import formula_named
 from plait.plugin_search import reference

@@ -20,11 +20,11 @@ from typer.testing import CliRunner
 
 from plait.cli.app import app
 from plait.errors import ConfigError
-from plait.features.page import server
-from plait.features.page.app import Page
-from plait.features.page.beside import page_beside
-from plait.features.page.defences import TOKEN_VARIABLE, page_token
-from plait.features.page.feed import Feed, Live, answer
+from plait.page import server
+from plait.page.app import Page
+from plait.page.beside import page_beside
+from plait.page.defences import TOKEN_VARIABLE, page_token
+from plait.page.feed import Feed, Live, answer
 from plait.rounds.events import parse_event
 from plait.rounds.ledger import Ledger
 from tests.commands import Command
@@ -133,7 +133,7 @@ def test_every_answer_has_the_security_policy(watch: Start, write_ledger, small_
 
 
 def test_the_page_names_no_other_place() -> None:
-    for file in (files("plait.features.page") / "assets").iterdir():
+    for file in (files("plait.page") / "assets").iterdir():
         if file.name.endswith(".LICENSE"):
             continue
         named = set(

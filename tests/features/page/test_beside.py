@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from plait.errors import ConfigError, MachineError
-from plait.features.page import beside
-from plait.features.page.beside import page_beside
+from plait.page import beside
+from plait.page.beside import page_beside
 from tests.commands import Command
 
 SMALL = ("--base", "tiny", "--clients", "2", "--rounds", "2", "--local-steps", "1", "--seq-len", "32", "--threads", "1")

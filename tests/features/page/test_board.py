@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from plait.features.page.board import MOST_REFUSALS, Board
+from plait.page.board import MOST_REFUSALS, Board
 from plait.rounds.events import parse_event
 from tests.plait.conftest import broadcast, numbered, received, run_started, view_of
 

@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 from plait.cli.app import app
 from plait.config import config_from_table
 from plait.errors import ConfigError
-from plait.features.privacy.accountant import epsilon_at
-from plait.features.privacy.card import (
+from plait.privacy.accountant import epsilon_at
+from plait.privacy.card import (
     NOT_COVERED,
     RECORDS_NOT_COVERED,
     WORTH_WARNING,
@@ -17,8 +17,8 @@ from plait.features.privacy.card import (
     epsilon_table,
     figures_of,
 )
-from plait.features.privacy.events import NoiseIntended, PrivacySpent, PrivacyStarted
-from plait.features.privacy.plans import plans
+from plait.privacy.events import NoiseIntended, PrivacySpent, PrivacyStarted
+from plait.privacy.plans import plans
 from plait.report.answers import answers
 from plait.report.status import status_tables
 from plait.report.summary import summarise

@@ -3,7 +3,7 @@
 import pytest
 
 from plait.errors import ConfigError, PolicyError
-from plait.features.privacy.client import SpentJournal
+from plait.privacy.client import SpentJournal
 from plait.rounds.terms import DataJournal
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from plait.errors import ConfigError
-from plait.features.privacy.accountant import epsilon_at, epsilon_of, sum_term
-from plait.features.privacy.mechanism import (
+from plait.privacy.accountant import epsilon_at, epsilon_of, sum_term
+from plait.privacy.mechanism import (
     DEVIATIONS,
     SHARE,
     ClientPrivacy,

@@ -9,8 +9,8 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import ECB
 
 from plait.errors import ConfigError
-from plait.features.privacy import noise
-from plait.features.privacy.noise import BLOCK, DiscreteGaussian, IntegerGaussian, Keystream, RunKey, derived, tail
+from plait.privacy import noise
+from plait.privacy.noise import BLOCK, DiscreteGaussian, IntegerGaussian, Keystream, RunKey, derived, tail
 
 KEY = bytes(range(32))
 

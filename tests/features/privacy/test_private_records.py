@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from plait.errors import PeerError
-from plait.features.privacy.audit import check_privacy
-from plait.features.privacy.events import PrivacySpent
-from plait.features.privacy.record import KEY, charge, privacy_of
+from plait.cli.privacy import check_privacy
+from plait.privacy.events import PrivacySpent
+from plait.privacy.record import KEY, charge, privacy_of
 from plait.rounds.channel import Purpose
 from plait.rounds.client_way import InTheOpen
 from plait.rounds.events import RoundFinished, UpdateReceived

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from plait.errors import ConfigError, PeerError
-from plait.features.privacy import rounds as private_fold
-from plait.features.privacy.audit import check_privacy
-from plait.features.privacy.events import NoiseIntended, PrivacySpent, PrivacyStarted
-from plait.features.privacy.mechanism import ClientPrivacy, multiplier_for
-from plait.features.privacy.noise import RunKey
-from plait.features.privacy.rounds import recomputed
+from plait.privacy import rounds as private_fold
+from plait.cli.privacy import check_privacy
+from plait.privacy.events import NoiseIntended, PrivacySpent, PrivacyStarted
+from plait.privacy.mechanism import ClientPrivacy, multiplier_for
+from plait.privacy.noise import RunKey
+from plait.privacy.rounds import recomputed
 from plait.rounds.audit import replay
 from plait.rounds.channel import Purpose
 from plait.rounds.events import parse_event

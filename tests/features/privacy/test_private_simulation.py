@@ -9,10 +9,10 @@ import pytest
 
 import plait
 from plait.adapters.peft_reading import load_peft_directory
-from plait.features.privacy import record
-from plait.features.privacy.audit import check_privacy
-from plait.features.privacy.record import charge
-from plait.features.privacy.training.private_steps import ExampleGradients
+from plait.privacy import record
+from plait.cli.privacy import check_privacy
+from plait.privacy.record import charge
+from plait.training.private_steps import ExampleGradients
 from plait.rounds.ledger import read_events
 from tests.plait.api.conftest import SMALL, rows
 

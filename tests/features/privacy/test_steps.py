@@ -9,14 +9,14 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForSeque
 from plait.adapters import Task
 from plait.adapters.methods import AdapterRequest
 from plait.errors import ConfigError
-from plait.features.privacy.record import Charge, RecordPrivacy
-from plait.features.privacy.training.private_steps import ExampleGradients, train_privately
+from plait.privacy.record import Charge, RecordPrivacy
 from plait.training.blueprint import Blueprint, design, read_base_config
 from plait.training.examples import IGNORED, Example
 from plait.training.fused import language_model, recognise
 from plait.training.learner import Learner, LocalTraining, TrainingInputs
 from plait.training.losses import BatchLoss, count_labels
 from plait.training.memory import StepMemory
+from plait.training.private_steps import ExampleGradients, train_privately
 from plait.training.resident import ResidentBase, adapter_parameters
 from plait.training.trainer import measure_losses, only_trained, train_steps
 from plait.wire.settings import Settings

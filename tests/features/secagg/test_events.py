@@ -5,7 +5,9 @@ import math
 import pytest
 
 from plait.errors import PeerError
-from plait.features.secagg.events import (
+from plait.report.tables import report_tables
+from plait.rounds.evaluation import ClientLoss
+from plait.secagg.events import (
     EVALUATION,
     MASKED_NOT_COVERED,
     TRAINING,
@@ -16,8 +18,6 @@ from plait.features.secagg.events import (
     evaluation_figures,
     scores_of,
 )
-from plait.report.tables import report_tables
-from plait.rounds.evaluation import ClientLoss
 from tests.plait.conftest import run_started, view_of
 from tests.plait.report.test_html import page_of
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from plait.errors import PeerError
-from plait.features.secagg import client as client_module
-from plait.features.secagg.client import MaskingClient
-from plait.features.secagg.masks import Ring, split
-from plait.features.secagg.roster import PARCEL_BYTES, Roster, Session
-from plait.features.secagg.server import Collecting, LostError, TooFewError, accused_by, agree, check_offer, judge
+from plait.secagg import client as client_module
+from plait.secagg.client import MaskingClient
+from plait.secagg.masks import Ring, split
+from plait.secagg.roster import PARCEL_BYTES, Roster, Session
+from plait.secagg.server import Collecting, LostError, TooFewError, accused_by, agree, check_offer, judge
 from plait.trust.keys import NodeKey
 
 SESSION = Session(bytes(range(16)), "train", 3, b"a" * 16)

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from plait.errors import PeerError
-from plait.features.secagg.grid import Coding, Rotation, bits_for, check_sum, length_expected, unit_for
-from plait.features.secagg.masks import Ring
+from plait.secagg.grid import Coding, Rotation, bits_for, check_sum, length_expected, unit_for
+from plait.secagg.masks import Ring
 
 
 @pytest.mark.parametrize("bits", range(2, 17))

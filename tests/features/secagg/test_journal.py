@@ -5,8 +5,8 @@ import random
 import pytest
 
 from plait.errors import ConfigError, PolicyError
-from plait.features.secagg.journal import SumJournal, evaluators_of
-from plait.features.secagg.roster import LEAST_CLIENTS, Session, least_roster, least_survivors
+from plait.secagg.journal import SumJournal, evaluators_of
+from plait.secagg.roster import LEAST_CLIENTS, Session, least_roster, least_survivors
 from plait.rounds.channel import Patience, Purpose
 from plait.rounds.terms import DataJournal
 from tests.features.privacy.test_client import Kept

@@ -8,11 +8,11 @@ import pytest
 
 from plait.adapters import subtract
 from plait.errors import DataError, PeerError
-from plait.features.secagg.grid import MaskedGrid
-from plait.features.secagg.masking import Masking, NodeIdentity
-from plait.features.secagg.messages import Delivery, MaskedReply, MaskingTask, Ready, Signed, Survivors, Unmasking
-from plait.features.secagg.roster import Session
-from plait.features.secagg.sums import Summed, sum_file
+from plait.secagg.grid import MaskedGrid
+from plait.secagg.masking import Masking, NodeIdentity
+from plait.secagg.messages import Delivery, MaskedReply, MaskingTask, Ready, Signed, Survivors, Unmasking
+from plait.secagg.roster import Session
+from plait.secagg.sums import Summed, sum_file
 from plait.rounds.channel import Purpose
 from plait.rounds.memory import ClientSecret
 from plait.rounds.run_directory import RunDirectory

@@ -3,8 +3,8 @@ import itertools
 import pytest
 
 from plait.errors import PeerError
-from plait.features.secagg.masks import PRIME, check_share, combine, split
-from plait.features.secagg.roster import COMPLETE, CYCLES, neighbours, threshold_of
+from plait.secagg.masks import PRIME, check_share, combine, split
+from plait.secagg.roster import COMPLETE, CYCLES, neighbours, threshold_of
 
 SECRET = bytes(range(32))
 

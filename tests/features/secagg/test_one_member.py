@@ -9,10 +9,12 @@ import pytest
 
 from plait.adapters import Layout, norm, subtract
 from plait.errors import PeerError
-from plait.features.secagg import client as masking
-from plait.features.secagg.events import TRAINING, encode_figures
-from plait.features.secagg.masks import SHARE_BYTES
-from plait.features.secagg.messages import (
+from plait.rounds.channel import Purpose, WallClock
+from plait.rounds.run_state import initial_state
+from plait.secagg import client as masking
+from plait.secagg.events import TRAINING, encode_figures
+from plait.secagg.masks import SHARE_BYTES
+from plait.secagg.messages import (
     Delivery,
     MaskedReply,
     MaskingTask,
@@ -23,9 +25,7 @@ from plait.features.secagg.messages import (
     Revealed,
     Unmasking,
 )
-from plait.features.secagg.sums import Part, Summed
-from plait.rounds.channel import Purpose, WallClock
-from plait.rounds.run_state import initial_state
+from plait.secagg.sums import Part, Summed
 from plait.wire.messages import decode_reply, decode_task, encode_reply
 from tests.features.secagg.test_masked_rounds import stage_of
 

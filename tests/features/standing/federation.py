@@ -15,12 +15,12 @@ import plait
 from plait.address import Address
 from plait.config import config_from_table
 from plait.errors import MachineError
-from plait.features.standing.calls import OperatorCalls
-from plait.features.standing.run_queue import Entry, State, read_queue
 from plait.rounds.ledger import Line, read_lines
 from plait.training.bases import locate_base
 from plait.transport.status import fetch_status
 from plait.trust.kit import StaffKit
+from server.calls import OperatorCalls
+from server.run_queue import Entry, State, read_queue
 from tests.deployment.conftest import Deployment, founded
 
 WEIGHTS = "adapter/adapter_model.safetensors"

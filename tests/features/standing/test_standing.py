@@ -13,10 +13,10 @@ from plait.address import Address
 from plait.api.serving import Serving
 from plait.config import config_from_table
 from plait.errors import ConfigError, MachineError, PeerError
-from plait.features.standing.calls import OperatorCalls
-from plait.features.standing.run_queue import RunQueue, State, read_queue
-from plait.features.standing.standing import Standing, calls_of
 from plait.transport.protocol import CHUNK_BYTES
+from server.calls import OperatorCalls
+from server.run_queue import RunQueue, State, read_queue
+from server.standing import Standing, calls_of
 
 RUN = {"base": "tiny", "clients": 2, "rounds": 3, "rank": 8}
 

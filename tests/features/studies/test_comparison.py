@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from plait.errors import ConfigError, PeerError
-from plait.features.studies.comparison import compare
-from plait.features.studies.difference import Difference, Pairing, difference, margin_of_mean
+from plait.studies.comparison import compare
+from plait.studies.difference import Difference, Pairing, difference, margin_of_mean
 
 
 def test_runs_that_differ_in_the_seed_only_are_one_group_of_means(make_run) -> None:

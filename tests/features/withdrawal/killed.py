@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from plait.config import RunConfig
-from plait.features.withdrawal.events import ClientWithdrawn, Withdrawn
-from plait.features.withdrawal.withdrawing import Plan, carry_out, plan_of
+from plait.rounds.withdrawal_events import ClientWithdrawn, Withdrawn
+from plait.api.withdrawing import Plan, carry_out, plan_of
 from plait.rounds.events import ClientErased
 from plait.rounds.ledger import read_events
 from plait.rounds.run_directory import RunDirectory, recorded_settings

@@ -20,8 +20,8 @@ from plait.api.running import go_on
 from plait.config import RunConfig, config_from_table, to_toml
 from plait.errors import ConfigError
 from plait.exporting.source import open_source
-from plait.features.withdrawal.events import ClientWithdrawn, Withdrawn
-from plait.features.withdrawal.withdrawing import Plan, carry_out, plan_of, said_of
+from plait.rounds.withdrawal_events import ClientWithdrawn, Withdrawn
+from plait.api.withdrawing import Plan, carry_out, plan_of, said_of
 from plait.rounds.events import ClientErased, parse_event
 from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.run_directory import RunDirectory, recorded_settings

@@ -38,8 +38,8 @@ from plait.trust.keys import NodeKey
 from plait.wire.settings import Settings
 
 if TYPE_CHECKING:
-    from plait.features.privacy.mechanism import ClientPrivacy
-    from plait.features.privacy.rounds import PrivateRounds
+    from plait.privacy.mechanism import ClientPrivacy
+    from plait.privacy.rounds import PrivateRounds
 
 RANK = 2
 
@@ -290,8 +290,8 @@ class Federation:
         cohort = plan.get("cohort_size", len(models))
         self.masked = None
         if masked:
-            from plait.features.secagg.roster import least_survivors
-            from plait.features.secagg.rounds import MaskedRounds
+            from plait.secagg.roster import least_survivors
+            from plait.secagg.rounds import MaskedRounds
 
             self.privacy = privacy and replace(privacy, clients=cohort, guaranteed=least_survivors(cohort))
             self.masked = MaskedRounds(cohort, 0.2, privacy=self.privacy)
@@ -353,12 +353,12 @@ class Federation:
         speaker, settings = Speaker(name, self.memories[name], **own), self.plan.settings
         way = ClientWay(InTheOpen(name, speaker.sign))
         if self.privacy or settings.records_are_private:
-            from plait.features.privacy.client import paying
+            from plait.privacy.client import paying
 
             of_records, is_noised = settings.records_are_private, settings.is_noised
             way = paying(way, speaker, self.privacy, of_records=of_records, is_noised=is_noised)
         if self.masked:
-            from plait.features.secagg.run import under_masks
+            from plait.secagg.run import under_masks
 
             way = under_masks(way, speaker, self.masked)
         return way
@@ -389,13 +389,13 @@ class Federation:
         try:
             ledger.append(first)
             if self.privacy and isinstance(first, RunStarted):
-                from plait.features.privacy import rounds
-                from plait.features.privacy.noise import RunKey
+                from plait.privacy import rounds
+                from plait.privacy.noise import RunKey
 
                 key = None if self.masked else RunKey.create(directory.noise_key)
                 ledger.append(rounds.started(self.privacy, key, size=1))
             if by_record and isinstance(first, RunStarted):
-                from plait.features.privacy import record
+                from plait.privacy import record
 
                 ledger.append(record.started(self.plan.settings, clients=len(self.models), size=LAYOUT.size))
             return self._coordinator(directory, ledger, watch).run(state)
@@ -426,9 +426,9 @@ class Federation:
     def _screen(self) -> Callable[[Event], Event | None] | None:
         kept, by_record = KEPT, self.plan.settings.records_are_private
         if self.masked:
-            from plait.features.secagg.run import KEPT_MASKED as kept
+            from plait.secagg.run import KEPT_MASKED as kept
         elif by_record:
-            from plait.features.privacy.run import KEPT_OF_RECORDS as kept
+            from plait.privacy.run import KEPT_OF_RECORDS as kept
         screen = partial(screened, kept=kept, update_bytes=1000 if self.privacy else None)
         return screen if self.privacy or self.masked or by_record else None
 
@@ -436,17 +436,17 @@ class Federation:
         """How its updates are gathered and folded, and what its rounds cost."""
         way, settings = Way(), self.plan.settings
         if private:
-            from plait.features.privacy.run import with_private
+            from plait.privacy.run import with_private
 
             way = with_private(way, private)
         if settings.records_are_private:
-            from plait.features.privacy.events import spent_in
-            from plait.features.privacy.record import RecordCosts
+            from plait.privacy.events import spent_in
+            from plait.privacy.record import RecordCosts
 
             told = spent_in(read_events(directory.ledger)) if directory else ()
             way = replace(way, costs=RecordCosts(settings, told=told, masked=self.masked is not None))
         if self.masked:
-            from plait.features.secagg.run import with_sums
+            from plait.secagg.run import with_sums
 
             way = with_sums(way, self.masked, self.vouch)
         return way
@@ -461,9 +461,9 @@ class Federation:
         """The noise of its rounds, where it has any."""
         if self.privacy is None:
             return None
-        from plait.features.privacy.events import intents_in, spent_in
-        from plait.features.privacy.noise import RunKey
-        from plait.features.privacy.rounds import PrivateRounds
+        from plait.privacy.events import intents_in, spent_in
+        from plait.privacy.noise import RunKey
+        from plait.privacy.rounds import PrivateRounds
 
         recorded = read_events(directory.ledger)
         return PrivateRounds(

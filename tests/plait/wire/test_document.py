@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from plait.adapters.fingerprint import TOKENIZER_FILES, VOLATILE_CONFIG_KEYS
-from plait.features.secagg.events import EVALUATION, TRAINING
+from plait.secagg.events import EVALUATION, TRAINING
 from plait.v1 import federation_pb2 as federation
 from plait.v1 import messages_pb2 as pb
 from plait.wire.messages import TASK_SCHEMA

@@ -1,0 +1,267 @@
+"""Withdraw a client from a finished run. Every step is on disk before the next, and may be repeated after a crash.
+
+1. The ledger says that the client withdraws, and the old adapter goes into quarantine.
+2. The others train again: a run of its own directory with the same settings but for the client.
+3. The ledger says that what is kept of the client is erased; it is, with all updates and checkpoints.
+4. The ledger keeps a tombstone with the digest of the new adapter.
+
+With differential privacy of clients no one trains again: epsilon bounds what the adapter reveals about any client.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from plait.adapters.peft import WEIGHTS_FILE
+from plait.adapters.peft_reading import load_peft_directory
+from plait.config import RunConfig, config_from_table
+from plait.errors import ConfigError, PeerError
+from plait.exporting.source import plain_name
+from plait.files import cannot_write
+from plait.report.samples import FILE
+from plait.rounds.events import ClientErased, Event, RunFinished, UpdateReceived
+from plait.rounds.ledger import append_event, canonical, read_events
+from plait.rounds.run_directory import RunDirectory
+from plait.rounds.run_view import RunView
+from plait.rounds.withdrawal_events import ClientWithdrawn, Withdrawn
+from plait.simulation.without import names_in
+from plait.trust.kit import operator_signing
+
+_Kind = TypeVar("_Kind", ClientWithdrawn, ClientErased, Withdrawn)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a withdrawal will do.
+
+    Attributes:
+        first_round: the first round that its update counted in; 0 if none did.
+        again: settings of the run that the others train in; None where no one trains again.
+        out: directory of that run.
+        estimate: what it will take, in words.
+        descendants: directories of adapters that were made from the old one.
+    """
+
+    directory: RunDirectory
+    client: str
+    way: str
+    first_round: int
+    again: RunConfig | None
+    out: Path
+    estimate: str
+    descendants: tuple[Path, ...]
+
+
+def plan_of(
+    directory: RunDirectory,
+    settings: RunConfig,
+    client: str,
+    *,
+    out: Path | None = None,
+    among: Sequence[Path] = (),
+) -> Plan:
+    """What withdrawing a client from a finished run takes; changes nothing.
+
+    Args:
+        out: directory of the run without it; by default beside the old one.
+        among: folders of further adapters that may be made from the old one, besides the run's own.
+
+    Raises:
+        ConfigError: the run is not finished, the client never took part, or it was the only one.
+        PeerError: the ledger is broken.
+    """
+    events = read_events(directory.ledger)
+    view = RunView.of(events)
+    if view.end is None:
+        raise ConfigError(
+            f"'{directory.path}' is not finished, expected a finished run; cancel it, or wait for its end"
+        )
+    if client not in view.clients:
+        known = ", ".join(sorted(view.clients))[:200]
+        raise ConfigError(f"'{client}' never took part in '{directory.path}', expected one of {known}")
+    if len(view.clients) == 1:
+        raise ConfigError(
+            f"'{client}' is the only client of '{directory.path}': nothing is left without it; remove the run"
+        )
+    if "," in client:
+        raise ConfigError(f"client '{client}' has a comma in its name, expected one without")
+    first = min(
+        (each.round for each in events if isinstance(each, UpdateReceived) and each.client == client), default=0
+    )
+    place = out or directory.path.resolve().with_name(f"{directory.path.resolve().name}-without-{plain_name(client)}")
+    promised = settings.dp == "client"
+    way, told = ("promised", _promise(view)) if promised else ("exact", _estimate(view, client))
+    return Plan(
+        directory,
+        client,
+        way,
+        first,
+        _without(settings, client, view, place) if way == "exact" else None,
+        place,
+        told,
+        _descendants(directory, [directory.path.resolve().parent, *among]),
+    )
+
+
+def _without(settings: RunConfig, client: str, view: RunView, out: Path) -> RunConfig:
+    left = len(view.clients) - 1
+    names = [*names_in(settings), client]
+    # What was derived from the clients is derived again; shares stay as they were.
+    open_again = set(view.start.derived) - {"partition"}
+    table = {key: value for key, value in settings.to_table().items() if key not in open_again} | {
+        "clients": left,
+        "clients-per-round": min(settings.clients_per_round, left),
+        "without-clients": ",".join(names),
+        "publish": "",
+        "callbacks": "",
+        "out": str(out),
+    }
+    return config_from_table(table, where=f"the run without '{client}'")
+
+
+def _estimate(view: RunView, client: str) -> str:
+    others = [traffic for (_, name), traffic in view.traffic.items() if name != client]
+    moved = sum(each.total_bytes for each in others) / 1e6
+    share = (len(view.clients) - 1) / len(view.clients)
+    wall_s = (view.end.wall_s or 0.0) * share if view.end else 0.0
+    return (
+        f"{len(view.rounds)} rounds are trained again by {len(view.clients) - 1} clients: about {moved:.1f} MB, and "
+        f"{wall_s:.0f} s where they are as fast as before"
+    )
+
+
+def _promise(view: RunView) -> str:
+    is_spent = "privacy_spent" in view.of_features
+    said = next((card.status for card in view.cards.values() if is_spent and "epsilon" in card.status), None)
+    cost = f"epsilon {said['epsilon']:.4g} at delta {said['delta']:g}" if said else "the run's epsilon"
+    return (
+        f"the run has differential privacy of clients: by {cost}, no one who sees the adapter can tell much better "
+        "than by guessing whether this client took part, so no one needs to train again; the server itself saw more"
+    )
+
+
+def carry_out(
+    plan: Plan,
+    train_again: Callable[[RunConfig], None],
+    *,
+    kit: Path | None = None,
+) -> Withdrawn:
+    """Withdraw, from wherever an earlier attempt ended.
+
+    Args:
+        train_again: runs the others' run to its end, or goes on with it; not called if it is finished.
+
+    Returns:
+        The tombstone.
+
+    Raises:
+        ConfigError: the others' run is not the one planned, or the kit is not an operator's.
+        PlaitError: why the others' run stopped; the same call goes on with it.
+    """
+    directory, client = plan.directory, plan.client
+    signer = operator_signing(kit) if kit else None
+    events = read_events(directory.ledger)
+    if found := _of_client(events, Withdrawn, client):
+        return found
+    if not _of_client(events, ClientWithdrawn, client):
+        append_event(directory.ledger, ClientWithdrawn(client=client, first_round=plan.first_round, way=plan.way))
+    adapter = run = ""
+    if plan.again is not None:
+        directory.hold_back(f"'{client}' has withdrawn; the adapter without it is that of '{plan.out}'")
+        made = RunDirectory(plan.out)
+        if not (made.has_started and _end(read_events(made.ledger))):
+            train_again(plan.again)
+        adapter, run = _made(made, plan)
+    if not _of_client(events, ClientErased, client):
+        append_event(directory.ledger, ClientErased(client=client))
+    erased = _erased(directory, client)
+    old = RunView.of(events).start.run
+    tombstone = Withdrawn(client=client, way=plan.way, adapter=adapter, run=run, erased=erased)
+    if signer:
+        tombstone = tombstone.model_copy(update=signer(said_of(old, tombstone)))
+    append_event(directory.ledger, tombstone)
+    return tombstone
+
+
+def _erased(directory: RunDirectory, client: str) -> tuple[str, ...]:
+    """Remove what is kept of a client, and what its updates follow from; may be repeated after a crash.
+
+    An update follows from the adapters before and after its round and the others' updates, under noise with its key.
+
+    Returns:
+        The files that there were, as paths within the run's directory.
+
+    Raises:
+        MachineError: one cannot be removed.
+    """
+    own = (directory.client_memory(client), directory.path / "personalized" / plain_name(client))
+    of_all = (directory.path / "spool", directory.checkpoints, directory.noise_key, directory.path / FILE)
+    found = list[str]()
+    for place in (*own, *of_all):
+        files = sorted(file for file in place.rglob("*") if file.is_file()) if place.is_dir() else [place]
+        found += [str(file.relative_to(directory.path)) for file in files if file.is_file()]
+        try:
+            shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
+        except OSError as error:
+            raise cannot_write(place, error, doing="remove") from error
+    return tuple(found)
+
+
+def said_of(old: str, tombstone: Withdrawn) -> bytes:
+    """What an operator signs of a tombstone."""
+    said = {
+        "adapter": tombstone.adapter,
+        "client": tombstone.client,
+        "of": old,
+        "run": tombstone.run,
+        "way": tombstone.way,
+    }
+    return canonical(said)
+
+
+def _made(made: RunDirectory, plan: Plan) -> tuple[str, str]:
+    """Digest and run id of the adapter without the client, once its run is what was planned."""
+    view = RunView.of(read_events(made.ledger))
+    if view.end is None:
+        raise ConfigError(
+            f"'{plan.out}' is not finished, so nothing of '{plan.client}' is erased; the same command goes on"
+        )
+    if plan.client in view.clients:
+        raise ConfigError(f"'{plan.client}' took part in '{plan.out}', expected a run without it; nothing was erased")
+    expected = (plan.again or RunConfig()).to_table()
+    given = {name.replace("_", "-") for name in plan.again.model_fields_set} if plan.again else set[str]()
+    for key in given - {"out", "clients-per-round", "device", "threads"}:
+        if view.start.config.get(key) != expected[key]:
+            raise ConfigError(f"{key} of '{plan.out}' is {view.start.config.get(key)!r}, expected {expected[key]!r}")
+    return view.end.adapter, view.start.run
+
+
+def _end(events: Sequence[Event]) -> bool:
+    return any(isinstance(event, RunFinished) for event in events)
+
+
+def _of_client(events: Sequence[Event], kind: type[_Kind], client: str) -> _Kind | None:
+    found = (event for event in events if isinstance(event, kind))
+    return next((event for event in found if event.client == client), None)
+
+
+def _descendants(directory: RunDirectory, folders: Sequence[Path]) -> tuple[Path, ...]:
+    """Adapters in these folders that name the run's own among their parents."""
+    weights = directory.adapter / WEIGHTS_FILE
+    if not weights.is_file():
+        return ()
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    found: list[Path] = []
+    for file in sorted({file for folder in folders for file in folder.glob(f"*/**/{WEIGHTS_FILE}")}):
+        try:
+            provenance = load_peft_directory(file.parent).provenance
+        except PeerError:
+            continue
+        if provenance and any(parent.digest == digest for parent in provenance.parents):
+            found.append(file.parent)
+    return tuple(found)

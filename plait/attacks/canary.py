@@ -1,0 +1,135 @@
+"""Canary clients through a run's private mean: what they prove that its noise does not hide.
+
+Each canary is a client that takes part in all rounds that it may or in none, by a fair coin, and moves one number of
+its own, in a random direction, by far more than the clip norm. So canaries do not hide each other, and only the noise
+stands between the released means and the coins. What is audited is the mechanism with a run's own clip norm, noise and
+number of rounds, not the run's clients.
+
+The bound: Steinke, Nasr and Jagielski, "Privacy Auditing with One (1) Training Run", arXiv 2305.08846. An attacker who
+sees the results guesses the coins of the surest canaries. Under (epsilon, delta)-differential privacy the number of
+right guesses among r of m canaries is at least v with probability at most
+
+    beta + 2 m delta alpha,   beta = P(B >= v),   alpha = max over i of P(v > B >= v - i) / i,
+
+B ~ Binomial(r, e^epsilon / (1 + e^epsilon)) (theorem 5.2 and appendix D there). So a rarer result refutes epsilon.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plait.config import RunConfig
+from plait.privacy.events import intents_in
+from plait.privacy.mechanism import ClientPrivacy, PrivateMean, SharedMean
+from plait.privacy.run import privacy_of
+from plait.rounds.events import Event
+
+_SIDE_BY_SIDE = 1000
+_MOST_TRIALS = 10
+_MOST_ROUNDS = 200
+_PART_GUESSED = 0.04
+# Times the clip norm: a canary does not keep to it.
+_LIE = np.float32(1e3)
+_FAILURE = 0.05
+"""Probability with which a bound may be wrong."""
+_STEPS = 60
+_LARGEST = 50.0
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What canaries prove: epsilon is at least `bound`, with 95 % certainty; perfect guesses would prove `most`."""
+
+    bound: float
+    most: float
+    delta: float
+    canaries: int
+    guesses: int
+    right: int
+
+    @classmethod
+    def of(cls, right: int, guesses: int, *, canaries: int, delta: float) -> Audit:
+        """What a number of right guesses proves."""
+        found, most = (lower_bound(each, guesses, canaries=canaries, delta=delta) for each in (right, guesses))
+        return cls(found, most, delta, canaries, guesses, right)
+
+
+def audit(privacy: ClientPrivacy, *, rounds: int, seed: int = 0, trials: int = 0) -> Audit:
+    """Let canaries take part in some rounds, and guess which did: 1,000 in each trial, as many as take some seconds."""
+    trials = trials or max(1, min(_MOST_TRIALS, _MOST_ROUNDS // rounds))
+    generator = np.random.default_rng(seed)
+    scores = np.zeros(trials * _SIDE_BY_SIDE)
+    coins = generator.random(scores.size) < 0.5
+    signs = generator.choice(np.array([-1.0, 1.0], np.float32), scores.size)
+    for trial in range(trials):
+        part = slice(trial * _SIDE_BY_SIDE, (trial + 1) * _SIDE_BY_SIDE)
+        clip_norm = privacy.first_clip(_SIDE_BY_SIDE)
+        keys = [hashlib.sha256(f"canaries {seed} {trial} {number}".encode()).digest() for number in range(rounds)]
+        for key in keys:
+            kind = SharedMean if privacy.guaranteed else PrivateMean
+            mean = kind(privacy, size=_SIDE_BY_SIDE, clip_norm=clip_norm, key=key)
+            for canary in np.flatnonzero(coins[part]):
+                update = np.zeros(_SIDE_BY_SIDE, np.float32)
+                update[canary] = signs[part][canary] * _LIE * np.float32(clip_norm)
+                mean.add(str(canary), update)
+            released = mean.finish()
+            scores[part] += signs[part] * released.mean.astype(np.float64) / clip_norm
+            clip_norm = released.clip_norm
+    guesses = round(_PART_GUESSED * scores.size)
+    right = right_guesses(scores, coins, guesses)
+    return Audit.of(right, guesses, canaries=scores.size, delta=privacy.delta)
+
+
+def proven_and_promised(config: RunConfig, events: Sequence[Event]) -> tuple[Audit | None, float | None]:
+    """What canary clients prove of a run's noise, None before its first round; and what the run has promised so far."""
+    privacy, charges = privacy_of(config), len(intents_in(events))
+    if privacy is None:
+        return None, None
+    return audit(privacy, rounds=charges) if charges else None, privacy.epsilon_after(charges)
+
+
+def lower_bound(right: int, guesses: int, *, canaries: int, delta: float) -> float:
+    """The largest epsilon that this many right of `guesses`, fixed before the results are seen, refute."""
+    low, high = 0.0, _LARGEST
+    if _probability(right, guesses, 0.0, canaries=canaries, delta=delta) > _FAILURE:
+        return 0.0
+    for _ in range(_STEPS):
+        middle = (low + high) / 2
+        refuted = _probability(right, guesses, middle, canaries=canaries, delta=delta) <= _FAILURE
+        low, high = (middle, high) if refuted else (low, middle)
+    return low
+
+
+def right_guesses(scores: NDArray[np.float64], took_part: NDArray[np.bool_], guesses: int) -> int:
+    """How many guesses are right if the highest scores are said to have taken part and the lowest not."""
+    order = np.argsort(scores, kind="stable")
+    half = guesses // 2
+    return int((~took_part[order[:half]]).sum() + took_part[order[len(order) - half :]].sum())
+
+
+def _probability(right: int, guesses: int, epsilon: float, *, canaries: int, delta: float) -> float:
+    """The largest probability of this many right guesses under (epsilon, delta)."""
+    chance = 1 / (1 + math.exp(-epsilon))
+    terms = _terms(guesses, chance)
+    beta = math.fsum(terms[right:])
+    if not delta:
+        return beta
+    below = np.cumsum(terms[:right][::-1])
+    alpha = float((below / np.arange(1, right + 1)).max()) if right else 0.0
+    return min(1.0, beta + 2 * canaries * delta * alpha)
+
+
+def _terms(guesses: int, chance: float) -> NDArray[np.float64]:
+    """P(Binomial(guesses, chance) = k) for all k, (guesses + 1,)."""
+    if chance >= 1:
+        return np.eye(1, guesses + 1, guesses)[0]
+    k = np.arange(guesses + 1)
+    choose = np.array([math.lgamma(n + 1) for n in range(guesses + 1)])
+    logs = choose[-1] - choose - choose[::-1] + k * math.log(chance) + (guesses - k) * math.log1p(-chance)
+    return np.exp(logs)

@@ -1,0 +1,175 @@
+"""What a ledger says of differential privacy, checked; and ``plait privacy``, which shows it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from plait.cli.output import print_json, print_tables, print_text, run_or_newest
+from plait.errors import ConfigError, PeerError
+from plait.privacy.accountant import epsilon_of
+from plait.privacy.events import NoiseIntended, PrivacySpent, PrivacyStarted, promised_in
+from plait.rounds.audit import Verified
+from plait.rounds.events import MASKED_CODEC, Event, RoundFinished, UpdateReceived, start_of
+
+
+def verifies(events: Sequence[Event]) -> Verified | None:
+    """What a ledger says of differential privacy, checked; None for a run without."""
+    promised, spent = promised_in(events), check_privacy(events)
+    start = start_of(events)
+    if (start.config.get("dp", "off") if start else "off") != (promised.unit if promised else "off"):
+        raise PeerError("config.toml and ledger differ on differential privacy, expected them to agree")
+    if spent is None:
+        return None
+    rounds = sum(isinstance(event, RoundFinished) for event in events)
+    cost = f"{spent.charges} draws of noise for {rounds} rounds"
+    if spent.by_client:
+        cost = f"the most that the accounts of {len(spent.by_client)} clients state of any of their records"
+    more = {"dp_epsilon_by_client": dict(spent.by_client)} if spent.by_client else {"draws": spent.charges}
+    return Verified(
+        name="privacy",
+        text=f"epsilon {spent.epsilon:.4g} at delta {spent.delta:g}: {cost}",
+        figures={"dp_epsilon": spent.epsilon, "dp_delta": spent.delta, **more},
+    )
+
+
+def check_privacy(events: Sequence[Event]) -> PrivacySpent | None:
+    """What a run has spent, once each round has paid for its noise and the ledger's figures follow from that.
+
+    None without differential privacy, or before its first round.
+    """
+    promised = promised_in(events)
+    if promised is None:
+        return None
+    if promised.unit == "record":
+        return _check_records(promised, events)
+    paid: set[tuple[int, str]] = set()
+    epsilon = 0.0
+    spent: PrivacySpent | None = None
+    multiplier, guaranteed = promised.noise_multiplier or math.nan, promised.guaranteed or 0
+    for event in events:
+        if isinstance(event, NoiseIntended):
+            paid.add((event.round, event.commitment))
+            epsilon = epsilon_of(promised.delta, len(paid), multiplier, guaranteed=guaranteed)
+            _check_epsilon(event, epsilon)
+            if promised.epsilon is not None and epsilon > promised.epsilon * (1 + 1e-9):
+                raise PeerError(f"epsilon of round {event.round} is {epsilon:g}, expected at most {promised.epsilon:g}")
+        elif isinstance(event, PrivacySpent):
+            spent = event
+            if event.charges != len(paid):
+                raise PeerError(f"round {event.round} states {event.charges} draws of noise, expected {len(paid)}")
+            if event.delta != promised.delta:
+                raise PeerError(f"delta of round {event.round} is {event.delta:g}, expected {promised.delta:g}")
+            _check_epsilon(event, epsilon)
+        elif isinstance(event, RoundFinished) and event.round not in {number for number, _ in paid}:
+            raise PeerError(f"round {event.round} is finished without noise, expected an intent to draw it before")
+    return spent
+
+
+def _check_records(promised: PrivacyStarted, events: Sequence[Event]) -> PrivacySpent | None:
+    """The same where every client keeps an account of its own records, of which it says the total."""
+    said: dict[str, float] = {}
+    spent: PrivacySpent | None = None
+    for event in events:
+        if isinstance(event, UpdateReceived) and event.codec != MASKED_CODEC:
+            what = f"epsilon of {event.client!r} in round {event.round}"
+            if event.epsilon is None:
+                raise PeerError(f"{what} is not there, expected it with every update")
+            if promised.epsilon is not None and event.epsilon > promised.epsilon * (1 + 1e-9):
+                raise PeerError(f"{what} is {event.epsilon:g}, expected at most {promised.epsilon:g}")
+            if event.epsilon < said.get(event.client, 0.0):
+                raise PeerError(f"{what} is {event.epsilon:g}, expected no less than {said[event.client]:g} as before")
+            said[event.client] = event.epsilon
+        elif isinstance(event, PrivacySpent):
+            spent = event
+            if event.delta != promised.delta:
+                raise PeerError(f"delta of round {event.round} is {event.delta:g}, expected {promised.delta:g}")
+            if dict(event.by_client) != said:
+                raise PeerError(f"epsilons of clients after round {event.round} are not those of their updates")
+            # Under masks no client says what it has spent: no more than the run's epsilon.
+            _check_epsilon(event, max(said.values(), default=promised.epsilon or math.inf))
+        elif isinstance(event, RoundFinished) and (spent is None or spent.round != event.round):
+            raise PeerError(f"round {event.round} is finished, expected what it cost before")
+    return spent
+
+
+def _check_epsilon(event: NoiseIntended | PrivacySpent, expected: float) -> None:
+    if not math.isclose(expected, event.epsilon, rel_tol=1e-9):
+        raise PeerError(f"epsilon of round {event.round} is {event.epsilon:g}, expected {expected:g}")
+
+
+def privacy(
+    run: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Run directory, by default the newest in runs/; of several what they cost together."),
+    ] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """Show the privacy of a run: who is protected from whom, epsilon by round, and what is not covered.
+
+    For several runs on the same clients, such as a run and its continuation, show their total cost.
+
+    Example: plait privacy runs/first
+    """
+    from plait.privacy.card import PrivacyCard, client_epsilon_table, spent_by_round
+
+    if run and len(run) > 1:
+        _show_together(run, json_output=json_output)
+        return
+    directory = run_or_newest(run[0] if run else None, quiet=json_output)
+    from plait.report.tables import card_table, membership_table, tables_of_parts
+    from plait.rounds.ledger import read_events
+    from plait.rounds.run_directory import RunDirectory
+    from plait.rounds.run_view import RunView
+
+    events = read_events(RunDirectory.find(directory).ledger)
+    view = RunView.of(events)
+    card, hiding = PrivacyCard.of(events), [each for each in view.cards.values() if each.hides_clients]
+    if not hiding:
+        said = "no guarantee: the server sees every update; --dp record, --dp client and --secure-aggregation give one"
+        if json_output:
+            print_json({"guarantee": None})
+        else:
+            print_text(said)
+        return
+    if json_output:
+        not_covered = [text for each in hiding[:1] for name, text in each.facts if name == "Not covered"]
+        if card is None:
+            sums = [event.fields() for event in view.of_features.get("sum_unmasked", ())]
+            print_json({"sums": sums, "not_covered": not_covered})
+            return
+        spent = {str(number): event.fields() for number, event in spent_by_round(view.of_features).items()}
+        print_json({**card.promised.fields(), "spent_by_round": spent, "not_covered": not_covered})
+        return
+    tables = (
+        *map(card_table, hiding),
+        *tables_of_parts(view),
+        *((client_epsilon_table(card),) if card else ()),
+        membership_table(view.audited),
+    )
+    print_tables(table for table in tables if table.rows)
+
+
+def _show_together(runs: list[Path], *, json_output: bool) -> None:
+    from plait.privacy.card import PrivacyCard, together, together_table
+    from plait.rounds.ledger import read_events
+    from plait.rounds.run_directory import RunDirectory
+
+    cards: dict[str, PrivacyCard] = {}
+    for run in runs:
+        card = PrivacyCard.of(read_events(RunDirectory.find(run).ledger))
+        if card is None:
+            raise ConfigError(f"'{run}' has no differential privacy, so nothing bounds what the runs cost together")
+        if str(run) in cards:
+            raise ConfigError(f"'{run}' is given twice, expected each run once")
+        cards[str(run)] = card
+    if json_output:
+        found = together(cards)
+        each = {name: {"epsilon": card.epsilon, "delta": card.promised.delta} for name, card in cards.items()}
+        print_json({"runs": each, "epsilon": found.epsilon, "delta": found.delta, "how": found.how})
+        return
+    print_tables([together_table(cards)])

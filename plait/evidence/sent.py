@@ -1,0 +1,244 @@
+"""What left a node: a line for each answer, on disk before it is sent; and the statement that its owner makes of it.
+
+A line says which task was answered and with which adapter, how many bytes came and went, the names of the fields, the
+digest of what a signature covers, and the figures that the server was told and its ledger repeats; never text. Where
+a run has differential privacy, a statement has neither figures nor sizes, which would tell more than the ledger does.
+A run begins with a line of the settings that were agreed to. Lines are chained by SHA-256; nothing of them travels
+with a run. Simulated clients have no keys and make no statement. Knows nothing of how answers travel.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import os
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from plait.adapters import Json
+from plait.errors import ConfigError, PeerError
+from plait.evidence.envelope import Signer, enveloped, key_id, statement
+from plait.files import cannot_write, make_private_directory, read_if_there
+from plait.json_text import read_json
+from plait.places import at
+from plait.rounds.channel import Purpose, round_and_attempt
+from plait.rounds.evaluation import client_losses, mean_loss
+from plait.rounds.events import DescribedClient
+from plait.rounds.ledger import canonical
+from plait.trust.endorsement import Endorsement
+from plait.trust.kit import ClientKit
+from plait.wire.envelope import SIGNED_DOMAIN, Header, read_envelope, split_frame
+from plait.wire.messages import ClientCard, Evaluation, Refusal, Reply, UpdateReply, broadcast_of, decode_reply
+
+if TYPE_CHECKING:
+    from client.settings import NodeSettings
+    from client.task import Answer, Capacity, Run, Task, TaskRunner
+
+STATEMENT = "https://plait.dev/client-statement/v2"
+_NONE = "0" * 64
+_LAST_BYTES = 1 << 20
+"""Enough for the last line and a torn one."""
+_STATED = ("adapter", "asked", "bytes", "fields", "purpose", "round", "signed", "told")
+_DIGITS = 18
+
+
+def recorded(settings: NodeSettings, opening: Callable[[Run], TaskRunner]) -> Callable[[Run], TaskRunner]:
+    """What opens a run at a node, so that what it agreed to and what is sent for it are recorded."""
+
+    def opened(run: Run) -> TaskRunner:
+        runner = opening(run)
+        kit = settings.kit
+        digest = at("client.consent:consent_digest")
+        consent = digest(run.config, run.base_fingerprint, kit.tls.authority if kit else b"")
+        agreed = at("client.consent:Consents").of(settings.state, settings.name).has(consent)
+        lines, node_run = SentLines.of(settings.state, settings.name), f"{run.run_id:016x}"
+        policy = hashlib.sha256(canonical(settings.policy.model_dump(mode="json"))).hexdigest()
+        said = {"settings": dict(run.config), "base": run.base_fingerprint.hex(), "consent": consent, "policy": policy}
+        if agreed:
+            lines.append({"run_id": node_run, "agreed": said})
+        return _Recording(runner, lines, {"run_id": node_run})
+
+    return opened
+
+
+@dataclasses.dataclass(frozen=True)
+class SentLines:
+    """The lines of one node.
+
+    Attributes:
+        path: made with the first line, private to its owner.
+    """
+
+    path: Path
+
+    @classmethod
+    def of(cls, state: Path, name: str) -> SentLines:
+        """Those of the node called `name`."""
+        return cls(state / f"{name}.sent.jsonl")
+
+    def read(self) -> list[dict[str, Any]]:
+        """All whole lines.
+
+        Raises:
+            PeerError: one was changed, or one is missing.
+            MachineError: they cannot be read.
+        """
+        found: list[dict[str, Any]] = []
+        before = _NONE
+        for number, raw in enumerate((read_if_there(self.path) or b"").split(b"\n")[:-1], 1):
+            try:
+                line = cast("dict[str, Any]", read_json(raw))
+                whole = line["prev"] == before and canonical(line) == raw
+            except (ValueError, KeyError, TypeError) as error:
+                raise PeerError(f"line {number} of '{self.path}' is none of plait's") from error
+            if not whole:
+                raise PeerError(
+                    f"line {number} of '{self.path}' breaks the hash chain: it was changed, or one is missing"
+                )
+            before = hashlib.sha256(raw).hexdigest()
+            found.append(line)
+        return found
+
+    def append(self, line: dict[str, Any]) -> None:
+        """Add a line, on disk before this returns.
+
+        Raises:
+            MachineError: the disk is full or read-only.
+        """
+        try:
+            make_private_directory(self.path.parent)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                size = os.fstat(descriptor).st_size
+                whole, _, torn = os.pread(descriptor, _LAST_BYTES, max(0, size - _LAST_BYTES)).rpartition(b"\n")
+                end = size - len(torn)
+                last = whole.rpartition(b"\n")[2]
+                before = hashlib.sha256(last).hexdigest() if last else _NONE
+                os.ftruncate(descriptor, end)
+                os.pwrite(descriptor, canonical(line | {"prev": before}) + b"\n", end)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+
+
+@dataclasses.dataclass(eq=False)
+class _Recording:
+    """A task runner that records what it answers."""
+
+    runner: TaskRunner
+    lines: SentLines
+    note: dict[str, Any]
+
+    @property
+    def capacity(self) -> Capacity:
+        """What this node can do."""
+        return self.runner.capacity
+
+    def answer(self, task: Task, body: bytes) -> Answer:
+        """Do a task."""
+        answer = self.runner.answer(task, body)
+        category, _, action = task.message_type.partition(".")
+        purpose = action or ("describe" if category == "query" else category)
+        number = round_and_attempt(task.group_id)[0]
+        asked = task.head + body
+        is_counted = number.isdecimal() and len(number) <= _DIGITS and purpose != Purpose.DESCRIBE
+        said = {"asked": len(asked), "bytes": len(answer.data), "purpose": purpose, **described(answer.data)}
+        if header := _broadcast(asked):
+            self.note["run"] = header.run_id.hex()
+            said["adapter"] = header.result_digest.hex()
+        self.lines.append({**self.note, "round": int(number) if is_counted else 0, **said})
+        return answer
+
+
+def described(data: bytes) -> dict[str, Any]:
+    """An answer's fields by name, the digest of what an update's signature covers, and figures as ledgers have them."""
+    try:
+        reply = decode_reply(data, max_bytes=len(data))
+    except PeerError:
+        return {"fields": ["error"]}
+    match reply:
+        case UpdateReply():
+            header = read_envelope(reply.update, max_bytes=len(reply.update)).header
+            signed = hashlib.sha256(SIGNED_DOMAIN + bytes(split_frame(reply.update).header)).hexdigest()
+            fields = ["update: delta", "update: examples", *(f"update: {name}" for name in header.metrics)]
+            return {"fields": sorted(fields), "signed": signed}
+        case ClientCard():
+            known = {name: value for name, value in vars(reply).items() if name in DescribedClient.model_fields}
+            card = DescribedClient.model_validate(known).model_dump(mode="json", exclude_none=True)
+            return {"fields": _names("description", reply), "told": {"card": card}}
+        case Evaluation():
+            shared, own = ({"": each} if each else {} for each in client_losses(reply))
+            scores = {"score": mean_loss(shared)} | ({"own": mean_loss(own)} if own else {})
+            told = {
+                name: each.by_client[""].model_dump(mode="json", exclude_none=True) for name, each in scores.items()
+            }
+            return {"fields": _names("evaluation", reply), "told": told}
+        case _:
+            return {"fields": _names("refusal" if isinstance(reply, Refusal) else type(reply).__name__, reply)}
+
+
+def _names(kind: str, reply: Reply) -> list[str]:
+    names = [each.name for each in dataclasses.fields(cast("Any", reply))]
+    return sorted(f"{kind}: {name}" for name in names if getattr(reply, name) is not None)
+
+
+def _broadcast(task: bytes) -> Header | None:
+    try:
+        return broadcast_of(task, max_bytes=len(task))
+    except PeerError:
+        return None
+
+
+def attested(kit: ClientKit, state: Path, *, run: str, about_data: str = "") -> tuple[str, bytes]:
+    """A client's statement of one run: what it agreed to, and what left it, signed by its node key.
+
+    Args:
+        run: the beginning of the run's id in its ledger; empty if the node took part in one alone.
+
+    Returns:
+        The run's id, and the signed statement.
+
+    Raises:
+        ConfigError: the node took part in no such run, or in several.
+        PeerError: the record of what was sent is damaged.
+        MachineError: it cannot be read.
+    """
+    lines = SentLines.of(state, kit.name).read()
+    known = sorted({line["run"] for line in lines if line.get("run")})
+    runs = [each for each in known if each.startswith(run)]
+    if len(runs) != 1:
+        named = ", ".join(each[:16] for each in known) or "none"
+        raise ConfigError(f"run '{run}' is {len(runs)} of those that '{kit.name}' took part in ({named}), expected one")
+    (run_id,) = runs
+    nodes_runs = {line["run_id"] for line in lines if line.get("run") == run_id}
+    own = [line for line in lines if line.get("run", run_id) == run_id and line["run_id"] in nodes_runs]
+    agreed = {canonical(line["agreed"]): line["agreed"] for line in own if "agreed" in line}
+    is_noised = any(each["settings"].get("dp", "off") != "off" for each in agreed.values())
+    endorsement = Endorsement.of(kit)
+    predicate: dict[str, Json] = {
+        "client": kit.name,
+        "public_key": kit.node_key.public_bytes.hex(),
+        "certificate": base64.b64encode(endorsement.certificate).decode(),
+        "endorsement": base64.b64encode(endorsement.signature).decode(),
+        "agreed": list(agreed.values()),
+        "about_data": about_data,
+        "record": hashlib.sha256(canonical(lines[-1])).hexdigest(),
+        "messages": _packed([line for line in own if "asked" in line], is_noised=is_noised),
+    }
+    key = Ed25519PublicKey.from_public_bytes(kit.node_key.public_bytes)
+    said = statement([{"name": "run", "digest": {"plaitRun": run_id}}], STATEMENT, predicate)
+    return run_id, enveloped(said, Signer(key_id(key), kit.node_key.sign))
+
+
+def _packed(messages: Sequence[dict[str, Any]], *, is_noised: bool) -> str:
+    """What a statement says of each message, as compressed lines."""
+    kept = [name for name in _STATED if not (is_noised and name in ("bytes", "told"))]
+    lines = (canonical({name: line[name] for name in kept if name in line}) + b"\n" for line in messages)
+    return base64.b64encode(zlib.compress(b"".join(lines), 9)).decode()

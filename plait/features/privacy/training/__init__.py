@@ -1,1 +1,0 @@
-"""What private records plug into training."""

@@ -1,1 +1,0 @@
-"""A standing server: a queue of runs, which an operator submits, served to clients that stay connected."""

@@ -1,0 +1,114 @@
+"""The live page beside a run, in a process of its own, so that watching never delays the run.
+
+``python -m plait.page.beside FILE PLACE LINE`` serves on a listening socket, which it inherits as file FILE.
+LINE is the number of the socket that leads to the server, or -1. That the command is over, or gone, the
+process learns from its standard input, which ends; the token is in its environment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Generator
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from plait.address import Address
+from plait.child import Beside, when_over
+from plait.errors import ConfigError, MachineError
+from plait.progress import say
+
+_PREDECESSOR_S = 5.0
+_END_S = 5.0
+
+
+@contextlib.contextmanager
+def page_beside(place: Path, listen: str, *, status_json: Callable[[], str] | None = None) -> Generator[str]:
+    """Serve the page as long as the block runs; gives its address with its token, which is also said on stderr.
+
+    Args:
+        listen: address and port; empty for no page.
+        status_json: gives what `plait status --json` prints; None where no server is.
+    """
+    if not listen:
+        yield ""
+        return
+    from plait.page.defences import TOKEN_VARIABLE, page_token
+    from plait.page.feed import answer
+
+    bound, token = page_address(listen, what="--page"), page_token()
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(_bound(bound))
+        listener.listen()
+        shown = shown_address(listener, token)
+        files, line = [listener.fileno()], -1
+        if status_json is not None:
+            here, there = Pipe()
+            stack.enter_context(there)
+            files.append(line := there.fileno())
+            answer(here, status_json)
+        arguments = (str(listener.fileno()), str(place.absolute()), str(line))
+        # A command line can be read by other users.
+        token_there = {TOKEN_VARIABLE: token}
+        process = Beside("-m", "plait.page.beside", *arguments, files=files, environment=token_there)
+    try:
+        say(f"live page on {shown}", quiet=False)
+        yield shown
+    finally:
+        process.over()
+        process.kill(after_s=_END_S)
+        say(f"the page is closed; `plait report {place} --live` shows it again", quiet=False)
+
+
+def _bound(address: Address) -> socket.socket:
+    """As `Address.bind`; the page of a server that was killed needs a moment to end."""
+    end = time.monotonic() + _PREDECESSOR_S
+    while True:
+        try:
+            return address.bind()
+        except MachineError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(0.1)
+
+
+def page_address(text: str, *, what: str) -> Address:
+    """An address for the page; ConfigError if other machines can reach it."""
+    address = Address.parse(text, what=what, listening=True)
+    if not address.is_loopback:
+        raise ConfigError(
+            f"{what} is {text}, but the page serves only this machine: use {what} 127.0.0.1:{address.port} here, and "
+            f"on the machine that watches `ssh -N -L {address.port}:127.0.0.1:{address.port} {socket.gethostname()}`; "
+            "or let a proxy of your own ask for a login and pass on to it (docs/guides/watching.md)"
+        )
+    return address
+
+
+def shown_address(listener: socket.socket, token: str) -> str:
+    """What to open in a browser."""
+    return f"http://{Address(*listener.getsockname()[:2])}/?token={token}"
+
+
+def main() -> None:
+    """Serve until standard input ends."""
+    from plait.page.app import Page
+    from plait.page.defences import page_token
+    from plait.page.feed import Live
+    from plait.page.server import serve
+
+    _, file, place, line = sys.argv
+
+    with socket.socket(fileno=int(file)) as listener:
+        when_over(lambda: os.kill(os.getpid(), signal.SIGTERM))
+        number = int(line)
+        page = Page([Path(place)], token=page_token(), live=Live(Connection(number)) if number >= 0 else None)
+        serve(page, listener)
+
+
+if __name__ == "__main__":
+    main()

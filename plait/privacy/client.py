@@ -1,0 +1,156 @@
+"""What differential privacy costs one client, by its operator's policy: over all runs, as the journal of its data says.
+
+The journal has epsilons, by accounts that the client has named. A client refuses an update that would bring epsilon of
+all runs together above the most that is allowed. What a run's noise hides of a whole client costs all its rounds, and
+updates that are given again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from plait.config import RunConfig
+from plait.errors import PolicyError
+from plait.privacy.mechanism import ClientPrivacy
+from plait.privacy.run import privacy_of
+from plait.rounds.client_way import ClientWay, Speaker
+from plait.rounds.hooks import Outgoing
+from plait.rounds.local_model import TrainJob
+from plait.rounds.memory import Kept
+from plait.rounds.terms import Asked, DataJournal, damaged
+from plait.wire.settings import Settings
+
+_SLACK = 1 + 1e-9
+
+
+@dataclass(eq=False)
+class SpentJournal:
+    """What a journal says of epsilon."""
+
+    journal: DataJournal
+
+    def spent(self, *, besides: str = "") -> float:
+        """Epsilon of all runs together, by adding it up."""
+        return sum(epsilon for account, epsilon in self._spent().items() if account != besides)
+
+    def check_budget(self, account: str, epsilon: float, most: float) -> None:
+        """Refuse what would bring epsilon of all runs together above the most, 0 for any amount."""
+        others = self.spent(besides=account)
+        if most and others + epsilon > most * _SLACK:
+            raise PolicyError(
+                f"the run would bring epsilon of this client's data in this federation to {others + epsilon:.4g}, "
+                f"{others:.4g} of it in earlier runs, but max-total-epsilon of this client's policy (where it is 0, "
+                f"dp-max-epsilon) allows {most:g} over all runs; to take part, raise it in the file given with --policy"
+            )
+
+    def charge(self, account: str, epsilon: float, delta: float, most: float) -> None:
+        """Pay for what a run will have spent, before it is sent."""
+        self.check_budget(account, epsilon, most)
+        if epsilon > self._spent().get(account, 0.0):
+            self.journal.add({"spent": account, "epsilon": epsilon, "delta": delta})
+            # Another process may have paid since it was looked at; what is written stays.
+            self.check_budget(account, epsilon, most)
+
+    def _spent(self) -> dict[str, float]:
+        """Epsilon by account."""
+        found: dict[str, float] = {}
+        for entry in self.journal.entries():
+            if "spent" not in entry:
+                continue
+            try:
+                account, epsilon = str(entry["spent"]), float(entry["epsilon"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise damaged() from error
+            found[account] = max(epsilon, found.get(account, 0.0))
+        return found
+
+
+@dataclass(frozen=True)
+class Purse:
+    """What one client may spend; without a policy and a journal, as in a simulation, whatever a run needs."""
+
+    speaker: Speaker
+
+    @property
+    def most_of_run(self) -> float:
+        """Largest epsilon of the run; 0 for any."""
+        terms = self.speaker.terms
+        return terms.policy.most_epsilon_of_run if terms and terms.policy else 0.0
+
+    def check(self, epsilon: Callable[[], float]) -> None:
+        """Refuse a run that would cost too much in the end."""
+        if known := self._known:
+            journal, account, most = known
+            journal.check_budget(account, epsilon(), most)
+
+    def pay(self, epsilon: float, delta: float) -> None:
+        """Record what the run will have spent of the client's data, before anything leaves."""
+        if known := self._known:
+            journal, account, most = known
+            journal.charge(account, epsilon, delta, most)
+
+    @property
+    def _known(self) -> tuple[SpentJournal, str, float] | None:
+        """The journal, the run's account in it, and the most that all runs may spend."""
+        speaker, terms = self.speaker, self.speaker.terms
+        if not (speaker.journal and terms and terms.policy):
+            return None
+        return SpentJournal(speaker.journal), speaker.own_secret.account, terms.policy.most_epsilon
+
+
+@dataclass(frozen=True)
+class ClientCharge:
+    """The hook: a client pays for what the run's noise promises of it before it trains."""
+
+    speaker: Speaker
+    privacy: ClientPrivacy
+    key = ""
+
+    def applies(self, settings: Settings) -> bool:
+        """In every round."""
+        del settings
+        return True
+
+    def before(self, job: TrainJob, kept: Kept) -> TrainJob:
+        """Pay; training knows nothing of it."""
+        del kept
+        if job.settings.adds_share and not job.settings.under_masks:
+            raise PolicyError("an update with a share of the noise is asked for without masks, expected a masked sum")
+        self.pay()
+        return job
+
+    def after(self, job: TrainJob, kept: Kept, outgoing: Outgoing) -> tuple[Outgoing, None]:
+        """Nothing."""
+        del job, kept
+        return outgoing, None
+
+    def pay(self) -> None:
+        """Pay for the whole run."""
+        if self.speaker.terms:
+            rounds = self.speaker.terms.tasks.plan.rounds + Asked.recall(self.speaker.memory).repeats
+            Purse(self.speaker).pay(self.privacy.epsilon_after(rounds), self.privacy.delta)
+
+
+def client_way(way: ClientWay, config: RunConfig, speaker: Speaker) -> ClientWay:
+    """The way of a client whose data pay for a run."""
+    of_records = config.dp == "record"
+    is_noised = of_records or config.secure_aggregation
+    return paying(way, speaker, privacy_of(config), of_records=of_records, is_noised=is_noised)
+
+
+def paying(
+    way: ClientWay, speaker: Speaker, private: ClientPrivacy | None, *, of_records: bool, is_noised: bool
+) -> ClientWay:
+    """The way of a client that pays for what noise promises of whole clients, if it does.
+
+    Where the client adds noise (`is_noised`), nothing else is said of its data.
+    """
+    hooks = (*way.hooks, ClientCharge(speaker, private)) if private else way.hooks
+    way = replace(way, hooks=hooks, is_open=way.is_open and not is_noised)
+    if not of_records:
+        return way
+    from plait.privacy.record import RecordCharge
+
+    charge = RecordCharge(speaker)
+    return replace(way, hooks=(*way.hooks, charge), agree=charge.agree)

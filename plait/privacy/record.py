@@ -1,0 +1,372 @@
+"""Record-level differential privacy of a client: how much noise its own training takes, and what that costs.
+
+Each local step draws a Poisson sample of the client's records, clips the gradient of each, adds Gaussian noise to the
+sum and divides by the expected size of the sample (DP-SGD; Abadi et al., arXiv 1607.00133). Two data sets are
+neighbours if one record's gradient is replaced by zero in all steps: how many records a client has is not hidden.
+Everything computed from the noised gradients (AdamW, moments, error feedback, encoding, the server's rule) costs
+nothing.
+
+The client keeps an account on its disk and enforces it. A round's steps are charged before their noise exists, and the
+charge is on disk by then. The key of batches and noise follows from a secret of the client and from everything that the
+round's gradients are made of, so a client that is killed and asked again gives the same answer for free, and other
+inputs get independent noise and a second charge. A task that the budget has no room for is refused, whatever the server
+says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import secrets
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Self, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plait.errors import ConfigError, PolicyError
+from plait.json_text import read_json
+from plait.privacy.accountant import noise_for, sampled_epsilon
+from plait.privacy.client import Purse
+from plait.privacy.events import PrivacySpent, PrivacyStarted
+from plait.privacy.mechanism import ClientPrivacy
+from plait.privacy.noise import Keystream, derived
+from plait.rounds.client_way import Speaker
+from plait.rounds.events import Event
+from plait.rounds.hooks import Outgoing
+from plait.rounds.local_model import DataSize, TrainJob
+from plait.rounds.memory import MUST_LAST, Kept, Memory
+from plait.rounds.run_state import RunState
+from plait.wire.envelope import EPSILON
+from plait.wire.settings import Settings
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from plait.adapters import Task
+    from plait.training.learner import LocalTraining, TrainingInputs
+    from plait.training.memory import StepMemory
+
+
+@dataclass(frozen=True)
+class RecordPrivacy:
+    """The privacy of one client's records in one run.
+
+    Attributes:
+        batch: of them that a step is expected to draw, at most all.
+        noise: of the sum, over the clip norm.
+        epsilon: never exceeded.
+        clip_norm: that gradients are clipped to; None to scale each to the same norm (Bu et al., arXiv 2206.07136),
+            which needs no choice where the optimizer divides by the gradient's size anyway.
+    """
+
+    records: int
+    batch: int
+    noise: float
+    delta: float
+    epsilon: float
+    clip_norm: float | None
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        records: int,
+        batch: int,
+        steps: int,
+        delta: float,
+        epsilon: float,
+        clip_norm: float | None,
+    ) -> Self:
+        """The privacy with which all steps of a run just fit an epsilon."""
+        if delta * records >= 1:
+            raise ConfigError(
+                f"dp-delta is {delta:g} and this client has {records:,} records, expected less than 1 / records = "
+                f"{1 / records:g}: with more, showing one record in full would be within the guarantee"
+            )
+        batch = min(batch, records)
+        return cls(records, batch, noise_for(epsilon, delta, batch / records, steps), delta, epsilon, clip_norm)
+
+    @property
+    def rate(self) -> float:
+        """Probability of a record to be in a step's sample."""
+        return self.batch / self.records
+
+    @property
+    def mechanism(self) -> ClientPrivacy:
+        """The mechanism of a step: that of a private round, with examples in the place of clients."""
+        return ClientPrivacy(
+            noise_multiplier=self.noise,
+            delta=self.delta,
+            epsilon=None,
+            clients=self.batch,
+            clip_norm=1.0 if self.clip_norm is None else self.clip_norm,
+            quantile=0.5,
+            largest_step=1.0,
+        )
+
+    def noise_over_clip(self, size: int) -> float:
+        """Expected norm of the noise in a step's mean gradient of `size` numbers, over the clip norm."""
+        return self.mechanism.noise_over_clip(size)
+
+    def epsilon_after(self, steps: int) -> float:
+        """Epsilon of this many steps."""
+        return sampled_epsilon(self.noise, self.rate, steps, self.delta)
+
+    def sample(self, stream: Keystream) -> NDArray[np.int64]:
+        """The records of one step: each with probability `rate`, independently, from secret randomness."""
+        if self.batch == self.records:
+            return np.arange(self.records)
+        threshold = np.uint64((self.batch << 64) // self.records)
+        return np.flatnonzero(stream.words(self.records) < threshold)
+
+
+@dataclass(frozen=True)
+class Charge:
+    """The steps of a client in a round, paid for: the key of their batches and noise, and epsilon with them."""
+
+    privacy: RecordPrivacy
+    key: bytes
+    epsilon: float
+
+
+(KEY,) = MUST_LAST
+"""Of the account in a client's memory."""
+
+_SECRET_BYTES = 32
+
+
+@dataclass(frozen=True)
+class _Account:
+    """What is on disk: run and secret in hexadecimal, and steps by the commitment to what they are made of."""
+
+    run: str
+    secret: str
+    noise: float
+    records: int
+    batch: int
+    charges: Mapping[str, int]
+
+    @property
+    def steps(self) -> int:
+        return sum(self.charges.values())
+
+
+def privacy_of(settings: Settings, *, records: int, most: float = 0.0) -> RecordPrivacy:
+    """The privacy of a client's records in a run, if the client allows at most this epsilon, 0 for any."""
+    privacy = RecordPrivacy.of(
+        records=records,
+        batch=settings.batch_size * settings.gradient_accumulation_steps,
+        steps=max(1, settings.total_steps),
+        delta=settings.record_delta,
+        epsilon=settings.record_epsilon,
+        clip_norm=settings.record_clip or None,
+    )
+    if not most or privacy.epsilon <= most:
+        return privacy
+    whole = privacy.epsilon_after(settings.total_steps)
+    if whole > most * (1 + 1e-9):
+        raise PolicyError(
+            f"the run would bring epsilon of this client's records to {whole:.4g} at delta {privacy.delta:g}, but "
+            f"dp-max-epsilon of this client's policy allows at most {most:g}; to take part, set it to {whole:.4g} or "
+            "more in the file given with --policy"
+        )
+    return replace(privacy, epsilon=most)
+
+
+def made_of(job: TrainJob, identity: bytes) -> bytes:
+    """Digest of everything that a job's gradients are made of, by the identity of the client's data and computation."""
+    hasher = hashlib.sha256(identity)
+    task = {each.name: getattr(job.settings, each.name) for each in fields(Settings)}
+    hasher.update(json.dumps(task, sort_keys=True).encode())
+    carried = job.carried
+    moments = carried.moments
+    rest = (
+        b"" if moments is None else moments.mean.tobytes() + moments.square.tobytes() + repr(moments.steps).encode(),
+        repr(carried.learning_rate).encode(),
+    )
+    for part in (job.spec.digest, job.start.digest(), job.received.digest(), *rest):
+        hasher.update(hashlib.sha256(part).digest())
+    return hasher.digest()
+
+
+def charge(
+    memory: Memory,
+    privacy: RecordPrivacy,
+    *,
+    run_id: bytes,
+    inputs: bytes,
+    steps: int,
+    pay: Callable[[float, float], None] = lambda _epsilon, _delta: None,
+) -> Charge:
+    """Pay for the steps of a round, durably, unless they are paid for already.
+
+    Args:
+        memory: of the client; must outlive its process.
+        inputs: digest of everything that the gradients are made of: data, adapter, carried values, settings, round.
+        pay: told epsilon and delta of the run so far, this round included, before it is charged.
+    """
+    account = _recall(memory, run_id) or _Account(
+        run_id.hex(), secrets.token_bytes(_SECRET_BYTES).hex(), privacy.noise, privacy.records, privacy.batch, {}
+    )
+    for what, now, before in (
+        ("records", privacy.records, account.records),
+        ("records expected in a step", privacy.batch, account.batch),
+        ("noise multiplier", privacy.noise, account.noise),
+    ):
+        if now != before:
+            raise PolicyError(f"{what}: {now:g}, expected {before:g} as when this client's account of the run began")
+    secret = bytes.fromhex(account.secret)
+    commitment = hmac.new(secret, b"steps" + steps.to_bytes(8, "little") + inputs, hashlib.sha256).hexdigest()
+    total = account.steps if commitment in account.charges else account.steps + steps
+    epsilon = privacy.epsilon_after(total)
+    if commitment not in account.charges:
+        if epsilon > privacy.epsilon * (1 + 1e-9):
+            raise PolicyError(
+                f"this round would bring epsilon of this client's records to {epsilon:.4g} at delta {privacy.delta:g}, "
+                f"expected at most {privacy.epsilon:g}: it takes no further part in the run"
+            )
+        pay(epsilon, privacy.delta)
+        charges = {**account.charges, commitment: steps}
+        memory.save(KEY, json.dumps({**vars(account), "charges": charges}, sort_keys=True).encode())
+    return Charge(privacy, derived(secret, b"round" + bytes.fromhex(commitment)), epsilon)
+
+
+def started(settings: Settings, *, clients: int, size: int, continues: bool = False) -> PrivacyStarted:
+    """The event that says what a run promises."""
+    batch = settings.batch_size * settings.gradient_accumulation_steps
+    return PrivacyStarted(
+        unit="record",
+        adjacency="zero-out",
+        observer="everybody, the server too",
+        epsilon=settings.record_epsilon,
+        delta=settings.record_delta,
+        clip_norm=settings.record_clip or None,
+        clients=clients,
+        parameters=size,
+        amplification="by Poisson batches, which each client draws in secret; none by sampling of clients",
+        batch=batch,
+        steps=settings.total_steps,
+        continues=continues,
+    )
+
+
+def _recall(memory: Memory, run_id: bytes) -> _Account | None:
+    """The account of this run; None where there is none."""
+    data = memory.load(KEY)
+    if data is None:
+        return None
+    try:
+        kept = cast("dict[str, object]", read_json(data))
+        account = _Account(
+            run=str(kept["run"]),
+            secret=str(kept["secret"]),
+            noise=float(cast("float", kept["noise"])),
+            records=int(cast("int", kept["records"])),
+            batch=int(cast("int", kept["batch"])),
+            charges={str(key): int(steps) for key, steps in cast("dict[str, int]", kept["charges"]).items()},
+        )
+        if len(bytes.fromhex(account.secret)) != _SECRET_BYTES:
+            raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            "this client's account of record-level privacy in the run is damaged: what it has spent is unknown, so it "
+            "takes no part; restore it"
+        ) from error
+    if account.run != run_id.hex():
+        # Runs that take turns would each find their account gone, and spend it again.
+        raise PolicyError(
+            f"run is {run_id.hex()[:16]}, expected {account.run[:16]}, whose account of record-level privacy is here: "
+            "the server gives two runs one number"
+        )
+    return account
+
+
+@dataclass(frozen=True)
+class PaidSteps:
+    """The steps that a client has paid for (`plait.rounds.local_model.OwnSteps`)."""
+
+    charge: Charge
+
+    def take(
+        self,
+        model: nn.Module,
+        parameters: Sequence[nn.Parameter],
+        inputs: TrainingInputs,
+        *,
+        task: Task,
+        pad_token: int,
+        memory: StepMemory | None = None,
+    ) -> LocalTraining:
+        """See `plait.training.private_steps.train_privately`."""
+        from plait.training.private_steps import train_privately
+
+        return train_privately(model, parameters, inputs, self.charge, task=task, pad_token=pad_token, memory=memory)
+
+
+@dataclass(frozen=True)
+class RecordCharge:
+    """The hook of one client; the last before training, so that it sees all that the gradients are made of."""
+
+    speaker: Speaker
+    key = ""
+
+    def applies(self, settings: Settings) -> bool:
+        """Where records are private."""
+        return settings.records_are_private
+
+    def agree(self, size: DataSize, settings: Settings) -> None:
+        """Refuse what the policy does not allow, before a step is paid for."""
+        self._privacy(size, settings)
+
+    def before(self, job: TrainJob, kept: Kept) -> TrainJob:
+        """Pay for the steps; how many examples there are stays here."""
+        del kept
+        size = job.model.data_size(job.spec, job.settings)
+        paid = charge(
+            self.speaker.memory,
+            self._privacy(size, job.settings),
+            run_id=job.run_id,
+            inputs=made_of(job, size.identity),
+            steps=job.settings.steps_taken,
+            pay=Purse(self.speaker).pay,
+        )
+        return replace(job, steps=PaidSteps(paid), examples=0)
+
+    def after(self, job: TrainJob, kept: Kept, outgoing: Outgoing) -> tuple[Outgoing, None]:
+        """The update says what it has cost so far, and nothing that has no noise."""
+        del kept
+        epsilon = job.steps.charge.epsilon if isinstance(job.steps, PaidSteps) else 0.0
+        return replace(outgoing, said={EPSILON: epsilon}), None
+
+    def _privacy(self, size: DataSize, settings: Settings) -> RecordPrivacy:
+        purse = Purse(self.speaker)
+        privacy = privacy_of(settings, records=size.train_examples, most=purse.most_of_run)
+        purse.check(lambda: privacy.epsilon_after(max(1, settings.total_steps)))
+        return privacy
+
+
+@dataclass(frozen=True)
+class RecordCosts:
+    """The costs of one run's records, of which clients keep accounts and, without masks, say them."""
+
+    settings: Settings
+    told: Collection[int] = ()
+    masked: bool = False
+    withholds: bool = True
+    keeps_cohort: bool = False
+
+    def ending(self, number: int) -> str:
+        """Clients refuse what they cannot pay."""
+        del number
+        return ""
+
+    def spent(self, state: RunState, epsilons: Mapping[str, float]) -> Event | None:
+        """The largest epsilon, and each client's; under masks none says, and it is at most the run's."""
+        if state.finished is None or state.round in self.told or not (epsilons or self.masked):
+            return None
+        most, by_client = self.settings.record_epsilon, dict(sorted(epsilons.items()))
+        epsilon, delta = max(epsilons.values(), default=most), self.settings.record_delta
+        return PrivacySpent(round=state.round, epsilon=epsilon, delta=delta, by_client=by_client)

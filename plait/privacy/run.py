@@ -1,0 +1,230 @@
+"""Differential privacy in one run: its guarantee and noise, and what tasks, policies, ledger and operators are told."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+
+from plait.config import RunConfig
+from plait.errors import PeerError
+from plait.policy import Policy, Proposed, Words
+from plait.privacy.events import PrivacyStarted, intents_in, promised_in, spent_in
+from plait.privacy.mechanism import ClientPrivacy, multiplier_for
+from plait.privacy.noise import RunKey
+from plait.privacy.rounds import PrivateRounds, check_promise, recomputed, started
+from plait.rounds import events
+from plait.rounds.coordinator import CannotRecomputeError, Host, Way
+from plait.rounds.events import Event
+from plait.rounds.ledger import ALL, KEPT, screened
+from plait.rounds.run_plan import Opening, RunPlan
+from plait.wire.settings import Settings
+
+_LARGEST_DELTA = 1e-5
+# Of the updates' norms, which an adaptive clip norm follows.
+_CLIP_QUANTILE = 0.5
+
+
+def privacy_of(config: RunConfig) -> ClientPrivacy | None:
+    """Differential privacy of a run's clients; None without."""
+    if config.dp != "client":
+        return None
+    guaranteed = _fewest_together(config, config.cohort_size)
+    return ClientPrivacy(
+        noise_multiplier=multiplier_for(config.dp_epsilon, config.dp_delta, config.rounds, guaranteed=guaranteed),
+        delta=config.dp_delta,
+        epsilon=config.dp_epsilon,
+        clients=config.cohort_size,
+        clip_norm=None if config.dp_clip == "adaptive" else config.dp_clip,
+        quantile=_CLIP_QUANTILE,
+        largest_step=config.learning_rate * config.local_steps,
+        guaranteed=guaranteed,
+    )
+
+
+def _fewest_together(config: RunConfig, clients: int) -> int:
+    """The fewest clients in a sum that the server sees, in a round of this many; 0 if it sees single updates."""
+    if not config.secure_aggregation:
+        return 0
+    from plait.secagg.roster import least_survivors
+
+    return least_survivors(clients)
+
+
+def settles(config: RunConfig) -> Mapping[str, object]:
+    """The delta of the guarantee, where none is given."""
+    most = min(_LARGEST_DELTA, 0.1 / config.clients) if config.dp == "client" else _LARGEST_DELTA
+    settled = {"dp_delta": config.dp_delta or most}
+    privacy_of(config.model_copy(update=settled))
+    return settled
+
+
+def tasks(settings: Settings, config: RunConfig) -> Settings:
+    """The settings of tasks with what a client has to know to add noise."""
+    if config.dp == "record":
+        return replace(
+            settings,
+            record_delta=config.dp_delta,
+            record_epsilon=config.dp_epsilon,
+            record_clip=0.0 if config.dp_clip == "adaptive" else config.dp_clip,
+        )
+    privacy = privacy_of(config)
+    if privacy is None or not privacy.guaranteed:
+        return settings
+    return replace(
+        settings,
+        client_noise=privacy.noise_multiplier,
+        client_clip=privacy.clip_norm or 0.0,
+        client_cohort=privacy.clients,
+    )
+
+
+def way(way: Way, config: RunConfig, plan: RunPlan) -> Way:
+    """The way of a run whose rounds cost privacy."""
+    if config.dp == "record":
+        from plait.privacy.record import RecordCosts
+
+        told = spent_in(way.host.events) if way.host else frozenset[int]()
+        return replace(way, costs=RecordCosts(plan.settings, told=told, masked=plan.settings.under_masks))
+    privacy = privacy_of(config)
+    if privacy is None or way.host is None:
+        return way
+    return with_private(way, _rounds(privacy, way.host))
+
+
+def with_private(way: Way, private: PrivateRounds) -> Way:
+    """The way of a run with private clients; where these add the noise, its fold is that of their sums."""
+    from plait.privacy.rounds import PrivateFold
+
+    folding = way.folding if private.privacy.guaranteed else partial(PrivateFold, private=private)
+    return replace(way, costs=private, folding=folding)
+
+
+def _rounds(privacy: ClientPrivacy, host: Host) -> PrivateRounds:
+    """The noise of a run's rounds."""
+    key = None
+    if not privacy.guaranteed:
+        if host.recomputes and not host.directory.noise_key.exists():
+            raise CannotRecomputeError("its noise key is not here")
+        key = RunKey.load(host.directory.noise_key)
+    if host.recomputes:
+        promised = promised_in(host.events)
+        if promised is None:
+            raise PeerError("config.toml and ledger differ on differential privacy, expected them to agree")
+        return recomputed(privacy, key, promised, intents_in(host.events))
+    intents, told = intents_in(host.events), spent_in(host.events)
+    return PrivateRounds(privacy, key, intents=intents, record=host.record, told=told)
+
+
+def opens(config: RunConfig, opening: Opening) -> PrivacyStarted | None:
+    """The event that says what a new run promises; its noise key is made, if the server adds noise."""
+    privacy = privacy_of(config)
+    if opening.events:
+        _check_goes_on(privacy, opening)
+        return None
+    if config.dp == "off":
+        return None
+    if privacy is None:
+        from plait.privacy import record
+
+        size, clients = opening.size, config.cohort_size
+        return record.started(opening.settings, clients=clients, size=size, continues=opening.continues)
+    key = None if privacy.guaranteed else RunKey.create(opening.directory.noise_key)
+    fewest = _fewest_together(config, privacy.guaranteed) if privacy.guaranteed else 0
+    return started(privacy, key, size=opening.size, fewest=fewest, continues=opening.continues)
+
+
+def _check_goes_on(privacy: ClientPrivacy | None, opening: Opening) -> None:
+    if privacy is None:
+        return
+    if not privacy.guaranteed:
+        RunKey.load(opening.directory.noise_key)
+    if promised := promised_in(opening.events):
+        check_promise(privacy, promised)
+
+
+def check(policy: Policy, config: RunConfig) -> None:
+    """Refuse a run whose guarantee is not what the policy asks for."""
+    limit = policy.most_epsilon_of_run
+    unit, epsilon, delta = config.dp, config.dp_epsilon, config.dp_delta
+    key = "dp-max-epsilon" if policy.dp_max_epsilon else "max-total-epsilon"
+    most = f"epsilon of at most {limit:g}"
+    if unit == "off":
+        raise policy.refusal(key, "the run has no differential privacy", most, "set it to 0")
+    if policy.dp_unit == "record" and unit != "record":
+        how = (
+            "under which clients are hidden, not records"
+            if config.secure_aggregation
+            else "so that the server is to add the noise"
+        )
+        raise policy.refusal("dp-unit", f"dp of the run is '{unit}', {how}", "dp record", "set it to 'any'")
+    if not 0 < delta <= policy.dp_max_delta:
+        allowed = f"at most {policy.dp_max_delta:g}"
+        raise policy.refusal("dp-max-delta", f"the run has delta {delta:g}", allowed, f"set it to {delta:g} or more")
+    if epsilon > limit:
+        asked = f"the run may spend epsilon {epsilon:.4g} at delta {delta:g}"
+        raise policy.refusal(key, asked, most, f"set it to {math.ceil(100 * epsilon) / 100:g} or more")
+
+
+KEPT_OF_RECORDS: Mapping[type[Event], frozenset[str]] = {
+    **KEPT,
+    # An update has its noise already; what is left out of it is what its client measured.
+    events.UpdateReceived: frozenset(
+        {
+            "round", "client", "uplink_bytes", "payload_bytes", "envelope_bytes", "codec", "bits_per_parameter",
+            "digest", "norms", "signed", "signature", "epsilon", "clients",
+        }
+    ),
+    events.ReplyReceived: frozenset({"round", "client", "purpose", "uplink_bytes"}),
+    events.RoundFinished: ALL,
+}  # fmt: skip
+"""The same for a run with private records."""
+
+
+def screen(config: RunConfig, update_bytes: int) -> Callable[[Event], Event | None] | None:
+    """What of an event is recorded; None where the server sees sums alone, and so has no more to say."""
+    unit = config.dp
+    if unit == "off" or config.secure_aggregation:
+        return None
+    return partial(screened, kept=KEPT_OF_RECORDS) if unit == "record" else partial(screened, update_bytes=update_bytes)
+
+
+def proposes(run: Proposed) -> Words:
+    """What is promised, by whom, and what earlier runs have spent."""
+    config = run.config
+    unit = config.dp
+    is_masked = config.secure_aggregation
+    seen = ()
+    if unit == "record" and not is_masked:
+        seen = ("the run is not masked: the server sees this client's own updates, with their noise",)
+    promised = () if unit == "off" else (_promised(run, is_masked=is_masked),)
+    is_noised = unit == "record" or (unit == "client" and is_masked)
+    return Words(promised=(*promised, *_spent(run, is_private=unit != "off")), is_noised=is_noised, seen=seen)
+
+
+def _promised(run: Proposed, *, is_masked: bool) -> str:
+    config = run.config
+    budget = f"epsilon {config.dp_epsilon:g} at delta {config.dp_delta:g}"
+    if config.dp == "record":
+        return (
+            f"this client adds noise to its own training, so that no single sequence shows in what it sends: "
+            f"{budget}, kept by this client's own account"
+        )
+    if is_masked:
+        return (
+            f"this client adds its share of the noise under its masks, so that no sum shows what its data change, "
+            f"not even to the server: {budget}, if the others add theirs"
+        )
+    return (
+        f"the server promises client-level differential privacy towards everyone but itself: {budget}; this client "
+        "cannot check that it adds the noise"
+    )
+
+
+def _spent(run: Proposed, *, is_private: bool) -> tuple[str, ...]:
+    if not run.spent and not is_private:
+        return ()
+    most = run.policy.most_epsilon
+    allowed = f"at most {most:g} over all runs (max-total-epsilon)" if most else "max-total-epsilon sets no limit"
+    return (f"earlier runs on these data in this federation have spent epsilon {run.spent:.4g}: {allowed}",)

@@ -1,0 +1,233 @@
+"""Masked rounds at the server: whom a sum invites, in how many attempts it is taken, and what the ledger says of it.
+
+The server gathers the sum of a round's updates, and no update. Knows no stage but that of the updates (`sums`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self, cast
+
+from plait.errors import MachineError, PeerError
+from plait.rounds import events
+from plait.rounds.channel import NoAnswer, Purpose
+from plait.rounds.cohort import ServerSide
+from plait.rounds.dispatch import Answer, doubt
+from plait.rounds.events import Reason
+from plait.rounds.ledger import read_events
+from plait.rounds.run_state import RunState, choose_cohort, note_held
+from plait.secagg.events import EVALUATION, EvaluationMissed, decode_figures, scores_of
+from plait.secagg.journal import evaluators_of
+from plait.secagg.messages import MaskedReply, MaskedUpdate
+from plait.secagg.roster import LEAST_CLIENTS, Session
+from plait.secagg.rounds import MaskedRounds
+from plait.secagg.server import Sealed, TooFewError
+from plait.secagg.stage import TRAINING_STAGE
+from plait.secagg.sums import ContestedError, DeclinedError, MaskedSums, Wanted, seated
+from plait.trust.identity import Vouch
+from plait.wire.messages import Refusal, RefusalReason
+
+if TYPE_CHECKING:
+    from plait.privacy.rounds import PrivateRounds
+
+
+@dataclass(eq=False)
+class MaskedCollector:
+    """Gathers the masked sums of one run; `vouch` says whether a node key is the client's that an offer names."""
+
+    server: ServerSide
+    masked: MaskedRounds
+    vouch: Vouch
+
+    def __post_init__(self) -> None:
+        self._declined: dict[Purpose, set[frozenset[str]]] = {Purpose.TRAIN: set(), Purpose.EVALUATE: set()}
+        self._sums = MaskedSums(self.server, self.vouch, self._pay_for)
+        recorded = read_events(self.server.directory.ledger)
+        self._sums.recall(recorded)
+        for event in recorded:
+            if isinstance(event, events.RoundStarted):
+                self._seat(event.cohort)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Each attempt withdraws its own tasks."""
+
+    def next(self, state: RunState) -> RunState:
+        """The state after the next round."""
+        server, started, number = self.server, time.perf_counter(), state.round + 1
+        wanted = self.masked.wanted(state, server.spool.sent(number))
+        result = self._attempt(wanted, Purpose.TRAIN, state)
+        if isinstance(result, TooFewError):
+            raise PeerError(
+                f"round {number} ended without a sum in {server.plan.attempts} attempts: {result}"
+            ) from result
+        in_reach = server.plan.cohort_size if server.waits else len(server.roster.nodes)
+        return server.close(result, {}, wanted=min(server.plan.cohort_size, in_reach), started=started)
+
+    def evaluate(self, state: RunState) -> tuple[RunState, events.Evaluated | None]:
+        """The mean held-out loss; which client's is how large stays at the clients."""
+        wanted, ledger = self.masked.wanted_losses(state), self.server.ledger
+        result = self._attempt(wanted, Purpose.EVALUATE, state)
+        if isinstance(result, TooFewError):
+            if self.server.waits:
+                ledger.append(EvaluationMissed(round=state.round, detail=str(result)))
+                return state, None
+            raise PeerError(f"round {state.round} could not be evaluated: {result}") from result
+        summed = self._sums.stored(wanted)
+        if summed is None:
+            raise MachineError(f"the sum of the losses of round {state.round} is gone from the run's spool")
+        try:
+            if not summed.clients:
+                raise PeerError("the sum of the losses cannot be unmasked")
+            mean, own = scores_of(decode_figures(summed.figures, EVALUATION), clients=len(summed.clients))
+        except PeerError as error:
+            # One member's figures are no reason to end the others' run.
+            ledger.append(EvaluationMissed(round=state.round, detail=str(error)))
+            return result, None
+        return result, events.Evaluated(round=state.round, adapter=state.shadow.digest().hex(), **dict(mean), own=own)
+
+    def _pay_for(self, sealed: Sealed) -> None:
+        """Record that a sum with its clients' own noise is about to be known."""
+        if self.masked.privacy:
+            roster = sealed.roster
+            commitment = hashlib.sha256(roster.survivors_text(sealed.sharers, sealed.survivors)).hexdigest()
+            clip_norm = roster.unit * self.masked.privacy.shares(roster.size).sensitivity
+            private = cast("PrivateRounds", self.server.costs)
+            private.intend(roster.session.round, commitment, clip_norm=clip_norm)
+
+    def _attempt(self, wanted: Wanted, purpose: Purpose, state: RunState) -> RunState | TooFewError:
+        """The state after a sum, or why the last attempt at it failed.
+
+        A round has so many attempts, and one more for each that a complaint ends.
+        """
+        server, error, lost = self.server, TooFewError("no attempt was made, expected at least 1"), set[str]()
+        attempt = failed = 0
+        # Each complaint leaves a client out.
+        most = server.plan.attempts + len(server.roster.nodes)
+        while failed < server.plan.attempts and attempt < most:
+            attempt += 1
+            if self._sums.stored(wanted) is not None:
+                return state
+            if server.channel.open_ended:
+                server.gather()
+            chosen = self._invited(wanted, purpose, attempt, without=lost)
+            if not chosen:
+                error = TooFewError(
+                    "any sum of losses would reveal a few clients: those that came or left since an earlier one"
+                )
+                break
+            if purpose is Purpose.TRAIN:
+                server.ledger.append(events.RoundStarted(round=wanted.round, cohort=tuple(chosen)))
+                self._seat(chosen)
+            try:
+                return self._take(wanted, purpose, state, chosen)
+            except ContestedError as contested:
+                error = contested
+            except DeclinedError as declined:
+                error, failed = declined, failed + 1
+                self._declined[purpose].add(declined.clients)
+                # A client that was lost on the way may be lost again, and the others decline again.
+                lost |= set(chosen) - declined.clients
+            except TooFewError as too_few:
+                error, failed = too_few, failed + 1
+            server.ledger.append(events.RoundMissed(round=wanted.round, attempt=attempt, received=error.count))
+        if guilty := sorted(self._sums.left_out):
+            names = ", ".join(map(repr, guilty))
+            return TooFewError(f"{error}; left out, because they depart from the protocol: {names}", count=error.count)
+        return error
+
+    def _invited(self, wanted: Wanted, purpose: Purpose, attempt: int, *, without: Collection[str]) -> Sequence[str]:
+        plan, sums = self.server.plan, self._sums
+        names = [name for name in self.server.roster.nodes if sums.may_be_invited(wanted, name)]
+        if purpose is Purpose.TRAIN:
+            return self._cohort(wanted, names, without)
+        names = [name for name in names if name not in without]
+        clients = plan.evaluators(names)
+        order = wanted.run_id + wanted.round.to_bytes(8, "big") + attempt.to_bytes(4, "big")
+        chosen = evaluators_of(
+            clients,
+            names,
+            earlier=sums.evaluations,
+            declined=self._declined[purpose],
+            least=wanted.least,
+            order=order,
+        )
+        # Where none are safe, clients that keep a journal say so once; simulated ones keep none.
+        return chosen or (() if self._declined[purpose] else clients)
+
+    def _cohort(self, wanted: Wanted, names: Sequence[str], without: Collection[str]) -> Sequence[str]:
+        """The clients of a round: the same as before where all are meant, and two fewer than would not sign its sum."""
+        plan, seats = self.server.plan, self._sums.seats
+        known = [name for name in seats if name in names]
+        if not known:
+            return choose_cohort(names, plan.cohort_size, seed=plan.seed, round_number=wanted.round)[0]
+        cohort = [*known, *sorted(set(names) - seats.keys())][: plan.cohort_size]
+        left = [name for name in cohort if name not in without]
+        if frozenset(left) in self._declined[Purpose.TRAIN] and len(left) > wanted.least * wanted.groups + 1:
+            cohort = left[: 1 - LEAST_CLIENTS]
+        return sorted(cohort)
+
+    def _seat(self, cohort: Sequence[str]) -> None:
+        """Keep the clients of a round, and the groups that they are dealt to, where each round is meant to have all."""
+        if not (self.masked.draws or self.masked.privacy):
+            key, sums = str(self.server.plan.seed), self._sums
+            sums.seats = seated(cohort, self.masked.groups, key=key, before=sums.seats)
+
+    def _take(self, wanted: Wanted, purpose: Purpose, state: RunState, chosen: Sequence[str]) -> RunState:
+        """Take a masked sum, in one attempt; it is on disk afterwards."""
+        tasks, roster, log = self.server.tasks, self.server.roster, self.server.log
+        answered: list[str] = []
+        declined: list[frozenset[str]] = []
+
+        def ask(session: Session, clients: Sequence[str]) -> Iterator[tuple[str, MaskedUpdate]]:
+            deadline = tasks.deadline()
+            with tasks.dispatch(state, roster, purpose, wanted.round, attempt=session.attempt) as dispatch:
+                for client in clients:
+                    dispatch.ask(client)
+                while answer := dispatch.next_answer(deadline):
+                    reply = answer.reply
+                    if not (isinstance(reply, MaskedReply) and isinstance(reply.answer, MaskedUpdate)):
+                        log.failure(wanted.round, answer, stage=TRAINING_STAGE)
+                        if isinstance(reply, Refusal) and reply.reason is RefusalReason.POLICY:
+                            declined.append(frozenset(clients))
+                        else:
+                            doubt(roster, answer)
+                        continue
+                    self._note(wanted, answer, reply.answer)
+                    answered.append(answer.client)
+                    yield answer.client, reply.answer
+                late = Reason.NO_ANSWER if deadline is None else Reason.LATE
+                for client in sorted(dispatch.waiting):
+                    silent = Answer(client, NoAnswer("gave no answer"), 0)
+                    log.failure(wanted.round, silent, reason=late, stage=TRAINING_STAGE)
+
+        try:
+            self._sums.take(wanted, chosen, ask)
+        except TooFewError as error:
+            if not declined:
+                raise
+            raise DeclinedError(str(error), count=error.count, clients=declined[0]) from error
+        return note_held(state, dict.fromkeys(answered, state.held_on(0)))
+
+    def _note(self, wanted: Wanted, answer: Answer, update: MaskedUpdate) -> None:
+        number, client, uplink_bytes = wanted.round, answer.client, answer.uplink_bytes
+        if wanted.purpose == Purpose.EVALUATE.value:
+            said = events.ReplyReceived(round=number, client=client, purpose=wanted.purpose, uplink_bytes=uplink_bytes)
+            self.server.ledger.note(said)
+            return
+        parameters = self.server.spool.ranks.master.spec.layout.size
+        self.server.ledger.note(
+            events.UpdateReceived(
+                round=number,
+                client=client,
+                uplink_bytes=uplink_bytes,
+                payload_bytes=len(update.values),
+                codec=events.MASKED_CODEC,
+                bits_per_parameter=8 * len(update.values) / parameters,
+            )
+        )

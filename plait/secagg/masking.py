@@ -1,0 +1,287 @@
+"""What a client says in the masked sums of its run: the answers of their stages, its update, its losses.
+
+Where it stands is stored before an answer leaves, private to the client's owner: so a client that was killed neither
+gives two shares of one peer nor sends two updates under one mask. An update is the delta on the roster's grid, or that
+with the client's share of the noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plait.adapters import AdapterSpec, AdapterState, norm
+from plait.aggregation import Side, geometry_of, slices_of
+from plait.errors import PeerError, PolicyError
+from plait.rounds.client_way import Speaker
+from plait.rounds.evaluation import client_losses
+from plait.rounds.hooks import Outgoing
+from plait.rounds.local_model import TrainJob
+from plait.rounds.memory import Memory
+from plait.rounds.terms import Asked
+from plait.secagg import messages
+from plait.secagg.client import MaskingClient
+from plait.secagg.events import EVALUATION, NOISED, TRAINING, encode_figures, evaluation_figures
+from plait.secagg.grid import Coding, KeyedGrid, MaskedGrid
+from plait.secagg.journal import SumJournal
+from plait.secagg.masks import Ring
+from plait.secagg.roster import LEAST_CLIENTS, Roster, Session
+from plait.secagg.rounds import MaskedRounds, check_grid, privacy_of_clients
+from plait.trust.identity import NodeIdentity
+from plait.wire.envelope import Header
+from plait.wire.messages import EvaluateTask, Evaluation, FurtherTask, TrainTask
+from plait.wire.settings import Settings
+
+if TYPE_CHECKING:
+    from plait.privacy.client import ClientCharge
+
+
+_KEY = "secagg"
+_TASKS = {"train": TrainTask, "evaluate": EvaluateTask}
+
+
+@dataclass(eq=False)
+class Masking:
+    """One client.
+
+    Attributes:
+        identity: None if the driver does not prove keys, so that no sum can be masked.
+        journal: of the client's data over all runs; None in a simulation, which has a single operator.
+    """
+
+    client: str
+    memory: Memory
+    identity: NodeIdentity | None = None
+    journal: SumJournal | None = None
+
+    def answer(self, task: messages.MaskingTask) -> messages.MaskedReply:
+        """Do one stage."""
+        if self.identity is None:
+            raise PeerError("a masked sum is asked for, expected none: this client has no keys that others could check")
+        identity, stage = self.identity, task.stage
+        client = self._recall()
+        answer: messages.Answered
+        match stage:
+            case None:
+                if self.journal:
+                    self.journal.check_open(task.session)
+                    self._note_unsure(client, task.session)
+                client, answer = client.offer(
+                    task.session,
+                    identity=identity.public_key,
+                    sign=identity.sign,
+                    certificate=identity.certificate,
+                    endorsement=identity.endorsement,
+                )
+            case Roster():
+                client, parcels = client.share(stage, identity.vouch)
+                answer = messages.Parcels(parcels)
+            case messages.Delivery():
+                client, unreadable = client.deliver(task.session, stage.sharers, stage.parcels)
+                answer = messages.Ready(unreadable)
+            case messages.Opening():
+                client, key = client.show(task.session, stage.receiver)
+                answer = messages.Opened(key)
+            case messages.Survivors():
+                self._check_sum(client, stage.survivors)
+                client, signature = client.sign(task.session, stage.survivors, stage.signatures, identity.sign)
+                answer = messages.Signed(signature)
+            case messages.Unmasking():
+                is_first = client.revealed is None
+                if is_first:
+                    self._check_sum(client, stage.survivors)
+                client, shares = client.reveal(task.session, stage.survivors, stage.signatures)
+                if is_first:
+                    self._check_sum(client, stage.survivors, notes=True)
+                answer = messages.Revealed(shares)
+        self.memory.save(_KEY, client.to_bytes())
+        return messages.MaskedReply(self.client, answer)
+
+    def _check_sum(self, client: MaskingClient, survivors: Sequence[int], *, notes: bool = False) -> None:
+        """Refuse, or note, a sum of these places in the journal."""
+        if self.journal and client.session and (roster := client.roster):
+            roster.check_places(survivors, "survivors")
+            do = self.journal.note_sum if notes else self.journal.check_sum
+            do(client.session, client.received, [roster.offers[place].client for place in survivors])
+
+    def _note_unsure(self, client: MaskingClient, next_one: Session) -> None:
+        """Note a sum that its numbers may be in, though nobody asked it to unmask them: a third need not be asked."""
+        before, roster = client.session, client.roster
+        if not (self.journal and before and roster and client.has_masked) or client.revealed is not None:
+            return
+        if (before.series, before.round) != (next_one.series, next_one.round):
+            places = client.signed or range(len(roster.offers))
+            names = [roster.offers[place].client for place in places]
+            self.journal.note_sum(before, client.received, names, is_sure=False)
+
+    def roster_for(self, run_id: bytes, purpose: str, number: int) -> Roster:
+        """The roster that an update or losses are masked for; before anything is trained."""
+        client = self._recall()
+        session, roster = client.session, client.roster
+        is_it = session is not None and (session.run_id, session.purpose, session.round) == (run_id, purpose, number)
+        if not is_it or roster is None or not client.sharers or client.has_masked:
+            raise PeerError(
+                f"round {number} is asked for without a masked sum at that stage ({purpose}), expected keys and shares "
+                "first: this run's server may learn sums alone"
+            )
+        return roster
+
+    def agree(self, roster: Roster, received: bytes) -> None:
+        """Refuse to mask anything for a roster whose sum, if nobody is lost, would tell of few clients."""
+        if self.journal:
+            self.journal.check_sum(roster.session, received, [offer.client for offer in roster.offers])
+
+    def noise_key(self, session: Session, numbers: bytes) -> bytes:
+        """See `MaskingClient.noise_key`."""
+        return self._recall().noise_key(session, numbers)
+
+    def masked(
+        self, session: Session, numbers: NDArray[np.integer], figures: NDArray[np.uint64], *, received: bytes
+    ) -> messages.MaskedReply:
+        """Numbers, and figures modulo 2^64, under this attempt's masks."""
+        client = self._recall()
+        if client.roster is None or self.identity is None:
+            raise PeerError("the masked sum is over, expected the roster that the numbers were made for")
+        ring = Ring(client.roster.bits)
+        client, values, hidden, signature = client.masked(
+            session, ring.reduced(numbers), figures, received=received, sign=self.identity.sign
+        )
+        self.memory.save(_KEY, client.to_bytes())
+        update = messages.MaskedUpdate(ring.pack(values), hidden.astype("<u8").tobytes(), signature)
+        return messages.MaskedReply(self.client, update)
+
+    def _recall(self) -> MaskingClient:
+        data = self.memory.load(_KEY)
+        if data is not None:
+            return MaskingClient.from_bytes(data)
+        # Of rounds that it was asked for before its journal was lost, it may have unmasked any.
+        asked = Asked.recall(self.memory)
+        newest = {purpose: asked.newest.get(task.__name__, -1) for purpose, task in _TASKS.items()}
+        closed = {f"{asked.run_id} {purpose}": number for purpose, number in newest.items() if number >= 0}
+        return MaskingClient(self.client, closed=closed)
+
+
+@dataclass(eq=False)
+class UnderMasks:
+    """How one client says its numbers.
+
+    Attributes:
+        charge: what a share of noise costs the client; None where nothing is charged.
+        masked: the run's sums; None if the fewest clients of a roster are not known.
+    """
+
+    speaker: Speaker
+    masking: Masking
+    _: KW_ONLY
+    charge: ClientCharge | None = None
+    masked: MaskedRounds | None = None
+
+    @classmethod
+    def of(cls, speaker: Speaker, masked: MaskedRounds | None = None) -> UnderMasks:
+        """How a client says its numbers in these sums."""
+        identity = speaker.identity() if speaker.identity else None
+        policy = speaker.terms.policy if speaker.terms else None
+        least = policy.min_masked_clients if policy else LEAST_CLIENTS
+        is_counted = policy and masked and not (masked.draws or masked.privacy)
+        most = policy.max_repeats if policy and is_counted else None
+        journal = SumJournal(speaker.journal, least, most) if speaker.journal else None
+        masking, charge = Masking(speaker.name, speaker.memory, identity, journal), None
+        if masked and masked.privacy:
+            from plait.privacy.client import ClientCharge
+
+            charge = ClientCharge(speaker, masked.privacy)
+        return cls(speaker, masking, charge=charge, masked=masked)
+
+    def settings(self, settings: Settings) -> Settings:
+        """Those of the task, with the client's own seed: the server may not know its batches."""
+        return self.speaker.own_secret.seeded(settings)
+
+    def begin(self, job: TrainJob) -> TrainJob:
+        """The job, for the grid of the round's roster."""
+        header, settings = _header_of(job), job.settings
+        key = self.speaker.own_secret.rounding(settings.round, header.result_digest)
+        return replace(job, grid=KeyedGrid(self._grid(header, job.spec, settings), key))
+
+    def update(self, job: TrainJob, outgoing: Outgoing) -> messages.MaskedReply:
+        """The update under the masks of the round's roster."""
+        header, grid, settings = _header_of(job), job.grid, job.settings
+        if not isinstance(grid, KeyedGrid):
+            raise ValueError("the job has no grid of a roster")
+        roster = self.masking.roster_for(header.run_id, "train", settings.round)
+        if settings.adds_share:
+            numbers, figures = self._noised(grid.grid, outgoing.delta, settings, roster)
+        else:
+            numbers = outgoing.numbers
+            if numbers is None:
+                numbers, _ = grid.rounded(outgoing.delta)
+            square = (norm(outgoing.delta) / grid.grid.coding.unit) ** 2
+            figures = encode_figures({"square": square}, TRAINING)
+        return self.masking.masked(roster.session, numbers, figures, received=header.result_digest)
+
+    def losses(self, header: Header, settings: Settings, measure: Callable[[], Evaluation]) -> messages.MaskedReply:
+        """The losses under the masks of the evaluation's roster."""
+        roster = self.masking.roster_for(header.run_id, "evaluate", settings.round)
+        if (roster.size, roster.figures) != (0, len(EVALUATION)):
+            raise PeerError(f"masked sum has {roster.figures} figures, expected {len(EVALUATION)}")
+        self.masking.agree(roster, header.result_digest)
+        figures = encode_figures(evaluation_figures(*client_losses(measure())), EVALUATION)
+        return self.masking.masked(roster.session, np.zeros(0, np.int32), figures, received=header.result_digest)
+
+    def answer(self, task: FurtherTask) -> messages.MaskedReply:
+        """A stage of a sum."""
+        if not isinstance(task, messages.MaskingTask):
+            raise PolicyError(f"{task.what} is asked for, expected a stage of a masked sum")
+        if self.speaker.terms:
+            session = task.session
+            self.speaker.terms.check_round(session.round, least=int(session.purpose == "train"))
+            least = self.masked.least(session.purpose) if self.masked else LEAST_CLIENTS
+            if isinstance(task.stage, Roster) and (count := len(task.stage.offers)) < least:
+                raise PolicyError(
+                    f"roster of the masked sum has {count} clients, expected at least {least} of those that the run "
+                    "configuration invites"
+                )
+        return self.masking.answer(task)
+
+    def _grid(self, header: Header, spec: AdapterSpec, settings: Settings) -> MaskedGrid:
+        roster = self.masking.roster_for(header.run_id, "train", settings.round)
+        self.masking.agree(roster, header.result_digest)
+        sides = {Side(each) for each in settings.trained} - ({Side(settings.personal)} if settings.personal else set())
+        clients = len(roster.offers)
+        coding, parts = Coding(Ring(roster.bits), clients, roster.unit), slices_of(geometry_of(spec), sides)
+        grid = MaskedGrid(coding, parts, header.result_digest, settings.round)
+        size, figures = grid.rotation.rotated_size, len(NOISED if settings.adds_share else TRAINING)
+        if (roster.size, roster.figures) != (size, figures):
+            raise PeerError(
+                f"masked sum has {roster.size} numbers and {roster.figures} figures, expected {size} and {figures}"
+            )
+        if settings.adds_share:
+            check_grid(privacy_of_clients(settings), size, bits=roster.bits, unit=roster.unit, clients=clients)
+        return grid
+
+    def _noised(
+        self, grid: MaskedGrid, delta: AdapterState, settings: Settings, roster: Roster
+    ) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+        """Numbers and figures of a delta with this client's share of the noise; paid for by then."""
+        speaker = self.speaker
+        if speaker.terms and speaker.terms.policy:
+            most, attempt = speaker.terms.policy.max_repeats, roster.digest
+            Asked.recall(speaker.memory).note_given(speaker.memory, roster.session.round, attempt, most)
+            if self.charge:
+                self.charge.pay()
+        numbers, within = grid.noised(
+            delta,
+            privacy_of_clients(settings),
+            survivors=roster.threshold,
+            key_of=lambda digest: self.masking.noise_key(roster.session, digest),
+        )
+        return numbers, encode_figures({"within": within}, NOISED)
+
+
+def _header_of(job: TrainJob) -> Header:
+    if job.header is None:
+        raise ValueError("the job belongs to no task")
+    return job.header

@@ -1,0 +1,277 @@
+"""The messages of a sum under masks, as frozen values and as protobuf.
+
+Sizes and numbers of entries are checked here; what they mean, and who may say it, the rest of the folder checks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, TypeAlias, cast
+
+from google.protobuf.message import Message
+
+from plait.errors import PeerError
+from plait.secagg.masks import LEAST_BITS, MOST_BITS
+from plait.secagg.roster import ATTEMPT_BYTES, MOST_CLIENTS, MOST_FIGURES, Offer, Roster, Session
+from plait.v1 import messages_pb2 as pb
+from plait.wire import bounds, canonical
+
+PURPOSES = ("train", "evaluate")
+_PLACE_BYTES = 2
+_MOST_PART_BYTES = 256
+_MOST_CERTIFICATE_BYTES, _MOST_ENDORSEMENT_BYTES = 2048, 128
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """Who shared, and what was encrypted to the receiver, by place."""
+
+    sharers: tuple[int, ...]
+    parcels: Mapping[int, bytes]
+
+
+@dataclass(frozen=True)
+class Survivors:
+    """Whose masked updates came, to be signed; and the signatures of the receiver's neighbours among them, by place."""
+
+    survivors: tuple[int, ...]
+    signatures: Mapping[int, bytes]
+
+
+@dataclass(frozen=True)
+class Unmasking:
+    """Whose masked updates came, and who signed that."""
+
+    survivors: tuple[int, ...]
+    signatures: Mapping[int, bytes]
+
+
+@dataclass(frozen=True)
+class Opening:
+    """A place whose client cannot open what was encrypted to it; to be shown by the key of that parcel."""
+
+    receiver: int
+
+
+Stage: TypeAlias = Roster | Delivery | Opening | Survivors | Unmasking | None
+
+
+@dataclass(frozen=True)
+class MaskingTask:
+    """A stage of a sum under masks; None: offer keys."""
+
+    session: Session
+    stage: Stage = None
+    field: ClassVar[str] = "masking"
+    what: ClassVar[str] = "a masked sum"
+
+    def message(self) -> pb.Masking:
+        """It as protobuf."""
+        message = pb.Masking(**vars(_checked(self.session)))
+        if isinstance(self.stage, Roster):
+            offers = [pb.MaskOffer(**vars(offer)) for offer in self.stage.offers]
+            said = {name: getattr(self.stage, name) for name in ("bits", "unit", "size", "figures")}
+            message.roster.CopyFrom(pb.MaskRoster(offers=offers, **said))
+        elif self.stage is not None:
+            name, kind = _STAGES[type(self.stage)]
+            getattr(message, name).CopyFrom(kind(**_encoded(self.stage)))
+        return message
+
+
+def read_task(message: pb.Masking) -> MaskingTask:
+    """A task from protobuf, within its bounds."""
+    session = _checked(Session(message.run_id, message.purpose, message.round, message.attempt))
+    said = message.WhichOneof("stage")
+    if said == "roster":
+        return MaskingTask(session, _read_roster(message.roster, session))
+    kind = next((kind for kind, (name, _) in _STAGES.items() if name == said), None)
+    return MaskingTask(session, _read(kind, getattr(message, said)) if kind and said else None)
+
+
+@dataclass(frozen=True)
+class Parcels:
+    """Encrypted shares of a client's secrets, by the place of their holder."""
+
+    parts: Mapping[int, bytes]
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The client has its neighbours' shares; or it cannot open those of `unreadable`."""
+
+    unreadable: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The key of a parcel."""
+
+    key: bytes
+
+
+@dataclass(frozen=True)
+class Signed:
+    """A signature on the list of survivors."""
+
+    signature: bytes
+
+
+@dataclass(frozen=True)
+class Revealed:
+    """Shares, by the place of whose they are."""
+
+    parts: Mapping[int, bytes]
+
+
+@dataclass(frozen=True)
+class MaskedUpdate:
+    """Packed numbers, and figures of eight bytes each, under masks; signed for the clients that shared."""
+
+    values: bytes
+    figures: bytes
+    signature: bytes
+
+
+Answered: TypeAlias = Offer | Parcels | Ready | Opened | Signed | Revealed | MaskedUpdate
+
+
+_STAGES: Mapping[type[Any], tuple[str, type[Message]]] = {
+    Delivery: ("delivery", pb.MaskDelivery),
+    Opening: ("opening", pb.MaskOpening),
+    Survivors: ("survivors", pb.MaskSurvivors),
+    Unmasking: ("unmasking", pb.MaskUnmasking),
+}
+_ANSWERS: Mapping[type[Any], tuple[str, type[Message]]] = {
+    Offer: ("offer", pb.MaskOffer),
+    Parcels: ("parcels", pb.MaskParts),
+    Revealed: ("revealed", pb.MaskParts),
+    MaskedUpdate: ("update", pb.MaskedUpdate),
+}
+
+
+@dataclass(frozen=True)
+class MaskedReply:
+    """A client's answer within a sum under masks."""
+
+    client: str
+    answer: Answered
+    field: ClassVar[str] = "masked"
+
+    def message(self) -> pb.Masked:
+        """It as protobuf."""
+        message, answer = pb.Masked(client=bounds.name("client name", self.client)), self.answer
+        if isinstance(answer, Signed):
+            message.signature = answer.signature
+        elif isinstance(answer, Opened):
+            message.opened = answer.key
+        elif isinstance(answer, Ready) and answer.unreadable:
+            message.unreadable = _places(answer.unreadable)
+        elif isinstance(answer, Ready):
+            message.ready = True
+        else:
+            name, kind = _ANSWERS[type(answer)]
+            getattr(message, name).CopyFrom(kind(**_encoded(answer)))
+        return message
+
+
+def read_reply(message: pb.Masked) -> MaskedReply:
+    """A reply from protobuf, within its bounds."""
+    client = bounds.name("client name", message.client)
+    match message.WhichOneof("answer"):
+        case "offer":
+            return MaskedReply(client, _read_offer(message.offer))
+        case "ready" if message.ready:
+            return MaskedReply(client, Ready())
+        case "unreadable" if message.unreadable:
+            return MaskedReply(client, Ready(_read_places(message.unreadable)))
+        case "signature":
+            return MaskedReply(client, Signed(_signature(message.signature)))
+        case "opened":
+            return MaskedReply(client, Opened(bounds.exact_length("key", message.opened, bounds.DIGEST_BYTES)))
+        case "parcels" | "revealed" as said:
+            kind = next(kind for kind, (name, _) in _ANSWERS.items() if name == said)
+            return MaskedReply(client, _read(kind, getattr(message, said)))
+        case "update":
+            update = message.update
+            return MaskedReply(client, MaskedUpdate(update.values, update.figures, _signature(update.signature)))
+        case _:
+            raise PeerError("masked reply has no answer, expected keys, shares, a signature or an update")
+
+
+def _encoded(value: object) -> dict[str, Any]:
+    """The fields of a stage or an answer as those of its message: places, parts by place, and what is bytes already."""
+    return {
+        name: canonical.entries(pb.MaskPart, cast("Mapping[int, bytes]", each))
+        if isinstance(each, Mapping)
+        else _places(cast("tuple[int, ...]", each))
+        if isinstance(each, tuple)
+        else each
+        for name, each in vars(value).items()
+    }
+
+
+def _read(kind: type[Any], message: object) -> Any:
+    """The inverse of `_encoded`, for what has places and parts alone."""
+    read: Mapping[type[Any], Callable[[Any], object]] = {bytes: _read_places, int: _place}
+    said = {each.name: getattr(message, each.name) for each in fields(kind)}
+    return kind(**{name: read.get(type(value), _parts)(value) for name, value in said.items()})
+
+
+def _checked(session: Session) -> Session:
+    bounds.exact_length("run of the masked sum", session.run_id, bounds.RUN_ID_BYTES)
+    bounds.exact_length("attempt of the masked sum", session.attempt, ATTEMPT_BYTES)
+    bounds.integer("round", session.round, maximum=bounds.MAX_STEPS)
+    if session.purpose not in PURPOSES:
+        raise PeerError(f"purpose of the masked sum is {session.purpose!a}, expected {' or '.join(PURPOSES)}")
+    return session
+
+
+def _read_roster(message: pb.MaskRoster, session: Session) -> Roster:
+    bounds.integer("clients of the masked sum", len(message.offers), maximum=MOST_CLIENTS)
+    return Roster(
+        session,
+        tuple(_read_offer(offer) for offer in message.offers),
+        bounds.integer("bits of the ring", message.bits, minimum=LEAST_BITS, maximum=MOST_BITS),
+        bounds.positive("unit of the grid", message.unit),
+        bounds.integer("numbers of the masked sum", message.size),
+        bounds.integer("figures of the masked sum", message.figures, maximum=MOST_FIGURES),
+    )
+
+
+def _read_offer(message: pb.MaskOffer) -> Offer:
+    keys = (message.identity, message.encryption, message.masking, message.commitment)
+    for key in keys:
+        bounds.exact_length("key of a masked sum", key, bounds.DIGEST_BYTES)
+    signature = _signature(message.signature)
+    bounds.integer("bytes of a certificate", len(message.certificate), maximum=_MOST_CERTIFICATE_BYTES)
+    bounds.integer("bytes of an endorsement", len(message.endorsement), maximum=_MOST_ENDORSEMENT_BYTES)
+    client = bounds.name("client name", message.client)
+    return Offer(client, *keys, signature, message.certificate, message.endorsement)
+
+
+def _signature(said: bytes) -> bytes:
+    return bounds.exact_length("signature", said, bounds.SIGNATURE_BYTES)
+
+
+def _place(said: int) -> int:
+    return bounds.integer("place", said, maximum=MOST_CLIENTS)
+
+
+def _parts(found: Sequence[pb.MaskPart]) -> dict[int, bytes]:
+    bounds.integer("parts of a masked sum", len(found), maximum=MOST_CLIENTS)
+    parts = canonical.table_of(found, "parts of a masked sum")
+    for part in parts.values():
+        bounds.integer("bytes of a part of a masked sum", len(part), maximum=_MOST_PART_BYTES)
+    return parts
+
+
+def _places(places: Sequence[int]) -> bytes:
+    return b"".join(place.to_bytes(_PLACE_BYTES, "big") for place in places)
+
+
+def _read_places(data: bytes) -> tuple[int, ...]:
+    if len(data) % _PLACE_BYTES or len(data) > MOST_CLIENTS * _PLACE_BYTES:
+        raise PeerError(f"list of places has {len(data)} bytes, expected two for each of at most {MOST_CLIENTS}")
+    parts = (data[at : at + _PLACE_BYTES] for at in range(0, len(data), _PLACE_BYTES))
+    return tuple(int.from_bytes(part, "big") for part in parts)

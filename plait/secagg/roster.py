@@ -1,0 +1,349 @@
+"""What all clients of a masked round agree on: the session, all keys, the grid, and who shares with whom.
+
+*Groups.* Under masks no single client's vector can be measured, so a member can move the mean of a round as far as its
+ring has room. In groups it moves its own group's mean alone, which can be compared with the others'. A group that is
+left in moves the round's mean by at most `FAR` times what groups usually lie apart, over the number of groups. A sum of
+fewer clients tells more of each, so no group is small.
+
+*Graph.* Masks and secrets are shared by all with all, or above 256 clients along 32 random cycles through all, by each
+with 64 others or a few less (after Bell et al., "Secure Single-Server Aggregation with (Poly)Logarithmic Overhead",
+arXiv 2020/704). The cycles follow from the roster, so from keys that the others have made for it.
+
+*Why a server learns no part.* It may drop any third of the clients once it knows the graph, tell clients different
+things, and know what its colluders know. But one list of survivors is signed by two thirds, each client signs one, and
+so fewer than a third of colluders get one list (above 256: a tenth). A client signs only a list in which two thirds of
+its holders are, with the signature of each that it has masked its numbers with the same sharers; such a client shows no
+key, and its holders give shares of its seed alone. So a set of clients whose sum can be unmasked has no honest survivor
+as a neighbour outside, and in it each has as many neighbours as two thirds of its holders without colluders. Among all
+the rest that is every honest survivor. Along the cycles no such set is smaller than half of the clients, but with a
+chance below 2^-80 for each roster up to 2,000 clients and 2^-75 for the largest (`tests/features/secagg/graph_bound.py`
+adds it up): a single client needs 43 of 64 neighbours that collude, more have too few neighbours in common, and two
+large sets without a link between them are not to be found.
+
+*Parcels.* The sender makes a key pair for each parcel of two shares and agrees with the holder's key (X25519; as ECIES
+does). If the holder says that it cannot open it, the sender shows that pair's private half: it opens this parcel and no
+other message, so anyone with the parcel can tell which of the two departs from the protocol. The shares' digests stand
+beside them in clear: a share that its holder gives later is theirs or not, and if all are and give no secret, the
+sender is to blame.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import Self
+
+import numpy as np
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import CTR
+
+from plait.adapters.state import Float32
+from plait.errors import PeerError
+from plait.secagg.masks import LEAST_BITS, MOST_BITS, SHARE_BYTES, agreed, check_share, public_of
+from plait.trust.derived import KEY_BYTES, derived
+from plait.trust.identity import Vouch
+from plait.trust.keys import SIGNATURE_BYTES, verify
+
+LEAST_GROUP = 8
+"""Clients of a group at least: a sum of fewer tells too much of each."""
+LEAST_GROUPS, MOST_GROUPS = 3, 8
+FAR = 3.0
+"""A group is left out whose mean is this many times as far from the median of all means as the median group."""
+
+
+def groups_for(clients: int) -> int:
+    """Groups of a round of so many; 1 where there are too few for a median of groups."""
+    count = min(MOST_GROUPS, clients // LEAST_GROUP)
+    return count if count >= LEAST_GROUPS else 1
+
+
+def distances(means: Sequence[Float32]) -> tuple[float, ...]:
+    """How far each (size,) mean, of three or more, lies from the median of all, over the median of these distances."""
+    middle = np.median(np.stack(means), axis=0)
+    far = [float(np.linalg.norm(mean - middle)) for mean in means]
+    usual = float(np.median(far))
+    return tuple(each / usual if usual else 1.0 if not each else np.inf for each in far)
+
+
+COMPLETE = 256
+"""The most clients that are all each other's neighbours."""
+CYCLES = 32
+"""Through all clients of a larger roster, along which they are neighbours."""
+LEAST_CLIENTS = 3
+"""In a sum of two each client knows the other's part."""
+
+
+def threshold_of(count: int) -> int:
+    """Two thirds of this many: two groups that large share an honest member while fewer than a third collude."""
+    return -(-2 * count // 3)
+
+
+def least_survivors(clients: int) -> int:
+    """The fewest clients in a sum of a roster of this size."""
+    return max(LEAST_CLIENTS, threshold_of(clients))
+
+
+def least_roster(invited: int) -> int:
+    """The fewest clients of a roster whose sums have as many as those of a roster of two thirds of the invited."""
+    fewest = least_survivors(least_survivors(invited))
+    return next(
+        count for count in range(LEAST_CLIENTS, max(invited, LEAST_CLIENTS) + 1) if least_survivors(count) >= fewest
+    )
+
+
+def colluding(clients: int) -> int:
+    """The most clients of a roster of this size that gain nothing from helping the server (see *Why* above).
+
+    One more could get two lists signed, or be all but one in a sum. Above `COMPLETE` it is what the chance is added up
+    for.
+    """
+    least = least_survivors(clients)
+    return min(2 * least - clients - 1, least - 2) if clients <= COMPLETE else clients // 10
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What protects the clients of a round, whatever its server does.
+
+    Attributes:
+        roster: the fewest clients that a sum begins with: two thirds of a group.
+        survivors: the fewest clients in a sum: two thirds of these.
+        colluding: the most clients that gain nothing from helping the server; it may put them all into one group.
+    """
+
+    groups: int
+    roster: int
+    survivors: int
+    colluding: int
+
+    @classmethod
+    def of(cls, invited: int, groups: int = 1) -> Self:
+        """Those of a round, or an evaluation, of so many."""
+        roster, most = least_survivors(invited // groups), -(-invited // groups)
+        # An evaluation may begin with one client less.
+        sizes = range(least_roster(invited // groups), max(most, LEAST_CLIENTS) + 1)
+        return cls(groups, roster, least_survivors(roster), min(map(colluding, sizes)))
+
+
+@lru_cache(maxsize=16)
+def neighbours(count: int, roster: bytes) -> tuple[tuple[int, ...], ...]:
+    """Each client's neighbours, by its place in the roster, in ascending order."""
+    if count <= COMPLETE:
+        return tuple(tuple(other for other in range(count) if other != one) for one in range(count))
+    stream = Cipher(AES(roster), CTR(bytes(16))).encryptor().update(bytes(8 * CYCLES * count))
+    cycles = np.frombuffer(stream, "<u8").reshape(CYCLES, count).argsort(axis=1, kind="stable")
+    found = [set[int]() for _ in range(count)]
+    for one, other in zip(cycles.ravel().tolist(), np.roll(cycles, 1, axis=1).ravel().tolist(), strict=True):
+        found[one].add(other)
+        found[other].add(one)
+    return tuple(tuple(sorted(each)) for each in found)
+
+
+MOST_CLIENTS = 1 << 14
+MOST_FIGURES = 64
+RUN_ID_BYTES = ATTEMPT_BYTES = 16
+
+
+@dataclass(frozen=True)
+class Session:
+    """One attempt at a masked sum, to ``train`` or to ``evaluate``, with 16 bytes of its own."""
+
+    run_id: bytes
+    purpose: str
+    round: int
+    attempt: bytes
+
+    @property
+    def series(self) -> str:
+        """Its run and purpose, of which every round is unmasked at most once."""
+        return f"{self.run_id.hex()} {self.purpose}"
+
+    @property
+    def text(self) -> bytes:
+        """All of it, in one way only."""
+        return joined(self.run_id, self.purpose.encode(), struct.pack(">Q", self.round), self.attempt)
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A client's keys for one attempt, signed with its node key.
+
+    Attributes:
+        identity: its Ed25519 key, 32 bytes.
+        encryption: X25519 key that shares are encrypted to, 32 bytes.
+        masking: X25519 key that masks are agreed with, 32 bytes.
+        commitment: SHA-256 of the seed of its own mask.
+        signature: Ed25519 over all of the above and the session.
+        certificate: the client's, by the federation's authority (DER); empty in a simulation.
+        endorsement: signature by the certificate's key that `identity` is the client's.
+    """
+
+    client: str
+    identity: bytes
+    encryption: bytes
+    masking: bytes
+    commitment: bytes
+    signature: bytes = b""
+    certificate: bytes = b""
+    endorsement: bytes = b""
+
+    def signed(self, session: Session) -> bytes:
+        """What its signature covers."""
+        keys = self.identity, self.encryption, self.masking, self.commitment
+        return joined(b"plait secure aggregation: keys 1", session.text, self.client.encode(), *keys)
+
+    def check(self, session: Session, vouch: Vouch) -> None:
+        """Refuse keys that the named client did not offer for this session."""
+        for key in (self.identity, self.encryption, self.masking, self.commitment):
+            if len(key) != KEY_BYTES:
+                raise PeerError(f"a key of {self.client!a} has {len(key)} bytes, expected {KEY_BYTES}")
+        if not vouch(self):
+            raise PeerError(f"the node key of {self.client!a} is not its own, expected the one that was provisioned")
+        if len(self.signature) != SIGNATURE_BYTES or not is_signed(self.identity, self.signature, self.signed(session)):
+            raise PeerError(f"the keys of {self.client!a} are not signed for this session, expected its signature")
+
+
+@dataclass(frozen=True)
+class Roster:
+    """The clients of an attempt, by name, and the grid of the round: `size` rotated numbers, and further `figures`."""
+
+    session: Session
+    offers: tuple[Offer, ...]
+    bits: int
+    unit: float
+    size: int
+    figures: int
+    _places: dict[str, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_places", {offer.client: place for place, offer in enumerate(self.offers)})
+
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 of everything in it."""
+        grid = struct.pack(">BdQH", self.bits, self.unit, self.size, self.figures)
+        offers = (joined(offer.signed(self.session), offer.signature) for offer in self.offers)
+        return hashlib.sha256(joined(b"plait secure aggregation: roster 1", grid, *offers)).digest()
+
+    @property
+    def threshold(self) -> int:
+        """Clients that must sign the list of survivors, and so the fewest survivors."""
+        return least_survivors(len(self.offers))
+
+    def place(self, client: str) -> int:
+        """A client's place."""
+        if client not in self._places:
+            raise PeerError(f"{client!a} is not on the roster of this attempt, expected one of its clients")
+        return self._places[client]
+
+    def holders(self, place: int) -> tuple[int, ...]:
+        """Who holds the shares of a client's secrets, in the order of their points: its neighbours and itself."""
+        return tuple(sorted((*neighbours(len(self.offers), self.digest)[place], place)))
+
+    def share_threshold(self, place: int) -> int:
+        """Shares that give a client's secrets."""
+        return threshold_of(len(self.holders(place)))
+
+    def check(self, vouch: Vouch) -> None:
+        """Refuse a roster that does not protect its clients."""
+        count = len(self.offers)
+        if not LEAST_CLIENTS <= count <= MOST_CLIENTS:
+            raise PeerError(f"roster has {count} clients, expected {LEAST_CLIENTS} to {MOST_CLIENTS}")
+        names = [offer.client for offer in self.offers]
+        if names != sorted(set(names)):
+            raise PeerError("roster names a client twice or is not in order, expected every name once, sorted")
+        for what in ("identity", "encryption", "masking"):
+            if len({getattr(offer, what) for offer in self.offers}) != count:
+                raise PeerError(f"roster has one {what} key for two clients, expected a key for each")
+        if not LEAST_BITS <= self.bits <= MOST_BITS or not 0 < self.unit < 1e30 or self.figures > MOST_FIGURES:
+            raise PeerError(f"roster has a grid of {self.bits} bits and unit {self.unit:g}, expected one that can be")
+        for offer in self.offers:
+            offer.check(self.session, vouch)
+
+    def check_places(self, places: Sequence[int], what: str) -> None:
+        """Refuse a list that is not of different places in order."""
+        if list(places) != sorted(set(places)) or (places and not 0 <= places[0] <= places[-1] < len(self.offers)):
+            raise PeerError(f"list of {what} has a place twice, out of order or off the roster, expected each once")
+
+    def masked_text(self, sharers: Sequence[int]) -> bytes:
+        """What a client signs with its masked numbers: with whom they are masked."""
+        return joined(b"plait secure aggregation: masked 1", self.digest, _listed(sharers))
+
+    def survivors_text(self, sharers: Sequence[int], survivors: Sequence[int]) -> bytes:
+        """What clients sign before anything is unmasked."""
+        return joined(b"plait secure aggregation: survivors 1", self.digest, _listed(sharers), _listed(survivors))
+
+
+def _listed(places: Sequence[int]) -> bytes:
+    return np.array(places, ">u4").tobytes()
+
+
+def joined(*parts: bytes) -> bytes:
+    """The parts, so that no two lists of them are the same bytes."""
+    return b"".join(len(part).to_bytes(8, "big") + part for part in parts)
+
+
+@lru_cache(maxsize=1 << 12)
+def is_signed(public_key: bytes, signature: bytes, signed: bytes) -> bool:
+    """`plait.trust.keys.verify`, once for all clients of a simulation."""
+    return verify(public_key, signature, signed)
+
+
+_NONCE = bytes(12)  # every key encrypts one message
+_DIGEST_BYTES = 32
+_TEXT_AT = KEY_BYTES + 2 * _DIGEST_BYTES
+PARCEL_BYTES = _TEXT_AT + 2 * SHARE_BYTES + 16
+
+
+def parcel_key(secret: bytes, roster: Roster, receiver: int) -> bytes:
+    """The private key of the parcel to a place, 32 bytes: of this attempt alone, and it says nothing of others."""
+    return derived(secret, b"parcel", roster.digest, receiver.to_bytes(4, "big"))
+
+
+def seal_shares(pair: tuple[bytes, bytes], key: bytes, roster: Roster, *, sender: int, receiver: int) -> bytes:
+    """A parcel, from the place of the client whose secrets they are."""
+    cipher = _cipher(key, roster.offers[receiver].encryption, roster, sender)
+    digests = b"".join(hashlib.sha256(share).digest() for share in pair)
+    return public_of(key) + digests + cipher.encrypt(_NONCE, b"".join(pair), None)
+
+
+def open_shares(parcel: bytes, private: bytes, roster: Roster, *, sender: int) -> tuple[bytes, bytes]:
+    """What is in a parcel, for its holder."""
+    return _opened(parcel, private, parcel[:KEY_BYTES], roster, sender)
+
+
+def digests_in(parcel: bytes) -> tuple[bytes, bytes]:
+    """SHA-256 of the shares of the masking key and of the seed, as the sender says it."""
+    return parcel[KEY_BYTES : KEY_BYTES + _DIGEST_BYTES], parcel[KEY_BYTES + _DIGEST_BYTES : _TEXT_AT]
+
+
+def can_be_opened(parcel: bytes, key: bytes, roster: Roster, *, sender: int, receiver: int) -> bool:
+    """Whether a parcel holds two shares, given its own private key; not with another key."""
+    if len(key) != KEY_BYTES or public_of(key) != parcel[:KEY_BYTES]:
+        return False
+    try:
+        _opened(parcel, key, roster.offers[receiver].encryption, roster, sender)
+    except PeerError:
+        return False
+    return True
+
+
+def _opened(parcel: bytes, private: bytes, public: bytes, roster: Roster, sender: int) -> tuple[bytes, bytes]:
+    try:
+        text = _cipher(private, public, roster, sender).decrypt(_NONCE, parcel[_TEXT_AT:], None)
+    except (InvalidTag, ValueError):
+        raise PeerError(f"shares of {roster.offers[sender].client!a} cannot be opened") from None
+    pair = check_share(text[:SHARE_BYTES]), check_share(text[SHARE_BYTES:])
+    if any(hashlib.sha256(share).digest() != digest for share, digest in zip(pair, digests_in(parcel), strict=True)):
+        raise PeerError(f"shares of {roster.offers[sender].client!a} are others than their digests say")
+    return pair
+
+
+def _cipher(private: bytes, public: bytes, roster: Roster, sender: int) -> AESGCM:
+    return AESGCM(agreed(private, public, b"shares", roster.digest, sender.to_bytes(4, "big")))

@@ -1,0 +1,159 @@
+"""Secure aggregation in one run: its sums, what they take on the wire, what policies, ledger and operators are told."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from plait.adapters.methods import method_named
+from plait.config import RunConfig
+from plait.secagg.grid import bits_for
+from plait.secagg.roster import Thresholds, groups_for
+from plait.secagg.rounds import MaskedRounds, noised_grid
+from plait.policy import Policy, Proposed, Words
+from plait.rounds import events
+from plait.rounds.client_way import ClientWay, Speaker
+from plait.rounds.coordinator import Way
+from plait.rounds.events import Event
+from plait.rounds.ledger import ALL, KEPT, screened
+from plait.rounds.run_plan import Links
+from plait.settle import settle
+from plait.trust.identity import Vouch
+
+if TYPE_CHECKING:
+    from plait.privacy.mechanism import ClientPrivacy
+
+
+def noise_of(config: RunConfig) -> ClientPrivacy | None:
+    """The noise of which clients add their shares under their masks; None without."""
+    if config.dp != "client":
+        return None
+    from plait.privacy.run import privacy_of
+
+    return privacy_of(config)
+
+
+def masked_of(config: RunConfig) -> MaskedRounds:
+    """The sums of a run."""
+    rate = config.learning_rate or method_named(config.method).learning_rate_at(config.rank)
+    quorum = math.ceil(config.quorum * config.cohort_size)
+    return MaskedRounds(
+        config.cohort_size,
+        rate * config.local_steps,
+        config.eval_clients,
+        quorum,
+        noise_of(config),
+        draws=config.cohort_size < config.clients,
+    )
+
+
+def way(way: Way, config: RunConfig) -> Way:
+    """The way of a run whose server sees sums."""
+    vouch = way.host.vouch if way.host else None
+    return with_sums(way, masked_of(config), vouch or (lambda _claim: False))
+
+
+def with_sums(way: Way, masked: MaskedRounds, vouch: Vouch) -> Way:
+    """The same, of these sums."""
+    from plait.secagg.collector import MaskedCollector
+    from plait.secagg.rounds import MaskedFold
+
+    return replace(
+        way,
+        collecting=partial(MaskedCollector, masked=masked, vouch=vouch),
+        folding=partial(MaskedFold, masked=masked),
+        least=masked.least("train"),
+    )
+
+
+def client_way(way: ClientWay, config: RunConfig, speaker: Speaker) -> ClientWay:
+    """The way of a client that speaks under masks."""
+    return under_masks(way, speaker, masked_of(config))
+
+
+def under_masks(way: ClientWay, speaker: Speaker, masked: MaskedRounds | None) -> ClientWay:
+    """The same, with these sums; None if the fewest clients of a roster are not known."""
+    from plait.secagg.masking import UnderMasks
+
+    return replace(way, saying=UnderMasks.of(speaker, masked), is_open=False)
+
+
+def links(links: Links, config: RunConfig, size: int, *, evaluates: bool, certified: bool) -> Links:
+    """What a run's updates take with the stages of its sums beside them."""
+    masked, sums = masked_of(config), 2 if evaluates else 1
+    if masked.privacy:
+        noised_grid(masked.privacy, size, 1.0)
+    up, more_down = masked.link_bits(size, sums=sums, certified=certified)
+    return replace(links, up=up, more_down=more_down)
+
+
+def check(policy: Policy, config: RunConfig) -> None:
+    """Refuse a run whose server would see this client's own update, if it may not, or sums of too few clients."""
+    is_masked = config.secure_aggregation
+    if policy.require_secure_aggregation and not is_masked:
+        raise policy.refusal(
+            "require-secure-aggregation",
+            "the run has no secure aggregation, so its server would see this client's own update",
+            "masked runs alone",
+            "leave --require-secure-aggregation out and set it to false",
+        )
+    if is_masked:
+        asked = "the run asks for masked sums of as few clients as"
+        policy.at_least("min-masked-clients", asked, fewest(config))
+
+
+def fewest(config: RunConfig) -> int:
+    """The fewest clients in a sum of a run."""
+    # With noise, clients do not evaluate.
+    invited, evaluators = config.cohort_size, config.eval_clients if config.evaluates else 0
+    groups = 1 if config.dp == "client" else groups_for(invited)
+    return min(Thresholds.of(invited, groups).survivors, Thresholds.of(evaluators or invited).survivors)
+
+
+KEPT_MASKED: Mapping[type[Event], frozenset[str]] = {
+    **KEPT,
+    # The mean alone: no client's own.
+    events.Evaluated: frozenset(events.Evaluated.model_fields) - {"by_client"},
+    events.NotPublished: ALL,
+    events.UpdateReceived: frozenset(
+        {"round", "client", "codec", "uplink_bytes", "payload_bytes", "bits_per_parameter"}
+    ),
+    events.ReplyReceived: frozenset({"round", "client", "purpose", "uplink_bytes"}),
+    # In the server's words, of what it can see.
+    events.UpdateRefused: ALL,
+}
+"""The same for a run with secure aggregation: the server knows no more than this of a client, and says as much."""
+
+
+def screen() -> Callable[[Event], Event | None]:
+    """What of an event is recorded."""
+    return partial(screened, kept=KEPT_MASKED)
+
+
+def proposes(run: Proposed) -> Words:
+    """What the server learns, and how many bits a parameter takes."""
+    config = run.config
+    if not config.secure_aggregation:
+        return Words()
+    sums = (
+        f"the run is masked (secure aggregation): the server learns sums over {fewest(config)} or more clients, and "
+        f"no single client's updates or losses"
+    )
+    unhidden = ("masks add no noise: they do not hide what the sum, and so the adapter, tells of a text",)
+    if config.cohort_size < config.clients:
+        drawn = (
+            "each round has other clients, so sums of many rounds together show which way a single client's data pull"
+        )
+        unhidden = (*unhidden, drawn)
+    is_noised = noise_of(config) is not None
+    return Words(under_masks=True, seen=(sums,) if is_noised else (sums, *unhidden), bits=_bits(run))
+
+
+def _bits(run: Proposed) -> float:
+    privacy, clients = masked_of(settle(run.config).config).privacy, run.config.cohort_size
+    if privacy is None or run.parameters is None:
+        return bits_for(clients)
+    return privacy.shares(run.parameters).bits(clients, run.parameters)

@@ -1,0 +1,347 @@
+"""The server's part in a masked sum: collect, stage by stage, and take the masks off the sum.
+
+    offers    -> roster            at least three clients
+    parcels   -> sharers           at least two thirds of the roster, and three
+    masked    -> survivors         likewise; only their sum and their signatures are kept
+    signed    -> signatures        likewise
+    shares    -> sum               enough shares of each secret
+
+A client whose answer is refused, or that gives none, is a dropout of its stage. Below the threshold the attempt ends
+with `TooFewError`, and nothing of it can be unmasked. Whatever was added until the survivors are fixed is one `Sealed`
+value, which the caller stores before it asks for signatures: from it the same sum follows after a crash. Knows no
+channel and no file.
+
+Where clients say that they cannot open the shares of another, the accused shows the key of the first one's parcel. If
+it opens that, the complaint was false; if not, the accused is to blame. It masks nothing in an attempt where it has
+shown a key, so the key reveals nothing of its numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plait.adapters.safetensors import decode_arrays, encode_arrays
+from plait.errors import PeerError
+from plait.json_text import read_json
+from plait.secagg.client import pair_key, self_key
+from plait.secagg.masks import SECRET_BYTES, Mask, Residues, Ring, add_masks, check_share, combine, public_of
+from plait.secagg.messages import MaskingTask
+from plait.secagg.roster import (
+    LEAST_CLIENTS,
+    PARCEL_BYTES,
+    Offer,
+    Roster,
+    Session,
+    can_be_opened,
+    digests_in,
+    is_signed,
+)
+from plait.trust.identity import Vouch
+from plait.wire.messages import decode_task, encode_task
+
+
+class TooFewError(PeerError):
+    """Fewer clients than the threshold are left: the attempt is over and nothing was unmasked."""
+
+    def __init__(self, message: str, *, count: int = 0) -> None:
+        super().__init__(message)
+        self.count = count
+
+
+class LostError(PeerError):
+    """The masks of this sum cannot be removed, because of what `client` shared; no other may follow in its round."""
+
+    def __init__(self, message: str, *, client: str) -> None:
+        super().__init__(message)
+        self.client = client
+
+
+def agree(
+    session: Session,
+    offers: Iterable[Offer],
+    *,
+    bits: int,
+    unit: float,
+    size: int,
+    figures: int,
+    least: int = LEAST_CLIENTS,
+) -> Roster:
+    """The roster of those that offered keys, at least `least`, for a grid of `bits`, `unit`, `size` and `figures`."""
+    ordered = tuple(sorted(offers, key=lambda offer: offer.client))
+    if len(ordered) < least:
+        raise TooFewError(f"{len(ordered)} clients offered keys, expected at least {least}", count=len(ordered))
+    return Roster(session, ordered, bits, unit, size, figures)
+
+
+def check_offer(offer: Offer, client: str, session: Session, vouch: Vouch) -> None:
+    """Refuse keys that are not the asked client's."""
+    if offer.client != client:
+        raise PeerError(f"keys are offered by {offer.client!a}, expected {client!a}")
+    offer.check(session, vouch)
+
+
+class Collecting:
+    """From a roster to a sealed sum; `sharers` are the places of the clients that shared."""
+
+    def __init__(self, roster: Roster) -> None:
+        self.roster = roster
+        self.sharers: tuple[int, ...] = ()
+        self._parcels: dict[int, Mapping[int, bytes]] = {}
+        ring = Ring(roster.bits)
+        self._sum, self._figures = ring.zeros(roster.size), np.zeros(roster.figures, np.uint64)
+        self._masked: dict[int, bytes] = {}
+
+    def add_parcels(self, client: str, parcels: Mapping[int, bytes]) -> None:
+        """Take a client's encrypted shares."""
+        place = self.roster.place(client)
+        if self.sharers or place in self._parcels:
+            raise PeerError(f"shares of {client!a} came late or twice, expected them once")
+        if set(parcels) | {place} != set(self.roster.holders(place)) or place in parcels:
+            raise PeerError(f"{client!a} has shares for others than its neighbours, expected one for each")
+        if any(len(parcel) != PARCEL_BYTES for parcel in parcels.values()):
+            raise PeerError(f"a share of {client!a} has another size, expected {PARCEL_BYTES} bytes")
+        self._parcels[place] = parcels
+
+    def close_sharing(self) -> Collecting:
+        """It, with those who shared fixed; too few may have, of all or of one's neighbours."""
+        self._enough(len(self._parcels), "shared")
+        self.sharers = tuple(sorted(self._parcels))
+        self._enough_holders(self._parcels, "shared")
+        return self
+
+    def parcels_for(self, place: int) -> Mapping[int, bytes]:
+        """What its neighbours encrypted to a client."""
+        holders = (holder for holder in self.roster.holders(place) if holder != place and holder in self._parcels)
+        return {holder: self._parcels[holder][place] for holder in holders}
+
+    def is_readable(self, sender: int, receiver: int, key: bytes) -> bool:
+        """Whether a client encrypted shares to another, by the key that it shows for that."""
+        return can_be_opened(self._parcels[sender][receiver], key, self.roster, sender=sender, receiver=receiver)
+
+    def add_masked(self, client: str, values: Residues, figures: NDArray[np.uint64], signature: bytes) -> None:
+        """Add a client's masked numbers, which its neighbours count as such by its signature."""
+        place = self.roster.place(client)
+        if place not in self.sharers or place in self._masked:
+            raise PeerError(f"masked update of {client!a} came twice or without shares, expected it once")
+        if (values.size, figures.size) != (self.roster.size, self.roster.figures):
+            raise PeerError(f"masked update of {client!a} has {values.size} numbers, expected {self.roster.size}")
+        if not is_signed(self.roster.offers[place].identity, signature, self.roster.masked_text(self.sharers)):
+            raise PeerError(f"masked update of {client!a} is not signed for these sharers, expected its signature")
+        self._masked[place] = signature
+        self._sum += values
+        self._figures += figures
+
+    def seal(self) -> Sealed:
+        """Fix the survivors; they would sign no list with too few of their neighbours."""
+        self._enough(len(self._masked), "sent a masked update")
+        self._enough_holders(self._masked, "sent a masked update")
+        values = Ring(self.roster.bits).reduced(self._sum)
+        digests = {
+            place: {holder: digests_in(parcel) for holder, parcel in sorted(self._parcels[place].items())}
+            for place in self.sharers
+        }
+        masked = dict(sorted(self._masked.items()))
+        return Sealed(self.roster, self.sharers, masked, values, self._figures, digests)
+
+    def _enough_holders(self, here: Collection[int], did: str) -> None:
+        """Of each one's shares, or they cannot be given."""
+        for place in self.sharers:
+            count = sum(holder in here for holder in self.roster.holders(place))
+            if count < (least := self.roster.share_threshold(place)):
+                name = self.roster.offers[place].client
+                raise TooFewError(f"{count} holders of the shares of {name!a} {did}, expected at least {least}")
+
+    def _enough(self, count: int, did: str) -> None:
+        if count < self.roster.threshold:
+            raise TooFewError(f"{count} clients {did}, expected at least {self.roster.threshold}", count=count)
+
+
+@dataclass(frozen=True, eq=False)
+class Sealed:
+    """A sum under masks whose clients are fixed, by their places.
+
+    Attributes:
+        masked: the signatures of those whose numbers are in the sum.
+        digests: of the shares of each sharer's masking key and seed, by its place, then by their holder's.
+    """
+
+    roster: Roster
+    sharers: tuple[int, ...]
+    masked: Mapping[int, bytes]
+    values: Residues
+    figures: NDArray[np.uint64]
+    digests: Mapping[int, Mapping[int, tuple[bytes, bytes]]]
+
+    @cached_property
+    def survivors(self) -> tuple[int, ...]:
+        """Those whose numbers are in the sum."""
+        return tuple(self.masked)
+
+    @property
+    def clients(self) -> tuple[str, ...]:
+        """The names of those in the sum."""
+        return tuple(self.roster.offers[place].client for place in self.survivors)
+
+    def neighbours_of(self, client: str) -> Mapping[int, bytes]:
+        """The signatures of those whose numbers are in the sum and who are this client's neighbours."""
+        place = self.roster.place(client)
+        return {each: self.masked[each] for each in self.roster.holders(place) if each in self.masked and each != place}
+
+    def check_signature(self, client: str, signature: bytes) -> None:
+        """Refuse a signature that no client would accept."""
+        offer = self.roster.offers[self.roster.place(client)]
+        if not is_signed(offer.identity, signature, self.roster.survivors_text(self.sharers, self.survivors)):
+            raise PeerError(f"signature of {client!a} is not on this list of survivors, expected one that is")
+
+    def check_shares(self, client: str, shares: Mapping[int, bytes]) -> None:
+        """Refuse shares that a client does not hold."""
+        place = self.roster.place(client)
+        expected = set(self.roster.holders(place)) & set(self.sharers)
+        if place not in self.survivors or set(shares) != expected:
+            raise PeerError(f"{client!a} gives {len(shares)} shares, expected one of each of {len(expected)} clients")
+        for owner, share in shares.items():
+            check_share(share)
+            is_own, name = owner == place, self.roster.offers[owner].client
+            digest = self.digests[owner].get(place, (b"", b""))[owner in self.survivors]
+            if not is_own and hashlib.sha256(share).digest() != digest:
+                raise PeerError(f"{client!a} gives another share of {name!a} than it holds")
+
+    def unmask(
+        self, shares: Mapping[int, Mapping[int, bytes]], *, received: bytes
+    ) -> tuple[NDArray[np.int32], NDArray[np.uint64]]:
+        """The sum of the survivors' numbers, and of their figures, by checked shares of givers, then of owners."""
+        alive, roster = set(self.survivors), self.roster
+        masks: list[Mask] = []
+        for place in self.sharers:
+            secret = self._secret(place, shares, is_seed=place in alive)
+            if place in alive:
+                masks.append(Mask(self_key(secret, roster, received), -1))
+                continue
+            for other in roster.holders(place):
+                if other in alive:
+                    key = pair_key(secret, roster.offers[other].masking, roster, received)
+                    masks.append(Mask(key, -1 if other < place else 1))
+        values, figures = self.values.copy(), self.figures.copy()
+        add_masks(values, figures, masks, Ring(roster.bits))
+        return Ring(roster.bits).lifted(values), figures
+
+    def _secret(self, place: int, shares: Mapping[int, Mapping[int, bytes]], *, is_seed: bool) -> bytes:
+        """A client's seed or masking key: as it gives it, or of its shares."""
+        roster = self.roster
+        whole = shares.get(place, {}).get(place, b"")[-SECRET_BYTES:]
+        if is_seed and hashlib.sha256(whole).digest() == roster.offers[place].commitment:
+            return whole
+        offer, threshold = roster.offers[place], roster.share_threshold(place)
+        points = {holder: point for point, holder in enumerate(roster.holders(place), start=1)}
+        found = {
+            points[giver]: given[place]
+            for giver, given in shares.items()
+            if giver != place and place in given and giver in points
+        }
+        if len(found) < threshold:
+            raise TooFewError(f"{len(found)} shares of a secret of {offer.client!a} are here, expected {threshold}")
+        with contextlib.suppress(PeerError):
+            secret = combine(found, threshold=threshold)
+            if is_seed and hashlib.sha256(secret).digest() == offer.commitment:
+                return secret
+            if not is_seed and public_of(secret) == offer.masking:
+                return secret
+        raise LostError(f"{len(found)} shares of a secret of {offer.client!a} do not give it", client=offer.client)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Places: whose shares cannot be opened, who complained of ones that can be, which accused showed no keys."""
+
+    senders: frozenset[int]
+    accusers: frozenset[int]
+    unheard: frozenset[int]
+
+
+def check_complaint(roster: Roster, sharers: Sequence[int], client: str, places: Sequence[int]) -> None:
+    """Refuse a complaint about others than those that sent a client something."""
+    roster.check_places(places, "clients whose shares cannot be opened")
+    me = roster.place(client)
+    if not set(places) <= (set(roster.holders(me)) & set(sharers)) - {me}:
+        raise PeerError(f"{client!a} cannot open shares of clients that sent it none, expected neighbours that shared")
+
+
+def accused_by(complaints: Mapping[int, Sequence[int]]) -> Mapping[int, int]:
+    """The first place that cannot open what a client sent, by the place of that client."""
+    return {sender: place for place, senders in sorted(complaints.items(), reverse=True) for sender in senders}
+
+
+def judge(collecting: Collecting, accused: Mapping[int, int], shown: Mapping[int, bytes]) -> Verdict:
+    """The clients to blame, never none, by the keys that senders have shown of the parcels to their accusers."""
+    cleared = {each for each, key in shown.items() if collecting.is_readable(each, accused[each], key)}
+    accusers = frozenset(accused[sender] for sender in cleared)
+    return Verdict(frozenset(shown.keys() - cleared), accusers, frozenset(accused.keys() - shown.keys()))
+
+
+def signatures_to_bytes(groups: Sequence[Mapping[int, bytes]]) -> bytes:
+    """Signatures by place, of each group."""
+    return json.dumps([{str(place): each.hex() for place, each in group.items()} for group in groups]).encode()
+
+
+def signatures_from_bytes(data: bytes) -> list[dict[int, bytes]]:
+    """The inverse of `signatures_to_bytes`."""
+    try:
+        said = cast("list[dict[str, str]]", read_json(data))
+        return [{int(place): bytes.fromhex(each) for place, each in group.items()} for group in said]
+    except (ValueError, TypeError, AttributeError) as error:
+        raise PeerError("the stored signatures of a round are damaged, expected what was stored") from error
+
+
+def sealed_to_bytes(groups: Sequence[Sealed]) -> bytes:
+    """The sealed sums of all groups."""
+    said: list[object] = []
+    arrays: dict[str, NDArray[np.generic]] = {}
+    for number, sealed in enumerate(groups):
+        # As the task that showed the roster to its clients.
+        (shown, _) = encode_task(MaskingTask(sealed.roster.session, sealed.roster))
+        masked = {place: signature.hex() for place, signature in sealed.masked.items()}
+        said.append({"roster": shown.hex(), "sharers": list(sealed.sharers), "masked": masked})
+        digests = (digest for held in sealed.digests.values() for pair in held.values() for digest in pair)
+        arrays[f"values-{number}"] = sealed.values.astype(np.uint32)
+        arrays[f"figures-{number}"] = sealed.figures.view(np.int64)
+        arrays[f"digests-{number}"] = np.frombuffer(b"".join(digests), "<u4")
+    return encode_arrays(arrays, {"sealed": json.dumps(said)})
+
+
+def sealed_from_bytes(data: bytes) -> list[Sealed]:
+    """The inverse of `sealed_to_bytes`."""
+    try:
+        arrays, metadata = decode_arrays(data)
+        said = cast("list[dict[str, Any]]", read_json(metadata["sealed"]))
+        return [_sealed(arrays, number, each) for number, each in enumerate(said)]
+    except (KeyError, ValueError, TypeError) as error:
+        raise PeerError("the stored sum under masks is damaged, expected what was stored") from error
+
+
+def _sealed(arrays: Mapping[str, NDArray[np.generic]], number: int, said: dict[str, Any]) -> Sealed:
+    shown = bytes.fromhex(said["roster"])
+    task = decode_task(shown, max_bytes=len(shown))
+    if not (isinstance(task, MaskingTask) and isinstance(task.stage, Roster)):
+        raise ValueError
+    roster, sharers = task.stage, tuple(said["sharers"])
+    digests = iter(arrays[f"digests-{number}"].astype("<u4").reshape(-1, 2, 8))
+    held = {
+        place: {
+            holder: (key.tobytes(), seed.tobytes())
+            for holder, (key, seed) in zip((h for h in roster.holders(place) if h != place), digests, strict=False)
+        }
+        for place in sharers
+    }
+    values = arrays[f"values-{number}"].astype(Ring(roster.bits).dtype)
+    figures = arrays[f"figures-{number}"].astype(np.int64).view(np.uint64)
+    masked = {int(place): bytes.fromhex(signature) for place, signature in said["masked"].items()}
+    return Sealed(roster, sharers, masked, values, figures, held)

@@ -1,0 +1,183 @@
+"""The gradient of every single example, which record-level differential privacy clips.
+
+Bases that `fused` knows compute all examples of a batch at once: each is given a copy of the factors of its own, and
+what the thin products already keep apart by adapter is then kept apart by example (rank times width multiply-adds for
+each, where ghost norms take sequence length squared). Every other model goes through its own modules, one example
+after another. Both see the mean loss of an example over its own labels, so that a long record counts no more than a
+short one. Knows no clip and no noise.
+
+Local training with differential privacy of single records: DP-SGD on an adapter, with exact noise.
+
+A step clips the gradient of every example of a Poisson sample, on a grid of whole numbers, adds integer Gaussian noise
+to their sum and divides by the expected size of the sample: the mechanism of a private round
+(`mechanism`) with examples in the place of clients. Batches and noise follow from one secret key. Knows
+no round and no account.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from plait.abandon import check_abandoned
+from plait.adapters import Float32, Task
+from plait.errors import ConfigError
+from plait.privacy.mechanism import PrivateMean, length
+from plait.privacy.noise import Keystream, derived
+from plait.privacy.record import Charge, RecordPrivacy
+from plait.training.examples import Example
+from plait.training.fused import FusedLanguageModel, recognise
+from plait.training.learner import Learner, LocalTraining, TrainingInputs
+from plait.training.losses import count_labels, summed_loss
+from plait.training.memory import StepMemory
+from plait.training.trainer import SCALE_PER_EXAMPLE, follow, in_training, trained_parameters
+
+Tensor = torch.Tensor
+
+
+class ExampleGradients:
+    """Gradients with respect to an adapter's parameters.
+
+    Args:
+        model: the base with the adapter, in training mode.
+        parameters: of the adapter, in layout order; those that train require gradients.
+        together: most examples that are computed at once; each takes the memory of an adapter, and of its gradient.
+        recomputed: how many of the base's first blocks are computed twice instead of kept, which changes no bit.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        parameters: Sequence[nn.Parameter],
+        *,
+        task: Task,
+        pad_token: int,
+        together: int,
+        recomputed: int = 0,
+    ) -> None:
+        self._model, self._parameters = model, parameters
+        self._recomputed = recomputed
+        self._task, self._pad_token = task, pad_token
+        self._together = together
+        # Constant, so that no example decides about another's.
+        self._scale = SCALE_PER_EXAMPLE if any(x.dtype == torch.float16 for x in model.parameters()) else 1.0
+        self._fused = recognise(model) if task is Task.CAUSAL_LM else None
+
+    def __call__(self, examples: Sequence[Example]) -> Iterator[Float32]:
+        """The gradient of each example, (size,) float32, in order; zeros for what does not train.
+
+        An array is valid until the next one is asked for.
+        """
+        for first in range(0, len(examples), self._together):
+            part = examples[first : first + self._together]
+            if self._fused is not None and self._fused.takes(part):
+                yield from self._at_once(self._fused, part)
+            else:
+                for example in part:
+                    yield self._alone(example)
+
+    def _at_once(self, fused: FusedLanguageModel, examples: Sequence[Example]) -> Iterator[Float32]:
+        count = len(examples)
+        stacks = [
+            parameter.detach().expand(count, *parameter.shape).contiguous().requires_grad_(parameter.requires_grad)
+            for parameter in self._parameters
+        ]
+        places = {id(parameter): stack for parameter, stack in zip(self._parameters, stacks, strict=True)}
+        losses, counts = fused.token_losses(
+            examples, adapters=count, pairs=fused.pairs_of(places), recomputed=self._recomputed
+        )
+        (torch.stack([part.mean() for part in losses.split(counts)]).sum() * self._scale).backward()
+        gradients = [stack.grad for stack in stacks]
+        for number in range(count):
+            yield self._flat([None if gradient is None else gradient[number] for gradient in gradients])
+
+    def _alone(self, example: Example) -> Float32:
+        for parameter in self._parameters:
+            parameter.grad = None
+        device = self._parameters[0].device
+        loss = summed_loss(self._model, [example], task=self._task, pad_token=self._pad_token, device=device)
+        (loss / count_labels(example, self._task) * self._scale).backward()
+        found = self._flat([parameter.grad for parameter in self._parameters])
+        for parameter in self._parameters:
+            parameter.grad = None
+        return found
+
+    def _flat(self, gradients: Sequence[Tensor | None]) -> Float32:
+        parts = [
+            np.zeros(parameter.numel(), np.float32) if gradient is None else gradient.float().cpu().numpy().reshape(-1)
+            for parameter, gradient in zip(self._parameters, gradients, strict=True)
+        ]
+        flat = np.concatenate(parts)
+        return flat if self._scale == 1 else flat / np.float32(self._scale)
+
+
+def train_privately(
+    model: nn.Module,
+    parameters: Sequence[nn.Parameter],
+    inputs: TrainingInputs,
+    charge: Charge,
+    *,
+    task: Task,
+    pad_token: int,
+    memory: StepMemory | None = None,
+) -> LocalTraining:
+    """Train an adapter for `steps_taken` steps, so that no record shows.
+
+    The result's loss, tokens and time are left at 0: no noise covers them.
+
+    Args:
+        parameters: the adapter's parameters in layout order; overwritten.
+        charge: what these steps cost these records. Its key is secret; the same one gives the same batches and noise.
+        pad_token: pads short rows.
+        memory: what steps give up to fit into memory; of that only what changes no bit.
+    """
+    settings, examples = inputs.settings, inputs.examples
+    privacy, key = charge.privacy, charge.key
+    if len(examples) != privacy.records:
+        raise ConfigError(f"there are {len(examples)} examples for {privacy.records} records, expected one for each")
+    if not settings.learning_rate:
+        raise ConfigError("learning-rate is 0, expected a number: one that is found in the data would not be private")
+    trained = trained_parameters(model, parameters, settings.trained)
+    sizes = [parameter.numel() for parameter in parameters]
+    learner = Learner(inputs, sizes, trained, task=task, device=parameters[0].device)
+    moves = np.repeat(trained, sizes)
+    gradients = ExampleGradients(
+        model.train(),
+        parameters,
+        task=task,
+        pad_token=pad_token,
+        together=settings.batch_size,
+        recomputed=memory.recomputed if memory else 0,
+    )
+    mechanism, draws = privacy.mechanism, Keystream(derived(key, b"batches"))
+    noised = np.zeros(sum(sizes), np.float32)
+    with in_training(parameters, trained, settings.seed):
+        for step in range(settings.steps_taken):
+            follow(parameters, learner.values)
+            chosen = privacy.sample(draws)
+            mean = PrivateMean(
+                mechanism,
+                size=int(moves.sum()),
+                clip_norm=mechanism.clip_norm or 1.0,
+                key=derived(key, b"step %d" % step),
+            )
+            found = gradients([examples[index] for index in chosen])
+            for index, gradient in zip(chosen, found, strict=True):
+                mean.add(str(index), _scaled(gradient[moves], privacy))
+            noised[moves] = mean.finish().mean
+            learner.noised_step(noised)
+            check_abandoned()
+    follow(parameters, learner.values)
+    return learner.finish(0.0)
+
+
+def _scaled(gradient: Float32, privacy: RecordPrivacy) -> Float32:
+    """A gradient as it is clipped: of norm 1 where no clip norm is given."""
+    norm = length(gradient)
+    if not np.isfinite(norm):
+        # One bad record must not be told from the others by a run that fails.
+        return np.zeros_like(gradient)
+    return gradient if privacy.clip_norm is not None or not norm else gradient * np.float32(1 / norm)
