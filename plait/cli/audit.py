@@ -13,10 +13,10 @@ from plait.plugins import admit
 from plait.progress import say, status
 
 if TYPE_CHECKING:
-    from plait.config import RunConfig
-    from plait.data import Dataset
     from plait.attacks.canary import Audit
     from plait.attacks.membership import Sides
+    from plait.config import RunConfig
+    from plait.data import Dataset
     from plait.rounds.events import Event
     from plait.run import Run
     from plait.training.resident import ResidentBase
@@ -74,8 +74,8 @@ def audit(
     promised: float | None = None
     with status("attacking", quiet=json_output) as update:
         from plait.adapters.peft_reading import load_peft_directory
-        from plait.data import as_dataset
         from plait.attacks.membership import attacks
+        from plait.data import as_dataset
         from plait.training.bases import quiet_libraries
 
         quiet_libraries()

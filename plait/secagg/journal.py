@@ -24,8 +24,8 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from plait.errors import PolicyError
-from plait.secagg.roster import LEAST_CLIENTS, Session
 from plait.rounds.terms import DataJournal, damaged
+from plait.secagg.roster import LEAST_CLIENTS, Session
 
 Clients: TypeAlias = frozenset[str]
 

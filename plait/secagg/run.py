@@ -10,9 +10,6 @@ from typing import TYPE_CHECKING
 
 from plait.adapters.methods import method_named
 from plait.config import RunConfig
-from plait.secagg.grid import bits_for
-from plait.secagg.roster import Thresholds, groups_for
-from plait.secagg.rounds import MaskedRounds, noised_grid
 from plait.policy import Policy, Proposed, Words
 from plait.rounds import events
 from plait.rounds.client_way import ClientWay, Speaker
@@ -20,6 +17,9 @@ from plait.rounds.coordinator import Way
 from plait.rounds.events import Event
 from plait.rounds.ledger import ALL, KEPT, screened
 from plait.rounds.run_plan import Links
+from plait.secagg.grid import bits_for
+from plait.secagg.roster import Thresholds, groups_for
+from plait.secagg.rounds import MaskedRounds, noised_grid
 from plait.settle import settle
 from plait.trust.identity import Vouch
 

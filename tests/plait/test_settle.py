@@ -5,12 +5,12 @@ import pytest
 from plait.adapters.methods import METHODS
 from plait.config import config_from_table
 from plait.errors import ConfigError
-from plait.privacy.run import privacy_of
-from plait.secagg.run import masked_of
 from plait.plugin_search import reference
 from plait.plugins import Kind
+from plait.privacy.run import privacy_of
 from plait.rounds.events import DataUsed
 from plait.rounds.watch import Watch
+from plait.secagg.run import masked_of
 from plait.settle import settle, settle_on_data
 from plait.traits import Trait
 

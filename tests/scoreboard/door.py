@@ -20,7 +20,6 @@ from scoreboard.page_door import pressed, strangers
 from scoreboard.row import Row
 from scoreboard.small_federation import TESTS, borrowed
 
-from server.standing import calls_of
 from plait.transport import CHANNEL_OPTIONS, channel_credentials
 from plait.trust.keys import NodeKey
 from plait.trust.kit import ClientKit, ServerKit, StaffKit
@@ -29,6 +28,7 @@ from plait.v1 import federation_pb2 as pb
 from plait.v1.federation_pb2_grpc import FederationStub, OperationsStub
 from server.hosting import Terms
 from server.nodes_channel import NodesChannel
+from server.standing import calls_of
 from server.uploads import Limits
 
 MOST_BYTES = 16 << 20

@@ -18,10 +18,10 @@ import numpy as np
 from scoreboard.row import Row
 
 from plait.errors import PolicyError
+from plait.rounds.terms import DataJournal
 from plait.secagg.journal import SumJournal
 from plait.secagg.roster import Session, least_survivors
 from plait.secagg.sums import seated
-from plait.rounds.terms import DataJournal
 
 LEAST, MOST = 3, 3
 NAMES = "abcdefghijklm"

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from plait.errors import PeerError
 from plait.cli.privacy import check_privacy
+from plait.errors import PeerError
 from plait.privacy.events import PrivacySpent
 from plait.privacy.record import KEY, charge, privacy_of
 from plait.rounds.channel import Purpose

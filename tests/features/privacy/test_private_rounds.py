@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from plait.cli.privacy import check_privacy
 from plait.errors import ConfigError, PeerError
 from plait.privacy import rounds as private_fold
-from plait.cli.privacy import check_privacy
 from plait.privacy.events import NoiseIntended, PrivacySpent, PrivacyStarted
 from plait.privacy.mechanism import ClientPrivacy, multiplier_for
 from plait.privacy.noise import RunKey

@@ -17,14 +17,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 import plait
 from plait.api.running import go_on
+from plait.api.withdrawing import Plan, carry_out, plan_of, said_of
 from plait.config import RunConfig, config_from_table, to_toml
 from plait.errors import ConfigError
 from plait.exporting.source import open_source
-from plait.rounds.withdrawal_events import ClientWithdrawn, Withdrawn
-from plait.api.withdrawing import Plan, carry_out, plan_of, said_of
 from plait.rounds.events import ClientErased, parse_event
 from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.run_directory import RunDirectory, recorded_settings
+from plait.rounds.withdrawal_events import ClientWithdrawn, Withdrawn
 from plait.settings import TABLES, Withdrawal
 from plait.trust.provision import provision
 from tests.attending import served, shares_of
