@@ -9,11 +9,11 @@ import pytest
 
 import plait
 from plait.adapters.peft_reading import load_peft_directory
-from plait.privacy import record
 from plait.cli.privacy import check_privacy
+from plait.privacy import record
 from plait.privacy.record import charge
-from plait.training.private_steps import ExampleGradients
 from plait.rounds.ledger import read_events
+from plait.training.private_steps import ExampleGradients
 from tests.plait.api.conftest import SMALL, rows
 
 PRIVATE = {**SMALL, "batch_size": 4, "dp": "record", "dp_epsilon": 8.0, "partition": "natural:author", "rounds": 1}
