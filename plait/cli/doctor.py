@@ -178,9 +178,10 @@ def _libraries() -> list[Finding]:
 def _pair() -> list[Finding]:
     """Whether transformers asks for a newer peft; it says so itself only when one of its adapter methods is called."""
     from packaging.requirements import Requirement
-    from transformers.dependency_versions_table import deps
 
-    asked, there = Requirement(deps.get("peft", "peft")), version("peft")
+    from plait.training.bases import wanted_peft
+
+    asked, there = Requirement(wanted_peft()), version("peft")
     if asked.specifier.contains(there, prereleases=True):
         return []
     return [

@@ -123,3 +123,10 @@ def quiet_libraries() -> None:
 
         logging.set_verbosity_error()
         logging.disable_progress_bar()
+
+
+def wanted_peft() -> str:
+    """The requirement of transformers on PEFT."""
+    from transformers.dependency_versions_table import deps
+
+    return deps.get("peft", "peft")
