@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import cast
 
+from client.hiding import Words, of_masks, of_privacy
 from client.journal import shown, size
 from plait.aggregation import RULES
 from plait.aggregation.stated_rule import STATED
@@ -22,7 +23,7 @@ from plait.config import RunConfig, Scalar
 from plait.errors import MachineError, PolicyError
 from plait.files import make_private_directory, read_if_there, write_atomically
 from plait.json_text import read_json
-from plait.policy import Policy, Proposed, Words
+from plait.policy import Policy
 from plait.wire.codecs import codec_for
 
 _LOOK_S = 0.2
@@ -137,16 +138,8 @@ class Proposal:
     @cached_property
     def _words(self) -> tuple[Words, ...]:
         """What differential privacy and masks say of the run."""
-        from plait.privacy.run import proposes as of_privacy
-        from plait.secagg.run import proposes as of_masks
-
-        run = Proposed(
-            config=self.config,
-            policy=self.policy,
-            parameters=self.parameters,
-            spent=self.spent,
-        )
-        return of_privacy(run), of_masks(run)
+        privacy = of_privacy(self.config, spent=self.spent, most=self.policy.most_epsilon)
+        return privacy, of_masks(self.config, self.parameters)
 
     @property
     def _server_sees(self) -> tuple[str, ...]:

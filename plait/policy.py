@@ -6,8 +6,8 @@ pass the figures. To add a limit, add a field here and a check where its figure 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal, cast
@@ -231,7 +231,10 @@ class Policy(BaseModel, frozen=True):
         self._at_most("max-step-tokens", "the run asks for tokens per optimizer step:", planned["max_step_tokens"])
         self._at_most("max-tokens", "the run asks for tokens per round:", tokens)
         examples = config.most_steps * config.batch_size * config.gradient_accumulation_steps
-        self._check_hiding(config)
+        if self.most_epsilon_of_run:
+            self._check_privacy(config)
+        if self.require_secure_aggregation or config.secure_aggregation:
+            self._check_masks(config)
         # Limits that no data can satisfy are reported before a base is downloaded.
         self.at_least("min-examples", "the run asks for updates that cover at most this many examples:", examples)
         self.at_least("min-tokens", "the run asks for updates that cover at most this many tokens:", tokens)
@@ -262,15 +265,43 @@ class Policy(BaseModel, frozen=True):
         """Largest epsilon of a run; 0 for any."""
         return self.dp_max_epsilon or self.max_total_epsilon
 
-    def _check_hiding(self, config: RunConfig) -> None:
-        if self.most_epsilon_of_run:
-            from plait.privacy.run import check as check_privacy
+    def _check_privacy(self, config: RunConfig) -> None:
+        """Refuse a run whose guarantee is not what the policy asks for."""
+        limit = self.most_epsilon_of_run
+        unit, epsilon, delta = config.dp, config.dp_epsilon, config.dp_delta
+        key = "dp-max-epsilon" if self.dp_max_epsilon else "max-total-epsilon"
+        most = f"epsilon of at most {limit:g}"
+        if unit == "off":
+            raise self.refusal(key, "the run has no differential privacy", most, "set it to 0")
+        if self.dp_unit == "record" and unit != "record":
+            how = (
+                "under which clients are hidden, not records"
+                if config.secure_aggregation
+                else "so that the server is to add the noise"
+            )
+            raise self.refusal("dp-unit", f"dp of the run is '{unit}', {how}", "dp record", "set it to 'any'")
+        if not 0 < delta <= self.dp_max_delta:
+            allowed = f"at most {self.dp_max_delta:g}"
+            raise self.refusal("dp-max-delta", f"the run has delta {delta:g}", allowed, f"set it to {delta:g} or more")
+        if epsilon > limit:
+            asked = f"the run may spend epsilon {epsilon:.4g} at delta {delta:g}"
+            raise self.refusal(key, asked, most, f"set it to {math.ceil(100 * epsilon) / 100:g} or more")
 
-            check_privacy(self, config)
-        if self.require_secure_aggregation or config.secure_aggregation:
-            from plait.secagg.run import check as check_masks
+    def _check_masks(self, config: RunConfig) -> None:
+        """Refuse a run whose server would see this client's own update, if it may not, or sums of too few clients."""
+        from plait.secagg.run import fewest
 
-            check_masks(self, config)
+        is_masked = config.secure_aggregation
+        if self.require_secure_aggregation and not is_masked:
+            raise self.refusal(
+                "require-secure-aggregation",
+                "the run has no secure aggregation, so its server would see this client's own update",
+                "masked runs alone",
+                "leave --require-secure-aggregation out and set it to false",
+            )
+        if is_masked:
+            asked = "the run asks for masked sums of as few clients as"
+            self.at_least("min-masked-clients", asked, fewest(config))
 
     def check_targets(self, modules: Iterable[str]) -> None:
         """Refuse modules that the adapter may not touch.
@@ -421,38 +452,3 @@ def load_policy(path: Path | None) -> Policy:
         first = error.errors()[0]
         message = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
         raise ConfigError(f"policy '{path}': {first['loc'][0]} is {first['input']!a}, {message}") from error
-
-
-@dataclass(frozen=True, kw_only=True)
-class Proposed:
-    """A run that a server asks for.
-
-    Attributes:
-        config: its settings, as the server says them.
-        parameters: of the adapter; None if the base is not here yet.
-        spent: what earlier runs have cost the data in this federation.
-    """
-
-    config: RunConfig
-    policy: Policy
-    parameters: int | None = None
-    spent: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Words:
-    """What a feature says of it.
-
-    Attributes:
-        promised: what is promised to this client, and what its data have paid.
-        is_noised: whether clients add noise to all that they say of their data.
-        under_masks: whether it leaves them under masks.
-        seen: what the server learns of an update; empty where the feature changes nothing about that.
-        bits: for each parameter of an update; None for those of the run's wire.
-    """
-
-    promised: tuple[str, ...] = ()
-    is_noised: bool = False
-    under_masks: bool = False
-    seen: tuple[str, ...] = ()
-    bits: float | None = None

@@ -58,7 +58,7 @@ def estimate(
 def _estimate(settled: Settled, *, evaluates: bool, records: int | None) -> Estimate:
     from plait.adapters.methods import is_quantised
     from plait.aggregation import geometry_of
-    from plait.privacy.plans import plans
+    from plait.api.privacy_plans import plans
     from plait.report.estimate import Estimate
     from plait.rounds.spool import largest_update
     from plait.sizes import planned_shape, sent_bytes, server_disk_bytes

@@ -115,7 +115,8 @@ def privacy(
 
     Example: plait privacy runs/first
     """
-    from plait.privacy.card import PrivacyCard, client_epsilon_table, spent_by_round
+    from plait.privacy.card import PrivacyCard, spent_by_round
+    from plait.report.privacy import client_epsilon_table
 
     if run and len(run) > 1:
         _show_together(run, json_output=json_output)
@@ -155,7 +156,8 @@ def privacy(
 
 
 def _show_together(runs: list[Path], *, json_output: bool) -> None:
-    from plait.privacy.card import PrivacyCard, together, together_table
+    from plait.privacy.card import PrivacyCard, together
+    from plait.report.privacy import together_table
     from plait.rounds.ledger import read_events
     from plait.rounds.run_directory import RunDirectory
 

@@ -15,13 +15,11 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from plait.errors import ConfigError
 from plait.privacy.accountant import epsilon_at, sum_term
-from plait.privacy.events import NoiseIntended, PrivacySpent, PrivacyStarted, promised_in
-from plait.report.table import Table
+from plait.privacy.events import NoiseIntended, PrivacySpent, PrivacyStarted
 from plait.rounds.events import Audited, Event
 
 if TYPE_CHECKING:
     from plait.adapters import Json
-    from plait.rounds.run_view import RunView
 
 WORTH_WARNING = 3.0
 """Noise over clip norm from which on there is next to nothing to learn from."""
@@ -256,21 +254,6 @@ def spent_by_round(events: Mapping[str, Sequence[Event]]) -> dict[int, PrivacySp
     return {each.round: each for each in events.get("privacy_spent", ()) if isinstance(each, PrivacySpent)}
 
 
-def figures_of(view: RunView) -> Mapping[str, Json]:
-    """For the summary of a run."""
-    card = next((each for each in view.cards.values() if isinstance(each, PrivacyCard)), None)
-    if card is None:
-        return {}
-    said = spent_by_round(view.of_features)
-    spent = {0: 0.0, **{number: each.epsilon for number, each in said.items() if each.is_known}}
-    return {
-        "dp_unit": card.promised.unit,
-        "dp_epsilon": card.epsilon,
-        "dp_delta": card.promised.delta,
-        "dp_epsilon_by_round": [spent.get(number) for number in range(max(spent) + 1)],
-    }
-
-
 @dataclass(frozen=True)
 class Together:
     """The guarantee of several runs, for a client that took part in all; of records, of the client with the most."""
@@ -311,53 +294,3 @@ def _of_records(cards: Sequence[PrivacyCard]) -> Together:
     epsilon = of_all + max(totals.values(), default=0.0)
     delta = math.fsum(card.promised.delta for card in cards)
     return Together(epsilon, delta, "epsilons and deltas of a client's accounts are added up")
-
-
-def epsilon_table(view: RunView) -> Table:
-    """Epsilon after every round; of records, as the accounts of the clients that have taken part say."""
-    promised, spent = promised_in(view.of_features.get("privacy_started", ())), spent_by_round(view.of_features)
-    # Under masks no client says what its records have cost.
-    spent = {number: each for number, each in spent.items() if each.is_known}
-    if promised and promised.unit == "record":
-        headings, said = (
-            ("largest epsilon", "smallest", "clients"),
-            ", as the accounts of the clients that have taken part say",
-        )
-    else:
-        headings, said = ("epsilon", "draws of noise", "next clip norm"), ""
-
-    def row(each: PrivacySpent) -> tuple[str, str]:
-        if said:
-            return f"{min(each.by_client.values(), default=0):.4g}", str(len(each.by_client))
-        return str(each.charges), f"{each.clip_norm or 0:.3g}"
-
-    return Table(
-        title="Epsilon by round",
-        headings=("round", *headings),
-        rows=tuple((str(number), f"{each.epsilon:.4g}", *row(each)) for number, each in sorted(spent.items())),
-        note=f"At delta {promised.delta:g}, of the whole run so far{said}." if promised else "",
-    )
-
-
-def client_epsilon_table(card: PrivacyCard) -> Table:
-    """What each client's records have cost; without rows where clients are protected as a whole."""
-    return Table(
-        title="Epsilon by client",
-        headings=("client", "epsilon"),
-        rows=tuple((name, f"{epsilon:.4g}") for name, epsilon in card.spent.by_client.items()) if card.spent else (),
-        text_columns=(0,),
-    )
-
-
-def together_table(cards: Mapping[str, PrivacyCard]) -> Table:
-    """What several runs on the same clients or records cost together."""
-    found = together(cards)
-    return Table(
-        title="Together",
-        headings=("run", "epsilon", "delta"),
-        rows=(
-            *((name, f"{card.epsilon:.4g}", f"{card.promised.delta:g}") for name, card in cards.items()),
-            ("all of them", f"{found.epsilon:.4g}", f"{found.delta:g}"),
-        ),
-        note=f"On the same clients and data, in any order: {found.how}.",
-    )

@@ -19,9 +19,9 @@ import hashlib
 import hmac
 import json
 import secrets
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Self, cast
+from typing import Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,13 +41,6 @@ from plait.rounds.memory import MUST_LAST, Kept, Memory
 from plait.rounds.run_state import RunState
 from plait.wire.envelope import EPSILON
 from plait.wire.settings import Settings
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from plait.adapters import Task
-    from plait.training.learner import LocalTraining, TrainingInputs
-    from plait.training.memory import StepMemory
 
 
 @dataclass(frozen=True)
@@ -285,28 +278,6 @@ def _recall(memory: Memory, run_id: bytes) -> _Account | None:
 
 
 @dataclass(frozen=True)
-class PaidSteps:
-    """The steps that a client has paid for (`plait.rounds.local_model.OwnSteps`)."""
-
-    charge: Charge
-
-    def take(
-        self,
-        model: nn.Module,
-        parameters: Sequence[nn.Parameter],
-        inputs: TrainingInputs,
-        *,
-        task: Task,
-        pad_token: int,
-        memory: StepMemory | None = None,
-    ) -> LocalTraining:
-        """See `plait.training.private_steps.train_privately`."""
-        from plait.training.private_steps import train_privately
-
-        return train_privately(model, parameters, inputs, self.charge, task=task, pad_token=pad_token, memory=memory)
-
-
-@dataclass(frozen=True)
 class RecordCharge:
     """The hook of one client; the last before training, so that it sees all that the gradients are made of."""
 
@@ -333,13 +304,12 @@ class RecordCharge:
             steps=job.settings.steps_taken,
             pay=Purse(self.speaker).pay,
         )
-        return replace(job, steps=PaidSteps(paid), examples=0)
+        return replace(job, charge=paid, examples=0)
 
     def after(self, job: TrainJob, kept: Kept, outgoing: Outgoing) -> tuple[Outgoing, None]:
         """The update says what it has cost so far, and nothing that has no noise."""
         del kept
-        epsilon = job.steps.charge.epsilon if isinstance(job.steps, PaidSteps) else 0.0
-        return replace(outgoing, said={EPSILON: epsilon}), None
+        return replace(outgoing, said={EPSILON: job.charge.epsilon if job.charge else 0.0}), None
 
     def _privacy(self, size: DataSize, settings: Settings) -> RecordPrivacy:
         purse = Purse(self.speaker)

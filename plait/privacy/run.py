@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
 from plait.config import RunConfig
 from plait.errors import PeerError
-from plait.policy import Policy, Proposed, Words
 from plait.privacy.events import PrivacyStarted, intents_in, promised_in, spent_in
 from plait.privacy.mechanism import ClientPrivacy, multiplier_for
 from plait.privacy.noise import RunKey
@@ -144,29 +142,6 @@ def _check_goes_on(privacy: ClientPrivacy | None, opening: Opening) -> None:
         check_promise(privacy, promised)
 
 
-def check(policy: Policy, config: RunConfig) -> None:
-    """Refuse a run whose guarantee is not what the policy asks for."""
-    limit = policy.most_epsilon_of_run
-    unit, epsilon, delta = config.dp, config.dp_epsilon, config.dp_delta
-    key = "dp-max-epsilon" if policy.dp_max_epsilon else "max-total-epsilon"
-    most = f"epsilon of at most {limit:g}"
-    if unit == "off":
-        raise policy.refusal(key, "the run has no differential privacy", most, "set it to 0")
-    if policy.dp_unit == "record" and unit != "record":
-        how = (
-            "under which clients are hidden, not records"
-            if config.secure_aggregation
-            else "so that the server is to add the noise"
-        )
-        raise policy.refusal("dp-unit", f"dp of the run is '{unit}', {how}", "dp record", "set it to 'any'")
-    if not 0 < delta <= policy.dp_max_delta:
-        allowed = f"at most {policy.dp_max_delta:g}"
-        raise policy.refusal("dp-max-delta", f"the run has delta {delta:g}", allowed, f"set it to {delta:g} or more")
-    if epsilon > limit:
-        asked = f"the run may spend epsilon {epsilon:.4g} at delta {delta:g}"
-        raise policy.refusal(key, asked, most, f"set it to {math.ceil(100 * epsilon) / 100:g} or more")
-
-
 KEPT_OF_RECORDS: Mapping[type[Event], frozenset[str]] = {
     **KEPT,
     # An update has its noise already; what is left out of it is what its client measured.
@@ -188,43 +163,3 @@ def screen(config: RunConfig, update_bytes: int) -> Callable[[Event], Event | No
     if unit == "off" or config.secure_aggregation:
         return None
     return partial(screened, kept=KEPT_OF_RECORDS) if unit == "record" else partial(screened, update_bytes=update_bytes)
-
-
-def proposes(run: Proposed) -> Words:
-    """What is promised, by whom, and what earlier runs have spent."""
-    config = run.config
-    unit = config.dp
-    is_masked = config.secure_aggregation
-    seen = ()
-    if unit == "record" and not is_masked:
-        seen = ("the run is not masked: the server sees this client's own updates, with their noise",)
-    promised = () if unit == "off" else (_promised(run, is_masked=is_masked),)
-    is_noised = unit == "record" or (unit == "client" and is_masked)
-    return Words(promised=(*promised, *_spent(run, is_private=unit != "off")), is_noised=is_noised, seen=seen)
-
-
-def _promised(run: Proposed, *, is_masked: bool) -> str:
-    config = run.config
-    budget = f"epsilon {config.dp_epsilon:g} at delta {config.dp_delta:g}"
-    if config.dp == "record":
-        return (
-            f"this client adds noise to its own training, so that no single sequence shows in what it sends: "
-            f"{budget}, kept by this client's own account"
-        )
-    if is_masked:
-        return (
-            f"this client adds its share of the noise under its masks, so that no sum shows what its data change, "
-            f"not even to the server: {budget}, if the others add theirs"
-        )
-    return (
-        f"the server promises client-level differential privacy towards everyone but itself: {budget}; this client "
-        "cannot check that it adds the noise"
-    )
-
-
-def _spent(run: Proposed, *, is_private: bool) -> tuple[str, ...]:
-    if not run.spent and not is_private:
-        return ()
-    most = run.policy.most_epsilon
-    allowed = f"at most {most:g} over all runs (max-total-epsilon)" if most else "max-total-epsilon sets no limit"
-    return (f"earlier runs on these data in this federation have spent epsilon {run.spent:.4g}: {allowed}",)

@@ -78,11 +78,11 @@ def tables_of_parts(view: RunView) -> tuple[Table, ...]:
 
         found.append(staleness_table(view))
     if "privacy" in view.cards:
-        from plait.privacy.card import epsilon_table
+        from plait.report.privacy import epsilon_table
 
         found.append(epsilon_table(view))
     if "client_withdrawn" in view.of_features or "withdrawn" in view.of_features:
-        from plait.rounds.withdrawal_events import withdrawal_table
+        from plait.report.privacy import withdrawal_table
 
         found.append(withdrawal_table(view))
     return tuple(found)
@@ -104,7 +104,7 @@ def figures_of(view: RunView) -> dict[str, Json]:
 
         found |= of_fleet(view)
     if "privacy" in view.cards:
-        from plait.privacy.card import figures_of as of_privacy
+        from plait.report.privacy import figures_of as of_privacy
 
         found |= of_privacy(view)
     return found

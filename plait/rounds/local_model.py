@@ -5,24 +5,21 @@ Knows no torch: `plait.training.local_model` implements the protocol.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from plait.adapters import AdapterSpec, AdapterState, Float32, Task
+from plait.adapters import AdapterSpec, AdapterState, Float32
 from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.memory import Kept
 from plait.wire.envelope import Header
 from plait.wire.settings import Settings
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from plait.training.learner import LocalTraining, TrainingInputs
-    from plait.training.memory import StepMemory
+    from plait.privacy.record import Charge
 
 
 @dataclass(frozen=True)
@@ -147,32 +144,6 @@ class Grid(Protocol):
         ...
 
 
-class OwnSteps(Protocol):
-    """The steps of a feature's own."""
-
-    def take(
-        self,
-        model: nn.Module,
-        parameters: Sequence[nn.Parameter],
-        inputs: TrainingInputs,
-        *,
-        task: Task,
-        pad_token: int,
-        memory: StepMemory | None,
-    ) -> LocalTraining:
-        """Train an adapter.
-
-        Args:
-            parameters: the adapter's parameters in layout order; overwritten.
-            memory: what steps give up to fit into memory.
-
-        Raises:
-            PlaitError: it cannot be trained so.
-            Abandoned: the result is no longer needed.
-        """
-        ...
-
-
 @dataclass(frozen=True, eq=False)
 class TrainJob:
     """The training of one client in one round: the trainer's inputs, and the values that the answer needs.
@@ -185,7 +156,7 @@ class TrainJob:
         examples: number that the client trains on.
         kept: the hooks' values from the client's previous round, by key.
         grid: that the delta is rounded to; None where its codec encodes it.
-        steps: that a feature takes in place of plait's own; None for these.
+        charge: of private steps, which are paid for; None for steps without noise.
     """
 
     model: LocalModel
@@ -199,7 +170,7 @@ class TrainJob:
     kept: Mapping[str, Kept] = field(default_factory=dict[str, Kept])
     grid: Grid | None = None
     client: str = ""
-    steps: OwnSteps | None = None
+    charge: Charge | None = None
 
     @property
     def run_id(self) -> bytes:

@@ -1,13 +1,8 @@
-"""What a withdrawal records: that a client withdrew, and the tombstone that stays once all of it is done.
-
-The report has a table of them.
-"""
+"""What a withdrawal records: that a client withdrew, and the tombstone that stays once all of it is done."""
 
 from __future__ import annotations
 
-from plait.report.table import Table
 from plait.rounds.events import Count, Event
-from plait.rounds.run_view import RunView
 
 
 class ClientWithdrawn(Event):
@@ -48,18 +43,3 @@ class Withdrawn(Event):
     by: str = ""
     certificate: str = ""
     signature: str = ""
-
-
-def withdrawal_table(view: RunView) -> Table:
-    """Each client that withdrew; it was complete once it has a tombstone."""
-    events = view.of_features
-    asked = [each for each in events.get("client_withdrawn", ()) if isinstance(each, ClientWithdrawn)]
-    done = {each.client: each for each in events.get("withdrawn", ()) if isinstance(each, Withdrawn)}
-    rows = tuple((each.client, each.way, _became(done.get(each.client))) for each in asked)
-    return Table(title="Withdrawn", headings=("client", "way", "adapter"), rows=rows, text_columns=(0, 1, 2))
-
-
-def _became(tombstone: Withdrawn | None) -> str:
-    if tombstone is None:
-        return "not complete"
-    return f"{tombstone.adapter[:16]} of run {tombstone.run[:16]}" if tombstone.adapter else "as it was"

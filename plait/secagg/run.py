@@ -10,17 +10,14 @@ from typing import TYPE_CHECKING
 
 from plait.adapters.methods import method_named
 from plait.config import RunConfig
-from plait.policy import Policy, Proposed, Words
 from plait.rounds import events
 from plait.rounds.client_way import ClientWay, Speaker
 from plait.rounds.coordinator import Way
 from plait.rounds.events import Event
 from plait.rounds.ledger import ALL, KEPT, screened
 from plait.rounds.run_plan import Links
-from plait.secagg.grid import bits_for
 from plait.secagg.roster import Thresholds, groups_for
 from plait.secagg.rounds import MaskedRounds, noised_grid
-from plait.settle import settle
 from plait.trust.identity import Vouch
 
 if TYPE_CHECKING:
@@ -90,21 +87,6 @@ def links(links: Links, config: RunConfig, size: int, *, evaluates: bool, certif
     return replace(links, up=up, more_down=more_down)
 
 
-def check(policy: Policy, config: RunConfig) -> None:
-    """Refuse a run whose server would see this client's own update, if it may not, or sums of too few clients."""
-    is_masked = config.secure_aggregation
-    if policy.require_secure_aggregation and not is_masked:
-        raise policy.refusal(
-            "require-secure-aggregation",
-            "the run has no secure aggregation, so its server would see this client's own update",
-            "masked runs alone",
-            "leave --require-secure-aggregation out and set it to false",
-        )
-    if is_masked:
-        asked = "the run asks for masked sums of as few clients as"
-        policy.at_least("min-masked-clients", asked, fewest(config))
-
-
 def fewest(config: RunConfig) -> int:
     """The fewest clients in a sum of a run."""
     # With noise, clients do not evaluate.
@@ -131,29 +113,3 @@ KEPT_MASKED: Mapping[type[Event], frozenset[str]] = {
 def screen() -> Callable[[Event], Event | None]:
     """What of an event is recorded."""
     return partial(screened, kept=KEPT_MASKED)
-
-
-def proposes(run: Proposed) -> Words:
-    """What the server learns, and how many bits a parameter takes."""
-    config = run.config
-    if not config.secure_aggregation:
-        return Words()
-    sums = (
-        f"the run is masked (secure aggregation): the server learns sums over {fewest(config)} or more clients, and "
-        f"no single client's updates or losses"
-    )
-    unhidden = ("masks add no noise: they do not hide what the sum, and so the adapter, tells of a text",)
-    if config.cohort_size < config.clients:
-        drawn = (
-            "each round has other clients, so sums of many rounds together show which way a single client's data pull"
-        )
-        unhidden = (*unhidden, drawn)
-    is_noised = noise_of(config) is not None
-    return Words(under_masks=True, seen=(sums,) if is_noised else (sums, *unhidden), bits=_bits(run))
-
-
-def _bits(run: Proposed) -> float:
-    privacy, clients = masked_of(settle(run.config).config).privacy, run.config.cohort_size
-    if privacy is None or run.parameters is None:
-        return bits_for(clients)
-    return privacy.shares(run.parameters).bits(clients, run.parameters)

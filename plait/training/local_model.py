@@ -215,9 +215,11 @@ class PeftLocalModel:
             self.base.plan_steps(spec, settings)
         model = self.base.carrying(spec, job.start)
         parameters = adapter_parameters(model, spec.layout)
-        if job.steps:
-            done = job.steps.take(
-                model, parameters, inputs, task=spec.task, pad_token=self.base.pad_token,
+        if job.charge:
+            from plait.training.private_steps import train_privately
+
+            done = train_privately(
+                model, parameters, inputs, job.charge, task=spec.task, pad_token=self.base.pad_token,
                 memory=self.base.step_memory,
             )  # fmt: skip
             return _learned(job, done)

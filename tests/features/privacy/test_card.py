@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from plait.api.privacy_plans import plans
 from plait.cli.app import app
 from plait.config import config_from_table
 from plait.errors import ConfigError
@@ -14,12 +15,10 @@ from plait.privacy.card import (
     RECORDS_NOT_COVERED,
     WORTH_WARNING,
     PrivacyCard,
-    epsilon_table,
-    figures_of,
 )
 from plait.privacy.events import NoiseIntended, PrivacySpent, PrivacyStarted
-from plait.privacy.plans import plans
 from plait.report.answers import answers
+from plait.report.privacy import epsilon_table, figures_of
 from plait.report.status import status_tables
 from plait.report.summary import summarise
 from plait.report.tables import report_tables

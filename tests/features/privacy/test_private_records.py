@@ -67,7 +67,7 @@ def test_what_was_paid_is_on_disk_before_a_step_is_taken(begin, fake_model, monk
 
     def watched(self, job):
         name = next(name for name, model in federation.models.items() if model is self)
-        paid.append((name, sum(account(federation, name)["charges"].values()), job.steps.charge.key))
+        paid.append((name, sum(account(federation, name)["charges"].values()), job.charge.key))
         return train(self, job)
 
     monkeypatch.setattr(fake_model, "train", watched)

@@ -101,8 +101,8 @@ class FakeModel:
         rate = job.settings.learning_rate or carried.learning_rate or 0.01 * (1 + job.settings.seed % 7)
         settings = replace(job.settings, learning_rate=rate)
         after = self.trained(state.flat, settings.seed, settings)
-        if job.steps:
-            drawn = np.random.default_rng(list(job.steps.charge.key)).normal(size=after.shape)
+        if job.charge:
+            drawn = np.random.default_rng(list(job.charge.key)).normal(size=after.shape)
             after = after + (0.1 * drawn).astype(after.dtype)
         frozen = [slot for slot in state.layout.slots if slot.name.split("lora_")[1][0] not in settings.trained]
         for slot in frozen:

@@ -1,0 +1,92 @@
+"""What the report and the verbs show of differential privacy, and of clients that withdrew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from plait.adapters import Json
+from plait.privacy.card import PrivacyCard, spent_by_round, together
+from plait.privacy.events import PrivacySpent, promised_in
+from plait.report.table import Table
+from plait.rounds.run_view import RunView
+from plait.rounds.withdrawal_events import ClientWithdrawn, Withdrawn
+
+
+def figures_of(view: RunView) -> Mapping[str, Json]:
+    """For the summary of a run."""
+    card = next((each for each in view.cards.values() if isinstance(each, PrivacyCard)), None)
+    if card is None:
+        return {}
+    said = spent_by_round(view.of_features)
+    spent = {0: 0.0, **{number: each.epsilon for number, each in said.items() if each.is_known}}
+    return {
+        "dp_unit": card.promised.unit,
+        "dp_epsilon": card.epsilon,
+        "dp_delta": card.promised.delta,
+        "dp_epsilon_by_round": [spent.get(number) for number in range(max(spent) + 1)],
+    }
+
+
+def epsilon_table(view: RunView) -> Table:
+    """Epsilon after every round; of records, as the accounts of the clients that have taken part say."""
+    promised, spent = promised_in(view.of_features.get("privacy_started", ())), spent_by_round(view.of_features)
+    # Under masks no client says what its records have cost.
+    spent = {number: each for number, each in spent.items() if each.is_known}
+    if promised and promised.unit == "record":
+        headings, said = (
+            ("largest epsilon", "smallest", "clients"),
+            ", as the accounts of the clients that have taken part say",
+        )
+    else:
+        headings, said = ("epsilon", "draws of noise", "next clip norm"), ""
+
+    def row(each: PrivacySpent) -> tuple[str, str]:
+        if said:
+            return f"{min(each.by_client.values(), default=0):.4g}", str(len(each.by_client))
+        return str(each.charges), f"{each.clip_norm or 0:.3g}"
+
+    return Table(
+        title="Epsilon by round",
+        headings=("round", *headings),
+        rows=tuple((str(number), f"{each.epsilon:.4g}", *row(each)) for number, each in sorted(spent.items())),
+        note=f"At delta {promised.delta:g}, of the whole run so far{said}." if promised else "",
+    )
+
+
+def client_epsilon_table(card: PrivacyCard) -> Table:
+    """What each client's records have cost; without rows where clients are protected as a whole."""
+    return Table(
+        title="Epsilon by client",
+        headings=("client", "epsilon"),
+        rows=tuple((name, f"{epsilon:.4g}") for name, epsilon in card.spent.by_client.items()) if card.spent else (),
+        text_columns=(0,),
+    )
+
+
+def together_table(cards: Mapping[str, PrivacyCard]) -> Table:
+    """What several runs on the same clients or records cost together."""
+    found = together(cards)
+    return Table(
+        title="Together",
+        headings=("run", "epsilon", "delta"),
+        rows=(
+            *((name, f"{card.epsilon:.4g}", f"{card.promised.delta:g}") for name, card in cards.items()),
+            ("all of them", f"{found.epsilon:.4g}", f"{found.delta:g}"),
+        ),
+        note=f"On the same clients and data, in any order: {found.how}.",
+    )
+
+
+def withdrawal_table(view: RunView) -> Table:
+    """Each client that withdrew; it was complete once it has a tombstone."""
+    events = view.of_features
+    asked = [each for each in events.get("client_withdrawn", ()) if isinstance(each, ClientWithdrawn)]
+    done = {each.client: each for each in events.get("withdrawn", ()) if isinstance(each, Withdrawn)}
+    rows = tuple((each.client, each.way, _became(done.get(each.client))) for each in asked)
+    return Table(title="Withdrawn", headings=("client", "way", "adapter"), rows=rows, text_columns=(0, 1, 2))
+
+
+def _became(tombstone: Withdrawn | None) -> str:
+    if tombstone is None:
+        return "not complete"
+    return f"{tombstone.adapter[:16]} of run {tombstone.run[:16]}" if tombstone.adapter else "as it was"
