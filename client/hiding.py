@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from plait.config import RunConfig
+from plait.policy import fewest
 from plait.secagg.grid import bits_for
-from plait.secagg.run import fewest, masked_of, noise_of
+from plait.secagg.run import masked_of, noise_of
 from plait.settle import settle
 
 

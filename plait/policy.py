@@ -18,6 +18,7 @@ from plait.adapters.methods import METHODS, Option, method_named
 from plait.choice import hours_of, parse_choice
 from plait.config import RunConfig
 from plait.errors import ConfigError, PolicyError, did_you_mean
+from plait.guarantees.thresholds import Thresholds, groups_for
 from plait.json_text import read_toml
 from plait.plugins import Kind, is_named
 from plait.wire.codecs import codec_for
@@ -289,8 +290,6 @@ class Policy(BaseModel, frozen=True):
 
     def _check_masks(self, config: RunConfig) -> None:
         """Refuse a run whose server would see this client's own update, if it may not, or sums of too few clients."""
-        from plait.secagg.run import fewest
-
         is_masked = config.secure_aggregation
         if self.require_secure_aggregation and not is_masked:
             raise self.refusal(
@@ -452,3 +451,11 @@ def load_policy(path: Path | None) -> Policy:
         first = error.errors()[0]
         message = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
         raise ConfigError(f"policy '{path}': {first['loc'][0]} is {first['input']!a}, {message}") from error
+
+
+def fewest(config: RunConfig) -> int:
+    """The fewest clients in a sum of a run."""
+    # With noise, clients do not evaluate.
+    invited, evaluators = config.cohort_size, config.eval_clients if config.evaluates else 0
+    groups = 1 if config.dp == "client" else groups_for(invited)
+    return min(Thresholds.of(invited, groups).survivors, Thresholds.of(evaluators or invited).survivors)

@@ -11,7 +11,7 @@ import typer
 
 from plait.cli.output import print_json, print_tables, print_text, run_or_newest
 from plait.errors import ConfigError, PeerError
-from plait.privacy.accountant import epsilon_of
+from plait.guarantees.accountant import epsilon_of
 from plait.privacy.events import NoiseIntended, PrivacySpent, PrivacyStarted, promised_in
 from plait.rounds.audit import Verified
 from plait.rounds.events import MASKED_CODEC, Event, RoundFinished, UpdateReceived, start_of

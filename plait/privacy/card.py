@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from plait.errors import ConfigError
-from plait.privacy.accountant import epsilon_at, sum_term
+from plait.guarantees.accountant import epsilon_at, sum_term
 from plait.privacy.events import NoiseIntended, PrivacySpent, PrivacyStarted
 from plait.rounds.events import Audited, Event
 
@@ -234,7 +234,7 @@ class PrivacyCard:
     @property
     def _if_clients_tell(self) -> str:
         """Epsilon where clients help the server; empty where they add no noise."""
-        from plait.privacy.accountant import epsilon_of
+        from plait.guarantees.accountant import epsilon_of
 
         promised = self.promised
         if not promised.guaranteed or not promised.fewest:

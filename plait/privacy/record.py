@@ -27,8 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plait.errors import ConfigError, PolicyError
+from plait.guarantees.accountant import noise_for, sampled_epsilon
 from plait.json_text import read_json
-from plait.privacy.accountant import noise_for, sampled_epsilon
 from plait.privacy.client import Purse
 from plait.privacy.events import PrivacySpent, PrivacyStarted
 from plait.privacy.mechanism import ClientPrivacy

@@ -8,6 +8,7 @@ from functools import partial
 
 from plait.config import RunConfig
 from plait.errors import PeerError
+from plait.guarantees.thresholds import least_survivors
 from plait.privacy.events import PrivacyStarted, intents_in, promised_in, spent_in
 from plait.privacy.mechanism import ClientPrivacy, multiplier_for
 from plait.privacy.noise import RunKey
@@ -45,8 +46,6 @@ def _fewest_together(config: RunConfig, clients: int) -> int:
     """The fewest clients in a sum that the server sees, in a round of this many; 0 if it sees single updates."""
     if not config.secure_aggregation:
         return 0
-    from plait.secagg.roster import least_survivors
-
     return least_survivors(clients)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self, cast
 
 from plait.errors import MachineError, PeerError
+from plait.guarantees.thresholds import LEAST_CLIENTS
 from plait.rounds import events
 from plait.rounds.channel import NoAnswer, Purpose
 from plait.rounds.cohort import ServerSide
@@ -22,7 +23,7 @@ from plait.rounds.run_state import RunState, choose_cohort, note_held
 from plait.secagg.events import EVALUATION, EvaluationMissed, decode_figures, scores_of
 from plait.secagg.journal import evaluators_of
 from plait.secagg.messages import MaskedReply, MaskedUpdate
-from plait.secagg.roster import LEAST_CLIENTS, Session
+from plait.secagg.roster import Session
 from plait.secagg.rounds import MaskedRounds
 from plait.secagg.server import Sealed, TooFewError
 from plait.secagg.stage import TRAINING_STAGE

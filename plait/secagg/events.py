@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plait.errors import PeerError
+from plait.guarantees.thresholds import colluding
 from plait.rounds.evaluation import ClientLoss, margin_of
 from plait.rounds.events import Count, Event, MeanScore, Number
-from plait.secagg.roster import colluding
 
 if TYPE_CHECKING:
     from plait.adapters import Json

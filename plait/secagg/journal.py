@@ -24,8 +24,9 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from plait.errors import PolicyError
+from plait.guarantees.thresholds import LEAST_CLIENTS
 from plait.rounds.terms import DataJournal, damaged
-from plait.secagg.roster import LEAST_CLIENTS, Session
+from plait.secagg.roster import Session
 
 Clients: TypeAlias = frozenset[str]
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from plait.adapters import AdapterSpec, AdapterState, norm
 from plait.aggregation import Side, geometry_of, slices_of
 from plait.errors import PeerError, PolicyError
+from plait.guarantees.thresholds import LEAST_CLIENTS
 from plait.rounds.client_way import Speaker
 from plait.rounds.evaluation import client_losses
 from plait.rounds.hooks import Outgoing
@@ -29,7 +30,7 @@ from plait.secagg.events import EVALUATION, NOISED, TRAINING, encode_figures, ev
 from plait.secagg.grid import Coding, KeyedGrid, MaskedGrid
 from plait.secagg.journal import SumJournal
 from plait.secagg.masks import Ring
-from plait.secagg.roster import LEAST_CLIENTS, Roster, Session
+from plait.secagg.roster import Roster, Session
 from plait.secagg.rounds import MaskedRounds, check_grid, privacy_of_clients
 from plait.trust.identity import NodeIdentity
 from plait.wire.envelope import Header

@@ -34,7 +34,6 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import Self
 
 import numpy as np
 from cryptography.exceptions import InvalidTag
@@ -45,22 +44,14 @@ from cryptography.hazmat.primitives.ciphers.modes import CTR
 
 from plait.adapters.state import Float32
 from plait.errors import PeerError
+from plait.guarantees.thresholds import COMPLETE, LEAST_CLIENTS, least_survivors, threshold_of
 from plait.secagg.masks import LEAST_BITS, MOST_BITS, SHARE_BYTES, agreed, check_share, public_of
 from plait.trust.derived import KEY_BYTES, derived
 from plait.trust.identity import Vouch
 from plait.trust.keys import SIGNATURE_BYTES, verify
 
-LEAST_GROUP = 8
-"""Clients of a group at least: a sum of fewer tells too much of each."""
-LEAST_GROUPS, MOST_GROUPS = 3, 8
 FAR = 3.0
 """A group is left out whose mean is this many times as far from the median of all means as the median group."""
-
-
-def groups_for(clients: int) -> int:
-    """Groups of a round of so many; 1 where there are too few for a median of groups."""
-    count = min(MOST_GROUPS, clients // LEAST_GROUP)
-    return count if count >= LEAST_GROUPS else 1
 
 
 def distances(means: Sequence[Float32]) -> tuple[float, ...]:
@@ -71,64 +62,8 @@ def distances(means: Sequence[Float32]) -> tuple[float, ...]:
     return tuple(each / usual if usual else 1.0 if not each else np.inf for each in far)
 
 
-COMPLETE = 256
-"""The most clients that are all each other's neighbours."""
 CYCLES = 32
 """Through all clients of a larger roster, along which they are neighbours."""
-LEAST_CLIENTS = 3
-"""In a sum of two each client knows the other's part."""
-
-
-def threshold_of(count: int) -> int:
-    """Two thirds of this many: two groups that large share an honest member while fewer than a third collude."""
-    return -(-2 * count // 3)
-
-
-def least_survivors(clients: int) -> int:
-    """The fewest clients in a sum of a roster of this size."""
-    return max(LEAST_CLIENTS, threshold_of(clients))
-
-
-def least_roster(invited: int) -> int:
-    """The fewest clients of a roster whose sums have as many as those of a roster of two thirds of the invited."""
-    fewest = least_survivors(least_survivors(invited))
-    return next(
-        count for count in range(LEAST_CLIENTS, max(invited, LEAST_CLIENTS) + 1) if least_survivors(count) >= fewest
-    )
-
-
-def colluding(clients: int) -> int:
-    """The most clients of a roster of this size that gain nothing from helping the server (see *Why* above).
-
-    One more could get two lists signed, or be all but one in a sum. Above `COMPLETE` it is what the chance is added up
-    for.
-    """
-    least = least_survivors(clients)
-    return min(2 * least - clients - 1, least - 2) if clients <= COMPLETE else clients // 10
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """What protects the clients of a round, whatever its server does.
-
-    Attributes:
-        roster: the fewest clients that a sum begins with: two thirds of a group.
-        survivors: the fewest clients in a sum: two thirds of these.
-        colluding: the most clients that gain nothing from helping the server; it may put them all into one group.
-    """
-
-    groups: int
-    roster: int
-    survivors: int
-    colluding: int
-
-    @classmethod
-    def of(cls, invited: int, groups: int = 1) -> Self:
-        """Those of a round, or an evaluation, of so many."""
-        roster, most = least_survivors(invited // groups), -(-invited // groups)
-        # An evaluation may begin with one client less.
-        sizes = range(least_roster(invited // groups), max(most, LEAST_CLIENTS) + 1)
-        return cls(groups, roster, least_survivors(roster), min(map(colluding, sizes)))
 
 
 @lru_cache(maxsize=16)

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING
 from plait.adapters import AdapterState
 from plait.aggregation import RoundContext
 from plait.errors import ConfigError, MachineError, PeerError
+from plait.guarantees.thresholds import COMPLETE, Thresholds, groups_for, least_roster, least_survivors
 from plait.rounds.fold import Folded, outcome_of_mean
 from plait.rounds.run_state import RunState
 from plait.rounds.spool import Spool, Stored
 from plait.secagg.events import EVALUATION, NOISED, TRAINING, decode_figures
 from plait.secagg.grid import Coding, MaskedGrid, bits_for, check_sum, length_expected, rotated_size, unit_for
 from plait.secagg.masks import MOST_BITS, Ring
-from plait.secagg.roster import COMPLETE, CYCLES, Thresholds, groups_for, least_roster, least_survivors
+from plait.secagg.roster import CYCLES
 from plait.secagg.sums import Summed, Wanted, sum_file
 from plait.wire.settings import Settings
 

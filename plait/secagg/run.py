@@ -16,7 +16,6 @@ from plait.rounds.coordinator import Way
 from plait.rounds.events import Event
 from plait.rounds.ledger import ALL, KEPT, screened
 from plait.rounds.run_plan import Links
-from plait.secagg.roster import Thresholds, groups_for
 from plait.secagg.rounds import MaskedRounds, noised_grid
 from plait.trust.identity import Vouch
 
@@ -85,14 +84,6 @@ def links(links: Links, config: RunConfig, size: int, *, evaluates: bool, certif
         noised_grid(masked.privacy, size, 1.0)
     up, more_down = masked.link_bits(size, sums=sums, certified=certified)
     return replace(links, up=up, more_down=more_down)
-
-
-def fewest(config: RunConfig) -> int:
-    """The fewest clients in a sum of a run."""
-    # With noise, clients do not evaluate.
-    invited, evaluators = config.cohort_size, config.eval_clients if config.evaluates else 0
-    groups = 1 if config.dp == "client" else groups_for(invited)
-    return min(Thresholds.of(invited, groups).survivors, Thresholds.of(evaluators or invited).survivors)
 
 
 KEPT_MASKED: Mapping[type[Event], frozenset[str]] = {

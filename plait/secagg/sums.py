@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from plait.adapters import Float32
 from plait.adapters.safetensors import decode_arrays, encode_arrays
 from plait.errors import PeerError
+from plait.guarantees.thresholds import LEAST_CLIENTS, LEAST_GROUPS, threshold_of
 from plait.json_text import read_json
 from plait.rounds import events
 from plait.rounds.cohort import ServerSide
@@ -34,17 +35,7 @@ from plait.rounds.events import Reason
 from plait.secagg import messages
 from plait.secagg.events import GroupLeftOut, SumUnmasked
 from plait.secagg.masks import Ring
-from plait.secagg.roster import (
-    ATTEMPT_BYTES,
-    FAR,
-    LEAST_CLIENTS,
-    LEAST_GROUPS,
-    Offer,
-    Roster,
-    Session,
-    distances,
-    threshold_of,
-)
+from plait.secagg.roster import ATTEMPT_BYTES, FAR, Offer, Roster, Session, distances
 from plait.secagg.server import (
     Collecting,
     LostError,

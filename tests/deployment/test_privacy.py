@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from plait.cli.privacy import check_privacy
-from plait.privacy.accountant import sampled_epsilon
+from plait.guarantees.accountant import sampled_epsilon
 from plait.rounds.ledger import read_events
 from tests.commands import said_by
 from tests.deployment.conftest import CLIENTS

@@ -838,14 +838,17 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
             "a client that has shown a key goes on",
             instead("plait.secagg.client:MaskingClient.show", lambda self, session, receiver: (self, bytes(32))),
         ),
-        "one-list": ("half of the clients are enough", instead("plait.secagg.roster:threshold_of", _half)),
+        "one-list": (
+            "half of the clients are enough",
+            instead("plait.guarantees.thresholds:threshold_of", _half, beside=("plait.secagg.roster",)),
+        ),
         "cycles": (
             "each client's neighbours are those next to it",
             instead("plait.secagg.roster:neighbours", _next_to_each_other),
         ),
         "a-tenth": (
             "an eighth may collude in a large roster",
-            instead("plait.secagg.roster:colluding", _an_eighth, beside=("plait.secagg.events",)),
+            instead("plait.guarantees.thresholds:colluding", _an_eighth, beside=("plait.secagg.events",)),
         ),
     },
     "fuzz": {

@@ -20,6 +20,7 @@ from scoreboard.small_federation import FakeModel, Federation, borrowed, no_wait
 from client import consent
 from client.journal_file import JournalFile
 from plait.errors import DataError, PlaitError, PolicyError
+from plait.guarantees.thresholds import least_survivors
 from plait.privacy.client import SpentJournal
 from plait.rounds.channel import Purpose
 from plait.rounds.run_directory import RunDirectory
@@ -28,7 +29,7 @@ from plait.secagg.events import EVALUATION
 from plait.secagg.grid import MaskedGrid
 from plait.secagg.journal import SumJournal
 from plait.secagg.messages import MaskingTask
-from plait.secagg.roster import Session, least_survivors
+from plait.secagg.roster import Session
 from plait.secagg.sums import Summed, sum_file
 from plait.wire.messages import Refusal, decode_reply
 

@@ -18,9 +18,10 @@ import numpy as np
 from scoreboard.row import Row
 
 from plait.errors import PolicyError
+from plait.guarantees.thresholds import least_survivors
 from plait.rounds.terms import DataJournal
 from plait.secagg.journal import SumJournal
-from plait.secagg.roster import Session, least_survivors
+from plait.secagg.roster import Session
 from plait.secagg.sums import seated
 
 LEAST, MOST = 3, 3

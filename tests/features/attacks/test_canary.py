@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from plait.attacks.canary import audit, lower_bound, right_guesses
+from plait.guarantees.accountant import epsilon_at
 from plait.privacy import mechanism
-from plait.privacy.accountant import epsilon_at
 from plait.privacy.mechanism import ClientPrivacy, Grid, grid_for, multiplier_for
 
 # With a delta of 1e-5 and so many canaries its share in the bound would hide the other half of the noise.

@@ -4,8 +4,8 @@ import math
 import pytest
 
 from plait.errors import ConfigError
-from plait.privacy import accountant
-from plait.privacy.accountant import epsilon_at, mu_at, noise_for, sampled_epsilon
+from plait.guarantees import accountant
+from plait.guarantees.accountant import epsilon_at, mu_at, noise_for, sampled_epsilon
 
 
 def delta_of(epsilon: float, mu: float) -> float:

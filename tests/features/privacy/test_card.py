@@ -9,7 +9,7 @@ from plait.api.privacy_plans import plans
 from plait.cli.app import app
 from plait.config import config_from_table
 from plait.errors import ConfigError
-from plait.privacy.accountant import epsilon_at
+from plait.guarantees.accountant import epsilon_at
 from plait.privacy.card import (
     NOT_COVERED,
     RECORDS_NOT_COVERED,

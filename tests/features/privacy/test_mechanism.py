@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from plait.errors import ConfigError
-from plait.privacy.accountant import epsilon_at, epsilon_of, sum_term
+from plait.guarantees.accountant import epsilon_at, epsilon_of, sum_term
 from plait.privacy.mechanism import (
     DEVIATIONS,
     SHARE,

@@ -16,9 +16,10 @@ from unittest import mock
 import numpy as np
 
 from plait.errors import PeerError
+from plait.guarantees.thresholds import COMPLETE, colluding
 from plait.secagg import client as client_module
 from plait.secagg.client import MaskingClient, Secrets
-from plait.secagg.roster import COMPLETE, Offer, Roster, Session, colluding
+from plait.secagg.roster import Offer, Roster, Session
 from tests.features.secagg.graph_bound import failure_bits, mixing
 
 SESSION = Session(bytes(16), "train", 1, bytes(16))

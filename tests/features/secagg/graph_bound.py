@@ -14,7 +14,8 @@ fewer than half of the clients in A there are honest survivors outside.
 
 import numpy as np
 
-from plait.secagg.roster import CYCLES, neighbours, threshold_of
+from plait.guarantees.thresholds import threshold_of
+from plait.secagg.roster import CYCLES, neighbours
 
 ENDS = 2 * CYCLES
 OUTSIDE = (ENDS + 1) // 3

@@ -5,10 +5,11 @@ import random
 import pytest
 
 from plait.errors import ConfigError, PolicyError
+from plait.guarantees.thresholds import LEAST_CLIENTS, least_roster, least_survivors
 from plait.rounds.channel import Patience, Purpose
 from plait.rounds.terms import DataJournal
 from plait.secagg.journal import SumJournal, evaluators_of
-from plait.secagg.roster import LEAST_CLIENTS, Session, least_roster, least_survivors
+from plait.secagg.roster import Session
 from tests.features.privacy.test_client import Kept
 
 HERE, THERE = b"a" * 32, b"b" * 32

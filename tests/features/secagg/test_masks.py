@@ -3,8 +3,9 @@ import itertools
 import pytest
 
 from plait.errors import PeerError
+from plait.guarantees.thresholds import COMPLETE, threshold_of
 from plait.secagg.masks import PRIME, check_share, combine, split
-from plait.secagg.roster import COMPLETE, CYCLES, neighbours, threshold_of
+from plait.secagg.roster import CYCLES, neighbours
 
 SECRET = bytes(range(32))
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from plait.secagg.roster import COMPLETE, FAR, LEAST_GROUPS, Thresholds, colluding, distances, groups_for
+from plait.guarantees.thresholds import COMPLETE, LEAST_GROUPS, Thresholds, colluding, groups_for
+from plait.secagg.roster import FAR, distances
 from plait.secagg.sums import seated
 from tests.features.secagg.attacked_sums import claims
 from tests.features.secagg.graph_bound import failure_bits

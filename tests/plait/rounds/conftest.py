@@ -290,7 +290,7 @@ class Federation:
         cohort = plan.get("cohort_size", len(models))
         self.masked = None
         if masked:
-            from plait.secagg.roster import least_survivors
+            from plait.guarantees.thresholds import least_survivors
             from plait.secagg.rounds import MaskedRounds
 
             self.privacy = privacy and replace(privacy, clients=cohort, guaranteed=least_survivors(cohort))
