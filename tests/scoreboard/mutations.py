@@ -327,7 +327,7 @@ def _trainers_directory_first() -> None:
         def append(self, place: str) -> None:
             sys.path.insert(0, place)
 
-    put("plait.plugins:sys", SimpleNamespace(path=First(), modules=sys.modules))
+    put("plait.plugin_search:sys", SimpleNamespace(path=First(), modules=sys.modules))
 
 
 def _links_are_followed() -> None:
@@ -647,7 +647,7 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         ),
         "base-on-disk": (
             "a base that a directory names is downloaded",
-            instead("plait.training.bases:is_on_disk", lambda name: True),
+            instead("plait.training.base_lookup:is_on_disk", lambda name: True),
         ),
         "config-of-run": (
             "a received run's config.toml is a settings file",
@@ -662,7 +662,7 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
             instead(
                 "plait.files:open_plain",
                 lambda path: path.open("rb"),
-                beside=("plait.adapters.peft", "plait.adapters.safetensors", "plait.exporting.source"),
+                beside=("plait.adapters.peft_reading", "plait.adapters.safetensors", "plait.exporting.source"),
             ),
         ),
         "long-line": ("a ledger's line may have any length", instead("plait.rounds.ledger:_MOST_LINE_BYTES", 1 << 40)),
@@ -687,7 +687,7 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         ),
         "allow-list": (
             "PEFT's configuration is not looked at",
-            lambda: _unchecked("plait.adapters.peft_settings", "plait.adapters.peft"),
+            lambda: _unchecked("plait.adapters.peft_settings", "plait.adapters.peft_reading"),
         ),
         "adapter-size": ("an adapter may be of any size", nothing("plait.training.blueprint:check_size")),
         "welcome-keys": (
