@@ -6,9 +6,7 @@ Knows nothing of what the files hold.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
-import mmap
 import os
 import shutil
 import stat
@@ -19,9 +17,6 @@ from io import BufferedReader, FileIO
 from pathlib import Path
 
 from plait.errors import DiskFullError, MachineError
-
-_SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h
-_MADV_POPULATE_READ = 22  # asm-generic/mman-common.h, from Linux 5.14 on
 
 
 def write_atomically(path: Path, data: bytes, *, exported: bool = False) -> None:
@@ -339,37 +334,3 @@ def _exchange(new: Path, path: Path) -> None:
 
 def _prefix(path: Path) -> str:
     return f".{path.name[:32]}."
-
-
-def begin_to_store(descriptor: int, offset: int, size: int) -> None:
-    """Ask the disk to begin writing a part of a file, so that a later fsync waits less (Linux only).
-
-    Only a hint: elsewhere, and if it fails, nothing happens.
-
-    Args:
-        offset: start of the part, in bytes.
-        size: of the part, in bytes.
-    """
-    if sys.platform == "linux":
-        with contextlib.suppress(AttributeError):
-            part = ctypes.c_int64(offset), ctypes.c_int64(size)
-            ctypes.CDLL(None).sync_file_range(descriptor, *part, _SYNC_FILE_RANGE_WRITE)
-
-
-def map_file(descriptor: int) -> memoryview | None:
-    """A whole file mapped into memory, once all of it has been read.
-
-    Valid as long as the view exists, even after the file is deleted; the file must not be written to meanwhile.
-
-    Returns:
-        None if that is not possible (the file is empty or unreadable, or this is not Linux): read it instead.
-    """
-    if sys.platform != "linux":
-        return None
-    try:
-        mapped = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
-        # An unreadable page is an error here; touching it later would kill the process.
-        mapped.madvise(_MADV_POPULATE_READ)
-    except (OSError, ValueError):
-        return None
-    return memoryview(mapped)

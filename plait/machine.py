@@ -13,8 +13,7 @@ from pathlib import Path
 
 from plait import __version__
 
-_M_ARENA_MAX, _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -8, -1, -3  # malloc.h
-_ARENAS = 2
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _KEPT_BYTES = 512 << 20
 _MAPPED_FROM_BYTES = 32 << 20  # the most that glibc takes
 # Of version 2 and 1 of Linux's control groups; a container sees its own.
@@ -87,22 +86,13 @@ def peak_rss_bytes() -> int:
     return peak if sys.platform == "darwin" else 1024 * peak  # Linux counts kilobytes
 
 
-def share_memory_between_threads() -> None:
-    """Let all threads allocate from a few malloc arenas (glibc only; elsewhere nothing happens).
-
-    By default glibc gives each thread its own, up to eight per core, and each arena keeps its peak. A server that
-    receives large updates from a hundred clients needs a tenth less memory if they share.
-    """
-    _mallopt({_M_ARENA_MAX: _ARENAS})
-
-
 def keep_freed_memory() -> None:
     """Keep up to 512 MiB of freed memory for the next allocation (glibc only; elsewhere nothing happens).
 
     A training step allocates and frees the same buffers again and again. Buffers returned to the system in between come
     back as pages to be cleared, which takes one or two per cent of a step of SmolLM2-135M.
     """
-    _mallopt({_M_TRIM_THRESHOLD: _KEPT_BYTES, _M_MMAP_THRESHOLD: _MAPPED_FROM_BYTES})
+    mallopt({_M_TRIM_THRESHOLD: _KEPT_BYTES, _M_MMAP_THRESHOLD: _MAPPED_FROM_BYTES})
 
 
 def give_back_memory() -> None:
@@ -124,7 +114,8 @@ def decompose_with_one_thread() -> None:
             ctypes.CDLL(str(library)).scipy_openblas_set_num_threads64_(1)
 
 
-def _mallopt(options: Mapping[int, int]) -> None:
+def mallopt(options: Mapping[int, int]) -> None:
+    """Set options of malloc (glibc only; elsewhere nothing happens)."""
     if sys.platform != "linux":
         return
     with contextlib.suppress(OSError, AttributeError):
@@ -153,25 +144,3 @@ def _proc_field(path: Path, name: str) -> str:
     except OSError:
         pass
     return ""
-
-
-def allow_open_files(wanted: int) -> int:
-    """Raise this process's limit on open files to `wanted`, as far as the system allows.
-
-    Returns:
-        The resulting limit; `wanted` if the system has none.
-    """
-    if sys.platform == "win32":
-        return wanted
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY:
-        return wanted
-    if soft < wanted:
-        raised = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        # macOS has a lower limit besides the hard one.
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
-        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return soft

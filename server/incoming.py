@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import TypeAlias
 
 from plait.errors import MachineError, PeerError
-from plait.files import begin_to_store, cannot_write, fsync_directory
+from plait.files import cannot_write, fsync_directory
 from plait.transport.framing import Data
+from plait.transport.process import begin_to_store
 from plait.transport.protocol import CHUNK_BYTES, DIGEST_BYTES
 
 HEADER_BYTES = 1 + DIGEST_BYTES

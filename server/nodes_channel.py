@@ -17,11 +17,11 @@ from typing import Self
 
 from plait.address import Address
 from plait.errors import ConfigError, Interrupted, MachineError, PeerError, PlaitError
-from plait.machine import allow_open_files
 from plait.rounds.channel import Data, Identity, Liveness, NoAnswer, Purpose, StopRequest, TaskParts, WallClock
 from plait.rounds.run_now import RunProgress
 from plait.text import printable
 from plait.transport.credentials import server_credentials
+from plait.transport.process import allow_open_files
 from plait.transport.protocol import DIGEST_BYTES, MESSAGE_TYPES
 from plait.trust.kit import ServerKit
 from plait.trust.register import Register

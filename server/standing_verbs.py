@@ -48,12 +48,12 @@ def server(
 
     Example: plait server --stay --kit fed/server --listen 0.0.0.0:9440 --out federation
     """
-    from plait import machine
     from plait.api.serving import Serving
+    from plait.transport.process import share_memory_between_threads
     from server.standing import Standing
 
     serving = Serving.of({"listen": listen, "kit": kit, "insecure": insecure, "metrics": metrics, "grace_s": grace_s})
-    machine.share_memory_between_threads()
+    share_memory_between_threads()
     standing = Standing(out, serving, give_up_s=give_up_s)
     log_to(out / "server.log")
     stop_on_signals("the same command")

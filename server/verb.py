@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from plait import machine
 from plait.api.serving import CLIENTS_SETTINGS, Serving, ServingOptions, check_no_data, conclude
 from plait.cli.options import ConfigFile, PageAddress, run_config, shown_default, with_run_options
 from plait.cli.serving import GraceS, Insecure, Kit, Listen, Metrics, check_page, log_to, page_beside, stop_on_signals
@@ -16,6 +15,7 @@ from plait.cli.simulate import show, told_how_to_go_on
 from plait.config import RunConfig
 from plait.progress import say
 from plait.rounds.run_directory import RunDirectory
+from plait.transport.process import share_memory_between_threads
 from server.served_run import open_served_run
 
 _CLIENTS = RunConfig().clients
@@ -74,7 +74,7 @@ def serve(
     from plait.api.received import how_to_resume
     from plait.report.wording import plural
 
-    machine.share_memory_between_threads()
+    share_memory_between_threads()
     served = open_served_run(directory, settings, serving, quiet=quiet)
     if served is None:
         conclude(directory)

@@ -14,12 +14,12 @@ from plait.files import (
     is_there,
     leads_elsewhere,
     make_private_directory,
-    map_file,
     open_plain,
     others_can_change,
     read_if_there,
     write_atomically,
 )
+from plait.transport.process import map_file
 
 
 def no_space(*_args):
