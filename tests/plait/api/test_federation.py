@@ -81,9 +81,3 @@ def test_a_server_and_a_client_without_each_other_stop_when_they_are_told(
         pass
     client.wait(timeout_s=0)
     assert not server.wait().finished
-
-
-@pytest.mark.parametrize("given", [{}, {"kit": "kit", "insecure": True}])
-def test_a_server_has_either_a_kit_or_none(given: dict[str, object], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="give one of them"):
-        plait.Server(out=tmp_path / "run", base="tiny", **given)

@@ -22,12 +22,16 @@ MISTAKES = {
     "report": "begin one with `plait simulate`",
     "resume nothing": "'nothing' holds no run",
     "verify": "begin one with `plait simulate`",
+    "server": "plait provision DIR --clients NAMES",
     "client": "Missing option '--server'",
     "client --server localhost:1 --data my.jsonl": "--kit DIR",
     "status --server localhost:1": "is the server running",
     "provision": "Missing argument 'DIR'",
     'provision fed --clients ""': "--clients alice,bob,carol",
     "estimate --base nothing": "expected a directory, a GGUF file, a hub id",
+    "check-plugin nothing": "expected MODULE:NAME",
+    "simulate --rounds-mode async": "expected a TOML file of devices",
+    "simulate --base tiny --data weird.parquet": "name JSON lines .jsonl, JSON .json and CSV .csv",
     "train": "did you mean 'simulate'?",
     "simulate --dataset my.jsonl --base nothing": "did you mean 'tiny'?",
     "simulate --learning_rate 0.1": "did you mean '--learning-rate'?",
@@ -52,6 +56,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("my.jsonl").write_text(json.dumps({"text": "hello"}) + "\n")
     Path("bad.toml").write_text("rnak = 4\n")
     Path("bad.jsonl").write_text('{"text": "a"}\nnot json\n')
+    Path("weird.parquet").write_text("no")
     Path("other.jsonl").write_text('{"body": "a text"}\n')
 
 

@@ -26,12 +26,6 @@ def test_a_value_like_an_option_stays_a_value(value: str) -> None:
     assert repeat_command({"data": value}) == ("plait simulate", f"--data={value}")
 
 
-def test_a_switch_is_spelt_out_without_a_value() -> None:
-    assert repeat_command({"data": "", "clients": 2, "keep-updates": False, "secure-aggregation": True}) == (
-        "plait server --kit plait-server", "--min-clients 2", "--no-keep-updates", "--secure-aggregation",
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize("data", ["stdlib", "my data/it's.jsonl", 'a "b".jsonl', r"c:\\texts"])
 def test_a_run_on_a_superlink_is_repeated_by_flower_with_the_data_that_it_named(data: str) -> None:
     config = {"data": "", "base": "tiny", "clients": 2, "keep-updates": True, "alpha": 0.5, "partition": "", "out": "x"}

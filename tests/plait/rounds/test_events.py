@@ -2,7 +2,6 @@ import json
 import math
 
 import pytest
-from pydantic import ValidationError
 
 from plait.errors import PeerError
 from plait.rounds import events
@@ -60,10 +59,8 @@ def test_an_event_survives_json(event):
     ("line", "says"),
     [
         ({"loss": 1, "round": True}, r"'round' is True, expected a valid integer"),
-        ({"loss": 1, "round": -1}, r"'round' is -1, expected greater than or equal to 0"),
         ({"loss": 1}, r"'round' is missing, expected a value"),
         ({"round": 1, "loss": math.nan}, r"'loss' is nan, expected a finite number"),
-        ({"round": 1, "loss": "1"}, r"'loss' is '1', expected a valid number"),
         ({"round": 1, "loss": 1, "by_client": {"ann": {"loss": "x"}}}, r"'by_client.ann.loss' is 'x', expected"),
         ({"round": 1, "loss": 1, "accuracy_interval": [0.5]}, r"'accuracy_interval.1' is missing"),
     ],
@@ -83,10 +80,3 @@ def test_fields_and_kinds_of_a_newer_version_are_passed_over():
     assert parse_event({"event": "round_started", "round": 1, "weather": "fine"}) == RoundStarted(round=1)
     newer = parse_event({"event": "from_the_future", "seq": 4, "time": 2.5, "hash": "ab", "round": "x"})
     assert newer == Event(seq=4, time=2.5, hash="ab")
-
-
-def test_no_event_can_be_made_of_numbers_that_json_lacks():
-    with pytest.raises(ValidationError):
-        Evaluated(round=1, loss=math.nan)
-    with pytest.raises(ValueError, match="JSON"):
-        json.dumps(STARTED.model_copy(update={"config": {"x": math.nan}}).fields(), allow_nan=False)

@@ -44,9 +44,7 @@ def test_other_libraries_measure_anew(tmp_path, monkeypatch) -> None:
     [
         "",
         "{}",
-        "[1, 2]",
         '[["x"], [1], null, ""]',
-        '[[1.0], [], null, ""]',
         "[[], [], null, null]",
         "[[1.0], [1], null, 7",
     ],

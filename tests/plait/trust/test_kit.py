@@ -34,18 +34,16 @@ def test_no_secret_is_shown(kits):
     assert "PRIVATE" not in shown
 
 
-@pytest.mark.parametrize("name", ["server.key", "operator.token"])
-def test_a_servers_secret_that_others_can_read_is_refused_with_the_command(kits, name):
-    (kits / "server" / name).chmod(0o640)
-    with pytest.raises(ConfigError, match=rf"chmod 600 .*{name}$"):
-        ServerKit.load(kits / "server")
-
-
-@pytest.mark.parametrize("name", ["node.key", "client.key"])
-def test_a_clients_secret_that_others_can_read_is_refused_with_the_command(kits, name):
-    (kits / "clients" / "alice" / name).chmod(0o604)
-    with pytest.raises(ConfigError, match=rf"chmod 600 .*{name}$"):
-        ClientKit.load(kits / "clients" / "alice")
+@pytest.mark.parametrize(
+    ("kind", "folder", "names"),
+    [(ServerKit, "server", ("server.key", "operator.token")), (ClientKit, "clients/alice", ("node.key", "client.key"))],
+)
+def test_a_secret_that_others_can_read_is_refused_with_the_command(kits, kind, folder, names):
+    for name in names:
+        (kits / folder / name).chmod(0o640)
+        with pytest.raises(ConfigError, match=rf"chmod 600 .*{name}$"):
+            kind.load(kits / folder)
+        (kits / folder / name).chmod(0o600)
 
 
 @pytest.mark.parametrize("name", ["node.key", "client.key", "client.crt", "ca.crt", "kit.toml"])

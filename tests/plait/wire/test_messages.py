@@ -72,6 +72,7 @@ DIGESTS = st.binary(min_size=32, max_size=32)
 COUNTS = st.integers(0, 2**63 - 1)
 SMALL = st.integers(0, 2**32 - 1)
 SOME = st.integers(1, 2**32 - 1)
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
 POSITIVE = st.floats(0, exclude_min=True, allow_infinity=False, allow_nan=False)
 ALL_SETTINGS = st.builds(
     Settings,
@@ -108,20 +109,15 @@ EVALUATIONS = st.builds(
     Evaluation,
     client=NAMES,
     round=SMALL,
-    loss=st.floats(allow_nan=False, allow_infinity=False),
+    loss=FINITE,
     tokens=COUNTS,
     correct=st.none() | st.integers(0, 10),
     examples=st.integers(10, 2**63 - 1),
-    own_loss=st.none() | st.floats(allow_nan=False, allow_infinity=False),
     own_correct=st.none() | st.integers(0, 10),
-    loss_error=st.none() | POSITIVE | st.just(0.0),
-    change=st.none() | st.floats(allow_nan=False, allow_infinity=False),
-    change_error=st.none() | POSITIVE | st.just(0.0),
-    own_loss_error=st.none() | POSITIVE | st.just(0.0),
-    own_change=st.none() | st.floats(allow_nan=False, allow_infinity=False),
-    own_change_error=st.none() | POSITIVE | st.just(0.0),
-    reward_margin=st.none() | st.floats(allow_nan=False, allow_infinity=False),
-    own_reward_margin=st.none() | st.floats(allow_nan=False, allow_infinity=False),
+    **dict.fromkeys(("own_loss", "change", "own_change", "reward_margin", "own_reward_margin"), st.none() | FINITE),
+    **dict.fromkeys(
+        ("loss_error", "change_error", "own_loss_error", "own_change_error"), st.none() | POSITIVE | st.just(0.0)
+    ),
 )
 CARDS = st.builds(
     ClientCard,
