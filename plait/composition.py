@@ -119,7 +119,7 @@ def screen_of(config: RunConfig, update_bytes: int) -> Screen | None:
 
 
 def opened(config: RunConfig, opening: Opening) -> list[Event]:
-    """What a new run promises, as the events that follow `run_started`; one that goes on is only checked.
+    """What a run promises and has not recorded, as the events that follow `run_started`; one that goes on is checked.
 
     Raises:
         ConfigError: a run goes on otherwise than it began.

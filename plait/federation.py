@@ -86,7 +86,10 @@ def run_federation(
     config = run.config
     out = Path(config.with_out().out)
     outlets = _outlets(run, out)
-    begun = _open(run, out, start, superlink_data, on_event)
+    if RunDirectory(out).has_started:
+        begun = _continued(run, out, on_event)
+    else:
+        begun = _commit_opening(run, out, start or beginning_of(run), superlink_data, on_event)
     directory, ledger, state, events = begun
     master, base, parents = run.ranks.master, run.base.reference, parents_in(events)
     publisher = Publisher(directory, ledger, master, base, clients=config.clients, outlets=outlets, parents=parents)
@@ -204,28 +207,31 @@ def _continued(run: Run, path: Path, on_event: OnEvent) -> _Begun:
     events = read_events(directory.ledger)
     if recorded_settings(directory, events).model_copy(update={"out": run.config.out}) != run.config:
         raise ConfigError(f"'{path}' holds a run with other settings (see its config.toml); give another --out")
-    _opened(run, directory, events=events)
+    promised = _promised(run, directory, events=events, continues=bool(parents_in(events)))
     if RunView.after(events).finished:
         raise ConfigError(f"'{path}' holds a finished run; `plait report {path}` shows it, or give another --out")
     check_sources(events, run.settled.plugins)
     check_data(run, events)
     state = load_checkpoint(directory.checkpoints, run.ranks)
-    ledger = _begin_ledger(run, directory, on_event, Resumed(round=state.round))
-    return directory, ledger, state, events
+    ledger = _begin_ledger(run, directory, on_event, Resumed(round=state.round), *promised)
+    return directory, ledger, state, [*events, *promised]
 
 
-def _open(run: Run, path: Path, start: StartingPoint | None, superlink_data: str | None, on_event: OnEvent) -> _Begun:
-    """A new run, or the existing one if it is the same."""
-    if RunDirectory(path).has_started:
-        return _continued(run, path, on_event)
+def _commit_opening(
+    run: Run, path: Path, start: StartingPoint, superlink_data: str | None, on_event: OnEvent
+) -> _Begun:
+    """Begin a new run: its folder, its first checkpoint, what its parts need, such as a key, its ledger.
+
+    Killed before the ledger's first event, there is no run, and the same command begins it anew in the same folder.
+    Killed after that event, the run goes on from its first checkpoint; what it promises, and has not recorded, it
+    records then.
+    """
     config, ranks = run.config, run.ranks
-    start = start or beginning_of(run)
     directory = RunDirectory.create(path, config_toml=to_toml(config))
     fresh, codec = initial_state(secrets.token_bytes(16), ranks), run.settled.plan.settings.codec
     state = starting_state(fresh, start, ranks, run.base_fingerprint, codec=codec)
     save_checkpoint(directory.checkpoints, state)
-    # Before the ledger begins: a run that has begun has what its parts need, such as a key.
-    promised = _opened(run, directory, continues=bool(start.parents))
+    promised = _promised(run, directory, continues=bool(start.parents))
     devices = run.devices
     ledger = _begin_ledger(
         run,
@@ -255,14 +261,13 @@ def _open(run: Run, path: Path, start: StartingPoint | None, superlink_data: str
                 threads=use_threads(config.threads, processes=len(devices)),
             ),
         ),
+        *promised,
     )
-    for event in promised:
-        ledger.append(event)
     return directory, ledger, state, read_events(directory.ledger)
 
 
-def _opened(run: Run, directory: RunDirectory, *, events: Sequence[Event] = (), continues: bool = False) -> list[Event]:
-    """What a new run promises; one that goes on is checked, and promises nothing again."""
+def _promised(run: Run, directory: RunDirectory, *, events: Sequence[Event] = (), continues: bool) -> list[Event]:
+    """What a run promises and has not recorded; one that goes on is checked."""
     opening = Opening(
         directory=directory,
         events=events,
@@ -295,11 +300,12 @@ def rule_recorded(rule: Rule) -> CombiningRule:
     return CombiningRule(name=rule.name, personal=rule.personal or "")
 
 
-def _begin_ledger(run: Run, directory: RunDirectory, on_event: OnEvent, event: Event) -> Ledger:
-    """The ledger with the first event of this part of the run."""
+def _begin_ledger(run: Run, directory: RunDirectory, on_event: OnEvent, *begin: Event) -> Ledger:
+    """The ledger with the first events of this part of the run."""
     ledger = Ledger(directory.ledger, on_event=on_event, screen=run.screen)
     try:
-        ledger.append(event)
+        for event in begin:
+            ledger.append(event)
     except BaseException:
         ledger.close()
         raise

@@ -115,30 +115,22 @@ def _rounds(privacy: ClientPrivacy, host: Host) -> PrivateRounds:
 
 
 def opens(config: RunConfig, opening: Opening) -> PrivacyStarted | None:
-    """The event that says what a new run promises; its noise key is made, if the server adds noise."""
-    privacy = privacy_of(config)
-    if opening.events:
-        _check_goes_on(privacy, opening)
-        return None
-    if config.dp == "off":
+    """The event that says what a run promises, unless it is recorded; the noise key of a new one is made."""
+    privacy, promised = privacy_of(config), promised_in(opening.events)
+    key: RunKey | None = None
+    if privacy and not privacy.guaranteed:
+        key = (RunKey.load if opening.events else RunKey.create)(opening.directory.noise_key)
+    if promised:
+        if privacy:
+            check_promise(privacy, promised)
         return None
     if privacy is None:
         from plait.privacy import record
 
         size, clients = opening.size, config.cohort_size
         return record.started(opening.settings, clients=clients, size=size, continues=opening.continues)
-    key = None if privacy.guaranteed else RunKey.create(opening.directory.noise_key)
     fewest = _fewest_together(config, privacy.guaranteed) if privacy.guaranteed else 0
     return started(privacy, key, size=opening.size, fewest=fewest, continues=opening.continues)
-
-
-def _check_goes_on(privacy: ClientPrivacy | None, opening: Opening) -> None:
-    if privacy is None:
-        return
-    if not privacy.guaranteed:
-        RunKey.load(opening.directory.noise_key)
-    if promised := promised_in(opening.events):
-        check_promise(privacy, promised)
 
 
 KEPT_OF_RECORDS: Mapping[type[Event], frozenset[str]] = {

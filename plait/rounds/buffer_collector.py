@@ -26,12 +26,11 @@ from plait.aggregation import RoundContext
 from plait.config import RunConfig
 from plait.errors import PeerError
 from plait.rounds import events
-from plait.rounds.broadcasts import Broadcasts
 from plait.rounds.buffer import Buffer, arrival, asking_order, buffer_of, recent_folds
 from plait.rounds.channel import IN_PROGRESS, Purpose
 from plait.rounds.cohort import Evaluating, ServerSide, asked_to_evaluate, evaluate
 from plait.rounds.coordinator import Way
-from plait.rounds.dispatch import Aim, Answer, Dispatch, doubt
+from plait.rounds.dispatch import Answer, Dispatch, doubt
 from plait.rounds.events import Reason
 from plait.rounds.fold import Fold, Folded
 from plait.rounds.run_state import RunState, note_held
@@ -97,7 +96,7 @@ class BufferCollector:
         return evaluate(server, state)
 
     def _begin_beside(self, state: RunState) -> RunState:
-        roster, patience = self.server.roster, replace(self.server.tasks.patience, slow_factor=math.inf)
+        roster, patience = self.server.roster, replace(self.server.patience, slow_factor=math.inf)
         self._beside = asked_to_evaluate(self.server, state, patience=patience)
         self._beside.__enter__()
         return note_held(state, {client: state.held_on(roster.tracks[client]) for client in self._beside.clients})
@@ -138,9 +137,8 @@ class BufferCollector:
         if self._dispatch is None:
             # Only a buffer that lacks a slow client waits for it, twice as long as others need to make it too old.
             slow_factor = 2 * self.buffer.max_staleness * self.buffer.size / self.server.plan.cohort_size
-            patience = replace(self.server.tasks.patience, slow_factor=slow_factor)
-            tasks, number = self.server.tasks, state.round + 1
-            self._dispatch = tasks.dispatch(state, self.server.roster, Purpose.TRAIN, number, patience=patience)
+            patience = replace(self.server.patience, slow_factor=slow_factor)
+            self._dispatch = self.server.dispatch(state, Purpose.TRAIN, state.round + 1, patience=patience)
             self._dispatch.__enter__()
 
     def next(self, state: RunState) -> RunState:
@@ -256,9 +254,7 @@ class BufferCollector:
             version, self.server.intake.expected(began, number, client, self._roster), track
         )
         if self._training.aim.number != number or self._training.aim.broadcasts.state.round != version:
-            self._training.aim = Aim(
-                number, Broadcasts(began, self.server.spool.ranks, self.server.spool.base_fingerprint)
-            )
+            self._training.aim = self.server.aim(began, number)
         self._training.held = state.held
         # By a virtual clock its device goes on where it was.
         task = _in_progress(state).get(client, {}) if left_over == version else {}
@@ -275,16 +271,13 @@ class BufferCollector:
         client = answer.client
         working = self._working.pop(client)
         if isinstance(answer.reply, UpdateReply):
-            began = state.at(working.version)
-            taken = self.server.intake.receive(
-                began,
-                working.expected,
-                working.track,
+            intake, update, arrival = (
+                self.server.intake,
                 answer.reply.update,
-                answer,
-                arrival=self._arrival(state, working.version, client),
+                self._arrival(state, working.version, client),
             )
-            if taken:
+            checked = intake.open(state.at(working.version), working.expected, working.track, update, arrival=arrival)
+            if taken := intake.commit_update(working.expected, update, answer, checked):
                 stored[client] = taken
                 return state
         else:
@@ -302,7 +295,7 @@ class BufferCollector:
                 "client is left that could give one"
             )
         if self._channel.open_ended:
-            self.server.gather(enough=self.server.enough(self.buffer.size), deadline=self.server.tasks.deadline())
+            self.server.gather(enough=self.server.enough(self.buffer.size), deadline=self.server.deadline())
         self._asked.clear()
 
     def _fold(self, state: RunState, stored: dict[str, Stored], started: float) -> RunState:
@@ -331,7 +324,8 @@ class BufferCollector:
             remembered={**state.remembered, _AT_WORK: at_work, IN_PROGRESS: in_progress},
             finished=finished.model_copy(update=told),
         )
-        return self.server.keep(state)
+        self.server.commit_round(state)
+        return state
 
 
 def versions_at_work(state: RunState) -> dict[str, int]:

@@ -24,7 +24,7 @@ from plait.adapters.safetensors import decode_safetensors, encode_safetensors
 from plait.errors import PeerError
 from plait.files import directory_written_aside, write_atomically
 from plait.json_text import read_json
-from plait.rounds.events import RoundFinished, parse_event
+from plait.rounds.events import RoundFinished
 from plait.rounds.run_state import Ranks, RunState, Track
 
 KEPT = 2
@@ -50,7 +50,6 @@ def save_checkpoint(directory: Path, state: RunState) -> None:
             **({} if state.update_length is None else {"update_length": state.update_length}),
             "remembered": dict(state.remembered),
             "finished": state.finished.fields() if state.finished else {},
-            "besides": [{"event": event.event, **event.fields()} for event in state.besides],
             "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
         }
         scalars["digest"] = digest_of(scalars)
@@ -180,7 +179,6 @@ def _load(folder: Path, ranks: Ranks) -> RunState:
         versions=_versions(flats, ranks),
         remembered=scalars["remembered"],
         finished=_finished(scalars),
-        besides=tuple(map(parse_event, scalars["besides"])),
     )
 
 

@@ -19,9 +19,9 @@ from typing import Generic, Protocol, Self, TypeAlias, TypeVar
 
 from plait.errors import PeerError
 from plait.rounds import events
+from plait.rounds.broadcasts import Broadcasts
 from plait.rounds.channel import Channel, NoAnswer, Patience, Purpose, StopRequest
-from plait.rounds.checkpoint import save_checkpoint
-from plait.rounds.dispatch import Answer, Dispatch, Tasks, doubt
+from plait.rounds.dispatch import Aim, Answer, Dispatch, doubt
 from plait.rounds.evaluation import ClientLoss, client_losses, mean_loss
 from plait.rounds.events import Evaluated, Reason
 from plait.rounds.fold import Aggregator
@@ -29,13 +29,13 @@ from plait.rounds.intake import AnswerLog, Intake
 from plait.rounds.ledger import Ledger
 from plait.rounds.roster import Roster
 from plait.rounds.run_directory import RunDirectory
-from plait.rounds.run_plan import Costs, RunPlan
+from plait.rounds.run_plan import Costs, RunPlan, TaskSettings
 from plait.rounds.run_state import RunState, choose_cohort, note_held
 from plait.rounds.run_view import Recorded
 from plait.rounds.spool import SideBySide, Spool, Stored
 from plait.rounds.validate import UpdateRefused, check_evaluation
 from plait.rounds.watch import Standing
-from plait.wire.messages import Evaluation, UpdateReply
+from plait.wire.messages import EvaluateTask, Evaluation, Task, TrainTask, UpdateReply
 
 
 @dataclass(eq=False, kw_only=True)
@@ -44,7 +44,7 @@ class ServerSide:
 
     Attributes:
         recorded: by an earlier part of the run.
-        conclude: finishes a round once its checkpoint is complete.
+        commit_round: `Coordinator.commit_round`.
         evaluated: records an evaluation of a state beside training, and publishes it if it may be.
         standing: of the run's evaluations, if steps are taken back.
         least: clients without which no round begins.
@@ -54,16 +54,17 @@ class ServerSide:
     directory: RunDirectory
     ledger: Ledger
     plan: RunPlan
+    settings: TaskSettings
+    patience: Patience
     log: AnswerLog
     spool: Spool
     aggregator: Aggregator
     intake: Intake
-    tasks: Tasks
     costs: Costs
     stop: StopRequest
     roster: Roster
     recorded: Recorded
-    conclude: Callable[[RunState], None]
+    commit_round: Callable[[RunState], None]
     evaluated: Callable[[Evaluated, RunState], None]
     standing: Callable[[], Standing | None]
     least: int
@@ -78,6 +79,42 @@ class ServerSide:
         """The virtual clock; None without one."""
         clock = self.channel.clock
         return clock.now() if clock.is_virtual else None
+
+    def dispatch(
+        self, state: RunState, purpose: Purpose, number: int, *, attempt: bytes = b"", patience: Patience | None = None
+    ) -> Dispatch:
+        """Tasks of one purpose, for clients that are brought to the adapter of `state`.
+
+        Args:
+            attempt: of the masked sum that they belong to; empty for none.
+            patience: with these tasks, if it is another than with all.
+        """
+
+        def task(client: str, number: int, broadcast: bytes) -> Task:
+            if purpose is Purpose.EVALUATE:
+                return EvaluateTask(self.settings.to_evaluate(number), broadcast)
+            steps = self.intake.steps.get((number, client), 0)
+            return TrainTask(self.settings.to_train(number, client, steps=steps), broadcast)
+
+        return Dispatch(
+            channel=self.channel,
+            roster=self.roster,
+            aim=self.aim(state, number),
+            held=state.held,
+            ledger=self.ledger,
+            purpose=purpose,
+            task=task,
+            patience=patience or self.patience,
+            attempt=attempt,
+        )
+
+    def aim(self, state: RunState, number: int) -> Aim:
+        """The tasks of round `number`, which begin with the adapter of `state`."""
+        return Aim(number, Broadcasts(state, self.spool.ranks, self.spool.base_fingerprint))
+
+    def deadline(self) -> float | None:
+        """When to stop waiting for answers to tasks that are sent now, on the channel's clock."""
+        return None if self.plan.deadline_s is None else self.channel.clock.now() + self.plan.deadline_s
 
     def gather(self, *, begun: bool = True, enough: int = 0, deadline: float | None = None) -> None:
         """Wait for the first clients; later for a while, and then continue with the quorum.
@@ -100,12 +137,8 @@ class ServerSide:
             "wall_s": round(time.perf_counter() - started, 3),
             "virtual_s": self.virtual_s,
         }
-        return self.keep(replace(state, finished=finished.model_copy(update=told)))
-
-    def keep(self, state: RunState) -> RunState:
-        """The state after a round, once it is on disk, and published."""
-        save_checkpoint(self.directory.checkpoints, state)
-        self.conclude(state)
+        state = replace(state, finished=finished.model_copy(update=told))
+        self.commit_round(state)
         return state
 
 
@@ -210,7 +243,7 @@ def asked_to_evaluate(server: ServerSide, state: RunState, *, patience: Patience
         patience: with the clients, if it is another than with all tasks.
     """
     roster, plan = server.roster, server.plan
-    dispatch = server.tasks.dispatch(state, roster, Purpose.EVALUATE, state.round, patience=patience)
+    dispatch = server.dispatch(state, Purpose.EVALUATE, state.round, patience=patience)
     clients = plan.evaluators(list(roster.nodes))
     return Evaluating(state, roster, dispatch, server.log, clients)
 
@@ -226,7 +259,7 @@ def evaluate(server: ServerSide, state: RunState) -> tuple[RunState, events.Eval
     """
     if server.waits:
         server.gather()
-    deadline, held = server.tasks.deadline(), dict[str, bytes]()
+    deadline, held = server.deadline(), dict[str, bytes]()
     with asked_to_evaluate(server, state) as evaluating:
         while answer := evaluating.dispatch.next_answer(deadline):
             if evaluating.take(answer):
@@ -329,7 +362,7 @@ class CohortCollector:
         if server.aggregator.fold.is_settled(state, number, check.accepted):
             return self._close(state, stored, started)
         attempts = server.plan.attempts if server.waits or server.channel.clock.is_virtual else 1
-        enough, deadline = server.enough(server.plan.cohort_size), server.tasks.deadline()
+        enough, deadline = server.enough(server.plan.cohort_size), server.deadline()
         for attempt in range(1, attempts + 1):
             if server.waits:
                 server.gather(enough=enough, deadline=deadline)
@@ -378,7 +411,7 @@ class CohortCollector:
         plan, roster, log = server.plan, server.roster, server.log
         usable = set(stored) - set(without)
         here = self._available()
-        deadline = server.tasks.deadline()
+        deadline = server.deadline()
         able = [*(client for client in here if client not in without), *(usable - set(here))]
         chosen, reserve = self._choose(number, able)
         steps_of = self._budget(number, chosen)
@@ -388,7 +421,7 @@ class CohortCollector:
         held: dict[str, bytes] = {}
         opening = partial(self._opening, state, number)
         with (
-            server.tasks.dispatch(state, roster, Purpose.TRAIN, number) as dispatch,
+            server.dispatch(state, Purpose.TRAIN, number) as dispatch,
             Arrivals(dispatch, opening, each_bytes=server.spool.ranks.opened_bytes) as came,
         ):
             for name in chosen:
@@ -444,7 +477,7 @@ class CohortCollector:
 
         def work() -> _Settle:
             checked = intake.open(state, expected, track, update)
-            return lambda: (state.held_on(track), intake.settle(expected, update, answer, checked))
+            return lambda: (state.held_on(track), intake.commit_update(expected, update, answer, checked))
 
         return work
 

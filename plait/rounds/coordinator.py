@@ -20,8 +20,8 @@ from plait.aggregation import Rule, ServerOptimizer
 from plait.errors import ConfigError, Interrupted
 from plait.rounds import events
 from plait.rounds.channel import Channel, Patience, StopRequest
+from plait.rounds.checkpoint import save_checkpoint
 from plait.rounds.cohort import CohortCollector, Collecting, Collector, ServerSide
-from plait.rounds.dispatch import Tasks
 from plait.rounds.events import Event, UpdateReceived
 from plait.rounds.fold import Aggregator, Folding, PlainFold
 from plait.rounds.intake import AnswerLog, Intake
@@ -216,7 +216,7 @@ class Coordinator:
         following, self._reached = self._following, state.round
         try:
             if recorded.finished < state.round:
-                self._conclude(state)
+                self.commit_round(state, is_saved=True)
             self._intake.steps.update(recorded.steps)
             if self.plan.has_paces:
                 from plait.rounds.paces import Paces
@@ -274,25 +274,17 @@ class Coordinator:
             directory=self.directory,
             ledger=self.ledger,
             plan=self.plan,
+            settings=self._settings,
+            patience=self._patience,
             log=self._log,
             spool=self._spool,
             aggregator=self._aggregator,
             intake=self._intake,
-            tasks=Tasks(
-                channel=self.channel,
-                ledger=self.ledger,
-                ranks=self.ranks,
-                base_fingerprint=self.base_fingerprint,
-                settings=self._settings,
-                patience=self._patience,
-                deadline_s=self.plan.deadline_s,
-                steps=self._intake.steps,
-            ),
             costs=self.way.costs,
             stop=self.stop,
             roster=roster,
             recorded=recorded,
-            conclude=self._conclude,
+            commit_round=self.commit_round,
             evaluated=self._following.record,
             standing=lambda: self._following.standing if self.plan.watch.take_back else None,
             least=max(self.plan.quorum, self.way.least),
@@ -343,8 +335,15 @@ class Coordinator:
         self.ledger.append(evaluated)
         return self._following.follow_up(state, evaluated)
 
-    def _conclude(self, state: RunState) -> None:
-        """Finish a round once its checkpoint is complete."""
+    def commit_round(self, state: RunState, *, is_saved: bool = False) -> None:
+        """End a round: its checkpoint, what it cost, its adapter, the end of its spool, its events.
+
+        Killed before the checkpoint is whole, its updates are folded again from the spool, to the same bits. Killed at
+        any line after, the run finds a checkpoint that is ahead of the ledger and does the rest again (`is_saved`).
+        Killed after the last line, nothing of it is done again.
+        """
+        if not is_saved:
+            save_checkpoint(self.directory.checkpoints, state)
         if spent := self.way.costs.spent(state, self._log.epsilons):
             # Before the adapter is published, whose card says what it cost.
             self.ledger.append(spent)
@@ -352,5 +351,5 @@ class Coordinator:
             self.publish(state)
         if not self.plan.keep_updates:
             self.directory.clear_updates()
-        for event in (*state.besides, *filter(None, (state.finished,))):
-            self._log.tell(event)
+        if state.finished:
+            self._log.tell(state.finished)

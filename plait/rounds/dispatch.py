@@ -8,8 +8,7 @@ that is silent, or far slower than the others, is given up and its task withdraw
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import KW_ONLY, dataclass, field, replace
-from functools import partial
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Self
 
 from plait.abandon import check_abandoned
@@ -20,10 +19,8 @@ from plait.rounds.channel import Channel, Data, NoAnswer, Patience, Purpose, Tas
 from plait.rounds.events import Reason
 from plait.rounds.ledger import Ledger
 from plait.rounds.roster import REPLY_BYTES, Roster
-from plait.rounds.run_plan import TaskSettings
-from plait.rounds.run_state import Ranks, RunState
 from plait.rounds.validate import max_update_bytes
-from plait.wire.messages import EvaluateTask, Refusal, RefusalReason, Reply, Task, TrainTask, decode_reply, encode_task
+from plait.wire.messages import Refusal, RefusalReason, Reply, Task, decode_reply, encode_task
 
 _LOOK_S = 1.0  # interval of checks for clients that will not answer
 # Moments of whole milliseconds, so that they do not depend on when a client was looked at before.
@@ -379,61 +376,3 @@ class Dispatch:
             return Answer(client, decode_reply(raw, max_bytes=REPLY_BYTES + most), len(raw))
         except PeerError as error:
             return Answer(client, Refusal(client, RefusalReason.MALFORMED, str(error)), len(raw))
-
-
-@dataclass(eq=False, kw_only=True)
-class Tasks:
-    """The tasks of one run.
-
-    Attributes:
-        patience: how long to wait for clients that come and go.
-        deadline_s: seconds that answers are waited for; None for no limit.
-        steps: that clients are asked for, by round and client, where each has its own number.
-    """
-
-    channel: Channel
-    ledger: Ledger
-    ranks: Ranks
-    base_fingerprint: bytes
-    settings: TaskSettings
-    patience: Patience
-    deadline_s: float | None = None
-    steps: Mapping[tuple[int, str], int] = field(default_factory=dict[tuple[int, str], int])
-
-    def dispatch(
-        self,
-        state: RunState,
-        roster: Roster,
-        purpose: Purpose,
-        number: int,
-        *,
-        attempt: bytes = b"",
-        patience: Patience | None = None,
-    ) -> Dispatch:
-        """Tasks of one purpose, for clients that are brought to the adapter of `state`.
-
-        Args:
-            attempt: of the masked sum that they belong to; empty for none.
-            patience: with these tasks, if it is another than with all.
-        """
-        return Dispatch(
-            channel=self.channel,
-            roster=roster,
-            aim=Aim(number, Broadcasts(state, self.ranks, self.base_fingerprint)),
-            held=state.held,
-            ledger=self.ledger,
-            purpose=purpose,
-            task=partial(self._task, purpose),
-            patience=patience or self.patience,
-            attempt=attempt,
-        )
-
-    def deadline(self) -> float | None:
-        """When to stop waiting for answers to tasks that are sent now, on the channel's clock."""
-        return None if self.deadline_s is None else self.channel.clock.now() + self.deadline_s
-
-    def _task(self, purpose: Purpose, client: str, number: int, broadcast: bytes) -> Task:
-        if purpose is Purpose.EVALUATE:
-            return EvaluateTask(self.settings.to_evaluate(number), broadcast)
-        steps = self.steps.get((number, client), 0)
-        return TrainTask(self.settings.to_train(number, client, steps=steps), broadcast)

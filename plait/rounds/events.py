@@ -99,7 +99,6 @@ class Event(Part):
 
     Attributes:
         event: its kind in the ledger.
-        state: what the run does after it, where a feature's event says so.
         is_public: whether it says nothing of single clients' data, so that every ledger has all of it; of the core's
             events `plait.rounds.ledger` says what remains.
         seq: its line, from 0; given by the ledger, like the two below.
@@ -108,7 +107,6 @@ class Event(Part):
     """
 
     event: ClassVar[str] = ""
-    state: ClassVar[str] = ""
     is_public: ClassVar[bool] = False
     seq: Annotated[Count, Field(exclude=True)] = 0
     time: Annotated[Number, Field(exclude=True)] = 0.0

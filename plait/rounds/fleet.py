@@ -188,20 +188,22 @@ PROFILES: Mapping[str, Profile] = {
 """The built-in profiles: assumed, not measured."""
 
 
-def opens(config: RunConfig, opening: Opening) -> FleetDescribed:
-    """What the ledger of a new run says of its devices.
+def opens(config: RunConfig, opening: Opening) -> FleetDescribed | None:
+    """What the ledger says of a run's devices; None if it does.
 
     Raises:
         ConfigError: the run goes on with others than it began with.
     """
     now = FleetDescribed(fleet=load_fleet(config.fleet, base_parameters=opening.base_parameters))
-    began = next((event for event in opening.events if isinstance(event, FleetDescribed)), now)
+    began = next((event for event in opening.events if isinstance(event, FleetDescribed)), None)
+    if began is None:
+        return now
     if began.fleet != now.fleet:
         raise ConfigError(
             f"fleet '{config.fleet}' have changed since the run began, expected those that its ledger names; "
             "put the old file back, or begin a new run with another --out"
         )
-    return now
+    return None
 
 
 def check(config: RunConfig, *, simulates: bool) -> None:

@@ -49,14 +49,12 @@ class Folded:
         clients: whose updates are in it.
         told: further fields of the round's event.
         keep: puts what later folds need into the state of before the round.
-        besides: what a feature's fold records before the round's own event.
     """
 
     outcome: Outcome
     clients: Sequence[str]
     told: Mapping[str, object] = field(default_factory=dict[str, object])
     keep: Callable[[RunState], RunState] = _unchanged
-    besides: tuple[events.Event, ...] = ()
 
 
 class Fold(Protocol):
@@ -197,7 +195,7 @@ class Aggregator:
         step, folded, optimizer_memory = self.combined(state, number, stored, standing=standing)
         outcome = folded.outcome
         state = advance(folded.keep(state), step)
-        state = replace(state, rule_memory=outcome.memory, optimizer_memory=optimizer_memory, besides=folded.besides)
+        state = replace(state, rule_memory=outcome.memory, optimizer_memory=optimizer_memory)
         # Of a masked sum nothing is stored for a client.
         took_part = max(len(stored), len(folded.clients))
         state, encoding = self._follow(state, missed=max(0, self.downlink.clients - took_part))

@@ -178,28 +178,14 @@ class Intake:
             epsilon=self.settings.record_epsilon if self.settings.records_are_private else None,
         )
 
-    def receive(
-        self,
-        state: RunState,
-        expected: Expected,
-        track: int,
-        update: bytes,
-        answer: Answer,
-        *,
-        arrival: Arrival | None = None,
-    ) -> Stored | None:
-        """Store an update if it is usable.
-
-        Args:
-            expected: what it must say.
-            arrival: how it came, where that is not in its own round.
-        """
-        return self.settle(expected, update, answer, self.open(state, expected, track, update, arrival=arrival))
-
     def open(
         self, state: RunState, expected: Expected, track: int, update: bytes, *, arrival: Arrival | None = None
     ) -> Checked:
-        """Check an update; changes nothing, so several threads may do so at once. Parameters are those of `receive`."""
+        """Check an update; changes nothing, so several threads may do so at once.
+
+        Args:
+            arrival: how it came, where that is not in its own round.
+        """
         try:
             opened = open_update(update, expected)
             self.spool.check(opened, expected, track)
@@ -208,8 +194,13 @@ class Intake:
         steps = self.steps.get((expected.round, expected.client), 0)
         return opened, self.spool.stored(opened, state, track, steps=steps, arrival=arrival)
 
-    def settle(self, expected: Expected, update: bytes, answer: Answer, checked: Checked) -> Stored | None:
-        """Store an update that was found usable; parameters are those of `receive`."""
+    def commit_update(self, expected: Expected, update: bytes, answer: Answer, checked: Checked) -> Stored | None:
+        """Accept an update: its bytes, then its record; or record why it is not usable.
+
+        Killed before the bytes are whole, the client is asked again. Killed before the record, the run finds the bytes
+        (`recover`) and completes the ledger. Only where the order of arrival decides the fold is the record durable at
+        once; else a power cut may take it until the round ends, and `recover` gives it again.
+        """
         if isinstance(checked, UpdateRefused):
             self.log.refusal(expected.round, answer, checked.reason, str(checked))
             return None

@@ -257,7 +257,6 @@ class RunNow:
             case events.RunFinished():
                 self._finished(event)
             case _:
-                self.state = event.state or self.state
                 self._of_clients(event)
 
     def _of_clients(self, event: events.Event) -> None:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from plait.adapters import AdapterSpec, AdapterState, Json, add
 from plait.aggregation import Geometry, Memory, OptimizerState, Resizing
-from plait.rounds.events import Event, RoundFinished
+from plait.rounds.events import RoundFinished
 from plait.rounds.validate import Norms
 
 
@@ -126,7 +126,6 @@ class RunState:
         remembered: what the run's way remembers besides from round to round, as JSON.
         finished: the event that ends round `round`; None before round 1. It is kept with the state so that the ledger
             can be completed after a crash between the two.
-        besides: what a feature's fold records before it; kept for the same reason.
     """
 
     run_id: bytes
@@ -144,7 +143,6 @@ class RunState:
     versions: Mapping[int, tuple[AdapterState, ...]] = field(default_factory=dict[int, tuple[AdapterState, ...]])
     remembered: Mapping[str, Json] = field(default_factory=dict[str, Json])
     finished: RoundFinished | None = None
-    besides: tuple[Event, ...] = ()
 
     @property
     def shadow(self) -> AdapterState:

@@ -181,13 +181,13 @@ class MaskedCollector:
 
     def _take(self, wanted: Wanted, purpose: Purpose, state: RunState, chosen: Sequence[str]) -> RunState:
         """Take a masked sum, in one attempt; it is on disk afterwards."""
-        tasks, roster, log = self.server.tasks, self.server.roster, self.server.log
+        server, roster, log = self.server, self.server.roster, self.server.log
         answered: list[str] = []
         declined: list[frozenset[str]] = []
 
         def ask(session: Session, clients: Sequence[str]) -> Iterator[tuple[str, MaskedUpdate]]:
-            deadline = tasks.deadline()
-            with tasks.dispatch(state, roster, purpose, wanted.round, attempt=session.attempt) as dispatch:
+            deadline = server.deadline()
+            with server.dispatch(state, purpose, wanted.round, attempt=session.attempt) as dispatch:
                 for client in clients:
                     dispatch.ask(client)
                 while answer := dispatch.next_answer(deadline):

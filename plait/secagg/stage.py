@@ -54,7 +54,7 @@ class MaskedStage(Generic[_Kind]):
 
     def __post_init__(self) -> None:
         server, self._name = self.server, _STAGES[self.kind]
-        self._patience, self._clients, self._ledger = server.tasks.patience, server.roster, server.ledger
+        self._patience, self._clients, self._ledger = server.patience, server.roster, server.ledger
         group = group_of(self.session.round, self.session.attempt, self._name)
         self._asking = Asking(server.channel, purpose=Purpose.MASK, group=group, patience=self._patience.for_stages)
         self._most_s = 0.0

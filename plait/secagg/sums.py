@@ -255,6 +255,23 @@ class MaskedSums:
         for group, _ in signed:
             self.unmasking(group)
         parts = self._unmask(wanted, signed)
+        return self._commit_sum(wanted, sealed, signed, parts, invited=len(invited))
+
+    def _commit_sum(
+        self,
+        wanted: Wanted,
+        sealed: Sequence[Sealed],
+        signed: Sequence[tuple[Sealed, Mapping[int, bytes]]],
+        parts: Sequence[Part],
+        *,
+        invited: int,
+    ) -> Summed:
+        """Record what was unmasked, then store the sum, with which nothing of it is done again.
+
+        Killed before the first event, clients are asked for the same shares again, from the sealed sum and its
+        signatures. Killed between two lines, the same, and no event is recorded twice. Killed after the last line, the
+        sum is found on disk.
+        """
         far = distances([part.mean for part in parts]) if len(parts) >= LEAST_GROUPS else (0.0,) * len(parts)
         near = [part for part, distance in zip(parts, far, strict=True) if distance <= FAR]
         summed = Summed.of(near, wanted, invited=sum(len(group.roster.offers) for group in sealed))
@@ -264,8 +281,8 @@ class MaskedSums:
             if distance > FAR
         ]
         known = {part.clients for part in parts}
-        told += [_unmasked(wanted, group, len(invited)) for group, _ in signed if group.clients in known]
-        # Before the sum is stored, with which nothing of this is done again; but not what an earlier process recorded.
+        told += [_unmasked(wanted, group, invited) for group, _ in signed if group.clients in known]
+        # Not what an earlier process recorded.
         for event in told[self._told[wanted.round, wanted.purpose] :]:
             self.server.ledger.append(event)
         if wanted.purpose == "evaluate" and known:
