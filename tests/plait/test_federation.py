@@ -1,8 +1,22 @@
 import time
+from dataclasses import replace
 
 import pytest
 
+from plait.composition import opened
+from plait.config import RunConfig
 from plait.federation import _part_from
+from plait.rounds.events import Adapter, Base, RunStarted
+from plait.rounds.run_directory import RunDirectory
+from plait.rounds.run_plan import Opening
+from plait.settle import settle
+
+STARTED = RunStarted(
+    seed=0, config={}, base=Base(name="tiny"), adapter=Adapter(trainable_parameters=9), full_model_bytes=36
+)
+
+CLIENT = {"dp": "client", "dp_epsilon": 8.0}
+RECORD = {"dp": "record", "dp_epsilon": 8.0}
 
 
 class Channel:
@@ -46,3 +60,16 @@ def test_but_not_for_long_and_in_one_process_not_at_all(clock):
     here = Channel(open_ended=False)
     _part_from(here, 3)
     assert here.waits == 0
+
+
+@pytest.mark.parametrize("given", [CLIENT, RECORD, {}], ids=["client", "record", "fleet"])
+def test_a_run_killed_between_its_first_event_and_its_promise_still_makes_it(given, tmp_path):
+    (tmp_path / "fleet.toml").write_text('[[device]]\nprofile = "phone"\n')
+    given = given or {"fleet": str(tmp_path / "fleet.toml")}
+    settled = settle(RunConfig(base="tiny", **given))
+    directory = RunDirectory.create(tmp_path / "run", config_toml="")
+    opening = Opening(directory=directory, settings=settled.plan.settings, size=10_000, base_parameters=10**6)
+    promised = opened(settled.config, opening)
+    assert len(promised) == 1
+    assert opened(settled.config, replace(opening, events=(STARTED,))) == promised
+    assert not opened(settled.config, replace(opening, events=(STARTED, *promised)))

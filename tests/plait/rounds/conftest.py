@@ -16,7 +16,7 @@ import pytest
 from plait.adapters import AdapterSpec, AdapterState, Layout, Task
 from plait.aggregation import RULES, geometry_of, optimizer_for
 from plait.aggregation.factors import fitted
-from plait.rounds import cohort as collector
+from plait.rounds import coordinator
 from plait.rounds.channel import Identity, Liveness, NoAnswer, Purpose, TaskParts, WallClock, round_and_attempt
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
 from plait.rounds.client_way import ClientWay, InTheOpen, Speaker
@@ -520,7 +520,7 @@ class Snapshots:
             self.take("saved")
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(collector, "save_checkpoint", saved)
+            patch.setattr(coordinator, "save_checkpoint", saved)
             self.federation.channel.before = lambda asked: self.take(f"before {asked.client}: {doing(asked)}")
             return self.federation.run(watch=self.take)
 
