@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,12 +13,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from plait.report.table import Table
     from plait.trust.kit import ServerKit
     from simulations.bench.gpu_cells import Outcome
     from simulations.bench.row import Row
     from simulations.bench.transport import Serving
 
 _IDLE_CLIENTS = 100
+_LONGEST_S = 3600.0
+"""Until a simulation is stopped and the command fails."""
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
+Trained = Annotated[str, typer.Option("--base", help="Base that is trained on: a name or a directory.")]
+Repetitions = Annotated[int, typer.Option("--repetitions", min=1, help="Repetitions of each measurement, in turn.")]
 
 bench = typer.Typer(
     name="bench",
@@ -34,14 +41,27 @@ bench = typer.Typer(
 def _root() -> None: ...
 
 
+def _show(rows: Iterable[Row], *tables: Table, as_json: bool) -> None:
+    """Print rows as JSON, or what they are for people."""
+    if as_json:
+        for row in rows:
+            typer.echo(json.dumps(row.to_json()))
+        return
+    from rich.console import Console
+
+    from plait.report.table import to_rich
+
+    for table in tables:
+        Console().print(to_rich(table))
+
+
 @bench.command()
 def wire(
     base: Annotated[
         str, typer.Option("--base", help="Base whose deltas are measured: a name or a directory.")
     ] = "tiny",
     quick: Annotated[bool, typer.Option("--quick", help="Smaller samples, fewer repetitions.")] = False,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of samples and training.")] = 0,
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
+    json_output: Json = False,
 ) -> None:
     """Measure the codecs of the wire on random samples and on real deltas: bytes, error, distance to the bound, speed.
 
@@ -53,34 +73,18 @@ def wire(
     from simulations.bench.deltas import samples, trained
     from simulations.bench.wire import compare
 
-    sources = chain(samples(1 << (16 if quick else 20), seed=seed), trained(base, seed=seed))
-    for source in sources:
+    for source in chain(samples(1 << (16 if quick else 20), seed=0), trained(base, seed=0)):
         with status(f"packing {source.name}", quiet=json_output):
             comparison = compare(source, repetitions=2 if quick else 5)
-        if json_output:
-            for row in comparison.rows():
-                typer.echo(json.dumps(row.to_json()))
-            continue
-        from rich.console import Console
-
-        from plait.report.table import to_rich
-
-        Console().print(to_rich(comparison.table()))
+        _show(comparison.rows(), comparison.table(), as_json=json_output)
 
 
 @bench.command()
 def aggregate(
-    base: Annotated[
-        str, typer.Option("--base", help="Base that determines the size of the updates; only its config is read.")
-    ] = "smollm2-135m",
-    rank: Annotated[int, typer.Option("--rank", min=1, max=4096, help="Rank of the adapter.")] = 8,
-    clients: Annotated[int, typer.Option("--clients", min=1, help="Updates per round when speed is measured.")] = 32,
     only: Annotated[
         str, typer.Option("--only", help="Rules to measure, or 'server', separated by commas; all by default.")
     ] = "",
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer repetitions.")] = False,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the updates' values.")] = 0,
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
+    json_output: Json = False,
 ) -> None:
     """Measure aggregation: FedAvg against copying memory, every rule's speed, the server's path.
 
@@ -95,18 +99,11 @@ def aggregate(
     from simulations.bench.aggregate import rows
 
     quiet_libraries()
-    config = config_from_table({"base": base, "rank": rank}, where="command line")
-    spec = blueprint_of(settle(config), locate_config(base)).spec
+    base = "smollm2-135m"
+    spec = blueprint_of(settle(config_from_table({"base": base, "rank": 8})), locate_config(base)).spec
     names = tuple(name.strip() for name in only.split(",") if name.strip())
-    measured = rows(
-        spec,
-        names=names,
-        clients=clients,
-        repetitions=1 if quick else 3,
-        seed=seed,
-    )
     with status("aggregating", quiet=json_output):
-        for row in measured:
+        for row in rows(spec, names=names, clients=32, repetitions=3):
             typer.echo(json.dumps(row.to_json()) if json_output else str(row))
 
 
@@ -121,11 +118,10 @@ def gpu(
     device: Annotated[
         str, typer.Option("--device", help="auto, cuda, cuda:N or cpu, which runs small cells.")
     ] = "auto",
-    minutes: Annotated[float, typer.Option("--minutes", min=0.1, help="Time for all; what is left is skipped.")] = 30.0,
     out: Annotated[Path, typer.Option("--out", help="File that outcomes are added to, as lines of JSON.")] = Path(
         "gpu.jsonl"
     ),
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
+    json_output: Json = False,
 ) -> None:
     """Measure a GPU: its numbers against the CPU's, training against PEFT, memory against its prediction.
 
@@ -147,7 +143,7 @@ def gpu(
         for outcome in measure_all(
             processes(chosen, [check.name for check in checks()], on_gpu=on_gpu),
             lambda: Process(device if device != "auto" else "cuda", out.with_suffix(".log")),
-            seconds=60 * minutes,
+            seconds=1800,
             progress=say,
         ):
             file.write(outcome.to_json() + "\n")
@@ -155,14 +151,8 @@ def gpu(
             found.append(outcome)
             if json_output:
                 typer.echo(outcome.to_json())
-    if json_output:
-        return
-    from rich.console import Console
-
-    from plait.report.table import to_rich
-
-    for table in (measured(found), judged(verdicts(found))):
-        Console().print(to_rich(table))
+    if not json_output:
+        _show((), measured(found), judged(verdicts(found)), as_json=False)
 
 
 @bench.command()
@@ -172,8 +162,7 @@ def transport(
     ] = 50.0,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds of each kind; more of small ones.")] = 10,
     light_clients: Annotated[int, typer.Option("--light-clients", min=0, help="Light clients; 0 for none.")] = 1000,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Use no TLS and no keys for resident nodes.")] = False,
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
+    json_output: Json = False,
 ) -> None:
     """Measure rounds over gRPC on this machine (empty, large, many clients) against raw gRPC.
 
@@ -190,22 +179,14 @@ def transport(
                 _echo,
                 body_bytes=int(megabytes * 1e6),
                 rounds=rounds,
-                tls=not insecure,
+                tls=True,
                 environment=environment,
             )
         ]
     if light_clients:
         with status(f"{light_clients:,} light clients", quiet=json_output):
             compared.append(compare_light(_serve, nodes=light_clients, rounds=rounds, environment=environment))
-    if json_output:
-        for row in (row for each in compared for row in each.rows()):
-            typer.echo(json.dumps(row.to_json()))
-        return
-    from rich.console import Console
-
-    from plait.report.table import to_rich
-
-    Console().print(to_rich(table_of(compared)))
+    _show((row for each in compared for row in each.rows()), table_of(compared), as_json=json_output)
 
 
 @contextmanager
@@ -228,20 +209,10 @@ def _echo(server: str, name: str, state: Path, kit: Path | None) -> Sequence[str
 
 @bench.command()
 def train(
-    base: Annotated[
-        str, typer.Option("--base", help="Base that is trained on: a name or a directory.")
-    ] = "smollm2-135m",
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Sequences per step.")] = 4,
-    seq_len: Annotated[int, typer.Option("--seq-len", min=2, help="Tokens per sequence.")] = 128,
-    rank: Annotated[int, typer.Option("--rank", min=1, help="Rank of the adapter.")] = 8,
+    base: Trained = "smollm2-135m",
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    dtype: Annotated[
-        str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16, for plait and the limit.")
-    ] = "auto",
     threads: Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0 for torch's default.")] = 0,
-    repetitions: Annotated[int, typer.Option("--repetitions", min=1, help="Repetitions of each measurement.")] = 5,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Optimizer steps per measurement.")] = 2,
-    memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Also measure peak memory.")] = True,
+    repetitions: Repetitions = 5,
     shared: Annotated[
         bool,
         typer.Option(
@@ -250,8 +221,7 @@ def train(
             "(set OMP_WAIT_POLICY=PASSIVE, so that waiting costs none).",
         ),
     ] = False,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the adapter and the tokens.")] = 0,
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
+    json_output: Json = False,
 ) -> None:
     """Measure local training against PEFT, transformers' Trainer and the machine's limit: tokens per second, memory.
 
@@ -260,64 +230,37 @@ def train(
     from plait.progress import status
     from plait.training.bases import locate_base, quiet_libraries
     from plait.training.device import choose_compute
-    from simulations.bench.train import MAIN_THREAD, WALL, speeds
-    from simulations.bench.train import memory as memories
+    from simulations.bench.train import MAIN_THREAD, WALL, memory, speeds
     from simulations.bench.train_ways import Workload
 
     quiet_libraries()
     located = locate_base(base)
-    compute = choose_compute(device, dtype)
+    compute = choose_compute(device)
     work = Workload(
         located.directory,
         located.reference.fingerprint,
         device=str(compute.device),
         dtype=compute.dtype_name,
         threads=threads,
-        batch_size=batch_size,
-        seq_len=seq_len,
-        rank=rank,
-        seed=seed,
     )
     clock = MAIN_THREAD if shared else WALL
     with status("training in every way", quiet=json_output) as say:
-        found = speeds(work, repetitions=repetitions, steps=steps, clock=clock, progress=say)
-    rows = list(found.rows())
-    if memory:
-        with status("measuring memory", quiet=json_output) as say:
-            rows += memories(work, progress=say)
-    if json_output:
-        for row in rows:
-            typer.echo(json.dumps(row.to_json()))
-        return
-    from rich.console import Console
-
-    from plait.report.table import to_rich
-
-    Console().print(to_rich(found.table()))
-    for row in rows[3:]:
-        typer.echo(str(row))
+        found = speeds(work, repetitions=repetitions, steps=2, clock=clock, progress=say)
+    with status("measuring memory", quiet=json_output) as say:
+        peaks = list(memory(work, progress=say))
+    _show([*found.rows(), *peaks], found.table(), as_json=json_output)
+    if not json_output:
+        for row in peaks:
+            typer.echo(str(row))
 
 
 @bench.command()
 def simulate(
-    base: Annotated[
-        str, typer.Option("--base", help="Base that is trained on: a name or a directory.")
-    ] = "smollm2-135m",
+    base: Trained = "smollm2-135m",
     clients: Annotated[int, typer.Option("--clients", min=2, help="Clients; all take part in every round.")] = 8,
     rounds: Annotated[int, typer.Option("--rounds", min=2, help="Rounds; the first does not count.")] = 3,
-    local_steps: Annotated[int, typer.Option("--local-steps", min=1, help="Steps per client and round.")] = 4,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Sequences per step.")] = 4,
-    seq_len: Annotated[int, typer.Option("--seq-len", min=8, help="Tokens per sequence.")] = 128,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    dtype: Annotated[
-        str, typer.Option("--dtype", help="Type of the base: auto, float32, bfloat16 or float16.")
-    ] = "auto",
-    repetitions: Annotated[int, typer.Option("--repetitions", min=1, help="Runs of each simulation, in turn.")] = 1,
-    timeout: Annotated[
-        float, typer.Option("--timeout", min=1, help="Seconds until a simulation is stopped and the command fails.")
-    ] = 3600.0,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the adapter and the order of data.")] = 0,
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
+    repetitions: Repetitions = 1,
+    json_output: Json = False,
 ) -> None:
     """Measure a simulation's rounds against Flower's Ray simulation: speed, processor time, memory, loss.
 
@@ -345,14 +288,10 @@ def simulate(
     quiet_libraries()
     work = Workload(
         locate_base(base),
-        choose_compute(device, dtype),
+        choose_compute("auto"),
         clients=clients,
         rounds=rounds,
-        local_steps=local_steps,
-        batch_size=batch_size,
-        seq_len=seq_len,
-        seed=seed,
-        timeout_s=timeout,
+        timeout_s=_LONGEST_S,
     )
     with tempfile.TemporaryDirectory() as folder, status("simulating", quiet=json_output) as say:
         for row in compared(work, Path(folder), repetitions=repetitions, progress=say):
