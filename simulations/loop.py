@@ -16,9 +16,6 @@ from plait.simulation.loaded import Loaded
 def run_once(settings: Mapping[str, object], path: Path, loaded: Loaded | None = None) -> RunView:
     """The record of a run with these settings in a directory.
 
-    Args:
-        loaded: what several runs have in common.
-
     Raises:
         PlaitError: the reason that it stopped.
     """

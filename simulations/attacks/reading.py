@@ -359,9 +359,8 @@ def main() -> None:
     parser.add_argument("--base", default="smollm2-135m")
     parser.add_argument("--only", default="", help="attacks whose name has this in it")
     parser.add_argument("--results", type=Path, default=HERE / "reading.jsonl")
-    parser.add_argument("--commit", default="", help="under which to note the results; by default the one checked out")
     options = parser.parse_args()
-    commit = options.commit or subprocess.run(
+    commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True, check=True
     ).stdout.strip()  # fmt: skip
     print(HEADER)

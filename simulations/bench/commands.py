@@ -179,7 +179,6 @@ def transport(
                 _echo,
                 body_bytes=int(megabytes * 1e6),
                 rounds=rounds,
-                tls=True,
                 environment=environment,
             )
         ]

@@ -41,20 +41,11 @@ _JUDGED_SEQUENCES = 64
 
 @dataclass(frozen=True)
 class Workload:
-    """What is trained.
+    """What is trained; all linear layers have an adapter.
 
     Attributes:
-        base: the base.
-        compute: device and type.
         clients: how many, all in every round.
-        rounds: of the run.
-        local_steps: of a client in a round.
-        batch_size: sequences in a step.
-        seq_len: tokens in a sequence.
-        rank: of the adapter, on all linear layers.
-        seed: of all that is random.
         characters: the most text that a client has.
-        learning_rate: constant.
         timeout_s: of one simulation; None for no limit.
     """
 
@@ -101,12 +92,6 @@ def rows(
 ) -> Iterator[Row]:
     """Run both simulations in turn, `repetitions` times, and compare.
 
-    Args:
-        work: what is trained.
-        folder: for the output of the runs.
-        repetitions: of each.
-        progress: told what is being done.
-
     Raises:
         MachineError: a simulation failed.
     """
@@ -137,13 +122,7 @@ def rows(
 
 
 def round_row(channel: Channel, nodes: int, *, rounds: int) -> Row:
-    """The cost of a round itself, with clients that do nothing.
-
-    Args:
-        channel: reaches clients that echo what they receive.
-        nodes: how many.
-        rounds: the number of rounds; the median counts.
-    """
+    """The median cost of a round itself, with clients that echo what they receive."""
     empty, seconds = ChannelRounds(channel, nodes), list[float]()
     for number in range(rounds + 1):
         started = time.perf_counter()

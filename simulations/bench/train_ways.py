@@ -35,20 +35,7 @@ _CLIP_NORM = 1.0
 
 @dataclass(frozen=True)
 class Workload:
-    """What is trained, on which base.
-
-    Attributes:
-        directory: of the base.
-        fingerprint: of the base, hex.
-        device: where to compute.
-        dtype: of the base, as plait computes with it.
-        threads: CPU threads.
-        batch_size: sequences in a step.
-        seq_len: tokens in a sequence.
-        rank: of the adapter, on all linear layers.
-        learning_rate: constant.
-        seed: of the adapter and the tokens.
-    """
+    """What is trained, on which base; all linear layers have an adapter."""
 
     directory: Path
     fingerprint: str

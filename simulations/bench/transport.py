@@ -133,25 +133,20 @@ def compare_resident(
     *,
     body_bytes: int,
     rounds: int,
-    tls: bool,
     environment: Mapping[str, str],
 ) -> tuple[Compared, Compared]:
     """Two resident nodes: rounds with almost nothing in them, then rounds that carry a body down and up.
 
     Args:
-        serve: starts plait's server.
-        echo: starts plait's node.
         body_bytes: of the body, per direction and node.
         rounds: number of rounds of each kind.
-        tls: with TLS and keys.
-        environment: of the processes that are started.
 
     Raises:
         MachineError: a process does not start, or ends before its time.
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="plait-bench-")))
-        server_kit, kits = _kits(folder / "kits") if tls else (None, dict.fromkeys(_NODES))
+        server_kit, kits = _kits(folder / "kits")
         processes = stack.enter_context(_processes(environment))
 
         serving = stack.enter_context(serve(folder / "inbox", server_kit, body_bytes + (1 << 20)))
@@ -159,18 +154,16 @@ def compare_resident(
             processes.start(echo(serving.address, name, folder / "state", kits[name]))
         raw = stack.enter_context(RawServer(len(_NODES), server_kit))
         for name in _NODES:
-            kit = kits[name]
-            processes.start(_module("transport_raw", raw.address, *([str(kit)] if kit else [])))
+            processes.start(_module("transport_raw", raw.address, str(kits[name])))
         ours = ChannelRounds(serving.channel, len(_NODES))
         processes.wait_for(ours, raw)
         ways: dict[str, RoundOf] = {"plait": ours.round, "grpcio": raw.round}
-        secured = ", TLS" if tls else ""
         megabytes = f"{body_bytes / 1e6:g} MB down and up"
         small = _in_turns(ways, lambda: _TASK, rounds=4 * rounds)
         large = _in_turns(ways, lambda: secrets.token_bytes(body_bytes), rounds=rounds)
         return (
-            _compared(f"no-op round, {len(_NODES)} nodes{secured}", small),
-            _compared(f"{megabytes}, {len(_NODES)} nodes{secured}", large),
+            _compared(f"no-op round, {len(_NODES)} nodes, TLS", small),
+            _compared(f"{megabytes}, {len(_NODES)} nodes, TLS", large),
         )
 
 

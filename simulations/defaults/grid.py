@@ -14,13 +14,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from itertools import product
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
 from corpora import CORPORA
-from one_run import append, losses_of, rows_of, run_once, settings_of
+from loop import run_once
+from one_run import append, losses_of, rows_of, settings_of
 
 from plait.report.summary import summarise
 from plait.simulation.loaded import Loaded
@@ -57,14 +62,10 @@ def cells(wires: tuple[str, ...], rates: tuple[float, ...]) -> Iterator[dict[str
 
 
 def run(settings: Mapping[str, object], loaded: Loaded) -> dict[str, object]:
-    """Losses by round (round 0 is the base) of one cell on one corpus, and how long it took.
-
-    Args:
-        settings: what differs from plait's defaults.
-        loaded: what cells have in common.
-    """
+    """Losses by round (round 0 is the base) of one cell on one corpus, and how long it took."""
     started = time.process_time()
-    view = run_once(settings, loaded)
+    with tempfile.TemporaryDirectory() as scratch:
+        view = run_once(settings, Path(scratch) / "run", loaded)
     summary, pooled = summarise(view), view.references.get("central")
     return {
         "losses": losses_of(view),
@@ -122,7 +123,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--wires", nargs="+", default=["1", "fp32"])
     parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="learning rates of the grid")
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--corpora", nargs="+", help="only these")
     parser.add_argument("--cells", nargs="+", help="only cells whose name begins with one of these")
     parser.add_argument("--base", default="", help="another base for all texts")
@@ -130,7 +130,6 @@ def main() -> None:
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of all cells, and their name"
     )
-    parser.add_argument("--held-out", type=int, default=8, help="held-out sequences of text per client")
     arguments = parser.parse_args()
     if arguments.table:
         print(table(arguments.table))
@@ -153,9 +152,8 @@ def main() -> None:
         if (corpus, cell["cell"], seed) in done or (arguments.corpora and corpus not in arguments.corpora):
             continue
         settings = {
-            **settings_of(corpus, arguments.directory, held_out=arguments.held_out),
+            **settings_of(corpus, arguments.directory),
             **COMMON,
-            "rounds": arguments.rounds,
             "seed": seed,
             **(QUICK if arguments.quick else {}),
             **({"base": arguments.base} if arguments.base else {}),

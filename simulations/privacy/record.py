@@ -144,8 +144,6 @@ def main() -> None:
     parser.add_argument("--choose", action="store_true", help="try all learning rates on seed 0")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--methods", nargs="+", default=list(METHODS))
-    parser.add_argument("--epsilons", type=float, nargs="+", default=list(EPSILONS))
     parser.add_argument("--out", type=Path, default=HERE / "record.jsonl")
     options = parser.parse_args()
     lines = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
@@ -154,7 +152,7 @@ def main() -> None:
         return
     loaded = Loaded()
     seeds = [0] if options.choose else options.seeds
-    for seed, epsilon, name in itertools.product(seeds, options.epsilons, options.methods):
+    for seed, epsilon, name in itertools.product(seeds, EPSILONS, METHODS):
         ways = TIMES if options.choose and epsilon else (best_times(lines, name, epsilon) if epsilon else 0.0,)
         for times in ways:
             if (name, epsilon, times, seed) in {key_of(line) for line in lines}:

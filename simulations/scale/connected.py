@@ -54,6 +54,7 @@ EXAMPLES, TOKENS = 100, 1000
 LARGEST_TASK = 1 << 24
 AT_THE_DOOR = 64
 PROCESSES = 2
+IDLE_S, PATIENCE_S = 2, 1800
 FIRST = 50  # clients that bring with them what a server needs once, such as threads
 ADAPTER = "adapter.json"  # of this run
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -227,7 +228,7 @@ def measure(asked: argparse.Namespace) -> dict[str, object]:
         provision(work / "kits", missing, ["localhost", "127.0.0.1"], now=datetime.now(UTC))
     out = work / f"run-{int(time.time())}"
     command = [
-        sys.executable, "-m", "plait.cli.main", "server", "--kit", work / "kits" / "server", "--listen", asked.listen,
+        sys.executable, "-m", "plait.cli.main", "server", "--kit", work / "kits" / "server", "--listen", "127.0.0.1:0",
         "--json", "--min-clients", asked.clients + 1, "--clients-per-round", asked.cohort, "--base", asked.base,
         "--rank", asked.rank, "--rounds", asked.rounds, "--wire", asked.wire, "--eval-every", asked.rounds,
         "--eval-clients", 8,
@@ -270,17 +271,17 @@ def measure(asked: argparse.Namespace) -> dict[str, object]:
             return sum(len(event.clients) for event in named("clients_described")) >= count  # pyright: ignore
 
         come(0, FIRST)
-        few = server.at(until(lambda: are_described(FIRST), asked.patience_s))
+        few = server.at(until(lambda: are_described(FIRST), PATIENCE_S))
         share = -(-(asked.clients - FIRST) // PROCESSES)
         for first in range(FIRST, asked.clients, share):
             come(first, min(share, asked.clients - first))
-        all_here = until(lambda: log.counts["attached"] >= asked.clients, asked.patience_s)
-        described = until(lambda: are_described(asked.clients), asked.patience_s)
+        all_here = until(lambda: log.counts["attached"] >= asked.clients, PATIENCE_S)
+        described = until(lambda: are_described(asked.clients), PATIENCE_S)
         here = server.at(described)
-        time.sleep(asked.idle_s)
+        time.sleep(IDLE_S)
         idle = server.looks[-1]
         come(asked.clients, 1)
-        until(lambda: named("round_started"), asked.patience_s)
+        until(lambda: named("round_started"), PATIENCE_S)
         found |= {
             "all_attached_s": all_here - waiting.at,
             "all_described_s": described - waiting.at,
@@ -295,8 +296,8 @@ def measure(asked: argparse.Namespace) -> dict[str, object]:
             server, times = restart(asked, server, log, named, until)
             found |= times
         asked.may_end = True
-        until(lambda: named("run_finished") or server.process.poll() is not None, asked.patience_s)
-        until(lambda: server.process.poll() is not None, asked.patience_s)
+        until(lambda: named("run_finished") or server.process.poll() is not None, PATIENCE_S)
+        until(lambda: server.process.poll() is not None, PATIENCE_S)
         events.extend(ledger.new_events())
     finally:
         for process in clients:
@@ -333,7 +334,7 @@ def restart(
     asked: argparse.Namespace, server: Watched, log: Log, named: object, until: object
 ) -> tuple[Watched, dict[str, object]]:
     """Kill the server in the middle of the run and start it again: how long until everybody is back?"""
-    until(lambda: len(named("round_finished")) >= min(2, asked.rounds - 1), asked.patience_s)  # pyright: ignore
+    until(lambda: len(named("round_finished")) >= min(2, asked.rounds - 1), PATIENCE_S)  # pyright: ignore
     asked.may_end = True
     server.process.kill()
     server.process.wait()
@@ -344,9 +345,9 @@ def restart(
     after = Watched(command, asked.work / "server.out")
     serving = until(lambda: log.address, 120)  # pyright: ignore
     before = after.looks[-1]
-    back = until(lambda: log.counts["attached"] >= came + asked.clients + 1, asked.patience_s)  # pyright: ignore
+    back = until(lambda: log.counts["attached"] >= came + asked.clients + 1, PATIENCE_S)  # pyright: ignore
     rounds = len(named("round_finished"))  # pyright: ignore
-    gone_on = until(lambda: len(named("round_finished")) > rounds, asked.patience_s)  # pyright: ignore
+    gone_on = until(lambda: len(named("round_finished")) > rounds, PATIENCE_S)  # pyright: ignore
     return after, {
         "all_back_s": back - serving,
         "back_processor_s": after.at(back).processor_s - before.processor_s,
@@ -381,11 +382,6 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=1)
     parser.add_argument("--wire", default="bf16", help="bf16, or bits per parameter")
     parser.add_argument("--restart", action="store_true", help="kill the server after two rounds and start it again")
-    parser.add_argument(
-        "--idle-s", type=float, default=2, help="how long clients are idle before their memory is looked at"
-    )
-    parser.add_argument("--listen", default="127.0.0.1:0")
-    parser.add_argument("--patience-s", type=float, default=1800)
     parser.add_argument("--work", type=Path, required=True)
     asked = parser.parse_args()
     if asked.clients <= FIRST:
