@@ -27,7 +27,7 @@ from plait.rounds.broadcasts import take_step
 from plait.rounds.events import Broadcast, Evaluated, RunStarted, UpdateReceived
 from plait.rounds.ledger import read_events
 from plait.rounds.run_state import Track
-from plait.wire.codecs import Fp32
+from plait.wire.codecs.plain import Fp32
 from plait.wire.envelope import encode_delta
 
 PIECES, CHARACTERS = 10, 800
