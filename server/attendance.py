@@ -74,7 +74,6 @@ class Enrolment:
 
     Attributes:
         admission: who may take part; None admits any name, on an insecure connection.
-        certified_name: the name in the connection's certificate; None on an insecure connection.
         hello: what the node says of itself, once it is plausible; empty before.
     """
 
@@ -92,11 +91,7 @@ class Enrolment:
         return self.hello.name
 
     def challenge(self, event: pb.FromNode) -> pb.ToNode:
-        """Answer the node's first message.
-
-        Raises:
-            EnrolmentRefused: its claim cannot be true, or it speaks another protocol.
-        """
+        """Answer the node's first message."""
         if event.WhichOneof("event") != "hello":
             raise EnrolmentRefused(pb.REFUSED_REASON_MALFORMED, "first message is not a hello, expected one")
         hello = event.hello
@@ -132,11 +127,7 @@ class Enrolment:
         return pb.ToNode(challenge=pb.Challenge(nonce=self._nonce))
 
     def check(self, event: pb.FromNode) -> None:
-        """Check the node's proof.
-
-        Raises:
-            EnrolmentRefused: the proof is not valid.
-        """
+        """Check the node's proof."""
         if event.WhichOneof("event") != "proof":
             raise EnrolmentRefused(pb.REFUSED_REASON_MALFORMED, "second message is not a proof, expected one")
         hello = self.hello
@@ -177,13 +168,7 @@ class Line(Protocol):
 
 @dataclass(eq=False)
 class Attendance:
-    """Serves the long calls of all nodes.
-
-    Attributes:
-        admission: who may take part; None admits everyone.
-        may_stay: whether a node's key is still valid, asked at every answer.
-        limits: bounds on what nodes may use.
-    """
+    """Serves the long calls of all nodes."""
 
     hosting: Hosting
     admission: Register | None
@@ -200,9 +185,6 @@ class Attendance:
 
     async def serve(self, line: Line, *, peer: str, certified_name: str | None) -> None:
         """Serve one node until it leaves or is dismissed.
-
-        Args:
-            certified_name: the name in its certificate; None on an insecure connection.
 
         Raises:
             PlaitError: the register cannot be read.

@@ -40,8 +40,6 @@ class Revocation:
 
     Attributes:
         admission: who may take part; None lets all stay.
-        hosting: the run, and the sessions of its nodes.
-        metrics: counts the tasks that are lost.
     """
 
     admission: Register | None
@@ -50,11 +48,7 @@ class Revocation:
     metrics: Metrics
 
     def verdict(self, shown: Shown) -> Verdict:
-        """The register's verdict on a certificate; a node whose name is no longer valid is dismissed.
-
-        Raises:
-            PlaitError: the register cannot be read.
-        """
+        """The register's verdict on a certificate; a node whose name is no longer valid is dismissed."""
         if self.admission is None:
             return Verdict.KNOWN
         if shown.role is not Role.CLIENT:
@@ -66,11 +60,7 @@ class Revocation:
         return verdict
 
     def may_stay(self, session: Session) -> bool:
-        """Whether the node's key is valid; if not, its session ends and its answers are not waited for.
-
-        Raises:
-            PlaitError: the register cannot be read.
-        """
+        """Whether the node's key is valid; if not, its session ends and its answers are not waited for."""
         node = session.node
         if self.admission is None or self.admission.check(node.name, node.public_key) is Verdict.KNOWN:
             return True
@@ -154,11 +144,7 @@ class MoreCalls:
 
 @dataclass(eq=False)
 class Guard(grpc.aio.ServerInterceptor):
-    """Refuses calls before they are served.
-
-    Attributes:
-        more: the service whose calls operators alone may make; empty for none.
-    """
+    """Refuses calls before they are served."""
 
     revocation: Revocation
     _: KW_ONLY

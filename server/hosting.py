@@ -31,7 +31,6 @@ class Terms:
     """Values sent to every node that a run admits.
 
     Attributes:
-        run_config: the run configuration; nodes receive the part that clients need.
         base_fingerprint: SHA-256 of the base, 32 bytes; empty admits nodes with any base.
     """
 
@@ -50,7 +49,6 @@ class HostedRun:
 
     Attributes:
         tasks: its tasks; the sessions of their nodes outlive it.
-        max_answer_bytes: the largest answer that it accepts.
         summary: its progress, for the status; called from other threads.
         directory: of the run; on the disk whose free space is told.
     """
@@ -66,9 +64,6 @@ class HostedRun:
 
 class Hosting:
     """The run of now.
-
-    Args:
-        stays: whether nodes are to stay when a run is over.
 
     Attributes:
         directory: of the newest run; None before the first.

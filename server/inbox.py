@@ -77,11 +77,7 @@ _SAFE = re.compile(r"[A-Za-z0-9._%~-]{1,200}")
 
 
 def task_id_of(group: str, message_type: str, number: int) -> str:
-    """Name of a node's `number`-th task of this group and type; also the name of its files.
-
-    Raises:
-        ConfigError: the name of group or type is too long for a file name.
-    """
+    """Name of a node's `number`-th task of this group and type; also the name of its files."""
     # Dots separate the three, so none may contain one.
     name = ".".join((*(quote(part, safe="").replace(".", "%2E") for part in (group, message_type)), str(number)))
     if len(name) > 200:
@@ -111,15 +107,7 @@ class StoredAnswer:
 
 
 class Inbox:
-    """All answers of a run.
-
-    Args:
-        directory: of the answers; made if missing.
-        node_quota_bytes: the most that one node may have here at a time.
-
-    Raises:
-        MachineError: the directory cannot be made or written.
-    """
+    """All answers of a run."""
 
     def __init__(self, directory: Path, *, node_quota_bytes: int) -> None:
         self._directory = directory
@@ -145,11 +133,7 @@ class Inbox:
         return (node, task_id) in self._whole
 
     def read(self, node: str, task_id: str) -> StoredAnswer:
-        """The complete answer to a task.
-
-        Raises:
-            MachineError: it is not here, or cannot be read.
-        """
+        """The complete answer to a task."""
         if (node, task_id) in self._small:
             return StoredAnswer(*self._small.read((node, task_id)))
         path = self._path(node, task_id, ANSWER_SUFFIX)
@@ -185,8 +169,6 @@ class Inbox:
         """Begin or continue writing an answer.
 
         Args:
-            digest: SHA-256 of the whole, 32 bytes.
-            size: of the whole, in bytes.
             offset: start of the following data; bytes held beyond it are overwritten.
             durable: whether the complete answer must survive a power cut, which takes the disk some time; it survives
                 the server's process in any case.
@@ -223,11 +205,7 @@ class Inbox:
         return incoming
 
     def store(self, answers: Sequence[SmallAnswer]) -> None:
-        """Keep whole answers, all of them durably.
-
-        Raises:
-            MachineError: cannot be written.
-        """
+        """Keep whole answers, all of them durably."""
         for answer in answers:
             self._make_way(*answer.key)
         self._small.store(answers)

@@ -39,16 +39,8 @@ class Incoming:
     """An answer being written. Thread-safe: `close` waits for a write in progress.
 
     Args:
-        path: of the ``.part`` file.
         held: bytes of this answer that exist already; with 0 the file is restarted.
-        size: of the whole answer, in bytes.
         offset: start of the following data, at most `held`; bytes beyond it are dropped.
-        durable: whether the complete answer must survive a power cut.
-        whole: called once the answer is complete.
-        closed: called with this object once its file is closed.
-
-    Raises:
-        OSError: the file cannot be opened or written.
     """
 
     def __init__(
@@ -90,12 +82,7 @@ class Incoming:
         return self._size - self._written
 
     def write(self, data: Data) -> None:
-        """Append to the answer.
-
-        Raises:
-            PeerError: more than was announced.
-            MachineError: the disk is full or the file is closed.
-        """
+        """Append to the answer."""
         with self._lock:
             if len(data) > self.missing_bytes:
                 raise PeerError(f"answer has more than the {self._size} bytes that were announced")
@@ -113,12 +100,7 @@ class Incoming:
             self._written += len(data)
 
     def finish(self) -> bool:
-        """Complete the answer, durably if required; False, and it is deleted, if its SHA-256 differs.
-
-        Raises:
-            PeerError: less than announced; the bytes stay.
-            MachineError: cannot be written.
-        """
+        """Complete the answer, durably if required; False, and it is deleted, if its SHA-256 differs."""
         with self._lock:
             if self.missing_bytes:
                 raise PeerError(f"answer ends after {self._written} bytes, expected {self._size}")
@@ -172,11 +154,7 @@ Key: TypeAlias = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class SmallAnswer:
-    """A whole answer.
-
-    Attributes:
-        content: its kind, the number of a `Content` in federation.proto.
-    """
+    """A whole answer."""
 
     key: Key
     content: int
@@ -224,11 +202,7 @@ class SmallAnswers:
                     fsync_directory(self._directory)
 
     def read(self, key: Key) -> tuple[int, bytes]:
-        """An answer's kind, and its bytes.
-
-        Raises:
-            MachineError: it is not here, or cannot be read.
-        """
+        """An answer's kind, and its bytes."""
         path = self._path(key)
         try:
             end, size, content = self._ends[key]

@@ -50,11 +50,7 @@ class Metrics:
         )
 
     def follow_run(self, progress: Callable[[], RunProgress]) -> None:
-        """Read the figures of the run at every scrape.
-
-        Args:
-            progress: of the run that is served now; called from other threads.
-        """
+        """Read the figures of the run at every scrape."""
         for name, (_, figure) in _FIGURES.items():
             self._of_run[name].set_function(lambda figure=figure: _or_nan(figure(progress())))
 
@@ -102,12 +98,7 @@ _FIGURES: Mapping[str, tuple[str, Callable[[RunProgress], float | None]]] = {
 
 
 class MetricsServer:
-    """Serves the page, and nothing else, until it is closed.
-
-    Raises:
-        ConfigError: that is not an address of this machine.
-        MachineError: the port is taken.
-    """
+    """Serves the page, and nothing else, until it is closed."""
 
     def __init__(self, listen: str, metrics: Metrics) -> None:
         address = Address.parse(listen, what="metrics address", listening=True)

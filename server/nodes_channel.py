@@ -136,11 +136,7 @@ class NodesChannel:
 
     Args:
         listen: host and port; port 0 is any free one, see `address`.
-        kit: the server's keys and register. None serves without TLS, and admits everyone.
-        limits: bounds on what nodes may use.
-        metrics_listen: host and port of the Prometheus page; None for none.
         stays: whether nodes stay when a run is over, for the next.
-        more: calls besides a federation's own; None for none.
 
     Raises:
         ConfigError: an invalid address, or without a kit one that other machines can reach.
@@ -194,12 +190,7 @@ class NodesChannel:
         )
 
     def start(self) -> None:
-        """Begin to serve.
-
-        Raises:
-            ConfigError: the address is not this machine's.
-            MachineError: the port is taken.
-        """
+        """Begin to serve."""
         if self._metrics_listen is not None:
             self._metrics_server = MetricsServer(self._metrics_listen, self._metrics)
         try:
@@ -224,15 +215,6 @@ class NodesChannel:
         Args:
             terms: what its nodes are told; a continued run must have the same number.
             inbox: directory for answers. Those that an earlier server on the same directory received count as received.
-            max_answer_bytes: the largest answer; by default that of the limits.
-            summary: the run's progress, for the status; called from other threads.
-
-        Returns:
-            This channel.
-
-        Raises:
-            ConfigError: the fingerprint has another length than a SHA-256, and is not empty.
-            MachineError: `inbox` cannot be written.
         """
         if len(terms.base_fingerprint) not in (0, DIGEST_BYTES):
             raise ConfigError(f"base fingerprint has {len(terms.base_fingerprint)} bytes, expected {DIGEST_BYTES}")
@@ -312,11 +294,7 @@ class NodesChannel:
         return status_of_host(self._hosting)
 
     def identity(self, node: int) -> Identity:
-        """The name of a node, and the Ed25519 key that it proved; empty if it showed none.
-
-        Raises:
-            PeerError: it has never been connected.
-        """
+        """The name of a node, and the Ed25519 key that it proved; empty if it showed none."""
         found = self._sessions.node(node)
         if found is None:
             raise PeerError(f"node {node} has left, expected one that is connected")
@@ -354,12 +332,7 @@ class NodesChannel:
         return self._tasks.give(found.name, message_type=message_type, group=group, head=head, body=body)
 
     def wait(self, timeout_s: float) -> None:
-        """Block until an answer, a loss or an arrival since the last call, or until the time is over.
-
-        Raises:
-            Interrupted: the run was asked to stop.
-            MachineError: the service has ended, or the disk is full.
-        """
+        """Block until an answer, a loss or an arrival since the last call, or until the time is over."""
         end = time.monotonic() + timeout_s
         while True:
             self._stop.check()

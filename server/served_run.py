@@ -35,11 +35,7 @@ _AT_THE_DOOR = 64
 
 @dataclass(frozen=True, eq=False)
 class ServedRun:
-    """A run that is ready to be served.
-
-    Attributes:
-        channel: to its clients; serves between its `start` and its `stop`.
-    """
+    """A run that is ready to be served."""
 
     settings: RunConfig
     directory: RunDirectory
@@ -51,11 +47,7 @@ class ServedRun:
         return beside(self.settings, self.directory.path, quiet=quiet)
 
     def drive(self, *, quiet: bool) -> None:
-        """Run the rounds to their end while the channel serves.
-
-        Raises:
-            PlaitError: the reason that the run stopped; everything received until then is on disk.
-        """
+        """Run the rounds to their end while the channel serves."""
         settings = self.settings
         with watch(
             self.directory.ledger,
@@ -68,11 +60,7 @@ class ServedRun:
 
 
 def open_channel(serving: Serving, *, clients: int, stays: bool = False, more: MoreCalls | None = None) -> NodesChannel:
-    """A channel without a run.
-
-    Raises:
-        PlaitError: the kit or the address is not valid.
-    """
+    """A channel without a run."""
     from plait.rounds.roster import REPLY_BYTES
     from server.nodes_channel import NodesChannel
     from server.uploads import Limits
@@ -106,7 +94,6 @@ def open_served_run(
     """Prepare to serve a run, new or begun; None if only its report is missing.
 
     Args:
-        serving: where and how to serve; kept in the run directory.
         channel: the one that stays between runs; by default a new one for this run.
 
     Raises:
@@ -152,11 +139,7 @@ def open_served_run(
 
 
 def _is_over(directory: RunDirectory, out: str) -> bool:
-    """Whether a run that has begun lacks its report alone.
-
-    Raises:
-        ConfigError: it has that too, or is none that was served.
-    """
+    """Whether a run that has begun lacks its report alone."""
     view = RunView.after(read_events(directory.ledger))
     if view.finished:
         if is_reported(directory.path):

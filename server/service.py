@@ -45,10 +45,7 @@ class FederationService:
     """Serves all calls; made and used in one event loop.
 
     Attributes:
-        hosting: the run, and the sessions of its nodes.
-        revocation: asked at every call whether the node's key is valid.
         operator_token: authorises requests for the status; None allows everyone, on an insecure connection.
-        limits: bounds on what nodes may use.
     """
 
     attendance: Attendance
@@ -215,11 +212,8 @@ class GrpcServer:
     """Serves one federation from `start` to `stop`.
 
     Attributes:
-        credentials: TLS; None for none.
-        service: makes the service, inside the loop that it will run in.
         tend: called several times per second in that loop.
         drain: called in that loop before it stops; tells the nodes.
-        options: gRPC's, in addition to the protocol's own.
     """
 
     address: Address
@@ -240,12 +234,7 @@ class GrpcServer:
         self._thread = threading.Thread(target=self._run, name="plait-grpc", daemon=True)
 
     def start(self) -> Address:
-        """Listen; returns the address, with the actual port for a 0.
-
-        Raises:
-            ConfigError: not an address of this machine.
-            MachineError: the port is taken.
-        """
+        """Listen; returns the address, with the actual port for a 0."""
         self.address.check_free()
         self._thread.start()
         return self._started.result(_START_S)

@@ -30,15 +30,9 @@ class Node:
     """A node that has proved its key at least once.
 
     Attributes:
-        name: the name that its key was provisioned for.
         public_key: its Ed25519 key, 32 bytes; empty if it showed none on an insecure connection.
         number: by which the run knows it.
-        version: of its software, as it said.
-        session: its connection; None while it is away.
         left: when it left, on the monotonic clock.
-        downlink_bytes: sent to it since the server started.
-        uploads: answers that it is sending now.
-        moved: when bytes last travelled, on the monotonic clock.
     """
 
     name: str
@@ -74,12 +68,8 @@ class Session:
 
     Attributes:
         arrival: number of its call among all that arrived.
-        run_id: the run that it works for; 0 for none.
         token: authorises the node's other calls, as long as it works for this run.
-        since: when it began, on the monotonic clock.
         fitness: the node's statement when it became ready; None until then.
-        doing: the node's last report of its work.
-        is_open: False once it is over; its calls then end.
     """
 
     node: Node
@@ -135,9 +125,6 @@ class Session:
 class Sessions:
     """All nodes.
 
-    Args:
-        max_nodes: most nodes that may be connected at a time.
-
     Attributes:
         changed: the lock over everything, tasks included.
     """
@@ -165,11 +152,7 @@ class Sessions:
         return node is not None and node.session is not None and node.session.arrival > arrival
 
     def attach(self, name: str, public_key: bytes, *, arrival: int, version: str = "") -> Session | None:
-        """Begin a session; an older one of the same node is told that it is replaced.
-
-        Returns:
-            The session; None if there are too many nodes.
-        """
+        """Begin a session; an older one of the same node is told that it is replaced."""
         with self._changed:
             node = self._by_name.get(name)
             if node is None or node.session is None:

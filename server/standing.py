@@ -63,7 +63,6 @@ class Standing:
     """A standing server.
 
     Args:
-        directory: of the federation; made if missing.
         give_up_s: seconds after which a run ends whose connected clients cannot take part.
 
     Raises:

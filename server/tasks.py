@@ -66,7 +66,6 @@ class Task:
 
     Attributes:
         session: the session that it was delivered to; None while it is pending.
-        reason: why it failed or was withdrawn.
         mismatches: number of answers whose SHA-256 differed from the one announced.
     """
 
@@ -128,11 +127,7 @@ class TaskRegistry:
         """Assign a task to a node: sent at once if the node is ready, and not at all if its answer exists already.
 
         Args:
-            head: the beginning of the bytes.
             body: the rest; tasks that share it share the object.
-
-        Raises:
-            ConfigError: group and type are too long for a file's name.
         """
         if len(head) > HEAD_BYTES:
             head, body = b"", head + body

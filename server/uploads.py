@@ -63,7 +63,6 @@ class Pace:
 
     Attributes:
         stall_s: the longest time without a chunk, and the time allowed in addition to that of the bytes.
-        least_bytes_s: minimum average throughput, in bytes per second.
     """
 
     stall_s: float = 30.0
@@ -112,11 +111,7 @@ class Transfer:
 
 
 class Transfers:
-    """All transfers of one direction.
-
-    Args:
-        at_once: number in progress at a time; the others wait.
-    """
+    """All transfers of one direction."""
 
     def __init__(self, *, at_once: int, pace: Pace) -> None:
         self._slots = asyncio.Semaphore(at_once)
@@ -162,7 +157,6 @@ class Limits:
     Attributes:
         max_answer_bytes: larger answers are refused before anything is received.
         grace_s: the tasks of a node that is away for longer are given up.
-        max_nodes: the most nodes that may be attached.
         max_unproven: the most nodes that may enrol at a time; more wait, at most two of one certificate's name.
         strangers: connections besides these, for operators and for peers that prove nothing.
         handshake_s: seconds a node has to prove its key, and an upload to announce itself.
@@ -193,11 +187,7 @@ _TIDY_ANSWERS = 500
 
 
 class UploadRefused(PeerError):  # noqa: N818 (it names what happened)
-    """An upload that is refused or cut off.
-
-    Attributes:
-        retry: whether the node may try the same again.
-    """
+    """An upload that is refused or cut off."""
 
     def __init__(self, reason: str, detail: str, *, retry: bool) -> None:
         super().__init__(detail)
@@ -213,9 +203,7 @@ class Uploads:
     """Receives the answers of all nodes.
 
     Args:
-        tasks: the tasks that they may answer.
         disk: threads that write files, so that the event loop never waits for a disk.
-        limits: bounds on what nodes may use.
     """
 
     def __init__(self, inbox: Inbox, tasks: TaskRegistry, *, disk: Executor, limits: Limits, metrics: Metrics) -> None:
@@ -256,10 +244,6 @@ class Uploads:
 
         Args:
             read: gives the next data; None at the end.
-
-        Raises:
-            UploadRefused: it breaks the rules.
-            MachineError: cannot be written.
         """
         node = session.node.name
         with self._told(node, start.task_id):
@@ -283,10 +267,6 @@ class Uploads:
 
         Returns:
             Whether it was waited for.
-
-        Raises:
-            UploadRefused: it breaks the rules.
-            MachineError: cannot be written.
         """
         node, size = session.node.name, len(answer.data)
         with self._told(node, answer.task_id):
@@ -468,11 +448,7 @@ def _retrieve_error(done: asyncio.Future[Any]) -> None:
 
 
 async def data_of(parts: AsyncIterator[Data | pb.UploadStart]) -> Data | None:
-    """The next data of an upload; None at its end.
-
-    Raises:
-        UploadRefused: a second start.
-    """
+    """The next data of an upload; None at its end."""
     part = await anext(parts, None)
     if isinstance(part, pb.UploadStart):
         raise UploadRefused("malformed", "upload starts twice, expected data after the first start", retry=False)

@@ -65,9 +65,6 @@ def serve(
 ) -> None:
     """Serve until the run is over.
 
-    Args:
-        page: address of the live page; empty for none.
-
     Raises:
         PlaitError: the reason that the run stopped; everything received until then is on disk.
     """

@@ -82,7 +82,6 @@ def replay(
     """Recompute every finished round from the stored updates, and compare.
 
     Args:
-        state: before round 1.
         make_aggregator: the run's fold, optimizer and codec over the updates of all rounds, reporting refusals to the
             given function.
         take_back: whether the run takes back steps that made the adapter worse.
@@ -152,11 +151,7 @@ class _Spooled:
             self._received.setdefault(event.counted_in, {})[event.client] = event
 
     def of_round(self, state: RunState, number: int) -> dict[str, Stored]:
-        """The updates that a round folds, by client.
-
-        Raises:
-            PeerError: one is missing or differs from the one received.
-        """
+        """The updates that a round folds, by client."""
         return {
             client: replace(
                 _stored(

@@ -46,7 +46,6 @@ class Downlink:
 
     Attributes:
         gap: rounds from one visit of a client to its next, on average; 1 if all take part in every round.
-        starts_anew: whether the adapter begins as its seed says.
     """
 
     gap: float = 1.0
@@ -128,10 +127,6 @@ def follow(
 
     Args:
         new_factors: whether its factors have been rotated since the previous round, not moved by a small step.
-        missed: clients that do not hold the shadow before.
-
-    Returns:
-        (the state, size and error of the step of the master's own rank).
     """
     codec = at_least(NEW_FACTORS_BITS, codec) if new_factors else codec
     tracks: list[Track] = []

@@ -47,7 +47,6 @@ class Buffer:
     """The settings of asynchronous rounds.
 
     Attributes:
-        size: updates that are folded at once, K.
         max_staleness: of an update that still counts.
         at_work: the most clients that train at once.
     """
@@ -84,11 +83,7 @@ def asking_order(clients: Sequence[str], at_work: int, *, known: int, seed: int,
     """The order of asking free clients in an asynchronous round.
 
     Args:
-        clients: that are free.
-        at_work: how many may be at work at once.
         known: all clients; where they cannot all be at work, chance decides.
-        seed: of the run.
-        round_number: the round.
     """
     names = sorted(clients)
     if known > at_work:
@@ -135,11 +130,7 @@ def arrival(buffer: Buffer, state: RunState, event: UpdateReceived) -> Arrival:
 
 
 def check(settings: RunConfig, *, simulates: bool) -> None:
-    """Refuse simulated clients none of which is faster than another.
-
-    Raises:
-        ConfigError: nothing says how fast each is.
-    """
+    """Refuse simulated clients none of which is faster than another."""
     if simulates and not settings.fleet:
         raise ConfigError(
             f"rounds-mode is '{settings.rounds_mode}' and fleet is not given, expected a TOML file of devices: only it "

@@ -50,7 +50,6 @@ class _Working:
 
     Attributes:
         version: rounds that the adapter has behind it with which it began.
-        expected: what its update must say.
     """
 
     version: int

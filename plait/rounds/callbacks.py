@@ -59,9 +59,6 @@ class EarlyStopping:
     """End the run after `patience` evaluations without a lower held-out loss.
 
     Losses are compared client by client where both evaluations have them (`plait.rounds.watch.change_since`).
-
-    Attributes:
-        patience: evaluations, at least 1.
     """
 
     patience: Annotated[int, Field(ge=1, description="evaluations without a lower loss")] = 1
@@ -95,9 +92,6 @@ TRACKERS = ("mlflow", "tensorboard", "trackio", "wandb")
 class Hearing:
     """Calls callbacks with the events of one run, and passes what they ask on to it.
 
-    Args:
-        callbacks: in the order to call them.
-
     Attributes:
         failure: what a callback raised; it and all others are then called no more.
         pausing: the callback that asked the run to stop; empty if none did.
@@ -113,11 +107,7 @@ class Hearing:
                 raise ConfigError(f"a callback is {each!r}, expected a function of one event")
 
     def repeat(self, events: Iterable[Event]) -> None:
-        """Repeat the events that the ledger of a resumed run already holds.
-
-        Raises:
-            Exception: what a callback raises.
-        """
+        """Repeat the events that the ledger of a resumed run already holds."""
         for event in events:
             self(event)
             self._stop.asked, self.pausing = False, ""

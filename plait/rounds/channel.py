@@ -104,7 +104,6 @@ def group_of(number: int, attempt: bytes = b"", stage: str = "") -> str:
     """The group of a round's messages; an answer to one attempt or stage of a masked sum does not answer another.
 
     Args:
-        attempt: at a masked sum; empty for none.
         stage: of the attempt, if its messages surround the round's tasks.
     """
     if not attempt:
@@ -130,7 +129,6 @@ class Identity:
     """The proven identity of a node.
 
     Attributes:
-        name: the name for which its key was provisioned.
         public_key: its Ed25519 key, 32 bytes.
     """
 
@@ -175,9 +173,6 @@ class Exchange(Protocol):
 
     def receive(self, timeout_s: float | None) -> tuple[int, Data | NoAnswer] | None:
         """Wait for the next answer.
-
-        Args:
-            timeout_s: None means no limit.
 
         Returns:
             (node, its answer), or None if none came in time or no answers are outstanding.
@@ -246,21 +241,13 @@ class StopRequest:
     heeded: bool = False
 
     def check(self) -> None:
-        """Go on, unless the run is to stop.
-
-        Raises:
-            Interrupted: it is.
-        """
+        """Go on, unless the run is to stop."""
         if self.asked:
             raise Interrupted("stopped by the user; everything received so far is saved")
 
 
 class FixedNodes:
-    """What channels to clients of this machine have in common: all are there from the beginning, and none leaves.
-
-    Args:
-        count: of the clients; they are numbered from 0.
-    """
+    """What channels to clients of this machine have in common: all are there from the beginning, and none leaves."""
 
     open_ended = False
 
@@ -294,8 +281,6 @@ class LocalChannel(FixedNodes):
 
     Args:
         participant: given a number, returns the participant; called for every task, and may raise a `PlaitError`.
-        count: their number; they are numbered from 0.
-        stop: stops the run between two clients.
     """
 
     def __init__(self, participant: Callable[[int], Answering], count: int, *, stop: StopRequest | None = None) -> None:
@@ -308,12 +293,7 @@ class LocalChannel(FixedNodes):
         return LocalExchange(self)
 
     def answer(self, node: int, task: bytes) -> bytes | NoAnswer:
-        """Let a participant work.
-
-        Raises:
-            Interrupted: the run was asked to stop.
-            DiskFullError: this machine's disk is full.
-        """
+        """Let a participant work."""
         self.stop.check()
         with disk_full_told():
             try:
@@ -399,8 +379,6 @@ class Patience:
         """Whether a client takes far longer than the others.
 
         Args:
-            asked_s: since it was asked.
-            took_s: the times of those that have answered.
             asked: how many clients were asked, including this one.
         """
         # The median last: thousands may be waited for, and thousands have answered.

@@ -91,11 +91,7 @@ def digest_of(scalars: Mapping[str, Json]) -> str:
 
 
 def load_checkpoint(directory: Path, ranks: Ranks) -> RunState:
-    """The newest complete checkpoint; damaged ones are skipped.
-
-    Raises:
-        PeerError: there is none.
-    """
+    """The newest complete checkpoint; damaged ones are skipped."""
     damage = "there is none"
     for folder in reversed(checkpoints_in(directory)):
         try:

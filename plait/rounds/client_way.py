@@ -45,11 +45,7 @@ class Saying(Protocol):
         ...
 
     def update(self, job: TrainJob, outgoing: Outgoing) -> Reply:
-        """The answer to a task of training.
-
-        Raises:
-            PlaitError: it may not leave.
-        """
+        """The answer to a task of training."""
         ...
 
     def losses(self, header: Header, settings: Settings, measure: Callable[[], Evaluation]) -> Reply:
@@ -61,11 +57,7 @@ class Saying(Protocol):
         ...
 
     def answer(self, task: FurtherTask) -> Reply:
-        """The answer to a task that is not the core's.
-
-        Raises:
-            PeerError: it is not one of this feature, or comes at the wrong time.
-        """
+        """The answer to a task that is not the core's."""
         ...
 
 
@@ -162,7 +154,6 @@ class ClientWay:
     """The parts of a client that are exchanged.
 
     Attributes:
-        saying: how updates and losses leave it.
         hooks: nearest to training, so that they see all that it is made of.
         agree: refuses, before anything is trained, what the run would cost this client's data.
         is_open: whether nothing is held back, so that runs in which clients keep something to themselves are refused.
@@ -179,8 +170,6 @@ class Speaker:
     """A client, with everything that the parts of its way need.
 
     Attributes:
-        sign: makes a signature of 64 bytes; without it updates are not signed.
-        terms: its agreement; None if it accepts any task.
         identity: by which other clients know it; None without one.
         journal: of its data, over all runs; None where there is none, as in a simulation.
         secret: of the run; if None, one is drawn and kept in `memory` when it is needed.

@@ -43,8 +43,6 @@ class ServerSide:
     """The server's side of a run in progress: what every way to gather updates shares.
 
     Attributes:
-        recorded: by an earlier part of the run.
-        commit_round: `Coordinator.commit_round`.
         evaluated: records an evaluation of a state beside training, and publishes it if it may be.
         standing: of the run's evaluations, if steps are taken back.
         least: clients without which no round begins.
@@ -83,12 +81,7 @@ class ServerSide:
     def dispatch(
         self, state: RunState, purpose: Purpose, number: int, *, attempt: bytes = b"", patience: Patience | None = None
     ) -> Dispatch:
-        """Tasks of one purpose, for clients that are brought to the adapter of `state`.
-
-        Args:
-            attempt: of the masked sum that they belong to; empty for none.
-            patience: with these tasks, if it is another than with all.
-        """
+        """Tasks of one purpose, for clients that are brought to the adapter of `state`."""
 
         def task(client: str, number: int, broadcast: bytes) -> Task:
             if purpose is Purpose.EVALUATE:
@@ -146,12 +139,7 @@ class Collector(AbstractContextManager["Collector"], Protocol):
     """Gathers the updates of a run; leaving it withdraws what is unanswered."""
 
     def next(self, state: RunState) -> RunState:
-        """The state after the next round; it is on disk.
-
-        Raises:
-            CannotPayError: the run ends with the adapter that it has.
-            PeerError: too few updates are usable.
-        """
+        """The state after the next round; it is on disk."""
         ...
 
     def evaluate(self, state: RunState) -> tuple[RunState, Evaluated | None]:
@@ -237,11 +225,7 @@ class Evaluating:
 
 
 def asked_to_evaluate(server: ServerSide, state: RunState, *, patience: Patience | None = None) -> Evaluating:
-    """An evaluation of a state's adapter, by the clients that evaluate.
-
-    Args:
-        patience: with the clients, if it is another than with all tasks.
-    """
+    """An evaluation of a state's adapter, by the clients that evaluate."""
     roster, plan = server.roster, server.plan
     dispatch = server.dispatch(state, Purpose.EVALUATE, state.round, patience=patience)
     clients = plan.evaluators(list(roster.nodes))
@@ -249,14 +233,7 @@ def asked_to_evaluate(server: ServerSide, state: RunState, *, patience: Patience
 
 
 def evaluate(server: ServerSide, state: RunState) -> tuple[RunState, events.Evaluated | None]:
-    """Ask clients for their losses, and wait for the answers.
-
-    Returns:
-        (the state, with what clients are known to hold; the event, or None where no client could but others may come).
-
-    Raises:
-        PeerError: no client could evaluate, and no others can come.
-    """
+    """Ask clients for their losses, and wait for the answers."""
     if server.waits:
         server.gather()
     deadline, held = server.deadline(), dict[str, bytes]()
@@ -279,7 +256,6 @@ class Arrivals(Generic[T]):
 
     Args:
         opening: of an answer, the work that opens its update; None where it has none.
-        each_bytes: memory that an opened update takes.
     """
 
     def __init__(
@@ -303,9 +279,6 @@ class Arrivals(Generic[T]):
 
     def next(self, deadline: float | None, *, wanted: int) -> tuple[Answer, T | None] | None:
         """The next answer, and what was found in its update.
-
-        Args:
-            deadline: on the channel's clock; None for none.
 
         Returns:
             None once all have answered or the deadline has passed.
@@ -350,12 +323,7 @@ class CohortCollector:
         return evaluate(self.server, state)
 
     def next(self, state: RunState) -> RunState:
-        """The state after the next round.
-
-        Raises:
-            CannotPayError: the run ends with the adapter that it has.
-            PeerError: fewer usable updates than the quorum.
-        """
+        """The state after the next round."""
         server, started, number = self.server, time.perf_counter(), state.round + 1
         stored = self._recovered(state, number)
         check = server.spool.check_norms(state, stored)

@@ -47,8 +47,6 @@ class Host:
     """The server that goes a way.
 
     Attributes:
-        events: of its ledger so far.
-        record: writes an event durably.
         vouch: whether a node key is a client's; None where that is not known.
         recomputes: whether finished rounds are recomputed, and nothing may be recorded.
     """
@@ -84,13 +82,7 @@ class Way:
 
 @dataclass(eq=False)
 class Following:
-    """The evaluations of one run.
-
-    Attributes:
-        publish: publishes the adapter of a state.
-        standing: what follows from the evaluations so far.
-        guard: which of the evaluated adapters is published.
-    """
+    """The evaluations of one run."""
 
     plan: RunPlan
     ledger: Ledger
@@ -202,14 +194,10 @@ class Coordinator:
     def run(self, state: RunState) -> RunState:
         """Finish the run.
 
-        Returns:
-            The final state; checkpoints, ledger and published adapter are up to date after every round.
-
         Raises:
             PeerError: fewer clients than planned, or than the quorum if all are present from the start; or a round
                 with fewer usable updates than the quorum.
             Interrupted: the user asked to stop.
-            MachineError: the disk is full.
         """
         recorded = Recorded.of(read_events(self.directory.ledger))
         self._log.recall(recorded)

@@ -33,7 +33,6 @@ class Heard:
 
     Attributes:
         given_up: why the client was given up, if it was.
-        waited_s: how long it was waited for then.
     """
 
     client: str
@@ -48,7 +47,6 @@ class Asking:
 
     Attributes:
         group: of tasks that are not given another; as `plait.rounds.channel.group_of` makes it.
-        patience: how long to wait for clients that come and go.
     """
 
     channel: Channel
@@ -93,7 +91,6 @@ class Asking:
         """A client's next task is another question.
 
         Args:
-            expected_s: how long it is expected to take; None if that is not known.
             asked_at: when it was asked, on the channel's clock, if that was before.
         """
         self._asked_at[client] = self.channel.clock.now() if asked_at is None else asked_at
@@ -185,8 +182,6 @@ class Answer:
     """One client's final answer to a task: a decoded reply, or why there is none.
 
     Attributes:
-        given_up: why the client was given up, if that is why there is no reply.
-        waited_s: how long it was waited for then.
         took_s: from the task to the reply, on the channel's clock.
     """
 
@@ -215,12 +210,7 @@ def doubt(roster: Roster, answer: Answer) -> None:
 
 @dataclass(frozen=True)
 class Aim:
-    """What clients are asked to do.
-
-    Attributes:
-        number: the round that their tasks are for.
-        broadcasts: the envelopes that bring them to the state that it starts from.
-    """
+    """What clients are asked to do."""
 
     number: int
     broadcasts: Broadcasts
@@ -242,10 +232,6 @@ class Dispatch:
     Attributes:
         aim: what clients are asked from now on; those asked before stay with theirs.
         held: what each client holds, by client name, as far as that is known.
-        ledger: records every task, and every answer that asks for more of the adapter.
-        task: makes a client's task for a round, from a broadcast.
-        patience: how long to wait for clients that come and go.
-        attempt: of the masked sum that the tasks belong to; empty for none.
     """
 
     channel: Channel
@@ -288,12 +274,7 @@ class Dispatch:
         return frozenset(asked.node for asked in self._asked.values())
 
     def ask(self, client: str, *, expected_s: float | None = None, asked_at: float | None = None) -> None:
-        """Send a client its task.
-
-        Args:
-            expected_s: how long it is expected to take; None if that is not known.
-            asked_at: when it was asked, on the channel's clock, if that was before.
-        """
+        """Send a client its task."""
         self._asked[client] = _Asked(self.aim, self.roster.nodes[client], self.roster.tracks[client])
         self._sent_spec.discard(client)
         self._sent_whole.discard(client)
@@ -307,9 +288,6 @@ class Dispatch:
 
     def next_answer(self, deadline: float | None) -> Answer | None:
         """The next client's answer.
-
-        Args:
-            deadline: on the channel's clock; None for none.
 
         Returns:
             The answer, or None once all have answered or the deadline has passed. If clients come and go, one that was

@@ -97,8 +97,6 @@ class ClientLoss:
 
     Attributes:
         loss: mean cross-entropy in nats, over tokens (language model) or examples (classification).
-        tokens: label tokens it is the mean of.
-        examples: sequences it is the mean of.
         correct: correct answers, for classification; of preferences, those whose reward has the right order.
         error: standard error of the loss over sequences; None if there are too few.
         change: of the loss since before round 1, on the same sequences; None if unknown.

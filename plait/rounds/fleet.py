@@ -66,11 +66,7 @@ class _File(BaseModel):
 
 
 def load_fleet(path: str, *, base_parameters: int) -> Fleet:
-    """The fleet of a file, with the figures of its profiles filled in.
-
-    Raises:
-        ConfigError: the file cannot be read, a key is unknown, or a value is missing or out of bounds.
-    """
+    """The fleet of a file, with the figures of its profiles filled in."""
     file = _read(path)
     kinds = tuple(
         _device(kind, f"'{path}': device {number}", base_parameters) for number, kind in enumerate(file.device, 1)
@@ -142,8 +138,6 @@ class Profile:
     Attributes:
         peak_flops: operations per second, dense, in 16 bits unless `source` says otherwise.
         utilisation: the part of the peak that fine-tuning reaches: a guess.
-        up_mbps: uplink in megabits per second.
-        down_mbps: downlink in megabits per second.
         source: where the figures that are no guesses are from.
     """
 
@@ -207,11 +201,7 @@ def opens(config: RunConfig, opening: Opening) -> FleetDescribed | None:
 
 
 def check(config: RunConfig, *, simulates: bool) -> None:
-    """Refuse devices of clients that have their own, and a file that cannot be.
-
-    Raises:
-        ConfigError: with the reason.
-    """
+    """Refuse devices of clients that have their own, and a file that cannot be."""
     if not simulates:
         raise ConfigError(f"fleet is '{config.fleet}', expected none: clients of a network have devices of their own")
     load_fleet(config.fleet, base_parameters=1)  # profiles' speeds follow once the base is known

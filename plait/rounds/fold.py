@@ -46,8 +46,6 @@ class Folded:
     """What a fold gives.
 
     Attributes:
-        clients: whose updates are in it.
-        told: further fields of the round's event.
         keep: puts what later folds need into the state of before the round.
     """
 
@@ -65,12 +63,7 @@ class Fold(Protocol):
         ...
 
     def fold(self, state: RunState, context: RoundContext, stored: Mapping[str, Stored]) -> Folded:
-        """Fold the updates of a round.
-
-        Raises:
-            MachineError: a stored update is gone.
-            PeerError: none of them counts.
-        """
+        """Fold the updates of a round."""
         ...
 
 
@@ -163,12 +156,7 @@ class TakesBack(StrEnum):
 
 @dataclass(eq=False, kw_only=True)
 class Aggregator:
-    """Fold, server optimizer and codec of one run, over its spool.
-
-    Args:
-        optimizer: makes a step of what the rule gives.
-        downlink: how clients get to the shadow.
-    """
+    """Fold, server optimizer and codec of one run, over its spool."""
 
     spool: Spool
     fold: Fold
@@ -187,10 +175,6 @@ class Aggregator:
 
         Returns:
             (the state after the round, its event; the caller knows how many updates it lacked, and its time).
-
-        Raises:
-            MachineError: a stored update is gone.
-            PeerError: none of them counts, or the fold may not be made.
         """
         step, folded, optimizer_memory = self.combined(state, number, stored, standing=standing)
         outcome = folded.outcome
@@ -214,15 +198,7 @@ class Aggregator:
     def combined(
         self, state: RunState, number: int, stored: Mapping[str, Stored], *, standing: Standing | None = None
     ) -> tuple[AdapterState, Folded, OptimizerState]:
-        """The step that rule and server optimizer make of the stored updates, which `step` takes.
-
-        Returns:
-            (the step, what was folded, the optimizer's memory after it).
-
-        Raises:
-            MachineError: a stored update is gone.
-            PeerError: none of them counts, or the fold may not be made.
-        """
+        """The step that rule and server optimizer make of the stored updates, which `step` takes."""
         master = self.spool.ranks.master
         context = RoundContext(
             round=number,
@@ -256,9 +232,6 @@ class Aggregator:
 
         Returns:
             (the state, fields for the ledger).
-
-        Raises:
-            MachineError: nothing is kept to go back to.
         """
         if state.accepted is None:
             raise MachineError("no earlier adapter is kept to go back to")

@@ -89,11 +89,7 @@ class Hook(Protocol):
         ...
 
     def after(self, job: TrainJob, kept: Kept, outgoing: Outgoing) -> tuple[Outgoing, Kept | None]:
-        """The delta to send, and the value to keep for the next round; None keeps the current one.
-
-        Args:
-            outgoing: from the hooks after this one in the list.
-        """
+        """The delta to send, and the value to keep for the next round; None keeps the current one."""
         ...
 
 
@@ -308,11 +304,7 @@ def own_adapter(shared: AdapterState, kept: Kept, share: float) -> AdapterState:
 
 
 def own_lead(after: AdapterState, shared: AdapterState, kept: Kept, settings: Settings) -> AdapterState:
-    """The point where a client's own steps lead after a round.
-
-    Args:
-        after: the adapter at the end of the round.
-    """
+    """The point where a client's own steps lead after a round."""
     lead = kept.vector("lead", shared.layout.size)
     if lead is None:
         return after
@@ -330,11 +322,7 @@ _MOST_NOISE_KEPT = 0.8
 
 @dataclass(frozen=True, eq=False)
 class Residual:
-    """What an encoder has not yet delivered to its receiver.
-
-    Attributes:
-        pending: the part to be sent that has not arrived.
-    """
+    """What an encoder has not yet delivered to its receiver."""
 
     pending: AdapterState
 

@@ -35,7 +35,6 @@ class AnswerLog:
     Attributes:
         misfits: rounds, clients and reasons of the recorded refusals.
         epsilons: what private records have cost so far, by client, as it said last.
-        paces: of the clients; None where they are not measured.
         last: the newest refusal in words, to say why a round failed.
     """
 
@@ -181,11 +180,7 @@ class Intake:
     def open(
         self, state: RunState, expected: Expected, track: int, update: bytes, *, arrival: Arrival | None = None
     ) -> Checked:
-        """Check an update; changes nothing, so several threads may do so at once.
-
-        Args:
-            arrival: how it came, where that is not in its own round.
-        """
+        """Check an update; changes nothing, so several threads may do so at once."""
         try:
             opened = open_update(update, expected)
             self.spool.check(opened, expected, track)

@@ -63,8 +63,6 @@ class Ledger:
 
     Args:
         on_event: called with every event after it is written, with its number, time and hash.
-        screen: what of an event is written and passed on (see `plait.rounds.ledger`); by default all of it.
-        clock: seconds since 1970.
 
     Raises:
         PeerError: the existing file is not an intact chain.
@@ -100,11 +98,7 @@ class Ledger:
             raise cannot_write(path, error, doing="open") from error
 
     def append(self, event: Event) -> None:
-        """Write one event and fsync it, together with all events noted before.
-
-        Raises:
-            MachineError: the disk is full or gone; the ledger is unchanged.
-        """
+        """Write one event and fsync it, together with all events noted before."""
         self._write(event, durable=True)
 
     def note(self, event: Event) -> None:
@@ -147,7 +141,6 @@ class Follower:
     """Reads a ledger as it grows, each event once, so that following a run takes time proportional to its length.
 
     Args:
-        path: of the ledger; need not exist yet.
         check: whether to check the hash chain too; otherwise the writer and `read_events` do that.
 
     Attributes:
@@ -209,11 +202,7 @@ def read_events(path: Path) -> list[Event]:
 
 
 def read_lines(path: Path) -> list[Line]:
-    """As `read_events`, but as the JSON objects on disk, whatever their content.
-
-    Raises:
-        PeerError: as for `read_events`.
-    """
+    """As `read_events`, but as the JSON objects on disk, whatever their content."""
     try:
         return _parse(path)[0]
     except OSError as error:
@@ -267,11 +256,7 @@ def _hash(line: Mapping[str, Json]) -> str:
 
 
 def append_event(path: Path, event: Event) -> None:
-    """Append an event to the ledger of a finished run.
-
-    Raises:
-        MachineError: it cannot be written.
-    """
+    """Append an event to the ledger of a finished run."""
     ledger = Ledger(path)
     try:
         ledger.append(event)

@@ -79,11 +79,7 @@ class DataSize:
 
 @dataclass(frozen=True)
 class Coverage:
-    """The part of a client's data that one local training run visits.
-
-    Attributes:
-        tokens: in these, each counted once.
-    """
+    """The part of a client's data that one local training run visits."""
 
     examples: int
     tokens: int
@@ -94,7 +90,6 @@ class Carried:
     """Values that a local training run receives from the client's earlier rounds.
 
     Attributes:
-        moments: AdamW's; None to start fresh.
         movement: (size,) of the adapter that the client received, since the round before; None where it is not known.
         learning_rate: that the client found, as its round before ended; None to find it.
     """
@@ -113,7 +108,6 @@ class Trained:
 
     Attributes:
         loss: mean training loss over its steps, in nats.
-        tokens: tokens that went through the model.
         moments: AdamW's; None if a custom trainer does not expose them.
         first_loss: of the first step, before any training, in nats; None if a custom trainer does not report it.
         slope: of the loss of the first step, before any training, along `Carried.movement`, in nats; None without one.
@@ -149,11 +143,7 @@ class TrainJob:
     """The training of one client in one round: the trainer's inputs, and the values that the answer needs.
 
     Attributes:
-        settings: of the run and the round.
         start: the adapter that training starts from; not changed.
-        carried: from the client's rounds before.
-        header: of the broadcast; None for a job without a task.
-        examples: number that the client trains on.
         kept: the hooks' values from the client's previous round, by key.
         grid: that the delta is rounded to; None where its codec encodes it.
         charge: of private steps, which are paid for; None for steps without noise.
@@ -187,38 +177,19 @@ class LocalModel(Protocol):
         ...
 
     def prepare(self, spec_text: str) -> tuple[AdapterSpec, AdapterState]:
-        """Derive spec and initial adapter from a server's message.
-
-        Raises:
-            ConfigError: this base cannot carry such an adapter.
-            PeerError: it is not a spec.
-        """
+        """Derive spec and initial adapter from a server's message."""
         ...
 
     def data_size(self, spec: AdapterSpec, settings: Settings) -> DataSize:
-        """Count the data under these settings.
-
-        Raises:
-            TooLittleDataError: there is too little to train on and to hold some out.
-            DataError: the data does not fit the base or the task.
-        """
+        """Count the data under these settings."""
         ...
 
     def coverage(self, spec: AdapterSpec, settings: Settings) -> Coverage:
-        """How much of the data `train` would visit under these settings.
-
-        Raises:
-            DataError: there is too little.
-        """
+        """How much of the data `train` would visit under these settings."""
         ...
 
     def train(self, job: TrainJob) -> Trained:
-        """Train on the client's training part.
-
-        Raises:
-            ConfigError: no part of the adapter trains.
-            Abandoned: the result is no longer needed.
-        """
+        """Train on the client's training part."""
         ...
 
     def evaluate(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> SequenceLosses:

@@ -59,11 +59,7 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """One value of a client's state.
-
-    Attributes:
-        round: the round that produced it; 0 for none.
-    """
+    """One value of a client's state."""
 
     round: int = 0
     arrays: Mapping[str, NDArray[np.generic]] = field(default_factory=dict[str, NDArray[np.generic]])
@@ -79,13 +75,7 @@ class Kept:
 
 @dataclass(frozen=True, eq=False)
 class ClientState:
-    """The two values under one key.
-
-    Attributes:
-        run_id: the run, 16 bytes.
-        before: the value that the newest round started from.
-        after: the value at its end.
-    """
+    """The two values under one key."""
 
     run_id: bytes
     before: Kept = Kept()
@@ -138,7 +128,6 @@ class DiskMemory:
 
     Attributes:
         folder: made when something is first stored, private to its owner.
-        advice: what to do if it cannot be written.
     """
 
     folder: Path
@@ -146,19 +135,11 @@ class DiskMemory:
     advice: str = "free some, or give another --state"
 
     def load(self, key: str) -> bytes | None:
-        """The bytes stored under `key`.
-
-        Raises:
-            MachineError: they exist and cannot be read.
-        """
+        """The bytes stored under `key`."""
         return read_if_there(self.folder / key)
 
     def save(self, key: str, data: bytes) -> None:
-        """Store `data` under `key`.
-
-        Raises:
-            MachineError: the disk is full or read-only; the previous value is intact.
-        """
+        """Store `data` under `key`."""
         # An adapter is stored at every task and seldom changes: reading it back is cheaper than an fsync.
         if self.load(key) == data:
             return
@@ -200,11 +181,7 @@ _KEY = "secret"
 
 @dataclass(frozen=True)
 class ClientSecret:
-    """The secret of one client in one run.
-
-    Attributes:
-        value: 32 bytes.
-    """
+    """The secret of one client in one run."""
 
     value: bytes = field(repr=False)
 

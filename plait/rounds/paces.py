@@ -24,11 +24,7 @@ from plait.settings.pace import MOST_TIMES
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast a client is.
-
-    Attributes:
-        rest_s: the time from task to answer, less training.
-    """
+    """How fast a client is."""
 
     steps_per_s: float
     rest_s: float
@@ -136,9 +132,6 @@ class BySpeed:
         with SGD. AdamW's steps are bounded and turn from batch to batch, so that tau_i of them lead about sqrt(tau_i)
         as far as one. Divided by tau_i, deltas of one step are two to three times as long as those of ten, and clients
         that are slow lead (simulations/LOG.md).
-
-        Args:
-            weights: p_i by client, of any sum; 1 where not given.
         """
         total = math.fsum(weights.get(client, 1.0) for client in steps)
         mean = math.fsum(weights.get(client, 1.0) * math.sqrt(number) for client, number in steps.items()) / total

@@ -70,11 +70,7 @@ class NeedFullError(PeerError):
 
 @dataclass(eq=False)
 class Holdings:
-    """The values that one client holds of one run.
-
-    Attributes:
-        max_rank: the largest rank that the client can carry; 0 for any.
-    """
+    """The values that one client holds of one run."""
 
     model: LocalModel
     memory: Memory
@@ -103,8 +99,6 @@ class Holdings:
 
         Raises:
             NeedFullError: the broadcast is relative to an adapter that is not held.
-            ConfigError: the client cannot carry the adapter.
-            PeerError: the broadcast is not valid, or of another base.
         """
         header = broadcast.header
         if header.direction != Direction.BROADCAST:
@@ -164,8 +158,6 @@ class Participant:
     """One client of one run.
 
     Attributes:
-        max_rank: the largest rank that it can carry; 0 for any.
-        max_task_bytes: larger tasks are refused unread.
         terms: the client's agreement; tasks that differ are refused. None accepts any task.
         way: how what it says leaves it, and what that costs; if None, in the open, unsigned and for nothing.
         refusal: why the newest task was refused, for this client's operator; empty if it was not.

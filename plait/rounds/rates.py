@@ -25,11 +25,7 @@ def given_rate(config: Mapping[str, JsonValue]) -> float | None:
 
 
 def rates_sentence(updates: Iterable[UpdateReceived], *, given: float) -> str:
-    """What the learning rates were, if clients found them, or that the one given is too high; empty otherwise.
-
-    Args:
-        given: as `given_rate` says.
-    """
+    """What the learning rates were, if clients found them, or that the one given is too high; empty otherwise."""
     updates = tuple(updates)
     rates = [update.learning_rate for update in updates if update.learning_rate is not None]
     if not given:
@@ -49,11 +45,7 @@ def rates_sentence(updates: Iterable[UpdateReceived], *, given: float) -> str:
 
 
 def cut_sentence(clients: Iterable[DescribedClient], *, seq_len: object) -> str:
-    """How many of the clients' examples are cut or left out; empty if none is.
-
-    Args:
-        seq_len: tokens of a sequence, as the run's settings have it.
-    """
+    """How many of the clients' examples are cut or left out; empty if none is."""
     described = tuple(clients)
     cut, left_out = sum(each.cut_examples for each in described), sum(each.left_out_examples for each in described)
     tokens = f"token {seq_len:,}" if isinstance(seq_len, int) else "a sequence's last token"

@@ -49,8 +49,6 @@ class UnfitError(PeerError):
 
     Attributes:
         reason: a code for the ledger: a `Reason`, or the client's own.
-        client: its name, if known.
-        passing: whether it may be able to later.
     """
 
     def __init__(self, reason: str, detail: str, *, client: str = "", passing: bool = False) -> None:
@@ -59,14 +57,7 @@ class UnfitError(PeerError):
 
 
 def read_description(raw: Data | NoAnswer, *, node: int, identity: Identity | None) -> ClientCard:
-    """Read a node's answer.
-
-    Args:
-        identity: its proven identity, if the driver knows it.
-
-    Raises:
-        UnfitError: it is a refusal, not a description, or one under another's name.
-    """
+    """Read a node's answer."""
     if isinstance(raw, NoAnswer):
         raise UnfitError(Reason.NO_ANSWER, raw.detail, passing=True)
     try:
@@ -102,9 +93,6 @@ def check_description(
 
     Args:
         counts_stay: whether clients keep to themselves how much data they have, as with secure aggregation.
-
-    Raises:
-        UnfitError: another base or adapter, too low a rank, or no data.
     """
     name = card.client
     if card.base_fingerprint != base_fingerprint:
@@ -183,11 +171,6 @@ class Roster:
         cards: client name to the client's description.
         keys: client name to its public key, if the driver knows it.
         tracks: client name to the index of its adapter in `Ranks.adapters`.
-
-    Args:
-        ledger: records who takes part and who cannot.
-        base_fingerprint: of the base to hold.
-        patience: how long to wait for them.
     """
 
     def __init__(
@@ -290,11 +273,7 @@ class Roster:
             self._forget(client)
 
     def rest(self, client: str, reason: str, detail: str, *, waited_s: float) -> None:
-        """Ask a client that was given up nothing for a while.
-
-        Args:
-            waited_s: how long it was waited for in vain.
-        """
+        """Ask a client that was given up nothing for a while."""
         if not self._channel.open_ended:
             return
         node = self.nodes[client]

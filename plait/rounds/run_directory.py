@@ -48,12 +48,7 @@ _BEGINNING_BYTES = 1 << 20
 
 
 def check_stays_inside(directory: Path) -> None:
-    """Refuse a directory that plait writes in and that holds a link out of it, a pipe or a device.
-
-    Raises:
-        ConfigError: it holds one.
-        MachineError: it cannot be read.
-    """
+    """Refuse a directory that plait writes in and that holds a link out of it, a pipe or a device."""
     try:
         elsewhere = leads_elsewhere(directory)
     except OSError as error:
@@ -79,12 +74,7 @@ class RunDirectory:
 
     @classmethod
     def create(cls, path: Path, *, config_toml: str) -> RunDirectory:
-        """Make the folder of a new run.
-
-        Raises:
-            ConfigError: something is there already, as a run is never overwritten, or leads out of it.
-            MachineError: the folder cannot be made.
-        """
+        """Make the folder of a new run."""
         run = cls(path)
         if run.has_started:
             raise ConfigError(
@@ -118,11 +108,7 @@ class RunDirectory:
 
     @classmethod
     def find(cls, path: Path) -> RunDirectory:
-        """The folder of an existing run.
-
-        Raises:
-            ConfigError: there is no run at `path`, or something in it leads out of it.
-        """
+        """The folder of an existing run."""
         run = cls(path)
         if not run.has_started:
             raise ConfigError(
@@ -154,11 +140,7 @@ class RunDirectory:
         return why_held_back(self._quarantine) != ""
 
     def hold_back(self, why: str) -> None:
-        """Keep the adapter in quarantine from now on, for this reason.
-
-        Raises:
-            MachineError: it cannot be written.
-        """
+        """Keep the adapter in quarantine from now on, for this reason."""
         try:
             make_private_directory(self._quarantine)
             write_atomically(self._quarantine / _WHY, f"{why}\n".encode())
@@ -182,11 +164,7 @@ class RunDirectory:
                 keep_only_what_lasts(folder)
 
     def store_update(self, round_number: int, client: str, data: bytes) -> None:
-        """Store one received update durably; it is then never requested again.
-
-        Raises:
-            MachineError: the disk is full or read-only.
-        """
+        """Store one received update durably; it is then never requested again."""
         folder = self._spool(round_number)
         try:
             if not folder.is_dir():
@@ -198,19 +176,11 @@ class RunDirectory:
         write_atomically(folder / _file_name(client), data)
 
     def load_update(self, round_number: int, client: str) -> bytes | None:
-        """A stored update, or None.
-
-        Raises:
-            MachineError: it exists and cannot be read.
-        """
+        """A stored update, or None."""
         return read_if_there(self._spool(round_number) / _file_name(client))
 
     def discard_update(self, round_number: int, client: str) -> None:
-        """Forget a stored update.
-
-        Raises:
-            MachineError: cannot be removed.
-        """
+        """Forget a stored update."""
         path = self._spool(round_number) / _file_name(client)
         try:
             path.unlink(missing_ok=True)
@@ -226,20 +196,12 @@ class RunDirectory:
 
 
 def why_held_back(folder: Path) -> str:
-    """Why the adapters in a folder are in quarantine; empty if they are not.
-
-    Raises:
-        MachineError: that cannot be read.
-    """
+    """Why the adapters in a folder are in quarantine; empty if they are not."""
     return (read_if_there(folder / _WHY) or b"").decode(errors="replace").strip()
 
 
 def check_given_out(adapter: Path) -> None:
-    """Refuse to give out an adapter in quarantine.
-
-    Raises:
-        ConfigError: with the reason.
-    """
+    """Refuse to give out an adapter in quarantine."""
     if why := why_held_back(adapter.absolute().parent):
         raise ConfigError(f"the adapter '{adapter}' is in quarantine: {printable(why, limit=1000)}")
 
@@ -253,11 +215,7 @@ def _file_name(client: str) -> str:
 
 
 def check_sources(events: Sequence[Event], found: Sequence[Source]) -> None:
-    """Refuse to continue a run whose plug-ins have another source now.
-
-    Raises:
-        ConfigError: says which one.
-    """
+    """Refuse to continue a run whose plug-ins have another source now."""
     here = {(each.kind.value, each.name): each for each in found}
     start = start_of(events)
     for began in start.plugins if start else ():
@@ -282,7 +240,6 @@ def recorded_settings(directory: RunDirectory, events: list[Event] | None = None
 
     Raises:
         ConfigError: config.toml is missing or differs from the ledger, or the settings are not valid.
-        PeerError: the ledger is broken, or does not begin with settings.
     """
     events = read_events(directory.ledger) if events is None else events
     start = start_of(events)

@@ -104,9 +104,6 @@ _LOST: Mapping[str, str] = {
 def late_after_s(took_s: Sequence[float]) -> float | None:
     """Seconds after which a client counts as late where a run is shown: twice the median time of the others.
 
-    Args:
-        took_s: the times of those that have answered the same.
-
     Returns:
         At least 5 s; None without answers.
     """
@@ -170,12 +167,7 @@ class RunNow:
     """Where a run stands.
 
     Attributes:
-        state: its current activity, in a word or two.
-        wanted: how many clients the run waits for, if it waits for some.
-        round: the current round, or the last one.
         round_began: when, in seconds since 1970; None before the first.
-        in_round: whether it is not over yet.
-        cohort: the clients of this round, in order.
         lost: of those that dropped out of it the ledger's reason; of a masked sum with the stage.
         took_s: the times of the round's answers, in order of size.
         clients: every client that described itself, by name.
@@ -186,13 +178,8 @@ class RunNow:
         cards: of differential privacy and of masks.
         sent: by everyone, repeated rounds included.
         sent_by_round: round 0 is everything before training.
-        interruptions: how often the run was stopped.
-        base_evaluation: of the base before any training.
-        newest_evaluation: of the newest evaluated round.
         ended_early: why the run ended before its last round; None if it did not.
         end: None while the run has not finished.
-        first: the first event; None before it.
-        last: the newest event.
         worked_s: seconds without pauses between interruption and resumption.
     """
 
@@ -488,7 +475,6 @@ class RunProgress:
 
     Attributes:
         rounds: planned, as the ledger says unless it is given.
-        lost: the clients that dropped out of this round, and the ledger's reason.
         deadline_s: seconds until the round closes without the clients that have not answered; None for no deadline.
         unfit: clients that cannot take part: a code, and the client's own message.
         loss: the newest held-out loss and the round before it; None until there is one.
@@ -532,11 +518,7 @@ class RunProgress:
 
 
 class LiveProgress:
-    """Returns the newest `RunProgress` when called; each call reads only what was appended since the last one.
-
-    Args:
-        ledger: of the run; need not exist yet.
-    """
+    """Returns the newest `RunProgress` when called; each call reads only what was appended since the last one."""
 
     def __init__(self, ledger: Path, progress: RunProgress | None = None) -> None:
         self._ledger = Follower(ledger)

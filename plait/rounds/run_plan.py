@@ -51,11 +51,7 @@ class Costs(Protocol):
         ...
 
     def spent(self, state: RunState, epsilons: Mapping[str, float]) -> Event | None:
-        """What the ledger says of the costs once a round is over; None for nothing.
-
-        Args:
-            epsilons: what clients have said of their own costs, by name.
-        """
+        """What the ledger says of the costs once a round is over; None for nothing."""
         ...
 
 
@@ -80,7 +76,6 @@ class Links:
     """Bits for each parameter of an adapter.
 
     Attributes:
-        up: of an update.
         more_down: of what a client is sent beside a broadcast.
     """
 
@@ -94,7 +89,6 @@ class Opening:
 
     Attributes:
         events: of its ledger; empty for a new run, whose ledger does not exist yet.
-        size: numbers in the largest update.
         continues: whether it starts from other runs' adapters.
     """
 
@@ -108,12 +102,7 @@ class Opening:
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """The settings of a run's tasks.
-
-    Attributes:
-        plan: has those that are the same in all of them.
-        new_factors: whether the factors change in every round (see `Rule.new_factors`).
-    """
+    """The settings of a run's tasks."""
 
     plan: RunPlan
     rule: Rule
@@ -148,15 +137,11 @@ class RunPlan:
 
     Attributes:
         clients: the run begins once this many can take part.
-        eval_every: rounds from one evaluation to the next.
-        seed: decides cohorts and the clients' seeds.
         eval_clients: clients that evaluate; 0 for all.
         deadline_s: seconds that a round waits for updates (and an evaluation for losses); None for no limit.
         attempts: attempts at a round that falls below its quorum.
         keep_updates: whether updates stay in the spool after their round.
         stepping: gives each client steps of its own; None if all take as many.
-        patience: how long to wait for clients that come and go; at most `deadline_s`, if there is one.
-        watch: what follows from its evaluations.
         folds: updates that a round folds; 0 for as many as its cohort.
         measures_pace: whether clients' paces are measured, for when their answers are due.
         starts_anew: whether the adapter begins as its seed says.

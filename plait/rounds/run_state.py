@@ -31,7 +31,6 @@ class RankedAdapter:
 
     Attributes:
         rank: of every pair; 0 if the method has no rank.
-        spec: from which a client derives it.
     """
 
     rank: int
@@ -114,7 +113,6 @@ class RunState:
     """Everything that the next round depends on.
 
     Attributes:
-        run_id: 16 random bytes that identify the run in every envelope.
         tracks: one for each rank of the clients, that of the master's rank first.
         held: digest of the adapter that each client holds, by client name; empty for none.
         norms: medians of the update norms of recent rounds (see validate.py).
@@ -150,11 +148,7 @@ class RunState:
         return self.tracks[0].shadow
 
     def at(self, version: int) -> RunState:
-        """The state as clients know it that began with the adapter of round `version`.
-
-        Raises:
-            KeyError: nothing of that round is kept.
-        """
+        """The state as clients know it that began with the adapter of round `version`."""
         if version == self.round:
             return self
         tracks = tuple(Track(shadow) for shadow in self.versions[version])
@@ -194,11 +188,7 @@ def sample_cohort(clients: Sequence[str], size: int, *, seed: int, round_number:
 def choose_cohort(
     clients: Sequence[str], size: int, *, seed: int, round_number: int
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The clients asked in a round, and the order of those that replace them.
-
-    Returns:
-        (the cohort in name order, all others in the order of replacement).
-    """
+    """The clients asked in a round, and the order of those that replace them."""
     cohort = sample_cohort(clients, size, seed=seed, round_number=round_number)
     others = sorted(set(clients) - set(cohort))
     np.random.default_rng([seed, round_number, 1]).shuffle(others)

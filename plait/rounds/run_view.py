@@ -28,16 +28,9 @@ class RunView(RunNow):
     """Everything that a ledger records about a run.
 
     Attributes:
-        evaluations: by the round before them; 0 is the base alone.
         sent_bytes_before: bytes sent in both directions before each evaluation.
-        updates: accepted updates, by (round, client).
-        refusals: updates and evaluations that were not accepted.
-        taken_back: steps that made the adapter worse, by round.
-        not_published: adapters that were not, by round.
-        audited: what attacks found, if that was recorded.
         erased: clients whose updates were, in order.
         of_features: events of features, by kind; of what a run repeated, the last.
-        traffic: by (round, client).
         asked: optimizer steps of clients that have a number of their own, by (round, client).
         evaluated_by: rounds and clients of the losses that came.
     """
@@ -61,11 +54,7 @@ class RunView(RunNow):
 
     @classmethod
     def of(cls, recorded: Iterable[events.Event]) -> Self:
-        """The view of a whole ledger.
-
-        Raises:
-            PeerError: the first event is not ``run_started``.
-        """
+        """The view of a whole ledger."""
         view = cls.after(recorded)
         _ = view.start  # refuses what is no run's
         return view
@@ -213,22 +202,14 @@ class RunView(RunNow):
 
 @dataclass(frozen=True)
 class Kept:
-    """The adapter that a run publishes.
-
-    Attributes:
-        round: the round that produced it.
-    """
+    """The adapter that a run publishes."""
 
     round: int
     adapter: str
 
 
 def kept_in(view: RunView, *, keep: str) -> Kept | None:
-    """The adapter that a run publishes, as far as its ledger says; None before there is one, or nothing says which.
-
-    Args:
-        keep: the run's setting: which adapters are published.
-    """
+    """The adapter that a run publishes, as far as its ledger says; None before there is one, or nothing says which."""
     if keep != "last":
         kept = guard_after(keep, view.held_out).kept
         return Kept(kept.round, kept.adapter) if kept else None
@@ -242,19 +223,12 @@ class Recorded:
     """The contents of a resumed run's ledger.
 
     Attributes:
-        begun: whether the run has begun: enough clients had joined once.
         cohort: the newest round that began, and its clients.
-        received: rounds and clients of the recorded updates.
         folded_in: of an asynchronous run, rounds and clients of the updates of each fold, in the order of arrival.
-        evaluations: rounds and clients of the recorded losses.
-        misfits: rounds, clients and reasons of the recorded refusals.
-        held_out: the recorded evaluations, in the order of their rounds.
         taken_back: rounds whose steps are recorded as taken back, or as impossible to take back.
-        not_published: rounds whose adapters are recorded as not published.
         ended_early: whether it records that the run ended before its last round.
         steps: that clients were asked for, by round and client, where each has its own number.
         epsilons: what private records have cost so far, by client, as it said last.
-        newest: the newest update of each client.
     """
 
     begun: bool

@@ -49,11 +49,7 @@ T = TypeVar("T")
 
 
 class SideBySide(Generic[T]):
-    """As many threads as the machine has cores for; with one, work is done when its result is taken.
-
-    Args:
-        each_bytes: memory that a result takes.
-    """
+    """As many threads as the machine has cores for; with one, work is done when its result is taken."""
 
     def __init__(self, each_bytes: int) -> None:
         self._threads = min(cores(), _MOST_BYTES // max(1, each_bytes) - 1)
@@ -85,11 +81,7 @@ class SideBySide(Generic[T]):
         self._given.append(work)
 
     def take(self) -> T:
-        """The result of what was given first.
-
-        Raises:
-            Exception: what the work raised.
-        """
+        """The result of what was given first."""
         return self._given.popleft()()
 
 
@@ -123,7 +115,6 @@ class NormCheck:
 
     Attributes:
         accepted: the clients whose updates are folded, in name order.
-        limits: the largest that a figure may be.
     """
 
     accepted: tuple[str, ...]
@@ -156,7 +147,6 @@ class Stored:
     """A stored update, as it was read when it came in.
 
     Attributes:
-        examples: that it stands for, as its header says.
         steps: that the client was asked for; 0 if all were asked for as many.
         arrival: how it came, where that is not in its own round.
     """
@@ -178,9 +168,6 @@ class Spool:
 
     Args:
         refused: called for every stored update that does not count after all.
-        ranks: the adapters that clients have.
-        base_fingerprint: of the base, 32 bytes.
-        norm_bound: how large an update may be.
         stepping: what gave clients steps of their own; None if all took as many.
     """
 
@@ -219,11 +206,7 @@ class Spool:
         steps: int = 0,
         arrival: Arrival | None = None,
     ) -> tuple[Opened, Stored]:
-        """A stored update of a client who may be away by now, so that the update itself has to say its track.
-
-        Raises:
-            PeerError: it is not what was stored.
-        """
+        """A stored update of a client who may be away by now, so that the update itself has to say its track."""
         received = read_envelope(update, max_bytes=len(update))
         said = received.header.spec_digest
         track = next((track for track, adapter in enumerate(self.ranks.adapters) if adapter.spec.digest == said), 0)
@@ -231,11 +214,7 @@ class Spool:
         return opened, self.stored(opened, state, track, steps=steps, arrival=arrival)
 
     def check(self, opened: Opened, expected: Expected, track: int) -> None:
-        """Refuse what no rule could fold, or this one not in this round, before it is stored.
-
-        Raises:
-            UpdateRefused: with the reason.
-        """
+        """Refuse what no rule could fold, or this one not in this round, before it is stored."""
         frozen = BOTH_SIDES - self.rule.trained(expected.round)
         contribution = self.contribution(opened, expected, track)
         try:
@@ -311,11 +290,7 @@ class Spool:
         return slices_of(geometry, sides)
 
     def load(self, number: int, client: str) -> bytes:
-        """A stored update.
-
-        Raises:
-            MachineError: it is gone.
-        """
+        """A stored update."""
         update = self.directory.load_update(number, client)
         if update is None:
             raise MachineError(f"the stored update of {client!r} in round {number} was deleted during the run")

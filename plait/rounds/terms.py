@@ -42,7 +42,6 @@ class Asked:
 
     Attributes:
         run_id: the run's, 16 bytes in hexadecimal; empty before the first task.
-        newest: the latest round requested, by purpose.
         seen: the adapters from which recent rounds were requested, by purpose and round.
         repeats: number of rounds requested from another adapter, or given with other noise.
         given: the latest round whose update left with noise of its own, and the attempt that it left for.
@@ -78,9 +77,6 @@ class Asked:
     def note(self, memory: Memory, header: Header, task: TrainTask | EvaluateTask, most: int) -> None:
         """Record a task before it is done.
 
-        Args:
-            most: times that a round may be requested from another adapter, in the whole run.
-
         Raises:
             PolicyError: it is of another run, or requested once too often.
         """
@@ -115,10 +111,6 @@ class Asked:
 
         Args:
             attempt: digest of what the update is given to.
-            most: times that a round's update may be given with other noise, in the whole run.
-
-        Raises:
-            PolicyError: it was given once too often.
         """
         digest = attempt.hex()
         if self.given == (number, digest):
@@ -143,9 +135,7 @@ class Terms:
     """One client's agreement to one run.
 
     Attributes:
-        tasks: the settings of all tasks.
         specs: the adapters of the run, one for each rank of its clients. A client is first asked about the largest.
-        own: the one that this client has.
         policy: its operator's; None in a simulation, which has a single operator.
     """
 
@@ -156,11 +146,7 @@ class Terms:
     policy: Policy | None = None
 
     def check_task(self, task: CoreTask) -> None:
-        """Refuse a task whose settings or adapter differ from the run configuration.
-
-        Raises:
-            PolicyError: with the value, what it is and what was expected.
-        """
+        """Refuse a task whose settings or adapter differ from the run configuration."""
         match task:
             case DescribeTask():
                 self._check_settings(task.settings, self.tasks.to_describe())
@@ -176,11 +162,7 @@ class Terms:
                 self._check_settings(task.settings, self.tasks.to_evaluate(task.settings.round))
 
     def check_header(self, header: Header, task: TrainTask | EvaluateTask) -> None:
-        """Refuse a broadcast for another adapter or round than the task's, or for another client.
-
-        Raises:
-            PolicyError: it is for another.
-        """
+        """Refuse a broadcast for another adapter or round than the task's, or for another client."""
         if header.spec_digest != self.own.digest or header.spec_json not in ("", self.own.text):
             raise PolicyError(
                 f"adapter spec of the broadcast is {header.spec_digest.hex()[:16]}, expected "
@@ -193,11 +175,7 @@ class Terms:
             raise PolicyError(f"broadcast is of round {header.round}, expected {after} of this task")
 
     def check_round(self, number: int, *, least: int) -> None:
-        """Refuse a round that the run does not have.
-
-        Raises:
-            PolicyError: it is not one of the run.
-        """
+        """Refuse a round that the run does not have."""
         most = self.tasks.plan.rounds
         if not least <= number <= most:
             raise PolicyError(f"round of the task is {number}, expected {least} to {most}")
@@ -222,41 +200,23 @@ class Lines(Protocol):
     """Lines of text that only ever grow in number."""
 
     def read(self) -> Sequence[str]:
-        """All of them.
-
-        Raises:
-            PolicyError: some are known to be missing.
-            MachineError: they cannot be read.
-        """
+        """All of them."""
         ...
 
     def append(self, line: str) -> None:
-        """Add one, durably.
-
-        Raises:
-            MachineError: the disk is full or read-only.
-        """
+        """Add one, durably."""
         ...
 
 
 @dataclass(eq=False)
 class DataJournal:
-    """The journal of one data set in one federation.
-
-    Attributes:
-        lines: where it is kept.
-    """
+    """The journal of one data set in one federation."""
 
     lines: Lines
     _entries: list[Mapping[str, Any]] = field(default_factory=list[Mapping[str, Any]], init=False)
 
     def entries(self) -> Sequence[Mapping[str, Any]]:
-        """All entries; of those that were read before none has changed.
-
-        Raises:
-            ConfigError: the journal is damaged.
-            PolicyError: it has lost entries.
-        """
+        """All entries; of those that were read before none has changed."""
         lines, read = self.lines.read(), len(self._entries)
         if len(lines) < read:
             raise PolicyError(
@@ -272,11 +232,7 @@ class DataJournal:
         return self._entries
 
     def add(self, entry: Mapping[str, object]) -> None:
-        """Add an entry, durably.
-
-        Raises:
-            MachineError: it cannot be written.
-        """
+        """Add an entry, durably."""
         self.lines.append(json.dumps(entry, sort_keys=True))
 
 

@@ -89,11 +89,7 @@ class NormBound:
 
 
 def measure(delta: AdapterState, received: AdapterState, geometry: Geometry) -> dict[str, float]:
-    """The figures of an update.
-
-    Args:
-        delta: of one client, finite.
-    """
+    """The figures of an update."""
     return _measure(delta.flat, received.flat, geometry)
 
 
@@ -191,10 +187,6 @@ class Expected:
     """The expected header of one client's update in one round.
 
     Attributes:
-        run_id: 16 bytes.
-        base_fingerprint: 32 bytes.
-        spec_digest: 32 bytes.
-        received: the adapter that the client started from.
         examples: the client's own statement; None if that was checked before.
         public_key: its Ed25519 key, 32 bytes, if it proved to hold one: the update must then be signed with it.
         epsilon: the most that its records may have cost: the update must then say what they
@@ -213,11 +205,7 @@ class Expected:
 
 
 def open_update(data: bytes, expected: Expected) -> Opened:
-    """Read and decode an update and check all its claims.
-
-    Raises:
-        UpdateRefused: with the first reason found.
-    """
+    """Read and decode an update and check all its claims."""
     try:
         received = read_envelope(data, max_bytes=max_update_bytes(expected.received.layout))
     except PeerError as error:
@@ -267,11 +255,7 @@ def check_update(received: Received, expected: Expected) -> Opened:
 
 
 def check_evaluation(evaluation: Evaluation, card: ClientCard, round_number: int) -> None:
-    """Check a client's evaluation against its earlier statements.
-
-    Raises:
-        UpdateRefused: with the first reason found.
-    """
+    """Check a client's evaluation against its earlier statements."""
     if evaluation.client != card.client:
         raise UpdateRefused(Reason.WRONG_CLIENT, f"evaluation is of {evaluation.client!r}, expected {card.client!r}")
     if evaluation.round != round_number:

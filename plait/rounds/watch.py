@@ -98,9 +98,7 @@ class Guard:
 
     Attributes:
         is_strict: whether only one of a lower loss than all before is (``best``).
-        base: the evaluation before round 1; None if there was none.
         best: of the published ones the one of the lowest mean loss.
-        kept: the newest published one.
         risen: how far the newest evaluation is above `above`, if it is not published; None if that is not known.
         above: the evaluation that it is above; None if it is published, or not known to be better than the base.
     """
@@ -166,8 +164,6 @@ class Standing:
         best: the one of the lowest mean loss.
         accepted: round of the newest evaluation that was not worse; steps are taken back towards it.
         worse: the newest loss minus the best one before, in nats, if that is too much; 0 otherwise.
-        scale: of later steps, at most 1.
-        round: of the newest evaluation.
     """
 
     first: Evaluated | None = None
