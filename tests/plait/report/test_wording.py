@@ -11,7 +11,6 @@ from plait.report import wording
     ("count", "text"),
     [
         (0, "0 B"),
-        (999, "999 B"),
         (1000, "1.00 kB"),
         (9_996, "10.0 kB"),
         (999_600, "1.00 MB"),

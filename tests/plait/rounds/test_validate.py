@@ -111,7 +111,6 @@ def test_an_evaluation_of_what_the_client_has_counts():
         ({"loss": 1e300}, "figure"),
         ({"correct": 1, "own_loss": 2.0}, "figure"),
         ({"loss_error": 1e300}, "figure"),
-        ({"own_loss": 2.0, "own_change_error": 0.5}, "figure"),
     ],
 )
 def test_an_evaluation_of_anything_else_does_not(changes, reason):

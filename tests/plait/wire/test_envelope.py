@@ -165,7 +165,6 @@ def test_payload_digest_is_as_specified():
     ("header", "changes", "complaint"),
     [
         (UPDATE, {"round": -1}, "round is -1, expected 0 to 4294967295"),
-        (UPDATE, {"examples": -1}, "number of examples is -1"),
         (UPDATE, {"metrics": {"": 1.0}}, "name in metrics has 0 characters"),
         (BROADCAST, {"examples": 1}, "number of examples is 1, expected 0 to 0"),
         (BROADCAST, {"spec_json": "\ud800"}, "lone surrogates"),
