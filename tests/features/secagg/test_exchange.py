@@ -413,9 +413,10 @@ class TestMaliciousServer:
         client = federation.clients[federation.names[0]]
         for wrong, unreadable in ((right | {1: flipped}, (1,)), (right | {1: right[2], 2: right[1]}, (1, 2))):
             assert client.deliver(SESSION, sharers, wrong) == (client, unreadable)
-        for wrong in (right | {9: right[1]}, {1: right[1]}):
+        # The last says that so few have shared that the others' masks could all be taken off.
+        for told, wrong in ((sharers, right | {9: right[1]}), (sharers, {1: right[1]}), ((0, 1), {1: right[1]})):
             with pytest.raises(PeerError):
-                client.deliver(SESSION, sharers, wrong)
+                client.deliver(SESSION, told, wrong)
 
 
 class TestBadClients:
