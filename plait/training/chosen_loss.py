@@ -14,7 +14,7 @@ from plait.own_code import located_errors
 from plait.training.device import device_of
 from plait.training.examples import IGNORED, Example
 from plait.training.local_loss import LocalAdapter, LocalLoss
-from plait.training.losses import class_logits, predictions
+from plait.training.model_losses import class_logits, predictions
 
 
 class ChosenLoss:

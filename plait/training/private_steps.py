@@ -31,8 +31,9 @@ from plait.privacy.record import Charge, RecordPrivacy
 from plait.training.examples import Example
 from plait.training.fused import FusedLanguageModel, recognise
 from plait.training.learner import Learner, LocalTraining, TrainingInputs
-from plait.training.losses import count_labels, summed_loss
+from plait.training.losses import count_labels
 from plait.training.memory import StepMemory
+from plait.training.model_losses import summed_loss
 from plait.training.trainer import SCALE_PER_EXAMPLE, follow, in_training, trained_parameters
 
 Tensor = torch.Tensor

@@ -24,7 +24,7 @@ from plait.training.device import device_of
 from plait.training.examples import Example, Tokenizer, digest_of
 from plait.training.learner import Learner, LocalTraining, TrainingInputs, visited
 from plait.training.lesson import Lesson, StepLoss, Taught
-from plait.training.losses import BatchLoss, class_logits, count_labels
+from plait.training.losses import BatchLoss, count_labels
 from plait.training.memory import StepMemory, within_memory
 from plait.training.optimizer import copy_all
 from plait.training.teaching import Teaching, teaching_of
@@ -325,6 +325,8 @@ def measure_losses(
     for first in range(0, len(examples), batch_size):
         batch = examples[first : first + batch_size]
         if task is Task.CLASSIFICATION:
+            from plait.training.model_losses import class_logits
+
             logits, labels = class_logits(model, batch, pad_token=pad_token, device=device)
             done.losses += nn.functional.cross_entropy(logits, labels, reduction="none").tolist()
             done.correct += int((logits.argmax(dim=-1) == labels).sum())

@@ -19,7 +19,8 @@ from plait.training.blueprint import Blueprint
 from plait.training.device import Compute
 from plait.training.examples import IGNORED, Example
 from plait.training.learner import Learner, LocalTraining, TrainingInputs, schedule_factor
-from plait.training.losses import BatchLoss, summed_loss
+from plait.training.losses import BatchLoss
+from plait.training.model_losses import summed_loss
 from plait.training.optimizer import EPSILON
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter
 from plait.training.trainer import measure_losses, train_steps

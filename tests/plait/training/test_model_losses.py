@@ -19,9 +19,10 @@ from transformers import (
 )
 
 from plait.adapters import Task
-from plait.training import sliced_head
+from plait.training import model_losses
 from plait.training.examples import IGNORED, Example
-from plait.training.losses import BatchLoss, summed_loss
+from plait.training.losses import BatchLoss
+from plait.training.model_losses import summed_loss
 
 WORDS = 50
 SMALL = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -67,15 +68,15 @@ def batch() -> list[Example]:
 @pytest.fixture
 def sliced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Slices of seven rows, whatever the batch; the rows of every slice."""
-    monkeypatch.setattr(sliced_head, "_HELD_ON_CPU", 0)
-    monkeypatch.setattr(sliced_head, "SLICE_ELEMENTS_ON_GPU", 7 * WORDS)
-    honest, seen = sliced_head.SlicedHead._losses, list[int]()
+    monkeypatch.setattr(model_losses, "_HELD_ON_CPU", 0)
+    monkeypatch.setattr(model_losses, "SLICE_ELEMENTS_ON_GPU", 7 * WORDS)
+    honest, seen = model_losses.SlicedHead._losses, list[int]()
 
-    def counted(self: sliced_head.SlicedHead, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def counted(self: model_losses.SlicedHead, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         seen.append(len(hidden))
         return honest(self, hidden, targets)
 
-    monkeypatch.setattr(sliced_head.SlicedHead, "_losses", counted)
+    monkeypatch.setattr(model_losses.SlicedHead, "_losses", counted)
     return seen
 
 

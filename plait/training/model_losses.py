@@ -1,0 +1,186 @@
+"""Cross-entropy of a batch by the model's own modules, as PEFT and transformers implement them.
+
+Of a language model's logits, where they would be many, only a slice exists at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from peft import PeftModel
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from plait.adapters import Task
+from plait.training.device import device_of
+from plait.training.examples import IGNORED, Example
+from plait.training.fused.kernels import SLICE_ELEMENTS_ON_GPU
+
+_HELD_ON_CPU = 1 << 28
+"""Logits that a CPU's memory holds at once; fewer are computed as PEFT computes them."""
+
+
+class ModelLosses:
+    """The losses of a model's batches.
+
+    Args:
+        is_sliced: whether the logits of a language model may be computed slice by slice.
+    """
+
+    def __init__(self, model: nn.Module, *, task: Task, pad_token: int, is_sliced: bool) -> None:
+        self._model, self._task, self._pad_token = model, task, pad_token
+        self._device = device_of(model)
+        self._sliced = SlicedHead.of(model) if is_sliced else None
+
+    def total(self, batch: Sequence[Example]) -> torch.Tensor:
+        """Of all label tokens, or examples, together."""
+        if (losses := self._by_slices(batch)) is not None:
+            return losses.sum()
+        return summed_loss(self._model, batch, task=self._task, pad_token=self._pad_token, device=self._device)
+
+    def by_token(self, batch: Sequence[Example]) -> torch.Tensor:
+        """Of every label token of a language model's batch, (counted,) float32."""
+        if (losses := self._by_slices(batch)) is not None:
+            return losses
+        logits, targets = predictions(self._model, batch, pad_token=self._pad_token, device=self._device)
+        return nn.functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none")[targets != IGNORED]
+
+    def _by_slices(self, batch: Sequence[Example]) -> torch.Tensor | None:
+        """Losses of all label tokens where their logits are too many to be held; None where they are not."""
+        if self._sliced is None or not self._sliced.pays(batch, self._device):
+            return None
+        tokens, mask = pad([example.tokens for example in batch], self._pad_token, self._device)
+        found = self._sliced.token_losses(tokens, mask, [example.labels for example in batch])
+        if found is None:
+            self._sliced = None
+        return found
+
+
+@dataclass(eq=False)
+class SlicedHead:
+    """A model and its output layer."""
+
+    model: nn.Module
+    head: nn.Module
+    words: int
+    _is_plain: bool = False
+
+    @classmethod
+    def of(cls, model: nn.Module) -> SlicedHead | None:
+        """None if the model has no output layer of its own."""
+        inner = model.get_base_model() if isinstance(model, PeftModel) else model
+        found = getattr(inner, "get_output_embeddings", lambda: None)()
+        words = getattr(found, "out_features", None)
+        return cls(model, found, words) if isinstance(found, nn.Module) and isinstance(words, int) else None
+
+    def pays(self, batch: Sequence[Example], device: torch.device) -> bool:
+        """Whether the batch's logits are too many to be held."""
+        most = _HELD_ON_CPU if device.type == "cpu" else SLICE_ELEMENTS_ON_GPU
+        return len(batch) * max(len(example.tokens) for example in batch) * self.words > most
+
+    def token_losses(
+        self, tokens: torch.Tensor, mask: torch.Tensor | None, labels: Sequence[NDArray[np.int32]]
+    ) -> torch.Tensor | None:
+        """Cross-entropy of every label token, (counted,) float32, in nats, in order.
+
+        Args:
+            tokens: (batch, longest), padded.
+            mask: of real tokens, or None if all are.
+
+        Returns:
+            None if the model changes what its head gives.
+        """
+        batch, longest = tokens.shape
+        targets = np.full((batch, longest), IGNORED, np.int64)
+        for row, own in zip(targets, labels, strict=True):
+            row[: len(own) - 1] = own[1:]
+        counted = np.flatnonzero(targets != IGNORED)
+        wanted = torch.from_numpy(targets.reshape(-1)[counted]).to(tokens.device)
+        rows = torch.from_numpy(counted).to(tokens.device)
+        held: list[torch.Tensor] = []
+
+        def first_only(_head: nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+            held.append(given[0])
+            return (given[0][:, :1], *given[1:])
+
+        hook = self.head.register_forward_pre_hook(first_only)
+        try:
+            logits = self.model(input_ids=tokens, attention_mask=mask, use_cache=False).logits
+        finally:
+            hook.remove()
+        if not self._is_plain:
+            with torch.no_grad():
+                self._is_plain = torch.equal(logits, self.head(held[0][:, :1]))
+            if not self._is_plain:
+                return None
+        # A learned prompt is part of the input, so its positions are part of the output.
+        hidden = held[0][:, -longest:].flatten(0, 1).index_select(0, rows)
+        size = max(1, SLICE_ELEMENTS_ON_GPU // self.words)
+        slices = zip(hidden.split(size), wanted.split(size), strict=True)
+        losses: list[torch.Tensor] = [checkpoint(self._losses, *each, use_reentrant=False) for each in slices]
+        return torch.cat(losses)
+
+    def _losses(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(self.head(hidden).float(), targets, reduction="none")
+
+
+# If fewer positions than this count, only those are widened to float32: at 49,152 words each they dominate.
+_MOSTLY = 0.75
+
+
+def summed_loss(
+    model: nn.Module, batch: Sequence[Example], *, task: Task, pad_token: int, device: torch.device
+) -> torch.Tensor:
+    """The result of `BatchLoss`, by the model's own modules."""
+    if task is Task.CLASSIFICATION:
+        logits, labels = class_logits(model, batch, pad_token=pad_token, device=device)
+        return nn.functional.cross_entropy(logits, labels, reduction="sum")
+    logits, targets = predictions(model, batch, pad_token=pad_token, device=device)
+    return nn.functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
+
+
+def predictions(
+    model: nn.Module, batch: Sequence[Example], *, pad_token: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits, (positions, words) float32, and the target of each position; in the order of the batch.
+
+    Targets that do not count are `IGNORED`; where few count, the others are left out.
+    """
+    tokens, mask = pad([example.tokens for example in batch], pad_token, device)
+    labels, _ = pad([example.labels for example in batch], IGNORED, device)
+    # Targets are shifted, not logits: cutting the last position off the logits would copy all of them.
+    targets = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED).flatten()
+    # A learned prompt is part of the input, so its positions are part of the output.
+    logits = model(input_ids=tokens, attention_mask=mask, use_cache=False).logits[:, -tokens.shape[1] :].flatten(0, 1)
+    counts = targets != IGNORED
+    if counts.float().mean() < _MOSTLY:
+        logits, targets = logits[counts], targets[counts]
+    return logits.float(), targets
+
+
+def pad(
+    rows: Sequence[np.ndarray[tuple[int], np.dtype[np.int32]]], filler: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Rows of different lengths as one (batch, longest) int64 tensor, and the mask of real tokens (None: all)."""
+    longest = max(len(row) for row in rows)
+    block = np.full((len(rows), longest), filler, np.int64)
+    for number, row in enumerate(rows):
+        block[number, : len(row)] = row
+    tensor = torch.from_numpy(block).to(device)
+    if all(len(row) == longest for row in rows):
+        return tensor, None
+    lengths = torch.tensor([len(row) for row in rows], device=device)
+    return tensor, (torch.arange(longest, device=device) < lengths[:, None]).long()
+
+
+def class_logits(
+    model: nn.Module, batch: Sequence[Example], *, pad_token: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of a classifier, (batch, classes) float32, and the correct classes."""
+    tokens, mask = pad([example.tokens for example in batch], pad_token, device)
+    labels = torch.tensor([int(example.labels[0]) for example in batch], device=device)
+    return model(input_ids=tokens, attention_mask=mask).logits.float(), labels
