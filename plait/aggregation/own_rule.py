@@ -1,4 +1,4 @@
-"""A user's own rule: from a function or a class to a `Rule`; and a server optimizer of the user's own.
+"""A user's own rule: from a function or a class to a `Rule`.
 
 A function gets all updates of a round at once; its keyword-only parameters are the rule's options:
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, TypedDict, Unpack, cast, overload
 
 import numpy as np
@@ -36,7 +36,6 @@ from plait.aggregation.rule import (
     RoundContext,
     Rule,
 )
-from plait.aggregation.server_step import ServerOptimizer
 from plait.errors import ConfigError
 from plait.own_code import chosen_function, instance_of, located_errors
 
@@ -233,19 +232,3 @@ def _outcome(made: object, context: RoundContext, name: str) -> Outcome:
             f"rule '{name}' gave a step in round {context.round} that is not finite, expected finite numbers"
         )
     return replace(outcome, step=AdapterState(layout, step))
-
-
-def as_optimizer(part: object, *, name: str) -> ServerOptimizer:
-    """A user's own server optimizer: a frozen dataclass, or an instance of one.
-
-    Raises:
-        ConfigError: it is something else, or lacks one of the members of `ServerOptimizer`.
-    """
-    what = f"server optimizer '{name}'"
-    part = instance_of(part, what=what)
-    if not is_dataclass(part) or isinstance(part, type):
-        raise ConfigError(f"{what} is a {type(part).__name__}, expected a frozen dataclass")
-    for member in ("name", "needs", "copies", "adjust"):
-        if not hasattr(part, member):
-            raise ConfigError(f"{what} has no '{member}', expected name, needs, copies and adjust")
-    return cast("ServerOptimizer", part)

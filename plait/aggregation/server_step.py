@@ -21,8 +21,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from dataclasses import dataclass, is_dataclass
+from typing import Any, ClassVar, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,8 @@ from numpy.typing import NDArray
 from plait.adapters import AdapterState
 from plait.aggregation.rule import Outcome, RoundContext
 from plait.choice import parse_choice, with_options
+from plait.errors import ConfigError
+from plait.own_code import instance_of
 from plait.places import OnDemand
 from plait.plugins import Kind, find
 from plait.traits import Reasons, Trait
@@ -148,7 +150,17 @@ def optimizer_for(text: str) -> ServerOptimizer:
     name, options = parse_choice(text)
     optimizer = OPTIMIZERS.get(name)
     if optimizer is None:
-        from plait.aggregation.own_rule import as_optimizer
-
-        optimizer = as_optimizer(find(Kind.SERVER_OPTIMIZER, name, known=("auto", *OPTIMIZERS)), name=name)
+        optimizer = _own(find(Kind.SERVER_OPTIMIZER, name, known=("auto", *OPTIMIZERS)), name=name)
     return with_options(optimizer, options, what=f"server optimizer '{name}'")
+
+
+def _own(part: object, *, name: str) -> ServerOptimizer:
+    """A user's own: a frozen dataclass, or an instance of one."""
+    what = f"server optimizer '{name}'"
+    part = instance_of(part, what=what)
+    if not is_dataclass(part) or isinstance(part, type):
+        raise ConfigError(f"{what} is a {type(part).__name__}, expected a frozen dataclass")
+    for member in ("name", "needs", "copies", "adjust"):
+        if not hasattr(part, member):
+            raise ConfigError(f"{what} has no '{member}', expected name, needs, copies and adjust")
+    return cast("ServerOptimizer", part)

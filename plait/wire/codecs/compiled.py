@@ -27,6 +27,10 @@ _ARGUMENTS = {
     "rate_pack": (_P, _P, _P, _P, _I, _P, _I, _I, _P, _I, _P),
     "rate_unpack": (_P, _P, _I, _P, _P, _I, _P, _P, _P, _I, _I, _P, _I, _P),
 }
+# A state of the trellis is at most 8 steps from every other, so sums over a path differ by at most 8 · GREATEST_COST.
+# They stay below 2**15 for 8 more steps, even if they begin beyond that, where no allowed path can end.
+GREATEST_COST = 2047
+"""Of a branch."""
 _FINE, _NO_MEMORY = 0, 1
 _MOST_BYTES_OF_A_SYMBOL = 3
 

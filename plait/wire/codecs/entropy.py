@@ -19,6 +19,7 @@ from math import isqrt
 import numpy as np
 from numpy.typing import NDArray
 
+from plait.adapters.state import Float32
 from plait.errors import PeerError
 
 PRECISION = 24  # frequencies sum to 2**24
@@ -137,3 +138,22 @@ def split(payload: bytes | memoryview, streams: int) -> list[Words]:
 
 
 DOES_NOT_END = "entropy-coded stream does not end with its last symbol, expected one of these frequencies"
+
+
+class Scatter:
+    """Moves numbers from group order to their positions in the layout."""
+
+    def __init__(self, flat: Float32, places: Sequence[tuple[int, int]]) -> None:
+        self._flat = flat
+        self._places = iter(places)
+        self._start = self._stop = 0
+
+    def write(self, numbers: Float32) -> None:
+        """Put the next numbers where they belong."""
+        while numbers.size:
+            if self._start == self._stop:
+                self._start, size = next(self._places)
+                self._stop = self._start + size
+            end = min(self._stop, self._start + numbers.size)
+            self._flat[self._start : end] = numbers[: end - self._start]
+            numbers, self._start = numbers[end - self._start :], end

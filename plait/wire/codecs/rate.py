@@ -25,7 +25,7 @@ from plait.adapters.state import Float32
 from plait.errors import PeerError
 from plait.wire.codec import EncodedPayload
 from plait.wire.codecs import compiled
-from plait.wire.codecs.entropy import join, split, streams_of
+from plait.wire.codecs.entropy import Scatter, join, split, streams_of
 from plait.wire.codecs.trellis import (
     GREATEST_STEP,
     LARGEST,
@@ -316,25 +316,6 @@ class _Book:
 def _tables(books: Sequence[_Book]) -> tuple[list[int], list[NDArray[np.int64]]]:
     """The largest magnitude and the frequencies of all groups."""
     return [book.largest for book in books], [each for book in books for each in book.frequencies]
-
-
-class Scatter:
-    """Moves numbers from group order to their positions in the layout."""
-
-    def __init__(self, flat: Float32, places: Sequence[tuple[int, int]]) -> None:
-        self._flat = flat
-        self._places = iter(places)
-        self._start = self._stop = 0
-
-    def write(self, numbers: Float32) -> None:
-        """Put the next numbers where they belong."""
-        while numbers.size:
-            if self._start == self._stop:
-                self._start, size = next(self._places)
-                self._stop = self._start + size
-            end = min(self._stop, self._start + numbers.size)
-            self._flat[self._start : end] = numbers[: end - self._start]
-            numbers, self._start = numbers[end - self._start :], end
 
 
 def _places(layout: Layout, membership: NDArray[np.uint8]) -> list[tuple[int, int]]:

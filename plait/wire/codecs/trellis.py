@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from plait.adapters.state import Float32
 from plait.errors import PeerError
 from plait.wire.codecs import compiled
+from plait.wire.codecs.compiled import GREATEST_COST
 from plait.wire.codecs.entropy import PRECISION, fit, frequencies, knots
 
 LARGEST = 4096  # magnitudes beyond are clipped
@@ -167,10 +168,6 @@ _POLYNOMIALS: Mapping[int, tuple[int, int]] = {
 STATE_BITS = frozenset(_POLYNOMIALS)
 
 LANE_STEPS = 512
-
-# Every state is at most state_bits (8) steps from every other, so sums over a path differ by at most 8 · GREATEST_COST.
-# They stay below 2**15 for 8 more steps, even if they begin beyond that, where no allowed path can end.
-GREATEST_COST = 2047
 
 Cost = NDArray[np.int16]
 

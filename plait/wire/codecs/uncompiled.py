@@ -6,7 +6,7 @@ The search for the cheapest paths, packing and unpacking, with the arguments of 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar, cast
 
 import constriction
 import numpy as np
@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 
 from plait.adapters.state import Float32
 from plait.errors import PeerError
-from plait.wire.codecs.entropy import DOES_NOT_END, Bools, Symbols, Words, streams_of
-from plait.wire.codecs.rate import Scatter
-from plait.wire.codecs.trellis import GREATEST_COST, Cost, Trellis
+from plait.wire.codecs.compiled import GREATEST_COST
+from plait.wire.codecs.entropy import DOES_NOT_END, Bools, Scatter, Symbols, Words, streams_of
+
+if TYPE_CHECKING:
+    from plait.wire.codecs.trellis import Cost, Trellis
 
 _UNREACHABLE = 8 * GREATEST_COST + 1
 _STEPS_BETWEEN_REBASES = 8
