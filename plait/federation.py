@@ -89,7 +89,7 @@ def run_federation(
     if RunDirectory(out).has_started:
         begun = _continued(run, out, on_event)
     else:
-        begun = _commit_opening(run, out, start or beginning_of(run), superlink_data, on_event)
+        begun = commit_opening(run, out, start or beginning_of(run), superlink_data, on_event)
     directory, ledger, state, events = begun
     master, base, parents = run.ranks.master, run.base.reference, parents_in(events)
     publisher = Publisher(directory, ledger, master, base, clients=config.clients, outlets=outlets, parents=parents)
@@ -217,9 +217,7 @@ def _continued(run: Run, path: Path, on_event: OnEvent) -> _Begun:
     return directory, ledger, state, [*events, *promised]
 
 
-def _commit_opening(
-    run: Run, path: Path, start: StartingPoint, superlink_data: str | None, on_event: OnEvent
-) -> _Begun:
+def commit_opening(run: Run, path: Path, start: StartingPoint, superlink_data: str | None, on_event: OnEvent) -> _Begun:
     """Begin a new run: its folder, its first checkpoint, what its parts need, such as a key, its ledger.
 
     Killed before the ledger's first event, there is no run, and the same command begins it anew in the same folder.

@@ -25,14 +25,13 @@ from plait.rounds.dispatch import Aim, Answer, Dispatch, doubt
 from plait.rounds.evaluation import ClientLoss, client_losses, mean_loss
 from plait.rounds.events import Evaluated, Reason
 from plait.rounds.fold import Aggregator
-from plait.rounds.intake import AnswerLog, Intake
 from plait.rounds.ledger import Ledger
 from plait.rounds.roster import Roster
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import Costs, RunPlan, TaskSettings
 from plait.rounds.run_state import RunState, choose_cohort, note_held
 from plait.rounds.run_view import Recorded
-from plait.rounds.spool import SideBySide, Spool, Stored
+from plait.rounds.spool import AnswerLog, Intake, SideBySide, Spool, Stored
 from plait.rounds.validate import UpdateRefused, check_evaluation
 from plait.rounds.watch import Standing
 from plait.wire.messages import EvaluateTask, Evaluation, Task, TrainTask, UpdateReply

@@ -24,14 +24,13 @@ from plait.rounds.checkpoint import save_checkpoint
 from plait.rounds.cohort import CohortCollector, Collecting, Collector, ServerSide
 from plait.rounds.events import Event, UpdateReceived
 from plait.rounds.fold import Aggregator, Folding, PlainFold
-from plait.rounds.intake import AnswerLog, Intake
 from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.roster import Roster
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import CannotPayError, Costs, Free, RunPlan, TaskSettings
 from plait.rounds.run_state import Ranks, RunState, note_held
 from plait.rounds.run_view import Recorded
-from plait.rounds.spool import Arrival
+from plait.rounds.spool import AnswerLog, Arrival, Intake
 from plait.rounds.watch import Guard, Standing, guard_after, standing_after
 
 if TYPE_CHECKING:

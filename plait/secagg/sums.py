@@ -255,9 +255,9 @@ class MaskedSums:
         for group, _ in signed:
             self.unmasking(group)
         parts = self._unmask(wanted, signed)
-        return self._commit_sum(wanted, sealed, signed, parts, invited=len(invited))
+        return self.commit_sum(wanted, sealed, signed, parts, invited=len(invited))
 
-    def _commit_sum(
+    def commit_sum(
         self,
         wanted: Wanted,
         sealed: Sequence[Sealed],

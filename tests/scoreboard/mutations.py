@@ -109,7 +109,7 @@ def lenient(*fields: str) -> Callable[[], None]:
             said = {field: b"" if field == "public_key" else getattr(header, field) for field in fields}
             return strict(data, replace(expected, **said))
 
-        put("plait.rounds.validate:open_update", open_update, beside=("plait.rounds.intake", "plait.rounds.fold"))
+        put("plait.rounds.validate:open_update", open_update, beside=("plait.rounds.spool", "plait.rounds.fold"))
 
     return take_out
 
