@@ -287,7 +287,7 @@ def _spent(journal: DataJournal, memory: DiskMemory) -> float:
 
 def _limited(base: ResidentBase, limit_bytes: int) -> dict[str, int]:
     """The memory of each of a base's devices, by name, of which it uses no more than the limit; 0 for all."""
-    from plait.training.gpu import limit_memory
+    from plait.training.device import limit_memory
 
     base.memory_limit_bytes = limit_bytes
     devices: dict[str, int] = {}
@@ -300,7 +300,7 @@ def _limited(base: ResidentBase, limit_bytes: int) -> dict[str, int]:
 
 def _device(name: str) -> tuple[str, int]:
     """A device's name, and its memory in bytes."""
-    from plait.training.gpu import gpus
+    from plait.training.device import gpus
 
     if not name.startswith("cuda"):
         return name, machine.memory_bytes()

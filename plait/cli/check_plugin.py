@@ -135,11 +135,11 @@ def _verdicts(kind: Kind, text: str) -> Iterator[Verdict]:
 
             yield from checked(partial(callback_named, text), CALLBACK_CHECKS)
         case Kind.OBJECTIVE:
-            from plait.training.objective_contract import OBJECTIVE_CHECKS, own_formula
+            from plait.training.contract import OBJECTIVE_CHECKS, own_formula
 
             yield from checked(own_formula(text), OBJECTIVE_CHECKS)
         case Kind.REWARD:
-            from plait.training.objective_contract import REWARD_CHECKS
+            from plait.training.contract import REWARD_CHECKS
             from plait.training.reward import reward_named
 
             yield from checked(reward_named(text), REWARD_CHECKS)

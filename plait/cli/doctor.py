@@ -146,8 +146,7 @@ def _machine() -> list[Finding]:
 
 
 def _compute() -> list[Finding]:
-    from plait.training.device import choose_compute
-    from plait.training.gpu import gpus, matrix_gflops
+    from plait.training.device import choose_compute, gpus, matrix_gflops
 
     compute = choose_compute()
     found = [Finding(f"GPU {index}", f"{name}, {size / 1e9:.0f} GB") for index, (name, size) in enumerate(gpus())]

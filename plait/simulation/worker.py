@@ -24,7 +24,7 @@ from plait.simulation.sent_shares import SentShares
 from plait.simulation.simulation import Simulation
 from plait.simulation.workers import told
 from plait.training.bases import LocatedBase, quiet_libraries
-from plait.training.gpu import take_share
+from plait.training.device import take_share
 from plait.wire.codec import DECODED
 
 

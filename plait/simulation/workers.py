@@ -28,8 +28,7 @@ from plait.rounds.channel import Data, FixedNodes, NoAnswer, Purpose, StopReques
 from plait.run import Run
 from plait.simulation.partitioned_data import Shares
 from plait.simulation.sent_shares import SentShares
-from plait.training.device import Compute, use_threads
-from plait.training.gpu import shares
+from plait.training.device import Compute, shares, use_threads
 from plait.welcome import welcome_table
 
 _STARTS = 3

@@ -22,7 +22,17 @@ import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
-from peft import PeftConfig, PeftModel, PeftType, PromptTuningInit, TaskType, get_peft_model, get_peft_model_state_dict
+from peft import (
+    PeftConfig,
+    PeftModel,
+    PeftType,
+    PromptEncoder,
+    PromptEncoderConfig,
+    PromptTuningInit,
+    TaskType,
+    get_peft_model,
+    get_peft_model_state_dict,
+)
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -96,6 +106,7 @@ AUTO_CLASSES = {
 
 PROMPT = "prompt_embeddings"
 """PEFT's name of a learned prompt."""
+_ENCODER = "prompt_encoder."
 
 
 @dataclass(frozen=True)
@@ -300,7 +311,40 @@ def adapter_tensors(model: PeftModel) -> dict[str, torch.Tensor]:
     del tensors[PROMPT]
     if encoder.keys() == {"embedding.weight"}:
         return {**tensors, PROMPT: encoder["embedding.weight"]}
-    return {**tensors, **{f"prompt_encoder.{name}": parameter for name, parameter in encoder.items()}}
+    return {**tensors, **{f"{_ENCODER}{name}": parameter for name, parameter in encoder.items()}}
+
+
+# The settings that a plain prompt shares with an encoded one.
+_SHARED_KEYS = (
+    "task_type", "num_virtual_tokens", "token_dim", "num_transformer_submodules", "num_attention_heads", "num_layers",
+    "modules_to_save",
+)  # fmt: skip
+
+
+def servable(spec: AdapterSpec, state: AdapterState) -> tuple[AdapterSpec, AdapterState]:
+    """The adapter in file form: with the encoder's prompt in place of the encoder; otherwise unchanged."""
+    if spec.peft_config.get("peft_type") != "P_TUNING":
+        return spec, state
+    config = cast("PromptEncoderConfig", peft_config_of(spec.peft_config))
+    encoder = PromptEncoder(config)
+    with torch.no_grad():
+        for name, parameter in encoder.named_parameters():
+            parameter.copy_(torch.from_numpy(state[f"{_ENCODER}{name}"].copy()))
+        tokens = (config.num_virtual_tokens or 0) * (config.num_transformer_submodules or 1)
+        prompt = encoder(torch.arange(tokens)).numpy()
+    tensors = {name: tensor for name, tensor in state.items() if not name.startswith(_ENCODER)}
+    tensors[PROMPT] = prompt
+    layout = Layout.of({name: tensor.shape for name, tensor in tensors.items()})
+    settings: dict[str, Json] = {key: spec.peft_config[key] for key in _SHARED_KEYS if key in spec.peft_config}
+    plain = AdapterSpec(
+        method="prompt",
+        peft_config={**settings, "peft_type": "PROMPT_TUNING"},
+        task=spec.task,
+        labels=spec.labels,
+        layout=layout,
+        init_seed=spec.init_seed,
+    )
+    return plain, AdapterState.from_tensors(layout, tensors)
 
 
 def base_modules(config: PretrainedConfig, task: Task) -> BaseModules:

@@ -14,7 +14,7 @@ from torch import nn
 
 from plait.adapters import Task
 from plait.training.examples import IGNORED, Example
-from plait.training.fused import FusedLanguageModel, recognise
+from plait.training.fused.language_model import FusedLanguageModel, recognise
 from plait.training.memory import StepMemory
 
 if TYPE_CHECKING:

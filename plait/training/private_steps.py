@@ -29,7 +29,7 @@ from plait.privacy.mechanism import PrivateMean, length
 from plait.privacy.noise import Keystream, derived
 from plait.privacy.record import Charge, RecordPrivacy
 from plait.training.examples import Example
-from plait.training.fused import FusedLanguageModel, recognise
+from plait.training.fused.language_model import FusedLanguageModel, recognise
 from plait.training.learner import Learner, LocalTraining, TrainingInputs
 from plait.training.losses import count_labels
 from plait.training.memory import StepMemory

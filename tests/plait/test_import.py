@@ -58,11 +58,11 @@ NOT_NEEDED = (
     *("plait.secagg", "plait.privacy", "plait.evidence", "plait.page", "plait.studies", "plait.attacks"),
     *("plait.rounds.buffer", "plait.rounds.fleet", "plait.simulation.workers", "plait.simulation.virtual_clock"),
     *("plait.objectives.named", "plait.training.taught", "plait.training.conversations", "plait.training.generate"),
-    *("plait.training.model_losses", "plait.training.fused.library_attention"),
+    *("plait.training.model_losses", "plait.training.qlora"),
     *("plait.aggregation.factors", "plait.aggregation.fedopt", "plait.aggregation.slice_means"),
     *("plait.aggregation.bottleneck_diagnostics", "plait.wire.codecs.plain", "plait.wire.codecs.uncompiled"),
     *("plait.adapters.known_methods", "plait.adapters.bottleneck", "plait.adapters.peft_reading"),
-    *("plait.training.packed", "plait.training.gpu", "plait.transport"),
+    "plait.transport",
     *("plait.plugin_search", "plait.starting", "plait.api.export", "plait.exporting.source", "plait.exporting.outlets"),
     *("plait.data.hub", "plait.data.downloaded", "plait.data.memory_limit", "plait.training.base_lookup"),
 )

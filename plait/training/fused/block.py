@@ -25,7 +25,7 @@ from plait.training.fused.kernels import rms_norm, rms_norm_again, swiglu, swigl
 from plait.training.fused.thin import Pair, PairGradient, add_input_gradient, add_products, gradients
 
 if TYPE_CHECKING:
-    from plait.training.packed import Packed
+    from plait.training.qlora import Packed
 
 Tensor = torch.Tensor
 Weight: TypeAlias = "Tensor | Packed"
@@ -134,7 +134,7 @@ def _frozen_layer(module: nn.Module) -> PlainLayer | None:
 def _packed(module: nn.Module) -> Packed | None:
     if "bitsandbytes.nn" not in sys.modules:
         return None
-    from plait.training.packed import packed_weight
+    from plait.training.qlora import packed_weight
 
     return packed_weight(module)
 

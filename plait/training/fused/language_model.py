@@ -20,7 +20,7 @@ from transformers.models.mistral import modeling_mistral
 from transformers.models.qwen2 import modeling_qwen2
 
 from plait.training.examples import IGNORED, Example
-from plait.training.fused.attention import Angles, Heads, Place, Ragged, stretches
+from plait.training.fused.attention import Angles, Heads, Place, Ragged, stretches, takes_ragged
 from plait.training.fused.block import Block, Rows, Square, plain_layer, run_block
 from plait.training.fused.kernels import SLICE_ELEMENTS_ON_GPU, rms_norm, token_losses
 
@@ -182,13 +182,10 @@ class FusedLanguageModel:
     def _places(self, lengths: Sequence[int]) -> tuple[tuple[Place, ...], Angles]:
         """Where the sequences lie, in as few places as the device computes at once, and the angles for that."""
         where, longest = stretches(lengths), max(lengths)
-        if len(where) > 1:
-            from plait.training.fused.library_attention import takes_ragged
-
-            if takes_ragged(self.blocks[0].heads, self.norm):
-                positions = np.concatenate([np.arange(length) for length in lengths])
-                bounds = self._sent(np.cumsum([0, *lengths]), np.int32)
-                return (Ragged(bounds, longest, len(positions)),), self._angles(self._sent(positions))
+        if len(where) > 1 and takes_ragged(self.blocks[0].heads, self.norm):
+            positions = np.concatenate([np.arange(length) for length in lengths])
+            bounds = self._sent(np.cumsum([0, *lengths]), np.int32)
+            return (Ragged(bounds, longest, len(positions)),), self._angles(self._sent(positions))
         return where, self._angles(torch.arange(longest, device=self.norm.device))
 
     def _sent(

@@ -19,8 +19,7 @@ from plait.errors import ConfigError, MachineError
 from plait.exporting.request import ExportRequest
 from plait.exporting.source import locate_weights, open_source
 from plait.training.bases import LocatedBase, locate_base
-from plait.training.blueprint import design, read_base_config
-from plait.training.prompts import servable
+from plait.training.blueprint import design, read_base_config, servable
 
 
 @pytest.mark.slow

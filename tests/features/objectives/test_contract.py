@@ -14,7 +14,7 @@ from plait.objectives.named import formula_named
 from plait.own_code import checked
 from plait.plugin_search import reference
 from plait.plugins import Kind
-from plait.training.objective_contract import OBJECTIVE_CHECKS, REWARD_CHECKS
+from plait.training.contract import OBJECTIVE_CHECKS, REWARD_CHECKS
 from plait.training.reward import reward_named
 
 

@@ -12,7 +12,8 @@ from plait.errors import ConfigError
 from plait.privacy.record import Charge, RecordPrivacy
 from plait.training.blueprint import Blueprint, design, read_base_config
 from plait.training.examples import IGNORED, Example
-from plait.training.fused import language_model, recognise
+from plait.training.fused import language_model
+from plait.training.fused.language_model import recognise
 from plait.training.learner import Learner, LocalTraining, TrainingInputs
 from plait.training.losses import BatchLoss, count_labels
 from plait.training.memory import StepMemory

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from plait.errors import ConfigError
-from plait.training import device, gpu
-from plait.training.device import choose_compute, choose_devices, one_base_over
-from plait.training.gpu import shares
+from plait.training import device
+from plait.training.device import choose_compute, choose_devices, one_base_over, shares
 
 
 def test_a_device_that_is_not_there_is_refused_with_what_is() -> None:
@@ -98,10 +97,10 @@ def test_processes_that_share_a_card_leave_room_for_what_cuda_takes_for_each(mon
     limits: list[int] = []
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1, 24 * 10**9))
     monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
-    monkeypatch.setattr(gpu, "limit_memory", lambda _, limit: limits.append(limit))
+    monkeypatch.setattr(device, "limit_memory", lambda _, limit: limits.append(limit))
     card = torch.device("cuda:0")
-    parts = [gpu.take_share(card, count) for count in (1, 2, 3)]
-    assert parts == limits == [0, 12 * 10**9 - gpu.CONTEXT_BYTES, 8 * 10**9 - gpu.CONTEXT_BYTES]
+    parts = [device.take_share(card, count) for count in (1, 2, 3)]
+    assert parts == limits == [0, 12 * 10**9 - device.CONTEXT_BYTES, 8 * 10**9 - device.CONTEXT_BYTES]
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,8 @@ from plait.training import resident as resident_module
 from plait.training.base_lookup import locate_config
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import Blueprint, design, read_base_config, shape_of
-from plait.training.device import Compute
+from plait.training.device import CONTEXT_BYTES, Compute
 from plait.training.fused.kernels import SLICE_ELEMENTS_ON_GPU
-from plait.training.gpu import CONTEXT_BYTES
 from plait.training.memory import StepMemory
 from plait.training.memory_plan import (
     SLICES,

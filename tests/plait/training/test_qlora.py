@@ -15,9 +15,8 @@ from plait.errors import ConfigError
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import design, read_base_config
 from plait.training.device import Compute
-from plait.training.fused import recognise
-from plait.training.packed import Packed
-from plait.training.qlora import check_four_bits, four_bits, keep_trainable
+from plait.training.fused.language_model import recognise
+from plait.training.qlora import Packed, check_four_bits, four_bits, keep_trainable
 from plait.training.resident import ResidentBase
 from plait.wire.settings import Settings
 from tests.plait.training.test_methods import TOKENS, settings, trained  # noqa: F401 (a fixture)

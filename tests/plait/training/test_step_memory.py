@@ -14,7 +14,7 @@ from plait.errors import MachineError
 from plait.training import chosen_loss, lesson, losses
 from plait.training.blueprint import Blueprint
 from plait.training.examples import Example
-from plait.training.fused import FusedLanguageModel
+from plait.training.fused.language_model import FusedLanguageModel
 from plait.training.learner import TrainingInputs
 from plait.training.memory import ALL_BLOCKS, StepMemory, is_out_of_memory, within_memory
 from plait.training.resident import ResidentBase, adapter_parameters

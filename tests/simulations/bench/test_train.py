@@ -7,7 +7,7 @@ from typing import Self
 
 import pytest
 
-from plait.training import gpu
+from plait.training import device
 from plait.training.bases import locate_base
 from simulations.bench import train
 from simulations.bench.train import MAIN_THREAD, Speeds, speeds
@@ -75,7 +75,7 @@ def test_one_base_is_in_memory_at_a_time_and_every_way_has_its_repetitions(
             return super().submit(lambda: (2.0, 1.0))
 
     monkeypatch.setattr(train, "_process", Process)
-    monkeypatch.setattr(gpu, "matrix_gflops", lambda *_, **__: 1.0)
+    monkeypatch.setattr(device, "matrix_gflops", lambda *_, **__: 1.0)
     found = speeds(work, repetitions=3, steps=4, clock=MAIN_THREAD)
     assert most == 1
     assert {way: list(rates) for way, rates in found.rates.items() if way != "limit"} == {

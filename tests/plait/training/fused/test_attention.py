@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from plait.training.fused import library_attention
-from plait.training.fused.attention import Angles, Heads, Ragged, attend, attend_gradient, stretches
-from plait.training.fused.library_attention import takes_ragged
+from plait.training.fused import attention as fused_attention
+from plait.training.fused.attention import Angles, Heads, Ragged, attend, attend_gradient, stretches, takes_ragged
 from tests.pretend.varlen import plain_varlen
 
 pytestmark = pytest.mark.usefixtures("computed")
@@ -85,7 +84,7 @@ def test_sequences_of_several_lengths_take_one_call_and_its_gradients_are_those_
         calls.append(len(args[0]))
         return plain_varlen(*args, **kwargs)
 
-    monkeypatch.setattr(library_attention, "varlen_attention", lambda: counted)
+    monkeypatch.setattr(fused_attention, "varlen_attention", lambda: counted)
     bounds = torch.tensor([0, 5, 8, 11, 12, 21], dtype=torch.int32)
     by = angles(max(lengths), heads.width)
     rows = torch.cat([torch.arange(length) for length in lengths])
@@ -102,21 +101,21 @@ def test_sequences_of_several_lengths_take_one_call_and_its_gradients_are_those_
 def test_a_processor_or_an_older_torch_takes_one_call_a_length(monkeypatch: pytest.MonkeyPatch) -> None:
     heads, there = Heads(4, 2, 64), torch.empty(1, device="meta")
     # Some GPUs take wide heads without gradients alone: what asks has to have them.
-    monkeypatch.setattr(library_attention, "_takes_groups", lambda *given: all(x.requires_grad for x in given))
+    monkeypatch.setattr(fused_attention, "_takes_groups", lambda *given: all(x.requires_grad for x in given))
     assert not takes_ragged(heads, torch.empty(1))
-    assert takes_ragged(heads, there) == (library_attention.varlen_attention() is not None)
-    monkeypatch.setattr(library_attention, "_takes_groups", lambda *_: False)
+    assert takes_ragged(heads, there) == (fused_attention.varlen_attention() is not None)
+    monkeypatch.setattr(fused_attention, "_takes_groups", lambda *_: False)
     assert not takes_ragged(heads, there), "float32, or a GPU before Ampere"
-    monkeypatch.setattr(library_attention, "_takes_groups", lambda *_: True)
-    library_attention.varlen_attention.cache_clear()
+    monkeypatch.setattr(fused_attention, "_takes_groups", lambda *_: True)
+    fused_attention.varlen_attention.cache_clear()
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "torch.nn.attention.varlen", SimpleNamespace(varlen_attn=lambda q, k, v: q))
         assert not takes_ragged(heads, there), "one that knows no groups of heads"
-    library_attention.varlen_attention.cache_clear()
+    fused_attention.varlen_attention.cache_clear()
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "torch.nn.attention.varlen", None)
         assert not takes_ragged(heads, there), "none at all"
-    library_attention.varlen_attention.cache_clear()
+    fused_attention.varlen_attention.cache_clear()
 
 
 def test_not_a_number_is_not_lost_nor_spread_to_earlier_queries() -> None:

@@ -23,11 +23,10 @@ from transformers import (
 from plait.adapters import AdapterState, Task
 from plait.training.blueprint import Blueprint
 from plait.training.examples import IGNORED, Example
-from plait.training.fused import recognise
+from plait.training.fused.language_model import recognise
 from plait.training.losses import BatchLoss
 from plait.training.model_losses import summed_loss
-from plait.training.packed import Packed
-from plait.training.qlora import keep_trainable
+from plait.training.qlora import Packed, keep_trainable
 from plait.training.resident import ResidentBase
 
 WORDS = 300
