@@ -13,15 +13,13 @@ from typing import TYPE_CHECKING, Protocol
 from plait.errors import PolicyError
 from plait.rounds.hooks import Hook, Outgoing
 from plait.rounds.local_model import DataSize, Trained, TrainJob
-from plait.rounds.memory import Memory
-from plait.rounds.terms import Terms
+from plait.rounds.memory import ClientSecret, Memory
+from plait.rounds.terms import DataJournal, Terms
 from plait.wire.envelope import Direction, Encoding, Header, encode_delta, seal
 from plait.wire.messages import Evaluation, FurtherTask, Reply, UpdateReply
 from plait.wire.settings import Settings
 
 if TYPE_CHECKING:
-    from plait.rounds.memory import ClientSecret
-    from plait.rounds.terms import DataJournal
     from plait.trust.identity import NodeIdentity
 
 
@@ -187,6 +185,4 @@ class Speaker:
     @property
     def own_secret(self) -> ClientSecret:
         """Its secret of the run."""
-        from plait.rounds.memory import ClientSecret
-
         return self.secret() if self.secret else ClientSecret.of(self.memory)

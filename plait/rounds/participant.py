@@ -46,7 +46,7 @@ from plait.rounds.hooks import (
 )
 from plait.rounds.local_model import DataSize, LocalModel, Trained, TrainJob
 from plait.rounds.memory import ClientState, Kept, Memory, recall_state
-from plait.rounds.terms import Terms
+from plait.rounds.terms import Asked, Terms
 from plait.wire.envelope import Direction, Header, Opened, Received, read_envelope, unpack
 from plait.wire.messages import (
     ClientCard,
@@ -226,8 +226,6 @@ class Participant:
         spec, state = self._holdings.catch_up(broadcast)
         self._holdings.keep_settings(task.settings)
         if self._policy:
-            from plait.rounds.terms import Asked
-
             Asked.recall(self.memory).note(self.memory, header, task, self._policy.max_repeats)
         if isinstance(task, TrainTask):
             return self._job(header, spec, state, task.settings)
