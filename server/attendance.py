@@ -184,11 +184,7 @@ class Attendance:
         self._arrivals = itertools.count()
 
     async def serve(self, line: Line, *, peer: str, certified_name: str | None) -> None:
-        """Serve one node until it leaves or is dismissed.
-
-        Raises:
-            PlaitError: the register cannot be read.
-        """
+        """Serve one node until it leaves or is dismissed."""
         enrolment, arrival = Enrolment(self.admission, certified_name=certified_name), next(self._arrivals)
         try:
             session = await self._let_in(line, enrolment, arrival)

@@ -36,11 +36,7 @@ _REVOKED = pb.ToNode(refused=pb.Refused(reason=pb.REFUSED_REASON_REVOKED_KEY, de
 
 @dataclass(eq=False)
 class Revocation:
-    """Rechecks connected nodes against the register, and dismisses those that it no longer knows.
-
-    Attributes:
-        admission: who may take part; None lets all stay.
-    """
+    """Rechecks connected nodes against the register, and dismisses those that it no longer knows."""
 
     admission: Register | None
     _: KW_ONLY
@@ -78,11 +74,7 @@ class Revocation:
                 self.metrics.tasks_lost.inc(run.tasks.expel(session, _REVOKED, f"key of {name} has been revoked"))
 
     def check_all(self) -> None:
-        """Check every connected node.
-
-        Raises:
-            PlaitError: the register cannot be read; connected nodes stay.
-        """
+        """Check every connected node."""
         for node in self.hosting.sessions.all():
             if node.session is not None and node.session.is_open:
                 self.may_stay(node.session)

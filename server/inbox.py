@@ -229,11 +229,7 @@ class Inbox:
             self._doomed.add((node, task_id))
 
     def remove_older(self, group: str, message_type: str, *, but: Callable[[str, str], bool]) -> None:
-        """Forget the answers of this message type in groups before this one; `sweep` deletes them.
-
-        Args:
-            but: given a node and a task id, says whether to keep that answer nevertheless.
-        """
+        """Forget the answers of this message type in groups before this one; `sweep` deletes them."""
         for node, task_id in list(self._here):
             found = group_and_type(task_id)
             if found is None or found[1] != message_type or found[0] == group or but(node, task_id):

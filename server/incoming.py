@@ -186,11 +186,7 @@ class SmallAnswers:
         return iter(self._ends)
 
     def store(self, answers: Iterable[SmallAnswer]) -> None:
-        """Keep answers, durably.
-
-        Raises:
-            MachineError: cannot be written; none of a file's is kept then.
-        """
+        """Keep answers, durably."""
         by_file: defaultdict[Path, list[SmallAnswer]] = defaultdict(list)
         for answer in answers:
             by_file[self._path(answer.key)].append(answer)

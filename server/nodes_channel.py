@@ -133,13 +133,6 @@ class NodesChannel:
     It serves between `start` and `stop`, or as a context manager.
 
     It has one run at a time, from `begin` to `end`; a run may begin before it serves.
-
-    Args:
-        listen: host and port; port 0 is any free one, see `address`.
-        stays: whether nodes stay when a run is over, for the next.
-
-    Raises:
-        ConfigError: an invalid address, or without a kit one that other machines can reach.
     """
 
     open_ended = True
@@ -213,7 +206,6 @@ class NodesChannel:
         """Begin a run, or continue it after a restart: nodes are welcomed to it.
 
         Args:
-            terms: what its nodes are told; a continued run must have the same number.
             inbox: directory for answers. Those that an earlier server on the same directory received count as received.
         """
         if len(terms.base_fingerprint) not in (0, DIGEST_BYTES):
@@ -343,11 +335,7 @@ class NodesChannel:
                 return
 
     def check(self) -> None:
-        """Check that it serves, and that the answers of its run can be stored.
-
-        Raises:
-            MachineError: the service has ended, or the disk is full.
-        """
+        """Check that it serves, and that the answers of its run can be stored."""
         self._server.check()
         if self._begun is not None and self._begun.tasks.failure is not None:
             raise self._begun.tasks.failure

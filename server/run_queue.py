@@ -78,11 +78,7 @@ def read_queue(directory: Path) -> list[Entry]:
 
 
 class RunQueue:
-    """The queue of a server, in its directory, which is made if missing; may be called from several threads.
-
-    Raises:
-        PlaitError: a run's file is damaged, or another server has the directory.
-    """
+    """The queue of a server, in its directory, which is made if missing; may be called from several threads."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory

@@ -240,11 +240,7 @@ class GrpcServer:
         return self._started.result(_START_S)
 
     def check(self) -> None:
-        """Check that it is still serving.
-
-        Raises:
-            MachineError: it ended without being stopped.
-        """
+        """Check that it is still serving."""
         if self._failure is not None:
             raise MachineError(f"the gRPC service ended: {type(self._failure).__name__}: {self._failure}")
 

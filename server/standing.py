@@ -85,11 +85,7 @@ class Standing:
         )
 
     def serve(self, *, on_start: Callable[[str], None] = lambda _: None) -> None:
-        """Serve runs until an exception in this thread.
-
-        Raises:
-            PlaitError: the address is taken, the service has ended, or the disk is full.
-        """
+        """Serve runs until an exception in this thread."""
         self._on_start = on_start
         try:
             # A run that a killed server was serving begins before any node is admitted: one that heard of no run would

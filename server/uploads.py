@@ -125,11 +125,7 @@ class Transfers:
 
     @asynccontextmanager
     async def turn(self, node: str) -> AsyncGenerator[Transfer]:
-        """Wait for a turn and transfer; an older transfer of the node is cut off first.
-
-        Raises:
-            CutOff: it was too slow, or a newer transfer of the node replaced it.
-        """
+        """Wait for a turn and transfer; an older transfer of the node is cut off first."""
         while (older := self._by_node.get(node)) is not None:
             await older.supersede()
         transfer = self._by_node[node] = Transfer(self._pace)
@@ -240,11 +236,7 @@ class Uploads:
     async def take(
         self, session: Session, start: pb.UploadStart, read: Callable[[], Awaitable[Data | None]]
     ) -> pb.Receipt:
-        """Receive one answer.
-
-        Args:
-            read: gives the next data; None at the end.
-        """
+        """Receive one answer."""
         node = session.node.name
         with self._told(node, start.task_id):
             state, task = self._tasks.find(node, start.task_id)
@@ -263,11 +255,7 @@ class Uploads:
             return self._receipt(start.task_id, node, kept=kept, new_bytes=start.size if new else None)
 
     async def take_small(self, session: Session, answer: pb.Answer) -> bool:
-        """Receive a whole answer to a task that came over the same call, and send the receipt over it.
-
-        Returns:
-            Whether it was waited for.
-        """
+        """Receive a whole answer to a task that came over the same call, and send the receipt over it."""
         node, size = session.node.name, len(answer.data)
         with self._told(node, answer.task_id):
             if size > HEAD_BYTES:

@@ -154,11 +154,7 @@ def trackers_of(names: str) -> tuple[str, ...]:
 
 
 def check_callbacks(names: str) -> None:
-    """Refuse callbacks that are not there, and trackers whose library is missing.
-
-    Raises:
-        ConfigError: one of them; says what to install.
-    """
+    """Refuse callbacks that are not there, and trackers whose library is missing."""
     for text in split_choices(names):
         name, options = parse_choice(text)
         if name not in TRACKERS:
@@ -181,11 +177,7 @@ class _Named:
 
 
 def callback_named(text: str) -> Callback:
-    """A user's own callback, such as ``my_callbacks:Budget:megabytes=50``; of a class a new object.
-
-    Raises:
-        ConfigError: there is none, it cannot be called with an event, or an option is wrong.
-    """
+    """A user's own callback, such as ``my_callbacks:Budget:megabytes=50``; of a class a new object."""
     name, options = parse_choice(text)
     what = f"callback '{name}'"
     part = instance_of(find(Kind.CALLBACK, name, known=TRACKERS), what=what)

@@ -126,11 +126,7 @@ class NoAnswer:
 
 @dataclass(frozen=True)
 class Identity:
-    """The proven identity of a node.
-
-    Attributes:
-        public_key: its Ed25519 key, 32 bytes.
-    """
+    """The proven identity of a node."""
 
     name: str
     public_key: bytes

@@ -31,11 +31,7 @@ KEPT = 2
 
 
 def save_checkpoint(directory: Path, state: RunState) -> None:
-    """Write `state` to ``directory/round-NNNNNN`` and drop all but the newest `KEPT` checkpoints.
-
-    Raises:
-        MachineError: the disk is full or read-only; earlier checkpoints are intact.
-    """
+    """Write `state` to ``directory/round-NNNNNN`` and drop all but the newest `KEPT` checkpoints."""
     files = _files(state)
     with directory_written_aside(directory / f"round-{state.round:06d}") as folder:
         for name, data in files.items():

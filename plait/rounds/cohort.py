@@ -146,9 +146,6 @@ class Collector(AbstractContextManager["Collector"], Protocol):
 
         Returns:
             (the state, with what clients are known to hold; the event, or None where nothing can be said yet).
-
-        Raises:
-            PeerError: too few clients could evaluate it, and no others can come.
         """
         ...
 
@@ -159,11 +156,7 @@ Collecting: TypeAlias = Callable[[ServerSide], Collector]
 
 @dataclass(eq=False)
 class Evaluating:
-    """An evaluation in progress. Entering it asks the clients; leaving it withdraws what is unanswered.
-
-    Attributes:
-        held: what each holds once it has answered.
-    """
+    """An evaluation in progress. Entering it asks the clients; leaving it withdraws what is unanswered."""
 
     state: RunState
     roster: Roster

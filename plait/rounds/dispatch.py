@@ -29,11 +29,7 @@ _DIGITS = 3
 
 @dataclass(frozen=True)
 class Heard:
-    """What came from a client, or why nothing will.
-
-    Attributes:
-        given_up: why the client was given up, if it was.
-    """
+    """What came from a client, or why nothing will."""
 
     client: str
     data: Data | NoAnswer
@@ -106,9 +102,6 @@ class Asking:
 
     def next(self, deadline: float | None) -> Heard | None:
         """What comes next.
-
-        Args:
-            deadline: on the channel's clock; None for none.
 
         Returns:
             None once all have answered or the deadline has passed.

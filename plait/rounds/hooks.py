@@ -55,7 +55,6 @@ class Outgoing:
     """The delta that a client is about to send.
 
     Attributes:
-        delta: the part of it to send.
         encoded: the delta once a hook has packed it; None before.
         numbers: the delta as whole numbers on the job's grid, likewise.
         said: what the update says of its training, where a hook decides that; None for what the trainer reports.

@@ -161,9 +161,6 @@ def keep_only_what_lasts(folder: Path, *, besides: Collection[str] = ()) -> None
 
     Args:
         folder: the memory of one client in one run, which is over.
-
-    Raises:
-        MachineError: something cannot be read, written or removed; the personalized adapter is intact.
     """
     # Imported here so that `plait --help`, which imports this module, need not load numpy.
     own = ClientState.from_bytes(read_if_there(folder / _OWN) or b"")

@@ -185,7 +185,6 @@ class Participant:
         """Do one task; an invalid one is answered by a refusal with a reason code.
 
         Raises:
-            Abandoned: the result is no longer needed.
             DiskFullError: this machine's disk is full; the driver knows whose machine it is.
         """
         self.refusal = ""
