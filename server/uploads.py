@@ -255,7 +255,7 @@ class Uploads:
             return self._receipt(start.task_id, node, kept=kept, new_bytes=start.size if new else None)
 
     async def take_small(self, session: Session, answer: pb.Answer) -> bool:
-        """Receive a whole answer to a task that came over the same call, and send the receipt over it."""
+        """Receive a whole answer that came over the long call, and send its receipt; whether it was waited for."""
         node, size = session.node.name, len(answer.data)
         with self._told(node, answer.task_id):
             if size > HEAD_BYTES:
