@@ -73,7 +73,7 @@ def make_node(
     progress("loading libraries")
     check_machine(settings, progress=progress)
     from client.participant import KeptBase
-    from plait.evidence.sent import recorded
+    from client.sent import recorded
 
     kept = KeptBase()
     return Node(settings, wrap(recorded(settings, open_for)), journal)

@@ -82,7 +82,9 @@ if not TYPE_CHECKING:
     def __getattr__(name: str) -> object:
         if name not in _HOMES:
             raise AttributeError(f"module 'plait' has no attribute {name!r}")
-        value = globals()[name] = import_module("plait.places").at(f"{_HOMES[name]}:{name}")
+        if _HOMES[name].startswith(("server.", "client.")):
+            import_module("plait.apps").bind_apps()
+        value = globals()[name] = getattr(import_module(_HOMES[name]), name)
         return value
 
 

@@ -8,10 +8,10 @@ are written in one text, too.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from functools import lru_cache
-from typing import Any, TypeVar, cast, get_type_hints
+from typing import Any, Generic, TypeVar, cast, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
@@ -147,3 +147,30 @@ def hours_of(text: str) -> frozenset[int]:
     if first == last:
         raise ConfigError(f"hours are {text!r}, expected two different hours, or none for the whole day")
     return frozenset((first + hour) % 24 for hour in range((last - first) % 24 or 24))
+
+
+class Choices(Mapping[str, T], Generic[T]):
+    """What a setting can name, imported when it is first looked up.
+
+    Args:
+        families: names, and a function that imports their module and returns the parts of these names.
+        alphabetical: whether they are listed in the order of names, not as given.
+    """
+
+    def __init__(
+        self, *families: tuple[Sequence[str], Callable[[], Mapping[str, T]]], alphabetical: bool = False
+    ) -> None:
+        loaders = {name: loader for names, loader in families for name in names}
+        self.loaders = dict(sorted(loaders.items())) if alphabetical else loaders
+
+    def __getitem__(self, name: str) -> T:
+        return self.loaders[name]()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.loaders)
+
+    def __len__(self) -> int:
+        return len(self.loaders)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.loaders

@@ -23,9 +23,9 @@ import grpc
 
 from plait.api.resuming import is_reported
 from plait.api.serving import CLIENTS_SETTINGS, Serving, conclude, new_run_number, vouch_of
+from plait.apps import bind_apps
 from plait.config import RunConfig, Scalar, config_from_table
 from plait.errors import ConfigError, DiskFullError, Interrupted, PeerError, PlaitError, PolicyError
-from plait.places import bind_apps
 from plait.progress import say
 from plait.rounds.channel import StopRequest
 from plait.rounds.events import ClientTurnedAway, Event, RoundStarted, WaitingForClients

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import sys
 import types
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,11 +39,13 @@ def test_a_rule_outside_plait_breaks_no_claim() -> None:
 def test_a_rule_inside_plait_takes_a_file_a_line_in_the_table_and_a_test(monkeypatch: pytest.MonkeyPatch) -> None:
     page = (ROOT / "CONTRIBUTING.md").read_text()
     made, entry, test = re.findall(r"^```python\n# [^\n]+\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
-    ((name, place),) = re.findall(r'"(\w+)": "(\S+)",', entry)
-    module = types.ModuleType(place.partition(":")[0])
+    table: dict[str, Any] = {"Mapping": Mapping, "Rule": Rule}
+    exec(f"from __future__ import annotations\n{entry}", table)
+    module = types.ModuleType("plait.aggregation.clipped_mean")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     exec(made, vars(module))
-    monkeypatch.setitem(RULES.places, name, place)
+    name = "clipped_mean"
+    monkeypatch.setitem(RULES.loaders, name, table["_clipped_mean"])
     assert broken(RULES[name]) == []
     names: dict[str, object] = {}
     exec(test, names)

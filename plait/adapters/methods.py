@@ -16,9 +16,8 @@ from typing import Annotated
 from pydantic import Field
 
 from plait.adapters.spec import Json
-from plait.choice import parse_choice, with_options
+from plait.choice import Choices, parse_choice, with_options
 from plait.errors import ConfigError
-from plait.places import OnDemand
 from plait.plugins import Kind, find
 from plait.traits import Reasons, Trait
 
@@ -204,23 +203,44 @@ DORA = replace(
 )
 
 
-METHODS: OnDemand[Method] = OnDemand(
-    {
-        "lora": "plait.adapters.methods:LORA",
-        "rslora": "plait.adapters.methods:RSLORA",
-        "qlora": "plait.adapters.methods:QLORA",
-        "dora": "plait.adapters.methods:DORA",
-        "lora_xs": "plait.adapters.known_methods:LORA_XS",
-        "vera": "plait.adapters.known_methods:VERA",
-        "ia3": "plait.adapters.known_methods:IA3",
-        "peanut": "plait.adapters.known_methods:PEANUT",
-        "bottleneck": "plait.adapters.known_methods:BOTTLENECK",
-        "pfeiffer": "plait.adapters.known_methods:PFEIFFER",
-        "prompt": "plait.adapters.known_methods:PROMPT",
-        "prefix": "plait.adapters.known_methods:PREFIX",
-        "p_tuning": "plait.adapters.known_methods:P_TUNING",
-        "full": "plait.adapters.known_methods:FULL",
+def _own() -> Mapping[str, Method]:
+    return {"lora": LORA, "rslora": RSLORA, "qlora": QLORA, "dora": DORA}
+
+
+def _known_methods() -> Mapping[str, Method]:
+    from plait.adapters.known_methods import (
+        BOTTLENECK,
+        FULL,
+        IA3,
+        LORA_XS,
+        P_TUNING,
+        PEANUT,
+        PFEIFFER,
+        PREFIX,
+        PROMPT,
+        VERA,
+    )
+
+    return {
+        "lora_xs": LORA_XS,
+        "vera": VERA,
+        "ia3": IA3,
+        "peanut": PEANUT,
+        "bottleneck": BOTTLENECK,
+        "pfeiffer": PFEIFFER,
+        "prompt": PROMPT,
+        "prefix": PREFIX,
+        "p_tuning": P_TUNING,
+        "full": FULL,
     }
+
+
+METHODS: Choices[Method] = Choices(
+    (("lora", "rslora", "qlora", "dora"), _own),
+    (
+        ("lora_xs", "vera", "ia3", "peanut", "bottleneck", "pfeiffer", "prompt", "prefix", "p_tuning", "full"),
+        _known_methods,
+    ),
 )
 """By name, the most common first."""
 

@@ -29,10 +29,9 @@ from numpy.typing import NDArray
 
 from plait.adapters import AdapterState
 from plait.aggregation.rule import Outcome, RoundContext
-from plait.choice import parse_choice, with_options
+from plait.choice import Choices, parse_choice, with_options
 from plait.errors import ConfigError
 from plait.own_code import instance_of
-from plait.places import OnDemand
 from plait.plugins import Kind, find
 from plait.traits import Reasons, Trait
 
@@ -123,16 +122,20 @@ def slope_of(measured: Iterable[tuple[float, float]]) -> float | None:
 LINE_SEARCH = LineSearch()
 
 
-OPTIMIZERS: OnDemand[ServerOptimizer] = OnDemand(
-    {
-        "fedadagrad": "plait.aggregation.fedopt:FEDADAGRAD",
-        "fedadam": "plait.aggregation.fedopt:FEDADAM",
-        "fedyogi": "plait.aggregation.fedopt:FEDYOGI",
-        "line_search": "plait.aggregation.server_step:LINE_SEARCH",
-        "nesterov": "plait.aggregation.fedopt:NESTEROV",
-        "none": "plait.aggregation.server_step:NONE",
-        "sgd": "plait.aggregation.fedopt:SGD",
-    }
+def _fedopt() -> Mapping[str, ServerOptimizer]:
+    from plait.aggregation.fedopt import FEDADAGRAD, FEDADAM, FEDYOGI, NESTEROV, SGD
+
+    return {"fedadagrad": FEDADAGRAD, "fedadam": FEDADAM, "fedyogi": FEDYOGI, "nesterov": NESTEROV, "sgd": SGD}
+
+
+def _own() -> Mapping[str, ServerOptimizer]:
+    return {"line_search": LINE_SEARCH, "none": NONE}
+
+
+OPTIMIZERS: Choices[ServerOptimizer] = Choices(
+    (("fedadagrad", "fedadam", "fedyogi", "nesterov", "sgd"), _fedopt),
+    (("line_search", "none"), _own),
+    alphabetical=True,
 )
 """By name, in alphabetical order."""
 

@@ -11,29 +11,42 @@ from plait.adapters.methods import METHODS, Method
 from plait.aggregation.geometry import Geometry
 from plait.aggregation.rule import Rule
 from plait.aggregation.server_step import OPTIMIZERS, Plain, ServerOptimizer
-from plait.choice import parse_choice
+from plait.choice import Choices, parse_choice
 from plait.errors import ConfigError
-from plait.places import OnDemand
 from plait.plugins import Kind, find
 from plait.traits import Stated, clash
 
-RULES: OnDemand[Rule] = OnDemand(
-    {
-        "fedavg": "plait.aggregation.means:FEDAVG",
-        "fedsa": "plait.aggregation.means:FEDSA",
-        "fedsb": "plait.aggregation.means:FEDSB",
-        "fedsvd": "plait.aggregation.products:FEDSVD",
-        "ffa": "plait.aggregation.means:FFA",
-        "flexlora": "plait.aggregation.products:FLEXLORA",
-        "geometric_median": "plait.aggregation.robust:GEOMETRIC_MEDIAN",
-        "hetlora": "plait.aggregation.slice_means:HETLORA",
-        "median": "plait.aggregation.robust:MEDIAN",
-        "raflora": "plait.aggregation.products:RAFLORA",
-        "rbla": "plait.aggregation.slice_means:RBLA",
-        "rolora": "plait.aggregation.means:ROLORA",
-        "trimmed_mean": "plait.aggregation.robust:TRIMMED_MEAN",
-        "zeropad": "plait.aggregation.slice_means:ZEROPAD",
-    }
+
+def _means() -> Mapping[str, Rule]:
+    from plait.aggregation.means import FEDAVG, FEDSA, FEDSB, FFA, ROLORA
+
+    return {"fedavg": FEDAVG, "fedsa": FEDSA, "fedsb": FEDSB, "ffa": FFA, "rolora": ROLORA}
+
+
+def _products() -> Mapping[str, Rule]:
+    from plait.aggregation.products import FEDSVD, FLEXLORA, RAFLORA
+
+    return {"fedsvd": FEDSVD, "flexlora": FLEXLORA, "raflora": RAFLORA}
+
+
+def _robust() -> Mapping[str, Rule]:
+    from plait.aggregation.robust import GEOMETRIC_MEDIAN, MEDIAN, TRIMMED_MEAN
+
+    return {"geometric_median": GEOMETRIC_MEDIAN, "median": MEDIAN, "trimmed_mean": TRIMMED_MEAN}
+
+
+def _slice_means() -> Mapping[str, Rule]:
+    from plait.aggregation.slice_means import HETLORA, RBLA, ZEROPAD
+
+    return {"hetlora": HETLORA, "rbla": RBLA, "zeropad": ZEROPAD}
+
+
+RULES: Choices[Rule] = Choices(
+    (("fedavg", "fedsa", "fedsb", "ffa", "rolora"), _means),
+    (("fedsvd", "flexlora", "raflora"), _products),
+    (("geometric_median", "median", "trimmed_mean"), _robust),
+    (("hetlora", "rbla", "zeropad"), _slice_means),
+    alphabetical=True,
 )
 """By name, in alphabetical order."""
 

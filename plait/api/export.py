@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Literal
 
 from plait.api import TURN
 from plait.api.settings import base_name
+from plait.choice import Choices
 from plait.errors import ConfigError, MachineError, did_you_mean
 from plait.files import directory_written_aside
-from plait.places import OnDemand
 from plait.progress import say, status
 
 if TYPE_CHECKING:
@@ -23,14 +23,36 @@ if TYPE_CHECKING:
     from plait.exporting.request import Command, ExportRequest, Prepare
     from plait.training.bases import Progress
 
-TARGETS: OnDemand[Prepare] = OnDemand(
-    {
-        "gguf": "plait.exporting.gguf_adapter:prepare_gguf",
-        "merged": "plait.exporting.merged:prepare_merged",
-        "ollama": "plait.exporting.gguf_adapter:prepare_ollama",
-        "peft": "plait.exporting.peft:prepare_peft",
-        "vllm": "plait.exporting.vllm:prepare_vllm",
-    }
+
+def _gguf_adapter() -> Mapping[str, Prepare]:
+    from plait.exporting.gguf_adapter import prepare_gguf, prepare_ollama
+
+    return {"gguf": prepare_gguf, "ollama": prepare_ollama}
+
+
+def _merged() -> Mapping[str, Prepare]:
+    from plait.exporting.merged import prepare_merged
+
+    return {"merged": prepare_merged}
+
+
+def _peft() -> Mapping[str, Prepare]:
+    from plait.exporting.peft import prepare_peft
+
+    return {"peft": prepare_peft}
+
+
+def _vllm() -> Mapping[str, Prepare]:
+    from plait.exporting.vllm import prepare_vllm
+
+    return {"vllm": prepare_vllm}
+
+
+TARGETS: Choices[Prepare] = Choices(
+    (("gguf", "ollama"), _gguf_adapter),
+    (("merged",), _merged),
+    (("peft",), _peft),
+    (("vllm",), _vllm),
 )
 
 

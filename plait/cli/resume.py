@@ -10,7 +10,7 @@ from plait.api.serving import load_serving
 from plait.cli.options import Allow
 from plait.cli.output import RunOrNewest, run_or_newest
 from plait.cli.simulate import Verbose, show, stopped_by_interrupt, told_how_to_go_on
-from plait.places import at
+from plait.cli.verbs import SERVE_AGAIN
 from plait.progress import say
 
 
@@ -35,7 +35,7 @@ def resume(
     say(f"resuming {path}", quiet=json_output)
     with told_how_to_go_on(settings, serving):
         if serving:
-            at("server.verb:serve")(directory, settings, serving, quiet=json_output)
+            SERVE_AGAIN.load()(directory, settings, serving, quiet=json_output)
         else:
             with stopped_by_interrupt(quiet=json_output) as stop:
                 go_on(directory, settings, stop=stop, quiet=json_output)

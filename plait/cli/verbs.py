@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
-from plait.places import bind_apps
+from plait.apps import bind_apps
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,14 @@ VERBS: Mapping[str, Verb] = {
 
 FORMS: Mapping[str, Verb] = {
     "doctor --base": Verb("plait.cli.fits", "fits", "show how training on a base fits into memory"),
-    "evidence --attest": Verb("plait.cli.evidence", "attest", "state what left this client"),
+    "evidence --attest": Verb("client.attest", "attest", "state what left this client"),
     "report --live": Verb("plait.cli.watch", "watch", "show a run in the browser as it goes on"),
     "resume --withdraw": Verb("plait.cli.withdraw", "withdraw", "take a client out of a run"),
     "server --stay": Verb("server.standing_verbs", "server", "serve a queue of runs"),
 }
 """What a verb does with an option that makes it another command."""
+
+SERVE_AGAIN = Verb("server.verb", "serve", "go on with a served run")
 
 GROUPS: Mapping[str, Sequence[str]] = {
     "Simulate": ("simulate", "resume", "report", "estimate"),

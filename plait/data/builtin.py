@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from plait.choice import Choices
 from plait.data.records import Dataset, Progress, Record, RecordKind
 from plait.errors import MachineError
-from plait.places import OnDemand
 
 _MIN_BYTES = 200
 _SKIPPED_FOLDERS = frozenset({"test", "tests", "idle_test", "_bundled", "__pycache__"})
@@ -59,11 +59,18 @@ def read_tree(root: Path, *, packages: frozenset[str]) -> list[Record]:
     return records
 
 
-BUILTINS: OnDemand[Callable[[Path, Progress], Dataset]] = OnDemand(
-    {
-        "bbc": "plait.data.downloaded:bbc",
-        "chatterbot": "plait.data.downloaded:chatterbot",
-        "stdlib": "plait.data.builtin:stdlib",
-    }
+def _downloaded() -> Mapping[str, Callable[[Path, Progress], Dataset]]:
+    from plait.data.downloaded import bbc, chatterbot
+
+    return {"bbc": bbc, "chatterbot": chatterbot}
+
+
+def _own() -> Mapping[str, Callable[[Path, Progress], Dataset]]:
+    return {"stdlib": stdlib}
+
+
+BUILTINS: Choices[Callable[[Path, Progress], Dataset]] = Choices(
+    (("bbc", "chatterbot"), _downloaded),
+    (("stdlib",), _own),
 )
 """By name, what loads each: from the cache if it was downloaded before."""

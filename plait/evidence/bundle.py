@@ -17,9 +17,8 @@ import plait
 from plait.adapters import Json
 from plait.adapters.peft import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
 from plait.errors import ConfigError, PeerError
-from plait.evidence.envelope import Signer, enveloped, opened, statement
+from plait.evidence.envelope import STATEMENT, Signer, enveloped, opened, statement
 from plait.evidence.page import figures
-from plait.evidence.sent import STATEMENT
 from plait.rounds.ledger import canonical, read_lines
 from plait.rounds.run_directory import RunDirectory
 

@@ -36,6 +36,9 @@ PAYLOAD_TYPE = "application/vnd.in-toto+json"
 OWN_KEY = "evidence.key"
 _ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # of P-256
 
+STATEMENT = "https://plait.dev/client-statement/v2"
+"""Type of a client's own statement."""
+
 
 @dataclass(frozen=True)
 class Signer:

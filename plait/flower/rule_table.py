@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from plait.aggregation import RULES, Rule
-from plait.places import OnDemand
+from collections.abc import Mapping
 
-FLOWER_RULES: OnDemand[Rule] = OnDemand(
-    {
-        "bulyan": "plait.flower.rules:BULYAN",
-        "krum": "plait.flower.rules:KRUM",
-        "multi_krum": "plait.flower.rules:MULTI_KRUM",
-    }
-)
+from plait.aggregation import RULES, Rule
+from plait.choice import Choices
+
+
+def _rules() -> Mapping[str, Rule]:
+    from plait.flower.rules import BULYAN, KRUM, MULTI_KRUM
+
+    return {"bulyan": BULYAN, "krum": KRUM, "multi_krum": MULTI_KRUM}
+
+
+FLOWER_RULES: Choices[Rule] = Choices((("bulyan", "krum", "multi_krum"), _rules))
 """Flower's strategies as rules."""
 
-ALL_RULES: OnDemand[Rule] = RULES | FLOWER_RULES
+ALL_RULES: Choices[Rule] = Choices(
+    (tuple(RULES), lambda: RULES), (tuple(FLOWER_RULES), lambda: FLOWER_RULES), alphabetical=True
+)
 """Both."""

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from plait.adapters import BaseReference, fingerprint_base
+from plait.choice import Choices
 from plait.data.cache import cache_directory
 from plait.errors import ConfigError, did_you_mean
 from plait.files import at_home, is_there
-from plait.places import OnDemand
 
 Progress = Callable[[str], None]
 CheckSize = Callable[[str, int], None]
@@ -35,12 +35,21 @@ class LocatedBase:
     reference: BaseReference
 
 
-BUILT_IN: OnDemand[Callable[[Progress], Path]] = OnDemand(
-    {
-        "smollm2-135m": "plait.training.base_cache:smollm2",
-        "minilm-l6": "plait.training.base_cache:minilm",
-        "tiny": "plait.training.built_in_bases:unpack_tiny",
-    }
+def _base_cache() -> Mapping[str, Callable[[Progress], Path]]:
+    from plait.training.base_cache import minilm, smollm2
+
+    return {"smollm2-135m": smollm2, "minilm-l6": minilm}
+
+
+def _built_in_bases() -> Mapping[str, Callable[[Progress], Path]]:
+    from plait.training.built_in_bases import unpack_tiny
+
+    return {"tiny": unpack_tiny}
+
+
+BUILT_IN: Choices[Callable[[Progress], Path]] = Choices(
+    (("smollm2-135m", "minilm-l6"), _base_cache),
+    (("tiny",), _built_in_bases),
 )
 
 WHOLE_BASE = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]

@@ -630,7 +630,7 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         "trainer-path": ("a trainer's folder comes first", _trainers_directory_first),
         "apps-path": (
             "the packages server and client are whatever the program's folder has",
-            nothing("plait.places:bind_apps"),
+            nothing("plait.apps:bind_apps"),
         ),
         "compiler-folder": ("the compiler starts in the working directory", _compiler_as_the_directory_has_it),
         "matplotlibrc": ("plots are drawn as a matplotlibrc says", nothing("matplotlib:rcdefaults")),

@@ -197,7 +197,7 @@ def _spawn() -> None:
 
 
 def _load_apps(planted: Path) -> None:
-    from plait.places import bind_apps
+    from plait.apps import bind_apps
 
     before = list(sys.path)
     sys.path.insert(0, str(planted))

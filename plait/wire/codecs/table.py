@@ -10,9 +10,8 @@ import numpy as np
 
 from plait.adapters import AdapterState, Layout
 from plait.adapters.state import Float32
-from plait.choice import parse_choice
+from plait.choice import Choices, parse_choice
 from plait.errors import ConfigError, PeerError, did_you_mean
-from plait.places import OnDemand
 from plait.plugins import Kind, find, is_named
 from plait.wire.codec import Codec, EncodedPayload
 from plait.wire.codecs.rate import GREATEST_BITS, LEAST_BITS, Rate
@@ -53,18 +52,38 @@ class Unchanged:
 
 
 NOTHING = Unchanged()
-CODECS: OnDemand[Codec] = OnDemand(
-    {
-        UNCHANGED: "plait.wire.codecs.table:NOTHING",
-        "fp32": "plait.wire.codecs.plain:FP32",
-        "bf16": "plait.wire.codecs.plain:BF16",
-        "rate": "plait.wire.codecs.rate:RATE",
-        "fp32_partial": "plait.wire.codecs.plain:FP32_PARTIAL",
-        "bf16_partial": "plait.wire.codecs.plain:BF16_PARTIAL",
-    }
+
+
+def _own() -> Mapping[str, Codec]:
+    return {UNCHANGED: NOTHING}
+
+
+def _plain() -> Mapping[str, Codec]:
+    from plait.wire.codecs.plain import BF16, BF16_PARTIAL, FP32, FP32_PARTIAL
+
+    return {"fp32": FP32, "bf16": BF16, "fp32_partial": FP32_PARTIAL, "bf16_partial": BF16_PARTIAL}
+
+
+def _rate() -> Mapping[str, Codec]:
+    from plait.wire.codecs.rate import RATE
+
+    return {"rate": RATE}
+
+
+CODECS: Choices[Codec] = Choices(
+    ((UNCHANGED,), _own),
+    (("fp32", "bf16", "fp32_partial", "bf16_partial"), _plain),
+    (("rate",), _rate),
 )
 """All codecs by name, including those that only an envelope names."""
-_NAMES: Mapping[int, str] = dict(zip((1, 2, 3, 4, 9, 10), CODECS, strict=True))
+_NAMES: Mapping[int, str] = {
+    1: UNCHANGED,
+    2: "fp32",
+    3: "bf16",
+    4: "rate",
+    9: "fp32_partial",
+    10: "bf16_partial",
+}
 # The names that `--wire` takes; any number is bits per parameter.
 _NAMED = ("fp32", "bf16")
 # Users' own codecs that this process was asked for by name; a number alone finds no other.

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
+from client.sent import attested
 from plait.evidence.bundle import bundle_of
 from plait.evidence.envelope import Signer, enveloped
-from plait.evidence.sent import attested
 from plait.rounds.ledger import canonical
 from plait.rounds.run_directory import RunDirectory
 from plait.trust.certificate import read_key

@@ -16,16 +16,18 @@ import os
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from client.consent import Consents, consent_digest
+from client.settings import NodeSettings
+from client.task import Answer, Capacity, Run, Task, TaskRunner
 from plait.adapters import Json
 from plait.errors import ConfigError, PeerError
-from plait.evidence.envelope import Signer, enveloped, key_id, statement
+from plait.evidence.envelope import STATEMENT, Signer, enveloped, key_id, statement
 from plait.files import cannot_write, make_private_directory, read_if_there
 from plait.json_text import read_json
-from plait.places import at
 from plait.rounds.channel import Purpose, round_and_attempt
 from plait.rounds.evaluation import client_losses, mean_loss
 from plait.rounds.events import DescribedClient
@@ -35,11 +37,6 @@ from plait.trust.kit import ClientKit
 from plait.wire.envelope import SIGNED_DOMAIN, Header, read_envelope, split_frame
 from plait.wire.messages import ClientCard, Evaluation, Refusal, Reply, UpdateReply, broadcast_of, decode_reply
 
-if TYPE_CHECKING:
-    from client.settings import NodeSettings
-    from client.task import Answer, Capacity, Run, Task, TaskRunner
-
-STATEMENT = "https://plait.dev/client-statement/v2"
 _NONE = "0" * 64
 _LAST_BYTES = 1 << 20
 """Enough for the last line and a torn one."""
@@ -53,9 +50,8 @@ def recorded(settings: NodeSettings, opening: Callable[[Run], TaskRunner]) -> Ca
     def opened(run: Run) -> TaskRunner:
         runner = opening(run)
         kit = settings.kit
-        digest = at("client.consent:consent_digest")
-        consent = digest(run.config, run.base_fingerprint, kit.tls.authority if kit else b"")
-        agreed = at("client.consent:Consents").of(settings.state, settings.name).has(consent)
+        consent = consent_digest(run.config, run.base_fingerprint, kit.tls.authority if kit else b"")
+        agreed = Consents.of(settings.state, settings.name).has(consent)
         lines, node_run = SentLines.of(settings.state, settings.name), f"{run.run_id:016x}"
         policy = hashlib.sha256(canonical(settings.policy.model_dump(mode="json"))).hexdigest()
         said = {"settings": dict(run.config), "base": run.base_fingerprint.hex(), "consent": consent, "policy": policy}

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from plait.api.export import TARGETS
+from plait.apps import bind_apps
 from plait.errors import MachineError
 from plait.flower.rule_table import ALL_RULES
-from plait.places import bind_apps
 from tests.commands import run_command
 
 
@@ -20,7 +20,7 @@ def test_a_program_may_have_the_name_of_a_package_of_plaits(tmp_path: Path, name
     program = tmp_path / f"{name}.py"
     program.write_text(
         "import sys, plait\nassert __name__ == '__main__', 'imported'\n"
-        f"plait.{public}\nfrom plait.places import at\nprint(at('server.uploads:Limits'), sys.path[0])\n"
+        f"plait.{public}\nfrom server.uploads import Limits\nprint(Limits, sys.path[0])\n"
     )
     done = subprocess.run([sys.executable, program], capture_output=True, text=True, check=False)
     assert (done.stdout.split(), done.returncode) == (["<class", "'server.uploads.Limits'>", str(tmp_path)], 0), done
