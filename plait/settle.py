@@ -33,8 +33,7 @@ from plait.rounds.spool import Weighting
 from plait.rounds.validate import NormBound
 from plait.rounds.watch import Watch
 from plait.settings.tables import OWN_SHARE_NEEDS
-from plait.training.local_loss import loss_named
-from plait.training.teaching import teaching_of
+from plait.training.own_functions import check_functions
 from plait.traits import Trait, check, taken
 from plait.wire.codec import Codec
 from plait.wire.codecs import codec_for
@@ -155,8 +154,7 @@ def settle(config: RunConfig) -> Settled:
         ConfigError: there is no such method, rule, server optimizer or wire, or two of them are incompatible.
     """
     given, codec, method = config, codec_for(config.wire), method_named(config.method)
-    loss_named(config.loss)
-    teaching_of(config.objective).check()
+    check_functions(config.loss, config.objective)
     rule = rule_named(config.rule, ALL_RULES)
     parts = (
         rule_stated(rule, config.rule, one_rank=config.one_rank, others=ALL_RULES),

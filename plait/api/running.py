@@ -42,8 +42,7 @@ def check_names(settings: RunConfig, *, runs: bool = True, data: bool = True) ->
     from plait.flower.rule_table import ALL_RULES
     from plait.simulation.scheme import parse_partition
     from plait.training.bases import check_base_name
-    from plait.training.local_loss import loss_named
-    from plait.training.teaching import teaching_of
+    from plait.training.own_functions import check_functions
     from plait.wire.codecs import codec_for
 
     if runs:
@@ -58,8 +57,7 @@ def check_names(settings: RunConfig, *, runs: bool = True, data: bool = True) ->
         from plait.rounds.callbacks import check_callbacks
 
         check_callbacks(settings.callbacks)
-    loss_named(settings.loss)
-    teaching_of(settings.objective).check()
+    check_functions(settings.loss, settings.objective)
     rule_named(settings.rule, ALL_RULES)
     if settings.server_optimizer != "auto":
         optimizer_for(settings.server_optimizer)

@@ -23,10 +23,10 @@ from plait.rounds.events import ClientReplaced, Event, MembershipAttack, RoundSt
 from plait.rounds.memory import ClientSecret
 from plait.run import Run
 from plait.simulation.simulation import Simulation
-from plait.training.examples import Example, spread, tokenise
-from plait.training.learner import order
+from plait.training.examples import Example, order, spread
 from plait.training.local_model import PeftLocalModel, data_seed
 from plait.training.resident import ResidentBase
+from plait.training.teaching import tokenise
 from plait.training.trainer import measure_losses
 from plait.wire import bounds
 from plait.wire.settings import Settings

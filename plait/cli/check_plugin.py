@@ -116,7 +116,7 @@ def _verdicts(kind: Kind, text: str) -> Iterator[Verdict]:
             yield from checked(parse_partition(text), PARTITION_CHECKS)
         case Kind.LOSS:
             from plait.training.contract import LOSS_CHECKS
-            from plait.training.local_loss import loss_named
+            from plait.training.own_functions import loss_named
 
             if (loss := loss_named(text)) is None:
                 raise ConfigError(f"loss is '{text}', which is built in, expected one of your own")
@@ -140,7 +140,7 @@ def _verdicts(kind: Kind, text: str) -> Iterator[Verdict]:
             yield from checked(own_formula(text), OBJECTIVE_CHECKS)
         case Kind.REWARD:
             from plait.training.contract import REWARD_CHECKS
-            from plait.training.reward import reward_named
+            from plait.training.own_functions import reward_named
 
             yield from checked(reward_named(text), REWARD_CHECKS)
         case _:

@@ -28,9 +28,9 @@ from plait.simulation.partitioned_data import PartitionedData, load_partitioned
 from plait.simulation.simulation import Simulation
 from plait.training.bases import quiet_libraries
 from plait.training.device import choose_devices
-from plait.training.examples import check_kind
 from plait.training.fused.kernels import native_library
-from plait.training.local_loss import CROSS_ENTROPY
+from plait.training.own_functions import CROSS_ENTROPY
+from plait.training.teaching import check_kind
 from plait.wire.codec import DECODED
 
 # As a fraction of the adapters that a run starts from.

@@ -25,8 +25,9 @@ from plait.files import is_ours, make_private_directory, write_atomically
 from plait.objectives import SFT
 from plait.rounds.evaluation import SequenceLosses
 from plait.run import Run
-from plait.training.examples import Example, Tokenizer, tokenise
+from plait.training.examples import Example, Tokenizer
 from plait.training.resident import ResidentBase
+from plait.training.teaching import tokenise
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -85,7 +86,7 @@ class Loaded:
         objective: str = SFT,
         apart: bool = False,
     ) -> list[Example]:
-        """The examples made from the records (see `plait.training.examples.tokenise`).
+        """The examples made from the records (see `plait.training.teaching.tokenise`).
 
         Raises:
             DataError: the data does not fit the base or the task.

@@ -14,8 +14,9 @@ from plait.rounds.run_state import client_seed
 from plait.training.examples import Example
 from plait.training.learner import TrainingInputs
 from plait.training.local_model import PeftLocalModel
+from plait.training.losses import Teaching
 from plait.training.resident import ResidentBase, adapter_parameters
-from plait.training.teaching import Teaching, teaching_of
+from plait.training.teaching import teaching_of
 from plait.training.trainer import train_steps
 from plait.wire.settings import Settings
 

@@ -8,29 +8,105 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import cast
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import numpy as np
 import torch
 from peft import PeftModel
+from torch import nn
 from transformers import PreTrainedModel
 
 from plait.adapters import Task
-from plait.errors import ConfigError
-from plait.objectives.grpo import GRPO, Rewarded
+from plait.choice import parse_choice
+from plait.data import Record, RecordKind
+from plait.errors import ConfigError, PartError
+from plait.objectives.grpo import GRPO, Rewarded, rewarded
+from plait.objectives.named import formula_named
 from plait.rounds.evaluation import SequenceLosses
+from plait.training.conversations import converse
 from plait.training.device import device_of
 from plait.training.examples import IGNORED, Example, Tokenizer, digest_of, prompt_tokens
 from plait.training.generate import Sampling, Wanted, context_of, generate
 from plait.training.learner import LocalTraining
-from plait.training.lesson import Lesson, StepLoss, Taught
-from plait.training.losses import BatchLoss
-from plait.training.memory import StepMemory
+from plait.training.losses import BatchLoss, Lesson, StepLoss, StepMemory, Taught, Teaching
+from plait.training.own_functions import Reward, reward_named, value_of
 from plait.training.preferences import without_adapter
-from plait.training.reward import Grader
+from plait.wire.settings import Settings
 
 _TASK = Task.CAUSAL_LM
+
+
+class Rewards(Teaching):
+    """A reward of the user's own; one example counts as one prompt, whatever is sampled."""
+
+    kinds = frozenset({RecordKind.PROMPT, RecordKind.CHAT})
+    expected = "prompts with completions, or messages, for objective 'grpo'"
+
+    def __init__(self, text: str) -> None:
+        self._formula = cast("GRPO", formula_named(text))
+        self._how = rewarded(text)
+
+    def examples(
+        self, records: Sequence[Record], kind: RecordKind, tokenizer: Tokenizer, seq_len: int
+    ) -> list[Example]:
+        """Prompts, with the completion that the record has."""
+        return [Example.of_sides(_last_reply(each), None) for each in converse(records, kind, tokenizer, seq_len)]
+
+    def lesson(self, taught: Taught) -> RewardLesson:
+        """See `RewardLesson`."""
+        return RewardLesson(taught, self._formula, self._how)
+
+    def measured(
+        self, model: nn.Module, examples: Sequence[Example], settings: Settings, tokenizer: Tokenizer
+    ) -> SequenceLosses:
+        """Minus the reward of one completion of each; one that has none counts for nothing."""
+        return measured(model, examples, self._how, seq_len=settings.seq_len, tokenizer=tokenizer)
+
+
+@dataclass
+class Grader:
+    """A reward at work on tokens, and what became of the completions."""
+
+    reward: Reward
+    name: str
+    tokenizer: Tokenizer
+    graded: int = field(default=0, init=False)
+    refused: int = field(default=0, init=False)
+    _why: str = field(default="", init=False)
+
+    @classmethod
+    def named(cls, text: str, tokenizer: Tokenizer) -> Grader:
+        """The run's own; see `reward_named`."""
+        return cls(reward_named(text), parse_choice(text)[0], tokenizer)
+
+    def grade(self, example: Example, completions: Sequence[Sequence[int]]) -> list[float | None]:
+        """The reward of each completion of an example's prompt; None for one that is refused."""
+        asked = prompt_tokens(example)
+        prompt = self._text(asked)
+        answer = self._text([int(label) for label in example.labels if label != IGNORED])
+        found: list[float | None] = []
+        for tokens in completions:
+            try:
+                found.append(value_of(self.reward, prompt, self._text(tokens), answer))
+            except PartError as error:
+                self._why = self._why or str(error)
+                found.append(None)
+        self.refused += sum(each is None for each in found)
+        self.graded += sum(each is not None for each in found)
+        return found
+
+    def check(self) -> None:
+        """Refuse a reward that teaches nothing.
+
+        Raises:
+            PartError: not one completion had a reward.
+        """
+        if self.refused and not self.graded:
+            raise PartError(f"reward '{self.name}' gave no number for any of {self.refused} completions: {self._why}")
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        return cast("Any", self.tokenizer).decode([*tokens], skip_special_tokens=True)
 
 
 @dataclass(eq=False)
@@ -276,3 +352,14 @@ def _completed(prompt: Sequence[int], completion: Sequence[int]) -> Example:
     labels = tokens.copy()
     labels[: len(prompt)] = IGNORED
     return Example(tokens, labels)
+
+
+def _last_reply(example: Example) -> Example:
+    """The example with labels on the last run of tokens that count: the assistant's last turn."""
+    counts = example.labels != IGNORED
+    last = len(counts) - int(counts[::-1].argmax())
+    before = np.flatnonzero(~counts[:last])
+    first = int(before[-1]) + 1 if len(before) else 0
+    labels = np.full_like(example.labels, IGNORED)
+    labels[first:last] = example.labels[first:last]
+    return replace(example, tokens=example.tokens[:last], labels=labels[:last])

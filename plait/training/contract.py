@@ -11,8 +11,7 @@ from plait.objectives import objective_named
 from plait.objectives.formula import Formula, Reply, Sides
 from plait.objectives.named import formula_named
 from plait.own_code import BrokenError, Check
-from plait.training.local_loss import LocalAdapter, LocalLoss, loss_named
-from plait.training.reward import Reward, value_of
+from plait.training.own_functions import LocalAdapter, LocalLoss, Reward, loss_named, value_of
 
 _LABELS, _WORDS = 12, 20
 

@@ -13,9 +13,9 @@ from plait.objectives import SFT, objective_named
 from plait.rounds.evaluation import ClientLoss
 from plait.training.bases import LocatedBase
 from plait.training.device import Compute
-from plait.training.examples import spread, tokenise
+from plait.training.examples import spread
 from plait.training.resident import ResidentBase
-from plait.training.teaching import teaching_of
+from plait.training.teaching import teaching_of, tokenise
 from plait.training.trainer import measure_losses
 
 

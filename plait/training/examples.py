@@ -1,29 +1,24 @@
-"""From records to token sequences: packing, loss masks, and the held-out part.
+"""Token sequences: what counts of them, the held-out part, and the order in which a training meets them.
 
-Plain text is packed: a client's texts, joined by the end-of-text token, are cut into sequences of equal length, so no
-token is padding. Where each text is to be private it is a sequence of its own instead, and its rest is left out.
-Prompts and chats stay one example each (`plait.training.conversations`). The held-out part is the *last* of a client's
-data in its own order (of text by token, otherwise by record, of labelled text the last of every class), so that later
-data is predicted from earlier data.
+The held-out part is the *last* of a client's data in its own order (of text by token, otherwise by record, of labelled
+text the last of every class), so that later data is predicted from earlier data.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import accumulate
-from typing import Any, Protocol, cast
+from itertools import accumulate, islice
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from plait.adapters import Task
-from plait.data import Record, RecordKind
-from plait.errors import DataError, TooLittleDataError
-from plait.objectives import SFT, usual_objective
-from plait.training.teaching import teaching_of
+from plait.errors import TooLittleDataError
+from plait.wire.settings import Settings
 
 IGNORED = -100  # label of a token that does not count; PyTorch's cross_entropy ignores it
 
@@ -123,56 +118,10 @@ class Tokenizer(Protocol):
         ...
 
 
-def tokenise(
-    records: Sequence[Record],
-    *,
-    kind: RecordKind,
-    task: Task,
-    labels: Sequence[str],
-    tokenizer: Tokenizer,
-    seq_len: int,
-    objective: str = SFT,
-    apart: bool = False,
-) -> list[Example]:
-    """All examples made from the records, in order.
-
-    Args:
-        seq_len: tokens of a sequence at most.
-        apart: whether each text is a sequence of its own, cut at `seq_len`, so that no sequence has two texts and no
-            text two sequences.
-
-    Raises:
-        DataError: the data does not fit the base, the task or the objective.
-    """
-    check_kind(kind, task, objective)
-    if task is Task.CLASSIFICATION:
-        return _classify(records, labels, tokenizer, seq_len)
-    if kind is RecordKind.TEXT:
-        return (_one_each if apart else _pack)(records, tokenizer, seq_len)
-    return teaching_of(objective).examples(records, kind, tokenizer, seq_len)
-
-
 def prompt_tokens(example: Example) -> tuple[int, ...]:
     """What comes before the first token that counts."""
     first = int((example.labels != IGNORED).argmax())
     return tuple(int(token) for token in example.tokens[:first])
-
-
-def check_kind(kind: RecordKind, task: Task, objective: str) -> None:
-    """Refuse records that a run cannot learn from.
-
-    Raises:
-        ConfigError: there is no such objective.
-        DataError: records of this kind do not fit the task or the objective.
-    """
-    teaching = teaching_of(objective)
-    fitting, expected = teaching.kinds, teaching.expected
-    if task is Task.CLASSIFICATION:
-        fitting, expected = {RecordKind.LABEL}, "labelled text"
-    if kind not in fitting:
-        usual = usual_objective(kind.value)
-        advice = f"; choose --objective {usual}" if usual else ""
-        raise DataError(f"data has {kind.value} records, expected {expected}{advice}")
 
 
 def split_examples(
@@ -253,43 +202,33 @@ def digest_of(examples: Sequence[Example]) -> bytes:
     return hashlib.sha256(b"".join(example.digest for example in examples)).digest()
 
 
-def _pack(records: Sequence[Record], tokenizer: Tokenizer, seq_len: int) -> list[Example]:
-    encoded = _token_ids(tokenizer, [record.text for record in records])
-    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    stream = np.concatenate([np.asarray([*ids, *end], np.int32) for ids in encoded])
-    rows = stream[: len(stream) // seq_len * seq_len].reshape(-1, seq_len)
-    return [Example(row, row) for row in rows]
+def count_labels(example: Example, task: Task) -> int:
+    """Number of terms that an example adds to the loss; a preference is one."""
+    return 1 if task is Task.CLASSIFICATION or example.ends else int((example.labels[1:] != IGNORED).sum())
 
 
-def _one_each(records: Sequence[Record], tokenizer: Tokenizer, seq_len: int) -> list[Example]:
-    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    rows = [np.asarray([*ids, *end], np.int32) for ids in _token_ids(tokenizer, [record.text for record in records])]
-    # The first token is never predicted, so one alone teaches nothing.
-    return [Example(row[:seq_len], row[:seq_len], is_cut=len(row) > seq_len) for row in rows if len(row) > 1]
+def visited(examples: Sequence[Example], settings: Settings, task: Task) -> list[Example]:
+    """The examples that a training meets, in that order, each once."""
+    visits = settings.steps_taken * settings.batch_size * settings.gradient_accumulation_steps
+    # One pass meets all; no further one adds any.
+    first = islice(order(examples, settings.seed, task), min(visits, len(examples)))
+    return [examples[index] for index in first]
 
 
-def _token_ids(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
-    """Token ids of whole texts, without special tokens."""
-    backend = cast("Any", getattr(tokenizer, "backend_tokenizer", None))
-    if not hasattr(backend, "encode_batch_fast"):
-        return tokenizer(texts, add_special_tokens=False)["input_ids"]
-    # Without token offsets, which are not read here: that saves a quarter of the time.
-    backend.no_truncation()
-    backend.no_padding()
-    return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+def order(examples: Sequence[Example], seed: int, task: Task) -> Iterator[int]:
+    """The order of the examples: all once in random order, then all again in another order, without end.
 
+    A classifier's are spread class by class, so that a few steps in a row meet every class in proportion to its
+    examples (systematic stratified sampling; Cochran, Sampling Techniques, 3rd edition, 1977, chapter 8). A step has
+    one label per sequence, and by chance alone four of them may be of one class. Every example is as likely to come
+    early as every other.
 
-def _classify(records: Sequence[Record], labels: Sequence[str], tokenizer: Tokenizer, seq_len: int) -> list[Example]:
-    index = {label: number for number, label in enumerate(labels)}
-    unknown = sum(record.label not in index for record in records)
-    if unknown:
-        # Without the label itself: this message goes to the server.
-        raise DataError(
-            f"label of {unknown} of {len(records)} records is not one of the run's labels: {', '.join(labels)}; "
-            "leave them out, or add theirs to the server's --labels"
-        )
-    encoded = tokenizer([record.text for record in records], truncation=True, max_length=seq_len)["input_ids"]
-    return [
-        Example(np.asarray(ids, np.int32), np.asarray([index[record.label]], np.int32))
-        for ids, record in zip(encoded, records, strict=True)
-    ]
+    Yields:
+        Indices into `examples`.
+    """
+    generator = np.random.default_rng(seed)
+    while True:
+        drawn = generator.permutation(len(examples))
+        if task is Task.CLASSIFICATION:
+            drawn = drawn[in_proportion([examples[index] for index in drawn], generator.random)]
+        yield from (int(index) for index in drawn)

@@ -25,7 +25,7 @@ from plait.abandon import check_abandoned
 from plait.adapters import AdapterSpec, AdapterState, Task
 from plait.errors import ConfigError, MachineError
 from plait.training.device import device_of
-from plait.training.memory import PROMPT_TOKENS, ROWS, is_out_of_memory
+from plait.training.losses import is_out_of_memory
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from plait.training.examples import Tokenizer
     from plait.training.resident import ResidentBase
 
+ROWS = 64
+"""Texts that grow side by side at most (`generate`)."""
+PROMPT_TOKENS = 8192
+"""Of prompts that are read at once at most, padding included; a longer one goes alone."""
 UNSTATED_CONTEXT = 2048
 """Most tokens of a text where a base does not say for how many it is made."""
 

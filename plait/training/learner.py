@@ -1,30 +1,36 @@
-"""One adapter in training: its optimizer, the order of its examples, and the additions to its steps.
+"""One adapter in training: AdamW, the learning rate, and the additions to its steps.
 
 Knows no model: the caller passes gradients and losses and takes values and examples.
+
+AdamW (arXiv 1711.05101) works on one flat float32 buffer, the master. Its moments can be exported and carried into the
+next run. Tensors that do not train are neither stepped nor decayed. Its epsilon is small enough that steps never become
+proportional to gradients. With the usual 1e-8, a server that sends tiny factors would receive the gradient itself, and
+from it the tokens of a batch (DAGER, arXiv 2405.15586).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
-from itertools import islice
+from itertools import groupby
 
-import numpy as np
 import torch
+from torch import nn
 
 from plait.adapters import Float32, Task
 from plait.errors import ConfigError, MachineError
 from plait.objectives import SFT
 from plait.rounds.local_model import NOTHING, Carried, Moments
-from plait.training.examples import Example, in_proportion
-from plait.training.losses import count_labels
-from plait.training.optimizer import FlatAdamW
+from plait.training.examples import Example, count_labels, order
 from plait.wire.settings import Settings
 
 Tensor = torch.Tensor
 
+SMALLEST_GRADIENT = 1e-15
+"""Gradients below it count as zero: their squares would not be exact in float32."""
+EPSILON = 1e-20
 _PIECE = 1 << 22  # numbers
 
 LARGEST_FALL = 0.25
@@ -373,28 +379,128 @@ def _shorten_(after: Tensor, before: Sequence[Tensor], fraction: float) -> None:
         piece.lerp_(was, 1 - fraction)
 
 
-def visited(examples: Sequence[Example], settings: Settings, task: Task) -> list[Example]:
-    """The examples that a training meets, in that order, each once."""
-    visits = settings.steps_taken * settings.batch_size * settings.gradient_accumulation_steps
-    # One pass meets all; no further one adds any.
-    first = islice(order(examples, settings.seed, task), min(visits, len(examples)))
-    return [examples[index] for index in first]
+@dataclass(frozen=True)
+class _Run:
+    """Neighbouring tensors that train and have taken the same number of steps."""
+
+    first: int
+    last: int
+    steps: int
 
 
-def order(examples: Sequence[Example], seed: int, task: Task) -> Iterator[int]:
-    """The order of the examples: all once in random order, then all again in another order, without end.
+class FlatAdamW:
+    """AdamW over one flat buffer.
 
-    A classifier's are spread class by class, so that a few steps in a row meet every class in proportion to its
-    examples (systematic stratified sampling; Cochran, Sampling Techniques, 3rd edition, 1977, chapter 8). A step has
-    one label per sequence, and by chance alone four of them may be of one class. Every example is as likely to come
-    early as every other.
+    Attributes:
+        master: (size,) float32, the adapter.
 
-    Yields:
-        Indices into `examples`.
+    Args:
+        start: (size,) the initial adapter; not changed.
+        sizes: elements of each tensor, in the buffer's order.
+        trained: whether each tensor trains; at least one does.
+        moments: those of an earlier run, of as many values and tensors; None to start fresh.
     """
-    generator = np.random.default_rng(seed)
-    while True:
-        drawn = generator.permutation(len(examples))
-        if task is Task.CLASSIFICATION:
-            drawn = drawn[in_proportion([examples[index] for index in drawn], generator.random)]
-        yield from (int(index) for index in drawn)
+
+    def __init__(
+        self,
+        start: Float32,
+        sizes: Sequence[int],
+        trained: Sequence[bool],
+        *,
+        weight_decay: float,
+        moments: Moments | None,
+        device: torch.device,
+    ) -> None:
+        before = moments or Moments.none(len(start), len(sizes))
+        self.master = torch.from_numpy(start.copy()).to(device)
+        self._gradient: Tensor | None = None
+        self._sizes = list(sizes)
+        self._trained = list(trained)
+        self._steps_before = before.steps
+        self._mean, self._square = (torch.from_numpy(x.copy()).to(device) for x in (before.mean, before.square))
+        self._runs = _runs(sizes, trained, before.steps)
+        # Views: a step on them is a step on the buffers.
+        self._parameters = [nn.Parameter(self.master[run.first : run.last]) for run in self._runs]
+        self._optimizer = torch.optim.AdamW(self._parameters, weight_decay=weight_decay, eps=EPSILON, fused=True)
+        for run, parameter in zip(self._runs, self._parameters, strict=True):
+            self._optimizer.state[parameter] = {
+                "step": torch.tensor(float(run.steps), device=device),
+                "exp_avg": self._mean[run.first : run.last],
+                "exp_avg_sq": self._square[run.first : run.last],
+            }
+
+    @property
+    def values(self) -> tuple[Tensor, ...]:
+        """The master, tensor by tensor, each flat; views."""
+        return self.master.split(self._sizes)
+
+    @property
+    def gradient(self) -> Tensor:
+        """(size,) float32, of the next step; filled by `take` or the caller, and there until `forget`."""
+        if self._gradient is None:
+            self._gradient = torch.empty_like(self.master)
+        return self._gradient
+
+    def forget(self) -> None:
+        """Free the gradient: until the next one, the model's own values may have its memory."""
+        self._gradient = None
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def take(self, gradients: Sequence[Tensor | None]) -> None:
+        """Fill the gradient from those of the tensors, of any type; None and untrained tensors are zero."""
+        slots: list[Tensor] = []
+        given: list[Tensor] = []
+        for slot, gradient, trains in zip(self.gradient.split(self._sizes), gradients, self._trained, strict=True):
+            if gradient is None or not trains:
+                slot.zero_()
+            else:
+                slots.append(slot.view_as(gradient))
+                given.append(gradient)
+        copy_all(slots, given)
+
+    def where_trained(self, values: Tensor) -> Tensor:
+        """(size,) values with zeros for what does not train; changes them in place."""
+        for slot, trains in zip(values.split(self._sizes), self._trained, strict=True):
+            if not trains:
+                slot.zero_()
+        return values
+
+    def step(self, learning_rate: float) -> None:
+        """Take a step along the gradient."""
+        torch.hardshrink(self.gradient, SMALLEST_GRADIENT, out=self.gradient)
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        for run, parameter in zip(self._runs, self._parameters, strict=True):
+            parameter.grad = self.gradient[run.first : run.last]
+        self._optimizer.step()
+
+    def moments(self, steps: int) -> Moments:
+        """The moments after this many steps, the last: on a CPU they are the optimizer's own memory."""
+        counts = (n + steps if trains else n for n, trains in zip(self._steps_before, self._trained, strict=True))
+        return Moments(self._mean.cpu().numpy(), self._square.cpu().numpy(), tuple(counts))
+
+
+@torch.no_grad()
+def copy_all(into: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    """Copy tensors into tensors of their shapes: at once, unless they lie on several devices."""
+    if not into:
+        return
+    if len({tensor.device for tensor in (*into, *values)}) == 1:
+        torch._foreach_copy_(list(into), list(values))  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+        return
+    for slot, value in zip(into, values, strict=True):
+        slot.copy_(value, non_blocking=True)
+
+
+def _runs(sizes: Sequence[int], trained: Sequence[bool], steps: Sequence[int]) -> list[_Run]:
+    found: list[_Run] = []
+    first = 0
+    tensors = zip(sizes, trained, steps, strict=True)
+    for (trains, seen), neighbours in groupby(tensors, key=lambda tensor: tensor[1:]):
+        last = first + sum(size for size, _, _ in neighbours)
+        if trains:
+            found.append(_Run(first, last, seen))
+        first = last
+    return found

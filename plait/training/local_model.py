@@ -20,10 +20,11 @@ from plait.data import Record, RecordKind
 from plait.objectives import SFT, objective_named
 from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.local_model import Coverage, DataSize, Moments, Trained, TrainJob
-from plait.training.examples import Example, Split, Tokenizer, digest_of, split_examples, tokenise
-from plait.training.learner import LocalTraining, StepReport, TrainingInputs, visited
+from plait.training.examples import Example, Split, Tokenizer, digest_of, split_examples, visited
+from plait.training.learner import LocalTraining, StepReport, TrainingInputs
+from plait.training.losses import Teaching
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter, slot_digest
-from plait.training.teaching import Teaching, teaching_of
+from plait.training.teaching import teaching_of, tokenise
 from plait.training.trainer import measure_losses, only_trained, train_steps, trained_parameters
 from plait.wire.settings import Settings
 
@@ -35,7 +36,7 @@ Recall = Callable[[Sequence[bytes], Callable[[], SequenceLosses]], SequenceLosse
 
 
 class Tokenise(Protocol):
-    """Makes examples of records, or has them already (see `plait.training.examples.tokenise`)."""
+    """Makes examples of records, or has them already (see `plait.training.teaching.tokenise`)."""
 
     def __call__(
         self,

@@ -1,24 +1,192 @@
-"""Cross-entropy of a batch under a model, by the fastest implementation that fits the model.
+"""What a training minimises: a lesson, its loss of a batch, and what gives way where a step does not fit into memory.
 
+The plain lesson is the cross-entropy of the examples' labels, by the fastest implementation that fits the model.
 Language models that `fused` supports are computed by it: same numbers within rounding, less time, no padding and
 never all logits. Every other model, and every classifier, runs as PEFT and transformers implement it (`model_losses`).
+Preferences and rewards have lessons of their own (`teaching`). Knows no optimizer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import gc
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import torch
 from torch import nn
 
-from plait.adapters import Task
-from plait.training.examples import IGNORED, Example
+from plait.adapters import Float32, Task
+from plait.data import Record, RecordKind
+from plait.errors import MachineError
+from plait.rounds.evaluation import SequenceLosses
+from plait.training.examples import Example, Tokenizer, count_labels
+from plait.training.fused.kernels import SLICE_ELEMENTS_ON_GPU
 from plait.training.fused.language_model import FusedLanguageModel, recognise
-from plait.training.memory import StepMemory
+from plait.training.learner import LocalTraining
+from plait.training.own_functions import loss_named
+from plait.wire.settings import Settings
 
 if TYPE_CHECKING:
     from plait.training.model_losses import ModelLosses
+
+T = TypeVar("T")
+
+ALL_BLOCKS = 1 << 30
+"""More than any base has."""
+
+# In torch's words; neither is torch.OutOfMemoryError. The first is the CPU's allocator, the second Metal's.
+_SAYINGS = ("can't allocate memory", "out of memory")
+
+
+Judge = Callable[[Sequence[Example]], tuple[list[float], list[float]]]
+"""From a batch to the loss of each example, and by how much it leads (see `SequenceLosses.leads`)."""
+
+
+class StepLoss(Protocol):
+    """The loss of sequences under a model.
+
+    Attributes:
+        is_sum: whether the loss of a batch is the sum of those of its parts.
+        recomputes: whether blocks can be computed twice instead of kept.
+        reported: of the last batch, where it is not its loss.
+    """
+
+    @property
+    def is_sum(self) -> bool: ...  # noqa: D102
+
+    @property
+    def recomputes(self) -> bool: ...  # noqa: D102
+
+    @property
+    def reported(self) -> torch.Tensor | None: ...  # noqa: D102
+
+    def __call__(self, batch: Sequence[Example], /) -> torch.Tensor:
+        """The batch's loss; a scalar that gradients can be taken of."""
+        ...
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What a lesson is made of.
+
+    Attributes:
+        start: (size,) the adapter that it begins with.
+        memory: what gives way to fit a step into memory.
+        tokenizer: of the base, for a lesson that reads what it writes.
+    """
+
+    settings: Settings
+    start: Float32
+    task: Task
+    pad_token: int
+    memory: StepMemory
+    tokenizer: Tokenizer | None = None
+
+
+class Lesson:
+    """What one training learns from: here the cross-entropy, or the loss that the settings name.
+
+    Attributes:
+        without_dropout: whether the model is in evaluation mode.
+        in_whole: whether a step is computed unit by unit, and none is cut.
+        is_limited: whether a step may predict no more than its share of the loss.
+    """
+
+    without_dropout = False
+    in_whole = False
+    is_limited = True
+
+    def __init__(self, taught: Taught) -> None:
+        self._taught = taught
+
+    def prepare(self, model: nn.Module, visited: Callable[[], Sequence[Example]]) -> None:
+        """Compute what is needed before the first step."""
+
+    def loss(self, model: nn.Module, parameters: Sequence[nn.Parameter]) -> StepLoss:
+        """What is computed under the model, of whose adapter these are."""
+        taught, function = self._taught, loss_named(self._taught.settings.loss)
+        if function is None:
+            return BatchLoss(model, task=taught.task, pad_token=taught.pad_token, memory=taught.memory)
+        from plait.training.model_losses import ChosenLoss
+
+        return ChosenLoss(
+            model,
+            parameters,
+            function,
+            start=taught.start,
+            task=taught.task,
+            pad_token=taught.pad_token,
+            name=taught.settings.loss,
+        )
+
+    def draws(self, step: int) -> bool:
+        """Whether a step has batches of its own."""
+        del step
+        return True
+
+    def begin(self, batches: Sequence[Sequence[Example]], step: int) -> None:
+        """Do what comes before a step on new batches."""
+
+    def said(self, loss: float) -> float:
+        """What a step reports."""
+        return loss
+
+    def finished(self, done: LocalTraining) -> LocalTraining:
+        """What the training reports."""
+        return done
+
+
+class Teaching:
+    """How one client learns an objective; here supervised fine-tuning, which of preferences learns the chosen replies.
+
+    May remember what it found out about the client's examples.
+
+    Attributes:
+        kinds: of records that it learns from.
+    """
+
+    kinds: Collection[RecordKind] = frozenset(
+        {RecordKind.TEXT, RecordKind.PROMPT, RecordKind.CHAT, RecordKind.PREFERENCE}
+    )
+    expected = "text, prompts or messages"
+
+    def examples(
+        self, records: Sequence[Record], kind: RecordKind, tokenizer: Tokenizer, seq_len: int
+    ) -> list[Example]:
+        """Examples of records that are not plain text.
+
+        Args:
+            seq_len: tokens of a sequence at most.
+
+        Raises:
+            DataError: the base's chat template refuses a record.
+        """
+        from plait.training.conversations import converse
+
+        return converse(records, kind, tokenizer, seq_len)
+
+    def lesson(self, taught: Taught) -> Lesson:
+        """What one training learns from."""
+        return Lesson(taught)
+
+    def judge(self, model: nn.Module, examples: Sequence[Example], *, pad_token: int) -> Judge | None:
+        """By what held-out examples are judged, in evaluation mode; None for the loss of their labels."""
+        del model, examples, pad_token
+        return None
+
+    def measured(
+        self, model: nn.Module, examples: Sequence[Example], settings: Settings, tokenizer: Tokenizer
+    ) -> SequenceLosses | None:
+        """The losses of all held-out examples where they are no sum over tokens or pairs; None for `judge`.
+
+        Raises:
+            PartError: a part of the user's own fails.
+            MachineError: it does not fit into memory.
+            Abandoned: the result is no longer needed.
+        """
+        del model, examples, settings, tokenizer
+        return None
 
 
 class BatchLoss:
@@ -82,6 +250,81 @@ class BatchLoss:
         return self._own
 
 
-def count_labels(example: Example, task: Task) -> int:
-    """Number of terms that an example adds to the loss; a preference is one."""
-    return 1 if task is Task.CLASSIFICATION or example.ends else int((example.labels[1:] != IGNORED).sum())
+@dataclass
+class StepMemory:
+    """What the steps of one base on one device have given up so far.
+
+    Attributes:
+        recomputed: how many of the first blocks are computed twice; a plan says how many, and `ALL_BLOCKS` is the most.
+        cuts: batches are cut into this many parts; a power of two.
+        slice_elements: logits of the loss that exist at a time.
+    """
+
+    recomputed: int = 0
+    cuts: int = 1
+    slice_elements: int = SLICE_ELEMENTS_ON_GPU
+    learned: bool = field(default=False, compare=False)
+    """Whether memory ran out at least once."""
+
+    def begin_with(self, *, recomputed: int, cuts: int, slice_elements: int = SLICE_ELEMENTS_ON_GPU) -> None:
+        """Give up what a plan says, and no less than what was found out by trying."""
+        self.slice_elements = slice_elements
+        least = self if self.learned else StepMemory()
+        self.recomputed, self.cuts = max(recomputed, least.recomputed), max(cuts, least.cuts)
+
+    def parts(self, batch: Sequence[T]) -> list[Sequence[T]]:
+        """The batch in parts that are computed one after another, in order."""
+        size = max(1, -(-len(batch) // self.cuts))
+        return [batch[first : first + size] for first in range(0, len(batch), size)]
+
+    def give_way(self, largest: int, *, recomputes: bool = True) -> bool:
+        """Use less memory from now on.
+
+        Returns:
+            False if nothing is left to give up.
+        """
+        if recomputes and self.recomputed < ALL_BLOCKS:
+            self.recomputed = ALL_BLOCKS
+        elif self.cuts < largest:
+            self.cuts *= 2
+        else:
+            return False
+        self.learned = True
+        return True
+
+
+def within_memory(attempt: Callable[[], T], *, give_way: Callable[[], bool], device: torch.device, what: str) -> T:
+    """The result of `attempt`, tried again with less memory as long as there is a way.
+
+    Args:
+        give_way: called after each failure; False if nothing is left to give up.
+
+    Raises:
+        MachineError: it does not fit.
+    """
+    while True:
+        try:
+            return attempt()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = error
+        # Outside the handler: the traceback holds the tensors of the failed attempt.
+        reason.__traceback__ = None
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        elif device.type == "mps":
+            torch.mps.empty_cache()
+        if not give_way():
+            raise MachineError(
+                f"{what} does not fit into the memory of {device}, in parts as small as they can be; lower "
+                "--batch-size, --seq-len or --rank, take a smaller base, or --method qlora with the base in four bits"
+            ) from reason
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the system had no memory left."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(saying in str(error).lower() for saying in _SAYINGS)

@@ -21,8 +21,8 @@ from plait.adapters import AdapterSpec
 from plait.adapters.methods import is_quantised
 from plait.objectives import objective_named
 from plait.training.fused.kernels import NARROWEST_SLICE, SLICE_ELEMENTS_ON_CPU, SLICE_ELEMENTS_ON_GPU
-from plait.training.local_loss import CROSS_ENTROPY
-from plait.training.memory import PROMPT_TOKENS, ROWS
+from plait.training.generate import PROMPT_TOKENS, ROWS
+from plait.training.own_functions import CROSS_ENTROPY
 from plait.wire.settings import Settings
 
 SLACK = 1.07

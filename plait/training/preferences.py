@@ -1,4 +1,4 @@
-"""A batch of preferences under a model: log-probabilities of all replies in one forward pass, and an objective's loss.
+"""Learning from preferences: log-probabilities of all replies of a batch in one forward pass, and an objective's loss.
 
 The reference is the base without the adapter. Its log-probabilities never change, so each example's are computed once,
 separately: they do not depend on the batches that it is drawn in. Knows no formula.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import cast
 
 import torch
 from peft import PeftModel
@@ -16,16 +17,45 @@ from torch import nn
 
 from plait.abandon import check_abandoned
 from plait.adapters import Task
+from plait.choice import parse_choice
+from plait.data import Record, RecordKind
 from plait.errors import PartError
 from plait.objectives.formula import Formula, Reply, Sides
+from plait.objectives.named import formula_named
 from plait.own_code import located_errors
+from plait.training.conversations import conversation, of_each
 from plait.training.device import device_of
-from plait.training.examples import Example
-from plait.training.lesson import Lesson, StepLoss, Taught
-from plait.training.losses import BatchLoss, count_labels
-from plait.training.memory import StepMemory, is_out_of_memory
+from plait.training.examples import Example, Tokenizer, count_labels
+from plait.training.losses import BatchLoss, Judge, Lesson, StepLoss, StepMemory, Taught, Teaching, is_out_of_memory
 
 _TASK = Task.CAUSAL_LM
+
+
+class Preferences(Teaching):
+    """A formula of preferences, with what is known of the client's preferences under the base."""
+
+    kinds = frozenset({RecordKind.PREFERENCE})
+
+    def __init__(self, text: str) -> None:
+        self.expected = f"prompt, chosen and rejected for objective '{parse_choice(text)[0]}'"
+        self._formula = cast("Formula", formula_named(text))
+        self._references: dict[bytes, tuple[float, ...]] = {}
+
+    def examples(
+        self, records: Sequence[Record], kind: RecordKind, tokenizer: Tokenizer, seq_len: int
+    ) -> list[Example]:
+        """Both replies of each record."""
+        del kind
+        return of_each(records, lambda record: _judged(record, tokenizer, seq_len))
+
+    def lesson(self, taught: Taught) -> PreferenceLesson:
+        """See `PreferenceLesson`."""
+        return PreferenceLesson(taught, self._formula, self._references)
+
+    def judge(self, model: nn.Module, examples: Sequence[Example], *, pad_token: int) -> Judge:
+        """By the formula's loss, and the reward by which the chosen reply leads."""
+        learn_references(self._references, model, examples, pad_token=pad_token)
+        return PreferenceLoss(model, self._formula, self._references, pad_token=pad_token).by_example
 
 
 def learn_references(
@@ -172,3 +202,13 @@ def without_adapter(model: nn.Module) -> Generator[None]:
         for parameter, trains in trained:
             parameter.requires_grad_(trains)
         model.train(was_training)
+
+
+def _judged(record: Record, tokenizer: Tokenizer, seq_len: int) -> Example | None:
+    """A preference; None if one of its replies begins beyond the sequence length, or both are cut to the same."""
+    chosen, rejected = (
+        conversation(record.messages, reply, tokenizer, seq_len) for reply in (record.chosen, record.rejected)
+    )
+    if chosen is None or rejected is None or chosen.digest == rejected.digest:
+        return None
+    return Example.of_sides(chosen, rejected)

@@ -28,11 +28,10 @@ from plait.errors import ConfigError
 from plait.privacy.mechanism import PrivateMean, length
 from plait.privacy.noise import Keystream, derived
 from plait.privacy.record import Charge, RecordPrivacy
-from plait.training.examples import Example
+from plait.training.examples import Example, count_labels
 from plait.training.fused.language_model import FusedLanguageModel, recognise
 from plait.training.learner import Learner, LocalTraining, TrainingInputs
-from plait.training.losses import count_labels
-from plait.training.memory import StepMemory
+from plait.training.losses import StepMemory
 from plait.training.model_losses import summed_loss
 from plait.training.trainer import SCALE_PER_EXAMPLE, follow, in_training, trained_parameters
 

@@ -36,7 +36,7 @@ from plait.training.blueprint import (
 )
 from plait.training.device import Compute, has_memory_of_its_own, memory_for_steps
 from plait.training.examples import Tokenizer
-from plait.training.memory import StepMemory
+from plait.training.losses import StepMemory
 from plait.wire.settings import Settings
 
 if TYPE_CHECKING:

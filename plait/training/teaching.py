@@ -1,87 +1,23 @@
-"""How a client learns an objective: examples from its records, a lesson, and by what held-out data are judged.
+"""How an objective is learned: the examples made of a client's records, and what trains and judges on them.
 
-Importing this imports no torch.
+Plain text is packed: a client's texts, joined by the end-of-text token, are cut into sequences of equal length, so no
+token is padding. Where each text is to be private it is a sequence of its own instead, and its rest is left out.
+Prompts and chats stay one example each (`conversations`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Sequence
+from typing import Any, cast
 
+import numpy as np
+
+from plait.adapters import Task
 from plait.data import Record, RecordKind
-from plait.objectives import objective_named
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from plait.rounds.evaluation import SequenceLosses
-    from plait.training.examples import Example, Tokenizer
-    from plait.training.lesson import Lesson, Taught
-    from plait.wire.settings import Settings
-
-Judge: TypeAlias = "Callable[[Sequence[Example]], tuple[list[float], list[float]]]"
-"""From a batch to the loss of each example, and by how much it leads (see `SequenceLosses.leads`)."""
-
-
-class Teaching:
-    """How one client learns an objective; here supervised fine-tuning, which of preferences learns the chosen replies.
-
-    May remember what it found out about the client's examples.
-
-    Attributes:
-        kinds: of records that it learns from.
-    """
-
-    kinds: Collection[RecordKind] = frozenset(
-        {RecordKind.TEXT, RecordKind.PROMPT, RecordKind.CHAT, RecordKind.PREFERENCE}
-    )
-    expected = "text, prompts or messages"
-
-    def check(self) -> None:
-        """Find the parts of a user's own that its options name.
-
-        Raises:
-            ConfigError: one cannot be found.
-        """
-
-    def examples(
-        self, records: Sequence[Record], kind: RecordKind, tokenizer: Tokenizer, seq_len: int
-    ) -> list[Example]:
-        """Examples of records that are not plain text.
-
-        Args:
-            seq_len: tokens of a sequence at most.
-
-        Raises:
-            DataError: the base's chat template refuses a record.
-        """
-        from plait.training.conversations import converse
-
-        return converse(records, kind, tokenizer, seq_len)
-
-    def lesson(self, taught: Taught) -> Lesson:
-        """What one training learns from."""
-        from plait.training.lesson import Lesson
-
-        return Lesson(taught)
-
-    def judge(self, model: nn.Module, examples: Sequence[Example], *, pad_token: int) -> Judge | None:
-        """By what held-out examples are judged, in evaluation mode; None for the loss of their labels."""
-        del model, examples, pad_token
-        return None
-
-    def measured(
-        self, model: nn.Module, examples: Sequence[Example], settings: Settings, tokenizer: Tokenizer
-    ) -> SequenceLosses | None:
-        """The losses of all held-out examples where they are no sum over tokens or pairs; None for `judge`.
-
-        Raises:
-            PartError: a part of the user's own fails.
-            MachineError: it does not fit into memory.
-            Abandoned: the result is no longer needed.
-        """
-        del model, examples, settings, tokenizer
-        return None
+from plait.errors import DataError
+from plait.objectives import SFT, objective_named, usual_objective
+from plait.training.examples import Example, Tokenizer
+from plait.training.losses import Teaching
 
 
 def teaching_of(text: str) -> Teaching:
@@ -93,6 +29,98 @@ def teaching_of(text: str) -> Teaching:
     objective = objective_named(text)
     if objective.is_plain:
         return Teaching()
-    from plait.training.taught import Preferences, Rewards
+    if objective.completions:
+        from plait.training.completions import Rewards
 
-    return Rewards(text) if objective.completions else Preferences(text)
+        return Rewards(text)
+    from plait.training.preferences import Preferences
+
+    return Preferences(text)
+
+
+def tokenise(
+    records: Sequence[Record],
+    *,
+    kind: RecordKind,
+    task: Task,
+    labels: Sequence[str],
+    tokenizer: Tokenizer,
+    seq_len: int,
+    objective: str = SFT,
+    apart: bool = False,
+) -> list[Example]:
+    """All examples made from the records, in order.
+
+    Args:
+        seq_len: tokens of a sequence at most.
+        apart: whether each text is a sequence of its own, cut at `seq_len`, so that no sequence has two texts and no
+            text two sequences.
+
+    Raises:
+        DataError: the data does not fit the base, the task or the objective.
+    """
+    check_kind(kind, task, objective)
+    if task is Task.CLASSIFICATION:
+        return _classify(records, labels, tokenizer, seq_len)
+    if kind is RecordKind.TEXT:
+        return (_one_each if apart else _pack)(records, tokenizer, seq_len)
+    return teaching_of(objective).examples(records, kind, tokenizer, seq_len)
+
+
+def check_kind(kind: RecordKind, task: Task, objective: str) -> None:
+    """Refuse records that a run cannot learn from.
+
+    Raises:
+        ConfigError: there is no such objective.
+        DataError: records of this kind do not fit the task or the objective.
+    """
+    teaching = teaching_of(objective)
+    fitting, expected = teaching.kinds, teaching.expected
+    if task is Task.CLASSIFICATION:
+        fitting, expected = {RecordKind.LABEL}, "labelled text"
+    if kind not in fitting:
+        usual = usual_objective(kind.value)
+        advice = f"; choose --objective {usual}" if usual else ""
+        raise DataError(f"data has {kind.value} records, expected {expected}{advice}")
+
+
+def _pack(records: Sequence[Record], tokenizer: Tokenizer, seq_len: int) -> list[Example]:
+    encoded = _token_ids(tokenizer, [record.text for record in records])
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    stream = np.concatenate([np.asarray([*ids, *end], np.int32) for ids in encoded])
+    rows = stream[: len(stream) // seq_len * seq_len].reshape(-1, seq_len)
+    return [Example(row, row) for row in rows]
+
+
+def _one_each(records: Sequence[Record], tokenizer: Tokenizer, seq_len: int) -> list[Example]:
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    rows = [np.asarray([*ids, *end], np.int32) for ids in _token_ids(tokenizer, [record.text for record in records])]
+    # The first token is never predicted, so one alone teaches nothing.
+    return [Example(row[:seq_len], row[:seq_len], is_cut=len(row) > seq_len) for row in rows if len(row) > 1]
+
+
+def _token_ids(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
+    """Token ids of whole texts, without special tokens."""
+    backend = cast("Any", getattr(tokenizer, "backend_tokenizer", None))
+    if not hasattr(backend, "encode_batch_fast"):
+        return tokenizer(texts, add_special_tokens=False)["input_ids"]
+    # Without token offsets, which are not read here: that saves a quarter of the time.
+    backend.no_truncation()
+    backend.no_padding()
+    return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def _classify(records: Sequence[Record], labels: Sequence[str], tokenizer: Tokenizer, seq_len: int) -> list[Example]:
+    index = {label: number for number, label in enumerate(labels)}
+    unknown = sum(record.label not in index for record in records)
+    if unknown:
+        # Without the label itself: this message goes to the server.
+        raise DataError(
+            f"label of {unknown} of {len(records)} records is not one of the run's labels: {', '.join(labels)}; "
+            "leave them out, or add theirs to the server's --labels"
+        )
+    encoded = tokenizer([record.text for record in records], truncation=True, max_length=seq_len)["input_ids"]
+    return [
+        Example(np.asarray(ids, np.int32), np.asarray([index[record.label]], np.int32))
+        for ids, record in zip(encoded, records, strict=True)
+    ]

@@ -21,13 +21,9 @@ from plait.adapters import Task
 from plait.errors import ConfigError
 from plait.rounds.evaluation import SequenceLosses
 from plait.training.device import device_of
-from plait.training.examples import Example, Tokenizer, digest_of
-from plait.training.learner import Learner, LocalTraining, TrainingInputs, visited
-from plait.training.lesson import Lesson, StepLoss, Taught
-from plait.training.losses import BatchLoss, count_labels
-from plait.training.memory import StepMemory, within_memory
-from plait.training.optimizer import copy_all
-from plait.training.teaching import Teaching, teaching_of
+from plait.training.examples import Example, Tokenizer, count_labels, digest_of, visited
+from plait.training.learner import Learner, LocalTraining, TrainingInputs, copy_all
+from plait.training.losses import BatchLoss, Lesson, StepLoss, StepMemory, Taught, Teaching, within_memory
 from plait.wire.settings import Settings
 
 # PEFT's names of a low-rank pair's two sides; everything else in an adapter (a head, a magnitude) trains with either.
@@ -54,7 +50,7 @@ def train_steps(
 
     Args:
         parameters: the adapter's parameters in layout order; overwritten.
-        teaching: of the objective, with what it remembers; by default one that remembers nothing.
+        teaching: of the objective, with what it remembers; None for supervised fine-tuning.
         memory: what earlier steps gave up to fit into memory; changed if it is not enough.
 
     Raises:
@@ -68,7 +64,7 @@ def train_steps(
     sizes = [each.numel() for each in parameters]
     learner = Learner(inputs, sizes, trained, task=task, device=parameters[0].device)
     taught = Taught(settings, inputs.start, task, pad_token, memory, tokenizer)
-    lesson = (teaching or teaching_of(settings.objective)).lesson(taught)
+    lesson = (teaching or Teaching()).lesson(taught)
     lesson.prepare(model, partial(visited, inputs.examples, settings, task))
     gradients = StepGradients.of(lesson, model, parameters, settings, memory)
     batches, counted = list[list[Example]](), 1

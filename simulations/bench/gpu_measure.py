@@ -33,7 +33,7 @@ from plait.training.blueprint import Blueprint, attach, design, peft_config_of, 
 from plait.training.device import Compute, choose_compute, limit_memory, matrix_gflops, memory_for_steps
 from plait.training.examples import Example
 from plait.training.learner import TrainingInputs
-from plait.training.memory import ALL_BLOCKS, StepMemory, is_out_of_memory
+from plait.training.losses import ALL_BLOCKS, StepMemory, is_out_of_memory
 from plait.training.memory_plan import SLACK, ModelSize, Training, peak_bytes, size_of
 from plait.training.resident import adapter_parameters, load_adapter
 from plait.training.trainer import train_steps

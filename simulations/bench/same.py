@@ -28,7 +28,7 @@ from plait.training.examples import IGNORED, Example
 from plait.training.generate import Sampling, Wanted, generate
 from plait.training.learner import TrainingInputs
 from plait.training.local_model import PeftLocalModel
-from plait.training.memory import StepMemory
+from plait.training.losses import StepMemory
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter
 from plait.training.trainer import measure_losses, train_steps
 from plait.wire.settings import Settings

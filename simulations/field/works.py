@@ -192,7 +192,8 @@ def configuration(federation: Federation, seed: int, cache: Path, folder: Path) 
     from plait.config import config_from_table
     from plait.simulation.partitioned_data import load_partitioned
     from plait.training.bases import locate_base
-    from plait.training.examples import split_examples, tokenise
+    from plait.training.examples import split_examples
+    from plait.training.teaching import tokenise
 
     told = {
         "base": federation.base, "data": federation.data, "partition": federation.partition, "seed": seed,

@@ -15,7 +15,7 @@ from plait.own_code import checked
 from plait.plugin_search import reference
 from plait.plugins import Kind
 from plait.training.contract import OBJECTIVE_CHECKS, REWARD_CHECKS
-from plait.training.reward import reward_named
+from plait.training.own_functions import reward_named
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,9 @@ from plait.plugin_search import reference
 from plait.plugins import Kind
 from plait.rounds.ledger import read_events
 from plait.training.bases import locate_base
-from plait.training.completions import Group, GroupLoss, completions_of, rewards_of
+from plait.training.completions import Grader, Group, GroupLoss, completions_of, rewards_of
 from plait.training.examples import IGNORED, Example
-from plait.training.reward import Grader, reward_named
+from plait.training.own_functions import reward_named
 
 HOW = Rewarded(group_size=3, max_completion_tokens=5)
 SEQ_LEN = 24

@@ -15,7 +15,7 @@ from plait.training.bases import LocatedBase
 from plait.training.blueprint import Blueprint, read_base_config
 from plait.training.completions import completions_of
 from plait.training.examples import Example
-from plait.training.memory import ROWS
+from plait.training.generate import ROWS
 from plait.training.memory_plan import Training, completions_bytes, size_of
 from plait.training.resident import ResidentBase
 from tests.plait.training.test_memory_plan import SETTINGS, fresh, sized  # noqa: F401 (a fixture)

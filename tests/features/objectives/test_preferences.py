@@ -17,9 +17,10 @@ from plait.objectives.formula import DPO
 from plait.objectives.named import formula_named
 from plait.rounds.local_model import TrainJob
 from plait.training.blueprint import design, read_base_config
-from plait.training.examples import IGNORED, check_kind, tokenise
+from plait.training.examples import IGNORED
 from plait.training.local_model import PeftLocalModel
 from plait.training.preferences import PreferenceLoss, learn_references
+from plait.training.teaching import check_kind, tokenise
 from plait.wire.settings import Settings
 
 SETTINGS = Settings(

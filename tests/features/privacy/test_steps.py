@@ -11,12 +11,11 @@ from plait.adapters.methods import AdapterRequest
 from plait.errors import ConfigError
 from plait.privacy.record import Charge, RecordPrivacy
 from plait.training.blueprint import Blueprint, design, read_base_config
-from plait.training.examples import IGNORED, Example
+from plait.training.examples import IGNORED, Example, count_labels
 from plait.training.fused import language_model
 from plait.training.fused.language_model import recognise
 from plait.training.learner import Learner, LocalTraining, TrainingInputs
-from plait.training.losses import BatchLoss, count_labels
-from plait.training.memory import StepMemory
+from plait.training.losses import BatchLoss, StepMemory
 from plait.training.private_steps import ExampleGradients, train_privately
 from plait.training.resident import ResidentBase, adapter_parameters
 from plait.training.trainer import measure_losses, only_trained, train_steps

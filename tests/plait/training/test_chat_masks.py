@@ -16,7 +16,8 @@ from transformers import AutoTokenizer
 from plait.adapters import Task
 from plait.data import Message, as_dataset
 from plait.errors import DataError
-from plait.training.examples import IGNORED, Example, tokenise
+from plait.training.examples import IGNORED, Example
+from plait.training.teaching import tokenise
 
 TEMPLATES = Path(__file__).parent / "chat_templates"
 TOOLS = [{"type": "function", "function": {"name": "add", "description": "Adds.", "parameters": {"type": "object"}}}]

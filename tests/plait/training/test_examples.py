@@ -9,8 +9,9 @@ from transformers import AutoTokenizer
 from plait.adapters import Task
 from plait.data import Message, Record, RecordKind
 from plait.errors import DataError, TooLittleDataError
-from plait.training.examples import IGNORED, Example, split_examples, tokenise
+from plait.training.examples import IGNORED, Example, split_examples
 from plait.training.resident import ResidentBase
+from plait.training.teaching import tokenise
 
 
 def examples_of(

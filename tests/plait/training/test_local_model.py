@@ -14,8 +14,8 @@ from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.local_model import LocalModel, TrainJob
 from plait.training.baselines import Baselines
 from plait.training.blueprint import Blueprint
-from plait.training.examples import Example
-from plait.training.learner import TrainingInputs, order
+from plait.training.examples import Example, order
+from plait.training.learner import TrainingInputs
 from plait.training.local_model import PeftLocalModel, data_seed
 from plait.training.resident import ResidentBase, adapter_parameters
 from plait.training.trainer import train_steps

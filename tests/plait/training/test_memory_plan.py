@@ -23,7 +23,7 @@ from plait.training.bases import LocatedBase
 from plait.training.blueprint import Blueprint, design, read_base_config, shape_of
 from plait.training.device import CONTEXT_BYTES, Compute
 from plait.training.fused.kernels import SLICE_ELEMENTS_ON_GPU
-from plait.training.memory import StepMemory
+from plait.training.losses import StepMemory
 from plait.training.memory_plan import (
     SLICES,
     ModelSize,
@@ -119,7 +119,7 @@ from plait.training.examples import Example
 from plait.training.learner import TrainingInputs
 from plait.training.memory_plan import Training, peak_bytes, size_of
 from plait.training.resident import ResidentBase, adapter_parameters
-from plait.training.memory import StepMemory
+from plait.training.losses import StepMemory
 from plait.training.trainer import train_steps
 from plait.wire.settings import Settings
 from pathlib import Path

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from plait.training.optimizer import FlatAdamW
+from plait.training.learner import FlatAdamW
 
 RATE = 1e-3
 

@@ -11,12 +11,12 @@ import torch
 
 from plait.adapters import AdapterState, Task
 from plait.errors import MachineError
-from plait.training import chosen_loss, lesson, losses
+from plait.training import losses, model_losses
 from plait.training.blueprint import Blueprint
 from plait.training.examples import Example
 from plait.training.fused.language_model import FusedLanguageModel
 from plait.training.learner import TrainingInputs
-from plait.training.memory import ALL_BLOCKS, StepMemory, is_out_of_memory, within_memory
+from plait.training.losses import ALL_BLOCKS, StepMemory, is_out_of_memory, within_memory
 from plait.training.resident import ResidentBase, adapter_parameters
 from plait.training.trainer import measure_losses, train_steps
 from plait.wire.settings import Settings
@@ -113,14 +113,14 @@ def test_a_loss_of_a_users_own_is_never_cut_even_if_an_evaluation_was(
     def own_loss(logits: torch.Tensor, labels: torch.Tensor, _adapter: object) -> torch.Tensor:
         return torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
 
-    honest = chosen_loss.ChosenLoss.__call__
+    honest = model_losses.ChosenLoss.__call__
 
-    def counted(self: chosen_loss.ChosenLoss, batch: list[Example]) -> torch.Tensor:
+    def counted(self: model_losses.ChosenLoss, batch: list[Example]) -> torch.Tensor:
         seen.append(len(batch))
         return honest(self, batch)
 
-    monkeypatch.setattr(chosen_loss.ChosenLoss, "__call__", counted)
-    monkeypatch.setattr(lesson, "loss_named", lambda _: own_loss)
+    monkeypatch.setattr(model_losses.ChosenLoss, "__call__", counted)
+    monkeypatch.setattr(losses, "loss_named", lambda _: own_loss)
     model = resident.carrying(blueprint.spec, blueprint.initial)
     parameters = adapter_parameters(model, blueprint.spec.layout)
     inputs = TrainingInputs(rows(), replace(SETTINGS, loss="mine:own"), blueprint.initial.flat)

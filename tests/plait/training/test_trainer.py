@@ -18,10 +18,9 @@ from plait.training.bases import LocatedBase
 from plait.training.blueprint import Blueprint
 from plait.training.device import Compute
 from plait.training.examples import IGNORED, Example
-from plait.training.learner import Learner, LocalTraining, TrainingInputs, schedule_factor
+from plait.training.learner import EPSILON, Learner, LocalTraining, TrainingInputs, schedule_factor
 from plait.training.losses import BatchLoss
 from plait.training.model_losses import summed_loss
-from plait.training.optimizer import EPSILON
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter
 from plait.training.trainer import measure_losses, train_steps
 from plait.wire.settings import Settings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from plait.training.local_loss import LocalAdapter
+from plait.training.own_functions import LocalAdapter
 
 
 def focal(

@@ -15,8 +15,8 @@ from plait.plugin_search import reference
 from plait.plugins import Kind
 from plait.rounds.local_model import TrainJob
 from plait.training.contract import LOSS_CHECKS, mean_note
-from plait.training.local_loss import LocalAdapter, loss_named
 from plait.training.local_model import PeftLocalModel
+from plait.training.own_functions import LocalAdapter, loss_named
 from plait.wire.settings import Settings
 
 GENERATOR = np.random.default_rng(5)
@@ -120,7 +120,7 @@ def test_what_a_loss_raises_is_told_by_its_place_and_never_quoted(train) -> None
     def loud(logits, labels, adapter):
         raise RuntimeError("the text of a client")
 
-    with pytest.raises(ConfigError, match=r"failed: RuntimeError \(.*test_local_loss\.py, line \d+\)") as caught:
+    with pytest.raises(ConfigError, match=r"failed: RuntimeError \(.*test_own_functions\.py, line \d+\)") as caught:
         train(loss=reference(Kind.LOSS, loud))
     assert "text of a client" not in str(caught.value)
     with pytest.raises(ConfigError, match="no single number"):

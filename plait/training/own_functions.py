@@ -1,0 +1,135 @@
+"""Functions of a user's own that training calls: the loss that `--loss` names, the reward of `grpo:reward=…`.
+
+    def focal(logits, labels, adapter, *, gamma: float = 2.0):
+        likely = torch.log_softmax(logits, dim=-1).gather(1, labels[:, None])[:, 0]
+        return -((1 - likely.exp()) ** gamma * likely).sum()
+
+    def right(prompt, completion, answer, *, close: float = 0.0) -> float:
+        return 1.0 if completion.strip() == answer.strip() else close
+
+A loss returns the sum over the labels; plait divides by the number of labels of the whole step, as for the
+cross-entropy. Losses that are reported stay those of the examples. A reward's `prompt` is as the model reads it, with
+what a chat template adds; `answer` is the record's own completion, from which nothing else learns. Importing this
+module imports no torch, so that a name can be checked early.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, cast
+
+import numpy as np
+
+from plait.choice import parse_choice, with_options
+from plait.errors import ConfigError, PartError
+from plait.objectives import objective_named
+from plait.own_code import chosen_function, located_errors
+from plait.plugins import Kind, find
+
+if TYPE_CHECKING:
+    import torch
+
+CROSS_ENTROPY = "cross_entropy"
+"""The default, which no function computes."""
+_LOSS_TAKES = ("logits", "labels", "adapter")
+_REWARD_TAKES = ("prompt", "completion", "answer")
+
+
+@dataclass(frozen=True, eq=False)
+class LocalAdapter:
+    """The adapter in training, as a loss sees it.
+
+    Attributes:
+        tensors: its tensors by name, which gradients can be taken of.
+        received: their values when the round began.
+        received_logits: gives the logits of the same positions under the received adapter, without dropout and
+            gradient; costs a forward pass.
+    """
+
+    tensors: Mapping[str, torch.Tensor]
+    received: Mapping[str, torch.Tensor]
+    received_logits: Callable[[], torch.Tensor]
+
+
+class LocalLoss(Protocol):
+    """A loss with its options."""
+
+    def __call__(self, logits: torch.Tensor, labels: torch.Tensor, adapter: LocalAdapter) -> torch.Tensor:
+        """The loss, summed over the labels.
+
+        Args:
+            logits: (labels, words) float32; of a classifier (examples, classes).
+            labels: (labels,) int64, each the right word or class.
+        """
+        ...
+
+
+Reward = Callable[[str, str, str], object]
+"""From the texts of a prompt, of a completion, and of the completion that the record has, to a number."""
+
+
+def check_functions(loss: str, objective: str) -> None:
+    """Find what these settings name.
+
+    Raises:
+        ConfigError: there is none, it takes other arguments, or an option is wrong.
+    """
+    loss_named(loss)
+    if objective_named(objective).is_plain:
+        return
+    from plait.objectives.grpo import rewarded
+    from plait.objectives.named import formula_named
+
+    formula_named(objective)
+    if objective_named(objective).completions:
+        reward_named(rewarded(objective).reward)
+
+
+def loss_named(text: str) -> LocalLoss | None:
+    """The loss that `--loss` names; None for the cross-entropy.
+
+    Raises:
+        ConfigError: there is none, it is no function of (logits, labels, adapter), or an option is wrong.
+    """
+    name, options = parse_choice(text)
+    what = f"loss '{name}'"
+    if name == CROSS_ENTROPY:
+        if options:
+            raise ConfigError(f"{what} is given options, it has none")
+        return None
+    found = find(Kind.LOSS, name, known=(CROSS_ENTROPY,))
+    if not callable(found):
+        raise ConfigError(f"{what} is a {type(found).__name__}, expected a function of ({', '.join(_LOSS_TAKES)})")
+    return cast("LocalLoss", with_options(chosen_function(found, _LOSS_TAKES, what=what), options, what=what))
+
+
+def reward_named(text: str) -> Reward:
+    """The reward that ``grpo:reward=…`` names, with its options.
+
+    Raises:
+        ConfigError: there is none, its import is not allowed here, it is no function of (prompt, completion, answer),
+            or an option is wrong.
+    """
+    name, options = parse_choice(text)
+    what = f"reward '{name}'"
+    found = find(Kind.REWARD, name)
+    if not callable(found):
+        raise PartError(f"{what} is a {type(found).__name__}, expected a function of ({', '.join(_REWARD_TAKES)})")
+    return cast("Reward", with_options(chosen_function(found, _REWARD_TAKES, what=what), options, what=what))
+
+
+def value_of(reward: Reward, prompt: str, completion: str, answer: str) -> float:
+    """The reward of one completion.
+
+    Raises:
+        PartError: the reward raises, or gives anything but a finite number; without the texts.
+    """
+    with located_errors("it failed", quoting=False):
+        found = reward(prompt, completion, answer)
+        number = float(found) if isinstance(found, bool | int | float | np.bool_ | np.number) else math.nan
+    if not math.isfinite(number):
+        kind = str(number) if isinstance(found, float | np.floating) else f"a {type(found).__name__}"
+        raise PartError(f"it gave {kind}, expected a finite number")
+    return number
