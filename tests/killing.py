@@ -75,7 +75,10 @@ class Fuse:
         sys.addaudithook(lambda event, _: self.step() if event in events else None)
 
 
-OF_A_PROCESS = {"resumed", "interrupted", "clients_described", "broadcast", "reply_received"}
+OF_A_PROCESS = {
+    "resumed", "interrupted", "clients_described", "waiting_for_clients", "clients_gathered", "broadcast",
+    "reply_received",
+}  # fmt: skip
 """Events that tell what a process does to begin or to go on: a run that was killed has others."""
 OF_A_MOMENT = {"seq", "time", "prev", "hash", "run_id", "metrics", "commitment"}
 

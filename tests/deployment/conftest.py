@@ -9,7 +9,7 @@ import random
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ from plait.rounds.ledger import Line, read_lines
 from plait.trust.provision import provision
 from tests import waiting
 from tests.commands import Command, resuming, said_by
+from tests.killing import different_stories
 from tests.once import once
 from tests.scoreboard.bad_network import Proxy
 
@@ -154,6 +155,17 @@ class Deployment:
             for event in read_lines(self.run / "ledger.jsonl")
             if event["event"] == kind and all(event.get(key) == value for key, value in fields.items())
         ]
+
+    def different_stories(self, reference: Path, *, again: Collection[str] = ()) -> list[str]:
+        """What the ledger tells otherwise than that of the simulation, which signs nothing."""
+        own = {"signature", "signed", "certified", "envelope_bytes", "uplink_bytes", "peak_rss_bytes"}
+
+        def told(run: Path) -> Iterator[Line]:
+            for event in read_lines(run / "ledger.jsonl"):
+                if event["event"] != "run_started":
+                    yield {name: value for name, value in event.items() if name not in own}
+
+        return different_stories(told(self.run), told(reference), again=again)
 
     def until(self, condition: Callable[[], object]) -> None:
         waiting.until(condition, self.everything_printed, patience_s=1800)

@@ -79,10 +79,8 @@ def test_a_server_and_a_client_that_are_killed_in_a_round_go_on_to_the_same_adap
 
     reference = simulated(*THREE_ROUNDS)
     assert deployment.adapter == (reference / "adapter" / "adapter_model.safetensors").read_bytes()
-    assert _losses(deployment.run) == _losses(reference)
-    received = [event["client"] for event in deployment.events("update_received", round=2)]
-    assert received[0] == "alice"
-    assert sorted(received) == ["alice", "bob", "carol"]
+    assert not deployment.different_stories(reference)
+    assert deployment.events("update_received", round=2)[0]["client"] == "alice"
     assert len(deployment.events("resumed")) == 2
     assert not list(deployment.run.rglob("*.answer"))
     assert not sees_canary(deployment.folder)
@@ -120,11 +118,7 @@ def test_a_step_taken_back_by_a_server_that_is_then_killed_leads_to_the_adapter_
 
     reference = simulated(*too_far)
     assert deployment.adapter == (reference / "adapter" / "adapter_model.safetensors").read_bytes()
-    assert _losses(deployment.run) == _losses(reference)
-    lines = (line for line in map(json.loads, (reference / "ledger.jsonl").read_text().splitlines()))
-    back = [line["round"] for line in lines if line["event"] == "step_taken_back"]
-    assert back
-    assert [event["round"] for event in deployment.events("step_taken_back")] == back
+    assert not deployment.different_stories(reference)
 
 
 def test_a_client_that_stands_still_holds_no_round_beyond_its_deadline_and_may_come_back(deployment, simulated):

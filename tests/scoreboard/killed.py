@@ -16,6 +16,8 @@ from pathlib import Path
 from scoreboard.processes import Job, attend, end, events, result, serve, simulate, start
 from scoreboard.row import Row
 
+from plait.rounds.ledger import read_lines
+from tests.killing import different_stories
 from tests.waiting import unused_port
 
 POINTS = 20
@@ -87,8 +89,8 @@ def run(*, full: bool, scratch: Path) -> Row:
                 failures.append(f"{name}, point {point}: killed {killed['killed']} times, expected once")
             elif killed["said"] != undisturbed["said"]:
                 failures.append(f"{name}, point {point} (step {step}): another result than undisturbed")
-            elif complaint := _story(job, way):
-                failures.append(f"{name}, point {point} (step {step}): {complaint}")
+            elif told := different_stories(*(read_lines(each.run / "ledger.jsonl") for each in (job, whole))):
+                failures.append(f"{name}, point {point} (step {step}): {told}")
             else:
                 passed += 1
     return Row(
@@ -138,17 +140,3 @@ def _once(job: Job, way: Way, fuse_at: int, seconds: list[float]) -> dict[str, o
 
 def _serving(job: Job, way: Way, port: int, fuse_at: int) -> BaseProcess:
     return start(serve, job, port, fuse_at) if way.over_grpc else start(simulate, job, fuse_at)
-
-
-def _story(job: Job, way: Way) -> str:
-    """What is wrong with the ledger of a run that was killed; empty where it tells all, once."""
-    numbers = list(range(1, way.rounds + 1))
-    finished = [event["round"] for event in events(job, "round_finished")]
-    received = [(event["round"], event["client"]) for event in events(job, "update_received")]
-    if finished != numbers:
-        return f"rounds {finished} were finished"
-    wanted = way.arguments.get("cohort_size", len(way.names))
-    counted = [sum(number == each for each, _ in received) for number in numbers]
-    if len(set(received)) < len(received) or set(counted) != {wanted}:
-        return f"updates {received} were counted"
-    return ""

@@ -28,11 +28,12 @@ from plait.config import config_from_table
 from plait.privacy.mechanism import ClientPrivacy, multiplier_for
 from plait.privacy.noise import RunKey
 from plait.privacy.rounds import PrivateRounds
-from plait.rounds.ledger import read_events
+from plait.rounds.ledger import read_events, read_lines
 from plait.rounds.memory import ClientState, recall_state
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, initial_state
 from plait.settle import settle
+from tests.killing import different_stories
 
 ROUNDS = 3
 PRIVACY = ClientPrivacy(
@@ -208,6 +209,8 @@ def _kills(scratch: Path, *, full: bool) -> Iterator[str]:
                 yield f"{what}: other bits than undisturbed"
             elif intended != [1, 2, 3] or charges != ROUNDS:
                 yield f"{what}: noise was drawn for rounds {intended}, {charges} charges"
+            elif told := different_stories(*(read_lines(each.run / "ledger.jsonl") for each in (again, job))):
+                yield f"{what}: {told}"
             else:
                 yield ""
 
