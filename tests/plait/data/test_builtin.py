@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ import pytest
 from plait.data import BUILTINS, Record, RecordKind, as_dataset
 from plait.data.builtin import read_tree
 from plait.data.downloaded import read_conversations, read_stories
-from plait.errors import ConfigError, DataError, MachineError
+from plait.errors import ConfigError, MachineError
 
 LONG = "# a comment that fills two hundred bytes\n" * 6
 GREETINGS = """
@@ -29,25 +28,11 @@ conversations:
 """
 
 
-def test_a_path_is_read_as_jsonl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("mine.jsonl", "no_suffix"):
-        Path(name).write_text(json.dumps({"text": "hello"}))
-        dataset = as_dataset(name, cache=tmp_path, progress=print)
-        assert (dataset.kind, len(dataset.records)) == (RecordKind.TEXT, 1)
-
-
 def test_an_unknown_name_gives_the_nearest_and_all(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         as_dataset("chaterbot", cache=tmp_path, progress=print)
     assert str(caught.value).endswith("; did you mean 'chatterbot'?")
     assert all(name in str(caught.value) for name in BUILTINS)
-
-
-def test_a_missing_path_is_said_to_be_a_missing_file(tmp_path: Path) -> None:
-    for name in ("chatterbot.jsonl", str(tmp_path / "chatterbot")):
-        with pytest.raises(DataError, match="No such file"):
-            as_dataset(name, cache=tmp_path, progress=print)
 
 
 @pytest.mark.slow

@@ -75,7 +75,7 @@ def test_a_file_or_folder_of_that_name_comes_first(asked: list[tuple[object, ...
 
 
 @pytest.mark.parametrize(
-    "name", ["data/my.jsonl", "data/my.parquet", "data/my.csv.gz", "./a/b", "/a/b", "a/b/c", "../b"]
+    "name", ["data/my.jsonl", "data/my.csv.gz", "chatterbot.jsonl", "./a/b", "/a/chatterbot", "a/b/c", "../b"]
 )
 def test_a_path_is_not_looked_for_on_the_hub(asked: list[tuple[object, ...]], name: str) -> None:
     with pytest.raises(DataError, match=r"cannot read '.*': No such file or directory"):

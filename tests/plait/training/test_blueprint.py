@@ -35,13 +35,6 @@ def test_initial_b_is_zero_and_a_is_uniform_up_to_one_over_root_d_in(blueprint: 
             assert 0.8 * bound < np.abs(tensor).max() <= bound
 
 
-def test_a_spec_that_travelled_gives_the_same_adapter(tiny: LocatedBase, blueprint: Blueprint) -> None:
-    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
-    again = design_from_spec(config, parse_spec(blueprint.spec.text))
-    assert again.spec.digest == blueprint.spec.digest
-    assert again.initial.digest() == blueprint.initial.digest()
-
-
 @pytest.mark.slow
 def test_the_seed_decides_and_leaves_torchs_own_generator_alone(tiny: LocatedBase) -> None:
     config = read_base_config(tiny.directory, Task.CAUSAL_LM)
@@ -65,26 +58,19 @@ def test_a_70b_base_costs_no_memory_for_its_weights() -> None:
     assert made.spec.layout.size == 80 * (8192 + 8192)
 
 
-def test_targets_that_match_nothing_are_refused(tiny: LocatedBase) -> None:
-    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
-    with pytest.raises(ConfigError, match=r"has 'qproj', which matches no module .* did you mean 'q_proj'"):
-        design(config, AdapterRequest(target_modules="v_proj,qproj"), task=Task.CAUSAL_LM, seed=0)
-
-
 def test_an_adapter_that_clients_would_refuse_is_refused_at_once(tiny: LocatedBase) -> None:
     config = read_base_config(tiny.directory, Task.CAUSAL_LM)
     with pytest.raises(ConfigError, match=r"clients would refuse .*: r of the adapter spec is 5000, expected .* 4096"):
         design(config, AdapterRequest(rank=5000, target_modules="k_proj"), task=Task.CAUSAL_LM, seed=0)
 
 
-@pytest.mark.parametrize("changed", [{"r": 4096}])
 def test_an_adapter_larger_than_its_base_is_refused_from_shapes(
-    tiny: LocatedBase, blueprint: Blueprint, changed: dict[str, object], monkeypatch: pytest.MonkeyPatch
+    tiny: LocatedBase, blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("plait.training.adapter_size.SMALL", 1 << 20)
     monkeypatch.setattr("plait.training.blueprint.get_peft_model", lambda *_, **__: pytest.fail("PEFT was asked"))
     spec = json.loads(blueprint.spec.text)
-    spec["peft_config"].update(changed)
+    spec["peft_config"]["r"] = 4096
     config = read_base_config(tiny.directory, Task.CAUSAL_LM)
     with pytest.raises(ConfigError, match=r"the adapter would have \d+ parameters, expected at most \d+ on this base"):
         design_from_spec(config, parse_spec(json.dumps(spec)))
@@ -113,53 +99,8 @@ def test_sizes_of_another_base_are_refused(tiny: LocatedBase) -> None:
         design_from_spec(config, parse_spec(json.dumps(spec)))
 
 
-def _lora_with(**changed: object) -> dict[str, object]:
-    settings = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]}
-    return {"method": "lora", "peft_config": {**settings, **changed}, "task": "causal-lm", "labels": [], "init_seed": 0}
-
-
 def test_an_encoder_is_no_language_model(tmp_path) -> None:
     BertConfig(architectures=["BertModel"]).save_pretrained(tmp_path / "encoder")
     with pytest.raises(ConfigError, match=r"the base \(bert\) cannot write text, and the data has no labels"):
         read_base_config(tmp_path / "encoder", Task.CAUSAL_LM)
     assert read_base_config(tmp_path / "encoder", Task.CLASSIFICATION, ("a", "b")).num_labels == 2
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "[]",
-        "{}",
-        '{"method": "lora"}',
-        '{"method": 1, "peft_config": {}, "task": "causal-lm", "labels": [], "init_seed": 0}',
-        '{"method": "lora", "peft_config": 7, "task": "causal-lm", "labels": [], "init_seed": 0}',
-        '{"method": "lora", "peft_config": {}, "task": "juggle", "labels": [], "init_seed": 0}',
-        '{"method": "lora", "peft_config": {}, "task": "causal-lm", "labels": [], "init_seed": "x"}',
-        '{"method": "lora", "peft_config": {}, "task": "causal-lm", "labels": [], "init_seed": 1e999}',
-        "[" * 4000,
-    ],
-)
-def test_what_is_no_spec_is_the_peers_fault(text: str) -> None:
-    with pytest.raises(PeerError):
-        parse_spec(text)
-
-
-@pytest.mark.parametrize(
-    "settings", [{"target_modules": "(a+)+$"}, {"target_modules": [[1]]}, {"megatron_config": {"a": 1}}]
-)
-def test_a_spec_that_would_make_peft_load_code_or_run_a_regular_expression_is_refused(
-    settings: dict[str, object], blueprint: Blueprint
-) -> None:
-    spec = json.loads(blueprint.spec.text)
-    spec["peft_config"].update(settings)
-    with pytest.raises(PeerError, match=next(iter(settings))):
-        parse_spec(json.dumps(spec))
-
-
-def test_a_spec_that_peft_does_not_take_is_the_peers_fault(tiny: LocatedBase, blueprint: Blueprint) -> None:
-    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
-    spec = json.loads(blueprint.spec.text)
-    spec["peft_config"]["peft_type"] = "NO_SUCH"
-    with pytest.raises(PeerError, match="peft_type of the adapter spec is 'NO_SUCH'"):
-        design_from_spec(config, parse_spec(json.dumps(spec)))

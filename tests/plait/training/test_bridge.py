@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,12 +22,12 @@ from plait.training.bridge import load_own_trainer, own_trainer, training_argume
 from plait.training.examples import Example
 from plait.training.local_model import PeftLocalModel
 from plait.training.resident import ResidentBase
-from plait.wire.settings import Settings
+from tests.plait.training.test_local_model import SETTINGS
 
-SETTINGS = Settings(
-    local_steps=6, batch_size=2, gradient_accumulation_steps=1, seq_len=32, learning_rate=1e-2, weight_decay=0.0,
-    max_grad_norm=1.0, held_out_fraction=0.2, max_held_out_sequences=4, seed=5, total_steps=6,
-)  # fmt: skip
+
+def client(resident: ResidentBase, build: Callable[..., Any]) -> PeftLocalModel:
+    records = [Record(text="x = 1\n" * 300)]
+    return PeftLocalModel(resident, "ada", records, kind=RecordKind.TEXT, histogram={}, own_trainer=own_trainer(build))
 
 
 def trained_by(local, blueprint, start, settings):
@@ -38,10 +40,7 @@ def build(model, tokenizer, data, args):
 
 @pytest.mark.slow
 def test_a_transformers_trainer_trains_the_adapter(resident: ResidentBase, blueprint: Blueprint) -> None:
-    text = "def add(left, right):\n    return left + right\n" * 40
-    local = PeftLocalModel(
-        resident, "ada", [Record(text=text)], kind=RecordKind.TEXT, histogram={}, own_trainer=own_trainer(build)
-    )
+    local = client(resident, build)
     before = local.evaluate(blueprint.spec, blueprint.initial, SETTINGS).loss
     trained = trained_by(local, blueprint, blueprint.initial, SETTINGS)
     assert local.evaluate(blueprint.spec, trained.state, SETTINGS).loss < before - 0.2
@@ -57,8 +56,7 @@ def test_a_transformers_trainer_trains_the_adapter(resident: ResidentBase, bluep
 def test_a_side_that_the_rule_leaves_as_it_is_stays_so_under_a_trainer(
     resident: ResidentBase, blueprint: Blueprint, trained: str, still: str
 ) -> None:
-    records = [Record(text="x = 1\n" * 300)]
-    local = PeftLocalModel(resident, "ada", records, kind=RecordKind.TEXT, histogram={}, own_trainer=own_trainer(build))
+    local = client(resident, build)
     # With B zero A has no gradient, so both begin elsewhere.
     start = AdapterState(blueprint.initial.layout, blueprint.initial.flat + np.float32(0.01))
     # Decay would move a side that has no gradient of its own too.
@@ -77,11 +75,7 @@ def test_what_a_trainer_prints_stays_out_of_plaits_results(
         print("hello from a trainer")
         return build(model, tokenizer, data, args)
 
-    records = [Record(text="x = 1\n" * 300)]
-    local = PeftLocalModel(
-        resident, "ada", records, kind=RecordKind.TEXT, histogram={}, own_trainer=own_trainer(chatty)
-    )
-    trained_by(local, blueprint, blueprint.initial, replace(SETTINGS, local_steps=1))
+    trained_by(client(resident, chatty), blueprint, blueprint.initial, replace(SETTINGS, local_steps=1))
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "hello from a trainer" in captured.err
@@ -95,15 +89,7 @@ def test_the_trainer_gets_the_runs_settings(resident: ResidentBase, blueprint: B
         seen.update(args, columns=data.column_names)
         return build(model, tokenizer, data, args)
 
-    local = PeftLocalModel(
-        resident,
-        "ada",
-        [Record(text="x = 1\n" * 300)],
-        kind=RecordKind.TEXT,
-        histogram={},
-        own_trainer=own_trainer(spy),
-    )
-    trained_by(local, blueprint, blueprint.initial, replace(SETTINGS, local_steps=1, learning_rate=0.5))
+    trained_by(client(resident, spy), blueprint, blueprint.initial, replace(SETTINGS, local_steps=1, learning_rate=0.5))
     assert (seen["max_steps"], seen["learning_rate"], seen["per_device_train_batch_size"]) == (1, 0.5, 2)
     assert seen["columns"] == ["input_ids", "labels"]
 
@@ -116,21 +102,16 @@ def test_the_runs_schedule_reaches_the_trainer_round_by_round() -> None:
     assert rates == pytest.approx([0.4, 0.3, 0.1])
 
 
-def test_a_trainer_is_imported_from_where_the_user_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "my_own_trainer_module.py").write_text("def build(model, tokenizer, data, args): ...\n")
-    monkeypatch.chdir(tmp_path)
-    admit("my_own_trainer_module:build")
-    assert callable(load_own_trainer("my_own_trainer_module:build"))
-
-
-def test_nothing_beside_a_trainer_hides_an_installed_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trainer_is_imported_from_where_the_user_is_and_nothing_beside_it_hides_an_installed_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "another_trainer_module.py").write_text("def build(model, tokenizer, data, args): ...\n")
     for name in ("numpy", "datasets", "wave"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('planted')")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     admit("another_trainer_module:build")
-    load_own_trainer("another_trainer_module:build")
+    assert callable(load_own_trainer("another_trainer_module:build"))
     monkeypatch.delitem(sys.modules, "wave", raising=False)
     assert Path(str(importlib.import_module("wave").__file__)).parent != tmp_path
 
@@ -150,8 +131,7 @@ def by_gradient_descent(resident: ResidentBase) -> PeftLocalModel:
     def plain(model, tokenizer, data, args):
         return build(model, tokenizer, data, {**args, "optim": "sgd", "max_grad_norm": 0.0})
 
-    records = [Record(text="x = 1\n" * 300)]
-    return PeftLocalModel(resident, "ada", records, kind=RecordKind.TEXT, histogram={}, own_trainer=own_trainer(plain))
+    return client(resident, plain)
 
 
 def away_from_zero(blueprint: Blueprint) -> AdapterState:
@@ -178,15 +158,11 @@ def test_a_trainer_that_takes_no_callbacks_is_refused_by_the_settings_that_need_
         def train(self):
             return None
 
-    records = [Record(text="x = 1\n" * 300)]
-    bare = own_trainer(lambda *_: Bare())
-    local = PeftLocalModel(resident, "ada", records, kind=RecordKind.TEXT, histogram={}, own_trainer=bare)
+    local = client(resident, lambda *_: Bare())
     start = blueprint.initial
     trained_by(local, blueprint, start, SETTINGS)
-    settings = replace(SETTINGS, proximal=0.1)
-    job = TrainJob(local, blueprint.spec, settings, received=start, start=start)
     with pytest.raises(ConfigError, match=r"a Bare, which takes no callbacks, .* for proximal"):
-        local.train(job)
+        trained_by(local, blueprint, start, replace(SETTINGS, proximal=0.1))
 
 
 def test_a_trainer_that_fails_is_told_from_one_that_does_not_fit() -> None:
@@ -194,10 +170,6 @@ def test_a_trainer_that_fails_is_told_from_one_that_does_not_fit() -> None:
         def train(self) -> None:
             raise RuntimeError("a line of the training data")
 
-    settings = Settings(
-        local_steps=1, batch_size=1, gradient_accumulation_steps=1, seq_len=4, learning_rate=0.1, weight_decay=0.0,
-        max_grad_norm=1.0, held_out_fraction=0.5, max_held_out_sequences=1, seed=1,
-    )  # fmt: skip
     model = torch.nn.Linear(1, 1)
     model.device = torch.device("cpu")
     tokens = np.arange(3, dtype=np.int32)
@@ -205,5 +177,5 @@ def test_a_trainer_that_fails_is_told_from_one_that_does_not_fit() -> None:
     with pytest.raises(
         PartError, match=r"trainer 'mine:build' failed: RuntimeError \(.*test_bridge.py, line"
     ) as caught:
-        train(model, None, [Example(tokens, tokens)], settings, [*model.parameters()])
+        train(model, None, [Example(tokens, tokens)], SETTINGS, [*model.parameters()])
     assert "training data" not in str(caught.value)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,34 +11,34 @@ from plait.training import device
 from plait.training.device import choose_compute, choose_devices, one_base_over, shares
 
 
-def test_a_device_that_is_not_there_is_refused_with_what_is() -> None:
-    with pytest.raises(ConfigError, match="device is 'cuda:99', but this machine has none; expected one of cpu"):
-        choose_compute("cuda:99")
-
-
-def test_a_device_that_is_none_is_refused() -> None:
-    with pytest.raises(ConfigError, match="device is 'toaster', expected auto"):
-        choose_compute("toaster")
-
-
-@pytest.mark.parametrize(
-    ("devices", "message"),
-    [
-        ("cpu,auto", "'cpu,auto' with 'auto' in the list, expected devices by name, such as cuda:0,cuda:1"),
-        ("cpu,", "'cpu,' with '' in the list"),
-        ("cpu,toaster", "device is 'toaster', expected auto"),
-        ("cpu,cuda:99", "device is 'cuda:99', but this machine has none; expected one of cpu"),
-    ],
-)
-def test_a_list_with_what_is_no_device_here_is_refused_by_its_name(devices: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(message)):
-        choose_devices(devices)
-
-
-def test_a_list_is_its_devices_in_order_and_one_that_is_named_twice_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+
+
+@pytest.mark.parametrize(
+    ("choose", "devices", "message"),
+    [
+        (choose_compute, "cuda:99", "device is 'cuda:99', but this machine has none; expected one of cpu"),
+        (choose_compute, "toaster", "device is 'toaster', expected auto"),
+        (choose_compute, "cpu,cpu", "device is 'cpu,cpu', a list, expected one device here"),
+        (choose_devices, "cpu,auto", "'auto' in the list, expected devices by name, such as cuda:0,cuda:1"),
+        (choose_devices, "cpu,", "'cpu,' with '' in the list"),
+        (choose_devices, "cpu,toaster", "device is 'toaster', expected auto"),
+    ],
+)
+def test_what_is_no_device_here_is_refused_by_its_name(
+    choose: Callable[[str], object], devices: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        choose(devices)
+
+
+def test_a_list_is_its_devices_in_order_and_one_that_is_named_twice_is_shared(
+    two_gpus: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(device, "cpu_features", lambda: frozenset(["avx2"]))
     found = choose_devices("cuda, cuda:1,cuda:0")
     assert [str(each.device) for each in found] == ["cuda:0", "cuda:1", "cuda:0"]
@@ -49,16 +50,8 @@ def test_a_list_is_its_devices_in_order_and_one_that_is_named_twice_is_shared(mo
     assert {each.dtype for each in choose_devices("cuda,cpu", "float32")} == {torch.float32}
 
 
-def test_a_list_is_refused_where_one_device_is_meant() -> None:
-    with pytest.raises(ConfigError, match="device is 'cpu,cpu', a list, expected one device here"):
-        choose_compute("cpu,cpu")
-
-
 @pytest.mark.parametrize("devices", ["cpu,cpu", "cuda:0,cuda:0", "cpu,cuda:0"])
-def test_only_different_gpus_share_a_base(devices: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+def test_only_different_gpus_share_a_base(devices: str, two_gpus: None) -> None:
     compute, others = one_base_over("cuda:0,cuda:1")
     assert (str(compute.device), [str(each) for each in others]) == ("cuda:0", ["cuda:1"])
     assert one_base_over("cpu")[1] == ()
@@ -110,10 +103,8 @@ def test_processes_that_share_a_card_leave_room_for_what_cuda_takes_for_each(mon
     ids=str,
 )  # fmt: skip
 def test_a_gpu_computes_in_the_type_of_two_bytes_that_it_has(
-    capability: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    capability: tuple[int, int], dtype: torch.dtype, two_gpus: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     assert choose_compute("cuda").dtype is dtype
 

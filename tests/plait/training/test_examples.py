@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from plait.adapters import Task
-from plait.data import Message, Record, RecordKind
+from plait.data import Record, RecordKind
 from plait.errors import DataError, TooLittleDataError
 from plait.training.examples import IGNORED, Example, split_examples
 from plait.training.resident import ResidentBase
@@ -76,18 +76,6 @@ def test_without_a_chat_template_the_completion_ends_with_the_end_of_text(reside
     assert written(resident, example) == "four<|endoftext|>"
 
 
-def test_every_assistant_turn_counts_and_no_other(resident: ResidentBase) -> None:
-    chat = (
-        Message("system", "Be brief."),
-        Message("user", "Hello"),
-        Message("assistant", "Hi."),
-        Message("user", "Bye"),
-        Message("assistant", "See you."),
-    )
-    (example,) = examples_of(resident, [Record(messages=chat)], RecordKind.CHAT, seq_len=256)
-    assert written(resident, example) == "Hi.<|im_end|>See you.<|im_end|>"
-
-
 def test_a_conversation_whose_answer_is_cut_off_makes_no_example(resident: ResidentBase) -> None:
     record = Record(prompt="word " * 200, completion="answer")
     assert examples_of(resident, [record], RecordKind.PROMPT, seq_len=16) == []
@@ -133,29 +121,6 @@ def test_one_example_is_too_little_data() -> None:
         TooLittleDataError, match=r"client 'ada' has too little data: 1 sequences .* expected at least 2"
     ):
         split_examples(numbered(1), client="ada", seq_len=8, held_out_fraction=0.1, max_held_out=4)
-
-
-def test_a_record_that_the_chat_template_refuses_is_named_by_its_number_and_not_quoted(resident: ResidentBase) -> None:
-    class Strict(PlainTokenizer):
-        chat_template = "{{ raise_exception('roles must alternate: ' + messages[0]['content']) }}"
-
-        def apply_chat_template(self, conversation, **options):
-            strict = self.chat_template if conversation[0]["content"] == "secret" else None
-            return self._inner.apply_chat_template(
-                conversation, **options, **({"chat_template": strict} if strict else {})
-            )
-
-    records = [Record(prompt=text, completion="an answer") for text in ("a question", "secret")]
-    with pytest.raises(DataError, match=r"^record 2 of 2 is refused by the base's chat template") as refused:
-        tokenise(
-            records,
-            kind=RecordKind.PROMPT,
-            task=Task.CAUSAL_LM,
-            labels=(),
-            tokenizer=Strict(resident.tokenizer),
-            seq_len=64,
-        )
-    assert "secret" not in str(refused.value)
 
 
 class PlainTokenizer:

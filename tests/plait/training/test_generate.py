@@ -11,16 +11,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from plait.abandon import Abandoned
 from plait.errors import ConfigError, MachineError
 from plait.training import generate as module
-from plait.training.bases import LocatedBase, locate_base
+from plait.training.bases import LocatedBase
 from plait.training.examples import Tokenizer
 from plait.training.generate import Sampling, Wanted, generate
 
 PROMPTS = ("def add(left, right):", "import ", "The quick brown fox")
-
-
-@pytest.fixture(scope="module")
-def tiny() -> LocatedBase:
-    return locate_base("tiny")
 
 
 @pytest.fixture(scope="module")

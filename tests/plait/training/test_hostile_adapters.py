@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from peft import LoraConfig
 
-from plait.adapters import Task
+from plait.adapters import AdapterState, Task
 from plait.adapters.methods import METHODS, AdapterRequest
 from plait.adapters.safetensors import write_safetensors
 from plait.training.bases import LocatedBase
@@ -103,6 +103,15 @@ def _run(mode: str, directory: Path, cases: list[tuple[str, object]]) -> dict[st
     return {line["case"]: line for line in lines}
 
 
+def _folder(tmp_path: Path, name: str, config: dict[str, object], state: AdapterState) -> tuple[str, str]:
+    """A case of eval."""
+    folder = tmp_path / "adapters" / name
+    folder.mkdir(parents=True)
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    write_safetensors(folder / "adapter_model.safetensors", dict(state.items()))
+    return name, str(folder)
+
+
 def _check(told: dict[str, dict]) -> None:
     assert told.pop("honest") == {"case": "honest", "refused": "", "seen": []}
     assert told.pop("honest again")["refused"] == ""
@@ -154,47 +163,31 @@ def test_no_spec_of_a_server_hangs_a_client_takes_its_memory_or_reaches_out(
 def test_no_directory_of_a_stranger_hangs_eval_takes_its_memory_or_reaches_out(
     specs: dict[str, dict], planted: Path, blueprint: Blueprint, tmp_path: Path
 ) -> None:
-    def directory(name: str, config: dict) -> str:
-        folder = tmp_path / "adapters" / name
-        folder.mkdir(parents=True)
-        (folder / "adapter_config.json").write_text(json.dumps(config))
-        write_safetensors(folder / "adapter_model.safetensors", dict(blueprint.initial.items()))
-        return str(folder)
-
     honest = {**LoraConfig(r=4, lora_alpha=8).to_dict(), **blueprint.spec.peft_config}
-    cases = [("honest", directory("honest", honest))]
+    cases = [_folder(tmp_path, "honest", honest, blueprint.initial)]
     for name, (method, changed) in _NAMED.items():
         if changed == {"target_modules": _BOMB}:
             continue  # the names are in the tensors: see below
         own = specs["lora" if method == "qlora" else method]["peft_config"]
-        cases.append((name, directory(name, {**own, **_settled(changed, planted)})))
+        cases.append(_folder(tmp_path, name, {**own, **_settled(changed, planted)}, blueprint.initial))
     cases.append(("honest again", cases[0][1]))
     _check(_run("eval", tmp_path, cases))
 
 
-def test_a_prompt_that_began_with_a_text_is_evaluated_without_the_tokenizer_it_names(
-    specs: dict[str, dict], planted: Path, tiny: LocatedBase, tmp_path: Path
+def test_neither_a_tokenizer_nor_a_regular_expression_that_a_directory_names_is_used(
+    planted: Path, tiny: LocatedBase, blueprint: Blueprint, tmp_path: Path
 ) -> None:
     config = read_base_config(tiny.directory, Task.CAUSAL_LM)
     made = design(config, AdapterRequest(method="prompt"), task=Task.CAUSAL_LM, seed=1, weights=tiny.directory)
-    text = {**_settled(_TEXT, planted), "tokenizer_kwargs": {"use_fast": True}}
-    folders = []
-    for name, changed in (("honest", {}), ("text", text)):
-        folder = tmp_path / "adapters" / name
-        folder.mkdir(parents=True)
-        (folder / "adapter_config.json").write_text(json.dumps({**made.spec.peft_config, **changed}))
-        write_safetensors(folder / "adapter_model.safetensors", dict(made.initial.items()))
-        folders.append((name, str(folder)))
-    told = _run("eval", tmp_path, folders)
-    assert told["text"] == {"case": "text", "refused": "", "seen": []}
-
-
-def test_targets_given_as_a_regular_expression_are_read_off_the_tensors_and_never_run(
-    blueprint: Blueprint, tmp_path: Path
-) -> None:
-    folder = tmp_path / "adapters" / "bomb"
-    folder.mkdir(parents=True)
-    (folder / "adapter_config.json").write_text(json.dumps({**blueprint.spec.peft_config, "target_modules": _BOMB}))
-    write_safetensors(folder / "adapter_model.safetensors", dict(blueprint.initial.items()))
-    told = _run("eval", tmp_path, [("honest", str(folder)), ("again", str(folder))])
-    assert [each["refused"] for each in told.values()] == ["", ""]
+    text = {**made.spec.peft_config, **_settled(_TEXT, planted), "tokenizer_kwargs": {"use_fast": True}}
+    targets = {**blueprint.spec.peft_config, "target_modules": _BOMB}
+    told = _run(
+        "eval",
+        tmp_path,
+        [
+            _folder(tmp_path, "honest", made.spec.peft_config, made.initial),
+            _folder(tmp_path, "text", text, made.initial),
+            _folder(tmp_path, "targets", targets, blueprint.initial),
+        ],
+    )
+    assert [(each["refused"], each["seen"]) for each in told.values()] == [("", [])] * 3

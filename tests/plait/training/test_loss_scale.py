@@ -18,17 +18,12 @@ from plait.training.learner import LocalTraining, TrainingInputs
 from plait.training.resident import ResidentBase, adapter_parameters
 from plait.training.trainer import LossScale, train_steps
 from plait.wire.settings import Settings
+from tests.plait.training.test_step_memory import rows
 
 SETTINGS = Settings(
     local_steps=3, batch_size=2, gradient_accumulation_steps=2, seq_len=24, learning_rate=1e-3, weight_decay=0.0,
     max_grad_norm=1.0, held_out_fraction=0.1, max_held_out_sequences=4, seed=3,
 )  # fmt: skip
-
-
-def rows() -> list[Example]:
-    generator = np.random.default_rng(0)
-    tokens = [generator.integers(0, 200, length).astype(np.int32) for length in (24, 9, 17, 24, 12, 20)]
-    return [Example(row, row.copy()) for row in tokens]
 
 
 @pytest.fixture(scope="module")

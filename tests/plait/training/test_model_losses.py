@@ -91,7 +91,6 @@ def gradients(model: torch.nn.Module, loss: torch.Tensor) -> torch.Tensor:
 def test_losses_and_gradients_are_those_of_all_logits_at_once(
     make: Callable[[], torch.nn.Module], sliced: list[int]
 ) -> None:
-    torch.manual_seed(0)
     model = make().train()
     loss = BatchLoss(model, task=Task.CAUSAL_LM, pad_token=0)
     ours = loss(batch())
@@ -106,7 +105,6 @@ def test_losses_and_gradients_are_those_of_all_logits_at_once(
 
 
 def test_a_head_whose_result_the_model_changes_is_not_sliced(sliced: list[int]) -> None:
-    torch.manual_seed(0)
     model = get_peft_model(gemma(0.5), LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM")).train()
     ours = BatchLoss(model, task=Task.CAUSAL_LM, pad_token=0)(batch())
     theirs = summed_loss(model, batch(), task=Task.CAUSAL_LM, pad_token=0, device=torch.device("cpu"))

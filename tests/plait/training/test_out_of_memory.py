@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from plait.adapters import Task
 from plait.errors import MachineError, machine_fault
-from plait.training.bases import LocatedBase
 from plait.training.blueprint import Blueprint
 from plait.training.device import Compute
 from plait.training.generate import Sampling, Speaker
@@ -22,15 +20,6 @@ CPU = Compute(torch.device("cpu"), torch.float32)
 
 def ran_out(*_: object, **__: object) -> None:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-
-
-def test_a_base_that_does_not_fit_is_one_line_wherever_it_is_loaded(
-    tiny: LocatedBase, blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", ran_out)
-    base = ResidentBase(tiny.directory, tiny.reference.fingerprint, CPU, seq_len=32)
-    with pytest.raises(MachineError, match="does not fit into the memory of cpu"):
-        base.carrying(blueprint.spec, blueprint.initial)
 
 
 @pytest.mark.slow

@@ -125,10 +125,3 @@ def test_what_a_loss_raises_is_told_by_its_place_and_never_quoted(train) -> None
     assert "text of a client" not in str(caught.value)
     with pytest.raises(ConfigError, match="no single number"):
         train(loss=reference(Kind.LOSS, lambda logits, labels, adapter: logits.detach().sum()))
-
-
-def test_fedprox_holds_training_back(train, blueprint) -> None:
-    pulled, free = train(proximal=1e4), train()
-    assert np.linalg.norm(pulled.state.flat - blueprint.initial.flat) < np.linalg.norm(
-        free.state.flat - blueprint.initial.flat
-    )

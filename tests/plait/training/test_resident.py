@@ -1,18 +1,22 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from plait.adapters import AdapterState, Task, save_peft_directory
+from plait.adapters import AdapterState, Layout, Task
 from plait.adapters.methods import AdapterRequest
 from plait.errors import BaseMismatchError, MachineError
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import Blueprint, design, read_base_config
 from plait.training.device import Compute
 from plait.training.resident import ResidentBase, read_adapter
+
+CPU = Compute(torch.device("cpu"), torch.float32)
 
 
 def random_state(blueprint: Blueprint, seed: int) -> AdapterState:
@@ -41,27 +45,7 @@ def test_an_adapter_lands_in_the_model_also_after_its_weights_have_moved(
     model.to(resident.compute.dtype)
 
 
-def test_a_written_adapter_gives_the_same_logits_in_plain_peft(
-    resident: ResidentBase, blueprint: Blueprint, tiny: LocatedBase, tmp_path
-) -> None:
-    state = random_state(blueprint, 3)
-    save_peft_directory(tmp_path / "adapter", spec=blueprint.spec, state=state, base=tiny.reference, card="x")
-    plain = AutoModelForCausalLM.from_pretrained(tiny.directory, dtype=torch.float32, trust_remote_code=False)
-    plain = PeftModel.from_pretrained(plain, tmp_path / "adapter").eval()
-    tokens = torch.arange(3, 35)[None]
-    with torch.no_grad():
-        theirs = plain(input_ids=tokens).logits
-        ours = resident.carrying(blueprint.spec, state).eval()(input_ids=tokens).logits
-        bare = resident.carrying(blueprint.spec, blueprint.initial).eval()(input_ids=tokens).logits
-    assert (ours - theirs).abs().max() < 1e-4
-    assert (ours - bare).abs().max() > 0.1
-
-
 def test_an_adapter_of_another_base_is_refused(resident: ResidentBase, blueprint: Blueprint) -> None:
-    from dataclasses import replace
-
-    from plait.adapters import Layout
-
     shapes = {slot.name.replace("layers.0", "layers.9"): slot.shape for slot in blueprint.spec.layout.slots}
     other = replace(blueprint.spec, layout=Layout.of(shapes))
     with pytest.raises(BaseMismatchError, match="tensors are not"):
@@ -88,10 +72,8 @@ def logits(base: ResidentBase, made: Blueprint) -> torch.Tensor:
         return model(input_ids=torch.arange(3, 19)[None], use_cache=False).logits
 
 
-def fresh(tiny: LocatedBase, seq_len: int = 32) -> ResidentBase:
-    return ResidentBase(
-        tiny.directory, tiny.reference.fingerprint, Compute(torch.device("cpu"), torch.float32), seq_len=seq_len
-    )
+def fresh(tiny: LocatedBase, seq_len: int = 32, *, compute: Compute = CPU, **how: Any) -> ResidentBase:
+    return ResidentBase(tiny.directory, tiny.reference.fingerprint, compute, seq_len=seq_len, **how)
 
 
 def designed(tiny: LocatedBase, method: str, **how: object) -> Blueprint:
@@ -147,15 +129,12 @@ def test_a_base_goes_straight_to_its_device(
 
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", load)
     there = torch.device("cuda", 0)
-    base = ResidentBase(tiny.directory, tiny.reference.fingerprint, Compute(there, torch.bfloat16), seq_len=32)
+    base = fresh(tiny, compute=Compute(there, torch.bfloat16))
     with pytest.raises(MachineError, match="does not fit into the memory of cuda:0"):
         base.carrying(blueprint.spec, blueprint.initial)
     assert asked == [{"": there}], "main memory never holds all of it"
     monkeypatch.setattr("plait.training.resident.memory_for_steps", lambda device, _: 10 + device.index)
-    over = (torch.device("cuda", 1),)
-    base = ResidentBase(
-        tiny.directory, tiny.reference.fingerprint, Compute(there, torch.bfloat16), seq_len=32, others=over
-    )
+    base = fresh(tiny, compute=Compute(there, torch.bfloat16), others=(torch.device("cuda", 1),))
     with pytest.raises(MachineError, match="does not fit into the memory of cuda:0, cuda:1"):
         base.carrying(blueprint.spec, blueprint.initial)
     assert asked[1:] == ["auto"]
@@ -186,9 +165,7 @@ def test_the_next_runs_base_is_the_one_in_memory_if_it_is_the_same(
     longer.adopt(first)
     assert torch.equal(logits(longer, other), expected), "computed as if it had been read for this run"
     assert loads.count == 0
-    in_halves = ResidentBase(
-        tiny.directory, tiny.reference.fingerprint, Compute(torch.device("cpu"), torch.bfloat16), seq_len=32
-    )
+    in_halves = fresh(tiny, compute=Compute(torch.device("cpu"), torch.bfloat16))
     in_halves.adopt(longer)
     logits(in_halves, other)
     assert loads.count == 1, "another type is another base in memory"

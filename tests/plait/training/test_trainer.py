@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -45,16 +46,34 @@ def trained(resident: ResidentBase, blueprint: Blueprint, rows: list[Example], s
     return AdapterState(blueprint.spec.layout, done.flat)
 
 
+def beginning(blueprint: Blueprint) -> np.ndarray:
+    """An adapter with no zeros in it."""
+    return np.random.default_rng(1).normal(0, 0.02, blueprint.spec.layout.size).astype(np.float32)
+
+
+def learner_of(
+    examples: list[Example],
+    settings: Settings,
+    start: np.ndarray,
+    sizes: list[int],
+    *,
+    trained: Sequence[bool] = (),
+    task: Task = Task.CAUSAL_LM,
+    carried: Carried = NOTHING,
+) -> Learner:
+    inputs = TrainingInputs(examples, settings, start, carried)
+    return Learner(inputs, sizes, trained or [True] * len(sizes), task=task, device=torch.device("cpu"))
+
+
 def run(
     resident: ResidentBase, blueprint: Blueprint, rows: list[Example], settings: Settings, **options: Any
 ) -> LocalTraining:
-    """Steps on all rows at once, so that their order does not matter, from an adapter with no zeros in it."""
-    values = np.random.default_rng(1).normal(0, 0.02, blueprint.spec.layout.size).astype(np.float32)
-    state = options.pop("state", AdapterState(blueprint.spec.layout, values))
+    """Steps on all rows at once, so that their order does not matter."""
+    state = options.pop("state", AdapterState(blueprint.spec.layout, beginning(blueprint)))
     carried = options.pop("carried", NOTHING)
     model = resident.carrying(blueprint.spec, state)
     parameters = adapter_parameters(model, blueprint.spec.layout)
-    settings = replace(settings, batch_size=len(rows), max_grad_norm=100.0)
+    settings = replace(settings, batch_size=len(rows), max_grad_norm=options.pop("clipped_to", 100.0))
     inputs = TrainingInputs(rows, settings, state.flat, carried)
     return train_steps(model, parameters, inputs, task=Task.CAUSAL_LM, pad_token=0, **options)
 
@@ -76,8 +95,7 @@ def test_the_first_loss_is_that_of_the_first_batch_before_any_step(
     resident: ResidentBase, blueprint: Blueprint, rows: list[Example]
 ) -> None:
     done = run(resident, blueprint, rows, SETTINGS)
-    values = np.random.default_rng(1).normal(0, 0.02, blueprint.spec.layout.size).astype(np.float32)
-    model = resident.carrying(blueprint.spec, AdapterState(blueprint.spec.layout, values))
+    model = resident.carrying(blueprint.spec, AdapterState(blueprint.spec.layout, beginning(blueprint)))
     before = measure_losses(model, rows, task=Task.CAUSAL_LM, pad_token=0, batch_size=8).loss
     assert done.report.first_loss == pytest.approx(before, rel=1e-5)
     assert done.report.first_loss != pytest.approx(done.report.loss, rel=1e-3)
@@ -94,8 +112,8 @@ def test_the_slope_along_a_movement_is_the_losss_derivative_before_any_step(
     done = run(resident, blueprint, rows, settings, carried=Carried(movement=movement))
 
     def loss(ahead: float) -> float:
-        values = np.random.default_rng(1).normal(0, 0.02, blueprint.spec.layout.size).astype(np.float32)
-        model = resident.carrying(blueprint.spec, AdapterState(blueprint.spec.layout, values + ahead * movement))
+        values = beginning(blueprint) + ahead * movement
+        model = resident.carrying(blueprint.spec, AdapterState(blueprint.spec.layout, values))
         return measure_losses(model, rows, task=Task.CAUSAL_LM, pad_token=0, batch_size=8).loss
 
     assert done.report.slope == pytest.approx((loss(0.01) - loss(-0.01)) / 0.02, rel=0.05)
@@ -108,8 +126,7 @@ def test_the_slope_has_the_same_bits_wherever_the_movement_lies_in_memory(rows: 
     def slope(offset: int) -> float | None:
         movement = np.empty(size + 16, np.float32)[offset : offset + size]
         movement[:] = values
-        inputs = TrainingInputs(rows, SETTINGS, np.zeros(size, np.float32), Carried(movement=movement))
-        learner = Learner(inputs, [size], [True], task=Task.CAUSAL_LM, device=torch.device("cpu"))
+        learner = learner_of(rows, SETTINGS, np.zeros(size, np.float32), [size], carried=Carried(movement=movement))
         learner.step([gradient], 1.0)
         return learner.finish(1.0).report.slope
 
@@ -120,9 +137,7 @@ def test_the_slope_has_the_same_bits_wherever_the_movement_lies_in_memory(rows: 
 def test_a_step_predicts_a_fall_of_a_quarter_of_the_loss_at_most_and_the_first_one_finds_the_rate_for_that(
     resident: ResidentBase, blueprint: Blueprint, rows: list[Example]
 ) -> None:
-    state = AdapterState(
-        blueprint.spec.layout, np.random.default_rng(1).normal(0, 0.02, blueprint.spec.layout.size).astype(np.float32)
-    )
+    state = AdapterState(blueprint.spec.layout, beginning(blueprint))
     model = resident.carrying(blueprint.spec, state).train()
     parameters = adapter_parameters(model, blueprint.spec.layout)
     tokens = torch.stack([torch.from_numpy(row.tokens.astype(np.int64)) for row in rows])
@@ -131,18 +146,8 @@ def test_a_step_predicts_a_fall_of_a_quarter_of_the_loss_at_most_and_the_first_o
     gradient = torch.cat([cast("torch.Tensor", each.grad).flatten() for each in parameters]).double().numpy()
 
     def step(rate: float, clipped_to: float) -> tuple[float, LocalTraining]:
-        settings = replace(
-            SETTINGS,
-            local_steps=1,
-            learning_rate=rate,
-            batch_size=8,
-            max_grad_norm=clipped_to,
-        )
-        model = resident.carrying(blueprint.spec, state)
-        parameters = adapter_parameters(model, blueprint.spec.layout)
-        done = train_steps(
-            model, parameters, TrainingInputs(rows, settings, state.flat), task=Task.CAUSAL_LM, pad_token=0
-        )
+        settings = replace(SETTINGS, local_steps=1, learning_rate=rate)
+        done = run(resident, blueprint, rows, settings, state=state, clipped_to=clipped_to)
         return float(gradient @ (state.flat.astype(np.float64) - done.flat)), done
 
     small, _ = step(1e-4, 100.0)
@@ -191,8 +196,8 @@ def test_no_rate_is_found_that_is_larger_than_a_tensor_which_the_first_step_does
     def found(still: float, trained: tuple[bool, ...], task: Task) -> tuple[float | None, float]:
         """The rate, and how far the first step moved each value of the first tensor."""
         start = np.array([0, 0, still, -still, 0], np.float32)
-        inputs = TrainingInputs([Example(tokens, tokens)], replace(SETTINGS, learning_rate=0.0), start)
-        learner = Learner(inputs, [2, 2, 1], trained, task=task, device=torch.device("cpu"))
+        settings = replace(SETTINGS, learning_rate=0.0)
+        learner = learner_of([Example(tokens, tokens)], settings, start, [2, 2, 1], trained=trained, task=task)
         learner.step([torch.full((2,), 0.5), torch.zeros(2), torch.zeros(1)], 2.0)
         done = learner.finish(0.0)
         return done.report.learning_rate, -float(done.flat[0])
@@ -223,8 +228,7 @@ def test_a_step_on_a_short_answer_may_predict_a_larger_fall(
     tokens = np.arange(3, 3 + prompt + counted, dtype=np.int32)
     short_answer = Example(tokens, np.where(np.arange(len(tokens)) < prompt, IGNORED, tokens).astype(np.int32))
     settings = replace(SETTINGS, learning_rate=0.0, batch_size=1, objective=objective)
-    inputs = TrainingInputs([short_answer], settings, np.zeros(1, np.float32))
-    learner = Learner(inputs, [1], [True], task=Task.CAUSAL_LM, device=torch.device("cpu"))
+    learner = learner_of([short_answer], settings, np.zeros(1, np.float32), [1])
     learner.draw()
     learner.step([torch.ones(1)], 2.0)
     assert learner.finish(0.0).report.learning_rate == pytest.approx(fraction * 2.0)
@@ -234,8 +238,7 @@ def test_a_step_on_text_after_one_on_a_short_answer_has_the_limit_of_text() -> N
     text = np.arange(3, 67, dtype=np.int32)
     answer = Example(text, np.where(np.arange(64) < 60, IGNORED, text).astype(np.int32))
     settings = replace(SETTINGS, learning_rate=10.0, batch_size=1, lr_schedule="constant")
-    inputs = TrainingInputs([answer, Example(text, text)], settings, np.zeros(1, np.float32))
-    learner = Learner(inputs, [1], [True], task=Task.CAUSAL_LM, device=torch.device("cpu"))
+    learner = learner_of([answer, Example(text, text)], settings, np.zeros(1, np.float32), [1])
     moved: dict[int, list[float]] = {4: [], 63: []}
     for _ in range(8):
         before = float(learner.values[0])
@@ -266,8 +269,7 @@ def test_a_rate_follows_the_slope_where_the_last_step_ended_unless_that_step_was
 ) -> None:
     tokens = np.arange(3, 35, dtype=np.int32)
     settings = replace(SETTINGS, learning_rate=0.1, lr_schedule=schedule)
-    inputs = TrainingInputs([Example(tokens, tokens)], settings, np.zeros(2, np.float32))
-    learner = Learner(inputs, [1, 1], [True, True], task=Task.CAUSAL_LM, device=torch.device("cpu"))
+    learner = learner_of([Example(tokens, tokens)], settings, np.zeros(2, np.float32), [1, 1])
     for each in (1.0, gradient):
         learner.step([torch.full((1,), each)] * 2, loss)
     assert learner.finish(0.0).report.learning_rate == pytest.approx(expected, rel=1e-4)
@@ -277,33 +279,26 @@ def test_a_classifier_draws_every_class_in_proportion() -> None:
     labels = [0] * 60 + [1] * 40
     examples = [Example(np.asarray([0], np.int32), np.asarray([label], np.int32)) for label in labels]
     for seed in range(20):
-        inputs = TrainingInputs(examples, replace(SETTINGS, seed=seed, batch_size=5), np.zeros(1, np.float32))
-        learner = Learner(inputs, [1], [True], task=Task.CLASSIFICATION, device=torch.device("cpu"))
+        settings = replace(SETTINGS, seed=seed, batch_size=5)
+        learner = learner_of(examples, settings, np.zeros(1, np.float32), [1], task=Task.CLASSIFICATION)
         for _ in range(4):
             (batch,), count = learner.draw()
             assert count == 5
             assert 1 <= sum(int(example.labels[0]) for example in batch) <= 3
 
 
-def test_no_rate_is_found_where_nothing_can_be_learned(resident: ResidentBase, blueprint: Blueprint) -> None:
+def test_no_rate_is_found_where_nothing_can_be_learned() -> None:
     tokens = np.arange(3, 35, dtype=np.int32)
     nothing = [Example(tokens, np.where(np.arange(32) == 5, tokens, IGNORED).astype(np.int32))]
-    model = resident.carrying(blueprint.spec, blueprint.initial)
-    parameters = adapter_parameters(model, blueprint.spec.layout)
-    learner = Learner(
-        TrainingInputs(nothing, replace(SETTINGS, learning_rate=0.0), blueprint.initial.flat),
-        [parameter.numel() for parameter in parameters],
-        [True] * len(parameters),
-        task=Task.CAUSAL_LM,
-        device=parameters[0].device,
-    )
+    start = np.array([0.5, -0.5, 0], np.float32)
+    learner = learner_of(nothing, replace(SETTINGS, learning_rate=0.0), start, [2, 1])
     learner.draw()
-    learner.step([torch.zeros_like(parameter) for parameter in parameters], 0.0)
-    learner.step([torch.zeros_like(parameter) for parameter in parameters], 2.0)
+    for loss in (0.0, 2.0):
+        learner.step([torch.zeros(2), torch.zeros(1)], loss)
     still = learner.finish(0.0)
-    np.testing.assert_array_equal(still.flat, blueprint.initial.flat)
+    np.testing.assert_array_equal(still.flat, start)
     assert still.report.learning_rate is None
-    learner.step([torch.ones_like(parameter) for parameter in parameters], 2.0)
+    learner.step([torch.ones(2), torch.ones(1)], 2.0)
     rate = learner.finish(0.0).report.learning_rate
     assert rate
     assert np.isfinite(rate)
@@ -379,7 +374,6 @@ def test_only_the_trained_side_moves(
     assert all(parameter.requires_grad for parameter in adapter_parameters(carried, blueprint.spec.layout))
 
 
-@pytest.mark.slow
 def test_fedprox_pulls_towards_the_adapter_received(
     resident: ResidentBase, blueprint: Blueprint, rows: list[Example]
 ) -> None:
@@ -387,9 +381,8 @@ def test_fedprox_pulls_towards_the_adapter_received(
         run(resident, blueprint, rows, replace(SETTINGS, local_steps=2, proximal=mu)).moments.mean for mu in (0, 0.5)
     )
     once = run(resident, blueprint, rows, replace(SETTINGS, local_steps=1)).flat
-    values = np.random.default_rng(1).normal(0, 0.02, blueprint.spec.layout.size).astype(np.float32)
     # The running mean takes a tenth of each gradient, and only the second step stands away from where it began.
-    expected = 0.1 * 0.5 * (once - values)
+    expected = 0.1 * 0.5 * (once - beginning(blueprint))
     assert np.abs(expected).max() > 1e-4
     np.testing.assert_allclose(pulled - plain, expected, atol=1e-7)
 
@@ -479,8 +472,7 @@ def test_the_fused_way_takes_the_steps_of_pefts_modules(
     plain = run(resident, blueprint, uneven, SETTINGS)
     assert fused.report.loss == pytest.approx(plain.report.loss, rel=1e-5)
     assert fused.report.tokens == plain.report.tokens
-    values = np.random.default_rng(1).normal(0, 0.02, blueprint.spec.layout.size).astype(np.float32)
-    assert np.linalg.norm(fused.flat - plain.flat) < 1e-3 * np.linalg.norm(plain.flat - values)
+    assert np.linalg.norm(fused.flat - plain.flat) < 1e-3 * np.linalg.norm(plain.flat - beginning(blueprint))
 
 
 def test_schedules_span_the_whole_run() -> None:
