@@ -203,7 +203,7 @@ DORA = replace(
 )
 
 
-def _own() -> Mapping[str, Method]:
+def _here() -> Mapping[str, Method]:
     return {"lora": LORA, "rslora": RSLORA, "qlora": QLORA, "dora": DORA}
 
 
@@ -236,7 +236,7 @@ def _known_methods() -> Mapping[str, Method]:
 
 
 METHODS: Choices[Method] = Choices(
-    (("lora", "rslora", "qlora", "dora"), _own),
+    (("lora", "rslora", "qlora", "dora"), _here),
     (
         ("lora_xs", "vera", "ia3", "peanut", "bottleneck", "pfeiffer", "prompt", "prefix", "p_tuning", "full"),
         _known_methods,

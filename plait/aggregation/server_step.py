@@ -128,13 +128,13 @@ def _fedopt() -> Mapping[str, ServerOptimizer]:
     return {"fedadagrad": FEDADAGRAD, "fedadam": FEDADAM, "fedyogi": FEDYOGI, "nesterov": NESTEROV, "sgd": SGD}
 
 
-def _own() -> Mapping[str, ServerOptimizer]:
+def _here() -> Mapping[str, ServerOptimizer]:
     return {"line_search": LINE_SEARCH, "none": NONE}
 
 
 OPTIMIZERS: Choices[ServerOptimizer] = Choices(
     (("fedadagrad", "fedadam", "fedyogi", "nesterov", "sgd"), _fedopt),
-    (("line_search", "none"), _own),
+    (("line_search", "none"), _here),
     alphabetical=True,
 )
 """By name, in alphabetical order."""

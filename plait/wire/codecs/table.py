@@ -54,7 +54,7 @@ class Unchanged:
 NOTHING = Unchanged()
 
 
-def _own() -> Mapping[str, Codec]:
+def _here() -> Mapping[str, Codec]:
     return {UNCHANGED: NOTHING}
 
 
@@ -71,7 +71,7 @@ def _rate() -> Mapping[str, Codec]:
 
 
 CODECS: Choices[Codec] = Choices(
-    ((UNCHANGED,), _own),
+    ((UNCHANGED,), _here),
     (("fp32", "bf16", "fp32_partial", "bf16_partial"), _plain),
     (("rate",), _rate),
 )

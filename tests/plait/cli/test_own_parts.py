@@ -73,7 +73,7 @@ def test_resume_and_verify_refuse_another_source_of_a_rule(plait, home: Path, sm
 @pytest.mark.parametrize(("verb", "named"), [("verify", ()), ("audit", ("--allow", "data=my.jsonl"))])
 def test_no_rule_is_imported_that_the_operator_does_not_name(plait, home, small, monkeypatch, verb, named) -> None:
     assert plait(*arguments(small, "run", "--keep-updates")).code == 0
-    monkeypatch.setattr(plugins, "_admitted", set())
+    monkeypatch.setattr(plugins, "ADMITTED", set())
     monkeypatch.setattr(plugins, "_found", {})
     sys.modules.pop("rules_of_ada")
     refused = plait(verb, "run", "--json")
