@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from plait.adapters import BaseReference, Json
+    from plait.data import Progress
     from plait.exporting.request import Command, ExportRequest, Prepare
-    from plait.training.bases import Progress
 
 
 def _gguf_adapter() -> Mapping[str, Prepare]:

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from plait.adapters import BaseReference, Float32
 from plait.adapters.module_names import in_base
 from plait.aggregation.geometry import Geometry, Pair
+from plait.data import Progress
 from plait.errors import ConfigError, MachineError
 from plait.exporting.merged import copy_model
 from plait.exporting.peft import at_rank, rank_notes
@@ -34,7 +35,6 @@ from plait.exporting.plain_lora import Uniform, check_fit, plain_lora, shape_of_
 from plait.exporting.request import BASE_ELSEWHERE, CardStyle, Command, ExportRequest, Writer, Written, export_card
 from plait.exporting.source import Source, ascii_name, base_in_commands, locate_weights
 from plait.files import write_atomically
-from plait.training.bases import Progress
 
 if TYPE_CHECKING:
     # At run time it would import torch, which most refusals need not wait for.

@@ -22,13 +22,13 @@ from plait.adapters import AdapterState, Float32, Task
 from plait.adapters.module_names import in_base
 from plait.adapters.safetensors import TensorEntry, read_header
 from plait.aggregation.geometry import Geometry, Pair, geometry_of
+from plait.data import Progress
 from plait.errors import ConfigError, MachineError
 from plait.exporting.plain_lora import ONLY_PEFT, check_fit, lora_fault
 from plait.exporting.request import AUTO_CLASS, HERE, CardStyle, Command, ExportRequest, Writer, Written, export_card
 from plait.exporting.source import Source, locate_weights
 from plait.files import write_atomically
 from plait.json_text import read_json
-from plait.training.bases import Progress
 
 _STYLE = CardStyle(library="transformers", relation="finetune", what="A base with an adapter merged into its weights.")
 _WEIGHTS = "model.safetensors"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from plait.adapters import save_peft_directory
 from plait.adapters.peft import registering
+from plait.data import Progress
 from plait.errors import ConfigError
 from plait.exporting.plain_lora import Uniform, plain_lora, uniform
 from plait.exporting.request import (
@@ -21,7 +22,6 @@ from plait.exporting.request import (
     export_card,
 )
 from plait.exporting.source import Source, base_in_commands
-from plait.training.bases import Progress
 
 STYLE = CardStyle(library="peft", relation="adapter", what="An adapter in PEFT's format.")
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from plait.adapters import AdapterSpec, AdapterState, Float32, parse_spec
 from plait.aggregation import RULES, Side, geometry_of
+from plait.data import Progress
 from plait.errors import BaseMismatchError, ConfigError, PlaitError, did_you_mean
 from plait.exporting.source import Source, open_source, plain_name
 from plait.files import read_if_there
@@ -20,7 +21,7 @@ from plait.rounds.hooks import OWN_ADAPTER, OWN_SIDE, own_adapter
 from plait.rounds.ledger import read_events
 from plait.rounds.memory import ClientState, Kept
 from plait.rounds.run_directory import RunDirectory, recorded_settings
-from plait.training.bases import Progress, locate_base
+from plait.training.bases import locate_base
 
 
 def open_personal(run: Path, client: str, *, base: str = "", progress: Progress = lambda _: None) -> Source:

@@ -26,10 +26,10 @@ from plait.adapters.spec import BOTTLENECK_TYPE
 from plait.aggregation.factors import balanced
 from plait.aggregation.geometry import Geometry, Pair, geometry_of
 from plait.aggregation.low_rank import LowRank
+from plait.data import Progress
 from plait.errors import BaseMismatchError, ConfigError
 from plait.exporting.source import Source
 from plait.training.base_lookup import locate_config
-from plait.training.bases import Progress
 
 if TYPE_CHECKING:
     # At run time it would import torch, which most refusals need not wait for.

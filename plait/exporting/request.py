@@ -9,8 +9,8 @@ from typing import TypeAlias
 
 from plait.adapters import Task
 from plait.adapters.peft import before_training, escaped, front_matter, page, parent_rows
+from plait.data import Progress
 from plait.exporting.source import Source
-from plait.training.bases import Progress
 
 AUTO_CLASS = {
     Task.CAUSAL_LM: "AutoModelForCausalLM",

@@ -16,11 +16,12 @@ from plait.adapters import AdapterSpec, AdapterState, BaseReference, Json, Paren
 from plait.adapters.peft import CARD_FILE, WEIGHTS_FILE
 from plait.adapters.peft_reading import PeftAdapter, load_peft_directory
 from plait.adapters.safetensors import parse_object
+from plait.data import Progress
 from plait.errors import BaseMismatchError, ConfigError, MachineError, PeerError
 from plait.files import lies_in, open_plain
 from plait.rounds.run_directory import RunDirectory, check_given_out
 from plait.training.base_lookup import locate_named_base
-from plait.training.bases import LocatedBase, Progress, locate_base
+from plait.training.bases import LocatedBase, locate_base
 
 _MAX_TEXT_BYTES = 1 << 20
 _UNSAFE = re.compile(r"[^\w.-]+")

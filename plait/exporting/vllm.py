@@ -18,12 +18,12 @@ from pathlib import Path
 
 from plait.adapters import save_peft_directory
 from plait.adapters.module_names import in_base
+from plait.data import Progress
 from plait.errors import ConfigError
 from plait.exporting.peft import STYLE, rank_notes
 from plait.exporting.plain_lora import check_fit, plain_lora, shape_of_base, uniform
 from plait.exporting.request import BASE_ELSEWHERE, HERE, Command, ExportRequest, Writer, Written, export_card
 from plait.exporting.source import base_in_commands
-from plait.training.bases import Progress
 
 # Values of vLLM's --max-lora-rank; its kernels have no others.
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)

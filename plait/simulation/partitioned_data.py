@@ -8,13 +8,12 @@ from functools import cached_property, partial
 from typing import Protocol
 
 from plait.config import RunConfig
-from plait.data import BUILTINS, Dataset, RecordKind, histogram
+from plait.data import BUILTINS, Dataset, Progress, RecordKind, histogram
 from plait.errors import DataError
 from plait.rounds.events import DataUsed
 from plait.simulation.loaded import Loaded
 from plait.simulation.partition import ClientShare, Partition, partition
 from plait.simulation.scheme import SCHEMES, Scheme, default_scheme, likely_clients, parse_partition
-from plait.training.bases import Progress
 
 # Clients that a column names, where the user does not say how many take part.
 _MOST_NAMED = 32

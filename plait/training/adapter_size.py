@@ -22,14 +22,7 @@ SMALL = 1 << 24
 
 
 def check_size(model: nn.Module, config: PeftConfig) -> None:
-    """Refuse an adapter with more parameters than the base and than `SMALL`.
-
-    Args:
-        model: the base; its weights may be on any device, including meta.
-
-    Raises:
-        ConfigError: it is too large.
-    """
+    """Refuse an adapter with more parameters than the base, on whatever device, and than `SMALL`."""
     most = max(SMALL, sum(parameter.numel() for parameter in model.parameters()))
     size = adapter_size(model, config)
     if size > most:

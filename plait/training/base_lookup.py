@@ -7,22 +7,19 @@ import re
 import shlex
 from pathlib import Path
 
+from plait.data import Progress
 from plait.data.cache import cache_directory
 from plait.errors import ConfigError, did_you_mean
 from plait.files import at_home, is_there
 from plait.training.base_cache import gguf_directory, has_minilm, hub_download
-from plait.training.bases import BUILT_IN, LocatedBase, Progress, directory_of, locate_base, on_the_hub
+from plait.training.bases import BUILT_IN, LocatedBase, directory_of, locate_base, on_the_hub
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _KNOWN_CONFIGS = Path(__file__).parent / "known_configs"
 
 
 def locate_named_base(name: str, *, where: str, progress: Progress = lambda _: None) -> LocatedBase:
-    """A base that an untrusted directory names: it is looked up on this disk and never downloaded.
-
-    Raises:
-        ConfigError: it is not on this disk, or `locate_base` says so.
-    """
+    """A base that an untrusted directory names: it is looked up on this disk and never downloaded."""
     if not is_on_disk(name):
         raise ConfigError(
             f"'{where}' names base '{name}', which is not on this disk, and plait downloads no base that only a "
@@ -64,12 +61,7 @@ def is_known_to_all(name: str) -> bool:
 def locate_config(name: str) -> Path:
     """The directory of a base's config, without downloading its weights: enough for shapes and costs.
 
-    Args:
-        name: as for `locate_base`, or one of the well-known models whose config comes with plait.
-
-    Raises:
-        ConfigError: the name is none of these.
-        MachineError: a hub base's config is not available.
+    Besides what `locate_base` finds, it finds the well-known models whose config comes with plait.
     """
     known = {path.stem: path for path in sorted(_KNOWN_CONFIGS.glob("*.json"))}
     if name in known:

@@ -44,11 +44,7 @@ class Reference:
 
 @dataclass(frozen=True, kw_only=True)
 class Baselines:
-    """What the baselines of a run are trained on.
-
-    Attributes:
-        steps: optimizer steps of one model (rounds x local steps).
-    """
+    """What the baselines of a run are trained on, for so many steps of one model (rounds x local steps)."""
 
     base: ResidentBase
     clients: Mapping[str, PeftLocalModel]

@@ -6,30 +6,31 @@ need neither time nor network. Only safetensors are read; nothing is unpickled.
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from plait.adapters import BaseReference, fingerprint_base
 from plait.choice import Choices
+from plait.data import Progress
 from plait.data.cache import cache_directory
-from plait.errors import ConfigError, did_you_mean
-from plait.files import at_home, is_there
+from plait.errors import ConfigError, MachineError, did_you_mean
+from plait.files import at_home, is_ours, is_there, make_private_directory, write_atomically
 
-Progress = Callable[[str], None]
 CheckSize = Callable[[str, int], None]
 """Called with the name and size in bytes of a base before it is downloaded from the hub; may refuse."""
 
 
 @dataclass(frozen=True)
 class LocatedBase:
-    """A base on this disk.
-
-    Attributes:
-        reference: its public name and its fingerprint.
-    """
+    """A base on this disk, with its public name and its fingerprint."""
 
     directory: Path
     reference: BaseReference
@@ -41,19 +42,13 @@ def _base_cache() -> Mapping[str, Callable[[Progress], Path]]:
     return {"smollm2-135m": smollm2, "minilm-l6": minilm}
 
 
-def _built_in_bases() -> Mapping[str, Callable[[Progress], Path]]:
-    from plait.training.built_in_bases import unpack_tiny
-
-    return {"tiny": unpack_tiny}
-
-
 BUILT_IN: Choices[Callable[[Progress], Path]] = Choices(
     (("smollm2-135m", "minilm-l6"), _base_cache),
-    (("tiny",), _built_in_bases),
+    (("tiny",), lambda: {"tiny": unpack_tiny}),
 )
 
-WHOLE_BASE = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
-"""The files of a base on the hub."""
+# A Flower App Bundle accepts no binary files, so files that are not JSON are in `packed.json`: file name → base64.
+_TINY, _PACKED = Path(__file__).parent / "tiny_base", "packed.json"
 
 
 def locate_base(
@@ -85,11 +80,7 @@ def locate_base(
 
 
 def check_base_name(name: str) -> None:
-    """Refuse a name that `locate_base` would refuse, without looking for the base.
-
-    Raises:
-        ConfigError: it is neither a built-in name, nor a directory or a file, nor a hub id.
-    """
+    """Refuse a name that `locate_base` would refuse, without looking for the base."""
     if name not in BUILT_IN and not is_there(at_home(name)) and not on_the_hub(name)[0]:
         raise ConfigError(
             f"base is '{name}', expected a directory, a GGUF file, a hub id (org/model) or one of {', '.join(BUILT_IN)}"
@@ -100,6 +91,7 @@ def check_base_name(name: str) -> None:
 def directory_of(name: str, progress: Progress, check_size: CheckSize) -> Path:
     """Where a base is, downloaded if it is not on this disk yet; arguments and errors are those of `locate_base`."""
     if name in BUILT_IN:
+        quiet_libraries()
         return BUILT_IN[name](progress)
     path = at_home(name)
     if path.is_dir():
@@ -107,12 +99,38 @@ def directory_of(name: str, progress: Progress, check_size: CheckSize) -> Path:
     if path.is_file():
         from plait.training.base_cache import base_of_gguf
 
+        quiet_libraries()
         return base_of_gguf(path.resolve(), progress=progress)
     check_base_name(name)
     progress(f"looking for {name} in the hub cache, then on the hub")
     from plait.training.base_cache import hub_download
 
-    return hub_download(*on_the_hub(name), patterns=WHOLE_BASE, progress=progress, check_size=check_size)
+    return hub_download(*on_the_hub(name), progress=progress, check_size=check_size)
+
+
+def unpack_tiny(_: object = None) -> Path:
+    """The built-in base `tiny`, which `simulations/tiny_base/make.py` wrote, unpacked."""
+    files = {path.name: path.read_bytes() for path in sorted(_TINY.glob("*.json"))}
+    # The cache is shared with other versions of plait, which may have another one.
+    digest = hashlib.sha256(b"".join(hashlib.sha256(data).digest() for data in files.values())).hexdigest()
+    target = cache_directory() / "bases" / f"tiny-{digest[:12]}"
+    if is_ours(target):
+        return target
+    packed = cast("dict[str, str]", json.loads(files.pop(_PACKED)))
+    files.update({name: base64.b64decode(text) for name, text in packed.items()})
+    try:
+        make_private_directory(target.parent)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".tiny.") as aside:
+            folder = Path(aside) / target.name
+            folder.mkdir(mode=0o700)
+            for name, data in files.items():
+                write_atomically(folder / name, data)
+            folder.rename(target)
+    except OSError as error:
+        # Many workers may start at once; the first one has written the same files.
+        if not is_ours(target):
+            raise MachineError(f"cannot write '{target}': {error.strerror or error}; remove what is there") from error
+    return target
 
 
 def on_the_hub(name: str) -> tuple[str, str]:

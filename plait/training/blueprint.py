@@ -64,11 +64,7 @@ _TASK_TYPES = {Task.CAUSAL_LM: TaskType.CAUSAL_LM, Task.CLASSIFICATION: TaskType
 
 
 def peft_config_for(request: AdapterRequest, task: Task, base: BaseModules) -> PeftConfig:
-    """PEFT's configuration of the requested method.
-
-    Raises:
-        ConfigError: there is no such method, or it lacks an option that is set.
-    """
+    """PEFT's configuration of the requested method."""
     method = check_options(request)
     settings = {**method.settings(request, base), **method.fixed}
     if base.heads:
@@ -111,11 +107,7 @@ _ENCODER = "prompt_encoder."
 
 @dataclass(frozen=True)
 class Blueprint:
-    """An adapter before any training.
-
-    Attributes:
-        initial: the values that training starts from.
-    """
+    """An adapter before any training, with the values that training starts from."""
 
     spec: AdapterSpec
     initial: AdapterState
@@ -134,7 +126,7 @@ def read_base_config(directory: Path, task: Task, labels: tuple[str, ...] = ()) 
     """The base's config, set up for the task.
 
     Raises:
-        ConfigError: no config, an architecture that transformers does not know, or one that does not support the task.
+        ConfigError: no config, or an architecture that transformers does not know or that does not support the task.
     """
     try:
         config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
@@ -223,11 +215,7 @@ def design(
 def shape_of(
     config: PretrainedConfig, request: AdapterRequest, *, task: Task, labels: tuple[str, ...] = (), seed: int
 ) -> Shape:
-    """The layout that `design` would find, on the meta device: it takes no memory, whatever the base's size.
-
-    Raises:
-        ConfigError: as there.
-    """
+    """The layout that `design` would find, on the meta device: it takes no memory, whatever the base's size."""
     base = meta_model(config, task)
     modules = _modules_of(base, _heads(base, request, task, None))
     peft_config = peft_config_for(request, task, modules)
@@ -275,10 +263,7 @@ def design_from_spec(config: PretrainedConfig, request: SpecRequest, *, weights:
 
 
 def attach(model: nn.Module, peft_config: PeftConfig, *, in_float32: bool = True) -> PeftModel:
-    """Put an adapter on a model, without PEFT's output.
-
-    Args:
-        in_float32: whether the adapter is in float32 whatever the base's type; otherwise it has the base's type.
+    """Put an adapter on a model, without PEFT's output; in float32, or in the base's type.
 
     Raises:
         ConfigError: the targets match no module of this base, or the adapter would be larger than `check_size` allows.

@@ -34,16 +34,7 @@ Tensor = torch.Tensor
 
 @dataclass
 class BottleneckConfig(PeftConfig):
-    """PEFT's configuration of bottleneck adapters.
-
-    Attributes:
-        target_modules: the linear layers behind which an adapter is put, by the ends of their names.
-        exclude_modules: those among them that get none.
-        modules_to_save: modules that are trained as a whole, such as a new classification head.
-
-    Raises:
-        ValueError: the width or the activation cannot be.
-    """
+    """PEFT's configuration of bottleneck adapters, which are put behind the layers with these ends of their names."""
 
     r: int = field(default=8)
     act_fn: str = field(default=ACTIVATION)
@@ -96,11 +87,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Refuse.
-
-        Raises:
-            ValueError: always.
-        """
+        """Refuse."""
         del safe_merge, adapter_names
         raise ValueError(_NO_MERGE)
 
@@ -166,11 +153,7 @@ def activated(x: Tensor, activation: str) -> Tensor:
 
 
 def _width(layer: nn.Module) -> int:
-    """The length of a linear layer's output.
-
-    Raises:
-        NotImplementedError: it is no linear layer.
-    """
+    """The length of a linear layer's output."""
     if isinstance(layer, Conv1D):
         return layer.nf
     if isinstance(layer, nn.Linear):

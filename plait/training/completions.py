@@ -97,11 +97,7 @@ class Grader:
         return found
 
     def check(self) -> None:
-        """Refuse a reward that teaches nothing.
-
-        Raises:
-            PartError: not one completion had a reward.
-        """
+        """Refuse a reward that teaches nothing: not one completion had any."""
         if self.refused and not self.graded:
             raise PartError(f"reward '{self.name}' gave no number for any of {self.refused} completions: {self._why}")
 
@@ -128,11 +124,8 @@ class Group:
 class GroupLoss:
     """The loss of a step's prompts, in the place of `BatchLoss`.
 
-    Args:
-        model: the base with the adapter, in evaluation mode: with dropout, a ratio to what was sampled would be of two
-            different models.
-        seed: decides the draws, with the step and the prompt.
-        memory: what gives way to fit a step into memory.
+    The model is in evaluation mode: with dropout, a ratio to what was sampled would be of two different models. Seed,
+    step and prompt decide the draws.
     """
 
     is_sum = True
@@ -163,12 +156,7 @@ class GroupLoss:
         return self._losses.recomputes
 
     def sample(self, batches: Sequence[Sequence[Example]], step: int) -> float:
-        """Draw completions of a step's prompts; returns their mean reward, if none has one that of the draw before.
-
-        Raises:
-            MachineError: the completions do not fit into memory.
-            Abandoned: the result is no longer needed.
-        """
+        """Draw completions of a step's prompts; returns their mean reward, if none has one that of the draw before."""
         examples = {example.digest: example for batch in batches for example in batch}
         asked = [*examples.values()]
         drawn = completions_of(
@@ -268,14 +256,7 @@ class RewardLesson(Lesson):
 def measured(
     model: torch.nn.Module, examples: Sequence[Example], how: Rewarded, *, seq_len: int, tokenizer: Tokenizer
 ) -> SequenceLosses:
-    """Minus the reward of one completion of each example; one that has none counts for nothing.
-
-    Raises:
-        ConfigError: the reward's import is not allowed here, or it is no reward.
-        PartError: no completion has a reward.
-        MachineError: the completions do not fit into memory.
-        Abandoned: the result is no longer needed.
-    """
+    """Minus the reward of one completion of each example; one that has none counts for nothing."""
     model.eval()
     rewards = rewards_of(model, examples, Grader.named(how.reward, tokenizer), how, seq_len=seq_len)
     return SequenceLosses(
@@ -289,13 +270,7 @@ def measured(
 def rewards_of(
     model: torch.nn.Module, examples: Sequence[Example], grader: Grader, how: Rewarded, *, seq_len: int
 ) -> list[float | None]:
-    """The reward of one completion of each example, the same draws whenever it is asked; None for one that is refused.
-
-    Raises:
-        PartError: none of them has a reward.
-        MachineError: the completions do not fit into memory.
-        Abandoned: the result is no longer needed.
-    """
+    """The reward of one completion of each example, the same draws whenever it is asked; None for one refused."""
     drawn = completions_of(model, examples, replace(how, group_size=1), grader.tokenizer, (), seq_len=seq_len)
     found = [grader.grade(_asked(example), each)[0] for example, each in zip(examples, drawn, strict=True)]
     grader.check()
@@ -311,16 +286,7 @@ def completions_of(
     *,
     seq_len: int,
 ) -> list[list[tuple[int, ...]]]:
-    """The tokens of a group of completions of each example, end of text included.
-
-    Args:
-        seq_len: tokens of a prompt with a completion at most.
-
-    Raises:
-        ConfigError: the adapter is a prompt.
-        MachineError: they do not fit into memory.
-        Abandoned: the result is no longer needed.
-    """
+    """The tokens of a group of completions of each example, of `seq_len` tokens with the prompt at most."""
     if not isinstance(model, PeftModel) or model.active_peft_config.is_prompt_learning:
         raise ConfigError("the adapter is a prompt, expected one of the base's layers to sample with")
     whole = cast("PreTrainedModel", model.get_base_model())

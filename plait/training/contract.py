@@ -147,11 +147,7 @@ REWARD_CHECKS: tuple[Check[Reward], ...] = (
 
 
 def own_formula(text: str) -> Formula:
-    """The formula of an objective of preferences.
-
-    Raises:
-        ConfigError: it is no such objective.
-    """
+    """The formula of an objective of preferences; ConfigError for another objective."""
     objective = objective_named(text)
     if objective.is_plain or objective.completions:
         raise ConfigError(f"objective is '{text}', which is none of preferences, expected one of your own")

@@ -29,23 +29,12 @@ class _RecordError(Exception):
 
 
 def converse(records: Sequence[Record], kind: RecordKind, tokenizer: Tokenizer, seq_len: int) -> list[Example]:
-    """One example of each record that has something to learn from; of a preference, its chosen reply.
-
-    Args:
-        seq_len: tokens of an example at most.
-
-    Raises:
-        DataError: the base's chat template refuses a record.
-    """
+    """One example of each record that has something to learn from; of a preference, its chosen reply."""
     return of_each(records, lambda record: conversation(*_turns(record, kind), tokenizer, seq_len, tools=record.tools))
 
 
 def of_each(records: Sequence[Record], make: Callable[[Record], Example | None]) -> list[Example]:
-    """The examples that can be made of records, in order.
-
-    Args:
-        records: of a client.
-        make: makes one of a record, by `conversation`; None where nothing of it is to be learned.
+    """The examples that `make` makes of records by `conversation`, in order; None where there is nothing to learn.
 
     Raises:
         DataError: the base's chat template refuses a record.
@@ -80,10 +69,7 @@ def conversation(
     *,
     tools: str = "",
 ) -> Example | None:
-    """One sequence; None if nothing of it that is to be learned fits.
-
-    Args:
-        seq_len: tokens at most.
+    """One sequence of at most so many tokens; None if nothing of it that is to be learned fits.
 
     Raises:
         DataError: the base has no chat template, and needs one.

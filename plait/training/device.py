@@ -28,11 +28,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class Compute:
-    """Device and types of one process.
-
-    Attributes:
-        dtype: type of the base's weights and activations.
-    """
+    """Device and types of one process; `dtype` is that of the base's weights and activations."""
 
     device: torch.device
     dtype: torch.dtype
@@ -79,10 +75,8 @@ def choose_compute(device: str = "auto", dtype: str = "auto") -> Compute:
 def choose_devices(devices: str = "auto", dtype: str = "auto") -> tuple[Compute, ...]:
     """The devices of a list such as ``cuda:0,cuda:1``, in its order; of a single one, what `choose_compute` chooses.
 
-    A device that is named several times is there as often: every entry is a share of it (`shares`).
-
-    Raises:
-        ConfigError: the machine lacks one of them, they would compute in different types, or an entry names none.
+    A device that is named several times is there as often: every entry is a share of it (`shares`). They must
+    compute in one type.
     """
     names = device_names(devices)
     if len(names) == 1:
@@ -97,11 +91,7 @@ def choose_devices(devices: str = "auto", dtype: str = "auto") -> tuple[Compute,
 
 
 def one_base_over(devices: str, dtype: str = "auto") -> tuple[Compute, tuple[torch.device, ...]]:
-    """The device that a client computes on; of a list of GPUs the first, and the others that hold a part of its base.
-
-    Raises:
-        ConfigError: as for `choose_devices`, or a list has others than different GPUs.
-    """
+    """The device that a client computes on; of a list of GPUs the first, and the others with a part of its base."""
     chosen = choose_devices(devices, dtype)
     first, *others = (each.device for each in chosen)
     if others and (len({first, *others}) <= len(others) or any(each.type != "cuda" for each in (first, *others))):
@@ -110,11 +100,7 @@ def one_base_over(devices: str, dtype: str = "auto") -> tuple[Compute, tuple[tor
 
 
 def device_names(devices: str) -> tuple[str, ...]:
-    """The entries of a list of devices; looks at no device.
-
-    Raises:
-        ConfigError: one is empty, or names no single device.
-    """
+    """The entries of a list of devices; looks at no device."""
     if "," not in devices:
         return (devices,)
     names = tuple(name.strip() for name in devices.split(","))
@@ -157,12 +143,7 @@ def has_memory_of_its_own(device: torch.device) -> bool:
 
 
 def use_threads(threads: int, *, processes: int = 1) -> int:
-    """Set the number of CPU threads and return it.
-
-    Args:
-        threads: 0 for a part of torch's default, whatever an earlier run of this process set.
-        processes: that work side by side, into whose parts the default is divided.
-    """
+    """Set the number of CPU threads and return it; 0 for a part of torch's default, divided among `processes`."""
     default = _default_threads()  # asked before anything is set
     wanted = threads or max(1, default // processes)
     if threads or torch.get_num_threads() != wanted:
@@ -177,11 +158,7 @@ def _default_threads() -> int:
 
 
 def memory_for_steps(device: torch.device, limit_bytes: int = 0) -> int:
-    """Memory of a device that this process may use in all, what it already has included; 0 if unknown.
-
-    Args:
-        limit_bytes: 0 for no limit.
-    """
+    """Memory of a device that this process may use in all, what it already has included; 0 if unknown."""
     there = 0
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
@@ -206,10 +183,7 @@ def gpus() -> tuple[tuple[str, int], ...]:
 def limit_memory(device: torch.device, limit_bytes: int) -> None:
     """Let this process allocate at most this much of a CUDA device; beyond it, torch reports that memory ran out.
 
-    Elsewhere nothing happens: torch can limit no other device.
-
-    Args:
-        limit_bytes: 0 for no limit.
+    Elsewhere nothing happens: torch can limit no other device. 0 is no limit.
     """
     if limit_bytes and device.type == "cuda":
         _, total = torch.cuda.mem_get_info(device)
@@ -220,8 +194,7 @@ def take_share(device: torch.device, parts: int) -> int:
     """Compute on this device from now on, and let this process have one of `parts` equal parts of its memory.
 
     Returns:
-        The part in bytes, without what CUDA takes of it; 0 for all of it, or on a device without memory of its own that
-        torch can tell.
+        The part in bytes, without what CUDA takes of it; 0 for all of it, or where torch can tell no memory.
     """
     if device.type == "cuda":
         torch.cuda.set_device(device)

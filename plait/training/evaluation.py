@@ -38,10 +38,7 @@ def evaluate_adapter(
     max_sequences: int,
     objective: str = SFT,
 ) -> Comparison:
-    """Mean loss (and correct answers, or leads) of base and adapter.
-
-    Args:
-        dataset: the evaluation data; of data with a held-out split only this.
+    """Mean loss (and correct answers, or leads) of base and adapter; of data with a held-out split on only this.
 
     Raises:
         BaseMismatchError: the adapter was trained on another base.

@@ -134,11 +134,7 @@ def split_examples(
     max_held_out: int,
     by_label: bool = False,
 ) -> Split:
-    """Set the last part of a client's examples aside, or take those that its data holds out.
-
-    Args:
-        held_out: of the split that the data holds out; None if there is none.
-        by_label: set the last part of every class aside, so that data sorted by class is evaluated on all classes.
+    """Set the last part of a client's examples aside (of every class, if `by_label`), or what its data holds out.
 
     Raises:
         TooLittleDataError: there is too little for one training and one held-out example.
@@ -165,9 +161,8 @@ def split_examples(
 def spread(examples: Sequence[Example], most: int, *, by_label: bool = False) -> tuple[Example, ...]:
     """At most this many of the examples, evenly spaced.
 
-    Args:
-        by_label: take them class by class, so that every class has its share. Evenly spaced among examples whose
-            classes alternate would meet some classes again and again, and miss others.
+    If `by_label` they are taken class by class, so that every class has its share. Evenly spaced among examples whose
+    classes alternate would meet some classes again and again, and miss others.
     """
     step = max(1.0, len(examples) / most)
     # From the middle of a stretch, so that the first class has no advantage.
@@ -177,13 +172,9 @@ def spread(examples: Sequence[Example], most: int, *, by_label: bool = False) ->
 
 
 def in_proportion(examples: Sequence[Example], offset: Callable[[], float]) -> NDArray[np.int64]:
-    """An order in which any few in a row have every class in proportion; within a class it is the order given.
+    """Indices in an order in which any few in a row have every class in proportion; within a class it is that given.
 
-    Args:
-        offset: where a class begins, as a fraction of the distance between two of its examples, 0 to 1.
-
-    Returns:
-        (examples,) indices.
+    `offset` gives where a class begins, as a fraction of the distance between two of its examples, 0 to 1.
     """
     classes = np.asarray([_label_of(example) for example in examples])
     places = np.empty(len(classes))
@@ -216,15 +207,12 @@ def visited(examples: Sequence[Example], settings: Settings, task: Task) -> list
 
 
 def order(examples: Sequence[Example], seed: int, task: Task) -> Iterator[int]:
-    """The order of the examples: all once in random order, then all again in another order, without end.
+    """The indices of the examples: all once in random order, then all again in another order, without end.
 
     A classifier's are spread class by class, so that a few steps in a row meet every class in proportion to its
     examples (systematic stratified sampling; Cochran, Sampling Techniques, 3rd edition, 1977, chapter 8). A step has
     one label per sequence, and by chance alone four of them may be of one class. Every example is as likely to come
     early as every other.
-
-    Yields:
-        Indices into `examples`.
     """
     generator = np.random.default_rng(seed)
     while True:

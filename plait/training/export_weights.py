@@ -48,11 +48,7 @@ class BaseShape:
 
 
 def describe_base(directory: Path, task: Task, labels: tuple[str, ...] = ()) -> BaseShape:
-    """Read a base's config and build its layers without their weights.
-
-    Raises:
-        ConfigError: no config, an architecture that transformers does not know, or one that does not support the task.
-    """
+    """Read a base's config and build its layers without their weights."""
     config = read_base_config(directory, task, labels)
     model = meta_model(config, task)
     heads = _count(config, "num_attention_heads")
@@ -70,10 +66,7 @@ def describe_base(directory: Path, task: Task, labels: tuple[str, ...] = ()) -> 
 
 
 def merge_with_peft(directory: Path, spec: AdapterSpec, state: AdapterState, folder: Path) -> None:
-    """Merge an adapter into the whole base in float32, round once to the base's own type, and save model and tokenizer.
-
-    Args:
-        folder: an empty directory.
+    """Merge an adapter into the whole base in float32, round once to the base's own type, and save it.
 
     Raises:
         ConfigError: the method cannot be merged, or does not fit the base.

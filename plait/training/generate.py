@@ -44,11 +44,9 @@ UNSTATED_CONTEXT = 2048
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn.
+    """How tokens are drawn: at temperature 0 always the likeliest, else of those that together have `top_p`.
 
-    Attributes:
-        temperature: 0 always takes the likeliest token.
-        top_p: draw only from the likeliest tokens that together have this probability (arXiv 1904.09751).
+    Nucleus sampling is that of arXiv 1904.09751.
     """
 
     temperature: float = 0.0
@@ -57,12 +55,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Wanted:
-    """A text that is wanted.
-
-    Attributes:
-        prompt: tokens, at least one.
-        seed: of the draws; the same seed gives the same text.
-    """
+    """A text that is wanted: what follows a prompt of at least one token; the same seed gives the same text."""
 
     prompt: tuple[int, ...]
     max_tokens: int
@@ -91,7 +84,6 @@ def generate(
     Raises:
         ConfigError: a prompt is empty, or leaves no room for that many tokens.
         MachineError: the texts do not fit into memory, or the model gives no probabilities.
-        Abandoned: the result is no longer needed.
     """
     context = context_of(model) or UNSTATED_CONTEXT
     for each in wanted:
@@ -232,11 +224,7 @@ def _end_tokens(model: PreTrainedModel, tokenizer: Tokenizer) -> frozenset[int]:
 class Speaker:
     """A base that carries an adapter, and writes.
 
-    Args:
-        base: in memory; its adapter slot is used.
-
     Attributes:
-        model: the base with the adapter, of PEFT's type.
         is_prompt: whether the adapter is a prompt in front of the text, with which no text is made here.
 
     Raises:
@@ -292,13 +280,7 @@ class Speaker:
         adapted: bool = True,
         show: Callable[[str], None] | None = None,
     ) -> list[str]:
-        """What follows each prompt.
-
-        Args:
-            prompts: tokens, at least one each.
-            seed: of every one's draws.
-            adapted: whether to use the adapter.
-            show: called with the pieces of a lone answer as they come.
+        """What follows each prompt, with or without the adapter; `show` is called with the pieces of a lone answer.
 
         Raises:
             ConfigError: a prompt leaves no room for that many tokens, or the adapter is a prompt.

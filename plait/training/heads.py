@@ -29,12 +29,7 @@ _STD = 0.02
 
 
 def head_modules(model: nn.Module, *, pooler: bool = True) -> frozenset[str]:
-    """The names of the modules that are a classifier's head.
-
-    Args:
-        model: the classifier; its weights may be on the meta device.
-        pooler: whether the encoder's pooler, if it has one, is a part of the head.
-    """
+    """The names of the modules that are a classifier's head, with the encoder's pooler, if it has one, or without."""
     prefix, backbone = _backbone(model)
     if backbone is None:
         return NAMED
@@ -53,13 +48,10 @@ def lacks_pooler(model: nn.Module, stored: AbstractSet[str]) -> bool:
 
 
 def draw_heads(adapted: PeftModel, *, seed: int) -> None:
-    """Give an adapter's copy of a classifier's head its initial values, in place.
+    """Give an adapter's copy of a classifier's head its initial values, in place, the same on every machine.
 
     The last layer is zero, so that an untrained adapter gives every class the same probability. The layers below it are
     drawn, as BERT's (normal, standard deviation 0.02): were they zero too, no gradient would reach any of them.
-
-    Args:
-        seed: of what is drawn; the same on every machine.
     """
     generator = torch.Generator().manual_seed(seed)
     heads = [*_copies(adapted)]

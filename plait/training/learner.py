@@ -51,13 +51,7 @@ _LEAST = 0.25  # no step makes the next one more than four times as long
 
 @dataclass(frozen=True)
 class TrainingInputs:
-    """The data, settings and starting point of one adapter's training.
-
-    Attributes:
-        settings: steps, batch, learning rate, schedule, seed, which sides train, loss terms.
-        start: (size,) the adapter before; not changed.
-        carried: from the client's earlier rounds.
-    """
+    """The data, settings and starting point of one adapter's training; `start` (size,) is not changed."""
 
     examples: Sequence[Example]
     settings: Settings
@@ -100,11 +94,7 @@ class StepReport:
 
 @dataclass(frozen=True)
 class LocalTraining:
-    """The result of a training run.
-
-    Attributes:
-        flat: (size,) the adapter after.
-    """
+    """The result of a training run; `flat` (size,) is the adapter after."""
 
     flat: Float32
     report: StepReport
@@ -120,14 +110,9 @@ class _Taken:
 
 
 class Learner:
-    """One adapter in training.
+    """One adapter in training, whose tensors have these sizes, of which some are trained.
 
     FedProx's term is added to what is minimised, though not to the losses that are reported.
-
-    Args:
-        sizes: elements of each of the adapter's tensors.
-        trained: whether each trains; at least one does.
-        device: of master, moments and gradient.
 
     Raises:
         ConfigError: the moments belong to another adapter.
@@ -188,11 +173,7 @@ class Learner:
     def step(
         self, gradients: Sequence[Tensor | None], loss: float, *, scale: float = 1.0, is_limited: bool = True
     ) -> None:
-        """Take a step.
-
-        Args:
-            is_limited: whether it is the loss that the gradients are of, so that it limits the step.
-        """
+        """Take a step; `is_limited` says whether it is the loss that the gradients are of, which limits the step."""
         settings, optimizer = self._inputs.settings, self._optimizer
         flat, master = optimizer.gradient, optimizer.master
         optimizer.take(gradients)
@@ -258,11 +239,7 @@ class Learner:
             self._optimizer.gradient.add_(self._optimizer.master - self._origin, alpha=mu)
 
     def finish(self, seconds: float) -> LocalTraining:
-        """The result after steps that took this many seconds.
-
-        Raises:
-            MachineError: there was none to take.
-        """
+        """The result after steps that took this many seconds."""
         steps = len(self._losses)
         if not steps:
             raise MachineError(f"all {self._skipped} steps overflowed float16: give --dtype float32, or bfloat16")
@@ -280,11 +257,7 @@ class Learner:
 
 
 def schedule_factor(settings: Settings, step: float) -> float:
-    """Learning rate at a step of the whole run, as a fraction of its peak.
-
-    Args:
-        settings: ``lr_schedule`` and ``total_steps``.
-    """
+    """Learning rate at a step of the whole run, as a fraction of its peak."""
     if settings.lr_schedule in ("constant", "slope"):
         return 1.0
     return 1.0 - min(1.0, step / max(1, settings.total_steps))
@@ -324,9 +297,6 @@ def _factor_by(last: _Taken, gradient: Tensor, most: float) -> float:
     al., arXiv 1703.04782). The measure is the most that a step may predict, as in `plait.aggregation.server_step`; no
     root is taken, because the next step corrects this one. A step that was shortened says nothing for a higher rate, as
     the rate did not decide its length.
-
-    Args:
-        most: in nats, that a step may predict.
     """
     slope = sum(float(along @ moved) for along, moved in zip(_pieces(gradient), last.pieces, strict=True))
     if not (math.isfinite(slope) and 0 < most < math.inf):
@@ -363,11 +333,7 @@ def _smallest_at_rest(values: Sequence[Tensor], gradients: Sequence[Tensor], tra
 
 @torch.no_grad()
 def _predicted_fall(gradient: Tensor, before: Sequence[Tensor], after: Tensor, kept: Tensor) -> float:
-    """The fall of the batch's loss that a step predicts to first order, in nats.
-
-    Args:
-        kept: the factor of clipping, 0 to 1.
-    """
+    """The fall of the batch's loss that a step predicts to first order, in nats; `kept` is the factor of clipping."""
     steps = zip(_pieces(gradient), before, _pieces(after), strict=True)
     return float(reduce(torch.add, [along @ (was - now) for along, was, now in steps]) / kept)
 
@@ -389,16 +355,10 @@ class _Run:
 
 
 class FlatAdamW:
-    """AdamW over one flat buffer.
+    """AdamW over one flat buffer, of which some tensors train; from `start`, which is not changed, and earlier moments.
 
     Attributes:
         master: (size,) float32, the adapter.
-
-    Args:
-        start: (size,) the initial adapter; not changed.
-        sizes: elements of each tensor, in the buffer's order.
-        trained: whether each tensor trains; at least one does.
-        moments: those of an earlier run, of as many values and tensors; None to start fresh.
     """
 
     def __init__(

@@ -59,8 +59,6 @@ class PeftLocalModel:
     """One client: a resident base, the client's records, and a trainer.
 
     Attributes:
-        base: the base, shared by all clients of this process.
-        records: the client's data, in its own order.
         held_out: data to measure on; by default the end of `records` is held out.
         histogram: counts that may be sent (labels or owners, never text).
         recall: returns the loss of the initial adapter; by default it is measured.
@@ -161,11 +159,7 @@ class PeftLocalModel:
         return self._teaching
 
     def split(self, spec: AdapterSpec, settings: Settings) -> Split:
-        """The client's examples under these settings, tokenised once.
-
-        Raises:
-            DataError: there is too little.
-        """
+        """The client's examples under these settings, tokenised once."""
         wanted = (
             spec.task,
             spec.labels,

@@ -68,13 +68,7 @@ class StepLoss(Protocol):
 
 @dataclass(frozen=True)
 class Taught:
-    """What a lesson is made of.
-
-    Attributes:
-        start: (size,) the adapter that it begins with.
-        memory: what gives way to fit a step into memory.
-        tokenizer: of the base, for a lesson that reads what it writes.
-    """
+    """What a lesson is made of: `start` (size,) is the adapter that it begins with."""
 
     settings: Settings
     start: Float32
@@ -141,9 +135,6 @@ class Teaching:
     """How one client learns an objective; here supervised fine-tuning, which of preferences learns the chosen replies.
 
     May remember what it found out about the client's examples.
-
-    Attributes:
-        kinds: of records that it learns from.
     """
 
     kinds: Collection[RecordKind] = frozenset(
@@ -154,10 +145,7 @@ class Teaching:
     def examples(
         self, records: Sequence[Record], kind: RecordKind, tokenizer: Tokenizer, seq_len: int
     ) -> list[Example]:
-        """Examples of records that are not plain text.
-
-        Args:
-            seq_len: tokens of a sequence at most.
+        """Examples of records that are not plain text, of at most so many tokens.
 
         Raises:
             DataError: the base's chat template refuses a record.
@@ -178,25 +166,13 @@ class Teaching:
     def measured(
         self, model: nn.Module, examples: Sequence[Example], settings: Settings, tokenizer: Tokenizer
     ) -> SequenceLosses | None:
-        """The losses of all held-out examples where they are no sum over tokens or pairs; None for `judge`.
-
-        Raises:
-            PartError: a part of the user's own fails.
-            MachineError: it does not fit into memory.
-            Abandoned: the result is no longer needed.
-        """
+        """The losses of all held-out examples where they are no sum over tokens or pairs; None for `judge`."""
         del model, examples, settings, tokenizer
         return None
 
 
 class BatchLoss:
-    """Cross-entropy in nats, summed over a batch's label tokens (or examples), in float32.
-
-    Args:
-        model: the base with the adapter, in the mode (training or not) to use.
-        pad_token: pads short rows if rows must be padded.
-        memory: what gives way to fit a step into memory.
-    """
+    """Cross-entropy in nats, summed over a batch's label tokens (or examples), in float32, in the model's mode."""
 
     is_sum = True
     """Whether the loss of a batch is the sum of those of its parts."""
@@ -228,11 +204,7 @@ class BatchLoss:
         return [float(part.sum()) for part in losses.double().cpu().split(counts)]
 
     def by_token(self, batch: Sequence[Example]) -> tuple[torch.Tensor, list[int]]:
-        """The same for every label token of a language model's batch.
-
-        Returns:
-            (counted,) float32 in the order of the batch, and the number for each sequence.
-        """
+        """The same for every label token of a language model's batch, (counted,) float32, and how many each has."""
         if self._fused is not None and self._fused.takes(batch):
             return self._by_fused(self._fused, batch)
         return self._by_model().by_token(batch), [count_labels(example, self._task) for example in batch]
@@ -278,11 +250,7 @@ class StepMemory:
         return [batch[first : first + size] for first in range(0, len(batch), size)]
 
     def give_way(self, largest: int, *, recomputes: bool = True) -> bool:
-        """Use less memory from now on.
-
-        Returns:
-            False if nothing is left to give up.
-        """
+        """Use less memory from now on; False if nothing is left to give up."""
         if recomputes and self.recomputed < ALL_BLOCKS:
             self.recomputed = ALL_BLOCKS
         elif self.cuts < largest:
@@ -294,10 +262,7 @@ class StepMemory:
 
 
 def within_memory(attempt: Callable[[], T], *, give_way: Callable[[], bool], device: torch.device, what: str) -> T:
-    """The result of `attempt`, tried again with less memory as long as there is a way.
-
-    Args:
-        give_way: called after each failure; False if nothing is left to give up.
+    """The result of `attempt`, tried again with less memory as long as `give_way` finds a way.
 
     Raises:
         MachineError: it does not fit.

@@ -197,11 +197,7 @@ def size_of(
     seq_len: int = 0,
     training: Training = Training(),
 ) -> ModelSize | None:
-    """The numbers of a base with an adapter; None if this cannot predict them.
-
-    Args:
-        seq_len: longest sequence; 0 for one within the window of the base's attention.
-    """
+    """The numbers of a base with an adapter; None if this cannot predict them. A length of 0 is short enough."""
     if not _is_predictable(config, spec, seq_len):
         return None
 
@@ -248,16 +244,7 @@ def _is_predictable(config: PretrainedConfig, spec: AdapterSpec, seq_len: int) -
 
 @dataclass(frozen=True)
 class StepPlan:
-    """What a step gives up, and the memory that it needs then.
-
-    Attributes:
-        cuts: parts that a batch is computed in.
-        recomputed: how many of the first blocks are computed twice.
-        slice_elements: logits of the loss that exist at a time.
-        embedding_on_host: whether the input embedding stays in the host's memory.
-        peak_bytes: most that tensors take during the step, or before it while completions are sampled.
-        fits: whether that is within the budget.
-    """
+    """What a step gives up, and the most that tensors take then; with `cuts` a batch is computed in so many parts."""
 
     cuts: int
     recomputed: int
@@ -308,11 +295,7 @@ def peak_bytes(
 
 
 def completions_bytes(size: ModelSize, *, rows: int, seq_len: int) -> int:
-    """Keys and values of completions with their prompts, in the layers of a device.
-
-    Args:
-        seq_len: tokens of each at most.
-    """
+    """Keys and values of completions with their prompts, of at most so many tokens, in the layers of a device."""
     # Those of a layer are copied to have one more.
     return (2 * size.layers + 1) * size.keys * size.value_bytes * rows * seq_len
 
@@ -345,15 +328,12 @@ def _unpacked(size: ModelSize) -> int:
 
 
 def plan_step(size: ModelSize, *, batch: int, seq_len: int, budget: float, host_has_room: bool = False) -> StepPlan:
-    """The plan that gives up least.
+    """The plan that gives up least within a budget of bytes.
 
     As few blocks are computed twice as fit, with the loss in slices as large as fit. If all blocks twice do not fit,
     the input embedding stays on the host; only if that does not help, the batch is computed in parts. Blocks computed
     twice and an embedding elsewhere change no bit of the adapter, slices and parts change it within rounding. For
     completions that do not fit a step gives up nothing: it would not help.
-
-    Args:
-        budget: bytes that tensors and the allocator's waste may take.
     """
     last = StepPlan(1, 0, SLICE_ELEMENTS_ON_GPU, False, 0, fits=False)
     sampled = sampling_bytes(size, seq_len=seq_len)

@@ -30,11 +30,7 @@ _HELD_ON_CPU = 1 << 28
 
 
 class ModelLosses:
-    """The losses of a model's batches.
-
-    Args:
-        is_sliced: whether the logits of a language model may be computed slice by slice.
-    """
+    """The losses of a model's batches; those of a language model may be computed slice by slice if it `is_sliced`."""
 
     def __init__(self, model: nn.Module, *, task: Task, pad_token: int, is_sliced: bool) -> None:
         self._model, self._task, self._pad_token = model, task, pad_token
@@ -90,15 +86,7 @@ class SlicedHead:
     def token_losses(
         self, tokens: torch.Tensor, mask: torch.Tensor | None, labels: Sequence[NDArray[np.int32]]
     ) -> torch.Tensor | None:
-        """Cross-entropy of every label token, (counted,) float32, in nats, in order.
-
-        Args:
-            tokens: (batch, longest), padded.
-            mask: of real tokens, or None if all are.
-
-        Returns:
-            None if the model changes what its head gives.
-        """
+        """Cross-entropy of every label token, (counted,) float32; None if the model changes its head's output."""
         batch, longest = tokens.shape
         targets = np.full((batch, longest), IGNORED, np.int64)
         for row, own in zip(targets, labels, strict=True):
@@ -192,13 +180,7 @@ def class_logits(
 
 
 class ChosenLoss:
-    """A loss that `--loss` names, in the place of `BatchLoss`; the model runs by its own modules.
-
-    Args:
-        model: the base with the adapter, in training mode.
-        parameters: of the adapter, in layout order.
-        start: (size,) the adapter that the round began with.
-    """
+    """A loss that `--loss` names, in the place of `BatchLoss`; the model runs by its own modules."""
 
     is_sum = False  # a user's own may be anything
     recomputes = False
@@ -228,11 +210,7 @@ class ChosenLoss:
         """The cross-entropy of the last batch, summed."""
 
     def __call__(self, batch: Sequence[Example]) -> torch.Tensor:
-        """The batch's loss; a scalar that gradients can be taken of.
-
-        Raises:
-            PartError: the function fails, or gives anything but one number with a gradient.
-        """
+        """The batch's loss; a scalar that gradients can be taken of."""
         logits, labels = self._logits(self._model, batch)
         self.reported = nn.functional.cross_entropy(logits.detach(), labels, ignore_index=IGNORED, reduction="sum")
         kept = labels != IGNORED

@@ -88,11 +88,7 @@ def check_functions(loss: str, objective: str) -> None:
 
 
 def loss_named(text: str) -> LocalLoss | None:
-    """The loss that `--loss` names; None for the cross-entropy.
-
-    Raises:
-        ConfigError: there is none, it is no function of (logits, labels, adapter), or an option is wrong.
-    """
+    """The loss that `--loss` names; None for the cross-entropy."""
     name, options = parse_choice(text)
     what = f"loss '{name}'"
     if name == CROSS_ENTROPY:
@@ -106,12 +102,7 @@ def loss_named(text: str) -> LocalLoss | None:
 
 
 def reward_named(text: str) -> Reward:
-    """The reward that ``grpo:reward=…`` names, with its options.
-
-    Raises:
-        ConfigError: there is none, its import is not allowed here, it is no function of (prompt, completion, answer),
-            or an option is wrong.
-    """
+    """The reward that ``grpo:reward=…`` names, with its options."""
     name, options = parse_choice(text)
     what = f"reward '{name}'"
     found = find(Kind.REWARD, name)
@@ -121,11 +112,7 @@ def reward_named(text: str) -> Reward:
 
 
 def value_of(reward: Reward, prompt: str, completion: str, answer: str) -> float:
-    """The reward of one completion.
-
-    Raises:
-        PartError: the reward raises, or gives anything but a finite number; without the texts.
-    """
+    """The reward of one completion; PartError, without the texts, if it fails or is no finite number."""
     with located_errors("it failed", quoting=False):
         found = reward(prompt, completion, answer)
         number = float(found) if isinstance(found, bool | int | float | np.bool_ | np.number) else math.nan

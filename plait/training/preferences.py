@@ -61,14 +61,7 @@ class Preferences(Teaching):
 def learn_references(
     known: dict[bytes, tuple[float, ...]], model: nn.Module, examples: Iterable[Example], *, pad_token: int
 ) -> None:
-    """Compute the log-probabilities of examples' replies under the base without the adapter that are not known yet.
-
-    Args:
-        known: those of an example's sides, in nats, by its digest.
-
-    Raises:
-        Abandoned: the result is no longer needed.
-    """
+    """Add to `known` the log-probabilities of examples' sides under the base alone, in nats, by digest, if missing."""
     unknown = {example.digest: example for example in examples if example.digest not in known}
     if not unknown:
         return
@@ -101,13 +94,7 @@ class PreferenceLesson(Lesson):
 
 
 class PreferenceLoss:
-    """An objective's loss of a batch, in the place of `BatchLoss`.
-
-    Args:
-        model: the base with the adapter, in the mode (training or not) to use.
-        references: of each example, as `learn_references` finds them.
-        memory: what gives way to fit a step into memory.
-    """
+    """An objective's loss of a batch, in the place of `BatchLoss`, with what `learn_references` found."""
 
     def __init__(
         self,
@@ -135,21 +122,13 @@ class PreferenceLoss:
         return self._losses.recomputes
 
     def __call__(self, batch: Sequence[Example]) -> torch.Tensor:
-        """The batch's loss, summed over its examples; a scalar that gradients can be taken of.
-
-        Raises:
-            PartError: an objective of the user's own fails, or gives anything but a loss of each example.
-        """
+        """The batch's loss, summed over its examples; a scalar that gradients can be taken of."""
         sides = self._sides(batch)
         return self._of_each(len(batch), lambda: self._objective.losses(sides)).sum()
 
     @torch.no_grad()
     def by_example(self, batch: Sequence[Example]) -> tuple[list[float], list[float]]:
-        """Losses, and the reward by which each example's chosen reply leads, without gradients.
-
-        Raises:
-            PartError: an objective of the user's own fails, or gives anything but a number of each example.
-        """
+        """Losses, and the reward by which each example's chosen reply leads, without gradients."""
         sides = self._sides(batch)
         chosen, rejected = (
             self._of_each(len(batch), partial(self._objective.reward, side)) for side in (sides.chosen, sides.rejected)

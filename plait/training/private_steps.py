@@ -41,11 +41,8 @@ Tensor = torch.Tensor
 class ExampleGradients:
     """Gradients with respect to an adapter's parameters.
 
-    Args:
-        model: the base with the adapter, in training mode.
-        parameters: of the adapter, in layout order; those that train require gradients.
-        together: most examples that are computed at once; each takes the memory of an adapter, and of its gradient.
-        recomputed: how many of the base's first blocks are computed twice instead of kept, which changes no bit.
+    At most `together` examples are computed at once; each takes the memory of an adapter, and of its gradient. The
+    first `recomputed` blocks are computed twice instead of kept, which changes no bit.
     """
 
     def __init__(
@@ -126,13 +123,8 @@ def train_privately(
 ) -> LocalTraining:
     """Train an adapter for `steps_taken` steps, so that no record shows.
 
-    The result's loss, tokens and time are left at 0: no noise covers them.
-
-    Args:
-        parameters: the adapter's parameters in layout order; overwritten.
-        charge: what these steps cost these records. Its key is secret; the same one gives the same batches and noise.
-        pad_token: pads short rows.
-        memory: what steps give up to fit into memory; of that only what changes no bit.
+    The result's loss, tokens and time are left at 0: no noise covers them. The charge's key is secret; the same one
+    gives the same batches and noise. Of what steps give up to fit into memory, only what changes no bit is.
     """
     settings, examples = inputs.settings, inputs.examples
     privacy, key = charge.privacy, charge.key

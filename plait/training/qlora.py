@@ -24,14 +24,7 @@ _DEVICES = ("cpu", "cuda")
 
 
 def check_four_bits(device: str) -> None:
-    """Refuse a machine that cannot hold a base in four bits.
-
-    Args:
-        device: type of the device, ``cpu`` or ``cuda``.
-
-    Raises:
-        ConfigError: bitsandbytes is missing, or has no kernels for the device.
-    """
+    """Refuse a type of device that cannot hold a base in four bits, or a machine without bitsandbytes."""
     if device not in _DEVICES:
         raise ConfigError(
             f"method is 'qlora' on device '{device}', expected {' or '.join(_DEVICES)}: bitsandbytes has no kernels "
@@ -45,14 +38,7 @@ def check_four_bits(device: str) -> None:
 
 
 def four_bits(compute: Compute, *, whole: Collection[str] = ()) -> dict[str, object]:
-    """Arguments of transformers' `from_pretrained` for loading a base in four bits.
-
-    Args:
-        whole: names of layers to leave unquantised; by default those that transformers takes for an output layer.
-
-    Raises:
-        ConfigError: this machine does not support it.
-    """
+    """Arguments of transformers' `from_pretrained` for loading a base in four bits; `whole` layers stay as they are."""
     check_four_bits(compute.device.type)
     from transformers import BitsAndBytesConfig
 
@@ -86,13 +72,7 @@ class _QuantState(Protocol):
 
 @dataclass(frozen=True)
 class Packed:
-    """The weight of a linear layer, two values a byte.
-
-    Attributes:
-        values: (d_out * d_in / 2, 1) uint8.
-        state: bitsandbytes' scales and shape.
-        dtype: in which the layer computes.
-    """
+    """The weight of a linear layer, (d_out * d_in / 2, 1) uint8, two values a byte; `dtype` in which it computes."""
 
     values: torch.Tensor
     state: _QuantState

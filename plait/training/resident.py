@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -18,7 +18,7 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
-from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 
 from plait.adapters import AdapterSpec, AdapterState, Layout, Task, parse_spec
 from plait.adapters.methods import is_quantised
@@ -39,21 +39,13 @@ from plait.training.examples import Tokenizer
 from plait.training.losses import StepMemory
 from plait.wire.settings import Settings
 
-if TYPE_CHECKING:
-    from plait.training.memory_plan import ModelSize, Training
-
 _Modules = tuple[tuple[str, int], ...]
 _Tensors = dict[str, tuple[object, ...]]
 
 
 @dataclass(eq=False)
 class BareBase:
-    """A loaded base.
-
-    Attributes:
-        model: the base; with an adapter on, while one is.
-        loaded_as: what decides how it is loaded: two that are equal are the same base.
-    """
+    """A loaded base, with an adapter on while one is; two that were `loaded_as` equals are the same base."""
 
     model: PreTrainedModel
     loaded_as: tuple[object, ...]
@@ -139,7 +131,6 @@ class ResidentBase:
     """A base on a device, ready for adapters.
 
     Args:
-        fingerprint: SHA-256 of the base, hex.
         seq_len: longest sequence that will be used (decides the attention kernel).
         adapter_in_float32: whether the adapter also computes in float32. plait's own trainer keeps float32 masters
             outside the model and does not need it; a trainer that steps on the model's parameters does.
@@ -201,12 +192,7 @@ class ResidentBase:
         return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
 
     def prepare(self, spec_text: str) -> Blueprint:
-        """Spec and initial adapter, derived from what a server sent; computed once per spec.
-
-        Raises:
-            PeerError: it is not a spec.
-            ConfigError: it does not fit this base.
-        """
+        """Spec and initial adapter, derived from what a server sent; computed once per spec."""
         if spec_text not in self._blueprints:
             request = parse_spec(spec_text)
             if is_quantised(request.method):
@@ -259,7 +245,14 @@ class ResidentBase:
         budget = memory_for_steps(self.compute.device, self.memory_limit_bytes)
         if not budget or len(self.devices) > 1 or spec.task is not Task.CAUSAL_LM:
             return
-        from plait.training.memory_plan import PREDICTION_ERROR, Training, over_one_sequence, plan_step, what_would_fit
+        from plait.training.memory_plan import (
+            PREDICTION_ERROR,
+            Training,
+            over_one_sequence,
+            plan_step,
+            size_of,
+            what_would_fit,
+        )
 
         training = Training.of(settings)
         objective = objective_named(settings.objective)
@@ -271,7 +264,14 @@ class ResidentBase:
         self._planned = wanted
         self._embedding_on_host = b""
         config = read_base_config(self.directory, spec.task, spec.labels)
-        size = self._size(config, spec, training, settings.seq_len)
+        size = size_of(
+            config,
+            spec,
+            value_bytes=self.compute.dtype.itemsize,
+            on_cpu=self.compute.device.type == "cpu",
+            seq_len=settings.seq_len,
+            training=training,
+        )
         if size is None:
             return
         host, seq_len = has_memory_of_its_own(self.compute.device), settings.seq_len
@@ -290,18 +290,6 @@ class ResidentBase:
         self._embedding_on_host = slot_digest(spec) if plan.embedding_on_host else b""
         self.step_memory.begin_with(recomputed=plan.recomputed, cuts=plan.cuts, slice_elements=plan.slice_elements)
 
-    def _size(self, config: PretrainedConfig, spec: AdapterSpec, training: Training, seq_len: int) -> ModelSize | None:
-        from plait.training.memory_plan import size_of
-
-        return size_of(
-            config,
-            spec,
-            value_bytes=self.compute.dtype.itemsize,
-            on_cpu=self.compute.device.type == "cpu",
-            seq_len=seq_len,
-            training=training,
-        )
-
     def _attached(self, spec: AdapterSpec) -> PeftModel:
         """The base with a new slot for this adapter."""
         bare, adapted = self._bare, self._model
@@ -310,7 +298,11 @@ class ResidentBase:
         if bare is not None and (bare.loaded_as != loaded_as or (adapted and not bare.take_off(adapted))):
             bare = adapted = None  # its memory is free before the base is read again
         if bare is None:
-            model = self._load(spec)
+            model = self._read(spec)
+            if spec.task is Task.CLASSIFICATION:
+                from plait.training.heads import silence
+
+                silence(model)
             bare = BareBase(model, loaded_as)
         bare.keep_embedding(on_host=False)  # new slots lie where the layers lie that they change
         model = attach(bare.model, peft_config_of(spec.peft_config), in_float32=self._adapter_in_float32)
@@ -325,14 +317,6 @@ class ResidentBase:
 
     def _drop(self) -> None:
         self._bare, self._model, self._carried = None, None, b""
-
-    def _load(self, spec: AdapterSpec) -> PreTrainedModel:
-        model = self._read(spec)
-        if spec.task is Task.CLASSIFICATION:
-            from plait.training.heads import silence
-
-            silence(model)
-        return model
 
     def _read(self, spec: AdapterSpec) -> PreTrainedModel:
         config = read_base_config(self.directory, spec.task, spec.labels)
@@ -397,11 +381,7 @@ def read_adapter(model: PeftModel, like: AdapterState) -> AdapterState:
 
 
 def adapter_parameters(model: PeftModel, layout: Layout) -> list[nn.Parameter]:
-    """The parameters of an adapter's tensors, in layout order.
-
-    Raises:
-        ConfigError: a tensor of the adapter is not a parameter of the model, so it cannot be trained in place.
-    """
+    """The parameters of an adapter's tensors, in layout order; ConfigError if one cannot be trained in place."""
     tensors = _behind(model)
     found = [tensors[slot.name] for slot in layout.slots]
     parameters = [tensor for tensor in found if isinstance(tensor, nn.Parameter)]

@@ -21,11 +21,7 @@ from plait.training.losses import Teaching
 
 
 def teaching_of(text: str) -> Teaching:
-    """How the objective of this text is learned.
-
-    Raises:
-        ConfigError: there is none, or an option is wrong.
-    """
+    """How the objective of this text is learned."""
     objective = objective_named(text)
     if objective.is_plain:
         return Teaching()
@@ -68,12 +64,7 @@ def tokenise(
 
 
 def check_kind(kind: RecordKind, task: Task, objective: str) -> None:
-    """Refuse records that a run cannot learn from.
-
-    Raises:
-        ConfigError: there is no such objective.
-        DataError: records of this kind do not fit the task or the objective.
-    """
+    """Refuse records that a run cannot learn from."""
     teaching = teaching_of(objective)
     fitting, expected = teaching.kinds, teaching.expected
     if task is Task.CLASSIFICATION:

@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -52,12 +52,6 @@ def train_steps(
         parameters: the adapter's parameters in layout order; overwritten.
         teaching: of the objective, with what it remembers; None for supervised fine-tuning.
         memory: what earlier steps gave up to fit into memory; changed if it is not enough.
-
-    Raises:
-        PartError: a part of the user's own fails.
-        MachineError: a step does not fit into memory.
-        ConfigError: no part of this adapter trains, or the moments belong to another adapter.
-        Abandoned: the result is no longer needed.
     """
     started, settings, memory = time.perf_counter(), inputs.settings, memory or StepMemory()
     trained = trained_parameters(model, parameters, settings.trained)
@@ -96,11 +90,7 @@ def follow(parameters: Sequence[nn.Parameter], values: Sequence[torch.Tensor]) -
 
 
 def trained_parameters(model: nn.Module, parameters: Sequence[nn.Parameter], sides: str) -> list[bool]:
-    """Which of the parameters train if these sides do.
-
-    Raises:
-        ConfigError: none of them.
-    """
+    """Which of the parameters train if these sides do; ConfigError if none."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     matches = [_SIDE.search(names[id(parameter)]) for parameter in parameters]
     trained = [match is None or match[1] in sides for match in matches]
@@ -164,16 +154,10 @@ class StepGradients:
         return cls(parameters, loss, size, settings.seq_len, memory, LossScale.of(model.parameters()))
 
     def compute(self, batches: Sequence[Sequence[Example]], counted: int) -> tuple[float, bool]:
-        """Compute a step's gradients.
-
-        Args:
-            counted: the terms of its loss.
+        """Compute a step's gradients; `counted` is the number of terms of its loss.
 
         Returns:
             The loss, and whether a step may be taken along the gradients.
-
-        Raises:
-            MachineError: it does not fit into memory.
         """
         # What is computed: sequences, or whole batches where the loss is no plain sum over them.
         units = [[example] for batch in batches for example in batch] if self.loss.is_sum else batches
@@ -232,11 +216,8 @@ class LossScale:
     """The factor of a training's losses, so that small gradients do not vanish in float16 (arXiv 1710.03740).
 
     A power of two, as in torch's `GradScaler`: halved whenever a gradient overflows, and doubled after many steps
-    without an overflow. A step is never taken along a gradient that overflowed. Other types need no factor.
-
-    Attributes:
-        factor: by which a loss is multiplied; gradients are divided by it, in float32.
-        adapts: whether it changes: in float16 only.
+    without an overflow. A step is never taken along a gradient that overflowed. Other types need no factor: only in
+    float16 it `adapts`.
     """
 
     factor: float = 1.0
@@ -279,13 +260,8 @@ class LossScale:
     def settle(self, attempt: Callable[[], tuple[float, bool]]) -> tuple[float, bool]:
         """Attempt a step, again with half the factor as long as its gradients overflow though its loss does not.
 
-        torch's `GradScaler` gives up the batch instead; a client has few steps.
-
-        Args:
-            attempt: gives a loss and whether a gradient overflowed; can be called again.
-
-        Returns:
-            The last attempt's loss, and whether a step may be taken along its gradients.
+        torch's `GradScaler` gives up the batch instead; a client has few steps. Returns the last attempt's loss, and
+        whether a step may be taken along its gradients.
         """
         while True:
             loss, overflowed = attempt()
@@ -304,18 +280,10 @@ def measure_losses(
     teaching: Teaching | None = None,
     memory: StepMemory | None = None,
 ) -> SequenceLosses:
-    """Loss (and correct answers, or leads) of every example, in evaluation mode.
-
-    Args:
-        teaching: by which they are judged; None for supervised fine-tuning.
-        memory: what earlier steps gave up to fit into memory; changed if it is not enough.
-
-    Raises:
-        MachineError: one sequence does not fit into memory.
-        Abandoned: the result is no longer needed.
-    """
+    """Loss (and correct answers, or leads) of every example, in evaluation mode, as `train_steps` has its arguments."""
     model.eval()
-    memory, device, done = memory or StepMemory(), device_of(model), _Measured()
+    memory, device, correct = memory or StepMemory(), device_of(model), 0
+    losses, leads = list[float](), list[float]()
     batch_loss = BatchLoss(model, task=task, pad_token=pad_token)
     judge = (teaching or Teaching()).judge(model, examples, pad_token=pad_token)
     for first in range(0, len(examples), batch_size):
@@ -324,14 +292,14 @@ def measure_losses(
             from plait.training.model_losses import class_logits
 
             logits, labels = class_logits(model, batch, pad_token=pad_token, device=device)
-            done.losses += nn.functional.cross_entropy(logits, labels, reduction="none").tolist()
-            done.correct += int((logits.argmax(dim=-1) == labels).sum())
+            losses += nn.functional.cross_entropy(logits, labels, reduction="none").tolist()
+            correct += int((logits.argmax(dim=-1) == labels).sum())
         elif judge:
             found, led = judge(batch)
-            done.losses += found
-            done.leads += led
+            losses += found
+            leads += led
         else:
-            done.losses += within_memory(
+            losses += within_memory(
                 partial(_by_sequence, batch_loss, batch, memory),
                 give_way=partial(memory.give_way, len(batch), recomputes=False),
                 device=device,
@@ -339,19 +307,12 @@ def measure_losses(
             )
         check_abandoned()
     return SequenceLosses(
-        tuple(done.losses),
+        tuple(losses),
         tuple(count_labels(example, task) for example in examples),
-        done.correct if task is Task.CLASSIFICATION else None,
+        correct if task is Task.CLASSIFICATION else None,
         digest_of(examples).hex(),
-        tuple(done.leads),
+        tuple(leads),
     )
-
-
-@dataclass
-class _Measured:
-    losses: list[float] = field(default_factory=list[float])
-    leads: list[float] = field(default_factory=list[float])
-    correct: int = 0
 
 
 def _by_sequence(batch_loss: BatchLoss, batch: Sequence[Example], memory: StepMemory) -> list[float]:

@@ -102,7 +102,7 @@ def main() -> None:
 
 
 def keep(made: Path) -> None:
-    """JSON files unchanged, all others packed into one for the Flower App Bundle (plait/training/built_in_bases.py)."""
+    """JSON files unchanged, all others packed into one for the Flower App Bundle (plait/training/bases.py)."""
     packed: dict[str, str] = {}
     for path in sorted(made.iterdir()):
         if path.suffix == ".json":

@@ -324,7 +324,7 @@ def _fingerprint() -> str:
 
 def _own_base() -> Path:
     """A base outside of the cache, whose fingerprint is remembered there."""
-    from plait.training.built_in_bases import unpack_tiny
+    from plait.training.bases import unpack_tiny
 
     place = Path(os.environ["PLAIT_CACHE"]).parents[1] / "base"
     if not place.exists():
@@ -376,7 +376,7 @@ _HONEST_BASE: list[object] = []
 
 def _base() -> object:
     from plait.errors import MachineError
-    from plait.training.built_in_bases import unpack_tiny
+    from plait.training.bases import unpack_tiny
 
     try:
         folder = unpack_tiny()

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from plait.training.built_in_bases import unpack_tiny
+from plait.training.bases import unpack_tiny
 
 FIELD = Path(__file__).parents[2] / "simulations" / "field"
 RUN = '''

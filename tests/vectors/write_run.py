@@ -23,7 +23,7 @@ import numpy as np
 
 from plait.adapters import AdapterState, Layout
 from plait.adapters.fingerprint import fingerprint_base
-from plait.training.built_in_bases import unpack_tiny
+from plait.training.bases import unpack_tiny
 from plait.transport.protocol import enrolment_bytes
 from plait.trust.keys import NodeKey
 from plait.v1 import federation_pb2 as pb

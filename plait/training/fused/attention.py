@@ -44,12 +44,7 @@ class Heads:
 
 @dataclass(frozen=True)
 class Angles:
-    """Rotation by position (RoPE, arXiv 2104.09864).
-
-    Attributes:
-        cosine: (longest, width); its halves are equal.
-        sine: as cosine.
-    """
+    """Rotation by position (RoPE, arXiv 2104.09864): cosine and sine, (longest, width), their halves equal."""
 
     cosine: Tensor
     sine: Tensor
@@ -71,12 +66,7 @@ class Angles:
 
 @dataclass(frozen=True)
 class Stretch:
-    """Neighbouring sequences of equal length.
-
-    Attributes:
-        first: first row.
-        count: sequences.
-    """
+    """Neighbouring sequences of equal length, from the row `first` on."""
 
     first: int
     count: int
@@ -135,11 +125,7 @@ def attend(
     """Attention of every sequence on itself.
 
     Args:
-        q: (rows, queries * width)
-        k: (rows, keys * width)
-        v: as k.
-        heads: their shape.
-        where: positions of the sequences.
+        q: (rows, queries * width); k and v: (rows, keys * width).
         angles: of at least the longest; of every row where it is `Ragged`.
 
     Returns:
@@ -163,14 +149,9 @@ def attend_gradient(
     where: Sequence[Place],
     angles: Angles,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of `attend` in q, k and v for an output gradient.
+    """Gradients of `attend` in q, k and v for an output gradient, (rows, queries * width).
 
-    Args:
-        grad: (rows, queries * width)
-        inputs: the graphs that `attend` returned if there are any, else its q, k and v.
-        heads: as for `attend`.
-        where: as for `attend`.
-        angles: as for `attend`.
+    `inputs` are the graphs that `attend` returned if there are any, else its q, k and v.
     """
     graphs = tuple(x for x in inputs if not isinstance(x, Tensor))
     if not graphs:
@@ -216,12 +197,7 @@ _ARGUMENTS = {"attend": (*[_P] * 6, *_OF_SHAPE), "attend_gradient": (*[_P] * 9, 
 
 
 def takes_ragged(heads: Heads, like: Tensor) -> bool:
-    """Whether one call computes sequences of several lengths.
-
-    Args:
-        heads: shape of the attention.
-        like: a tensor of its device and type.
-    """
+    """Whether one call computes sequences of several lengths, on the device and in the type of `like`."""
     if like.device.type == "cpu" or varlen_attention() is None:
         return False
     # Some GPUs compute wide heads, but not their gradients.
@@ -242,12 +218,7 @@ def varlen_attention() -> Callable[..., Tensor] | None:
 
 @dataclass(frozen=True)
 class _Graph:
-    """Autograd's graph of torch's own attention in one place.
-
-    Attributes:
-        leaves: queries, keys and values, (count, heads, length, width) each.
-        out: their attention, as queries.
-    """
+    """Autograd's graph of torch's own attention in one place; q, k and v are (count, heads, length, width)."""
 
     leaves: tuple[Tensor, Tensor, Tensor]
     out: Tensor

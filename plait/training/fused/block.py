@@ -35,10 +35,7 @@ Weight: TypeAlias = "Tensor | Packed"
 class Square:
     """A square matrix R between fixed factors: the low-rank pair A and B (R - 1) (LoRA-XS, arXiv 2405.17604).
 
-    Attributes:
-        A: (rank, d_in), fixed.
-        B: (d_out, rank), fixed.
-        R: (rank, rank), trained.
+    A: (rank, d_in), B: (d_out, rank), R: (rank, rank), of which R trains.
     """
 
     A: torch.Tensor
@@ -53,13 +50,10 @@ class Square:
 
 @dataclass(frozen=True)
 class PlainLayer:
-    """A frozen linear layer, with or without one active low-rank pair.
+    """A frozen linear layer, (d_out, d_in) and a bias, with or without one active low-rank pair.
 
-    Attributes:
-        weight: (d_out, d_in), of the frozen layer.
-        bias: (d_out,), of the frozen layer, or None.
-        pair: lora_A (rank, d_in) and lora_B (d_out, rank), or a square matrix between fixed factors, or None.
-        scale: alpha / rank (or that of PEFT's rsLoRA).
+    The pair is lora_A (rank, d_in) and lora_B (d_out, rank), or a square matrix between fixed factors; `scale` is
+    alpha / rank (or that of PEFT's rsLoRA).
     """
 
     weight: Weight
@@ -151,13 +145,7 @@ def _hooked(module: nn.Module) -> bool:
 
 @dataclass(frozen=True)
 class Projection:
-    """A frozen linear layer with or without pairs.
-
-    Attributes:
-        weight: (d_out, d_in)
-        bias: (d_out,), or None.
-        pair: its low-rank pair.
-    """
+    """A frozen linear layer, (d_out, d_in), with or without pairs."""
 
     weight: Weight
     bias: Tensor | None
@@ -167,16 +155,10 @@ class Projection:
 def project(
     x: Tensor, projections: Sequence[Projection], rows: Sequence[int], *, residual: Tensor | None = None
 ) -> tuple[list[Tensor], Tensor | None]:
-    """Several projections of one input.
-
-    Args:
-        x: (rows, d_in)
-        projections: all with d_in inputs.
-        rows: number of rows of each adapter.
-        residual: (rows, d_out), added to the only projection.
+    """Several projections of one input, x: (rows, d_in); `rows` are those of each adapter.
 
     Returns:
-        (rows, d_out) for each projection; the input of `pair_gradients`, None without pairs.
+        (rows, d_out) for each, the only one plus `residual`; the input of `pair_gradients`, None without pairs.
     """
     outs = [_frozen(x, projection, residual) for projection in projections]
     pairs, beside = _with_pairs(projections, outs)
@@ -186,13 +168,7 @@ def project(
 def input_gradient(
     grads: Sequence[Tensor], projections: Sequence[Projection], rows: Sequence[int], *, wanted: bool = True
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradient of `project` with respect to x.
-
-    Args:
-        grads: (rows, d_out) for each projection.
-        projections: as in `project`.
-        rows: as in `project`.
-        wanted: whether the gradient is needed.
+    """Gradient of `project` with respect to x, if it is wanted, by those of its outputs, (rows, d_out) each.
 
     Returns:
         (rows, d_in), or None if it is not wanted; the input of `pair_gradients`, None without pairs.
@@ -216,16 +192,9 @@ def pair_gradients(
     *,
     wanted: Sequence[tuple[bool, bool]],
 ) -> list[PairGradient]:
-    """Gradients of `project` with respect to its pairs.
+    """Gradients of `project` with respect to its pairs; `wanted` says of each whether A and B need one.
 
-    Args:
-        grads: (rows, d_out) for each projection.
-        grad_inner: from `input_gradient`.
-        x: the input.
-        inner: from `project`.
-        projections: as in `project`.
-        rows: as in `project`.
-        wanted: for each projection, whether A and B need a gradient.
+    `grad_inner` is from `input_gradient`, `inner` from `project`.
     """
     if inner is None or grad_inner is None:
         return [PairGradient(None, None)] * len(projections)
@@ -252,13 +221,7 @@ def _frozen(x: Tensor, projection: Projection, residual: Tensor | None) -> Tenso
 
 @dataclass(frozen=True)
 class Block:
-    """One block.
-
-    Attributes:
-        linears: q, k, v, o, gate, up, down, with the pairs of the model's own adapter.
-        norms: weights of the two norms, (width,) each.
-        heads: shape of the attention.
-    """
+    """One block: q, k, v, o, gate, up, down with the pairs of the model's own adapter, and two norms, (width,) each."""
 
     linears: tuple[PlainLayer, ...]
     norms: tuple[Tensor, Tensor]
@@ -268,13 +231,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Rows:
-    """Which rows of a batch belong together.
-
-    Attributes:
-        sequences: positions of the sequences.
-        by_adapter: number of rows of each adapter, in order.
-        angles: by position, or by row where the sequences are `Ragged`.
-    """
+    """Which rows of a batch belong together: where sequences lie, and how many rows each adapter has."""
 
     sequences: tuple[Place, ...]
     by_adapter: tuple[int, ...]
@@ -289,14 +246,9 @@ def run_block(
     *,
     recomputed: bool = False,
 ) -> Tensor:
-    """Compute one block's output.
+    """One block's output for x, (rows, width), with A and B of each linear layer as for `Pair.of`, or None.
 
-    Args:
-        x: (rows, width)
-        block: whose frozen part computes.
-        rows: which rows belong together.
-        pairs: A and B of each linear layer of the block, as for `Pair.of`, or None.
-        recomputed: whether the backward pass computes the values inside the block again instead of keeping them.
+    If `recomputed`, the backward pass computes the values inside the block again instead of keeping them.
     """
     flat = [tensor for pair in pairs for tensor in (pair or (None, None))]
     return cast("Tensor", _RunBlock.apply(x, block, rows, recomputed, *flat))
@@ -369,13 +321,9 @@ class _RunBlock(torch.autograd.Function):
 class _Inside:
     """What the backward pass needs of the values between a block's input and its output.
 
-    Attributes:
-        graphs: of the attention, where torch computed it.
-        q, k, v: projections of the first norm's result; not kept where there are graphs.
-        mixed: result of the attention.
-        y: input of the second norm.
-        gate, up: projections of its result.
-        qkv_inner, o_inner, gated_inner: inputs of `pair_gradients`.
+    `graphs` are of the attention, where torch computed it; q, k and v, which the first norm's result gave, are kept
+    only where there are none. `mixed` is what attention gives, `y` the input of the second norm, `gate` and `up` what
+    its result gave. `qkv_inner`, `o_inner` and `gated_inner` are inputs of `pair_gradients`.
     """
 
     graphs: Graphs

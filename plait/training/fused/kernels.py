@@ -31,10 +31,7 @@ def native_library(progress: Callable[[str], None] = lambda _: None) -> ctypes.C
 def kernel(name: str, arguments: tuple[type, ...], *tensors: torch.Tensor) -> Callable[..., None] | None:
     """The compiled kernel for tensors like these, which must be of one type; None where torch must compute.
 
-    Args:
-        name: without the suffix of a type, which the first tensor decides.
-        arguments: ctypes of its arguments.
-        tensors: what it is to read and write.
+    The first tensor decides the suffix of the name; `arguments` are ctypes.
     """
     suffix = _SUFFIXES.get(tensors[0].dtype)
     if suffix is None or not all(tensor.device.type == "cpu" and tensor.is_contiguous() for tensor in tensors):
@@ -192,7 +189,7 @@ def token_losses(
     eps: float,
     slice_elements: int = SLICE_ELEMENTS_ON_GPU,
 ) -> Tensor:
-    """Cross-entropy in nats of each row that has a target.
+    """Cross-entropy in nats of each row that has a target, (counted,) float32.
 
     Args:
         x: (rows, width), output of the last block.
@@ -200,11 +197,7 @@ def token_losses(
         head_weight: (words, width), frozen.
         targets: (counted,) int64.
         rows: (counted,) int64, the rows of x for the targets; each at most once.
-        eps: of the norm.
         slice_elements: logits that exist at a time; fewer on a CPU.
-
-    Returns:
-        (counted,) float32
     """
     return cast("Tensor", _TokenLosses.apply(x, norm_weight, head_weight, targets, rows, eps, slice_elements))
 

@@ -22,7 +22,7 @@ from transformers.models.qwen2 import modeling_qwen2
 from plait.training.examples import IGNORED, Example
 from plait.training.fused.attention import Angles, Heads, Place, Ragged, stretches, takes_ragged
 from plait.training.fused.block import Block, Rows, Square, plain_layer, run_block
-from plait.training.fused.kernels import SLICE_ELEMENTS_ON_GPU, rms_norm, token_losses
+from plait.training.fused.kernels import SLICE_ELEMENTS_ON_GPU, token_losses
 
 Tensor = torch.Tensor
 Pairs = Mapping[int, tuple[Tensor, Tensor]]
@@ -53,14 +53,8 @@ _ROTATIONS = ("default", "linear", "llama3")  # those whose angles do not depend
 class FusedLanguageModel:
     """The parts of the model that its losses need.
 
-    Attributes:
-        embedding: (words, width)
-        norm: weight of the last norm, (width,).
-        norm_eps: of the last norm.
-        head: (words, width)
-        rotation: the model's own module for angles.
-        longest: longest supported sequence (a sliding window); None for no limit.
-        embedding_on_host: whether the embedding lies in the host's memory, and all else on a device.
+    Embedding and head are (words, width); `rotation` is the model's own module for angles. No sequence may be longer
+    than `longest` (a sliding window). The embedding may lie in the host's memory, and all else on a device.
     """
 
     embedding: Tensor
@@ -73,11 +67,7 @@ class FusedLanguageModel:
     embedding_on_host: bool
 
     def pairs_of(self, stacks: Mapping[int, Tensor]) -> Pairs:
-        """The pairs of several adapters.
-
-        Args:
-            stacks: (adapters, *shape) of each parameter of the adapter, by its `id`.
-        """
+        """The pairs of several adapters, of (adapters, *shape) of each parameter of the adapter, by its `id`."""
         found: dict[int, tuple[Tensor, Tensor]] = {}
         for pair in (layer.pair for block in self.blocks for layer in block.linears):
             if pair is None:
@@ -97,17 +87,13 @@ class FusedLanguageModel:
         recomputed: int = 0,
         slice_elements: int = SLICE_ELEMENTS_ON_GPU,
     ) -> tuple[Tensor, list[int]]:
-        """Cross-entropy of every label token, in nats, in the order of the batch.
+        """Cross-entropy of every label token, in nats, in the order of the batch, and the number for each sequence.
 
         Args:
             batch: sequences; with several adapters the same number for each, grouped by adapter.
-            adapters: number of adapters in the batch.
             pairs: pairs to use instead of the model's own; with several adapters, stacked.
             recomputed: how many of the first blocks the backward pass computes again instead of keeping their values.
             slice_elements: logits that exist at a time.
-
-        Returns:
-            (counted,) float32, and the number for each sequence.
         """
         lengths = [len(example.tokens) for example in batch]
         tokens = np.concatenate([example.tokens for example in batch])
@@ -127,24 +113,6 @@ class FusedLanguageModel:
         )
         bounds = np.searchsorted(counted, np.cumsum([0, *lengths]))
         return losses, [int(size) for size in np.diff(bounds)]
-
-    def hidden(self, sequences: Sequence[NDArray[np.int32]], wanted: NDArray[np.int64]) -> Tensor:
-        """What the head gets at some positions.
-
-        Args:
-            sequences: tokens.
-            wanted: (wanted,) positions in the sequences, which lie one after another.
-
-        Returns:
-            (wanted, width)
-        """
-        positions = self._sent(wanted)
-        x = self._computed(np.concatenate(sequences), [len(sequence) for sequence in sequences])
-        return rms_norm(x.index_select(0, positions), self.norm, self.norm_eps)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """What the head makes of `hidden`, (wanted, words)."""
-        return hidden @ self.head.t()
 
     def takes(self, batch: Sequence[Example]) -> bool:
         """Whether the sequences are short enough."""

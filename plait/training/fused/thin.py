@@ -22,13 +22,7 @@ _EIGHT = 8
 
 @dataclass(frozen=True)
 class Pair:
-    """The low-rank pairs of one projection, one for each adapter.
-
-    Attributes:
-        A: (adapters, rank, d_in)
-        B: (adapters, d_out, rank)
-        scale: alpha / rank.
-    """
+    """The low-rank pairs of one projection: A (adapters, rank, d_in), B (adapters, d_out, rank), scale alpha / rank."""
 
     A: Tensor
     B: Tensor
@@ -54,13 +48,7 @@ class PairGradient:
 
 
 def add_products(outs: Sequence[Tensor], x: Tensor, pairs: Sequence[Pair], rows: Sequence[int]) -> Tensor:
-    """Add scale (x A') B' to each output, in place.
-
-    Args:
-        outs: (rows, d_out) for each pair.
-        x: (rows, d_in)
-        pairs: at least one.
-        rows: number of rows of each adapter.
+    """Add scale (x A') B' to each output, (rows, d_out), in place; x: (rows, d_in), `rows` those of each adapter.
 
     Returns:
         scale x A' of all pairs side by side, an input of `gradients`.
@@ -82,13 +70,7 @@ def add_products(outs: Sequence[Tensor], x: Tensor, pairs: Sequence[Pair], rows:
 def add_input_gradient(
     grad_x: Tensor | None, grads: Sequence[Tensor], pairs: Sequence[Pair], rows: Sequence[int]
 ) -> Tensor:
-    """Add the gradient of x through the pairs, in place.
-
-    Args:
-        grad_x: (rows, d_in), or None if it is not wanted.
-        grads: (rows, d_out) for each pair.
-        pairs: at least one.
-        rows: number of rows of each adapter.
+    """Add the gradient of x through the pairs to `grad_x`, if that is wanted, in place; `grads`: (rows, d_out) each.
 
     Returns:
         The gradient of x A' of all pairs side by side, an input of `gradients`.
@@ -115,16 +97,9 @@ def gradients(
     *,
     wanted: Sequence[tuple[bool, bool]],
 ) -> list[PairGradient]:
-    """Gradients of the pairs.
+    """Gradients of the pairs; `wanted` says of each whether A and B need one.
 
-    Args:
-        x: (rows, d_in)
-        grads: (rows, d_out) for each pair.
-        inner: from `add_products`.
-        grad_inner: from `add_input_gradient`.
-        pairs: at least one.
-        rows: number of rows of each adapter.
-        wanted: for each pair, whether A and B need a gradient.
+    `inner` is from `add_products`, `grad_inner` from `add_input_gradient`.
     """
     if native := kernel("pair_gradients", _ARGUMENTS, x, *grads, *_factors(pairs)):
         found = [

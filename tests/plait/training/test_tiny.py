@@ -7,7 +7,7 @@ import pytest
 
 from plait.adapters import fingerprint_base
 from plait.errors import MachineError
-from plait.training.built_in_bases import unpack_tiny
+from plait.training.bases import unpack_tiny
 
 
 @pytest.fixture
