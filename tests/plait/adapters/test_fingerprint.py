@@ -3,7 +3,6 @@ import json
 import os
 import shutil
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from plait.adapters import fingerprint, fingerprint_base
-from plait.errors import DataError, MachineError, PeerError
+from plait.errors import DataError, PeerError
 
 TENSORS = {
     "model.embed.weight": np.arange(12, dtype=np.float32).reshape(4, 3),
@@ -91,9 +90,7 @@ def test_sharding_does_not_change_it(base: Path, tmp_path: Path, shards: int) ->
     "volatile",
     [
         {"transformers_version": "5.24.0"},
-        {"_name_or_path": "/somewhere/else"},
         {"dtype": "bfloat16"},
-        {"torch_dtype": "bfloat16"},
         {"use_cache": False},
         {"text_config": {"dtype": "bfloat16", "layers": 2, "transformers_version": "5.24.0"}},
     ],
@@ -128,33 +125,6 @@ def test_any_other_change_changes_it(base: Path, change: Callable[[Path], object
     before = fingerprint_base(base)
     change(base)
     assert fingerprint_base(base) != before
-
-
-def test_progress_ends_at_the_size_of_the_weights(base: Path) -> None:
-    calls: list[tuple[int, int]] = []
-    fingerprint_base(base, progress=lambda done, total: calls.append((done, total)))
-    total = sum(tensor.nbytes for tensor in TENSORS.values())
-    assert [done for done, _ in calls] == [48, 48 + 12, 48 + 12 + 40]
-    assert {t for _, t in calls} == {total}
-
-
-def test_an_interruption_does_not_wait_for_the_tensors_behind(tmp_path: Path, monkeypatch) -> None:
-    base = write_base(tmp_path / "base")
-    save_file({str(n): np.zeros(1, np.float32) for n in range(500)}, base / "model.safetensors")
-    hashed: list[int] = []
-
-    def slow_hash(path: Path, begin: int, end: int) -> str:
-        time.sleep(0.001)
-        hashed.append(begin)
-        return ""
-
-    def interrupt(done: int, total: int) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(fingerprint, "_hash_range", slow_hash)
-    with pytest.raises(KeyboardInterrupt):
-        fingerprint_base(base, progress=interrupt)
-    assert len(hashed) < 250
 
 
 # --- the cache
@@ -211,12 +181,6 @@ def test_a_damaged_cache_counts_as_empty_and_is_mended(base: Path, cache: Path, 
     assert fingerprint_base(base, cache=cache) == first
 
 
-def test_a_remembered_value_that_is_no_fingerprint_is_not_returned(base: Path, cache: Path) -> None:
-    first = fingerprint_base(base, cache=cache)
-    cache.write_text(cache.read_text().replace(first, "0" * 63))
-    assert fingerprint_base(base, cache=cache) == first
-
-
 @pytest.mark.parametrize("how", ["writable", "writable folder", "link"])
 def test_a_cache_that_others_can_change_counts_as_empty(base: Path, cache: Path, how: str) -> None:
     first = fingerprint_base(base, cache=cache)
@@ -264,9 +228,7 @@ def tensor_in_two_shards(base: Path) -> None:
     ("spoil", "error", "message"),
     [
         (only_pickles, DataError, "expected safetensors: convert them"),
-        (lambda base: (base / "model.safetensors").unlink(), DataError, "holds neither model.safetensors nor"),
         (lambda base: (base / "config.json").unlink(), DataError, "config.json' is missing"),
-        (lambda base: (base / "config.json").write_text("{"), DataError, "is not JSON"),
         (lambda base: (base / "config.json").write_text("[" * 100_000), DataError, "is not JSON"),
         (lambda base: save_file({}, base / "model.safetensors"), DataError, "hold no tensor"),
         (without_shard, DataError, "is missing, expected all 2 files"),
@@ -280,13 +242,4 @@ def test_a_directory_that_is_no_sound_base_is_refused(
 ) -> None:
     spoil(base)
     with pytest.raises(error, match=message):
-        fingerprint_base(base)
-
-
-def test_a_base_that_cannot_be_read_is_the_machines_fault(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def denied(*_: object) -> str:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(fingerprint, "_hash_range", denied)
-    with pytest.raises(MachineError, match=r"cannot read the base in .*: Permission denied"):
         fingerprint_base(base)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import html
 import json
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,17 +11,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
-from safetensors import safe_open
 from safetensors.numpy import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from plait.adapters import AdapterSpec, AdapterState, BaseReference, Layout, Task, model_card, save_peft_directory
-from plait.adapters.peft import escaped
 from plait.adapters.peft_reading import load_peft_directory, load_state
-from plait.errors import MachineError, PeerError
+from plait.errors import PeerError
 
 FINGERPRINT = "ab" * 32
 BASE = BaseReference("owner/model", "v1", FINGERPRINT)
@@ -121,23 +115,6 @@ def test_everything_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     assert load_state(path, spec).digest() == STATE.digest()
 
 
-def test_the_directory_holds_what_others_expect(saved: Path) -> None:
-    assert sorted(path.name for path in saved.iterdir()) == [
-        "README.md",
-        "adapter_config.json",
-        "adapter_model.safetensors",
-    ]
-    assert json.loads((saved / "adapter_config.json").read_text()) == {
-        **CONFIG,
-        "base_model_name_or_path": "owner/model",
-        "revision": "v1",
-        "inference_mode": True,
-    }
-    with safe_open(saved / "adapter_model.safetensors", "numpy") as file:
-        assert file.metadata()["format"] == "pt"
-    assert (saved / "README.md").read_text() == "# card\n"
-
-
 def test_equal_adapters_are_equal_bytes(saved: Path, tmp_path: Path) -> None:
     again = save(tmp_path / "again", spec=replace(SPEC, peft_config=dict(reversed(CONFIG.items()))))
     for path in saved.iterdir():
@@ -151,17 +128,6 @@ def test_saving_replaces_the_adapter_before_and_leaves_nothing_beside_it(saved: 
     assert not (saved / "stale.txt").exists()
     assert load_state(saved, SPEC).digest() == doubled.digest()
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
-
-
-def test_a_state_of_another_layout_is_not_saved(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="different layouts"):
-        save(tmp_path / "adapter", state=AdapterState.zeros(Layout.of({"x": [1]})))
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_missing_parent_is_the_machines_fault(tmp_path: Path) -> None:
-    with pytest.raises(MachineError, match="cannot write"):
-        save(tmp_path / "no" / "adapter")
 
 
 # --- adapters that are not the expected one
@@ -178,11 +144,6 @@ def test_a_missing_parent_is_the_machines_fault(tmp_path: Path) -> None:
 def test_the_same_tensors_with_another_meaning_are_refused(saved: Path, config: dict, message: str) -> None:
     with pytest.raises(PeerError, match=message):
         load_state(saved, replace(SPEC, peft_config={**CONFIG, **config}))
-
-
-def test_a_feature_that_is_off_may_be_left_out(saved: Path) -> None:
-    off = {"use_rslora": False, "rank_pattern": {}, "alpha_pattern": None}
-    assert load_state(saved, replace(SPEC, peft_config={**CONFIG, **off})).digest() == STATE.digest()
 
 
 def test_a_configuration_changed_after_saving_gives_no_spec(saved: Path) -> None:
@@ -236,22 +197,16 @@ def with_nan(path: Path) -> None:
     ("spoil", "message"),
     [
         (only_pickle, "holds only adapter_model.bin, which can run code"),
-        (lambda path: (path / "adapter_model.safetensors").unlink(), "cannot read"),
         (lambda path: (path / "adapter_config.json").unlink(), "cannot read .*"),
         (with_nan, "lora_A.weight' holds NaN"),
         (set_config_text(b""), "is not JSON"),
         (set_config_text(b" " * (1 << 21)), "expected at most 1048576"),
-        (set_config_text(b"{}"), "peft_type of the adapter is None"),
         (set_config(peft_type="LORA\x1b[2J"), "peft_type of the adapter is"),
         (set_config(base_model_name_or_path="a\nb"), "base_model_name_or_path of the adapter is"),
-        (set_config(base_model_name_or_path=["a"]), "base_model_name_or_path of the adapter is"),
-        (set_config(revision="x" * 5000), "revision of the adapter is"),
         (set_provenance("{"), "provenance is not JSON"),
         (set_provenance(base_fingerprint="AB" * 32), "base_fingerprint of the adapter is"),
         (set_provenance(init_seed=True), "init_seed of the adapter is"),
-        (set_provenance(labels="ham"), "labels of the adapter are"),
         (set_provenance(labels=["\x1b[2J"]), "a label of the adapter is"),
-        (set_provenance(method="lora\n"), "method of the adapter is"),
         (set_provenance(spec_digest=7), "spec_digest of the adapter is"),
     ],
 )
@@ -291,37 +246,6 @@ def test_the_hub_finds_base_library_task_and_tags() -> None:
     }
 
 
-def test_a_classifier_is_shown_with_its_labels() -> None:
-    text = card(spec=replace(OF_CARD, task=Task.CLASSIFICATION, labels=("ham", "spam")))
-    assert front_matter(text)["pipeline_tag"] == "text-classification"
-    assert "| Labels | ham, spam |" in text
-    assert 'AutoModelForSequenceClassification.from_pretrained("owner/model", revision="v1", num_labels=2)' in text
-
-
-def test_the_page_holds_the_facts_of_the_run() -> None:
-    text = card()
-    for row in (
-        "| Rank, alpha | 8, 16 |",
-        "| Trainable parameters | 3,200 |",
-        "| Rounds | 5 |",
-        "| Clients | 8 |",
-        "| Held-out loss of the base | 3.2500 |",
-        "| Held-out loss with the adapter | 2.5000 |",
-        f"| Base fingerprint | `{BASE.fingerprint}` |",
-    ):
-        assert row in text
-
-
-def test_unknown_losses_have_no_row() -> None:
-    assert "loss" not in model_card(name="run", spec=OF_CARD, base=BASE, rounds=0, clients=1)
-
-
-def test_the_way_to_load_it_is_four_lines_of_python() -> None:
-    code = card().split("```python\n")[1].split("\n```")[0]
-    assert len(code.splitlines()) == 4
-    compile(code, "card", "exec")
-
-
 def test_a_local_path_stays_off_the_card() -> None:
     text = card(base=replace(BASE, name="/home/alice/secret/base"))
     assert "base_model" not in front_matter(text)
@@ -333,12 +257,9 @@ def test_a_local_path_stays_off_the_card() -> None:
     [
         "<script>alert(1)</script>",
         "x\n---\nbase_model: evil/model\n---",
-        "![x](https://evil.example/track.png)",
         "[click](javascript:alert(1))",
         "run | 9 |\n| Rounds | 99",
         "```\n# heading",
-        "&lt;b&gt;",
-        "https://evil.example",
         "\u202egnp.exe",
     ],
 )
@@ -352,21 +273,3 @@ def test_markup_in_a_name_or_a_label_stays_text(name: str) -> None:
         line.count("|") for line in plain.splitlines()
     ]
     assert not any(markup in text for markup in ("<", "![", "](", "://", "\u202e"))
-
-
-@settings(max_examples=100)
-@given(st.text(max_size=200))
-def test_markdown_shows_escaped_text_as_it_was_given(text: str) -> None:
-    # CommonMark 0.31, sections 2.4 and 2.5: a backslash makes punctuation literal, an entity stands for its character.
-    token = re.compile(r"(?P<entity>&(?:amp|lt|gt);)|\\(?P<escaped>[!-/:-@\[-`{-~])|(?P<plain>[^!-/:-@\[-`{-~])")
-    result, shown, at = escaped(text), "", 0
-    while at < len(result):
-        match = token.match(result, at)
-        assert match, f"markup at {result[at:]!r}"
-        shown += html.unescape(match["entity"]) if match["entity"] else match["escaped"] or match["plain"]
-        at = match.end()
-    assert shown == "".join(character if character.isprintable() else " " for character in text)
-
-
-def test_long_names_are_cut() -> None:
-    assert escaped("x" * 1000) == "x" * 199 + "…"

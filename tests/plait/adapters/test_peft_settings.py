@@ -8,13 +8,12 @@ import json
 import pytest
 from peft import PeftConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-from transformers.activations import ACT2FN
 
 from plait.adapters import Task, parse_spec
-from plait.adapters.methods import METHODS, Option, method_named
-from plait.adapters.peft_settings import _ACTIVATIONS, _TABLES, checked_settings
+from plait.adapters.methods import METHODS
+from plait.adapters.peft_settings import _TABLES, checked_settings
 from plait.adapters.spec import PLACE_KEYS
-from plait.errors import ConfigError, PeerError
+from plait.errors import PeerError
 from plait.training import bottleneck
 
 bottleneck.register()
@@ -41,17 +40,14 @@ HOSTILE = [
     *((base, {"modules_to_save": [NESTED]}) for base in EVERY),
     *((base, {"layers_pattern": [NESTED]}) for base in (LORA, LORA_XS, VERA, PEANUT)),
     (LORA, {"rank_pattern": {"q_proj": 4}}),
-    (LORA, {"alpha_pattern": {"q_proj": 4}}),
     (LORA, {"bias": "all"}),
     (LORA, {"target_modules": [f"m{n}" for n in range(10_000)]}),
     (LORA, {"target_modules": ["a..b"]}),
-    (LORA, {"target_modules": [""]}),
     (LORA, {"target_modules": []}),
     (LORA, {"target_modules": None}),
     (IA3, {"feedforward_modules": NESTED}),
     *((base, {"r": rank}) for base in (LORA, LORA_XS, VERA, PEANUT) for rank in (200_000, 1 << 30, 0, 8.0, True, "8")),
     *((BOTTLENECK, {"r": rank}) for rank in (200_000, 1 << 30, 0, 8.0, True, "8")),
-    (LORA, {"lora_alpha": 0}),
     (LORA, {"lora_alpha": 1e300}),
     (LORA, {"lora_dropout": 2}),
     (LORA, {"use_dora": 1}),
@@ -59,10 +55,7 @@ HOSTILE = [
     (LORA, {"trainable_token_indices": [1]}),
     (LORA, {"layer_replication": [[0, 1 << 30]]}),
     (LORA, {"target_parameters": [NESTED]}),
-    (LORA, {"megatron_config": {"a": 1}}),
     (LORA, {"corda_config": {"cache_file": "evil.pt"}}),
-    (LORA, {"eva_config": {"rho": 2}}),
-    (LORA, {"layers_to_transform": [-1]}),
     (LORA, {"layers_to_transform": list(range(10_000))}),
     (LORA, {"a_key_of_tomorrow": "on"}),
     *((LORA_XS, {key: value}) for key, value in [
@@ -78,10 +71,8 @@ HOSTILE = [
     (PREFIX, {"prefix_projection": True}),
     (P_TUNING, {"encoder_reparameterization_type": "LSTM"}),
     (P_TUNING, {"encoder_num_layers": 100_000_000}),
-    (P_TUNING, {"encoder_hidden_size": 1 << 30}),
     (PEANUT, {"depth": 100_000_000}),
     (PEANUT, {"act_fn": "__import__"}),
-    (BOTTLENECK, {"act_fn": "__import__"}),
     (BOTTLENECK, {"layers_pattern": NESTED}),
     (VERA, {"projection_prng_key": -1}),
     (LORA, {"peft_type": "ADALORA"}),
@@ -139,10 +130,6 @@ def test_the_table_has_every_method_under_pefts_own_type() -> None:
     assert {method.peft_type for method in METHODS.values()} == set(_TABLES) <= PEFT_TYPE_TO_CONFIG_MAPPING.keys()
 
 
-def test_activations_are_ones_that_transformers_has() -> None:
-    assert set(_ACTIVATIONS) <= set(ACT2FN)
-
-
 CONFIG = {
     "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 8, "lora_alpha": 16, "target_modules": ["k_proj", "q_proj"],
 }  # fmt: skip
@@ -173,12 +160,9 @@ def test_a_spec_says_what_it_asks_for_before_anything_is_built() -> None:
         ({"peft_config": {**CONFIG, "use_dora": True}}, "use_dora of the adapter spec is True, expected False"),
         ({"peft_config": []}, "peft_config of the adapter spec is"),
         ({"peft_config": {**CONFIG, "task_type": "SEQ_CLS"}}, "task_type of the adapter spec is 'SEQ_CLS'"),
-        ({"peft_config": {**CONFIG, "task_type": None}}, "task_type of the adapter spec is None"),
-        ({"peft_config": {**CONFIG, "inference_mode": True}}, "inference_mode of the adapter spec is True"),
         ({"peft_config": {**CONFIG, "base_model_name_or_path": "/etc"}}, "base_model_name_or_path of the adapter"),
         ({"task": "juggle"}, "task of the adapter spec is 'juggle'"),
         ({"labels": ["a"]}, "labels of the adapter spec are .* none of a language model"),
-        ({"init_seed": -1}, "init_seed of the adapter spec is -1"),
         ({"init_seed": 1 << 64}, "init_seed of the adapter spec is"),
         ({"init_rank": 1 << 30}, "init_rank of the adapter spec is"),
         ({"extra": 1}, "'extra' of the adapter spec is unknown"),
@@ -188,17 +172,6 @@ def test_what_does_not_fit_is_refused_by_name(changed: dict, message: str) -> No
     with pytest.raises(PeerError, match=message) as refusal:
         parse_spec(json.dumps({**SPEC, **changed}))
     assert str(refusal.value).isprintable()
-
-
-def test_labels_must_differ() -> None:
-    with pytest.raises(PeerError, match="expected different names"):
-        parse_spec(json.dumps({**CLASSIFIER, "labels": ["a", "a"]}))
-
-
-@pytest.mark.parametrize("key", sorted(SPEC))
-def test_every_part_must_be_there(key: str) -> None:
-    with pytest.raises(PeerError, match=f"'{key}' of the adapter spec is missing"):
-        parse_spec(json.dumps({name: value for name, value in SPEC.items() if name != key}))
 
 
 @pytest.mark.parametrize(
@@ -218,22 +191,3 @@ def test_every_part_must_be_there(key: str) -> None:
 def test_json_that_is_no_spec_is_the_peers_fault(text: str) -> None:
     with pytest.raises(PeerError):
         parse_spec(text)
-
-
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if Option.TOKENS in method.options])
-def test_a_method_with_a_prompt_takes_its_length(name):
-    assert method_named(name).virtual_tokens == 20
-    assert method_named(f"{name}:virtual-tokens=3").virtual_tokens == 3
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("lora:virtual-tokens=3", "method 'lora' is given the option 'virtual-tokens', it has no options"),
-        ("prompt:virtual-tokens=0", "virtual-tokens of method 'prompt' is '0', expected greater than or equal to 1"),
-        ("prompt:tokens=3", "method 'prompt' is given the option 'tokens', expected one of virtual_tokens"),
-    ],
-)
-def test_another_option_is_refused(text, message):
-    with pytest.raises(ConfigError, match=message):
-        method_named(text)

@@ -19,14 +19,11 @@ from safetensors import numpy as reference
 from plait.adapters.safetensors import (
     MAX_DEPTH,
     MAX_HEADER_BYTES,
-    TensorEntry,
     decode_safetensors,
     encode_safetensors,
     parse_object,
     read_header,
-    read_metadata,
     read_safetensors,
-    shown,
     write_safetensors,
 )
 from plait.errors import PeerError
@@ -54,12 +51,9 @@ def nested(depth: int) -> bytes:
         (b"[]", "expected a JSON object"),
         (b'{"a":1}{', "not JSON"),
         (b'{"a":1,"a":1}', "'a' twice"),
-        (b'{"x":{"a":1,"a":1}}', "'a' twice"),
         (b'{"a":NaN}', "holds NaN"),
-        (b'{"a":[-Infinity]}', "holds -Infinity"),
         (b'{"a":"\xff"}', "not UTF-8 at byte 6"),
         ('{"a":1}'.encode("utf-16"), "not UTF-8"),
-        (b'{"a":"\x00"}', "not JSON"),
         (b'{"a":' + b"9" * 5000 + b"}", "not JSON"),
         (nested(MAX_DEPTH + 1), "nested too deep"),
         (b"[" * 90_000, "nested too deep"),
@@ -73,43 +67,6 @@ def test_anything_else_is_refused_saying_why(data: bytes, message: str) -> None:
 
 def test_the_deepest_allowed_object_is_read() -> None:
     assert parse(nested(MAX_DEPTH))
-
-
-def test_shown_is_short_and_free_of_control_characters() -> None:
-    text = shown("\x1b[31m\r\n" + "x" * 1_000_000)
-    assert text.isprintable()
-    assert len(text) <= 80
-
-
-def test_entries_hold_positions_in_the_file_and_permuted_offsets_are_sound() -> None:
-    header = {
-        "__metadata__": {"format": "pt"},
-        "first": {"dtype": "I64", "shape": [2], "data_offsets": [6, 22]},
-        "second": {"dtype": "U8", "shape": [3, 2], "data_offsets": [0, 6]},
-        "empty": {"dtype": "F32", "shape": [0, 4], "data_offsets": [6, 6]},
-        "scalar": {"dtype": "F16", "shape": [], "data_offsets": [22, 24]},
-    }
-    file = file_of(header, bytes(24))
-    begin = len(file) - 24
-    read = read_header(io.BytesIO(file), size=len(file))
-    assert read.metadata == {"format": "pt"}
-    assert read.tensors == {
-        "first": TensorEntry("I64", (2,), begin + 6, begin + 22),
-        "second": TensorEntry("U8", (3, 2), begin, begin + 6),
-        "empty": TensorEntry("F32", (0, 4), begin + 6, begin + 6),
-        "scalar": TensorEntry("F16", (), begin + 22, begin + 24),
-    }
-    assert {name: entry.size for name, entry in read.tensors.items()} == {
-        "first": 2,
-        "second": 6,
-        "empty": 0,
-        "scalar": 1,
-    }
-
-
-def test_four_bit_tensors_take_half_a_byte_an_element() -> None:
-    file = file_of({"x": {"dtype": "F4", "shape": [6], "data_offsets": [0, 3]}}, bytes(3))
-    assert read_header(io.BytesIO(file), size=len(file)).tensors["x"].size == 6
 
 
 def test_a_long_header_is_refused_before_it_is_read() -> None:
@@ -159,48 +116,36 @@ X = '"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}'
 HOSTILE = {
     # the length
     "empty file": (b"", "has 0 bytes, expected at least 8"),
-    "seven bytes": (bytes(7), "has 7 bytes"),
     "length beyond the file": ((100).to_bytes(8, "little") + b"{}", "claims 100 bytes, expected at most 2"),
     "length 0": (bytes(8), "begins with"),
     # the JSON
     "header is a list": (file_of([]), "begins with"),
-    "header is null": (file_of(None), "begins with"),
     "key twice": (file_of(f"{{{X},{X}}}".encode(), bytes(8)), "gives key 'x' twice"),
     "entry is a number": (file_of({"x": 7}), "expected dtype, shape and data_offsets"),
     "field too many": (one(stride=[1]), "expected dtype, shape and data_offsets"),
     "metadata holds a number": (file_of({"__metadata__": {"format": 1}}), "expected a string"),
     # the name
     "path as name": (one("../../etc/x"), "looks like a path"),
-    "backslash": (one("a\\b"), "looks like a path"),
     "NUL in the name": (one("a\0b"), "control or invisible"),
-    "lone surrogate": (one("\ud800"), "control or invisible"),
     "no name": (one(""), "has 0 characters"),
-    "long name": (one("x" * 513), "has 513 characters"),
     # the dtype
     "integers": (one(dtype="I32"), "dtype of 'x' is I32, expected one of BF16, F16, F32, F64"),
-    "unknown dtype": (one(dtype="f32"), "dtype of 'x' is 'f32'"),
     # the shape
     "negative": (one(shape=[-2]), "shape of 'x' is"),
-    "two negatives": (one(shape=[-1, -2]), "shape of 'x' is"),
     "boolean": (one(shape=[True, 2]), "shape of 'x' is"),
-    "nine dimensions": (one(shape=[1] * 8 + [2]), "shape of 'x' is"),
     "huge": (one(shape=[2**62]), "shape of 'x' is"),
     "product that wraps to 2 in 64 bits": (one(shape=[2**32, 2**32 + 1, 2]), "shape of 'x' is"),
     "empty but beyond numpy": (one(data=b"", shape=[0, 2**47, 2**47], data_offsets=[0, 0]), "elements"),
     "shape larger than its bytes": (one(shape=[3]), "has 8 bytes, expected 12"),
     # the offsets
     "offsets backwards": (one(data_offsets=[8, 0]), "data_offsets of 'x' are"),
-    "three offsets": (one(data_offsets=[0, 8, 8]), "data_offsets of 'x' are"),
-    "offsets are text": (one(data_offsets=["0", "8"]), "data_offsets of 'x' are"),
     "beyond the file": (one(data=bytes(4)), "expected .*, the end of the file"),
     "no tensor but bytes": (file_of({}, bytes(4)), "the end of the file"),
-    "gap at the front": (one(data=bytes(12), data_offsets=[4, 12]), "gap"),
     "gap between": (two([0, 8], [12, 20], bytes(20)), "tensor 'y' begins .* gap"),
     "same bytes twice": (two([0, 8], [0, 8], bytes(8)), "tensor 'y' begins .* overlaps"),
     # the values
     "NaN": (one(data=np.array([0, np.nan], "<f4").tobytes()), "tensor 'x' holds NaN or infinity"),
     "bfloat16 NaN": (one(dtype="BF16", shape=[4], data=b"\xc0\x7f" * 4), "tensor 'x' holds NaN or infinity"),
-    "float64 NaN": (one(dtype="F64", shape=[1], data=np.array([np.nan]).tobytes()), "'x' holds NaN or infinity"),
     "float64 beyond float32": (one(dtype="F64", shape=[1], data=np.array([1e300]).tobytes()), "beyond float32"),
 }
 
@@ -228,14 +173,6 @@ def test_what_is_written_is_read_back_exactly_here_and_by_the_library(tensors: d
             assert read[name].dtype == np.float32
             assert read[name].shape == tensor.shape
             assert read[name].tobytes() == tensor.tobytes()
-
-
-@pytest.mark.slow
-@settings(max_examples=40)
-@given(TENSORS)
-def test_what_the_library_writes_is_read_exactly(tensors: dict[str, np.ndarray]) -> None:
-    read = decode_safetensors(reference.save(tensors, metadata={"format": "pt"}))
-    assert {name: value.tobytes() for name, value in read.items()} == {n: t.tobytes() for n, t in tensors.items()}
 
 
 @pytest.mark.slow
@@ -277,25 +214,6 @@ def test_bytes_depend_on_names_and_values_only() -> None:
     turned = dict(reversed(metadata.items()))
     assert encode_safetensors({"b": b, "a": np.asfortranarray(a)}, turned) == data
     assert (8 + int.from_bytes(data[:8], "little")) % 8 == 0
-
-
-def test_metadata_is_read_without_the_tensors(tmp_path: Path) -> None:
-    write_safetensors(tmp_path / "x", {"a": np.zeros(2, np.float32)}, {"format": "pt", "note": "\n"})
-    assert read_metadata(tmp_path / "x") == {"format": "pt", "note": "\n"}
-
-
-@pytest.mark.parametrize(
-    ("tensors", "message"),
-    [
-        ({"a": np.zeros(2)}, "dtype of 'a' is float64, expected float32"),
-        ({"a/b": np.zeros(2, np.float32)}, "looks like a path"),
-        ({"": np.zeros(2, np.float32)}, "has 0 characters"),
-        ({"__metadata__": np.zeros(2, np.float32)}, "'__metadata__'"),
-    ],
-)
-def test_nothing_is_written_that_would_not_be_read(tensors: dict[str, np.ndarray], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        encode_safetensors(tensors)
 
 
 def test_a_file_beyond_the_limit_is_refused(tmp_path: Path) -> None:

@@ -4,12 +4,6 @@ from plait.report.answers import answers
 from tests.plait.conftest import small_events, view_of
 
 
-def test_four_questions_are_answered_of_a_finished_run() -> None:
-    found = answers(view_of(small_events()))
-    assert [each.question for each in found] == ["Did it learn?", "For whom?", "At what cost?", "Can I trust it?"]
-    assert all(each.short and each.text.endswith(".") for each in found)
-
-
 def worse(change: float, margin: float) -> list[dict[str, object]]:
     """The run with its last evaluation `change` above its base's loss."""
     events = small_events()
@@ -31,9 +25,3 @@ def test_a_change_within_its_margin_is_no_success() -> None:
     view = view_of(worse(-0.05, 0.1))
     assert answers(view)[0].short == "Not measurably"
     assert view.is_better is None
-
-
-def test_a_run_that_has_only_begun_has_learned_nothing_yet() -> None:
-    events = small_events()
-    begun = [event for event in events if event["event"] == "run_started"]
-    assert answers(view_of(begun))[0].short == "Not yet"

@@ -32,12 +32,3 @@ def test_figures_are_by_round_and_client_and_have_the_names_that_a_run_s_have(sm
         "clients_per_round", "client_base_memory_bytes", "client_adapter_memory_bytes", "server_disk_bytes",
         "dp_epsilon",
     }  # fmt: skip
-
-
-def test_the_tables_hold_cost_comparison_and_what_features_say() -> None:
-    cost, comparison, more = estimate(base_bits=4.1, planned=(Planned(tables=(EXTRA,), figures={}),)).tables()
-    assert cost.title == "10 rounds, 2 of 20 clients in each"
-    assert cost.rows[0] == ("uplink", "4.00 kB", "8.01 kB", "80.1 kB")
-    assert "base in four bits, 2.00 MB" in cost.note
-    assert comparison.rows[0][0] == "this plan"
-    assert more is EXTRA

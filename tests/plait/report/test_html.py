@@ -1,10 +1,7 @@
 from __future__ import annotations
 
-import html
 import re
 from html.parser import HTMLParser
-
-import pytest
 
 from plait.report.answers import answers
 from plait.report.html import render_html
@@ -78,20 +75,3 @@ def test_the_page_holds_headline_tables_plots_settings_versions_and_command(smal
     for text in ("learning-rate", "0.1.0", view.start.base.fingerprint, view.last.hash, "plait simulate --partition"):
         assert text in page.text
     assert "has not finished" not in page.text
-
-
-@pytest.mark.slow
-def test_every_beginning_of_a_run_makes_a_page_that_says_so(small_run) -> None:
-    for length in range(1, len(small_run)):
-        page = Page(page_of(view_of(small_run[:length])))
-        assert "This run has not finished" in page.text
-    assert "No round has been evaluated" in Page(page_of(view_of(small_run[:1]))).text
-
-
-def test_how_a_run_on_a_superlink_is_repeated_is_said_in_flowers_words(small_run) -> None:
-    config = {**small_run[0]["config"], "data": ""}
-    source = page_of(view_of([{**small_run[0], "config": config, "superlink_data": "stdlib"}]))
-    section = html.unescape(source[source.index("Repeat this run") :])
-    assert section.count("<code>flower-supernode") == 2
-    assert """<span>flwr run .</span> <span>-c 'data="stdlib"'</span>""" in section
-    assert "plait server" not in section

@@ -39,14 +39,6 @@ def test_an_operator_sees_the_round_who_is_late_bytes_and_time_to_go():
     assert (cells(clients)["bob"][0], cells(clients)["bob"][-2:]) == ("away", ("2.50 kB", "900 B"))
 
 
-def test_an_operator_sees_who_cannot_take_part_and_why_in_the_clients_own_words():
-    unfit = [{"name": "carol", "reason": "unusable-data", "detail": "label of 3 of 5 records is none of the run's"}]
-    *_, table = status_tables({**SAID, "unfit": unfit})
-    assert table.title == "Cannot take part"
-    assert table.rows == (("carol", "unusable-data", "label of 3 of 5 records is none of the run's"),)
-    assert len(status_tables({**SAID, "unfit": []})) == 2
-
-
 def test_what_a_server_should_not_say_breaks_nothing():
     for said in (
         {},

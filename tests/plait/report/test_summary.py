@@ -75,54 +75,9 @@ def test_every_number_follows_by_hand(small_run) -> None:
     }
 
 
-def test_own_adapters_stand_beside_the_shared_one(run_with_own) -> None:
-    summary = summarise(view_of(run_with_own(2.25, {"ann": 2.0, "bob": 2.5})))
-    assert summary["final_held_out_loss"] == 3.0
-    assert summary["own_held_out_loss"] == 2.25
-    assert summary["own_held_out_loss_by_client"] == {"ann": 2.0, "bob": 2.5}
-
-
-def test_losses_and_gains_have_their_intervals_where_they_are_known(run_with_margins) -> None:
-    summary = summarise(view_of(run_with_margins))
-    assert summary["base_held_out_loss_interval"] == [3.5, 4.5]
-    assert summary["final_held_out_loss_interval"] == [2.5, 3.5]
-    assert (summary["gain"], summary["gain_interval"]) == (1.0, [0.875, 1.125])
-
-
-def test_a_round_that_was_not_evaluated_leaves_a_gap(small_run) -> None:
-    events = [event for event in small_run if not (event["event"] == "evaluated" and event["round"] == 1)]
-    assert summarise(view_of(events))["held_out_loss_by_round"] == [4.0, None, 3.0]
-
-
 def test_a_run_that_has_only_begun_has_no_numbers_but_is_json(small_run) -> None:
     summary = summarise(view_of(small_run[:1]))
     assert summary["final_held_out_loss"] is None
     assert summary["savings_vs_full_model"] is None
     assert summary["uplink_bytes"] == 0
     json.dumps(summary, allow_nan=False)
-
-
-def test_labels_add_accuracies(small_run) -> None:
-    base = {**small_run[0]["base"], "task": "classification"}
-    events = [{**small_run[0], "base": base}]
-    for number, accuracy in ((0, 0.25), (1, 0.75)):
-        by_client = {"ann": {"loss": 1.0, "accuracy": accuracy}, "bob": {"loss": 1.0, "accuracy": accuracy}}
-        events.append(
-            {"event": "evaluated", "round": number, "loss": 1.0, "accuracy": accuracy, "by_client": by_client}
-        )
-    events[-1]["accuracy_interval"] = [0.5, 0.875]
-    events[-1]["own"] = {"loss": 0.9, "accuracy": 0.5, "by_client": {"ann": {"loss": 0.9, "accuracy": 0.5}}}
-    events.append({"event": "reference", "kind": "central", "held_out_loss": 0.5, "accuracy": 0.875})
-    summary, plain = summarise(view_of(events)), summarise(view_of(small_run))
-    assert {key: value for key, value in summary.items() if key not in plain} == {
-        "base_held_out_accuracy": 0.25,
-        "base_held_out_accuracy_interval": None,
-        "final_held_out_accuracy": 0.75,
-        "final_held_out_accuracy_interval": [0.5, 0.875],
-        "held_out_accuracy_by_round": [0.25, 0.75],
-        "held_out_accuracy_by_client": {"ann": 0.75, "bob": 0.75},
-        "own_held_out_accuracy": 0.5,
-        "own_held_out_accuracy_interval": None,
-        "own_held_out_accuracy_by_client": {"ann": 0.5},
-        "reference_held_out_accuracy": {"central": 0.875},
-    }

@@ -39,9 +39,3 @@ def test_a_narrow_terminal_loses_no_column_and_no_word_of_the_note(width: int) -
     plain = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in shown.splitlines()]
     assert max(map(cell_len, plain)) <= width
     assert " ".join(" ".join(plain).split()).endswith(note)
-
-
-def test_the_rows_are_named_again_where_columns_follow_below() -> None:
-    table = Table("t", ("client", *"abcdefgh"), (("ann", *("1,000,000,000" for _ in range(8))),))
-    shown = render(table, width=50)
-    assert shown.count("client") == shown.count("ann") > 1

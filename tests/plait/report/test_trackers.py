@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 
 from plait.report.tracker_libraries import LIBRARIES, Begun, TrackedRun
-from plait.report.trackers import Series, following
-from plait.rounds.callbacks import TRACKERS
-from plait.rounds.events import Evaluated, RoundFinished, UpdateReceived
+from plait.report.trackers import following
 
 
 @pytest.fixture
@@ -34,10 +32,6 @@ def values_of(logs: list[tuple[object, ...]], name: str) -> list[tuple[object, f
     return [(each[1], each[2][name]) for each in logs if each[0] == "log" and name in each[2]]
 
 
-def test_every_name_among_callbacks_has_its_library() -> None:
-    assert set(TRACKERS) == set(LIBRARIES)
-
-
 def test_a_tracker_gets_every_round_once_and_the_files_at_the_end(run, write, got, small_run, capsys) -> None:
     with following(("wandb",), run, quiet=False):
         write(small_run[:9])
@@ -52,21 +46,6 @@ def test_a_tracker_gets_every_round_once_and_the_files_at_the_end(run, write, go
     assert values_of(logs, "held_out/loss") == [(0, 4.0), (1, 3.5), (2, 3.0)]
     assert values_of(logs, "clients/ann/loss") == [(0, 3.0), (1, 2.75), (2, 2.5)]
     assert values_of(logs, "bytes/uplink") == [(0, 40), (1, 40 + 7000 + 50), (2, 40 + 7000 + 50 + 7000)]
-
-
-def test_rounds_never_decrease_for_a_tracker_of_an_asynchronous_run() -> None:
-    series = Series()
-    told = [
-        series.of(event)
-        for event in (
-            RoundFinished(round=2, rule="fedavg", received=2),
-            UpdateReceived(round=1, client="ann", uplink_bytes=9, train_loss=1.5, fold=3, staleness=2, weight=0.5),
-            Evaluated(round=2, adapter="", loss=4.0),
-            RoundFinished(round=3, rule="fedavg", received=2),
-        )
-    ]
-    assert [each[0] for each in told if each] == [2, 3, 3, 3]
-    assert [each[1]["held_out/loss"] for each in told if each and "held_out/loss" in each[1]] == [4.0]
 
 
 def test_a_resumed_run_goes_on_where_the_tracker_was(run, write, got, small_run) -> None:
