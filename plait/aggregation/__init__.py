@@ -14,11 +14,13 @@ from plait.aggregation.rule import (
     RoundContext,
     Rule,
 )
-from plait.aggregation.server_step import OPTIMIZERS, OptimizerState, ServerOptimizer, optimizer_for
+from plait.aggregation.server_step import OptimizerState, ServerOptimizer
 from plait.aggregation.table import (
+    OPTIMIZERS,
     RULES,
     check_rule,
     method_stated,
+    optimizer_for,
     optimizer_stated,
     rule_named,
     rule_stated,

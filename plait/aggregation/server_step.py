@@ -21,18 +21,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, is_dataclass
-from typing import Any, ClassVar, Protocol, cast
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from plait.adapters import AdapterState
 from plait.aggregation.rule import Outcome, RoundContext
-from plait.choice import Choices, parse_choice, with_options
-from plait.errors import ConfigError
-from plait.own_code import instance_of
-from plait.plugins import Kind, find
 from plait.traits import Reasons, Trait
 
 OptimizerState = Mapping[str, NDArray[np.generic]]
@@ -120,50 +116,3 @@ def slope_of(measured: Iterable[tuple[float, float]]) -> float | None:
 
 
 LINE_SEARCH = LineSearch()
-
-
-def _fedopt() -> Mapping[str, ServerOptimizer]:
-    from plait.aggregation.fedopt import FEDADAGRAD, FEDADAM, FEDYOGI, NESTEROV, SGD
-
-    return {"fedadagrad": FEDADAGRAD, "fedadam": FEDADAM, "fedyogi": FEDYOGI, "nesterov": NESTEROV, "sgd": SGD}
-
-
-def _here() -> Mapping[str, ServerOptimizer]:
-    return {"line_search": LINE_SEARCH, "none": NONE}
-
-
-OPTIMIZERS: Choices[ServerOptimizer] = Choices(
-    (("fedadagrad", "fedadam", "fedyogi", "nesterov", "sgd"), _fedopt),
-    (("line_search", "none"), _here),
-    alphabetical=True,
-)
-"""By name, in alphabetical order."""
-
-
-def optimizer_for(text: str) -> ServerOptimizer:
-    """The optimizer that the user asks for.
-
-    Args:
-        text: one of `OPTIMIZERS`, or with options ``fedadam:lr=0.003,momentum=0.9``; for a user's own
-            ``my_rules:Mine`` or the name of an installed one. ``auto`` is resolved by the caller.
-
-    Raises:
-        ConfigError: there is no such optimizer or option, or a number is out of range.
-    """
-    name, options = parse_choice(text)
-    optimizer = OPTIMIZERS.get(name)
-    if optimizer is None:
-        optimizer = _own(find(Kind.SERVER_OPTIMIZER, name, known=("auto", *OPTIMIZERS)), name=name)
-    return with_options(optimizer, options, what=f"server optimizer '{name}'")
-
-
-def _own(part: object, *, name: str) -> ServerOptimizer:
-    """A user's own: a frozen dataclass, or an instance of one."""
-    what = f"server optimizer '{name}'"
-    part = instance_of(part, what=what)
-    if not is_dataclass(part) or isinstance(part, type):
-        raise ConfigError(f"{what} is a {type(part).__name__}, expected a frozen dataclass")
-    for member in ("name", "needs", "copies", "adjust"):
-        if not hasattr(part, member):
-            raise ConfigError(f"{what} has no '{member}', expected name, needs, copies and adjust")
-    return cast("ServerOptimizer", part)

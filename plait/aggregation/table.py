@@ -1,18 +1,21 @@
-"""The table of rules, the way from a name to a rule, and what rules, methods and optimizers state of themselves.
+"""The tables of rules and server optimizers, from a name to either, and what both and methods state of themselves.
 
-A rule of plait is a value beside its family and a line here. Knows no configuration.
+One of plait's is a value beside its family and a line here. Knows no configuration.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import is_dataclass
+from typing import cast
 
 from plait.adapters.methods import METHODS, Method
 from plait.aggregation.geometry import Geometry
 from plait.aggregation.rule import Rule
-from plait.aggregation.server_step import OPTIMIZERS, Plain, ServerOptimizer
-from plait.choice import Choices, parse_choice
+from plait.aggregation.server_step import LINE_SEARCH, NONE, Plain, ServerOptimizer
+from plait.choice import Choices, parse_choice, with_options
 from plait.errors import ConfigError
+from plait.own_code import instance_of
 from plait.plugins import Kind, find
 from plait.traits import Stated, clash
 
@@ -51,6 +54,23 @@ RULES: Choices[Rule] = Choices(
 """By name, in alphabetical order."""
 
 
+def _fedopt() -> Mapping[str, ServerOptimizer]:
+    from plait.aggregation.fedopt import FEDADAGRAD, FEDADAM, FEDYOGI, NESTEROV, SGD
+
+    return {"fedadagrad": FEDADAGRAD, "fedadam": FEDADAM, "fedyogi": FEDYOGI, "nesterov": NESTEROV, "sgd": SGD}
+
+
+def _steps() -> Mapping[str, ServerOptimizer]:
+    return {"line_search": LINE_SEARCH, "none": NONE}
+
+
+OPTIMIZERS: Choices[ServerOptimizer] = Choices(
+    (("fedadagrad", "fedadam", "fedyogi", "nesterov", "sgd"), _fedopt),
+    (("line_search", "none"), _steps),
+    alphabetical=True,
+)
+
+
 def rule_named(text: str, rules: Mapping[str, Rule]) -> Rule:
     """The requested rule, in the text of ``--rule``: ``fedavg``, ``trimmed_mean:share=0.1``, ``my_rules:Mine``.
 
@@ -73,6 +93,35 @@ def rule_named(text: str, rules: Mapping[str, Rule]) -> Rule:
 
         rule = as_rule(find(Kind.RULE, name, known=rules), name=name)
     return rule.with_options(options) if options else rule
+
+
+def optimizer_for(text: str) -> ServerOptimizer:
+    """The optimizer that the user asks for.
+
+    Args:
+        text: one of `OPTIMIZERS`, or with options ``fedadam:lr=0.003,momentum=0.9``; for a user's own
+            ``my_rules:Mine`` or the name of an installed one. ``auto`` is resolved by the caller.
+
+    Raises:
+        ConfigError: there is no such optimizer or option, or a number is out of range.
+    """
+    name, options = parse_choice(text)
+    optimizer = OPTIMIZERS.get(name)
+    if optimizer is None:
+        optimizer = _own(find(Kind.SERVER_OPTIMIZER, name, known=("auto", *OPTIMIZERS)), name=name)
+    return with_options(optimizer, options, what=f"server optimizer '{name}'")
+
+
+def _own(part: object, *, name: str) -> ServerOptimizer:
+    """A user's own: a frozen dataclass, or an instance of one."""
+    what = f"server optimizer '{name}'"
+    part = instance_of(part, what=what)
+    if not is_dataclass(part) or isinstance(part, type):
+        raise ConfigError(f"{what} is a {type(part).__name__}, expected a frozen dataclass")
+    for member in ("name", "needs", "copies", "adjust"):
+        if not hasattr(part, member):
+            raise ConfigError(f"{what} has no '{member}', expected name, needs, copies and adjust")
+    return cast("ServerOptimizer", part)
 
 
 def check_rule(rule: Rule, server: Geometry, *, cohort: Collection[Geometry] = (), clients: int | None = None) -> None:

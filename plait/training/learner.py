@@ -58,11 +58,6 @@ class TrainingInputs:
     start: Float32
     carried: Carried = NOTHING
 
-    @property
-    def examples_a_step(self) -> int:
-        """Sequences of one optimizer step."""
-        return self.settings.batch_size * self.settings.gradient_accumulation_steps
-
 
 @dataclass(frozen=True)
 class StepReport:
@@ -160,9 +155,9 @@ class Learner:
 
     def draw(self) -> tuple[list[list[Example]], int]:
         """The next step's examples, micro-batch by micro-batch, and the total number of terms of their losses."""
-        chosen = [self._inputs.examples[next(self._order)] for _ in range(self._inputs.examples_a_step)]
+        size, passes = self._inputs.settings.batch_size, self._inputs.settings.gradient_accumulation_steps
+        chosen = [self._inputs.examples[next(self._order)] for _ in range(size * passes)]
         self._tokens += sum(len(example.tokens) for example in chosen)
-        size = self._inputs.settings.batch_size
         batches = [chosen[first : first + size] for first in range(0, len(chosen), size)]
         counted = sum(count_labels(example, self._task) for example in chosen)
         has_prompts = counted < sum(len(example.tokens) - 1 for example in chosen)

@@ -238,12 +238,9 @@ class PeftLocalModel:
 
     def inputs(self, job: TrainJob) -> TrainingInputs:
         """The learner's input for a job."""
-        settings = self._seeded(job)
-        examples = self.split(job.spec, settings).train
-        return TrainingInputs(examples, settings, job.start.flat, job.carried)
-
-    def _seeded(self, job: TrainJob) -> Settings:
-        return replace(job.settings, seed=data_seed(job.settings.seed, self.split(job.spec, job.settings)))
+        split = self.split(job.spec, job.settings)
+        settings = replace(job.settings, seed=data_seed(job.settings.seed, split))
+        return TrainingInputs(split.train, settings, job.start.flat, job.carried)
 
 
 def _is_without_effect(spec: AdapterSpec, state: AdapterState) -> bool:

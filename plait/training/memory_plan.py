@@ -10,7 +10,6 @@ what torch allocates, of a CPU what the process has in memory, the libraries too
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import cast
@@ -338,7 +337,8 @@ def plan_step(size: ModelSize, *, batch: int, seq_len: int, budget: float, host_
     last = StepPlan(1, 0, SLICE_ELEMENTS_ON_GPU, False, 0, fits=False)
     sampled = sampling_bytes(size, seq_len=seq_len)
     whole, where = size.training.whole, (False, True) if host_has_room and size.lone_embedding else (False,)
-    for cuts, on_host in product(halvings(batch // whole), where):
+    halvings = [1 << cut for cut in range((batch // whole - 1).bit_length() + 1)]
+    for cuts, on_host in product(halvings, where):
         sequences = whole * -(-batch // (whole * cuts))
         cut = replace(size, training=size.training.in_parts(cuts))
         for recomputed, elements in product(range(size.layers + 1), size.training.slices):
@@ -401,12 +401,3 @@ def over_one_sequence(size: ModelSize) -> ModelSize:
 def in_four_bits(size: ModelSize) -> ModelSize:
     """The same with the blocks' matrices in NF4."""
     return replace(size, four_bits=True)
-
-
-def halvings(batch: int) -> Iterator[int]:
-    """Into how many parts a batch may be cut."""
-    cuts = 1
-    yield cuts
-    while cuts < batch:
-        cuts *= 2
-        yield cuts

@@ -90,25 +90,24 @@ def check_functions(loss: str, objective: str) -> None:
 def loss_named(text: str) -> LocalLoss | None:
     """The loss that `--loss` names; None for the cross-entropy."""
     name, options = parse_choice(text)
-    what = f"loss '{name}'"
     if name == CROSS_ENTROPY:
         if options:
-            raise ConfigError(f"{what} is given options, it has none")
+            raise ConfigError(f"loss '{name}' is given options, it has none")
         return None
-    found = find(Kind.LOSS, name, known=(CROSS_ENTROPY,))
-    if not callable(found):
-        raise ConfigError(f"{what} is a {type(found).__name__}, expected a function of ({', '.join(_LOSS_TAKES)})")
-    return cast("LocalLoss", with_options(chosen_function(found, _LOSS_TAKES, what=what), options, what=what))
+    return cast("LocalLoss", _named(Kind.LOSS, text, _LOSS_TAKES, known=(CROSS_ENTROPY,)))
 
 
 def reward_named(text: str) -> Reward:
     """The reward that ``grpo:reward=…`` names, with its options."""
+    return cast("Reward", _named(Kind.REWARD, text, _REWARD_TAKES))
+
+
+def _named(kind: Kind, text: str, takes: tuple[str, ...], known: tuple[str, ...] = ()) -> object:
     name, options = parse_choice(text)
-    what = f"reward '{name}'"
-    found = find(Kind.REWARD, name)
+    what, found = f"{kind.value} '{name}'", find(kind, name, known=known)
     if not callable(found):
-        raise PartError(f"{what} is a {type(found).__name__}, expected a function of ({', '.join(_REWARD_TAKES)})")
-    return cast("Reward", with_options(chosen_function(found, _REWARD_TAKES, what=what), options, what=what))
+        raise ConfigError(f"{what} is a {type(found).__name__}, expected a function of ({', '.join(takes)})")
+    return with_options(chosen_function(found, takes, what=what), options, what=what)
 
 
 def value_of(reward: Reward, prompt: str, completion: str, answer: str) -> float:

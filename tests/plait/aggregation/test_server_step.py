@@ -12,8 +12,8 @@ from plait.aggregation.fedopt import Adaptive, Sgd
 from plait.aggregation.means import FEDAVG
 from plait.aggregation.products import FEDSVD, FLEXLORA
 from plait.aggregation.rule import Outcome
-from plait.aggregation.server_step import LineSearch, Plain, optimizer_for, slope_of
-from plait.aggregation.table import optimizer_stated, rule_stated
+from plait.aggregation.server_step import LineSearch, Plain, slope_of
+from plait.aggregation.table import optimizer_for, optimizer_stated, rule_stated
 from plait.errors import ConfigError
 from plait.traits import check
 
