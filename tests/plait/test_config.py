@@ -3,14 +3,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from plait.config import (
-    ALIASES,
-    RunConfig,
     config_from_table,
-    known_keys,
     to_toml,
 )
 from plait.errors import ConfigError
-from plait.plugins import Kind
 from plait.settings.toml import read_config_table
 from plait.wire.bounds import MAX_COUNT, MAX_EXAMPLES, MAX_SEQ_LEN, MAX_STEPS
 
@@ -68,7 +64,6 @@ def test_a_key_is_the_same_with_and_without_its_table_and_as_flower_flattens_it(
         ({"privacy": {"threads": 2}}, r"'threads' is in \[privacy\], expected it in \[machine\]"),
         ({"machine": {"rank": 2}}, r"'rank' is in \[machine\], expected it above all tables"),
         ({"machine": {"thread": 2}}, r"\[machine\]: unknown key 'thread'; did you mean 'threads'"),
-        ({"machine": 3}, r"machine is 3, expected a table of settings, \[machine\]"),
         ({"threads": 1, "machine": {"threads": 2}}, r"threads is given above all tables and in \[machine\]"),
     ],
 )
@@ -87,11 +82,9 @@ def test_a_key_may_be_spelled_either_way(spelling):
     [
         # FlowerTune
         ("num-server-rounds", "rounds", 3),
-        ("dataset-name", "data", "x.jsonl"),
         # TRL and transformers
         ("model_name_or_path", "base", "gpt2"),
         ("max_steps", "local_steps", 3),
-        ("output_dir", "out", "x"),
         # PEFT
         ("r", "rank", 3),
         ("lora_alpha", "alpha", 3.0),
@@ -99,11 +92,6 @@ def test_a_key_may_be_spelled_either_way(spelling):
 )
 def test_the_names_of_other_systems_are_understood(theirs, ours, value):
     assert getattr(config_from_table({theirs: value}), ours) == value
-
-
-def test_every_alias_leads_to_a_key_and_hides_none():
-    assert set(ALIASES.values()) <= set(known_keys())
-    assert not set(ALIASES) & set(known_keys())
 
 
 @pytest.mark.parametrize(
@@ -130,21 +118,13 @@ def test_an_unknown_key_is_an_error_that_names_the_nearest(given, nearest):
         config_from_table({given: 1}, where="x.toml")
 
 
-def test_an_unknown_key_that_is_near_none_is_an_error_that_names_all():
-    with pytest.raises(ConfigError, match=r"unknown key 'zzz', expected one of: data, columns, .*, out"):
-        config_from_table({"zzz": 1})
-
-
 @pytest.mark.parametrize(
     ("table", "message"),
     [
         ({"rounds": 0}, "rounds is 0, expected greater than or equal to 1"),
-        ({"rounds": True}, "rounds is True, expected a valid integer"),
         ({"learning_rate": float("nan")}, "learning-rate is nan, expected a finite number"),
-        ({"held_out_fraction": 1.0}, "held-out-fraction is 1.0, expected less than 1"),
         ({"seed": 2**63}, "seed is 9223372036854775808, expected less than or equal to 9223372036854775807"),
         ({"lr_schedule": "step"}, "lr-schedule is 'step', expected 'auto', 'constant', 'linear' or 'slope'"),
-        ({"data": ["a"]}, r"data is \['a'\], expected a valid string"),
         ({"data": {"a": 1}}, "data: name is None, expected text in addition to the options a"),
         ({"out": "caf\udce9"}, r"out is 'caf\\udce9', expected Unicode text"),
     ],
@@ -182,17 +162,6 @@ def test_what_may_be_set_can_be_sent():
     with pytest.raises(ConfigError, match="batch-size times gradient-accumulation-steps is 2097152"):
         config_from_table({"batch-size": MAX_EXAMPLES, "gradient-accumulation-steps": 2})
     assert 1_000_000 * MAX_STEPS <= MAX_COUNT
-
-
-def test_lists_in_one_string_are_taken_apart():
-    config = config_from_table({"reference": "central, local,central", "labels": " tech,sport , "})
-    assert config.references == ("central", "local")
-    assert config.label_names == ("tech", "sport")
-    assert (RunConfig().references, RunConfig().label_names) == ((), ())
-
-
-def test_every_setting_says_what_it_is():
-    assert all(field.description for field in RunConfig.model_fields.values())
 
 
 @pytest.mark.parametrize(
@@ -238,21 +207,6 @@ def test_options_of_a_rule_are_one_text_however_they_are_written(tmp_path, table
 
 
 @pytest.mark.parametrize(
-    ("table", "message"),
-    [
-        ({"rule": {"share": 0.1}}, "configuration: rule: name is None, expected text in addition to the options share"),
-        ({"rule": {"name": "trimmed_mean", "share": [1]}}, r"rule: share is \[1\], expected a number"),
-        ({"rule": "fedavg", "rule.share": 0.1}, "'rule' and 'rule.share' are both given"),
-        ({"keep": {"name": "all"}}, "keep is"),
-        ({"keep.name": "all"}, "unknown key 'keep.name'"),
-    ],
-)
-def test_a_table_that_is_no_choice_is_refused(table, message):
-    with pytest.raises(ConfigError, match=message):
-        config_from_table(table)
-
-
-@pytest.mark.parametrize(
     ("given", "text"),
     [("auto", "auto"), ("off", "off"), (20, "20"), (2.5, "2.5"), ("20", "20"), ("clip:7.5", "clip:7.5")],
 )
@@ -264,11 +218,3 @@ def test_a_norm_bound_is_a_number_or_clips_at_one(given, text):
 def test_a_norm_bound_that_bounds_nothing_is_refused(given):
     with pytest.raises(ConfigError, match=r"norm-bound is .*expected auto, off, a number above 1, or clip: and such"):
         config_from_table({"norm-bound": given})
-
-
-def test_the_options_of_a_reward_have_semicolons_between_them_or_a_table_of_their_own():
-    reward = {"name": "mine:right", "close": 0.5, "strict": True}
-    config = config_from_table({"objective": {"name": "grpo", "reward": reward, "group-size": 4, "beta": 0}})
-    assert config.objective == "grpo:reward=mine:right:close=0.5;strict=True,group-size=4,beta=0"
-    assert (Kind.REWARD, "mine:right:close=0.5,strict=True") in config.parts
-    assert config.learned.completions == 4

@@ -8,15 +8,12 @@ import pytest
 
 from plait.errors import MachineError
 from plait.files import (
-    at_home,
     directory_written_aside,
     is_ours,
-    is_there,
     leads_elsewhere,
     make_private_directory,
     open_plain,
     others_can_change,
-    read_if_there,
     write_atomically,
 )
 from plait.transport.process import map_file
@@ -36,20 +33,6 @@ def test_a_file_is_written_and_written_over(tmp_path):
         assert (tmp_path / "file").read_bytes() == data
     assert names(tmp_path) == ["file"]
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o600
-
-
-def test_a_name_may_be_as_long_as_the_file_system_lets_it(tmp_path):
-    name = "ü" * 127
-    write_atomically(tmp_path / name, b"data")
-    assert names(tmp_path) == [name]
-
-
-def test_a_file_that_is_not_there_is_nothing_and_one_that_cannot_be_read_is_told(tmp_path):
-    assert read_if_there(tmp_path / "file") is None
-    (tmp_path / "file").write_bytes(b"data")
-    assert read_if_there(tmp_path / "file") == b"data"
-    with pytest.raises(MachineError, match=r"cannot read '.*': Is a directory"):
-        read_if_there(tmp_path)
 
 
 def interrupted(*_args):
@@ -145,11 +128,6 @@ def test_a_mapped_file_outlives_its_name(tmp_path):
     assert view is not None
     assert view.readonly
     assert bytes(view) == b"data" * 100_000
-
-
-def test_an_empty_file_is_not_mapped(tmp_path):
-    with (tmp_path / "file").open("w+b") as file:
-        assert map_file(file.fileno()) is None
 
 
 def test_what_we_made_in_a_sticky_directory_is_ours(tmp_path):
@@ -253,9 +231,3 @@ def test_what_leads_out_of_a_directory_is_found_at_any_depth(tmp_path: Path) -> 
     assert leads_elsewhere(root).endswith("pipe' is neither a file nor a folder")
     with pytest.raises(OSError, match="not a regular file"):
         open_plain(root / "a" / "pipe")
-
-
-def test_a_home_that_is_not_there_leaves_a_path_as_it_is() -> None:
-    assert at_home("~nobody-here/x") == Path("~nobody-here/x")
-    assert at_home("~") == Path.home()
-    assert not is_there(Path("x" * 5000))

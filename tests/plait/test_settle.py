@@ -99,12 +99,6 @@ def test_a_trainer_gets_the_methods_learning_rate_where_none_is_given(method: st
     assert settled.config.learning_rate == METHODS[method].learning_rate > 0
 
 
-@pytest.mark.parametrize("given", [{"clients": 9, "clients-per-round": 3}, {"rule": "fedsvd"}])
-def test_moments_are_carried_only_where_they_are_of_the_round_before(given: dict[str, object]) -> None:
-    assert settle(config_from_table({})).plan.settings.carry_moments
-    assert not settle(config_from_table(given)).plan.settings.carry_moments
-
-
 @pytest.mark.parametrize("given", [{"clients": 1}, {"rule": "fedsvd"}, {"clients": 20, "clients-per-round": 8}])
 def test_clients_have_an_adapter_of_their_own_only_where_that_is_sound(given: dict[str, object]) -> None:
     assert settle(config_from_table({})).plan.settings.own_share > 0
@@ -117,28 +111,6 @@ def test_the_servers_step_follows_clients_slopes_unless_they_have_none(given: di
     settled = settle(config_from_table(given))
     assert not settled.plan.settings.measures_slope
     assert settled.optimizer.name == "none"
-
-
-def test_a_found_rate_goes_on_higher_where_the_server_takes_a_mean_of_several_clients_and_with_their_root() -> None:
-    def factor(**given: object) -> float:
-        return settle(config_from_table(given)).plan.settings.found_rate_factor
-
-    assert factor(clients=2) == pytest.approx(2**0.5)
-    assert factor(clients=100, clients_per_round=3) == pytest.approx(3**0.5)
-    assert factor(clients=1) == factor(rounds_mode="async") == factor(learning_rate=0.01) == 1
-
-
-@pytest.mark.parametrize(
-    ("given", "evaluators"),
-    [
-        ({"clients": 500}, 0),
-        ({"clients": 40, "clients_per_round": 4}, 8),
-        ({"clients": 1000, "clients_per_round": 100}, 100),
-        ({"clients": 40, "rounds_mode": "async", "clients_per_round": 20}, 20),
-    ],
-)
-def test_a_sample_evaluates_where_only_some_clients_take_part_in_a_round(given, evaluators) -> None:
-    assert settle(config_from_table(given)).plan.eval_clients == evaluators
 
 
 @pytest.mark.parametrize("given", [{"clients": 2}, {"clients-per-round": 2}, {"eval-clients": 1}])
@@ -183,11 +155,6 @@ def test_what_a_private_run_cannot_have_is_refused_in_one_line_with_both_setting
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize(("text", "mu"), [("none", 0.0), ("fedprox", 0.01), ("fedprox:mu=2", 2.0)])
-def test_fedprox_pulls_as_strongly_as_its_mu(text: str, mu: float) -> None:
-    assert settle(config_from_table({"correction": text})).plan.settings.proximal == mu
-
-
 @pytest.mark.parametrize("more", [{}, {"rule": "median"}, {"dropout": 0.1}])
 def test_private_records_are_in_the_settings_that_clients_get_and_go_with_every_rule(more):
     settled = settle(config_from_table({**OF_RECORDS, **more}))
@@ -217,22 +184,14 @@ TAKEN_AND_NEEDED: list[tuple[Mapping[str, object], str, Mapping[str, object], Tr
     (MASKED, "secure-aggregation", {"rule": "median"}, Trait.LINEAR),
     (OF_CLIENTS, "dp", {"weighting": "examples"}, Trait.FIGURES),
     (OF_CLIENTS, "dp", {"rule": "zeropad", "client-ranks": "4,8"}, Trait.ONE_RANK),
-    (OF_CLIENTS, "dp", {"rule": "flexlora"}, Trait.LINEAR),
     (OF_RECORDS, "dp", {"trainer": "mine:trainer"}, Trait.OWN_LOSS),
-    (OF_RECORDS, "dp", {"step-budget": "speed"}, Trait.EQUAL_STEPS),
-    (OF_RECORDS, "dp", {"fleet": "fleet.toml"}, Trait.FIGURES),
     (OF_RECORDS, "dp", {"lr-schedule": "slope"}, Trait.SLOPES),
     ({"trainer": "mine:build"}, "trainer", {"objective": "dpo"}, Trait.OWN_LOSS),
-    ({"loss": OWN_LOSS}, "loss", {"objective": "dpo"}, Trait.OWN_LOSS),
     ({"labels": "a,b"}, "labels", {"objective": "dpo"}, Trait.LANGUAGE),
-    ({"rounds-mode": "async"}, "rounds-mode", {"rule": "flexlora"}, Trait.LINEAR),
     ({"rounds-mode": "async"}, "rounds-mode", {"rule": "rolora"}, Trait.SAME_SIDES),
     ({"rounds-mode": "async"}, "rounds-mode", {"deadline-s": 5.0}, Trait.WAITS),
     ({"rounds-mode": "async"}, "rounds-mode", MASKED, Trait.RELEASED),
-    ({"device": "cpu,cpu", "fleet": "x.toml"}, "device", {"deadline-s": 5.0}, Trait.RELEASED),
     ({"own-share": 0.5}, "own-share", {"rule": "fedsa"}, Trait.ALL_SHARED),
-    ({"own-share": 0.5}, "own-share", {"rule": "fedsvd"}, Trait.SAME_FACTORS),
-    ({"rule": "fedsvd"}, "rule", {"server-optimizer": "fedadam"}, Trait.SAME_FACTORS),
     ({"rule": "flexlora"}, "rule", {"method": "ia3"}, Trait.FACTORS),
     ({"rule": "fedsb"}, "rule", {"method": "lora"}, Trait.SQUARES),
     ({"client-ranks": "2,8"}, "client-ranks", {"rule": "median"}, Trait.ONE_RANK),

@@ -48,11 +48,6 @@ def taken(optimizer, steps):
     return result
 
 
-def test_none_takes_the_step_as_it_is(steps):
-    for got, state in zip(taken(Plain(), steps), steps[1], strict=True):
-        np.testing.assert_array_equal(got, state.flat)
-
-
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_sgd_is_the_textbook_momentum(steps, nesterov):
     m = 0.0
@@ -110,12 +105,6 @@ def test_an_optimizer_that_means_nothing_after_a_rule_is_refused(rule, optimizer
             check(stated)
 
 
-def test_an_optimizer_on_raw_factors_is_refused_where_each_rank_is_cut_anew():
-    rule = rule_stated(FLEXLORA, one_rank=False)
-    with pytest.raises(ConfigError, match="this rule gives other factors to clients of several ranks"):
-        check((rule, optimizer_stated(Sgd(momentum=0.9))))
-
-
 @pytest.fixture
 def lengths(lab):
     """The length of each step over that of the rule's, for these slopes, one per round."""
@@ -143,7 +132,3 @@ def test_steps_stay_within_bounds_whatever_clients_say(lengths):
 def test_the_slope_is_the_weighted_mean_over_those_that_measured_it_relative_to_a_quarter_of_the_loss():
     assert slope_of([(-0.1, 1.0), (math.nan, 5.0), (0.05, 3.0)]) == pytest.approx((-0.4 + 3 * 0.2) / 4)
     assert slope_of([(math.nan, 1.0)]) is None
-
-
-def test_no_client_counts_for_more_than_one():
-    assert slope_of([(1e9, 1.0), (-0.05, 1.0)]) == pytest.approx((1 - 0.2) / 2)

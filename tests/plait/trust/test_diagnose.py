@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import ssl
 import threading
@@ -150,11 +149,6 @@ def test_a_network_that_swallows_packets_and_one_without_a_way(alice, monkeypatc
         assert explain("10.1.2.3", 9440, alice).startswith(start)
 
 
-@pytest.mark.parametrize("port", [0, -1, 65536])
-def test_a_port_that_is_none(alice, port):
-    assert explain("localhost", port, alice) == f"port is {port}, expected 1 to 65535"
-
-
 def test_a_server_of_another_authority(foreign, alice, serve):
     port = serve(foreign / "server")
     assert f"certificate of the server at localhost:{port} is not from this kit's authority" in explain(
@@ -203,30 +197,12 @@ def test_a_node_that_openssl_refuses_by_name(kits, foreign, alice, listen):
     )
 
 
-def test_a_node_that_a_server_calls_expired(kits, alice, listen, now, monkeypatch):
-    # This machine's clock is believed to be right only by this machine: the check of the own kit is as if long ago.
-    port = listen(openssl_server(kits / "server", clients_of=kits / "server"))
-    reissue(kits, start=now - timedelta(days=100), role="client")
-    monkeypatch.setattr(diagnose, "load_tls_pair", lambda *_: None)
-    assert "says that this node's certificate has expired; the certificate is valid from" in explain(
-        "localhost", port, alice
-    )
-
-
 def test_an_own_certificate_that_has_expired_meanwhile(kits, alice, serve, now):
     port = serve(kits / "server")
     reissue(kits, start=now - timedelta(days=100), role="client")
     said = explain("localhost", port, alice)
     assert said.startswith("this node's own kit cannot be used")
     assert f"client.crt' expired on {moment(now - timedelta(days=70))}, the clock here says" in said
-
-
-def test_an_own_kit_that_is_gone(kits, alice, serve):
-    port = serve(kits / "server")
-    shutil.rmtree(alice.directory)
-    assert "client.crt' is missing" in explain("localhost", port, alice) or "ca.crt' is missing" in explain(
-        "localhost", port, alice
-    )
 
 
 def test_a_server_without_tls(alice, serve):
@@ -242,37 +218,3 @@ def test_something_that_accepts_and_says_nothing(alice, listen, monkeypatch):
     monkeypatch.setattr(diagnose, "_STEP_S", 0.2)
     port = listen(lambda connection: connection.recv(1 << 16) and connection.recv(1))
     assert "accepts connections but starts no TLS" in explain("127.0.0.1", port, alice)
-
-
-def test_something_that_hangs_up(alice, listen):
-    said = explain("127.0.0.1", listen(lambda connection: None), alice)
-    assert "closed the connection" in said
-
-
-def test_tls_without_http_2(kits, alice, listen):
-    port = listen(openssl_server(kits / "server", clients_of=kits / "server", alpn=False))
-    assert "speaks TLS but not gRPC" in explain("localhost", port, alice)
-
-
-@pytest.mark.parametrize(
-    ("host", "environment", "told"),
-    [
-        ("plait.example.org", {}, ""),
-        ("plait.example.org", {"https_proxy": "http://proxy:3128"}, "https_proxy"),
-        ("plait.example.org", {"grpc_proxy": "http://a", "https_proxy": "http://b"}, "grpc_proxy"),
-        ("plait.example.org", {"https_proxy": "http://proxy:3128", "no_proxy": "localhost, .example.org"}, ""),
-        ("plait.example.org", {"https_proxy": "http://b", "no_proxy": ".org", "no_grpc_proxy": "x"}, "https_proxy"),
-        ("127.0.0.1", {"https_proxy": "http://proxy:3128"}, ""),
-    ],
-)  # fmt: skip
-def test_a_proxy_that_grpc_takes_is_named(
-    monkeypatch: pytest.MonkeyPatch, host: str, environment: dict[str, str], told: str
-) -> None:
-    for name in ("grpc_proxy", "https_proxy", "http_proxy", "no_proxy", "no_grpc_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(diagnose, "_unreachable", lambda host, port, where: "no way")
-    line = explain(host, 9440, None)
-    assert line.startswith("no way")
-    assert (told in line and f"no_proxy={host}" in line) if told else line == "no way"

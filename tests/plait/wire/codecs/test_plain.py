@@ -57,12 +57,6 @@ def test_rounds_to_nearest_ties_to_even(sign, value, rounded):
     assert in_bf16([sign * value]).item() == sign * rounded
 
 
-def test_magnitudes_beyond_the_largest_become_the_largest():
-    largest = np.float32(2.0**127 * (2 - 2**-7))
-    beyond = np.finfo(np.float32).max
-    assert in_bf16([beyond, -beyond, largest]).tolist() == [largest, -largest, largest]
-
-
 def test_zeros_take_no_bytes():
     assert Unchanged().encode(AdapterState.zeros(TWO)).size_bytes == 0
     assert Unchanged().decode(b"", b"", TWO).tobytes() == bytes(8)
@@ -78,26 +72,12 @@ def delta_with(*names: str) -> AdapterState:
     return AdapterState(MANY, flat)
 
 
-def test_parameters_are_a_mask_lowest_bit_first_and_the_payload_what_it_names():
-    packed = FP32_PARTIAL.encode(delta_with("t01", "t07", "t08"))
-    assert packed.parameters == bytes([0b10000010, 0b1])
-    assert packed.payload == struct.pack("<14f", 1, 2, 3, 4, 5, 1, 2, 3, 4, 1, 2, 3, 4, 5)
-    assert BF16_PARTIAL.encode(delta_with("t07")).payload == bytes.fromhex("803f 0040 4040 8040")
-
-
 @pytest.mark.parametrize("codec", [FP32_PARTIAL, BF16_PARTIAL], ids=lambda codec: codec.name)
 @pytest.mark.parametrize("names", [(), ("t00",), ("t02", "t08"), tuple(MANY.by_name)])
 def test_every_bit_comes_back_with_a_mask(codec, names):
     delta = delta_with(*names)
     packed = codec.encode(delta)
     assert codec.decode(packed.parameters, packed.payload, MANY).tobytes() == delta.flat.tobytes()
-
-
-def test_a_tensor_of_negative_zeros_travels():
-    flat = np.zeros(MANY.size, np.float32)
-    flat[-1] = -0.0
-    packed = FP32_PARTIAL.encode(AdapterState(MANY, flat))
-    assert FP32_PARTIAL.decode(packed.parameters, packed.payload, MANY).tobytes() == flat.tobytes()
 
 
 @pytest.mark.parametrize("wire", ["fp32", "bf16"])
@@ -107,8 +87,3 @@ def test_zeros_are_left_out_where_that_saves_bytes(wire):
     assert without_zeros(codec, delta_with("t01")).name == f"{wire}_partial"
     # Only the tensor of no numbers is left out: the mask would cost more.
     assert without_zeros(codec, delta_with(*(set(MANY.by_name) - {"t03"}))) is codec
-
-
-def test_the_dial_needs_no_mask():
-    rate = codec_for("1")
-    assert without_zeros(rate, delta_with("t01")) is rate
