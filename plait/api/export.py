@@ -53,6 +53,7 @@ TARGETS: Choices[Prepare] = Choices(
     (("merged",), _merged),
     (("peft",), _peft),
     (("vllm",), _vllm),
+    alphabetical=True,
 )
 
 
