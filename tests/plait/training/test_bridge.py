@@ -18,7 +18,7 @@ from plait.errors import ConfigError, PartError
 from plait.plugins import admit
 from plait.rounds.local_model import TrainJob
 from plait.training.blueprint import Blueprint
-from plait.training.bridge import load_own_trainer, own_trainer, training_arguments
+from plait.training.bridge import load_own_trainer, own_trainer
 from plait.training.examples import Example
 from plait.training.local_model import PeftLocalModel
 from plait.training.resident import ResidentBase
@@ -82,26 +82,6 @@ def test_what_a_trainer_prints_stays_out_of_plaits_results(
     assert "{" not in captured.err
 
 
-def test_the_trainer_gets_the_runs_settings(resident: ResidentBase, blueprint: Blueprint) -> None:
-    seen: dict[str, object] = {}
-
-    def spy(model, tokenizer, data, args):
-        seen.update(args, columns=data.column_names)
-        return build(model, tokenizer, data, args)
-
-    trained_by(client(resident, spy), blueprint, blueprint.initial, replace(SETTINGS, local_steps=1, learning_rate=0.5))
-    assert (seen["max_steps"], seen["learning_rate"], seen["per_device_train_batch_size"]) == (1, 0.5, 2)
-    assert seen["columns"] == ["input_ids", "labels"]
-
-
-def test_the_runs_schedule_reaches_the_trainer_round_by_round() -> None:
-    settings = replace(SETTINGS, learning_rate=0.4, lr_schedule="linear", total_steps=20)
-    rates = [
-        training_arguments(replace(settings, done_steps=done), "out", "cpu")["learning_rate"] for done in (0, 5, 15)
-    ]
-    assert rates == pytest.approx([0.4, 0.3, 0.1])
-
-
 def test_a_trainer_is_imported_from_where_the_user_is_and_nothing_beside_it_hides_an_installed_library(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,46 +103,6 @@ def test_a_trainer_that_cannot_be_imported_is_refused(where: str) -> None:
     admit(where)
     with pytest.raises(ConfigError, match="trainer"):
         load_own_trainer(where)
-
-
-def by_gradient_descent(resident: ResidentBase) -> PeftLocalModel:
-    """A client whose trainer takes plain steps, so that what is added to them can be told by eye."""
-
-    def plain(model, tokenizer, data, args):
-        return build(model, tokenizer, data, {**args, "optim": "sgd", "max_grad_norm": 0.0})
-
-    return client(resident, plain)
-
-
-def away_from_zero(blueprint: Blueprint) -> AdapterState:
-    return AdapterState(blueprint.initial.layout, blueprint.initial.flat + np.float32(0.01))
-
-
-@pytest.mark.slow
-def test_fedprox_pulls_a_trainers_steps_to_where_they_began(resident: ResidentBase, blueprint: Blueprint) -> None:
-    local, start, mu = by_gradient_descent(resident), away_from_zero(blueprint), 40.0
-    settings = replace(SETTINGS, local_steps=2)
-    first = trained_by(local, blueprint, start, replace(SETTINGS, local_steps=1)).state
-    free = trained_by(local, blueprint, start, settings).state
-    pulled = trained_by(local, blueprint, start, replace(settings, proximal=mu)).state
-    # The first step starts at the origin, so only the second is pulled: by mu (w1 - w0) times the learning rate.
-    expected = -SETTINGS.learning_rate * mu * (first.flat - start.flat)
-    assert np.abs(expected).max() > 1e-5
-    np.testing.assert_allclose(pulled.flat - free.flat, expected, atol=0.02 * np.abs(expected).max())
-
-
-def test_a_trainer_that_takes_no_callbacks_is_refused_by_the_settings_that_need_one(
-    resident: ResidentBase, blueprint: Blueprint
-) -> None:
-    class Bare:
-        def train(self):
-            return None
-
-    local = client(resident, lambda *_: Bare())
-    start = blueprint.initial
-    trained_by(local, blueprint, start, SETTINGS)
-    with pytest.raises(ConfigError, match=r"a Bare, which takes no callbacks, .* for proximal"):
-        trained_by(local, blueprint, start, replace(SETTINGS, proximal=0.1))
 
 
 def test_a_trainer_that_fails_is_told_from_one_that_does_not_fit() -> None:

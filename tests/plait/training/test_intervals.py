@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,23 +65,3 @@ def test_an_interval_of_a_few_sequences_holds_the_loss_of_all_95_times_in_100(ju
     # Three standard deviations of what 600 draws give around 95 %, and some for skewness.
     assert all(0.91 <= count / DRAWS <= 0.985 for count in held.values()), held
     assert np.mean(margins, axis=0)[0] < np.mean(margins, axis=0)[1]
-
-
-def test_a_paired_change_is_known_better_than_the_losses_that_it_lies_between(judged) -> None:
-    for before, after in judged.values():
-        told = after.since(before)
-        unpaired = np.hypot(before.since(None).error, told.error)
-        assert told.change_error < 0.7 * unpaired
-        assert told.change == pytest.approx(after.loss - before.loss)
-
-
-def test_the_sum_of_a_sequence_is_its_own_loss_whatever_lies_beside_it_in_the_batch(
-    judged, resident, blueprint
-) -> None:
-    text = "".join(f"def f{number}(x):\n    return x + {number}\n" for number in range(200))
-    client = PeftLocalModel(resident, "one", [Record(text=text)], kind=RecordKind.TEXT, histogram={})
-    together = client.evaluate(blueprint.spec, blueprint.initial, SETTINGS)
-    apart = client.evaluate(blueprint.spec, blueprint.initial, replace(SETTINGS, batch_size=1))
-    assert together.losses == pytest.approx(apart.losses, rel=1e-4)
-    assert len(set(together.losses)) > 1
-    assert together.counts == (31,) * together.examples

@@ -9,16 +9,13 @@ import pytest
 
 from plait.adapters import Task
 from plait.data import Record, RecordKind
-from plait.errors import DataError
 from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.local_model import LocalModel, TrainJob
 from plait.training.baselines import Baselines
 from plait.training.blueprint import Blueprint
 from plait.training.examples import Example, order
-from plait.training.learner import TrainingInputs
 from plait.training.local_model import PeftLocalModel, data_seed
-from plait.training.resident import ResidentBase, adapter_parameters
-from plait.training.trainer import train_steps
+from plait.training.resident import ResidentBase
 from plait.wire.settings import Settings
 
 SETTINGS = Settings(
@@ -81,26 +78,12 @@ def test_an_adapter_without_effect_is_measured_once_for_all_seeds(
     assert len(known) == measured + 1
 
 
-@pytest.mark.slow
-def test_the_first_answer_is_kept_apart_from_the_second_clients(
-    ada: PeftLocalModel, bob: PeftLocalModel, blueprint: Blueprint
-) -> None:
-    alone = bob.train(job_of(bob, blueprint, SETTINGS)).state.digest()
-    ada.train(job_of(ada, blueprint, SETTINGS))
-    assert bob.train(job_of(bob, blueprint, SETTINGS)).state.digest() == alone
-
-
 def test_sizes_are_counted_under_the_settings_of_the_task(ada: PeftLocalModel, blueprint: Blueprint) -> None:
     short = ada.data_size(blueprint.spec, replace(SETTINGS, seq_len=16))
     long = ada.data_size(blueprint.spec, SETTINGS)
     assert short.train_examples > 1.8 * long.train_examples
     assert long.train_tokens == 32 * long.train_examples
     assert long.histogram == {"ada": 1}
-
-
-def test_too_little_text_is_refused_by_the_clients_name(resident: ResidentBase, blueprint: Blueprint) -> None:
-    with pytest.raises(DataError, match="client 'zoe' has too little data"):
-        client(resident, "zoe", "x = 1\n").data_size(blueprint.spec, SETTINGS)
 
 
 @pytest.mark.slow
@@ -139,21 +122,6 @@ class TestBatches:
         same_count = {len(model.split(blueprint.spec, SETTINGS).train) for model in models}
         assert len(same_count) < len({tuple(each) for each in orders})
         assert self.order_of(models[0], blueprint, 5) != self.order_of(models[0], blueprint, 6)
-
-    @pytest.mark.slow
-    def test_training_takes_that_order(self, ada, blueprint, resident) -> None:
-        trained = ada.train(job_of(ada, blueprint, SETTINGS))
-        split = ada.split(blueprint.spec, SETTINGS)
-        settings = replace(SETTINGS, seed=data_seed(SETTINGS.seed, split))
-        model = resident.carrying(blueprint.spec, blueprint.initial)
-        by_hand = train_steps(
-            model,
-            adapter_parameters(model, blueprint.spec.layout),
-            TrainingInputs(split.train, settings, blueprint.initial.flat),
-            task=blueprint.spec.task,
-            pad_token=resident.pad_token,
-        )
-        assert np.array_equal(trained.state.flat, by_hand.flat)
 
     def test_a_classifier_meets_every_class_in_proportion_within_a_few_steps(self) -> None:
         labels = [0] * 60 + [1] * 25 + [2] * 14 + [3]

@@ -44,25 +44,6 @@ def moved(done: LocalTraining, made: Blueprint) -> np.ndarray:
 
 
 @pytest.mark.slow
-def test_the_factor_goes_as_torchs_own_does() -> None:
-    scale = LossScale.of([torch.zeros(1, dtype=torch.float16)])
-    theirs = torch.amp.GradScaler("cpu", init_scale=trainer.FIRST_SCALE, growth_interval=2000)
-    weight = torch.nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([weight], lr=0.0)
-    theirs.scale(torch.zeros(1))  # begins it
-    generator = np.random.default_rng(0)
-    for _ in range(4100):
-        overflowed = bool(generator.random() < 1e-3)
-        weight.grad = torch.tensor([torch.inf if overflowed else 1.0])
-        assert bool(scale.overflows([weight.grad, None])) == overflowed
-        theirs.step(optimizer)
-        theirs.update()
-        assert scale.lower() if overflowed else scale.held() is None
-        assert scale.factor == theirs.get_scale()
-    assert scale.factor != trainer.FIRST_SCALE
-
-
-@pytest.mark.slow
 def test_in_float16_the_update_is_that_of_float32_and_small_gradients_count(
     resident: ResidentBase, halves: ResidentBase, blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -22,10 +21,8 @@ from plait.training.base_lookup import locate_config
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import Blueprint, design, read_base_config, shape_of
 from plait.training.device import CONTEXT_BYTES, Compute
-from plait.training.fused.kernels import SLICE_ELEMENTS_ON_GPU
 from plait.training.losses import StepMemory
 from plait.training.memory_plan import (
-    SLICES,
     ModelSize,
     Training,
     in_four_bits,
@@ -61,34 +58,6 @@ def sized(base: str, *, rank: int = 16) -> ModelSize:
 @pytest.fixture(scope="module")
 def eight() -> ModelSize:
     return sized("llama-3.1-8b")
-
-
-def test_a_base_and_what_lies_beside_it_are_counted_by_hand(eight: ModelSize) -> None:
-    block = 2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336
-    assert eight.base_bytes == 2 * (32 * (block + 2 * 4096) + 2 * 128256 * 4096)
-    widths = 2 * (4096 + 4096) + 2 * (4096 + 1024) + 3 * (4096 + 14336)
-    assert eight.adapter == 32 * 16 * widths
-    # In two bytes with the model; the master and two moments in float32.
-    assert eight.resident_bytes == eight.base_bytes + (2 + 3 * 4) * eight.adapter
-    # A short sequence: the step itself takes most, with a gradient in two bytes and three vectors in float32.
-    step = peak_bytes(eight, sequences=1, seq_len=1, recomputed=32)
-    assert step == eight.resident_bytes + (2 + 3 * 4) * eight.adapter
-    half = in_four_bits(eight).base_bytes - 2 * (32 * 2 * 4096 + 2 * 128256 * 4096)
-    assert half == pytest.approx(32 * block * (0.5 + 1 / 64 + 4 / 64 / 256), rel=1e-4)
-
-
-def test_what_a_step_cannot_give_up_follows_from_the_settings() -> None:
-    def undivided(**changed: Any) -> int:
-        return Training.of(replace(SETTINGS, **changed)).whole
-
-    assert undivided() == 1
-    assert undivided(loss="mine:loss") == undivided(record_delta=1e-5) == 4
-    private = Training.of(replace(SETTINGS, record_delta=1e-5))
-    assert (private.stacked, private.slices) == (4, (SLICE_ELEMENTS_ON_GPU,))
-    assert Training.of(replace(SETTINGS, lr_schedule="slope")) == Training(), "what is planned where no run is known"
-    assert Training.of(replace(SETTINGS, carry_moments=True, measures_slope=True)).carried == 3
-    assert Training.of(replace(SETTINGS, proximal=0.1)).copies == 1
-    assert Training.of(replace(SETTINGS, gradient_accumulation_steps=2)).accumulates
 
 
 def test_for_completions_that_do_not_fit_a_step_gives_up_nothing(eight: ModelSize) -> None:
@@ -228,47 +197,6 @@ def test_a_limit_decides_how_many_blocks_are_computed_twice(
     assert fresh.step_memory == StepMemory(recomputed=1)
     fresh.plan_steps(blueprint.spec, SETTINGS)
     assert fresh.step_memory == StepMemory(), "a shorter sequence gives up less"
-
-
-@pytest.mark.parametrize("changed", [{"record_delta": 1e-5}, {"loss": "mine:loss"}], ids=str)
-def test_a_whole_batch_is_tried_where_shorter_sequences_might_fit(
-    fresh: ResidentBase, blueprint: Blueprint, tiny: LocatedBase, changed: dict[str, Any]
-) -> None:
-    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
-    long = replace(SETTINGS, batch_size=64, seq_len=2048, **changed)
-    size = size_of(config, blueprint.spec, value_bytes=4, on_cpu=True, training=Training.of(long))
-    assert size is not None
-    one = least_bytes(over_one_sequence(size), seq_len=2048)
-    fresh.memory_limit_bytes = int(one / 1.12)
-    with pytest.raises(MachineError, match="2048 tokens a sequence needs"):
-        fresh.plan_steps(blueprint.spec, long)
-    fresh.memory_limit_bytes = int(1.08 * one)
-    assert least_bytes(size, seq_len=2048) > 1.1 * fresh.memory_limit_bytes
-    fresh.plan_steps(blueprint.spec, long)
-    assert (fresh.step_memory.recomputed, fresh.step_memory.cuts) == (size.layers, 1)
-
-
-def test_pairs_of_replies_are_counted_as_they_are_cut(eight: ModelSize) -> None:
-    pairs = replace(eight, training=replace(CONSTANT, whole=2))
-    of_two = min(
-        peak_bytes(
-            replace(pairs, training=pairs.training.in_parts(2)), sequences=4, seq_len=512, recomputed=blocks,
-            slice_elements=elements,
-        )
-        for blocks in range(pairs.layers + 1)
-        for elements in SLICES
-    )  # fmt: skip
-    # Half of three pairs are two.
-    budgets = (int(1.07 * of_two) + 1, int(1.07 * of_two) - 1)
-    plans = [plan_step(pairs, batch=6, seq_len=512, budget=budget) for budget in budgets]
-    assert [(plan.fits, plan.cuts) for plan in plans] == [(True, 2), (True, 4)]
-
-
-def test_beyond_the_window_of_its_attention_nothing_is_predicted(tiny: LocatedBase, blueprint: Blueprint) -> None:
-    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
-    config.sliding_window = 64
-    assert size_of(config, blueprint.spec, value_bytes=4, seq_len=64) is not None
-    assert size_of(config, blueprint.spec, value_bytes=4, seq_len=65) is None
 
 
 def test_a_step_that_cannot_fit_is_one_line_before_the_base_is_loaded(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -11,12 +12,13 @@ import torch
 
 from plait.adapters import AdapterState, Task
 from plait.errors import MachineError
-from plait.training import losses, model_losses
+from plait.training import losses
 from plait.training.blueprint import Blueprint
 from plait.training.examples import Example
 from plait.training.fused.language_model import FusedLanguageModel
+from plait.training.generate import Sampling, Speaker
 from plait.training.learner import TrainingInputs
-from plait.training.losses import ALL_BLOCKS, StepMemory, is_out_of_memory, within_memory
+from plait.training.losses import ALL_BLOCKS, StepMemory
 from plait.training.resident import ResidentBase, adapter_parameters
 from plait.training.trainer import measure_losses, train_steps
 from plait.wire.settings import Settings
@@ -105,29 +107,6 @@ def test_out_of_memory_in_the_backward_pass_leaves_no_part_of_a_gradient(
     assert train(StepMemory()).tobytes() == plain.tobytes()
 
 
-def test_a_loss_of_a_users_own_is_never_cut_even_if_an_evaluation_was(
-    resident: ResidentBase, blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[int] = []
-
-    def own_loss(logits: torch.Tensor, labels: torch.Tensor, _adapter: object) -> torch.Tensor:
-        return torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
-
-    honest = model_losses.ChosenLoss.__call__
-
-    def counted(self: model_losses.ChosenLoss, batch: list[Example]) -> torch.Tensor:
-        seen.append(len(batch))
-        return honest(self, batch)
-
-    monkeypatch.setattr(model_losses.ChosenLoss, "__call__", counted)
-    monkeypatch.setattr(losses, "loss_named", lambda _: own_loss)
-    model = resident.carrying(blueprint.spec, blueprint.initial)
-    parameters = adapter_parameters(model, blueprint.spec.layout)
-    inputs = TrainingInputs(rows(), replace(SETTINGS, loss="mine:own"), blueprint.initial.flat)
-    train_steps(model, parameters, inputs, task=Task.CAUSAL_LM, pad_token=0, memory=StepMemory(cuts=4))
-    assert seen == [4, 4]
-
-
 def test_one_sequence_that_does_not_fit_is_one_line(
     train: Callable[[StepMemory], np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,12 +136,17 @@ def test_an_evaluation_gives_way_too(
     assert parts.losses == pytest.approx(whole.losses, rel=1e-5)
 
 
-def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
-    assert is_out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 9.05 GB)"))
-    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+@pytest.mark.slow
+def test_a_text_that_does_not_fit_is_one_line_and_the_next_is_made(
+    resident: ResidentBase, blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speaker = Speaker(resident, blueprint.spec, blueprint.initial)
 
-    def fail() -> None:
-        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+    def ask() -> list[str]:
+        return speaker.answers([speaker.encode("import")], max_tokens=2, sampling=Sampling())
 
-    with pytest.raises(RuntimeError, match="mat1"):
-        within_memory(fail, give_way=lambda: True, device=torch.device("cpu"), what="this")
+    with monkeypatch.context() as broken:
+        broken.setattr(type(speaker.model.get_base_model()), "forward", Mock(side_effect=torch.OutOfMemoryError))
+        with pytest.raises(MachineError, match="1 texts side by side do not fit into memory"):
+            ask()
+    assert len(ask()) == 1
