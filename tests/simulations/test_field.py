@@ -117,65 +117,12 @@ def test_an_entrant_that_fails_is_told_with_its_last_words(field, tmp_path: Path
     assert "no such thing" in run.measured({}, stub, {}, Path(sys.executable))["failed"]
 
 
-def test_every_entrant_here_pins_what_it_runs_on(field) -> None:
-    run, _ = field
-    found = run.entrants()
-    assert {"plait", "peft", "flower", "nvflare"} <= {entrant.name for entrant in found}
-    for entrant in found:
-        assert (entrant.folder / "run.py").exists()
-        wanted = (entrant.folder / "requirements.txt").read_text().split()
-        assert all("==" in each or each == "." for each in wanted)
-
-
 def test_the_page_has_the_tables_of_the_committed_rows(field) -> None:
     _, check = field
     page = (FIELD / "README.md").read_text()
     made = check.tables(FIELD.glob("*.jsonl"))
     assert {"quick", "documents-short", "faults", "aims"} <= made.keys()
     assert [name for name, shown in made.items() if "\n".join(shown) not in page] == []
-
-
-def test_rows_of_different_work_make_no_table(field) -> None:
-    _, check = field
-    key = {"cell": "stub", "setting": "default", "rate": None, "seed": 0}
-    rows = [key | {"losses": {"base": {"ada": loss}}} for loss in (1.0, 2.0)]
-    with pytest.raises(ValueError, match="different losses of the base"):
-        check.table(rows)
-
-
-def test_seeds_of_a_cell_are_one_line_with_an_interval(field) -> None:
-    _, check = field
-    rows = [
-        {
-            "cell": "stub", "setting": "default", "rate": None, "seed": seed, "wall_s": 1, "cpu_s": 1, "load": 1,
-            "peak_pss_mib": 1, "bytes": [], "rounds": [{"round": at, "s": at} for at in (0, 1)],
-            "losses": {"base": {"ada": 3}, "1": {"ada": loss}},
-        }
-        for seed, loss in enumerate((1.0, 2.0, 3.0))
-    ]  # fmt: skip
-    # Student's t of two degrees of freedom, times 1 / sqrt(3).
-    assert "| 2.000 ± 2.484 |" in check.table(rows)[-1]
-
-
-def test_time_is_told_to_the_loss_at_which_the_last_of_the_best_ends(field) -> None:
-    _, check = field
-
-    def row(cell: str, rate: float | None, losses: tuple[float, ...]) -> dict[str, object]:
-        return {
-            "cell": cell, "setting": "best" if rate else "default", "rate": rate, "seed": 0, "cpu_s": 9, "load": 1,
-            "peak_pss_mib": 1, "bytes": [{"bytes": 1}], "client_rounds": 4,
-            "rounds": [{"round": number, "s": 5 + 2 * number, "cpu_s": 3 * number} for number in range(3)],
-            "losses": {"base": {"ada": 5.0}} | {str(at): {"ada": loss} for at, loss in enumerate(losses, 1)},
-        }  # fmt: skip
-
-    shown = check.table([row("plait", None, (2.0, 1.0)), row("peft", 0.1, (3.0, 2.0)), row("peft", None, (4.5, 4.0))])
-    assert "| To 2.000: s |" in shown[0]
-    # Four rounds of clients in four seconds; plait is there after a round of two seconds, the loop after both.
-    assert [[line.split(" | ")[at].strip(" |") for at in (0, 6, 10, 11)] for line in shown[2:]] == [
-        ["plait", "1.00", "2", "3"],
-        ["peft", "1.00", "4", "6"],
-        ["peft", "1.00", "", ""],
-    ]
 
 
 @pytest.mark.parametrize(
@@ -248,23 +195,3 @@ def test_a_proxy_counts_both_ways_and_is_there_while_its_server_is(field) -> Non
             connected(proxy.port, tries=1).close()
         except ConnectionRefusedError:
             break
-
-
-def test_a_page_of_a_manual_is_its_text_without_navigation(field) -> None:
-    from works import readable
-
-    page = (
-        '<html><head></head><body id="d"><div class="navheader"><table><tr><td>Next</td></tr></table></div>'
-        '<h1>1.&nbsp;Rows<a href="#R" class="id_link">#</a></h1><p>A row\n    of &lt;two&gt;.</p><pre>SELECT 1;</pre>'
-        '<div class="navfooter"><table><tr><td>Prev</td></tr></table></div></body></html>'
-    )
-    assert readable(page) == "1. Rows\nA row\n of <two>.\nSELECT 1;"
-
-
-def test_every_form_names_a_federation_to_choose_rates_on(field) -> None:
-    from works import FEDERATIONS
-
-    for federation in FEDERATIONS.values():
-        if not federation.name.startswith("choosing"):
-            chosen_on = FEDERATIONS[federation.chosen_on]
-            assert (chosen_on.base, chosen_on.dtype) == (federation.base, federation.dtype)

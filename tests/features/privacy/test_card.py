@@ -5,31 +5,22 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from plait.api.privacy_plans import plans
 from plait.cli.app import app
-from plait.config import config_from_table
 from plait.errors import ConfigError
 from plait.guarantees.accountant import epsilon_at
 from plait.privacy.card import (
     NOT_COVERED,
-    RECORDS_NOT_COVERED,
-    WORTH_WARNING,
     PrivacyCard,
 )
 from plait.privacy.events import NoiseIntended, PrivacySpent, PrivacyStarted
-from plait.report.answers import answers
 from plait.report.privacy import epsilon_table, figures_of
 from plait.report.status import status_tables
 from plait.report.summary import summarise
-from plait.report.tables import report_tables
-from plait.rounds.events import Audited, MembershipAttack
 from plait.rounds.ledger import Ledger
 from plait.rounds.run_now import RunNow, RunProgress
-from plait.settle import settle
 from server.hosting import status_of
 from server.sessions import Sessions
 from tests.plait.conftest import run_started, view_of
-from tests.plait.report.test_html import page_of
 from tests.plait.rounds.conftest import started
 
 STARTED = PrivacyStarted(
@@ -70,30 +61,6 @@ def test_the_summary_has_unit_epsilon_delta_and_epsilon_by_round(view):
     assert [key for key in without if key.startswith("dp_")] == ["dp_audit_bound"]
 
 
-AUDITED = Audited(
-    adapter="ab", members=40, others=30, canaries=10_000, epsilon_bound=2.3, epsilon_most=4.6,
-    attacks=(MembershipAttack(name="loss", auc=0.61, margin=0.04, tpr=0.025),),
-)  # fmt: skip
-
-
-def test_what_attacks_found_is_in_card_summary_tables_and_page(view):
-    assert "Audit bound" not in dict(card_of(view).facts)
-    assert "Attacks" not in page_of(view)
-    view.take(AUDITED)
-    assert dict(card_of(view).facts)["Audit bound"] == (
-        "10,000 canary clients prove epsilon of at least 2.3 with 95 % certainty (perfect guesses would prove 4.6)"
-    )
-    summary = summarise(view)
-    assert summary["dp_audit_bound"] == 2.3
-    assert summary["membership"]["loss"] == {
-        "auc": 0.61, "auc_interval": pytest.approx([0.57, 0.65]), "tpr_at_fpr_1": 0.025,
-    }  # fmt: skip
-    table = next(table for table in report_tables(view) if "Membership" in table.title)
-    assert table.title == "Membership: 40 trained sequences against 30 held-out ones"
-    assert table.rows == (("loss", "0.610 ± 0.040", "2.5%"),)
-    assert "so no epsilon covers these figures" in page_of(view)
-
-
 def test_the_card_says_who_is_protected_from_whom_and_what_is_not_covered(view):
     facts = dict(card_of(view).facts)
     assert facts["Protected"] == "everything that one client's data changed, in all rounds together"
@@ -104,15 +71,6 @@ def test_the_card_says_who_is_protected_from_whom_and_what_is_not_covered(view):
     quiet = STARTED.model_copy(update={"noise_over_clip": 2.9})
     assert PrivacyCard(quiet).warning == ""
     assert PrivacyCard(quiet).epsilon_text == "epsilon 0 of 8 at delta 1e-05"
-
-
-@pytest.mark.parametrize(("noise", "warns"), [(21.0, True), (2.9, False)])
-def test_a_run_whose_noise_leaves_nothing_to_learn_says_so_at_its_end(noise, warns):
-    view = without_privacy()
-    view.take(STARTED.model_copy(update={"noise_over_clip": noise}))
-    learned, *_ = answers(view)
-    assert learned.short == "Not shown"
-    assert ("expect no useful adapter" in learned.text) is learned.is_bad is warns
 
 
 def test_status_shows_what_is_spent():
@@ -145,22 +103,6 @@ def shown(*runs: str) -> str:
 
 def as_json(*runs: str) -> dict[str, Any]:
     return json.loads(CliRunner().invoke(app, ["privacy", *runs, "--json"]).output)
-
-
-def planned(parameters: int, records: int | None = None, **given: object):
-    return plans(settle(config_from_table({"clients": 100, **given})), parameters, parameters, records)
-
-
-@pytest.mark.parametrize(("clip", "warns"), [({"dp-epsilon": 1e4}, False), ({"dp-epsilon": 8.0}, True)])
-def test_an_estimate_warns_where_the_noise_leaves_nothing_to_learn(clip, warns):
-    said = planned(2_440_000, dp="client", **clip)
-    (table,) = said.tables
-    ratio = said.figures["dp_noise_over_clip"]
-    assert ("noise in a round's mean, over the clip norm", f"{ratio:.3g}") in table.rows
-    assert ("expect no useful adapter" in table.note) is warns is (ratio > WORTH_WARNING)
-    if warns:
-        assert f"{math.ceil(100 * ratio / WORTH_WARNING):,} clients per round" in table.note
-        assert f"{int(2_440_000 * (WORTH_WARNING / ratio) ** 2):,} parameters" in table.note
 
 
 def test_it_shows_the_card_and_epsilon_by_round(tmp_path):
@@ -245,19 +187,6 @@ def test_under_masks_nothing_is_told_that_only_the_clients_know(tmp_path):
     told = shown(written(tmp_path / "run", promised, *paid))
     assert "under masks none says what it has spent so far" in told
     assert "8 of 8" not in told
-
-
-def test_of_private_records_it_shows_what_each_client_s_have_cost(tmp_path):
-    promised = PrivacyStarted(
-        unit="record", adjacency="zero-out", observer="everybody, the server too", epsilon=8.0, delta=1e-5, clients=2,
-        parameters=100, amplification="by Poisson batches", batch=16, steps=40,
-    )  # fmt: skip
-    paid = PrivacySpent(round=1, epsilon=3.5, delta=1e-5, by_client={"ada": 3.5, "bob": 2.25})
-    run = written(tmp_path / "run", promised, paid)
-    assert "everybody, the server too" in shown(run)
-    assert "Epsilon by client" in shown(run)
-    assert as_json(run)["spent_by_round"]["1"]["by_client"] == {"ada": 3.5, "bob": 2.25}
-    assert as_json(run)["not_covered"] == list(RECORDS_NOT_COVERED)
 
 
 @pytest.mark.slow

@@ -1,5 +1,4 @@
 import hashlib
-import itertools
 import math
 import operator
 from dataclasses import replace
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 
 from plait.errors import ConfigError
-from plait.guarantees.accountant import epsilon_at, epsilon_of, sum_term
+from plait.guarantees.accountant import epsilon_of
 from plait.privacy.mechanism import (
     DEVIATIONS,
     SHARE,
@@ -97,19 +96,6 @@ def test_whole_numbers_are_never_longer_than_the_radius(name, radius):
     assert sum(map(operator.mul, integers, integers)) <= radius * radius
 
 
-def test_a_short_update_is_rounded_without_bias_and_not_shrunk():
-    values = np.random.default_rng(1).normal(size=2000).astype(np.float32)
-    values *= np.float32(0.5 / np.linalg.norm(values))
-    grid = grid_for(2000, 1.0)
-    rounded = [
-        clipped_to_grid(values, clip_norm=1.0, radius=grid.radius, key=number.to_bytes(32, "little"))
-        for number in range(400)
-    ]
-    off = np.mean(rounded, axis=0) * grid.unit(1.0) - values
-    assert np.abs(off).max() < 6 * grid.unit(1.0) / 2 / math.sqrt(400)
-    assert np.abs(rounded[0] * grid.unit(1.0) - values).max() <= grid.unit(1.0)
-
-
 @pytest.mark.parametrize("size", [2000, 2_440_000])
 def test_a_long_update_keeps_its_direction_and_nearly_the_whole_norm(size):
     values = np.random.default_rng(2).normal(size=size).astype(np.float32)
@@ -118,14 +104,6 @@ def test_a_long_update_keeps_its_direction_and_nearly_the_whole_norm(size):
     along = integers @ values / np.linalg.norm(values)
     assert 0.98 * grid.radius < along <= grid.radius
     assert 4 * math.sqrt(size) <= grid.radius + 1 or grid.radius >= 4096
-
-
-def test_the_noise_s_table_stays_small_however_large_the_noise():
-    for multiplier in (0.1, 1.0, 300.0, 1e4):
-        grid = grid_for(1 << 24, multiplier)
-        assert grid.sigma <= 1 << 17
-        assert grid.radius >= 1
-        assert grid.sigma / grid.radius == pytest.approx(multiplier, rel=1e-12)
 
 
 @pytest.mark.parametrize("clients", [1, 8, 100, 10_000])
@@ -147,13 +125,6 @@ def test_the_clip_norm_finds_the_quantile_of_norms_that_do_not_change():
     for _ in range(200):
         clip = next_clip(clip, float((norms <= clip).mean()), 0.8)
     assert clip == pytest.approx(np.quantile(norms, 0.8), rel=0.05)
-
-
-def test_noise_cannot_throw_the_clip_norm_far():
-    for fraction in (-1e6, 1e6):
-        assert 0.5 < next_clip(1.0, fraction, 0.5) < 2
-    assert next_clip(3.0, 0.5, 0.5) == 3.0
-    assert math.isfinite(next_clip(1e300, 0.0, 0.9))
 
 
 SHARED = ClientPrivacy(
@@ -203,25 +174,6 @@ def test_what_is_charged_bounds_the_sum_of_shares_itself():
             least[name] = float(np.maximum(moved - math.exp(epsilon) * whole, 0).sum())
         assert least["at"] <= 1e-5
         assert least["below"] > 1e-5, "what is charged is more than 3 % too much"
-
-
-def test_epsilon_is_little_more_than_that_of_a_gaussian_mechanism():
-    for multiplier, rounds, delta in itertools.product((0.5, 2.0, 6.0), (1, 5, 100), (1e-3, 1e-8)):
-        found, gaussian = (
-            epsilon_of(delta, rounds, multiplier, guaranteed=67),
-            epsilon_at(delta, math.sqrt(rounds) / multiplier),
-        )
-        assert found == pytest.approx(gaussian, rel=1e-3, abs=1e-6)
-        assert found > gaussian
-
-
-def test_the_term_of_the_sum_is_that_of_the_paper():
-    """arXiv 2102.06387: tau = 10 sum exp(-2 pi^2 sigma^2 k / (k + 1)) in every number, here of 2^32."""
-    tau = 10 * sum(math.exp(-2 * math.pi**2 * 5 * k / (k + 1)) for k in range(1, 67))
-    assert 2**32 * tau < sum_term(67) < 2 * 2**32 * tau
-    assert epsilon_of(1e-5, 1_000_000, 1000.0, guaranteed=67) == pytest.approx(
-        epsilon_of(1e-5, 1_000_000, 1000.0), rel=1e-3
-    )
 
 
 @pytest.mark.parametrize("guaranteed", [3, 67, 900])

@@ -3,13 +3,12 @@ from __future__ import annotations
 import math
 import shutil
 import statistics
-from pathlib import Path
 
 import pytest
 
-from plait.errors import ConfigError, PeerError
+from plait.errors import PeerError
 from plait.studies.comparison import compare
-from plait.studies.difference import Difference, Pairing, difference, margin_of_mean
+from plait.studies.difference import Difference, Pairing, difference
 
 
 def test_runs_that_differ_in_the_seed_only_are_one_group_of_means(make_run) -> None:
@@ -21,18 +20,6 @@ def test_runs_that_differ_in_the_seed_only_are_one_group_of_means(make_run) -> N
     # Two values 0.5 apart: t = 12.706 with one degree of freedom, times half their distance.
     assert summary.loss_margin["rule fedavg"] == pytest.approx(12.706 * 0.25, rel=1e-4)
     assert summary.loss_margin["rule ffa"] == 0.5
-
-
-def test_the_fewest_settings_that_tell_groups_apart_are_their_labels(make_run) -> None:
-    grid = [(rule, wire) for rule in ("fedavg", "ffa") for wire in ("1", "2")]
-    runs = [make_run(f"{n}-{seed}", 3.0, seed=seed, rule=r, wire=w) for n, (r, w) in enumerate(grid) for seed in (0, 1)]
-    assert [group.label for group in compare(*runs).groups] == [f"rule {rule}, wire {wire}" for rule, wire in grid]
-
-
-def test_a_setting_that_follows_from_another_is_no_label(make_run) -> None:
-    shares = {"fedavg": "0.35", "median": "0.0"}
-    runs = [make_run(f"{r}-{n}", 3.0, seed=n, rule=r, **{"own-share": s}) for r, s in shares.items() for n in (0, 1)]
-    assert [group.label for group in compare(*runs).groups] == ["rule fedavg", "rule median"]
 
 
 def test_the_same_settings_and_seed_twice_are_two_groups(make_run) -> None:
@@ -52,13 +39,6 @@ def test_runs_of_another_task_are_not_compared(make_run) -> None:
     assert "stdlib: good; bbc: other" in comparison.notes[0]
 
 
-def test_weights_of_another_fingerprint_are_another_base(make_run) -> None:
-    base = {"name": "smollm2-135m", "fingerprint": "ff" * 32, "task": "causal-lm"}
-    comparison = compare(make_run("one", 3.0), make_run("other", 3.0, started={"base": base}))
-    assert comparison.differences.empty
-    assert "not comparable" in comparison.notes[0]
-
-
 def test_an_unfinished_run_is_shown_and_named_and_counts_only_where_none_has_finished(make_run) -> None:
     runs = [make_run("done", 3.0, seed=0), make_run("going", 9.0, seed=1, is_over=False)]
     runs += [make_run("alone", 2.0, rule="ffa", is_over=False), make_run("new", None, rule="krum", is_over=False)]
@@ -68,24 +48,6 @@ def test_an_unfinished_run_is_shown_and_named_and_counts_only_where_none_has_fin
     assert summary.loss.isna().tolist() == [False, False, True]
     said = " ".join(comparison.notes)
     assert all(f"{name} is unfinished" in said for name in ("going", "alone", "new"))
-
-
-def test_other_held_out_sequences_are_said(make_run) -> None:
-    runs = make_run("one", 3.0, partition="iid"), make_run("other", 3.0, partition="square", tokens=90)
-    assert compare(*runs).notes == ("other is evaluated on other held-out sequences than one.",)
-
-
-def test_a_run_that_is_named_twice_counts_once(make_run, monkeypatch) -> None:
-    run = make_run("one", 3.0)
-    monkeypatch.chdir(run.parent)
-    assert len(compare(run, "one", Path("one/../one")).runs) == 1
-
-
-def test_what_is_no_run_is_refused_by_name(make_run, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no run to compare"):
-        compare()
-    with pytest.raises(ConfigError, match=r"'.*nothing' holds no run"):
-        compare(make_run("one", 3.0), tmp_path / "nothing")
 
 
 def test_a_broken_ledger_is_refused_by_name(make_run) -> None:
@@ -140,21 +102,3 @@ def test_without_the_same_start_they_are_not_paired(make_run, change) -> None:
     difference = found(one, other)
     assert difference == Difference(pytest.approx(0.2), pytest.approx(math.hypot(0.5, 0.5)), Pairing.NOTHING)
     assert abs(difference.mean) < difference.margin
-
-
-def test_groups_without_a_common_seed_are_not_paired(make_run) -> None:
-    ours = [make_run(f"a-{seed}", loss, seed=seed, rule="fedavg") for seed, loss in ((0, 3.0), (1, 3.2))]
-    theirs = [make_run(f"b-{seed}", loss, seed=seed, rule="ffa") for seed, loss in ((2, 3.5), (3, 3.9))]
-    margins = [12.706 * statistics.stdev(losses) / math.sqrt(2) for losses in ((3.0, 3.2), (3.5, 3.9))]
-    assert found(*ours, *theirs) == Difference(
-        pytest.approx(0.6), pytest.approx(math.hypot(*margins), rel=1e-4), Pairing.NOTHING
-    )
-
-
-# Student's t, 97.5 %, from the tables of Abramowitz and Stegun (26.10), by degrees of freedom.
-@pytest.mark.parametrize(("freedom", "t"), [(1, 12.706), (2, 4.303), (9, 2.262), (120, 1.980)])
-def test_the_margin_is_student_s(freedom: int, t: float) -> None:
-    values = [float(number**2) for number in range(freedom + 1)]
-    expected = t * statistics.stdev(values) / math.sqrt(freedom + 1)
-    assert margin_of_mean(values) == pytest.approx(expected, rel=3e-4)
-    assert margin_of_mean(values[:1]) is None

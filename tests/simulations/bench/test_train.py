@@ -7,11 +7,10 @@ from typing import Self
 
 import pytest
 
-from plait.training import device
 from plait.training.bases import locate_base
 from simulations.bench import train
 from simulations.bench.train import MAIN_THREAD, Speeds, speeds
-from simulations.bench.train_ways import PEERS, Workload, multiplied_parameters
+from simulations.bench.train_ways import PEERS, Workload
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +34,6 @@ def test_ratios_are_of_medians_and_above_1_where_plait_is_faster() -> None:
     assert [row[0] for row in found.table().rows] == list(rates)
 
 
-def test_a_tied_head_counts_among_the_weights_that_every_token_is_multiplied_with(work: Workload) -> None:
-    hidden, inner, layers, words = 128, 352, 4, 2048
-    linears = multiplied_parameters(work) - words * hidden
-    assert linears % layers == 0
-    assert linears // layers >= 3 * hidden * inner + 2 * hidden * hidden
-
-
 class _Here(contextlib.nullcontext[None]):
     """In the place of a process for each way, which would load all libraries again."""
 
@@ -52,36 +44,6 @@ class _Here(contextlib.nullcontext[None]):
         done: Future[object] = Future()
         done.set_result(function(*arguments))
         return done
-
-
-def test_one_base_is_in_memory_at_a_time_and_every_way_has_its_repetitions(
-    work: Workload, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    here: list[str] = []
-    most = 0
-
-    class Process(_Here):
-        def __enter__(self) -> Self:
-            nonlocal most
-            here.append("base")
-            most = max(most, len(here))
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            here.pop()
-
-        def submit(self, function: Callable[..., object], *arguments: object) -> Future[object]:
-            assert here, "the process has ended"
-            return super().submit(lambda: (2.0, 1.0))
-
-    monkeypatch.setattr(train, "_process", Process)
-    monkeypatch.setattr(device, "matrix_gflops", lambda *_, **__: 1.0)
-    found = speeds(work, repetitions=3, steps=4, clock=MAIN_THREAD)
-    assert most == 1
-    assert {way: list(rates) for way, rates in found.rates.items() if way != "limit"} == {
-        way: [4 * 16 / 2.0] * 3 for way in ("plait", *PEERS)
-    }
-    assert len(found.rates["limit"]) == 3
 
 
 @pytest.mark.slow

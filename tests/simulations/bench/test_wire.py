@@ -1,4 +1,3 @@
-import json
 import math
 from dataclasses import replace
 
@@ -8,7 +7,7 @@ import pytest
 from plait.adapters import AdapterState, Layout
 from simulations.bench.baselines import BASELINES
 from simulations.bench.deltas import Source, samples
-from simulations.bench.wire import DIAL, Measured, Timing, compare
+from simulations.bench.wire import DIAL, compare
 
 
 @pytest.fixture(scope="module")
@@ -33,32 +32,6 @@ def test_plait_takes_fewer_bits_for_as_little_distortion(comparison):
         # The dial ends at about 1 bit, where top-k of as many bits loses most of a delta. The coder's states are a
         # twentieth of a bit of so few numbers.
         assert ours.bits < max(peer.bits, 1.05)
-
-
-def test_rows_are_json_of_one_shape(comparison):
-    rows = [json.loads(json.dumps(row.to_json(), allow_nan=False)) for row in comparison.rows()]
-    shape = {"row", "value", "unit", "peers", "limit", "ratio_to_best_peer", "ratio_to_limit"}
-    assert all(row.keys() == shape for row in rows)
-    assert len({row["row"] for row in rows}) == len(rows)
-    (at_nf4,) = (row for row in rows if "distortion of nf4" in row["row"])
-    assert at_nf4["ratio_to_best_peer"] == at_nf4["peers"]["nf4"] / at_nf4["value"]
-
-
-def test_the_time_of_packing_is_a_part_of_that_of_training(comparison):
-    rows = {row.row: row.value for row in comparison.rows()}
-    megabytes = 4 * comparison.parameters / 1e6
-    seconds = megabytes / rows["Gaussian, wire 1: encode"] + megabytes / rows["Gaussian, wire 1: decode"]
-    assert rows["Gaussian, wire 1: encode and decode, of 10 local steps"] == pytest.approx(seconds / 100)
-    drawn = replace(comparison, trained_s=None)
-    assert not any("local steps" in row.row for row in drawn.rows())
-
-
-def test_the_bound_is_that_of_a_gaussian():
-    still = Timing((1.0,))
-    assert Measured("x", 3.0, 1 / 16, still, still).bound == 2
-    assert Measured("x", 3.0, 1 / 16, still, still).excess == 1
-    assert Measured("x", 3.0, 1.5, still, still).bound == 0
-    assert Measured("x", 32.0, 0.0, still, still).bound is None
 
 
 @pytest.mark.slow
