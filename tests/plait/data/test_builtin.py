@@ -9,7 +9,7 @@ import pytest
 from plait.data import BUILTINS, Record, RecordKind, as_dataset
 from plait.data.builtin import read_tree
 from plait.data.downloaded import read_conversations, read_stories
-from plait.errors import ConfigError, MachineError
+from plait.errors import ConfigError
 
 LONG = "# a comment that fills two hundred bytes\n" * 6
 GREETINGS = """
@@ -110,9 +110,3 @@ def test_only_source_worth_learning_from_is_read_in_path_order(tmp_path: Path) -
         Record(text=LONG + f"# {name}\n", columns={"package": name[0], "path": name})
         for name in ("a.py", "b/__init__.py", "b/deep/x.py")
     ]
-
-
-def test_a_python_without_source_is_said_to_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
-    with pytest.raises(MachineError, match="no source of the standard library"):
-        as_dataset("stdlib", cache=tmp_path, progress=print)

@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from plait.data import Message, Record, as_dataset
@@ -24,26 +23,17 @@ SHAREGPT: Row = {"conversations": [{"from": "human", "value": "Hi"}, {"from": "g
         ({"body": "a", "author": "b"}, {"text": "body", "client": "author"}, Record(text="a", columns={"author": "b"})),
         # A label under another name stays a column, to partition by.
         ({"body": "a", "topic": "b"}, "text=body, label=topic", Record(text="a", label="b", columns={"topic": "b"})),
-        ({"text": "a", "topic": 3}, "label=topic", Record(text="a", label="3", columns={"topic": "3"})),
         # What is named is all that is taken.
         ({"text": "a", "label": "b"}, "text=text", Record(text="a", columns={"label": "b"})),
-        ({"text": "a", "body": "b"}, "text=body", Record(text="b", columns={"text": "a"})),
         ({"q": "a", "completion": "b"}, "prompt=q", Record(prompt="a", completion="b")),
-        ({"q": "a", "a": "b"}, "prompt=q,completion=a", Record(prompt="a", completion="b")),
         ({"q": "a", "more": "b", "a": "c"}, "prompt=q+more,completion=a", Record(prompt="a\n\nb", completion="c")),
         ({"q": "a", "more": None, "a": "c"}, "prompt=q+more,completion=a", Record(prompt="a", completion="c")),
         (ALPACA, None, Record(prompt="Add\n\n1 and 2", completion="3")),
-        ({"instruction": "Say", "output": "x"}, None, Record(prompt="Say", completion="x")),
         ({**ALPACA, "input": ""}, "", Record(prompt="Add", completion="3")),
         (
             SHAREGPT,
             None,
             Record(messages=(Message("user", "Hi"), Message("assistant", "Hello")), columns={"id": "x"}),
-        ),
-        (
-            {"chat": SHAREGPT["conversations"]},
-            "messages=chat",
-            Record(messages=(Message("user", "Hi"), Message("assistant", "Hello"))),
         ),
     ],
 )  # fmt: skip
@@ -67,9 +57,7 @@ def test_the_client_column_is_the_natural_one() -> None:
         ("txt=body", "columns names the field 'txt', expected FIELD=COLUMN.*; did you mean 'text'?"),
         ("text=a,text=b", r"columns names 'text' twice, expected it once; join columns as text=A\+B"),
         ("text=", "columns has '' for 'text', expected the name of a column"),
-        ("label=a+b", "columns has 'a.b' for 'label', expected the name of a column"),
         ("text=a,prompt=b", "columns names text and prompt, expected the fields of one kind of record"),
-        ("messages=a,label=b", "columns names messages and label, expected the fields of one kind"),
     ],
 )
 def test_a_bad_column_map_is_refused_before_anything_is_read(columns: str, message: str) -> None:
@@ -81,13 +69,8 @@ def test_a_bad_column_map_is_refused_before_anything_is_read(columns: str, messa
     ("row", "advice"),
     [
         ({"question": "a", "answer": "b", "id": 3}, "--columns prompt=question,completion=answer"),
-        ({"Question": "a", "Response": "b"}, "--columns prompt=Question,completion=Response"),
-        ({"title": "a", "content": "much longer"}, "--columns text=content"),
         ({"title": "a", "stuff": "much longer"}, "--columns text=stuff"),
-        ({"sentence": "a", "category": "x"}, "--columns text=sentence,label=category"),
-        ({"dialogue": [{"role": "user", "content": "a"}]}, "--columns messages=dialogue"),
         ({"the body": 3, "n": 4}, "--columns text=COLUMN"),
-        ({"the content, all": "a"}, "--columns 'text=the content, all'"),
         # Both of two formats: neither is certain.
         ({**ALPACA, **SHAREGPT}, "--columns messages=conversations"),
     ],
@@ -105,8 +88,6 @@ def test_unknown_columns_are_named_with_those_that_would_do(row: Row, advice: st
     ("rows", "columns", "message"),
     [
         ([{"body": "a"}, {"text": "b"}], "text=body", "record 2 of data 'data' has 'text', expected 'body'"),
-        ([{"body": 3}], "text=body", "record 1 of data 'data' has a number as 'body', expected a string"),
-        ([{"q": "a", "b": 3, "c": "c"}], "prompt=q+b,completion=c", "has a number as 'b', expected a string"),
         ([{"q": None, "b": "x", "c": "c"}], "prompt=q+b,completion=c", "has null as 'q', expected a string"),
         ([SHAREGPT, {"conversations": [{"from": "critic", "value": "x"}]}], "", "has 'critic' as role of"),
         ([ALPACA, {"text": "a"}], "", "record 2 of .* has 'text', expected 'instruction' and 'output' as on record 1"),
@@ -117,17 +98,9 @@ def test_a_record_without_the_columns_is_refused(rows: list[Row], columns: str, 
         as_dataset(rows, columns=columns)
 
 
-@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
-def test_a_typo_in_a_column_is_told_with_the_nearest_column(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"a.{suffix}"
-    frame = pd.DataFrame({"Ticket Text": ["a", "b"], "Owner": ["x", "y"]})
-    match suffix:
-        case "jsonl":
-            frame.to_json(path, orient="records", lines=True)
-        case "csv":
-            frame.to_csv(path, index=False)
-        case _:
-            frame.to_parquet(path)
+def test_a_typo_in_a_column_is_told_with_the_nearest_column(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("Ticket Text,Owner\na,x\nb,y\n")
     said = (
         f"'{path}' has no column 'ticket text', which --columns names; it has 'Ticket Text' and 'Owner'; did you "
         "mean 'Ticket Text'?"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from plait.data import as_dataset
-from plait.data.opened import Density
 from plait.errors import DataError
 from tests.plait.data.test_bombs import COMPRESSED, varint, written
 
@@ -140,11 +138,3 @@ def test_a_file_of_rows_that_differ_is_read_whole(tmp_path: Path, name: str) -> 
         case _:
             written(path, table, COMPRESSED)
     assert len(as_dataset(path).records) == 3000
-
-
-def test_what_comes_through_a_pipe_is_not_bounded_by_its_size(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    density = Density(tmp_path / "pipe")
-    for _ in range(100):
-        density.row(1 << 20)
-    density.unpack(1 << 30)

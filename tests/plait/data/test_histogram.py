@@ -10,13 +10,6 @@ def texts(*columns: dict[str, str]) -> Dataset:
     return Dataset.of("toy", RecordKind.TEXT, [Record(text="x", columns=values) for values in columns])
 
 
-def test_labels_are_counted_most_frequent_first() -> None:
-    records = [Record(text="x", label=label) for label in ("b", "c", "a", "c")]
-    dataset = Dataset.of("toy", RecordKind.LABEL, records)
-    assert list(histogram(records, dataset).items()) == [("c", 2), ("a", 1), ("b", 1)]
-    assert histogram(records[:1], dataset) == {"b": 1}
-
-
 def test_without_labels_owners_are_counted_and_no_other_column() -> None:
     dataset = texts(*({"who": str(n % 2), "said": str(n % 3)} for n in range(12)))
     assert histogram(dataset.records, dataset) == {}

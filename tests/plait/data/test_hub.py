@@ -15,7 +15,6 @@ import pytest
 from datasets.exceptions import DataFilesNotFoundError, DatasetGenerationError, DatasetNotFoundError
 
 from plait.data import as_dataset, check_data_name
-from plait.data.hub import HubName, hub_name
 from plait.errors import ConfigError, DataError, MachineError, PlaitError
 
 ROWS = [{"text": f"word {number}"} for number in range(20)]
@@ -85,12 +84,6 @@ def test_a_path_is_not_looked_for_on_the_hub(asked: list[tuple[object, ...]], na
     assert not asked
 
 
-def test_names_that_cannot_be_are_no_names() -> None:
-    assert hub_name("owner/name:a@b") == HubName("owner/name", "a", "b")
-    for text in ("name", "a/b/c", "a b/c", "-a/b", "a/b:", "a/b@", "a/b:c/d", "../a", "memory:a", "my_rules:Rule"):
-        assert hub_name(text) is None
-
-
 _CONFIGS = (
     "Config name is missing.\nPlease pick one among the available configs: ['en', 'fr']\nExample of usage:\n\t`x`"
 )
@@ -104,9 +97,6 @@ FAILS: dict[str, tuple[BaseException, type[PlaitError], str]] = {
         "is code, which is never run; take its tables: --data owner/name@refs/convert/parquet",
     ),
     "configurations": (ValueError(_CONFIGS), ConfigError, "expected owner/name:CONFIG, one of: en, fr$"),
-    "no such configuration": (
-        ValueError("BuilderConfig 'x' not found. Available: ['en', 'fr']"), ConfigError, "one of: en, fr$",
-    ),
     "other columns": (DatasetGenerationError("secret\nsecret"), DataError, "cannot be read as a table .DatasetGen"),
     "other cached": (
         ValueError("Couldn't find cache for owner/name for config 'x'\nAvailable configs in the cache: ['en']"),

@@ -88,13 +88,6 @@ def test_classes_have_their_names_and_pictures_are_left_out() -> None:
         assert dataset.records == (Record(text="a", label="good"), Record(text="b", label="bad"))
 
 
-def test_a_class_that_is_not_given_is_refused_by_its_row() -> None:
-    features = datasets.Features(text=datasets.Value("string"), label=datasets.ClassLabel(names=["bad", "good"]))
-    data = datasets.Dataset.from_list([{"text": "a", "label": 1}, {"text": "b", "label": -1}], features=features)
-    with pytest.raises(DataError, match="row 2 of data 'data' has null as 'label'"):
-        as_dataset(data)
-
-
 def test_missing_values_of_a_frame_are_no_values() -> None:
     frame = pd.DataFrame({
         "text": ["a", "b"], "year": [1999.0, np.nan], "when": [pd.Timestamp("2020-01-02"), pd.NaT],
