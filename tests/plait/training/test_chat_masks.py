@@ -204,22 +204,3 @@ def test_plain_messages_have_the_fingerprint_that_they_had_and_tools_change_it()
         digest.update(b"%d %b" % (len(text), text.encode()))
     digest.update(b"0 records")
     assert plain.fingerprint == digest.hexdigest()
-
-
-@pytest.mark.parametrize("name", ["llama3", "qwen3"])
-def test_a_long_chat_takes_the_time_of_the_turns_that_fit(tokenizer, monkeypatch: pytest.MonkeyPatch, name) -> None:
-    turns = [{"role": ("user", "assistant")[number % 2], "content": f"Turn {number} of this."} for number in range(200)]
-    (whole,) = made(tokenizer, template(name), {"messages": turns[:20]})
-    rendered: list[int] = []
-    render = type(tokenizer).apply_chat_template
-
-    def counted(self, conversation, **options: object):
-        rendered.append(len(conversation))
-        return render(self, conversation, **options)
-
-    monkeypatch.setattr(type(tokenizer), "apply_chat_template", counted)
-    (example,) = made(tokenizer, template(name), {"messages": turns}, seq_len=96)
-    assert example.tokens.tolist() == whole.tokens[:96].tolist()
-    assert example.labels.tolist() == whole.labels[:96].tolist()
-    assert (example.labels != IGNORED).any()
-    assert len(rendered) < 40

@@ -42,10 +42,3 @@ def test_a_trainer_gets_the_chosen_gpu_and_no_other(current: list[str], tmp_path
     assert "ACCELERATE_TORCH_DEVICE" not in os.environ
     theirs = settings(tmp_path)
     assert (str(theirs.device), theirs.n_gpu) == ("cuda:0", 3), "what it would take by itself"
-
-
-def test_a_trainer_beside_gpus_stays_on_the_cpu_if_that_was_chosen(current: list[str], tmp_path: Path) -> None:
-    with one_device(torch.device("cpu")):
-        made = settings(tmp_path)
-        assert (str(made.device), made.n_gpu) == ("cpu", 0)
-        assert str(PartialState().device) == "cpu"

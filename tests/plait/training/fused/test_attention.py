@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import sys
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from plait.training.fused import attention as fused_attention
-from plait.training.fused.attention import Angles, Heads, Ragged, attend, attend_gradient, stretches, takes_ragged
+from plait.training.fused.attention import Angles, Heads, Ragged, attend, attend_gradient, stretches
 from tests.pretend.varlen import plain_varlen
 
 pytestmark = pytest.mark.usefixtures("computed")
@@ -96,35 +94,6 @@ def test_sequences_of_several_lengths_take_one_call_and_its_gradients_are_those_
     assert calls == [21], "one call, and none again for the gradient"
     for found, wanted in ((out, expected), *zip(ours, (leaf.grad for leaf in leaves), strict=True)):
         assert torch.norm(found - wanted) <= 1e-6 * torch.norm(wanted), "angles are float32"
-
-
-def test_a_processor_or_an_older_torch_takes_one_call_a_length(monkeypatch: pytest.MonkeyPatch) -> None:
-    heads, there = Heads(4, 2, 64), torch.empty(1, device="meta")
-    # Some GPUs take wide heads without gradients alone: what asks has to have them.
-    monkeypatch.setattr(fused_attention, "_takes_groups", lambda *given: all(x.requires_grad for x in given))
-    assert not takes_ragged(heads, torch.empty(1))
-    assert takes_ragged(heads, there) == (fused_attention.varlen_attention() is not None)
-    monkeypatch.setattr(fused_attention, "_takes_groups", lambda *_: False)
-    assert not takes_ragged(heads, there), "float32, or a GPU before Ampere"
-    monkeypatch.setattr(fused_attention, "_takes_groups", lambda *_: True)
-    fused_attention.varlen_attention.cache_clear()
-    with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "torch.nn.attention.varlen", SimpleNamespace(varlen_attn=lambda q, k, v: q))
-        assert not takes_ragged(heads, there), "one that knows no groups of heads"
-    fused_attention.varlen_attention.cache_clear()
-    with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "torch.nn.attention.varlen", None)
-        assert not takes_ragged(heads, there), "none at all"
-    fused_attention.varlen_attention.cache_clear()
-
-
-def test_not_a_number_is_not_lost_nor_spread_to_earlier_queries() -> None:
-    heads, by = Heads(1, 1, 16), angles(20, 16)
-    q, k, v = (torch.randn(20, 16) for _ in range(3))
-    k[7, 3] = torch.nan
-    out, _ = attend(q, k, v, heads=heads, where=stretches([20]), angles=by)
-    assert out[7:].isnan().all()
-    assert not out[:7].isnan().any()
 
 
 def test_large_scores_neither_overflow_nor_lie() -> None:
