@@ -11,20 +11,10 @@ from client.session import (
     Meaning,
     Retrying,
     SessionOverError,
-    TryAgainError,
     UnwantedError,
-    what_failed,
 )
 from client.task import Task, TaskHandle
 from plait.abandon import Abandoned
-
-
-def test_the_bound_of_a_wait_doubles_but_stays_short_for_two_minutes() -> None:
-    backoff = Backoff(first_s=1, most_s=60, draw=lambda _low, high: high)
-    waits = [backoff.next_s() for _ in range(32)]
-    assert waits == [1, 2, 4, *[5] * 23, 10, 20, 40, 60, 60, 60]
-    backoff.reset()
-    assert [backoff.next_s() for _ in range(4)] == [1, 2, 4, 5]
 
 
 class Failed(grpc.RpcError):
@@ -36,36 +26,6 @@ class Failed(grpc.RpcError):
 
     def details(self) -> str:
         return self._details
-
-
-@pytest.mark.parametrize(
-    ("code", "details"),
-    [
-        (grpc.StatusCode.UNAVAILABLE, "Stream removed (Socket closed)"),
-        (grpc.StatusCode.UNAVAILABLE, "failed to connect to all addresses; last error: UNAVAILABLE: ipv4:1.2.3.4:5"),
-        (grpc.StatusCode.UNKNOWN, "Unexpected <class 'KeyError'>: 'x'"),
-        (grpc.StatusCode.INTERNAL, "Received RST_STREAM with error code 2"),
-        (grpc.StatusCode.CANCELLED, "Locally cancelled by application!"),
-        (grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded"),
-        (grpc.StatusCode.UNIMPLEMENTED, "Method not found!"),
-    ],
-)
-def test_what_grpc_says_of_itself_is_told_in_plain_words(code, details) -> None:
-    told = what_failed(Failed(code, details))
-    assert "server" in told or "broken off" in told
-    assert details not in told
-    assert code.name.lower() not in told
-
-
-@pytest.mark.parametrize(
-    ("code", "details"),
-    [
-        (grpc.StatusCode.ABORTED, "no chunk for 30 s, resume it later"),
-        (grpc.StatusCode.UNAVAILABLE, "server cannot read its register of clients"),
-    ],
-)
-def test_what_the_server_says_is_told_on_one_line(code, details) -> None:
-    assert what_failed(Failed(code, f"{details}\n")) == f"{details} "
 
 
 class Calls:
@@ -123,13 +83,6 @@ def test_a_session_that_is_over_is_no_trouble_and_costs_no_wait() -> None:
     calls = Calls(SessionOverError(), SessionOverError())
     assert calls.run() == "session"
     assert (calls.told, calls.waits) == ([], [])
-
-
-def test_waits_grow_from_failure_to_failure() -> None:
-    calls = Calls(*(TryAgainError("broke off") for _ in range(4)))
-    assert calls.run() == "session"
-    assert calls.waits == [0.001, 0.002, 0.004, 0.004]
-    assert calls.told == ["round 1: training: upload: broke off"] * 4
 
 
 def test_what_was_given_up_is_not_tried_again() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from client.settings import RUNS_KEPT, EarlierRuns, check_settings, locked, memory_folder, prune
-from plait.errors import ConfigError, MachineError
+from plait.errors import ConfigError
 from plait.policy import Policy
 from plait.rounds.memory import IRREPLACEABLE, DiskMemory
 from plait.trust.keys import NodeKey
@@ -30,12 +30,6 @@ def test_with_a_kit_the_name_and_the_key_come_from_it(kit: Path, tmp_path: Path)
     assert settings.credential.key.public_bytes == key.public_bytes
     assert (settings.name, settings.data, settings.state) == ("ada", "some/my.jsonl", tmp_path / "state")
     assert (settings.max_rank, settings.trainer, settings.policy) == (0, "", Policy())
-
-
-def test_without_a_kit_the_data_gives_the_name() -> None:
-    settings = check_settings(server="localhost:9440", data="some/my.jsonl", insecure=True)
-    assert (settings.name, settings.credential.key) == ("my", None)
-    assert check_settings(server="[::1]:1", data="x", insecure=True, name="bob").name == "bob"
 
 
 def test_bases_can_be_named_one_for_all_runs_or_by_the_name_that_a_run_gives(tmp_path: Path) -> None:
@@ -95,11 +89,6 @@ def keep_something(state: Path, run_id: int, name: str, *, age_s: int) -> Path:
     (folder / "adapter").write_bytes(b"sent again when lost")
     os.utime(folder, (1_000_000 - age_s, 1_000_000 - age_s))
     return folder
-
-
-def test_runs_and_names_are_kept_apart(tmp_path: Path) -> None:
-    folders = {memory_folder(tmp_path, run, name) for run in (1, 2) for name in ("ada", "bob")}
-    assert len(folders) == 4
 
 
 def test_the_newest_runs_are_kept_whole_and_others_nodes_left_alone(tmp_path: Path) -> None:
@@ -175,10 +164,4 @@ def test_a_killed_node_leaves_no_lock_behind(tmp_path: Path) -> None:
 
     killed_after(1, code, tmp_path, before=is_held)
     with locked(tmp_path, "ada"):
-        pass
-
-
-def test_a_state_directory_that_cannot_be_is_said_in_one_line(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(MachineError, match="give another --state"), locked(tmp_path / "file" / "state", "ada"):
         pass

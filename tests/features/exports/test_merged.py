@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from peft import PeftModel
@@ -14,7 +13,6 @@ from transformers import AutoModelForCausalLM
 
 from plait.api.export import write_export as export
 from plait.errors import ConfigError
-from plait.exporting.merged import _from_float32, _to_float32
 from plait.exporting.request import ExportRequest
 from plait.exporting.source import open_source
 from plait.training.bases import LocatedBase
@@ -73,15 +71,6 @@ def test_in_bfloat16_the_weights_are_those_of_peft_rounded_once(
         torch.testing.assert_close(tensor.float(), theirs[name].float(), rtol=2**-7, atol=1e-6)
         differing, total = differing + int((tensor != theirs[name]).sum()), total + tensor.numel()
     assert differing < total / 1000
-
-
-def test_bfloat16_is_rounded_as_torch_rounds_it() -> None:
-    values = np.random.default_rng(0).normal(size=4096).astype(np.float32)
-    values[:4] = (0.0, -0.0, 1.00390625, 1.01171875)  # two ties, one down and one up
-    ours = _from_float32(values, "BF16")
-    theirs = torch.from_numpy(values).to(torch.bfloat16)
-    assert torch.equal(torch.from_numpy(ours.view("<i2").copy()).view(torch.bfloat16), theirs)
-    assert np.array_equal(_to_float32(ours, "BF16"), theirs.float().numpy())
 
 
 @pytest.mark.slow

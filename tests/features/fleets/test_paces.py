@@ -25,15 +25,6 @@ def test_paces_follow_from_finished_rounds_alone() -> None:
     assert Paces.of([*first[:2], Resumed(round=0), *first, finished]).known == paces.known
 
 
-def test_where_all_take_as_many_steps_the_ledger_has_no_numbers() -> None:
-    equal = [RoundStarted(round=1, cohort=("a",)), worked("a", 2.0, 1.0), RoundFinished(round=1)]
-    paces = Paces.of(equal, local_steps=6)
-    assert paces.known == {"a": Pace(3.0, pytest.approx(1.0))}
-    assert (paces.expected_s("a"), paces.expected_s("a", 9)) == pytest.approx((3.0, 4.0))
-    assert paces.expected_s("b") is None
-    assert Paces.of(equal).known == {}
-
-
 def test_a_client_cannot_say_that_it_trained_for_longer_than_it_took() -> None:
     update = UpdateReceived(round=1, client="a", uplink_bytes=1, train_s=1e9, took_s=4.0)
     started = RoundStarted(round=1, cohort=("a",), steps={"a": 4})
@@ -54,23 +45,11 @@ def test_clients_of_all_speeds_answer_together() -> None:
     assert max(ends) - min(ends) <= 1.0
 
 
-def test_the_network_counts_too() -> None:
-    planned = steps_of(10, {"far": Pace(1.0, 8.0), "near": Pace(1.0, 0.0)})
-    assert planned == {"far": 6, "near": 14}
-
-
 def test_each_client_takes_at_least_one_step_and_at_most_four_times_the_average() -> None:
     planned = steps_of(4, {"slow": Pace(0.001, 0.0), "fast": Pace(1000.0, 0.0)})
     assert planned["slow"] >= 1
     assert planned["fast"] <= 16
     assert sum(planned.values()) == 8
-
-
-def test_a_client_of_unknown_pace_takes_a_quarter_of_the_average() -> None:
-    steps = BySpeed().steps(5, ["new", "old"], {"old": Pace(1.0, 0.0), "other": Pace(2.0, 0.0)})
-    assert [steps(client) for client in ("new", "old")] == [2, 5]
-    assert steps("other") == 10, "one that replaces another"
-    assert BySpeed().steps(5, ["new"], {})("new") == 2
 
 
 def test_a_client_pulls_equally_hard_whatever_its_steps() -> None:

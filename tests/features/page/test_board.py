@@ -35,13 +35,6 @@ def events(request: pytest.FixtureRequest, small_run: list[dict[str, object]]) -
     return numbered([*small_run[:-5], refused, away, replaced, missed, *again, {"event": "interrupted", "round": 1}])
 
 
-def test_the_time_to_go_is_that_of_the_rounds_which_the_run_planned() -> None:
-    start = run_started()
-    start["config"] = {**start["config"], "rounds": 5}
-    board = board_of(numbered([start, {"event": "round_finished", "round": 1, "wall_s": 3.0}]))
-    assert board.document["eta_s"] == 12.0
-
-
 def test_its_figures_are_those_of_a_report(events) -> None:
     document: Any = board_of(events).document
     view = view_of(events)
@@ -59,32 +52,6 @@ def test_its_figures_are_those_of_a_report(events) -> None:
     for number, traffic in view.traffic_by_round.items():
         assert document["rounds"][str(number)]["uplink_bytes"] == traffic.uplink_bytes
         assert document["rounds"][str(number)]["downlink_bytes"] == traffic.downlink_bytes
-
-
-def test_a_client_goes_through_the_states_of_a_round(small_run) -> None:
-    seen = []
-    board = Board()
-    for event in small_run:
-        board.take(parse_event(event))
-        clients: Any = board.document.get("clients", {})
-        state = clients.get("ann", {}).get("state")
-        if not seen or seen[-1] != state:
-            seen.append(state)
-    once = ["chosen", "training", "done"]
-    assert seen == [None, "ready", *once, "evaluating", "ready", *once, "ready"]
-
-
-def test_a_client_is_late_after_twice_the_median_of_the_others_but_no_sooner_than_after_5_s() -> None:
-    names = ["ann", "bob", "cid", "dan"]
-    start = [run_started(), {"event": "round_started", "round": 1, "cohort": names}]
-    given = [broadcast(1, name, 10) | {"time": 2000.0} for name in names]
-    answers = [
-        received(1, name, 10) | {"time": 2000.0 + took} for name, took in zip(names, (1.0, 40.0, 20.0), strict=False)
-    ]
-    events = numbered([*start, *given, *answers])
-    rounds: list[Any] = [board_of(events[: len(events) - left]).document["round"] for left in (2, 1, 0)]
-    assert [each["late_after_s"] for each in rounds] == [5.0, 41.0, 40.0]
-    assert rounds[-1]["received"] == 3
 
 
 def test_only_the_newest_refusals_are_kept_and_all_are_counted() -> None:

@@ -1,7 +1,5 @@
 """Sums of clients' figures: the mean of what they sent, without counts, and an error for impossible sums."""
 
-import math
-
 import pytest
 
 from plait.errors import PeerError
@@ -38,23 +36,6 @@ def test_the_mean_is_over_clients_each_counted_alike():
     assert mean.change == pytest.approx(-0.3, rel=1e-8)
     assert mean.accuracy == pytest.approx((7 / 10 + 1 / 5) / 2, rel=1e-8)
     assert own is None
-
-
-def test_margins_follow_from_the_clients_standard_errors():
-    mean, _ = scores_of(summed(*CLIENTS), clients=2)
-    # Student's t of six degrees of freedom at 97.5 %.
-    assert mean.loss_margin == pytest.approx(2.447 * math.hypot(0.3, 0.4) / 2, rel=1e-3)
-    assert mean.change_margin == pytest.approx(2.447 * math.hypot(0.1, 0.2) / 2, rel=1e-3)
-    parts = [(8 / 12, 10), (2 / 7, 5)]
-    half = 2.447 * math.sqrt(sum(part * (1 - part) / count for part, count in parts)) / 2
-    assert mean.accuracy_interval == pytest.approx((0.45 - half, 0.45 + half), rel=2e-3)
-
-
-def test_what_not_all_clients_know_is_not_told_of_some():
-    few = ClientLoss(4.0, 20, 2)
-    mean, _ = scores_of(summed(CLIENTS[0], few), clients=2)
-    assert mean.loss == pytest.approx(3.0, rel=1e-8)
-    assert (mean.loss_margin, mean.change, mean.accuracy) == (None, None, None)
 
 
 def test_figures_are_the_same_whatever_the_amount_of_data():

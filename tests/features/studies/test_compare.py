@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
@@ -32,17 +31,6 @@ def test_the_table_fits_80_columns_and_shows_means_and_differences(plait, runs, 
     # Those with the lowest loss first; the baseline is in no difference, and stands in the title.
     assert (named[:3], named[-2:]) == (["flexlora", "fedavg", "krum"], ["flexlora", "krum"])
     assert "Difference of held-out loss to rule fedavg" in ran.out
-
-
-def test_json_has_the_figures_and_nothing_else_is_on_stdout(plait, runs) -> None:
-    found = json.loads(plait("compare", *runs, "--json").out)
-    assert [group["group"] for group in found["groups"]] == [
-        "rule fedavg",
-        "rule flexlora",
-        "rule krum",
-    ]
-    assert found["groups"][1]["loss"] == pytest.approx(2.6)
-    assert [row["paired_over"] for row in found["differences"]] == ["seeds", "seeds"]
 
 
 def test_the_page_is_one_file_that_loads_nothing(plait, runs, tmp_path: Path) -> None:
