@@ -1,31 +1,38 @@
 """A standing server: runs that an operator submits, served one after the other to clients that stay too.
 
 Each run is served exactly as ``plait server`` serves its one (`server.served_run`), in a directory of its own. The
-queue is on disk (`run_queue`), so a killed server continues the run that it served. Sets no signal handler and
-configures no logging: both are the caller's.
+queue is a folder with a file for each run, so a killed server continues the run that it served, and forgets none. Sets
+no signal handler and configures no logging: both are the caller's.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 import math
+import re
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
 from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import grpc
+from pydantic import TypeAdapter, ValidationError
 
 from plait.api.resuming import is_reported
-from plait.api.serving import CLIENTS_SETTINGS, Serving, conclude, new_run_number, vouch_of
+from plait.api.serving import CLIENTS_SETTINGS, Serving, conclude, new_run_number
 from plait.apps import bind_apps
 from plait.config import RunConfig, Scalar, config_from_table
 from plait.errors import ConfigError, DiskFullError, Interrupted, PeerError, PlaitError, PolicyError
+from plait.files import cannot_write, lock, make_private_directory, write_atomically
 from plait.progress import say
 from plait.rounds.channel import StopRequest
 from plait.rounds.events import ClientTurnedAway, Event, RoundStarted, WaitingForClients
@@ -35,39 +42,181 @@ from plait.rounds.run_view import RunView
 from plait.transport.json_object import json_object
 from plait.transport.protocol import CHUNK_BYTES
 from plait.v1 import federation_pb2 as pb
-from server.run_queue import Entry, RunQueue, State
 
 if TYPE_CHECKING:
-    from server.guard import Context, MoreCalls
-    from server.nodes_channel import NodesChannel
+    from google.protobuf.message import Message
 
+    from server.guard import Context, MoreCalls
+
+RUNS_FOLDER = "runs"
+MOST_QUEUED = 64
+_QUEUE_FOLDER = "queue"
+_LOCK_FILE = "server.lock"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _LOOK_S = 0.5
 _MOST_LISTED = 100
 _MOST_NAMED = 3
-_MOST_DETAIL = 1000
+_MOST_DETAIL = 1000  # characters
 _MOST_CONFIG_CHARACTERS = 16384
 _MOST_SHOWN = 200  # characters of a value in a list
 _SHOWN = ("base", "method", "rule", "wire", "rounds", "clients")
 _CLIENTS_WITHOUT_KIT = 64
 _OF_THE_MACHINE = ("publish", "callbacks", "fleet", "init_adapter", *CLIENTS_SETTINGS)
 """Settings that name files or code of the machine that reads them."""
+# Fetched of a run; the plots and the adapter join them once it is finished. `OperatorCalls` takes no others.
 _PUBLIC = ("config.toml", "ledger.jsonl", "summary.json", "report.html")
-"""Files of a run directory that are fetched; the plots and the adapter join them once the run is finished.
-
-`OperatorCalls` takes no others.
-"""
 Result = TypeVar("Result")
 
 
+class State(StrEnum):
+    """The states of a run, in their order."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    FINISHED = "finished"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run, its `place` in the order of submission, and times in seconds since 1970; its file holds the same."""
+
+    run: str
+    place: int
+    number: int
+    config: Mapping[str, Scalar]
+    priority: int = 0
+    submitted: float = field(default_factory=time.time)
+    state: State = State.QUEUED
+    begun: float | None = None
+    ended: float | None = None
+    detail: str = ""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more happens to it."""
+        return self.state not in (State.QUEUED, State.RUNNING)
+
+
+_ENTRY = TypeAdapter(Entry)
+
+
+def read_queue(directory: Path) -> list[Entry]:
+    """All runs of a federation, in the order of their submission; PeerError for a file that is not its run's."""
+    entries: list[Entry] = []
+    for file in (directory / _QUEUE_FOLDER).glob("[!.]*.json"):
+        try:
+            entry = _ENTRY.validate_json(file.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise PeerError(f"'{file}' is damaged, expected the file of a run in the queue") from error
+        if entry.run != file.stem or not _NAME.fullmatch(entry.run):
+            raise PeerError(f"'{file}' is of run {entry.run[:64]!a}, expected the run of its name")
+        entries.append(entry)
+    return sorted(entries, key=lambda entry: entry.place)
+
+
+class RunQueue:
+    """The queue of a server, in its directory, which is made if missing; may be called from several threads."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._changed = threading.Condition()
+        try:
+            for folder in (_QUEUE_FOLDER, RUNS_FOLDER):
+                make_private_directory(directory / folder)
+            (directory / _LOCK_FILE).touch(mode=0o600)
+            self._lock = (directory / _LOCK_FILE).open("ab", buffering=0)
+        except OSError as error:
+            raise cannot_write(directory, error) from error
+        try:
+            if not lock(self._lock):
+                raise ConfigError(f"'{directory}' is being served by another process")
+            self._entries = {entry.run: entry for entry in read_queue(directory)}
+        except PlaitError:
+            self._lock.close()
+            raise
+
+    def close(self) -> None:
+        """Let another server have the directory."""
+        self._lock.close()
+
+    def folder(self, run: str) -> Path:
+        """The directory of a run."""
+        return self.directory / RUNS_FOLDER / run
+
+    def entries(self) -> list[Entry]:
+        """All runs, in the order of their submission."""
+        with self._changed:
+            return list(self._entries.values())
+
+    def entry(self, run: str) -> Entry:
+        """One run; ConfigError if there is none of this name."""
+        with self._changed:
+            if entry := self._entries.get(run):
+                return entry
+            known = ", ".join(list(self._entries)[-5:]) or "none yet"
+        raise ConfigError(f"run {run[:64]!a} does not exist, expected one of `plait runs` (the last: {known})")
+
+    def submit(self, config: Mapping[str, Scalar], *, number: int, priority: int = 0, name: str = "") -> Entry:
+        """Put a run into the queue; without a name it is the next of ``run-1``, ``run-2``."""
+        with self._changed:
+            if name and not _NAME.fullmatch(name):
+                what = "letters, digits, '_' and '-', at most 64, no '-' in front"
+                raise ConfigError(f"run name is {name[:80]!a}, expected {what}")
+            place = max((entry.place for entry in self._entries.values()), default=0) + 1
+            run = name or next(run for run in map("run-{}".format, itertools.count(place)) if self._is_free(run))
+            if not self._is_free(run):
+                raise ConfigError(f"run '{run}' exists already, give another name")
+            if sum(entry.state is State.QUEUED for entry in self._entries.values()) >= MOST_QUEUED:
+                raise ConfigError(f"queue is full: {MOST_QUEUED} runs wait; cancel one")
+            return self._keep(Entry(run, place, number, dict(config), priority))
+
+    def _is_free(self, run: str) -> bool:
+        return run not in self._entries and not self.folder(run).exists()
+
+    def running(self) -> Entry | None:
+        """The run that is being served, or was when the server ended."""
+        return next((entry for entry in self.entries() if entry.state is State.RUNNING), None)
+
+    def begin_next(self, *, wait_s: float) -> Entry | None:
+        """The next run to serve, which is running from now on: the most urgent, and the oldest of these."""
+        with self._changed:
+            entry = self._changed.wait_for(self._next, wait_s)
+            return self._keep(replace(entry, state=State.RUNNING, begun=time.time())) if entry else None
+
+    def end(self, run: str, state: State, detail: str = "") -> None:
+        """A run ended by itself; nothing changes if it was cancelled meanwhile."""
+        with self._changed:
+            entry = self._entries[run]
+            if entry.state is State.RUNNING:
+                self._keep(replace(entry, state=state, ended=time.time(), detail=detail[:_MOST_DETAIL]))
+
+    def cancel(self, run: str) -> State:
+        """Cancel a run; returns the state that it was in."""
+        with self._changed:
+            entry = self.entry(run)
+            if entry.is_over:
+                raise ConfigError(f"run '{run}' is over ({entry.state}), expected one that is queued or running")
+            self._keep(replace(entry, state=State.CANCELLED, ended=time.time()))
+            return entry.state
+
+    def _next(self) -> Entry | None:
+        queued = [entry for entry in self._entries.values() if entry.state is State.QUEUED]
+        # `max` gives the first of equals: the oldest.
+        return max(queued, key=lambda entry: entry.priority, default=None)
+
+    def _keep(self, entry: Entry) -> Entry:
+        """Write a run's file; only then it holds."""
+        file = self.directory / _QUEUE_FOLDER / f"{entry.run}.json"
+        write_atomically(file, json.dumps(asdict(entry), indent=1).encode())
+        self._entries[entry.run] = entry
+        self._changed.notify_all()
+        return entry
+
+
 class Standing:
-    """A standing server.
-
-    Args:
-        give_up_s: seconds after which a run ends whose connected clients cannot take part.
-
-    Raises:
-        PlaitError: another server has the directory, its queue is damaged, or it cannot serve.
-    """
+    """A standing server, which ends a run after `give_up_s` seconds in which its connected clients cannot take part."""
 
     def __init__(self, directory: Path, serving: Serving, *, give_up_s: float = 120.0, quiet: bool = False) -> None:
         bind_apps()
@@ -79,14 +228,10 @@ class Standing:
         self._current: tuple[str, StopRequest] | None = None
         self._serves = False
         self._cannot_serve: PlaitError | None = None
-        self._on_start: Callable[[str], None] = lambda _: None
-        self.channel: NodesChannel = open_channel(
-            serving, clients=_CLIENTS_WITHOUT_KIT, stays=True, more=calls_of(self)
-        )
+        self.channel = open_channel(serving, clients=_CLIENTS_WITHOUT_KIT, stays=True, more=calls_of(self))
 
-    def serve(self, *, on_start: Callable[[str], None] = lambda _: None) -> None:
+    def serve(self) -> None:
         """Serve runs until an exception in this thread."""
-        self._on_start = on_start
         try:
             # A run that a killed server was serving begins before any node is admitted: one that heard of no run would
             # take it to be over.
@@ -95,22 +240,22 @@ class Standing:
             self._start()
             while True:
                 self.channel.check()
-                entry = self._queue.begin_next(wait_s=_LOOK_S)
-                if entry is not None:
+                if (entry := self._queue.begin_next(wait_s=_LOOK_S)) is not None:
                     self._serve(entry)
         finally:
             self.channel.stop()
             self._queue.close()
 
     def _start(self) -> None:
-        if not self._serves:
-            try:
-                self.channel.start()
-            except PlaitError as error:
-                self._cannot_serve = error
-                raise
-            self._serves = True
-            self._on_start(self.channel.address)
+        if self._serves:
+            return
+        try:
+            self.channel.start()
+        except PlaitError as error:
+            self._cannot_serve = error
+            raise
+        self._serves = True
+        say(f"serving on {self.channel.address}; runs come from `plait submit`", quiet=self._quiet)
 
     def submit(self, config_json: str, *, priority: int = 0, name: str = "") -> str:
         """Put a run into the queue; returns its name. ConfigError, in one line, for settings that no run can have."""
@@ -136,7 +281,7 @@ class Standing:
         """The files of a run that is over, with their places. ConfigError: there is no such run, or it is not over."""
         entry = self._queue.entry(run)
         if not entry.is_over:
-            raise ConfigError(f"run '{run}' is {entry.state}, expected one that is over; `plait submit --wait` waits")
+            raise ConfigError(f"run '{run}' is {entry.state}, expected one that is over")
         folder = self._queue.folder(run)
         found = [folder / name for name in _PUBLIC]
         if entry.state is State.FINISHED:
@@ -146,28 +291,24 @@ class Standing:
     def _checked(self, config_json: str) -> RunConfig:
         from plait.federation import check_vouched_for
         from plait.settle import settle
+        from plait.trust.register import Register
 
-        if len(config_json) > _MOST_CONFIG_CHARACTERS:
-            raise ConfigError(
-                f"settings have {len(config_json)} characters, expected at most {_MOST_CONFIG_CHARACTERS}"
-            )
+        if (size := len(config_json)) > _MOST_CONFIG_CHARACTERS:
+            raise ConfigError(f"settings have {size} characters, expected at most {_MOST_CONFIG_CHARACTERS}")
         try:
             table = cast("dict[str, Scalar]", json_object(config_json, what="text of the settings"))
         except PeerError as error:
             raise ConfigError(str(error)) from error
         config = _naming_nothing({**table, "out": ""}, where="submitted settings")
         settled = settle(config)
-        if vouch_of(self._serving) is None:
+        if self._serving.kit_directory is None:
             check_vouched_for(settled)
-        if self._serving.kit_directory is not None:
-            from plait.trust.register import Register
-
-            registered = Register.load(self._serving.kit_directory).number_of_clients
-            if config.clients > registered:
-                raise ConfigError(
-                    f"run asks for {config.clients} clients, but {registered} are provisioned; set clients to that at "
-                    "most"
-                )
+            return config
+        registered, asked = Register.load(self._serving.kit_directory).number_of_clients, config.clients
+        if asked > registered:
+            raise ConfigError(
+                f"run asks for {asked} clients, but {registered} are provisioned; set clients to that at most"
+            )
         return config
 
     def _serve(self, entry: Entry) -> None:
@@ -184,11 +325,10 @@ class Standing:
                 raise
             if patience.reason:
                 self._queue.end(entry.run, State.FAILED, patience.reason)
-        except DiskFullError:
-            raise
         except PlaitError as error:
-            if error is self._cannot_serve:
-                raise  # a port that is taken is no fault of the run, which goes on with the next start
+            # A port that is taken is no fault of the run, which goes on with the next start.
+            if error is self._cannot_serve or isinstance(error, DiskFullError):
+                raise
             self._queue.end(entry.run, State.FAILED, str(error))
         except Exception as error:
             # A fault in one run must not end the federation.
@@ -207,21 +347,13 @@ class Standing:
         from server.served_run import open_served_run
 
         directory = RunDirectory(self._queue.folder(entry.run))
-        if (
-            directory.has_started
-            and RunView.after(read_events(directory.ledger)).finished
-            and is_reported(directory.path)
-        ):
+        ended = directory.has_started and RunView.after(read_events(directory.ledger)).finished
+        if ended and is_reported(directory.path):
             return  # the server was killed before it could say so
         settings = _naming_nothing({**entry.config, "out": str(directory.path)}, where=f"run {entry.run}")
+        serving = replace(self._serving, run_number=entry.number)
         served = open_served_run(
-            directory,
-            settings,
-            replace(self._serving, run_number=entry.number),
-            channel=self.channel,
-            on_event=on_event,
-            stop=stop,
-            quiet=self._quiet,
+            directory, settings, serving, channel=self.channel, on_event=on_event, stop=stop, quiet=self._quiet
         )
         if served is None:
             conclude(directory)
@@ -238,23 +370,22 @@ def calls_of(desk: Standing) -> MoreCalls:
     from server.guard import MoreCalls
 
     def handlers(disk: Executor) -> Mapping[str, grpc.RpcMethodHandler[Any, Any]]:
-        unary, stream = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
+        def unary(asked: type[Message], reply: Callable[[Any], Message]) -> grpc.RpcMethodHandler[Any, Any]:
+            async def answer(said: Message, context: Context) -> Message:
+                return await _answer(disk, partial(reply, said), context)
 
-        async def submit(said: pb.SubmitRequest, context: Context) -> pb.SubmitReply:
-            ask = partial(desk.submit, said.config_json, priority=said.priority, name=said.name)
-            return pb.SubmitReply(run=await _answer(disk, ask, context))
+            return grpc.unary_unary_rpc_method_handler(answer, asked.FromString, methodcaller("SerializeToString"))
 
-        async def cancel(said: pb.CancelRequest, context: Context) -> pb.CancelReply:
-            return pb.CancelReply(was=await _answer(disk, partial(desk.cancel, said.run), context))
-
-        async def runs(_: pb.RunsRequest, context: Context) -> pb.RunsReply:
-            return pb.RunsReply(json=await _answer(disk, desk.runs_json, context))
+        def submit(said: pb.SubmitRequest) -> pb.SubmitReply:
+            return pb.SubmitReply(run=desk.submit(said.config_json, priority=said.priority, name=said.name))
 
         return {
-            "Submit": unary(submit, pb.SubmitRequest.FromString, pb.SubmitReply.SerializeToString),
-            "Cancel": unary(cancel, pb.CancelRequest.FromString, pb.CancelReply.SerializeToString),
-            "Runs": unary(runs, pb.RunsRequest.FromString, pb.RunsReply.SerializeToString),
-            "Fetch": stream(partial(_fetch, desk, disk), pb.FetchRequest.FromString, pb.FilePart.SerializeToString),
+            "Submit": unary(pb.SubmitRequest, submit),
+            "Cancel": unary(pb.CancelRequest, lambda said: pb.CancelReply(was=desk.cancel(said.run))),
+            "Runs": unary(pb.RunsRequest, lambda _: pb.RunsReply(json=desk.runs_json())),
+            "Fetch": grpc.unary_stream_rpc_method_handler(
+                partial(_fetch, desk, disk), pb.FetchRequest.FromString, pb.FilePart.SerializeToString
+            ),
         }
 
     return MoreCalls(pb.DESCRIPTOR.services_by_name["Operations"].full_name, handlers)
@@ -281,10 +412,10 @@ async def _answer(disk: Executor, question: Callable[[], Result], context: Conte
         await context.abort(code, str(error)[:_MOST_DETAIL])
 
 
-def _described(entry: Entry) -> dict[str, object]:
+def _described(entry: Entry) -> Mapping[str, object]:
     config = {key: entry.config.get(key) for key in _SHOWN}
     shown = {key: value[:_MOST_SHOWN] if isinstance(value, str) else value for key, value in config.items()}
-    return {**{key: value for key, value in asdict(entry).items() if key not in ("place", "number", "config")}, **shown}
+    return {key: value for key, value in asdict(entry).items() if key not in ("place", "number", "config")} | shown
 
 
 def _naming_nothing(table: dict[str, Scalar], *, where: str) -> RunConfig:
@@ -307,7 +438,6 @@ class _Patience:
         self.reason = ""
 
     def hear(self, event: Event) -> None:
-        """Notice an event of the run."""
         if isinstance(event, ClientTurnedAway):
             self._why[event.client] = event.detail or event.reason
         elif isinstance(event, RoundStarted):
@@ -322,7 +452,6 @@ class _Patience:
                 self._timer.start()
 
     def close(self) -> None:
-        """Stop waiting."""
         self._timer.cancel()
 
     def _give_up(self, what: str) -> None:

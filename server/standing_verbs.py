@@ -1,26 +1,49 @@
-"""``plait server --stay``, ``submit``, ``runs``, ``cancel`` and ``fetch``: a queue of runs, and the calls to it."""
+"""An operator's side of a standing server: ``submit``, ``runs``, ``cancel`` and ``fetch``; ``plait server --stay``.
+
+What a server answers came over a network: nothing in it is trusted. Knows nothing of what run directories mean.
+"""
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar, cast
 
+import grpc
 import typer
 
+from plait.address import Address
 from plait.cli.output import print_json, print_tables, print_text
 from plait.cli.serving import GraceS, Insecure, Listen, Metrics, log_to, stop_on_signals
 from plait.cli.serving import Kit as ServersKit
-from plait.config import config_from_table
-from plait.progress import say
+from plait.config import Scalar, config_from_table
+from plait.errors import ConfigError, MachineError, PeerError
+from plait.files import directory_written_aside
 from plait.settings.toml import read_config_table
 from plait.text import printable
+from plait.transport.credentials import open_channel
+from plait.transport.json_object import json_object
+from plait.trust.diagnose import explain
+from plait.trust.kit import StaffKit
+from plait.v1 import federation_pb2 as pb
+from plait.v1.federation_pb2_grpc import OperationsStub
 
 if TYPE_CHECKING:
     from plait.adapters import Json  # brings numpy along
-    from server.calls import OperatorCalls
 
-_MOST_CHARACTERS = 200
+_CALL_S = 30.0
+_FETCH_S = 24 * 3600.0
+_MOST_FILES = 256
+_OF_A_RUN = ("config.toml", "ledger.jsonl", "summary.json", "report.html", "*.png")
+_OF_AN_ADAPTER = ("*.json", "*.safetensors", "*.md")
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+_MOST_SHOWN = 200  # characters of a server's word that a terminal shows
 _HEADINGS = ("run", "state", "priority", "base", "method", "rule", "detail")
+Result = TypeVar("Result")
 
 _Server = Annotated[str, typer.Option("--server", help="Address and port of the server.")]
 _Kit = Annotated[Path | None, typer.Option("--kit", help="An operator's kit; not needed for an --insecure server.")]
@@ -36,10 +59,7 @@ def server(
     metrics: Metrics = "",
     grace_s: GraceS = 30.0,
     give_up_s: Annotated[
-        float,
-        typer.Option(
-            "--give-up-s", help="Seconds until plait ends a run whose connected clients cannot take part.", min=0.1
-        ),
+        float, typer.Option("--give-up-s", help="Seconds until a run is ended whose clients cannot take part.", min=0.1)
     ] = 120.0,
 ) -> None:
     """Stay between runs; an operator submits them, with their settings, by `plait submit`.
@@ -57,7 +77,7 @@ def server(
     standing = Standing(out, serving, give_up_s=give_up_s)
     log_to(out / "server.log")
     stop_on_signals("the same command")
-    standing.serve(on_start=lambda address: say(f"serving on {address}; runs come from `plait submit`", quiet=False))
+    standing.serve()
 
 
 def submit(
@@ -73,7 +93,7 @@ def submit(
     Example: plait submit run.toml --server fed.example.org:9440 --kit olga
     """
     settings = config_from_table(read_config_table(config), where=str(config))
-    run = _calls_to(server, kit).submit(settings.to_table(), priority=priority, name=name)
+    run = OperatorCalls.to(server, kit).submit(settings.to_table(), priority=priority, name=name)
     said = f"submitted {run}; `plait runs` shows the queue, `plait fetch {run} DIR` gets it once it is over"
     _tell(json_output, said, run=run, state="queued")
 
@@ -83,14 +103,13 @@ def runs(server: _Server = "localhost:9440", kit: _Kit = None, json_output: _Jso
 
     Example: plait runs --server fed.example.org:9440 --kit olga
     """
-    found = _calls_to(server, kit).runs()
+    found = OperatorCalls.to(server, kit).runs()
     if json_output:
         print_json({"runs": found})
         return
     from plait.report.table import Table
 
-    # It came over a network: nothing in it is trusted.
-    rows = tuple(tuple(printable(str(run.get(key, "")), limit=_MOST_CHARACTERS) for key in _HEADINGS) for run in found)
+    rows = tuple(tuple(printable(str(run.get(key, "")), limit=_MOST_SHOWN) for key in _HEADINGS) for run in found)
     print_tables([Table("Runs", _HEADINGS, rows, text_columns=(0, 1, 3, 4, 5, 6))])
 
 
@@ -99,7 +118,7 @@ def cancel(run: _Run, server: _Server = "localhost:9440", kit: _Kit = None, json
 
     Example: plait cancel run-3 --server fed.example.org:9440 --kit olga
     """
-    was = _calls_to(server, kit).cancel(run)
+    was = OperatorCalls.to(server, kit).cancel(run)
     _tell(json_output, f"cancelled {run}, which was {was}", run=run, was=was, state="cancelled")
 
 
@@ -115,7 +134,7 @@ def fetch(
 
     Example: plait fetch run-3 runs/third --server fed.example.org:9440 --kit olga
     """
-    files: list[Json] = [str(file) for file in _calls_to(server, kit).fetch(run, directory, max_gb=max_gb)]
+    files: list[Json] = [str(file) for file in OperatorCalls.to(server, kit).fetch(run, directory, max_gb=max_gb)]
     said = f"fetched {len(files)} files of {run} into {directory}"
     _tell(json_output, said, run=run, directory=str(directory), files=files)
 
@@ -127,9 +146,94 @@ def _tell(as_json: bool, text: str, **figures: Json) -> None:
         print_text(text)
 
 
-def _calls_to(server: str, kit: Path | None) -> OperatorCalls:
-    from plait.address import Address
-    from plait.trust.kit import StaffKit
-    from server.calls import OperatorCalls
+@dataclass(frozen=True)
+class OperatorCalls:
+    """The calls of an operator; the kit is None for an insecure server on this machine."""
 
-    return OperatorCalls(Address.parse(server, what="server"), None if kit is None else StaffKit.load(kit))
+    address: Address
+    kit: StaffKit | None
+
+    @classmethod
+    def to(cls, server: str, kit: Path | None) -> OperatorCalls:
+        """Those to the server at an address."""
+        return cls(Address.parse(server, what="server"), None if kit is None else StaffKit.load(kit))
+
+    def submit(self, config: Mapping[str, Scalar], *, priority: int = 0, name: str = "") -> str:
+        """Put a run into the queue; returns its name."""
+        request = pb.SubmitRequest(config_json=json.dumps(dict(config)), priority=priority, name=name)
+        reply = self._ask(lambda stub: cast("pb.SubmitReply", stub.Submit(request, timeout=_CALL_S)))
+        return printable(reply.run, limit=_MOST_SHOWN)
+
+    def cancel(self, run: str) -> str:
+        """Cancel a run; returns what it was doing."""
+        request = pb.CancelRequest(run=run)
+        reply = self._ask(lambda stub: cast("pb.CancelReply", stub.Cancel(request, timeout=_CALL_S)))
+        return printable(reply.was, limit=_MOST_SHOWN)
+
+    def runs(self) -> list[dict[str, object]]:
+        """The newest runs in the order of their submission."""
+        reply = self._ask(lambda stub: cast("pb.RunsReply", stub.Runs(pb.RunsRequest(), timeout=_CALL_S)))
+        found = json_object(reply.json, what=f"answer of {self.address}").get("runs")
+        runs = cast("list[object]", found) if isinstance(found, list) else []
+        return [cast("dict[str, object]", run) for run in runs if isinstance(run, dict)]
+
+    def fetch(self, run: str, directory: Path, *, max_gb: float) -> list[Path]:
+        """Fetch the files of a run that is over into a new directory, which appears only once all are here."""
+        if directory.exists():
+            raise ConfigError(f"'{directory}' is there already, expected a new directory")
+
+        def receive(stub: OperationsStub) -> list[Path]:
+            parts = cast("Iterable[pb.FilePart]", stub.Fetch(pb.FetchRequest(run=run), timeout=_FETCH_S))
+            with directory_written_aside(directory) as aside:
+                return _received(parts, aside, max_gb=max_gb)
+
+        return self._ask(receive)
+
+    def _ask(self, call: Callable[[OperationsStub], Result]) -> Result:
+        with open_channel(self.address, self.kit) as channel:
+            try:
+                return call(OperationsStub(channel))
+            except grpc.RpcError as error:
+                raise self._plain(cast("grpc.Call", error)) from error
+
+    def _plain(self, error: grpc.Call) -> ConfigError | PeerError | MachineError:
+        code, details = error.code(), error.details() or ""
+        if code is grpc.StatusCode.INVALID_ARGUMENT:
+            return ConfigError(details)
+        if code is grpc.StatusCode.PERMISSION_DENIED:
+            return PeerError(f"{self.address} refuses: {details}")
+        if code is grpc.StatusCode.UNIMPLEMENTED:
+            return PeerError(f"{self.address} serves one run and has no queue, expected `plait server --stay` there")
+        if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+            return MachineError(f"no plait server answers: {explain(self.address.host, self.address.port, self.kit)}")
+        return MachineError(f"{self.address} could not do it ({code.name}): {details}")
+
+
+def _received(parts: Iterable[pb.FilePart], directory: Path, *, max_gb: float) -> list[Path]:
+    """Write files as they arrive; a server that cannot send all of them ends the call with an error."""
+    places: list[Path] = []
+    total = 0
+    for part in parts:
+        place = _place(part.path)
+        total += len(part.data)
+        if not total <= max_gb * 1e9:  # so nothing is within NaN
+            raise PeerError(f"the run has more than {max_gb:g} GB with '{place}'; give --max-gb to fetch more")
+        if place not in places:
+            if len(places) >= _MOST_FILES:
+                raise PeerError(f"server sent more than {_MOST_FILES} files")
+            places.append(place)
+            (directory / place).parent.mkdir(exist_ok=True)
+        with (directory / place).open("ab") as file:
+            file.write(part.data)
+    if not places:
+        raise PeerError("server sent no files, expected those of a run")
+    return places
+
+
+def _place(path: str) -> Path:
+    """Where a file goes: beside the ledger or among the adapter's, and nowhere else."""
+    folder, _, name = path.rpartition("/")
+    known = {"": _OF_A_RUN, "adapter": _OF_AN_ADAPTER}.get(folder, ())
+    if not _PLAIN.fullmatch(name) or not any(fnmatchcase(name, pattern) for pattern in known):
+        raise PeerError(f"server names a file {path[:80]!a}, expected one of a run directory")
+    return Path(folder, name)

@@ -13,7 +13,7 @@ import pytest
 import plait
 from plait.cli.serving import log_to
 from plait.trust.provision import provision
-from server.run_queue import RunQueue
+from server.standing import RunQueue
 from tests.attending import served, shares_of
 from tests.features.conftest import NAMES, SMALL, rows
 

@@ -413,9 +413,9 @@ def _short_seeds() -> None:
 
 
 def _fetches_any_size() -> None:
-    received = module("server.calls")._received
+    received = module("server.standing_verbs")._received
     put(
-        "server.calls:_received",
+        "server.standing_verbs:_received",
         lambda parts, directory, *, max_gb: received(parts, directory, max_gb=math.inf),
     )
 
@@ -668,7 +668,7 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         "long-line": ("a ledger's line may have any length", instead("plait.rounds.ledger:_MOST_LINE_BYTES", 1 << 40)),
         "fetched-names": (
             "a server names the files that are fetched",
-            instead("server.calls:_place", lambda path: Path(path)),
+            instead("server.standing_verbs:_place", lambda path: Path(path)),
         ),
         "fetched-size": ("a fetched run may have any size", _fetches_any_size),
     },

@@ -19,8 +19,8 @@ from plait.rounds.ledger import Line, read_lines
 from plait.training.bases import locate_base
 from plait.transport.status import fetch_status
 from plait.trust.kit import StaffKit
-from server.calls import OperatorCalls
-from server.run_queue import Entry, State, read_queue
+from server.standing import Entry, State, read_queue
+from server.standing_verbs import OperatorCalls
 from tests.deployment.conftest import Deployment, founded
 
 WEIGHTS = "adapter/adapter_model.safetensors"

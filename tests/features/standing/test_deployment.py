@@ -10,7 +10,7 @@ import pytest
 
 from plait.config import config_from_table
 from plait.errors import ConfigError
-from server.run_queue import Entry, State
+from server.standing import Entry, State
 from tests.features.standing.federation import COMMON, OTHER_BASE, WEIGHTS, Standing, three_runs
 
 RUNS = ("ruled", "rebased", "ranked")

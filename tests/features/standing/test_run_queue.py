@@ -4,7 +4,7 @@ import threading
 import pytest
 
 from plait.errors import ConfigError, PeerError
-from server.run_queue import MOST_QUEUED, RunQueue, State, read_queue
+from server.standing import MOST_QUEUED, RunQueue, State, read_queue
 
 CONFIG = {"base": "tiny", "rounds": 2}
 

@@ -14,9 +14,8 @@ from plait.api.serving import Serving
 from plait.config import config_from_table
 from plait.errors import ConfigError, MachineError, PeerError
 from plait.transport.protocol import CHUNK_BYTES
-from server.calls import OperatorCalls
-from server.run_queue import RunQueue, State, read_queue
-from server.standing import Standing, calls_of
+from server.standing import RunQueue, Standing, State, calls_of, read_queue
+from server.standing_verbs import OperatorCalls
 
 RUN = {"base": "tiny", "clients": 2, "rounds": 3, "rank": 8}
 
