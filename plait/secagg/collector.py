@@ -20,14 +20,14 @@ from plait.rounds.dispatch import Answer, doubt
 from plait.rounds.events import Reason
 from plait.rounds.ledger import read_events
 from plait.rounds.run_state import RunState, choose_cohort, note_held
-from plait.secagg.events import EVALUATION, EvaluationMissed, decode_figures, scores_of
+from plait.secagg.events import EvaluationMissed
 from plait.secagg.journal import evaluators_of
 from plait.secagg.messages import MaskedReply, MaskedUpdate
 from plait.secagg.roster import Session
 from plait.secagg.rounds import MaskedRounds
 from plait.secagg.server import Sealed, TooFewError
-from plait.secagg.stage import TRAINING_STAGE
-from plait.secagg.sums import ContestedError, DeclinedError, MaskedSums, Wanted, seated
+from plait.secagg.stages import TRAINING_STAGE, ContestedError, MaskedSums, seated
+from plait.secagg.sums import EVALUATION, Wanted, decode_figures, scores_of
 from plait.trust.identity import Vouch
 from plait.wire.messages import Refusal, RefusalReason
 
@@ -129,13 +129,12 @@ class MaskedCollector:
                 return self._take(wanted, purpose, state, chosen)
             except ContestedError as contested:
                 error = contested
-            except DeclinedError as declined:
-                error, failed = declined, failed + 1
-                self._declined[purpose].add(declined.clients)
-                # A client that was lost on the way may be lost again, and the others decline again.
-                lost |= set(chosen) - declined.clients
             except TooFewError as too_few:
                 error, failed = too_few, failed + 1
+                if declined := error.declined:
+                    self._declined[purpose].add(declined)
+                    # A client that was lost on the way may be lost again, and the others decline again.
+                    lost |= set(chosen) - declined
             server.ledger.append(events.RoundMissed(round=wanted.round, attempt=attempt, received=error.count))
         if guilty := sorted(self._sums.left_out):
             names = ", ".join(map(repr, guilty))
@@ -183,9 +182,10 @@ class MaskedCollector:
         """Take a masked sum, in one attempt; it is on disk afterwards."""
         server, roster, log = self.server, self.server.roster, self.server.log
         answered: list[str] = []
-        declined: list[frozenset[str]] = []
+        declined: frozenset[str] = frozenset()
 
         def ask(session: Session, clients: Sequence[str]) -> Iterator[tuple[str, MaskedUpdate]]:
+            nonlocal declined
             deadline = server.deadline()
             with server.dispatch(state, purpose, wanted.round, attempt=session.attempt) as dispatch:
                 for client in clients:
@@ -195,7 +195,7 @@ class MaskedCollector:
                     if not (isinstance(reply, MaskedReply) and isinstance(reply.answer, MaskedUpdate)):
                         log.failure(wanted.round, answer, stage=TRAINING_STAGE)
                         if isinstance(reply, Refusal) and reply.reason is RefusalReason.POLICY:
-                            declined.append(frozenset(clients))
+                            declined = frozenset(clients)
                         else:
                             doubt(roster, answer)
                         continue
@@ -210,9 +210,8 @@ class MaskedCollector:
         try:
             self._sums.take(wanted, chosen, ask)
         except TooFewError as error:
-            if not declined:
-                raise
-            raise DeclinedError(str(error), count=error.count, clients=declined[0]) from error
+            error.declined = declined or error.declined
+            raise
         return note_held(state, dict.fromkeys(answered, state.held_on(0)))
 
     def _note(self, wanted: Wanted, answer: Answer, update: MaskedUpdate) -> None:

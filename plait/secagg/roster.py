@@ -1,10 +1,5 @@
 """What all clients of a masked round agree on: the session, all keys, the grid, and who shares with whom.
 
-*Groups.* Under masks no single client's vector can be measured, so a member can move the mean of a round as far as its
-ring has room. In groups it moves its own group's mean alone, which can be compared with the others'. A group that is
-left in moves the round's mean by at most `FAR` times what groups usually lie apart, over the number of groups. A sum of
-fewer clients tells more of each, so no group is small.
-
 *Graph.* Masks and secrets are shared by all with all, or above 256 clients along 32 random cycles through all, by each
 with 64 others or a few less (after Bell et al., "Secure Single-Server Aggregation with (Poly)Logarithmic Overhead",
 arXiv 2020/704). The cycles follow from the roster, so from keys that the others have made for it.
@@ -42,25 +37,12 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 
-from plait.adapters.state import Float32
 from plait.errors import PeerError
 from plait.guarantees.thresholds import COMPLETE, LEAST_CLIENTS, least_survivors, threshold_of
 from plait.secagg.masks import LEAST_BITS, MOST_BITS, SHARE_BYTES, agreed, check_share, public_of
 from plait.trust.derived import KEY_BYTES, derived
 from plait.trust.identity import Vouch
 from plait.trust.keys import SIGNATURE_BYTES, verify
-
-FAR = 3.0
-"""A group is left out whose mean is this many times as far from the median of all means as the median group."""
-
-
-def distances(means: Sequence[Float32]) -> tuple[float, ...]:
-    """How far each (size,) mean, of three or more, lies from the median of all, over the median of these distances."""
-    middle = np.median(np.stack(means), axis=0)
-    far = [float(np.linalg.norm(mean - middle)) for mean in means]
-    usual = float(np.median(far))
-    return tuple(each / usual if usual else 1.0 if not each else np.inf for each in far)
-
 
 CYCLES = 32
 """Through all clients of a larger roster, along which they are neighbours."""

@@ -21,7 +21,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -31,7 +31,6 @@ from numpy.typing import NDArray
 
 from plait.adapters.safetensors import decode_arrays, encode_arrays
 from plait.errors import PeerError
-from plait.guarantees.thresholds import LEAST_CLIENTS
 from plait.json_text import read_json
 from plait.secagg.client import pair_key, self_key
 from plait.secagg.masks import SECRET_BYTES, Mask, Residues, Ring, add_masks, check_share, combine, public_of
@@ -42,11 +41,16 @@ from plait.wire.messages import decode_task, encode_task
 
 
 class TooFewError(PeerError):
-    """Fewer clients than the threshold are left: the attempt is over and nothing was unmasked."""
+    """Fewer clients than the threshold are left: the attempt is over and nothing was unmasked.
+
+    Attributes:
+        declined: those whose sum some of them would not help to unmask: with sums in journals it tells of few clients.
+    """
 
     def __init__(self, message: str, *, count: int = 0) -> None:
         super().__init__(message)
         self.count = count
+        self.declined: frozenset[str] = frozenset()
 
 
 class LostError(PeerError):
@@ -55,23 +59,6 @@ class LostError(PeerError):
     def __init__(self, message: str, *, client: str) -> None:
         super().__init__(message)
         self.client = client
-
-
-def agree(
-    session: Session,
-    offers: Iterable[Offer],
-    *,
-    bits: int,
-    unit: float,
-    size: int,
-    figures: int,
-    least: int = LEAST_CLIENTS,
-) -> Roster:
-    """The roster of those that offered keys, at least `least`, for a grid of `bits`, `unit`, `size` and `figures`."""
-    ordered = tuple(sorted(offers, key=lambda offer: offer.client))
-    if len(ordered) < least:
-        raise TooFewError(f"{len(ordered)} clients offered keys, expected at least {least}", count=len(ordered))
-    return Roster(session, ordered, bits, unit, size, figures)
 
 
 def check_offer(offer: Offer, client: str, session: Session, vouch: Vouch) -> None:
@@ -250,15 +237,6 @@ class Sealed:
         raise LostError(f"{len(found)} shares of a secret of {offer.client!a} do not give it", client=offer.client)
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """Places: whose shares cannot be opened, who complained of ones that can be, which accused showed no keys."""
-
-    senders: frozenset[int]
-    accusers: frozenset[int]
-    unheard: frozenset[int]
-
-
 def check_complaint(roster: Roster, sharers: Sequence[int], client: str, places: Sequence[int]) -> None:
     """Refuse a complaint about others than those that sent a client something."""
     roster.check_places(places, "clients whose shares cannot be opened")
@@ -272,11 +250,16 @@ def accused_by(complaints: Mapping[int, Sequence[int]]) -> Mapping[int, int]:
     return {sender: place for place, senders in sorted(complaints.items(), reverse=True) for sender in senders}
 
 
-def judge(collecting: Collecting, accused: Mapping[int, int], shown: Mapping[int, bytes]) -> Verdict:
-    """The clients to blame, never none, by the keys that senders have shown of the parcels to their accusers."""
+def judge(
+    collecting: Collecting, accused: Mapping[int, int], shown: Mapping[int, bytes]
+) -> tuple[frozenset[int], frozenset[int], frozenset[int]]:
+    """Places to blame, never none, by the keys that senders have shown of the parcels to their accusers.
+
+    Whose shares cannot be opened, who complained of ones that can be, and which accused showed no keys.
+    """
     cleared = {each for each, key in shown.items() if collecting.is_readable(each, accused[each], key)}
     accusers = frozenset(accused[sender] for sender in cleared)
-    return Verdict(frozenset(shown.keys() - cleared), accusers, frozenset(accused.keys() - shown.keys()))
+    return frozenset(shown.keys() - cleared), accusers, frozenset(accused.keys() - shown.keys())
 
 
 def signatures_to_bytes(groups: Sequence[Mapping[int, bytes]]) -> bytes:

@@ -31,12 +31,12 @@ from flwr.common.secure_aggregation.secaggplus_constants import Key
 from flwr.supercore.primitives.asymmetric import bytes_to_private_key, bytes_to_public_key
 
 from plait.secagg.client import MaskingClient
-from plait.secagg.events import TRAINING
 from plait.secagg.grid import Coding, Rotation, bits_for, unit_for
 from plait.secagg.masks import Ring
 from plait.secagg.messages import MaskedReply, MaskedUpdate, Parcels, Ready, Revealed, Signed
-from plait.secagg.roster import Offer, Session
-from plait.secagg.server import Collecting, agree
+from plait.secagg.roster import Offer, Roster, Session
+from plait.secagg.server import Collecting
+from plait.secagg.sums import TRAINING
 from plait.trust.keys import NodeKey
 from plait.wire.messages import encode_reply
 
@@ -90,9 +90,7 @@ def plait(count: int, size: int, gone: int) -> dict[str, object]:
             clients[name], offer = clients[name].offer(session, identity=key.public_bytes, sign=key.sign)
             offers.append(offer)
             sends(name, offer)
-        roster = agree(
-            session, offers, bits=ring.bits, unit=coding.unit, size=rotation.rotated_size, figures=len(TRAINING)
-        )
+        roster = Roster(session, tuple(offers), ring.bits, coding.unit, rotation.rotated_size, len(TRAINING))
         collecting = Collecting(roster)
         for name in names:
             clients[name], parcels = clients[name].share(roster, vouch)

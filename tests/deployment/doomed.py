@@ -14,7 +14,7 @@ from plait.secagg.collector import MaskedCollector
 from plait.secagg.masking import Masking
 from plait.secagg.messages import Delivery, Survivors, Unmasking
 from plait.secagg.roster import Roster
-from plait.secagg.stage import MaskedStage
+from plait.secagg.stages import MaskedStage
 from tests.killing import around
 
 _STAGES = {type(None): "keys", Roster: "shares", Delivery: "delivery", Survivors: "signatures", Unmasking: "unmasking"}

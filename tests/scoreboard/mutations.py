@@ -451,10 +451,8 @@ def _refuses_what_it_cannot_open():
     return refusing
 
 
-def _accused_are_guilty(collecting, complaints, shown):
-    verdict = module("plait.secagg.server").Verdict
-    accused = {sender for senders in complaints.values() for sender in senders}
-    return verdict(frozenset(accused), frozenset(), frozenset())
+def _accused_are_guilty(collecting, accused, shown):
+    return frozenset(accused), frozenset(), frozenset()
 
 
 def _half(count: int) -> int:
@@ -493,10 +491,9 @@ def _settings_of_the_file() -> None:
 
 
 def _groups_change() -> None:
-    sums = module("plait.secagg.sums")
-    seated = sums.seated
+    seated = module("plait.secagg.stages").seated
     put(
-        "plait.secagg.sums:seated",
+        "plait.secagg.stages:seated",
         lambda names, count, *, key, before: seated(names, count, key=key, before={}),
     )
 
@@ -776,7 +773,7 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         ),
         "verdict": (
             "an accused client is to blame",
-            instead("plait.secagg.sums:judge", _accused_are_guilty),
+            instead("plait.secagg.stages:judge", _accused_are_guilty),
         ),
         "share-keys": (
             "an accused is believed that shows any key",
@@ -788,11 +785,11 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         ),
         "recalled": (
             "a server that goes on forgets who is left out",
-            nothing("plait.secagg.sums:MaskedSums.recall"),
+            nothing("plait.secagg.stages:MaskedSums.recall"),
         ),
         "lost-sum": (
             "a sum that cannot be unmasked ends the run",
-            lambda: put("plait.secagg.sums:LostError", module("plait.errors").ConfigError),
+            lambda: put("plait.secagg.stages:LostError", module("plait.errors").ConfigError),
         ),
         "masked-losses": (
             "losses that no clients have end the run",
@@ -800,7 +797,7 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         ),
         "groups": (
             "no group is left out",
-            instead("plait.secagg.sums:distances", lambda means: (0.0,) * len(means)),
+            instead("plait.secagg.stages:distances", lambda means: (0.0,) * len(means)),
         ),
         "stage-deadline": (
             "a stage takes a quarter of an hour",

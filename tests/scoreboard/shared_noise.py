@@ -17,9 +17,8 @@ from plait.errors import PlaitError
 from plait.privacy.mechanism import ClientPrivacy, Shares, multiplier_for
 from plait.rounds.channel import Purpose
 from plait.rounds.run_directory import RunDirectory
-from plait.secagg.events import NOISED
 from plait.secagg.rounds import check_grid, privacy_of_clients
-from plait.secagg.sums import Summed, sum_file
+from plait.secagg.sums import NOISED, Summed, sum_file
 
 masked = borrowed("features/secagg/test_masked_rounds.py")
 NAMES = masked.NAMES

@@ -22,7 +22,7 @@ from plait.guarantees.thresholds import least_survivors
 from plait.rounds.terms import DataJournal
 from plait.secagg.journal import SumJournal
 from plait.secagg.roster import Session
-from plait.secagg.sums import seated
+from plait.secagg.stages import seated
 
 LEAST, MOST = 3, 3
 NAMES = "abcdefghijklm"

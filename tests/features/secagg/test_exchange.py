@@ -11,7 +11,7 @@ from plait.secagg import client as client_module
 from plait.secagg.client import MaskingClient
 from plait.secagg.masks import Ring, split
 from plait.secagg.roster import PARCEL_BYTES, Roster, Session
-from plait.secagg.server import Collecting, LostError, TooFewError, accused_by, agree, check_offer, judge
+from plait.secagg.server import Collecting, LostError, TooFewError, accused_by, check_offer, judge
 from plait.trust.keys import NodeKey
 
 SESSION = Session(bytes(range(16)), "train", 3, b"a" * 16)
@@ -42,8 +42,8 @@ class Federation:
         return offer
 
     def roster(self, names, session=SESSION):
-        offers = [self.offer(name, session) for name in names]
-        return agree(session, offers, bits=self.ring.bits, unit=0.5, size=self.size, figures=FIGURES)
+        offers = tuple(self.offer(name, session) for name in names)
+        return Roster(session, offers, bits=self.ring.bits, unit=0.5, size=self.size, figures=FIGURES)
 
     def undelivered(self, roster, names):
         """These clients have shared, and nothing has been delivered."""
@@ -218,16 +218,16 @@ class TestComplaint:
     def test_an_honest_sender_is_cleared_by_the_key_that_it_shows(self, federation, shared):
         _, key = federation.clients[federation.names[3]].show(SESSION, 0)
         verdict = judge(shared, accused_by({1: (3,), 0: (3,)}), {3: key})
-        assert (verdict.senders, verdict.accusers, verdict.unheard) == (set(), {0}, set())
+        assert verdict == (set(), {0}, set())
 
     @pytest.mark.parametrize("key", [b"", b"k" * 32, b"k" * 31])
     def test_another_key_clears_no_client(self, key, shared):
         verdict = judge(shared, {3: 0}, {3: key})
-        assert (verdict.senders, verdict.accusers) == ({3}, set())
+        assert verdict == ({3}, set(), set())
 
     def test_who_shows_nothing_is_unheard(self, shared):
         verdict = judge(shared, {3: 0, 4: 0}, {4: b""})
-        assert (verdict.senders, verdict.accusers, verdict.unheard) == ({4}, set(), {3})
+        assert verdict == ({4}, set(), {3})
 
     def test_a_key_opens_the_parcel_that_it_is_of_and_no_other(self, federation, shared):
         _, key = federation.clients[federation.names[3]].show(SESSION, 0)
@@ -382,7 +382,7 @@ class TestMaliciousServer:
         sybils.names, sybils.keys = names[1:], {name: NodeKey.generate() for name in names[1:]}
         sybils.clients = {name: MaskingClient(name) for name in sybils.names}
         offers = [federation.offer(names[0]), *(sybils.offer(name) for name in sybils.names)]
-        roster = agree(SESSION, offers, bits=7, unit=0.5, size=SIZE, figures=FIGURES)
+        roster = Roster(SESSION, tuple(offers), bits=7, unit=0.5, size=SIZE, figures=FIGURES)
         with pytest.raises(PeerError, match="not its own"):
             federation.clients[names[0]].share(roster, federation.vouch)
 

@@ -21,10 +21,10 @@ from plait.rounds.ledger import read_events
 from plait.rounds.run_plan import TaskSettings
 from plait.rounds.run_state import initial_state
 from plait.rounds.terms import Terms
-from plait.secagg.events import NOISED, TRAINING, decode_figures
 from plait.secagg.grid import MaskedGrid
 from plait.secagg.masks import Ring
 from plait.secagg.rounds import check_grid, privacy_of_clients
+from plait.secagg.sums import NOISED, TRAINING, decode_figures
 from plait.wire.messages import Refusal, decode_reply
 from tests.features.secagg.test_masked_rounds import NAMES, STAGES, killed_in_unmasking, stage_of, summed
 from tests.plait.rounds import conftest

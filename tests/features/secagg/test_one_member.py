@@ -12,7 +12,6 @@ from plait.errors import PeerError
 from plait.rounds.channel import Purpose, WallClock
 from plait.rounds.run_state import initial_state
 from plait.secagg import client as masking
-from plait.secagg.events import TRAINING, encode_figures
 from plait.secagg.masks import SHARE_BYTES
 from plait.secagg.messages import (
     Delivery,
@@ -25,7 +24,7 @@ from plait.secagg.messages import (
     Revealed,
     Unmasking,
 )
-from plait.secagg.sums import Part, Summed
+from plait.secagg.sums import TRAINING, Part, Summed, encode_figures
 from plait.wire.messages import decode_reply, decode_task, encode_reply
 from tests.features.secagg.test_masked_rounds import stage_of
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from plait.guarantees.thresholds import COMPLETE, LEAST_GROUPS, Thresholds, colluding, groups_for
-from plait.secagg.roster import FAR, distances
-from plait.secagg.sums import seated
+from plait.secagg.stages import seated
+from plait.secagg.sums import FAR, distances
 from tests.features.secagg.attacked_sums import claims
 from tests.features.secagg.graph_bound import failure_bits
 

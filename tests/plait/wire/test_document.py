@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from plait.adapters.fingerprint import TOKENIZER_FILES, VOLATILE_CONFIG_KEYS
-from plait.secagg.events import EVALUATION, TRAINING
+from plait.secagg.sums import EVALUATION, TRAINING
 from plait.wire.messages import TASK_SCHEMA
 from plait.wire.settings import Settings
 
