@@ -7,7 +7,7 @@ table.
 
 Permitted settings cannot express regular expressions, paths, code or unbounded work: modules have plain names, initial
 values that decompose weights or read files are not in the table, and numbers have bounds. The number of parameters of
-an adapter depends on the base and is checked where the base is known (`plait.training.adapter_size`).
+an adapter depends on the base and is checked where the base is known (`plait.training.peft_adapter`).
 Knows no PEFT class and builds nothing, so a client can inspect an adapter before it builds it.
 """
 

@@ -185,7 +185,7 @@ def _check_adapter(
 def _published(directory: RunDirectory, run: Run, kept: str) -> tuple[str, str]:
     """Digests of an adapter of the newest checkpoint, the accepted one if that is kept, and of its published form."""
     from plait.rounds.checkpoint import load_checkpoint
-    from plait.training.blueprint import servable
+    from plait.training.peft_adapter import servable
 
     state = load_checkpoint(directory.checkpoints, run.ranks)
     accepted = state.accepted_shadow

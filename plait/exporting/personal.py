@@ -83,7 +83,8 @@ def open_node(path: Path, *, base: str, progress: Progress = lambda _: None) -> 
         PeerError: what is kept is not sound.
     """
     # Brings torch along.
-    from plait.training.blueprint import design_from_spec, read_base_config, servable
+    from plait.training.blueprint import design_from_spec, read_base_config
+    from plait.training.peft_adapter import servable
 
     if not base:
         raise ConfigError(f"'{path}' is a node's state, which names no base; give --base NAME or DIRECTORY")

@@ -12,7 +12,7 @@ from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_now import RunNow
 from plait.rounds.run_state import RankedAdapter, RunState
 from plait.rounds.run_view import RunView
-from plait.training.blueprint import servable
+from plait.training.peft_adapter import servable
 
 if TYPE_CHECKING:
     from plait.exporting.outlets import Outlets

@@ -18,16 +18,14 @@ from typing import TypeVar
 
 import plait
 from plait import machine
-from plait.adapters import Task
-from plait.data import Dataset, Progress, Record, RecordKind, as_dataset, cache_directory
+from plait.data import Dataset, Progress, Record, as_dataset, cache_directory
 from plait.errors import MachineError
 from plait.files import is_ours, make_private_directory, write_atomically
-from plait.objectives import SFT
 from plait.rounds.evaluation import SequenceLosses
 from plait.run import Run
 from plait.training.examples import Example, Tokenizer
 from plait.training.resident import ResidentBase
-from plait.training.teaching import tokenise
+from plait.training.teaching import ExampleFormat, tokenise
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -74,25 +72,13 @@ class Loaded:
             self._base = found
         return self._base
 
-    def tokens(
-        self,
-        records: Sequence[Record],
-        *,
-        kind: RecordKind,
-        task: Task,
-        labels: Sequence[str],
-        tokenizer: Tokenizer,
-        seq_len: int,
-        objective: str = SFT,
-        apart: bool = False,
-    ) -> list[Example]:
+    def tokens(self, records: Sequence[Record], tokenizer: Tokenizer, form: ExampleFormat) -> list[Example]:
         """The examples made from the records (see `plait.training.teaching.tokenise`).
 
         Raises:
             DataError: the data does not fit the base or the task.
         """
-        base = self._base.fingerprint if self._base else b""
-        how = (base, kind, task, tuple(labels), seq_len, objective, apart, len(records))
+        how = (self._base.fingerprint if self._base else b"", form, len(records))
         digest = hashlib.sha256(repr(how).encode())
         for record in records:
             text = repr(record).encode(errors="surrogatepass")
@@ -100,16 +86,7 @@ class Loaded:
         key = digest.digest()
         if key not in self._tokens:
             _make_room(self._tokens, _CLIENTS_KEPT)
-            self._tokens[key] = tokenise(
-                records,
-                kind=kind,
-                task=task,
-                labels=labels,
-                tokenizer=tokenizer,
-                seq_len=seq_len,
-                objective=objective,
-                apart=apart,
-            )
+            self._tokens[key] = tokenise(records, tokenizer, form)
         self._tokens.move_to_end(key)
         return self._tokens[key]
 

@@ -9,9 +9,6 @@ magnitudes, a prompt made of its words), the base is read briefly.
 from __future__ import annotations
 
 import copy
-import enum
-import json
-import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from inspect import signature
@@ -20,18 +17,12 @@ from typing import cast
 
 import numpy as np
 import torch
-import transformers
 from numpy.typing import NDArray
 from peft import (
     PeftConfig,
     PeftModel,
     PeftType,
-    PromptEncoder,
-    PromptEncoderConfig,
     PromptTuningInit,
-    TaskType,
-    get_peft_model,
-    get_peft_model_state_dict,
 )
 from torch import nn
 from transformers import (
@@ -42,7 +33,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from plait.adapters import AdapterSpec, AdapterState, Json, Layout, SpecRequest, Task, parse_spec
+from plait.adapters import AdapterSpec, AdapterState, Layout, SpecRequest, Task, parse_spec
 from plait.adapters.fingerprint import stored_tensors
 from plait.adapters.methods import (
     ATTENTION_OUTPUTS,
@@ -50,59 +41,25 @@ from plait.adapters.methods import (
     AdapterRequest,
     BaseModules,
     Subject,
-    check_options,
     method_named,
 )
 from plait.adapters.module_names import is_in, is_saved, matches
-from plait.adapters.spec import BOTTLENECK_TYPE
 from plait.aggregation import Resizing, geometry_of
 from plait.errors import ConfigError, PeerError, did_you_mean
 from plait.machine import give_back_memory
-from plait.training.adapter_size import check_size
-
-_TASK_TYPES = {Task.CAUSAL_LM: TaskType.CAUSAL_LM, Task.CLASSIFICATION: TaskType.SEQ_CLS}
-
-
-def peft_config_for(request: AdapterRequest, task: Task, base: BaseModules) -> PeftConfig:
-    """PEFT's configuration of the requested method."""
-    method = check_options(request)
-    settings = {**method.settings(request, base), **method.fixed}
-    if base.heads:
-        settings["modules_to_save"] = list(base.heads)
-    return _config(peft_type=method.peft_type, task_type=_TASK_TYPES[task], **settings)
-
-
-def peft_config_of(settings: Mapping[str, Json]) -> PeftConfig:
-    """PEFT's configuration from checked settings (`plait.adapters.peft_settings`).
-
-    PEFT may change its input: it adds names of heads to a classifier's `modules_to_save`.
-
-    Raises:
-        KeyError, TypeError, ValueError: they are not valid.
-    """
-    return _config(**copy.deepcopy(dict(settings)))
-
-
-def _config(**settings: object) -> PeftConfig:
-    if settings["peft_type"] == BOTTLENECK_TYPE:
-        from plait.training.bottleneck import register
-
-        register()
-    with warnings.catch_warnings():
-        # As `Method.kept` says for VeRA: its matrices come from a seed.
-        warnings.simplefilter("ignore")
-        return PeftConfig.from_peft_type(**settings)
-
+from plait.training.peft_adapter import (
+    adapter_tensors,
+    attach,
+    first_sentence,
+    peft_config_for,
+    peft_config_of,
+    settings_of,
+)
 
 AUTO_CLASSES = {
     Task.CAUSAL_LM: AutoModelForCausalLM,
     Task.CLASSIFICATION: AutoModelForSequenceClassification,
 }
-
-
-PROMPT = "prompt_embeddings"
-"""PEFT's name of a learned prompt."""
-_ENCODER = "prompt_encoder."
 
 
 @dataclass(frozen=True)
@@ -251,7 +208,7 @@ def design_from_spec(config: PretrainedConfig, request: SpecRequest, *, weights:
     try:
         peft_config = peft_config_of(settings)
     except (KeyError, TypeError, ValueError) as error:
-        raise PeerError(f"adapter spec is not valid: {_first_sentence(error)}") from error
+        raise PeerError(f"adapter spec is not valid: {first_sentence(error)}") from error
     made = _build(config, request, peft_config, weights)
     for key in sorted(_DERIVED_KEYS & request.peft_config.keys()):
         if request.peft_config[key] != made.spec.peft_config.get(key):
@@ -260,76 +217,6 @@ def design_from_spec(config: PretrainedConfig, request: SpecRequest, *, weights:
                 "on this base"
             )
     return made
-
-
-def attach(model: nn.Module, peft_config: PeftConfig, *, in_float32: bool = True) -> PeftModel:
-    """Put an adapter on a model, without PEFT's output; in float32, or in the base's type.
-
-    Raises:
-        ConfigError: the targets match no module of this base, or the adapter would be larger than `check_size` allows.
-    """
-    check_size(model, peft_config)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            base = cast("transformers.PreTrainedModel", model)
-            return cast("PeftModel", get_peft_model(base, peft_config, autocast_adapter_dtype=in_float32))
-    except (ValueError, TypeError, KeyError, NotImplementedError) as error:
-        raise ConfigError(f"the adapter does not fit this base: {_first_sentence(error)}") from error
-
-
-def adapter_tensors(model: PeftModel) -> dict[str, torch.Tensor]:
-    """The adapter's tensors under PEFT's file names; they share memory with the model's parameters.
-
-    An encoder of prompts is not part of PEFT's files, which hold the prompt that it makes: its parameters have their
-    names in the model.
-    """
-    tensors = {
-        name: tensor
-        for name, tensor in get_peft_model_state_dict(model, save_embedding_layers=False).items()
-        # With biases, PEFT also lists the bias of the head that its own copy replaces.
-        if ".original_module." not in name
-    }
-    if not model.active_peft_config.is_prompt_learning:
-        return tensors
-    encoder = dict(model.prompt_encoder["default"].named_parameters())
-    del tensors[PROMPT]
-    if encoder.keys() == {"embedding.weight"}:
-        return {**tensors, PROMPT: encoder["embedding.weight"]}
-    return {**tensors, **{f"{_ENCODER}{name}": parameter for name, parameter in encoder.items()}}
-
-
-# The settings that a plain prompt shares with an encoded one.
-_SHARED_KEYS = (
-    "task_type", "num_virtual_tokens", "token_dim", "num_transformer_submodules", "num_attention_heads", "num_layers",
-    "modules_to_save",
-)  # fmt: skip
-
-
-def servable(spec: AdapterSpec, state: AdapterState) -> tuple[AdapterSpec, AdapterState]:
-    """The adapter in file form: with the encoder's prompt in place of the encoder; otherwise unchanged."""
-    if spec.peft_config.get("peft_type") != "P_TUNING":
-        return spec, state
-    config = cast("PromptEncoderConfig", peft_config_of(spec.peft_config))
-    encoder = PromptEncoder(config)
-    with torch.no_grad():
-        for name, parameter in encoder.named_parameters():
-            parameter.copy_(torch.from_numpy(state[f"{_ENCODER}{name}"].copy()))
-        tokens = (config.num_virtual_tokens or 0) * (config.num_transformer_submodules or 1)
-        prompt = encoder(torch.arange(tokens)).numpy()
-    tensors = {name: tensor for name, tensor in state.items() if not name.startswith(_ENCODER)}
-    tensors[PROMPT] = prompt
-    layout = Layout.of({name: tensor.shape for name, tensor in tensors.items()})
-    settings: dict[str, Json] = {key: spec.peft_config[key] for key in _SHARED_KEYS if key in spec.peft_config}
-    plain = AdapterSpec(
-        method="prompt",
-        peft_config={**settings, "peft_type": "PROMPT_TUNING"},
-        task=spec.task,
-        labels=spec.labels,
-        layout=layout,
-        init_seed=spec.init_seed,
-    )
-    return plain, AdapterState.from_tensors(layout, tensors)
 
 
 def base_modules(config: PretrainedConfig, task: Task) -> BaseModules:
@@ -429,7 +316,7 @@ def _drawn(config: PretrainedConfig, request: SpecRequest, peft_config: PeftConf
 def _spec_of(model: PeftModel, request: SpecRequest) -> AdapterSpec:
     return AdapterSpec(
         method=request.method,
-        peft_config=_settings_of(model.peft_config["default"]),
+        peft_config=settings_of(model.peft_config["default"]),
         task=request.task,
         labels=request.labels,
         layout=Layout.of({name: tuple(tensor.shape) for name, tensor in adapter_tensors(model).items()}),
@@ -494,27 +381,3 @@ def _placeholder_model(config: PretrainedConfig, task: Task) -> nn.Module:
 
 # Sizes of the base, which PEFT writes into the configuration of a learned prompt.
 _DERIVED_KEYS = frozenset({"token_dim", "num_transformer_submodules", "num_attention_heads", "num_layers"})
-_ALWAYS_STATED = frozenset({"peft_type", "task_type", "r", "lora_alpha", "target_modules"})
-
-
-def _settings_of(config: PeftConfig) -> dict[str, Json]:
-    """PEFT's configuration as JSON, without PEFT's defaults, so that versions of PEFT agree on the digest."""
-
-    def plain(item: object) -> object:
-        if isinstance(item, (set, frozenset)):
-            return sorted(cast("set[str]", item))
-        return item.value if isinstance(item, enum.Enum) else str(item)
-
-    def as_json(value: PeftConfig) -> dict[str, Json]:
-        return cast("dict[str, Json]", json.loads(json.dumps(value.to_dict(), default=plain, sort_keys=True)))
-
-    defaults, stated = as_json(type(config)()), as_json(config)
-    for key in ("target_modules", "exclude_modules", "modules_to_save", "feedforward_modules"):
-        # PEFT keeps these as sets, or adds its own names again: a list in name order means the same.
-        if isinstance(value := stated.get(key), list):
-            stated[key] = cast("list[Json]", sorted(set(cast("list[str]", value))))
-    return {key: value for key, value in stated.items() if key in _ALWAYS_STATED or value != defaults.get(key)}
-
-
-def _first_sentence(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].split(". ")[0]

@@ -15,7 +15,7 @@ from plait.training.bases import LocatedBase
 from plait.training.device import Compute
 from plait.training.examples import spread
 from plait.training.resident import ResidentBase
-from plait.training.teaching import teaching_of, tokenise
+from plait.training.teaching import ExampleFormat, teaching_of, tokenise
 from plait.training.trainer import measure_losses
 
 
@@ -48,12 +48,8 @@ def evaluate_adapter(
     base = ResidentBase(located.directory, located.reference.fingerprint, compute, seq_len=seq_len)
     examples = tokenise(
         dataset.held_out or dataset.records,
-        kind=dataset.kind,
-        task=spec.task,
-        labels=spec.labels,
-        tokenizer=base.tokenizer,
-        seq_len=seq_len,
-        objective=objective,
+        base.tokenizer,
+        ExampleFormat(dataset.kind, spec.task, spec.labels, seq_len, objective),
     )
     if not examples:
         raise DataError(f"data '{dataset.name}' is shorter than one sequence of {seq_len} tokens")

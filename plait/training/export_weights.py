@@ -18,7 +18,8 @@ from transformers.pytorch_utils import Conv1D
 
 from plait.adapters import AdapterSpec, AdapterState, Task
 from plait.errors import BaseMismatchError, ConfigError, MachineError
-from plait.training.blueprint import adapter_tensors, attach, load_base, meta_model, peft_config_of, read_base_config
+from plait.training.blueprint import load_base, meta_model, read_base_config
+from plait.training.peft_adapter import adapter_tensors, attach, peft_config_of
 from plait.training.resident import load_adapter
 
 _SHARD_SIZE = "5GB"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
-from typing import Protocol
 
 import torch
 from peft import PeftModel
@@ -24,7 +23,7 @@ from plait.training.examples import Example, Split, Tokenizer, digest_of, split_
 from plait.training.learner import LocalTraining, StepReport, TrainingInputs
 from plait.training.losses import Teaching
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter, slot_digest
-from plait.training.teaching import teaching_of, tokenise
+from plait.training.teaching import ExampleFormat, teaching_of, tokenise
 from plait.training.trainer import measure_losses, only_trained, train_steps, trained_parameters
 from plait.wire.settings import Settings
 
@@ -34,24 +33,8 @@ OwnTrainer = Callable[[PeftModel, Tokenizer, Sequence[Example], Settings, Sequen
 # The losses by the inputs that determine them: remembered, or measured now.
 Recall = Callable[[Sequence[bytes], Callable[[], SequenceLosses]], SequenceLosses]
 
-
-class Tokenise(Protocol):
-    """Makes examples of records, or has them already (see `plait.training.teaching.tokenise`)."""
-
-    def __call__(
-        self,
-        records: Sequence[Record],
-        *,
-        kind: RecordKind,
-        task: Task,
-        labels: Sequence[str],
-        tokenizer: Tokenizer,
-        seq_len: int,
-        objective: str = SFT,
-        apart: bool = False,
-    ) -> list[Example]:
-        """All examples made from the records, in order."""
-        ...
+# Makes examples of records, or has them already.
+Tokenise = Callable[[Sequence[Record], Tokenizer, ExampleFormat], list[Example]]
 
 
 @dataclass(eq=False)
@@ -160,18 +143,12 @@ class PeftLocalModel:
 
     def split(self, spec: AdapterSpec, settings: Settings) -> Split:
         """The client's examples under these settings, tokenised once."""
-        wanted = (
-            spec.task,
-            spec.labels,
-            settings.seq_len,
-            settings.held_out_fraction,
-            settings.max_held_out_sequences,
-            settings.objective,
-            settings.records_are_private,
-        )
+        private = settings.records_are_private
+        form = ExampleFormat(self.kind, spec.task, spec.labels, settings.seq_len, settings.objective, apart=private)
+        wanted = (form, settings.held_out_fraction, settings.max_held_out_sequences)
         if self._split is None or self._split_for != wanted:
-            examples = self._examples(self.records, spec, settings)
-            held_out = self._examples(self.held_out, spec, settings) if self.held_out else None
+            examples = self.tokenise(self.records, self.base.tokenizer, form)
+            held_out = self.tokenise(self.held_out, self.base.tokenizer, form) if self.held_out else None
             split = split_examples(
                 examples,
                 held_out,
@@ -183,24 +160,12 @@ class PeftLocalModel:
             )
             every = (*examples, *(held_out or ()))
             # Texts are packed, not cut one by one, unless each is to be private.
-            is_packed = self.kind is RecordKind.TEXT and not settings.records_are_private
+            is_packed = self.kind is RecordKind.TEXT and not private
             records = len(every) if is_packed else len(self.records) + len(self.held_out)
             split = replace(split, cut=sum(each.is_cut for each in every), left_out=records - len(every))
             self._split = split
             self._split_for = wanted
         return self._split
-
-    def _examples(self, records: Sequence[Record], spec: AdapterSpec, settings: Settings) -> list[Example]:
-        return self.tokenise(
-            records,
-            kind=self.kind,
-            task=spec.task,
-            labels=spec.labels,
-            tokenizer=self.base.tokenizer,
-            seq_len=settings.seq_len,
-            objective=settings.objective,
-            apart=settings.records_are_private,
-        )
 
     def train(self, job: TrainJob) -> Trained:
         """Train on the client's training part, in an order determined by seed and data."""

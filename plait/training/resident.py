@@ -25,18 +25,11 @@ from plait.adapters.methods import is_quantised
 from plait.errors import BaseMismatchError, ConfigError, MachineError
 from plait.machine import keep_freed_memory
 from plait.objectives import objective_named
-from plait.training.blueprint import (
-    Blueprint,
-    adapter_tensors,
-    attach,
-    design_from_spec,
-    load_base,
-    peft_config_of,
-    read_base_config,
-)
+from plait.training.blueprint import Blueprint, design_from_spec, load_base, read_base_config
 from plait.training.device import Compute, has_memory_of_its_own, memory_for_steps
 from plait.training.examples import Tokenizer
 from plait.training.losses import StepMemory
+from plait.training.peft_adapter import adapter_tensors, attach, peft_config_of
 from plait.wire.settings import Settings
 
 _Modules = tuple[tuple[str, int], ...]

@@ -8,6 +8,7 @@ Prompts and chats stay one example each (`conversations`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -34,33 +35,37 @@ def teaching_of(text: str) -> Teaching:
     return Preferences(text)
 
 
-def tokenise(
-    records: Sequence[Record],
-    *,
-    kind: RecordKind,
-    task: Task,
-    labels: Sequence[str],
-    tokenizer: Tokenizer,
-    seq_len: int,
-    objective: str = SFT,
-    apart: bool = False,
-) -> list[Example]:
-    """All examples made from the records, in order.
+@dataclass(frozen=True)
+class ExampleFormat:
+    """What examples are made of records.
 
-    Args:
+    Attributes:
+        kind: of the records.
         seq_len: tokens of a sequence at most.
         apart: whether each text is a sequence of its own, cut at `seq_len`, so that no sequence has two texts and no
             text two sequences.
+    """
+
+    kind: RecordKind
+    task: Task
+    labels: tuple[str, ...]
+    seq_len: int
+    objective: str = SFT
+    apart: bool = False
+
+
+def tokenise(records: Sequence[Record], tokenizer: Tokenizer, form: ExampleFormat) -> list[Example]:
+    """All examples made from the records, in order.
 
     Raises:
         DataError: the data does not fit the base, the task or the objective.
     """
-    check_kind(kind, task, objective)
-    if task is Task.CLASSIFICATION:
-        return _classify(records, labels, tokenizer, seq_len)
-    if kind is RecordKind.TEXT:
-        return (_one_each if apart else _pack)(records, tokenizer, seq_len)
-    return teaching_of(objective).examples(records, kind, tokenizer, seq_len)
+    check_kind(form.kind, form.task, form.objective)
+    if form.task is Task.CLASSIFICATION:
+        return _classify(records, form.labels, tokenizer, form.seq_len)
+    if form.kind is RecordKind.TEXT:
+        return (_one_each if form.apart else _pack)(records, tokenizer, form.seq_len)
+    return teaching_of(form.objective).examples(records, form.kind, tokenizer, form.seq_len)
 
 
 def check_kind(kind: RecordKind, task: Task, objective: str) -> None:

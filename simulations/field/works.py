@@ -193,7 +193,7 @@ def configuration(federation: Federation, seed: int, cache: Path, folder: Path) 
     from plait.simulation.partitioned_data import load_partitioned
     from plait.training.bases import locate_base
     from plait.training.examples import split_examples
-    from plait.training.teaching import tokenise
+    from plait.training.teaching import ExampleFormat, tokenise
 
     told = {
         "base": federation.base, "data": federation.data, "partition": federation.partition, "seed": seed,
@@ -216,9 +216,8 @@ def configuration(federation: Federation, seed: int, cache: Path, folder: Path) 
         if share.name in federation.without:
             continue
         examples = tokenise(
-            share.records, kind=data.kind, task=task, labels=data.dataset.labels, tokenizer=tokenizer,
-            seq_len=federation.seq_len,
-        )  # fmt: skip
+            share.records, tokenizer, ExampleFormat(data.kind, task, data.dataset.labels, federation.seq_len)
+        )
         split = split_examples(
             examples, client=share.name, seq_len=federation.seq_len, held_out_fraction=0.1,
             max_held_out=federation.held_out, by_label=federation.classifies,

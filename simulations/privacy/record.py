@@ -33,6 +33,7 @@ from plait.run import Run  # noqa: E402
 from plait.simulation.execution import begin, execute, prepare  # noqa: E402
 from plait.simulation.loaded import Loaded  # noqa: E402
 from plait.simulation.simulation import Simulation  # noqa: E402
+from plait.training.teaching import ExampleFormat  # noqa: E402
 from plait.training.trainer import measure_losses  # noqa: E402
 
 CHARACTERS, RECORDS, MEASURED = 96, 8000, 512
@@ -91,9 +92,8 @@ def measured(run: Run, data: object, others: Sequence[Record], loaded: Loaded) -
     base = Simulation(run, data, loaded).base
     model = base.carrying(adapter.spec(), AdapterState.from_tensors(adapter.spec().layout, adapter.tensors))
     rows = loaded.tokens(
-        others, kind=RecordKind.TEXT, task=adapter.spec().task, labels=(), tokenizer=base.tokenizer,
-        seq_len=config.seq_len, apart=True,
-    )  # fmt: skip
+        others, base.tokenizer, ExampleFormat(RecordKind.TEXT, adapter.spec().task, (), config.seq_len, apart=True)
+    )
 
     def loss() -> float:
         found = measure_losses(model, rows, task=adapter.spec().task, pad_token=base.pad_token, batch_size=32)

@@ -686,7 +686,7 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
             "PEFT's configuration is not looked at",
             lambda: _unchecked("plait.adapters.peft_settings", "plait.adapters.peft_reading"),
         ),
-        "adapter-size": ("an adapter may be of any size", nothing("plait.training.blueprint:check_size")),
+        "adapter-size": ("an adapter may be of any size", nothing("plait.training.peft_adapter:check_size")),
         "welcome-keys": (
             "a run configuration may have any key",
             instead("client.base:config_from_welcome", _any_configuration),

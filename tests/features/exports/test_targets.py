@@ -19,7 +19,8 @@ from plait.errors import ConfigError, MachineError
 from plait.exporting.request import ExportRequest
 from plait.exporting.source import locate_weights, open_source
 from plait.training.bases import LocatedBase, locate_base
-from plait.training.blueprint import design, read_base_config, servable
+from plait.training.blueprint import design, read_base_config
+from plait.training.peft_adapter import servable
 
 
 @pytest.mark.slow

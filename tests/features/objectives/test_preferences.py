@@ -20,7 +20,7 @@ from plait.training.blueprint import design, read_base_config
 from plait.training.examples import IGNORED
 from plait.training.local_model import PeftLocalModel
 from plait.training.preferences import PreferenceLoss, learn_references
-from plait.training.teaching import check_kind, tokenise
+from plait.training.teaching import ExampleFormat, check_kind, tokenise
 from plait.wire.settings import Settings
 
 SETTINGS = Settings(
@@ -159,8 +159,9 @@ def test_a_reply_beyond_the_sequence_length_is_left_out_with_its_pair(resident) 
     long = pair(1, chosen="x " * 200)
 
     def made(records, seq_len):
-        return tokenise(records, kind=RecordKind.PREFERENCE, task=Task.CAUSAL_LM, labels=(),
-                        tokenizer=resident.tokenizer, seq_len=seq_len, objective="dpo")  # fmt: skip
+        return tokenise(
+            records, resident.tokenizer, ExampleFormat(RecordKind.PREFERENCE, Task.CAUSAL_LM, (), seq_len, "dpo")
+        )
 
     (example,) = made([long], 32)
     chosen, rejected = example.sides
@@ -173,7 +174,7 @@ def test_a_reply_beyond_the_sequence_length_is_left_out_with_its_pair(resident) 
 
 def test_supervised_fine_tuning_of_pairs_learns_the_chosen_replies(resident) -> None:
     def made(records, kind):
-        return tokenise(records, kind=kind, task=Task.CAUSAL_LM, labels=(), tokenizer=resident.tokenizer, seq_len=32)
+        return tokenise(records, resident.tokenizer, ExampleFormat(kind, Task.CAUSAL_LM, (), 32))
 
     prompts = [Record(prompt=each.messages[0].content, completion=each.chosen[0].content) for each in PAIRS]
     got, expected = made(PAIRS, RecordKind.PREFERENCE), made(prompts, RecordKind.PROMPT)

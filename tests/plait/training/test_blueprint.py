@@ -9,9 +9,9 @@ from transformers import AutoModelForCausalLM, BertConfig, LlamaConfig, PreTrain
 from plait.adapters import Task, parse_spec
 from plait.adapters.methods import METHODS, AdapterRequest
 from plait.errors import ConfigError, PeerError
-from plait.training.adapter_size import adapter_size
 from plait.training.bases import LocatedBase
-from plait.training.blueprint import Blueprint, design, design_from_spec, peft_config_of, read_base_config
+from plait.training.blueprint import Blueprint, design, design_from_spec, read_base_config
+from plait.training.peft_adapter import adapter_size, peft_config_of
 
 
 def test_layout_is_what_peft_makes_on_the_real_base(tiny: LocatedBase, blueprint: Blueprint) -> None:
@@ -44,8 +44,8 @@ def test_an_adapter_that_clients_would_refuse_is_refused_at_once(tiny: LocatedBa
 def test_an_adapter_larger_than_its_base_is_refused_from_shapes(
     tiny: LocatedBase, blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("plait.training.adapter_size.SMALL", 1 << 20)
-    monkeypatch.setattr("plait.training.blueprint.get_peft_model", lambda *_, **__: pytest.fail("PEFT was asked"))
+    monkeypatch.setattr("plait.training.peft_adapter.SMALL", 1 << 20)
+    monkeypatch.setattr("plait.training.peft_adapter.get_peft_model", lambda *_, **__: pytest.fail("PEFT was asked"))
     spec = json.loads(blueprint.spec.text)
     spec["peft_config"]["r"] = 4096
     config = read_base_config(tiny.directory, Task.CAUSAL_LM)

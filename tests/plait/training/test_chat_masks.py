@@ -17,7 +17,7 @@ from plait.adapters import Task
 from plait.data import Message, as_dataset
 from plait.errors import DataError
 from plait.training.examples import IGNORED, Example
-from plait.training.teaching import tokenise
+from plait.training.teaching import ExampleFormat, tokenise
 
 TEMPLATES = Path(__file__).parent / "chat_templates"
 TOOLS = [{"type": "function", "function": {"name": "add", "description": "Adds.", "parameters": {"type": "object"}}}]
@@ -76,7 +76,7 @@ def tokenizer(tiny):
 def made(tokenizer, template: str, *rows: dict[str, object], seq_len: int = 512) -> list[Example]:
     tokenizer.chat_template = template
     data = as_dataset(rows)
-    return tokenise(data.records, kind=data.kind, task=Task.CAUSAL_LM, labels=(), tokenizer=tokenizer, seq_len=seq_len)
+    return tokenise(data.records, tokenizer, ExampleFormat(data.kind, Task.CAUSAL_LM, (), seq_len))
 
 
 def template(name: str) -> str:

@@ -11,7 +11,7 @@ from plait.data import Record, RecordKind
 from plait.errors import DataError, TooLittleDataError
 from plait.training.examples import IGNORED, Example, split_examples
 from plait.training.resident import ResidentBase
-from plait.training.teaching import tokenise
+from plait.training.teaching import ExampleFormat, tokenise
 
 
 def examples_of(
@@ -23,7 +23,7 @@ def examples_of(
     labels: Sequence[str] = (),
 ) -> list[Example]:
     task = Task.CLASSIFICATION if labels else Task.CAUSAL_LM
-    return tokenise(records, kind=kind, task=task, labels=labels, tokenizer=resident.tokenizer, seq_len=seq_len)
+    return tokenise(records, resident.tokenizer, ExampleFormat(kind, task, labels, seq_len))
 
 
 def written(resident: ResidentBase, example: Example) -> str:
@@ -49,12 +49,7 @@ def test_packed_tokens_are_those_that_the_tokenizer_gives_whatever_it_was_saved_
     tokenizer.backend_tokenizer.enable_truncation(5)
     tokenizer.backend_tokenizer.enable_padding(length=7)
     examples = tokenise(
-        [Record(text=text) for text in texts],
-        kind=RecordKind.TEXT,
-        task=Task.CAUSAL_LM,
-        labels=(),
-        tokenizer=tokenizer,
-        seq_len=1,
+        [Record(text=text) for text in texts], tokenizer, ExampleFormat(RecordKind.TEXT, Task.CAUSAL_LM, (), 1)
     )
     expected = [token for ids in plain for token in (*ids, tokenizer.eos_token_id)]
     assert [int(example.tokens[0]) for example in examples] == expected
@@ -71,8 +66,9 @@ def test_without_a_chat_template_the_completion_ends_with_the_end_of_text(reside
     plain = PlainTokenizer(resident.tokenizer)
     (example,) = tokenise(
         [Record(prompt="two plus two", completion="four")],
-        kind=RecordKind.PROMPT, task=Task.CAUSAL_LM, labels=(), tokenizer=plain, seq_len=64,
-    )  # fmt: skip
+        plain,
+        ExampleFormat(RecordKind.PROMPT, Task.CAUSAL_LM, (), 64),
+    )
     assert written(resident, example) == "four<|endoftext|>"
 
 

@@ -18,9 +18,10 @@ from plait.adapters.methods import METHODS, AdapterRequest, method_named
 from plait.aggregation import RULES, method_stated, rule_stated
 from plait.errors import ConfigError
 from plait.training.bases import LocatedBase
-from plait.training.blueprint import Blueprint, design, design_from_spec, read_base_config, servable
+from plait.training.blueprint import Blueprint, design, design_from_spec, read_base_config
 from plait.training.examples import Example
 from plait.training.learner import TrainingInputs
+from plait.training.peft_adapter import servable
 from plait.training.resident import ResidentBase, adapter_parameters
 from plait.training.trainer import train_steps
 from plait.traits import check
