@@ -105,6 +105,23 @@ def test_a_trainer_that_cannot_be_imported_is_refused(where: str) -> None:
         load_own_trainer(where)
 
 
+@pytest.mark.slow
+def test_fedprox_pulls_a_trainers_steps_to_where_they_began(resident: ResidentBase, blueprint: Blueprint) -> None:
+    def plain(model, tokenizer, data, args):
+        return build(model, tokenizer, data, {**args, "optim": "sgd", "max_grad_norm": 0.0})
+
+    local, mu = client(resident, plain), 40.0
+    start = AdapterState(blueprint.initial.layout, blueprint.initial.flat + np.float32(0.01))
+    settings = replace(SETTINGS, local_steps=2)
+    first = trained_by(local, blueprint, start, replace(SETTINGS, local_steps=1)).state
+    free = trained_by(local, blueprint, start, settings).state
+    pulled = trained_by(local, blueprint, start, replace(settings, proximal=mu)).state
+    # The first step starts at the origin, so only the second is pulled: by mu (w1 - w0) times the learning rate.
+    expected = -SETTINGS.learning_rate * mu * (first.flat - start.flat)
+    assert np.abs(expected).max() > 1e-5
+    np.testing.assert_allclose(pulled.flat - free.flat, expected, atol=0.02 * np.abs(expected).max())
+
+
 def test_a_trainer_that_fails_is_told_from_one_that_does_not_fit() -> None:
     class Failing:
         def train(self) -> None:
