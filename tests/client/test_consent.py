@@ -196,7 +196,6 @@ def lines(**settings: object) -> str:
 
 
 PREFERENCES = {"objective": "dpo:beta=0.2"}
-REWARDS = {"objective": "grpo:reward=mine:right,group-size=3"}
 MASKED = {"secure-aggregation": True, "clients": 9}
 DP = {"dp-epsilon": 8.0, "dp-delta": 1e-5}
 
@@ -216,12 +215,6 @@ DP = {"dp-epsilon": 8.0, "dp-delta": 1e-5}
              "also sent: losses, how often rewards are right, counts"),
             (),
         ),
-        (
-            REWARDS,
-            ("4 prompts with 3 completions x 32 tokens, objective grpo:reward=mine:right,gr", "at most 1,920 tokens of",
-             "also sent: mean rewards, how many completions had none, counts of examples and tokens"),
-            (),
-        ),
         ({"seq-len": 100_000}, ("more than an unattended client accepts: max-seq-len 100,000 (by default 8,192)",), ()),
         (
             MASKED,
@@ -229,7 +222,6 @@ DP = {"dp-epsilon": 8.0, "dp-delta": 1e-5}
              "also sent under masks: losses, how long its update is", "updates of 6 bits per parameter"),
             ("join only a server that you trust",),
         ),
-        ({**MASKED, "eval-clients": 4}, ("the server learns sums over 3 or more clients",), ()),
         (
             {"dp": "record", **DP},
             ("this client adds noise to its own training, so that no single sequence shows", "epsilon 8",
@@ -241,9 +233,8 @@ DP = {"dp-epsilon": 8.0, "dp-delta": 1e-5}
             ("adds its share of the noise under its masks",),
             ("losses, counts", "masks add no noise"),
         ),
-        ({"dp": "client", **DP}, ("the server promises client-level",), ()),
     ],
-    ids=["plain", "preferences", "rewards", "large", "masked", "few", "records", "shares", "client-level"],
+    ids=["plain", "preferences", "large", "masked", "records", "shares"],
 )  # fmt: skip
 def test_a_proposal_says_what_is_trained_sent_and_protected(
     settings: dict[str, object], said: tuple[str, ...], unsaid: tuple[str, ...]

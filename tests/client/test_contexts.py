@@ -68,11 +68,6 @@ def test_another_run_begins_without_it(answer):
     assert answer(8, train(OTHER)) == b""
 
 
-def test_a_task_of_another_run_among_those_of_one_finds_the_state_of_that_one(answer):
-    answer(7, train(ONE))
-    assert answer(7, train(OTHER)) == b"."
-
-
 TAKES_ITS_TIME = """
 import sys, time
 from pathlib import Path
@@ -120,10 +115,6 @@ def test_a_changed_policy_is_read_at_the_next_task(tmp_path, monkeypatch):
         policy.write_text(text)
         participants(context)
     assert [each.max_local_steps for each in made] == [5, 4]
-
-
-def test_bytes_that_are_no_task_come_to_the_participant(answer):
-    assert answer(7, b"\xff\xff") == b""
 
 
 def test_a_node_without_data_says_how_to_name_them() -> None:

@@ -84,16 +84,3 @@ def test_a_node_does_not_end_while_it_loads_a_base_that_is_soon_there() -> None:
     worker.close()
     assert done == ["base"]
     soon.join()
-
-
-@pytest.mark.parametrize(
-    ("given", "doing", "attempt"),
-    [
-        (task("train", "3"), "round 3: training", ""),
-        (task("train", group_of(3, FIRST)), "round 3: training", FIRST.hex()[:16]),
-        (task("query.mask", group_of(3, FIRST, "shares")), "round 3: masking", FIRST.hex()[:16]),
-        (task("query", "0"), "describing the data", ""),
-    ],
-)
-def test_a_task_says_what_it_is(given: Task, doing: str, attempt: str) -> None:
-    assert (given.doing, given.attempt) == (doing, attempt)

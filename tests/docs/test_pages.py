@@ -61,22 +61,6 @@ def test_no_link_is_broken(page: str) -> None:
     assert list(broken(page, sites)) == []
 
 
-@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="in a copy without git a feature may be taken away")
-def test_each_trait_is_listed_with_what_needs_it_and_what_takes_it() -> None:
-    rows = [line for line in runpy.run_path(str(ROOT / "docs" / "pages.py"))["traits"]() if line.startswith("| ")][1:]
-    assert all(needed.strip() and taken.strip() for needed, taken in (row.split("|")[2:4] for row in rows))
-    (masked,) = (row for row in rows if "single updates" in row)
-    assert "`secure-aggregation`" in masked.split("|")[3]
-    assert "`norm-bound`" in masked.split("|")[2]
-
-
-def test_every_page_begins_with_what_it_is_for() -> None:
-    made: dict[str, str] = runpy.run_path(str(ROOT / "docs" / "pages.py"))["PAGES"]
-    sources = [*ROOT.glob("docs/**/*.md"), *(ROOT / source for source in made)]
-    begins = {page: page.read_text("utf-8").split("\n\n")[1] for page in sources}
-    assert [page for page, first in begins.items() if first.startswith(("```", "|", "#", "- ", "    "))] == []
-
-
 def test_every_public_name_is_in_the_reference() -> None:
     page = (ROOT / "docs/reference/api.md").read_text(encoding="utf-8")
     places = set(re.findall(r"^::: (\S+)", page, re.MULTILINE))

@@ -2,7 +2,7 @@ import pytest
 
 from plait.rounds import events
 from plait.rounds.ledger import Ledger
-from server.log import say, say_event, shown
+from server.log import say_event, shown
 
 
 @pytest.mark.parametrize(
@@ -21,12 +21,6 @@ from server.log import say, say_event, shown
 )
 def test_a_value_is_one_escaped_word(value, text):
     assert shown(value) == text
-
-
-def test_an_event_is_one_line_of_keys_and_values(logged):
-    say("attached", node="alice", detail="100 % new")
-
-    assert [record.getMessage() for record in logged] == ['event=attached node=alice detail="100 % new"']
 
 
 def test_who_takes_part_and_who_cannot_is_logged_with_the_reason_and_the_clients_own_words(logged, tmp_path):

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 import grpc
 import pytest
 
-from plait.report.status import status_tables
 from plait.rounds.run_now import RunProgress
 from plait.transport import CHUNK_BYTES, channel_credentials, fetch_status
 from plait.trust.keys import NodeKey
@@ -542,27 +541,6 @@ class TestOperators:
         ]
         assert status["nodes"][0]["device"] == "cpu"
         json.dumps(status)
-
-    def test_the_status_of_a_run_that_waits_counts_who_is_here_now(self, make_channel, bare_node, until):
-        channel = make_channel(summary=lambda: RunProgress(state="waiting for clients", wanted=2))
-
-        def state():
-            status = fetch_status(channel.address, kit=None)
-            return status["state"], len(status["nodes"])
-
-        assert state() == ("waiting for clients: 0 of 2 are ready", 0)
-        alice = bare_node(channel.address, "alice")
-        alice.enrol()
-        assert state() == ("waiting for clients: 0 of 2 are ready", 1)
-        shown = "\n".join(map(str, status_tables(fetch_status(channel.address, kit=None))[0].rows))
-        assert "1, 1 of them still getting ready" in shown
-        alice.say(ready=pb.Ready(base_fingerprint=b"b" * 32, device="cpu"))
-        until(lambda: state() == ("waiting for clients: 1 of 2 are ready", 1))
-        sent = fetch_status(channel.address, kit=None)["nodes"][0]
-        alice.channel.close()
-        until(lambda: state()[1] == 0)
-        (away,) = fetch_status(channel.address, kit=None)["nodes_away"]
-        assert all(away[key] == sent[key] for key in ("name", "downlink_bytes", "uplink_bytes"))
 
     def test_over_tls_the_status_is_for_the_operator_and_for_nodes(self, make_channel, federation, bare_node):
         channel = make_channel(kit=ServerKit.load(federation / "server"))

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import inspect
 import json
 import shutil
 from collections.abc import Callable
@@ -114,11 +113,3 @@ def test_every_client_of_a_personal_run_has_an_adapter_of_its_own(
     ran = plait("export", tmp_path / "run", tmp_path / "no", "--to", "peft", "--client", "adda")
     assert ran.code == 2
     assert "client is 'adda', expected one of ada, bob, eve; did you mean 'ada'?" in ran.err
-
-
-def test_the_function_has_the_options_of_the_verb() -> None:
-    from plait.api.export import export
-    from plait.cli.export import export as verb
-
-    options, taken = ({*inspect.signature(function).parameters} for function in (verb, export))
-    assert options - {"json_output"} == taken - {"tokenizer", "quiet"}

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import gguf
 import numpy as np
 import pytest
 import torch
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from plait.adapters import AdapterState, BaseReference
+from plait.adapters import AdapterState
 from plait.api.export import write_export as export
 from plait.errors import ConfigError
 from plait.exporting.request import ExportRequest
@@ -79,15 +78,6 @@ def test_alpha_over_rank_times_the_factors_is_what_peft_adds(
                 theirs = side_by_side(theirs, {"attn_q": 4, "attn_k": 2}[name])
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-6 * np.abs(theirs).max())
     assert len(tensors) == 4 * 7 * 2
-
-
-def test_float16_halves_the_file_and_says_so(by_plait: Callable[..., Path], tmp_path: Path) -> None:
-    source = open_source(by_plait())
-    single = export("gguf", ExportRequest(source, tmp_path / "f32"))
-    half = export("gguf", ExportRequest(source, tmp_path / "f16", gguf_type="f16"))
-    assert half.files["adapter.gguf"] < 0.6 * single.files["adapter.gguf"]
-    _, facts = read(tmp_path / "f16" / "adapter.gguf")
-    assert facts["general.file_type"] == gguf.LlamaFileType.MOSTLY_F16
 
 
 def test_a_factor_that_float16_cannot_hold_is_refused(by_peft: Callable[..., Path], tmp_path: Path) -> None:
@@ -216,20 +206,6 @@ def test_ollamas_modelfile_puts_the_adapter_beside_it_on_the_base(
     assert (tmp_path / "named" / "Modelfile").read_text().startswith("FROM llama3.2:1b\n")
     with pytest.raises(ConfigError, match="which a Modelfile cannot contain"):
         export("ollama", ExportRequest(source, tmp_path / "hostile", served_base='x\nRUN "y"'))
-
-
-@pytest.mark.slow
-def test_for_ollama_a_directory_is_named_from_the_modelfile_and_a_hub_name_is_refused(
-    by_peft: Callable[..., Path], tiny: LocatedBase, tmp_path: Path
-) -> None:
-    base = tmp_path / "my base"
-    shutil.copytree(tiny.directory, base)
-    source = open_source(by_peft(base=base))
-    export("ollama", ExportRequest(source, tmp_path / "out"))
-    assert (tmp_path / "out" / "Modelfile").read_text().startswith('FROM "../my base"\n')
-    elsewhere = replace(source, base=BaseReference("owner/model", None, source.base.fingerprint))
-    with pytest.raises(ConfigError, match="Ollama does not know it by that name: pass its name in Ollama"):
-        export("ollama", ExportRequest(elsewhere, tmp_path / "hub"))
 
 
 @pytest.mark.slow

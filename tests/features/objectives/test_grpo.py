@@ -228,19 +228,6 @@ def test_a_federation_learns_from_a_reward_and_says_so(tmp_path: Path) -> None:
     assert again.updates["reward"].tolist() == run.updates["reward"].tolist()[:2]
 
 
-@pytest.mark.slow
-def test_in_float16_a_step_in_which_nothing_differs_leaves_the_adapter_as_it_was(tmp_path: Path) -> None:
-    run = plait.simulate(
-        data=[{"prompt": f"{number} + 1 =", "completion": " 1"} for number in range(12)], base="tiny", clients=2,
-        rounds=1, local_steps=1, batch_size=1, seq_len=16, rank=2, learning_rate=0.01,
-        objective={
-            "name": "grpo", "beta": 0.0, "group-size": 2, "max-completion-tokens": 1,
-            "reward": lambda prompt, completion, answer: float(answer != prompt + completion),
-        }, dtype="float16", out=tmp_path, quiet=True,
-    )  # fmt: skip
-    assert run.updates["reward"].tolist() == [1.0, 1.0]
-
-
 def test_what_does_not_go_with_a_reward_is_refused_in_one_line(tmp_path: Path) -> None:
     def learn(**settings: object) -> None:
         plait.simulate(data=[{"prompt": "a", "completion": "b"}] * 9, base="tiny", out=tmp_path / "run", **settings)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from transformers.cache_utils import DynamicCache
@@ -15,18 +13,9 @@ from plait.training.bases import LocatedBase
 from plait.training.blueprint import Blueprint, read_base_config
 from plait.training.completions import completions_of
 from plait.training.examples import Example
-from plait.training.generate import ROWS
-from plait.training.memory_plan import Training, completions_bytes, size_of
+from plait.training.memory_plan import completions_bytes, size_of
 from plait.training.resident import ResidentBase
 from tests.plait.training.test_memory_plan import SETTINGS, fresh, sized  # noqa: F401 (a fixture)
-
-
-def test_no_part_of_a_batch_is_smaller_than_a_preference_or_a_group() -> None:
-    def undivided(objective: str) -> int:
-        return Training.of(replace(SETTINGS, objective=objective)).whole
-
-    assert undivided("dpo:beta=0.2") == 2
-    assert undivided("grpo:reward=mine:reward,group_size=6") == 6
 
 
 @pytest.mark.slow
@@ -57,15 +46,3 @@ def test_keys_and_values_of_completions_are_those_of_the_cache(
     copied = caches[0].layers[0].keys.nbytes
     assert 0.8 * completions_bytes(size, rows=15, seq_len=seq_len) < held + copied
     assert held + copied <= completions_bytes(size, rows=15, seq_len=seq_len)
-
-
-@pytest.mark.slow
-def test_completions_are_counted_as_many_as_grow_side_by_side() -> None:
-    rewarded = replace(SETTINGS, objective="grpo:reward=mine:reward,group_size=6", gradient_accumulation_steps=2)
-    assert Training.of(rewarded).drawn == 48
-    assert Training.of(replace(rewarded, batch_size=8, max_held_out_sequences=70)).drawn == ROWS
-    assert Training.of(replace(rewarded, max_held_out_sequences=70)).judged == ROWS
-    assert (Training.of(SETTINGS).drawn, Training.of(SETTINGS).judged) == (0, 0)
-    eight = sized("llama-3.1-8b")
-    # 32 layers of 8 heads of 128, keys and values in two bytes, one of them twice.
-    assert completions_bytes(eight, rows=48, seq_len=2048) == 48 * 2048 * 65 * 8 * 128 * 2

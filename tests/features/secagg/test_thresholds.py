@@ -10,7 +10,6 @@ from plait.guarantees.thresholds import COMPLETE, LEAST_GROUPS, Thresholds, coll
 from plait.secagg.stages import seated
 from plait.secagg.sums import FAR, distances
 from tests.features.secagg.attacked_sums import claims
-from tests.features.secagg.graph_bound import failure_bits
 
 PAGES = Path(__file__).parents[3]
 INVITED = 3, 8, 23, 24, 100, 500, 1000, 2000
@@ -19,10 +18,6 @@ INVITED = 3, 8, 23, 24, 100, 500, 1000, 2000
 @pytest.mark.parametrize("count", [*range(3, 14), 50, COMPLETE, COMPLETE + 1, 350, 500, 1000])
 def test_a_server_reads_no_client_with_the_colluders_that_a_roster_bears_and_does_with_one_more(count):
     assert [complaint for complaint in claims(count) if complaint] == []
-
-
-def test_the_largest_rosters_leave_a_chance_that_is_hardly_larger():
-    assert all(-80 < failure_bits(count, colluding(count)) < -75 for count in (4_000, 1 << 14))
 
 
 def row(invited: int) -> str:
@@ -85,9 +80,3 @@ def test_means_of_like_groups_lie_about_as_far_apart_and_one_that_is_moved_does_
     for moved in (means[0] * 10, means[0] + 10, -10 * means[0], means[0] + 5 * generator.standard_normal(4096)):
         found = distances([moved.astype(np.float32), *means[1:]])
         assert [distance > FAR for distance in found] == [True] + [False] * (groups - 1)
-
-
-def test_groups_that_are_equal_lie_nowhere_apart():
-    means = [np.ones(8, np.float32)] * 3
-    assert distances(means) == (1.0, 1.0, 1.0)
-    assert distances([*means, np.zeros(8, np.float32)])[-1] == np.inf

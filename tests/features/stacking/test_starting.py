@@ -10,13 +10,12 @@ import pytest
 from plait.adapters import AdapterState, Parent, Task, norm, save_peft_directory, subtract
 from plait.adapters.methods import AdapterRequest
 from plait.aggregation import Geometry, geometry_of
-from plait.config import config_from_table, to_toml
+from plait.config import config_from_table
 from plait.errors import BaseMismatchError, ConfigError
 from plait.federation import beginning_of
 from plait.rounds.broadcasts import Broadcasts, starting_state, take_step
 from plait.rounds.run_state import RankedAdapter, Ranks, initial_state
 from plait.run import resolve
-from plait.settings.toml import read_config_table
 from plait.settle import settle
 from plait.training.bases import LocatedBase, locate_base
 from plait.training.blueprint import design, read_base_config
@@ -152,28 +151,11 @@ def test_an_adapter_of_another_base_is_refused(tiny: LocatedBase, saved: Saved) 
         ranks_for(tiny, **{"init-adapter": str(folder)})[1]()
 
 
-def test_a_place_without_one_is_refused(tiny: LocatedBase, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="which is not a directory, expected a run or a PEFT directory"):
-        ranks_for(tiny, **{"init-adapter": str(tmp_path / "nowhere")})[1]()
-
-
 def test_adapters_to_begin_with_have_a_weight_each() -> None:
     config = config_from_table({"init-adapter": "runs/a, b=0.5,odd=name,c=-1"})
     assert [(str(path), weight) for path, weight in config.init_adapters] == [
         ("runs/a", 1.0), ("b", 0.5), ("odd=name", 1.0), ("c", -1.0),
     ]  # fmt: skip
-
-
-def test_a_beginning_that_means_nothing_is_refused() -> None:
-    with pytest.raises(ConfigError, match="init-adapter is 'a=0', expected another weight of 'a' than 0"):
-        config_from_table({"init-adapter": "a=0"})
-
-
-def test_they_stand_in_the_table_of_the_adapter(tmp_path) -> None:
-    config = config_from_table({"adapter": {"init-adapter": "runs/a", "dropout": 0.1}})
-    (tmp_path / "config.toml").write_text(to_toml(config))
-    assert to_toml(config).count("[adapter]") == 1
-    assert config_from_table(read_config_table(tmp_path / "config.toml")) == config
 
 
 @pytest.mark.parametrize(("given", "anew"), [({}, True), ({"init-adapter": "a"}, False)])

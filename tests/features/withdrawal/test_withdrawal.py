@@ -25,7 +25,6 @@ from plait.rounds.events import ClientErased, parse_event
 from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.run_directory import RunDirectory, recorded_settings
 from plait.rounds.withdrawal_events import ClientWithdrawn, Withdrawn
-from plait.settings import TABLES, Withdrawal
 from plait.trust.provision import provision
 from tests.attending import served, shares_of
 from tests.features.conftest import NAMES, SMALL, rows
@@ -186,12 +185,6 @@ def test_what_a_run_from_elsewhere_names_is_named_again_to_be_used(tmp_path: Pat
         ledger.append(parse_event(run_started(config=config.to_table())))
         ledger.close()
         assert f"--allow {key}=somewhere" in plait("resume", tmp_path / key, "--withdraw", "ada").err
-
-
-def test_all_clients_but_none_cannot_be_left_out() -> None:
-    settings = config_from_table({"without-clients": "ada", "data": "stdlib"})
-    assert settings.tables[-1] is Withdrawal
-    assert config_from_table({"data": "stdlib"}).tables == TABLES
 
 
 @pytest.mark.slow
