@@ -6,10 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from plait.api.export import TARGETS
 from plait.apps import bind_apps
 from plait.errors import MachineError
-from plait.flower.rule_table import ALL_RULES
 from tests.commands import run_command
 
 
@@ -45,17 +43,3 @@ def test_neither_service_nor_node_loads_flower() -> None:
     )
     done = run_command(program=code)
     assert done.returncode == 0, done.stderr
-
-
-def test_every_place_of_every_table_has_its_part():
-    for name, rule in ALL_RULES.items():
-        assert rule.name == name
-    assert all(map(callable, TARGETS.values()))
-
-
-@pytest.mark.slow
-def test_only_what_is_asked_for_is_imported():
-    code = "from plait.aggregation import RULES; import sys; RULES['median']; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert "plait.aggregation.robust" in loaded
-    assert "plait.aggregation.products" not in loaded

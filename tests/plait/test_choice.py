@@ -8,7 +8,7 @@ from typing import Annotated
 import pytest
 from pydantic import Field
 
-from plait.choice import choice_text, options_of, parse_choice, split_choices, with_options
+from plait.choice import choice_text, parse_choice, split_choices, with_options
 from plait.errors import ConfigError
 
 
@@ -47,15 +47,6 @@ def test_a_table_with_a_name_is_the_same_text() -> None:
     name, options = parse_choice(text)
     assert (name, with_options(Sample(), options, what="sample")) == ("sample", Sample(0.25, 4, True))
     assert choice_text({"name": "sample"}) == "sample"
-
-
-def test_options_are_the_described_fields_with_their_values() -> None:
-    assert [(option.name, option.default) for option in options_of(Sample(share=0.75))] == [
-        ("share", 0.75),
-        ("count", 3),
-        ("loud", False),
-    ]
-    assert options_of(Sample) == options_of(len) == ()
 
 
 @pytest.mark.parametrize(

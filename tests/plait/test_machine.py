@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import subprocess
 import sys
 from pathlib import Path
@@ -21,21 +20,6 @@ def test_the_most_memory_is_not_handed_down_to_a_child() -> None:
     command = [sys.executable, "-c", "from plait import machine; print(machine.peak_rss_bytes())"]
     child = int(subprocess.run(command, capture_output=True, check=True).stdout)
     assert 0 < child < held.nbytes < machine.peak_rss_bytes()
-
-
-FILES = """
-import resource
-from plait.transport.process import allow_open_files
-resource.setrlimit(resource.RLIMIT_NOFILE, (100, 300))
-print(*map(allow_open_files, (200, 50, 9000)), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="no such limit")
-def test_the_limit_on_open_files_is_raised_as_far_as_the_system_lets_it() -> None:
-    said = subprocess.run([sys.executable, "-c", FILES], capture_output=True, check=True, text=True).stdout
-    assert said.split() == ["200", "200", "300", "300"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no other system keeps a limit on memory")
@@ -61,21 +45,3 @@ def test_a_container_has_the_memory_that_it_may_take(monkeypatch: pytest.MonkeyP
     for text, expected in (("max\n", installed), (f"{1 << 62}\n", installed), ("1000000\n", 1_000_000)):
         files[1].write_text(text)
         assert machine.memory_bytes() == expected
-
-
-OPENBLAS = next(Path(np.__file__).parents[1].glob("numpy.libs/libscipy_openblas64_*"), None)
-
-
-@pytest.mark.skipif(OPENBLAS is None, reason="numpy brought no OpenBLAS")
-@pytest.mark.parametrize(("environment", "threads"), [("", 1), ("2", 2)])
-def test_a_program_decomposes_with_as_many_threads_as_the_command(environment, threads, monkeypatch) -> None:
-    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
-    if environment:
-        monkeypatch.setenv("OPENBLAS_NUM_THREADS", environment)
-    library = ctypes.CDLL(str(OPENBLAS))
-    before = library.scipy_openblas_get_num_threads64_()
-    library.scipy_openblas_set_num_threads64_(2)
-    machine.decompose_with_one_thread()
-    found = library.scipy_openblas_get_num_threads64_()
-    library.scipy_openblas_set_num_threads64_(before)
-    assert found == threads

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
 import io
-import threading
 
 import pytest
 
-from plait.data.packages import growing
-from plait.text import escaped, fitted, printable, to_go
+from plait.text import escaped, fitted, printable
 
 HOSTILE = ["a\nb", "\x1b[2J", "\x9b31m", "\u202enur", "a\u200bb", "\u2028", "\ud800", "\x00", "\t"]
 
@@ -38,10 +36,6 @@ def test_escaping_keeps_what_is_hidden_readable(text):
     assert shown.encode("ascii").decode("unicode_escape") == text
 
 
-def test_kept_characters_are_not_escaped():
-    assert escaped("a\nb\x1b", keep="\n") == "a\nb\\x1b"
-
-
 class Screen(io.StringIO):
     def isatty(self):
         return True
@@ -56,29 +50,3 @@ def test_a_terminal_gets_lines_of_its_width_and_a_file_the_text_as_it_is(monkeyp
         "`plait resume runs/first`",
         "continues it, or begins anew",
     ]
-
-
-def test_the_rest_takes_as_long_as_the_pace_so_far_says():
-    assert to_go(1, 4, 10) == "about 30 s to go"
-    assert to_go(1, 11, 60) == "about 10 min to go"
-    assert to_go(1, 100, 120) == "about 3 h 18 min to go"
-
-
-def test_nothing_is_said_before_a_pace_is_known_or_when_all_is_done():
-    assert to_go(0, 4, 10) == to_go(1, 4, 0.5) == to_go(4, 4, 10) == ""
-
-
-def test_a_download_tells_how_much_has_arrived(tmp_path):
-    (tmp_path / "before").write_bytes(bytes(5_000_000))
-    said, told = [], threading.Event()
-
-    def progress(text):
-        said.append(text)
-        if text.startswith("downloading toy: 2 of 4 MB"):
-            told.set()
-
-    with growing("downloading toy", tmp_path, 4_000_000, progress):
-        (tmp_path / "part").mkdir()
-        (tmp_path / "part" / "toy.whl").write_bytes(bytes(2_000_000))
-        assert told.wait(180)
-    assert said[0] == "downloading toy"

@@ -7,13 +7,6 @@ NEEDS = Stated("keep", "best", needs={Trait.FIGURES: "losses are compared"}, ins
 TAKES = Stated("mask", True, takes={Trait.FIGURES: "sums alone are seen"})
 
 
-def test_parts_that_take_nothing_from_each_other_pass():
-    check(())
-    check((NEEDS,))
-    check((TAKES,))
-    check((NEEDS, Stated("fleet", "x.toml", needs={Trait.FIGURES: ""}, takes={Trait.WAITS: ""})))
-
-
 @pytest.mark.parametrize("stated", [(NEEDS, TAKES), (TAKES, NEEDS)])
 def test_a_refusal_names_both_parts_the_trait_both_reasons_and_what_would_do(stated):
     with pytest.raises(ConfigError) as refused:
@@ -32,13 +25,3 @@ def test_a_part_may_take_what_it_needs_and_no_second_one_then_does():
     check((own, Stated("a", "x", needs={Trait.OWN_LOSS: ""})))  # the same part
     with pytest.raises(ConfigError, match="a is 'x' and b is 'x'"):
         check((own, second))
-
-
-def test_those_that_would_do_in_place_of_a_part_are_named():
-    others = (NEEDS, Stated("keep", "some"), Stated("keep", "none", takes={Trait.WAITS: ""}))
-    keep = Stated("keep", "best", NEEDS.needs, others=lambda: others)
-    waits = Stated("waits", 1, needs={Trait.WAITS: ""})
-    with pytest.raises(ConfigError, match="expected keep some, none or another mask"):
-        check((keep, TAKES))
-    with pytest.raises(ConfigError, match="expected keep some or another mask"):
-        check((keep, TAKES, waits))

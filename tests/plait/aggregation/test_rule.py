@@ -10,7 +10,7 @@ import pytest
 from plait.adapters import AdapterState
 from plait.aggregation.geometry import Side
 from plait.aggregation.means import FEDAVG
-from plait.aggregation.rule import ANY_RANK, ONE_RANK, UP_TO_SERVER, parameters
+from plait.aggregation.rule import ANY_RANK, ONE_RANK, UP_TO_SERVER
 from plait.errors import PeerError
 
 
@@ -41,11 +41,6 @@ def test_a_value_that_is_not_finite_is_refused(lab, server, value):
         made.check(server, ranks=ONE_RANK)
 
 
-def test_large_values_whose_square_overflows_are_still_finite(lab, server):
-    flat = np.full(server.layout.size, 3e38, np.float32)
-    contribution(lab, server, delta=AdapterState(server.layout, flat)).check(server, ranks=ONE_RANK)
-
-
 def test_tensors_that_are_not_the_declared_ones_are_refused(lab, server):
     made = dataclasses.replace(contribution(lab, server), geometry=lab.geometry(rank=1))
     with pytest.raises(PeerError, match="tensors or ranks are not the ones of the declared adapter"):
@@ -55,12 +50,6 @@ def test_tensors_that_are_not_the_declared_ones_are_refused(lab, server):
 def test_other_modules_are_refused(lab, server):
     other = contribution(lab, lab.geometry({"q_proj": (7, 5)}))
     with pytest.raises(PeerError, match="is not adapted on both ends"):
-        other.check(server, ranks=ANY_RANK)
-
-
-def test_other_tensors_beside_the_factors_are_refused(lab, server):
-    other = contribution(lab, lab.geometry(others=False))
-    with pytest.raises(PeerError, match="tensors beside the LoRA factors differ"):
         other.check(server, ranks=ANY_RANK)
 
 
@@ -92,11 +81,3 @@ def test_another_scale_is_another_rank_to_a_rule_of_one_rank(lab, server):
 def test_a_side_that_is_frozen_may_not_change(lab, server):
     with pytest.raises(PeerError, match=r"A of .* has changed, expected it frozen"):
         contribution(lab, server).check(server, ranks=ONE_RANK, frozen={Side.A})
-
-
-def test_what_is_outside_the_pairs_always_travels(lab):
-    geometry = lab.geometry({"q": (7, 5)}, rank=2)
-    both = parameters(geometry)
-    assert both == geometry.layout.size
-    assert parameters(geometry, {Side.B}) == both - 2 * 5
-    assert parameters(geometry, ()) == geometry.others_size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 
 import pytest
@@ -41,15 +40,6 @@ def test_each_check_is_a_line_and_a_broken_claim_ends_with_1(plait, home) -> Non
     (line,) = (line for line in bad.out.splitlines() if line.startswith("BROKEN"))
     assert "only the ratio of the weights matters" in line
     assert bad.err == "error: rule 'parts_of_eve:bad' breaks 1 of 14 claims\n"
-
-
-def test_the_kind_follows_from_the_part(plait, home) -> None:
-    ran = plait("check-plugin", "parts_of_eve:halves", "--json")
-    assert ran.code == 0, ran.err
-    told = json.loads(ran.out)
-    assert (told["kind"], told["name"]) == ("partition", "parts_of_eve:halves")
-    assert told["sha256"] == hashlib.sha256(PARTS.encode()).hexdigest()
-    assert all(check["holds"] for check in told["checks"])
 
 
 @pytest.mark.parametrize(

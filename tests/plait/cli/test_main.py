@@ -1,16 +1,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
 
 import pytest
 
-from plait import __version__
 from plait.api.serving import CLIENTS_SETTINGS
-from plait.cli.doctor import _pair
 from plait.cli.options import spelled
 from plait.cli.verbs import FORMS, GROUPS, VERBS
 from plait.config import known_keys
@@ -41,14 +38,6 @@ def test_help_begins_with_the_verbs_of_three_groups_and_names_every_other(plait)
     assert max(map(len, shown.splitlines())) <= 80
     assert "Exit codes" in shown
     assert plait("help").out == shown
-
-
-def test_help_of_a_verb_is_that_of_its_option(plait) -> None:
-    assert plait("help", "verify").out == plait("verify", "--help").out
-
-
-def test_version(plait) -> None:
-    assert plait("--version").out == f"plait {__version__}\n"
 
 
 @pytest.mark.parametrize(
@@ -116,43 +105,12 @@ def test_doctor_says_what_the_machine_has(plait) -> None:
     assert {"processor", "device", "torch", "cache"} <= {finding["what"] for finding in findings}
 
 
-@pytest.mark.parametrize(("asked", "warns"), [("peft>=99.0", True), ("peft>=0.1", False), ("peft", False)])
-def test_doctor_warns_where_transformers_asks_for_a_newer_peft(
-    monkeypatch: pytest.MonkeyPatch, asked: str, warns: bool
-) -> None:
-    monkeypatch.setattr("transformers.dependency_versions_table.deps", {"peft": asked})
-    found = _pair()
-    assert bool(found) == warns
-    assert all("asks for peft>=99.0" in each.found and "constraints.txt" in each.advice for each in found)
-
-
 @pytest.mark.parametrize("path", ["\x1b[2Jrun", "\x9b31mrun", "\u202enur", "x" * 300])
 def test_an_error_is_one_line_that_no_terminal_takes_for_more(plait, tmp_path, path) -> None:
     ran = plait("report", tmp_path / path)
     assert ran.code in (1, 2)
     assert ran.err.startswith("error: ")
     assert ran.err[:-1].isprintable()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("given", "found"),
-    [
-        ({}, ["PASSIVE", "1000"]),
-        ({"OMP_WAIT_POLICY": "ACTIVE"}, ["ACTIVE", "-"]),
-        ({"GOMP_SPINCOUNT": "7"}, ["-", "7"]),
-    ],
-)
-def test_idle_threads_soon_sleep_unless_the_environment_says_otherwise(given, found) -> None:
-    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-    program = (
-        "import os, sys; sys.argv = ['plait', '--version']; from plait.cli.main import main; import atexit; "
-        f"atexit.register(lambda: print(*(os.environ.get(name, '-') for name in {names}))); main()"
-    )
-    environment = {key: value for key, value in os.environ.items() if key not in names} | given
-    command = [sys.executable, "-c", program]
-    ran = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    assert ran.stdout.split()[-len(names) :] == found
 
 
 @pytest.mark.slow

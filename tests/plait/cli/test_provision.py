@@ -43,34 +43,6 @@ def test_a_server_with_an_ipv6_address_gets_it_in_brackets(plait, tmp_path):
     assert f"--server {shlex.quote('[::1]:9440')}" in ran.out
 
 
-def test_the_json_names_every_kit(plait, tmp_path):
-    directory = tmp_path / "kits"
-    ran = plait("provision", directory, "--clients", "alice", "--server-name", "localhost", "--days", 30, "--json")
-    made = json.loads(ran.out)
-    kit = ClientKit.load(directory / "clients" / "alice")
-    assert made["authority"] == {"path": str(directory / "authority"), "outcome": "made"}
-    assert made["server"]["names"] == ["localhost"]
-    assert made["clients"] == [
-        {
-            "name": "alice",
-            "public_key": kit.node_key.public_bytes.hex(),
-            "path": str(directory / "clients" / "alice"),
-            "outcome": "made",
-            "expires": kit.tls.expires.isoformat(),
-        }
-    ]
-
-
-def test_clients_added_later_need_no_server_name_and_old_ones_get_no_steps(plait, kits):
-    ran = plait("provision", kits, "--clients", "alice,carol")
-    assert ran.code == 0
-    assert "kept       " in ran.out
-    assert f"Copy {kits / 'server' / 'clients.json'} over the one in the server's kit" in ran.out
-    assert "--kit carol --server localhost:9440" in ran.out
-    assert "--kit alice" not in ran.out
-    assert "plait server" not in ran.out
-
-
 def test_operators_get_kits_and_their_next_step(plait, kits):
     ran = plait("provision", kits, "--operators", "olga, eva")
     assert ran.code == 0

@@ -9,7 +9,6 @@ import re
 import shlex
 import struct
 import subprocess
-import sys
 import termios
 import threading
 from pathlib import Path
@@ -17,7 +16,6 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
-from plait.cli.simulate import _to_paste
 from tests.commands import Command, run_command
 
 pytestmark = pytest.mark.slow
@@ -82,12 +80,6 @@ def test_the_three_commands_after_a_run_work_when_pasted(ran: tuple[Path, list[s
         assert done.stdout
 
 
-def test_a_program_that_no_shell_finds_is_named_by_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(sys, "argv", [".venv/bin/plait", "simulate"])
-    assert _to_paste("plait chat runs/plait") == ".venv/bin/plait chat runs/plait"
-
-
 @pytest.mark.parametrize(
     "line",
     [
@@ -104,17 +96,6 @@ def test_what_other_verbs_say_fits_too_and_the_newest_run_need_not_be_named(
     assert code == 0, lines
     assert too_wide(lines) == []
     assert any(lines)
-
-
-@pytest.mark.parametrize(
-    "line",
-    ["simulate --base nothing", "report nothing", "server", "export nothing out --to onnx", "simulate --epochs 3"],
-)
-def test_errors_are_broken_between_words(tmp_path: Path, line: str) -> None:
-    code, lines = shown(*shlex.split(line), cwd=tmp_path)
-    assert code in (1, 2, 3)
-    assert too_wide(lines) == []
-    assert any("error: " in each for each in lines)
 
 
 def test_a_file_gets_whole_lines(original: Path, small: tuple[str, ...], tmp_path: Path) -> None:

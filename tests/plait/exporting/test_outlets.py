@@ -147,22 +147,6 @@ def test_a_server_without_the_endpoint_is_told_apart(serve: Callable[[Vllm], str
         load_into_vllm(address, name="run", adapter=tmp_path)
 
 
-def test_a_refusal_is_passed_on_in_one_printable_line(serve: Callable[[Vllm], str], tmp_path: Path) -> None:
-    address = serve(Vllm(refuse=(500, _error("LoRA rank 16 is greater\nthan \x1b[31mmax_lora_rank 8"))))
-    with pytest.raises(PeerError) as refused:
-        load_into_vllm(address, name="run", adapter=tmp_path)
-    assert "LoRA rank 16 is greater than  [31mmax_lora_rank 8" in str(refused.value)
-
-
-def test_an_address_alone_gets_a_directory_in_the_run(by_plait: Callable[..., Path], tmp_path: Path) -> None:
-    spec = open_source(by_plait()).spec
-    outlets = Outlets.of("http://localhost:8000, https://other", run=tmp_path / "first", spec=spec)
-    assert outlets is not None
-    assert outlets.directory == tmp_path / "first" / "published"
-    assert outlets.servers == ("http://localhost:8000", "https://other")
-    assert outlets.name == "first"
-
-
 def test_what_fails_is_told_and_costs_nothing_else(
     by_plait: Callable[..., Path], tmp_path: Path, serve: Callable[[Vllm], str]
 ) -> None:

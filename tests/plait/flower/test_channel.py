@@ -90,15 +90,6 @@ def test_replies_come_as_they_come_and_one_at_a_time(pauses):
     assert all(len(message_ids) == 1 for message_ids in grid.pulled)
 
 
-def test_no_reply_is_pulled_before_the_last_one_was_dealt_with(pauses):
-    grid = FakeGrid(echo)
-    exchange = GridChannel(grid).exchange(Purpose.TRAIN, "1")
-    for node in (10, 11):
-        exchange.send(node, (b"", b""))
-    exchange.receive(None)
-    assert grid.pulled == [["message-10"]]
-
-
 @pytest.mark.parametrize(
     ("answer", "complaint"),
     [
@@ -125,12 +116,6 @@ def test_a_task_that_could_not_be_sent_is_told_in_words_and_the_others_go_on(pau
 def test_a_message_that_is_answered_twice_counts_once(pauses):
     grid = FakeGrid(lambda message: [*echo(message), *echo(message)])
     assert [node for node, _ in exchange(grid)] == [10, 11, 12]
-
-
-def test_nodes_are_waited_for_and_come_in_order(pauses):
-    grid = FakeGrid(echo, connected=[[], [11], [12, 10, 11]])
-    assert GridChannel(grid).nodes(3) == [10, 11, 12]
-    assert pauses == [0.02, 0.04]
 
 
 def test_an_answer_that_does_not_come_in_time_is_not_waited_for():

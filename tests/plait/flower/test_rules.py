@@ -137,13 +137,3 @@ def test_any_strategy_of_flowers_can_be_a_rule_and_agrees_with_ours(strategy, ou
     contributions = cohort(draw(6), [1, 2, 3, 4, 5, 6])
     expected = run(RULES[ours], contributions).step.flat
     np.testing.assert_allclose(run(rule, contributions).step.flat, expected, rtol=1e-6, atol=1e-8)
-
-
-def test_flower_says_nothing_in_passing(logged):
-    run(FLOWER_RULES["krum"], cohort(draw(5)))
-    assert not logged
-
-
-def test_names_are_none_of_plaits_own():
-    assert not set(FLOWER_RULES) & RULES.keys()
-    assert [FLOWER_RULES[name].name for name in FLOWER_RULES] == sorted(FLOWER_RULES)

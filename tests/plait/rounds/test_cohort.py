@@ -107,17 +107,3 @@ def test_a_missing_update_does_not_delay_those_that_came() -> None:
         assert dispatch.deadlines == [NEVER, NOW]
         assert came.next(NEVER, wanted=1) is None
         assert dispatch.deadlines == [NEVER, NOW, NEVER]
-
-
-def test_a_round_that_has_enough_leaves_later_answers_where_they_are() -> None:
-    dispatch = dispatched(5)
-    with arrivals(dispatch, str) as came:
-        assert came.next(NEVER, wanted=1) is not None
-    assert len(dispatch.there) == 4
-
-
-def test_in_a_process_with_its_clients_nothing_is_asked_for_ahead() -> None:
-    dispatch = dispatched(3, open_ended=False)
-    with arrivals(dispatch, str) as came:
-        assert came.next(None, wanted=3) is not None
-    assert len(dispatch.there) == 2

@@ -12,7 +12,6 @@ from plait.adapters import AdapterState, Layout
 from plait.aggregation import BOTH_SIDES
 from plait.rounds.hooks import ErrorFeedback, Outgoing, Residual
 from plait.rounds.local_model import Trained, TrainJob
-from plait.rounds.memory import Kept
 from plait.wire.codecs import codec_for
 from plait.wire.envelope import encode_delta
 
@@ -21,18 +20,6 @@ LAYOUT = Layout.of({"A": (2, 3), "B": (4,)})
 
 def values(*numbers: float) -> AdapterState:
     return AdapterState(LAYOUT, np.linspace(*numbers, LAYOUT.size, dtype=np.float32))
-
-
-def test_a_residual_survives_being_written_down() -> None:
-    residual = Residual(values(-1, 1))
-    assert Residual.of(residual.kept(), LAYOUT).pending.digest() == residual.pending.digest()
-    assert Residual(AdapterState.zeros(LAYOUT)).kept().arrays == {}
-
-
-@pytest.mark.parametrize("kept", [Kept(), Kept(arrays={"owed": np.ones(LAYOUT.size + 1, np.float32)})])
-def test_where_what_is_kept_is_lost_or_of_another_adapter_nothing_is_pending(kept: Kept) -> None:
-    residual = Residual.of(kept, LAYOUT)
-    assert not residual.pending.flat.any()
 
 
 @pytest.mark.parametrize(

@@ -29,17 +29,6 @@ def test_every_event_has_a_name_of_its_own_and_is_in_the_table():
     assert set(EVENTS) == models - {Event}
 
 
-@pytest.mark.parametrize("model", EVENTS, ids=lambda model: model.event)
-def test_every_field_of_an_event_is_documented(model):
-    own = set(model.model_fields) - {"seq", "time", "hash"}
-    missing = [
-        name
-        for name in own
-        if not any(name in (part.__doc__ or "") for part in model.__mro__ if issubclass(part, Event.__base__))
-    ]
-    assert not missing
-
-
 @pytest.mark.parametrize(
     "event",
     [
@@ -68,12 +57,6 @@ def test_an_event_survives_json(event):
 def test_a_value_of_the_wrong_kind_is_refused_with_its_place(line, says):
     with pytest.raises(PeerError, match=rf"event 3 \(evaluated\): {says}"):
         parse_event({"seq": 3, "event": "evaluated", **line})
-
-
-def test_an_error_never_carries_a_long_value():
-    with pytest.raises(PeerError) as caught:
-        parse_event({"event": "evaluated", "seq": "y" * 10_000, "round": 1, "loss": "x" * 10_000})
-    assert len(str(caught.value)) < 250
 
 
 def test_fields_and_kinds_of_a_newer_version_are_passed_over():

@@ -76,12 +76,6 @@ def test_what_is_of_another_run_counts_as_lost():
     assert recall_state(DictMemory(some=data), "some", b"s" * 16).after.round == 0
 
 
-def test_a_vector_is_had_only_in_its_own_size_and_kind():
-    found = Kept(arrays={"values": np.ones(3, np.float32), "counts": np.ones(3, np.int64)})
-    assert list(found.vector("values", 3)) == [1, 1, 1]
-    assert [found.vector(name, size) for name, size in (("values", 4), ("counts", 3), ("other", 3))] == [None] * 3
-
-
 def test_what_was_kept_is_there_for_another_process(tmp_path: Path) -> None:
     folder = tmp_path / "run" / "ada"
     for data in (b"one", b"", bytes(range(256)) * 100):
@@ -183,8 +177,3 @@ def test_rounding_differs_by_run_round_and_adapter_alone(memory):
     }
     assert len(keys) == 4
     assert secret.rounding(3, RECEIVED) in keys
-
-
-def test_that_of_a_simulation_follows_from_its_seed():
-    assert ClientSecret.simulated(1, "alice") == ClientSecret.simulated(1, "alice")
-    assert len({ClientSecret.simulated(seed, name) for seed in (1, 2) for name in ("alice", "bob")}) == 4

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 
@@ -99,14 +98,6 @@ def test_rounds_before_count_so_that_a_round_of_liars_is_outnumbered():
     assert limits == dict.fromkeys(FIGURES, 2.0)
 
 
-def test_too_few_figures_bound_nothing_and_zeros_are_none():
-    bound = NormBound()
-    assert bound.limits([ONES] * 2, []) == dict.fromkeys(FIGURES, math.inf)
-    frozen = {**ONES, "A": 0.0}
-    limits = bound.limits([frozen] * 5 + [ONES] * 2, [])
-    assert (limits["A"], limits["B"]) == (math.inf, 10.0)
-
-
 @pytest.mark.parametrize("size", [1.0, 1e30])
 def test_what_is_clipped_is_just_within_every_limit_and_points_the_same_way(received, geometry, size):
     limits = dict.fromkeys(FIGURES, 0.01)
@@ -117,20 +108,6 @@ def test_what_is_clipped_is_just_within_every_limit_and_points_the_same_way(rece
     assert max(norms[figure] for figure in FIGURES) > 0.009
     here, there = short.flat.astype(np.float64), delta.flat.astype(np.float64)
     assert here @ there / np.linalg.norm(here) / np.linalg.norm(there) == pytest.approx(1, rel=1e-5)
-
-
-def test_ranks_are_compared_by_the_size_of_their_elements(fake_model):
-    small, large = (prepared(fake_model, rank) for rank in (1, 2))
-    norms = [
-        measure(AdapterState(state.layout, np.full(state.layout.size, 0.5, np.float32)), state, geometry_of(spec))
-        for spec, state in (small, large)
-    ]
-    assert norms[0]["A"] == norms[1]["A"] == norms[0]["B"] == norms[1]["B"] == 0.5
-
-
-def prepared(fake_model, rank):
-    facts = {"method": "lora", "peft_config": {"r": rank, "lora_alpha": 4}, "task": "causal-lm", "labels": []}
-    return fake_model(0, 1).prepare(json.dumps({**facts, "init_seed": 5, "init_rank": 2}))
 
 
 def gauge_attacker(fake_model, *, since=1):

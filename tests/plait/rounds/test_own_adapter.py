@@ -5,12 +5,10 @@ import pytest
 
 from plait.adapters import AdapterState, Layout
 from plait.aggregation import Side
-from plait.rounds.hooks import kept_lead, kept_side, own_adapter, share_at_start, with_own, without
-from plait.rounds.memory import Kept
+from plait.rounds.hooks import kept_lead, kept_side, own_adapter, share_at_start, with_own
 from plait.wire.settings import Settings
 
 LAYOUT = Layout.of({"a": (2, 3)})
-NONE_YET = Kept()
 
 
 def state(value):
@@ -44,11 +42,6 @@ def test_a_clients_own_lies_between_the_shared_adapter_and_where_its_steps_lead(
     assert own_adapter(state(1), kept, 0.75).flat.tolist() == [2.5] * 6
     assert own_adapter(state(1), kept, 0.0).flat.tolist() == [1.0] * 6
     assert kept.tags == {"kind": "own adapter", "share": "0.75"}
-
-
-@pytest.mark.parametrize("kept", [NONE_YET, Kept(arrays={"lead": np.ones(5, np.float32)})])
-def test_where_there_is_none_of_this_adapter_the_shared_one_counts(kept):
-    assert own_adapter(state(1), kept, 0.75).flat.tolist() == [1.0] * 6
 
 
 def test_every_client_ends_with_its_own_and_is_judged_by_both(federate):
@@ -86,14 +79,3 @@ def test_a_side_stays_with_its_client_and_the_other_follows_the_server(ranks):
 
     np.testing.assert_array_equal(pair.b_of(state.flat), pair.b_of(mine.flat))
     np.testing.assert_array_equal(pair.a_of(state.flat), pair.a_of(broadcast.flat))
-
-
-def test_a_client_without_one_begins_with_the_servers(ranks):
-    assert with_own(ranks.master.initial, Kept(), ranks.master.geometry, Side.A) is ranks.master.initial
-
-
-def test_a_side_that_is_left_out_is_zero_and_the_other_untouched(ranks):
-    (pair,) = ranks.master.geometry.pairs
-    delta = without(ranks.master.initial, ranks.master.geometry, Side.A)
-    assert not pair.a_of(delta.flat).any()
-    np.testing.assert_array_equal(pair.b_of(delta.flat), pair.b_of(ranks.master.initial.flat))

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import pytest
-
-from plait.rounds.events import DescribedClient, UpdateReceived
-from plait.rounds.rates import cut_sentence, given_rate, rates_sentence
+from plait.rounds.events import UpdateReceived
+from plait.rounds.rates import given_rate, rates_sentence
 
 
 def updates(**figures):
@@ -21,12 +19,6 @@ def test_rates_that_clients_found_are_told_with_their_spread():
     assert found == "Learning rate found by each client: 0.0028 (0.0025 to 0.0031)."
 
 
-def test_nothing_is_told_of_a_rate_that_suits_or_of_unknown_ones():
-    assert rates_sentence(updates(learning_rate=[0.003] * 2, shortened=[0.0, 0.75]), given=0.003) == ""
-    assert rates_sentence(updates(learning_rate=[None, None]), given=0.0) == ""
-    assert rates_sentence([], given=0.003) == rates_sentence([], given=0.0) == ""
-
-
 def test_a_rate_at_which_most_steps_are_shortened_is_called_too_high():
     said = rates_sentence(updates(learning_rate=[0.03] * 2, shortened=[1.0, 0.75]), given=0.03)
     assert said.startswith("A learning rate of 0.03 is too high: 88% of the local steps")
@@ -38,23 +30,3 @@ def test_a_rate_that_follows_slopes_is_each_clients_own_wherever_it_begins():
     assert given_rate({"learning-rate": 0.0078, "lr-schedule": "slope"}) == 0.0, "as LoRA-XS has it by default"
     assert given_rate({"learning-rate": 0.0, "lr-schedule": "slope"}) == 0.0
     assert given_rate({}) is None
-
-
-@pytest.mark.parametrize(
-    ("counts", "said"),
-    [
-        (((0, 0), (0, 0)), ""),
-        (((1000, 0), (200, 0)), "1,200 examples are cut after token 128. Raise --seq-len to keep more."),
-        (((0, 1), (0, 0)),
-         "1 example is left out: the answer starts after token 128. Raise --seq-len to keep more."),
-        (((1, 2), (0, 3)),
-         ("1 example is cut after token 128. 5 examples are left out: the answer starts after token 128. "
-          "Raise --seq-len to keep more.")),
-    ],
-)  # fmt: skip
-def test_all_clients_counts_are_told_in_one_sentence(counts, said) -> None:
-    clients = [
-        DescribedClient(client=f"c{at}", cut_examples=cut, left_out_examples=left_out)
-        for at, (cut, left_out) in enumerate(counts)
-    ]
-    assert cut_sentence(clients, seq_len=128) == said

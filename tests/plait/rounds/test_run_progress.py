@@ -19,18 +19,6 @@ def summary_of(tmp_path):
     return LiveProgress(tmp_path / "ledger.jsonl", RunProgress(run="first", rounds=3))
 
 
-def test_a_run_that_lacks_clients_says_how_many_it_waits_for(tmp_path, ledger):
-    summary = summary_of(tmp_path)
-    ledger.append(started())
-    assert summary().state == "waiting for clients"
-    ledger.append(events.WaitingForClients(here=1, wanted=2))
-    assert (summary().state, summary().wanted) == ("waiting for clients", 2)
-    ledger.append(events.ClientsDescribed(clients=(events.DescribedClient(client="ann"),)))
-    assert summary().state == "waiting for clients"
-    ledger.append(events.ClientsGathered(fit=2, wanted=2))
-    assert summary().state == "evaluating the base"
-
-
 def test_who_cannot_take_part_is_told_in_the_clients_own_words_until_it_can(tmp_path, ledger):
     summary = summary_of(tmp_path)
     ledger.append(started())

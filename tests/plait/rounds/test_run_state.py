@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plait.adapters import AdapterState
 from plait.aggregation import Resizing
-from plait.rounds.run_state import advance, client_seed, initial_state, sample_cohort
+from plait.rounds.run_state import client_seed, sample_cohort
 
 NAMES = [f"client-{number}" for number in range(20)]
 
@@ -36,17 +35,6 @@ def test_client_seeds_differ_by_seed_round_and_client_and_fit_a_task():
     assert client_seed(1, 2, "bob") == client_seed(1, 2, "bob")
 
 
-def test_advancing_moves_the_master_and_leaves_the_shadow(ranks):
-    adapter = ranks.master.initial
-    state = initial_state(b"r" * 16, ranks)
-    step = AdapterState(adapter.layout, np.full(adapter.layout.size, 0.5, np.float32))
-    after = advance(state, step)
-    assert after.round == 1
-    np.testing.assert_array_equal(after.adapter.flat, adapter.flat + np.float32(0.5))
-    assert after.shadow is adapter
-    assert state.round == 0
-
-
 @pytest.fixture
 def mixed(federate):
     return federate(ranks={"bob": 1}).ranks
@@ -54,11 +42,6 @@ def mixed(federate):
 
 def test_a_client_gets_the_largest_rank_that_it_can_carry(mixed):
     assert [mixed.track_for(max_rank) for max_rank in (0, 1, 2, 7)] == [0, 1, 0, 0]
-
-
-def test_all_ranks_begin_with_the_same_rows(mixed):
-    resized = mixed.resized(mixed.master.initial, 1)
-    np.testing.assert_array_equal(resized.flat, mixed.adapters[1].initial.flat)
 
 
 def test_a_lower_rank_is_handed_the_best_product_where_the_rule_says_so(mixed):

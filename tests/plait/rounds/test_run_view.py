@@ -42,21 +42,3 @@ def test_a_refused_update_costs_bytes_and_is_no_client_round(hostile_run) -> Non
     assert view.traffic[1, refusal.client].uplink_bytes == 2000
     assert view.client_rounds == 6
     assert refusal.client not in {client for _, client in view.updates}
-
-
-def test_a_client_that_could_not_take_part_is_told_with_its_last_reason_unless_it_did_later(small_run) -> None:
-    def turned_away(**fields):
-        return {"event": "client_turned_away", "node": 5, **fields}
-
-    events = [
-        small_run[0],
-        turned_away(client="carol", reason="failed", detail="first"),
-        turned_away(client="carol", reason="unusable-data", detail="no labels"),
-        turned_away(client="dora", reason="silent", detail="no word"),
-        turned_away(detail="no name yet"),
-        {"event": "clients_described", "clients": [{"client": "dora"}]},
-    ]
-    assert [(name, each.reason, each.detail) for name, each in view_of(events).left_out.items()] == [
-        ("carol", "unusable-data", "no labels"),
-        ("node 5", "", "no name yet"),
-    ]

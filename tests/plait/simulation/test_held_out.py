@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import numpy as np
 
 from plait.data import Dataset
@@ -41,13 +39,6 @@ def test_a_held_out_split_of_others_is_shared_out() -> None:
     parts = split_over("natural:who", dataset, 2)
     assert [len(share.held_out) for share in parts.shares] == [2, 3]
     assert parts.notes == ("column 'who' names no client in the held-out split, which is shared out among all",)
-
-
-def test_equal_shares_get_equal_parts_and_every_record_once() -> None:
-    dataset = Dataset.of("d", RecordKind.TEXT, records("a" * 40), held_out=records("b" * 10))
-    shares = split_over("iid", dataset, 4).shares
-    assert sorted(len(share.held_out) for share in shares) == [2, 2, 3, 3]
-    assert Counter(record for share in shares for record in share.held_out) == Counter(dataset.held_out)
 
 
 def test_parts_follow_the_classes_of_each_client() -> None:

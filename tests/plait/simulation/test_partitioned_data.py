@@ -42,27 +42,3 @@ def test_all_values_of_a_column_take_part_unless_their_number_is_given(
     assert found.notes[0].endswith(f" over {clients} clients")
     told = any(f"the {clients} with most text take part" in note for note in found.notes)
     assert told == (values > clients and found.notes[0].startswith("partition natural"))
-
-
-@pytest.mark.parametrize("column", ["hospital", "Hospital", "hospital_id", "authorName", "Owner/Team", "users", "USER"])
-def test_a_column_that_looks_like_clients_is_named_where_it_is_not_used(column: str) -> None:
-    hint = f"column '{column}' looks like clients: --partition natural:{column}"
-    assert parts(dataset(4, column=column)).partition.notes == ("partition iid over 8 clients", hint)
-    assert hint not in parts(dataset(4, column=column), partition="iid").partition.notes
-    assert hint not in parts(dataset(4, column=column, natural=column)).partition.notes
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        dataset(12, column="topic"),
-        dataset(1, each=12),
-        dataset(12, each=1),
-        dataset(12, column="id"),
-        dataset(12, column="1"),
-        dataset(12, column="author_notes"),
-    ],
-    ids=["another name", "one value", "a value for each record", "only an id", "a number", "another last word"],
-)
-def test_other_columns_are_not(data: Dataset) -> None:
-    assert parts(data).partition.notes == ("partition iid over 8 clients",)

@@ -66,11 +66,6 @@ def test_an_entry_that_others_can_change_is_measured_anew(tmp_path) -> None:
     assert RememberedLosses(tmp_path).recall([b"a"], never) == LOSS
 
 
-def test_a_cache_that_cannot_be_written_ends_nothing(tmp_path) -> None:
-    (tmp_path / "losses").write_text("a file")
-    assert RememberedLosses(tmp_path).recall([b"a"], lambda: LOSS) == LOSS
-
-
 @pytest.mark.slow
 def test_a_simulation_that_remembers_comes_to_the_same_bits(tmp_path) -> None:
     text = "\n".join(f"line {number} of a small book" for number in range(100))
