@@ -78,7 +78,7 @@ def client_way_of(config: RunConfig, speaker: Speaker) -> ClientWay:
     """How a client's updates and losses leave it, and what they cost its data's budget."""
     way = ClientWay(InTheOpen(speaker.name, speaker.sign))
     if config.dp != "off":
-        from plait.privacy.client import client_way as private
+        from plait.privacy.run import client_way as private
 
         way = private(way, config, speaker)
     if config.secure_aggregation:

@@ -14,7 +14,8 @@ from typing import Annotated, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
-from plait.adapters.methods import METHODS, Option, method_named
+from plait.adapters.method import Option
+from plait.adapters.methods import METHODS, method_named
 from plait.choice import hours_of, parse_choice
 from plait.config import RunConfig
 from plait.errors import ConfigError, PolicyError, did_you_mean

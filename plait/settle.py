@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from plait.adapters import Subject, Task
-from plait.adapters.methods import Method, method_named
+from plait.adapters.method import Method
+from plait.adapters.methods import method_named
 from plait.aggregation import (
     Rule,
     ServerOptimizer,

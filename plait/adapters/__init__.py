@@ -1,7 +1,7 @@
 """Adapter state, spec, base fingerprint and PEFT files; the lowest package, numpy only."""
 
 from plait.adapters.fingerprint import fingerprint_base
-from plait.adapters.methods import Subject
+from plait.adapters.method import Subject
 from plait.adapters.peft import model_card, save_peft_directory
 from plait.adapters.peft_settings import SpecRequest, parse_spec
 from plait.adapters.spec import AdapterSpec, BaseReference, Json, Parent, Task, parents_from

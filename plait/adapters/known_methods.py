@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from plait.adapters.methods import (
+from plait.adapters.method import (
     ATTENTION_OUTPUTS,
     FEEDFORWARD_OUTPUTS,
     AdapterRequest,

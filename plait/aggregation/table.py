@@ -9,7 +9,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import is_dataclass
 from typing import cast
 
-from plait.adapters.methods import METHODS, Method
+from plait.adapters.method import Method
+from plait.adapters.methods import METHODS
 from plait.aggregation.geometry import Geometry
 from plait.aggregation.rule import Rule
 from plait.aggregation.server_step import LINE_SEARCH, NONE, Plain, ServerOptimizer

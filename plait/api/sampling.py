@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 from plait.adapters import AdapterState
-from plait.adapters.methods import Option
+from plait.adapters.method import Option
 from plait.adapters.peft import WEIGHTS_FILE
 from plait.adapters.safetensors import read_safetensors
 from plait.data import BUILTINS

@@ -13,7 +13,7 @@ from plait.plugins import Kind, admit
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from plait.adapters.methods import Method
+    from plait.adapters.method import Method
     from plait.aggregation import ServerOptimizer
     from plait.data import Dataset, Progress
     from plait.wire.codec import Codec

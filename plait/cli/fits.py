@@ -60,7 +60,7 @@ def _plan(
     """
     from plait import machine
     from plait.adapters import Task
-    from plait.adapters.methods import AdapterRequest
+    from plait.adapters.method import AdapterRequest
     from plait.training.base_lookup import locate_config
     from plait.training.bases import quiet_libraries
     from plait.training.blueprint import design, read_base_config

@@ -58,7 +58,8 @@ def print_rules(config: RunConfig, *, json_output: bool) -> None:
 
 def _methods(base: str, rank: int) -> list[dict[str, Any]]:
     from plait.adapters import Task
-    from plait.adapters.methods import METHODS, AdapterRequest, method_named
+    from plait.adapters.method import AdapterRequest
+    from plait.adapters.methods import METHODS, method_named
     from plait.aggregation import rules_for
     from plait.errors import ConfigError
     from plait.training.base_lookup import locate_config

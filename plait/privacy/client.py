@@ -8,13 +8,11 @@ updates that are given again.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from plait.config import RunConfig
 from plait.errors import PolicyError
 from plait.privacy.mechanism import ClientPrivacy
-from plait.privacy.run import privacy_of
-from plait.rounds.client_way import ClientWay, Speaker
+from plait.rounds.client_way import Speaker
 from plait.rounds.hooks import Outgoing
 from plait.rounds.local_model import TrainJob
 from plait.rounds.memory import Kept
@@ -130,27 +128,3 @@ class ClientCharge:
         if self.speaker.terms:
             rounds = self.speaker.terms.tasks.plan.rounds + Asked.recall(self.speaker.memory).repeats
             Purse(self.speaker).pay(self.privacy.epsilon_after(rounds), self.privacy.delta)
-
-
-def client_way(way: ClientWay, config: RunConfig, speaker: Speaker) -> ClientWay:
-    """The way of a client whose data pay for a run."""
-    of_records = config.dp == "record"
-    is_noised = of_records or config.secure_aggregation
-    return paying(way, speaker, privacy_of(config), of_records=of_records, is_noised=is_noised)
-
-
-def paying(
-    way: ClientWay, speaker: Speaker, private: ClientPrivacy | None, *, of_records: bool, is_noised: bool
-) -> ClientWay:
-    """The way of a client that pays for what noise promises of whole clients, if it does.
-
-    Where the client adds noise (`is_noised`), nothing else is said of its data.
-    """
-    hooks = (*way.hooks, ClientCharge(speaker, private)) if private else way.hooks
-    way = replace(way, hooks=hooks, is_open=way.is_open and not is_noised)
-    if not of_records:
-        return way
-    from plait.privacy.record import RecordCharge
-
-    charge = RecordCharge(speaker)
-    return replace(way, hooks=(*way.hooks, charge), agree=charge.agree)

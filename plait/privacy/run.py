@@ -9,11 +9,13 @@ from functools import partial
 from plait.config import RunConfig
 from plait.errors import PeerError
 from plait.guarantees.thresholds import least_survivors
+from plait.privacy.client import ClientCharge
 from plait.privacy.events import PrivacyStarted, intents_in, promised_in, spent_in
 from plait.privacy.mechanism import ClientPrivacy, multiplier_for
 from plait.privacy.noise import RunKey
 from plait.privacy.rounds import PrivateRounds, check_promise, recomputed, started
 from plait.rounds import events
+from plait.rounds.client_way import ClientWay, Speaker
 from plait.rounds.coordinator import CannotRecomputeError, Host, Way
 from plait.rounds.events import Event
 from plait.rounds.ledger import ALL, KEPT, screened
@@ -88,6 +90,30 @@ def way(way: Way, config: RunConfig, plan: RunPlan) -> Way:
     if privacy is None or way.host is None:
         return way
     return with_private(way, _rounds(privacy, way.host))
+
+
+def client_way(way: ClientWay, config: RunConfig, speaker: Speaker) -> ClientWay:
+    """The way of a client whose data pay for a run."""
+    of_records = config.dp == "record"
+    is_noised = of_records or config.secure_aggregation
+    return paying(way, speaker, privacy_of(config), of_records=of_records, is_noised=is_noised)
+
+
+def paying(
+    way: ClientWay, speaker: Speaker, private: ClientPrivacy | None, *, of_records: bool, is_noised: bool
+) -> ClientWay:
+    """The way of a client that pays for what noise promises of whole clients, if it does.
+
+    Where the client adds noise (`is_noised`), nothing else is said of its data.
+    """
+    hooks = (*way.hooks, ClientCharge(speaker, private)) if private else way.hooks
+    way = replace(way, hooks=hooks, is_open=way.is_open and not is_noised)
+    if not of_records:
+        return way
+    from plait.privacy.record import RecordCharge
+
+    charge = RecordCharge(speaker)
+    return replace(way, hooks=(*way.hooks, charge), agree=charge.agree)
 
 
 def with_private(way: Way, private: PrivateRounds) -> Way:

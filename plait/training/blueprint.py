@@ -35,14 +35,8 @@ from transformers import (
 
 from plait.adapters import AdapterSpec, AdapterState, Layout, SpecRequest, Task, parse_spec
 from plait.adapters.fingerprint import stored_tensors
-from plait.adapters.methods import (
-    ATTENTION_OUTPUTS,
-    FEEDFORWARD_OUTPUTS,
-    AdapterRequest,
-    BaseModules,
-    Subject,
-    method_named,
-)
+from plait.adapters.method import ATTENTION_OUTPUTS, FEEDFORWARD_OUTPUTS, AdapterRequest, BaseModules, Subject
+from plait.adapters.methods import method_named
 from plait.adapters.module_names import is_in, is_saved, matches
 from plait.aggregation import Resizing, geometry_of
 from plait.errors import ConfigError, PeerError, did_you_mean

@@ -25,7 +25,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from plait.adapters import Task
-from plait.adapters.methods import AdapterRequest
+from plait.adapters.method import AdapterRequest
 from plait.errors import MachineError
 from plait.training.base_lookup import locate_config
 from plait.training.bases import quiet_libraries

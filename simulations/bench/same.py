@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from plait.adapters import AdapterState, Task
-from plait.adapters.methods import METHODS, AdapterRequest, is_quantised
+from plait.adapters.method import AdapterRequest
+from plait.adapters.methods import METHODS, is_quantised
 from plait.data import Message, Record, RecordKind
 from plait.rounds.local_model import TrainJob
 from plait.training.bases import locate_base

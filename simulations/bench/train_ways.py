@@ -19,7 +19,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer, TrainingArguments, default_data_collator
 
 from plait.adapters import AdapterState, Task
-from plait.adapters.methods import AdapterRequest
+from plait.adapters.method import AdapterRequest
 from plait.rounds.local_model import Carried
 from plait.training.blueprint import Blueprint, design, read_base_config
 from plait.training.device import DTYPES, Compute

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from plait.adapters import AdapterState, Task, save_peft_directory
-from plait.adapters.methods import AdapterRequest
+from plait.adapters.method import AdapterRequest
 from plait.training.bases import locate_base
 from plait.training.blueprint import design, read_base_config
 

@@ -9,7 +9,8 @@ from typing import cast
 import pytest
 
 from plait.adapters import Subject, Task, save_peft_directory
-from plait.adapters.methods import METHODS, AdapterRequest
+from plait.adapters.method import AdapterRequest
+from plait.adapters.methods import METHODS
 from plait.adapters.peft_reading import load_peft_directory
 from plait.adapters.spec import ORIGINS, Origin
 from plait.api.export import TARGETS

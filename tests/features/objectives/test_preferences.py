@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from plait.adapters import AdapterState, Task
-from plait.adapters.methods import AdapterRequest
+from plait.adapters.method import AdapterRequest
 from plait.data import Message, Record, RecordKind
 from plait.errors import DataError, PartError
 from plait.objectives.formula import DPO

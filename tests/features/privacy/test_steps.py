@@ -7,7 +7,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForSequenceClassification
 
 from plait.adapters import Task
-from plait.adapters.methods import AdapterRequest
+from plait.adapters.method import AdapterRequest
 from plait.errors import ConfigError
 from plait.privacy.record import Charge, RecordPrivacy
 from plait.training.blueprint import Blueprint, design, read_base_config

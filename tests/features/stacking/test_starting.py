@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from plait.adapters import AdapterState, Parent, Task, norm, save_peft_directory, subtract
-from plait.adapters.methods import AdapterRequest
+from plait.adapters.method import AdapterRequest
 from plait.aggregation import Geometry, geometry_of
 from plait.config import config_from_table
 from plait.errors import BaseMismatchError, ConfigError

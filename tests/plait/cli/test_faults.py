@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 
 from plait.adapters import AdapterState, Task, save_peft_directory
-from plait.adapters.methods import AdapterRequest
+from plait.adapters.method import AdapterRequest
 from plait.errors import machine_fault
 from plait.training.bases import locate_base
 from plait.training.blueprint import design, read_base_config

@@ -9,7 +9,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from plait.adapters.methods import METHODS, Option
+from plait.adapters.method import Option
+from plait.adapters.methods import METHODS
 from plait.rounds.ledger import read_lines
 from plait.training.bases import locate_base
 

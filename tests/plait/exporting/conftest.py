@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from plait.adapters import AdapterState, BaseReference, Task, save_peft_directory
-from plait.adapters.methods import AdapterRequest
+from plait.adapters.method import AdapterRequest
 from plait.training.bases import LocatedBase, locate_base
 from plait.training.blueprint import design, read_base_config
 

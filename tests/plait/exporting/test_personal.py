@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from plait.adapters import AdapterSpec, AdapterState, Layout, Task
-from plait.adapters.methods import AdapterRequest
+from plait.adapters.method import AdapterRequest
 from plait.aggregation import Side, geometry_of
 from plait.errors import ConfigError, PlaitError
 from plait.exporting.personal import is_node_state, open_node, open_personal, with_own_side

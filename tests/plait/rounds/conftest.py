@@ -353,7 +353,7 @@ class Federation:
         speaker, settings = Speaker(name, self.memories[name], **own), self.plan.settings
         way = ClientWay(InTheOpen(name, speaker.sign))
         if self.privacy or settings.records_are_private:
-            from plait.privacy.client import paying
+            from plait.privacy.run import paying
 
             of_records, is_noised = settings.records_are_private, settings.is_noised
             way = paying(way, speaker, self.privacy, of_records=of_records, is_noised=is_noised)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from plait.adapters import Task
-from plait.adapters.methods import AdapterRequest
+from plait.adapters.method import AdapterRequest
 from plait.training.bases import LocatedBase, locate_base
 from plait.training.blueprint import Blueprint, design, read_base_config
 from plait.training.device import Compute

@@ -7,7 +7,8 @@ from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from transformers import AutoModelForCausalLM, BertConfig, LlamaConfig, PreTrainedModel
 
 from plait.adapters import Task, parse_spec
-from plait.adapters.methods import METHODS, AdapterRequest
+from plait.adapters.method import AdapterRequest
+from plait.adapters.methods import METHODS
 from plait.errors import ConfigError, PeerError
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import Blueprint, design, design_from_spec, read_base_config

@@ -23,7 +23,7 @@ from transformers import (
 import plait
 from plait.adapters import AdapterState, Task, save_peft_directory
 from plait.adapters.bottleneck import bottlenecks_of
-from plait.adapters.methods import AdapterRequest
+from plait.adapters.method import AdapterRequest
 from plait.api.export import write_export as export
 from plait.errors import ConfigError
 from plait.exporting.request import ExportRequest

@@ -13,7 +13,8 @@ import pytest
 from peft import LoraConfig
 
 from plait.adapters import AdapterState, Task
-from plait.adapters.methods import METHODS, AdapterRequest
+from plait.adapters.method import AdapterRequest
+from plait.adapters.methods import METHODS
 from plait.adapters.safetensors import write_safetensors
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import Blueprint, design, read_base_config

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from plait.adapters import Task
-from plait.adapters.methods import AdapterRequest
+from plait.adapters.method import AdapterRequest
 from plait.errors import MachineError
 from plait.training import memory_plan
 from plait.training import resident as resident_module
@@ -80,7 +80,7 @@ import sys
 import numpy as np
 import torch
 from plait.adapters import Task
-from plait.adapters.methods import AdapterRequest
+from plait.adapters.method import AdapterRequest
 from plait.machine import peak_rss_bytes
 from plait.training.blueprint import design, read_base_config
 from plait.training.device import Compute, use_threads

@@ -14,7 +14,8 @@ from transformers import (
 )
 
 from plait.adapters import AdapterState, Task, parse_spec, save_peft_directory
-from plait.adapters.methods import METHODS, AdapterRequest, method_named
+from plait.adapters.method import AdapterRequest
+from plait.adapters.methods import METHODS, method_named
 from plait.aggregation import RULES, method_stated, rule_stated
 from plait.errors import ConfigError
 from plait.training.bases import LocatedBase

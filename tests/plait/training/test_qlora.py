@@ -10,7 +10,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from plait.adapters import Task, save_peft_directory
-from plait.adapters.methods import AdapterRequest
+from plait.adapters.method import AdapterRequest
 from plait.errors import ConfigError
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import design, read_base_config

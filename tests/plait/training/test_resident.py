@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from plait.adapters import AdapterState, Layout, Task
-from plait.adapters.methods import AdapterRequest
+from plait.adapters.method import AdapterRequest
 from plait.errors import BaseMismatchError, MachineError
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import Blueprint, design, read_base_config
