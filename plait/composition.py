@@ -83,8 +83,9 @@ def client_way_of(config: RunConfig, speaker: Speaker) -> ClientWay:
         way = private(way, config, speaker)
     if config.secure_aggregation:
         from plait.secagg.run import client_way as masked
+        from plait.secagg.run import masked_of
 
-        way = masked(way, config, speaker)
+        way = masked(way, masked_of(config), speaker)
     return way
 
 

@@ -58,7 +58,6 @@ class Thresholds:
         colluding: the most clients that gain nothing from helping the server; it may put them all into one group.
     """
 
-    groups: int
     roster: int
     survivors: int
     colluding: int
@@ -69,4 +68,4 @@ class Thresholds:
         roster, most = least_survivors(invited // groups), -(-invited // groups)
         # An evaluation may begin with one client less.
         sizes = range(least_roster(invited // groups), max(most, LEAST_CLIENTS) + 1)
-        return cls(groups, roster, least_survivors(roster), min(map(colluding, sizes)))
+        return cls(roster, least_survivors(roster), min(map(colluding, sizes)))

@@ -37,7 +37,7 @@ from plait.secagg.masks import Mask, Residues, Ring, add_masks, agreed, public_o
 from plait.secagg.messages import MaskingTask
 from plait.secagg.roster import Offer, Roster, Session, is_signed, open_shares, parcel_key, seal_shares
 from plait.trust.derived import KEY_BYTES, derived
-from plait.trust.identity import Vouch
+from plait.trust.identity import NodeIdentity, Vouch
 from plait.wire.messages import decode_task, encode_task
 
 
@@ -53,11 +53,6 @@ class Secrets:
     masking: bytes = field(repr=False)
     seed: bytes = field(repr=False)
     noise: bytes = field(repr=False)
-
-    @classmethod
-    def new(cls) -> Self:
-        """From the system's generator."""
-        return cls(*(secrets.token_bytes(KEY_BYTES) for _ in fields(cls)))
 
 
 @dataclass(frozen=True)
@@ -87,15 +82,7 @@ class MaskingClient:
     revealed: Mapping[int, bytes] | None = field(default=None, repr=False)
     closed: Mapping[str, int] = field(default_factory=dict[str, int])
 
-    def offer(
-        self,
-        session: Session,
-        *,
-        identity: bytes,
-        sign: Callable[[bytes], bytes],
-        certificate: bytes = b"",
-        endorsement: bytes = b"",
-    ) -> tuple[MaskingClient, Offer]:
+    def offer(self, session: Session, identity: NodeIdentity) -> tuple[MaskingClient, Offer]:
         """Begin an attempt; the secrets of the one before are gone."""
         if session.round <= self.closed.get(session.series, -1):
             raise PeerError(
@@ -104,11 +91,18 @@ class MaskingClient:
             )
         if self.session == session:
             raise PeerError("this attempt was begun before, expected a new one")
-        own = Secrets.new()
+        own = Secrets(*(secrets.token_bytes(KEY_BYTES) for _ in fields(Secrets)))
         commitment = hashlib.sha256(own.seed).digest()
         keys = public_of(own.encryption), public_of(own.masking)
-        offer = Offer(self.client, identity, *keys, commitment)
-        offer = replace(offer, signature=sign(offer.signed(session)), certificate=certificate, endorsement=endorsement)
+        offer = Offer(
+            self.client,
+            identity.public_key,
+            *keys,
+            commitment,
+            certificate=identity.certificate,
+            endorsement=identity.endorsement,
+        )
+        offer = replace(offer, signature=identity.sign(offer.signed(session)))
         return MaskingClient(self.client, session, own, closed=self.closed), offer
 
     def share(self, roster: Roster, vouch: Vouch) -> tuple[MaskingClient, Mapping[int, bytes]]:
@@ -138,7 +132,7 @@ class MaskingClient:
 
         With one of these it stands where it was: it has no share to give, so nothing of it is masked in this attempt.
         """
-        own, roster = self._own(session), self._agreed()
+        own, roster = self._own(session), self._agreed(session)
         if self.sharers:
             raise PeerError("shares were delivered in this attempt before, expected them once")
         roster.check_places(sharers, "clients that shared")
@@ -162,7 +156,7 @@ class MaskingClient:
 
     def show(self, session: Session, receiver: int) -> tuple[MaskingClient, bytes]:
         """The key of the parcel to this place, at the end of an attempt in which it sends no numbers."""
-        own, roster = self._own(session), self._agreed()
+        own, roster = self._own(session), self._agreed(session)
         if self.has_masked:
             raise PeerError("the key of shares is asked for once the update is under way, expected that before")
         me = roster.place(self.client)
@@ -180,7 +174,7 @@ class MaskingClient:
         sign: Callable[[bytes], bytes],
     ) -> tuple[MaskingClient, Residues, NDArray[np.uint64], bytes]:
         """Its (size,) residues of the ring, and its figures modulo 2^64, under masks; signed with who shared."""
-        own, roster = self._own(session), self._agreed()
+        own, roster = self._own(session), self._agreed(session)
         if self.has_masked or not self.sharers:
             raise PeerError("an update is asked for at another stage or twice, expected once, after the shares")
         if (values.size, figures.size) != (roster.size, roster.figures):
@@ -201,7 +195,7 @@ class MaskingClient:
 
         An attempt has one answer, so no numbers are noised twice and no noise is used twice, whatever is killed.
         """
-        own, roster = self._own(session), self._agreed()
+        own, roster = self._own(session), self._agreed(session)
         if self.has_masked:
             raise PeerError("noise is asked for once the update is under way, expected it before")
         return derived(own.noise, b"noise", roster.digest, numbers)
@@ -214,9 +208,7 @@ class MaskingClient:
         sign: Callable[[bytes], bytes],
     ) -> tuple[MaskingClient, bytes]:
         """Its signature on the list of survivors, by its neighbours' of `masked`; the same list may be shown again."""
-        if self.session != session:
-            raise PeerError("a signature for another attempt is asked for, expected the current one")
-        roster = self._agreed()
+        roster = self._agreed(session)
         self._check_survivors(roster, survivors)
         self._check_neighbours(roster, survivors, masked)
         if self.signed and self.signed != tuple(survivors):
@@ -228,16 +220,11 @@ class MaskingClient:
         self, session: Session, survivors: Sequence[int], signatures: Mapping[int, bytes]
     ) -> tuple[MaskingClient, Mapping[int, bytes]]:
         """Its own seed, and one share of each neighbour's secrets, by place; the same question may be asked again."""
-        if self.session != session:
-            raise PeerError("unmasking of another attempt is asked for, expected the current one")
-        roster, own = self._agreed(), self.own
+        roster, own = self._agreed(session), self.own
+        if not self.signed or tuple(survivors) != self.signed:
+            raise PeerError("the survivors are not those of the list that was signed, expected no second unmasking")
         if self.revealed is not None:
-            if tuple(survivors) != self.signed:
-                raise PeerError("the round was unmasked for another list of survivors, expected no second unmasking")
             return self, self.revealed
-        self._check_survivors(roster, survivors)
-        if tuple(survivors) != self.signed:
-            raise PeerError("the list of survivors is not the one that was signed, expected the same one")
         text = roster.survivors_text(self.sharers, survivors)
         alive = set(survivors)
         valid = {
@@ -264,7 +251,9 @@ class MaskingClient:
             )
         return self.own
 
-    def _agreed(self) -> Roster:
+    def _agreed(self, session: Session) -> Roster:
+        if self.session != session:
+            raise PeerError("another attempt than the current one is asked for, expected the current one")
         if self.roster is None:
             raise PeerError("no roster was shown in this attempt, expected it before")
         return self.roster

@@ -131,14 +131,12 @@ def after(card: MaskedCard | None, event: Event) -> MaskedCard | None:
     if not isinstance(event, SumUnmasked):
         return card
     one = MaskedCard(1, event.clients, colluding(event.roster), event.certified, event.noised)
-    return (
-        one
-        if card is None
-        else MaskedCard(
-            card.sums + 1,
-            min(card.least, one.least),
-            min(card.colluding, one.colluding),
-            card.certified and one.certified,
-            card.noised and one.noised,
-        )
+    if card is None:
+        return one
+    return MaskedCard(
+        card.sums + 1,
+        min(card.least, one.least),
+        min(card.colluding, one.colluding),
+        card.certified and one.certified,
+        card.noised and one.noised,
     )

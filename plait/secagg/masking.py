@@ -8,7 +8,7 @@ with the client's share of the noise.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -71,13 +71,7 @@ class Masking:
                 if self.journal:
                     self.journal.check_open(task.session)
                     self._note_unsure(client, task.session)
-                client, answer = client.offer(
-                    task.session,
-                    identity=identity.public_key,
-                    sign=identity.sign,
-                    certificate=identity.certificate,
-                    endorsement=identity.endorsement,
-                )
+                client, answer = client.offer(task.session, identity)
             case Roster():
                 client, parcels = client.share(stage, identity.vouch)
                 answer = messages.Parcels(parcels)
@@ -172,30 +166,24 @@ class UnderMasks:
 
     Attributes:
         charge: what a share of noise costs the client; None where nothing is charged.
-        masked: the run's sums; None if the fewest clients of a roster are not known.
     """
 
     speaker: Speaker
-    masking: Masking
-    _: KW_ONLY
-    charge: ClientCharge | None = None
-    masked: MaskedRounds | None = None
+    masked: MaskedRounds
 
-    @classmethod
-    def of(cls, speaker: Speaker, masked: MaskedRounds | None = None) -> UnderMasks:
-        """How a client says its numbers in these sums."""
+    def __post_init__(self) -> None:
+        speaker, masked = self.speaker, self.masked
         identity = speaker.identity() if speaker.identity else None
         policy = speaker.terms.policy if speaker.terms else None
         least = policy.min_masked_clients if policy else LEAST_CLIENTS
-        is_counted = policy and masked and not (masked.draws or masked.privacy)
-        most = policy.max_repeats if policy and is_counted else None
+        most = policy.max_repeats if policy and not (masked.draws or masked.privacy) else None
         journal = SumJournal(speaker.journal, least, most) if speaker.journal else None
-        masking, charge = Masking(speaker.name, speaker.memory, identity, journal), None
-        if masked and masked.privacy:
+        self.masking = Masking(speaker.name, speaker.memory, identity, journal)
+        self.charge: ClientCharge | None = None
+        if masked.privacy:
             from plait.privacy.client import ClientCharge
 
-            charge = ClientCharge(speaker, masked.privacy)
-        return cls(speaker, masking, charge=charge, masked=masked)
+            self.charge = ClientCharge(speaker, masked.privacy)
 
     def settings(self, settings: Settings) -> Settings:
         """Those of the task, with the client's own seed: the server may not know its batches."""
@@ -239,7 +227,7 @@ class UnderMasks:
         if self.speaker.terms:
             session = task.session
             self.speaker.terms.check_round(session.round, least=int(session.purpose == "train"))
-            least = self.masked.least(session.purpose) if self.masked else LEAST_CLIENTS
+            least = self.masked.least(session.purpose)
             if isinstance(task.stage, Roster) and (count := len(task.stage.offers)) < least:
                 raise PolicyError(
                     f"roster of the masked sum has {count} clients, expected at least {least} of those that the run "

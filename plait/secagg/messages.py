@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeAlias, cast
 
-from google.protobuf.message import Message
-
 from plait.errors import PeerError
 from plait.secagg.masks import LEAST_BITS, MOST_BITS
 from plait.secagg.roster import ATTEMPT_BYTES, MOST_CLIENTS, MOST_FIGURES, Offer, Roster, Session
@@ -74,8 +72,7 @@ class MaskingTask:
             said = {name: getattr(self.stage, name) for name in ("bits", "unit", "size", "figures")}
             message.roster.CopyFrom(pb.MaskRoster(offers=offers, **said))
         elif self.stage is not None:
-            name, kind = _STAGES[type(self.stage)]
-            getattr(message, name).CopyFrom(kind(**_encoded(self.stage)))
+            _put(message, _STAGES, self.stage)
         return message
 
 
@@ -85,8 +82,7 @@ def read_task(message: pb.Masking) -> MaskingTask:
     said = message.WhichOneof("stage")
     if said == "roster":
         return MaskingTask(session, _read_roster(message.roster, session))
-    kind = next((kind for kind, (name, _) in _STAGES.items() if name == said), None)
-    return MaskingTask(session, _read(kind, getattr(message, said)) if kind and said else None)
+    return MaskingTask(session, _read(_STAGES[said], getattr(message, said)) if said else None)
 
 
 @dataclass(frozen=True)
@@ -136,17 +132,17 @@ class MaskedUpdate:
 Answered: TypeAlias = Offer | Parcels | Ready | Opened | Signed | Revealed | MaskedUpdate
 
 
-_STAGES: Mapping[type[Any], tuple[str, type[Message]]] = {
-    Delivery: ("delivery", pb.MaskDelivery),
-    Opening: ("opening", pb.MaskOpening),
-    Survivors: ("survivors", pb.MaskSurvivors),
-    Unmasking: ("unmasking", pb.MaskUnmasking),
+_STAGES: Mapping[str, type[Any]] = {
+    "delivery": Delivery,
+    "opening": Opening,
+    "survivors": Survivors,
+    "unmasking": Unmasking,
 }
-_ANSWERS: Mapping[type[Any], tuple[str, type[Message]]] = {
-    Offer: ("offer", pb.MaskOffer),
-    Parcels: ("parcels", pb.MaskParts),
-    Revealed: ("revealed", pb.MaskParts),
-    MaskedUpdate: ("update", pb.MaskedUpdate),
+_ANSWERS: Mapping[str, type[Any]] = {
+    "offer": Offer,
+    "parcels": Parcels,
+    "revealed": Revealed,
+    "update": MaskedUpdate,
 }
 
 
@@ -170,8 +166,7 @@ class MaskedReply:
         elif isinstance(answer, Ready):
             message.ready = True
         else:
-            name, kind = _ANSWERS[type(answer)]
-            getattr(message, name).CopyFrom(kind(**_encoded(answer)))
+            _put(message, _ANSWERS, answer)
         return message
 
 
@@ -190,8 +185,7 @@ def read_reply(message: pb.Masked) -> MaskedReply:
         case "opened":
             return MaskedReply(client, Opened(bounds.exact_length("key", message.opened, bounds.DIGEST_BYTES)))
         case "parcels" | "revealed" as said:
-            kind = next(kind for kind, (name, _) in _ANSWERS.items() if name == said)
-            return MaskedReply(client, _read(kind, getattr(message, said)))
+            return MaskedReply(client, _read(_ANSWERS[said], getattr(message, said)))
         case "update":
             update = message.update
             return MaskedReply(client, MaskedUpdate(update.values, update.figures, _signature(update.signature)))
@@ -199,9 +193,9 @@ def read_reply(message: pb.Masked) -> MaskedReply:
             raise PeerError("masked reply has no answer, expected keys, shares, a signature or an update")
 
 
-def _encoded(value: object) -> dict[str, Any]:
-    """The fields of a stage or an answer as those of its message: places, parts by place, and what is bytes already."""
-    return {
+def _put(message: pb.Masking | pb.Masked, kinds: Mapping[str, type[Any]], value: object) -> None:
+    """Set the field of a stage or an answer: places, parts by place, and what is bytes already."""
+    encoded = {
         name: canonical.entries(pb.MaskPart, cast("Mapping[int, bytes]", each))
         if isinstance(each, Mapping)
         else _places(cast("tuple[int, ...]", each))
@@ -209,10 +203,12 @@ def _encoded(value: object) -> dict[str, Any]:
         else each
         for name, each in vars(value).items()
     }
+    field = getattr(message, next(name for name, kind in kinds.items() if kind is type(value)))
+    field.CopyFrom(type(field)(**encoded))
 
 
 def _read(kind: type[Any], message: object) -> Any:
-    """The inverse of `_encoded`, for what has places and parts alone."""
+    """The inverse of `_put`, for what has places and parts alone."""
     read: Mapping[type[Any], Callable[[Any], object]] = {bytes: _read_places, int: _place}
     said = {each.name: getattr(message, each.name) for each in fields(kind)}
     return kind(**{name: read.get(type(value), _parts)(value) for name, value in said.items()})

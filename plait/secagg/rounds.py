@@ -82,7 +82,7 @@ class MaskedRounds:
 
     def wanted(self, state: RunState, parts: tuple[slice, ...]) -> Wanted:
         """The sum of the next round's updates."""
-        size = self._grid(state, parts, bits=2, unit=1.0, clients=self.clients).rotation.rotated_size
+        size = rotated_size(_sent(parts))
         if self.privacy:
             figures = len(NOISED)
             bits, unit = noised_grid(self.privacy, size, self.clip_norm(state, parts))
@@ -127,7 +127,8 @@ class MaskedRounds:
 
     def grid(self, state: RunState, parts: tuple[slice, ...], summed: Summed) -> MaskedGrid:
         """The grid that a round's numbers are on."""
-        return self._grid(state, parts, bits=summed.bits, unit=summed.unit, clients=summed.invited)
+        coding = Coding(Ring(summed.bits), summed.invited, summed.unit)
+        return MaskedGrid(coding, parts, state.tracks[0].shadow.digest(), state.round + 1)
 
     def link_bits(self, size: int, *, sums: int, certified: bool) -> tuple[float, float]:
         """Bits of a client's uplink for each of `size` parameters, and of its downlink beside the broadcast.
@@ -160,10 +161,6 @@ class MaskedRounds:
     def _guess(self, sent: int) -> float:
         """How long an update is by the plan: half of the steps' length in every number."""
         return self.largest_step * math.sqrt(sent) / 2
-
-    @staticmethod
-    def _grid(state: RunState, parts: tuple[slice, ...], *, bits: int, unit: float, clients: int) -> MaskedGrid:
-        return MaskedGrid(Coding(Ring(bits), clients, unit), parts, state.tracks[0].shadow.digest(), state.round + 1)
 
 
 def _sent(parts: tuple[slice, ...]) -> int:
@@ -211,12 +208,12 @@ def check_grid(privacy: ClientPrivacy, size: int, *, bits: int, unit: float, cli
         raise PeerError(f"unit of the masked sum is {unit:g}, expected {clip_unit:g} for this clip norm")
 
 
+@dataclass(frozen=True)
 class MaskedFold:
     """The rule's outcome on the mean of a masked sum."""
 
-    def __init__(self, spool: Spool, masked: MaskedRounds) -> None:
-        self._spool = spool
-        self._masked = masked
+    spool: Spool
+    masked: MaskedRounds
 
     def is_settled(self, state: RunState, number: int, accepted: tuple[str, ...]) -> bool:
         """The stages of a sum settle who is in it."""
@@ -226,14 +223,14 @@ class MaskedFold:
     def fold(self, state: RunState, context: RoundContext, stored: Mapping[str, Stored]) -> Folded:
         """The rule's outcome on the mean; the step of a sum that is lost is zero."""
         del stored
-        masked, parts = self._masked, self._spool.sent(context.round)
-        kept = self._spool.directory.load_update(context.round, sum_file("train"))
+        masked, parts = self.masked, self.spool.sent(context.round)
+        kept = self.spool.directory.load_update(context.round, sum_file("train"))
         if kept is None:
             raise MachineError(f"the sum of round {context.round} is gone from the run's spool")
         summed = Summed.from_bytes(kept)
         if not summed.clients:
             still = AdapterState.zeros(context.geometry.layout)
-            return Folded(outcome_of_mean(self._spool.rule, context, still, "the mean"), ())
+            return Folded(outcome_of_mean(self.spool.rule, context, still, "the mean"), ())
         try:
             check_sum(Ring(summed.bits), summed.deviation)
         except PeerError as error:
@@ -246,7 +243,7 @@ class MaskedFold:
         clip_norm = masked.next_clip(masked.clip_norm(state, parts), summed)
         length = masked.length(state, parts, summed)
         return Folded(
-            outcome_of_mean(self._spool.rule, context, mean, "the mean"),
+            outcome_of_mean(self.spool.rule, context, mean, "the mean"),
             summed.clients,
             keep=lambda before: replace(before, update_length=length, clip_norm=clip_norm),
         )

@@ -16,7 +16,7 @@ from plait.rounds.coordinator import Way
 from plait.rounds.events import Event
 from plait.rounds.ledger import ALL, KEPT, screened
 from plait.rounds.run_plan import Links
-from plait.secagg.rounds import MaskedRounds, noised_grid
+from plait.secagg.rounds import MaskedFold, MaskedRounds, noised_grid
 from plait.trust.identity import Vouch
 
 if TYPE_CHECKING:
@@ -55,7 +55,6 @@ def way(way: Way, config: RunConfig) -> Way:
 def with_sums(way: Way, masked: MaskedRounds, vouch: Vouch) -> Way:
     """The same, of these sums."""
     from plait.secagg.collector import MaskedCollector
-    from plait.secagg.rounds import MaskedFold
 
     return replace(
         way,
@@ -65,16 +64,11 @@ def with_sums(way: Way, masked: MaskedRounds, vouch: Vouch) -> Way:
     )
 
 
-def client_way(way: ClientWay, config: RunConfig, speaker: Speaker) -> ClientWay:
+def client_way(way: ClientWay, masked: MaskedRounds, speaker: Speaker) -> ClientWay:
     """The way of a client that speaks under masks."""
-    return under_masks(way, speaker, masked_of(config))
-
-
-def under_masks(way: ClientWay, speaker: Speaker, masked: MaskedRounds | None) -> ClientWay:
-    """The same, with these sums; None if the fewest clients of a roster are not known."""
     from plait.secagg.masking import UnderMasks
 
-    return replace(way, saying=UnderMasks.of(speaker, masked), is_open=False)
+    return replace(way, saying=UnderMasks(speaker, masked), is_open=False)
 
 
 def links(links: Links, config: RunConfig, size: int, *, evaluates: bool, certified: bool) -> Links:

@@ -37,6 +37,7 @@ from plait.secagg.messages import MaskedReply, MaskedUpdate, Parcels, Ready, Rev
 from plait.secagg.roster import Offer, Roster, Session
 from plait.secagg.server import Collecting
 from plait.secagg.sums import TRAINING
+from plait.trust.identity import NodeIdentity
 from plait.trust.keys import NodeKey
 from plait.wire.messages import encode_reply
 
@@ -87,7 +88,7 @@ def plait(count: int, size: int, gone: int) -> dict[str, object]:
     with clock.on("keys and shares, all clients"):
         for name in names:
             key = keys[name]
-            clients[name], offer = clients[name].offer(session, identity=key.public_bytes, sign=key.sign)
+            clients[name], offer = clients[name].offer(session, NodeIdentity(key.public_bytes, key.sign, vouch))
             offers.append(offer)
             sends(name, offer)
         roster = Roster(session, tuple(offers), ring.bits, coding.unit, rotation.rotated_size, len(TRAINING))

@@ -24,7 +24,7 @@ from plait.secagg import client as masking
 from plait.secagg.roster import Offer, Session
 from plait.secagg.server import check_offer
 from plait.trust.endorsement import Endorsement
-from plait.trust.identity import is_vouched_for
+from plait.trust.identity import NodeIdentity, is_vouched_for
 from plait.trust.kit import ClientKit
 from plait.trust.provision import provision
 
@@ -51,13 +51,8 @@ class Federation(exchange.Federation):
         if self._is_made_up(name):
             return super().offer(name, session)
         key, own = self.keys[name], Endorsement.of(self.kits[name])
-        self.clients[name], offer = self.clients[name].offer(
-            session,
-            identity=key.public_bytes,
-            sign=key.sign,
-            certificate=own.certificate,
-            endorsement=own.signature,
-        )
+        identity = NodeIdentity(key.public_bytes, key.sign, self.vouch, own.certificate, own.signature)
+        self.clients[name], offer = self.clients[name].offer(session, identity)
         check_offer(offer, name, session, self.vouch)
         return offer
 

@@ -12,6 +12,7 @@ from plait.secagg.client import MaskingClient
 from plait.secagg.masks import Ring, split
 from plait.secagg.roster import PARCEL_BYTES, Roster, Session
 from plait.secagg.server import Collecting, LostError, TooFewError, accused_by, check_offer, judge
+from plait.trust.identity import NodeIdentity
 from plait.trust.keys import NodeKey
 
 SESSION = Session(bytes(range(16)), "train", 3, b"a" * 16)
@@ -37,7 +38,8 @@ class Federation:
 
     def offer(self, name, session=SESSION):
         key = self.keys[name]
-        self.clients[name], offer = self.clients[name].offer(session, identity=key.public_bytes, sign=key.sign)
+        identity = NodeIdentity(key.public_bytes, key.sign, self.vouch)
+        self.clients[name], offer = self.clients[name].offer(session, identity)
         check_offer(offer, name, session, self.vouch)
         return offer
 

@@ -358,9 +358,9 @@ class Federation:
             of_records, is_noised = settings.records_are_private, settings.is_noised
             way = paying(way, speaker, self.privacy, of_records=of_records, is_noised=is_noised)
         if self.masked:
-            from plait.secagg.run import under_masks
+            from plait.secagg.run import client_way as masked
 
-            way = under_masks(way, speaker, self.masked)
+            way = masked(way, self.masked, speaker)
         return way
 
     def vouch(self, claim: KeyClaim) -> bool:
