@@ -1,6 +1,6 @@
 """The search for parts that users bring: in modules, among entry points; what the ledger keeps of each one's source.
 
-A name alone imports nothing: `plait.plugins` says which modules may be imported.
+Knows nothing of which modules may be imported: `plait.plugins` does.
 """
 
 from __future__ import annotations
@@ -15,65 +15,49 @@ import sys
 from collections.abc import Iterable, Mapping
 from importlib.metadata import Distribution, EntryPoint, distributions
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from plait.errors import ConfigError, did_you_mean
 from plait.own_code import place_of
-from plait.plugins import ADMITTED, GIVEN, REFERENCE, Kind
+
+if TYPE_CHECKING:
+    from plait.plugins import Kind
 
 # Folders that `sys.path` has only so that the operator's own modules are found.
 _appended: set[str] = set()
 
 
-def reference(kind: Kind, part: object) -> str:
-    """The name of an object of this process, under which `find` then returns it.
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What a plug-in was: the digest of its file, or of its lines in a script or notebook; empty for compiled code.
 
-    It is ``module:qualname`` of where a function, a class or a dataclass lives, with the fields that differ from its
-    defaults as options, or the ``name`` of a value that has one.
+    The distribution that it came with is a name and a version; empty if none.
     """
-    holder = part if inspect.isclass(part) or inspect.isroutine(part) else type(part)
-    name = f"{holder.__module__}:{holder.__qualname__}"
-    options = ""
-    if part is not holder:
-        again = _options_text(part)
-        if again is None:
-            own = getattr(part, "name", None)
-            if not isinstance(own, str):
-                raise ConfigError(f"{kind} is a {holder.__qualname__}, expected a function, a class or a dataclass")
-            name = own
-        else:
-            options, part = again, holder
-    GIVEN[kind, name] = part
-    return f"{name}:{options}" if options else name
+
+    kind: Kind
+    name: str
+    sha256: str
+    distribution: str = ""
 
 
-def looked_up(kind: Kind, name: str, known: Iterable[str]) -> object:
-    """`plait.plugins.find` for a part that this process has not met yet."""
-    if match := REFERENCE.fullmatch(name):
-        if match[1] in set(known):
-            raise ConfigError(f"option of '{match[1]}' is '{match[2]}', expected OPTION=VALUE")
-        if match[1] not in ADMITTED:
-            raise ConfigError(
-                f"{kind} '{name}' is code of the module '{match[1]}', which this machine's operator did not name; "
-                f"expected a part that is installed here, or --allow-plugin {match[1]} to agree"
-            )
-        return _imported(kind, name, match[1], match[2])
-    if entry := _entry_point(kind, name):
-        try:
-            return entry.load()
-        except (Exception, SystemExit) as error:
-            raise _failure(kind, name, error) from error
-    names = [*known, *sorted(set(installed(kind)) - set(known))]
-    expected = f"one of {', '.join(names)}, or MODULE:NAME of your own" if names else "MODULE:NAME"
-    raise ConfigError(f"{kind} is '{name}', expected {expected}{did_you_mean(name, names)}")
+def described(kind: Kind, part: object) -> tuple[str, str, object]:
+    """The name of an object, its options, and what the name stands for without them.
+
+    A function, a class or a dataclass, whose fields are options, is named after its place; other values by their name.
+    """
+    holder = _holder(part)
+    if part is holder:
+        return f"{holder.__module__}:{holder.__qualname__}", "", part
+    if (options := _options_text(part)) is not None:
+        return f"{holder.__module__}:{holder.__qualname__}", options, holder
+    own = getattr(part, "name", None)
+    if not isinstance(own, str):
+        raise ConfigError(f"{kind} is a {holder.__qualname__}, expected a function, a class or a dataclass")
+    return own, "", part
 
 
-def installed(kind: Kind) -> Mapping[str, str]:
-    """The parts of a kind that installed distributions bring, by name: each one's distribution and version."""
-    return {entry.name: f"{distribution.name} {distribution.version}" for distribution, entry in _entry_points(kind)}
-
-
-def _imported(kind: Kind, name: str, module_name: str, attributes: str) -> object:
-    """What a module has under a dotted name."""
+def imported(kind: Kind, name: str, module_name: str, attributes: str) -> object:
+    """What a module, which may be imported, has under a dotted name."""
     here = str(Path.cwd())
     # Searched after all installed packages, so that nothing beside a plug-in hides one.
     if here not in sys.path:
@@ -101,6 +85,53 @@ def _imported(kind: Kind, name: str, module_name: str, attributes: str) -> objec
     return found
 
 
+def loaded(kind: Kind, name: str, known: Iterable[str]) -> object:
+    """What an entry point leads to."""
+    if entry := _entry_point(kind, name):
+        try:
+            return entry.load()
+        except (Exception, SystemExit) as error:
+            raise _failure(kind, name, error) from error
+    names = [*known, *sorted(set(installed(kind)) - set(known))]
+    expected = f"one of {', '.join(names)}, or MODULE:NAME of your own" if names else "MODULE:NAME"
+    raise ConfigError(f"{kind} is '{name}', expected {expected}{did_you_mean(name, names)}")
+
+
+def installed(kind: Kind) -> Mapping[str, str]:
+    """The parts of a kind that installed distributions bring, by name: each one's distribution and version."""
+    return {entry.name: f"{distribution.name} {distribution.version}" for distribution, entry in _entry_points(kind)}
+
+
+def source(kind: Kind, name: str, *, module: str, given: object) -> Source:
+    """The source of an object that was given, or of a part in a module, or of an entry point where there is neither."""
+    distribution = ""
+    if given is not None:
+        return Source(kind, name, _digest_of(given))
+    if not module and (entry := _entry_point(kind, name)):
+        module, distribution = entry.module, installed(kind)[name]
+    if not (file := _file_of(module)):
+        raise ConfigError(f"{kind} is '{name}', but there is no such part in this directory or installed here")
+    return Source(kind, name, _digest(file), distribution)
+
+
+def _digest_of(part: object) -> str:
+    """SHA-256 of the file that an object of this process comes from; of its own lines in a script or notebook."""
+    holder = _holder(getattr(part, "origin", None) or part)
+    file = getattr(sys.modules.get(holder.__module__), "__file__", None)
+    if file and holder.__module__ != "__main__":
+        return _digest(Path(file))
+    linecache.checkcache()
+    try:
+        return hashlib.sha256(inspect.getsource(holder).encode()).hexdigest()
+    except (OSError, TypeError):
+        return ""
+
+
+def _holder(part: object) -> Any:
+    """The function or class that an object is or has."""
+    return part if inspect.isclass(part) or inspect.isroutine(part) else type(part)
+
+
 def _failure(kind: Kind, name: str, error: BaseException, module: str = "") -> ConfigError:
     """One line for a module that cannot be imported, with the place in the user's own file."""
     if isinstance(error, ModuleNotFoundError) and error.name and module.split(".")[0] == error.name.split(".")[0]:
@@ -113,13 +144,8 @@ def _failure(kind: Kind, name: str, error: BaseException, module: str = "") -> C
 
 def _entry_points(kind: Kind) -> list[tuple[Distribution, EntryPoint]]:
     """The entry points of installed distributions; a folder that only a plug-in's module is searched in has none."""
-    path = [each for each in sys.path if each and each not in _appended]
-    return [
-        (distribution, entry)
-        for distribution in distributions(path=path)
-        for entry in distribution.entry_points
-        if entry.group == kind.group
-    ]
+    installed = distributions(path=[each for each in sys.path if each and each not in _appended])
+    return [(each, entry) for each in installed for entry in each.entry_points.select(group=kind.group)]
 
 
 def _entry_point(kind: Kind, name: str) -> EntryPoint | None:
@@ -128,51 +154,6 @@ def _entry_point(kind: Kind, name: str) -> EntryPoint | None:
     if len(found) > 1:
         raise ConfigError(f"{kind} '{name}' is installed by {' and '.join(sorted(found))}; keep one of them")
     return next(iter(found.values()), None)
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """What a plug-in was when it was found.
-
-    Attributes:
-        sha256: of the file of its module, or of its own lines in a script or notebook; empty for compiled code.
-        distribution: name and version of the distribution that it came with; empty if none.
-    """
-
-    kind: Kind
-    name: str
-    sha256: str
-    distribution: str = ""
-
-
-def source_of(kind: Kind, name: str) -> Source:
-    """What the ledger keeps of a part; ConfigError if it is not here. Imports nothing."""
-    if (part := GIVEN.get((kind, name))) is not None:
-        return Source(kind, name, _digest_of(part))
-    module = distribution = ""
-    if match := REFERENCE.fullmatch(name):
-        module = match[1]
-    elif entry := _entry_point(kind, name):
-        module, distribution = entry.module, installed(kind)[name]
-    file = _file_of(module) if module else None
-    if file is None:
-        raise ConfigError(f"{kind} is '{name}', but there is no such part in this directory or installed here")
-    return Source(kind, name, _digest(file), distribution)
-
-
-def _digest_of(part: object) -> str:
-    """SHA-256 of the file that an object of this process comes from; of its own lines in a script or notebook."""
-    part = getattr(part, "origin", None) or part
-    holder = part if inspect.isclass(part) or inspect.isroutine(part) else type(part)
-    module = sys.modules.get(holder.__module__)
-    file = getattr(module, "__file__", None)
-    if file and holder.__module__ != "__main__":
-        return _digest(Path(file))
-    linecache.checkcache()
-    try:
-        return hashlib.sha256(inspect.getsource(holder).encode()).hexdigest()
-    except (OSError, TypeError):
-        return ""
 
 
 def _digest(file: Path) -> str:
@@ -184,7 +165,7 @@ def _digest(file: Path) -> str:
 
 def _file_of(module: str) -> Path | None:
     """The file that a module would be imported from, without importing it or a package around it."""
-    if module == "__main__":
+    if module in ("", "__main__"):
         return None
     if loaded := getattr(sys.modules.get(module), "__file__", None):
         return Path(loaded)
@@ -205,9 +186,7 @@ def _options_text(part: object) -> str | None:
     fields = dataclasses.fields(part)
     if any(field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING for field in fields):
         return None
-    differing = {
-        field.name: getattr(part, field.name) for field in fields if getattr(part, field.name) != field.default
-    }
-    if not all(isinstance(value, bool | int | float | str) for value in differing.values()):
+    given = {field.name: getattr(part, field.name) for field in fields if getattr(part, field.name) != field.default}
+    if not all(isinstance(value, bool | int | float | str) for value in given.values()):
         return None
-    return ",".join(f"{key}={value}" for key, value in differing.items())
+    return ",".join(f"{key}={value}" for key, value in given.items())

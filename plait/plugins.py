@@ -6,7 +6,6 @@ A name is one of three: where an object lives (``my_rules:MedianOfMeans``), an e
 A name alone imports nothing. A module is imported only if this process's operator named it: its own command line and
 settings do (`admit`), a configuration that came from a server does not. Entry points belong to distributions that the
 operator installed. Knows nothing of what the parts are: callers check what they get.
-`plait.plugin_search` finds them.
 """
 
 from __future__ import annotations
@@ -14,9 +13,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from plait.errors import ConfigError
+
+if TYPE_CHECKING:
+    from plait.plugin_search import Source
 
 # MODULE:QUALNAME; a function within a function has `<locals>` in its own.
-REFERENCE = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_<][\w<>]*(?:\.[A-Za-z_<][\w<>]*)*)", re.ASCII)
+_REFERENCE = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_<][\w<>]*(?:\.[A-Za-z_<][\w<>]*)*)", re.ASCII)
 
 
 class Kind(StrEnum):
@@ -55,21 +60,34 @@ def admit(*names: str) -> None:
     ADMITTED.update(name.partition(":")[0] for name in names)
 
 
+def reference(kind: Kind, part: object) -> str:
+    """The name of an object of this process, with its options, under which `find` then returns it."""
+    from plait.plugin_search import described
+
+    name, options, found = described(kind, part)
+    GIVEN[kind, name] = found
+    return f"{name}:{options}" if options else name
+
+
 def find(kind: Kind, name: str, *, known: Iterable[str] = ()) -> object:
-    """The object that a name without options stands for.
+    """The object that a name without options stands for; ConfigError without one, or where it may not be imported.
 
-    Args:
-        known: names of plait's own parts of this kind, for the message.
-
-    Raises:
-        ConfigError: there is no such part, it cannot be imported, or its import is not allowed here.
+    Names of plait's own parts of this kind are `known`, for the message.
     """
     if (kind, name) in GIVEN:
         return GIVEN[kind, name]
     if (kind, name) not in _found:
-        from plait.plugin_search import looked_up
+        from plait.plugin_search import imported, loaded
 
-        _found[kind, name] = looked_up(kind, name, known)
+        match = _REFERENCE.fullmatch(name)
+        if match and match[1] in set(known):
+            raise ConfigError(f"option of '{match[1]}' is '{match[2]}', expected OPTION=VALUE")
+        if match and match[1] not in ADMITTED:
+            raise ConfigError(
+                f"{kind} '{name}' is code of the module '{match[1]}', which this machine's operator did not name; "
+                f"expected a part that is installed here, or --allow-plugin {match[1]} to agree"
+            )
+        _found[kind, name] = imported(kind, name, match[1], match[2]) if match else loaded(kind, name, known)
     return _found[kind, name]
 
 
@@ -80,7 +98,7 @@ def was_found(kind: Kind, name: str) -> bool:
 
 def is_named(kind: Kind, name: str) -> bool:
     """Whether a name can be that of a user's part: it names a module or a part that is installed or was given."""
-    if (kind, name) in GIVEN or REFERENCE.fullmatch(name):
+    if (kind, name) in GIVEN or _REFERENCE.fullmatch(name):
         return True
     from plait.plugin_search import installed
 
@@ -89,6 +107,14 @@ def is_named(kind: Kind, name: str) -> bool:
 
 def is_importable(kind: Kind, name: str) -> bool:
     """Whether another process on this machine finds the part of this name as this one does."""
-    if match := REFERENCE.fullmatch(name):
+    if match := _REFERENCE.fullmatch(name):
         return match[1] != "__main__" and "<" not in match[2]
     return (kind, name) not in GIVEN
+
+
+def source_of(kind: Kind, name: str) -> Source:
+    """What the ledger keeps of a part; ConfigError if it is not here. Imports nothing."""
+    from plait.plugin_search import source
+
+    match = _REFERENCE.fullmatch(name)
+    return source(kind, name, module=match[1] if match else "", given=GIVEN.get((kind, name)))

@@ -100,7 +100,7 @@ class Settled:
         own = [part for part in named if was_found(*part)]
         if not own:
             return ()
-        from plait.plugin_search import source_of
+        from plait.plugins import source_of
 
         return tuple(source_of(*part) for part in own)
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plait.api import TURN
-from plait.api.received import recorded_objective
+from plait.api.received import leads_out, options
 from plait.api.settings import base_name, dataset_of
 from plait.errors import ConfigError
 from plait.objectives import SFT, usual_objective
 from plait.plugins import admit
 from plait.progress import status
-from plait.rounds.run_directory import RunDirectory
+from plait.rounds.run_directory import RunDirectory, recorded_settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -144,7 +144,11 @@ def _objective_of(adapter: Path) -> str:
     directory = RunDirectory(adapter)
     if not directory.has_started:
         return ""
-    return recorded_objective(RunDirectory.find(adapter))
+    settings = recorded_settings(RunDirectory.find(adapter))
+    if objective := leads_out(settings).get("objective", ""):
+        again = options({"objective": objective})
+        raise ConfigError(f"the objective of '{adapter}' is code; if you trust it, add {again}")
+    return "" if settings.learned.completions else settings.objective
 
 
 def _figures(row: ClientLoss) -> dict[str, Json]:

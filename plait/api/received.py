@@ -16,23 +16,13 @@ from plait.errors import ConfigError
 from plait.plugins import Kind, admit, is_named
 from plait.rounds.run_directory import RunDirectory, recorded_settings
 
-# Settings that name files, places or servers, and the values that name none.
-_LEADS_OUT: Mapping[str, tuple[str, ...]] = {
-    "data": ("", "stdlib"),
-    "publish": ("",),
-    "callbacks": ("",),
-    "fleet": ("",),
-    "init-adapter": ("",),
-}
-BESIDE_TRAINING = ("fleet",)
+# Settings that name files, places or servers.
+_LEADS_OUT = ("data", "publish", "callbacks", "fleet", "init-adapter")
+UNUSED = ("publish", "callbacks", "fleet")
 """Those of them that decide nothing of what a run computes."""
+_OWN_DATA = "stdlib"
 _MEMORY = "memory:"
-_KEYS: dict[Kind, str] = {
-    Kind.CODEC: "wire",
-    Kind.DATASET: "data",
-    Kind.REWARD: "objective",
-    Kind.CALLBACK: "callbacks",
-}
+_KEYS = {Kind.CODEC: "wire", Kind.DATASET: "data", Kind.REWARD: "objective", Kind.CALLBACK: "callbacks"}
 
 
 def admitted_settings(
@@ -44,17 +34,13 @@ def admitted_settings(
 ) -> RunConfig:
     """A run's recorded settings, once the operator has named what lies outside; its plug-ins may then be imported.
 
-    Args:
-        allowed: what the operator names again, each as ``KEY=VALUE``.
-        without: keys that the caller does not use, so that they need not be named.
-        serving: how the run is to be served, if its directory says so.
+    What the operator names again is `allowed`, each as ``KEY=VALUE``; keys that the caller does not use are `without`.
 
     Raises:
         ConfigError: one names what the other does not; the message has the options to add.
     """
     settings = recorded_settings(directory)
-    everything = leads_out(settings) | (serving.named if serving else {})
-    named = {key: value for key, value in everything.items() if key not in without}
+    named = {key: value for key, value in _named(settings, serving).items() if key not in without}
     given: set[str] = set()
     for text in allowed:
         key, equals, value = text.partition("=")
@@ -75,28 +61,19 @@ def admitted_settings(
 
 def how_to_resume(settings: RunConfig, serving: Serving | None = None) -> str:
     """The command that continues a run, which names again what lies outside its directory."""
-    named = leads_out(settings) | (serving.named if serving else {})
-    return f"plait resume {shlex.quote(settings.out)} {options(named, 'allow')}".rstrip()
+    return f"plait resume {shlex.quote(settings.out)} {options(_named(settings, serving), 'allow')}".rstrip()
 
 
-def recorded_objective(directory: RunDirectory) -> str:
-    """A run's objective; empty if only a run can measure by it. ConfigError if it is code."""
-    settings = recorded_settings(directory)
-    if objective := leads_out(settings).get("objective", ""):
-        raise ConfigError(
-            f"the objective of '{directory.path}' is code; if you trust it, add {options({'objective': objective})}"
-        )
-    return "" if settings.learned.completions else settings.objective
+def _named(settings: RunConfig, serving: Serving | None) -> dict[str, str]:
+    return leads_out(settings) | (serving.named if serving else {})
 
 
 def leads_out(settings: RunConfig) -> dict[str, str]:
     """The settings that name code, files, places, servers or a base to download, by key."""
     table = {key: str(value) for key, value in settings.to_table().items()}
-    found = {
-        key: table[key]
-        for key, harmless in _LEADS_OUT.items()
-        if key in table and table[key] not in harmless and not table[key].startswith(_MEMORY)
-    }
+    found = {key: table[key] for key in _LEADS_OUT if table.get(key) and not table[key].startswith(_MEMORY)}
+    if settings.data == _OWN_DATA:
+        found.pop("data")
     found |= {key: table[key] for key, _ in _plugins(settings)}
     from plait.training.base_lookup import is_on_disk
 

@@ -124,7 +124,7 @@ def _value(key: str, value: object) -> object:
     if key == "wire" and isinstance(value, (int, float)):
         return f"{value:g}"
     if key in _PARTS:
-        from plait.plugin_search import reference
+        from plait.plugins import reference
 
         if not isinstance(value, Mapping):
             return reference(_PARTS[key], value)

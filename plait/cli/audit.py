@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from plait.training.resident import ResidentBase
 
 _RECORD = "Record the figures in ledger, summary and report; no epsilon covers those on membership."
-# Nothing is trained, published or told.
-_UNUSED = ("publish", "callbacks")
 
 
 def audit(
@@ -47,7 +45,7 @@ def audit(
 
     Example: plait audit runs/first
     """
-    from plait.api.received import BESIDE_TRAINING, admitted_settings
+    from plait.api.received import UNUSED, admitted_settings
     from plait.report.tables import membership_table, verdict
     from plait.report.write import write_report
     from plait.rounds.events import Audited
@@ -59,7 +57,7 @@ def audit(
     directory = RunDirectory.find(run)
     if not RunView.after(read_events(directory.ledger)).finished:
         raise ConfigError(f"'{run}' is not finished, expected a finished run; `plait resume {run}` continues it")
-    settings = admitted_settings(directory, allow or (), without=(*_UNUSED, *BESIDE_TRAINING, "init-adapter"))
+    settings = admitted_settings(directory, allow or (), without=(*UNUSED, "init-adapter"))
     if not settings.learned.is_plain:
         raise ConfigError(
             f"objective of '{run}' is '{settings.objective}', expected sft: the attacks compare the losses of sequences"

@@ -11,8 +11,8 @@ import typer
 
 from plait.cli.output import print_json, print_text
 from plait.errors import ConfigError, PlaitError
-from plait.plugin_search import installed, source_of
-from plait.plugins import Kind, admit, find
+from plait.plugin_search import installed
+from plait.plugins import Kind, admit, find, source_of
 
 if TYPE_CHECKING:
     from plait.own_code import Verdict

@@ -15,8 +15,7 @@ import typer
 from plait.cli.options import Allow
 from plait.cli.output import RunOrNewest, print_json, print_text, run_or_newest
 from plait.errors import ConfigError, PeerError
-from plait.plugin_search import source_of
-from plait.plugins import Kind
+from plait.plugins import Kind, source_of
 from plait.progress import status
 from plait.traits import Trait
 
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 
 
 _NOT_THERE = "not in the ledger: this run's server may not look at single updates"
-# Nothing is trained, published or told.
-_UNUSED = ("data", "publish", "callbacks")
 # Events after which another adapter is published.
 _REPLACES = ("evaluated", "step_taken_back")
 
@@ -89,7 +86,7 @@ def _checked(
     directory: RunDirectory, events: list[Event], settings: RunConfig, allow: Sequence[str]
 ) -> tuple[Verified, ...]:
     """What is checked of a run: its adapter, its plug-ins, and its rounds if they can be recomputed."""
-    from plait.api.received import BESIDE_TRAINING, admitted_settings
+    from plait.api.received import UNUSED, admitted_settings
     from plait.api.recomputing import recomputed
     from plait.rounds.audit import Verified
     from plait.rounds.coordinator import CannotRecomputeError
@@ -102,8 +99,7 @@ def _checked(
         from plait.run import resolve
         from plait.settle import settle
 
-        unused = (*_UNUSED, *BESIDE_TRAINING)
-        return resolve(settle(admitted_settings(directory, allow, without=unused)))
+        return resolve(settle(admitted_settings(directory, allow, without=("data", *UNUSED))))
 
     adapter = _check_adapter(directory, events, settings, resolved)
     replayed, missing = None, "" if settings.keep_updates else "updates not kept"

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import pytest
 
 from plait.errors import ConfigError
-from plait.plugin_search import installed, reference, source_of
-from plait.plugins import Kind, admit, find
+from plait.plugin_search import installed
+from plait.plugins import Kind, admit, find, reference, source_of
 
 
 @pytest.fixture

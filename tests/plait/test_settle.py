@@ -5,8 +5,7 @@ import pytest
 from plait.adapters.methods import METHODS
 from plait.config import config_from_table
 from plait.errors import ConfigError
-from plait.plugin_search import reference
-from plait.plugins import Kind
+from plait.plugins import Kind, reference
 from plait.privacy.run import privacy_of
 from plait.rounds.events import DataUsed
 from plait.rounds.watch import Watch

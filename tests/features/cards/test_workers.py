@@ -20,8 +20,7 @@ from plait.child import Message
 from plait.config import RunConfig, config_from_table
 from plait.data import Record, RecordKind
 from plait.errors import ConfigError, DataError, Interrupted, MachineError
-from plait.plugin_search import reference
-from plait.plugins import Kind
+from plait.plugins import Kind, reference
 from plait.rounds.channel import Purpose
 from plait.rounds.events import Event, UpdateReceived
 from plait.rounds.ledger import read_lines

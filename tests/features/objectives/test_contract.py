@@ -12,8 +12,7 @@ import plait
 from plait.errors import ConfigError
 from plait.objectives.named import formula_named
 from plait.own_code import checked
-from plait.plugin_search import reference
-from plait.plugins import Kind
+from plait.plugins import Kind, reference
 from plait.training.contract import OBJECTIVE_CHECKS, REWARD_CHECKS
 from plait.training.own_functions import reward_named
 

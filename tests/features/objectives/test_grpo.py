@@ -19,8 +19,7 @@ from plait.cli.audit import audit
 from plait.errors import ConfigError, PlaitError
 from plait.objectives.grpo import GRPO, Rewarded
 from plait.objectives.named import formula_named
-from plait.plugin_search import reference
-from plait.plugins import Kind
+from plait.plugins import Kind, reference
 from plait.rounds.ledger import read_events
 from plait.training.bases import locate_base
 from plait.training.completions import Grader, Group, GroupLoss, completions_of, rewards_of

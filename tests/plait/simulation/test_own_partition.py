@@ -4,8 +4,7 @@ import pytest
 
 from plait.data import Dataset, Record, RecordKind
 from plait.errors import ConfigError
-from plait.plugin_search import reference
-from plait.plugins import Kind
+from plait.plugins import Kind, reference
 from plait.simulation.partition import partition
 from plait.simulation.scheme import parse_partition
 

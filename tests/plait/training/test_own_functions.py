@@ -11,8 +11,7 @@ import torch
 from plait.data import Record, RecordKind
 from plait.errors import ConfigError
 from plait.own_code import checked
-from plait.plugin_search import reference
-from plait.plugins import Kind
+from plait.plugins import Kind, reference
 from plait.rounds.local_model import TrainJob
 from plait.training.contract import LOSS_CHECKS, mean_note
 from plait.training.local_model import PeftLocalModel

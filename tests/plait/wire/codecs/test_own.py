@@ -11,8 +11,7 @@ from pydantic import Field
 
 from plait.adapters import AdapterState, Layout
 from plait.errors import ConfigError, PeerError
-from plait.plugin_search import reference
-from plait.plugins import Kind
+from plait.plugins import Kind, reference
 from plait.wire.codec import DECODED, EncodedPayload
 from plait.wire.codecs import codec_for, codec_numbered, table
 from plait.wire.codecs.plain import Fp32
