@@ -24,7 +24,7 @@ from plait.errors import ConfigError, PeerError
 from plait.exporting.source import plain_name
 from plait.files import cannot_write
 from plait.report.samples import FILE
-from plait.rounds.events import ClientErased, Event, RunFinished, UpdateReceived
+from plait.rounds.events import ClientErased, Event, UpdateReceived
 from plait.rounds.ledger import append_event, canonical, read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_view import RunView
@@ -41,8 +41,7 @@ class Plan:
 
     Attributes:
         first_round: the first round that its update counted in; 0 if none did.
-        again: settings of the run that the others train in; None where no one trains again.
-        out: directory of that run.
+        again: settings of the run that the others train in, in `out`; None where no one trains again.
         estimate: what it will take, in words.
         descendants: directories of adapters that were made from the old one.
     """
@@ -75,7 +74,7 @@ def plan_of(
         ConfigError: the run is not finished, the client never took part, or it was the only one.
         PeerError: the ledger is broken.
     """
-    events = read_events(directory.ledger)
+    events, path = read_events(directory.ledger), directory.path.resolve()
     view = RunView.of(events)
     if view.end is None:
         raise ConfigError(
@@ -90,33 +89,23 @@ def plan_of(
         )
     if "," in client:
         raise ConfigError(f"client '{client}' has a comma in its name, expected one without")
-    first = min(
-        (each.round for each in events if isinstance(each, UpdateReceived) and each.client == client), default=0
-    )
-    place = out or directory.path.resolve().with_name(f"{directory.path.resolve().name}-without-{plain_name(client)}")
-    promised = settings.dp == "client"
-    way, told = ("promised", _promise(view)) if promised else ("exact", _estimate(view, client))
-    return Plan(
-        directory,
-        client,
-        way,
-        first,
-        _without(settings, client, view, place) if way == "exact" else None,
-        place,
-        told,
-        _descendants(directory, [directory.path.resolve().parent, *among]),
-    )
+    rounds = (each.round for each in events if isinstance(each, UpdateReceived) and each.client == client)
+    first, place = min(rounds, default=0), out or path.with_name(f"{path.name}-without-{plain_name(client)}")
+    descendants = _descendants(directory, [path.parent, *among])
+    if settings.dp == "client":
+        return Plan(directory, client, "promised", first, None, place, _promise(view), descendants)
+    again = _without(settings, client, view, place)
+    return Plan(directory, client, "exact", first, again, place, _estimate(view, client), descendants)
 
 
 def _without(settings: RunConfig, client: str, view: RunView, out: Path) -> RunConfig:
     left = len(view.clients) - 1
-    names = [*names_in(settings), client]
     # What was derived from the clients is derived again; shares stay as they were.
     open_again = set(view.start.derived) - {"partition"}
     table = {key: value for key, value in settings.to_table().items() if key not in open_again} | {
         "clients": left,
         "clients-per-round": min(settings.clients_per_round, left),
-        "without-clients": ",".join(names),
+        "without-clients": ",".join([*names_in(settings), client]),
         "publish": "",
         "callbacks": "",
         "out": str(out),
@@ -145,19 +134,11 @@ def _promise(view: RunView) -> str:
     )
 
 
-def carry_out(
-    plan: Plan,
-    train_again: Callable[[RunConfig], None],
-    *,
-    kit: Path | None = None,
-) -> Withdrawn:
-    """Withdraw, from wherever an earlier attempt ended.
+def carry_out(plan: Plan, train_again: Callable[[RunConfig], None], *, kit: Path | None = None) -> Withdrawn:
+    """Withdraw, from wherever an earlier attempt ended; returns the tombstone.
 
     Args:
         train_again: runs the others' run to its end, or goes on with it; not called if it is finished.
-
-    Returns:
-        The tombstone.
 
     Raises:
         ConfigError: the others' run is not the one planned, or the kit is not an operator's.
@@ -174,7 +155,7 @@ def carry_out(
     if plan.again is not None:
         directory.hold_back(f"'{client}' has withdrawn; the adapter without it is that of '{plan.out}'")
         made = RunDirectory(plan.out)
-        if not (made.has_started and _end(read_events(made.ledger))):
+        if not (made.has_started and RunView.after(read_events(made.ledger)).finished):
             train_again(plan.again)
         adapter, run = _made(made, plan)
     if not _of_client(events, ClientErased, client):
@@ -189,15 +170,9 @@ def carry_out(
 
 
 def _erased(directory: RunDirectory, client: str) -> tuple[str, ...]:
-    """Remove what is kept of a client, and what its updates follow from; may be repeated after a crash.
+    """Remove what is kept of a client, and what its updates follow from; returns the files, as paths within the run.
 
     An update follows from the adapters before and after its round and the others' updates, under noise with its key.
-
-    Returns:
-        The files that there were, as paths within the run's directory.
-
-    Raises:
-        MachineError: one cannot be removed.
     """
     own = (directory.client_memory(client), directory.path / "personalized" / plain_name(client))
     of_all = (directory.path / "spool", directory.checkpoints, directory.noise_key, directory.path / FILE)
@@ -214,14 +189,7 @@ def _erased(directory: RunDirectory, client: str) -> tuple[str, ...]:
 
 def said_of(old: str, tombstone: Withdrawn) -> bytes:
     """What an operator signs of a tombstone."""
-    said = {
-        "adapter": tombstone.adapter,
-        "client": tombstone.client,
-        "of": old,
-        "run": tombstone.run,
-        "way": tombstone.way,
-    }
-    return canonical(said)
+    return canonical({"of": old, **tombstone.model_dump(include={"adapter", "client", "run", "way"})})
 
 
 def _made(made: RunDirectory, plan: Plan) -> tuple[str, str]:
@@ -239,10 +207,6 @@ def _made(made: RunDirectory, plan: Plan) -> tuple[str, str]:
         if view.start.config.get(key) != expected[key]:
             raise ConfigError(f"{key} of '{plan.out}' is {view.start.config.get(key)!r}, expected {expected[key]!r}")
     return view.end.adapter, view.start.run
-
-
-def _end(events: Sequence[Event]) -> bool:
-    return any(isinstance(event, RunFinished) for event in events)
 
 
 def _of_client(events: Sequence[Event], kind: type[_Kind], client: str) -> _Kind | None:

@@ -116,12 +116,8 @@ def opened(data: bytes, *, what: str) -> dict[str, Any]:
 
 def statement(subject: list[Json], kind: str, predicate: dict[str, Json]) -> dict[str, Json]:
     """An in-toto statement, version 1."""
-    return {
-        "_type": "https://in-toto.io/Statement/v1",
-        "predicate": predicate,
-        "predicateType": kind,
-        "subject": subject,
-    }
+    form = "https://in-toto.io/Statement/v1"
+    return {"_type": form, "predicate": predicate, "predicateType": kind, "subject": subject}
 
 
 def _signed(payload: bytes) -> bytes:
