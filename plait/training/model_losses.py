@@ -6,9 +6,9 @@ all of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +25,10 @@ from plait.training.examples import IGNORED, Example
 from plait.training.fused.kernels import SLICE_ELEMENTS_ON_GPU
 from plait.training.own_functions import LocalAdapter, LocalLoss
 
+Tensor = torch.Tensor
+
+# If fewer positions than this count, only those are widened to float32: at 49,152 words each they dominate.
+_MOSTLY = 0.75
 _HELD_ON_CPU = 1 << 28
 """Logits that a CPU's memory holds at once; fewer are computed as PEFT computes them."""
 
@@ -32,25 +36,48 @@ _HELD_ON_CPU = 1 << 28
 class ModelLosses:
     """The losses of a model's batches; those of a language model may be computed slice by slice if it `is_sliced`."""
 
-    def __init__(self, model: nn.Module, *, task: Task, pad_token: int, is_sliced: bool) -> None:
+    def __init__(self, model: nn.Module, *, task: Task, pad_token: int, is_sliced: bool = False) -> None:
         self._model, self._task, self._pad_token = model, task, pad_token
         self._device = device_of(model)
         self._sliced = SlicedHead.of(model) if is_sliced else None
 
-    def total(self, batch: Sequence[Example]) -> torch.Tensor:
+    def total(self, batch: Sequence[Example]) -> Tensor:
         """Of all label tokens, or examples, together."""
         if (losses := self._by_slices(batch)) is not None:
             return losses.sum()
-        return summed_loss(self._model, batch, task=self._task, pad_token=self._pad_token, device=self._device)
+        logits, labels = self.logits(batch)
+        return nn.functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
 
-    def by_token(self, batch: Sequence[Example]) -> torch.Tensor:
+    def by_token(self, batch: Sequence[Example]) -> Tensor:
         """Of every label token of a language model's batch, (counted,) float32."""
         if (losses := self._by_slices(batch)) is not None:
             return losses
-        logits, targets = predictions(self._model, batch, pad_token=self._pad_token, device=self._device)
+        logits, targets = self.logits(batch)
         return nn.functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none")[targets != IGNORED]
 
-    def _by_slices(self, batch: Sequence[Example]) -> torch.Tensor | None:
+    def logits(self, batch: Sequence[Example], model: Callable[..., Any] | None = None) -> tuple[Tensor, Tensor]:
+        """Logits, (positions, words) float32, and the target of each position; in the order of the batch.
+
+        Of a classifier they are (batch, classes). Targets that do not count are `IGNORED`; where few count, the others
+        are left out. Another function may be called in the model's place.
+        """
+        model = model or self._model
+        tokens, mask = pad([example.tokens for example in batch], self._pad_token, self._device)
+        if self._task is Task.CLASSIFICATION:
+            labels = torch.tensor([int(example.labels[0]) for example in batch], device=self._device)
+            return model(input_ids=tokens, attention_mask=mask).logits.float(), labels
+        labels, _ = pad([example.labels for example in batch], IGNORED, self._device)
+        # Targets are shifted, not logits: cutting the last position off the logits would copy all of them.
+        targets = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED).flatten()
+        # A learned prompt is part of the input, so its positions are part of the output.
+        logits = model(input_ids=tokens, attention_mask=mask, use_cache=False).logits
+        logits = logits[:, -tokens.shape[1] :].flatten(0, 1)
+        counts = targets != IGNORED
+        if counts.float().mean() < _MOSTLY:
+            logits, targets = logits[counts], targets[counts]
+        return logits.float(), targets
+
+    def _by_slices(self, batch: Sequence[Example]) -> Tensor | None:
         """Losses of all label tokens where their logits are too many to be held; None where they are not."""
         if self._sliced is None or not self._sliced.pays(batch, self._device):
             return None
@@ -83,9 +110,7 @@ class SlicedHead:
         most = _HELD_ON_CPU if device.type == "cpu" else SLICE_ELEMENTS_ON_GPU
         return len(batch) * max(len(example.tokens) for example in batch) * self.words > most
 
-    def token_losses(
-        self, tokens: torch.Tensor, mask: torch.Tensor | None, labels: Sequence[NDArray[np.int32]]
-    ) -> torch.Tensor | None:
+    def token_losses(self, tokens: Tensor, mask: Tensor | None, labels: Sequence[NDArray[np.int32]]) -> Tensor | None:
         """Cross-entropy of every label token, (counted,) float32; None if the model changes its head's output."""
         batch, longest = tokens.shape
         targets = np.full((batch, longest), IGNORED, np.int64)
@@ -94,9 +119,9 @@ class SlicedHead:
         counted = np.flatnonzero(targets != IGNORED)
         wanted = torch.from_numpy(targets.reshape(-1)[counted]).to(tokens.device)
         rows = torch.from_numpy(counted).to(tokens.device)
-        held: list[torch.Tensor] = []
+        held: list[Tensor] = []
 
-        def first_only(_head: nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        def first_only(_head: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             held.append(given[0])
             return (given[0][:, :1], *given[1:])
 
@@ -114,50 +139,16 @@ class SlicedHead:
         hidden = held[0][:, -longest:].flatten(0, 1).index_select(0, rows)
         size = max(1, SLICE_ELEMENTS_ON_GPU // self.words)
         slices = zip(hidden.split(size), wanted.split(size), strict=True)
-        losses: list[torch.Tensor] = [checkpoint(self._losses, *each, use_reentrant=False) for each in slices]
+        losses: list[Tensor] = [checkpoint(self._losses, *each, use_reentrant=False) for each in slices]
         return torch.cat(losses)
 
-    def _losses(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def _losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
         return nn.functional.cross_entropy(self.head(hidden).float(), targets, reduction="none")
-
-
-# If fewer positions than this count, only those are widened to float32: at 49,152 words each they dominate.
-_MOSTLY = 0.75
-
-
-def summed_loss(
-    model: nn.Module, batch: Sequence[Example], *, task: Task, pad_token: int, device: torch.device
-) -> torch.Tensor:
-    """The result of `BatchLoss`, by the model's own modules."""
-    if task is Task.CLASSIFICATION:
-        logits, labels = class_logits(model, batch, pad_token=pad_token, device=device)
-        return nn.functional.cross_entropy(logits, labels, reduction="sum")
-    logits, targets = predictions(model, batch, pad_token=pad_token, device=device)
-    return nn.functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
-
-
-def predictions(
-    model: nn.Module, batch: Sequence[Example], *, pad_token: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits, (positions, words) float32, and the target of each position; in the order of the batch.
-
-    Targets that do not count are `IGNORED`; where few count, the others are left out.
-    """
-    tokens, mask = pad([example.tokens for example in batch], pad_token, device)
-    labels, _ = pad([example.labels for example in batch], IGNORED, device)
-    # Targets are shifted, not logits: cutting the last position off the logits would copy all of them.
-    targets = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED).flatten()
-    # A learned prompt is part of the input, so its positions are part of the output.
-    logits = model(input_ids=tokens, attention_mask=mask, use_cache=False).logits[:, -tokens.shape[1] :].flatten(0, 1)
-    counts = targets != IGNORED
-    if counts.float().mean() < _MOSTLY:
-        logits, targets = logits[counts], targets[counts]
-    return logits.float(), targets
 
 
 def pad(
     rows: Sequence[np.ndarray[tuple[int], np.dtype[np.int32]]], filler: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+) -> tuple[Tensor, Tensor | None]:
     """Rows of different lengths as one (batch, longest) int64 tensor, and the mask of real tokens (None: all)."""
     longest = max(len(row) for row in rows)
     block = np.full((len(rows), longest), filler, np.int64)
@@ -168,15 +159,6 @@ def pad(
         return tensor, None
     lengths = torch.tensor([len(row) for row in rows], device=device)
     return tensor, (torch.arange(longest, device=device) < lengths[:, None]).long()
-
-
-def class_logits(
-    model: nn.Module, batch: Sequence[Example], *, pad_token: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits of a classifier, (batch, classes) float32, and the correct classes."""
-    tokens, mask = pad([example.tokens for example in batch], pad_token, device)
-    labels = torch.tensor([int(example.labels[0]) for example in batch], device=device)
-    return model(input_ids=tokens, attention_mask=mask).logits.float(), labels
 
 
 class ChosenLoss:
@@ -197,8 +179,7 @@ class ChosenLoss:
         name: str,
     ) -> None:
         self._model, self._function, self._name = model, function, name
-        self._task, self._pad_token = task, pad_token
-        self._device = device_of(model)
+        self._losses = ModelLosses(model, task=task, pad_token=pad_token)
         names = {id(parameter): key for key, parameter in model.named_parameters()}
         self._tensors = {names[id(parameter)]: parameter for parameter in parameters}
         parts = torch.from_numpy(start.copy()).split([parameter.numel() for parameter in parameters])
@@ -206,12 +187,12 @@ class ChosenLoss:
             names[id(parameter)]: part.view_as(parameter).to(parameter)
             for parameter, part in zip(parameters, parts, strict=True)
         }
-        self.reported: torch.Tensor | None = None
+        self.reported: Tensor | None = None
         """The cross-entropy of the last batch, summed."""
 
-    def __call__(self, batch: Sequence[Example]) -> torch.Tensor:
+    def __call__(self, batch: Sequence[Example]) -> Tensor:
         """The batch's loss; a scalar that gradients can be taken of."""
-        logits, labels = self._logits(self._model, batch)
+        logits, labels = self._losses.logits(batch)
         self.reported = nn.functional.cross_entropy(logits.detach(), labels, ignore_index=IGNORED, reduction="sum")
         kept = labels != IGNORED
         logits, labels = (logits, labels) if bool(kept.all()) else (logits[kept], labels[kept])
@@ -224,13 +205,8 @@ class ChosenLoss:
             )
         return loss
 
-    def _logits(self, model: nn.Module, batch: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
-        if self._task is Task.CLASSIFICATION:
-            return class_logits(model, batch, pad_token=self._pad_token, device=self._device)
-        return predictions(model, batch, pad_token=self._pad_token, device=self._device)
-
     @torch.no_grad()
-    def _received_logits(self, batch: Sequence[Example], kept: torch.Tensor) -> torch.Tensor:
+    def _received_logits(self, batch: Sequence[Example], kept: Tensor) -> Tensor:
         was_training = self._model.training
         self._model.eval()
         try:
@@ -238,11 +214,11 @@ class ChosenLoss:
             def other(**inputs: object) -> object:
                 return torch.func.functional_call(self._model, self._received, (), inputs)
 
-            logits, _ = self._logits(cast("nn.Module", other), batch)
+            logits, _ = self._losses.logits(batch, other)
         finally:
             self._model.train(was_training)
         return logits if bool(kept.all()) else logits[kept]
 
 
 def _is_sum(loss: object) -> bool:
-    return isinstance(loss, torch.Tensor) and not loss.dim() and loss.requires_grad
+    return isinstance(loss, Tensor) and not loss.dim() and loss.requires_grad

@@ -32,7 +32,7 @@ from plait.training.examples import Example, count_labels
 from plait.training.fused.language_model import FusedLanguageModel, recognise
 from plait.training.learner import Learner, LocalTraining, TrainingInputs
 from plait.training.losses import StepMemory
-from plait.training.model_losses import summed_loss
+from plait.training.model_losses import ModelLosses
 from plait.training.trainer import SCALE_PER_EXAMPLE, follow, in_training, trained_parameters
 
 Tensor = torch.Tensor
@@ -57,7 +57,7 @@ class ExampleGradients:
     ) -> None:
         self._model, self._parameters = model, parameters
         self._recomputed = recomputed
-        self._task, self._pad_token = task, pad_token
+        self._task, self._own = task, ModelLosses(model, task=task, pad_token=pad_token)
         self._together = together
         # Constant, so that no example decides about another's.
         self._scale = SCALE_PER_EXAMPLE if any(x.dtype == torch.float16 for x in model.parameters()) else 1.0
@@ -94,8 +94,7 @@ class ExampleGradients:
     def _alone(self, example: Example) -> Float32:
         for parameter in self._parameters:
             parameter.grad = None
-        device = self._parameters[0].device
-        loss = summed_loss(self._model, [example], task=self._task, pad_token=self._pad_token, device=device)
+        loss = self._own.total([example])
         (loss / count_labels(example, self._task) * self._scale).backward()
         found = self._flat([parameter.grad for parameter in self._parameters])
         for parameter in self._parameters:

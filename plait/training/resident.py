@@ -25,7 +25,7 @@ from plait.adapters.methods import is_quantised
 from plait.errors import BaseMismatchError, ConfigError, MachineError
 from plait.machine import keep_freed_memory
 from plait.objectives import objective_named
-from plait.training.blueprint import Blueprint, design_from_spec, load_base, read_base_config
+from plait.training.blueprint import Blueprint, design_from_spec, load_base, read_base_config, silence
 from plait.training.device import Compute, has_memory_of_its_own, memory_for_steps
 from plait.training.examples import Tokenizer
 from plait.training.losses import StepMemory
@@ -293,8 +293,6 @@ class ResidentBase:
         if bare is None:
             model = self._read(spec)
             if spec.task is Task.CLASSIFICATION:
-                from plait.training.heads import silence
-
                 silence(model)
             bare = BareBase(model, loaded_as)
         bare.keep_embedding(on_host=False)  # new slots lie where the layers lie that they change

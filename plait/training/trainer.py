@@ -289,9 +289,9 @@ def measure_losses(
     for first in range(0, len(examples), batch_size):
         batch = examples[first : first + batch_size]
         if task is Task.CLASSIFICATION:
-            from plait.training.model_losses import class_logits
+            from plait.training.model_losses import ModelLosses
 
-            logits, labels = class_logits(model, batch, pad_token=pad_token, device=device)
+            logits, labels = ModelLosses(model, task=task, pad_token=pad_token).logits(batch)
             losses += nn.functional.cross_entropy(logits, labels, reduction="none").tolist()
             correct += int((logits.argmax(dim=-1) == labels).sum())
         elif judge:

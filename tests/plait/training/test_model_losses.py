@@ -22,7 +22,7 @@ from plait.adapters import Task
 from plait.training import model_losses
 from plait.training.examples import IGNORED, Example
 from plait.training.losses import BatchLoss
-from plait.training.model_losses import summed_loss
+from plait.training.model_losses import ModelLosses
 
 WORDS = 50
 SMALL = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -96,7 +96,7 @@ def test_losses_and_gradients_are_those_of_all_logits_at_once(
     ours = loss(batch())
     assert len(sliced) > 2
     assert max(sliced) == 7
-    theirs = summed_loss(model, batch(), task=Task.CAUSAL_LM, pad_token=0, device=torch.device("cpu"))
+    theirs = ModelLosses(model, task=Task.CAUSAL_LM, pad_token=0).total(batch())
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
     torch.testing.assert_close(gradients(model, ours), gradients(model, theirs), rtol=1e-4, atol=1e-6)
     by_sequence = loss.by_sequence(batch())
@@ -107,6 +107,6 @@ def test_losses_and_gradients_are_those_of_all_logits_at_once(
 def test_a_head_whose_result_the_model_changes_is_not_sliced(sliced: list[int]) -> None:
     model = get_peft_model(gemma(0.5), LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM")).train()
     ours = BatchLoss(model, task=Task.CAUSAL_LM, pad_token=0)(batch())
-    theirs = summed_loss(model, batch(), task=Task.CAUSAL_LM, pad_token=0, device=torch.device("cpu"))
+    theirs = ModelLosses(model, task=Task.CAUSAL_LM, pad_token=0).total(batch())
     assert ours.item() == theirs.item()
     assert not sliced

@@ -20,7 +20,7 @@ from plait.training.device import Compute
 from plait.training.examples import IGNORED, Example
 from plait.training.learner import EPSILON, Learner, LocalTraining, TrainingInputs, schedule_factor
 from plait.training.losses import BatchLoss
-from plait.training.model_losses import summed_loss
+from plait.training.model_losses import ModelLosses
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter
 from plait.training.trainer import measure_losses, train_steps
 from plait.wire.settings import Settings
@@ -361,10 +361,9 @@ def test_masked_tokens_and_padding_do_not_count(resident: ResidentBase, blueprin
     logits = model(input_ids=torch.from_numpy(tokens.astype(np.int64))[None]).logits[0].double()
     log_probability = torch.log_softmax(logits, dim=-1)
     expected = -sum(log_probability[position - 1, tokens[position]].item() for position in range(8, 12))
-    device = torch.device("cpu")
-    alone = summed_loss(model, [short], task=Task.CAUSAL_LM, pad_token=0, device=device).item()
-    long_alone = summed_loss(model, [long], task=Task.CAUSAL_LM, pad_token=0, device=device).item()
-    both = summed_loss(model, [short, long], task=Task.CAUSAL_LM, pad_token=0, device=device).item()
+    alone = ModelLosses(model, task=Task.CAUSAL_LM, pad_token=0).total([short]).item()
+    long_alone = ModelLosses(model, task=Task.CAUSAL_LM, pad_token=0).total([long]).item()
+    both = ModelLosses(model, task=Task.CAUSAL_LM, pad_token=0).total([short, long]).item()
     assert alone == pytest.approx(expected, rel=1e-4)
     assert both == pytest.approx(alone + long_alone, rel=1e-4)
 

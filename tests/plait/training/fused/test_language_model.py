@@ -24,7 +24,7 @@ from plait.adapters import Task
 from plait.training.examples import IGNORED, Example
 from plait.training.fused.language_model import FusedLanguageModel, recognise
 from plait.training.losses import BatchLoss
-from plait.training.model_losses import summed_loss
+from plait.training.model_losses import ModelLosses
 from plait.training.qlora import Packed, keep_trainable
 
 WORDS = 300
@@ -101,7 +101,7 @@ def distance(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> 
 
 
 def plain_loss(model: PeftModel, examples: list[Example]) -> torch.Tensor:
-    return summed_loss(model, examples, task=Task.CAUSAL_LM, pad_token=0, device=torch.device("cpu"))
+    return ModelLosses(model, task=Task.CAUSAL_LM, pad_token=0).total(examples)
 
 
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
