@@ -22,6 +22,21 @@ def test_the_most_memory_is_not_handed_down_to_a_child() -> None:
     assert 0 < child < held.nbytes < machine.peak_rss_bytes()
 
 
+FILES = """
+import resource
+from plait.transport.process import allow_open_files
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, 300))
+print(*map(allow_open_files, (200, 50, 9000)), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no such limit")
+def test_the_limit_on_open_files_is_raised_as_far_as_the_system_lets_it() -> None:
+    said = subprocess.run([sys.executable, "-c", FILES], capture_output=True, check=True, text=True).stdout
+    assert said.split() == ["200", "200", "300", "300"]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="no other system keeps a limit on memory")
 def test_the_limit_is_gone_after_its_block_and_blocks_may_overlap() -> None:
     import resource
