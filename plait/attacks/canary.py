@@ -50,14 +50,7 @@ class Audit:
     most: float
     delta: float
     canaries: int
-    guesses: int
     right: int
-
-    @classmethod
-    def of(cls, right: int, guesses: int, *, canaries: int, delta: float) -> Audit:
-        """What a number of right guesses proves."""
-        found, most = (lower_bound(each, guesses, canaries=canaries, delta=delta) for each in (right, guesses))
-        return cls(found, most, delta, canaries, guesses, right)
 
 
 def audit(privacy: ClientPrivacy, *, rounds: int, seed: int = 0, trials: int = 0) -> Audit:
@@ -81,9 +74,12 @@ def audit(privacy: ClientPrivacy, *, rounds: int, seed: int = 0, trials: int = 0
             released = mean.finish()
             scores[part] += signs[part] * released.mean.astype(np.float64) / clip_norm
             clip_norm = released.clip_norm
-    guesses = round(_PART_GUESSED * scores.size)
-    right = right_guesses(scores, coins, guesses)
-    return Audit.of(right, guesses, canaries=scores.size, delta=privacy.delta)
+    # The highest scores are said to have taken part, and the lowest not.
+    guesses, order = round(_PART_GUESSED * scores.size), np.argsort(scores, kind="stable")
+    lowest, highest = order[: guesses // 2], order[scores.size - guesses // 2 :]
+    right, delta = int((~coins[lowest]).sum() + coins[highest].sum()), privacy.delta
+    found, most = (lower_bound(each, guesses, canaries=scores.size, delta=delta) for each in (right, guesses))
+    return Audit(found, most, delta, scores.size, right)
 
 
 def proven_and_promised(config: RunConfig, events: Sequence[Event]) -> tuple[Audit | None, float | None]:
@@ -104,13 +100,6 @@ def lower_bound(right: int, guesses: int, *, canaries: int, delta: float) -> flo
         refuted = _probability(right, guesses, middle, canaries=canaries, delta=delta) <= _FAILURE
         low, high = (middle, high) if refuted else (low, middle)
     return low
-
-
-def right_guesses(scores: NDArray[np.float64], took_part: NDArray[np.bool_], guesses: int) -> int:
-    """How many guesses are right if the highest scores are said to have taken part and the lowest not."""
-    order = np.argsort(scores, kind="stable")
-    half = guesses // 2
-    return int((~took_part[order[:half]]).sum() + took_part[order[len(order) - half :]].sum())
 
 
 def _probability(right: int, guesses: int, epsilon: float, *, canaries: int, delta: float) -> float:

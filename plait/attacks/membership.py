@@ -8,7 +8,7 @@ and may differ from the rest (dates, chapters): what the base alone makes of the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -17,11 +17,16 @@ from numpy.typing import NDArray
 
 from plait.adapters import AdapterSpec, AdapterState
 from plait.adapters.peft_reading import PeftAdapter
+from plait.config import RunConfig
 from plait.data import Dataset
 from plait.errors import BaseMismatchError, DataError
-from plait.rounds.events import ClientReplaced, Event, MembershipAttack, RoundStarted, UpdateReceived
+from plait.federation import check_data
+from plait.rounds.events import Event, MembershipAttack, UpdateReceived
 from plait.rounds.memory import ClientSecret
-from plait.run import Run
+from plait.rounds.run_view import RunView
+from plait.run import Run, resolve
+from plait.settle import settle
+from plait.simulation.execution import prepare
 from plait.simulation.simulation import Simulation
 from plait.training.examples import Example, order, spread
 from plait.training.local_model import PeftLocalModel, data_seed
@@ -39,45 +44,55 @@ _95 = 1.959964
 class Sides:
     """The sequences that an attack is to tell apart; members were trained on, at least once."""
 
-    members: tuple[Example, ...]
-    others: tuple[Example, ...]
+    members: tuple[Example, ...] = ()
+    others: tuple[Example, ...] = ()
 
     @classmethod
     def of(cls, members: Sequence[Example], others: Sequence[Example], most: int) -> Sides:
         """At most this many of each, evenly spaced; DataError if there are none of one kind."""
         if not members or not others:
-            raise DataError(
-                f"there are {len(members)} trained and {len(others)} held-out sequences, expected at least 1 of each"
-            )
+            there = f"{len(members)} trained and {len(others)} held-out sequences"
+            raise DataError(f"there are {there}, expected at least 1 of each")
         return cls(spread(members, most), spread(others, most))
 
 
-def simulated_sides(simulation: Simulation, run: Run, recorded: Iterable[Event], *, most: int) -> Sides:
+def sides_of(
+    settings: RunConfig, events: Sequence[Event], own: Dataset | None, *, most: int
+) -> tuple[ResidentBase, Sides]:
+    """A run's base, and the sequences to tell apart; none of a run whose clients brought their data, without `own`."""
+    if settings.data:
+        run, partitioned = prepare(settings, quiet=True)
+        check_data(run, events)
+        simulation = Simulation(run, partitioned)
+        return simulation.base, simulated_sides(simulation, run, events, most=most)
+    run = resolve(settle(settings))
+    base = run.load_base()
+    return base, _given_sides(base, own, run, most=most) if own else Sides()
+
+
+def simulated_sides(simulation: Simulation, run: Run, recorded: Sequence[Event], *, most: int) -> Sides:
     """What the clients of a simulation trained on, by the order of their batches, and what they held out."""
+    steps = RunView.after(recorded).asked
     rounds: dict[str, list[int]] = {}
-    steps: dict[tuple[int, str], int] = {}
     for event in recorded:
-        if isinstance(event, (RoundStarted, ClientReplaced)):
-            steps |= event.asked
-        elif isinstance(event, UpdateReceived):
+        if isinstance(event, UpdateReceived):
             rounds.setdefault(event.client, []).append(event.round)
     members: list[Example] = []
     others: list[Example] = []
     for index in range(run.config.clients):
         model = simulation.model(index)
         if model.client in rounds:
-            secret = ClientSecret.simulated(run.config.seed, model.client)
-            to_train, taken = run.settled.tasks.to_train, rounds[model.client]
+            secret, to_train = ClientSecret.simulated(run.config.seed, model.client), run.settled.tasks.to_train
             each = [
                 secret.seeded(to_train(number, model.client, steps=steps.get((number, model.client), 0)))
-                for number in taken
+                for number in rounds[model.client]
             ]
             members += _trained_on(model, run.ranks.master.spec, each)
             others += model.split(run.ranks.master.spec, _unbounded(each[0])).held_out
     return Sides.of(members, others, most)
 
 
-def given_sides(base: ResidentBase, dataset: Dataset, run: Run, *, most: int) -> Sides:
+def _given_sides(base: ResidentBase, dataset: Dataset, run: Run, *, most: int) -> Sides:
     """The data of one client: all of its training part may have been trained on."""
     client = PeftLocalModel(
         base, "", dataset.records, held_out=dataset.held_out, kind=dataset.kind, histogram={}, tokenise=tokenise
@@ -89,10 +104,8 @@ def given_sides(base: ResidentBase, dataset: Dataset, run: Run, *, most: int) ->
 def attacks(base: ResidentBase, loaded: PeftAdapter, sides: Sides, *, batch_size: int) -> tuple[MembershipAttack, ...]:
     """The attack on an adapter, and what the base alone makes of the same sequences."""
     stated = loaded.base_fingerprint
-    if stated not in (None, base.fingerprint.hex()):
-        raise BaseMismatchError(
-            f"base is {base.fingerprint.hex()[:16]}, expected {stated[:16]}, which the adapter was trained on"
-        )
+    if stated not in (None, given := base.fingerprint.hex()):
+        raise BaseMismatchError(f"base is {given[:16]}, expected {stated[:16]}, which the adapter was trained on")
     spec, both = loaded.spec(), [*sides.members, *sides.others]
     model = base.carrying(spec, AdapterState.from_tensors(spec.layout, loaded.tensors))
 

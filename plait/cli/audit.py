@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -12,30 +12,18 @@ from plait.errors import ConfigError
 from plait.plugins import admit
 from plait.progress import say, status
 
-if TYPE_CHECKING:
-    from plait.attacks.canary import Audit
-    from plait.attacks.membership import Sides
-    from plait.config import RunConfig
-    from plait.data import Dataset
-    from plait.rounds.events import Event
-    from plait.run import Run
-    from plait.training.resident import ResidentBase
-
 _RECORD = "Record the figures in ledger, summary and report; no epsilon covers those on membership."
 
 
 def audit(
     named: RunOrNewest = None,
     data: Annotated[
-        str,
-        typer.Option("--data", help="A client's own data, for a run whose clients brought theirs; see plait simulate."),
+        str, typer.Option(help="A client's own data, for a run whose clients brought theirs; see plait simulate.")
     ] = "",
-    columns: Annotated[
-        str, typer.Option("--columns", help="Columns of --data that have other names; see plait simulate.")
-    ] = "",
-    split: Annotated[str, typer.Option("--split", help="Splits of --data; see plait simulate.")] = "",
+    columns: Annotated[str, typer.Option(help="Columns of --data that have other names; see plait simulate.")] = "",
+    split: Annotated[str, typer.Option(help="Splits of --data; see plait simulate.")] = "",
     sequences: Annotated[
-        int, typer.Option("--sequences", min=10, help="Most trained, and most held-out, sequences to tell apart.")
+        int, typer.Option(min=10, help="Most trained, and most held-out, sequences to tell apart.")
     ] = 500,
     record: Annotated[bool, typer.Option("--record", help=_RECORD)] = False,
     allow: Allow = None,
@@ -55,7 +43,8 @@ def audit(
 
     run = run_or_newest(named, quiet=json_output)
     directory = RunDirectory.find(run)
-    if not RunView.after(read_events(directory.ledger)).finished:
+    events = read_events(directory.ledger)
+    if not RunView.after(events).finished:
         raise ConfigError(f"'{run}' is not finished, expected a finished run; `plait resume {run}` continues it")
     settings = admitted_settings(directory, allow or (), without=(*UNUSED, "init-adapter"))
     if not settings.learned.is_plain:
@@ -65,34 +54,29 @@ def audit(
     admit(data)
     if settings.data and data:
         raise ConfigError(f"data is '{data}', but the run has data of its own, '{settings.data}': leave --data out")
-    unit = settings.dp
-    if not (settings.data or data or unit != "off"):
+    if not (settings.data or data or settings.dp != "off"):
         raise ConfigError(f"the clients of '{run}' brought their own data; give --data with that of one of them")
-    proven: Audit | None = None
-    promised: float | None = None
     with status("attacking", quiet=json_output) as update:
         from plait.adapters.peft_reading import load_peft_directory
-        from plait.attacks.membership import attacks
+        from plait.attacks.canary import proven_and_promised
+        from plait.attacks.membership import attacks, sides_of
         from plait.data import as_dataset
         from plait.training.bases import quiet_libraries
 
         quiet_libraries()
         update("loading the run's base and data")
         own = as_dataset(data, columns=columns, split=split) if data else None
-        events = read_events(directory.ledger)
-        base, sides = _sides(settings, events, own, most=sequences)
+        base, sides = sides_of(settings, events, own, most=sequences)
         loaded = load_peft_directory(directory.adapter)
         update("telling trained sequences from held-out ones")
-        found = attacks(base, loaded, sides, batch_size=settings.batch_size) if sides else ()
-        if unit == "client":
-            from plait.attacks.canary import proven_and_promised
-
+        found = attacks(base, loaded, sides, batch_size=settings.batch_size) if sides.members else ()
+        if settings.dp == "client":
             update("letting canary clients take part")
-            proven, promised = proven_and_promised(settings, events)
+        proven, promised = proven_and_promised(settings, events)
     event = Audited(
         adapter=loaded.digest,
-        members=len(sides.members) if sides else 0,
-        others=len(sides.others) if sides else 0,
+        members=len(sides.members),
+        others=len(sides.others),
         attacks=found,
         epsilon_bound=proven.bound if proven else None,
         epsilon_most=proven.most if proven else None,
@@ -116,28 +100,7 @@ def audit(
             f"clients show at least {proven.bound:.3g}, perfect guesses would show {proven.most:.3g}",
             quiet=False,
         )
-    elif unit == "record":
+    elif settings.dp == "record":
         say("canary clients prove nothing of single records: compare what is found with what is promised", quiet=False)
-    elif unit == "off":
+    elif settings.dp == "off":
         say("no differential privacy: nothing bounds what other attacks find", quiet=False)
-
-
-def _sides(
-    settings: RunConfig, events: list[Event], own: Dataset | None, *, most: int
-) -> tuple[ResidentBase, Sides | None]:
-    """A run's base, and the sequences to tell apart; None where there are none."""
-    from plait.attacks.membership import given_sides, simulated_sides
-    from plait.federation import check_data
-    from plait.run import resolve
-    from plait.settle import settle
-    from plait.simulation.execution import prepare
-    from plait.simulation.simulation import Simulation
-
-    if settings.data:
-        run, partitioned = prepare(settings, quiet=True)
-        check_data(run, events)
-        simulation = Simulation(run, partitioned)
-        return simulation.base, simulated_sides(simulation, run, events, most=most)
-    run: Run = resolve(settle(settings))
-    base = run.load_base()
-    return base, given_sides(base, own, run, most=most) if own else None
