@@ -29,7 +29,7 @@ from plait.rounds.ledger import append_event, canonical, read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_view import RunView
 from plait.rounds.withdrawal_events import ClientWithdrawn, Withdrawn
-from plait.simulation.without import names_in
+from plait.simulation.partitioned_data import names_in
 from plait.trust.kit import operator_signing
 
 _Kind = TypeVar("_Kind", ClientWithdrawn, ClientErased, Withdrawn)

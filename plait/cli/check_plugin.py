@@ -110,8 +110,8 @@ def _verdicts(kind: Kind, text: str) -> Iterator[Verdict]:
 
             yield from checked(codec_for(text), CODEC_CHECKS)
         case Kind.PARTITION:
+            from plait.simulation.contract import PARTITION_CHECKS
             from plait.simulation.scheme import parse_partition
-            from plait.simulation.shares import PARTITION_CHECKS
 
             yield from checked(parse_partition(text), PARTITION_CHECKS)
         case Kind.LOSS:

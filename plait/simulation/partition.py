@@ -71,7 +71,9 @@ def partition(dataset: Dataset, scheme: Scheme, *, clients: int, seed: int) -> P
         return _by_column(dataset, scheme.column, clients)
     from plait.simulation.shares import by_function, drawn
 
-    return (by_function if scheme.kind.split else drawn)(dataset, scheme, clients=clients, seed=seed)
+    make = by_function if scheme.kind.split else drawn
+    names, shares, held_out, notes = make(dataset, scheme, clients=clients, seed=seed)
+    return _partition_of(dataset, names_of(names), shares, held_out, notes)
 
 
 def _by_column(dataset: Dataset, column: str, clients: int) -> Partition:
@@ -110,10 +112,10 @@ def _by_column(dataset: Dataset, column: str, clients: int) -> Partition:
 
         held_out = held_out_by_share(*without_classes(dataset, list(shares.values())))
         notes.append(f"column '{column}' names no client in the held-out split, which is shared out among all")
-    return partition_of(dataset, names, list(shares.values()), held_out, notes)
+    return _partition_of(dataset, names, list(shares.values()), held_out, notes)
 
 
-def partition_of(
+def _partition_of(
     dataset: Dataset,
     names: Sequence[str],
     shares: Sequence[Sequence[int]],

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Protocol
 
-from plait.config import RunConfig
+from plait.config import RunConfig, config_from_table
 from plait.data import BUILTINS, Dataset, Progress, RecordKind, histogram
-from plait.errors import DataError
+from plait.errors import ConfigError, DataError
 from plait.rounds.events import DataUsed
+from plait.settings.table import parts_of
 from plait.simulation.loaded import Loaded
 from plait.simulation.partition import ClientShare, Partition, partition
 from plait.simulation.scheme import SCHEMES, Scheme, default_scheme, likely_clients, parse_partition
@@ -89,9 +90,7 @@ def load_partitioned(
         DataError: the data cannot be read, or a label has a comma in its name.
     """
     if config.without_clients:
-        from plait.simulation.without import without_clients
-
-        return without_clients(config, partial(load_partitioned, dataset=dataset, loaded=loaded, progress=progress))
+        return _without_clients(config, partial(load_partitioned, dataset=dataset, loaded=loaded, progress=progress))
     if dataset is None:
         found = loaded or Loaded()
         dataset = found.dataset(config.data, columns=config.columns, split=config.split, progress=progress)
@@ -115,3 +114,35 @@ def _clients(config: RunConfig, dataset: Dataset, scheme: Scheme) -> int:
     is_chosen = config.partition or config.data not in BUILTINS
     named = len(set(dataset.column(scheme.column)) - {None})
     return max(1, min(named, _MOST_NAMED if is_chosen else config.clients))
+
+
+def names_in(config: RunConfig) -> tuple[str, ...]:
+    """The clients that withdrew, which the settings leave out."""
+    return tuple(parts_of(config.without_clients))
+
+
+def _without_clients(config: RunConfig, load: Callable[[RunConfig], PartitionedData]) -> PartitionedData:
+    """Partition the data as before, and leave clients out: the others' shares stay as they were."""
+    names = names_in(config)
+    given = {name: getattr(config, name) for name in config.model_fields_set} | {"without_clients": ""}
+    if "clients" in given:
+        given["clients"] = config.clients + len(names)
+    data = load(config_from_table(given, where="the data with all clients"))
+    known = {share.name for share in data.partition.shares}
+    if unknown := sorted(set(names) - known):
+        raise ConfigError(
+            f"without-clients has '{unknown[0]}', expected clients of the data: {', '.join(sorted(known))[:200]}"
+        )
+    shares = tuple(share for share in data.partition.shares if share.name not in names)
+    if not shares:
+        raise ConfigError("without-clients names all clients of the data, expected some to be left")
+    whole = data.dataset
+    left = Dataset.of(
+        whole.name,
+        whole.kind,
+        [record for share in shares for record in share.records],
+        natural_column=whole.natural_column,
+        held_out=[record for share in shares for record in share.held_out],
+        notes=whole.notes,
+    )
+    return replace(data, dataset=left, partition=replace(data.partition, shares=shares))

@@ -7,15 +7,14 @@ import io
 import operator
 import warnings
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, SupportsIndex, cast
+from typing import TYPE_CHECKING, SupportsIndex, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from plait.data import Dataset, Record, RecordKind
+from plait.data import Dataset, RecordKind
 from plait.errors import ConfigError
-from plait.own_code import BrokenError, Check, located_errors
-from plait.simulation.partition import Partition, names_of, partition, partition_of
+from plait.own_code import located_errors
 from plait.simulation.scheme import MIN_RECORDS, Argument, Scheme
 
 if TYPE_CHECKING:
@@ -68,8 +67,12 @@ _PARTITIONERS: Mapping[str, Callable[[int, Argument, int], Partitioner]] = {
 }
 
 
-def drawn(dataset: Dataset, scheme: Scheme, *, clients: int, seed: int) -> Partition:
-    """A partition by one of flwr-datasets' partitioners."""
+Drawn: TypeAlias = tuple[list[str], list[list[int]], list[list[int]], list[str]]
+"""Names of clients, the indices of each one's records and of its held-out ones, and notes for the user."""
+
+
+def drawn(dataset: Dataset, scheme: Scheme, *, clients: int, seed: int) -> Drawn:
+    """What one of flwr-datasets' partitioners makes."""
     groups, group_names = _groups(dataset, scheme)
     # The partitioners cut contiguous runs, of all records or of a class; in random order a run is a random sample.
     order = _generator(seed, "order").permutation(len(dataset.records))
@@ -86,7 +89,7 @@ def drawn(dataset: Dataset, scheme: Scheme, *, clients: int, seed: int) -> Parti
         absent = [name for group, name in enumerate(group_names) if group not in reached]
         classes = f", among them every record of {', '.join(absent[:8])}" if absent else ""
         notes.append(f"{scheme} leaves {left_out} of {len(dataset.records)} records to no client{classes}")
-    return partition_of(dataset, _numbered(clients), shares, _held_out_shares(dataset, shares), notes)
+    return _numbered(clients), shares, _held_out_shares(dataset, shares), notes
 
 
 def _held_out_shares(dataset: Dataset, shares: Sequence[Sequence[int]]) -> list[list[int]]:
@@ -101,14 +104,14 @@ def _held_out_shares(dataset: Dataset, shares: Sequence[Sequence[int]]) -> list[
     return held_out_by_share(np.array([index_of[record.label] for record in dataset.held_out], np.int64), trained)
 
 
-def by_function(dataset: Dataset, scheme: Scheme, *, clients: int, seed: int) -> Partition:
+def by_function(dataset: Dataset, scheme: Scheme, *, clients: int, seed: int) -> Drawn:
     """What a user's own function makes, checked: a share for each client, and no record in two of them."""
     what = f"partition '{scheme.kind.name}'"
     with located_errors(f"{what} failed"):
         made = cast("Callable[..., object]", scheme.kind.split)(dataset, clients, seed)
         if isinstance(made, Mapping):
             named = cast("Mapping[object, Iterable[object]]", made)
-            names, parts = names_of([str(name) for name in named]), list(named.values())
+            names, parts = [str(name) for name in named], list(named.values())
         else:
             parts = list(cast("Iterable[Iterable[object]]", made))
             names = _numbered(len(parts))
@@ -122,7 +125,7 @@ def by_function(dataset: Dataset, scheme: Scheme, *, clients: int, seed: int) ->
         raise ConfigError(f"{what} gave an index beyond the data, expected 0 to {len(dataset.records) - 1}")
     left_out = len(dataset.records) - len(taken)
     notes = [f"{scheme} leaves {left_out} of {len(dataset.records)} records to no client"] if left_out else []
-    return partition_of(dataset, names, shares, _held_out_shares(dataset, shares), notes)
+    return names, shares, _held_out_shares(dataset, shares), notes
 
 
 def _numbered(clients: int) -> list[str]:
@@ -198,34 +201,3 @@ def held_out_by_share(groups: NDArray[np.int64], trained: NDArray[np.int64]) -> 
             given[client] += 1
             parts[client].append(int(index))
     return [sorted(part) for part in parts]
-
-
-_RECORDS = 120
-_CLIENTS = (2, 5)
-
-
-def _parts(scheme: Scheme, clients: int, seed: int = 0) -> Partition:
-    records: list[Record] = []
-    for number in range(_RECORDS):
-        text, label, author = f"line {number} " * (1 + number % 7), f"class-{number % 3}", f"a{number % 6}"
-        records.append(Record(text=text, label=label, columns={"author": author}))
-    data = Dataset.of("check", RecordKind.LABEL, records)
-    return partition(data, scheme, clients=clients, seed=seed)
-
-
-def _shares(scheme: Scheme) -> str:
-    notes = [note for clients in _CLIENTS for note in _parts(scheme, clients).notes]
-    return "; ".join(notes[:1])
-
-
-def _same(scheme: Scheme) -> None:
-    for clients in _CLIENTS:
-        if _parts(scheme, clients) != _parts(scheme, clients):
-            raise BrokenError("the same data and seed give other shares, expected the same")
-
-
-PARTITION_CHECKS: tuple[Check[Scheme], ...] = (
-    Check("each client gets a share and no record is in two", _shares),
-    Check("the same data and seed give the same shares", _same),
-)
-"""The contract of a partition scheme."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from plait.report.html import page_environment
 from plait.report.table import Table
 from plait.report.theme import palette_css
 from plait.report.wording import bytes_text, change_text, duration_text, loss_text, percent_text, plural, within_text
-from plait.studies.comparison import Comparison
 from plait.studies.difference import Difference, Pairing, difference
 from plait.studies.runs import Group
+
+if TYPE_CHECKING:
+    from plait.studies.comparison import Comparison
 
 _PAIRING_NOTES = {
     Pairing.SEEDS: "Over seeds: runs with the same seed are subtracted.",
