@@ -61,7 +61,14 @@ class Rewards(Teaching):
         self, model: nn.Module, examples: Sequence[Example], settings: Settings, tokenizer: Tokenizer
     ) -> SequenceLosses:
         """Minus the reward of one completion of each; one that has none counts for nothing."""
-        return measured(model, examples, self._how, seq_len=settings.seq_len, tokenizer=tokenizer)
+        model.eval()
+        grader = Grader.named(self._how.reward, tokenizer)
+        rewards = rewards_of(model, examples, grader, self._how, seq_len=settings.seq_len)
+        return SequenceLosses(
+            tuple(0.0 - (each or 0.0) for each in rewards),
+            tuple(int(each is not None) for each in rewards),
+            digest=digest_of(examples).hex(),
+        )
 
 
 @dataclass
@@ -251,19 +258,6 @@ class RewardLesson(Lesson):
         self._grader.check()
         reward = self._group_loss.mean_reward if self._group_loss else 0.0
         return replace(done, report=replace(done.report, reward=reward, refused_completions=self._grader.refused))
-
-
-def measured(
-    model: torch.nn.Module, examples: Sequence[Example], how: Rewarded, *, seq_len: int, tokenizer: Tokenizer
-) -> SequenceLosses:
-    """Minus the reward of one completion of each example; one that has none counts for nothing."""
-    model.eval()
-    rewards = rewards_of(model, examples, Grader.named(how.reward, tokenizer), how, seq_len=seq_len)
-    return SequenceLosses(
-        tuple(0.0 - (each or 0.0) for each in rewards),
-        tuple(int(each is not None) for each in rewards),
-        digest=digest_of(examples).hex(),
-    )
 
 
 @torch.no_grad()

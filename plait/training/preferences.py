@@ -87,10 +87,8 @@ class PreferenceLesson(Lesson):
     def loss(self, model: nn.Module, parameters: Sequence[nn.Parameter]) -> StepLoss:
         """The objective's."""
         del parameters
-        taught = self._taught
-        return PreferenceLoss(
-            model, self._objective, self._references, pad_token=taught.pad_token, memory=taught.memory
-        )
+        pad_token, memory = self._taught.pad_token, self._taught.memory
+        return PreferenceLoss(model, self._objective, self._references, pad_token=pad_token, memory=memory)
 
 
 class PreferenceLoss:

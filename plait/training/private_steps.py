@@ -1,17 +1,15 @@
-"""The gradient of every single example, which record-level differential privacy clips.
+"""Local training with differential privacy of single records: DP-SGD on an adapter, with exact noise.
+
+A step clips the gradient of every example of a Poisson sample, on a grid of whole numbers, adds integer Gaussian noise
+to their sum and divides by the expected size of the sample: the mechanism of a private round
+(`plait.privacy.mechanism`) with examples in the place of clients. Batches and noise follow from one secret key. Knows
+no round and no account.
 
 Bases that `fused` knows compute all examples of a batch at once: each is given a copy of the factors of its own, and
 what the thin products already keep apart by adapter is then kept apart by example (rank times width multiply-adds for
 each, where ghost norms take sequence length squared). Every other model goes through its own modules, one example
 after another. Both see the mean loss of an example over its own labels, so that a long record counts no more than a
-short one. Knows no clip and no noise.
-
-Local training with differential privacy of single records: DP-SGD on an adapter, with exact noise.
-
-A step clips the gradient of every example of a Poisson sample, on a grid of whole numbers, adds integer Gaussian noise
-to their sum and divides by the expected size of the sample: the mechanism of a private round
-(`mechanism`) with examples in the place of clients. Batches and noise follow from one secret key. Knows
-no round and no account.
+short one.
 """
 
 from __future__ import annotations

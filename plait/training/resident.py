@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import cast
 from weakref import WeakKeyDictionary
@@ -145,7 +146,6 @@ class ResidentBase:
         self.compute = compute
         self._seq_len = seq_len
         self._adapter_in_float32 = adapter_in_float32
-        self._tokenizer: Tokenizer | None = None
         self._blueprints: dict[str, Blueprint] = {}
         self._bare: BareBase | None = None
         self._model: PeftModel | None = None
@@ -165,18 +165,14 @@ class ResidentBase:
         how = (devices, self.compute.dtype_name, self._seq_len, self._adapter_in_float32)
         return self.fingerprint, repr(how).encode()
 
-    @property
+    @cached_property
     def tokenizer(self) -> Tokenizer:
         """The base's tokenizer, loaded at first use."""
-        if self._tokenizer is None:
-            try:
-                self._tokenizer = cast(
-                    "Tokenizer",
-                    AutoTokenizer.from_pretrained(self.directory, local_files_only=True, trust_remote_code=False),
-                )
-            except (OSError, ValueError) as error:
-                raise ConfigError(f"base '{self.directory}' has no tokenizer that transformers can load") from error
-        return self._tokenizer
+        try:
+            found = AutoTokenizer.from_pretrained(self.directory, local_files_only=True, trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"base '{self.directory}' has no tokenizer that transformers can load") from error
+        return cast("Tokenizer", found)
 
     @property
     def pad_token(self) -> int:
