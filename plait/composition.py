@@ -68,9 +68,10 @@ def way_of(plan: RunPlan, config: RunConfig, host: Host) -> Way:
 
         way = private(way, config, plan)
     if config.secure_aggregation:
+        from plait.secagg.run import masked_of
         from plait.secagg.run import way as masked
 
-        way = masked(way, config)
+        way = masked(way, masked_of(config), (host and host.vouch) or (lambda _claim: False))
     return way
 
 

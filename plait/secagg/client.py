@@ -209,7 +209,13 @@ class MaskingClient:
     ) -> tuple[MaskingClient, bytes]:
         """Its signature on the list of survivors, by its neighbours' of `masked`; the same list may be shown again."""
         roster = self._agreed(session)
-        self._check_survivors(roster, survivors)
+        roster.check_places(survivors, "survivors")
+        if not self.has_masked or roster.place(self.client) not in survivors:
+            raise PeerError(f"{self.client!a} is not among the survivors, expected to be asked only where it is")
+        if not set(survivors) <= set(self.sharers):
+            raise PeerError("the survivors include a client that did not share, expected clients that did")
+        if len(survivors) < roster.threshold:
+            raise PeerError(f"{len(survivors)} clients survived, expected at least {roster.threshold}")
         self._check_neighbours(roster, survivors, masked)
         if self.signed and self.signed != tuple(survivors):
             raise PeerError("another list of survivors was signed in this attempt, expected the same one")
@@ -257,15 +263,6 @@ class MaskingClient:
         if self.roster is None:
             raise PeerError("no roster was shown in this attempt, expected it before")
         return self.roster
-
-    def _check_survivors(self, roster: Roster, survivors: Sequence[int]) -> None:
-        roster.check_places(survivors, "survivors")
-        if not self.has_masked or roster.place(self.client) not in survivors:
-            raise PeerError(f"{self.client!a} is not among the survivors, expected to be asked only where it is")
-        if not set(survivors) <= set(self.sharers):
-            raise PeerError("the survivors include a client that did not share, expected clients that did")
-        if len(survivors) < roster.threshold:
-            raise PeerError(f"{len(survivors)} clients survived, expected at least {roster.threshold}")
 
     def _check_neighbours(self, roster: Roster, survivors: Sequence[int], masked: Mapping[int, bytes]) -> None:
         """Refuse to be among strangers: enough of its holders are survivors, and masked with the same clients."""

@@ -81,7 +81,7 @@ class SumJournal:
                 )
         if purpose == "evaluate" or self.most is None:
             return
-        in_run = [each.clients for each in self._of(purpose) if each.series == session.series]
+        in_run = [each.clients for each in self._sums.values() if each.series == session.series]
         changes = changes_in([*in_run, now], self.least)
         client, times = max(changes.items(), key=lambda change: change[1], default=("", 0))
         if times > self.most:
@@ -93,11 +93,11 @@ class SumJournal:
 
     def _same(self, purpose: str, received: bytes) -> set[Clients]:
         """The clients of each earlier sum of the same numbers."""
-        is_any = purpose == "evaluate"
-        return {each.clients for each in self._of(purpose) if is_any or each.received == received.hex()}
-
-    def _of(self, purpose: str) -> list[_Sum]:
-        return [each for (kind, _, _), each in self._sums.items() if kind == purpose]
+        return {
+            each.clients
+            for (kind, _, _), each in self._sums.items()
+            if kind == purpose and (purpose == "evaluate" or each.received == received.hex())
+        }
 
     def note_sum(self, session: Session, received: bytes, clients: Iterable[str], *, is_sure: bool = True) -> None:
         """Record a sum before this client helps to unmask it, or once others may have done so without it."""

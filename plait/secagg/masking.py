@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from plait.adapters import AdapterSpec, AdapterState, norm
+from plait.adapters import AdapterState, norm
 from plait.aggregation import Side, geometry_of, slices_of
 from plait.errors import PeerError, PolicyError
 from plait.guarantees.thresholds import LEAST_CLIENTS
@@ -192,8 +192,22 @@ class UnderMasks:
     def begin(self, job: TrainJob) -> TrainJob:
         """The job, for the grid of the round's roster."""
         header, settings = _header_of(job), job.settings
-        key = self.speaker.own_secret.rounding(settings.round, header.result_digest)
-        return replace(job, grid=KeyedGrid(self._grid(header, job.spec, settings), key))
+        roster = self.masking.roster_for(header.run_id, "train", settings.round)
+        self.masking.agree(roster, header.result_digest)
+        sides = {Side(each) for each in settings.trained} - ({Side(settings.personal)} if settings.personal else set())
+        clients = len(roster.offers)
+        coding, parts = Coding(Ring(roster.bits), clients, roster.unit), slices_of(geometry_of(job.spec), sides)
+        grid = MaskedGrid(coding, parts, header.result_digest, settings.round)
+        size, figures = grid.rotation.rotated_size, len(NOISED if settings.adds_share else TRAINING)
+        if (roster.size, roster.figures) != (size, figures):
+            raise PeerError(
+                f"masked sum has {roster.size} numbers and {roster.figures} figures, expected {size} and {figures}"
+            )
+        if settings.adds_share:
+            check_grid(privacy_of_clients(settings), size, bits=roster.bits, unit=roster.unit, clients=clients)
+        return replace(
+            job, grid=KeyedGrid(grid, self.speaker.own_secret.rounding(settings.round, header.result_digest))
+        )
 
     def update(self, job: TrainJob, outgoing: Outgoing) -> messages.MaskedReply:
         """The update under the masks of the round's roster."""
@@ -234,22 +248,6 @@ class UnderMasks:
                     "configuration invites"
                 )
         return self.masking.answer(task)
-
-    def _grid(self, header: Header, spec: AdapterSpec, settings: Settings) -> MaskedGrid:
-        roster = self.masking.roster_for(header.run_id, "train", settings.round)
-        self.masking.agree(roster, header.result_digest)
-        sides = {Side(each) for each in settings.trained} - ({Side(settings.personal)} if settings.personal else set())
-        clients = len(roster.offers)
-        coding, parts = Coding(Ring(roster.bits), clients, roster.unit), slices_of(geometry_of(spec), sides)
-        grid = MaskedGrid(coding, parts, header.result_digest, settings.round)
-        size, figures = grid.rotation.rotated_size, len(NOISED if settings.adds_share else TRAINING)
-        if (roster.size, roster.figures) != (size, figures):
-            raise PeerError(
-                f"masked sum has {roster.size} numbers and {roster.figures} figures, expected {size} and {figures}"
-            )
-        if settings.adds_share:
-            check_grid(privacy_of_clients(settings), size, bits=roster.bits, unit=roster.unit, clients=clients)
-        return grid
 
     def _noised(
         self, grid: MaskedGrid, delta: AdapterState, settings: Settings, roster: Roster

@@ -46,14 +46,8 @@ def masked_of(config: RunConfig) -> MaskedRounds:
     )
 
 
-def way(way: Way, config: RunConfig) -> Way:
-    """The way of a run whose server sees sums."""
-    vouch = way.host.vouch if way.host else None
-    return with_sums(way, masked_of(config), vouch or (lambda _claim: False))
-
-
-def with_sums(way: Way, masked: MaskedRounds, vouch: Vouch) -> Way:
-    """The same, of these sums."""
+def way(way: Way, masked: MaskedRounds, vouch: Vouch) -> Way:
+    """The way of a run whose server sees sums; `vouch` says whether a node key is the client's that an offer names."""
     from plait.secagg.collector import MaskedCollector
 
     return replace(

@@ -281,7 +281,8 @@ class MaskedSums:
         rosters = self._rosters(wanted, session, invited)
         of = {offer.client: group for group in rosters for offer in group.roster.offers}
         asked = {name: group.roster for name, group in of.items()}
-        self._hear(session, asked, messages.Parcels, lambda name, parcels: of[name].add_parcels(name, parcels.parts))
+        stage = MaskedStage(self.server, session, asked, messages.Parcels)
+        stage.hear(lambda name, parcels: of[name].add_parcels(name, parcels.parts))
         collecting = _enough(wanted, rosters, Collecting.close_sharing)
         ready = self._deliver(wanted, collecting)
         ring = Ring(wanted.bits)
@@ -317,7 +318,7 @@ class MaskedSums:
             here = tuple(offers[name] for name in names)
             return Collecting(Roster(session, here, wanted.bits, wanted.unit, wanted.size, wanted.figures))
 
-        self._hear(session, dict.fromkeys(invited), Offer, take)
+        MaskedStage(self.server, session, dict.fromkeys(invited), Offer).hear(take)
         seats = seated(offers, wanted.groups, key=f"{wanted.run_id.hex()} {wanted.round}", before=self.seats)
         dealt = [[name for name in sorted(offers) if seats[name] % wanted.groups == at] for at in range(wanted.groups)]
         return _enough(wanted, dealt, agreed)
@@ -338,7 +339,7 @@ class MaskedSums:
             check_complaint(group.roster, group.sharers, name, answer.unreadable)
             complaints.setdefault(collecting.index(group), {})[place] = answer.unreadable
 
-        self._hear(collecting[0].roster.session, deliveries, messages.Ready, take)
+        MaskedStage(self.server, collecting[0].roster.session, deliveries, messages.Ready).hear(take)
         for number, by_place in sorted(complaints.items()):
             self._blame(wanted, collecting[number], accused_by(by_place))
         return ready
@@ -351,7 +352,7 @@ class MaskedSums:
         def take(name: str, opened: messages.Opened) -> None:
             shown[roster.place(name)] = opened.key
 
-        self._hear(roster.session, asked, messages.Opened, take)
+        MaskedStage(self.server, roster.session, asked, messages.Opened).hear(take)
         senders, accusers, unheard = judge(group, accused, shown)
         names = [offer.client for offer in roster.offers]
         for blamed, reason, detail in (
@@ -395,11 +396,12 @@ class MaskedSums:
             name: messages.Survivors(sealed[number].survivors, sealed[number].neighbours_of(name))
             for name, number in of.items()
         }
-        is_declined = self._hear(sealed[0].roster.session, asked, messages.Signed, take)
+        stage = MaskedStage(self.server, sealed[0].roster.session, asked, messages.Signed)
+        stage.hear(take)
         try:
             left = set(_enough(wanted, range(len(sealed)), check))
         except TooFewError as error:
-            error.declined = frozenset(of) if is_declined else frozenset()
+            error.declined = frozenset(of) if stage.is_declined else frozenset()
             raise
         signatures = [dict(sorted(by.items())) if number in left else {} for number, by in enumerate(signatures)]
         self.server.directory.store_update(wanted.round, file, signatures_to_bytes(signatures))
@@ -418,7 +420,7 @@ class MaskedSums:
             group.check_shares(name, revealed.parts)
             shares[of[name]][group.roster.place(name)] = revealed.parts
 
-        self._hear(signed[0][0].roster.session, asked, messages.Revealed, take)
+        MaskedStage(self.server, signed[0][0].roster.session, asked, messages.Revealed).hear(take)
         parts: list[Part] = []
         for (group, _), given in zip(signed, shares, strict=True):
             try:
@@ -429,18 +431,6 @@ class MaskedSums:
                 continue
             parts.append(Part(numbers, figures, group.clients))
         return parts
-
-    def _hear(
-        self,
-        session: Session,
-        asked: Mapping[str, messages.Stage],
-        kind: type[_Kind],
-        take: Callable[[str, _Kind], None],
-    ) -> bool:
-        """Do one stage; whether a client declined."""
-        stage = MaskedStage(self.server, session, asked, kind)
-        stage.hear(take)
-        return stage.is_declined
 
 
 def _unmasked(wanted: Wanted, group: Sealed, invited: int) -> SumUnmasked:

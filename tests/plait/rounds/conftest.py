@@ -446,9 +446,9 @@ class Federation:
             told = spent_in(read_events(directory.ledger)) if directory else ()
             way = replace(way, costs=RecordCosts(settings, told=told, masked=self.masked is not None))
         if self.masked:
-            from plait.secagg.run import with_sums
+            from plait.secagg.run import way as masked
 
-            way = with_sums(way, self.masked, self.vouch)
+            way = masked(way, self.masked, self.vouch)
         return way
 
     def aggregator(self, refused: Refused = lambda *_: None, *, private: "PrivateRounds | None" = None) -> Aggregator:
