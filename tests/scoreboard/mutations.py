@@ -19,11 +19,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import reduce
 from inspect import Parameter, isclass, isfunction, signature
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 NAMED = "PLAIT_SCOREBOARD_WITHOUT"
 OURS = {"plait", "client", "server", "scoreboard"}
@@ -45,38 +47,35 @@ def module(name: str):
     return importlib.import_module(name)
 
 
-def put(place: str, value: object, *, beside: Sequence[str] = ()) -> None:
+def put(place: str, value: object) -> None:
     """Replace ``module:name`` or ``module:Class.name``.
 
     Where a function or class is defined, it is replaced for all modules that have imported it by name; elsewhere there
     alone.
 
-    Args:
-        place: of what is replaced.
-        value: what takes its place.
-        beside: modules that import it by name, to be loaded first.
-
     Raises:
         AttributeError: there is no such thing: it has moved, and nothing would be taken out.
         TypeError: what takes its place cannot be called as it is: the row would fail of that.
     """
+    owner, last, before = _found(place)
     where, _, name = place.partition(":")
-    target = module(where)
-    for other in beside:
-        module(other)
-    *path, last = name.split(".")
-    for part in path:
-        target = getattr(target, part)
-    before = getattr(target, last)
     if isfunction(before) and isfunction(value):
         _check_calls(before, value, place)
-    setattr(target, last, value)
-    if path or not (isfunction(before) or isclass(before)) or before.__module__ != where:
+    setattr(owner, last, value)
+    if "." in name or not (isfunction(before) or isclass(before)) or before.__module__ != where:
         return
     for imported in list(sys.modules.values()):
         ours = isinstance(imported, ModuleType) and imported.__name__.partition(".")[0] in OURS
         if ours and vars(imported).get(last) is before:
             setattr(imported, last, value)
+
+
+def _found(place: str) -> tuple[object, str, object]:
+    """Whose attribute it is, the attribute's name, and what it is now."""
+    where, _, name = place.partition(":")
+    *path, last = name.split(".")
+    owner = reduce(getattr, path, module(where))
+    return owner, last, getattr(owner, last)
 
 
 def _check_calls(before: Callable[..., object], after: Callable[..., object], place: str) -> None:
@@ -90,14 +89,34 @@ def _check_calls(before: Callable[..., object], after: Callable[..., object], pl
             raise TypeError(f"what takes the place of {place}: {error}") from error
 
 
+def around(*places: str, by: Callable[[Any], object]) -> Callable[[], None]:
+    """What is made, by `by`, of what is there."""
+
+    def take_out() -> None:
+        for place in places:
+            put(place, by(_found(place)[2]))
+
+    return take_out
+
+
+def instead(place: str, value: object) -> Callable[[], None]:
+    return around(place, by=lambda _: value)
+
+
+def nothing(*places: str, result: object = None) -> Callable[[], None]:
+    """Functions that do nothing and give this."""
+    return around(*places, by=lambda _: lambda *given, **named: result)
+
+
+def same(*places: str) -> Callable[[], None]:
+    """Functions that give back what they are given first."""
+    return around(*places, by=lambda _: lambda given, *more, **named: given)
+
+
 def lenient(*fields: str) -> Callable[[], None]:
     """Take what an update says of itself in these fields for what was expected."""
 
-    def take_out() -> None:
-        from dataclasses import replace
-
-        strict = module("plait.rounds.validate").open_update
-
+    def by(strict):
         def open_update(data, expected):
             from plait.errors import PeerError
             from plait.wire.envelope import read_header
@@ -109,63 +128,15 @@ def lenient(*fields: str) -> Callable[[], None]:
             said = {field: b"" if field == "public_key" else getattr(header, field) for field in fields}
             return strict(data, replace(expected, **said))
 
-        put("plait.rounds.validate:open_update", open_update, beside=("plait.rounds.spool", "plait.rounds.fold"))
+        return open_update
 
-    return take_out
-
-
-def nothing(*places: str, result: object = None) -> Callable[[], None]:
-    """Functions that do nothing and give this."""
-
-    def take_out() -> None:
-        for place in places:
-            put(place, lambda *given, **named: result)
-
-    return take_out
-
-
-def _pages_unescaped() -> None:
-    page = module("plait.report.html")
-    environment = page.Environment
-    page.Environment = lambda **given: environment(**{**given, "autoescape": False})
-
-
-def instead(place: str, value: object, *, beside: Sequence[str] = ()) -> Callable[[], None]:
-    return lambda: put(place, value, beside=beside)
-
-
-def same(*places: str) -> Callable[[], None]:
-    """Functions that give back what they are given first."""
-
-    def take_out() -> None:
-        for place in places:
-            put(place, lambda given, *more, **named: given)
-
-    return take_out
+    return around("plait.rounds.validate:open_update", by=by)
 
 
 def _memory_in_ram() -> None:
     kept: dict[tuple[str, str], bytes] = {}
     put("plait.rounds.memory:DiskMemory.load", lambda self, key: kept.get((str(self.folder), key)))
-    put(
-        "plait.rounds.memory:DiskMemory.save",
-        lambda self, key, data: kept.__setitem__((str(self.folder), key), data),
-    )
-
-
-def _no_optimizer_memory() -> None:
-    files = module("plait.rounds.checkpoint")._files
-    put(
-        "plait.rounds.checkpoint:_files",
-        lambda *given: {k: v for k, v in files(*given).items() if k != "optimizer.safetensors"},
-    )
-
-
-def _forgets_what_was_recorded() -> None:
-    from dataclasses import replace
-
-    of = module("plait.rounds.run_view").Recorded.of
-    put("plait.rounds.run_view:Recorded.of", lambda events: replace(of(events), received=frozenset()))
+    put("plait.rounds.memory:DiskMemory.save", lambda self, key, data: kept.__setitem__((str(self.folder), key), data))
 
 
 def _newcomers_give_way() -> None:
@@ -181,47 +152,32 @@ def _newcomers_give_way() -> None:
     put("plait.page.server:Connections.add", add_if_there_is_room)
 
 
-def _no_deadline() -> None:
-    next_answer = module("plait.rounds.dispatch").Dispatch.next_answer
-    put("plait.rounds.dispatch:Dispatch.next_answer", lambda self, deadline: next_answer(self, None))
-
-
-def _without_options(*names: str) -> Callable[[], None]:
-    def take_out() -> None:
-        for which in ("SERVER_OPTIONS", "CHANNEL_OPTIONS"):
-            options = getattr(module("plait.transport.credentials"), which)
-            left = tuple(option for option in options if option[0] not in names)
-            for place in ("plait.transport.credentials", "plait.transport"):
-                put(f"{place}:{which}", left)
-
-    return take_out
+def _without_options(*names: str, more: Sequence[tuple[str, int]] = ()) -> Callable[[], None]:
+    places = [f"{place}:{which}" for place in ("plait.transport.credentials", "plait.transport")
+              for which in ("SERVER_OPTIONS", "CHANNEL_OPTIONS")]  # fmt: skip
+    return around(*places, by=lambda options: (*(each for each in options if each[0] not in names), *more))
 
 
 def _half_open_cell() -> None:
     from scoreboard.bad_network import Fault
 
     # gRPC's own default is a minute, and some pings it sends by itself.
-    _without_options("grpc.keepalive_time_ms", "grpc.keepalive_timeout_ms", "grpc.http2.ping_timeout_ms")()
-    for which in ("SERVER_OPTIONS", "CHANNEL_OPTIONS"):
-        options = getattr(module("plait.transport.credentials"), which)
-        for place in ("plait.transport.credentials", "plait.transport"):
-            put(f"{place}:{which}", (*options, ("grpc.http2.ping_timeout_ms", 600_000)))
+    own = ("grpc.keepalive_time_ms", "grpc.keepalive_timeout_ms", "grpc.http2.ping_timeout_ms")
+    _without_options(*own, more=[("grpc.http2.ping_timeout_ms", 600_000)])()
     put("server.service:SERVER_OPTIONS", module("plait.transport").SERVER_OPTIONS)
     put("scoreboard.network:QUICK", {(Fault.HALF_OPEN, "task stream")})
     put("scoreboard.network:PATIENCE_S", 80)  # noticed, it takes 40 s and a few
 
 
-def _one_attempt() -> None:
-    attend = module("client.connection").Connection._attend
-
+def _one_attempt(attend):
     def once(self):
         attend(self)
 
-    put("client.connection:Connection._attend", once)
+    return once
 
 
 def _uploads_give_up() -> None:
-    _tried_once("client.worker:Uploads._try")
+    around("client.worker:Uploads._try", by=_tried_once)()
     # A server that gave the task out again would have it done anew.
 
     def make_ready(self, session, fitness):
@@ -232,26 +188,19 @@ def _uploads_give_up() -> None:
     put("server.tasks:TaskRegistry.make_ready", make_ready)
 
 
-def _tried_once(place: str) -> None:
+def _tried_once(call):
     """A call of `client.session` that fails for good."""
     import grpc
 
     retrying = module("client.session")
-    file, _, name = place.partition(":")
-    owner, _, method = name.partition(".")
-    genuine = getattr(getattr(module(file), owner), method)
 
     def once(*arguments):
         try:
-            return genuine(*arguments)
+            return call(*arguments)
         except (grpc.RpcError, grpc.FutureCancelledError, retrying.TryAgainError) as error:
             raise retrying.FinalError("it broke off") from error
 
-    put(place, once)
-
-
-def _always(*given: object) -> bool:
-    return True
+    return once
 
 
 def _many_calls() -> None:
@@ -263,7 +212,7 @@ def _many_transfers() -> None:
     from contextlib import asynccontextmanager
 
     _many_calls()
-    put("server.uploads:Frequency.allows", _always)
+    nothing("server.uploads:Frequency.allows", result=True)()
     transfers = module("server.uploads")
 
     @asynccontextmanager
@@ -281,37 +230,24 @@ def _many_transfers() -> None:
     put("server.uploads:Transfers.turn", turn)
 
 
-def _waits_for_all() -> None:
-    suffices = module("plait.rounds.roster").Roster._suffices
-    put("plait.rounds.roster:Roster._suffices", lambda self, *given: not self._asked and suffices(self, *given))
-
-
-def _files_stay_open() -> None:
-    put("plait.files:fsync_directory", lambda path: os.open(path, os.O_RDONLY))
-    put("plait.rounds.ledger:fsync_directory", lambda path: os.open(path, os.O_RDONLY))
-
-
 def _any_client_name() -> None:
-    for place in ("plait.trust.names", "plait.trust.provision", "server.attendance", "plait.trust.kit"):
-        put(f"{place}:check_client_name", lambda name: name)
+    same("plait.trust.names:check_client_name")()
     put("plait.trust.names:_CLIENT", SimpleNamespace(fullmatch=lambda name: True))
 
 
 def _pip_as_the_directory_has_it() -> None:
     put("plait.data.packages:_pip", lambda: [sys.executable, "-m", "pip"])
-    run = subprocess.run
-    put("plait.data.packages:subprocess", SimpleNamespace(run=_without_folder(run), DEVNULL=subprocess.DEVNULL))
+    _in_the_directory("plait.data.packages:subprocess")()
 
 
-def _compiler_as_the_directory_has_it() -> None:
-    put(
-        "plait.compiler:subprocess",
-        SimpleNamespace(run=_without_folder(subprocess.run), SubprocessError=subprocess.SubprocessError),
+def _in_the_directory(place: str) -> Callable[[], None]:
+    """Programs start in the directory where this one is."""
+    return around(
+        place,
+        by=lambda real: SimpleNamespace(
+            **{**vars(real), "run": lambda command, *, cwd=None, **named: real.run(command, **named)}
+        ),
     )
-
-
-def _without_folder(run):
-    return lambda command, *, cwd=None, **named: run(command, **named)
 
 
 def _trainers_directory_first() -> None:
@@ -337,19 +273,6 @@ def _links_are_followed() -> None:
     put("plait.files:_mode", lambda path, facts: "" if path.is_symlink() else mode(path, facts))
 
 
-def _any_column_is_counted() -> None:
-    real = module("plait.data.records").histogram
-    put(
-        "plait.simulation.partitioned_data:histogram",
-        lambda records, dataset, *, column="": real(records, dataset, column="said"),
-    )
-
-
-def _open_folders() -> None:
-    for place in ("plait.files", "plait.data.cache", "plait.rounds.memory", "client.settings"):
-        put(f"{place}:make_private_directory", lambda path: path.mkdir(mode=0o777, parents=True, exist_ok=True))
-
-
 def _finite() -> None:
     import numpy as np
 
@@ -372,16 +295,6 @@ def _clip_at_clients() -> None:
     put("plait.privacy.mechanism:clipped_to_grid", unclipped)
 
 
-def _half_noise() -> None:
-    real = module("plait.privacy.mechanism").grid_for
-    put("plait.privacy.mechanism:grid_for", lambda size, multiplier: real(size, multiplier / 2))
-
-
-def _shares_over(factor: float) -> None:
-    real = module("plait.privacy.mechanism").discrete_gaussian
-    put("plait.privacy.mechanism:discrete_gaussian", lambda variance, bits: real(variance / factor, bits))
-
-
 def _shuffled(self, stream):
     """Batches of one size, as an epoch in random order has them."""
     import numpy as np
@@ -389,63 +302,16 @@ def _shuffled(self, stream):
     return np.sort(np.argsort(stream.words(self.records))[: self.batch])
 
 
-def derived_for(key, number: int) -> bytes:
-    """A key of a round's noise that no update changes."""
-    return module("plait.privacy.noise").derived(key.secret, str(number).encode())
-
-
-def _median_left_on() -> None:
-    checks = module("plait.settle")._checks
-    put("plait.settle:_checks", lambda config, gone: {**checks(config, gone), "norm_bound": "10"})
-
-
-def _one_model_for_all() -> None:
-    for place in ("plait.secagg.client", "plait.secagg.server"):
-        for name in ("pair_key", "self_key"):
-            real = getattr(module("plait.secagg.client"), name)
-            put(f"{place}:{name}", lambda *given, real=real: real(*given[:-1], b""))
-
-
-def _short_seeds() -> None:
-    real = module("plait.secagg.masks").derived
-    for place in ("plait.secagg.masks", "plait.secagg.client"):
-        put(f"{place}:derived", lambda secret, *purpose: real(secret, *purpose)[:4] + bytes(28))
-
-
-def _fetches_any_size() -> None:
-    received = module("server.standing_verbs")._received
-    put(
-        "server.standing_verbs:_received",
-        lambda parts, directory, *, max_gb: received(parts, directory, max_gb=math.inf),
-    )
-
-
-def _consent_once() -> None:
-    consent = module("client.consent")
-    agree = consent.agree
-    put("client.consent:agree", lambda *given, **named: agree(*given, **{**named, "each_run": False}))
-
-
-def _figures_by_tokens() -> None:
-    figures = module("plait.secagg.masking").evaluation_figures
-    put(
-        "plait.secagg.masking:evaluation_figures",
-        lambda shared, own: {**figures(shared, own), "moved": shared.tokens},
-    )
-
-
 def _length_as_said(*, mean, rms, clients):
     return min(rms, max(1.5 * mean, rms / math.sqrt(clients)))
 
 
-def _refuses_what_it_cannot_open():
-    errors, client = module("plait.errors"), module("plait.secagg.client")
-    deliver = client.MaskingClient.deliver
+def _refuses_what_it_cannot_open(deliver):
 
     def refusing(self, session, sharers, parcels):
         found, unreadable = deliver(self, session, sharers, parcels)
         if unreadable:
-            raise errors.PeerError("shares cannot be opened")
+            raise module("plait.errors").PeerError("shares cannot be opened")
         return found, ()
 
     return refusing
@@ -455,22 +321,9 @@ def _accused_are_guilty(collecting, accused, shown):
     return frozenset(accused), frozenset(), frozenset()
 
 
-def _half(count: int) -> int:
-    return -(-count // 2)
-
-
 def _next_to_each_other(count: int, roster: bytes):
     near = [step for step in range(-32, 33) if step] if count > 256 else range(1, count)
     return tuple(tuple(sorted((at + step) % count for step in near)) for at in range(count))
-
-
-def _an_eighth(clients: int) -> int:
-    return clients // 8 if clients > 256 else (clients - 1) // 3
-
-
-def _unchecked(*places: str) -> None:
-    for place in places:
-        put(f"{place}:checked_settings", lambda settings, *, what: dict(settings))
 
 
 def _any_configuration(table):
@@ -479,23 +332,9 @@ def _any_configuration(table):
     return config.config_from_table({key: value for key, value in table.items() if key in known}, where="welcome")
 
 
-def _settings_of_the_file() -> None:
-    config = module("plait.config")
-
-    def settings(directory, events=None):
-        kept = config.config_from_table(module("plait.settings.toml").read_config_table(directory.config), where="")
-        return kept.model_copy(update={"out": str(directory.path)})
-
-    by_name = ("plait.api.received", "plait.cli.verify", "plait.exporting.personal", "plait.federation")
-    put("plait.rounds.run_directory:recorded_settings", settings, beside=by_name)
-
-
-def _groups_change() -> None:
-    seated = module("plait.secagg.stages").seated
-    put(
-        "plait.secagg.stages:seated",
-        lambda names, count, *, key, before: seated(names, count, key=key, before={}),
-    )
+def _settings_of_the_file(directory, events=None):
+    kept = module("plait.settings.toml").read_config_table(directory.config)
+    return module("plait.config").config_from_table({**kept, "out": str(directory.path)}, where="")
 
 
 def _finds_anybodys(self, node, task_id):
@@ -507,15 +346,6 @@ def _finds_anybodys(self, node, task_id):
 
 def _every_adapter(story):
     return {(each["round"], each["adapter"]) for each in story.events if {"round", "adapter"} <= each.keys()}
-
-
-def _any_losses() -> None:
-    verify = module("scoreboard.evidence").verify
-    verify.SAYS["evaluated"] = lambda _, event: set(verify.names_in(event))
-
-
-def _unbounded() -> None:
-    module("scoreboard.evidence").verify.MOST_RATIO = 1 << 20
 
 
 _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
@@ -540,26 +370,47 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
     },
     "killed": {
         "residual": ("clients keep what they owe in memory alone", _memory_in_ram),
-        "optimizer-memory": ("checkpoints lack the server optimizer's memory", _no_optimizer_memory),
-        "recorded": ("a resumed run forgets which updates it has told of", _forgets_what_was_recorded),
+        "optimizer-memory": (
+            "checkpoints lack the server optimizer's memory",
+            around(
+                "plait.rounds.checkpoint:_files",
+                by=lambda files: (
+                    lambda *given: {
+                        name: data for name, data in files(*given).items() if name != "optimizer.safetensors"
+                    }
+                ),
+            ),
+        ),
+        "recorded": (
+            "a resumed run forgets which updates it has told of",
+            around(
+                "plait.rounds.run_view:Recorded.of",
+                by=lambda of: lambda events: replace(of(events), received=frozenset()),
+            ),
+        ),
     },
     "clients_killed": {
         "absent": (
             "the tasks of nodes that are gone are not given up",
             nothing("server.tasks:TaskRegistry.give_up_absent", result=()),
-        ),
+        )
     },
     "network": {
-        "reconnect": ("a node connects once", _one_attempt),
+        "reconnect": ("a node connects once", around("client.connection:Connection._attend", by=_one_attempt)),
         "upload-again": ("an upload that breaks is neither tried nor asked for again", _uploads_give_up),
         "download-again": (
             "a download that breaks is given up",
-            lambda: _tried_once("client.downloads:Downloads._receive"),
+            around("client.downloads:Downloads._receive", by=_tried_once),
         ),
         "keepalive": ("a connection that is half-open is not noticed", _half_open_cell),
     },
     "straggler": {
-        "deadline": ("rounds have no deadline", _no_deadline),
+        "deadline": (
+            "rounds have no deadline",
+            around(
+                "plait.rounds.dispatch:Dispatch.next_answer", by=lambda wait: lambda self, deadline: wait(self, None)
+            ),
+        )
     },
     "door": {
         "streams": (
@@ -570,10 +421,7 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
             "any key is taken for a registered one",
             instead("plait.trust.register:Register.check", lambda *given: module("plait.trust.register").Verdict.KNOWN),
         ),
-        "page-token": (
-            "any token opens the page",
-            instead("plait.page.defences:TokenCheck._is_token", _always),
-        ),
+        "page-token": ("any token opens the page", nothing("plait.page.defences:TokenCheck._is_token", result=True)),
         "page-origin": (
             "the page takes requests from any page",
             nothing("plait.page.defences:Headers._what_is_wrong", result=(0, "")),
@@ -582,11 +430,17 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
     },
     "members": {
         "turns": ("a node has any number of transfers, as slow as it likes", _many_transfers),
-        "same-body": ("a body may be fetched again and again", instead("server.uploads:Frequency.allows", _always)),
+        "same-body": ("a body may be fetched again and again", nothing("server.uploads:Frequency.allows", result=True)),
         "places": ("a name has any number of calls, also on their way in", _many_calls),
         "certificates": ("the register is not asked about certificates", nothing("server.guard:Guard._refusal")),
         "room": ("there is no room for strangers", nothing("server.nodes_channel:_most_connections", result=150)),
-        "silence": ("a gathering waits for everybody who was asked", _waits_for_all),
+        "silence": (
+            "a gathering waits for everybody who was asked",
+            around(
+                "plait.rounds.roster:Roster._suffices",
+                by=lambda suffices: lambda self, *given: not self._asked and suffices(self, *given),
+            ),
+        ),
         "questions": (
             "a node is asked about its rank again and again",
             instead("plait.rounds.roster:MOST_QUESTIONS", 10**9),
@@ -597,10 +451,21 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
             "any data is shown as bundled data is",
             instead("plait.api.sampling:BUILTINS", ("memory:data",)),
         ),
-        "columns-counted": ("any column is counted in the ledger", _any_column_is_counted),
+        "columns-counted": (
+            "any column is counted in the ledger",
+            around(
+                "plait.simulation.partitioned_data:histogram",
+                by=lambda counted: lambda records, dataset, *, column="": counted(records, dataset, column="said"),
+            ),
+        ),
     },
     "names": {
-        "page": ("names go into pages as they are", _pages_unescaped),
+        "page": (
+            "names go into pages as they are",
+            around(
+                "plait.report.html:Environment", by=lambda made: lambda **given: made(**{**given, "autoescape": False})
+            ),
+        ),
         "terminal": (
             "names go onto terminals as they are",
             same("plait.report.wording:printable", "plait.report.table:clean", "plait.report.status:clean"),
@@ -618,7 +483,12 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         "cache-mode": ("files that others can write are believed", nothing("plait.files:_mode", result="")),
         "cache-links": ("links are followed", _links_are_followed),
         "cache-above": ("folders above are not looked at", nothing("plait.files:_above", result="")),
-        "open-folders": ("folders are made as the umask says (as root)", _open_folders),
+        "open-folders": (
+            "folders are made as the umask says (as root)",
+            instead(
+                "plait.files:make_private_directory", lambda path: path.mkdir(mode=0o777, parents=True, exist_ok=True)
+            ),
+        ),
         "pip-path": ("pip starts in the working directory", _pip_as_the_directory_has_it),
         "children-path": (
             "Python that plait starts looks into the working directory",
@@ -629,22 +499,28 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
             "the packages server and client are whatever the program's folder has",
             nothing("plait.apps:bind_apps"),
         ),
-        "compiler-folder": ("the compiler starts in the working directory", _compiler_as_the_directory_has_it),
+        "compiler-folder": (
+            "the compiler starts in the working directory",
+            _in_the_directory("plait.compiler:subprocess"),
+        ),
         "matplotlibrc": ("plots are drawn as a matplotlibrc says", nothing("matplotlib:rcdefaults")),
     },
     "directories": {
         "named-again": (
             "what a directory names need not be named again",
-            instead("plait.api.received:leads_out", lambda settings: {}),
+            nothing("plait.api.received:leads_out", result={}),
         ),
-        "ledger-settings": ("settings come from config.toml", _settings_of_the_file),
+        "ledger-settings": (
+            "settings come from config.toml",
+            instead("plait.rounds.run_directory:recorded_settings", _settings_of_the_file),
+        ),
         "served-again": (
             "every server.toml is believed",
             instead("plait.api.serving:Serving.named", property(lambda self: {})),
         ),
         "base-on-disk": (
             "a base that a directory names is downloaded",
-            instead("plait.training.base_lookup:is_on_disk", lambda name: True),
+            nothing("plait.training.base_lookup:is_on_disk", result=True),
         ),
         "config-of-run": (
             "a received run's config.toml is a settings file",
@@ -652,22 +528,21 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         ),
         "links": (
             "links, pipes and devices in a run are followed",
-            instead("plait.files:leads_elsewhere", lambda directory: "", beside=("plait.rounds.run_directory",)),
+            instead("plait.files:leads_elsewhere", lambda directory: ""),
         ),
-        "pipes": (
-            "a pipe is opened as a file",
-            instead(
-                "plait.files:open_plain",
-                lambda path: path.open("rb"),
-                beside=("plait.adapters.peft_reading", "plait.adapters.safetensors", "plait.exporting.source"),
-            ),
-        ),
+        "pipes": ("a pipe is opened as a file", instead("plait.files:open_plain", lambda path: path.open("rb"))),
         "long-line": ("a ledger's line may have any length", instead("plait.rounds.ledger:_MOST_LINE_BYTES", 1 << 40)),
         "fetched-names": (
             "a server names the files that are fetched",
             instead("server.standing_verbs:_place", lambda path: Path(path)),
         ),
-        "fetched-size": ("a fetched run may have any size", _fetches_any_size),
+        "fetched-size": (
+            "a fetched run may have any size",
+            around(
+                "server.standing_verbs:_received",
+                by=lambda received: lambda parts, directory, *, max_gb: received(parts, directory, max_gb=math.inf),
+            ),
+        ),
     },
     "hostile": {
         "terms": (
@@ -684,7 +559,7 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         ),
         "allow-list": (
             "PEFT's configuration is not looked at",
-            lambda: _unchecked("plait.adapters.peft_settings", "plait.adapters.peft_reading"),
+            instead("plait.adapters.peft_settings:checked_settings", lambda settings, *, what: dict(settings)),
         ),
         "adapter-size": ("an adapter may be of any size", nothing("plait.training.peft_adapter:check_size")),
         "welcome-keys": (
@@ -695,18 +570,38 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
             "a server names the trainer that is imported",
             nothing("client.base:check_trainer", "client.participant:check_trainer"),
         ),
-        "consent": ("no consent is asked for", instead("client.consent:agree", lambda *given, **named: "yes")),
+        "consent": ("no consent is asked for", nothing("client.consent:agree", result="yes")),
         "queue": ("any number of tasks waits at a client", instead("client.worker:MOST_WAITING", 10**9)),
     },
     "privacy": {
         "clip-decoded": ("clients clip before their error feedback, the server does not", _clip_at_clients),
-        "half-noise": ("half of the noise", _half_noise),
+        "half-noise": (
+            "half of the noise",
+            around(
+                "plait.privacy.mechanism:grid_for", by=lambda real: lambda size, multiplier: real(size, multiplier / 2)
+            ),
+        ),
         "noise-reused": (
             "noise follows from the round alone",
-            instead("plait.privacy.noise:RunKey.for_round", lambda self, number, digest: derived_for(self, number)),
+            instead(
+                "plait.privacy.noise:RunKey.for_round",
+                lambda self, number, digest: module("plait.privacy.noise").derived(self.secret, str(number).encode()),
+            ),
         ),
-        "half-share": ("half of a client's share of the noise", lambda: _shares_over(4)),
-        "share-of-all": ("shares are for all clients, not for those that are guaranteed", lambda: _shares_over(5 / 4)),
+        "half-share": (
+            "half of a client's share of the noise",
+            around(
+                "plait.privacy.mechanism:discrete_gaussian",
+                by=lambda drawn: lambda variance, bits: drawn(variance / 4, bits),
+            ),
+        ),
+        "share-of-all": (
+            "shares are for all clients, not for those that are guaranteed",
+            around(
+                "plait.privacy.mechanism:discrete_gaussian",
+                by=lambda drawn: lambda variance, bits: drawn(variance / (5 / 4), bits),
+            ),
+        ),
         "share-reused": (
             "a share of the noise follows from the update alone",
             instead("plait.secagg.masking:Masking.noise_key", lambda self, session, numbers: numbers),
@@ -718,25 +613,41 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
                 lambda values, *, clip_norm, radius, key: module("numpy").rint(values * (radius / clip_norm)),
             ),
         ),
-        "median": ("norms are bounded by a median", _median_left_on),
-        "mask-digest": ("masks do not depend on the model that was sent", _one_model_for_all),
-        "mask-seed": ("masks have keys of 32 bits", _short_seeds),
+        "median": (
+            "norms are bounded by a median",
+            around("plait.settle:_checks", by=lambda checks: lambda *given: {**checks(*given), "norm_bound": "10"}),
+        ),
+        "mask-digest": (
+            "masks do not depend on the model that was sent",
+            around(
+                "plait.secagg.client:pair_key",
+                "plait.secagg.client:self_key",
+                by=lambda key: lambda *given: key(*given[:-1], b""),
+            ),
+        ),
+        "mask-seed": (
+            "masks have keys of 32 bits",
+            around(
+                "plait.secagg.masks:derived",
+                "plait.secagg.client:derived",
+                by=lambda key: lambda *given: key(*given)[:4] + bytes(28),
+            ),
+        ),
         "second-unmasking": (
             "a round may be unmasked again",
             instead("plait.secagg.roster:Session.series", property(lambda self: self.attempt.hex())),
         ),
-        "survivors": (
-            "a list of survivors needs no signatures",
-            instead("plait.secagg.client:is_signed", _always),
-        ),
-        "vouch": (
-            "a key needs no voucher",
-            instead("plait.secagg.roster:Offer.check", lambda self, session, vouch: None),
-        ),
+        "survivors": ("a list of survivors needs no signatures", nothing("plait.secagg.client:is_signed", result=True)),
+        "vouch": ("a key needs no voucher", nothing("plait.secagg.roster:Offer.check")),
     },
     "private_records": {
         "record-clip": ("gradients of records are not clipped", _clip_at_clients),
-        "record-noise": ("half of the noise", _half_noise),
+        "record-noise": (
+            "half of the noise",
+            around(
+                "plait.privacy.mechanism:grid_for", by=lambda real: lambda size, multiplier: real(size, multiplier / 2)
+            ),
+        ),
         "record-resumed": (
             "noise follows from the client's secret alone",
             instead(
@@ -750,7 +661,7 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         ),
         "record-budget": (
             "an account has no budget",
-            instead("plait.privacy.record:RecordPrivacy.epsilon_after", lambda self, steps: 0.0),
+            nothing("plait.privacy.record:RecordPrivacy.epsilon_after", result=0.0),
         ),
     },
     "one_member": {
@@ -762,31 +673,22 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
             "a grid may grow as it likes from round to round",
             instead("plait.secagg.rounds:_GROWTH", 1e30),
         ),
-        "masked-room": (
-            "a grid may be as coarse as it likes",
-            instead("plait.secagg.rounds:_MOST_ROOM", 1e30),
-        ),
+        "masked-room": ("a grid may be as coarse as it likes", instead("plait.secagg.rounds:_MOST_ROOM", 1e30)),
         "masked-ring": ("a sum that has left its ring is one", nothing("plait.secagg.rounds:check_sum")),
         "complaint": (
             "a client that cannot open shares refuses",
-            lambda: put("plait.secagg.client:MaskingClient.deliver", _refuses_what_it_cannot_open()),
+            around("plait.secagg.client:MaskingClient.deliver", by=_refuses_what_it_cannot_open),
         ),
-        "verdict": (
-            "an accused client is to blame",
-            instead("plait.secagg.stages:judge", _accused_are_guilty),
-        ),
+        "verdict": ("an accused client is to blame", instead("plait.secagg.stages:judge", _accused_are_guilty)),
         "share-keys": (
             "an accused is believed that shows any key",
-            instead("plait.secagg.server:can_be_opened", lambda *given, **named: True),
+            nothing("plait.secagg.server:can_be_opened", result=True),
         ),
         "share-digests": (
             "any share is taken for the one that was given",
             nothing("plait.secagg.server:Sealed.check_shares"),
         ),
-        "recalled": (
-            "a server that goes on forgets who is left out",
-            nothing("plait.secagg.stages:MaskedSums.recall"),
-        ),
+        "recalled": ("a server that goes on forgets who is left out", nothing("plait.secagg.stages:MaskedSums.recall")),
         "lost-sum": (
             "a sum that cannot be unmasked ends the run",
             lambda: put("plait.secagg.stages:LostError", module("plait.errors").ConfigError),
@@ -795,28 +697,19 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
             "losses that no clients have end the run",
             lambda: put("plait.secagg.collector:PeerError", module("plait.errors").ConfigError),
         ),
-        "groups": (
-            "no group is left out",
-            instead("plait.secagg.stages:distances", lambda means: (0.0,) * len(means)),
-        ),
+        "groups": ("no group is left out", instead("plait.secagg.stages:distances", lambda means: (0.0,) * len(means))),
         "stage-deadline": (
             "a stage takes a quarter of an hour",
-            instead("plait.rounds.channel:Patience.most_stage_s", lambda self, clients, **sizes: 900.0),
+            nothing("plait.rounds.channel:Patience.most_stage_s", result=900.0),
         ),
     },
     "liar": {
-        "guard": (
-            "what is evaluated is published",
-            instead("plait.rounds.watch:Guard.publishes", lambda self, evaluated: True),
-        ),
+        "guard": ("what is evaluated is published", nothing("plait.rounds.watch:Guard.publishes", result=True)),
         "guard-median": (
             "the mean of losses alone decides",
             instead("plait.rounds.watch:_rise", lambda change: change.mean),
         ),
-        "guard-masked": (
-            "masked losses decide nothing",
-            instead("plait.rounds.watch:_of_sums", lambda before, after: 0.0),
-        ),
+        "guard-masked": ("masked losses decide nothing", nothing("plait.rounds.watch:_of_sums", result=0.0)),
         "guard-base": (
             "an adapter of which nothing says that it is better than the base is published",
             instead("plait.rounds.watch:_told", lambda evaluated: module("plait.rounds.watch").Change(0.0, 0.0)),
@@ -837,7 +730,7 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         ),
         "one-list": (
             "half of the clients are enough",
-            instead("plait.guarantees.thresholds:threshold_of", _half, beside=("plait.secagg.roster",)),
+            instead("plait.guarantees.thresholds:threshold_of", lambda count: -(-count // 2)),
         ),
         "cycles": (
             "each client's neighbours are those next to it",
@@ -845,18 +738,24 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         ),
         "a-tenth": (
             "an eighth may collude in a large roster",
-            instead("plait.guarantees.thresholds:colluding", _an_eighth, beside=("plait.secagg.events",)),
+            instead(
+                "plait.guarantees.thresholds:colluding",
+                lambda clients: clients // 8 if clients > 256 else (clients - 1) // 3,
+            ),
         ),
     },
     "fuzz": {
         "raw-parse": (
             "what protobuf raises is let out",
             instead("plait.wire.canonical:parse", lambda kind, data, what, *, max_bytes: kind.FromString(data)),
-        ),
+        )
     },
     "soak": {
         "history": ("every round's norms are remembered", instead("plait.rounds.validate:HISTORY", 10**9)),
-        "files": ("directories stay open", _files_stay_open),
+        "files": (
+            "directories stay open",
+            instead("plait.files:fsync_directory", lambda path: os.open(path, os.O_RDONLY)),
+        ),
         "pruning": ("every checkpoint is kept", instead("plait.rounds.checkpoint:KEPT", 10**9)),
     },
     "evidence": {
@@ -873,9 +772,18 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
             "the adapters that clients were given",
             instead("scoreboard.evidence:verify.Story._held", _every_adapter),
         ),
-        "told-losses": ("the losses that clients told", _any_losses),
+        "told-losses": (
+            "the losses that clients told",
+            around(
+                "scoreboard.evidence:verify.SAYS",
+                by=lambda says: {
+                    **says,
+                    "evaluated": lambda _, line: set(module("scoreboard.evidence").verify.names_in(line)),
+                },
+            ),
+        ),
         "no-escapes": ("names that are shown plainly", same("scoreboard.evidence:verify.shown")),
-        "bomb": ("the size of what is compressed", _unbounded),
+        "bomb": ("the size of what is compressed", instead("scoreboard.evidence:verify.MOST_RATIO", 1 << 20)),
     },
     "sums": {
         "nested": (
@@ -908,7 +816,10 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         ),
         "seats": (
             "groups are dealt anew in each round",
-            _groups_change,
+            around(
+                "plait.secagg.stages:seated",
+                by=lambda seated: lambda names, count, *, key, before: seated(names, count, key=key, before={}),
+            ),
         ),
     },
     "server_alone": {
@@ -920,16 +831,13 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         ),
         "sums-apart": (
             "sums of the same numbers may be of any clients",
-            instead("plait.secagg.journal:are_apart", lambda one, other, least: True),
+            nothing("plait.secagg.journal:are_apart", result=True),
         ),
         "closed-rounds": (
             "a run that begins anew under the same name may unmask its rounds again",
             nothing("plait.secagg.journal:SumJournal.check_open"),
         ),
-        "few-in-a-sum": (
-            "a sum may be of any number of clients",
-            nothing("plait.secagg.journal:SumJournal.check_sum"),
-        ),
+        "few-in-a-sum": ("a sum may be of any number of clients", nothing("plait.secagg.journal:SumJournal.check_sum")),
         "older-state": (
             "a state directory from an older copy is believed",
             nothing("client.journal_file:JournalFile._check"),
@@ -938,8 +846,20 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
             "epsilon does not add up over runs",
             nothing("plait.privacy.client:SpentJournal.check_budget"),
         ),
-        "masked-consent": ("consent to a masked run is consent to the next", _consent_once),
-        "masked-counts": ("figures under masks are weighted by tokens", _figures_by_tokens),
+        "masked-consent": (
+            "consent to a masked run is consent to the next",
+            around(
+                "client.consent:agree",
+                by=lambda agree: lambda *given, **named: agree(*given, **{**named, "each_run": False}),
+            ),
+        ),
+        "masked-counts": (
+            "figures under masks are weighted by tokens",
+            around(
+                "plait.secagg.masking:evaluation_figures",
+                by=lambda figures: lambda shared, own: {**figures(shared, own), "moved": shared.tokens},
+            ),
+        ),
         "masked-refusals": (
             "refusals under masks say how many records there are",
             instead("plait.wire.settings:Settings.counts_stay", property(lambda self: False)),
