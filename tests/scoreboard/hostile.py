@@ -8,7 +8,6 @@ process, which is watched (`hostile_client.py`); attacks on the wire go to a rea
 from __future__ import annotations
 
 import json
-import os
 import select
 import signal
 import subprocess
@@ -19,7 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from scoreboard.hostile_case import Case, Target
-from scoreboard.hostile_cases import all_cases
+from scoreboard.hostile_client import cpu_s
+from scoreboard.hostile_tasks import all_cases
 from scoreboard.hostile_wire import over_grpc
 from scoreboard.row import Row, one_in
 
@@ -53,7 +53,7 @@ class Client:
                 [sys.executable, str(script), str(self._scratch / str(self.begun))],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
             )  # fmt: skip
-            if self._hear(cpu_s=_PATIENCE_S) is None:
+            if self._hear(most_s=_PATIENCE_S) is None:
                 raise RuntimeError("the client does not begin")
         assert self._process.stdin is not None
         try:
@@ -62,17 +62,17 @@ class Client:
         except BrokenPipeError:
             said = None
         else:
-            said = self._hear(cpu_s=_GIVEN_UP_CPU_S if line.isdigit() else _PATIENCE_S)
+            said = self._hear(most_s=_GIVEN_UP_CPU_S if line.isdigit() else _PATIENCE_S)
         if said is None:
             self.end()
         return said
 
-    def _hear(self, *, cpu_s: float) -> Mapping[str, object] | None:
+    def _hear(self, *, most_s: float) -> Mapping[str, object] | None:
         process = self._process
         assert process is not None
         assert process.stdout is not None
-        until_cpu_s, until_s = _cpu_s(process.pid) + cpu_s, time.monotonic() + _PATIENCE_S
-        while time.monotonic() < until_s and _cpu_s(process.pid) < until_cpu_s:
+        until_cpu_s, until_s = cpu_s(process.pid) + most_s, time.monotonic() + _PATIENCE_S
+        while time.monotonic() < until_s and cpu_s(process.pid) < until_cpu_s:
             if select.select([process.stdout], [], [], 0.2)[0]:
                 line = process.stdout.readline()
                 return json.loads(line) if line else None
@@ -84,14 +84,6 @@ class Client:
                 self._process.send_signal(signal.SIGKILL)
             self._process.communicate()
             self._process = None
-
-
-def _cpu_s(pid: int) -> float:
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return float("inf")
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def in_process(scratch: Path, cases: Mapping[int, Case], figures: dict[str, float]) -> Iterator[str]:

@@ -77,9 +77,18 @@ def without_address_space(most: int):
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
-def memory(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:")) * 1024
+def memory_bytes(key: str, pid: int | str = "self") -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:")) << 10
+
+
+def cpu_s(pid: int) -> float:
+    """Processor time of a process so far; without end if it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return float("inf")
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
@@ -117,8 +126,8 @@ def _cases(folder: Path) -> None:
     # What libraries print must not get between the lines.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    from scoreboard.hostile_cases import all_cases
     from scoreboard.hostile_desk import Desk
+    from scoreboard.hostile_tasks import all_cases
 
     from plait.data import cache_directory
 
@@ -137,7 +146,7 @@ def _cases(folder: Path) -> None:
         desk.before(case.target)
         harm.clear()
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-        at_rest, started = memory("VmRSS"), time.process_time()
+        at_rest, started = memory_bytes("VmRSS"), time.process_time()
         watch.on = True
         with without_address_space(MOST_ADDRESS_SPACE):
             try:
@@ -148,7 +157,7 @@ def _cases(folder: Path) -> None:
         found = {
             "said": said[:300],
             "cpu_s": time.process_time() - started,
-            "bytes": memory("VmHWM") - at_rest,
+            "bytes": memory_bytes("VmHWM") - at_rest,
             "harm": harm[:3],
         }
         print(json.dumps(found), file=answers, flush=True)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from scoreboard.hostile_case import BOMB, OUTSIDE, TRAINER, Honest
+from scoreboard.hostile_client import cpu_s, memory_bytes
 from scoreboard.hostile_desk import CONFIG, NAME, honest_server, write_data, write_policy
 from scoreboard.processes import until
 from scoreboard.small_federation import borrowed
@@ -83,13 +84,24 @@ class Node:
     process: subprocess.Popen[bytes]
     folder: Path
 
-    def status(self, key: str) -> int:
-        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:")) * 1024
-
+    @property
     def cpu_s(self) -> float:
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return cpu_s(self.process.pid)
+
+    def memory_bytes(self, key: str) -> int:
+        return memory_bytes(key, self.process.pid)
+
+    @property
+    def is_over(self) -> bool:
+        return self.process.poll() is not None
+
+    def until(self, condition: Callable[[], object], what: str) -> None:
+        """Wait for this, or for its end."""
+        until(lambda: condition() or self.is_over, what, patience_s=_PATIENCE_S)
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
 
     def harm(self) -> str:
         """What it did that it should not."""
@@ -133,22 +145,14 @@ class Stage:
 
     def do_honest_work(self) -> str:
         """Digests of what the node answers to an honest task; empty if it does not answer."""
-        until(
-            lambda: self.server.lines or self.node.process.poll() is not None,
-            "the node to be there",
-            patience_s=_PATIENCE_S,
-        )
-        if self.node.process.poll() is not None:
+        self.node.until(lambda: self.server.lines, "the node to be there")
+        if self.node.is_over:
             return ""
         work = self.work()
         self.server.tasks[work.task_id] = work
         self.server.say(pb.ToNode(work=work))
         answers = self.server.answers
-        until(
-            lambda: work.task_id in answers or self.node.process.poll() is not None,
-            "an honest answer",
-            patience_s=_PATIENCE_S,
-        )
+        self.node.until(lambda: work.task_id in answers, "an honest answer")
         if work.task_id not in answers:
             return ""
         content, data = answers[work.task_id]
@@ -268,11 +272,7 @@ def _welcomed_again(stage: Stage, forge: Callable[[pb.Welcome], Iterator[pb.ToNo
     before = stage.server.welcomes
     stage.server.forge = forge
     stage.server.hang_up()
-    until(
-        lambda: stage.server.welcomes > before or stage.node.process.poll() is not None,
-        "the node to come back",
-        patience_s=_PATIENCE_S,
-    )
+    stage.node.until(lambda: stage.server.welcomes > before, "the node to come back")
     stage.server.hang_up()
 
 
@@ -310,20 +310,17 @@ def over_grpc(scratch: Path, *, full: bool) -> dict[str, str]:
     stage: Stage | None = None
     try:
         for name, lie in chosen.items():
-            stage = (
-                stage if stage and stage.node.process.poll() is None else _staged(scratch, server, honest, blueprint)
-            )
+            if stage is None or stage.node.is_over:
+                stage = _staged(scratch, server, honest, blueprint)
             said[name] = _outcome(stage, lie)
         if stage is not None:
-            stage.node.process.kill()
-            stage.node.process.wait()
+            stage.node.end()
         for name, (changes, policy) in unwanted.items():
             if full or name in _QUICK:
                 said[name] = _refuses_run(scratch, server, honest, changes, policy)
     finally:
-        if stage is not None and stage.node.process.poll() is None:
-            stage.node.process.kill()
-            stage.node.process.wait()
+        if stage is not None:
+            stage.node.end()
         server.stop()
     return said
 
@@ -351,17 +348,16 @@ def _staged(scratch: Path, server: HostileServer, honest: Honest, blueprint: Blu
     stage = Stage(server, _started(scratch, server), honest, blueprint)
     node = stage.node
     try:
-        until(lambda: server.lines or node.process.poll() is not None, "the node to be ready", patience_s=_PATIENCE_S)
+        node.until(lambda: server.lines, "the node to be ready")
         stage.first = stage.do_honest_work()
         if not stage.first:
             raise RuntimeError("the node does no honest work")
         for _ in range(2):
-            before = node.cpu_s()
+            before = node.cpu_s
             stage.do_honest_work()
-            stage.baseline_s = max(stage.baseline_s, node.cpu_s() - before)
+            stage.baseline_s = max(stage.baseline_s, node.cpu_s - before)
     except BaseException:
-        node.process.kill()
-        node.process.wait()
+        node.end()
         raise
     return stage
 
@@ -369,23 +365,22 @@ def _staged(scratch: Path, server: HostileServer, honest: Honest, blueprint: Blu
 def _outcome(stage: Stage, lie: Lie) -> str:
     node = stage.node
     Path(f"/proc/{node.process.pid}/clear_refs").write_text("5")
-    at_rest, started = node.status("VmRSS"), node.cpu_s()
+    at_rest, started = node.memory_bytes("VmRSS"), node.cpu_s
     try:
         lie(stage)
         answer = stage.do_honest_work()
-        if node.process.poll() is not None:
+        if node.is_over:
             return "the node ended"
         if answer != stage.first:
             return "an honest task after it is not done right"
         if harm := node.harm():
             return f"the node does {harm[:200]}"
-        spent, taken = node.cpu_s() - started - 2 * stage.baseline_s, node.status("VmHWM") - at_rest
+        spent, taken = node.cpu_s - started - 2 * stage.baseline_s, node.memory_bytes("VmHWM") - at_rest
         if spent > MOST_CPU_S:
             return f"{spent:.1f} s of processor time"
         return f"{taken >> 20} MiB" if taken > MOST_BYTES else ""
     except Exception as error:
-        node.process.kill()
-        node.process.wait()
+        node.end()
         return f"{type(error).__name__}: {str(error)[:200]}"
 
 
@@ -400,7 +395,7 @@ def _refuses_run(
     server.give(task, honest.describe, message_type="query", group="0")
     node = _started(scratch, server, policy)
     try:
-        until(lambda: task in server.answers or node.process.poll() is not None, "the node", patience_s=_PATIENCE_S)
+        node.until(lambda: task in server.answers, "the node")
         if task in server.answers:
             content, data = server.answers[task]
             if content == pb.CONTENT_PLAIT and not isinstance(decode_reply(data, max_bytes=1 << 20), Refusal):
@@ -414,8 +409,7 @@ def _refuses_run(
     except TimeoutError as error:
         return str(error)
     finally:
-        node.process.kill()
-        node.process.wait()
+        node.end()
         server.run_config = json.dumps(dict(honest.run))
         server.tasks.clear()
         server.hang_up()

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from scoreboard.hostile_client import memory_bytes
 from scoreboard.processes import Job, attend, end, events, result, serve, start, until
 from scoreboard.row import Row
 from scoreboard.small_federation import borrowed, of_numbers
@@ -156,7 +157,8 @@ def _federate(folder: Path, kits: Path, attack: Attack, *, undisturbed: bool = F
         peaks_bytes = [0]
 
         def is_over() -> bool:
-            peaks_bytes.append(_peak_bytes(server.pid))  # while it is there: it ends by itself
+            with suppress(OSError, StopIteration):  # it ends by itself
+                peaks_bytes.append(memory_bytes("VmHWM", server.pid))
             return result(job) is not None or not server.is_alive()
 
         with suppress(TimeoutError):
@@ -173,14 +175,6 @@ def _listens(port: int) -> bool:
     with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1.0):
         return True
     return False
-
-
-def _peak_bytes(process: int | None) -> int:
-    with suppress(OSError):
-        for line in Path(f"/proc/{process}/status").read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return int(line.split()[1]) << 10
-    return 0
 
 
 def _attack(name: str, job: Job, port: int) -> None:
