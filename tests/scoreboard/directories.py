@@ -20,9 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from scoreboard.page_visit import visit_page, visitors
 from scoreboard.row import Row, one_in
-from scoreboard.stranger_server import SENT, stranger_server
+from scoreboard.strangers import SENT, stranger_server, visit_page, visitors
 
 from tests.commands import run_command
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -70,37 +70,44 @@ WAYS: dict[str, Way] = {
 
 
 def run(*, full: bool, scratch: Path) -> Row:
-    """Every way: once undisturbed, then killed at each point."""
-    tried = passed = 0
-    failures: list[str] = []
+    complaints: list[str] = []
     seconds: list[float] = []
-    for name, way in WAYS.items():
-        folder = scratch / f"{len(list(scratch.iterdir()))}"
-        whole = Job(folder, {"rounds": way.rounds, **way.arguments}, way.names, wide=way.wide)
-        undisturbed = _once(whole, way, 0, [])
-        marks = undisturbed["marks"]
-        points = POINTS if full else way.points
-        steps = [marks["begin"] + (marks["end"] - marks["begin"]) * point // points for point in range(points)]
-        for point, step in enumerate(steps):
-            tried += 1
-            job = replace(whole, folder=folder / f"killed-{point}")
-            killed = _once(job, way, step, seconds)
-            if killed["killed"] != 1:
-                failures.append(f"{name}, point {point}: killed {killed['killed']} times, expected once")
-            elif killed["said"] != undisturbed["said"]:
-                failures.append(f"{name}, point {point} (step {step}): another result than undisturbed")
-            elif told := different_stories(*(read_lines(each.run / "ledger.jsonl") for each in (job, whole))):
-                failures.append(f"{name}, point {point} (step {step}): {told}")
-            else:
-                passed += 1
-    return Row(
-        "SIGKILL of server or client, bit-identical",
-        tried,
-        passed,
-        figures={"ways": len(WAYS), "slowest to go on": f"{max(seconds, default=0):.2f} s"},
-        failures=failures,
-        least=len(WAYS) * POINTS if full else sum(way.points for way in WAYS.values()),
-    )
+    for number, (name, way) in enumerate(WAYS.items()):
+        whole = Job(scratch / f"{number}", {"rounds": way.rounds, **way.arguments}, way.names, wide=way.wide)
+        killed = kills(whole, way, POINTS if full else way.points, seconds)
+        complaints += [f"{name}, {complaint}" if complaint else "" for _, complaint in killed]
+    least = len(WAYS) * POINTS if full else sum(way.points for way in WAYS.values())
+    slowest = f"{max(seconds, default=0):.2f} s"
+    return Row.of(
+        "SIGKILL of server or client, bit-identical", complaints, least=least, ways=len(WAYS),
+        **{"slowest to go on": slowest},
+    )  # fmt: skip
+
+
+def kills(
+    whole: Job, way: Way, points: int, seconds: list[float], *, prepare: Callable[[Job], None] = lambda _: None
+) -> Iterator[tuple[Job, str]]:
+    """A run once undisturbed, then killed at each point: what became of it, and what is wrong with it.
+
+    Args:
+        prepare: what is done before each.
+        seconds: takes how long each server needed to go on.
+    """
+    prepare(whole)
+    undisturbed = _once(whole, way, 0, [])
+    first, last = undisturbed["marks"]["begin"], undisturbed["marks"]["end"]
+    for point in range(points):
+        job = replace(whole, folder=whole.folder / f"killed-{point}")
+        prepare(job)
+        killed = _once(job, way, first + (last - first) * point // points, seconds)
+        if killed["killed"] != 1:
+            wrong = f"killed {killed['killed']} times, expected once"
+        elif killed["said"] != undisturbed["said"]:
+            wrong = "another result than undisturbed"
+        else:
+            told = different_stories(*(read_lines(each.run / "ledger.jsonl") for each in (job, whole)))
+            wrong = str(told) if told else ""
+        yield job, f"point {point}: {wrong}" if wrong else ""
 
 
 def _once(job: Job, way: Way, fuse_at: int, seconds: list[float]) -> dict[str, object]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import atexit
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from functools import cache
 from inspect import signature
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scoreboard.small_federation import borrowed
+from scoreboard.small_federation import borrowed, tests_in
 
 from plait.secagg import client as masking
 from plait.secagg.roster import Offer, Session
@@ -72,24 +72,20 @@ def _kits(names: tuple[str, ...]) -> dict[str, ClientKit]:
 def attacks() -> Iterator[str]:
     """A complaint for each attack that a client went along with; empty for one that it refused."""
     exchange.Federation = Federation
-    yield from map(_complaint, TRIED)
+    wrong: dict[str, str] = {}
+    for name, test, parameters in tests_in(vars(exchange.TestMaliciousServer)):
+        attack = name.partition(" ")[0]
+        wrong.setdefault(attack, "")
+        try:
+            test(None, **_given(signature(test).parameters, parameters))
+        # What `pytest.raises` says is no Exception.
+        except (Exception, pytest.fail.Exception) as error:
+            wrong[attack] = f"{name}: {type(error).__name__} {error}"
+    yield from wrong.values()
     yield from _masks()
 
 
-def _complaint(attack: Callable[..., None]) -> str:
-    """What is wrong with any of an attack's cases."""
-    (mark,) = getattr(attack, "pytestmark", ()) or (None,)
-    names = [name for name in signature(attack).parameters if name != "self"]
-    try:
-        for case in mark.args[1] if mark else (None,):
-            attack(None, **_given(names, {mark.args[0]: case} if mark else {}))
-    # What `pytest.raises` says is no Exception.
-    except (Exception, pytest.fail.Exception) as error:
-        return f"{attack.__name__}: {type(error).__name__} {error}"
-    return ""
-
-
-def _given(names: Sequence[str], case: dict[str, object]) -> dict[str, object]:
+def _given(names: Collection[str], case: dict[str, object]) -> dict[str, object]:
     """What the fixtures of a test give."""
     federation = Federation(CLIENTS)
     given: dict[str, object] = {"federation": federation, **case}
@@ -100,10 +96,7 @@ def _given(names: Sequence[str], case: dict[str, object]) -> dict[str, object]:
         made = {"roster": lambda: roster, "shared": lambda: federation.undelivered(roster, federation.names),
                 "collecting": lambda: federation.share(roster, federation.names)}  # fmt: skip
         given |= {name: make() for name, make in made.items() if name in names}
-    return {name: given[name] for name in names}
-
-
-TRIED = [test for name, test in vars(exchange.TestMaliciousServer).items() if name.startswith("test_")]
+    return {name: given[name] for name in names if name != "self"}
 
 
 def _masks() -> Iterator[str]:

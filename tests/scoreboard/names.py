@@ -11,12 +11,13 @@ import json
 import logging
 import sys
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from html.parser import HTMLParser
 from pathlib import Path
 
 import grpc
+from rich.console import Console
 from scoreboard.row import Row
 from scoreboard.small_federation import FakeModel, borrowed, no_waiting_for_the_disk, of_numbers, signed
 
@@ -24,14 +25,18 @@ from client.journal import Journal, Style
 from client.task import Task
 from plait.adapters import AdapterState, BaseReference, Layout, model_card, save_peft_directory
 from plait.adapters.peft_reading import load_peft_directory
+from plait.adapters.safetensors import read_safetensors, write_safetensors
 from plait.cli.main import main
 from plait.data.records import Dataset, Record, RecordKind
 from plait.errors import PlaitError
+from plait.report.html import _ALTERNATIVE_TEXTS, render_html
 from plait.report.status import status_tables
-from plait.report.table import to_rich
+from plait.report.table import Table, to_rich
+from plait.report.tables import report_tables
 from plait.rounds.events import parse_event
-from plait.rounds.ledger import Ledger
+from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.run_directory import RunDirectory
+from plait.rounds.run_view import RunView
 from plait.simulation.partition import partition
 from plait.simulation.scheme import parse_partition
 from plait.v1 import federation_pb2 as pb
@@ -174,27 +179,16 @@ def borrowed_fuzz():
     return borrowed("fuzz/fuzz_report.py")
 
 
+def _view(folder: Path) -> RunView:
+    return RunView.of(read_events(folder / "ledger.jsonl"))
+
+
 def _page(folder: Path, run: str, client: str) -> _Page:
-    from plait.report.html import _ALTERNATIVE_TEXTS, render_html
-    from plait.rounds.ledger import read_events
-    from plait.rounds.run_view import RunView
-
     _ledger(folder, run, client)
-    view = RunView.of(read_events(folder / "ledger.jsonl"))
-    return _Page(render_html(view, {key: dict[str, str]() for key in _ALTERNATIVE_TEXTS}, ""))
+    return _Page(render_html(_view(folder), {key: dict[str, str]() for key in _ALTERNATIVE_TEXTS}, ""))
 
 
-def _tables(folder: Path) -> str:
-    from plait.report.tables import report_tables
-    from plait.rounds.ledger import read_events
-    from plait.rounds.run_view import RunView
-
-    return _shown(report_tables(RunView.of(read_events(folder / "ledger.jsonl"))))
-
-
-def _shown(tables) -> str:
-    from rich.console import Console
-
+def _shown(tables: Iterable[Table]) -> str:
     screen = Console(file=io.StringIO(), width=200)
     for table in tables:
         screen.print(to_rich(table))
@@ -224,7 +218,7 @@ def _client(inside: Path, name: str) -> Iterator[str]:
     (inside / "run" / "ledger.jsonl").rename(inside / "federation.jsonl")
     yield json.dumps([path.name for path in (inside / "run").rglob("*")])
     yield _page(inside / "report", "run", name)
-    yield _tables(inside / "report")
+    yield _shown(report_tables(_view(inside / "report")))
     yield _status("run", name)
     yield _said_by("provision", inside / "fed", "--clients", name, "--server-name", "localhost")
     log = io.StringIO()
@@ -259,7 +253,7 @@ def _client(inside: Path, name: str) -> Iterator[str]:
 def _run(inside: Path, name: str) -> Iterator[str]:
     """A run of that name: its ledger, its report, what a server says of it, its directory on the command line."""
     yield _page(inside / "report", name, "ada")
-    yield _tables(inside / "report")
+    yield _shown(report_tables(_view(inside / "report")))
     yield _status(name, "ada")
     for verb in ("report", "verify", "resume"):
         yield _said_by(verb, f"{inside}/{name}".replace("\0", ""))
@@ -317,8 +311,6 @@ def _tensor(inside: Path, name: str) -> Iterator[str]:
 
 
 def _saved_again(folder: Path, name: str) -> None:
-    from plait.adapters.safetensors import read_safetensors, write_safetensors
-
     folder.mkdir()
     write_safetensors(folder / "w.safetensors", dict(AdapterState.zeros(Layout.of({name: (2, 3)})).items()))
     read_safetensors(folder / "w.safetensors")

@@ -333,17 +333,14 @@ RUN_AGAIN: Mapping[str, Mapping[str, object]] = {
 }  # fmt: skip
 WAYS: Mapping[str, Callable[[World], str]] = {
     **{name: partial(_twice, **differences) for name, differences in RUN_AGAIN.items()},
-    "restored from an older copy": _restored_from_an_older_copy,
-    "all lost everything": _all_lost_everything,
-    "cohorts that give two clients together": _cohorts_that_give_two_clients_together,
-    "five cohorts that give two clients": _five_cohorts_that_give_two_clients,
-    "evaluated again under other names": _evaluated_again_under_other_names,
-    "evaluated for half of the clients": _evaluated_for_half_of_the_clients,
-    "left out of every second round": _left_out_of_every_second_round,
-    "evaluated round by round with small steps": _evaluated_round_by_round_with_small_steps,
-    "counts from changing cohorts": _counts_from_changing_cohorts,
-    "refusals": _refusals,
-    "epsilon of three runs": _epsilon_of_three_runs,
-    "consent to another run": _consent_to_another_run,
-    "fewer than the policy says": _fewer_than_the_policy_says,
-}
+    **{
+        way.__name__.strip("_").replace("_", " "): way
+        for way in (
+            _restored_from_an_older_copy, _all_lost_everything, _cohorts_that_give_two_clients_together,
+            _five_cohorts_that_give_two_clients, _evaluated_again_under_other_names,
+            _evaluated_for_half_of_the_clients, _left_out_of_every_second_round,
+            _evaluated_round_by_round_with_small_steps, _counts_from_changing_cohorts, _refusals,
+            _epsilon_of_three_runs, _consent_to_another_run, _fewer_than_the_policy_says,
+        )
+    },
+}  # fmt: skip
