@@ -37,22 +37,15 @@ def _merged() -> Mapping[str, Prepare]:
 
 
 def _peft() -> Mapping[str, Prepare]:
-    from plait.exporting.peft import prepare_peft
+    from plait.exporting.peft import prepare_peft, prepare_vllm
 
-    return {"peft": prepare_peft}
-
-
-def _vllm() -> Mapping[str, Prepare]:
-    from plait.exporting.vllm import prepare_vllm
-
-    return {"vllm": prepare_vllm}
+    return {"peft": prepare_peft, "vllm": prepare_vllm}
 
 
 TARGETS: Choices[Prepare] = Choices(
     (("gguf", "ollama"), _gguf_adapter),
     (("merged",), _merged),
-    (("peft",), _peft),
-    (("vllm",), _vllm),
+    (("peft", "vllm"), _peft),
     alphabetical=True,
 )
 

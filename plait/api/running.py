@@ -141,7 +141,7 @@ def go_on(
         PlaitError: the reason that the run stopped again.
     """
     with status("loading libraries", quiet=quiet):
-        from plait.report.write import write_report
+        from plait.report.summary import write_report
         from plait.simulation.execution import begin, execute, prepare
     with ExitStack() as works:
         with TURN:

@@ -167,7 +167,7 @@ def vouch_of(serving: Serving) -> Vouch | None:
 
 def conclude(directory: RunDirectory) -> None:
     """Write the report; remove the raw answers, which are folded into the adapter by now."""
-    from plait.report.write import write_report
+    from plait.report.summary import write_report
 
     shutil.rmtree(directory.inbox, ignore_errors=True)
     write_report(directory.path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, cast
 
@@ -18,20 +18,13 @@ _SEQ_LEN = 512
 
 
 def open_speaker(
-    adapter: Path,
-    *,
-    client: str = "",
-    base: str = "",
-    device: str = "auto",
-    dtype: str = "auto",
-    progress: Callable[[str], None] = lambda _: None,
+    adapter: Path, *, client: str = "", base: str = "", device: str = "auto", dtype: str = "auto"
 ) -> Speaker:
     """The adapter of a run, or of a PEFT directory, on its base.
 
     Args:
         client: whose personalized adapter; by default the shared one.
         base: where the base is, if the adapter names none that is on this disk.
-        progress: called before each slow step.
 
     Raises:
         ConfigError: there is no adapter, its base is not on this disk, or it does not write text.
@@ -46,11 +39,8 @@ def open_speaker(
     from plait.training.resident import ResidentBase
 
     quiet_libraries()
-    if client:
-        source = open_personal(adapter, client, base=base, progress=progress)
-    else:
-        source = open_source(adapter, base=base, progress=progress)
-    located = locate_base(base, progress=progress) if base else locate_weights(source, progress=progress)
+    source = open_personal(adapter, client, base=base) if client else open_source(adapter, base=base)
+    located = locate_base(base) if base else locate_weights(source, progress=lambda _: None)
     compute = choose_compute(device, dtype)
     resident = ResidentBase(located.directory, located.reference.fingerprint, compute, seq_len=_SEQ_LEN)
     return Speaker(resident, source.spec, source.state)

@@ -34,8 +34,8 @@ def audit(
     Example: plait audit runs/first
     """
     from plait.api.received import UNUSED, admitted_settings
+    from plait.report.summary import write_report
     from plait.report.tables import membership_table, verdict
-    from plait.report.write import write_report
     from plait.rounds.events import Audited
     from plait.rounds.ledger import append_event, read_events
     from plait.rounds.run_directory import RunDirectory

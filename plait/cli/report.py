@@ -35,7 +35,7 @@ def report(
     path = run_or_newest(run, quiet=json_output)
     directory = RunDirectory.find(path)
     with status(f"writing the report of {path}", quiet=json_output):
-        from plait.report.write import write_report
+        from plait.report.summary import write_report
 
         view = write_report(directory.path)
         if export:

@@ -38,7 +38,7 @@ def withdraw(
     from plait.config import RunConfig, to_toml
     from plait.errors import ConfigError
     from plait.files import write_atomically
-    from plait.report.write import write_report
+    from plait.report.summary import write_report
     from plait.rounds.run_directory import RunDirectory
 
     directory = RunDirectory.find(run)

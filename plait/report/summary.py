@@ -1,15 +1,22 @@
-"""The numbers of a run under stable keys, for ``summary.json`` and scripts."""
+"""The readable files of a run directory, from its ledger: ``summary.json``, ``report.html`` and the plots.
+
+The numbers of the summary have stable keys, for scripts.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from statistics import fmean, median
 from typing import TYPE_CHECKING
 
+from plait.files import write_atomically
 from plait.report.alternatives import savings_of
 from plait.report.fairness import fairness_of
 from plait.report.tables import figures_of
 from plait.rounds.events import Audited, Evaluated, MeanScore, Score
+from plait.rounds.ledger import read_events
 from plait.rounds.run_view import RunView
 
 if TYPE_CHECKING:
@@ -196,3 +203,29 @@ def _learning_rate(view: RunView) -> float | None:
 
 def _per(total: int, client_rounds: int) -> float | None:
     return total / client_rounds if client_rounds else None
+
+
+def write_report(run_directory: Path) -> RunView:
+    """Read ``ledger.jsonl`` and write the report beside it; every file is written atomically.
+
+    Returns:
+        The view that the report shows.
+
+    Raises:
+        PeerError: the ledger is missing, broken or invalid.
+        MachineError: the directory cannot be written.
+    """
+    # Loading matplotlib takes a second, which reading a summary need not wait for.
+    from plait.report.html import render_html
+    from plait.report.plots import draw_plots, draw_svgs
+    from plait.report.tables import shown_first
+    from plait.report.theme import palette_css
+
+    view = RunView.of(read_events(run_directory / "ledger.jsonl"))
+    summary = json.dumps(summarise(view), indent=2, allow_nan=False) + "\n"
+    write_atomically(run_directory / "summary.json", summary.encode())
+    page = render_html(view, draw_svgs(view), palette_css(), shown=shown_first(run_directory))
+    for name, png in draw_plots(view).items():
+        write_atomically(run_directory / f"{name}.png", png)
+    write_atomically(run_directory / "report.html", page.encode())
+    return view

@@ -100,19 +100,16 @@ def _by_column(dataset: Dataset, column: str, clients: int) -> Partition:
             f"the {clients} with most text take part, {part:.0%} of all characters"
         )
     # As flwr-datasets' NaturalIdPartitioner, which takes 6 ms a client and a second to import.
-    shares: dict[str, list[int]] = {value: [] for value in chosen}
-    for index, value in enumerate(values):
-        if (share := shares.get(cast("str", value))) is not None:
-            share.append(index)
+    shares = by_value(values, chosen)
     names = names_of(chosen)
     notes.extend(_renamed(column, chosen, names))
-    held_out = held_out_by_value(dataset.column(column, held_out=True), chosen)
+    held_out = by_value(dataset.column(column, held_out=True), chosen)
     if dataset.held_out and not any(held_out):
         from plait.simulation.shares import held_out_by_share, without_classes
 
-        held_out = held_out_by_share(*without_classes(dataset, list(shares.values())))
+        held_out = held_out_by_share(*without_classes(dataset, shares))
         notes.append(f"column '{column}' names no client in the held-out split, which is shared out among all")
-    return _partition_of(dataset, names, list(shares.values()), held_out, notes)
+    return _partition_of(dataset, names, shares, held_out, notes)
 
 
 def _partition_of(
@@ -177,15 +174,8 @@ def _cut(text: str, most_bytes: int) -> str:
     return text.encode()[:most_bytes].decode(errors="ignore")
 
 
-def held_out_by_value(values: Sequence[str | None], clients: Sequence[str]) -> list[list[int]]:
-    """The records of each client.
-
-    Args:
-        values: of the held-out records in the column that tells the clients apart.
-
-    Returns:
-        For each client, the indices of its records, ascending.
-    """
+def by_value(values: Sequence[str | None], clients: Sequence[str]) -> list[list[int]]:
+    """For each client, the indices of its records, ascending, by the values of the column that tells clients apart."""
     parts: dict[str | None, list[int]] = {client: [] for client in clients}
     for index, value in enumerate(values):
         if value in parts:

@@ -7,7 +7,7 @@ import io
 import operator
 import warnings
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, SupportsIndex, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,57 +15,10 @@ from numpy.typing import NDArray
 from plait.data import Dataset, RecordKind
 from plait.errors import ConfigError
 from plait.own_code import located_errors
-from plait.simulation.scheme import MIN_RECORDS, Argument, Scheme
+from plait.simulation.scheme import MIN_RECORDS, Scheme
 
 if TYPE_CHECKING:
     from flwr_datasets.partitioner import Partitioner
-
-# The import of flwr_datasets takes a second: it brings datasets, pandas and matplotlib.
-
-
-def _dirichlet(clients: int, alpha: Argument, seed: int) -> Partitioner:
-    from flwr_datasets.partitioner import DirichletPartitioner
-
-    return DirichletPartitioner(
-        clients, "group", alpha=cast("float", alpha), min_partition_size=MIN_RECORDS, shuffle=False, seed=seed
-    )
-
-
-def _pathological(clients: int, classes: Argument, seed: int) -> Partitioner:
-    from flwr_datasets.partitioner import PathologicalPartitioner
-
-    # The first class in turn, the others at random, as in Li et al., arXiv 2102.02079.
-    return PathologicalPartitioner(
-        clients, "group", cast("int", classes), class_assignment_mode="first-deterministic", shuffle=False, seed=seed
-    )
-
-
-def _shard(clients: int, shards: Argument, seed: int) -> Partitioner:
-    from flwr_datasets.partitioner import ShardPartitioner
-
-    return ShardPartitioner(clients, "group", num_shards_per_partition=cast("int", shards), shuffle=False, seed=seed)
-
-
-def _sized(name: str) -> Callable[[int, Argument, int], Partitioner]:
-    def make(clients: int, argument: Argument, seed: int) -> Partitioner:
-        from flwr_datasets import partitioner
-
-        del argument, seed
-        return getattr(partitioner, name)(clients)
-
-    return make
-
-
-_PARTITIONERS: Mapping[str, Callable[[int, Argument, int], Partitioner]] = {
-    "iid": _sized("IidPartitioner"),
-    "dirichlet": _dirichlet,
-    "pathological": _pathological,
-    "shard": _shard,
-    "linear": _sized("LinearPartitioner"),
-    "square": _sized("SquarePartitioner"),
-    "exponential": _sized("ExponentialPartitioner"),
-}
-
 
 Drawn: TypeAlias = tuple[list[str], list[list[int]], list[list[int]], list[str]]
 """Names of clients, the indices of each one's records and of its held-out ones, and notes for the user."""
@@ -77,7 +30,7 @@ def drawn(dataset: Dataset, scheme: Scheme, *, clients: int, seed: int) -> Drawn
     # The partitioners cut contiguous runs, of all records or of a class; in random order a run is a random sample.
     order = _generator(seed, "order").permutation(len(dataset.records))
     with _quiet():
-        partitioner = _PARTITIONERS[scheme.kind.name](clients, scheme.argument, seed)
+        partitioner = _partitioner(scheme, clients, seed)
         try:
             shares = _run(partitioner, order, groups)
         except (ValueError, ZeroDivisionError) as error:  # the latter for shards smaller than one record
@@ -90,6 +43,33 @@ def drawn(dataset: Dataset, scheme: Scheme, *, clients: int, seed: int) -> Drawn
         classes = f", among them every record of {', '.join(absent[:8])}" if absent else ""
         notes.append(f"{scheme} leaves {left_out} of {len(dataset.records)} records to no client{classes}")
     return _numbered(clients), shares, _held_out_shares(dataset, shares), notes
+
+
+def _partitioner(scheme: Scheme, clients: int, seed: int) -> Partitioner:
+    # The import takes a second: it brings datasets, pandas and matplotlib.
+    from flwr_datasets import partitioner as of
+
+    given: Any = scheme.argument
+    match scheme.kind.name:
+        case "dirichlet":
+            return of.DirichletPartitioner(
+                clients, "group", alpha=given, min_partition_size=MIN_RECORDS, shuffle=False, seed=seed
+            )
+        case "pathological":
+            # The first class in turn, the others at random, as in Li et al., arXiv 2102.02079.
+            return of.PathologicalPartitioner(
+                clients, "group", given, class_assignment_mode="first-deterministic", shuffle=False, seed=seed
+            )
+        case "shard":
+            return of.ShardPartitioner(clients, "group", num_shards_per_partition=given, shuffle=False, seed=seed)
+        case "linear":
+            return of.LinearPartitioner(clients)
+        case "square":
+            return of.SquarePartitioner(clients)
+        case "exponential":
+            return of.ExponentialPartitioner(clients)
+        case _:
+            return of.IidPartitioner(clients)
 
 
 def _held_out_shares(dataset: Dataset, shares: Sequence[Sequence[int]]) -> list[list[int]]:

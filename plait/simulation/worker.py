@@ -20,9 +20,8 @@ from plait.rounds.channel import LocalChannel, NoAnswer
 from plait.run import resolve
 from plait.settle import settle
 from plait.simulation.loaded import Loaded
-from plait.simulation.sent_shares import SentShares
 from plait.simulation.simulation import Simulation
-from plait.simulation.workers import told
+from plait.simulation.workers import SentShares, told
 from plait.training.bases import LocatedBase, quiet_libraries
 from plait.training.device import take_share
 from plait.wire.codec import DECODED

@@ -5,29 +5,33 @@ records stay where they are, each process has its own clients' data alone, and a
 device again. Answers come in the order of the tasks, not of arrival: the ledger is that of one device.
 
 A process that dies is started again and its task repeated. What of its clients' state only memory had is lost, as a
-network's clients lose it: they say so, and are sent the whole adapter. Knows no torch.
+network's clients lose it: they say so, and are sent the whole adapter. Data travel as JSON. Knows no torch.
 """
 
 from __future__ import annotations
 
+import json
 import threading
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Self, cast
+from typing import Any, Self, cast
 
 from plait import errors
 from plait.child import Child, Message
 from plait.choice import parse_choice
 from plait.config import Scalar, config_from_table
+from plait.data import Message as Turn
+from plait.data import Record, RecordKind
 from plait.errors import ConfigError, Interrupted, MachineError, PlaitError, machine_fault
 from plait.plugins import is_importable
 from plait.rounds.channel import Data, FixedNodes, NoAnswer, Purpose, StopRequest, TaskParts
 from plait.run import Run
+from plait.simulation.partition import ClientShare
 from plait.simulation.partitioned_data import Shares
-from plait.simulation.sent_shares import SentShares
 from plait.training.device import Compute, shares, use_threads
 from plait.welcome import welcome_table
 
@@ -276,3 +280,57 @@ def raised(said: Mapping[str, object]) -> Exception:
     error = MachineError(f"a worker failed: {last}")
     error.add_note("\n".join(trace))
     return error
+
+
+_TURNS = frozenset({"messages", "chosen", "rejected"})
+
+
+@dataclass(frozen=True, eq=False)
+class SentShares:
+    """The data of some clients, as another process sent them.
+
+    Attributes:
+        clients: share and histogram by client number.
+    """
+
+    kind: RecordKind
+    clients: Mapping[int, tuple[ClientShare, Mapping[str, int]]]
+
+    def share(self, index: int) -> ClientShare:
+        """The data of one of these clients."""
+        return self.clients[index][0]
+
+    def histogram(self, index: int) -> Mapping[str, int]:
+        """Counts of its records that may be sent."""
+        return self.clients[index][1]
+
+    def to_bytes(self) -> bytes:
+        """For `from_bytes`; JSON."""
+        clients = {index: (asdict(share), dict(counts)) for index, (share, counts) in self.clients.items()}
+        return json.dumps({"kind": self.kind.value, "clients": clients}).encode()
+
+    @classmethod
+    def of(cls, data: Shares, indices: Iterable[int]) -> SentShares:
+        """Of these clients."""
+        return cls(data.kind, {index: (data.share(index), data.histogram(index)) for index in indices})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> SentShares:
+        """The inverse of `to_bytes`."""
+        found = json.loads(data)
+        clients = {
+            int(index): (
+                ClientShare(share["name"], _records(share["records"]), _records(share["held_out"])),
+                counts,
+            )
+            for index, (share, counts) in found["clients"].items()
+        }
+        return cls(RecordKind(found["kind"]), clients)
+
+
+def _records(found: Iterable[Mapping[str, Any]]) -> tuple[Record, ...]:
+    made: list[Record] = []
+    for each in found:
+        turns = {name: tuple(Turn(*turn) for turn in each[name]) for name in _TURNS}
+        made.append(replace(Record(**{name: each[name] for name in each.keys() - _TURNS}), **turns))
+    return tuple(made)

@@ -27,7 +27,7 @@ from plait.evidence.envelope import Signer
 from plait.evidence.page import page_of
 from plait.page.feed import Feed
 from plait.plugins import admit
-from plait.report.write import write_report
+from plait.report.summary import write_report
 from plait.rounds.run_directory import RunDirectory
 from tests import waiting
 from tests.attending import attend

@@ -31,8 +31,7 @@ from plait.simulation import workers as workers_module
 from plait.simulation.execution import execute, prepare
 from plait.simulation.loaded import Loaded
 from plait.simulation.partition import ClientShare
-from plait.simulation.sent_shares import SentShares
-from plait.simulation.workers import Workers, WorkersChannel, raised, told
+from plait.simulation.workers import SentShares, Workers, WorkersChannel, raised, told
 
 SETTINGS = {
     "partition": "natural:who", "clients": 4, "base": "tiny", "dtype": "float32", "threads": 1, "rounds": 2,

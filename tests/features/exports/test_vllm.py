@@ -20,9 +20,9 @@ from transformers import AutoModelForCausalLM
 
 from plait.api.export import write_export as export
 from plait.errors import ConfigError, PeerError
+from plait.exporting.peft import RANKS
 from plait.exporting.request import ExportRequest
 from plait.exporting.source import open_source
-from plait.exporting.vllm import RANKS
 from plait.training.bases import LocatedBase
 
 

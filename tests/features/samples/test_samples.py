@@ -33,7 +33,7 @@ def test_each_client_s_held_out_beginning_is_continued_twice(asked: plait.Result
 
 @pytest.mark.slow
 def test_the_report_shows_them_and_is_the_same_when_it_is_made_again(asked: plait.Result) -> None:
-    from plait.report.write import write_report
+    from plait.report.summary import write_report
 
     page = (asked.path / "report.html").read_text()
     assert "What it writes" in page

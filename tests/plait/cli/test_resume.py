@@ -68,7 +68,7 @@ def test_ctrl_c_saves_the_state_and_says_how_to_go_on(
 # What a process does before it goes on as the command, and where it is stopped there.
 STOPPED = """
 import sys
-from plait.report import write as report
+from plait.report import summary as report
 from plait.cli.main import main
 from plait.rounds.events import RunFinished
 from plait.rounds.ledger import Ledger

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from plait.report.tracker_libraries import LIBRARIES, Begun, TrackedRun
-from plait.report.trackers import following
+from plait.report.trackers import LIBRARIES, Begun, TrackedRun, following
 
 
 @pytest.fixture

@@ -7,8 +7,7 @@ import pytest
 
 from plait.cli.report import export_figures
 from plait.errors import PeerError
-from plait.report.summary import summarise
-from plait.report.write import write_report
+from plait.report.summary import summarise, write_report
 
 PLOTS = {
     "loss_by_round.png",

@@ -6,7 +6,7 @@ import numpy as np
 
 from plait.data import Dataset
 from plait.data.records import Record, RecordKind
-from plait.simulation.partition import Partition, held_out_by_value, partition
+from plait.simulation.partition import Partition, by_value, partition
 from plait.simulation.scheme import parse_partition
 from plait.simulation.shares import held_out_by_share
 
@@ -20,7 +20,7 @@ def records(owners: str) -> list[Record]:
 
 
 def test_a_client_gets_the_records_with_its_own_value() -> None:
-    assert held_out_by_value(["b", None, "a", "c", "b"], ["a", "b"]) == [[2], [0, 4]]
+    assert by_value(["b", None, "a", "c", "b"], ["a", "b"]) == [[2], [0, 4]]
     dataset = Dataset.of("d", RecordKind.TEXT, records("aabbb"), held_out=records("bab"))
     parts = split_over("natural:who", dataset, 2)
     assert [[record.text for record in share.held_out] for share in parts.shares] == [["a 1"], ["b 0", "b 2"]]
