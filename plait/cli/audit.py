@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -73,15 +73,10 @@ def audit(
         if settings.dp == "client":
             update("letting canary clients take part")
         proven, promised = proven_and_promised(settings, events)
-    event = Audited(
-        adapter=loaded.digest,
-        members=len(sides.members),
-        others=len(sides.others),
-        attacks=found,
-        epsilon_bound=proven.bound if proven else None,
-        epsilon_most=proven.most if proven else None,
-        canaries=proven.canaries if proven else 0,
-    )
+    shown: dict[str, Any] = {}
+    if proven:
+        shown = {"epsilon_bound": proven.bound, "epsilon_most": proven.most, "canaries": proven.canaries}
+    event = Audited(adapter=loaded.digest, members=len(sides.members), others=len(sides.others), attacks=found, **shown)
     if record:
         append_event(directory.ledger, event)
         write_report(directory.path)
