@@ -9,7 +9,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Generator
 
-from plait.abandon import OBEYED, Abandoned
+from plait.system.abandon import OBEYED, Abandoned
 
 
 class Abandonment:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from plait.cli.output import print_text
-from plait.progress import status
+from plait.report.progress import status
 
 
 def attest(
@@ -32,7 +32,7 @@ def attest(
     """
     from client.sent import attested
     from client.settings import default_state_directory
-    from plait.files import at_home, write_atomically
+    from plait.system.files import at_home, write_atomically
     from plait.trust.kit import ClientKit
 
     loaded = ClientKit.load(kit)

@@ -13,14 +13,14 @@ from client.journal import shown
 from client.journal_file import JournalFile
 from client.settings import NodeSettings, check_trainer, memory_folder
 from client.task import Capacity, DecliningRunner, ParticipantRunner, Run, TaskRunner
-from plait import machine
 from plait.config import Scalar, config_from_table
 from plait.data import Dataset
 from plait.errors import BaseMismatchError, ConfigError, DiskFullError, PlaitError, PolicyError
 from plait.policy import Policy
 from plait.rounds.memory import ClientSecret, DiskMemory
 from plait.rounds.terms import DataJournal
-from plait.welcome import config_from_welcome
+from plait.system import machine
+from plait.wire.welcome import config_from_welcome
 
 if TYPE_CHECKING:
     from client.participant import KeptBase

@@ -18,12 +18,12 @@ from client.hiding import Words, of_masks, of_privacy
 from client.journal import shown, size
 from plait.aggregation import RULES
 from plait.aggregation.stated_rule import STATED
-from plait.choice import parse_choice
 from plait.config import RunConfig, Scalar
 from plait.errors import MachineError, PolicyError
-from plait.files import make_private_directory, read_if_there, write_atomically
-from plait.json_text import read_json
 from plait.policy import Policy
+from plait.settings.choice import parse_choice
+from plait.system.files import make_private_directory, read_if_there, write_atomically
+from plait.system.json_text import read_json
 from plait.wire.codecs import codec_for
 
 _LOOK_S = 0.2

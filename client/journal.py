@@ -15,7 +15,7 @@ from threading import Lock
 from typing import TextIO
 
 from plait.config import Scalar
-from plait.text import fitted, printable
+from plait.system.text import fitted, printable
 
 _MOST_CHARACTERS = 200
 

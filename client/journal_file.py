@@ -22,8 +22,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import load_pem_x509_certificate
 
 from plait.errors import MachineError, PolicyError
-from plait.files import cannot_write, fsync_directory, make_private_directory, read_if_there, write_atomically
-from plait.json_text import read_json
+from plait.system.files import cannot_write, fsync_directory, make_private_directory, read_if_there, write_atomically
+from plait.system.json_text import read_json
 
 _FOLDER = "journals"
 

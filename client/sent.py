@@ -26,12 +26,12 @@ from client.task import Answer, Capacity, Run, Task, TaskRunner
 from plait.adapters import Json
 from plait.errors import ConfigError, PeerError
 from plait.evidence.envelope import STATEMENT, Signer, enveloped, key_id, statement
-from plait.files import cannot_write, make_private_directory, read_if_there
-from plait.json_text import read_json
+from plait.ledger.events import DescribedClient
+from plait.ledger.ledger import canonical
 from plait.rounds.channel import Purpose, round_and_attempt
 from plait.rounds.evaluation import client_losses, mean_loss
-from plait.rounds.events import DescribedClient
-from plait.rounds.ledger import canonical
+from plait.system.files import cannot_write, make_private_directory, read_if_there
+from plait.system.json_text import read_json
 from plait.trust.endorsement import Endorsement
 from plait.trust.kit import ClientKit
 from plait.wire.envelope import SIGNED_DOMAIN, Header, read_envelope, split_frame

@@ -17,11 +17,11 @@ from typing import Annotated, TypeAlias, TypedDict, Unpack
 import platformdirs
 
 from client.journal import shown
-from plait.address import Address
 from plait.config import config_from_table
 from plait.errors import ConfigError, MachineError, PolicyError
-from plait.files import at_home, make_private_directory
 from plait.policy import Policy, load_policy
+from plait.system.address import Address
+from plait.system.files import at_home, make_private_directory
 from plait.trust.endorsement import Endorsement
 from plait.trust.identity import NodeIdentity, is_vouched_for
 from plait.trust.keys import NodeKey

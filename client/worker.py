@@ -26,8 +26,8 @@ from client.task import (
     TaskRunner,
     watched_thread,
 )
-from plait.abandon import Abandoned
 from plait.errors import MachineError, PlaitError
+from plait.system.abandon import Abandoned
 from plait.transport.chunks import chunks_of
 from plait.transport.framing import pack_part
 from plait.transport.protocol import CHUNK_BYTES

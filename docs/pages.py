@@ -19,7 +19,7 @@ from typing import get_args
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from plait.traits import Stated
+from plait.settings.traits import Stated
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -150,7 +150,7 @@ def policy() -> Iterator[str]:
 
 def traits() -> Iterator[str]:
     """What parts of a run need of it and take away, as they state it."""
-    from plait.traits import Trait
+    from plait.settings.traits import Trait
 
     yield "# What goes with what\n"
     yield "Which settings, rules, methods and server optimizers cannot be combined. A run has every trait below until a"
@@ -207,8 +207,8 @@ def _named(parts: list[Stated]) -> str:
 
 def rules() -> Iterator[str]:
     """The aggregation rules."""
-    from plait.choice import options_of
     from plait.flower.rule_table import ALL_RULES
+    from plait.settings.choice import options_of
 
     yield "# Rules\n"
     yield "The aggregation rules, for `--rule`, and their options. *Exactness* compares the product B A after a round"

@@ -24,10 +24,7 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 import plait
-from plait.report.html import render_html
-from plait.report.plots import draw_svgs
-from plait.report.theme import palette_css
-from plait.rounds.events import (
+from plait.ledger.events import (
     ClientScore,
     ClientsDescribed,
     DescribedClient,
@@ -37,8 +34,11 @@ from plait.rounds.events import (
     UpdateRefused,
     parse_event,
 )
-from plait.rounds.ledger import Ledger, read_events
-from plait.rounds.run_view import RunView
+from plait.ledger.ledger import Ledger, read_events
+from plait.ledger.run_view import RunView
+from plait.report.html import render_html
+from plait.report.plots import draw_svgs
+from plait.report.theme import palette_css
 from tests.features.page.browser import Browser
 from tests.plait.serving import serving
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from plait.api.resuming import resume
     from plait.api.simulate import simulate
     from plait.errors import PlaitError
+    from plait.ledger.events import Event
     from plait.rounds.callbacks import Callback, EarlyStopping, Stop
-    from plait.rounds.events import Event
     from plait.studies.comparison import Comparison, compare
     from server.program import Server
 
@@ -58,7 +58,7 @@ _HOMES: Mapping[str, str] = {
     "Comparison": "plait.studies.comparison",
     "EarlyStopping": "plait.rounds.callbacks",
     "Evaluation": "plait.api.evaluate",
-    "Event": "plait.rounds.events",
+    "Event": "plait.ledger.events",
     "Export": "plait.api.export",
     "PlaitError": "plait.errors",
     "Result": "plait.api.result",

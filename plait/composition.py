@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from plait.config import RunConfig
+from plait.ledger.events import Event
 from plait.rounds.client_way import ClientWay, InTheOpen, Speaker
 from plait.rounds.coordinator import Host, Way
-from plait.rounds.events import Event
 from plait.rounds.run_plan import Links, Opening, RunPlan
 from plait.wire.settings import Settings
 

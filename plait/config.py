@@ -14,7 +14,6 @@ from typing import Annotated, ClassVar, Literal, Self, cast, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
-from plait.choice import split_choices
 from plait.errors import ConfigError, did_you_mean
 from plait.objectives import Objective, objective_named
 from plait.plugins import Kind
@@ -39,10 +38,11 @@ from plait.settings import (
     Table,
     Withdrawal,
 )
+from plait.settings.choice import split_choices
 from plait.settings.table import MOST, MOST_TOKENS, parts_of
 from plait.settings.toml import Scalar, choice_of, nested, toml_value
-from plait.text import escaped
-from plait.traits import Stated, Trait, check, taken
+from plait.settings.traits import Stated, Trait, check, taken
+from plait.system.text import escaped
 
 # Names that users know from other systems: FlowerTune, TRL/transformers, PEFT.
 ALIASES: Mapping[str, str] = {

@@ -12,27 +12,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from plait import machine
 from plait.aggregation import Rule
 from plait.composition import opened, way_of
 from plait.config import to_toml
 from plait.errors import ConfigError
 from plait.exporting.publisher import Publisher
+from plait.ledger.events import CombiningRule, Event, NotPublished, Plugin, Resumed, RunFinished, RunStarted, start_of
+from plait.ledger.ledger import Ledger, OnEvent, read_events
+from plait.ledger.run_view import Kept, RunView, kept_in
 from plait.rounds.broadcasts import StartingPoint, parents_in, starting_state
 from plait.rounds.channel import Channel, StopRequest
 from plait.rounds.checkpoint import save_checkpoint
 from plait.rounds.coordinator import Coordinator, Host
-from plait.rounds.events import CombiningRule, Event, NotPublished, Plugin, Resumed, RunFinished, RunStarted, start_of
-from plait.rounds.ledger import Ledger, OnEvent, read_events
 from plait.rounds.run_directory import RunDirectory, check_sources, recorded_settings
 from plait.rounds.run_plan import Opening
 from plait.rounds.run_state import RunState, initial_state
-from plait.rounds.run_view import Kept, RunView, kept_in
 from plait.rounds.spool import largest_update
 from plait.run import Run
+from plait.settings.traits import Stated, Trait, check
 from plait.settle import Settled
+from plait.system import machine
 from plait.training.device import use_threads
-from plait.traits import Stated, Trait, check
 
 if TYPE_CHECKING:
     from plait.exporting.outlets import Outlets

@@ -16,12 +16,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from plait.adapters.method import Option
 from plait.adapters.methods import METHODS, method_named
-from plait.choice import hours_of, parse_choice
 from plait.config import RunConfig
 from plait.errors import ConfigError, PolicyError, did_you_mean
 from plait.guarantees.thresholds import Thresholds, groups_for
-from plait.json_text import read_toml
 from plait.plugins import Kind, is_named
+from plait.settings.choice import hours_of, parse_choice
+from plait.system.json_text import read_toml
 from plait.wire.codecs import codec_for
 
 EMBEDDINGS = frozenset({"embed_tokens", "wte", "wpe", "word_embeddings", "embed_in", "tok_embeddings", "shared"})

@@ -17,8 +17,8 @@ from plait.adapters.method import AdapterRequest, BaseModules
 from plait.adapters.module_names import is_in
 from plait.aggregation import Rule, check_rule, geometry_of
 from plait.config import RunConfig
+from plait.ledger.events import Adapter, Base
 from plait.rounds.client_way import ClientWay, Speaker
-from plait.rounds.events import Adapter, Base
 from plait.rounds.run_plan import Links
 from plait.rounds.run_state import RankedAdapter, Ranks
 from plait.rounds.spool import largest_update

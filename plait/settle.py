@@ -23,19 +23,19 @@ from plait.aggregation import (
     rule_stated,
 )
 from plait.aggregation.server_step import LineSearch
-from plait.choice import parse_choice
 from plait.composition import plan_of, settled_by_parts, task_settings
 from plait.config import RunConfig, Scalar
 from plait.flower.rule_table import ALL_RULES
+from plait.ledger.events import DataUsed
+from plait.ledger.watch import Watch
 from plait.plugins import was_found
-from plait.rounds.events import DataUsed
 from plait.rounds.run_plan import RunPlan, TaskSettings
 from plait.rounds.spool import Weighting
 from plait.rounds.validate import NormBound
-from plait.rounds.watch import Watch
+from plait.settings.choice import parse_choice
 from plait.settings.tables import OWN_SHARE_NEEDS
+from plait.settings.traits import Trait, check, taken
 from plait.training.own_functions import check_functions
-from plait.traits import Trait, check, taken
 from plait.wire.codec import Codec
 from plait.wire.codecs import codec_for
 from plait.wire.settings import Settings

@@ -18,9 +18,9 @@ from pathlib import Path
 from plait import __version__
 from plait.adapters import Json
 from plait.config import Scalar
-from plait.rounds.run_now import WAITING, RunProgress, late_after_s
+from plait.ledger.run_now import WAITING, RunProgress, late_after_s
 from plait.v1 import federation_pb2 as pb
-from plait.welcome import welcome_table
+from plait.wire.welcome import welcome_table
 from server.sessions import Node, Session, Sessions
 from server.tasks import Task, TaskRegistry
 from server.uploads import Uploads

@@ -18,7 +18,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from plait.errors import ConfigError, MachineError, PeerError
-from plait.files import cannot_write, make_private_directory
+from plait.system.files import cannot_write, make_private_directory
 from plait.transport.framing import Data
 from plait.transport.process import map_file
 from server.incoming import ANSWER_SUFFIX, HEADER_BYTES, PART_SUFFIX, Incoming, SmallAnswer, SmallAnswers

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from plait.errors import MachineError, PeerError
-from plait.files import cannot_write, fsync_directory
+from plait.system.files import cannot_write, fsync_directory
 from plait.transport.framing import Data
 from plait.transport.process import begin_to_store
 from plait.transport.protocol import CHUNK_BYTES, DIGEST_BYTES

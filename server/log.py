@@ -10,7 +10,7 @@ import logging
 import re
 from collections.abc import Mapping
 
-from plait.rounds import events
+from plait.ledger import events
 
 LOGGER = logging.getLogger("plait.server")
 

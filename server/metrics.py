@@ -16,9 +16,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, generate_latest
 
-from plait.address import ANY, Address, AllowedHosts
 from plait.errors import ConfigError
-from plait.rounds.run_now import RunProgress
+from plait.ledger.run_now import RunProgress
+from plait.system.address import ANY, Address, AllowedHosts
 
 _POLL_S = 0.05
 _MOST_CONNECTIONS = 16

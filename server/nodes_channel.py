@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from plait.address import Address
 from plait.errors import ConfigError, Interrupted, MachineError, PeerError, PlaitError
+from plait.ledger.run_now import RunProgress
 from plait.rounds.channel import Data, Identity, Liveness, NoAnswer, Purpose, StopRequest, TaskParts, WallClock
-from plait.rounds.run_now import RunProgress
-from plait.text import printable
+from plait.system.address import Address
+from plait.system.text import printable
 from plait.transport.credentials import server_credentials
 from plait.transport.process import allow_open_files
 from plait.transport.protocol import DIGEST_BYTES, MESSAGE_TYPES

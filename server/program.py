@@ -12,9 +12,9 @@ from plait.api.result import Result
 from plait.api.serving import CLIENTS_SETTINGS, Serving, ServingOptions, check_no_data, conclude
 from plait.api.settings import RunSettings, base_name, run_config_of
 from plait.errors import ConfigError, Interrupted, MachineError
+from plait.ledger.ledger import read_events
 from plait.rounds.callbacks import Callbacks, Hearing, names_of
 from plait.rounds.channel import StopRequest
-from plait.rounds.ledger import read_events
 from plait.rounds.run_directory import RunDirectory
 from server.served_run import ServedRun, open_served_run
 

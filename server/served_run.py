@@ -16,12 +16,12 @@ from plait.api.running import beside, check_names
 from plait.api.serving import Serving, kit_of, vouch_of
 from plait.config import RunConfig
 from plait.errors import ConfigError
-from plait.progress import status, watch
+from plait.ledger.events import Event
+from plait.ledger.ledger import OnEvent, read_events
+from plait.ledger.run_view import RunView
+from plait.report.progress import status, watch
 from plait.rounds.channel import StopRequest
-from plait.rounds.events import Event
-from plait.rounds.ledger import OnEvent, read_events
 from plait.rounds.run_directory import RunDirectory
-from plait.rounds.run_view import RunView
 
 if TYPE_CHECKING:
     from plait.run import Run
@@ -155,8 +155,8 @@ def _is_over(directory: RunDirectory, out: str) -> bool:
 
 def _announce(channel: NodesChannel, run: Run, directory: RunDirectory, *, number: int, stop: StopRequest) -> None:
     """Have a channel tell clients of a run, and of its progress."""
+    from plait.ledger.run_now import LiveProgress, RunProgress
     from plait.rounds.roster import REPLY_BYTES
-    from plait.rounds.run_now import LiveProgress, RunProgress
     from plait.rounds.validate import max_update_bytes
     from server.hosting import Terms
 

@@ -19,8 +19,8 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health, health_pb2
 
-from plait.address import Address
 from plait.errors import MachineError, PlaitError
+from plait.system.address import Address
 from plait.transport.chunks import chunks_of
 from plait.transport.credentials import SERVER_OPTIONS
 from plait.transport.framing import Data, pack_chunk, unpack_part

@@ -32,13 +32,13 @@ from plait.api.serving import CLIENTS_SETTINGS, Serving, conclude, new_run_numbe
 from plait.apps import bind_apps
 from plait.config import RunConfig, Scalar, config_from_table
 from plait.errors import ConfigError, DiskFullError, Interrupted, PeerError, PlaitError, PolicyError
-from plait.files import cannot_write, lock, make_private_directory, write_atomically
-from plait.progress import say
+from plait.ledger.events import ClientTurnedAway, Event, RoundStarted, WaitingForClients
+from plait.ledger.ledger import read_events
+from plait.ledger.run_view import RunView
+from plait.report.progress import say
 from plait.rounds.channel import StopRequest
-from plait.rounds.events import ClientTurnedAway, Event, RoundStarted, WaitingForClients
-from plait.rounds.ledger import read_events
 from plait.rounds.run_directory import RunDirectory
-from plait.rounds.run_view import RunView
+from plait.system.files import cannot_write, lock, make_private_directory, write_atomically
 from plait.transport.json_object import json_object
 from plait.transport.protocol import CHUNK_BYTES
 from plait.v1 import federation_pb2 as pb

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Annotated, TypeVar, cast
 import grpc
 import typer
 
-from plait.address import Address
 from plait.cli.output import print_json, print_tables, print_text
 from plait.cli.serving import GraceS, Insecure, Listen, Metrics, log_to, stop_on_signals
 from plait.cli.serving import Kit as ServersKit
 from plait.config import Scalar, config_from_table
 from plait.errors import ConfigError, MachineError, PeerError
-from plait.files import directory_written_aside
 from plait.settings.toml import read_config_table
-from plait.text import printable
+from plait.system.address import Address
+from plait.system.files import directory_written_aside
+from plait.system.text import printable
 from plait.transport.credentials import open_channel
 from plait.transport.json_object import json_object
 from plait.trust.diagnose import explain

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from plait.errors import DiskFullError, MachineError, PeerError
-from plait.machine import give_back_memory
+from plait.system.machine import give_back_memory
 from plait.transport.framing import Data
 from plait.transport.protocol import CHUNK_BYTES, DIGEST_BYTES, HEAD_BYTES
 from plait.v1 import federation_pb2 as pb

@@ -13,7 +13,7 @@ from plait.cli.options import ConfigFile, PageAddress, run_config, shown_default
 from plait.cli.serving import GraceS, Insecure, Kit, Listen, Metrics, check_page, log_to, page_beside, stop_on_signals
 from plait.cli.simulate import show, told_how_to_go_on
 from plait.config import RunConfig
-from plait.progress import say
+from plait.report.progress import say
 from plait.rounds.run_directory import RunDirectory
 from plait.transport.process import share_memory_between_threads
 from server.served_run import open_served_run

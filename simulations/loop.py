@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from plait.api.settings import run_config_of
-from plait.rounds.ledger import read_events
+from plait.ledger.ledger import read_events
+from plait.ledger.run_view import RunView
 from plait.rounds.run_directory import RunDirectory
-from plait.rounds.run_view import RunView
 from plait.simulation.execution import begin, execute, prepare
 from plait.simulation.loaded import Loaded
 

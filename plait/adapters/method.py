@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from plait.adapters.spec import Json
-from plait.traits import Reasons, Trait
+from plait.settings.traits import Reasons, Trait
 
 ALL_LINEAR = "all-linear"
 ATTENTION_OUTPUTS = (
@@ -134,7 +134,7 @@ class Method:
 
     @property
     def takes(self) -> Reasons:
-        """What a run with it does not have (`plait.traits`)."""
+        """What a run with it does not have (`plait.settings.traits`)."""
         trains = f"'{self.name}' trains {self.subject}"
         kinds = {Trait.FACTORS: Subject.FACTORS, Trait.SQUARES: Subject.SQUARES}
         gone = {trait: trains for trait, subject in kinds.items() if self.subject is not subject}

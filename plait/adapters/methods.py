@@ -9,9 +9,9 @@ from typing import Annotated
 from pydantic import Field
 
 from plait.adapters.method import DORA, LORA, QLORA, RSLORA, AdapterRequest, Method, Option
-from plait.choice import Choices, parse_choice, with_options
 from plait.errors import ConfigError
 from plait.plugins import Kind, find
+from plait.settings.choice import Choices, parse_choice, with_options
 
 # Requested methods that are not supported, and the nearest alternatives.
 _ELSEWHERE: Mapping[str, str] = {"adalora": "it chooses ranks from one client's gradients; the nearest is 'lora'"}

@@ -17,8 +17,8 @@ from pathlib import Path
 from plait.adapters.safetensors import write_safetensors
 from plait.adapters.spec import AdapterSpec, BaseReference, Parent, Task
 from plait.adapters.state import AdapterState
-from plait.files import directory_written_aside, write_atomically
-from plait.text import printable
+from plait.system.files import directory_written_aside, write_atomically
+from plait.system.text import printable
 
 _MAX_NAME_CHARACTERS = 200
 _PUNCTUATION = re.compile(r"[!-/:-@\[-`{-~]")

@@ -16,7 +16,7 @@ from plait.adapters.safetensors import parse_object, read_metadata, read_safeten
 from plait.adapters.spec import ORIGINS, PLACE_KEYS, AdapterSpec, Json, Parent, Task, is_fingerprint, parents_from
 from plait.adapters.state import AdapterState, Float32, Layout
 from plait.errors import PeerError
-from plait.files import open_plain
+from plait.system.files import open_plain
 
 _PICKLE_FILE = "adapter_model.bin"
 _MAX_CONFIG_BYTES = 1 << 20

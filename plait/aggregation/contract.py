@@ -19,9 +19,9 @@ from plait.aggregation.means import square_geometry
 from plait.aggregation.rule import Contribution, Exactness, Outcome, RoundContext, Rule
 from plait.aggregation.server_step import ServerOptimizer
 from plait.aggregation.stated_rule import STATED_TRAITS, stated_rule, stated_text
-from plait.choice import parse_choice
 from plait.errors import PeerError
 from plait.own_code import BrokenError, Check, NotClaimedError
+from plait.settings.choice import parse_choice
 
 Dense = Mapping[str, NDArray[np.float64]]
 

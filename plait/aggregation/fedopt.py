@@ -26,7 +26,7 @@ from plait.adapters import AdapterState, Float32
 from plait.aggregation.rule import Outcome, RoundContext
 from plait.aggregation.server_step import ON_FACTORS, Adjusted, OptimizerState
 from plait.errors import ConfigError
-from plait.traits import Reasons
+from plait.settings.traits import Reasons
 
 
 @dataclass(frozen=True)

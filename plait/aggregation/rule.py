@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from plait.adapters import AdapterState, Subject, check_finite
 from plait.aggregation.geometry import BOTH_SIDES, Geometry, Pair, Side
-from plait.choice import with_options
 from plait.errors import ConfigError, PeerError
-from plait.traits import Reasons, Trait
+from plait.settings.choice import with_options
+from plait.settings.traits import Reasons, Trait
 
 # Far above any count of examples or tokens, far below where float64 sums of weights lose whole numbers.
 _LARGEST_WEIGHT = 1e12
@@ -284,7 +284,7 @@ class Rule:
 
     @property
     def needs(self) -> Reasons:
-        """What a run must have for it (`plait.traits`)."""
+        """What a run must have for it (`plait.settings.traits`)."""
         needs: dict[Trait, str] = {}
         if self.subject is Subject.FACTORS:
             needs[Trait.FACTORS] = "it combines them"

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from plait.adapters import AdapterState
 from plait.aggregation.rule import Outcome, RoundContext
-from plait.traits import Reasons, Trait
+from plait.settings.traits import Reasons, Trait
 
 OptimizerState = Mapping[str, NDArray[np.generic]]
 Adjusted = tuple[AdapterState, OptimizerState]
@@ -43,7 +43,7 @@ class ServerOptimizer(Protocol):
 
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
     needs: ClassVar[Reasons]
-    """What a run must have for it (`plait.traits`), besides what every optimizer needs."""
+    """What a run must have for it (`plait.settings.traits`), besides what every optimizer needs."""
 
     @property
     def name(self) -> str:

@@ -14,11 +14,11 @@ from plait.adapters.methods import METHODS
 from plait.aggregation.geometry import Geometry
 from plait.aggregation.rule import Rule
 from plait.aggregation.server_step import LINE_SEARCH, NONE, Plain, ServerOptimizer
-from plait.choice import Choices, parse_choice, with_options
 from plait.errors import ConfigError
 from plait.own_code import instance_of
 from plait.plugins import Kind, find
-from plait.traits import Stated, clash
+from plait.settings.choice import Choices, parse_choice, with_options
+from plait.settings.traits import Stated, clash
 
 
 def _means() -> Mapping[str, Rule]:

@@ -15,7 +15,7 @@ from plait.api.settings import base_name, dataset_of
 from plait.errors import ConfigError
 from plait.objectives import SFT, usual_objective
 from plait.plugins import admit
-from plait.progress import status
+from plait.report.progress import status
 from plait.rounds.run_directory import RunDirectory, recorded_settings
 
 if TYPE_CHECKING:

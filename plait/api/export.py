@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Literal
 
 from plait.api import TURN
 from plait.api.settings import base_name
-from plait.choice import Choices
 from plait.errors import ConfigError, MachineError, did_you_mean
-from plait.files import directory_written_aside
-from plait.progress import say, status
+from plait.report.progress import say, status
+from plait.settings.choice import Choices
+from plait.system.files import directory_written_aside
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

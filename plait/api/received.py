@@ -10,11 +10,11 @@ import shlex
 from collections.abc import Collection, Mapping, Sequence
 
 from plait.api.serving import Serving
-from plait.choice import parse_choice
 from plait.config import RunConfig
 from plait.errors import ConfigError
 from plait.plugins import Kind, admit, is_named
 from plait.rounds.run_directory import RunDirectory, recorded_settings
+from plait.settings.choice import parse_choice
 
 # Settings that name files, places or servers.
 _LEADS_OUT = ("data", "publish", "callbacks", "fleet", "init-adapter")

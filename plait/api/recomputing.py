@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from plait.composition import way_of
 from plait.errors import PeerError
 from plait.federation import beginning_of
+from plait.ledger.events import Event
+from plait.ledger.run_view import RunView
 from plait.rounds.audit import replay
 from plait.rounds.broadcasts import parents_in, starting_state
 from plait.rounds.coordinator import Host
-from plait.rounds.events import Event
 from plait.rounds.fold import Aggregator
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import initial_state
-from plait.rounds.run_view import RunView
 from plait.rounds.spool import Refused
 from plait.run import Run
 

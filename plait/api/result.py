@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from plait.errors import ConfigError
-from plait.files import cannot_write, directory_written_aside, make_private_directory
 from plait.rounds.run_directory import RunDirectory, check_given_out
+from plait.system.files import cannot_write, directory_written_aside, make_private_directory
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from plait.adapters import Json
     from plait.api.speech import Prompt
-    from plait.rounds.events import Event
-    from plait.rounds.run_view import RunView
+    from plait.ledger.events import Event
+    from plait.ledger.run_view import RunView
     from plait.training.generate import Speaker
 
 
@@ -57,9 +57,9 @@ class Result:
         """Held-out losses, a row per round, client and kind of adapter.
 
         Columns ``round`` (0 is the base alone), ``client``, ``adapter`` (``shared`` or ``personalized``), ``loss`` in
-        nats, and those of `plait.frames.losses`.
+        nats, and those of `plait.api.frames.losses`.
         """
-        from plait.frames import losses
+        from plait.api.frames import losses
 
         return losses(self._view())
 
@@ -68,16 +68,16 @@ class Result:
         """The accepted updates, a row per round and client.
 
         Columns ``round``, ``client``, ``bytes``, ``norm``, ``drift``, ``train_loss``, and those of
-        `plait.frames.updates`.
+        `plait.api.frames.updates`.
         """
-        from plait.frames import updates
+        from plait.api.frames import updates
 
         return updates(self._view())
 
     @property
     def rounds(self) -> pd.DataFrame:
-        """The mean held-out loss, a row per evaluation and kind of adapter; see `plait.frames.rounds`."""
-        from plait.frames import rounds
+        """The mean held-out loss, a row per evaluation and kind of adapter; see `plait.api.frames.rounds`."""
+        from plait.api.frames import rounds
 
         return rounds(self._view())
 
@@ -91,7 +91,7 @@ class Result:
     @property
     def events(self) -> tuple[Event, ...]:
         """The whole ledger, its chain checked."""
-        from plait.rounds.ledger import read_events
+        from plait.ledger.ledger import read_events
 
         return tuple(read_events(self._directory.ledger))
 
@@ -194,7 +194,7 @@ class Result:
         return place
 
     def _view(self) -> RunView:
-        from plait.frames import view_of
+        from plait.api.frames import view_of
 
         return view_of(self.path)
 

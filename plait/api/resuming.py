@@ -13,11 +13,11 @@ from plait.api.running import go_on
 from plait.api.simulate import left_to_resume
 from plait.config import RunConfig
 from plait.errors import ConfigError
+from plait.ledger.ledger import read_events
+from plait.ledger.run_view import RunView
 from plait.rounds.callbacks import Callbacks, Hearing, names_of
 from plait.rounds.channel import StopRequest
-from plait.rounds.ledger import read_events
 from plait.rounds.run_directory import RunDirectory, recorded_settings
-from plait.rounds.run_view import RunView
 
 if TYPE_CHECKING:
     from plait.api.serving import Serving

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from plait.api import TURN
 from plait.config import RunConfig
 from plait.errors import ConfigError
-from plait.progress import status
+from plait.ledger.ledger import OnEvent
+from plait.report.progress import status
 from plait.rounds.channel import StopRequest
-from plait.rounds.ledger import OnEvent
 from plait.rounds.run_directory import RunDirectory
 from plait.settings import Samples
 

@@ -15,12 +15,12 @@ from plait.adapters.peft import WEIGHTS_FILE
 from plait.adapters.safetensors import read_safetensors
 from plait.data import BUILTINS
 from plait.errors import PlaitError
-from plait.files import write_atomically
-from plait.progress import say, status
+from plait.report.progress import say, status
 from plait.report.samples import FILE, MAX_TOKENS, Sample
 from plait.rounds.run_directory import RunDirectory, check_given_out
 from plait.run import Run
 from plait.simulation.partitioned_data import PartitionedData
+from plait.system.files import write_atomically
 
 _TEMPERATURE, _TOP_P = 0.7, 0.9
 _OF_BUNDLED = 2

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from plait.errors import ConfigError, MachineError
-from plait.files import write_atomically
-from plait.json_text import read_toml
+from plait.system.files import write_atomically
+from plait.system.json_text import read_toml
 
 if TYPE_CHECKING:
     from plait.rounds.run_directory import RunDirectory

@@ -22,14 +22,14 @@ from plait.adapters.peft_reading import load_peft_directory
 from plait.config import RunConfig, config_from_table
 from plait.errors import ConfigError, PeerError
 from plait.exporting.source import plain_name
-from plait.files import cannot_write
+from plait.ledger.events import ClientErased, Event, UpdateReceived
+from plait.ledger.ledger import append_event, canonical, read_events
+from plait.ledger.run_view import RunView
+from plait.ledger.withdrawal import ClientWithdrawn, Withdrawn
 from plait.report.samples import FILE
-from plait.rounds.events import ClientErased, Event, UpdateReceived
-from plait.rounds.ledger import append_event, canonical, read_events
 from plait.rounds.run_directory import RunDirectory
-from plait.rounds.run_view import RunView
-from plait.rounds.withdrawal_events import ClientWithdrawn, Withdrawn
 from plait.simulation.partitioned_data import names_in
+from plait.system.files import cannot_write
 from plait.trust.kit import operator_signing
 
 _Kind = TypeVar("_Kind", ClientWithdrawn, ClientErased, Withdrawn)

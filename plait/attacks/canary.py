@@ -25,10 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plait.config import RunConfig
-from plait.privacy.events import intents_in
+from plait.ledger.events import Event
+from plait.ledger.privacy import intents_in
 from plait.privacy.mechanism import ClientPrivacy, PrivateMean, SharedMean
 from plait.privacy.run import privacy_of
-from plait.rounds.events import Event
 
 _SIDE_BY_SIDE = 1000
 _MOST_TRIALS = 10

@@ -21,9 +21,9 @@ from plait.config import RunConfig
 from plait.data import Dataset
 from plait.errors import BaseMismatchError, DataError
 from plait.federation import check_data
-from plait.rounds.events import Event, MembershipAttack, UpdateReceived
+from plait.ledger.events import Event, MembershipAttack, UpdateReceived
+from plait.ledger.run_view import RunView
 from plait.rounds.memory import ClientSecret
-from plait.rounds.run_view import RunView
 from plait.run import Run, resolve
 from plait.settle import settle
 from plait.simulation.execution import prepare

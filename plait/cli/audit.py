@@ -10,7 +10,7 @@ from plait.cli.options import Allow
 from plait.cli.output import RunOrNewest, print_json, print_tables, print_text, run_or_newest
 from plait.errors import ConfigError
 from plait.plugins import admit
-from plait.progress import say, status
+from plait.report.progress import say, status
 
 _RECORD = "Record the figures in ledger, summary and report; no epsilon covers those on membership."
 
@@ -34,12 +34,12 @@ def audit(
     Example: plait audit runs/first
     """
     from plait.api.received import UNUSED, admitted_settings
+    from plait.ledger.events import Audited
+    from plait.ledger.ledger import append_event, read_events
+    from plait.ledger.run_view import RunView
     from plait.report.summary import write_report
     from plait.report.tables import membership_table, verdict
-    from plait.rounds.events import Audited
-    from plait.rounds.ledger import append_event, read_events
     from plait.rounds.run_directory import RunDirectory
-    from plait.rounds.run_view import RunView
 
     run = run_or_newest(named, quiet=json_output)
     directory = RunDirectory.find(run)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from plait.cli.output import RunOrNewest, run_or_newest
-from plait.progress import say, status
-from plait.text import escaped
+from plait.report.progress import say, status
+from plait.system.text import escaped
 
 if TYPE_CHECKING:
     from plait.training.generate import Sampling, Speaker

@@ -45,7 +45,7 @@ def check_plugin(
 
     Example: plait check-plugin my_rules:MedianOfMeans
     """
-    from plait.choice import parse_choice
+    from plait.settings.choice import parse_choice
 
     admit(name)
     plain = parse_choice(name)[0]

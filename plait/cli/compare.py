@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from plait.cli.output import print_json, print_tables, print_text
-from plait.progress import say, status
+from plait.report.progress import say, status
 
 
 def compare(
@@ -26,9 +26,9 @@ def compare(
     Example: plait compare runs/fedavg runs/flexlora --page compare.html
     """
     with status("reading the runs", quiet=json_output):
-        from plait.files import write_atomically
         from plait.studies.comparison import compare as compare_runs
         from plait.studies.tables import comparison_tables
+        from plait.system.files import write_atomically
 
         comparison = compare_runs(*runs, baseline=baseline)
     if page is not None:

@@ -18,7 +18,7 @@ import typer
 from plait import __version__
 from plait.cli.output import print_json, print_tables
 from plait.errors import ConfigError
-from plait.progress import status
+from plait.report.progress import status
 from plait.report.table import Table
 
 _CLOCK_S = 60.0
@@ -75,8 +75,8 @@ def _deployment(server: str, kit_directory: Path | None) -> list[Finding]:
     Raises:
         PlaitError: the kit is not valid, or no server answers: one line says why.
     """
-    from plait.address import Address
     from plait.report.wording import clean
+    from plait.system.address import Address
     from plait.transport import fetch_status
     from plait.trust.diagnose import server_expires
     from plait.trust.kit import load_asking
@@ -135,7 +135,7 @@ def _client_versions(said: dict[str, object], server_version: str) -> list[Findi
 
 
 def _machine() -> list[Finding]:
-    from plait import machine
+    from plait.system import machine
 
     memory = machine.memory_bytes()
     return [
@@ -160,7 +160,7 @@ def _compute() -> list[Finding]:
 
 
 def _libraries() -> list[Finding]:
-    from plait import machine
+    from plait.system import machine
 
     findings = [Finding(name, version) for name, version in machine.versions().items() if name != "python"]
     for module, purpose, extra in (

@@ -40,7 +40,7 @@ def estimate(
     """
     settings = run_config(given, config)
     check_names(settings, runs=False)
-    from plait.progress import status
+    from plait.report.progress import status
     from plait.settle import settle
 
     with status("reading the base's config", quiet=json_output):
@@ -59,9 +59,9 @@ def _estimate(settled: Settled, *, evaluates: bool, records: int | None) -> Esti
     from plait.adapters.methods import is_quantised
     from plait.aggregation import geometry_of
     from plait.api.privacy_plans import plans
+    from plait.api.sizes import planned_shape, sent_bytes, server_disk_bytes
     from plait.report.estimate import Estimate
     from plait.rounds.spool import largest_update
-    from plait.sizes import planned_shape, sent_bytes, server_disk_bytes
     from plait.training.base_lookup import locate_config
     from plait.training.memory_plan import Training
 

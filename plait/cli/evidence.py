@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from plait.cli.output import print_text
-from plait.progress import status
+from plait.report.progress import status
 
 
 def evidence(
@@ -34,8 +34,8 @@ def evidence(
     from plait.evidence.bundle import bundle_of
     from plait.evidence.envelope import Signer
     from plait.evidence.page import page_of
-    from plait.files import write_atomically
     from plait.rounds.run_directory import RunDirectory
+    from plait.system.files import write_atomically
 
     directory = RunDirectory.find(run)
     signer = Signer.of_run(directory, kit)

@@ -8,7 +8,7 @@ import typer
 
 from plait.cli.doctor import Finding, JsonOutput, show
 from plait.errors import ConfigError
-from plait.progress import status
+from plait.report.progress import status
 
 if TYPE_CHECKING:
     from plait.training.memory_plan import ModelSize, StepPlan
@@ -58,9 +58,9 @@ def _plan(
     Raises:
         ConfigError: no such base, method, device or type, or memory cannot be predicted for it.
     """
-    from plait import machine
     from plait.adapters import Task
     from plait.adapters.method import AdapterRequest
+    from plait.system import machine
     from plait.training.base_lookup import locate_config
     from plait.training.bases import quiet_libraries
     from plait.training.blueprint import design, read_base_config

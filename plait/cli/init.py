@@ -14,8 +14,8 @@ import typer
 
 from plait.config import RunConfig, sections
 from plait.errors import ConfigError
-from plait.files import write_atomically
-from plait.progress import say, status
+from plait.report.progress import say, status
+from plait.system.files import write_atomically
 
 if TYPE_CHECKING:
     from plait.data import Dataset

@@ -21,7 +21,7 @@ _VIRTUAL_TOKENS = 20
 
 def print_methods(config: RunConfig, *, json_output: bool) -> None:
     """Print the adapter methods: what is averaged and how exactly, which rules apply, what is sent."""
-    from plait.progress import status
+    from plait.report.progress import status
 
     base, rank = config.base, config.rank
     with status("designing an adapter of each method", quiet=json_output):
@@ -36,7 +36,7 @@ def print_rules(config: RunConfig, *, json_output: bool) -> None:
     """Print the aggregation rules: what each computes, its properties, and what a client sends and receives."""
     from plait.aggregation import geometry_of, rule_named
     from plait.flower.rule_table import ALL_RULES
-    from plait.progress import status
+    from plait.report.progress import status
     from plait.settle import settle
 
     with status("reading the base's config", quiet=json_output):
@@ -134,7 +134,7 @@ def _rule(rule: Rule, factors: Geometry) -> dict[str, Any]:
     """One rule on one adapter; Fed-SB's is LoRA-XS on the same modules."""
     from plait.adapters import Subject
     from plait.aggregation.means import square_geometry
-    from plait.choice import options_of
+    from plait.settings.choice import options_of
 
     geometry = square_geometry(factors) if rule.subject is Subject.SQUARES else factors
     traffic = rule.traffic(geometry)
@@ -170,7 +170,7 @@ def _meanings(entries: list[dict[str, Any]]) -> Table:
 
 
 def _options(rules: Iterable[Rule]) -> Table:
-    from plait.choice import options_of
+    from plait.settings.choice import options_of
 
     rows = ((rule.name, option) for rule in rules for option in options_of(rule.algorithm))
     return Table(

@@ -12,7 +12,7 @@ import sys
 
 from plait.cli.verbs import short_help
 from plait.errors import Interrupted, PlaitError, machine_fault
-from plait.text import escaped, fitted
+from plait.system.text import escaped, fitted
 
 # Defaults that the user's environment overrides. No tool phones home because plait started it.
 _ENVIRONMENT = {

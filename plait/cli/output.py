@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from plait.errors import ConfigError
-from plait.progress import say
-from plait.text import fitted
+from plait.report.progress import say
+from plait.system.text import fitted
 
 if TYPE_CHECKING:
     from plait.report.table import Table

@@ -12,11 +12,11 @@ import typer
 
 from plait.cli.output import RunOrNewest, run_or_newest
 from plait.cli.simulate import show
-from plait.files import cannot_write, write_atomically
-from plait.progress import status
+from plait.report.progress import status
+from plait.system.files import cannot_write, write_atomically
 
 if TYPE_CHECKING:
-    from plait.rounds.run_view import RunView
+    from plait.ledger.run_view import RunView
 
 
 def report(

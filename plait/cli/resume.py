@@ -11,7 +11,7 @@ from plait.cli.options import Allow
 from plait.cli.output import RunOrNewest, run_or_newest
 from plait.cli.simulate import Verbose, show, stopped_by_interrupt, told_how_to_go_on
 from plait.cli.verbs import SERVE_AGAIN
-from plait.progress import say
+from plait.report.progress import say
 
 
 def resume(

@@ -18,11 +18,11 @@ import typer
 from plait.cli.options import ConfigFile, PageAddress, run_config, with_run_options
 from plait.cli.output import print_tables
 from plait.errors import DiskFullError, Interrupted
-from plait.progress import say
+from plait.ledger.run_view import RunView
 from plait.report.answers import answers
+from plait.report.progress import say
 from plait.report.tables import shown_first
-from plait.rounds.run_view import RunView
-from plait.text import escaped
+from plait.system.text import escaped
 
 if TYPE_CHECKING:
     from plait.api.serving import Serving
@@ -78,9 +78,9 @@ def show(run: Path, *, json_output: bool, verbose: bool = False) -> None:
         sys.stdout.write((run / "summary.json").read_text())
         return
     from plait.cli.output import print_tables
+    from plait.ledger.ledger import read_events
+    from plait.ledger.run_view import RunView
     from plait.report.tables import report_tables
-    from plait.rounds.ledger import read_events
-    from plait.rounds.run_view import RunView
 
     view = RunView.of(read_events(run / "ledger.jsonl"))
     if verbose:

@@ -16,13 +16,13 @@ from plait.cli.options import Allow
 from plait.cli.output import RunOrNewest, print_json, print_text, run_or_newest
 from plait.errors import ConfigError, PeerError
 from plait.plugins import Kind, source_of
-from plait.progress import status
-from plait.traits import Trait
+from plait.report.progress import status
+from plait.settings.traits import Trait
 
 if TYPE_CHECKING:
     from plait.config import RunConfig
+    from plait.ledger.events import Event
     from plait.rounds.audit import Verified
-    from plait.rounds.events import Event
     from plait.rounds.run_directory import RunDirectory
     from plait.run import Run
 
@@ -47,9 +47,9 @@ def verify(
     directory = RunDirectory.find(run)
     with status(f"checking {run}", quiet=json_output):
         from plait.cli.privacy import verifies
+        from plait.ledger.ledger import read_events, torn_bytes
         from plait.rounds.audit import check_signatures
         from plait.rounds.checkpoint import damage_of
-        from plait.rounds.ledger import read_events, torn_bytes
         from plait.rounds.run_directory import recorded_settings
 
         events = read_events(directory.ledger)
@@ -88,9 +88,9 @@ def _checked(
     """What is checked of a run: its adapter, its plug-ins, and its rounds if they can be recomputed."""
     from plait.api.received import UNUSED, admitted_settings
     from plait.api.recomputing import recomputed
+    from plait.ledger.run_view import RunView
     from plait.rounds.audit import Verified
     from plait.rounds.coordinator import CannotRecomputeError
-    from plait.rounds.run_view import RunView
 
     plugins = _check_plugins(events)
 
@@ -125,7 +125,7 @@ def _check_plugins(events: list[Event]) -> dict[str, str]:
     Raises:
         ConfigError: one has another source than when the run began.
     """
-    from plait.rounds.events import start_of
+    from plait.ledger.events import start_of
     from plait.rounds.run_directory import check_sources
 
     found: dict[str, str] = {}
@@ -146,8 +146,8 @@ def _check_adapter(
 ) -> str:
     """Describe the adapter in the run directory."""
     from plait.adapters.peft_reading import load_peft_directory
+    from plait.ledger.run_view import RunView, kept_in
     from plait.rounds.checkpoint import finished_in_checkpoint
-    from plait.rounds.run_view import RunView, kept_in
 
     guards = settings.keep != "last"
     view = RunView.of(events)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from plait.cli.output import run_or_newest
-from plait.progress import say
+from plait.report.progress import say
 
 
 def watch(

@@ -9,7 +9,7 @@ import typer
 
 from plait.cli.options import Allow
 from plait.cli.output import print_text
-from plait.progress import status
+from plait.report.progress import status
 
 
 def withdraw(
@@ -37,9 +37,9 @@ def withdraw(
     from plait.api.withdrawing import carry_out, plan_of
     from plait.config import RunConfig, to_toml
     from plait.errors import ConfigError
-    from plait.files import write_atomically
     from plait.report.summary import write_report
     from plait.rounds.run_directory import RunDirectory
+    from plait.system.files import write_atomically
 
     directory = RunDirectory.find(run)
     settings = admitted_settings(directory, allow or (), without=("publish", "callbacks"))

@@ -1,9 +1,9 @@
 """Data before tokenisation: records, the user's own data in any shape, built-in sets, packages from the registry."""
 
 from plait.data.builtin import BUILTINS
-from plait.data.cache import cache_directory
 from plait.data.records import MEMORY, Dataset, Message, Progress, Record, RecordKind, histogram
 from plait.data.source import as_dataset, check_data_name
+from plait.system.cache import cache_directory
 
 __all__ = [
     "BUILTINS",

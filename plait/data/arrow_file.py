@@ -17,13 +17,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from plait import machine
 from plait.data.columns import EXPECTED
 from plait.data.memory_limit import memory_limit
 from plait.data.opened import Density
 from plait.data.rows import MAX_ROW_BYTES, Row
 from plait.errors import DataError
-from plait.json_text import read_json
+from plait.system import machine
+from plait.system.json_text import read_json
 
 MOST_BATCH_BYTES = 4 << 30
 """What a batch of rows may take in memory, as the library reads it and as values of Python; on a machine with less than

@@ -14,9 +14,9 @@ import sysconfig
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from plait.choice import Choices
 from plait.data.records import Dataset, Progress, Record, RecordKind
 from plait.errors import MachineError
+from plait.settings.choice import Choices
 
 _MIN_BYTES = 200
 _SKIPPED_FOLDERS = frozenset({"test", "tests", "idle_test", "_bundled", "__pycache__"})

@@ -18,7 +18,7 @@ from plait.data.opened import Density, opened
 from plait.data.rows import MAX_ROW_BYTES, Row, Source
 from plait.data.splits import UNNAMED, split_in_name
 from plait.errors import ConfigError, DataError
-from plait.json_text import read_json
+from plait.system.json_text import read_json
 
 FOLDER = "folder"
 """The column of a text file's folder: the first one below the folder of data."""

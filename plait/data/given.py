@@ -14,9 +14,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import cast
 
-from plait.choice import parse_choice, with_options
 from plait.data.builtin import BUILTINS
-from plait.data.cache import cache_directory
 from plait.data.columns import ColumnMap, column_map
 from plait.data.files import is_data_file, path_source
 from plait.data.hub import HubName, hub_name, hub_source
@@ -25,9 +23,11 @@ from plait.data.rows import Room, Row, Source, read_rows
 from plait.data.splits import Part, choose, parse_split
 from plait.data.tables import object_source
 from plait.errors import ConfigError, DataError, did_you_mean
-from plait.files import at_home
 from plait.own_code import BrokenError, Check, chosen_function, located_errors
 from plait.plugins import Kind, find, is_named
+from plait.settings.choice import parse_choice, with_options
+from plait.system.cache import cache_directory
+from plait.system.files import at_home
 
 
 def given_dataset(

@@ -21,7 +21,7 @@ from plait.data.records import Progress
 from plait.data.rows import Source
 from plait.data.tables import object_source
 from plait.errors import ConfigError, DataError, MachineError, machine_fault
-from plait.text import printable
+from plait.system.text import printable
 
 _PREFIX = re.compile(r"(hf://|https://huggingface\.co/)datasets/")
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"

@@ -17,7 +17,7 @@ from plait.data.columns import shape_of
 from plait.data.memory_limit import memory_limit
 from plait.data.rows import MAX_ROW_BYTES, Row, RowError, kind_of
 from plait.errors import DataError
-from plait.json_text import read_json
+from plait.system.json_text import read_json
 
 MOST_BYTES = 1 << 30
 """The longest document."""

@@ -24,8 +24,8 @@ from pathlib import Path, PurePosixPath
 
 from plait.data.records import Progress
 from plait.errors import MachineError, PeerError
-from plait.files import directory_written_aside, is_ours, make_private_directory, write_atomically
-from plait.text import to_go
+from plait.system.files import directory_written_aside, is_ours, make_private_directory, write_atomically
+from plait.system.text import to_go
 
 Runner = Callable[[Sequence[str], Path], "subprocess.CompletedProcess[str]"]
 

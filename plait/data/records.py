@@ -13,7 +13,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import NamedTuple
 
-from plait.text import printable
+from plait.system.text import printable
 
 ROLES = ("system", "user", "assistant", "tool")
 

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
-from plait import machine
 from plait.data.columns import EXPECTED, ColumnMap, Shape, advice, shape_of
 from plait.data.records import ROLES, Message, Record, RecordKind
 from plait.errors import ConfigError, DataError, did_you_mean
-from plait.json_text import read_json
+from plait.system import machine
+from plait.system.json_text import read_json
 
 MAX_ROW_BYTES = 16 << 20
 """The longest text, or line of a file, that is read."""

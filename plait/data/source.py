@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from plait.data.builtin import BUILTINS
-from plait.data.cache import cache_directory
 from plait.data.records import Dataset, Progress
+from plait.system.cache import cache_directory
 
 
 def as_dataset(

@@ -19,7 +19,7 @@ from plait.adapters.peft import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
 from plait.errors import ConfigError, PeerError
 from plait.evidence.envelope import STATEMENT, Signer, enveloped, opened, statement
 from plait.evidence.page import figures
-from plait.rounds.ledger import canonical, read_lines
+from plait.ledger.ledger import canonical, read_lines
 from plait.rounds.run_directory import RunDirectory
 
 KIND = "https://plait.dev/evidence/v1"

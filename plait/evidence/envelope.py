@@ -25,9 +25,9 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from plait.adapters import Json
 from plait.errors import ConfigError, PeerError
-from plait.json_text import read_json
-from plait.rounds.ledger import canonical
+from plait.ledger.ledger import canonical
 from plait.rounds.run_directory import RunDirectory
+from plait.system.json_text import read_json
 from plait.trust.certificate import key_pem, new_key, read_key
 from plait.trust.kit import ServerKit
 from plait.trust.secret_file import write_secret

@@ -12,8 +12,8 @@ from html import escape
 from typing import Any, cast
 
 from plait.adapters import Json
-from plait.rounds.ledger import Line
-from plait.text import printable
+from plait.ledger.ledger import Line
+from plait.system.text import printable
 
 _CHAIN = frozenset({"seq", "time", "hash", "prev"})
 # What the server adds to what a client says.

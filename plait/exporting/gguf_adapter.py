@@ -34,7 +34,7 @@ from plait.exporting.peft import at_rank, rank_notes
 from plait.exporting.plain_lora import Uniform, check_fit, plain_lora, shape_of_base
 from plait.exporting.request import BASE_ELSEWHERE, CardStyle, Command, ExportRequest, Writer, Written, export_card
 from plait.exporting.source import Source, ascii_name, base_in_commands, locate_weights
-from plait.files import write_atomically
+from plait.system.files import write_atomically
 
 if TYPE_CHECKING:
     # At run time it would import torch, which most refusals need not wait for.

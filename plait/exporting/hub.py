@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from plait.errors import ConfigError, MachineError
-from plait.text import escaped
+from plait.system.text import escaped
 
 
 def check_repository(name: str) -> None:

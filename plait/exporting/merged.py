@@ -27,8 +27,8 @@ from plait.errors import ConfigError, MachineError
 from plait.exporting.plain_lora import ONLY_PEFT, check_fit, lora_fault
 from plait.exporting.request import AUTO_CLASS, HERE, CardStyle, Command, ExportRequest, Writer, Written, export_card
 from plait.exporting.source import Source, locate_weights
-from plait.files import write_atomically
-from plait.json_text import read_json
+from plait.system.files import write_atomically
+from plait.system.json_text import read_json
 
 _STYLE = CardStyle(library="transformers", relation="finetune", what="A base with an adapter merged into its weights.")
 _WEIGHTS = "model.safetensors"

@@ -15,12 +15,12 @@ from plait.aggregation import RULES, Side, geometry_of
 from plait.data import Progress
 from plait.errors import BaseMismatchError, ConfigError, PlaitError, did_you_mean
 from plait.exporting.source import Source, open_source, plain_name
-from plait.files import read_if_there
-from plait.rounds.events import ClientsDescribed, start_of
+from plait.ledger.events import ClientsDescribed, start_of
+from plait.ledger.ledger import read_events
 from plait.rounds.hooks import OWN_ADAPTER, OWN_SIDE, own_adapter
-from plait.rounds.ledger import read_events
 from plait.rounds.memory import ClientState, Kept
 from plait.rounds.run_directory import RunDirectory, recorded_settings
+from plait.system.files import read_if_there
 from plait.training.bases import locate_base
 
 

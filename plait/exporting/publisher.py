@@ -6,12 +6,12 @@ from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
 from plait.adapters import BaseReference, Parent, model_card, save_peft_directory
-from plait.rounds.events import PublishFailed
-from plait.rounds.ledger import Follower, Ledger, read_events
+from plait.ledger.events import PublishFailed
+from plait.ledger.ledger import Follower, Ledger, read_events
+from plait.ledger.run_now import RunNow
+from plait.ledger.run_view import RunView
 from plait.rounds.run_directory import RunDirectory
-from plait.rounds.run_now import RunNow
 from plait.rounds.run_state import RankedAdapter, RunState
-from plait.rounds.run_view import RunView
 from plait.training.peft_adapter import servable
 
 if TYPE_CHECKING:

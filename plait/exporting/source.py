@@ -18,8 +18,8 @@ from plait.adapters.peft_reading import PeftAdapter, load_peft_directory
 from plait.adapters.safetensors import parse_object
 from plait.data import Progress
 from plait.errors import BaseMismatchError, ConfigError, MachineError, PeerError
-from plait.files import lies_in, open_plain
 from plait.rounds.run_directory import RunDirectory, check_given_out
+from plait.system.files import lies_in, open_plain
 from plait.training.base_lookup import locate_named_base
 from plait.training.bases import LocatedBase, locate_base
 

@@ -12,12 +12,12 @@ from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from plait.abandon import Abandoned
 from plait.config import Scalar
 from plait.errors import DiskFullError, PlaitError
 from plait.flower.blob import from_message, to_content
 from plait.flower.channel import GridChannel
 from plait.rounds.channel import Answering, Channel, Purpose, StopRequest
+from plait.system.abandon import Abandoned
 from plait.transport.protocol import MESSAGE_TYPES
 
 _FAILED = 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from plait.aggregation import RULES, Rule
-from plait.choice import Choices
+from plait.settings.choice import Choices
 
 
 def _rules() -> Mapping[str, Rule]:

@@ -39,7 +39,7 @@ def least_roster(invited: int) -> int:
 
 
 def colluding(clients: int) -> int:
-    """The most clients of a roster of this size that gain nothing from helping the server (why: `plait.secagg.roster`).
+    """The most clients of a roster of this size that the server gains nothing from (see `plait.wire.masked_roster`).
 
     One more could get two lists signed, or be all but one in a sum. Above `COMPLETE` it is what the chance is added up
     for.

@@ -5,9 +5,9 @@ Knows no model and imports nothing of a user's own.
 
 from __future__ import annotations
 
-from plait.choice import parse_choice
 from plait.errors import ConfigError
 from plait.objectives.objective import SFT, Objective
+from plait.settings.choice import parse_choice
 
 __all__ = ["SFT", "Objective", "objective_named", "objective_recorded", "usual_objective"]
 

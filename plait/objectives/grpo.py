@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from plait.choice import parse_choice, with_options
 from plait.errors import ConfigError
+from plait.settings.choice import parse_choice, with_options
 
 if TYPE_CHECKING:
     import torch

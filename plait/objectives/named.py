@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import cast
 
-from plait.choice import parse_choice, with_options
 from plait.errors import ConfigError
 from plait.objectives.formula import DPO, Formula
 from plait.objectives.grpo import GRPO, NAME, of_loss, rewarded
 from plait.objectives.objective import SFT, Objective
 from plait.own_code import instance_of
 from plait.plugins import Kind, find
-from plait.traits import Trait
+from plait.settings.choice import parse_choice, with_options
+from plait.settings.traits import Trait
 
 DPO_NAME = "dpo"
 

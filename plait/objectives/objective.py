@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from plait.plugins import Kind
-from plait.traits import Reasons, Trait
+from plait.settings.traits import Reasons, Trait
 
 SFT = "sft"
 """The default: supervised fine-tuning, by the loss that ``--loss`` names."""

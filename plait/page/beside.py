@@ -18,10 +18,10 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from plait.address import Address
-from plait.child import Beside, when_over
 from plait.errors import ConfigError, MachineError
-from plait.progress import say
+from plait.report.progress import say
+from plait.system.address import Address
+from plait.system.child import Beside, when_over
 
 _PREDECESSOR_S = 5.0
 _END_S = 5.0

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections import deque
 
 from plait.adapters import Json
-from plait.rounds import events
-from plait.rounds.run_now import RunNow, Traffic
+from plait.ledger import events
+from plait.ledger.run_now import RunNow, Traffic
 
 MOST_REFUSALS = 200
 """Refusals that the document keeps, the newest; it counts all."""

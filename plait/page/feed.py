@@ -19,10 +19,10 @@ from typing import cast
 
 from plait.adapters import Json
 from plait.errors import PeerError
-from plait.json_text import read_json
+from plait.ledger.ledger import Follower
 from plait.page.board import Board
-from plait.rounds.ledger import Follower
 from plait.rounds.run_directory import RunDirectory
+from plait.system.json_text import read_json
 
 _READ_BYTES = 1 << 20
 _QUESTION = b"status"

@@ -28,17 +28,17 @@ from numpy.typing import NDArray
 
 from plait.errors import ConfigError, PolicyError
 from plait.guarantees.accountant import noise_for, sampled_epsilon
-from plait.json_text import read_json
+from plait.ledger.events import Event
+from plait.ledger.privacy import PrivacySpent, PrivacyStarted
 from plait.privacy.client import Purse
-from plait.privacy.events import PrivacySpent, PrivacyStarted
 from plait.privacy.mechanism import ClientPrivacy
 from plait.privacy.noise import Keystream, derived
 from plait.rounds.client_way import Speaker
-from plait.rounds.events import Event
 from plait.rounds.hooks import Outgoing
 from plait.rounds.local_model import DataSize, TrainJob
 from plait.rounds.memory import MUST_LAST, Kept, Memory
 from plait.rounds.run_state import RunState
+from plait.system.json_text import read_json
 from plait.wire.envelope import EPSILON
 from plait.wire.settings import Settings
 

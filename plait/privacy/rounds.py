@@ -23,10 +23,10 @@ import numpy as np
 from plait.adapters import AdapterState, Float32
 from plait.aggregation import RoundContext
 from plait.errors import PeerError
-from plait.privacy.events import NoiseIntended, PrivacySpent, PrivacyStarted
+from plait.ledger.events import Event, Reason
+from plait.ledger.privacy import NoiseIntended, PrivacySpent, PrivacyStarted
 from plait.privacy.mechanism import ClientPrivacy, PrivateMean
 from plait.privacy.noise import RunKey
-from plait.rounds.events import Event, Reason
 from plait.rounds.fold import Folded, outcome_of_mean
 from plait.rounds.run_plan import CannotPayError
 from plait.rounds.run_state import RunState

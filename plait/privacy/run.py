@@ -9,16 +9,16 @@ from functools import partial
 from plait.config import RunConfig
 from plait.errors import PeerError
 from plait.guarantees.thresholds import least_survivors
+from plait.ledger import events
+from plait.ledger.events import Event
+from plait.ledger.ledger import ALL, KEPT, screened
+from plait.ledger.privacy import PrivacyStarted, intents_in, promised_in, spent_in
 from plait.privacy.client import ClientCharge
-from plait.privacy.events import PrivacyStarted, intents_in, promised_in, spent_in
 from plait.privacy.mechanism import ClientPrivacy, multiplier_for
 from plait.privacy.noise import RunKey
 from plait.privacy.rounds import PrivateRounds, check_promise, recomputed, started
-from plait.rounds import events
 from plait.rounds.client_way import ClientWay, Speaker
 from plait.rounds.coordinator import CannotRecomputeError, Host, Way
-from plait.rounds.events import Event
-from plait.rounds.ledger import ALL, KEPT, screened
 from plait.rounds.run_plan import Opening, RunPlan
 from plait.wire.settings import Settings
 

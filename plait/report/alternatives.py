@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from plait.rounds.run_view import RunView
+from plait.ledger.run_view import RunView
 
 
 @dataclass(frozen=True)

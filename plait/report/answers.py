@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from plait.config import RunConfig
+from plait.ledger.run_view import RunView
 from plait.report.alternatives import savings_of
 from plait.report.tables import moved_text
 from plait.report.wording import (
@@ -29,8 +30,7 @@ from plait.report.wording import (
     times_text,
 )
 from plait.rounds.rates import cut_sentence, given_rate, rates_sentence
-from plait.rounds.run_view import RunView
-from plait.text import printable
+from plait.system.text import printable
 
 if TYPE_CHECKING:
     from plait.adapters import Json  # brings numpy along

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from plait.ledger.run_now import Traffic
 from plait.report.alternatives import all_alternatives, savings
 from plait.report.table import Table
 from plait.report.tables import compare_bytes
 from plait.report.wording import bytes_text, count_text, plural
-from plait.rounds.run_now import Traffic
 
 if TYPE_CHECKING:
     from plait.adapters import Json  # brings numpy along

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from statistics import fmean, pstdev
 from typing import TYPE_CHECKING
 
+from plait.ledger.events import MeanScore
+from plait.ledger.run_view import RunView
 from plait.report.table import Table
 from plait.report.wording import change_text, clean, count_text, loss_text
-from plait.rounds.events import MeanScore
-from plait.rounds.run_view import RunView
 
 if TYPE_CHECKING:
     from plait.adapters import Json  # brings numpy along

@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from plait.ledger.fleet import DeviceWorked, tasks_of
+from plait.ledger.run_view import RunView
 from plait.report.theme import Theme, new_axes, short_name, written
 from plait.report.wording import duration_text, plural
-from plait.rounds.fleet_events import DeviceWorked, tasks_of
-from plait.rounds.run_view import RunView
 
 _MOST_ROWS = 40
 _MOST_TICKS = 7

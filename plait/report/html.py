@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from plait.ledger.run_view import RunView
 from plait.report.alternatives import savings_of
 from plait.report.answers import advice, answers, is_deployed, repeat_command
 from plait.report.fairness import fairness_table
@@ -46,8 +47,7 @@ from plait.report.wording import (
     reward_text,
     short_count_text,
 )
-from plait.rounds.run_view import RunView
-from plait.text import printable
+from plait.system.text import printable
 
 if TYPE_CHECKING:
     from plait.adapters import Json  # brings numpy along

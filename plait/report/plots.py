@@ -15,11 +15,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 
+from plait.ledger.events import DescribedClient
+from plait.ledger.run_view import RunView
 from plait.report.alternatives import alternatives_of
 from plait.report.theme import LIGHT, Theme, bands, draw, draw_svg, new_axes, say_nothing_yet, short_name, written
 from plait.report.wording import bytes_text, loss_text, plural, round_bytes_text
-from plait.rounds.events import DescribedClient
-from plait.rounds.run_view import RunView
 
 _MOST_NAMED = 10
 _MOST_CLIENT_ROWS = 24

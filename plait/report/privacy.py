@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from plait.adapters import Json
-from plait.privacy.card import PrivacyCard, spent_by_round, together
-from plait.privacy.events import PrivacySpent, promised_in
+from plait.ledger.privacy import PrivacySpent, promised_in
+from plait.ledger.privacy_card import PrivacyCard, spent_by_round, together
+from plait.ledger.run_view import RunView
+from plait.ledger.withdrawal import ClientWithdrawn, Withdrawn
 from plait.report.table import Table
-from plait.rounds.run_view import RunView
-from plait.rounds.withdrawal_events import ClientWithdrawn, Withdrawn
 
 
 def figures_of(view: RunView) -> Mapping[str, Json]:

@@ -8,8 +8,8 @@ from typing import NamedTuple
 from pydantic import TypeAdapter, ValidationError
 
 from plait.errors import PeerError
-from plait.files import open_plain
 from plait.report.table import Table
+from plait.system.files import open_plain
 
 FILE = "samples.json"
 MAX_TOKENS = 40

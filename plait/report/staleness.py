@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections import defaultdict
 from statistics import fmean
 
+from plait.ledger.events import UpdateReceived
+from plait.ledger.run_view import RunView
 from plait.report.table import Table
 from plait.report.wording import count_text, percent_text
-from plait.rounds.events import UpdateReceived
-from plait.rounds.run_view import RunView
 
 _MOST_CLIENTS = 250
 

@@ -11,13 +11,13 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import TYPE_CHECKING
 
-from plait.files import write_atomically
+from plait.ledger.events import Audited, Evaluated, MeanScore, Score
+from plait.ledger.ledger import read_events
+from plait.ledger.run_view import RunView
 from plait.report.alternatives import savings_of
 from plait.report.fairness import fairness_of
 from plait.report.tables import figures_of
-from plait.rounds.events import Audited, Evaluated, MeanScore, Score
-from plait.rounds.ledger import read_events
-from plait.rounds.run_view import RunView
+from plait.system.files import write_atomically
 
 if TYPE_CHECKING:
     from plait.adapters import Json  # brings numpy along

@@ -10,6 +10,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, TypeVar
 
+from plait.ledger.events import Audited, DescribedClient, MeanScore, MembershipAttack, Score, UpdateReceived
+from plait.ledger.run_now import Card, Traffic
+from plait.ledger.run_view import RunView
 from plait.report.alternatives import Alternative, all_alternatives, savings
 from plait.report.fairness import fairness_table
 from plait.report.table import Table
@@ -29,9 +32,6 @@ from plait.report.wording import (
     reward_text,
     within_text,
 )
-from plait.rounds.events import Audited, DescribedClient, MeanScore, MembershipAttack, Score, UpdateReceived
-from plait.rounds.run_now import Card, Traffic
-from plait.rounds.run_view import RunView
 
 if TYPE_CHECKING:
     from plait.adapters import Json  # brings numpy along
@@ -100,7 +100,7 @@ def figures_of(view: RunView) -> dict[str, Json]:
     """What parts besides the core add to a run's summary."""
     found: dict[str, Json] = {}
     if "fleet" in view.start.config:
-        from plait.rounds.fleet_events import figures_of as of_fleet
+        from plait.ledger.fleet import figures_of as of_fleet
 
         found |= of_fleet(view)
     if "privacy" in view.cards:

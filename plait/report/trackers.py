@@ -24,13 +24,13 @@ from typing import Any, TypeAlias
 
 from pydantic import JsonValue
 
-from plait.files import make_private_directory
+from plait.ledger.events import Evaluated, Event, MeanScore, RoundFinished, RunStarted, UpdateReceived
+from plait.ledger.ledger import Follower
+from plait.ledger.run_now import RunNow
 from plait.own_code import place_of
-from plait.progress import say
-from plait.rounds.events import Evaluated, Event, MeanScore, RoundFinished, RunStarted, UpdateReceived
-from plait.rounds.ledger import Follower
-from plait.rounds.run_now import RunNow
-from plait.text import printable
+from plait.report.progress import say
+from plait.system.files import make_private_directory
+from plait.system.text import printable
 
 GRACE_S = 30.0
 """How long the trackers of a run may take to finish once it is over."""

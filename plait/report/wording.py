@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from plait.text import printable
+from plait.system.text import printable
 
 NOTHING = "\N{EM DASH}"
 _MINUS = "\N{MINUS SIGN}"

@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from plait.errors import MachineError, PeerError
-from plait.rounds.coordinator import Arriving
-from plait.rounds.events import (
+from plait.ledger.events import (
     MASKED_CODEC,
     ClientReplaced,
     ClientsDescribed,
@@ -22,11 +21,12 @@ from plait.rounds.events import (
     StepTakenBack,
     UpdateReceived,
 )
+from plait.ledger.run_view import RunView
+from plait.ledger.watch import Standing
+from plait.rounds.coordinator import Arriving
 from plait.rounds.fold import Aggregator
 from plait.rounds.run_state import RunState
-from plait.rounds.run_view import RunView
 from plait.rounds.spool import Arrival, Refused, Spool, Stored
-from plait.rounds.watch import Standing
 from plait.trust.keys import verify
 from plait.wire.envelope import EPSILON, read_signed
 

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from plait.adapters import AdapterSpec, AdapterState, Parent, add, parents_from, subtract
-from plait.rounds.events import Event, start_of
+from plait.ledger.events import Event, start_of
 from plait.rounds.hooks import Residual, unshrunk
 from plait.rounds.run_state import Ranks, RunState, Track
 from plait.wire.codec import Codec

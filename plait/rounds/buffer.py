@@ -28,7 +28,7 @@ import numpy as np
 
 from plait.config import RunConfig
 from plait.errors import ConfigError, PeerError
-from plait.rounds.events import UpdateReceived
+from plait.ledger.events import UpdateReceived
 from plait.rounds.run_plan import RunPlan
 from plait.rounds.run_state import RunState
 from plait.rounds.spool import Arrival

@@ -25,13 +25,13 @@ from plait.adapters import AdapterState
 from plait.aggregation import RoundContext
 from plait.config import RunConfig
 from plait.errors import PeerError
-from plait.rounds import events
+from plait.ledger import events
+from plait.ledger.events import Reason
 from plait.rounds.buffer import Buffer, arrival, asking_order, buffer_of, recent_folds
 from plait.rounds.channel import IN_PROGRESS, Purpose
 from plait.rounds.cohort import Evaluating, ServerSide, asked_to_evaluate, evaluate
 from plait.rounds.coordinator import Way
 from plait.rounds.dispatch import Answer, Dispatch, doubt
-from plait.rounds.events import Reason
 from plait.rounds.fold import Fold, Folded
 from plait.rounds.run_state import RunState, note_held
 from plait.rounds.spool import Arrival, Spool, Stored

@@ -1,6 +1,6 @@
 """Callbacks: functions that receive a run's events as they are recorded, and may pause or end it.
 
-A callback is called in the run's own thread with the typed events of `plait.rounds.events`, in the order of the ledger.
+A callback is called in the run's own thread with the typed events of `plait.ledger.events`, in the order of the ledger.
 Callbacks block the run. If one raises, the run stops where it can be resumed, and the caller gets the callback's own
 error. Settings name some of them; `plait check-plugin` tries what a user's own must do.
 """
@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Annotated, Protocol, cast
 
 from pydantic import Field
 
-from plait.choice import parse_choice, split_choices, with_options
 from plait.errors import ConfigError, Interrupted
+from plait.ledger.events import Adapter, Base, Evaluated, Event, Resumed, RunFinished, RunStarted
+from plait.ledger.watch import change_since
 from plait.own_code import BrokenError, Check, chosen_function, instance_of, located_errors
 from plait.plugins import Kind, find
 from plait.rounds.channel import StopRequest
-from plait.rounds.events import Adapter, Base, Evaluated, Event, Resumed, RunFinished, RunStarted
-from plait.rounds.watch import change_since
+from plait.settings.choice import parse_choice, split_choices, with_options
 
 if TYPE_CHECKING:
-    from plait.rounds.ledger import OnEvent
+    from plait.ledger.ledger import OnEvent
     from plait.rounds.run_directory import RunDirectory
 
 
@@ -58,7 +58,7 @@ class Callback(Protocol):
 class EarlyStopping:
     """End the run after `patience` evaluations without a lower held-out loss.
 
-    Losses are compared client by client where both evaluations have them (`plait.rounds.watch.change_since`).
+    Losses are compared client by client where both evaluations have them (`plait.ledger.watch.change_since`).
     """
 
     patience: Annotated[int, Field(ge=1, description="evaluations without a lower loss")] = 1
@@ -206,7 +206,7 @@ def heard(
     """
     hearing = Hearing([callback_named(text) for text in split_choices(names) if text not in TRACKERS], stop)
     if names and directory.has_started:
-        from plait.rounds.ledger import read_events
+        from plait.ledger.ledger import read_events
 
         hearing.repeat(read_events(directory.ledger))
 

@@ -22,10 +22,10 @@ from typing import Protocol, Self, TypeAlias
 
 from pydantic import JsonValue
 
-from plait.abandon import Abandoned
 from plait.errors import DiskFullError, Interrupted, PlaitError
-from plait.files import disk_full_told
-from plait.rounds.events import Event
+from plait.ledger.events import Event
+from plait.system.abandon import Abandoned
+from plait.system.files import disk_full_told
 
 IN_PROGRESS = "in_progress"
 """Under what a run that goes on while rounds end remembers tasks in progress, by client (`RunState.remembered`)."""

@@ -22,10 +22,10 @@ from safetensors import numpy as safetensors_numpy
 from plait.adapters import AdapterState, Float32, Json
 from plait.adapters.safetensors import decode_safetensors, encode_safetensors
 from plait.errors import PeerError
-from plait.files import directory_written_aside, write_atomically
-from plait.json_text import read_json
-from plait.rounds.events import RoundFinished
+from plait.ledger.events import RoundFinished
 from plait.rounds.run_state import Ranks, RunState, Track
+from plait.system.files import directory_written_aside, write_atomically
+from plait.system.json_text import read_json
 
 KEPT = 2
 

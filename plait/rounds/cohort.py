@@ -18,22 +18,22 @@ from functools import partial
 from typing import Generic, Protocol, Self, TypeAlias, TypeVar
 
 from plait.errors import PeerError
-from plait.rounds import events
+from plait.ledger import events
+from plait.ledger.events import Evaluated, Reason
+from plait.ledger.ledger import Ledger
+from plait.ledger.run_view import Recorded
+from plait.ledger.watch import Standing
 from plait.rounds.broadcasts import Broadcasts
 from plait.rounds.channel import Channel, NoAnswer, Patience, Purpose, StopRequest
 from plait.rounds.dispatch import Aim, Answer, Dispatch, doubt
 from plait.rounds.evaluation import ClientLoss, client_losses, mean_loss
-from plait.rounds.events import Evaluated, Reason
 from plait.rounds.fold import Aggregator
-from plait.rounds.ledger import Ledger
 from plait.rounds.roster import Roster
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import Costs, RunPlan, TaskSettings
 from plait.rounds.run_state import RunState, choose_cohort, note_held
-from plait.rounds.run_view import Recorded
 from plait.rounds.spool import AnswerLog, Intake, SideBySide, Spool, Stored
 from plait.rounds.validate import UpdateRefused, check_evaluation
-from plait.rounds.watch import Standing
 from plait.wire.messages import EvaluateTask, Evaluation, Task, TrainTask, UpdateReply
 
 

@@ -18,20 +18,20 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from plait.aggregation import Rule, ServerOptimizer
 from plait.errors import ConfigError, Interrupted
-from plait.rounds import events
+from plait.ledger import events
+from plait.ledger.events import Event, UpdateReceived
+from plait.ledger.ledger import Ledger, read_events
+from plait.ledger.run_view import Recorded
+from plait.ledger.watch import Guard, Standing, guard_after, standing_after
 from plait.rounds.channel import Channel, Patience, StopRequest
 from plait.rounds.checkpoint import save_checkpoint
 from plait.rounds.cohort import CohortCollector, Collecting, Collector, ServerSide
-from plait.rounds.events import Event, UpdateReceived
 from plait.rounds.fold import Aggregator, Folding, PlainFold
-from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.roster import Roster
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import CannotPayError, Costs, Free, RunPlan, TaskSettings
 from plait.rounds.run_state import Ranks, RunState, note_held
-from plait.rounds.run_view import Recorded
 from plait.rounds.spool import AnswerLog, Arrival, Intake
-from plait.rounds.watch import Guard, Standing, guard_after, standing_after
 
 if TYPE_CHECKING:
     from plait.trust.identity import Vouch

@@ -11,15 +11,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Self
 
-from plait.abandon import check_abandoned
 from plait.errors import PeerError
-from plait.rounds import events
+from plait.ledger import events
+from plait.ledger.events import Reason
+from plait.ledger.ledger import Ledger
 from plait.rounds.broadcasts import Broadcasts
 from plait.rounds.channel import Channel, Data, NoAnswer, Patience, Purpose, TaskParts, group_of
-from plait.rounds.events import Reason
-from plait.rounds.ledger import Ledger
 from plait.rounds.roster import REPLY_BYTES, Roster
 from plait.rounds.validate import max_update_bytes
+from plait.system.abandon import check_abandoned
 from plait.wire.messages import Refusal, RefusalReason, Reply, Task, decode_reply, encode_task
 
 _LOOK_S = 1.0  # interval of checks for clients that will not answer

@@ -19,8 +19,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from plait.json_text import read_json
-from plait.rounds.events import ClientScore, MeanScore
+from plait.ledger.events import ClientScore, MeanScore
+from plait.system.json_text import read_json
 from plait.wire.messages import Evaluation
 
 # With fewer sequences there is no standard error: it would be rough, and with two it would reveal both losses.

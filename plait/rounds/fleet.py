@@ -25,14 +25,14 @@ from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from plait.choice import hours_of
 from plait.config import RunConfig
 from plait.errors import ConfigError, did_you_mean
-from plait.files import at_home
-from plait.json_text import read_toml
-from plait.rounds.fleet_events import Fleet, FleetDescribed, FleetDevice
+from plait.ledger.fleet import Fleet, FleetDescribed, FleetDevice
 from plait.rounds.run_plan import Opening
-from plait.text import escaped
+from plait.settings.choice import hours_of
+from plait.system.files import at_home
+from plait.system.json_text import read_toml
+from plait.system.text import escaped
 
 _MOST_BYTES = 1 << 20
 _Speed = Annotated[float, Field(gt=0, le=1e12)]

@@ -18,13 +18,13 @@ from plait.adapters import AdapterState, Json, norm
 from plait.aggregation import Contribution, Observer, OptimizerState, Outcome, RoundContext, Rule, ServerOptimizer
 from plait.aggregation.server_step import slope_of
 from plait.errors import MachineError, PeerError
-from plait.rounds import events
+from plait.ledger import events
+from plait.ledger.events import Reason, RoundFinished
+from plait.ledger.watch import Standing
 from plait.rounds.broadcasts import Downlink, follow
-from plait.rounds.events import Reason, RoundFinished
 from plait.rounds.run_state import RunState, advance
 from plait.rounds.spool import NormCheck, Spool, Stored
 from plait.rounds.validate import NormPolicy, beyond, remembered
-from plait.rounds.watch import Standing
 from plait.wire.codec import Codec
 from plait.wire.envelope import Encoding
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
-from plait.rounds import events
+from plait.ledger import events
 from plait.settings.pace import MOST_TIMES
 
 

@@ -13,7 +13,6 @@ from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 
-from plait.abandon import Abandoned
 from plait.adapters import AdapterSpec, AdapterState, Layout, SpecRequest, check_finite, parse_spec
 from plait.aggregation import Side, geometry_of
 from plait.errors import (
@@ -47,6 +46,7 @@ from plait.rounds.hooks import (
 from plait.rounds.local_model import DataSize, LocalModel, Trained, TrainJob
 from plait.rounds.memory import ClientState, Kept, Memory, recall_state
 from plait.rounds.terms import Asked, Terms
+from plait.system.abandon import Abandoned
 from plait.wire.envelope import Direction, Header, Opened, Received, read_envelope, unpack
 from plait.wire.messages import (
     ClientCard,

@@ -7,7 +7,7 @@ from statistics import fmean, median
 
 from pydantic import JsonValue
 
-from plait.rounds.events import DescribedClient, UpdateReceived
+from plait.ledger.events import DescribedClient, UpdateReceived
 
 # Fraction of shortened steps above which a learning rate is called too high.
 _MOST_SHORTENED = 0.5

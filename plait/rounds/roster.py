@@ -17,13 +17,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
-from plait.abandon import check_abandoned
 from plait.errors import PeerError
-from plait.rounds import events
+from plait.ledger import events
+from plait.ledger.events import Reason
+from plait.ledger.ledger import Ledger
 from plait.rounds.channel import Channel, Data, Identity, Liveness, NoAnswer, Patience, Purpose
-from plait.rounds.events import Reason
-from plait.rounds.ledger import Ledger
 from plait.rounds.run_state import Ranks
+from plait.system.abandon import check_abandoned
 from plait.wire.messages import (
     ClientCard,
     DescribeTask,

@@ -26,7 +26,10 @@ from typing import TYPE_CHECKING
 
 from plait.config import RunConfig, config_from_table
 from plait.errors import ConfigError, MachineError, PeerError
-from plait.files import (
+from plait.ledger.events import Event, Plugin, start_of
+from plait.ledger.ledger import read_events
+from plait.settings.toml import read_config_table
+from plait.system.files import (
     cannot_write,
     fsync_directory,
     leads_elsewhere,
@@ -34,10 +37,7 @@ from plait.files import (
     read_if_there,
     write_atomically,
 )
-from plait.rounds.events import Event, Plugin, start_of
-from plait.rounds.ledger import read_events
-from plait.settings.toml import read_config_table
-from plait.text import printable
+from plait.system.text import printable
 
 if TYPE_CHECKING:
     from plait.plugin_search import Source

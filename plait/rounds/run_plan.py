@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Protocol
 from plait.aggregation import Rule
 from plait.aggregation.server_step import ServerOptimizer
 from plait.errors import PeerError
+from plait.ledger.events import Event
+from plait.ledger.watch import Watch
 from plait.rounds.broadcasts import Downlink, gap_of
 from plait.rounds.channel import Patience
-from plait.rounds.events import Event
 from plait.rounds.fold import Aggregator, Folding
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import Ranks, RunState, client_seed, sample_cohort
 from plait.rounds.spool import Refused, Spool, Weighting
 from plait.rounds.validate import NormBound
-from plait.rounds.watch import Watch
 from plait.wire.settings import Settings
 
 if TYPE_CHECKING:

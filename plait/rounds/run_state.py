@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from plait.adapters import AdapterSpec, AdapterState, Json, add
 from plait.aggregation import Geometry, Memory, OptimizerState, Resizing
-from plait.rounds.events import RoundFinished
+from plait.ledger.events import RoundFinished
 from plait.rounds.validate import Norms
 
 

@@ -22,16 +22,15 @@ import numpy as np
 from plait.adapters import AdapterState
 from plait.aggregation import ANY_RANK, BOTH_SIDES, Contribution, Geometry, Rule, slices_of
 from plait.errors import MachineError, PeerError
-from plait.machine import cores
-from plait.rounds import events
+from plait.ledger import events
+from plait.ledger.events import Reason
+from plait.ledger.ledger import Ledger
+from plait.ledger.run_view import Recorded
 from plait.rounds.channel import Channel, NoAnswer
 from plait.rounds.dispatch import Answer
-from plait.rounds.events import Reason
-from plait.rounds.ledger import Ledger
 from plait.rounds.roster import Roster
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import Ranks, RunState
-from plait.rounds.run_view import Recorded
 from plait.rounds.validate import (
     Expected,
     NormBound,
@@ -45,6 +44,7 @@ from plait.rounds.validate import (
     measure,
     open_update,
 )
+from plait.system.machine import cores
 from plait.wire.envelope import EPSILON, Opened, read_envelope
 from plait.wire.messages import Refusal, UpdateReply, encode_reply
 from plait.wire.settings import Settings

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from plait.adapters import AdapterSpec
 from plait.errors import ConfigError, PolicyError
-from plait.json_text import read_json
 from plait.rounds.memory import Memory
 from plait.rounds.run_plan import TaskSettings
+from plait.system.json_text import read_json
 from plait.wire.envelope import Header
 from plait.wire.messages import CoreTask, DescribeTask, EvaluateTask, TrainTask
 from plait.wire.settings import Settings

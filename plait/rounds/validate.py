@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from plait.adapters import AdapterState, Float32, Layout, add, is_small
 from plait.aggregation import Geometry, Side
 from plait.errors import PeerError
-from plait.rounds.events import Reason
+from plait.ledger.events import Reason
 from plait.wire.envelope import EPSILON, Direction, Opened, Received, read_envelope, unpack
 from plait.wire.messages import ClientCard, Evaluation
 

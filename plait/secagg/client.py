@@ -14,7 +14,7 @@ whatever the attempt, and an attempt takes two thirds of its roster, so no two s
 (those of other rounds and runs: `plait.rounds.terms`); (2) which of a
 peer's two shares is given follows from a list that two thirds of the roster have signed, each only one; (3) it signs
 only lists in which enough of its own neighbours are, and these have signed that they masked with the same clients
-(`plait.secagg.roster` says why); (4) it shows one key per attempt, and then masks nothing in it; (5) keys that
+(`plait.wire.masked_roster` says why); (4) it shows one key per attempt, and then masks nothing in it; (5) keys that
 the authority does not vouch for are refused. The caller stores the value before it sends an answer: a client that lost
 it is a dropout.
 """
@@ -32,12 +32,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plait.errors import PeerError
-from plait.json_text import read_json
-from plait.secagg.masks import Mask, Residues, Ring, add_masks, agreed, public_of, split, whole_secret
-from plait.secagg.messages import MaskingTask
-from plait.secagg.roster import Offer, Roster, Session, is_signed, open_shares, parcel_key, seal_shares
+from plait.system.json_text import read_json
 from plait.trust.derived import KEY_BYTES, derived
 from plait.trust.identity import NodeIdentity, Vouch
+from plait.trust.masks import Mask, Residues, Ring, add_masks, agreed, public_of, split, whole_secret
+from plait.wire.masked_messages import MaskingTask
+from plait.wire.masked_roster import Offer, Roster, Session, is_signed, open_shares, parcel_key, seal_shares
 from plait.wire.messages import decode_task, encode_task
 
 

@@ -13,22 +13,22 @@ from typing import TYPE_CHECKING, Self, cast
 
 from plait.errors import MachineError, PeerError
 from plait.guarantees.thresholds import LEAST_CLIENTS
-from plait.rounds import events
+from plait.ledger import events
+from plait.ledger.events import Reason
+from plait.ledger.ledger import read_events
+from plait.ledger.masks import EvaluationMissed
 from plait.rounds.channel import NoAnswer, Purpose
 from plait.rounds.cohort import ServerSide
 from plait.rounds.dispatch import Answer, doubt
-from plait.rounds.events import Reason
-from plait.rounds.ledger import read_events
 from plait.rounds.run_state import RunState, choose_cohort, note_held
-from plait.secagg.events import EvaluationMissed
 from plait.secagg.journal import evaluators_of
-from plait.secagg.messages import MaskedReply, MaskedUpdate
-from plait.secagg.roster import Session
 from plait.secagg.rounds import MaskedRounds
 from plait.secagg.server import Sealed, TooFewError
 from plait.secagg.stages import TRAINING_STAGE, ContestedError, MaskedSums, seated
 from plait.secagg.sums import EVALUATION, Wanted, decode_figures, scores_of
 from plait.trust.identity import Vouch
+from plait.wire.masked_messages import MaskedReply, MaskedUpdate
+from plait.wire.masked_roster import Session
 from plait.wire.messages import Refusal, RefusalReason
 
 if TYPE_CHECKING:

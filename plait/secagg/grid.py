@@ -35,8 +35,8 @@ from numpy.typing import NDArray
 
 from plait.adapters import AdapterState, Float32, Layout
 from plait.errors import PeerError
-from plait.secagg.masks import Ring
-from plait.secagg.roster import joined
+from plait.trust.masks import Ring
+from plait.wire.masked_roster import joined
 
 if TYPE_CHECKING:
     from plait.privacy.mechanism import ClientPrivacy

@@ -26,7 +26,7 @@ from typing import TypeAlias
 from plait.errors import PolicyError
 from plait.guarantees.thresholds import LEAST_CLIENTS
 from plait.rounds.terms import DataJournal, damaged
-from plait.secagg.roster import Session
+from plait.wire.masked_roster import Session
 
 Clients: TypeAlias = frozenset[str]
 

@@ -24,16 +24,16 @@ from plait.rounds.hooks import Outgoing
 from plait.rounds.local_model import TrainJob
 from plait.rounds.memory import Memory
 from plait.rounds.terms import Asked
-from plait.secagg import messages
 from plait.secagg.client import MaskingClient
 from plait.secagg.grid import Coding, KeyedGrid, MaskedGrid
 from plait.secagg.journal import SumJournal
-from plait.secagg.masks import Ring
-from plait.secagg.roster import Roster, Session
 from plait.secagg.rounds import MaskedRounds, check_grid, privacy_of_clients
 from plait.secagg.sums import EVALUATION, NOISED, TRAINING, encode_figures, evaluation_figures
 from plait.trust.identity import NodeIdentity
+from plait.trust.masks import Ring
+from plait.wire import masked_messages as messages
 from plait.wire.envelope import Header
+from plait.wire.masked_roster import Roster, Session
 from plait.wire.messages import EvaluateTask, Evaluation, FurtherTask, TrainTask
 from plait.wire.settings import Settings
 

@@ -21,9 +21,9 @@ from plait.rounds.fold import Folded, outcome_of_mean
 from plait.rounds.run_state import RunState
 from plait.rounds.spool import Spool, Stored
 from plait.secagg.grid import Coding, MaskedGrid, bits_for, check_sum, length_expected, rotated_size, unit_for
-from plait.secagg.masks import MOST_BITS, Ring
-from plait.secagg.roster import CYCLES
 from plait.secagg.sums import EVALUATION, NOISED, TRAINING, Summed, Wanted, decode_figures, sum_file
+from plait.trust.masks import MOST_BITS, Ring
+from plait.wire.masked_roster import CYCLES
 from plait.wire.settings import Settings
 
 if TYPE_CHECKING:

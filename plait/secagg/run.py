@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from plait.adapters.methods import method_named
 from plait.config import RunConfig
-from plait.rounds import events
+from plait.ledger import events
+from plait.ledger.events import Event
+from plait.ledger.ledger import ALL, KEPT, screened
 from plait.rounds.client_way import ClientWay, Speaker
 from plait.rounds.coordinator import Way
-from plait.rounds.events import Event
-from plait.rounds.ledger import ALL, KEPT, screened
 from plait.rounds.run_plan import Links
 from plait.secagg.rounds import MaskedFold, MaskedRounds, noised_grid
 from plait.trust.identity import Vouch

@@ -31,12 +31,12 @@ from numpy.typing import NDArray
 
 from plait.adapters.safetensors import decode_arrays, encode_arrays
 from plait.errors import PeerError
-from plait.json_text import read_json
 from plait.secagg.client import pair_key, self_key
-from plait.secagg.masks import SECRET_BYTES, Mask, Residues, Ring, add_masks, check_share, combine, public_of
-from plait.secagg.messages import MaskingTask
-from plait.secagg.roster import PARCEL_BYTES, Offer, Roster, Session, can_be_opened, digests_in, is_signed
+from plait.system.json_text import read_json
 from plait.trust.identity import Vouch
+from plait.trust.masks import SECRET_BYTES, Mask, Residues, Ring, add_masks, check_share, combine, public_of
+from plait.wire.masked_messages import MaskingTask
+from plait.wire.masked_roster import PARCEL_BYTES, Offer, Roster, Session, can_be_opened, digests_in, is_signed
 from plait.wire.messages import decode_task, encode_task
 
 

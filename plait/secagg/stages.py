@@ -26,17 +26,14 @@ import numpy as np
 
 from plait.errors import PeerError
 from plait.guarantees.thresholds import LEAST_GROUPS
-from plait.rounds import events
+from plait.ledger import events
+from plait.ledger.events import Reason
+from plait.ledger.ledger import Ledger
+from plait.ledger.masks import GroupLeftOut, SumUnmasked
 from plait.rounds.channel import NoAnswer, Purpose, TaskParts, group_of
 from plait.rounds.cohort import ServerSide
 from plait.rounds.dispatch import Asking, Heard
-from plait.rounds.events import Reason
-from plait.rounds.ledger import Ledger
 from plait.rounds.roster import REPLY_BYTES
-from plait.secagg import messages
-from plait.secagg.events import GroupLeftOut, SumUnmasked
-from plait.secagg.masks import Ring
-from plait.secagg.roster import ATTEMPT_BYTES, Offer, Roster, Session
 from plait.secagg.server import (
     Collecting,
     LostError,
@@ -53,6 +50,9 @@ from plait.secagg.server import (
 )
 from plait.secagg.sums import FAR, Part, Summed, Wanted, distances, sum_file
 from plait.trust.identity import Vouch
+from plait.trust.masks import Ring
+from plait.wire import masked_messages as messages
+from plait.wire.masked_roster import ATTEMPT_BYTES, Offer, Roster, Session
 from plait.wire.messages import Refusal, RefusalReason, decode_reply, encode_task
 
 _STAGE_BYTES = 1 << 22

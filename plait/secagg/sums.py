@@ -25,9 +25,9 @@ from plait.adapters import Float32
 from plait.adapters.safetensors import decode_arrays, encode_arrays
 from plait.errors import PeerError
 from plait.guarantees.thresholds import LEAST_CLIENTS, LEAST_GROUPS, threshold_of
-from plait.json_text import read_json
+from plait.ledger.events import MeanScore
 from plait.rounds.evaluation import ClientLoss, margin_of
-from plait.rounds.events import MeanScore
+from plait.system.json_text import read_json
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pydantic import field_validator
 
 from plait.settings.table import Table
 from plait.settings.tables import Cohort
-from plait.traits import Stated, Trait
+from plait.settings.traits import Stated, Trait
 
 MOST_TIMES = 4
 """Steps of a client in a round at most, as a multiple of `local_steps`, where they follow its speed."""

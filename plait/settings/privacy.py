@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from plait.settings.table import Table, number_or
-from plait.traits import Stated, Trait
+from plait.settings.traits import Stated, Trait
 
 LEAST_CLIENTS = 3
 """The fewest clients of a masked sum: in a sum of two each client knows the other's part."""

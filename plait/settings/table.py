@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from plait.traits import NOTHING, Reasons, Stated
+from plait.settings.traits import NOTHING, Reasons, Stated
 
 # The largest values that a task can carry.
 MOST = 2**32 - 1

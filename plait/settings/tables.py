@@ -10,11 +10,11 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from plait.choice import parse_choice, with_options
 from plait.errors import ConfigError, did_you_mean
-from plait.files import at_home
+from plait.settings.choice import parse_choice, with_options
 from plait.settings.table import MOST, Table, number_or, parts_of
-from plait.traits import Reasons, Stated, Trait
+from plait.settings.traits import Reasons, Stated, Trait
+from plait.system.files import at_home
 
 OWN_SHARE_NEEDS: Reasons = {
     Trait.WAITS: "it counts on equal parts of all clients in a round",

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
-from plait.choice import choice_text
 from plait.errors import ConfigError
-from plait.files import open_plain
-from plait.json_text import read_toml
-from plait.text import escaped
+from plait.settings.choice import choice_text
+from plait.system.files import open_plain
+from plait.system.json_text import read_toml
+from plait.system.text import escaped
 
 Scalar = bool | int | float | str
 _MOST_BYTES = 16 << 20

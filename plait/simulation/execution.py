@@ -1,6 +1,6 @@
 """A simulated run from its settings to its last round and its baselines, as every caller needs it.
 
-What is shown is read from the ledger (`plait.progress`). Sets no signal handler and writes no report.
+What is shown is read from the ledger (`plait.report.progress`). Sets no signal handler and writes no report.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from plait.config import RunConfig, config_from_table
 from plait.data import Dataset, RecordKind
 from plait.errors import ConfigError
 from plait.federation import beginning_of, run_federation
+from plait.ledger.ledger import OnEvent, read_events
+from plait.ledger.run_view import RunView
 from plait.objectives import usual_objective
-from plait.progress import say, status, watch
+from plait.report.progress import say, status, watch
 from plait.rounds.broadcasts import StartingPoint
 from plait.rounds.channel import StopRequest
-from plait.rounds.ledger import OnEvent, read_events
 from plait.rounds.run_directory import RunDirectory
-from plait.rounds.run_view import RunView
 from plait.run import Run, resolve
 from plait.settle import settle, settle_on_data
 from plait.simulation.loaded import Loaded

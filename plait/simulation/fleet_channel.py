@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+from plait.ledger.fleet import Fleet, tasks_of
+from plait.ledger.ledger import read_events
+from plait.ledger.run_view import RunView
 from plait.rounds.channel import IN_PROGRESS, Channel, Purpose, StopRequest, TaskParts
 from plait.rounds.checkpoint import finished_in_checkpoint
 from plait.rounds.fleet import load_fleet
-from plait.rounds.fleet_events import Fleet, tasks_of
 from plait.rounds.hooks import share_measured
-from plait.rounds.ledger import read_events
 from plait.rounds.run_directory import RunDirectory
-from plait.rounds.run_view import RunView
 from plait.simulation.virtual_clock import PASSES_OF_TRAINING, Span, VirtualChannel, VirtualClock
 from plait.wire.messages import DescribeTask, EvaluateTask, TrainTask, decode_task
 

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import TypeVar
 
 import plait
-from plait import machine
 from plait.data import Dataset, Progress, Record, as_dataset, cache_directory
 from plait.errors import MachineError
-from plait.files import is_ours, make_private_directory, write_atomically
 from plait.rounds.evaluation import SequenceLosses
 from plait.run import Run
+from plait.system import machine
+from plait.system.files import is_ours, make_private_directory, write_atomically
 from plait.training.examples import Example, Tokenizer
 from plait.training.resident import ResidentBase
 from plait.training.teaching import ExampleFormat, tokenise

@@ -10,7 +10,7 @@ from typing import Protocol
 from plait.config import RunConfig, config_from_table
 from plait.data import BUILTINS, Dataset, Progress, RecordKind, histogram
 from plait.errors import ConfigError, DataError
-from plait.rounds.events import DataUsed
+from plait.ledger.events import DataUsed
 from plait.settings.table import parts_of
 from plait.simulation.loaded import Loaded
 from plait.simulation.partition import ClientShare, Partition, partition

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from plait.federation import beginning_of, check_data
+from plait.ledger.events import Reference
+from plait.ledger.ledger import Ledger, OnEvent, read_events
+from plait.ledger.run_view import RunView
 from plait.rounds.broadcasts import starting_state
 from plait.rounds.channel import StopRequest
 from plait.rounds.evaluation import mean_loss
-from plait.rounds.events import Reference
-from plait.rounds.ledger import Ledger, OnEvent, read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import initial_state
-from plait.rounds.run_view import RunView
 from plait.run import Run
 from plait.simulation.simulation import Simulation
 from plait.training.baselines import Baselines

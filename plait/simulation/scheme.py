@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from plait.choice import parse_choice, with_options
 from plait.data import Dataset, RecordKind
 from plait.errors import ConfigError
 from plait.plugins import Kind, find
+from plait.settings.choice import parse_choice, with_options
 
 DEFAULT_ALPHA = 0.5
 _MAX_ALPHA = 1e6  # far beyond it a Dirichlet draw overflows

@@ -23,11 +23,11 @@ from typing import Self
 
 from pydantic import JsonValue
 
-from plait.choice import hours_of
 from plait.errors import ConfigError
+from plait.ledger.fleet import DeviceWorked, Fleet
 from plait.rounds.channel import Channel, Data, Identity, Liveness, NoAnswer, Purpose, TaskParts
 from plait.rounds.fleet import device_of
-from plait.rounds.fleet_events import DeviceWorked, Fleet
+from plait.settings.choice import hours_of
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A process that does the tasks of some clients of a simulated run (see `plait.child`; `workers` is the other side).
+"""A process that does the tasks of some clients of a simulated run (`plait.system.child`; `workers` is the other side).
 
     {"config": {…}, "base": {…}, "parts": 2}, their data    a run, in place of the one before; the answer is {}
     {"node": 3}, its task                                   the answer is {"silent": null}, and the client's
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import cast
 
 from plait.adapters import BaseReference
-from plait.child import Parent
 from plait.config import config_from_table
 from plait.plugins import admit
 from plait.rounds.channel import LocalChannel, NoAnswer
@@ -22,6 +21,7 @@ from plait.settle import settle
 from plait.simulation.loaded import Loaded
 from plait.simulation.simulation import Simulation
 from plait.simulation.workers import SentShares, told
+from plait.system.child import Parent
 from plait.training.bases import LocatedBase, quiet_libraries
 from plait.training.device import take_share
 from plait.wire.codec import DECODED

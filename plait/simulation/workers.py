@@ -21,8 +21,6 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 from plait import errors
-from plait.child import Child, Message
-from plait.choice import parse_choice
 from plait.config import Scalar, config_from_table
 from plait.data import Message as Turn
 from plait.data import Record, RecordKind
@@ -30,10 +28,12 @@ from plait.errors import ConfigError, Interrupted, MachineError, PlaitError, mac
 from plait.plugins import is_importable
 from plait.rounds.channel import Data, FixedNodes, NoAnswer, Purpose, StopRequest, TaskParts
 from plait.run import Run
+from plait.settings.choice import parse_choice
 from plait.simulation.partition import ClientShare
 from plait.simulation.partitioned_data import Shares
+from plait.system.child import Child, Message
 from plait.training.device import Compute, shares, use_threads
-from plait.welcome import welcome_table
+from plait.wire.welcome import welcome_table
 
 _STARTS = 3
 """How often a process is started for one task before the run ends."""

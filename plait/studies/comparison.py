@@ -13,8 +13,8 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from plait.api.frames import COUNT, NUMBER, TEXT, frame_of, view_of
 from plait.errors import ConfigError
-from plait.frames import COUNT, NUMBER, TEXT, frame_of, view_of
 from plait.studies.difference import difference, margin_of_mean
 from plait.studies.runs import Group, StudiedRun, grouped
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plait.config import known_keys
+from plait.ledger.events import Evaluated
+from plait.ledger.run_view import RunView
 from plait.report.wording import clean
-from plait.rounds.events import Evaluated
-from plait.rounds.run_view import RunView
 
 # Settings that change nothing of what a run measures, and the seed.
 _APART = frozenset({"seed", "out", "publish", "keep-updates"})

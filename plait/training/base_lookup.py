@@ -8,9 +8,9 @@ import shlex
 from pathlib import Path
 
 from plait.data import Progress
-from plait.data.cache import cache_directory
 from plait.errors import ConfigError, did_you_mean
-from plait.files import at_home, is_there
+from plait.system.cache import cache_directory
+from plait.system.files import at_home, is_there
 from plait.training.base_cache import gguf_directory, has_minilm, hub_download
 from plait.training.bases import BUILT_IN, LocatedBase, directory_of, locate_base, on_the_hub
 

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import cast
 
 from plait.adapters import BaseReference, fingerprint_base
-from plait.choice import Choices
 from plait.data import Progress
-from plait.data.cache import cache_directory
 from plait.errors import ConfigError, MachineError, did_you_mean
-from plait.files import at_home, is_ours, is_there, make_private_directory, write_atomically
+from plait.settings.choice import Choices
+from plait.system.cache import cache_directory
+from plait.system.files import at_home, is_ours, is_there, make_private_directory, write_atomically
 
 CheckSize = Callable[[str, int], None]
 """Called with the name and size in bytes of a base before it is downloaded from the hub; may refuse."""

@@ -53,7 +53,7 @@ from plait.adapters.methods import method_named
 from plait.adapters.module_names import is_in, is_saved, matches
 from plait.aggregation import Resizing, geometry_of
 from plait.errors import ConfigError, PeerError, did_you_mean
-from plait.machine import give_back_memory
+from plait.system.machine import give_back_memory
 from plait.training.peft_adapter import (
     adapter_tensors,
     attach,

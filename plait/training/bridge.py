@@ -31,10 +31,10 @@ from peft import PeftModel
 from torch import nn
 from transformers import TrainingArguments
 
-from plait.choice import parse_choice, with_options
 from plait.errors import ConfigError
 from plait.own_code import chosen_function, located_errors
 from plait.plugins import Kind, find
+from plait.settings.choice import parse_choice, with_options
 from plait.training.device import device_of
 from plait.training.examples import Example, Tokenizer
 from plait.training.learner import StepReport, schedule_factor

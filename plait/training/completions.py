@@ -18,12 +18,12 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from plait.adapters import Task
-from plait.choice import parse_choice
 from plait.data import Record, RecordKind
 from plait.errors import ConfigError, PartError
 from plait.objectives.grpo import GRPO, Rewarded, rewarded
 from plait.objectives.named import formula_named
 from plait.rounds.evaluation import SequenceLosses
+from plait.settings.choice import parse_choice
 from plait.training.conversations import converse
 from plait.training.device import device_of
 from plait.training.examples import IGNORED, Example, Tokenizer, digest_of, prompt_tokens

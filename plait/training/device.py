@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from plait.errors import ConfigError, did_you_mean
-from plait.machine import cpu_features
+from plait.system.machine import cpu_features
 
 _HALVES_SINCE = (5, 3)
 """The compute capability from which on CUDA computes in float16."""

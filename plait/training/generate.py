@@ -21,9 +21,9 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from plait.abandon import check_abandoned
 from plait.adapters import AdapterSpec, AdapterState, Task
 from plait.errors import ConfigError, MachineError
+from plait.system.abandon import check_abandoned
 from plait.training.device import device_of
 from plait.training.losses import is_out_of_memory
 

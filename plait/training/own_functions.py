@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 
-from plait.choice import parse_choice, with_options
 from plait.errors import ConfigError, PartError
 from plait.objectives import objective_named
 from plait.own_code import chosen_function, located_errors
 from plait.plugins import Kind, find
+from plait.settings.choice import parse_choice, with_options
 
 if TYPE_CHECKING:
     import torch

@@ -15,14 +15,14 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from plait.abandon import check_abandoned
 from plait.adapters import Task
-from plait.choice import parse_choice
 from plait.data import Record, RecordKind
 from plait.errors import PartError
 from plait.objectives.formula import Formula, Reply, Sides
 from plait.objectives.named import formula_named
 from plait.own_code import located_errors
+from plait.settings.choice import parse_choice
+from plait.system.abandon import check_abandoned
 from plait.training.conversations import conversation, of_each
 from plait.training.device import device_of
 from plait.training.examples import Example, Tokenizer, count_labels

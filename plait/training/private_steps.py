@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from plait.abandon import check_abandoned
 from plait.adapters import Float32, Task
 from plait.errors import ConfigError
 from plait.privacy.mechanism import PrivateMean, length
 from plait.privacy.noise import Keystream, derived
 from plait.privacy.record import Charge, RecordPrivacy
+from plait.system.abandon import check_abandoned
 from plait.training.examples import Example, count_labels
 from plait.training.fused.language_model import FusedLanguageModel, recognise
 from plait.training.learner import Learner, LocalTraining, TrainingInputs

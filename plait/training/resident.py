@@ -24,8 +24,8 @@ from transformers import AutoTokenizer, PreTrainedModel
 from plait.adapters import AdapterSpec, AdapterState, Layout, Task, parse_spec
 from plait.adapters.methods import is_quantised
 from plait.errors import BaseMismatchError, ConfigError, MachineError
-from plait.machine import keep_freed_memory
 from plait.objectives import objective_named
+from plait.system.machine import keep_freed_memory
 from plait.training.blueprint import Blueprint, design_from_spec, load_base, read_base_config, silence
 from plait.training.device import Compute, has_memory_of_its_own, memory_for_steps
 from plait.training.examples import Tokenizer

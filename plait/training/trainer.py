@@ -16,10 +16,10 @@ from functools import partial
 import torch
 from torch import nn
 
-from plait.abandon import check_abandoned
 from plait.adapters import Task
 from plait.errors import ConfigError
 from plait.rounds.evaluation import SequenceLosses
+from plait.system.abandon import check_abandoned
 from plait.training.device import device_of
 from plait.training.examples import Example, Tokenizer, count_labels, digest_of, visited
 from plait.training.learner import Learner, LocalTraining, TrainingInputs, copy_all

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import grpc
 
-from plait.address import Address, is_loopback
+from plait.system.address import Address, is_loopback
 from plait.transport.protocol import CHUNK_BYTES, MAX_MESSAGE_BYTES
 from plait.trust.kit import Kit, ServerKit
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 from plait.errors import PeerError
-from plait.json_text import read_json
+from plait.system.json_text import read_json
 
 
 def json_object(text: str, *, what: str) -> dict[str, object]:

@@ -7,7 +7,7 @@ import ctypes
 import mmap
 import sys
 
-from plait.machine import mallopt
+from plait.system.machine import mallopt
 
 _M_ARENA_MAX, _ARENAS = -8, 2  # malloc.h
 _SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h

@@ -9,8 +9,8 @@ from typing import cast
 
 import grpc
 
-from plait.address import Address
 from plait.errors import MachineError, PeerError
+from plait.system.address import Address
 from plait.transport.credentials import open_channel
 from plait.transport.json_object import json_object
 from plait.trust.diagnose import explain

@@ -16,9 +16,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from plait.address import is_ip_address
 from plait.errors import ConfigError
-from plait.files import write_atomically
+from plait.system.address import is_ip_address
+from plait.system.files import write_atomically
 from plait.trust.certificate import (
     Role,
     certificate_pem,

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from cryptography import x509
 
-from plait.address import is_loopback
 from plait.errors import PlaitError
+from plait.system.address import is_loopback
 from plait.trust.certificate import moment, read_certificate, server_names_of
 from plait.trust.kit import AUTHORITY_FILE, ClientKit, Kit, StaffKit, load_tls_pair
 

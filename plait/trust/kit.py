@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from plait.errors import ConfigError
-from plait.json_text import read_toml
+from plait.system.json_text import read_toml
 from plait.trust.certificate import (
     Role,
     check_dates,

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey 
 from cryptography.x509 import Certificate
 
 from plait.errors import ConfigError, MachineError
-from plait.files import directory_written_aside, make_private_directory, write_atomically
+from plait.system.files import directory_written_aside, make_private_directory, write_atomically
 from plait.trust.authority import LEAF_DAYS, Authority
 from plait.trust.certificate import (
     Role,

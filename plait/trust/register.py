@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import cast
 
 from plait.errors import ConfigError, MachineError
-from plait.files import write_atomically
-from plait.json_text import read_json
+from plait.system.files import write_atomically
+from plait.system.json_text import read_json
 from plait.trust.certificate import Role
 from plait.trust.keys import PUBLIC_KEY_BYTES
 from plait.trust.names import check_client_name

@@ -10,7 +10,7 @@ import shlex
 from pathlib import Path
 
 from plait.errors import ConfigError, MachineError
-from plait.files import write_atomically
+from plait.system.files import write_atomically
 
 MAX_FILE_BYTES = 65_536
 

@@ -6,8 +6,8 @@ import ipaddress
 import re
 from collections.abc import Iterable
 
-from plait.address import is_ip_address
 from plait.errors import ConfigError
+from plait.system.address import is_ip_address
 from plait.trust.names import shown_name
 
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")

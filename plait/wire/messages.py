@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 
 from plait.adapters import Layout
 from plait.errors import ConfigError, PeerError
-from plait.text import printable
+from plait.system.text import printable
 from plait.v1 import messages_pb2 as pb
 from plait.wire import bounds, canonical
 from plait.wire.envelope import Header, read_header, varint
@@ -286,7 +286,7 @@ def decode_task(data: bytes, *, max_bytes: int, held: Callable[[bytes], str] = l
         case None:
             raise PeerError("task asks for nothing, expected describe, train, evaluate or masking")
         case _:  # masking
-            from plait.secagg.messages import read_task
+            from plait.wire.masked_messages import read_task
 
             return read_task(message.masking)
 
@@ -388,7 +388,7 @@ def decode_reply(data: bytes | memoryview, *, max_bytes: int) -> Reply:
         case None:
             raise PeerError("reply has no answer, expected a card, an update, an evaluation or a refusal")
         case _:  # masked
-            from plait.secagg.messages import read_reply
+            from plait.wire.masked_messages import read_reply
 
             return read_reply(message.masked)
 

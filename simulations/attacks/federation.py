@@ -11,11 +11,11 @@ from attacks.model import FINGERPRINT, Client, spec_and_initial
 
 from plait.aggregation import geometry_of, optimizer_for
 from plait.flower.rule_table import ALL_RULES
+from plait.ledger.events import Adapter, Base, RunStarted
+from plait.ledger.ledger import Ledger, read_lines
 from plait.rounds.channel import LocalChannel
 from plait.rounds.checkpoint import save_checkpoint
 from plait.rounds.coordinator import Coordinator
-from plait.rounds.events import Adapter, Base, RunStarted
-from plait.rounds.ledger import Ledger, read_lines
 from plait.rounds.participant import Participant
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import RunPlan

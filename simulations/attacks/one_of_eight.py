@@ -20,7 +20,7 @@ import torch
 
 import plait
 from plait.adapters import AdapterState
-from plait.rounds.events import Evaluated, NotPublished, UpdateRefused
+from plait.ledger.events import Evaluated, NotPublished, UpdateRefused
 from plait.training.local_model import PeftLocalModel
 
 LIAR = "garden-0"

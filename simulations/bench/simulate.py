@@ -22,9 +22,9 @@ import plait
 from plait.adapters.peft_reading import load_peft_directory
 from plait.data import Dataset, Record, as_dataset
 from plait.errors import DataError
+from plait.ledger.events import RoundFinished
+from plait.ledger.ledger import read_events
 from plait.rounds.channel import Channel
-from plait.rounds.events import RoundFinished
-from plait.rounds.ledger import read_events
 from plait.simulation.partition import partition
 from plait.simulation.scheme import default_scheme
 from plait.training.bases import LocatedBase

@@ -15,8 +15,8 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from plait import machine
 from plait.report.table import Table
+from plait.system import machine
 from simulations.bench.row import Row
 
 if TYPE_CHECKING:

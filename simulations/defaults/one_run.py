@@ -8,7 +8,7 @@ from pathlib import Path
 
 from corpora import CORPORA
 
-from plait.rounds.run_view import RunView
+from plait.ledger.run_view import RunView
 
 CLIENTS = {"news": 5, "austen": 6}
 """Where a corpus has fewer than eight."""

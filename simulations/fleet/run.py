@@ -22,9 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from loop import run_once
 
-from plait.rounds.events import Evaluated
-from plait.rounds.fleet_events import tasks_of
-from plait.rounds.run_view import RunView
+from plait.ledger.events import Evaluated
+from plait.ledger.fleet import tasks_of
+from plait.ledger.run_view import RunView
 from plait.simulation.loaded import Loaded
 
 HERE = Path(__file__).parent

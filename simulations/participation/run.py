@@ -22,10 +22,10 @@ from statistics import mean
 
 import plait
 from plait.adapters import subtract
+from plait.ledger.events import Broadcast, Evaluated, RunStarted, UpdateReceived
+from plait.ledger.ledger import read_events
 from plait.rounds import fold as aggregator
 from plait.rounds.broadcasts import take_step
-from plait.rounds.events import Broadcast, Evaluated, RunStarted, UpdateReceived
-from plait.rounds.ledger import read_events
 from plait.rounds.run_state import Track
 from plait.wire.codecs.plain import Fp32
 from plait.wire.envelope import encode_delta

@@ -32,13 +32,13 @@ from flwr.supercore.primitives.asymmetric import bytes_to_private_key, bytes_to_
 
 from plait.secagg.client import MaskingClient
 from plait.secagg.grid import Coding, Rotation, bits_for, unit_for
-from plait.secagg.masks import Ring
-from plait.secagg.messages import MaskedReply, MaskedUpdate, Parcels, Ready, Revealed, Signed
-from plait.secagg.roster import Offer, Roster, Session
 from plait.secagg.server import Collecting
 from plait.secagg.sums import TRAINING
 from plait.trust.identity import NodeIdentity
 from plait.trust.keys import NodeKey
+from plait.trust.masks import Ring
+from plait.wire.masked_messages import MaskedReply, MaskedUpdate, Parcels, Ready, Revealed, Signed
+from plait.wire.masked_roster import Offer, Roster, Session
 from plait.wire.messages import encode_reply
 
 # The package has a function of the same name.

@@ -30,8 +30,8 @@ import numpy as np
 
 from plait.adapters import AdapterState, Layout
 from plait.errors import PeerError
-from plait.machine import processor
-from plait.rounds.ledger import Follower
+from plait.ledger.ledger import Follower
+from plait.system.machine import processor
 from plait.transport.process import allow_open_files
 from plait.trust.kit import ClientKit
 from plait.trust.provision import provision

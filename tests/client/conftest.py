@@ -21,8 +21,8 @@ from client.journal import Journal, Style
 from client.node import Node, Timing
 from client.settings import NodeSettings
 from client.task import Capacity, ParticipantRunner, Run
-from plait.abandon import check_abandoned
-from plait.address import Address
+from plait.system.abandon import check_abandoned
+from plait.system.address import Address
 from plait.v1 import federation_pb2 as pb
 from plait.v1.federation_pb2_grpc import FederationServicer, add_FederationServicer_to_server
 from tests.waiting import until

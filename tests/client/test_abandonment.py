@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from client.abandonment import Abandonment
-from plait.abandon import Abandoned, check_abandoned
+from plait.system.abandon import Abandoned, check_abandoned
 
 
 def test_abandoned_work_stops_at_its_next_step_and_says_the_first_reason() -> None:

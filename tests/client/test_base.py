@@ -14,7 +14,7 @@ from plait.config import RunConfig
 from plait.data import Dataset, Record, RecordKind
 from plait.errors import BaseMismatchError, ConfigError, PeerError, PolicyError
 from plait.training.bases import locate_base
-from plait.welcome import welcome_table
+from plait.wire.welcome import welcome_table
 
 DATA = Dataset("my", RecordKind.TEXT, (Record(text="words"),))
 

@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from client.settings import memory_folder
-from plait.address import Address
 from plait.errors import Interrupted, PeerError
+from plait.system.address import Address
 from plait.v1 import federation_pb2 as pb
 
 BODY = bytes(range(256)) * 40

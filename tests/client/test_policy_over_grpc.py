@@ -23,7 +23,6 @@ from plait.rounds.run_state import initial_state
 from plait.run import resolve
 from plait.settle import settle
 from plait.v1 import federation_pb2 as pb
-from plait.welcome import welcome_table
 from plait.wire.messages import (
     ClientCard,
     DescribeTask,
@@ -35,6 +34,7 @@ from plait.wire.messages import (
     decode_reply,
     encode_task,
 )
+from plait.wire.welcome import welcome_table
 
 CONFIG = settle(
     RunConfig(base="tiny", seq_len=32, rank=2, rounds=2, local_steps=2, batch_size=4, clients=1, wire="fp32")

@@ -14,7 +14,7 @@ from client.session import (
     UnwantedError,
 )
 from client.task import Task, TaskHandle
-from plait.abandon import Abandoned
+from plait.system.abandon import Abandoned
 
 
 class Failed(grpc.RpcError):

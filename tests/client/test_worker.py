@@ -9,8 +9,8 @@ import pytest
 
 from client.task import Answer, Began, Capacity, Dropped, Event, Run, Task
 from client.worker import Worker
-from plait.abandon import check_abandoned
 from plait.rounds.channel import group_of
+from plait.system.abandon import check_abandoned
 
 RUN = Run(1, {}, b"")
 FIRST, SECOND = b"a" * 16, b"b" * 16

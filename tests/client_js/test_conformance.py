@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from plait.config import RunConfig
-from plait.welcome import WELCOME_KEYS
+from plait.wire.welcome import WELCOME_KEYS
 from tests.javascript import copied
 
 ROOT = Path(__file__).parents[2]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from plait.rounds.ledger import Line, read_lines
+from plait.ledger.ledger import Line, read_lines
 from plait.trust.provision import provision
 from tests import waiting
 from tests.commands import Command, resuming, said_by

@@ -12,9 +12,9 @@ from typing import Any
 from plait.rounds.run_directory import RunDirectory
 from plait.secagg.collector import MaskedCollector
 from plait.secagg.masking import Masking
-from plait.secagg.messages import Delivery, Survivors, Unmasking
-from plait.secagg.roster import Roster
 from plait.secagg.stages import MaskedStage
+from plait.wire.masked_messages import Delivery, Survivors, Unmasking
+from plait.wire.masked_roster import Roster
 from tests.killing import around
 
 _STAGES = {type(None): "keys", Roster: "shares", Delivery: "delivery", Survivors: "signatures", Unmasking: "unmasking"}

@@ -6,7 +6,7 @@ from signal import SIGCONT, SIGKILL
 
 import pytest
 
-from plait.rounds.ledger import read_lines
+from plait.ledger.ledger import read_lines
 from tests.waiting import unused_port
 
 pytestmark = pytest.mark.slow

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from plait.rounds.ledger import read_lines
+from plait.ledger.ledger import read_lines
 from tests.deployment.conftest import Deployment, founded, simulation
 
 pytestmark = pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 
 from plait.cli.privacy import check_privacy
 from plait.guarantees.accountant import sampled_epsilon
-from plait.rounds.ledger import read_events
+from plait.ledger.ledger import read_events
 from tests.commands import said_by
 from tests.deployment.conftest import CLIENTS
 from tests.deployment.simulated_secret import DRAWN

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from plait.rounds.ledger import read_lines
+from plait.ledger.ledger import read_lines
 from plait.rounds.run_directory import RunDirectory
 from plait.secagg.sums import Summed, sum_file
 from plait.trust.provision import provision

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from plait.rounds.ledger import read_lines
+from plait.ledger.ledger import read_lines
 from plait.settings.toml import read_config_table
 from tests.commands import run_command
 

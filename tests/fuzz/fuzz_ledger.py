@@ -9,8 +9,8 @@ from harness import SCRATCH, instrumented, main
 
 with instrumented():
     from plait.errors import PeerError
-    from plait.rounds.events import ClientScore, Evaluated, RoundStarted
-    from plait.rounds.ledger import Ledger, read_events
+    from plait.ledger.events import ClientScore, Evaluated, RoundStarted
+    from plait.ledger.ledger import Ledger, read_events
 
 
 class Held:

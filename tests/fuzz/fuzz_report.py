@@ -7,11 +7,11 @@ from harness import instrumented, main
 
 with instrumented():
     from plait.errors import PeerError
+    from plait.ledger.events import parse_event
+    from plait.ledger.run_view import RunView
     from plait.report.html import _ALTERNATIVE_TEXTS, render_html
     from plait.report.status import status_tables
     from plait.report.summary import summarise
-    from plait.rounds.events import parse_event
-    from plait.rounds.run_view import RunView
 
 
 def parse(data: bytes) -> None:

@@ -9,7 +9,7 @@ with instrumented():
     from plait.config import RunConfig
     from plait.errors import ConfigError
     from plait.policy import Policy
-    from plait.welcome import config_from_welcome, is_told, welcome_table
+    from plait.wire.welcome import config_from_welcome, is_told, welcome_table
 
 POLICY = Policy()
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from plait.config import config_from_table
-from plait.rounds.events import parse_event
-from plait.rounds.ledger import Ledger, read_events
-from plait.rounds.run_view import RunView
+from plait.ledger.events import parse_event
+from plait.ledger.ledger import Ledger, read_events
+from plait.ledger.run_view import RunView
 from plait.settings.toml import read_config_table
 
 Event = dict[str, object]

@@ -4,8 +4,8 @@ import socket
 
 import pytest
 
-from plait.address import ANY, Address, AllowedHosts
 from plait.errors import ConfigError, MachineError
+from plait.system.address import ANY, Address, AllowedHosts
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from plait.child import Child
+from plait.system.child import Child
 
 # What it was told is in its stdin by then, and its parent waits at its stdout.
 BUSY = """
@@ -28,7 +28,7 @@ def main(parent):
         parent.say({"told": message.said}, *message.parts)
 """
 PARENT = """
-from plait.child import Child
+from plait.system.child import Child
 child = Child("busy")
 child.say({})
 child.hear()

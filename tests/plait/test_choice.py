@@ -8,8 +8,8 @@ from typing import Annotated
 import pytest
 from pydantic import Field
 
-from plait.choice import choice_text, parse_choice, split_choices, with_options
 from plait.errors import ConfigError
+from plait.settings.choice import choice_text, parse_choice, split_choices, with_options
 
 
 @dataclass(frozen=True)

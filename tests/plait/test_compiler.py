@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from plait import compiler
+from plait.system import compiler
 from plait.training.fused import kernels as native
 from plait.wire.codecs import compiled
 

@@ -6,7 +6,7 @@ import pytest
 from plait.composition import opened
 from plait.config import RunConfig
 from plait.federation import _part_from
-from plait.rounds.events import Adapter, Base, RunStarted
+from plait.ledger.events import Adapter, Base, RunStarted
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import Opening
 from plait.settle import settle

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from plait.errors import MachineError
-from plait.files import (
+from plait.system.files import (
     directory_written_aside,
     is_ours,
     leads_elsewhere,

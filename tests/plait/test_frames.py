@@ -5,8 +5,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from plait.api.frames import losses, rounds, updates
 from plait.errors import ConfigError
-from plait.frames import losses, rounds, updates
 from tests.plait.conftest import broadcast, numbered, received, round_finished, run_started, view_of
 
 

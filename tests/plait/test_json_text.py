@@ -12,13 +12,13 @@ from plait.adapters.fingerprint import _config_hash
 from plait.adapters.state import Layout
 from plait.api.serving import load_serving
 from plait.errors import PlaitError
-from plait.json_text import MAX_DEPTH, read_json, read_toml
+from plait.ledger.ledger import Follower, read_events
 from plait.policy import load_policy
 from plait.rounds.checkpoint import damage_of
-from plait.rounds.ledger import Follower, read_events
 from plait.rounds.terms import DataJournal
 from plait.secagg.server import signatures_from_bytes
 from plait.settings.toml import read_config_table
+from plait.system.json_text import MAX_DEPTH, read_json, read_toml
 from plait.transport.json_object import json_object
 from plait.trust.kit import read_client_settings
 from plait.trust.register import read_clients

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from plait import machine
 from plait.data.memory_limit import memory_limit
+from plait.system import machine
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from plait.adapters.methods import METHODS
 from plait.config import RunConfig, config_from_table
 from plait.errors import ConfigError, PolicyError
 from plait.policy import Policy, load_policy
-from plait.welcome import WELCOME_KEYS
+from plait.wire.welcome import WELCOME_KEYS
 
 
 def test_the_default_takes_plaits_own_defaults():

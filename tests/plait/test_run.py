@@ -11,7 +11,7 @@ from plait.run import _check_reach, blueprint_of, resolve
 from plait.settle import settle
 from plait.training.bases import locate_base
 from plait.training.blueprint import base_modules, read_base_config
-from plait.welcome import config_from_welcome, welcome_table
+from plait.wire.welcome import config_from_welcome, welcome_table
 
 
 @pytest.mark.slow

@@ -5,13 +5,13 @@ import pytest
 from plait.adapters.methods import METHODS
 from plait.config import config_from_table
 from plait.errors import ConfigError
+from plait.ledger.events import DataUsed
+from plait.ledger.watch import Watch
 from plait.plugins import Kind, reference
 from plait.privacy.run import privacy_of
-from plait.rounds.events import DataUsed
-from plait.rounds.watch import Watch
 from plait.secagg.run import masked_of
+from plait.settings.traits import Trait
 from plait.settle import settle, settle_on_data
-from plait.traits import Trait
 
 
 def _mine(logits: object, labels: object, adapter: object) -> object:

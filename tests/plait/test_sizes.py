@@ -10,8 +10,8 @@ import plait
 from plait.adapters.methods import METHODS
 from plait.aggregation import RULES
 from plait.api.settings import run_config_of
+from plait.api.sizes import planned_shape, sent_bytes, server_disk_bytes
 from plait.settle import settle
-from plait.sizes import planned_shape, sent_bytes, server_disk_bytes
 from plait.training.base_lookup import locate_config
 
 COMMON = {

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from plait.text import escaped, fitted, printable
+from plait.system.text import escaped, fitted, printable
 
 HOSTILE = ["a\nb", "\x1b[2J", "\x9b31m", "\u202enur", "a\u200bb", "\u2028", "\ud800", "\x00", "\t"]
 

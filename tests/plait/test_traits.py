@@ -1,7 +1,7 @@
 import pytest
 
 from plait.errors import ConfigError
-from plait.traits import Stated, Trait, check
+from plait.settings.traits import Stated, Trait, check
 
 NEEDS = Stated("keep", "best", needs={Trait.FIGURES: "losses are compared"}, instead="keep last")
 TAKES = Stated("mask", True, takes={Trait.FIGURES: "sums alone are seen"})

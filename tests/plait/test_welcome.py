@@ -6,7 +6,7 @@ import pytest
 from plait.config import RunConfig, config_from_table
 from plait.errors import PeerError
 from plait.settle import settle
-from plait.welcome import WELCOME_KEYS, config_from_welcome, welcome_table
+from plait.wire.welcome import WELCOME_KEYS, config_from_welcome, welcome_table
 
 SERVERS_OWN = {
     "out": "/srv/secret/run", "publish": "http://10.0.0.7:8000", "init-adapter": "/srv/secret/adapter",

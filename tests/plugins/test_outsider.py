@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from plait.rounds.events import RunStarted
-from plait.rounds.ledger import read_events
+from plait.ledger.events import RunStarted
+from plait.ledger.ledger import read_events
 from tests.commands import run_command
 
 HERE = Path(__file__).parent

@@ -22,7 +22,7 @@ from scoreboard.row import Row
 from scoreboard.small_federation import borrowed
 
 from plait.evidence.envelope import Signer, enveloped
-from plait.rounds.ledger import canonical
+from plait.ledger.ledger import canonical
 from plait.trust.certificate import key_pem, new_key, read_key
 from plait.trust.keys import NodeKey
 from plait.trust.provision import provision

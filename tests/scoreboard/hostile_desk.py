@@ -31,9 +31,9 @@ from plait.training.evaluation import evaluate_adapter
 from plait.training.local_model import PeftLocalModel
 from plait.training.resident import ResidentBase
 from plait.v1 import messages_pb2 as mpb
-from plait.welcome import welcome_table
 from plait.wire.envelope import open_envelope
 from plait.wire.messages import DescribeTask, EvaluateTask, Refusal, TrainTask, UpdateReply, decode_reply
+from plait.wire.welcome import welcome_table
 
 NAME = "ada"
 RUN_ID = 7

@@ -16,7 +16,7 @@ from pathlib import Path
 from scoreboard.processes import Job, attend, end, events, result, serve, simulate, start
 from scoreboard.row import Row
 
-from plait.rounds.ledger import read_lines
+from plait.ledger.ledger import read_lines
 from tests.killing import different_stories
 from tests.waiting import unused_port
 

@@ -16,11 +16,11 @@ from scoreboard.row import Row
 from scoreboard.small_federation import FakeModel, Federation, no_waiting_for_the_disk
 
 from plait.adapters import AdapterState
+from plait.ledger.watch import Watch
 from plait.rounds.buffer import Buffer
 from plait.rounds.buffer_collector import of_buffer
 from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.validate import NormBound, NormPolicy
-from plait.rounds.watch import Watch
 
 MALLORY, ROUNDS = "mallory", 4
 HONEST = {f"client-{place}": FakeModel(3.0 + place / 10, 5) for place in range(7)}

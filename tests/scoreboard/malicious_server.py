@@ -21,12 +21,12 @@ import pytest
 from scoreboard.small_federation import borrowed, tests_in
 
 from plait.secagg import client as masking
-from plait.secagg.roster import Offer, Session
 from plait.secagg.server import check_offer
 from plait.trust.endorsement import Endorsement
 from plait.trust.identity import NodeIdentity, is_vouched_for
 from plait.trust.kit import ClientKit
 from plait.trust.provision import provision
+from plait.wire.masked_roster import Offer, Session
 
 exchange = borrowed("features/secagg/test_exchange.py")
 SESSION = exchange.SESSION

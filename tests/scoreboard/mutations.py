@@ -267,10 +267,10 @@ def _trainers_directory_first() -> None:
 
 
 def _links_are_followed() -> None:
-    put("plait.files:_link", lambda path, facts: "")
-    mode = module("plait.files")._mode
+    put("plait.system.files:_link", lambda path, facts: "")
+    mode = module("plait.system.files")._mode
     # Linux gives every link the mode 0777, which would be told instead.
-    put("plait.files:_mode", lambda path, facts: "" if path.is_symlink() else mode(path, facts))
+    put("plait.system.files:_mode", lambda path, facts: "" if path.is_symlink() else mode(path, facts))
 
 
 def _finite() -> None:
@@ -384,7 +384,7 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         "recorded": (
             "a resumed run forgets which updates it has told of",
             around(
-                "plait.rounds.run_view:Recorded.of",
+                "plait.ledger.run_view:Recorded.of",
                 by=lambda of: lambda events: replace(of(events), received=frozenset()),
             ),
         ),
@@ -479,14 +479,18 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         "client-names": ("a kit may have any name", _any_client_name),
     },
     "planted": {
-        "cache-owner": ("a file is believed whoever owns it (as root)", nothing("plait.files:_owner", result="")),
-        "cache-mode": ("files that others can write are believed", nothing("plait.files:_mode", result="")),
+        "cache-owner": (
+            "a file is believed whoever owns it (as root)",
+            nothing("plait.system.files:_owner", result=""),
+        ),
+        "cache-mode": ("files that others can write are believed", nothing("plait.system.files:_mode", result="")),
         "cache-links": ("links are followed", _links_are_followed),
-        "cache-above": ("folders above are not looked at", nothing("plait.files:_above", result="")),
+        "cache-above": ("folders above are not looked at", nothing("plait.system.files:_above", result="")),
         "open-folders": (
             "folders are made as the umask says (as root)",
             instead(
-                "plait.files:make_private_directory", lambda path: path.mkdir(mode=0o777, parents=True, exist_ok=True)
+                "plait.system.files:make_private_directory",
+                lambda path: path.mkdir(mode=0o777, parents=True, exist_ok=True),
             ),
         ),
         "pip-path": ("pip starts in the working directory", _pip_as_the_directory_has_it),
@@ -501,7 +505,7 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         ),
         "compiler-folder": (
             "the compiler starts in the working directory",
-            _in_the_directory("plait.compiler:subprocess"),
+            _in_the_directory("plait.system.compiler:subprocess"),
         ),
         "matplotlibrc": ("plots are drawn as a matplotlibrc says", nothing("matplotlib:rcdefaults")),
     },
@@ -528,10 +532,10 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         ),
         "links": (
             "links, pipes and devices in a run are followed",
-            instead("plait.files:leads_elsewhere", lambda directory: ""),
+            instead("plait.system.files:leads_elsewhere", lambda directory: ""),
         ),
-        "pipes": ("a pipe is opened as a file", instead("plait.files:open_plain", lambda path: path.open("rb"))),
-        "long-line": ("a ledger's line may have any length", instead("plait.rounds.ledger:_MOST_LINE_BYTES", 1 << 40)),
+        "pipes": ("a pipe is opened as a file", instead("plait.system.files:open_plain", lambda path: path.open("rb"))),
+        "long-line": ("a ledger's line may have any length", instead("plait.ledger.ledger:_MOST_LINE_BYTES", 1 << 40)),
         "fetched-names": (
             "a server names the files that are fetched",
             instead("server.standing_verbs:_place", lambda path: Path(path)),
@@ -628,17 +632,17 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         "mask-seed": (
             "masks have keys of 32 bits",
             around(
-                "plait.secagg.masks:derived",
+                "plait.trust.masks:derived",
                 "plait.secagg.client:derived",
                 by=lambda key: lambda *given: key(*given)[:4] + bytes(28),
             ),
         ),
         "second-unmasking": (
             "a round may be unmasked again",
-            instead("plait.secagg.roster:Session.series", property(lambda self: self.attempt.hex())),
+            instead("plait.wire.masked_roster:Session.series", property(lambda self: self.attempt.hex())),
         ),
         "survivors": ("a list of survivors needs no signatures", nothing("plait.secagg.client:is_signed", result=True)),
-        "vouch": ("a key needs no voucher", nothing("plait.secagg.roster:Offer.check")),
+        "vouch": ("a key needs no voucher", nothing("plait.wire.masked_roster:Offer.check")),
     },
     "private_records": {
         "record-clip": ("gradients of records are not clipped", _clip_at_clients),
@@ -704,15 +708,15 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         ),
     },
     "liar": {
-        "guard": ("what is evaluated is published", nothing("plait.rounds.watch:Guard.publishes", result=True)),
+        "guard": ("what is evaluated is published", nothing("plait.ledger.watch:Guard.publishes", result=True)),
         "guard-median": (
             "the mean of losses alone decides",
-            instead("plait.rounds.watch:_rise", lambda change: change.mean),
+            instead("plait.ledger.watch:_rise", lambda change: change.mean),
         ),
-        "guard-masked": ("masked losses decide nothing", nothing("plait.rounds.watch:_of_sums", result=0.0)),
+        "guard-masked": ("masked losses decide nothing", nothing("plait.ledger.watch:_of_sums", result=0.0)),
         "guard-base": (
             "an adapter of which nothing says that it is better than the base is published",
-            instead("plait.rounds.watch:_told", lambda evaluated: module("plait.rounds.watch").Change(0.0, 0.0)),
+            instead("plait.ledger.watch:_told", lambda evaluated: module("plait.ledger.watch").Change(0.0, 0.0)),
         ),
     },
     "sizes": {
@@ -722,7 +726,7 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         ),
         "masked-with": (
             "what clients sign with their numbers does not name the sharers",
-            instead("plait.secagg.roster:Roster.masked_text", lambda self, sharers: self.digest),
+            instead("plait.wire.masked_roster:Roster.masked_text", lambda self, sharers: self.digest),
         ),
         "one-key": (
             "a client that has shown a key goes on",
@@ -734,7 +738,7 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         ),
         "cycles": (
             "each client's neighbours are those next to it",
-            instead("plait.secagg.roster:neighbours", _next_to_each_other),
+            instead("plait.wire.masked_roster:neighbours", _next_to_each_other),
         ),
         "a-tenth": (
             "an eighth may collude in a large roster",
@@ -754,7 +758,7 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         "history": ("every round's norms are remembered", instead("plait.rounds.validate:HISTORY", 10**9)),
         "files": (
             "directories stay open",
-            instead("plait.files:fsync_directory", lambda path: os.open(path, os.O_RDONLY)),
+            instead("plait.system.files:fsync_directory", lambda path: os.open(path, os.O_RDONLY)),
         ),
         "pruning": ("every checkpoint is kept", instead("plait.rounds.checkpoint:KEPT", 10**9)),
     },

@@ -29,14 +29,14 @@ from plait.adapters.safetensors import read_safetensors, write_safetensors
 from plait.cli.main import main
 from plait.data.records import Dataset, Record, RecordKind
 from plait.errors import PlaitError
+from plait.ledger.events import parse_event
+from plait.ledger.ledger import Ledger, read_events
+from plait.ledger.run_view import RunView
 from plait.report.html import _ALTERNATIVE_TEXTS, render_html
 from plait.report.status import status_tables
 from plait.report.table import Table, to_rich
 from plait.report.tables import report_tables
-from plait.rounds.events import parse_event
-from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.run_directory import RunDirectory
-from plait.rounds.run_view import RunView
 from plait.simulation.partition import partition
 from plait.simulation.scheme import parse_partition
 from plait.v1 import federation_pb2 as pb

@@ -234,7 +234,7 @@ def _draw() -> None:
 
 
 def _compile(folder: Path) -> None:
-    from plait.compiler import built_library
+    from plait.system.compiler import built_library
 
     path = os.environ["PATH"]
     # An empty entry is the current directory, as is a dot.
@@ -388,7 +388,7 @@ def _base() -> object:
 
 
 def _library() -> object:
-    from plait.compiler import built_library
+    from plait.system.compiler import built_library
 
     loaded = built_library(_SOURCE)
     return ctypes.c_int(loaded.honest()).value if loaded is not None else 1

@@ -25,10 +25,10 @@ from scoreboard.small_federation import FakeModel, Federation, of_numbers
 from plait.adapters import Layout, subtract
 from plait.cli.privacy import check_privacy
 from plait.config import config_from_table
+from plait.ledger.ledger import read_events
 from plait.privacy.mechanism import ClientPrivacy, multiplier_for
 from plait.privacy.noise import RunKey
 from plait.privacy.rounds import PrivateRounds
-from plait.rounds.ledger import read_events
 from plait.rounds.memory import ClientState, recall_state
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, initial_state

@@ -24,15 +24,15 @@ from client.journal import Journal, Style
 from client.node import Node, Timing
 from client.settings import NodeSettings, memory_folder
 from client.task import Capacity, ParticipantRunner, Run
-from plait.abandon import check_abandoned
 from plait.adapters import Layout
-from plait.address import Address
 from plait.errors import PeerError
+from plait.ledger.ledger import Line, read_lines
 from plait.rounds.client_way import ClientWay, InTheOpen
-from plait.rounds.ledger import Line, read_lines
 from plait.rounds.local_model import Trained
 from plait.rounds.memory import DiskMemory
 from plait.rounds.participant import Participant
+from plait.system.abandon import check_abandoned
+from plait.system.address import Address
 from plait.trust.kit import ClientKit, ServerKit
 from server.hosting import Terms
 from server.nodes_channel import NodesChannel

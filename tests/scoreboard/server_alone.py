@@ -27,9 +27,9 @@ from plait.rounds.run_directory import RunDirectory
 from plait.rounds.terms import DataJournal
 from plait.secagg.grid import MaskedGrid
 from plait.secagg.journal import SumJournal
-from plait.secagg.messages import MaskingTask
-from plait.secagg.roster import Session
 from plait.secagg.sums import EVALUATION, Summed, sum_file
+from plait.wire.masked_messages import MaskingTask
+from plait.wire.masked_roster import Session
 from plait.wire.messages import Refusal, decode_reply
 
 masked = borrowed("features/secagg/test_masked_rounds.py")

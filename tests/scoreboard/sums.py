@@ -21,8 +21,8 @@ from plait.errors import PolicyError
 from plait.guarantees.thresholds import least_survivors
 from plait.rounds.terms import DataJournal
 from plait.secagg.journal import SumJournal
-from plait.secagg.roster import Session
 from plait.secagg.stages import seated
+from plait.wire.masked_roster import Session
 
 LEAST, MOST = 3, 3
 NAMES = "abcdefghijklm"

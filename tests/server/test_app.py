@@ -10,9 +10,9 @@ from plait import federation
 from plait.api.serving import Serving
 from plait.config import RunConfig
 from plait.errors import ConfigError, Interrupted
+from plait.ledger.events import RunStarted
+from plait.ledger.ledger import read_events
 from plait.rounds.channel import LocalChannel
-from plait.rounds.events import RunStarted
-from plait.rounds.ledger import read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.wire.codec import DECODED
 from server.app import run_described

@@ -1,7 +1,7 @@
 import pytest
 
-from plait.rounds import events
-from plait.rounds.ledger import Ledger
+from plait.ledger import events
+from plait.ledger.ledger import Ledger
 from server.log import say_event, shown
 
 

@@ -34,7 +34,7 @@ with NodesChannel("127.0.0.1:0", kit=None, limits=Limits(max_answer_bytes=1 << 2
 ROUND = """
 import sys
 from pathlib import Path
-from plait.machine import give_back_memory
+from plait.system.machine import give_back_memory
 from plait.rounds.channel import NoAnswer, Purpose
 from server.nodes_channel import NodesChannel
 from server.hosting import Terms

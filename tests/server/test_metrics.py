@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from plait.rounds.run_now import RunProgress
+from plait.ledger.run_now import RunProgress
 from server import metrics as server_metrics
 from server.metrics import Metrics, MetricsServer
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import grpc
 import pytest
 
-from plait.rounds.run_now import RunProgress
+from plait.ledger.run_now import RunProgress
 from plait.transport import CHUNK_BYTES, channel_credentials, fetch_status
 from plait.trust.keys import NodeKey
 from plait.trust.kit import ClientKit, ServerKit

@@ -21,8 +21,13 @@ from plait.adapters import AdapterSpec, AdapterState, Layout, Task
 from plait.rounds.run_state import client_seed
 from plait.secagg.client import pair_key, self_key
 from plait.secagg.grid import Rotation
-from plait.secagg.masks import Mask, Ring, add_masks, public_of, split
-from plait.secagg.messages import (
+from plait.transport.protocol import enrolment_bytes, node_number
+from plait.trust.keys import NodeKey
+from plait.trust.masks import Mask, Ring, add_masks, public_of, split
+from plait.wire.codec import EncodedPayload
+from plait.wire.codecs import codec_for
+from plait.wire.envelope import Direction, Header, encode_delta, open_envelope, seal, with_signature
+from plait.wire.masked_messages import (
     Delivery,
     MaskedReply,
     MaskedUpdate,
@@ -36,12 +41,7 @@ from plait.secagg.messages import (
     Survivors,
     Unmasking,
 )
-from plait.secagg.roster import Offer, Roster, Session, joined, neighbours, parcel_key
-from plait.transport.protocol import enrolment_bytes, node_number
-from plait.trust.keys import NodeKey
-from plait.wire.codec import EncodedPayload
-from plait.wire.codecs import codec_for
-from plait.wire.envelope import Direction, Header, encode_delta, open_envelope, seal, with_signature
+from plait.wire.masked_roster import Offer, Roster, Session, joined, neighbours, parcel_key
 from plait.wire.messages import (
     ClientCard,
     DescribeTask,

@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch.nn import functional
 
-from plait.compiler import built_library, source_in
+from plait.system.compiler import built_library, source_in
 
 SOURCES = ("kernels.cpp", "low_rank.cpp", "attention.cpp")
 """One translation unit, in this order."""

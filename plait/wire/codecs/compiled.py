@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plait.adapters.state import Float32
-from plait.compiler import INTEGER, POINTER, addresses, built_functions
 from plait.errors import MachineError, PeerError
+from plait.system.compiler import INTEGER, POINTER, addresses, built_functions
 from plait.wire.codecs.entropy import DOES_NOT_END, MOST_STREAMS, Symbols, Words, streams_of
 
 SOURCES = ("trellis.cpp", "ans.cpp")

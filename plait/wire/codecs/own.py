@@ -13,9 +13,9 @@ import numpy as np
 
 from plait.adapters import AdapterState, Layout
 from plait.adapters.state import Float32
-from plait.choice import with_options
 from plait.errors import ConfigError, PeerError
 from plait.own_code import instance_of, located_errors
+from plait.settings.choice import with_options
 from plait.wire.codec import Codec, EncodedPayload
 
 FIRST_OWN, LAST_OWN = 1000, 1999

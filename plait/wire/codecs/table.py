@@ -10,9 +10,9 @@ import numpy as np
 
 from plait.adapters import AdapterState, Layout
 from plait.adapters.state import Float32
-from plait.choice import Choices, parse_choice
 from plait.errors import ConfigError, PeerError, did_you_mean
 from plait.plugins import Kind, find, is_named
+from plait.settings.choice import Choices, parse_choice
 from plait.wire.codec import Codec, EncodedPayload
 from plait.wire.codecs.rate import GREATEST_BITS, LEAST_BITS, Rate
 

@@ -8,8 +8,8 @@ from work import Work
 from plait import open_run
 from plait.config import config_from_table
 from plait.errors import ConfigError
+from plait.ledger.events import Event, RoundFinished, RoundStarted
 from plait.rounds.channel import LocalChannel, NoAnswer
-from plait.rounds.events import Event, RoundFinished, RoundStarted
 from plait.simulation.execution import execute, prepare
 
 work = Work.from_arguments()

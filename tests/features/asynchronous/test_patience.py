@@ -5,9 +5,9 @@ import time
 
 import pytest
 
+from plait.ledger.watch import Watch
 from plait.rounds.buffer import Buffer
 from plait.rounds.channel import Liveness, Purpose
-from plait.rounds.watch import Watch
 from tests.features.asynchronous.buffered import rounds_of
 
 

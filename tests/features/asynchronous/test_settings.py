@@ -2,8 +2,8 @@ import pytest
 
 from plait.config import config_from_table
 from plait.errors import ConfigError
+from plait.ledger.watch import Watch
 from plait.rounds.buffer import Buffer, buffer_of
-from plait.rounds.watch import Watch
 from plait.settle import settle
 
 

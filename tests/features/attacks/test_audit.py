@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from plait.rounds.ledger import Ledger, read_events
+from plait.ledger.ledger import Ledger, read_events
 from tests.commands import resuming
 from tests.plait.conftest import begun_otherwise
 from tests.plait.rounds.conftest import started

@@ -5,7 +5,7 @@ import pytest
 from plait.api.running import start
 from plait.attacks.membership import judged, simulated_sides
 from plait.config import RunConfig
-from plait.rounds.ledger import read_events
+from plait.ledger.ledger import read_events
 from plait.simulation.execution import prepare
 from plait.simulation.simulation import Simulation
 from plait.training.learner import Learner

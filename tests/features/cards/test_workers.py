@@ -16,14 +16,13 @@ import pytest
 import torch
 
 from plait.api.settings import run_config_of
-from plait.child import Message
 from plait.config import RunConfig, config_from_table
 from plait.data import Record, RecordKind
 from plait.errors import ConfigError, DataError, Interrupted, MachineError
+from plait.ledger.events import Event, UpdateReceived
+from plait.ledger.ledger import read_lines
 from plait.plugins import Kind, reference
 from plait.rounds.channel import Purpose
-from plait.rounds.events import Event, UpdateReceived
-from plait.rounds.ledger import read_lines
 from plait.run import resolve
 from plait.settle import settle
 from plait.simulation import execution as execution_module
@@ -32,6 +31,7 @@ from plait.simulation.execution import execute, prepare
 from plait.simulation.loaded import Loaded
 from plait.simulation.partition import ClientShare
 from plait.simulation.workers import SentShares, Workers, WorkersChannel, raised, told
+from plait.system.child import Message
 
 SETTINGS = {
     "partition": "natural:who", "clients": 4, "base": "tiny", "dtype": "float32", "threads": 1, "rounds": 2,

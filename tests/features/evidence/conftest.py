@@ -19,7 +19,7 @@ import pytest
 from client.sent import attested
 from plait.evidence.bundle import bundle_of
 from plait.evidence.envelope import Signer, enveloped
-from plait.rounds.ledger import canonical
+from plait.ledger.ledger import canonical
 from plait.rounds.run_directory import RunDirectory
 from plait.trust.certificate import read_key
 from plait.trust.kit import ClientKit

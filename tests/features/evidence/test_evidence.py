@@ -16,9 +16,9 @@ from plait.errors import ConfigError, PeerError
 from plait.evidence.bundle import bundle_of
 from plait.evidence.envelope import OWN_KEY, Signer
 from plait.evidence.page import page_of
-from plait.rounds.ledger import canonical
+from plait.ledger.ledger import canonical
 from plait.rounds.run_directory import RunDirectory
-from plait.welcome import WELCOME_KEYS
+from plait.wire.welcome import WELCOME_KEYS
 from tests.features.conftest import NAMES, rows
 from tests.features.evidence.conftest import ROOT, Signed, leaves, packed, with_change
 

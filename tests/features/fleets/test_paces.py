@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from plait.rounds.events import Resumed, RoundFinished, RoundStarted, UpdateReceived
-from plait.rounds.fleet_events import DeviceWorked
+from plait.ledger.events import Resumed, RoundFinished, RoundStarted, UpdateReceived
+from plait.ledger.fleet import DeviceWorked
 from plait.rounds.paces import BySpeed, Pace, Paces
 
 

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 
+from plait.ledger.fleet import Fleet, FleetDevice, tasks_of
+from plait.ledger.ledger import read_events
+from plait.ledger.run_view import RunView
 from plait.rounds.buffer import Buffer
-from plait.rounds.fleet_events import Fleet, FleetDevice, tasks_of
-from plait.rounds.ledger import read_events
 from plait.rounds.paces import BySpeed
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import TaskSettings
-from plait.rounds.run_view import RunView
 from plait.simulation.fleet_channel import clock_after
 from plait.simulation.virtual_clock import VirtualChannel
 from plait.wire.messages import TrainTask, decode_task

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from plait.ledger.fleet import figures_of, tasks_of
+from plait.ledger.ledger import read_events
+from plait.ledger.run_view import RunView
 from plait.report.fleet_plot import fleet_round
 from plait.report.theme import LIGHT, draw
-from plait.rounds.fleet_events import figures_of, tasks_of
-from plait.rounds.ledger import read_events
-from plait.rounds.run_view import RunView
 from tests.commands import resuming, run_command
 
 FLEET = """
@@ -39,7 +39,7 @@ watts = 50
 KILLED = """
 import os, sys
 from plait.cli.main import main
-from plait.rounds.ledger import Ledger
+from plait.ledger.ledger import Ledger
 
 name, left = sys.argv.pop(1), int(sys.argv.pop(1))
 write = Ledger._write

@@ -9,8 +9,8 @@ from typing import Self
 import pytest
 
 from plait.errors import ConfigError
+from plait.ledger.fleet import DeviceWorked, Fleet, FleetDevice
 from plait.rounds.channel import NoAnswer, Purpose, WallClock
-from plait.rounds.fleet_events import DeviceWorked, Fleet, FleetDevice
 from plait.simulation.virtual_clock import Span, VirtualChannel, VirtualClock
 
 UPDATE_BYTES = 125_000

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from plait.adapters.peft_reading import load_peft_directory
-from plait.rounds.ledger import read_events
+from plait.ledger.ledger import read_events
 from plait.rounds.run_directory import RunDirectory
 
 WORDS = ["red", "blue", "green", "one", "two", "three", "cat", "dog", "sun", "moon"]

@@ -17,10 +17,10 @@ import plait
 from plait.api.evaluate import _objective_of
 from plait.cli.audit import audit
 from plait.errors import ConfigError, PlaitError
+from plait.ledger.ledger import read_events
 from plait.objectives.grpo import GRPO, Rewarded
 from plait.objectives.named import formula_named
 from plait.plugins import Kind, reference
-from plait.rounds.ledger import read_events
 from plait.training.bases import locate_base
 from plait.training.completions import Grader, Group, GroupLoss, completions_of, rewards_of
 from plait.training.examples import IGNORED, Example

@@ -17,12 +17,12 @@ import httpx
 import pytest
 
 from plait.errors import ConfigError
+from plait.ledger.events import parse_event
+from plait.ledger.ledger import Ledger
 from plait.page import server
 from plait.page.app import Page
 from plait.page.defences import TOKEN_VARIABLE, page_token
 from plait.page.feed import Feed, Live, answer
-from plait.rounds.events import parse_event
-from plait.rounds.ledger import Ledger
 from tests.commands import Command
 from tests.features.page.browser import CHROMIUM, Browser
 from tests.plait.conftest import described, numbered, run_started

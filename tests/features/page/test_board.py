@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from plait.ledger.events import parse_event
 from plait.page.board import MOST_REFUSALS, Board
-from plait.rounds.events import parse_event
 from tests.plait.conftest import broadcast, numbered, received, run_started, view_of
 
 

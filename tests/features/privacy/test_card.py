@@ -8,16 +8,16 @@ from typer.testing import CliRunner
 from plait.cli.app import app
 from plait.errors import ConfigError
 from plait.guarantees.accountant import epsilon_at
-from plait.privacy.card import (
+from plait.ledger.ledger import Ledger
+from plait.ledger.privacy import NoiseIntended, PrivacySpent, PrivacyStarted
+from plait.ledger.privacy_card import (
     NOT_COVERED,
     PrivacyCard,
 )
-from plait.privacy.events import NoiseIntended, PrivacySpent, PrivacyStarted
+from plait.ledger.run_now import RunNow, RunProgress
 from plait.report.privacy import epsilon_table, figures_of
 from plait.report.status import status_tables
 from plait.report.summary import summarise
-from plait.rounds.ledger import Ledger
-from plait.rounds.run_now import RunNow, RunProgress
 from server.hosting import status_of
 from server.sessions import Sessions
 from tests.plait.conftest import run_started, view_of

@@ -7,12 +7,12 @@ import pytest
 
 from plait.cli.privacy import check_privacy
 from plait.errors import PeerError
-from plait.privacy.events import PrivacySpent
+from plait.ledger.events import RoundFinished, UpdateReceived
+from plait.ledger.ledger import read_events
+from plait.ledger.privacy import PrivacySpent
 from plait.privacy.record import KEY, charge, privacy_of
 from plait.rounds.channel import Purpose
 from plait.rounds.client_way import InTheOpen
-from plait.rounds.events import RoundFinished, UpdateReceived
-from plait.rounds.ledger import read_events
 from plait.wire.envelope import EPSILON, read_envelope
 from plait.wire.messages import ClientCard, EvaluateTask, Refusal, UpdateReply, decode_reply, decode_task, encode_task
 from tests.features.privacy.test_private_rounds import FORBIDDEN

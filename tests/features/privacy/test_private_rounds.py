@@ -9,15 +9,15 @@ import pytest
 
 from plait.cli.privacy import check_privacy
 from plait.errors import ConfigError, PeerError
+from plait.ledger.events import parse_event
+from plait.ledger.ledger import read_events
+from plait.ledger.privacy import NoiseIntended, PrivacySpent, PrivacyStarted
 from plait.privacy import rounds as private_fold
-from plait.privacy.events import NoiseIntended, PrivacySpent, PrivacyStarted
 from plait.privacy.mechanism import ClientPrivacy, multiplier_for
 from plait.privacy.noise import RunKey
 from plait.privacy.rounds import recomputed
 from plait.rounds.audit import replay
 from plait.rounds.channel import Purpose
-from plait.rounds.events import parse_event
-from plait.rounds.ledger import read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import initial_state
 from tests.killing import different_stories

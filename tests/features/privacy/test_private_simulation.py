@@ -10,9 +10,9 @@ import pytest
 import plait
 from plait.adapters.peft_reading import load_peft_directory
 from plait.cli.privacy import check_privacy
+from plait.ledger.ledger import read_events
 from plait.privacy import record
 from plait.privacy.record import charge
-from plait.rounds.ledger import read_events
 from plait.training.private_steps import ExampleGradients
 from tests.plait.api.conftest import SMALL, rows
 

@@ -19,7 +19,7 @@ from plait.errors import PeerError
 from plait.guarantees.thresholds import COMPLETE, colluding
 from plait.secagg import client as client_module
 from plait.secagg.client import MaskingClient, Secrets
-from plait.secagg.roster import Offer, Roster, Session
+from plait.wire.masked_roster import Offer, Roster, Session
 from tests.features.secagg.graph_bound import failure_bits, mixing
 
 SESSION = Session(bytes(16), "train", 1, bytes(16))

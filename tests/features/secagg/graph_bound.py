@@ -1,6 +1,6 @@
 """The chance that the graph of a large roster lets a server tell apart few of its clients, added up.
 
-After Bell et al. (arXiv 2020/704), for the union of random cycles that `plait.secagg.roster.neighbours` draws.
+After Bell et al. (arXiv 2020/704), for the union of random cycles that `plait.wire.masked_roster.neighbours` draws.
 The colluders are fixed before the cycles are drawn, and whom the server drops is chosen after it. What it tells apart
 is a set A of honest survivors without an honest survivor as a neighbour outside. Every client in it has two thirds of
 its h holders among survivors (h <= 65), so at most h // 3 <= 21 neighbours outside of A and the colluders. And with
@@ -15,7 +15,7 @@ fewer than half of the clients in A there are honest survivors outside.
 import numpy as np
 
 from plait.guarantees.thresholds import threshold_of
-from plait.secagg.roster import CYCLES, neighbours
+from plait.wire.masked_roster import CYCLES, neighbours
 
 ENDS = 2 * CYCLES
 OUTSIDE = (ENDS + 1) // 3

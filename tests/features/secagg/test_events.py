@@ -3,9 +3,9 @@
 import pytest
 
 from plait.errors import PeerError
+from plait.ledger.masks import MASKED_NOT_COVERED, SumUnmasked, after
 from plait.report.tables import report_tables
 from plait.rounds.evaluation import ClientLoss
-from plait.secagg.events import MASKED_NOT_COVERED, SumUnmasked, after
 from plait.secagg.sums import EVALUATION, TRAINING, decode_figures, encode_figures, evaluation_figures, scores_of
 from tests.plait.conftest import run_started, view_of
 from tests.plait.report.test_html import page_of

@@ -9,11 +9,11 @@ import pytest
 from plait.errors import PeerError
 from plait.secagg import client as client_module
 from plait.secagg.client import MaskingClient
-from plait.secagg.masks import Ring, split
-from plait.secagg.roster import PARCEL_BYTES, Roster, Session
 from plait.secagg.server import Collecting, LostError, TooFewError, accused_by, check_offer, judge
 from plait.trust.identity import NodeIdentity
 from plait.trust.keys import NodeKey
+from plait.trust.masks import Ring, split
+from plait.wire.masked_roster import PARCEL_BYTES, Roster, Session
 
 SESSION = Session(bytes(range(16)), "train", 3, b"a" * 16)
 RECEIVED = b"d" * 32

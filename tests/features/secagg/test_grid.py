@@ -3,7 +3,7 @@ import pytest
 
 from plait.errors import PeerError
 from plait.secagg.grid import Coding, Rotation, bits_for, check_sum, length_expected, unit_for
-from plait.secagg.masks import Ring
+from plait.trust.masks import Ring
 
 
 @pytest.mark.parametrize("bits", range(2, 17))

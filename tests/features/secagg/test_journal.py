@@ -9,7 +9,7 @@ from plait.guarantees.thresholds import LEAST_CLIENTS, least_roster, least_survi
 from plait.rounds.channel import Patience, Purpose
 from plait.rounds.terms import DataJournal
 from plait.secagg.journal import SumJournal, evaluators_of
-from plait.secagg.roster import Session
+from plait.wire.masked_roster import Session
 from tests.features.privacy.test_client import Kept
 
 HERE, THERE = b"a" * 32, b"b" * 32

@@ -14,10 +14,10 @@ from plait.rounds.run_directory import RunDirectory
 from plait.rounds.terms import Asked
 from plait.secagg.grid import MaskedGrid
 from plait.secagg.masking import Masking, NodeIdentity
-from plait.secagg.messages import Delivery, MaskedReply, MaskingTask, Ready, Signed, Survivors, Unmasking
-from plait.secagg.roster import Session
 from plait.secagg.sums import Summed, sum_file
 from plait.trust.keys import NodeKey
+from plait.wire.masked_messages import Delivery, MaskedReply, MaskingTask, Ready, Signed, Survivors, Unmasking
+from plait.wire.masked_roster import Session
 from plait.wire.messages import ClientCard, Refusal, decode_reply, decode_task, encode_reply
 from tests.killing import different_stories
 

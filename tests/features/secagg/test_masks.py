@@ -4,8 +4,8 @@ import pytest
 
 from plait.errors import PeerError
 from plait.guarantees.thresholds import COMPLETE, threshold_of
-from plait.secagg.masks import PRIME, check_share, combine, split
-from plait.secagg.roster import CYCLES, neighbours
+from plait.trust.masks import PRIME, check_share, combine, split
+from plait.wire.masked_roster import CYCLES, neighbours
 
 SECRET = bytes(range(32))
 

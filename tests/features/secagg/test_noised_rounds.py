@@ -9,22 +9,22 @@ import pytest
 from plait.adapters import Layout, subtract
 from plait.cli.privacy import check_privacy
 from plait.errors import PeerError, PolicyError
+from plait.ledger.ledger import read_events
+from plait.ledger.privacy import intents_in
 from plait.policy import Policy
 from plait.privacy.client import ClientCharge
-from plait.privacy.events import intents_in
 from plait.privacy.mechanism import ClientPrivacy, multiplier_for
 from plait.privacy.rounds import recomputed
 from plait.rounds.audit import replay
 from plait.rounds.channel import Purpose
 from plait.rounds.client_way import Speaker
-from plait.rounds.ledger import read_events
 from plait.rounds.run_plan import TaskSettings
 from plait.rounds.run_state import initial_state
 from plait.rounds.terms import Terms
 from plait.secagg.grid import MaskedGrid
-from plait.secagg.masks import Ring
 from plait.secagg.rounds import check_grid, privacy_of_clients
 from plait.secagg.sums import NOISED, TRAINING, decode_figures
+from plait.trust.masks import Ring
 from plait.wire.messages import Refusal, decode_reply
 from tests.features.secagg.test_masked_rounds import NAMES, STAGES, killed_in_unmasking, stage_of, summed
 from tests.plait.rounds import conftest

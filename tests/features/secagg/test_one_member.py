@@ -12,8 +12,9 @@ from plait.errors import PeerError
 from plait.rounds.channel import Purpose, WallClock
 from plait.rounds.run_state import initial_state
 from plait.secagg import client as masking
-from plait.secagg.masks import SHARE_BYTES
-from plait.secagg.messages import (
+from plait.secagg.sums import TRAINING, Part, Summed, encode_figures
+from plait.trust.masks import SHARE_BYTES
+from plait.wire.masked_messages import (
     Delivery,
     MaskedReply,
     MaskingTask,
@@ -24,7 +25,6 @@ from plait.secagg.messages import (
     Revealed,
     Unmasking,
 )
-from plait.secagg.sums import TRAINING, Part, Summed, encode_figures
 from plait.wire.messages import decode_reply, decode_task, encode_reply
 from tests.features.secagg.test_masked_rounds import stage_of
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from plait.config import config_from_table
-from plait.rounds.ledger import read_lines
+from plait.ledger.ledger import read_lines
 from plait.rounds.run_directory import RunDirectory
 from plait.simulation.execution import execute, prepare
 from plait.simulation.references import add_references

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import plait
-from plait.address import Address
 from plait.config import config_from_table
 from plait.errors import MachineError
-from plait.rounds.ledger import Line, read_lines
+from plait.ledger.ledger import Line, read_lines
+from plait.system.address import Address
 from plait.training.bases import locate_base
 from plait.transport.status import fetch_status
 from plait.trust.kit import StaffKit

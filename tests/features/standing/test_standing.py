@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from plait.address import Address
 from plait.api.serving import Serving
 from plait.config import config_from_table
 from plait.errors import ConfigError, MachineError, PeerError
+from plait.system.address import Address
 from plait.transport.protocol import CHUNK_BYTES
 from server.standing import RunQueue, Standing, State, calls_of, read_queue
 from server.standing_verbs import OperatorCalls

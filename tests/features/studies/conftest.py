@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from plait.rounds.events import parse_event
-from plait.rounds.ledger import Ledger
+from plait.ledger.events import parse_event
+from plait.ledger.ledger import Ledger
 from tests.plait.cli.conftest import original, small
 from tests.plait.conftest import CONFIG, broadcast, finished, received, round_finished, run_started
 

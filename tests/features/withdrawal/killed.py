@@ -16,10 +16,10 @@ from typing import NoReturn
 
 from plait.api.withdrawing import Plan, carry_out, plan_of
 from plait.config import RunConfig
-from plait.rounds.events import ClientErased
-from plait.rounds.ledger import read_events
+from plait.ledger.events import ClientErased
+from plait.ledger.ledger import read_events
+from plait.ledger.withdrawal import ClientWithdrawn, Withdrawn
 from plait.rounds.run_directory import RunDirectory, recorded_settings
-from plait.rounds.withdrawal_events import ClientWithdrawn, Withdrawn
 from tests.killing import Fuse
 
 MOMENTS = 20

@@ -21,10 +21,10 @@ from plait.api.withdrawing import Plan, carry_out, plan_of, said_of
 from plait.config import RunConfig, config_from_table, to_toml
 from plait.errors import ConfigError
 from plait.exporting.source import open_source
-from plait.rounds.events import ClientErased, parse_event
-from plait.rounds.ledger import Ledger, read_events
+from plait.ledger.events import ClientErased, parse_event
+from plait.ledger.ledger import Ledger, read_events
+from plait.ledger.withdrawal import ClientWithdrawn, Withdrawn
 from plait.rounds.run_directory import RunDirectory, recorded_settings
-from plait.rounds.withdrawal_events import ClientWithdrawn, Withdrawn
 from plait.trust.provision import provision
 from tests.attending import served, shares_of
 from tests.features.conftest import NAMES, SMALL, rows

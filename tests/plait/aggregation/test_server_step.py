@@ -15,7 +15,7 @@ from plait.aggregation.rule import Outcome
 from plait.aggregation.server_step import LineSearch, Plain, slope_of
 from plait.aggregation.table import optimizer_for, optimizer_stated, rule_stated
 from plait.errors import ConfigError
-from plait.traits import check
+from plait.settings.traits import check
 
 
 @pytest.mark.parametrize(

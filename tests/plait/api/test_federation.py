@@ -10,7 +10,7 @@ import pytest
 
 import plait
 from plait.errors import ConfigError
-from plait.rounds.events import RoundFinished
+from plait.ledger.events import RoundFinished
 from plait.trust.provision import provision
 from tests.attending import attend, served, shares_of
 

@@ -14,8 +14,8 @@ from plait.api.received import admitted_settings, how_to_resume, leads_out
 from plait.api.serving import Serving
 from plait.config import RunConfig, config_from_table, to_toml
 from plait.errors import ConfigError, PeerError
-from plait.rounds.events import Adapter, Base, ClientsDescribed, Event, RunStarted
-from plait.rounds.ledger import Ledger
+from plait.ledger.events import Adapter, Base, ClientsDescribed, Event, RunStarted
+from plait.ledger.ledger import Ledger
 from plait.rounds.run_directory import RunDirectory, recorded_settings
 
 Begun = Callable[..., RunDirectory]

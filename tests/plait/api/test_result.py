@@ -10,7 +10,7 @@ import pytest
 import plait
 from plait.adapters.peft_reading import load_peft_directory
 from plait.errors import ConfigError
-from plait.rounds.events import UpdateReceived
+from plait.ledger.events import UpdateReceived
 
 
 def by_round_and_client(event: UpdateReceived) -> tuple[int, str]:

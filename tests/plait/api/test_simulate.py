@@ -13,8 +13,8 @@ import pytest
 import plait
 from plait.cli.main import main
 from plait.errors import ConfigError, DataError
-from plait.rounds.events import EndedEarly, Evaluated, Interrupted, RoundFinished, RunFinished, RunStarted
-from plait.rounds.ledger import read_events
+from plait.ledger.events import EndedEarly, Evaluated, Interrupted, RoundFinished, RunFinished, RunStarted
+from plait.ledger.ledger import read_events
 from tests.commands import Command
 
 WEIGHTS = "adapter/adapter_model.safetensors"

@@ -17,7 +17,7 @@ TYPED = """
 from pathlib import Path
 
 import plait
-from plait.rounds.events import Evaluated
+from plait.ledger.events import Evaluated
 
 
 def stop_when_good(event: plait.Event) -> plait.Stop | None:

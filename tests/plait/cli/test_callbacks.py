@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from plait.rounds.ledger import read_events
+from plait.ledger.ledger import read_events
 from tests.commands import resuming
 from tests.plait.cli.conftest import by_author
 

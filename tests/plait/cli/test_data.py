@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from plait.rounds.ledger import read_lines
+from plait.ledger.ledger import read_lines
 
 WEIGHTS = "adapter/adapter_model.safetensors"
 Rows = list[dict[str, str]]

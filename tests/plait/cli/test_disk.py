@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from plait.rounds.ledger import read_lines
+from plait.ledger.ledger import read_lines
 from tests.commands import resuming
 from tests.plait.cli.conftest import by_author
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from plait.adapters.method import Option
 from plait.adapters.methods import METHODS
-from plait.rounds.ledger import read_lines
+from plait.ledger.ledger import read_lines
 from plait.training.bases import locate_base
 
 TOKENS = torch.tensor([[5, 17, 300, 41, 999, 1203, 8, 64]])

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from plait import plugins
-from plait.rounds.events import RunStarted
-from plait.rounds.ledger import read_events
+from plait.ledger.events import RunStarted
+from plait.ledger.ledger import read_events
 from tests.commands import resuming, run_command
 
 RULE = """

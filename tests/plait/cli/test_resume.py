@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from plait.rounds.ledger import read_lines
+from plait.ledger.ledger import read_lines
 from tests.commands import Command, resuming, run_command
 from tests.plait.cli.conftest import by_author
 from tests.waiting import until
@@ -70,8 +70,8 @@ STOPPED = """
 import sys
 from plait.report import summary as report
 from plait.cli.main import main
-from plait.rounds.events import RunFinished
-from plait.rounds.ledger import Ledger
+from plait.ledger.events import RunFinished
+from plait.ledger.ledger import Ledger
 from tests.killing import around
 
 where, number = sys.argv.pop(1), int(sys.argv.pop(1))

@@ -10,7 +10,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from plait.adapters.peft_reading import load_peft_directory
-from plait.rounds.ledger import read_lines
+from plait.ledger.ledger import read_lines
 from plait.training.bases import locate_base
 
 

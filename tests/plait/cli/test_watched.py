@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from plait.rounds.events import Evaluated, Event, RunFinished, StepTakenBack
-from plait.rounds.ledger import read_events
+from plait.ledger.events import Evaluated, Event, RunFinished, StepTakenBack
+from plait.ledger.ledger import read_events
 from tests.plait.cli.conftest import by_author
 
 pytestmark = pytest.mark.slow

@@ -51,7 +51,7 @@ BOMBS: dict[str, Callable[[Path], object]] = {
 READ = """
 import json, sys
 from pathlib import Path
-from plait import machine
+from plait.system import machine
 from plait.data import arrow_file, as_dataset
 from plait.errors import DataError
 arrow_file.MOST_BATCH_BYTES = int(sys.argv[1])

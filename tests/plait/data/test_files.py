@@ -319,7 +319,7 @@ def test_a_small_file_that_unpacks_to_much_is_stopped(
 
 
 def test_more_records_than_there_is_memory_for_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("plait.machine.memory_bytes", lambda: 40_000)
+    monkeypatch.setattr("plait.system.machine.memory_bytes", lambda: 40_000)
     path = write(tmp_path / "a.jsonl", LINES)
     with pytest.raises(DataError, match=r"'.*' holds more than 20,000 bytes .* such as --split train\[:100000\]"):
         as_dataset(path)

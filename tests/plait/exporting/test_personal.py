@@ -11,9 +11,9 @@ from plait.adapters.method import AdapterRequest
 from plait.aggregation import Side, geometry_of
 from plait.errors import ConfigError, PlaitError
 from plait.exporting.personal import is_node_state, open_node, open_personal, with_own_side
-from plait.rounds.events import Adapter, Base, ClientsDescribed, RunStarted
+from plait.ledger.events import Adapter, Base, ClientsDescribed, RunStarted
+from plait.ledger.ledger import Ledger
 from plait.rounds.hooks import kept_lead, kept_side, with_own
-from plait.rounds.ledger import Ledger
 from plait.rounds.memory import ClientState, Kept
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import design, read_base_config

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from plait.rounds.events import parse_event
-from plait.rounds.ledger import Ledger
+from plait.ledger.events import parse_event
+from plait.ledger.ledger import Ledger
 
 
 @pytest.fixture(scope="module", autouse=True)

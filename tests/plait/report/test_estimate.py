@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 
 from plait.api.settings import run_config_of
+from plait.ledger.run_now import Traffic
 from plait.report.estimate import Estimate, Planned
 from plait.report.summary import summarise
 from plait.report.table import Table
-from plait.rounds.run_now import Traffic
 from tests.plait.conftest import view_of
 
 EXTRA = Table(title="More", headings=("", ""), rows=(("a", "b"),))

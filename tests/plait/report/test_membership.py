@@ -1,7 +1,7 @@
 import pytest
 
+from plait.ledger.events import MembershipAttack
 from plait.report.tables import verdict
-from plait.rounds.events import MembershipAttack
 
 
 @pytest.mark.parametrize(

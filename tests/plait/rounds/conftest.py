@@ -16,15 +16,15 @@ import pytest
 from plait.adapters import AdapterSpec, AdapterState, Layout, Task
 from plait.aggregation import RULES, geometry_of, optimizer_for
 from plait.aggregation.factors import fitted
+from plait.ledger.events import Adapter, Base, Event, Resumed, RunStarted
+from plait.ledger.ledger import KEPT, Ledger, read_events, read_lines, screened
 from plait.rounds import coordinator
 from plait.rounds.channel import Identity, Liveness, NoAnswer, Purpose, TaskParts, WallClock, round_and_attempt
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
 from plait.rounds.client_way import ClientWay, InTheOpen, Speaker
 from plait.rounds.coordinator import Coordinator, Way
 from plait.rounds.evaluation import SequenceLosses
-from plait.rounds.events import Adapter, Base, Event, Resumed, RunStarted
 from plait.rounds.fold import Aggregator
-from plait.rounds.ledger import KEPT, Ledger, read_events, read_lines, screened
 from plait.rounds.local_model import Coverage, DataSize, Moments, Trained, TrainJob
 from plait.rounds.memory import ClientSecret
 from plait.rounds.participant import Participant
@@ -440,7 +440,7 @@ class Federation:
 
             way = with_private(way, private)
         if settings.records_are_private:
-            from plait.privacy.events import spent_in
+            from plait.ledger.privacy import spent_in
             from plait.privacy.record import RecordCosts
 
             told = spent_in(read_events(directory.ledger)) if directory else ()
@@ -461,7 +461,7 @@ class Federation:
         """The noise of its rounds, where it has any."""
         if self.privacy is None:
             return None
-        from plait.privacy.events import intents_in, spent_in
+        from plait.ledger.privacy import intents_in, spent_in
         from plait.privacy.noise import RunKey
         from plait.privacy.rounds import PrivateRounds
 

@@ -3,12 +3,12 @@
 import pytest
 
 from plait.errors import PeerError
+from plait.ledger.events import parse_event
+from plait.ledger.ledger import Ledger, read_events
 from plait.rounds.audit import check_signatures, replay
 from plait.rounds.channel import Identity
 from plait.rounds.client_way import ClientWay, InTheOpen
 from plait.rounds.coordinator import Way
-from plait.rounds.events import parse_event
-from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.participant import Participant
 from plait.rounds.run_state import initial_state
 from plait.trust.keys import NodeKey

@@ -6,8 +6,8 @@ import pytest
 
 from plait.adapters import AdapterState, Layout
 from plait.errors import PeerError
+from plait.ledger.events import RoundFinished
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
-from plait.rounds.events import RoundFinished
 from plait.rounds.run_state import Ranks, Track, initial_state
 
 

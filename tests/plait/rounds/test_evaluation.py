@@ -5,8 +5,8 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
+from plait.ledger.events import ClientScore
 from plait.rounds.evaluation import ClientLoss, SequenceLosses, mean_loss, wilson
-from plait.rounds.events import ClientScore
 
 
 def test_the_mean_is_over_tokens_and_not_over_clients():

@@ -4,8 +4,8 @@ import math
 import pytest
 
 from plait.errors import PeerError
-from plait.rounds import events
-from plait.rounds.events import (
+from plait.ledger import events
+from plait.ledger.events import (
     EVENTS,
     Adapter,
     Base,

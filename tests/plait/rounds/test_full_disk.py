@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from plait.errors import DiskFullError, MachineError
-from plait.files import write_atomically
-from plait.rounds.ledger import read_lines
+from plait.ledger.ledger import read_lines
 from plait.rounds.participant import Participant
+from plait.system.files import write_atomically
 
 ROUNDS = 2
 

@@ -8,9 +8,9 @@ import pytest
 from pydantic import ConfigDict
 
 from plait.errors import ConfigError, MachineError, PeerError
-from plait.rounds import events
-from plait.rounds.events import EVENTS, Evaluated, Event, Resumed, RoundStarted
-from plait.rounds.ledger import KEPT, Follower, Ledger, read_events, read_lines, screened
+from plait.ledger import events
+from plait.ledger.events import EVENTS, Evaluated, Event, Resumed, RoundStarted
+from plait.ledger.ledger import KEPT, Follower, Ledger, read_events, read_lines, screened
 
 FIELDS = {"round": 1, "loss": 0.1 + 0.2, "client": 'zoë "\n\u2028', "by": {"b": None, "a": [True, -0.0, 1e-300]}}
 
@@ -196,7 +196,7 @@ def test_a_listener_hears_of_the_events_that_were_written(tmp_path, monkeypatch)
 
 
 def test_a_line_without_end_is_refused_and_a_pipe_is_not_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr("plait.rounds.ledger._MOST_LINE_BYTES", 1000)
+    monkeypatch.setattr("plait.ledger.ledger._MOST_LINE_BYTES", 1000)
     path = tmp_path / "ledger.jsonl"
     written(path)
     follower = Follower(path)

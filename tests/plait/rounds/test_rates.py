@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from plait.rounds.events import UpdateReceived
+from plait.ledger.events import UpdateReceived
 from plait.rounds.rates import given_rate, rates_sentence
 
 

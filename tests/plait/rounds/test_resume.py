@@ -3,9 +3,9 @@
 import pytest
 
 from plait.errors import Interrupted
+from plait.ledger.watch import Watch
 from plait.rounds.channel import Purpose
 from plait.rounds.memory import IRREPLACEABLE
-from plait.rounds.watch import Watch
 from tests.killing import different_stories
 
 CASES = {

@@ -3,8 +3,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from plait.errors import ConfigError, MachineError
-from plait.rounds.events import EndedEarly
-from plait.rounds.ledger import Ledger
+from plait.ledger.events import EndedEarly
+from plait.ledger.ledger import Ledger
 from plait.rounds.run_directory import RunDirectory
 
 

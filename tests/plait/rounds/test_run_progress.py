@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from plait.rounds import events
-from plait.rounds.ledger import Ledger
-from plait.rounds.run_now import LiveProgress, RunProgress
+from plait.ledger import events
+from plait.ledger.ledger import Ledger
+from plait.ledger.run_now import LiveProgress, RunProgress
 from tests.plait.rounds.conftest import started
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from plait.errors import PeerError
+from plait.ledger.watch import Watch
 from plait.rounds.fold import Aggregator
-from plait.rounds.watch import Watch
 from tests.plait.rounds.test_audit import replayed, rewritten
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from plait.rounds.events import ClientScore, Evaluated
-from plait.rounds.watch import Standing, change_since, standing_after
+from plait.ledger.events import ClientScore, Evaluated
+from plait.ledger.watch import Standing, change_since, standing_after
 
 
 def score(loss: float, tokens: int) -> ClientScore:

@@ -3,10 +3,10 @@ import os
 
 import pytest
 
-from plait import machine
 from plait.rounds.evaluation import SequenceLosses
 from plait.simulation import loaded
 from plait.simulation.loaded import RememberedLosses
+from plait.system import machine
 from tests.commands import run_command
 
 LOSS = SequenceLosses((0.1 + 0.2, 1e-300), (7, 3), None, "ab")

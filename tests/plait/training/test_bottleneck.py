@@ -28,10 +28,10 @@ from plait.api.export import write_export as export
 from plait.errors import ConfigError
 from plait.exporting.request import ExportRequest
 from plait.exporting.source import open_source
+from plait.ledger.events import RoundFinished
+from plait.ledger.ledger import read_events
+from plait.ledger.run_view import RunView
 from plait.report.tables import aggregation_table
-from plait.rounds.events import RoundFinished
-from plait.rounds.ledger import read_events
-from plait.rounds.run_view import RunView
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import Blueprint, design, read_base_config
 from plait.training.bottleneck import BottleneckConfig, BottleneckLayer

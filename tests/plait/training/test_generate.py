@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from plait.abandon import Abandoned
 from plait.errors import ConfigError, MachineError
+from plait.system.abandon import Abandoned
 from plait.training import generate as module
 from plait.training.bases import LocatedBase
 from plait.training.examples import Tokenizer

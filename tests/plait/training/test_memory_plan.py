@@ -81,7 +81,7 @@ import numpy as np
 import torch
 from plait.adapters import Task
 from plait.adapters.method import AdapterRequest
-from plait.machine import peak_rss_bytes
+from plait.system.machine import peak_rss_bytes
 from plait.training.blueprint import design, read_base_config
 from plait.training.device import Compute, use_threads
 from plait.training.examples import Example

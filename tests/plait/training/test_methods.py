@@ -18,6 +18,7 @@ from plait.adapters.method import AdapterRequest
 from plait.adapters.methods import METHODS, method_named
 from plait.aggregation import RULES, method_stated, rule_stated
 from plait.errors import ConfigError
+from plait.settings.traits import check
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import Blueprint, design, design_from_spec, read_base_config
 from plait.training.examples import Example
@@ -25,7 +26,6 @@ from plait.training.learner import TrainingInputs
 from plait.training.peft_adapter import servable
 from plait.training.resident import ResidentBase, adapter_parameters
 from plait.training.trainer import train_steps
-from plait.traits import check
 from plait.wire.settings import Settings
 
 TOKENS = torch.tensor([[5, 17, 300, 41, 999, 1203, 8, 64]])

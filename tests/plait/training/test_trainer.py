@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from client.abandonment import Abandonment
-from plait.abandon import Abandoned
 from plait.adapters import AdapterState, Task, norm, subtract
 from plait.rounds.local_model import NOTHING, Carried
+from plait.system.abandon import Abandoned
 from plait.training import losses
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import Blueprint

@@ -7,7 +7,7 @@ import platform
 
 import pytest
 
-from plait import compiler
+from plait.system import compiler
 from plait.training.fused import kernels as native
 
 # x86 processors since 2013 have this much: no wide vectors, no products of bfloat16.

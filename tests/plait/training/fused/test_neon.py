@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from plait.compiler import source_in
+from plait.system.compiler import source_in
 from plait.wire.codecs import compiled
 from plait.wire.codecs.compiled import GREATEST_COST
 from plait.wire.codecs.trellis import Trellis

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from plait.rounds.events import Count, Event
+from plait.ledger.events import Count, Event
 
 
 class ClientWithdrawn(Event):

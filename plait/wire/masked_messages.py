@@ -10,10 +10,10 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeAlias, cast
 
 from plait.errors import PeerError
-from plait.secagg.masks import LEAST_BITS, MOST_BITS
-from plait.secagg.roster import ATTEMPT_BYTES, MOST_CLIENTS, MOST_FIGURES, Offer, Roster, Session
+from plait.trust.masks import LEAST_BITS, MOST_BITS
 from plait.v1 import messages_pb2 as pb
 from plait.wire import bounds, canonical
+from plait.wire.masked_roster import ATTEMPT_BYTES, MOST_CLIENTS, MOST_FIGURES, Offer, Roster, Session
 
 PURPOSES = ("train", "evaluate")
 _PLACE_BYTES = 2

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, cast
 
-from plait.rounds.events import Count, Event, Number, Part
+from plait.ledger.events import Count, Event, Number, Part
 
 if TYPE_CHECKING:
     from plait.adapters import Json
-    from plait.rounds.run_view import RunView
+    from plait.ledger.run_view import RunView
 
 
 class FleetDevice(Part):

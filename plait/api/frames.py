@@ -12,11 +12,11 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from plait.rounds.events import MeanScore
-from plait.rounds.ledger import read_events
+from plait.ledger.events import MeanScore
+from plait.ledger.ledger import read_events
+from plait.ledger.run_now import Traffic
+from plait.ledger.run_view import RunView
 from plait.rounds.run_directory import RunDirectory
-from plait.rounds.run_now import Traffic
-from plait.rounds.run_view import RunView
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,7 +13,7 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from plait.errors import ConfigError
-from plait.text import escaped
+from plait.system.text import escaped
 
 
 class Trait(StrEnum):

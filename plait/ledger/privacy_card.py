@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from plait.errors import ConfigError
 from plait.guarantees.accountant import epsilon_at, sum_term
-from plait.privacy.events import NoiseIntended, PrivacySpent, PrivacyStarted
-from plait.rounds.events import Audited, Event
+from plait.ledger.events import Audited, Event
+from plait.ledger.privacy import NoiseIntended, PrivacySpent, PrivacyStarted
 
 if TYPE_CHECKING:
     from plait.adapters import Json

@@ -1,7 +1,7 @@
 """The cache of downloaded packages, converted bases, compiled kernels and measurements.
 
-Its content is loaded and trusted, so it must be writable only by this user (`plait.files.is_ours`). If others can write
-the cache, a private temporary directory replaces it.
+Its content is loaded and trusted, so it must be writable only by this user (`plait.system.files.is_ours`). If others
+can write the cache, a private temporary directory replaces it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 import platformdirs
 
 from plait.errors import MachineError
-from plait.files import at_home, make_private_directory, others_can_change
+from plait.system.files import at_home, make_private_directory, others_can_change
 
 VARIABLE = "PLAIT_CACHE"
 _ADVICE = f"set {VARIABLE} to a directory of your own"

@@ -15,9 +15,9 @@ from pathlib import Path
 from plait.adapters import AdapterSpec
 from plait.aggregation import Geometry, geometry_of
 from plait.aggregation.geometry import BOTH_SIDES, Side
+from plait.ledger.run_now import Traffic
 from plait.rounds.broadcasts import NEW_FACTORS_BITS, at_least
 from plait.rounds.checkpoint import KEPT as CHECKPOINTS_KEPT
-from plait.rounds.run_now import Traffic
 from plait.rounds.run_state import sample_cohort
 from plait.run import links_of, request_of
 from plait.settle import Settled

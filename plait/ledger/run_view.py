@@ -14,10 +14,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
-from plait.rounds import events
-from plait.rounds.events import Evaluated, Event, UpdateReceived
-from plait.rounds.run_now import RunNow, Traffic
-from plait.rounds.watch import guard_after
+from plait.ledger import events
+from plait.ledger.events import Evaluated, Event, UpdateReceived
+from plait.ledger.run_now import RunNow, Traffic
+from plait.ledger.watch import guard_after
 
 if TYPE_CHECKING:
     from plait.objectives import Objective

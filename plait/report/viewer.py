@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from plait.rounds.events import (
+from plait.ledger.events import (
     ClientsDescribed,
     ClientsGathered,
     ClientTurnedAway,
@@ -29,16 +29,16 @@ from plait.rounds.events import (
     UpdateRefused,
     WaitingForClients,
 )
-from plait.rounds.ledger import Follower
+from plait.ledger.ledger import Follower
+from plait.ledger.run_now import WAITING, RunNow
 from plait.rounds.rates import cut_sentence, given_rate, rates_sentence
-from plait.rounds.run_now import WAITING, RunNow
-from plait.text import Lines, bars, printable, to_go
+from plait.system.text import Lines, bars, printable, to_go
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-    from plait.rounds.run_now import Card
+    from plait.ledger.run_now import Card
 
 _PAUSE_S = 0.2
 _DOING = {"describe": "reading data", "train": "training", "evaluate": "evaluating"}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from plait.text import fitted
+from plait.system.text import fitted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,7 +39,7 @@ def status(message: str, *, quiet: bool) -> Generator[Callable[[str], None]]:
     if quiet:
         yield lambda _text: None
         return
-    from plait.text import Lines, as_markup, bars
+    from plait.system.text import Lines, as_markup, bars
 
     with bars(console()) as shown:
         task, lines = shown.add_task(as_markup(message), total=None), Lines(shown.console)
@@ -59,7 +59,7 @@ def watch(ledger: Path, *, rounds: int, cohort: int, evaluators: int, quiet: boo
     if quiet:
         yield
         return
-    from plait.viewer import shown
+    from plait.report.viewer import shown
 
     with shown(ledger, console(), rounds=rounds, cohort=cohort, evaluators=evaluators):
         yield

@@ -23,7 +23,7 @@ from typing import IO
 
 _SIZE = struct.Struct("<Q")
 # The path is that of the process that starts it.
-_START = "import sys; sys.path[:] = sys.argv[2:]; from plait.child import main; main(sys.argv[1])"
+_START = "import sys; sys.path[:] = sys.argv[2:]; from plait.system.child import main; main(sys.argv[1])"
 
 
 class Beside:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from plait.config import RunConfig, Scalar, config_from_table
 from plait.errors import ConfigError, PeerError
-from plait.files import at_home, is_there
+from plait.system.files import at_home, is_there
 
 WELCOME_KEYS = frozenset(
     {

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from plait.errors import PeerError
 from plait.objectives import SFT, Objective, objective_recorded
-from plait.text import printable
+from plait.system.text import printable
 
 if TYPE_CHECKING:
     from plait.adapters import Json  # brings numpy along
@@ -100,7 +100,7 @@ class Event(Part):
     Attributes:
         event: its kind in the ledger.
         is_public: whether it says nothing of single clients' data, so that every ledger has all of it; of the core's
-            events `plait.rounds.ledger` says what remains.
+            events `plait.ledger.ledger` says what remains.
         seq: its line, from 0; given by the ledger, like the two below.
         time: when it was written, in seconds since 1970.
         hash: SHA-256 of its line, in hexadecimal; it covers every line before it.
@@ -235,7 +235,7 @@ class RunStarted(Event):
         plugins: the user's own parts, and their sources when the run began.
         parents: the adapters that the run begins with; None for a run that begins from its seed.
         full_model_bytes: the whole model in float32.
-        machine: see `plait.machine.describe`.
+        machine: see `plait.system.machine.describe`.
     """
 
     event = "run_started"
@@ -889,10 +889,10 @@ def parse_event(line: Mapping[str, Json]) -> Event:
 
 
 _HOMES: Mapping[str, str] = {
-    **dict.fromkeys(("fleet_described", "device_worked"), "plait.rounds.fleet_events"),
-    **dict.fromkeys(("privacy_started", "noise_intended", "privacy_spent"), "plait.privacy.events"),
-    **dict.fromkeys(("sum_unmasked", "group_left_out", "evaluation_missed"), "plait.secagg.events"),
-    **dict.fromkeys(("client_withdrawn", "withdrawn"), "plait.rounds.withdrawal_events"),
+    **dict.fromkeys(("fleet_described", "device_worked"), "plait.ledger.fleet"),
+    **dict.fromkeys(("privacy_started", "noise_intended", "privacy_spent"), "plait.ledger.privacy"),
+    **dict.fromkeys(("sum_unmasked", "group_left_out", "evaluation_missed"), "plait.ledger.masks"),
+    **dict.fromkeys(("client_withdrawn", "withdrawn"), "plait.ledger.withdrawal"),
 }
 """The module of each other event; most runs have none of them."""
 

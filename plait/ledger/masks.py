@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from plait.guarantees.thresholds import colluding
-from plait.rounds.events import Count, Event, Number
+from plait.ledger.events import Count, Event, Number
 
 if TYPE_CHECKING:
     from plait.adapters import Json

@@ -1,7 +1,7 @@
 """Where a run stands, folded from its ledger event by event: what is done now, by whom, and sums of what was.
 
 Its size grows with clients and with rounds, not with their product, so that following a long run takes little memory.
-`plait.rounds.run_view.RunView` is the same and everything else. `LiveProgress` follows a ledger while it grows, for
+`plait.ledger.run_view.RunView` is the same and everything else. `LiveProgress` follows a ledger while it grows, for
 operators. Knows nothing of how anything is shown.
 """
 
@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Protocol, cast
 from pydantic import JsonValue
 
 from plait.errors import PeerError
-from plait.rounds import events
-from plait.rounds.events import Event, Reason
-from plait.rounds.ledger import Follower
+from plait.ledger import events
+from plait.ledger.events import Event, Reason
+from plait.ledger.ledger import Follower
 
 if TYPE_CHECKING:
     from plait.adapters import Json  # brings numpy along
@@ -74,11 +74,11 @@ def cards_after(cards: Mapping[str, Card], event: Event) -> Mapping[str, Card]:
     """The cards of a run once one more event is known: of differential privacy, and of masks."""
     found: dict[str, object] = {**cards}
     if "privacy" in cards or event.event == "privacy_started":
-        from plait.privacy.card import PrivacyCard
+        from plait.ledger.privacy_card import PrivacyCard
 
         found["privacy"] = PrivacyCard.after(cast("PrivacyCard | None", found.get("privacy")), event)
     if "masks" in cards or event.event == "sum_unmasked":
-        from plait.secagg.events import MaskedCard, after
+        from plait.ledger.masks import MaskedCard, after
 
         found["masks"] = after(cast("MaskedCard | None", found.get("masks")), event)
     return cast("Mapping[str, Card]", found)

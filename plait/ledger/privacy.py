@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from plait.rounds.events import Count, Event, Number
+from plait.ledger.events import Count, Event, Number
 
 
 class PrivacyStarted(Event):

@@ -23,10 +23,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from plait.data.cache import cache_directory
 from plait.errors import MachineError, PlaitError
-from plait.files import is_ours, make_private_directory, others_can_change, write_atomically
-from plait.machine import cpu_features
+from plait.system.cache import cache_directory
+from plait.system.files import is_ours, make_private_directory, others_can_change, write_atomically
+from plait.system.machine import cpu_features
 
 POINTER, INTEGER = ctypes.c_void_p, ctypes.c_int64
 """Types of arguments; all functions give an integer, or nothing."""

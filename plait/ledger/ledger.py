@@ -28,10 +28,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 from plait.errors import ConfigError, PeerError
-from plait.files import cannot_write, fsync_directory, lock, open_plain
-from plait.json_text import read_json
-from plait.rounds import events
-from plait.rounds.events import Event, parse_event
+from plait.ledger import events
+from plait.ledger.events import Event, parse_event
+from plait.system.files import cannot_write, fsync_directory, lock, open_plain
+from plait.system.json_text import read_json
 
 if TYPE_CHECKING:
     from plait.adapters import Json  # brings numpy along

@@ -25,7 +25,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import reduce
 
-from plait.rounds.events import Evaluated, NotPublished
+from plait.ledger.events import Evaluated, NotPublished
 
 _TOLERATED = 0.02
 """Fraction of the gain so far by which an evaluation may exceed the best one before."""

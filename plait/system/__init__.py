@@ -1,0 +1,1 @@
+"""What plait asks of the operating system: files, processes, addresses, text, memory and compilers."""
