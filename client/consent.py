@@ -145,7 +145,7 @@ class Proposal:
     def _server_sees(self) -> tuple[str, ...]:
         masks = "the run is not masked: the server sees this client's own updates and losses"
         own = masks, "an update can reveal parts of its training text: join only a server that you trust with that"
-        # The last feature's words, whose part is nearest to the wire.
+        # Masks come last, and are nearest to the wire.
         return next((words.seen for words in reversed(self._words) if words.seen), own)
 
     @property

@@ -62,7 +62,7 @@ class Metrics:
 
 
 def _figure(progress: RunProgress, name: str) -> float | None:
-    """What a feature's card says of a run; None if none says it."""
+    """A figure of the run's privacy or masks; None where there is none."""
     found = (card.status.get(name) for card in progress.cards.values())
     return next((float(value) for value in found if isinstance(value, int | float)), None)
 

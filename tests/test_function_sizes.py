@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 MOST_LINES, MOST_PARAMETERS = 60, 12
 # What is larger yet, which may only become less. Verbs and the public interface have a parameter for each option.
-LARGER = "plait/api/evaluate.py:evaluate plait/api/export.py:export plait/cli/audit.py:audit plait/cli/export.py:export"
+LARGER = "plait/api/evaluate.py:evaluate plait/api/export.py:export plait/cli/export.py:export"
 
 
 def larger() -> Iterator[str]:

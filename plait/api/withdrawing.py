@@ -125,7 +125,7 @@ def _estimate(view: RunView, client: str) -> str:
 
 
 def _promise(view: RunView) -> str:
-    is_spent = "privacy_spent" in view.of_features
+    is_spent = "privacy_spent" in view.other_events
     said = next((card.status for card in view.cards.values() if is_spent and "epsilon" in card.status), None)
     cost = f"epsilon {said['epsilon']:.4g} at delta {said['delta']:g}" if said else "the run's epsilon"
     return (

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +12,11 @@ from plait.cli.output import RunOrNewest, print_json, print_tables, print_text, 
 from plait.errors import ConfigError
 from plait.plugins import admit
 from plait.report.progress import say, status
+
+if TYPE_CHECKING:
+    from plait.attacks.canary import Audit
+    from plait.config import RunConfig
+    from plait.ledger.events import Audited
 
 _RECORD = "Record the figures in ledger, summary and report; no epsilon covers those on membership."
 
@@ -38,7 +44,6 @@ def audit(
     from plait.ledger.ledger import append_event, read_events
     from plait.ledger.run_view import RunView
     from plait.report.summary import write_report
-    from plait.report.tables import membership_table, verdict
     from plait.rounds.run_directory import RunDirectory
 
     run = run_or_newest(named, quiet=json_output)
@@ -47,15 +52,7 @@ def audit(
     if not RunView.after(events).finished:
         raise ConfigError(f"'{run}' is not finished, expected a finished run; `plait resume {run}` continues it")
     settings = admitted_settings(directory, allow or (), without=(*UNUSED, "init-adapter"))
-    if not settings.learned.is_plain:
-        raise ConfigError(
-            f"objective of '{run}' is '{settings.objective}', expected sft: the attacks compare the losses of sequences"
-        )
-    admit(data)
-    if settings.data and data:
-        raise ConfigError(f"data is '{data}', but the run has data of its own, '{settings.data}': leave --data out")
-    if not (settings.data or data or settings.dp != "off"):
-        raise ConfigError(f"the clients of '{run}' brought their own data; give --data with that of one of them")
+    _check(run, settings, data)
     with status("attacking", quiet=json_output) as update:
         from plait.adapters.peft_reading import load_peft_directory
         from plait.attacks.canary import proven_and_promised
@@ -80,14 +77,33 @@ def audit(
     if record:
         append_event(directory.ledger, event)
         write_report(directory.path)
+    _show(event, proven, promised, dp=settings.dp, json_output=json_output)
+
+
+def _check(run: Path, settings: RunConfig, data: str) -> None:
+    """Refuse a run that the attacks cannot compare, or data that are not its own."""
+    if not settings.learned.is_plain:
+        raise ConfigError(
+            f"objective of '{run}' is '{settings.objective}', expected sft: the attacks compare the losses of sequences"
+        )
+    admit(data)
+    if settings.data and data:
+        raise ConfigError(f"data is '{data}', but the run has data of its own, '{settings.data}': leave --data out")
+    if not (settings.data or data or settings.dp != "off"):
+        raise ConfigError(f"the clients of '{run}' brought their own data; give --data with that of one of them")
+
+
+def _show(event: Audited, proven: Audit | None, promised: float | None, *, dp: str, json_output: bool) -> None:
     if json_output:
         figures = event.model_dump(mode="json", include={"adapter", "members", "others", "attacks", "epsilon_bound"})
         more = {"epsilon_bound_most": event.epsilon_most, "canary_clients": event.canaries}
         print_json({**figures, **more, "epsilon_promised": promised, "delta": proven.delta if proven else None})
         return
-    if found:
+    from plait.report.tables import membership_table, verdict
+
+    if event.attacks:
         print_tables([membership_table(event)])
-        print_text(verdict(found))
+        print_text(verdict(event.attacks))
     if proven and promised:
         outcome = "PASS: consistent with" if proven.bound <= promised else "FAIL: more than"
         say(
@@ -95,7 +111,7 @@ def audit(
             f"clients show at least {proven.bound:.3g}, perfect guesses would show {proven.most:.3g}",
             quiet=False,
         )
-    elif settings.dp == "record":
+    elif dp == "record":
         say("canary clients prove nothing of single records: compare what is found with what is promised", quiet=False)
-    elif settings.dp == "off":
+    elif dp == "off":
         say("no differential privacy: nothing bounds what other attacks find", quiet=False)

@@ -140,10 +140,10 @@ def privacy(
     if json_output:
         not_covered = [text for each in hiding[:1] for name, text in each.facts if name == "Not covered"]
         if card is None:
-            sums = [event.fields() for event in view.of_features.get("sum_unmasked", ())]
+            sums = [event.fields() for event in view.other_events.get("sum_unmasked", ())]
             print_json({"sums": sums, "not_covered": not_covered})
             return
-        spent = {str(number): event.fields() for number, event in spent_by_round(view.of_features).items()}
+        spent = {str(number): event.fields() for number, event in spent_by_round(view.other_events).items()}
         print_json({**card.promised.fields(), "spent_by_round": spent, "not_covered": not_covered})
         return
     tables = (

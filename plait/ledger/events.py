@@ -114,7 +114,7 @@ class Event(Part):
 
     @property
     def logged(self) -> Mapping[str, float | None]:
-        """What trackers log of a feature's event, by name; it then has a `round`."""
+        """What trackers log of the event, by name; it then has a `round`."""
         return {}
 
     @property

@@ -106,7 +106,7 @@ class DeviceWorked(Event):
 
 def tasks_of(view: RunView) -> tuple[DeviceWorked, ...]:
     """Of simulated devices, of rounds that were interrupted only as they were run again."""
-    return tuple(cast("list[DeviceWorked]", view.of_features.get(DeviceWorked.event, [])))
+    return tuple(cast("list[DeviceWorked]", view.other_events.get(DeviceWorked.event, [])))
 
 
 def figures_of(view: RunView) -> dict[str, Json]:

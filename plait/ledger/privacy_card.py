@@ -1,4 +1,4 @@
-"""What a private run promises and has spent, in words and tables, and what several cost together.
+"""What a private run promises and has spent, in words, and what several cost together.
 
 Runs with private clients are Gaussian mechanisms, which compose in closed form, mu^2 = sum of mu_i^2 (see
 `accountant`), also where a run starts from what another gave. Of private records a ledger has epsilons alone, which

@@ -30,7 +30,7 @@ class RunView(RunNow):
     Attributes:
         sent_bytes_before: bytes sent in both directions before each evaluation.
         erased: clients whose updates were, in order.
-        of_features: events of features, by kind; of what a run repeated, the last.
+        other_events: those of fleets, masks, privacy and withdrawals, by kind; of what a run repeated, the last.
         asked: optimizer steps of clients that have a number of their own, by (round, client).
         evaluated_by: rounds and clients of the losses that came.
     """
@@ -47,7 +47,7 @@ class RunView(RunNow):
     references: dict[str, events.Reference] = field(default_factory=dict[str, events.Reference])
     audited: events.Audited | None = None
     erased: list[str] = field(default_factory=list[str])
-    of_features: dict[str, list[events.Event]] = field(default_factory=dict[str, list[events.Event]])
+    other_events: dict[str, list[events.Event]] = field(default_factory=dict[str, list[events.Event]])
     traffic: dict[tuple[int, str], Traffic] = field(default_factory=dict[tuple[int, str], Traffic])
     asked: dict[tuple[int, str], int] = field(default_factory=dict[tuple[int, str], int])
     evaluated_by: set[tuple[int, str]] = field(default_factory=set[tuple[int, str]])
@@ -81,7 +81,7 @@ class RunView(RunNow):
                 self.refusals.append(event)
             case events.Resumed(round=finished):
                 is_evaluated = finished in self.evaluations
-                for told in self.of_features.values():
+                for told in self.other_events.values():
                     told[:] = [each for each in told if not each.is_repeated(finished, is_evaluated=is_evaluated)]
             case events.RoundFinished():
                 self.rounds[event.round] = event
@@ -99,7 +99,7 @@ class RunView(RunNow):
             case events.ClientErased():
                 self.erased.append(event.client)
             case _ if event.event and event.event not in events.KINDS:
-                self.of_features.setdefault(event.event, []).append(event)
+                self.other_events.setdefault(event.event, []).append(event)
             case _:
                 pass
 

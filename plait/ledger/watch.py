@@ -8,7 +8,7 @@ client can move.
 
 **Which steps are taken back** (`Standing`): one after which the mean held-out loss is above that of the best
 evaluation before by more than that fraction, if at least half of the clients that evaluate see it rise. The server
-takes half of it back (`aggregator.Aggregator.take_back`) and scales the steps that follow, a backtracking line search
+takes half of it back (`Aggregator.take_back`) and scales the steps that follow, a backtracking line search
 over rounds (Armijo, "Minimization of functions having Lipschitz continuous first partial derivatives", 1966). Every
 evaluation that is not worse doubles the scale again, up to 1.
 

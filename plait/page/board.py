@@ -99,7 +99,7 @@ class Board:
                 worked_s = self.now.worked_s if event.wall_s is None else event.wall_s
                 self.document |= {"finished": event.time, "worked_s": round(worked_s, 1)}
             case _:
-                self._of_feature(event)
+                self._of_privacy(event)
 
     def _of_client(self, name: str) -> _Object:
         """One client, but for its losses."""
@@ -144,8 +144,8 @@ class Board:
         for name, score in event.by_client.items():
             self._client(name)["loss"] = score.loss
 
-    def _of_feature(self, event: events.Event) -> None:
-        """What a feature has promised and spent of privacy, if it says so."""
+    def _of_privacy(self, event: events.Event) -> None:
+        """What the run has promised and spent of privacy."""
         card = next((each for each in self.now.cards.values() if "epsilon" in each.status), None)
         if card is None or event.event in events.KINDS:
             return

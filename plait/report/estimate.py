@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """What a feature says of a planned run."""
+    """A section of the estimate, such as that of differential privacy."""
 
     tables: tuple[Table, ...]
     figures: Mapping[str, Json]
@@ -37,7 +37,7 @@ class Estimate:
         adapter_memory_bytes: of adapter, gradients and optimizer in training; activations are not counted.
         sent: bytes of all messages.
         server_disk_bytes: of a run directory with every update received.
-        planned: what features say of the run.
+        planned: further sections.
     """
 
     config: RunConfig
@@ -82,7 +82,7 @@ class Estimate:
         }
 
     def tables(self) -> tuple[Table, ...]:
-        """Bytes of the run, bytes of other exchanges, and what features say."""
+        """Bytes of the run, bytes of other exchanges, and further sections."""
         directions = (("uplink", self.sent.uplink_bytes), ("downlink", self.sent.downlink_bytes))
         held = "bfloat16" if self.base_bits == 16 else "four bits"
         cohort = f"{self.config.cohort_size:,} of {plural(self.config.clients, 'client')} in each"

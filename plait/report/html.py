@@ -98,7 +98,7 @@ def render_html(
             tables_of_parts=[table for table in tables_of_parts(view) if table.rows],
             plots=plots,
             alternative_texts=_ALTERNATIVE_TEXTS,
-            has_fleet="device_worked" in view.of_features,
+            has_fleet="device_worked" in view.other_events,
             advice=[*advice(view)],
             command=repeat_command(view.start.config, view.start.superlink_data),
             is_on_superlink=view.start.superlink_data is not None,

@@ -60,7 +60,7 @@ def _plots(view: RunView) -> dict[str, Callable[[RunView, Theme], Figure]]:
         "loss_by_bytes": loss_by_bytes,
         "clients": clients,
     }
-    if "device_worked" in view.of_features:
+    if "device_worked" in view.other_events:
         from plait.report.fleet_plot import fleet_round
 
         plots["fleet"] = fleet_round

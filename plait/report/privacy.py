@@ -17,7 +17,7 @@ def figures_of(view: RunView) -> Mapping[str, Json]:
     card = next((each for each in view.cards.values() if isinstance(each, PrivacyCard)), None)
     if card is None:
         return {}
-    said = spent_by_round(view.of_features)
+    said = spent_by_round(view.other_events)
     spent = {0: 0.0, **{number: each.epsilon for number, each in said.items() if each.is_known}}
     return {
         "dp_unit": card.promised.unit,
@@ -29,7 +29,7 @@ def figures_of(view: RunView) -> Mapping[str, Json]:
 
 def epsilon_table(view: RunView) -> Table:
     """Epsilon after every round; of records, as the accounts of the clients that have taken part say."""
-    promised, spent = promised_in(view.of_features.get("privacy_started", ())), spent_by_round(view.of_features)
+    promised, spent = promised_in(view.other_events.get("privacy_started", ())), spent_by_round(view.other_events)
     # Under masks no client says what its records have cost.
     spent = {number: each for number, each in spent.items() if each.is_known}
     if promised and promised.unit == "record":
@@ -79,7 +79,7 @@ def together_table(cards: Mapping[str, PrivacyCard]) -> Table:
 
 def withdrawal_table(view: RunView) -> Table:
     """Each client that withdrew; it was complete once it has a tombstone."""
-    events = view.of_features
+    events = view.other_events
     asked = [each for each in events.get("client_withdrawn", ()) if isinstance(each, ClientWithdrawn)]
     done = {each.client: each for each in events.get("withdrawn", ()) if isinstance(each, Withdrawn)}
     rows = tuple((each.client, each.way, _became(done.get(each.client))) for each in asked)

@@ -41,7 +41,7 @@ def _staleness(said: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
 
 
 def _told(said: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
-    """What features say of the run."""
+    """What the cards of privacy and masks say of the run."""
     told = said.get("told")
     if not isinstance(told, dict):
         return ()

@@ -66,7 +66,7 @@ def report_tables(view: RunView) -> tuple[Table, ...]:
 
 
 def card_table(card: Card) -> Table:
-    """What a feature promises and has done, fact by fact."""
+    """What privacy or masks promise and have done, fact by fact."""
     return Table(title=card.title, headings=("", ""), rows=card.facts, note=card.warning, text_columns=(0, 1))
 
 
@@ -81,7 +81,7 @@ def tables_of_parts(view: RunView) -> tuple[Table, ...]:
         from plait.report.privacy import epsilon_table
 
         found.append(epsilon_table(view))
-    if "client_withdrawn" in view.of_features or "withdrawn" in view.of_features:
+    if "client_withdrawn" in view.other_events or "withdrawn" in view.other_events:
         from plait.report.privacy import withdrawal_table
 
         found.append(withdrawal_table(view))

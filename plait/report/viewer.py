@@ -175,7 +175,7 @@ class Viewer:
             self._screen.print(f"clients still missing: {wanted - fit}")
 
     def _show_cards(self, event: Event, known: Mapping[str, Card]) -> None:
-        """Show what features say of an event, and a card's warning once."""
+        """Show a card's line for an event, and its warning once."""
         for place, card in self._now.cards.items():
             if line := card.line(event):
                 self._screen.print(line)

@@ -1,8 +1,8 @@
 """From the stored updates of a round to the next state: the fold's outcome, the server's step, the broadcast.
 
 Updates are folded one by one, in client order, so memory does not grow with the cohort, and the result does not depend
-on who answered first. `PlainFold` gives each update to the rule as its client sent it; a feature that adds updates up
-otherwise has a fold of its own. Knows no channel.
+on who answered first. `PlainFold` gives each update to the rule as its client sent it; masks and
+privacy have folds of their own. Knows no channel.
 """
 
 from __future__ import annotations

@@ -150,7 +150,7 @@ class Holdings:
 
 
 HOOKS: tuple[Hook, ...] = (CarriedMoments(), FoundRate(), OwnShare(), OwnSide(), Slope())
-"""The hooks around training, besides those of features. Error feedback packs the delta, so it comes before all."""
+"""The hooks around training, besides those of privacy. Error feedback packs the delta, so it comes before all."""
 
 
 @dataclass(eq=False)

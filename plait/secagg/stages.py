@@ -242,9 +242,9 @@ class MaskedSums:
             self.unmasking(group)
         parts = self._unmask(wanted, signed)
         roster = sum(len(group.roster.offers) for group in sealed)
-        self._commit(wanted, [group for group, _ in signed], parts, roster=roster, invited=len(invited))
+        self.commit_sum(wanted, [group for group, _ in signed], parts, roster=roster, invited=len(invited))
 
-    def _commit(
+    def commit_sum(
         self, wanted: Wanted, signed: Sequence[Sealed], parts: Sequence[Part], *, roster: int, invited: int
     ) -> None:
         """Record what was unmasked, then store the sum, with which nothing of it is done again.

@@ -2,7 +2,7 @@
 
 So a rule and its options are one value in a configuration, on the command line, in a ledger and in a welcome. The
 chosen thing is a frozen dataclass; its fields are the options, typed and bounded by their annotations. Hours of the day
-are written in one text, too.
+are written in one text, too. `Choices` is a table of what a setting can name.
 """
 
 from __future__ import annotations

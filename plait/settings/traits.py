@@ -1,6 +1,6 @@
 """What the parts of a run need of it, what they take away, and the check that nothing taken away is needed.
 
-A run has every trait below until one of its parts takes it away: a setting, a rule, a method, an optimizer, a feature.
+A run has every trait below until one of its parts takes it away: a setting, a rule, a method or an optimizer.
 Each states beside its own code what it needs and takes, never which other parts it excludes, so a new part is checked
 against parts that it does not know. Knows no setting and no part.
 """

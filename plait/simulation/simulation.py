@@ -157,7 +157,7 @@ class Simulation:
         return by_the_clock(self, stop)
 
     def close(self) -> None:
-        """End the workers, and close what a feature has opened."""
+        """End the workers, and close what a fleet has opened."""
         self.opened.close()
         if self._workers:
             self._workers.close()

@@ -109,7 +109,7 @@ class EvaluateTask:
 
 
 class FurtherReply(Protocol):
-    """The answer to a task of a feature, in a field of its own in messages.proto's Reply."""
+    """The answer in a stage of a masked sum, in a field of its own in messages.proto's Reply."""
 
     field: ClassVar[str]
 
@@ -119,7 +119,7 @@ class FurtherReply(Protocol):
 
 
 class FurtherTask(FurtherReply, Protocol):
-    """A task of a feature, in a field of its own in messages.proto's Task; `what` is asked for, in words."""
+    """A stage of a masked sum, in a field of its own in messages.proto's Task; `what` is asked for, in words."""
 
     what: ClassVar[str]
 

@@ -23,7 +23,7 @@ def pages() -> list[str]:
     """Every page that belongs to the repository."""
     command = ["git", "ls-files", "*.md", "docs/llms.txt"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
-    # In a copy without git, as of a tree from which a feature is taken, there is nothing to go through.
+    # In a copy without git there is nothing to go through.
     return [page for page in listed.stdout.decode().split() if (ROOT / page).exists()]
 
 
