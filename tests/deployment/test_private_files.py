@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterator
@@ -25,9 +26,13 @@ def umask(request: pytest.FixtureRequest) -> Iterator[None]:
     os.umask(before)
 
 
-def open_to_others(folder: Path) -> list[str]:
-    found = [folder, *folder.rglob("*")]
-    return [f"{path} {stat.S_IMODE(mode):o}" for path in found if (mode := path.lstat().st_mode) & 0o077]
+def open_to_others(folder: Path) -> Iterator[str]:
+    """Paths at and below a folder in which clients may be writing, with their mode."""
+    for place, _, names in os.walk(folder):
+        for path in (Path(place), *(Path(place, name) for name in names)):
+            with contextlib.suppress(FileNotFoundError):
+                if (mode := path.lstat().st_mode) & 0o077:
+                    yield f"{path} {stat.S_IMODE(mode):o}"
 
 
 @pytest.mark.slow

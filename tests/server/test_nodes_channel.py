@@ -11,10 +11,11 @@ from plait.rounds.channel import Identity, Liveness, NoAnswer, Purpose, StopRequ
 from plait.transport import channel_credentials, node_number
 from plait.trust.kit import ClientKit, ServerKit
 from plait.v1 import federation_pb2 as pb
+from tests.tree import files_below
 
 
 def answers(directory) -> list[str]:
-    return sorted(file.name for file in (directory / "inbox").rglob("*.answer"))
+    return sorted(file.name for file in files_below(directory / "inbox") if file.suffix == ".answer")
 
 
 def test_a_task_reaches_its_node_and_the_answer_comes_back(channel, attending, send):

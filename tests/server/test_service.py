@@ -16,6 +16,7 @@ from plait.trust.provision import provision, revoke
 from plait.v1 import federation_pb2 as pb
 from server.incoming import Incoming
 from server.uploads import Pace
+from tests.tree import files_below
 
 BIG = bytes(range(256)) * (4 * CHUNK_BYTES // 256)
 
@@ -393,7 +394,7 @@ class TestUploads:
             task_id = alice.work().task_id
 
             assert code(alice.upload, task_id, b"", size=(8 << 20) + 1) == "INVALID_ARGUMENT"
-            assert not list((tmp_path / "inbox").rglob("*.part"))
+            assert not [file for file in files_below(tmp_path / "inbox") if file.suffix == ".part"]
             (reply,) = replies([sent])
             assert reply.detail.endswith("failed: node alice: answer has 8388609 bytes, expected at most 8388608")
 
@@ -408,7 +409,7 @@ class TestUploads:
             tries = [code(alice.upload, task_id, BIG, sha256=wrong) for _ in range(3)]
 
             assert tries == ["ABORTED", "ABORTED", "INVALID_ARGUMENT"]
-            until(lambda: not [file for file in (tmp_path / "inbox").rglob("*") if file.is_file()])
+            until(lambda: not files_below(tmp_path / "inbox"))
             assert "SHA-256 is not what was announced" in replies([sent])[0].detail
 
     @pytest.mark.parametrize(
