@@ -97,10 +97,9 @@ class Comparison:
         counted = group.counted or group.runs
         finals = [run.final for run in counted if run.final]
         losses = [final.loss for final in finals]
-        margin = margin_of_mean(losses) if len(losses) > 1 else finals[0].loss_margin if finals else None
         return GroupFigures(
             loss=_mean(losses),
-            loss_margin=margin,
+            loss_margin=finals[0].loss_margin if len(finals) == 1 else margin_of_mean(losses),
             change=_mean([final.change for final in finals]),
             accuracy=_mean([final.accuracy for final in finals]),
             bytes=statistics.fmean(run.view.sent.total_bytes for run in counted),
@@ -121,14 +120,8 @@ class Comparison:
         for group in self.groups:
             found = None if group is self.baseline else difference(group, self.baseline)
             if found:
-                yield {
-                    "group": group.label,
-                    "baseline": self.baseline.label,
-                    "difference": found.mean,
-                    "margin": found.margin,
-                    "paired_over": found.pairing.value,
-                    "pairs": found.pairs,
-                }
+                figures = (found.mean, found.margin, found.pairing.value, found.pairs)
+                yield dict(zip(_DIFFERENCES, (group.label, self.baseline.label, *figures), strict=True))
 
     def _incomparable(self) -> Iterator[str]:
         for what in self.baseline.runs[0].task:
@@ -142,13 +135,16 @@ class Comparison:
                 yield f"These runs have different {what}{same}, so their losses are not comparable ({listed})."
 
     def _unfinished(self) -> Iterator[str]:
-        return (f"{run.name} is {run.state}: its figures are its state so far." for run in self.runs if run.state)
+        for run in self.runs:
+            if not run.view.finished:
+                done = f"{len(run.view.rounds)} of {run.view.planned_rounds} rounds"
+                yield f"{run.name} is unfinished, {done}: its figures are its state so far."
 
     def _other_sequences(self) -> Iterator[str]:
-        its = {run.seed: run.sequences for run in self.baseline.counted}
+        its = {run.seed: _sequences(run) for run in self.baseline.counted}
         for group in self.groups:
             same_task = group.runs[0].task == self.baseline.runs[0].task
-            if same_task and any(run.sequences != its.get(run.seed, run.sequences) for run in group.counted):
+            if same_task and any(_sequences(run) != its.get(run.seed, _sequences(run)) for run in group.counted):
                 yield f"{group.label} is evaluated on other held-out sequences than {self.baseline.label}."
 
     def _personal(self) -> Iterator[str]:
@@ -177,6 +173,11 @@ def compare(*runs: str | PathLike[str], baseline: str | PathLike[str] | None = N
     groups = grouped([*found.values()])
     first = found[Path(baseline).resolve()] if baseline else groups[0].runs[0]
     return Comparison(groups, next(group for group in groups if first in group.runs))
+
+
+def _sequences(run: StudiedRun) -> Mapping[str, list[int | None]]:
+    """By client, the tokens and the number of its held-out sequences."""
+    return {client: [tokens, count] for client, (_, tokens, count) in run.beginning.items()}
 
 
 def _mean(values: list[float] | list[float | None]) -> float | None:

@@ -65,22 +65,11 @@ class StudiedRun:
         return {what: clean(str(name)) for what, name in names.items()}
 
     @property
-    def sequences(self) -> Mapping[str, tuple[int | None, int | None]]:
-        """By client, the tokens and the number of its held-out sequences."""
-        return {client: (tokens, count) for client, (_, tokens, count) in self.beginning.items()}
-
-    @property
     def beginning(self) -> Mapping[str, tuple[float, int | None, int | None]]:
         """By client, the loss before round 1, its tokens and its sequences; equal for the same sequences only."""
         base = self.view.base_evaluation
         scores = base.by_client.items() if base else ()
         return {client: (score.loss, score.tokens, score.sequences) for client, score in scores}
-
-    @property
-    def state(self) -> str:
-        """How far it is; empty once it has finished."""
-        done = len(self.view.rounds)
-        return "" if self.view.finished else f"unfinished, {done} of {self.view.planned_rounds} rounds"
 
 
 @dataclass(frozen=True, eq=False)

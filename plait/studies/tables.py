@@ -63,8 +63,14 @@ def _differences(comparison: Comparison) -> Table:
     """The loss of every group minus that of the baseline, those with the lowest loss first."""
     others = (group for group in comparison.groups if group is not comparison.baseline)
     known = {group: each for group in others if (each := difference(group, comparison.baseline))}
+    texts = {Pairing.SEEDS: "{} seeds", Pairing.SEQUENCES: "held-out sequences", Pairing.NOTHING: "nothing"}
     rows = tuple(
-        (_marked(group), within_text(change_text(each.mean, 0.0), each.margin), _pairing_text(each), _verdict(each))
+        (
+            _marked(group),
+            within_text(change_text(each.mean, 0.0), each.margin),
+            texts[each.pairing].format(each.pairs),
+            _verdict(each),
+        )
         for group, each in sorted(known.items(), key=lambda item: item[1].mean)
     )
     used = {each.pairing for each in known.values()}
@@ -75,11 +81,6 @@ def _differences(comparison: Comparison) -> Table:
         " ".join(text for pairing, text in _PAIRING_NOTES.items() if pairing in used),
         text_columns=(0, 2, 3),
     )
-
-
-def _pairing_text(found: Difference) -> str:
-    texts = {Pairing.SEEDS: plural(found.pairs, "seed"), Pairing.SEQUENCES: "held-out sequences"}
-    return texts.get(found.pairing, "nothing")
 
 
 def _verdict(found: Difference) -> str:
