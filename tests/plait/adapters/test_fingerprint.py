@@ -54,9 +54,9 @@ def base(tmp_path: Path) -> Path:
 def change_weight(base: Path) -> None:
     tensors = {**TENSORS, "model.embed.weight": TENSORS["model.embed.weight"].copy()}
     tensors["model.embed.weight"][3, 2] += 1e-5
-    # Written aside, by each thread: who reads a file that is written over may find it empty.
+    # Written aside, by each thread, with the same header: whoever is reading finds every tensor where it was.
     aside = base / f"aside-{threading.get_ident()}"
-    save_file(tensors, aside)
+    save_file(tensors, aside, metadata={"format": "pt"})
     aside.replace(base / "model.safetensors")
 
 
