@@ -120,8 +120,14 @@ class Comparison:
         for group in self.groups:
             found = None if group is self.baseline else difference(group, self.baseline)
             if found:
-                figures = (found.mean, found.margin, found.pairing.value, found.pairs)
-                yield dict(zip(_DIFFERENCES, (group.label, self.baseline.label, *figures), strict=True))
+                yield {
+                    "group": group.label,
+                    "baseline": self.baseline.label,
+                    "difference": found.mean,
+                    "margin": found.margin,
+                    "paired_over": found.pairing.value,
+                    "pairs": found.pairs,
+                }
 
     def _incomparable(self) -> Iterator[str]:
         for what in self.baseline.runs[0].task:

@@ -27,7 +27,7 @@ def umask(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def open_to_others(folder: Path) -> Iterator[str]:
-    """Paths at and below a folder in which clients may be writing, with their mode."""
+    """Paths at and below a folder that other users can open, with their mode; clients may be writing there."""
     for place, _, names in os.walk(folder):
         for path in (Path(place), *(Path(place, name) for name in names)):
             with contextlib.suppress(FileNotFoundError):
