@@ -7,8 +7,10 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType, FunctionType
 from typing import Any
 
 TOUCHES = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree")
@@ -37,6 +39,36 @@ def around(
         return result
 
     setattr(owner, name, doomed)
+
+
+@contextmanager
+def at_each_line(functions: Iterable[FunctionType], act: Callable[[str], None]) -> Iterator[None]:
+    """Call `act` before each line of these functions, and as they return, in this thread: it sees what a kill leaves.
+
+    Raises:
+        AssertionError: one of the functions was not called in the block.
+    """
+    codes = {function.__code__ for function in functions}
+    missed = set(codes)
+
+    def at_line(frame: FrameType, event: str, _: object) -> Any:
+        if event in ("line", "return"):
+            act(f"{frame.f_code.co_name}, line {frame.f_lineno - frame.f_code.co_firstlineno}, {event}")
+        return at_line
+
+    def called(frame: FrameType, event: str, given: object) -> Any:
+        if frame.f_code not in codes:
+            return None
+        missed.discard(frame.f_code)
+        return at_line
+
+    before = sys.gettrace()
+    sys.settrace(called)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+    assert not missed, {code.co_name for code in missed}
 
 
 class Fuse:

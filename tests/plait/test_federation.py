@@ -1,22 +1,25 @@
+import shutil
 import time
 from dataclasses import replace
 
 import pytest
 
+from plait import federation
 from plait.composition import opened
-from plait.config import RunConfig
+from plait.config import RunConfig, config_from_table
 from plait.federation import _part_from
 from plait.ledger.events import Adapter, Base, RunStarted
+from plait.ledger.ledger import read_lines
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import Opening
 from plait.settle import settle
+from plait.simulation.execution import execute, prepare
+from tests.killing import at_each_line, different_stories
+from tests.plait.cli.conftest import write_jsonl
 
 STARTED = RunStarted(
     seed=0, config={}, base=Base(name="tiny"), adapter=Adapter(trainable_parameters=9), full_model_bytes=36
 )
-
-CLIENT = {"dp": "client", "dp_epsilon": 8.0}
-RECORD = {"dp": "record", "dp_epsilon": 8.0}
 
 
 class Channel:
@@ -62,14 +65,44 @@ def test_but_not_for_long_and_in_one_process_not_at_all(clock):
     assert here.waits == 0
 
 
-@pytest.mark.parametrize("given", [CLIENT, RECORD, {}], ids=["client", "record", "fleet"])
-def test_a_run_killed_between_its_first_event_and_its_promise_still_makes_it(given, tmp_path):
-    (tmp_path / "fleet.toml").write_text('[[device]]\nprofile = "phone"\n')
-    given = given or {"fleet": str(tmp_path / "fleet.toml")}
-    settled = settle(RunConfig(base="tiny", **given))
+@pytest.mark.parametrize("dp", ["client", "record"])
+def test_a_run_killed_between_its_first_event_and_its_promise_still_makes_it(dp, tmp_path):
+    settled = settle(RunConfig(base="tiny", dp=dp, dp_epsilon=8.0))
     directory = RunDirectory.create(tmp_path / "run", config_toml="")
     opening = Opening(directory=directory, settings=settled.plan.settings, size=10_000, base_parameters=10**6)
     promised = opened(settled.config, opening)
     assert len(promised) == 1
     assert opened(settled.config, replace(opening, events=(STARTED,))) == promised
     assert not opened(settled.config, replace(opening, events=(STARTED, *promised)))
+
+
+def test_a_run_killed_at_any_line_of_its_opening_is_begun_or_goes_on_to_the_same_ledger(tmp_path):
+    (tmp_path / "fleet.toml").write_text('[[device]]\nprofile = "phone"\n')
+    settings = {
+        "data": str(write_jsonl(tmp_path / "my.jsonl")), "base": "tiny", "clients": 2, "rounds": 1, "local-steps": 1,
+        "batch-size": 1, "seq-len": 8, "rank": 1, "fleet": str(tmp_path / "fleet.toml"), "out": str(tmp_path / "run"),
+    }  # fmt: skip
+    run, data = prepare(config_from_table(settings, where="here"), quiet=True)
+    out, left = tmp_path / "run", []
+
+    def take(where):
+        files = {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+        if not left or files != left[-1][1]:
+            left.append((where, files))
+
+    def told():
+        execute(run, data, quiet=True)
+        return [
+            {key: event[key] for key in event.keys() - {"run", "peak_rss_bytes"}}
+            for event in read_lines(out / "ledger.jsonl")
+        ]
+
+    with at_each_line([federation.commit_opening, federation._begin_ledger], take):
+        whole = told()
+    assert len(left) > 5
+    for where, files in left:
+        shutil.rmtree(out)
+        for path, content in files.items():
+            (out / path).parent.mkdir(parents=True, exist_ok=True)
+            (out / path).write_bytes(content)
+        assert not different_stories(told(), whole), where

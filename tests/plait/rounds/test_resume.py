@@ -4,9 +4,13 @@ import pytest
 
 from plait.errors import Interrupted
 from plait.ledger.watch import Watch
+from plait.privacy.mechanism import ClientPrivacy, multiplier_for
 from plait.rounds.channel import Purpose
+from plait.rounds.coordinator import Coordinator
 from plait.rounds.memory import IRREPLACEABLE
-from tests.killing import different_stories
+from plait.rounds.spool import Intake
+from plait.secagg.stages import MaskedSums
+from tests.killing import at_each_line, different_stories
 
 CASES = {
     "fedavg": {"wire": "bf16"},
@@ -30,6 +34,11 @@ CASES = {
     "all of a step is taken back": {"astray": (1,), "watch": Watch("accepted", take_back=True), "rule": "fedsvd"},
     "the best is kept": {"astray": (2,), "watch": Watch("best")},
 }
+
+PRIVACY = ClientPrivacy(
+    noise_multiplier=multiplier_for(8.0, 1e-5, 2), delta=1e-5, epsilon=8.0, clients=3, clip_norm=0.5, quantile=0.5,
+    largest_step=0.2,
+)  # fmt: skip
 
 
 def begin(federate, fake_model, case, **more):
@@ -84,6 +93,26 @@ def test_a_run_killed_anywhere_goes_on_to_the_same_adapter(
         if asked:
             everyone_holds(killed, state)
         assert not asked & spooled, where
+        assert not different_stories(killed.events, federation.events), where
+
+
+@pytest.mark.parametrize(
+    ("commit", "more"),
+    [
+        (Coordinator.commit_round, {"privacy": PRIVACY}),
+        (Intake.commit_update, {}),
+        (MaskedSums.commit_sum, {"masked": True, "rounds": 1}),
+    ],
+    ids=["round", "update", "sum"],
+)
+def test_a_run_killed_at_any_line_of_a_commit_goes_on_to_the_same_ledger(federate, snapshots_of, commit, more):
+    federation = federate(**more)
+    snapshots = snapshots_of(federation)
+    with at_each_line([commit], snapshots.take):
+        expected = federation.run()
+    assert len(snapshots.killed) > 5
+    for where, killed in snapshots.killed:
+        assert killed.run().adapter.digest() == expected.adapter.digest(), where
         assert not different_stories(killed.events, federation.events), where
 
 
