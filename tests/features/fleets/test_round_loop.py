@@ -14,8 +14,7 @@ from plait.rounds.run_plan import TaskSettings
 from plait.simulation.fleet_channel import clock_after
 from plait.simulation.virtual_clock import VirtualChannel
 from plait.wire.messages import TrainTask, decode_task
-from tests.features.asynchronous.buffered import rounds_of
-from tests.plait.rounds.conftest import SEED, InProcessChannel
+from tests.plait.rounds.conftest import SEED, InProcessChannel, rounds_of
 from tests.plait.rounds.test_audit import replayed
 from tests.plait.rounds.test_coordinator import crowd
 

@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from plait.ledger.ledger import read_lines
+from plait.config import config_from_table, to_toml
+from plait.ledger.events import parse_event
+from plait.ledger.ledger import Ledger, read_lines
+from plait.rounds.run_directory import RunDirectory
 from tests.commands import Command, resuming, run_command
 from tests.plait.cli.conftest import by_author
+from tests.plait.conftest import run_started
 from tests.waiting import until
 
 pytestmark = pytest.mark.slow  # several runs in processes of their own
@@ -114,3 +118,13 @@ def test_a_run_that_was_stopped_after_its_last_round_is_finished_by_resume(
     assert (out / WEIGHTS).read_bytes() == (original / "run" / WEIGHTS).read_bytes()
     again = plait(*resuming(out))
     assert (again.code, "there is nothing to resume" in again.err) == (2, True)
+
+
+def test_what_a_run_from_elsewhere_names_is_named_again_to_be_used(tmp_path: Path, plait) -> None:
+    for key in ("fleet", "init-adapter"):
+        config = config_from_table({"base": "tiny", key: "somewhere"})
+        directory = RunDirectory.create(tmp_path / key, config_toml=to_toml(config))
+        ledger = Ledger(directory.ledger)
+        ledger.append(parse_event(run_started(config=config.to_table())))
+        ledger.close()
+        assert f"--allow {key}=somewhere" in plait("resume", tmp_path / key, "--withdraw", "ada").err

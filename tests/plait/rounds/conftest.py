@@ -19,6 +19,8 @@ from plait.aggregation.factors import fitted
 from plait.ledger.events import Adapter, Base, Event, Resumed, RunStarted
 from plait.ledger.ledger import KEPT, Ledger, read_events, read_lines, screened
 from plait.rounds import coordinator
+from plait.rounds.buffer import Buffer
+from plait.rounds.buffer_collector import of_buffer
 from plait.rounds.channel import Identity, Liveness, NoAnswer, Purpose, TaskParts, WallClock, round_and_attempt
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
 from plait.rounds.client_way import ClientWay, InTheOpen, Speaker
@@ -163,6 +165,11 @@ def spec_text(rank: int = RANK) -> str:
         "init_seed": 5,
     }
     return json.dumps(facts if rank == RANK else {**facts, "init_rank": RANK})
+
+
+def rounds_of(buffer: Buffer) -> dict[str, object]:
+    """What a federation is made with so that its rounds are buffers like this one."""
+    return {"exchange": partial(of_buffer, buffer=buffer), "folds": buffer.size, "measures_pace": True}
 
 
 class DictMemory(dict[str, bytes]):

@@ -12,8 +12,8 @@ from plait.rounds.coordinator import Way
 from plait.rounds.participant import Participant
 from plait.rounds.run_state import initial_state
 from plait.trust.keys import NodeKey
-from tests.plait.rounds.test_norm_bound import HONEST, gauge_attacker
 from tests.plait.rounds.test_resume import CASES, begin
+from tests.plait.rounds.test_validate import HONEST, gauge_attacker
 
 
 def replayed(federation):

@@ -262,3 +262,13 @@ def test_work_that_is_abandoned_is_no_answer(model, memory, server, start):
     task = TrainTask(server.settings, server.broadcast(start, b""))
     with pytest.raises(Abandoned):
         participant.answer(b"".join(encode_task(task)))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"secure_aggregation": True}, {"record_delta": 1e-5, "record_epsilon": 8.0}, {"client_noise": 1.0}]
+)
+def test_a_client_in_the_open_takes_no_part_where_something_is_held_back(bob, memory, server, changes):
+    reply = ask(bob, DescribeTask(replace(server.settings, **changes), server.spec.text))
+    assert (type(reply), reply.reason) == (Refusal, RefusalReason.POLICY)
+    assert "in the open" in bob.refusal
+    assert not memory

@@ -18,20 +18,21 @@ from cryptography.hazmat.primitives.asymmetric import ec
 import plait
 from plait.api.running import go_on
 from plait.api.withdrawing import Plan, carry_out, plan_of, said_of
-from plait.config import RunConfig, config_from_table, to_toml
+from plait.config import RunConfig
 from plait.errors import ConfigError
 from plait.exporting.source import open_source
-from plait.ledger.events import ClientErased, parse_event
-from plait.ledger.ledger import Ledger, read_events
+from plait.ledger.events import ClientErased
+from plait.ledger.ledger import read_events
 from plait.ledger.withdrawal import ClientWithdrawn, Withdrawn
 from plait.rounds.run_directory import RunDirectory, recorded_settings
 from plait.trust.provision import provision
 from tests.attending import served, shares_of
-from tests.features.conftest import NAMES, SMALL, rows
-from tests.plait.cli.conftest import Plait
-from tests.plait.conftest import run_started
+from tests.plait.api.conftest import SMALL, rows
 
 ROOT = Path(__file__).parents[3]
+NAMES = ("ada", "bob", "eve")
+SHORT = {key: value for key, value in SMALL.items() if key != "clients"}
+pytestmark = pytest.mark.slow  # several runs
 RULES = {
     "fedavg, moments carried, error feedback": {},
     "flexlora": {"rule": "flexlora"},
@@ -41,7 +42,7 @@ RULES = {
 
 
 def ran(out: Path, data: Path, **more: object) -> Path:
-    training = {**SMALL, "rounds": 2, "local_steps": 1, "keep_updates": True, "partition": "natural:author"}
+    training = {**SHORT, "rounds": 2, "local_steps": 1, "keep_updates": True, "partition": "natural:author"}
     plait.simulate(data, out=out, **{**training, **more})  # type: ignore[arg-type]
     return out
 
@@ -86,7 +87,6 @@ def planned(run: Path, client: str = "eve", **more: object) -> Plan:
     return plan_of(directory, recorded_settings(directory), client, **more)  # type: ignore[arg-type]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("more", RULES.values(), ids=RULES)
 def test_the_digest_is_that_of_a_run_which_the_client_never_joined(
     more: dict[str, object], data: Callable[..., Path], tmp_path: Path
@@ -100,7 +100,6 @@ def test_the_digest_is_that_of_a_run_which_the_client_never_joined(
     assert (plan.out / weights).read_bytes() == (never / weights).read_bytes()
 
 
-@pytest.mark.slow
 def test_a_class_that_it_alone_had_is_gone(tmp_path: Path) -> None:
     labelled = [
         json.dumps({**row, "label": "hers" if row["author"] == "eve" else ("aye", "nay")[at // 3 % 2]}) + "\n"
@@ -128,7 +127,6 @@ def refuse(_: RunConfig) -> None:
     raise AssertionError("the others' run is finished already")
 
 
-@pytest.mark.slow
 def test_only_a_tombstone_is_left_of_it_and_the_old_adapter_is_held_back(
     whole: Path, again: Path, tmp_path: Path
 ) -> None:
@@ -149,17 +147,15 @@ def test_only_a_tombstone_is_left_of_it_and_the_old_adapter_is_held_back(
     assert carry_out(plan, refuse) == events[-1]
 
 
-@pytest.mark.slow
 def test_killed_at_any_of_twenty_moments_it_ends_the_same_and_nothing_is_half_erased(
     whole: Path, again: Path, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-m", "tests.features.withdrawal.killed", str(whole), str(again), str(tmp_path)]
+    command = [sys.executable, "-m", "tests.plait.api.killed_withdrawals", str(whole), str(again), str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     print(done.stdout)
 
 
-@pytest.mark.slow
 def test_a_run_of_the_others_that_is_another_erases_nothing(whole: Path, again: Path, tmp_path: Path) -> None:
     plan = copied(whole, again, tmp_path)
     shutil.rmtree(plan.out)
@@ -169,28 +165,15 @@ def test_a_run_of_the_others_that_is_another_erases_nothing(whole: Path, again: 
     assert (plan.directory.path / "spool/round-000001/eve.envelope").is_file()
 
 
-@pytest.mark.slow
 def test_who_cannot_be_withdrawn_is_told_in_one_line(whole: Path) -> None:
     with pytest.raises(ConfigError, match=r"'zoe' never took part in .*, expected one of ada, bob, eve"):
         planned(whole, "zoe")
     assert "2 rounds are trained again by 2 clients: about" in planned(whole).estimate
 
 
-@pytest.mark.slow
-def test_what_a_run_from_elsewhere_names_is_named_again_to_be_used(tmp_path: Path, plait: Plait) -> None:
-    for key in ("fleet", "init-adapter"):
-        config = config_from_table({"base": "tiny", key: "somewhere"})
-        directory = RunDirectory.create(tmp_path / key, config_toml=to_toml(config))
-        ledger = Ledger(directory.ledger)
-        ledger.append(parse_event(run_started(config=config.to_table())))
-        ledger.close()
-        assert f"--allow {key}=somewhere" in plait("resume", tmp_path / key, "--withdraw", "ada").err
-
-
-@pytest.mark.slow
 def test_the_others_are_served_again_and_end_with_the_bits_of_a_run_without_it(tmp_path: Path) -> None:
     provision(tmp_path / "kits", NAMES, ("localhost",), now=datetime.now(UTC))
-    training = {key: value for key, value in SMALL.items() if key != "quiet"} | {"local_steps": 1, "rounds": 1}
+    training = {key: value for key, value in SHORT.items() if key != "quiet"} | {"local_steps": 1, "rounds": 1}
     kits, shares = tmp_path / "kits", shares_of(rows())
     assert served(tmp_path / "run", shares, tmp_path, kits=kits, clients=3, **training).finished
     directory = RunDirectory.find(tmp_path / "run")

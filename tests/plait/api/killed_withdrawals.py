@@ -1,6 +1,6 @@
 """Withdrawals that are killed with SIGKILL as they are about to touch the disk, at twenty moments, and then repeated.
 
-    python -m tests.features.withdrawal.killed RUN AGAIN SCRATCH
+    python -m tests.plait.api.killed_withdrawals RUN AGAIN SCRATCH
 
 RUN is a finished run of ada, bob and eve with kept updates; AGAIN is that of the others.
 """

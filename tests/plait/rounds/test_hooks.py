@@ -1,0 +1,220 @@
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from plait.adapters import AdapterState, Layout, norm, subtract
+from plait.aggregation import Side
+from plait.rounds.broadcasts import Broadcasts
+from plait.rounds.hooks import (
+    ErrorFeedback,
+    Outgoing,
+    Residual,
+    Slope,
+    after_training,
+    before_training,
+    kept_lead,
+    kept_side,
+    own_adapter,
+    with_own,
+)
+from plait.rounds.local_model import Trained, TrainJob
+from plait.rounds.memory import Kept
+from plait.rounds.participant import HOOKS, Participant
+from plait.rounds.run_state import initial_state
+from plait.wire.codecs import codec_for
+from plait.wire.envelope import Direction, Header, encode_delta, open_envelope
+from plait.wire.messages import TrainTask, decode_reply, encode_task
+from tests.plait.rounds.conftest import LAYOUT
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A hook of a few lines: what is sent has at most this norm."""
+
+    most: float
+    key = ""
+
+    def applies(self, settings):
+        return True
+
+    def before(self, job, kept):
+        return job
+
+    def after(self, job, kept, outgoing):
+        delta = outgoing.delta
+        part = np.float32(min(1.0, self.most / norm(delta)))
+        return replace(outgoing, delta=AdapterState(delta.layout, part * delta.flat)), None
+
+
+@dataclass(frozen=True)
+class Count:
+    """A hook that keeps how many rounds it saw, and moves the start by it."""
+
+    name: str
+    seen: list
+    key = "count"
+
+    def applies(self, settings):
+        return settings.seed != 99
+
+    def before(self, job, kept):
+        self.seen.append(f"before {self.name}")
+        count = int(kept.tags.get("count", "0"))
+        return replace(job, start=AdapterState(job.start.layout, job.start.flat + np.float32(count)))
+
+    def after(self, job, kept, outgoing):
+        self.seen.append(f"after {self.name}")
+        return outgoing, Kept(tags={"count": str(int(kept.tags.get("count", "0")) + 1)})
+
+
+@pytest.fixture
+def job(federate):
+    federation = federate()
+    model, spec = federation.models["bob"], federation.ranks.master.spec
+    header = Header(Direction.BROADCAST, b"r" * 16, 0, "", model.base_fingerprint, spec.digest, result_digest=b"d" * 32)
+    settings = replace(federation.plan.settings, round=1)
+    return TrainJob(model, spec, settings, federation.initial, federation.initial, header=header)
+
+
+def moved(job, amount):
+    return Trained(AdapterState(job.start.layout, job.start.flat + np.float32(amount)), 1.0, 8, 0.1)
+
+
+def test_hooks_run_forward_before_training_and_backward_after_it(job, federate):
+    memory, seen = federate().memories["bob"], []
+    hooks = (Count("one", seen), replace(Count("two", seen)))
+    begun = before_training(hooks, job, memory)
+    after_training(hooks, begun, moved(begun, 1), memory)
+    assert seen == ["before one", "before two", "after two", "after one"]
+
+
+def test_a_hook_gets_what_it_left_and_in_a_repeated_round_the_same_again(job, federate):
+    memory, hooks = federate().memories["bob"], (Count("one", []),)
+    for number, starts in ((1, 0), (2, 1), (2, 1), (3, 2)):
+        begun = before_training(hooks, replace(job, settings=replace(job.settings, round=number)), memory)
+        assert subtract(begun.start, job.start).flat == pytest.approx(starts)
+        after_training(hooks, begun, moved(begun, 1), memory)
+
+
+@pytest.mark.parametrize("wire", ["fp32", "bf16"])
+def test_a_hook_at_the_end_of_the_list_clips_every_update_before_it_is_packed(federate, wire):
+    federation = federate()
+    state = initial_state(b"r" * 16, federation.ranks)
+    model, memory, spec = federation.models["bob"], federation.memories["bob"], federation.ranks.master.spec
+    bob = Participant("bob", model, memory, hooks=(*HOOKS, Clip(0.01)))
+    settings = replace(federation.plan.settings, wire=wire, round=1)
+    broadcast = Broadcasts(state, federation.ranks, model.base_fingerprint).leading_from(b"", 0)
+    reply = decode_reply(bob.answer(b"".join(encode_task(TrainTask(settings, broadcast)))), max_bytes=1 << 20)
+    opened = open_envelope(reply.update, layout=spec.layout)
+    assert norm(opened.delta) == pytest.approx(0.01, rel=1e-2)
+    free = Participant("bob", model, type(memory)())
+    reply = decode_reply(free.answer(b"".join(encode_task(TrainTask(settings, broadcast)))), max_bytes=1 << 20)
+    whole = open_envelope(reply.update, layout=spec.layout).delta
+    assert norm(whole) > 0.1
+    cosine = whole.flat @ opened.delta.flat / (norm(whole) * norm(opened.delta))
+    assert cosine == pytest.approx(1, abs=1e-3)
+
+
+def test_a_clients_own_lies_between_the_shared_adapter_and_where_its_steps_lead(job):
+    shared, lead = (AdapterState(LAYOUT, np.full(LAYOUT.size, value, np.float32)) for value in (1, 3))
+    kept = kept_lead(lead, 0.75)
+    assert own_adapter(shared, kept, 0.75).flat.tolist() == [2.5] * LAYOUT.size
+    assert own_adapter(shared, kept, 0.0).flat.tolist() == [1.0] * LAYOUT.size
+    assert kept.tags == {"kind": "own adapter", "share": "0.75"}
+
+
+def test_every_client_ends_with_its_own_and_is_judged_by_both(federate):
+    federation = federate(rounds=4, settings={"own_share": 0.5, "total_steps": 8})
+    after = federation.run().adapter.flat
+    plan, shared = federation.plan, federation.initial.flat.astype(np.float64)
+    names = sorted(federation.models)
+    apart = dict.fromkeys(names, np.zeros(shared.size))
+    sizes = np.array([federation.models[name].train_examples for name in names], np.float64)
+
+    for number in range(1, plan.rounds + 1):
+        share = 0.5 / 7 if number == plan.rounds else 0.0
+        starts = {name: shared + share * apart[name] for name in names}
+        left = {name: federation.train_alone(name, starts[name], number) for name in names}
+        led = {name: left[name] + (0.7 - share) * apart[name] for name in names}
+        shared = shared + sizes @ np.array([left[name] - starts[name] for name in names]) / sizes.sum()
+        apart = {name: led[name] - shared for name in names}
+    np.testing.assert_allclose(after, shared, rtol=0, atol=1e-6)
+
+    evaluated = federation.of_kind("evaluated")
+    assert [event["round"] for event in evaluated if "own" in event] == [plan.rounds]
+    last = evaluated[-1]
+    for name in names:
+        target = federation.models[name].target
+        for found, adapter in ((last, shared), (last["own"], shared + 0.5 * apart[name])):
+            assert found["by_client"][name]["loss"] == pytest.approx(np.mean((adapter - target) ** 2), rel=1e-4)
+
+
+def test_a_side_stays_with_its_client_and_the_other_follows_the_server(ranks):
+    geometry, mine = ranks.master.geometry, ranks.master.initial
+    (pair,) = geometry.pairs
+    broadcast = AdapterState(mine.layout, mine.flat + np.float32(1))
+
+    state = with_own(broadcast, kept_side(mine, geometry, Side.B), geometry, Side.B)
+
+    np.testing.assert_array_equal(pair.b_of(state.flat), pair.b_of(mine.flat))
+    np.testing.assert_array_equal(pair.a_of(state.flat), pair.a_of(broadcast.flat))
+
+
+def test_the_server_takes_longer_steps_where_the_slope_at_the_end_of_the_last_is_below_zero(federate, fake_model):
+    steps = {}
+    for optimizer in ("none", "line_search"):
+        federation = federate(
+            {"alice": fake_model(3, 3), "bob": fake_model(3, 3)},
+            rounds=2,
+            optimizer=optimizer,
+            settings={"measures_slope": True, "batch_size": 4},
+        )
+        federation.run()
+        steps[optimizer] = [event["update_norm"] for event in federation.of_kind("round_finished")]
+    assert steps["line_search"] == pytest.approx([steps["none"][0], 1.5 * steps["none"][1]])
+
+
+def test_the_movement_is_that_since_the_round_before_for_a_client_that_begins_where_it_ended(job):
+    job, received = replace(job, settings=replace(job.settings, round=5)), job.received
+    before = replace(received, flat=received.flat - np.float32(0.5))
+
+    def movement(job, *, kept_in=4):
+        _, kept = Slope().after(replace(job, received=before), Kept(), None)
+        return Slope().before(job, replace(kept, round=kept_in)).carried.movement
+
+    np.testing.assert_allclose(movement(job), 0.5, rtol=1e-5)
+    assert movement(job, kept_in=3) is None
+    assert movement(replace(job, start=before)) is None
+    assert Slope().before(job, Kept()).carried.movement is None
+
+
+def test_under_a_steady_drift_a_gain_leaves_hardly_a_lag_and_nothing_is_lost():
+    layout, codec, rounds = Layout.of({"w": (1 << 11,)}), codec_for("1"), 8
+    drift = np.random.default_rng(0).normal(size=layout.size).astype(np.float32)
+    movement = AdapterState(layout, drift)
+
+    def lags(feed):
+        """Rounds that the receiver lags behind in the end, and the residual's norm in those of a round's movement."""
+        residual, arrived = Residual(AdapterState.zeros(layout)), np.zeros(layout.size)
+        for _ in range(rounds):
+            residual = residual.plus(movement)
+            sent = encode_delta(feed(residual), codec).delta
+            residual = residual.after_sending(sent)
+            arrived += sent.flat
+        pending = residual.pending.flat.astype(np.float64)
+        np.testing.assert_allclose(arrived + pending, rounds * drift, atol=1e-3)
+        return float(pending @ drift / (drift @ drift)), float(np.linalg.norm(pending) / np.linalg.norm(drift))
+
+    plain, _ = lags(lambda residual: residual.pending)
+    lag, norm = lags(lambda residual: residual.to_encode(codec))
+    assert abs(lag) < plain / 4
+    assert norm < 6  # it has not run away
+
+
+@pytest.mark.parametrize(("kept_in", "counts"), [(4, True), (3, False), (0, False)])
+def test_a_client_that_was_away_for_a_round_begins_without_a_residual(job, kept_in, counts):
+    owed, delta = (AdapterState(LAYOUT, np.linspace(*ends, LAYOUT.size, dtype=np.float32)) for ends in ((1, 2), (0, 1)))
+    job = replace(job, settings=replace(job.settings, round=5))
+    sent, _ = ErrorFeedback().after(job, replace(Residual(owed).kept(), round=kept_in), Outgoing(None, delta))
+    np.testing.assert_array_equal(sent.encoded.delta.flat, delta.flat + owed.flat if counts else delta.flat)
