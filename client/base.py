@@ -12,7 +12,7 @@ from client.consent import Consents, Proposal, agree, consent_digest
 from client.journal import shown
 from client.journal_file import JournalFile
 from client.settings import NodeSettings, check_trainer, memory_folder
-from client.task import Capacity, DecliningRunner, ParticipantRunner, Run, TaskRunner
+from client.task import Capacity, DecliningRunner, OfferedRun, ParticipantRunner, TaskRunner
 from plait.config import Scalar, config_from_table
 from plait.data import Dataset
 from plait.errors import BaseMismatchError, ConfigError, DiskFullError, PlaitError, PolicyError
@@ -25,7 +25,7 @@ from plait.wire.welcome import config_from_welcome
 if TYPE_CHECKING:
     from client.participant import KeptBase
     from plait.run import Run as ResolvedRun
-    from plait.settle import Settled
+    from plait.settle import ResolvedConfig
     from plait.training.bases import LocatedBase
     from plait.training.resident import ResidentBase
 
@@ -78,7 +78,7 @@ class Agreement:
         policy: the operator's; what it leaves open is as the plan says if the operator was shown that.
     """
 
-    settled: Settled
+    settled: ResolvedConfig
     base: LocatedBase
     policy: Policy
 
@@ -94,7 +94,7 @@ class Agreement:
 
 
 def agreed(
-    run: Run,
+    run: OfferedRun,
     settings: NodeSettings,
     *,
     progress: Callable[[str], None],
@@ -133,7 +133,7 @@ def agreed(
 
 
 def open_runner(
-    run: Run,
+    run: OfferedRun,
     settings: NodeSettings,
     dataset: Dataset,
     *,
@@ -192,7 +192,7 @@ def open_runner(
 
 
 def open_or_decline(
-    run: Run,
+    run: OfferedRun,
     settings: NodeSettings,
     dataset: Dataset,
     *,
@@ -215,13 +215,13 @@ def open_or_decline(
 
 
 def _consented(
-    run: Run,
+    run: OfferedRun,
     settings: NodeSettings,
     *,
     progress: Callable[[str], None],
     ask: Callable[[], bool] | None,
     spent: float,
-) -> tuple[Settled, Policy]:
+) -> tuple[ResolvedConfig, Policy]:
     """Ask the operator about a run that the policy allows: once, or each time if clients do not trust its server."""
     from plait.plugins import admit
     from plait.settle import settle
@@ -267,7 +267,7 @@ def _consented(
     return settled, policy
 
 
-def _parameters(settled: Settled) -> int | None:
+def _parameters(settled: ResolvedConfig) -> int | None:
     """Of the adapter; None where the base is not here."""
     from plait.run import blueprint_of
     from plait.training.base_lookup import base_at_hand

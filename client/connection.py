@@ -20,16 +20,16 @@ from client.journal import shown
 from client.session import Backoff, CurrentSession, Session, what_failed
 from client.settings import Credential
 from client.task import (
+    ClientTask,
     Draining,
     Event,
     Failed,
     Lost,
     Offered,
-    Run,
-    Task,
+    OfferedRun,
+    TaskWithdrawn,
     TurnedAway,
     Welcomed,
-    Withdrawn,
     watched_thread,
 )
 from plait import __version__
@@ -184,7 +184,7 @@ class Connection:
 
     def _attend(self) -> str | None:
         """One connection from beginning to end: why it ended, None if there should be no other."""
-        channel, call, enrolment = self.open_channel(), _LongCall(), Enrolment(self.credential)
+        channel, call, enrolment = self.open_channel(), _LongCall(), EnrolmentAttempt(self.credential)
         call.outgoing.put(enrolment.hello())
         incoming = cast("_Incoming", FederationStub(channel).Attend(iter(call.outgoing.get, None)))
         late = f"server did not admit this node within {_ENROL_S:.0f} s; is it overloaded?"
@@ -238,7 +238,7 @@ class Connection:
             )
         is_none = welcome.run_id == 0 and welcome.stays
         config = {} if is_none else _run_config(welcome.run_config_json)
-        run = Run(welcome.run_id, config, welcome.base_fingerprint, stays=welcome.stays)
+        run = OfferedRun(welcome.run_id, config, welcome.base_fingerprint, stays=welcome.stays)
         self.backoff.reset()
         # A standing server may send many of them: no more are read than the node processes.
         self._pass_on(Welcomed(run))
@@ -251,16 +251,16 @@ class Connection:
             session.receive(message.receipt)
         elif message.HasField("work"):
             session.given(message.work.task_id)
-            self._pass_on(Offered(Task.from_work(message.work)))
+            self._pass_on(Offered(ClientTask.from_work(message.work)))
         elif message.HasField("withdraw"):
             session.withdrawn(message.withdraw.task_id)
-            self._pass_on(Withdrawn(message.withdraw.task_id, message.withdraw.reason))
+            self._pass_on(TaskWithdrawn(message.withdraw.task_id, message.withdraw.reason))
         elif message.HasField("unfit"):
             self._pass_on(TurnedAway(message.unfit.reason, message.unfit.detail))
         elif message.HasField("drain"):
             self._pass_on(Draining(message.drain.finished))
 
-    def _pass_on(self, event: Welcomed | Offered | Withdrawn | TurnedAway | Draining) -> None:
+    def _pass_on(self, event: Welcomed | Offered | TaskWithdrawn | TurnedAway | Draining) -> None:
         while not self._room.acquire(timeout=_LOOK_S):
             if self._closing.is_asked:
                 return
@@ -290,7 +290,7 @@ def _run_config(text: str) -> dict[str, Scalar]:
     return cast("dict[str, Scalar]", table)
 
 
-class Enrolment:
+class EnrolmentAttempt:
     """One attempt to enrol, with its own nonce."""
 
     def __init__(self, credential: Credential) -> None:

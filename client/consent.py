@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import cast
 
-from client.hiding import Words, of_masks, of_privacy
+from client.hiding import ConsentText, of_masks, of_privacy
 from client.journal import shown, size
 from plait.aggregation import RULES
 from plait.aggregation.stated_rule import STATED
@@ -136,7 +136,7 @@ class Proposal:
         return "stays here: the data, and your personalized adapter if the run makes one", *self._server_sees
 
     @cached_property
-    def _words(self) -> tuple[Words, ...]:
+    def _words(self) -> tuple[ConsentText, ...]:
         """What differential privacy and masks say of the run."""
         privacy = of_privacy(self.config, spent=self.spent, most=self.policy.most_epsilon)
         return privacy, of_masks(self.config, self.parameters)

@@ -24,7 +24,7 @@ from plait.flower.memory import ContextMemory
 from plait.plugins import admit
 from plait.policy import Policy, load_policy
 from plait.rounds.channel import Answering
-from plait.rounds.memory import DiskMemory, Memory
+from plait.rounds.memory import ClientStore, DiskMemory
 from plait.run import resolve
 from plait.settle import settle
 from plait.simulation.partitioned_data import load_partitioned
@@ -119,10 +119,10 @@ class Lasting:
 
 @dataclass(frozen=True)
 class _Parted:
-    """A `plait.rounds.memory.Memory` of two: spec and settings of a run, and all else."""
+    """A `plait.rounds.memory.ClientStore` of two: spec and settings of a run, and all else."""
 
-    agreed: Memory
-    of_run: Memory
+    agreed: ClientStore
+    of_run: ClientStore
 
     def load(self, key: str) -> bytes | None:
         """The bytes stored under `key`."""
@@ -132,7 +132,7 @@ class _Parted:
         """Store `data` under `key`."""
         self._where(key).save(key, data)
 
-    def _where(self, key: str) -> Memory:
+    def _where(self, key: str) -> ClientStore:
         return self.agreed if key in ("settings", "spec") else self.of_run
 
 

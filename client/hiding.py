@@ -12,7 +12,7 @@ from plait.settle import settle
 
 
 @dataclass(frozen=True, kw_only=True)
-class Words:
+class ConsentText:
     """What one of them says of a run.
 
     Attributes:
@@ -30,7 +30,7 @@ class Words:
     bits: float | None = None
 
 
-def of_privacy(config: RunConfig, *, spent: float, most: float) -> Words:
+def of_privacy(config: RunConfig, *, spent: float, most: float) -> ConsentText:
     """What is promised, by whom, and what earlier runs have spent."""
     unit = config.dp
     is_masked = config.secure_aggregation
@@ -39,7 +39,9 @@ def of_privacy(config: RunConfig, *, spent: float, most: float) -> Words:
         seen = ("the run is not masked: the server sees this client's own updates, with their noise",)
     promised = () if unit == "off" else (_promised(config, is_masked=is_masked),)
     is_noised = unit == "record" or (unit == "client" and is_masked)
-    return Words(promised=(*promised, *_spent(spent, most, is_private=unit != "off")), is_noised=is_noised, seen=seen)
+    return ConsentText(
+        promised=(*promised, *_spent(spent, most, is_private=unit != "off")), is_noised=is_noised, seen=seen
+    )
 
 
 def _promised(config: RunConfig, *, is_masked: bool) -> str:
@@ -67,10 +69,10 @@ def _spent(spent: float, most: float, *, is_private: bool) -> tuple[str, ...]:
     return (f"earlier runs on these data in this federation have spent epsilon {spent:.4g}: {allowed}",)
 
 
-def of_masks(config: RunConfig, parameters: int | None) -> Words:
+def of_masks(config: RunConfig, parameters: int | None) -> ConsentText:
     """What the server learns, and how many bits a parameter takes."""
     if not config.secure_aggregation:
-        return Words()
+        return ConsentText()
     sums = (
         f"the run is masked (secure aggregation): the server learns sums over {fewest(config)} or more clients, and "
         f"no single client's updates or losses"
@@ -82,7 +84,9 @@ def of_masks(config: RunConfig, parameters: int | None) -> Words:
         )
         unhidden = (*unhidden, drawn)
     is_noised = noise_of(config) is not None
-    return Words(under_masks=True, seen=(sums,) if is_noised else (sums, *unhidden), bits=_bits(config, parameters))
+    return ConsentText(
+        under_masks=True, seen=(sums,) if is_noised else (sums, *unhidden), bits=_bits(config, parameters)
+    )
 
 
 def _bits(config: RunConfig, parameters: int | None) -> float:

@@ -30,7 +30,7 @@ _FOLDER = "journals"
 
 @dataclass(frozen=True)
 class JournalFile:
-    """A `plait.rounds.terms.Lines` in a file.
+    """A `plait.rounds.terms.GrowingLines` in a file.
 
     Attributes:
         path: made when the first line is added, private to its owner.

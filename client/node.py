@@ -26,17 +26,17 @@ from client.task import (
     Failed,
     Lost,
     Offered,
+    OfferedRun,
     Prepared,
-    Run,
     Shelved,
     Stopped,
     TaskRunner,
+    TaskWithdrawn,
     Trouble,
     TurnedAway,
     Welcomed,
-    Withdrawn,
 )
-from client.worker import MOST_WAITING, Uploads, Worker
+from client.worker import MOST_WAITING, AnswerUploads, Worker
 from plait.errors import Interrupted, PlaitError
 from plait.rounds.memory import OUTLASTS_RUN, keep_only_what_lasts
 from plait.transport.credentials import open_channel
@@ -70,7 +70,7 @@ class Node:
     def __init__(
         self,
         settings: NodeSettings,
-        open_runner: Callable[[Run], TaskRunner],
+        open_runner: Callable[[OfferedRun], TaskRunner],
         journal: Journal,
         *,
         timing: Timing | None = None,
@@ -83,7 +83,7 @@ class Node:
         tell, sessions = self._events.put, CurrentSession()
         retrying = Retrying(sessions, timing.backoff, trouble=lambda cause: tell(Trouble(cause)))
         self._downloads = Downloads(retrying, max_bytes=settings.policy.max_task_bytes)
-        self._uploads = Uploads(retrying, tell=tell)
+        self._uploads = AnswerUploads(retrying, tell=tell)
         self._worker = Worker(open_runner, downloads=self._downloads, uploads=self._uploads, tell=tell)
         self._connection = Connection(
             lambda: open_channel(settings.server, settings.kit),
@@ -93,7 +93,7 @@ class Node:
             explain=lambda: explain(settings.server.host, settings.server.port, settings.kit),
             tell=tell,
         )
-        self._run: Run | None = None
+        self._run: OfferedRun | None = None
         self._capacity: Capacity | None = None
         self._connected = False
         self._draining = False
@@ -139,7 +139,7 @@ class Node:
 
     def _handle(self, event: Event | None) -> bool:
         """Process an event; returns whether it is the last."""
-        if isinstance(event, Welcomed | Offered | Withdrawn | TurnedAway | Draining):
+        if isinstance(event, Welcomed | Offered | TaskWithdrawn | TurnedAway | Draining):
             self._connection.heard()
         match event:
             case None:
@@ -152,7 +152,7 @@ class Node:
                     self._connection.break_off(
                         f"server sent a task while {MOST_WAITING} others wait, expected one at a time"
                     )
-            case Withdrawn(task_id, reason):
+            case TaskWithdrawn(task_id, reason):
                 self._worker.withdraw(task_id, shown(reason))
                 self._uploads.withdraw(task_id, shown(reason))
             case TurnedAway(reason, detail):
@@ -185,7 +185,7 @@ class Node:
                 return self._stopped(by_system=by_system)
         return False
 
-    def _welcomed(self, run: Run) -> None:
+    def _welcomed(self, run: OfferedRun) -> None:
         was_connected, self._connected, self._draining, self._attempts = self._connected, True, False, 0
         if not was_connected:
             again = "again " if self._has_been_here else ""
@@ -209,7 +209,7 @@ class Node:
             self._journal.tell("run", "the server begins another run", run_id=f"{run.run_id:016x}")
         self._worker.move_to(run)
 
-    def _prepared(self, run: Run, capacity: Capacity) -> None:
+    def _prepared(self, run: OfferedRun, capacity: Capacity) -> None:
         self._capacity = capacity
         if capacity.declined:
             self._journal.tell("declined", f"takes no part: {capacity.declined}")
@@ -227,7 +227,7 @@ class Node:
         if self._connected:
             self._be_ready(run, capacity)
 
-    def _be_ready(self, run: Run, capacity: Capacity) -> None:
+    def _be_ready(self, run: OfferedRun, capacity: Capacity) -> None:
         self._connection.send(
             pb.FromNode(
                 ready=pb.Ready(
@@ -264,7 +264,7 @@ class Node:
             self._over(self._run)
         return True
 
-    def _over(self, run: Run) -> None:
+    def _over(self, run: OfferedRun) -> None:
         """Report a run that is over, and remove what only further rounds would have needed."""
         received_bytes = self._heads_bytes + self._downloads.received_bytes - self._earlier_bytes
         self._journal.tell(
@@ -278,7 +278,7 @@ class Node:
         self._tasks = self._sent_bytes = 0
         self._tidy(run)
 
-    def _tidy(self, run: Run) -> None:
+    def _tidy(self, run: OfferedRun) -> None:
         """Remove what only further rounds would have needed; report the only copy of the personalized adapter."""
         settings = self._settings
         folder = memory_folder(settings.state, run.run_id, settings.name)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from client.settings import check_device, check_trainer
 from plait.data import Dataset, RecordKind, histogram
 from plait.policy import Policy
-from plait.rounds.client_way import Speaker
-from plait.rounds.memory import Memory
+from plait.rounds.client_way import ClientContext
+from plait.rounds.memory import ClientStore
 from plait.rounds.participant import Participant
-from plait.rounds.terms import DataJournal, Terms
+from plait.rounds.terms import AgreedTerms, DataJournal
 from plait.run import Run
 from plait.training.bridge import load_own_trainer
 from plait.training.local_model import PeftLocalModel
@@ -33,16 +33,16 @@ class OwnClient:
     run: Run
     name: str
     model: PeftLocalModel
-    terms: Terms
+    terms: AgreedTerms
     policy: Policy
     max_rank: int = 0
     sign: Callable[[bytes], bytes] | None = None
     identity: Callable[[], NodeIdentity] | None = None
     journal: DataJournal | None = None
 
-    def participant(self, memory: Memory) -> Participant:
+    def participant(self, memory: ClientStore) -> Participant:
         """Its participant."""
-        speaker = Speaker(
+        speaker = ClientContext(
             self.name, memory, sign=self.sign, terms=self.terms, identity=self.identity, journal=self.journal
         )
         return Participant(

@@ -17,12 +17,12 @@ from client.consent import asker
 from client.journal import Journal, Style, size
 from client.node import Node
 from client.settings import NodeSettings, locked, memory_folder, prune
-from client.task import Run, TaskRunner
+from client.task import OfferedRun, TaskRunner
 from plait.data import Dataset, as_dataset
 from plait.plugins import admit
 
 if TYPE_CHECKING:
-    from client.task import Run, TaskRunner
+    from client.task import OfferedRun, TaskRunner
 
 
 def run_node(settings: NodeSettings, journal: Journal) -> None:
@@ -51,7 +51,7 @@ def make_node(
     journal: Journal,
     *,
     ask: Callable[[], bool] | None = None,
-    wrap: Callable[[Callable[[Run], TaskRunner]], Callable[[Run], TaskRunner]] = lambda opening: opening,
+    wrap: Callable[[Callable[[OfferedRun], TaskRunner]], Callable[[OfferedRun], TaskRunner]] = lambda opening: opening,
 ) -> Node:
     """A node that takes part with these data.
 
@@ -66,7 +66,7 @@ def make_node(
     def progress(text: str) -> None:
         journal.tell("preparing", text)
 
-    def open_for(run: Run) -> TaskRunner:
+    def open_for(run: OfferedRun) -> TaskRunner:
         make_room(run, settings, journal)
         return open_or_decline(run, settings, dataset, progress=progress, ask=ask, kept=kept)
 
@@ -79,7 +79,7 @@ def make_node(
     return Node(settings, wrap(recorded(settings, open_for)), journal)
 
 
-def make_room(run: Run, settings: NodeSettings, journal: Journal) -> None:
+def make_room(run: OfferedRun, settings: NodeSettings, journal: Journal) -> None:
     """Remove what the server of an earlier run could send again, and report the rest of such runs."""
     earlier = prune(settings.state, settings.name, keep=memory_folder(settings.state, run.run_id, settings.name))
     if earlier.runs:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from client.node import Node
     from client.settings import NodeOptions
-    from client.task import Answer, Capacity, Run, Task, TaskRunner
+    from client.task import Capacity, ClientTask, OfferedRun, TaskAnswer, TaskRunner
 
 
 class Client:
@@ -144,14 +144,14 @@ class _InTurn:
         """What this node can do."""
         return self._runner.capacity
 
-    def answer(self, task: Task, body: bytes) -> Answer:
+    def answer(self, task: ClientTask, body: bytes) -> TaskAnswer:
         """Do a task."""
         with TURN:
             return self._runner.answer(task, body)
 
 
-def _in_turn(opening: Callable[[Run], TaskRunner]) -> Callable[[Run], TaskRunner]:
-    def open_in_turn(run: Run) -> TaskRunner:
+def _in_turn(opening: Callable[[OfferedRun], TaskRunner]) -> Callable[[OfferedRun], TaskRunner]:
+    def open_in_turn(run: OfferedRun) -> TaskRunner:
         with TURN:
             return _InTurn(opening(run))
 

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from client.consent import Consents, consent_digest
 from client.settings import NodeSettings
-from client.task import Answer, Capacity, Run, Task, TaskRunner
+from client.task import Capacity, ClientTask, OfferedRun, TaskAnswer, TaskRunner
 from plait.adapters import Json
 from plait.errors import ConfigError, PeerError
 from plait.evidence.envelope import STATEMENT, Signer, enveloped, key_id, statement
@@ -44,10 +44,10 @@ _STATED = ("adapter", "asked", "bytes", "fields", "purpose", "round", "signed", 
 _DIGITS = 18
 
 
-def recorded(settings: NodeSettings, opening: Callable[[Run], TaskRunner]) -> Callable[[Run], TaskRunner]:
+def recorded(settings: NodeSettings, opening: Callable[[OfferedRun], TaskRunner]) -> Callable[[OfferedRun], TaskRunner]:
     """What opens a run at a node, so that what it agreed to and what is sent for it are recorded."""
 
-    def opened(run: Run) -> TaskRunner:
+    def opened(run: OfferedRun) -> TaskRunner:
         runner = opening(run)
         kit = settings.kit
         consent = consent_digest(run.config, run.base_fingerprint, kit.tls.authority if kit else b"")
@@ -137,7 +137,7 @@ class _Recording:
         """What this node can do."""
         return self.runner.capacity
 
-    def answer(self, task: Task, body: bytes) -> Answer:
+    def answer(self, task: ClientTask, body: bytes) -> TaskAnswer:
         """Do a task."""
         answer = self.runner.answer(task, body)
         category, _, action = task.message_type.partition(".")

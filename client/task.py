@@ -26,7 +26,7 @@ MAX_BODY_BYTES = 1 << 31
 _MAX_NAME_CHARACTERS = 200
 
 
-class Kind(IntEnum):
+class AnswerKind(IntEnum):
     """Kind of the bytes of an answer."""
 
     PLAIT = pb.CONTENT_PLAIT
@@ -34,7 +34,7 @@ class Kind(IntEnum):
 
 
 @dataclass(frozen=True)
-class Task:
+class ClientTask:
     """A task; two are equal if they have the same name and the same bytes.
 
     Attributes:
@@ -51,7 +51,7 @@ class Task:
     body_sha256: bytes
 
     @classmethod
-    def from_work(cls, work: pb.Work) -> Task:
+    def from_work(cls, work: pb.Work) -> ClientTask:
         """Check and convert a message from outside.
 
         Raises:
@@ -89,7 +89,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Answer:
+class TaskAnswer:
     """The bytes of an answer.
 
     Attributes:
@@ -97,20 +97,20 @@ class Answer:
         failure: why the task failed, for the operator; empty if it did not.
     """
 
-    kind: Kind
+    kind: AnswerKind
     data: bytes
     sha256: bytes
     failure: str = ""
 
     @classmethod
-    def of(cls, kind: Kind, data: bytes, *, failure: str = "") -> Answer:
+    def of(cls, kind: AnswerKind, data: bytes, *, failure: str = "") -> TaskAnswer:
         """An answer and its digest."""
         return cls(kind, data, hashlib.sha256(data).digest(), failure)
 
     @classmethod
-    def failed(cls, cause: str) -> Answer:
+    def failed(cls, cause: str) -> TaskAnswer:
         """One line saying why there is no answer."""
-        return cls.of(Kind.ERROR, shown(cause).encode(), failure=shown(cause))
+        return cls.of(AnswerKind.ERROR, shown(cause).encode(), failure=shown(cause))
 
 
 class TaskHandle:
@@ -120,7 +120,7 @@ class TaskHandle:
         abandonment: stops the work once it is no longer needed.
     """
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: ClientTask) -> None:
         self.task = task
         self.abandonment = Abandonment()
         self._offers = 1
@@ -158,7 +158,7 @@ _LARGEST_REFUSAL = 65536
 
 
 @dataclass(frozen=True)
-class Run:
+class OfferedRun:
     """What a server says of its run when it takes a node in.
 
     Attributes:
@@ -203,7 +203,7 @@ class TaskRunner(Protocol):
         """What this node can do."""
         ...
 
-    def answer(self, task: Task, body: bytes) -> Answer:
+    def answer(self, task: ClientTask, body: bytes) -> TaskAnswer:
         """Do a task.
 
         Raises:
@@ -225,18 +225,18 @@ class ParticipantRunner:
     capacity: Capacity
     refusal: Callable[[], str] = lambda: ""
 
-    def answer(self, task: Task, body: bytes) -> Answer:
+    def answer(self, task: ClientTask, body: bytes) -> TaskAnswer:
         """Do a task; what goes wrong becomes an answer that says so, without a word of the data."""
         try:
             data = self.participant.answer(task.head + body)
         except Abandoned:
             raise
         except PlaitError as error:
-            return Answer.failed(str(error))
+            return TaskAnswer.failed(str(error))
         except Exception as error:
             # Libraries raise anything; the node outlives it.
-            return Answer.failed(failure(error))
-        return Answer.of(Kind.PLAIT, data, failure=self._refusal_in(data))
+            return TaskAnswer.failed(failure(error))
+        return TaskAnswer.of(AnswerKind.PLAIT, data, failure=self._refusal_in(data))
 
     def _refusal_in(self, data: bytes) -> str:
         """Why the participant refused, if it did."""
@@ -257,36 +257,36 @@ class DecliningRunner:
     That is its policy's or its operator's decision, or the run's base, which it cannot have.
     """
 
-    def __init__(self, run: Run, name: str, error: PlaitError) -> None:
+    def __init__(self, run: OfferedRun, name: str, error: PlaitError) -> None:
         self.capacity = Capacity(run.base_fingerprint, (), 0, "declines", error)
         self._name = name
 
-    def answer(self, task: Task, body: bytes) -> Answer:
+    def answer(self, task: ClientTask, body: bytes) -> TaskAnswer:
         """Refuse, whatever is asked."""
         del task, body
         error = self.capacity.declined
         reason = RefusalReason.POLICY if isinstance(error, PolicyError) else RefusalReason.BASE_MISMATCH
         text = str(error)
         reply = encode_reply(Refusal(self._name, reason, text))
-        return Answer.of(Kind.PLAIT, reply, failure=text)
+        return TaskAnswer.of(AnswerKind.PLAIT, reply, failure=text)
 
 
 @dataclass(frozen=True)
 class Welcomed:
     """The server admitted the node to a run."""
 
-    run: Run
+    run: OfferedRun
 
 
 @dataclass(frozen=True)
 class Offered:
     """The server sent a task, perhaps not for the first time."""
 
-    task: Task
+    task: ClientTask
 
 
 @dataclass(frozen=True)
-class Withdrawn:
+class TaskWithdrawn:
     """A task is no longer needed."""
 
     task_id: str
@@ -320,7 +320,7 @@ class Lost:
 class Prepared:
     """The base is ready and the node can work for a run."""
 
-    run: Run
+    run: OfferedRun
     capacity: Capacity
 
 
@@ -335,7 +335,7 @@ class Failed:
 class Began:
     """Work on a task began."""
 
-    task: Task
+    task: ClientTask
 
 
 @dataclass(frozen=True)
@@ -347,7 +347,7 @@ class Delivered:
         failure: why the task failed, if it did; else empty.
     """
 
-    task: Task
+    task: ClientTask
     sent_bytes: int
     kept: bool
     failure: str
@@ -357,14 +357,14 @@ class Delivered:
 class Shelved:
     """An answer waits until the restarted server asks for it again."""
 
-    task: Task
+    task: ClientTask
 
 
 @dataclass(frozen=True)
 class Dropped:
     """A task ended without an answer."""
 
-    task: Task
+    task: ClientTask
     reason: str
 
 
@@ -385,7 +385,7 @@ class Stopped:
 Event = (
     Welcomed
     | Offered
-    | Withdrawn
+    | TaskWithdrawn
     | TurnedAway
     | Draining
     | Lost

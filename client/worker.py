@@ -12,16 +12,16 @@ from client.downloads import Downloads
 from client.journal import failure, size
 from client.session import FinalError, Retrying, Session, UnwantedError
 from client.task import (
-    Answer,
     Began,
+    ClientTask,
     Delivered,
     Dropped,
     Event,
     Failed,
+    OfferedRun,
     Prepared,
-    Run,
     Shelved,
-    Task,
+    TaskAnswer,
     TaskHandle,
     TaskRunner,
     watched_thread,
@@ -45,17 +45,17 @@ class PendingUpload:
     """An answer and the progress of its delivery."""
 
     handle: TaskHandle
-    answer: Answer
+    answer: TaskAnswer
     state: _State = _State.WAITING
     tries: int = 0
 
     @property
-    def task(self) -> Task:
+    def task(self) -> ClientTask:
         """The task that it answers."""
         return self.handle.task
 
 
-class Uploads:
+class AnswerUploads:
     """Answers on their way to the server, one at a time, in a separate thread."""
 
     def __init__(self, retrying: Retrying, *, tell: Callable[[Event], None]) -> None:
@@ -67,13 +67,13 @@ class Uploads:
         self._thread = watched_thread(self._deliver_all, name="uploads", tell=tell)
         self._thread.start()
 
-    def put(self, task: Task, answer: Answer) -> None:
+    def put(self, task: ClientTask, answer: TaskAnswer) -> None:
         """Deliver an answer."""
         with self._changed:
             self._pending[task.task_id] = PendingUpload(TaskHandle(task), answer)
             self._changed.notify_all()
 
-    def offer(self, task: Task) -> bool:
+    def offer(self, task: ClientTask) -> bool:
         """A task came (again): whether its answer exists already and is on its way.
 
         An answer of that type that waits to be asked for is given up: the server has moved on.
@@ -197,15 +197,15 @@ class Uploads:
                 del self._pending[upload.task.task_id]
 
 
-def _fitting(session: Session, answer: Answer) -> Answer:
+def _fitting(session: Session, answer: TaskAnswer) -> TaskAnswer:
     if len(answer.data) <= session.max_answer_bytes:
         return answer
-    return Answer.failed(
+    return TaskAnswer.failed(
         f"answer has {size(len(answer.data))}, expected at most {size(session.max_answer_bytes)}, the server's limit"
     )
 
 
-def _parts(session: Session, task: Task, answer: Answer, offset: int) -> Iterator[bytes]:
+def _parts(session: Session, task: ClientTask, answer: TaskAnswer, offset: int) -> Iterator[bytes]:
     start = pb.UploadStart(
         session=session.token,
         task_id=task.task_id,
@@ -232,15 +232,15 @@ class Worker:
         open_runner: prepares for a run; may take minutes.
     """
 
-    open_runner: Callable[[Run], TaskRunner]
+    open_runner: Callable[[OfferedRun], TaskRunner]
     _: KW_ONLY
     downloads: Downloads
-    uploads: Uploads
+    uploads: AnswerUploads
     tell: Callable[[Event], None]
 
     def __post_init__(self) -> None:
         self._changed = threading.Condition()
-        self._run: Run | None = None  # to prepare for
+        self._run: OfferedRun | None = None  # to prepare for
         self._runner: TaskRunner | None = None
         self._waiting: deque[TaskHandle] = deque()
         self._current: TaskHandle | None = None
@@ -261,7 +261,7 @@ class Worker:
         with self._changed:
             self._run = None
 
-    def move_to(self, run: Run) -> None:
+    def move_to(self, run: OfferedRun) -> None:
         """Drop everything and prepare for a run; `Prepared` or `Failed` reports the result."""
         self.withdraw_all("the server began another run")
         with self._changed:
@@ -274,7 +274,7 @@ class Worker:
             self._waiting.clear()
             self._confirmed = False
 
-    def take(self, task: Task) -> bool:
+    def take(self, task: ClientTask) -> bool:
         """Do a task, unless it is in progress already; False if more wait than a server has reason to send."""
         with self._changed:
             current = self._current
@@ -322,14 +322,14 @@ class Worker:
 
     def _work(self) -> None:
         while (job := self._next()) is not None:
-            if isinstance(job, Run):
+            if isinstance(job, OfferedRun):
                 self._make_ready(job)
             else:
                 self._do(job)
             with self._changed:
                 self._busy, self._current = False, None
 
-    def _next(self) -> Run | TaskHandle | None:
+    def _next(self) -> OfferedRun | TaskHandle | None:
         with self._changed:
             while not self._closed:
                 if self._run is not None:
@@ -343,7 +343,7 @@ class Worker:
                 self._changed.wait()
             return None
 
-    def _make_ready(self, run: Run) -> None:
+    def _make_ready(self, run: OfferedRun) -> None:
         self._runner = None  # its memory is needed for the next one
         try:
             self._runner = self.open_runner(run)
@@ -367,7 +367,7 @@ class Worker:
             except Abandoned:
                 raise
             except PlaitError as error:
-                answer = Answer.failed(str(error))
+                answer = TaskAnswer.failed(str(error))
             else:
                 with abandonment.obeyed():
                     answer = runner.answer(task, body)

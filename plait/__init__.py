@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from client.program import Client
     from plait.aggregation.own_rule import Updates, rule
     from plait.aggregation.rule import RoundContext
-    from plait.api.evaluate import Evaluation, evaluate
+    from plait.api.evaluate import EvaluationResult, evaluate
     from plait.api.export import Export, export
     from plait.api.result import Result, open_run
     from plait.api.resuming import resume
@@ -32,7 +32,7 @@ __all__ = [
     "Client",
     "Comparison",
     "EarlyStopping",
-    "Evaluation",
+    "EvaluationResult",
     "Event",
     "Export",
     "PlaitError",
@@ -57,7 +57,7 @@ _HOMES: Mapping[str, str] = {
     "Client": "client.program",
     "Comparison": "plait.studies.comparison",
     "EarlyStopping": "plait.rounds.callbacks",
-    "Evaluation": "plait.api.evaluate",
+    "EvaluationResult": "plait.api.evaluate",
     "Event": "plait.ledger.events",
     "Export": "plait.api.export",
     "PlaitError": "plait.errors",

@@ -11,9 +11,9 @@ from dataclasses import replace
 
 from plait.config import RunConfig
 from plait.ledger.events import Event
-from plait.rounds.client_way import ClientWay, InTheOpen, Speaker
+from plait.rounds.client_way import ClientContext, ClientPipeline, PlainSender
 from plait.rounds.coordinator import Host, Way
-from plait.rounds.run_plan import Links, Opening, RunPlan
+from plait.rounds.run_plan import MessageBits, RunContext, RunPlan
 from plait.wire.settings import Settings
 
 Screen = Callable[[Event], Event | None]
@@ -75,9 +75,9 @@ def way_of(plan: RunPlan, config: RunConfig, host: Host) -> Way:
     return way
 
 
-def client_way_of(config: RunConfig, speaker: Speaker) -> ClientWay:
+def client_way_of(config: RunConfig, speaker: ClientContext) -> ClientPipeline:
     """How a client's updates and losses leave it, and what they cost its data's budget."""
-    way = ClientWay(InTheOpen(speaker.name, speaker.sign))
+    way = ClientPipeline(PlainSender(speaker.name, speaker.sign))
     if config.dp != "off":
         from plait.privacy.run import client_way as private
 
@@ -90,7 +90,7 @@ def client_way_of(config: RunConfig, speaker: Speaker) -> ClientWay:
     return way
 
 
-def links_of(links: Links, config: RunConfig, size: int, *, evaluates: bool, certified: bool) -> Links:
+def links_of(links: MessageBits, config: RunConfig, size: int, *, evaluates: bool, certified: bool) -> MessageBits:
     """What updates take, under masks with the stages of their sums.
 
     Raises:
@@ -120,7 +120,7 @@ def screen_of(config: RunConfig, update_bytes: int) -> Screen | None:
     return screen(config, update_bytes)
 
 
-def opened(config: RunConfig, opening: Opening) -> list[Event]:
+def opened(config: RunConfig, opening: RunContext) -> list[Event]:
     """What a run promises and has not recorded, as the events that follow `run_started`; one that goes on is checked.
 
     Raises:

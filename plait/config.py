@@ -34,8 +34,8 @@ from plait.settings import (
     Privacy,
     Reporting,
     Samples,
+    SettingsTable,
     Stacking,
-    Table,
     Withdrawal,
 )
 from plait.settings.choice import split_choices
@@ -262,12 +262,12 @@ class RunConfig(
             *((Kind.CALLBACK, text) for text in split_choices(self.callbacks)),
         )
 
-    def asks(self, table: type[Table]) -> bool:
+    def asks(self, table: type[SettingsTable]) -> bool:
         """Whether a setting of a table is given."""
         return any(map(self.is_given, table.model_fields))
 
     @property
-    def tables(self) -> tuple[type[Table], ...]:
+    def tables(self) -> tuple[type[SettingsTable], ...]:
         """Those of which something is recorded."""
         return (*TABLES, *filter(self.asks, OPTIONAL))
 
@@ -286,14 +286,14 @@ class RunConfig(
         return {key: dumped[key] for key in known_keys(self.tables)}
 
 
-def sections(tables: tuple[type[Table], ...] = _ALL) -> tuple[tuple[type[Table], tuple[str, ...]], ...]:
+def sections(tables: tuple[type[SettingsTable], ...] = _ALL) -> tuple[tuple[type[SettingsTable], tuple[str, ...]], ...]:
     """The names of the settings above all tables, and those of each of these tables."""
     own = tuple(name for name in RunConfig.model_fields if not any(name in each.model_fields for each in _ALL))
     return ((RunConfig, own), *((each, tuple(each.model_fields)) for each in tables))
 
 
 @cache
-def known_keys(tables: tuple[type[Table], ...] = _ALL) -> tuple[str, ...]:
+def known_keys(tables: tuple[type[SettingsTable], ...] = _ALL) -> tuple[str, ...]:
     """The keys of the settings above all tables and of these tables, as users write them."""
     return tuple(name.replace("_", "-") for _, names in sections(tables) for name in names)
 

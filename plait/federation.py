@@ -19,18 +19,18 @@ from plait.errors import ConfigError
 from plait.exporting.publisher import Publisher
 from plait.ledger.events import CombiningRule, Event, NotPublished, Plugin, Resumed, RunFinished, RunStarted, start_of
 from plait.ledger.ledger import Ledger, OnEvent, read_events
-from plait.ledger.run_view import Kept, RunView, kept_in
+from plait.ledger.run_view import PublishedAdapter, RunView, kept_in
 from plait.rounds.broadcasts import StartingPoint, parents_in, starting_state
 from plait.rounds.channel import Channel, StopRequest
 from plait.rounds.checkpoint import save_checkpoint
 from plait.rounds.coordinator import Coordinator, Host
 from plait.rounds.run_directory import RunDirectory, check_sources, recorded_settings
-from plait.rounds.run_plan import Opening
+from plait.rounds.run_plan import RunContext
 from plait.rounds.run_state import RunState, initial_state
 from plait.rounds.spool import largest_update
 from plait.run import Run
 from plait.settings.traits import Stated, Trait, check
-from plait.settle import Settled
+from plait.settle import ResolvedConfig
 from plait.system import machine
 from plait.training.device import use_threads
 
@@ -160,20 +160,22 @@ def _coordinator(
     )
 
 
-def _kept(directory: RunDirectory, ledger: Ledger, state: RunState, publisher: Publisher, *, keep: str) -> Kept:
+def _kept(
+    directory: RunDirectory, ledger: Ledger, state: RunState, publisher: Publisher, *, keep: str
+) -> PublishedAdapter:
     """The adapter that the run ends with; if it is the last round's, its card now has all figures."""
     view = RunView.of(read_events(directory.ledger))
     kept = kept_in(view, keep=keep)
     if kept is None and state.accepted_shadow:
-        kept = Kept(0, state.accepted_shadow.digest().hex())
+        kept = PublishedAdapter(0, state.accepted_shadow.digest().hex())
     if kept and kept.round < state.round and state.round not in {*view.evaluations, *view.not_published}:
         ledger.append(NotPublished(round=state.round, kept=kept.round))
     if kept is None or kept.round == state.round:
         publisher.publish(state)
-    return kept or Kept(state.round, state.shadow.digest().hex())
+    return kept or PublishedAdapter(state.round, state.shadow.digest().hex())
 
 
-def check_vouched_for(settled: Settled) -> None:
+def check_vouched_for(settled: ResolvedConfig) -> None:
     """Refuse a run that needs an authority over clients' keys where there is none.
 
     Raises:
@@ -266,7 +268,7 @@ def commit_opening(run: Run, path: Path, start: StartingPoint, superlink_data: s
 
 def _promised(run: Run, directory: RunDirectory, *, events: Sequence[Event] = (), continues: bool) -> list[Event]:
     """What a run promises and has not recorded; one that goes on is checked."""
-    opening = Opening(
+    opening = RunContext(
         directory=directory,
         events=events,
         settings=run.settled.plan.settings,

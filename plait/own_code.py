@@ -149,7 +149,7 @@ class Check(Generic[Part]):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ClaimVerdict:
     """How a claim fares.
 
     Attributes:
@@ -162,13 +162,13 @@ class Verdict:
     detail: str = ""
 
 
-def checked(part: Part, checks: Sequence[Check[Part]]) -> Iterator[Verdict]:
+def checked(part: Part, checks: Sequence[Check[Part]]) -> Iterator[ClaimVerdict]:
     """Each claim about a part, and how it fares; an error of the part's own is a broken claim."""
     for check in checks:
         try:
-            yield Verdict(check.claim, True, check.run(part) or "")
+            yield ClaimVerdict(check.claim, True, check.run(part) or "")
         except NotClaimedError as why:
-            yield Verdict(check.claim, None, str(why))
+            yield ClaimVerdict(check.claim, None, str(why))
         except Exception as error:
             said = str(error) if isinstance(error, PlaitError) else f"{type(error).__name__}: {error}"
-            yield Verdict(check.claim, False, said)
+            yield ClaimVerdict(check.claim, False, said)

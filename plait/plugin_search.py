@@ -28,7 +28,7 @@ _appended: set[str] = set()
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class PluginSource:
     """What a plug-in was: the digest of its file, or of its lines in a script or notebook; empty for compiled code.
 
     The distribution that it came with is a name and a version; empty if none.
@@ -102,16 +102,16 @@ def installed(kind: Kind) -> Mapping[str, str]:
     return {entry.name: f"{distribution.name} {distribution.version}" for distribution, entry in _entry_points(kind)}
 
 
-def source(kind: Kind, name: str, *, module: str, given: object) -> Source:
+def source(kind: Kind, name: str, *, module: str, given: object) -> PluginSource:
     """The source of an object that was given, or of a part in a module, or of an entry point where there is neither."""
     distribution = ""
     if given is not None:
-        return Source(kind, name, _digest_of(given))
+        return PluginSource(kind, name, _digest_of(given))
     if not module and (entry := _entry_point(kind, name)):
         module, distribution = entry.module, installed(kind)[name]
     if not (file := _file_of(module)):
         raise ConfigError(f"{kind} is '{name}', but there is no such part in this directory or installed here")
-    return Source(kind, name, _digest(file), distribution)
+    return PluginSource(kind, name, _digest(file), distribution)
 
 
 def _digest_of(part: object) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from plait.errors import ConfigError
 
 if TYPE_CHECKING:
-    from plait.plugin_search import Source
+    from plait.plugin_search import PluginSource
 
 # MODULE:QUALNAME; a function within a function has `<locals>` in its own.
 _REFERENCE = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_<][\w<>]*(?:\.[A-Za-z_<][\w<>]*)*)", re.ASCII)
@@ -112,7 +112,7 @@ def is_importable(kind: Kind, name: str) -> bool:
     return (kind, name) not in GIVEN
 
 
-def source_of(kind: Kind, name: str) -> Source:
+def source_of(kind: Kind, name: str) -> PluginSource:
     """What the ledger keeps of a part; ConfigError if it is not here. Imports nothing."""
     from plait.plugin_search import source
 

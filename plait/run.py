@@ -18,14 +18,14 @@ from plait.adapters.module_names import is_in
 from plait.aggregation import Rule, check_rule, geometry_of
 from plait.config import RunConfig
 from plait.ledger.events import Adapter, Base
-from plait.rounds.client_way import ClientWay, Speaker
-from plait.rounds.run_plan import Links
+from plait.rounds.client_way import ClientContext, ClientPipeline
+from plait.rounds.run_plan import MessageBits
 from plait.rounds.run_state import RankedAdapter, Ranks
 from plait.rounds.spool import largest_update
-from plait.rounds.terms import Terms
-from plait.settle import Settled
+from plait.rounds.terms import AgreedTerms
+from plait.settle import ResolvedConfig
 from plait.training.bases import LocatedBase, locate_base, quiet_libraries
-from plait.training.blueprint import Blueprint, base_modules, design, read_base_config
+from plait.training.blueprint import AdapterTemplate, base_modules, design, read_base_config
 from plait.training.device import Compute, choose_devices, one_base_over, use_threads
 from plait.training.resident import ResidentBase
 
@@ -42,7 +42,7 @@ class Run:
         ranks: its adapters: the server's, and one for every lower rank that clients have.
     """
 
-    settled: Settled
+    settled: ResolvedConfig
     base: LocatedBase
     base_parameters: int
     ranks: Ranks
@@ -102,7 +102,7 @@ class Run:
         update_bytes = math.ceil(largest_update(self.rule, self.ranks.master.geometry) * bits / 8)
         return composition.screen_of(self.config, update_bytes)
 
-    def terms(self, client: str, *, max_rank: int = 0, policy: Policy | None = None) -> Terms:
+    def terms(self, client: str, *, max_rank: int = 0, policy: Policy | None = None) -> AgreedTerms:
         """A client's agreement when it takes part.
 
         Args:
@@ -118,9 +118,9 @@ class Run:
             base = base_modules(read_base_config(self.base.directory, own.task, own.labels), own.task)
             _check_reach(policy, own, base)
             policy.check_upload(own.layout.size * links_of(self.settled, own.layout.size, evaluates=True).up / 8)
-        return Terms(client, self.settled.tasks, (largest, own), own, policy)
+        return AgreedTerms(client, self.settled.tasks, (largest, own), own, policy)
 
-    def client_way(self, speaker: Speaker) -> ClientWay:
+    def client_way(self, speaker: ClientContext) -> ClientPipeline:
         """How a client says what it says, and what that costs it."""
         return composition.client_way_of(self.config, speaker)
 
@@ -146,7 +146,7 @@ class Run:
 
 
 def resolve(
-    settled: Settled, base: LocatedBase | None = None, *, progress: Callable[[str], None] = lambda _: None
+    settled: ResolvedConfig, base: LocatedBase | None = None, *, progress: Callable[[str], None] = lambda _: None
 ) -> Run:
     """Resolve a run.
 
@@ -178,8 +178,8 @@ def resolve(
 
 
 def blueprint_of(
-    settled: Settled, base_directory: Path, *, rank: int | None = None, init_rank: int = 0, weights: bool = True
-) -> Blueprint:
+    settled: ResolvedConfig, base_directory: Path, *, rank: int | None = None, init_rank: int = 0, weights: bool = True
+) -> AdapterTemplate:
     """The requested adapter, on the base in this directory.
 
     Args:
@@ -218,7 +218,7 @@ def _check_reach(policy: Policy, spec: AdapterSpec, base: BaseModules) -> None:
                 raise policy.refuse_output_layer(name)
 
 
-def request_of(settled: Settled, rank: int) -> AdapterRequest:
+def request_of(settled: ResolvedConfig, rank: int) -> AdapterRequest:
     """The adapter that the settings ask for, with this rank."""
     config = settled.config
     return AdapterRequest(
@@ -231,7 +231,7 @@ def request_of(settled: Settled, rank: int) -> AdapterRequest:
     )
 
 
-def links_of(settled: Settled, size: int, *, evaluates: bool, certified: bool = True) -> Links:
+def links_of(settled: ResolvedConfig, size: int, *, evaluates: bool, certified: bool = True) -> MessageBits:
     """What updates of a run take, for an adapter of `size` parameters.
 
     Args:
@@ -241,5 +241,5 @@ def links_of(settled: Settled, size: int, *, evaluates: bool, certified: bool = 
     Raises:
         ConfigError: no masked sum can carry it.
     """
-    links = Links(settled.codec.bits)
+    links = MessageBits(settled.codec.bits)
     return composition.links_of(links, settled.config, size, evaluates=evaluates, certified=certified)

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from plait.adapters import Subject, Task
+from plait.adapters import AdapterTask, Subject
 from plait.adapters.method import Method
 from plait.adapters.methods import method_named
 from plait.aggregation import (
@@ -41,7 +41,7 @@ from plait.wire.codecs import codec_for
 from plait.wire.settings import Settings
 
 if TYPE_CHECKING:
-    from plait.plugin_search import Source
+    from plait.plugin_search import PluginSource
 
 # How far a client's personalized adapter goes towards its own steps (simulations/rules).
 _OWN_SHARE = 0.35
@@ -63,7 +63,7 @@ _FEW = 8  # clients that evaluate without being sampled
 
 
 @dataclass(frozen=True)
-class Settled:
+class ResolvedConfig:
     """The complete settings of a run, and the parts that they name.
 
     Attributes:
@@ -90,7 +90,7 @@ class Settled:
         return tuple(sorted(key for key, value in self.config.to_table().items() if given.get(key) != value))
 
     @property
-    def plugins(self) -> tuple[Source, ...]:
+    def plugins(self) -> tuple[PluginSource, ...]:
         """The user's own parts among them, as they are here.
 
         Raises:
@@ -115,9 +115,9 @@ class Settled:
         return table | {"rule": stated_text(self.rule)}
 
     @property
-    def task(self) -> Task:
+    def task(self) -> AdapterTask:
         """Classification where there are labels, else a language model."""
-        return Task.CLASSIFICATION if self.config.label_names else Task.CAUSAL_LM
+        return AdapterTask.CLASSIFICATION if self.config.label_names else AdapterTask.CAUSAL_LM
 
     @property
     def tasks(self) -> TaskSettings:
@@ -148,7 +148,7 @@ class Settled:
         return plan_of(plan, config)
 
 
-def settle(config: RunConfig) -> Settled:
+def settle(config: RunConfig) -> ResolvedConfig:
     """Fill in the settings that are open; settings that are complete do not change.
 
     Raises:
@@ -175,10 +175,12 @@ def settle(config: RunConfig) -> Settled:
     config = settled_by_parts(config)
     optimizer = optimizer_for(config.server_optimizer)
     check((*config.stated(), *parts, optimizer_stated(optimizer, config.server_optimizer)))
-    return Settled(config, method, rule, optimizer, codec, rule.new_factors(one_rank=config.one_rank), given=given)
+    return ResolvedConfig(
+        config, method, rule, optimizer, codec, rule.new_factors(one_rank=config.one_rank), given=given
+    )
 
 
-def settle_on_data(config: RunConfig, *, partition: str, labels: str, data: DataUsed) -> Settled:
+def settle_on_data(config: RunConfig, *, partition: str, labels: str, data: DataUsed) -> ResolvedConfig:
     """What `settle` does, with the data known: their classes decide the schedule.
 
     Args:

@@ -31,7 +31,7 @@ from plait.v1 import federation_pb2 as pb
 from server.hosting import HostedRun, Hosting
 from server.log import say
 from server.metrics import Metrics
-from server.sessions import REPLACED_DETAIL, Fitness, Session
+from server.sessions import REPLACED_DETAIL, Fitness, NodeSession
 from server.uploads import Limits, UploadRefused
 
 _REASONS = {
@@ -173,7 +173,7 @@ class Attendance:
     hosting: Hosting
     admission: Register | None
     _: KW_ONLY
-    may_stay: Callable[[Session], bool]
+    may_stay: Callable[[NodeSession], bool]
     metrics: Metrics
     limits: Limits
 
@@ -204,7 +204,7 @@ class Attendance:
             self._leave(session)
             say("left", node=session.node.name, peer=peer)
 
-    async def _let_in(self, line: Line, enrolment: Enrolment, arrival: int) -> Session:
+    async def _let_in(self, line: Line, enrolment: Enrolment, arrival: int) -> NodeSession:
         async with self._turn(enrolment.certified_name):
             try:
                 # Its own time, excluding the wait for others.
@@ -258,7 +258,7 @@ class Attendance:
             )
         return event
 
-    async def _attend(self, line: Line, session: Session) -> None:
+    async def _attend(self, line: Line, session: NodeSession) -> None:
         self.hosting.enter(session)
         # The call's own task tells the node: of thousands of idle nodes each further task would take a kilobyte.
         listening = asyncio.create_task(self._listen(line, session))
@@ -277,20 +277,20 @@ class Attendance:
                 _say_broken(session, heard)
 
     @staticmethod
-    def _part(session: Session, patience: asyncio.Timeout) -> None:
+    def _part(session: NodeSession, patience: asyncio.Timeout) -> None:
         """The node says no more: its last message is for one that may not be listening any more."""
         session.close()
         with suppress(RuntimeError):  # all is told already
             patience.reschedule(asyncio.get_running_loop().time() + _FAREWELL_S)
 
-    async def _tell(self, line: Line, session: Session) -> None:
+    async def _tell(self, line: Line, session: NodeSession) -> None:
         while (event := await session.next()) is not None:
             await line.write(event)
             if event.HasField("work"):
                 session.node.sent(sent_bytes := len(event.work.head))
                 self.metrics.downlink_bytes.inc(sent_bytes)
 
-    async def _listen(self, line: Line, session: Session) -> None:
+    async def _listen(self, line: Line, session: NodeSession) -> None:
         unasked = 0
         try:
             while (event := await line.read()) is not None:
@@ -303,7 +303,7 @@ class Attendance:
             self.metrics.enrolments_refused.labels(refused.word).inc()
             session.close(refused.to_message())
 
-    async def _hear(self, session: Session, event: pb.FromNode) -> bool:
+    async def _hear(self, session: NodeSession, event: pb.FromNode) -> bool:
         """Process a node's message; returns whether it was waited for."""
         match event.WhichOneof("event"):
             case "ready":
@@ -328,7 +328,7 @@ class Attendance:
                 )
         return False
 
-    async def _take(self, session: Session, answer: pb.Answer) -> bool:
+    async def _take(self, session: NodeSession, answer: pb.Answer) -> bool:
         run = self.hosting.run_of(session)
         try:
             return run is not None and self.may_stay(session) and await run.uploads.take_small(session, answer)
@@ -338,14 +338,14 @@ class Attendance:
             detail = "server cannot take the answer, try again later"
             raise EnrolmentRefused(pb.REFUSED_REASON_FULL, detail) from error
 
-    def _leave(self, session: Session) -> None:
+    def _leave(self, session: NodeSession) -> None:
         run = self.hosting.run_of(session)
         if run is not None:
             run.tasks.leave(session)
         else:
             self._sessions.leave(session)
 
-    def _make_ready(self, run: HostedRun, session: Session, ready: pb.Ready) -> None:
+    def _make_ready(self, run: HostedRun, session: NodeSession, ready: pb.Ready) -> None:
         fitness = _shared(
             Fitness(
                 methods=tuple(method[:_MAX_TEXT] for method in ready.methods[:_MAX_METHODS]),
@@ -357,7 +357,7 @@ class Attendance:
         run.tasks.make_ready(session, fitness)
 
 
-def _say_broken(session: Session, error: Exception) -> None:
+def _say_broken(session: NodeSession, error: Exception) -> None:
     say("line-broken", node=session.node.name, detail=type(error).__name__)
 
 

@@ -29,7 +29,7 @@ from server.attendance import EnrolmentRefused, refusal_of
 from server.hosting import Hosting
 from server.log import say
 from server.metrics import Metrics
-from server.sessions import Session
+from server.sessions import NodeSession
 
 _REVOKED = pb.ToNode(refused=pb.Refused(reason=pb.REFUSED_REASON_REVOKED_KEY, detail="key has been revoked"))
 
@@ -55,7 +55,7 @@ class Revocation:
             self._turn_out(node.session)
         return verdict
 
-    def may_stay(self, session: Session) -> bool:
+    def may_stay(self, session: NodeSession) -> bool:
         """Whether the node's key is valid; if not, its session ends and its answers are not waited for."""
         node = session.node
         if self.admission is None or self.admission.check(node.name, node.public_key) is Verdict.KNOWN:
@@ -63,7 +63,7 @@ class Revocation:
         self._turn_out(session)
         return False
 
-    def _turn_out(self, session: Session) -> None:
+    def _turn_out(self, session: NodeSession) -> None:
         if session.is_open:
             name = session.node.name
             say("revoked", level=logging.WARNING, node=name)
@@ -135,7 +135,7 @@ class MoreCalls:
 
 
 @dataclass(eq=False)
-class Guard(grpc.aio.ServerInterceptor):
+class CallGuard(grpc.aio.ServerInterceptor):
     """Refuses calls before they are served."""
 
     revocation: Revocation

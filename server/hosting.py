@@ -21,8 +21,8 @@ from plait.config import Scalar
 from plait.ledger.run_now import WAITING, RunProgress, late_after_s
 from plait.v1 import federation_pb2 as pb
 from plait.wire.welcome import welcome_table
-from server.sessions import Node, Session, Sessions
-from server.tasks import Task, TaskRegistry
+from server.sessions import KnownNode, NodeSession, Sessions
+from server.tasks import ServerTask, TaskRegistry
 from server.uploads import Uploads
 
 
@@ -80,7 +80,7 @@ class Hosting:
         """The run; None between two."""
         return self._run
 
-    def run_of(self, session: Session) -> HostedRun | None:
+    def run_of(self, session: NodeSession) -> HostedRun | None:
         """The run that a node works for; None for none."""
         run = self._run
         return run if run is not None and run.terms.run_id == session.run_id else None
@@ -94,7 +94,7 @@ class Hosting:
         """The run is over: its nodes wait for another."""
         self._move_all(None)
 
-    def enter(self, session: Session) -> None:
+    def enter(self, session: NodeSession) -> None:
         """Welcome a node that has just proved its key."""
         with self.sessions.changed:
             self._welcome(session)
@@ -110,7 +110,7 @@ class Hosting:
                         before.tasks.let_go(session)
                     self._welcome(session)
 
-    def _welcome(self, session: Session) -> None:
+    def _welcome(self, session: NodeSession) -> None:
         run = self._run
         self.sessions.move(session, 0 if run is None else run.terms.run_id)
         welcome = pb.Welcome(session=session.token, node_id=session.node.number, stays=self.stays)
@@ -132,7 +132,7 @@ def status_of(
     now = time.monotonic()
     nodes, tasks = sessions.all(), [] if registry is None else registry.all()
     late = {} if registry is None else _late(tasks, registry, now)
-    of_node: dict[str, list[Task]] = {}
+    of_node: dict[str, list[ServerTask]] = {}
     for task in tasks:
         of_node.setdefault(task.node, []).append(task)
     known = {node.name: node for node in nodes}
@@ -175,7 +175,7 @@ def _free_bytes(directory: Path | None) -> int | None:
     return None
 
 
-def _state(summary: RunProgress, nodes: Sequence[Node]) -> str:
+def _state(summary: RunProgress, nodes: Sequence[KnownNode]) -> str:
     """The run's state. The clients are counted now, like the nodes below; the ledger knows past ones."""
     if not summary.wanted or summary.state != WAITING:
         return summary.state
@@ -192,9 +192,9 @@ def status_of_host(hosting: Hosting) -> str:
     return json.dumps(status_of(summary, hosting.sessions, tasks, directory=hosting.directory))
 
 
-def _late(tasks: Sequence[Task], registry: TaskRegistry, now: float) -> dict[Task, float]:
+def _late(tasks: Sequence[ServerTask], registry: TaskRegistry, now: float) -> dict[ServerTask, float]:
     """For each late task the seconds since it became late."""
-    late: dict[Task, float] = {}
+    late: dict[ServerTask, float] = {}
     for task in filter(lambda task: task.is_open, tasks):
         limit_s = late_after_s(registry.took_s(task.work.group_id, task.work.message_type))
         if limit_s is not None and now - task.given > limit_s:
@@ -204,9 +204,9 @@ def _late(tasks: Sequence[Task], registry: TaskRegistry, now: float) -> dict[Tas
 
 def _member(
     name: str,
-    node: Node | None,
-    tasks: Sequence[Task],
-    late: Mapping[Task, float],
+    node: KnownNode | None,
+    tasks: Sequence[ServerTask],
+    late: Mapping[ServerTask, float],
     now: float,
     *,
     lost: str | None,
@@ -223,7 +223,7 @@ def _member(
     }
 
 
-def _attached(node: Node, now: float) -> dict[str, Json]:
+def _attached(node: KnownNode, now: float) -> dict[str, Json]:
     session = node.session
     if session is None:
         return {}
@@ -243,7 +243,7 @@ def _attached(node: Node, now: float) -> dict[str, Json]:
     }
 
 
-def _sent(node: Node) -> dict[str, Json]:
+def _sent(node: KnownNode) -> dict[str, Json]:
     return {"downlink_bytes": node.downlink_bytes, "uplink_bytes": node.uplink_bytes}
 
 

@@ -27,14 +27,14 @@ from plait.trust.kit import ServerKit
 from plait.trust.register import Register
 from plait.v1 import federation_pb2 as pb
 from server.attendance import Attendance
-from server.guard import Guard, MoreCalls, Revocation
+from server.guard import CallGuard, MoreCalls, Revocation
 from server.hosting import HostedRun, Hosting, Terms, status_of_host
 from server.inbox import Inbox
 from server.log import say
 from server.metrics import Metrics, MetricsServer
 from server.service import FederationService, GrpcServer
 from server.sessions import Sessions
-from server.tasks import Task, TaskRegistry, TaskState
+from server.tasks import ServerTask, TaskRegistry, TaskState
 from server.uploads import Limits, Uploads
 
 _LONGEST_PAUSE_S = 60.0
@@ -50,9 +50,9 @@ class NodesExchange:
     group: str
 
     def __post_init__(self) -> None:
-        self._waiting: dict[Task, int] = {}
+        self._waiting: dict[ServerTask, int] = {}
         self._unsent: deque[int] = deque()
-        self._settled: Iterator[Task] = iter(())
+        self._settled: Iterator[ServerTask] = iter(())
 
     def __enter__(self) -> Self:
         return self
@@ -105,7 +105,7 @@ class NodesExchange:
                 self._settled = iter(self.tasks.settled(self._waiting))
         return None
 
-    def _answer(self, task: Task, node: int) -> Data | NoAnswer:
+    def _answer(self, task: ServerTask, node: int) -> Data | NoAnswer:
         if task.state is TaskState.FAILED:
             self.tasks.pulled(task, keep=False)
             reason = task.reason
@@ -176,7 +176,7 @@ class NodesChannel:
             None if kit is None else server_credentials(kit),
             service=self._service,
             more=[more.served(self._disk)] if more else [],
-            guard=Guard(self._revocation, metrics=self._metrics, more=more.service if more else ""),
+            guard=CallGuard(self._revocation, metrics=self._metrics, more=more.service if more else ""),
             tend=self._tend,
             drain=self._drain,
             options=[("grpc.max_allowed_incoming_connections", _most_connections(limits.max_connections))],
@@ -313,7 +313,7 @@ class NodesChannel:
         """Begin to send tasks."""
         return NodesExchange(self, self._tasks, purpose, group)
 
-    def give(self, node: int, message_type: str, group: str, task: TaskParts) -> Task | None:
+    def give(self, node: int, message_type: str, group: str, task: TaskParts) -> ServerTask | None:
         """Send a task to a node that is or was connected; None if it never was."""
         self.check()
         found = self._sessions.node(node)

@@ -13,7 +13,7 @@ from plait.api.serving import CLIENTS_SETTINGS, Serving, ServingOptions, check_n
 from plait.api.settings import RunSettings, base_name, run_config_of
 from plait.errors import ConfigError, Interrupted, MachineError
 from plait.ledger.ledger import read_events
-from plait.rounds.callbacks import Callbacks, Hearing, names_of
+from plait.rounds.callbacks import CallbackRunner, Callbacks, names_of
 from plait.rounds.channel import StopRequest
 from plait.rounds.run_directory import RunDirectory
 from server.served_run import ServedRun, open_served_run
@@ -80,7 +80,7 @@ class Server:
         self._serving = Serving.of(cast("ServingOptions", where), file=self._directory.server)
         self._quiet = quiet
         self._stop = StopRequest()
-        self._hearing = Hearing(callbacks, self._stop)
+        self._hearing = CallbackRunner(callbacks, self._stop)
         self._served: ServedRun | None = None
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None

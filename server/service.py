@@ -31,7 +31,7 @@ from server.guard import Context, Revocation, certificate_of, certified_name
 from server.hosting import HostedRun, Hosting, status_of_host
 from server.log import say
 from server.metrics import Metrics
-from server.sessions import Session
+from server.sessions import NodeSession
 from server.uploads import CutOff, Frequency, Limits, Transfers, UploadRefused, data_of
 
 _SAME_BODY = 16
@@ -161,13 +161,13 @@ class FederationService:
             json=await asyncio.get_running_loop().run_in_executor(self.disk, status_of_host, self.hosting)
         )
 
-    def _found(self, token: bytes, context: Context) -> Session | None:
+    def _found(self, token: bytes, context: Context) -> NodeSession | None:
         """The session of a token, over a connection of its own node: a stolen token is worthless over another."""
         session = self.hosting.sessions.find(token)
         name = certified_name(context)
         return session if session is not None and name in (None, session.node.name) else None
 
-    async def _working(self, token: bytes, context: Context) -> tuple[Session, HostedRun]:
+    async def _working(self, token: bytes, context: Context) -> tuple[NodeSession, HostedRun]:
         """The session of a token, and the run that its node works for."""
         session = self._found(token, context)
         run = None if session is None else self.hosting.run_of(session)

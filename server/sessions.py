@@ -26,7 +26,7 @@ class Fitness:
 
 
 @dataclass(eq=False, slots=True)
-class Node:
+class KnownNode:
     """A node that has proved its key at least once.
 
     Attributes:
@@ -39,7 +39,7 @@ class Node:
     public_key: bytes
     number: int
     version: str = ""
-    session: Session | None = None
+    session: NodeSession | None = None
     left: float = field(default_factory=time.monotonic)
     downlink_bytes: int = 0
     uplink_bytes: int = 0
@@ -63,7 +63,7 @@ class Node:
 
 
 @dataclass(eq=False, slots=True)
-class Session:
+class NodeSession:
     """One connection of a node, from its proof to its end; made in the service's event loop.
 
     Attributes:
@@ -72,7 +72,7 @@ class Session:
         fitness: the node's statement when it became ready; None until then.
     """
 
-    node: Node
+    node: KnownNode
     arrival: int
     run_id: int = 0
     token: bytes = field(default_factory=lambda: secrets.token_bytes(SESSION_BYTES), repr=False)
@@ -132,9 +132,9 @@ class Sessions:
     def __init__(self, *, max_nodes: int) -> None:
         self._max_nodes = max_nodes
         self.changed = self._changed = threading.Condition()
-        self._by_name: dict[str, Node] = {}
-        self._by_number: dict[int, Node] = {}
-        self._by_token: dict[bytes, Session] = {}
+        self._by_name: dict[str, KnownNode] = {}
+        self._by_number: dict[int, KnownNode] = {}
+        self._by_token: dict[bytes, NodeSession] = {}
 
     @property
     def attached(self) -> int:
@@ -151,7 +151,7 @@ class Sessions:
         node = self._by_name.get(name)
         return node is not None and node.session is not None and node.session.arrival > arrival
 
-    def attach(self, name: str, public_key: bytes, *, arrival: int, version: str = "") -> Session | None:
+    def attach(self, name: str, public_key: bytes, *, arrival: int, version: str = "") -> NodeSession | None:
         """Begin a session; an older one of the same node is told that it is replaced."""
         with self._changed:
             node = self._by_name.get(name)
@@ -162,15 +162,15 @@ class Sessions:
                 self._end(node.session, last=_REPLACED)
             if node is None:
                 self._make_room()
-                node = Node(name, public_key, node_number(name))
+                node = KnownNode(name, public_key, node_number(name))
                 self._by_name[name] = self._by_number[node.number] = node
             node.public_key = public_key
             node.version = version
-            node.session = session = Session(node, arrival)
+            node.session = session = NodeSession(node, arrival)
             self._by_token[session.token] = session
             return session
 
-    def move(self, session: Session, run_id: int) -> None:
+    def move(self, session: NodeSession, run_id: int) -> None:
         """The node of an open session works for another run, or none: its earlier token is void."""
         with self._changed:
             if not session.is_open:
@@ -179,24 +179,24 @@ class Sessions:
             session.token, session.run_id, session.fitness = secrets.token_bytes(SESSION_BYTES), run_id, None
             self._by_token[session.token] = session
 
-    def leave(self, session: Session) -> None:
+    def leave(self, session: NodeSession) -> None:
         """End a session, unless another has replaced it already."""
         with self._changed:
             self._end(session, last=None)
 
-    def find(self, token: bytes) -> Session | None:
+    def find(self, token: bytes) -> NodeSession | None:
         """The open session of a token."""
         return self._by_token.get(token)
 
-    def node(self, number: int) -> Node | None:
+    def node(self, number: int) -> KnownNode | None:
         """The node of a number; None if it never connected."""
         return self._by_number.get(number)
 
-    def named(self, name: str) -> Node | None:
+    def named(self, name: str) -> KnownNode | None:
         """The node of a name; None if it never connected."""
         return self._by_name.get(name)
 
-    def ready(self, run_id: int) -> list[Node]:
+    def ready(self, run_id: int) -> list[KnownNode]:
         """The nodes that can work for a run, by name."""
         with self._changed:
             ready = (
@@ -206,7 +206,7 @@ class Sessions:
             )
             return sorted(ready, key=lambda node: node.name)
 
-    def all(self) -> list[Node]:
+    def all(self) -> list[KnownNode]:
         """All nodes, by name, including those that are away."""
         with self._changed:
             return sorted(self._by_name.values(), key=lambda node: node.name)
@@ -217,7 +217,7 @@ class Sessions:
             for session in list(self._by_token.values()):
                 self._end(session, last=last)
 
-    def _end(self, session: Session, last: pb.ToNode | None) -> None:
+    def _end(self, session: NodeSession, last: pb.ToNode | None) -> None:
         session.close(last if session.is_open else None)
         self._by_token.pop(session.token, None)
         if session.node.session is session:

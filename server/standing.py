@@ -215,7 +215,7 @@ class RunQueue:
         return entry
 
 
-class Standing:
+class RunQueueServer:
     """A standing server, which ends a run after `give_up_s` seconds in which its connected clients cannot take part."""
 
     def __init__(self, directory: Path, serving: Serving, *, give_up_s: float = 120.0, quiet: bool = False) -> None:
@@ -365,7 +365,7 @@ class Standing:
             conclude(directory)
 
 
-def calls_of(desk: Standing) -> MoreCalls:
+def calls_of(desk: RunQueueServer) -> MoreCalls:
     """The gRPC calls of an operator, which a server decides."""
     from server.guard import MoreCalls
 
@@ -391,7 +391,7 @@ def calls_of(desk: Standing) -> MoreCalls:
     return MoreCalls(pb.DESCRIPTOR.services_by_name["Operations"].full_name, handlers)
 
 
-async def _fetch(desk: Standing, disk: Executor, request: pb.FetchRequest, context: Context) -> None:
+async def _fetch(desk: RunQueueServer, disk: Executor, request: pb.FetchRequest, context: Context) -> None:
     for place, path in await _answer(disk, lambda: desk.files(request.run), context):
         try:
             with path.open("rb") as file:

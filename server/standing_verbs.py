@@ -70,11 +70,11 @@ def server(
     """
     from plait.api.serving import Serving
     from plait.transport.process import share_memory_between_threads
-    from server.standing import Standing
+    from server.standing import RunQueueServer
 
     serving = Serving.of({"listen": listen, "kit": kit, "insecure": insecure, "metrics": metrics, "grace_s": grace_s})
     share_memory_between_threads()
-    standing = Standing(out, serving, give_up_s=give_up_s)
+    standing = RunQueueServer(out, serving, give_up_s=give_up_s)
     log_to(out / "server.log")
     stop_on_signals("the same command")
     standing.serve()

@@ -31,7 +31,7 @@ from plait.rounds.channel import Purpose
 from plait.transport.protocol import HEAD_BYTES, MESSAGE_TYPES
 from plait.v1 import federation_pb2 as pb
 from server.inbox import Bodies, Inbox, StoredAnswer, group_and_type, is_later, task_id_of
-from server.sessions import Fitness, Session, Sessions
+from server.sessions import Fitness, NodeSession, Sessions
 
 DURABLE_TYPE = MESSAGE_TYPES[Purpose.TRAIN]
 """Answers of this message type are kept until another group's tasks go out, the others until they are pulled."""
@@ -61,7 +61,7 @@ _NEXT = {
 
 
 @dataclass(eq=False)
-class Task:
+class ServerTask:
     """One task of one node. Only the registry changes it.
 
     Attributes:
@@ -73,7 +73,7 @@ class Task:
     work: pb.Work
     given: float = field(default_factory=time.monotonic)
     state: TaskState = TaskState.PENDING
-    session: Session | None = None
+    session: NodeSession | None = None
     reason: str = ""
     mismatches: int = 0
 
@@ -87,7 +87,7 @@ class Task:
         """Whether an answer is still waited for."""
         return self.state in _OPEN
 
-    def move(self, state: TaskState, *, session: Session | None = None, reason: str = "") -> bool:
+    def move(self, state: TaskState, *, session: NodeSession | None = None, reason: str = "") -> bool:
         """Enter a state; False, without a change, if no arrow leads there."""
         if state not in _NEXT[self.state]:
             return False
@@ -111,9 +111,9 @@ class TaskRegistry:
         self._changed = sessions.changed
         self.failure: DiskFullError | None = None
         self._bodies = Bodies()
-        self._all: dict[Task, None] = {}
-        self._by_node: dict[str, dict[str, Task]] = {}
-        self._unpulled: dict[Task, None] = {}  # answered or failed
+        self._all: dict[ServerTask, None] = {}
+        self._by_node: dict[str, dict[str, ServerTask]] = {}
+        self._unpulled: dict[ServerTask, None] = {}  # answered or failed
         # Number of tasks assigned per (node, group, type); of each type's newest group only.
         self._given: Counter[tuple[str, str, str]] = Counter()
         self._groups: dict[str, str] = {}
@@ -123,7 +123,7 @@ class TaskRegistry:
 
     # Called by the run's thread.
 
-    def give(self, node: str, *, message_type: str, group: str, head: bytes, body: bytes) -> Task:
+    def give(self, node: str, *, message_type: str, group: str, head: bytes, body: bytes) -> ServerTask:
         """Assign a task to a node: sent at once if the node is ready, and not at all if its answer exists already.
 
         Args:
@@ -143,7 +143,7 @@ class TaskRegistry:
                 head=head,
                 body_bytes=len(body),
             )
-            task = self._by_node.setdefault(node, {})[work.task_id] = Task(node, work)
+            task = self._by_node.setdefault(node, {})[work.task_id] = ServerTask(node, work)
             self._all[task] = None
             if self._inbox.has(node, task.task_id):
                 task.move(TaskState.ANSWERED)
@@ -156,24 +156,24 @@ class TaskRegistry:
             self._deliver(node)
             return task
 
-    def settled(self, wanted: Container[Task]) -> list[Task]:
+    def settled(self, wanted: Container[ServerTask]) -> list[ServerTask]:
         """The tasks among these that are answered or failed, in that order of time."""
         with self._changed:
             # Thousands may be waited for, and few have come since the last look.
             return [task for task in self._unpulled if task in wanted]
 
-    def pulled(self, task: Task, *, keep: bool) -> None:
+    def pulled(self, task: ServerTask, *, keep: bool) -> None:
         """The run has the answer."""
         with self._changed:
             self._forget(task)
             if not keep or task.work.message_type != DURABLE_TYPE:
                 self._inbox.remove(task.node, task.task_id)
 
-    def read(self, task: Task) -> StoredAnswer:
+    def read(self, task: ServerTask) -> StoredAnswer:
         """The answer to an answered task, from disk."""
         return self._inbox.read(task.node, task.task_id)
 
-    def withdraw(self, tasks: Iterable[Task], reason: str) -> None:
+    def withdraw(self, tasks: Iterable[ServerTask], reason: str) -> None:
         """Stop waiting for these, and tell their nodes, which may still be working on them after a reconnect."""
         with self._changed:
             for task in tasks:
@@ -193,7 +193,7 @@ class TaskRegistry:
 
     # Called by the event loop.
 
-    def make_ready(self, session: Session, fitness: Fitness) -> None:
+    def make_ready(self, session: NodeSession, fitness: Fitness) -> None:
         """A node can work: it is sent the tasks that are pending."""
         with self._changed:
             is_new = session.fitness is None
@@ -202,13 +202,13 @@ class TaskRegistry:
                 self._deliver(session.node.name)
                 self._note()
 
-    def leave(self, session: Session) -> None:
+    def leave(self, session: NodeSession) -> None:
         """A session is over; its tasks wait for the node to return."""
         with self._changed:
             self.sessions.leave(session)
             self.let_go(session)
 
-    def let_go(self, session: Session) -> None:
+    def let_go(self, session: NodeSession) -> None:
         """A session's node works for another run, or left; its tasks wait for it to return."""
         with self._changed:
             for task in self._open_of(session.node.name):
@@ -216,17 +216,17 @@ class TaskRegistry:
                     task.move(TaskState.PENDING)
             self._note()
 
-    def expel(self, session: Session, last: pb.ToNode, reason: str) -> int:
+    def expel(self, session: NodeSession, last: pb.ToNode, reason: str) -> int:
         """End a session with its last message, and fail the node's tasks; returns how many."""
         with self._changed:
             session.close(last)
             return sum(self.fail(task, reason) for task in self._open_of(session.node.name))
 
-    def give_up_absent(self, grace_s: float) -> list[Task]:
+    def give_up_absent(self, grace_s: float) -> list[ServerTask]:
         """Fail the tasks of nodes that have been away longer than the grace period."""
         now = time.monotonic()
         with self._changed:
-            lost: list[Task] = []
+            lost: list[ServerTask] = []
             for task in self._all:
                 node = self.sessions.named(task.node)
                 if node is not None and node.session is not None:
@@ -236,7 +236,7 @@ class TaskRegistry:
                     lost.append(task)
             return lost
 
-    def find(self, node: str, task_id: str) -> tuple[TaskState | None, Task | None]:
+    def find(self, node: str, task_id: str) -> tuple[TaskState | None, ServerTask | None]:
         """The state of a task, None if it has not been assigned; with it the task, unless it is forgotten."""
         with self._changed:
             task = self._by_node.get(node, {}).get(task_id)
@@ -257,7 +257,7 @@ class TaskRegistry:
                 return self._bodies.get(digest)
             return None
 
-    def answer(self, task: Task, session: Session) -> bool:
+    def answer(self, task: ServerTask, session: NodeSession) -> bool:
         """A complete answer is on disk; False if it is no longer needed, and it is deleted.
 
         Args:
@@ -275,7 +275,7 @@ class TaskRegistry:
                 self._took[task.work.message_type].append(time.monotonic() - task.given)
             return True
 
-    def fail(self, task: Task, reason: str) -> bool:
+    def fail(self, task: ServerTask, reason: str) -> bool:
         """There will be no answer; False if the task was settled before."""
         with self._changed:
             was_open = task.is_open
@@ -290,7 +290,7 @@ class TaskRegistry:
 
     # Called by both.
 
-    def all(self) -> list[Task]:
+    def all(self) -> list[ServerTask]:
         """All tasks that have not been pulled, oldest first."""
         with self._changed:
             return list(self._all)
@@ -319,13 +319,13 @@ class TaskRegistry:
             if task.session is not node.session and task.move(TaskState.DELIVERED, session=node.session):
                 node.session.put(pb.ToNode(work=task.work))
 
-    def _tell(self, task: Task, reason: str, *, but: Session | None = None) -> None:
+    def _tell(self, task: ServerTask, reason: str, *, but: NodeSession | None = None) -> None:
         """Tell a node over its session, unless it is `but`, that a task is no longer needed."""
         node = self.sessions.named(task.node)
         if node is not None and node.session not in (None, but):
             node.session.put(pb.ToNode(withdraw=pb.Withdraw(task_id=task.task_id, reason=reason)))
 
-    def _settle(self, task: Task, state: TaskState, reason: str = "") -> None:
+    def _settle(self, task: ServerTask, state: TaskState, reason: str = "") -> None:
         was_open = task.is_open
         if not task.move(state, reason=reason):
             return
@@ -337,7 +337,7 @@ class TaskRegistry:
             self._unpulled[task] = None
         self._note()
 
-    def _forget(self, task: Task) -> None:
+    def _forget(self, task: ServerTask) -> None:
         self._all.pop(task, None)
         self._unpulled.pop(task, None)
         of_node = self._by_node.get(task.node, {})
@@ -345,7 +345,7 @@ class TaskRegistry:
         if not of_node:
             self._by_node.pop(task.node, None)
 
-    def _open_of(self, node: str) -> list[Task]:
+    def _open_of(self, node: str) -> list[ServerTask]:
         return [task for task in self._by_node.get(node, {}).values() if task.is_open]
 
     def _digest(self, body: bytes) -> bytes:

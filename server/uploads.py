@@ -26,8 +26,8 @@ from server.inbox import Inbox
 from server.incoming import Incoming, SmallAnswer
 from server.log import say
 from server.metrics import Metrics
-from server.sessions import Session
-from server.tasks import DURABLE_TYPE, Task, TaskRegistry, TaskState
+from server.sessions import NodeSession
+from server.tasks import DURABLE_TYPE, ServerTask, TaskRegistry, TaskState
 
 _MINUTE_S = 60.0
 
@@ -58,7 +58,7 @@ class Frequency:
 
 
 @dataclass(frozen=True)
-class Pace:
+class MinimumRate:
     """The minimum rate of a transfer.
 
     Attributes:
@@ -80,7 +80,7 @@ class CutOff(PeerError):  # noqa: N818 (it names what happened)
 class Transfer:
     """One transfer in progress; made and used in the event loop."""
 
-    def __init__(self, pace: Pace) -> None:
+    def __init__(self, pace: MinimumRate) -> None:
         self.clock = asyncio.timeout(None)
         self.over = asyncio.Event()
         self.superseded = False
@@ -113,7 +113,7 @@ class Transfer:
 class Transfers:
     """All transfers of one direction."""
 
-    def __init__(self, *, at_once: int, pace: Pace) -> None:
+    def __init__(self, *, at_once: int, pace: MinimumRate) -> None:
         self._slots = asyncio.Semaphore(at_once)
         self._pace = pace
         self._by_node: dict[str, Transfer] = {}
@@ -168,7 +168,7 @@ class Limits:
     strangers: int = 4096
     handshake_s: float = 10.0
     transfers_at_once: int = 32
-    pace: Pace = field(default_factory=Pace)
+    pace: MinimumRate = field(default_factory=MinimumRate)
 
     @property
     def max_connections(self) -> int:
@@ -234,7 +234,7 @@ class Uploads:
             self._disk.submit(give_back_memory)
 
     async def take(
-        self, session: Session, start: pb.UploadStart, read: Callable[[], Awaitable[Data | None]]
+        self, session: NodeSession, start: pb.UploadStart, read: Callable[[], Awaitable[Data | None]]
     ) -> pb.Receipt:
         """Receive one answer."""
         node = session.node.name
@@ -254,7 +254,7 @@ class Uploads:
                 raise UploadRefused(cut.reason, str(cut), retry=True) from cut
             return self._receipt(start.task_id, node, kept=kept, new_bytes=start.size if new else None)
 
-    async def take_small(self, session: Session, answer: pb.Answer) -> bool:
+    async def take_small(self, session: NodeSession, answer: pb.Answer) -> bool:
         """Receive a whole answer that came over the long call, and send its receipt; whether it was waited for."""
         node, size = session.node.name, len(answer.data)
         with self._told(node, answer.task_id):
@@ -315,7 +315,7 @@ class Uploads:
         answers, self._gathered = self._gathered, []
         await asyncio.get_running_loop().run_in_executor(self._disk, self._inbox.store, answers)
 
-    def _check(self, task: Task, content: int, size: int) -> None:
+    def _check(self, task: ServerTask, content: int, size: int) -> None:
         limit = _MAX_ERROR_BYTES if content == pb.CONTENT_ERROR else self._max_answer_bytes
         if size > limit:
             # No retry can be smaller, so the round need not wait for one.
@@ -329,9 +329,9 @@ class Uploads:
 
     async def _receive(
         self,
-        session: Session,
+        session: NodeSession,
         start: pb.UploadStart,
-        task: Task,
+        task: ServerTask,
         read: Callable[[], Awaitable[Data | None]],
         transfer: Transfer,
     ) -> tuple[bool, bool]:
@@ -358,7 +358,7 @@ class Uploads:
         return self._tasks.answer(task, session), True
 
     async def _parts(
-        self, session: Session, task: Task, read: Callable[[], Awaitable[Data | None]], transfer: Transfer
+        self, session: NodeSession, task: ServerTask, read: Callable[[], Awaitable[Data | None]], transfer: Transfer
     ) -> AsyncGenerator[Data]:
         """The data of an answer as they come, as long as they are needed."""
         while True:
@@ -378,7 +378,7 @@ class Uploads:
             self._untidy_bytes += len(data)
             yield data
 
-    async def _write_as_it_comes(self, task: Task, start: pb.UploadStart, parts: AsyncGenerator[Data]) -> bool:
+    async def _write_as_it_comes(self, task: ServerTask, start: pb.UploadStart, parts: AsyncGenerator[Data]) -> bool:
         """Write an answer part by part; what has come by a break stays."""
         loop = asyncio.get_running_loop()
         async with self._incoming(task, start) as incoming:
@@ -399,7 +399,7 @@ class Uploads:
                     writing.add_done_callback(_retrieve_error)
 
     @asynccontextmanager
-    async def _incoming(self, task: Task, start: pb.UploadStart) -> AsyncGenerator[Incoming]:
+    async def _incoming(self, task: ServerTask, start: pb.UploadStart) -> AsyncGenerator[Incoming]:
         """The file of an answer; closed whatever happens, even if a thread opens it while the upload is cut off."""
         loop = asyncio.get_running_loop()
         opening = loop.run_in_executor(self._disk, self._begin, task, start)
@@ -414,7 +414,7 @@ class Uploads:
         finally:
             await asyncio.shield(let_go())
 
-    def _begin(self, task: Task, start: pb.UploadStart) -> Incoming:
+    def _begin(self, task: ServerTask, start: pb.UploadStart) -> Incoming:
         try:
             return self._inbox.receive(
                 task.node,

@@ -1,8 +1,9 @@
-"""Data goes one way: no circle of imports, those inside functions included."""
+"""Data goes one way, without a circle of imports, those inside functions included; a class name means one thing."""
 
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -39,3 +40,9 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
     graph = {name: {*imported(ast.parse(file.read_text()), known)} & known.keys() for name, file in known.items()}
     assert len(graph) > 200
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+def test_no_class_name_means_two_things() -> None:
+    trees = (ast.parse(file.read_text()) for file in modules().values())
+    classes = Counter(node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+    assert [name for name, count in classes.items() if count > 1 and not name.startswith("_")] == []

@@ -4,12 +4,13 @@ from plait.adapters.fingerprint import fingerprint_base
 from plait.adapters.method import Subject
 from plait.adapters.peft import model_card, save_peft_directory
 from plait.adapters.peft_settings import SpecRequest, parse_spec
-from plait.adapters.spec import AdapterSpec, BaseReference, Json, Parent, Task, parents_from
+from plait.adapters.spec import AdapterSpec, AdapterTask, BaseReference, Json, Parent, parents_from
 from plait.adapters.state import AdapterState, Float32, Layout, TensorSlot, add, check_finite, is_small, norm, subtract
 
 __all__ = [
     "AdapterSpec",
     "AdapterState",
+    "AdapterTask",
     "BaseReference",
     "Float32",
     "Json",
@@ -17,7 +18,6 @@ __all__ = [
     "Parent",
     "SpecRequest",
     "Subject",
-    "Task",
     "TensorSlot",
     "add",
     "check_finite",

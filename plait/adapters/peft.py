@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from plait.adapters.safetensors import write_safetensors
-from plait.adapters.spec import AdapterSpec, BaseReference, Parent, Task
+from plait.adapters.spec import AdapterSpec, AdapterTask, BaseReference, Parent
 from plait.adapters.state import AdapterState
 from plait.system.files import directory_written_aside, write_atomically
 from plait.system.text import printable
@@ -23,8 +23,11 @@ from plait.system.text import printable
 _MAX_NAME_CHARACTERS = 200
 _PUNCTUATION = re.compile(r"[!-/:-@\[-`{-~]")
 _HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
-_AUTO_CLASS = {Task.CAUSAL_LM: "AutoModelForCausalLM", Task.CLASSIFICATION: "AutoModelForSequenceClassification"}
-_PIPELINE = {Task.CAUSAL_LM: "text-generation", Task.CLASSIFICATION: "text-classification"}
+_AUTO_CLASS = {
+    AdapterTask.CAUSAL_LM: "AutoModelForCausalLM",
+    AdapterTask.CLASSIFICATION: "AutoModelForSequenceClassification",
+}
+_PIPELINE = {AdapterTask.CAUSAL_LM: "text-generation", AdapterTask.CLASSIFICATION: "text-classification"}
 
 
 def model_card(

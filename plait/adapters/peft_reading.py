@@ -13,7 +13,16 @@ from plait.adapters.module_names import in_base
 from plait.adapters.peft import CONFIG_FILE, PROVENANCE, WEIGHTS_FILE
 from plait.adapters.peft_settings import checked_settings
 from plait.adapters.safetensors import parse_object, read_metadata, read_safetensors, shown, tensor_names
-from plait.adapters.spec import ORIGINS, PLACE_KEYS, AdapterSpec, Json, Parent, Task, is_fingerprint, parents_from
+from plait.adapters.spec import (
+    ORIGINS,
+    PLACE_KEYS,
+    AdapterSpec,
+    AdapterTask,
+    Json,
+    Parent,
+    is_fingerprint,
+    parents_from,
+)
 from plait.adapters.state import AdapterState, Float32, Layout
 from plait.errors import PeerError
 from plait.system.files import open_plain
@@ -21,7 +30,7 @@ from plait.system.files import open_plain
 _PICKLE_FILE = "adapter_model.bin"
 _MAX_CONFIG_BYTES = 1 << 20
 _MAX_TEXT_CHARACTERS = 4096
-_TASKS = {"CAUSAL_LM": Task.CAUSAL_LM, "SEQ_CLS": Task.CLASSIFICATION}
+_TASKS = {"CAUSAL_LM": AdapterTask.CAUSAL_LM, "SEQ_CLS": AdapterTask.CLASSIFICATION}
 # Where a prompt's words came from; after training its tensors are sufficient.
 _PROMPT_TEXT_KEYS = ("prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs")
 # With these, LoRA's factors start elsewhere and the base is unchanged.

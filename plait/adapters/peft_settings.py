@@ -21,7 +21,7 @@ from plait.adapters.method import FLAGS
 from plait.adapters.methods import METHODS, method_named
 from plait.adapters.module_names import MAX_CHARACTERS, is_plain
 from plait.adapters.safetensors import parse_object, shown
-from plait.adapters.spec import BOTTLENECK_TYPE, AdapterSpec, Json, Task
+from plait.adapters.spec import BOTTLENECK_TYPE, AdapterSpec, AdapterTask, Json
 from plait.adapters.state import Layout
 from plait.errors import ConfigError, PeerError
 
@@ -222,7 +222,7 @@ MAX_LABEL_CHARACTERS = 4096
 MAX_SEED = (1 << 63) - 1
 
 _WHAT = "the adapter spec"
-_TYPE_OF_TASK: Mapping[Task, str] = {Task.CAUSAL_LM: "CAUSAL_LM", Task.CLASSIFICATION: "SEQ_CLS"}
+_TYPE_OF_TASK: Mapping[AdapterTask, str] = {AdapterTask.CAUSAL_LM: "CAUSAL_LM", AdapterTask.CLASSIFICATION: "SEQ_CLS"}
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ class SpecRequest:
 
     method: str
     peft_config: Mapping[str, Json]
-    task: Task
+    task: AdapterTask
     labels: tuple[str, ...]
     seed: int
     init_rank: int = 0
@@ -303,20 +303,20 @@ def _expect(key: str, got: Json, expected: Json, because: str) -> None:
         raise PeerError(f"{key} of {_WHAT} is {shown(got)}, expected {expected!r} {because}")
 
 
-def _task(value: Json) -> Task:
-    if not isinstance(value, str) or value not in set(Task):
-        raise PeerError(f"task of {_WHAT} is {shown(value)}, expected one of {', '.join(Task)}")
-    return Task(value)
+def _task(value: Json) -> AdapterTask:
+    if not isinstance(value, str) or value not in set(AdapterTask):
+        raise PeerError(f"task of {_WHAT} is {shown(value)}, expected one of {', '.join(AdapterTask)}")
+    return AdapterTask(value)
 
 
-def _labels(value: Json, task: Task) -> tuple[str, ...]:
+def _labels(value: Json, task: AdapterTask) -> tuple[str, ...]:
     if not isinstance(value, list) or len(value) > MAX_LABELS:
         raise PeerError(f"labels of {_WHAT} are {shown(value)}, expected a list of at most {MAX_LABELS} names")
     for label in value:
         if not isinstance(label, str) or not label.isprintable() or len(label) > MAX_LABEL_CHARACTERS:
             raise PeerError(f"a label of {_WHAT} is {shown(label)}, expected a printable name")
     labels = tuple(cast("list[str]", value))
-    if len(set(labels)) < len(labels) or (labels and task is Task.CAUSAL_LM):
+    if len(set(labels)) < len(labels) or (labels and task is AdapterTask.CAUSAL_LM):
         raise PeerError(f"labels of {_WHAT} are {shown(value)}, expected different names, and none of a language model")
     return labels
 

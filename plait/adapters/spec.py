@@ -29,7 +29,7 @@ BOTTLENECK_TYPE = "BOTTLENECK"
 """Of bottleneck adapters in PEFT's files; plait registers it with PEFT."""
 
 
-class Task(StrEnum):
+class AdapterTask(StrEnum):
     """What the base does with the adapter."""
 
     CAUSAL_LM = "causal-lm"
@@ -51,7 +51,7 @@ class AdapterSpec:
 
     method: str
     peft_config: Mapping[str, Json]
-    task: Task
+    task: AdapterTask
     labels: tuple[str, ...]
     layout: Layout
     init_seed: int

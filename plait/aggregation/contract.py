@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from plait.adapters import AdapterSpec, AdapterState, Layout, Subject, Task
+from plait.adapters import AdapterSpec, AdapterState, AdapterTask, Layout, Subject
 from plait.aggregation.factors import fitted
 from plait.aggregation.geometry import BOTH_SIDES, Geometry, Pair, Side, geometry_of
 from plait.aggregation.means import square_geometry
@@ -58,7 +58,7 @@ def _factors(rank: int = _RANK) -> Geometry:
     shapes = {f"base_model.model.{name}.lora_A.weight": [rank, d_in] for name, (_, d_in) in _MODULES.items()}
     shapes |= {f"base_model.model.{name}.lora_B.weight": [d_out, rank] for name, (d_out, _) in _MODULES.items()}
     shapes["base_model.model.score.weight"] = [2, 3]
-    spec = AdapterSpec("lora", {"r": rank, "lora_alpha": 2.0 * rank}, Task.CAUSAL_LM, (), Layout.of(shapes), 0)
+    spec = AdapterSpec("lora", {"r": rank, "lora_alpha": 2.0 * rank}, AdapterTask.CAUSAL_LM, (), Layout.of(shapes), 0)
     return geometry_of(spec)
 
 

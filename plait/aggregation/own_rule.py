@@ -31,7 +31,7 @@ from plait.aggregation.rule import (
     Exactness,
     Memory,
     Outcome,
-    Ranks,
+    RankRange,
     Resizing,
     RoundContext,
     Rule,
@@ -48,7 +48,7 @@ class Traits(TypedDict, total=False):
     subject: Subject
     exactness: Exactness
     linear: bool
-    ranks: Ranks
+    ranks: RankRange
     resizing: Resizing
     frozen: tuple[Side, ...]
     personal: Side | None

@@ -53,7 +53,7 @@ class Contribution:
     loss: float = math.nan
     slope: float = math.nan
 
-    def check(self, server: Geometry, *, ranks: Ranks, frozen: Collection[Side] = ()) -> None:
+    def check(self, server: Geometry, *, ranks: RankRange, frozen: Collection[Side] = ()) -> None:
         """Refuse what cannot be aggregated.
 
         Raises:
@@ -73,7 +73,7 @@ class Contribution:
         if not (math.isfinite(self.weight) and 0 < self.weight <= _LARGEST_WEIGHT):
             raise PeerError(f"weight is {self.weight:g}, expected more than 0 and at most {_LARGEST_WEIGHT:g}")
 
-    def _check_geometry(self, server: Geometry, ranks: Ranks) -> None:
+    def _check_geometry(self, server: Geometry, ranks: RankRange) -> None:
         own = self.geometry
         for state in (self.received, self.delta):
             if state.layout is not own.layout and state.layout.digest != own.layout.digest:
@@ -100,7 +100,7 @@ class Contribution:
 
 
 @dataclass(frozen=True)
-class Ranks:
+class RankRange:
     """The ranks that a rule takes.
 
     Attributes:
@@ -121,9 +121,9 @@ class Ranks:
             raise PeerError(f"scale of '{client.module}' is {client.scale:g}, expected {server.scale:g}")
 
 
-ONE_RANK = Ranks(lower=False, higher=False)
-UP_TO_SERVER = Ranks(lower=True, higher=False)
-ANY_RANK = Ranks(lower=True, higher=True)
+ONE_RANK = RankRange(lower=False, higher=False)
+UP_TO_SERVER = RankRange(lower=True, higher=False)
+ANY_RANK = RankRange(lower=True, higher=True)
 
 
 Memory = Mapping[str, NDArray[np.generic]]
@@ -193,7 +193,7 @@ class Accumulator(Protocol):
 
 
 @dataclass(frozen=True)
-class Traffic:
+class ParameterTraffic:
     """Parameters that one client sends and receives in a round; the mean where rounds differ."""
 
     uplink: float
@@ -254,7 +254,7 @@ class Rule:
     subject: Subject = Subject.FACTORS
     exactness: Exactness = Exactness.INEXACT
     linear: bool = False
-    ranks: Ranks = ONE_RANK
+    ranks: RankRange = ONE_RANK
     resizing: Resizing = Resizing.SLICE
     frozen: tuple[Side, ...] = ()
     personal: Side | None = None
@@ -308,11 +308,11 @@ class Rule:
             takes[Trait.ALL_SHARED] = f"with this rule {self.personal} stays at the client"
         return takes
 
-    def traffic(self, client: Geometry) -> Traffic:
+    def traffic(self, client: Geometry) -> ParameterTraffic:
         """What a client of these ranks sends and receives in a round, before any codec; all of it where it rotates."""
         rounds = range(1, 1 + max(1, len(self.frozen)))
         sent = mean(parameters(client, self.trained(number) - {self.personal}) for number in rounds)
-        return Traffic(sent, sent if self.continuous else parameters(client))
+        return ParameterTraffic(sent, sent if self.continuous else parameters(client))
 
     def begin(self, context: RoundContext) -> Accumulator:
         """Start a round, whose accumulator refuses what the rule cannot aggregate.

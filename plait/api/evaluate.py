@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluationResult:
     """A base and an adapter on the same sequences.
 
     Attributes:
@@ -66,7 +66,7 @@ def evaluate(
     device: str = "auto",
     dtype: str = "auto",
     quiet: bool = False,
-) -> Evaluation:
+) -> EvaluationResult:
     """Evaluate a base with and without an adapter.
 
     Args:
@@ -136,7 +136,7 @@ def evaluate(
             max_sequences=max_sequences,
             objective=chosen,
         )
-    return Evaluation(name, dataset.name, chosen, found.base, found.adapter)
+    return EvaluationResult(name, dataset.name, chosen, found.base, found.adapter)
 
 
 def _objective_of(adapter: Path) -> str:

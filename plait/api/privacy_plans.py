@@ -11,10 +11,10 @@ from plait.privacy.run import privacy_of
 from plait.report.estimate import Planned
 from plait.report.table import Table
 from plait.report.wording import count_text
-from plait.settle import Settled
+from plait.settle import ResolvedConfig
 
 
-def plans(settled: Settled, size: int, parameters: int, records: int | None) -> Planned:
+def plans(settled: ResolvedConfig, size: int, parameters: int, records: int | None) -> Planned:
     """What it costs, and whether anything useful is left, for clients with so many records, if that was said."""
     unit = settled.config.dp
     if unit == "record":
@@ -22,7 +22,7 @@ def plans(settled: Settled, size: int, parameters: int, records: int | None) -> 
     return _of_clients(settled, size, parameters)
 
 
-def _of_clients(settled: Settled, size: int, parameters: int) -> Planned:
+def _of_clients(settled: ResolvedConfig, size: int, parameters: int) -> Planned:
     privacy = privacy_of(settled.config)
     if privacy is None:
         return Planned(tables=(), figures={})
@@ -45,7 +45,7 @@ def _of_clients(settled: Settled, size: int, parameters: int) -> Planned:
     return _planned(table, epsilon, privacy.delta, privacy.noise_multiplier, ratio)
 
 
-def _of_records(settled: Settled, size: int, parameters: int, records: int | None) -> Planned:
+def _of_records(settled: ResolvedConfig, size: int, parameters: int, records: int | None) -> Planned:
     if records is None:
         raise ConfigError(
             "dp is 'record' and records is not given; give --records N, how many a client trains on: the noise "

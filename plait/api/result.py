@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from plait.api.speech import Prompt
     from plait.ledger.events import Event
     from plait.ledger.run_view import RunView
-    from plait.training.generate import Speaker
+    from plait.training.generate import TextGenerator
 
 
 class Result:
@@ -167,7 +167,7 @@ class Result:
         sampling = Sampling(temperature)
         return speaker.answers(tokens, max_tokens=max_tokens, sampling=sampling, seed=seed, adapted=adapted)
 
-    def _speaker(self, client: str, base: str | PathLike[str], device: str, dtype: str = "auto") -> Speaker:
+    def _speaker(self, client: str, base: str | PathLike[str], device: str, dtype: str = "auto") -> TextGenerator:
         from plait.api.speech import open_speaker
 
         self.adapter()

@@ -15,7 +15,7 @@ from plait.config import RunConfig
 from plait.errors import ConfigError
 from plait.ledger.ledger import read_events
 from plait.ledger.run_view import RunView
-from plait.rounds.callbacks import Callbacks, Hearing, names_of
+from plait.rounds.callbacks import CallbackRunner, Callbacks, names_of
 from plait.rounds.channel import StopRequest
 from plait.rounds.run_directory import RunDirectory, recorded_settings
 
@@ -92,7 +92,7 @@ def resume(
         )
     dataset = _data_again(config, data)
     stop = StopRequest()
-    hearing = Hearing(callbacks, stop)
+    hearing = CallbackRunner(callbacks, stop)
     hearing.repeat(read_events(directory.ledger))
     with left_to_resume(directory.path, hearing):
         go_on(directory, config, dataset=dataset, on_event=hearing, stop=stop, quiet=quiet)

@@ -54,7 +54,7 @@ def sample(run: Run, data: PartitionedData, directory: RunDirectory, *, quiet: b
 def _samples(run: Run, data: PartitionedData, adapter: Path, count: int) -> list[Sample]:
     # They bring torch along.
     from plait.training.examples import prompt_tokens
-    from plait.training.generate import Sampling, Speaker
+    from plait.training.generate import Sampling, TextGenerator
     from plait.training.local_model import PeftLocalModel
 
     base, clients = run.load_base(), len(data.partition.shares)
@@ -71,7 +71,9 @@ def _samples(run: Run, data: PartitionedData, adapter: Path, count: int) -> list
             prompts.append(prompt)
     check_given_out(adapter)
     spec = run.ranks.master.spec
-    speaker = Speaker(base, spec, AdapterState.from_tensors(spec.layout, read_safetensors(adapter / WEIGHTS_FILE)))
+    speaker = TextGenerator(
+        base, spec, AdapterState.from_tensors(spec.layout, read_safetensors(adapter / WEIGHTS_FILE))
+    )
     most = min(MAX_TOKENS, *(speaker.room(prompt) for prompt in prompts)) if prompts else 0
     if most < 1:
         return []

@@ -18,7 +18,7 @@ from plait.api.settings import RunSettings, base_name, run_config_of
 from plait.config import RunConfig
 from plait.errors import Interrupted
 from plait.plugins import admit
-from plait.rounds.callbacks import Callbacks, Hearing, names_of
+from plait.rounds.callbacks import CallbackRunner, Callbacks, names_of
 from plait.rounds.channel import StopRequest
 from plait.rounds.run_directory import RunDirectory
 
@@ -80,7 +80,7 @@ def simulate(
     )
     config, dataset = _with_data(config, data)
     stop = StopRequest()
-    hearing = Hearing(callbacks, stop)
+    hearing = CallbackRunner(callbacks, stop)
     with left_to_resume(Path(config.out), hearing):
         start(config, dataset=dataset, on_event=hearing, stop=stop, quiet=quiet)
     return Result(config.out)
@@ -101,7 +101,7 @@ def _with_data(config: RunConfig, data: object) -> tuple[RunConfig, Dataset | No
 
 
 @contextmanager
-def left_to_resume(run: Path, hearing: Hearing) -> Generator[None]:
+def left_to_resume(run: Path, hearing: CallbackRunner) -> Generator[None]:
     """Whatever ends the run in the block says how to continue it; a callback's own error comes before the run's."""
     try:
         # Only callbacks ask a run of this process to stop.

@@ -20,7 +20,7 @@ from plait.rounds.broadcasts import NEW_FACTORS_BITS, at_least
 from plait.rounds.checkpoint import KEPT as CHECKPOINTS_KEPT
 from plait.rounds.run_state import sample_cohort
 from plait.run import links_of, request_of
-from plait.settle import Settled
+from plait.settle import ResolvedConfig
 from plait.training.blueprint import Shape, read_base_config, shape_of
 from plait.wire.messages import DescribeTask, encode_task, packed_layout
 
@@ -33,7 +33,7 @@ _WHOLE_BITS = 32.0
 _REPORT_BYTES, _RECORD_BYTES = 500_000, 1_000
 
 
-def planned_shape(settled: Settled, base_directory: Path) -> Shape:
+def planned_shape(settled: ResolvedConfig, base_directory: Path) -> Shape:
     """The requested adapter without values, from the base's config alone.
 
     Raises:
@@ -44,7 +44,7 @@ def planned_shape(settled: Settled, base_directory: Path) -> Shape:
     return shape_of(base, request, task=task, labels=config.label_names, seed=config.seed)
 
 
-def sent_bytes(settled: Settled, spec: AdapterSpec, *, evaluates: bool, certified: bool = True) -> Traffic:
+def sent_bytes(settled: ResolvedConfig, spec: AdapterSpec, *, evaluates: bool, certified: bool = True) -> Traffic:
     """The bytes of a run's messages.
 
     Args:
@@ -85,7 +85,7 @@ def sent_bytes(settled: Settled, spec: AdapterSpec, *, evaluates: bool, certifie
     return sent
 
 
-def server_disk_bytes(settled: Settled, spec: AdapterSpec, sent: Traffic) -> int:
+def server_disk_bytes(settled: ResolvedConfig, spec: AdapterSpec, sent: Traffic) -> int:
     """The disk space of a run directory, with every update received, without the rule's own state."""
     config, plan, bits = settled.config, settled.plan, settled.codec.bits
     bits = max(bits, NEW_FACTORS_BITS) if settled.new_factors else bits
@@ -98,7 +98,7 @@ def server_disk_bytes(settled: Settled, spec: AdapterSpec, sent: Traffic) -> int
 class _Numbers:
     """Bytes of an adapter's numbers in messages: of the sides that the rule lets travel, in their codec."""
 
-    def __init__(self, settled: Settled, geometry: Geometry, *, certified: bool) -> None:
+    def __init__(self, settled: ResolvedConfig, geometry: Geometry, *, certified: bool) -> None:
         self._settled, self._geometry, self._certified = settled, geometry, certified
         self._rule, self._downlink = settled.rule, settled.plan.downlink
         self._codec = at_least(NEW_FACTORS_BITS, settled.codec) if settled.new_factors else settled.codec

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 from plait.errors import ConfigError
 
 if TYPE_CHECKING:
-    from plait.training.generate import Speaker
+    from plait.training.generate import TextGenerator
 
 Prompt: TypeAlias = str | Sequence[Mapping[str, str]]
 """A text to be continued, or the messages of a chat: mappings with ``role`` and ``content``."""
@@ -19,7 +19,7 @@ _SEQ_LEN = 512
 
 def open_speaker(
     adapter: Path, *, client: str = "", base: str = "", device: str = "auto", dtype: str = "auto"
-) -> Speaker:
+) -> TextGenerator:
     """The adapter of a run, or of a PEFT directory, on its base.
 
     Args:
@@ -35,7 +35,7 @@ def open_speaker(
     from plait.exporting.source import locate_weights, open_source
     from plait.training.bases import locate_base, quiet_libraries
     from plait.training.device import choose_compute
-    from plait.training.generate import Speaker
+    from plait.training.generate import TextGenerator
     from plait.training.resident import ResidentBase
 
     quiet_libraries()
@@ -43,10 +43,10 @@ def open_speaker(
     located = locate_base(base) if base else locate_weights(source, progress=lambda _: None)
     compute = choose_compute(device, dtype)
     resident = ResidentBase(located.directory, located.reference.fingerprint, compute, seq_len=_SEQ_LEN)
-    return Speaker(resident, source.spec, source.state)
+    return TextGenerator(resident, source.spec, source.state)
 
 
-def tokens_of(speaker: Speaker, prompt: Prompt) -> tuple[int, ...]:
+def tokens_of(speaker: TextGenerator, prompt: Prompt) -> tuple[int, ...]:
     """The tokens of a prompt.
 
     Raises:

@@ -41,14 +41,14 @@ _95 = 1.959964
 
 
 @dataclass(frozen=True)
-class Sides:
+class MembersAndOthers:
     """The sequences that an attack is to tell apart; members were trained on, at least once."""
 
     members: tuple[Example, ...] = ()
     others: tuple[Example, ...] = ()
 
     @classmethod
-    def of(cls, members: Sequence[Example], others: Sequence[Example], most: int) -> Sides:
+    def of(cls, members: Sequence[Example], others: Sequence[Example], most: int) -> MembersAndOthers:
         """At most this many of each, evenly spaced; DataError if there are none of one kind."""
         if not members or not others:
             there = f"{len(members)} trained and {len(others)} held-out sequences"
@@ -58,7 +58,7 @@ class Sides:
 
 def sides_of(
     settings: RunConfig, events: Sequence[Event], own: Dataset | None, *, most: int
-) -> tuple[ResidentBase, Sides]:
+) -> tuple[ResidentBase, MembersAndOthers]:
     """A run's base, and the sequences to tell apart; none of a run whose clients brought their data, without `own`."""
     if settings.data:
         run, partitioned = prepare(settings, quiet=True)
@@ -67,10 +67,10 @@ def sides_of(
         return simulation.base, simulated_sides(simulation, run, events, most=most)
     run = resolve(settle(settings))
     base = run.load_base()
-    return base, _given_sides(base, own, run, most=most) if own else Sides()
+    return base, _given_sides(base, own, run, most=most) if own else MembersAndOthers()
 
 
-def simulated_sides(simulation: Simulation, run: Run, recorded: Sequence[Event], *, most: int) -> Sides:
+def simulated_sides(simulation: Simulation, run: Run, recorded: Sequence[Event], *, most: int) -> MembersAndOthers:
     """What the clients of a simulation trained on, by the order of their batches, and what they held out."""
     steps = RunView.after(recorded).asked
     rounds: dict[str, list[int]] = {}
@@ -89,19 +89,21 @@ def simulated_sides(simulation: Simulation, run: Run, recorded: Sequence[Event],
             ]
             members += _trained_on(model, run.ranks.master.spec, each)
             others += model.split(run.ranks.master.spec, _unbounded(each[0])).held_out
-    return Sides.of(members, others, most)
+    return MembersAndOthers.of(members, others, most)
 
 
-def _given_sides(base: ResidentBase, dataset: Dataset, run: Run, *, most: int) -> Sides:
+def _given_sides(base: ResidentBase, dataset: Dataset, run: Run, *, most: int) -> MembersAndOthers:
     """The data of one client: all of its training part may have been trained on."""
     client = PeftLocalModel(
         base, "", dataset.records, held_out=dataset.held_out, kind=dataset.kind, histogram={}, tokenise=tokenise
     )
     split = client.split(run.ranks.master.spec, _unbounded(run.settled.tasks.to_describe()))
-    return Sides.of(split.train, split.held_out, most)
+    return MembersAndOthers.of(split.train, split.held_out, most)
 
 
-def attacks(base: ResidentBase, loaded: PeftAdapter, sides: Sides, *, batch_size: int) -> tuple[MembershipAttack, ...]:
+def attacks(
+    base: ResidentBase, loaded: PeftAdapter, sides: MembersAndOthers, *, batch_size: int
+) -> tuple[MembershipAttack, ...]:
     """The attack on an adapter, and what the base alone makes of the same sequences."""
     stated = loaded.base_fingerprint
     if stated not in (None, given := base.fingerprint.hex()):

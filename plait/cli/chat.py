@@ -15,7 +15,7 @@ from plait.report.progress import say, status
 from plait.system.text import escaped
 
 if TYPE_CHECKING:
-    from plait.training.generate import Sampling, Speaker
+    from plait.training.generate import Sampling, TextGenerator
 
 _SWITCH = "/base"
 _ANEW = "/new"
@@ -80,7 +80,9 @@ class _Talk:
         completes: whether texts are continued, each separately.
     """
 
-    def __init__(self, speaker: Speaker, sampling: Sampling, seed: int | None, tokens: int, *, completes: bool) -> None:
+    def __init__(
+        self, speaker: TextGenerator, sampling: Sampling, seed: int | None, tokens: int, *, completes: bool
+    ) -> None:
         self._speaker = speaker
         self._sampling, self._seed = sampling, seed
         self._tokens = tokens

@@ -15,7 +15,7 @@ from plait.plugin_search import installed
 from plait.plugins import Kind, admit, find, source_of
 
 if TYPE_CHECKING:
-    from plait.own_code import Verdict
+    from plait.own_code import ClaimVerdict
 
 # What a run needs of a trainer, the run checks (`plait.training.bridge`).
 _CHECKED = tuple(kind for kind in Kind if kind is not Kind.TRAINER)
@@ -50,7 +50,7 @@ def check_plugin(
     admit(name)
     plain = parse_choice(name)[0]
     chosen = _kind_of(plain, kind)
-    verdicts: list[Verdict] = []
+    verdicts: list[ClaimVerdict] = []
     for each in _verdicts(chosen, name):
         verdicts.append(each)
         if not json_output:
@@ -94,10 +94,10 @@ def _kind_of(name: str, said: str) -> Kind:
     return next((kind for member, kind in _MEMBERS.items() if hasattr(part, member)), Kind.RULE)
 
 
-def _verdicts(kind: Kind, text: str) -> Iterator[Verdict]:
+def _verdicts(kind: Kind, text: str) -> Iterator[ClaimVerdict]:
     from plait.aggregation import optimizer_for, rule_named
     from plait.aggregation.contract import OPTIMIZER_CHECKS, RULE_CHECKS
-    from plait.own_code import Verdict, checked
+    from plait.own_code import ClaimVerdict, checked
 
     match kind:
         case Kind.RULE:
@@ -124,7 +124,7 @@ def _verdicts(kind: Kind, text: str) -> Iterator[Verdict]:
         case Kind.METHOD:
             from plait.adapters.methods import method_named
 
-            yield Verdict(f"is a method over PEFT's {method_named(text).peft_type}", True)
+            yield ClaimVerdict(f"is a method over PEFT's {method_named(text).peft_type}", True)
         case Kind.DATASET:
             from plait.data import as_dataset
             from plait.data.given import DATASET_CHECKS

@@ -19,7 +19,7 @@ _TRAINED_BYTES = 4 * 4 + 2 * 2
 
 if TYPE_CHECKING:
     from plait.report.estimate import Estimate
-    from plait.settle import Settled
+    from plait.settle import ResolvedConfig
 
 
 @with_run_options()
@@ -55,7 +55,7 @@ def estimate(
     print_tables(costs.tables())
 
 
-def _estimate(settled: Settled, *, evaluates: bool, records: int | None) -> Estimate:
+def _estimate(settled: ResolvedConfig, *, evaluates: bool, records: int | None) -> Estimate:
     from plait.adapters.methods import is_quantised
     from plait.aggregation import geometry_of
     from plait.api.privacy_plans import plans

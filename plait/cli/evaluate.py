@@ -12,7 +12,7 @@ from plait.cli.output import print_json, print_tables
 from plait.report.table import Table
 
 if TYPE_CHECKING:
-    from plait.api.evaluate import Evaluation
+    from plait.api.evaluate import EvaluationResult
     from plait.rounds.evaluation import ClientLoss
 
 
@@ -68,7 +68,7 @@ def evaluate(
         print_tables([_table(found)])
 
 
-def _table(found: Evaluation) -> Table:
+def _table(found: EvaluationResult) -> Table:
     last = ("perplexity",) if found.base.correct is None else ("accuracy",)
     if found.base.reward_margin is not None:
         last = ("reward accuracy", "margin")

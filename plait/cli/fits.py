@@ -58,7 +58,7 @@ def _plan(
     Raises:
         ConfigError: no such base, method, device or type, or memory cannot be predicted for it.
     """
-    from plait.adapters import Task
+    from plait.adapters import AdapterTask
     from plait.adapters.method import AdapterRequest
     from plait.system import machine
     from plait.training.base_lookup import locate_config
@@ -69,8 +69,8 @@ def _plan(
 
     quiet_libraries()
     compute = choose_compute(device, dtype)
-    config = read_base_config(locate_config(base), Task.CAUSAL_LM)
-    spec = design(config, AdapterRequest(method=method, rank=rank), task=Task.CAUSAL_LM, seed=0).spec
+    config = read_base_config(locate_config(base), AdapterTask.CAUSAL_LM)
+    spec = design(config, AdapterRequest(method=method, rank=rank), task=AdapterTask.CAUSAL_LM, seed=0).spec
     # A stated amount is taken for a card's, where there is no GPU to ask.
     stated_card = bool(memory_bytes) and device == "auto" and compute.device.type == "cpu"
     on_cpu = compute.device.type == "cpu" and not stated_card

@@ -57,7 +57,7 @@ def print_rules(config: RunConfig, *, json_output: bool) -> None:
 
 
 def _methods(base: str, rank: int) -> list[dict[str, Any]]:
-    from plait.adapters import Task
+    from plait.adapters import AdapterTask
     from plait.adapters.method import AdapterRequest
     from plait.adapters.methods import METHODS, method_named
     from plait.aggregation import rules_for
@@ -67,14 +67,14 @@ def _methods(base: str, rank: int) -> list[dict[str, Any]]:
     from plait.training.blueprint import design, read_base_config
 
     quiet_libraries()
-    config = read_base_config(locate_config(base), Task.CAUSAL_LM)
+    config = read_base_config(locate_config(base), AdapterTask.CAUSAL_LM)
     entries: list[dict[str, Any]] = []
     own = [method_named(name) for name in sorted(installed(Kind.METHOD)) if name not in METHODS]
     for method in (*METHODS.values(), *own):
         request = AdapterRequest(method=method.name, rank=rank, virtual_tokens=_VIRTUAL_TOKENS)
         parameters = refused = None
         try:
-            parameters = design(config, request, task=Task.CAUSAL_LM, seed=0).spec.layout.size
+            parameters = design(config, request, task=AdapterTask.CAUSAL_LM, seed=0).spec.layout.size
         except ConfigError as error:
             refused = str(error)
         entries.append(

@@ -44,7 +44,7 @@ _LIKELY: Mapping[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Shape:
+class RecordShape:
     """Where the fields of a record are.
 
     Attributes:
@@ -72,23 +72,23 @@ class Shape:
         return all(name in names for name in self.columns)
 
 
-def _own(kind: RecordKind) -> Shape:
-    return Shape(kind, MappingProxyType({name: (name,) for name in _FIELDS[kind]}))
+def _own(kind: RecordKind) -> RecordShape:
+    return RecordShape(kind, MappingProxyType({name: (name,) for name in _FIELDS[kind]}))
 
 
 _OWN = tuple(_own(kind) for kind in _FIELDS)
 # Of other tools, recognised only where a record has none of the above and one of these: Alpaca, ShareGPT.
 _OTHERS = (
-    Shape(
+    RecordShape(
         RecordKind.PROMPT,
         MappingProxyType({"prompt": ("instruction", "input"), "completion": ("output",)}),
         frozenset({"input"}),
     ),
-    Shape(RecordKind.CHAT, MappingProxyType({"messages": ("conversations",)})),
+    RecordShape(RecordKind.CHAT, MappingProxyType({"messages": ("conversations",)})),
 )
 
 
-def shape_of(fields: Mapping[str, object]) -> Shape | None:
+def shape_of(fields: Mapping[str, object]) -> RecordShape | None:
     """The shape of a record with these fields; None if none is certain."""
     for shape in _OWN:
         if shape.fits(fields):
@@ -106,7 +106,7 @@ class ColumnMap:
         client: the column that identifies a record's client; empty if none was named.
     """
 
-    shape: Shape | None = None
+    shape: RecordShape | None = None
     client: str = ""
 
 
@@ -139,7 +139,7 @@ def column_map(columns: str | Mapping[str, str] | None) -> ColumnMap:
     for kind, fields in sorted(_FIELDS.items(), key=lambda item: len(item[1])):
         if named.keys() <= set(fields):
             sources = {name: named.get(name, (name,)) for name in fields}
-            return ColumnMap(Shape(kind, MappingProxyType(sources)), client)
+            return ColumnMap(RecordShape(kind, MappingProxyType(sources)), client)
     raise ConfigError(f"columns names {' and '.join(named)}, expected the fields of one kind of record: {EXPECTED}")
 
 

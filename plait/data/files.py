@@ -15,7 +15,7 @@ from plait.data.arrow_file import table_rows
 from plait.data.csv_file import csv_rows
 from plait.data.json_file import json_rows, jsonl_rows
 from plait.data.opened import Density, opened
-from plait.data.rows import MAX_ROW_BYTES, Row, Source
+from plait.data.rows import MAX_ROW_BYTES, DataSource, Row
 from plait.data.splits import UNNAMED, split_in_name
 from plait.errors import ConfigError, DataError
 from plait.system.json_text import read_json
@@ -67,7 +67,7 @@ def stem(path: Path) -> str:
     return (Path(path.stem) if path.suffix.lower() in _PACKED else path).stem
 
 
-def path_source(path: Path, name: str = "") -> Source:
+def path_source(path: Path, name: str = "") -> DataSource:
     """The source in a file or folder.
 
     Args:
@@ -86,12 +86,12 @@ def path_source(path: Path, name: str = "") -> Source:
             f"Zstandard; {advice}"
         )
     if suffix in _TEXT:
-        return Source(
+        return DataSource(
             name or stem(path), f"'{path}'", {UNNAMED: lambda: _text_rows([path], path.parent, with_folders=False)}
         )
     kind = _KINDS.get(suffix, "jsonl")
     rows = partial(_rows, kind, path)
-    return Source(name or stem(path), f"'{path}'", {UNNAMED: rows}, _EXPECTED.get(kind, "at least one"))
+    return DataSource(name or stem(path), f"'{path}'", {UNNAMED: rows}, _EXPECTED.get(kind, "at least one"))
 
 
 def _suffix(path: Path) -> str:
@@ -122,13 +122,13 @@ def _all_rows(kind: str, path: Path) -> Iterator[Row]:
                 yield from (json_rows if kind == "json" else jsonl_rows)(file, path)
 
 
-def _folder(path: Path, name: str) -> Source:
+def _folder(path: Path, name: str) -> DataSource:
     what = f"'{path}'"
     if (path / "dataset_dict.json").is_file():
         splits = _names_in(path / "dataset_dict.json", "splits")
-        return Source(name, what, {split: partial(_saved_rows, path / split) for split in splits})
+        return DataSource(name, what, {split: partial(_saved_rows, path / split) for split in splits})
     if (path / "state.json").is_file():
-        return Source(name, what, {UNNAMED: partial(_saved_rows, path)})
+        return DataSource(name, what, {UNNAMED: partial(_saved_rows, path)})
     files = _files_in(path)
     by_kind: dict[str, list[Path]] = {}
     for file in files:
@@ -142,7 +142,7 @@ def _folder(path: Path, name: str) -> Source:
     return _text_folder(path, name, files) if kind == "text" else _data_folder(path, name, kind, files)
 
 
-def _data_folder(path: Path, name: str, kind: str, files: Sequence[Path]) -> Source:
+def _data_folder(path: Path, name: str, kind: str, files: Sequence[Path]) -> DataSource:
     what = f"'{path}'"
     parts: dict[str, list[Path]] = {}
     for file in files:
@@ -154,7 +154,7 @@ def _data_folder(path: Path, name: str, kind: str, files: Sequence[Path]) -> Sou
             f"{what} holds '{parts[split][0].relative_to(path)}' of split {split} and "
             f"'{parts[UNNAMED][0].relative_to(path)}' of none, expected all file names or none to begin with a split"
         )
-    return Source(
+    return DataSource(
         name,
         what,
         {split: partial(_shards, kind, shards, path) for split, shards in parts.items()},
@@ -170,7 +170,7 @@ def _shards(kind: str, files: Sequence[Path], root: Path) -> Iterator[Row]:
             yield Row(place, fields if len(files) == 1 or "file" in fields else {**fields, "file": shard})
 
 
-def _text_folder(path: Path, name: str, files: Sequence[Path]) -> Source:
+def _text_folder(path: Path, name: str, files: Sequence[Path]) -> DataSource:
     what = f"'{path}'"
     kept = [file for file in files if file.suffix.lower() in _PACKED or _looks_like_text(file)]
     if not kept:
@@ -193,7 +193,7 @@ def _text_folder(path: Path, name: str, files: Sequence[Path]) -> Source:
     else:
         parts = {UNNAMED: partial(_text_rows, kept, path, with_folders=True)}
         has_folders = len(tops) > 1 and any(tops.values())
-    return Source(name, what, parts, natural_column=FOLDER if has_folders else "", notes=notes)
+    return DataSource(name, what, parts, natural_column=FOLDER if has_folders else "", notes=notes)
 
 
 def _text_rows(files: Sequence[Path], root: Path, *, with_folders: bool) -> Iterator[Row]:

@@ -19,8 +19,8 @@ from plait.data.columns import ColumnMap, column_map
 from plait.data.files import is_data_file, path_source
 from plait.data.hub import HubName, hub_name, hub_source
 from plait.data.records import MEMORY, Dataset, Progress
-from plait.data.rows import Room, Row, Source, read_rows
-from plait.data.splits import Part, choose, parse_split
+from plait.data.rows import DataSource, Room, Row, read_rows
+from plait.data.splits import SplitPart, choose, parse_split
 from plait.data.tables import object_source
 from plait.errors import ConfigError, DataError, did_you_mean
 from plait.own_code import BrokenError, Check, chosen_function, located_errors
@@ -131,7 +131,7 @@ def _as_it_is(dataset: Dataset, columns: ColumnMap, split: str) -> Dataset:
     return replace(dataset, natural_column=columns.client) if columns.client else dataset
 
 
-def _dataset(source: Source, columns: ColumnMap, split: str) -> Dataset:
+def _dataset(source: DataSource, columns: ColumnMap, split: str) -> Dataset:
     choice = choose(tuple(source.splits), split, what=source.what)
     room = Room()
     train = read_rows(_part(source, choice.train), columns, room=room)
@@ -154,7 +154,7 @@ def _dataset(source: Source, columns: ColumnMap, split: str) -> Dataset:
     )
 
 
-def _part(source: Source, part: Part) -> Iterator[Row]:
+def _part(source: DataSource, part: SplitPart) -> Iterator[Row]:
     return itertools.islice(source.splits[part.name](), part.start, part.stop)
 
 

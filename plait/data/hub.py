@@ -18,7 +18,7 @@ from typing import Any
 from plait.data.arrow_file import most_batch_bytes
 from plait.data.memory_limit import memory_limit
 from plait.data.records import Progress
-from plait.data.rows import Source
+from plait.data.rows import DataSource
 from plait.data.tables import object_source
 from plait.errors import ConfigError, DataError, MachineError, machine_fault
 from plait.system.text import printable
@@ -61,7 +61,7 @@ def hub_name(text: str) -> HubName | None:
     return HubName(match["id"], match["config"] or "", match["revision"] or "", is_certain=rest != text)
 
 
-def hub_source(name: HubName, *, progress: Progress) -> Source:
+def hub_source(name: HubName, *, progress: Progress) -> DataSource:
     """The source in a data set of the hub.
 
     Raises:

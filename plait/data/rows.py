@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
-from plait.data.columns import EXPECTED, ColumnMap, Shape, advice, shape_of
+from plait.data.columns import EXPECTED, ColumnMap, RecordShape, advice, shape_of
 from plait.data.records import ROLES, Message, Record, RecordKind
 from plait.errors import ConfigError, DataError, did_you_mean
 from plait.system import machine
@@ -49,7 +49,7 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSource:
     """Data before it is read.
 
     Attributes:
@@ -82,7 +82,7 @@ class Records:
         records: in the order of their rows.
     """
 
-    shape: Shape
+    shape: RecordShape
     place: str
     records: tuple[Record, ...]
 
@@ -157,7 +157,7 @@ def _size_bytes(record: Record) -> int:
     return texts + columns + _PART_BYTES * (len(record.columns) + len(turns)) + _RECORD_BYTES
 
 
-def _recognised(row: Row) -> Shape:
+def _recognised(row: Row) -> RecordShape:
     if shape := shape_of(row.fields):
         return shape
     if not row.fields:
@@ -170,7 +170,7 @@ def _recognised(row: Row) -> Shape:
     )
 
 
-def _check_columns(first: Row, shape: Shape) -> None:
+def _check_columns(first: Row, shape: RecordShape) -> None:
     """Refuse columns that the user named and the first row lacks: a typo, which no line of the data mends."""
     for name in shape.columns:
         if name not in first.fields:
@@ -184,7 +184,7 @@ def _source(row: Row) -> str:
     return row.place.partition(" of ")[2] or row.place
 
 
-def _check_shape(fields: Mapping[str, object], shape: Shape, columns: ColumnMap, place: str) -> None:
+def _check_shape(fields: Mapping[str, object], shape: RecordShape, columns: ColumnMap, place: str) -> None:
     if columns.shape is None:
         found = shape_of(fields)
         if found is shape:
@@ -197,7 +197,7 @@ def _check_shape(fields: Mapping[str, object], shape: Shape, columns: ColumnMap,
             raise RowError(f"has {_named(tuple(fields)) or 'no keys'}, expected {_short(name)} (--columns names it)")
 
 
-def _record(fields: Mapping[str, object], shape: Shape) -> Record:
+def _record(fields: Mapping[str, object], shape: RecordShape) -> Record:
     consumed = shape.consumed
     tools = _tools(fields) if shape.kind is RecordKind.CHAT else ""
     columns = {

@@ -22,7 +22,7 @@ _GRAMMAR = "TRAIN or TRAIN,HELD_OUT, each the name of a split, or some of its ro
 
 
 @dataclass(frozen=True)
-class Part:
+class SplitPart:
     """Rows of a split.
 
     Attributes:
@@ -44,24 +44,24 @@ class Choice:
         notes: for the user, one sentence each: splits that are left out.
     """
 
-    train: Part
-    held_out: Part | None = None
+    train: SplitPart
+    held_out: SplitPart | None = None
     notes: tuple[str, ...] = ()
 
 
-def parse_split(text: str) -> tuple[Part, ...]:
+def parse_split(text: str) -> tuple[SplitPart, ...]:
     """Read ``--split``: none, one or two parts.
 
     Raises:
         ConfigError: it is something else.
     """
-    parts: list[Part] = []
+    parts: list[SplitPart] = []
     for piece in filter(None, (piece.strip() for piece in text.split(","))):
         match = _SPLIT.fullmatch(piece)
         if not match:
             raise ConfigError(f"split has {piece!a}, expected {_GRAMMAR}")
         start, stop = match["start"], match["stop"]
-        parts.append(Part(match["name"].strip(), int(start or 0), int(stop) if stop else None))
+        parts.append(SplitPart(match["name"].strip(), int(start or 0), int(stop) if stop else None))
     if len(parts) > 2:
         raise ConfigError(f"split names {len(parts)} splits, expected {_GRAMMAR}")
     return tuple(parts)
@@ -83,10 +83,10 @@ def choose(names: Sequence[str], split: str, *, what: str) -> Choice:
         ConfigError: no such split, or it is not clear which one trains.
     """
     if wanted := parse_split(split):
-        parts = tuple(Part(_known(part.name, names, what), part.start, part.stop) for part in wanted)
+        parts = tuple(SplitPart(_known(part.name, names, what), part.start, part.stop) for part in wanted)
         return Choice(parts[0], parts[1] if len(parts) > 1 else None)
     if len(names) == 1:
-        return Choice(Part(names[0]))
+        return Choice(SplitPart(names[0]))
     by_name = {name.lower(): name for name in names}
     train = next((by_name[name] for name in _TRAIN if name in by_name), None)
     if train is None:
@@ -94,7 +94,7 @@ def choose(names: Sequence[str], split: str, *, what: str) -> Choice:
     held_out = next((by_name[name] for name in _HELD_OUT if name in by_name), None)
     left = [name for name in names if name not in (train, held_out)]
     notes = (f"{what}: split {', '.join(left)} is not used",) if left else ()
-    return Choice(Part(train), Part(held_out) if held_out is not None else None, notes)
+    return Choice(SplitPart(train), SplitPart(held_out) if held_out is not None else None, notes)
 
 
 def _known(name: str, names: Sequence[str], what: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, cast
 
 from plait.data.arrow_file import arrow_records, class_name, plain
-from plait.data.rows import Row, Source
+from plait.data.rows import DataSource, Row
 from plait.data.splits import UNNAMED
 from plait.errors import ConfigError
 
@@ -22,7 +22,7 @@ _EXPECTED = (
 )
 
 
-def object_source(data: object, name: str) -> Source:
+def object_source(data: object, name: str) -> DataSource:
     """The source in an object.
 
     Raises:
@@ -31,10 +31,10 @@ def object_source(data: object, name: str) -> Source:
     what = f"data '{name}'"
     if _is_a(data, "datasets", "DatasetDict", "IterableDatasetDict"):
         parts = cast("Mapping[str, object]", data)
-        return Source(
+        return DataSource(
             name, what, {str(split): _table(part, f"split '{split}' of {what}") for split, part in parts.items()}
         )
-    return Source(name, what, {UNNAMED: _table(data, what)})
+    return DataSource(name, what, {UNNAMED: _table(data, what)})
 
 
 def _table(source: object, what: str) -> Callable[[], Iterator[Row]]:

@@ -18,7 +18,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from plait.adapters import AdapterState, Float32, Task
+from plait.adapters import AdapterState, AdapterTask, Float32
 from plait.adapters.module_names import in_base
 from plait.adapters.safetensors import TensorEntry, read_header
 from plait.aggregation.geometry import Geometry, Pair, geometry_of
@@ -66,7 +66,7 @@ def prepare_merged(request: ExportRequest, progress: Progress) -> Writer:
             "pass the base that it was made from as --base, or export --to peft"
         )
     geometry = geometry_of(source.spec)
-    in_place = lora_fault(source.spec) is None and source.spec.task is Task.CAUSAL_LM
+    in_place = lora_fault(source.spec) is None and source.spec.task is AdapterTask.CAUSAL_LM
     if in_place:
         check_fit(geometry, shape, base=source.base.name)
         in_place = _is_stored(geometry, located.directory)

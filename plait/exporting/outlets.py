@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from plait.adapters import AdapterSpec, Task
+from plait.adapters import AdapterSpec, AdapterTask
 from plait.adapters.peft import CONFIG_FILE, WEIGHTS_FILE
 from plait.errors import ConfigError, MachineError, PeerError, PlaitError
 from plait.exporting.plain_lora import lora_fault
@@ -78,7 +78,7 @@ class Outlets:
             raise ConfigError(f"publish names directories '{directories[0]}' and '{directories[1]}', expected one")
         for server in servers:
             check_address(server)
-        fault = "has a classification head" if spec.task is Task.CLASSIFICATION else lora_fault(spec)
+        fault = "has a classification head" if spec.task is AdapterTask.CLASSIFICATION else lora_fault(spec)
         if servers and fault is not None:
             raise ConfigError(
                 f"publish names '{servers[0]}', but this adapter {fault}, and vLLM needs plain LoRA of a language "

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from plait.adapters import AdapterSpec, AdapterState, Float32, Json, Layout, Task, TensorSlot
+from plait.adapters import AdapterSpec, AdapterState, AdapterTask, Float32, Json, Layout, TensorSlot
 from plait.adapters.bottleneck import NO_WEIGHT
 from plait.adapters.module_names import in_base
 from plait.adapters.spec import BOTTLENECK_TYPE
@@ -58,7 +58,7 @@ def plain_lora(source: Source, *, use: str, instead: str) -> Geometry:
     Raises:
         ConfigError: it is not plain LoRA; the message says why.
     """
-    head = "has a classification head" if source.spec.task is Task.CLASSIFICATION else None
+    head = "has a classification head" if source.spec.task is AdapterTask.CLASSIFICATION else None
     fault = head or lora_fault(source.spec)
     if source.peft_type in ONLY_PEFT:
         instead = "export --to peft, or train with --method lora"

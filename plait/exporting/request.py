@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from plait.adapters import Task
+from plait.adapters import AdapterTask
 from plait.adapters.peft import before_training, escaped, front_matter, page, parent_rows
 from plait.data import Progress
 from plait.exporting.source import Source
 
 AUTO_CLASS = {
-    Task.CAUSAL_LM: "AutoModelForCausalLM",
-    Task.CLASSIFICATION: "AutoModelForSequenceClassification",
+    AdapterTask.CAUSAL_LM: "AutoModelForCausalLM",
+    AdapterTask.CLASSIFICATION: "AutoModelForSequenceClassification",
 }
 # A directory's name is left out of the card: it means nothing elsewhere.
 BASE_ELSEWHERE = "path/to/the/base"

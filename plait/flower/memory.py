@@ -10,7 +10,7 @@ from plait.rounds.memory import MUST_LAST
 
 
 class ContextMemory:
-    """A `plait.rounds.memory.Memory` in a Flower context."""
+    """A `plait.rounds.memory.ClientStore` in a Flower context."""
 
     def __init__(self, context: Context) -> None:
         self._state = context.state

@@ -87,14 +87,14 @@ Count = Annotated[int, Field(strict=True, ge=0, lt=2**64)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
 
-class Part(BaseModel):
+class EventPart(BaseModel):
     """An object inside an event."""
 
     # A number that JSON lacks is kept, so that the ledger refuses it.
     model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="constants")
 
 
-class Event(Part):
+class Event(EventPart):
     """The fields of all events; an event of an unknown kind is read as these alone.
 
     Attributes:
@@ -132,7 +132,7 @@ class Event(Part):
         return self.model_dump(mode="json", exclude_none=True)
 
 
-class Base(Part):
+class Base(EventPart):
     """The frozen model.
 
     Attributes:
@@ -148,7 +148,7 @@ class Base(Part):
     task: str = "causal-lm"
 
 
-class Adapter(Part):
+class Adapter(EventPart):
     """The adapter that is trained.
 
     Attributes:
@@ -170,7 +170,7 @@ class Adapter(Part):
     spec_digest: str = ""
 
 
-class CombiningRule(Part):
+class CombiningRule(EventPart):
     """What the rule of a run says of itself to those who read the ledger (see `plait.aggregation.Rule`).
 
     Attributes:
@@ -182,7 +182,7 @@ class CombiningRule(Part):
     personal: str = ""
 
 
-class Plugin(Part):
+class Plugin(EventPart):
     """A user's own part of a run.
 
     Attributes:
@@ -198,7 +198,7 @@ class Plugin(Part):
     distribution: str = ""
 
 
-class DataUsed(Part):
+class DataUsed(EventPart):
     """The data of a run, if its clients are simulated.
 
     Attributes:
@@ -332,7 +332,7 @@ class ClientsGathered(Event):
     wanted: Count = 0
 
 
-class DescribedClient(Part):
+class DescribedClient(EventPart):
     """One client's description of itself.
 
     Attributes:
@@ -575,7 +575,7 @@ class UpdateRefused(Event):
         return f"{self.reason} ({self.stage})" if self.stage else self.reason
 
 
-class Diagnostics(Part):
+class RuleDiagnostics(EventPart):
     """How far a round's result is from the exact mean, of products of factors or of bottlenecks' outputs.
 
     Attributes:
@@ -630,7 +630,7 @@ class RoundFinished(Event):
     clipped: tuple[str, ...] | None = None
     weight_capped: tuple[str, ...] | None = None
     figures: Mapping[str, Number] | None = None
-    diagnostics: Diagnostics | None = None
+    diagnostics: RuleDiagnostics | None = None
     adapter: str = ""
     broadcast_distortion: Number | None = None
     broadcast_codec_s: Number | None = None
@@ -638,7 +638,7 @@ class RoundFinished(Event):
     virtual_s: Number | None = None
 
 
-class Certainty(Part):
+class Certainty(EventPart):
     """The uncertainty of a loss. Margins are half of a 95 % interval.
 
     Attributes:
@@ -804,7 +804,7 @@ class Reference(Event, Certainty):
         return Score(loss=self.held_out_loss, **{name: getattr(self, name) for name in Certainty.model_fields})
 
 
-class MembershipAttack(Part):
+class MembershipAttack(EventPart):
     """How well a score tells trained sequences from held-out ones.
 
     Attributes:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, cast
 
-from plait.ledger.events import Count, Event, Number, Part
+from plait.ledger.events import Count, Event, EventPart, Number
 
 if TYPE_CHECKING:
     from plait.adapters import Json
     from plait.ledger.run_view import RunView
 
 
-class FleetDevice(Part):
+class FleetDevice(EventPart):
     """One kind of simulated device.
 
     Attributes:
@@ -38,7 +38,7 @@ class FleetDevice(Part):
     battery_wh: Number | None = None
 
 
-class Fleet(Part):
+class Fleet(EventPart):
     """The simulated devices of a run with a virtual clock; clients take them in turn.
 
     Attributes:

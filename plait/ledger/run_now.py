@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from plait.adapters import Json  # brings numpy along
 
 
-class Card(Protocol):
+class StatusSection(Protocol):
     """What one of them says of a run."""
 
     @property
@@ -70,7 +70,7 @@ class Card(Protocol):
         ...
 
 
-def cards_after(cards: Mapping[str, Card], event: Event) -> Mapping[str, Card]:
+def cards_after(cards: Mapping[str, StatusSection], event: Event) -> Mapping[str, StatusSection]:
     """The cards of a run once one more event is known: of differential privacy, and of masks."""
     found: dict[str, object] = {**cards}
     if "privacy" in cards or event.event == "privacy_started":
@@ -81,7 +81,7 @@ def cards_after(cards: Mapping[str, Card], event: Event) -> Mapping[str, Card]:
         from plait.ledger.masks import MaskedCard, after
 
         found["masks"] = after(cast("MaskedCard | None", found.get("masks")), event)
-    return cast("Mapping[str, Card]", found)
+    return cast("Mapping[str, StatusSection]", found)
 
 
 _LATE_FACTOR = 2.0
@@ -196,7 +196,7 @@ class RunNow:
     standing: dict[str, ClientNow] = field(default_factory=dict[str, ClientNow])
     changed: dict[str, None] = field(default_factory=dict[str, None])
     accepted: int = 0
-    cards: Mapping[str, Card] = field(default_factory=dict[str, Card])
+    cards: Mapping[str, StatusSection] = field(default_factory=dict[str, StatusSection])
     sent: Traffic = field(default_factory=Traffic)
     sent_by_round: dict[int, Traffic] = field(default_factory=dict[int, Traffic])
     interruptions: int = 0
@@ -493,7 +493,7 @@ class RunProgress:
     eta_s: float | None = None
     mean_staleness: float | None = None
     unfit: Mapping[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])
-    cards: Mapping[str, Card] = field(default_factory=dict[str, Card])
+    cards: Mapping[str, StatusSection] = field(default_factory=dict[str, StatusSection])
     loss: tuple[int, float] | None = None
 
     def of(self, now: RunNow) -> RunProgress:

@@ -132,9 +132,9 @@ class RunView(RunNow):
     @property
     def is_classification(self) -> bool:
         """Whether examples have labels, so that there is an accuracy."""
-        from plait.adapters import Task  # brings numpy along
+        from plait.adapters import AdapterTask  # brings numpy along
 
-        return self.start.base.task == Task.CLASSIFICATION
+        return self.start.base.task == AdapterTask.CLASSIFICATION
 
     @property
     def accuracy_name(self) -> str:
@@ -201,21 +201,21 @@ class RunView(RunNow):
 
 
 @dataclass(frozen=True)
-class Kept:
+class PublishedAdapter:
     """The adapter that a run publishes."""
 
     round: int
     adapter: str
 
 
-def kept_in(view: RunView, *, keep: str) -> Kept | None:
+def kept_in(view: RunView, *, keep: str) -> PublishedAdapter | None:
     """The adapter that a run publishes, as far as its ledger says; None before there is one, or nothing says which."""
     if keep != "last":
         kept = guard_after(keep, view.held_out).kept
-        return Kept(kept.round, kept.adapter) if kept else None
+        return PublishedAdapter(kept.round, kept.adapter) if kept else None
     steps = [event for event in (*view.rounds.values(), *view.taken_back.values()) if event.adapter]
     newest = max(steps, key=lambda event: (event.round, event.seq), default=None)
-    return Kept(newest.round, newest.adapter or "") if newest else None
+    return PublishedAdapter(newest.round, newest.adapter or "") if newest else None
 
 
 @dataclass(frozen=True)

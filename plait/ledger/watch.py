@@ -6,7 +6,7 @@ the same must hold of their median change, which fewer than half of them cannot 
 publishing, and cannot make it publish what the others see is worse. Of a masked sum only the mean is known, which one
 client can move.
 
-**Which steps are taken back** (`Standing`): one after which the mean held-out loss is above that of the best
+**Which steps are taken back** (`EvaluationHistory`): one after which the mean held-out loss is above that of the best
 evaluation before by more than that fraction, if at least half of the clients that evaluate see it rise. The server
 takes half of it back (`Aggregator.take_back`) and scales the steps that follow, a backtracking line search
 over rounds (Armijo, "Minimization of functions having Lipschitz continuous first partial derivatives", 1966). Every
@@ -157,7 +157,7 @@ def _told(evaluated: Evaluated) -> Change | None:
 
 
 @dataclass(frozen=True)
-class Standing:
+class EvaluationHistory:
     """The state that follows from a run's evaluations so far.
 
     Attributes:
@@ -173,10 +173,10 @@ class Standing:
     scale: float = 1.0
     round: int = 0
 
-    def after(self, newest: Evaluated) -> Standing:
+    def after(self, newest: Evaluated) -> EvaluationHistory:
         """The standing after one more evaluation."""
         if self.first is None or self.best is None:
-            return Standing(newest, newest, newest.round, round=newest.round)
+            return EvaluationHistory(newest, newest, newest.round, round=newest.round)
         rise, fall = change_since(self.best, newest), change_since(self.first, self.best)
         if rise is None:
             # Unknown: the evaluations have no client in common.
@@ -192,6 +192,6 @@ class Standing:
         return self.worse > 0 and self.accepted + 1 < self.round == number - 1
 
 
-def standing_after(evaluations: Iterable[Evaluated]) -> Standing:
+def standing_after(evaluations: Iterable[Evaluated]) -> EvaluationHistory:
     """The standing of a run that begins with these evaluations, in the order of their rounds."""
-    return reduce(Standing.after, evaluations, Standing())
+    return reduce(EvaluationHistory.after, evaluations, EvaluationHistory())

@@ -21,7 +21,7 @@ from pathlib import Path
 from plait.errors import ConfigError, MachineError
 from plait.report.progress import say
 from plait.system.address import Address
-from plait.system.child import Beside, when_over
+from plait.system.child import Sidecar, when_over
 
 _PREDECESSOR_S = 5.0
 _END_S = 5.0
@@ -55,7 +55,7 @@ def page_beside(place: Path, listen: str, *, status_json: Callable[[], str] | No
         arguments = (str(listener.fileno()), str(place.absolute()), str(line))
         # A command line can be read by other users.
         token_there = {TOKEN_VARIABLE: token}
-        process = Beside("-m", "plait.page.beside", *arguments, files=files, environment=token_there)
+        process = Sidecar("-m", "plait.page.beside", *arguments, files=files, environment=token_there)
     try:
         say(f"live page on {shown}", quiet=False)
         yield shown

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 from plait.errors import PolicyError
 from plait.privacy.mechanism import ClientPrivacy
-from plait.rounds.client_way import Speaker
+from plait.rounds.client_way import ClientContext
 from plait.rounds.hooks import Outgoing
 from plait.rounds.local_model import TrainJob
 from plait.rounds.memory import Kept
-from plait.rounds.terms import Asked, DataJournal, damaged
+from plait.rounds.terms import DataJournal, TaskHistory, damaged
 from plait.wire.settings import Settings
 
 _SLACK = 1 + 1e-9
@@ -68,7 +68,7 @@ class SpentJournal:
 class Purse:
     """What one client may spend; without a policy and a journal, as in a simulation, whatever a run needs."""
 
-    speaker: Speaker
+    speaker: ClientContext
 
     @property
     def most_of_run(self) -> float:
@@ -101,7 +101,7 @@ class Purse:
 class ClientCharge:
     """The hook: a client pays for what the run's noise promises of it before it trains."""
 
-    speaker: Speaker
+    speaker: ClientContext
     privacy: ClientPrivacy
     key = ""
 
@@ -126,5 +126,5 @@ class ClientCharge:
     def pay(self) -> None:
         """Pay for the whole run."""
         if self.speaker.terms:
-            rounds = self.speaker.terms.tasks.plan.rounds + Asked.recall(self.speaker.memory).repeats
+            rounds = self.speaker.terms.tasks.plan.rounds + TaskHistory.recall(self.speaker.memory).repeats
             Purse(self.speaker).pay(self.privacy.epsilon_after(rounds), self.privacy.delta)

@@ -160,7 +160,7 @@ _MOST_BEYOND = 1.5
 
 
 @dataclass(frozen=True)
-class Shares:
+class NoiseShares:
     """The grid of a round whose clients add noise.
 
     Attributes:
@@ -204,7 +204,7 @@ class Shares:
         return share.draw(Keystream(derived(key, b"noise of a share")), centres)
 
 
-def shares_for(size: int, noise_multiplier: float, guaranteed: int) -> Shares:
+def shares_for(size: int, noise_multiplier: float, guaranteed: int) -> NoiseShares:
     """The coarsest grid on which shares are good enough for noise of z times the clip norm."""
     sensitivity = math.sqrt(least_variance(guaranteed) - SMOOTHING) / noise_multiplier
     # As for the central grid, so that rounding to fractions hardly lengthens an update.
@@ -221,7 +221,7 @@ def shares_for(size: int, noise_multiplier: float, guaranteed: int) -> Shares:
             f"noise is {noise_multiplier:.3g} times the clip norm for updates of {size:,} numbers, expected less: the "
             "table of a share of it would not fit into memory"
         )
-    return Shares(radius, bits, variance, guaranteed)
+    return NoiseShares(radius, bits, variance, guaranteed)
 
 
 _PART_OF_LARGEST_STEP = 0.5
@@ -291,12 +291,12 @@ class ClientPrivacy:
         """The grid for updates of `size` numbers."""
         return grid_for(size, self.update_multiplier)
 
-    def shares(self, size: int) -> Shares:
+    def shares(self, size: int) -> NoiseShares:
         """The grid of clients' own noise, for updates of `size` numbers."""
         return shares_for(size, self.update_multiplier, self.guaranteed)
 
     @property
-    def count_shares(self) -> Shares | None:
+    def count_shares(self) -> NoiseShares | None:
         """The same for the count that moves an adaptive clip norm."""
         count = self.count_multiplier
         return None if count is None else shares_for(1, count, self.guaranteed)
@@ -399,7 +399,7 @@ class SharedMean:
             clip_norm = self._privacy.next_clip(clip_norm, counted / counting.sensitivity, self._privacy.clients)
         return Released((numbers * (unit / self._privacy.clients)).astype(np.float32), clip_norm)
 
-    def _noised(self, shares: Shares, centres: Integers, purpose: bytes) -> Integers:
+    def _noised(self, shares: NoiseShares, centres: Integers, purpose: bytes) -> Integers:
         """Around the sum, and around nothing for every further client."""
         total = np.zeros(centres.size, np.int64)
         for number in range(shares.guaranteed):

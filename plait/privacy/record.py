@@ -33,10 +33,10 @@ from plait.ledger.privacy import PrivacySpent, PrivacyStarted
 from plait.privacy.client import Purse
 from plait.privacy.mechanism import ClientPrivacy
 from plait.privacy.noise import Keystream, derived
-from plait.rounds.client_way import Speaker
+from plait.rounds.client_way import ClientContext
 from plait.rounds.hooks import Outgoing
 from plait.rounds.local_model import DataSize, TrainJob
-from plait.rounds.memory import MUST_LAST, Kept, Memory
+from plait.rounds.memory import MUST_LAST, ClientStore, Kept
 from plait.rounds.run_state import RunState
 from plait.system.json_text import read_json
 from plait.wire.envelope import EPSILON
@@ -186,7 +186,7 @@ def made_of(job: TrainJob, identity: bytes) -> bytes:
 
 
 def charge(
-    memory: Memory,
+    memory: ClientStore,
     privacy: RecordPrivacy,
     *,
     run_id: bytes,
@@ -246,7 +246,7 @@ def started(settings: Settings, *, clients: int, size: int, continues: bool = Fa
     )
 
 
-def _recall(memory: Memory, run_id: bytes) -> _Account | None:
+def _recall(memory: ClientStore, run_id: bytes) -> _Account | None:
     """The account of this run; None where there is none."""
     data = memory.load(KEY)
     if data is None:
@@ -281,7 +281,7 @@ def _recall(memory: Memory, run_id: bytes) -> _Account | None:
 class RecordCharge:
     """The hook of one client; the last before training, so that it sees all that the gradients are made of."""
 
-    speaker: Speaker
+    speaker: ClientContext
     key = ""
 
     def applies(self, settings: Settings) -> bool:

@@ -28,14 +28,14 @@ from plait.ledger.privacy import NoiseIntended, PrivacySpent, PrivacyStarted
 from plait.privacy.mechanism import ClientPrivacy, PrivateMean
 from plait.privacy.noise import RunKey
 from plait.rounds.fold import Folded, outcome_of_mean
-from plait.rounds.run_plan import CannotPayError
+from plait.rounds.run_plan import BudgetExhaustedError
 from plait.rounds.run_state import RunState
 from plait.rounds.spool import Spool, Stored
 from plait.rounds.validate import UpdateRefused, open_update
 from plait.wire.envelope import read_envelope
 
 
-class BudgetSpentError(CannotPayError):
+class BudgetSpentError(BudgetExhaustedError):
     """The noise of a round would exceed the run's epsilon; nothing was drawn."""
 
 

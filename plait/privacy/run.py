@@ -17,9 +17,9 @@ from plait.privacy.client import ClientCharge
 from plait.privacy.mechanism import ClientPrivacy, multiplier_for
 from plait.privacy.noise import RunKey
 from plait.privacy.rounds import PrivateRounds, check_promise, recomputed, started
-from plait.rounds.client_way import ClientWay, Speaker
+from plait.rounds.client_way import ClientContext, ClientPipeline
 from plait.rounds.coordinator import CannotRecomputeError, Host, Way
-from plait.rounds.run_plan import Opening, RunPlan
+from plait.rounds.run_plan import RunContext, RunPlan
 from plait.wire.settings import Settings
 
 _LARGEST_DELTA = 1e-5
@@ -92,7 +92,7 @@ def way(way: Way, config: RunConfig, plan: RunPlan) -> Way:
     return with_private(way, _rounds(privacy, way.host))
 
 
-def client_way(way: ClientWay, config: RunConfig, speaker: Speaker) -> ClientWay:
+def client_way(way: ClientPipeline, config: RunConfig, speaker: ClientContext) -> ClientPipeline:
     """The way of a client whose data pay for a run."""
     of_records = config.dp == "record"
     is_noised = of_records or config.secure_aggregation
@@ -100,8 +100,8 @@ def client_way(way: ClientWay, config: RunConfig, speaker: Speaker) -> ClientWay
 
 
 def paying(
-    way: ClientWay, speaker: Speaker, private: ClientPrivacy | None, *, of_records: bool, is_noised: bool
-) -> ClientWay:
+    way: ClientPipeline, speaker: ClientContext, private: ClientPrivacy | None, *, of_records: bool, is_noised: bool
+) -> ClientPipeline:
     """The way of a client that pays for what noise promises of whole clients, if it does.
 
     Where the client adds noise (`is_noised`), nothing else is said of its data.
@@ -140,7 +140,7 @@ def _rounds(privacy: ClientPrivacy, host: Host) -> PrivateRounds:
     return PrivateRounds(privacy, key, intents=intents, record=host.record, told=told)
 
 
-def opens(config: RunConfig, opening: Opening) -> PrivacyStarted | None:
+def opens(config: RunConfig, opening: RunContext) -> PrivacyStarted | None:
     """The event that says what a run promises, unless it is recorded; the noise key of a new one is made."""
     privacy, promised = privacy_of(config), promised_in(opening.events)
     key: RunKey | None = None

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Answer:
+class AnsweredQuestion:
     """A question with its answer.
 
     Attributes:
@@ -51,21 +51,21 @@ class Answer:
     is_bad: bool = False
 
 
-def answers(view: RunView) -> tuple[Answer, ...]:
+def answers(view: RunView) -> tuple[AnsweredQuestion, ...]:
     """All four; for an unfinished run, as of now."""
     return (_learned(view), _for_whom(view), _cost(view), _trust(view))
 
 
-def _learned(view: RunView) -> Answer:
+def _learned(view: RunView) -> AnsweredQuestion:
     question, base, final = "Did it learn?", view.base_evaluation, view.final_evaluation
     if any(card.headline for card in view.cards.values()):
         warned = next((card.warning for card in view.cards.values() if card.warning), "")
         text = f"Losses stay with the clients: the run is differentially private. {warned}".rstrip()
-        return Answer(question, "Not shown", text, is_bad=bool(warned))
+        return AnsweredQuestion(question, "Not shown", text, is_bad=bool(warned))
     if base is None or final is None or not final.round:
         if final is None or not view.not_published:
-            return Answer(question, "Not yet", "No round has been evaluated.")
-        return Answer(
+            return AnsweredQuestion(question, "Not yet", "No round has been evaluated.")
+        return AnsweredQuestion(
             question,
             "No",
             "No adapter was better than the base on average and for most clients, so none is published.",
@@ -79,21 +79,21 @@ def _learned(view: RunView) -> Answer:
         text += f", {view.accuracy_name} {percent_text(base.accuracy)} → {after}"
     better = view.is_better
     if better is None:
-        return Answer(question, "Not measurably", f"{text}: the change is within chance.", is_bad=True)
+        return AnsweredQuestion(question, "Not measurably", f"{text}: the change is within chance.", is_bad=True)
     if better:
-        return Answer(question, "Yes", f"{text}.")
+        return AnsweredQuestion(question, "Yes", f"{text}.")
     lower = "a lower --learning-rate, fewer --local-steps or more data a client may help"
-    return Answer(question, "No", f"{text}: this adapter is worse than the base; {lower}.", is_bad=True)
+    return AnsweredQuestion(question, "No", f"{text}: this adapter is worse than the base; {lower}.", is_bad=True)
 
 
-def _for_whom(view: RunView) -> Answer:
+def _for_whom(view: RunView) -> AnsweredQuestion:
     question, peers = "For whom?", plural(view.client_count, "client")
     base, final = view.base_evaluation, view.final_evaluation
     both = [name for name in final.by_client if base and name in base.by_client] if final and final.round else []
     if final and not final.round and view.not_published:
-        return Answer(question, peers, "No adapter is published, so nobody gains or loses.")
+        return AnsweredQuestion(question, peers, "No adapter is published, so nobody gains or loses.")
     if not both or base is None or final is None:
-        return Answer(question, peers, "Losses of single clients are not known here.")
+        return AnsweredQuestion(question, peers, "Losses of single clients are not known here.")
     changes = {name: final.by_client[name].loss - base.by_client[name].loss for name in sorted(both)}
     better = sum(change < 0 for change in changes.values())
     least, most = max(changes, key=lambda name: changes[name]), min(changes, key=lambda name: changes[name])
@@ -103,10 +103,10 @@ def _for_whom(view: RunView) -> Answer:
     text = f"{peers}: {ends}."
     if own := view.own_evaluation:
         text += f" With personalized adapters the loss is {loss_text(own.loss)}."
-    return Answer(question, f"{better:,} of {plural(len(changes), 'client')} gain", text, is_bad=not better)
+    return AnsweredQuestion(question, f"{better:,} of {plural(len(changes), 'client')} gain", text, is_bad=not better)
 
 
-def _cost(view: RunView) -> Answer:
+def _cost(view: RunView) -> AnsweredQuestion:
     sent = view.sent
     text = f"{bytes_text(sent.uplink_bytes)} up, {bytes_text(sent.downlink_bytes)} down"
     if (raw := savings_of(view)["bf16_adapter"]) is not None:
@@ -116,10 +116,10 @@ def _cost(view: RunView) -> Answer:
         text += f" and {bytes_text(view.end.peak_rss_bytes)} of memory"
     if view.virtual_s is not None:
         text += f"; {duration_text(view.virtual_s)} on the simulated devices"
-    return Answer("At what cost?", bytes_text(sent.total_bytes), f"{text}.")
+    return AnsweredQuestion("At what cost?", bytes_text(sent.total_bytes), f"{text}.")
 
 
-def _trust(view: RunView) -> Answer:
+def _trust(view: RunView) -> AnsweredQuestion:
     held_out = sum(client.held_out_examples for client in view.clients.values())
     measured = ""
     if held_out and not any(card.headline for card in view.cards.values()):
@@ -127,7 +127,7 @@ def _trust(view: RunView) -> Answer:
     in_the_open = "Measured and recorded", "The server saw each client's update. "
     short, seen = next((card.trust for card in view.cards.values()), in_the_open)
     checked = "plait verify checks the record."
-    return Answer("Can I trust it?", short, f"{measured}{seen}{checked}")
+    return AnsweredQuestion("Can I trust it?", short, f"{measured}{seen}{checked}")
 
 
 # The output directory belongs to the run, not to its repetition.

@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, TypeVar
 
 from plait.ledger.events import Audited, DescribedClient, MeanScore, MembershipAttack, Score, UpdateReceived
-from plait.ledger.run_now import Card, Traffic
+from plait.ledger.run_now import StatusSection, Traffic
 from plait.ledger.run_view import RunView
 from plait.report.alternatives import Alternative, all_alternatives, savings
 from plait.report.fairness import fairness_table
@@ -65,7 +65,7 @@ def report_tables(view: RunView) -> tuple[Table, ...]:
     return tuple(table for table in tables if table.rows)
 
 
-def card_table(card: Card) -> Table:
+def card_table(card: StatusSection) -> Table:
     """What privacy or masks promise and have done, fact by fact."""
     return Table(title=card.title, headings=("", ""), rows=card.facts, note=card.warning, text_columns=(0, 1))
 

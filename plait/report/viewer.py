@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-    from plait.ledger.run_now import Card
+    from plait.ledger.run_now import StatusSection
 
 _PAUSE_S = 0.2
 _DOING = {"describe": "reading data", "train": "training", "evaluate": "evaluating"}
@@ -174,7 +174,7 @@ class Viewer:
         if unfit and fit < wanted:
             self._screen.print(f"clients still missing: {wanted - fit}")
 
-    def _show_cards(self, event: Event, known: Mapping[str, Card]) -> None:
+    def _show_cards(self, event: Event, known: Mapping[str, StatusSection]) -> None:
         """Show a card's line for an event, and its warning once."""
         for place, card in self._now.cards.items():
             if line := card.line(event):

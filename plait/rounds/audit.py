@@ -22,7 +22,7 @@ from plait.ledger.events import (
     UpdateReceived,
 )
 from plait.ledger.run_view import RunView
-from plait.ledger.watch import Standing
+from plait.ledger.watch import EvaluationHistory
 from plait.rounds.coordinator import Arriving
 from plait.rounds.fold import Aggregator
 from plait.rounds.run_state import RunState
@@ -97,7 +97,7 @@ def replay(
     view = RunView.after(events)
     recorded = {(event.round, event.client, event.reason) for event in view.refusals}
     evaluations = dict(view.evaluations) if take_back else {}
-    standing, spooled, done = Standing(), _Spooled(aggregator.spool, arriving), 0
+    standing, spooled, done = EvaluationHistory(), _Spooled(aggregator.spool, arriving), 0
     for event in events:
         if isinstance(event, Evaluated) and state.round in evaluations:
             standing = standing.after(evaluations.pop(state.round))

@@ -29,9 +29,9 @@ from plait.ledger import events
 from plait.ledger.events import Reason
 from plait.rounds.buffer import Buffer, arrival, asking_order, buffer_of, recent_folds
 from plait.rounds.channel import IN_PROGRESS, Purpose
-from plait.rounds.cohort import Evaluating, ServerSide, asked_to_evaluate, evaluate
+from plait.rounds.cohort import Evaluating, ServerContext, asked_to_evaluate, evaluate
 from plait.rounds.coordinator import Way
-from plait.rounds.dispatch import Answer, Dispatch, doubt
+from plait.rounds.dispatch import Dispatch, RoundAnswer, doubt
 from plait.rounds.fold import Fold, Folded
 from plait.rounds.run_state import RunState, note_held
 from plait.rounds.spool import Arrival, Spool, Stored
@@ -65,7 +65,7 @@ class BufferCollector:
     next evaluation count.
     """
 
-    server: ServerSide
+    server: ServerContext
     buffer: Buffer
 
     def __post_init__(self) -> None:
@@ -265,7 +265,7 @@ class BufferCollector:
         # An evaluation may be asked for before the answer is there.
         return note_held(state, {client: began.held_on(track)})
 
-    def _take(self, state: RunState, stored: dict[str, Stored], answer: Answer) -> RunState:
+    def _take(self, state: RunState, stored: dict[str, Stored], answer: RoundAnswer) -> RunState:
         """Put an update into the buffer if it is usable."""
         client = answer.client
         working = self._working.pop(client)

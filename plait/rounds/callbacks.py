@@ -89,7 +89,7 @@ TRACKERS = ("mlflow", "tensorboard", "trackio", "wandb")
 """Libraries that settings name among callbacks, and that follow the ledger (`plait.report.trackers`)."""
 
 
-class Hearing:
+class CallbackRunner:
     """Calls callbacks with the events of one run, and passes what they ask on to it.
 
     Attributes:
@@ -204,7 +204,7 @@ def heard(
         ConfigError: there is no such callback, or one failed.
         Interrupted: one asked the run to pause.
     """
-    hearing = Hearing([callback_named(text) for text in split_choices(names) if text not in TRACKERS], stop)
+    hearing = CallbackRunner([callback_named(text) for text in split_choices(names) if text not in TRACKERS], stop)
     if names and directory.has_started:
         from plait.ledger.ledger import read_events
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 from plait.errors import PolicyError
 from plait.rounds.hooks import Hook, Outgoing
 from plait.rounds.local_model import DataSize, Trained, TrainJob
-from plait.rounds.memory import ClientSecret, Memory
-from plait.rounds.terms import DataJournal, Terms
+from plait.rounds.memory import ClientSecret, ClientStore
+from plait.rounds.terms import AgreedTerms, DataJournal
 from plait.wire.envelope import Direction, Encoding, Header, encode_delta, seal
 from plait.wire.messages import Evaluation, FurtherTask, Reply, UpdateReply
 from plait.wire.settings import Settings
@@ -27,7 +27,7 @@ _LEAST_AVERAGED = 4
 """Sequences that a reported loss or slope is at least the mean of."""
 
 
-class Saying(Protocol):
+class UpdateSender(Protocol):
     """How what one client says leaves it."""
 
     def settings(self, settings: Settings) -> Settings:
@@ -60,7 +60,7 @@ class Saying(Protocol):
 
 
 @dataclass(frozen=True)
-class InTheOpen:
+class PlainSender:
     """The server sees each update and all losses.
 
     Attributes:
@@ -148,7 +148,7 @@ def _agree_to_all(size: DataSize, settings: Settings) -> None:
 
 
 @dataclass(frozen=True)
-class ClientWay:
+class ClientPipeline:
     """The parts of a client that are exchanged.
 
     Attributes:
@@ -157,14 +157,14 @@ class ClientWay:
         is_open: whether nothing is held back, so that runs in which clients keep something to themselves are refused.
     """
 
-    saying: Saying
+    saying: UpdateSender
     hooks: tuple[Hook, ...] = ()
     agree: Callable[[DataSize, Settings], None] = _agree_to_all
     is_open: bool = True
 
 
 @dataclass(frozen=True)
-class Speaker:
+class ClientContext:
     """A client, with everything that the parts of its way need.
 
     Attributes:
@@ -174,10 +174,10 @@ class Speaker:
     """
 
     name: str
-    memory: Memory
+    memory: ClientStore
     _: KW_ONLY
     sign: Callable[[bytes], bytes] | None = None
-    terms: Terms | None = None
+    terms: AgreedTerms | None = None
     identity: Callable[[], NodeIdentity] | None = None
     journal: DataJournal | None = None
     secret: Callable[[], ClientSecret] | None = None

@@ -4,7 +4,7 @@ A round ends when enough updates are in, or at its deadline. Clients that fail a
 fewer updates than the quorum the round is tried again with those it has. Where clients come and go it also is with half
 of its cohort or less, if others were lost: it waits for them, at most until its deadline. Its updates are opened side
 by side as they come and folded once all are in, so the result does not depend on who answered first. Other ways, such
-as buffers and masked sums, share the `ServerSide` of a run.
+as buffers and masked sums, share the `ServerContext` of a run.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from plait.ledger import events
 from plait.ledger.events import Evaluated, Reason
 from plait.ledger.ledger import Ledger
 from plait.ledger.run_view import Recorded
-from plait.ledger.watch import Standing
+from plait.ledger.watch import EvaluationHistory
 from plait.rounds.broadcasts import Broadcasts
 from plait.rounds.channel import Channel, NoAnswer, Patience, Purpose, StopRequest
-from plait.rounds.dispatch import Aim, Answer, Dispatch, doubt
+from plait.rounds.dispatch import Aim, Dispatch, RoundAnswer, doubt
 from plait.rounds.evaluation import ClientLoss, client_losses, mean_loss
 from plait.rounds.fold import Aggregator
-from plait.rounds.roster import Roster
+from plait.rounds.roster import RunRoster
 from plait.rounds.run_directory import RunDirectory
-from plait.rounds.run_plan import Costs, RunPlan, TaskSettings
+from plait.rounds.run_plan import PrivacyBudget, RunPlan, TaskSettings
 from plait.rounds.run_state import RunState, choose_cohort, note_held
 from plait.rounds.spool import AnswerLog, Intake, SideBySide, Spool, Stored
 from plait.rounds.validate import UpdateRefused, check_evaluation
@@ -38,7 +38,7 @@ from plait.wire.messages import EvaluateTask, Evaluation, Task, TrainTask, Updat
 
 
 @dataclass(eq=False, kw_only=True)
-class ServerSide:
+class ServerContext:
     """The server's side of a run in progress: what every way to gather updates shares.
 
     Attributes:
@@ -57,13 +57,13 @@ class ServerSide:
     spool: Spool
     aggregator: Aggregator
     intake: Intake
-    costs: Costs
+    costs: PrivacyBudget
     stop: StopRequest
-    roster: Roster
+    roster: RunRoster
     recorded: Recorded
     commit_round: Callable[[RunState], None]
     evaluated: Callable[[Evaluated, RunState], None]
-    standing: Callable[[], Standing | None]
+    standing: Callable[[], EvaluationHistory | None]
     least: int
 
     @property
@@ -150,7 +150,7 @@ class Collector(AbstractContextManager["Collector"], Protocol):
         ...
 
 
-Collecting: TypeAlias = Callable[[ServerSide], Collector]
+Collecting: TypeAlias = Callable[[ServerContext], Collector]
 """Makes the collector of a run."""
 
 
@@ -159,7 +159,7 @@ class Evaluating:
     """An evaluation in progress. Entering it asks the clients; leaving it withdraws what is unanswered."""
 
     state: RunState
-    roster: Roster
+    roster: RunRoster
     dispatch: Dispatch
     log: AnswerLog
     clients: Sequence[str]
@@ -180,7 +180,7 @@ class Evaluating:
     def __exit__(self, *error: object) -> None:
         self.dispatch.__exit__(*error)
 
-    def take(self, answer: Answer) -> bool:
+    def take(self, answer: RoundAnswer) -> bool:
         """Take a client's answer; whether it counts."""
         client, reply, number = answer.client, answer.reply, self.state.round
         if not isinstance(reply, Evaluation):
@@ -216,7 +216,7 @@ class Evaluating:
         )
 
 
-def asked_to_evaluate(server: ServerSide, state: RunState, *, patience: Patience | None = None) -> Evaluating:
+def asked_to_evaluate(server: ServerContext, state: RunState, *, patience: Patience | None = None) -> Evaluating:
     """An evaluation of a state's adapter, by the clients that evaluate."""
     roster, plan = server.roster, server.plan
     dispatch = server.dispatch(state, Purpose.EVALUATE, state.round, patience=patience)
@@ -224,7 +224,7 @@ def asked_to_evaluate(server: ServerSide, state: RunState, *, patience: Patience
     return Evaluating(state, roster, dispatch, server.log, clients)
 
 
-def evaluate(server: ServerSide, state: RunState) -> tuple[RunState, events.Evaluated | None]:
+def evaluate(server: ServerContext, state: RunState) -> tuple[RunState, events.Evaluated | None]:
     """Ask clients for their losses, and wait for the answers."""
     if server.waits:
         server.gather()
@@ -251,12 +251,12 @@ class Arrivals(Generic[T]):
     """
 
     def __init__(
-        self, dispatch: Dispatch, opening: Callable[[Answer], Callable[[], T] | None], *, each_bytes: int
+        self, dispatch: Dispatch, opening: Callable[[RoundAnswer], Callable[[], T] | None], *, each_bytes: int
     ) -> None:
         self._dispatch = dispatch
         self._opening = opening
         self._work = SideBySide[T | None](each_bytes)
-        self._answers: deque[Answer] = deque()
+        self._answers: deque[RoundAnswer] = deque()
 
     def __enter__(self) -> Self:
         self._work.__enter__()
@@ -269,7 +269,7 @@ class Arrivals(Generic[T]):
         """Answers that came and were not taken."""
         return len(self._answers)
 
-    def next(self, deadline: float | None, *, wanted: int) -> tuple[Answer, T | None] | None:
+    def next(self, deadline: float | None, *, wanted: int) -> tuple[RoundAnswer, T | None] | None:
         """The next answer, and what was found in its update.
 
         Returns:
@@ -300,7 +300,7 @@ _Settle: TypeAlias = Callable[[], "tuple[bytes, Stored | None]"]
 class CohortCollector:
     """Gathers the updates of one cohort after the other."""
 
-    server: ServerSide
+    server: ServerContext
 
     def __enter__(self) -> Self:
         number, clients = self.server.recorded.cohort
@@ -409,7 +409,7 @@ class CohortCollector:
             late = sorted(dispatch.waiting) if len(usable) < plan.cohort_size else []
         log.note_ended(number, roster)
         for client in late:
-            log.failure(number, Answer(client, NoAnswer("no update before the deadline"), 0), reason=Reason.LATE)
+            log.failure(number, RoundAnswer(client, NoAnswer("no update before the deadline"), 0), reason=Reason.LATE)
         return note_held(state, held)
 
     def _choose(self, number: int, able: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -427,7 +427,7 @@ class CohortCollector:
         available = frozenset(server.channel.clock.available([*nodes.values()], server.plan.quorum))
         return [client for client, node in nodes.items() if node in available]
 
-    def _opening(self, state: RunState, number: int, answer: Answer) -> Callable[[], _Settle] | None:
+    def _opening(self, state: RunState, number: int, answer: RoundAnswer) -> Callable[[], _Settle] | None:
         """What checks an update on any thread; what this gives stores it, in the order of arrival."""
         if not isinstance(answer.reply, UpdateReply):
             return None

@@ -6,8 +6,8 @@ first the ledger is completed from the files on disk. How updates are gathered a
 parts of the run's `Way`, which `plait.composition` exchanges as a run asks: by default a cohort, a plain fold, and no
 costs.
 
-A guarded run (`watch.Guard`) publishes an adapter only once it is evaluated (`Following`); what is published stays in
-its place until a later one may replace it. Knows no torch, no Flower and no model.
+A guarded run (`watch.Guard`) publishes an adapter only once it is evaluated (`EvaluationPolicy`); what is published
+stays in its place until a later one may replace it. Knows no torch, no Flower and no model.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from plait.ledger import events
 from plait.ledger.events import Event, UpdateReceived
 from plait.ledger.ledger import Ledger, read_events
 from plait.ledger.run_view import Recorded
-from plait.ledger.watch import Guard, Standing, guard_after, standing_after
+from plait.ledger.watch import EvaluationHistory, Guard, guard_after, standing_after
 from plait.rounds.channel import Channel, Patience, StopRequest
 from plait.rounds.checkpoint import save_checkpoint
-from plait.rounds.cohort import CohortCollector, Collecting, Collector, ServerSide
+from plait.rounds.cohort import CohortCollector, Collecting, Collector, ServerContext
 from plait.rounds.fold import Aggregator, Folding, PlainFold
-from plait.rounds.roster import Roster
+from plait.rounds.roster import RunRoster
 from plait.rounds.run_directory import RunDirectory
-from plait.rounds.run_plan import CannotPayError, Costs, Free, RunPlan, TaskSettings
+from plait.rounds.run_plan import BudgetExhaustedError, Free, PrivacyBudget, RunPlan, TaskSettings
 from plait.rounds.run_state import Ranks, RunState, note_held
 from plait.rounds.spool import AnswerLog, Arrival, Intake
 
@@ -73,14 +73,14 @@ class Way:
 
     collecting: Collecting = CohortCollector
     folding: Folding = PlainFold
-    costs: Costs = field(default_factory=Free)
+    costs: PrivacyBudget = field(default_factory=Free)
     least: int = 0
     arriving: Arriving | None = None
     host: Host | None = None
 
 
 @dataclass(eq=False)
-class Following:
+class EvaluationPolicy:
     """The evaluations of one run."""
 
     plan: RunPlan
@@ -88,7 +88,7 @@ class Following:
     aggregator: Aggregator
     publish: Callable[[RunState], None]
     stop: StopRequest
-    standing: Standing = field(default_factory=Standing)
+    standing: EvaluationHistory = field(default_factory=EvaluationHistory)
     guard: Guard = field(default_factory=Guard)
 
     def __post_init__(self) -> None:
@@ -188,7 +188,7 @@ class Coordinator:
         self._intake = Intake(self._spool, self.directory, log, plan.settings)
         self._settings = TaskSettings(plan, self.rule, new_factors=self._spool.new_factors)
         self._reached = 0
-        self._following = Following(plan, self.ledger, self._aggregator, self.publish, self.stop)
+        self._following = EvaluationPolicy(plan, self.ledger, self._aggregator, self.publish, self.stop)
 
     def run(self, state: RunState) -> RunState:
         """Finish the run.
@@ -206,10 +206,10 @@ class Coordinator:
                 self.commit_round(state, is_saved=True)
             self._intake.steps.update(recorded.steps)
             if self.plan.has_paces:
-                from plait.rounds.paces import Paces
+                from plait.rounds.paces import ClientSpeeds
 
                 events_ = read_events(self.directory.ledger)
-                self._log.paces = Paces.of(events_, local_steps=self.plan.settings.local_steps)
+                self._log.paces = ClientSpeeds.of(events_, local_steps=self.plan.settings.local_steps)
             following.recall(recorded, state)
             newest = next((each for each in recorded.held_out if each.round == state.round), None)
             if newest and following.is_over(state.round):
@@ -236,7 +236,7 @@ class Coordinator:
             try:
                 state = collector.next(state)
                 self._reached = state.round
-            except CannotPayError as error:
+            except BudgetExhaustedError as error:
                 return self._end(state, recorded, str(error))
             if self._evaluation_due(state.round):
                 state = self._evaluate(state, collector)
@@ -255,8 +255,8 @@ class Coordinator:
             self.ledger.append(events.EndedEarly(round=state.round, reason=reason))
         return state
 
-    def _server(self, roster: Roster, recorded: Recorded) -> ServerSide:
-        return ServerSide(
+    def _server(self, roster: RunRoster, recorded: Recorded) -> ServerContext:
+        return ServerContext(
             channel=self.channel,
             directory=self.directory,
             ledger=self.ledger,
@@ -277,7 +277,7 @@ class Coordinator:
             least=max(self.plan.quorum, self.way.least),
         )
 
-    def _begin(self, state: RunState, server: ServerSide) -> RunState:
+    def _begin(self, state: RunState, server: ServerContext) -> RunState:
         """Gather the clients; returns what they are known to hold."""
         recorded, roster = server.recorded, server.roster
         server.gather(begun=recorded.begun)
@@ -298,9 +298,11 @@ class Coordinator:
             state = note_held(state, evaluated)
         return state
 
-    def _roster(self) -> Roster:
+    def _roster(self) -> RunRoster:
         settings = self._settings.to_describe()
-        return Roster(self.channel, self.ledger, settings, self.ranks, self.base_fingerprint, patience=self._patience)
+        return RunRoster(
+            self.channel, self.ledger, settings, self.ranks, self.base_fingerprint, patience=self._patience
+        )
 
     @property
     def _patience(self) -> Patience:

@@ -17,7 +17,7 @@ from plait.ledger.events import Reason
 from plait.ledger.ledger import Ledger
 from plait.rounds.broadcasts import Broadcasts
 from plait.rounds.channel import Channel, Data, NoAnswer, Patience, Purpose, TaskParts, group_of
-from plait.rounds.roster import REPLY_BYTES, Roster
+from plait.rounds.roster import REPLY_BYTES, RunRoster
 from plait.rounds.validate import max_update_bytes
 from plait.system.abandon import check_abandoned
 from plait.wire.messages import Refusal, RefusalReason, Reply, Task, decode_reply, encode_task
@@ -28,7 +28,7 @@ _DIGITS = 3
 
 
 @dataclass(frozen=True)
-class Heard:
+class TaskResponse:
     """What came from a client, or why nothing will."""
 
     client: str
@@ -38,7 +38,7 @@ class Heard:
 
 
 @dataclass(eq=False)
-class Asking:
+class RequestBatch:
     """An exchange with clients by name. Leaving it withdraws what is unanswered.
 
     Attributes:
@@ -100,7 +100,7 @@ class Asking:
         self._took_s.append(took_s)
         return took_s
 
-    def next(self, deadline: float | None) -> Heard | None:
+    def next(self, deadline: float | None) -> TaskResponse | None:
         """What comes next.
 
         Returns:
@@ -123,10 +123,10 @@ class Asking:
             client = self._waiting.pop(node, None)
             if client is not None:  # else it was not asked, or has answered
                 self._due_at.pop(client, None)
-                return Heard(client, data)
+                return TaskResponse(client, data)
         return None
 
-    def give_up(self) -> Heard | None:
+    def give_up(self) -> TaskResponse | None:
         """Give up a client that is silent, or far slower than the others: its task is withdrawn.
 
         `next` does so by itself, unless its deadline is nearer than it looks.
@@ -146,7 +146,7 @@ class Asking:
             else:
                 continue
             self.withdraw(client, reason.value)
-            return Heard(client, NoAnswer(f"is connected, but {why}"), reason, asked_s)
+            return TaskResponse(client, NoAnswer(f"is connected, but {why}"), reason, asked_s)
         return None
 
     def _next_due_s(self) -> float | None:
@@ -171,7 +171,7 @@ NEED_FULL = "need-full"
 
 
 @dataclass(frozen=True)
-class Answer:
+class RoundAnswer:
     """One client's final answer to a task: a decoded reply, or why there is none.
 
     Attributes:
@@ -191,7 +191,7 @@ class Answer:
         return isinstance(self.reply, Refusal) and self.reply.reason == RefusalReason.NEED_FULL
 
 
-def doubt(roster: Roster, answer: Answer) -> None:
+def doubt(roster: RunRoster, answer: RoundAnswer) -> None:
     """Ask a failed client nothing until it has described itself again."""
     if answer.client not in roster.nodes:
         return
@@ -228,7 +228,7 @@ class Dispatch:
     """
 
     channel: Channel
-    roster: Roster
+    roster: RunRoster
     aim: Aim
     held: Mapping[str, bytes]
     ledger: Ledger
@@ -239,7 +239,7 @@ class Dispatch:
 
     def __post_init__(self) -> None:
         group = group_of(self.aim.number, self.attempt)
-        self._asking = Asking(self.channel, purpose=self.purpose, group=group, patience=self.patience)
+        self._asking = RequestBatch(self.channel, purpose=self.purpose, group=group, patience=self.patience)
         self._asked: dict[str, _Asked] = {}
         self._sent_spec: set[str] = set()
         self._sent_whole: set[str] = set()
@@ -279,12 +279,12 @@ class Dispatch:
         self._asking.withdraw(client, reason)
         del self._asked[client]
 
-    def next_answer(self, deadline: float | None) -> Answer | None:
+    def next_answer(self, deadline: float | None) -> RoundAnswer | None:
         """The next client's answer.
 
         Returns:
             The answer, or None once all have answered or the deadline has passed. If clients come and go, one that was
-            given up has no reply, and `Answer.given_up` says why.
+            given up has no reply, and `RoundAnswer.given_up` says why.
         """
         while heard := self._asking.next(deadline):
             client = heard.client
@@ -302,12 +302,12 @@ class Dispatch:
             self._send(client, b"", whole=client in self._sent_spec)
         return None
 
-    def give_up(self) -> Answer | None:
+    def give_up(self) -> RoundAnswer | None:
         """Give up a client that will not answer, if there is one: for those whose deadlines are always near."""
         heard = self._asking.give_up()
         return None if heard is None else self._final(heard, self._decode(heard.client, heard.data))
 
-    def _final(self, heard: Heard, answer: Answer) -> Answer:
+    def _final(self, heard: TaskResponse, answer: RoundAnswer) -> RoundAnswer:
         # What it was asked holds a whole state of the run.
         del self._asked[heard.client]
         if heard.given_up:
@@ -339,11 +339,11 @@ class Dispatch:
         )
         self._asking.send(client, asked.node, parts, group=group_of(aim.number, self.attempt))
 
-    def _decode(self, client: str, raw: Data | NoAnswer) -> Answer:
+    def _decode(self, client: str, raw: Data | NoAnswer) -> RoundAnswer:
         if isinstance(raw, NoAnswer):
-            return Answer(client, raw, 0)
+            return RoundAnswer(client, raw, 0)
         most = max(max_update_bytes(layout) for layout in self._layouts)
         try:
-            return Answer(client, decode_reply(raw, max_bytes=REPLY_BYTES + most), len(raw))
+            return RoundAnswer(client, decode_reply(raw, max_bytes=REPLY_BYTES + most), len(raw))
         except PeerError as error:
-            return Answer(client, Refusal(client, RefusalReason.MALFORMED, str(error)), len(raw))
+            return RoundAnswer(client, Refusal(client, RefusalReason.MALFORMED, str(error)), len(raw))

@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from plait.config import RunConfig
 from plait.errors import ConfigError, did_you_mean
 from plait.ledger.fleet import Fleet, FleetDescribed, FleetDevice
-from plait.rounds.run_plan import Opening
+from plait.rounds.run_plan import RunContext
 from plait.settings.choice import hours_of
 from plait.system.files import at_home
 from plait.system.json_text import read_toml
@@ -182,7 +182,7 @@ PROFILES: Mapping[str, Profile] = {
 """The built-in profiles: assumed, not measured."""
 
 
-def opens(config: RunConfig, opening: Opening) -> FleetDescribed | None:
+def opens(config: RunConfig, opening: RunContext) -> FleetDescribed | None:
     """What the ledger says of a run's devices; None if it does.
 
     Raises:

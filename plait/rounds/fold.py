@@ -20,7 +20,7 @@ from plait.aggregation.server_step import slope_of
 from plait.errors import MachineError, PeerError
 from plait.ledger import events
 from plait.ledger.events import Reason, RoundFinished
-from plait.ledger.watch import Standing
+from plait.ledger.watch import EvaluationHistory
 from plait.rounds.broadcasts import Downlink, follow
 from plait.rounds.run_state import RunState, advance
 from plait.rounds.spool import NormCheck, Spool, Stored
@@ -106,7 +106,7 @@ class PlainFold:
         if not folded:
             raise PeerError(f"none of the updates of round {context.round} counts for rule '{spool.rule.name}'")
         outcome = replace(accumulator.finish(), slope=slope_of(slopes))
-        seen = events.Diagnostics(**asdict(observer.finish(outcome))) if observer else None
+        seen = events.RuleDiagnostics(**asdict(observer.finish(outcome))) if observer else None
         told = {
             "clipped": self._clipped(folded, stored, check),
             "weight_capped": tuple(client for client in folded if client in capped) or None,
@@ -166,7 +166,7 @@ class Aggregator:
     downlink: Downlink = field(default_factory=Downlink)
 
     def step(
-        self, state: RunState, number: int, stored: Mapping[str, Stored], *, standing: Standing | None = None
+        self, state: RunState, number: int, stored: Mapping[str, Stored], *, standing: EvaluationHistory | None = None
     ) -> tuple[RunState, RoundFinished]:
         """What rule and server optimizer make of the stored updates.
 
@@ -196,7 +196,7 @@ class Aggregator:
         return state, finished.model_copy(update=dict(folded.told))
 
     def combined(
-        self, state: RunState, number: int, stored: Mapping[str, Stored], *, standing: Standing | None = None
+        self, state: RunState, number: int, stored: Mapping[str, Stored], *, standing: EvaluationHistory | None = None
     ) -> tuple[AdapterState, Folded, OptimizerState]:
         """The step that rule and server optimizer make of the stored updates, which `step` takes."""
         master = self.spool.ranks.master

@@ -43,8 +43,8 @@ from numpy.typing import NDArray
 
 from plait.adapters import AdapterState, Float32, Layout, add, subtract
 from plait.aggregation import BOTH_SIDES, Geometry, Side, geometry_of
-from plait.rounds.local_model import Grid, Moments, Trained, TrainJob
-from plait.rounds.memory import ClientState, Kept, Memory, recall_state
+from plait.rounds.local_model import DeltaGrid, Moments, Trained, TrainJob
+from plait.rounds.memory import ClientState, ClientStore, Kept, recall_state
 from plait.wire.codec import Codec
 from plait.wire.envelope import EncodedDelta, encode_delta
 from plait.wire.settings import Settings
@@ -92,7 +92,7 @@ class Hook(Protocol):
         ...
 
 
-def before_training(hooks: Sequence[Hook], job: TrainJob, memory: Memory) -> TrainJob:
+def before_training(hooks: Sequence[Hook], job: TrainJob, memory: ClientStore) -> TrainJob:
     """The job with the changes of all `hooks`."""
     found: dict[str, Kept] = {}
     for hook in hooks:
@@ -102,7 +102,7 @@ def before_training(hooks: Sequence[Hook], job: TrainJob, memory: Memory) -> Tra
     return replace(job, kept=found)
 
 
-def after_training(hooks: Sequence[Hook], job: TrainJob, trained: Trained, memory: Memory) -> Outgoing:
+def after_training(hooks: Sequence[Hook], job: TrainJob, trained: Trained, memory: ClientStore) -> Outgoing:
     """The delta to send; afterwards `memory` has the hooks' values for the next round."""
     outgoing = Outgoing(trained, subtract(trained.state, job.start))
     left: dict[str, Kept] = {}
@@ -116,7 +116,7 @@ def after_training(hooks: Sequence[Hook], job: TrainJob, trained: Trained, memor
     return outgoing
 
 
-def _recall(memory: Memory, key: str, job: TrainJob) -> Kept:
+def _recall(memory: ClientStore, key: str, job: TrainJob) -> Kept:
     if not key:
         return Kept()
     given = recall_state(memory, key, job.run_id).given_in(job.settings.round)
@@ -379,7 +379,7 @@ class ErrorFeedback:
         return replace(outgoing, encoded=encoded), residual.after_sending(encoded.delta).kept()
 
     @staticmethod
-    def _on_grid(grid: Grid, kept: Kept, outgoing: Outgoing) -> tuple[Outgoing, Kept]:
+    def _on_grid(grid: DeltaGrid, kept: Kept, outgoing: Outgoing) -> tuple[Outgoing, Kept]:
         """Rounding to a grid at random is right on average, so it needs neither gain nor lead."""
         layout = outgoing.delta.layout
         residual = Residual(add(Residual.of(kept, layout).pending, outgoing.delta))

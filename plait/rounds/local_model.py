@@ -130,7 +130,7 @@ class Trained:
     refused_completions: int | None = None
 
 
-class Grid(Protocol):
+class DeltaGrid(Protocol):
     """Whole numbers that a delta is rounded to, right on average."""
 
     def rounded(self, delta: AdapterState) -> tuple[NDArray[np.int32], AdapterState]:
@@ -158,7 +158,7 @@ class TrainJob:
     header: Header | None = None
     examples: int = 0
     kept: Mapping[str, Kept] = field(default_factory=dict[str, Kept])
-    grid: Grid | None = None
+    grid: DeltaGrid | None = None
     client: str = ""
     charge: Charge | None = None
 

@@ -40,7 +40,7 @@ MUST_LAST = frozenset({"record-privacy"})
 OUTLASTS_RUN = MUST_LAST | {"secret"}
 
 
-class Memory(Protocol):
+class ClientStore(Protocol):
     """Bytes by key: the newest adapter and its spec, the base's movement, and the `IRREPLACEABLE` values."""
 
     def load(self, key: str) -> bytes | None:
@@ -111,7 +111,7 @@ class ClientState:
         return cls(run_id, halves["before"], halves["after"])
 
 
-def recall_state(memory: Memory, key: str, run_id: bytes) -> ClientState:
+def recall_state(memory: ClientStore, key: str, run_id: bytes) -> ClientState:
     """The state under `key`; empty if it is lost, damaged or of another run."""
     found = ClientState.from_bytes(memory.load(key) or b"")
     return found if found and found.run_id == run_id else ClientState(run_id)
@@ -124,7 +124,7 @@ def _of(half: str, named: Mapping[str, _Value]) -> dict[str, _Value]:
 
 @dataclass(eq=False)
 class DiskMemory:
-    """A `plait.rounds.memory.Memory` in a folder.
+    """A `plait.rounds.memory.ClientStore` in a folder.
 
     Attributes:
         folder: made when something is first stored, private to its owner.
@@ -183,7 +183,7 @@ class ClientSecret:
     value: bytes = field(repr=False)
 
     @classmethod
-    def of(cls, memory: Memory) -> Self:
+    def of(cls, memory: ClientStore) -> Self:
         """The one in the client's memory of the run; drawn and stored there if there is none."""
         known = cls.known(memory)
         if known is None:
@@ -192,7 +192,7 @@ class ClientSecret:
         return known
 
     @classmethod
-    def known(cls, memory: Memory) -> Self | None:
+    def known(cls, memory: ClientStore) -> Self | None:
         """The one in the client's memory of the run, if there is one."""
         value = memory.load(_KEY)
         return None if value is None or len(value) != KEY_BYTES else cls(value)

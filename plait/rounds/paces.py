@@ -39,7 +39,7 @@ class Pace:
 
 
 @dataclass
-class Paces:
+class ClientSpeeds:
     """The clients' paces, from the events of a run.
 
     Attributes:

@@ -2,8 +2,8 @@
 
 Training is a pipeline: decode a task and run `HOOKS` forward; train the resulting job; run the hooks backward and pack
 the answer. The server can send again all that a client holds of settings and adapter: one that lost it asks for it.
-Knows no torch, no Flower and no socket: the model is a `LocalModel`, and values that outlive a task are in a `Memory`.
-Answers carry counts, losses and codes; never text.
+Knows no torch, no Flower and no socket: the model is a `LocalModel`, and values that outlive a task are in a
+`ClientStore`. Answers carry counts, losses and codes; never text.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from plait.errors import (
     TooLittleDataError,
 )
 from plait.rounds.broadcasts import take_step
-from plait.rounds.client_way import ClientWay, InTheOpen
+from plait.rounds.client_way import ClientPipeline, PlainSender
 from plait.rounds.evaluation import SequenceLosses, evaluation_of
 from plait.rounds.hooks import (
     CarriedMoments,
@@ -44,8 +44,8 @@ from plait.rounds.hooks import (
     with_own,
 )
 from plait.rounds.local_model import DataSize, LocalModel, Trained, TrainJob
-from plait.rounds.memory import ClientState, Kept, Memory, recall_state
-from plait.rounds.terms import Asked, Terms
+from plait.rounds.memory import ClientState, ClientStore, Kept, recall_state
+from plait.rounds.terms import AgreedTerms, TaskHistory
 from plait.system.abandon import Abandoned
 from plait.wire.envelope import Direction, Header, Opened, Received, read_envelope, unpack
 from plait.wire.messages import (
@@ -69,11 +69,11 @@ class NeedFullError(PeerError):
 
 
 @dataclass(eq=False)
-class Holdings:
+class ClientCache:
     """The values that one client holds of one run."""
 
     model: LocalModel
-    memory: Memory
+    memory: ClientStore
     _: KW_ONLY
     max_rank: int
 
@@ -165,20 +165,20 @@ class Participant:
 
     name: str
     model: LocalModel
-    memory: Memory
+    memory: ClientStore
     _: KW_ONLY
     max_rank: int = 0
     max_task_bytes: int = 1 << 31
-    terms: Terms | None = None
+    terms: AgreedTerms | None = None
     hooks: Sequence[Hook] = HOOKS
-    way: ClientWay | None = None
+    way: ClientPipeline | None = None
 
     def __post_init__(self) -> None:
         self.refusal = ""
         settings = self.terms.tasks.plan.settings if self.terms else None
         self._is_noised = bool(settings and settings.is_noised)
         self._counts_stay = bool(settings and settings.counts_stay)
-        self._holdings = Holdings(self.model, self.memory, max_rank=self.max_rank)
+        self._holdings = ClientCache(self.model, self.memory, max_rank=self.max_rank)
         self._policy = self.terms.policy if self.terms else None
 
     def answer(self, task_bytes: bytes) -> bytes:
@@ -202,8 +202,8 @@ class Participant:
             return encode_reply(Refusal(self.name, reason_of(error), told))
 
     @property
-    def _way(self) -> ClientWay:
-        return self.way or ClientWay(InTheOpen(self.name))
+    def _way(self) -> ClientPipeline:
+        return self.way or ClientPipeline(PlainSender(self.name))
 
     def _work(self, task_bytes: bytes) -> TrainJob | bytes:
         held = self._holdings.settings_text
@@ -225,7 +225,7 @@ class Participant:
         spec, state = self._holdings.catch_up(broadcast)
         self._holdings.keep_settings(task.settings)
         if self._policy:
-            Asked.recall(self.memory).note(self.memory, header, task, self._policy.max_repeats)
+            TaskHistory.recall(self.memory).note(self.memory, header, task, self._policy.max_repeats)
         if isinstance(task, TrainTask):
             return self._job(header, spec, state, task.settings)
         if self._is_noised:

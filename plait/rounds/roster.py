@@ -163,7 +163,7 @@ class _Unfit:
     again_at: float | None
 
 
-class Roster:
+class RunRoster:
     """The clients of a run, as far as they can be reached. Asks within a ``with`` block.
 
     Attributes:

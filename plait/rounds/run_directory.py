@@ -40,7 +40,7 @@ from plait.system.files import (
 from plait.system.text import printable
 
 if TYPE_CHECKING:
-    from plait.plugin_search import Source
+    from plait.plugin_search import PluginSource
 
 _WHY = "why.txt"
 _SAFE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -214,7 +214,7 @@ def _file_name(client: str) -> str:
     return f"sha256-{hashlib.sha256(client.encode()).hexdigest()}.envelope"
 
 
-def check_sources(events: Sequence[Event], found: Sequence[Source]) -> None:
+def check_sources(events: Sequence[Event], found: Sequence[PluginSource]) -> None:
     """Refuse to continue a run whose plug-ins have another source now."""
     here = {(each.kind.value, each.name): each for each in found}
     start = start_of(events)

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from plait.rounds.paces import BySpeed
 
 
-class CannotPayError(PeerError):
+class BudgetExhaustedError(PeerError):
     """A round would cost more than is left; the run ends with the adapter that it has."""
 
 
-class Costs(Protocol):
+class PrivacyBudget(Protocol):
     """What rounds cost, and what that asks of the run."""
 
     @property
@@ -72,7 +72,7 @@ class Free:
 
 
 @dataclass(frozen=True)
-class Links:
+class MessageBits:
     """Bits for each parameter of an adapter.
 
     Attributes:
@@ -84,7 +84,7 @@ class Links:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Opening:
+class RunContext:
     """A run that begins, or goes on.
 
     Attributes:

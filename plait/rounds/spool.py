@@ -27,8 +27,8 @@ from plait.ledger.events import Reason
 from plait.ledger.ledger import Ledger
 from plait.ledger.run_view import Recorded
 from plait.rounds.channel import Channel, NoAnswer
-from plait.rounds.dispatch import Answer
-from plait.rounds.roster import Roster
+from plait.rounds.dispatch import RoundAnswer
+from plait.rounds.roster import RunRoster
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import Ranks, RunState
 from plait.rounds.validate import (
@@ -50,7 +50,7 @@ from plait.wire.messages import Refusal, UpdateReply, encode_reply
 from plait.wire.settings import Settings
 
 if TYPE_CHECKING:
-    from plait.rounds.paces import BySpeed, Paces
+    from plait.rounds.paces import BySpeed, ClientSpeeds
 
 
 _MOST_BYTES = 1 << 28  # of all results that wait
@@ -342,7 +342,7 @@ class AnswerLog:
     ledger: Ledger
     misfits: set[tuple[int, str, str]] = field(default_factory=set[tuple[int, str, str]])
     epsilons: dict[str, float] = field(default_factory=dict[str, float])
-    paces: Paces | None = None
+    paces: ClientSpeeds | None = None
     last: str = ""
     _newest: dict[str, events.UpdateReceived] = field(default_factory=dict[str, events.UpdateReceived])
 
@@ -362,7 +362,7 @@ class AnswerLog:
         self._measure(event)
 
     def expected_s(self, client: str, steps: int = 0) -> float | None:
-        """How long a client's task is expected to take, as `Paces` says; None if that is not known."""
+        """How long a client's task is expected to take, as `ClientSpeeds` says; None if that is not known."""
         return self.paces.expected_s(client, steps) if self.paces else None
 
     def _measure(self, event: events.Event) -> None:
@@ -411,7 +411,7 @@ class AnswerLog:
             self.ledger.note(received)
         self._measure(received)
 
-    def failure(self, number: int, answer: Answer, *, reason: str = Reason.NO_ANSWER, stage: str = "") -> None:
+    def failure(self, number: int, answer: RoundAnswer, *, reason: str = Reason.NO_ANSWER, stage: str = "") -> None:
         """Record an invalid answer to the task of round `number`."""
         reply = answer.reply
         if isinstance(reply, Refusal):
@@ -427,9 +427,9 @@ class AnswerLog:
         """Record once a refusal that a fold brings: a round that was killed while folding is folded again."""
         if (number, client, reason.value) not in self.misfits:
             self.misfits.add((number, client, reason.value))
-            self.refusal(number, Answer(client, NoAnswer(detail), 0), reason, detail)
+            self.refusal(number, RoundAnswer(client, NoAnswer(detail), 0), reason, detail)
 
-    def refusal(self, number: int, answer: Answer, reason: str, detail: str, *, stage: str = "") -> None:
+    def refusal(self, number: int, answer: RoundAnswer, reason: str, detail: str, *, stage: str = "") -> None:
         """Record an answer that does not count."""
         self.last = f"; client {answer.client!r}: {detail}"
         self.ledger.append(
@@ -443,7 +443,7 @@ class AnswerLog:
             )
         )
 
-    def note_ended(self, number: int, roster: Roster) -> None:
+    def note_ended(self, number: int, roster: RunRoster) -> None:
         """Record what simulated devices did."""
         for event in self.channel.clock.ended(number, {node: client for client, node in roster.nodes.items()}):
             self.ledger.note(event)
@@ -468,7 +468,7 @@ class Intake:
     settings: Settings
     steps: dict[tuple[int, str], int] = field(default_factory=dict[tuple[int, str], int])
 
-    def expected(self, state: RunState, number: int, client: str, roster: Roster) -> Expected:
+    def expected(self, state: RunState, number: int, client: str, roster: RunRoster) -> Expected:
         """What an update must say of itself."""
         return replace(
             self.spool.expected(state, number, client, roster.tracks[client]),
@@ -489,7 +489,7 @@ class Intake:
         steps = self.steps.get((expected.round, expected.client), 0)
         return opened, self.spool.stored(opened, state, track, steps=steps, arrival=arrival)
 
-    def commit_update(self, expected: Expected, update: bytes, answer: Answer, checked: Checked) -> Stored | None:
+    def commit_update(self, expected: Expected, update: bytes, answer: RoundAnswer, checked: Checked) -> Stored | None:
         """Accept an update: its bytes, then its record; or record why it is not usable.
 
         Killed before the bytes are whole, the client is asked again. Killed before the record, the run finds the bytes

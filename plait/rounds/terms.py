@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from plait.adapters import AdapterSpec
 from plait.errors import ConfigError, PolicyError
-from plait.rounds.memory import Memory
+from plait.rounds.memory import ClientStore
 from plait.rounds.run_plan import TaskSettings
 from plait.system.json_text import read_json
 from plait.wire.envelope import Header
@@ -34,7 +34,7 @@ _REMEMBERED = 4
 
 
 @dataclass
-class Asked:
+class TaskHistory:
     """A client's record of the tasks of a run: which rounds, and from which adapters.
 
     A restarted server asks for a round again from the same adapter, and gets the same answer. Other adapters would get
@@ -54,7 +54,7 @@ class Asked:
     given: tuple[int, str] = (0, "")
 
     @classmethod
-    def recall(cls, memory: Memory) -> Asked:
+    def recall(cls, memory: ClientStore) -> TaskHistory:
         """The stored record; empty if nothing was asked yet."""
         data = memory.load(_ASKED)
         if data is None:
@@ -74,7 +74,7 @@ class Asked:
                 "this client's record of a run's tasks is damaged, so it takes no further part in the run: restore it"
             ) from error
 
-    def note(self, memory: Memory, header: Header, task: TrainTask | EvaluateTask, most: int) -> None:
+    def note(self, memory: ClientStore, header: Header, task: TrainTask | EvaluateTask, most: int) -> None:
         """Record a task before it is done.
 
         Raises:
@@ -103,7 +103,7 @@ class Asked:
             del rounds[old]
         self._save(memory)
 
-    def note_given(self, memory: Memory, number: int, attempt: bytes, most: int) -> None:
+    def note_given(self, memory: ClientStore, number: int, attempt: bytes, most: int) -> None:
         """Record an update before it leaves with noise of its own.
 
         An attempt at a round may continue without this client while it answers the next one. Both have its update then,
@@ -126,12 +126,12 @@ class Asked:
         self.given = max(self.given[0], number), digest
         self._save(memory)
 
-    def _save(self, memory: Memory) -> None:
+    def _save(self, memory: ClientStore) -> None:
         memory.save(_ASKED, json.dumps(vars(self), sort_keys=True).encode())
 
 
 @dataclass(frozen=True)
-class Terms:
+class AgreedTerms:
     """One client's agreement to one run.
 
     Attributes:
@@ -196,7 +196,7 @@ class Terms:
                 raise PolicyError(f"{name} of the task is {said}, expected {agreed} as the run configuration says")
 
 
-class Lines(Protocol):
+class GrowingLines(Protocol):
     """Lines of text that only ever grow in number."""
 
     def read(self) -> Sequence[str]:
@@ -212,7 +212,7 @@ class Lines(Protocol):
 class DataJournal:
     """The journal of one data set in one federation."""
 
-    lines: Lines
+    lines: GrowingLines
     _entries: list[Mapping[str, Any]] = field(default_factory=list[Mapping[str, Any]], init=False)
 
     def entries(self) -> Sequence[Mapping[str, Any]]:

@@ -37,7 +37,7 @@ from plait.trust.derived import KEY_BYTES, derived
 from plait.trust.identity import NodeIdentity, Vouch
 from plait.trust.masks import Mask, Residues, Ring, add_masks, agreed, public_of, split, whole_secret
 from plait.wire.masked_messages import MaskingTask
-from plait.wire.masked_roster import Offer, Roster, Session, is_signed, open_shares, parcel_key, seal_shares
+from plait.wire.masked_roster import MaskedAttempt, Offer, Roster, is_signed, open_shares, parcel_key, seal_shares
 from plait.wire.messages import decode_task, encode_task
 
 
@@ -71,7 +71,7 @@ class MaskingClient:
     """
 
     client: str
-    session: Session | None = None
+    session: MaskedAttempt | None = None
     own: Secrets | None = None
     roster: Roster | None = None
     held: Mapping[int, tuple[bytes, bytes]] = field(default_factory=dict[int, tuple[bytes, bytes]], repr=False)
@@ -82,7 +82,7 @@ class MaskingClient:
     revealed: Mapping[int, bytes] | None = field(default=None, repr=False)
     closed: Mapping[str, int] = field(default_factory=dict[str, int])
 
-    def offer(self, session: Session, identity: NodeIdentity) -> tuple[MaskingClient, Offer]:
+    def offer(self, session: MaskedAttempt, identity: NodeIdentity) -> tuple[MaskingClient, Offer]:
         """Begin an attempt; the secrets of the one before are gone."""
         if session.round <= self.closed.get(session.series, -1):
             raise PeerError(
@@ -126,7 +126,7 @@ class MaskingClient:
         return replace(self, roster=roster, held={me: shares[me]}), parcels
 
     def deliver(
-        self, session: Session, sharers: Sequence[int], parcels: Mapping[int, bytes]
+        self, session: MaskedAttempt, sharers: Sequence[int], parcels: Mapping[int, bytes]
     ) -> tuple[MaskingClient, tuple[int, ...]]:
         """Take the neighbours' shares, or give the places whose parcels cannot be opened.
 
@@ -154,7 +154,7 @@ class MaskingClient:
             return self, tuple(unreadable)
         return replace(self, held=held, sharers=tuple(sharers)), ()
 
-    def show(self, session: Session, receiver: int) -> tuple[MaskingClient, bytes]:
+    def show(self, session: MaskedAttempt, receiver: int) -> tuple[MaskingClient, bytes]:
         """The key of the parcel to this place, at the end of an attempt in which it sends no numbers."""
         own, roster = self._own(session), self._agreed(session)
         if self.has_masked:
@@ -166,7 +166,7 @@ class MaskingClient:
 
     def masked(
         self,
-        session: Session,
+        session: MaskedAttempt,
         values: Residues,
         figures: NDArray[np.uint64],
         *,
@@ -190,7 +190,7 @@ class MaskingClient:
         signature = sign(roster.masked_text(self.sharers))
         return replace(self, has_masked=True, received=received), values, figures, signature
 
-    def noise_key(self, session: Session, numbers: bytes) -> bytes:
+    def noise_key(self, session: MaskedAttempt, numbers: bytes) -> bytes:
         """The key of noise to add before `masked`: of this attempt, and of no other numbers.
 
         An attempt has one answer, so no numbers are noised twice and no noise is used twice, whatever is killed.
@@ -202,7 +202,7 @@ class MaskingClient:
 
     def sign(
         self,
-        session: Session,
+        session: MaskedAttempt,
         survivors: Sequence[int],
         masked: Mapping[int, bytes],
         sign: Callable[[bytes], bytes],
@@ -223,7 +223,7 @@ class MaskingClient:
         return replace(self, signed=tuple(survivors)), signature
 
     def reveal(
-        self, session: Session, survivors: Sequence[int], signatures: Mapping[int, bytes]
+        self, session: MaskedAttempt, survivors: Sequence[int], signatures: Mapping[int, bytes]
     ) -> tuple[MaskingClient, Mapping[int, bytes]]:
         """Its own seed, and one share of each neighbour's secrets, by place; the same question may be asked again."""
         roster, own = self._agreed(session), self.own
@@ -250,14 +250,14 @@ class MaskingClient:
         closed = {**self.closed, session.series: session.round}
         return replace(self, own=None, held={}, revealed=revealed, closed=closed), revealed
 
-    def _own(self, session: Session) -> Secrets:
+    def _own(self, session: MaskedAttempt) -> Secrets:
         if self.session != session or self.own is None:
             raise PeerError(
                 "this attempt is not the current one or is over, expected the one that keys were offered for"
             )
         return self.own
 
-    def _agreed(self, session: Session) -> Roster:
+    def _agreed(self, session: MaskedAttempt) -> Roster:
         if self.session != session:
             raise PeerError("another attempt than the current one is asked for, expected the current one")
         if self.roster is None:

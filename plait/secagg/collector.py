@@ -18,17 +18,17 @@ from plait.ledger.events import Reason
 from plait.ledger.ledger import read_events
 from plait.ledger.masks import EvaluationMissed
 from plait.rounds.channel import NoAnswer, Purpose
-from plait.rounds.cohort import ServerSide
-from plait.rounds.dispatch import Answer, doubt
+from plait.rounds.cohort import ServerContext
+from plait.rounds.dispatch import RoundAnswer, doubt
 from plait.rounds.run_state import RunState, choose_cohort, note_held
 from plait.secagg.journal import evaluators_of
 from plait.secagg.rounds import MaskedRounds
-from plait.secagg.server import Sealed, TooFewError
+from plait.secagg.server import SealedSum, TooFewError
 from plait.secagg.stages import TRAINING_STAGE, ContestedError, MaskedSums, seated
-from plait.secagg.sums import EVALUATION, Wanted, decode_figures, scores_of
+from plait.secagg.sums import EVALUATION, WantedSum, decode_figures, scores_of
 from plait.trust.identity import Vouch
 from plait.wire.masked_messages import MaskedReply, MaskedUpdate
-from plait.wire.masked_roster import Session
+from plait.wire.masked_roster import MaskedAttempt
 from plait.wire.messages import Refusal, RefusalReason
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 class MaskedCollector:
     """Gathers the masked sums of one run; `vouch` says whether a node key is the client's that an offer names."""
 
-    server: ServerSide
+    server: ServerContext
     masked: MaskedRounds
     vouch: Vouch
 
@@ -92,7 +92,7 @@ class MaskedCollector:
             return result, None
         return result, events.Evaluated(round=state.round, adapter=state.shadow.digest().hex(), **dict(mean), own=own)
 
-    def _pay_for(self, sealed: Sealed) -> None:
+    def _pay_for(self, sealed: SealedSum) -> None:
         """Record that a sum with its clients' own noise is about to be known."""
         if self.masked.privacy:
             roster = sealed.roster
@@ -101,7 +101,7 @@ class MaskedCollector:
             private = cast("PrivateRounds", self.server.costs)
             private.intend(roster.session.round, commitment, clip_norm=clip_norm)
 
-    def _attempt(self, wanted: Wanted, purpose: Purpose, state: RunState) -> RunState | TooFewError:
+    def _attempt(self, wanted: WantedSum, purpose: Purpose, state: RunState) -> RunState | TooFewError:
         """The state after a sum, or why the last attempt at it failed.
 
         A round has so many attempts, and one more for each that a complaint ends.
@@ -141,7 +141,7 @@ class MaskedCollector:
             return TooFewError(f"{error}; left out, because they depart from the protocol: {names}", count=error.count)
         return error
 
-    def _invited(self, wanted: Wanted, purpose: Purpose, attempt: int, *, without: Collection[str]) -> Sequence[str]:
+    def _invited(self, wanted: WantedSum, purpose: Purpose, attempt: int, *, without: Collection[str]) -> Sequence[str]:
         plan, sums = self.server.plan, self._sums
         names = [name for name in self.server.roster.nodes if sums.may_be_invited(wanted, name)]
         if purpose is Purpose.TRAIN:
@@ -160,7 +160,7 @@ class MaskedCollector:
         # Where none are safe, clients that keep a journal say so once; simulated ones keep none.
         return chosen or (() if self._declined[purpose] else clients)
 
-    def _cohort(self, wanted: Wanted, names: Sequence[str], without: Collection[str]) -> Sequence[str]:
+    def _cohort(self, wanted: WantedSum, names: Sequence[str], without: Collection[str]) -> Sequence[str]:
         """The clients of a round: the same as before where all are meant, and two fewer than would not sign its sum."""
         plan, seats = self.server.plan, self._sums.seats
         known = [name for name in seats if name in names]
@@ -178,13 +178,13 @@ class MaskedCollector:
             key, sums = str(self.server.plan.seed), self._sums
             sums.seats = seated(cohort, self.masked.groups, key=key, before=sums.seats)
 
-    def _take(self, wanted: Wanted, purpose: Purpose, state: RunState, chosen: Sequence[str]) -> RunState:
+    def _take(self, wanted: WantedSum, purpose: Purpose, state: RunState, chosen: Sequence[str]) -> RunState:
         """Take a masked sum, in one attempt; it is on disk afterwards."""
         server, roster, log = self.server, self.server.roster, self.server.log
         answered: list[str] = []
         declined: frozenset[str] = frozenset()
 
-        def ask(session: Session, clients: Sequence[str]) -> Iterator[tuple[str, MaskedUpdate]]:
+        def ask(session: MaskedAttempt, clients: Sequence[str]) -> Iterator[tuple[str, MaskedUpdate]]:
             nonlocal declined
             deadline = server.deadline()
             with server.dispatch(state, purpose, wanted.round, attempt=session.attempt) as dispatch:
@@ -204,7 +204,7 @@ class MaskedCollector:
                     yield answer.client, reply.answer
                 late = Reason.NO_ANSWER if deadline is None else Reason.LATE
                 for client in sorted(dispatch.waiting):
-                    silent = Answer(client, NoAnswer("gave no answer"), 0)
+                    silent = RoundAnswer(client, NoAnswer("gave no answer"), 0)
                     log.failure(wanted.round, silent, reason=late, stage=TRAINING_STAGE)
 
         try:
@@ -214,7 +214,7 @@ class MaskedCollector:
             raise
         return note_held(state, dict.fromkeys(answered, state.held_on(0)))
 
-    def _note(self, wanted: Wanted, answer: Answer, update: MaskedUpdate) -> None:
+    def _note(self, wanted: WantedSum, answer: RoundAnswer, update: MaskedUpdate) -> None:
         number, client, uplink_bytes = wanted.round, answer.client, answer.uplink_bytes
         if wanted.purpose == Purpose.EVALUATE.value:
             said = events.ReplyReceived(round=number, client=client, purpose=wanted.purpose, uplink_bytes=uplink_bytes)

@@ -26,7 +26,7 @@ from typing import TypeAlias
 from plait.errors import PolicyError
 from plait.guarantees.thresholds import LEAST_CLIENTS
 from plait.rounds.terms import DataJournal, damaged
-from plait.wire.masked_roster import Session
+from plait.wire.masked_roster import MaskedAttempt
 
 Clients: TypeAlias = frozenset[str]
 
@@ -56,7 +56,7 @@ class SumJournal:
     _closed: dict[str, int] = field(default_factory=dict[str, int], init=False)
     _sums: dict[tuple[str, str, int], _Sum] = field(default_factory=dict[tuple[str, str, int], _Sum], init=False)
 
-    def check_open(self, session: Session) -> None:
+    def check_open(self, session: MaskedAttempt) -> None:
         """Refuse an attempt at a sum that was unmasked before."""
         self._recall()
         if session.round <= self._closed.get(session.series, -1):
@@ -65,7 +65,7 @@ class SumJournal:
                 "journal of its data says so"
             )
 
-    def check_sum(self, session: Session, received: bytes, clients: Collection[str]) -> None:
+    def check_sum(self, session: MaskedAttempt, received: bytes, clients: Collection[str]) -> None:
         """Refuse to help unmask a sum that tells of few clients."""
         self._recall()
         now, purpose = frozenset(clients), session.purpose
@@ -99,7 +99,9 @@ class SumJournal:
             if kind == purpose and (purpose == "evaluate" or each.received == received.hex())
         }
 
-    def note_sum(self, session: Session, received: bytes, clients: Iterable[str], *, is_sure: bool = True) -> None:
+    def note_sum(
+        self, session: MaskedAttempt, received: bytes, clients: Iterable[str], *, is_sure: bool = True
+    ) -> None:
         """Record a sum before this client helps to unmask it, or once others may have done so without it."""
         self.journal.add(
             {

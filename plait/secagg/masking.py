@@ -18,12 +18,12 @@ from plait.adapters import AdapterState, norm
 from plait.aggregation import Side, geometry_of, slices_of
 from plait.errors import PeerError, PolicyError
 from plait.guarantees.thresholds import LEAST_CLIENTS
-from plait.rounds.client_way import Speaker
+from plait.rounds.client_way import ClientContext
 from plait.rounds.evaluation import client_losses
 from plait.rounds.hooks import Outgoing
 from plait.rounds.local_model import TrainJob
-from plait.rounds.memory import Memory
-from plait.rounds.terms import Asked
+from plait.rounds.memory import ClientStore
+from plait.rounds.terms import TaskHistory
 from plait.secagg.client import MaskingClient
 from plait.secagg.grid import Coding, KeyedGrid, MaskedGrid
 from plait.secagg.journal import SumJournal
@@ -33,7 +33,7 @@ from plait.trust.identity import NodeIdentity
 from plait.trust.masks import Ring
 from plait.wire import masked_messages as messages
 from plait.wire.envelope import Header
-from plait.wire.masked_roster import Roster, Session
+from plait.wire.masked_roster import MaskedAttempt, Roster
 from plait.wire.messages import EvaluateTask, Evaluation, FurtherTask, TrainTask
 from plait.wire.settings import Settings
 
@@ -55,7 +55,7 @@ class Masking:
     """
 
     client: str
-    memory: Memory
+    memory: ClientStore
     identity: NodeIdentity | None = None
     journal: SumJournal | None = None
 
@@ -78,9 +78,9 @@ class Masking:
             case messages.Delivery():
                 client, unreadable = client.deliver(task.session, stage.sharers, stage.parcels)
                 answer = messages.Ready(unreadable)
-            case messages.Opening():
+            case messages.UnopenedParcel():
                 client, key = client.show(task.session, stage.receiver)
-                answer = messages.Opened(key)
+                answer = messages.ParcelKey(key)
             case messages.Survivors():
                 self._check_sum(client, stage.survivors)
                 client, signature = client.sign(task.session, stage.survivors, stage.signatures, identity.sign)
@@ -103,7 +103,7 @@ class Masking:
             do = self.journal.note_sum if notes else self.journal.check_sum
             do(client.session, client.received, [roster.offers[place].client for place in survivors])
 
-    def _note_unsure(self, client: MaskingClient, next_one: Session) -> None:
+    def _note_unsure(self, client: MaskingClient, next_one: MaskedAttempt) -> None:
         """Note a sum that its numbers may be in, though nobody asked it to unmask them: a third need not be asked."""
         before, roster = client.session, client.roster
         if not (self.journal and before and roster and client.has_masked) or client.revealed is not None:
@@ -130,12 +130,12 @@ class Masking:
         if self.journal:
             self.journal.check_sum(roster.session, received, [offer.client for offer in roster.offers])
 
-    def noise_key(self, session: Session, numbers: bytes) -> bytes:
+    def noise_key(self, session: MaskedAttempt, numbers: bytes) -> bytes:
         """See `MaskingClient.noise_key`."""
         return self._recall().noise_key(session, numbers)
 
     def masked(
-        self, session: Session, numbers: NDArray[np.integer], figures: NDArray[np.uint64], *, received: bytes
+        self, session: MaskedAttempt, numbers: NDArray[np.integer], figures: NDArray[np.uint64], *, received: bytes
     ) -> messages.MaskedReply:
         """Numbers, and figures modulo 2^64, under this attempt's masks."""
         client = self._recall()
@@ -154,7 +154,7 @@ class Masking:
         if data is not None:
             return MaskingClient.from_bytes(data)
         # Of rounds that it was asked for before its journal was lost, it may have unmasked any.
-        asked = Asked.recall(self.memory)
+        asked = TaskHistory.recall(self.memory)
         newest = {purpose: asked.newest.get(task.__name__, -1) for purpose, task in _TASKS.items()}
         closed = {f"{asked.run_id} {purpose}": number for purpose, number in newest.items() if number >= 0}
         return MaskingClient(self.client, closed=closed)
@@ -168,7 +168,7 @@ class UnderMasks:
         charge: what a share of noise costs the client; None where nothing is charged.
     """
 
-    speaker: Speaker
+    speaker: ClientContext
     masked: MaskedRounds
 
     def __post_init__(self) -> None:
@@ -256,7 +256,7 @@ class UnderMasks:
         speaker = self.speaker
         if speaker.terms and speaker.terms.policy:
             most, attempt = speaker.terms.policy.max_repeats, roster.digest
-            Asked.recall(speaker.memory).note_given(speaker.memory, roster.session.round, attempt, most)
+            TaskHistory.recall(speaker.memory).note_given(speaker.memory, roster.session.round, attempt, most)
             if self.charge:
                 self.charge.pay()
         numbers, within = grid.noised(

@@ -21,7 +21,7 @@ from plait.rounds.fold import Folded, outcome_of_mean
 from plait.rounds.run_state import RunState
 from plait.rounds.spool import Spool, Stored
 from plait.secagg.grid import Coding, MaskedGrid, bits_for, check_sum, length_expected, rotated_size, unit_for
-from plait.secagg.sums import EVALUATION, NOISED, TRAINING, Summed, Wanted, decode_figures, sum_file
+from plait.secagg.sums import EVALUATION, NOISED, TRAINING, Summed, WantedSum, decode_figures, sum_file
 from plait.trust.masks import MOST_BITS, Ring
 from plait.wire.masked_roster import CYCLES
 from plait.wire.settings import Settings
@@ -80,7 +80,7 @@ class MaskedRounds:
         """Clients of the largest group."""
         return -(-self.clients // self.groups)
 
-    def wanted(self, state: RunState, parts: tuple[slice, ...]) -> Wanted:
+    def wanted(self, state: RunState, parts: tuple[slice, ...]) -> WantedSum:
         """The sum of the next round's updates."""
         size = rotated_size(_sent(parts))
         if self.privacy:
@@ -90,7 +90,7 @@ class MaskedRounds:
             bits, figures = bits_for(self.group), len(TRAINING)
             length = self._expected(state, _sent(parts))
             unit = unit_for(Ring(bits), clients=self.group, size=size, length=length)
-        return Wanted(
+        return WantedSum(
             state.run_id,
             "train",
             state.round + 1,
@@ -119,11 +119,11 @@ class MaskedRounds:
         within = decode_figures(summed.figures, NOISED)["within"] / (counting.sensitivity if counting else 1)
         return self.privacy.next_clip(clip_norm, within, clients)
 
-    def wanted_losses(self, state: RunState) -> Wanted:
+    def wanted_losses(self, state: RunState) -> WantedSum:
         """The sum of the losses of the adapter after this round."""
         received = state.tracks[0].shadow.digest()
         least = self.least("evaluate")
-        return Wanted(state.run_id, "evaluate", state.round, 2, 1.0, 0, len(EVALUATION), received, least)
+        return WantedSum(state.run_id, "evaluate", state.round, 2, 1.0, 0, len(EVALUATION), received, least)
 
     def grid(self, state: RunState, parts: tuple[slice, ...], summed: Summed) -> MaskedGrid:
         """The grid that a round's numbers are on."""

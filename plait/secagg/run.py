@@ -13,9 +13,9 @@ from plait.config import RunConfig
 from plait.ledger import events
 from plait.ledger.events import Event
 from plait.ledger.ledger import ALL, KEPT, screened
-from plait.rounds.client_way import ClientWay, Speaker
+from plait.rounds.client_way import ClientContext, ClientPipeline
 from plait.rounds.coordinator import Way
-from plait.rounds.run_plan import Links
+from plait.rounds.run_plan import MessageBits
 from plait.secagg.rounds import MaskedFold, MaskedRounds, noised_grid
 from plait.trust.identity import Vouch
 
@@ -58,14 +58,14 @@ def way(way: Way, masked: MaskedRounds, vouch: Vouch) -> Way:
     )
 
 
-def client_way(way: ClientWay, masked: MaskedRounds, speaker: Speaker) -> ClientWay:
+def client_way(way: ClientPipeline, masked: MaskedRounds, speaker: ClientContext) -> ClientPipeline:
     """The way of a client that speaks under masks."""
     from plait.secagg.masking import UnderMasks
 
     return replace(way, saying=UnderMasks(speaker, masked), is_open=False)
 
 
-def links(links: Links, config: RunConfig, size: int, *, evaluates: bool, certified: bool) -> Links:
+def links(links: MessageBits, config: RunConfig, size: int, *, evaluates: bool, certified: bool) -> MessageBits:
     """What a run's updates take with the stages of its sums beside them."""
     masked, sums = masked_of(config), 2 if evaluates else 1
     if masked.privacy:

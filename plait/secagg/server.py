@@ -7,8 +7,8 @@
     shares    -> sum               enough shares of each secret
 
 A client whose answer is refused, or that gives none, is a dropout of its stage. Below the threshold the attempt ends
-with `TooFewError`, and nothing of it can be unmasked. Whatever was added until the survivors are fixed is one `Sealed`
-value, which the caller stores before it asks for signatures: from it the same sum follows after a crash. Knows no
+with `TooFewError`, and nothing of it can be unmasked. Whatever was added until the survivors are fixed is one
+`SealedSum`, which the caller stores before it asks for signatures: from it the same sum follows after a crash. Knows no
 channel and no file.
 
 Where clients say that they cannot open the shares of another, the accused shows the key of the first one's parcel. If
@@ -36,7 +36,7 @@ from plait.system.json_text import read_json
 from plait.trust.identity import Vouch
 from plait.trust.masks import SECRET_BYTES, Mask, Residues, Ring, add_masks, check_share, combine, public_of
 from plait.wire.masked_messages import MaskingTask
-from plait.wire.masked_roster import PARCEL_BYTES, Offer, Roster, Session, can_be_opened, digests_in, is_signed
+from plait.wire.masked_roster import PARCEL_BYTES, MaskedAttempt, Offer, Roster, can_be_opened, digests_in, is_signed
 from plait.wire.messages import decode_task, encode_task
 
 
@@ -61,7 +61,7 @@ class LostError(PeerError):
         self.client = client
 
 
-def check_offer(offer: Offer, client: str, session: Session, vouch: Vouch) -> None:
+def check_offer(offer: Offer, client: str, session: MaskedAttempt, vouch: Vouch) -> None:
     """Refuse keys that are not the asked client's."""
     if offer.client != client:
         raise PeerError(f"keys are offered by {offer.client!a}, expected {client!a}")
@@ -119,7 +119,7 @@ class Collecting:
         self._sum += values
         self._figures += figures
 
-    def seal(self) -> Sealed:
+    def seal(self) -> SealedSum:
         """Fix the survivors; they would sign no list with too few of their neighbours."""
         self._enough(len(self._masked), "sent a masked update")
         self._enough_holders(self._masked, "sent a masked update")
@@ -129,7 +129,7 @@ class Collecting:
             for place in self.sharers
         }
         masked = dict(sorted(self._masked.items()))
-        return Sealed(self.roster, self.sharers, masked, values, self._figures, digests)
+        return SealedSum(self.roster, self.sharers, masked, values, self._figures, digests)
 
     def _enough_holders(self, here: Collection[int], did: str) -> None:
         """Of each one's shares, or they cannot be given."""
@@ -145,7 +145,7 @@ class Collecting:
 
 
 @dataclass(frozen=True, eq=False)
-class Sealed:
+class SealedSum:
     """A sum under masks whose clients are fixed, by their places.
 
     Attributes:
@@ -276,7 +276,7 @@ def signatures_from_bytes(data: bytes) -> list[dict[int, bytes]]:
         raise PeerError("the stored signatures of a round are damaged, expected what was stored") from error
 
 
-def sealed_to_bytes(groups: Sequence[Sealed]) -> bytes:
+def sealed_to_bytes(groups: Sequence[SealedSum]) -> bytes:
     """The sealed sums of all groups."""
     said: list[object] = []
     arrays: dict[str, NDArray[np.generic]] = {}
@@ -292,7 +292,7 @@ def sealed_to_bytes(groups: Sequence[Sealed]) -> bytes:
     return encode_arrays(arrays, {"sealed": json.dumps(said)})
 
 
-def sealed_from_bytes(data: bytes) -> list[Sealed]:
+def sealed_from_bytes(data: bytes) -> list[SealedSum]:
     """The inverse of `sealed_to_bytes`."""
     try:
         arrays, metadata = decode_arrays(data)
@@ -302,7 +302,7 @@ def sealed_from_bytes(data: bytes) -> list[Sealed]:
         raise PeerError("the stored sum under masks is damaged, expected what was stored") from error
 
 
-def _sealed(arrays: Mapping[str, NDArray[np.generic]], number: int, said: dict[str, Any]) -> Sealed:
+def _sealed(arrays: Mapping[str, NDArray[np.generic]], number: int, said: dict[str, Any]) -> SealedSum:
     shown = bytes.fromhex(said["roster"])
     task = decode_task(shown, max_bytes=len(shown))
     if not (isinstance(task, MaskingTask) and isinstance(task.stage, Roster)):
@@ -319,4 +319,4 @@ def _sealed(arrays: Mapping[str, NDArray[np.generic]], number: int, said: dict[s
     values = arrays[f"values-{number}"].astype(Ring(roster.bits).dtype)
     figures = arrays[f"figures-{number}"].astype(np.int64).view(np.uint64)
     masked = {int(place): bytes.fromhex(signature) for place, signature in said["masked"].items()}
-    return Sealed(roster, sharers, masked, values, figures, held)
+    return SealedSum(roster, sharers, masked, values, figures, held)

@@ -31,13 +31,13 @@ from plait.ledger.events import Reason
 from plait.ledger.ledger import Ledger
 from plait.ledger.masks import GroupLeftOut, SumUnmasked
 from plait.rounds.channel import NoAnswer, Purpose, TaskParts, group_of
-from plait.rounds.cohort import ServerSide
-from plait.rounds.dispatch import Asking, Heard
+from plait.rounds.cohort import ServerContext
+from plait.rounds.dispatch import RequestBatch, TaskResponse
 from plait.rounds.roster import REPLY_BYTES
 from plait.secagg.server import (
     Collecting,
     LostError,
-    Sealed,
+    SealedSum,
     TooFewError,
     accused_by,
     check_complaint,
@@ -48,11 +48,11 @@ from plait.secagg.server import (
     signatures_from_bytes,
     signatures_to_bytes,
 )
-from plait.secagg.sums import FAR, Part, Summed, Wanted, distances, sum_file
+from plait.secagg.sums import FAR, GroupSum, Summed, WantedSum, distances, sum_file
 from plait.trust.identity import Vouch
 from plait.trust.masks import Ring
 from plait.wire import masked_messages as messages
-from plait.wire.masked_roster import ATTEMPT_BYTES, Offer, Roster, Session
+from plait.wire.masked_roster import ATTEMPT_BYTES, MaskedAttempt, Offer, Roster
 from plait.wire.messages import Refusal, RefusalReason, decode_reply, encode_task
 
 _STAGE_BYTES = 1 << 22
@@ -65,13 +65,13 @@ _STAGES: Mapping[type[messages.Answered], str] = {
     Offer: "keys",
     messages.Parcels: "shares",
     messages.Ready: "delivery",
-    messages.Opened: "opening",
+    messages.ParcelKey: "opening",
     messages.Signed: "signatures",
     messages.Revealed: "unmasking",
 }
 """The names of the stages, by what is answered."""
 
-Asked = Callable[[Session, Sequence[str]], Iterator[tuple[str, messages.MaskedUpdate]]]
+Asked = Callable[[MaskedAttempt, Sequence[str]], Iterator[tuple[str, messages.MaskedUpdate]]]
 """Asks clients for their masked numbers in an attempt; gives the answers of those that have one."""
 
 
@@ -87,8 +87,8 @@ class MaskedStage(Generic[_Kind]):
         is_declined: whether a client's policy or journal forbids what it was asked.
     """
 
-    server: ServerSide
-    session: Session
+    server: ServerContext
+    session: MaskedAttempt
     stages: Mapping[str, messages.Stage]
     kind: type[_Kind]
     is_declined: bool = False
@@ -96,7 +96,9 @@ class MaskedStage(Generic[_Kind]):
     def __post_init__(self) -> None:
         server, self._name = self.server, _STAGES[self.kind]
         group = group_of(self.session.round, self.session.attempt, self._name)
-        self._asking = Asking(server.channel, purpose=Purpose.MASK, group=group, patience=server.patience.for_stages)
+        self._asking = RequestBatch(
+            server.channel, purpose=Purpose.MASK, group=group, patience=server.patience.for_stages
+        )
 
     def hear(self, take: Callable[[str, _Kind], None]) -> None:
         """Ask, and take the answers of this kind; who has none, or one that is refused, is recorded."""
@@ -136,7 +138,7 @@ class MaskedStage(Generic[_Kind]):
             return 0.0
         return server.patience.most_stage_s(len(sizes), task_bytes=max(sizes), all_bytes=sum(sizes))
 
-    def _read(self, heard: Heard) -> _Kind | None:
+    def _read(self, heard: TaskResponse) -> _Kind | None:
         """The answer of a client; None if it has none."""
         name, raw, clients = heard.client, heard.data, self.server.roster
         if isinstance(raw, NoAnswer):
@@ -191,9 +193,9 @@ class MaskedSums:
         seats: the group of each client that a run keeps in one group, the first that came first.
     """
 
-    server: ServerSide
+    server: ServerContext
     vouch: Vouch
-    unmasking: Callable[[Sealed], None]
+    unmasking: Callable[[SealedSum], None]
     left_out: set[str] = field(default_factory=set[str])
     unheard: set[tuple[int, str, str]] = field(default_factory=set[tuple[int, str, str]])
     evaluations: list[frozenset[str]] = field(default_factory=list[frozenset[str]])
@@ -211,11 +213,11 @@ class MaskedSums:
             if isinstance(event, SumUnmasked | GroupLeftOut):
                 self._told[event.round, event.purpose] += 1
 
-    def may_be_invited(self, wanted: Wanted, client: str) -> bool:
+    def may_be_invited(self, wanted: WantedSum, client: str) -> bool:
         """Whether a client may take part in a sum."""
         return client not in self.left_out and (wanted.round, wanted.purpose, client) not in self.unheard
 
-    def take(self, wanted: Wanted, invited: Sequence[str], ask: Asked) -> None:
+    def take(self, wanted: WantedSum, invited: Sequence[str], ask: Asked) -> None:
         """Store the sum over the clients that are left at the end.
 
         Of no clients if it is lost: a member's shares are not of the secret that hides it, and no client may unmask
@@ -245,7 +247,7 @@ class MaskedSums:
         self.commit_sum(wanted, [group for group, _ in signed], parts, roster=roster, invited=len(invited))
 
     def commit_sum(
-        self, wanted: Wanted, signed: Sequence[Sealed], parts: Sequence[Part], *, roster: int, invited: int
+        self, wanted: WantedSum, signed: Sequence[SealedSum], parts: Sequence[GroupSum], *, roster: int, invited: int
     ) -> None:
         """Record what was unmasked, then store the sum, with which nothing of it is done again.
 
@@ -270,14 +272,14 @@ class MaskedSums:
             self.evaluations.append(frozenset(summed.clients))
         self.server.directory.store_update(wanted.round, sum_file(wanted.purpose), summed.to_bytes())
 
-    def stored(self, wanted: Wanted) -> Summed | None:
+    def stored(self, wanted: WantedSum) -> Summed | None:
         """A sum that was taken before; None if it was not."""
         data = self.server.directory.load_update(wanted.round, sum_file(wanted.purpose))
         return None if data is None else Summed.from_bytes(data)
 
-    def _collect(self, wanted: Wanted, invited: Sequence[str], ask: Asked) -> Sequence[Sealed]:
+    def _collect(self, wanted: WantedSum, invited: Sequence[str], ask: Asked) -> Sequence[SealedSum]:
         """The sealed sums of the groups that have enough clients."""
-        session = Session(wanted.run_id, wanted.purpose, wanted.round, secrets.token_bytes(ATTEMPT_BYTES))
+        session = MaskedAttempt(wanted.run_id, wanted.purpose, wanted.round, secrets.token_bytes(ATTEMPT_BYTES))
         rosters = self._rosters(wanted, session, invited)
         of = {offer.client: group for group in rosters for offer in group.roster.offers}
         asked = {name: group.roster for name, group in of.items()}
@@ -301,7 +303,7 @@ class MaskedSums:
             )
         return sealed
 
-    def _rosters(self, wanted: Wanted, session: Session, invited: Sequence[str]) -> Sequence[Collecting]:
+    def _rosters(self, wanted: WantedSum, session: MaskedAttempt, invited: Sequence[str]) -> Sequence[Collecting]:
         """The groups of those that offer keys, with enough clients each."""
         offers: dict[str, Offer] = {}
 
@@ -323,7 +325,7 @@ class MaskedSums:
         dealt = [[name for name in sorted(offers) if seats[name] % wanted.groups == at] for at in range(wanted.groups)]
         return _enough(wanted, dealt, agreed)
 
-    def _deliver(self, wanted: Wanted, collecting: Sequence[Collecting]) -> list[str]:
+    def _deliver(self, wanted: WantedSum, collecting: Sequence[Collecting]) -> list[str]:
         """Pass shares on; the clients that have theirs. A complaint ends the attempt."""
         of = {group.roster.offers[place].client: (group, place) for group in collecting for place in group.sharers}
         deliveries = {
@@ -344,15 +346,15 @@ class MaskedSums:
             self._blame(wanted, collecting[number], accused_by(by_place))
         return ready
 
-    def _blame(self, wanted: Wanted, group: Collecting, accused: Mapping[int, int]) -> None:
+    def _blame(self, wanted: WantedSum, group: Collecting, accused: Mapping[int, int]) -> None:
         """Have the accused show their keys, record who departs from the protocol, and end the attempt."""
         shown, roster = dict[int, bytes](), group.roster
-        asked = {roster.offers[sender].client: messages.Opening(accuser) for sender, accuser in accused.items()}
+        asked = {roster.offers[sender].client: messages.UnopenedParcel(accuser) for sender, accuser in accused.items()}
 
-        def take(name: str, opened: messages.Opened) -> None:
+        def take(name: str, opened: messages.ParcelKey) -> None:
             shown[roster.place(name)] = opened.key
 
-        MaskedStage(self.server, roster.session, asked, messages.Opened).hear(take)
+        MaskedStage(self.server, roster.session, asked, messages.ParcelKey).hear(take)
         senders, accusers, unheard = judge(group, accused, shown)
         names = [offer.client for offer in roster.offers]
         for blamed, reason, detail in (
@@ -369,11 +371,11 @@ class MaskedSums:
             count=len(names) - len(blamed),
         )
 
-    def _leave_out(self, wanted: Wanted, client: str, stage: str, reason: Reason, detail: str) -> None:
+    def _leave_out(self, wanted: WantedSum, client: str, stage: str, reason: Reason, detail: str) -> None:
         self.left_out.add(client)
         drop(self.server.ledger, wanted.round, client, stage, reason, detail)
 
-    def _signatures(self, wanted: Wanted, sealed: Sequence[Sealed]) -> Sequence[Mapping[int, bytes]]:
+    def _signatures(self, wanted: WantedSum, sealed: Sequence[SealedSum]) -> Sequence[Mapping[int, bytes]]:
         """Signatures on each group's survivors, none of too few; on disk before any client is asked for a share."""
         file = f"secagg-{wanted.purpose}-signed"
         if kept := self.server.directory.load_update(wanted.round, file):
@@ -407,7 +409,7 @@ class MaskedSums:
         self.server.directory.store_update(wanted.round, file, signatures_to_bytes(signatures))
         return signatures
 
-    def _unmask(self, wanted: Wanted, signed: Sequence[tuple[Sealed, Mapping[int, bytes]]]) -> Sequence[Part]:
+    def _unmask(self, wanted: WantedSum, signed: Sequence[tuple[SealedSum, Mapping[int, bytes]]]) -> Sequence[GroupSum]:
         """The sums of the groups; without those that are lost."""
         of = {group.roster.offers[place].client: number for number, (group, by) in enumerate(signed) for place in by}
         asked = {
@@ -421,7 +423,7 @@ class MaskedSums:
             shares[of[name]][group.roster.place(name)] = revealed.parts
 
         MaskedStage(self.server, signed[0][0].roster.session, asked, messages.Revealed).hear(take)
-        parts: list[Part] = []
+        parts: list[GroupSum] = []
         for (group, _), given in zip(signed, shares, strict=True):
             try:
                 numbers, figures = group.unmask(given, received=wanted.received)
@@ -429,11 +431,11 @@ class MaskedSums:
                 detail = "its shares do not give its secret"
                 self._leave_out(wanted, lost.client, "unmasking", Reason.SHARES, detail)
                 continue
-            parts.append(Part(numbers, figures, group.clients))
+            parts.append(GroupSum(numbers, figures, group.clients))
         return parts
 
 
-def _unmasked(wanted: Wanted, group: Sealed, invited: int) -> SumUnmasked:
+def _unmasked(wanted: WantedSum, group: SealedSum, invited: int) -> SumUnmasked:
     """What the ledger says of a group's sum."""
     roster = group.roster
     return SumUnmasked(
@@ -466,7 +468,7 @@ def seated(names: Iterable[str], count: int, *, key: str, before: Mapping[str, i
     return seats
 
 
-def _enough(wanted: Wanted, groups: Iterable[_One], do: Callable[[_One], _Other]) -> list[_Other]:
+def _enough(wanted: WantedSum, groups: Iterable[_One], do: Callable[[_One], _Other]) -> list[_Other]:
     """What is done with each group that has enough clients; too few such groups are too few clients."""
     done: list[_Other] = []
     failed: TooFewError | None = None

@@ -31,7 +31,7 @@ from plait.system.json_text import read_json
 
 
 @dataclass(frozen=True)
-class Wanted:
+class WantedSum:
     """A sum to take.
 
     Attributes:
@@ -62,7 +62,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class GroupSum:
     """The sum of one group: of these clients' numbers, lifted from the ring, and of their figures."""
 
     numbers: NDArray[np.int32]
@@ -100,7 +100,7 @@ class Summed:
     deviation: float = 0.0
 
     @classmethod
-    def of(cls, parts: Sequence[Part], wanted: Wanted, *, invited: int) -> Summed:
+    def of(cls, parts: Sequence[GroupSum], wanted: WantedSum, *, invited: int) -> Summed:
         """The sum of these groups' sums; zero of none."""
         numbers, figures = np.zeros(wanted.size, np.int32), np.zeros(wanted.figures, np.uint64)
         for part in parts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from plait.settings.pace import Asynchronous, Fleets
 from plait.settings.privacy import Masks, Privacy
-from plait.settings.table import MOST_EXAMPLES, Table
+from plait.settings.table import MOST_EXAMPLES, SettingsTable
 from plait.settings.tables import (
     AdapterSettings,
     Checks,
@@ -19,7 +19,7 @@ from plait.settings.tables import (
     Withdrawal,
 )
 
-TABLES: tuple[type[Table], ...] = (
+TABLES: tuple[type[SettingsTable], ...] = (
     Learning,
     AdapterSettings,
     OptimizerSettings,
@@ -31,7 +31,7 @@ TABLES: tuple[type[Table], ...] = (
 )
 """In the order of files, help and documentation."""
 
-OPTIONAL: tuple[type[Table], ...] = (Asynchronous, Fleets, Privacy, Samples, Masks, Stacking, Withdrawal)
+OPTIONAL: tuple[type[SettingsTable], ...] = (Asynchronous, Fleets, Privacy, Samples, Masks, Stacking, Withdrawal)
 """Those of which nothing is recorded where none of their settings is given; they come after the others."""
 
 __all__ = [
@@ -51,7 +51,7 @@ __all__ = [
     "Privacy",
     "Reporting",
     "Samples",
+    "SettingsTable",
     "Stacking",
-    "Table",
     "Withdrawal",
 ]

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Option:
+class ChoiceOption:
     """One option of a choice.
 
     Attributes:
@@ -89,16 +89,16 @@ def choice_text(table: Mapping[str, object]) -> str:
     return f"{name}:{options}" if options else name
 
 
-def options_of(chosen: object) -> tuple[Option, ...]:
+def options_of(chosen: object) -> tuple[ChoiceOption, ...]:
     """The options of a choice; none if it is not a dataclass, such as a class or function."""
     if not is_dataclass(chosen) or isinstance(chosen, type):
         return ()
-    found: list[Option] = []
+    found: list[ChoiceOption] = []
     hints = get_type_hints(type(chosen), include_extras=True)
     for each in fields(chosen):
         infos = [info for info in getattr(hints[each.name], "__metadata__", ()) if isinstance(info, FieldInfo)]
         if infos and each.default is not MISSING:
-            found.append(Option(each.name, getattr(chosen, each.name), infos[0].description or ""))
+            found.append(ChoiceOption(each.name, getattr(chosen, each.name), infos[0].description or ""))
     return tuple(found)
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, cast
 
 from pydantic import field_validator
 
-from plait.settings.table import Table
+from plait.settings.table import SettingsTable
 from plait.settings.tables import Cohort
 from plait.settings.traits import Stated, Trait
 
@@ -16,7 +16,7 @@ MOST_TIMES = 4
 _FORM = re.compile(r"sync|async(:[1-9][0-9]{0,6})?")
 
 
-class Asynchronous(Table):
+class Asynchronous(SettingsTable):
     """Whether rounds wait."""
 
     table: ClassVar[str] = "asynchronous"
@@ -72,7 +72,7 @@ def buffer_size(rounds_mode: str, cohort: int) -> int:
     return 0 if mode == "sync" else int(size) if size else max(min(2, cohort), math.ceil(cohort / 4))
 
 
-class Fleets(Table):
+class Fleets(SettingsTable):
     """What follows from how fast clients are."""
 
     table: ClassVar[str] = "fleets"

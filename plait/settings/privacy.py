@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from plait.settings.table import Table, number_or
+from plait.settings.table import SettingsTable, number_or
 from plait.settings.traits import Stated, Trait
 
 LEAST_CLIENTS = 3
@@ -15,7 +15,7 @@ LEAST_CLIENTS = 3
 _OF_BOTH = ("dp", ("client", "record"))
 
 
-class Privacy(Table):
+class Privacy(SettingsTable):
     """What is hidden, from whom, and how well."""
 
     table: ClassVar[str] = "privacy"
@@ -74,7 +74,7 @@ class Privacy(Table):
         yield self.says("dp", needs=needs, takes=takes)
 
 
-class Masks(Table):
+class Masks(SettingsTable):
     """Whether the server sees sums alone."""
 
     table: ClassVar[str] = "privacy"

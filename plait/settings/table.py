@@ -15,7 +15,7 @@ MOST_EXAMPLES = 1 << 20
 MOST_TOKENS = 1 << 24
 
 
-class Table(BaseModel):
+class SettingsTable(BaseModel):
     """Settings that belong together: a table in TOML, a section of the help.
 
     Attributes:

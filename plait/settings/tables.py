@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from plait.errors import ConfigError, did_you_mean
 from plait.settings.choice import parse_choice, with_options
-from plait.settings.table import MOST, Table, number_or, parts_of
+from plait.settings.table import MOST, SettingsTable, number_or, parts_of
 from plait.settings.traits import Reasons, Stated, Trait
 from plait.system.files import at_home
 
@@ -47,7 +47,7 @@ def _proximal(correction: str) -> float:
     return with_options(FedProx(), options, what=f"correction '{name}'").mu
 
 
-class Learning(Table):
+class Learning(SettingsTable):
     """What clients learn."""
 
     table: ClassVar[str] = "learning"
@@ -97,7 +97,7 @@ class Learning(Table):
             yield self.says("own_share", needs=OWN_SHARE_NEEDS, instead="0")
 
 
-class AdapterSettings(Table):
+class AdapterSettings(SettingsTable):
     """The adapter's form."""
 
     table: ClassVar[str] = "adapter"
@@ -119,7 +119,7 @@ class AdapterSettings(Table):
             yield self.says("dropout", takes={Trait.SAMPLES: "dropout takes parts of it away while it learns"})
 
 
-class Stacking(Table):
+class Stacking(SettingsTable):
     """Where the adapter begins."""
 
     table: ClassVar[str] = "adapter"
@@ -153,7 +153,7 @@ def _weighted(text: str) -> tuple[Path, float]:
     return (at_home(path), number) if math.isfinite(number) else (at_home(text), 1.0)
 
 
-class OptimizerSettings(Table):
+class OptimizerSettings(SettingsTable):
     """AdamW at the clients."""
 
     table: ClassVar[str] = "optimizer"
@@ -178,7 +178,7 @@ class OptimizerSettings(Table):
             yield self.says("max_grad_norm", needs={Trait.WHOLE_GRADIENT: ""})
 
 
-class Cohort(Table):
+class Cohort(SettingsTable):
     """Who takes part in a round, and how long it waits."""
 
     table: ClassVar[str] = "cohort"
@@ -222,7 +222,7 @@ def _norm_bound(value: object) -> object:
     return text
 
 
-class Checks(Table):
+class Checks(SettingsTable):
     """What is done about updates that cannot be trusted."""
 
     table: ClassVar[str] = "checks"
@@ -241,7 +241,7 @@ class Checks(Table):
             yield self.says("norm_bound", needs=needs, instead="auto or off")
 
 
-class EvaluationSettings(Table):
+class EvaluationSettings(SettingsTable):
     """What is evaluated, how often, and what follows from it."""
 
     table: ClassVar[str] = "evaluation"
@@ -288,7 +288,7 @@ class EvaluationSettings(Table):
             yield self.says("reference", needs={Trait.FIGURES: "baselines show the losses of single clients"})
 
 
-class Samples(Table):
+class Samples(SettingsTable):
     """What a simulated run shows of its model at the end."""
 
     table: ClassVar[str] = "evaluation"
@@ -300,7 +300,7 @@ class Samples(Table):
     """
 
 
-class MachineSettings(Table):
+class MachineSettings(SettingsTable):
     """What the run computes on."""
 
     table: ClassVar[str] = "machine"
@@ -326,7 +326,7 @@ class MachineSettings(Table):
             yield self.says("device", takes={Trait.RELEASED: "a client in a process of its own cannot be"})
 
 
-class Reporting(Table):
+class Reporting(SettingsTable):
     """Who hears of the run while it lasts."""
 
     table: ClassVar[str] = "reporting"
@@ -341,7 +341,7 @@ class Reporting(Table):
     separated by a comma"""
 
 
-class Withdrawal(Table):
+class Withdrawal(SettingsTable):
     """Who takes no part any more."""
 
     table: ClassVar[str] = "withdrawal"

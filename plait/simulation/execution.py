@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from plait.adapters import Task
+from plait.adapters import AdapterTask
 from plait.config import RunConfig, config_from_table
 from plait.data import Dataset, RecordKind
 from plait.errors import ConfigError
@@ -69,7 +69,9 @@ def prepare(
             say(note, quiet=quiet)
         settings = _with_clients(settings, len(data.partition.shares))
         labels = data.dataset.labels or settings.labels
-        check_kind(data.dataset.kind, Task.CLASSIFICATION if labels else Task.CAUSAL_LM, settings.objective)
+        check_kind(
+            data.dataset.kind, AdapterTask.CLASSIFICATION if labels else AdapterTask.CAUSAL_LM, settings.objective
+        )
         found = ",".join(data.dataset.labels)
         settled = settle_on_data(settings, partition=str(data.scheme), labels=found, data=data.used)
     with status(f"looking for base {settings.base}", quiet=quiet) as told:

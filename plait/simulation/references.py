@@ -15,8 +15,8 @@ from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import initial_state
 from plait.run import Run
 from plait.simulation.simulation import Simulation
+from plait.training.baselines import BaselineResult as Trained
 from plait.training.baselines import Baselines
-from plait.training.baselines import Reference as Trained
 
 
 def add_references(

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plait.rounds.channel import Channel, LocalChannel, StopRequest
-from plait.rounds.client_way import Speaker
-from plait.rounds.memory import IRREPLACEABLE, DiskMemory, Memory
+from plait.rounds.client_way import ClientContext
+from plait.rounds.memory import IRREPLACEABLE, ClientStore, DiskMemory
 from plait.rounds.participant import Participant
 from plait.rounds.run_directory import RunDirectory
 from plait.run import Run
@@ -27,7 +27,7 @@ from plait.training.local_model import PeftLocalModel
 
 if TYPE_CHECKING:
     from plait.rounds.memory import ClientSecret
-    from plait.rounds.terms import Terms
+    from plait.rounds.terms import AgreedTerms
     from plait.simulation.workers import Workers
     from plait.training.local_model import OwnTrainer
     from plait.trust.identity import KeyClaim, NodeIdentity
@@ -104,7 +104,7 @@ class Simulation:
         self._models.move_to_end(index)
         return self._models[index]
 
-    def participant(self, index: int, volatile: Memory | None = None) -> Participant:
+    def participant(self, index: int, volatile: ClientStore | None = None) -> Participant:
         """The client with this partition number.
 
         Args:
@@ -124,8 +124,8 @@ class Simulation:
         """Whether a node key is a client's; a simulation has one operator, so keys follow from its seed."""
         return self._key(claim.client).public_bytes == claim.identity
 
-    def _speaker(self, name: str, memory: Memory, terms: Terms) -> Speaker:
-        return Speaker(
+    def _speaker(self, name: str, memory: ClientStore, terms: AgreedTerms) -> ClientContext:
+        return ClientContext(
             name, memory, terms=terms, identity=partial(self._identity, name), secret=partial(self._secret, name)
         )
 
@@ -186,7 +186,7 @@ class SharedBytes:
 
 
 class VolatileMemory:
-    """A `plait.rounds.memory.Memory` that ends with the process.
+    """A `plait.rounds.memory.ClientStore` that ends with the process.
 
     Args:
         shared: of all clients of the process.
@@ -211,7 +211,7 @@ class SimulatedMemory:
     So a simulation that is killed continues to the same result.
     """
 
-    def __init__(self, volatile: Memory, folder: Path) -> None:
+    def __init__(self, volatile: ClientStore, folder: Path) -> None:
         self._volatile = volatile
         self._kept = DiskMemory(folder, advice="free some, then continue with `plait resume`")
 
@@ -227,5 +227,5 @@ class SimulatedMemory:
         """
         self._of(key).save(key, data)
 
-    def _of(self, key: str) -> Memory:
+    def _of(self, key: str) -> ClientStore:
         return self._kept if key in IRREPLACEABLE else self._volatile

@@ -21,20 +21,20 @@ from plait.settle import settle
 from plait.simulation.loaded import Loaded
 from plait.simulation.simulation import Simulation
 from plait.simulation.workers import SentShares, told
-from plait.system.child import Parent
+from plait.system.child import ParentProcess
 from plait.training.bases import LocatedBase, quiet_libraries
 from plait.training.device import take_share
 from plait.wire.codec import DECODED
 
 
-def main(parent: Parent) -> None:
+def main(parent: ParentProcess) -> None:
     """Do what the process that started this one asks until it ends."""
     parent.listen()
     with DECODED.kept():
         _work(parent)
 
 
-def _work(parent: Parent) -> None:
+def _work(parent: ParentProcess) -> None:
     loaded = Loaded()
     clients: LocalChannel | None = None
     while True:

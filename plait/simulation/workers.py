@@ -31,7 +31,7 @@ from plait.run import Run
 from plait.settings.choice import parse_choice
 from plait.simulation.partition import ClientShare
 from plait.simulation.partitioned_data import Shares
-from plait.system.child import Child, Message
+from plait.system.child import Child, ChildMessage
 from plait.training.device import Compute, shares, use_threads
 from plait.wire.welcome import welcome_table
 
@@ -196,7 +196,7 @@ class _Worker:
         return child.ending()
 
 
-def _heard(child: Child) -> Message | None:
+def _heard(child: Child) -> ChildMessage | None:
     """The next message of a process, which is no error; None if it has ended."""
     message = child.hear()
     if message and "error" in message.said:

@@ -1,6 +1,6 @@
 """Processes of this program's own, each of which ends when its stdin does.
 
-So none outlives the process that started it, whatever ends that one. A `Beside` does one thing on its own. A `Child`
+So none outlives the process that started it, whatever ends that one. A `Sidecar` does one thing on its own. A `Child`
 does what it is told: both directions carry messages, a JSON object and byte strings, and it imports from the same
 places as the process that started it. Knows nothing of what messages mean.
 """
@@ -26,7 +26,7 @@ _SIZE = struct.Struct("<Q")
 _START = "import sys; sys.path[:] = sys.argv[2:]; from plait.system.child import main; main(sys.argv[1])"
 
 
-class Beside:
+class Sidecar:
     """A process beside this one, as this one sees it.
 
     A session of its own keeps Ctrl-C from it: that is for this process, which then ends it in good order.
@@ -85,7 +85,7 @@ class Beside:
 
 
 def when_over(then: Callable[[], object]) -> None:
-    """In a process that was started as a `Beside`: have something called, in a thread, once it is to end."""
+    """In a process that was started as a `Sidecar`: have something called, in a thread, once it is to end."""
 
     def wait() -> None:
         # Not through `sys.stdin`, whose lock a thread that waits holds at the end of the process.
@@ -97,7 +97,7 @@ def when_over(then: Callable[[], object]) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class Message:
+class ChildMessage:
     """What one process tells the other."""
 
     said: Mapping[str, object]
@@ -108,11 +108,11 @@ class Child:
     """A child process, as the process that starts it sees it.
 
     Args:
-        module: whose `main` is called, with the `Parent`.
+        module: whose `main` is called, with the `ParentProcess`.
     """
 
     def __init__(self, module: str) -> None:
-        self._process = Beside("-c", _START, module, *sys.path, stdout=subprocess.PIPE)
+        self._process = Sidecar("-c", _START, module, *sys.path, stdout=subprocess.PIPE)
         self._saying = threading.Lock()
 
     @property
@@ -126,7 +126,7 @@ class Child:
             if self._process.stdin:
                 _write(self._process.stdin, said, parts)
 
-    def hear(self) -> Message | None:
+    def hear(self) -> ChildMessage | None:
         """Wait for its next message; None if it has ended."""
         return _read(self._process.stdout) if self._process.stdout else None
 
@@ -143,7 +143,7 @@ class Child:
         self._process.kill(after_s=after_s)
 
 
-class Parent:
+class ParentProcess:
     """The process that started this one, as this one sees it.
 
     Made before anything else is imported, and from then on nothing comes between the messages: stdin is empty, what
@@ -156,14 +156,14 @@ class Parent:
         with open(os.devnull, "rb") as nothing:  # noqa: PTH123
             os.dup2(nothing.fileno(), 0)
         os.dup2(2, 1)
-        self._told: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        self._early: list[Message] = []
-        self._heed: Callable[[Message], bool] | None = None
+        self._told: queue.SimpleQueue[ChildMessage] = queue.SimpleQueue()
+        self._early: list[ChildMessage] = []
+        self._heed: Callable[[ChildMessage], bool] | None = None
         self._taking = threading.Lock()
         # From the start: to import what it is to do may take longer than the other process lives.
         threading.Thread(target=self._listen, daemon=True).start()
 
-    def listen(self, heed: Callable[[Message], bool] = lambda _: False) -> None:
+    def listen(self, heed: Callable[[ChildMessage], bool] = lambda _: False) -> None:
         """Take what it says, and has said.
 
         Args:
@@ -180,7 +180,7 @@ class Parent:
         """Answer."""
         _write(self._answers, said, parts)
 
-    def hear(self) -> Message:
+    def hear(self) -> ChildMessage:
         """Wait for what is to be done next."""
         return self._told.get()
 
@@ -196,7 +196,7 @@ class Parent:
 
 def main(module: str) -> None:
     """What the process does."""
-    parent = Parent()
+    parent = ParentProcess()
     importlib.import_module(module).main(parent)
 
 
@@ -207,7 +207,7 @@ def _write(pipe: IO[bytes], said: Mapping[str, object], parts: Sequence[bytes]) 
     pipe.flush()
 
 
-def _read(pipe: IO[bytes]) -> Message | None:
+def _read(pipe: IO[bytes]) -> ChildMessage | None:
     """The next message; None at the end, or where it is cut off."""
     start = pipe.read(_SIZE.size)
     if len(start) < _SIZE.size:
@@ -220,4 +220,4 @@ def _read(pipe: IO[bytes]) -> Message | None:
     parts = [pipe.read(each) for each in found["sizes"]]
     if [len(part) for part in parts] != found["sizes"]:
         return None
-    return Message(found["said"], parts)
+    return ChildMessage(found["said"], parts)

@@ -14,7 +14,7 @@ from plait.rounds.run_state import client_seed
 from plait.training.examples import Example
 from plait.training.learner import TrainingInputs
 from plait.training.local_model import PeftLocalModel
-from plait.training.losses import Teaching
+from plait.training.losses import TrainingObjective
 from plait.training.resident import ResidentBase, adapter_parameters
 from plait.training.teaching import teaching_of
 from plait.training.trainer import train_steps
@@ -24,7 +24,7 @@ _MOST_EVALUATORS = 16
 
 
 @dataclass(frozen=True)
-class Reference:
+class BaselineResult:
     """The result of a baseline.
 
     Attributes:
@@ -55,7 +55,7 @@ class Baselines:
     seed: int
     progress: Callable[[str], None] = lambda _: None
 
-    def trained(self, kind: str) -> Reference:
+    def trained(self, kind: str) -> BaselineResult:
         """Train one of the two, ``central`` or ``local``."""
         started, clients = time.perf_counter(), self.clients
         told = self.spec, self.initial, self._alone
@@ -81,7 +81,7 @@ class Baselines:
                 by_client[name] = measured(model, name)
                 everywhere += [by_client[name] if other == name else measured(model, other) for other in evaluators]
         tokens = sum(loss.tokens for loss in everywhere)
-        return Reference(
+        return BaselineResult(
             kind,
             by_client,
             sum(loss.loss * loss.tokens for loss in everywhere) / tokens,
@@ -95,7 +95,9 @@ class Baselines:
         """The settings of a baseline, which averages no clients."""
         return replace(self.settings, local_steps=self.steps, done_steps=0, found_rate_factor=1.0)
 
-    def _train(self, whose: str, examples: Sequence[Example], teaching: Teaching, accumulation: int) -> PeftModel:
+    def _train(
+        self, whose: str, examples: Sequence[Example], teaching: TrainingObjective, accumulation: int
+    ) -> PeftModel:
         """One model, seeded by whose it is: ``central`` or a client's."""
         base, spec = self.base, self.spec
         seed = client_seed(self.seed, 0, whose)

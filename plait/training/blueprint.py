@@ -46,7 +46,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from plait.adapters import AdapterSpec, AdapterState, Layout, SpecRequest, Task, parse_spec
+from plait.adapters import AdapterSpec, AdapterState, AdapterTask, Layout, SpecRequest, parse_spec
 from plait.adapters.fingerprint import stored_tensors
 from plait.adapters.method import ATTENTION_OUTPUTS, FEEDFORWARD_OUTPUTS, AdapterRequest, BaseModules, Subject
 from plait.adapters.methods import method_named
@@ -64,8 +64,8 @@ from plait.training.peft_adapter import (
 )
 
 AUTO_CLASSES = {
-    Task.CAUSAL_LM: AutoModelForCausalLM,
-    Task.CLASSIFICATION: AutoModelForSequenceClassification,
+    AdapterTask.CAUSAL_LM: AutoModelForCausalLM,
+    AdapterTask.CLASSIFICATION: AutoModelForSequenceClassification,
 }
 
 
@@ -77,7 +77,7 @@ _STD = 0.02
 
 
 @dataclass(frozen=True)
-class Blueprint:
+class AdapterTemplate:
     """An adapter before any training, with the values that training starts from."""
 
     spec: AdapterSpec
@@ -93,7 +93,7 @@ class Shape:
     base_parameters: int
 
 
-def read_base_config(directory: Path, task: Task, labels: tuple[str, ...] = ()) -> PretrainedConfig:
+def read_base_config(directory: Path, task: AdapterTask, labels: tuple[str, ...] = ()) -> PretrainedConfig:
     """The base's config, set up for the task.
 
     Raises:
@@ -105,9 +105,9 @@ def read_base_config(directory: Path, task: Task, labels: tuple[str, ...] = ()) 
         first = str(error).strip().splitlines()[0]
         raise ConfigError(f"base '{directory}' has no config that transformers understands: {first}") from error
     known = type(config) in AUTO_CLASSES[task]._model_mapping  # pyright: ignore[reportPrivateUsage]
-    if not known or (task is Task.CAUSAL_LM and not _predicts_the_next_token(config)):
+    if not known or (task is AdapterTask.CAUSAL_LM and not _predicts_the_next_token(config)):
         lacks = "cannot classify text, but the data has labels; change --base"
-        if task is Task.CAUSAL_LM:
+        if task is AdapterTask.CAUSAL_LM:
             lacks = "cannot write text, and the data has no labels; give --columns label=COLUMN, or change --base"
         raise ConfigError(f"the base ({config.model_type}) {lacks}")
     if labels:
@@ -118,7 +118,7 @@ def read_base_config(directory: Path, task: Task, labels: tuple[str, ...] = ()) 
 
 
 def load_base(
-    directory: Path, config: PretrainedConfig, task: Task, *, saved: Collection[str] = (), **settings: object
+    directory: Path, config: PretrainedConfig, task: AdapterTask, *, saved: Collection[str] = (), **settings: object
 ) -> PreTrainedModel:
     """The base in `directory` as transformers loads it.
 
@@ -147,12 +147,12 @@ def design(
     config: PretrainedConfig,
     request: AdapterRequest,
     *,
-    task: Task,
+    task: AdapterTask,
     labels: tuple[str, ...] = (),
     seed: int,
     init_rank: int = 0,
     weights: Path | None = None,
-) -> Blueprint:
+) -> AdapterTemplate:
     """Lay out the requested adapter on this base, with initial values from `seed`.
 
     Args:
@@ -167,7 +167,7 @@ def design(
     peft_config = peft_config_for(request, task, modules)
     _check_targets(request, modules)
     if (
-        task is Task.CLASSIFICATION
+        task is AdapterTask.CLASSIFICATION
         and peft_config.peft_type == PeftType.PREFIX_TUNING
         and "past_key_values" not in signature(base.forward).parameters
     ):
@@ -184,7 +184,7 @@ def design(
 
 
 def shape_of(
-    config: PretrainedConfig, request: AdapterRequest, *, task: Task, labels: tuple[str, ...] = (), seed: int
+    config: PretrainedConfig, request: AdapterRequest, *, task: AdapterTask, labels: tuple[str, ...] = (), seed: int
 ) -> Shape:
     """The layout that `design` would find, on the meta device: it takes no memory, whatever the base's size."""
     base = meta_model(config, task)
@@ -210,7 +210,7 @@ def _predicts_the_next_token(config: PretrainedConfig) -> bool:
     )
 
 
-def design_from_spec(config: PretrainedConfig, request: SpecRequest, *, weights: Path | None = None) -> Blueprint:
+def design_from_spec(config: PretrainedConfig, request: SpecRequest, *, weights: Path | None = None) -> AdapterTemplate:
     """The adapter that another party described, on this base.
 
     Raises:
@@ -233,16 +233,16 @@ def design_from_spec(config: PretrainedConfig, request: SpecRequest, *, weights:
     return made
 
 
-def base_modules(config: PretrainedConfig, task: Task) -> BaseModules:
+def base_modules(config: PretrainedConfig, task: AdapterTask) -> BaseModules:
     """The module names of a base, from its config alone; all that may be a part of a classifier's head is one."""
     model = meta_model(config, task)
-    if task is not Task.CLASSIFICATION:
+    if task is not AdapterTask.CLASSIFICATION:
         return _modules_of(model, frozenset())
     return _modules_of(model, head_modules(model))
 
 
-def _heads(model: nn.Module, request: AdapterRequest, task: Task, weights: Path | None) -> frozenset[str]:
-    if task is not Task.CLASSIFICATION:
+def _heads(model: nn.Module, request: AdapterRequest, task: AdapterTask, weights: Path | None) -> frozenset[str]:
+    if task is not AdapterTask.CLASSIFICATION:
         return frozenset()
     is_new = method_named(request.method).subject is Subject.FACTORS
     is_new |= weights is not None and lacks_pooler(model, stored_tensors(weights).keys())
@@ -347,7 +347,9 @@ def _check_targets(request: AdapterRequest, modules: BaseModules) -> None:
             )
 
 
-def _build(config: PretrainedConfig, request: SpecRequest, peft_config: PeftConfig, weights: Path | None) -> Blueprint:
+def _build(
+    config: PretrainedConfig, request: SpecRequest, peft_config: PeftConfig, weights: Path | None
+) -> AdapterTemplate:
     own = _drawn(config, request, peft_config, weights)
     if request.init_rank in (0, own.spec.rank):
         return own
@@ -367,7 +369,9 @@ def _build(config: PretrainedConfig, request: SpecRequest, peft_config: PeftConf
     return replace(own, spec=spec, initial=initial)
 
 
-def _drawn(config: PretrainedConfig, request: SpecRequest, peft_config: PeftConfig, weights: Path | None) -> Blueprint:
+def _drawn(
+    config: PretrainedConfig, request: SpecRequest, peft_config: PeftConfig, weights: Path | None
+) -> AdapterTemplate:
     # A copy of every weight has no values of its own to draw.
     copies = peft_config.peft_type == PeftType.LN_TUNING
     placeholder = meta_model(config, request.task) if copies else _placeholder_model(config, request.task)
@@ -376,7 +380,7 @@ def _drawn(config: PretrainedConfig, request: SpecRequest, peft_config: PeftConf
         torch.manual_seed(request.seed)
         # PEFT writes what it derives from the base into the configuration.
         model = attach(placeholder, copy.deepcopy(peft_config))
-    if request.task is Task.CLASSIFICATION:
+    if request.task is AdapterTask.CLASSIFICATION:
         draw_heads(model, seed=request.seed)
     tensors = adapter_tensors(model)
     spec = _spec_of(model, request)
@@ -386,7 +390,7 @@ def _drawn(config: PretrainedConfig, request: SpecRequest, peft_config: PeftConf
         _free(model)
     if weights is not None and starts_from_weights(peft_config):
         initial = _from_weights(initial, spec, config, copy.deepcopy(peft_config), weights)
-    return Blueprint(spec, initial, parameters)
+    return AdapterTemplate(spec, initial, parameters)
 
 
 def _spec_of(model: PeftModel, request: SpecRequest) -> AdapterSpec:
@@ -436,14 +440,14 @@ def _from_weights(
     return AdapterState.from_tensors(spec.layout, arrays)
 
 
-def meta_model(config: PretrainedConfig, task: Task) -> PreTrainedModel:
+def meta_model(config: PretrainedConfig, task: AdapterTask) -> PreTrainedModel:
     """The base's modules without values, on the meta device."""
     with torch.device("meta"):
         model = AUTO_CLASSES[task].from_config(config, dtype=torch.float32, trust_remote_code=False)
         return cast("PreTrainedModel", model)
 
 
-def _placeholder_model(config: PretrainedConfig, task: Task) -> nn.Module:
+def _placeholder_model(config: PretrainedConfig, task: AdapterTask) -> nn.Module:
     model = meta_model(config, task)
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):

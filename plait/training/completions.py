@@ -17,7 +17,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
-from plait.adapters import Task
+from plait.adapters import AdapterTask
 from plait.data import Record, RecordKind
 from plait.errors import ConfigError, PartError
 from plait.objectives.grpo import GRPO, Rewarded, rewarded
@@ -29,15 +29,15 @@ from plait.training.device import device_of
 from plait.training.examples import IGNORED, Example, Tokenizer, digest_of, prompt_tokens
 from plait.training.generate import Sampling, Wanted, context_of, generate
 from plait.training.learner import LocalTraining
-from plait.training.losses import BatchLoss, Lesson, StepLoss, StepMemory, Taught, Teaching
+from plait.training.losses import BatchLoss, LossFunction, StepLoss, StepMemory, Taught, TrainingObjective
 from plait.training.own_functions import Reward, reward_named, value_of
 from plait.training.preferences import without_adapter
 from plait.wire.settings import Settings
 
-_TASK = Task.CAUSAL_LM
+_TASK = AdapterTask.CAUSAL_LM
 
 
-class Rewards(Teaching):
+class Rewards(TrainingObjective):
     """A reward of the user's own; one example counts as one prompt, whatever is sampled."""
 
     kinds = frozenset({RecordKind.PROMPT, RecordKind.CHAT})
@@ -113,7 +113,7 @@ class Grader:
 
 
 @dataclass(eq=False)
-class Group:
+class CompletionGroup:
     """Completions of one prompt that have a reward.
 
     Attributes:
@@ -154,7 +154,7 @@ class GroupLoss:
         self._model, self._objective, self._grader, self._how, self._seq_len = model, objective, grader, how, seq_len
         self._losses = BatchLoss(model, task=_TASK, pad_token=pad_token, memory=memory)
         self._pad_token, self._seed = pad_token, seed
-        self._groups: dict[bytes, Group] = {}
+        self._groups: dict[bytes, CompletionGroup] = {}
         self._rewards: list[float] = []
 
     @property
@@ -173,7 +173,7 @@ class GroupLoss:
         for (digest, example), completions in zip(examples.items(), drawn, strict=True):
             rewards = self._grader.grade(_asked(example), completions)
             kept = [(each, reward) for each, reward in zip(completions, rewards, strict=True) if reward is not None]
-            self._groups[digest] = Group(
+            self._groups[digest] = CompletionGroup(
                 [_completed(prompt_tokens(_asked(example)), each) for each, _ in kept], [reward for _, reward in kept]
             )
         found = [reward for group in self._groups.values() for reward in group.rewards]
@@ -191,7 +191,7 @@ class GroupLoss:
         found = [self._of(self._groups[example.digest]) for example in batch]
         return torch.stack(found).sum()
 
-    def _of(self, group: Group) -> torch.Tensor:
+    def _of(self, group: CompletionGroup) -> torch.Tensor:
         advantages = self._objective.advantages(group.rewards) if len(group.rewards) > 1 else []
         if not advantages or not (any(advantages) or self._objective.beta):
             # Nothing tells its completions apart.
@@ -207,7 +207,7 @@ class GroupLoss:
         return self._objective.loss(now, group.before, group.reference, advantages, counts)
 
 
-class RewardLesson(Lesson):
+class RewardLesson(LossFunction):
     """The lesson of a reward: completions are sampled before a step, and their group's loss is minimised."""
 
     without_dropout = True

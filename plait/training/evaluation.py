@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from plait.adapters import AdapterSpec, AdapterState, Task
+from plait.adapters import AdapterSpec, AdapterState, AdapterTask
 from plait.adapters.peft_reading import PeftAdapter
 from plait.data import Dataset, RecordKind
 from plait.errors import BaseMismatchError, ConfigError, DataError
@@ -20,7 +20,7 @@ from plait.training.trainer import measure_losses
 
 
 @dataclass(frozen=True)
-class Comparison:
+class LossComparison:
     """A base and an adapter on the same sequences; the adapter's change is relative to the base."""
 
     base: ClientLoss
@@ -37,7 +37,7 @@ def evaluate_adapter(
     batch_size: int,
     max_sequences: int,
     objective: str = SFT,
-) -> Comparison:
+) -> LossComparison:
     """Mean loss (and correct answers, or leads) of base and adapter; of data with a held-out split on only this.
 
     Raises:
@@ -53,7 +53,7 @@ def evaluate_adapter(
     )
     if not examples:
         raise DataError(f"data '{dataset.name}' is shorter than one sequence of {seq_len} tokens")
-    chosen = spread(examples, max_sequences, by_label=spec.task is Task.CLASSIFICATION)
+    chosen = spread(examples, max_sequences, by_label=spec.task is AdapterTask.CLASSIFICATION)
     if objective_named(objective).completions:
         raise ConfigError(f"objective is '{objective}', which is measured only in a run, expected one of preferences")
     teaching = teaching_of(objective)
@@ -66,7 +66,7 @@ def evaluate_adapter(
     with_adapter = measure(model, chosen)
     with model.disable_adapter():
         alone = measure(model, chosen)
-    return Comparison(alone.since(None), with_adapter.since(alone))
+    return LossComparison(alone.since(None), with_adapter.since(alone))
 
 
 def _spec_for(located: LocatedBase, loaded: PeftAdapter, dataset: Dataset) -> AdapterSpec:
@@ -78,8 +78,8 @@ def _spec_for(located: LocatedBase, loaded: PeftAdapter, dataset: Dataset) -> Ad
             f"expected {stated[:16]}, which the adapter was trained on"
         )
     spec = loaded.spec()
-    if spec.task is Task.CLASSIFICATION and not spec.labels:
+    if spec.task is AdapterTask.CLASSIFICATION and not spec.labels:
         raise DataError("the adapter does not name its classes, so it cannot be evaluated on labels")
-    if spec.task is Task.CLASSIFICATION and dataset.kind is not RecordKind.LABEL:
+    if spec.task is AdapterTask.CLASSIFICATION and dataset.kind is not RecordKind.LABEL:
         raise DataError(f"data '{dataset.name}' has no labels, which this adapter was trained on")
     return spec

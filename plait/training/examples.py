@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from plait.adapters import Task
+from plait.adapters import AdapterTask
 from plait.errors import TooLittleDataError
 from plait.wire.settings import Settings
 
@@ -193,12 +193,12 @@ def digest_of(examples: Sequence[Example]) -> bytes:
     return hashlib.sha256(b"".join(example.digest for example in examples)).digest()
 
 
-def count_labels(example: Example, task: Task) -> int:
+def count_labels(example: Example, task: AdapterTask) -> int:
     """Number of terms that an example adds to the loss; a preference is one."""
-    return 1 if task is Task.CLASSIFICATION or example.ends else int((example.labels[1:] != IGNORED).sum())
+    return 1 if task is AdapterTask.CLASSIFICATION or example.ends else int((example.labels[1:] != IGNORED).sum())
 
 
-def visited(examples: Sequence[Example], settings: Settings, task: Task) -> list[Example]:
+def visited(examples: Sequence[Example], settings: Settings, task: AdapterTask) -> list[Example]:
     """The examples that a training meets, in that order, each once."""
     visits = settings.steps_taken * settings.batch_size * settings.gradient_accumulation_steps
     # One pass meets all; no further one adds any.
@@ -206,7 +206,7 @@ def visited(examples: Sequence[Example], settings: Settings, task: Task) -> list
     return [examples[index] for index in first]
 
 
-def order(examples: Sequence[Example], seed: int, task: Task) -> Iterator[int]:
+def order(examples: Sequence[Example], seed: int, task: AdapterTask) -> Iterator[int]:
     """The indices of the examples: all once in random order, then all again in another order, without end.
 
     A classifier's are spread class by class, so that a few steps in a row meet every class in proportion to its
@@ -217,6 +217,6 @@ def order(examples: Sequence[Example], seed: int, task: Task) -> Iterator[int]:
     generator = np.random.default_rng(seed)
     while True:
         drawn = generator.permutation(len(examples))
-        if task is Task.CLASSIFICATION:
+        if task is AdapterTask.CLASSIFICATION:
             drawn = drawn[in_proportion([examples[index] for index in drawn], generator.random)]
         yield from (int(index) for index in drawn)

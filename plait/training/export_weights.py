@@ -16,7 +16,7 @@ from torch import nn
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from plait.adapters import AdapterSpec, AdapterState, Task
+from plait.adapters import AdapterSpec, AdapterState, AdapterTask
 from plait.errors import BaseMismatchError, ConfigError, MachineError
 from plait.training.blueprint import load_base, meta_model, read_base_config
 from plait.training.peft_adapter import adapter_tensors, attach, peft_config_of
@@ -48,7 +48,7 @@ class BaseShape:
     output: str | None
 
 
-def describe_base(directory: Path, task: Task, labels: tuple[str, ...] = ()) -> BaseShape:
+def describe_base(directory: Path, task: AdapterTask, labels: tuple[str, ...] = ()) -> BaseShape:
     """Read a base's config and build its layers without their weights."""
     config = read_base_config(directory, task, labels)
     model = meta_model(config, task)

@@ -21,7 +21,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from plait.adapters import AdapterSpec, AdapterState, Task
+from plait.adapters import AdapterSpec, AdapterState, AdapterTask
 from plait.errors import ConfigError, MachineError
 from plait.system.abandon import check_abandoned
 from plait.training.device import device_of
@@ -221,7 +221,7 @@ def _end_tokens(model: PreTrainedModel, tokenizer: Tokenizer) -> frozenset[int]:
     return frozenset(end for end in [*ends, tokenizer.eos_token_id] if isinstance(end, int))
 
 
-class Speaker:
+class TextGenerator:
     """A base that carries an adapter, and writes.
 
     Attributes:
@@ -232,7 +232,7 @@ class Speaker:
     """
 
     def __init__(self, base: ResidentBase, spec: AdapterSpec, state: AdapterState) -> None:
-        if spec.task is not Task.CAUSAL_LM:
+        if spec.task is not AdapterTask.CAUSAL_LM:
             raise ConfigError("the adapter is a classifier and writes no text; `plait eval` measures it")
         self.model: PeftModel = base.carrying(spec, state)
         self.model.eval()

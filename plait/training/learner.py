@@ -19,7 +19,7 @@ from itertools import groupby
 import torch
 from torch import nn
 
-from plait.adapters import Float32, Task
+from plait.adapters import AdapterTask, Float32
 from plait.errors import ConfigError, MachineError
 from plait.objectives import SFT
 from plait.rounds.local_model import NOTHING, Carried, Moments
@@ -119,7 +119,7 @@ class Learner:
         sizes: Sequence[int],
         trained: Sequence[bool],
         *,
-        task: Task,
+        task: AdapterTask,
         device: torch.device,
     ) -> None:
         settings, carried = inputs.settings, inputs.carried
@@ -161,7 +161,7 @@ class Learner:
         batches = [chosen[first : first + size] for first in range(0, len(chosen), size)]
         counted = sum(count_labels(example, self._task) for example in chosen)
         has_prompts = counted < sum(len(example.tokens) - 1 for example in chosen)
-        is_answers = has_prompts and self._task is Task.CAUSAL_LM and self._inputs.settings.objective == SFT
+        is_answers = has_prompts and self._task is AdapterTask.CAUSAL_LM and self._inputs.settings.objective == SFT
         self._largest_fall = _largest_fall(counted) if is_answers else LARGEST_FALL
         return batches, counted
 
@@ -201,7 +201,7 @@ class Learner:
             self._rate = min(found, at_rest)
             if math.isfinite(predicted):
                 # A classifier's first step moves its head alone, of which the tensors at rest say nothing.
-                _shorten_(master, before, self._rate if self._task is Task.CAUSAL_LM else found)
+                _shorten_(master, before, self._rate if self._task is AdapterTask.CAUSAL_LM else found)
             self._rate *= settings.found_rate_factor
         elif limit < predicted < math.inf:
             _shorten_(master, before, limit / predicted)

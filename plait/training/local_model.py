@@ -13,7 +13,7 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from plait.adapters import AdapterSpec, AdapterState, Task
+from plait.adapters import AdapterSpec, AdapterState, AdapterTask
 from plait.aggregation import geometry_of
 from plait.data import Record, RecordKind
 from plait.objectives import SFT, objective_named
@@ -21,7 +21,7 @@ from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.local_model import Coverage, DataSize, Moments, Trained, TrainJob
 from plait.training.examples import Example, Split, Tokenizer, digest_of, split_examples, visited
 from plait.training.learner import LocalTraining, StepReport, TrainingInputs
-from plait.training.losses import Teaching
+from plait.training.losses import TrainingObjective
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter, slot_digest
 from plait.training.teaching import ExampleFormat, teaching_of, tokenise
 from plait.training.trainer import measure_losses, only_trained, train_steps, trained_parameters
@@ -61,7 +61,7 @@ class PeftLocalModel:
     def __post_init__(self) -> None:
         self._split: Split | None = None
         self._split_for: tuple[object, ...] = ()
-        self._teaching: Teaching | None = None
+        self._teaching: TrainingObjective | None = None
         self._teaching_of = ""
 
     @property
@@ -135,7 +135,7 @@ class PeftLocalModel:
             memory=self.base.step_memory,
         )
 
-    def teaching(self, settings: Settings) -> Teaching:
+    def teaching(self, settings: Settings) -> TrainingObjective:
         """How this client learns the run's objective."""
         if self._teaching is None or self._teaching_of != settings.objective:
             self._teaching, self._teaching_of = teaching_of(settings.objective), settings.objective
@@ -156,7 +156,7 @@ class PeftLocalModel:
                 seq_len=settings.seq_len,
                 held_out_fraction=settings.held_out_fraction,
                 max_held_out=settings.max_held_out_sequences,
-                by_label=spec.task is Task.CLASSIFICATION,
+                by_label=spec.task is AdapterTask.CLASSIFICATION,
             )
             every = (*examples, *(held_out or ()))
             # Texts are packed, not cut one by one, unless each is to be private.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import torch
 from torch import nn
 
-from plait.adapters import Float32, Task
+from plait.adapters import AdapterTask, Float32
 from plait.data import Record, RecordKind
 from plait.errors import MachineError
 from plait.rounds.evaluation import SequenceLosses
@@ -72,13 +72,13 @@ class Taught:
 
     settings: Settings
     start: Float32
-    task: Task
+    task: AdapterTask
     pad_token: int
     memory: StepMemory
     tokenizer: Tokenizer | None = None
 
 
-class Lesson:
+class LossFunction:
     """What one training learns from: here the cross-entropy, or the loss that the settings name.
 
     Attributes:
@@ -131,7 +131,7 @@ class Lesson:
         return done
 
 
-class Teaching:
+class TrainingObjective:
     """How one client learns an objective; here supervised fine-tuning, which of preferences learns the chosen replies.
 
     May remember what it found out about the client's examples.
@@ -154,9 +154,9 @@ class Teaching:
 
         return converse(records, kind, tokenizer, seq_len)
 
-    def lesson(self, taught: Taught) -> Lesson:
+    def lesson(self, taught: Taught) -> LossFunction:
         """What one training learns from."""
-        return Lesson(taught)
+        return LossFunction(taught)
 
     def judge(self, model: nn.Module, examples: Sequence[Example], *, pad_token: int) -> Judge | None:
         """By what held-out examples are judged, in evaluation mode; None for the loss of their labels."""
@@ -178,12 +178,14 @@ class BatchLoss:
     """Whether the loss of a batch is the sum of those of its parts."""
     reported = None
 
-    def __init__(self, model: nn.Module, *, task: Task, pad_token: int, memory: StepMemory | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, *, task: AdapterTask, pad_token: int, memory: StepMemory | None = None
+    ) -> None:
         self._model = model
         self._memory = memory or StepMemory()
         self._task = task
         self._pad_token = pad_token
-        self._fused = recognise(model) if task is Task.CAUSAL_LM else None
+        self._fused = recognise(model) if task is AdapterTask.CAUSAL_LM else None
         self._own: ModelLosses | None = None
 
     @property
@@ -217,7 +219,7 @@ class BatchLoss:
         if self._own is None:
             from plait.training.model_losses import ModelLosses
 
-            is_sliced = self._task is Task.CAUSAL_LM and self._fused is None
+            is_sliced = self._task is AdapterTask.CAUSAL_LM and self._fused is None
             self._own = ModelLosses(self._model, task=self._task, pad_token=self._pad_token, is_sliced=is_sliced)
         return self._own
 

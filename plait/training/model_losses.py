@@ -17,7 +17,7 @@ from peft import PeftModel
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from plait.adapters import Float32, Task
+from plait.adapters import AdapterTask, Float32
 from plait.errors import PartError
 from plait.own_code import located_errors
 from plait.training.device import device_of
@@ -36,7 +36,7 @@ _HELD_ON_CPU = 1 << 28
 class ModelLosses:
     """The losses of a model's batches; those of a language model may be computed slice by slice if it `is_sliced`."""
 
-    def __init__(self, model: nn.Module, *, task: Task, pad_token: int, is_sliced: bool = False) -> None:
+    def __init__(self, model: nn.Module, *, task: AdapterTask, pad_token: int, is_sliced: bool = False) -> None:
         self._model, self._task, self._pad_token = model, task, pad_token
         self._device = device_of(model)
         self._sliced = SlicedHead.of(model) if is_sliced else None
@@ -63,7 +63,7 @@ class ModelLosses:
         """
         model = model or self._model
         tokens, mask = pad([example.tokens for example in batch], self._pad_token, self._device)
-        if self._task is Task.CLASSIFICATION:
+        if self._task is AdapterTask.CLASSIFICATION:
             labels = torch.tensor([int(example.labels[0]) for example in batch], device=self._device)
             return model(input_ids=tokens, attention_mask=mask).logits.float(), labels
         labels, _ = pad([example.labels for example in batch], IGNORED, self._device)
@@ -174,7 +174,7 @@ class ChosenLoss:
         function: LocalLoss,
         *,
         start: Float32,
-        task: Task,
+        task: AdapterTask,
         pad_token: int,
         name: str,
     ) -> None:

@@ -29,7 +29,7 @@ from peft import (
 from torch import nn
 from transformers import PreTrainedModel
 
-from plait.adapters import AdapterSpec, AdapterState, Json, Layout, Task
+from plait.adapters import AdapterSpec, AdapterState, AdapterTask, Json, Layout
 from plait.adapters.method import AdapterRequest, BaseModules
 from plait.adapters.methods import check_options
 from plait.adapters.module_names import ends_of
@@ -41,11 +41,11 @@ PROMPT = "prompt_embeddings"
 _ENCODER = "prompt_encoder."
 SMALL = 1 << 24
 """Parameters that an adapter may have on any base; the limit is the base's own size if that is larger."""
-_TASK_TYPES = {Task.CAUSAL_LM: TaskType.CAUSAL_LM, Task.CLASSIFICATION: TaskType.SEQ_CLS}
+_TASK_TYPES = {AdapterTask.CAUSAL_LM: TaskType.CAUSAL_LM, AdapterTask.CLASSIFICATION: TaskType.SEQ_CLS}
 _ALWAYS_STATED = frozenset({"peft_type", "task_type", "r", "lora_alpha", "target_modules"})
 
 
-def peft_config_for(request: AdapterRequest, task: Task, base: BaseModules) -> PeftConfig:
+def peft_config_for(request: AdapterRequest, task: AdapterTask, base: BaseModules) -> PeftConfig:
     """PEFT's configuration of the requested method."""
     method = check_options(request)
     settings = {**method.settings(request, base), **method.fixed}

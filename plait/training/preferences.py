@@ -15,7 +15,7 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from plait.adapters import Task
+from plait.adapters import AdapterTask
 from plait.data import Record, RecordKind
 from plait.errors import PartError
 from plait.objectives.formula import Formula, Reply, Sides
@@ -26,12 +26,21 @@ from plait.system.abandon import check_abandoned
 from plait.training.conversations import conversation, of_each
 from plait.training.device import device_of
 from plait.training.examples import Example, Tokenizer, count_labels
-from plait.training.losses import BatchLoss, Judge, Lesson, StepLoss, StepMemory, Taught, Teaching, is_out_of_memory
+from plait.training.losses import (
+    BatchLoss,
+    Judge,
+    LossFunction,
+    StepLoss,
+    StepMemory,
+    Taught,
+    TrainingObjective,
+    is_out_of_memory,
+)
 
-_TASK = Task.CAUSAL_LM
+_TASK = AdapterTask.CAUSAL_LM
 
 
-class Preferences(Teaching):
+class Preferences(TrainingObjective):
     """A formula of preferences, with what is known of the client's preferences under the base."""
 
     kinds = frozenset({RecordKind.PREFERENCE})
@@ -73,7 +82,7 @@ def learn_references(
             check_abandoned()
 
 
-class PreferenceLesson(Lesson):
+class PreferenceLesson(LossFunction):
     """The lesson of an objective of preferences."""
 
     def __init__(self, taught: Taught, objective: Formula, references: dict[bytes, tuple[float, ...]]) -> None:

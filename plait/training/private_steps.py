@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from plait.adapters import Float32, Task
+from plait.adapters import AdapterTask, Float32
 from plait.errors import ConfigError
 from plait.privacy.mechanism import PrivateMean, length
 from plait.privacy.noise import Keystream, derived
@@ -48,7 +48,7 @@ class ExampleGradients:
         model: nn.Module,
         parameters: Sequence[nn.Parameter],
         *,
-        task: Task,
+        task: AdapterTask,
         pad_token: int,
         together: int,
         recomputed: int = 0,
@@ -59,7 +59,7 @@ class ExampleGradients:
         self._together = together
         # Constant, so that no example decides about another's.
         self._scale = SCALE_PER_EXAMPLE if any(x.dtype == torch.float16 for x in model.parameters()) else 1.0
-        self._fused = recognise(model) if task is Task.CAUSAL_LM else None
+        self._fused = recognise(model) if task is AdapterTask.CAUSAL_LM else None
 
     def __call__(self, examples: Sequence[Example]) -> Iterator[Float32]:
         """The gradient of each example, (size,) float32, in order; zeros for what does not train.
@@ -114,7 +114,7 @@ def train_privately(
     inputs: TrainingInputs,
     charge: Charge,
     *,
-    task: Task,
+    task: AdapterTask,
     pad_token: int,
     memory: StepMemory | None = None,
 ) -> LocalTraining:

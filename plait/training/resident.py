@@ -21,12 +21,12 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel
 
-from plait.adapters import AdapterSpec, AdapterState, Layout, Task, parse_spec
+from plait.adapters import AdapterSpec, AdapterState, AdapterTask, Layout, parse_spec
 from plait.adapters.methods import is_quantised
 from plait.errors import BaseMismatchError, ConfigError, MachineError
 from plait.objectives import objective_named
 from plait.system.machine import keep_freed_memory
-from plait.training.blueprint import Blueprint, design_from_spec, load_base, read_base_config, silence
+from plait.training.blueprint import AdapterTemplate, design_from_spec, load_base, read_base_config, silence
 from plait.training.device import Compute, has_memory_of_its_own, memory_for_steps
 from plait.training.examples import Tokenizer
 from plait.training.losses import StepMemory
@@ -146,7 +146,7 @@ class ResidentBase:
         self.compute = compute
         self._seq_len = seq_len
         self._adapter_in_float32 = adapter_in_float32
-        self._blueprints: dict[str, Blueprint] = {}
+        self._blueprints: dict[str, AdapterTemplate] = {}
         self._bare: BareBase | None = None
         self._model: PeftModel | None = None
         self._carried = b""
@@ -180,7 +180,7 @@ class ResidentBase:
         tokenizer = self.tokenizer
         return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
 
-    def prepare(self, spec_text: str) -> Blueprint:
+    def prepare(self, spec_text: str) -> AdapterTemplate:
         """Spec and initial adapter, derived from what a server sent; computed once per spec."""
         if spec_text not in self._blueprints:
             request = parse_spec(spec_text)
@@ -232,7 +232,7 @@ class ResidentBase:
             MachineError: not even one sequence will fit; the message says what would.
         """
         budget = memory_for_steps(self.compute.device, self.memory_limit_bytes)
-        if not budget or len(self.devices) > 1 or spec.task is not Task.CAUSAL_LM:
+        if not budget or len(self.devices) > 1 or spec.task is not AdapterTask.CAUSAL_LM:
             return
         from plait.training.memory_plan import (
             PREDICTION_ERROR,
@@ -288,7 +288,7 @@ class ResidentBase:
             bare = adapted = None  # its memory is free before the base is read again
         if bare is None:
             model = self._read(spec)
-            if spec.task is Task.CLASSIFICATION:
+            if spec.task is AdapterTask.CLASSIFICATION:
                 silence(model)
             bare = BareBase(model, loaded_as)
         bare.keep_embedding(on_host=False)  # new slots lie where the layers lie that they change
@@ -307,13 +307,15 @@ class ResidentBase:
 
     def _read(self, spec: AdapterSpec) -> PreTrainedModel:
         config = read_base_config(self.directory, spec.task, spec.labels)
-        if spec.task is Task.CLASSIFICATION and config.pad_token_id is None:
+        if spec.task is AdapterTask.CLASSIFICATION and config.pad_token_id is None:
             config.pad_token_id = self.pad_token
         device, settings = self.compute.device, dict[str, object]()
         if is_quantised(spec.method):
             from plait.training.qlora import four_bits
 
-            settings = four_bits(self.compute, whole=spec.saved_modules if spec.task is Task.CLASSIFICATION else ())
+            settings = four_bits(
+                self.compute, whole=spec.saved_modules if spec.task is AdapterTask.CLASSIFICATION else ()
+            )
         elif device.type != "cpu":
             # Straight to the device: main memory never holds a second copy, and on a Jetson both are the same memory.
             settings = {"device_map": {"": device}}

@@ -13,19 +13,19 @@ from typing import Any, cast
 
 import numpy as np
 
-from plait.adapters import Task
+from plait.adapters import AdapterTask
 from plait.data import Record, RecordKind
 from plait.errors import DataError
 from plait.objectives import SFT, objective_named, usual_objective
 from plait.training.examples import Example, Tokenizer
-from plait.training.losses import Teaching
+from plait.training.losses import TrainingObjective
 
 
-def teaching_of(text: str) -> Teaching:
+def teaching_of(text: str) -> TrainingObjective:
     """How the objective of this text is learned."""
     objective = objective_named(text)
     if objective.is_plain:
-        return Teaching()
+        return TrainingObjective()
     if objective.completions:
         from plait.training.completions import Rewards
 
@@ -47,7 +47,7 @@ class ExampleFormat:
     """
 
     kind: RecordKind
-    task: Task
+    task: AdapterTask
     labels: tuple[str, ...]
     seq_len: int
     objective: str = SFT
@@ -61,18 +61,18 @@ def tokenise(records: Sequence[Record], tokenizer: Tokenizer, form: ExampleForma
         DataError: the data does not fit the base, the task or the objective.
     """
     check_kind(form.kind, form.task, form.objective)
-    if form.task is Task.CLASSIFICATION:
+    if form.task is AdapterTask.CLASSIFICATION:
         return _classify(records, form.labels, tokenizer, form.seq_len)
     if form.kind is RecordKind.TEXT:
         return (_one_each if form.apart else _pack)(records, tokenizer, form.seq_len)
     return teaching_of(form.objective).examples(records, form.kind, tokenizer, form.seq_len)
 
 
-def check_kind(kind: RecordKind, task: Task, objective: str) -> None:
+def check_kind(kind: RecordKind, task: AdapterTask, objective: str) -> None:
     """Refuse records that a run cannot learn from."""
     teaching = teaching_of(objective)
     fitting, expected = teaching.kinds, teaching.expected
-    if task is Task.CLASSIFICATION:
+    if task is AdapterTask.CLASSIFICATION:
         fitting, expected = {RecordKind.LABEL}, "labelled text"
     if kind not in fitting:
         usual = usual_objective(kind.value)

@@ -16,14 +16,22 @@ from functools import partial
 import torch
 from torch import nn
 
-from plait.adapters import Task
+from plait.adapters import AdapterTask
 from plait.errors import ConfigError
 from plait.rounds.evaluation import SequenceLosses
 from plait.system.abandon import check_abandoned
 from plait.training.device import device_of
 from plait.training.examples import Example, Tokenizer, count_labels, digest_of, visited
 from plait.training.learner import Learner, LocalTraining, TrainingInputs, copy_all
-from plait.training.losses import BatchLoss, Lesson, StepLoss, StepMemory, Taught, Teaching, within_memory
+from plait.training.losses import (
+    BatchLoss,
+    LossFunction,
+    StepLoss,
+    StepMemory,
+    Taught,
+    TrainingObjective,
+    within_memory,
+)
 from plait.wire.settings import Settings
 
 # PEFT's names of a low-rank pair's two sides; everything else in an adapter (a head, a magnitude) trains with either.
@@ -35,10 +43,10 @@ def train_steps(
     parameters: Sequence[nn.Parameter],
     inputs: TrainingInputs,
     *,
-    task: Task,
+    task: AdapterTask,
     pad_token: int,
     on_step: Callable[[int, float], None] = lambda _step, _loss: None,
-    teaching: Teaching | None = None,
+    teaching: TrainingObjective | None = None,
     tokenizer: Tokenizer | None = None,
     memory: StepMemory | None = None,
 ) -> LocalTraining:
@@ -58,7 +66,7 @@ def train_steps(
     sizes = [each.numel() for each in parameters]
     learner = Learner(inputs, sizes, trained, task=task, device=parameters[0].device)
     taught = Taught(settings, inputs.start, task, pad_token, memory, tokenizer)
-    lesson = (teaching or Teaching()).lesson(taught)
+    lesson = (teaching or TrainingObjective()).lesson(taught)
     lesson.prepare(model, partial(visited, inputs.examples, settings, task))
     gradients = StepGradients.of(lesson, model, parameters, settings, memory)
     batches, counted = list[list[Example]](), 1
@@ -142,7 +150,7 @@ class StepGradients:
     @classmethod
     def of(
         cls,
-        lesson: Lesson,
+        lesson: LossFunction,
         model: nn.Module,
         parameters: Sequence[nn.Parameter],
         settings: Settings,
@@ -274,10 +282,10 @@ def measure_losses(
     model: nn.Module,
     examples: Sequence[Example],
     *,
-    task: Task,
+    task: AdapterTask,
     pad_token: int,
     batch_size: int,
-    teaching: Teaching | None = None,
+    teaching: TrainingObjective | None = None,
     memory: StepMemory | None = None,
 ) -> SequenceLosses:
     """Loss (and correct answers, or leads) of every example, in evaluation mode, as `train_steps` has its arguments."""
@@ -285,10 +293,10 @@ def measure_losses(
     memory, device, correct = memory or StepMemory(), device_of(model), 0
     losses, leads = list[float](), list[float]()
     batch_loss = BatchLoss(model, task=task, pad_token=pad_token)
-    judge = (teaching or Teaching()).judge(model, examples, pad_token=pad_token)
+    judge = (teaching or TrainingObjective()).judge(model, examples, pad_token=pad_token)
     for first in range(0, len(examples), batch_size):
         batch = examples[first : first + batch_size]
-        if task is Task.CLASSIFICATION:
+        if task is AdapterTask.CLASSIFICATION:
             from plait.training.model_losses import ModelLosses
 
             logits, labels = ModelLosses(model, task=task, pad_token=pad_token).logits(batch)
@@ -309,7 +317,7 @@ def measure_losses(
     return SequenceLosses(
         tuple(losses),
         tuple(count_labels(example, task) for example in examples),
-        correct if task is Task.CLASSIFICATION else None,
+        correct if task is AdapterTask.CLASSIFICATION else None,
         digest_of(examples).hex(),
         tuple(leads),
     )

@@ -54,7 +54,7 @@ from plait.trust.secret_file import write_secret
 from plait.trust.server_names import check_server_names
 
 
-class Outcome(Enum):
+class KitOutcome(Enum):
     """The result for one kit: REGISTERED is one that an earlier, interrupted call had left out of the register."""
 
     MADE = "made"
@@ -74,7 +74,7 @@ class Provisioned:
 
     name: str
     directory: Path
-    outcome: Outcome
+    outcome: KitOutcome
     expires: datetime
     public_key: bytes = b""
     role: Role = Role.CLIENT
@@ -153,7 +153,9 @@ def _registered(
     if fresh:
         write_clients(register, [*registered, *fresh])
     return tuple(
-        replace(kit, outcome=Outcome.REGISTERED) if kit.outcome is Outcome.KEPT and kit.public_key not in known else kit
+        replace(kit, outcome=KitOutcome.REGISTERED)
+        if kit.outcome is KitOutcome.KEPT and kit.public_key not in known
+        else kit
         for kit in kits
     )
 
@@ -238,7 +240,7 @@ def _server_kit(kit: Path, names: Sequence[str], authority: Authority, *, now: d
             write_atomically(aside / AUTHORITY_FILE, certificate_pem(authority.certificate))
             write_clients(aside / REGISTER_FILE, ())
             _issue(aside, "server", sign)
-        outcome = Outcome.MADE
+        outcome = KitOutcome.MADE
     else:
         outcome = _issue(kit, "server", sign)
     certificate = read_certificate(kit / "server.crt")
@@ -246,13 +248,13 @@ def _server_kit(kit: Path, names: Sequence[str], authority: Authority, *, now: d
     return Provisioned("server", kit, outcome, certificate.not_valid_after_utc)
 
 
-def _issue(kit: Path, role: str, sign: Callable[[PublicKey], Certificate]) -> Outcome:
+def _issue(kit: Path, role: str, sign: Callable[[PublicKey], Certificate]) -> KitOutcome:
     """Issue a kit's certificate for its key, unless it has one."""
     path = kit / f"{role}.crt"
     if path.exists():
-        return Outcome.KEPT
+        return KitOutcome.KEPT
     write_atomically(path, certificate_pem(sign(read_key(kit / f"{role}.key").public_key())))
-    return Outcome.RENEWED
+    return KitOutcome.RENEWED
 
 
 def _member_kit(
@@ -267,7 +269,7 @@ def _member_kit(
             write_atomically(aside / AUTHORITY_FILE, certificate_pem(authority.certificate))
             write_atomically(aside / CLIENT_SETTINGS_FILE, client_settings(name, server_names, role))
             _issue(aside, role, sign)
-        outcome = Outcome.MADE
+        outcome = KitOutcome.MADE
     else:
         own_name, _ = read_client_settings(kit)
         if own_name != name:

@@ -13,7 +13,7 @@ from plait.errors import PeerError
 from plait.trust.masks import LEAST_BITS, MOST_BITS
 from plait.v1 import messages_pb2 as pb
 from plait.wire import bounds, canonical
-from plait.wire.masked_roster import ATTEMPT_BYTES, MOST_CLIENTS, MOST_FIGURES, Offer, Roster, Session
+from plait.wire.masked_roster import ATTEMPT_BYTES, MOST_CLIENTS, MOST_FIGURES, MaskedAttempt, Offer, Roster
 
 PURPOSES = ("train", "evaluate")
 _PLACE_BYTES = 2
@@ -46,20 +46,20 @@ class Unmasking:
 
 
 @dataclass(frozen=True)
-class Opening:
+class UnopenedParcel:
     """A place whose client cannot open what was encrypted to it; to be shown by the key of that parcel."""
 
     receiver: int
 
 
-Stage: TypeAlias = Roster | Delivery | Opening | Survivors | Unmasking | None
+Stage: TypeAlias = Roster | Delivery | UnopenedParcel | Survivors | Unmasking | None
 
 
 @dataclass(frozen=True)
 class MaskingTask:
     """A stage of a sum under masks; None: offer keys."""
 
-    session: Session
+    session: MaskedAttempt
     stage: Stage = None
     field: ClassVar[str] = "masking"
     what: ClassVar[str] = "a masked sum"
@@ -78,7 +78,7 @@ class MaskingTask:
 
 def read_task(message: pb.Masking) -> MaskingTask:
     """A task from protobuf, within its bounds."""
-    session = _checked(Session(message.run_id, message.purpose, message.round, message.attempt))
+    session = _checked(MaskedAttempt(message.run_id, message.purpose, message.round, message.attempt))
     said = message.WhichOneof("stage")
     if said == "roster":
         return MaskingTask(session, _read_roster(message.roster, session))
@@ -100,7 +100,7 @@ class Ready:
 
 
 @dataclass(frozen=True)
-class Opened:
+class ParcelKey:
     """The key of a parcel."""
 
     key: bytes
@@ -129,12 +129,12 @@ class MaskedUpdate:
     signature: bytes
 
 
-Answered: TypeAlias = Offer | Parcels | Ready | Opened | Signed | Revealed | MaskedUpdate
+Answered: TypeAlias = Offer | Parcels | Ready | ParcelKey | Signed | Revealed | MaskedUpdate
 
 
 _STAGES: Mapping[str, type[Any]] = {
     "delivery": Delivery,
-    "opening": Opening,
+    "opening": UnopenedParcel,
     "survivors": Survivors,
     "unmasking": Unmasking,
 }
@@ -159,7 +159,7 @@ class MaskedReply:
         message, answer = pb.Masked(client=bounds.name("client name", self.client)), self.answer
         if isinstance(answer, Signed):
             message.signature = answer.signature
-        elif isinstance(answer, Opened):
+        elif isinstance(answer, ParcelKey):
             message.opened = answer.key
         elif isinstance(answer, Ready) and answer.unreadable:
             message.unreadable = _places(answer.unreadable)
@@ -183,7 +183,7 @@ def read_reply(message: pb.Masked) -> MaskedReply:
         case "signature":
             return MaskedReply(client, Signed(_signature(message.signature)))
         case "opened":
-            return MaskedReply(client, Opened(bounds.exact_length("key", message.opened, bounds.DIGEST_BYTES)))
+            return MaskedReply(client, ParcelKey(bounds.exact_length("key", message.opened, bounds.DIGEST_BYTES)))
         case "parcels" | "revealed" as said:
             return MaskedReply(client, _read(_ANSWERS[said], getattr(message, said)))
         case "update":
@@ -214,7 +214,7 @@ def _read(kind: type[Any], message: object) -> Any:
     return kind(**{name: read.get(type(value), _parts)(value) for name, value in said.items()})
 
 
-def _checked(session: Session) -> Session:
+def _checked(session: MaskedAttempt) -> MaskedAttempt:
     bounds.exact_length("run of the masked sum", session.run_id, bounds.RUN_ID_BYTES)
     bounds.exact_length("attempt of the masked sum", session.attempt, ATTEMPT_BYTES)
     bounds.integer("round", session.round, maximum=bounds.MAX_STEPS)
@@ -223,7 +223,7 @@ def _checked(session: Session) -> Session:
     return session
 
 
-def _read_roster(message: pb.MaskRoster, session: Session) -> Roster:
+def _read_roster(message: pb.MaskRoster, session: MaskedAttempt) -> Roster:
     bounds.integer("clients of the masked sum", len(message.offers), maximum=MOST_CLIENTS)
     return Roster(
         session,

@@ -68,7 +68,7 @@ RUN_ID_BYTES = ATTEMPT_BYTES = 16
 
 
 @dataclass(frozen=True)
-class Session:
+class MaskedAttempt:
     """One attempt at a masked sum, to ``train`` or to ``evaluate``, with 16 bytes of its own."""
 
     run_id: bytes
@@ -110,12 +110,12 @@ class Offer:
     certificate: bytes = b""
     endorsement: bytes = b""
 
-    def signed(self, session: Session) -> bytes:
+    def signed(self, session: MaskedAttempt) -> bytes:
         """What its signature covers."""
         keys = self.identity, self.encryption, self.masking, self.commitment
         return joined(b"plait secure aggregation: keys 1", session.text, self.client.encode(), *keys)
 
-    def check(self, session: Session, vouch: Vouch) -> None:
+    def check(self, session: MaskedAttempt, vouch: Vouch) -> None:
         """Refuse keys that the named client did not offer for this session."""
         for key in (self.identity, self.encryption, self.masking, self.commitment):
             if len(key) != KEY_BYTES:
@@ -130,7 +130,7 @@ class Offer:
 class Roster:
     """The clients of an attempt, by name, and the grid of the round: `size` rotated numbers, and further `figures`."""
 
-    session: Session
+    session: MaskedAttempt
     offers: tuple[Offer, ...]
     bits: int
     unit: float

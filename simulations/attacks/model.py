@@ -12,7 +12,7 @@ import numpy as np
 from attacks.stories import CLASSES, Stories
 from numpy.typing import NDArray
 
-from plait.adapters import AdapterSpec, AdapterState, Layout, Task
+from plait.adapters import AdapterSpec, AdapterState, AdapterTask, Layout
 from plait.aggregation import Geometry, geometry_of
 from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.local_model import Coverage, DataSize, Trained, TrainJob
@@ -38,7 +38,7 @@ def spec_and_initial() -> tuple[AdapterSpec, AdapterState]:
             "lora_alpha": ALPHA,
             "target_modules": ["head"],
         },
-        task=Task.CLASSIFICATION,
+        task=AdapterTask.CLASSIFICATION,
         labels=CLASSES,
         layout=layout,
         init_seed=0,

@@ -34,7 +34,7 @@ from plait.adapters import AdapterState, Float32  # noqa: E402
 from plait.config import Scalar  # noqa: E402
 from plait.errors import PlaitError  # noqa: E402
 from plait.run import blueprint_of  # noqa: E402
-from plait.training.blueprint import Blueprint  # noqa: E402
+from plait.training.blueprint import AdapterTemplate  # noqa: E402
 from plait.wire.messages import DescribeTask, Refusal, RefusalReason, Reply, TrainTask  # noqa: E402
 
 SECRET = (
@@ -244,12 +244,12 @@ def span(base: str, variant: Span, folder: Path) -> Reading:
     )
 
 
-def prepared(server: HostileServer) -> Blueprint:
+def prepared(server: HostileServer) -> AdapterTemplate:
     """The adapter of the announced run."""
     return blueprint_of(server.run.settled, server.base.directory)
 
 
-def gentle(blueprint: Blueprint, seed: int) -> AdapterState:
+def gentle(blueprint: AdapterTemplate, seed: int) -> AdapterState:
     """Factors so small that AdamW's epsilon is what divides: its steps are the gradients, scaled."""
     random = np.random.default_rng(seed)
     arrays = {

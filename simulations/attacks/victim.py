@@ -13,13 +13,13 @@ from pathlib import Path
 
 from client.base import open_runner
 from client.settings import check_settings
-from client.task import Kind, Run, Task
+from client.task import AnswerKind, ClientTask, OfferedRun
 from plait.adapters import AdapterState
 from plait.config import Scalar, config_from_table
 from plait.data import as_dataset
 from plait.run import resolve
 from plait.settle import settle
-from plait.training.blueprint import Blueprint
+from plait.training.blueprint import AdapterTemplate
 from plait.wire.codecs import codec_for
 from plait.wire.envelope import Direction, Header, encode_delta, open_envelope, seal
 from plait.wire.messages import (
@@ -62,13 +62,15 @@ class Victim:
             state=folder / "state",
             **options,  # pyright: ignore[reportArgumentType]
         )
-        self._runner = open_runner(Run(_RUN_ID, 5, dict(run), b""), settings, as_dataset(data), progress=lambda _: None)
+        self._runner = open_runner(
+            OfferedRun(_RUN_ID, 5, dict(run), b""), settings, as_dataset(data), progress=lambda _: None
+        )
 
     def ask(self, task: DescribeTask | TrainTask | EvaluateTask) -> Reply:
         """What the node answers."""
         head, body = encode_task(task)
-        answer = self._runner.answer(Task(os.urandom(4).hex(), _KINDS[type(task)], "1", head + body, 0, b""), b"")
-        if answer.kind is not Kind.PLAIT:
+        answer = self._runner.answer(ClientTask(os.urandom(4).hex(), _KINDS[type(task)], "1", head + body, 0, b""), b"")
+        if answer.kind is not AnswerKind.PLAIT:
             return Refusal(NAME, RefusalReason.FAILED, answer.data.decode())
         return decode_reply(answer.data, max_bytes=1 << 31)
 
@@ -90,7 +92,7 @@ class HostileServer:
         said = tasks.to_train(round_number, NAME) if round_number else tasks.to_describe()
         return replace(said, **changes)
 
-    def broadcast(self, blueprint: Blueprint, state: AdapterState, round_number: int) -> bytes:
+    def broadcast(self, blueprint: AdapterTemplate, state: AdapterState, round_number: int) -> bytes:
         """A whole adapter, exact."""
         return seal(
             Header(
@@ -106,7 +108,7 @@ class HostileServer:
             encode_delta(state, codec_for("fp32")),
         ).data
 
-    def delta_in(self, reply: Reply, blueprint: Blueprint) -> AdapterState | None:
+    def delta_in(self, reply: Reply, blueprint: AdapterTemplate) -> AdapterState | None:
         """What an update says, None where the node refused."""
         if not isinstance(reply, UpdateReply):
             return None

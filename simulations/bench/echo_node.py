@@ -14,19 +14,19 @@ from pathlib import Path
 from client.journal import Journal, Style
 from client.node import Node
 from client.settings import NodeSettings, check_settings
-from client.task import Answer, Capacity, Kind, Run, Task
+from client.task import AnswerKind, Capacity, ClientTask, OfferedRun, TaskAnswer
 from plait.errors import PlaitError
 
 
 class EchoRunner:
     """Answers with the body that it was sent, or with the head where there is none."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: OfferedRun) -> None:
         self.capacity = Capacity(run.base_fingerprint, (), 0, "none")
 
-    def answer(self, task: Task, body: bytes) -> Answer:
+    def answer(self, task: ClientTask, body: bytes) -> TaskAnswer:
         """The task's own bytes."""
-        return Answer.of(Kind.PLAIT, body or task.head)
+        return TaskAnswer.of(AnswerKind.PLAIT, body or task.head)
 
 
 def run_echo(settings: NodeSettings) -> None:

@@ -24,12 +24,12 @@ from peft import PeftModel
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
-from plait.adapters import Task
+from plait.adapters import AdapterTask
 from plait.adapters.method import AdapterRequest
 from plait.errors import MachineError
 from plait.training.base_lookup import locate_config
 from plait.training.bases import quiet_libraries
-from plait.training.blueprint import Blueprint, design, read_base_config
+from plait.training.blueprint import AdapterTemplate, design, read_base_config
 from plait.training.device import Compute, choose_compute, limit_memory, matrix_gflops, memory_for_steps
 from plait.training.examples import Example
 from plait.training.learner import TrainingInputs
@@ -82,7 +82,7 @@ def counted(events: Iterable[tuple[str, bool]]) -> tuple[int, int]:
 class _Built:
     model: PeftModel
     parameters: Sequence[nn.Parameter]
-    made: Blueprint
+    made: AdapterTemplate
     config: PretrainedConfig
     size: ModelSize | None
 
@@ -237,7 +237,7 @@ class Measure:
                 built.model,
                 built.parameters,
                 TrainingInputs(examples, replace(settings, local_steps=count), built.made.initial.flat),
-                task=Task.CAUSAL_LM,
+                task=AdapterTask.CAUSAL_LM,
                 pad_token=0,
                 memory=memory,
                 on_step=ended,
@@ -292,9 +292,9 @@ class Measure:
         return self._built
 
     def _build(self, name: str, four_bits: bool) -> _Built:
-        config = read_base_config(locate_config(name), Task.CAUSAL_LM)
+        config = read_base_config(locate_config(name), AdapterTask.CAUSAL_LM)
         request = AdapterRequest(method="qlora" if four_bits else "lora", rank=RANK, alpha=2 * RANK)
-        made = design(config, request, task=Task.CAUSAL_LM, seed=1)
+        made = design(config, request, task=AdapterTask.CAUSAL_LM, seed=1)
         at_one_rate = Training(follows_slopes=False)  # as `_our_step` trains
         size = size_of(config, made.spec, value_bytes=self._compute.dtype.itemsize, training=at_one_rate)
         room = memory_for_steps(self._compute.device)

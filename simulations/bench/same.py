@@ -17,13 +17,13 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from plait.adapters import AdapterState, Task
+from plait.adapters import AdapterState, AdapterTask
 from plait.adapters.method import AdapterRequest
 from plait.adapters.methods import METHODS, is_quantised
 from plait.data import Message, Record, RecordKind
 from plait.rounds.local_model import TrainJob
 from plait.training.bases import locate_base
-from plait.training.blueprint import Blueprint, design, read_base_config
+from plait.training.blueprint import AdapterTemplate, design, read_base_config
 from plait.training.device import Compute
 from plait.training.examples import IGNORED, Example
 from plait.training.generate import Sampling, Wanted, generate
@@ -100,12 +100,12 @@ def rows(count: int = 6, *, even: bool = False) -> list[Example]:
 @dataclass(frozen=True)
 class _Client:
     base: ResidentBase
-    made: Blueprint
+    made: AdapterTemplate
 
     @classmethod
-    def of(cls, compute: Compute, method: str = "lora", *, task: Task = Task.CAUSAL_LM) -> _Client:
+    def of(cls, compute: Compute, method: str = "lora", *, task: AdapterTask = AdapterTask.CAUSAL_LM) -> _Client:
         tiny = locate_base("tiny")
-        labels = ("good", "bad") if task is Task.CLASSIFICATION else ()
+        labels = ("good", "bad") if task is AdapterTask.CLASSIFICATION else ()
         config = read_base_config(tiny.directory, task, labels)
         request = AdapterRequest(method=method, rank=4, alpha=8.0)
         made = design(config, request, task=task, labels=labels, seed=1, weights=tiny.directory)
@@ -136,7 +136,7 @@ def _method(name: str, compute: Compute) -> Array:
 
 def _classification(compute: Compute) -> Array:
     labelled = [replace(example, labels=np.array([number % 2], np.int32)) for number, example in enumerate(rows())]
-    return _Client.of(compute, task=Task.CLASSIFICATION).trained(labelled)
+    return _Client.of(compute, task=AdapterTask.CLASSIFICATION).trained(labelled)
 
 
 def _with_less_memory(compute: Compute) -> Array:
@@ -218,13 +218,13 @@ _OTHERS: Mapping[str, Calculation] = {
 }
 
 
-def _moved(made: Blueprint) -> AdapterState:
+def _moved(made: AdapterTemplate) -> AdapterState:
     """An adapter that changes the model."""
     noise = np.random.default_rng(7).normal(scale=0.1, size=made.initial.layout.size)
     return AdapterState(made.initial.layout, (made.initial.flat + noise).astype(np.float32))
 
 
-def _job(local: PeftLocalModel, made: Blueprint, settings: Settings) -> TrainJob:
+def _job(local: PeftLocalModel, made: AdapterTemplate, settings: Settings) -> TrainJob:
     return TrainJob(local, made.spec, settings, made.initial, made.initial)
 
 

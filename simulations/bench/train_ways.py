@@ -18,10 +18,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer, TrainingArguments, default_data_collator
 
-from plait.adapters import AdapterState, Task
+from plait.adapters import AdapterState, AdapterTask
 from plait.adapters.method import AdapterRequest
 from plait.rounds.local_model import Carried
-from plait.training.blueprint import Blueprint, design, read_base_config
+from plait.training.blueprint import AdapterTemplate, design, read_base_config
 from plait.training.device import DTYPES, Compute
 from plait.training.examples import Example
 from plait.training.learner import TrainingInputs
@@ -60,16 +60,16 @@ class Workload:
 
     def examples(self) -> list[Example]:
         """One batch; every step uses all of it."""
-        words = read_base_config(self.directory, Task.CAUSAL_LM).vocab_size
+        words = read_base_config(self.directory, AdapterTask.CAUSAL_LM).vocab_size
         shape = (self.batch_size, self.seq_len)
         rows = np.random.default_rng(self.seed).integers(0, words, shape).astype(np.int32)
         return [Example(row, row) for row in rows]
 
-    def blueprint(self) -> Blueprint:
+    def blueprint(self) -> AdapterTemplate:
         """The adapter and its initial values."""
-        config = read_base_config(self.directory, Task.CAUSAL_LM)
+        config = read_base_config(self.directory, AdapterTask.CAUSAL_LM)
         request = AdapterRequest(rank=self.rank, alpha=2.0 * self.rank)
-        return design(config, request, task=Task.CAUSAL_LM, seed=self.seed)
+        return design(config, request, task=AdapterTask.CAUSAL_LM, seed=self.seed)
 
 
 # Takes this many steps and returns the loss of the last one, computed before it.
@@ -90,7 +90,7 @@ def plait(work: Workload) -> Way:
             model,
             adapter_parameters(model, design.spec.layout),
             TrainingInputs(examples, _settings(work, steps), state.flat, Carried(moments=moments)),
-            task=Task.CAUSAL_LM,
+            task=AdapterTask.CAUSAL_LM,
             pad_token=0,
             on_step=lambda _, loss: last.append(loss),
         )
@@ -166,7 +166,7 @@ def inference(work: Workload) -> Way:
     design, examples = work.blueprint(), work.examples()
     base = ResidentBase(work.directory, work.fingerprint, work.compute, seq_len=work.seq_len)
     model = base.carrying(design.spec, design.initial)
-    loss = BatchLoss(model.eval(), task=Task.CAUSAL_LM, pad_token=0)
+    loss = BatchLoss(model.eval(), task=AdapterTask.CAUSAL_LM, pad_token=0)
 
     @torch.no_grad()
     def way(steps: int) -> float:
@@ -198,7 +198,7 @@ def multiplied_parameters(work: Workload) -> int:
     """Weights that every token is multiplied with: those of linear layers, the head's among them."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(
-            read_base_config(work.directory, Task.CAUSAL_LM), trust_remote_code=False
+            read_base_config(work.directory, AdapterTask.CAUSAL_LM), trust_remote_code=False
         )
     return sum(module.weight.numel() for module in cast("nn.Module", model).modules() if isinstance(module, nn.Linear))
 

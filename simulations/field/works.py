@@ -188,7 +188,7 @@ def configuration(federation: Federation, seed: int, cache: Path, folder: Path) 
     """What entrants are told; writes the clients' sequences. Needs plait, whose own pipeline makes them."""
     from transformers import AutoTokenizer
 
-    from plait.adapters import Task
+    from plait.adapters import AdapterTask
     from plait.config import config_from_table
     from plait.simulation.partitioned_data import load_partitioned
     from plait.training.bases import locate_base
@@ -210,7 +210,7 @@ def configuration(federation: Federation, seed: int, cache: Path, folder: Path) 
     data = load_partitioned(config_from_table(told, where="the field"))
     base = locate_base(federation.base).directory
     tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
-    task = Task.CLASSIFICATION if federation.classifies else Task.CAUSAL_LM
+    task = AdapterTask.CLASSIFICATION if federation.classifies else AdapterTask.CAUSAL_LM
     clients, seen = [], hashlib.sha256()
     for share in data.partition.shares:
         if share.name in federation.without:

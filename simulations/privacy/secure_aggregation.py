@@ -38,7 +38,7 @@ from plait.trust.identity import NodeIdentity
 from plait.trust.keys import NodeKey
 from plait.trust.masks import Ring
 from plait.wire.masked_messages import MaskedReply, MaskedUpdate, Parcels, Ready, Revealed, Signed
-from plait.wire.masked_roster import Offer, Roster, Session
+from plait.wire.masked_roster import MaskedAttempt, Offer, Roster
 from plait.wire.messages import encode_reply
 
 # The package has a function of the same name.
@@ -83,7 +83,7 @@ def plait(count: int, size: int, gone: int) -> dict[str, object]:
         count,
         unit_for(ring, clients=count, size=rotation.rotated_size, length=2**0.5 * float(np.linalg.norm(shared))),
     )
-    session = Session(bytes(16), "train", 1, bytes(16))
+    session = MaskedAttempt(bytes(16), "train", 1, bytes(16))
     offers = []
     with clock.on("keys and shares, all clients"):
         for name in names:

@@ -20,7 +20,7 @@ import pytest
 from client.journal import Journal, Style
 from client.node import Node, Timing
 from client.settings import NodeSettings
-from client.task import Capacity, ParticipantRunner, Run
+from client.task import Capacity, OfferedRun, ParticipantRunner
 from plait.system.abandon import check_abandoned
 from plait.system.address import Address
 from plait.v1 import federation_pb2 as pb
@@ -270,7 +270,7 @@ def start_node(federation: FederationDouble, held_app: HeldApp, tmp_path: Path) 
         )  # fmt: skip
         capacity = Capacity(FINGERPRINT, ("lora",), 8_000_000_000, "cpu, float32")
 
-        def open_runner(run: Run) -> ParticipantRunner:
+        def open_runner(run: OfferedRun) -> ParticipantRunner:
             return ParticipantRunner(held_app, capacity=capacity)
 
         screen = io.StringIO()

@@ -8,7 +8,7 @@ import pytest
 
 from client.base import agreed, node_run_config, open_runner
 from client.settings import check_settings
-from client.task import Run
+from client.task import OfferedRun
 from plait.adapters import fingerprint_base
 from plait.config import RunConfig
 from plait.data import Dataset, Record, RecordKind
@@ -23,8 +23,8 @@ def settings(tmp_path: Path, **changes: object):
     return check_settings(server="localhost:1", data="my.jsonl", insecure=True, state=tmp_path, **changes)  # type: ignore[arg-type]
 
 
-def a_run(base: str, fingerprint: bytes, **changes: object) -> Run:
-    return Run(7, welcome_table(RunConfig(base=base, **changes).to_table()), fingerprint)
+def a_run(base: str, fingerprint: bytes, **changes: object) -> OfferedRun:
+    return OfferedRun(7, welcome_table(RunConfig(base=base, **changes).to_table()), fingerprint)
 
 
 def test_what_concerns_the_machine_is_its_operators_choice(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_a_node_says_what_it_holds(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_node_measures_slopes_only_for_a_server_that_says_so(tmp_path: Path) -> None:
-    def measures(run: Run) -> bool:
+    def measures(run: OfferedRun) -> bool:
         agreement = agreed(run, settings(tmp_path, yes=True), progress=lambda _: None)
         return agreement.settled.plan.settings.measures_slope
 

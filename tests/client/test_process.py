@@ -7,7 +7,7 @@ import os
 from client.journal import Journal, Style
 from client.process import make_room
 from client.settings import check_settings, memory_folder
-from client.task import Run
+from client.task import OfferedRun
 
 
 def test_a_node_says_what_earlier_runs_take_and_removes_what_could_be_sent_again(tmp_path) -> None:
@@ -18,7 +18,7 @@ def test_a_node_says_what_earlier_runs_take_and_removes_what_could_be_sent_again
         (folder / ("own" if number == 1 else "adapter")).write_bytes(bytes(1000))
         os.utime(folder, (number, number))
     screen = io.StringIO()
-    run = Run(run_id=9, config={}, base_fingerprint=b"")
+    run = OfferedRun(run_id=9, config={}, base_fingerprint=b"")
     make_room(run, settings, Journal(Style.JSON, screen))
     (said,) = map(json.loads, screen.getvalue().splitlines())
     assert (said["event"], said["runs"], said["bytes"]) == ("state", 4, 4000)

@@ -13,7 +13,7 @@ from client.session import (
     SessionOverError,
     UnwantedError,
 )
-from client.task import Task, TaskHandle
+from client.task import ClientTask, TaskHandle
 from plait.system.abandon import Abandoned
 
 
@@ -33,7 +33,7 @@ class Calls:
 
     def __init__(self, *outcomes: Exception) -> None:
         self.outcomes = list(outcomes)
-        self.handle = TaskHandle(Task("1.train.0", "train", "1", b"", 0, b""))
+        self.handle = TaskHandle(ClientTask("1.train.0", "train", "1", b"", 0, b""))
         self.told: list[str] = []
         self.unwanted: list[tuple[int, str]] = []
         self.waits: list[float] = []

@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from client.task import Answer, Began, Capacity, Dropped, Event, Run, Task
+from client.task import Began, Capacity, ClientTask, Dropped, Event, OfferedRun, TaskAnswer
 from client.worker import Worker
 from plait.rounds.channel import group_of
 from plait.system.abandon import check_abandoned
 
-RUN = Run(1, {}, b"")
+RUN = OfferedRun(1, {}, b"")
 FIRST, SECOND = b"a" * 16, b"b" * 16
 
 
-def task(message_type: str, group: str) -> Task:
-    return Task(f"{group}.{message_type}.0", message_type, group, b"", 0, b"")
+def task(message_type: str, group: str) -> ClientTask:
+    return ClientTask(f"{group}.{message_type}.0", message_type, group, b"", 0, b"")
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Busy:
 
     capacity: Capacity = field(default_factory=lambda: Capacity(b"", (), 0, ""))
 
-    def answer(self, task: Task, body: bytes) -> Answer:
+    def answer(self, task: ClientTask, body: bytes) -> TaskAnswer:
         while True:
             check_abandoned()
 
@@ -42,7 +42,7 @@ class Busy:
         (task("query", "0"), False),
     ],
 )
-def test_work_of_an_attempt_ends_when_the_server_begins_another(asked: Task, is_given_up: bool) -> None:
+def test_work_of_an_attempt_ends_when_the_server_begins_another(asked: ClientTask, is_given_up: bool) -> None:
     busy, events, seen = Busy(), list[Event](), threading.Semaphore(0)
 
     def tell(event: Event) -> None:
@@ -69,7 +69,7 @@ def test_work_of_an_attempt_ends_when_the_server_begins_another(asked: Task, is_
 def test_a_node_does_not_end_while_it_loads_a_base_that_is_soon_there() -> None:
     loading, loaded, done = threading.Event(), threading.Event(), list[str]()
 
-    def load(_: Run) -> Busy:
+    def load(_: OfferedRun) -> Busy:
         loading.set()
         loaded.wait()
         done.append("base")

@@ -9,14 +9,14 @@ from harness import SCRATCH, instrumented, main
 with instrumented():
     import numpy as np
 
-    from plait.adapters import AdapterSpec, AdapterState, Layout, Task
+    from plait.adapters import AdapterSpec, AdapterState, AdapterTask, Layout
     from plait.aggregation import RULES, geometry_of
     from plait.rounds import checkpoint
     from plait.rounds.checkpoint import damage_of, finished_in_checkpoint, load_checkpoint, save_checkpoint
     from plait.rounds.run_state import RankedAdapter, Ranks, initial_state
 
 LAYOUT = Layout.of({"q.lora_A.weight": [2, 3], "q.lora_B.weight": [3, 2]})
-SPEC = AdapterSpec("lora", {"r": 2, "lora_alpha": 4}, Task.CAUSAL_LM, (), LAYOUT, 0)
+SPEC = AdapterSpec("lora", {"r": 2, "lora_alpha": 4}, AdapterTask.CAUSAL_LM, (), LAYOUT, 0)
 STATE = AdapterState(LAYOUT, np.arange(LAYOUT.size, dtype=np.float32))
 RANKS = Ranks((RankedAdapter(2, SPEC, geometry_of(SPEC), STATE),), resizing=RULES["fedavg"].resizing)
 save_checkpoint(SCRATCH, initial_state(b"r" * 16, RANKS))

@@ -10,7 +10,7 @@ from harness import instrumented, main
 with instrumented():
     from client.connection import Connection
     from client.session import CurrentSession, Session
-    from client.task import Task
+    from client.task import ClientTask
     from plait.transport.framing import pack_chunk, unpack_chunk
     from plait.v1 import federation_pb2 as pb
 
@@ -43,7 +43,7 @@ def parse(data: bytes) -> None:
         connection._hand_on(message, session)
     while not told.empty():
         event = told.get()
-        if isinstance(getattr(event, "task", None), Task) and not event.task.doing.isprintable():
+        if isinstance(getattr(event, "task", None), ClientTask) and not event.task.doing.isprintable():
             raise ValueError("control characters would reach a terminal")
 
 

@@ -11,7 +11,7 @@ from plait.federation import _part_from
 from plait.ledger.events import Adapter, Base, RunStarted
 from plait.ledger.ledger import read_lines
 from plait.rounds.run_directory import RunDirectory
-from plait.rounds.run_plan import Opening
+from plait.rounds.run_plan import RunContext
 from plait.settle import settle
 from plait.simulation.execution import execute, prepare
 from tests.killing import at_each_line, different_stories
@@ -69,7 +69,7 @@ def test_but_not_for_long_and_in_one_process_not_at_all(clock):
 def test_a_run_killed_between_its_first_event_and_its_promise_still_makes_it(dp, tmp_path):
     settled = settle(RunConfig(base="tiny", dp=dp, dp_epsilon=8.0))
     directory = RunDirectory.create(tmp_path / "run", config_toml="")
-    opening = Opening(directory=directory, settings=settled.plan.settings, size=10_000, base_parameters=10**6)
+    opening = RunContext(directory=directory, settings=settled.plan.settings, size=10_000, base_parameters=10**6)
     promised = opened(settled.config, opening)
     assert len(promised) == 1
     assert opened(settled.config, replace(opening, events=(STARTED,))) == promised

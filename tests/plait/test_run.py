@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from plait.adapters import Layout, Task
+from plait.adapters import AdapterTask, Layout
 from plait.adapters.methods import METHODS
 from plait.config import config_from_table
 from plait.errors import PolicyError
@@ -48,7 +48,7 @@ def test_the_default_policy_takes_a_classifier_with_its_new_head() -> None:
 
 def test_an_adapter_that_reaches_embeddings_or_the_output_layer_is_refused_by_what_it_touches() -> None:
     directory = locate_base("tiny").directory
-    base = base_modules(read_base_config(directory, Task.CAUSAL_LM), Task.CAUSAL_LM)
+    base = base_modules(read_base_config(directory, AdapterTask.CAUSAL_LM), AdapterTask.CAUSAL_LM)
     spec = blueprint_of(settle(config_from_table({"base": "tiny", "rank": 2})), directory).spec
     _check_reach(Policy(), spec, base)
     for name, key in (

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from plait.adapters import AdapterState, Parent, Task, norm, save_peft_directory, subtract
+from plait.adapters import AdapterState, AdapterTask, Parent, norm, save_peft_directory, subtract
 from plait.adapters.method import AdapterRequest
 from plait.aggregation import Geometry, geometry_of
 from plait.config import config_from_table
@@ -36,9 +36,9 @@ def saved(tiny: LocatedBase, tmp_path: Path) -> Saved:
     """A trained adapter, as a run publishes it."""
 
     def save(name: str, fingerprint: str = "", **options: object) -> Path:
-        config = read_base_config(tiny.directory, Task.CAUSAL_LM)
+        config = read_base_config(tiny.directory, AdapterTask.CAUSAL_LM)
         request = AdapterRequest(**{"rank": 2, "alpha": 4, **options})  # pyright: ignore[reportArgumentType]
-        spec = design(config, request, task=Task.CAUSAL_LM, seed=0, weights=tiny.directory).spec
+        spec = design(config, request, task=AdapterTask.CAUSAL_LM, seed=0, weights=tiny.directory).spec
         generator = np.random.default_rng(len(name))
         state = AdapterState(spec.layout, generator.normal(0, 0.1, spec.layout.size).astype(np.float32))
         base = tiny.reference

@@ -16,7 +16,7 @@ from scoreboard.hostile_case import Honest, Target, honest_tasks
 
 from client.base import open_runner
 from client.settings import NodeSettings, check_settings
-from client.task import ParticipantRunner, Run, Task
+from client.task import ClientTask, OfferedRun, ParticipantRunner
 from plait.adapters import BaseReference, save_peft_directory
 from plait.adapters.peft_reading import load_peft_directory
 from plait.config import RunConfig
@@ -26,7 +26,7 @@ from plait.rounds.participant import Participant
 from plait.run import blueprint_of, resolve
 from plait.settle import settle
 from plait.training.bases import locate_base
-from plait.training.blueprint import Blueprint
+from plait.training.blueprint import AdapterTemplate
 from plait.training.evaluation import evaluate_adapter
 from plait.training.local_model import PeftLocalModel
 from plait.training.resident import ResidentBase
@@ -92,7 +92,7 @@ class Desk:
 
     def _welcomed(self, run: object) -> ParticipantRunner:
         return open_runner(
-            Run(RUN_ID, run, b""),
+            OfferedRun(RUN_ID, run, b""),
             self._settings,
             self._dataset,
             progress=lambda _: None,  # pyright: ignore[reportArgumentType]
@@ -141,12 +141,12 @@ class Desk:
 
     def _node_says(self, kind: str, data: bytes) -> str:
         # As it comes over the network: a head, and the rest as a body.
-        task = Task(str(next(self._numbers)), kind, "1", data, 0, b"")
+        task = ClientTask(str(next(self._numbers)), kind, "1", data, 0, b"")
         answer = self._runner.answer(task, b"")
         return answer.failure or _refusal(answer.data)
 
     def _node_answers(self, kind: str, data: bytes) -> bytes:
-        answer = self._runner.answer(Task(str(next(self._numbers)), kind, "1", data, 0, b""), b"")
+        answer = self._runner.answer(ClientTask(str(next(self._numbers)), kind, "1", data, 0, b""), b"")
         if answer.failure:
             raise TypeError(f"an honest task was refused: {answer.failure}")
         return answer.data
@@ -164,7 +164,7 @@ class Desk:
         return ""
 
 
-def honest_server(client: str, base: ResidentBase, blueprint: Blueprint) -> Honest:
+def honest_server(client: str, base: ResidentBase, blueprint: AdapterTemplate) -> Honest:
     """What an honest server of the run sends to this client."""
     tasks = settle(CONFIG).tasks
     honest = Honest(

@@ -23,7 +23,7 @@ from scoreboard.small_federation import borrowed
 
 from plait.run import blueprint_of, resolve
 from plait.settle import settle
-from plait.training.blueprint import Blueprint
+from plait.training.blueprint import AdapterTemplate
 from plait.v1 import federation_pb2 as pb
 from plait.wire.envelope import open_envelope
 from plait.wire.messages import Refusal, UpdateReply, decode_reply
@@ -116,7 +116,7 @@ class Stage:
     server: HostileServer
     node: Node
     honest: Honest
-    blueprint: Blueprint
+    blueprint: AdapterTemplate
     tasks: int = 0
     first: str = ""
     baseline_s: float = 0.0
@@ -342,7 +342,7 @@ def _started(scratch: Path, server: HostileServer, policy: str = "") -> Node:
     return Node(process, folder)
 
 
-def _staged(scratch: Path, server: HostileServer, honest: Honest, blueprint: Blueprint) -> Stage:
+def _staged(scratch: Path, server: HostileServer, honest: Honest, blueprint: AdapterTemplate) -> Stage:
     server.tasks.clear()
     server.forge = server.body = None
     stage = Stage(server, _started(scratch, server), honest, blueprint)

@@ -26,7 +26,7 @@ from plait.trust.endorsement import Endorsement
 from plait.trust.identity import NodeIdentity, is_vouched_for
 from plait.trust.kit import ClientKit
 from plait.trust.provision import provision
-from plait.wire.masked_roster import Offer, Session
+from plait.wire.masked_roster import MaskedAttempt, Offer
 
 exchange = borrowed("features/secagg/test_exchange.py")
 SESSION = exchange.SESSION
@@ -47,7 +47,7 @@ class Federation(exchange.Federation):
     def vouch(self, offer: Offer) -> bool:
         return self._is_made_up(offer.client) or is_vouched_for(self.authority, offer)
 
-    def offer(self, name: str, session: Session = SESSION) -> Offer:
+    def offer(self, name: str, session: MaskedAttempt = SESSION) -> Offer:
         if self._is_made_up(name):
             return super().offer(name, session)
         key, own = self.keys[name], Endorsement.of(self.kits[name])

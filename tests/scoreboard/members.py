@@ -27,7 +27,7 @@ from scoreboard.processes import Job, attend, end, events, result, serve, start,
 from scoreboard.row import Row
 from scoreboard.small_federation import borrowed, of_numbers
 
-from plait.rounds.client_way import ClientWay, InTheOpen
+from plait.rounds.client_way import ClientPipeline, PlainSender
 from plait.rounds.memory import DiskMemory
 from plait.rounds.participant import Participant
 from plait.transport import PROTOCOL_VERSION, channel_credentials
@@ -206,7 +206,7 @@ def _take_part(
     )
     node.attend(base=of_numbers.FINGERPRINT)
     memory = DiskMemory(job.folder / "mallory")
-    way = ClientWay(InTheOpen("mallory", kit.node_key.sign))
+    way = ClientPipeline(PlainSender("mallory", kit.node_key.sign))
     participant = Participant("mallory", job.model(NAMES.index("mallory")), memory, way=way)
     with suppress(grpc.RpcError):  # the server has ended
         for event in node.call:

@@ -177,7 +177,7 @@ def _one_attempt(attend):
 
 
 def _uploads_give_up() -> None:
-    around("client.worker:Uploads._try", by=_tried_once)()
+    around("client.worker:AnswerUploads._try", by=_tried_once)()
     # A server that gave the task out again would have it done anew.
 
     def make_ready(self, session, fitness):
@@ -185,7 +185,7 @@ def _uploads_give_up() -> None:
             session.fitness = fitness
             self._note()
 
-    put("server.tasks:TaskRegistry.make_ready", make_ready)
+    put("server.tasks:ServerTaskRegistry.make_ready", make_ready)
 
 
 def _tried_once(call):
@@ -365,7 +365,7 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         "client": ("an update may be of any client, by any key", lenient("client", "public_key")),
         "session": (
             "any session may answer any node's task",
-            instead("server.tasks:TaskRegistry.find", _finds_anybodys),
+            instead("server.tasks:ServerTaskRegistry.find", _finds_anybodys),
         ),
     },
     "killed": {
@@ -392,7 +392,7 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
     "clients_killed": {
         "absent": (
             "the tasks of nodes that are gone are not given up",
-            nothing("server.tasks:TaskRegistry.give_up_absent", result=()),
+            nothing("server.tasks:ServerTaskRegistry.give_up_absent", result=()),
         )
     },
     "network": {
@@ -432,12 +432,12 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         "turns": ("a node has any number of transfers, as slow as it likes", _many_transfers),
         "same-body": ("a body may be fetched again and again", nothing("server.uploads:Frequency.allows", result=True)),
         "places": ("a name has any number of calls, also on their way in", _many_calls),
-        "certificates": ("the register is not asked about certificates", nothing("server.guard:Guard._refusal")),
+        "certificates": ("the register is not asked about certificates", nothing("server.guard:CallGuard._refusal")),
         "room": ("there is no room for strangers", nothing("server.nodes_channel:_most_connections", result=150)),
         "silence": (
             "a gathering waits for everybody who was asked",
             around(
-                "plait.rounds.roster:Roster._suffices",
+                "plait.rounds.roster:RunRoster._suffices",
                 by=lambda suffices: lambda self, *given: not self._asked and suffices(self, *given),
             ),
         ),
@@ -551,11 +551,11 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
     "hostile": {
         "terms": (
             "a client does what any task says",
-            nothing("plait.rounds.terms:Terms.check_task", "plait.rounds.terms:Terms.check_header"),
+            nothing("plait.rounds.terms:AgreedTerms.check_task", "plait.rounds.terms:AgreedTerms.check_header"),
         ),
         "settings": (
             "a task's settings may be others than the run's",
-            nothing("plait.rounds.terms:Terms._check_settings"),
+            nothing("plait.rounds.terms:AgreedTerms._check_settings"),
         ),
         "policy": (
             "a client has no policy of its own",
@@ -639,7 +639,7 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         ),
         "second-unmasking": (
             "a round may be unmasked again",
-            instead("plait.wire.masked_roster:Session.series", property(lambda self: self.attempt.hex())),
+            instead("plait.wire.masked_roster:MaskedAttempt.series", property(lambda self: self.attempt.hex())),
         ),
         "survivors": ("a list of survivors needs no signatures", nothing("plait.secagg.client:is_signed", result=True)),
         "vouch": ("a key needs no voucher", nothing("plait.wire.masked_roster:Offer.check")),
@@ -690,7 +690,7 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         ),
         "share-digests": (
             "any share is taken for the one that was given",
-            nothing("plait.secagg.server:Sealed.check_shares"),
+            nothing("plait.secagg.server:SealedSum.check_shares"),
         ),
         "recalled": ("a server that goes on forgets who is left out", nothing("plait.secagg.stages:MaskedSums.recall")),
         "lost-sum": (

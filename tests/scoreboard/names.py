@@ -22,7 +22,7 @@ from scoreboard.row import Row
 from scoreboard.small_federation import FakeModel, borrowed, no_waiting_for_the_disk, of_numbers, signed
 
 from client.journal import Journal, Style
-from client.task import Task
+from client.task import ClientTask
 from plait.adapters import AdapterState, BaseReference, Layout, model_card, save_peft_directory
 from plait.adapters.peft_reading import load_peft_directory
 from plait.adapters.safetensors import read_safetensors, write_safetensors
@@ -260,7 +260,7 @@ def _run(inside: Path, name: str) -> Iterator[str]:
     screen = io.StringIO()
     work = pb.Work(task_id=name, message_type=name, group_id=name, head=b"h")
     try:
-        task = Task.from_work(work)
+        task = ClientTask.from_work(work)
     except PlaitError as error:
         Journal(Style.LINES, screen).tell("lost", str(error))
     else:

@@ -23,11 +23,11 @@ from scoreboard.small_federation import HONEST, FakeModel, of_numbers
 from client.journal import Journal, Style
 from client.node import Node, Timing
 from client.settings import NodeSettings, memory_folder
-from client.task import Capacity, ParticipantRunner, Run
+from client.task import Capacity, OfferedRun, ParticipantRunner
 from plait.adapters import Layout
 from plait.errors import PeerError
 from plait.ledger.ledger import Line, read_lines
-from plait.rounds.client_way import ClientWay, InTheOpen
+from plait.rounds.client_way import ClientPipeline, PlainSender
 from plait.rounds.local_model import Trained
 from plait.rounds.memory import DiskMemory
 from plait.rounds.participant import Participant
@@ -189,9 +189,9 @@ def _node(job: Job, number: int, port: int) -> Node:
     )  # fmt: skip
     model = job.model(number)
 
-    def open_runner(run: Run) -> ParticipantRunner:
+    def open_runner(run: OfferedRun) -> ParticipantRunner:
         memory = DiskMemory(memory_folder(settings.state, run.run_id, name))
-        way = ClientWay(InTheOpen(name, kit.node_key.sign if kit else None))
+        way = ClientPipeline(PlainSender(name, kit.node_key.sign if kit else None))
         participant = Participant(name, model, memory, way=way)
         return ParticipantRunner(participant, capacity=Capacity(of_numbers.FINGERPRINT, ("lora",), 1 << 30, "cpu"))
 

@@ -29,7 +29,7 @@ from plait.secagg.grid import MaskedGrid
 from plait.secagg.journal import SumJournal
 from plait.secagg.sums import EVALUATION, Summed, sum_file
 from plait.wire.masked_messages import MaskingTask
-from plait.wire.masked_roster import Session
+from plait.wire.masked_roster import MaskedAttempt
 from plait.wire.messages import Refusal, decode_reply
 
 masked = borrowed("features/secagg/test_masked_rounds.py")
@@ -173,7 +173,7 @@ def _five_cohorts_that_give_two_clients(world: World) -> str:
 def _together(world: World, *cohorts: Collection[str]) -> str:
     journal = SumJournal(world.journal("alice"), LEAST)
     for number, cohort in enumerate(cohorts):
-        session = Session(bytes([number]) * 16, "train", 1, bytes(16))
+        session = MaskedAttempt(bytes([number]) * 16, "train", 1, bytes(16))
         try:
             journal.check_sum(session, bytes(32), cohort)
         except PolicyError:

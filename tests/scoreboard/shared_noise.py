@@ -14,7 +14,7 @@ from scoreboard.small_federation import FakeModel, Federation, borrowed, of_numb
 
 from plait.adapters import Layout
 from plait.errors import PlaitError
-from plait.privacy.mechanism import ClientPrivacy, Shares, multiplier_for
+from plait.privacy.mechanism import ClientPrivacy, NoiseShares, multiplier_for
 from plait.rounds.channel import Purpose
 from plait.rounds.run_directory import RunDirectory
 from plait.secagg.rounds import check_grid, privacy_of_clients
@@ -43,15 +43,15 @@ class _Watched:
         self.hidden: list[np.ndarray] = []
         self.sent: list[np.ndarray] = []
         small, of_numbers.layout_of = of_numbers.layout_of, lambda _rank: WIDE
-        real, watched = Shares.around, self
+        real, watched = NoiseShares.around, self
 
-        def around(shares: Shares, centres, *, guaranteed: int, key: bytes):
+        def around(shares: NoiseShares, centres, *, guaranteed: int, key: bytes):
             drawn = real(shares, centres, guaranteed=guaranteed, key=key)
             watched.hidden.append(centres / (1 << shares.fraction_bits))
             watched.sent.append(drawn)
             return drawn
 
-        Shares.around = around
+        NoiseShares.around = around
         try:
             models = {
                 name: FakeModel(1e7 if name == "alice" else 4.0, 3 + at, layout=WIDE) for at, name in enumerate(NAMES)
@@ -74,7 +74,7 @@ class _Watched:
             self.federation.run()
             self.shares = self.federation.privacy.shares(self.sum.numbers.size)
         finally:
-            of_numbers.layout_of, Shares.around = small, real
+            of_numbers.layout_of, NoiseShares.around = small, real
 
     @property
     def sum(self) -> Summed:

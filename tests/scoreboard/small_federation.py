@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 
 from plait.rounds.channel import Identity
-from plait.rounds.client_way import ClientWay, InTheOpen
+from plait.rounds.client_way import ClientPipeline, PlainSender
 from plait.rounds.participant import Participant
 from plait.trust.keys import NodeKey
 
@@ -79,7 +79,7 @@ def signed(path: Path, models: Mapping[str, object], *, may_be_away: Collection[
     for node, name in channel.names.items():
         key = key_of(name)
         channel.participants[node] = Participant(
-            name, models[name], federation.memories[name], way=ClientWay(InTheOpen(name, key.sign))
+            name, models[name], federation.memories[name], way=ClientPipeline(PlainSender(name, key.sign))
         )
         channel.identities[node] = Identity(name, key.public_bytes)
     return federation

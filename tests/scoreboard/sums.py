@@ -22,7 +22,7 @@ from plait.guarantees.thresholds import least_survivors
 from plait.rounds.terms import DataJournal
 from plait.secagg.journal import SumJournal
 from plait.secagg.stages import seated
-from plait.wire.masked_roster import Session
+from plait.wire.masked_roster import MaskedAttempt
 
 LEAST, MOST = 3, 3
 NAMES = "abcdefghijklm"
@@ -64,7 +64,7 @@ def _unmasked(purpose: str, design: Iterable[str], received: Callable[[int], byt
     journals = {name: SumJournal(DataJournal(Lines()), LEAST, most) for name in NAMES}
     generator, sums = random.Random(7), list[str]()
     for number, clients in enumerate(design):
-        session = Session(b"one run of these", purpose, number, bytes(16))
+        session = MaskedAttempt(b"one run of these", purpose, number, bytes(16))
         need, roster = least_survivors(len(clients)), clients
         # Once the roster is known, and once it is known whose numbers have come.
         clients = "".join(n for n in roster if _is_willing(journals[n], session, received(number), roster))
@@ -79,7 +79,7 @@ def _unmasked(purpose: str, design: Iterable[str], received: Callable[[int], byt
     return sums
 
 
-def _is_willing(journal: SumJournal, session: Session, received: bytes, clients: str) -> bool:
+def _is_willing(journal: SumJournal, session: MaskedAttempt, received: bytes, clients: str) -> bool:
     try:
         journal.check_sum(session, received, clients)
     except PolicyError:

@@ -15,7 +15,7 @@ from plait.trust.kit import ClientKit, ServerKit
 from plait.trust.provision import provision, revoke
 from plait.v1 import federation_pb2 as pb
 from server.incoming import Incoming
-from server.uploads import Pace
+from server.uploads import MinimumRate
 from tests.tree import files_below
 
 BIG = bytes(range(256)) * (4 * CHUNK_BYTES // 256)
@@ -274,7 +274,7 @@ class TestDownloads:
     @pytest.mark.slow
     @pytest.mark.parametrize(
         ("pace", "pauses"),
-        [(Pace(stall_s=2.0), [8.0]), (Pace(stall_s=2.0, least_bytes_s=1e12), [0.1] * 63)],
+        [(MinimumRate(stall_s=2.0), [8.0]), (MinimumRate(stall_s=2.0, least_bytes_s=1e12), [0.1] * 63)],
         ids=["stalled", "slow"],
     )
     def test_a_download_that_is_slower_than_the_pace_is_cut_off_and_can_go_on(

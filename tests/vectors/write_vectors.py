@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from plait.adapters import AdapterSpec, AdapterState, Layout, Task
+from plait.adapters import AdapterSpec, AdapterState, AdapterTask, Layout
 from plait.rounds.run_state import client_seed
 from plait.secagg.client import pair_key, self_key
 from plait.secagg.grid import Rotation
@@ -32,16 +32,16 @@ from plait.wire.masked_messages import (
     MaskedReply,
     MaskedUpdate,
     MaskingTask,
-    Opened,
-    Opening,
+    ParcelKey,
     Parcels,
     Ready,
     Revealed,
     Signed,
     Survivors,
     Unmasking,
+    UnopenedParcel,
 )
-from plait.wire.masked_roster import Offer, Roster, Session, joined, neighbours, parcel_key
+from plait.wire.masked_roster import MaskedAttempt, Offer, Roster, joined, neighbours, parcel_key
 from plait.wire.messages import (
     ClientCard,
     DescribeTask,
@@ -145,7 +145,7 @@ TASKS = {
     "task_train_of_settings_held": TrainTask(SETTINGS, b"\x08\x01 an envelope"),
     "task_evaluate": EvaluateTask(dataclasses.replace(SETTINGS, lr_schedule="constant", seed=0), b""),
 }
-SESSION = Session(bytes(range(16)), "train", 3, bytes(range(16, 32)))
+SESSION = MaskedAttempt(bytes(range(16)), "train", 3, bytes(range(16, 32)))
 OFFERS = tuple(
     Offer(name, *(sha256(f"{name} {key}".encode()).digest() for key in range(4)), bytes([place]) * 64)
     for place, name in enumerate(("alice", "bob", "çarol"))
@@ -154,7 +154,7 @@ TASKS |= {
     "task_masking_keys": MaskingTask(SESSION),
     "task_masking_roster": MaskingTask(SESSION, Roster(SESSION, OFFERS, 7, 0.0078125, 4096, 5)),
     "task_masking_delivery": MaskingTask(SESSION, Delivery((0, 1, 300), {0: b"a" * 178, 300: b"b" * 178})),
-    "task_masking_opening": MaskingTask(SESSION, Opening(300)),
+    "task_masking_opening": MaskingTask(SESSION, UnopenedParcel(300)),
     "task_masking_survivors": MaskingTask(
         dataclasses.replace(SESSION, purpose="evaluate"), Survivors((0, 300), {300: b"m" * 64})
     ),
@@ -197,7 +197,7 @@ REPLIES |= {
     "reply_masked_parcels": MaskedReply("alice", Parcels({1: b"a" * 178, 2: b"b" * 178})),
     "reply_masked_ready": MaskedReply("alice", Ready()),
     "reply_masked_unreadable": MaskedReply("alice", Ready((1, 300))),
-    "reply_masked_opened": MaskedReply("alice", Opened(b"k" * 32)),
+    "reply_masked_opened": MaskedReply("alice", ParcelKey(b"k" * 32)),
     "reply_masked_signature": MaskedReply("alice", Signed(b"s" * 64)),
     "reply_masked_revealed": MaskedReply("alice", Revealed({0: b"c" * 33, 2: b"d" * 33})),
     "reply_masked_update": MaskedReply("alice", MaskedUpdate(bytes(range(14)), b"\xff" * 40, b"m" * 64)),
@@ -225,7 +225,7 @@ def masking_json(task: MaskingTask) -> dict[str, object]:
             said["roster"] |= {name: getattr(roster, name) for name in fields}
         case Delivery(sharers, parcels):
             said["delivery"] = {"sharers": places(sharers), "parcels": parts(parcels)}
-        case Opening(receiver):
+        case UnopenedParcel(receiver):
             said["opening"] = {"receiver": receiver}
         case Survivors(survivors, signatures):
             said["survivors"] = {"survivors": places(survivors), "signatures": parts(signatures)}
@@ -245,7 +245,7 @@ def masked_json(reply: MaskedReply) -> dict[str, object]:
             said["parcels"] = {"parts": parts(by_place)}
         case Ready(unreadable):
             said |= {"unreadable": places(unreadable)} if unreadable else {"ready": 1}
-        case Opened(key):
+        case ParcelKey(key):
             said["opened"] = key.hex()
         case Signed(signature):
             said["signature"] = signature.hex()
@@ -366,7 +366,7 @@ def _specification() -> dict[str, object]:
     module = "base_model.model.model.layers.{}.self_attn.q_proj.lora_{}.weight"
     layout = Layout.of({module.format(i, s): (4, 128) if s == "A" else (128, 4) for i in range(2) for s in "AB"})
     config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "task_type": "CAUSAL_LM", "target_modules": ["q_proj"]}
-    spec = AdapterSpec("lora", config, Task.CAUSAL_LM, (), layout, 5)
+    spec = AdapterSpec("lora", config, AdapterTask.CAUSAL_LM, (), layout, 5)
     state = AdapterState(layout, np.arange(layout.size, dtype=np.float32) / 8)
     given = {"spec_json": spec.text, "layout": layout.text, "adapter": "number i is i / 8"}
     expected = {"spec_digest": spec.digest.hex(), "adapter_digest": state.digest().hex()}

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from plait.training.fused.attention import Angles, Graphs, Heads, Place, attend, attend_gradient
 from plait.training.fused.kernels import rms_norm, rms_norm_again, swiglu, swiglu_gradient
-from plait.training.fused.thin import Pair, PairGradient, add_input_gradient, add_products, gradients
+from plait.training.fused.thin import LowRankPair, PairGradient, add_input_gradient, add_products, gradients
 
 if TYPE_CHECKING:
     from plait.training.qlora import Packed
@@ -149,7 +149,7 @@ class Projection:
 
     weight: Weight
     bias: Tensor | None
-    pair: Pair | None
+    pair: LowRankPair | None
 
 
 def project(
@@ -204,7 +204,7 @@ def pair_gradients(
     return [PairGradient(None, None) if projection.pair is None else next(found) for projection in projections]
 
 
-def _with_pairs(projections: Sequence[Projection], tensors: Sequence[Tensor]) -> tuple[list[Pair], list[Tensor]]:
+def _with_pairs(projections: Sequence[Projection], tensors: Sequence[Tensor]) -> tuple[list[LowRankPair], list[Tensor]]:
     """The existing pairs, and the tensors of their projections."""
     found = [(p.pair, tensor) for p, tensor in zip(projections, tensors, strict=True) if p.pair is not None]
     return [pair for pair, _ in found], [tensor for _, tensor in found]
@@ -246,7 +246,7 @@ def run_block(
     *,
     recomputed: bool = False,
 ) -> Tensor:
-    """One block's output for x, (rows, width), with A and B of each linear layer as for `Pair.of`, or None.
+    """One block's output for x, (rows, width), with A and B of each linear layer as for `LowRankPair.of`, or None.
 
     If `recomputed`, the backward pass computes the values inside the block again instead of keeping them.
     """
@@ -367,7 +367,7 @@ def _inside(x: Tensor, block: Block, rows: Rows, projections: Sequence[Projectio
 def _projections(block: Block, pairs: Sequence[Tensor | None]) -> list[Projection]:
     found: list[Projection] = []
     for layer, A, B in zip(block.linears, pairs[0::2], pairs[1::2], strict=True):
-        pair = None if A is None or B is None else Pair.of(A, B, layer.scale)
+        pair = None if A is None or B is None else LowRankPair.of(A, B, layer.scale)
         found.append(Projection(layer.weight, layer.bias, pair))
     return found
 

@@ -21,7 +21,7 @@ _EIGHT = 8
 
 
 @dataclass(frozen=True)
-class Pair:
+class LowRankPair:
     """The low-rank pairs of one projection: A (adapters, rank, d_in), B (adapters, d_out, rank), scale alpha / rank."""
 
     A: Tensor
@@ -29,7 +29,7 @@ class Pair:
     scale: float
 
     @classmethod
-    def of(cls, A: Tensor, B: Tensor, scale: float) -> Pair:
+    def of(cls, A: Tensor, B: Tensor, scale: float) -> LowRankPair:
         """A pair of one adapter, (rank, d_in) and (d_out, rank), or of several, stacked."""
         return cls(A, B, scale) if A.ndim == 3 else cls(A[None], B[None], scale)
 
@@ -47,7 +47,7 @@ class PairGradient:
     B: Tensor | None
 
 
-def add_products(outs: Sequence[Tensor], x: Tensor, pairs: Sequence[Pair], rows: Sequence[int]) -> Tensor:
+def add_products(outs: Sequence[Tensor], x: Tensor, pairs: Sequence[LowRankPair], rows: Sequence[int]) -> Tensor:
     """Add scale (x A') B' to each output, (rows, d_out), in place; x: (rows, d_in), `rows` those of each adapter.
 
     Returns:
@@ -68,7 +68,7 @@ def add_products(outs: Sequence[Tensor], x: Tensor, pairs: Sequence[Pair], rows:
 
 
 def add_input_gradient(
-    grad_x: Tensor | None, grads: Sequence[Tensor], pairs: Sequence[Pair], rows: Sequence[int]
+    grad_x: Tensor | None, grads: Sequence[Tensor], pairs: Sequence[LowRankPair], rows: Sequence[int]
 ) -> Tensor:
     """Add the gradient of x through the pairs to `grad_x`, if that is wanted, in place; `grads`: (rows, d_out) each.
 
@@ -92,7 +92,7 @@ def gradients(
     grads: Sequence[Tensor],
     inner: Tensor,
     grad_inner: Tensor,
-    pairs: Sequence[Pair],
+    pairs: Sequence[LowRankPair],
     rows: Sequence[int],
     *,
     wanted: Sequence[tuple[bool, bool]],
@@ -125,7 +125,7 @@ def gradients(
     return [PairGradient(A, B) for A, B in zip(in_A, in_B, strict=True)]
 
 
-def _stacked(pairs: Sequence[Pair]) -> Tensor:
+def _stacked(pairs: Sequence[LowRankPair]) -> Tensor:
     """A of all pairs, (adapters, ranks, d_in)."""
     return pairs[0].A if len(pairs) == 1 else torch.cat([pair.A for pair in pairs], dim=1)
 
@@ -135,23 +135,23 @@ _P, _I = ctypes.c_void_p, ctypes.c_int64
 _ARGUMENTS = (_P, _P, _P, _P, _P, _P, _I, _I, _I, _P, _I, _P, _P)
 
 
-def _described(pairs: Sequence[Pair]) -> tuple[object, ...]:
+def _described(pairs: Sequence[LowRankPair]) -> tuple[object, ...]:
     scales = (ctypes.c_float * len(pairs))(*(pair.scale for pair in pairs))
     return _addresses([pair.A for pair in pairs]), _addresses([pair.B for pair in pairs]), scales, *_shapes(pairs)
 
 
-def _shapes(pairs: Sequence[Pair]) -> tuple[object, ...]:
+def _shapes(pairs: Sequence[LowRankPair]) -> tuple[object, ...]:
     """Ranks, widths, how many pairs, depth, and how wide the narrow side is, padded."""
     count = len(pairs)
     ranks, widths = ((_I * count)(*sizes) for sizes in zip(*((p.rank, p.B.shape[1]) for p in pairs), strict=True))
     return ranks, widths, count, pairs[0].A.shape[2], _padded(pairs)
 
 
-def _padded(pairs: Sequence[Pair]) -> int:
+def _padded(pairs: Sequence[LowRankPair]) -> int:
     return -(-sum(pair.rank for pair in pairs) // _EIGHT) * _EIGHT
 
 
-def _narrow(x: Tensor, pairs: Sequence[Pair]) -> Tensor:
+def _narrow(x: Tensor, pairs: Sequence[LowRankPair]) -> Tensor:
     return torch.empty(len(x), _padded(pairs), dtype=torch.float32)
 
 
@@ -159,7 +159,7 @@ def _row_counts(rows: Sequence[int]) -> tuple[object, ...]:
     return (_I * len(rows))(*rows), len(rows)
 
 
-def _factors(pairs: Sequence[Pair]) -> list[Tensor]:
+def _factors(pairs: Sequence[LowRankPair]) -> list[Tensor]:
     return [factor for pair in pairs for factor in (pair.A, pair.B)]
 
 

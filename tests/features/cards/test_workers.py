@@ -31,7 +31,7 @@ from plait.simulation.execution import execute, prepare
 from plait.simulation.loaded import Loaded
 from plait.simulation.partition import ClientShare
 from plait.simulation.workers import SentShares, Workers, WorkersChannel, raised, told
-from plait.system.child import Message
+from plait.system.child import ChildMessage
 
 SETTINGS = {
     "partition": "natural:who", "clients": 4, "base": "tiny", "dtype": "float32", "threads": 1, "rounds": 2,
@@ -161,16 +161,16 @@ class FakeChild:
     def say(self, said: dict, *parts: bytes) -> None:
         self.heard.append((said, parts))
 
-    def hear(self) -> Message | None:
+    def hear(self) -> ChildMessage | None:
         said, parts = self.heard[-1]
         if "config" in said:
-            return Message({})
+            return ChildMessage({})
         if FakeChild.dies:
             FakeChild.dies -= 1
             return None
         if parts[0] == b"broken":
-            return Message(told(DataError("client 'two' has too little data")))
-        return Message({"silent": None}, [b"%d: " % said["node"] + parts[0]])
+            return ChildMessage(told(DataError("client 'two' has too little data")))
+        return ChildMessage({"silent": None}, [b"%d: " % said["node"] + parts[0]])
 
     def ending(self) -> str:
         return "was ended by signal 9"

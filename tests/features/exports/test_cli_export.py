@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from plait.adapters import AdapterState, Task, save_peft_directory
+from plait.adapters import AdapterState, AdapterTask, save_peft_directory
 from plait.adapters.method import AdapterRequest
 from plait.training.bases import locate_base
 from plait.training.blueprint import design, read_base_config
@@ -21,8 +21,8 @@ Plait = Callable[..., Any]
 def run(tmp_path: Path) -> Path:
     """What a run of two rounds leaves behind, as far as an export reads it."""
     base = locate_base("tiny")
-    config = read_base_config(base.directory, Task.CAUSAL_LM)
-    spec = design(config, AdapterRequest(rank=2, alpha=4), task=Task.CAUSAL_LM, seed=0).spec
+    config = read_base_config(base.directory, AdapterTask.CAUSAL_LM)
+    spec = design(config, AdapterRequest(rank=2, alpha=4), task=AdapterTask.CAUSAL_LM, seed=0).spec
     values = np.random.default_rng(0).normal(0, 0.1, spec.layout.size).astype(np.float32)
     (tmp_path / "run").mkdir()
     save_peft_directory(

@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from plait.adapters import Subject, Task, save_peft_directory
+from plait.adapters import AdapterTask, Subject, save_peft_directory
 from plait.adapters.method import AdapterRequest
 from plait.adapters.methods import METHODS
 from plait.adapters.peft_reading import load_peft_directory
@@ -83,9 +83,9 @@ def test_every_method_goes_where_it_can_and_is_told_where_else_it_goes(
     method: str, tiny: LocatedBase, tmp_path: Path
 ) -> None:
     """What a refusal names as the nearest is not refused in turn."""
-    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
+    config = read_base_config(tiny.directory, AdapterTask.CAUSAL_LM)
     request = AdapterRequest(method=method, rank=2, virtual_tokens=2)
-    made = design(config, request, task=Task.CAUSAL_LM, seed=0, weights=tiny.directory)
+    made = design(config, request, task=AdapterTask.CAUSAL_LM, seed=0, weights=tiny.directory)
     spec, state = servable(made.spec, made.initial)
     save_peft_directory(tmp_path / "adapter", spec=spec, state=state, base=tiny.reference, card="")
     source = open_source(tmp_path / "adapter")

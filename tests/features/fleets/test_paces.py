@@ -4,7 +4,7 @@ import pytest
 
 from plait.ledger.events import Resumed, RoundFinished, RoundStarted, UpdateReceived
 from plait.ledger.fleet import DeviceWorked
-from plait.rounds.paces import BySpeed, Pace, Paces
+from plait.rounds.paces import BySpeed, ClientSpeeds, Pace
 
 
 def worked(client: str, train_s: float, rest_s: float) -> DeviceWorked:
@@ -17,18 +17,18 @@ def worked(client: str, train_s: float, rest_s: float) -> DeviceWorked:
 def test_paces_follow_from_finished_rounds_alone() -> None:
     started = RoundStarted(round=1, cohort=("a", "b"), steps={"a": 4, "b": 8})
     first = [started, worked("a", 2.0, 1.0), worked("b", 2.0, 0.5)]
-    assert Paces.of(first).known == {}
+    assert ClientSpeeds.of(first).known == {}
     finished = RoundFinished(round=1)
-    paces = Paces.of([*first, finished])
+    paces = ClientSpeeds.of([*first, finished])
     assert paces.known == {"a": Pace(2.0, pytest.approx(1.0)), "b": Pace(4.0, pytest.approx(0.5))}
     # Half a round that was run again counts once.
-    assert Paces.of([*first[:2], Resumed(round=0), *first, finished]).known == paces.known
+    assert ClientSpeeds.of([*first[:2], Resumed(round=0), *first, finished]).known == paces.known
 
 
 def test_a_client_cannot_say_that_it_trained_for_longer_than_it_took() -> None:
     update = UpdateReceived(round=1, client="a", uplink_bytes=1, train_s=1e9, took_s=4.0)
     started = RoundStarted(round=1, cohort=("a",), steps={"a": 4})
-    assert Paces.of([started, update, RoundFinished(round=1)]).known == {"a": Pace(1.0, 0.0)}
+    assert ClientSpeeds.of([started, update, RoundFinished(round=1)]).known == {"a": Pace(1.0, 0.0)}
 
 
 def steps_of(local_steps: int, paces: dict[str, Pace]) -> dict[str, int]:
@@ -71,5 +71,5 @@ def test_no_time_that_a_client_states_stops_the_run_or_takes_steps_from_the_othe
         UpdateReceived(round=1, client=name, uplink_bytes=1, train_s=said, took_s=5.0)
         for name, said in (("a", train_s), ("b", 4.0))
     ]
-    steps = BySpeed().steps(8, ["a", "b"], Paces.of([started, *updates, RoundFinished(round=1)]).known)
+    steps = BySpeed().steps(8, ["a", "b"], ClientSpeeds.of([started, *updates, RoundFinished(round=1)]).known)
     assert [steps("a"), steps("b")] == [8, 8]

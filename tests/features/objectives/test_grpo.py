@@ -22,7 +22,7 @@ from plait.objectives.grpo import GRPO, Rewarded
 from plait.objectives.named import formula_named
 from plait.plugins import Kind, reference
 from plait.training.bases import locate_base
-from plait.training.completions import Grader, Group, GroupLoss, completions_of, rewards_of
+from plait.training.completions import CompletionGroup, Grader, GroupLoss, completions_of, rewards_of
 from plait.training.examples import IGNORED, Example
 from plait.training.own_functions import reward_named
 
@@ -96,7 +96,7 @@ def test_the_loss_is_that_of_the_paper_and_so_is_its_gradient(model, tokenizer) 
     slopes = torch.autograd.grad(expected, trained)
 
     work = GroupLoss(model, GRPO(beta=0.3), grader(tokenizer, len), HOW, seq_len=SEQ_LEN, pad_token=0, seed=1)
-    loss = work._of(Group(completions, rewards, torch.cat(before).float()))
+    loss = work._of(CompletionGroup(completions, rewards, torch.cat(before).float()))
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
     found = torch.autograd.grad(loss, trained)
     for one, other in zip(found, slopes, strict=True):

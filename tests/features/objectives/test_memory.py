@@ -7,10 +7,10 @@ import pytest
 from transformers.cache_utils import DynamicCache
 from transformers.generation import utils
 
-from plait.adapters import Task
+from plait.adapters import AdapterTask
 from plait.objectives.grpo import Rewarded
 from plait.training.bases import LocatedBase
-from plait.training.blueprint import Blueprint, read_base_config
+from plait.training.blueprint import AdapterTemplate, read_base_config
 from plait.training.completions import completions_of
 from plait.training.examples import Example
 from plait.training.memory_plan import completions_bytes, size_of
@@ -22,7 +22,7 @@ from tests.plait.training.test_memory_plan import SETTINGS, fresh, sized  # noqa
 @pytest.mark.parametrize("seq_len", [24, 160])
 def test_keys_and_values_of_completions_are_those_of_the_cache(
     fresh: ResidentBase,  # noqa: F811 (the fixture)
-    blueprint: Blueprint,
+    blueprint: AdapterTemplate,
     tiny: LocatedBase,
     monkeypatch: pytest.MonkeyPatch,
     seq_len: int,
@@ -40,7 +40,7 @@ def test_keys_and_values_of_completions_are_those_of_the_cache(
     asked = [Example.of_sides(Example(tokens + each, labels), None) for each in range(3)]
     model = fresh.carrying(blueprint.spec, blueprint.initial).eval()
     completions_of(model, asked, Rewarded(group_size=5, max_completion_tokens=8), fresh.tokenizer, (), seq_len=seq_len)
-    size = size_of(read_base_config(tiny.directory, Task.CAUSAL_LM), blueprint.spec, value_bytes=4)
+    size = size_of(read_base_config(tiny.directory, AdapterTask.CAUSAL_LM), blueprint.spec, value_bytes=4)
     assert size is not None
     held = sum(each.nbytes for layer in caches[0].layers for each in (layer.keys, layer.values))
     copied = caches[0].layers[0].keys.nbytes

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from plait.adapters import AdapterState, Task
+from plait.adapters import AdapterState, AdapterTask
 from plait.adapters.method import AdapterRequest
 from plait.data import Message, Record, RecordKind
 from plait.errors import DataError, PartError
@@ -64,8 +64,8 @@ def likelihood(model, example) -> float:
     "method", ["lora", "dora", "ia3", "prompt", "full", "lora_xs", "vera", "bottleneck", "pfeiffer"]
 )
 def test_the_reference_is_the_base_and_leaves_the_adapter_as_it_was(tiny, resident, method) -> None:
-    made = design(read_base_config(tiny.directory, Task.CAUSAL_LM), AdapterRequest(method, rank=4, alpha=8),
-                  task=Task.CAUSAL_LM, seed=11, weights=tiny.directory)  # fmt: skip
+    made = design(read_base_config(tiny.directory, AdapterTask.CAUSAL_LM), AdapterRequest(method, rank=4, alpha=8),
+                  task=AdapterTask.CAUSAL_LM, seed=11, weights=tiny.directory)  # fmt: skip
     split = client(resident).split(made.spec, SETTINGS)
     model = resident.carrying(made.spec, moved(made))
     model.train()
@@ -160,7 +160,7 @@ def test_a_reply_beyond_the_sequence_length_is_left_out_with_its_pair(resident) 
 
     def made(records, seq_len):
         return tokenise(
-            records, resident.tokenizer, ExampleFormat(RecordKind.PREFERENCE, Task.CAUSAL_LM, (), seq_len, "dpo")
+            records, resident.tokenizer, ExampleFormat(RecordKind.PREFERENCE, AdapterTask.CAUSAL_LM, (), seq_len, "dpo")
         )
 
     (example,) = made([long], 32)
@@ -174,7 +174,7 @@ def test_a_reply_beyond_the_sequence_length_is_left_out_with_its_pair(resident) 
 
 def test_supervised_fine_tuning_of_pairs_learns_the_chosen_replies(resident) -> None:
     def made(records, kind):
-        return tokenise(records, resident.tokenizer, ExampleFormat(kind, Task.CAUSAL_LM, (), 32))
+        return tokenise(records, resident.tokenizer, ExampleFormat(kind, AdapterTask.CAUSAL_LM, (), 32))
 
     prompts = [Record(prompt=each.messages[0].content, completion=each.chosen[0].content) for each in PAIRS]
     got, expected = made(PAIRS, RecordKind.PREFERENCE), made(prompts, RecordKind.PROMPT)
@@ -184,10 +184,15 @@ def test_supervised_fine_tuning_of_pairs_learns_the_chosen_replies(resident) -> 
 @pytest.mark.parametrize(
     ("kind", "task", "objective", "said"),
     [
-        (RecordKind.TEXT, Task.CAUSAL_LM, "dpo", "data has text records, expected prompt, chosen and rejected for obj"),
-        (RecordKind.PROMPT, Task.CAUSAL_LM, "dpo:beta=1", "expected prompt, chosen and rejected for obj"),
-        (RecordKind.PREFERENCE, Task.CLASSIFICATION, "sft", "expected labelled text; choose --objective dpo"),
-        (RecordKind.LABEL, Task.CAUSAL_LM, "sft", "label records, expected text, prompts or messages"),
+        (
+            RecordKind.TEXT,
+            AdapterTask.CAUSAL_LM,
+            "dpo",
+            "data has text records, expected prompt, chosen and rejected for obj",
+        ),
+        (RecordKind.PROMPT, AdapterTask.CAUSAL_LM, "dpo:beta=1", "expected prompt, chosen and rejected for obj"),
+        (RecordKind.PREFERENCE, AdapterTask.CLASSIFICATION, "sft", "expected labelled text; choose --objective dpo"),
+        (RecordKind.LABEL, AdapterTask.CAUSAL_LM, "sft", "label records, expected text, prompts or messages"),
     ],
 )
 def test_records_that_do_not_fit_the_objective_are_refused(kind, task, objective, said) -> None:

@@ -12,7 +12,7 @@ from plait.ledger.ledger import read_events
 from plait.ledger.privacy import PrivacySpent
 from plait.privacy.record import KEY, charge, privacy_of
 from plait.rounds.channel import Purpose
-from plait.rounds.client_way import InTheOpen
+from plait.rounds.client_way import PlainSender
 from plait.wire.envelope import EPSILON, read_envelope
 from plait.wire.messages import ClientCard, EvaluateTask, Refusal, UpdateReply, decode_reply, decode_task, encode_task
 from tests.features.privacy.test_private_rounds import FORBIDDEN
@@ -153,12 +153,12 @@ def test_an_update_that_says_too_little_or_too_much_does_not_count(begin, monkey
         return made
 
     federation._coordinator = listening
-    real = InTheOpen.update
+    real = PlainSender.update
 
     def update(self, job, outgoing):
         return real(self, job, replace(outgoing, said=said) if job.client == "bob" else outgoing)
 
-    monkeypatch.setattr(InTheOpen, "update", update)
+    monkeypatch.setattr(PlainSender, "update", update)
     federation.run()
     ((reason, detail),) = seen
     assert reason == "figure"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from plait.adapters import AdapterSpec, AdapterState, Layout, Task
+from plait.adapters import AdapterSpec, AdapterState, AdapterTask, Layout
 from plait.errors import ConfigError, PolicyError
 from plait.guarantees.accountant import sampled_epsilon
 from plait.privacy.noise import Keystream
@@ -175,7 +175,7 @@ def test_what_a_client_allows_is_never_exceeded_whatever_the_run_asks_for():
 def test_whatever_decides_a_gradient_decides_the_noise():
     layout = Layout.of({"m.lora_A.weight": [1, 2], "m.lora_B.weight": [2, 1]})
     state = AdapterState(layout, np.arange(4, dtype=np.float32))
-    spec = AdapterSpec("lora", {"r": 1}, Task.CAUSAL_LM, (), layout, 0)
+    spec = AdapterSpec("lora", {"r": 1}, AdapterTask.CAUSAL_LM, (), layout, 0)
     settings = Settings(
         local_steps=4, batch_size=10, gradient_accumulation_steps=1, seq_len=8, learning_rate=0.1, weight_decay=0.0,
         max_grad_norm=1.0, held_out_fraction=0.1, max_held_out_sequences=4, seed=0,

@@ -6,11 +6,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForSequenceClassification
 
-from plait.adapters import Task
+from plait.adapters import AdapterTask
 from plait.adapters.method import AdapterRequest
 from plait.errors import ConfigError
 from plait.privacy.record import Charge, RecordPrivacy
-from plait.training.blueprint import Blueprint, design, read_base_config
+from plait.training.blueprint import AdapterTemplate, design, read_base_config
 from plait.training.examples import IGNORED, Example, count_labels
 from plait.training.fused import language_model
 from plait.training.fused.language_model import recognise
@@ -63,7 +63,7 @@ def moved(parameters, seed: int) -> None:
 @pytest.mark.parametrize("trained", ["AB", "A", "B"])
 @pytest.mark.parametrize("together", [1, 3, 8])
 def test_fused_gradients_are_those_of_one_example_after_another(
-    resident: ResidentBase, blueprint: Blueprint, monkeypatch, trained, together
+    resident: ResidentBase, blueprint: AdapterTemplate, monkeypatch, trained, together
 ) -> None:
     model = resident.carrying(blueprint.spec, blueprint.initial)
     parameters = adapter_parameters(model, blueprint.spec.layout)
@@ -73,9 +73,9 @@ def test_fused_gradients_are_those_of_one_example_after_another(
     sides = [("A" if "lora_A" in slot.name else "B") in trained for slot in blueprint.spec.layout.slots]
     monkeypatch.setattr(ExampleGradients, "_alone", None)  # the fused way alone
     with only_trained(parameters, sides):
-        gradients = ExampleGradients(model, parameters, task=Task.CAUSAL_LM, pad_token=0, together=together)
+        gradients = ExampleGradients(model, parameters, task=AdapterTask.CAUSAL_LM, pad_token=0, together=together)
         found = [gradient.copy() for gradient in gradients(examples)]
-        expected = by_a_loop(model, parameters, examples, task=Task.CAUSAL_LM)
+        expected = by_a_loop(model, parameters, examples, task=AdapterTask.CAUSAL_LM)
     assert len(found) == 5
     for got, wanted in zip(found, expected, strict=True):
         assert np.linalg.norm(got - wanted) < 1e-4 * np.linalg.norm(wanted)
@@ -89,20 +89,20 @@ def test_fused_gradients_of_square_matrices_are_those_of_peft_s_modules(
     resident: ResidentBase, tiny, monkeypatch, together
 ) -> None:
     """LoRA-XS: R between fixed factors, for one adapter and for several at once."""
-    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
-    blueprint = design(config, AdapterRequest("lora_xs", rank=4), task=Task.CAUSAL_LM, seed=11)
+    config = read_base_config(tiny.directory, AdapterTask.CAUSAL_LM)
+    blueprint = design(config, AdapterRequest("lora_xs", rank=4), task=AdapterTask.CAUSAL_LM, seed=11)
     model = resident.carrying(blueprint.spec, blueprint.initial)
     parameters = adapter_parameters(model, blueprint.spec.layout)
     moved(parameters, 3)
     model.train()
     examples = some_rows(4, 4, uneven=True)
     monkeypatch.setattr("plait.training.losses.recognise", lambda _: None)
-    expected = by_a_loop(model, parameters, examples, task=Task.CAUSAL_LM)
+    expected = by_a_loop(model, parameters, examples, task=AdapterTask.CAUSAL_LM)
     monkeypatch.undo()
-    whole = by_a_loop(model, parameters, examples, task=Task.CAUSAL_LM)
-    assert BatchLoss(model, task=Task.CAUSAL_LM, pad_token=0).recomputes
+    whole = by_a_loop(model, parameters, examples, task=AdapterTask.CAUSAL_LM)
+    assert BatchLoss(model, task=AdapterTask.CAUSAL_LM, pad_token=0).recomputes
     monkeypatch.setattr(ExampleGradients, "_alone", None)
-    gradients = ExampleGradients(model, parameters, task=Task.CAUSAL_LM, pad_token=0, together=together)
+    gradients = ExampleGradients(model, parameters, task=AdapterTask.CAUSAL_LM, pad_token=0, together=together)
     for got, fused, wanted in zip(gradients(examples), whole, expected, strict=True):
         assert np.linalg.norm(wanted) > 0.01
         assert np.linalg.norm(got - wanted) < 1e-4 * np.linalg.norm(wanted)
@@ -125,8 +125,8 @@ def test_other_models_give_the_gradients_of_their_own_modules() -> None:
     )
     model, parameters = adapted(GPT2LMHeadModel(small), target_modules=["c_attn"], fan_in_fan_out=True, use_dora=True)
     examples = some_rows(6, 3, uneven=True)
-    gradients = ExampleGradients(model, parameters, task=Task.CAUSAL_LM, pad_token=0, together=2)
-    expected = by_a_loop(model, parameters, examples, task=Task.CAUSAL_LM)
+    gradients = ExampleGradients(model, parameters, task=AdapterTask.CAUSAL_LM, pad_token=0, together=2)
+    expected = by_a_loop(model, parameters, examples, task=AdapterTask.CAUSAL_LM)
     for got, wanted in zip(gradients(examples), expected, strict=True):
         assert np.allclose(got, wanted, rtol=1e-5, atol=1e-8)
     assert all(parameter.grad is None for parameter in parameters)
@@ -140,8 +140,8 @@ def test_a_classifier_has_one_term_per_example() -> None:
     model, parameters = adapted(LlamaForSequenceClassification(small), target_modules=["q_proj"], task_type="SEQ_CLS")
     tokens = [np.asarray(row, np.int32) for row in ([5, 9, 3], [7, 7, 8, 2, 60])]
     examples = [Example(row, np.asarray([label], np.int32)) for row, label in zip(tokens, (2, 0), strict=True)]
-    found = ExampleGradients(model, parameters, task=Task.CLASSIFICATION, pad_token=0, together=8)(examples)
-    for got, wanted in zip(found, by_a_loop(model, parameters, examples, task=Task.CLASSIFICATION), strict=True):
+    found = ExampleGradients(model, parameters, task=AdapterTask.CLASSIFICATION, pad_token=0, together=8)(examples)
+    for got, wanted in zip(found, by_a_loop(model, parameters, examples, task=AdapterTask.CLASSIFICATION), strict=True):
         assert np.allclose(got, wanted, rtol=1e-5, atol=1e-8)
 
 
@@ -156,7 +156,7 @@ def trained(resident, blueprint, privacy, *, rows=ROWS, key=KEY, start=None, mem
     return train_privately(
         model, adapter_parameters(model, blueprint.spec.layout),
         TrainingInputs(rows, replace(SETTINGS, **settings), start.astype(np.float32)), Charge(privacy, key, 0.0),
-        task=Task.CAUSAL_LM, pad_token=0, memory=memory,
+        task=AdapterTask.CAUSAL_LM, pad_token=0, memory=memory,
     )  # fmt: skip
 
 
@@ -187,7 +187,7 @@ def test_a_step_s_gradient_is_the_mean_of_clipped_ones(resident, blueprint, grad
     moves = np.concatenate([
         np.full(slot.size, ("A" if "lora_A" in slot.name else "B") in sides) for slot in blueprint.spec.layout.slots
     ])  # fmt: skip
-    each = [gradient * moves for gradient in by_a_loop(model, parameters, ROWS, task=Task.CAUSAL_LM)]
+    each = [gradient * moves for gradient in by_a_loop(model, parameters, ROWS, task=AdapterTask.CAUSAL_LM)]
     norms = [np.linalg.norm(gradient) for gradient in each]
     assert min(norms) > 0.5  # so that clipping does something
     factor = [min(1.0, 0.5 / norm) if clip_norm else 1 / norm for norm in norms]
@@ -206,7 +206,7 @@ def test_no_record_moves_the_sum_by_more_than_the_clip_norm(resident, blueprint,
 
 
 @pytest.mark.slow
-def test_one_key_gives_one_result_and_another_key_another(resident: ResidentBase, blueprint: Blueprint) -> None:
+def test_one_key_gives_one_result_and_another_key_another(resident: ResidentBase, blueprint: AdapterTemplate) -> None:
     privacy = replace(SILENT, batch=3, noise=1.0)
     first, again, other = (trained(resident, blueprint, privacy, key=key) for key in (KEY, KEY, b"o" * 32))
     assert first.flat.tobytes() == again.flat.tobytes()
@@ -214,7 +214,7 @@ def test_one_key_gives_one_result_and_another_key_another(resident: ResidentBase
 
 
 def test_blocks_are_computed_twice_as_planned_and_nothing_else_is_given_up(
-    resident: ResidentBase, blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch
+    resident: ResidentBase, blueprint: AdapterTemplate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     twice: list[bool] = []
     honest = language_model.run_block
@@ -241,7 +241,7 @@ def test_nothing_is_reported_that_no_noise_covers(resident, blueprint) -> None:
 
 
 @pytest.mark.slow
-def test_with_little_noise_it_learns_like_plain_training(resident: ResidentBase, blueprint: Blueprint) -> None:
+def test_with_little_noise_it_learns_like_plain_training(resident: ResidentBase, blueprint: AdapterTemplate) -> None:
     settings = replace(SETTINGS, local_steps=12, batch_size=6, weight_decay=0.0, learning_rate=5e-3)
     start = blueprint.initial.flat
 
@@ -249,7 +249,7 @@ def test_with_little_noise_it_learns_like_plain_training(resident: ResidentBase,
         model = resident.carrying(
             blueprint.spec, blueprint.initial if flat is None else replace(blueprint.initial, flat=flat)
         )
-        found = measure_losses(model, ROWS, task=Task.CAUSAL_LM, pad_token=0, batch_size=6)
+        found = measure_losses(model, ROWS, task=AdapterTask.CAUSAL_LM, pad_token=0, batch_size=6)
         return sum(found.losses) / sum(found.counts)
 
     private = trained(
@@ -261,7 +261,7 @@ def test_with_little_noise_it_learns_like_plain_training(resident: ResidentBase,
         model,
         adapter_parameters(model, blueprint.spec.layout),
         TrainingInputs(ROWS, settings, start),
-        task=Task.CAUSAL_LM,
+        task=AdapterTask.CAUSAL_LM,
         pad_token=0,
     ).flat
     before, with_plain, with_private = loss(), loss(plain), loss(private)

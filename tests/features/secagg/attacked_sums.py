@@ -19,10 +19,10 @@ from plait.errors import PeerError
 from plait.guarantees.thresholds import COMPLETE, colluding
 from plait.secagg import client as client_module
 from plait.secagg.client import MaskingClient, Secrets
-from plait.wire.masked_roster import Offer, Roster, Session
+from plait.wire.masked_roster import MaskedAttempt, Offer, Roster
 from tests.features.secagg.graph_bound import failure_bits, mixing
 
-SESSION = Session(bytes(16), "train", 1, bytes(16))
+SESSION = MaskedAttempt(bytes(16), "train", 1, bytes(16))
 NONE, NO_FIGURES = np.zeros(0, np.uint8), np.zeros(0, np.uint64)
 KEY, SEED, WHOLE = b"key", b"seed", b"whole"
 VICTIM = 0

@@ -13,9 +13,9 @@ from plait.secagg.server import Collecting, LostError, TooFewError, accused_by, 
 from plait.trust.identity import NodeIdentity
 from plait.trust.keys import NodeKey
 from plait.trust.masks import Ring, split
-from plait.wire.masked_roster import PARCEL_BYTES, Roster, Session
+from plait.wire.masked_roster import PARCEL_BYTES, MaskedAttempt, Roster
 
-SESSION = Session(bytes(range(16)), "train", 3, b"a" * 16)
+SESSION = MaskedAttempt(bytes(range(16)), "train", 3, b"a" * 16)
 RECEIVED = b"d" * 32
 BITS, SIZE, FIGURES = 7, 203, 3
 

@@ -9,7 +9,7 @@ from plait.guarantees.thresholds import LEAST_CLIENTS, least_roster, least_survi
 from plait.rounds.channel import Patience, Purpose
 from plait.rounds.terms import DataJournal
 from plait.secagg.journal import SumJournal, evaluators_of
-from plait.wire.masked_roster import Session
+from plait.wire.masked_roster import MaskedAttempt
 from tests.features.privacy.test_client import Kept
 
 HERE, THERE = b"a" * 32, b"b" * 32
@@ -21,7 +21,7 @@ def journal():
 
 
 def session(run="one", purpose="train", number=1):
-    return Session(run.encode().ljust(16)[:16], purpose, number, b"t" * 16)
+    return MaskedAttempt(run.encode().ljust(16)[:16], purpose, number, b"t" * 16)
 
 
 def unmask(journal, clients, *, received=HERE, **where):
@@ -121,7 +121,7 @@ def test_whatever_comes_and_goes_no_journal_refuses_who_is_invited():
         for number in range(12):
             present = generator.sample(names, generator.randint(9, len(names)))
             chosen = invited(present, earlier=earlier, order=bytes([number]))
-            session = Session(bytes(16), "evaluate", number, bytes(16))
+            session = MaskedAttempt(bytes(16), "evaluate", number, bytes(16))
             for name in chosen:
                 journal = journals.setdefault(name, SumJournal(DataJournal(Kept()), LEAST_CLIENTS))
                 journal.check_sum(session, bytes([number]) * 32, chosen)
@@ -203,7 +203,7 @@ def test_a_run_on_the_same_data_without_one_client_is_evaluated_too(coming_and_g
     journals = {}
     for name in NAMES:
         journal = SumJournal(DataJournal(journals.setdefault(name, Kept())), LEAST_CLIENTS)
-        journal.note_sum(Session(b"an earlier run!!", "evaluate", 0, bytes(16)), bytes(32), NAMES)
+        journal.note_sum(MaskedAttempt(b"an earlier run!!", "evaluate", 0, bytes(16)), bytes(32), NAMES)
     federation = coming_and_going({}, journals, count=7, rounds=2)
     assert evaluated(federation) == {0: 5, 1: 5, 2: 5}
     assert {event["stage"] for event in federation.of_kind("update_refused")} == {"training"}

@@ -11,13 +11,13 @@ from plait.errors import DataError, PeerError
 from plait.rounds.channel import Purpose
 from plait.rounds.memory import ClientSecret
 from plait.rounds.run_directory import RunDirectory
-from plait.rounds.terms import Asked
+from plait.rounds.terms import TaskHistory
 from plait.secagg.grid import MaskedGrid
 from plait.secagg.masking import Masking, NodeIdentity
 from plait.secagg.sums import Summed, sum_file
 from plait.trust.keys import NodeKey
 from plait.wire.masked_messages import Delivery, MaskedReply, MaskingTask, Ready, Signed, Survivors, Unmasking
-from plait.wire.masked_roster import Session
+from plait.wire.masked_roster import MaskedAttempt
 from plait.wire.messages import ClientCard, Refusal, decode_reply, decode_task, encode_reply
 from tests.killing import different_stories
 
@@ -189,15 +189,15 @@ def test_a_client_without_a_journal_unmasks_no_round_that_it_was_asked_for(feder
     """Without it no one knows what it has revealed; that it was asked stands elsewhere."""
     memory = begin(federate, fake_model).memories["alice"]
     run_id = bytes(range(16))
-    asked = Asked(run_id.hex(), {"TrainTask": 3, "EvaluateTask": 2})
+    asked = TaskHistory(run_id.hex(), {"TrainTask": 3, "EvaluateTask": 2})
     memory.save("asked", json.dumps({**vars(asked)}).encode())
     key = NodeKey.generate()
     masking = Masking("alice", memory, NodeIdentity(key.public_bytes, key.sign, lambda offer: True))
     for purpose, number in (("train", 3), ("evaluate", 2), ("train", 1)):
         with pytest.raises(PeerError, match="was unmasked before"):
-            masking.answer(MaskingTask(Session(run_id, purpose, number, b"a" * 16)))
+            masking.answer(MaskingTask(MaskedAttempt(run_id, purpose, number, b"a" * 16)))
     for purpose, number in (("train", 4), ("evaluate", 3)):
-        masking.answer(MaskingTask(Session(run_id, purpose, number, b"b" * 16)))
+        masking.answer(MaskingTask(MaskedAttempt(run_id, purpose, number, b"b" * 16)))
 
 
 @pytest.mark.slow

@@ -17,10 +17,10 @@ from plait.privacy.mechanism import ClientPrivacy, multiplier_for
 from plait.privacy.rounds import recomputed
 from plait.rounds.audit import replay
 from plait.rounds.channel import Purpose
-from plait.rounds.client_way import Speaker
+from plait.rounds.client_way import ClientContext
 from plait.rounds.run_plan import TaskSettings
 from plait.rounds.run_state import initial_state
-from plait.rounds.terms import Terms
+from plait.rounds.terms import AgreedTerms
 from plait.secagg.grid import MaskedGrid
 from plait.secagg.rounds import check_grid, privacy_of_clients
 from plait.secagg.sums import NOISED, TRAINING, decode_figures
@@ -189,7 +189,7 @@ class TestClientsRefuse:
         participant = federation.channel.participants[100]
         in_the_open = replace(federation.plan.settings, secure_aggregation=False)
         with pytest.raises(PolicyError, match="without masks"):
-            ClientCharge(Speaker("alice", participant.memory), federation.privacy).before(
+            ClientCharge(ClientContext("alice", participant.memory), federation.privacy).before(
                 SimpleNamespace(settings=in_the_open), None
             )
         train = next(each for each in asked if each.purpose is Purpose.TRAIN)
@@ -207,7 +207,7 @@ class TestClientsRefuse:
         for participant in federation.channel.participants.values():
             policy = Policy(min_examples=1, min_tokens=1, max_repeats=most)
             tasks = TaskSettings(federation.plan, federation.rule, new_factors=False)
-            terms = Terms(participant.name, tasks, (federation.spec,), federation.spec, policy)
+            terms = AgreedTerms(participant.name, tasks, (federation.spec,), federation.spec, policy)
             participant.way = federation.client_way(participant.name, terms=terms)
 
         def fail(asked, reply):

@@ -12,18 +12,18 @@ from plait.errors import PeerError
 from plait.rounds.channel import Purpose, WallClock
 from plait.rounds.run_state import initial_state
 from plait.secagg import client as masking
-from plait.secagg.sums import TRAINING, Part, Summed, encode_figures
+from plait.secagg.sums import TRAINING, GroupSum, Summed, encode_figures
 from plait.trust.masks import SHARE_BYTES
 from plait.wire.masked_messages import (
     Delivery,
     MaskedReply,
     MaskingTask,
-    Opened,
-    Opening,
+    ParcelKey,
     Parcels,
     Ready,
     Revealed,
     Unmasking,
+    UnopenedParcel,
 )
 from plait.wire.messages import decode_reply, decode_task, encode_reply
 from tests.features.secagg.test_masked_rounds import stage_of
@@ -139,7 +139,9 @@ def test_no_round_s_grid_is_coarser_than_the_plan_allows(federate, fake_model):
         state = replace(state, update_length=length)
         for numbers in (np.zeros(64, np.int32), np.full(64, 12, np.int32)):
             figures = encode_figures({"square": 1e30}, TRAINING)
-            summed = Summed.of([Part(numbers, figures, tuple(NAMES))], replace(first, unit=length, size=64), invited=5)
+            summed = Summed.of(
+                [GroupSum(numbers, figures, tuple(NAMES))], replace(first, unit=length, size=64), invited=5
+            )
             assert 1e-4 < masked.length(state, parts, summed) / (0.2 * 4 / 2) <= 32
 
 
@@ -182,12 +184,12 @@ def flipped(at):
 
 
 def silent_when_accused(task, answer):
-    return Ready() if isinstance(task.stage, Opening) else rubbish_for("alice")(task, answer)
+    return Ready() if isinstance(task.stage, UnopenedParcel) else rubbish_for("alice")(task, answer)
 
 
 def wrong_keys(task, answer):
-    if isinstance(task.stage, Opening):
-        return Opened(b"k" * 32)
+    if isinstance(task.stage, UnopenedParcel):
+        return ParcelKey(b"k" * 32)
     return rubbish_for("alice", "bob")(task, answer)
 
 

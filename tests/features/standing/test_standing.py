@@ -14,7 +14,7 @@ from plait.config import config_from_table
 from plait.errors import ConfigError, MachineError, PeerError
 from plait.system.address import Address
 from plait.transport.protocol import CHUNK_BYTES
-from server.standing import RunQueue, Standing, State, calls_of, read_queue
+from server.standing import RunQueue, RunQueueServer, State, calls_of, read_queue
 from server.standing_verbs import OperatorCalls
 
 RUN = {"base": "tiny", "clients": 2, "rounds": 3, "rank": 8}
@@ -25,8 +25,8 @@ def serving(listen: str = "127.0.0.1:0") -> Serving:
 
 
 @pytest.fixture
-def standing(tmp_path: Path) -> Iterator[Standing]:
-    made = Standing(tmp_path / "federation", serving(), quiet=True)
+def standing(tmp_path: Path) -> Iterator[RunQueueServer]:
+    made = RunQueueServer(tmp_path / "federation", serving(), quiet=True)
     yield made
     made.channel.stop()
     made._queue.close()
@@ -36,7 +36,7 @@ def standing(tmp_path: Path) -> Iterator[Standing]:
     ("key", "value"), [("publish", "http://127.0.0.1:9"), ("callbacks", "evil:part"), ("init_adapter", "/etc")]
 )
 def test_a_run_in_a_queue_of_somebody_else_s_names_nothing_either(
-    standing: Standing, monkeypatch: pytest.MonkeyPatch, key: str, value: str
+    standing: RunQueueServer, monkeypatch: pytest.MonkeyPatch, key: str, value: str
 ) -> None:
     monkeypatch.setattr("server.served_run.open_served_run", lambda *_, **__: pytest.fail("it was served"))
     standing._queue.submit(config_from_table({**RUN, key: value}, where="test").to_table(), number=7, name="theirs")
@@ -61,7 +61,7 @@ def test_a_run_in_a_queue_of_somebody_else_s_names_nothing_either(
     ],
 )
 def test_settings_that_cannot_be_a_run_are_refused_in_one_line_and_not_written(
-    standing: Standing, tmp_path: Path, config: str, message: str
+    standing: RunQueueServer, tmp_path: Path, config: str, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         standing.submit(config)
@@ -69,10 +69,10 @@ def test_settings_that_cannot_be_a_run_are_refused_in_one_line_and_not_written(
     assert read_queue(tmp_path / "federation") == []
 
 
-def test_a_second_server_of_one_directory_is_refused(standing: Standing, tmp_path: Path) -> None:
+def test_a_second_server_of_one_directory_is_refused(standing: RunQueueServer, tmp_path: Path) -> None:
     del standing
     with pytest.raises(ConfigError, match="federation' is being served by another process"):
-        Standing(tmp_path / "federation", serving(), quiet=True)
+        RunQueueServer(tmp_path / "federation", serving(), quiet=True)
 
 
 def test_a_port_that_is_taken_is_no_fault_of_the_run_that_was_being_served(
@@ -86,7 +86,7 @@ def test_a_port_that_is_taken_is_no_fault_of_the_run_that_was_being_served(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(MachineError, match=listen):
-            Standing(tmp_path / "federation", serving(listen), quiet=True).serve()
+            RunQueueServer(tmp_path / "federation", serving(listen), quiet=True).serve()
     assert [entry.state for entry in read_queue(tmp_path / "federation")] == [State.RUNNING]
 
 

@@ -15,7 +15,15 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from safetensors.numpy import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from plait.adapters import AdapterSpec, AdapterState, BaseReference, Layout, Task, model_card, save_peft_directory
+from plait.adapters import (
+    AdapterSpec,
+    AdapterState,
+    AdapterTask,
+    BaseReference,
+    Layout,
+    model_card,
+    save_peft_directory,
+)
 from plait.adapters.peft_reading import load_peft_directory, load_state
 from plait.errors import PeerError
 
@@ -26,7 +34,7 @@ A, B = "base_model.model.q_proj.lora_A.weight", "base_model.model.q_proj.lora_B.
 SPEC = AdapterSpec(
     method="lora",
     peft_config=CONFIG,
-    task=Task.CAUSAL_LM,
+    task=AdapterTask.CAUSAL_LM,
     labels=(),
     layout=Layout.of({A: [2, 3], B: [4, 2]}),
     init_seed=7,
@@ -105,7 +113,7 @@ def test_peft_loads_what_plait_saved_into_equal_weights_and_logits(tmp_path: Pat
 def test_everything_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     labels = ("ham", 'sp"am', "Größe")
     spec = replace(
-        SPEC, labels=labels, task=Task.CLASSIFICATION, peft_config={**SPEC.peft_config, "task_type": "SEQ_CLS"}
+        SPEC, labels=labels, task=AdapterTask.CLASSIFICATION, peft_config={**SPEC.peft_config, "task_type": "SEQ_CLS"}
     )
     path = save(tmp_path / "adapter", spec=spec)
     adapter = load_peft_directory(path)
@@ -220,7 +228,7 @@ def test_hostile_directories_are_refused_saying_why(saved: Path, spoil: Callable
 OF_CARD = AdapterSpec(
     method="lora",
     peft_config={"peft_type": "LORA", "r": 8, "lora_alpha": 16},
-    task=Task.CAUSAL_LM,
+    task=AdapterTask.CAUSAL_LM,
     labels=(),
     layout=Layout.of({"a": [8, 400]}),
     init_seed=0,
@@ -264,7 +272,7 @@ def test_a_local_path_stays_off_the_card() -> None:
     ],
 )
 def test_markup_in_a_name_or_a_label_stays_text(name: str) -> None:
-    spec = replace(OF_CARD, task=Task.CLASSIFICATION, labels=(name, "b"))
+    spec = replace(OF_CARD, task=AdapterTask.CLASSIFICATION, labels=(name, "b"))
     text, plain = card(name, spec), card("run", replace(spec, labels=("a", "b")))
     assert front_matter(text) == front_matter(plain)
     assert text.count("\n") == plain.count("\n")

@@ -9,7 +9,7 @@ import pytest
 from peft import PeftConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
-from plait.adapters import Task, parse_spec
+from plait.adapters import AdapterTask, parse_spec
 from plait.adapters.methods import METHODS
 from plait.adapters.peft_settings import _TABLES, checked_settings
 from plait.adapters.spec import PLACE_KEYS
@@ -144,7 +144,7 @@ CLASSIFIER = {
 
 def test_a_spec_says_what_it_asks_for_before_anything_is_built() -> None:
     request = parse_spec(json.dumps({**CLASSIFIER, "init_rank": 16}))
-    assert (request.method, request.task, request.labels) == ("lora", Task.CLASSIFICATION, ("a", "b"))
+    assert (request.method, request.task, request.labels) == ("lora", AdapterTask.CLASSIFICATION, ("a", "b"))
     assert (request.seed, request.init_rank, request.rank) == (7, 16, 8)
     assert request.targets == ("k_proj", "q_proj")
     assert request.peft_config["modules_to_save"] == ["classifier", "score"]

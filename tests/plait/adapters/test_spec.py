@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from plait.adapters import AdapterSpec, BaseReference, Layout, Parent, Task, parents_from
+from plait.adapters import AdapterSpec, AdapterTask, BaseReference, Layout, Parent, parents_from
 from plait.errors import PeerError
 
 SPEC = AdapterSpec(
     method="lora",
     peft_config={"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj"]},
-    task=Task.CLASSIFICATION,
+    task=AdapterTask.CLASSIFICATION,
     labels=("ham", "spam"),
     layout=Layout.of({"a": [8, 4], "b": [4, 8]}),
     init_seed=7,
@@ -56,7 +56,7 @@ def test_where_the_base_lies_and_who_saved_it_do_not_change_the_digest(place: di
     [
         {"method": "dora"},
         {"peft_config": {**SPEC.peft_config, "lora_alpha": 32}},
-        {"task": Task.CAUSAL_LM},
+        {"task": AdapterTask.CAUSAL_LM},
         {"labels": ("spam", "ham")},
         {"layout": Layout.of({"a": [8, 4], "b": [8, 4]})},
         {"init_seed": 8},

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from plait.adapters import AdapterSpec, AdapterState, Layout, Task
+from plait.adapters import AdapterSpec, AdapterState, AdapterTask, Layout
 from plait.aggregation.factors import fitted
 from plait.aggregation.geometry import BOTH_SIDES, Geometry, geometry_of
 from plait.aggregation.rule import Contribution, RoundContext
@@ -24,7 +24,7 @@ def spec(modules=MODULES, *, rank=2, alpha=4.0, others=True, **config):
     return AdapterSpec(
         method="lora",
         peft_config={"r": rank, "lora_alpha": alpha, **config},
-        task=Task.CAUSAL_LM,
+        task=AdapterTask.CAUSAL_LM,
         labels=(),
         layout=Layout.of(shapes),
         init_seed=0,

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plait.adapters import AdapterSpec, AdapterState, Layout, Task
+from plait.adapters import AdapterSpec, AdapterState, AdapterTask, Layout
 from plait.adapters.bottleneck import bottlenecks_of
 from plait.aggregation import Contribution, Outcome, RoundContext, geometry_of
 from plait.aggregation.bottleneck_diagnostics import BottleneckObserver
@@ -92,7 +92,7 @@ SHAPES = {
 
 def spec_of(activation: str) -> AdapterSpec:
     settings = {"peft_type": "BOTTLENECK", "r": RANK, "act_fn": activation}
-    return AdapterSpec("bottleneck", settings, Task.CAUSAL_LM, (), Layout.of(SHAPES), 0)
+    return AdapterSpec("bottleneck", settings, AdapterTask.CAUSAL_LM, (), Layout.of(SHAPES), 0)
 
 
 def output(state: AdapterState, module: str, x: np.ndarray, activation: str) -> np.ndarray:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from plait.adapters import AdapterState, Task, save_peft_directory
+from plait.adapters import AdapterState, AdapterTask, save_peft_directory
 from plait.adapters.method import AdapterRequest
 from plait.errors import machine_fault
 from plait.training.bases import locate_base
@@ -39,8 +39,8 @@ FAULTS = {
 @pytest.fixture
 def adapter(tmp_path: Path) -> Path:
     base = locate_base("tiny")
-    config = read_base_config(base.directory, Task.CAUSAL_LM)
-    spec = design(config, AdapterRequest(rank=2, alpha=4), task=Task.CAUSAL_LM, seed=0).spec
+    config = read_base_config(base.directory, AdapterTask.CAUSAL_LM)
+    spec = design(config, AdapterRequest(rank=2, alpha=4), task=AdapterTask.CAUSAL_LM, seed=0).spec
     state = AdapterState(spec.layout, np.zeros(spec.layout.size, np.float32))
     save_peft_directory(tmp_path / "adapter", spec=spec, state=state, base=base.reference, card="")
     return tmp_path / "adapter"

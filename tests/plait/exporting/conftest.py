@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from plait.adapters import AdapterState, BaseReference, Task, save_peft_directory
+from plait.adapters import AdapterState, AdapterTask, BaseReference, save_peft_directory
 from plait.adapters.method import AdapterRequest
 from plait.training.bases import LocatedBase, locate_base
 from plait.training.blueprint import design, read_base_config
@@ -74,7 +74,9 @@ def by_plait(tiny: LocatedBase, tmp_path: Path) -> Callable[..., Path]:
         base: BaseReference = tiny.reference,
     ) -> Path:
         request = AdapterRequest(rank=rank, alpha=2.0 * rank)
-        spec = design(read_base_config(tiny.directory, Task.CAUSAL_LM), request, task=Task.CAUSAL_LM, seed=seed).spec
+        spec = design(
+            read_base_config(tiny.directory, AdapterTask.CAUSAL_LM), request, task=AdapterTask.CAUSAL_LM, seed=seed
+        ).spec
         values = np.random.default_rng(seed).normal(0, 0.1, spec.layout.size).astype(np.float32)
         folder = tmp_path / name
         state = AdapterState(spec.layout, values)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from plait.adapters import AdapterSpec, AdapterState, Layout, Task
+from plait.adapters import AdapterSpec, AdapterState, AdapterTask, Layout
 from plait.adapters.method import AdapterRequest
 from plait.aggregation import Side, geometry_of
 from plait.errors import ConfigError, PlaitError
@@ -25,7 +25,7 @@ def spec() -> AdapterSpec:
     for module, (d_out, d_in) in {"q": (7, 5), "v": (4, 6)}.items():
         shapes[f"base_model.model.{module}.lora_A.weight"] = [2, d_in]
         shapes[f"base_model.model.{module}.lora_B.weight"] = [d_out, 2]
-    return AdapterSpec("lora", {"r": 2, "lora_alpha": 6}, Task.CAUSAL_LM, (), Layout.of(shapes), 0)
+    return AdapterSpec("lora", {"r": 2, "lora_alpha": 6}, AdapterTask.CAUSAL_LM, (), Layout.of(shapes), 0)
 
 
 def drawn(spec: AdapterSpec, seed: int) -> AdapterState:
@@ -49,8 +49,8 @@ def test_a_side_of_another_adapter_is_refused(spec: AdapterSpec) -> None:
 
 @pytest.mark.slow
 def test_a_node_exports_what_it_holds_with_its_own_side(tiny: LocatedBase, tmp_path: Path) -> None:
-    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
-    spec = design(config, AdapterRequest(rank=2, alpha=4), task=Task.CAUSAL_LM, seed=3).spec
+    config = read_base_config(tiny.directory, AdapterTask.CAUSAL_LM)
+    spec = design(config, AdapterRequest(rank=2, alpha=4), task=AdapterTask.CAUSAL_LM, seed=3).spec
     shared, theirs, geometry = drawn(spec, 0), drawn(spec, 1), geometry_of(spec)
     own = kept_side(theirs, geometry, Side.B)
     (tmp_path / "spec").write_text(spec.text)
@@ -72,8 +72,8 @@ def test_a_node_exports_what_it_holds_with_its_own_side(tiny: LocatedBase, tmp_p
 
 
 def test_a_side_as_long_as_a_whole_adapter_is_told_from_it_by_its_tag(tiny: LocatedBase, tmp_path: Path) -> None:
-    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
-    spec = design(config, AdapterRequest(rank=2, alpha=4), task=Task.CAUSAL_LM, seed=3).spec
+    config = read_base_config(tiny.directory, AdapterTask.CAUSAL_LM)
+    spec = design(config, AdapterRequest(rank=2, alpha=4), task=AdapterTask.CAUSAL_LM, seed=3).spec
     (tmp_path / "spec").write_text(spec.text)
     (tmp_path / "adapter").write_bytes(drawn(spec, 0).flat.tobytes())
     kept = kept_lead(drawn(spec, 1), 0.75)

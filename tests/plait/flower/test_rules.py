@@ -9,14 +9,14 @@ import pytest
 from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 from flwr.serverapp.strategy import FedMedian
 
-from plait.adapters import AdapterSpec, AdapterState, Layout, Subject, Task
+from plait.adapters import AdapterSpec, AdapterState, AdapterTask, Layout, Subject
 from plait.aggregation import RULES, Contribution, RoundContext, Rule, check_rule, geometry_of
 from plait.errors import ConfigError, PeerError
 from plait.flower.rule_table import FLOWER_RULES
 from plait.flower.rules import flower_algorithm
 
 LAYOUT = Layout.of({"q.lora_A.weight": [2, 5], "q.lora_B.weight": [7, 2]})
-SPEC = AdapterSpec("lora", {"r": 2, "lora_alpha": 4}, Task.CAUSAL_LM, (), LAYOUT, 0)
+SPEC = AdapterSpec("lora", {"r": 2, "lora_alpha": 4}, AdapterTask.CAUSAL_LM, (), LAYOUT, 0)
 GEOMETRY = geometry_of(SPEC)
 ZERO = AdapterState.zeros(LAYOUT)
 

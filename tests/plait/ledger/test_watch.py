@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from plait.ledger.events import ClientScore, Evaluated
-from plait.ledger.watch import Standing, change_since, standing_after
+from plait.ledger.watch import EvaluationHistory, change_since, standing_after
 
 
 def score(loss: float, tokens: int) -> ClientScore:
@@ -20,11 +20,11 @@ def evaluated(number: int, *losses: float, tokens: int = 100) -> Evaluated:
     return evaluation(number, {f"client-{i}": score(loss, tokens) for i, loss in enumerate(losses)})
 
 
-def standing(*evaluations: Evaluated) -> Standing:
+def standing(*evaluations: Evaluated) -> EvaluationHistory:
     return standing_after(evaluations)
 
 
-def curve(*losses: float) -> Standing:
+def curve(*losses: float) -> EvaluationHistory:
     """One client, evaluated after rounds 0, 1, 2 …"""
     return standing(*(evaluated(number, loss) for number, loss in enumerate(losses)))
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from plait.adapters import AdapterSpec, AdapterState, Layout, Task
+from plait.adapters import AdapterSpec, AdapterState, AdapterTask, Layout
 from plait.aggregation import RULES, geometry_of, optimizer_for
 from plait.aggregation.factors import fitted
 from plait.ledger.events import Adapter, Base, Event, Resumed, RunStarted
@@ -23,7 +23,7 @@ from plait.rounds.buffer import Buffer
 from plait.rounds.buffer_collector import of_buffer
 from plait.rounds.channel import Identity, Liveness, NoAnswer, Purpose, TaskParts, WallClock, round_and_attempt
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
-from plait.rounds.client_way import ClientWay, InTheOpen, Speaker
+from plait.rounds.client_way import ClientContext, ClientPipeline, PlainSender
 from plait.rounds.coordinator import Coordinator, Way
 from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.fold import Aggregator
@@ -80,7 +80,7 @@ class FakeModel:
         spec = AdapterSpec(
             method=facts["method"],
             peft_config=facts["peft_config"],
-            task=Task(facts["task"]),
+            task=AdapterTask(facts["task"]),
             labels=tuple(facts["labels"]),
             layout=self.layout or layout_of(facts["peft_config"]["r"]),
             init_seed=facts["init_seed"],
@@ -353,12 +353,12 @@ class Federation:
         ]
         return InProcessChannel(dict(enumerate(participants, 100)), dict(enumerate(self.models, 100)))
 
-    def client_way(self, name: str, **changes: object) -> ClientWay:
-        """How a client says what it says; `changes` are those of its `Speaker`."""
+    def client_way(self, name: str, **changes: object) -> ClientPipeline:
+        """How a client says what it says; `changes` are those of its `ClientContext`."""
         identity = NodeIdentity(self.keys[name].public_bytes, self.keys[name].sign, self.vouch)
         own = {"identity": lambda: identity, "secret": lambda: self.secrets[name], **changes}
-        speaker, settings = Speaker(name, self.memories[name], **own), self.plan.settings
-        way = ClientWay(InTheOpen(name, speaker.sign))
+        speaker, settings = ClientContext(name, self.memories[name], **own), self.plan.settings
+        way = ClientPipeline(PlainSender(name, speaker.sign))
         if self.privacy or settings.records_are_private:
             from plait.privacy.run import paying
 

@@ -7,7 +7,7 @@ from plait.ledger.events import parse_event
 from plait.ledger.ledger import Ledger, read_events
 from plait.rounds.audit import check_signatures, replay
 from plait.rounds.channel import Identity
-from plait.rounds.client_way import ClientWay, InTheOpen
+from plait.rounds.client_way import ClientPipeline, PlainSender
 from plait.rounds.coordinator import Way
 from plait.rounds.participant import Participant
 from plait.rounds.run_state import initial_state
@@ -89,7 +89,10 @@ def signed(federate):
     channel.identities = {node: Identity(name, keys[name].public_bytes) for node, name in channel.names.items()}
     channel.participants = {
         node: Participant(
-            name, federation.models[name], federation.memories[name], way=ClientWay(InTheOpen(name, keys[name].sign))
+            name,
+            federation.models[name],
+            federation.memories[name],
+            way=ClientPipeline(PlainSender(name, keys[name].sign)),
         )
         for node, name in channel.names.items()
     }

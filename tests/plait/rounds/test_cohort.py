@@ -11,7 +11,7 @@ import pytest
 
 import plait.rounds.spool as side_by_side
 from plait.rounds.cohort import Arrivals
-from plait.rounds.dispatch import Answer, Dispatch
+from plait.rounds.dispatch import Dispatch, RoundAnswer
 from plait.wire.messages import UpdateReply
 
 NOW, NEVER = 5.0, 1e9
@@ -23,7 +23,7 @@ T = TypeVar("T")
 class Dispatched:
     """A dispatch, its channel and its clock: some answers are there, and no others will come."""
 
-    there: deque[Answer]
+    there: deque[RoundAnswer]
     open_ended: bool = True
     deadlines: list[float | None] = field(default_factory=list[float | None])
 
@@ -36,13 +36,13 @@ class Dispatched:
     def now(self) -> float:
         return NOW
 
-    def next_answer(self, deadline: float | None) -> Answer | None:
+    def next_answer(self, deadline: float | None) -> RoundAnswer | None:
         self.deadlines.append(deadline)
         return self.there.popleft() if self.there else None
 
 
 def dispatched(count: int, *, open_ended: bool = True) -> Dispatched:
-    return Dispatched(deque(Answer(f"client-{k}", UpdateReply(b""), 0) for k in range(count)), open_ended)
+    return Dispatched(deque(RoundAnswer(f"client-{k}", UpdateReply(b""), 0) for k in range(count)), open_ended)
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +51,7 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def arrivals(dispatch: Dispatched, work: Callable[[str], T], *, each_bytes: int = 1) -> Arrivals[T]:
-    def opening(answer: Answer) -> Callable[[], T] | None:
+    def opening(answer: RoundAnswer) -> Callable[[], T] | None:
         return partial(work, answer.client) if isinstance(answer.reply, UpdateReply) else None
 
     return Arrivals(cast("Dispatch", dispatch), opening, each_bytes=each_bytes)
@@ -93,10 +93,10 @@ def test_a_bad_update_comes_in_its_place_and_spoils_no_other() -> None:
         return client
 
     with arrivals(dispatched(3), work) as came:
-        assert came.next(NEVER, wanted=3) == (Answer("client-0", UpdateReply(b""), 0), "client-0")
+        assert came.next(NEVER, wanted=3) == (RoundAnswer("client-0", UpdateReply(b""), 0), "client-0")
         with pytest.raises(ValueError, match="client-1 cannot be read"):
             came.next(NEVER, wanted=3)
-        assert came.next(NEVER, wanted=3) == (Answer("client-2", UpdateReply(b""), 0), "client-2")
+        assert came.next(NEVER, wanted=3) == (RoundAnswer("client-2", UpdateReply(b""), 0), "client-2")
 
 
 def test_a_missing_update_does_not_delay_those_that_came() -> None:

@@ -7,7 +7,7 @@ import pytest
 from plait.adapters import AdapterState, Layout
 from plait.errors import Interrupted, PeerError
 from plait.rounds.channel import Identity, Purpose
-from plait.rounds.client_way import ClientWay, InTheOpen
+from plait.rounds.client_way import ClientPipeline, PlainSender
 from plait.rounds.participant import Participant
 from plait.rounds.run_state import client_seed, sample_cohort
 from plait.rounds.spool import Weighting
@@ -425,7 +425,10 @@ def test_a_node_with_a_key_must_sign_its_updates(federate):
     signers = {"alice": keys["alice"].sign, "bob": keys["mallory"].sign, "mallory": None}
     for node, name in federation.channel.names.items():
         federation.channel.participants[node] = Participant(
-            name, federation.models[name], federation.memories[name], way=ClientWay(InTheOpen(name, signers[name]))
+            name,
+            federation.models[name],
+            federation.memories[name],
+            way=ClientPipeline(PlainSender(name, signers[name])),
         )
     federation.run()
     assert {event["client"] for event in federation.of_kind("update_received")} == {"alice"}

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from plait.rounds.channel import Liveness, Patience, Purpose
-from plait.rounds.dispatch import Asking
+from plait.rounds.dispatch import RequestBatch
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Nobody:
 @pytest.mark.parametrize(("silent_since", "given_up_at"), [(110.0, 300.0), (280.0, 340.0), (500.0, 560.0)])
 def test_a_client_is_given_up_once_it_is_late_and_has_been_silent_for_a_minute(open_ended, silent_since, given_up_at):
     channel = Nobody(open_ended, {7: silent_since})
-    asking = Asking(channel, purpose=Purpose.TRAIN, group="1", patience=Patience())
+    asking = RequestBatch(channel, purpose=Purpose.TRAIN, group="1", patience=Patience())
     for client, node in (("works", 3), ("silent", 7)):
         asking.anew(client, expected_s=200.0)
         asking.send(client, node, (b"", b""))
@@ -56,7 +56,7 @@ def test_a_client_is_given_up_once_it_is_late_and_has_been_silent_for_a_minute(o
 
 def asked(channel, **expected):
     """One client alone."""
-    asking = Asking(channel, purpose=Purpose.TRAIN, group="1", patience=Patience())
+    asking = RequestBatch(channel, purpose=Purpose.TRAIN, group="1", patience=Patience())
     asking.anew("silent", **expected)
     asking.send("silent", 7, (b"", b""))
     return asking

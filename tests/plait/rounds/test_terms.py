@@ -12,7 +12,7 @@ from plait.rounds.broadcasts import Broadcasts, follow
 from plait.rounds.participant import Participant
 from plait.rounds.run_plan import TaskSettings
 from plait.rounds.run_state import advance, initial_state
-from plait.rounds.terms import Asked, Terms
+from plait.rounds.terms import AgreedTerms, TaskHistory
 from plait.rounds.validate import NormBound, NormPolicy
 from plait.wire.codecs import codec_for
 from plait.wire.envelope import open_envelope, read_header
@@ -52,7 +52,7 @@ def bob(federate, ranks):
         model = federation.models["bob"]
         memory = federation.memories["bob"]
         start = initial_state(b"r" * 16, ranks)
-        terms = Terms("bob", tasks, (spec,), spec, LOOSE)
+        terms = AgreedTerms("bob", tasks, (spec,), spec, LOOSE)
 
         def ask(self, task, terms=None):
             participant = Participant("bob", self.model, self.memory, terms=terms or self.terms)
@@ -204,7 +204,7 @@ def test_a_client_expects_what_the_server_of_every_rule_asks(federate, fake_mode
     tasks = TaskSettings(plan, RULES[rule], new_factors=RULES[rule].new_factors(one_rank=True))
     channel = federation.channel
     for node, name in channel.names.items():
-        terms = Terms(name, tasks, (spec,), spec, LOOSE)
+        terms = AgreedTerms(name, tasks, (spec,), spec, LOOSE)
         channel.participants[node] = Participant(name, federation.models[name], federation.memories[name], terms=terms)
     federation.run()
     assert len(federation.of_kind("update_received")) == MANY * ROUNDS
@@ -216,4 +216,4 @@ def test_a_damaged_record_of_tasks_is_no_empty_one(damaged):
     memory = DictMemory()
     memory.save("asked", damaged)
     with pytest.raises(PolicyError, match="record of a run's tasks is damaged"):
-        Asked.recall(memory)
+        TaskHistory.recall(memory)

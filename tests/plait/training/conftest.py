@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from plait.adapters import Task
+from plait.adapters import AdapterTask
 from plait.adapters.method import AdapterRequest
 from plait.training.bases import LocatedBase, locate_base
-from plait.training.blueprint import Blueprint, design, read_base_config
+from plait.training.blueprint import AdapterTemplate, design, read_base_config
 from plait.training.device import Compute
 from plait.training.resident import ResidentBase
 
@@ -25,6 +25,6 @@ def resident(tiny: LocatedBase) -> ResidentBase:
 
 
 @pytest.fixture(scope="session")
-def blueprint(tiny: LocatedBase) -> Blueprint:
-    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
-    return design(config, AdapterRequest(rank=4, alpha=8), task=Task.CAUSAL_LM, seed=11)
+def blueprint(tiny: LocatedBase) -> AdapterTemplate:
+    config = read_base_config(tiny.directory, AdapterTask.CAUSAL_LM)
+    return design(config, AdapterRequest(rank=4, alpha=8), task=AdapterTask.CAUSAL_LM, seed=11)

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 import plait
-from plait.adapters import AdapterState, Task, save_peft_directory
+from plait.adapters import AdapterState, AdapterTask, save_peft_directory
 from plait.adapters.bottleneck import bottlenecks_of
 from plait.adapters.method import AdapterRequest
 from plait.api.export import write_export as export
@@ -33,19 +33,19 @@ from plait.ledger.ledger import read_events
 from plait.ledger.run_view import RunView
 from plait.report.tables import aggregation_table
 from plait.training.bases import LocatedBase
-from plait.training.blueprint import Blueprint, design, read_base_config
+from plait.training.blueprint import AdapterTemplate, design, read_base_config
 from plait.training.bottleneck import BottleneckConfig, BottleneckLayer
 
 TOKENS = torch.tensor([[5, 17, 300, 41, 999, 1203, 8, 64]])
 
 
-def made(tiny: LocatedBase, method: str, **options: object) -> Blueprint:
-    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
+def made(tiny: LocatedBase, method: str, **options: object) -> AdapterTemplate:
+    config = read_base_config(tiny.directory, AdapterTask.CAUSAL_LM)
     request = replace(AdapterRequest(method=method, rank=4), **options)
-    return design(config, request, task=Task.CAUSAL_LM, seed=7, weights=tiny.directory)
+    return design(config, request, task=AdapterTask.CAUSAL_LM, seed=7, weights=tiny.directory)
 
 
-def moved(blueprint: Blueprint) -> AdapterState:
+def moved(blueprint: AdapterTemplate) -> AdapterState:
     """Values that nothing cancels."""
     noise = np.random.default_rng(1).normal(scale=0.2, size=blueprint.initial.layout.size)
     return AdapterState(blueprint.initial.layout, (blueprint.initial.flat + noise).astype(np.float32))
@@ -75,17 +75,17 @@ SMALL = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 1, "num_atten
 @pytest.mark.parametrize(
     ("config", "task", "attention", "feedforward"),
     [
-        (GPT2Config(vocab_size=64, n_embd=16, n_layer=1, n_head=2), Task.CAUSAL_LM, "attn.c_proj", "mlp.c_proj"),
+        (GPT2Config(vocab_size=64, n_embd=16, n_layer=1, n_head=2), AdapterTask.CAUSAL_LM, "attn.c_proj", "mlp.c_proj"),
         (OPTConfig(vocab_size=64, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, ffn_dim=32,
-                   word_embed_proj_dim=16), Task.CAUSAL_LM, "self_attn.out_proj", "fc2"),
-        (BertConfig(**SMALL), Task.CLASSIFICATION, "attention.output.dense", "layer.0.output.dense"),
+                   word_embed_proj_dim=16), AdapterTask.CAUSAL_LM, "self_attn.out_proj", "fc2"),
+        (BertConfig(**SMALL), AdapterTask.CLASSIFICATION, "attention.output.dense", "layer.0.output.dense"),
     ],
     ids=["gpt2", "opt", "bert"],
 )  # fmt: skip
 def test_it_finds_where_the_halves_of_a_block_end(
-    config: PretrainedConfig, task: Task, attention: str, feedforward: str
+    config: PretrainedConfig, task: AdapterTask, attention: str, feedforward: str
 ) -> None:
-    labels = ("a", "b") if task is Task.CLASSIFICATION else ()
+    labels = ("a", "b") if task is AdapterTask.CLASSIFICATION else ()
     config.num_labels = 2
     found = {}
     for method in ("bottleneck", "pfeiffer"):
@@ -100,9 +100,9 @@ def test_it_finds_where_the_halves_of_a_block_end(
 def test_a_base_without_known_halves_is_refused_and_takes_named_modules() -> None:
     config = CTRLConfig(vocab_size=64, n_embd=16, dff=32, n_layer=1, n_head=2)
     with pytest.raises(ConfigError, match="name them with --target-modules"):
-        design(config, AdapterRequest(method="bottleneck"), task=Task.CAUSAL_LM, seed=0)
+        design(config, AdapterRequest(method="bottleneck"), task=AdapterTask.CAUSAL_LM, seed=0)
     named = AdapterRequest(method="bottleneck", target_modules="multi_head_attention.dense")
-    (only,) = bottlenecks_of(design(config, named, task=Task.CAUSAL_LM, seed=0).spec.layout)
+    (only,) = bottlenecks_of(design(config, named, task=AdapterTask.CAUSAL_LM, seed=0).spec.layout)
     assert only.module.endswith(".0.multi_head_attention.dense")
 
 

@@ -17,7 +17,7 @@ from plait.data import Record, RecordKind
 from plait.errors import ConfigError, PartError
 from plait.plugins import admit
 from plait.rounds.local_model import TrainJob
-from plait.training.blueprint import Blueprint
+from plait.training.blueprint import AdapterTemplate
 from plait.training.bridge import load_own_trainer, own_trainer
 from plait.training.examples import Example
 from plait.training.local_model import PeftLocalModel
@@ -39,7 +39,7 @@ def build(model, tokenizer, data, args):
 
 
 @pytest.mark.slow
-def test_a_transformers_trainer_trains_the_adapter(resident: ResidentBase, blueprint: Blueprint) -> None:
+def test_a_transformers_trainer_trains_the_adapter(resident: ResidentBase, blueprint: AdapterTemplate) -> None:
     local = client(resident, build)
     before = local.evaluate(blueprint.spec, blueprint.initial, SETTINGS).loss
     trained = trained_by(local, blueprint, blueprint.initial, SETTINGS)
@@ -54,7 +54,7 @@ def test_a_transformers_trainer_trains_the_adapter(resident: ResidentBase, bluep
 @pytest.mark.slow
 @pytest.mark.parametrize(("trained", "still"), [("A", "B"), ("B", "A")])
 def test_a_side_that_the_rule_leaves_as_it_is_stays_so_under_a_trainer(
-    resident: ResidentBase, blueprint: Blueprint, trained: str, still: str
+    resident: ResidentBase, blueprint: AdapterTemplate, trained: str, still: str
 ) -> None:
     local = client(resident, build)
     # With B zero A has no gradient, so both begin elsewhere.
@@ -69,7 +69,7 @@ def test_a_side_that_the_rule_leaves_as_it_is_stays_so_under_a_trainer(
 
 
 def test_what_a_trainer_prints_stays_out_of_plaits_results(
-    resident: ResidentBase, blueprint: Blueprint, capsys: pytest.CaptureFixture[str]
+    resident: ResidentBase, blueprint: AdapterTemplate, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def chatty(model, tokenizer, data, args):
         print("hello from a trainer")
@@ -106,7 +106,7 @@ def test_a_trainer_that_cannot_be_imported_is_refused(where: str) -> None:
 
 
 @pytest.mark.slow
-def test_fedprox_pulls_a_trainers_steps_to_where_they_began(resident: ResidentBase, blueprint: Blueprint) -> None:
+def test_fedprox_pulls_a_trainers_steps_to_where_they_began(resident: ResidentBase, blueprint: AdapterTemplate) -> None:
     def plain(model, tokenizer, data, args):
         return build(model, tokenizer, data, {**args, "optim": "sgd", "max_grad_norm": 0.0})
 

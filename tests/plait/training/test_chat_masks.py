@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from plait.adapters import Task
+from plait.adapters import AdapterTask
 from plait.data import Message, as_dataset
 from plait.errors import DataError
 from plait.training.examples import IGNORED, Example
@@ -76,7 +76,7 @@ def tokenizer(tiny):
 def made(tokenizer, template: str, *rows: dict[str, object], seq_len: int = 512) -> list[Example]:
     tokenizer.chat_template = template
     data = as_dataset(rows)
-    return tokenise(data.records, tokenizer, ExampleFormat(data.kind, Task.CAUSAL_LM, (), seq_len))
+    return tokenise(data.records, tokenizer, ExampleFormat(data.kind, AdapterTask.CAUSAL_LM, (), seq_len))
 
 
 def template(name: str) -> str:

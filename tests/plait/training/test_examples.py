@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from plait.adapters import Task
+from plait.adapters import AdapterTask
 from plait.data import Record, RecordKind
 from plait.errors import DataError, TooLittleDataError
 from plait.training.examples import IGNORED, Example, split_examples
@@ -22,7 +22,7 @@ def examples_of(
     seq_len: int = 32,
     labels: Sequence[str] = (),
 ) -> list[Example]:
-    task = Task.CLASSIFICATION if labels else Task.CAUSAL_LM
+    task = AdapterTask.CLASSIFICATION if labels else AdapterTask.CAUSAL_LM
     return tokenise(records, resident.tokenizer, ExampleFormat(kind, task, labels, seq_len))
 
 
@@ -49,7 +49,7 @@ def test_packed_tokens_are_those_that_the_tokenizer_gives_whatever_it_was_saved_
     tokenizer.backend_tokenizer.enable_truncation(5)
     tokenizer.backend_tokenizer.enable_padding(length=7)
     examples = tokenise(
-        [Record(text=text) for text in texts], tokenizer, ExampleFormat(RecordKind.TEXT, Task.CAUSAL_LM, (), 1)
+        [Record(text=text) for text in texts], tokenizer, ExampleFormat(RecordKind.TEXT, AdapterTask.CAUSAL_LM, (), 1)
     )
     expected = [token for ids in plain for token in (*ids, tokenizer.eos_token_id)]
     assert [int(example.tokens[0]) for example in examples] == expected
@@ -67,7 +67,7 @@ def test_without_a_chat_template_the_completion_ends_with_the_end_of_text(reside
     (example,) = tokenise(
         [Record(prompt="two plus two", completion="four")],
         plain,
-        ExampleFormat(RecordKind.PROMPT, Task.CAUSAL_LM, (), 64),
+        ExampleFormat(RecordKind.PROMPT, AdapterTask.CAUSAL_LM, (), 64),
     )
     assert written(resident, example) == "four<|endoftext|>"
 

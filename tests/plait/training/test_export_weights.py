@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from plait.adapters import Task
+from plait.adapters import AdapterTask
 from plait.training.bases import LocatedBase
 from plait.training.export_weights import describe_base
 
@@ -12,4 +12,4 @@ def test_quantised_weights_are_noticed(tiny: LocatedBase, tmp_path: Path) -> Non
     config = json.loads((tiny.directory / "config.json").read_text())
     quantised = {**config, "quantization_config": {"quant_method": "fp8"}}
     (tmp_path / "config.json").write_text(json.dumps(quantised))
-    assert describe_base(tmp_path, Task.CAUSAL_LM).quantised
+    assert describe_base(tmp_path, AdapterTask.CAUSAL_LM).quantised

@@ -31,7 +31,7 @@ from transformers import (
     RobertaModel,
 )
 
-from plait.adapters import AdapterState, Task, parse_spec
+from plait.adapters import AdapterState, AdapterTask, parse_spec
 from plait.adapters.method import AdapterRequest
 from plait.adapters.methods import METHODS
 from plait.adapters.module_names import is_in
@@ -40,7 +40,7 @@ from plait.errors import ConfigError, PolicyError
 from plait.policy import Policy
 from plait.run import resolve
 from plait.settle import settle
-from plait.training.blueprint import Blueprint, design, design_from_spec, load_base, read_base_config
+from plait.training.blueprint import AdapterTemplate, design, design_from_spec, load_base, read_base_config
 from plait.training.device import Compute
 from plait.training.export_weights import merge_with_peft
 from plait.training.resident import ResidentBase, adapter_parameters
@@ -101,10 +101,10 @@ def saved(name: str, folder: Path) -> Path:
 
 
 @cache
-def designed(directory: Path, method: str = "lora", seed: int = 3) -> Blueprint:
-    config = read_base_config(directory, Task.CLASSIFICATION, LABELS)
+def designed(directory: Path, method: str = "lora", seed: int = 3) -> AdapterTemplate:
+    config = read_base_config(directory, AdapterTask.CLASSIFICATION, LABELS)
     request = AdapterRequest(method=method, rank=2)
-    return design(config, request, task=Task.CLASSIFICATION, labels=LABELS, seed=seed, weights=directory)
+    return design(config, request, task=AdapterTask.CLASSIFICATION, labels=LABELS, seed=seed, weights=directory)
 
 
 def resident(directory: Path) -> ResidentBase:
@@ -116,7 +116,7 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
         return model.eval()(input_ids=TEXTS, attention_mask=torch.ones_like(TEXTS)).logits
 
 
-def moved(blueprint: Blueprint) -> AdapterState:
+def moved(blueprint: AdapterTemplate) -> AdapterState:
     generator = np.random.default_rng(0)
     return AdapterState(
         blueprint.initial.layout,
@@ -145,7 +145,7 @@ def test_the_adapter_has_all_after_the_encoder(base: Base) -> None:
 def test_both_ends_draw_the_same_head_and_the_seed_decides(base: Base) -> None:
     directory, _, hidden = base
     one, other = designed(directory), designed(directory, seed=4)
-    config = read_base_config(directory, Task.CLASSIFICATION, LABELS)
+    config = read_base_config(directory, AdapterTask.CLASSIFICATION, LABELS)
     from_spec = design_from_spec(config, parse_spec(one.spec.text), weights=directory)
     assert one.initial.digest() == from_spec.initial.digest()
     drawn = [name for name in one.initial.layout.by_name if is_in(name, hidden) and name.endswith("dense.weight")]
@@ -186,9 +186,9 @@ def test_files_that_lack_anything_else_are_refused(tmp_path: Path) -> None:
     tensors = load_file(tmp_path / "model.safetensors")
     del tensors["encoder.layer.0.output.dense.weight"]
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    config = read_base_config(tmp_path, Task.CLASSIFICATION, LABELS)
+    config = read_base_config(tmp_path, AdapterTask.CLASSIFICATION, LABELS)
     with pytest.raises(ConfigError, match=r"lack 1 of its tensors, .* first is 'bert\.encoder\.layer\.0\.out"):
-        load_base(tmp_path, config, Task.CLASSIFICATION, saved=("classifier",))
+        load_base(tmp_path, config, AdapterTask.CLASSIFICATION, saved=("classifier",))
 
 
 def test_a_policy_that_names_modules_lets_the_head_pass(tmp_path: Path) -> None:

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from peft import LoraConfig
 
-from plait.adapters import AdapterState, Task
+from plait.adapters import AdapterState, AdapterTask
 from plait.adapters.method import AdapterRequest
 from plait.adapters.methods import METHODS
 from plait.adapters.safetensors import write_safetensors
 from plait.training.bases import LocatedBase
-from plait.training.blueprint import Blueprint, design, read_base_config
+from plait.training.blueprint import AdapterTemplate, design, read_base_config
 
 pytestmark = [
     pytest.mark.slow,
@@ -125,9 +125,9 @@ def _check(told: dict[str, dict]) -> None:
 @pytest.fixture(scope="module")
 def specs(tiny: LocatedBase) -> dict[str, dict]:
     """The spec that plait itself writes for every method."""
-    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
+    config = read_base_config(tiny.directory, AdapterTask.CAUSAL_LM)
     made = {
-        name: design(config, AdapterRequest(method=name), task=Task.CAUSAL_LM, seed=1, weights=tiny.directory)
+        name: design(config, AdapterRequest(method=name), task=AdapterTask.CAUSAL_LM, seed=1, weights=tiny.directory)
         for name, method in METHODS.items()
         if not method.quantised
     }
@@ -162,7 +162,7 @@ def test_no_spec_of_a_server_hangs_a_client_takes_its_memory_or_reaches_out(
 
 
 def test_no_directory_of_a_stranger_hangs_eval_takes_its_memory_or_reaches_out(
-    specs: dict[str, dict], planted: Path, blueprint: Blueprint, tmp_path: Path
+    specs: dict[str, dict], planted: Path, blueprint: AdapterTemplate, tmp_path: Path
 ) -> None:
     honest = {**LoraConfig(r=4, lora_alpha=8).to_dict(), **blueprint.spec.peft_config}
     cases = [_folder(tmp_path, "honest", honest, blueprint.initial)]
@@ -176,10 +176,10 @@ def test_no_directory_of_a_stranger_hangs_eval_takes_its_memory_or_reaches_out(
 
 
 def test_neither_a_tokenizer_nor_a_regular_expression_that_a_directory_names_is_used(
-    planted: Path, tiny: LocatedBase, blueprint: Blueprint, tmp_path: Path
+    planted: Path, tiny: LocatedBase, blueprint: AdapterTemplate, tmp_path: Path
 ) -> None:
-    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
-    made = design(config, AdapterRequest(method="prompt"), task=Task.CAUSAL_LM, seed=1, weights=tiny.directory)
+    config = read_base_config(tiny.directory, AdapterTask.CAUSAL_LM)
+    made = design(config, AdapterRequest(method="prompt"), task=AdapterTask.CAUSAL_LM, seed=1, weights=tiny.directory)
     text = {**made.spec.peft_config, **_settled(_TEXT, planted), "tokenizer_kwargs": {"use_fast": True}}
     targets = {**blueprint.spec.peft_config, "target_modules": _BOMB}
     told = _run(

@@ -11,7 +11,7 @@ import plait
 from plait.data import Record, RecordKind
 from plait.rounds.evaluation import SequenceLosses, mean_loss
 from plait.rounds.local_model import TrainJob
-from plait.training.blueprint import Blueprint
+from plait.training.blueprint import AdapterTemplate
 from plait.training.local_model import PeftLocalModel
 from plait.training.resident import ResidentBase
 from plait.wire.settings import Settings
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def judged(resident: ResidentBase, blueprint: Blueprint) -> dict[str, tuple[SequenceLosses, SequenceLosses]]:
+def judged(resident: ResidentBase, blueprint: AdapterTemplate) -> dict[str, tuple[SequenceLosses, SequenceLosses]]:
     """Of three clients, every held-out sequence before and after training."""
     found = {}
     for room in ("report", "data", "exporting"):

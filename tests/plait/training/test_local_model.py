@@ -7,12 +7,12 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from plait.adapters import Task
+from plait.adapters import AdapterTask
 from plait.data import Record, RecordKind
 from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.local_model import LocalModel, TrainJob
 from plait.training.baselines import Baselines
-from plait.training.blueprint import Blueprint
+from plait.training.blueprint import AdapterTemplate
 from plait.training.examples import Example, order
 from plait.training.local_model import PeftLocalModel, data_seed
 from plait.training.resident import ResidentBase
@@ -24,7 +24,7 @@ SETTINGS = Settings(
 )  # fmt: skip
 
 
-def job_of(model: LocalModel, blueprint: Blueprint, settings: Settings) -> TrainJob:
+def job_of(model: LocalModel, blueprint: AdapterTemplate, settings: Settings) -> TrainJob:
     return TrainJob(model, blueprint.spec, settings, received=blueprint.initial, start=blueprint.initial)
 
 
@@ -44,7 +44,7 @@ def bob(resident: ResidentBase) -> PeftLocalModel:
 
 @pytest.mark.slow
 def test_training_helps_the_held_out_part_and_leaves_the_given_state_alone(
-    ada: PeftLocalModel, blueprint: Blueprint
+    ada: PeftLocalModel, blueprint: AdapterTemplate
 ) -> None:
     digest = blueprint.initial.digest()
     before = ada.evaluate(blueprint.spec, blueprint.initial, SETTINGS)
@@ -58,7 +58,7 @@ def test_training_helps_the_held_out_part_and_leaves_the_given_state_alone(
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "measured"), [("lora", 1), ("dora", 2)])
 def test_an_adapter_without_effect_is_measured_once_for_all_seeds(
-    ada: PeftLocalModel, resident: ResidentBase, blueprint: Blueprint, method: str, measured: int
+    ada: PeftLocalModel, resident: ResidentBase, blueprint: AdapterTemplate, method: str, measured: int
 ) -> None:
     known: dict[tuple[bytes, ...], SequenceLosses] = {}
 
@@ -78,7 +78,7 @@ def test_an_adapter_without_effect_is_measured_once_for_all_seeds(
     assert len(known) == measured + 1
 
 
-def test_sizes_are_counted_under_the_settings_of_the_task(ada: PeftLocalModel, blueprint: Blueprint) -> None:
+def test_sizes_are_counted_under_the_settings_of_the_task(ada: PeftLocalModel, blueprint: AdapterTemplate) -> None:
     short = ada.data_size(blueprint.spec, replace(SETTINGS, seq_len=16))
     long = ada.data_size(blueprint.spec, SETTINGS)
     assert short.train_examples > 1.8 * long.train_examples
@@ -88,7 +88,7 @@ def test_sizes_are_counted_under_the_settings_of_the_task(ada: PeftLocalModel, b
 
 @pytest.mark.slow
 def test_baselines_take_the_same_steps_and_beat_the_base(
-    resident: ResidentBase, ada: PeftLocalModel, bob: PeftLocalModel, blueprint: Blueprint
+    resident: ResidentBase, ada: PeftLocalModel, bob: PeftLocalModel, blueprint: AdapterTemplate
 ) -> None:
     clients = {"ada": ada, "bob": bob}
     base = {name: c.evaluate(blueprint.spec, blueprint.initial, SETTINGS).loss for name, c in clients.items()}
@@ -109,9 +109,9 @@ def test_baselines_take_the_same_steps_and_beat_the_base(
 class TestBatches:
     """Which examples come together, and how much of the data an update covers."""
 
-    def order_of(self, model: PeftLocalModel, blueprint: Blueprint, seed: int) -> list[int]:
+    def order_of(self, model: PeftLocalModel, blueprint: AdapterTemplate, seed: int) -> list[int]:
         split = model.split(blueprint.spec, SETTINGS)
-        return list(islice(order(split.train, data_seed(seed, split), Task.CAUSAL_LM), 8))
+        return list(islice(order(split.train, data_seed(seed, split), AdapterTask.CAUSAL_LM), 8))
 
     def test_the_order_follows_from_the_seed_and_from_the_data(self, resident, blueprint) -> None:
         texts = [f"line {number} of one text or another\n" * 40 for number in range(9)]
@@ -128,7 +128,7 @@ class TestBatches:
         examples = [Example(np.asarray([0], np.int32), np.asarray([label], np.int32)) for label in labels]
         firsts = np.zeros(len(labels))
         for seed in range(300):
-            indices = list(islice(order(examples, seed, Task.CLASSIFICATION), 2 * len(labels)))
+            indices = list(islice(order(examples, seed, AdapterTask.CLASSIFICATION), 2 * len(labels)))
             # All once, then all again in another order.
             assert sorted(indices[: len(labels)]) == sorted(indices[len(labels) :]) == list(range(len(labels)))
             assert indices[: len(labels)] != indices[len(labels) :]
@@ -144,7 +144,7 @@ class TestBatches:
         model = client(resident, "ada", text)
         settings = replace(SETTINGS, local_steps=steps)
         split = model.split(blueprint.spec, settings)
-        visited = set(islice(order(split.train, data_seed(settings.seed, split), Task.CAUSAL_LM), 2 * steps))
+        visited = set(islice(order(split.train, data_seed(settings.seed, split), AdapterTask.CAUSAL_LM), 2 * steps))
         covered = model.coverage(blueprint.spec, settings)
         assert covered.examples == len(visited)
         assert covered.tokens == sum(len(split.train[index].tokens) for index in visited)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from plait.adapters import AdapterState, Task
+from plait.adapters import AdapterState, AdapterTask
 from plait.errors import MachineError
 from plait.training import trainer
-from plait.training.blueprint import Blueprint
+from plait.training.blueprint import AdapterTemplate
 from plait.training.device import Compute
 from plait.training.examples import Example
 from plait.training.learner import LocalTraining, TrainingInputs
@@ -32,20 +32,20 @@ def halves(tiny) -> ResidentBase:
     return ResidentBase(tiny.directory, tiny.reference.fingerprint, compute, seq_len=32)
 
 
-def train(base: ResidentBase, made: Blueprint, settings: Settings = SETTINGS) -> LocalTraining:
+def train(base: ResidentBase, made: AdapterTemplate, settings: Settings = SETTINGS) -> LocalTraining:
     model = base.carrying(made.spec, AdapterState(made.spec.layout, made.initial.flat))
     parameters = adapter_parameters(model, made.spec.layout)
     inputs = TrainingInputs(rows(), settings, made.initial.flat)
-    return train_steps(model, parameters, inputs, task=Task.CAUSAL_LM, pad_token=0)
+    return train_steps(model, parameters, inputs, task=AdapterTask.CAUSAL_LM, pad_token=0)
 
 
-def moved(done: LocalTraining, made: Blueprint) -> np.ndarray:
+def moved(done: LocalTraining, made: AdapterTemplate) -> np.ndarray:
     return done.flat - made.initial.flat
 
 
 @pytest.mark.slow
 def test_in_float16_the_update_is_that_of_float32_and_small_gradients_count(
-    resident: ResidentBase, halves: ResidentBase, blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch
+    resident: ResidentBase, halves: ResidentBase, blueprint: AdapterTemplate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     long = replace(SETTINGS, local_steps=1, batch_size=6, gradient_accumulation_steps=1)
     expected = moved(train(resident, blueprint, long), blueprint)
@@ -59,7 +59,7 @@ def test_in_float16_the_update_is_that_of_float32_and_small_gradients_count(
 
 @pytest.mark.slow
 def test_an_overflow_is_tried_again_with_half_the_factor_and_never_stepped_along(
-    halves: ResidentBase, blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch
+    halves: ResidentBase, blueprint: AdapterTemplate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = train(halves, blueprint)
     monkeypatch.setattr(trainer, "FIRST_SCALE", 2.0**25)
@@ -82,7 +82,7 @@ def test_an_overflow_is_tried_again_with_half_the_factor_and_never_stepped_along
 
 @pytest.mark.slow
 def test_a_step_whose_losses_overflow_is_left_out_and_a_training_of_such_steps_is_one_line(
-    halves: ResidentBase, blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch
+    halves: ResidentBase, blueprint: AdapterTemplate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     honest, calls = trainer.BatchLoss.__call__, 0
 

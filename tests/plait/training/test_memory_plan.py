@@ -12,14 +12,14 @@ import torch
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from plait.adapters import Task
+from plait.adapters import AdapterTask
 from plait.adapters.method import AdapterRequest
 from plait.errors import MachineError
 from plait.training import memory_plan
 from plait.training import resident as resident_module
 from plait.training.base_lookup import locate_config
 from plait.training.bases import LocatedBase
-from plait.training.blueprint import Blueprint, design, read_base_config, shape_of
+from plait.training.blueprint import AdapterTemplate, design, read_base_config, shape_of
 from plait.training.device import CONTEXT_BYTES, Compute
 from plait.training.losses import StepMemory
 from plait.training.memory_plan import (
@@ -48,8 +48,8 @@ CONSTANT = Training(follows_slopes=False)
 
 
 def sized(base: str, *, rank: int = 16) -> ModelSize:
-    config = read_base_config(locate_config(base), Task.CAUSAL_LM)
-    spec = shape_of(config, AdapterRequest(rank=rank), task=Task.CAUSAL_LM, seed=0).spec
+    config = read_base_config(locate_config(base), AdapterTask.CAUSAL_LM)
+    spec = shape_of(config, AdapterRequest(rank=rank), task=AdapterTask.CAUSAL_LM, seed=0).spec
     found = size_of(config, spec, value_bytes=2, training=CONSTANT)
     assert found is not None
     return found
@@ -171,8 +171,10 @@ def test_the_embedding_stays_on_the_host_only_where_that_makes_it_fit(eight: Mod
 
 @pytest.mark.slow
 def test_only_what_plait_computes_itself_is_predicted(tiny: LocatedBase) -> None:
-    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
-    dora = design(config, AdapterRequest(method="dora", rank=4), task=Task.CAUSAL_LM, seed=1, weights=tiny.directory)
+    config = read_base_config(tiny.directory, AdapterTask.CAUSAL_LM)
+    dora = design(
+        config, AdapterRequest(method="dora", rank=4), task=AdapterTask.CAUSAL_LM, seed=1, weights=tiny.directory
+    )
     assert size_of(config, dora.spec, value_bytes=4) is None
 
 
@@ -184,9 +186,9 @@ def fresh(tiny: LocatedBase) -> ResidentBase:
 
 
 def test_a_limit_decides_how_many_blocks_are_computed_twice(
-    fresh: ResidentBase, blueprint: Blueprint, tiny: LocatedBase
+    fresh: ResidentBase, blueprint: AdapterTemplate, tiny: LocatedBase
 ) -> None:
-    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
+    config = read_base_config(tiny.directory, AdapterTask.CAUSAL_LM)
     size = size_of(config, blueprint.spec, value_bytes=4, on_cpu=True, training=CONSTANT)
     assert size is not None
     fresh.plan_steps(blueprint.spec, SETTINGS)
@@ -200,7 +202,7 @@ def test_a_limit_decides_how_many_blocks_are_computed_twice(
 
 
 def test_a_step_that_cannot_fit_is_one_line_before_the_base_is_loaded(
-    fresh: ResidentBase, blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch
+    fresh: ResidentBase, blueprint: AdapterTemplate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resident_module, "memory_for_steps", lambda *_: 1_000_000)
     for _ in range(2):  # the second time too
@@ -209,9 +211,9 @@ def test_a_step_that_cannot_fit_is_one_line_before_the_base_is_loaded(
 
 
 def test_what_is_planned_for_the_embedding_is_done_and_undone(
-    fresh: ResidentBase, blueprint: Blueprint, tiny: LocatedBase, monkeypatch: pytest.MonkeyPatch
+    fresh: ResidentBase, blueprint: AdapterTemplate, tiny: LocatedBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    size = size_of(read_base_config(tiny.directory, Task.CAUSAL_LM), blueprint.spec, value_bytes=4)
+    size = size_of(read_base_config(tiny.directory, AdapterTask.CAUSAL_LM), blueprint.spec, value_bytes=4)
     assert size is not None
     monkeypatch.setattr(resident_module, "has_memory_of_its_own", lambda _: True)
     honest, placed = memory_plan.size_of, []

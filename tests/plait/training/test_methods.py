@@ -13,14 +13,14 @@ from transformers import (
     AutoModelForCausalLM,
 )
 
-from plait.adapters import AdapterState, Task, parse_spec, save_peft_directory
+from plait.adapters import AdapterState, AdapterTask, parse_spec, save_peft_directory
 from plait.adapters.method import AdapterRequest
 from plait.adapters.methods import METHODS, method_named
 from plait.aggregation import RULES, method_stated, rule_stated
 from plait.errors import ConfigError
 from plait.settings.traits import check
 from plait.training.bases import LocatedBase
-from plait.training.blueprint import Blueprint, design, design_from_spec, read_base_config
+from plait.training.blueprint import AdapterTemplate, design, design_from_spec, read_base_config
 from plait.training.examples import Example
 from plait.training.learner import TrainingInputs
 from plait.training.peft_adapter import servable
@@ -33,22 +33,22 @@ PLAIN = [name for name, method in METHODS.items() if not method.quantised]
 
 
 @cache
-def made(tiny: LocatedBase, method: str, *, weights: bool = True) -> Blueprint:
+def made(tiny: LocatedBase, method: str, *, weights: bool = True) -> AdapterTemplate:
     return made_with(tiny, method, weights=weights)
 
 
-def made_with(tiny: LocatedBase, method: str, *, weights: bool = True, **options: object) -> Blueprint:
+def made_with(tiny: LocatedBase, method: str, *, weights: bool = True, **options: object) -> AdapterTemplate:
     request = AdapterRequest(method=method, rank=4, alpha=8, virtual_tokens=3)
     return design(
-        read_base_config(tiny.directory, Task.CAUSAL_LM),
+        read_base_config(tiny.directory, AdapterTask.CAUSAL_LM),
         replace(request, **options),
-        task=Task.CAUSAL_LM,
+        task=AdapterTask.CAUSAL_LM,
         seed=7,
         weights=tiny.directory if weights else None,
     )
 
 
-def trained(resident: ResidentBase, blueprint: Blueprint, settings: Settings) -> AdapterState:
+def trained(resident: ResidentBase, blueprint: AdapterTemplate, settings: Settings) -> AdapterState:
     """Two steps at a high rate, so that everything has moved."""
     tokens = np.arange(3, 27, dtype=np.int32)
     model = resident.carrying(blueprint.spec, blueprint.initial)
@@ -56,7 +56,7 @@ def trained(resident: ResidentBase, blueprint: Blueprint, settings: Settings) ->
         model,
         adapter_parameters(model, blueprint.spec.layout),
         TrainingInputs([Example(tokens, tokens)], settings, blueprint.initial.flat),
-        task=Task.CAUSAL_LM,
+        task=AdapterTask.CAUSAL_LM,
         pad_token=0,
     )
     return AdapterState(blueprint.spec.layout, done.flat)
@@ -115,7 +115,7 @@ def test_the_initial_adapter_changes_nothing(method: str, tiny: LocatedBase, res
 @pytest.mark.parametrize("method", METHODS)
 def test_a_peer_derives_the_same_adapter_from_the_spec_alone(method: str, tiny: LocatedBase) -> None:
     ours = made(tiny, method)
-    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
+    config = read_base_config(tiny.directory, AdapterTask.CAUSAL_LM)
     theirs = design_from_spec(config, parse_spec(ours.spec.text), weights=tiny.directory)
     assert theirs.spec.digest == ours.spec.digest
     assert theirs.initial.digest() == ours.initial.digest()

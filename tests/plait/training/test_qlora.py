@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from plait.adapters import Task, save_peft_directory
+from plait.adapters import AdapterTask, save_peft_directory
 from plait.adapters.method import AdapterRequest
 from plait.errors import ConfigError
 from plait.training.bases import LocatedBase
@@ -35,8 +35,8 @@ def test_it_trains_and_reloads_as_transformers_and_peft_load_it(
     LlamaForCausalLM(config).save_pretrained(tmp_path / "base")
     compute = Compute(torch.device("cpu"), torch.float32)
     base = ResidentBase(tmp_path / "base", tiny.reference.fingerprint, compute, seq_len=32)
-    config = read_base_config(tmp_path / "base", Task.CAUSAL_LM)
-    blueprint = design(config, AdapterRequest(method="qlora", rank=4, alpha=8), task=Task.CAUSAL_LM, seed=7)
+    config = read_base_config(tmp_path / "base", AdapterTask.CAUSAL_LM)
+    blueprint = design(config, AdapterRequest(method="qlora", rank=4, alpha=8), task=AdapterTask.CAUSAL_LM, seed=7)
     after = trained(base, blueprint, settings)
     model = base.carrying(blueprint.spec, after).eval()
     fused = recognise(model)

@@ -8,30 +8,30 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from plait.adapters import AdapterState, Layout, Task
+from plait.adapters import AdapterState, AdapterTask, Layout
 from plait.adapters.method import AdapterRequest
 from plait.errors import BaseMismatchError, MachineError
 from plait.training.bases import LocatedBase
-from plait.training.blueprint import Blueprint, design, read_base_config
+from plait.training.blueprint import AdapterTemplate, design, read_base_config
 from plait.training.device import Compute
 from plait.training.resident import ResidentBase, read_adapter
 
 CPU = Compute(torch.device("cpu"), torch.float32)
 
 
-def random_state(blueprint: Blueprint, seed: int) -> AdapterState:
+def random_state(blueprint: AdapterTemplate, seed: int) -> AdapterState:
     values = np.random.default_rng(seed).normal(0, 0.05, blueprint.spec.layout.size)
     return AdapterState(blueprint.spec.layout, values.astype(np.float32))
 
 
-def test_what_is_loaded_is_read_back_bit_for_bit(resident: ResidentBase, blueprint: Blueprint) -> None:
+def test_what_is_loaded_is_read_back_bit_for_bit(resident: ResidentBase, blueprint: AdapterTemplate) -> None:
     for seed in (1, 2):
         state = random_state(blueprint, seed)
         model = resident.carrying(blueprint.spec, state)
         assert read_adapter(model, state).digest() == state.digest()
 
 
-def test_an_adapter_of_another_base_is_refused(resident: ResidentBase, blueprint: Blueprint) -> None:
+def test_an_adapter_of_another_base_is_refused(resident: ResidentBase, blueprint: AdapterTemplate) -> None:
     shapes = {slot.name.replace("layers.0", "layers.9"): slot.shape for slot in blueprint.spec.layout.slots}
     other = replace(blueprint.spec, layout=Layout.of(shapes))
     with pytest.raises(BaseMismatchError, match="tensors are not"):
@@ -52,7 +52,7 @@ class Loads:
         monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", counted)
 
 
-def logits(base: ResidentBase, made: Blueprint) -> torch.Tensor:
+def logits(base: ResidentBase, made: AdapterTemplate) -> torch.Tensor:
     with torch.no_grad():
         model = base.carrying(made.spec, random_state(made, 5)).eval()
         return model(input_ids=torch.arange(3, 19)[None], use_cache=False).logits
@@ -62,10 +62,10 @@ def fresh(tiny: LocatedBase, seq_len: int = 32, *, compute: Compute = CPU, **how
     return ResidentBase(tiny.directory, tiny.reference.fingerprint, compute, seq_len=seq_len, **how)
 
 
-def designed(tiny: LocatedBase, method: str, **how: object) -> Blueprint:
-    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
+def designed(tiny: LocatedBase, method: str, **how: object) -> AdapterTemplate:
+    config = read_base_config(tiny.directory, AdapterTask.CAUSAL_LM)
     request = AdapterRequest(method, rank=4, alpha=8, virtual_tokens=3, **how)
-    return design(config, request, task=Task.CAUSAL_LM, seed=7, weights=tiny.directory)
+    return design(config, request, task=AdapterTask.CAUSAL_LM, seed=7, weights=tiny.directory)
 
 
 # PEFT still hands its prefix over under a name that transformers is about to drop.
@@ -84,7 +84,7 @@ def test_the_base_is_read_once_whatever_adapters_follow_one_another(
 
 
 def test_a_base_goes_straight_to_its_device(
-    tiny: LocatedBase, blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch
+    tiny: LocatedBase, blueprint: AdapterTemplate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[object] = []
 
@@ -120,7 +120,7 @@ def test_a_base_that_an_adapter_changed_is_read_again(tiny: LocatedBase, monkeyp
 
 @pytest.mark.slow
 def test_the_next_runs_base_is_the_one_in_memory_if_it_is_the_same(
-    tiny: LocatedBase, blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch
+    tiny: LocatedBase, blueprint: AdapterTemplate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = designed(tiny, "vera")
     expected = logits(fresh(tiny, 1024), other)

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from plait.adapters import AdapterState, Task
+from plait.adapters import AdapterState, AdapterTask
 from plait.errors import MachineError
 from plait.training import losses
-from plait.training.blueprint import Blueprint
+from plait.training.blueprint import AdapterTemplate
 from plait.training.examples import Example
 from plait.training.fused.language_model import FusedLanguageModel
-from plait.training.generate import Sampling, Speaker
+from plait.training.generate import Sampling, TextGenerator
 from plait.training.learner import TrainingInputs
 from plait.training.losses import ALL_BLOCKS, StepMemory
 from plait.training.resident import ResidentBase, adapter_parameters
@@ -36,7 +36,7 @@ def rows() -> list[Example]:
 
 
 @pytest.fixture
-def train(resident: ResidentBase, blueprint: Blueprint) -> Callable[[StepMemory], np.ndarray]:
+def train(resident: ResidentBase, blueprint: AdapterTemplate) -> Callable[[StepMemory], np.ndarray]:
     """Trains the same adapter; gives its values."""
 
     def run(memory: StepMemory) -> np.ndarray:
@@ -45,7 +45,12 @@ def train(resident: ResidentBase, blueprint: Blueprint) -> Callable[[StepMemory]
         parameters = adapter_parameters(model, spec.layout)
         start = blueprint.initial.flat
         return train_steps(
-            model, parameters, TrainingInputs(rows(), SETTINGS, start), task=Task.CAUSAL_LM, pad_token=0, memory=memory
+            model,
+            parameters,
+            TrainingInputs(rows(), SETTINGS, start),
+            task=AdapterTask.CAUSAL_LM,
+            pad_token=0,
+            memory=memory,
         ).flat
 
     return run
@@ -119,10 +124,10 @@ def test_one_sequence_that_does_not_fit_is_one_line(
 
 
 def test_an_evaluation_gives_way_too(
-    resident: ResidentBase, blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch
+    resident: ResidentBase, blueprint: AdapterTemplate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = resident.carrying(blueprint.spec, blueprint.initial)
-    whole = measure_losses(model, rows(), task=Task.CAUSAL_LM, pad_token=0, batch_size=6)
+    whole = measure_losses(model, rows(), task=AdapterTask.CAUSAL_LM, pad_token=0, batch_size=6)
     honest = losses.BatchLoss.by_sequence
 
     def one_at_most(self: losses.BatchLoss, batch: list[Example]) -> list[float]:
@@ -131,16 +136,16 @@ def test_an_evaluation_gives_way_too(
         return honest(self, batch)
 
     monkeypatch.setattr(losses.BatchLoss, "by_sequence", one_at_most)
-    parts = measure_losses(model, rows(), task=Task.CAUSAL_LM, pad_token=0, batch_size=6)
+    parts = measure_losses(model, rows(), task=AdapterTask.CAUSAL_LM, pad_token=0, batch_size=6)
     assert replace(parts, losses=()) == replace(whole, losses=())
     assert parts.losses == pytest.approx(whole.losses, rel=1e-5)
 
 
 @pytest.mark.slow
 def test_a_text_that_does_not_fit_is_one_line_and_the_next_is_made(
-    resident: ResidentBase, blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch
+    resident: ResidentBase, blueprint: AdapterTemplate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    speaker = Speaker(resident, blueprint.spec, blueprint.initial)
+    speaker = TextGenerator(resident, blueprint.spec, blueprint.initial)
 
     def ask() -> list[str]:
         return speaker.answers([speaker.encode("import")], max_tokens=2, sampling=Sampling())

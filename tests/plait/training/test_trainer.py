@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from client.abandonment import Abandonment
-from plait.adapters import AdapterState, Task, norm, subtract
+from plait.adapters import AdapterState, AdapterTask, norm, subtract
 from plait.rounds.local_model import NOTHING, Carried
 from plait.system.abandon import Abandoned
 from plait.training import losses
 from plait.training.bases import LocatedBase
-from plait.training.blueprint import Blueprint
+from plait.training.blueprint import AdapterTemplate
 from plait.training.device import Compute
 from plait.training.examples import IGNORED, Example
 from plait.training.learner import EPSILON, Learner, LocalTraining, TrainingInputs, schedule_factor
@@ -37,15 +37,19 @@ def rows(resident: ResidentBase) -> list[Example]:
     return [Example(row, row) for row in generator.integers(3, 2000, (8, 32)).astype(np.int32)]
 
 
-def trained(resident: ResidentBase, blueprint: Blueprint, rows: list[Example], settings: Settings) -> AdapterState:
+def trained(
+    resident: ResidentBase, blueprint: AdapterTemplate, rows: list[Example], settings: Settings
+) -> AdapterState:
     model = resident.carrying(blueprint.spec, blueprint.initial)
     parameters = adapter_parameters(model, blueprint.spec.layout)
     start = blueprint.initial.flat
-    done = train_steps(model, parameters, TrainingInputs(rows, settings, start), task=Task.CAUSAL_LM, pad_token=0)
+    done = train_steps(
+        model, parameters, TrainingInputs(rows, settings, start), task=AdapterTask.CAUSAL_LM, pad_token=0
+    )
     return AdapterState(blueprint.spec.layout, done.flat)
 
 
-def beginning(blueprint: Blueprint) -> np.ndarray:
+def beginning(blueprint: AdapterTemplate) -> np.ndarray:
     """An adapter with no zeros in it."""
     return np.random.default_rng(1).normal(0, 0.02, blueprint.spec.layout.size).astype(np.float32)
 
@@ -57,7 +61,7 @@ def learner_of(
     sizes: list[int],
     *,
     trained: Sequence[bool] = (),
-    task: Task = Task.CAUSAL_LM,
+    task: AdapterTask = AdapterTask.CAUSAL_LM,
     carried: Carried = NOTHING,
 ) -> Learner:
     inputs = TrainingInputs(examples, settings, start, carried)
@@ -65,7 +69,7 @@ def learner_of(
 
 
 def run(
-    resident: ResidentBase, blueprint: Blueprint, rows: list[Example], settings: Settings, **options: Any
+    resident: ResidentBase, blueprint: AdapterTemplate, rows: list[Example], settings: Settings, **options: Any
 ) -> LocalTraining:
     """Steps on all rows at once, so that their order does not matter."""
     state = options.pop("state", AdapterState(blueprint.spec.layout, beginning(blueprint)))
@@ -74,12 +78,12 @@ def run(
     parameters = adapter_parameters(model, blueprint.spec.layout)
     settings = replace(settings, batch_size=len(rows), max_grad_norm=options.pop("clipped_to", 100.0))
     inputs = TrainingInputs(rows, settings, state.flat, carried)
-    return train_steps(model, parameters, inputs, task=Task.CAUSAL_LM, pad_token=0, **options)
+    return train_steps(model, parameters, inputs, task=AdapterTask.CAUSAL_LM, pad_token=0, **options)
 
 
 @pytest.mark.slow
 def test_the_slope_along_a_movement_is_the_losss_derivative_before_any_step(
-    resident: ResidentBase, blueprint: Blueprint, rows: list[Example]
+    resident: ResidentBase, blueprint: AdapterTemplate, rows: list[Example]
 ) -> None:
     movement = np.random.default_rng(2).normal(0, 0.02, blueprint.spec.layout.size).astype(np.float32)
     # A norm that the gradient is clipped to and loss terms change the step alone.
@@ -89,7 +93,7 @@ def test_the_slope_along_a_movement_is_the_losss_derivative_before_any_step(
     def loss(ahead: float) -> float:
         values = beginning(blueprint) + ahead * movement
         model = resident.carrying(blueprint.spec, AdapterState(blueprint.spec.layout, values))
-        return measure_losses(model, rows, task=Task.CAUSAL_LM, pad_token=0, batch_size=8).loss
+        return measure_losses(model, rows, task=AdapterTask.CAUSAL_LM, pad_token=0, batch_size=8).loss
 
     assert done.report.slope == pytest.approx((loss(0.01) - loss(-0.01)) / 0.02, rel=0.05)
 
@@ -110,7 +114,7 @@ def test_the_slope_has_the_same_bits_wherever_the_movement_lies_in_memory(rows: 
 
 @pytest.mark.slow
 def test_a_step_predicts_a_fall_of_a_quarter_of_the_loss_at_most_and_the_first_one_finds_the_rate_for_that(
-    resident: ResidentBase, blueprint: Blueprint, rows: list[Example]
+    resident: ResidentBase, blueprint: AdapterTemplate, rows: list[Example]
 ) -> None:
     state = AdapterState(blueprint.spec.layout, beginning(blueprint))
     model = resident.carrying(blueprint.spec, state).train()
@@ -146,7 +150,7 @@ def test_a_step_predicts_a_fall_of_a_quarter_of_the_loss_at_most_and_the_first_o
 
 @pytest.mark.slow
 def test_the_steps_after_the_first_take_the_learning_rate_that_it_found(
-    resident: ResidentBase, blueprint: Blueprint, rows: list[Example]
+    resident: ResidentBase, blueprint: AdapterTemplate, rows: list[Example]
 ) -> None:
     unknown = replace(SETTINGS, learning_rate=0.0)
     found = run(resident, blueprint, rows, unknown)
@@ -168,7 +172,7 @@ def test_the_steps_after_the_first_take_the_learning_rate_that_it_found(
 def test_no_rate_is_found_that_is_larger_than_a_tensor_which_the_first_step_does_not_move() -> None:
     tokens = np.arange(3, 35, dtype=np.int32)
 
-    def found(still: float, trained: tuple[bool, ...], task: Task) -> tuple[float | None, float]:
+    def found(still: float, trained: tuple[bool, ...], task: AdapterTask) -> tuple[float | None, float]:
         """The rate, and how far the first step moved each value of the first tensor."""
         start = np.array([0, 0, still, -still, 0], np.float32)
         settings = replace(SETTINGS, learning_rate=0.0)
@@ -177,7 +181,7 @@ def test_no_rate_is_found_that_is_larger_than_a_tensor_which_the_first_step_does
         done = learner.finish(0.0)
         return done.report.learning_rate, -float(done.flat[0])
 
-    everything, language, classes = (True, True, True), Task.CAUSAL_LM, Task.CLASSIFICATION
+    everything, language, classes = (True, True, True), AdapterTask.CAUSAL_LM, AdapterTask.CLASSIFICATION
     assert found(0.3, everything, language) == pytest.approx((0.3, 0.3))
     # A quarter of 2, over the gradient's norm of 1.
     assert found(0.7, everything, language) == pytest.approx((0.5, 0.5))
@@ -251,7 +255,7 @@ def test_no_rate_is_found_where_nothing_can_be_learned() -> None:
 
 @pytest.mark.slow
 def test_steps_equal_torchs_own_adamw_on_pefts_parameters(
-    resident: ResidentBase, blueprint: Blueprint, rows: list[Example], monkeypatch: pytest.MonkeyPatch
+    resident: ResidentBase, blueprint: AdapterTemplate, rows: list[Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("plait.training.learner.LARGEST_FALL", math.inf)
     settings = replace(SETTINGS, weight_decay=0.1, max_grad_norm=0.05, batch_size=8)
@@ -271,7 +275,9 @@ def test_steps_equal_torchs_own_adamw_on_pefts_parameters(
 
 
 @pytest.mark.slow
-def test_a_bfloat16_base_trains_float32_masters(tiny: LocatedBase, blueprint: Blueprint, rows: list[Example]) -> None:
+def test_a_bfloat16_base_trains_float32_masters(
+    tiny: LocatedBase, blueprint: AdapterTemplate, rows: list[Example]
+) -> None:
     half = ResidentBase(
         tiny.directory, tiny.reference.fingerprint, Compute(torch.device("cpu"), torch.bfloat16), seq_len=32
     )
@@ -284,7 +290,7 @@ def test_a_bfloat16_base_trains_float32_masters(tiny: LocatedBase, blueprint: Bl
 
 @pytest.mark.slow
 def test_accumulating_gradients_equals_one_large_batch(
-    resident: ResidentBase, blueprint: Blueprint, rows: list[Example]
+    resident: ResidentBase, blueprint: AdapterTemplate, rows: list[Example]
 ) -> None:
     whole = trained(resident, blueprint, rows, replace(SETTINGS, batch_size=4))
     parts = trained(resident, blueprint, rows, replace(SETTINGS, batch_size=2, gradient_accumulation_steps=2))
@@ -293,7 +299,7 @@ def test_accumulating_gradients_equals_one_large_batch(
 
 @pytest.mark.parametrize("side", ["A", "B"])
 def test_only_the_trained_side_moves(
-    resident: ResidentBase, blueprint: Blueprint, rows: list[Example], side: str
+    resident: ResidentBase, blueprint: AdapterTemplate, rows: list[Example], side: str
 ) -> None:
     settings = replace(SETTINGS, trained=side, weight_decay=0.1, proximal=0.1)
     values = np.random.default_rng(2).normal(0, 0.02, blueprint.spec.layout.size).astype(np.float32)
@@ -310,7 +316,7 @@ def test_only_the_trained_side_moves(
 
 
 def test_fedprox_pulls_towards_the_adapter_received(
-    resident: ResidentBase, blueprint: Blueprint, rows: list[Example]
+    resident: ResidentBase, blueprint: AdapterTemplate, rows: list[Example]
 ) -> None:
     plain, pulled = (
         run(resident, blueprint, rows, replace(SETTINGS, local_steps=2, proximal=mu)).moments.mean for mu in (0, 0.5)
@@ -323,7 +329,9 @@ def test_fedprox_pulls_towards_the_adapter_received(
 
 
 @pytest.mark.slow
-def test_carried_moments_make_two_runs_one(resident: ResidentBase, blueprint: Blueprint, rows: list[Example]) -> None:
+def test_carried_moments_make_two_runs_one(
+    resident: ResidentBase, blueprint: AdapterTemplate, rows: list[Example]
+) -> None:
     whole = run(resident, blueprint, rows, replace(SETTINGS, local_steps=4))
     settings = replace(SETTINGS, local_steps=2)
     half = run(resident, blueprint, rows, settings)
@@ -338,7 +346,7 @@ def test_carried_moments_make_two_runs_one(resident: ResidentBase, blueprint: Bl
 
 
 def test_training_stops_at_the_step_at_which_its_task_is_abandoned(
-    resident: ResidentBase, blueprint: Blueprint, rows: list[Example]
+    resident: ResidentBase, blueprint: AdapterTemplate, rows: list[Example]
 ) -> None:
     steps: list[int] = []
 
@@ -353,7 +361,7 @@ def test_training_stops_at_the_step_at_which_its_task_is_abandoned(
     assert steps == [0, 1]
 
 
-def test_masked_tokens_and_padding_do_not_count(resident: ResidentBase, blueprint: Blueprint) -> None:
+def test_masked_tokens_and_padding_do_not_count(resident: ResidentBase, blueprint: AdapterTemplate) -> None:
     model = resident.carrying(blueprint.spec, blueprint.initial)
     tokens = np.arange(5, 17, dtype=np.int32)
     labels = np.where(np.arange(12) >= 8, tokens, IGNORED).astype(np.int32)
@@ -361,25 +369,25 @@ def test_masked_tokens_and_padding_do_not_count(resident: ResidentBase, blueprin
     logits = model(input_ids=torch.from_numpy(tokens.astype(np.int64))[None]).logits[0].double()
     log_probability = torch.log_softmax(logits, dim=-1)
     expected = -sum(log_probability[position - 1, tokens[position]].item() for position in range(8, 12))
-    alone = ModelLosses(model, task=Task.CAUSAL_LM, pad_token=0).total([short]).item()
-    long_alone = ModelLosses(model, task=Task.CAUSAL_LM, pad_token=0).total([long]).item()
-    both = ModelLosses(model, task=Task.CAUSAL_LM, pad_token=0).total([short, long]).item()
+    alone = ModelLosses(model, task=AdapterTask.CAUSAL_LM, pad_token=0).total([short]).item()
+    long_alone = ModelLosses(model, task=AdapterTask.CAUSAL_LM, pad_token=0).total([long]).item()
+    both = ModelLosses(model, task=AdapterTask.CAUSAL_LM, pad_token=0).total([short, long]).item()
     assert alone == pytest.approx(expected, rel=1e-4)
     assert both == pytest.approx(alone + long_alone, rel=1e-4)
 
 
 @pytest.mark.slow
 def test_the_fused_way_takes_the_steps_of_pefts_modules(
-    resident: ResidentBase, blueprint: Blueprint, rows: list[Example], monkeypatch: pytest.MonkeyPatch
+    resident: ResidentBase, blueprint: AdapterTemplate, rows: list[Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = resident.carrying(blueprint.spec, blueprint.initial)
-    assert BatchLoss(model, task=Task.CAUSAL_LM, pad_token=0)._fused is not None
+    assert BatchLoss(model, task=AdapterTask.CAUSAL_LM, pad_token=0)._fused is not None
     uneven = [Example(row.tokens[: 9 + 3 * at], row.labels[: 9 + 3 * at]) for at, row in enumerate(rows)]
     fused = run(resident, blueprint, uneven, SETTINGS)
-    judged = measure_losses(model, uneven, task=Task.CAUSAL_LM, pad_token=0, batch_size=3)
+    judged = measure_losses(model, uneven, task=AdapterTask.CAUSAL_LM, pad_token=0, batch_size=3)
     monkeypatch.setattr(losses, "recognise", lambda _model: None)
     assert judged.loss == pytest.approx(
-        measure_losses(model, uneven, task=Task.CAUSAL_LM, pad_token=0, batch_size=3).loss, rel=1e-5
+        measure_losses(model, uneven, task=AdapterTask.CAUSAL_LM, pad_token=0, batch_size=3).loss, rel=1e-5
     )
     plain = run(resident, blueprint, uneven, SETTINGS)
     assert fused.report.loss == pytest.approx(plain.report.loss, rel=1e-5)

@@ -11,7 +11,7 @@ import pytest
 from plait.errors import ConfigError
 from plait.trust.certificate import Role, shown_by
 from plait.trust.kit import ClientKit, ServerKit, StaffKit
-from plait.trust.provision import Outcome, provision, revoke
+from plait.trust.provision import KitOutcome, provision, revoke
 from plait.trust.register import Register, Verdict, read_clients
 
 # The room re-exports a function of the module's name.
@@ -48,8 +48,8 @@ def test_every_kit_loads_and_every_client_is_registered(kits):
 def test_clients_are_added_later_and_nothing_that_was_there_changes(kits, now):
     before = contents(kits)
     made = provision(kits, ["alice", "carol"], [], now=now)
-    assert [kit.outcome for kit in made.clients] == [Outcome.KEPT, Outcome.MADE]
-    assert made.server.outcome is Outcome.KEPT
+    assert [kit.outcome for kit in made.clients] == [KitOutcome.KEPT, KitOutcome.MADE]
+    assert made.server.outcome is KitOutcome.KEPT
     after = contents(kits)
     assert {name for name in before if after[name] != before[name]} == {"server/clients.json"}
     assert [client.name for client in read_clients(kits / "server" / "clients.json")] == ["alice", "bob", "carol"]
@@ -112,7 +112,7 @@ def test_a_removed_certificate_is_issued_anew_for_the_same_key(kits, now, set_cl
     (kits / "clients" / "alice" / "client.crt").unlink()
     (kits / "server" / "server.crt").unlink()
     made = provision(kits, ["alice"], ["other.name"], now=later, days=10)
-    assert made.server.outcome is made.clients[0].outcome is Outcome.RENEWED
+    assert made.server.outcome is made.clients[0].outcome is KitOutcome.RENEWED
     set_clock(later)
     new = ClientKit.load(kits / "clients" / "alice")
     assert new.node_key == old.node_key
@@ -160,7 +160,7 @@ def test_a_renewed_certificate_of_an_operator_keeps_its_registered_key(kits, now
     first = provision(kits, [], [], operators=["olga"], now=now).staff[0]
     (kits / "operators" / "olga" / "operator.crt").unlink()
     (again,) = provision(kits, [], [], operators=["olga"], now=now).staff
-    assert (again.outcome, again.public_key) == (Outcome.RENEWED, first.public_key)
+    assert (again.outcome, again.public_key) == (KitOutcome.RENEWED, first.public_key)
     assert len(Register.load(kits / "server").clients) == 3
 
 
@@ -218,7 +218,7 @@ def test_a_call_that_was_cut_short_is_finished_by_the_same_call(tmp_path, now, m
     finished = provision(tmp_path / "kits", ["alice", "bob"], ["localhost"], now=now)
     # Kits that the first call made whole were not in the register yet; what it had not begun is made now.
     whole = {"authority": 0, "server": 0, "client": 1, "register": 2}[moment]
-    expected = [Outcome.REGISTERED] * whole + [Outcome.MADE] * (2 - whole)
+    expected = [KitOutcome.REGISTERED] * whole + [KitOutcome.MADE] * (2 - whole)
     assert [kit.outcome for kit in finished.clients] == expected
     test_every_kit_loads_and_every_client_is_registered(tmp_path / "kits")
     assert list((tmp_path / "kits").rglob(".*")) == []

@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 
-from plait.adapters import AdapterSpec, Layout, Task
+from plait.adapters import AdapterSpec, AdapterTask, Layout
 from plait.aggregation import RULES, geometry_of
 from plait.flower.rule_table import FLOWER_RULES
 from simulations.bench.aggregate import fold, rows
 from simulations.bench.updates import Drift, Updates
 
 LAYOUT = Layout.of({"q.lora_A.weight": [2, 30], "q.lora_B.weight": [40, 2]})
-SPEC = AdapterSpec("lora", {"r": 2, "lora_alpha": 4}, Task.CAUSAL_LM, (), LAYOUT, 0)
+SPEC = AdapterSpec("lora", {"r": 2, "lora_alpha": 4}, AdapterTask.CAUSAL_LM, (), LAYOUT, 0)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from plait.training.fused.block import Projection, input_gradient, pair_gradients, project
-from plait.training.fused.thin import Pair
+from plait.training.fused.thin import LowRankPair
 
 # Whole vectors and what is left over from them, ranks of one, two and three times eight and in between.
 D_IN, RANKS, D_OUTS, SCALES = 70, (8, 19, 0, 13), (40, 64, 7, 33), (0.5, 2.0, 1.0, 1.5)
@@ -23,7 +23,7 @@ def projections(adapters: int, dtype: torch.dtype) -> list[Projection]:
     found: list[Projection] = []
     for number, (rank, d_out, scale) in enumerate(zip(RANKS, D_OUTS, SCALES, strict=True)):
         A, B = random(adapters, rank, D_IN, seed=10 + number), random(adapters, d_out, rank, seed=20 + number)
-        pair = Pair(A.to(dtype), B.to(dtype), scale) if rank else None
+        pair = LowRankPair(A.to(dtype), B.to(dtype), scale) if rank else None
         bias = random(d_out, seed=30 + number).to(dtype) if number else None
         found.append(Projection(random(d_out, D_IN, seed=number).to(dtype), bias, pair))
     return found
