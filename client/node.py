@@ -37,7 +37,7 @@ from client.task import (
     Welcomed,
 )
 from client.worker import MOST_WAITING, AnswerUploads, Worker
-from plait.errors import Interrupted, PlaitError
+from plait.errors import PlaitError, RunInterrupted
 from plait.rounds.memory import OUTLASTS_RUN, keep_only_what_lasts
 from plait.transport.credentials import open_channel
 from plait.trust.diagnose import explain
@@ -117,7 +117,7 @@ class Node:
         """Work until the run is over and the server does not stay, or the system wants the process to end.
 
         Raises:
-            Interrupted: the operator stopped it.
+            RunInterrupted: the operator stopped it.
             PeerError: the server refused it for good.
             PlaitError: the node cannot work for this run.
         """
@@ -299,7 +299,7 @@ class Node:
         doing = f"abandoning {current.task.doing} at its next step" if current else "no work in progress"
         self._journal.tell("stopping", f"stopping: {doing}; everything needed later is on disk")
         if not by_system:
-            raise Interrupted("stopped; start it again to continue")
+            raise RunInterrupted("stopped; start it again to continue")
         return True
 
     def _delivered(self, event: Delivered) -> None:

@@ -30,7 +30,7 @@ def run_node(settings: NodeSettings, journal: Journal) -> None:
 
     Raises:
         DataError: the node's own data is invalid; found before connecting.
-        Interrupted: the operator stopped it.
+        RunInterrupted: the operator stopped it.
         PlaitError: as `Node.run`, and if another node has this name here.
     """
     with locked(settings.state, settings.name):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self, Unpack
 from plait.api import TURN
 from plait.api.settings import base_name, dataset_of
 from plait.data import MEMORY
-from plait.errors import Interrupted, MachineError
+from plait.errors import MachineError, RunInterrupted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -126,7 +126,7 @@ class Client:
                     self._node = make_node(settings, self._dataset, self._journal, wrap=_in_turn)
                 if not self._stopped:
                     self._node.run()
-        except Interrupted:
+        except RunInterrupted:
             # Asked by `stop`.
             pass
         except BaseException as error:

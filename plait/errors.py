@@ -10,7 +10,7 @@
     │   └── PolicyError             ... this machine's operator did not agree to the request
     ├── MachineError           1    the machine's: disk, memory, network, a missing package
     │   └── DiskFullError           ... a disk, or a quota on it, is full
-    └── Interrupted            130  no fault: Ctrl-C, or a callback pauses; `plait resume` continues
+    └── RunInterrupted         130  no fault: Ctrl-C, or a callback pauses; `plait resume` continues
 
 A message has three parts, what, got and expected: ``rank of 'q_proj' is 16, expected 8``. It never carries training
 text.
@@ -76,7 +76,7 @@ class DiskFullError(MachineError):
     """A disk, or a quota on it, is full. The same work can continue once there is room."""
 
 
-class Interrupted(PlaitError):  # noqa: N818 (it is no error, it only travels like one)
+class RunInterrupted(PlaitError):  # noqa: N818 (it is no error, it only travels like one)
     """The user asked to stop; everything received so far is on disk."""
 
     exit_code = 130

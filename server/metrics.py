@@ -160,7 +160,7 @@ def _cut(request: _Request) -> None:
 
 
 def _page_of(registry: CollectorRegistry, hosts: AllowedHosts) -> type[BaseHTTPRequestHandler]:
-    class Page(BaseHTTPRequestHandler):
+    class MetricsHandler(BaseHTTPRequestHandler):
         timeout = 5.0
         server_version = "plait"
         sys_version = ""
@@ -183,4 +183,4 @@ def _page_of(registry: CollectorRegistry, hosts: AllowedHosts) -> type[BaseHTTPR
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class calls it so)
             """A scrape every few seconds is not worth a log line."""
 
-    return Page
+    return MetricsHandler

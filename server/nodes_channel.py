@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from plait.errors import ConfigError, Interrupted, MachineError, PeerError, PlaitError
+from plait.errors import ConfigError, MachineError, PeerError, PlaitError, RunInterrupted
 from plait.ledger.run_now import RunProgress
 from plait.rounds.channel import Data, Identity, Liveness, NoAnswer, Purpose, StopRequest, TaskParts, WallClock
 from plait.system.address import Address
@@ -59,7 +59,7 @@ class NodesExchange:
 
     def __exit__(self, *error: object) -> None:
         # A server that is told to end, or whose disk is full, goes on later: clients work on meanwhile.
-        if not any(isinstance(each, Interrupted | KeyboardInterrupt | MachineError) for each in error):
+        if not any(isinstance(each, RunInterrupted | KeyboardInterrupt | MachineError) for each in error):
             self.tasks.withdraw(self._waiting, "enough")
         self._waiting.clear()
 

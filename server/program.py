@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self, Unpack, cast
 from plait.api.result import Result
 from plait.api.serving import CLIENTS_SETTINGS, Serving, ServingOptions, check_no_data, conclude
 from plait.api.settings import RunSettings, base_name, run_config_of
-from plait.errors import ConfigError, Interrupted, MachineError
+from plait.errors import ConfigError, MachineError, RunInterrupted
 from plait.ledger.ledger import read_events
 from plait.rounds.callbacks import CallbackRunner, Callbacks, names_of
 from plait.rounds.channel import StopRequest
@@ -161,7 +161,7 @@ class Server:
                 finally:
                     served.channel.stop(finished=finished)
                 conclude(served.directory)
-        except Interrupted:
+        except RunInterrupted:
             # Asked by `stop` or by a callback.
             pass
         except BaseException as error:  # `wait` raises it

@@ -31,7 +31,7 @@ from plait.api.resuming import is_reported
 from plait.api.serving import CLIENTS_SETTINGS, Serving, conclude, new_run_number
 from plait.apps import bind_apps
 from plait.config import RunConfig, Scalar, config_from_table
-from plait.errors import ConfigError, DiskFullError, Interrupted, PeerError, PlaitError, PolicyError
+from plait.errors import ConfigError, DiskFullError, PeerError, PlaitError, PolicyError, RunInterrupted
 from plait.ledger.events import ClientTurnedAway, Event, RoundStarted, WaitingForClients
 from plait.ledger.ledger import read_events
 from plait.ledger.run_view import RunView
@@ -320,7 +320,7 @@ class RunQueueServer:
         try:
             self._drive(entry, stop, patience.hear)
             self._queue.end(entry.run, State.FINISHED)
-        except Interrupted:
+        except RunInterrupted:
             if not stop.asked:
                 raise
             if patience.reason:

@@ -16,7 +16,7 @@ from plait.api.result import Result
 from plait.api.running import start
 from plait.api.settings import RunSettings, base_name, run_config_of
 from plait.config import RunConfig
-from plait.errors import Interrupted
+from plait.errors import RunInterrupted
 from plait.plugins import admit
 from plait.rounds.callbacks import CallbackRunner, Callbacks, names_of
 from plait.rounds.channel import StopRequest
@@ -105,7 +105,7 @@ def left_to_resume(run: Path, hearing: CallbackRunner) -> Generator[None]:
     """Whatever ends the run in the block says how to continue it; a callback's own error comes before the run's."""
     try:
         # Only callbacks ask a run of this process to stop.
-        with suppress(Interrupted):
+        with suppress(RunInterrupted):
             yield
         hearing.check()
     except BaseException as stopped:

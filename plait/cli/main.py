@@ -11,7 +11,7 @@ import platform
 import sys
 
 from plait.cli.verbs import short_help
-from plait.errors import Interrupted, PlaitError, machine_fault
+from plait.errors import PlaitError, RunInterrupted, machine_fault
 from plait.system.text import escaped, fitted
 
 # Defaults that the user's environment overrides. No tool phones home because plait started it.
@@ -54,7 +54,7 @@ def main() -> None:
         from plait.cli.options import spelled
 
         app(args=spelled(sys.argv[1:]))
-    except Interrupted as stopped:
+    except RunInterrupted as stopped:
         _complain(str(stopped))
         sys.exit(stopped.exit_code)
     except PlaitError as error:
@@ -62,7 +62,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")
-        sys.exit(Interrupted.exit_code)
+        sys.exit(RunInterrupted.exit_code)
     except BrokenPipeError:
         # The reader of the pipe has gone (`plait report RUN | head`).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from plait.errors import Interrupted, MachineError
+from plait.errors import MachineError, RunInterrupted
 
 _LOG_BYTES = 16 << 20
 
@@ -57,11 +57,11 @@ def _begin_anew(full: str, kept: str) -> None:
 
 
 def stop_on_signals(how: str) -> None:
-    """Have SIGINT and SIGTERM raise `Interrupted`, which says how to continue."""
+    """Have SIGINT and SIGTERM raise `RunInterrupted`, which says how to continue."""
 
     def stop(number: int, _frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_IGN)
-        raise Interrupted(f"stopped; everything received so far is saved; continue with: {how}")
+        raise RunInterrupted(f"stopped; everything received so far is saved; continue with: {how}")
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)

@@ -17,7 +17,7 @@ import typer
 
 from plait.cli.options import ConfigFile, PageAddress, run_config, with_run_options
 from plait.cli.output import print_tables
-from plait.errors import DiskFullError, Interrupted
+from plait.errors import DiskFullError, RunInterrupted
 from plait.ledger.run_view import RunView
 from plait.report.answers import answers
 from plait.report.progress import say
@@ -113,14 +113,14 @@ def told_how_to_go_on(settings: RunConfig, serving: Serving | None = None) -> Ge
     """If a run stops that can be resumed, its last line says how."""
     try:
         yield
-    except (KeyboardInterrupt, Interrupted, DiskFullError) as stopped:
+    except (KeyboardInterrupt, RunInterrupted, DiskFullError) as stopped:
         from plait.api.received import how_to_resume
         from plait.rounds.run_directory import RunDirectory
 
         begun = RunDirectory(Path(settings.out)).has_started
         how = f"continue with: {how_to_resume(settings, serving)}" if begun else "start it again with the same command"
         if isinstance(stopped, KeyboardInterrupt):
-            raise Interrupted(f"stopped by the user; {how}") from None
+            raise RunInterrupted(f"stopped by the user; {how}") from None
         raise stopped if how in str(stopped) else type(stopped)(f"{stopped}; {how}") from stopped
 
 

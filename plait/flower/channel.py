@@ -44,7 +44,7 @@ class GridChannel:
         """Wait so long: Flower says nothing of itself.
 
         Raises:
-            Interrupted: the run was asked to stop.
+            RunInterrupted: the run was asked to stop.
         """
         self._stop.check()
         time.sleep(timeout_s)

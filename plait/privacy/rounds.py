@@ -31,7 +31,7 @@ from plait.rounds.fold import Folded, outcome_of_mean
 from plait.rounds.run_plan import BudgetExhaustedError
 from plait.rounds.run_state import RunState
 from plait.rounds.spool import Spool, Stored
-from plait.rounds.validate import UpdateRefused, open_update
+from plait.rounds.validate import RefusedUpdateError, open_update
 from plait.wire.envelope import read_envelope
 
 
@@ -217,7 +217,7 @@ class PrivateFold:
             opened = open_update(spool.load(number, client), expected)
             try:
                 spool.check(opened, expected, 0)
-            except UpdateRefused as error:
+            except RefusedUpdateError as error:
                 spool.refused(number, client, Reason.RULE, str(error))
                 continue
             mean.add(client, np.concatenate([opened.delta.flat[part] for part in sent]))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Protocol, cast
 
 from pydantic import Field
 
-from plait.errors import ConfigError, Interrupted
+from plait.errors import ConfigError, RunInterrupted
 from plait.ledger.events import Adapter, Base, Evaluated, Event, Resumed, RunFinished, RunStarted
 from plait.ledger.watch import change_since
 from plait.own_code import BrokenError, Check, chosen_function, instance_of, located_errors
@@ -202,7 +202,7 @@ def heard(
 
     Raises:
         ConfigError: there is no such callback, or one failed.
-        Interrupted: one asked the run to pause.
+        RunInterrupted: one asked the run to pause.
     """
     hearing = CallbackRunner([callback_named(text) for text in split_choices(names) if text not in TRACKERS], stop)
     if names and directory.has_started:
@@ -216,10 +216,10 @@ def heard(
 
     try:
         yield hear
-    except Interrupted as stopped:
+    except RunInterrupted as stopped:
         hearing.check()
         if hearing.pausing:
-            raise Interrupted(
+            raise RunInterrupted(
                 f"callback {hearing.pausing} asked to pause; everything received so far is saved"
             ) from stopped
         raise

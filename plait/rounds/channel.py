@@ -22,7 +22,7 @@ from typing import Protocol, Self, TypeAlias
 
 from pydantic import JsonValue
 
-from plait.errors import DiskFullError, Interrupted, PlaitError
+from plait.errors import DiskFullError, PlaitError, RunInterrupted
 from plait.ledger.events import Event
 from plait.system.abandon import Abandoned
 from plait.system.files import disk_full_told
@@ -239,7 +239,7 @@ class StopRequest:
     def check(self) -> None:
         """Go on, unless the run is to stop."""
         if self.asked:
-            raise Interrupted("stopped by the user; everything received so far is saved")
+            raise RunInterrupted("stopped by the user; everything received so far is saved")
 
 
 class FixedNodes:

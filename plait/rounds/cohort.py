@@ -33,7 +33,7 @@ from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import PrivacyBudget, RunPlan, TaskSettings
 from plait.rounds.run_state import RunState, choose_cohort, note_held
 from plait.rounds.spool import AnswerLog, Intake, SideBySide, Spool, Stored
-from plait.rounds.validate import UpdateRefused, check_evaluation
+from plait.rounds.validate import RefusedUpdateError, check_evaluation
 from plait.wire.messages import EvaluateTask, Evaluation, Task, TrainTask, UpdateReply
 
 
@@ -190,7 +190,7 @@ class Evaluating:
             return False
         try:
             check_evaluation(reply, self._cards[client], number)
-        except UpdateRefused as refused:
+        except RefusedUpdateError as refused:
             self.log.refusal(number, answer, refused.reason, str(refused))
             return False
         self.log.ledger.note(

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from plait.aggregation import Rule, ServerOptimizer
-from plait.errors import ConfigError, Interrupted
+from plait.errors import ConfigError, RunInterrupted
 from plait.ledger import events
 from plait.ledger.events import Event, UpdateReceived
 from plait.ledger.ledger import Ledger, read_events
@@ -196,7 +196,7 @@ class Coordinator:
         Raises:
             PeerError: fewer clients than planned, or than the quorum if all are present from the start; or a round
                 with fewer usable updates than the quorum.
-            Interrupted: the user asked to stop.
+            RunInterrupted: the user asked to stop.
         """
         recorded = Recorded.of(read_events(self.directory.ledger))
         self._log.recall(recorded)
@@ -225,7 +225,7 @@ class Coordinator:
                     elif self._evaluation_due(state.round):
                         state = self._evaluate(state, collector)
                     return self._rounds(state, collector, recorded)
-        except (Interrupted, KeyboardInterrupt):
+        except (RunInterrupted, KeyboardInterrupt):
             self.ledger.append(events.Interrupted(round=self._reached))
             raise
 

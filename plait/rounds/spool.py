@@ -36,7 +36,7 @@ from plait.rounds.validate import (
     NormBound,
     NormPolicy,
     Norms,
-    UpdateRefused,
+    RefusedUpdateError,
     beyond,
     bounded,
     check_update,
@@ -229,7 +229,7 @@ class Spool:
         try:
             contribution.check(self.ranks.master.geometry, ranks=ANY_RANK, frozen=frozen)
         except PeerError as error:
-            raise UpdateRefused(Reason.UNFIT, str(error)) from error
+            raise RefusedUpdateError(Reason.UNFIT, str(error)) from error
 
     def stored(
         self, opened: Opened, state: RunState, track: int, *, steps: int = 0, arrival: Arrival | None = None
@@ -450,7 +450,7 @@ class AnswerLog:
             self._measure(event)
 
 
-Checked: TypeAlias = "tuple[Opened, Stored] | UpdateRefused"
+Checked: TypeAlias = "tuple[Opened, Stored] | RefusedUpdateError"
 """A usable update, or why it is not usable."""
 
 
@@ -484,7 +484,7 @@ class Intake:
         try:
             opened = open_update(update, expected)
             self.spool.check(opened, expected, track)
-        except UpdateRefused as refused:
+        except RefusedUpdateError as refused:
             return refused
         steps = self.steps.get((expected.round, expected.client), 0)
         return opened, self.spool.stored(opened, state, track, steps=steps, arrival=arrival)
@@ -496,7 +496,7 @@ class Intake:
         (`recover`) and completes the ledger. Only where the order of arrival decides the fold is the record durable at
         once; else a power cut may take it until the round ends, and `recover` gives it again.
         """
-        if isinstance(checked, UpdateRefused):
+        if isinstance(checked, RefusedUpdateError):
             self.log.refusal(expected.round, answer, checked.reason, str(checked))
             return None
         opened, stored = checked

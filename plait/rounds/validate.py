@@ -174,7 +174,7 @@ LARGEST_FIGURE = 2.0**53
 _LARGEST_ELEMENT = 2.0**120
 
 
-class UpdateRefused(PeerError):  # noqa: N818 (a verdict, named as the ledger names it)
+class RefusedUpdateError(PeerError):
     """An answer that the round continues without."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
@@ -209,7 +209,7 @@ def open_update(data: bytes, expected: Expected) -> Opened:
     try:
         received = read_envelope(data, max_bytes=max_update_bytes(expected.received.layout))
     except PeerError as error:
-        raise UpdateRefused(Reason.MALFORMED, str(error)) from error
+        raise RefusedUpdateError(Reason.MALFORMED, str(error)) from error
     return check_update(received, expected)
 
 
@@ -221,11 +221,13 @@ def check_update(received: Received, expected: Expected) -> Opened:
     """
     header = received.header
     if header.direction != Direction.UPDATE:
-        raise UpdateRefused(Reason.DIRECTION, "envelope is a broadcast, expected an update")
+        raise RefusedUpdateError(Reason.DIRECTION, "envelope is a broadcast, expected an update")
     if header.client != expected.client:
-        raise UpdateRefused(Reason.WRONG_CLIENT, f"update is signed by {header.client!r}, expected {expected.client!r}")
+        raise RefusedUpdateError(
+            Reason.WRONG_CLIENT, f"update is signed by {header.client!r}, expected {expected.client!r}"
+        )
     if header.round != expected.round:
-        raise UpdateRefused(Reason.WRONG_ROUND, f"update is for round {header.round}, expected {expected.round}")
+        raise RefusedUpdateError(Reason.WRONG_ROUND, f"update is for round {header.round}, expected {expected.round}")
     for reason, what, got, wanted in (
         (Reason.WRONG_RUN, "run", header.run_id, expected.run_id),
         (Reason.WRONG_BASE, "base", header.base_fingerprint, expected.base_fingerprint),
@@ -238,18 +240,20 @@ def check_update(received: Received, expected: Expected) -> Opened:
         ),
     ):
         if got != wanted:
-            raise UpdateRefused(reason, f"{what} is {got.hex()[:16]}, expected {wanted.hex()[:16]}")
+            raise RefusedUpdateError(reason, f"{what} is {got.hex()[:16]}, expected {wanted.hex()[:16]}")
     if expected.public_key:
         _check_signature(received, expected)
     if expected.examples is not None and header.examples != expected.examples:
-        raise UpdateRefused(Reason.WEIGHT, f"update counts {header.examples} examples, expected {expected.examples}")
+        raise RefusedUpdateError(
+            Reason.WEIGHT, f"update counts {header.examples} examples, expected {expected.examples}"
+        )
     _check_figures(header.metrics)
     if expected.epsilon is not None:
         _check_epsilon(header.metrics, expected.epsilon)
     try:
         opened = unpack(received, layout=expected.received.layout)
     except PeerError as error:
-        raise UpdateRefused(Reason.MALFORMED, str(error)) from error
+        raise RefusedUpdateError(Reason.MALFORMED, str(error)) from error
     _check_size(opened.delta, expected.received)
     return opened
 
@@ -257,11 +261,15 @@ def check_update(received: Received, expected: Expected) -> Opened:
 def check_evaluation(evaluation: Evaluation, card: ClientCard, round_number: int) -> None:
     """Check a client's evaluation against its earlier statements."""
     if evaluation.client != card.client:
-        raise UpdateRefused(Reason.WRONG_CLIENT, f"evaluation is of {evaluation.client!r}, expected {card.client!r}")
+        raise RefusedUpdateError(
+            Reason.WRONG_CLIENT, f"evaluation is of {evaluation.client!r}, expected {card.client!r}"
+        )
     if evaluation.round != round_number:
-        raise UpdateRefused(Reason.WRONG_ROUND, f"evaluation is of round {evaluation.round}, expected {round_number}")
+        raise RefusedUpdateError(
+            Reason.WRONG_ROUND, f"evaluation is of round {evaluation.round}, expected {round_number}"
+        )
     if evaluation.examples != card.held_out_examples or not 0 < evaluation.tokens <= card.held_out_tokens:
-        raise UpdateRefused(
+        raise RefusedUpdateError(
             Reason.WEIGHT,
             f"evaluation counts {evaluation.examples} examples and {evaluation.tokens} tokens, expected "
             f"{card.held_out_examples} and 1 to {card.held_out_tokens}",
@@ -284,9 +292,11 @@ def check_evaluation(evaluation: Evaluation, card: ClientCard, round_number: int
         (evaluation.own_change_error, evaluation.own_change),
     ):
         if error is not None and change is None:
-            raise UpdateRefused(Reason.FIGURE, "evaluation gives the standard error of a change but not the change")
+            raise RefusedUpdateError(
+                Reason.FIGURE, "evaluation gives the standard error of a change but not the change"
+            )
     if evaluation.reward_margin is not None and evaluation.correct is None:
-        raise UpdateRefused(Reason.FIGURE, "evaluation gives a reward margin but not how many rewards are right")
+        raise RefusedUpdateError(Reason.FIGURE, "evaluation gives a reward margin but not how many rewards are right")
     has_own_accuracy = evaluation.own_loss is not None and evaluation.correct is not None
     has_own_margin = evaluation.own_loss is not None and evaluation.reward_margin is not None
     beside = (evaluation.own_loss_error, evaluation.own_change)
@@ -295,34 +305,34 @@ def check_evaluation(evaluation: Evaluation, card: ClientCard, round_number: int
         has_own_margin is not (evaluation.own_reward_margin is not None),
     )
     if any(halves) or (evaluation.own_loss is None and any(figure is not None for figure in beside)):
-        raise UpdateRefused(Reason.FIGURE, "evaluation gives only half of the figures of the client's own adapter")
+        raise RefusedUpdateError(Reason.FIGURE, "evaluation gives only half of the figures of the client's own adapter")
 
 
 def _check_signature(received: Received, expected: Expected) -> None:
     if not received.signature:
-        raise UpdateRefused(
+        raise RefusedUpdateError(
             Reason.SIGNATURE, f"update of {expected.client!r} is not signed, expected its key's signature"
         )
     from plait.trust.keys import verify
 
     if not verify(expected.public_key, received.signature, received.signed):
-        raise UpdateRefused(Reason.SIGNATURE, f"signature on the update of {expected.client!r} is not its key's")
+        raise RefusedUpdateError(Reason.SIGNATURE, f"signature on the update of {expected.client!r} is not its key's")
 
 
 def _check_figures(figures: Mapping[str, float]) -> None:
     for name, value in figures.items():
         least = 0 if name in ("train_tokens", "refused_completions") else -LARGEST_FIGURE
         if not least <= value <= LARGEST_FIGURE:
-            raise UpdateRefused(Reason.FIGURE, f"{name} is {value:g}, expected {least:g} to {LARGEST_FIGURE:g}")
+            raise RefusedUpdateError(Reason.FIGURE, f"{name} is {value:g}, expected {least:g} to {LARGEST_FIGURE:g}")
 
 
 def _check_epsilon(figures: Mapping[str, float], most: float) -> None:
     spent = figures.get(EPSILON)
     if spent is None or len(figures) > 1:
         said = ", ".join(sorted(figures)) or "nothing"
-        raise UpdateRefused(Reason.FIGURE, f"update says {said} of its training, expected {EPSILON} alone")
+        raise RefusedUpdateError(Reason.FIGURE, f"update says {said} of its training, expected {EPSILON} alone")
     if not 0 <= spent <= most * (1 + 1e-9):
-        raise UpdateRefused(Reason.FIGURE, f"{EPSILON} is {spent:g}, expected 0 to {most:g}")
+        raise RefusedUpdateError(Reason.FIGURE, f"{EPSILON} is {spent:g}, expected 0 to {most:g}")
 
 
 def _check_size(delta: AdapterState, received: AdapterState) -> None:
@@ -332,7 +342,9 @@ def _check_size(delta: AdapterState, received: AdapterState) -> None:
         flats = (delta.flat, add(received, delta).flat)
         largest = max(max(flat.max(initial=0), -flat.min(initial=0)) for flat in flats)
     if not largest <= _LARGEST_ELEMENT:
-        raise UpdateRefused(Reason.OVERFLOW, f"largest element is {largest:g}, expected at most {_LARGEST_ELEMENT:g}")
+        raise RefusedUpdateError(
+            Reason.OVERFLOW, f"largest element is {largest:g}, expected at most {_LARGEST_ELEMENT:g}"
+        )
 
 
 def max_update_bytes(layout: Layout) -> int:

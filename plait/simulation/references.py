@@ -34,7 +34,7 @@ def add_references(
         stop: asks to stop between two steps; the baseline in training is then lost.
 
     Raises:
-        Interrupted: it was asked to stop.
+        RunInterrupted: it was asked to stop.
     """
     stop = stop or StopRequest()
 

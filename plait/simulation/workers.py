@@ -24,7 +24,7 @@ from plait import errors
 from plait.config import Scalar, config_from_table
 from plait.data import Message as Turn
 from plait.data import Record, RecordKind
-from plait.errors import ConfigError, Interrupted, MachineError, PlaitError, machine_fault
+from plait.errors import ConfigError, MachineError, PlaitError, RunInterrupted, machine_fault
 from plait.plugins import is_importable
 from plait.rounds.channel import Data, FixedNodes, NoAnswer, Purpose, StopRequest, TaskParts
 from plait.run import Run
@@ -176,7 +176,7 @@ class _Worker:
         """The process, which knows the run; None if it ended before that."""
         with self._lock:
             if self._is_closed:
-                raise Interrupted("the run has ended")
+                raise RunInterrupted("the run has ended")
             child = self._child = self._child or Child("plait.simulation.worker")
         if not self._has_begun:
             said, data = self._begin()

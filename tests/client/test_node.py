@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from client.settings import memory_folder
-from plait.errors import Interrupted, PeerError
+from plait.errors import PeerError, RunInterrupted
 from plait.system.address import Address
 from plait.v1 import federation_pb2 as pb
 
@@ -333,7 +333,7 @@ def test_ctrl_c_abandons_the_task_and_says_goodbye(federation, held_app, start_n
     wait_until(lambda: held_app.steps > 3, "work")
     node.node.stop()
     node.end()
-    assert isinstance(node.error, Interrupted)
+    assert isinstance(node.error, RunInterrupted)
     assert not held_app.go_on.is_set()
     assert federation.answers == {}
 

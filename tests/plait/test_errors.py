@@ -24,5 +24,5 @@ def test_every_error_has_its_exit_code():
 
 
 def test_errors_of_different_parties_are_not_caught_for_each_other():
-    parties = [errors.ConfigError, errors.DataError, errors.PeerError, errors.MachineError, errors.Interrupted]
+    parties = [errors.ConfigError, errors.DataError, errors.PeerError, errors.MachineError, errors.RunInterrupted]
     assert not [(a, b) for a in parties for b in parties if a is not b and issubclass(a, b)]

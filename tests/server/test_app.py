@@ -9,7 +9,7 @@ import pytest
 from plait import federation
 from plait.api.serving import Serving
 from plait.config import RunConfig
-from plait.errors import ConfigError, Interrupted
+from plait.errors import ConfigError, RunInterrupted
 from plait.ledger.events import RunStarted
 from plait.ledger.ledger import read_events
 from plait.rounds.channel import LocalChannel
@@ -23,7 +23,7 @@ class Stopped(LocalChannel):
     """A channel on which a run is stopped before it hears of any client."""
 
     def nodes(self, at_least: int) -> Sequence[int]:
-        raise Interrupted
+        raise RunInterrupted
 
 
 def test_a_run_of_flowers_without_a_directory_is_refused_before_it_begins() -> None:
@@ -33,7 +33,7 @@ def test_a_run_of_flowers_without_a_directory_is_refused_before_it_begins() -> N
 
 def test_a_run_on_a_superlink_records_what_its_nodes_may_share_and_only_flower_goes_on_with_it(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    with pytest.raises(Interrupted):
+    with pytest.raises(RunInterrupted):
         run_described(Stopped(lambda _: None, 0), {"base": "tiny", "data": "", "out": str(out)}, "my.jsonl")
     began = read_events(out / "ledger.jsonl")[0]
     assert isinstance(began, RunStarted)

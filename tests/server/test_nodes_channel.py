@@ -6,7 +6,7 @@ import time
 import grpc
 import pytest
 
-from plait.errors import ConfigError, DiskFullError, Interrupted, MachineError, PeerError
+from plait.errors import ConfigError, DiskFullError, MachineError, PeerError, RunInterrupted
 from plait.rounds.channel import Identity, Liveness, NoAnswer, Purpose, StopRequest
 from plait.transport import channel_credentials, node_number
 from plait.trust.kit import ClientKit, ServerKit
@@ -212,7 +212,7 @@ def test_an_answer_that_does_not_come_in_time_is_not_waited_for(channel, attendi
 
 @pytest.mark.parametrize(
     ("ended_by", "withdrawn"),
-    [(None, 1), (PeerError("x"), 1), (Interrupted("x"), 0), (KeyboardInterrupt(), 0), (DiskFullError("full"), 0)],
+    [(None, 1), (PeerError("x"), 1), (RunInterrupted("x"), 0), (KeyboardInterrupt(), 0), (DiskFullError("full"), 0)],
 )
 def test_a_server_that_will_go_on_lets_its_nodes_work_on(channel, attending, send, ended_by, withdrawn):
     with attending(channel, "alice") as (alice,):
@@ -227,7 +227,7 @@ def test_a_server_that_will_go_on_lets_its_nodes_work_on(channel, attending, sen
 def test_a_run_that_is_to_stop_does_not_wait(channel, tmp_path):
     stop = StopRequest(asked=True)
     channel.begin(channel._hosting.run.terms, inbox=tmp_path / "inbox", stop=stop)
-    with pytest.raises(Interrupted):
+    with pytest.raises(RunInterrupted):
         channel.nodes(1)
 
 

@@ -18,7 +18,7 @@ import torch
 from plait.api.settings import run_config_of
 from plait.config import RunConfig, config_from_table
 from plait.data import Record, RecordKind
-from plait.errors import ConfigError, DataError, Interrupted, MachineError
+from plait.errors import ConfigError, DataError, MachineError, RunInterrupted
 from plait.ledger.events import Event, UpdateReceived
 from plait.ledger.ledger import read_lines
 from plait.plugins import Kind, reference
@@ -252,7 +252,7 @@ def test_an_error_in_a_process_is_the_error_of_the_run(fake) -> None:
 def test_a_run_that_is_to_stop_waits_for_no_process(fake) -> None:
     channel, workers, _ = fake("cpu,cpu")
     channel.stop.asked = True
-    with pytest.raises(Interrupted):
+    with pytest.raises(RunInterrupted):
         asked(channel, [(0, b"task")])
     workers.close()
 

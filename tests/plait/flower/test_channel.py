@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 import pytest
 from flwr.app import ConfigRecord, Error, Message, Metadata, RecordDict
 
-from plait.errors import Interrupted
+from plait.errors import RunInterrupted
 from plait.flower import channel as grid_channel
 from plait.flower.blob import from_message, to_content
 from plait.flower.channel import GridChannel
@@ -135,6 +135,6 @@ def test_an_answer_to_an_abandoned_task_does_not_count(pauses):
 
 
 def test_a_run_that_is_to_stop_does_not_wait(pauses):
-    with pytest.raises(Interrupted):
+    with pytest.raises(RunInterrupted):
         GridChannel(FakeGrid(echo, connected=[[]]), StopRequest(asked=True)).nodes(1)
     assert not pauses

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from plait.errors import DataError, DiskFullError, Interrupted
+from plait.errors import DataError, DiskFullError, RunInterrupted
 from plait.rounds.channel import LocalChannel, NoAnswer, Purpose, StopRequest
 
 
@@ -57,7 +57,7 @@ def test_a_stop_request_ends_the_run_before_the_next_client() -> None:
             exchange.send(node, (b"task", b""))
         exchange.receive(None)
         stop.asked = True
-        with pytest.raises(Interrupted, match="everything received so far is saved"):
+        with pytest.raises(RunInterrupted, match="everything received so far is saved"):
             exchange.receive(None)
     assert seen == ["work 0"]
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from plait.adapters import AdapterState, Layout
-from plait.errors import Interrupted, PeerError
+from plait.errors import PeerError, RunInterrupted
 from plait.rounds.channel import Identity, Purpose
 from plait.rounds.client_way import ClientPipeline, PlainSender
 from plait.rounds.participant import Participant
@@ -451,10 +451,10 @@ def test_a_restarted_server_sends_the_same_task_to_who_evaluated_before(federate
 
     def stop(asked):
         if (asked.purpose, asked.round) == (Purpose.TRAIN, 2):
-            raise Interrupted("stopped")
+            raise RunInterrupted("stopped")
 
     federation.channel.before = stop
-    with pytest.raises(Interrupted):
+    with pytest.raises(RunInterrupted):
         federation.run()
     federation.channel.before = lambda asked: None
     federation.run()

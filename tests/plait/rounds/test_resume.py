@@ -2,7 +2,7 @@
 
 import pytest
 
-from plait.errors import Interrupted
+from plait.errors import RunInterrupted
 from plait.ledger.watch import Watch
 from plait.privacy.mechanism import ClientPrivacy, multiplier_for
 from plait.rounds.channel import Purpose
@@ -167,7 +167,7 @@ def test_a_damaged_checkpoint_costs_a_round_and_not_the_result(federate, everyon
     everyone_holds(federation, state)
 
 
-@pytest.mark.parametrize("stop", [Interrupted, KeyboardInterrupt])
+@pytest.mark.parametrize("stop", [RunInterrupted, KeyboardInterrupt])
 def test_an_interruption_is_noted_and_passed_on(federate, stop):
     federation = federate()
 

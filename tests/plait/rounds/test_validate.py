@@ -13,7 +13,7 @@ from plait.rounds.validate import (
     Expected,
     NormBound,
     NormPolicy,
-    UpdateRefused,
+    RefusedUpdateError,
     beyond,
     bounded,
     check_evaluation,
@@ -85,7 +85,7 @@ def test_an_update_that_says_what_it_must_is_opened(expected):
     ],
 )
 def test_a_refusal_says_what_it_got_and_expected(expected, changes, reason, detail):
-    with pytest.raises(UpdateRefused) as refused:
+    with pytest.raises(RefusedUpdateError) as refused:
         open_update(update(expected, **changes), expected)
     assert refused.value.reason == reason
     assert str(refused.value).startswith(detail)
@@ -95,7 +95,7 @@ def test_an_update_that_would_fill_the_memory_is_refused_unread(expected):
     layout = expected.received.layout
     most = max_update_bytes(layout)
     assert 4 * layout.size < most < 4 * layout.size + MAX_HEADER_BYTES
-    with pytest.raises(UpdateRefused, match=f"envelope has {most + 1} bytes, expected at most {most}"):
+    with pytest.raises(RefusedUpdateError, match=f"envelope has {most + 1} bytes, expected at most {most}"):
         open_update(bytes(most + 1), expected)
 
 
@@ -133,7 +133,7 @@ def test_an_evaluation_of_what_the_client_has_counts():
     ],
 )
 def test_an_evaluation_of_anything_else_does_not(changes, reason):
-    with pytest.raises(UpdateRefused) as refused:
+    with pytest.raises(RefusedUpdateError) as refused:
         check_evaluation(replace(EVALUATION, **changes), CARD, 3)
     assert refused.value.reason == reason
 
