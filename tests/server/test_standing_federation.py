@@ -11,7 +11,7 @@ import pytest
 from plait.config import config_from_table
 from plait.errors import ConfigError
 from server.standing import Entry, State
-from tests.features.standing.federation import COMMON, OTHER_BASE, WEIGHTS, Standing, three_runs
+from tests.server.standing_federation import COMMON, OTHER_BASE, WEIGHTS, Standing, three_runs
 
 RUNS = ("ruled", "rebased", "ranked")
 
