@@ -1,33 +1,50 @@
-"""Prepare for a run: get consent, fetch its base, resolve it, and state what this node can do with it."""
+"""Prepare for a run: get consent, fetch its base, resolve it, and state what this node can do with it.
+
+Loads torch: import it once the node's settings are known to be valid.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING
 
 from client.consent import Consents, Proposal, agree, consent_digest
 from client.journal import shown
 from client.journal_file import JournalFile
-from client.settings import NodeSettings, check_trainer, memory_folder
+from client.settings import (
+    NodeSettings,
+    check_device,
+    check_trainer,
+    default_state_directory,
+    identity_of,
+    memory_folder,
+)
 from client.task import Capacity, DecliningRunner, OfferedRun, ParticipantRunner, TaskRunner
+from plait.adapters.methods import METHODS
 from plait.config import Scalar, config_from_table
-from plait.data import Dataset
+from plait.data import Dataset, RecordKind, histogram
 from plait.errors import BaseMismatchError, ConfigError, DiskFullError, PlaitError, PolicyError
+from plait.plugins import admit
 from plait.policy import Policy
-from plait.rounds.memory import ClientSecret, DiskMemory
-from plait.rounds.terms import DataJournal
+from plait.privacy.client import SpentJournal
+from plait.rounds.client_way import ClientContext
+from plait.rounds.memory import ClientSecret, ClientStore, DiskMemory
+from plait.rounds.participant import Participant
+from plait.rounds.terms import AgreedTerms, DataJournal
+from plait.run import Run, blueprint_of, resolve
+from plait.settle import ResolvedConfig, settle
 from plait.system import machine
+from plait.training.base_lookup import base_at_hand, is_known_to_all
+from plait.training.bases import LocatedBase, locate_base
+from plait.training.bridge import load_own_trainer
+from plait.training.device import gpus, limit_memory, one_base_over
+from plait.training.fused.kernels import native_library
+from plait.training.local_model import PeftLocalModel
+from plait.training.resident import ResidentBase
+from plait.trust.identity import NodeIdentity
 from plait.wire.welcome import config_from_welcome
-
-if TYPE_CHECKING:
-    from client.participant import KeptBase
-    from plait.run import Run as ResolvedRun
-    from plait.settle import ResolvedConfig
-    from plait.training.bases import LocatedBase
-    from plait.training.resident import ResidentBase
 
 _AGREED = {
     "before": "you agreed to this configuration before",
@@ -38,11 +55,7 @@ _AGREED = {
 
 
 def node_run_config(run_config: Mapping[str, Scalar], settings: NodeSettings) -> dict[str, Scalar]:
-    """The run configuration on this node: its operator chooses everything that concerns the machine.
-
-    Raises:
-        PolicyError: the run names a trainer that the operator did not allow.
-    """
+    """The run configuration on this node: its operator chooses everything that concerns the machine."""
     check_trainer(str(run_config.get("trainer", "")), settings.trainer)
     # In the settings of a run a list of devices is one of simulated clients; this node's shares one base.
     device = settings.device.partition(",")[0].strip()
@@ -53,16 +66,7 @@ def node_run_config(run_config: Mapping[str, Scalar], settings: NodeSettings) ->
 
 
 def check_machine(settings: NodeSettings, *, progress: Callable[[str], None]) -> None:
-    """Check that the device and the base that the operator named are available, before the server waits for this node.
-
-    Raises:
-        ConfigError: one of them is not.
-        MachineError: the base is not available.
-    """
-    from plait.training.bases import locate_base, quiet_libraries
-    from plait.training.device import one_base_over
-
-    quiet_libraries()
+    """Check that the device and the bases that the operator named are available before the server waits."""
     one_base_over(settings.device, settings.dtype)
     for base in settings.bases.values() or [settings.base]:
         if base:
@@ -82,16 +86,6 @@ class Agreement:
     base: LocatedBase
     policy: Policy
 
-    def resolve(self) -> ResolvedRun:
-        """The run.
-
-        Raises:
-            ConfigError: the base cannot carry its adapters.
-        """
-        from plait.run import resolve
-
-        return resolve(self.settled, self.base)
-
 
 def agreed(
     run: OfferedRun,
@@ -107,15 +101,7 @@ def agreed(
 
     Args:
         ask: asks the operator for consent; None if there is no terminal.
-
-    Raises:
-        BaseMismatchError: the base here is not the one that the run adapts.
-        PolicyError: the operator does not allow the run, or did not consent.
-        PlaitError: the base is not available, or the run configuration is not valid.
     """
-    from plait.training.bases import locate_base, quiet_libraries
-
-    quiet_libraries()
     settled, policy = _consented(run, settings, progress=progress, ask=ask, spent=spent)
     config, own_base = settled.config, settings.base_for(str(run.config.get("base", "")))
     try:
@@ -132,6 +118,105 @@ def agreed(
     return Agreement(settled, located, policy)
 
 
+@dataclass(frozen=True)
+class OwnClient:
+    """A client of one run, ready to work.
+
+    Attributes:
+        max_rank: the largest rank that it accepts; 0 for any.
+        sign: makes the signatures of its updates.
+        identity: by which other clients know it; None without a kit.
+        journal: of its data, over all runs.
+    """
+
+    run: Run
+    name: str
+    model: PeftLocalModel
+    terms: AgreedTerms
+    policy: Policy
+    max_rank: int = 0
+    sign: Callable[[bytes], bytes] | None = None
+    identity: Callable[[], NodeIdentity] | None = None
+    journal: DataJournal | None = None
+
+    def participant(self, memory: ClientStore) -> Participant:
+        """Its participant."""
+        speaker = ClientContext(
+            self.name, memory, sign=self.sign, terms=self.terms, identity=self.identity, journal=self.journal
+        )
+        return Participant(
+            self.name,
+            self.model,
+            memory,
+            max_rank=self.max_rank,
+            max_task_bytes=self.policy.max_task_bytes,
+            terms=self.terms,
+            way=self.run.client_way(speaker),
+        )
+
+
+class KeptBase:
+    """The base of the newest run, kept in memory for the next one if that has the same."""
+
+    def __init__(self) -> None:
+        self._base: ResidentBase | None = None
+
+    def of(self, run: Run, devices: str = "") -> ResidentBase:
+        """The run's base; takes the place of the one before if that is another."""
+        found = run.load_base(devices)
+        if self._base is None or self._base.identity != found.identity:
+            if self._base is not None:
+                found.adopt(self._base)
+            self._base = found
+        return self._base
+
+
+def own_client(
+    run: Run,
+    dataset: Dataset,
+    *,
+    name: str,
+    policy: Policy,
+    max_rank: int = 0,
+    trainer: str = "",
+    sign: Callable[[bytes], bytes] | None = None,
+    identity: Callable[[], NodeIdentity] | None = None,
+    journal: DataJournal | None = None,
+    kept: KeptBase | None = None,
+    devices: str = "",
+) -> OwnClient:
+    """Prepare for a run; reads no base before the first task.
+
+    Args:
+        max_rank: the largest rank that it accepts; 0 for any.
+        trainer: the local trainer that its operator allows; empty for plait's.
+        identity: by which other clients know it; None without a kit.
+        devices: to compute on, such as ``cuda:0,cuda:1``; by default what the run's settings name.
+    """
+    config = run.config
+    check_trainer(config.trainer, trainer)
+    check_device(devices, trainer)
+    # Problems that only the base reveals are reported before a round waits for this node.
+    terms = run.terms(name, max_rank=max_rank, policy=policy)
+    model = PeftLocalModel(
+        (kept or KeptBase()).of(run, devices),
+        name,
+        dataset.records,
+        held_out=dataset.held_out,
+        kind=dataset.kind,
+        histogram=_histogram(dataset, config.label_names),
+        own_trainer=load_own_trainer(trainer) if trainer else None,
+    )
+    return OwnClient(run, name, model, terms, policy, max_rank, sign, identity, journal)
+
+
+def _histogram(dataset: Dataset, labels: Collection[str]) -> dict[str, int]:
+    """Number of records with each label of the run; nothing else about a node's own data may leave it."""
+    if dataset.kind is not RecordKind.LABEL:
+        return {}
+    return {name: count for name, count in histogram(dataset.records, dataset).items() if name in labels}
+
+
 def open_runner(
     run: OfferedRun,
     settings: NodeSettings,
@@ -145,15 +230,7 @@ def open_runner(
 
     Args:
         ask: asks the operator for consent; None if there is no terminal.
-
-    Raises:
-        PlaitError: as for `agreed`.
     """
-    from client.participant import own_client
-    from client.settings import default_state_directory, identity_of
-    from plait.adapters.methods import METHODS
-    from plait.training.fused.kernels import native_library
-
     kit = settings.kit
     authority, place = (kit.tls.authority, kit.directory) if kit else (b"", None)
     home = default_state_directory()
@@ -161,7 +238,7 @@ def open_runner(
     journal = DataJournal(file)
     memory = DiskMemory(memory_folder(settings.state, run.run_id, settings.name))
     agreement = agreed(run, settings, progress=progress, ask=ask, spent=_spent(journal, memory))
-    resolved = agreement.resolve()
+    resolved = resolve(agreement.settled, agreement.base)
     client = own_client(
         resolved,
         dataset,
@@ -223,10 +300,6 @@ def _consented(
     spent: float,
 ) -> tuple[ResolvedConfig, Policy]:
     """Ask the operator about a run that the policy allows: once, or each time if clients do not trust its server."""
-    from plait.plugins import admit
-    from plait.settle import settle
-    from plait.training.base_lookup import is_known_to_all
-
     admit(*settings.allow_plugins, settings.trainer)
     told, policy = config_from_welcome(run.config), settings.policy
     consents = Consents.of(settings.state, settings.name)
@@ -269,17 +342,12 @@ def _consented(
 
 def _parameters(settled: ResolvedConfig) -> int | None:
     """Of the adapter; None where the base is not here."""
-    from plait.run import blueprint_of
-    from plait.training.base_lookup import base_at_hand
-
     here = base_at_hand(settled.config.base)
     return blueprint_of(settled, here, weights=False).spec.layout.size if here else None
 
 
 def _spent(journal: DataJournal, memory: DiskMemory) -> float:
     """What earlier runs have cost the node's data in this federation."""
-    from plait.privacy.client import SpentJournal
-
     known = ClientSecret.known(memory)
     account = known.account if known else ""
     return SpentJournal(journal).spent(besides=account)
@@ -287,8 +355,6 @@ def _spent(journal: DataJournal, memory: DiskMemory) -> float:
 
 def _limited(base: ResidentBase, limit_bytes: int) -> dict[str, int]:
     """The memory of each of a base's devices, by name, of which it uses no more than the limit; 0 for all."""
-    from plait.training.device import limit_memory
-
     base.memory_limit_bytes = limit_bytes
     devices: dict[str, int] = {}
     for device in dict.fromkeys(base.devices):
@@ -300,8 +366,6 @@ def _limited(base: ResidentBase, limit_bytes: int) -> dict[str, int]:
 
 def _device(name: str) -> tuple[str, int]:
     """A device's name, and its memory in bytes."""
-    from plait.training.device import gpus
-
     if not name.startswith("cuda"):
         return name, machine.memory_bytes()
     index = int(name.partition(":")[2] or 0)

@@ -15,11 +15,11 @@ from typing import Protocol, cast
 
 import grpc
 
-from client.abandonment import Abandonment
 from client.journal import shown
 from client.session import Backoff, CurrentSession, Session, what_failed
 from client.settings import Credential
 from client.task import (
+    Abandonment,
     ClientTask,
     Draining,
     Event,
@@ -311,11 +311,7 @@ class EnrolmentAttempt:
         )
 
     def proof(self, challenge: pb.Challenge) -> pb.FromNode:
-        """The answer to the server's challenge.
-
-        Raises:
-            PeerError: it is not a challenge.
-        """
+        """The answer to the server's challenge."""
         if len(challenge.nonce) != NONCE_BYTES:
             raise PeerError(f"nonce of the server's challenge has {len(challenge.nonce)} bytes, expected {NONCE_BYTES}")
         key = self._credential.key

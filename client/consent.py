@@ -14,14 +14,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import cast
 
-from client.hiding import ConsentText, of_masks, of_privacy
 from client.journal import shown, size
 from plait.aggregation import RULES
 from plait.aggregation.stated_rule import STATED
 from plait.config import RunConfig, Scalar
 from plait.errors import MachineError, PolicyError
-from plait.policy import Policy
+from plait.policy import Policy, fewest
+from plait.secagg.grid import bits_for
+from plait.secagg.run import masked_of, noise_of
 from plait.settings.choice import parse_choice
+from plait.settle import settle
 from plait.system.files import make_private_directory, read_if_there, write_atomically
 from plait.system.json_text import read_json
 from plait.wire.codecs import codec_for
@@ -169,6 +171,91 @@ def _steps(config: RunConfig) -> str:
     return f"{config.local_steps:,}" if config.most_steps == config.local_steps else f"1 to {config.most_steps:,}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class ConsentText:
+    """What one of them says of a run.
+
+    Attributes:
+        promised: what is promised to this client, and what its data have paid.
+        is_noised: whether clients add noise to all that they say of their data.
+        under_masks: whether it leaves them under masks.
+        seen: what the server learns of an update; empty where it changes nothing about that.
+        bits: for each parameter of an update; None for those of the run's wire.
+    """
+
+    promised: tuple[str, ...] = ()
+    is_noised: bool = False
+    under_masks: bool = False
+    seen: tuple[str, ...] = ()
+    bits: float | None = None
+
+
+def of_privacy(config: RunConfig, *, spent: float, most: float) -> ConsentText:
+    """What is promised, by whom, and what earlier runs have spent."""
+    unit = config.dp
+    is_masked = config.secure_aggregation
+    seen = ()
+    if unit == "record" and not is_masked:
+        seen = ("the run is not masked: the server sees this client's own updates, with their noise",)
+    promised = () if unit == "off" else (_promised(config, is_masked=is_masked),)
+    is_noised = unit == "record" or (unit == "client" and is_masked)
+    return ConsentText(
+        promised=(*promised, *_spent(spent, most, is_private=unit != "off")), is_noised=is_noised, seen=seen
+    )
+
+
+def _promised(config: RunConfig, *, is_masked: bool) -> str:
+    budget = f"epsilon {config.dp_epsilon:g} at delta {config.dp_delta:g}"
+    if config.dp == "record":
+        return (
+            f"this client adds noise to its own training, so that no single sequence shows in what it sends: "
+            f"{budget}, kept by this client's own account"
+        )
+    if is_masked:
+        return (
+            f"this client adds its share of the noise under its masks, so that no sum shows what its data change, "
+            f"not even to the server: {budget}, if the others add theirs"
+        )
+    return (
+        f"the server promises client-level differential privacy towards everyone but itself: {budget}; this client "
+        "cannot check that it adds the noise"
+    )
+
+
+def _spent(spent: float, most: float, *, is_private: bool) -> tuple[str, ...]:
+    if not spent and not is_private:
+        return ()
+    allowed = f"at most {most:g} over all runs (max-total-epsilon)" if most else "max-total-epsilon sets no limit"
+    return (f"earlier runs on these data in this federation have spent epsilon {spent:.4g}: {allowed}",)
+
+
+def of_masks(config: RunConfig, parameters: int | None) -> ConsentText:
+    """What the server learns, and how many bits a parameter takes."""
+    if not config.secure_aggregation:
+        return ConsentText()
+    sums = (
+        f"the run is masked (secure aggregation): the server learns sums over {fewest(config)} or more clients, and "
+        f"no single client's updates or losses"
+    )
+    unhidden = ("masks add no noise: they do not hide what the sum, and so the adapter, tells of a text",)
+    if config.cohort_size < config.clients:
+        drawn = (
+            "each round has other clients, so sums of many rounds together show which way a single client's data pull"
+        )
+        unhidden = (*unhidden, drawn)
+    is_noised = noise_of(config) is not None
+    return ConsentText(
+        under_masks=True, seen=(sums,) if is_noised else (sums, *unhidden), bits=_bits(config, parameters)
+    )
+
+
+def _bits(config: RunConfig, parameters: int | None) -> float:
+    privacy, clients = masked_of(settle(config).config).privacy, config.cohort_size
+    if privacy is None or parameters is None:
+        return bits_for(clients)
+    return privacy.shares(parameters).bits(clients, parameters)
+
+
 _MOST_KEPT = 256
 _WEEK_S = 7 * 24 * 3600.0
 
@@ -221,9 +308,6 @@ class Consents:
 
         Args:
             how: the form of consent: ``asked``, ``yes`` or ``policy``.
-
-        Raises:
-            MachineError: the disk is full or read-only.
         """
         before, now = self._read(), round(time.time())
         entry = before.pop(digest, None)
@@ -283,9 +367,6 @@ def agree(
 
     Returns:
         The form of consent: ``before``, ``yes``, ``asked`` or ``policy``.
-
-    Raises:
-        PolicyError: there is no consent, or too many runs already.
     """
     runs = consents.runs(digest)
     if run in runs:

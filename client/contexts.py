@@ -15,7 +15,7 @@ from pathlib import Path
 
 from flwr.app import Context
 
-from client.participant import OwnClient, own_client
+from client.base import OwnClient, own_client
 from client.settings import locked, memory_folder
 from plait.config import config_from_table
 from plait.data import as_dataset
@@ -50,13 +50,7 @@ class ContextParticipants:
         self._own: OwnClient | None = None
 
     def __call__(self, context: Context) -> Answering:
-        """The participant of a context.
-
-        Raises:
-            ConfigError: the configuration is invalid.
-            DataError: the data cannot be read.
-            PolicyError: the node's operator does not allow the run.
-        """
+        """The participant of a context."""
         node = context.node_config
         own = {key: value for key, value in node.items() if key not in ("partition-id", "num-partitions")}
         # The operator may have changed its policy since the last task.
@@ -91,11 +85,7 @@ class Lasting:
     flower_run: int
 
     def answer(self, task_bytes: bytes) -> bytes:
-        """Do one task, while no other process may use this client's state; wait for one that does.
-
-        Raises:
-            ConfigError: another one uses it all the while.
-        """
+        """Do one task, while no other process may use this client's state; wait for one that does."""
         with locked(self.state, self.client.name, patience_s=_PATIENCE_S):
             return self._answer(task_bytes)
 

@@ -57,12 +57,7 @@ class JournalFile:
         return cls(state / _FOLDER / f"{name}.jsonl", notes)
 
     def read(self) -> Sequence[str]:
-        """All lines.
-
-        Raises:
-            PolicyError: the kit knows of lines that are not here.
-            MachineError: they cannot be read.
-        """
+        """All lines."""
         lines = _whole_lines(read_if_there(self.path) or b"")
         self._check(lines)
         return [line.decode(errors="replace") for line in lines]
@@ -79,12 +74,7 @@ class JournalFile:
                 )
 
     def append(self, line: str) -> None:
-        """Add a line, on disk before this returns.
-
-        Raises:
-            PolicyError: as for `read`.
-            MachineError: the disk is full or read-only.
-        """
+        """Add a line, on disk before this returns."""
         with self._locked() as descriptor:
             data = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
             self._check(_whole_lines(data))

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from client.connection import Connection
-from client.downloads import Downloads
 from client.journal import Journal, shown, size
 from client.session import FIRST_S, MOST_S, Backoff, CurrentSession, Retrying
 from client.settings import NodeSettings, memory_folder
@@ -36,7 +35,7 @@ from client.task import (
     TurnedAway,
     Welcomed,
 )
-from client.worker import MOST_WAITING, AnswerUploads, Worker
+from client.worker import MOST_WAITING, AnswerUploads, Downloads, Worker
 from plait.errors import PlaitError, RunInterrupted
 from plait.rounds.memory import OUTLASTS_RUN, keep_only_what_lasts
 from plait.transport.credentials import open_channel
@@ -114,13 +113,7 @@ class Node:
         self._events.put(Stopped(by_system))
 
     def run(self) -> None:
-        """Work until the run is over and the server does not stay, or the system wants the process to end.
-
-        Raises:
-            RunInterrupted: the operator stopped it.
-            PeerError: the server refused it for good.
-            PlaitError: the node cannot work for this run.
-        """
+        """Work until the run is over and the server does not stay, or the system wants the process to end."""
         self._journal.tell("connecting", f"connecting to {self._settings.server} as {self._settings.name}")
         self._connection.start()
         try:

@@ -1,38 +1,51 @@
-"""The process of `plait client`: its lock, the operator's data and machine, signals, and the node at work.
+"""``plait client``: take part in a federation with this machine's own data, for as long as it runs.
 
-Knows nothing of connections and tasks.
+The process's lock, the operator's data and machine, signals, and the node at work. Knows nothing of connections and
+tasks.
 """
 
 from __future__ import annotations
 
+import inspect
 import signal
+import sys
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import Annotated, Unpack, get_args, get_type_hints
 
-from client.base import check_machine, open_or_decline
+import typer
+
 from client.consent import asker
 from client.journal import Journal, Style, size
 from client.node import Node
-from client.settings import NodeSettings, locked, memory_folder, prune
+from client.settings import CommandOptions, NodeSettings, Place, check_settings, locked, memory_folder, prune
 from client.task import OfferedRun, TaskRunner
 from plait.data import Dataset, as_dataset
+from plait.errors import ConfigError
 from plait.plugins import admit
+from plait.training.bases import quiet_libraries
 
-if TYPE_CHECKING:
-    from client.task import OfferedRun, TaskRunner
+
+def client(*, json_output: bool, quiet: bool, **given: Unpack[CommandOptions]) -> None:
+    """Take part in a federation with your own data, which stays on this machine.
+
+    It reconnects until the run is over, or waits for the next one if the server stays between runs. Ctrl-C stops it
+    after the current training step.
+
+    Example: plait client --kit kit/clients/alice --server plait.example.org:9440 --data alice.jsonl
+    """
+    if json_output and quiet:
+        raise ConfigError("json and quiet are both given; give one of them")
+    settings = check_settings(**given)
+    chosen = Style.JSON if json_output else Style.QUIET if quiet else Style.LINES
+    run_node(settings, Journal(chosen, sys.stdout if json_output else sys.stderr))
 
 
 def run_node(settings: NodeSettings, journal: Journal) -> None:
-    """Run plait's own ClientApp as a node until its run is over.
-
-    Raises:
-        DataError: the node's own data is invalid; found before connecting.
-        RunInterrupted: the operator stopped it.
-        PlaitError: as `Node.run`, and if another node has this name here.
-    """
+    """Run a node until its run is over."""
     with locked(settings.state, settings.name):
         ask = asker("Take part in this run?") if journal.style is Style.LINES else None
         admit(settings.data)
@@ -58,9 +71,6 @@ def make_node(
     Args:
         ask: asks the operator for consent; None if there is no terminal.
         wrap: given what opens a run, returns what the node calls instead.
-
-    Raises:
-        PlaitError: the machine lacks what the settings name.
     """
 
     def progress(text: str) -> None:
@@ -71,10 +81,12 @@ def make_node(
         return open_or_decline(run, settings, dataset, progress=progress, ask=ask, kept=kept)
 
     progress("loading libraries")
-    check_machine(settings, progress=progress)
-    from client.participant import KeptBase
+    quiet_libraries()
+    # Only now: they bring torch along.
+    from client.base import KeptBase, check_machine, open_or_decline
     from client.sent import recorded
 
+    check_machine(settings, progress=progress)
     kept = KeptBase()
     return Node(settings, wrap(recorded(settings, open_for)), journal)
 
@@ -109,3 +121,28 @@ def stopped_by_signals(node: Node) -> Generator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _options() -> Iterator[inspect.Parameter]:
+    """The options of the command: those of a node, and how it tells what it does."""
+    usual = {str: "", bool: False, int: 0, float: 0.0, Place: None}
+    hints = get_type_hints(CommandOptions, include_extras=True)
+    for name, said in sorted(hints.items(), key=lambda hint: hint[0] not in CommandOptions.__required_keys__):
+        kind, help_text = get_args(said)
+        default = inspect.Parameter.empty if name in CommandOptions.__required_keys__ else usual.get(kind, ())
+        if name in ("device", "dtype"):
+            default = "auto"
+        option = typer.Option(f"--{name.replace('_', '-')}", help=help_text)
+        if name == "allow_plugins":
+            kind, option = list[str], typer.Option("--allow-plugin", help=help_text, metavar="MODULE")
+        yield _option(name, default, Annotated[Path | None if kind == Place else kind, option])
+    yield _option("json_output", False, Annotated[bool, typer.Option("--json", help="Print events as lines of JSON.")])
+    yield _option("quiet", False, Annotated[bool, typer.Option("--quiet", help="Print only errors.")])
+
+
+def _option(name: str, default: object, annotation: object) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+client.__signature__ = inspect.Signature(list(_options()))  # pyright: ignore[reportFunctionMemberAccess]
+client.__annotations__ = {}

@@ -11,6 +11,11 @@ from collections.abc import Callable, Mapping
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Self, Unpack
 
+from client.journal import Journal, Style
+from client.node import Node
+from client.process import make_node
+from client.settings import NodeOptions, check_settings, locked
+from client.task import Capacity, ClientTask, OfferedRun, TaskAnswer, TaskRunner
 from plait.api import TURN
 from plait.api.settings import base_name, dataset_of
 from plait.data import MEMORY
@@ -18,10 +23,6 @@ from plait.errors import MachineError, RunInterrupted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from client.node import Node
-    from client.settings import NodeOptions
-    from client.task import Capacity, ClientTask, OfferedRun, TaskAnswer, TaskRunner
 
 
 class Client:
@@ -53,9 +54,6 @@ class Client:
         quiet: bool = False,
         **options: Unpack[NodeOptions],
     ) -> None:
-        from client.journal import Journal, Style
-        from client.settings import check_settings
-
         name = options.get("name", "")
         self._dataset = dataset_of(data, columns=columns, split=options.get("split", ""), name=name)
         known_as = self._dataset.name
@@ -116,9 +114,6 @@ class Client:
         self.stop()
 
     def _work(self) -> None:
-        from client.process import make_node
-        from client.settings import locked
-
         settings = self._settings
         try:
             with locked(settings.state, settings.name):

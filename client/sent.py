@@ -16,21 +16,24 @@ import os
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
+import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from client.consent import Consents, consent_digest
-from client.settings import NodeSettings
+from client.settings import NodeSettings, default_state_directory
 from client.task import Capacity, ClientTask, OfferedRun, TaskAnswer, TaskRunner
 from plait.adapters import Json
+from plait.cli.output import print_text
 from plait.errors import ConfigError, PeerError
 from plait.evidence.envelope import STATEMENT, Signer, enveloped, key_id, statement
 from plait.ledger.events import DescribedClient
 from plait.ledger.ledger import canonical
+from plait.report.progress import status
 from plait.rounds.channel import Purpose, round_and_attempt
 from plait.rounds.evaluation import client_losses, mean_loss
-from plait.system.files import cannot_write, make_private_directory, read_if_there
+from plait.system.files import at_home, cannot_write, make_private_directory, read_if_there, write_atomically
 from plait.system.json_text import read_json
 from plait.trust.endorsement import Endorsement
 from plait.trust.kit import ClientKit
@@ -78,12 +81,7 @@ class SentLines:
         return cls(state / f"{name}.sent.jsonl")
 
     def read(self) -> list[dict[str, Any]]:
-        """All whole lines.
-
-        Raises:
-            PeerError: one was changed, or one is missing.
-            MachineError: they cannot be read.
-        """
+        """All whole lines."""
         found: list[dict[str, Any]] = []
         before = _NONE
         for number, raw in enumerate((read_if_there(self.path) or b"").split(b"\n")[:-1], 1):
@@ -101,11 +99,7 @@ class SentLines:
         return found
 
     def append(self, line: dict[str, Any]) -> None:
-        """Add a line, on disk before this returns.
-
-        Raises:
-            MachineError: the disk is full or read-only.
-        """
+        """Add a line, on disk before this returns."""
         try:
             make_private_directory(self.path.parent)
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -200,11 +194,6 @@ def attested(kit: ClientKit, state: Path, *, run: str, about_data: str = "") -> 
 
     Returns:
         The run's id, and the signed statement.
-
-    Raises:
-        ConfigError: the node took part in no such run, or in several.
-        PeerError: the record of what was sent is damaged.
-        MachineError: it cannot be read.
     """
     lines = SentLines.of(state, kit.name).read()
     known = sorted({line["run"] for line in lines if line.get("run")})
@@ -238,3 +227,33 @@ def _packed(messages: Sequence[dict[str, Any]], *, is_noised: bool) -> str:
     kept = [name for name in _STATED if not (is_noised and name in ("bytes", "told"))]
     lines = (canonical({name: line[name] for name in kept if name in line}) + b"\n" for line in messages)
     return base64.b64encode(zlib.compress(b"".join(lines), 9)).decode()
+
+
+def attest(
+    kit: Annotated[Path, typer.Option("--kit", help="This client's start-up kit, whose node key signs.")],
+    run: Annotated[
+        str, typer.Argument(help="Id of the run, or its beginning; not needed where the client took part in one.")
+    ] = "",
+    state: Annotated[
+        Path | None, typer.Option("--state", help="Directory of the node's state; by default in your home directory.")
+    ] = None,
+    about_data: Annotated[
+        str, typer.Option("--about-data", help="What you, their owner, say of the data: source, licence, legal basis.")
+    ] = "",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="File to write; by default NAME-RUN.statement.json.")
+    ] = None,
+) -> None:
+    """State what this client agreed to in a run and what left it, signed by its own key, for `plait evidence`.
+
+    Example: plait evidence --attest --kit kit/clients/alice
+    """
+    loaded = ClientKit.load(kit)
+    place = at_home(state) if state else default_state_directory()
+    with status("collecting what left this client", quiet=False):
+        run_id, data = attested(loaded, place.absolute(), run=run, about_data=about_data)
+    path = out or Path(f"{loaded.name}-{run_id[:16]}.statement.json")
+    write_atomically(path, data, exported=True)
+    print_text(
+        f"'{path}' states what '{loaded.name}' sent for run {run_id[:16]}; send it to the person who makes the evidence"
+    )

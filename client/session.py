@@ -17,9 +17,8 @@ from typing import Protocol, TypeVar, cast
 
 import grpc
 
-from client.abandonment import Abandonment
 from client.journal import shown
-from client.task import TaskHandle
+from client.task import Abandonment, TaskHandle
 from plait.errors import PeerError
 from plait.transport.framing import Data, unpack_chunk
 from plait.transport.protocol import HEAD_BYTES
@@ -163,11 +162,7 @@ class CurrentSession:
             before.end()
 
     def wait(self, abandonment: Abandonment) -> Session:
-        """The session, as soon as there is one.
-
-        Raises:
-            Abandoned: the work that needs it should stop.
-        """
+        """The session, as soon as there is one."""
         with self._changed:
             while self._session is None:
                 abandonment.check()

@@ -76,12 +76,7 @@ def prune(state: Path, name: str, *, keep: Path) -> EarlierRuns:
 
 @contextlib.contextmanager
 def locked(state: Path, name: str, *, patience_s: float = 0.0) -> Generator[None]:
-    """Lock the state of a name for this process; the system releases it however the process ends.
-
-    Raises:
-        ConfigError: another process holds it.
-        MachineError: the directory cannot be made or written.
-    """
+    """Lock the state of a name for this process; the system releases it however the process ends."""
     path = state / f"{name}.lock"
     try:
         make_private_directory(state)
@@ -142,12 +137,7 @@ def _age(folder: Path) -> float:
 
 
 def identity_of(kit: ClientKit) -> NodeIdentity:
-    """What a client with a kit signs with, and how it knows others: by the authority of its federation.
-
-    Raises:
-        ConfigError: a file of the kit is damaged.
-        MachineError: cannot be read.
-    """
+    """What a client with a kit signs with, and how it knows others: by the authority of its federation."""
     own = Endorsement.of(kit)
     key = kit.node_key
     return NodeIdentity(
@@ -273,12 +263,7 @@ class NodeSettings:
 
 
 def check_settings(**given: Unpack[CommandOptions]) -> NodeSettings:
-    """Check an operator's input, as far as possible without reading the data.
-
-    Raises:
-        ConfigError: it is invalid; one line with the remedy.
-        MachineError: the kit cannot be read.
-    """
+    """Check an operator's input, as far as possible without reading the data."""
     _check_known(given)
     address, insecure = Address.parse(given["server"], what="server"), given.get("insecure", False)
     kit = None if (place := given.get("kit")) is None else Path(place)
@@ -320,11 +305,7 @@ def check_settings(**given: Unpack[CommandOptions]) -> NodeSettings:
 
 
 def _check_known(given: Mapping[str, object]) -> None:
-    """Refuse arguments that no node has, and to do without those that all need.
-
-    Raises:
-        TypeError: as any function does.
-    """
+    """Refuse arguments that no node has, and to do without those that all need."""
     for name in given.keys() - CommandOptions.__annotations__.keys():
         raise TypeError(f"got an unexpected keyword argument '{name}'")
     for name in CommandOptions.__required_keys__ - given.keys():
@@ -376,11 +357,7 @@ def _named_bases(text: str) -> dict[str, str]:
 
 
 def check_device(device: str, trainer: str) -> None:
-    """Refuse a list of devices for a trainer of the operator's own.
-
-    Raises:
-        ConfigError: it is one.
-    """
+    """Refuse a list of devices for a trainer of the operator's own."""
     if trainer and "," in device:
         raise ConfigError(
             f"device is '{device}' and trainer '{trainer}', expected one device: a trainer of your own computes on one"
@@ -388,11 +365,7 @@ def check_device(device: str, trainer: str) -> None:
 
 
 def check_trainer(named: str, allowed: str) -> None:
-    """Refuse a run that names another local trainer than the operator does: code that a server chooses.
-
-    Raises:
-        PolicyError: it does.
-    """
+    """Refuse a run that names another local trainer than the operator does: code that a server chooses."""
     if named != allowed:
         raise PolicyError(
             f"the run trains with '{shown(named) or 'plait itself'}', but this node allows "

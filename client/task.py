@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
 from enum import IntEnum
 from typing import Protocol
 
-from client.abandonment import Abandonment
 from client.journal import failure, shown
 from plait.config import Scalar
 from plait.errors import MachineError, PeerError, PlaitError, PolicyError
 from plait.rounds.channel import Answering, round_and_attempt
-from plait.system.abandon import Abandoned
+from plait.system.abandon import OBEYED, Abandoned
 from plait.transport.protocol import DIGEST_BYTES, HEAD_BYTES
 from plait.v1 import federation_pb2 as pb
 from plait.wire.messages import Refusal, RefusalReason, decode_reply, encode_reply
@@ -52,11 +52,7 @@ class ClientTask:
 
     @classmethod
     def from_work(cls, work: pb.Work) -> ClientTask:
-        """Check and convert a message from outside.
-
-        Raises:
-            PeerError: it is not a task.
-        """
+        """Check and convert a message from outside."""
         names = (work.task_id, work.message_type, work.group_id)
         if not work.task_id or not work.message_type or max(map(len, names)) > _MAX_NAME_CHARACTERS:
             raise PeerError(
@@ -111,6 +107,75 @@ class TaskAnswer:
     def failed(cls, cause: str) -> TaskAnswer:
         """One line saying why there is no answer."""
         return cls.of(AnswerKind.ERROR, shown(cause).encode(), failure=shown(cause))
+
+
+class Abandonment:
+    """A request that one piece of work stop: made in any thread, obeyed by the work at its next step or wait.
+
+    Attributes:
+        reason: why the work should stop; empty if it should not.
+        steps: that the work has done: its calls of `check_abandoned`.
+    """
+
+    def __init__(self) -> None:
+        self.reason, self.steps = "", 0
+        self._lock = threading.Lock()
+        self._asked = threading.Event()
+        self._cancel: Callable[[], object] | None = None
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether the work should stop."""
+        return self._asked.is_set()
+
+    def ask(self, reason: str) -> None:
+        """Make the work stop soon; the first reason, a few words for the operator, counts."""
+        with self._lock:
+            if self._asked.is_set():
+                return
+            self.reason = reason
+            self._asked.set()
+            cancel = self._cancel
+        if cancel is not None:
+            cancel()
+
+    def check(self) -> None:
+        """Raise `Abandoned` if the work should stop."""
+        if self._asked.is_set():
+            raise Abandoned(self.reason)
+
+    def pause(self, seconds: float) -> None:
+        """Wait, and check."""
+        self._asked.wait(seconds)
+        self.check()
+
+    @contextmanager
+    def cancelling(self, cancel: Callable[[], object]) -> Generator[None]:
+        """Call `cancel` as soon as the work should stop while the block runs, or raise `Abandoned` if it should."""
+        with self._lock:
+            self._cancel = cancel
+        try:
+            if self.is_asked:
+                cancel()
+            self.check()
+            yield
+        finally:
+            with self._lock:
+                self._cancel = None
+
+    @contextmanager
+    def obeyed(self) -> Generator[None]:
+        """Make `check_abandoned` call `step`, in this thread, while the block runs."""
+        token = OBEYED.set(self.step)
+        try:
+            yield
+        finally:
+            OBEYED.reset(token)
+
+    def step(self) -> None:
+        """Count a step, and check."""
+        self.steps += 1
+        self.check()
 
 
 class TaskHandle:

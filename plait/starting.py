@@ -42,11 +42,7 @@ class _Given:
     digest: str
 
     def plain(self) -> Geometry:
-        """Its pairs.
-
-        Raises:
-            ConfigError: it is not plain LoRA.
-        """
+        """Its pairs."""
         fault = lora_fault(self.spec)
         if fault is not None:
             raise ConfigError(
@@ -57,13 +53,7 @@ class _Given:
 
 
 def starting_point_of(run: Run) -> StartingPoint:
-    """The starting point of a run.
-
-    Raises:
-        ConfigError: the adapters and the run are incompatible.
-        BaseMismatchError: one was trained on another base.
-        PeerError: a directory is not valid.
-    """
+    """The starting point of a run."""
     config, adapter, base_fingerprint = cast("Stacking", run.config), run.ranks.master, run.base.reference.fingerprint
     given = [_open(folder, weight, base_fingerprint) for folder, weight in config.init_adapters]
     parents = tuple(Parent(each.digest, each.weight) for each in given)

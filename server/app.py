@@ -23,9 +23,6 @@ def run_described(channel: Channel, table: Mapping[str, Scalar], superlink_data:
 
     Args:
         superlink_data: what it names as ``data``, on a SuperLink; None in Flower's simulation.
-
-    Raises:
-        ConfigError: the settings are not valid, or name no run directory, by which a run that was stopped goes on.
     """
     config = config_from_table(table, where="run configuration")
     if not config.out:

@@ -172,10 +172,6 @@ class Inbox:
             offset: start of the following data; bytes held beyond it are overwritten.
             durable: whether the complete answer must survive a power cut, which takes the disk some time; it survives
                 the server's process in any case.
-
-        Raises:
-            PeerError: `offset` is beyond the bytes held, or the node has too much here.
-            MachineError: cannot be written.
         """
         self._make_way(node, task_id)
         held = self.held_bytes(node, task_id, digest)

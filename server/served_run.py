@@ -95,9 +95,6 @@ def open_served_run(
 
     Args:
         channel: the one that stays between runs; by default a new one for this run.
-
-    Raises:
-        PlaitError: the run cannot be served; nothing has begun.
     """
     if directory.has_started and _is_over(directory, settings.out):
         return None

@@ -63,11 +63,7 @@ def serve(
     page: str = "",
     quiet: bool,
 ) -> None:
-    """Serve until the run is over.
-
-    Raises:
-        PlaitError: the reason that the run stopped; everything received until then is on disk.
-    """
+    """Serve until the run is over."""
     from plait.api.received import how_to_resume
     from plait.report.wording import plural
 

@@ -40,7 +40,7 @@ VERBS: Mapping[str, Verb] = {
     "estimate": Verb("plait.cli.estimate", "estimate", "count the bytes of a run without running it"),
     "provision": Verb("plait.cli.provision", "provision", "make keys for a server and its clients"),
     "server": Verb("server.verb", "server", "serve a federation"),
-    "client": Verb("client.verb", "client", "take part with data that stays on this machine"),
+    "client": Verb("client.process", "client", "take part with data that stays on this machine"),
     "status": Verb("plait.cli.status", "status", "ask a server for its round, clients and bytes"),
     "verify": Verb("plait.cli.verify", "verify", "check a run's record, signatures and adapter"),
     "doctor": Verb("plait.cli.doctor", "doctor", "show what this machine supports and lacks"),
@@ -62,7 +62,7 @@ VERBS: Mapping[str, Verb] = {
 
 FORMS: Mapping[str, Verb] = {
     "doctor --base": Verb("plait.cli.fits", "fits", "show how training on a base fits into memory"),
-    "evidence --attest": Verb("client.attest", "attest", "state what left this client"),
+    "evidence --attest": Verb("client.sent", "attest", "state what left this client"),
     "report --live": Verb("plait.cli.watch", "watch", "show a run in the browser as it goes on"),
     "resume --withdraw": Verb("plait.cli.withdraw", "withdraw", "take a client out of a run"),
     "server --stay": Verb("server.standing_verbs", "server", "serve a queue of runs"),

@@ -1,6 +1,6 @@
 """Work that may be told to stop: it calls `check_abandoned` between two steps, and need not know by whom.
 
-What tells a client's work to stop is `client.abandonment`.
+What tells a client's work to stop is `client.task`.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ def no_base(monkeypatch: pytest.MonkeyPatch) -> None:
     def look(*_: object, **__: object) -> None:
         raise AssertionError("a base was looked for")
 
-    monkeypatch.setattr("plait.training.bases.locate_base", look)
+    monkeypatch.setattr("client.base.locate_base", look)
 
 
 @pytest.mark.usefixtures("no_base")

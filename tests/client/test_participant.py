@@ -7,8 +7,8 @@ import pytest
 from flwr.app import Context, RecordDict
 from transformers import AutoModelForCausalLM
 
+from client.base import KeptBase
 from client.contexts import ContextParticipants
-from client.participant import KeptBase
 from client.settings import memory_folder
 from plait.config import RunConfig
 from plait.run import blueprint_of, resolve

@@ -400,7 +400,7 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         "upload-again": ("an upload that breaks is neither tried nor asked for again", _uploads_give_up),
         "download-again": (
             "a download that breaks is given up",
-            around("client.downloads:Downloads._receive", by=_tried_once),
+            around("client.worker:Downloads._receive", by=_tried_once),
         ),
         "keepalive": ("a connection that is half-open is not noticed", _half_open_cell),
     },
@@ -572,7 +572,7 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         ),
         "trainer": (
             "a server names the trainer that is imported",
-            nothing("client.base:check_trainer", "client.participant:check_trainer"),
+            nothing("client.base:check_trainer"),
         ),
         "consent": ("no consent is asked for", nothing("client.consent:agree", result="yes")),
         "queue": ("any number of tasks waits at a client", instead("client.worker:MOST_WAITING", 10**9)),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from client.abandonment import Abandonment
+from client.task import Abandonment
 from plait.adapters import AdapterState, AdapterTask, norm, subtract
 from plait.rounds.local_model import NOTHING, Carried
 from plait.system.abandon import Abandoned

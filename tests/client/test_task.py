@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from client.abandonment import Abandonment
+from client.task import Abandonment
 from plait.system.abandon import Abandoned, check_abandoned
 
 
