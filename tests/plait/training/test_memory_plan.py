@@ -7,24 +7,31 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.cache_utils import DynamicCache
+from transformers.generation import utils
 
 from plait.adapters import AdapterTask
 from plait.adapters.method import AdapterRequest
 from plait.errors import MachineError
+from plait.objectives.grpo import Rewarded
 from plait.training import memory_plan
 from plait.training import resident as resident_module
 from plait.training.base_lookup import locate_config
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import AdapterTemplate, design, read_base_config, shape_of
+from plait.training.completions import completions_of
 from plait.training.device import CONTEXT_BYTES, Compute
+from plait.training.examples import Example
 from plait.training.losses import StepMemory
 from plait.training.memory_plan import (
     ModelSize,
     Training,
+    completions_bytes,
     in_four_bits,
     least_bytes,
     longest_that_fits,
@@ -79,7 +86,7 @@ PROGRAM = """
 import sys
 import numpy as np
 import torch
-from plait.adapters import Task
+from plait.adapters import AdapterTask
 from plait.adapters.method import AdapterRequest
 from plait.system.machine import peak_rss_bytes
 from plait.training.blueprint import design, read_base_config
@@ -95,8 +102,8 @@ from pathlib import Path
 
 use_threads(1)
 directory = Path(sys.argv[1])
-config = read_base_config(directory, Task.CAUSAL_LM)
-made = design(config, AdapterRequest("lora", rank=16), task=Task.CAUSAL_LM, seed=0)
+config = read_base_config(directory, AdapterTask.CAUSAL_LM)
+made = design(config, AdapterRequest("lora", rank=16), task=AdapterTask.CAUSAL_LM, seed=0)
 base = ResidentBase(directory, "00" * 32, Compute(torch.device("cpu"), torch.bfloat16), seq_len=128)
 model = base.carrying(made.spec, made.initial)
 row = np.arange(128, dtype=np.int32)
@@ -107,7 +114,7 @@ settings = Settings(
 train_steps(
     model, adapter_parameters(model, made.spec.layout),
     TrainingInputs([Example(row, row)], settings, made.initial.flat),
-    task=Task.CAUSAL_LM, pad_token=0, memory=StepMemory(recomputed=2),
+    task=AdapterTask.CAUSAL_LM, pad_token=0, memory=StepMemory(recomputed=2),
 )
 size = size_of(config, made.spec, value_bytes=2, on_cpu=True, training=Training.of(settings))
 print(peak_bytes(size, sequences=1, seq_len=128, recomputed=2), peak_rss_bytes())
@@ -227,3 +234,33 @@ def test_what_is_planned_for_the_embedding_is_done_and_undone(
     fresh.plan_steps(blueprint.spec, replace(SETTINGS, seq_len=8, batch_size=1))
     fresh.carrying(blueprint.spec, blueprint.initial)
     assert placed == [False, True, False]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seq_len", [24, 160])
+def test_keys_and_values_of_completions_are_those_of_the_cache(
+    fresh: ResidentBase,
+    blueprint: AdapterTemplate,
+    tiny: LocatedBase,
+    monkeypatch: pytest.MonkeyPatch,
+    seq_len: int,
+) -> None:
+    caches: list[DynamicCache] = []
+
+    class Kept(DynamicCache):
+        def __init__(self, *given: object, **named: object) -> None:
+            super().__init__(*given, **named)
+            caches.append(self)
+
+    monkeypatch.setattr(utils, "DynamicCache", Kept)
+    tokens = np.arange(5, seq_len - 2, dtype=np.int32)
+    labels = np.where(np.arange(len(tokens)) < len(tokens) - 1, -100, tokens).astype(np.int32)
+    asked = [Example.of_sides(Example(tokens + each, labels), None) for each in range(3)]
+    model = fresh.carrying(blueprint.spec, blueprint.initial).eval()
+    completions_of(model, asked, Rewarded(group_size=5, max_completion_tokens=8), fresh.tokenizer, (), seq_len=seq_len)
+    size = size_of(read_base_config(tiny.directory, AdapterTask.CAUSAL_LM), blueprint.spec, value_bytes=4)
+    assert size is not None
+    held = sum(each.nbytes for layer in caches[0].layers for each in (layer.keys, layer.values))
+    copied = caches[0].layers[0].keys.nbytes
+    assert 0.8 * completions_bytes(size, rows=15, seq_len=seq_len) < held + copied
+    assert held + copied <= completions_bytes(size, rows=15, seq_len=seq_len)

@@ -10,11 +10,11 @@ import pytest
 import plait
 from plait.errors import PeerError
 from plait.report.samples import FILE, samples_in, samples_table
-from tests.features.conftest import SMALL, rows
+from tests.plait.api.conftest import SMALL, rows
 
 
 def run(out: Path, **more: object) -> plait.Result:
-    given = {"partition": "natural:author", "clients": 3, **SMALL, **more}
+    given = {"partition": "natural:author", **SMALL, **more}
     return plait.simulate(rows(), out=out, **given)  # type: ignore[arg-type]
 
 
@@ -61,7 +61,7 @@ def test_the_same_run_writes_the_same(asked: plait.Result, tmp_path: Path) -> No
 def test_records_are_shown_of_bundled_data_or_where_that_is_asked_for(
     more: dict[str, object], count: int, tmp_path: Path
 ) -> None:
-    given = {"partition": "natural:author", "clients": 3, "data": rows(), **SMALL, **more}
+    given = {"partition": "natural:author", "data": rows(), **SMALL, **more}
     assert len(samples_in(plait.simulate(out=tmp_path / "run", **given).path)) == count  # type: ignore[arg-type]
 
 

@@ -11,13 +11,13 @@ import pytest
 import plait
 from plait.cli.chat import _print, _Talk, chat
 from plait.training.generate import Sampling
-from tests.features.conftest import SMALL, rows
+from tests.plait.api.conftest import SMALL, rows
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("chat") / "runs" / "run"
-    plait.simulate(rows(), partition="natural:author", clients=3, out=out, **SMALL)  # type: ignore[arg-type]
+    plait.simulate(rows(), partition="natural:author", out=out, **SMALL)  # type: ignore[arg-type]
     return out
 
 
