@@ -83,19 +83,16 @@ class Revocation:
 Context: TypeAlias = "grpc.aio.ServicerContext[object, object]"
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
-_FEDERATION = f"/{pb.DESCRIPTOR.services_by_name['Federation'].full_name}"
+_FEDERATION, _OPERATIONS = (
+    f"/{pb.DESCRIPTOR.services_by_name[name].full_name}" for name in ("Federation", "Operations")
+)
 ATTEND = f"{_FEDERATION}/Attend"
-_ALLOWED: Mapping[str, frozenset[Role]] = {
-    f"{_FEDERATION}/{call}": frozenset(roles)
-    for call, roles in {
-        "Attend": (Role.CLIENT,),
-        "Download": (Role.CLIENT,),
-        "Held": (Role.CLIENT,),
-        "Upload": (Role.CLIENT,),
-        "Status": (Role.CLIENT, Role.OPERATOR),
-    }.items()
+_ALLOWED: Mapping[str, Collection[Role]] = {
+    **{f"{_FEDERATION}/{call}": (Role.CLIENT,) for call in ("Attend", "Download", "Held", "Upload")},
+    f"{_FEDERATION}/Status": (Role.CLIENT, Role.OPERATOR),
+    **{f"{_OPERATIONS}/{call}": (Role.OPERATOR,) for call in ("Submit", "Cancel", "Runs", "Fetch")},
 }
-"""The roles that may make a federation's calls; any may ask whether the server is healthy."""
+"""The roles that may make a call; any may ask whether the server is healthy."""
 _CALLS_A_NAME = 16
 """A node has its long call, a download, an upload, a few questions, and all of them again while it reconnects."""
 _TOLD_EVERY_S = 60.0
@@ -118,20 +115,8 @@ def _pem_of(context: Context) -> bytes | None:
     return next(iter(context.auth_context().get("x509_pem_cert", ())), None)
 
 
-@dataclass(frozen=True)
-class MoreCalls:
-    """A gRPC service of an operator's calls, besides a federation's.
-
-    Attributes:
-        handlers: from threads for what reads or writes files to the handlers of its calls, by name.
-    """
-
-    service: str
-    handlers: Callable[[Executor], Mapping[str, _Handler]]
-
-    def served(self, disk: Executor) -> grpc.GenericRpcHandler:
-        """The calls as gRPC takes them."""
-        return grpc.method_handlers_generic_handler(self.service, dict(self.handlers(disk)))
+MoreCalls: TypeAlias = Callable[[Executor], grpc.GenericRpcHandler]
+"""Makes a service besides a federation's, given threads for what reads or writes files."""
 
 
 @dataclass(eq=False)
@@ -141,7 +126,6 @@ class CallGuard(grpc.aio.ServerInterceptor):
     revocation: Revocation
     _: KW_ONLY
     metrics: Metrics
-    more: str = ""
 
     def __post_init__(self) -> None:
         self._calls: Counter[str] = Counter()
@@ -195,7 +179,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
                 return EnrolmentRefused(pb.REFUSED_REASON_MALFORMED, "certificate is not one that plait makes")
             if (verdict := self.revocation.verdict(shown)) is not Verdict.KNOWN:
                 return refusal_of(verdict)
-            if shown.role not in self._allowed(method, shown.role):
+            if shown.role not in _ALLOWED.get(method, (shown.role,)):
                 return EnrolmentRefused(
                     pb.REFUSED_REASON_ROLE, f"{shown.role} '{name}' may not call {method.rpartition('/')[2]}"
                 )
@@ -204,11 +188,6 @@ class CallGuard(grpc.aio.ServerInterceptor):
                 pb.REFUSED_REASON_FULL, f"this node has {_CALLS_A_NAME} calls in progress, try again later"
             )
         return None
-
-    def _allowed(self, method: str, role: Role) -> Collection[Role]:
-        if self.more and method.startswith(f"/{self.more}/"):
-            return (Role.OPERATOR,)
-        return _ALLOWED.get(method, (role,))
 
     def _certificate_of(self, context: Context) -> Shown | None:
         """As `certificate_of`; reading one takes as long as the rest of a small call."""

@@ -15,9 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
+from plait.api.serving import Serving, kit_of
 from plait.errors import ConfigError, MachineError, PeerError, PlaitError, RunInterrupted
 from plait.ledger.run_now import RunProgress
 from plait.rounds.channel import Data, Identity, Liveness, NoAnswer, Purpose, StopRequest, TaskParts, WallClock
+from plait.rounds.roster import REPLY_BYTES
 from plait.system.address import Address
 from plait.system.text import printable
 from plait.transport.credentials import server_credentials
@@ -125,6 +127,8 @@ _QUOTA_ANSWERS = 4
 _OWN_FILES = 256
 _MOST_DETAIL = 1024
 _LONGEST_WAIT_S = 1.0
+_NEWCOMERS = 16
+_AT_THE_DOOR = 64
 
 
 class NodesChannel:
@@ -175,8 +179,8 @@ class NodesChannel:
             self._address,
             None if kit is None else server_credentials(kit),
             service=self._service,
-            more=[more.served(self._disk)] if more else [],
-            guard=CallGuard(self._revocation, metrics=self._metrics, more=more.service if more else ""),
+            more=[more(self._disk)] if more else [],
+            guard=CallGuard(self._revocation, metrics=self._metrics),
             tend=self._tend,
             drain=self._drain,
             options=[("grpc.max_allowed_incoming_connections", _most_connections(limits.max_connections))],
@@ -392,6 +396,21 @@ class NodesChannel:
             self._inbox.close()
             self._inbox.sweep()
             self._inbox = None
+
+
+def open_channel(serving: Serving, *, clients: int, stays: bool = False, more: MoreCalls | None = None) -> NodesChannel:
+    """A channel without a run, with room for all provisioned clients and some newcomers: each node costs memory."""
+    kit = kit_of(serving)
+    registered = len(Register.load(kit.directory).clients) if kit is not None else clients
+    limits = Limits(
+        max_answer_bytes=REPLY_BYTES,
+        grace_s=serving.grace_s,
+        max_nodes=2 * max(registered, clients) + _NEWCOMERS,
+        max_unproven=_AT_THE_DOOR,
+    )
+    return NodesChannel(
+        serving.listen, kit=kit, limits=limits, metrics_listen=serving.metrics or None, stays=stays, more=more
+    )
 
 
 def _most_connections(wanted: int) -> int:

@@ -1,6 +1,6 @@
 """A federation served over gRPC, from settings to report: what `plait server` and `plait.Server` have in common.
 
-Sets no signal handler and configures no logging: both are the caller's.
+Sets no signal handler and configures no logging: both are the caller's. Loads torch: import it only to serve.
 """
 
 from __future__ import annotations
@@ -8,29 +8,31 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from plait.api import TURN
 from plait.api.resuming import is_reported
 from plait.api.running import beside, check_names
-from plait.api.serving import Serving, kit_of, vouch_of
+from plait.api.serving import Serving, vouch_of
+from plait.composition import check_here
 from plait.config import RunConfig
 from plait.errors import ConfigError
+from plait.federation import beginning_of, check_vouched_for, run_federation
 from plait.ledger.events import Event
 from plait.ledger.ledger import OnEvent, read_events
+from plait.ledger.run_now import LiveProgress, RunProgress
 from plait.ledger.run_view import RunView
 from plait.report.progress import status, watch
+from plait.rounds.callbacks import heard
 from plait.rounds.channel import StopRequest
+from plait.rounds.roster import REPLY_BYTES
 from plait.rounds.run_directory import RunDirectory
-
-if TYPE_CHECKING:
-    from plait.run import Run
-    from plait.trust.kit import ServerKit
-    from server.guard import MoreCalls
-    from server.nodes_channel import NodesChannel
-
-_NEWCOMERS = 16
-_AT_THE_DOOR = 64
+from plait.rounds.validate import max_update_bytes
+from plait.run import Run, resolve
+from plait.settle import settle
+from plait.wire.codec import DECODED
+from server.hosting import Terms
+from server.log import say_event
+from server.nodes_channel import NodesChannel, open_channel
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,28 +61,6 @@ class ServedRun:
             self.rounds()
 
 
-def open_channel(serving: Serving, *, clients: int, stays: bool = False, more: MoreCalls | None = None) -> NodesChannel:
-    """A channel without a run."""
-    from plait.rounds.roster import REPLY_BYTES
-    from server.nodes_channel import NodesChannel
-    from server.uploads import Limits
-
-    kit = kit_of(serving)
-    return NodesChannel(
-        serving.listen,
-        kit=kit,
-        limits=Limits(
-            max_answer_bytes=REPLY_BYTES,
-            grace_s=serving.grace_s,
-            max_nodes=_most_nodes(kit, clients),
-            max_unproven=_AT_THE_DOOR,
-        ),
-        metrics_listen=serving.metrics or None,
-        stays=stays,
-        more=more,
-    )
-
-
 def open_served_run(
     directory: RunDirectory,
     settings: RunConfig,
@@ -99,19 +79,9 @@ def open_served_run(
     if directory.has_started and _is_over(directory, settings.out):
         return None
     check_names(settings)
-    from plait.composition import check_here
-
     check_here(settings, simulates=False)
-    with status("loading libraries", quiet=quiet):
-        from plait.federation import beginning_of, check_vouched_for, run_federation
-        from plait.rounds.callbacks import heard
-        from plait.run import resolve
-        from plait.settle import settle
-        from plait.wire.codec import DECODED
-        from server.log import say_event
-
-        channel = channel or open_channel(serving, clients=settings.clients)
-        vouch = vouch_of(serving)
+    channel = channel or open_channel(serving, clients=settings.clients)
+    vouch = vouch_of(serving)
     with TURN, status(f"looking for base {settings.base}", quiet=quiet) as told:
         # Invalid settings are refused before clients are accepted.
         settled = settle(settings)
@@ -152,11 +122,6 @@ def _is_over(directory: RunDirectory, out: str) -> bool:
 
 def _announce(channel: NodesChannel, run: Run, directory: RunDirectory, *, number: int, stop: StopRequest) -> None:
     """Have a channel tell clients of a run, and of its progress."""
-    from plait.ledger.run_now import LiveProgress, RunProgress
-    from plait.rounds.roster import REPLY_BYTES
-    from plait.rounds.validate import max_update_bytes
-    from server.hosting import Terms
-
     plan, layout = run.settled.plan, run.ranks.master.spec.layout
     told = RunProgress(run=directory.path.name, rounds=plan.rounds, deadline_s=run.config.deadline_s or None)
     channel.begin(
@@ -166,11 +131,3 @@ def _announce(channel: NodesChannel, run: Run, directory: RunDirectory, *, numbe
         summary=LiveProgress(directory.ledger, told),
         stop=stop,
     )
-
-
-def _most_nodes(kit: ServerKit | None, clients: int) -> int:
-    """Room for all provisioned clients and some newcomers, but no more: each node costs memory."""
-    from plait.trust.register import Register
-
-    registered = len(Register.load(kit.directory).clients) if kit is not None else clients
-    return 2 * max(registered, clients) + _NEWCOMERS

@@ -2,7 +2,7 @@
 
 Each run is served exactly as ``plait server`` serves its one (`server.served_run`), in a directory of its own. The
 queue is a folder with a file for each run, so a killed server continues the run that it served, and forgets none. Sets
-no signal handler and configures no logging: both are the caller's.
+no signal handler and configures no logging: both are the caller's. What loads torch is imported with the first run.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from pydantic import TypeAdapter, ValidationError
 
 from plait.api.resuming import is_reported
 from plait.api.serving import CLIENTS_SETTINGS, Serving, conclude, new_run_number
-from plait.apps import bind_apps
 from plait.config import RunConfig, Scalar, config_from_table
 from plait.errors import ConfigError, DiskFullError, PeerError, PlaitError, PolicyError, RunInterrupted
 from plait.ledger.events import ClientTurnedAway, Event, RoundStarted, WaitingForClients
 from plait.ledger.ledger import read_events
 from plait.ledger.run_view import RunView
-from plait.report.progress import say
+from plait.report.progress import say, status
 from plait.rounds.channel import StopRequest
 from plait.rounds.run_directory import RunDirectory
 from plait.system.files import cannot_write, lock, make_private_directory, write_atomically
 from plait.transport.json_object import json_object
 from plait.transport.protocol import CHUNK_BYTES
+from plait.trust.register import Register
 from plait.v1 import federation_pb2 as pb
+from server.guard import Context, MoreCalls
+from server.nodes_channel import open_channel
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
-
-    from server.guard import Context, MoreCalls
 
 RUNS_FOLDER = "runs"
 MOST_QUEUED = 64
@@ -219,9 +219,6 @@ class RunQueueServer:
     """A standing server, which ends a run after `give_up_s` seconds in which its connected clients cannot take part."""
 
     def __init__(self, directory: Path, serving: Serving, *, give_up_s: float = 120.0, quiet: bool = False) -> None:
-        bind_apps()
-        from server.served_run import open_channel
-
         self._serving, self._give_up_s, self._quiet = serving, give_up_s, quiet
         self._queue = RunQueue(directory)
         self._lock = threading.Lock()
@@ -291,7 +288,6 @@ class RunQueueServer:
     def _checked(self, config_json: str) -> RunConfig:
         from plait.federation import check_vouched_for
         from plait.settle import settle
-        from plait.trust.register import Register
 
         if (size := len(config_json)) > _MOST_CONFIG_CHARACTERS:
             raise ConfigError(f"settings have {size} characters, expected at most {_MOST_CONFIG_CHARACTERS}")
@@ -344,12 +340,12 @@ class RunQueueServer:
         say(f"run {entry.run} is {ended.state}{f': {ended.detail}' if ended.detail else ''}", quiet=self._quiet)
 
     def _drive(self, entry: Entry, stop: StopRequest, on_event: Callable[[Event], None]) -> None:
-        from server.served_run import open_served_run
-
         directory = RunDirectory(self._queue.folder(entry.run))
         ended = directory.has_started and RunView.after(read_events(directory.ledger)).finished
         if ended and is_reported(directory.path):
-            return  # the server was killed before it could say so
+            return  # the server was killed before it could record that
+        with status("loading libraries", quiet=self._quiet):
+            from server.served_run import open_served_run
         settings = _naming_nothing({**entry.config, "out": str(directory.path)}, where=f"run {entry.run}")
         serving = replace(self._serving, run_number=entry.number)
         served = open_served_run(
@@ -367,28 +363,29 @@ class RunQueueServer:
 
 def calls_of(desk: RunQueueServer) -> MoreCalls:
     """The gRPC calls of an operator, which a server decides."""
-    from server.guard import MoreCalls
 
-    def handlers(disk: Executor) -> Mapping[str, grpc.RpcMethodHandler[Any, Any]]:
+    def served(disk: Executor) -> grpc.GenericRpcHandler:
         def unary(asked: type[Message], reply: Callable[[Any], Message]) -> grpc.RpcMethodHandler[Any, Any]:
-            async def answer(said: Message, context: Context) -> Message:
-                return await _answer(disk, partial(reply, said), context)
+            async def answer(request: Message, context: Context) -> Message:
+                return await _answer(disk, partial(reply, request), context)
 
             return grpc.unary_unary_rpc_method_handler(answer, asked.FromString, methodcaller("SerializeToString"))
 
-        def submit(said: pb.SubmitRequest) -> pb.SubmitReply:
-            return pb.SubmitReply(run=desk.submit(said.config_json, priority=said.priority, name=said.name))
+        def submit(request: pb.SubmitRequest) -> pb.SubmitReply:
+            run = desk.submit(request.config_json, priority=request.priority, name=request.name)
+            return pb.SubmitReply(run=run)
 
-        return {
+        handlers = {
             "Submit": unary(pb.SubmitRequest, submit),
-            "Cancel": unary(pb.CancelRequest, lambda said: pb.CancelReply(was=desk.cancel(said.run))),
+            "Cancel": unary(pb.CancelRequest, lambda request: pb.CancelReply(was=desk.cancel(request.run))),
             "Runs": unary(pb.RunsRequest, lambda _: pb.RunsReply(json=desk.runs_json())),
             "Fetch": grpc.unary_stream_rpc_method_handler(
                 partial(_fetch, desk, disk), pb.FetchRequest.FromString, pb.FilePart.SerializeToString
             ),
         }
+        return grpc.method_handlers_generic_handler(pb.DESCRIPTOR.services_by_name["Operations"].full_name, handlers)
 
-    return MoreCalls(pb.DESCRIPTOR.services_by_name["Operations"].full_name, handlers)
+    return served
 
 
 async def _fetch(desk: RunQueueServer, disk: Executor, request: pb.FetchRequest, context: Context) -> None:

@@ -16,17 +16,20 @@ from typing import TYPE_CHECKING, Annotated, TypeVar, cast
 import grpc
 import typer
 
+from plait.api.serving import Serving
 from plait.cli.output import print_json, print_tables, print_text
 from plait.cli.serving import GraceS, Insecure, Listen, Metrics, log_to, stop_on_signals
 from plait.cli.serving import Kit as ServersKit
 from plait.config import Scalar, config_from_table
 from plait.errors import ConfigError, MachineError, PeerError
+from plait.report.table import Table
 from plait.settings.toml import read_config_table
 from plait.system.address import Address
 from plait.system.files import directory_written_aside
 from plait.system.text import printable
 from plait.transport.credentials import open_channel
 from plait.transport.json_object import json_object
+from plait.transport.process import share_memory_between_threads
 from plait.trust.diagnose import explain
 from plait.trust.kit import StaffKit
 from plait.v1 import federation_pb2 as pb
@@ -68,9 +71,7 @@ def server(
 
     Example: plait server --stay --kit fed/server --listen 0.0.0.0:9440 --out federation
     """
-    from plait.api.serving import Serving
-    from plait.transport.process import share_memory_between_threads
-    from server.standing import RunQueueServer
+    from server.standing import RunQueueServer  # an operator's other calls need no server
 
     serving = Serving.of({"listen": listen, "kit": kit, "insecure": insecure, "metrics": metrics, "grace_s": grace_s})
     share_memory_between_threads()
@@ -107,8 +108,6 @@ def runs(server: _Server = "localhost:9440", kit: _Kit = None, json_output: _Jso
     if json_output:
         print_json({"runs": found})
         return
-    from plait.report.table import Table
-
     rows = tuple(tuple(printable(str(run.get(key, "")), limit=_MOST_SHOWN) for key in _HEADINGS) for run in found)
     print_tables([Table("Runs", _HEADINGS, rows, text_columns=(0, 1, 3, 4, 5, 6))])
 

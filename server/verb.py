@@ -8,15 +8,16 @@ from typing import Annotated
 
 import typer
 
+from plait.api.received import how_to_resume
 from plait.api.serving import CLIENTS_SETTINGS, Serving, ServingOptions, check_no_data, conclude
 from plait.cli.options import ConfigFile, PageAddress, run_config, shown_default, with_run_options
 from plait.cli.serving import GraceS, Insecure, Kit, Listen, Metrics, check_page, log_to, page_beside, stop_on_signals
 from plait.cli.simulate import show, told_how_to_go_on
 from plait.config import RunConfig
-from plait.report.progress import say
+from plait.report.progress import say, status
+from plait.report.wording import plural
 from plait.rounds.run_directory import RunDirectory
 from plait.transport.process import share_memory_between_threads
-from server.served_run import open_served_run
 
 _CLIENTS = RunConfig().clients
 
@@ -63,11 +64,10 @@ def serve(
     page: str = "",
     quiet: bool,
 ) -> None:
-    """Serve until the run is over."""
-    from plait.api.received import how_to_resume
-    from plait.report.wording import plural
-
+    """Serve until the run is over; everything received until an error is on disk."""
     share_memory_between_threads()
+    with status("loading libraries", quiet=quiet):
+        from server.served_run import open_served_run  # brings torch along
     served = open_served_run(directory, settings, serving, quiet=quiet)
     if served is None:
         conclude(directory)
