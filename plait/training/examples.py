@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate, islice
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,6 +100,7 @@ class Split:
 class Tokenizer(Protocol):
     """The part of a transformers tokenizer that is used here."""
 
+    bos_token_id: int | None
     eos_token: str | None
     eos_token_id: int | None
     pad_token_id: int | None
@@ -116,6 +117,12 @@ class Tokenizer(Protocol):
     def apply_chat_template(self, conversation: list[Turn], **options: object) -> str:
         """Render a conversation as text."""
         ...
+
+
+def first_tokens(tokenizer: Tokenizer) -> list[int]:
+    """The base's token for the beginning of a text, such as Gemma's ``<bos>``; empty if its tokenizer adds none."""
+    begins = cast("list[int]", tokenizer("")["input_ids"])[:1]
+    return begins if begins == [tokenizer.bos_token_id] else []
 
 
 def prompt_tokens(example: Example) -> tuple[int, ...]:

@@ -1,8 +1,9 @@
 """How an objective is learned: the examples made of a client's records, and what trains and judges on them.
 
 Plain text is packed: a client's texts, joined by the end-of-text token, are cut into sequences of equal length, so no
-token is padding. Where each text is to be private it is a sequence of its own instead, and its rest is left out.
-Prompts and chats stay one example each (`conversations`).
+token is padding. Each begins with the base's token for the beginning of a text, if it has one: without it
+Gemma's loss on code is 5.5 instead of 3.3. Where each text is to be private it is a sequence of its own, and its
+rest is left out. Prompts and chats stay one example each (`conversations`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from plait.adapters import AdapterTask
 from plait.data import Record, RecordKind
 from plait.errors import DataError
 from plait.objectives import SFT, objective_named, usual_objective
-from plait.training.examples import Example, Tokenizer
+from plait.training.examples import Example, Tokenizer, first_tokens
 from plait.training.losses import TrainingObjective
 
 
@@ -81,16 +82,22 @@ def check_kind(kind: RecordKind, task: AdapterTask, objective: str) -> None:
 
 
 def _pack(records: Sequence[Record], tokenizer: Tokenizer, seq_len: int) -> list[Example]:
-    encoded = _token_ids(tokenizer, [record.text for record in records])
+    encoded, first = _token_ids(tokenizer, [record.text for record in records]), first_tokens(tokenizer)
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     stream = np.concatenate([np.asarray([*ids, *end], np.int32) for ids in encoded])
-    rows = stream[: len(stream) // seq_len * seq_len].reshape(-1, seq_len)
+    length = max(1, seq_len - len(first))
+    rows = stream[: len(stream) // length * length].reshape(-1, length)
+    if first:
+        rows = np.pad(rows, ((0, 0), (1, 0)), constant_values=first[0])
     return [Example(row, row) for row in rows]
 
 
 def _one_each(records: Sequence[Record], tokenizer: Tokenizer, seq_len: int) -> list[Example]:
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    rows = [np.asarray([*ids, *end], np.int32) for ids in _token_ids(tokenizer, [record.text for record in records])]
+    first = first_tokens(tokenizer)
+    rows = [
+        np.asarray([*first, *ids, *end], np.int32) for ids in _token_ids(tokenizer, [record.text for record in records])
+    ]
     # The first token is never predicted, so one alone teaches nothing.
     return [Example(row[:seq_len], row[:seq_len], is_cut=len(row) > seq_len) for row in rows if len(row) > 1]
 

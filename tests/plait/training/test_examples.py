@@ -55,6 +55,44 @@ def test_packed_tokens_are_those_that_the_tokenizer_gives_whatever_it_was_saved_
     assert [int(example.tokens[0]) for example in examples] == expected
 
 
+class PlainTokenizer:
+    """The tiny tokenizer without its chat template."""
+
+    chat_template = None
+
+    def __init__(self, inner: object) -> None:
+        self._inner = inner
+
+    def __call__(self, *args: object, **options: object) -> object:
+        return self._inner(*args, **options)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._inner, name)
+
+
+class BeginningTokenizer(PlainTokenizer):
+    """Begins every text with token 7."""
+
+    bos_token_id = 7
+
+    def __call__(self, text: str, *, add_special_tokens: bool = True, **options: object) -> object:
+        ids = self._inner(text, add_special_tokens=False, **options)
+        return {**ids, "input_ids": [7, *ids["input_ids"]]} if add_special_tokens else ids
+
+
+def test_each_sequence_begins_as_a_text_does_for_the_base(resident: ResidentBase) -> None:
+    tokenizer = BeginningTokenizer(resident.tokenizer)
+    records = [Record(text="import os\n" * 20), Record(prompt="Two?", completion="Three.")]
+    packed = tokenise(records[:1], tokenizer, ExampleFormat(RecordKind.TEXT, AdapterTask.CAUSAL_LM, (), 16))
+    assert len(packed) > 2
+    assert {(int(example.tokens[0]), len(example.tokens)) for example in packed} == {(7, 16)}
+    plain = resident.tokenizer(records[0].text)["input_ids"]
+    assert [int(token) for example in packed for token in example.tokens[1:]] == plain[: 15 * len(packed)]
+    (prompt,) = tokenise(records[1:], tokenizer, ExampleFormat(RecordKind.PROMPT, AdapterTask.CAUSAL_LM, (), 64))
+    assert int(prompt.tokens[0]) == 7
+    assert written(resident, prompt) == f"Three.{tokenizer.eos_token}"
+
+
 def test_only_the_completion_counts(resident: ResidentBase) -> None:
     record = Record(prompt="What is two plus two?", completion="It is four.")
     (example,) = examples_of(resident, [record], RecordKind.PROMPT, seq_len=128)
@@ -105,21 +143,6 @@ def test_one_example_is_too_little_data() -> None:
         TooLittleDataError, match=r"client 'ada' has too little data: 1 sequences .* expected at least 2"
     ):
         split_examples(numbered(1), client="ada", seq_len=8, held_out_fraction=0.1, max_held_out=4)
-
-
-class PlainTokenizer:
-    """The tiny tokenizer without its chat template."""
-
-    chat_template = None
-
-    def __init__(self, inner: object) -> None:
-        self._inner = inner
-
-    def __call__(self, *args: object, **options: object) -> object:
-        return self._inner(*args, **options)
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._inner, name)
 
 
 def test_of_labelled_text_the_last_of_every_class_is_held_out_however_it_is_sorted():

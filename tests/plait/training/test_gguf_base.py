@@ -15,8 +15,10 @@ from gguf import quants
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    Gemma3TextConfig,
     LlamaConfig,
     MistralConfig,
+    Phi3Config,
     PretrainedConfig,
     PreTrainedModel,
     Qwen2Config,
@@ -34,6 +36,8 @@ SHAPE: dict[str, Any] = {
     "num_key_value_heads": 2, "max_position_embeddings": 256,
 }  # fmt: skip
 WORDS = [*bytes_to_unicode().values(), "ab", "<|end|>"]
+_PIECES = str.maketrans({"Ġ": "▁", "Ċ": "\n"})
+"""How SentencePiece spells what byte-level BPE spells as these."""
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +69,7 @@ def write(
     model: PreTrainedModel | None = None,
     tied: bool = True,
     architecture: str = "llama",
-    blocks: int = 2,
+    blocks: int | None = None,
     also: Callable[[gguf.GGUFWriter], None] | None = None,
 ) -> PreTrainedModel:
     """A small model, written as llama.cpp's converter writes it; it then has the file's values."""
@@ -73,24 +77,32 @@ def write(
     config = model.config
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
     arch = next(each for each, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
-    names = gguf.get_tensor_name_map(arch, SHAPE["num_hidden_layers"])
+    names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
     kind = gguf.GGMLQuantizationType[form]
     writer = gguf.GGUFWriter(path, architecture)
-    writer.add_block_count(blocks)
+    writer.add_block_count(blocks or config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    if architecture == "qwen3":
+    rotation = config.rope_parameters
+    writer.add_rope_freq_base(rotation.get("full_attention", rotation)["rope_theta"])
+    writer.add_pad_token_id(len(WORDS) - 1)
+    is_gemma = architecture == "gemma3"
+    if is_gemma:
+        writer.add_sliding_window(config.sliding_window)
+        writer.add_bos_token_id(len(WORDS) - 1)
+        writer.add_unk_token_id(len(WORDS) - 1)
+        writer.add_add_bos_token(True)
+    if architecture in ("qwen3", "gemma3"):
         writer.add_key_length(config.head_dim)
         writer.add_value_length(config.head_dim)
     elif architecture == "llama":
         writer.add_rope_dimension_count(config.head_dim)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(WORDS)
+    writer.add_tokenizer_model("llama" if is_gemma else "gpt2")
+    writer.add_token_list([word.translate(_PIECES) for word in WORDS] if is_gemma else WORDS)
     writer.add_token_types([1] * (len(WORDS) - 1) + [3])
     writer.add_token_merges(["a b"])
     writer.add_eos_token_id(len(WORDS) - 1)
@@ -101,7 +113,7 @@ def write(
         theirs = f"{names.get_name(stem)}.{leaf}"
         values = parameter.detach().numpy()
         if parameter.ndim == 1:
-            writer.add_tensor(theirs, values)
+            writer.add_tensor(theirs, values + 1 if is_gemma else values)
             continue
         held = quants.quantize(values, kind)
         parameter.data = torch.from_numpy(quants.dequantize(held, kind))
@@ -123,8 +135,11 @@ def write(
         (MistralConfig, "llama", {"sliding_window": None}),
         (Qwen2Config, "qwen2", {"tie_word_embeddings": True, "rope_parameters": {"rope_theta": 1e6}}),
         (Qwen3Config, "qwen3", {"head_dim": 128}),
+        # The sixth layer looks at everything, the others at 64 tokens.
+        (Gemma3TextConfig, "gemma3", {"head_dim": 32, "num_hidden_layers": 6, "sliding_window": 64}),
+        (Phi3Config, "phi3", {"pad_token_id": None}),
     ],
-    ids=["llama", "mistral", "qwen2", "qwen3"],
+    ids=["llama", "mistral", "qwen2", "qwen3", "gemma3", "phi3"],
 )
 def test_a_file_computes_what_its_model_does(
     tmp_path: Path, kind: type[PretrainedConfig], architecture: str, settings: dict[str, Any]
@@ -138,8 +153,9 @@ def test_a_file_computes_what_its_model_does(
     with torch.no_grad():
         torch.testing.assert_close(read(tokens).logits, model(tokens).logits, rtol=1e-6, atol=1e-6)
     words = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-    assert words.decode(words("cab é\n")["input_ids"]) == "cab é\n"
-    assert words("ab")["input_ids"] == [WORDS.index("ab")]
+    assert words.decode(words("cab é\n", add_special_tokens=False)["input_ids"]) == "cab é\n"
+    first = [words.bos_token_id] if architecture == "gemma3" else []
+    assert words("ab")["input_ids"] == [*first, WORDS.index("ab")]
 
 
 @pytest.mark.slow
