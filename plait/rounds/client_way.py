@@ -16,11 +16,12 @@ from plait.rounds.local_model import DataSize, Trained, TrainJob
 from plait.rounds.memory import ClientSecret, ClientStore
 from plait.rounds.terms import AgreedTerms, DataJournal
 from plait.wire.envelope import Direction, Encoding, Header, encode_delta, seal
-from plait.wire.messages import Evaluation, FurtherTask, Reply, UpdateReply
+from plait.wire.messages import Evaluation, Reply, UpdateReply
 from plait.wire.settings import Settings
 
 if TYPE_CHECKING:
     from plait.trust.identity import NodeIdentity
+    from plait.wire.masked_messages import MaskingTask
 
 
 _LEAST_AVERAGED = 4
@@ -54,8 +55,8 @@ class UpdateSender(Protocol):
         """
         ...
 
-    def answer(self, task: FurtherTask) -> Reply:
-        """The answer to a task that is not the core's."""
+    def answer(self, task: MaskingTask) -> Reply:
+        """The answer to a stage of a masked sum."""
         ...
 
 
@@ -107,9 +108,10 @@ class PlainSender:
         del header, settings
         return measure()
 
-    def answer(self, task: FurtherTask) -> Reply:
-        """None but the core's tasks are done."""
-        raise PolicyError(f"{task.what} is asked for, expected none: the run configuration has no such tasks")
+    def answer(self, task: MaskingTask) -> Reply:
+        """Refused: this run has no masks."""
+        del task
+        raise PolicyError("a masked sum is asked for, but the run configuration has no masks")
 
 
 def _said(job: TrainJob, trained: Trained, encoding: Encoding) -> dict[str, float]:

@@ -34,7 +34,7 @@ from plait.trust.masks import Ring
 from plait.wire import masked_messages as messages
 from plait.wire.envelope import Header
 from plait.wire.masked_roster import MaskedAttempt, Roster
-from plait.wire.messages import EvaluateTask, Evaluation, FurtherTask, TrainTask
+from plait.wire.messages import EvaluateTask, Evaluation, TrainTask
 from plait.wire.settings import Settings
 
 if TYPE_CHECKING:
@@ -234,10 +234,8 @@ class UnderMasks:
         figures = encode_figures(evaluation_figures(*client_losses(measure())), EVALUATION)
         return self.masking.masked(roster.session, np.zeros(0, np.int32), figures, received=header.result_digest)
 
-    def answer(self, task: FurtherTask) -> messages.MaskedReply:
+    def answer(self, task: messages.MaskingTask) -> messages.MaskedReply:
         """A stage of a sum."""
-        if not isinstance(task, messages.MaskingTask):
-            raise PolicyError(f"{task.what} is asked for, expected a stage of a masked sum")
         if self.speaker.terms:
             session = task.session
             self.speaker.terms.check_round(session.round, least=int(session.purpose == "train"))

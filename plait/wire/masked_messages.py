@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 from plait.errors import PeerError
 from plait.trust.masks import LEAST_BITS, MOST_BITS
@@ -61,8 +61,6 @@ class MaskingTask:
 
     session: MaskedAttempt
     stage: Stage = None
-    field: ClassVar[str] = "masking"
-    what: ClassVar[str] = "a masked sum"
 
     def message(self) -> pb.Masking:
         """It as protobuf."""
@@ -152,7 +150,6 @@ class MaskedReply:
 
     client: str
     answer: Answered
-    field: ClassVar[str] = "masked"
 
     def message(self) -> pb.Masked:
         """It as protobuf."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from enum import IntEnum
 from functools import lru_cache
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from google.protobuf.message import Message
 
@@ -22,6 +22,9 @@ from plait.v1 import messages_pb2 as pb
 from plait.wire import bounds, canonical
 from plait.wire.envelope import Header, read_header, varint
 from plait.wire.settings import SIDES, Settings, digest_of, settings_from
+
+if TYPE_CHECKING:  # a run without masks does not load them
+    from plait.wire.masked_messages import MaskedReply, MaskingTask
 
 MAX_TEXT_BYTES = 1 << 24
 """Of a layout's text; those of the largest adapters have a twentieth of it."""
@@ -108,24 +111,8 @@ class EvaluateTask:
     broadcast: bytes
 
 
-class FurtherReply(Protocol):
-    """The answer in a stage of a masked sum, in a field of its own in messages.proto's Reply."""
-
-    field: ClassVar[str]
-
-    def message(self) -> Message:
-        """It as protobuf."""
-        ...
-
-
-class FurtherTask(FurtherReply, Protocol):
-    """A stage of a masked sum, in a field of its own in messages.proto's Task; `what` is asked for, in words."""
-
-    what: ClassVar[str]
-
-
 CoreTask: TypeAlias = DescribeTask | TrainTask | EvaluateTask
-Task: TypeAlias = CoreTask | FurtherTask
+Task: TypeAlias = "CoreTask | MaskingTask"
 
 
 @dataclass(frozen=True)
@@ -220,7 +207,7 @@ class Refusal:
         return self.reason.name.lower().replace("_", "-")
 
 
-Reply: TypeAlias = ClientCard | UpdateReply | Evaluation | Refusal | FurtherReply
+Reply: TypeAlias = "ClientCard | UpdateReply | Evaluation | Refusal | MaskedReply"
 
 
 class UnknownSettingsError(PeerError):
@@ -246,8 +233,7 @@ def encode_task(task: Task, *, whole: bool = True) -> tuple[bytes, bytes]:
         work = pb.Describe(settings=settings, spec_json=task.spec_json, layout=task.layout)
         return canonical.to_bytes(pb.Task(schema=TASK_SCHEMA, describe=work)), b""
     if not isinstance(task, TrainTask | EvaluateTask):
-        further: dict[str, Any] = {task.field: task.message()}
-        return canonical.to_bytes(pb.Task(schema=TASK_SCHEMA, **further)), b""
+        return canonical.to_bytes(pb.Task(schema=TASK_SCHEMA, masking=task.message())), b""
     # Canonical protobuf ends with the field of the highest number, which is the broadcast: so it can follow all else
     # without a copy.
     told = canonical.to_bytes(_settings_message(task.settings, whole=whole))
@@ -354,8 +340,7 @@ def encode_reply(reply: Reply) -> bytes:
             detail = printable(reply.detail, limit=bounds.MAX_DETAIL)
             answer = pb.Reply(refusal=pb.Refusal(client=reply.client, reason=reason, detail=detail))
         case _:
-            further: dict[str, Any] = {reply.field: reply.message()}
-            answer = pb.Reply(**further)
+            answer = pb.Reply(masked=reply.message())
     answer.schema = canonical.SCHEMA
     return canonical.to_bytes(answer)
 
