@@ -11,7 +11,7 @@ its holders are, with the signature of each that it has masked its numbers with 
 key, and its holders give shares of its seed alone. So a set of clients whose sum can be unmasked has no honest survivor
 as a neighbour outside, and in it each has as many neighbours as two thirds of its holders without colluders. Among all
 the rest that is every honest survivor. Along the cycles no such set is smaller than half of the clients, but with a
-chance below 2^-80 for each roster up to 2,000 clients and 2^-75 for the largest (`tests/features/secagg/graph_bound.py`
+chance below 2^-80 for each roster up to 2,000 clients and 2^-75 for the largest (`tests/plait/secagg/graph_bound.py`
 adds it up): a single client needs 43 of 64 neighbours that collude, more have too few neighbours in common, and two
 large sets without a link between them are not to be found.
 

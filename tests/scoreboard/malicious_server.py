@@ -1,6 +1,6 @@
 """What a server may not get out of a masked sum: each attack goes to the clients' own code, and has to be refused.
 
-Every attack would end with the numbers of a single client; they are those of `tests/features/secagg/test_exchange.py`,
+Every attack would end with the numbers of a single client; they are those of `tests/plait/secagg/test_exchange.py`,
 with the keys of provisioned kits. Others look at the masks themselves: that they are as hard
 to guess as their keys are long, and that clients who were sent different models have masks that do not cancel.
 """
@@ -28,7 +28,7 @@ from plait.trust.kit import ClientKit
 from plait.trust.provision import provision
 from plait.wire.masked_roster import MaskedAttempt, Offer
 
-exchange = borrowed("features/secagg/test_exchange.py")
+exchange = borrowed("plait/secagg/test_exchange.py")
 SESSION = exchange.SESSION
 sealed_of = exchange.sealed_of
 CLIENTS = 5

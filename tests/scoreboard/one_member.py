@@ -1,7 +1,7 @@
 """One member of a masked sum against the others: what it hides under its masks, and what it does in the stages.
 
 Each case is a run of five clients, of whom one departs from the protocol in one way from some round on; the unit tests'
-claims must hold (`tests/features/secagg/test_one_member.py`): the others' run goes on or ends with the last good one,
+claims must hold (`tests/plait/secagg/test_one_member.py`): the others' run goes on or ends with the last good one,
 no round moves the adapter much further than an honest one, the ledger names the member alone.
 """
 
@@ -16,7 +16,7 @@ import pytest
 from scoreboard.row import Row
 from scoreboard.small_federation import FakeModel, Federation, borrowed, no_waiting_for_the_disk, tests_in
 
-attacks = borrowed("features/secagg/test_one_member.py")
+attacks = borrowed("plait/secagg/test_one_member.py")
 LEAST = 24
 
 

@@ -32,7 +32,7 @@ from plait.wire.masked_messages import MaskingTask
 from plait.wire.masked_roster import MaskedAttempt
 from plait.wire.messages import Refusal, decode_reply
 
-masked = borrowed("features/secagg/test_masked_rounds.py")
+masked = borrowed("plait/secagg/test_masked_rounds.py")
 NAMES = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi")
 VICTIM = "heidi"
 LEAST, MOST = 3, 3

@@ -20,7 +20,7 @@ from plait.rounds.run_directory import RunDirectory
 from plait.secagg.rounds import check_grid, privacy_of_clients
 from plait.secagg.sums import NOISED, Summed, sum_file
 
-masked = borrowed("features/secagg/test_masked_rounds.py")
+masked = borrowed("plait/secagg/test_masked_rounds.py")
 NAMES = masked.NAMES
 PRIVACY = ClientPrivacy(
     noise_multiplier=multiplier_for(8.0, 1e-5, 1, guaranteed=4), delta=1e-5, epsilon=8.0, clients=5, clip_norm=0.5,

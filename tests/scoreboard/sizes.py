@@ -1,6 +1,6 @@
 """Masked sums of every size from 3 to 2,000 clients: a server without help, with the most colluders, and with one more.
 
-The attacks, and the chance that is left above 256 clients, are in `tests/features/secagg`.
+The attacks, and the chance that is left above 256 clients, are in `tests/plait/secagg`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from scoreboard.row import Row
 from scoreboard.small_federation import borrowed
 
-attacked_sums = borrowed("features/secagg/attacked_sums.py")
+attacked_sums = borrowed("plait/secagg/attacked_sums.py")
 QUICK = (*range(3, 12), 30, 101, 256, 257, 350, 500, 1999)
 LARGEST = 2000
 

@@ -9,7 +9,7 @@ import pytest
 from plait.guarantees.thresholds import COMPLETE, LEAST_GROUPS, Thresholds, colluding, groups_for
 from plait.secagg.stages import seated
 from plait.secagg.sums import FAR, distances
-from tests.features.secagg.attacked_sums import claims
+from tests.plait.secagg.attacked_sums import claims
 
 PAGES = Path(__file__).parents[3]
 INVITED = 3, 8, 23, 24, 100, 500, 1000, 2000

@@ -19,7 +19,7 @@ from plait.privacy.mechanism import (
     next_clip,
     shares_for,
 )
-from tests.features.privacy.test_noise import chances, chi_square_is_small
+from tests.plait.privacy.test_noise import chances, chi_square_is_small
 
 PRIVACY = ClientPrivacy(
     noise_multiplier=1.5, delta=1e-5, epsilon=None, clients=10, clip_norm=0.25, quantile=0.5, largest_step=1e-3

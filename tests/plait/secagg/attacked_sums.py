@@ -20,7 +20,7 @@ from plait.guarantees.thresholds import COMPLETE, colluding
 from plait.secagg import client as client_module
 from plait.secagg.client import MaskingClient, Secrets
 from plait.wire.masked_roster import MaskedAttempt, Offer, Roster
-from tests.features.secagg.graph_bound import failure_bits, mixing
+from tests.plait.secagg.graph_bound import failure_bits, mixing
 
 SESSION = MaskedAttempt(bytes(16), "train", 1, bytes(16))
 NONE, NO_FIGURES = np.zeros(0, np.uint8), np.zeros(0, np.uint64)

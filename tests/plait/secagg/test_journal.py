@@ -10,7 +10,7 @@ from plait.rounds.channel import Patience, Purpose
 from plait.rounds.terms import DataJournal
 from plait.secagg.journal import SumJournal, evaluators_of
 from plait.wire.masked_roster import MaskedAttempt
-from tests.features.privacy.test_client import Kept
+from tests.plait.privacy.test_client import Kept
 
 HERE, THERE = b"a" * 32, b"b" * 32
 

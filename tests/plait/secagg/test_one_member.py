@@ -26,7 +26,7 @@ from plait.wire.masked_messages import (
     UnopenedParcel,
 )
 from plait.wire.messages import decode_reply, decode_task, encode_reply
-from tests.features.secagg.test_masked_rounds import stage_of
+from tests.plait.secagg.test_masked_rounds import stage_of
 
 pytestmark = pytest.mark.slow
 

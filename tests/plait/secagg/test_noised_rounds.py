@@ -26,7 +26,7 @@ from plait.secagg.rounds import check_grid, privacy_of_clients
 from plait.secagg.sums import NOISED, TRAINING, decode_figures
 from plait.trust.masks import Ring
 from plait.wire.messages import Refusal, decode_reply
-from tests.features.secagg.test_masked_rounds import NAMES, STAGES, killed_in_unmasking, stage_of, summed
+from tests.plait.secagg.test_masked_rounds import NAMES, STAGES, killed_in_unmasking, stage_of, summed
 from tests.plait.rounds import conftest
 
 FIXED = ClientPrivacy(

@@ -1,4 +1,0 @@
-"""A federation of a few numbers, and a base of a few parameters."""
-
-from tests.plait.rounds.conftest import *  # isort: skip # noqa: F403 (fixtures)
-from tests.plait.training.conftest import *  # isort: skip # noqa: F403

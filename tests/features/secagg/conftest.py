@@ -1,3 +1,0 @@
-"""A federation of a few numbers, and a base of a few parameters."""
-
-from tests.plait.rounds.conftest import *  # isort: skip # noqa: F403 (fixtures)
