@@ -15,8 +15,8 @@ from plait.rounds.channel import Purpose
 from plait.rounds.client_way import PlainSender
 from plait.wire.envelope import EPSILON, read_envelope
 from plait.wire.messages import ClientCard, EvaluateTask, Refusal, UpdateReply, decode_reply, decode_task, encode_task
-from tests.plait.privacy.test_private_rounds import FORBIDDEN
 from tests.killing import different_stories
+from tests.plait.privacy.test_private_rounds import FORBIDDEN
 
 pytestmark = pytest.mark.slow  # accounting for samples of records takes seconds
 

@@ -26,8 +26,8 @@ from plait.secagg.rounds import check_grid, privacy_of_clients
 from plait.secagg.sums import NOISED, TRAINING, decode_figures
 from plait.trust.masks import Ring
 from plait.wire.messages import Refusal, decode_reply
-from tests.plait.secagg.test_masked_rounds import NAMES, STAGES, killed_in_unmasking, stage_of, summed
 from tests.plait.rounds import conftest
+from tests.plait.secagg.test_masked_rounds import NAMES, STAGES, killed_in_unmasking, stage_of, summed
 
 FIXED = ClientPrivacy(
     noise_multiplier=multiplier_for(8.0, 1e-5, 2, guaranteed=4), delta=1e-5, epsilon=8.0, clients=5, clip_norm=0.5,
