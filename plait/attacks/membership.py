@@ -31,7 +31,7 @@ from plait.simulation.simulation import Simulation
 from plait.training.examples import Example, order, spread
 from plait.training.local_model import PeftLocalModel, data_seed
 from plait.training.resident import ResidentBase
-from plait.training.teaching import tokenise
+from plait.training.tokenization import tokenise
 from plait.training.trainer import measure_losses
 from plait.wire import bounds
 from plait.wire.settings import Settings

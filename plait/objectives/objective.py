@@ -1,4 +1,4 @@
-"""What an objective needs of a run, and how its figures are named. Knows no model; `plait.training.teaching` does."""
+"""What an objective needs of a run, and how its figures are named. Knows no model."""
 
 from __future__ import annotations
 

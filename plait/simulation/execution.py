@@ -30,7 +30,7 @@ from plait.training.bases import quiet_libraries
 from plait.training.device import choose_devices
 from plait.training.fused.kernels import native_library
 from plait.training.own_functions import CROSS_ENTROPY
-from plait.training.teaching import check_kind
+from plait.training.tokenization import check_kind
 from plait.wire.codec import DECODED
 
 # As a fraction of the adapters that a run starts from.

@@ -25,7 +25,7 @@ from plait.system import machine
 from plait.system.files import is_ours, make_private_directory, write_atomically
 from plait.training.examples import Example, Tokenizer
 from plait.training.resident import ResidentBase
-from plait.training.teaching import ExampleFormat, tokenise
+from plait.training.tokenization import ExampleFormat, tokenise
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -73,7 +73,7 @@ class Loaded:
         return self._base
 
     def tokens(self, records: Sequence[Record], tokenizer: Tokenizer, form: ExampleFormat) -> list[Example]:
-        """The examples made from the records (see `plait.training.teaching.tokenise`).
+        """The examples made from the records (see `plait.training.tokenization.tokenise`).
 
         Raises:
             DataError: the data does not fit the base or the task.

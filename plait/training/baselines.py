@@ -16,7 +16,7 @@ from plait.training.learner import TrainingInputs
 from plait.training.local_model import PeftLocalModel
 from plait.training.losses import TrainingObjective
 from plait.training.resident import ResidentBase, adapter_parameters
-from plait.training.teaching import teaching_of
+from plait.training.tokenization import training_objective
 from plait.training.trainer import train_steps
 from plait.wire.settings import Settings
 
@@ -70,14 +70,14 @@ class Baselines:
         if kind == "central":
             accumulation *= len(clients)
             pooled = [example for each in clients.values() for example in each.split(self.spec, self._alone).train]
-            model = self._train("central", pooled, teaching_of(self.settings.objective), accumulation)
+            model = self._train("central", pooled, training_objective(self.settings.objective), accumulation)
             by_client = {name: measured(model, name) for name in clients}
             everywhere = list(by_client.values())
         else:
             evaluators = [*clients][:: -(-len(clients) // _MOST_EVALUATORS)]
             for name, client in clients.items():
                 own = client.split(self.spec, self._alone).train
-                model = self._train(name, own, client.teaching(self._alone), accumulation)
+                model = self._train(name, own, client.objective(self._alone), accumulation)
                 by_client[name] = measured(model, name)
                 everywhere += [by_client[name] if other == name else measured(model, other) for other in evaluators]
         tokens = sum(loss.tokens for loss in everywhere)
@@ -96,7 +96,7 @@ class Baselines:
         return replace(self.settings, local_steps=self.steps, done_steps=0, found_rate_factor=1.0)
 
     def _train(
-        self, whose: str, examples: Sequence[Example], teaching: TrainingObjective, accumulation: int
+        self, whose: str, examples: Sequence[Example], objective: TrainingObjective, accumulation: int
     ) -> PeftModel:
         """One model, seeded by whose it is: ``central`` or a client's."""
         base, spec = self.base, self.spec
@@ -111,7 +111,7 @@ class Baselines:
             task=spec.task,
             pad_token=base.pad_token,
             on_step=lambda step, _: self.progress(f"{what}, step {step + 1} of {self.steps}"),
-            teaching=teaching,
+            objective=objective,
             tokenizer=base.tokenizer,
             memory=base.step_memory,
         )

@@ -29,7 +29,7 @@ from plait.training.device import device_of
 from plait.training.examples import IGNORED, Example, Tokenizer, digest_of, prompt_tokens
 from plait.training.generate import Sampling, Wanted, context_of, generate
 from plait.training.learner import LocalTraining
-from plait.training.losses import BatchLoss, LossFunction, StepLoss, StepMemory, Taught, TrainingObjective
+from plait.training.losses import BatchLoss, LossContext, StepLoss, StepMemory, TrainingObjective
 from plait.training.own_functions import Reward, reward_named, value_of
 from plait.training.preferences import without_adapter
 from plait.wire.settings import Settings
@@ -53,9 +53,22 @@ class Rewards(TrainingObjective):
         """Prompts, with the completion that the record has."""
         return [Example.of_sides(_last_reply(each), None) for each in converse(records, kind, tokenizer, seq_len)]
 
-    def lesson(self, taught: Taught) -> RewardLesson:
-        """See `RewardLesson`."""
-        return RewardLesson(taught, self._formula, self._how)
+    def loss(self, model: nn.Module, parameters: Sequence[nn.Parameter], context: LossContext) -> StepLoss:
+        """See `GroupLoss`."""
+        del parameters
+        if context.tokenizer is None:
+            raise ValueError("a reward reads text, so a tokenizer is needed")
+        grader, settings = Grader.named(self._how.reward, context.tokenizer), context.inputs.settings
+        return GroupLoss(
+            model,
+            self._formula,
+            grader,
+            self._how,
+            seq_len=settings.seq_len,
+            pad_token=context.pad_token,
+            seed=settings.seed,
+            memory=context.memory,
+        )
 
     def measured(
         self, model: nn.Module, examples: Sequence[Example], settings: Settings, tokenizer: Tokenizer
@@ -128,16 +141,16 @@ class CompletionGroup:
     reference: torch.Tensor | None = None
 
 
-class GroupLoss:
-    """The loss of a step's prompts, in the place of `BatchLoss`.
+class GroupLoss(StepLoss):
+    """The loss of a step's prompts, of which completions are sampled before it.
 
     The model is in evaluation mode: with dropout, a ratio to what was sampled would be of two different models. Seed,
     step and prompt decide the draws.
     """
 
-    is_sum = True
-    """Whether the loss of several prompts is the sum of theirs."""
-    reported = None
+    without_dropout = True
+    in_whole = True  # one prompt's completions are sequences enough for a pass
+    is_limited = False
 
     def __init__(
         self,
@@ -156,14 +169,14 @@ class GroupLoss:
         self._pad_token, self._seed = pad_token, seed
         self._groups: dict[bytes, CompletionGroup] = {}
         self._rewards: list[float] = []
+        self.recomputes = self._losses.recomputes
 
-    @property
-    def recomputes(self) -> bool:
-        """Whether blocks can be computed twice instead of kept."""
-        return self._losses.recomputes
+    def draws(self, step: int) -> bool:
+        """Whether a step has completions of its own."""
+        return step % self._objective.num_iterations == 0
 
-    def sample(self, batches: Sequence[Sequence[Example]], step: int) -> float:
-        """Draw completions of a step's prompts; returns their mean reward, if none has one that of the draw before."""
+    def begin(self, batches: Sequence[Sequence[Example]], step: int) -> None:
+        """Sample completions of a step's prompts."""
         examples = {example.digest: example for batch in batches for example in batch}
         asked = [*examples.values()]
         drawn = completions_of(
@@ -179,15 +192,20 @@ class GroupLoss:
         found = [reward for group in self._groups.values() for reward in group.rewards]
         if found:
             self._rewards.append(float(np.mean(found)))
-        return self._rewards[-1] if self._rewards else 0.0
 
-    @property
-    def mean_reward(self) -> float:
-        """Over the draws of which something had a reward."""
-        return float(np.mean(self._rewards))
+    def to_report(self, loss: float) -> float:
+        """Minus the mean reward of the last draw with any: advantages are centred, so the loss means nothing."""
+        del loss
+        return 0.0 - (self._rewards[-1] if self._rewards else 0.0)
 
-    def __call__(self, batch: Sequence[Example]) -> torch.Tensor:
-        """The loss, summed over the prompts; a scalar that gradients can be taken of."""
+    def finished(self, done: LocalTraining) -> LocalTraining:
+        """With the mean reward, and how many completions had none."""
+        self._grader.check()
+        reward, refused = float(np.mean(self._rewards)), self._grader.refused
+        return replace(done, report=replace(done.report, reward=reward, refused_completions=refused))
+
+    def __call__(self, batch: Sequence[Example], /) -> torch.Tensor:
+        """See `StepLoss`."""
         found = [self._of(self._groups[example.digest]) for example in batch]
         return torch.stack(found).sum()
 
@@ -205,59 +223,6 @@ class GroupLoss:
                 base = BatchLoss(self._model, task=_TASK, pad_token=self._pad_token)
                 group.reference = -base.by_token(group.completions)[0]
         return self._objective.loss(now, group.before, group.reference, advantages, counts)
-
-
-class RewardLesson(LossFunction):
-    """The lesson of a reward: completions are sampled before a step, and their group's loss is minimised."""
-
-    without_dropout = True
-    in_whole = True  # one prompt's completions are sequences enough for a pass
-    is_limited = False
-
-    def __init__(self, taught: Taught, objective: GRPO, how: Rewarded) -> None:
-        super().__init__(taught)
-        if taught.tokenizer is None:
-            raise ValueError("a reward reads text, so a tokenizer is needed")
-        self._objective, self._how = objective, how
-        self._grader = Grader.named(how.reward, taught.tokenizer)
-        self._group_loss: GroupLoss | None = None
-        self._mean_reward = 0.0
-
-    def loss(self, model: torch.nn.Module, parameters: Sequence[torch.nn.Parameter]) -> StepLoss:
-        """The groups'."""
-        del parameters
-        taught = self._taught
-        self._group_loss = GroupLoss(
-            model,
-            self._objective,
-            self._grader,
-            self._how,
-            seq_len=taught.settings.seq_len,
-            pad_token=taught.pad_token,
-            seed=taught.settings.seed,
-            memory=taught.memory,
-        )
-        return self._group_loss
-
-    def draws(self, step: int) -> bool:
-        """Whether a step has completions of its own."""
-        return step % self._objective.num_iterations == 0
-
-    def begin(self, batches: Sequence[Sequence[Example]], step: int) -> None:
-        """Sample completions."""
-        if self._group_loss is not None:
-            self._mean_reward = self._group_loss.sample(batches, step)
-
-    def said(self, loss: float) -> float:
-        """Minus the mean reward: what is minimised says nothing, for advantages are centred."""
-        del loss
-        return 0.0 - self._mean_reward
-
-    def finished(self, done: LocalTraining) -> LocalTraining:
-        """With the mean reward, and how many completions had none."""
-        self._grader.check()
-        reward = self._group_loss.mean_reward if self._group_loss else 0.0
-        return replace(done, report=replace(done.report, reward=reward, refused_completions=self._grader.refused))
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from plait.training.bases import LocatedBase
 from plait.training.device import Compute
 from plait.training.examples import spread
 from plait.training.resident import ResidentBase
-from plait.training.teaching import ExampleFormat, teaching_of, tokenise
+from plait.training.tokenization import ExampleFormat, tokenise, training_objective
 from plait.training.trainer import measure_losses
 
 
@@ -56,12 +56,15 @@ def evaluate_adapter(
     chosen = spread(examples, max_sequences, by_label=spec.task is AdapterTask.CLASSIFICATION)
     if objective_named(objective).completions:
         raise ConfigError(f"objective is '{objective}', which is measured only in a run, expected one of preferences")
-    teaching = teaching_of(objective)
     state = AdapterState.from_tensors(spec.layout, loaded.tensors)
     model = base.carrying(spec, state)
 
     measure = partial(
-        measure_losses, task=spec.task, pad_token=base.pad_token, batch_size=batch_size, teaching=teaching
+        measure_losses,
+        task=spec.task,
+        pad_token=base.pad_token,
+        batch_size=batch_size,
+        objective=training_objective(objective),
     )
     with_adapter = measure(model, chosen)
     with model.disable_adapter():

@@ -23,7 +23,7 @@ from plait.training.examples import Example, Split, Tokenizer, digest_of, split_
 from plait.training.learner import LocalTraining, StepReport, TrainingInputs
 from plait.training.losses import TrainingObjective
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter, slot_digest
-from plait.training.teaching import ExampleFormat, teaching_of, tokenise
+from plait.training.tokenization import ExampleFormat, tokenise, training_objective
 from plait.training.trainer import measure_losses, only_trained, train_steps, trained_parameters
 from plait.wire.settings import Settings
 
@@ -61,8 +61,8 @@ class PeftLocalModel:
     def __post_init__(self) -> None:
         self._split: Split | None = None
         self._split_for: tuple[object, ...] = ()
-        self._teaching: TrainingObjective | None = None
-        self._teaching_of = ""
+        self._objective: TrainingObjective | None = None
+        self._objective_text = ""
 
     @property
     def base_fingerprint(self) -> bytes:
@@ -122,8 +122,8 @@ class PeftLocalModel:
 
     def measure_losses(self, model: nn.Module, spec: AdapterSpec, settings: Settings) -> SequenceLosses:
         """Held-out losses of a model."""
-        held_out, teaching = self.split(spec, settings).held_out, self.teaching(settings)
-        if found := teaching.measured(model, held_out, settings, self.base.tokenizer):
+        held_out, objective = self.split(spec, settings).held_out, self.objective(settings)
+        if found := objective.measured(model, held_out, settings, self.base.tokenizer):
             return found
         return measure_losses(
             model,
@@ -131,15 +131,15 @@ class PeftLocalModel:
             task=spec.task,
             pad_token=self.base.pad_token,
             batch_size=settings.batch_size,
-            teaching=teaching,
+            objective=objective,
             memory=self.base.step_memory,
         )
 
-    def teaching(self, settings: Settings) -> TrainingObjective:
+    def objective(self, settings: Settings) -> TrainingObjective:
         """How this client learns the run's objective."""
-        if self._teaching is None or self._teaching_of != settings.objective:
-            self._teaching, self._teaching_of = teaching_of(settings.objective), settings.objective
-        return self._teaching
+        if self._objective is None or self._objective_text != settings.objective:
+            self._objective, self._objective_text = training_objective(settings.objective), settings.objective
+        return self._objective
 
     def split(self, spec: AdapterSpec, settings: Settings) -> Split:
         """The client's examples under these settings, tokenised once."""
@@ -195,7 +195,7 @@ class PeftLocalModel:
             inputs,
             task=spec.task,
             pad_token=self.base.pad_token,
-            teaching=self.teaching(settings),
+            objective=self.objective(settings),
             tokenizer=self.base.tokenizer,
             memory=self.base.step_memory,
         )

@@ -1,9 +1,9 @@
-"""What a training minimises: a lesson, its loss of a batch, and what gives way where a step does not fit into memory.
+"""What a training minimises: the loss of a batch, and what gives way where a step does not fit into memory.
 
-The plain lesson is the cross-entropy of the examples' labels, by the fastest implementation that fits the model.
+The usual one is the cross-entropy of the examples' labels, by the fastest implementation that fits the model.
 Language models that `fused` supports are computed by it: same numbers within rounding, less time, no padding and
 never all logits. Every other model, and every classifier, runs as PEFT and transformers implement it (`model_losses`).
-Preferences and rewards have lessons of their own (`teaching`). Knows no optimizer.
+Preferences and rewards have losses of their own (`preferences`, `completions`). Knows no optimizer.
 """
 
 from __future__ import annotations
@@ -11,20 +11,21 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
 from torch import nn
 
 from plait.adapters import AdapterTask, Float32
 from plait.data import Record, RecordKind
-from plait.errors import MachineError
+from plait.errors import MachineError, PartError
+from plait.own_code import located_errors
 from plait.rounds.evaluation import SequenceLosses
-from plait.training.examples import Example, Tokenizer, count_labels
+from plait.training.examples import IGNORED, Example, Tokenizer, count_labels
 from plait.training.fused.kernels import SLICE_ELEMENTS_ON_GPU
 from plait.training.fused.language_model import FusedLanguageModel, recognise
-from plait.training.learner import LocalTraining
-from plait.training.own_functions import loss_named
+from plait.training.learner import LocalTraining, TrainingInputs
+from plait.training.own_functions import LocalAdapter, LocalLoss, loss_named
 from plait.wire.settings import Settings
 
 if TYPE_CHECKING:
@@ -35,84 +36,47 @@ T = TypeVar("T")
 ALL_BLOCKS = 1 << 30
 """More than any base has."""
 
-# In torch's words; neither is torch.OutOfMemoryError. The first is the CPU's allocator, the second Metal's.
-_SAYINGS = ("can't allocate memory", "out of memory")
+# Torch's words; neither is torch.OutOfMemoryError. The first is the CPU's allocator, the second Metal's.
+_OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
 
 
 Judge = Callable[[Sequence[Example]], tuple[list[float], list[float]]]
 """From a batch to the loss of each example, and by how much it leads (see `SequenceLosses.leads`)."""
 
 
-class StepLoss(Protocol):
-    """The loss of sequences under a model.
-
-    Attributes:
-        is_sum: whether the loss of a batch is the sum of those of its parts.
-        recomputes: whether blocks can be computed twice instead of kept.
-        reported: of the last batch, where it is not its loss.
-    """
-
-    @property
-    def is_sum(self) -> bool: ...  # noqa: D102
-
-    @property
-    def recomputes(self) -> bool: ...  # noqa: D102
-
-    @property
-    def reported(self) -> torch.Tensor | None: ...  # noqa: D102
-
-    def __call__(self, batch: Sequence[Example], /) -> torch.Tensor:
-        """The batch's loss; a scalar that gradients can be taken of."""
-        ...
-
-
 @dataclass(frozen=True)
-class Taught:
-    """What a lesson is made of: `start` (size,) is the adapter that it begins with."""
+class LossContext:
+    """What a training's loss is made of besides the model."""
 
-    settings: Settings
-    start: Float32
+    inputs: TrainingInputs
     task: AdapterTask
     pad_token: int
     memory: StepMemory
     tokenizer: Tokenizer | None = None
 
 
-class LossFunction:
-    """What one training learns from: here the cross-entropy, or the loss that the settings name.
+class StepLoss:
+    """What one training minimises: the loss of a batch under a model.
 
     Attributes:
+        is_sum: whether the loss of a batch is the sum of those of its parts.
+        recomputes: whether blocks can be computed twice instead of kept.
+        reported: of the last batch, where it is not its loss.
         without_dropout: whether the model is in evaluation mode.
-        in_whole: whether a step is computed unit by unit, and none is cut.
+        in_whole: whether a step is computed unit by unit, and none is split.
         is_limited: whether a step may predict no more than its share of the loss.
     """
 
-    without_dropout = False
-    in_whole = False
-    is_limited = True
+    is_sum: bool = True
+    recomputes: bool = False
+    reported: torch.Tensor | None = None
+    without_dropout: bool = False
+    in_whole: bool = False
+    is_limited: bool = True
 
-    def __init__(self, taught: Taught) -> None:
-        self._taught = taught
-
-    def prepare(self, model: nn.Module, visited: Callable[[], Sequence[Example]]) -> None:
-        """Compute what is needed before the first step."""
-
-    def loss(self, model: nn.Module, parameters: Sequence[nn.Parameter]) -> StepLoss:
-        """What is computed under the model, of whose adapter these are."""
-        taught, function = self._taught, loss_named(self._taught.settings.loss)
-        if function is None:
-            return BatchLoss(model, task=taught.task, pad_token=taught.pad_token, memory=taught.memory)
-        from plait.training.model_losses import ChosenLoss
-
-        return ChosenLoss(
-            model,
-            parameters,
-            function,
-            start=taught.start,
-            task=taught.task,
-            pad_token=taught.pad_token,
-            name=taught.settings.loss,
-        )
+    def __call__(self, batch: Sequence[Example], /) -> torch.Tensor:
+        """The batch's loss; a scalar that gradients can be taken of."""
+        raise NotImplementedError
 
     def draws(self, step: int) -> bool:
         """Whether a step has batches of its own."""
@@ -122,8 +86,8 @@ class LossFunction:
     def begin(self, batches: Sequence[Sequence[Example]], step: int) -> None:
         """Do what comes before a step on new batches."""
 
-    def said(self, loss: float) -> float:
-        """What a step reports."""
+    def to_report(self, loss: float) -> float:
+        """What a step with this loss reports."""
         return loss
 
     def finished(self, done: LocalTraining) -> LocalTraining:
@@ -154,9 +118,14 @@ class TrainingObjective:
 
         return converse(records, kind, tokenizer, seq_len)
 
-    def lesson(self, taught: Taught) -> LossFunction:
-        """What one training learns from."""
-        return LossFunction(taught)
+    def loss(self, model: nn.Module, parameters: Sequence[nn.Parameter], context: LossContext) -> StepLoss:
+        """The loss of one training of the model, of whose adapter these are the parameters."""
+        settings, task, pad_token = context.inputs.settings, context.task, context.pad_token
+        function = loss_named(settings.loss)
+        if function is None:
+            return BatchLoss(model, task=task, pad_token=pad_token, memory=context.memory)
+        start = context.inputs.start
+        return ChosenLoss(model, parameters, function, start=start, task=task, pad_token=pad_token, name=settings.loss)
 
     def judge(self, model: nn.Module, examples: Sequence[Example], *, pad_token: int) -> Judge | None:
         """By what held-out examples are judged, in evaluation mode; None for the loss of their labels."""
@@ -171,12 +140,8 @@ class TrainingObjective:
         return None
 
 
-class BatchLoss:
+class BatchLoss(StepLoss):
     """Cross-entropy in nats, summed over a batch's label tokens (or examples), in float32, in the model's mode."""
-
-    is_sum = True
-    """Whether the loss of a batch is the sum of those of its parts."""
-    reported = None
 
     def __init__(
         self, model: nn.Module, *, task: AdapterTask, pad_token: int, memory: StepMemory | None = None
@@ -187,17 +152,13 @@ class BatchLoss:
         self._pad_token = pad_token
         self._fused = recognise(model) if task is AdapterTask.CAUSAL_LM else None
         self._own: ModelLosses | None = None
+        self.recomputes = self._fused is not None
 
-    @property
-    def recomputes(self) -> bool:
-        """Whether blocks can be computed twice instead of kept."""
-        return self._fused is not None
-
-    def __call__(self, batch: Sequence[Example]) -> torch.Tensor:
-        """The batch's loss; a scalar that gradients can be taken of."""
+    def __call__(self, batch: Sequence[Example], /) -> torch.Tensor:
+        """See `StepLoss`."""
         if self._fused is not None and self._fused.takes(batch):
             return self._by_fused(self._fused, batch)[0].sum()
-        return self._by_model().total(batch)
+        return self.by_model().total(batch)
 
     def by_sequence(self, batch: Sequence[Example]) -> list[float]:
         """The same for every sequence of a language model's batch separately, without gradients."""
@@ -209,19 +170,76 @@ class BatchLoss:
         """The same for every label token of a language model's batch, (counted,) float32, and how many each has."""
         if self._fused is not None and self._fused.takes(batch):
             return self._by_fused(self._fused, batch)
-        return self._by_model().by_token(batch), [count_labels(example, self._task) for example in batch]
+        return self.by_model().by_token(batch), [count_labels(example, self._task) for example in batch]
 
     def _by_fused(self, fused: FusedLanguageModel, batch: Sequence[Example]) -> tuple[torch.Tensor, list[int]]:
         memory = self._memory
         return fused.token_losses(batch, recomputed=memory.recomputed, slice_elements=memory.slice_elements)
 
-    def _by_model(self) -> ModelLosses:
+    def by_model(self) -> ModelLosses:
+        """The same by the model's own modules."""
         if self._own is None:
             from plait.training.model_losses import ModelLosses
 
             is_sliced = self._task is AdapterTask.CAUSAL_LM and self._fused is None
             self._own = ModelLosses(self._model, task=self._task, pad_token=self._pad_token, is_sliced=is_sliced)
         return self._own
+
+
+class ChosenLoss(StepLoss):
+    """A loss that `--loss` names; the model runs by its own modules. `reported` is the cross-entropy, summed."""
+
+    is_sum = False  # a user's own may be anything
+
+    def __init__(
+        self,
+        model: nn.Module,
+        parameters: Sequence[nn.Parameter],
+        function: LocalLoss,
+        *,
+        start: Float32,
+        task: AdapterTask,
+        pad_token: int,
+        name: str,
+    ) -> None:
+        from plait.training.model_losses import ModelLosses
+
+        self._model, self._function, self._name = model, function, name
+        self._losses = ModelLosses(model, task=task, pad_token=pad_token)
+        names = {id(parameter): key for key, parameter in model.named_parameters()}
+        self._tensors = {names[id(parameter)]: parameter for parameter in parameters}
+        parts = torch.from_numpy(start.copy()).split([parameter.numel() for parameter in parameters])
+        self._received = {
+            names[id(parameter)]: part.view_as(parameter).to(parameter)
+            for parameter, part in zip(parameters, parts, strict=True)
+        }
+
+    def __call__(self, batch: Sequence[Example], /) -> torch.Tensor:
+        """See `StepLoss`."""
+        logits, labels = self._losses.logits(batch)
+        self.reported = nn.functional.cross_entropy(logits.detach(), labels, ignore_index=IGNORED, reduction="sum")
+        kept = labels != IGNORED
+        logits, labels = (logits, labels) if bool(kept.all()) else (logits[kept], labels[kept])
+        adapter = LocalAdapter(self._tensors, self._received, lambda: self._received_logits(batch, kept))
+        with located_errors(f"loss '{self._name}' failed", quoting=False):
+            loss = cast("object", self._function(logits, labels, adapter))
+        if not isinstance(loss, torch.Tensor) or loss.dim() or not loss.requires_grad:
+            raise PartError(f"loss '{self._name}' gave no single number with a gradient: return a sum over the labels")
+        return loss
+
+    @torch.no_grad()
+    def _received_logits(self, batch: Sequence[Example], kept: torch.Tensor) -> torch.Tensor:
+        was_training = self._model.training
+        self._model.eval()
+        try:
+            # Called in place of the model, with other values of the adapter; the parameters themselves do not change.
+            def other(**inputs: object) -> object:
+                return torch.func.functional_call(self._model, self._received, (), inputs)
+
+            logits, _ = self._losses.logits(batch, other)
+        finally:
+            self._model.train(was_training)
+        return logits if bool(kept.all()) else logits[kept]
 
 
 @dataclass
@@ -294,4 +312,4 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device or the system had no memory left."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(saying in str(error).lower() for saying in _SAYINGS)
+    return isinstance(error, RuntimeError) and any(each in str(error).lower() for each in _OUT_OF_MEMORY)

@@ -17,13 +17,10 @@ from peft import PeftModel
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from plait.adapters import AdapterTask, Float32
-from plait.errors import PartError
-from plait.own_code import located_errors
+from plait.adapters import AdapterTask
 from plait.training.device import device_of
 from plait.training.examples import IGNORED, Example
 from plait.training.fused.kernels import SLICE_ELEMENTS_ON_GPU
-from plait.training.own_functions import LocalAdapter, LocalLoss
 
 Tensor = torch.Tensor
 
@@ -159,66 +156,3 @@ def pad(
         return tensor, None
     lengths = torch.tensor([len(row) for row in rows], device=device)
     return tensor, (torch.arange(longest, device=device) < lengths[:, None]).long()
-
-
-class ChosenLoss:
-    """A loss that `--loss` names, in the place of `BatchLoss`; the model runs by its own modules."""
-
-    is_sum = False  # a user's own may be anything
-    recomputes = False
-
-    def __init__(
-        self,
-        model: nn.Module,
-        parameters: Sequence[nn.Parameter],
-        function: LocalLoss,
-        *,
-        start: Float32,
-        task: AdapterTask,
-        pad_token: int,
-        name: str,
-    ) -> None:
-        self._model, self._function, self._name = model, function, name
-        self._losses = ModelLosses(model, task=task, pad_token=pad_token)
-        names = {id(parameter): key for key, parameter in model.named_parameters()}
-        self._tensors = {names[id(parameter)]: parameter for parameter in parameters}
-        parts = torch.from_numpy(start.copy()).split([parameter.numel() for parameter in parameters])
-        self._received = {
-            names[id(parameter)]: part.view_as(parameter).to(parameter)
-            for parameter, part in zip(parameters, parts, strict=True)
-        }
-        self.reported: Tensor | None = None
-        """The cross-entropy of the last batch, summed."""
-
-    def __call__(self, batch: Sequence[Example]) -> Tensor:
-        """The batch's loss; a scalar that gradients can be taken of."""
-        logits, labels = self._losses.logits(batch)
-        self.reported = nn.functional.cross_entropy(logits.detach(), labels, ignore_index=IGNORED, reduction="sum")
-        kept = labels != IGNORED
-        logits, labels = (logits, labels) if bool(kept.all()) else (logits[kept], labels[kept])
-        adapter = LocalAdapter(self._tensors, self._received, lambda: self._received_logits(batch, kept))
-        with located_errors(f"loss '{self._name}' failed", quoting=False):
-            loss = self._function(logits, labels, adapter)
-        if not _is_sum(loss):
-            raise PartError(
-                f"loss '{self._name}' gave no single number with a gradient, expected a sum over the labels"
-            )
-        return loss
-
-    @torch.no_grad()
-    def _received_logits(self, batch: Sequence[Example], kept: Tensor) -> Tensor:
-        was_training = self._model.training
-        self._model.eval()
-        try:
-            # Called in place of the model, with other values of the adapter; the parameters themselves do not change.
-            def other(**inputs: object) -> object:
-                return torch.func.functional_call(self._model, self._received, (), inputs)
-
-            logits, _ = self._losses.logits(batch, other)
-        finally:
-            self._model.train(was_training)
-        return logits if bool(kept.all()) else logits[kept]
-
-
-def _is_sum(loss: object) -> bool:
-    return isinstance(loss, Tensor) and not loss.dim() and loss.requires_grad

@@ -25,14 +25,13 @@ from plait.settings.choice import parse_choice
 from plait.system.abandon import check_abandoned
 from plait.training.conversations import conversation, of_each
 from plait.training.device import device_of
-from plait.training.examples import Example, Tokenizer, count_labels
+from plait.training.examples import Example, Tokenizer, count_labels, visited
 from plait.training.losses import (
     BatchLoss,
     Judge,
-    LossFunction,
+    LossContext,
     StepLoss,
     StepMemory,
-    Taught,
     TrainingObjective,
     is_out_of_memory,
 )
@@ -57,9 +56,13 @@ class Preferences(TrainingObjective):
         del kind
         return of_each(records, lambda record: _judged(record, tokenizer, seq_len))
 
-    def lesson(self, taught: Taught) -> PreferenceLesson:
-        """See `PreferenceLesson`."""
-        return PreferenceLesson(taught, self._formula, self._references)
+    def loss(self, model: nn.Module, parameters: Sequence[nn.Parameter], context: LossContext) -> StepLoss:
+        """The formula's, with the references of the examples that the training visits."""
+        del parameters
+        pad_token, inputs = context.pad_token, context.inputs
+        met = visited(inputs.examples, inputs.settings, context.task)
+        learn_references(self._references, model, met, pad_token=pad_token)
+        return PreferenceLoss(model, self._formula, self._references, pad_token=pad_token, memory=context.memory)
 
     def judge(self, model: nn.Module, examples: Sequence[Example], *, pad_token: int) -> Judge:
         """By the formula's loss, and the reward by which the chosen reply leads."""
@@ -82,26 +85,8 @@ def learn_references(
             check_abandoned()
 
 
-class PreferenceLesson(LossFunction):
-    """The lesson of an objective of preferences."""
-
-    def __init__(self, taught: Taught, objective: Formula, references: dict[bytes, tuple[float, ...]]) -> None:
-        super().__init__(taught)
-        self._objective, self._references = objective, references
-
-    def prepare(self, model: nn.Module, visited: Callable[[], Sequence[Example]]) -> None:
-        """What the base says of the examples."""
-        learn_references(self._references, model, visited(), pad_token=self._taught.pad_token)
-
-    def loss(self, model: nn.Module, parameters: Sequence[nn.Parameter]) -> StepLoss:
-        """The objective's."""
-        del parameters
-        pad_token, memory = self._taught.pad_token, self._taught.memory
-        return PreferenceLoss(model, self._objective, self._references, pad_token=pad_token, memory=memory)
-
-
-class PreferenceLoss:
-    """An objective's loss of a batch, in the place of `BatchLoss`, with what `learn_references` found."""
+class PreferenceLoss(StepLoss):
+    """An objective's loss of a batch, summed over its examples, with what `learn_references` found."""
 
     def __init__(
         self,
@@ -115,21 +100,11 @@ class PreferenceLoss:
         self._losses = BatchLoss(model, task=_TASK, pad_token=pad_token, memory=memory)
         self._objective, self._references = objective, references
         self._device = device_of(model)
+        self.is_sum = bool(getattr(objective, "is_sum", False))
+        self.recomputes = self._losses.recomputes
 
-    reported = None
-
-    @property
-    def is_sum(self) -> bool:
-        """Whether the loss of a batch is the sum of those of its parts."""
-        return bool(getattr(self._objective, "is_sum", False))
-
-    @property
-    def recomputes(self) -> bool:
-        """Whether blocks can be computed twice instead of kept."""
-        return self._losses.recomputes
-
-    def __call__(self, batch: Sequence[Example]) -> torch.Tensor:
-        """The batch's loss, summed over its examples; a scalar that gradients can be taken of."""
+    def __call__(self, batch: Sequence[Example], /) -> torch.Tensor:
+        """See `StepLoss`."""
         sides = self._sides(batch)
         return self._of_each(len(batch), lambda: self._objective.losses(sides)).sum()
 

@@ -21,14 +21,13 @@ from plait.errors import ConfigError
 from plait.rounds.evaluation import SequenceLosses
 from plait.system.abandon import check_abandoned
 from plait.training.device import device_of
-from plait.training.examples import Example, Tokenizer, count_labels, digest_of, visited
+from plait.training.examples import Example, Tokenizer, count_labels, digest_of
 from plait.training.learner import Learner, LocalTraining, TrainingInputs, copy_all
 from plait.training.losses import (
     BatchLoss,
-    LossFunction,
+    LossContext,
     StepLoss,
     StepMemory,
-    Taught,
     TrainingObjective,
     within_memory,
 )
@@ -46,7 +45,7 @@ def train_steps(
     task: AdapterTask,
     pad_token: int,
     on_step: Callable[[int, float], None] = lambda _step, _loss: None,
-    teaching: TrainingObjective | None = None,
+    objective: TrainingObjective | None = None,
     tokenizer: Tokenizer | None = None,
     memory: StepMemory | None = None,
 ) -> LocalTraining:
@@ -58,29 +57,29 @@ def train_steps(
 
     Args:
         parameters: the adapter's parameters in layout order; overwritten.
-        teaching: of the objective, with what it remembers; None for supervised fine-tuning.
+        objective: with what it remembers; None for supervised fine-tuning.
         memory: what earlier steps gave up to fit into memory; changed if it is not enough.
     """
     started, settings, memory = time.perf_counter(), inputs.settings, memory or StepMemory()
     trained = trained_parameters(model, parameters, settings.trained)
     sizes = [each.numel() for each in parameters]
     learner = Learner(inputs, sizes, trained, task=task, device=parameters[0].device)
-    taught = Taught(settings, inputs.start, task, pad_token, memory, tokenizer)
-    lesson = (teaching or TrainingObjective()).lesson(taught)
-    lesson.prepare(model, partial(visited, inputs.examples, settings, task))
-    gradients = StepGradients.of(lesson, model, parameters, settings, memory)
+    context = LossContext(inputs, task, pad_token, memory, tokenizer)
+    step_loss = (objective or TrainingObjective()).loss(model, parameters, context)
+    model.train(not step_loss.without_dropout)
+    gradients = StepGradients(parameters, step_loss, settings, memory, LossScale.of(model.parameters()))
     batches, counted = list[list[Example]](), 1
     with in_training(parameters, trained, settings.seed):
         for step in range(settings.steps_taken):
             follow(parameters, learner.values)
-            if lesson.draws(step):
+            if step_loss.draws(step):
                 batches, counted = learner.draw()
-                lesson.begin(batches, step)
+                step_loss.begin(batches, step)
             loss, is_finite = gradients.compute(batches, counted)
-            loss = lesson.said(loss)
+            loss = step_loss.to_report(loss)
             if is_finite:
                 found = [parameter.grad for parameter in parameters]
-                learner.step(found, loss, scale=gradients.scale.factor, is_limited=lesson.is_limited)
+                learner.step(found, loss, scale=gradients.scale.factor, is_limited=step_loss.is_limited)
                 gradients.scale.held()
             else:
                 learner.skip()
@@ -88,7 +87,7 @@ def train_steps(
             on_step(step, loss)
             check_abandoned()
     follow(parameters, learner.values)
-    return lesson.finished(learner.finish(time.perf_counter() - started))
+    return step_loss.finished(learner.finish(time.perf_counter() - started))
 
 
 @torch.no_grad()
@@ -135,31 +134,19 @@ class StepGradients:
 
     A step's loss is the mean over all its label tokens, whatever their distribution over micro-batches.
 
-    Attributes:
-        size: sequences that are computed at a time where a step can be cut; 0 for whole batches or units.
-        memory: what earlier steps gave up; changed if it is not enough.
+    `memory`, what earlier steps gave up, is changed if it is not enough.
     """
 
     parameters: Sequence[nn.Parameter]
     loss: StepLoss
-    size: int
-    seq_len: int
+    settings: Settings
     memory: StepMemory
     scale: LossScale
 
-    @classmethod
-    def of(
-        cls,
-        lesson: LossFunction,
-        model: nn.Module,
-        parameters: Sequence[nn.Parameter],
-        settings: Settings,
-        memory: StepMemory,
-    ) -> StepGradients:
-        """Those of a lesson; the model is then in its mode."""
-        loss = lesson.loss(model.train(not lesson.without_dropout), parameters)
-        size = settings.batch_size if loss.is_sum and not lesson.in_whole else 0
-        return cls(parameters, loss, size, settings.seq_len, memory, LossScale.of(model.parameters()))
+    @property
+    def size(self) -> int:
+        """Sequences that are computed at a time where a step can be split; 0 for whole batches or units."""
+        return self.settings.batch_size if self.loss.is_sum and not self.loss.in_whole else 0
 
     def compute(self, batches: Sequence[Sequence[Example]], counted: int) -> tuple[float, bool]:
         """Compute a step's gradients; `counted` is the number of terms of its loss.
@@ -176,7 +163,7 @@ class StepGradients:
                 self.memory.give_way, min(self.size, len(units)) if self.size else 1, recomputes=self.loss.recomputes
             ),
             device=self.parameters[0].device,
-            what=f"a step over {self.seq_len} tokens a sequence",
+            what=f"a step over {self.settings.seq_len} tokens a sequence",
         )
         return self.scale.settle(attempt)
 
@@ -188,7 +175,7 @@ class StepGradients:
     def _passes(self, units: Sequence[Sequence[Example]]) -> Iterator[Sequence[Example]]:
         """A step in pieces, one after another."""
         if not self.size:
-            # A cut would change the loss, or a unit is enough for a pass.
+            # A split would change the loss, or a unit is enough for a pass.
             yield from units
             return
         examples = [example for unit in units for example in unit]
@@ -198,15 +185,15 @@ class StepGradients:
     def _backward(self, units: Sequence[Sequence[Example]], counted: int) -> tuple[float, bool]:
         """The loss, and whether gradients overflowed."""
         self.forget()  # a failed attempt may have left some
-        scale, said = self.scale, list[torch.Tensor]()
+        scale, sums = self.scale, list[torch.Tensor]()
         for batch in self._passes(units):
             loss = self.loss(batch) / counted
             scale.applied(loss).backward()
             reported = self.loss.reported
-            said.append(loss.detach() if reported is None else reported / counted)
+            sums.append(loss.detach() if reported is None else reported / counted)
         if scale.adapts:
-            said.append(scale.overflows(parameter.grad for parameter in self.parameters).to(said[0].device))
-        read = torch.stack(said).tolist()  # once: each read waits for a GPU
+            sums.append(scale.overflows(parameter.grad for parameter in self.parameters).to(sums[0].device))
+        read = torch.stack(sums).tolist()  # once: each read waits for a GPU
         overflowed = scale.adapts and bool(read.pop())
         return sum(read), overflowed
 
@@ -285,7 +272,7 @@ def measure_losses(
     task: AdapterTask,
     pad_token: int,
     batch_size: int,
-    teaching: TrainingObjective | None = None,
+    objective: TrainingObjective | None = None,
     memory: StepMemory | None = None,
 ) -> SequenceLosses:
     """Loss (and correct answers, or leads) of every example, in evaluation mode, as `train_steps` has its arguments."""
@@ -293,13 +280,11 @@ def measure_losses(
     memory, device, correct = memory or StepMemory(), device_of(model), 0
     losses, leads = list[float](), list[float]()
     batch_loss = BatchLoss(model, task=task, pad_token=pad_token)
-    judge = (teaching or TrainingObjective()).judge(model, examples, pad_token=pad_token)
+    judge = (objective or TrainingObjective()).judge(model, examples, pad_token=pad_token)
     for first in range(0, len(examples), batch_size):
         batch = examples[first : first + batch_size]
         if task is AdapterTask.CLASSIFICATION:
-            from plait.training.model_losses import ModelLosses
-
-            logits, labels = ModelLosses(model, task=task, pad_token=pad_token).logits(batch)
+            logits, labels = batch_loss.by_model().logits(batch)
             losses += nn.functional.cross_entropy(logits, labels, reduction="none").tolist()
             correct += int((logits.argmax(dim=-1) == labels).sum())
         elif judge:

@@ -193,7 +193,7 @@ def configuration(federation: Federation, seed: int, cache: Path, folder: Path) 
     from plait.simulation.partitioned_data import load_partitioned
     from plait.training.bases import locate_base
     from plait.training.examples import split_examples
-    from plait.training.teaching import ExampleFormat, tokenise
+    from plait.training.tokenization import ExampleFormat, tokenise
 
     told = {
         "base": federation.base, "data": federation.data, "partition": federation.partition, "seed": seed,

@@ -33,7 +33,7 @@ from plait.run import Run  # noqa: E402
 from plait.simulation.execution import begin, execute, prepare  # noqa: E402
 from plait.simulation.loaded import Loaded  # noqa: E402
 from plait.simulation.simulation import Simulation  # noqa: E402
-from plait.training.teaching import ExampleFormat  # noqa: E402
+from plait.training.tokenization import ExampleFormat  # noqa: E402
 from plait.training.trainer import measure_losses  # noqa: E402
 
 CHARACTERS, RECORDS, MEASURED = 96, 8000, 512

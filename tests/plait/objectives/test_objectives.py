@@ -11,7 +11,7 @@ import torch
 from plait.errors import ConfigError
 from plait.objectives.formula import DPO, Reply, Sides
 from plait.objectives.named import formula_named
-from plait.training.teaching import teaching_of
+from plait.training.tokenization import training_objective
 
 GENERATOR = np.random.default_rng(3)
 # Log-probabilities of four pairs: of the model's chosen and rejected replies, and the reference's; then their lengths.
@@ -85,5 +85,5 @@ def test_the_gradient_exists_where_model_and_reference_agree() -> None:
 )
 def test_a_wrong_name_or_option_is_refused_in_one_line(text: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said) as raised:
-        teaching_of(text)
+        training_objective(text)
     assert "\n" not in str(raised.value)

@@ -17,7 +17,7 @@ from plait.adapters import AdapterTask
 from plait.data import Message, as_dataset
 from plait.errors import DataError
 from plait.training.examples import IGNORED, Example
-from plait.training.teaching import ExampleFormat, tokenise
+from plait.training.tokenization import ExampleFormat, tokenise
 
 TEMPLATES = Path(__file__).parent / "chat_templates"
 TOOLS = [{"type": "function", "function": {"name": "add", "description": "Adds.", "parameters": {"type": "object"}}}]

@@ -136,9 +136,9 @@ def test_a_completion_without_a_reward_is_left_out_and_counted(model, tokenizer,
 
     mine = grader(tokenizer, reward)
     work = GroupLoss(model, GRPO(beta=0.0), mine, HOW, seq_len=SEQ_LEN, pad_token=0, seed=1)
-    mean = work.sample([examples], 0)
+    work.begin([examples], 0)
     assert (mine.graded, mine.refused) == (5, 4)
-    assert mean == work.mean_reward == pytest.approx((1.0 + 0.5 + 2 + 1 + 1) / 5)
+    assert -work.to_report(0.0) == pytest.approx((1.0 + 0.5 + 2 + 1 + 1) / 5)
     assert [len(group.rewards) for group in work._groups.values()] == [1, 3, 1]
     # A completion alone has nothing to be compared with.
     work(examples[:1]).backward()
@@ -146,7 +146,9 @@ def test_a_completion_without_a_reward_is_left_out_and_counted(model, tokenizer,
     assert work(examples[1:2]).requires_grad
     mine.check()
     # A draw without any reward is no reward of 0.
-    assert work.sample([examples], 1) == work.mean_reward == mean
+    mean = work.to_report(0.0)
+    work.begin([examples], 1)
+    assert work.to_report(0.0) == mean
 
 
 @pytest.mark.parametrize(

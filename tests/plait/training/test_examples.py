@@ -11,7 +11,7 @@ from plait.data import Record, RecordKind
 from plait.errors import DataError, TooLittleDataError
 from plait.training.examples import IGNORED, Example, split_examples
 from plait.training.resident import ResidentBase
-from plait.training.teaching import ExampleFormat, tokenise
+from plait.training.tokenization import ExampleFormat, tokenise
 
 
 def examples_of(

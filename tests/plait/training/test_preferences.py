@@ -20,7 +20,7 @@ from plait.training.blueprint import design, read_base_config
 from plait.training.examples import IGNORED
 from plait.training.local_model import PeftLocalModel
 from plait.training.preferences import PreferenceLoss, learn_references
-from plait.training.teaching import ExampleFormat, check_kind, tokenise
+from plait.training.tokenization import ExampleFormat, check_kind, tokenise
 from plait.wire.settings import Settings
 
 SETTINGS = Settings(

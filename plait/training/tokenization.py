@@ -22,7 +22,7 @@ from plait.training.examples import Example, Tokenizer, first_tokens
 from plait.training.losses import TrainingObjective
 
 
-def teaching_of(text: str) -> TrainingObjective:
+def training_objective(text: str) -> TrainingObjective:
     """How the objective of this text is learned."""
     objective = objective_named(text)
     if objective.is_plain:
@@ -66,13 +66,13 @@ def tokenise(records: Sequence[Record], tokenizer: Tokenizer, form: ExampleForma
         return _classify(records, form.labels, tokenizer, form.seq_len)
     if form.kind is RecordKind.TEXT:
         return (_one_each if form.apart else _pack)(records, tokenizer, form.seq_len)
-    return teaching_of(form.objective).examples(records, form.kind, tokenizer, form.seq_len)
+    return training_objective(form.objective).examples(records, form.kind, tokenizer, form.seq_len)
 
 
 def check_kind(kind: RecordKind, task: AdapterTask, objective: str) -> None:
     """Refuse records that a run cannot learn from."""
-    teaching = teaching_of(objective)
-    fitting, expected = teaching.kinds, teaching.expected
+    learned = training_objective(objective)
+    fitting, expected = learned.kinds, learned.expected
     if task is AdapterTask.CLASSIFICATION:
         fitting, expected = {RecordKind.LABEL}, "labelled text"
     if kind not in fitting:
