@@ -43,7 +43,7 @@ from plait.training.device import gpus, limit_memory, one_base_over
 from plait.training.fused.kernels import native_library
 from plait.training.local_model import PeftLocalModel
 from plait.training.resident import ResidentBase
-from plait.trust.identity import NodeIdentity
+from plait.trust.keys import NodeIdentity
 from plait.wire.welcome import config_from_welcome
 
 _AGREED = {

@@ -35,8 +35,7 @@ from plait.rounds.channel import Purpose, round_and_attempt
 from plait.rounds.evaluation import client_losses, mean_loss
 from plait.system.files import at_home, cannot_write, make_private_directory, read_if_there, write_atomically
 from plait.system.json_text import read_json
-from plait.trust.endorsement import Endorsement
-from plait.trust.kit import ClientKit
+from plait.trust.kit import ClientKit, Endorsement
 from plait.wire.envelope import SIGNED_DOMAIN, Header, read_envelope, split_frame
 from plait.wire.messages import ClientCard, Evaluation, Refusal, Reply, UpdateReply, broadcast_of, decode_reply
 

@@ -22,10 +22,8 @@ from plait.errors import ConfigError, MachineError, PolicyError
 from plait.policy import Policy, load_policy
 from plait.system.address import Address
 from plait.system.files import at_home, make_private_directory
-from plait.trust.endorsement import Endorsement
-from plait.trust.identity import NodeIdentity, is_vouched_for
-from plait.trust.keys import NodeKey
-from plait.trust.kit import ClientKit
+from plait.trust.keys import NodeIdentity, NodeKey
+from plait.trust.kit import ClientKit, Endorsement, is_vouched_for
 from plait.trust.names import check_client_name, composed
 
 RUNS_KEPT = 4

@@ -36,7 +36,7 @@ from plait.training.device import use_threads
 
 if TYPE_CHECKING:
     from plait.exporting.outlets import Outlets
-    from plait.trust.identity import Vouch
+    from plait.trust.keys import Vouch
 
 _PARTING_S = 60.0
 _Begun = tuple[RunDirectory, Ledger, RunState, Sequence[Event]]

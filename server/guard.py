@@ -21,8 +21,7 @@ import grpc
 import grpc.aio
 
 from plait.errors import PlaitError
-from plait.trust.authority import SERVER_COMMON_NAME
-from plait.trust.certificate import Role, Shown, shown_by
+from plait.trust.certificate import SERVER_COMMON_NAME, Role, Shown, shown_by
 from plait.trust.register import Register, Verdict
 from plait.v1 import federation_pb2 as pb
 from server.attendance import EnrolmentRefused, refusal_of

@@ -22,7 +22,7 @@ from plait.system.json_text import read_toml
 
 if TYPE_CHECKING:
     from plait.rounds.run_directory import RunDirectory
-    from plait.trust.identity import Vouch
+    from plait.trust.keys import Vouch
     from plait.trust.kit import ServerKit
 
 CLIENTS_SETTINGS = ("data", "columns", "split", "partition", "reference")
@@ -159,7 +159,7 @@ def vouch_of(serving: Serving) -> Vouch | None:
     Raises:
         PlaitError: the kit is not valid.
     """
-    from plait.trust.identity import is_vouched_for
+    from plait.trust.kit import is_vouched_for
 
     kit = kit_of(serving)
     return None if kit is None else partial(is_vouched_for, kit.tls.authority)

@@ -29,8 +29,8 @@ from plait.ledger.ledger import canonical
 from plait.rounds.run_directory import RunDirectory
 from plait.system.json_text import read_json
 from plait.trust.certificate import key_pem, new_key, read_key
+from plait.trust.keys import write_secret
 from plait.trust.kit import ServerKit
-from plait.trust.secret_file import write_secret
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 OWN_KEY = "evidence.key"

@@ -43,7 +43,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
 from plait.errors import ConfigError
-from plait.trust.secret_file import read_secret, write_secret
+from plait.trust.keys import read_secret, write_secret
 
 _BYTES = 32
 

@@ -20,7 +20,7 @@ from plait.wire.messages import Evaluation, Reply, UpdateReply
 from plait.wire.settings import Settings
 
 if TYPE_CHECKING:
-    from plait.trust.identity import NodeIdentity
+    from plait.trust.keys import NodeIdentity
     from plait.wire.masked_messages import MaskingTask
 
 

@@ -34,7 +34,7 @@ from plait.rounds.run_state import Ranks, RunState, note_held
 from plait.rounds.spool import AnswerLog, Arrival, Intake
 
 if TYPE_CHECKING:
-    from plait.trust.identity import Vouch
+    from plait.trust.keys import Vouch
 
 
 class CannotRecomputeError(ConfigError):

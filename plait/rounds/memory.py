@@ -23,7 +23,7 @@ from plait.adapters import Float32
 from plait.adapters.safetensors import decode_arrays, encode_arrays
 from plait.errors import MachineError, PeerError
 from plait.system.files import cannot_write, make_private_directory, read_if_there, write_atomically
-from plait.trust.derived import KEY_BYTES, derived
+from plait.trust.keys import KEY_BYTES, derived
 from plait.wire.settings import Settings
 
 # Values without another copy: encoder residuals, optimizer moments, the adapter of the round before, a

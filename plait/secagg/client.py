@@ -33,8 +33,7 @@ from numpy.typing import NDArray
 
 from plait.errors import PeerError
 from plait.system.json_text import read_json
-from plait.trust.derived import KEY_BYTES, derived
-from plait.trust.identity import NodeIdentity, Vouch
+from plait.trust.keys import KEY_BYTES, NodeIdentity, Vouch, derived
 from plait.trust.masks import Mask, Residues, Ring, add_masks, agreed, public_of, split, whole_secret
 from plait.wire.masked_messages import MaskingTask
 from plait.wire.masked_roster import MaskedAttempt, Offer, Roster, is_signed, open_shares, parcel_key, seal_shares

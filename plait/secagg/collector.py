@@ -26,7 +26,7 @@ from plait.secagg.rounds import MaskedRounds
 from plait.secagg.server import SealedSum, TooFewError
 from plait.secagg.stages import TRAINING_STAGE, ContestedError, MaskedSums, seated
 from plait.secagg.sums import EVALUATION, WantedSum, decode_figures, scores_of
-from plait.trust.identity import Vouch
+from plait.trust.keys import Vouch
 from plait.wire.masked_messages import MaskedReply, MaskedUpdate
 from plait.wire.masked_roster import MaskedAttempt
 from plait.wire.messages import Refusal, RefusalReason

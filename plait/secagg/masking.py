@@ -29,7 +29,7 @@ from plait.secagg.grid import Coding, KeyedGrid, MaskedGrid
 from plait.secagg.journal import SumJournal
 from plait.secagg.rounds import MaskedRounds, check_grid, privacy_of_clients
 from plait.secagg.sums import EVALUATION, NOISED, TRAINING, encode_figures, evaluation_figures
-from plait.trust.identity import NodeIdentity
+from plait.trust.keys import NodeIdentity
 from plait.trust.masks import Ring
 from plait.wire import masked_messages as messages
 from plait.wire.envelope import Header

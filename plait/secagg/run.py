@@ -17,7 +17,7 @@ from plait.rounds.client_way import ClientContext, ClientPipeline
 from plait.rounds.coordinator import Way
 from plait.rounds.run_plan import MessageBits
 from plait.secagg.rounds import MaskedFold, MaskedRounds, noised_grid
-from plait.trust.identity import Vouch
+from plait.trust.keys import Vouch
 
 if TYPE_CHECKING:
     from plait.privacy.mechanism import ClientPrivacy

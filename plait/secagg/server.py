@@ -33,7 +33,7 @@ from plait.adapters.safetensors import decode_arrays, encode_arrays
 from plait.errors import PeerError
 from plait.secagg.client import pair_key, self_key
 from plait.system.json_text import read_json
-from plait.trust.identity import Vouch
+from plait.trust.keys import Vouch
 from plait.trust.masks import SECRET_BYTES, Mask, Residues, Ring, add_masks, check_share, combine, public_of
 from plait.wire.masked_messages import MaskingTask
 from plait.wire.masked_roster import PARCEL_BYTES, MaskedAttempt, Offer, Roster, can_be_opened, digests_in, is_signed

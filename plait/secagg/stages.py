@@ -49,7 +49,7 @@ from plait.secagg.server import (
     signatures_to_bytes,
 )
 from plait.secagg.sums import FAR, GroupSum, Summed, WantedSum, distances, sum_file
-from plait.trust.identity import Vouch
+from plait.trust.keys import Vouch
 from plait.trust.masks import Ring
 from plait.wire import masked_messages as messages
 from plait.wire.masked_roster import ATTEMPT_BYTES, MaskedAttempt, Offer, Roster

@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from plait.rounds.terms import AgreedTerms
     from plait.simulation.workers import Workers
     from plait.training.local_model import OwnTrainer
-    from plait.trust.identity import KeyClaim, NodeIdentity
-    from plait.trust.keys import NodeKey
+    from plait.trust.keys import KeyClaim, NodeIdentity, NodeKey
 
 # With more clients than these, the text is tokenised again for each task.
 _MODELS_KEPT = 4096
@@ -135,7 +134,7 @@ class Simulation:
         return ClientSecret.simulated(self.run.config.seed, name)
 
     def _identity(self, name: str) -> NodeIdentity:
-        from plait.trust.identity import NodeIdentity
+        from plait.trust.keys import NodeIdentity
 
         key = self._key(name)
         return NodeIdentity(key.public_bytes, key.sign, self.vouch)

@@ -1,22 +1,31 @@
-"""A node's Ed25519 key (RFC 8032), with which it proves its identity and signs what it sends.
+"""Secret files, keys that follow from a secret, and a node's Ed25519 key (RFC 8032), which signs what the node sends.
 
-Knows nothing of the content signed, nor of TLS, whose keys belong to the authority.
+Knows nothing of the content signed, nor of TLS, whose keys the authority certifies.
 """
 
 from __future__ import annotations
 
+import os
+import shlex
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol, TypeAlias
 
 from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from plait.errors import ConfigError
-from plait.trust.secret_file import read_secret, write_secret
+from plait.errors import ConfigError, MachineError
+from plait.system.files import write_atomically
 
 PUBLIC_KEY_BYTES = 32
 SIGNATURE_BYTES = 64
+KEY_BYTES = 32
+_SALT = b"plait secure aggregation 1"
+MAX_FILE_BYTES = 65_536
 
 
 @dataclass(frozen=True)
@@ -86,3 +95,101 @@ def verify(public_key: bytes, signature: bytes, signed: bytes) -> bool:
     except (ValueError, InvalidSignature):
         return False
     return True
+
+
+class KeyClaim(Protocol):
+    """A node key that is said to be a client's, with what proves it."""
+
+    @property
+    def client(self) -> str:
+        """The client's name."""
+        ...
+
+    @property
+    def identity(self) -> bytes:
+        """The key, Ed25519, 32 bytes."""
+        ...
+
+    @property
+    def certificate(self) -> bytes:
+        """The client's, in DER; empty in a simulation."""
+        ...
+
+    @property
+    def endorsement(self) -> bytes:
+        """See `plait.trust.kit.Endorsement`; empty in a simulation."""
+        ...
+
+
+Vouch: TypeAlias = Callable[[KeyClaim], bool]
+"""Whether the federation's authority says that a node key is the client's that it names."""
+
+
+@dataclass(frozen=True)
+class NodeIdentity:
+    """The identity of one client.
+
+    Attributes:
+        public_key: Ed25519, 32 bytes.
+        vouch: whether a node key is another's.
+        certificate: proves to others that `public_key` is this client's.
+    """
+
+    public_key: bytes
+    sign: Callable[[bytes], bytes]
+    vouch: Vouch
+    certificate: bytes = b""
+    endorsement: bytes = b""
+
+
+def derived(secret: bytes, *purpose: bytes) -> bytes:
+    """A key of 32 bytes for one purpose."""
+    info = b"".join(len(part).to_bytes(4, "big") + part for part in purpose)
+    return HKDF(SHA256(), KEY_BYTES, salt=_SALT, info=info).derive(secret)
+
+
+def write_secret(path: Path, data: bytes) -> None:
+    """Write `data` to a temporary file with mode 0600, fsync it and rename it to `path`, which must not exist.
+
+    Raises:
+        ConfigError: `path` already exists.
+        MachineError: the directory is missing or read-only, or the disk is full.
+    """
+    if path.exists():
+        raise ConfigError(f"'{path}' is there already, expected a new file: secrets are never overwritten")
+    write_atomically(path, data)
+
+
+def read_secret(path: Path) -> bytes:
+    """The content of `path`, if only its owner can read it.
+
+    Raises:
+        ConfigError: missing, too large, or readable by others; the message has the command that fixes it.
+        MachineError: cannot be read.
+    """
+    data = read_small(path)
+    mode = path.stat().st_mode & 0o777
+    if os.name != "nt" and mode & 0o077:
+        raise ConfigError(
+            f"'{path}' has mode {mode:04o}, so others can read it, expected 0600: chmod 600 {shlex.quote(str(path))}"
+        )
+    return data
+
+
+def read_small(path: Path) -> bytes:
+    """The content of `path`, at most 64 KiB.
+
+    Raises:
+        ConfigError: missing or too large.
+        MachineError: cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ConfigError(f"'{path}' is missing, expected a file that `plait provision` made") from error
+    except OSError as error:
+        raise MachineError(f"cannot read '{path}': {error.strerror or error}") from error
+    if len(data) > MAX_FILE_BYTES:
+        raise ConfigError(f"'{path}' is larger than {MAX_FILE_BYTES} bytes, expected a key or a certificate")
+    return data

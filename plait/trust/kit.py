@@ -1,6 +1,8 @@
 """Start-up kits: what a server and a client need to trust each other, one directory to copy to each machine.
 
-A kit is checked when it is loaded: modes of keys, dates, and whether its files belong together. Knows nothing of gRPC.
+A kit is checked when it is loaded: modes of keys, dates, and whether its files belong together. It has two keys: one
+for TLS, which the federation's authority has certified, and the node key, which signs. The first endorses the second,
+so that whoever knows the authority's certificate can check both. Knows nothing of gRPC and of the register.
 """
 
 from __future__ import annotations
@@ -11,11 +13,15 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
-from typing import TypeAlias, cast
+from typing import Self, TypeAlias, cast
 
-from cryptography.hazmat.primitives import hashes
+from cryptography import x509
+from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from plait.errors import ConfigError
 from plait.system.json_text import read_toml
@@ -30,9 +36,8 @@ from plait.trust.certificate import (
     role_of,
     server_names_of,
 )
-from plait.trust.keys import NodeKey
+from plait.trust.keys import KeyClaim, NodeKey, read_secret, read_small
 from plait.trust.names import check_client_name
-from plait.trust.secret_file import read_secret, read_small
 
 AUTHORITY_FILE = "ca.crt"
 OPERATOR_TOKEN_FILE = "operator.token"  # noqa: S105 (a file's name)
@@ -288,3 +293,79 @@ def is_kit_of(directory: Path, role: str) -> bool:
 
 def _a(role: str) -> str:
     return f"a {role}" if role == "server" else Role(role).of
+
+
+_TEXT = b"plait node key 1"
+
+
+@dataclass(frozen=True)
+class Endorsement:
+    """Proof that a node key is a client's.
+
+    Attributes:
+        signature: ECDSA with SHA-256 by the certificate's key, over the client's name and its node key.
+    """
+
+    certificate: bytes
+    signature: bytes
+
+    @classmethod
+    def of(cls, kit: ClientKit) -> Self:
+        """A kit's own, as of now.
+
+        Raises:
+            ConfigError: a file of the kit is damaged.
+            MachineError: cannot be read.
+        """
+        certificate = read_certificate(kit.directory / "client.crt")
+        key = read_key(kit.directory / "client.key")
+        signature = key.sign(_signed(kit.name, kit.node_key.public_bytes), ec.ECDSA(hashes.SHA256()))
+        return cls(certificate.public_bytes(serialization.Encoding.DER), signature)
+
+
+def is_endorsed(
+    authority: bytes, name: str, node_key: bytes, endorsement: Endorsement, *, now: datetime | None = None
+) -> bool:
+    """Whether a federation's authority stands behind a client's node key; False for any other bytes.
+
+    Args:
+        authority: its certificate, in PEM.
+        node_key: 32 bytes.
+        now: the time to check dates against; by default the clock's.
+    """
+    window = _window(authority, name, node_key, endorsement)
+    return window is not None and window[0] <= (now or datetime.now(UTC)) <= window[1]
+
+
+@lru_cache(maxsize=1 << 12)
+def _window(authority: bytes, name: str, node_key: bytes, given: Endorsement) -> tuple[datetime, datetime] | None:
+    """When the endorsement holds; None for never."""
+    try:
+        check_client_name(name)
+        certificate = x509.load_der_x509_certificate(given.certificate)
+        check_issued_by(certificate, x509.load_pem_x509_certificate(authority), what="certificate")
+        if not _is_clients(certificate) or common_name(certificate) != name:
+            return None
+        key = certificate.public_key()
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            return None
+        key.verify(given.signature, _signed(name, node_key), ec.ECDSA(hashes.SHA256()))
+    except (ConfigError, ValueError, InvalidSignature, UnsupportedAlgorithm, InternalError, x509.ExtensionNotFound):
+        return None
+    return certificate.not_valid_before_utc, certificate.not_valid_after_utc
+
+
+def _is_clients(certificate: x509.Certificate) -> bool:
+    """Whether it is a client's: not a server's, an operator's or the authority's."""
+    purposes = set(certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
+    signs = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    return role_of(certificate) is Role.CLIENT and purposes == {ExtendedKeyUsageOID.CLIENT_AUTH} and not signs
+
+
+def _signed(name: str, node_key: bytes) -> bytes:
+    return b"".join(len(part).to_bytes(8, "big") + part for part in (_TEXT, name.encode(), node_key))
+
+
+def is_vouched_for(authority: bytes, claim: KeyClaim) -> bool:
+    """A `Vouch` over the certificate of a federation's authority, in PEM."""
+    return is_endorsed(authority, claim.client, claim.identity, Endorsement(claim.certificate, claim.endorsement))

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.ciphers.modes import CTR
 from numpy.typing import NDArray
 
 from plait.errors import PeerError
-from plait.trust.derived import derived
+from plait.trust.keys import derived
 
 Residues: TypeAlias = NDArray[np.uint8 | np.uint16]
 """Numbers modulo 2^bits, in the smallest type that holds them."""

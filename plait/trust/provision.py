@@ -26,8 +26,9 @@ from cryptography.x509 import Certificate
 
 from plait.errors import ConfigError, MachineError
 from plait.system.files import directory_written_aside, make_private_directory, write_atomically
-from plait.trust.authority import LEAF_DAYS, Authority
 from plait.trust.certificate import (
+    LEAF_DAYS,
+    Authority,
     Role,
     certificate_pem,
     check_issued_by,
@@ -39,7 +40,7 @@ from plait.trust.certificate import (
     read_key,
     server_names_of,
 )
-from plait.trust.keys import NodeKey
+from plait.trust.keys import NodeKey, write_secret
 from plait.trust.kit import (
     AUTHORITY_FILE,
     CLIENT_SETTINGS_FILE,
@@ -48,10 +49,8 @@ from plait.trust.kit import (
     client_settings,
     read_client_settings,
 )
-from plait.trust.names import check_client_name
+from plait.trust.names import check_client_name, check_server_names
 from plait.trust.register import REGISTER_FILE, RegisteredClient, read_clients, write_clients
-from plait.trust.secret_file import write_secret
-from plait.trust.server_names import check_server_names
 
 
 class KitOutcome(Enum):

@@ -34,8 +34,7 @@ from plait.secagg.client import MaskingClient
 from plait.secagg.grid import Coding, Rotation, bits_for, unit_for
 from plait.secagg.server import Collecting
 from plait.secagg.sums import TRAINING
-from plait.trust.identity import NodeIdentity
-from plait.trust.keys import NodeKey
+from plait.trust.keys import NodeIdentity, NodeKey
 from plait.trust.masks import Ring
 from plait.wire.masked_messages import MaskedReply, MaskedUpdate, Parcels, Ready, Revealed, Signed
 from plait.wire.masked_roster import MaskedAttempt, Offer, Roster

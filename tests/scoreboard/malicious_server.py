@@ -22,9 +22,8 @@ from scoreboard.small_federation import borrowed, tests_in
 
 from plait.secagg import client as masking
 from plait.secagg.server import check_offer
-from plait.trust.endorsement import Endorsement
-from plait.trust.identity import NodeIdentity, is_vouched_for
-from plait.trust.kit import ClientKit
+from plait.trust.keys import NodeIdentity
+from plait.trust.kit import ClientKit, Endorsement, is_vouched_for
 from plait.trust.provision import provision
 from plait.wire.masked_roster import MaskedAttempt, Offer
 

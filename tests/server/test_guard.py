@@ -15,7 +15,7 @@ from plait import __version__
 from plait.cli import doctor
 from plait.errors import ConfigError, PeerError
 from plait.transport import channel_credentials, fetch_status
-from plait.trust.authority import SERVER_COMMON_NAME
+from plait.trust.certificate import SERVER_COMMON_NAME
 from plait.trust.keys import NodeKey
 from plait.trust.kit import ClientKit, ServerKit, StaffKit
 from plait.trust.names import check_client_name

@@ -35,8 +35,7 @@ from plait.rounds.run_plan import RunPlan
 from plait.rounds.run_state import RankedAdapter, Ranks, RunState, client_seed, initial_state
 from plait.rounds.spool import Refused, Weighting
 from plait.rounds.validate import NormBound, NormPolicy
-from plait.trust.identity import KeyClaim, NodeIdentity
-from plait.trust.keys import NodeKey
+from plait.trust.keys import KeyClaim, NodeIdentity, NodeKey
 from plait.wire.settings import Settings
 
 if TYPE_CHECKING:

@@ -10,8 +10,7 @@ from plait.errors import PeerError
 from plait.secagg import client as client_module
 from plait.secagg.client import MaskingClient
 from plait.secagg.server import Collecting, LostError, TooFewError, accused_by, check_offer, judge
-from plait.trust.identity import NodeIdentity
-from plait.trust.keys import NodeKey
+from plait.trust.keys import NodeIdentity, NodeKey
 from plait.trust.masks import Ring, split
 from plait.wire.masked_roster import PARCEL_BYTES, MaskedAttempt, Roster
 

@@ -1,13 +1,22 @@
 from __future__ import annotations
 
+import ipaddress
 from datetime import timedelta
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.verification import PolicyBuilder, Store
 
 from plait.errors import ConfigError
 from plait.trust.certificate import (
+    AUTHORITY_DAYS,
+    Authority,
     check_dates,
+    common_name,
     moment,
+    new_key,
     read_certificate,
     read_key,
 )
@@ -37,3 +46,65 @@ def test_what_is_no_certificate_or_no_tls_key_is_refused(tmp_path):
     (tmp_path / "node.key").write_bytes(b"garbage")
     with pytest.raises(ConfigError, match="is not a private key"):
         read_key(tmp_path / "node.key")
+
+
+@pytest.fixture(scope="module")
+def authority(now):
+    return Authority.found(now=now)
+
+
+def test_a_strict_verifier_accepts_server_and_client_for_their_own_purpose_only(authority, now):
+    server = authority.issue_server(new_key().public_key(), ["fed.example.org", "10.0.0.5"], now=now, days=30)
+    client = authority.issue_member(new_key().public_key(), "alice", now=now, days=30)
+    policy = PolicyBuilder().store(Store([authority.certificate])).time(now)
+    for subject in (x509.DNSName("fed.example.org"), x509.IPAddress(ipaddress.ip_address("10.0.0.5"))):
+        chain = policy.build_server_verifier(subject).verify(server, [])
+        assert chain == [server, authority.certificate]
+        with pytest.raises(x509.verification.VerificationError):
+            policy.build_server_verifier(subject).verify(client, [])
+    client.verify_directly_issued_by(authority.certificate)
+    usage = client.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert list(usage) == [ExtendedKeyUsageOID.CLIENT_AUTH]
+    assert common_name(client) == "alice"
+
+
+def test_keys_are_p256_and_serials_differ(authority, now):
+    key = new_key().public_key()
+    assert isinstance(key.curve, ec.SECP256R1)
+    issued = [authority.issue_member(key, "alice", now=now, days=1) for _ in range(20)]
+    assert len({certificate.serial_number for certificate in issued}) == 20
+
+
+def test_an_authority_signs_no_other_authority(authority, now):
+    constraints = authority.certificate.extensions.get_extension_for_class(x509.BasicConstraints)
+    assert constraints.critical
+    assert constraints.value == x509.BasicConstraints(ca=True, path_length=0)
+    leaf = authority.issue_member(new_key().public_key(), "alice", now=now, days=1)
+    assert not leaf.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+
+
+def test_it_lasts_ten_years_and_nothing_outlives_it(authority, now):
+    assert authority.certificate.not_valid_after_utc == now + timedelta(days=AUTHORITY_DAYS)
+    later = now + timedelta(days=AUTHORITY_DAYS - 10)
+    leaf = authority.issue_member(new_key().public_key(), "alice", now=later, days=10)
+    assert leaf.not_valid_after_utc == authority.certificate.not_valid_after_utc
+    with pytest.raises(ConfigError, match="days is 11, expected 1 to 10"):
+        authority.issue_member(new_key().public_key(), "alice", now=later, days=11)
+    with pytest.raises(ConfigError, match="authority expired on"):
+        authority.issue_member(new_key().public_key(), "alice", now=later + timedelta(days=11), days=1)
+
+
+def test_a_certificate_holds_on_a_clock_that_is_a_time_zone_off(authority, now):
+    leaf = authority.issue_member(new_key().public_key(), "alice", now=now, days=1)
+    assert leaf.not_valid_before_utc <= now - timedelta(hours=14)
+
+
+def test_a_saved_authority_loads_as_itself_and_mixed_files_are_refused(authority, now, tmp_path):
+    authority.save(tmp_path)
+    assert Authority.load(tmp_path) == authority
+    (tmp_path / "ca.key").unlink()
+    (tmp_path / "other").mkdir()
+    Authority.found(now=now).save(tmp_path / "other")
+    (tmp_path / "other" / "ca.key").rename(tmp_path / "ca.key")
+    with pytest.raises(ConfigError, match=r"ca.crt' is not for the key beside it"):
+        Authority.load(tmp_path)

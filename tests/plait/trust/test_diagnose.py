@@ -14,8 +14,7 @@ import grpc
 import pytest
 
 from plait.trust import diagnose
-from plait.trust.authority import Authority
-from plait.trust.certificate import certificate_pem, moment, read_certificate, read_key
+from plait.trust.certificate import Authority, certificate_pem, moment, read_certificate, read_key
 from plait.trust.diagnose import explain
 from plait.trust.kit import ClientKit, ServerKit
 

@@ -3,9 +3,8 @@ from __future__ import annotations
 import pytest
 
 from plait.errors import ConfigError
-from plait.trust.names import check_client_name, composed
+from plait.trust.names import check_client_name, check_server_names, composed
 from plait.trust.provision import check_client_names
-from plait.trust.server_names import check_server_names
 
 
 @pytest.mark.parametrize(
