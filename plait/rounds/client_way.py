@@ -117,16 +117,16 @@ class PlainSender:
 def _said(job: TrainJob, trained: Trained, encoding: Encoding) -> dict[str, float]:
     """What an update says of its training."""
     return {
-        "train_loss": trained.loss,
+        "train_loss": trained.report.loss,
         **_of_first_batch(job, trained),
         **_figures(
-            learning_rate=trained.learning_rate,
-            shortened=trained.shortened,
-            reward=trained.reward,
-            refused_completions=trained.refused_completions,
+            learning_rate=trained.report.learning_rate,
+            shortened=trained.report.shortened,
+            reward=trained.report.reward,
+            refused_completions=trained.report.refused_completions,
         ),
-        "train_tokens": float(trained.tokens),
-        "train_s": trained.seconds,
+        "train_tokens": float(trained.report.tokens),
+        "train_s": trained.report.seconds,
         "distortion": encoding.distortion or 0.0,
         "codec_s": encoding.codec_s,
     }
@@ -137,7 +137,7 @@ def _of_first_batch(job: TrainJob, trained: Trained) -> dict[str, float]:
     sequences = job.settings.batch_size * job.settings.gradient_accumulation_steps
     if sequences < _LEAST_AVERAGED:
         return {}
-    return _figures(first_loss=trained.first_loss, slope=trained.slope)
+    return _figures(first_loss=trained.report.first_loss, slope=trained.report.slope)
 
 
 def _figures(**figures: float | None) -> dict[str, float]:

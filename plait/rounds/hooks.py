@@ -164,7 +164,7 @@ class FoundRate:
     def after(self, job: TrainJob, kept: Kept, outgoing: Outgoing) -> tuple[Outgoing, Kept]:
         """Keep it."""
         del job, kept
-        found = outgoing.trained.learning_rate
+        found = outgoing.trained.report.learning_rate
         return outgoing, Kept(tags={"learning rate": repr(found)} if found else {})
 
 

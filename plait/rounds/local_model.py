@@ -103,31 +103,39 @@ NOTHING = Carried()
 
 
 @dataclass(frozen=True)
-class Trained:
-    """The result of a local training run.
+class StepReport:
+    """Figures of a local training run; None for those that a custom trainer does not report.
 
     Attributes:
-        loss: mean training loss over its steps, in nats.
-        moments: AdamW's; None if a custom trainer does not expose them.
-        first_loss: of the first step, before any training, in nats; None if a custom trainer does not report it.
-        slope: of the loss of the first step, before any training, along `Carried.movement`, in nats; None without one.
-        learning_rate: of its steps, the last where it follows slopes; None if a custom trainer does not report it.
-        shortened: fraction of its steps that were shortened; None if a custom trainer does not report it.
-        reward: mean reward of the completions that it sampled; None where nothing is rewarded.
-        refused_completions: those whose reward was no finite number; None likewise.
+        loss: mean over its steps of the mean loss a step, in nats.
+        tokens: tokens that went through the model, padding not counted.
+        seconds: wall time.
+        first_loss: mean loss of the first step, before any training.
+        slope: of that loss along `Carried.movement`, in nats; None without one.
+        learning_rate: peak learning rate, the last where it follows slopes; None if none was found.
+        shortened: fraction of the steps that were shortened.
+        reward: mean reward of the completions; None where nothing is rewarded.
+        refused_completions: completions whose reward was no finite number; None likewise.
     """
 
-    state: AdapterState
     loss: float
     tokens: int
     seconds: float
-    moments: Moments | None = None
     first_loss: float | None = None
     slope: float | None = None
     learning_rate: float | None = None
     shortened: float | None = None
     reward: float | None = None
     refused_completions: int | None = None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The result of a local training run; `moments` are AdamW's, None if a custom trainer does not expose them."""
+
+    state: AdapterState
+    report: StepReport
+    moments: Moments | None = None
 
 
 class DeltaGrid(Protocol):

@@ -34,10 +34,11 @@ from transformers import TrainingArguments
 from plait.errors import ConfigError
 from plait.own_code import chosen_function, located_errors
 from plait.plugins import Kind, find
+from plait.rounds.local_model import StepReport
 from plait.settings.choice import parse_choice, with_options
 from plait.training.device import device_of
 from plait.training.examples import Example, Tokenizer
-from plait.training.learner import StepReport, schedule_factor
+from plait.training.learner import schedule_factor
 from plait.training.local_model import OwnTrainer
 from plait.wire.settings import Settings
 

@@ -22,7 +22,7 @@ from torch import nn
 from plait.adapters import AdapterTask, Float32
 from plait.errors import ConfigError, MachineError
 from plait.objectives import SFT
-from plait.rounds.local_model import NOTHING, Carried, Moments
+from plait.rounds.local_model import NOTHING, Carried, Moments, StepReport
 from plait.training.examples import Example, count_labels, order
 from plait.wire.settings import Settings
 
@@ -57,34 +57,6 @@ class TrainingInputs:
     settings: Settings
     start: Float32
     carried: Carried = NOTHING
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """Figures of a training run.
-
-    Attributes:
-        loss: mean over its steps of the mean loss a step, in nats.
-        tokens: tokens that went through the model, padding not counted.
-        seconds: wall time.
-        first_loss: mean loss of the first step, before any training; None if the trainer does not report it.
-        slope: of that loss along the movement that was carried in, in nats; None without one.
-        learning_rate: peak learning rate, the last where it follows slopes; None if the trainer does not report it, or
-            none was found.
-        shortened: fraction of the steps that were shortened; None if the trainer does not report it.
-        reward: mean reward of the completions; None where nothing is rewarded.
-        refused_completions: completions whose reward was no finite number; None likewise.
-    """
-
-    loss: float
-    tokens: int
-    seconds: float
-    first_loss: float | None = None
-    slope: float | None = None
-    learning_rate: float | None = None
-    shortened: float | None = None
-    reward: float | None = None
-    refused_completions: int | None = None
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from plait.aggregation import geometry_of
 from plait.data import Record, RecordKind
 from plait.objectives import SFT, objective_named
 from plait.rounds.evaluation import SequenceLosses
-from plait.rounds.local_model import Coverage, DataSize, Moments, Trained, TrainJob
+from plait.rounds.local_model import Coverage, DataSize, StepReport, Trained, TrainJob
 from plait.training.examples import Example, Split, Tokenizer, digest_of, split_examples, visited
-from plait.training.learner import LocalTraining, StepReport, TrainingInputs
+from plait.training.learner import TrainingInputs
 from plait.training.losses import TrainingObjective
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter, slot_digest
 from plait.training.tokenization import ExampleFormat, tokenise, training_objective
@@ -182,13 +182,13 @@ class PeftLocalModel:
                 model, parameters, inputs, job.charge, task=spec.task, pad_token=self.base.pad_token,
                 memory=self.base.step_memory,
             )  # fmt: skip
-            return _learned(job, done)
+            return Trained(AdapterState(spec.layout, done.flat), done.report, done.moments)
         if self.own_trainer is not None:
             trained = trained_parameters(model, parameters, settings.trained)
             chosen = [parameter for parameter, trains in zip(parameters, trained, strict=True) if trains]
             with only_trained(parameters, trained):
                 report = self.own_trainer(model, self.base.tokenizer, inputs.examples, settings, chosen)
-            return _trained(read_adapter(model, job.start), report, None)
+            return Trained(read_adapter(model, job.start), report)
         done = train_steps(
             model,
             parameters,
@@ -199,7 +199,7 @@ class PeftLocalModel:
             tokenizer=self.base.tokenizer,
             memory=self.base.step_memory,
         )
-        return _learned(job, done)
+        return Trained(AdapterState(spec.layout, done.flat), done.report, done.moments)
 
     def inputs(self, job: TrainJob) -> TrainingInputs:
         """The learner's input for a job."""
@@ -225,23 +225,3 @@ def data_seed(seed: int, split: Split) -> int:
     cannot choose batches.
     """
     return int.from_bytes(hashlib.sha256(f"{seed}/".encode() + split.digest).digest()[:8], "little") >> 1
-
-
-def _learned(job: TrainJob, done: LocalTraining) -> Trained:
-    return _trained(AdapterState(job.spec.layout, done.flat), done.report, done.moments)
-
-
-def _trained(after: AdapterState, report: StepReport, moments: Moments | None = None) -> Trained:
-    return Trained(
-        after,
-        report.loss,
-        report.tokens,
-        report.seconds,
-        moments,
-        first_loss=report.first_loss,
-        slope=report.slope,
-        learning_rate=report.learning_rate,
-        shortened=report.shortened,
-        reward=report.reward,
-        refused_completions=report.refused_completions,
-    )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from plait.adapters import AdapterSpec, AdapterState, AdapterTask, Layout
 from plait.aggregation import Geometry, geometry_of
 from plait.rounds.evaluation import SequenceLosses
-from plait.rounds.local_model import Coverage, DataSize, Trained, TrainJob
+from plait.rounds.local_model import Coverage, DataSize, StepReport, Trained, TrainJob
 from plait.wire.settings import Settings
 
 RANK, WIDTH, ALPHA = 8, 384, 16
@@ -93,7 +93,7 @@ class Client:
         trained = self.honest(job.spec, job.start, job.settings)
         if self.forge is not None:
             trained = self.forge(self, job.start, trained, job.settings)
-        return Trained(trained, loss=0.0, tokens=1, seconds=0.0)
+        return Trained(trained, StepReport(loss=0.0, tokens=1, seconds=0.0))
 
     def honest(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> AdapterState:
         """What training gives."""

@@ -27,7 +27,7 @@ from plait.rounds.client_way import ClientContext, ClientPipeline, PlainSender
 from plait.rounds.coordinator import Coordinator, Way
 from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.fold import Aggregator
-from plait.rounds.local_model import Coverage, DataSize, Moments, Trained, TrainJob
+from plait.rounds.local_model import Coverage, DataSize, Moments, StepReport, Trained, TrainJob
 from plait.rounds.memory import ClientSecret
 from plait.rounds.participant import Participant
 from plait.rounds.run_directory import RunDirectory
@@ -113,17 +113,16 @@ class FakeModel:
             before = carried.moments or Moments.none(state.layout.size, len(state.layout.slots))
             after = after + np.float32(0.1) * before.mean
             moments = Moments(after - state.flat, before.square + 1, tuple(n + 1 for n in before.steps))
-        return Trained(
-            AdapterState(state.layout, after),
+        report = StepReport(
             loss=1.5,
             tokens=80,
             seconds=0.25,
-            moments=moments,
             first_loss=2.5,
             slope=None if carried.movement is None else float((state.flat - self.target) @ carried.movement),
             learning_rate=rate,
             shortened=0.5,
         )
+        return Trained(AdapterState(state.layout, after), report, moments)
 
     def trained(self, flat: np.ndarray, seed: int, settings: Settings) -> np.ndarray:
         """The values after the local steps, in the precision of `flat`."""

@@ -18,7 +18,7 @@ from plait.rounds.hooks import (
     own_adapter,
     with_own,
 )
-from plait.rounds.local_model import Trained, TrainJob
+from plait.rounds.local_model import StepReport, Trained, TrainJob
 from plait.rounds.memory import Kept
 from plait.rounds.participant import HOOKS, Participant
 from plait.rounds.run_state import initial_state
@@ -78,7 +78,7 @@ def job(federate):
 
 
 def moved(job, amount):
-    return Trained(AdapterState(job.start.layout, job.start.flat + np.float32(amount)), 1.0, 8, 0.1)
+    return Trained(AdapterState(job.start.layout, job.start.flat + np.float32(amount)), StepReport(1.0, 8, 0.1))
 
 
 def test_hooks_run_forward_before_training_and_backward_after_it(job, federate):

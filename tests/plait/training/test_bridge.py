@@ -44,11 +44,12 @@ def test_a_transformers_trainer_trains_the_adapter(resident: ResidentBase, bluep
     before = local.evaluate(blueprint.spec, blueprint.initial, SETTINGS).loss
     trained = trained_by(local, blueprint, blueprint.initial, SETTINGS)
     assert local.evaluate(blueprint.spec, trained.state, SETTINGS).loss < before - 0.2
-    assert 0 < trained.loss < before
+    report = trained.report
+    assert 0 < report.loss < before
     # The first step of six that end well below the base.
-    assert trained.first_loss is not None
-    assert trained.loss < trained.first_loss < before + 0.5
-    assert trained.tokens == 6 * 2 * 32
+    assert report.first_loss is not None
+    assert report.loss < report.first_loss < before + 0.5
+    assert report.tokens == 6 * 2 * 32
 
 
 @pytest.mark.slow

@@ -51,7 +51,7 @@ def test_training_helps_the_held_out_part_and_leaves_the_given_state_alone(
     trained = ada.train(job_of(ada, blueprint, SETTINGS))
     after = ada.evaluate(blueprint.spec, trained.state, SETTINGS)
     assert after.loss < before.loss - 0.2
-    assert trained.tokens == 6 * 2 * 32
+    assert trained.report.tokens == 6 * 2 * 32
     assert blueprint.initial.digest() == digest
 
 

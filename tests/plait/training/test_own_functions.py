@@ -95,8 +95,10 @@ def test_a_functions_cross_entropy_trains_as_plaits_own_and_the_reported_loss_st
         return 2 * same(logits, labels, adapter)
 
     own, plain = train(loss=reference(Kind.LOSS, same), local_steps=1), train(local_steps=1)
-    assert own.loss == pytest.approx(plain.loss, rel=1e-5)
-    assert train(loss=reference(Kind.LOSS, double), local_steps=1).loss == pytest.approx(plain.loss, rel=1e-5)
+    assert own.report.loss == pytest.approx(plain.report.loss, rel=1e-5)
+    assert train(loss=reference(Kind.LOSS, double), local_steps=1).report.loss == pytest.approx(
+        plain.report.loss, rel=1e-5
+    )
     np.testing.assert_allclose(own.state.flat, plain.state.flat, atol=2e-4)
 
 

@@ -138,7 +138,7 @@ def test_training_prefers_the_chosen_reply_and_the_same_seed_gives_the_same_bits
     trained = local.train(job)
     after = local.evaluate(blueprint.spec, trained.state, SETTINGS).since(before)
     early = before.since(None)
-    assert trained.learning_rate
+    assert trained.report.learning_rate
     assert after.loss < early.loss
     assert after.reward_margin > early.reward_margin
     assert after.correct >= early.correct
