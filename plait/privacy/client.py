@@ -114,7 +114,9 @@ class ClientCharge:
         """Pay; training knows nothing of it."""
         del kept
         if job.settings.adds_share and not job.settings.under_masks:
-            raise PolicyError("an update with a share of the noise is asked for without masks, expected a masked sum")
+            raise PolicyError(
+                "an update with a share of the noise is requested without masks: it may only leave in a masked sum"
+            )
         self.pay()
         return job
 

@@ -213,12 +213,12 @@ def shares_for(size: int, noise_multiplier: float, guaranteed: int) -> NoiseShar
     radius = max(1, math.ceil(max(sensitivity, wanted / (1 << bits)) * (1 << bits)))
     if radius > _MOST_RADIUS:
         raise ConfigError(
-            f"noise is {noise_multiplier:.3g} times the clip norm, expected more: no grid of shares is fine enough"
+            f"noise is {noise_multiplier:.3g} times the clip norm, too little: no grid of shares is fine enough"
         )
     variance = (noise_multiplier * radius / (1 << bits)) ** 2 + SMOOTHING
     if entries_of(variance / guaranteed, bits) > _MOST_ENTRIES:
         raise ConfigError(
-            f"noise is {noise_multiplier:.3g} times the clip norm for updates of {size:,} numbers, expected less: the "
+            f"noise is {noise_multiplier:.3g} times the clip norm for updates of {size:,} numbers, too much: the "
             "table of a share of it would not fit into memory"
         )
     return NoiseShares(radius, bits, variance, guaranteed)

@@ -68,7 +68,7 @@ class RunKey:
         """The key in a file."""
         if not path.exists():
             raise ConfigError(
-                f"'{path}' is missing, expected the noise key of this run: without it the run can neither go on nor be "
+                f"'{path}' is missing: without its noise key the run can neither go on nor be "
                 "recomputed; restore it, or begin a new run"
             )
         try:

@@ -132,7 +132,7 @@ def recomputed(
 
     def refuse(event: Event) -> None:
         number = event.round if isinstance(event, NoiseIntended) else 0
-        raise PeerError(f"the noise of round {number} was intended for other updates, expected the stored ones")
+        raise PeerError(f"the noise of round {number} was intended for other updates than the stored ones")
 
     # Without a budget, so that other updates are refused as such.
     return PrivateRounds(replace(privacy, epsilon=None), key, intents=intents, record=refuse)

@@ -134,7 +134,7 @@ def _rounds(privacy: ClientPrivacy, host: Host) -> PrivateRounds:
     if host.recomputes:
         promised = promised_in(host.events)
         if promised is None:
-            raise PeerError("config.toml and ledger differ on differential privacy, expected them to agree")
+            raise PeerError("config.toml and ledger differ on differential privacy")
         return recomputed(privacy, key, promised, intents_in(host.events))
     intents, told = intents_in(host.events), spent_in(host.events)
     return PrivateRounds(privacy, key, intents=intents, record=host.record, told=told)

@@ -85,11 +85,11 @@ class MaskingClient:
         """Begin an attempt; the secrets of the one before are gone."""
         if session.round <= self.closed.get(session.series, -1):
             raise PeerError(
-                f"round {session.round} was unmasked before ({session.purpose}), expected a later one: a second "
+                f"round {session.round} was unmasked before ({session.purpose}): a second "
                 "unmasking could show what one client sent"
             )
         if self.session == session:
-            raise PeerError("this attempt was begun before, expected a new one")
+            raise PeerError("this attempt was begun before")
         own = Secrets(*(secrets.token_bytes(KEY_BYTES) for _ in fields(Secrets)))
         commitment = hashlib.sha256(own.seed).digest()
         keys = public_of(own.encryption), public_of(own.masking)
@@ -108,7 +108,7 @@ class MaskingClient:
         """Shares of its secrets for its neighbours, encrypted, by place."""
         own = self._own(roster.session)
         if self.roster is not None:
-            raise PeerError("a roster was shown in this attempt before, expected one")
+            raise PeerError("a second roster was sent in this attempt")
         roster.check(vouch)
         me = roster.place(self.client)
         mine = roster.offers[me]
@@ -133,7 +133,7 @@ class MaskingClient:
         """
         own, roster = self._own(session), self._agreed(session)
         if self.sharers:
-            raise PeerError("shares were delivered in this attempt before, expected them once")
+            raise PeerError("shares were delivered twice in this attempt")
         roster.check_places(sharers, "clients that shared")
         me = roster.place(self.client)
         if me not in sharers or len(sharers) < roster.threshold:
@@ -157,10 +157,10 @@ class MaskingClient:
         """The key of the parcel to this place, at the end of an attempt in which it sends no numbers."""
         own, roster = self._own(session), self._agreed(session)
         if self.has_masked:
-            raise PeerError("the key of shares is asked for once the update is under way, expected that before")
+            raise PeerError("the key of shares is requested after the masked update was sent")
         me = roster.place(self.client)
         if receiver == me or receiver not in roster.holders(me):
-            raise PeerError("the key of shares of another than a neighbour is asked for, expected a neighbour")
+            raise PeerError("the key of shares is requested for a client that is not a neighbour")
         return replace(self, own=None, held={}), parcel_key(own.encryption, roster, receiver)
 
     def masked(
@@ -175,7 +175,7 @@ class MaskingClient:
         """Its (size,) residues of the ring, and its figures modulo 2^64, under masks; signed with who shared."""
         own, roster = self._own(session), self._agreed(session)
         if self.has_masked or not self.sharers:
-            raise PeerError("an update is asked for at another stage or twice, expected once, after the shares")
+            raise PeerError("a masked update is requested twice, or before the shares were delivered")
         if (values.size, figures.size) != (roster.size, roster.figures):
             raise PeerError(f"update has {values.size} numbers, expected {roster.size} as the roster says")
         me = roster.place(self.client)
@@ -196,7 +196,7 @@ class MaskingClient:
         """
         own, roster = self._own(session), self._agreed(session)
         if self.has_masked:
-            raise PeerError("noise is asked for once the update is under way, expected it before")
+            raise PeerError("noise is requested after the masked update was sent")
         return derived(own.noise, b"noise", roster.digest, numbers)
 
     def sign(
@@ -210,14 +210,14 @@ class MaskingClient:
         roster = self._agreed(session)
         roster.check_places(survivors, "survivors")
         if not self.has_masked or roster.place(self.client) not in survivors:
-            raise PeerError(f"{self.client!a} is not among the survivors, expected to be asked only where it is")
+            raise PeerError(f"{self.client!a} is not among the survivors")
         if not set(survivors) <= set(self.sharers):
-            raise PeerError("the survivors include a client that did not share, expected clients that did")
+            raise PeerError("the survivors include a client that did not share")
         if len(survivors) < roster.threshold:
             raise PeerError(f"{len(survivors)} clients survived, expected at least {roster.threshold}")
         self._check_neighbours(roster, survivors, masked)
         if self.signed and self.signed != tuple(survivors):
-            raise PeerError("another list of survivors was signed in this attempt, expected the same one")
+            raise PeerError("another list of survivors was signed in this attempt")
         signature = sign(roster.survivors_text(self.sharers, survivors))
         return replace(self, signed=tuple(survivors)), signature
 
@@ -227,7 +227,7 @@ class MaskingClient:
         """Its own seed, and one share of each neighbour's secrets, by place; the same question may be asked again."""
         roster, own = self._agreed(session), self.own
         if not self.signed or tuple(survivors) != self.signed:
-            raise PeerError("the survivors are not those of the list that was signed, expected no second unmasking")
+            raise PeerError("the survivors are not those of the signed list: no second unmasking")
         if self.revealed is not None:
             return self, self.revealed
         text = roster.survivors_text(self.sharers, survivors)
@@ -251,16 +251,14 @@ class MaskingClient:
 
     def _own(self, session: MaskedAttempt) -> Secrets:
         if self.session != session or self.own is None:
-            raise PeerError(
-                "this attempt is not the current one or is over, expected the one that keys were offered for"
-            )
+            raise PeerError("this attempt is over, or not the one that keys were offered for")
         return self.own
 
     def _agreed(self, session: MaskedAttempt) -> Roster:
         if self.session != session:
-            raise PeerError("another attempt than the current one is asked for, expected the current one")
+            raise PeerError("the request is not for the current attempt")
         if self.roster is None:
-            raise PeerError("no roster was shown in this attempt, expected it before")
+            raise PeerError("no roster was sent in this attempt yet")
         return self.roster
 
     def _check_neighbours(self, roster: Roster, survivors: Sequence[int], masked: Mapping[int, bytes]) -> None:
@@ -312,7 +310,7 @@ class MaskingClient:
                 said["closed"],
             )
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise PeerError("a client's journal of masked rounds is damaged, expected what it wrote") from None
+            raise PeerError("the client's stored state of masked rounds is damaged") from None
 
 
 def pair_key(private: bytes, public: bytes, roster: Roster, received: bytes) -> bytes:

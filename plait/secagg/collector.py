@@ -106,7 +106,7 @@ class MaskedCollector:
 
         A round has so many attempts, and one more for each that a complaint ends.
         """
-        server, error, lost = self.server, TooFewError("no attempt was made, expected at least 1"), set[str]()
+        server, error, lost = self.server, TooFewError("no attempt was made"), set[str]()
         attempt = failed = 0
         # Each complaint leaves a client out.
         most = server.plan.attempts + len(server.roster.nodes)

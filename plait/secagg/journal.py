@@ -61,8 +61,7 @@ class SumJournal:
         self._recall()
         if session.round <= self._closed.get(session.series, -1):
             raise PolicyError(
-                f"round {session.round} was unmasked before ({session.purpose}), expected a later one: this client's "
-                "journal of its data says so"
+                f"round {session.round} was unmasked before ({session.purpose}), by the journal of this client's data"
             )
 
     def check_sum(self, session: MaskedAttempt, received: bytes, clients: Collection[str]) -> None:

@@ -62,7 +62,7 @@ class Masking:
     def answer(self, task: messages.MaskingTask) -> messages.MaskedReply:
         """Do one stage."""
         if self.identity is None:
-            raise PeerError("a masked sum is asked for, expected none: this client has no keys that others could check")
+            raise PeerError("a masked sum is requested of a client that has no keys that others could check")
         identity, stage = self.identity, task.stage
         client = self._recall()
         answer: messages.Answered
@@ -120,7 +120,7 @@ class Masking:
         is_it = session is not None and (session.run_id, session.purpose, session.round) == (run_id, purpose, number)
         if not is_it or roster is None or not client.sharers or client.has_masked:
             raise PeerError(
-                f"round {number} is asked for without a masked sum at that stage ({purpose}), expected keys and shares "
+                f"round {number} is requested without a masked sum at that stage ({purpose}): keys and shares come "
                 "first: this run's server may learn sums alone"
             )
         return roster
@@ -140,7 +140,7 @@ class Masking:
         """Numbers, and figures modulo 2^64, under this attempt's masks."""
         client = self._recall()
         if client.roster is None or self.identity is None:
-            raise PeerError("the masked sum is over, expected the roster that the numbers were made for")
+            raise PeerError("the masked sum is over")
         ring = Ring(client.roster.bits)
         client, values, hidden, signature = client.masked(
             session, ring.reduced(numbers), figures, received=received, sign=self.identity.sign

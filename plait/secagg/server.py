@@ -83,9 +83,9 @@ class Collecting:
         """Take a client's encrypted shares."""
         place = self.roster.place(client)
         if self.sharers or place in self._parcels:
-            raise PeerError(f"shares of {client!a} came late or twice, expected them once")
+            raise PeerError(f"shares of {client!a} came late or twice")
         if set(parcels) | {place} != set(self.roster.holders(place)) or place in parcels:
-            raise PeerError(f"{client!a} has shares for others than its neighbours, expected one for each")
+            raise PeerError(f"{client!a} has not one share for each of its neighbours")
         if any(len(parcel) != PARCEL_BYTES for parcel in parcels.values()):
             raise PeerError(f"a share of {client!a} has another size, expected {PARCEL_BYTES} bytes")
         self._parcels[place] = parcels
@@ -110,11 +110,11 @@ class Collecting:
         """Add a client's masked numbers, which its neighbours count as such by its signature."""
         place = self.roster.place(client)
         if place not in self.sharers or place in self._masked:
-            raise PeerError(f"masked update of {client!a} came twice or without shares, expected it once")
+            raise PeerError(f"masked update of {client!a} came twice or without shares")
         if (values.size, figures.size) != (self.roster.size, self.roster.figures):
             raise PeerError(f"masked update of {client!a} has {values.size} numbers, expected {self.roster.size}")
         if not is_signed(self.roster.offers[place].identity, signature, self.roster.masked_text(self.sharers)):
-            raise PeerError(f"masked update of {client!a} is not signed for these sharers, expected its signature")
+            raise PeerError(f"masked update of {client!a} is not signed for these sharers")
         self._masked[place] = signature
         self._sum += values
         self._figures += figures
@@ -179,7 +179,7 @@ class SealedSum:
         """Refuse a signature that no client would accept."""
         offer = self.roster.offers[self.roster.place(client)]
         if not is_signed(offer.identity, signature, self.roster.survivors_text(self.sharers, self.survivors)):
-            raise PeerError(f"signature of {client!a} is not on this list of survivors, expected one that is")
+            raise PeerError(f"signature of {client!a} is not on this list of survivors")
 
     def check_shares(self, client: str, shares: Mapping[int, bytes]) -> None:
         """Refuse shares that a client does not hold."""
@@ -242,7 +242,7 @@ def check_complaint(roster: Roster, sharers: Sequence[int], client: str, places:
     roster.check_places(places, "clients whose shares cannot be opened")
     me = roster.place(client)
     if not set(places) <= (set(roster.holders(me)) & set(sharers)) - {me}:
-        raise PeerError(f"{client!a} cannot open shares of clients that sent it none, expected neighbours that shared")
+        raise PeerError(f"{client!a} complains about shares of clients that sent it none")
 
 
 def accused_by(complaints: Mapping[int, Sequence[int]]) -> Mapping[int, int]:
@@ -273,7 +273,7 @@ def signatures_from_bytes(data: bytes) -> list[dict[int, bytes]]:
         said = cast("list[dict[str, str]]", read_json(data))
         return [{int(place): bytes.fromhex(each) for place, each in group.items()} for group in said]
     except (ValueError, TypeError, AttributeError) as error:
-        raise PeerError("the stored signatures of a round are damaged, expected what was stored") from error
+        raise PeerError("the stored signatures of a round are damaged") from error
 
 
 def sealed_to_bytes(groups: Sequence[SealedSum]) -> bytes:
@@ -299,7 +299,7 @@ def sealed_from_bytes(data: bytes) -> list[SealedSum]:
         said = cast("list[dict[str, Any]]", read_json(metadata["sealed"]))
         return [_sealed(arrays, number, each) for number, each in enumerate(said)]
     except (KeyError, ValueError, TypeError) as error:
-        raise PeerError("the stored sum under masks is damaged, expected what was stored") from error
+        raise PeerError("the stored sum under masks is damaged") from error
 
 
 def _sealed(arrays: Mapping[str, NDArray[np.generic]], number: int, said: dict[str, Any]) -> SealedSum:

@@ -310,7 +310,7 @@ class MaskedSums:
         def take(name: str, offer: Offer) -> None:
             check_offer(offer, name, session, self.vouch)
             if (proven := self.server.roster.keys.get(name)) and proven != offer.identity:
-                raise PeerError(f"{name!a} offers keys under another node key, expected the one that it proved")
+                raise PeerError(f"{name!a} offers keys under another node key than the one that it proved")
             offers[name] = offer
 
         def agreed(names: Sequence[str]) -> Collecting:

@@ -139,7 +139,7 @@ class Summed:
             figures = arrays["figures"].astype(np.int64).view(np.uint64)
             return cls(numbers, figures, tuple(said.pop("clients")), **said)
         except (KeyError, ValueError, TypeError) as error:
-            raise PeerError("the stored sum of a round is damaged, expected what was stored") from error
+            raise PeerError("the stored sum of a round is damaged") from error
 
 
 def sum_file(purpose: str) -> str:
@@ -240,13 +240,13 @@ def _mean_of(sums: Mapping[str, float], prefix: str, clients: int) -> MeanScore:
     flags = [of[name] for name in ("known", "moved", "change_known", "classified", "rewarded")]
     if of["scored"] != clients or not all(0 <= flag <= clients for flag in flags):
         raise PeerError(
-            f"the sums of {clients} clients are of {of['scored']:g} losses and {of['known']:g} errors, expected what "
-            "clients can have: one of them sent figures that are none"
+            f"the sums of {clients} clients are of {of['scored']:g} losses and {of['known']:g} errors: one of "
+            "them sent impossible figures"
         )
     if not 0 <= of["accuracy"] <= of["classified"]:
         raise PeerError(
-            f"the sum of {of['classified']:g} accuracies is {of['accuracy']:g}, expected what clients can have: one of "
-            "them sent figures that are none"
+            f"the sum of {of['classified']:g} accuracies is {of['accuracy']:g}: one of the clients sent "
+            "impossible figures"
         )
 
     def mean(known: str, name: str) -> float | None:

@@ -74,9 +74,9 @@ def read_key(path: Path) -> ec.EllipticCurvePrivateKey:
     try:
         key = serialization.load_pem_private_key(read_secret(path), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm, InternalError) as error:
-        raise ConfigError(f"'{path}' is not a private key in PEM without password, expected an ECDSA one") from error
+        raise ConfigError(f"'{path}' is not an ECDSA private key in PEM without password") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise ConfigError(f"'{path}' is a key of another kind, expected an ECDSA key")
+        raise ConfigError(f"'{path}' is not an ECDSA key")
     return key
 
 
@@ -90,7 +90,7 @@ def read_certificate(path: Path) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(read_small(path))
     except (ValueError, InternalError) as error:
-        raise ConfigError(f"'{path}' is not a certificate, expected one in PEM") from error
+        raise ConfigError(f"'{path}' is not a certificate in PEM") from error
 
 
 def check_dates(certificate: x509.Certificate, *, what: str, now: datetime, remedy: str) -> None:
@@ -120,7 +120,7 @@ def check_issued_by(certificate: x509.Certificate, authority: x509.Certificate, 
         certificate.verify_directly_issued_by(authority)
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, InternalError) as error:
         raise ConfigError(
-            f"{what} is not signed by the authority beside it (ca.crt), expected one kit's files"
+            f"{what} is not signed by the authority beside it (ca.crt): do not mix files of kits"
         ) from error
 
 
@@ -135,7 +135,7 @@ def check_key_of(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey,
     except (ValueError, UnsupportedAlgorithm, InternalError):
         own = False
     if not own:
-        raise ConfigError(f"{what} is not for the key beside it, expected one kit's files")
+        raise ConfigError(f"{what} is not for the key beside it: do not mix files of kits")
 
 
 def common_name(certificate: x509.Certificate) -> str:
@@ -299,8 +299,7 @@ class Authority:
         left = self.days_left(now=now)
         if left < 1:
             raise ConfigError(
-                f"authority expired on {moment(self.certificate.not_valid_after_utc)}, expected a valid one: "
-                "provision into a new folder"
+                f"authority expired on {moment(self.certificate.not_valid_after_utc)}: provision into a new folder"
             )
         if not 1 <= days <= left:
             raise ConfigError(f"days is {days}, expected 1 to {left}, the remaining validity of the authority")

@@ -60,11 +60,9 @@ class NodeKey:
         try:
             key = serialization.load_pem_private_key(read_secret(path), password=None)
         except (ValueError, TypeError, UnsupportedAlgorithm, InternalError) as error:
-            raise ConfigError(
-                f"'{path}' is not a private key in PEM without password, expected an Ed25519 one"
-            ) from error
+            raise ConfigError(f"'{path}' is not an Ed25519 private key in PEM without password") from error
         if not isinstance(key, Ed25519PrivateKey):
-            raise ConfigError(f"'{path}' is a key of another kind, expected an Ed25519 key")
+            raise ConfigError(f"'{path}' is not an Ed25519 key")
         return cls._of(key)
 
     def save(self, path: Path) -> None:
@@ -156,7 +154,7 @@ def write_secret(path: Path, data: bytes) -> None:
         MachineError: the directory is missing or read-only, or the disk is full.
     """
     if path.exists():
-        raise ConfigError(f"'{path}' is there already, expected a new file: secrets are never overwritten")
+        raise ConfigError(f"'{path}' exists already: secrets are never overwritten")
     write_atomically(path, data)
 
 

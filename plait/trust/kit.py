@@ -268,9 +268,9 @@ def _check_kind(directory: Path, role: str) -> None:
     """Refuse a kit that is not a directory, belongs to another role, or contains all kits."""
     where = _WHERE[role]
     if not directory.is_dir():
-        raise ConfigError(f"kit '{directory}' is not there, expected a directory: {where} of `plait provision DIR`")
+        raise ConfigError(f"kit '{directory}' is not a directory: give {where} of `plait provision DIR`")
     if not os.access(directory, os.X_OK):
-        raise ConfigError(f"kit '{directory}' is closed to this user, expected one that it may enter")
+        raise ConfigError(f"kit '{directory}' cannot be entered by this user: check its permissions")
     if is_kit_of(directory, role) or (directory / f"{role}.key").exists():
         return
     for other in _WHERE:

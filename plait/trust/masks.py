@@ -87,7 +87,7 @@ class Ring:
             values = self._split(rows[:, :8], 8) | self._split(rows[:, 8:], self.bits - 8) << np.uint64(8)
         flat = values.reshape(-1).astype(self.dtype)
         if flat[size:].any():
-            raise PeerError("packed numbers end in other bits than zeros, expected zeros")
+            raise PeerError("packed numbers end in bits other than zeros")
         return flat[:size]
 
     @staticmethod
@@ -127,7 +127,7 @@ def agreed(private: bytes, public: bytes, *purpose: bytes) -> bytes:
     try:
         shared = _loaded(private).exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError:
-        raise PeerError("public key gives no secret, expected an X25519 key") from None
+        raise PeerError("not a usable X25519 public key") from None
     return derived(shared, *purpose)
 
 
@@ -179,7 +179,7 @@ def combine(shares: Mapping[int, bytes], *, threshold: int) -> bytes:
     terms = zip(_weights(points), (int.from_bytes(shares[point], "big") for point in points), strict=True)
     value = sum(weight * share for weight, share in terms) % PRIME
     if value >> (8 * SECRET_BYTES):
-        raise PeerError("shares give no secret of 32 bytes, expected shares of one")
+        raise PeerError("shares do not combine to a secret of 32 bytes")
     return value.to_bytes(SECRET_BYTES, "big")
 
 

@@ -89,7 +89,7 @@ def check_server_names(names: Iterable[str]) -> tuple[str, ...]:
     """
     checked = tuple(dict.fromkeys(_server_name(name) for name in names))
     if not checked:
-        raise ConfigError("server name is missing, expected the DNS names or IP addresses that clients connect to")
+        raise ConfigError("server name is missing: give the DNS names or IP addresses that clients connect to")
     return checked
 
 

@@ -187,19 +187,19 @@ def _check_key(kit: Path, name: str, role: Role, registered: Sequence[Registered
     """Refuse to continue if a member's kit and the register disagree."""
     holding = next((client for client in registered if client.name == name and client.revoked is None), None)
     if holding is not None and holding.role is not role:
-        raise ConfigError(f"'{name}' is {holding.role.of}, expected another name for {role.of}, or revoke it first")
+        raise ConfigError(f"'{name}' is {holding.role.of}: give {role.of} another name, or revoke it first")
     if not kit.exists():
         if holding is not None:
             raise ConfigError(
-                f"{role} '{name}' has a key already but no kit in '{kit}', expected it there: restore it, or revoke "
+                f"{role} '{name}' has a key already but no kit in '{kit}': restore it, or revoke "
                 f"the {role} first to give it a new key"
             )
         return
     key = _registered_key(kit, role)
     if any(client.public_key == key and client.revoked is not None for client in registered):
-        raise ConfigError(f"key in '{kit}' is revoked, expected a valid one: remove that folder to make a new kit")
+        raise ConfigError(f"key in '{kit}' is revoked: remove that folder to make a new kit")
     if holding is not None and holding.public_key != key:
-        raise ConfigError(f"key in '{kit}' is not the registered one of '{name}', expected it: restore the right kit")
+        raise ConfigError(f"key in '{kit}' is not the registered one of '{name}': restore the right kit")
 
 
 def _server_names(certificate: Path, given: Sequence[str]) -> tuple[str, ...]:
@@ -220,7 +220,7 @@ def _authority(directory: Path, *, now: datetime) -> tuple[Authority, bool]:
     if home.exists():
         return Authority.load(home), False
     if (directory / "server").exists():
-        raise ConfigError(f"'{home}' is missing, expected the authority: restore its folder to make kits")
+        raise ConfigError(f"'{home}' is missing: restore the authority's folder to make kits")
     _make_private(directory)
     authority = Authority.found(now=now)
     with directory_written_aside(home) as aside:
@@ -232,7 +232,7 @@ def _server_kit(kit: Path, names: Sequence[str], authority: Authority, *, now: d
     sign = partial(authority.issue_server, names=names, now=now, days=days)
     if not kit.exists():
         if (kit.parent / "clients").exists():
-            raise ConfigError(f"'{kit}' is missing, expected the server's kit: copy it back, it has the register")
+            raise ConfigError(f"'{kit}' is missing: copy the server's kit back, it has the register")
         with directory_written_aside(kit) as aside:
             write_secret(aside / "server.key", key_pem(new_key()))
             write_secret(aside / OPERATOR_TOKEN_FILE, f"{secrets.token_hex(32)}\n".encode())
@@ -315,10 +315,10 @@ def check_client_names(names: Iterable[str], *, taken: Iterable[str] = ()) -> tu
     for name in names:
         check_client_name(name)
         if name in given:
-            raise ConfigError(f"client name '{name}' is given twice, expected every name once")
+            raise ConfigError(f"client name '{name}' is given twice")
         other = seen.setdefault(name.casefold(), name)
         if other != name:
-            raise ConfigError(f"client name '{name}' differs from '{other}' only in case, expected another name")
+            raise ConfigError(f"client name '{name}' differs from '{other}' only in case: choose another name")
         given.add(name)
         checked.append(name)
     return tuple(checked)

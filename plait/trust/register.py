@@ -131,11 +131,11 @@ def read_clients(path: Path) -> tuple[RegisteredClient, ...]:
         raise MachineError(f"cannot read '{path}': {error.strerror or error}") from error
     except ValueError as error:
         raise ConfigError(
-            f"'{path}' is not JSON with every key once, expected the register that `plait provision` made"
+            f"'{path}' is not JSON with every key once: restore the register that `plait provision` made"
         ) from error
     lines = cast("dict[str, object]", document).get("clients") if isinstance(document, dict) else None
     if not isinstance(lines, list):
-        raise ConfigError(f"'{path}' has no list 'clients', expected the register that `plait provision` made")
+        raise ConfigError(f"'{path}' has no list 'clients': restore the register that `plait provision` made")
     clients = tuple(
         _client(line, where=f"client {i} in '{path}'") for i, line in enumerate(cast("list[object]", lines))
     )
@@ -174,14 +174,14 @@ def _line(client: RegisteredClient) -> dict[str, str | None]:
 
 def _client(line: object, *, where: str) -> RegisteredClient:
     if not isinstance(line, dict) or set(cast("dict[str, object]", line)) - {"role"} != set(_KEYS):
-        raise ConfigError(f"{where} is not an object of {', '.join(_KEYS)}, expected exactly these and perhaps a role")
+        raise ConfigError(f"{where} must be an object of {', '.join(_KEYS)} and perhaps a role")
     entry = cast("dict[str, object]", line)
     name, public_key, provisioned, revoked = (entry[key] for key in _KEYS)
     stated = entry.get("role", Role.CLIENT)
     if stated not in list(Role):
         raise ConfigError(f"role of {where} is {str(stated)[:40]!a}, expected one of {', '.join(Role)}")
     if not isinstance(name, str):
-        raise ConfigError(f"name of {where} is not text, expected a client's name")
+        raise ConfigError(f"name of {where} is not text")
     try:
         key = bytes.fromhex(public_key) if isinstance(public_key, str) else b""
     except ValueError:
@@ -210,11 +210,11 @@ def _check_unique(clients: Iterable[RegisteredClient], path: Path) -> None:
     holding: set[str] = set()
     for client in clients:
         if client.public_key in keys:
-            raise ConfigError(f"key of '{client.name}' is listed twice in '{path}', expected every key once")
+            raise ConfigError(f"key of '{client.name}' is listed twice in '{path}'")
         keys.add(client.public_key)
         if client.revoked is None:
             if client.name.casefold() in holding:
-                raise ConfigError(f"'{client.name}' has two valid keys in '{path}', expected one (case aside)")
+                raise ConfigError(f"'{client.name}' has two valid keys in '{path}' (case aside)")
             holding.add(client.name.casefold())
 
 

@@ -187,7 +187,7 @@ def read_reply(message: pb.Masked) -> MaskedReply:
             update = message.update
             return MaskedReply(client, MaskedUpdate(update.values, update.figures, _signature(update.signature)))
         case _:
-            raise PeerError("masked reply has no answer, expected keys, shares, a signature or an update")
+            raise PeerError("masked reply has no answer")
 
 
 def _put(message: pb.Masking | pb.Masked, kinds: Mapping[str, type[Any]], value: object) -> None:

@@ -119,9 +119,9 @@ class Offer:
             if len(key) != KEY_BYTES:
                 raise PeerError(f"a key of {self.client!a} has {len(key)} bytes, expected {KEY_BYTES}")
         if not vouch(self):
-            raise PeerError(f"the node key of {self.client!a} is not its own, expected the one that was provisioned")
+            raise PeerError(f"the node key of {self.client!a} is not the one that was provisioned")
         if len(self.signature) != SIGNATURE_BYTES or not is_signed(self.identity, self.signature, self.signed(session)):
-            raise PeerError(f"the keys of {self.client!a} are not signed for this session, expected its signature")
+            raise PeerError(f"the keys of {self.client!a} are not signed for this attempt")
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class Roster:
     def place(self, client: str) -> int:
         """A client's place."""
         if client not in self._places:
-            raise PeerError(f"{client!a} is not on the roster of this attempt, expected one of its clients")
+            raise PeerError(f"{client!a} is not on the roster of this attempt")
         return self._places[client]
 
     def holders(self, place: int) -> tuple[int, ...]:
@@ -172,19 +172,19 @@ class Roster:
             raise PeerError(f"roster has {count} clients, expected {LEAST_CLIENTS} to {MOST_CLIENTS}")
         names = [offer.client for offer in self.offers]
         if names != sorted(set(names)):
-            raise PeerError("roster names a client twice or is not in order, expected every name once, sorted")
+            raise PeerError("roster names a client twice or is not sorted")
         for what in ("identity", "encryption", "masking"):
             if len({getattr(offer, what) for offer in self.offers}) != count:
-                raise PeerError(f"roster has one {what} key for two clients, expected a key for each")
+                raise PeerError(f"roster has one {what} key for two clients")
         if not LEAST_BITS <= self.bits <= MOST_BITS or not 0 < self.unit < 1e30 or self.figures > MOST_FIGURES:
-            raise PeerError(f"roster has a grid of {self.bits} bits and unit {self.unit:g}, expected one that can be")
+            raise PeerError(f"roster has an impossible grid of {self.bits} bits and unit {self.unit:g}")
         for offer in self.offers:
             offer.check(self.session, vouch)
 
     def check_places(self, places: Sequence[int], what: str) -> None:
         """Refuse a list that is not of different places in order."""
         if list(places) != sorted(set(places)) or (places and not 0 <= places[0] <= places[-1] < len(self.offers)):
-            raise PeerError(f"list of {what} has a place twice, out of order or off the roster, expected each once")
+            raise PeerError(f"list of {what} has a place twice, out of order or off the roster")
 
     def masked_text(self, sharers: Sequence[int]) -> bytes:
         """What a client signs with its masked numbers: with whom they are masked."""

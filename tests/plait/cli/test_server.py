@@ -14,7 +14,7 @@ from plait.api.serving import Serving
         ((), "neither kit nor insecure is given"),
         (("--insecure", "--kit", "kit"), "give one of them"),
         (("--insecure", "--data", "my.jsonl"), "data is given, expected none"),
-        (("--kit", "nowhere"), "nowhere' is not there, expected a directory: DIR/server"),
+        (("--kit", "nowhere"), "nowhere' is not a directory: give DIR/server"),
         (("--insecure", "--listen", "0.0.0.0:9440", "--base", "tiny"), "can be reached from other machines"),
         (("--insecure", "--min-clients", 2, "--clients-per-round", 3), "expected at most clients = 2"),
     ],

@@ -239,5 +239,5 @@ def test_noise_that_no_grid_can_carry_is_refused():
 
 
 def test_a_server_cannot_have_a_client_make_a_table_that_does_not_fit_into_memory():
-    with pytest.raises(ConfigError, match=r"expected less.*memory"):
+    with pytest.raises(ConfigError, match=r"too much.*memory"):
         shares_for(2_445_312, 10_000.0, 3)

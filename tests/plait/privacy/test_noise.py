@@ -167,7 +167,7 @@ def test_a_key_is_random_private_and_found_again(tmp_path):
 
 def test_a_key_that_is_gone_damaged_or_open_to_others_is_refused(tmp_path):
     path = tmp_path / "noise.key"
-    with pytest.raises(ConfigError, match="missing, expected the noise key"):
+    with pytest.raises(ConfigError, match="missing: without its noise key"):
         RunKey.load(path)
     RunKey.create(path)
     path.chmod(0o644)

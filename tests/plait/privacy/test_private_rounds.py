@@ -309,7 +309,7 @@ def test_a_ledger_that_promises_other_noise_than_the_settings_give_is_not_recomp
 def test_a_run_does_not_go_on_without_its_key(federate, fake_model, tmp_path):
     killed = killed_once_intended(begin(federate, fake_model, "fixed clip"), tmp_path, 1)
     (killed.path / "noise.key").unlink()
-    with pytest.raises(ConfigError, match="expected the noise key of this run"):
+    with pytest.raises(ConfigError, match="without its noise key"):
         killed.run()
 
 

@@ -39,7 +39,7 @@ def test_figures_are_the_same_whatever_the_amount_of_data():
     "lie", [{"scored": 1.0}, {"known": 1.0}, {"moved": -3.0}, {"accuracy": -1.0}, {"accuracy": 2.0}]
 )
 def test_impossible_sums_are_refused(lie):
-    with pytest.raises(PeerError, match="expected what clients can have"):
+    with pytest.raises(PeerError, match="impossible figures"):
         scores_of(summed(*CLIENTS, **lie), clients=2)
 
 

@@ -352,7 +352,7 @@ def test_figures_that_no_clients_have_cost_an_evaluation_and_not_the_run(federat
     assert federation.run().round == ROUNDS
     missed = federation.of_kind("evaluation_missed")
     assert [event["round"] for event in missed] == list(range(ROUNDS + 1))
-    assert all("one of them sent figures that are none" in event["detail"] for event in missed)
+    assert all("impossible figures" in event["detail"] for event in missed)
 
 
 class Ticking(WallClock):

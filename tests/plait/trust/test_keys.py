@@ -57,13 +57,13 @@ def test_verify_says_no_to_any_other_bytes(public_key, signature, signed):
 )
 def test_what_is_no_key_is_refused(tmp_path, content):
     write_secret(tmp_path / "node.key", content)
-    with pytest.raises(ConfigError, match="is not a private key in PEM without password, expected an Ed25519 one"):
+    with pytest.raises(ConfigError, match="is not an Ed25519 private key in PEM"):
         NodeKey.load(tmp_path / "node.key")
 
 
 def test_a_key_of_another_kind_or_open_to_others_is_refused(tmp_path):
     write_secret(tmp_path / "tls.key", key_pem(new_key()))
-    with pytest.raises(ConfigError, match="another kind, expected an Ed25519 key"):
+    with pytest.raises(ConfigError, match="not an Ed25519 key"):
         NodeKey.load(tmp_path / "tls.key")
     NodeKey.generate().save(tmp_path / "node.key")
     (tmp_path / "node.key").chmod(0o644)
@@ -80,7 +80,7 @@ def test_a_key_that_says_it_is_of_another_kind_than_it_is_long_is_refused(tmp_pa
     path = tmp_path / "node.key"
     path.write_text(f"-----BEGIN PRIVATE KEY-----\n{body}\n-----END PRIVATE KEY-----\n")
     path.chmod(0o600)
-    with pytest.raises(ConfigError, match="is not a private key"):
+    with pytest.raises(ConfigError, match="private key in PEM without password"):
         read(path)
 
 

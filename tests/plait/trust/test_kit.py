@@ -71,7 +71,7 @@ def test_the_wrong_folder_is_told_from_a_broken_one(kits, tmp_path):
         ClientKit.load(kits / "server")
     with pytest.raises(ConfigError, match="holds all kits, expected the server's own"):
         ServerKit.load(kits)
-    with pytest.raises(ConfigError, match="is not there, expected a directory"):
+    with pytest.raises(ConfigError, match="is not a directory"):
         ServerKit.load(tmp_path / "none")
 
 
