@@ -75,12 +75,7 @@ def check_machine(settings: NodeSettings, *, progress: Callable[[str], None]) ->
 
 @dataclass(frozen=True)
 class Agreement:
-    """A run that this node's operator agrees to, on the base that is here.
-
-    Attributes:
-        settled: the run configuration on this node, with nothing left open.
-        policy: the operator's; what it leaves open is as the plan says if the operator was shown that.
-    """
+    """A run that the operator agrees to, settled for this node and on its base; `policy` is what then holds."""
 
     settled: ResolvedConfig
     base: LocatedBase
@@ -95,13 +90,7 @@ def agreed(
     ask: Callable[[], bool] | None = None,
     spent: float = 0.0,
 ) -> Agreement:
-    """Get consent to the run and find its base; may take minutes if the base must be fetched.
-
-    No base is fetched or read before the run is within the operator's policy and has consent.
-
-    Args:
-        ask: asks the operator for consent; None if there is no terminal.
-    """
+    """Get consent to the run and then find its base, which may take minutes if it must be fetched."""
     settled, policy = _consented(run, settings, progress=progress, ask=ask, spent=spent)
     config, own_base = settled.config, settings.base_for(str(run.config.get("base", "")))
     try:
@@ -120,14 +109,7 @@ def agreed(
 
 @dataclass(frozen=True)
 class OwnClient:
-    """A client of one run, ready to work.
-
-    Attributes:
-        max_rank: the largest rank that it accepts; 0 for any.
-        sign: makes the signatures of its updates.
-        identity: by which other clients know it; None without a kit.
-        journal: of its data, over all runs.
-    """
+    """A client of one run, ready to work; the fields are those of `own_client`."""
 
     run: Run
     name: str
@@ -191,7 +173,7 @@ def own_client(
         max_rank: the largest rank that it accepts; 0 for any.
         trainer: the local trainer that its operator allows; empty for plait's.
         identity: by which other clients know it; None without a kit.
-        devices: to compute on, such as ``cuda:0,cuda:1``; by default what the run's settings name.
+        devices: to compute on; by default what the run's settings name.
     """
     config = run.config
     check_trainer(config.trainer, trainer)
@@ -226,11 +208,7 @@ def open_runner(
     ask: Callable[[], bool] | None = None,
     kept: KeptBase | None = None,
 ) -> ParticipantRunner:
-    """Agree to the run, and prepare to work for it with own data.
-
-    Args:
-        ask: asks the operator for consent; None if there is no terminal.
-    """
+    """Agree to the run, and prepare to work for it with own data; `ask` is None without a terminal."""
     kit = settings.kit
     authority, place = (kit.tls.authority, kit.directory) if kit else (b"", None)
     home = default_state_directory()
@@ -268,27 +246,14 @@ def open_runner(
     )
 
 
-def open_or_decline(
-    run: OfferedRun,
-    settings: NodeSettings,
-    dataset: Dataset,
-    *,
-    progress: Callable[[str], None],
-    ask: Callable[[], bool] | None = None,
-    kept: KeptBase | None = None,
-) -> TaskRunner:
-    """As `open_runner`; if policy or operator decline, a runner that tells the server so.
-
-    Where the server stays, so it is if the run is impossible here: the node waits for the next one.
-    """
+def or_decline(run: OfferedRun, name: str, opening: Callable[[], TaskRunner]) -> TaskRunner:
+    """The runner that is opened; one that declines if policy or operator do, or a standing server's run cannot be."""
     try:
-        return open_runner(run, settings, dataset, progress=progress, ask=ask, kept=kept)
-    except PolicyError as error:
-        return DecliningRunner(run, settings.name, error)
+        return opening()
     except PlaitError as error:
-        if not run.stays or isinstance(error, DiskFullError):
+        if isinstance(error, DiskFullError) or not (run.stays or isinstance(error, PolicyError)):
             raise
-        return DecliningRunner(run, settings.name, error)
+        return DecliningRunner(run, name, error)
 
 
 def _consented(

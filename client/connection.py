@@ -56,10 +56,7 @@ _REMEDIES: Mapping[int, str] = {
 
 
 def final_refusal(refused: pb.Refused) -> PeerError | None:
-    """The error that ends the node; None if a retry may help.
-
-    An unknown reason counts as temporary.
-    """
+    """The error that ends the node; None if a retry may help, as for an unknown reason."""
     remedy = _REMEDIES.get(refused.reason)
     if remedy is None:
         return None
@@ -98,10 +95,7 @@ class _LongCall:
     """One long call to the server.
 
     Attributes:
-        outgoing: the node's messages; None at its end.
-        abandonment: ends the call, with the reason for the operator.
-        is_enrolled: whether the server has admitted the node; before that, anything but the proof would be refused for
-            good.
+        is_enrolled: whether the server has admitted the node; before that it refuses anything but the proof for good.
         stays: whether the server may name further runs.
         session: the newest that was granted over it.
     """
@@ -115,13 +109,7 @@ class _LongCall:
 
 @dataclass(eq=False)
 class Connection:
-    """The node's long call to the server, and its successors.
-
-    Attributes:
-        open_channel: a new channel to the server.
-        sessions: holds the current session for other calls.
-        explain: diagnoses why no connection can be made; may take seconds.
-    """
+    """The node's long call to the server, and its successors; `explain` diagnoses for seconds why there is none."""
 
     open_channel: Callable[[], grpc.Channel]
     credential: Credential

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import cast
 
@@ -83,10 +82,11 @@ class Proposal:
         objective = config.learned
         tokens = config.most_steps * examples * objective.sequences * config.seq_len
         each = objective.examples.format(f"{examples:,}")
+        steps = f"{config.local_steps:,}" if config.most_steps == config.local_steps else f"1 to {config.most_steps:,}"
         learned = "" if objective.is_plain else f", objective {shown(objective.text)}"
         fingerprint = f" ({self.base_fingerprint.hex()[:16]})" if self.base_fingerprint else ""
-        labels = ", how often each label occurs" if config.labels else ""
         trainer = f", trained by {shown(config.trainer)}" if config.trainer else ""
+        beyond = self.policy.beyond(config)
         return (
             (
                 f"{self.server} asks for {config.rounds:,} rounds with rule {shown(_rule(config.rule))}, "
@@ -97,29 +97,64 @@ class Proposal:
                 f"on {shown(config.target_modules)}{trainer}"
             ),
             (
-                f"a round trains {_steps(config)} steps of {each} x {config.seq_len:,} tokens{learned}: "
+                f"a round trains {steps} steps of {each} x {config.seq_len:,} tokens{learned}: "
                 f"at most {tokens:,} tokens of {shown(self.data)}"
             ),
-            *self._large,
+            *([f"that is more than an unattended client accepts: {', '.join(beyond)}"] if beyond else []),
             self._sent,
-            *self._also_sent(objective.losses, f"counts of examples and tokens{labels}"),
-            *(line for words in self._words for line in words.promised),
+            *self._also_sent,
+            *self._privacy,
             *self._liars,
-            *self._who_sees,
+            "stays here: the data, and your personalized adapter if the run makes one",
+            *self._server_sees,
         )
 
     @property
-    def _large(self) -> tuple[str, ...]:
-        beyond = self.policy.beyond(self.config)
-        return (f"that is more than an unattended client accepts: {', '.join(beyond)}",) if beyond else ()
+    def _sent(self) -> str:
+        bits = _masked_bits(self.config, self.parameters) if self._is_masked else codec_for(self.config.wire).bits
+        how = f"{bits:g} {'bit' if bits == 1 else 'bits'} per parameter"
+        if self.parameters is None:
+            return f"sent: updates of {how}, at most {self.policy.max_upload_mb:g} MB each (max-upload-mb)"
+        update = round(self.parameters * bits / 8)
+        return f"sent: about {size(update)} per round ({how}), {size(update * self.config.rounds)} in total"
 
-    def _also_sent(self, losses: str, counts: str) -> tuple[str, ...]:
-        besides = "this machine's device and memory"
-        if any(words.is_noised for words in self._words):
+    @property
+    def _also_sent(self) -> tuple[str, ...]:
+        losses, besides = self.config.learned.losses, "this machine's device and memory"
+        if self.config.dp == "record" or (self.config.dp == "client" and self._is_masked):  # clients add noise to all
             return (f"also sent: {besides}",)
-        if not any(words.under_masks for words in self._words):
-            return (f"also sent: {losses}, {counts}, {besides}",)
-        return f"also sent under masks: {losses}, how long its update is", f"also sent: {besides}"
+        if self._is_masked:
+            return f"also sent under masks: {losses}, how long its update is", f"also sent: {besides}"
+        labels = ", how often each label occurs" if self.config.labels else ""
+        return (f"also sent: {losses}, counts of examples and tokens{labels}, {besides}",)
+
+    @property
+    def _privacy(self) -> tuple[str, ...]:
+        """What is promised, by whom, and what earlier runs have spent."""
+        config, spent, most = self.config, self.spent, self.policy.most_epsilon
+        if config.dp == "off" and not spent:
+            return ()
+        allowed = f"at most {most:g} over all runs (max-total-epsilon)" if most else "max-total-epsilon sets no limit"
+        earlier = f"earlier runs on these data in this federation have spent epsilon {spent:.4g}: {allowed}"
+        if config.dp == "off":
+            return (earlier,)
+        budget = f"epsilon {config.dp_epsilon:g} at delta {config.dp_delta:g}"
+        if config.dp == "record":
+            promised = (
+                f"this client adds noise to its own training, so that no single sequence shows in what it sends: "
+                f"{budget}, kept by this client's own account"
+            )
+        elif self._is_masked:
+            promised = (
+                f"this client adds its share of the noise under its masks, so that no sum shows what its data change, "
+                f"not even to the server: {budget}, if the others add theirs"
+            )
+        else:
+            promised = (
+                f"the server promises client-level differential privacy towards everyone but itself: {budget}; this "
+                "client cannot check that it adds the noise"
+            )
+        return promised, earlier
 
     @property
     def _liars(self) -> tuple[str, ...]:
@@ -128,36 +163,35 @@ class Proposal:
         rule = RULES.get(name)
         if rule is None or rule.least_clients > 1:
             return ()
-        which = " and masks would hide which," if any(words.under_masks for words in self._words) else ""
+        which = " and masks would hide which," if self._is_masked else ""
         spoils = f"one member that lies can spoil the result,{which} because rule {shown(name)} is a mean"
         return (f"{spoils}: where members are not trusted, ask for a run with --rule median, which is not masked",)
 
     @property
-    def _who_sees(self) -> tuple[str, ...]:
-        """What stays here, and who learns what of an update."""
-        return "stays here: the data, and your personalized adapter if the run makes one", *self._server_sees
-
-    @cached_property
-    def _words(self) -> tuple[ConsentText, ...]:
-        """What differential privacy and masks say of the run."""
-        privacy = of_privacy(self.config, spent=self.spent, most=self.policy.most_epsilon)
-        return privacy, of_masks(self.config, self.parameters)
-
-    @property
     def _server_sees(self) -> tuple[str, ...]:
-        masks = "the run is not masked: the server sees this client's own updates and losses"
-        own = masks, "an update can reveal parts of its training text: join only a server that you trust with that"
-        # Masks come last, and are nearest to the wire.
-        return next((words.seen for words in reversed(self._words) if words.seen), own)
+        config = self.config
+        if not self._is_masked:
+            if config.dp == "record":
+                return ("the run is not masked: the server sees this client's own updates, with their noise",)
+            return (
+                "the run is not masked: the server sees this client's own updates and losses",
+                "an update can reveal parts of its training text: join only a server that you trust with that",
+            )
+        sums = (
+            f"the run is masked (secure aggregation): the server learns sums over {fewest(config)} or more clients, "
+            f"and no single client's updates or losses"
+        )
+        if noise_of(config) is not None:
+            return (sums,)
+        unhidden = "masks add no noise: they do not hide what the sum, and so the adapter, reveals of a text"
+        if config.cohort_size == config.clients:
+            return sums, unhidden
+        many = "each round has other clients, so sums of many rounds together show how a single client's data change it"
+        return sums, unhidden, many
 
     @property
-    def _sent(self) -> str:
-        bits = next((each.bits for each in self._words if each.bits), codec_for(self.config.wire).bits)
-        how = f"{bits:g} {'bit' if bits == 1 else 'bits'} per parameter"
-        if self.parameters is None:
-            return f"sent: updates of {how}, at most {self.policy.max_upload_mb:g} MB each (max-upload-mb)"
-        update = round(self.parameters * bits / 8)
-        return f"sent: about {size(update)} per round ({how}), {size(update * self.config.rounds)} in total"
+    def _is_masked(self) -> bool:
+        return self.config.secure_aggregation
 
 
 def _rule(text: str) -> str:
@@ -166,90 +200,7 @@ def _rule(text: str) -> str:
     return f"{options.get('name', name)}, which only the server has" if name == STATED else text
 
 
-def _steps(config: RunConfig) -> str:
-    """The steps of a round, which may follow this client's speed."""
-    return f"{config.local_steps:,}" if config.most_steps == config.local_steps else f"1 to {config.most_steps:,}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConsentText:
-    """What one of them says of a run.
-
-    Attributes:
-        promised: what is promised to this client, and what its data have paid.
-        is_noised: whether clients add noise to all that they say of their data.
-        under_masks: whether it leaves them under masks.
-        seen: what the server learns of an update; empty where it changes nothing about that.
-        bits: for each parameter of an update; None for those of the run's wire.
-    """
-
-    promised: tuple[str, ...] = ()
-    is_noised: bool = False
-    under_masks: bool = False
-    seen: tuple[str, ...] = ()
-    bits: float | None = None
-
-
-def of_privacy(config: RunConfig, *, spent: float, most: float) -> ConsentText:
-    """What is promised, by whom, and what earlier runs have spent."""
-    unit = config.dp
-    is_masked = config.secure_aggregation
-    seen = ()
-    if unit == "record" and not is_masked:
-        seen = ("the run is not masked: the server sees this client's own updates, with their noise",)
-    promised = () if unit == "off" else (_promised(config, is_masked=is_masked),)
-    is_noised = unit == "record" or (unit == "client" and is_masked)
-    return ConsentText(
-        promised=(*promised, *_spent(spent, most, is_private=unit != "off")), is_noised=is_noised, seen=seen
-    )
-
-
-def _promised(config: RunConfig, *, is_masked: bool) -> str:
-    budget = f"epsilon {config.dp_epsilon:g} at delta {config.dp_delta:g}"
-    if config.dp == "record":
-        return (
-            f"this client adds noise to its own training, so that no single sequence shows in what it sends: "
-            f"{budget}, kept by this client's own account"
-        )
-    if is_masked:
-        return (
-            f"this client adds its share of the noise under its masks, so that no sum shows what its data change, "
-            f"not even to the server: {budget}, if the others add theirs"
-        )
-    return (
-        f"the server promises client-level differential privacy towards everyone but itself: {budget}; this client "
-        "cannot check that it adds the noise"
-    )
-
-
-def _spent(spent: float, most: float, *, is_private: bool) -> tuple[str, ...]:
-    if not spent and not is_private:
-        return ()
-    allowed = f"at most {most:g} over all runs (max-total-epsilon)" if most else "max-total-epsilon sets no limit"
-    return (f"earlier runs on these data in this federation have spent epsilon {spent:.4g}: {allowed}",)
-
-
-def of_masks(config: RunConfig, parameters: int | None) -> ConsentText:
-    """What the server learns, and how many bits a parameter takes."""
-    if not config.secure_aggregation:
-        return ConsentText()
-    sums = (
-        f"the run is masked (secure aggregation): the server learns sums over {fewest(config)} or more clients, and "
-        f"no single client's updates or losses"
-    )
-    unhidden = ("masks add no noise: they do not hide what the sum, and so the adapter, tells of a text",)
-    if config.cohort_size < config.clients:
-        drawn = (
-            "each round has other clients, so sums of many rounds together show which way a single client's data pull"
-        )
-        unhidden = (*unhidden, drawn)
-    is_noised = noise_of(config) is not None
-    return ConsentText(
-        under_masks=True, seen=(sums,) if is_noised else (sums, *unhidden), bits=_bits(config, parameters)
-    )
-
-
-def _bits(config: RunConfig, parameters: int | None) -> float:
+def _masked_bits(config: RunConfig, parameters: int | None) -> float:
     privacy, clients = masked_of(settle(config).config).privacy, config.cohort_size
     if privacy is None or parameters is None:
         return bits_for(clients)
@@ -261,11 +212,7 @@ _WEEK_S = 7 * 24 * 3600.0
 
 
 def consent_digest(config: Mapping[str, Scalar], base_fingerprint: bytes, authority: bytes) -> str:
-    """Digest of the content of the agreement, in hexadecimal.
-
-    Args:
-        authority: certificate of the federation's authority; empty without TLS.
-    """
+    """Digest of the content of the agreement, in hexadecimal; `authority` is empty without TLS."""
     text = json.dumps(dict(config), sort_keys=True).encode()
     parts = (text, base_fingerprint, authority)
     return hashlib.sha256(b"".join(len(part).to_bytes(8, "little") + part for part in parts)).hexdigest()
@@ -273,11 +220,7 @@ def consent_digest(config: Mapping[str, Scalar], base_fingerprint: bytes, author
 
 @dataclass(frozen=True)
 class Consents:
-    """The configurations that an operator has agreed to.
-
-    Attributes:
-        path: the file that stores them, private to its owner.
-    """
+    """The configurations that an operator has agreed to, in a file that is private to its owner."""
 
     path: Path
 
@@ -304,11 +247,7 @@ class Consents:
         return sum(begun >= since_s for entry in self._read().values() for begun in _begun(entry).values())
 
     def add(self, digest: str, run: str, how: str) -> None:
-        """Store this configuration and one run of it.
-
-        Args:
-            how: the form of consent: ``asked``, ``yes`` or ``policy``.
-        """
+        """Store this configuration and one run of it; `how` is ``asked``, ``yes`` or ``policy``."""
         before, now = self._read(), round(time.time())
         entry = before.pop(digest, None)
         runs = {**_begun(entry or _NONE), run: now}
@@ -356,17 +295,13 @@ def agree(
     by_policy: bool,
     ask: Callable[[], bool] | None,
 ) -> str:
-    """Continue only with the operator's consent.
+    """Continue only with the operator's consent; gives its form: ``before``, ``yes``, ``asked`` or ``policy``.
 
     Args:
         most_runs: limit on runs of one configuration; each reveals more.
         most_a_week: limit on runs of any configuration within seven days; 0 for none.
         each_run: whether each run of a configuration needs its own consent, as with masks.
         by_policy: whether a run within the policy counts as agreed if there is no terminal to ask on.
-        ask: asks the operator; None without a terminal.
-
-    Returns:
-        The form of consent: ``before``, ``yes``, ``asked`` or ``policy``.
     """
     runs = consents.runs(digest)
     if run in runs:

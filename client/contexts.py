@@ -40,8 +40,7 @@ class ContextParticipants:
     """The participants of the newest run in this process.
 
     Flower's engines give an app only a context with each message, and one process may do many messages of a run
-    and of many simulated clients. So the parts of a run are made at its first message and kept here until another
-    run comes. plait's own node and simulation resolve their run themselves and do not need this.
+    and of many simulated clients. So a run's parts are made at its first message and kept until another run comes.
     """
 
     def __init__(self) -> None:

@@ -30,12 +30,7 @@ _FOLDER = "journals"
 
 @dataclass(frozen=True)
 class JournalFile:
-    """A `plait.rounds.terms.GrowingLines` in a file.
-
-    Attributes:
-        path: made when the first line is added, private to its owner.
-        notes: beside the kit, and in the user's home; none without a kit.
-    """
+    """A `plait.rounds.terms.GrowingLines` in a file, made with the first line; `notes` prove which is newest."""
 
     path: Path
     notes: tuple[Path, ...] = ()
@@ -44,12 +39,10 @@ class JournalFile:
     def of(
         cls, state: Path, *, authority: bytes, data: str, kit: Path | None = None, home: Path | None = None
     ) -> JournalFile:
-        """The journal of some data in a federation.
+        """The journal of some data, by fingerprint, in a federation, by its authority's certificate (or none).
 
         Args:
-            authority: certificate of the federation's authority, in PEM; empty without TLS.
-            data: fingerprint of the data, in hexadecimal.
-            kit: directory of the client's kit; None without one.
+            kit: directory of the client's kit; without one there are no notes.
             home: directory of its user's state, which all its clients share.
         """
         name = f"{_federation(authority)}-{data[:32]}"
@@ -57,7 +50,7 @@ class JournalFile:
         return cls(state / _FOLDER / f"{name}.jsonl", notes)
 
     def read(self) -> Sequence[str]:
-        """All lines."""
+        """All lines; PolicyError if a note knows of lines that are not here."""
         lines = _whole_lines(read_if_there(self.path) or b"")
         self._check(lines)
         return [line.decode(errors="replace") for line in lines]
@@ -74,7 +67,7 @@ class JournalFile:
                 )
 
     def append(self, line: str) -> None:
-        """Add a line, on disk before this returns."""
+        """Add a line, on disk before this returns; PolicyError as for `read`."""
         with self._locked() as descriptor:
             data = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
             self._check(_whole_lines(data))

@@ -48,11 +48,7 @@ _LONG_WORK = 3  # progress is shown once for this number of reports
 
 @dataclass(frozen=True)
 class Timing:
-    """A node's intervals, in seconds.
-
-    Attributes:
-        first_s: bound of the first wait before a retry.
-    """
+    """A node's intervals, in seconds; the first wait before a retry is at most `first_s`."""
 
     first_s: float = FIRST_S
     most_s: float = MOST_S
@@ -105,11 +101,7 @@ class Node:
         self._has_been_here = False
 
     def stop(self, *, by_system: bool = False) -> None:
-        """Ask the node to end soon; may be called from a signal handler.
-
-        Args:
-            by_system: an orderly request of the system, not a user's Ctrl-C.
-        """
+        """Ask the node to end soon, `by_system` without an error; may be called from a signal handler."""
         self._events.put(Stopped(by_system))
 
     def run(self) -> None:

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Unpack, get_args, get_type_hints
@@ -66,24 +67,20 @@ def make_node(
     ask: Callable[[], bool] | None = None,
     wrap: Callable[[Callable[[OfferedRun], TaskRunner]], Callable[[OfferedRun], TaskRunner]] = lambda opening: opening,
 ) -> Node:
-    """A node that takes part with these data.
-
-    Args:
-        ask: asks the operator for consent; None if there is no terminal.
-        wrap: given what opens a run, returns what the node calls instead.
-    """
+    """A node that takes part with these data; `wrap` replaces what opens a run, `ask` is None without a terminal."""
 
     def progress(text: str) -> None:
         journal.tell("preparing", text)
 
     def open_for(run: OfferedRun) -> TaskRunner:
         make_room(run, settings, journal)
-        return open_or_decline(run, settings, dataset, progress=progress, ask=ask, kept=kept)
+        opening = partial(open_runner, run, settings, dataset, progress=progress, ask=ask, kept=kept)
+        return or_decline(run, settings.name, opening)
 
     progress("loading libraries")
     quiet_libraries()
     # Only now: they bring torch along.
-    from client.base import KeptBase, check_machine, open_or_decline
+    from client.base import KeptBase, check_machine, open_runner, or_decline
     from client.sent import recorded
 
     check_machine(settings, progress=progress)

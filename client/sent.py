@@ -66,11 +66,7 @@ def recorded(settings: NodeSettings, opening: Callable[[OfferedRun], TaskRunner]
 
 @dataclasses.dataclass(frozen=True)
 class SentLines:
-    """The lines of one node.
-
-    Attributes:
-        path: made with the first line, private to its owner.
-    """
+    """The lines of one node, in a file that is private to its owner."""
 
     path: Path
 
@@ -80,7 +76,7 @@ class SentLines:
         return cls(state / f"{name}.sent.jsonl")
 
     def read(self) -> list[dict[str, Any]]:
-        """All whole lines."""
+        """All whole lines; PeerError if one was changed or is missing."""
         found: list[dict[str, Any]] = []
         before = _NONE
         for number, raw in enumerate((read_if_there(self.path) or b"").split(b"\n")[:-1], 1):
@@ -186,13 +182,10 @@ def _broadcast(task: bytes) -> Header | None:
 
 
 def attested(kit: ClientKit, state: Path, *, run: str, about_data: str = "") -> tuple[str, bytes]:
-    """A client's statement of one run: what it agreed to, and what left it, signed by its node key.
+    """The id of a run, and a client's statement of what it agreed to and what left it, signed by its node key.
 
     Args:
         run: the beginning of the run's id in its ledger; empty if the node took part in one alone.
-
-    Returns:
-        The run's id, and the signed statement.
     """
     lines = SentLines.of(state, kit.name).read()
     known = sorted({line["run"] for line in lines if line.get("run")})

@@ -58,16 +58,7 @@ class Receiving(Protocol):
 
 
 class Session:
-    """The calls of an enrolled node.
-
-    Args:
-        welcome: the server's, with the token that authorises the calls.
-        send: sends a message over the long call.
-
-    Raises:
-        SessionOverError: from a call: the connection is gone.
-        grpc.RpcError: from `held`: the call failed.
-    """
+    """The calls of an enrolled node; one raises SessionOverError once the connection is gone."""
 
     def __init__(self, channel: grpc.Channel, welcome: pb.Welcome, *, send: Callable[[pb.FromNode], None]) -> None:
         self._send = send
@@ -233,12 +224,9 @@ def what_failed(error: grpc.RpcError) -> str:
 
 
 class Backoff:
-    """Waits that grow until a success.
+    """Waits that grow until a success: up to `first_s` seconds, then twice as long, up to `most_s`.
 
-    Args:
-        first_s: bound of the first wait, in seconds; it doubles each time.
-        most_s: bound of all waits; 5 seconds for the first two minutes of waiting.
-        draw: a number between its two arguments, uniformly.
+    For the first two minutes of waiting they stay below 5 seconds. `draw` gives a number between its two arguments.
     """
 
     def __init__(
@@ -269,11 +257,7 @@ class Backoff:
 
 @dataclass(frozen=True)
 class Retrying:
-    """How calls are retried.
-
-    Attributes:
-        backoff: makes the waits of one call.
-    """
+    """How calls are retried; `backoff` makes the waits of one call."""
 
     sessions: CurrentSession
     backoff: Callable[[], Backoff]
@@ -287,15 +271,11 @@ class Retrying:
         what: str,
         unwanted: Callable[[int, str], bool],
     ) -> Result:
-        """Call `attempt` with the current session until it succeeds.
+        """Call `attempt` with the current session until it succeeds; it resets the backoff whenever it makes progress.
 
         Args:
-            attempt: makes the calls; it resets the backoff whenever it makes progress.
             unwanted: called with the number of offers before the attempt, and the reason, when the server does not wait
                 for the task; returns whether that is final, because it was not offered since.
-
-        Returns:
-            The result of `attempt`.
 
         Raises:
             Abandoned: the task was given up.

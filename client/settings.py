@@ -52,13 +52,10 @@ def memory_folder(state: Path, run_id: int, name: str) -> Path:
 
 
 def prune(state: Path, name: str, *, keep: Path) -> EarlierRuns:
-    """Remove the parts of old runs that the server could send again; `keep` and the newest others stay complete.
+    """Remove the parts of old runs that the server could send again, and give the size of what remains.
 
-    Unique parts stay until the operator removes them: a personalized adapter and its inputs, an encoder's residual, an
-    optimizer's moments, a drift. Parts that cannot be removed stay too.
-
-    Returns:
-        What remains of earlier runs.
+    `keep` and the newest others stay complete. Unique parts stay until the operator removes them: a personalized
+    adapter and its inputs, an encoder's residual, an optimizer's moments, a drift.
     """
     folders = sorted((folder for folder in state.glob(f"*/{name}") if folder != keep), key=_age, reverse=True)
     for folder in folders[RUNS_KEPT - 1 :]:
@@ -197,11 +194,7 @@ class CommandOptions(NodeOptions, _Data, total=False):
 
 @dataclass(frozen=True)
 class Credential:
-    """A node's identity.
-
-    Attributes:
-        key: proves it; None on an insecure loopback connection.
-    """
+    """A node's identity, proved by `key`; None on an insecure loopback connection."""
 
     name: str
     key: NodeKey | None
@@ -209,21 +202,10 @@ class Credential:
 
 @dataclass(frozen=True)
 class NodeSettings:
-    """Everything that determines how a node works.
+    """Everything that determines how a node works; `NodeOptions` and `CommandOptions` explain the options.
 
     Attributes:
         kit: the node's kit; None on an insecure loopback connection.
-        data: its own data, as `plait.data.as_dataset` takes them.
-        columns: which of their columns hold what, as in the run configuration.
-        split: the split to train on, or this and the one that is held out, as in the run configuration.
-        base: replaces the run's base, if it has another name here: one for all runs, or ``NAME=DIRECTORY,…`` by the
-            name that a run gives it; empty for the run's.
-        trainer: the local trainer that a run may name; a run that names another is refused.
-        allow_plugins: modules whose parts a run may name.
-        device: to compute on; several, such as ``cuda:0,cuda:1``, hold one base that is too large for a GPU.
-        max_memory_bytes: most memory of each device that it announces, plans training for and, of a CUDA GPU, uses; 0
-            for all.
-        max_rank: the largest rank of an adapter that it accepts; 0 for any.
         consents: whether the operator consented to any run within the policy (``--yes``).
     """
 

@@ -39,8 +39,8 @@ class ClientTask:
 
     Attributes:
         message_type: query, train or evaluate, possibly with an action.
-        head: the beginning of its bytes.
-        body_sha256: SHA-256 of the rest, 32 bytes; empty if there is none.
+        head: the beginning of its bytes; the rest is its body.
+        body_sha256: 32 bytes; empty if there is no body.
     """
 
     task_id: str
@@ -86,12 +86,7 @@ class ClientTask:
 
 @dataclass(frozen=True)
 class TaskAnswer:
-    """The bytes of an answer.
-
-    Attributes:
-        sha256: their digest, 32 bytes.
-        failure: why the task failed, for the operator; empty if it did not.
-    """
+    """The bytes of an answer, and why the task failed, if it did, for the operator."""
 
     kind: AnswerKind
     data: bytes
@@ -179,11 +174,7 @@ class Abandonment:
 
 
 class TaskHandle:
-    """Work on one task, or the sending of its answer.
-
-    Attributes:
-        abandonment: stops the work once it is no longer needed.
-    """
+    """Work on one task, or the sending of its answer; `abandonment` stops it."""
 
     def __init__(self, task: ClientTask) -> None:
         self.task = task
@@ -203,14 +194,10 @@ class TaskHandle:
             return not self.abandonment.is_asked
 
     def give_up(self, reason: str, *, unless_offered_since: int | None = None) -> bool:
-        """Make the work end soon.
+        """Make the work end soon; False if the task was offered since.
 
         Args:
-            unless_offered_since: the number of offers when the server said that it does not wait; with more offers
-                since, it does wait.
-
-        Returns:
-            False if it was offered since.
+            unless_offered_since: the number of offers when the server refused the task; with more since, it does wait.
         """
         with self._lock:
             if unless_offered_since not in (None, self._offers):
@@ -224,7 +211,7 @@ _LARGEST_REFUSAL = 65536
 
 @dataclass(frozen=True)
 class OfferedRun:
-    """What a server says of its run when it takes a node in.
+    """A server's description of its run when it admits a node.
 
     Attributes:
         base_fingerprint: SHA-256 of the base that the run adapts, 32 bytes; empty where any will do.
@@ -244,14 +231,7 @@ class OfferedRun:
 
 @dataclass(frozen=True)
 class Capacity:
-    """What a node can do, as it tells the server.
-
-    Attributes:
-        base_fingerprint: SHA-256 of the base that it holds, 32 bytes.
-        methods: adapter methods that it can train.
-        device: what it computes with, in words.
-        declined: why it takes no part in the run; None where it does.
-    """
+    """What a node can do, as it tells the server; `declined` is why it takes no part in the run, if it does not."""
 
     base_fingerprint: bytes
     methods: tuple[str, ...]
@@ -269,21 +249,13 @@ class TaskRunner(Protocol):
         ...
 
     def answer(self, task: ClientTask, body: bytes) -> TaskAnswer:
-        """Do a task.
-
-        Raises:
-            Abandoned: the result is no longer needed.
-        """
+        """Do a task; raises `Abandoned` if the result is no longer needed."""
         ...
 
 
 @dataclass(eq=False)
 class ParticipantRunner:
-    """A participant at work on one run.
-
-    Attributes:
-        refusal: why the participant refused the newest task, in more words than it may tell the server.
-    """
+    """A participant at work on one run; `refusal` gives its newest in more words than the server may have."""
 
     participant: Answering
     _: KW_ONLY
@@ -317,10 +289,7 @@ class ParticipantRunner:
 
 
 class DecliningRunner:
-    """Tells the server why this node takes no part in a run, and does nothing else; no base and no data are needed.
-
-    That is its policy's or its operator's decision, or the run's base, which it cannot have.
-    """
+    """Reports to the server why this node takes no part in a run; it needs no base and no data."""
 
     def __init__(self, run: OfferedRun, name: str, error: PlaitError) -> None:
         self.capacity = Capacity(run.base_fingerprint, (), 0, "declines", error)
@@ -405,12 +374,7 @@ class Began:
 
 @dataclass(frozen=True)
 class Delivered:
-    """An answer reached the server, or is no longer wanted.
-
-    Attributes:
-        kept: whether the server kept it.
-        failure: why the task failed, if it did; else empty.
-    """
+    """An answer reached the server, which may not have kept it, or is no longer wanted."""
 
     task: ClientTask
     sent_bytes: int

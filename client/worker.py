@@ -316,11 +316,7 @@ _PREPARATION_S = 10.0
 
 @dataclass(eq=False)
 class Worker:
-    """Works for one run at a time.
-
-    Attributes:
-        open_runner: prepares for a run; may take minutes.
-    """
+    """Works for one run at a time; `open_runner` prepares for it and may take minutes."""
 
     open_runner: Callable[[OfferedRun], TaskRunner]
     _: KW_ONLY

@@ -19,11 +19,7 @@ from server.log import say_event
 
 
 def run_described(channel: Channel, table: Mapping[str, Scalar], superlink_data: str | None) -> None:
-    """Run or continue the federation.
-
-    Args:
-        superlink_data: what it names as ``data``, on a SuperLink; None in Flower's simulation.
-    """
+    """Run or continue the federation; `superlink_data` is a SuperLink's ``data``, None in Flower's simulation."""
     config = config_from_table(table, where="run configuration")
     if not config.out:
         raise ConfigError(

@@ -1,7 +1,6 @@
 """A node's long call, from enrolment to its end: it proves its identity, then receives tasks for as long as it stays.
 
-Hello, challenge and proof are a protocol core without I/O, one object per connection. Of gRPC's calls the rest knows
-only reading and writing, and nothing of answers.
+Hello, challenge and proof are a protocol core without I/O, one object per connection. Knows nothing of answers.
 """
 
 from __future__ import annotations
@@ -15,15 +14,13 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import KW_ONLY, dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import TypeAlias
+
+import grpc
+import grpc.aio
 
 from plait.errors import ConfigError, PeerError, PlaitError
-from plait.transport.protocol import (
-    HEAD_BYTES,
-    NONCE_BYTES,
-    PROTOCOL_VERSION,
-    enrolment_bytes,
-)
+from plait.transport.protocol import HEAD_BYTES, NONCE_BYTES, PROTOCOL_VERSION, enrolment_bytes
 from plait.trust.keys import PUBLIC_KEY_BYTES, verify
 from plait.trust.names import check_client_name
 from plait.trust.register import Register, Verdict
@@ -34,16 +31,14 @@ from server.metrics import Metrics
 from server.sessions import REPLACED_DETAIL, Fitness, NodeSession
 from server.uploads import Limits, UploadRefused
 
-_REASONS = {
-    Verdict.UNKNOWN_KEY: pb.REFUSED_REASON_UNKNOWN_KEY,
-    Verdict.REVOKED_KEY: pb.REFUSED_REASON_REVOKED_KEY,
-    Verdict.WRONG_NAME: pb.REFUSED_REASON_WRONG_NAME,
-}
-_DETAILS = {
-    Verdict.UNKNOWN_KEY: "this server's register (clients.json) does not have this node",
-    Verdict.REVOKED_KEY: "key has been revoked",
-    Verdict.WRONG_NAME: "key is registered for another name",
-}
+Context: TypeAlias = "grpc.aio.ServicerContext[object, object]"
+_REFUSALS = {
+    Verdict.UNKNOWN_KEY: (
+        pb.REFUSED_REASON_UNKNOWN_KEY, "this server's register (clients.json) does not have this node",
+    ),
+    Verdict.REVOKED_KEY: (pb.REFUSED_REASON_REVOKED_KEY, "key has been revoked"),
+    Verdict.WRONG_NAME: (pb.REFUSED_REASON_WRONG_NAME, "key is registered for another name"),
+}  # fmt: skip
 
 
 class EnrolmentRefused(PeerError):  # noqa: N818 (it names what happened)
@@ -65,17 +60,16 @@ class EnrolmentRefused(PeerError):  # noqa: N818 (it names what happened)
 
 def refusal_of(verdict: Verdict) -> EnrolmentRefused:
     """Why a node with this verdict is refused."""
-    return EnrolmentRefused(_REASONS[verdict], _DETAILS[verdict])
+    return EnrolmentRefused(*_REFUSALS[verdict])
+
+
+def _malformed(detail: str) -> EnrolmentRefused:
+    return EnrolmentRefused(pb.REFUSED_REASON_MALFORMED, detail)
 
 
 @dataclass(eq=False)
 class Enrolment:
-    """One node's enrolment.
-
-    Attributes:
-        admission: who may take part; None admits any name, on an insecure connection.
-        hello: what the node says of itself, once it is plausible; empty before.
-    """
+    """One node's enrolment; without a register any name is admitted, on an insecure connection."""
 
     admission: Register | None
     _: KW_ONLY
@@ -93,7 +87,7 @@ class Enrolment:
     def challenge(self, event: pb.FromNode) -> pb.ToNode:
         """Answer the node's first message."""
         if event.WhichOneof("event") != "hello":
-            raise EnrolmentRefused(pb.REFUSED_REASON_MALFORMED, "first message is not a hello, expected one")
+            raise _malformed("first message is not a hello")
         hello = event.hello
         if hello.protocol != PROTOCOL_VERSION:
             older = "of this client" if hello.protocol < PROTOCOL_VERSION else "of the server"
@@ -105,17 +99,12 @@ class Enrolment:
         try:
             check_client_name(hello.name)
         except ConfigError as error:
-            raise EnrolmentRefused(pb.REFUSED_REASON_MALFORMED, str(error)) from error
+            raise _malformed(str(error)) from error
         if len(hello.nonce) != NONCE_BYTES:
-            raise EnrolmentRefused(
-                pb.REFUSED_REASON_MALFORMED, f"nonce has {len(hello.nonce)} bytes, expected {NONCE_BYTES}"
-            )
+            raise _malformed(f"nonce has {len(hello.nonce)} bytes, expected {NONCE_BYTES}")
         anonymous = self.admission is None and not hello.public_key
         if len(hello.public_key) != PUBLIC_KEY_BYTES and not anonymous:
-            raise EnrolmentRefused(
-                pb.REFUSED_REASON_MALFORMED,
-                f"public key has {len(hello.public_key)} bytes, expected {PUBLIC_KEY_BYTES}",
-            )
+            raise _malformed(f"public key has {len(hello.public_key)} bytes, expected {PUBLIC_KEY_BYTES}")
         if self.admission is not None:
             verdict = self.admission.check(hello.name, hello.public_key)
             if verdict is not Verdict.KNOWN:
@@ -129,7 +118,7 @@ class Enrolment:
     def check(self, event: pb.FromNode) -> None:
         """Check the node's proof."""
         if event.WhichOneof("event") != "proof":
-            raise EnrolmentRefused(pb.REFUSED_REASON_MALFORMED, "second message is not a proof, expected one")
+            raise _malformed("second message is not a proof")
         hello = self.hello
         if not hello.public_key:
             return
@@ -137,9 +126,7 @@ class Enrolment:
             challenge_nonce=self._nonce, hello_nonce=hello.nonce, public_key=hello.public_key, name=hello.name
         )
         if not verify(hello.public_key, event.proof.signature, signed):
-            raise EnrolmentRefused(
-                pb.REFUSED_REASON_BAD_PROOF, "signature does not fit the key, expected one over this challenge"
-            )
+            raise EnrolmentRefused(pb.REFUSED_REASON_BAD_PROOF, "signature over this challenge does not fit the key")
 
 
 _MAX_METHODS = 64
@@ -152,18 +139,6 @@ _ENTERING_A_NAME = 2
 """A node has one enrolling call, and perhaps an older one on a lost connection."""
 _QUEUE_S = 20.0
 """Less than a node's own patience, so that it learns why it is not admitted."""
-
-
-class Line(Protocol):
-    """The two directions of the call."""
-
-    async def read(self) -> pb.FromNode | None:
-        """The node's next message; None if there are no more."""
-        ...
-
-    async def write(self, event: pb.ToNode) -> None:
-        """Send the node a message."""
-        ...
 
 
 @dataclass(eq=False)
@@ -183,34 +158,35 @@ class Attendance:
         self._entering: Counter[str | None] = Counter()
         self._arrivals = itertools.count()
 
-    async def serve(self, line: Line, *, peer: str, certified_name: str | None) -> None:
+    async def serve(self, call: Context, *, certified_name: str | None) -> None:
         """Serve one node until it leaves or is dismissed."""
+        peer = call.peer()
         enrolment, arrival = Enrolment(self.admission, certified_name=certified_name), next(self._arrivals)
         try:
-            session = await self._let_in(line, enrolment, arrival)
+            session = await self._let_in(call, enrolment, arrival)
         except EnrolmentRefused as refused:
             self.metrics.enrolments_refused.labels(refused.word).inc()
             say("refused", reason=refused.word, detail=refused, node=enrolment.name, peer=peer)
             with suppress(TimeoutError):
                 async with asyncio.timeout(_FAREWELL_S):
-                    await line.write(refused.to_message())
+                    await call.write(refused.to_message())
             return
         # Certificate, keys and challenge of the proof are not needed for as long as the node stays.
         del enrolment
         say("attached", node=session.node.name, peer=peer)
         try:
-            await self._attend(line, session)
+            await self._attend(call, session)
         finally:
             self._leave(session)
             say("left", node=session.node.name, peer=peer)
 
-    async def _let_in(self, line: Line, enrolment: Enrolment, arrival: int) -> NodeSession:
+    async def _let_in(self, call: Context, enrolment: Enrolment, arrival: int) -> NodeSession:
         async with self._turn(enrolment.certified_name):
             try:
                 # Its own time, excluding the wait for others.
                 async with asyncio.timeout(self.limits.handshake_s):
-                    await line.write(enrolment.challenge(await self._read(line)))
-                    enrolment.check(await self._read(line))
+                    await call.write(enrolment.challenge(await self._read(call)))
+                    enrolment.check(await self._read(call))
             except TimeoutError as error:
                 raise EnrolmentRefused(
                     pb.REFUSED_REASON_LATE, f"no proof came within {self.limits.handshake_s:g} s, try again"
@@ -248,24 +224,22 @@ class Attendance:
             self._entering[name] -= 1
 
     @staticmethod
-    async def _read(line: Line) -> pb.FromNode:
-        event = await line.read()
+    async def _read(call: Context) -> pb.FromNode:
+        event = await _next(call)
         if event is None:
             raise EnrolmentRefused(pb.REFUSED_REASON_LATE, "node hung up before it proved its key")
         if event.ByteSize() > HEAD_BYTES:
-            raise EnrolmentRefused(
-                pb.REFUSED_REASON_MALFORMED, f"message has {event.ByteSize()} bytes, expected at most {HEAD_BYTES}"
-            )
+            raise _malformed(f"message has {event.ByteSize()} bytes, expected at most {HEAD_BYTES}")
         return event
 
-    async def _attend(self, line: Line, session: NodeSession) -> None:
+    async def _attend(self, call: Context, session: NodeSession) -> None:
         self.hosting.enter(session)
-        # The call's own task tells the node: of thousands of idle nodes each further task would take a kilobyte.
-        listening = asyncio.create_task(self._listen(line, session))
+        # The call's own task sends to the node: of thousands of idle nodes each further task would take a kilobyte.
+        listening = asyncio.create_task(self._listen(call, session))
         try:
             async with asyncio.timeout(None) as patience:
                 listening.add_done_callback(lambda _: self._part(session, patience))
-                await self._tell(line, session)
+                await self._send(call, session)
         except TimeoutError:
             pass
         except Exception as error:
@@ -278,22 +252,22 @@ class Attendance:
 
     @staticmethod
     def _part(session: NodeSession, patience: asyncio.Timeout) -> None:
-        """The node says no more: its last message is for one that may not be listening any more."""
+        """The node sends no more: the last message to it may not be read any more."""
         session.close()
-        with suppress(RuntimeError):  # all is told already
+        with suppress(RuntimeError):  # all is sent already
             patience.reschedule(asyncio.get_running_loop().time() + _FAREWELL_S)
 
-    async def _tell(self, line: Line, session: NodeSession) -> None:
+    async def _send(self, call: Context, session: NodeSession) -> None:
         while (event := await session.next()) is not None:
-            await line.write(event)
+            await call.write(event)
             if event.HasField("work"):
                 session.node.sent(sent_bytes := len(event.work.head))
                 self.metrics.downlink_bytes.inc(sent_bytes)
 
-    async def _listen(self, line: Line, session: NodeSession) -> None:
+    async def _listen(self, call: Context, session: NodeSession) -> None:
         unasked = 0
         try:
-            while (event := await line.read()) is not None:
+            while (event := await _next(call)) is not None:
                 unasked = 0 if await self._hear(session, event) else unasked + 1
                 # A node that sends without end must cost little.
                 if unasked > _UNASKED:
@@ -323,9 +297,7 @@ class Attendance:
             case "answer":
                 return await self._take(session, event.answer)
             case _:
-                raise EnrolmentRefused(
-                    pb.REFUSED_REASON_MALFORMED, "message is neither ready, progress nor answer, expected one of them"
-                )
+                raise _malformed("message is neither ready, progress nor answer")
         return False
 
     async def _take(self, session: NodeSession, answer: pb.Answer) -> bool:
@@ -333,7 +305,7 @@ class Attendance:
         try:
             return run is not None and self.may_stay(session) and await run.uploads.take_small(session, answer)
         except UploadRefused as refused:
-            raise EnrolmentRefused(pb.REFUSED_REASON_MALFORMED, str(refused)) from refused
+            raise _malformed(str(refused)) from refused
         except PlaitError as error:
             detail = "server cannot take the answer, try again later"
             raise EnrolmentRefused(pb.REFUSED_REASON_FULL, detail) from error
@@ -355,6 +327,12 @@ class Attendance:
         )
         say("ready", node=session.node.name, device=fitness.device, memory_bytes=fitness.memory_bytes)
         run.tasks.make_ready(session, fitness)
+
+
+async def _next(call: Context) -> pb.FromNode | None:
+    """The node's next message; None if there are no more."""
+    event = await call.read()
+    return event if isinstance(event, pb.FromNode) else None
 
 
 def _say_broken(session: NodeSession, error: Exception) -> None:

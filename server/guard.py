@@ -24,7 +24,7 @@ from plait.errors import PlaitError
 from plait.trust.certificate import SERVER_COMMON_NAME, Role, Shown, shown_by
 from plait.trust.register import Register, Verdict
 from plait.v1 import federation_pb2 as pb
-from server.attendance import EnrolmentRefused, refusal_of
+from server.attendance import Context, EnrolmentRefused, refusal_of
 from server.hosting import Hosting
 from server.log import say
 from server.metrics import Metrics
@@ -79,7 +79,6 @@ class Revocation:
                 self.may_stay(node.session)
 
 
-Context: TypeAlias = "grpc.aio.ServicerContext[object, object]"
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 _FEDERATION, _OPERATIONS = (
@@ -219,5 +218,5 @@ async def _only(requests: AsyncIterator[object], context: Context) -> object:
     """The only message of a unary call."""
     request = await anext(aiter(requests), None)
     if request is None:
-        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "call has no message, expected one")
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "call has no message")
     return request

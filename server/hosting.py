@@ -1,4 +1,4 @@
-"""Which run the nodes work for, and what operators are told of it: one run at a time, none between two of a queue.
+"""Which run the nodes work for, and its status for operators: one run at a time, none between two of a queue.
 
 A node learns of its run by a welcome, with a new session for every run: whatever it still sends for an earlier one is
 refused, and cannot be taken for the new one's. The status is made of the sessions, the open tasks and the run's
@@ -28,11 +28,7 @@ from server.uploads import Uploads
 
 @dataclass(frozen=True)
 class Terms:
-    """Values sent to every node that a run admits.
-
-    Attributes:
-        base_fingerprint: SHA-256 of the base, 32 bytes; empty admits nodes with any base.
-    """
+    """Values sent to every node that a run admits; an empty fingerprint admits nodes with any base."""
 
     run_id: int
     run_config: Mapping[str, Scalar]
@@ -45,13 +41,7 @@ class Terms:
 
 @dataclass(frozen=True, eq=False)
 class HostedRun:
-    """A run as the service serves it.
-
-    Attributes:
-        tasks: its tasks; the sessions of their nodes outlive it.
-        summary: its progress, for the status; called from other threads.
-        directory: of the run; on the disk whose free space is told.
-    """
+    """A run as the service serves it; `summary` gives its progress in any thread."""
 
     terms: Terms
     _: KW_ONLY
@@ -63,11 +53,7 @@ class HostedRun:
 
 
 class Hosting:
-    """The run of now.
-
-    Attributes:
-        directory: of the newest run; None before the first.
-    """
+    """The current run, if there is one."""
 
     def __init__(self, sessions: Sessions, *, stays: bool = False) -> None:
         self.sessions = sessions
@@ -121,17 +107,12 @@ class Hosting:
         session.put(pb.ToNode(welcome=welcome))
 
 
-def status_of(
-    summary: RunProgress, sessions: Sessions, registry: TaskRegistry | None, *, directory: Path | None = None
-) -> dict[str, Json]:
-    """The object that `plait status --json` prints.
-
-    Args:
-        registry: the run's tasks; None between two runs.
-    """
-    now = time.monotonic()
-    nodes, tasks = sessions.all(), [] if registry is None else registry.all()
-    late = {} if registry is None else _late(tasks, registry, now)
+def status_of_host(hosting: Hosting) -> str:
+    """What `plait status --json` prints, on one line, of the run that is served now, or of none."""
+    run, now = hosting.run, time.monotonic()
+    summary = RunProgress(state="waiting for a run") if run is None else run.summary()
+    nodes, tasks = hosting.sessions.all(), [] if run is None else run.tasks.all()
+    late = {} if run is None else _late(tasks, run.tasks, now)
     of_node: dict[str, list[ServerTask]] = {}
     for task in tasks:
         of_node.setdefault(task.node, []).append(task)
@@ -140,7 +121,7 @@ def status_of(
     cohort: list[Json] = [
         _member(name, known.get(name), of_node.get(name, []), late, now, lost=summary.lost.get(name)) for name in names
     ]
-    return {
+    status: dict[str, Json] = {
         "run": summary.run,
         "state": _state(summary, nodes),
         "round": summary.round,
@@ -155,7 +136,7 @@ def status_of(
             for name, (reason, detail) in sorted(summary.unfit.items())
         ],
         "late": [name for name in names if any(task in late for task in of_node.get(name, []))],
-        "nodes": [_attached(node, now) for node in nodes if node.session is not None],
+        "nodes": [_attached(node, node.session, now) for node in nodes if node.session is not None],
         "nodes_away": [
             {"name": node.name, "away_s": _rounded(now - node.left), **_sent(node)}
             for node in nodes
@@ -165,8 +146,9 @@ def status_of(
         "uplink_bytes": sum(node.uplink_bytes for node in nodes),
         "version": __version__,
         "time": round(time.time(), 3),
-        "disk_free_bytes": _free_bytes(directory),
+        "disk_free_bytes": _free_bytes(hosting.directory),
     }
+    return json.dumps(status)
 
 
 def _free_bytes(directory: Path | None) -> int | None:
@@ -176,20 +158,12 @@ def _free_bytes(directory: Path | None) -> int | None:
 
 
 def _state(summary: RunProgress, nodes: Sequence[KnownNode]) -> str:
-    """The run's state. The clients are counted now, like the nodes below; the ledger knows past ones."""
+    """The run's state, with the clients that are here now; the ledger knows past ones."""
     if not summary.wanted or summary.state != WAITING:
         return summary.state
     ready = [node.name in summary.unfit for node in nodes if node.is_ready]
     unfit = f", {sum(ready)} more cannot take part" if any(ready) else ""
     return f"{summary.state}: {ready.count(False)} of {summary.wanted} are ready{unfit}"
-
-
-def status_of_host(hosting: Hosting) -> str:
-    """The same on one line, of the run that is served now, or of none."""
-    run = hosting.run
-    summary = RunProgress(state="waiting for a run") if run is None else run.summary()
-    tasks = None if run is None else run.tasks
-    return json.dumps(status_of(summary, hosting.sessions, tasks, directory=hosting.directory))
 
 
 def _late(tasks: Sequence[ServerTask], registry: TaskRegistry, now: float) -> dict[ServerTask, float]:
@@ -223,10 +197,7 @@ def _member(
     }
 
 
-def _attached(node: KnownNode, now: float) -> dict[str, Json]:
-    session = node.session
-    if session is None:
-        return {}
+def _attached(node: KnownNode, session: NodeSession, now: float) -> dict[str, Json]:
     fitness = session.fitness
     return {
         "name": node.name,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,52 +25,38 @@ from plait.transport.process import map_file
 from server.incoming import ANSWER_SUFFIX, HEADER_BYTES, PART_SUFFIX, Incoming, SmallAnswer, SmallAnswers
 
 
-@dataclass
-class _Held:
-    body: bytes
-    uses: int
-
-
 class Bodies:
     """Counts the uses of each body; not thread-safe, its owner locks."""
 
     def __init__(self) -> None:
-        self._by_digest: dict[bytes, _Held] = {}
+        self._by_digest: dict[bytes, bytes] = {}
+        self._uses: Counter[bytes] = Counter()
         # While a body is held, no other object can have its id.
         self._digest_by_id: dict[int, bytes] = {}
-
-    def __len__(self) -> int:
-        return len(self._by_digest)
 
     @property
     def held_bytes(self) -> int:
         """Size of all bodies together."""
-        return sum(len(held.body) for held in self._by_digest.values())
+        return sum(map(len, self._by_digest.values()))
 
     def known(self, body: bytes) -> bytes | None:
         """The SHA-256 of this very object, if it is held."""
         return self._digest_by_id.get(id(body))
 
     def hold(self, body: bytes, digest: bytes) -> None:
-        """Count one more use of a body, whose SHA-256 is `digest`; an equal one that is already held replaces it."""
-        held = self._by_digest.get(digest)
-        if held is None:
-            self._by_digest[digest] = _Held(body, 1)
-            self._digest_by_id[id(body)] = digest
-        else:
-            held.uses += 1
+        """Count one more use of a body, whose SHA-256 is `digest`; of equal ones the first is held."""
+        self._uses[digest] += 1
+        self._digest_by_id[id(self._by_digest.setdefault(digest, body))] = digest
 
     def get(self, digest: bytes) -> bytes | None:
         """The body with this SHA-256, the original object; None if no task uses it."""
-        held = self._by_digest.get(digest)
-        return None if held is None else held.body
+        return self._by_digest.get(digest)
 
     def release(self, digest: bytes) -> None:
         """Count one use less; a body without uses is dropped."""
-        held = self._by_digest[digest]
-        held.uses -= 1
-        if not held.uses:
-            del self._by_digest[digest], self._digest_by_id[id(held.body)]
+        self._uses[digest] -= 1
+        if not self._uses[digest]:
+            del self._uses[digest], self._digest_by_id[id(self._by_digest.pop(digest))]
 
 
 _MAPPED_BYTES = 1 << 18  # smaller answers are read, which is faster
@@ -95,12 +82,7 @@ def group_and_type(task_id: str) -> tuple[str, str] | None:
 
 @dataclass(frozen=True)
 class StoredAnswer:
-    """An answer as it was received.
-
-    Attributes:
-        content: its kind, the number of a `Content` in federation.proto.
-        data: its bytes; for a large one a view of the mapped file, which may be deleted meanwhile.
-    """
+    """The kind of an answer, a `Content` of federation.proto, and its bytes: a view of the file if they are many."""
 
     content: int
     data: Data
@@ -166,12 +148,10 @@ class Inbox:
     def receive(
         self, node: str, task_id: str, *, content: int, digest: bytes, size: int, offset: int, durable: bool = True
     ) -> Incoming:
-        """Begin or continue writing an answer.
+        """Begin or continue writing an answer at `offset`; bytes held beyond it are overwritten.
 
         Args:
-            offset: start of the following data; bytes held beyond it are overwritten.
-            durable: whether the complete answer must survive a power cut, which takes the disk some time; it survives
-                the server's process in any case.
+            durable: whether the complete answer must survive a power cut; it survives the server's process in any case.
         """
         self._make_way(node, task_id)
         held = self.held_bytes(node, task_id, digest)
@@ -210,10 +190,7 @@ class Inbox:
         self._whole.update(keys)
 
     def close(self) -> None:
-        """Close the files of all arriving answers; their bytes stay.
-
-        Call it once no thread writes any more.
-        """
+        """Close the files of all arriving answers, once no thread writes any more; their bytes stay."""
         for incoming in list(self._open):
             incoming.close()
 

@@ -36,12 +36,7 @@ _STORED_BYTES = 4 << 20  # bytes of an answer handed to the disk at a time
 
 
 class Incoming:
-    """An answer being written. Thread-safe: `close` waits for a write in progress.
-
-    Args:
-        held: bytes of this answer that exist already; with 0 the file is restarted.
-        offset: start of the following data, at most `held`; bytes beyond it are dropped.
-    """
+    """An answer being written, from `offset` on. Thread-safe: `close` waits for a write in progress."""
 
     def __init__(
         self,

@@ -33,11 +33,7 @@ _ONLY_IF_ANY = frozenset({"missing", "stage"})
 
 
 def say(event: str, *, level: int = logging.INFO, **fields: object) -> None:
-    """Log an event.
-
-    Args:
-        fields: of the event; values other than plain words are written as JSON strings in ASCII.
-    """
+    """Log an event; field values other than plain words are written as JSON strings in ASCII."""
     if LOGGER.isEnabledFor(level):
         LOGGER.log(level, "%s", " ".join(f"{key}={shown(value)}" for key, value in {"event": event, **fields}.items()))
 

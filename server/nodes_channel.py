@@ -134,9 +134,7 @@ _AT_THE_DOOR = 64
 class NodesChannel:
     """A `plait.rounds.channel.Channel` to the nodes connected over gRPC.
 
-    It serves between `start` and `stop`, or as a context manager.
-
-    It has one run at a time, from `begin` to `end`; a run may begin before it serves.
+    It serves between `start` and `stop`, and has one run at a time, from `begin` to `end`; a run may begin before.
     """
 
     open_ended = True
@@ -209,8 +207,7 @@ class NodesChannel:
     ) -> Self:
         """Begin a run, or continue it after a restart: nodes are welcomed to it.
 
-        Args:
-            inbox: directory for answers. Those that an earlier server on the same directory received count as received.
+        Answers that an earlier server received into the same inbox count as received.
         """
         if len(terms.base_fingerprint) not in (0, DIGEST_BYTES):
             raise ConfigError(f"base fingerprint has {len(terms.base_fingerprint)} bytes, expected {DIGEST_BYTES}")
@@ -252,11 +249,7 @@ class NodesChannel:
         return RunProgress() if run is None else run.summary()
 
     def stop(self, *, finished: bool = False) -> None:
-        """Tell the nodes, and end.
-
-        Args:
-            finished: the run is over and nodes may exit; otherwise they should reconnect.
-        """
+        """Send the nodes away, for good if the run is finished, and end."""
         self._finished = finished
         self._server.stop()
         self._close()
@@ -297,10 +290,7 @@ class NodesChannel:
         return Identity(found.name, found.public_key)
 
     def liveness(self, node: int) -> Liveness:
-        """When a node connected, and the seconds since its last progress: a report, or bytes transferred.
-
-        One that is away is given up without the run's help.
-        """
+        """When a node connected, and the seconds since its last progress: a report, or bytes transferred."""
         found = self._sessions.node(node)
         session = found.session if found is not None else None
         if found is None or session is None:

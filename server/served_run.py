@@ -71,11 +71,7 @@ def open_served_run(
     stop: StopRequest | None = None,
     quiet: bool,
 ) -> ServedRun | None:
-    """Prepare to serve a run, new or begun; None if only its report is missing.
-
-    Args:
-        channel: the one that stays between runs; by default a new one for this run.
-    """
+    """Get ready to serve a run, new or begun, by this channel or a new one; None if only the report is missing."""
     if directory.has_started and _is_over(directory, settings.out):
         return None
     check_names(settings)

@@ -26,8 +26,8 @@ from plait.transport.credentials import SERVER_OPTIONS
 from plait.transport.framing import Data, pack_chunk, unpack_part
 from plait.trust.certificate import Role
 from plait.v1 import federation_pb2 as pb
-from server.attendance import Attendance
-from server.guard import Context, Revocation, certificate_of, certified_name
+from server.attendance import Attendance, Context
+from server.guard import Revocation, certificate_of, certified_name
 from server.hosting import HostedRun, Hosting, status_of_host
 from server.log import say
 from server.metrics import Metrics
@@ -42,11 +42,7 @@ SERVICE_NAME = pb.DESCRIPTOR.services_by_name["Federation"].full_name
 
 @dataclass(eq=False, kw_only=True)
 class FederationService:
-    """Serves all calls; made and used in one event loop.
-
-    Attributes:
-        operator_token: authorises requests for the status; None allows everyone, on an insecure connection.
-    """
+    """Serves all calls; made and used in one event loop. Without an operator's token anyone may ask for the status."""
 
     attendance: Attendance
     hosting: Hosting
@@ -84,9 +80,7 @@ class FederationService:
         """Serve a node until its call ends."""
         del request_iterator
         try:
-            await self.attendance.serve(
-                _ContextLine(context), peer=context.peer(), certified_name=certified_name(context)
-            )
+            await self.attendance.serve(context, certified_name=certified_name(context))
         except PlaitError as error:
             say("cannot-admit", level=logging.ERROR, detail=error)
             await context.abort(grpc.StatusCode.UNAVAILABLE, "server cannot read its register of clients")
@@ -132,7 +126,7 @@ class FederationService:
         except TimeoutError:
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"no start came within {start_s:g} s")
         if not isinstance(first, pb.UploadStart):
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "first part has no start, expected one")
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "upload begins without a start")
         session, run = await self._working(first.session, context)
         before = session.node.uplink_bytes
         session.node.uploads += 1
@@ -147,7 +141,7 @@ class FederationService:
             self.metrics.uplink_bytes.inc(session.node.uplink_bytes - before)
 
     async def status(self, request: pb.StatusRequest, context: Context) -> pb.StatusReply:
-        """Tell an operator, or a node, the status of the run."""
+        """Report the status of the run to an operator or a node."""
         token, shown = self.operator_token, certificate_of(context)
         is_operator = shown is not None and shown.role is Role.OPERATOR
         if not (
@@ -180,20 +174,6 @@ class FederationService:
         return session, run
 
 
-class _ContextLine:
-    """A long call, for `Attendance`."""
-
-    def __init__(self, context: Context) -> None:
-        self._context = context
-
-    async def read(self) -> pb.FromNode | None:
-        event = await self._context.read()
-        return event if isinstance(event, pb.FromNode) else None
-
-    async def write(self, event: pb.ToNode) -> None:
-        await self._context.write(event)
-
-
 def _code_of(refused: UploadRefused) -> grpc.StatusCode:
     if refused.reason == "session-over":
         return grpc.StatusCode.UNAUTHENTICATED
@@ -209,12 +189,7 @@ _DRAIN_S = 5.0
 
 @dataclass(eq=False)
 class GrpcServer:
-    """Serves one federation from `start` to `stop`.
-
-    Attributes:
-        tend: called several times per second in that loop.
-        drain: called in that loop before it stops; tells the nodes.
-    """
+    """Serves one federation from `start` to `stop`; calls `tend` several times per second, and `drain` at the end."""
 
     address: Address
     credentials: grpc.ServerCredentials | None

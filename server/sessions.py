@@ -27,13 +27,7 @@ class Fitness:
 
 @dataclass(eq=False, slots=True)
 class KnownNode:
-    """A node that has proved its key at least once.
-
-    Attributes:
-        public_key: its Ed25519 key, 32 bytes; empty if it showed none on an insecure connection.
-        number: by which the run knows it.
-        left: when it left, on the monotonic clock.
-    """
+    """A node that has proved its key at least once; `number` is the run's name for it, `left` when it left."""
 
     name: str
     public_key: bytes
@@ -69,7 +63,6 @@ class NodeSession:
     Attributes:
         arrival: number of its call among all that arrived.
         token: authorises the node's other calls, as long as it works for this run.
-        fitness: the node's statement when it became ready; None until then.
     """
 
     node: KnownNode
@@ -123,11 +116,7 @@ class NodeSession:
 
 
 class Sessions:
-    """All nodes.
-
-    Attributes:
-        changed: the lock over everything, tasks included.
-    """
+    """All nodes; `changed` is the lock over everything, tasks included."""
 
     def __init__(self, *, max_nodes: int) -> None:
         self._max_nodes = max_nodes

@@ -62,12 +62,7 @@ _NEXT = {
 
 @dataclass(eq=False)
 class ServerTask:
-    """One task of one node. Only the registry changes it.
-
-    Attributes:
-        session: the session that it was delivered to; None while it is pending.
-        mismatches: number of answers whose SHA-256 differed from the one announced.
-    """
+    """One task of one node, changed by the registry alone; it has a session once it is delivered."""
 
     node: str
     work: pb.Work
@@ -96,14 +91,7 @@ class ServerTask:
 
 
 class TaskRegistry:
-    """All tasks whose answers have not been pulled yet, and the sessions of their nodes.
-
-    Args:
-        sessions: of the nodes, who may work for several runs one after the other.
-
-    Attributes:
-        failure: why the run cannot continue, once a full disk refused an answer; None until then.
-    """
+    """All tasks whose answers have not been pulled yet; `failure` is the full disk that refused one."""
 
     def __init__(self, inbox: Inbox, sessions: Sessions) -> None:
         self._inbox = inbox
@@ -126,8 +114,7 @@ class TaskRegistry:
     def give(self, node: str, *, message_type: str, group: str, head: bytes, body: bytes) -> ServerTask:
         """Assign a task to a node: sent at once if the node is ready, and not at all if its answer exists already.
 
-        Args:
-            body: the rest; tasks that share it share the object.
+        Tasks that share a body share the object.
         """
         if len(head) > HEAD_BYTES:
             head, body = b"", head + body
@@ -260,8 +247,7 @@ class TaskRegistry:
     def answer(self, task: ServerTask, session: NodeSession) -> bool:
         """A complete answer is on disk; False if it is no longer needed, and it is deleted.
 
-        Args:
-            session: over which it came. A newer session of the node that also works on the task is told to stop.
+        A newer session of the node than the one that it came over stops working on the task.
         """
         with self._changed:
             if not task.is_open:

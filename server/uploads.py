@@ -59,11 +59,7 @@ class Frequency:
 
 @dataclass(frozen=True)
 class MinimumRate:
-    """The minimum rate of a transfer.
-
-    Attributes:
-        stall_s: the longest time without a chunk, and the time allowed in addition to that of the bytes.
-    """
+    """The minimum rate of a transfer, and the longest time without a chunk."""
 
     stall_s: float = 30.0
     least_bytes_s: float = 65536.0
@@ -196,11 +192,7 @@ class _Settled(Exception):  # noqa: N818 (it names what happened)
 
 
 class Uploads:
-    """Receives the answers of all nodes.
-
-    Args:
-        disk: threads that write files, so that the event loop never waits for a disk.
-    """
+    """Receives the answers of all nodes; threads of `disk` write files, so that the event loop never waits."""
 
     def __init__(self, inbox: Inbox, tasks: TaskRegistry, *, disk: Executor, limits: Limits, metrics: Metrics) -> None:
         self._inbox = inbox

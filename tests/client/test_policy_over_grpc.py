@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from client.base import open_or_decline
+from client.base import open_runner, or_decline
 from client.journal import Journal, Style
 from client.node import Node, Timing
 from client.settings import check_settings
@@ -112,11 +112,12 @@ def start(federation, tmp_path: Path) -> Iterator[Callable[..., object]]:
             here.asked += 1
             return bool(answer)
 
-        def open_runner(run):
+        def opened(run):
             told = lambda text: journal.tell("preparing", text)  # noqa: E731
-            return open_or_decline(run, settings, dataset, progress=told, ask=None if answer is None else ask)
+            asked = None if answer is None else ask
+            return or_decline(run, "ada", lambda: open_runner(run, settings, dataset, progress=told, ask=asked))
 
-        node = Node(settings, open_runner, journal, timing=Timing(first_s=0.05, most_s=0.2, progress_s=0.2))
+        node = Node(settings, opened, journal, timing=Timing(first_s=0.05, most_s=0.2, progress_s=0.2))
 
         def run() -> None:
             try:
