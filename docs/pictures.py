@@ -39,7 +39,7 @@ from plait.ledger.run_view import RunView
 from plait.report.html import render_html
 from plait.report.plots import draw_svgs
 from plait.report.theme import palette_css
-from tests.features.page.browser import Browser
+from tests.plait.page.browser import Browser
 from tests.plait.serving import serving
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -15,8 +15,7 @@ import plait
 from plait.cli.serving import log_to
 from plait.trust.provision import provision
 from server.standing import RunQueue
-from tests.attending import served, shares_of
-from tests.features.conftest import NAMES, SMALL, rows
+from tests.attending import NAMES, SMALL, rows, served, shares_of
 
 
 @pytest.fixture(params=[0o022, 0o000], ids=oct)

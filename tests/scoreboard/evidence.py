@@ -27,7 +27,7 @@ from plait.trust.certificate import key_pem, new_key, read_key
 from plait.trust.keys import NodeKey
 from plait.trust.provision import provision
 
-small = borrowed("features/evidence/conftest.py")
+small = borrowed("plait/evidence/conftest.py")
 verify = small.verifier_module()
 leaves, packed, with_change = small.leaves, small.packed, small.with_change
 NOISED = {"dp": "record", "dp_epsilon": 20.0, "dp_delta": 1e-3}

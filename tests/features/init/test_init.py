@@ -12,7 +12,7 @@ import pytest
 from plait.cli.init import init
 from plait.config import config_from_table
 from plait.errors import ConfigError
-from tests.features.conftest import rows
+from tests.attending import rows
 
 
 @pytest.fixture

@@ -24,8 +24,7 @@ from plait.rounds.run_directory import RunDirectory
 from plait.trust.certificate import read_key
 from plait.trust.kit import ClientKit
 from plait.trust.provision import provision
-from tests.attending import served, shares_of
-from tests.features.conftest import NAMES, SMALL, rows
+from tests.attending import NAMES, SMALL, rows, served, shares_of
 
 Line = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[3]

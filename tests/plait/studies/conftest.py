@@ -1,4 +1,4 @@
-"""Finished runs of the command line to read, and ledgers whose figures a test can follow by hand."""
+"""Ledgers whose figures a test can follow by hand."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ import pytest
 
 from plait.ledger.events import parse_event
 from plait.ledger.ledger import Ledger
-from tests.plait.cli.conftest import original, small
 from tests.plait.conftest import CONFIG, broadcast, finished, received, round_finished, run_started
-
-__all__ = ["original", "small"]
 
 MakeRun = Callable[..., Path]
 

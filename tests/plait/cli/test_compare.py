@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.features.studies.conftest import make_run
+from tests.plait.studies.conftest import make_run
 
 __all__ = ["make_run"]
 

@@ -24,8 +24,8 @@ from plait.page.app import Page
 from plait.page.defences import TOKEN_VARIABLE, page_token
 from plait.page.feed import Feed, Live, answer
 from tests.commands import Command
-from tests.features.page.browser import CHROMIUM, Browser
 from tests.plait.conftest import described, numbered, run_started
+from tests.plait.page.browser import CHROMIUM, Browser
 from tests.plait.serving import Start, serving
 
 TOKEN = "a-token-that-tests-know-" + "x" * 16

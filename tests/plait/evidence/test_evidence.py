@@ -19,8 +19,8 @@ from plait.evidence.page import page_of
 from plait.ledger.ledger import canonical
 from plait.rounds.run_directory import RunDirectory
 from plait.wire.welcome import WELCOME_KEYS
-from tests.features.conftest import NAMES, rows
-from tests.features.evidence.conftest import ROOT, Signed, leaves, packed, with_change
+from tests.attending import NAMES, rows
+from tests.plait.evidence.conftest import ROOT, Signed, leaves, packed, with_change
 
 pytestmark = pytest.mark.slow
 
@@ -67,7 +67,7 @@ def test_a_line_that_is_changed_breaks_the_chain(signed: Signed, verifier: Modul
 
 
 def test_parts_of_two_runs_are_refused(signed: Signed, kits: Path, tmp_path: Path, refusal) -> None:
-    from tests.features.evidence.conftest import federated
+    from tests.plait.evidence.conftest import federated
 
     other = federated(tmp_path, kits, rounds=1, seed=3)
     ours, theirs = signed.statement, other.statement
