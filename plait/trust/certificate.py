@@ -2,6 +2,8 @@
 
 The authority of a federation signs the certificates of the server and of all members. Its key can admit anyone, so it
 belongs on no machine that takes part. Knows nothing of kits and of the register.
+
+What a file lacks, or a check does not find, is a ConfigError; a file that cannot be read is a MachineError.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from plait.errors import ConfigError
 from plait.system.address import is_ip_address
 from plait.system.files import write_atomically
-from plait.trust.keys import read_secret, read_small, write_secret
+from plait.trust.keys import read_pem_key, read_small, write_secret
 
 
 class Role(StrEnum):
@@ -65,28 +67,12 @@ def certificate_pem(certificate: x509.Certificate) -> bytes:
 
 
 def read_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    """Read a key in the format of `key_pem`.
-
-    Raises:
-        ConfigError: missing, readable by others, or not an ECDSA private key.
-        MachineError: cannot be read.
-    """
-    try:
-        key = serialization.load_pem_private_key(read_secret(path), password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm, InternalError) as error:
-        raise ConfigError(f"'{path}' is not an ECDSA private key in PEM without password") from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise ConfigError(f"'{path}' is not an ECDSA key")
-    return key
+    """Read a key in the format of `key_pem`."""
+    return read_pem_key(path, ec.EllipticCurvePrivateKey, "ECDSA")
 
 
 def read_certificate(path: Path) -> x509.Certificate:
-    """Read a certificate in PEM.
-
-    Raises:
-        ConfigError: missing, or not a certificate.
-        MachineError: cannot be read.
-    """
+    """Read a certificate in PEM."""
     try:
         return x509.load_pem_x509_certificate(read_small(path))
     except (ValueError, InternalError) as error:
@@ -94,11 +80,7 @@ def read_certificate(path: Path) -> x509.Certificate:
 
 
 def check_dates(certificate: x509.Certificate, *, what: str, now: datetime, remedy: str) -> None:
-    """Check that a certificate is valid at `now`.
-
-    Raises:
-        ConfigError: expired, or not valid yet; the message has both the date and the clock's time.
-    """
+    """Check that a certificate is valid at `now`."""
     if now > certificate.not_valid_after_utc:
         raise ConfigError(
             f"{what} expired on {moment(certificate.not_valid_after_utc)}, the clock here says {moment(now)}: {remedy}"
@@ -111,11 +93,7 @@ def check_dates(certificate: x509.Certificate, *, what: str, now: datetime, reme
 
 
 def check_issued_by(certificate: x509.Certificate, authority: x509.Certificate, *, what: str) -> None:
-    """Check that the key of `authority` signed `certificate`.
-
-    Raises:
-        ConfigError: it did not.
-    """
+    """Check that the key of `authority` signed `certificate`."""
     try:
         certificate.verify_directly_issued_by(authority)
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, InternalError) as error:
@@ -125,11 +103,7 @@ def check_issued_by(certificate: x509.Certificate, authority: x509.Certificate, 
 
 
 def check_key_of(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey, *, what: str) -> None:
-    """Check that `key` is the private half of the key in `certificate`.
-
-    Raises:
-        ConfigError: it is not.
-    """
+    """Check that `key` is the private half of the key in `certificate`."""
     try:
         own = certificate.public_key() == key.public_key()
     except (ValueError, UnsupportedAlgorithm, InternalError):
@@ -207,11 +181,7 @@ _BACKDATED = timedelta(days=1)
 
 @dataclass(frozen=True)
 class Authority:
-    """A certificate authority with its private key.
-
-    Attributes:
-        certificate: its own certificate, which servers and clients trust.
-    """
+    """A certificate authority: the certificate that servers and clients trust, and its private key."""
 
     certificate: x509.Certificate
     _key: ec.EllipticCurvePrivateKey = field(repr=False, compare=False)
@@ -234,23 +204,13 @@ class Authority:
 
     @classmethod
     def load(cls, directory: Path) -> Authority:
-        """Read an authority that `save` wrote.
-
-        Raises:
-            ConfigError: a file is missing, malformed or readable by others, or key and certificate do not match.
-            MachineError: cannot be read.
-        """
+        """Read an authority that `save` wrote."""
         key, certificate = read_key(directory / "ca.key"), read_certificate(directory / "ca.crt")
         check_key_of(certificate, key, what=f"'{directory / 'ca.crt'}'")
         return cls(certificate, key)
 
     def save(self, directory: Path) -> None:
-        """Write ``ca.key`` (mode 0600) and ``ca.crt`` into `directory`.
-
-        Raises:
-            ConfigError: ca.key already exists.
-            MachineError: cannot be written.
-        """
+        """Write ``ca.key`` (mode 0600) and ``ca.crt`` into `directory`."""
         write_secret(directory / "ca.key", key_pem(self._key))
         write_atomically(directory / "ca.crt", certificate_pem(self.certificate))
 
@@ -261,40 +221,31 @@ class Authority:
     def issue_server(
         self, key: ec.EllipticCurvePublicKey, names: Sequence[str], *, now: datetime, days: int
     ) -> x509.Certificate:
-        """A certificate for a server, which it may also use as a client: an operator asks for the status with it.
-
-        Raises:
-            ConfigError: it would outlive the authority.
-        """
-        alternatives = x509.SubjectAlternativeName(
-            [
-                x509.IPAddress(ipaddress.ip_address(name)) if is_ip_address(name) else x509.DNSName(name)
-                for name in names
-            ]
-        )
-        builder = self._leaf(SERVER_COMMON_NAME, key, now=now, days=days)
-        return self._signed(
-            builder.add_extension(alternatives, critical=False),
-            purposes=[ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH],
-        )
+        """A certificate for a server, which it may also use as a client: an operator asks for the status with it."""
+        addresses = [
+            x509.IPAddress(ipaddress.ip_address(name)) if is_ip_address(name) else x509.DNSName(name) for name in names
+        ]
+        purposes = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+        builder = self._leaf(_named(SERVER_COMMON_NAME), key, purposes, now=now, days=days)
+        builder = builder.add_extension(x509.SubjectAlternativeName(addresses), critical=False)
+        return builder.sign(self._key, hashes.SHA256())
 
     def issue_member(
         self, key: ec.EllipticCurvePublicKey, name: str, *, role: Role = Role.CLIENT, now: datetime, days: int
     ) -> x509.Certificate:
-        """A member's certificate, which is not valid for a server; its common name is the member's name.
-
-        Args:
-            role: its role; the organizational unit of all but clients.
-
-        Raises:
-            ConfigError: it would outlive the authority.
-        """
-        unit = "" if role is Role.CLIENT else role.value
-        builder = self._leaf(name, key, now=now, days=days, unit=unit)
-        return self._signed(builder, purposes=[ExtendedKeyUsageOID.CLIENT_AUTH])
+        """A member's certificate, which is not valid for a server; its common name is the member's name."""
+        subject = _named(name, "" if role is Role.CLIENT else role.value)
+        builder = self._leaf(subject, key, [ExtendedKeyUsageOID.CLIENT_AUTH], now=now, days=days)
+        return builder.sign(self._key, hashes.SHA256())
 
     def _leaf(
-        self, name: str, key: ec.EllipticCurvePublicKey, *, now: datetime, days: int, unit: str = ""
+        self,
+        subject: x509.Name,
+        key: ec.EllipticCurvePublicKey,
+        purposes: Sequence[x509.ObjectIdentifier],
+        *,
+        now: datetime,
+        days: int,
     ) -> x509.CertificateBuilder:
         left = self.days_left(now=now)
         if left < 1:
@@ -303,19 +254,14 @@ class Authority:
             )
         if not 1 <= days <= left:
             raise ConfigError(f"days is {days}, expected 1 to {left}, the remaining validity of the authority")
-        return _builder(_named(name, unit), key, now=now, days=days)
-
-    def _signed(
-        self, builder: x509.CertificateBuilder, *, purposes: Sequence[x509.ObjectIdentifier]
-    ) -> x509.Certificate:
         own = self.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
         return (
-            builder.issuer_name(self.certificate.subject)
+            _builder(subject, key, now=now, days=days)
+            .issuer_name(self.certificate.subject)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(signs_certificates=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own), critical=False)
-            .sign(self._key, hashes.SHA256())
         )
 
 

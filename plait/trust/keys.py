@@ -1,6 +1,8 @@
 """Secret files, keys that follow from a secret, and a node's Ed25519 key (RFC 8032), which signs what the node sends.
 
 Knows nothing of the content signed, nor of TLS, whose keys the authority certifies.
+
+What a file lacks is a ConfigError with the remedy; a file that cannot be read or written is a MachineError.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, TypeVar
 
 from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -26,15 +28,12 @@ SIGNATURE_BYTES = 64
 KEY_BYTES = 32
 _SALT = b"plait secure aggregation 1"
 MAX_FILE_BYTES = 65_536
+_Key = TypeVar("_Key")
 
 
 @dataclass(frozen=True)
 class NodeKey:
-    """A private key; only its public half is shown.
-
-    Attributes:
-        public_bytes: the public key, 32 bytes.
-    """
+    """A private key, and its public half, 32 bytes."""
 
     public_bytes: bytes
     _private: Ed25519PrivateKey = field(repr=False, compare=False)
@@ -51,27 +50,11 @@ class NodeKey:
 
     @classmethod
     def load(cls, path: Path) -> NodeKey:
-        """Read a key that `save` wrote (PEM, PKCS #8).
-
-        Raises:
-            ConfigError: missing, readable by others, or not an Ed25519 private key.
-            MachineError: cannot be read.
-        """
-        try:
-            key = serialization.load_pem_private_key(read_secret(path), password=None)
-        except (ValueError, TypeError, UnsupportedAlgorithm, InternalError) as error:
-            raise ConfigError(f"'{path}' is not an Ed25519 private key in PEM without password") from error
-        if not isinstance(key, Ed25519PrivateKey):
-            raise ConfigError(f"'{path}' is not an Ed25519 key")
-        return cls._of(key)
+        """Read a key that `save` wrote (PEM, PKCS #8)."""
+        return cls._of(read_pem_key(path, Ed25519PrivateKey, "Ed25519"))
 
     def save(self, path: Path) -> None:
-        """Write the key to a new file of mode 0600.
-
-        Raises:
-            ConfigError: `path` already exists.
-            MachineError: cannot be written.
-        """
+        """Write the key to a new file of mode 0600."""
         pem = self._private.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
@@ -84,6 +67,17 @@ class NodeKey:
     @classmethod
     def _of(cls, key: Ed25519PrivateKey) -> NodeKey:
         return cls(key.public_key().public_bytes_raw(), key)
+
+
+def read_pem_key(path: Path, kind: type[_Key], name: str) -> _Key:
+    """The private key of this kind (by `name`) in a secret file: PEM, PKCS #8, without password."""
+    try:
+        key = serialization.load_pem_private_key(read_secret(path), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm, InternalError) as error:
+        raise ConfigError(f"'{path}' is not an {name} private key in PEM without password") from error
+    if not isinstance(key, kind):
+        raise ConfigError(f"'{path}' is not an {name} key")
+    return key
 
 
 def verify(public_key: bytes, signature: bytes, signed: bytes) -> bool:
@@ -147,24 +141,14 @@ def derived(secret: bytes, *purpose: bytes) -> bytes:
 
 
 def write_secret(path: Path, data: bytes) -> None:
-    """Write `data` to a temporary file with mode 0600, fsync it and rename it to `path`, which must not exist.
-
-    Raises:
-        ConfigError: `path` already exists.
-        MachineError: the directory is missing or read-only, or the disk is full.
-    """
+    """Write `data` to a temporary file with mode 0600, fsync it and rename it to `path`, which must not exist."""
     if path.exists():
         raise ConfigError(f"'{path}' exists already: secrets are never overwritten")
     write_atomically(path, data)
 
 
 def read_secret(path: Path) -> bytes:
-    """The content of `path`, if only its owner can read it.
-
-    Raises:
-        ConfigError: missing, too large, or readable by others; the message has the command that fixes it.
-        MachineError: cannot be read.
-    """
+    """The content of `path`, if only its owner can read it."""
     data = read_small(path)
     mode = path.stat().st_mode & 0o777
     if os.name != "nt" and mode & 0o077:
@@ -175,12 +159,7 @@ def read_secret(path: Path) -> bytes:
 
 
 def read_small(path: Path) -> bytes:
-    """The content of `path`, at most 64 KiB.
-
-    Raises:
-        ConfigError: missing or too large.
-        MachineError: cannot be read.
-    """
+    """The content of `path`, at most 64 KiB."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)

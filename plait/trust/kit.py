@@ -3,6 +3,9 @@
 A kit is checked when it is loaded: modes of keys, dates, and whether its files belong together. It has two keys: one
 for TLS, which the federation's authority has certified, and the node key, which signs. The first endorses the second,
 so that whoever knows the authority's certificate can check both. Knows nothing of gRPC and of the register.
+
+Loading raises ConfigError where a file is missing, malformed or readable by others, files do not belong together or a
+certificate is not valid now, in one line with the remedy; and MachineError where a file cannot be read.
 """
 
 from __future__ import annotations
@@ -80,16 +83,7 @@ class ServerKit:
 
     @classmethod
     def load(cls, directory: Path) -> ServerKit:
-        """Read and check a server's kit.
-
-        Args:
-            directory: ``DIR/server`` of `plait provision`, or a copy of it.
-
-        Raises:
-            ConfigError: a file is missing, malformed or readable by others, files do not belong together, or a
-                certificate is not valid now. One line with the remedy.
-            MachineError: cannot be read.
-        """
+        """Read and check ``DIR/server`` of `plait provision`, or a copy of it."""
         _check_kind(directory, "server")
         tls = load_tls_pair(directory, "server")
         token = read_secret(directory / OPERATOR_TOKEN_FILE).decode(errors="replace").strip()
@@ -116,16 +110,7 @@ class ClientKit:
 
     @classmethod
     def load(cls, directory: Path) -> ClientKit:
-        """Read and check a client's kit.
-
-        Args:
-            directory: ``DIR/clients/NAME`` of `plait provision`, or a copy of it.
-
-        Raises:
-            ConfigError: a file is missing, malformed or readable by others, files do not belong together, or a
-                certificate is not valid now. One line with the remedy.
-            MachineError: cannot be read.
-        """
+        """Read and check ``DIR/clients/NAME`` of `plait provision`, or a copy of it."""
         _check_kind(directory, "client")
         name, server_names = read_client_settings(directory)
         tls = _member_tls(directory, Role.CLIENT, name)
@@ -147,15 +132,7 @@ class StaffKit:
 
     @classmethod
     def load(cls, directory: Path) -> StaffKit:
-        """Read and check an operator's kit.
-
-        Args:
-            directory: ``DIR/operators/NAME`` of `plait provision`, or a copy of it.
-
-        Raises:
-            ConfigError: as `ClientKit.load`.
-            MachineError: cannot be read.
-        """
+        """Read and check ``DIR/operators/NAME`` of `plait provision`, or a copy of it."""
         _check_kind(directory, Role.OPERATOR)
         name, server_names = read_client_settings(directory)
         return cls(directory, name, server_names, _member_tls(directory, Role.OPERATOR, name))
@@ -166,22 +143,12 @@ Kit: TypeAlias = ServerKit | ClientKit | StaffKit
 
 
 def load_asking(directory: Path) -> ServerKit | StaffKit:
-    """The kit of a caller that asks a server about its run: an operator, or the server itself.
-
-    Raises:
-        ConfigError: as `StaffKit.load`.
-        MachineError: cannot be read.
-    """
+    """The kit of a caller that asks a server about its run: an operator, or the server itself."""
     return ServerKit.load(directory) if is_kit_of(directory, "server") else StaffKit.load(directory)
 
 
 def operator_signing(directory: Path) -> Callable[[bytes], dict[str, str]]:
-    """What signs in an operator's name: ``by``, its ``certificate`` in PEM, and the ``signature`` in hexadecimal.
-
-    Raises:
-        ConfigError: the kit is not an operator's, or as `StaffKit.load`.
-        MachineError: cannot be read.
-    """
+    """What signs in an operator's name: ``by``, its ``certificate`` in PEM, and the ``signature`` in hexadecimal."""
     kit = StaffKit.load(directory)
     key = read_key(directory / "operator.key")
     return lambda data: {
@@ -204,15 +171,7 @@ def _member_tls(directory: Path, role: Role, name: str) -> TlsPair:
 
 
 def load_tls_pair(directory: Path, role: str) -> TlsPair:
-    """Read ``role.key``, ``role.crt`` and ``ca.crt`` and check that they belong together and are valid.
-
-    Args:
-        role: ``server``, or a `Role`.
-
-    Raises:
-        ConfigError: as `ServerKit.load`.
-        MachineError: cannot be read.
-    """
+    """``role.key``, ``role.crt`` and ``ca.crt``, if they belong together and are valid; the role may be server."""
     now = datetime.now(UTC)
     key_file, certificate_file, authority_file = (directory / f for f in (f"{role}.key", f"{role}.crt", AUTHORITY_FILE))
     authority, certificate = read_certificate(authority_file), read_certificate(certificate_file)
@@ -244,12 +203,7 @@ def client_settings(name: str, server_names: Sequence[str], role: Role = Role.CL
 
 
 def read_client_settings(directory: Path) -> tuple[str, tuple[str, ...]]:
-    """The client's name, and the names of its server, from ``kit.toml``.
-
-    Raises:
-        ConfigError: missing, malformed, or an unknown key.
-        MachineError: cannot be read.
-    """
+    """The client's name, and the names of its server, from ``kit.toml``."""
     path = directory / CLIENT_SETTINGS_FILE
     try:
         table = read_toml(read_small(path))
@@ -283,11 +237,7 @@ def _check_kind(directory: Path, role: str) -> None:
 
 
 def is_kit_of(directory: Path, role: str) -> bool:
-    """Whether the directory holds such a kit; it may still be damaged.
-
-    Args:
-        role: ``server``, or a `Role`.
-    """
+    """Whether the directory holds a kit of this `Role` or of the server; it may still be damaged."""
     return (directory / f"{role}.crt").exists()
 
 
@@ -311,12 +261,7 @@ class Endorsement:
 
     @classmethod
     def of(cls, kit: ClientKit) -> Self:
-        """A kit's own, as of now.
-
-        Raises:
-            ConfigError: a file of the kit is damaged.
-            MachineError: cannot be read.
-        """
+        """A kit's own, as of now."""
         certificate = read_certificate(kit.directory / "client.crt")
         key = read_key(kit.directory / "client.key")
         signature = key.sign(_signed(kit.name, kit.node_key.public_bytes), ec.ECDSA(hashes.SHA256()))
@@ -326,13 +271,7 @@ class Endorsement:
 def is_endorsed(
     authority: bytes, name: str, node_key: bytes, endorsement: Endorsement, *, now: datetime | None = None
 ) -> bool:
-    """Whether a federation's authority stands behind a client's node key; False for any other bytes.
-
-    Args:
-        authority: its certificate, in PEM.
-        node_key: 32 bytes.
-        now: the time to check dates against; by default the clock's.
-    """
+    """Whether the authority, by its certificate in PEM, stands behind a client's node key at `now`."""
     window = _window(authority, name, node_key, endorsement)
     return window is not None and window[0] <= (now or datetime.now(UTC)) <= window[1]
 

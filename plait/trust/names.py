@@ -41,11 +41,7 @@ def is_client_name(name: str) -> bool:
 
 
 def check_client_name(name: str) -> str:
-    """`name` itself, if a client may have it.
-
-    Raises:
-        ConfigError: `is_client_name` does not hold.
-    """
+    """`name` itself, if a client may have it."""
     if not is_client_name(name):
         raise ConfigError(
             f"client name is {shown_name(name)}, expected letters and digits of any script, '-', '_' and '.', with no "
@@ -82,11 +78,7 @@ _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 
 
 def check_server_names(names: Iterable[str]) -> tuple[str, ...]:
-    """DNS names (in lower case) and IP addresses (in canonical form) in order, without duplicates.
-
-    Raises:
-        ConfigError: none at all, or an invalid one.
-    """
+    """DNS names (in lower case) and IP addresses (in canonical form) in order, without duplicates."""
     checked = tuple(dict.fromkeys(_server_name(name) for name in names))
     if not checked:
         raise ConfigError("server name is missing: give the DNS names or IP addresses that clients connect to")

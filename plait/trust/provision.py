@@ -301,24 +301,17 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(known[:8]) + (f" and {len(known) - 8} more" if len(known) > 8 else "") if known else "none"
 
 
-def check_client_names(names: Iterable[str], *, taken: Iterable[str] = ()) -> tuple[str, ...]:
-    """`names` unchanged, if each is valid and no two, nor one of `taken`, differ only in case.
+def check_client_names(names: Iterable[str], *, taken: Iterable[str] = ()) -> None:
+    """Refuse invalid names, and any two that a case-insensitive file system would put into one folder.
 
-    A name that is in `taken` exactly is allowed: that is the same client.
-
-    Raises:
-        ConfigError: an invalid name, or two that a case-insensitive file system would put into one folder.
+    A name that is in `taken` exactly is that client's.
     """
-    checked: list[str] = []
     seen = {name.casefold(): name for name in taken}
-    given: set[str] = set()
-    for name in names:
-        check_client_name(name)
+    given = set[str]()
+    for name in map(check_client_name, names):
         if name in given:
             raise ConfigError(f"client name '{name}' is given twice")
         other = seen.setdefault(name.casefold(), name)
         if other != name:
             raise ConfigError(f"client name '{name}' differs from '{other}' only in case: choose another name")
         given.add(name)
-        checked.append(name)
-    return tuple(checked)

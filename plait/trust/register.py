@@ -58,7 +58,7 @@ class Register:
     """The register of a server's kit, read from disk for every question.
 
     Raises:
-        ConfigError: at a question too: the file is malformed, or gone: an old list admits no one.
+        ConfigError: at a question too: the file is malformed, or missing: an old list admits no one.
         MachineError: likewise: it cannot be read.
     """
 
@@ -117,12 +117,7 @@ class Register:
 
 
 def read_clients(path: Path) -> tuple[RegisteredClient, ...]:
-    """The clients of a register, in its order.
-
-    Raises:
-        ConfigError: missing, malformed, a key listed twice, or a name with two valid keys.
-        MachineError: cannot be read.
-    """
+    """The clients of a register, in its order."""
     try:
         document: object = read_json(path.read_bytes(), pairs=_without_duplicates)
     except FileNotFoundError as error:
@@ -144,11 +139,7 @@ def read_clients(path: Path) -> tuple[RegisteredClient, ...]:
 
 
 def write_clients(path: Path, clients: Iterable[RegisteredClient]) -> None:
-    """Write a register atomically, one client per line.
-
-    Raises:
-        MachineError: cannot be written; the old one is unchanged.
-    """
+    """Write a register atomically, one client per line."""
     lines = ",\n    ".join(json.dumps(_line(client)) for client in clients)
     text = f'{{\n  "clients": [\n    {lines}\n  ]\n}}\n' if lines else '{\n  "clients": []\n}\n'
     write_atomically(path, text.encode())

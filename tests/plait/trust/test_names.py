@@ -53,10 +53,7 @@ def test_names_that_differ_only_in_case_or_are_given_twice_are_refused():
         check_client_names(["Bob"], taken=["bob"])
     with pytest.raises(ConfigError, match="'bob' is given twice"):
         check_client_names(["bob", "eve", "bob"])
-
-
-def test_a_name_that_is_taken_letter_by_letter_is_the_same_client():
-    assert check_client_names(["bob", "eve"], taken=["bob"]) == ("bob", "eve")
+    check_client_names(["bob", "eve"], taken=["bob"])  # letter by letter: the same client
 
 
 def test_server_names_are_dns_names_and_addresses_in_canonical_form():
