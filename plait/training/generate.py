@@ -74,12 +74,14 @@ def generate(
     wanted: Sequence[Wanted],
     sampling: Sampling,
     show: Callable[[str], None] | None = None,
+    limit_s: float | None = None,
 ) -> list[tuple[int, ...]]:
     """The tokens of every text that is wanted, its end included.
 
     Args:
         model: in evaluation mode, with whatever adapter it carries.
         show: called with the pieces of a text that is wanted alone.
+        limit_s: seconds after which texts side by side end where they are; each has one token at least.
 
     Raises:
         ConfigError: a prompt is empty, or leaves no room for that many tokens.
@@ -98,7 +100,7 @@ def generate(
     made: dict[int, tuple[int, ...]] = {}
     for batch in _batches(wanted):
         try:
-            texts = _generated(model, tokenizer, [wanted[number] for number in batch], sampling, ends, show)
+            texts = _generated(model, tokenizer, [wanted[number] for number in batch], sampling, ends, show, limit_s)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -128,6 +130,7 @@ def _generated(
     sampling: Sampling,
     ends: frozenset[int],
     show: Callable[[str], None] | None,
+    limit_s: float | None,
 ) -> list[tuple[int, ...]]:
     width = max(len(each.prompt) for each in batch)
     # Before a shorter prompt, and after a text that has ended.
@@ -135,7 +138,11 @@ def _generated(
     tokens = torch.tensor([[pad] * (width - len(each.prompt)) + list(each.prompt) for each in batch])
     mask = torch.tensor([[0] * (width - len(each.prompt)) + [1] * len(each.prompt) for each in batch])
     config = GenerationConfig(
-        do_sample=False, max_new_tokens=batch[0].max_tokens, eos_token_id=sorted(ends) or None, pad_token_id=pad
+        do_sample=False,
+        max_new_tokens=batch[0].max_tokens,
+        max_time=limit_s,
+        eos_token_id=sorted(ends) or None,
+        pad_token_id=pad,
     )
     processors = LogitsProcessorList([_Draw(batch, sampling)])
     if sampling.temperature and sampling.top_p < 1:
@@ -279,8 +286,9 @@ class TextGenerator:
         seed: int = 0,
         adapted: bool = True,
         show: Callable[[str], None] | None = None,
+        limit_s: float | None = None,
     ) -> list[str]:
-        """What follows each prompt, with or without the adapter; `show` is called with the pieces of a lone answer.
+        """What follows each prompt, with or without the adapter; `show` and `limit_s` as in `generate`.
 
         Raises:
             ConfigError: a prompt leaves no room for that many tokens, or the adapter is a prompt.
@@ -295,7 +303,7 @@ class TextGenerator:
         with ExitStack() as stack:
             if not adapted:
                 stack.enter_context(self.model.disable_adapter())
-            made = generate(self._whole, self.tokenizer, wanted, sampling, show)
+            made = generate(self._whole, self.tokenizer, wanted, sampling, show, limit_s)
         return [self.decode(tokens) for tokens in made]
 
     def room(self, prompt: tuple[int, ...]) -> int:

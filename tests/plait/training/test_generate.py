@@ -82,6 +82,12 @@ def test_a_text_ends_with_the_bases_end_and_what_is_shown_is_the_text(model, tok
     assert "".join(shown) == tokenizer.decode(list(ended), skip_special_tokens=True)
 
 
+def test_texts_end_when_their_time_is_over(model, tokenizer, prompts) -> None:
+    whole = generate(model, tokenizer, [Wanted(prompt, 6, 0) for prompt in prompts], Sampling())
+    ended = generate(model, tokenizer, [Wanted(prompt, 6, 0) for prompt in prompts], Sampling(), limit_s=0)
+    assert ended == [text[:1] for text in whole]
+
+
 def test_what_cannot_be_written_is_one_line(model, tokenizer, prompts, monkeypatch) -> None:
     with pytest.raises(ConfigError, match="the prompt is empty"):
         generate(model, tokenizer, [Wanted((), 1, 0)], Sampling())
