@@ -36,8 +36,7 @@ from plait.rounds.terms import AgreedTerms, DataJournal
 from plait.run import Run, blueprint_of, resolve
 from plait.settle import ResolvedConfig, settle
 from plait.system import machine
-from plait.training.base_lookup import base_at_hand, is_known_to_all
-from plait.training.bases import LocatedBase, locate_base
+from plait.training.bases import LocatedBase, base_at_hand, is_known_to_all, locate_base
 from plait.training.bridge import load_own_trainer
 from plait.training.device import gpus, limit_memory, one_base_over
 from plait.training.fused.kernels import native_library

@@ -103,8 +103,7 @@ def evaluate(
     of_run = RunDirectory(folder).adapter
     loaded = load_peft_directory(of_run if of_run.is_dir() else folder)
     with status("loading libraries", quiet=quiet):
-        from plait.training.base_lookup import locate_named_base
-        from plait.training.bases import locate_base, quiet_libraries
+        from plait.training.bases import locate_base, locate_named_base, quiet_libraries
         from plait.training.device import choose_compute
         from plait.training.evaluation import evaluate_adapter
 

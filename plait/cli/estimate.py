@@ -62,7 +62,7 @@ def _estimate(settled: ResolvedConfig, *, evaluates: bool, records: int | None) 
     from plait.api.sizes import planned_shape, sent_bytes, server_disk_bytes
     from plait.report.estimate import Estimate
     from plait.rounds.spool import largest_update
-    from plait.training.base_lookup import locate_config
+    from plait.training.bases import locate_config
     from plait.training.memory_plan import Training
 
     config, training = settled.config, Training.of(settled.plan.settings)

@@ -41,8 +41,7 @@ def print_rules(config: RunConfig, *, json_output: bool) -> None:
 
     with status("reading the base's config", quiet=json_output):
         from plait.run import blueprint_of
-        from plait.training.base_lookup import locate_config
-        from plait.training.bases import quiet_libraries
+        from plait.training.bases import locate_config, quiet_libraries
 
         quiet_libraries()
         geometry = geometry_of(blueprint_of(settle(config), locate_config(config.base)).spec)
@@ -62,8 +61,7 @@ def _methods(base: str, rank: int) -> list[dict[str, Any]]:
     from plait.adapters.methods import METHODS, method_named
     from plait.aggregation import rules_for
     from plait.errors import ConfigError
-    from plait.training.base_lookup import locate_config
-    from plait.training.bases import quiet_libraries
+    from plait.training.bases import locate_config, quiet_libraries
     from plait.training.blueprint import design, read_base_config
 
     quiet_libraries()

@@ -29,7 +29,7 @@ from plait.aggregation.low_rank import LowRank
 from plait.data import Progress
 from plait.errors import BaseMismatchError, ConfigError
 from plait.exporting.source import Source
-from plait.training.base_lookup import locate_config
+from plait.training.bases import locate_config
 
 if TYPE_CHECKING:
     # At run time it would import torch, which most refusals need not wait for.

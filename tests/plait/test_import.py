@@ -58,7 +58,7 @@ NOT_NEEDED = (
     *("plait.secagg", "plait.privacy", "plait.evidence", "plait.page", "plait.studies", "plait.attacks"),
     *("plait.rounds.buffer", "plait.rounds.fleet", "plait.simulation.workers", "plait.simulation.virtual_clock"),
     *(
-        "plait.objectives.named",
+        "plait.objectives.formula",
         "plait.training.preferences",
         "plait.training.completions",
         "plait.training.conversations",
@@ -70,7 +70,7 @@ NOT_NEEDED = (
     *("plait.adapters.known_methods", "plait.adapters.bottleneck", "plait.adapters.peft_reading"),
     "plait.transport",
     *("plait.plugin_search", "plait.starting", "plait.api.export", "plait.exporting.source", "plait.exporting.outlets"),
-    *("plait.data.hub", "plait.data.downloaded", "plait.data.memory_limit", "plait.training.base_lookup"),
+    *("plait.data.hub", "plait.data.downloaded", "plait.data.memory_limit", "plait.training.base_cache"),
 )
 
 

@@ -12,7 +12,7 @@ from plait.aggregation import RULES
 from plait.api.settings import run_config_of
 from plait.api.sizes import planned_shape, sent_bytes, server_disk_bytes
 from plait.settle import settle
-from plait.training.base_lookup import locate_config
+from plait.training.bases import locate_config
 
 COMMON = {
     "base": "tiny", "partition": "iid", "local_steps": 4, "batch_size": 2, "seq_len": 32, "threads": 1, "rank": 8,

@@ -524,7 +524,7 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         ),
         "base-on-disk": (
             "a base that a directory names is downloaded",
-            nothing("plait.training.base_lookup:is_on_disk", result=True),
+            nothing("plait.training.bases:is_on_disk", result=True),
         ),
         "config-of-run": (
             "a received run's config.toml is a settings file",

@@ -8,8 +8,7 @@ from plait.adapters.spec import ORIGINS
 from plait.errors import ConfigError, MachineError, PolicyError
 from plait.policy import Policy
 from plait.training import base_cache, bases
-from plait.training.base_lookup import is_known_to_all
-from plait.training.bases import locate_base
+from plait.training.bases import is_known_to_all, locate_base
 
 
 @pytest.fixture(autouse=True)

@@ -18,8 +18,8 @@ from plait.api.evaluate import _objective_of
 from plait.cli.audit import audit
 from plait.errors import ConfigError, PlaitError
 from plait.ledger.ledger import read_events
-from plait.objectives.grpo import GRPO, Rewarded
-from plait.objectives.named import formula_named
+from plait.objectives.formula import GRPO, formula_named
+from plait.objectives.objective import Rewarded
 from plait.plugins import Kind, reference
 from plait.training.bases import locate_base
 from plait.training.completions import CompletionGroup, Grader, GroupLoss, completions_of, rewards_of

@@ -28,8 +28,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from plait.errors import DataError
 from plait.training import base_cache, bases
-from plait.training.base_lookup import base_at_hand, is_known_to_all, locate_config
-from plait.training.bases import check_base_name, locate_base
+from plait.training.bases import base_at_hand, check_base_name, is_known_to_all, locate_base, locate_config
 
 SHAPE: dict[str, Any] = {
     "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,

@@ -18,11 +18,10 @@ from transformers.generation import utils
 from plait.adapters import AdapterTask
 from plait.adapters.method import AdapterRequest
 from plait.errors import MachineError
-from plait.objectives.grpo import Rewarded
+from plait.objectives.objective import Rewarded
 from plait.training import memory_plan
 from plait.training import resident as resident_module
-from plait.training.base_lookup import locate_config
-from plait.training.bases import LocatedBase
+from plait.training.bases import LocatedBase, locate_config
 from plait.training.blueprint import AdapterTemplate, design, read_base_config, shape_of
 from plait.training.completions import completions_of
 from plait.training.device import CONTEXT_BYTES, Compute
