@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from plait.errors import ConfigError
-from plait.ledger.privacy_card import MECHANISM, WORTH_WARNING, WORTH_WARNING_OF_RECORDS
+from plait.ledger.privacy import MECHANISM, WORTH_WARNING, WORTH_WARNING_OF_RECORDS
 from plait.privacy.record import privacy_of as privacy_of_records
 from plait.privacy.run import privacy_of
 from plait.report.estimate import Planned

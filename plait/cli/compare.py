@@ -27,7 +27,7 @@ def compare(
     """
     with status("reading the runs", quiet=json_output):
         from plait.studies.comparison import compare as compare_runs
-        from plait.studies.tables import comparison_tables
+        from plait.studies.comparison import comparison_tables
         from plait.system.files import write_atomically
 
         comparison = compare_runs(*runs, baseline=baseline)

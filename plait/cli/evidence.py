@@ -31,9 +31,8 @@ def evidence(
 
     Example: plait evidence runs/first --kit kit/server --statement alice.statement.json
     """
-    from plait.evidence.bundle import bundle_of
+    from plait.evidence.bundle import bundle_of, page_of
     from plait.evidence.envelope import Signer
-    from plait.evidence.page import page_of
     from plait.rounds.run_directory import RunDirectory
     from plait.system.files import write_atomically
 

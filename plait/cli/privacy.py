@@ -115,7 +115,7 @@ def privacy(
 
     Example: plait privacy runs/first
     """
-    from plait.ledger.privacy_card import PrivacyCard, spent_by_round
+    from plait.ledger.privacy import PrivacyCard, spent_by_round
     from plait.report.privacy import client_epsilon_table
 
     if run and len(run) > 1:
@@ -157,7 +157,7 @@ def privacy(
 
 def _show_together(runs: list[Path], *, json_output: bool) -> None:
     from plait.ledger.ledger import read_events
-    from plait.ledger.privacy_card import PrivacyCard, together
+    from plait.ledger.privacy import PrivacyCard, together
     from plait.report.privacy import together_table
     from plait.rounds.run_directory import RunDirectory
 

@@ -29,10 +29,9 @@ def watch(
 
     Example: plait report runs/first --live
     """
-    from plait.page.app import Page, run_shown
+    from plait.page.app import Page, run_shown, serve
     from plait.page.beside import page_address, shown_address
     from plait.page.defences import page_token
-    from plait.page.server import serve
 
     runs = [run_shown(place) for place in named or [run_or_newest(None)]]
     address, token = page_address(listen, what="--listen"), page_token()

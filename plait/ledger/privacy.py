@@ -1,10 +1,24 @@
-"""What the ledger of a run with differential privacy says of it."""
+"""What a private run promises and has spent, event by event and in words, and what several runs cost together.
+
+Runs with private clients are Gaussian mechanisms, which compose in closed form, mu^2 = sum of mu_i^2 (see
+`accountant`), also where a run starts from what another gave. Of private records a ledger has epsilons alone, which
+compose by adding epsilons and deltas (Dwork et al., EUROCRYPT 2006): more than there is, never less. The figures are
+recomputed by `plait verify`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Self
 
-from plait.ledger.events import Count, Event, Number
+from plait.errors import ConfigError
+from plait.guarantees.accountant import epsilon_at, epsilon_of, sum_term
+from plait.ledger.events import Audited, Count, Event, Number
+
+if TYPE_CHECKING:
+    from plait.adapters import Json
 
 
 class PrivacyStarted(Event):
@@ -111,3 +125,276 @@ def promised_in(events: Sequence[Event]) -> PrivacyStarted | None:
 def spent_in(events: Sequence[Event]) -> frozenset[int]:
     """Rounds after which a ledger says what was spent."""
     return frozenset(event.round for event in events if isinstance(event, PrivacySpent))
+
+
+WORTH_WARNING = 3.0
+"""Noise over clip norm from which on there is next to nothing to learn from."""
+
+WORTH_WARNING_OF_RECORDS = 10.0
+"""The same of the noise in a step's mean of all clients, where single records are protected."""
+
+MECHANISM = "Gaussian noise, independent in every round; epsilon holds even for a client that joins all of them"
+"""What noise a run with private clients has."""
+
+NOT_COVERED: tuple[str, ...] = (
+    "the server itself, which sees every update: its operator, its spool, checkpoints and noise key",
+    "who took part, when, and that a client failed",
+    "what is said of the data elsewhere: the names of labels, the choice of settings after looking at it",
+    "single records of a client any better than the client as a whole",
+    "facts about people that hold whether or not their client takes part",
+)
+"""What the guarantee says nothing about."""
+
+SHARED_NOT_COVERED: tuple[str, ...] = (
+    "clients whose program adds no noise: this cannot be checked from outside, and their shares are missing",
+    *NOT_COVERED[1:],
+)
+"""The same where clients add the noise under masks."""
+
+RECORDS_NOT_COVERED: tuple[str, ...] = (
+    "people with several records: the epsilon of k records together is k times as large",
+    "how many records a client has, who took part, when and for how long, and that a client failed",
+    "whether a client adds its noise: this cannot be checked from outside",
+    "other runs on the same records, whose epsilons add up, and settings chosen by looking at the records",
+    "facts about people that hold whether or not their record is there",
+)
+"""The same where single records are protected."""
+
+CONTINUES = (
+    "the runs that this one started from: on the same data their epsilons add up with its own (plait privacy RUN RUN…)"
+)
+"""The same where a run starts from other runs' adapters."""
+
+
+@dataclass(frozen=True)
+class PrivacyCard:
+    """The guarantee of a run, and what it has spent, as far as the run has come; its audit, if that was recorded."""
+
+    promised: PrivacyStarted
+    spent: PrivacySpent | None = None
+    audited: Audited | None = None
+
+    @classmethod
+    def of(cls, recorded: Iterable[Event]) -> Self | None:
+        """The card of a ledger's events; None for a run without differential privacy."""
+        card: Self | None = None
+        for event in recorded:
+            card = cls.after(card, event)
+        return card
+
+    @classmethod
+    def after(cls, card: Self | None, event: Event) -> Self | None:
+        """The card once one more event is known."""
+        match event:
+            case PrivacyStarted():
+                return cls(event)
+            case NoiseIntended() if card:
+                # Paid for, even if the run never tells that the round is over.
+                number, delta, charges = event.round, card.promised.delta, card.draws + 1
+                spent = PrivacySpent(round=number, epsilon=event.epsilon, delta=delta, charges=charges)
+                return replace(card, spent=spent)
+            case PrivacySpent() if card:
+                return replace(card, spent=event)
+            case Audited() if card:
+                return replace(card, audited=event)
+            case _:
+                return card
+
+    @property
+    def epsilon(self) -> float:
+        """Spent so far."""
+        return self.spent.epsilon if self.spent else 0.0
+
+    @property
+    def draws(self) -> int:
+        """Of noise, so far."""
+        return (self.spent.charges if self.spent else 0) or 0
+
+    @property
+    def not_covered(self) -> tuple[str, ...]:
+        """What the guarantee says nothing about."""
+        continues = (CONTINUES,) if self.promised.continues else ()
+        shared = SHARED_NOT_COVERED if self.promised.guaranteed else NOT_COVERED
+        return continues + (RECORDS_NOT_COVERED if self.is_of_records else shared)
+
+    title: ClassVar[str] = "Differential privacy"
+    hides_clients: ClassVar[bool] = True
+
+    @property
+    def headline(self) -> str:
+        """With what the run was trained, and what that hides."""
+        return (
+            f"with {self.promised.unit}-level differential privacy: {self.epsilon_text}. Losses on the clients' data "
+            "stay with the clients."
+        )
+
+    @property
+    def trust(self) -> tuple[str, str]:
+        """What is spent, and of what."""
+        return self.epsilon_text, f"{self.promised.unit}-level differential privacy. "
+
+    @property
+    def status(self) -> Mapping[str, Json]:
+        """Of a run that goes on."""
+        promised = self.promised
+        return {
+            "unit": promised.unit,
+            "epsilon": self.epsilon,
+            "budget": promised.epsilon,
+            "delta": promised.delta,
+            "text": f"{self.epsilon_text}, by {promised.unit}",
+        }
+
+    def line(self, event: Event) -> str:
+        """What a round has cost; nothing where only the clients know."""
+        if not isinstance(event, PrivacySpent) or not event.is_known:
+            return ""
+        return f"round {event.round:<3} {self.epsilon_text}"
+
+    @property
+    def is_of_records(self) -> bool:
+        """Whether single records are protected, from the server too."""
+        return self.promised.unit == "record"
+
+    @property
+    def epsilon_text(self) -> str:
+        """Epsilon and delta in a few words."""
+        budget = self.promised.epsilon
+        if self.spent and not self.spent.is_known:
+            return f"epsilon of at most {self.epsilon:.3g} at delta {self.promised.delta:g}"
+        of = f" of {budget:g}" if budget is not None else ""
+        return f"epsilon {self.epsilon:.3g}{of} at delta {self.promised.delta:g}"
+
+    @property
+    def bound_text(self) -> str:
+        """What canary clients prove; empty if that was not recorded."""
+        audited = self.audited
+        if audited is None or audited.epsilon_bound is None:
+            return ""
+        return (
+            f"{audited.canaries:,} canary clients prove epsilon of at least {audited.epsilon_bound:.3g} with 95 % "
+            f"certainty (perfect guesses would prove {audited.epsilon_most or 0:.3g})"
+        )
+
+    @property
+    def warning(self) -> str:
+        """One sentence, if the noise leaves next to nothing to learn from; else empty."""
+        if self.promised.noise_over_clip <= WORTH_WARNING:
+            return ""
+        return (
+            f"The noise in a round's mean is {self.promised.noise_over_clip:.3g} times the clip norm: expect no useful "
+            "adapter. More clients per round, fewer parameters or a larger epsilon help."
+        )
+
+    @property
+    def facts(self) -> tuple[tuple[str, str], ...]:
+        """What is promised, fact by fact."""
+        facts = self._of_records if self.is_of_records else self._of_clients
+        return tuple((name, text) for name, text in facts if text)
+
+    @property
+    def _of_records(self) -> Sequence[tuple[str, str]]:
+        promised = self.promised
+        known = len(self.spent.by_client) if self.spent else 0
+        spent = f", the most of {known} clients' own accounts" if known else ""
+        if self.spent and not self.spent.is_known:
+            spent = ", where each client's own account ends; under masks none says what it has spent so far"
+        clip = promised.clip_norm
+        return [
+            (
+                "Protected",
+                "everything that one record of a client changed in all rounds together; a record is a sequence",
+            ),
+            ("From", f"{promised.observer}: its client adds the noise before anything leaves it"),
+            ("Spent", self.epsilon_text + spent),
+            ("Neighbours", f"{promised.adjacency}: one record's gradient is replaced by zero in all steps"),
+            ("Amplification by sampling", promised.amplification),
+            ("Steps of a client", f"{promised.steps:,}, each of {promised.batch:,} records on average"),
+            ("Clip norm", f"{clip:.3g}" if clip else "all gradients are scaled to one norm"),
+            ("Noise of a step, over the clip norm", "follows from epsilon and how many records a client has"),
+            *(("Not covered", text) for text in self.not_covered),
+        ]
+
+    @property
+    def _of_clients(self) -> Sequence[tuple[str, str]]:
+        promised = self.promised
+        draws = self.draws
+        clip = f"{promised.clip_norm or 0:.3g}"
+        if promised.clip_quantile is not None:
+            clip = f"follows quantile {promised.clip_quantile:g} of the clients' norms, from {clip} on"
+        return [
+            ("Protected", f"everything that one {promised.unit}'s data changed, in all rounds together"),
+            ("From", f"{promised.observer}: anyone who sees adapters, broadcasts, ledger and report"),
+            ("Spent", f"{self.epsilon_text}, {draws} {'draw' if draws == 1 else 'draws'} of noise"),
+            ("If clients tell their noise", self._if_clients_tell),
+            ("Audit bound", self.bound_text),
+            ("Neighbours", f"{promised.adjacency}: one {promised.unit}'s updates are replaced by zero"),
+            ("Mechanism", MECHANISM),
+            ("Amplification by sampling", promised.amplification),
+            ("Clip norm", clip),
+            ("Noise multiplier of a round", f"{promised.noise_multiplier or 0:.4g}"),
+            ("Noise in a round's mean, over the clip norm", f"{promised.noise_over_clip:.3g}"),
+            *(("Not covered", text) for text in self.not_covered),
+        ]
+
+    @property
+    def _if_clients_tell(self) -> str:
+        """Epsilon where clients help the server; empty where they add no noise."""
+        promised = self.promised
+        if not promised.guaranteed or not promised.fewest:
+            return ""
+        # A roster may have as few clients as a sum of a whole round, and its sum fewer again.
+        fewest = promised.fewest
+        most = max(1, 2 * fewest - promised.guaranteed - 1)
+        charges, noise = max(1, self.draws), promised.noise_multiplier or math.nan
+        found = (epsilon_of(promised.delta, charges, noise, guaranteed=fewest, colluding=count) for count in (1, most))
+        one, many = (f"{epsilon:.3g}" for epsilon in found)
+        more = f", {many} where {most} do" if most > 1 else ""
+        return f"epsilon {one} where 1 of at least {fewest} in a sum does, or adds none{more}"
+
+
+def spent_by_round(events: Mapping[str, Sequence[Event]]) -> dict[int, PrivacySpent]:
+    """What a run had spent after each round."""
+    return {each.round: each for each in events.get("privacy_spent", ()) if isinstance(each, PrivacySpent)}
+
+
+@dataclass(frozen=True)
+class Together:
+    """The guarantee of several runs, for a client that took part in all; of records, of the client with the most."""
+
+    epsilon: float
+    delta: float
+    how: str
+
+
+def together(cards: Mapping[str, PrivacyCard]) -> Together:
+    """What runs on the same clients or records cost together."""
+    runs = list(cards.values())
+    kinds = {card.is_of_records for card in runs}
+    if len(kinds) > 1:
+        units = ", ".join(f"'{name}' {card.promised.unit}s" for name, card in cards.items())
+        raise ConfigError(f"{units}: these runs protect different things, expected runs of one kind")
+    if kinds == {True}:
+        return _of_records(runs)
+    mu = math.sqrt(
+        math.fsum(card.draws / (card.promised.noise_multiplier or math.nan) ** 2 for card in runs if card.draws)
+    )
+    delta = min(card.promised.delta for card in runs)
+    # How far sums of clients' own noise are from Gaussian mechanisms.
+    apart = math.fsum(card.draws * sum_term(card.promised.guaranteed) for card in runs if card.promised.guaranteed)
+    epsilon = epsilon_at(delta * math.exp(-apart), mu) + 2 * apart
+    return Together(epsilon, delta, f"Gaussian mechanisms compose exactly: mu = {mu:.4g}, the root of the sum of mu²")
+
+
+def _of_records(cards: Sequence[PrivacyCard]) -> Together:
+    totals: dict[str, float] = {}
+    of_all = 0.0
+    for card in cards:
+        if card.spent and not card.spent.by_client:
+            # Under masks no client says what it has spent: no more than the run's epsilon.
+            of_all += card.spent.epsilon
+        for client, epsilon in (card.spent.by_client if card.spent else {}).items():
+            totals[client] = totals.get(client, 0.0) + epsilon
+    epsilon = of_all + max(totals.values(), default=0.0)
+    delta = math.fsum(card.promised.delta for card in cards)
+    return Together(epsilon, delta, "epsilons and deltas of a client's accounts are added up")

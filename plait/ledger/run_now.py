@@ -74,7 +74,7 @@ def cards_after(cards: Mapping[str, StatusSection], event: Event) -> Mapping[str
     """The cards of a run once one more event is known: of differential privacy, and of masks."""
     found: dict[str, object] = {**cards}
     if "privacy" in cards or event.event == "privacy_started":
-        from plait.ledger.privacy_card import PrivacyCard
+        from plait.ledger.privacy import PrivacyCard
 
         found["privacy"] = PrivacyCard.after(cast("PrivacyCard | None", found.get("privacy")), event)
     if "masks" in cards or event.event == "sum_unmasked":

@@ -96,10 +96,9 @@ def shown_address(listener: socket.socket, token: str) -> str:
 
 def main() -> None:
     """Serve until standard input ends."""
-    from plait.page.app import Page
+    from plait.page.app import Page, serve
     from plait.page.defences import page_token
     from plait.page.feed import Live
-    from plait.page.server import serve
 
     _, file, place, line = sys.argv
 

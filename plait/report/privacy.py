@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from plait.adapters import Json
-from plait.ledger.privacy import PrivacySpent, promised_in
-from plait.ledger.privacy_card import PrivacyCard, spent_by_round, together
+from plait.ledger.privacy import PrivacyCard, PrivacySpent, promised_in, spent_by_round, together
 from plait.ledger.run_view import RunView
 from plait.ledger.withdrawal import ClientWithdrawn, Withdrawn
 from plait.report.table import Table

@@ -22,9 +22,8 @@ import plait
 from plait.cli.report import export_figures
 from plait.cli.serving import log_to
 from plait.errors import PlaitError
-from plait.evidence.bundle import bundle_of
+from plait.evidence.bundle import bundle_of, page_of
 from plait.evidence.envelope import Signer
-from plait.evidence.page import page_of
 from plait.page.feed import Feed
 from plait.plugins import admit
 from plait.report.summary import write_report

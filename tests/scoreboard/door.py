@@ -24,8 +24,7 @@ import httpx
 from scoreboard.row import Row
 from scoreboard.small_federation import TESTS, borrowed
 
-from plait.page.app import Page
-from plait.page.server import serve
+from plait.page.app import Page, serve
 from plait.transport import CHANNEL_OPTIONS, channel_credentials
 from plait.trust.keys import NodeKey
 from plait.trust.kit import ClientKit, ServerKit, StaffKit

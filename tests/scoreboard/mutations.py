@@ -140,7 +140,7 @@ def _memory_in_ram() -> None:
 
 
 def _newcomers_give_way() -> None:
-    server = module("plait.page.server")
+    server = module("plait.page.app")
     add = server.Connections.add
 
     def add_if_there_is_room(self: object, connection: object, address: str) -> None:
@@ -149,7 +149,7 @@ def _newcomers_give_way() -> None:
         else:
             connection.transport.abort()
 
-    put("plait.page.server:Connections.add", add_if_there_is_room)
+    put("plait.page.app:Connections.add", add_if_there_is_room)
 
 
 def _without_options(*names: str, more: Sequence[tuple[str, int]] = ()) -> Callable[[], None]:

@@ -13,9 +13,8 @@ from types import ModuleType
 import pytest
 
 from plait.errors import ConfigError, PeerError
-from plait.evidence.bundle import bundle_of
+from plait.evidence.bundle import bundle_of, page_of
 from plait.evidence.envelope import OWN_KEY, Signer
-from plait.evidence.page import page_of
 from plait.ledger.ledger import canonical
 from plait.rounds.run_directory import RunDirectory
 from plait.wire.welcome import WELCOME_KEYS

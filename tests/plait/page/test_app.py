@@ -19,7 +19,7 @@ import pytest
 from plait.errors import ConfigError
 from plait.ledger.events import parse_event
 from plait.ledger.ledger import Ledger
-from plait.page import server
+from plait.page import app
 from plait.page.app import Page
 from plait.page.defences import TOKEN_VARIABLE, page_token
 from plait.page.feed import Feed, Live, answer
@@ -204,16 +204,16 @@ def is_open(connection: socket.socket) -> bool:
 
 @pytest.mark.slow
 def test_a_reader_that_does_not_read_is_cut_off(tmp_path: Path, small_run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "_UNREAD_S", 0.2)
-    lost, ended = threading.Event(), server.BoundedProtocol.connection_lost
-    monkeypatch.setattr(server.BoundedProtocol, "connection_lost", lambda *given: (ended(*given), lost.set()))
+    monkeypatch.setattr(app, "_UNREAD_S", 0.2)
+    lost, ended = threading.Event(), app.BoundedProtocol.connection_lost
+    monkeypatch.setattr(app.BoundedProtocol, "connection_lost", lambda *given: (ended(*given), lost.set()))
     # 14 MB, more than the kernel takes for a reader: what it has taken counts as read.
     names = [f"client-{number}" for number in range(140_000)]
     written(tmp_path / "large", numbered([run_started(), described(*names)])).close()
     page = Page([tmp_path / "large"], token=TOKEN)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         place = listener.getsockname()[:2]
-        threading.Thread(target=server.serve, args=(page, listener), daemon=True).start()
+        threading.Thread(target=app.serve, args=(page, listener), daemon=True).start()
         with socket.socket() as slow:
             slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             slow.settimeout(600)

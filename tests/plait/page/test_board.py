@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from plait.ledger.events import parse_event
-from plait.page.board import MOST_REFUSALS, Board
+from plait.page.feed import MOST_REFUSALS, Board
 from tests.plait.conftest import broadcast, numbered, received, run_started, view_of
 
 

@@ -9,10 +9,12 @@ from plait.cli.app import app
 from plait.errors import ConfigError
 from plait.guarantees.accountant import epsilon_at
 from plait.ledger.ledger import Ledger
-from plait.ledger.privacy import NoiseIntended, PrivacySpent, PrivacyStarted
-from plait.ledger.privacy_card import (
+from plait.ledger.privacy import (
     NOT_COVERED,
+    NoiseIntended,
     PrivacyCard,
+    PrivacySpent,
+    PrivacyStarted,
 )
 from plait.ledger.run_now import RunNow, RunProgress
 from plait.report.privacy import epsilon_table, figures_of

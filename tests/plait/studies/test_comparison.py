@@ -7,8 +7,7 @@ import statistics
 import pytest
 
 from plait.errors import PeerError
-from plait.studies.comparison import compare
-from plait.studies.difference import Difference, Pairing, difference
+from plait.studies.comparison import Difference, Pairing, compare, difference
 
 
 def test_runs_that_differ_in_the_seed_only_are_one_group_of_means(make_run) -> None:
