@@ -34,8 +34,7 @@ from client.task import (
 )
 from plait import __version__
 from plait.config import Scalar
-from plait.errors import BaseMismatchError, PeerError
-from plait.system.abandon import Abandoned
+from plait.errors import Abandoned, BaseMismatchError, PeerError
 from plait.transport.json_object import json_object
 from plait.transport.protocol import DIGEST_BYTES, NONCE_BYTES, PROTOCOL_VERSION, SESSION_BYTES, enrolment_bytes
 from plait.v1 import federation_pb2 as pb

@@ -20,7 +20,7 @@ from client.settings import locked, memory_folder
 from plait.config import config_from_table
 from plait.data import as_dataset
 from plait.errors import ConfigError, PeerError
-from plait.flower.memory import ContextMemory
+from plait.flower.channel import ContextMemory
 from plait.plugins import admit
 from plait.policy import Policy, load_policy
 from plait.rounds.channel import Answering

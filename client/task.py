@@ -15,9 +15,8 @@ from typing import Protocol
 
 from client.journal import failure, shown
 from plait.config import Scalar
-from plait.errors import MachineError, PeerError, PlaitError, PolicyError
+from plait.errors import OBEYED, Abandoned, MachineError, PeerError, PlaitError, PolicyError
 from plait.rounds.channel import Answering, round_and_attempt
-from plait.system.abandon import OBEYED, Abandoned
 from plait.transport.protocol import DIGEST_BYTES, HEAD_BYTES
 from plait.v1 import federation_pb2 as pb
 from plait.wire.messages import Refusal, RefusalReason, decode_reply, encode_reply

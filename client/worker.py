@@ -31,8 +31,7 @@ from client.task import (
     TaskRunner,
     watched_thread,
 )
-from plait.errors import MachineError, PeerError, PlaitError, PolicyError
-from plait.system.abandon import Abandoned
+from plait.errors import Abandoned, MachineError, PeerError, PlaitError, PolicyError
 from plait.transport.chunks import chunks_of
 from plait.transport.framing import Data, pack_part
 from plait.transport.protocol import CHUNK_BYTES

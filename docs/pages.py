@@ -171,7 +171,7 @@ def stated() -> Iterator[Stated]:
     from plait.adapters.methods import METHODS
     from plait.aggregation import OPTIMIZERS, method_stated, optimizer_stated, rule_stated
     from plait.config import RunConfig
-    from plait.flower.rule_table import ALL_RULES
+    from plait.flower import ALL_RULES
 
     plain = RunConfig()
     for name, field in type(plain).model_fields.items():
@@ -207,7 +207,7 @@ def _named(parts: list[Stated]) -> str:
 
 def rules() -> Iterator[str]:
     """The aggregation rules."""
-    from plait.flower.rule_table import ALL_RULES
+    from plait.flower import ALL_RULES
     from plait.settings.choice import options_of
 
     yield "# Rules\n"

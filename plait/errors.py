@@ -10,10 +10,10 @@
     │   └── PolicyError             ... this machine's operator did not agree to the request
     ├── MachineError           1    the machine's: disk, memory, network, a missing package
     │   └── DiskFullError           ... a disk, or a quota on it, is full
-    └── RunInterrupted         130  no fault: Ctrl-C, or a callback pauses; `plait resume` continues
+    ├── RunInterrupted         130  no fault: Ctrl-C, or a callback pauses; `plait resume` continues
+    └── Abandoned              1    no fault: the result of this work is no longer needed (`check_abandoned`)
 
-A message has three parts, what, got and expected: ``rank of 'q_proj' is 16, expected 8``. It never carries training
-text.
+A message says what is wrong and what to do: ``rank of 'q_proj' is 16, expected 8``. It never carries training text.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from __future__ import annotations
 import difflib
 import errno
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 
 
 class PlaitError(Exception):
@@ -80,6 +81,24 @@ class RunInterrupted(PlaitError):  # noqa: N818 (it is no error, it only travels
     """The user asked to stop; everything received so far is on disk."""
 
     exit_code = 130
+
+
+class Abandoned(PlaitError):  # noqa: N818 (it is no error, it only travels like one)
+    """The result of this work is no longer needed."""
+
+
+OBEYED: ContextVar[Callable[[], object] | None] = ContextVar("obeyed", default=None)
+"""What the work of this thread calls between two steps; raises `Abandoned` if the work should stop (`client.task`)."""
+
+
+def check_abandoned() -> None:
+    """Called by work between two steps; does nothing if it cannot be abandoned.
+
+    Raises:
+        Abandoned: the work should stop.
+    """
+    if step := OBEYED.get():
+        step()
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

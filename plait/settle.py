@@ -25,7 +25,7 @@ from plait.aggregation import (
 from plait.aggregation.server_step import LineSearch
 from plait.composition import plan_of, settled_by_parts, task_settings
 from plait.config import RunConfig, Scalar
-from plait.flower.rule_table import ALL_RULES
+from plait.flower import ALL_RULES
 from plait.ledger.events import DataUsed
 from plait.ledger.watch import Watch
 from plait.plugins import was_found

@@ -39,7 +39,7 @@ def check_names(settings: RunConfig, *, runs: bool = True, data: bool = True) ->
     from plait.adapters.methods import method_named
     from plait.aggregation import optimizer_for, rule_named
     from plait.data import check_data_name
-    from plait.flower.rule_table import ALL_RULES
+    from plait.flower import ALL_RULES
     from plait.simulation.scheme import parse_partition
     from plait.training.bases import check_base_name
     from plait.training.own_functions import check_functions

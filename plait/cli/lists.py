@@ -35,7 +35,7 @@ def print_methods(config: RunConfig, *, json_output: bool) -> None:
 def print_rules(config: RunConfig, *, json_output: bool) -> None:
     """Print the aggregation rules: what each computes, its properties, and what a client sends and receives."""
     from plait.aggregation import geometry_of, rule_named
-    from plait.flower.rule_table import ALL_RULES
+    from plait.flower import ALL_RULES
     from plait.report.progress import status
     from plait.settle import settle
 

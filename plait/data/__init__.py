@@ -3,7 +3,7 @@
 from plait.data.builtin import BUILTINS
 from plait.data.records import MEMORY, Dataset, Message, Progress, Record, RecordKind, histogram
 from plait.data.source import as_dataset, check_data_name
-from plait.system.cache import cache_directory
+from plait.system.files import cache_directory
 
 __all__ = [
     "BUILTINS",

@@ -26,8 +26,7 @@ from plait.errors import ConfigError, DataError, did_you_mean
 from plait.own_code import BrokenError, Check, chosen_function, located_errors
 from plait.plugins import Kind, find, is_named
 from plait.settings.choice import parse_choice, with_options
-from plait.system.cache import cache_directory
-from plait.system.files import at_home
+from plait.system.files import at_home, cache_directory
 
 
 def given_dataset(

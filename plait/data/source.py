@@ -7,7 +7,7 @@ from pathlib import Path
 
 from plait.data.builtin import BUILTINS
 from plait.data.records import Dataset, Progress
-from plait.system.cache import cache_directory
+from plait.system.files import cache_directory
 
 
 def as_dataset(

@@ -2,3 +2,27 @@
 
 The only package that imports flwr. It knows the round loop's seam and plait's bytes, no model and no configuration.
 """
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from plait.aggregation import RULES, Rule
+from plait.settings.choice import Choices
+
+__all__ = ["ALL_RULES", "FLOWER_RULES"]
+
+
+def _rules() -> Mapping[str, Rule]:
+    from plait.flower.rules import BULYAN, KRUM, MULTI_KRUM  # most runs name none
+
+    return {"bulyan": BULYAN, "krum": KRUM, "multi_krum": MULTI_KRUM}
+
+
+FLOWER_RULES: Choices[Rule] = Choices((("bulyan", "krum", "multi_krum"), _rules))
+"""Flower's strategies as rules."""
+
+ALL_RULES: Choices[Rule] = Choices(
+    (tuple(RULES), lambda: RULES), (tuple(FLOWER_RULES), lambda: FLOWER_RULES), alphabetical=True
+)
+"""plait's rules and Flower's, by name."""

@@ -13,11 +13,9 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from plait.config import Scalar
-from plait.errors import DiskFullError, PlaitError
-from plait.flower.blob import from_message, to_content
-from plait.flower.channel import GridChannel
+from plait.errors import Abandoned, DiskFullError, PlaitError
+from plait.flower.channel import GridChannel, from_message, to_content
 from plait.rounds.channel import Answering, Channel, Purpose, StopRequest
-from plait.system.abandon import Abandoned
 from plait.transport.protocol import MESSAGE_TYPES
 
 _FAILED = 1

@@ -1,4 +1,9 @@
-"""A Flower `Grid` as plait's `Channel`: a SuperLink's, or that of Flower's simulation."""
+"""A Flower `Grid` as plait's `Channel`, plait's bytes in Flower's messages, a client's state in Flower's context.
+
+plait's bytes are one uint8 array or two, so that Flower frames them once. Flower splits every array into objects;
+hundreds of small tensors take it tens of seconds per round. A task is its own head and a body that all tasks of a round
+share: the body's bytes are never copied here.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +12,19 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Self
 
+from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid
 
-from plait.errors import PeerError
-from plait.flower.blob import from_message, to_content
+from plait.errors import ConfigError, PeerError
 from plait.rounds.channel import Data, Liveness, NoAnswer, Purpose, StopRequest, TaskParts, WallClock
+from plait.rounds.memory import MUST_LAST
 from plait.transport.protocol import MESSAGE_TYPES
 
 _SHORTEST_PAUSE_S = 0.02
 _LONGEST_PAUSE_S = 1.0
+_RECORD = "plait"
+_HEAD, _BODY = "head", "body"
+STYPE = "plait.v1"
 
 
 class GridChannel:
@@ -123,3 +132,57 @@ class GridExchange:
                 except PeerError as error:
                     return node, NoAnswer(str(error))
         return None
+
+
+def to_content(head: bytes, body: bytes = b"") -> RecordDict:
+    """Wrap bytes as the content of a Flower message."""
+    parts = {_HEAD: head, _BODY: body} if body else {_HEAD: head}
+    return RecordDict({_RECORD: ArrayRecord({name: to_array(part) for name, part in parts.items()})})
+
+
+def to_array(data: bytes) -> Array:
+    """Bytes as Flower's array."""
+    return Array(dtype="uint8", shape=(len(data),), stype=STYPE, data=data)
+
+
+def from_message(message: Message) -> bytes:
+    """The bytes in a Flower message, head and body together.
+
+    Raises:
+        PeerError: the message carries an error, or something other than plait's bytes.
+    """
+    node = message.metadata.src_node_id
+    if message.has_error():
+        raise PeerError(f"node {node} failed: {message.error.reason}")
+    content = message.content
+    record = content.get(_RECORD)
+    if len(content) == 1 and isinstance(record, ArrayRecord) and list(record) in ([_HEAD], [_HEAD, _BODY]):
+        head, *body = record.values()
+        if all(array.stype == STYPE for array in record.values()):
+            return head.data + body[0].data if body else head.data
+    raise PeerError(f"node {node} sent a message without plait's bytes in it")
+
+
+class ContextMemory:
+    """A `plait.rounds.memory.ClientStore` in the state that Flower keeps for a client from message to message."""
+
+    def __init__(self, context: Context) -> None:
+        self._state = context.state
+
+    def load(self, key: str) -> bytes | None:
+        """The bytes stored under `key`."""
+        record = self._state.get(f"plait.{key}")
+        return record["bytes"].data if isinstance(record, ArrayRecord) else None
+
+    def save(self, key: str, data: bytes) -> None:
+        """Store `data` under `key`.
+
+        Raises:
+            ConfigError: Flower keeps it in the node's memory, where it may not be.
+        """
+        if key in MUST_LAST:
+            raise ConfigError(
+                "dp of the run is 'record' and this node's state is Flower's, which ends with the node: "
+                "add state=DIRECTORY to the node's configuration"
+            )
+        self._state[f"plait.{key}"] = ArrayRecord({"bytes": to_array(data)})

@@ -22,9 +22,8 @@ from typing import Protocol, Self, TypeAlias
 
 from pydantic import JsonValue
 
-from plait.errors import DiskFullError, PlaitError, RunInterrupted
+from plait.errors import Abandoned, DiskFullError, PlaitError, RunInterrupted
 from plait.ledger.events import Event
-from plait.system.abandon import Abandoned
 from plait.system.files import disk_full_told
 
 IN_PROGRESS = "in_progress"

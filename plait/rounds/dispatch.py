@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Self
 
-from plait.errors import PeerError
+from plait.errors import PeerError, check_abandoned
 from plait.ledger import events
 from plait.ledger.events import Reason
 from plait.ledger.ledger import Ledger
@@ -19,7 +19,6 @@ from plait.rounds.broadcasts import Broadcasts
 from plait.rounds.channel import Channel, Data, NoAnswer, Patience, Purpose, TaskParts, group_of
 from plait.rounds.roster import REPLY_BYTES, RunRoster
 from plait.rounds.validate import max_update_bytes
-from plait.system.abandon import check_abandoned
 from plait.wire.messages import Refusal, RefusalReason, Reply, Task, decode_reply, encode_task
 
 _LOOK_S = 1.0  # interval of checks for clients that will not answer

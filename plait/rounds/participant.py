@@ -16,6 +16,7 @@ import numpy as np
 from plait.adapters import AdapterSpec, AdapterState, Layout, SpecRequest, check_finite, parse_spec
 from plait.aggregation import Side, geometry_of
 from plait.errors import (
+    Abandoned,
     BaseMismatchError,
     ConfigError,
     DataError,
@@ -46,7 +47,6 @@ from plait.rounds.hooks import (
 from plait.rounds.local_model import DataSize, LocalModel, Trained, TrainJob
 from plait.rounds.memory import ClientState, ClientStore, Kept, recall_state
 from plait.rounds.terms import AgreedTerms, TaskHistory
-from plait.system.abandon import Abandoned
 from plait.wire.envelope import Direction, Header, Opened, Received, read_envelope, unpack
 from plait.wire.messages import (
     ClientCard,

@@ -17,13 +17,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
-from plait.errors import PeerError
+from plait.errors import PeerError, check_abandoned
 from plait.ledger import events
 from plait.ledger.events import Reason
 from plait.ledger.ledger import Ledger
 from plait.rounds.channel import Channel, Data, Identity, Liveness, NoAnswer, Patience, Purpose
 from plait.rounds.run_state import Ranks
-from plait.system.abandon import check_abandoned
 from plait.wire.messages import (
     ClientCard,
     DescribeTask,

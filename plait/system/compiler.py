@@ -24,8 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plait.errors import MachineError, PlaitError
-from plait.system.cache import cache_directory
-from plait.system.files import is_ours, make_private_directory, others_can_change, write_atomically
+from plait.system.files import cache_directory, is_ours, make_private_directory, others_can_change, write_atomically
 from plait.system.machine import cpu_features
 
 POINTER, INTEGER = ctypes.c_void_p, ctypes.c_int64

@@ -1,22 +1,30 @@
 """Read files that may be missing, and write them so that a power cut leaves the old content or the new, never half.
 
-Knows nothing of what the files hold.
+Also the cache of downloaded packages, converted bases, compiled kernels and measurements. Its content is loaded and
+trusted, so it must be writable only by this user (`is_ours`). Knows nothing of what the files hold.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
+import logging
 import os
 import shutil
 import stat
 import sys
 import tempfile
 from collections.abc import Generator
+from functools import cache
 from io import BufferedReader, FileIO
 from pathlib import Path
 
 from plait.errors import DiskFullError, MachineError
+
+_CACHE_VARIABLE = "PLAIT_CACHE"
+_ADVICE = f"set {_CACHE_VARIABLE} to a directory of your own"
+_LOGGER = logging.getLogger(__name__)
 
 
 def write_atomically(path: Path, data: bytes, *, exported: bool = False) -> None:
@@ -334,3 +342,40 @@ def _exchange(new: Path, path: Path) -> None:
 
 def _prefix(path: Path) -> str:
     return f".{path.name[:32]}."
+
+
+def cache_directory() -> Path:
+    """The cache directory, made if missing: `PLAIT_CACHE` of the environment, or else the user's cache.
+
+    Only this user and root can write there. If others can write to the chosen directory, it is left alone with a
+    warning, and a temporary directory is used until the process ends.
+
+    Raises:
+        MachineError: it cannot be made or written.
+    """
+    import platformdirs  # 12 ms, which `plait --help` need not wait for
+
+    chosen = os.environ.get(_CACHE_VARIABLE)
+    path = at_home(chosen) if chosen else platformdirs.user_cache_path("plait", appauthor=False)
+    try:
+        make_private_directory(path)
+        path = path.resolve()
+        # Not everything below it: each entry is checked when it is read.
+        wrong = others_can_change(path, depth=1)
+    except OSError as error:
+        raise MachineError(f"cannot make the cache directory '{path}': {error.strerror or error}; {_ADVICE}") from error
+    if wrong:
+        return _stand_in(wrong)
+    if not os.access(path, os.W_OK):
+        raise MachineError(f"cannot write the cache directory '{path}'; {_ADVICE}")
+    return path
+
+
+@cache
+def _stand_in(wrong: str) -> Path:
+    path = Path(tempfile.mkdtemp(prefix="plait-cache-"))
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    if also := others_can_change(path):
+        raise MachineError(f"{wrong}, and {also}: no directory can be used as a cache; {_ADVICE}")
+    _LOGGER.warning("cache not used: %s; remove that access (chmod, chown) or %s", wrong, _ADVICE)
+    return path

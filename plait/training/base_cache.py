@@ -21,8 +21,7 @@ from plait.adapters.spec import ORIGINS
 from plait.data import Progress
 from plait.data.packages import fetch_package_files, growing, is_fetched
 from plait.errors import ConfigError, DataError, MachineError
-from plait.system.cache import cache_directory
-from plait.system.files import cannot_write, directory_written_aside, is_ours, make_private_directory
+from plait.system.files import cache_directory, cannot_write, directory_written_aside, is_ours, make_private_directory
 
 if TYPE_CHECKING:
     import gguf

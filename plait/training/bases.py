@@ -25,8 +25,7 @@ from plait.adapters import BaseReference, fingerprint_base
 from plait.data import Progress
 from plait.errors import ConfigError, MachineError, did_you_mean
 from plait.settings.choice import Choices
-from plait.system.cache import cache_directory
-from plait.system.files import at_home, is_ours, is_there, make_private_directory, write_atomically
+from plait.system.files import at_home, cache_directory, is_ours, is_there, make_private_directory, write_atomically
 
 CheckSize = Callable[[str, int], None]
 """Called with the name and size in bytes of a base before it is downloaded from the hub; may refuse."""

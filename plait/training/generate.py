@@ -22,8 +22,7 @@ from transformers import (
 )
 
 from plait.adapters import AdapterSpec, AdapterState, AdapterTask
-from plait.errors import ConfigError, MachineError
-from plait.system.abandon import check_abandoned
+from plait.errors import ConfigError, MachineError, check_abandoned
 from plait.training.device import device_of
 from plait.training.losses import is_out_of_memory
 

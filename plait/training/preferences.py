@@ -17,11 +17,10 @@ from torch import nn
 
 from plait.adapters import AdapterTask
 from plait.data import Record, RecordKind
-from plait.errors import PartError
+from plait.errors import PartError, check_abandoned
 from plait.objectives.formula import Formula, Reply, Sides, formula_named
 from plait.own_code import located_errors
 from plait.settings.choice import parse_choice
-from plait.system.abandon import check_abandoned
 from plait.training.conversations import conversation, of_each
 from plait.training.device import device_of
 from plait.training.examples import Example, Tokenizer, count_labels, visited

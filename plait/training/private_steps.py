@@ -21,11 +21,10 @@ import torch
 from torch import nn
 
 from plait.adapters import AdapterTask, Float32
-from plait.errors import ConfigError
+from plait.errors import ConfigError, check_abandoned
 from plait.privacy.mechanism import PrivateMean, length
 from plait.privacy.noise import Keystream, derived
 from plait.privacy.record import Charge, RecordPrivacy
-from plait.system.abandon import check_abandoned
 from plait.training.examples import Example, count_labels
 from plait.training.fused.language_model import FusedLanguageModel, recognise
 from plait.training.learner import Learner, LocalTraining, TrainingInputs

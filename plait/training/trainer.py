@@ -17,9 +17,8 @@ import torch
 from torch import nn
 
 from plait.adapters import AdapterTask
-from plait.errors import ConfigError
+from plait.errors import ConfigError, check_abandoned
 from plait.rounds.evaluation import SequenceLosses
-from plait.system.abandon import check_abandoned
 from plait.training.device import device_of
 from plait.training.examples import Example, Tokenizer, count_labels, digest_of
 from plait.training.learner import Learner, LocalTraining, TrainingInputs, copy_all

@@ -10,7 +10,7 @@ from pathlib import Path
 from attacks.model import FINGERPRINT, Client, spec_and_initial
 
 from plait.aggregation import geometry_of, optimizer_for
-from plait.flower.rule_table import ALL_RULES
+from plait.flower import ALL_RULES
 from plait.ledger.events import Adapter, Base, RunStarted
 from plait.ledger.ledger import Ledger, read_lines
 from plait.rounds.channel import LocalChannel

@@ -17,7 +17,7 @@ import numpy as np
 from plait.adapters import AdapterSpec, AdapterState, Float32
 from plait.aggregation import RULES, Contribution, Geometry, Outcome, RoundContext, Rule, geometry_of
 from plait.errors import ConfigError, did_you_mean
-from plait.flower.rule_table import ALL_RULES
+from plait.flower import ALL_RULES
 from plait.rounds.spool import side_by_side
 from plait.rounds.validate import Expected, open_update
 from plait.system.machine import cores

@@ -21,7 +21,7 @@ from client.journal import Journal, Style
 from client.node import Node, Timing
 from client.settings import NodeSettings
 from client.task import Capacity, OfferedRun, ParticipantRunner
-from plait.system.abandon import check_abandoned
+from plait.errors import check_abandoned
 from plait.system.address import Address
 from plait.v1 import federation_pb2 as pb
 from plait.v1.federation_pb2_grpc import FederationServicer, add_FederationServicer_to_server

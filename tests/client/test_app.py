@@ -7,7 +7,7 @@ import pytest
 from flwr.app import Context, Message, Metadata, RecordDict
 
 import client.app
-from plait.flower.blob import from_message, to_content
+from plait.flower.channel import from_message, to_content
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 

@@ -14,7 +14,7 @@ from client.session import (
     UnwantedError,
 )
 from client.task import ClientTask, TaskHandle
-from plait.system.abandon import Abandoned
+from plait.errors import Abandoned
 
 
 class Failed(grpc.RpcError):

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from client.task import Abandonment
-from plait.system.abandon import Abandoned, check_abandoned
+from plait.errors import Abandoned, check_abandoned
 
 
 def test_abandoned_work_stops_at_its_next_step_and_says_the_first_reason() -> None:

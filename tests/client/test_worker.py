@@ -9,8 +9,8 @@ import pytest
 
 from client.task import Began, Capacity, ClientTask, Dropped, Event, OfferedRun, TaskAnswer
 from client.worker import Worker
+from plait.errors import check_abandoned
 from plait.rounds.channel import group_of
-from plait.system.abandon import check_abandoned
 
 RUN = OfferedRun(1, {}, b"")
 FIRST, SECOND = b"a" * 16, b"b" * 16

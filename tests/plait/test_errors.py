@@ -12,7 +12,8 @@ EXIT_CODES = {
     "PolicyError": 3,
     "MachineError": 1,
     "DiskFullError": 1,
-    "Interrupted": 130,
+    "RunInterrupted": 130,
+    "Abandoned": 1,
 }
 CLASSES = {
     name: value for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)

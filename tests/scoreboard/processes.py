@@ -25,13 +25,12 @@ from client.node import Node, Timing
 from client.settings import NodeSettings, memory_folder
 from client.task import Capacity, OfferedRun, ParticipantRunner
 from plait.adapters import Layout
-from plait.errors import PeerError
+from plait.errors import PeerError, check_abandoned
 from plait.ledger.ledger import Line, read_lines
 from plait.rounds.client_way import ClientPipeline, PlainSender
 from plait.rounds.local_model import Trained
 from plait.rounds.memory import DiskMemory
 from plait.rounds.participant import Participant
-from plait.system.abandon import check_abandoned
 from plait.system.address import Address
 from plait.trust.kit import ClientKit, ServerKit
 from server.hosting import Terms

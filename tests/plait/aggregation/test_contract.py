@@ -6,7 +6,7 @@ import pytest
 from plait.aggregation import OPTIMIZERS, RULES, Exactness
 from plait.aggregation.contract import OPTIMIZER_CHECKS, RULE_CHECKS, cohort_of
 from plait.aggregation.own_rule import rule
-from plait.flower.rule_table import ALL_RULES
+from plait.flower import ALL_RULES
 from plait.own_code import checked
 
 

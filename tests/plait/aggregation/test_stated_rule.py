@@ -7,7 +7,7 @@ import pytest
 from plait.aggregation import RULES, rule_named
 from plait.aggregation.stated_rule import stated_text
 from plait.errors import ConfigError
-from plait.flower.rule_table import ALL_RULES
+from plait.flower import ALL_RULES
 
 SEEN = ["name", "subject", "ranks", "resizing", "frozen", "personal", "linear", "continuous"]
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 
 from plait.aggregation import RULES
-from plait.flower.rule_table import FLOWER_RULES
+from plait.flower import FLOWER_RULES
 
 
 def listed(plait, *options):

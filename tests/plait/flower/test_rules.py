@@ -12,7 +12,7 @@ from flwr.serverapp.strategy import FedMedian
 from plait.adapters import AdapterSpec, AdapterState, AdapterTask, Layout, Subject
 from plait.aggregation import RULES, Contribution, RoundContext, Rule, check_rule, geometry_of
 from plait.errors import ConfigError, PeerError
-from plait.flower.rule_table import FLOWER_RULES
+from plait.flower import FLOWER_RULES
 from plait.flower.rules import flower_algorithm
 
 LAYOUT = Layout.of({"q.lora_A.weight": [2, 5], "q.lora_B.weight": [7, 2]})

@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 
 from plait.adapters import AdapterState, add
-from plait.errors import DataError, PartError, TooLittleDataError
+from plait.errors import Abandoned, DataError, PartError, TooLittleDataError
 from plait.rounds.broadcasts import Broadcasts, follow
 from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.memory import ClientState
 from plait.rounds.participant import Participant
 from plait.rounds.run_state import advance, initial_state
-from plait.system.abandon import Abandoned
 from plait.wire.codecs import codec_for
 from plait.wire.envelope import Direction, Header, encode_delta, open_envelope, seal
 from plait.wire.messages import (

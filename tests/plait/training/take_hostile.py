@@ -20,7 +20,7 @@ from plait.cli.app import app
 from plait.data import Record, RecordKind
 from plait.errors import PlaitError
 from plait.rounds.participant import Participant
-from plait.system.cache import cache_directory
+from plait.system.files import cache_directory
 from plait.training.bases import locate_base
 from plait.training.device import Compute
 from plait.training.local_model import PeftLocalModel

@@ -8,8 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from plait.errors import ConfigError, MachineError
-from plait.system.abandon import Abandoned
+from plait.errors import Abandoned, ConfigError, MachineError
 from plait.training import generate as module
 from plait.training.bases import LocatedBase
 from plait.training.examples import Tokenizer

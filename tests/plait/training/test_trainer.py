@@ -11,8 +11,8 @@ import torch
 
 from client.task import Abandonment
 from plait.adapters import AdapterState, AdapterTask, norm, subtract
+from plait.errors import Abandoned
 from plait.rounds.local_model import NOTHING, Carried
-from plait.system.abandon import Abandoned
 from plait.training import losses
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import AdapterTemplate

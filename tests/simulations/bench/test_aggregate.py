@@ -3,7 +3,7 @@ import pytest
 
 from plait.adapters import AdapterSpec, AdapterTask, Layout
 from plait.aggregation import RULES, geometry_of
-from plait.flower.rule_table import FLOWER_RULES
+from plait.flower import FLOWER_RULES
 from simulations.bench.aggregate import fold, rows
 from simulations.bench.updates import Drift, Updates
 
