@@ -301,5 +301,21 @@ def start_node(federation: FederationDouble, held_app: HeldApp, tmp_path: Path) 
 
 
 @pytest.fixture
+def ready_node(federation: FederationDouble, start_node: StartNode) -> RunningNode:
+    node = start_node()
+    until(lambda: federation.readies, "the node to be ready")
+    return node
+
+
+@pytest.fixture
+def busy_node(federation: FederationDouble, held_app: HeldApp, start_node: StartNode) -> RunningNode:
+    """A node at work on a task that does not end by itself."""
+    federation.give("1.train.0", b"slow")
+    node = start_node()
+    until(lambda: held_app.steps > 3, "work")
+    return node
+
+
+@pytest.fixture
 def wait_until() -> Callable[..., None]:
     return until

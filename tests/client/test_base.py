@@ -5,14 +5,17 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from transformers import AutoModelForCausalLM
 
-from client.base import agreed, node_run_config, open_runner
+from client.base import KeptBase, agreed, node_run_config, open_runner
 from client.settings import check_settings
 from client.task import OfferedRun
 from plait.adapters import fingerprint_base
 from plait.config import RunConfig
 from plait.data import Dataset, Record, RecordKind
 from plait.errors import BaseMismatchError, ConfigError, PeerError, PolicyError
+from plait.run import resolve
+from plait.settle import settle
 from plait.training.bases import locate_base
 from plait.wire.welcome import welcome_table
 
@@ -180,3 +183,23 @@ def test_a_base_of_the_hub_that_is_too_large_is_not_fetched(tmp_path: Path, monk
     with pytest.raises(PolicyError, match="'org/large' has 30 GB to download, but max-download-gb"):
         open_runner(a_run("org/large", TINY), settings(tmp_path), DATA, progress=lambda _: None)
     assert not fetched
+
+
+@pytest.mark.slow
+def test_the_base_stays_in_memory_for_the_next_run_on_it_whatever_its_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
+    loads, honest = 0, AutoModelForCausalLM.from_pretrained
+
+    def counted(*args: object, **how: object) -> object:
+        nonlocal loads
+        loads += 1
+        return honest(*args, **how)
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", counted)
+    kept = KeptBase()
+    for settings in ({"rank": 4}, {"rank": 8, "seq_len": 1024}, {"method": "vera", "trainer": "mine:build"}):
+        run = resolve(settle(RunConfig(base="tiny", device="cpu", dtype="float32", **settings)))
+        base = kept.of(run)
+        assert base.identity == run.load_base().identity, "results are named by this run's settings, not by the last's"
+        adapter = run.ranks.master
+        base.carrying(adapter.spec, adapter.initial)
+    assert loads == 1

@@ -1,35 +1,32 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 
 import pytest
 
 from client.settings import memory_folder
+from client.worker import MOST_WAITING
 from plait.errors import PeerError, RunInterrupted
-from plait.system.address import Address
+from plait.policy import Policy
 from plait.v1 import federation_pb2 as pb
 
 BODY = bytes(range(256)) * 40
 
 
 def test_a_node_enrols_does_a_task_and_leaves_when_the_run_is_over(
-    federation, held_app, start_node, wait_until
+    federation, held_app, wait_until, ready_node
 ) -> None:
-    node = start_node()
-    wait_until(lambda: federation.readies, "the node to be ready")
     assert (federation.hellos[0].name, federation.hellos[0].protocol) == ("ada", 1)
     ready = federation.readies[0]
     assert (ready.methods, ready.memory_bytes, ready.device) == (["lora"], 8_000_000_000, "cpu, float32")
     federation.give("1.train.0", b"head ", BODY)
-    wait_until(lambda: node.events("sent"), "an answer")
+    wait_until(lambda: ready_node.events("sent"), "an answer")
     assert federation.answers["1.train.0"] == (pb.CONTENT_PLAIT, b"did head " + BODY)
     federation.say(pb.ToNode(drain=pb.Drain(finished=True)))
-    node.end()
-    assert node.error is None
-    assert node.events("finished")[0]["tasks"] == 1
-    assert not node.events("own_adapter")
+    ready_node.end()
+    assert ready_node.error is None
+    assert ready_node.events("finished")[0]["tasks"] == 1
+    assert not ready_node.events("own_adapter")
 
 
 def test_a_node_says_where_its_own_adapter_is(federation, start_node, wait_until, tmp_path) -> None:
@@ -110,12 +107,7 @@ def test_a_task_that_comes_again_goes_on_with_the_beginning_of_its_body(
     assert federation.offsets == [("download", 0), ("download", 3000)]
 
 
-def test_a_node_that_comes_back_says_nothing_of_its_work_before_its_proof(
-    federation, held_app, start_node, wait_until
-) -> None:
-    federation.give("1.train.0", b"slow")
-    start_node()
-    wait_until(lambda: held_app.steps > 3, "work")
+def test_a_node_that_comes_back_says_nothing_of_its_work_before_its_proof(federation, wait_until, busy_node) -> None:
     federation.challenge_delay_s = 0.3  # six of the node's reports
     federation.restart()
     wait_until(lambda: len(federation.readies) == 2, "the node to come back")
@@ -133,13 +125,10 @@ def test_an_upload_that_breaks_goes_on_where_it_broke(federation, start_node, wa
 
 
 def test_a_task_survives_a_restart_of_the_server_and_is_not_begun_anew(
-    federation, held_app, start_node, wait_until
+    federation, held_app, wait_until, busy_node
 ) -> None:
-    federation.give("1.train.0", b"slow")
-    node = start_node()
-    wait_until(lambda: held_app.steps > 3, "work")
     federation.stop()
-    wait_until(lambda: "connection refused" in str(node.events("lost")), "the node to notice and say why")
+    wait_until(lambda: "connection refused" in str(busy_node.events("lost")), "the node to notice and say why")
     before = held_app.steps
     wait_until(lambda: held_app.steps > before + 3, "work to go on meanwhile")
     federation.start()
@@ -147,39 +136,6 @@ def test_a_task_survives_a_restart_of_the_server_and_is_not_begun_anew(
     held_app.go_on.set()
     wait_until(lambda: federation.answers, "an answer")
     assert held_app.asked == [b"slow"]
-
-
-SERVE = """
-import sys
-from pathlib import Path
-from server.nodes_channel import NodesChannel
-from server.hosting import Terms
-from server.uploads import Limits
-with NodesChannel(sys.argv[2], kit=None, limits=Limits(max_answer_bytes=1 << 20)).begin(
-    Terms(1, {}, b""), inbox=Path(sys.argv[1])
-) as channel:
-    print(channel.address, flush=True)
-    sys.stdin.read()
-"""
-
-
-@pytest.mark.slow
-def test_a_killed_server_is_missed_at_once_and_found_again(start_node, wait_until, tmp_path) -> None:
-    def serve(listen: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", SERVE, str(tmp_path / "inbox"), listen]
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    with serve("127.0.0.1:0") as server:
-        address = server.stdout.readline().strip()
-        node = start_node(server=Address.parse(address))
-        wait_until(lambda: node.events("ready"), "the node to be ready")
-        server.kill()
-    # By the reset of the connection: keepalive would take longer than this waits.
-    wait_until(lambda: node.events("lost"), "the node to notice")
-    assert node.events("lost")[0]["text"] == "the connection to the server is lost; trying again"
-    with serve(address) as server:
-        wait_until(lambda: len(node.events("ready")) == 2, "the node to come back")
-        server.kill()
 
 
 def test_an_answer_made_while_the_server_was_away_waits_until_it_is_asked_for(
@@ -210,27 +166,21 @@ def test_an_answer_made_while_the_server_was_away_waits_until_it_is_asked_for(
     assert held_app.asked == [b"who", b"slow"]
 
 
-def test_a_server_that_moved_on_meanwhile_gets_what_it_wants_now(federation, held_app, start_node, wait_until) -> None:
-    federation.give("1.train.0", b"slow")
-    node = start_node()
-    wait_until(lambda: held_app.steps > 3, "work")
+def test_a_server_that_moved_on_meanwhile_gets_what_it_wants_now(federation, wait_until, busy_node) -> None:
     federation.stop()
     federation.tasks.clear()
     federation.give("2.train.0", b"next", group="2")
     federation.start()
     wait_until(lambda: federation.answers, "an answer")
     assert set(federation.answers) == {"2.train.0"}
-    assert "another task instead" in str(node.events("dropped"))
+    assert "another task instead" in str(busy_node.events("dropped"))
 
 
-def test_a_withdrawn_task_stops_at_its_next_step(federation, held_app, start_node, wait_until) -> None:
-    federation.give("1.train.0", b"slow")
-    node = start_node()
-    wait_until(lambda: held_app.steps > 3, "work")
+def test_a_withdrawn_task_stops_at_its_next_step(federation, wait_until, busy_node) -> None:
     federation.tasks.clear()
     federation.say(pb.ToNode(withdraw=pb.Withdraw(task_id="1.train.0", reason="deadline")))
-    wait_until(lambda: node.events("dropped"), "the task to be dropped")
-    assert "deadline" in str(node.events("dropped"))
+    wait_until(lambda: busy_node.events("dropped"), "the task to be dropped")
+    assert "deadline" in str(busy_node.events("dropped"))
     federation.give("2.train.0", b"next", group="2")
     wait_until(lambda: federation.answers, "the next answer")
     assert set(federation.answers) == {"2.train.0"}
@@ -275,14 +225,9 @@ def test_an_answer_larger_than_the_server_takes_is_an_error_not_an_upload(federa
 @pytest.mark.parametrize(
     ("reason", "remedy"),
     [
-        (pb.REFUSED_REASON_PROTOCOL, "install the plait version"),
         (pb.REFUSED_REASON_UNKNOWN_KEY, "copy clients.json from the server folder that `plait provision` made"),
-        (pb.REFUSED_REASON_REVOKED_KEY, "new kit"),
-        (pb.REFUSED_REASON_WRONG_NAME, "name that the kit was made for"),
-        (pb.REFUSED_REASON_BAD_PROOF, "new kit"),
         (pb.REFUSED_REASON_BASE_MISMATCH, "--base"),
         (pb.REFUSED_REASON_REPLACED, "another process runs with this name"),
-        (pb.REFUSED_REASON_MALFORMED, "plait version"),
     ],
 )
 def test_a_refusal_for_good_ends_the_node_with_what_to_do(federation, start_node, reason, remedy) -> None:
@@ -305,14 +250,12 @@ def test_a_refusal_that_may_pass_is_tried_again(federation, start_node, wait_unt
     wait_until(lambda: federation.readies, "the node to be taken in")
 
 
-def test_a_server_that_goes_for_a_while_is_waited_for(federation, start_node, wait_until) -> None:
-    node = start_node()
-    wait_until(lambda: federation.readies, "the node to be ready")
+def test_a_server_that_goes_for_a_while_is_waited_for(federation, wait_until, ready_node) -> None:
     federation.say(pb.ToNode(drain=pb.Drain(finished=False)))
-    wait_until(lambda: node.events("draining"), "the node to hear of it")
+    wait_until(lambda: ready_node.events("draining"), "the node to hear of it")
     federation.restart()
     wait_until(lambda: len(federation.readies) == 2, "the node to come back")
-    assert "restarting" in str(node.events("lost")[0]["text"])
+    assert "restarting" in str(ready_node.events("lost")[0]["text"])
 
 
 def test_another_run_on_the_same_server_begins_afresh(federation, held_app, start_node, wait_until) -> None:
@@ -327,23 +270,18 @@ def test_another_run_on_the_same_server_begins_afresh(federation, held_app, star
     wait_until(lambda: len(held_app.asked) == 2, "the task of the other run to be done as well")
 
 
-def test_ctrl_c_abandons_the_task_and_says_goodbye(federation, held_app, start_node, wait_until) -> None:
-    federation.give("1.train.0", b"slow")
-    node = start_node()
-    wait_until(lambda: held_app.steps > 3, "work")
-    node.node.stop()
-    node.end()
-    assert isinstance(node.error, RunInterrupted)
+def test_ctrl_c_abandons_the_task_and_says_goodbye(federation, held_app, busy_node) -> None:
+    busy_node.node.stop()
+    busy_node.end()
+    assert isinstance(busy_node.error, RunInterrupted)
     assert not held_app.go_on.is_set()
     assert federation.answers == {}
 
 
-def test_the_system_may_end_a_node_without_an_error(federation, start_node, wait_until) -> None:
-    node = start_node()
-    wait_until(lambda: federation.readies, "the node to be ready")
-    node.node.stop(by_system=True)
-    node.end()
-    assert node.error is None
+def test_the_system_may_end_a_node_without_an_error(federation, ready_node) -> None:
+    ready_node.node.stop(by_system=True)
+    ready_node.end()
+    assert ready_node.error is None
 
 
 def test_the_server_hears_what_a_node_is_doing(federation, held_app, start_node, wait_until) -> None:
@@ -361,12 +299,10 @@ def test_the_server_hears_what_a_node_is_doing(federation, held_app, start_node,
         pb.Work(task_id="t", message_type="train", body_bytes=1 << 40, body_sha256=bytes(32)),
     ],
 )
-def test_what_is_no_task_costs_the_server_its_connection(federation, held_app, start_node, wait_until, work) -> None:
-    node = start_node()
-    wait_until(lambda: federation.readies, "the node to be ready")
+def test_what_is_no_task_costs_the_server_its_connection(federation, held_app, wait_until, work, ready_node) -> None:
     federation.say(pb.ToNode(work=work))
     wait_until(lambda: len(federation.readies) == 2, "the node to come back")
-    assert "expected" in str(node.events("lost")) or "digest" in str(node.events("lost"))
+    assert "expected" in str(ready_node.events("lost")) or "digest" in str(ready_node.events("lost"))
     assert held_app.asked == []
 
 
@@ -379,3 +315,45 @@ def test_a_withdrawn_task_whose_body_does_not_come_is_dropped(federation, held_a
     wait_until(lambda: node.events("dropped"), "the task to be dropped")
     federation.stalled.set()
     assert held_app.asked == []
+
+
+def test_a_server_that_floods_a_node_with_tasks_is_left_and_tried_again(
+    federation, held_app, wait_until, ready_node
+) -> None:
+    federation.give("1.train.0", b"slow")
+    wait_until(lambda: held_app.asked, "the task to be begun")
+    work = pb.Work(message_type="evaluate", group_id="1", head=bytes(1000))
+    for number in range(1000):
+        federation.say(pb.ToNode(work=pb.Work(**{"task_id": f"1.evaluate.{number}", **fields(work)})))
+    wait_until(lambda: ready_node.events("lost"), "the node to leave")
+    assert f"server sent a task while {MOST_WAITING} others wait" in ready_node.events("lost")[0]["text"]
+    assert len(ready_node.node._worker._waiting) <= MOST_WAITING
+    federation.tasks.clear()
+    held_app.go_on.set()
+    wait_until(lambda: len(federation.readies) > 1, "the node to come back")
+    federation.give("2.train.0", b"later")
+    wait_until(lambda: "2.train.0" in federation.answers, "an honest task to be done")
+
+
+def fields(work: pb.Work) -> dict[str, object]:
+    return {field.name: value for field, value in work.ListFields()}
+
+
+def test_a_node_does_not_fetch_a_body_that_is_larger_than_its_policy_holds(
+    federation, held_app, start_node, wait_until
+) -> None:
+    federation.give("1.train.0", b"head", bytes(2_000_000))
+    start_node(policy=Policy(max_task_mb=1.0))
+    wait_until(lambda: federation.answers, "an answer")
+    kind, text = federation.answers["1.train.0"]
+    assert kind == pb.CONTENT_ERROR
+    assert b"max-task-mb of this client's policy allows at most 1" in text
+    assert not held_app.asked
+    assert not federation.offsets or federation.offsets[0][0] != "download"
+
+
+def test_a_second_welcome_in_one_call_ends_it(federation, wait_until, ready_node) -> None:
+    federation.say(pb.ToNode(welcome=pb.Welcome(session=bytes(32), run_config_json="{}")))
+    wait_until(lambda: ready_node.events("lost"), "the node to leave")
+    assert "admitted this node twice" in ready_node.events("lost")[0]["text"]
+    wait_until(lambda: len(federation.readies) > 1, "the node to come back")

@@ -23,7 +23,6 @@ from plait.training.bases import locate_base
 from plait.trust.kit import ServerKit
 from plait.trust.provision import provision, revoke
 from plait.wire.messages import DescribeTask, Refusal, decode_reply, encode_task
-from server import attendance
 from server.hosting import Terms
 from server.nodes_channel import NodesChannel
 from server.uploads import Limits
@@ -197,22 +196,6 @@ def test_a_server_under_a_name_that_its_certificate_does_not_have(serve, client)
     code, line = client(serve().address)
     assert code == 0
     assert "127.0.0.1" in line
-
-
-def test_another_version_of_the_protocol(serve, client, monkeypatch):
-    monkeypatch.setattr(attendance, "PROTOCOL_VERSION", 2)
-    code, line = client(address(serve()))
-    assert code == 3
-    assert "protocol version is 1, expected 2: upgrade the plait of this client" in line
-    assert "install the plait version that the server runs" in line
-
-
-@pytest.mark.slow
-def test_another_base(serve, client):
-    code, line = client(address(serve(base_fingerprint=b"x" * 32)))
-    assert code == 3
-    assert "expected 7878787878787878 as at the server" in line
-    assert "give --base the run's exact model" in line
 
 
 def test_data_that_are_not_there(client, tmp_path):

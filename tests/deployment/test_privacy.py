@@ -47,16 +47,6 @@ def test_a_private_deployment_survives_a_kill_pays_once_and_can_be_recomputed(de
     assert "its noise key is not here" in said_by("verify", deployment.run)
 
 
-def test_a_client_that_insists_on_less_epsilon_does_not_take_part(deployment):
-    deployment.serve(*PRIVATE)
-    deployment.join("alice", "--dp-max-epsilon", "1")
-    refusal = "the run may spend epsilon 8 at delta 1e-05, but dp-max-epsilon of this client's policy"
-    deployment.until(lambda: refusal in deployment.printed("alice"))
-    assert not deployment.events("round_started")
-    for name in ("alice", "server"):
-        deployment.signal(name, signal.SIGKILL)
-
-
 OF_RECORDS = ("--rounds", "2", "--keep-updates", "--dp", "record", "--dp-epsilon", "8")
 
 

@@ -35,6 +35,14 @@ def code(call, *args, **kwargs) -> str:
     return caught.value.code().name
 
 
+@pytest.fixture
+def given(channel, attending, send):
+    """A node with a task, what waits for the answer, and the task's name."""
+    with attending(channel, "alice") as (alice,):
+        sent = send(channel, "alice", b"task")
+        yield alice, sent, alice.work().task_id
+
+
 class TestBadNodes:
     @pytest.mark.parametrize(
         ("changes", "reason"),
@@ -59,11 +67,6 @@ class TestBadNodes:
         node.say(**event)
 
         assert refusal(node.hear()) == "MALFORMED"
-
-    def test_a_message_of_more_than_64_kb_before_the_proof_is_refused(self, channel, bare_node):
-        node = bare_node(channel.address, "alice")
-
-        assert refusal(node.enrol(name="a" * 70_000)) == "MALFORMED"
 
     @pytest.mark.slow
     def test_who_does_not_prove_its_key_in_time_is_told_to_try_again(self, make_channel, bare_node):
@@ -128,6 +131,12 @@ class TestBadKeys:
         own = {"name": kit.name, "key": kit.node_key, "credentials": credentials}
         return bare_node(channel.address, **{**own, **changes})
 
+    @pytest.fixture
+    def alice(self, secure, kits, bare_node, until):
+        node = self.node(bare_node, secure, kits["alice"]).attend()
+        until(lambda: secure.nodes(0))
+        return node
+
     def test_an_unknown_key_is_refused(self, secure, kits, bare_node):
         assert refusal(self.node(bare_node, secure, kits["alice"], key=NodeKey.generate()).enrol()) == "UNKNOWN_KEY"
 
@@ -150,21 +159,17 @@ class TestBadKeys:
         assert kept == b"answer"
 
     def test_a_node_whose_key_is_revoked_is_sent_away_though_it_says_nothing(
-        self, secure, kits, bare_node, federation, monkeypatch, until
+        self, alice, secure, kits, bare_node, federation, monkeypatch, until
     ):
         monkeypatch.setattr("server.nodes_channel._REGISTER_EVERY_S", 0.0)
-        alice = self.node(bare_node, secure, kits["alice"]).attend()
-        until(lambda: secure.nodes(0))
         revoke(federation, "alice", now=datetime.now(UTC))
 
         assert refusal(alice.hear()) == "REVOKED_KEY"
         until(lambda: not secure.nodes(0))
 
     def test_a_register_that_cannot_be_read_takes_no_answers_until_it_can(
-        self, secure, kits, bare_node, federation, send, until
+        self, alice, secure, kits, bare_node, federation, send, until
     ):
-        alice = self.node(bare_node, secure, kits["alice"]).attend()
-        until(lambda: secure.nodes(0))
         send(secure, "alice", b"task")
         task_id = alice.work().task_id
         register = federation / "server" / "clients.json"
@@ -176,10 +181,8 @@ class TestBadKeys:
         assert alice.upload(task_id, b"answer").kept
 
     def test_an_answer_over_the_long_call_counts_only_with_a_key_that_is_valid(
-        self, secure, kits, bare_node, federation, send, replies, until
+        self, alice, secure, kits, bare_node, federation, send, replies, until
     ):
-        alice = self.node(bare_node, secure, kits["alice"]).attend()
-        until(lambda: secure.nodes(0))
         sent = send(secure, "alice", b"task")
         task_id = alice.work().task_id
         revoke(federation, "alice", now=datetime.now(UTC))
@@ -299,19 +302,17 @@ class TestDownloads:
 
 
 class TestUploads:
-    def test_an_upload_goes_on_where_it_broke_off(self, channel, attending, send, replies):
-        with attending(channel, "alice") as (alice,):
-            sent = send(channel, "alice", b"task")
-            task_id = alice.work().task_id
-            broken, hold = alice.begin_upload(task_id, BIG, chunks=2)
-            broken.cancel()
-            hold.set()
+    def test_an_upload_goes_on_where_it_broke_off(self, given, replies):
+        alice, sent, task_id = given
+        broken, hold = alice.begin_upload(task_id, BIG, chunks=2)
+        broken.cancel()
+        hold.set()
 
-            assert alice.held(task_id, BIG[::-1]).offset == 0
-            assert code(alice.upload, task_id, BIG, offset=3 * CHUNK_BYTES) == "ABORTED"
-            assert alice.upload(task_id, BIG, offset=2 * CHUNK_BYTES).kept
-            assert replies([sent])[0] == BIG
-            assert alice.held(task_id, BIG).complete
+        assert alice.held(task_id, BIG[::-1]).offset == 0
+        assert code(alice.upload, task_id, BIG, offset=3 * CHUNK_BYTES) == "ABORTED"
+        assert alice.upload(task_id, BIG, offset=2 * CHUNK_BYTES).kept
+        assert replies([sent])[0] == BIG
+        assert alice.held(task_id, BIG).complete
 
     def test_an_upload_goes_on_after_the_server_was_restarted(self, make_channel, attending, send, replies):
         channel = make_channel()
@@ -329,14 +330,12 @@ class TestUploads:
             assert alice.upload(task_id, BIG, offset=CHUNK_BYTES).kept
             assert replies([sent])[0] == BIG
 
-    def test_a_newer_upload_of_the_same_answer_takes_the_place_of_the_older(self, channel, attending, send):
-        with attending(channel, "alice") as (alice,):
-            send(channel, "alice", b"task")
-            task_id = alice.work().task_id
-            older, hold = alice.begin_upload(task_id, BIG)
-            assert alice.upload(task_id, BIG, offset=CHUNK_BYTES).kept
-            hold.set()
-            assert older.code() is grpc.StatusCode.ABORTED
+    def test_a_newer_upload_of_the_same_answer_takes_the_place_of_the_older(self, given):
+        alice, _, task_id = given
+        older, hold = alice.begin_upload(task_id, BIG)
+        assert alice.upload(task_id, BIG, offset=CHUNK_BYTES).kept
+        hold.set()
+        assert older.code() is grpc.StatusCode.ABORTED
 
     def test_an_upload_of_a_replaced_session_is_cut_off(self, channel, bare_node, attending, send, until):
         old = bare_node(channel.address, "alice").attend()
@@ -378,39 +377,29 @@ class TestUploads:
         assert code(new.body, work) == "NOT_FOUND"
 
     @pytest.mark.parametrize("size", [len(BIG) - 1, len(BIG) + 1])
-    def test_an_answer_of_another_size_than_announced_may_come_again(self, channel, attending, send, size):
-        with attending(channel, "alice") as (alice,):
-            send(channel, "alice", b"task")
-            task_id = alice.work().task_id
+    def test_an_answer_of_another_size_than_announced_may_come_again(self, given, size):
+        alice, _, task_id = given
 
-            assert code(alice.upload, task_id, BIG, size=size) == "ABORTED"
-            assert alice.upload(task_id, BIG).kept
+        assert code(alice.upload, task_id, BIG, size=size) == "ABORTED"
+        assert alice.upload(task_id, BIG).kept
 
-    def test_an_answer_larger_than_allowed_is_refused_before_its_data_and_fails_the_task(
-        self, channel, attending, send, replies, tmp_path
-    ):
-        with attending(channel, "alice") as (alice,):
-            sent = send(channel, "alice", b"task")
-            task_id = alice.work().task_id
+    def test_an_answer_larger_than_allowed_is_refused_unread_and_fails_the_task(self, given, replies, tmp_path):
+        alice, sent, task_id = given
 
-            assert code(alice.upload, task_id, b"", size=(8 << 20) + 1) == "INVALID_ARGUMENT"
-            assert not [file for file in files_below(tmp_path / "inbox") if file.suffix == ".part"]
-            (reply,) = replies([sent])
-            assert reply.detail.endswith("failed: node alice: answer has 8388609 bytes, expected at most 8388608")
+        assert code(alice.upload, task_id, b"", size=(8 << 20) + 1) == "INVALID_ARGUMENT"
+        assert not [file for file in files_below(tmp_path / "inbox") if file.suffix == ".part"]
+        (reply,) = replies([sent])
+        assert reply.detail.endswith("failed: node alice: answer has 8388609 bytes, expected at most 8388608")
 
-    def test_an_answer_with_another_digest_is_thrown_away_and_given_up_after_three_tries(
-        self, channel, attending, send, replies, tmp_path, until
-    ):
-        with attending(channel, "alice") as (alice,):
-            sent = send(channel, "alice", b"task")
-            task_id = alice.work().task_id
-            wrong = hashlib.sha256(b"other").digest()
+    def test_an_answer_with_another_digest_is_given_up_after_three_tries(self, given, replies, tmp_path, until):
+        alice, sent, task_id = given
+        wrong = hashlib.sha256(b"other").digest()
 
-            tries = [code(alice.upload, task_id, BIG, sha256=wrong) for _ in range(3)]
+        tries = [code(alice.upload, task_id, BIG, sha256=wrong) for _ in range(3)]
 
-            assert tries == ["ABORTED", "ABORTED", "INVALID_ARGUMENT"]
-            until(lambda: not files_below(tmp_path / "inbox"))
-            assert "SHA-256 is not what was announced" in replies([sent])[0].detail
+        assert tries == ["ABORTED", "ABORTED", "INVALID_ARGUMENT"]
+        until(lambda: not files_below(tmp_path / "inbox"))
+        assert "SHA-256 is not what was announced" in replies([sent])[0].detail
 
     @pytest.mark.parametrize(
         "changes", [{"sha256": b"short"}, {"content": 0}, {"content": 9}, {"content": 3, "size": 4097}]
@@ -470,14 +459,12 @@ class TestAnswersOverTheLongCall:
         with attending(channel, "alice", "bob"):
             assert replies([send(channel, name, b"task") for name in ("alice", "bob")]) == [b"alice's", b""]
 
-    def test_the_same_again_has_a_receipt_again_and_counts_once(self, channel, attending, send, replies):
-        with attending(channel, "alice") as (alice,):
-            sent = send(channel, "alice", b"task")
-            task_id = alice.work().task_id
+    def test_the_same_again_has_a_receipt_again_and_counts_once(self, given, replies):
+        alice, sent, task_id = given
 
-            assert alice.answer(task_id, b"first").kept
-            assert alice.answer(task_id, b"second").kept
-            assert replies([sent]) == [b"first"]
+        assert alice.answer(task_id, b"first").kept
+        assert alice.answer(task_id, b"second").kept
+        assert replies([sent]) == [b"first"]
 
     def test_one_to_a_task_that_was_never_given_harms_nothing(self, channel, attending, send, replies):
         with attending(channel, "alice") as (alice,):
