@@ -19,8 +19,9 @@ from plait.aggregation.stated_rule import STATED
 from plait.config import RunConfig, Scalar
 from plait.errors import MachineError, PolicyError
 from plait.policy import Policy, fewest
+from plait.privacy.run import privacy_of
 from plait.secagg.grid import bits_for
-from plait.secagg.run import masked_of, noise_of
+from plait.secagg.run import masked_of
 from plait.settings.choice import parse_choice
 from plait.settle import settle
 from plait.system.files import make_private_directory, read_if_there, write_atomically
@@ -181,7 +182,7 @@ class Proposal:
             f"the run is masked (secure aggregation): the server learns sums over {fewest(config)} or more clients, "
             f"and no single client's updates or losses"
         )
-        if noise_of(config) is not None:
+        if privacy_of(config) is not None:
             return (sums,)
         unhidden = "masks add no noise: they do not hide what the sum, and so the adapter, reveals of a text"
         if config.cohort_size == config.clients:

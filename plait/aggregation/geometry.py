@@ -19,7 +19,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from plait.adapters import AdapterSpec, Layout, TensorSlot
+from plait.adapters import AdapterSpec, AdapterState, Float32, Layout, TensorSlot
 from plait.errors import ConfigError
 
 Scalar = TypeVar("Scalar", bound=np.floating)
@@ -216,3 +216,23 @@ def slices_of(geometry: Geometry, sides: Collection[Side]) -> tuple[slice, ...]:
     """The parts of a flat buffer that hold these sides of all pairs, and all other tensors, in order."""
     slots = [*(pair.slot(side) for pair in geometry.pairs for side in sides), *geometry.others]
     return tuple(slice(slot.offset, slot.offset + slot.size) for slot in sorted(slots, key=lambda slot: slot.offset))
+
+
+def size_of(parts: Sequence[slice]) -> int:
+    """Numbers of these parts of a flat buffer together."""
+    return sum(part.stop - part.start for part in parts)
+
+
+def gathered(delta: AdapterState, parts: Sequence[slice]) -> Float32:
+    """The numbers of these parts, (size_of(parts),)."""
+    return np.concatenate([delta.flat[part] for part in parts])
+
+
+def scattered(values: Float32, parts: Sequence[slice], layout: Layout) -> AdapterState:
+    """The inverse of `gathered`: zeros everywhere else."""
+    flat: Float32 = np.zeros(layout.size, np.float32)
+    at = 0
+    for part in parts:
+        flat[part] = values[at : at + part.stop - part.start]
+        at += part.stop - part.start
+    return AdapterState(layout, flat)

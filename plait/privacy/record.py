@@ -227,7 +227,7 @@ def charge(
     return Charge(privacy, derived(secret, b"round" + bytes.fromhex(commitment)), epsilon)
 
 
-def started(settings: Settings, *, clients: int, size: int, continues: bool = False) -> PrivacyStarted:
+def records_started(settings: Settings, *, clients: int, size: int, continues: bool = False) -> PrivacyStarted:
     """The event that says what a run promises."""
     batch = settings.batch_size * settings.gradient_accumulation_steps
     return PrivacyStarted(

@@ -4,24 +4,19 @@ A round's intent is on disk before its noise exists, and is charged from then on
 commitment and so the same noise, for free: a killed server continues to the same bits. Other updates give other noise
 and a second charge. A round that the budget has no room for does not begin. Where clients add the noise, under masks,
 the server has no key, and pays before it asks any client to unmask.
-Knows no update and no rule.
 
-The fold of a run with differential privacy of clients: only the noised mean reaches rule, optimizer and broadcast.
-
-So all of them are post-processing. The noise is bound to the updates below it.
+In the fold only the noised mean reaches rule, optimizer and broadcast, so all of them are post-processing.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 
-import numpy as np
-
-from plait.adapters import AdapterState, Float32
 from plait.aggregation import RoundContext
+from plait.aggregation.geometry import gathered, scattered, size_of
 from plait.errors import PeerError
 from plait.ledger.events import Event, Reason
 from plait.ledger.privacy import NoiseIntended, PrivacySpent, PrivacyStarted
@@ -207,7 +202,7 @@ class PrivateFold:
         spool, private, number = self._spool, self._private, context.round
         accepted = spool.counting(state, number, stored).accepted
         sent = spool.sent(number)
-        size = sum(part.stop - part.start for part in sent)
+        size = size_of(sent)
         clip_norm = self._clip_norm(state, size)
         key = private.key_for(number, self._digest(state, number, accepted), clip_norm=clip_norm)
         mean = PrivateMean(private.privacy, size=size, clip_norm=clip_norm, key=key)
@@ -220,17 +215,17 @@ class PrivateFold:
             except RefusedUpdateError as error:
                 spool.refused(number, client, Reason.RULE, str(error))
                 continue
-            mean.add(client, np.concatenate([opened.delta.flat[part] for part in sent]))
+            mean.add(client, gathered(opened.delta, sent))
             folded.append(client)
         released = mean.finish()
-        delta = scattered(released.mean, sent, context)
+        delta = scattered(released.mean, sent, context.geometry.layout)
         outcome = outcome_of_mean(spool.rule, context, delta, "the noised mean")
         return Folded(outcome, folded, keep=lambda before: replace(before, clip_norm=released.clip_norm))
 
     def _digest(self, state: RunState, number: int, accepted: tuple[str, ...]) -> bytes:
         """SHA-256 of everything that the sum of a round is made of."""
         privacy = self._private.privacy
-        size = sum(part.stop - part.start for part in self._spool.sent(number))
+        size = size_of(self._spool.sent(number))
         settings = (privacy.noise_multiplier, privacy.clients, self._clip_norm(state, size), size)
         digest = hashlib.sha256(repr((state.run_id.hex(), number, settings, len(accepted))).encode())
         digest.update(state.shadow.digest())
@@ -243,13 +238,3 @@ class PrivateFold:
 
     def _clip_norm(self, state: RunState, size: int) -> float:
         return self._private.privacy.first_clip(size) if state.clip_norm is None else state.clip_norm
-
-
-def scattered(values: Float32, sent: Sequence[slice], context: RoundContext) -> AdapterState:
-    """An adapter of zeros but for the numbers that clients send."""
-    flat: Float32 = np.zeros(context.geometry.layout.size, np.float32)
-    at = 0
-    for part in sent:
-        flat[part] = values[at : at + part.stop - part.start]
-        at += part.stop - part.start
-    return AdapterState(context.geometry.layout, flat)

@@ -16,7 +16,8 @@ from plait.ledger.privacy import PrivacyStarted, intents_in, promised_in, spent_
 from plait.privacy.client import ClientCharge
 from plait.privacy.mechanism import ClientPrivacy, multiplier_for
 from plait.privacy.noise import RunKey
-from plait.privacy.rounds import PrivateRounds, check_promise, recomputed, started
+from plait.privacy.record import RecordCharge, RecordCosts, records_started
+from plait.privacy.rounds import PrivateFold, PrivateRounds, check_promise, recomputed, started
 from plait.rounds.client_way import ClientContext, ClientPipeline
 from plait.rounds.coordinator import CannotRecomputeError, Host, Way
 from plait.rounds.run_plan import RunContext, RunPlan
@@ -82,8 +83,6 @@ def tasks(settings: Settings, config: RunConfig) -> Settings:
 def way(way: Way, config: RunConfig, plan: RunPlan) -> Way:
     """The way of a run whose rounds cost privacy."""
     if config.dp == "record":
-        from plait.privacy.record import RecordCosts
-
         told = spent_in(way.host.events) if way.host else frozenset[int]()
         return replace(way, costs=RecordCosts(plan.settings, told=told, masked=plan.settings.under_masks))
     privacy = privacy_of(config)
@@ -110,16 +109,12 @@ def paying(
     way = replace(way, hooks=hooks, is_open=way.is_open and not is_noised)
     if not of_records:
         return way
-    from plait.privacy.record import RecordCharge
-
     charge = RecordCharge(speaker)
     return replace(way, hooks=(*way.hooks, charge), agree=charge.agree)
 
 
 def with_private(way: Way, private: PrivateRounds) -> Way:
     """The way of a run with private clients; where these add the noise, its fold is that of their sums."""
-    from plait.privacy.rounds import PrivateFold
-
     folding = way.folding if private.privacy.guaranteed else partial(PrivateFold, private=private)
     return replace(way, costs=private, folding=folding)
 
@@ -151,10 +146,8 @@ def opens(config: RunConfig, opening: RunContext) -> PrivacyStarted | None:
             check_promise(privacy, promised)
         return None
     if privacy is None:
-        from plait.privacy import record
-
         size, clients = opening.size, config.cohort_size
-        return record.started(opening.settings, clients=clients, size=size, continues=opening.continues)
+        return records_started(opening.settings, clients=clients, size=size, continues=opening.continues)
     fewest = _fewest_together(config, privacy.guaranteed) if privacy.guaranteed else 0
     return started(privacy, key, size=opening.size, fewest=fewest, continues=opening.continues)
 

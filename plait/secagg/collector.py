@@ -9,7 +9,7 @@ import hashlib
 import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self, cast
+from typing import Self, cast
 
 from plait.errors import MachineError, PeerError
 from plait.guarantees.thresholds import LEAST_CLIENTS
@@ -17,6 +17,7 @@ from plait.ledger import events
 from plait.ledger.events import Reason
 from plait.ledger.ledger import read_events
 from plait.ledger.masks import EvaluationMissed
+from plait.privacy.rounds import PrivateRounds
 from plait.rounds.channel import NoAnswer, Purpose
 from plait.rounds.cohort import ServerContext
 from plait.rounds.dispatch import RoundAnswer, doubt
@@ -30,9 +31,6 @@ from plait.trust.keys import Vouch
 from plait.wire.masked_messages import MaskedReply, MaskedUpdate
 from plait.wire.masked_roster import MaskedAttempt
 from plait.wire.messages import Refusal, RefusalReason
-
-if TYPE_CHECKING:
-    from plait.privacy.rounds import PrivateRounds
 
 
 @dataclass(eq=False)

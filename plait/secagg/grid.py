@@ -25,7 +25,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher
@@ -34,13 +33,12 @@ from cryptography.hazmat.primitives.ciphers.modes import CTR
 from numpy.typing import NDArray
 
 from plait.adapters import AdapterState, Float32, Layout
+from plait.aggregation.geometry import gathered, scattered, size_of
 from plait.errors import PeerError
+from plait.privacy.mechanism import ClientPrivacy, length
+from plait.privacy.noise import derived
 from plait.trust.masks import Ring
 from plait.wire.masked_roster import joined
-
-if TYPE_CHECKING:
-    from plait.privacy.mechanism import ClientPrivacy
-
 
 _SIDE = 64
 _BLOCK = _SIDE * _SIDE
@@ -134,10 +132,10 @@ class Coding:
             uniform = np.frombuffer(noise.update(bytes(4 * x.size)), "<u4") >> np.uint32(8)
             drawn = np.floor(x + uniform.astype(np.float32) * np.float32(2.0**-24)).astype(np.int32)
             # Checked on the very numbers that are summed.
-            length = int(np.dot(drawn.astype(np.int64), drawn.astype(np.int64)))
-            if length <= most:
+            square = int(np.dot(drawn.astype(np.int64), drawn.astype(np.int64)))
+            if square <= most:
                 return drawn
-            x *= np.float32(math.sqrt(most / length) * 0.999)
+            x *= np.float32(math.sqrt(most / square) * 0.999)
 
     def decode(self, rotation: Rotation, numbers: NDArray[np.int32]) -> Float32:
         """The inverse of `encode`, of a client's numbers or of a sum, (rotation.size,)."""
@@ -191,13 +189,11 @@ class MaskedGrid:
     @cached_property
     def rotation(self) -> Rotation:
         """Of the round: the same in every attempt, so that a round asked for again has the same numbers."""
-        size = sum(part.stop - part.start for part in self.parts)
-        return Rotation(size, joined(self.received, self.round.to_bytes(8, "big")))
+        return Rotation(size_of(self.parts), joined(self.received, self.round.to_bytes(8, "big")))
 
     def encode(self, delta: AdapterState, *, key: bytes) -> NDArray[np.int32]:
         """The whole numbers of a client's delta, (rotation.rotated_size,), rounded by a secret key."""
-        wanted: Float32 = np.concatenate([delta.flat[part] for part in self.parts])
-        return self.coding.encode(self.rotation, wanted, key=key)
+        return self.coding.encode(self.rotation, gathered(delta, self.parts), key=key)
 
     def noised(
         self, delta: AdapterState, privacy: ClientPrivacy, *, survivors: int, key_of: Callable[[bytes], bytes]
@@ -207,11 +203,7 @@ class MaskedGrid:
         And for an adaptive clip norm whether the delta is within it, as a noised count, else 0. `key_of` gives the key
         of the noise, for a digest of what it is added to.
         """
-        from plait.privacy.mechanism import length
-        from plait.privacy.noise import derived
-
-        wanted: Float32 = np.concatenate([delta.flat[part] for part in self.parts])
-        rotated = self.rotation.forward(wanted)
+        rotated = self.rotation.forward(gathered(delta, self.parts))
         key = key_of(hashlib.sha256(rotated.tobytes() + survivors.to_bytes(4, "big")).digest())
         shares, unit = privacy.shares(rotated.size), self.coding.unit
         numbers = shares.drawn(rotated, unit=unit, guaranteed=survivors, key=derived(key, b"update"))
@@ -226,12 +218,7 @@ class MaskedGrid:
     def decode(self, numbers: NDArray[np.int32], layout: Layout, *, clients: int = 1) -> AdapterState:
         """The delta of a client's numbers, or the mean of a sum of `clients`."""
         values = self.coding.decode(self.rotation, numbers) / np.float32(clients)
-        flat: Float32 = np.zeros(layout.size, np.float32)
-        at = 0
-        for part in self.parts:
-            flat[part] = values[at : at + part.stop - part.start]
-            at += part.stop - part.start
-        return AdapterState(layout, flat)
+        return scattered(values, self.parts, layout)
 
 
 @dataclass(frozen=True)

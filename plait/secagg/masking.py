@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from plait.adapters import AdapterState, norm
 from plait.aggregation import Side, geometry_of, slices_of
 from plait.errors import PeerError, PolicyError
 from plait.guarantees.thresholds import LEAST_CLIENTS
+from plait.privacy.client import ClientCharge
 from plait.rounds.client_way import ClientContext
 from plait.rounds.evaluation import client_losses
 from plait.rounds.hooks import Outgoing
@@ -36,10 +36,6 @@ from plait.wire.envelope import Header
 from plait.wire.masked_roster import MaskedAttempt, Roster
 from plait.wire.messages import EvaluateTask, Evaluation, TrainTask
 from plait.wire.settings import Settings
-
-if TYPE_CHECKING:
-    from plait.privacy.client import ClientCharge
-
 
 _KEY = "secagg"
 _TASKS = {"train": TrainTask, "evaluate": EvaluateTask}
@@ -181,8 +177,6 @@ class UnderMasks:
         self.masking = Masking(speaker.name, speaker.memory, identity, journal)
         self.charge: ClientCharge | None = None
         if masked.privacy:
-            from plait.privacy.client import ClientCharge
-
             self.charge = ClientCharge(speaker, masked.privacy)
 
     def settings(self, settings: Settings) -> Settings:

@@ -11,12 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from plait.adapters import AdapterState
 from plait.aggregation import RoundContext
+from plait.aggregation.geometry import size_of
 from plait.errors import ConfigError, MachineError, PeerError
 from plait.guarantees.thresholds import COMPLETE, Thresholds, groups_for, least_roster, least_survivors
+from plait.privacy.mechanism import ClientPrivacy
 from plait.rounds.fold import Folded, outcome_of_mean
 from plait.rounds.run_state import RunState
 from plait.rounds.spool import Spool, Stored
@@ -25,10 +26,6 @@ from plait.secagg.sums import EVALUATION, NOISED, TRAINING, Summed, WantedSum, d
 from plait.trust.masks import MOST_BITS, Ring
 from plait.wire.masked_roster import CYCLES
 from plait.wire.settings import Settings
-
-if TYPE_CHECKING:
-    from plait.privacy.mechanism import ClientPrivacy
-
 
 _PROOF_BYTES = 510
 """About a certificate and an endorsement."""
@@ -82,13 +79,13 @@ class MaskedRounds:
 
     def wanted(self, state: RunState, parts: tuple[slice, ...]) -> WantedSum:
         """The sum of the next round's updates."""
-        size = rotated_size(_sent(parts))
+        size = rotated_size(size_of(parts))
         if self.privacy:
             figures = len(NOISED)
             bits, unit = noised_grid(self.privacy, size, self.clip_norm(state, parts))
         else:
             bits, figures = bits_for(self.group), len(TRAINING)
-            length = self._expected(state, _sent(parts))
+            length = self._expected(state, size_of(parts))
             unit = unit_for(Ring(bits), clients=self.group, size=size, length=length)
         return WantedSum(
             state.run_id,
@@ -109,7 +106,7 @@ class MaskedRounds:
         """The clip norm of the next round; 0 where clients add no noise."""
         if self.privacy is None:
             return 0.0
-        return self.privacy.first_clip(_sent(parts)) if state.clip_norm is None else state.clip_norm
+        return self.privacy.first_clip(size_of(parts)) if state.clip_norm is None else state.clip_norm
 
     def next_clip(self, clip_norm: float, summed: Summed) -> float | None:
         """The clip norm of the round after; None where clients add no noise."""
@@ -148,7 +145,7 @@ class MaskedRounds:
         """How long the mean of the next round's updates may be."""
         if self.privacy:
             return None
-        sent, count = _sent(parts), len(summed.clients)
+        sent, count = size_of(parts), len(summed.clients)
         rms = math.sqrt(max(decode_figures(summed.figures, TRAINING)["square"], 0.0) / count) * summed.unit
         measured = length_expected(mean=summed.length * summed.unit, rms=rms, clients=count // summed.groups)
         guess = self._guess(sent)
@@ -161,11 +158,6 @@ class MaskedRounds:
     def _guess(self, sent: int) -> float:
         """How long an update is by the plan: half of the steps' length in every number."""
         return self.largest_step * math.sqrt(sent) / 2
-
-
-def _sent(parts: tuple[slice, ...]) -> int:
-    """Numbers of an update."""
-    return sum(part.stop - part.start for part in parts)
 
 
 def noised_grid(privacy: ClientPrivacy, size: int, clip_norm: float) -> tuple[int, float]:
@@ -182,8 +174,6 @@ def noised_grid(privacy: ClientPrivacy, size: int, clip_norm: float) -> tuple[in
 
 def privacy_of_clients(settings: Settings) -> ClientPrivacy:
     """The noise of which a client adds its share."""
-    from plait.privacy.mechanism import ClientPrivacy
-
     return ClientPrivacy(
         noise_multiplier=settings.client_noise,
         delta=0.0,

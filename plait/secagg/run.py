@@ -6,30 +6,18 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 from plait.adapters.methods import method_named
 from plait.config import RunConfig
 from plait.ledger import events
 from plait.ledger.events import Event
 from plait.ledger.ledger import ALL, KEPT, screened
+from plait.privacy.run import privacy_of
 from plait.rounds.client_way import ClientContext, ClientPipeline
 from plait.rounds.coordinator import Way
 from plait.rounds.run_plan import MessageBits
 from plait.secagg.rounds import MaskedFold, MaskedRounds, noised_grid
 from plait.trust.keys import Vouch
-
-if TYPE_CHECKING:
-    from plait.privacy.mechanism import ClientPrivacy
-
-
-def noise_of(config: RunConfig) -> ClientPrivacy | None:
-    """The noise of which clients add their shares under their masks; None without."""
-    if config.dp != "client":
-        return None
-    from plait.privacy.run import privacy_of
-
-    return privacy_of(config)
 
 
 def masked_of(config: RunConfig) -> MaskedRounds:
@@ -41,7 +29,7 @@ def masked_of(config: RunConfig) -> MaskedRounds:
         rate * config.local_steps,
         config.eval_clients,
         quorum,
-        noise_of(config),
+        privacy_of(config),
         draws=config.cohort_size < config.clients,
     )
 

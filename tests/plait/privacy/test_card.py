@@ -20,7 +20,7 @@ from plait.ledger.run_now import RunNow, RunProgress
 from plait.report.privacy import epsilon_table, figures_of
 from plait.report.status import status_tables
 from plait.report.summary import summarise
-from server.hosting import status_of
+from server.hosting import status_of_host
 from server.sessions import Sessions
 from tests.plait.conftest import run_started, view_of
 from tests.plait.rounds.conftest import started
@@ -81,13 +81,13 @@ def test_status_shows_what_is_spent():
     now.take(spent(1, 3.1, 1))
     progress = RunProgress().of(now)
     nobody = Sessions(max_nodes=1)
-    said = status_of(progress, nobody, None)
+    said = status_of_host(progress, nobody, None)
     text = "epsilon 3.1 of 8 at delta 1e-05, by client"
     of_privacy = {"unit": "client", "epsilon": 3.1, "budget": 8.0, "delta": 1e-5, "text": text}
     assert said["told"] == {"Differential privacy": of_privacy}
     (run, *_) = status_tables(said)
     assert ("Differential privacy", text) in run.rows
-    assert status_of(RunProgress(), nobody, None)["told"] == {}
+    assert status_of_host(RunProgress(), nobody, None)["told"] == {}
 
 
 @pytest.mark.parametrize("value", [7, [1], {"x": 7}, {"x\x1b[0m": {"text": "\x1b[0m"}}, {}])

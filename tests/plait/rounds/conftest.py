@@ -402,7 +402,7 @@ class Federation:
             if by_record and isinstance(first, RunStarted):
                 from plait.privacy import record
 
-                ledger.append(record.started(self.plan.settings, clients=len(self.models), size=LAYOUT.size))
+                ledger.append(record.records_started(self.plan.settings, clients=len(self.models), size=LAYOUT.size))
             return self._coordinator(directory, ledger, watch).run(state)
         finally:
             ledger.close()
