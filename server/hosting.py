@@ -10,15 +10,15 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
 from plait import __version__
 from plait.adapters import Json
 from plait.config import Scalar
-from plait.ledger.run_now import WAITING, RunProgress, late_after_s
+from plait.ledger.run_now import WAITING, Progress, RunNow, late_after_s
 from plait.v1 import federation_pb2 as pb
 from plait.wire.welcome import welcome_table
 from server.sessions import KnownNode, NodeSession, Sessions
@@ -41,14 +41,14 @@ class Terms:
 
 @dataclass(frozen=True, eq=False)
 class HostedRun:
-    """A run as the service serves it; `summary` gives its progress in any thread."""
+    """A run as the service serves it; `progress` may be called in any thread."""
 
     terms: Terms
     _: KW_ONLY
     tasks: TaskRegistry
     uploads: Uploads
     max_answer_bytes: int
-    summary: Callable[[], RunProgress] = RunProgress
+    progress: Progress = lambda: nullcontext(RunNow())
     directory: Path | None = None
 
 
@@ -109,31 +109,36 @@ class Hosting:
 
 def status_of_host(hosting: Hosting) -> str:
     """What `plait status --json` prints, on one line, of the run that is served now, or of none."""
-    run, now = hosting.run, time.monotonic()
-    summary = RunProgress(state="waiting for a run") if run is None else run.summary()
+    run = hosting.run
+    with nullcontext(RunNow(state="waiting for a run")) if run is None else run.progress() as progress:
+        return json.dumps(_status(hosting, run, progress))
+
+
+def _status(hosting: Hosting, run: HostedRun | None, progress: RunNow) -> dict[str, Json]:
+    now = time.monotonic()
     nodes, tasks = hosting.sessions.all(), [] if run is None else run.tasks.all()
     late = {} if run is None else _late(tasks, run.tasks, now)
     of_node: dict[str, list[ServerTask]] = {}
     for task in tasks:
         of_node.setdefault(task.node, []).append(task)
     known = {node.name: node for node in nodes}
-    names = list(summary.cohort or of_node)
+    names = list((progress.in_round and progress.cohort) or of_node)
     cohort: list[Json] = [
-        _member(name, known.get(name), of_node.get(name, []), late, now, lost=summary.lost.get(name)) for name in names
+        _member(name, known.get(name), of_node.get(name, []), late, now, lost=progress.lost.get(name)) for name in names
     ]
-    status: dict[str, Json] = {
-        "run": summary.run,
-        "state": _state(summary, nodes),
-        "round": summary.round,
-        "rounds": summary.rounds,
-        "deadline_s": summary.deadline_s,
-        "eta_s": _rounded(summary.eta_s),
-        "staleness": _rounded(summary.mean_staleness),
-        "told": {card.title: dict(card.status) for card in summary.cards.values() if card.status},
+    return {
+        "run": run.directory.name if run and run.directory else "",
+        "state": _state(progress, nodes),
+        "round": progress.round,
+        "rounds": progress.planned_rounds,
+        "deadline_s": progress.settings.get("deadline-s") or None,
+        "eta_s": _rounded(progress.eta_s),
+        "staleness": _rounded(progress.mean_staleness),
+        "told": {card.title: dict(card.status) for card in progress.cards.values() if card.status},
         "cohort": cohort,
         "unfit": [
-            {"name": name, "reason": reason, "detail": detail}
-            for name, (reason, detail) in sorted(summary.unfit.items())
+            {"name": name, "reason": event.reason, "detail": event.detail}
+            for name, event in sorted(progress.unfit.items())
         ],
         "late": [name for name in names if any(task in late for task in of_node.get(name, []))],
         "nodes": [_attached(node, node.session, now) for node in nodes if node.session is not None],
@@ -148,7 +153,6 @@ def status_of_host(hosting: Hosting) -> str:
         "time": round(time.time(), 3),
         "disk_free_bytes": _free_bytes(hosting.directory),
     }
-    return json.dumps(status)
 
 
 def _free_bytes(directory: Path | None) -> int | None:
@@ -157,13 +161,13 @@ def _free_bytes(directory: Path | None) -> int | None:
     return None
 
 
-def _state(summary: RunProgress, nodes: Sequence[KnownNode]) -> str:
+def _state(progress: RunNow, nodes: Sequence[KnownNode]) -> str:
     """The run's state, with the clients that are here now; the ledger knows past ones."""
-    if not summary.wanted or summary.state != WAITING:
-        return summary.state
-    ready = [node.name in summary.unfit for node in nodes if node.is_ready]
+    if not progress.wanted or progress.state != WAITING:
+        return progress.state
+    ready = [node.name in progress.unfit for node in nodes if node.is_ready]
     unfit = f", {sum(ready)} more cannot take part" if any(ready) else ""
-    return f"{summary.state}: {ready.count(False)} of {summary.wanted} are ready{unfit}"
+    return f"{progress.state}: {ready.count(False)} of {progress.wanted} are ready{unfit}"
 
 
 def _late(tasks: Sequence[ServerTask], registry: TaskRegistry, now: float) -> dict[ServerTask, float]:

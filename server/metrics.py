@@ -11,13 +11,14 @@ import socket
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, generate_latest
 
 from plait.errors import ConfigError
-from plait.ledger.run_now import RunProgress
+from plait.ledger.run_now import Progress, RunNow
 from plait.system.address import ANY, Address, AllowedHosts
 
 _POLL_S = 0.05
@@ -49,10 +50,16 @@ class Metrics:
             "nodes_away", "Nodes that have connected since the server started and are gone now."
         )
 
-    def follow_run(self, progress: Callable[[], RunProgress]) -> None:
+    def follow_run(self, progress: Progress) -> None:
         """Read the figures of the run at every scrape."""
+
+        def value(figure: Callable[[RunNow], float | None]) -> float:
+            with progress() as now:
+                found = figure(now)
+            return math.nan if found is None else found
+
         for name, (_, figure) in _FIGURES.items():
-            self._of_run[name].set_function(lambda figure=figure: _or_nan(figure(progress())))
+            self._of_run[name].set_function(partial(value, figure))
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"plait_{name}", text, labels, registry=self.registry)
@@ -61,20 +68,16 @@ class Metrics:
         return Gauge(f"plait_{name}", text, registry=self.registry)
 
 
-def _figure(progress: RunProgress, name: str) -> float | None:
+def _figure(progress: RunNow, name: str) -> float | None:
     """A figure of the run's privacy or masks; None where there is none."""
     found = (card.status.get(name) for card in progress.cards.values())
     return next((float(value) for value in found if isinstance(value, int | float)), None)
 
 
-def _or_nan(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
-_FIGURES: Mapping[str, tuple[str, Callable[[RunProgress], float | None]]] = {
+_FIGURES: Mapping[str, tuple[str, Callable[[RunNow], float | None]]] = {
     "round": ("The current round, or the last one.", lambda now: now.round),
     "round_seconds": ("Time of the last finished round.", lambda now: now.round_s),
-    "rounds": ("Planned rounds of the run.", lambda now: now.rounds),
+    "rounds": ("Planned rounds of the run.", lambda now: now.planned_rounds),
     "rounds_done": ("Finished rounds of the run.", lambda now: now.done),
     "run_eta_seconds": (
         "Estimated time for the remaining rounds and evaluations; NaN if unknown.", lambda now: now.eta_s,
@@ -84,9 +87,10 @@ _FIGURES: Mapping[str, tuple[str, Callable[[RunProgress], float | None]]] = {
         lambda now: now.mean_staleness,
     ),
     "held_out_loss": (
-        "The newest held-out loss of the run; NaN before there is one.", lambda now: now.loss and now.loss[1],
+        "The newest held-out loss of the run; NaN before there is one.",
+        lambda now: now.newest_evaluation and now.newest_evaluation.loss,
     ),
-    "cohort_clients": ("Clients of the current round.", lambda now: len(now.cohort)),
+    "cohort_clients": ("Clients of the current round.", lambda now: len(now.cohort) if now.in_round else 0),
     "cohort_lost": (
         "Clients of the current round, whose update will not count.", lambda now: len(now.lost),
     ),

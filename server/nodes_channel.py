@@ -9,15 +9,16 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
 from plait.api.serving import Serving, kit_of
 from plait.errors import ConfigError, MachineError, PeerError, PlaitError, RunInterrupted
-from plait.ledger.run_now import RunProgress
+from plait.ledger.run_now import Progress, RunNow
 from plait.rounds.channel import Data, Identity, Liveness, NoAnswer, Purpose, StopRequest, TaskParts, WallClock
 from plait.rounds.roster import REPLY_BYTES
 from plait.system.address import Address
@@ -162,7 +163,7 @@ class NodesChannel:
         self._hosting = Hosting(self._sessions, stays=stays)
         self._metrics = Metrics()
         self._revocation = Revocation(self._register, hosting=self._hosting, metrics=self._metrics)
-        self._metrics.follow_run(self._summary)
+        self._metrics.follow_run(self._progress)
         self._metrics.nodes_away.set_function(lambda: sum(node.session is None for node in self._sessions.all()))
         self._metrics_listen = metrics_listen
         self._metrics_server: MetricsServer | None = None
@@ -202,7 +203,7 @@ class NodesChannel:
         *,
         inbox: Path,
         max_answer_bytes: int | None = None,
-        summary: Callable[[], RunProgress] = RunProgress,
+        progress: Progress = lambda: nullcontext(RunNow()),
         stop: StopRequest | None = None,
     ) -> Self:
         """Begin a run, or continue it after a restart: nodes are welcomed to it.
@@ -222,7 +223,7 @@ class NodesChannel:
             tasks=tasks,
             uploads=uploads,
             max_answer_bytes=limits.max_answer_bytes,
-            summary=summary,
+            progress=progress,
             directory=inbox.parent,
         )
         self._begun, self._stop = run, stop or StopRequest()
@@ -244,9 +245,9 @@ class NodesChannel:
             raise ConfigError("no run has begun here")
         return self._begun.tasks
 
-    def _summary(self) -> RunProgress:
+    def _progress(self) -> AbstractContextManager[RunNow]:
         run = self._hosting.run
-        return RunProgress() if run is None else run.summary()
+        return nullcontext(RunNow()) if run is None else run.progress()
 
     def stop(self, *, finished: bool = False) -> None:
         """Send the nodes away, for good if the run is finished, and end."""

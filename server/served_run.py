@@ -19,7 +19,7 @@ from plait.errors import ConfigError
 from plait.federation import beginning_of, check_vouched_for, run_federation
 from plait.ledger.events import Event
 from plait.ledger.ledger import OnEvent, read_events
-from plait.ledger.run_now import LiveProgress, RunProgress
+from plait.ledger.run_now import LiveProgress
 from plait.ledger.run_view import RunView
 from plait.report.progress import status, watch
 from plait.rounds.callbacks import heard
@@ -118,12 +118,10 @@ def _is_over(directory: RunDirectory, out: str) -> bool:
 
 def _announce(channel: NodesChannel, run: Run, directory: RunDirectory, *, number: int, stop: StopRequest) -> None:
     """Have a channel tell clients of a run, and of its progress."""
-    plan, layout = run.settled.plan, run.ranks.master.spec.layout
-    told = RunProgress(run=directory.path.name, rounds=plan.rounds, deadline_s=run.config.deadline_s or None)
     channel.begin(
         Terms(number, run.settled.announced, run.base_fingerprint),
         inbox=directory.inbox,
-        max_answer_bytes=REPLY_BYTES + max_update_bytes(layout),
-        summary=LiveProgress(directory.ledger, told),
+        max_answer_bytes=REPLY_BYTES + max_update_bytes(run.ranks.master.spec.layout),
+        progress=LiveProgress(directory.ledger),
         stop=stop,
     )

@@ -11,10 +11,11 @@ import bisect
 import statistics
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
 
 from pydantic import JsonValue
 
@@ -469,66 +470,22 @@ class RunNow:
         return value if isinstance(value, int) else 0
 
 
-@dataclass(frozen=True)
-class RunProgress:
-    """The progress of a run; see `RunNow` for what is not said here.
-
-    Attributes:
-        rounds: planned, as the ledger says unless it is given.
-        deadline_s: seconds until the round closes without the clients that have not answered; None for no deadline.
-        unfit: clients that cannot take part: a code, and the client's own message.
-        loss: the newest held-out loss and the round before it; None until there is one.
-    """
-
-    run: str = ""
-    state: str = "starting"
-    wanted: int = 0
-    round: int = 0
-    rounds: int = 0
-    cohort: tuple[str, ...] = ()
-    lost: Mapping[str, str] = field(default_factory=dict[str, str])
-    deadline_s: float | None = None
-    done: int = 0
-    round_s: float = 0.0
-    eta_s: float | None = None
-    mean_staleness: float | None = None
-    unfit: Mapping[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])
-    cards: Mapping[str, StatusSection] = field(default_factory=dict[str, StatusSection])
-    loss: tuple[int, float] | None = None
-
-    def of(self, now: RunNow) -> RunProgress:
-        """The same run where it stands now."""
-        newest = now.newest_evaluation
-        return replace(
-            self,
-            state=now.state,
-            wanted=now.wanted,
-            round=now.round,
-            rounds=self.rounds or now.planned_rounds,
-            cohort=tuple(now.cohort) if now.in_round else (),
-            lost=dict(now.lost),
-            done=now.done,
-            round_s=now.round_s,
-            eta_s=now.eta_s,
-            mean_staleness=now.mean_staleness,
-            unfit={name: (event.reason, event.detail) for name, event in now.unfit.items()},
-            cards=now.cards,
-            loss=newest and (newest.round, newest.loss),
-        )
+Progress: TypeAlias = Callable[[], AbstractContextManager[RunNow]]
+"""Gives where a run stands, for as long as a block looks at it."""
 
 
 class LiveProgress:
-    """Returns the newest `RunProgress` when called; each call reads only what was appended since the last one."""
+    """Where a run stands by its ledger so far, for several threads; each look reads only what was appended since."""
 
-    def __init__(self, ledger: Path, progress: RunProgress | None = None) -> None:
+    def __init__(self, ledger: Path) -> None:
         self._ledger = Follower(ledger)
         self._now = RunNow()
-        self._progress = progress or RunProgress()
         self._lock = threading.Lock()
 
-    def __call__(self) -> RunProgress:
-        """The current progress."""
+    @contextmanager
+    def __call__(self) -> Generator[RunNow]:
+        """The run as of now, which stays the same while the block runs."""
         with self._lock:
             for event in self._ledger.new_events():
                 self._now.take(event)
-            return self._progress.of(self._now)
+            yield self._now

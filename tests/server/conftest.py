@@ -185,7 +185,7 @@ def make_channel(tmp_path):
     def make(**changes) -> NodesChannel:
         run_config = {"rounds": 3, "base": "tiny", "alpha": 0.5, "keep-updates": True}
         terms = Terms(7, changes.pop("run_config", run_config), changes.pop("base_fingerprint", BASE))
-        own = {key: changes.pop(key) for key in ("summary",) if key in changes}
+        own = {key: changes.pop(key) for key in ("progress",) if key in changes}
         inbox = changes.pop("inbox", tmp_path / "inbox")
         limits = {"max_answer_bytes": MAX_ANSWER_BYTES} | {
             key: changes.pop(key) for key in Limits.__dataclass_fields__ if key in changes

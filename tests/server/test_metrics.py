@@ -3,14 +3,16 @@ import math
 import re
 import socket
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
 
-from plait.ledger.run_now import RunProgress
+from plait.ledger import events
+from plait.ledger.run_now import RunNow
 from server import metrics as server_metrics
 from server.metrics import Metrics, MetricsServer
+from tests.plait.rounds.conftest import started
 
 
 @pytest.fixture
@@ -74,16 +76,18 @@ def is_open(connection: socket.socket) -> bool:
 
 
 def test_figures_of_the_run_are_read_at_every_scrape(metrics):
-    progress = RunProgress()
-    metrics.follow_run(lambda: progress)
+    now = RunNow()
+    metrics.follow_run(lambda: nullcontext(now))
     value = metrics.registry.get_sample_value
     assert math.isnan(value("plait_held_out_loss"))
     assert math.isnan(value("plait_run_eta_seconds"))
-    progress = RunProgress(
-        round=3, rounds=5, done=2, round_s=6.0, eta_s=15.0, loss=(2, 1.5), cohort=("ann", "bob"), lost={"bob": "late"}
-    )
+    now.take(started().model_copy(update={"config": {"rounds": 5}}))
+    now.take(events.RoundFinished(round=2, wall_s=6.0))
+    now.take(events.Evaluated(round=2, loss=1.5))
+    now.take(events.RoundStarted(round=3, cohort=("ann", "bob")))
+    now.take(events.UpdateRefused(round=3, client="bob", reason="late"))
     assert (value("plait_round"), value("plait_rounds"), value("plait_rounds_done")) == (3, 5, 2)
-    assert (value("plait_round_seconds"), value("plait_run_eta_seconds")) == (6, 15)
+    assert (value("plait_round_seconds"), value("plait_run_eta_seconds")) == (6, 18)
     assert (value("plait_held_out_loss"), value("plait_cohort_clients"), value("plait_cohort_lost")) == (1.5, 2, 1)
 
 

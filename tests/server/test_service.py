@@ -3,12 +3,14 @@ import json
 import threading
 import time
 import urllib.request
+from contextlib import nullcontext
 from datetime import UTC, datetime
 
 import grpc
 import pytest
 
-from plait.ledger.run_now import RunProgress
+from plait.ledger import events
+from plait.ledger.run_now import RunNow
 from plait.transport import CHUNK_BYTES, channel_credentials, fetch_status
 from plait.trust.keys import NodeKey
 from plait.trust.kit import ClientKit, ServerKit
@@ -16,6 +18,7 @@ from plait.trust.provision import provision, revoke
 from plait.v1 import federation_pb2 as pb
 from server.incoming import Incoming
 from server.uploads import MinimumRate
+from tests.plait.rounds.conftest import started
 from tests.tree import files_below
 
 BIG = bytes(range(256)) * (4 * CHUNK_BYTES // 256)
@@ -510,10 +513,11 @@ class TestAnswersOverTheLongCall:
 
 class TestOperators:
     def test_the_status_says_what_the_run_is_doing(self, make_channel, attending, send, until):
-        summary = RunProgress(
-            run="first", state="training", round=2, rounds=5, cohort=("alice", "bob"), eta_s=12.0, done=1
-        )
-        channel = make_channel(summary=lambda: summary)
+        now = RunNow()
+        now.take(started().model_copy(update={"config": {"rounds": 5}}))
+        now.take(events.RoundFinished(round=1, wall_s=3.0))
+        now.take(events.RoundStarted(round=2, cohort=("alice", "bob")))
+        channel = make_channel(progress=lambda: nullcontext(now))
         with attending(channel, "alice") as (alice,):
             send(channel, "alice", b"task")
             alice.say(progress=pb.Progress(task_id="1.train.0", doing="training, step 3 of 4"))
@@ -521,7 +525,7 @@ class TestOperators:
 
             status = fetch_status(channel.address, kit=None)
 
-        assert (status["run"], status["state"], status["round"], status["rounds"]) == ("first", "training", 2, 5)
+        assert (status["state"], status["round"], status["rounds"]) == ("training", 2, 5)
         assert status["eta_s"] == 12.0
         assert [(member["name"], member["state"]) for member in status["cohort"]] == [
             ("alice", "working"),
@@ -543,7 +547,9 @@ class TestOperators:
             assert code(alice.stub.Status, pb.StatusRequest(token=bad), timeout=180) == "UNAUTHENTICATED"
 
     def test_the_metrics_count_what_happened(self, make_channel, attending, bare_node, send, replies, until):
-        channel = make_channel(metrics_listen="127.0.0.1:0", summary=lambda: RunProgress(round=4, round_s=2.5))
+        now = RunNow(round=4)
+        now.take(events.RoundFinished(round=4, wall_s=2.5))
+        channel = make_channel(metrics_listen="127.0.0.1:0", progress=lambda: nullcontext(now))
         with attending(channel, "alice") as (alice,):
             bare_node(channel.address, "bob").enrol(protocol=9)
             sent = send(channel, "alice", b"head", BIG)

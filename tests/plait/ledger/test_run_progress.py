@@ -4,7 +4,7 @@ import pytest
 
 from plait.ledger import events
 from plait.ledger.ledger import Ledger
-from plait.ledger.run_now import LiveProgress, RunProgress
+from plait.ledger.run_now import LiveProgress
 from tests.plait.rounds.conftest import started
 
 
@@ -15,25 +15,26 @@ def ledger(tmp_path):
     ledger.close()
 
 
-def summary_of(tmp_path):
-    return LiveProgress(tmp_path / "ledger.jsonl", RunProgress(run="first", rounds=3))
-
-
 def test_who_cannot_take_part_is_told_in_the_clients_own_words_until_it_can(tmp_path, ledger):
-    summary = summary_of(tmp_path)
+    progress = LiveProgress(tmp_path / "ledger.jsonl")
+
+    def unfit():
+        with progress() as now:
+            return {name: (event.reason, event.detail) for name, event in now.unfit.items()}
+
     ledger.append(started())
     ledger.append(events.ClientTurnedAway(node=7, client="ann", reason="unusable-data", detail="no labels"))
     ledger.append(events.ClientTurnedAway(node=8, client="bob", reason="silent", detail="no word"))
     ledger.append(events.ClientTurnedAway(node=9, detail="no name yet"))
-    assert summary().unfit == {
+    assert unfit() == {
         "ann": ("unusable-data", "no labels"),
         "bob": ("silent", "no word"),
         "node 9": ("", "no name yet"),
     }
     ledger.append(events.ClientsDescribed(clients=(events.DescribedClient(client="ann"),)))
-    assert set(summary().unfit) == {"bob", "node 9"}
+    assert set(unfit()) == {"bob", "node 9"}
     ledger.append(events.Resumed(round=0))
-    assert not summary().unfit
+    assert not unfit()
 
 
 @pytest.fixture
@@ -41,12 +42,13 @@ def timed(tmp_path):
     """Appends an event at a time, and returns the estimate after it."""
     now = [0.0]
     ledger = Ledger(tmp_path / "ledger.jsonl", clock=lambda: now[0])
-    summary = LiveProgress(tmp_path / "ledger.jsonl")
+    progress = LiveProgress(tmp_path / "ledger.jsonl")
 
     def tell(seconds: float, event: events.Event) -> float | None:
         now[0] = seconds
         ledger.append(event)
-        return summary().eta_s
+        with progress() as run:
+            return run.eta_s
 
     yield tell
     ledger.close()

@@ -1,6 +1,8 @@
 import json
 import math
-from typing import Any
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from typer.testing import CliRunner
@@ -16,11 +18,11 @@ from plait.ledger.privacy import (
     PrivacySpent,
     PrivacyStarted,
 )
-from plait.ledger.run_now import RunNow, RunProgress
+from plait.ledger.run_now import RunNow
 from plait.report.privacy import epsilon_table, figures_of
 from plait.report.status import status_tables
 from plait.report.summary import summarise
-from server.hosting import status_of_host
+from server.hosting import HostedRun, Hosting, Terms, status_of_host
 from server.sessions import Sessions
 from tests.plait.conftest import run_started, view_of
 from tests.plait.rounds.conftest import started
@@ -79,15 +81,19 @@ def test_status_shows_what_is_spent():
     now = RunNow()
     now.take(STARTED)
     now.take(spent(1, 3.1, 1))
-    progress = RunProgress().of(now)
-    nobody = Sessions(max_nodes=1)
-    said = status_of_host(progress, nobody, None)
+    hosting = Hosting(Sessions(max_nodes=1))
+    assert json.loads(status_of_host(hosting))["told"] == {}
+    of_nobody = cast("Any", SimpleNamespace(all=list))
+    run = HostedRun(
+        Terms(1, {}, b""), tasks=of_nobody, uploads=of_nobody, max_answer_bytes=1, progress=lambda: nullcontext(now)
+    )
+    hosting.begin(run)
+    said = json.loads(status_of_host(hosting))
     text = "epsilon 3.1 of 8 at delta 1e-05, by client"
     of_privacy = {"unit": "client", "epsilon": 3.1, "budget": 8.0, "delta": 1e-5, "text": text}
     assert said["told"] == {"Differential privacy": of_privacy}
-    (run, *_) = status_tables(said)
-    assert ("Differential privacy", text) in run.rows
-    assert status_of_host(RunProgress(), nobody, None)["told"] == {}
+    (table, *_) = status_tables(said)
+    assert ("Differential privacy", text) in table.rows
 
 
 @pytest.mark.parametrize("value", [7, [1], {"x": 7}, {"x\x1b[0m": {"text": "\x1b[0m"}}, {}])
