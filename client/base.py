@@ -29,7 +29,7 @@ from plait.errors import BaseMismatchError, ConfigError, DiskFullError, PlaitErr
 from plait.plugins import admit
 from plait.policy import Policy
 from plait.privacy.client import SpentJournal
-from plait.rounds.client_way import ClientContext
+from plait.rounds.client_pipeline import ClientContext
 from plait.rounds.memory import ClientSecret, ClientStore, DiskMemory
 from plait.rounds.participant import Participant
 from plait.rounds.terms import AgreedTerms, DataJournal

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from plait.config import RunConfig
 from plait.ledger.events import Event
-from plait.rounds.client_way import ClientContext, ClientPipeline, PlainSender
+from plait.rounds.client_pipeline import ClientContext, ClientPipeline, PlainSender
 from plait.rounds.coordinator import Host, Way
 from plait.rounds.run_plan import MessageBits, RunContext, RunPlan
 from plait.wire.settings import Settings
@@ -60,9 +60,9 @@ def way_of(plan: RunPlan, config: RunConfig, host: Host) -> Way:
     """How a run's updates are gathered and folded, and what its rounds cost."""
     way = Way(host=host)
     if config.rounds_mode != "sync":
-        from plait.rounds.buffer_collector import with_buffer
+        from plait.rounds.buffer import buffer_of, with_buffer
 
-        way = with_buffer(way, config)
+        way = with_buffer(way, buffer_of(config))
     if config.dp != "off":
         from plait.privacy.run import way as private
 

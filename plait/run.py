@@ -18,7 +18,7 @@ from plait.adapters.module_names import is_in
 from plait.aggregation import Rule, check_rule, geometry_of
 from plait.config import RunConfig
 from plait.ledger.events import Adapter, Base
-from plait.rounds.client_way import ClientContext, ClientPipeline
+from plait.rounds.client_pipeline import ClientContext, ClientPipeline
 from plait.rounds.run_plan import MessageBits
 from plait.rounds.run_state import RankedAdapter, Ranks
 from plait.rounds.spool import largest_update

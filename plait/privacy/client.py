@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from plait.errors import PolicyError
 from plait.privacy.mechanism import ClientPrivacy
-from plait.rounds.client_way import ClientContext
+from plait.rounds.client_pipeline import ClientContext
 from plait.rounds.hooks import Outgoing
 from plait.rounds.local_model import TrainJob
 from plait.rounds.memory import Kept

@@ -33,7 +33,7 @@ from plait.ledger.privacy import PrivacySpent, PrivacyStarted
 from plait.privacy.client import Purse
 from plait.privacy.mechanism import ClientPrivacy
 from plait.privacy.noise import Keystream, derived
-from plait.rounds.client_way import ClientContext
+from plait.rounds.client_pipeline import ClientContext
 from plait.rounds.hooks import Outgoing
 from plait.rounds.local_model import DataSize, TrainJob
 from plait.rounds.memory import MUST_LAST, ClientStore, Kept

@@ -18,7 +18,7 @@ from plait.privacy.mechanism import ClientPrivacy, multiplier_for
 from plait.privacy.noise import RunKey
 from plait.privacy.record import RecordCharge, RecordCosts, records_started
 from plait.privacy.rounds import PrivateFold, PrivateRounds, check_promise, recomputed, started
-from plait.rounds.client_way import ClientContext, ClientPipeline
+from plait.rounds.client_pipeline import ClientContext, ClientPipeline
 from plait.rounds.coordinator import CannotRecomputeError, Host, Way
 from plait.rounds.run_plan import RunContext, RunPlan
 from plait.wire.settings import Settings

@@ -23,13 +23,15 @@ from plait.report.wording import (
     clean,
     count_text,
     duration_text,
+    given_rate,
     loss_text,
     minus_text,
     percent_text,
     plural,
+    rates_sentence,
     times_text,
+    truncation_sentence,
 )
-from plait.rounds.rates import cut_sentence, given_rate, rates_sentence
 from plait.system.text import printable
 
 if TYPE_CHECKING:
@@ -192,7 +194,7 @@ def _pair(key: str, value: Json) -> str:
 
 def advice(view: RunView) -> Iterator[str]:
     """Sentences; none if nothing stands out."""
-    if sentence := cut_sentence(view.clients.values(), seq_len=view.start.config.get("seq-len")):
+    if sentence := truncation_sentence(view.clients.values(), seq_len=view.start.config.get("seq-len")):
         yield sentence
     given = given_rate(view.start.config)
     if given is not None and (sentence := rates_sentence(view.updates.values(), given=given)):

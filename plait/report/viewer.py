@@ -31,7 +31,7 @@ from plait.ledger.events import (
 )
 from plait.ledger.ledger import Follower
 from plait.ledger.run_now import WAITING, RunNow
-from plait.rounds.rates import cut_sentence, given_rate, rates_sentence
+from plait.report.wording import given_rate, rates_sentence, truncation_sentence
 from plait.system.text import Lines, bars, printable, to_go
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Viewer:
                 self._turned_away.setdefault(event.reason, []).append(event)
             case ClientsDescribed():
                 self._newcomers += [_clean(client.client) for client in event.clients]
-                if sentence := cut_sentence(event.clients, seq_len=self._now.settings.get("seq-len")):
+                if sentence := truncation_sentence(event.clients, seq_len=self._now.settings.get("seq-len")):
                     self._screen.print(sentence)
             case WaitingForClients():
                 self._show_here(event.wanted, event.fit, event.unfit)

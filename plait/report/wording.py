@@ -1,9 +1,14 @@
-"""Numbers and names for people: decimal byte units, ratios, durations, text without control characters."""
+"""Numbers, names and sentences for people: units, ratios, durations, printable text, learning rates, truncation."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
+from statistics import fmean, median
 
+from pydantic import JsonValue
+
+from plait.ledger.events import DescribedClient, UpdateReceived
 from plait.system.text import printable
 
 NOTHING = "\N{EM DASH}"
@@ -127,3 +132,58 @@ def plural(count: int, noun: str) -> str:
 
 def _three_digits(value: float) -> str:
     return f"{value:,.{2 if value < 9.995 else 1 if value < 99.95 else 0}f}"
+
+
+# Fraction of shortened steps above which a learning rate is called too high.
+_MOST_SHORTENED = 0.5
+
+
+def given_rate(config: Mapping[str, JsonValue]) -> float | None:
+    """The learning rate that a run gives its clients; 0 if each has its own, None if the run does not record it.
+
+    One that follows slopes is each client's own wherever it begins: with LoRA-XS at a rate that follows from the rank.
+    """
+    rate = config.get("learning-rate")
+    if not isinstance(rate, (int, float)):
+        return None
+    return 0.0 if config.get("lr-schedule") == "slope" else float(rate)
+
+
+def rates_sentence(updates: Iterable[UpdateReceived], *, given: float) -> str:
+    """What the learning rates were, if clients found them, or that the one given is too high; empty otherwise."""
+    updates = tuple(updates)
+    rates = [update.learning_rate for update in updates if update.learning_rate is not None]
+    if not given:
+        if not rates:
+            return ""
+        least, most = f"{min(rates):.2g}", f"{max(rates):.2g}"
+        spread = "" if least == most else f" ({least} to {most})"
+        return f"Learning rate found by each client: {median(rates):.2g}{spread}."
+    shortened = [update.shortened for update in updates if update.shortened is not None]
+    if not shortened or fmean(shortened) <= _MOST_SHORTENED:
+        return ""
+    return (
+        f"A learning rate of {given:g} is too high: {fmean(shortened):.0%} of the local steps predicted a fall of the "
+        "loss by more than a quarter, and were shortened. Give a lower --learning-rate, or none: then plait takes the "
+        "method's, or each client finds its own."
+    )
+
+
+def truncation_sentence(clients: Iterable[DescribedClient], *, seq_len: object) -> str:
+    """How many of the clients' examples are cut or left out; empty if none is."""
+    described = tuple(clients)
+    truncated, left_out = (
+        sum(each.cut_examples for each in described),
+        sum(each.left_out_examples for each in described),
+    )
+    tokens = f"token {seq_len:,}" if isinstance(seq_len, int) else "a sequence's last token"
+    sentences: list[str] = []
+    if truncated:
+        sentences.append(f"{_examples(truncated)} cut after {tokens}.")
+    if left_out:
+        sentences.append(f"{_examples(left_out)} left out: the answer starts after {tokens}.")
+    return " ".join((*sentences, "Raise --seq-len to keep more.")) if sentences else ""
+
+
+def _examples(count: int) -> str:
+    return f"{count:,} example{' is' if count == 1 else 's are'}"

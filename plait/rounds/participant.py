@@ -28,7 +28,7 @@ from plait.errors import (
     TooLittleDataError,
 )
 from plait.rounds.broadcasts import take_step
-from plait.rounds.client_way import ClientPipeline, PlainSender
+from plait.rounds.client_pipeline import ClientPipeline, PlainSender
 from plait.rounds.evaluation import SequenceLosses, evaluation_of
 from plait.rounds.hooks import (
     CarriedMoments,

@@ -18,7 +18,7 @@ from plait.aggregation import Side, geometry_of, slices_of
 from plait.errors import PeerError, PolicyError
 from plait.guarantees.thresholds import LEAST_CLIENTS
 from plait.privacy.client import ClientCharge
-from plait.rounds.client_way import ClientContext
+from plait.rounds.client_pipeline import ClientContext
 from plait.rounds.evaluation import client_losses
 from plait.rounds.hooks import Outgoing
 from plait.rounds.local_model import TrainJob

@@ -13,7 +13,7 @@ from plait.ledger import events
 from plait.ledger.events import Event
 from plait.ledger.ledger import ALL, KEPT, screened
 from plait.privacy.run import privacy_of
-from plait.rounds.client_way import ClientContext, ClientPipeline
+from plait.rounds.client_pipeline import ClientContext, ClientPipeline
 from plait.rounds.coordinator import Way
 from plait.rounds.run_plan import MessageBits
 from plait.secagg.rounds import MaskedFold, MaskedRounds, noised_grid

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plait.rounds.channel import Channel, LocalChannel, StopRequest
-from plait.rounds.client_way import ClientContext
+from plait.rounds.client_pipeline import ClientContext
 from plait.rounds.memory import IRREPLACEABLE, ClientStore, DiskMemory
 from plait.rounds.participant import Participant
 from plait.rounds.run_directory import RunDirectory

@@ -17,8 +17,7 @@ from scoreboard.small_federation import FakeModel, Federation, no_waiting_for_th
 
 from plait.adapters import AdapterState
 from plait.ledger.watch import Watch
-from plait.rounds.buffer import Buffer
-from plait.rounds.buffer_collector import of_buffer
+from plait.rounds.buffer import Buffer, with_buffer
 from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.validate import NormBound, NormPolicy
 
@@ -71,7 +70,7 @@ LOW = dict.fromkeys(range(1, ROUNDS + 1), 0.0)
 MASKED = {"masked": True}
 # The bound on norms would take the worst of them out.
 UNBOUND = {"norm_bound": NormBound(NormPolicy.OFF)}
-BUFFERED = {"folds": 8, "measures_pace": True, "exchange": lambda way: of_buffer(way, Buffer(8, 9, 8))}
+BUFFERED = {"folds": 8, "measures_pace": True, "exchange": lambda way: with_buffer(way, Buffer(8, 9, 8))}
 CASES = {
     "always": Case(liar()),
     "half of the gain": Case(liar(factor=-4.0), learns=True),

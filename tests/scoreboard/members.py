@@ -27,7 +27,7 @@ from scoreboard.processes import Job, attend, end, events, result, serve, start,
 from scoreboard.row import Row
 from scoreboard.small_federation import borrowed, of_numbers
 
-from plait.rounds.client_way import ClientPipeline, PlainSender
+from plait.rounds.client_pipeline import ClientPipeline, PlainSender
 from plait.rounds.memory import DiskMemory
 from plait.rounds.participant import Participant
 from plait.transport import PROTOCOL_VERSION, channel_credentials

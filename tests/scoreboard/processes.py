@@ -27,7 +27,7 @@ from client.task import Capacity, OfferedRun, ParticipantRunner
 from plait.adapters import Layout
 from plait.errors import PeerError, check_abandoned
 from plait.ledger.ledger import Line, read_lines
-from plait.rounds.client_way import ClientPipeline, PlainSender
+from plait.rounds.client_pipeline import ClientPipeline, PlainSender
 from plait.rounds.local_model import Trained
 from plait.rounds.memory import DiskMemory
 from plait.rounds.participant import Participant

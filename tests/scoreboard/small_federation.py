@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 
 from plait.rounds.channel import Identity
-from plait.rounds.client_way import ClientPipeline, PlainSender
+from plait.rounds.client_pipeline import ClientPipeline, PlainSender
 from plait.rounds.participant import Participant
 from plait.trust.keys import NodeKey
 

@@ -12,7 +12,7 @@ from plait.ledger.ledger import read_events
 from plait.ledger.privacy import PrivacySpent
 from plait.privacy.record import KEY, charge, privacy_of
 from plait.rounds.channel import Purpose
-from plait.rounds.client_way import PlainSender
+from plait.rounds.client_pipeline import PlainSender
 from plait.wire.envelope import EPSILON, read_envelope
 from plait.wire.messages import ClientCard, EvaluateTask, Refusal, UpdateReply, decode_reply, decode_task, encode_task
 from tests.killing import different_stories

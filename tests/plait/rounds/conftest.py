@@ -19,11 +19,10 @@ from plait.aggregation.factors import fitted
 from plait.ledger.events import Adapter, Base, Event, Resumed, RunStarted
 from plait.ledger.ledger import KEPT, Ledger, read_events, read_lines, screened
 from plait.rounds import coordinator
-from plait.rounds.buffer import Buffer
-from plait.rounds.buffer_collector import of_buffer
+from plait.rounds.buffer import Buffer, with_buffer
 from plait.rounds.channel import Identity, Liveness, NoAnswer, Purpose, TaskParts, WallClock, round_and_attempt
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
-from plait.rounds.client_way import ClientContext, ClientPipeline, PlainSender
+from plait.rounds.client_pipeline import ClientContext, ClientPipeline, PlainSender
 from plait.rounds.coordinator import Coordinator, Way
 from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.fold import Aggregator
@@ -167,7 +166,7 @@ def spec_text(rank: int = RANK) -> str:
 
 def rounds_of(buffer: Buffer) -> dict[str, object]:
     """What a federation is made with so that its rounds are buffers like this one."""
-    return {"exchange": partial(of_buffer, buffer=buffer), "folds": buffer.size, "measures_pace": True}
+    return {"exchange": partial(with_buffer, buffer=buffer), "folds": buffer.size, "measures_pace": True}
 
 
 class DictMemory(dict[str, bytes]):

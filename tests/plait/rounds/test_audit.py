@@ -7,7 +7,7 @@ from plait.ledger.events import parse_event
 from plait.ledger.ledger import Ledger, read_events
 from plait.rounds.audit import check_signatures, replay
 from plait.rounds.channel import Identity
-from plait.rounds.client_way import ClientPipeline, PlainSender
+from plait.rounds.client_pipeline import ClientPipeline, PlainSender
 from plait.rounds.coordinator import Way
 from plait.rounds.participant import Participant
 from plait.rounds.run_state import initial_state

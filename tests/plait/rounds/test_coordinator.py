@@ -7,7 +7,7 @@ import pytest
 from plait.adapters import AdapterState, Layout
 from plait.errors import PeerError, RunInterrupted
 from plait.rounds.channel import Identity, Purpose
-from plait.rounds.client_way import ClientPipeline, PlainSender
+from plait.rounds.client_pipeline import ClientPipeline, PlainSender
 from plait.rounds.participant import Participant
 from plait.rounds.run_state import client_seed, sample_cohort
 from plait.rounds.spool import Weighting

@@ -17,7 +17,7 @@ from plait.privacy.mechanism import ClientPrivacy, multiplier_for
 from plait.privacy.rounds import recomputed
 from plait.rounds.audit import replay
 from plait.rounds.channel import Purpose
-from plait.rounds.client_way import ClientContext
+from plait.rounds.client_pipeline import ClientContext
 from plait.rounds.run_plan import TaskSettings
 from plait.rounds.run_state import initial_state
 from plait.rounds.terms import AgreedTerms

@@ -9,7 +9,7 @@ import pytest
 
 from plait.errors import PeerError
 from plait.ledger.watch import Watch
-from plait.rounds import buffer_collector as collector
+from plait.rounds import buffer as collector
 from plait.rounds.buffer import Buffer
 from plait.rounds.channel import Liveness, Patience, Purpose
 from tests.plait.rounds.conftest import rounds_of
