@@ -1,16 +1,29 @@
-"""The tiny base, loaded once for all tests of this package."""
+"""The tiny base, loaded once for all tests of this package, and settings of a small training."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
-from plait.adapters import AdapterTask
+from plait.adapters import AdapterState, AdapterTask
 from plait.adapters.method import AdapterRequest
 from plait.training.bases import LocatedBase, locate_base
 from plait.training.blueprint import AdapterTemplate, design, read_base_config
 from plait.training.device import Compute
 from plait.training.resident import ResidentBase
+from plait.wire.settings import Settings
+
+SETTINGS = Settings(
+    local_steps=6, batch_size=2, gradient_accumulation_steps=1, seq_len=32, learning_rate=1e-2, weight_decay=0.0,
+    max_grad_norm=1.0, held_out_fraction=0.2, max_held_out_sequences=4, seed=5, total_steps=6,
+)  # fmt: skip
+
+
+def moved(made: AdapterTemplate, seed: int = 1) -> AdapterState:
+    """An adapter that changes the model: values that nothing cancels."""
+    noise = np.random.default_rng(seed).normal(scale=0.1, size=made.initial.layout.size)
+    return AdapterState(made.initial.layout, (made.initial.flat + noise).astype(np.float32))
 
 
 @pytest.fixture(scope="session")

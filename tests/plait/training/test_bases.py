@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from plait.adapters import fingerprint_base
 from plait.adapters.spec import ORIGINS
 from plait.errors import ConfigError, MachineError, PolicyError
 from plait.policy import Policy
 from plait.training import base_cache, bases
-from plait.training.bases import is_known_to_all, locate_base
+from plait.training.bases import is_known_to_all, locate_base, unpack_tiny
 
 
 @pytest.fixture(autouse=True)
@@ -97,3 +99,18 @@ def test_the_hub_hears_nothing_where_nothing_may_be_fetched(monkeypatch: pytest.
     policy = Policy(max_download_gb=0.0)
     with pytest.raises(PolicyError, match=r"base 'somebody/model' is not available here.*max-download-gb"):
         locate_base("somebody/model", check_size=policy.check_download)
+
+
+def test_workers_that_start_at_once_get_one_base_with_the_known_fingerprint(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        (directory,) = set(pool.map(lambda _: unpack_tiny(), range(8)))
+    assert list((tmp_path / "cache" / "bases").iterdir()) == [directory]
+    # Runs and adapters of the past name it.
+    assert fingerprint_base(directory) == "b1528fbe5e2b7e500c0a7ccf9f8a134c8bd37e45eb96acb9e4a12e8c9d39f158"
+
+
+def test_a_base_that_others_can_change_is_not_taken(tmp_path: Path) -> None:
+    directory = unpack_tiny()
+    (directory / "config.json").chmod(0o666)
+    with pytest.raises(MachineError, match=r"cannot write .*: Directory not empty; remove what is there"):
+        unpack_tiny()

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 import plait
-from plait.adapters import AdapterState, AdapterTask, save_peft_directory
+from plait.adapters import AdapterTask, save_peft_directory
 from plait.adapters.bottleneck import bottlenecks_of
 from plait.adapters.method import AdapterRequest
 from plait.api.export import write_export as export
@@ -35,6 +35,7 @@ from plait.report.tables import aggregation_table
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import AdapterTemplate, design, read_base_config
 from plait.training.bottleneck import BottleneckConfig, BottleneckLayer
+from tests.plait.training.conftest import moved
 
 TOKENS = torch.tensor([[5, 17, 300, 41, 999, 1203, 8, 64]])
 
@@ -43,12 +44,6 @@ def made(tiny: LocatedBase, method: str, **options: object) -> AdapterTemplate:
     config = read_base_config(tiny.directory, AdapterTask.CAUSAL_LM)
     request = replace(AdapterRequest(method=method, rank=4), **options)
     return design(config, request, task=AdapterTask.CAUSAL_LM, seed=7, weights=tiny.directory)
-
-
-def moved(blueprint: AdapterTemplate) -> AdapterState:
-    """Values that nothing cancels."""
-    noise = np.random.default_rng(1).normal(scale=0.2, size=blueprint.initial.layout.size)
-    return AdapterState(blueprint.initial.layout, (blueprint.initial.flat + noise).astype(np.float32))
 
 
 def erf_gelu(x: np.ndarray) -> np.ndarray:

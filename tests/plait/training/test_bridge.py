@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState, PartialState
 from transformers import Trainer, TrainingArguments
+from transformers.training_args import ParallelMode
 
 from plait.adapters import AdapterState
 from plait.data import Record, RecordKind
@@ -18,11 +22,11 @@ from plait.errors import ConfigError, PartError
 from plait.plugins import admit
 from plait.rounds.local_model import TrainJob
 from plait.training.blueprint import AdapterTemplate
-from plait.training.bridge import load_own_trainer, own_trainer
+from plait.training.bridge import load_own_trainer, one_device, own_trainer
 from plait.training.examples import Example
 from plait.training.local_model import PeftLocalModel
 from plait.training.resident import ResidentBase
-from tests.plait.training.test_local_model import SETTINGS
+from tests.plait.training.conftest import SETTINGS
 
 
 def client(resident: ResidentBase, build: Callable[..., Any]) -> PeftLocalModel:
@@ -137,3 +141,31 @@ def test_a_trainer_that_fails_is_told_from_one_that_does_not_fit() -> None:
     ) as caught:
         train(model, None, [Example(tokens, tokens)], SETTINGS, [*model.parameters()])
     assert "training data" not in str(caught.value)
+
+
+@pytest.fixture
+def current(monkeypatch: pytest.MonkeyPatch) -> Generator[list[str]]:
+    """The devices that were made current, in order."""
+    told: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: told.append(str(device)))
+    monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
+    yield told
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def undecided(tmp_path: Path) -> TrainingArguments:
+    """As a user's own function makes them, who did not think of devices."""
+    return TrainingArguments(output_dir=str(tmp_path), report_to="none")
+
+
+def test_a_trainer_gets_the_chosen_gpu_and_no_other(current: list[str], tmp_path: Path) -> None:
+    with one_device(torch.device("cuda:2")):
+        made = undecided(tmp_path)
+        assert (str(made.device), made.n_gpu, current[-1]) == ("cuda:2", 1, "cuda:2")
+        assert made.parallel_mode is ParallelMode.NOT_PARALLEL
+        assert str(PartialState().device) == "cuda:2", "where accelerate sends batches"
+    assert "ACCELERATE_TORCH_DEVICE" not in os.environ
+    theirs = undecided(tmp_path)
+    assert (str(theirs.device), theirs.n_gpu) == ("cuda:0", 3), "what it would take by itself"

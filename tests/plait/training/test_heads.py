@@ -1,11 +1,11 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -31,7 +31,7 @@ from transformers import (
     RobertaModel,
 )
 
-from plait.adapters import AdapterState, AdapterTask, parse_spec
+from plait.adapters import AdapterTask, parse_spec
 from plait.adapters.method import AdapterRequest
 from plait.adapters.methods import METHODS
 from plait.adapters.module_names import is_in
@@ -40,10 +40,12 @@ from plait.errors import ConfigError, PolicyError
 from plait.policy import Policy
 from plait.run import resolve
 from plait.settle import settle
+from plait.training.bases import LocatedBase
 from plait.training.blueprint import AdapterTemplate, design, design_from_spec, load_base, read_base_config
 from plait.training.device import Compute
-from plait.training.export_weights import merge_with_peft
+from plait.training.export_weights import describe_base, merge_with_peft
 from plait.training.resident import ResidentBase, adapter_parameters
+from tests.plait.training.conftest import moved
 
 LABELS = ("a", "b", "c")
 SHAPE: dict[str, Any] = {
@@ -114,14 +116,6 @@ def resident(directory: Path) -> ResidentBase:
 def logits(model: torch.nn.Module) -> torch.Tensor:
     with torch.no_grad():
         return model.eval()(input_ids=TEXTS, attention_mask=torch.ones_like(TEXTS)).logits
-
-
-def moved(blueprint: AdapterTemplate) -> AdapterState:
-    generator = np.random.default_rng(0)
-    return AdapterState(
-        blueprint.initial.layout,
-        blueprint.initial.flat + generator.normal(0, 0.1, blueprint.initial.layout.size).astype(np.float32),
-    )
 
 
 def test_the_adapter_has_all_after_the_encoder(base: Base) -> None:
@@ -216,3 +210,10 @@ def test_small_methods_leave_a_pooler_to_the_base_if_its_files_have_one(
     made = designed(directory, method)
     assert ("bert.pooler" in made.spec.saved_modules) == is_new
     assert torch.equal(*(logits(resident(directory).carrying(made.spec, moved(made))) for _ in range(2)))
+
+
+def test_quantised_weights_are_noticed(tiny: LocatedBase, tmp_path: Path) -> None:
+    config = json.loads((tiny.directory / "config.json").read_text())
+    quantised = {**config, "quantization_config": {"quant_method": "fp8"}}
+    (tmp_path / "config.json").write_text(json.dumps(quantised))
+    assert describe_base(tmp_path, AdapterTask.CAUSAL_LM).quantised

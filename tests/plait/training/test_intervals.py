@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,12 @@ from plait.rounds.local_model import TrainJob
 from plait.training.blueprint import AdapterTemplate
 from plait.training.local_model import PeftLocalModel
 from plait.training.resident import ResidentBase
-from plait.wire.settings import Settings
+from tests.plait.training.conftest import SETTINGS as SMALL
 
 ALL = 2**31
-SETTINGS = Settings(
-    local_steps=12, batch_size=8, gradient_accumulation_steps=1, seq_len=32, learning_rate=1e-2, weight_decay=0.0,
-    max_grad_norm=1.0, held_out_fraction=0.5, max_held_out_sequences=ALL, seed=5, total_steps=12,
-)  # fmt: skip
+SETTINGS = replace(
+    SMALL, local_steps=12, batch_size=8, held_out_fraction=0.5, max_held_out_sequences=ALL, total_steps=12
+)
 DRAWS = 600
 
 pytestmark = pytest.mark.slow

@@ -17,11 +17,7 @@ from plait.training.examples import Example, order
 from plait.training.local_model import PeftLocalModel, data_seed
 from plait.training.resident import ResidentBase
 from plait.wire.settings import Settings
-
-SETTINGS = Settings(
-    local_steps=6, batch_size=2, gradient_accumulation_steps=1, seq_len=32, learning_rate=1e-2, weight_decay=0.0,
-    max_grad_norm=1.0, held_out_fraction=0.2, max_held_out_sequences=4, seed=5, total_steps=6,
-)  # fmt: skip
+from tests.plait.training.conftest import SETTINGS
 
 
 def job_of(model: LocalModel, blueprint: AdapterTemplate, settings: Settings) -> TrainJob:

@@ -42,12 +42,9 @@ from plait.training.memory_plan import (
     what_would_fit,
 )
 from plait.training.resident import BareBase, ResidentBase
-from plait.wire.settings import Settings
+from tests.plait.training.conftest import SETTINGS as SMALL
 
-SETTINGS = Settings(
-    local_steps=1, batch_size=4, gradient_accumulation_steps=1, seq_len=24, learning_rate=1e-2, weight_decay=0.0,
-    max_grad_norm=1.0, held_out_fraction=0.1, max_held_out_sequences=4, seed=3,
-)  # fmt: skip
+SETTINGS = replace(SMALL, local_steps=1, batch_size=4, seq_len=24, seed=3)
 
 
 CONSTANT = Training(follows_slopes=False)

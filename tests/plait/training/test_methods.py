@@ -26,9 +26,10 @@ from plait.training.learner import TrainingInputs
 from plait.training.peft_adapter import servable
 from plait.training.resident import ResidentBase, adapter_parameters
 from plait.training.trainer import train_steps
-from plait.wire.settings import Settings
+from tests.plait.training.conftest import SETTINGS
 
 TOKENS = torch.tensor([[5, 17, 300, 41, 999, 1203, 8, 64]])
+TWO_STEPS = replace(SETTINGS, local_steps=2, batch_size=1, seq_len=24, lr_schedule="constant", seed=0)
 PLAIN = [name for name, method in METHODS.items() if not method.quantised]
 
 
@@ -48,28 +49,18 @@ def made_with(tiny: LocatedBase, method: str, *, weights: bool = True, **options
     )
 
 
-def trained(resident: ResidentBase, blueprint: AdapterTemplate, settings: Settings) -> AdapterState:
+def trained(resident: ResidentBase, blueprint: AdapterTemplate) -> AdapterState:
     """Two steps at a high rate, so that everything has moved."""
     tokens = np.arange(3, 27, dtype=np.int32)
     model = resident.carrying(blueprint.spec, blueprint.initial)
     done = train_steps(
         model,
         adapter_parameters(model, blueprint.spec.layout),
-        TrainingInputs([Example(tokens, tokens)], settings, blueprint.initial.flat),
+        TrainingInputs([Example(tokens, tokens)], TWO_STEPS, blueprint.initial.flat),
         task=AdapterTask.CAUSAL_LM,
         pad_token=0,
     )
     return AdapterState(blueprint.spec.layout, done.flat)
-
-
-@pytest.fixture
-def settings() -> Settings:
-    return Settings(
-        local_steps=2, batch_size=1, gradient_accumulation_steps=1, seq_len=24, learning_rate=1e-2,
-        lr_schedule="constant", weight_decay=0.0, max_grad_norm=1.0, held_out_fraction=0.1,
-        max_held_out_sequences=1, seed=0, round=1, done_steps=0, total_steps=2, wire="fp32", proximal=0.0,
-        carry_moments=False,
-    )  # fmt: skip
 
 
 # PEFT still hands its prefix over under a name that transformers is about to drop.
@@ -78,10 +69,10 @@ def settings() -> Settings:
     "method", ["lora", *(pytest.param(each, marks=pytest.mark.slow) for each in PLAIN if each != "lora")]
 )
 def test_a_trained_adapter_reloads_in_plain_peft_with_equal_logits(
-    method: str, tiny: LocatedBase, resident: ResidentBase, settings: Settings, tmp_path: Path
+    method: str, tiny: LocatedBase, resident: ResidentBase, tmp_path: Path
 ) -> None:
     blueprint = made(tiny, method)
-    after = trained(resident, blueprint, settings)
+    after = trained(resident, blueprint)
     assert not np.array_equal(after.flat, blueprint.initial.flat)
     ours = resident.carrying(blueprint.spec, after).eval()
     with torch.no_grad():

@@ -16,16 +16,13 @@ from plait.rounds.local_model import TrainJob
 from plait.training.contract import LOSS_CHECKS, mean_note
 from plait.training.local_model import PeftLocalModel
 from plait.training.own_functions import LocalAdapter, loss_named
-from plait.wire.settings import Settings
+from tests.plait.training.conftest import SETTINGS as SMALL
 
 GENERATOR = np.random.default_rng(5)
 LOGITS, TEACHER = (GENERATOR.normal(size=(6, 9)) for _ in range(2))
 LABELS = GENERATOR.integers(9, size=6)
 A = GENERATOR.normal(size=(3, 5))
-SETTINGS = Settings(
-    local_steps=3, batch_size=2, gradient_accumulation_steps=1, seq_len=32, learning_rate=1e-2, weight_decay=0.0,
-    max_grad_norm=1e9, held_out_fraction=0.2, max_held_out_sequences=4, seed=5, total_steps=6,
-)  # fmt: skip
+SETTINGS = replace(SMALL, local_steps=3, max_grad_norm=1e9)
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

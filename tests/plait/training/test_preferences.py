@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from plait.adapters import AdapterState, AdapterTask
+from plait.adapters import AdapterTask
 from plait.adapters.method import AdapterRequest
 from plait.data import Message, Record, RecordKind
 from plait.errors import DataError, PartError
@@ -20,12 +20,10 @@ from plait.training.examples import IGNORED
 from plait.training.local_model import PeftLocalModel
 from plait.training.preferences import PreferenceLoss, learn_references
 from plait.training.tokenization import ExampleFormat, check_kind, tokenise
-from plait.wire.settings import Settings
+from tests.plait.training.conftest import SETTINGS as SMALL
+from tests.plait.training.conftest import moved
 
-SETTINGS = Settings(
-    local_steps=6, batch_size=4, gradient_accumulation_steps=1, seq_len=32, learning_rate=0.0, weight_decay=0.0,
-    max_grad_norm=1.0, held_out_fraction=0.2, max_held_out_sequences=8, seed=5, total_steps=6, objective="dpo",
-)  # fmt: skip
+SETTINGS = replace(SMALL, batch_size=4, learning_rate=0.0, max_held_out_sequences=8, objective="dpo")
 
 
 def pair(number: int, *, chosen: str = "yes", rejected: str = "no") -> Record:
@@ -41,12 +39,6 @@ PAIRS = [pair(number) for number in range(20)]
 
 def client(resident, records=PAIRS, kind=RecordKind.PREFERENCE) -> PeftLocalModel:
     return PeftLocalModel(resident, "ada", records, kind=kind, histogram={})
-
-
-def moved(blueprint) -> AdapterState:
-    """An adapter that changes the model."""
-    noise = np.random.default_rng(7).normal(scale=0.1, size=blueprint.initial.layout.size)
-    return AdapterState(blueprint.initial.layout, (blueprint.initial.flat + noise).astype(np.float32))
 
 
 def likelihood(model, example) -> float:

@@ -18,14 +18,12 @@ from plait.training.device import Compute
 from plait.training.fused.language_model import recognise
 from plait.training.qlora import Packed, check_four_bits, four_bits, keep_trainable
 from plait.training.resident import ResidentBase
-from plait.wire.settings import Settings
-from tests.plait.training.test_methods import TOKENS, settings, trained  # noqa: F401 (a fixture)
+from tests.plait.training.test_methods import TOKENS, trained
 
 
 @pytest.mark.extra("qlora")
 def test_it_trains_and_reloads_as_transformers_and_peft_load_it(
     tiny: LocatedBase,
-    settings: Settings,  # noqa: F811 (the fixture)
     tmp_path: Path,
 ) -> None:
     config = LlamaConfig(
@@ -37,7 +35,7 @@ def test_it_trains_and_reloads_as_transformers_and_peft_load_it(
     base = ResidentBase(tmp_path / "base", tiny.reference.fingerprint, compute, seq_len=32)
     config = read_base_config(tmp_path / "base", AdapterTask.CAUSAL_LM)
     blueprint = design(config, AdapterRequest(method="qlora", rank=4, alpha=8), task=AdapterTask.CAUSAL_LM, seed=7)
-    after = trained(base, blueprint, settings)
+    after = trained(base, blueprint)
     model = base.carrying(blueprint.spec, after).eval()
     fused = recognise(model)
     assert fused is not None

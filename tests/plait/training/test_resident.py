@@ -3,7 +3,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -15,18 +14,14 @@ from plait.training.bases import LocatedBase
 from plait.training.blueprint import AdapterTemplate, design, read_base_config
 from plait.training.device import Compute
 from plait.training.resident import ResidentBase, read_adapter
+from tests.plait.training.conftest import moved
 
 CPU = Compute(torch.device("cpu"), torch.float32)
 
 
-def random_state(blueprint: AdapterTemplate, seed: int) -> AdapterState:
-    values = np.random.default_rng(seed).normal(0, 0.05, blueprint.spec.layout.size)
-    return AdapterState(blueprint.spec.layout, values.astype(np.float32))
-
-
 def test_what_is_loaded_is_read_back_bit_for_bit(resident: ResidentBase, blueprint: AdapterTemplate) -> None:
     for seed in (1, 2):
-        state = random_state(blueprint, seed)
+        state = moved(blueprint, seed)
         model = resident.carrying(blueprint.spec, state)
         assert read_adapter(model, state).digest() == state.digest()
 
@@ -54,7 +49,7 @@ class Loads:
 
 def logits(base: ResidentBase, made: AdapterTemplate) -> torch.Tensor:
     with torch.no_grad():
-        model = base.carrying(made.spec, random_state(made, 5)).eval()
+        model = base.carrying(made.spec, moved(made)).eval()
         return model(input_ids=torch.arange(3, 19)[None], use_cache=False).logits
 
 

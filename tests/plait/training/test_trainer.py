@@ -18,17 +18,15 @@ from plait.training.bases import LocatedBase
 from plait.training.blueprint import AdapterTemplate
 from plait.training.device import Compute
 from plait.training.examples import IGNORED, Example
-from plait.training.learner import EPSILON, Learner, LocalTraining, TrainingInputs, schedule_factor
+from plait.training.learner import EPSILON, FlatAdamW, Learner, LocalTraining, TrainingInputs, schedule_factor
 from plait.training.losses import BatchLoss
 from plait.training.model_losses import ModelLosses
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter
 from plait.training.trainer import measure_losses, train_steps
 from plait.wire.settings import Settings
+from tests.plait.training.conftest import SETTINGS as SMALL
 
-SETTINGS = Settings(
-    local_steps=3, batch_size=2, gradient_accumulation_steps=1, seq_len=32, learning_rate=1e-2, weight_decay=0.0,
-    max_grad_norm=1.0, held_out_fraction=0.1, max_held_out_sequences=4, seed=5, total_steps=3,
-)  # fmt: skip
+SETTINGS = replace(SMALL, local_steps=3, total_steps=3)
 
 
 @pytest.fixture(scope="module")
@@ -399,3 +397,39 @@ def test_schedules_span_the_whole_run() -> None:
     settings = replace(SETTINGS, total_steps=12, lr_schedule="linear")
     assert [schedule_factor(settings, step) for step in (0, 3, 6, 12)] == [1.0, 0.75, 0.5, 0.0]
     assert schedule_factor(replace(settings, lr_schedule="constant"), 11) == 1.0
+
+
+RATE = 1e-3
+
+
+def stepped(gradients: list[np.ndarray]) -> np.ndarray:
+    """What AdamW adds to zeros, given these gradients one after the other."""
+    size = len(gradients[0])
+    optimizer = FlatAdamW(
+        np.zeros(size, np.float32), [size], [True], weight_decay=0.0, moments=None, device=torch.device("cpu")
+    )
+    for gradient in gradients:
+        optimizer.take([torch.from_numpy(gradient.astype(np.float32))])
+        optimizer.step(RATE)
+    return optimizer.master.numpy().copy()
+
+
+@pytest.fixture
+def gradients() -> list[np.ndarray]:
+    return [np.random.default_rng(seed).normal(size=1000) for seed in range(3)]
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e-8, 1e-11])
+def test_steps_tell_nothing_of_the_size_of_gradients(gradients: list[np.ndarray], scale: float) -> None:
+    usual = stepped(gradients)
+    # Adam's own formula (arXiv 1412.6980, algorithm 1) without an epsilon, in float64.
+    mean, square, expected = np.zeros(1000), np.zeros(1000), np.zeros(1000)
+    for step, gradient in enumerate(gradients, 1):
+        mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
+        expected -= RATE * (mean / (1 - 0.9**step)) / np.sqrt(square / (1 - 0.999**step))
+    np.testing.assert_allclose(usual, expected, atol=1e-3 * RATE)
+    np.testing.assert_allclose(stepped([gradient * scale for gradient in gradients]), usual, atol=1e-3 * RATE)
+
+
+def test_a_gradient_that_is_too_small_to_square_moves_nothing(gradients: list[np.ndarray]) -> None:
+    assert not stepped([gradients[0] * 1e-30]).any()
