@@ -15,6 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Generic, TypeVar, cast, get_args, get_origin, get_type_hints
 
+from pydantic import Field
+from pydantic.fields import FieldInfo
+
 from plait.errors import ConfigError, PartError, PlaitError, machine_fault
 
 
@@ -75,9 +78,6 @@ def chosen_function(
 
 
 def _described(hint: object) -> object:
-    from pydantic import Field
-    from pydantic.fields import FieldInfo
-
     if get_origin(hint) is Annotated and any(isinstance(each, FieldInfo) for each in get_args(hint)[1:]):
         return hint
     return Annotated[hint, Field(description="")]

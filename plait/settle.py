@@ -28,7 +28,7 @@ from plait.config import RunConfig, Scalar
 from plait.flower import ALL_RULES
 from plait.ledger.events import DataUsed
 from plait.ledger.watch import Watch
-from plait.plugins import was_found
+from plait.plugins import source_of, was_found
 from plait.rounds.run_plan import RunPlan, TaskSettings
 from plait.rounds.spool import Weighting
 from plait.rounds.validate import NormBound
@@ -100,7 +100,6 @@ class ResolvedConfig:
         own = [part for part in named if was_found(*part)]
         if not own:
             return ()
-        from plait.plugins import source_of
 
         return tuple(source_of(*part) for part in own)
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Literal
 from plait.api import TURN
 from plait.api.settings import base_name
 from plait.errors import ConfigError, MachineError, did_you_mean
+from plait.exporting.hub import check_repository
+from plait.exporting.hub import push_to_hub as upload
 from plait.report.progress import say, status
 from plait.settings.choice import Choices
 from plait.system.files import directory_written_aside
@@ -134,8 +136,6 @@ def export(
         PeerError: the adapter to export is not valid.
         MachineError: the disk is full, or the hub cannot be reached; nothing half-written is left behind.
     """
-    from plait.exporting.hub import check_repository
-    from plait.exporting.hub import push_to_hub as upload
     from plait.exporting.personal import is_node_state, open_node, open_personal
     from plait.exporting.request import ExportRequest
     from plait.exporting.source import open_source

@@ -15,6 +15,7 @@ from plait.errors import ConfigError
 from plait.plugins import Kind, admit, is_named
 from plait.rounds.run_directory import RunDirectory, recorded_settings
 from plait.settings.choice import parse_choice
+from plait.simulation.scheme import SCHEMES
 
 # Settings that name files, places or servers.
 _LEADS_OUT = ("data", "publish", "callbacks", "fleet", "init-adapter")
@@ -84,8 +85,6 @@ def leads_out(settings: RunConfig) -> dict[str, str]:
 
 def _plugins(settings: RunConfig) -> list[tuple[str, str]]:
     """The parts that are not plait's own: the key of each, and its name with its options."""
-    from plait.simulation.scheme import SCHEMES
-
     found: list[tuple[str, str]] = []
     for kind, text in settings.parts:
         if kind is Kind.PARTITION and text.partition(":")[0].strip().lower() in SCHEMES:

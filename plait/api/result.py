@@ -10,7 +10,11 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from plait.api.frames import losses, rounds, updates, view_of
+from plait.api.speech import as_prompts, open_speaker, tokens_of
 from plait.errors import ConfigError
+from plait.ledger.ledger import read_events
+from plait.report.wording import bytes_text, loss_text, plural
 from plait.rounds.run_directory import RunDirectory, check_given_out
 from plait.system.files import cannot_write, directory_written_aside, make_private_directory
 
@@ -59,8 +63,6 @@ class Result:
         Columns ``round`` (0 is the base alone), ``client``, ``adapter`` (``shared`` or ``personalized``), ``loss`` in
         nats, and those of `plait.api.frames.losses`.
         """
-        from plait.api.frames import losses
-
         return losses(self._view())
 
     @property
@@ -70,15 +72,11 @@ class Result:
         Columns ``round``, ``client``, ``bytes``, ``norm``, ``drift``, ``train_loss``, and those of
         `plait.api.frames.updates`.
         """
-        from plait.api.frames import updates
-
         return updates(self._view())
 
     @property
     def rounds(self) -> pd.DataFrame:
         """The mean held-out loss, a row per evaluation and kind of adapter; see `plait.api.frames.rounds`."""
-        from plait.api.frames import rounds
-
         return rounds(self._view())
 
     @property
@@ -91,8 +89,6 @@ class Result:
     @property
     def events(self) -> tuple[Event, ...]:
         """The whole ledger, its chain checked."""
-        from plait.ledger.ledger import read_events
-
         return tuple(read_events(self._directory.ledger))
 
     def adapter(self, client: str = "") -> Path:
@@ -159,7 +155,6 @@ class Result:
                 classifier.
             MachineError: the model failed.
         """
-        from plait.api.speech import as_prompts, tokens_of
         from plait.training.generate import Sampling
 
         speaker = self._speaker(client, base, device)
@@ -168,8 +163,6 @@ class Result:
         return speaker.answers(tokens, max_tokens=max_tokens, sampling=sampling, seed=seed, adapted=adapted)
 
     def _speaker(self, client: str, base: str | PathLike[str], device: str, dtype: str = "auto") -> TextGenerator:
-        from plait.api.speech import open_speaker
-
         self.adapter()
         return open_speaker(self.path, client=client, base=fspath(base), device=device, dtype=dtype)
 
@@ -194,13 +187,9 @@ class Result:
         return place
 
     def _view(self) -> RunView:
-        from plait.api.frames import view_of
-
         return view_of(self.path)
 
     def __repr__(self) -> str:
-        from plait.report.wording import bytes_text, loss_text, plural
-
         view = self._view()
         base, final = view.base_evaluation, view.final_evaluation
         losses = [loss_text(each.loss) for each in (base, final) if each]

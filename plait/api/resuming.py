@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from plait.api.received import admitted_settings
 from plait.api.result import Result
-from plait.api.running import go_on
+from plait.api.settings import dataset_of
 from plait.api.simulate import left_to_resume
 from plait.config import RunConfig
+from plait.data import MEMORY
 from plait.errors import ConfigError
 from plait.ledger.ledger import read_events
 from plait.ledger.run_view import RunView
@@ -80,6 +81,8 @@ def resume(
         KeyboardInterrupt: the user stopped it.
         Exception: what a callback raised.
     """
+    from plait.api.running import go_on  # with the libraries of a run
+
     directory = RunDirectory.find(Path(run))
     if directory.server.exists():
         again = f"the same plait.Server, or `plait resume {run}`, continues it"
@@ -103,7 +106,5 @@ def _data_again(config: RunConfig, data: object) -> Dataset | None:
     """What a resumed run is given for the data that its settings name; the run checks that they are the same."""
     if data is None:
         return None
-    from plait.api.settings import dataset_of
-    from plait.data import MEMORY
 
     return dataset_of(data, columns=config.columns, split=config.split, name=config.data.removeprefix(MEMORY))

@@ -10,14 +10,24 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from plait.adapters.methods import method_named
+from plait.aggregation import optimizer_for, rule_named
 from plait.api import TURN
+from plait.composition import check_here
 from plait.config import RunConfig
+from plait.data import check_data_name
 from plait.errors import ConfigError
+from plait.flower import ALL_RULES
 from plait.ledger.ledger import OnEvent
 from plait.report.progress import status
+from plait.report.summary import write_report
 from plait.rounds.channel import StopRequest
 from plait.rounds.run_directory import RunDirectory
 from plait.settings import Samples
+from plait.simulation.scheme import parse_partition
+from plait.training.bases import check_base_name
+from plait.training.own_functions import check_functions
+from plait.wire.codecs import codec_for
 
 if TYPE_CHECKING:
     from plait.data import Dataset
@@ -36,15 +46,6 @@ def check_names(settings: RunConfig, *, runs: bool = True, data: bool = True) ->
         ConfigError: a name is unknown; the nearest known one is named.
         DataError: the data is not a file.
     """
-    from plait.adapters.methods import method_named
-    from plait.aggregation import optimizer_for, rule_named
-    from plait.data import check_data_name
-    from plait.flower import ALL_RULES
-    from plait.simulation.scheme import parse_partition
-    from plait.training.bases import check_base_name
-    from plait.training.own_functions import check_functions
-    from plait.wire.codecs import codec_for
-
     if runs:
         check_base_name(settings.base)
     if runs and data and settings.data:
@@ -117,7 +118,6 @@ def start(
         raise ConfigError(
             f"'{settings.out}' already holds a run; `plait resume {settings.out}` continues it, or give another --out"
         )
-    from plait.composition import check_here
 
     check_names(settings, data=dataset is None)
     check_here(settings, simulates=True)
@@ -141,7 +141,6 @@ def go_on(
         PlaitError: the reason that the run stopped again.
     """
     with status("loading libraries", quiet=quiet):
-        from plait.report.summary import write_report
         from plait.simulation.execution import begin, execute, prepare
     with ExitStack() as works:
         with TURN:

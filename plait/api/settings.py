@@ -7,8 +7,9 @@ from os import PathLike, fspath
 from typing import TYPE_CHECKING, Literal, TypedDict, cast
 
 from plait.config import RunConfig, config_from_table
+from plait.data import as_dataset
 from plait.errors import ConfigError
-from plait.plugins import Kind, admit
+from plait.plugins import Kind, admit, reference
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -124,8 +125,6 @@ def _value(key: str, value: object) -> object:
     if key == "wire" and isinstance(value, (int, float)):
         return f"{value:g}"
     if key in _PARTS:
-        from plait.plugins import reference
-
         if not isinstance(value, Mapping):
             return reference(_PARTS[key], value)
         chosen = cast("Mapping[str, object]", value)
@@ -150,8 +149,6 @@ def dataset_of(
         ConfigError: there are no such data, or columns or split do not fit them.
         DataError: they cannot be read.
     """
-    from plait.data import as_dataset
-
     if isinstance(data, str):
         admit(data)
     return as_dataset(data, columns=columns, split=split, name=name, progress=progress)

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from plait.api.result import Result
-from plait.api.running import start
-from plait.api.settings import RunSettings, base_name, run_config_of
+from plait.api.settings import RunSettings, base_name, dataset_of, run_config_of
 from plait.config import RunConfig
+from plait.data import MEMORY
 from plait.errors import RunInterrupted
 from plait.plugins import admit
 from plait.rounds.callbacks import CallbackRunner, Callbacks, names_of
@@ -66,6 +66,8 @@ def simulate(
         KeyboardInterrupt: the user stopped it.
         Exception: a callback's own error. `resume` continues the run in all three cases, once it has begun.
     """
+    from plait.api.running import start  # with the libraries of a run
+
     config = run_config_of(
         {
             **settings,
@@ -93,8 +95,6 @@ def _with_data(config: RunConfig, data: object) -> tuple[RunConfig, Dataset | No
     if isinstance(data, (str, PathLike)):
         admit(str(data))
         return config.model_copy(update={"data": str(data)}), None
-    from plait.api.settings import dataset_of
-    from plait.data import MEMORY
 
     dataset = dataset_of(data, columns=config.columns, split=config.split)
     return config.model_copy(update={"data": f"{MEMORY}{dataset.name}"}), dataset

@@ -7,16 +7,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from plait.adapters.peft_reading import load_peft_directory
+from plait.api.received import UNUSED, admitted_settings
 from plait.cli.options import Allow
 from plait.cli.output import RunOrNewest, print_json, print_tables, print_text, run_or_newest
+from plait.data import as_dataset
 from plait.errors import ConfigError
+from plait.ledger.events import Audited
+from plait.ledger.ledger import append_event, read_events
+from plait.ledger.run_view import RunView
 from plait.plugins import admit
 from plait.report.progress import say, status
+from plait.report.summary import write_report
+from plait.report.tables import membership_table, verdict
+from plait.rounds.run_directory import RunDirectory
+from plait.training.bases import quiet_libraries
 
 if TYPE_CHECKING:
     from plait.attacks.canary import Audit
     from plait.config import RunConfig
-    from plait.ledger.events import Audited
 
 _RECORD = "Record the figures in ledger, summary and report; no epsilon covers those on membership."
 
@@ -39,13 +48,6 @@ def audit(
 
     Example: plait audit runs/first
     """
-    from plait.api.received import UNUSED, admitted_settings
-    from plait.ledger.events import Audited
-    from plait.ledger.ledger import append_event, read_events
-    from plait.ledger.run_view import RunView
-    from plait.report.summary import write_report
-    from plait.rounds.run_directory import RunDirectory
-
     run = run_or_newest(named, quiet=json_output)
     directory = RunDirectory.find(run)
     events = read_events(directory.ledger)
@@ -54,11 +56,8 @@ def audit(
     settings = admitted_settings(directory, allow or (), without=(*UNUSED, "init-adapter"))
     _check(run, settings, data)
     with status("attacking", quiet=json_output) as update:
-        from plait.adapters.peft_reading import load_peft_directory
         from plait.attacks.canary import proven_and_promised
         from plait.attacks.membership import attacks, sides_of
-        from plait.data import as_dataset
-        from plait.training.bases import quiet_libraries
 
         quiet_libraries()
         update("loading the run's base and data")
@@ -99,7 +98,6 @@ def _show(event: Audited, proven: Audit | None, promised: float | None, *, dp: s
         more = {"epsilon_bound_most": event.epsilon_most, "canary_clients": event.canaries}
         print_json({**figures, **more, "epsilon_promised": promised, "delta": proven.delta if proven else None})
         return
-    from plait.report.tables import membership_table, verdict
 
     if event.attacks:
         print_tables([membership_table(event)])

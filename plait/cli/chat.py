@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from plait.api.speech import open_speaker
 from plait.cli.output import RunOrNewest, run_or_newest
 from plait.report.progress import say, status
 from plait.system.text import escaped
@@ -44,7 +45,6 @@ def chat(
     is_piped = not sys.stdin.isatty()
     run = run_or_newest(named, quiet=is_piped)
     with status("loading libraries and base", quiet=is_piped):
-        from plait.api.speech import open_speaker
         from plait.training.generate import Sampling
 
         speaker = open_speaker(run, client=client, base=base, device=device)

@@ -5,17 +5,27 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from plait.adapters.methods import method_named
+from plait.aggregation import optimizer_for, rule_named
+from plait.aggregation.contract import OPTIMIZER_CHECKS, RULE_CHECKS
 from plait.cli.output import print_json, print_text
+from plait.data import as_dataset
+from plait.data.given import DATASET_CHECKS
 from plait.errors import ConfigError, PlaitError
+from plait.own_code import ClaimVerdict, checked
 from plait.plugin_search import installed
 from plait.plugins import Kind, admit, find, source_of
-
-if TYPE_CHECKING:
-    from plait.own_code import ClaimVerdict
+from plait.rounds.callbacks import CALLBACK_CHECKS, callback_named
+from plait.settings.choice import parse_choice
+from plait.simulation.contract import PARTITION_CHECKS
+from plait.simulation.scheme import parse_partition
+from plait.training.own_functions import loss_named, reward_named
+from plait.wire.codecs import codec_for
+from plait.wire.codecs.contract import CODEC_CHECKS
 
 # What a run needs of a trainer, the run checks (`plait.training.bridge`).
 _CHECKED = tuple(kind for kind in Kind if kind is not Kind.TRAINER)
@@ -45,8 +55,6 @@ def check_plugin(
 
     Example: plait check-plugin my_rules:MedianOfMeans
     """
-    from plait.settings.choice import parse_choice
-
     admit(name)
     plain = parse_choice(name)[0]
     chosen = _kind_of(plain, kind)
@@ -95,44 +103,26 @@ def _kind_of(name: str, said: str) -> Kind:
 
 
 def _verdicts(kind: Kind, text: str) -> Iterator[ClaimVerdict]:
-    from plait.aggregation import optimizer_for, rule_named
-    from plait.aggregation.contract import OPTIMIZER_CHECKS, RULE_CHECKS
-    from plait.own_code import ClaimVerdict, checked
-
     match kind:
         case Kind.RULE:
             yield from checked(rule_named(text, {}), RULE_CHECKS)
         case Kind.SERVER_OPTIMIZER:
             yield from checked(optimizer_for(text), OPTIMIZER_CHECKS)
         case Kind.CODEC:
-            from plait.wire.codecs import codec_for
-            from plait.wire.codecs.contract import CODEC_CHECKS
-
             yield from checked(codec_for(text), CODEC_CHECKS)
         case Kind.PARTITION:
-            from plait.simulation.contract import PARTITION_CHECKS
-            from plait.simulation.scheme import parse_partition
-
             yield from checked(parse_partition(text), PARTITION_CHECKS)
         case Kind.LOSS:
             from plait.training.contract import LOSS_CHECKS
-            from plait.training.own_functions import loss_named
 
             if (loss := loss_named(text)) is None:
                 raise ConfigError(f"loss is '{text}', which is built in, expected one of your own")
             yield from checked(loss, LOSS_CHECKS)
         case Kind.METHOD:
-            from plait.adapters.methods import method_named
-
             yield ClaimVerdict(f"is a method over PEFT's {method_named(text).peft_type}", True)
         case Kind.DATASET:
-            from plait.data import as_dataset
-            from plait.data.given import DATASET_CHECKS
-
             yield from checked(partial(as_dataset, text), DATASET_CHECKS)
         case Kind.CALLBACK:
-            from plait.rounds.callbacks import CALLBACK_CHECKS, callback_named
-
             yield from checked(partial(callback_named, text), CALLBACK_CHECKS)
         case Kind.OBJECTIVE:
             from plait.training.contract import OBJECTIVE_CHECKS, own_formula
@@ -140,7 +130,6 @@ def _verdicts(kind: Kind, text: str) -> Iterator[ClaimVerdict]:
             yield from checked(own_formula(text), OBJECTIVE_CHECKS)
         case Kind.REWARD:
             from plait.training.contract import REWARD_CHECKS
-            from plait.training.own_functions import reward_named
 
             yield from checked(reward_named(text), REWARD_CHECKS)
         case _:

@@ -9,6 +9,7 @@ import typer
 
 from plait.cli.output import print_json, print_tables, print_text
 from plait.report.progress import say, status
+from plait.system.files import write_atomically
 
 
 def compare(
@@ -28,7 +29,6 @@ def compare(
     with status("reading the runs", quiet=json_output):
         from plait.studies.comparison import compare as compare_runs
         from plait.studies.comparison import comparison_tables
-        from plait.system.files import write_atomically
 
         comparison = compare_runs(*runs, baseline=baseline)
     if page is not None:

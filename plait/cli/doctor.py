@@ -14,12 +14,20 @@ from pathlib import Path
 from typing import Annotated, cast
 
 import typer
+from packaging.requirements import Requirement
 
 from plait import __version__
 from plait.cli.output import print_json, print_tables
+from plait.data import cache_directory
 from plait.errors import ConfigError
 from plait.report.progress import status
 from plait.report.table import Table
+from plait.report.wording import clean
+from plait.system import machine
+from plait.system.address import Address
+from plait.training.bases import wanted_peft
+from plait.trust.diagnose import server_expires
+from plait.trust.kit import load_asking
 
 _CLOCK_S = 60.0
 _DAYS_LEFT = 30
@@ -75,11 +83,7 @@ def _deployment(server: str, kit_directory: Path | None) -> list[Finding]:
     Raises:
         PlaitError: the kit is not valid, or no server answers: one line says why.
     """
-    from plait.report.wording import clean
-    from plait.system.address import Address
     from plait.transport import fetch_status
-    from plait.trust.diagnose import server_expires
-    from plait.trust.kit import load_asking
 
     kit, findings = None if kit_directory is None else load_asking(kit_directory), list[Finding]()
     before = time.time()
@@ -115,8 +119,6 @@ def _validity(what: str, expires: datetime) -> Finding:
 
 def _client_versions(said: dict[str, object], server_version: str) -> list[Finding]:
     """The versions of the connected clients, and who has each."""
-    from plait.report.wording import clean
-
     nodes = said.get("nodes")
     by_version: dict[str, list[str]] = {}
     for node in cast("list[object]", nodes) if isinstance(nodes, list) else []:
@@ -135,8 +137,6 @@ def _client_versions(said: dict[str, object], server_version: str) -> list[Findi
 
 
 def _machine() -> list[Finding]:
-    from plait.system import machine
-
     memory = machine.memory_bytes()
     return [
         Finding("Python", sys.version.split()[0]),
@@ -160,8 +160,6 @@ def _compute() -> list[Finding]:
 
 
 def _libraries() -> list[Finding]:
-    from plait.system import machine
-
     findings = [Finding(name, version) for name, version in machine.versions().items() if name != "python"]
     for module, purpose, extra in (
         ("ray", "Flower's own simulation", "flower-simulation"),
@@ -176,10 +174,6 @@ def _libraries() -> list[Finding]:
 
 def _pair() -> list[Finding]:
     """Whether transformers asks for a newer peft; it says so itself only when one of its adapter methods is called."""
-    from packaging.requirements import Requirement
-
-    from plait.training.bases import wanted_peft
-
     asked, there = Requirement(wanted_peft()), version("peft")
     if asked.specifier.contains(there, prereleases=True):
         return []
@@ -194,8 +188,6 @@ def _pair() -> list[Finding]:
 
 
 def _storage() -> list[Finding]:
-    from plait.data import cache_directory
-
     cache = cache_directory()
     free = shutil.disk_usage(cache).free
     has_smollm2 = (cache / "bases" / "smollm2-135m" / "config.json").is_file()

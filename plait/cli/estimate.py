@@ -7,9 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from plait.adapters.methods import is_quantised
+from plait.aggregation import geometry_of
+from plait.api.privacy_plans import plans
 from plait.api.running import check_names
 from plait.cli.options import ConfigFile, run_config, with_run_options
 from plait.cli.output import print_json, print_tables
+from plait.report.estimate import Estimate
+from plait.report.progress import status
+from plait.rounds.spool import largest_update
+from plait.settle import settle
+from plait.training.bases import locate_config, quiet_libraries
 
 # NF4: four bits, and a scale in eight bits for each 64 values with one in 32 bits for each 256 of these.
 _FOUR_BITS = 4 + 8 / 64 + 32 / (64 * 256)
@@ -18,7 +26,6 @@ _FOUR_BITS = 4 + 8 / 64 + 32 / (64 * 256)
 _TRAINED_BYTES = 4 * 4 + 2 * 2
 
 if TYPE_CHECKING:
-    from plait.report.estimate import Estimate
     from plait.settle import ResolvedConfig
 
 
@@ -40,12 +47,8 @@ def estimate(
     """
     settings = run_config(given, config)
     check_names(settings, runs=False)
-    from plait.report.progress import status
-    from plait.settle import settle
 
     with status("reading the base's config", quiet=json_output):
-        from plait.training.bases import quiet_libraries
-
         quiet_libraries()
         settled = settle(settings)
         costs = _estimate(settled, evaluates=evaluate and settled.config.evaluates, records=records)
@@ -56,13 +59,7 @@ def estimate(
 
 
 def _estimate(settled: ResolvedConfig, *, evaluates: bool, records: int | None) -> Estimate:
-    from plait.adapters.methods import is_quantised
-    from plait.aggregation import geometry_of
-    from plait.api.privacy_plans import plans
     from plait.api.sizes import planned_shape, sent_bytes, server_disk_bytes
-    from plait.report.estimate import Estimate
-    from plait.rounds.spool import largest_update
-    from plait.training.bases import locate_config
     from plait.training.memory_plan import Training
 
     config, training = settled.config, Training.of(settled.plan.settings)

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from plait.api.evaluate import evaluate as evaluated
 from plait.cli.output import print_json, print_tables
 from plait.report.table import Table
+from plait.report.wording import accuracy_text, change_text, reward_text, within_text
+from plait.rounds.evaluation import wilson
 
 if TYPE_CHECKING:
     from plait.api.evaluate import EvaluationResult
@@ -46,8 +49,6 @@ def evaluate(
 
     Example: plait eval --adapter runs/first/adapter --data my.jsonl
     """
-    from plait.api.evaluate import evaluate as evaluated
-
     found = evaluated(
         adapter,
         data,
@@ -82,9 +83,6 @@ def _table(found: EvaluationResult) -> Table:
 
 
 def _cells(row: ClientLoss) -> tuple[str, ...]:
-    from plait.report.wording import accuracy_text, change_text, reward_text, within_text
-    from plait.rounds.evaluation import wilson
-
     change = "" if row.change is None else within_text(change_text(row.change, 0.0), row.change_margin)
     if row.correct is None:
         last = (f"{math.exp(row.loss):.2f}",)

@@ -8,7 +8,11 @@ from typing import Annotated
 import typer
 
 from plait.cli.output import print_text
+from plait.evidence.bundle import bundle_of, page_of
+from plait.evidence.envelope import Signer
 from plait.report.progress import status
+from plait.rounds.run_directory import RunDirectory
+from plait.system.files import write_atomically
 
 
 def evidence(
@@ -31,11 +35,6 @@ def evidence(
 
     Example: plait evidence runs/first --kit kit/server --statement alice.statement.json
     """
-    from plait.evidence.bundle import bundle_of, page_of
-    from plait.evidence.envelope import Signer
-    from plait.rounds.run_directory import RunDirectory
-    from plait.system.files import write_atomically
-
     directory = RunDirectory.find(run)
     signer = Signer.of_run(directory, kit)
     with status("collecting the evidence", quiet=False):

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, cast
 
 import typer
 
+from plait.api.export import export as exported
 from plait.cli.output import print_json
 
 
@@ -51,8 +52,6 @@ def export(
 
     Example: plait export runs/first --to vllm served/first
     """
-    from plait.api.export import export as exported
-
     # The targets are checked there, with a hint for one that is misspelt.
     found = exported(
         source,

@@ -6,9 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from plait.adapters import AdapterTask
+from plait.adapters.method import AdapterRequest
 from plait.cli.doctor import Finding, JsonOutput, show
 from plait.errors import ConfigError
 from plait.report.progress import status
+from plait.system import machine
+from plait.training.bases import locate_config, quiet_libraries
 
 if TYPE_CHECKING:
     from plait.training.memory_plan import ModelSize, StepPlan
@@ -58,10 +62,6 @@ def _plan(
     Raises:
         ConfigError: no such base, method, device or type, or memory cannot be predicted for it.
     """
-    from plait.adapters import AdapterTask
-    from plait.adapters.method import AdapterRequest
-    from plait.system import machine
-    from plait.training.bases import locate_config, quiet_libraries
     from plait.training.blueprint import design, read_base_config
     from plait.training.device import choose_compute, has_memory_of_its_own, memory_for_steps
     from plait.training.memory_plan import plan_step, size_of, what_would_fit

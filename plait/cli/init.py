@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from plait.config import RunConfig, sections
+from plait.data import as_dataset
 from plait.errors import ConfigError
+from plait.plugins import admit
 from plait.report.progress import say, status
+from plait.simulation.scheme import default_scheme, likely_clients
 from plait.system.files import write_atomically
 
 if TYPE_CHECKING:
@@ -58,10 +61,6 @@ def init(
         raise ConfigError("there is no terminal to ask on; name the data: plait init my.jsonl")
     data = data or _ask("Your data (file, folder, hub data set or built-in)", RunConfig().data)
     with status(f"reading {data}", quiet=False):
-        from plait.data import as_dataset
-        from plait.plugins import admit
-        from plait.simulation.scheme import default_scheme, likely_clients
-
         admit(data)
         dataset = as_dataset(data)
     scheme = default_scheme(dataset)

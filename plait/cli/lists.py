@@ -6,11 +6,22 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from plait.adapters import AdapterTask, Subject
+from plait.adapters.method import AdapterRequest
+from plait.adapters.methods import METHODS, method_named
+from plait.aggregation import RULES, geometry_of, rule_named, rules_for
+from plait.aggregation.means import square_geometry
 from plait.cli.output import print_json, print_tables
 from plait.config import RunConfig
+from plait.errors import ConfigError
+from plait.flower import ALL_RULES
 from plait.plugin_search import installed
 from plait.plugins import Kind
+from plait.report.progress import status
 from plait.report.table import Table
+from plait.settings.choice import options_of
+from plait.settle import settle
+from plait.training.bases import locate_config, quiet_libraries
 
 if TYPE_CHECKING:
     from plait.aggregation import Geometry, Rule
@@ -21,8 +32,6 @@ _VIRTUAL_TOKENS = 20
 
 def print_methods(config: RunConfig, *, json_output: bool) -> None:
     """Print the adapter methods: what is averaged and how exactly, which rules apply, what is sent."""
-    from plait.report.progress import status
-
     base, rank = config.base, config.rank
     with status("designing an adapter of each method", quiet=json_output):
         entries = _methods(base, rank)
@@ -34,14 +43,8 @@ def print_methods(config: RunConfig, *, json_output: bool) -> None:
 
 def print_rules(config: RunConfig, *, json_output: bool) -> None:
     """Print the aggregation rules: what each computes, its properties, and what a client sends and receives."""
-    from plait.aggregation import geometry_of, rule_named
-    from plait.flower import ALL_RULES
-    from plait.report.progress import status
-    from plait.settle import settle
-
     with status("reading the base's config", quiet=json_output):
         from plait.run import blueprint_of
-        from plait.training.bases import locate_config, quiet_libraries
 
         quiet_libraries()
         geometry = geometry_of(blueprint_of(settle(config), locate_config(config.base)).spec)
@@ -56,12 +59,6 @@ def print_rules(config: RunConfig, *, json_output: bool) -> None:
 
 
 def _methods(base: str, rank: int) -> list[dict[str, Any]]:
-    from plait.adapters import AdapterTask
-    from plait.adapters.method import AdapterRequest
-    from plait.adapters.methods import METHODS, method_named
-    from plait.aggregation import rules_for
-    from plait.errors import ConfigError
-    from plait.training.bases import locate_config, quiet_libraries
     from plait.training.blueprint import design, read_base_config
 
     quiet_libraries()
@@ -93,7 +90,6 @@ def _methods(base: str, rank: int) -> list[dict[str, Any]]:
 
 
 def _tables(entries: list[dict[str, Any]], what: str) -> tuple[Table, Table]:
-    from plait.aggregation import RULES
 
     def shortened(rules: list[str]) -> str:
         missing = sorted(RULES.keys() - set(rules))
@@ -130,10 +126,6 @@ def _tables(entries: list[dict[str, Any]], what: str) -> tuple[Table, Table]:
 
 def _rule(rule: Rule, factors: Geometry) -> dict[str, Any]:
     """One rule on one adapter; Fed-SB's is LoRA-XS on the same modules."""
-    from plait.adapters import Subject
-    from plait.aggregation.means import square_geometry
-    from plait.settings.choice import options_of
-
     geometry = square_geometry(factors) if rule.subject is Subject.SQUARES else factors
     traffic = rule.traffic(geometry)
     return {
@@ -168,7 +160,6 @@ def _meanings(entries: list[dict[str, Any]]) -> Table:
 
 
 def _options(rules: Iterable[Rule]) -> Table:
-    from plait.settings.choice import options_of
 
     rows = ((rule.name, option) for rule in rules for option in options_of(rule.algorithm))
     return Table(

@@ -24,6 +24,7 @@ from plait.config import (
 )
 from plait.errors import ConfigError
 from plait.plugins import admit
+from plait.rounds.run_directory import RunDirectory
 from plait.settings.toml import read_config_table
 
 PageAddress = Annotated[
@@ -247,15 +248,13 @@ def run_config(given: Mapping[str, object], config_file: Path | None) -> RunConf
 
 def _is_received(file: Path) -> bool:
     """Whether a file is of a run's directory."""
-    from plait.rounds.run_directory import RunDirectory
-
     directory = RunDirectory(file.parent)
     return file.name == directory.config.name and directory.has_started
 
 
 def _check_received(file: Path, settings: RunConfig, given: Mapping[str, object]) -> None:
     """Refuse the settings in such a directory that lead out of it, unless they are given again."""
-    from plait.api.received import leads_out, options
+    from plait.api.received import leads_out, options  # a plain run needs none
 
     given_keys = {name.replace("_", "-") for name in given}
     if missing := {key: value for key, value in leads_out(settings).items() if key not in given_keys}:

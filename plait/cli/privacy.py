@@ -13,8 +13,21 @@ from plait.cli.output import print_json, print_tables, print_text, run_or_newest
 from plait.errors import ConfigError, PeerError
 from plait.guarantees.accountant import epsilon_of
 from plait.ledger.events import MASKED_CODEC, Event, RoundFinished, UpdateReceived, start_of
-from plait.ledger.privacy import NoiseIntended, PrivacySpent, PrivacyStarted, promised_in
+from plait.ledger.ledger import read_events
+from plait.ledger.privacy import (
+    NoiseIntended,
+    PrivacyCard,
+    PrivacySpent,
+    PrivacyStarted,
+    promised_in,
+    spent_by_round,
+    together,
+)
+from plait.ledger.run_view import RunView
+from plait.report.privacy import client_epsilon_table, together_table
+from plait.report.tables import card_table, membership_table, tables_of_parts
 from plait.rounds.audit import Verified
+from plait.rounds.run_directory import RunDirectory
 
 
 def verifies(events: Sequence[Event]) -> Verified | None:
@@ -115,17 +128,10 @@ def privacy(
 
     Example: plait privacy runs/first
     """
-    from plait.ledger.privacy import PrivacyCard, spent_by_round
-    from plait.report.privacy import client_epsilon_table
-
     if run and len(run) > 1:
         _show_together(run, json_output=json_output)
         return
     directory = run_or_newest(run[0] if run else None, quiet=json_output)
-    from plait.ledger.ledger import read_events
-    from plait.ledger.run_view import RunView
-    from plait.report.tables import card_table, membership_table, tables_of_parts
-    from plait.rounds.run_directory import RunDirectory
 
     events = read_events(RunDirectory.find(directory).ledger)
     view = RunView.of(events)
@@ -156,10 +162,6 @@ def privacy(
 
 
 def _show_together(runs: list[Path], *, json_output: bool) -> None:
-    from plait.ledger.ledger import read_events
-    from plait.ledger.privacy import PrivacyCard, together
-    from plait.report.privacy import together_table
-    from plait.rounds.run_directory import RunDirectory
 
     cards: dict[str, PrivacyCard] = {}
     for run in runs:

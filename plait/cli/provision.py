@@ -12,6 +12,9 @@ import typer
 
 from plait.cli.output import print_json, print_text
 from plait.errors import ConfigError
+from plait.trust import provision as provisioning
+from plait.trust.certificate import Role
+from plait.trust.names import composed
 
 if TYPE_CHECKING:
     from plait.trust.provision import Federation, Provisioned
@@ -42,9 +45,6 @@ def provision(
 
     Example: plait provision kits --clients alice,bob,carol --server-name fed.example.org
     """
-    from plait.trust import provision as provisioning
-    from plait.trust.names import composed
-
     now = datetime.now(UTC).replace(microsecond=0)
     if revoke:
         if clients or operators or server_name or days is not None:
@@ -130,8 +130,6 @@ def _tell_revoked(directory: Path, client: RegisteredClient, *, json_output: boo
 
 
 def _as_json(directory: Path, made: Federation) -> Mapping[str, object]:
-    from plait.trust.certificate import Role
-
     return {
         "authority": {"path": str(directory / "authority"), "outcome": "made" if made.authority_made else "kept"},
         "server": {**_kit_as_json(made.server), "names": list(made.server_names)},

@@ -13,6 +13,9 @@ import typer
 from plait.cli.output import RunOrNewest, run_or_newest
 from plait.cli.simulate import show
 from plait.report.progress import status
+from plait.report.summary import write_report
+from plait.report.tables import report_tables
+from plait.rounds.run_directory import RunDirectory
 from plait.system.files import cannot_write, write_atomically
 
 if TYPE_CHECKING:
@@ -30,13 +33,9 @@ def report(
 
     Example: plait report runs/first
     """
-    from plait.rounds.run_directory import RunDirectory
-
     path = run_or_newest(run, quiet=json_output)
     directory = RunDirectory.find(path)
     with status(f"writing the report of {path}", quiet=json_output):
-        from plait.report.summary import write_report
-
         view = write_report(directory.path)
         if export:
             export_figures(view, directory.path, export)
@@ -52,8 +51,6 @@ def export_figures(view: RunView, run_directory: Path, into: Path) -> None:
     Raises:
         MachineError: it cannot be written.
     """
-    from plait.report.tables import report_tables
-
     try:
         into.mkdir(parents=True, exist_ok=True)
     except OSError as error:

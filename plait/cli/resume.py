@@ -6,12 +6,15 @@ from typing import Annotated
 
 import typer
 
+from plait.api.resuming import settings_of
+from plait.api.running import go_on
 from plait.api.serving import load_serving
 from plait.cli.options import Allow
 from plait.cli.output import RunOrNewest, run_or_newest
 from plait.cli.simulate import Verbose, show, stopped_by_interrupt, told_how_to_go_on
 from plait.cli.verbs import SERVE_AGAIN
 from plait.report.progress import say
+from plait.rounds.run_directory import RunDirectory
 
 
 def resume(
@@ -24,10 +27,6 @@ def resume(
 
     Example: plait resume runs/first
     """
-    from plait.api.resuming import settings_of
-    from plait.api.running import go_on
-    from plait.rounds.run_directory import RunDirectory
-
     path = run_or_newest(run, quiet=json_output)
     directory = RunDirectory.find(path)
     serving = load_serving(directory.server)

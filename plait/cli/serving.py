@@ -6,6 +6,7 @@ import logging
 import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -31,8 +32,6 @@ def log_to(path: Path) -> None:
     Raises:
         MachineError: the file cannot be written.
     """
-    from logging.handlers import RotatingFileHandler
-
     logger = logging.getLogger("plait.server")
     logger.setLevel(logging.INFO)
     logger.propagate = False

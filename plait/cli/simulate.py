@@ -15,19 +15,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from plait.api.running import start
 from plait.cli.options import ConfigFile, PageAddress, run_config, with_run_options
 from plait.cli.output import print_tables
 from plait.errors import DiskFullError, RunInterrupted
+from plait.ledger.ledger import read_events
 from plait.ledger.run_view import RunView
 from plait.report.answers import answers
 from plait.report.progress import say
-from plait.report.tables import shown_first
+from plait.report.tables import report_tables, shown_first
+from plait.rounds.channel import StopRequest
+from plait.rounds.run_directory import RunDirectory
 from plait.system.text import escaped
 
 if TYPE_CHECKING:
     from plait.api.serving import Serving
     from plait.config import RunConfig
-    from plait.rounds.channel import StopRequest
 
 
 Verbose = Annotated[bool, typer.Option("--verbose", help="At the end, print every table of the report.")]
@@ -45,13 +48,11 @@ def simulate(
 
     Example: plait simulate --data my.jsonl --partition natural:author --clients 8 --rounds 5 --out runs/first
     """
-    from plait.api.running import start
-
     if _listed(given, config, json_output=json_output):
         return
     settings = run_config(given, config).with_out()
     shown: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
-    if page:
+    if page:  # what a plain run needs not is imported where it is used
         from plait.cli.serving import page_beside
 
         shown = page_beside(Path(settings.out), page)
@@ -77,10 +78,6 @@ def show(run: Path, *, json_output: bool, verbose: bool = False) -> None:
     if json_output:
         sys.stdout.write((run / "summary.json").read_text())
         return
-    from plait.cli.output import print_tables
-    from plait.ledger.ledger import read_events
-    from plait.ledger.run_view import RunView
-    from plait.report.tables import report_tables
 
     view = RunView.of(read_events(run / "ledger.jsonl"))
     if verbose:
@@ -91,8 +88,6 @@ def show(run: Path, *, json_output: bool, verbose: bool = False) -> None:
 @contextlib.contextmanager
 def stopped_by_interrupt(*, quiet: bool) -> Generator[StopRequest]:
     """Asks the run in the block to stop at the first Ctrl-C; the second, or one before its rounds, ends it at once."""
-    from plait.rounds.channel import StopRequest
-
     stop = StopRequest()
 
     def handle(_number: int, _frame: FrameType | None) -> None:
@@ -115,7 +110,6 @@ def told_how_to_go_on(settings: RunConfig, serving: Serving | None = None) -> Ge
         yield
     except (KeyboardInterrupt, RunInterrupted, DiskFullError) as stopped:
         from plait.api.received import how_to_resume
-        from plait.rounds.run_directory import RunDirectory
 
         begun = RunDirectory(Path(settings.out)).has_started
         how = f"continue with: {how_to_resume(settings, serving)}" if begun else "start it again with the same command"

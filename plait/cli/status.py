@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from plait.cli.output import print_json, print_tables
+from plait.report.status import status_tables
+from plait.trust.kit import load_asking
 
 
 def status(
@@ -23,12 +25,10 @@ def status(
     Example: plait status --server localhost:9440 --kit fed/server
     """
     from plait.transport.status import fetch_status
-    from plait.trust.kit import load_asking
 
     said = fetch_status(server, kit=None if kit is None else load_asking(kit))
     if json_output:
         print_json(said)
         return
-    from plait.report.status import status_tables
 
     print_tables(status_tables(said))

@@ -12,18 +12,27 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from plait.adapters.peft_reading import load_peft_directory
+from plait.api.received import UNUSED, admitted_settings
 from plait.cli.options import Allow
 from plait.cli.output import RunOrNewest, print_json, print_text, run_or_newest
+from plait.cli.privacy import verifies
 from plait.errors import ConfigError, PeerError
+from plait.ledger.events import start_of
+from plait.ledger.ledger import read_events, torn_bytes
+from plait.ledger.run_view import RunView, kept_in
 from plait.plugins import Kind, source_of
 from plait.report.progress import status
+from plait.rounds.audit import Verified, check_signatures
+from plait.rounds.checkpoint import damage_of, finished_in_checkpoint, load_checkpoint
+from plait.rounds.coordinator import CannotRecomputeError
+from plait.rounds.run_directory import RunDirectory, check_sources, recorded_settings
 from plait.settings.traits import Trait
+from plait.settle import settle
 
 if TYPE_CHECKING:
     from plait.config import RunConfig
     from plait.ledger.events import Event
-    from plait.rounds.audit import Verified
-    from plait.rounds.run_directory import RunDirectory
     from plait.run import Run
 
 
@@ -41,17 +50,9 @@ def verify(
 
     Example: plait verify runs/first
     """
-    from plait.rounds.run_directory import RunDirectory
-
     run = run_or_newest(named, quiet=json_output)
     directory = RunDirectory.find(run)
     with status(f"checking {run}", quiet=json_output):
-        from plait.cli.privacy import verifies
-        from plait.ledger.ledger import read_events, torn_bytes
-        from plait.rounds.audit import check_signatures
-        from plait.rounds.checkpoint import damage_of
-        from plait.rounds.run_directory import recorded_settings
-
         events = read_events(directory.ledger)
         torn = torn_bytes(directory.ledger)
         settings = recorded_settings(directory, events)
@@ -86,18 +87,13 @@ def _checked(
     directory: RunDirectory, events: list[Event], settings: RunConfig, allow: Sequence[str]
 ) -> tuple[Verified, ...]:
     """What is checked of a run: its adapter, its plug-ins, and its rounds if they can be recomputed."""
-    from plait.api.received import UNUSED, admitted_settings
     from plait.api.recomputing import recomputed
-    from plait.ledger.run_view import RunView
-    from plait.rounds.audit import Verified
-    from plait.rounds.coordinator import CannotRecomputeError
 
     plugins = _check_plugins(events)
 
     @cache
     def resolved() -> Run:
         from plait.run import resolve
-        from plait.settle import settle
 
         return resolve(settle(admitted_settings(directory, allow, without=("data", *UNUSED))))
 
@@ -125,9 +121,6 @@ def _check_plugins(events: list[Event]) -> dict[str, str]:
     Raises:
         ConfigError: one has another source than when the run began.
     """
-    from plait.ledger.events import start_of
-    from plait.rounds.run_directory import check_sources
-
     found: dict[str, str] = {}
     start = start_of(events)
     for plugin in start.plugins if start else ():
@@ -145,10 +138,6 @@ def _check_adapter(
     directory: RunDirectory, events: list[Event], settings: RunConfig, resolved: Callable[[], Run]
 ) -> str:
     """Describe the adapter in the run directory."""
-    from plait.adapters.peft_reading import load_peft_directory
-    from plait.ledger.run_view import RunView, kept_in
-    from plait.rounds.checkpoint import finished_in_checkpoint
-
     guards = settings.keep != "last"
     view = RunView.of(events)
     kept = kept_in(view, keep=settings.keep)
@@ -180,7 +169,6 @@ def _check_adapter(
 
 def _published(directory: RunDirectory, run: Run, kept: str) -> tuple[str, str]:
     """Digests of an adapter of the newest checkpoint, the accepted one if that is kept, and of its published form."""
-    from plait.rounds.checkpoint import load_checkpoint
     from plait.training.peft_adapter import servable
 
     state = load_checkpoint(directory.checkpoints, run.ranks)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from plait.cli.output import run_or_newest
+from plait.page.defences import page_token
 from plait.report.progress import say
 
 
@@ -31,7 +32,6 @@ def watch(
     """
     from plait.page.app import Page, run_shown, serve
     from plait.page.beside import page_address, shown_address
-    from plait.page.defences import page_token
 
     runs = [run_shown(place) for place in named or [run_or_newest(None)]]
     address, token = page_address(listen, what="--listen"), page_token()

@@ -7,9 +7,16 @@ from typing import Annotated
 
 import typer
 
+from plait.api.received import admitted_settings
+from plait.api.running import go_on
 from plait.cli.options import Allow
 from plait.cli.output import print_text
+from plait.config import RunConfig, to_toml
+from plait.errors import ConfigError
 from plait.report.progress import status
+from plait.report.summary import write_report
+from plait.rounds.run_directory import RunDirectory
+from plait.system.files import write_atomically
 
 
 def withdraw(
@@ -32,14 +39,7 @@ def withdraw(
 
     Example: plait resume runs/first --withdraw alice
     """
-    from plait.api.received import admitted_settings
-    from plait.api.running import go_on
     from plait.api.withdrawing import carry_out, plan_of
-    from plait.config import RunConfig, to_toml
-    from plait.errors import ConfigError
-    from plait.report.summary import write_report
-    from plait.rounds.run_directory import RunDirectory
-    from plait.system.files import write_atomically
 
     directory = RunDirectory.find(run)
     settings = admitted_settings(directory, allow or (), without=("publish", "callbacks"))
