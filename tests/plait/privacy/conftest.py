@@ -2,4 +2,3 @@
 
 from tests.plait.cli.conftest import *  # isort: skip # noqa: F403 (fixtures)
 from tests.plait.rounds.conftest import *  # isort: skip # noqa: F403 (those of the same name are meant)
-from tests.plait.training.conftest import *  # isort: skip # noqa: F403
