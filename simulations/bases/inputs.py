@@ -21,6 +21,12 @@ from pathlib import Path
 CACHE = Path.home() / ".cache" / "plait-simulations"
 LISP_PACKAGES = ("calc", "org", "gnus", "cedet", "progmodes", "textmodes", "net", "erc")
 _SHORTEST = 400  # characters of a file
+KINDS = (
+    *("base_conversion", "calendar_arithmetic", "decimal_chain_sum", "family_relationships"),
+    *("fraction_simplification", "prime_factorization", "simple_equations", "time_intervals"),
+)
+"""Generators of reasoning-gym 0.1.25 on which no default of plait was chosen."""
+TRAINED, TESTED = 300, 50
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,24 @@ def _lisp_records(unpacked: Path) -> Iterator[dict[str, str]]:
             text = gzip.decompress(file.read_bytes()).decode("utf-8", errors="replace")
             if len(text) >= _SHORTEST and not file.name.endswith("loaddefs.el.gz"):
                 yield {"package": package, "text": text}
+
+
+def questions() -> tuple[str, list[dict[str, str]]]:
+    """Training questions of each of `KINDS`, as a file, and others to test with; needs reasoning-gym."""
+    import reasoning_gym
+
+    target, test = CACHE / "questions.jsonl", list[dict[str, str]]()
+    with target.open("w", encoding="utf-8") as file:
+        for kind in KINDS:
+            asked = set[str]()
+            for each in reasoning_gym.create_dataset(kind, size=TRAINED, seed=1):
+                asked.add(each["question"])
+                record = {"kind": kind, "prompt": each["question"], "completion": each["answer"]}
+                file.write(f"{json.dumps(record)}\n")
+            fresh = (each for each in reasoning_gym.create_dataset(kind, size=1_000, seed=2))
+            unseen = [each for each in fresh if each["question"] not in asked][:TESTED]
+            test += [{"kind": kind, "prompt": each["question"], "answer": each["answer"]} for each in unseen]
+    return str(target), test
 
 
 def _run(*arguments: str) -> None:
