@@ -35,8 +35,8 @@ from client.task import (
 from plait import __version__
 from plait.config import Scalar
 from plait.errors import Abandoned, BaseMismatchError, PeerError
-from plait.transport.json_object import json_object
 from plait.transport.protocol import DIGEST_BYTES, NONCE_BYTES, PROTOCOL_VERSION, SESSION_BYTES, enrolment_bytes
+from plait.transport.status import json_object
 from plait.v1 import federation_pb2 as pb
 from plait.v1.federation_pb2_grpc import FederationStub
 

@@ -20,8 +20,7 @@ import grpc
 from client.journal import shown
 from client.task import Abandonment, TaskHandle
 from plait.errors import PeerError
-from plait.transport.framing import Data, unpack_chunk
-from plait.transport.protocol import HEAD_BYTES
+from plait.transport.protocol import HEAD_BYTES, Data, unpack_chunk
 from plait.v1 import federation_pb2 as pb
 from plait.v1.federation_pb2_grpc import FederationStub
 

@@ -32,9 +32,7 @@ from client.task import (
     watched_thread,
 )
 from plait.errors import Abandoned, MachineError, PeerError, PlaitError, PolicyError
-from plait.transport.chunks import chunks_of
-from plait.transport.framing import Data, pack_part
-from plait.transport.protocol import CHUNK_BYTES
+from plait.transport.protocol import CHUNK_BYTES, Data, chunks_of, pack_part
 from plait.v1 import federation_pb2 as pb
 
 _TRIES = 3  # for a body that arrives damaged

@@ -20,8 +20,8 @@ from urllib.parse import quote, unquote
 
 from plait.errors import ConfigError, MachineError, PeerError
 from plait.system.files import cannot_write, make_private_directory
-from plait.transport.framing import Data
 from plait.transport.process import map_file
+from plait.transport.protocol import Data
 from server.incoming import ANSWER_SUFFIX, HEADER_BYTES, PART_SUFFIX, Incoming, SmallAnswer, SmallAnswers
 
 

@@ -24,9 +24,8 @@ from typing import TypeAlias
 
 from plait.errors import MachineError, PeerError
 from plait.system.files import cannot_write, fsync_directory
-from plait.transport.framing import Data
 from plait.transport.process import begin_to_store
-from plait.transport.protocol import CHUNK_BYTES, DIGEST_BYTES
+from plait.transport.protocol import CHUNK_BYTES, DIGEST_BYTES, Data
 
 HEADER_BYTES = 1 + DIGEST_BYTES
 """Bytes of a file before the answer itself."""

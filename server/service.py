@@ -21,9 +21,8 @@ from grpc_health.v1 import health, health_pb2
 
 from plait.errors import MachineError, PlaitError
 from plait.system.address import Address
-from plait.transport.chunks import chunks_of
 from plait.transport.credentials import SERVER_OPTIONS
-from plait.transport.framing import Data, pack_chunk, unpack_part
+from plait.transport.protocol import Data, chunks_of, pack_chunk, unpack_part
 from plait.trust.certificate import Role
 from plait.v1 import federation_pb2 as pb
 from server.attendance import Attendance, Context

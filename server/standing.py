@@ -38,8 +38,8 @@ from plait.report.progress import say, status
 from plait.rounds.channel import StopRequest
 from plait.rounds.run_directory import RunDirectory
 from plait.system.files import cannot_write, lock, make_private_directory, write_atomically
-from plait.transport.json_object import json_object
 from plait.transport.protocol import CHUNK_BYTES
+from plait.transport.status import json_object
 from plait.trust.register import Register
 from plait.v1 import federation_pb2 as pb
 from server.attendance import Context

@@ -28,8 +28,8 @@ from plait.system.address import Address
 from plait.system.files import directory_written_aside
 from plait.system.text import printable
 from plait.transport.credentials import open_channel
-from plait.transport.json_object import json_object
 from plait.transport.process import share_memory_between_threads
+from plait.transport.status import json_object
 from plait.trust.diagnose import explain
 from plait.trust.kit import StaffKit
 from plait.v1 import federation_pb2 as pb

@@ -19,8 +19,7 @@ from typing import Any
 
 from plait.errors import DiskFullError, MachineError, PeerError
 from plait.system.machine import give_back_memory
-from plait.transport.framing import Data
-from plait.transport.protocol import CHUNK_BYTES, DIGEST_BYTES, HEAD_BYTES
+from plait.transport.protocol import CHUNK_BYTES, DIGEST_BYTES, HEAD_BYTES, Data
 from plait.v1 import federation_pb2 as pb
 from server.inbox import Inbox
 from server.incoming import Incoming, SmallAnswer

@@ -1,6 +1,5 @@
 """Code shared by both ends of a gRPC federation: constants, chunk streams, channel credentials and options."""
 
-from plait.transport.chunks import chunks_of
 from plait.transport.credentials import (
     CHANNEL_OPTIONS,
     SERVER_OPTIONS,
@@ -15,6 +14,7 @@ from plait.transport.protocol import (
     NONCE_BYTES,
     PROTOCOL_VERSION,
     SESSION_BYTES,
+    chunks_of,
     enrolment_bytes,
     node_number,
 )

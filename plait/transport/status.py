@@ -11,8 +11,8 @@ import grpc
 
 from plait.errors import MachineError, PeerError
 from plait.system.address import Address
+from plait.system.json_text import read_json
 from plait.transport.credentials import open_channel
-from plait.transport.json_object import json_object
 from plait.trust.diagnose import explain
 from plait.trust.kit import ServerKit, StaffKit
 from plait.v1 import federation_pb2 as pb
@@ -55,3 +55,18 @@ def _plain(error: grpc.Call, address: Address, kit: ServerKit | StaffKit | None)
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
         return MachineError(f"no plait server answers: {explain(address.host, address.port, kit)}")
     return MachineError(f"{address} did not report its status ({code.name}); its server.log may say why")
+
+
+def json_object(text: str, *, what: str) -> dict[str, object]:
+    """The object in a message's text, which gRPC has bounded.
+
+    Raises:
+        PeerError: it is no JSON object.
+    """
+    try:
+        said = read_json(text)
+    except ValueError as error:
+        raise PeerError(f"{what} is not JSON, expected one object") from error
+    if not isinstance(said, dict):
+        raise PeerError(f"{what} is a JSON {type(said).__name__}, expected an object")
+    return cast("dict[str, object]", said)

@@ -22,8 +22,7 @@ import grpc.aio
 from plait.errors import PeerError
 from plait.transport import CHANNEL_OPTIONS, NONCE_BYTES, PROTOCOL_VERSION, SERVER_OPTIONS, chunks_of, enrolment_bytes
 from plait.transport.credentials import channel_credentials
-from plait.transport.framing import pack_part, unpack_chunk
-from plait.transport.protocol import HEAD_BYTES
+from plait.transport.protocol import HEAD_BYTES, pack_part, unpack_chunk
 from plait.trust.kit import ClientKit
 from plait.v1 import federation_pb2 as pb
 

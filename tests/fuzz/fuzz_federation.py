@@ -12,7 +12,7 @@ from harness import SCRATCH, instrumented, main
 with instrumented():
     import server.attendance
     from plait.errors import PlaitError
-    from plait.transport.framing import pack_part, unpack_part
+    from plait.transport.protocol import pack_part, unpack_part
     from plait.trust.register import Verdict
     from plait.v1 import federation_pb2 as pb
     from server.attendance import Attendance

@@ -11,7 +11,7 @@ with instrumented():
     from client.connection import Connection
     from client.session import CurrentSession, Session
     from client.task import ClientTask
-    from plait.transport.framing import pack_chunk, unpack_chunk
+    from plait.transport.protocol import pack_chunk, unpack_chunk
     from plait.v1 import federation_pb2 as pb
 
 CHANNEL = grpc.insecure_channel("localhost:1")

@@ -7,7 +7,7 @@ import sys
 import grpc.aio
 
 from plait.transport import CHANNEL_OPTIONS, PROTOCOL_VERSION, chunks_of
-from plait.transport.framing import pack_part
+from plait.transport.protocol import pack_part
 from plait.v1 import federation_pb2 as pb
 from plait.v1.federation_pb2_grpc import FederationStub
 

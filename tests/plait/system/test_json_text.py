@@ -19,7 +19,7 @@ from plait.rounds.terms import DataJournal
 from plait.secagg.server import signatures_from_bytes
 from plait.settings.toml import read_config_table
 from plait.system.json_text import MAX_DEPTH, read_json, read_toml
-from plait.transport.json_object import json_object
+from plait.transport.status import json_object
 from plait.trust.kit import read_client_settings
 from plait.trust.register import read_clients
 
