@@ -1,4 +1,4 @@
-"""The numbers and byte strings on which both ends of the federation protocol agree (federation.proto), and chunk streams.
+"""The numbers and bytes on which both ends of the federation protocol agree (federation.proto), and chunk streams.
 
 Knows nothing of connections.
 """
