@@ -136,9 +136,8 @@ def export(
         PeerError: the adapter to export is not valid.
         MachineError: the disk is full, or the hub cannot be reached; nothing half-written is left behind.
     """
-    from plait.exporting.personal import is_node_state, open_node, open_personal
     from plait.exporting.request import ExportRequest
-    from plait.exporting.source import open_source
+    from plait.exporting.source import is_node_state, open_node, open_personal, open_source
 
     if gguf_type not in (types := ["f32", "f16"]):
         expected = " or ".join(types) + did_you_mean(gguf_type, types)

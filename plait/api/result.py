@@ -169,9 +169,8 @@ class Result:
     def _personalized(self, client: str) -> Path:
         """A client's adapter, written as a PEFT directory into the run's at its first use after the run's end."""
         from plait.exporting.peft import prepare_peft
-        from plait.exporting.personal import open_personal
         from plait.exporting.request import ExportRequest
-        from plait.exporting.source import plain_name
+        from plait.exporting.source import open_personal, plain_name
 
         source = open_personal(self.path, client)
         place = self.path / "personalized" / plain_name(client)

@@ -31,8 +31,7 @@ def open_speaker(
         BaseMismatchError: `base` is another base.
         PeerError: the directory is not valid.
     """
-    from plait.exporting.personal import open_personal
-    from plait.exporting.source import locate_weights, open_source
+    from plait.exporting.source import locate_weights, open_personal, open_source
     from plait.training.bases import locate_base, quiet_libraries
     from plait.training.device import choose_compute
     from plait.training.generate import TextGenerator

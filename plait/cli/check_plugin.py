@@ -21,7 +21,7 @@ from plait.plugin_search import installed
 from plait.plugins import Kind, admit, find, source_of
 from plait.rounds.callbacks import CALLBACK_CHECKS, callback_named
 from plait.settings.choice import parse_choice
-from plait.simulation.contract import PARTITION_CHECKS
+from plait.simulation.partition import PARTITION_CHECKS
 from plait.simulation.scheme import parse_partition
 from plait.training.own_functions import loss_named, reward_named
 from plait.wire.codecs import codec_for

@@ -4,7 +4,7 @@
   per file, in path order; column ``package`` is the top-level package or module, column ``path`` the file. Nothing is
   downloaded. Different Python versions have different text.
 
-`plait.data.downloaded` has the others.
+`plait.data.packages` has the others.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def read_tree(root: Path, *, packages: frozenset[str]) -> list[Record]:
 
 
 def _downloaded() -> Mapping[str, Callable[[Path, Progress], Dataset]]:
-    from plait.data.downloaded import bbc, chatterbot
+    from plait.data.packages import bbc, chatterbot
 
     return {"bbc": bbc, "chatterbot": chatterbot}
 

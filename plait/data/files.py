@@ -11,12 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
-from plait.data.arrow_file import table_rows
-from plait.data.csv_file import csv_rows
-from plait.data.json_file import json_rows, jsonl_rows
-from plait.data.opened import Density, opened
+from plait.data.bounds import Density, opened
 from plait.data.rows import MAX_ROW_BYTES, DataSource, Row
 from plait.data.splits import UNNAMED, split_in_name
+from plait.data.tables import table_rows
+from plait.data.text_files import csv_rows, json_rows, jsonl_rows
 from plait.errors import ConfigError, DataError
 from plait.system.json_text import read_json
 

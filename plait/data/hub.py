@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plait.data.arrow_file import most_batch_bytes
-from plait.data.memory_limit import memory_limit
+from plait.data.bounds import memory_limit
 from plait.data.records import Progress
 from plait.data.rows import DataSource
-from plait.data.tables import object_source
+from plait.data.tables import most_batch_bytes, object_source
 from plait.errors import ConfigError, DataError, MachineError, machine_fault
 from plait.system.text import printable
 

@@ -151,7 +151,7 @@ class Simulation:
         """A channel to all clients, by the virtual clock of their fleet if they have one."""
         if not self.run.config.fleet:
             return self.direct(stop)
-        from plait.simulation.fleet_channel import by_the_clock
+        from plait.simulation.virtual_clock import by_the_clock
 
         return by_the_clock(self, stop)
 

@@ -10,12 +10,12 @@ from harness import SCRATCH, instrumented, main, one_line
 
 with instrumented():
     from plait.adapters.peft_reading import load_peft_directory
-    from plait.data import arrow_file, as_dataset
+    from plait.data import as_dataset, bounds
     from plait.errors import PlaitError
 
 (SCRATCH / "adapter").mkdir()
 NAMES = ("my.jsonl", "my.json", "my.csv", "my.parquet", "my.arrow")
-arrow_file.MOST_BATCH_BYTES = 256 << 20
+bounds.MOST_BATCH_BYTES = 256 << 20
 
 
 def parse(data: bytes) -> None:

@@ -70,7 +70,7 @@ NOT_NEEDED = (
     *("plait.adapters.known_methods", "plait.adapters.bottleneck", "plait.adapters.peft_reading"),
     "plait.transport",
     *("plait.plugin_search", "plait.starting", "plait.api.export", "plait.exporting.source", "plait.exporting.outlets"),
-    *("plait.data.hub", "plait.data.downloaded", "plait.data.memory_limit", "plait.training.base_cache"),
+    *("plait.data.hub", "plait.data.packages", "plait.data.bounds", "plait.training.base_cache"),
 )
 
 

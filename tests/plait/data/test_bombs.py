@@ -52,9 +52,9 @@ READ = """
 import json, sys
 from pathlib import Path
 from plait.system import machine
-from plait.data import arrow_file, as_dataset
+from plait.data import as_dataset, bounds
 from plait.errors import DataError
-arrow_file.MOST_BATCH_BYTES = int(sys.argv[1])
+bounds.MOST_BATCH_BYTES = int(sys.argv[1])
 for path in sys.argv[2:4]:  # so that what reading loads is there
     as_dataset(path)
 for path in sys.argv[4:]:

@@ -8,7 +8,7 @@ import pytest
 
 from plait.data import BUILTINS, Record, RecordKind, as_dataset
 from plait.data.builtin import read_tree
-from plait.data.downloaded import read_conversations, read_stories
+from plait.data.packages import read_conversations, read_stories
 from plait.errors import ConfigError
 
 LONG = "# a comment that fills two hundred bytes\n" * 6

@@ -89,7 +89,7 @@ REPEATED: dict[str, Callable[[Path], object]] = {
 def test_a_file_has_no_more_rows_and_columns_than_its_size_allows(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
 ) -> None:
-    monkeypatch.setattr("plait.data.opened._FREE_CELLS", 1 << 10)
+    monkeypatch.setattr("plait.data.bounds._FREE_CELLS", 1 << 10)
     REPEATED[name](tmp_path / name)
     size = (tmp_path / name).stat().st_size
     with pytest.raises(

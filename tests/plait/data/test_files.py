@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from plait.data import Message, Record, as_dataset
-from plait.data.opened import opened
+from plait.data.bounds import opened
 from plait.data.rows import Room
 from plait.errors import ConfigError, DataError, PlaitError
 
@@ -240,10 +240,10 @@ BAD: dict[str, tuple[bytes | str, str]] = {
 def test_a_document_takes_no_more_memory_or_bytes_than_it_may(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     # Each of its lists takes twenty times what it is written with.
     path = write(tmp_path / "a.json", '{"text": "a", "more": [' + "[]," * (8 << 20) + "[]]}")
-    monkeypatch.setattr("plait.data.arrow_file.MOST_BATCH_BYTES", 64 << 20)
+    monkeypatch.setattr("plait.data.bounds.MOST_BATCH_BYTES", 64 << 20)
     with pytest.raises(DataError, match=r"a.json' takes more than 67,108,864 bytes of memory to read; sav"):
         as_dataset(path)
-    monkeypatch.setattr("plait.data.json_file.MOST_BYTES", 1 << 20)
+    monkeypatch.setattr("plait.data.text_files.MOST_BYTES", 1 << 20)
     with pytest.raises(DataError, match=r"a.json' has more than 1,048,576 bytes; save it as"):
         as_dataset(path)
 

@@ -10,7 +10,7 @@ from plait.adapters import AdapterSpec, AdapterState, AdapterTask, Layout
 from plait.adapters.method import AdapterRequest
 from plait.aggregation import Side, geometry_of
 from plait.errors import ConfigError, PlaitError
-from plait.exporting.personal import is_node_state, open_node, open_personal, with_own_side
+from plait.exporting.source import is_node_state, open_node, open_personal, with_own_side
 from plait.ledger.events import Adapter, Base, ClientsDescribed, RunStarted
 from plait.ledger.ledger import Ledger
 from plait.rounds.hooks import kept_lead, kept_side, with_own

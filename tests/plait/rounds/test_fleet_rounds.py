@@ -11,8 +11,7 @@ from plait.rounds.buffer import Buffer
 from plait.rounds.paces import BySpeed
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import TaskSettings
-from plait.simulation.fleet_channel import clock_after
-from plait.simulation.virtual_clock import VirtualChannel
+from plait.simulation.virtual_clock import VirtualChannel, clock_after
 from plait.wire.messages import TrainTask, decode_task
 from tests.plait.rounds.conftest import SEED, InProcessChannel, rounds_of
 from tests.plait.rounds.test_audit import replayed

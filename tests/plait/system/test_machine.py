@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from plait.data.memory_limit import memory_limit
+from plait.data.bounds import memory_limit
 from plait.system import machine
 
 
