@@ -8,7 +8,7 @@ from plait.errors import ConfigError
 from plait.ledger.privacy import MECHANISM, WORTH_WARNING, WORTH_WARNING_OF_RECORDS
 from plait.privacy.record import privacy_of as privacy_of_records
 from plait.privacy.run import privacy_of
-from plait.report.estimate import Planned
+from plait.report.costs import Planned
 from plait.report.table import Table
 from plait.report.wording import count_text
 from plait.settle import ResolvedConfig

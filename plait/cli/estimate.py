@@ -13,7 +13,7 @@ from plait.api.privacy_plans import plans
 from plait.api.running import check_names
 from plait.cli.options import ConfigFile, run_config, with_run_options
 from plait.cli.output import print_json, print_tables
-from plait.report.estimate import Estimate
+from plait.report.costs import Estimate
 from plait.report.progress import status
 from plait.rounds.spool import largest_update
 from plait.settle import settle

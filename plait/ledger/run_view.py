@@ -164,6 +164,15 @@ class RunView(RunNow):
         """Number of accepted updates."""
         return len(self.updates)
 
+    def updates_in(self, number: int) -> list[UpdateReceived]:
+        """The updates that a round's step is made of."""
+        return [update for update in self.updates.values() if update.counted_in == number]
+
+    @property
+    def has_reward_margins(self) -> bool:
+        """Whether evaluations are of preferences."""
+        return any(evaluation.reward_margin is not None for evaluation in self.evaluations.values())
+
     @property
     def traffic_by_round(self) -> Mapping[int, Traffic]:
         """Bytes of every round, over all clients, in round order."""

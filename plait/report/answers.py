@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 
 from plait.config import RunConfig
 from plait.ledger.run_view import RunView
-from plait.report.alternatives import savings_of
-from plait.report.tables import moved_text
+from plait.report.costs import savings_of
 from plait.report.wording import (
     accuracy_text,
     bytes_text,
@@ -26,6 +25,7 @@ from plait.report.wording import (
     given_rate,
     loss_text,
     minus_text,
+    moved_text,
     percent_text,
     plural,
     rates_sentence,

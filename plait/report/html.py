@@ -15,24 +15,10 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from plait.ledger.run_view import RunView
-from plait.report.alternatives import savings_of
 from plait.report.answers import advice, answers, is_deployed, repeat_command
-from plait.report.fairness import fairness_table
+from plait.report.costs import savings_of
 from plait.report.table import Table
-from plait.report.tables import (
-    aggregation_table,
-    bytes_by_round_table,
-    card_table,
-    figures_of,
-    left_out_table,
-    loss_by_client_table,
-    loss_by_round_table,
-    membership_table,
-    moved_text,
-    refusals_table,
-    savings_table,
-    tables_of_parts,
-)
+from plait.report.tables import card_table, figures_of, tables_by_name, tables_of_parts
 from plait.report.wording import (
     NOTHING,
     bytes_text,
@@ -41,6 +27,7 @@ from plait.report.wording import (
     duration_text,
     loss_text,
     minus_text,
+    moved_text,
     percent_text,
     plural,
     ratio_text,
@@ -80,17 +67,7 @@ def render_html(
             notice="" if view.finished else f"This run has not finished: {done}. Everything below is its state so far.",
             facts=f"{started} · {duration_text(view.wall_s)} · seed {view.start.seed}",
             figures=key_figures(view),
-            tables={
-                "loss_by_round": loss_by_round_table(view),
-                "savings": savings_table(view),
-                "loss_by_client": loss_by_client_table(view),
-                "fairness": fairness_table(view),
-                "bytes_by_round": bytes_by_round_table(view),
-                "aggregation": aggregation_table(view),
-                "left_out": left_out_table(view),
-                "refusals": refusals_table(view),
-                "membership": membership_table(view.audited),
-            },
+            tables=tables_by_name(view),
             shown_first=shown,
             cards=[card_table(card) for card in view.cards.values()],
             evaluated=not any(card.headline for card in view.cards.values()),

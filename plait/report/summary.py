@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from plait.ledger.events import Audited, Evaluated, MeanScore, Score
 from plait.ledger.ledger import read_events
 from plait.ledger.run_view import RunView
-from plait.report.alternatives import savings_of
-from plait.report.fairness import fairness_of
+from plait.report.clients import Fairness, fairness_of
+from plait.report.costs import savings_of
 from plait.report.tables import figures_of
 from plait.system.files import write_atomically
 
@@ -85,8 +85,12 @@ def _losses(view: RunView) -> dict[str, Json]:
         "reference_held_out_loss": {kind: reference.held_out_loss for kind, reference in view.references.items()},
         "held_out_sequences": sum(client.held_out_examples for client in view.clients.values()),
         "reference_loss_everywhere": {kind: reference.everywhere for kind, reference in view.references.items()},
-        "fairness": found.to_json() if (found := fairness_of(view)) else None,
+        "fairness": _fairness(found) if (found := fairness_of(view)) else None,
     }
+
+
+def _fairness(found: Fairness) -> dict[str, Json]:
+    return {"mean_loss": found.mean, **{name: value for name, value in vars(found).items() if name != "mean"}}
 
 
 def _bytes(view: RunView) -> dict[str, Json]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from plait.report.wording import clean
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 _NARROWEST_TEXT = 16
 _LONGEST_HEADING = 12
 _ANY_WIDTH = 1 << 20
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,24 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
     text_columns: tuple[int, ...] = (0,)
+
+    @classmethod
+    def of_columns(cls, title: str, rows: Iterable[Mapping[str, str]], *, note: str = "") -> Self:
+        """A table of rows that each have all cells by their headings, in the order of columns."""
+        there = list(rows)
+        return cls(title, tuple(there[0] if there else ()), tuple(tuple(row.values()) for row in there), note)
+
+
+def thinned(items: Sequence[T], most: int) -> Sequence[T]:
+    """At most `most` of the items, evenly spaced, including the first and the last."""
+    if len(items) <= most:
+        return items
+    return [items[round(index * (len(items) - 1) / (most - 1))] for index in range(most)]
+
+
+def shown_of(shown: int, there: int, which: str) -> str:
+    """How many of all are shown; empty if all are."""
+    return f"{shown:,} of {there:,} {which}." if shown < there else ""
 
 
 def to_rich(table: Table) -> ConsoleRenderable:

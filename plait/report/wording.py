@@ -8,7 +8,7 @@ from statistics import fmean, median
 
 from pydantic import JsonValue
 
-from plait.ledger.events import DescribedClient, UpdateReceived
+from plait.ledger.events import DescribedClient, Score, UpdateReceived
 from plait.system.text import printable
 
 NOTHING = "\N{EM DASH}"
@@ -77,6 +77,13 @@ def change_text(after: float | None, before: float | None) -> str:
 def within_text(text: str, margin: float | None) -> str:
     """A loss, or a change of one, with half of its 95 % interval: ``2.476 ± 0.061``."""
     return text if margin is None or text == NOTHING else f"{text} ± {margin:.3f}"
+
+
+def moved_text(after: Score | None, before: Score | None) -> str:
+    """The change of a loss, with half of its 95 % interval if known."""
+    if after is None or before is None:
+        return NOTHING
+    return within_text(change_text(after.change_since(before), 0.0), after.change_margin)
 
 
 def perplexity_text(loss: float | None) -> str:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from plait.report.fairness import fairness
+from plait.report.clients import fairness
 
 
 def test_the_worst_the_spread_and_who_is_worse_off_follow_by_hand() -> None:

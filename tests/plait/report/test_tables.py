@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import math
 
+from plait.report.clients import loss_by_client_table
 from plait.report.tables import (
-    loss_by_client_table,
     loss_by_round_table,
 )
 from tests.plait.conftest import view_of
