@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from plait.config import RunConfig
 from plait.ledger.events import Event
 from plait.ledger.privacy import intents_in
-from plait.privacy.mechanism import ClientPrivacy, PrivateMean, SharedMean
+from plait.privacy.mechanism import ClientPrivacy, PrivateMean
 from plait.privacy.run import privacy_of
 
 _SIDE_BY_SIDE = 1000
@@ -65,8 +65,7 @@ def audit(privacy: ClientPrivacy, *, rounds: int, seed: int = 0, trials: int = 0
         clip_norm = privacy.first_clip(_SIDE_BY_SIDE)
         keys = [hashlib.sha256(f"canaries {seed} {trial} {number}".encode()).digest() for number in range(rounds)]
         for key in keys:
-            kind = SharedMean if privacy.guaranteed else PrivateMean
-            mean = kind(privacy, size=_SIDE_BY_SIDE, clip_norm=clip_norm, key=key)
+            mean = PrivateMean(privacy, size=_SIDE_BY_SIDE, clip_norm=clip_norm, key=key)
             for canary in np.flatnonzero(coins[part]):
                 update = np.zeros(_SIDE_BY_SIDE, np.float32)
                 update[canary] = signs[part][canary] * _LIE * np.float32(clip_norm)

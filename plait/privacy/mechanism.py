@@ -338,13 +338,14 @@ class Released:
 
 
 class PrivateMean:
-    """Takes the updates of a round one by one; the 32 bytes of `key` are of this round and these updates."""
+    """Takes the updates of a round one by one; the 32 bytes of `key` are of this round and these updates.
+
+    Where clients add the noise it stands for as many as are guaranteed, in one process and without masks: for audits.
+    """
 
     def __init__(self, privacy: ClientPrivacy, *, size: int, clip_norm: float, key: bytes) -> None:
-        self._privacy = privacy
-        self._grid = privacy.grid(size)
-        self._clip_norm = clip_norm
-        self._key = key
+        self._privacy, self._clip_norm, self._key = privacy, clip_norm, key
+        self._grid = privacy.shares(size) if privacy.guaranteed else privacy.grid(size)
         self._sum = np.zeros(size, np.int64)
         self._within = 0
 
@@ -357,50 +358,33 @@ class PrivateMean:
 
     def finish(self) -> Released:
         """Add the noise; the sum without it is gone afterwards."""
-        noise = gaussian(self._grid.sigma)
-        stream = Keystream(derived(self._key, b"noise on the sum"))
-        for at in range(0, self._sum.size, BLOCK):
-            part = self._sum[at : at + BLOCK]
-            part += noise.draw(stream, part.size)
-        scale = self._grid.unit(self._clip_norm) / self._privacy.clients
-        return Released((self._sum * scale).astype(np.float32), self._next_clip())
+        grid, privacy = self._grid, self._privacy
+        if isinstance(grid, NoiseShares):
+            self._sum = self._shared(grid, self._sum, b"updates")
+            unit = self._clip_norm / grid.sensitivity
+        else:
+            noise, stream = gaussian(grid.sigma), Keystream(derived(self._key, b"noise on the sum"))
+            for at in range(0, self._sum.size, BLOCK):
+                part = self._sum[at : at + BLOCK]
+                part += noise.draw(stream, part.size)
+            unit = grid.unit(self._clip_norm)
+        mean = (self._sum * (unit / privacy.clients)).astype(np.float32)
+        return Released(mean, privacy.next_clip(self._clip_norm, self._counted(), privacy.clients))
 
-    def _next_clip(self) -> float:
+    def _counted(self) -> float:
+        """The noised count of updates within the clip norm less those without; 0 for a fixed one."""
         sigma = self._privacy.count_multiplier
         if sigma is None:
-            return self._clip_norm
+            return 0.0
+        if self._privacy.guaranteed:
+            counting = shares_for(1, sigma, self._privacy.guaranteed)
+            (counted,) = self._shared(counting, np.array([self._within * counting.radius]), b"count")
+            return float(counted) / counting.sensitivity
         stream = Keystream(derived(self._key, b"noise on the count"))
-        counted = self._within + int(IntegerGaussian(sigma).draw(stream, 1)[0])
-        return self._privacy.next_clip(self._clip_norm, counted, self._privacy.clients)
+        return self._within + int(IntegerGaussian(sigma).draw(stream, 1)[0])
 
-
-class SharedMean:
-    """The same where clients add the noise, as few as are guaranteed, in one process and without masks: for audits."""
-
-    def __init__(self, privacy: ClientPrivacy, *, size: int, clip_norm: float, key: bytes) -> None:
-        self._privacy, self._clip_norm, self._key = privacy, clip_norm, key
-        self._shares = privacy.shares(size)
-        self._centres = np.zeros(size, np.int64)
-        self._within = 0
-
-    def add(self, client: str, values: Float32) -> None:
-        """Add an update."""
-        key = derived(self._key, b"rounding of " + client.encode())
-        self._centres += clipped_to_grid(values, clip_norm=self._clip_norm, radius=self._shares.radius, key=key)
-        self._within += 1 if length(values) <= self._clip_norm else -1
-
-    def finish(self) -> Released:
-        """Add the noise of the guaranteed clients."""
-        unit = self._clip_norm / self._shares.sensitivity
-        numbers = self._noised(self._shares, self._centres, b"updates")
-        clip_norm, counting = self._clip_norm, self._privacy.count_shares
-        if counting is not None:
-            (counted,) = self._noised(counting, np.array([self._within * counting.radius]), b"count")
-            clip_norm = self._privacy.next_clip(clip_norm, counted / counting.sensitivity, self._privacy.clients)
-        return Released((numbers * (unit / self._privacy.clients)).astype(np.float32), clip_norm)
-
-    def _noised(self, shares: NoiseShares, centres: Integers, purpose: bytes) -> Integers:
-        """Around the sum, and around nothing for every further client."""
+    def _shared(self, shares: NoiseShares, centres: Integers, purpose: bytes) -> Integers:
+        """Guaranteed clients' noise around the sum, and around nothing for every further client."""
         total = np.zeros(centres.size, np.int64)
         for number in range(shares.guaranteed):
             key = derived(self._key, purpose + number.to_bytes(4, "big"))

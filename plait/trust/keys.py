@@ -90,7 +90,7 @@ def verify(public_key: bytes, signature: bytes, signed: bytes) -> bool:
 
 
 class KeyClaim(Protocol):
-    """A node key that is said to be a client's, with what proves it."""
+    """The claim that a node key is a client's, with what proves it; no proof in a simulation."""
 
     @property
     def client(self) -> str:
@@ -99,17 +99,17 @@ class KeyClaim(Protocol):
 
     @property
     def identity(self) -> bytes:
-        """The key, Ed25519, 32 bytes."""
+        """Ed25519, 32 bytes."""
         ...
 
     @property
     def certificate(self) -> bytes:
-        """The client's, in DER; empty in a simulation."""
+        """The client's, in DER."""
         ...
 
     @property
     def endorsement(self) -> bytes:
-        """See `plait.trust.kit.Endorsement`; empty in a simulation."""
+        """The signature of an `Endorsement`."""
         ...
 
 
@@ -119,13 +119,7 @@ Vouch: TypeAlias = Callable[[KeyClaim], bool]
 
 @dataclass(frozen=True)
 class NodeIdentity:
-    """The identity of one client.
-
-    Attributes:
-        public_key: Ed25519, 32 bytes.
-        vouch: whether a node key is another's.
-        certificate: proves to others that `public_key` is this client's.
-    """
+    """The identity of one client: a node key, and the certificate that proves to others that it is this client's."""
 
     public_key: bytes
     sign: Callable[[bytes], bytes]

@@ -54,12 +54,7 @@ _TOKEN = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class TlsPair:
-    """A certificate and its key in PEM, as TLS libraries take them.
-
-    Attributes:
-        authority: the certificate of the authority that signed it and must have signed the other end's.
-        expires: when the first of both certificates expires.
-    """
+    """A certificate, its key and its authority's certificate in PEM; the first of both expires at `expires`."""
 
     key: bytes = field(repr=False)
     certificate: bytes = field(repr=False)
@@ -69,12 +64,7 @@ class TlsPair:
 
 @dataclass(frozen=True)
 class ServerKit:
-    """A server's kit; its register is read by `Register.load`.
-
-    Attributes:
-        names: the DNS names and IP addresses of its certificate.
-        operator_token: the token for requesting the server's status, 32 bytes in hexadecimal.
-    """
+    """A server's kit: the names and addresses of its certificate, and the token (in hexadecimal) for its status."""
 
     directory: Path
     tls: TlsPair
@@ -95,12 +85,7 @@ class ServerKit:
 
 @dataclass(frozen=True)
 class ClientKit:
-    """A client's kit.
-
-    Attributes:
-        server_names: the names of the server's certificate when the kit was made.
-        node_key: signs the node's enrolment and its updates.
-    """
+    """A client's kit; its node key signs enrolment and updates, and the server had `server_names` when it was made."""
 
     directory: Path
     name: str
@@ -119,11 +104,7 @@ class ClientKit:
 
 @dataclass(frozen=True)
 class StaffKit:
-    """The kit of an operator of a standing server.
-
-    Attributes:
-        server_names: the names of the server's certificate when the kit was made.
-    """
+    """The kit of an operator of a standing server."""
 
     directory: Path
     name: str
@@ -250,11 +231,7 @@ _TEXT = b"plait node key 1"
 
 @dataclass(frozen=True)
 class Endorsement:
-    """Proof that a node key is a client's.
-
-    Attributes:
-        signature: ECDSA with SHA-256 by the certificate's key, over the client's name and its node key.
-    """
+    """Proof that a node key is a client's: ECDSA with SHA-256 by the certificate's key over its name and node key."""
 
     certificate: bytes
     signature: bytes

@@ -64,12 +64,7 @@ class KitOutcome(Enum):
 
 @dataclass(frozen=True)
 class Provisioned:
-    """One kit after provisioning.
-
-    Attributes:
-        name: the member's name, or ``server``.
-        public_key: the member's key as the register has it, 32 bytes; empty for the server.
-    """
+    """One kit: of a member by name, with its key as the register has it (32 bytes), or of ``server``."""
 
     name: str
     directory: Path
@@ -81,12 +76,7 @@ class Provisioned:
 
 @dataclass(frozen=True)
 class Federation:
-    """The kits of one call.
-
-    Attributes:
-        clients: the kits of the clients named, in order.
-        staff: the kits of the operators named, in order.
-    """
+    """The kits of one call; `clients` and `staff`, its operators, in the order of their names given."""
 
     server: Provisioned
     server_names: tuple[str, ...]
@@ -160,10 +150,7 @@ def _registered(
 
 
 def revoke(directory: Path, name: str, *, now: datetime) -> RegisteredClient:
-    """Revoke a member's key in ``DIR/server/clients.json``; needs neither the authority nor the member's kit.
-
-    Returns:
-        The member, revoked; unchanged if it had been revoked before.
+    """The member, revoked in ``DIR/server/clients.json``, which needs neither the authority nor the member's kit.
 
     Raises:
         ConfigError: no such client.
@@ -229,22 +216,56 @@ def _authority(directory: Path, *, now: datetime) -> tuple[Authority, bool]:
 
 
 def _server_kit(kit: Path, names: Sequence[str], authority: Authority, *, now: datetime, days: int) -> Provisioned:
+    if not kit.exists() and (kit.parent / "clients").exists():
+        raise ConfigError(f"'{kit}' is missing: copy the server's kit back, it has the register")
+
+    def fill(aside: Path) -> None:
+        write_secret(aside / OPERATOR_TOKEN_FILE, f"{secrets.token_hex(32)}\n".encode())
+        write_clients(aside / REGISTER_FILE, ())
+
     sign = partial(authority.issue_server, names=names, now=now, days=days)
+    outcome, certificate = _made(kit, "server", authority, sign, fill)
+    return Provisioned("server", kit, outcome, certificate.not_valid_after_utc)
+
+
+def _member_kit(
+    kit: Path, name: str, role: Role, server_names: Sequence[str], authority: Authority, *, now: datetime, days: int
+) -> Provisioned:
+    if kit.exists() and (own_name := read_client_settings(kit)[0]) != name:
+        raise ConfigError(f"kit '{kit}' is for {role} '{own_name}', expected '{name}'")
+
+    def fill(aside: Path) -> None:
+        if role is Role.CLIENT:
+            NodeKey.generate().save(aside / NODE_KEY_FILE)
+        write_atomically(aside / CLIENT_SETTINGS_FILE, client_settings(name, server_names, role))
+
+    sign = partial(authority.issue_member, name=name, role=role, now=now, days=days)
+    outcome, certificate = _made(kit, role, authority, sign, fill)
+    if common_name(certificate) != name:
+        raise ConfigError(f"'{kit / f'{role}.crt'}' is for {common_name(certificate)!a}, expected '{name}'")
+    return Provisioned(name, kit, outcome, certificate.not_valid_after_utc, _registered_key(kit, role), role)
+
+
+def _made(
+    kit: Path,
+    role: str,
+    authority: Authority,
+    sign: Callable[[PublicKey], Certificate],
+    fill: Callable[[Path], None],
+) -> tuple[KitOutcome, Certificate]:
+    """Make a kit, if it is missing, or its certificate alone; `fill` adds what only such a kit has."""
     if not kit.exists():
-        if (kit.parent / "clients").exists():
-            raise ConfigError(f"'{kit}' is missing: copy the server's kit back, it has the register")
         with directory_written_aside(kit) as aside:
-            write_secret(aside / "server.key", key_pem(new_key()))
-            write_secret(aside / OPERATOR_TOKEN_FILE, f"{secrets.token_hex(32)}\n".encode())
+            write_secret(aside / f"{role}.key", key_pem(new_key()))
             write_atomically(aside / AUTHORITY_FILE, certificate_pem(authority.certificate))
-            write_clients(aside / REGISTER_FILE, ())
-            _issue(aside, "server", sign)
+            fill(aside)
+            _issue(aside, role, sign)
         outcome = KitOutcome.MADE
     else:
-        outcome = _issue(kit, "server", sign)
-    certificate = read_certificate(kit / "server.crt")
-    check_issued_by(certificate, authority.certificate, what=f"'{kit / 'server.crt'}'")
-    return Provisioned("server", kit, outcome, certificate.not_valid_after_utc)
+        outcome = _issue(kit, role, sign)
+    certificate = read_certificate(kit / f"{role}.crt")
+    check_issued_by(certificate, authority.certificate, what=f"'{kit / f'{role}.crt'}'")
+    return outcome, certificate
 
 
 def _issue(kit: Path, role: str, sign: Callable[[PublicKey], Certificate]) -> KitOutcome:
@@ -254,32 +275,6 @@ def _issue(kit: Path, role: str, sign: Callable[[PublicKey], Certificate]) -> Ki
         return KitOutcome.KEPT
     write_atomically(path, certificate_pem(sign(read_key(kit / f"{role}.key").public_key())))
     return KitOutcome.RENEWED
-
-
-def _member_kit(
-    kit: Path, name: str, role: Role, server_names: Sequence[str], authority: Authority, *, now: datetime, days: int
-) -> Provisioned:
-    sign = partial(authority.issue_member, name=name, role=role, now=now, days=days)
-    if not kit.exists():
-        with directory_written_aside(kit) as aside:
-            if role is Role.CLIENT:
-                NodeKey.generate().save(aside / NODE_KEY_FILE)
-            write_secret(aside / f"{role}.key", key_pem(new_key()))
-            write_atomically(aside / AUTHORITY_FILE, certificate_pem(authority.certificate))
-            write_atomically(aside / CLIENT_SETTINGS_FILE, client_settings(name, server_names, role))
-            _issue(aside, role, sign)
-        outcome = KitOutcome.MADE
-    else:
-        own_name, _ = read_client_settings(kit)
-        if own_name != name:
-            raise ConfigError(f"kit '{kit}' is for {role} '{own_name}', expected '{name}'")
-        outcome = _issue(kit, role, sign)
-    path = kit / f"{role}.crt"
-    certificate = read_certificate(path)
-    check_issued_by(certificate, authority.certificate, what=f"'{path}'")
-    if common_name(certificate) != name:
-        raise ConfigError(f"'{path}' is for {common_name(certificate)!a}, expected '{name}'")
-    return Provisioned(name, kit, outcome, certificate.not_valid_after_utc, _registered_key(kit, role), role)
 
 
 def _registered_key(kit: Path, role: Role) -> bytes:
