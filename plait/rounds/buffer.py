@@ -41,7 +41,7 @@ from plait.ledger.events import Reason, UpdateReceived
 from plait.rounds.channel import IN_PROGRESS, Purpose
 from plait.rounds.cohort import Evaluating, ServerContext, asked_to_evaluate, evaluate
 from plait.rounds.coordinator import Way
-from plait.rounds.dispatch import Dispatch, RoundAnswer, doubt
+from plait.rounds.dispatch import Dispatch, RoundAnswer, mark_failed
 from plait.rounds.fold import Fold, Folded
 from plait.rounds.run_plan import RunPlan
 from plait.rounds.run_state import RunState, note_held
@@ -395,7 +395,7 @@ class BufferCollector:
         else:
             self.server.log.failure(working.version + 1, answer)
         if client in self._roster.nodes:
-            doubt(self._roster, answer)
+            mark_failed(self._roster, answer)
         return state
 
     def _miss(self, number: int, attempt: int, received: int) -> None:

@@ -5,7 +5,7 @@ virtual one of a simulated fleet, so that deadlines and times mean the same over
 participants in this process, which work when their answers are requested: at most one answer is in memory, and the
 bytes are those of a deployment.
 
-`Patience` says how long to wait for clients that come and go. A node reports its progress every ten seconds while it
+`Patience` bounds the wait for clients that come and go. A node reports its progress every ten seconds while it
 works, and transferred bytes count too (`Liveness`). So a slow machine keeps its turn and a silent one does not.
 """
 
@@ -31,7 +31,7 @@ IN_PROGRESS = "in_progress"
 
 
 class Clock(Protocol):
-    """Tells the time of a run."""
+    """The time of a run."""
 
     @property
     def is_virtual(self) -> bool:
@@ -70,7 +70,7 @@ class WallClock:
         return nodes
 
     def ended(self, number: int, clients: Mapping[int, str]) -> Sequence[Event]:
-        """Nothing: real devices keep their times to themselves."""
+        """Nothing: real devices do not report their times."""
         del number, clients
         return ()
 
@@ -155,11 +155,7 @@ class Exchange(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
     def send(self, node: int, task: TaskParts, group: str = "") -> None:
-        """Send a task; a node with an unanswered task gets the next one after its answer.
-
-        Args:
-            group: of its round, if that is another than the exchange's.
-        """
+        """Send a task, of the exchange's group or another; a node with an unanswered one gets it after its answer."""
         ...
 
     def withdraw(self, node: int, reason: str) -> None:
@@ -167,11 +163,7 @@ class Exchange(Protocol):
         ...
 
     def receive(self, timeout_s: float | None) -> tuple[int, Data | NoAnswer] | None:
-        """Wait for the next answer.
-
-        Returns:
-            (node, its answer), or None if none came in time or no answers are outstanding.
-        """
+        """The next node's answer; None if none came in time or no answers are outstanding."""
         ...
 
 
@@ -205,7 +197,7 @@ class Channel(Protocol):
         ...
 
     def turn_away(self, node: int, reason: str, detail: str) -> None:
-        """Tell a node, if the driver can, that it cannot take part as it has described itself."""
+        """Inform a node, if the driver can, that it cannot take part as it has described itself."""
         ...
 
     def exchange(self, purpose: Purpose, group: str) -> Exchange:
@@ -272,11 +264,7 @@ class FixedNodes:
 
 
 class LocalChannel(FixedNodes):
-    """Participants in this process.
-
-    Args:
-        participant: given a number, returns the participant; called for every task, and may raise a `PlaitError`.
-    """
+    """Participants in this process, each made from its number for every task; making one may raise a `PlaitError`."""
 
     def __init__(self, participant: Callable[[int], Answering], count: int, *, stop: StopRequest | None = None) -> None:
         super().__init__(count, stop=stop)
@@ -343,7 +331,7 @@ class Patience:
 
     Attributes:
         silent_s: a client that was asked something and shows no progress for this long is given up.
-        overdue_s: the same for one that was expected to have answered by now.
+        overdue_s: the same for an overdue client.
         stage_s: the same for a stage of a masked sum without training; and the least that it may take.
         slow_factor: once half of those asked have answered, the others have this multiple of their median time;
             infinite where they are not waited for.
@@ -367,7 +355,7 @@ class Patience:
         return min(asked_s, idle_s) > self.silent_s
 
     def may_be_silent_s(self, *, idle_s: float) -> float:
-        """How much longer a client may show no progress that was expected to have answered by now."""
+        """How much longer an overdue client may show no progress."""
         return min(self.overdue_s, self.silent_s) - idle_s
 
     def is_slow(self, *, asked_s: float, took_s: Sequence[float], asked: int) -> bool:
@@ -398,6 +386,6 @@ class Patience:
         sending_s = task_bytes / _STAGE_BYTES_PER_S + all_bytes / _ALL_BYTES_PER_S
         return self.stage_s + _STAGE_CLIENT_S * clients + sending_s
 
-    def rest_s(self, waited_s: float) -> float:
-        """How long a client that was given up is not asked again: it may cost a run at most a fifth of its time."""
+    def cool_down_s(self, waited_s: float) -> float:
+        """How long a client that was given up is not asked: it may cost a run at most a fifth of its time."""
         return max(self.again_s, 4 * waited_s)

@@ -1,10 +1,10 @@
-"""Rounds that wait for their cohort: the core's way to gather updates and evaluations.
+"""Rounds that wait for their cohort: how updates and evaluations are gathered by default.
 
 A round ends when enough updates are in, or at its deadline. Clients that fail are replaced while there is time; with
 fewer updates than the quorum the round is tried again with those it has. Where clients come and go it also is with half
 of its cohort or less, if others were lost: it waits for them, at most until its deadline. Its updates are opened side
-by side as they come and folded once all are in, so the result does not depend on who answered first. Other ways, such
-as buffers and masked sums, share the `ServerContext` of a run.
+by side as they come and folded once all are in, so the result does not depend on who answered first. Buffers and masked
+sums share the `ServerContext` of a run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from plait.ledger.run_view import Recorded
 from plait.ledger.watch import EvaluationHistory
 from plait.rounds.broadcasts import Broadcasts
 from plait.rounds.channel import Channel, NoAnswer, Patience, Purpose, StopRequest
-from plait.rounds.dispatch import Aim, Dispatch, RoundAnswer, doubt
+from plait.rounds.dispatch import Aim, Dispatch, RoundAnswer, mark_failed
 from plait.rounds.evaluation import ClientLoss, client_losses, mean_loss
 from plait.rounds.fold import Aggregator
 from plait.rounds.roster import RunRoster
@@ -39,7 +39,7 @@ from plait.wire.messages import EvaluateTask, Evaluation, Task, TrainTask, Updat
 
 @dataclass(eq=False, kw_only=True)
 class ServerContext:
-    """The server's side of a run in progress: what every way to gather updates shares.
+    """The server's side of a run in progress: what all collectors share.
 
     Attributes:
         evaluated: records an evaluation of a state beside training, and publishes it if it may be.
@@ -101,7 +101,7 @@ class ServerContext:
         )
 
     def aim(self, state: RunState, number: int) -> Aim:
-        """The tasks of round `number`, which begin with the adapter of `state`."""
+        """The tasks of round `number`, for clients that begin with the adapter of `state`."""
         return Aim(number, Broadcasts(state, self.spool.ranks, self.spool.base_fingerprint))
 
     def deadline(self) -> float | None:
@@ -124,12 +124,12 @@ class ServerContext:
     def close(self, state: RunState, stored: Mapping[str, Stored], *, wanted: int, started: float) -> RunState:
         """Fold the updates of the next round; the state after it is on disk, and published."""
         state, finished = self.aggregator.step(state, state.round + 1, stored, standing=self.standing())
-        told: dict[str, object] = {
+        about: dict[str, object] = {
             "refused": max(0, wanted - finished.received),
             "wall_s": round(time.perf_counter() - started, 3),
             "virtual_s": self.virtual_s,
         }
-        state = replace(state, finished=finished.model_copy(update=told))
+        state = replace(state, finished=finished.model_copy(update=about))
         self.commit_round(state)
         return state
 
@@ -145,7 +145,7 @@ class Collector(AbstractContextManager["Collector"], Protocol):
         """Evaluate the adapter of a state.
 
         Returns:
-            (the state, with what clients are known to hold; the event, or None where nothing can be said yet).
+            (the state, with what clients are known to hold; the event, or None where there are no losses yet).
         """
         ...
 
@@ -186,7 +186,7 @@ class Evaluating:
         if not isinstance(reply, Evaluation):
             self.log.failure(number, answer)
             if answer.given_up:
-                doubt(self.roster, answer)
+                mark_failed(self.roster, answer)
             return False
         try:
             check_evaluation(reply, self._cards[client], number)
@@ -204,7 +204,7 @@ class Evaluating:
         return True
 
     def result(self, *, virtual_s: float | None) -> events.Evaluated | None:
-        """What the ledger says of it; None without answers."""
+        """Its event; None without answers."""
         if not self._losses:
             return None
         return events.Evaluated(
@@ -270,11 +270,7 @@ class Arrivals(Generic[T]):
         return len(self._answers)
 
     def next(self, deadline: float | None, *, wanted: int) -> tuple[RoundAnswer, T | None] | None:
-        """The next answer, and what was found in its update.
-
-        Returns:
-            None once all have answered or the deadline has passed.
-        """
+        """The next answer and what was found in its update; None once all have answered or the deadline has passed."""
         channel = self._dispatch.channel
         while len(self) < wanted and not self._work.is_full:
             # In a process with its clients no answer has come before it is asked for.
@@ -284,16 +280,12 @@ class Arrivals(Generic[T]):
             if answer is None:
                 break
             self._answers.append(answer)
-            self._work.give(self._opening(answer) or _nothing)
+            self._work.give(self._opening(answer) or (lambda: None))
         return (self._answers.popleft(), self._work.take()) if self._answers else None
 
 
-def _nothing() -> None:
-    """There is no update to open."""
-
-
 _Settle: TypeAlias = Callable[[], "tuple[bytes, Stored | None]"]
-"""Says what the client holds now, and what is stored of its update."""
+"""Stores an update; returns what its client holds now, and what is stored."""
 
 
 @dataclass(eq=False)
@@ -334,12 +326,11 @@ class CohortCollector:
                 return self._close(state, stored, started)
             server.ledger.append(events.RoundMissed(round=number, attempt=attempt, received=len(check.accepted)))
         raise PeerError(
-            f"round {number} got {len(check.accepted)} usable updates from its {server.plan.cohort_size} clients, "
-            f"expected at least {server.plan.quorum}{server.log.last}"
+            f"round {number} got {len(check.accepted)} usable updates from its {server.plan.cohort_size} clients; "
+            f"the quorum is {server.plan.quorum}{server.log.last}"
         )
 
     def _recovered(self, state: RunState, number: int) -> dict[str, Stored]:
-        """The updates of a round that an earlier part of the run has stored, by client."""
         server, stored = self.server, dict[str, Stored]()
         if server.channel.clock.is_virtual:
             # A round that was interrupted is run again from its start, to the same updates and times.
@@ -400,7 +391,7 @@ class CohortCollector:
                     lost |= {client} if isinstance(answer.reply, NoAnswer) else set()
                 if client in usable:
                     continue
-                doubt(roster, answer)
+                mark_failed(roster, answer)
                 coming = len(usable) + len(dispatch.waiting) + len(came)
                 if coming < plan.cohort_size and (name := next(replacements, None)):
                     own = steps_of(name) if steps_of else None
@@ -442,7 +433,7 @@ class CohortCollector:
         return work
 
     def _budget(self, number: int, cohort: Collection[str]) -> Callable[[str], int] | None:
-        """The steps of a client in a round; those that it has been asked for stay. None if all take as many."""
+        """The steps of a client in a round, which stay; None if all take as many."""
         plan, steps = self.server.plan, self.server.intake.steps
         if not plan.stepping:
             return None

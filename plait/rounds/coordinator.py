@@ -1,10 +1,9 @@
-"""The server's side of a run: describe the clients, then gather, fold, checkpoint and evaluate in each round.
+"""The server's side of a run: register the clients, then gather, fold, checkpoint and evaluate in each round.
 
-Works the same over every driver: it sees a `Channel`, a run directory and a rule. Updates are spooled, then folded: an
-update is on disk before anything else happens to it. A run that was stopped at any point continues to the same result;
-first the ledger is completed from the files on disk. How updates are gathered and folded, and what rounds cost, are
-parts of the run's `Way`, which `plait.composition` exchanges as a run asks: by default a cohort, a plain fold, and no
-costs.
+Works the same over every driver: it sees a `Channel`, a run directory and a rule. An update is on disk before anything
+else happens to it. A run that was stopped at any point continues to the same result; first the ledger is completed from
+the files on disk. How updates are gathered and folded, and what rounds cost, are parts of the run's `Way`, which
+`plait.composition` exchanges: by default a cohort, a plain fold, and no costs.
 
 A guarded run (`watch.Guard`) publishes an adapter only once it is evaluated (`EvaluationPolicy`); what is published
 stays in its place until a later one may replace it. Knows no torch, no Flower and no model.
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class CannotRecomputeError(ConfigError):
-    """Something that recomputing a run's rounds needs is not here."""
+    """Something that recomputing a run's rounds needs is missing."""
 
 
 @dataclass(frozen=True)
@@ -92,15 +91,12 @@ class EvaluationPolicy:
     guard: Guard = field(default_factory=Guard)
 
     def __post_init__(self) -> None:
-        self._ended = self._told_end = False
+        self._ended = self._end_recorded = False
         self._taken_back = self._not_published = frozenset[int]()
 
     def recall(self, recorded: Recorded, state: RunState) -> None:
-        """Take what an earlier part of the run has recorded, so that it is not told again, and publish what it had to.
-
-        Of a round that is evaluated before the next begins, `follow_up` does the latter.
-        """
-        self._ended = self._told_end = recorded.ended_early
+        """Restore what an earlier process has recorded, and publish what it had to before the newest round."""
+        self._ended = self._end_recorded = recorded.ended_early
         self._taken_back, self._not_published = recorded.taken_back, recorded.not_published
         before = [each for each in recorded.held_out if each.round != state.round]
         self.standing, self.guard = standing_after(before), guard_after(self.plan.watch.keep, before)
@@ -108,7 +104,7 @@ class EvaluationPolicy:
             self.publish(state.at(kept))
 
     def record(self, evaluated: events.Evaluated, state: RunState) -> None:
-        """Record an evaluation beside training, from which only follows whether its adapter is published."""
+        """Record an evaluation beside training, which decides only whether its adapter is published."""
         self.ledger.append(evaluated)
         self.standing = self.standing.after(evaluated)
         self._guard(state, evaluated)
@@ -118,7 +114,7 @@ class EvaluationPolicy:
         return self._ended or number == self.plan.rounds
 
     def unmeasured(self, state: RunState) -> RunState:
-        """Publish what a guarded run begins with, of which there are no losses, so that there is an adapter."""
+        """Publish what a guarded run begins with: without losses there would be no adapter."""
         if not self.plan.watch.guards or state.round:
             return state
         self.publish(state)
@@ -132,7 +128,7 @@ class EvaluationPolicy:
         # Only here: what a run ends with has been evaluated.
         self._ended = self._ended or bool(self.stop.ending)
         if self.is_over(state.round):
-            if state.round < self.plan.rounds and not self._told_end:
+            if state.round < self.plan.rounds and not self._end_recorded:
                 self.ledger.append(events.EndedEarly(round=state.round, reason=self.stop.ending))
             return state
         if not watch.take_back:
@@ -142,7 +138,6 @@ class EvaluationPolicy:
         return self._take_back(state)
 
     def _guard(self, state: RunState, newest: events.Evaluated) -> RunState:
-        """Publish the adapter of this state if its evaluation allows it, or say why not."""
         if not self.plan.watch.guards:
             return state
         self.guard = guard = self.guard.after(newest)
@@ -156,9 +151,9 @@ class EvaluationPolicy:
     def _take_back(self, state: RunState) -> RunState:
         state, fields = self.aggregator.take_back(state)
         if state.round not in self._taken_back:
-            standing = self.standing
-            told = {"round": state.round, "worse": standing.worse, "accepted": standing.accepted}
-            self.ledger.append(events.StepTakenBack.model_validate({**told, "scale": standing.scale, **fields}))
+            now = self.standing
+            about = {"round": state.round, "worse": now.worse, "accepted": now.accepted, "scale": now.scale}
+            self.ledger.append(events.StepTakenBack.model_validate({**about, **fields}))
         return state
 
 
@@ -243,14 +238,12 @@ class Coordinator:
         return state
 
     def _ending(self, number: int) -> str:
-        """Why a run without evaluations ends after this round; empty if it continues."""
         costs = self.way.costs
         if not costs.withholds or number == self.plan.rounds:
             return ""
         return costs.ending(number + 1) or self.stop.ending
 
     def _end(self, state: RunState, recorded: Recorded, reason: str) -> RunState:
-        """End such a run before its last round; the adapter of this one is kept."""
         if not recorded.ended_early:
             self.ledger.append(events.EndedEarly(round=state.round, reason=reason))
         return state
@@ -278,7 +271,6 @@ class Coordinator:
         )
 
     def _begin(self, state: RunState, server: ServerContext) -> RunState:
-        """Gather the clients; returns what they are known to hold."""
         recorded, roster = server.recorded, server.roster
         server.gather(begun=recorded.begun)
         if state.round == 0:

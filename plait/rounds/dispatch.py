@@ -1,8 +1,8 @@
 """Send clients one task each, with the broadcast that each needs, and collect one answer from each.
 
-A client that lacks what its broadcast builds on says so and is at once sent what leads from the initial adapter, or if
-it cannot derive that, the whole. Every byte is recorded in the ledger, and every wait ends: if clients come and go, one
-that is silent, or far slower than the others, is given up and its task withdrawn.
+A client that lacks what its broadcast builds on answers NEED_FULL and is at once sent what leads from the initial
+adapter, or if it cannot derive that, the whole. Every byte is recorded in the ledger, and every wait ends: if clients
+come and go, one that is silent, or far slower than the others, is given up and its task withdrawn.
 """
 
 from __future__ import annotations
@@ -83,11 +83,7 @@ class RequestBatch:
         self._exchange.withdraw(node, reason)
 
     def anew(self, client: str, *, expected_s: float | None = None, asked_at: float | None = None) -> None:
-        """A client's next task is another question.
-
-        Args:
-            asked_at: when it was asked, on the channel's clock, if that was before.
-        """
+        """A client's next task is a new request; `asked_at` is when it began on the channel's clock, if before now."""
         self._asked_at[client] = self.channel.clock.now() if asked_at is None else asked_at
         self._due_at.pop(client, None)
         if expected_s is not None:
@@ -100,11 +96,7 @@ class RequestBatch:
         return took_s
 
     def next(self, deadline: float | None) -> TaskResponse | None:
-        """What comes next.
-
-        Returns:
-            None once all have answered or the deadline has passed.
-        """
+        """The next response; None once all have answered or the deadline has passed."""
         open_ended = self.channel.open_ended
         while self._waiting:
             check_abandoned()
@@ -149,7 +141,6 @@ class RequestBatch:
         return None
 
     def _next_due_s(self) -> float | None:
-        """Seconds until a client may be overdue; for those that look by themselves only then."""
         now = self.channel.clock.now()
         return max(0.0, min(self._due_at.values()) - now) if self._due_at else None
 
@@ -190,14 +181,14 @@ class RoundAnswer:
         return isinstance(self.reply, Refusal) and self.reply.reason == RefusalReason.NEED_FULL
 
 
-def doubt(roster: RunRoster, answer: RoundAnswer) -> None:
+def mark_failed(roster: RunRoster, answer: RoundAnswer) -> None:
     """Ask a failed client nothing until it has described itself again."""
     if answer.client not in roster.nodes:
         return
     if answer.given_up and isinstance(answer.reply, NoAnswer):
-        roster.rest(answer.client, answer.given_up, answer.reply.detail, waited_s=answer.waited_s)
+        roster.cool_down(answer.client, answer.given_up, answer.reply.detail, waited_s=answer.waited_s)
     else:
-        roster.doubt(answer.client)
+        roster.mark_unhealthy(answer.client)
 
 
 @dataclass(frozen=True)
@@ -279,11 +270,9 @@ class Dispatch:
         del self._asked[client]
 
     def next_answer(self, deadline: float | None) -> RoundAnswer | None:
-        """The next client's answer.
+        """The next client's answer, None once all have answered or the deadline has passed.
 
-        Returns:
-            The answer, or None once all have answered or the deadline has passed. If clients come and go, one that was
-            given up has no reply, and `RoundAnswer.given_up` says why.
+        If clients come and go, one that was given up has no reply, but a reason in `RoundAnswer.given_up`.
         """
         while heard := self._asking.next(deadline):
             client = heard.client

@@ -46,12 +46,13 @@ class Folded:
     """What a fold gives.
 
     Attributes:
+        fields: of the round's event, beside those that every fold has.
         keep: puts what later folds need into the state of before the round.
     """
 
     outcome: Outcome
     clients: Sequence[str]
-    told: Mapping[str, object] = field(default_factory=dict[str, object])
+    fields: Mapping[str, object] = field(default_factory=dict[str, object])
     keep: Callable[[RunState], RunState] = _unchanged
 
 
@@ -59,7 +60,7 @@ class Fold(Protocol):
     """How the updates of a round are folded."""
 
     def is_settled(self, state: RunState, number: int, accepted: tuple[str, ...]) -> bool:
-        """Whether exactly these clients' updates must be folded, because the ledger already says so."""
+        """Whether exactly these clients' updates must be folded, because the ledger already records it."""
         ...
 
     def fold(self, state: RunState, context: RoundContext, stored: Mapping[str, Stored]) -> Folded:
@@ -107,7 +108,7 @@ class PlainFold:
             raise PeerError(f"none of the updates of round {context.round} counts for rule '{spool.rule.name}'")
         outcome = replace(accumulator.finish(), slope=slope_of(slopes))
         seen = events.RuleDiagnostics(**asdict(observer.finish(outcome))) if observer else None
-        told = {
+        fields = {
             "clipped": self._clipped(folded, stored, check),
             "weight_capped": tuple(client for client in folded if client in capped) or None,
             "diagnostics": seen,
@@ -117,7 +118,7 @@ class PlainFold:
         def keep(before: RunState) -> RunState:
             return replace(before, norms=remembered(before.norms, sizes, check.limits))
 
-        return Folded(outcome, folded, told, keep)
+        return Folded(outcome, folded, fields, keep)
 
     def _clipped(self, folded: Sequence[str], stored: Mapping[str, Stored], check: NormCheck) -> tuple[str, ...] | None:
         if self._spool.norm_bound.policy is not NormPolicy.CLIP:
@@ -136,11 +137,7 @@ class PlainFold:
 
 
 def outcome_of_mean(rule: Rule, context: RoundContext, mean: AdapterState, name: str) -> Outcome:
-    """The outcome of a linear rule, which is the same for the mean of all updates as for all of them.
-
-    Args:
-        name: what stands in a client's place, in messages.
-    """
+    """The outcome of a linear rule on the mean of all updates; `name` stands in a client's place in messages."""
     accumulator = rule.begin(context)
     accumulator.add(Contribution(name, context.master, mean, 1.0, context.geometry))
     return accumulator.finish()
@@ -193,7 +190,7 @@ class Aggregator:
             broadcast_distortion=encoding.distortion,
             broadcast_codec_s=round(encoding.codec_s, 4),
         )
-        return state, finished.model_copy(update=dict(folded.told))
+        return state, finished.model_copy(update=dict(folded.fields))
 
     def combined(
         self, state: RunState, number: int, stored: Mapping[str, Stored], *, standing: EvaluationHistory | None = None
@@ -212,7 +209,7 @@ class Aggregator:
         folded = self.fold.fold(state, context, stored)
         outcome = folded.outcome
         if standing and standing.follows_steps_back(number):
-            # Clients measured along a way that the server's step did not take.
+            # Clients measured along a direction that the server's step did not take.
             outcome = replace(outcome, slope=None)
         step, memory = self.optimizer.adjust(outcome, state.optimizer_memory, context)
         scale = standing.scale if standing else 1.0

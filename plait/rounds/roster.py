@@ -1,13 +1,9 @@
-"""The clients of a run: every node is asked once for its name, its amount of data and its base.
+"""The clients of a run: every node registers once, with its name, its amount of data and its base.
 
 If nodes come and go, newcomers are asked while rounds continue, and their answers are processed between rounds: the run
 does not wait for a silent one as long as enough others can take part. A client whose last answer was refused is asked
 again, since it may have come back with other data. Clients that cannot take part are recorded in the ledger, with the
 reason and their own message, and asked again once they reconnect.
-
-A node's description of itself, read and checked, or the reason that it cannot take part.
-
-Knows no channel: bytes in, a card out.
 """
 
 from __future__ import annotations
@@ -44,11 +40,7 @@ _PASSING = frozenset({RefusalReason.FAILED, RefusalReason.BUSY, RefusalReason.NE
 
 
 class UnfitError(PeerError):
-    """A client that cannot take part.
-
-    Attributes:
-        reason: a code for the ledger: a `Reason`, or the client's own.
-    """
+    """A client that cannot take part; `reason` is a code for the ledger: a `Reason`, or the client's own."""
 
     def __init__(self, reason: str, detail: str, *, client: str = "", passing: bool = False) -> None:
         super().__init__(detail)
@@ -75,7 +67,7 @@ def read_description(raw: Data | NoAnswer, *, node: int, identity: Identity | No
     if identity and identity.name != card.client:
         raise UnfitError(
             Reason.WRONG_CLIENT,
-            f"node of {identity.name!r} calls itself {card.client!r}, expected the name of its key",
+            f"node of {identity.name!r} calls itself {card.client!r}: its name must be that of its key",
         )
     return card
 
@@ -88,11 +80,7 @@ def check_description(
     rank: int,
     counts_stay: bool = False,
 ) -> None:
-    """Check that a client can take part.
-
-    Args:
-        counts_stay: whether clients keep to themselves how much data they have, as with secure aggregation.
-    """
+    """Check that a client can take part; with `counts_stay` it may not report how much data it has."""
     name = card.client
     if card.base_fingerprint != base_fingerprint:
         raise UnfitError(
@@ -103,8 +91,8 @@ def check_description(
     if card.max_rank and rank > card.max_rank:
         raise UnfitError(
             Reason.RANK,
-            f"client {name!r} supports a rank of at most {card.max_rank}, expected {rank}: give the run a lower "
-            "--rank or --client-ranks, or the client a higher --max-rank",
+            f"client {name!r} supports rank {card.max_rank} at most, the run's is {rank}: give the run a lower --rank "
+            "or --client-ranks, or the client a higher --max-rank",
             client=name,
         )
     if card.spec_digest != spec_digest:
@@ -122,14 +110,11 @@ def _check_counts(card: ClientCard) -> None:
         ("held-out", card.held_out_examples, card.held_out_tokens),
     ):
         if not examples:
-            raise UnfitError(
-                "too-little-data", f"client {name!r} has no {part} examples, expected at least 1", client=name
-            )
+            raise UnfitError("too-little-data", f"client {name!r} has no {part} examples", client=name)
         if not examples <= tokens <= MOST_TOKENS:
             raise UnfitError(
                 Reason.WEIGHT,
-                f"client {name!r} states {examples} {part} examples of {tokens} tokens, expected no more examples than "
-                f"tokens, and at most {MOST_TOKENS} of these",
+                f"client {name!r} states {examples} {part} examples of {tokens} tokens: impossible counts",
                 client=name,
             )
 
@@ -201,9 +186,9 @@ class RunRoster:
         self._asked: dict[int, _Question] = {}
         self._unfit: dict[int, _Unfit] = {}
         self._once_fit: set[int] = set()
-        self._told: dict[str, tuple[ClientCard, bytes, int]] = {}
-        self._told_unfit: dict[int, tuple[str, str]] = {}
-        self._told_waiting: tuple[int, int, int] | None = None
+        self._recorded: dict[str, tuple[ClientCard, bytes, int]] = {}
+        self._recorded_unfit: dict[int, tuple[str, str]] = {}
+        self._recorded_waiting: tuple[int, int, int] | None = None
         self._short_since: float | None = None
         self._is_first = True
 
@@ -240,7 +225,7 @@ class RunRoster:
             in_time = deadline is None or self._channel.clock.now() < deadline
             if self._suffices(at_least, enough if enough is None or not in_time else max(enough, better)):
                 break
-            self._tell_waiting(at_least)
+            self._record_waiting(at_least)
             # Thousands arrive one by one: looking at all of them takes a small part of the time.
             time.sleep(min(_LOOKS_APART * (time.monotonic() - started), _PAUSE_S))
             if self._asked:
@@ -248,8 +233,8 @@ class RunRoster:
             else:
                 self._channel.wait(_PAUSE_S)
         self._is_first = False
-        if self._told_waiting is not None:
-            self._told_waiting = None
+        if self._recorded_waiting is not None:
+            self._recorded_waiting = None
             self._ledger.append(events.ClientsGathered(fit=len(self.nodes), wanted=at_least))
 
     def _gather_all(self, enough: int) -> None:
@@ -262,22 +247,22 @@ class RunRoster:
         named = "; ".join(f"{each.client}: {each.detail}" for each in unfit)
         more = f"; and {len(self._unfit) - len(unfit)} more" if len(self._unfit) > len(unfit) else ""
         raise PeerError(
-            f"{len(self.nodes)} of {len(self._liveness)} clients can take part, expected at least {enough}"
+            f"{len(self.nodes)} of {len(self._liveness)} clients can take part, but at least {enough} are needed"
             + (f": {named}{more}" if named else "")
         )
 
-    def doubt(self, client: str) -> None:
+    def mark_unhealthy(self, client: str) -> None:
         """Make a failed client describe itself again before it is asked again."""
         if self._channel.open_ended:
             self._forget(client)
 
-    def rest(self, client: str, reason: str, detail: str, *, waited_s: float) -> None:
+    def cool_down(self, client: str, reason: str, detail: str, *, waited_s: float) -> None:
         """Ask a client that was given up nothing for a while."""
         if not self._channel.open_ended:
             return
         node = self.nodes[client]
         self._forget(client)
-        self._set_aside(node, client, reason, detail, again_s=self._patience.rest_s(waited_s))
+        self._set_aside(node, client, reason, detail, again_s=self._patience.cool_down_s(waited_s))
 
     def _forget(self, client: str) -> None:
         for table in (self.nodes, self.cards, self.keys, self.tracks):
@@ -338,7 +323,7 @@ class RunRoster:
         self.cards = {name: self.cards[name] for name in names}
         self.keys = {name: self.keys[name] for name in names}
         self.tracks = {name: self.tracks[name] for name in names}
-        self._tell(new)
+        self._record_new(new)
 
     def _hear(self, node: int, question: _Question, raw: Data | NoAnswer) -> None:
         card = read_description(raw, node=node, identity=self._identity(node))
@@ -349,8 +334,8 @@ class RunRoster:
         elif question.times >= MOST_QUESTIONS:
             raise UnfitError(
                 Reason.RANK,
-                f"client {card.client!r} states {card.max_rank} as its largest rank, expected what it stated before it "
-                f"was asked about rank {self._ranks.adapters[question.track].rank}",
+                f"client {card.client!r} states {card.max_rank} as its largest rank, and another one before it was "
+                f"asked about rank {self._ranks.adapters[question.track].rank}",
                 client=card.client,
             )
         else:
@@ -359,9 +344,7 @@ class RunRoster:
     def _take_in(self, node: int, card: ClientCard, track: int) -> None:
         name = card.client
         if name in self.nodes:
-            raise UnfitError(
-                Reason.SAME_NAME, f"two clients are called {name!r}, expected different names", client=name
-            )
+            raise UnfitError(Reason.SAME_NAME, f"two clients are called {name!r}: rename one of them", client=name)
         adapter = self._ranks.adapters[track]
         check_description(
             card,
@@ -376,10 +359,9 @@ class RunRoster:
         self.nodes[name], self.cards[name], self.tracks[name] = node, card, track
         self.keys[name] = identity.public_key if identity else b""
         self._once_fit.add(node)
-        self._told_unfit.pop(node, None)
+        self._recorded_unfit.pop(node, None)
 
     def _note_bytes(self, client: str, track: int, raw: Data | NoAnswer) -> None:
-        """Record what asking a client cost."""
         purpose, sent_bytes = Purpose.DESCRIBE.value, sum(map(len, self._tasks[track]))
         received_bytes = 0 if isinstance(raw, NoAnswer) else len(raw)
         self._ledger.note(events.Broadcast(round=0, client=client, purpose=purpose, downlink_bytes=sent_bytes))
@@ -404,8 +386,8 @@ class RunRoster:
         self._unfit[node] = _Unfit(client, str(reason), detail, visit, again_at)
         self._channel.turn_away(node, str(reason), detail)
         # A client that is asked repeatedly is recorded once.
-        if self._told_unfit.get(node) != (reason, detail):
-            self._told_unfit[node] = str(reason), detail
+        if self._recorded_unfit.get(node) != (reason, detail):
+            self._recorded_unfit[node] = str(reason), detail
             self._ledger.append(events.ClientTurnedAway(node=node, client=client, reason=str(reason), detail=detail))
 
     def _suffices(self, at_least: int, enough: int | None) -> bool:
@@ -426,19 +408,19 @@ class RunRoster:
             limit_s = max(limit_s, self._patience.return_s)
         return fit >= enough and (missing <= 0 or now - self._short_since > limit_s)
 
-    def _tell_waiting(self, wanted: int) -> None:
+    def _record_waiting(self, wanted: int) -> None:
         now = here, fit, unfit = len(self._liveness), len(self.nodes), len(self._unfit)
-        if now != self._told_waiting:
-            self._told_waiting = now
-            missing = tuple(sorted(set(self._told) - set(self.nodes)))[:_MOST_NAMED]
+        if now != self._recorded_waiting:
+            self._recorded_waiting = now
+            missing = tuple(sorted(set(self._recorded) - set(self.nodes)))[:_MOST_NAMED]
             waiting = events.WaitingForClients(here=here, fit=fit, unfit=unfit, wanted=wanted, missing=missing)
             self._ledger.append(waiting)
 
-    def _tell(self, new: Sequence[str]) -> None:
+    def _record_new(self, new: Sequence[str]) -> None:
         """Record new clients, and those that have changed since they were last recorded."""
         described = {name: (self.cards[name], self.keys[name], self.tracks[name]) for name in new}
-        news = {name: entry for name, entry in described.items() if self._told.get(name) != entry}
-        self._told.update(news)
+        news = {name: entry for name, entry in described.items() if self._recorded.get(name) != entry}
+        self._recorded.update(news)
         if not news:
             return
         clients = tuple(

@@ -106,7 +106,7 @@ def side_by_side(each: Iterable[Callable[[], T]], each_bytes: int) -> Iterator[T
 
 
 Refused: TypeAlias = Callable[[int, str, Reason, str], None]
-"""Told of a stored update that does not count after all: its round, client, the reason and details."""
+"""Called with a stored update that does not count after all: its round, client, the reason and details."""
 
 
 class Weighting(StrEnum):
@@ -120,11 +120,7 @@ class Weighting(StrEnum):
 
 @dataclass(frozen=True)
 class NormCheck:
-    """Which of a round's stored updates count.
-
-    Attributes:
-        accepted: the clients whose updates are folded, in name order.
-    """
+    """Which of a round's stored updates count: the clients of those that are folded, in name order, and the others."""
 
     accepted: tuple[str, ...]
     refused: Mapping[str, str]
@@ -173,12 +169,7 @@ class Stored:
 
 @dataclass(eq=False, kw_only=True)
 class Spool:
-    """The stored updates of one run.
-
-    Args:
-        refused: called for every stored update that does not count after all.
-        stepping: what gave clients steps of their own; None if all took as many.
-    """
+    """The stored updates of one run; `stepping` gave clients steps of their own, None if all took as many."""
 
     directory: RunDirectory
     refused: Refused
@@ -195,7 +186,7 @@ class Spool:
         return self.rule.new_factors(one_rank=len(self.ranks.adapters) == 1)
 
     def expected(self, state: RunState, number: int, client: str, track: int) -> Expected:
-        """What an update of a client must say of itself, apart from what only its card and key can tell."""
+        """What an update's header must hold, apart from what only its client's card and key decide."""
         return Expected(
             run_id=state.run_id,
             round=number,
@@ -248,14 +239,14 @@ class Spool:
         return NormCheck(tuple(client for client in norms if client not in refused), refused, limits)
 
     def counting(self, state: RunState, number: int, stored: Mapping[str, Stored]) -> NormCheck:
-        """Which stored updates count (`check_norms`); says so of those that do not."""
+        """Which stored updates count (`check_norms`); records those that do not."""
         check = self.check_norms(state, stored)
         for client, why in check.refused.items():
             self.refused(number, client, Reason.NORM, why)
         return check
 
     def weights(self, clients: Sequence[str], stored: Mapping[str, Stored]) -> tuple[dict[str, float], frozenset[str]]:
-        """What the updates of a round weigh, 1 where nothing is said, and the clients whose weight was cut."""
+        """The weights of a round's updates, 1 where none is given, and the clients whose weight was capped."""
         weights: dict[str, float] = {}
         capped: frozenset[str] = frozenset()
         if clients and self.weighting is Weighting.EXAMPLES:
@@ -330,12 +321,12 @@ def largest_update(rule: Rule, geometry: Geometry) -> int:
 
 @dataclass(eq=False)
 class AnswerLog:
-    """The answers of one run.
+    """The record of one run's answers.
 
     Attributes:
         misfits: rounds, clients and reasons of the recorded refusals.
-        epsilons: what private records have cost so far, by client, as it said last.
-        last: the newest refusal in words, to say why a round failed.
+        epsilons: what private records have cost so far, by client, as it reported last.
+        last: the newest refusal in words, for the error of a round that failed.
     """
 
     channel: Channel
@@ -347,11 +338,11 @@ class AnswerLog:
     _newest: dict[str, events.UpdateReceived] = field(default_factory=dict[str, events.UpdateReceived])
 
     def figures(self, number: int) -> dict[str, events.UpdateReceived]:
-        """What clients said of their training in round `number`, as far as this process has heard it."""
-        return {client: said for client, said in self._newest.items() if said.round == number}
+        """What clients reported of their training in round `number`, as far as this process has received it."""
+        return {client: update for client, update in self._newest.items() if update.round == number}
 
     def recall(self, recorded: Recorded) -> None:
-        """Take what an earlier process has heard."""
+        """Restore what an earlier process has recorded."""
         self.misfits.update(recorded.misfits)
         self.epsilons.update(recorded.epsilons)
         self._newest.update(recorded.newest)
@@ -362,7 +353,7 @@ class AnswerLog:
         self._measure(event)
 
     def expected_s(self, client: str, steps: int = 0) -> float | None:
-        """How long a client's task is expected to take, as `ClientSpeeds` says; None if that is not known."""
+        """How long a client's task is expected to take, from its measured speed; None if unknown."""
         return self.paces.expected_s(client, steps) if self.paces else None
 
     def _measure(self, event: events.Event) -> None:
@@ -424,7 +415,7 @@ class AnswerLog:
         self.refusal(number, answer, why, detail, stage=stage)
 
     def misfit(self, number: int, client: str, reason: Reason, detail: str) -> None:
-        """Record once a refusal that a fold brings: a round that was killed while folding is folded again."""
+        """Record a refusal during a fold, once: a round that was killed while folding is folded again."""
         if (number, client, reason.value) not in self.misfits:
             self.misfits.add((number, client, reason.value))
             self.refusal(number, RoundAnswer(client, NoAnswer(detail), 0), reason, detail)
@@ -456,11 +447,7 @@ Checked: TypeAlias = "tuple[Opened, Stored] | RefusedUpdateError"
 
 @dataclass(eq=False)
 class Intake:
-    """The updates of one run.
-
-    Attributes:
-        steps: that clients were asked for, by round and client, where each has its own number.
-    """
+    """Accepts the updates of one run; `steps` that clients were asked for, by round and client, where they differ."""
 
     spool: Spool
     directory: RunDirectory
@@ -469,7 +456,7 @@ class Intake:
     steps: dict[tuple[int, str], int] = field(default_factory=dict[tuple[int, str], int])
 
     def expected(self, state: RunState, number: int, client: str, roster: RunRoster) -> Expected:
-        """What an update must say of itself."""
+        """What an update's header must hold."""
         return replace(
             self.spool.expected(state, number, client, roster.tracks[client]),
             examples=roster.cards[client].train_examples,

@@ -20,7 +20,7 @@ from plait.ledger.masks import EvaluationMissed
 from plait.privacy.rounds import PrivateRounds
 from plait.rounds.channel import NoAnswer, Purpose
 from plait.rounds.cohort import ServerContext
-from plait.rounds.dispatch import RoundAnswer, doubt
+from plait.rounds.dispatch import RoundAnswer, mark_failed
 from plait.rounds.run_state import RunState, choose_cohort, note_held
 from plait.secagg.journal import evaluators_of
 from plait.secagg.rounds import MaskedRounds
@@ -195,7 +195,7 @@ class MaskedCollector:
                         if isinstance(reply, Refusal) and reply.reason is RefusalReason.POLICY:
                             declined = frozenset(clients)
                         else:
-                            doubt(roster, answer)
+                            mark_failed(roster, answer)
                         continue
                     self._note(wanted, answer, reply.answer)
                     answered.append(answer.client)

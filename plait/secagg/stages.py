@@ -118,7 +118,7 @@ class MaskedStage(Generic[_Kind]):
                 detail = f"gave no answer in {most_s:.0f} s, whatever progress it reported"
                 self._drop(name, Reason.LATE, detail)
                 # So that it holds no further stage as long.
-                self.server.roster.rest(name, Reason.LATE, detail, waited_s=most_s)
+                self.server.roster.cool_down(name, Reason.LATE, detail, waited_s=most_s)
 
     def _ask(self) -> float:
         """Ask all; the seconds that this may take, 0 if nobody is asked."""
@@ -144,9 +144,9 @@ class MaskedStage(Generic[_Kind]):
         if isinstance(raw, NoAnswer):
             self._drop(name, heard.given_up or Reason.NO_ANSWER, raw.detail)
             if heard.given_up:
-                clients.rest(name, heard.given_up, raw.detail, waited_s=heard.waited_s)
+                clients.cool_down(name, heard.given_up, raw.detail, waited_s=heard.waited_s)
             else:
-                clients.doubt(name)
+                clients.mark_unhealthy(name)
             return None
         self._asking.settled(name)
         number, purpose = self.session.round, Purpose.MASK.value

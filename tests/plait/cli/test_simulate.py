@@ -161,7 +161,7 @@ def test_a_client_with_too_little_data_is_left_out_and_said_so_and_the_baselines
     # Who asks for more than can take part hears who is missing, and why.
     ran = plait("simulate", *options, "--clients", 4, "--quorum", 1, "--out", tmp_path / "all")
     assert ran.code == 3
-    assert f"3 of 4 clients can take part, expected at least 4: zoe: {words}" in ran.err
+    assert f"3 of 4 clients can take part, but at least 4 are needed: zoe: {words}" in ran.err
 
 
 @pytest.mark.slow

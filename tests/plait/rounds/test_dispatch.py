@@ -109,8 +109,8 @@ def test_a_client_is_too_slow_only_far_behind_half_of_the_others(asked_s, took_s
 
 
 def test_a_client_that_was_given_up_rests_four_times_as_long_as_it_was_waited_for():
-    assert Patience().rest_s(1.0) == Patience().again_s
-    assert Patience().rest_s(HOUR_S) == 4 * HOUR_S
+    assert Patience().cool_down_s(1.0) == Patience().again_s
+    assert Patience().cool_down_s(HOUR_S) == 4 * HOUR_S
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def test_the_ledger_says_who_takes_part_whichever_client_answered_first(federate
             "base of client 'mallory' is 6767676767676767, expected 66",
         ),
         ({"layout": Layout.of({"other": [16]})}, "spec-mismatch", "layout of the adapter has"),
-        ({"train_examples": 0}, "too-little-data", "client 'mallory' has no training examples, expected at least 1"),
+        ({"train_examples": 0}, "too-little-data", "client 'mallory' has no training examples"),
     ],
 )
 def test_a_client_that_does_not_fit_is_left_out_and_named(federate, change, reason, message):
@@ -105,7 +105,7 @@ def test_a_client_that_does_not_fit_is_left_out_and_named(federate, change, reas
     assert (event["client"], event["reason"], message in event["detail"]) == ("mallory", reason, True)
     assert cohorts(federation) == [{"alice", "bob"}] * 2
     assert [event["refused"] for event in federation.of_kind("round_finished")] == [0, 0]
-    with pytest.raises(PeerError, match=f"2 of 3 clients can take part, expected at least 3: mallory: {message}"):
+    with pytest.raises(PeerError, match=f"2 of 3 clients can take part, but at least 3 are needed: mallory: {message}"):
         federate(models, quorum=3).run()
 
 
@@ -130,7 +130,7 @@ def test_two_clients_of_one_name_are_one_client(federate):
     federation.channel.tamper = lambda asked, reply: encode_reply(
         replace(decode_reply(reply, max_bytes=ALWAYS), client="bob")
     )
-    with pytest.raises(PeerError, match="two clients are called 'bob', expected different names"):
+    with pytest.raises(PeerError, match="two clients are called 'bob'"):
         federation.run()
 
 
@@ -148,7 +148,7 @@ def test_a_node_that_cannot_describe_itself_does_not_count(federate, reply, reas
     assert cohorts(federation) == [{"alice", "bob"}] * 2
     federation = federate(quorum=3)
     federation.channel.tamper = lambda asked, honest: reply if asked.client == "mallory" else honest
-    with pytest.raises(PeerError, match=f"2 of 3 clients can take part, expected at least 3: node 102: {reason}"):
+    with pytest.raises(PeerError, match=f"2 of 3 clients can take part, but at least 3 are needed: node 102: {reason}"):
         federation.run()
 
 
