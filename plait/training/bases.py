@@ -168,9 +168,7 @@ def is_on_disk(name: str) -> bool:
 
 def base_at_hand(name: str) -> Path | None:
     """The directory of a base that is already on this disk; None if it would have to be downloaded first."""
-    from huggingface_hub import snapshot_download
-
-    from plait.training.base_cache import gguf_directory
+    from plait.training.base_cache import cached_snapshot, gguf_directory
 
     if name == "tiny":
         return BUILT_IN[name](lambda _: None)
@@ -180,7 +178,7 @@ def base_at_hand(name: str) -> Path | None:
     hub_id, revision = _on_the_hub(name)
     if name not in BUILT_IN and not directory.is_dir() and hub_id:
         with contextlib.suppress(OSError, ValueError):
-            directory = Path(snapshot_download(hub_id, revision=revision or None, local_files_only=True))
+            directory = cached_snapshot(hub_id, revision)
     return directory if (directory / "config.json").is_file() else None
 
 

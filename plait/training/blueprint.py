@@ -353,7 +353,7 @@ def _build(
     own = _drawn(config, request, peft_config, weights)
     if request.init_rank in (0, own.spec.rank):
         return own
-    from plait.aggregation.factors import fitted
+    from plait.aggregation.factors import fitted  # most runs resize nothing
 
     wider = copy.deepcopy(peft_config)
     wider.r = request.init_rank  # pyright: ignore[reportAttributeAccessIssue]

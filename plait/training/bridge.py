@@ -29,7 +29,7 @@ from typing import Any, Protocol, cast
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from plait.errors import ConfigError
 from plait.own_code import chosen_function, located_errors
@@ -82,8 +82,7 @@ def own_trainer(build: BuildTrainer, *, name: str = "") -> OwnTrainer:
         settings: Settings,
         trained: Sequence[nn.Parameter],
     ) -> StepReport:
-        from datasets import Dataset, disable_progress_bars
-        from transformers import PrinterCallback
+        from datasets import Dataset, disable_progress_bars  # slow to import
 
         disable_progress_bars()
         data = Dataset.from_dict(
@@ -130,8 +129,6 @@ def _first_loss(trainer: TrainerLike) -> float | None:
 def _add_proximal(
     trainer: TrainerLike, parameters: Sequence[nn.Parameter], received: Sequence[torch.Tensor], mu: float
 ) -> None:
-    from transformers import TrainerCallback
-
     class Proximal(TrainerCallback):
         """Adds the gradient of FedProx's term, mu (w - w0), to a trainer's steps."""
 
@@ -144,8 +141,7 @@ def _add_proximal(
     add = cast("Callable[[TrainerCallback], object] | None", getattr(trainer, "add_callback", None))
     if add is None:
         raise ConfigError(
-            f"trainer is a {type(trainer).__name__}, which takes no callbacks, expected one that does, such as "
-            "transformers' Trainer, for proximal"
+            f"trainer is a {type(trainer).__name__} without callbacks, which proximal needs: use transformers' Trainer"
         )
     add(Proximal())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 
 from plait.adapters import AdapterSpec, AdapterState, AdapterTask
@@ -19,14 +18,6 @@ from plait.training.tokenization import ExampleFormat, tokenise, training_object
 from plait.training.trainer import measure_losses
 
 
-@dataclass(frozen=True)
-class LossComparison:
-    """A base and an adapter on the same sequences; the adapter's change is relative to the base."""
-
-    base: ClientLoss
-    adapter: ClientLoss
-
-
 def evaluate_adapter(
     located: LocatedBase,
     loaded: PeftAdapter,
@@ -37,8 +28,8 @@ def evaluate_adapter(
     batch_size: int,
     max_sequences: int,
     objective: str = SFT,
-) -> LossComparison:
-    """Mean loss (and correct answers, or leads) of base and adapter; of data with a held-out split on only this.
+) -> tuple[ClientLoss, ClientLoss]:
+    """Mean loss (and correct answers, or leads) of base and adapter, on the held-out split if the data has one.
 
     Raises:
         BaseMismatchError: the adapter was trained on another base.
@@ -55,7 +46,7 @@ def evaluate_adapter(
         raise DataError(f"data '{dataset.name}' is shorter than one sequence of {seq_len} tokens")
     chosen = spread(examples, max_sequences, by_label=spec.task is AdapterTask.CLASSIFICATION)
     if objective_named(objective).completions:
-        raise ConfigError(f"objective is '{objective}', which is measured only in a run, expected one of preferences")
+        raise ConfigError(f"objective is '{objective}', which only a run can measure")
     state = AdapterState.from_tensors(spec.layout, loaded.tensors)
     model = base.carrying(spec, state)
 
@@ -69,7 +60,7 @@ def evaluate_adapter(
     with_adapter = measure(model, chosen)
     with model.disable_adapter():
         alone = measure(model, chosen)
-    return LossComparison(alone.since(None), with_adapter.since(alone))
+    return alone.since(None), with_adapter.since(alone)
 
 
 def _spec_for(located: LocatedBase, loaded: PeftAdapter, dataset: Dataset) -> AdapterSpec:

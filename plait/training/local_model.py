@@ -71,8 +71,8 @@ class PeftLocalModel:
 
     def prepare(self, spec_text: str) -> tuple[AdapterSpec, AdapterState]:
         """Derive spec and initial adapter from the server's request."""
-        blueprint = self.base.prepare(spec_text)
-        return blueprint.spec, blueprint.initial
+        made = self.base.prepare(spec_text)
+        return made.spec, made.initial
 
     def data_size(self, spec: AdapterSpec, settings: Settings) -> DataSize:
         """Count the data under these settings."""
@@ -102,17 +102,14 @@ class PeftLocalModel:
 
     def evaluate(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> SequenceLosses:
         """Held-out losses of `state`."""
-        if self.recall is None:
-            return self._measure(spec, state, settings)
-        if state.digest() != self.base.prepare(spec.text).initial.digest():
+        # What a completion is worth may change between runs with the source of the user's own part.
+        can_change = bool(objective_named(settings.objective).completions)
+        if self.recall is None or can_change or state.digest() != self.base.prepare(spec.text).initial.digest():
             return self._measure(spec, state, settings)
         held_out = self.split(spec, settings).held_out
         numbers = repr((settings.batch_size, settings.seq_len, torch.get_num_threads())).encode()
         if settings.objective != SFT:
             numbers += settings.objective.encode()
-        if objective_named(settings.objective).completions:
-            # What a completion is worth may change between runs with the source of the user's own part.
-            return self._measure(spec, state, settings)
         adapter = b"no effect" if _is_without_effect(spec, state) else spec.digest + state.digest()
         inputs = (*self.base.identity, slot_digest(spec), adapter, numbers, digest_of(held_out))
         return self.recall(inputs, lambda: self._measure(spec, state, settings))
@@ -163,8 +160,7 @@ class PeftLocalModel:
             is_packed = self.kind is RecordKind.TEXT and not private
             records = len(every) if is_packed else len(self.records) + len(self.held_out)
             split = replace(split, cut=sum(each.is_cut for each in every), left_out=records - len(every))
-            self._split = split
-            self._split_for = wanted
+            self._split, self._split_for = split, wanted
         return self._split
 
     def train(self, job: TrainJob) -> Trained:

@@ -309,13 +309,12 @@ class ResidentBase:
         config = read_base_config(self.directory, spec.task, spec.labels)
         if spec.task is AdapterTask.CLASSIFICATION and config.pad_token_id is None:
             config.pad_token_id = self.pad_token
-        device, settings = self.compute.device, dict[str, object]()
+        device, settings, finish = self.compute.device, dict[str, object](), None
         if is_quantised(spec.method):
-            from plait.training.qlora import four_bits
+            from plait.training.qlora import four_bits, keep_trainable
 
-            settings = four_bits(
-                self.compute, whole=spec.saved_modules if spec.task is AdapterTask.CLASSIFICATION else ()
-            )
+            whole = spec.saved_modules if spec.task is AdapterTask.CLASSIFICATION else ()
+            settings, finish = four_bits(self.compute, whole=whole), keep_trainable
         elif device.type != "cpu":
             # Straight to the device: main memory never holds a second copy, and on a Jetson both are the same memory.
             settings = {"device_map": {"": device}}
@@ -334,10 +333,8 @@ class ResidentBase:
             )
             if device.type == "cpu":
                 keep_freed_memory()
-            if is_quantised(spec.method):
-                from plait.training.qlora import keep_trainable
-
-                keep_trainable(model)
+            if finish:
+                finish(model)
             if {"cpu", "disk"} & set(map(str, getattr(model, "hf_device_map", {}).values())) and len(self.devices) > 1:
                 raise MemoryError
             # What has a map is placed already.

@@ -206,7 +206,7 @@ def stock_app() -> Path:
 
 
 def _judged(work: Workload, adapter: Path, took: Measured, round_s: Sequence[float], held_out: Dataset) -> Run:
-    found = evaluate_adapter(
+    base, adapted = evaluate_adapter(
         work.base,
         load_peft_directory(adapter),
         held_out,
@@ -215,4 +215,4 @@ def _judged(work: Workload, adapter: Path, took: Measured, round_s: Sequence[flo
         batch_size=work.batch_size,
         max_sequences=_JUDGED_SEQUENCES,
     )
-    return Run(took, round_s, found.adapter.loss, found.base.loss)
+    return Run(took, round_s, adapted.loss, base.loss)

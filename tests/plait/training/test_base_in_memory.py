@@ -78,5 +78,5 @@ def test_what_others_could_not_load_is_refused_with_its_reason(model, tokenizer)
     with pytest.raises(ConfigError, match="no values for"):
         kept_base(empty, tokenizer)
     copy = AutoModelForCausalLM.from_pretrained(locate_base("tiny").directory, trust_remote_code=False)
-    with pytest.raises(ConfigError, match="with an adapter on it"):
+    with pytest.raises(ConfigError, match="has an adapter on it"):
         kept_base(get_peft_model(copy, LoraConfig(r=2, target_modules=["q_proj"])), tokenizer)
