@@ -6,7 +6,7 @@ Loads torch: import it once the node's settings are known to be valid.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
 from functools import partial
 
@@ -32,7 +32,7 @@ from plait.privacy.client import SpentJournal
 from plait.rounds.client_pipeline import ClientContext
 from plait.rounds.memory import ClientSecret, ClientStore, DiskMemory
 from plait.rounds.participant import Participant
-from plait.rounds.terms import AgreedTerms, DataJournal
+from plait.rounds.terms import DataJournal
 from plait.run import Run, blueprint_of, resolve
 from plait.settle import ResolvedConfig, settle
 from plait.system import machine
@@ -106,36 +106,6 @@ def agreed(
     return Agreement(settled, located, policy)
 
 
-@dataclass(frozen=True)
-class OwnClient:
-    """A client of one run, ready to work; the fields are those of `own_client`."""
-
-    run: Run
-    name: str
-    model: PeftLocalModel
-    terms: AgreedTerms
-    policy: Policy
-    max_rank: int = 0
-    sign: Callable[[bytes], bytes] | None = None
-    identity: Callable[[], NodeIdentity] | None = None
-    journal: DataJournal | None = None
-
-    def participant(self, memory: ClientStore) -> Participant:
-        """Its participant."""
-        speaker = ClientContext(
-            self.name, memory, sign=self.sign, terms=self.terms, identity=self.identity, journal=self.journal
-        )
-        return Participant(
-            self.name,
-            self.model,
-            memory,
-            max_rank=self.max_rank,
-            max_task_bytes=self.policy.max_task_bytes,
-            terms=self.terms,
-            way=self.run.client_way(speaker),
-        )
-
-
 class KeptBase:
     """The base of the newest run, kept in memory for the next one if that has the same."""
 
@@ -152,43 +122,61 @@ class KeptBase:
         return self._base
 
 
-def own_client(
-    run: Run,
-    dataset: Dataset,
-    *,
-    name: str,
-    policy: Policy,
-    max_rank: int = 0,
-    trainer: str = "",
-    sign: Callable[[bytes], bytes] | None = None,
-    identity: Callable[[], NodeIdentity] | None = None,
-    journal: DataJournal | None = None,
-    kept: KeptBase | None = None,
-    devices: str = "",
-) -> OwnClient:
-    """Prepare for a run; reads no base before the first task.
+@dataclass(eq=False)
+class OwnClient:
+    """A client of one run, ready to work; reads no base before the first task.
 
-    Args:
+    Attributes:
         max_rank: the largest rank that it accepts; 0 for any.
         trainer: the local trainer that its operator allows; empty for plait's.
         identity: by which other clients know it; None without a kit.
+        journal: of its data, over all runs.
         devices: to compute on; by default what the run's settings name.
     """
-    config = run.config
-    check_trainer(config.trainer, trainer)
-    check_device(devices, trainer)
-    # Problems that only the base reveals are reported before a round waits for this node.
-    terms = run.terms(name, max_rank=max_rank, policy=policy)
-    model = PeftLocalModel(
-        (kept or KeptBase()).of(run, devices),
-        name,
-        dataset.records,
-        held_out=dataset.held_out,
-        kind=dataset.kind,
-        histogram=_histogram(dataset, config.label_names),
-        own_trainer=load_own_trainer(trainer) if trainer else None,
-    )
-    return OwnClient(run, name, model, terms, policy, max_rank, sign, identity, journal)
+
+    run: Run
+    dataset: Dataset
+    _: KW_ONLY
+    name: str
+    policy: Policy
+    max_rank: int = 0
+    trainer: str = ""
+    sign: Callable[[bytes], bytes] | None = None
+    identity: Callable[[], NodeIdentity] | None = None
+    journal: DataJournal | None = None
+    kept: KeptBase | None = None
+    devices: str = ""
+
+    def __post_init__(self) -> None:
+        config, dataset = self.run.config, self.dataset
+        check_trainer(config.trainer, self.trainer)
+        check_device(self.devices, self.trainer)
+        # Problems that only the base reveals are reported before a round waits for this node.
+        self.terms = self.run.terms(self.name, max_rank=self.max_rank, policy=self.policy)
+        self.model = PeftLocalModel(
+            (self.kept or KeptBase()).of(self.run, self.devices),
+            self.name,
+            dataset.records,
+            held_out=dataset.held_out,
+            kind=dataset.kind,
+            histogram=_histogram(dataset, config.label_names),
+            own_trainer=load_own_trainer(self.trainer) if self.trainer else None,
+        )
+
+    def participant(self, memory: ClientStore) -> Participant:
+        """Its participant."""
+        speaker = ClientContext(
+            self.name, memory, sign=self.sign, terms=self.terms, identity=self.identity, journal=self.journal
+        )
+        return Participant(
+            self.name,
+            self.model,
+            memory,
+            max_rank=self.max_rank,
+            max_task_bytes=self.policy.max_task_bytes,
+            terms=self.terms,
+            way=self.run.client_way(speaker),
+        )
 
 
 def _histogram(dataset: Dataset, labels: Collection[str]) -> dict[str, int]:
@@ -216,7 +204,7 @@ def open_runner(
     memory = DiskMemory(memory_folder(settings.state, run.run_id, settings.name))
     agreement = agreed(run, settings, progress=progress, ask=ask, spent=_spent(journal, memory))
     resolved = resolve(agreement.settled, agreement.base)
-    client = own_client(
+    client = OwnClient(
         resolved,
         dataset,
         name=settings.name,
@@ -265,35 +253,35 @@ def _consented(
 ) -> tuple[ResolvedConfig, Policy]:
     """Ask the operator about a run that the policy allows: once, or each time if clients do not trust its server."""
     admit(*settings.allow_plugins, settings.trainer)
-    told, policy = config_from_welcome(run.config), settings.policy
+    offered, policy = config_from_welcome(run.config), settings.policy
     consents = Consents.of(settings.state, settings.name)
     authority = settings.kit.tls.authority if settings.kit else b""
     digest, name = consent_digest(run.config, run.base_fingerprint, authority), f"{run.run_id:016x}"
-    each_run = told.secure_aggregation
+    each_run = offered.secure_aggregation
     is_new = each_run or not consents.has(digest)
     # The operator sees the plan before it counts as agreed to, or has seen the same.
     if consents.was_asked(digest) or (ask is not None and not settings.consents and is_new):
-        policy = policy.following(told)
-    table = node_run_config(told.to_table(), settings)
+        policy = policy.following(offered)
+    table = node_run_config(offered.to_table(), settings)
     settled = settle(config_from_table(table, where="run configuration"))
-    if not settings.base_for(told.base) and not is_known_to_all(settled.config.base):
+    if not settings.base_for(offered.base) and not is_known_to_all(settled.config.base):
         raise ConfigError(
             f"base of the run is '{shown(settled.config.base)}', a directory on the server or unknown to plait; give "
             f"--base DIRECTORY with that model"
         )
-    policy.check_run(told)
+    policy.check_run(offered)
     policy.check_time(datetime.now())
     if is_new and name not in consents.runs(digest):
         size, limits = _parameters(settled), settings.policy
         for line in Proposal(
-            str(settings.server), told, run.base_fingerprint, settings.data, limits, size, spent
+            str(settings.server), offered, run.base_fingerprint, settings.data, limits, size, spent
         ).lines:
             progress(line)
     how = agree(
         digest,
         name,
         consents,
-        most_runs=settings.policy.max_rounds // told.rounds,
+        most_runs=settings.policy.max_rounds // offered.rounds,
         most_a_week=settings.policy.max_runs_per_week,
         each_run=each_run,
         yes=settings.consents,

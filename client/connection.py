@@ -116,7 +116,7 @@ class Connection:
     sessions: CurrentSession
     backoff: Backoff
     explain: Callable[[], str]
-    tell: Callable[[Event], None]
+    post: Callable[[Event], None]
 
     def __post_init__(self) -> None:
         self._closing = Abandonment()
@@ -124,7 +124,7 @@ class Connection:
         # Unprocessed messages: beyond this number the server waits, so this node's memory is bounded.
         self._room = threading.Semaphore(_MOST_UNHEARD)
         self._call: _LongCall | None = None
-        self._thread = watched_thread(self._stay, name="connection", tell=self.tell)
+        self._thread = watched_thread(self._stay, name="connection", post=self.post)
 
     def start(self) -> None:
         """Begin to connect."""
@@ -166,7 +166,7 @@ class Connection:
             while (cause := self._attend()) is not None:
                 self._closing.check()
                 wait_s = self.backoff.next_s()
-                self.tell(Lost(cause, wait_s))
+                self.post(Lost(cause, wait_s))
                 self._closing.pause(wait_s)
 
     def _attend(self) -> str | None:
@@ -187,23 +187,21 @@ class Connection:
                     heard = True
                     if message.HasField("challenge"):
                         if challenged:
-                            raise PeerError("server challenged this node twice, expected a welcome")
+                            raise PeerError("server challenged this node twice")
                         challenged = True
                         call.outgoing.put(enrolment.proof(message.challenge))
                     elif message.HasField("refused"):
                         return self._refused(message.refused)
                     elif message.HasField("welcome"):
                         if call.is_enrolled and not call.stays:
-                            raise PeerError("server admitted this node twice, expected work")
+                            raise PeerError("server admitted this node twice")
                         patience.cancel()
                         call.is_enrolled, call.stays = True, message.welcome.stays
                         call.session = self._welcome(message.welcome, channel)
                     elif call.session is not None:
                         self._hand_on(message, call.session)
                     else:
-                        raise PeerError(
-                            "server sent work before it admitted this node, expected a challenge or a welcome"
-                        )
+                        raise PeerError("server sent work before it admitted this node")
             return "server closed the connection"
         except (PeerError, Abandoned) as error:
             return str(error)
@@ -251,13 +249,13 @@ class Connection:
         while not self._room.acquire(timeout=_LOOK_S):
             if self._closing.is_asked:
                 return
-        self.tell(event)
+        self.post(event)
 
     def _refused(self, refused: pb.Refused) -> str | None:
         final = final_refusal(refused)
         if final is None:
             return passing_refusal(refused)
-        self.tell(Failed(final))
+        self.post(Failed(final))
         return None
 
     def _cause(self, error: grpc.RpcError, *, heard: bool) -> str:

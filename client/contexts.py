@@ -15,7 +15,7 @@ from pathlib import Path
 
 from flwr.app import Context
 
-from client.base import OwnClient, own_client
+from client.base import OwnClient
 from client.settings import locked, memory_folder
 from plait.config import config_from_table
 from plait.data import as_dataset
@@ -102,7 +102,7 @@ class Lasting:
         try:
             broadcast = broadcast_of(task_bytes, max_bytes=self.client.policy.max_task_bytes)
         except PeerError:
-            return b""  # the participant says what is wrong with it
+            return b""  # the participant reports what is wrong with it
         return broadcast.run_id if broadcast else b""
 
 
@@ -132,7 +132,7 @@ def _own_client(context: Context, policy: Policy) -> OwnClient:
     data, columns, split = (str(node.get(name, "")) for name in ("data", "columns", "split"))
     key = str(node.get("key", ""))
     max_rank = node.get("max-rank", 0)
-    return own_client(
+    return OwnClient(
         resolve(settle(config_from_table(context.run_config, where="run configuration"))),
         as_dataset(data, columns=columns, split=split),
         name=str(node.get("name") or Path(data).stem),

@@ -60,7 +60,7 @@ class Journal:
     def __post_init__(self) -> None:
         self._lock = Lock()
 
-    def tell(self, event: str, text: str, **facts: Scalar) -> None:
+    def report(self, event: str, text: str, **facts: Scalar) -> None:
         """Print one event."""
         if self.style is Style.QUIET:
             return

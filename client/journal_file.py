@@ -3,7 +3,7 @@
 Beside the client's kit stands how many lines it had and their digest, and in the home of its user as well: so a state
 directory that was restored from an older copy, or removed, is noticed as long as neither is restored with it, and so is
 another client of the user that has the same data in another state directory. Where nothing can be written there is no
-such note; one that cannot be read is none that says nothing. Knows nothing of what the lines say.
+such note; one that is damaged is refused. Knows nothing of what is in the lines.
 """
 
 from __future__ import annotations
@@ -82,11 +82,11 @@ class JournalFile:
                     fsync_directory(self.path.parent)
             except OSError as error:
                 raise cannot_write(self.path, error) from error
-            said = json.dumps({"lines": len(lines), "digest": _digest(lines)})
+            noted = json.dumps({"lines": len(lines), "digest": _digest(lines)})
             for note in self.notes:
                 with contextlib.suppress(MachineError, OSError):
                     make_private_directory(note.parent)
-                    write_atomically(note, said.encode())
+                    write_atomically(note, noted.encode())
 
     @contextlib.contextmanager
     def _locked(self) -> Generator[int]:
@@ -106,8 +106,8 @@ def _noted(note: Path) -> tuple[int, str]:
     """How many lines a note knows of, and their digest; none if there is no note."""
     data = read_if_there(note)
     try:
-        said = cast("dict[str, object]", read_json(data)) if data is not None else {"lines": 0, "digest": ""}
-        return int(cast("int", said["lines"])), str(said["digest"])
+        noted = cast("dict[str, object]", read_json(data)) if data is not None else {"lines": 0, "digest": ""}
+        return int(cast("int", noted["lines"])), str(noted["digest"])
     except (ValueError, KeyError, TypeError) as error:
         raise PolicyError(
             f"'{note}' is damaged, so it is unknown whether the journal of this client's data is the newest: restore "

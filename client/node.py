@@ -75,18 +75,18 @@ class Node:
         self._journal = journal
         self._timing = timing
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        tell, sessions = self._events.put, CurrentSession()
-        retrying = Retrying(sessions, timing.backoff, trouble=lambda cause: tell(Trouble(cause)))
+        post, sessions = self._events.put, CurrentSession()
+        retrying = Retrying(sessions, timing.backoff, trouble=lambda cause: post(Trouble(cause)))
         self._downloads = Downloads(retrying, max_bytes=settings.policy.max_task_bytes)
-        self._uploads = AnswerUploads(retrying, tell=tell)
-        self._worker = Worker(open_runner, downloads=self._downloads, uploads=self._uploads, tell=tell)
+        self._uploads = AnswerUploads(retrying, post=post)
+        self._worker = Worker(open_runner, downloads=self._downloads, uploads=self._uploads, post=post)
         self._connection = Connection(
             lambda: open_channel(settings.server, settings.kit),
             settings.credential,
             sessions=sessions,
             backoff=timing.backoff(),
             explain=lambda: explain(settings.server.host, settings.server.port, settings.kit),
-            tell=tell,
+            post=post,
         )
         self._run: OfferedRun | None = None
         self._capacity: Capacity | None = None
@@ -106,7 +106,7 @@ class Node:
 
     def run(self) -> None:
         """Work until the run is over and the server does not stay, or the system wants the process to end."""
-        self._journal.tell("connecting", f"connecting to {self._settings.server} as {self._settings.name}")
+        self._journal.report("connecting", f"connecting to {self._settings.server} as {self._settings.name}")
         self._connection.start()
         try:
             while not self._handle(self._next()):
@@ -134,15 +134,13 @@ class Node:
                 self._welcomed(run)
             case Offered(task):
                 if not self._uploads.offer(task) and not self._worker.take(task):
-                    self._connection.break_off(
-                        f"server sent a task while {MOST_WAITING} others wait, expected one at a time"
-                    )
+                    self._connection.break_off(f"server sent a task while {MOST_WAITING} others wait")
             case TaskWithdrawn(task_id, reason):
                 self._worker.withdraw(task_id, shown(reason))
                 self._uploads.withdraw(task_id, shown(reason))
             case TurnedAway(reason, detail):
                 text = f"the server cannot use this node in its run ({shown(reason)}): {shown(detail)}"
-                self._journal.tell("unfit", text, reason=shown(reason))
+                self._journal.report("unfit", text, reason=shown(reason))
             case Draining(finished):
                 return self._drained(finished=finished)
             case Lost():
@@ -156,16 +154,16 @@ class Node:
                 self._reports = 0
                 self._heads_bytes += len(task.head)
                 self._send_progress(task.task_id, task.doing)
-                self._journal.tell("task", task.doing, task=task.task_id)
+                self._journal.report("task", task.doing, task=task.task_id)
             case Delivered():
                 self._delivered(event)
             case Shelved(task):
                 text = f"{task.doing}: done, kept until the server asks again"
-                self._journal.tell("shelved", text, task=task.task_id)
+                self._journal.report("shelved", text, task=task.task_id)
             case Dropped(task, reason):
-                self._journal.tell("dropped", f"{task.doing}: abandoned ({shown(reason)})", task=task.task_id)
+                self._journal.report("dropped", f"{task.doing}: abandoned ({shown(reason)})", task=task.task_id)
             case Trouble(cause):
-                self._journal.tell("trouble", f"{cause}; trying again")
+                self._journal.report("trouble", f"{cause}; trying again")
             case Stopped(by_system):
                 return self._stopped(by_system=by_system)
         return False
@@ -175,7 +173,7 @@ class Node:
         if not was_connected:
             again = "again " if self._has_been_here else ""
             self._has_been_here = True
-            self._journal.tell("connected", f"connected {again}as {self._settings.name}", run_id=f"{run.run_id:016x}")
+            self._journal.report("connected", f"connected {again}as {self._settings.name}", run_id=f"{run.run_id:016x}")
         if run == self._run:
             self._worker.reconnected()
             if self._capacity is not None:
@@ -188,21 +186,21 @@ class Node:
         self._uploads.withdraw_all("the server began another run")
         if run.is_none:
             self._worker.rest()
-            self._journal.tell("waiting", "no run for this node now; waiting for the next")
+            self._journal.report("waiting", "no run for this node now; waiting for the next")
             return
         if was_connected:
-            self._journal.tell("run", "the server begins another run", run_id=f"{run.run_id:016x}")
+            self._journal.report("run", "the server begins another run", run_id=f"{run.run_id:016x}")
         self._worker.move_to(run)
 
     def _prepared(self, run: OfferedRun, capacity: Capacity) -> None:
         self._capacity = capacity
         if capacity.declined:
-            self._journal.tell("declined", f"takes no part: {capacity.declined}")
+            self._journal.report("declined", f"takes no part: {capacity.declined}")
             if not self._connected and not run.stays:
                 raise capacity.declined
         else:
             memory = f" with {size(capacity.memory_bytes)} of memory" if capacity.memory_bytes else ""
-            self._journal.tell(
+            self._journal.report(
                 "base",
                 f"base ready on {capacity.device}{memory}",
                 device=capacity.device,
@@ -227,7 +225,7 @@ class Node:
         if capacity.declined:
             return
         current = self._worker.current
-        self._journal.tell("ready", f"continuing with {current.task.doing}" if current else "waiting for work")
+        self._journal.report("ready", f"continuing with {current.task.doing}" if current else "waiting for work")
 
     def _lost(self, lost: Lost) -> None:
         was_connected, self._connected = self._connected, False
@@ -236,14 +234,14 @@ class Node:
         if was_connected or not self._attempts & (self._attempts - 1):
             tried = f" (attempt {self._attempts})" if self._attempts > 1 else ""
             cause = "server is restarting" if self._draining else lost.cause
-            self._journal.tell(
+            self._journal.report(
                 "lost", f"{cause}; trying again{tried}", attempt=self._attempts, wait_s=round(lost.wait_s, 3)
             )
 
     def _drained(self, *, finished: bool) -> bool:
         self._draining = not finished
         if not finished:
-            self._journal.tell("draining", "server is going down; waiting for it to come back")
+            self._journal.report("draining", "server is going down; waiting for it to come back")
             return False
         if self._run is not None:
             self._over(self._run)
@@ -252,7 +250,7 @@ class Node:
     def _over(self, run: OfferedRun) -> None:
         """Report a run that is over, and remove what only further rounds would have needed."""
         received_bytes = self._heads_bytes + self._downloads.received_bytes - self._earlier_bytes
-        self._journal.tell(
+        self._journal.report(
             "finished",
             f"the run is over: did {self._tasks} tasks, sent {size(self._sent_bytes)}, received {size(received_bytes)}",
             tasks=self._tasks,
@@ -268,21 +266,21 @@ class Node:
         settings = self._settings
         folder = memory_folder(settings.state, run.run_id, settings.name)
         try:
-            # A run that is over is so because its server says it.
+            # The server ended the run.
             keep_only_what_lasts(folder, besides=OUTLASTS_RUN)
         except PlaitError as error:
-            self._journal.tell("trouble", str(error))
+            self._journal.report("trouble", str(error))
         if not (folder / "own").is_file():
             return
         named = str(run.config.get("base", "BASE"))
         base = settings.base_for(named) or shown(named)
         command = shlex.join(["plait", "export", str(folder), "my-adapter", "--to", "peft", "--base", base])
-        self._journal.tell("own_adapter", f"this client's personalized adapter: {command}", folder=str(folder))
+        self._journal.report("own_adapter", f"this client's personalized adapter: {command}", folder=str(folder))
 
     def _stopped(self, *, by_system: bool) -> bool:
         current = self._worker.current
         doing = f"abandoning {current.task.doing} at its next step" if current else "no work in progress"
-        self._journal.tell("stopping", f"stopping: {doing}; everything needed later is on disk")
+        self._journal.report("stopping", f"stopping: {doing}; everything needed later is on disk")
         if not by_system:
             raise RunInterrupted("stopped; start it again to continue")
         return True
@@ -290,18 +288,18 @@ class Node:
     def _delivered(self, event: Delivered) -> None:
         if self._capacity and self._capacity.declined:
             if self._run is None or not self._run.stays:
-                raise self._capacity.declined  # the server has been told
+                raise self._capacity.declined  # the server knows
             return
         self._tasks += 1
         self._sent_bytes += event.sent_bytes
         task = event.task
         if event.failure:
-            text, name = f"{task.doing}: failed; told the server: {event.failure}", "refused"
+            text, name = f"{task.doing}: failed; reported to the server: {event.failure}", "refused"
         elif not event.kept:
             text, name = f"{task.doing}: the answer came too late", "late"
         else:
             text, name = f"{task.doing}: sent {size(event.sent_bytes)}", "sent"
-        self._journal.tell(name, text, task=task.task_id, sent_bytes=event.sent_bytes)
+        self._journal.report(name, text, task=task.task_id, sent_bytes=event.sent_bytes)
 
     def _report_progress(self) -> None:
         current = self._worker.current
@@ -312,10 +310,10 @@ class Node:
         self._send_progress(task.task_id, doing)
         self._reports += 1
         if self._reports % _LONG_WORK == 0:
-            self._journal.tell("progress", doing, task=task.task_id, step=steps)
+            self._journal.report("progress", doing, task=task.task_id, step=steps)
 
     def _give_up_declining(self) -> None:
-        """A server that never asks need not be told why this node takes no part."""
+        """A server that never asks need not know why this node takes no part."""
         if self._capacity and self._capacity.declined and self._run and not self._run.stays:
             self._reports += 1
             if self._reports > _LONG_WORK:

@@ -52,7 +52,7 @@ def run_node(settings: NodeSettings, journal: Journal) -> None:
         admit(settings.data)
         dataset = as_dataset(settings.data, columns=settings.columns, split=settings.split)
         count = len(dataset.records)
-        journal.tell("data", f"{count} record{'' if count == 1 else 's'} of own data read", records=count)
+        journal.report("data", f"{count} record{'' if count == 1 else 's'} of own data read", records=count)
 
         node = make_node(settings, dataset, journal, ask=ask)
         with stopped_by_signals(node):
@@ -70,7 +70,7 @@ def make_node(
     """A node that takes part with these data; `wrap` replaces what opens a run, `ask` is None without a terminal."""
 
     def progress(text: str) -> None:
-        journal.tell("preparing", text)
+        journal.report("preparing", text)
 
     def open_for(run: OfferedRun) -> TaskRunner:
         make_room(run, settings, journal)
@@ -92,7 +92,7 @@ def make_room(run: OfferedRun, settings: NodeSettings, journal: Journal) -> None
     """Remove what the server of an earlier run could send again, and report the rest of such runs."""
     earlier = prune(settings.state, settings.name, keep=memory_folder(settings.state, run.run_id, settings.name))
     if earlier.runs:
-        journal.tell(
+        journal.report(
             "state",
             f"'{settings.state}' holds {size(earlier.bytes)} of earlier runs ({earlier.runs}): personalized adapters "
             "and the state of unfinished runs; delete the folders of runs that you no longer need",
@@ -121,11 +121,11 @@ def stopped_by_signals(node: Node) -> Generator[None]:
 
 
 def _options() -> Iterator[inspect.Parameter]:
-    """The options of the command: those of a node, and how it tells what it does."""
+    """The options of the command: those of a node, and how it reports."""
     usual = {str: "", bool: False, int: 0, float: 0.0, Place: None}
     hints = get_type_hints(CommandOptions, include_extras=True)
-    for name, said in sorted(hints.items(), key=lambda hint: hint[0] not in CommandOptions.__required_keys__):
-        kind, help_text = get_args(said)
+    for name, hint in sorted(hints.items(), key=lambda each: each[0] not in CommandOptions.__required_keys__):
+        kind, help_text = get_args(hint)
         default = inspect.Parameter.empty if name in CommandOptions.__required_keys__ else usual.get(kind, ())
         if name in ("device", "dtype"):
             default = "auto"

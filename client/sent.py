@@ -1,8 +1,8 @@
 """What left a node: a line for each answer, on disk before it is sent; and the statement that its owner makes of it.
 
-A line says which task was answered and with which adapter, how many bytes came and went, the names of the fields, the
-digest of what a signature covers, and the figures that the server was told and its ledger repeats; never text. Where
-a run has differential privacy, a statement has neither figures nor sizes, which would tell more than the ledger does.
+A line records which task was answered and with which adapter, how many bytes came and went, the names of the fields,
+the digest of what a signature covers, and the figures that the server got and its ledger repeats; never text. Where a
+run has differential privacy, a statement has neither figures nor sizes, which would reveal more than the ledger does.
 A run begins with a line of the settings that were agreed to. Lines are chained by SHA-256; nothing of them travels
 with a run. Simulated clients have no keys and make no statement. Knows nothing of how answers travel.
 """
@@ -56,9 +56,14 @@ def recorded(settings: NodeSettings, opening: Callable[[OfferedRun], TaskRunner]
         agreed = Consents.of(settings.state, settings.name).has(consent)
         lines, node_run = SentLines.of(settings.state, settings.name), f"{run.run_id:016x}"
         policy = hashlib.sha256(canonical(settings.policy.model_dump(mode="json"))).hexdigest()
-        said = {"settings": dict(run.config), "base": run.base_fingerprint.hex(), "consent": consent, "policy": policy}
+        agreement = {
+            "settings": dict(run.config),
+            "base": run.base_fingerprint.hex(),
+            "consent": consent,
+            "policy": policy,
+        }
         if agreed:
-            lines.append({"run_id": node_run, "agreed": said})
+            lines.append({"run_id": node_run, "agreed": agreement})
         return _Recording(runner, lines, {"run_id": node_run})
 
     return opened
@@ -134,11 +139,11 @@ class _Recording:
         number = round_and_attempt(task.group_id)[0]
         asked = task.head + body
         is_counted = number.isdecimal() and len(number) <= _DIGITS and purpose != Purpose.DESCRIBE
-        said = {"asked": len(asked), "bytes": len(answer.data), "purpose": purpose, **described(answer.data)}
+        line = {"asked": len(asked), "bytes": len(answer.data), "purpose": purpose, **described(answer.data)}
         if header := _broadcast(asked):
             self.note["run"] = header.run_id.hex()
-            said["adapter"] = header.result_digest.hex()
-        self.lines.append({**self.note, "round": int(number) if is_counted else 0, **said})
+            line["adapter"] = header.result_digest.hex()
+        self.lines.append({**self.note, "round": int(number) if is_counted else 0, **line})
         return answer
 
 
@@ -192,7 +197,9 @@ def attested(kit: ClientKit, state: Path, *, run: str, about_data: str = "") -> 
     runs = [each for each in known if each.startswith(run)]
     if len(runs) != 1:
         named = ", ".join(each[:16] for each in known) or "none"
-        raise ConfigError(f"run '{run}' is {len(runs)} of those that '{kit.name}' took part in ({named}), expected one")
+        raise ConfigError(
+            f"run '{run}' fits {len(runs)} of the runs of '{kit.name}' ({named}); give the beginning of one"
+        )
     (run_id,) = runs
     nodes_runs = {line["run_id"] for line in lines if line.get("run") == run_id}
     own = [line for line in lines if line.get("run", run_id) == run_id and line["run_id"] in nodes_runs]
@@ -210,12 +217,12 @@ def attested(kit: ClientKit, state: Path, *, run: str, about_data: str = "") -> 
         "messages": _packed([line for line in own if "asked" in line], is_noised=is_noised),
     }
     key = Ed25519PublicKey.from_public_bytes(kit.node_key.public_bytes)
-    said = statement([{"name": "run", "digest": {"plaitRun": run_id}}], STATEMENT, predicate)
-    return run_id, enveloped(said, Signer(key_id(key), kit.node_key.sign))
+    stated = statement([{"name": "run", "digest": {"plaitRun": run_id}}], STATEMENT, predicate)
+    return run_id, enveloped(stated, Signer(key_id(key), kit.node_key.sign))
 
 
 def _packed(messages: Sequence[dict[str, Any]], *, is_noised: bool) -> str:
-    """What a statement says of each message, as compressed lines."""
+    """A statement's part of each message, as compressed lines."""
     kept = [name for name in _STATED if not (is_noised and name in ("bytes", "told"))]
     lines = (canonical({name: line[name] for name in kept if name in line}) + b"\n" for line in messages)
     return base64.b64encode(zlib.compress(b"".join(lines), 9)).decode()
@@ -230,7 +237,10 @@ def attest(
         Path | None, typer.Option("--state", help="Directory of the node's state; by default in your home directory.")
     ] = None,
     about_data: Annotated[
-        str, typer.Option("--about-data", help="What you, their owner, say of the data: source, licence, legal basis.")
+        str,
+        typer.Option(
+            "--about-data", help="Your statement, as their owner, about the data: source, licence, legal basis."
+        ),
     ] = "",
     out: Annotated[
         Path | None, typer.Option("--out", help="File to write; by default NAME-RUN.statement.json.")

@@ -190,7 +190,7 @@ MEANINGS = {
 """All others mean `Meaning.AGAIN`."""
 
 # Codes whose text is the server's own; for the others it describes gRPC's internals.
-_TOLD_BY_THE_SERVER = frozenset(
+_SERVERS_OWN_TEXTS = frozenset(
     {*MEANINGS, grpc.StatusCode.ABORTED, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAUTHENTICATED}
 ) - {grpc.StatusCode.UNIMPLEMENTED}
 _IN_PLAIN_WORDS = {
@@ -202,7 +202,7 @@ _IN_PLAIN_WORDS = {
 
 
 class TryAgainError(Exception):
-    """An attempt failed although gRPC saw no failure; the message says how."""
+    """An attempt failed although gRPC saw no failure; the message is the cause."""
 
 
 class UnwantedError(Exception):
@@ -217,9 +217,9 @@ def what_failed(error: grpc.RpcError) -> str:
     """Why a call failed, in plain words on one line."""
     call = cast("grpc.Call", error)
     details, code = shown(call.details() or ""), call.code()
-    if details and (code in _TOLD_BY_THE_SERVER or details.startswith("server cannot")):
+    if details and (code in _SERVERS_OWN_TEXTS or details.startswith("server cannot")):
         return details
-    return _IN_PLAIN_WORDS.get(code, "the server failed at this call; its log may say why")
+    return _IN_PLAIN_WORDS.get(code, "the server failed at this call; see its log")
 
 
 class Backoff:

@@ -148,7 +148,7 @@ class _Server(TypedDict):
 
 
 class NodeOptions(_Server, total=False):
-    """What an operator says of a node, with its help; what is not said is empty, 0, off or auto."""
+    """An operator's options for a node, with their help; by default empty, 0, off or auto."""
 
     split: Annotated[str, "Split to train on, or TRAIN,HELD_OUT; see plait simulate."]
     kit: Annotated[Place, "This node's start-up kit, from `plait provision`."]
@@ -250,7 +250,7 @@ def check_settings(**given: Unpack[CommandOptions]) -> NodeSettings:
     _check_connection(address, kit, insecure=insecure)
     allowed, base, memory_gb = given.get("allow_plugins", ()), given.get("base", ""), given.get("max_memory_gb", 0.0)
     if isinstance(allowed, str):
-        raise ConfigError(f"allow-plugins is '{allowed}', expected a list of modules")
+        raise ConfigError(f"allow-plugins is '{allowed}', give a list of modules")
     _named_bases(base)
     if not (math.isfinite(memory_gb) and memory_gb >= 0):
         raise ConfigError(f"max-memory-gb is {memory_gb}, expected 0 or more")

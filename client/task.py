@@ -55,7 +55,7 @@ class ClientTask:
         names = (work.task_id, work.message_type, work.group_id)
         if not work.task_id or not work.message_type or max(map(len, names)) > _MAX_NAME_CHARACTERS:
             raise PeerError(
-                f"task '{shown(work.task_id)}' of type '{shown(work.message_type)}', expected names for both"
+                f"task '{shown(work.task_id)}' of type '{shown(work.message_type)}' lacks a name, or has a long one"
             )
         if len(work.head) > HEAD_BYTES or work.body_bytes > MAX_BODY_BYTES:
             raise PeerError(
@@ -99,7 +99,7 @@ class TaskAnswer:
 
     @classmethod
     def failed(cls, cause: str) -> TaskAnswer:
-        """One line saying why there is no answer."""
+        """One line with the reason for no answer."""
         return cls.of(AnswerKind.ERROR, shown(cause).encode(), failure=shown(cause))
 
 
@@ -230,7 +230,7 @@ class OfferedRun:
 
 @dataclass(frozen=True)
 class Capacity:
-    """What a node can do, as it tells the server; `declined` is why it takes no part in the run, if it does not."""
+    """What a node can do, as it reports to the server; `declined` is why it takes no part in the run, if so."""
 
     base_fingerprint: bytes
     methods: tuple[str, ...]
@@ -262,7 +262,7 @@ class ParticipantRunner:
     refusal: Callable[[], str] = lambda: ""
 
     def answer(self, task: ClientTask, body: bytes) -> TaskAnswer:
-        """Do a task; what goes wrong becomes an answer that says so, without a word of the data."""
+        """Do a task; what goes wrong becomes an answer with the cause, without a word of the data."""
         try:
             data = self.participant.answer(task.head + body)
         except Abandoned:
@@ -428,13 +428,13 @@ Event = (
 )
 
 
-def watched_thread(work: Callable[[], None], *, name: str, tell: Callable[[Event], None]) -> threading.Thread:
+def watched_thread(work: Callable[[], None], *, name: str, post: Callable[[Event], None]) -> threading.Thread:
     """A thread, not yet started."""
 
     def watched() -> None:
         try:
             work()
         except Exception as error:
-            tell(Failed(MachineError(f"the node's {name} failed unexpectedly: {failure(error)}; please report it")))
+            post(Failed(MachineError(f"the node's {name} failed unexpectedly: {failure(error)}; please report it")))
 
     return threading.Thread(target=watched, name=name, daemon=True)

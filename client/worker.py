@@ -149,13 +149,13 @@ class PendingUpload:
 class AnswerUploads:
     """Answers on their way to the server, one at a time, in a separate thread."""
 
-    def __init__(self, retrying: Retrying, *, tell: Callable[[Event], None]) -> None:
+    def __init__(self, retrying: Retrying, *, post: Callable[[Event], None]) -> None:
         self._retrying = retrying
-        self._tell = tell
+        self._tell = post
         self._changed = threading.Condition()
         self._pending: dict[str, PendingUpload] = {}
         self._closed = False
-        self._thread = watched_thread(self._deliver_all, name="uploads", tell=tell)
+        self._thread = watched_thread(self._deliver_all, name="uploads", post=post)
         self._thread.start()
 
     def put(self, task: ClientTask, answer: TaskAnswer) -> None:
@@ -319,7 +319,7 @@ class Worker:
     _: KW_ONLY
     downloads: Downloads
     uploads: AnswerUploads
-    tell: Callable[[Event], None]
+    post: Callable[[Event], None]
 
     def __post_init__(self) -> None:
         self._changed = threading.Condition()
@@ -330,7 +330,7 @@ class Worker:
         self._confirmed = False
         self._busy = False
         self._closed = False
-        self._thread = watched_thread(self._work, name="worker", tell=self.tell)
+        self._thread = watched_thread(self._work, name="worker", post=self.post)
         self._thread.start()
 
     @property
@@ -431,19 +431,19 @@ class Worker:
         try:
             self._runner = self.open_runner(run)
         except PlaitError as error:
-            self.tell(Failed(error))
+            self.post(Failed(error))
         except Exception as error:
             # Libraries raise anything; the operator gets one line.
-            self.tell(Failed(MachineError(f"cannot prepare for the run: {failure(error)}")))
+            self.post(Failed(MachineError(f"cannot prepare for the run: {failure(error)}")))
         else:
-            self.tell(Prepared(run, self._runner.capacity))
+            self.post(Prepared(run, self._runner.capacity))
 
     def _do(self, handle: TaskHandle) -> None:
         runner = self._runner
         if runner is None:
             return
         task, abandonment = handle.task, handle.abandonment
-        self.tell(Began(task))
+        self.post(Began(task))
         try:
             try:
                 body = self.downloads.fetch(handle)
@@ -456,6 +456,6 @@ class Worker:
                     answer = runner.answer(task, body)
             abandonment.check()
         except Abandoned:
-            self.tell(Dropped(task, abandonment.reason))
+            self.post(Dropped(task, abandonment.reason))
         else:
             self.uploads.put(task, answer)

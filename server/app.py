@@ -15,7 +15,7 @@ from plait.rounds.channel import Channel, StopRequest
 from plait.rounds.run_directory import RunDirectory
 from plait.run import resolve
 from plait.settle import settle
-from server.log import say_event
+from server.log import log_run_event
 
 
 def run_described(channel: Channel, table: Mapping[str, Scalar], superlink_data: str | None) -> None:
@@ -26,7 +26,7 @@ def run_described(channel: Channel, table: Mapping[str, Scalar], superlink_data:
             "run configuration has no out, expected a directory of this machine, such as /srv/plait/first"
         )
     admit(*config.plugins)
-    with heard(config.callbacks, RunDirectory(Path(config.out)), _STOP, say_event) as hear:
+    with heard(config.callbacks, RunDirectory(Path(config.out)), _STOP, log_run_event) as hear:
         run_federation(channel, resolve(settle(config)), superlink_data=superlink_data, on_event=hear, stop=_STOP)
 
 

@@ -26,7 +26,7 @@ from plait.trust.names import check_client_name
 from plait.trust.register import Register, Verdict
 from plait.v1 import federation_pb2 as pb
 from server.hosting import HostedRun, Hosting
-from server.log import say
+from server.log import log
 from server.metrics import Metrics
 from server.sessions import REPLACED_DETAIL, Fitness, NodeSession
 from server.uploads import Limits, UploadRefused
@@ -166,19 +166,19 @@ class Attendance:
             session = await self._let_in(call, enrolment, arrival)
         except EnrolmentRefused as refused:
             self.metrics.enrolments_refused.labels(refused.word).inc()
-            say("refused", reason=refused.word, detail=refused, node=enrolment.name, peer=peer)
+            log("refused", reason=refused.word, detail=refused, node=enrolment.name, peer=peer)
             with suppress(TimeoutError):
                 async with asyncio.timeout(_FAREWELL_S):
                     await call.write(refused.to_message())
             return
         # Certificate, keys and challenge of the proof are not needed for as long as the node stays.
         del enrolment
-        say("attached", node=session.node.name, peer=peer)
+        log("attached", node=session.node.name, peer=peer)
         try:
             await self._attend(call, session)
         finally:
             self._leave(session)
-            say("left", node=session.node.name, peer=peer)
+            log("left", node=session.node.name, peer=peer)
 
     async def _let_in(self, call: Context, enrolment: Enrolment, arrival: int) -> NodeSession:
         async with self._turn(enrolment.certified_name):
@@ -243,12 +243,12 @@ class Attendance:
         except TimeoutError:
             pass
         except Exception as error:
-            _say_broken(session, error)
+            _log_broken(session, error)
         finally:
             listening.cancel()
             (heard,) = await asyncio.gather(listening, return_exceptions=True)
             if isinstance(heard, Exception):
-                _say_broken(session, heard)
+                _log_broken(session, heard)
 
     @staticmethod
     def _part(session: NodeSession, patience: asyncio.Timeout) -> None:
@@ -268,16 +268,16 @@ class Attendance:
         unasked = 0
         try:
             while (event := await _next(call)) is not None:
-                unasked = 0 if await self._hear(session, event) else unasked + 1
+                unasked = 0 if await self._handle(session, event) else unasked + 1
                 # A node that sends without end must cost little.
                 if unasked > _UNASKED:
                     await asyncio.sleep(_PAUSE_S)
         except EnrolmentRefused as refused:
-            say("refused", reason="after-proof", detail=refused, node=session.node.name)
+            log("refused", reason="after-proof", detail=refused, node=session.node.name)
             self.metrics.enrolments_refused.labels(refused.word).inc()
             session.close(refused.to_message())
 
-    async def _hear(self, session: NodeSession, event: pb.FromNode) -> bool:
+    async def _handle(self, session: NodeSession, event: pb.FromNode) -> bool:
         """Process a node's message; returns whether it was waited for."""
         match event.WhichOneof("event"):
             case "ready":
@@ -325,7 +325,7 @@ class Attendance:
                 device=ready.device[:_MAX_TEXT],
             )
         )
-        say("ready", node=session.node.name, device=fitness.device, memory_bytes=fitness.memory_bytes)
+        log("ready", node=session.node.name, device=fitness.device, memory_bytes=fitness.memory_bytes)
         run.tasks.make_ready(session, fitness)
 
 
@@ -335,11 +335,11 @@ async def _next(call: Context) -> pb.FromNode | None:
     return event if isinstance(event, pb.FromNode) else None
 
 
-def _say_broken(session: NodeSession, error: Exception) -> None:
-    say("line-broken", node=session.node.name, detail=type(error).__name__)
+def _log_broken(session: NodeSession, error: Exception) -> None:
+    log("line-broken", node=session.node.name, detail=type(error).__name__)
 
 
 @lru_cache(maxsize=256)
 def _shared(fitness: Fitness) -> Fitness:
-    """One object for all nodes that say the same: of thousands most do."""
+    """One object for all nodes that report the same, as most do."""
     return fitness

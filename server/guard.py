@@ -26,7 +26,7 @@ from plait.trust.register import Register, Verdict
 from plait.v1 import federation_pb2 as pb
 from server.attendance import Context, EnrolmentRefused, refusal_of
 from server.hosting import Hosting
-from server.log import say
+from server.log import log
 from server.metrics import Metrics
 from server.sessions import NodeSession
 
@@ -65,7 +65,7 @@ class Revocation:
     def _turn_out(self, session: NodeSession) -> None:
         if session.is_open:
             name = session.node.name
-            say("revoked", level=logging.WARNING, node=name)
+            log("revoked", level=logging.WARNING, node=name)
             run = self.hosting.run_of(session)
             if run is None:
                 session.close(_REVOKED)
@@ -93,7 +93,7 @@ _ALLOWED: Mapping[str, Collection[Role]] = {
 """The roles that may make a call; any may ask whether the server is healthy."""
 _CALLS_A_NAME = 16
 """A node has its long call, a download, an upload, a few questions, and all of them again while it reconnects."""
-_TOLD_EVERY_S = 60.0
+_LOGGED_EVERY_S = 60.0
 _CERTIFICATES_KEPT = 16_384
 
 
@@ -126,8 +126,8 @@ class CallGuard(grpc.aio.ServerInterceptor):
     metrics: Metrics
 
     def __post_init__(self) -> None:
-        self._calls: Counter[str] = Counter()
-        self._told: dict[str, float] = {}
+        self._calls: Counter[str | None] = Counter()
+        self._logged: dict[str, float] = {}
         # By their SHA-256: of thousands of connected nodes the certificates themselves would take most of it.
         self._shown: dict[bytes, Shown | None] = {}
 
@@ -149,12 +149,10 @@ class CallGuard(grpc.aio.ServerInterceptor):
             try:
                 refused = self._refusal(name, context, method)
             except PlaitError as error:
-                say("register", level=logging.ERROR, detail=error)
+                log("register", level=logging.ERROR, detail=error)
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "server cannot read its register of clients")
             if refused is not None:
                 return await self._turn_away(refused, name, method, context)
-            if name is None:
-                return await serve(requests if handler.request_streaming else await _only(requests, context), context)
             self._calls[name] += 1
             try:
                 return await serve(requests if handler.request_streaming else await _only(requests, context), context)
@@ -203,9 +201,9 @@ class CallGuard(grpc.aio.ServerInterceptor):
         self.metrics.calls_refused.labels(refused.word).inc()
         now = time.monotonic()
         # Repeated attempts must not fill the log.
-        if name is not None and now - self._told.get(name, -_TOLD_EVERY_S) >= _TOLD_EVERY_S:
-            self._told[name] = now
-            say("call-refused", reason=refused.word, node=name, call=method, peer=context.peer())
+        if name is not None and now - self._logged.get(name, -_LOGGED_EVERY_S) >= _LOGGED_EVERY_S:
+            self._logged[name] = now
+            log("call-refused", reason=refused.word, node=name, call=method, peer=context.peer())
         if method == ATTEND:
             await context.write(refused.to_message())
             return

@@ -18,7 +18,7 @@ _MAX_VALUE_CHARACTERS = 200
 _PLAIN = re.compile(r"[A-Za-z0-9_.:/@+\-\[\]]+")
 
 # Events of the ledger, their names here, and the fields to log.
-_SAID: Mapping[type[events.Event], tuple[str, tuple[str, ...]]] = {
+_LOGGED: Mapping[type[events.Event], tuple[str, tuple[str, ...]]] = {
     events.WaitingForClients: ("waiting-for-clients", ("here", "fit", "unfit", "wanted", "missing")),
     events.ClientsGathered: ("clients-gathered", ("fit", "wanted")),
     events.ClientTurnedAway: ("cannot-take-part", ("client", "reason", "detail")),
@@ -32,21 +32,21 @@ _SAID: Mapping[type[events.Event], tuple[str, tuple[str, ...]]] = {
 _ONLY_IF_ANY = frozenset({"missing", "stage"})
 
 
-def say(event: str, *, level: int = logging.INFO, **fields: object) -> None:
+def log(event: str, *, level: int = logging.INFO, **fields: object) -> None:
     """Log an event; field values other than plain words are written as JSON strings in ASCII."""
     if LOGGER.isEnabledFor(level):
         LOGGER.log(level, "%s", " ".join(f"{key}={shown(value)}" for key, value in {"event": event, **fields}.items()))
 
 
-def say_event(event: events.Event) -> None:
+def log_run_event(event: events.Event) -> None:
     """Log the events of a run's ledger that matter to an operator."""
     if isinstance(event, events.ClientsDescribed):
         for client in event.clients:
-            say("takes-part", client=client.client, train_examples=client.train_examples)
-    elif said := _SAID.get(type(event)):
-        name, keys = said
+            log("takes-part", client=client.client, train_examples=client.train_examples)
+    elif logged := _LOGGED.get(type(event)):
+        name, keys = logged
         fields = {key: getattr(event, key) for key in keys}
-        say(
+        log(
             name,
             level=logging.INFO,
             **{key: value for key, value in fields.items() if value or key not in _ONLY_IF_ANY},

@@ -98,7 +98,7 @@ _FIGURES: Mapping[str, tuple[str, Callable[[RunNow], float | None]]] = {
         "Epsilon that the run has spent; NaN without differential privacy.", lambda now: _figure(now, "epsilon"),
     ),
 }  # fmt: skip
-"""What the page says of the run: in words, and from its progress."""
+"""The page's figures of the run: description and value."""
 
 
 class MetricsServer:
@@ -170,8 +170,8 @@ def _page_of(registry: CollectorRegistry, hosts: AllowedHosts) -> type[BaseHTTPR
         sys_version = ""
 
         def do_GET(self) -> None:
-            said = self.headers.get_all("Host", [])
-            if len(said) != 1 or not hosts.has(said[0]):
+            names = self.headers.get_all("Host", [])
+            if len(names) != 1 or not hosts.has(names[0]):
                 self.send_error(HTTPStatus.FORBIDDEN, explain="Host is not a name of this machine alone")
                 return
             if self.path.partition("?")[0] != "/metrics":

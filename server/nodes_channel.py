@@ -33,7 +33,7 @@ from server.attendance import Attendance
 from server.guard import CallGuard, MoreCalls, Revocation
 from server.hosting import HostedRun, Hosting, Terms, status_of_host
 from server.inbox import Inbox
-from server.log import say
+from server.log import log
 from server.metrics import Metrics, MetricsServer
 from server.service import FederationService, GrpcServer
 from server.sessions import Sessions
@@ -61,7 +61,7 @@ class NodesExchange:
         return self
 
     def __exit__(self, *error: object) -> None:
-        # A server that is told to end, or whose disk is full, goes on later: clients work on meanwhile.
+        # A server that is asked to end, or whose disk is full, goes on later: clients work on meanwhile.
         if not any(isinstance(each, RunInterrupted | KeyboardInterrupt | MachineError) for each in error):
             self.tasks.withdraw(self._waiting, "enough")
         self._waiting.clear()
@@ -195,7 +195,7 @@ class NodesChannel:
             self._close()
             raise
         run = self._hosting.run
-        say("serving", address=self._address, tls=self._kit is not None, run=0 if run is None else run.terms.run_id)
+        log("serving", address=self._address, tls=self._kit is not None, run=0 if run is None else run.terms.run_id)
 
     def begin(
         self,
@@ -228,7 +228,7 @@ class NodesChannel:
         )
         self._begun, self._stop = run, stop or StopRequest()
         self._hosting.begin(run)
-        say("run-begins", run=terms.run_id)
+        log("run-begins", run=terms.run_id)
         return self
 
     def end(self) -> None:
@@ -236,7 +236,7 @@ class NodesChannel:
         run = self._hosting.run
         self._hosting.end()
         if run is not None:
-            say("run-ends", run=run.terms.run_id)
+            log("run-ends", run=run.terms.run_id)
         self._clear_inbox()
 
     @property
@@ -254,7 +254,7 @@ class NodesChannel:
         self._finished = finished
         self._server.stop()
         self._close()
-        say("stopped", finished=finished)
+        log("stopped", finished=finished)
 
     def __enter__(self) -> Self:
         self.start()
@@ -287,7 +287,7 @@ class NodesChannel:
         """The name of a node, and the Ed25519 key that it proved; empty if it showed none."""
         found = self._sessions.node(node)
         if found is None:
-            raise PeerError(f"node {node} has left, expected one that is connected")
+            raise PeerError(f"node {node} has left")
         return Identity(found.name, found.public_key)
 
     def liveness(self, node: int) -> Liveness:
@@ -356,7 +356,7 @@ class NodesChannel:
         run, inbox = self._hosting.run, self._inbox
         for task in [] if run is None else run.tasks.give_up_absent(self._limits.grace_s):
             self._metrics.tasks_lost.inc()
-            say("lost", level=logging.WARNING, node=task.node, task=task.task_id)
+            log("lost", level=logging.WARNING, node=task.node, task=task.task_id)
         if inbox is not None and inbox.needs_sweep and (self._sweeping is None or self._sweeping.done()):
             self._sweeping = self._disk.submit(inbox.sweep)
         if run is not None:
@@ -370,7 +370,7 @@ class NodesChannel:
             except PlaitError as error:
                 # Connected nodes stay; no other is admitted, and no answer accepted, until the register can be read
                 # again.
-                say("register", level=logging.ERROR, detail=error)
+                log("register", level=logging.ERROR, detail=error)
 
     def _drain(self) -> None:
         self._sessions.close_all(pb.ToNode(drain=pb.Drain(finished=self._finished)))

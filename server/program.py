@@ -94,7 +94,7 @@ class Server:
             ConfigError: it does not serve yet.
         """
         if self._served is None:
-            raise ConfigError("the server has no address yet, expected start or a with block before")
+            raise ConfigError("the server has no address yet; call start, or use a with block")
         return self._served.channel.address
 
     def start(self) -> None:

@@ -31,7 +31,7 @@ from plait.run import Run, resolve
 from plait.settle import settle
 from plait.wire.codec import DECODED
 from server.hosting import Terms
-from server.log import say_event
+from server.log import log_run_event
 from server.nodes_channel import NodesChannel, open_channel
 
 
@@ -78,18 +78,18 @@ def open_served_run(
     check_here(settings, simulates=False)
     channel = channel or open_channel(serving, clients=settings.clients)
     vouch = vouch_of(serving)
-    with TURN, status(f"looking for base {settings.base}", quiet=quiet) as told:
+    with TURN, status(f"looking for base {settings.base}", quiet=quiet) as progress:
         # Invalid settings are refused before clients are accepted.
         settled = settle(settings)
         if vouch is None:
             check_vouched_for(settled)
-        run = resolve(settled, progress=told)
+        run = resolve(settled, progress=progress)
         start = None if directory.has_started else beginning_of(run)
     asked = stop or StopRequest()
     _announce(channel, run, directory, number=serving.run_number, stop=asked)
 
     def log_and_pass_on(event: Event) -> None:
-        say_event(event)
+        log_run_event(event)
         on_event(event)
 
     def rounds() -> None:
@@ -117,7 +117,7 @@ def _is_over(directory: RunDirectory, out: str) -> bool:
 
 
 def _announce(channel: NodesChannel, run: Run, directory: RunDirectory, *, number: int, stop: StopRequest) -> None:
-    """Have a channel tell clients of a run, and of its progress."""
+    """Have a channel announce a run to its clients, and report its progress."""
     channel.begin(
         Terms(number, run.settled.announced, run.base_fingerprint),
         inbox=directory.inbox,

@@ -28,7 +28,7 @@ from plait.v1 import federation_pb2 as pb
 from server.attendance import Attendance, Context
 from server.guard import Revocation, certificate_of, certified_name
 from server.hosting import HostedRun, Hosting, status_of_host
-from server.log import say
+from server.log import log
 from server.metrics import Metrics
 from server.sessions import NodeSession
 from server.uploads import CutOff, Frequency, Limits, Transfers, UploadRefused, data_of
@@ -81,7 +81,7 @@ class FederationService:
         try:
             await self.attendance.serve(context, certified_name=certified_name(context))
         except PlaitError as error:
-            say("cannot-admit", level=logging.ERROR, detail=error)
+            log("cannot-admit", level=logging.ERROR, detail=error)
             await context.abort(grpc.StatusCode.UNAVAILABLE, "server cannot read its register of clients")
 
     async def download(self, request: pb.DownloadRequest, context: Context) -> None:
@@ -168,7 +168,7 @@ class FederationService:
             if session is None or run is None or not self.revocation.may_stay(session):
                 await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the session is over, enrol again")
         except PlaitError as error:
-            say("register", level=logging.ERROR, detail=error)
+            log("register", level=logging.ERROR, detail=error)
             await context.abort(grpc.StatusCode.UNAVAILABLE, "server cannot read its register of clients")
         return session, run
 
@@ -234,7 +234,7 @@ class GrpcServer:
                 self._started.set_exception(error)
             else:
                 self._failure = error
-                say("service-ended", level=logging.CRITICAL, error=type(error).__name__, detail=error)
+                log("service-ended", level=logging.CRITICAL, error=type(error).__name__, detail=error)
 
     async def _serve(self) -> None:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()

@@ -106,7 +106,7 @@ class NodeSession:
             await self._waiting
 
     def _nudge(self) -> None:
-        # The loop is closed only when the server is down and no node is left to tell.
+        # The loop is closed only when the server is down and no node is left.
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._wake)
 
@@ -141,7 +141,7 @@ class Sessions:
         return node is not None and node.session is not None and node.session.arrival > arrival
 
     def attach(self, name: str, public_key: bytes, *, arrival: int, version: str = "") -> NodeSession | None:
-        """Begin a session; an older one of the same node is told that it is replaced."""
+        """Begin a session; an older one of the same node is closed as replaced."""
         with self._changed:
             node = self._by_name.get(name)
             if node is None or node.session is None:

@@ -110,9 +110,9 @@ def read_queue(directory: Path) -> list[Entry]:
         try:
             entry = _ENTRY.validate_json(file.read_bytes())
         except (OSError, ValidationError) as error:
-            raise PeerError(f"'{file}' is damaged, expected the file of a run in the queue") from error
+            raise PeerError(f"'{file}' is damaged: restore it, or remove it from the queue") from error
         if entry.run != file.stem or not _NAME.fullmatch(entry.run):
-            raise PeerError(f"'{file}' is of run {entry.run[:64]!a}, expected the run of its name")
+            raise PeerError(f"'{file}' is of run {entry.run[:64]!a}, not of the run of its name")
         entries.append(entry)
     return sorted(entries, key=lambda entry: entry.place)
 
@@ -198,7 +198,7 @@ class RunQueue:
         with self._changed:
             entry = self.entry(run)
             if entry.is_over:
-                raise ConfigError(f"run '{run}' is over ({entry.state}), expected one that is queued or running")
+                raise ConfigError(f"run '{run}' is over ({entry.state}) and cannot be cancelled")
             self._keep(replace(entry, state=State.CANCELLED, ended=time.time()))
             return entry.state
 
@@ -279,7 +279,7 @@ class RunQueueServer:
         """The files of a run that is over, with their places. ConfigError: there is no such run, or it is not over."""
         entry = self._queue.entry(run)
         if not entry.is_over:
-            raise ConfigError(f"run '{run}' is {entry.state}, expected one that is over")
+            raise ConfigError(f"run '{run}' is {entry.state}; its files are here once it is over")
         folder = self._queue.folder(run)
         found = [folder / name for name in _PUBLIC]
         if entry.state is State.FINISHED:
@@ -330,7 +330,7 @@ class RunQueueServer:
         except Exception as error:
             # A fault in one run must not end the federation.
             logging.getLogger("plait.server").exception("run %s failed", entry.run)
-            self._queue.end(entry.run, State.FAILED, f"{type(error).__name__}; the server's log says more")
+            self._queue.end(entry.run, State.FAILED, f"{type(error).__name__}; see the server's log")
         finally:
             patience.close()
             with self._lock:

@@ -95,8 +95,8 @@ def submit(
     """
     settings = config_from_table(read_config_table(config), where=str(config))
     run = OperatorCalls.to(server, kit).submit(settings.to_table(), priority=priority, name=name)
-    said = f"submitted {run}; `plait runs` shows the queue, `plait fetch {run} DIR` gets it once it is over"
-    _tell(json_output, said, run=run, state="queued")
+    text = f"submitted {run}; `plait runs` shows the queue, `plait fetch {run} DIR` gets it once it is over"
+    _print_result(json_output, text, run=run, state="queued")
 
 
 def runs(server: _Server = "localhost:9440", kit: _Kit = None, json_output: _JsonOutput = False) -> None:
@@ -118,7 +118,7 @@ def cancel(run: _Run, server: _Server = "localhost:9440", kit: _Kit = None, json
     Example: plait cancel run-3 --server fed.example.org:9440 --kit olga
     """
     was = OperatorCalls.to(server, kit).cancel(run)
-    _tell(json_output, f"cancelled {run}, which was {was}", run=run, was=was, state="cancelled")
+    _print_result(json_output, f"cancelled {run}, which was {was}", run=run, was=was, state="cancelled")
 
 
 def fetch(
@@ -134,11 +134,11 @@ def fetch(
     Example: plait fetch run-3 runs/third --server fed.example.org:9440 --kit olga
     """
     files: list[Json] = [str(file) for file in OperatorCalls.to(server, kit).fetch(run, directory, max_gb=max_gb)]
-    said = f"fetched {len(files)} files of {run} into {directory}"
-    _tell(json_output, said, run=run, directory=str(directory), files=files)
+    text = f"fetched {len(files)} files of {run} into {directory}"
+    _print_result(json_output, text, run=run, directory=str(directory), files=files)
 
 
-def _tell(as_json: bool, text: str, **figures: Json) -> None:
+def _print_result(as_json: bool, text: str, **figures: Json) -> None:
     if as_json:
         print_json(figures)
     else:
@@ -179,7 +179,7 @@ class OperatorCalls:
     def fetch(self, run: str, directory: Path, *, max_gb: float) -> list[Path]:
         """Fetch the files of a run that is over into a new directory, which appears only once all are here."""
         if directory.exists():
-            raise ConfigError(f"'{directory}' is there already, expected a new directory")
+            raise ConfigError(f"'{directory}' exists, give a new directory")
 
         def receive(stub: OperationsStub) -> list[Path]:
             parts = cast("Iterable[pb.FilePart]", stub.Fetch(pb.FetchRequest(run=run), timeout=_FETCH_S))
@@ -225,7 +225,7 @@ def _received(parts: Iterable[pb.FilePart], directory: Path, *, max_gb: float) -
         with (directory / place).open("ab") as file:
             file.write(part.data)
     if not places:
-        raise PeerError("server sent no files, expected those of a run")
+        raise PeerError("server sent no files of the run")
     return places
 
 
@@ -234,5 +234,5 @@ def _place(path: str) -> Path:
     folder, _, name = path.rpartition("/")
     known = {"": _OF_A_RUN, "adapter": _OF_AN_ADAPTER}.get(folder, ())
     if not _PLAIN.fullmatch(name) or not any(fnmatchcase(name, pattern) for pattern in known):
-        raise PeerError(f"server names a file {path[:80]!a}, expected one of a run directory")
+        raise PeerError(f"server names a file {path[:80]!a}, which is none of a run directory")
     return Path(folder, name)

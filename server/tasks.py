@@ -10,7 +10,7 @@
                   └─────────────┴──> WITHDRAWN <──────┘
 
 A task is PENDING until its node can work, and again when the node's session ends. FAILED: no answer will come, and the
-run is told why. WITHDRAWN: the run does not want the answer. The bytes received of an answer are in the
+run gets the reason. WITHDRAWN: the run does not want the answer. The bytes received of an answer are in the
 inbox and independent of all this. So a task whose answer exists from before a restart goes from PENDING to ANSWERED at
 once: it has the same name, made of its round, type and number.
 
@@ -161,13 +161,13 @@ class TaskRegistry:
         return self._inbox.read(task.node, task.task_id)
 
     def withdraw(self, tasks: Iterable[ServerTask], reason: str) -> None:
-        """Stop waiting for these, and tell their nodes, which may still be working on them after a reconnect."""
+        """Stop waiting for these, and withdraw them from their nodes, which may work on them."""
         with self._changed:
             for task in tasks:
                 if task not in self._all:
                     continue
                 if task.is_open:
-                    self._tell(task, reason)
+                    self._send_withdrawal(task, reason)
                 self._settle(task, TaskState.WITHDRAWN, reason)
                 self._forget(task)
 
@@ -255,7 +255,7 @@ class TaskRegistry:
                     self._inbox.remove(task.node, task.task_id)
                 return task.state is TaskState.ANSWERED
             if task.session is not session:
-                self._tell(task, "answered", but=session)
+                self._send_withdrawal(task, "answered", but=session)
             self._settle(task, TaskState.ANSWERED)
             if self._groups.get(task.work.message_type) == task.work.group_id:
                 self._took[task.work.message_type].append(time.monotonic() - task.given)
@@ -305,7 +305,7 @@ class TaskRegistry:
             if task.session is not node.session and task.move(TaskState.DELIVERED, session=node.session):
                 node.session.put(pb.ToNode(work=task.work))
 
-    def _tell(self, task: ServerTask, reason: str, *, but: NodeSession | None = None) -> None:
+    def _send_withdrawal(self, task: ServerTask, reason: str, *, but: NodeSession | None = None) -> None:
         """Tell a node over its session, unless it is `but`, that a task is no longer needed."""
         node = self.sessions.named(task.node)
         if node is not None and node.session not in (None, but):

@@ -23,7 +23,7 @@ from plait.transport.protocol import CHUNK_BYTES, DIGEST_BYTES, HEAD_BYTES, Data
 from plait.v1 import federation_pb2 as pb
 from server.inbox import Inbox
 from server.incoming import Incoming, SmallAnswer
-from server.log import say
+from server.log import log
 from server.metrics import Metrics
 from server.sessions import NodeSession
 from server.tasks import DURABLE_TYPE, ServerTask, TaskRegistry, TaskState
@@ -229,7 +229,7 @@ class Uploads:
     ) -> pb.Receipt:
         """Receive one answer."""
         node = session.node.name
-        with self._told(node, start.task_id):
+        with self._logged(node, start.task_id):
             state, task = self._tasks.find(node, start.task_id)
             if state is None:
                 raise UploadRefused("unknown-task", "this task has not been assigned, or not again yet", retry=True)
@@ -248,7 +248,7 @@ class Uploads:
     async def take_small(self, session: NodeSession, answer: pb.Answer) -> bool:
         """Receive a whole answer that came over the long call, and send its receipt; whether it was waited for."""
         node, size = session.node.name, len(answer.data)
-        with self._told(node, answer.task_id):
+        with self._logged(node, answer.task_id):
             if size > HEAD_BYTES:
                 raise UploadRefused("malformed", f"answer has {size} bytes, expected at most {HEAD_BYTES}", retry=False)
             state, task = self._tasks.find(node, answer.task_id)
@@ -267,17 +267,17 @@ class Uploads:
             return new_bytes is not None
 
     @contextmanager
-    def _told(self, node: str, task_id: str) -> Generator[None]:
-        """The log and the metrics say what fails."""
+    def _logged(self, node: str, task_id: str) -> Generator[None]:
+        """Log and count what fails."""
         try:
             yield
         except UploadRefused as refused:
             self._metrics.answers_refused.labels(refused.reason).inc()
-            say("answer-refused", reason=refused.reason, detail=refused, node=node, task=task_id)
+            log("answer-refused", reason=refused.reason, detail=refused, node=node, task=task_id)
             raise
         except MachineError as error:
             self._metrics.answers_refused.labels("disk").inc()
-            say("disk", level=logging.ERROR, detail=error)
+            log("disk", level=logging.ERROR, detail=error)
             if isinstance(error, DiskFullError):
                 self._tasks.stop(error)
             raise
@@ -285,11 +285,11 @@ class Uploads:
     def _receipt(self, task_id: str, node: str, *, kept: bool, new_bytes: int | None = None) -> pb.Receipt:
         if not kept:
             self._metrics.answers_late.inc()
-            say("answer-late", node=node, task=task_id)
+            log("answer-late", node=node, task=task_id)
         elif new_bytes is not None:
             self._untidy_answers += 1
             self._metrics.answers_received.inc()
-            say("answer", size=new_bytes, node=node, task=task_id)
+            log("answer", size=new_bytes, node=node, task=task_id)
         return pb.Receipt(kept=kept)
 
     def _stored(self, answer: SmallAnswer) -> Awaitable[None]:
@@ -342,7 +342,7 @@ class Uploads:
             return False, False
         if not whole:
             task.mismatches += 1
-            detail = "answer's SHA-256 is not what was announced, expected the same bytes"
+            detail = "answer's SHA-256 is not what was announced"
             if task.mismatches >= _MAX_MISMATCHES:
                 self._tasks.fail(task, f"node {task.node}: {detail}")
             raise UploadRefused("wrong-digest", detail, retry=task.is_open)
@@ -386,7 +386,7 @@ class Uploads:
                 return await loop.run_in_executor(self._disk, incoming.finish)
             finally:
                 if writing is not None:
-                    # Its error is told by the next line that fails, or not at all.
+                    # Its error comes with the next one, or not at all.
                     writing.add_done_callback(_retrieve_error)
 
     @asynccontextmanager
@@ -430,5 +430,5 @@ async def data_of(parts: AsyncIterator[Data | pb.UploadStart]) -> Data | None:
     """The next data of an upload; None at its end."""
     part = await anext(parts, None)
     if isinstance(part, pb.UploadStart):
-        raise UploadRefused("malformed", "upload starts twice, expected data after the first start", retry=False)
+        raise UploadRefused("malformed", "upload starts twice", retry=False)
     return part

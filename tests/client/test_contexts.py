@@ -111,7 +111,7 @@ def test_a_second_process_waits_for_the_state_of_a_client_at_work_but_not_foreve
 @pytest.mark.slow
 def test_a_changed_policy_is_read_at_the_next_task(tmp_path, monkeypatch):
     made, policy = [], tmp_path / "policy.toml"
-    monkeypatch.setattr(contexts, "own_client", lambda *_, **settings: made.append(settings["policy"]) or Client())
+    monkeypatch.setattr(contexts, "OwnClient", lambda *_, **settings: made.append(settings["policy"]) or Client())
     (tmp_path / "ada.jsonl").write_text('{"text": "one"}\n')
     node = {"data": str(tmp_path / "ada.jsonl"), "state": str(tmp_path), "policy": str(policy)}
     context = Context(run_id=7, node_id=5, node_config=node, state=RecordDict(), run_config={"base": "tiny"})

@@ -8,7 +8,7 @@ from client.journal import Journal, Style, failure, shown
 
 def test_programs_get_an_object_an_event() -> None:
     screen = io.StringIO()
-    Journal(Style.JSON, screen).tell("sent", "round 1: sent 3 kB", sent_bytes=3000)
+    Journal(Style.JSON, screen).report("sent", "round 1: sent 3 kB", sent_bytes=3000)
     event = json.loads(screen.getvalue())
     assert (event["event"], event["sent_bytes"]) == ("sent", 3000)
     assert set(event) == {"time", "event", "text", "sent_bytes"}
@@ -18,8 +18,8 @@ def test_a_screen_that_is_gone_does_not_end_the_node() -> None:
     screen = io.StringIO()
     journal = Journal(Style.LINES, screen)
     screen.close()
-    journal.tell("sent", "not read")
-    journal.tell("sent", "nor this")
+    journal.report("sent", "not read")
+    journal.report("sent", "nor this")
 
 
 def test_text_from_outside_becomes_one_short_printable_line() -> None:

@@ -113,7 +113,7 @@ def start(federation, tmp_path: Path) -> Iterator[Callable[..., object]]:
             return bool(answer)
 
         def opened(run):
-            told = lambda text: journal.tell("preparing", text)  # noqa: E731
+            told = lambda text: journal.report("preparing", text)  # noqa: E731
             asked = None if answer is None else ask
             return or_decline(run, "ada", lambda: open_runner(run, settings, dataset, progress=told, ask=asked))
 

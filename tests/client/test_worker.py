@@ -45,12 +45,12 @@ class Busy:
 def test_work_of_an_attempt_ends_when_the_server_begins_another(asked: ClientTask, is_given_up: bool) -> None:
     busy, events, seen = Busy(), list[Event](), threading.Semaphore(0)
 
-    def tell(event: Event) -> None:
+    def post(event: Event) -> None:
         events.append(event)
         if isinstance(event, Began | Dropped):
             seen.release()
 
-    worker = Worker(lambda _: busy, downloads=busy, uploads=busy, tell=tell)  # pyright: ignore[reportArgumentType]
+    worker = Worker(lambda _: busy, downloads=busy, uploads=busy, post=post)  # pyright: ignore[reportArgumentType]
     try:
         worker.move_to(RUN)
         worker.take(task("train", group_of(3, FIRST)))
@@ -76,7 +76,7 @@ def test_a_node_does_not_end_while_it_loads_a_base_that_is_soon_there() -> None:
         return busy
 
     busy = Busy()
-    worker = Worker(load, downloads=busy, uploads=busy, tell=lambda _: None)  # pyright: ignore[reportArgumentType]
+    worker = Worker(load, downloads=busy, uploads=busy, post=lambda _: None)  # pyright: ignore[reportArgumentType]
     worker.move_to(RUN)
     assert loading.wait(180)
     soon = threading.Timer(0.2, loaded.set)

@@ -3,13 +3,9 @@
 import shutil
 import signal
 import subprocess
-from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
-from plait.rounds.channel import Purpose
-from plait.trust.provision import provision
 from tests.commands import said_by
 from tests.javascript import copied
 
@@ -78,33 +74,3 @@ def test_a_client_of_any_kind_that_is_killed_in_mid_round_loses_nothing(deployme
     deployment.finish()
     assert trained(deployment) == {(number, name) for number in (1, 2) for name in ("alice", "bob", "carol")}
     said_by("verify", deployment.run)
-
-
-def test_a_thousand_downloads_over_tls_come_whole(tmp_path, monkeypatch):
-    """grpc-js against the server's options: 299 kB each, as an update of `tiny` has."""
-    example = copied(tmp_path / "js")
-    script = example.parents[1] / "downloads.js"
-    shutil.copy(Path(__file__).with_name("downloads.js"), script)
-    provision(tmp_path / "kits", ["alice"], ("localhost",), now=datetime.now(UTC))
-    from plait.trust.kit import ServerKit
-    from server.hosting import Terms
-    from server.nodes_channel import NodesChannel
-    from server.uploads import Limits
-
-    # One node may not do this.
-    monkeypatch.setattr("server.service._SAME_BODY", 10**6)
-    terms = Terms(7, {}, b"")
-    channel = NodesChannel("127.0.0.1:0", kit=ServerKit.load(tmp_path / "kits" / "server"), limits=Limits(1 << 20))
-    with channel.begin(terms, inbox=tmp_path / "run" / "inbox"):
-        port = channel.address.rpartition(":")[2]
-        process = subprocess.Popen(
-            [shutil.which("node"), script, f"localhost:{port}", tmp_path / "kits" / "clients" / "alice"],
-            stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        while not channel.nodes(0):
-            assert process.poll() is None
-            channel.wait(0.2)
-        (node,) = channel.nodes(0)
-        channel.exchange(Purpose.TRAIN, "1").send(node, (b"head", bytes(range(256)) * 1168))
-        out, _ = process.communicate(timeout=500)
-    assert out.split() == ["1000", "whole,", "0", "dropped"]

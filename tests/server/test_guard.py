@@ -13,12 +13,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from plait import __version__
 from plait.cli import doctor
-from plait.errors import ConfigError, PeerError
+from plait.errors import PeerError
 from plait.transport import channel_credentials, fetch_status
-from plait.trust.certificate import SERVER_COMMON_NAME
 from plait.trust.keys import NodeKey
 from plait.trust.kit import ClientKit, ServerKit, StaffKit
-from plait.trust.names import check_client_name
 from plait.trust.provision import provision, revoke
 from plait.v1 import federation_pb2 as pb
 from plait.v1.federation_pb2_grpc import FederationStub
@@ -165,10 +163,6 @@ class TestCertificates:
         for each in connections:
             each.close()
         until(lambda: node(bare_node, channel, kits["bob"]).enrol().HasField("welcome"))
-
-    def test_no_client_can_be_called_as_the_servers_certificate_is(self):
-        with pytest.raises(ConfigError):
-            check_client_name(SERVER_COMMON_NAME)
 
 
 class TestStrangers:

@@ -2,7 +2,7 @@ import pytest
 
 from plait.ledger import events
 from plait.ledger.ledger import Ledger
-from server.log import say_event, shown
+from server.log import log_run_event, shown
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_a_value_is_one_escaped_word(value, text):
 
 
 def test_who_takes_part_and_who_cannot_is_logged_with_the_reason_and_the_clients_own_words(logged, tmp_path):
-    ledger = Ledger(tmp_path / "ledger.jsonl", on_event=say_event)
+    ledger = Ledger(tmp_path / "ledger.jsonl", on_event=log_run_event)
     ledger.append(events.WaitingForClients(here=2, fit=1, unfit=1, wanted=2))
     ledger.append(events.ClientTurnedAway(node=1, client="carol", reason="unusable-data", detail="none\nevent=forged"))
     ledger.append(events.ClientsDescribed(clients=(events.DescribedClient(client="alice", train_examples=7),)))

@@ -1,15 +1,13 @@
 import errno
 import hashlib
-import socket
 import time
 
 import grpc
 import pytest
 
-from plait.errors import ConfigError, DiskFullError, MachineError, PeerError, RunInterrupted
+from plait.errors import ConfigError, DiskFullError, PeerError, RunInterrupted
 from plait.rounds.channel import Identity, Liveness, NoAnswer, Purpose, StopRequest
-from plait.transport import channel_credentials, node_number
-from plait.trust.kit import ClientKit, ServerKit
+from plait.transport import node_number
 from plait.v1 import federation_pb2 as pb
 from tests.tree import files_below
 
@@ -245,27 +243,3 @@ def test_without_a_kit_only_loopback_can_be_served(tmp_path, make_channel):
     for listen in ("0.0.0.0:0", "192.0.2.1:9440", "example.org:9440", "[::]:0"):
         with pytest.raises(ConfigError, match="expected a loopback address"):
             make_channel(listen=listen)
-
-
-def test_a_port_that_is_taken_is_said_in_one_line(make_channel):
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        with pytest.raises(MachineError, match=r"cannot listen on 127.0.0.1:\d+: the port is in use") as caught:
-            make_channel(listen=f"127.0.0.1:{other.getsockname()[1]}")
-    assert "\n" not in str(caught.value)
-
-
-def test_over_tls_a_provisioned_node_works_with_its_kit(make_channel, bare_node, federation, until, send, replies):
-    channel = make_channel(kit=ServerKit.load(federation / "server"))
-    kit = ClientKit.load(federation / "clients" / "alice")
-    alice = bare_node(channel.address, "alice", key=kit.node_key, credentials=channel_credentials(kit)).attend()
-    until(lambda: channel.nodes(0))
-    sent = send(channel, "alice", b"head", b"b" * 3_000_000)
-    work = alice.work()
-
-    assert alice.task(work) == b"head" + b"b" * 3_000_000
-    assert alice.upload(work.task_id, b"a" * 3_000_000).kept
-    assert replies([sent])[0] == b"a" * 3_000_000
-    assert channel.identity(node_number("alice")) == Identity("alice", kit.node_key.public_bytes)
-    alice.leave()

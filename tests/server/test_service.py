@@ -11,7 +11,8 @@ import pytest
 
 from plait.ledger import events
 from plait.ledger.run_now import RunNow
-from plait.transport import CHUNK_BYTES, channel_credentials, fetch_status
+from plait.rounds.channel import Identity
+from plait.transport import CHUNK_BYTES, channel_credentials, fetch_status, node_number
 from plait.trust.keys import NodeKey
 from plait.trust.kit import ClientKit, ServerKit
 from plait.trust.provision import provision, revoke
@@ -238,6 +239,7 @@ class TestBadKeys:
         assert bob.stub.Status(pb.StatusRequest(token=token), timeout=180).json
         assert alice.task(work) == b"head" + BIG
         assert alice.upload(work.task_id, b"answer").kept
+        assert secure.identity(node_number("alice")) == Identity("alice", kits["alice"].node_key.public_bytes)
 
 
 class TestDownloads:

@@ -117,7 +117,7 @@ def test_a_file_of_several_parts_and_an_empty_one_arrive_whole(fetch, tmp_path):
     empty.touch()
     fetched = fetch(large, empty)
     assert [(tmp_path / "fetched" / file).read_bytes() for file in fetched] == [large.read_bytes(), b""]
-    with pytest.raises(ConfigError, match="is there already, expected a new directory"):
+    with pytest.raises(ConfigError, match="exists, give a new directory"):
         fetch(large)
 
 

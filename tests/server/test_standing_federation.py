@@ -121,7 +121,7 @@ def test_a_cancelled_run_ends_and_its_clients_work_for_the_next(federation, ende
     long, queued = (olga.submit(table) for _ in range(2))
     urgent = olga.submit({**table, "rounds": 1}, priority=5)
     federation.until(lambda: "update_received" in federation.kinds(long))
-    with pytest.raises(ConfigError, match=rf"run '{long}' is running, expected one that is over"):
+    with pytest.raises(ConfigError, match=rf"run '{long}' is running; its files"):
         olga.fetch(long, federation.folder / "none", max_gb=1)
     assert (olga.cancel(long), olga.cancel(queued)) == ("running", "queued")
     assert {federation.over(run).state for run in (long, queued)} == {State.CANCELLED}
