@@ -1,4 +1,4 @@
-"""What differential privacy costs one client, by its operator's policy: over all runs, as the journal of its data says.
+"""What differential privacy costs one client over all runs, by its operator's policy and the journal of its data.
 
 The journal has epsilons, by accounts that the client has named. A client refuses an update that would bring epsilon of
 all runs together above the most that is allowed. What a run's noise hides of a whole client costs all its rounds, and
@@ -24,7 +24,7 @@ _SLACK = 1 + 1e-9
 
 @dataclass(eq=False)
 class SpentJournal:
-    """What a journal says of epsilon."""
+    """The epsilon that a journal records."""
 
     journal: DataJournal
 

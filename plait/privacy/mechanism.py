@@ -278,7 +278,7 @@ class ClientPrivacy:
         return most
 
     def epsilon_after(self, charges: int, *, colluding: int = 0) -> float:
-        """Epsilon of this many rounds, where some guaranteed clients tell what noise they added, or add none."""
+        """Epsilon of this many rounds, where some guaranteed clients reveal their noise, or add none."""
         return epsilon_of(self.delta, charges, self.noise_multiplier, guaranteed=self.guaranteed, colluding=colluding)
 
     def first_clip(self, size: int) -> float:

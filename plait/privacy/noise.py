@@ -81,11 +81,11 @@ class RunKey:
 
     @property
     def check(self) -> str:
-        """What the ledger says of the key, so that it cannot be exchanged later; tells nothing of it."""
+        """The ledger's commitment to the key, so that it cannot be exchanged later; reveals nothing of it."""
         return self._mac(b"key")
 
     def commitment(self, number: int, digest: bytes) -> str:
-        """What the ledger says of the updates of a round.
+        """The ledger's commitment to the updates of a round.
 
         Without the key a guess of an update cannot be tested against it, as a plain digest would allow.
         """
@@ -236,7 +236,7 @@ def tail(k: int, sigma: float) -> Decimal:
 
 
 MOST_FRACTION_BITS = 12
-# Of a draw's 63 bits below the one that says on which side of the centre it lies.
+# Of a draw's 63 bits below the one for its side of the centre.
 _PREFIX_BITS = 50
 _ROW_GUIDE_BITS = 7
 _ROW = np.uint64(_PREFIX_BITS)
@@ -261,7 +261,7 @@ class DiscreteGaussian:
         tails /= tails[:, -1:]
         self._lowest = -reach
         columns = reach + 1  # j = 0 may be below a half, j = 1 never is.
-        # Doubled: the first bit of a draw has said that it is in the lower half.
+        # Doubled: the first bit of a draw puts it in the lower half.
         below = np.minimum(2 * tails[:, :columns], 1.0)
         scale = 2.0**_PREFIX_BITS
         row = np.arange(rows, dtype=np.uint64)[:, None] << _ROW

@@ -10,7 +10,7 @@ The client keeps an account on its disk and enforces it. A round's steps are cha
 charge is on disk by then. The key of batches and noise follows from a secret of the client and from everything that the
 round's gradients are made of, so a client that is killed and asked again gives the same answer for free, and other
 inputs get independent noise and a second charge. A task that the budget has no room for is refused, whatever the server
-says.
+demands.
 """
 
 from __future__ import annotations
@@ -199,7 +199,7 @@ def charge(
     Args:
         memory: of the client; must outlive its process.
         inputs: digest of everything that the gradients are made of: data, adapter, carried values, settings, round.
-        pay: told epsilon and delta of the run so far, this round included, before it is charged.
+        pay: takes epsilon and delta of the run so far, this round included, before it is charged.
     """
     account = _recall(memory, run_id) or _Account(
         run_id.hex(), secrets.token_bytes(_SECRET_BYTES).hex(), privacy.noise, privacy.records, privacy.batch, {}
@@ -228,7 +228,7 @@ def charge(
 
 
 def records_started(settings: Settings, *, clients: int, size: int, continues: bool = False) -> PrivacyStarted:
-    """The event that says what a run promises."""
+    """The event of what a run promises."""
     batch = settings.batch_size * settings.gradient_accumulation_steps
     return PrivacyStarted(
         unit="record",
@@ -307,7 +307,7 @@ class RecordCharge:
         return replace(job, charge=paid, examples=0)
 
     def after(self, job: TrainJob, kept: Kept, outgoing: Outgoing) -> tuple[Outgoing, None]:
-        """The update says what it has cost so far, and nothing that has no noise."""
+        """The update states what it has cost so far, and nothing that has no noise."""
         del kept
         return replace(outgoing, said={EPSILON: job.charge.epsilon if job.charge else 0.0}), None
 
@@ -320,10 +320,10 @@ class RecordCharge:
 
 @dataclass(frozen=True)
 class RecordCosts:
-    """The costs of one run's records, of which clients keep accounts and, without masks, say them."""
+    """The costs of one run's records, of which clients keep accounts and, without masks, report them."""
 
     settings: Settings
-    told: Collection[int] = ()
+    recorded: Collection[int] = ()
     masked: bool = False
     withholds: bool = True
     keeps_cohort: bool = False
@@ -334,8 +334,8 @@ class RecordCosts:
         return ""
 
     def spent(self, state: RunState, epsilons: Mapping[str, float]) -> Event | None:
-        """The largest epsilon, and each client's; under masks none says, and it is at most the run's."""
-        if state.finished is None or state.round in self.told or not (epsilons or self.masked):
+        """The largest epsilon, and each client's; under masks none reports, and it is at most the run's."""
+        if state.finished is None or state.round in self.recorded or not (epsilons or self.masked):
             return None
         most, by_client = self.settings.record_epsilon, dict(sorted(epsilons.items()))
         epsilon, delta = max(epsilons.values(), default=most), self.settings.record_delta

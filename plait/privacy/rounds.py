@@ -40,7 +40,7 @@ class PrivateRounds:
     Args:
         key: of the noise; None where clients add it.
         record: writes an event durably.
-        told: rounds of which the ledger says what they have cost.
+        recorded: rounds whose costs the ledger has.
     """
 
     def __init__(
@@ -50,13 +50,13 @@ class PrivateRounds:
         *,
         intents: Iterable[NoiseIntended],
         record: Callable[[Event], None],
-        told: Collection[int] = (),
+        recorded: Collection[int] = (),
     ) -> None:
         self.privacy = privacy
         self._key = key
         self._intents = {(intent.round, intent.commitment) for intent in intents}
         self._record = record
-        self._told = told
+        self._recorded = recorded
 
     withholds = keeps_cohort = True
 
@@ -105,7 +105,7 @@ class PrivateRounds:
     def spent(self, state: RunState, epsilons: Mapping[str, float]) -> PrivacySpent | None:
         """What the run has spent once a round is over; None before the first, and where it is recorded."""
         del epsilons
-        if state.clip_norm is None or state.round in self._told:
+        if state.clip_norm is None or state.round in self._recorded:
             return None
         charges = len(self._intents)
         return PrivacySpent(
@@ -123,7 +123,7 @@ def recomputed(
     """The same rounds, to recompute a run from its updates and its key."""
     check_promise(privacy, promised)
     if key and key.check != promised.key_check:
-        raise PeerError(f"the noise key gives {key.check[:16]}, expected {promised.key_check[:16]} as the ledger says")
+        raise PeerError(f"the noise key gives {key.check[:16]}, expected {promised.key_check[:16]} as in the ledger")
 
     def refuse(event: Event) -> None:
         number = event.round if isinstance(event, NoiseIntended) else 0
@@ -135,14 +135,14 @@ def recomputed(
 
 def check_promise(privacy: ClientPrivacy, promised: PrivacyStarted) -> None:
     """Check that a ledger promises the noise that a run's settings give."""
-    for name, told, settled in (
+    for name, stated, settled in (
         ("noise multiplier", promised.noise_multiplier or 0.0, privacy.noise_multiplier),
         ("delta", promised.delta, privacy.delta),
         ("epsilon", promised.epsilon or 0.0, privacy.epsilon or 0.0),
         ("guaranteed clients", promised.guaranteed or 0, privacy.guaranteed),
     ):
-        if not math.isclose(told, settled, rel_tol=1e-9):
-            raise PeerError(f"the ledger promises {name} {told:g}, expected {settled:g} as the run's settings give")
+        if not math.isclose(stated, settled, rel_tol=1e-9):
+            raise PeerError(f"the ledger promises {name} {stated:g}, expected {settled:g} as the run's settings give")
 
 
 def started(
@@ -153,7 +153,7 @@ def started(
     fewest: int = 0,
     continues: bool = False,
 ) -> PrivacyStarted:
-    """The event that says what a run promises.
+    """The event of what a run promises.
 
     Args:
         key: of the run; None where clients add the noise.
@@ -231,7 +231,7 @@ class PrivateFold:
         digest.update(state.shadow.digest())
         for client in accepted:
             digest.update(hashlib.sha256(client.encode()).digest())
-            # Of its numbers alone: what else an update says, such as times, does not matter to the sum.
+            # Of its numbers alone: what else an update states, such as times, does not matter to the sum.
             stored = self._spool.load(number, client)
             digest.update(read_envelope(stored, max_bytes=len(stored)).payload_digest)
         return digest.digest()

@@ -1,4 +1,4 @@
-"""Differential privacy in one run: its guarantee and noise, and what tasks, policies, ledger and operators are told."""
+"""Differential privacy in one run: its guarantee and noise, and what goes into tasks, policies and ledger."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ def tasks(settings: Settings, config: RunConfig) -> Settings:
 def way(way: Way, config: RunConfig, plan: RunPlan) -> Way:
     """The way of a run whose rounds cost privacy."""
     if config.dp == "record":
-        told = spent_in(way.host.events) if way.host else frozenset[int]()
-        return replace(way, costs=RecordCosts(plan.settings, told=told, masked=plan.settings.under_masks))
+        recorded = spent_in(way.host.events) if way.host else frozenset[int]()
+        return replace(way, costs=RecordCosts(plan.settings, recorded=recorded, masked=plan.settings.under_masks))
     privacy = privacy_of(config)
     if privacy is None or way.host is None:
         return way
@@ -103,7 +103,7 @@ def paying(
 ) -> ClientPipeline:
     """The way of a client that pays for what noise promises of whole clients, if it does.
 
-    Where the client adds noise (`is_noised`), nothing else is said of its data.
+    Where the client adds noise (`is_noised`), nothing else of its data is sent.
     """
     hooks = (*way.hooks, ClientCharge(speaker, private)) if private else way.hooks
     way = replace(way, hooks=hooks, is_open=way.is_open and not is_noised)
@@ -131,12 +131,12 @@ def _rounds(privacy: ClientPrivacy, host: Host) -> PrivateRounds:
         if promised is None:
             raise PeerError("config.toml and ledger differ on differential privacy")
         return recomputed(privacy, key, promised, intents_in(host.events))
-    intents, told = intents_in(host.events), spent_in(host.events)
-    return PrivateRounds(privacy, key, intents=intents, record=host.record, told=told)
+    intents, recorded = intents_in(host.events), spent_in(host.events)
+    return PrivateRounds(privacy, key, intents=intents, record=host.record, recorded=recorded)
 
 
 def opens(config: RunConfig, opening: RunContext) -> PrivacyStarted | None:
-    """The event that says what a run promises, unless it is recorded; the noise key of a new one is made."""
+    """The event of what a run promises, unless it is recorded; the noise key of a new one is made."""
     privacy, promised = privacy_of(config), promised_in(opening.events)
     key: RunKey | None = None
     if privacy and not privacy.guaranteed:
@@ -168,7 +168,7 @@ KEPT_OF_RECORDS: Mapping[type[Event], frozenset[str]] = {
 
 
 def screen(config: RunConfig, update_bytes: int) -> Callable[[Event], Event | None] | None:
-    """What of an event is recorded; None where the server sees sums alone, and so has no more to say."""
+    """What of an event is recorded; None where the server sees sums alone, and so has no more to record."""
     unit = config.dp
     if unit == "off" or config.secure_aggregation:
         return None

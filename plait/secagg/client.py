@@ -2,7 +2,7 @@
 
     offer     keys for one attempt, signed
     share     shares of its secrets, encrypted to each neighbour, once the roster is checked
-    deliver   takes the neighbours' shares, or says whose cannot be opened
+    deliver   takes the neighbours' shares, or reports whose cannot be opened
     show      the key of a parcel that another cannot open, and gives up the attempt
     masked    its numbers under masks, signed with who shared: once per attempt
     sign      the list of survivors: one list per attempt
@@ -14,9 +14,9 @@ whatever the attempt, and an attempt takes two thirds of its roster, so no two s
 (those of other rounds and runs: `plait.rounds.terms`); (2) which of a
 peer's two shares is given follows from a list that two thirds of the roster have signed, each only one; (3) it signs
 only lists in which enough of its own neighbours are, and these have signed that they masked with the same clients
-(`plait.wire.masked_roster` says why); (4) it shows one key per attempt, and then masks nothing in it; (5) keys that
-the authority does not vouch for are refused. The caller stores the value before it sends an answer: a client that lost
-it is a dropout.
+(for the reason see `plait.wire.masked_roster`); (4) it shows one key per attempt, and then masks nothing in it; (5)
+keys that the authority does not vouch for are refused. The caller stores the value before it sends an answer: a client
+that lost it is a dropout.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ class MaskingClient:
         if self.has_masked or not self.sharers:
             raise PeerError("a masked update is requested twice, or before the shares were delivered")
         if (values.size, figures.size) != (roster.size, roster.figures):
-            raise PeerError(f"update has {values.size} numbers, expected {roster.size} as the roster says")
+            raise PeerError(f"update has {values.size} numbers, expected {roster.size} as in the roster")
         me = roster.place(self.client)
         masks = [Mask(self_key(own.seed, roster, received), 1)]
         for place in self.held:
@@ -275,7 +275,7 @@ class MaskingClient:
         """For this client's own disk: secret."""
         # As the task that showed the roster.
         shown = encode_task(MaskingTask(self.session, self.roster)) if self.session else ()
-        said = {
+        stored = {
             "client": self.client,
             "shown": b"".join(shown).hex(),
             "own": self.own and [getattr(self.own, each.name).hex() for each in fields(Secrets)],
@@ -287,27 +287,30 @@ class MaskingClient:
             "revealed": self.revealed and {place: share.hex() for place, share in self.revealed.items()},
             "closed": dict(self.closed),
         }
-        return json.dumps(said, sort_keys=True).encode()
+        return json.dumps(stored, sort_keys=True).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """The inverse of `to_bytes`."""
         try:
-            said = cast("dict[str, Any]", read_json(data))
-            shown, own, revealed = bytes.fromhex(said["shown"]), said["own"], said["revealed"]
+            stored = cast("dict[str, Any]", read_json(data))
+            shown, own, revealed = bytes.fromhex(stored["shown"]), stored["own"], stored["revealed"]
             task = decode_task(shown, max_bytes=len(shown)) if shown else None
             return cls(
-                said["client"],
+                stored["client"],
                 task.session if isinstance(task, MaskingTask) else None,
                 own and Secrets(*map(bytes.fromhex, own)),
                 task.stage if isinstance(task, MaskingTask) and isinstance(task.stage, Roster) else None,
-                {int(place): (bytes.fromhex(pair[0]), bytes.fromhex(pair[1])) for place, pair in said["held"].items()},
-                tuple(said["sharers"]),
-                said["has_masked"],
-                bytes.fromhex(said["received"]),
-                tuple(said["signed"]),
+                {
+                    int(place): (bytes.fromhex(pair[0]), bytes.fromhex(pair[1]))
+                    for place, pair in stored["held"].items()
+                },
+                tuple(stored["sharers"]),
+                stored["has_masked"],
+                bytes.fromhex(stored["received"]),
+                tuple(stored["signed"]),
                 revealed and {int(place): bytes.fromhex(share) for place, share in revealed.items()},
-                said["closed"],
+                stored["closed"],
             )
         except (ValueError, KeyError, TypeError, AttributeError):
             raise PeerError("the client's stored state of masked rounds is damaged") from None

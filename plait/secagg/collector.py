@@ -1,4 +1,4 @@
-"""Masked rounds at the server: whom a sum invites, in how many attempts it is taken, and what the ledger says of it.
+"""Masked rounds at the server: whom a sum invites, in how many attempts it is taken, and what the ledger records of it.
 
 The server gathers the sum of a round's updates, and no update. Knows no stage but that of the updates (`sums`).
 """
@@ -35,7 +35,7 @@ from plait.wire.messages import Refusal, RefusalReason
 
 @dataclass(eq=False)
 class MaskedCollector:
-    """Gathers the masked sums of one run; `vouch` says whether a node key is the client's that an offer names."""
+    """Gathers the masked sums of one run; `vouch` checks that a node key is the named client's."""
 
     server: ServerContext
     masked: MaskedRounds
@@ -155,7 +155,7 @@ class MaskedCollector:
             least=wanted.least,
             order=order,
         )
-        # Where none are safe, clients that keep a journal say so once; simulated ones keep none.
+        # Where none are safe, clients that keep a journal refuse once; simulated ones keep none.
         return chosen or (() if self._declined[purpose] else clients)
 
     def _cohort(self, wanted: WantedSum, names: Sequence[str], without: Collection[str]) -> Sequence[str]:
@@ -215,8 +215,8 @@ class MaskedCollector:
     def _note(self, wanted: WantedSum, answer: RoundAnswer, update: MaskedUpdate) -> None:
         number, client, uplink_bytes = wanted.round, answer.client, answer.uplink_bytes
         if wanted.purpose == Purpose.EVALUATE.value:
-            said = events.ReplyReceived(round=number, client=client, purpose=wanted.purpose, uplink_bytes=uplink_bytes)
-            self.server.ledger.note(said)
+            reply = events.ReplyReceived(round=number, client=client, purpose=wanted.purpose, uplink_bytes=uplink_bytes)
+            self.server.ledger.note(reply)
             return
         parameters = self.server.spool.ranks.master.spec.layout.size
         self.server.ledger.note(

@@ -94,7 +94,7 @@ _DEVIATIONS = 4.0
 _HEADROOM = 1.5
 """How much longer updates, and their agreement, may be than in the round before."""
 _MOST_APART = 4.0
-"""How many times as long as the mean of a round its updates make that of the next one, whatever clients say of them."""
+"""How many times as long the mean of the next round may be expected, whatever lengths clients state."""
 _MOST_FILLED = 1.75
 """How far the deviation of a sum's numbers may exceed what the unit was chosen for; 2.3 is that of a full ring."""
 _FEW, _MANY = 16, 128
@@ -151,7 +151,7 @@ def length_expected(*, mean: float, rms: float, clients: int) -> float:
     """How long the mean of a round's updates may be, from the last round's; at most `_MOST_APART` times as much.
 
     Args:
-        rms: root mean square of its updates' norms as clients say it; the mean is as long where they agree entirely.
+        rms: root mean square of its updates' norms as clients state it; the mean is as long where they agree entirely.
     """
     rms = min(max(rms, mean), _MOST_APART * mean * math.sqrt(clients))
     return min(rms, max(_HEADROOM * mean, rms / math.sqrt(clients)))

@@ -11,7 +11,7 @@ clients hold to it, so a third may have lost their journals. A client refuses to
 - with sums of updates of the same run more than `most` times because of the same client. Adapters that a server names
   may differ as little as it likes, or much and to no effect, so no distance between them counts.
 
-In runs that draw other clients for each round only the first two hold, and the operator is told so. So that clients
+In runs that draw other clients for each round only the first two hold, and the consent text states so. So that clients
 need not refuse, those of an earlier evaluation are invited again; where one is gone, some others stay out with it.
 """
 
@@ -65,7 +65,7 @@ class SumJournal:
             )
 
     def check_sum(self, session: MaskedAttempt, received: bytes, clients: Collection[str]) -> None:
-        """Refuse to help unmask a sum that tells of few clients."""
+        """Refuse to help unmask a sum that reveals few clients."""
         self._recall()
         now, purpose = frozenset(clients), session.purpose
         advice = "; to take part, lower min-masked-clients in the file given with --policy"

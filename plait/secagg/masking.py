@@ -1,4 +1,4 @@
-"""What a client says in the masked sums of its run: the answers of their stages, its update, its losses.
+"""What a client sends in the masked sums of its run: the answers of their stages, its update, its losses.
 
 Where it stands is stored before an answer leaves, private to the client's owner: so a client that was killed neither
 gives two shares of one peer nor sends two updates under one mask. An update is the delta on the roster's grid, or that
@@ -122,7 +122,7 @@ class Masking:
         return roster
 
     def agree(self, roster: Roster, received: bytes) -> None:
-        """Refuse to mask anything for a roster whose sum, if nobody is lost, would tell of few clients."""
+        """Refuse to mask anything for a roster whose sum, if nobody is lost, would reveal few clients."""
         if self.journal:
             self.journal.check_sum(roster.session, received, [offer.client for offer in roster.offers])
 
@@ -158,7 +158,7 @@ class Masking:
 
 @dataclass(eq=False)
 class UnderMasks:
-    """How one client says its numbers.
+    """How one client sends its numbers.
 
     Attributes:
         charge: what a share of noise costs the client; None where nothing is charged.

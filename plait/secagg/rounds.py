@@ -152,7 +152,7 @@ class MaskedRounds:
         return max(min(measured, _GROWTH * self._expected(state, sent), _MOST_ROOM * guess), _LEAST_ROOM * guess)
 
     def _expected(self, state: RunState, sent: int) -> float:
-        """How long the mean of the next round's updates may be, as the sums so far say."""
+        """How long the mean of the next round's updates may be, by the sums so far."""
         return _FIRST_ROUND_ROOM * self._guess(sent) if state.update_length is None else state.update_length
 
     def _guess(self, sent: int) -> float:
@@ -187,7 +187,7 @@ def privacy_of_clients(settings: Settings) -> ClientPrivacy:
 
 
 def check_grid(privacy: ClientPrivacy, size: int, *, bits: int, unit: float, clients: int) -> None:
-    """Refuse a grid on which a client's noise would not be what the run configuration says."""
+    """Refuse a grid on which a client's noise would not be as the run configuration promises."""
     if clients > privacy.clients:
         # Shares of more clients could be so small that their sum is no Gaussian any more.
         raise PeerError(f"roster of the masked sum has {clients} clients, expected at most {privacy.clients}")

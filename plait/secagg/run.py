@@ -1,4 +1,4 @@
-"""Secure aggregation in one run: its sums, what they take on the wire, what policies, ledger and operators are told."""
+"""Secure aggregation in one run: its sums, what they take on the wire, what the ledger keeps."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def masked_of(config: RunConfig) -> MaskedRounds:
 
 
 def way(way: Way, masked: MaskedRounds, vouch: Vouch) -> Way:
-    """The way of a run whose server sees sums; `vouch` says whether a node key is the client's that an offer names."""
+    """The way of a run whose server sees sums; `vouch` checks that a node key is the named client's."""
     from plait.secagg.collector import MaskedCollector
 
     return replace(
@@ -74,7 +74,7 @@ KEPT_MASKED: Mapping[type[Event], frozenset[str]] = {
     # In the server's words, of what it can see.
     events.UpdateRefused: ALL,
 }
-"""The same for a run with secure aggregation: the server knows no more than this of a client, and says as much."""
+"""The same for a run with secure aggregation: the server knows no more than this of a client, and records no more."""
 
 
 def screen() -> Callable[[Event], Event | None]:

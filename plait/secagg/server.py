@@ -11,8 +11,8 @@ with `TooFewError`, and nothing of it can be unmasked. Whatever was added until 
 `SealedSum`, which the caller stores before it asks for signatures: from it the same sum follows after a crash. Knows no
 channel and no file.
 
-Where clients say that they cannot open the shares of another, the accused shows the key of the first one's parcel. If
-it opens that, the complaint was false; if not, the accused is to blame. It masks nothing in an attempt where it has
+Where clients cannot open the shares of another, the accused shows the key of the first one's parcel. If it opens that,
+the complaint was false; if not, the accused is to blame. It masks nothing in an attempt where it has
 shown a key, so the key reveals nothing of its numbers.
 """
 
@@ -44,7 +44,7 @@ class TooFewError(PeerError):
     """Fewer clients than the threshold are left: the attempt is over and nothing was unmasked.
 
     Attributes:
-        declined: those whose sum some of them would not help to unmask: with sums in journals it tells of few clients.
+        declined: those whose sum some of them would not help to unmask: with sums in journals it reveals few clients.
     """
 
     def __init__(self, message: str, *, count: int = 0) -> None:
@@ -270,44 +270,44 @@ def signatures_to_bytes(groups: Sequence[Mapping[int, bytes]]) -> bytes:
 def signatures_from_bytes(data: bytes) -> list[dict[int, bytes]]:
     """The inverse of `signatures_to_bytes`."""
     try:
-        said = cast("list[dict[str, str]]", read_json(data))
-        return [{int(place): bytes.fromhex(each) for place, each in group.items()} for group in said]
+        stored = cast("list[dict[str, str]]", read_json(data))
+        return [{int(place): bytes.fromhex(each) for place, each in group.items()} for group in stored]
     except (ValueError, TypeError, AttributeError) as error:
         raise PeerError("the stored signatures of a round are damaged") from error
 
 
 def sealed_to_bytes(groups: Sequence[SealedSum]) -> bytes:
     """The sealed sums of all groups."""
-    said: list[object] = []
+    stored: list[object] = []
     arrays: dict[str, NDArray[np.generic]] = {}
     for number, sealed in enumerate(groups):
         # As the task that showed the roster to its clients.
         (shown, _) = encode_task(MaskingTask(sealed.roster.session, sealed.roster))
         masked = {place: signature.hex() for place, signature in sealed.masked.items()}
-        said.append({"roster": shown.hex(), "sharers": list(sealed.sharers), "masked": masked})
+        stored.append({"roster": shown.hex(), "sharers": list(sealed.sharers), "masked": masked})
         digests = (digest for held in sealed.digests.values() for pair in held.values() for digest in pair)
         arrays[f"values-{number}"] = sealed.values.astype(np.uint32)
         arrays[f"figures-{number}"] = sealed.figures.view(np.int64)
         arrays[f"digests-{number}"] = np.frombuffer(b"".join(digests), "<u4")
-    return encode_arrays(arrays, {"sealed": json.dumps(said)})
+    return encode_arrays(arrays, {"sealed": json.dumps(stored)})
 
 
 def sealed_from_bytes(data: bytes) -> list[SealedSum]:
     """The inverse of `sealed_to_bytes`."""
     try:
         arrays, metadata = decode_arrays(data)
-        said = cast("list[dict[str, Any]]", read_json(metadata["sealed"]))
-        return [_sealed(arrays, number, each) for number, each in enumerate(said)]
+        stored = cast("list[dict[str, Any]]", read_json(metadata["sealed"]))
+        return [_sealed(arrays, number, each) for number, each in enumerate(stored)]
     except (KeyError, ValueError, TypeError) as error:
         raise PeerError("the stored sum under masks is damaged") from error
 
 
-def _sealed(arrays: Mapping[str, NDArray[np.generic]], number: int, said: dict[str, Any]) -> SealedSum:
-    shown = bytes.fromhex(said["roster"])
+def _sealed(arrays: Mapping[str, NDArray[np.generic]], number: int, stored: dict[str, Any]) -> SealedSum:
+    shown = bytes.fromhex(stored["roster"])
     task = decode_task(shown, max_bytes=len(shown))
     if not (isinstance(task, MaskingTask) and isinstance(task.stage, Roster)):
         raise ValueError
-    roster, sharers = task.stage, tuple(said["sharers"])
+    roster, sharers = task.stage, tuple(stored["sharers"])
     digests = iter(arrays[f"digests-{number}"].astype("<u4").reshape(-1, 2, 8))
     held = {
         place: {
@@ -318,5 +318,5 @@ def _sealed(arrays: Mapping[str, NDArray[np.generic]], number: int, said: dict[s
     }
     values = arrays[f"values-{number}"].astype(Ring(roster.bits).dtype)
     figures = arrays[f"figures-{number}"].astype(np.int64).view(np.uint64)
-    masked = {int(place): bytes.fromhex(signature) for place, signature in said["masked"].items()}
+    masked = {int(place): bytes.fromhex(signature) for place, signature in stored["masked"].items()}
     return SealedSum(roster, sharers, masked, values, figures, held)

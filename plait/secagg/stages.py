@@ -185,7 +185,7 @@ class MaskedSums:
 
     Attributes:
         vouch: whether a node key is the client's that an offer names.
-        unmasking: told of a sum whose list is signed, before any client is asked to unmask it.
+        unmasking: called with a sum whose list is signed, before any client is asked to unmask it.
         left_out: clients that are proved to depart from the protocol; no further sum invites them.
         unheard: those that did not answer when they were accused, and the sum that they are left out of, by round and
             purpose.
@@ -200,7 +200,7 @@ class MaskedSums:
     unheard: set[tuple[int, str, str]] = field(default_factory=set[tuple[int, str, str]])
     evaluations: list[frozenset[str]] = field(default_factory=list[frozenset[str]])
     seats: dict[str, int] = field(default_factory=dict[str, int])
-    _told: Counter[tuple[int, str]] = field(default_factory=Counter[tuple[int, str]])
+    _recorded: Counter[tuple[int, str]] = field(default_factory=Counter[tuple[int, str]])
 
     def recall(self, recorded: Iterable[events.Event]) -> None:
         """Take from an earlier process who departs from the protocol, who has evaluated, and what is recorded."""
@@ -211,7 +211,7 @@ class MaskedSums:
             if isinstance(event, SumUnmasked) and event.evaluated_by:
                 self.evaluations.append(frozenset(event.evaluated_by))
             if isinstance(event, SumUnmasked | GroupLeftOut):
-                self._told[event.round, event.purpose] += 1
+                self._recorded[event.round, event.purpose] += 1
 
     def may_be_invited(self, wanted: WantedSum, client: str) -> bool:
         """Whether a client may take part in a sum."""
@@ -225,7 +225,7 @@ class MaskedSums:
 
         Raises:
             TooFewError: fewer than two thirds were left at some stage.
-            ContestedError: a client could not open another's shares, or said so.
+            ContestedError: a client could not open another's shares, or claimed so.
         """
         directory, sealed_file = self.server.directory, f"secagg-{wanted.purpose}-sealed"
         kept = directory.load_update(wanted.round, sealed_file)
@@ -258,15 +258,15 @@ class MaskedSums:
         far = distances([part.mean for part in parts]) if len(parts) >= LEAST_GROUPS else (0.0,) * len(parts)
         near = [part for part, distance in zip(parts, far, strict=True) if distance <= FAR]
         summed = Summed.of(near, wanted, invited=roster)
-        told: list[events.Event] = [
+        entries: list[events.Event] = [
             GroupLeftOut(round=wanted.round, clients=part.clients, distance=min(distance, 1e300))
             for part, distance in zip(parts, far, strict=True)
             if distance > FAR
         ]
         known = {part.clients for part in parts}
-        told += [_unmasked(wanted, group, invited) for group in signed if group.clients in known]
+        entries += [_unmasked(wanted, group, invited) for group in signed if group.clients in known]
         # Not what an earlier process recorded.
-        for event in told[self._told[wanted.round, wanted.purpose] :]:
+        for event in entries[self._recorded[wanted.round, wanted.purpose] :]:
             self.server.ledger.append(event)
         if wanted.purpose == "evaluate" and known:
             self.evaluations.append(frozenset(summed.clients))
@@ -367,7 +367,7 @@ class MaskedSums:
         blamed = senders | accusers | unheard
         raise ContestedError(
             f"shares of secrets could not be opened, and {', '.join(repr(names[place]) for place in sorted(blamed))} "
-            "cannot say otherwise",
+            "cannot prove otherwise",
             count=len(names) - len(blamed),
         )
 
@@ -436,7 +436,7 @@ class MaskedSums:
 
 
 def _unmasked(wanted: WantedSum, group: SealedSum, invited: int) -> SumUnmasked:
-    """What the ledger says of a group's sum."""
+    """The ledger's event of a group's sum."""
     roster = group.roster
     return SumUnmasked(
         round=wanted.round,

@@ -7,7 +7,7 @@ its scale and rounded, modulo 2^64.
 *Groups.* Under masks no single client's vector can be measured, so a member can move the mean of a round as far as its
 ring has room. In groups it moves its own group's mean alone, which can be compared with the others'. A group that is
 left in moves the round's mean by at most `FAR` times what groups usually lie apart, over the number of groups. A sum of
-fewer clients tells more of each, so no group is small.
+fewer clients reveals more of each, so no group is small.
 """
 
 from __future__ import annotations
@@ -122,22 +122,22 @@ class Summed:
     def to_bytes(self) -> bytes:
         """For the run directory."""
         names = ("invited", "bits", "unit", "groups", "length", "deviation")
-        said = {"clients": list(self.clients)} | {name: getattr(self, name) for name in names}
+        stored = {"clients": list(self.clients)} | {name: getattr(self, name) for name in names}
         arrays: dict[str, NDArray[np.generic]] = {
             "numbers": self.numbers.view(np.uint32),
             "figures": self.figures.view(np.int64),
         }
-        return encode_arrays(arrays, {"sum": json.dumps(said)})
+        return encode_arrays(arrays, {"sum": json.dumps(stored)})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Summed:
         """The inverse of `to_bytes`."""
         try:
             arrays, metadata = decode_arrays(data)
-            said = cast("dict[str, Any]", read_json(metadata["sum"]))
+            stored = cast("dict[str, Any]", read_json(metadata["sum"]))
             numbers = arrays["numbers"].astype(np.uint32).view(np.int32)
             figures = arrays["figures"].astype(np.int64).view(np.uint64)
-            return cls(numbers, figures, tuple(said.pop("clients")), **said)
+            return cls(numbers, figures, tuple(stored.pop("clients")), **stored)
         except (KeyError, ValueError, TypeError) as error:
             raise PeerError("the stored sum of a round is damaged") from error
 

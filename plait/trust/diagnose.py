@@ -183,15 +183,15 @@ def _alert(error: ssl.SSLError, own: _Own, where: str) -> str:
     """What the other side's TLS, or other protocol, reveals."""
     reason = error.reason or ""
     if "EXPIRED" in reason:
-        return _refused("says that this node's certificate has expired", own, where)
+        return _refused("reports that this node's certificate has expired", own, where)
     if any(word in reason for word in ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED", "DECRYPT_ERROR")):
-        said = reason.rpartition("ALERT_")[2].replace("_", " ").lower()
-        return _refused(f"refuses this node's certificate ({said})", own, where)
+        alert = reason.rpartition("ALERT_")[2].replace("_", " ").lower()
+        return _refused(f"refuses this node's certificate ({alert})", own, where)
     if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
         return _refused("closed the connection after seeing this node's certificate", own, where)
     if "ALERT" in reason:
-        said = reason.rpartition("ALERT_")[2].replace("_", " ").lower()
-        return f"server at {where} aborts TLS ({said}): is it a plait server of the same version?"
+        alert = reason.rpartition("ALERT_")[2].replace("_", " ").lower()
+        return f"server at {where} aborts TLS ({alert}): is it a plait server of the same version?"
     return f"{where} does not speak TLS: is it a server started with --insecure, or another service?"
 
 

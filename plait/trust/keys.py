@@ -114,7 +114,7 @@ class KeyClaim(Protocol):
 
 
 Vouch: TypeAlias = Callable[[KeyClaim], bool]
-"""Whether the federation's authority says that a node key is the client's that it names."""
+"""Whether the federation's authority confirms that a node key is the named client's."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The messages of a sum under masks, as frozen values and as protobuf.
 
-Sizes and numbers of entries are checked here; what they mean, and who may say it, the rest of the folder checks.
+Sizes and numbers of entries are checked here; what they mean, and who may send it, the rest of the folder checks.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ class MaskingTask:
         message = pb.Masking(**vars(_checked(self.session)))
         if isinstance(self.stage, Roster):
             offers = [pb.MaskOffer(**vars(offer)) for offer in self.stage.offers]
-            said = {name: getattr(self.stage, name) for name in ("bits", "unit", "size", "figures")}
-            message.roster.CopyFrom(pb.MaskRoster(offers=offers, **said))
+            grid = {name: getattr(self.stage, name) for name in ("bits", "unit", "size", "figures")}
+            message.roster.CopyFrom(pb.MaskRoster(offers=offers, **grid))
         elif self.stage is not None:
             _put(message, _STAGES, self.stage)
         return message
@@ -77,10 +77,10 @@ class MaskingTask:
 def read_task(message: pb.Masking) -> MaskingTask:
     """A task from protobuf, within its bounds."""
     session = _checked(MaskedAttempt(message.run_id, message.purpose, message.round, message.attempt))
-    said = message.WhichOneof("stage")
-    if said == "roster":
+    stage = message.WhichOneof("stage")
+    if stage == "roster":
         return MaskingTask(session, _read_roster(message.roster, session))
-    return MaskingTask(session, _read(_STAGES[said], getattr(message, said)) if said else None)
+    return MaskingTask(session, _read(_STAGES[stage], getattr(message, stage)) if stage else None)
 
 
 @dataclass(frozen=True)
@@ -181,8 +181,8 @@ def read_reply(message: pb.Masked) -> MaskedReply:
             return MaskedReply(client, Signed(_signature(message.signature)))
         case "opened":
             return MaskedReply(client, ParcelKey(bounds.exact_length("key", message.opened, bounds.DIGEST_BYTES)))
-        case "parcels" | "revealed" as said:
-            return MaskedReply(client, _read(_ANSWERS[said], getattr(message, said)))
+        case "parcels" | "revealed" as kind:
+            return MaskedReply(client, _read(_ANSWERS[kind], getattr(message, kind)))
         case "update":
             update = message.update
             return MaskedReply(client, MaskedUpdate(update.values, update.figures, _signature(update.signature)))
@@ -207,8 +207,8 @@ def _put(message: pb.Masking | pb.Masked, kinds: Mapping[str, type[Any]], value:
 def _read(kind: type[Any], message: object) -> Any:
     """The inverse of `_put`, for what has places and parts alone."""
     read: Mapping[type[Any], Callable[[Any], object]] = {bytes: _read_places, int: _place}
-    said = {each.name: getattr(message, each.name) for each in fields(kind)}
-    return kind(**{name: read.get(type(value), _parts)(value) for name, value in said.items()})
+    found = {each.name: getattr(message, each.name) for each in fields(kind)}
+    return kind(**{name: read.get(type(value), _parts)(value) for name, value in found.items()})
 
 
 def _checked(session: MaskedAttempt) -> MaskedAttempt:
@@ -243,12 +243,12 @@ def _read_offer(message: pb.MaskOffer) -> Offer:
     return Offer(client, *keys, signature, message.certificate, message.endorsement)
 
 
-def _signature(said: bytes) -> bytes:
-    return bounds.exact_length("signature", said, bounds.SIGNATURE_BYTES)
+def _signature(data: bytes) -> bytes:
+    return bounds.exact_length("signature", data, bounds.SIGNATURE_BYTES)
 
 
-def _place(said: int) -> int:
-    return bounds.integer("place", said, maximum=MOST_CLIENTS)
+def _place(number: int) -> int:
+    return bounds.integer("place", number, maximum=MOST_CLIENTS)
 
 
 def _parts(found: Sequence[pb.MaskPart]) -> dict[int, bytes]:

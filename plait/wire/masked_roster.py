@@ -4,7 +4,7 @@
 with 64 others or a few less (after Bell et al., "Secure Single-Server Aggregation with (Poly)Logarithmic Overhead",
 arXiv 2020/704). The cycles follow from the roster, so from keys that the others have made for it.
 
-*Why a server learns no part.* It may drop any third of the clients once it knows the graph, tell clients different
+*Why a server learns no part.* It may drop any third of the clients once it knows the graph, send clients different
 things, and know what its colluders know. But one list of survivors is signed by two thirds, each client signs one, and
 so fewer than a third of colluders get one list (above 256: a tenth). A client signs only a list in which two thirds of
 its holders are, with the signature of each that it has masked its numbers with the same sharers; such a client shows no
@@ -16,8 +16,8 @@ adds it up): a single client needs 43 of 64 neighbours that collude, more have t
 large sets without a link between them are not to be found.
 
 *Parcels.* The sender makes a key pair for each parcel of two shares and agrees with the holder's key (X25519; as ECIES
-does). If the holder says that it cannot open it, the sender shows that pair's private half: it opens this parcel and no
-other message, so anyone with the parcel can tell which of the two departs from the protocol. The shares' digests stand
+does). If the holder cannot open it, the sender shows that pair's private half: it opens this parcel and no other
+message, so anyone with the parcel can decide which of the two departs from the protocol. The shares' digests stand
 beside them in clear: a share that its holder gives later is theirs or not, and if all are and give no secret, the
 sender is to blame.
 """
@@ -217,7 +217,7 @@ PARCEL_BYTES = _TEXT_AT + 2 * SHARE_BYTES + 16
 
 
 def parcel_key(secret: bytes, roster: Roster, receiver: int) -> bytes:
-    """The private key of the parcel to a place, 32 bytes: of this attempt alone, and it says nothing of others."""
+    """The private key of the parcel to a place, 32 bytes: of this attempt alone, and it reveals nothing of others."""
     return derived(secret, b"parcel", roster.digest, receiver.to_bytes(4, "big"))
 
 
@@ -234,7 +234,7 @@ def open_shares(parcel: bytes, private: bytes, roster: Roster, *, sender: int) -
 
 
 def digests_in(parcel: bytes) -> tuple[bytes, bytes]:
-    """SHA-256 of the shares of the masking key and of the seed, as the sender says it."""
+    """SHA-256 of the shares of the masking key and of the seed, as the sender states them."""
     return parcel[KEY_BYTES : KEY_BYTES + _DIGEST_BYTES], parcel[KEY_BYTES + _DIGEST_BYTES : _TEXT_AT]
 
 
@@ -256,7 +256,7 @@ def _opened(parcel: bytes, private: bytes, public: bytes, roster: Roster, sender
         raise PeerError(f"shares of {roster.offers[sender].client!a} cannot be opened") from None
     pair = check_share(text[:SHARE_BYTES]), check_share(text[SHARE_BYTES:])
     if any(hashlib.sha256(share).digest() != digest for share, digest in zip(pair, digests_in(parcel), strict=True)):
-        raise PeerError(f"shares of {roster.offers[sender].client!a} are others than their digests say")
+        raise PeerError(f"shares of {roster.offers[sender].client!a} do not match their digests")
     return pair
 
 

@@ -448,7 +448,7 @@ class Federation:
             from plait.privacy.record import RecordCosts
 
             told = spent_in(read_events(directory.ledger)) if directory else ()
-            way = replace(way, costs=RecordCosts(settings, told=told, masked=self.masked is not None))
+            way = replace(way, costs=RecordCosts(settings, recorded=told, masked=self.masked is not None))
         if self.masked:
             from plait.secagg.run import way as masked
 
@@ -475,7 +475,7 @@ class Federation:
             None if self.masked else RunKey.load(directory.noise_key),
             intents=intents_in(recorded),
             record=record,
-            told=spent_in(recorded),
+            recorded=spent_in(recorded),
         )
 
     def copy(self, path: Path) -> "Federation":
