@@ -63,7 +63,7 @@ class Victim:
             **options,  # pyright: ignore[reportArgumentType]
         )
         self._runner = open_runner(
-            OfferedRun(_RUN_ID, 5, dict(run), b""), settings, as_dataset(data), progress=lambda _: None
+            OfferedRun(_RUN_ID, dict(run), b""), settings, as_dataset(data), progress=lambda _: None
         )
 
     def ask(self, task: DescribeTask | TrainTask | EvaluateTask) -> Reply:

@@ -192,7 +192,7 @@ def test_a_node_that_the_run_has_no_use_for_says_why(federation, start_node, wai
     wait_until(lambda: federation.answers, "the node")
     federation.say(pb.ToNode(unfit=pb.Unfit(reason="rank", detail="client 'alice' supports\na rank of at most 4")))
     wait_until(lambda: node.events("unfit"), "what it says")
-    assert "(rank): client 'alice' supports rank 4 at most" in str(node.events("unfit"))
+    assert "(rank): client 'alice' supports a rank of at most 4" in str(node.events("unfit"))
 
 
 def test_an_answer_that_comes_too_late_is_said_to_be(federation, start_node, wait_until) -> None:

@@ -185,7 +185,7 @@ def _uploads_give_up() -> None:
             session.fitness = fitness
             self._note()
 
-    put("server.tasks:ServerTaskRegistry.make_ready", make_ready)
+    put("server.tasks:TaskRegistry.make_ready", make_ready)
 
 
 def _tried_once(call):
@@ -365,7 +365,7 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         "client": ("an update may be of any client, by any key", lenient("client", "public_key")),
         "session": (
             "any session may answer any node's task",
-            instead("server.tasks:ServerTaskRegistry.find", _finds_anybodys),
+            instead("server.tasks:TaskRegistry.find", _finds_anybodys),
         ),
     },
     "killed": {
@@ -392,7 +392,7 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
     "clients_killed": {
         "absent": (
             "the tasks of nodes that are gone are not given up",
-            nothing("server.tasks:ServerTaskRegistry.give_up_absent", result=()),
+            nothing("server.tasks:TaskRegistry.give_up_absent", result=()),
         )
     },
     "network": {
