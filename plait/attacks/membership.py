@@ -109,7 +109,7 @@ def attacks(
     if stated not in (None, given := base.fingerprint.hex()):
         raise BaseMismatchError(f"base is {given[:16]}, expected {stated[:16]}, which the adapter was trained on")
     spec, both = loaded.spec(), [*sides.members, *sides.others]
-    model = base.carrying(spec, AdapterState.from_tensors(spec.layout, loaded.tensors))
+    model = base.with_adapter(spec, AdapterState.from_tensors(spec.layout, loaded.tensors))
 
     def measure() -> list[float]:
         each = measure_losses(model, both, task=spec.task, pad_token=base.pad_token, batch_size=batch_size)

@@ -34,7 +34,7 @@ class Objective:
         is_sum: whether the loss of several examples is the sum of theirs.
         completions: how many are sampled of each example; 0 for none. Each example is then computed by itself.
         examples: what a step learns from, in words; ``{}`` is their number.
-        losses: what a client says of its data by it, in words.
+        losses: what a client reports of its data, in words.
         right: what its accuracy is called; empty for none of its own.
         loss_is_minus: what its losses are minus the mean of, such as a reward; empty for losses.
         note: what its figures in a report are.
@@ -110,7 +110,7 @@ def _of_reward(text: str) -> Objective:
             Trait.LANGUAGE: "it rewards what a language model writes",
             Trait.SAMPLES: "what was sampled is learned by the same model",
         },
-        takes={**_OWN_LOSS, Trait.SLOPES: "a reward's loss has none that says how far to go"},
+        takes={**_OWN_LOSS, Trait.SLOPES: "a reward's loss has none that limits a step"},
         parts=((Kind.REWARD, how.reward),),
         sequences=how.group_size,
         completions=how.group_size,
@@ -136,7 +136,7 @@ _OWN = frozenset(each.name for each in fields(Rewarded))
 
 
 def rewarded(text: str) -> Rewarded:
-    """What `--objective grpo` says of sampling and reward.
+    """Sampling and reward of `--objective grpo`.
 
     Options of the reward itself have semicolons between them: ``grpo:reward=mine:right:close=0.5;strict=true``.
 

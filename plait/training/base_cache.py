@@ -115,7 +115,7 @@ def base_of_gguf(path: Path, *, progress: Callable[[str], None]) -> Path:
     """The model directory of a GGUF file, which is written if the cache does not have it.
 
     Raises:
-        DataError: it is damaged, or no base that transformers can read; the message says why.
+        DataError: it is damaged, or no base that transformers can read.
     """
 
     def convert(folder: Path) -> None:
@@ -170,7 +170,7 @@ def kept_base(model: object, tokenizer: object) -> Path:
     """The directory of a model and its tokenizer, which is written if the cache does not have it.
 
     Raises:
-        ConfigError: from these objects no base can be made that others can load; the message says why.
+        ConfigError: from these objects no base can be made that others can load.
     """
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -58,8 +58,8 @@ class Baselines:
     def trained(self, kind: str) -> BaselineResult:
         """Train one of the two, ``central`` or ``local``."""
         started, clients = time.perf_counter(), self.clients
-        told = self.spec, self.initial, self._alone
-        before = {name: client.evaluate(*told) for name, client in clients.items()}
+        given = self.spec, self.initial, self._alone
+        before = {name: client.evaluate(*given) for name, client in clients.items()}
         by_client: dict[str, ClientLoss] = {}
         everywhere: list[ClientLoss] = []
 
@@ -103,7 +103,7 @@ class Baselines:
         seed = client_seed(self.seed, 0, whose)
         settings = replace(self._alone, gradient_accumulation_steps=accumulation, seed=seed)
         what = whose if whose == "central" else f"local, {whose}"
-        model = base.carrying(spec, self.initial)
+        model = base.with_adapter(spec, self.initial)
         train_steps(
             model,
             adapter_parameters(model, spec.layout),

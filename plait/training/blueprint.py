@@ -138,7 +138,7 @@ def load_base(
     if lacking := sorted(name for name in found["missing_keys"] if not is_saved(name, saved)):
         raise ConfigError(
             f"the files of base '{directory.name}' lack {len(lacking)} of its tensors, of which the first is "
-            f"'{lacking[0]}'; expected files with all of them, or an adapter that holds them"
+            f"'{lacking[0]}': use complete files, or an adapter that has them"
         )
     return model
 

@@ -175,7 +175,7 @@ _NAMED = "ACCELERATE_TORCH_DEVICE"
 
 @contextlib.contextmanager
 def one_device(device: torch.device) -> Generator[None]:
-    """For a while, the settings of any trainer say this device and no other."""
+    """For a while, the settings of any trainer name this device and no other."""
     theirs = vars(TrainingArguments)["_setup_devices"].func
 
     def chosen(arguments: TrainingArguments) -> torch.device:

@@ -212,7 +212,7 @@ class GroupLoss(StepLoss):
     def _of(self, group: CompletionGroup) -> torch.Tensor:
         advantages = self._objective.advantages(group.rewards) if len(group.rewards) > 1 else []
         if not advantages or not (any(advantages) or self._objective.beta):
-            # Nothing tells its completions apart.
+            # Its completions do not differ.
             return torch.zeros((), device=device_of(self._model), requires_grad=True)
         minus, counts = self._losses.by_token(group.completions)
         now = -minus
@@ -247,7 +247,7 @@ def completions_of(
 ) -> list[list[tuple[int, ...]]]:
     """The tokens of a group of completions of each example, of `seq_len` tokens with the prompt at most."""
     if not isinstance(model, PeftModel) or model.active_peft_config.is_prompt_learning:
-        raise ConfigError("the adapter is a prompt, expected one of the base's layers to sample with")
+        raise ConfigError("completions cannot be sampled with a prompt as adapter: use a method that adapts layers")
     whole = cast("PreTrainedModel", model.get_base_model())
     context = min(seq_len, context_of(whole) or seq_len)
     wanted: list[Wanted] = []

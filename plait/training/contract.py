@@ -44,7 +44,7 @@ def _sum(loss: LocalLoss) -> None:
 
 
 def mean_note(text: str) -> str:
-    """What to tell a user whose own loss, named by its setting, is a mean; empty for any other."""
+    """A warning if the loss that a setting names is a mean; empty for any other."""
     loss = loss_named(text)
     try:
         if loss is not None:
@@ -131,7 +131,7 @@ def _rewards(reward: Reward) -> list[float]:
 
 def _same_rewards(reward: Reward) -> None:
     if _rewards(reward) != _rewards(reward):
-        raise BrokenError("the same completions have other rewards, expected the same")
+        raise BrokenError("the same completion has two different rewards")
 
 
 def _number_each(reward: Reward) -> None:

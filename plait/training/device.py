@@ -17,10 +17,8 @@ from torch import nn
 from plait.errors import ConfigError, did_you_mean
 from plait.system.machine import cpu_features
 
-_HALVES_SINCE = (5, 3)
-"""The compute capability from which on CUDA computes in float16."""
-_METAL_BFLOAT16_SINCE = (14, 0)
-"""The version of macOS from which on Metal has bfloat16, on every Apple GPU."""
+_HALVES_SINCE = (5, 3)  # compute capability from which on CUDA computes in float16
+_METAL_BFLOAT16_SINCE = (14, 0)  # version of macOS from which on Metal has bfloat16, on every Apple GPU
 CONTEXT_BYTES = 500_000_000
 """What CUDA itself takes of a GPU for each process."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -44,11 +42,7 @@ class Compute:
 
 
 def choose_compute(device: str = "auto", dtype: str = "auto") -> Compute:
-    """Choose device and data type from what the machine has, unless the user says otherwise.
-
-    Raises:
-        ConfigError: the machine does not have this device, or there is no such data type, or this is a list.
-    """
+    """Device and data type by what the machine has, unless given; ConfigError if it lacks them, or for a list."""
     if "," in device:
         raise ConfigError(f"device is '{device}', a list, expected one device here")
     if dtype != "auto" and dtype not in DTYPES:
@@ -73,10 +67,9 @@ def choose_compute(device: str = "auto", dtype: str = "auto") -> Compute:
 
 
 def choose_devices(devices: str = "auto", dtype: str = "auto") -> tuple[Compute, ...]:
-    """The devices of a list such as ``cuda:0,cuda:1``, in its order; of a single one, what `choose_compute` chooses.
+    """The devices of a list such as ``cuda:0,cuda:1``, in its order, computing in one type.
 
-    A device that is named several times is there as often: every entry is a share of it (`shares`). They must
-    compute in one type.
+    A device that is named several times is there as often: every entry is a share of it (`shares`).
     """
     names = device_names(devices)
     if len(names) == 1:
@@ -153,7 +146,6 @@ def use_threads(threads: int, *, processes: int = 1) -> int:
 
 @cache
 def _default_threads() -> int:
-    """The number before anything has set another."""
     return torch.get_num_threads()
 
 
@@ -181,20 +173,17 @@ def gpus() -> tuple[tuple[str, int], ...]:
 
 
 def limit_memory(device: torch.device, limit_bytes: int) -> None:
-    """Let this process allocate at most this much of a CUDA device; beyond it, torch reports that memory ran out.
-
-    Elsewhere nothing happens: torch can limit no other device. 0 is no limit.
-    """
+    """Let this process allocate at most this much of a CUDA device, which alone torch can limit; 0 is no limit."""
     if limit_bytes and device.type == "cuda":
         _, total = torch.cuda.mem_get_info(device)
         torch.cuda.set_per_process_memory_fraction(min(1.0, limit_bytes / total), device)
 
 
 def take_share(device: torch.device, parts: int) -> int:
-    """Compute on this device from now on, and let this process have one of `parts` equal parts of its memory.
+    """Compute on this device from now on, with one of `parts` equal parts of its memory.
 
     Returns:
-        The part in bytes, without what CUDA takes of it; 0 for all of it, or where torch can tell no memory.
+        The part in bytes, without what CUDA takes of it; 0 for all of it, or where torch reports no memory.
     """
     if device.type == "cuda":
         torch.cuda.set_device(device)

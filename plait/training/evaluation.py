@@ -48,7 +48,7 @@ def evaluate_adapter(
     if objective_named(objective).completions:
         raise ConfigError(f"objective is '{objective}', which only a run can measure")
     state = AdapterState.from_tensors(spec.layout, loaded.tensors)
-    model = base.carrying(spec, state)
+    model = base.with_adapter(spec, state)
 
     measure = partial(
         measure_losses,
@@ -57,10 +57,10 @@ def evaluate_adapter(
         batch_size=batch_size,
         objective=training_objective(objective),
     )
-    with_adapter = measure(model, chosen)
+    adapted = measure(model, chosen)
     with model.disable_adapter():
         alone = measure(model, chosen)
-    return alone.since(None), with_adapter.since(alone)
+    return alone.since(None), adapted.since(alone)
 
 
 def _spec_for(located: LocatedBase, loaded: PeftAdapter, dataset: Dataset) -> AdapterSpec:

@@ -150,7 +150,7 @@ def split_examples(
         for part, what in ((examples, "training"), (held_out, "held-out")):
             if not part:
                 raise TooLittleDataError(
-                    f"client {client!r} has too little {what} data: no sequence of {seq_len} tokens, expected one"
+                    f"client {client!r} has too little {what} data: no sequence of {seq_len} tokens"
                 )
         return Split(tuple(examples), spread(held_out, max_held_out, by_label=by_label))
     if by_label:

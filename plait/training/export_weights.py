@@ -33,9 +33,7 @@ class BaseShape:
     Attributes:
         model_type: transformers' name of the architecture, such as ``llama``.
         tied: whether the output layer is the embedding.
-        quantised: whether its weights are stored in fewer bits than they are computed in.
-        linear: (d_out, d_in) of every linear layer by name, including the output layer.
-        output: name of the output layer, if there is one.
+        linear: (d_out, d_in) of every linear layer by name, the output layer included.
     """
 
     model_type: str

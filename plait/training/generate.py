@@ -38,15 +38,12 @@ ROWS = 64
 PROMPT_TOKENS = 8192
 """Of prompts that are read at once at most, padding included; a longer one goes alone."""
 UNSTATED_CONTEXT = 2048
-"""Most tokens of a text where a base does not say for how many it is made."""
+"""Most tokens of a text where a base states no context."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn: at temperature 0 always the likeliest, else of those that together have `top_p`.
-
-    Nucleus sampling is that of arXiv 1904.09751.
-    """
+    """How tokens are drawn: at temperature 0 the likeliest, else of the nucleus `top_p` (arXiv 1904.09751)."""
 
     temperature: float = 0.0
     top_p: float = 1.0
@@ -62,7 +59,7 @@ class Wanted:
 
 
 def context_of(model: PreTrainedModel) -> int | None:
-    """Most tokens of a text that a base is made for; None if it does not say."""
+    """Most tokens of a text that a base is made for; None if it states none."""
     made_for = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return made_for if isinstance(made_for, int) else None
 
@@ -89,7 +86,7 @@ def generate(
     context = context_of(model) or UNSTATED_CONTEXT
     for each in wanted:
         if not each.prompt:
-            raise ConfigError("the prompt is empty, expected at least one token")
+            raise ConfigError("the prompt is empty")
         if len(each.prompt) + each.max_tokens > context:
             raise ConfigError(
                 f"a prompt and the most tokens of its answer are {len(each.prompt)} + {each.max_tokens}, "
@@ -240,7 +237,7 @@ class TextGenerator:
     def __init__(self, base: ResidentBase, spec: AdapterSpec, state: AdapterState) -> None:
         if spec.task is not AdapterTask.CAUSAL_LM:
             raise ConfigError("the adapter is a classifier and writes no text; `plait eval` measures it")
-        self.model: PeftModel = base.carrying(spec, state)
+        self.model: PeftModel = base.with_adapter(spec, state)
         self.model.eval()
         self.tokenizer: Tokenizer = base.tokenizer
         self.is_prompt = self.model.active_peft_config.is_prompt_learning

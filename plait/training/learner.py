@@ -140,7 +140,7 @@ class Learner:
     def step(
         self, gradients: Sequence[Tensor | None], loss: float, *, scale: float = 1.0, is_limited: bool = True
     ) -> None:
-        """Take a step; `is_limited` says whether it is the loss that the gradients are of, which limits the step."""
+        """Take a step; `is_limited`: whether the gradients are of this loss, which then limits the step."""
         settings, optimizer = self._inputs.settings, self._optimizer
         flat, master = optimizer.gradient, optimizer.master
         optimizer.take(gradients)
@@ -167,12 +167,12 @@ class Learner:
         limit = self._largest_fall * abs(loss) if is_limited else math.inf
         is_shortened = False
         if not self._rate:
-            # A step is linear in the learning rate, so one of 1 tells which rate to take.
+            # A step is linear in the learning rate, so one of 1 shows which rate to take.
             found = limit * factor / predicted if 0 < predicted < math.inf else 0.0
             at_rest = _smallest_at_rest(torch.cat(before).split(self._sizes), flat.split(self._sizes), self._trained)
             self._rate = min(found, at_rest)
             if math.isfinite(predicted):
-                # A classifier's first step moves its head alone, of which the tensors at rest say nothing.
+                # A classifier's first step moves its head alone, unlike the tensors at rest.
                 _shorten_(master, before, self._rate if self._task is AdapterTask.CAUSAL_LM else found)
             self._rate *= settings.found_rate_factor
         elif limit < predicted < math.inf:
@@ -189,7 +189,7 @@ class Learner:
         self._skipped += 1
 
     def noised_step(self, gradient: Float32) -> None:
-        """Take a step along a gradient that is noised already, (size,), and nothing else that the data say.
+        """Take a step along a gradient that is noised already, (size,), and nothing else from the data.
 
         So the step is neither clipped again nor shortened by its loss, which is not known here and reported as 0.
         """
@@ -262,7 +262,7 @@ def _factor_by(last: _Taken, gradient: Tensor, most: float) -> float:
 
     Below zero a longer step would have been better, beyond the minimum a shorter one (hypergradient descent; Baydin et
     al., arXiv 1703.04782). The measure is the most that a step may predict, as in `plait.aggregation.server_step`; no
-    root is taken, because the next step corrects this one. A step that was shortened says nothing for a higher rate, as
+    root is taken, because the next step corrects this one. A step that was shortened is no reason for a higher rate, as
     the rate did not decide its length.
     """
     slope = sum(float(along @ moved) for along, moved in zip(_pieces(gradient), last.pieces, strict=True))

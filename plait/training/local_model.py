@@ -115,7 +115,7 @@ class PeftLocalModel:
         return self.recall(inputs, lambda: self._measure(spec, state, settings))
 
     def _measure(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> SequenceLosses:
-        return self.measure_losses(self.base.carrying(spec, state), spec, settings)
+        return self.measure_losses(self.base.with_adapter(spec, state), spec, settings)
 
     def measure_losses(self, model: nn.Module, spec: AdapterSpec, settings: Settings) -> SequenceLosses:
         """Held-out losses of a model."""
@@ -169,7 +169,7 @@ class PeftLocalModel:
         settings = inputs.settings
         if self.own_trainer is None:
             self.base.plan_steps(spec, settings)
-        model = self.base.carrying(spec, job.start)
+        model = self.base.with_adapter(spec, job.start)
         parameters = adapter_parameters(model, spec.layout)
         if job.charge:
             from plait.training.private_steps import train_privately

@@ -247,7 +247,7 @@ class StepMemory:
     """What the steps of one base on one device have given up so far.
 
     Attributes:
-        recomputed: how many of the first blocks are computed twice; a plan says how many, and `ALL_BLOCKS` is the most.
+        recomputed: how many of the first blocks are computed twice; at most `ALL_BLOCKS`.
         cuts: batches are cut into this many parts; a power of two.
         slice_elements: logits of the loss that exist at a time.
     """
@@ -259,7 +259,7 @@ class StepMemory:
     """Whether memory ran out at least once."""
 
     def begin_with(self, *, recomputed: int, cuts: int, slice_elements: int = SLICE_ELEMENTS_ON_GPU) -> None:
-        """Give up what a plan says, and no less than what was found out by trying."""
+        """Give up what a plan asks for, and no less than what was found out by trying."""
         self.slice_elements = slice_elements
         least = self if self.learned else StepMemory()
         self.recomputed, self.cuts = max(recomputed, least.recomputed), max(cuts, least.cuts)

@@ -39,16 +39,14 @@ FLOAT32 = 4
 MASTERS = 3 * FLOAT32
 """Bytes of a parameter in float32: the adapter, AdamW's two moments."""
 _TAKING_A_STEP = 3 * FLOAT32  # the gradient, the values before the step, and the difference
-_DRAWING = (
-    2 * FLOAT32 + 2 * 8
-)  # a logit's copy, scaled, and two in float64: before and after each of the steps to a draw
+_DRAWING = 2 * FLOAT32 + 2 * 8  # a logit's copy, scaled, and two in float64: before and after a step to a draw
 
 
 @dataclass(frozen=True)
 class Training:
     """What a training holds of its adapter, and what its steps cannot give up.
 
-    By default that of an adapter whose learning rate follows slopes, as it does unless a run says otherwise.
+    By default that of an adapter whose learning rate follows slopes, the default of runs.
 
     Attributes:
         optimizes: whether there is a master with moments; an evaluation has none.
@@ -103,7 +101,7 @@ class Training:
 
     @property
     def slices(self) -> tuple[int, ...]:
-        """Logits of the loss that may exist at a time, in the order they are tried."""
+        """See `SLICES`."""
         return SLICES[: 1 if self.is_exact else None]
 
 

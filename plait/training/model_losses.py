@@ -31,7 +31,7 @@ _HELD_ON_CPU = 1 << 28
 
 
 class ModelLosses:
-    """The losses of a model's batches; those of a language model may be computed slice by slice if it `is_sliced`."""
+    """The losses of a model's batches; a language model's in slices if it `is_sliced`."""
 
     def __init__(self, model: nn.Module, *, task: AdapterTask, pad_token: int, is_sliced: bool = False) -> None:
         self._model, self._task, self._pad_token = model, task, pad_token

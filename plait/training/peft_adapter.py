@@ -71,7 +71,7 @@ def _config(**settings: object) -> PeftConfig:
 
         register()
     with warnings.catch_warnings():
-        # As `Method.kept` says for VeRA: its matrices come from a seed.
+        # As in `Method.kept` for VeRA: its matrices come from a seed.
         warnings.simplefilter("ignore")
         return PeftConfig.from_peft_type(**settings)
 
@@ -166,7 +166,7 @@ def servable(spec: AdapterSpec, state: AdapterState) -> tuple[AdapterSpec, Adapt
 
 
 def first_sentence(error: Exception) -> str:
-    """What PEFT said was wrong, in one line."""
+    """The first sentence of PEFT's error."""
     return str(error).strip().splitlines()[0].split(". ")[0]
 
 
@@ -234,7 +234,7 @@ def _is_linear(module: nn.Module) -> bool:
 def _rows_and_columns(module: nn.Module) -> tuple[int, int]:
     """Rows and columns of a module's weight; a convolution's kernel counts with its columns."""
     if isinstance(module, nn.Linear):
-        # A weight of four bits is packed, so its shape says nothing.
+        # A weight of four bits is packed, so its shape is another.
         return module.out_features, module.in_features
     weight = getattr(module, "weight", None)
     shape = tuple(getattr(weight, "shape", ()))

@@ -166,6 +166,6 @@ def _scaled(gradient: Float32, privacy: RecordPrivacy) -> Float32:
     """A gradient as it is clipped: of norm 1 where no clip norm is given."""
     norm = length(gradient)
     if not np.isfinite(norm):
-        # One bad record must not be told from the others by a run that fails.
+        # A run that fails must not single out one bad record.
         return np.zeros_like(gradient)
     return gradient if privacy.clip_norm is not None or not norm else gradient * np.float32(1 / norm)

@@ -115,7 +115,7 @@ def _state(tensor: torch.Tensor) -> tuple[object, ...]:
 
 
 # Clients of several ranks alternate.
-_BLUEPRINTS_KEPT = 8
+_TEMPLATES_KEPT = 8
 
 # To find an adapter's tensors PEFT iterates over all modules several times: 30 ms with 30 blocks.
 _BEHIND: WeakKeyDictionary[PeftModel, Mapping[str, torch.Tensor]] = WeakKeyDictionary()
@@ -146,7 +146,7 @@ class ResidentBase:
         self.compute = compute
         self._seq_len = seq_len
         self._adapter_in_float32 = adapter_in_float32
-        self._blueprints: dict[str, AdapterTemplate] = {}
+        self._templates: dict[str, AdapterTemplate] = {}
         self._bare: BareBase | None = None
         self._model: PeftModel | None = None
         self._carried = b""
@@ -182,17 +182,17 @@ class ResidentBase:
 
     def prepare(self, spec_text: str) -> AdapterTemplate:
         """Spec and initial adapter, derived from what a server sent; computed once per spec."""
-        if spec_text not in self._blueprints:
+        if spec_text not in self._templates:
             request = parse_spec(spec_text)
             if is_quantised(request.method):
                 from plait.training.qlora import check_four_bits
 
                 check_four_bits(self.compute.device.type)
             config = read_base_config(self.directory, request.task, request.labels)
-            while len(self._blueprints) >= _BLUEPRINTS_KEPT:
-                del self._blueprints[next(iter(self._blueprints))]
-            self._blueprints[spec_text] = design_from_spec(config, request, weights=self.directory)
-        return self._blueprints[spec_text]
+            while len(self._templates) >= _TEMPLATES_KEPT:
+                del self._templates[next(iter(self._templates))]
+            self._templates[spec_text] = design_from_spec(config, request, weights=self.directory)
+        return self._templates[spec_text]
 
     def adopt(self, other: ResidentBase) -> None:
         """Take over the base that another one holds in memory, if it is the same base on the same device.
@@ -207,7 +207,7 @@ class ResidentBase:
         if (adapted is None or bare.take_off(adapted)) and bare.attend_by(self.compute.attention(self._seq_len)):
             self._bare = bare
 
-    def carrying(self, spec: AdapterSpec, state: AdapterState) -> PeftModel:
+    def with_adapter(self, spec: AdapterSpec, state: AdapterState) -> PeftModel:
         """The model with `state` in its adapter slot; valid until the next call."""
         slot = slot_digest(spec)
         if self._model is None or self._carried != slot:
@@ -229,7 +229,7 @@ class ResidentBase:
         """Decide what training steps give up, before the first one, where memory can be predicted.
 
         Raises:
-            MachineError: not even one sequence will fit; the message says what would.
+            MachineError: not even one sequence will fit; the message has what would.
         """
         budget = memory_for_steps(self.compute.device, self.memory_limit_bytes)
         if not budget or len(self.devices) > 1 or spec.task is not AdapterTask.CAUSAL_LM:

@@ -55,8 +55,8 @@ def train_steps(
     examples depend on the settings' seed.
 
     Args:
-        parameters: the adapter's parameters in layout order; overwritten.
-        objective: with what it remembers; None for supervised fine-tuning.
+        parameters: the adapter's, in layout order; overwritten.
+        objective: None for supervised fine-tuning.
         memory: what earlier steps gave up to fit into memory; changed if it is not enough.
     """
     started, settings, memory = time.perf_counter(), inputs.settings, memory or StepMemory()
@@ -172,7 +172,6 @@ class StepGradients:
             parameter.grad = None
 
     def _passes(self, units: Sequence[Sequence[Example]]) -> Iterator[Sequence[Example]]:
-        """A step in pieces, one after another."""
         if not self.size:
             # A split would change the loss, or a unit is enough for a pass.
             yield from units
@@ -197,9 +196,7 @@ class StepGradients:
         return sum(read), overflowed
 
 
-FIRST_SCALE = 2.0**16
-"""The factor that a training in float16 begins with."""
-_LEAST_SCALE = 2.0**-14
+FIRST_SCALE, _LEAST_SCALE = 2.0**16, 2.0**-14
 _AGAIN_AFTER = 2000
 SCALE_PER_EXAMPLE = 2.0**10
 """The constant factor of gradients of single examples, in float16."""

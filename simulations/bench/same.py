@@ -117,7 +117,7 @@ class _Client:
     ) -> Array:
         """The adapter after training, its losses, and what is read back."""
         spec, initial = self.made.spec, self.made.initial
-        model = self.base.carrying(spec, initial)
+        model = self.base.with_adapter(spec, initial)
         done = train_steps(
             model,
             adapter_parameters(model, spec.layout),
@@ -150,7 +150,7 @@ def _found_rate(compute: Compute) -> Array:
 def _private(compute: Compute) -> Array:
     client = _Client.of(compute)
     spec, initial = client.made.spec, client.made.initial
-    model = client.base.carrying(spec, initial)
+    model = client.base.with_adapter(spec, initial)
     from plait.privacy.record import Charge, RecordPrivacy
     from plait.training.private_steps import train_privately
 
@@ -181,7 +181,7 @@ def _preferences(compute: Compute) -> Array:
 
 def _generation(compute: Compute) -> Array:
     client = _Client.of(compute)
-    model = client.base.carrying(client.made.spec, _moved(client.made)).eval()
+    model = client.base.with_adapter(client.made.spec, _moved(client.made)).eval()
     encode = cast("Any", client.base.tokenizer)
     prompts = [tuple(encode("def add(left, right):\n    return"[: 12 + 10 * each])["input_ids"]) for each in range(3)]
     whole = cast("PreTrainedModel", model.get_base_model())

@@ -84,7 +84,7 @@ def plait(work: Workload) -> Way:
 
     def way(steps: int) -> float:
         nonlocal state, moments
-        model = base.carrying(design.spec, state)
+        model = base.with_adapter(design.spec, state)
         last: list[float] = []
         done = train_steps(
             model,
@@ -165,7 +165,7 @@ def inference(work: Workload) -> Way:
     """No training at all: the loss of the batch, as plait evaluates it."""
     design, examples = work.blueprint(), work.examples()
     base = ResidentBase(work.directory, work.fingerprint, work.compute, seq_len=work.seq_len)
-    model = base.carrying(design.spec, design.initial)
+    model = base.with_adapter(design.spec, design.initial)
     loss = BatchLoss(model.eval(), task=AdapterTask.CAUSAL_LM, pad_token=0)
 
     @torch.no_grad()

@@ -90,7 +90,7 @@ def measured(run: Run, data: object, others: Sequence[Record], loaded: Loaded) -
     config = run.config
     adapter = load_peft_directory(RunDirectory.find(Path(config.out)).adapter)
     base = Simulation(run, data, loaded).base
-    model = base.carrying(adapter.spec(), AdapterState.from_tensors(adapter.spec().layout, adapter.tensors))
+    model = base.with_adapter(adapter.spec(), AdapterState.from_tensors(adapter.spec().layout, adapter.tensors))
     rows = loaded.tokens(
         others, base.tokenizer, ExampleFormat(RecordKind.TEXT, adapter.spec().task, (), config.seq_len, apart=True)
     )

@@ -201,5 +201,5 @@ def test_the_base_stays_in_memory_for_the_next_run_on_it_whatever_its_adapter(mo
         base = kept.of(run)
         assert base.identity == run.load_base().identity, "results are named by this run's settings, not by the last's"
         adapter = run.ranks.master
-        base.carrying(adapter.spec, adapter.initial)
+        base.with_adapter(adapter.spec, adapter.initial)
     assert loads == 1

@@ -192,7 +192,7 @@ def pair_gradients(
     *,
     wanted: Sequence[tuple[bool, bool]],
 ) -> list[PairGradient]:
-    """Gradients of `project` with respect to its pairs; `wanted` says of each whether A and B need one.
+    """Gradients of `project` with respect to its pairs; `wanted`: of each, whether A and B need one.
 
     `grad_inner` is from `input_gradient`, `inner` from `project`.
     """

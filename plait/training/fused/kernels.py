@@ -24,7 +24,7 @@ _SUFFIXES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 @lru_cache(maxsize=1)
 def native_library(progress: Callable[[str], None] = lambda _: None) -> ctypes.CDLL | None:
-    """The library of the kernels, None where it cannot be built; `progress` is told if it is compiled first."""
+    """The library of the kernels, None where it cannot be built; `progress` gets a line if it is compiled first."""
     return built_library(source_in(Path(__file__).parent, SOURCES), progress)
 
 

@@ -97,7 +97,7 @@ def gradients(
     *,
     wanted: Sequence[tuple[bool, bool]],
 ) -> list[PairGradient]:
-    """Gradients of the pairs; `wanted` says of each whether A and B need one.
+    """Gradients of the pairs; `wanted`: of each, whether A and B need one.
 
     `inner` is from `add_products`, `grad_inner` from `add_input_gradient`.
     """

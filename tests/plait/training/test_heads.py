@@ -149,7 +149,7 @@ def test_both_ends_draw_the_same_head_and_the_seed_decides(base: Base) -> None:
 def test_every_machine_computes_the_same(base: Base, tmp_path: Path) -> None:
     directory, _, _ = base
     made = designed(directory)
-    first, second = (logits(resident(directory).carrying(made.spec, moved(made))) for _ in range(2))
+    first, second = (logits(resident(directory).with_adapter(made.spec, moved(made))) for _ in range(2))
     assert first.abs().max() > 1e-3
     assert torch.equal(first, second)
     merge_with_peft(directory, made.spec, moved(made), tmp_path / "merged")
@@ -167,7 +167,7 @@ def test_every_method_has_a_head_and_trains(method: str, saved_as: Callable[[str
             designed(directory, method)
         return
     made = designed(directory, method)
-    model = resident(directory).carrying(made.spec, made.initial)
+    model = resident(directory).with_adapter(made.spec, made.initial)
     assert not logits(model).any()
     model(input_ids=TEXTS).logits.sum().backward()
     assert any(each.grad is not None and each.grad.any() for each in adapter_parameters(model, made.spec.layout))
@@ -209,7 +209,7 @@ def test_small_methods_leave_a_pooler_to_the_base_if_its_files_have_one(
     directory = saved_as(name)
     made = designed(directory, method)
     assert ("bert.pooler" in made.spec.saved_modules) == is_new
-    assert torch.equal(*(logits(resident(directory).carrying(made.spec, moved(made))) for _ in range(2)))
+    assert torch.equal(*(logits(resident(directory).with_adapter(made.spec, moved(made))) for _ in range(2)))
 
 
 def test_quantised_weights_are_noticed(tiny: LocatedBase, tmp_path: Path) -> None:

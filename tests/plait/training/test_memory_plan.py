@@ -101,7 +101,7 @@ directory = Path(sys.argv[1])
 config = read_base_config(directory, AdapterTask.CAUSAL_LM)
 made = design(config, AdapterRequest("lora", rank=16), task=AdapterTask.CAUSAL_LM, seed=0)
 base = ResidentBase(directory, "00" * 32, Compute(torch.device("cpu"), torch.bfloat16), seq_len=128)
-model = base.carrying(made.spec, made.initial)
+model = base.with_adapter(made.spec, made.initial)
 row = np.arange(128, dtype=np.int32)
 settings = Settings(
     local_steps=2, batch_size=1, gradient_accumulation_steps=1, seq_len=128, learning_rate=1e-3, weight_decay=0.0,
@@ -225,10 +225,10 @@ def test_what_is_planned_for_the_embedding_is_done_and_undone(
     least = least_bytes(replace(size, tied=False), seq_len=512, host_has_room=True)
     fresh.memory_limit_bytes = int(1.08 * least)
     fresh.plan_steps(blueprint.spec, replace(SETTINGS, seq_len=512, batch_size=1))
-    fresh.carrying(blueprint.spec, blueprint.initial)
+    fresh.with_adapter(blueprint.spec, blueprint.initial)
     assert placed == [False, True], "an adapter is made where the layers are; then the embedding leaves"
     fresh.plan_steps(blueprint.spec, replace(SETTINGS, seq_len=8, batch_size=1))
-    fresh.carrying(blueprint.spec, blueprint.initial)
+    fresh.with_adapter(blueprint.spec, blueprint.initial)
     assert placed == [False, True, False]
 
 
@@ -252,7 +252,7 @@ def test_keys_and_values_of_completions_are_those_of_the_cache(
     tokens = np.arange(5, seq_len - 2, dtype=np.int32)
     labels = np.where(np.arange(len(tokens)) < len(tokens) - 1, -100, tokens).astype(np.int32)
     asked = [Example.of_sides(Example(tokens + each, labels), None) for each in range(3)]
-    model = fresh.carrying(blueprint.spec, blueprint.initial).eval()
+    model = fresh.with_adapter(blueprint.spec, blueprint.initial).eval()
     completions_of(model, asked, Rewarded(group_size=5, max_completion_tokens=8), fresh.tokenizer, (), seq_len=seq_len)
     size = size_of(read_base_config(tiny.directory, AdapterTask.CAUSAL_LM), blueprint.spec, value_bytes=4)
     assert size is not None

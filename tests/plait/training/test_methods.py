@@ -52,7 +52,7 @@ def made_with(tiny: LocatedBase, method: str, *, weights: bool = True, **options
 def trained(resident: ResidentBase, blueprint: AdapterTemplate) -> AdapterState:
     """Two steps at a high rate, so that everything has moved."""
     tokens = np.arange(3, 27, dtype=np.int32)
-    model = resident.carrying(blueprint.spec, blueprint.initial)
+    model = resident.with_adapter(blueprint.spec, blueprint.initial)
     done = train_steps(
         model,
         adapter_parameters(model, blueprint.spec.layout),
@@ -74,7 +74,7 @@ def test_a_trained_adapter_reloads_in_plain_peft_with_equal_logits(
     blueprint = made(tiny, method)
     after = trained(resident, blueprint)
     assert not np.array_equal(after.flat, blueprint.initial.flat)
-    ours = resident.carrying(blueprint.spec, after).eval()
+    ours = resident.with_adapter(blueprint.spec, after).eval()
     with torch.no_grad():
         expected = ours(input_ids=TOKENS).logits[:, -TOKENS.shape[1] :]
         with ours.disable_adapter():
@@ -96,7 +96,7 @@ def test_the_initial_adapter_changes_nothing(method: str, tiny: LocatedBase, res
     if METHODS[method].quantised:
         pytest.skip("its base is another one")
     blueprint = made(tiny, method)
-    model = resident.carrying(blueprint.spec, blueprint.initial).eval()
+    model = resident.with_adapter(blueprint.spec, blueprint.initial).eval()
     with torch.no_grad():
         adapted = model(input_ids=TOKENS).logits
         with model.disable_adapter():

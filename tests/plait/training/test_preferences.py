@@ -58,7 +58,7 @@ def test_the_reference_is_the_base_and_leaves_the_adapter_as_it_was(tiny, reside
     made = design(read_base_config(tiny.directory, AdapterTask.CAUSAL_LM), AdapterRequest(method, rank=4, alpha=8),
                   task=AdapterTask.CAUSAL_LM, seed=11, weights=tiny.directory)  # fmt: skip
     split = client(resident).split(made.spec, SETTINGS)
-    model = resident.carrying(made.spec, moved(made))
+    model = resident.with_adapter(made.spec, moved(made))
     model.train()
     trains = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     references = {}
@@ -76,7 +76,7 @@ def test_the_reference_is_the_base_and_leaves_the_adapter_as_it_was(tiny, reside
 @pytest.mark.slow
 def test_losses_and_leads_are_those_of_the_replies_likelihoods(resident, blueprint) -> None:
     split = client(resident).split(blueprint.spec, SETTINGS)
-    model, objective = resident.carrying(blueprint.spec, moved(blueprint)), formula_named("dpo:beta=0.3")
+    model, objective = resident.with_adapter(blueprint.spec, moved(blueprint)), formula_named("dpo:beta=0.3")
     references = {}
     learn_references(references, model, split.train, pad_token=resident.pad_token)
     model.eval()
@@ -113,7 +113,7 @@ class Own(DPO):
 )
 def test_an_objective_of_ones_own_that_fails_is_one_line(resident, blueprint, gives, error, message) -> None:
     split = client(resident).split(blueprint.spec, SETTINGS)
-    model, references = resident.carrying(blueprint.spec, moved(blueprint)), {}
+    model, references = resident.with_adapter(blueprint.spec, moved(blueprint)), {}
     learn_references(references, model, split.train[:2], pad_token=resident.pad_token)
     loss = PreferenceLoss(model, Own(gives=gives), references, pad_token=resident.pad_token)
     for ask in (loss, loss.by_example):

@@ -65,7 +65,7 @@ def moved(parameters, seed: int) -> None:
 def test_fused_gradients_are_those_of_one_example_after_another(
     resident: ResidentBase, blueprint: AdapterTemplate, monkeypatch, trained, together
 ) -> None:
-    model = resident.carrying(blueprint.spec, blueprint.initial)
+    model = resident.with_adapter(blueprint.spec, blueprint.initial)
     parameters = adapter_parameters(model, blueprint.spec.layout)
     moved(parameters, 3)
     model.train()
@@ -91,7 +91,7 @@ def test_fused_gradients_of_square_matrices_are_those_of_peft_s_modules(
     """LoRA-XS: R between fixed factors, for one adapter and for several at once."""
     config = read_base_config(tiny.directory, AdapterTask.CAUSAL_LM)
     blueprint = design(config, AdapterRequest("lora_xs", rank=4), task=AdapterTask.CAUSAL_LM, seed=11)
-    model = resident.carrying(blueprint.spec, blueprint.initial)
+    model = resident.with_adapter(blueprint.spec, blueprint.initial)
     parameters = adapter_parameters(model, blueprint.spec.layout)
     moved(parameters, 3)
     model.train()
@@ -151,7 +151,7 @@ SILENT = RecordPrivacy(records=6, batch=6, noise=2e-4, delta=1e-5, epsilon=float
 
 
 def trained(resident, blueprint, privacy, *, rows=ROWS, key=KEY, start=None, memory=None, **settings) -> LocalTraining:
-    model = resident.carrying(blueprint.spec, blueprint.initial)
+    model = resident.with_adapter(blueprint.spec, blueprint.initial)
     start = np.random.default_rng(1).normal(0, 0.05, blueprint.spec.layout.size) if start is None else start
     return train_privately(
         model, adapter_parameters(model, blueprint.spec.layout),
@@ -178,7 +178,7 @@ def gradients(monkeypatch) -> list[np.ndarray]:
 @pytest.mark.parametrize("sides", ["AB", "B"])
 def test_a_step_s_gradient_is_the_mean_of_clipped_ones(resident, blueprint, gradients, clip_norm, sides) -> None:
     trained(resident, blueprint, replace(SILENT, clip_norm=clip_norm), local_steps=1, trained=sides)
-    model = resident.carrying(blueprint.spec, blueprint.initial)
+    model = resident.with_adapter(blueprint.spec, blueprint.initial)
     parameters = adapter_parameters(model, blueprint.spec.layout)
     start = np.random.default_rng(1).normal(0, 0.05, blueprint.spec.layout.size).astype(np.float32)
     for parameter, slot in zip(parameters, blueprint.spec.layout.slots, strict=True):
@@ -246,7 +246,7 @@ def test_with_little_noise_it_learns_like_plain_training(resident: ResidentBase,
     start = blueprint.initial.flat
 
     def loss(flat=None) -> float:
-        model = resident.carrying(
+        model = resident.with_adapter(
             blueprint.spec, blueprint.initial if flat is None else replace(blueprint.initial, flat=flat)
         )
         found = measure_losses(model, ROWS, task=AdapterTask.CAUSAL_LM, pad_token=0, batch_size=6)
@@ -256,7 +256,7 @@ def test_with_little_noise_it_learns_like_plain_training(resident: ResidentBase,
         resident, blueprint, replace(SILENT, clip_norm=None, noise=0.01), start=start, local_steps=12, batch_size=6,
         weight_decay=0.0, learning_rate=5e-3,
     ).flat  # fmt: skip
-    model = resident.carrying(blueprint.spec, blueprint.initial)
+    model = resident.with_adapter(blueprint.spec, blueprint.initial)
     plain = train_steps(
         model,
         adapter_parameters(model, blueprint.spec.layout),

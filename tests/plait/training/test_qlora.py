@@ -36,7 +36,7 @@ def test_it_trains_and_reloads_as_transformers_and_peft_load_it(
     config = read_base_config(tmp_path / "base", AdapterTask.CAUSAL_LM)
     blueprint = design(config, AdapterRequest(method="qlora", rank=4, alpha=8), task=AdapterTask.CAUSAL_LM, seed=7)
     after = trained(base, blueprint)
-    model = base.carrying(blueprint.spec, after).eval()
+    model = base.with_adapter(blueprint.spec, after).eval()
     fused = recognise(model)
     assert fused is not None
     assert all(isinstance(linear.weight, Packed) for block in fused.blocks for linear in block.linears)

@@ -22,7 +22,7 @@ CPU = Compute(torch.device("cpu"), torch.float32)
 def test_what_is_loaded_is_read_back_bit_for_bit(resident: ResidentBase, blueprint: AdapterTemplate) -> None:
     for seed in (1, 2):
         state = moved(blueprint, seed)
-        model = resident.carrying(blueprint.spec, state)
+        model = resident.with_adapter(blueprint.spec, state)
         assert read_adapter(model, state).digest() == state.digest()
 
 
@@ -30,7 +30,7 @@ def test_an_adapter_of_another_base_is_refused(resident: ResidentBase, blueprint
     shapes = {slot.name.replace("layers.0", "layers.9"): slot.shape for slot in blueprint.spec.layout.slots}
     other = replace(blueprint.spec, layout=Layout.of(shapes))
     with pytest.raises(BaseMismatchError, match="tensors are not"):
-        resident.carrying(other, AdapterState.zeros(other.layout))
+        resident.with_adapter(other, AdapterState.zeros(other.layout))
 
 
 class Loads:
@@ -49,7 +49,7 @@ class Loads:
 
 def logits(base: ResidentBase, made: AdapterTemplate) -> torch.Tensor:
     with torch.no_grad():
-        model = base.carrying(made.spec, moved(made)).eval()
+        model = base.with_adapter(made.spec, moved(made)).eval()
         return model(input_ids=torch.arange(3, 19)[None], use_cache=False).logits
 
 
@@ -91,12 +91,12 @@ def test_a_base_goes_straight_to_its_device(
     there = torch.device("cuda", 0)
     base = fresh(tiny, compute=Compute(there, torch.bfloat16))
     with pytest.raises(MachineError, match="does not fit into the memory of cuda:0"):
-        base.carrying(blueprint.spec, blueprint.initial)
+        base.with_adapter(blueprint.spec, blueprint.initial)
     assert asked == [{"": there}], "main memory never holds all of it"
     monkeypatch.setattr("plait.training.resident.memory_for_steps", lambda device, _: 10 + device.index)
     base = fresh(tiny, compute=Compute(there, torch.bfloat16), others=(torch.device("cuda", 1),))
     with pytest.raises(MachineError, match="does not fit into the memory of cuda:0, cuda:1"):
-        base.carrying(blueprint.spec, blueprint.initial)
+        base.with_adapter(blueprint.spec, blueprint.initial)
     assert asked[1:] == ["auto"]
 
 
@@ -106,7 +106,7 @@ def test_a_base_that_an_adapter_changed_is_read_again(tiny: LocatedBase, monkeyp
     expected = logits(fresh(tiny), plain)
     loads, base = Loads(monkeypatch), fresh(tiny)
     logits(base, plain)
-    model = base.carrying(whole.spec, whole.initial)
+    model = base.with_adapter(whole.spec, whole.initial)
     with torch.no_grad():
         next(p for name, p in model.named_parameters() if name.endswith("norm.weight")).mul_(2)
     assert torch.equal(logits(base, plain), expected)

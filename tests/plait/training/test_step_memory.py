@@ -40,7 +40,7 @@ def train(resident: ResidentBase, blueprint: AdapterTemplate) -> Callable[[StepM
 
     def run(memory: StepMemory) -> np.ndarray:
         spec = blueprint.spec
-        model = resident.carrying(spec, AdapterState(spec.layout, blueprint.initial.flat))
+        model = resident.with_adapter(spec, AdapterState(spec.layout, blueprint.initial.flat))
         parameters = adapter_parameters(model, spec.layout)
         start = blueprint.initial.flat
         return train_steps(
@@ -125,7 +125,7 @@ def test_one_sequence_that_does_not_fit_is_one_line(
 def test_an_evaluation_gives_way_too(
     resident: ResidentBase, blueprint: AdapterTemplate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = resident.carrying(blueprint.spec, blueprint.initial)
+    model = resident.with_adapter(blueprint.spec, blueprint.initial)
     whole = measure_losses(model, rows(), task=AdapterTask.CAUSAL_LM, pad_token=0, batch_size=6)
     honest = losses.BatchLoss.by_sequence
 
@@ -167,7 +167,7 @@ def halves(tiny) -> ResidentBase:
 
 
 def train_on(base: ResidentBase, made: AdapterTemplate, settings: Settings = HALVES) -> LocalTraining:
-    model = base.carrying(made.spec, AdapterState(made.spec.layout, made.initial.flat))
+    model = base.with_adapter(made.spec, AdapterState(made.spec.layout, made.initial.flat))
     parameters = adapter_parameters(model, made.spec.layout)
     inputs = TrainingInputs(rows(), settings, made.initial.flat)
     return train_steps(model, parameters, inputs, task=AdapterTask.CAUSAL_LM, pad_token=0)

@@ -38,7 +38,7 @@ def rows(resident: ResidentBase) -> list[Example]:
 def trained(
     resident: ResidentBase, blueprint: AdapterTemplate, rows: list[Example], settings: Settings
 ) -> AdapterState:
-    model = resident.carrying(blueprint.spec, blueprint.initial)
+    model = resident.with_adapter(blueprint.spec, blueprint.initial)
     parameters = adapter_parameters(model, blueprint.spec.layout)
     start = blueprint.initial.flat
     done = train_steps(
@@ -72,7 +72,7 @@ def run(
     """Steps on all rows at once, so that their order does not matter."""
     state = options.pop("state", AdapterState(blueprint.spec.layout, beginning(blueprint)))
     carried = options.pop("carried", NOTHING)
-    model = resident.carrying(blueprint.spec, state)
+    model = resident.with_adapter(blueprint.spec, state)
     parameters = adapter_parameters(model, blueprint.spec.layout)
     settings = replace(settings, batch_size=len(rows), max_grad_norm=options.pop("clipped_to", 100.0))
     inputs = TrainingInputs(rows, settings, state.flat, carried)
@@ -90,7 +90,7 @@ def test_the_slope_along_a_movement_is_the_losss_derivative_before_any_step(
 
     def loss(ahead: float) -> float:
         values = beginning(blueprint) + ahead * movement
-        model = resident.carrying(blueprint.spec, AdapterState(blueprint.spec.layout, values))
+        model = resident.with_adapter(blueprint.spec, AdapterState(blueprint.spec.layout, values))
         return measure_losses(model, rows, task=AdapterTask.CAUSAL_LM, pad_token=0, batch_size=8).loss
 
     assert done.report.slope == pytest.approx((loss(0.01) - loss(-0.01)) / 0.02, rel=0.05)
@@ -115,7 +115,7 @@ def test_a_step_predicts_a_fall_of_a_quarter_of_the_loss_at_most_and_the_first_o
     resident: ResidentBase, blueprint: AdapterTemplate, rows: list[Example]
 ) -> None:
     state = AdapterState(blueprint.spec.layout, beginning(blueprint))
-    model = resident.carrying(blueprint.spec, state).train()
+    model = resident.with_adapter(blueprint.spec, state).train()
     parameters = adapter_parameters(model, blueprint.spec.layout)
     tokens = torch.stack([torch.from_numpy(row.tokens.astype(np.int64)) for row in rows])
     loss = model(input_ids=tokens, labels=tokens, use_cache=False).loss
@@ -258,7 +258,7 @@ def test_steps_equal_torchs_own_adamw_on_pefts_parameters(
     monkeypatch.setattr("plait.training.learner.LARGEST_FALL", math.inf)
     settings = replace(SETTINGS, weight_decay=0.1, max_grad_norm=0.05, batch_size=8)
     ours = trained(resident, blueprint, rows, settings)
-    model = resident.carrying(blueprint.spec, blueprint.initial).train()
+    model = resident.with_adapter(blueprint.spec, blueprint.initial).train()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     # Its usual epsilon would make steps of small gradients smaller, and so tell their sizes.
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.1, eps=EPSILON)
@@ -309,7 +309,7 @@ def test_only_the_trained_side_moves(
         trains = f"lora_{side}" in slot.name
         assert same.mean() < 0.01 if trains else same.all()
         assert done.moments.steps[number] == (3 if trains else 0)
-    carried = resident.carrying(blueprint.spec, before)
+    carried = resident.with_adapter(blueprint.spec, before)
     assert all(parameter.requires_grad for parameter in adapter_parameters(carried, blueprint.spec.layout))
 
 
@@ -360,7 +360,7 @@ def test_training_stops_at_the_step_at_which_its_task_is_abandoned(
 
 
 def test_masked_tokens_and_padding_do_not_count(resident: ResidentBase, blueprint: AdapterTemplate) -> None:
-    model = resident.carrying(blueprint.spec, blueprint.initial)
+    model = resident.with_adapter(blueprint.spec, blueprint.initial)
     tokens = np.arange(5, 17, dtype=np.int32)
     labels = np.where(np.arange(12) >= 8, tokens, IGNORED).astype(np.int32)
     short, long = Example(tokens, labels), Example(np.arange(40, 72, dtype=np.int32), np.arange(40, 72, dtype=np.int32))
@@ -378,7 +378,7 @@ def test_masked_tokens_and_padding_do_not_count(resident: ResidentBase, blueprin
 def test_the_fused_way_takes_the_steps_of_pefts_modules(
     resident: ResidentBase, blueprint: AdapterTemplate, rows: list[Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = resident.carrying(blueprint.spec, blueprint.initial)
+    model = resident.with_adapter(blueprint.spec, blueprint.initial)
     assert BatchLoss(model, task=AdapterTask.CAUSAL_LM, pad_token=0)._fused is not None
     uneven = [Example(row.tokens[: 9 + 3 * at], row.labels[: 9 + 3 * at]) for at, row in enumerate(rows)]
     fused = run(resident, blueprint, uneven, SETTINGS)
