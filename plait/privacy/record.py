@@ -309,7 +309,7 @@ class RecordCharge:
     def after(self, job: TrainJob, kept: Kept, outgoing: Outgoing) -> tuple[Outgoing, None]:
         """The update states what it has cost so far, and nothing that has no noise."""
         del kept
-        return replace(outgoing, said={EPSILON: job.charge.epsilon if job.charge else 0.0}), None
+        return replace(outgoing, metrics={EPSILON: job.charge.epsilon if job.charge else 0.0}), None
 
     def _privacy(self, size: DataSize, settings: Settings) -> RecordPrivacy:
         purse = Purse(self.speaker)

@@ -13,21 +13,19 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Annotated, Protocol, cast
+from typing import Annotated, Protocol, cast
 
 from pydantic import Field
 
 from plait.errors import ConfigError, RunInterrupted
 from plait.ledger.events import Adapter, Base, Evaluated, Event, Resumed, RunFinished, RunStarted
+from plait.ledger.ledger import OnEvent, read_events
 from plait.ledger.watch import change_since
 from plait.own_code import BrokenError, Check, chosen_function, instance_of, located_errors
 from plait.plugins import Kind, find
 from plait.rounds.channel import StopRequest
+from plait.rounds.run_directory import RunDirectory
 from plait.settings.choice import parse_choice, split_choices, with_options
-
-if TYPE_CHECKING:
-    from plait.ledger.ledger import OnEvent
-    from plait.rounds.run_directory import RunDirectory
 
 
 class Stop(Enum):
@@ -114,7 +112,7 @@ class CallbackRunner:
             self.check()
 
     def __call__(self, event: Event) -> None:
-        """Tell of an event. Never raises: the run is told to stop instead, between two steps of its work."""
+        """Pass an event on. Never raises: the run is asked to stop instead, between two steps of its work."""
         for each in self._callbacks:
             if self.failure is not None:
                 return
@@ -192,10 +190,7 @@ def callback_named(text: str) -> Callback:
 def heard(
     names: str, directory: RunDirectory, stop: StopRequest, on_event: OnEvent = lambda _: None
 ) -> Generator[OnEvent]:
-    """The callbacks that settings name hear the run in the block.
-
-    Args:
-        directory: of the run; of a resumed one they hear the recorded events first.
+    """Run the callbacks that settings name in the block; in a resumed run they receive the recorded events first.
 
     Yields:
         What to call with every event.
@@ -206,8 +201,6 @@ def heard(
     """
     hearing = CallbackRunner([callback_named(text) for text in split_choices(names) if text not in TRACKERS], stop)
     if names and directory.has_started:
-        from plait.ledger.ledger import read_events
-
         hearing.repeat(read_events(directory.ledger))
 
     def hear(event: Event) -> None:

@@ -135,7 +135,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Scalars and files of a checkpoint, as they were written."""
     scalars = cast("dict[str, Any]", read_json((folder / "state.json").read_bytes()))
     if scalars.pop("digest") != digest_of(scalars) or folder.name != f"round-{scalars['round']:06d}":
-        raise PeerError("state.json was changed, expected it as it was written")
+        raise PeerError("state.json does not match its digest")
     files: dict[str, bytes] = {}
     for name, digest in cast("dict[str, str]", scalars["files"]).items():
         files[name] = (folder / Path(name).name).read_bytes()

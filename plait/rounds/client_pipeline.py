@@ -15,12 +15,12 @@ from plait.rounds.hooks import Hook, Outgoing
 from plait.rounds.local_model import DataSize, Trained, TrainJob
 from plait.rounds.memory import ClientSecret, ClientStore
 from plait.rounds.terms import AgreedTerms, DataJournal
-from plait.wire.envelope import Direction, Encoding, Header, encode_delta, seal
+from plait.trust.keys import NodeIdentity
+from plait.wire.envelope import Direction, Encoding, Header, encode_delta, seal, with_signature
 from plait.wire.messages import Evaluation, Reply, UpdateReply
 from plait.wire.settings import Settings
 
 if TYPE_CHECKING:
-    from plait.trust.keys import NodeIdentity
     from plait.wire.masked_messages import MaskingTask
 
 
@@ -29,7 +29,7 @@ _LEAST_AVERAGED = 4
 
 
 class UpdateSender(Protocol):
-    """How what one client says leaves it."""
+    """How the answers of one client leave it."""
 
     def settings(self, settings: Settings) -> Settings:
         """The settings that a client trains by, from those of its task."""
@@ -39,7 +39,7 @@ class UpdateSender(Protocol):
         """A job before its hooks run.
 
         Raises:
-            PeerError: nothing that is said of it now could leave.
+            PeerError: no update of it could leave now.
         """
         ...
 
@@ -85,7 +85,7 @@ class PlainSender:
         if header is None:
             raise ValueError("the job belongs to no task")
         encoded = outgoing.encoded or encode_delta(outgoing.delta, job.settings.codec)
-        said = Header(
+        outgoing_header = Header(
             direction=Direction.UPDATE,
             run_id=header.run_id,
             round=job.settings.round,
@@ -94,14 +94,10 @@ class PlainSender:
             spec_digest=header.spec_digest,
             relative_to=header.result_digest,
             examples=job.examples,
-            metrics=_said(job, outgoing.trained, encoded.encoding) if outgoing.said is None else outgoing.said,
+            metrics=_metrics(job, outgoing.trained, encoded.encoding) if outgoing.metrics is None else outgoing.metrics,
         )
-        update = seal(said, encoded).data
-        if not self.sign:
-            return UpdateReply(update)
-        from plait.wire.envelope import with_signature
-
-        return UpdateReply(with_signature(update, self.sign))
+        update = seal(outgoing_header, encoded).data
+        return UpdateReply(with_signature(update, self.sign) if self.sign else update)
 
     def losses(self, header: Header, settings: Settings, measure: Callable[[], Evaluation]) -> Evaluation:
         """All that was measured."""
@@ -114,8 +110,7 @@ class PlainSender:
         raise PolicyError("a masked sum is asked for, but the run configuration has no masks")
 
 
-def _said(job: TrainJob, trained: Trained, encoding: Encoding) -> dict[str, float]:
-    """What an update says of its training."""
+def _metrics(job: TrainJob, trained: Trained, encoding: Encoding) -> dict[str, float]:
     return {
         "train_loss": trained.report.loss,
         **_of_first_batch(job, trained),
@@ -133,7 +128,7 @@ def _said(job: TrainJob, trained: Trained, encoding: Encoding) -> dict[str, floa
 
 
 def _of_first_batch(job: TrainJob, trained: Trained) -> dict[str, float]:
-    """The metrics of the first step; left out where they would be those of very few sequences."""
+    # Left out where they would be those of very few sequences.
     sequences = job.settings.batch_size * job.settings.gradient_accumulation_steps
     if sequences < _LEAST_AVERAGED:
         return {}
@@ -141,7 +136,6 @@ def _of_first_batch(job: TrainJob, trained: Trained) -> dict[str, float]:
 
 
 def _figures(**figures: float | None) -> dict[str, float]:
-    """The metrics that the trainer reports."""
     return {name: figure for name, figure in figures.items() if figure is not None}
 
 
@@ -159,7 +153,7 @@ class ClientPipeline:
         is_open: whether nothing is held back, so that runs in which clients keep something to themselves are refused.
     """
 
-    saying: UpdateSender
+    sender: UpdateSender
     hooks: tuple[Hook, ...] = ()
     agree: Callable[[DataSize, Settings], None] = _agree_to_all
     is_open: bool = True

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from plait.aggregation import Rule, ServerOptimizer
 from plait.errors import ConfigError, RunInterrupted
@@ -31,9 +31,7 @@ from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import BudgetExhaustedError, Free, PrivacyBudget, RunPlan, TaskSettings
 from plait.rounds.run_state import Ranks, RunState, note_held
 from plait.rounds.spool import AnswerLog, Arrival, Intake
-
-if TYPE_CHECKING:
-    from plait.trust.keys import Vouch
+from plait.trust.keys import Vouch
 
 
 class CannotRecomputeError(ConfigError):

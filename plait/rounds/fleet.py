@@ -91,7 +91,7 @@ def _read(path: str) -> _File:
     except OSError as error:
         raise ConfigError(f"cannot read '{path}': {error.strerror or error}") from error
     if len(data) > _MOST_BYTES:
-        raise ConfigError(f"'{path}' has more than {_MOST_BYTES} bytes, expected a list of devices")
+        raise ConfigError(f"'{path}' has more than {_MOST_BYTES} bytes: too large for a list of devices")
     try:
         return _File.model_validate(read_toml(data))
     except ValidationError as error:
@@ -121,7 +121,7 @@ def _device(kind: _Kind, where: str, base_parameters: int) -> FleetDevice:
         if not figures.get(key):
             raise ConfigError(f"{where}: {key} is missing; give it there, or a profile: {', '.join(PROFILES)}")
     if kind.battery_wh is not None and figures.get("watts") is None:
-        raise ConfigError(f"{where}: battery_wh is given, expected watts too: without them a battery never runs out")
+        raise ConfigError(f"{where}: battery_wh is given without watts: give both, or the battery never runs out")
     hours_of(kind.hours)
     return FleetDevice(**cast("dict[str, Any]", figures))
 
@@ -183,7 +183,7 @@ PROFILES: Mapping[str, Profile] = {
 
 
 def opens(config: RunConfig, opening: RunContext) -> FleetDescribed | None:
-    """What the ledger says of a run's devices; None if it does.
+    """The event of a run's devices; None if they are recorded.
 
     Raises:
         ConfigError: the run goes on with others than it began with.
@@ -194,8 +194,8 @@ def opens(config: RunConfig, opening: RunContext) -> FleetDescribed | None:
         return now
     if began.fleet != now.fleet:
         raise ConfigError(
-            f"fleet '{config.fleet}' have changed since the run began, expected those that its ledger names; "
-            "put the old file back, or begin a new run with another --out"
+            f"fleet '{config.fleet}' has changed since the run began; put the old file back, or begin a new run with "
+            "another --out"
         )
     return None
 
@@ -203,5 +203,5 @@ def opens(config: RunConfig, opening: RunContext) -> FleetDescribed | None:
 def check(config: RunConfig, *, simulates: bool) -> None:
     """Refuse devices of clients that have their own, and a file that cannot be."""
     if not simulates:
-        raise ConfigError(f"fleet is '{config.fleet}', expected none: clients of a network have devices of their own")
+        raise ConfigError(f"fleet is '{config.fleet}', but clients of a network have devices of their own")
     load_fleet(config.fleet, base_parameters=1)  # profiles' speeds follow once the base is known

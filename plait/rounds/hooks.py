@@ -57,14 +57,14 @@ class Outgoing:
     Attributes:
         encoded: the delta once a hook has packed it; None before.
         numbers: the delta as whole numbers on the job's grid, likewise.
-        said: what the update says of its training, where a hook decides that; None for what the trainer reports.
+        metrics: of the update, where a hook decides them; None for those that the trainer reports.
     """
 
     trained: Trained
     delta: AdapterState
     encoded: EncodedDelta | None = None
     numbers: NDArray[np.int32] | None = None
-    said: Mapping[str, float] | None = None
+    metrics: Mapping[str, float] | None = None
 
 
 class Hook(Protocol):
@@ -80,11 +80,7 @@ class Hook(Protocol):
         ...
 
     def before(self, job: TrainJob, kept: Kept) -> TrainJob:
-        """The job to train.
-
-        Args:
-            kept: the hook's value from the client's previous round; empty if there is none.
-        """
+        """The job to train; `kept` is the hook's value from the client's previous round, empty if there is none."""
         ...
 
     def after(self, job: TrainJob, kept: Kept, outgoing: Outgoing) -> tuple[Outgoing, Kept | None]:
@@ -170,7 +166,7 @@ class FoundRate:
 
 @dataclass(frozen=True)
 class Slope:
-    """The hook: training is told the last movement, and measures the slope along it."""
+    """The hook: training receives the last movement, and measures the slope along it."""
 
     key = "slope"
 
@@ -193,7 +189,6 @@ class Slope:
 
 
 OWN_SIDE = "own side"
-"""Key of this hook's value."""
 
 
 @dataclass(frozen=True)
@@ -249,7 +244,6 @@ def without(delta: AdapterState, geometry: Geometry, side: Side) -> AdapterState
 
 
 OWN_ADAPTER = "own adapter"
-"""Key of this hook's value."""
 
 # Decay per round; with other values a personalized adapter is worse (simulations/LOG.md).
 _LASTS = 0.7
@@ -290,11 +284,7 @@ def share_measured(settings: Settings) -> float:
 
 
 def own_adapter(shared: AdapterState, kept: Kept, share: float) -> AdapterState:
-    """A client's personalized adapter; the shared one if it has none yet.
-
-    Args:
-        share: 0 (the shared one) to 1 (as far as the client's own steps lead).
-    """
+    """A client's personalized adapter; the shared one if it has none yet, or for a `share` of 0."""
     lead = kept.vector("lead", shared.layout.size)
     if lead is None or not share:
         return shared

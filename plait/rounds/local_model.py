@@ -1,4 +1,4 @@
-"""The interface of the training machine for a client's rounds: a base with the client's own data, and training jobs.
+"""What a client's rounds need of the machine that trains: a base with the client's own data, and training jobs.
 
 Knows no torch: `plait.training.local_model` implements the protocol.
 """

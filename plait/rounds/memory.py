@@ -36,7 +36,7 @@ IRREPLACEABLE = frozenset(
 # Of these, what may not be kept where it ends with the process: an account that is lost could be spent twice.
 MUST_LAST = frozenset({"record-privacy"})
 
-# What stays where a run is over because its server says so: by the secret the journal of the data knows the run again.
+# What stays where a run is over on its server's word: by the secret the journal of the data recognises the run.
 OUTLASTS_RUN = MUST_LAST | {"secret"}
 
 
@@ -124,11 +124,7 @@ def _of(half: str, named: Mapping[str, _Value]) -> dict[str, _Value]:
 
 @dataclass(eq=False)
 class DiskMemory:
-    """A `plait.rounds.memory.ClientStore` in a folder.
-
-    Attributes:
-        folder: made when something is first stored, private to its owner.
-    """
+    """A `ClientStore` in a folder, which is made when something is first stored, private to its owner."""
 
     folder: Path
     _: KW_ONLY
@@ -157,12 +153,7 @@ _OWN = "own"
 
 
 def keep_only_what_lasts(folder: Path, *, besides: Collection[str] = ()) -> None:
-    """Remove the values that only further rounds would need.
-
-    Args:
-        folder: the memory of one client in one run, which is over.
-    """
-    # Imported here so that `plait --help`, which imports this module, need not load numpy.
+    """Remove what only further rounds would need from a client's folder of a run that is over."""
     own = ClientState.from_bytes(read_if_there(folder / _OWN) or b"")
     if own and own.before.arrays:
         write_atomically(folder / _OWN, ClientState(own.run_id, after=own.after).to_bytes())
@@ -215,9 +206,5 @@ class ClientSecret:
         return replace(settings, seed=int.from_bytes(key[:8], "big") >> 1)
 
     def rounding(self, number: int, received: bytes) -> bytes:
-        """The key of a round's rounding: the same in every attempt at a round.
-
-        Args:
-            received: digest of the adapter that the update starts from.
-        """
+        """The key of a round's rounding, the same in every attempt; `received` is the starting adapter's digest."""
         return derived(self.value, b"rounding", number.to_bytes(8, "big"), received)

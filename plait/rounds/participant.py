@@ -110,9 +110,7 @@ class ClientCache:
             )
         spec_json = header.spec_json or self._recall("spec").decode()
         if not self.carries(request := parse_spec(spec_json)):
-            raise ConfigError(
-                f"rank of the adapter is {request.rank}, expected at most {self.max_rank}, this client's max-rank"
-            )
+            raise ConfigError(f"rank of the adapter is {request.rank}, above this client's max-rank of {self.max_rank}")
         spec, initial = self.model.prepare(spec_json)
         if spec.digest != header.spec_digest:
             raise NeedFullError(f"adapter spec is {header.spec_digest.hex()[:16]}, held is {spec.digest.hex()[:16]}")
@@ -159,7 +157,7 @@ class Participant:
 
     Attributes:
         terms: the client's agreement; tasks that differ are refused. None accepts any task.
-        way: how what it says leaves it, and what that costs; if None, in the open, unsigned and for nothing.
+        way: how its updates are sent and charged; None for in the open, unsigned and free.
         refusal: why the newest task was refused, for this client's operator; empty if it was not.
     """
 
@@ -195,11 +193,11 @@ class Participant:
             raise
         except PlaitError as error:
             self.refusal = str(error)
-            # Words have counts of records, and what is wrong with them. What it did itself a server knows.
+            # Details name counts of records and what is wrong with them. What the server did itself it knows.
             is_of_server = isinstance(error, PeerError) and not isinstance(error, PolicyError)
-            is_told = not self._is_noised and (is_of_server or not self._counts_stay)
-            told = self.refusal if is_told else "this client's log says why"
-            return encode_reply(Refusal(self.name, reason_of(error), told))
+            is_sent = not self._is_noised and (is_of_server or not self._counts_stay)
+            detail = self.refusal if is_sent else "this client's log has the reason"
+            return encode_reply(Refusal(self.name, reason_of(error), detail))
 
     @property
     def _way(self) -> ClientPipeline:
@@ -210,12 +208,12 @@ class Participant:
         task = decode_task(task_bytes, max_bytes=self.max_task_bytes, held=held)
         if not isinstance(task, DescribeTask | TrainTask | EvaluateTask):
             self._counts_stay = False
-            return encode_reply(self._way.saying.answer(task))
+            return encode_reply(self._way.sender.answer(task))
         if self.terms:
             self.terms.check_task(task)
         self._counts_stay, self._is_noised = task.settings.counts_stay, task.settings.is_noised
         if self._way.is_open and (self._counts_stay or self._is_noised):
-            raise PolicyError("clients of this run keep counts or losses to themselves, expected a run in the open")
+            raise PolicyError("clients of this run withhold counts or losses; this one is set up for a run in the open")
         if isinstance(task, DescribeTask):
             return encode_reply(self._describe(task))
         broadcast = read_envelope(task.broadcast, max_bytes=len(task.broadcast))
@@ -229,10 +227,10 @@ class Participant:
         if isinstance(task, TrainTask):
             return self._job(header, spec, state, task.settings)
         if self._is_noised:
-            raise PolicyError("losses are asked for, expected none: clients of this run say nothing without noise")
+            raise PolicyError("evaluation refused: only noised values leave this client")
         settings = task.settings
-        said = self._way.saying.losses(header, settings, lambda: self._evaluate(header, spec, state, settings))
-        return encode_reply(said)
+        reply = self._way.sender.losses(header, settings, lambda: self._evaluate(header, spec, state, settings))
+        return encode_reply(reply)
 
     def _describe(self, task: DescribeTask) -> ClientCard:
         request = parse_spec(task.spec_json)
@@ -246,10 +244,10 @@ class Participant:
             spec = request.unbuilt()
         size = self.model.data_size(spec, task.settings)
         if self.terms:
-            self._check_coverage(spec, self._way.saying.settings(self.terms.tasks.to_train(1, self.name)))
+            self._check_coverage(spec, self._way.sender.settings(self.terms.tasks.to_train(1, self.name)))
         self._way.agree(size, task.settings)
         if task.settings.counts_stay:
-            # How much data a client has is its own affair, too.
+            # How much data a client has stays with it, too.
             size = DataSize(0, 0, 0, 0, {})
         return ClientCard(
             client=self.name,
@@ -266,7 +264,7 @@ class Participant:
         )
 
     def _job(self, header: Header, spec: AdapterSpec, received: AdapterState, settings: Settings) -> TrainJob:
-        saying, settings = self._way.saying, self._way.saying.settings(settings)
+        sender, settings = self._way.sender, self._way.sender.settings(settings)
         size = self.model.data_size(spec, settings)
         self._check_coverage(spec, settings)
         job = TrainJob(
@@ -279,7 +277,7 @@ class Participant:
             examples=size.train_examples,
             client=self.name,
         )
-        return before_training(self._hooks, saying.begin(job), self.memory)
+        return before_training(self._hooks, sender.begin(job), self.memory)
 
     @property
     def _hooks(self) -> Sequence[Hook]:
@@ -290,8 +288,8 @@ class Participant:
             check_finite(trained.state)
         except PeerError as error:
             raise PlaitError(f"training diverged: {error}") from error
-        said = self._way.saying.update(job, after_training(self._hooks, job, trained, self.memory))
-        reply = encode_reply(said)
+        update = self._way.sender.update(job, after_training(self._hooks, job, trained, self.memory))
+        reply = encode_reply(update)
         if self._policy:
             self._policy.check_upload(len(reply))
         return reply

@@ -111,9 +111,7 @@ class RunDirectory:
         """The folder of an existing run."""
         run = cls(path)
         if not run.has_started:
-            raise ConfigError(
-                f"'{path}' holds no run (no ledger.jsonl with an event), expected a directory that plait wrote"
-            )
+            raise ConfigError(f"'{path}' holds no run: it has no ledger.jsonl with an event")
         check_stays_inside(path)
         return run
 

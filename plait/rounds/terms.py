@@ -71,7 +71,7 @@ class TaskHistory:
             )
         except (ValueError, KeyError, TypeError) as error:
             raise PolicyError(
-                "this client's record of a run's tasks is damaged, so it takes no further part in the run: restore it"
+                "this client's record of a run's tasks is damaged; restore the file to take further part in the run"
             ) from error
 
     def note(self, memory: ClientStore, header: Header, task: TrainTask | EvaluateTask, most: int) -> None:
@@ -82,7 +82,7 @@ class TaskHistory:
         """
         run_id = header.run_id.hex()
         if self.run_id not in ("", run_id):
-            raise PolicyError(f"run of the broadcast is {run_id[:16]}, expected {self.run_id[:16]} as before")
+            raise PolicyError(f"run of the broadcast is {run_id[:16]}, this client's is {self.run_id[:16]}")
         purpose, number = type(task).__name__, task.settings.round
         state = header.result_digest.hex()
         rounds = self.seen.setdefault(purpose, {})
@@ -165,11 +165,11 @@ class AgreedTerms:
         """Refuse a broadcast for another adapter or round than the task's, or for another client."""
         if header.spec_digest != self.own.digest or header.spec_json not in ("", self.own.text):
             raise PolicyError(
-                f"adapter spec of the broadcast is {header.spec_digest.hex()[:16]}, expected "
-                f"{self.own.digest.hex()[:16]} as the run configuration makes it"
+                f"adapter spec of the broadcast is {header.spec_digest.hex()[:16]}, but the run configuration makes "
+                f"{self.own.digest.hex()[:16]}"
             )
         if header.client not in ("", self.client):
-            raise PolicyError(f"broadcast is for client {header.client!a}, expected one for '{self.client}'")
+            raise PolicyError(f"broadcast is for client {header.client!a}, this client is '{self.client}'")
         after = task.settings.round - (1 if isinstance(task, TrainTask) else 0)
         if header.round != after:
             raise PolicyError(f"broadcast is of round {header.round}, expected {after} of this task")
@@ -184,16 +184,16 @@ class AgreedTerms:
         """The steps that a task may ask for; 0 if all clients take as many."""
         most = self.tasks.plan.most_steps
         if most and not 1 <= asked <= most:
-            raise PolicyError(f"steps of the task are {asked}, expected 1 to {most} as the run configuration says")
+            raise PolicyError(f"steps of the task are {asked}, but the run configuration allows 1 to {most}")
         return asked if most else 0
 
     @staticmethod
     def _check_settings(got: Settings, expected: Settings) -> None:
         for each in fields(Settings):
-            said, agreed = getattr(got, each.name), getattr(expected, each.name)
-            if said != agreed:
+            value, agreed = getattr(got, each.name), getattr(expected, each.name)
+            if value != agreed:
                 name = each.name.replace("_", "-")
-                raise PolicyError(f"{name} of the task is {said}, expected {agreed} as the run configuration says")
+                raise PolicyError(f"{name} of the task is {value}, but {agreed} in the run configuration")
 
 
 class GrowingLines(Protocol):
@@ -237,8 +237,7 @@ class DataJournal:
 
 
 def damaged() -> ConfigError:
-    """What is said of a journal that cannot be read."""
+    """The error of a journal that cannot be read."""
     return ConfigError(
-        "this client's journal of its data is damaged: what was unmasked and spent is unknown, so it takes no "
-        "part; restore it"
+        "this client's journal of its data is damaged: what was unmasked and spent is unknown; restore the file"
     )

@@ -1,4 +1,4 @@
-"""Checks of an answer before it counts: what it says of itself, and how large an update may be.
+"""Checks of an answer before it counts: what its header claims, and how large an update may be.
 
 Every refusal has a code (`Reason`) for the ledger. Callers have bounded the bytes.
 
@@ -34,6 +34,7 @@ from plait.adapters import AdapterState, Float32, Layout, add, is_small
 from plait.aggregation import Geometry, Side
 from plait.errors import PeerError
 from plait.ledger.events import Reason
+from plait.trust.keys import verify
 from plait.wire.envelope import EPSILON, Direction, Opened, Received, read_envelope, unpack
 from plait.wire.messages import ClientCard, Evaluation
 
@@ -189,8 +190,8 @@ class Expected:
     Attributes:
         examples: the client's own statement; None if that was checked before.
         public_key: its Ed25519 key, 32 bytes, if it proved to hold one: the update must then be signed with it.
-        epsilon: the most that its records may have cost: the update must then say what they
-            have, and nothing else of its training; None where they are not private.
+        epsilon: the most that its records may have cost: the update must then report what they have, and nothing else
+            of its training; None where they are not private.
     """
 
     run_id: bytes
@@ -221,7 +222,7 @@ def check_update(received: Received, expected: Expected) -> Opened:
     """
     header = received.header
     if header.direction != Direction.UPDATE:
-        raise RefusedUpdateError(Reason.DIRECTION, "envelope is a broadcast, expected an update")
+        raise RefusedUpdateError(Reason.DIRECTION, "envelope is a broadcast and no update")
     if header.client != expected.client:
         raise RefusedUpdateError(
             Reason.WRONG_CLIENT, f"update is signed by {header.client!r}, expected {expected.client!r}"
@@ -310,11 +311,7 @@ def check_evaluation(evaluation: Evaluation, card: ClientCard, round_number: int
 
 def _check_signature(received: Received, expected: Expected) -> None:
     if not received.signature:
-        raise RefusedUpdateError(
-            Reason.SIGNATURE, f"update of {expected.client!r} is not signed, expected its key's signature"
-        )
-    from plait.trust.keys import verify
-
+        raise RefusedUpdateError(Reason.SIGNATURE, f"update of {expected.client!r} is not signed by its key")
     if not verify(expected.public_key, received.signature, received.signed):
         raise RefusedUpdateError(Reason.SIGNATURE, f"signature on the update of {expected.client!r} is not its key's")
 
@@ -329,8 +326,10 @@ def _check_figures(figures: Mapping[str, float]) -> None:
 def _check_epsilon(figures: Mapping[str, float], most: float) -> None:
     spent = figures.get(EPSILON)
     if spent is None or len(figures) > 1:
-        said = ", ".join(sorted(figures)) or "nothing"
-        raise RefusedUpdateError(Reason.FIGURE, f"update says {said} of its training, expected {EPSILON} alone")
+        metrics = ", ".join(sorted(figures)) or "nothing"
+        raise RefusedUpdateError(
+            Reason.FIGURE, f"update reports {metrics} of its training; only {EPSILON} may leave a client here"
+        )
     if not 0 <= spent <= most * (1 + 1e-9):
         raise RefusedUpdateError(Reason.FIGURE, f"{EPSILON} is {spent:g}, expected 0 to {most:g}")
 

@@ -50,7 +50,7 @@ def client_way(way: ClientPipeline, masked: MaskedRounds, speaker: ClientContext
     """The way of a client that speaks under masks."""
     from plait.secagg.masking import UnderMasks
 
-    return replace(way, saying=UnderMasks(speaker, masked), is_open=False)
+    return replace(way, sender=UnderMasks(speaker, masked), is_open=False)
 
 
 def links(links: MessageBits, config: RunConfig, size: int, *, evaluates: bool, certified: bool) -> MessageBits:

@@ -214,7 +214,7 @@ def test_updates_are_signed_with_the_nodes_key(data: Path, tmp_path: Path) -> No
     participant = ContextParticipants()(
         context_of({"data": str(data), "name": "ada", "key": str(tmp_path / "node.key")})
     )
-    sign = participant.way.saying.sign
+    sign = participant.way.sender.sign
     assert sign is not None
     assert verify(key.public_bytes, sign(b"update"), b"update")
-    assert ContextParticipants()(context_of({"data": str(data)})).way.saying.sign is None
+    assert ContextParticipants()(context_of({"data": str(data)})).way.sender.sign is None

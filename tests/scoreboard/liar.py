@@ -122,7 +122,7 @@ def begin(case: Case, path: Path) -> Federation:
     federation = Federation(path, models, **{"wire": "fp32", "rounds": ROUNDS, "watch": watch, **UNBOUND, **case.plan})
     if federation.masked:
         (node,) = (node for node, name in federation.channel.names.items() if name == MALLORY)
-        saying = federation.channel.participants[node].way.saying
+        saying = federation.channel.participants[node].way.sender
         saying.masking = _Lying(saying.masking, case)
     return federation
 

@@ -73,7 +73,7 @@ class World:
         for participant in channel.participants.values():
             name = participant.name
             participant.way = federation.client_way(name, secret=None, journal=self.journal(name))
-            participant.way.saying.masking.journal.most = MOST
+            participant.way.sender.masking.journal.most = MOST
         return federation
 
     def sum(self, federation, purpose: str = "train", number: int = 1) -> Summed | None:
@@ -308,7 +308,7 @@ def _consent_to_another_run(world: World) -> str:
 def _fewer_than_the_policy_says(world: World) -> str:
     federation = world.begin("first", NAMES[:4])
     for participant in federation.channel.participants.values():
-        participant.way.saying.masking.journal.least = 5
+        participant.way.sender.masking.journal.least = 5
     return "" if world.sum(federation) is None else "a sum of four where the policy says five"
 
 

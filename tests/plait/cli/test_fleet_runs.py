@@ -112,7 +112,7 @@ def test_a_run_goes_on_with_the_devices_that_it_began_with(
     fleet.write_text(FLEET.replace("count = 2", "count = 3"))
     ran = plait(*resuming(out))
     fleet.write_text(FLEET)
-    assert (ran.code, "have changed since the run began" in ran.err) == (2, True)
+    assert (ran.code, "has changed since the run began" in ran.err) == (2, True)
 
 
 def test_a_file_of_devices_that_is_not_there_is_noticed_before_anything_is_loaded(plait, jsonl: Path, small) -> None:

@@ -106,12 +106,12 @@ def test_losses_that_a_server_asks_for_are_refused_and_a_refusal_tells_nothing(b
     evaluate = b"".join(encode_task(EvaluateTask(replace(task.settings, round=0), task.broadcast)))
     answer = decode_reply(participant.answer(evaluate), max_bytes=1 << 20)
     assert isinstance(answer, Refusal)
-    assert (answer.reason.name, answer.detail) == ("POLICY", "this client's log says why")
-    assert participant.refusal == "losses are asked for, expected none: clients of this run say nothing without noise"
+    assert (answer.reason.name, answer.detail) == ("POLICY", "this client's log has the reason")
+    assert participant.refusal == "evaluation refused: only noised values leave this client"
     # Another data set under the same name: how many records there are now is said to the client's operator alone.
     participant.model = replace(federation.models[asked.client], train_examples=123)
     answer = decode_reply(participant.answer(asked.task), max_bytes=1 << 20)
-    assert (answer.reason.name, answer.detail) == ("POLICY", "this client's log says why")
+    assert (answer.reason.name, answer.detail) == ("POLICY", "this client's log has the reason")
     assert participant.refusal.startswith("records: 123, expected 30")
 
 
@@ -138,8 +138,8 @@ def test_a_server_that_asks_again_from_another_adapter_pays_or_gets_nothing(begi
     ("said", "complaint"),
     [
         ({EPSILON: 8.1}, f"{EPSILON} is 8.1, expected 0 to 8"),
-        ({}, f"update says nothing of its training, expected {EPSILON} alone"),
-        ({EPSILON: 1.0, "train_loss": 2.0}, f"says {EPSILON}, train_loss of its training, expected {EPSILON} alone"),
+        ({}, "update reports nothing of its training"),
+        ({EPSILON: 1.0, "train_loss": 2.0}, f"reports {EPSILON}, train_loss of its training"),
     ],
 )
 def test_an_update_that_says_too_little_or_too_much_does_not_count(begin, monkeypatch, said, complaint):
@@ -156,7 +156,7 @@ def test_an_update_that_says_too_little_or_too_much_does_not_count(begin, monkey
     real = PlainSender.update
 
     def update(self, job, outgoing):
-        return real(self, job, replace(outgoing, said=said) if job.client == "bob" else outgoing)
+        return real(self, job, replace(outgoing, metrics=said) if job.client == "bob" else outgoing)
 
     monkeypatch.setattr(PlainSender, "update", update)
     federation.run()

@@ -434,7 +434,7 @@ def test_a_node_with_a_key_must_sign_its_updates(federate):
     assert {event["client"] for event in federation.of_kind("update_received")} == {"alice"}
     refused = {(event["client"], event["reason"]): event["detail"] for event in federation.of_kind("update_refused")}
     assert refused[("bob", "signature")] == "signature on the update of 'bob' is not its key's"
-    assert refused[("mallory", "signature")] == "update of 'mallory' is not signed, expected its key's signature"
+    assert refused[("mallory", "signature")] == "update of 'mallory' is not signed by its key"
 
 
 def test_only_as_many_clients_evaluate_as_are_asked_for_and_always_the_same(federate, fake_model):

@@ -35,7 +35,7 @@ def test_figures_that_are_not_given_come_from_the_profile(tmp_path: Path) -> Non
         ("[[device]]\nprofile = 'phone'\ndropout = 1.0\n", "less than 1"),
         (
             "[[device]]\nname='x'\ntokens_per_s=1\nup_mbps=1\ndown_mbps=1\nbattery_wh=1\n",
-            "battery_wh is given, expected watts too",
+            "battery_wh is given without watts",
         ),
         ("[device\n", "is not TOML"),
     ],

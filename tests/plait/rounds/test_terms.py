@@ -98,14 +98,14 @@ def test_what_was_agreed_on_is_done(bob):
 
 
 def test_steps_of_ones_own_are_those_that_the_run_configuration_allows(bob):
-    refused(bob.train(steps=1), "steps of the task is 1, expected 0 as the run configuration says")
+    refused(bob.train(steps=1), "steps of the task is 1, but 0 in the run configuration")
     stepping = SimpleNamespace(most=lambda local_steps: 4 * local_steps)
     plan = replace(bob.terms.tasks.plan, stepping=stepping)
     terms = replace(bob.terms, tasks=replace(bob.terms.tasks, plan=plan))
     spec_task = bob.terms.tasks.to_train(1, "bob")
     for steps, word in ((0, "are 0"), (9, "are 9")):
         task = TrainTask(replace(spec_task, steps=steps), bob.broadcast(bob.start))
-        assert refused(bob.ask(task, terms), f"steps of the task {word}, expected 1 to 8 as the run configuration says")
+        assert refused(bob.ask(task, terms), f"steps of the task {word}, but the run configuration allows 1 to 8")
     assert isinstance(bob.ask(TrainTask(replace(spec_task, steps=8), bob.broadcast(bob.start)), terms), UpdateReply)
 
 
@@ -152,7 +152,7 @@ def test_a_broadcast_for_another_client_is_refused(bob):
     task = TrainTask(bob.terms.tasks.to_train(1, "bob"), b"")
     bob.terms.check_header(header, task)
     bob.terms.check_header(replace(header, client="bob"), task)
-    with pytest.raises(PolicyError, match="broadcast is for client 'alice', expected one for 'bob'"):
+    with pytest.raises(PolicyError, match="broadcast is for client 'alice', this client is 'bob'"):
         bob.terms.check_header(replace(header, client="alice"), task)
 
 

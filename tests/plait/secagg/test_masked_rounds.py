@@ -291,7 +291,7 @@ def test_a_refusal_states_no_count(federate, fake_model):
     with pytest.raises(PeerError, match="expected"):
         federation.run()
     refused = [decode_reply(reply, max_bytes=len(reply)) for reply in replies]
-    assert {(type(reply), reply.detail) for reply in refused} == {(Refusal, "this client's log says why")}
+    assert {(type(reply), reply.detail) for reply in refused} == {(Refusal, "this client's log has the reason")}
     assert "7 records" in federation.channel.participants[100].refusal
 
 

@@ -197,7 +197,7 @@ class TestClientsRefuse:
         refusal = decode_reply(reply, max_bytes=len(reply))
         assert isinstance(refusal, Refusal)
         # Words could have counts that no noise covers.
-        assert refusal.detail == "this client's log says why"
+        assert refusal.detail == "this client's log has the reason"
         assert "without a masked sum" in participant.refusal
 
     @pytest.mark.parametrize("most", [0, 1])

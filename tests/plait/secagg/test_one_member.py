@@ -64,7 +64,7 @@ def lying(federation, change):
     """The same, with what mallory changes, if anything."""
     (node,) = (node for node, name in federation.channel.names.items() if name == MALLORY)
     if change:
-        saying = federation.channel.participants[node].way.saying
+        saying = federation.channel.participants[node].way.sender
         saying.masking = Lying(saying.masking, change)
     return federation
 
@@ -340,7 +340,7 @@ def test_shares_of_another_secret_cost_a_round_and_not_the_run(federate, fake_mo
 def test_figures_that_no_clients_have_cost_an_evaluation_and_not_the_run(federate, fake_model):
     federation = begin_small(federate, fake_model)
     participant = federation.channel.participants[100 + NAMES.index(MALLORY)]
-    honest = participant.way.saying.masking
+    honest = participant.way.sender.masking
 
     class LyingOfLosses(Lying):
         def masked(self, session, numbers, figures, **more):
@@ -348,7 +348,7 @@ def test_figures_that_no_clients_have_cost_an_evaluation_and_not_the_run(federat
                 figures = figures - np.uint64(1 << 40)
             return honest.masked(session, numbers, figures, **more)
 
-    participant.way.saying.masking = LyingOfLosses(honest, None)
+    participant.way.sender.masking = LyingOfLosses(honest, None)
     assert federation.run().round == ROUNDS
     missed = federation.of_kind("evaluation_missed")
     assert [event["round"] for event in missed] == list(range(ROUNDS + 1))
