@@ -186,10 +186,7 @@ class NoiseShares:
         return math.ceil(math.log2(2 * (DEVIATIONS * spread + 1)))
 
     def drawn(self, values: Float32, *, unit: float, guaranteed: int, key: bytes) -> NDArray[np.int64]:
-        """What a client sends, (size,): whole numbers around its rotated update, which is clipped here.
-
-        The 32 bytes of `key` are of this client, attempt and update alone.
-        """
+        """What a client sends, (size,): around its clipped update; the key is of this attempt and update alone."""
         centres = clipped_to_grid(
             values,
             clip_norm=unit * self.sensitivity,

@@ -72,21 +72,14 @@ class PrivateRounds:
         return bool(self._key) and (number, self._key.commitment(number, digest)) in self._intents
 
     def key_for(self, number: int, digest: bytes, *, clip_norm: float) -> bytes:
-        """The key that a round's noise follows from, once its intent is durable.
-
-        Raises:
-            BudgetSpentError: that would be one charge too many.
-        """
+        """The key that a round's noise follows from, once its intent is durable; raises as `intend`."""
         if self._key is None:
             raise ValueError("the noise of this run is its clients' own")
         self.intend(number, self._key.commitment(number, digest), clip_norm=clip_norm)
         return self._key.for_round(number, digest)
 
     def intend(self, number: int, commitment: str, *, clip_norm: float) -> None:
-        """Pay for a round, unless just this is paid for.
-
-        Args:
-            commitment: of the updates, or of the clients, that the noise is for.
+        """Pay for a round's noise over the updates, or clients, of this commitment, unless just that is paid for.
 
         Raises:
             BudgetSpentError: that would be one charge too many.
@@ -153,11 +146,7 @@ def started(
     fewest: int = 0,
     continues: bool = False,
 ) -> PrivacyStarted:
-    """The event of what a run promises.
-
-    Args:
-        key: of the run; None where clients add the noise.
-    """
+    """The event of what a run promises; without a key where clients add the noise."""
     is_adaptive = privacy.clip_norm is None
     return PrivacyStarted(
         unit="client",
@@ -193,12 +182,7 @@ class PrivateFold:
         return self._private.is_intended(number, self._digest(state, number, accepted))
 
     def fold(self, state: RunState, context: RoundContext, stored: Mapping[str, Stored]) -> Folded:
-        """Clip the updates, add them up in whole numbers, and noise the sum.
-
-        Raises:
-            BudgetSpentError: the noise of the round would exceed the run's epsilon.
-            MachineError: a stored update is gone.
-        """
+        """Clip the updates, add them up in whole numbers, and noise the sum; raises as `PrivateRounds.intend`."""
         spool, private, number = self._spool, self._private, context.round
         accepted = spool.counting(state, number, stored).accepted
         sent = spool.sent(number)

@@ -175,11 +175,7 @@ def _most(ring: Ring, clients: int) -> float:
 
 @dataclass(frozen=True)
 class MaskedGrid:
-    """The grid of a round, over the parts of a delta that clients send; the same at client and server.
-
-    Attributes:
-        received: digest of the adapter that the delta starts from; with the round it decides the rotation.
-    """
+    """The grid of a round over the parts of a delta that clients send; `received` is the digest of where it starts."""
 
     coding: Coding
     parts: tuple[slice, ...]

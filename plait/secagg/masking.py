@@ -43,12 +43,7 @@ _TASKS = {"train": TrainTask, "evaluate": EvaluateTask}
 
 @dataclass(eq=False)
 class Masking:
-    """One client.
-
-    Attributes:
-        identity: None if the driver does not prove keys, so that no sum can be masked.
-        journal: of the client's data over all runs; None in a simulation, which has a single operator.
-    """
+    """One client: no identity where the driver proves no keys, and no journal in a simulation of a single operator."""
 
     client: str
     memory: ClientStore
@@ -158,11 +153,7 @@ class Masking:
 
 @dataclass(eq=False)
 class UnderMasks:
-    """How one client sends its numbers.
-
-    Attributes:
-        charge: what a share of noise costs the client; None where nothing is charged.
-    """
+    """How one client sends its numbers; `charge` pays for its shares of noise, if any."""
 
     speaker: ClientContext
     masked: MaskedRounds

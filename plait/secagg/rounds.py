@@ -130,10 +130,7 @@ class MaskedRounds:
     def link_bits(self, size: int, *, sums: int, certified: bool) -> tuple[float, float]:
         """Bits of a client's uplink for each of `size` parameters, and of its downlink beside the broadcast.
 
-        All stages of so many sums are included.
-
-        Args:
-            certified: whether clients prove their keys to each other, as over a network.
+        All stages of so many sums are included; `certified` where clients prove their keys to each other.
         """
         near = 2 * CYCLES if self.clients > COMPLETE else self.clients - 1
         rotated, proof = rotated_size(size), _PROOF_BYTES * certified

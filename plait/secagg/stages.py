@@ -81,11 +81,7 @@ class ContestedError(TooFewError):
 
 @dataclass(eq=False)
 class MaskedStage(Generic[_Kind]):
-    """A stage, by what each client is asked; knows nothing of what the answers mean.
-
-    Attributes:
-        is_declined: whether a client's policy or journal forbids what it was asked.
-    """
+    """A stage, by what each client is asked; it is declined where a client's policy or journal forbids that."""
 
     server: ServerContext
     session: MaskedAttempt
