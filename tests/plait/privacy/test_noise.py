@@ -15,6 +15,16 @@ from plait.privacy.noise import BLOCK, DiscreteGaussian, IntegerGaussian, Keystr
 KEY = bytes(range(32))
 
 
+def is_chi_square(observed, expected, count):
+    """Small where cells are large enough, and hardly a draw in the others."""
+    enough = expected > 10
+    statistic = float(((observed - expected) ** 2 / np.maximum(expected, 1e-300))[enough].sum())
+    freedom = int(enough.sum()) - 1
+    # Wilson and Hilferty: a normal variable at 5 standard deviations.
+    assert statistic < freedom * (1 - 2 / (9 * freedom) + 5 * math.sqrt(2 / (9 * freedom))) ** 3
+    assert count - observed[enough].sum() < 200
+
+
 def above(k: float, sigma: float) -> float:
     return math.erfc(k / (sigma * math.sqrt(2))) / 2
 
@@ -30,13 +40,7 @@ def test_the_numbers_have_the_distribution_of_a_rounded_gaussian(sigma):
     upper = np.array([above(edge, sigma) for edge in edges])
     expected = count * -np.diff(np.concatenate([[1.0], upper, [0.0]]))
     observed = np.histogram(drawn, [-np.inf, *edges, np.inf])[0]
-    enough = expected > 10
-    statistic = float((((observed - expected) ** 2 / np.maximum(expected, 1e-300))[enough]).sum())
-    freedom = int(enough.sum()) - 1
-    # Wilson and Hilferty: a normal variable at 5 standard deviations.
-    limit = freedom * (1 - 2 / (9 * freedom) + 5 * math.sqrt(2 / (9 * freedom))) ** 3
-    assert statistic < limit
-    assert np.histogram(drawn, [-np.inf, *edges, np.inf])[0][~enough].sum() < 200
+    is_chi_square(observed, expected, count)
 
 
 @pytest.mark.parametrize("sigma", [0.3, 11.0])
@@ -117,12 +121,7 @@ def chances(variance, centre, places):
 
 def chi_square_is_small(drawn, places, expected):
     counted = np.array([(drawn == place).sum() for place in places])
-    enough = expected > 10
-    statistic = float(((counted - expected) ** 2 / np.maximum(expected, 1e-300))[enough].sum())
-    freedom = int(enough.sum()) - 1
-    # Wilson and Hilferty: a normal variable at 5 standard deviations.
-    assert statistic < freedom * (1 - 2 / (9 * freedom) + 5 * math.sqrt(2 / (9 * freedom))) ** 3
-    assert (len(drawn) - counted[enough].sum()) < 200
+    is_chi_square(counted, expected, len(drawn))
 
 
 @pytest.mark.parametrize("variance", [5.0, 85.3])

@@ -502,4 +502,3 @@ def test_a_roster_has_another_digest_for_every_change():
         replace(roster, session=replace(SESSION, attempt=b"c" * 16)),
     ]
     assert len({each.digest for each in (roster, *others)}) == 1 + len(others)
-    assert isinstance(roster, Roster)

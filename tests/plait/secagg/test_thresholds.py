@@ -45,13 +45,6 @@ def test_what_the_pages_say_in_words_follows():
     assert (groups_for(23), groups_for(24)) == (1, LEAST_GROUPS)
 
 
-@pytest.mark.parametrize(
-    ("clients", "groups"), [(3, 1), (8, 1), (23, 1), (24, 3), (40, 5), (64, 8), (100, 8), (1000, 8)]
-)
-def test_groups_are_at_least_three_of_at_least_eight(clients, groups):
-    assert groups_for(clients) == groups
-
-
 @pytest.mark.parametrize("count", [1, 3, 8])
 def test_every_name_is_in_one_group_and_sizes_differ_by_one_at_most(count):
     names = [f"client-{number}" for number in range(100)]

@@ -43,9 +43,6 @@ def test_what_is_no_certificate_or_no_tls_key_is_refused(tmp_path):
     NodeKey.generate().save(tmp_path / "node.key")
     with pytest.raises(ConfigError, match="not an ECDSA key"):
         read_key(tmp_path / "node.key")
-    (tmp_path / "node.key").write_bytes(b"garbage")
-    with pytest.raises(ConfigError, match="is not an ECDSA private key"):
-        read_key(tmp_path / "node.key")
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,8 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from plait.errors import ConfigError
 from plait.trust.certificate import read_certificate, read_key
@@ -133,9 +135,6 @@ def endorsed(kit, endorsement, *, authority=None, name="alice", key=None, now=No
 
 def signed_with(folder, role, name, key) -> Endorsement:
     """What the holder of any other certificate of the federation can make."""
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
     signature = read_key(folder / f"{role}.key").sign(_signed(name, key), ec.ECDSA(hashes.SHA256()))
     certificate = read_certificate(folder / f"{role}.crt").public_bytes(serialization.Encoding.DER)
     return Endorsement(certificate, signature)
