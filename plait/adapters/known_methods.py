@@ -185,3 +185,8 @@ FULL = Method(
     trains_base=True,
     learning_rate=1e-4,
 )
+
+KNOWN = {
+    method.name: method for method in (LORA_XS, VERA, IA3, PEANUT, BOTTLENECK, PFEIFFER, PROMPT, PREFIX, P_TUNING, FULL)
+}
+"""By name, the most common first."""

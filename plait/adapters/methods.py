@@ -17,40 +17,14 @@ from plait.settings.choice import Choices, parse_choice, with_options
 _ELSEWHERE: Mapping[str, str] = {"adalora": "it chooses ranks from one client's gradients; the nearest is 'lora'"}
 
 
-def _here() -> Mapping[str, Method]:
-    return {"lora": LORA, "rslora": RSLORA, "qlora": QLORA, "dora": DORA}
-
-
 def _known_methods() -> Mapping[str, Method]:
-    from plait.adapters.known_methods import (
-        BOTTLENECK,
-        FULL,
-        IA3,
-        LORA_XS,
-        P_TUNING,
-        PEANUT,
-        PFEIFFER,
-        PREFIX,
-        PROMPT,
-        VERA,
-    )
+    from plait.adapters.known_methods import KNOWN
 
-    return {
-        "lora_xs": LORA_XS,
-        "vera": VERA,
-        "ia3": IA3,
-        "peanut": PEANUT,
-        "bottleneck": BOTTLENECK,
-        "pfeiffer": PFEIFFER,
-        "prompt": PROMPT,
-        "prefix": PREFIX,
-        "p_tuning": P_TUNING,
-        "full": FULL,
-    }
+    return KNOWN
 
 
 METHODS: Choices[Method] = Choices(
-    (("lora", "rslora", "qlora", "dora"), _here),
+    (("lora", "rslora", "qlora", "dora"), lambda: {"lora": LORA, "rslora": RSLORA, "qlora": QLORA, "dora": DORA}),
     (
         ("lora_xs", "vera", "ia3", "peanut", "bottleneck", "pfeiffer", "prompt", "prefix", "p_tuning", "full"),
         _known_methods,

@@ -62,5 +62,5 @@ def trained(base: str, *, seed: int) -> Iterator[Source]:
         )
         client = simulation.model(round_number - 1)
         done = client.train(TrainJob(client, run.ranks.master.spec, settings, received=before, start=before))
-        yield Source(f"delta of {base}, round {round_number}", subtract(done.state, before), done.seconds)
+        yield Source(f"delta of {base}, round {round_number}", subtract(done.state, before), done.report.seconds)
         before = done.state
