@@ -21,6 +21,9 @@ from plait.data.rows import Room
 from plait.errors import DataError
 from plait.system import machine
 
+if sys.platform != "win32":
+    import resource
+
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
@@ -35,7 +38,7 @@ def most_batch_bytes() -> int:
 
 
 class _MemoryLimit:
-    """The limit of this process while blocks of `memory_limit` run; there is one for all threads."""
+    """The limit of this process while blocks of `memory_limit` run, for all threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -43,8 +46,6 @@ class _MemoryLimit:
         self._before = (0, 0)
 
     def begin(self, most_bytes: int) -> None:
-        import resource
-
         with self._lock:
             if not self._blocks:
                 soft, hard = self._before = resource.getrlimit(resource.RLIMIT_DATA)
@@ -55,8 +56,6 @@ class _MemoryLimit:
             self._blocks += 1
 
     def end(self) -> None:
-        import resource
-
         with self._lock:
             self._blocks -= 1
             if not self._blocks:
@@ -172,11 +171,7 @@ class Density:
         self._bytes = self._cells = self._rows = 0
 
     def unpack(self, size_bytes: int) -> None:
-        """Count bytes that were unpacked.
-
-        Raises:
-            DataError: the file is too small for what it has unpacked to.
-        """
+        """Count bytes that were unpacked; DataError if the file is too small for them."""
         self._bytes += size_bytes
         most = _FREE_BYTES + _MOST_BYTES_PER_BYTE * self._size_bytes
         if self._is_bounded and self._bytes > most:
@@ -186,11 +181,7 @@ class Density:
             )
 
     def row(self, columns: int) -> None:
-        """Count a row.
-
-        Raises:
-            DataError: the file is too small for its rows.
-        """
+        """Count a row; DataError if the file is too small for its rows."""
         self._rows += 1
         self._cells += columns + _CELLS_OF_ROW
         if self._is_bounded and self._cells > _FREE_CELLS + _CELLS_PER_BYTE * self._size_bytes:

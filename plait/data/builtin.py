@@ -23,11 +23,7 @@ _SKIPPED_FOLDERS = frozenset({"test", "tests", "idle_test", "_bundled", "__pycac
 
 
 def stdlib(cache: Path, progress: Progress) -> Dataset:  # noqa: ARG001 (every built-in is loaded alike)
-    """Read the standard library.
-
-    Raises:
-        MachineError: this Python has no source files.
-    """
+    """Read the standard library; MachineError if this Python has no source files."""
     root = Path(sysconfig.get_path("stdlib"))
     records = read_tree(root, packages=sys.stdlib_module_names)
     if not records:

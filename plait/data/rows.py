@@ -76,11 +76,7 @@ class RowError(Exception):
 
 @dataclass(frozen=True)
 class Records:
-    """Records of one kind.
-
-    Attributes:
-        records: in the order of their rows.
-    """
+    """Records of one kind, in the order of their rows."""
 
     shape: RecordShape
     place: str
@@ -100,11 +96,7 @@ class Room:
         self._bytes = 0
 
     def take(self, size_bytes: int, what: str) -> None:
-        """Count what is about to be kept.
-
-        Raises:
-            DataError: all together is more than there is room for.
-        """
+        """Count what is about to be kept; DataError if all together is more than there is room for."""
         self._bytes += size_bytes
         if self._bytes > self._most_bytes:
             raise DataError(

@@ -50,11 +50,7 @@ class Choice:
 
 
 def parse_split(text: str) -> tuple[SplitPart, ...]:
-    """Read ``--split``: none, one or two parts.
-
-    Raises:
-        ConfigError: it is something else.
-    """
+    """Read ``--split``, none, one or two parts; ConfigError if it is something else."""
     parts: list[SplitPart] = []
     for piece in filter(None, (piece.strip() for piece in text.split(","))):
         match = _SPLIT.fullmatch(piece)

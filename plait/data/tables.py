@@ -45,7 +45,6 @@ def arrow_records(schema: Any, batches: Iterable[Any]) -> Iterator[Mapping[str, 
 
 
 def _slices(schema: Any, batches: Iterable[Any]) -> Iterator[list[dict[str, object]]]:
-    """The same, some records at a time."""
     if not (names := _readable(schema)):
         return
     classes = class_names(schema.metadata or {})
@@ -254,11 +253,7 @@ _EXPECTED = (
 
 
 def object_source(data: object, name: str) -> DataSource:
-    """The source in an object.
-
-    Raises:
-        ConfigError: no data is known in objects of this type.
-    """
+    """The source in an object; ConfigError if no data is known in objects of this type."""
     what = f"data '{name}'"
     if _is_a(data, "datasets", "DatasetDict", "IterableDatasetDict"):
         parts = cast("Mapping[str, object]", data)

@@ -180,12 +180,7 @@ def fit_gguf(request: ExportRequest, progress: Progress) -> GgufAdapter:
 
 
 def write_gguf(path: Path, adapter: GgufAdapter, kind: str) -> None:
-    """Write the adapter as a GGUF file.
-
-    Raises:
-        ConfigError: a value is too large for the data type.
-        MachineError: the file cannot be written.
-    """
+    """Write the adapter; ConfigError if a value is too large for the data type."""
     source, architecture = adapter.fitted.source, ARCHITECTURES[adapter.shape.model_type]
     alpha = source.spec.alpha or 1.0
     try:

@@ -13,11 +13,7 @@ from plait.system.text import escaped
 
 
 def check_repository(name: str) -> None:
-    """Refuse a name that no repository can have, before anything is written.
-
-    Raises:
-        ConfigError: it is not ``OWNER/NAME``.
-    """
+    """Refuse a name that is not ``OWNER/NAME`` (ConfigError), before anything is written."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 

@@ -102,14 +102,7 @@ def merge_in_place(folder: Path, geometry: Geometry, state: AdapterState) -> Non
 
 
 def copy_model(directory: Path, folder: Path) -> None:
-    """Copy a model's weights, configuration and tokenizer, and no other files.
-
-    Args:
-        folder: the destination; made if missing.
-
-    Raises:
-        MachineError: a file cannot be read or written.
-    """
+    """Copy a model's weights, configuration and tokenizer, and no other files; MachineError if one cannot be."""
     others = [path.name for path in directory.iterdir() if path.is_file() and path.suffix in _OTHER_FILES]
     try:
         folder.mkdir(exist_ok=True)

@@ -143,11 +143,7 @@ def publish(adapter: Path, place: Path, *, round_number: int) -> Path:
 
 
 def check_place(place: Path) -> None:
-    """Refuse a directory that something else uses.
-
-    Raises:
-        ConfigError: it is a file, or its ``latest`` exists and is not a link.
-    """
+    """Refuse a file, or a directory whose ``latest`` exists and is not a link (ConfigError)."""
     link = place / LATEST
     if place.exists() and not place.is_dir():
         raise ConfigError(f"'{place}' is a file, expected a directory to publish to")
@@ -195,7 +191,6 @@ class _Answer:
 
     @property
     def shown(self) -> str:
-        """The message of the server on one line."""
         message: object = self.text
         with contextlib.suppress(ValueError, TypeError, KeyError):
             body = cast("dict[str, Any]", read_json(self.text))
@@ -225,11 +220,7 @@ def _post(address: str, timeout_s: float, api_key: str, path: str, body: dict[st
 
 
 def check_address(server: str) -> str:
-    """The address in the form for requests.
-
-    Raises:
-        ConfigError: it is not an HTTP address.
-    """
+    """The address in the form for requests; ConfigError if it is not an HTTP address."""
     address = server.rstrip("/").removesuffix("/v1")
     if not re.fullmatch(r"https?://[A-Za-z0-9._\[\]:-]+(/[A-Za-z0-9._~/-]*)?", address):
         raise ConfigError(f"address of vLLM is '{server}', expected one such as http://localhost:8000")

@@ -41,11 +41,7 @@ STYLE = CardStyle(library="peft", relation="adapter", what="An adapter in PEFT's
 
 
 def prepare_peft(request: ExportRequest, progress: Progress) -> Writer:  # noqa: ARG001 (every target is told)
-    """Check that the adapter can be written as a PEFT directory of the given rank.
-
-    Raises:
-        ConfigError: a rank is given and the adapter is not plain LoRA.
-    """
+    """Check that the adapter can be written as a PEFT directory of the given rank; ConfigError otherwise."""
     fitted = at_rank(request)
 
     def write(folder: Path) -> Written:
@@ -64,11 +60,7 @@ def prepare_peft(request: ExportRequest, progress: Progress) -> Writer:  # noqa:
 
 
 def at_rank(request: ExportRequest) -> Uniform:
-    """The adapter at the requested rank, or unchanged.
-
-    Raises:
-        ConfigError: a rank is given and the adapter is not plain LoRA.
-    """
+    """The adapter at the requested rank, or unchanged; ConfigError if a rank is given and it is not plain LoRA."""
     if request.rank is None:
         return Uniform(request.source, 0.0)
     geometry = plain_lora(request.source, use="--rank", instead="leave --rank out")

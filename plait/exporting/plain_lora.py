@@ -127,11 +127,7 @@ class Uniform:
 
 
 def uniform(source: Source, geometry: Geometry, *, rank: int) -> Uniform:
-    """The nearest adapter in which every module has `rank`.
-
-    Args:
-        rank: of every module, at least 1.
-    """
+    """The nearest adapter in which every module has `rank`, at least 1."""
     config = source.spec.peft_config
     scale = geometry.pairs[0].scale
     if source.spec.rank == rank and not config.get("use_rslora"):

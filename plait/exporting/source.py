@@ -289,11 +289,7 @@ def open_node(path: Path, *, base: str, progress: Progress = lambda _: None) -> 
 
 
 def with_own_side(spec: AdapterSpec, state: AdapterState, own: Float32, side: Side) -> AdapterState:
-    """The shared adapter with a client's own side in it.
-
-    Raises:
-        PlaitError: they are of another adapter.
-    """
+    """The shared adapter with a client's own side in it; PlaitError if they are of another adapter."""
     geometry = geometry_of(spec)
     widths = [pair.d_out if side is Side.B else pair.d_in for pair in geometry.pairs]
     rank, rest = divmod(len(own), sum(widths) or 1)
@@ -311,7 +307,6 @@ def with_own_side(spec: AdapterSpec, state: AdapterState, own: Float32, side: Si
 
 
 def _own(folder: Path) -> Kept | None:
-    """The personal part of the client's state after its newest round; None if there is none."""
     data = read_if_there(folder / "own")
     state = ClientState.from_bytes(data) if data else None
     if data and state is None:

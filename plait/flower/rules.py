@@ -16,6 +16,7 @@ import logging
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import partial
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,18 +33,22 @@ if TYPE_CHECKING:
 _ARRAYS, _DELTA, _METRICS, _WEIGHT = "arrays", "delta", "metrics", "num-examples"
 
 
-def flower_algorithm(tolerates: Callable[[int], int], strategy: Callable[[int, int], Strategy]) -> Algorithm:
+def flower_algorithm(
+    tolerates: Callable[[int], int], strategy: Callable[[ModuleType, int, int], Strategy]
+) -> Algorithm:
     """One of Flower's strategies as the algorithm of a rule.
 
     Args:
         tolerates: given a number of updates, the number of bad ones that the strategy withstands.
-        strategy: from the number of updates and of bad ones to the strategy.
+        strategy: from Flower's module of strategies and the numbers of updates and of bad ones to the strategy.
     """
 
     def combine(stacked: Stacked) -> Outcome:
+        from flwr.serverapp import strategy as flwr_strategies  # over a second
+
         updates = len(stacked.deltas)
         tolerated = tolerates(updates)
-        made = strategy(updates, tolerated)
+        made = strategy(flwr_strategies, updates, tolerated)
         replies = [
             _reply(number, delta, weight)
             for number, (delta, weight) in enumerate(zip(stacked.deltas, stacked.weights, strict=True), start=1)
@@ -95,24 +100,18 @@ def _quiet() -> Generator[None]:
         logger.setLevel(level)
 
 
-def _krum(updates: int, bad: int) -> Strategy:  # noqa: ARG001 (Krum takes one of however many)
-    from flwr.serverapp.strategy import Krum
-
-    return Krum(num_malicious_nodes=bad)
+def _krum(of: ModuleType, updates: int, bad: int) -> Strategy:  # noqa: ARG001 (Krum takes one of however many)
+    return of.Krum(num_malicious_nodes=bad)
 
 
-def _multi_krum(updates: int, bad: int) -> Strategy:
-    from flwr.serverapp.strategy import MultiKrum
-
+def _multi_krum(of: ModuleType, updates: int, bad: int) -> Strategy:
     # The paper's m, the most for which updates - m > 2 * bad + 2.
-    return MultiKrum(num_malicious_nodes=bad, num_nodes_to_select=max(1, updates - 2 * bad - 3))
+    return of.MultiKrum(num_malicious_nodes=bad, num_nodes_to_select=max(1, updates - 2 * bad - 3))
 
 
-def _bulyan(updates: int, bad: int) -> Strategy:
-    from flwr.serverapp.strategy import Bulyan, FedMedian
-
+def _bulyan(of: ModuleType, updates: int, bad: int) -> Strategy:
     # Without a bad client Bulyan is the plain mean; Flower refuses fewer than 3, of whom the median is the mean.
-    return Bulyan(num_malicious_nodes=bad) if updates >= 3 else FedMedian()
+    return of.Bulyan(num_malicious_nodes=bad) if updates >= 3 else of.FedMedian()
 
 
 BULYAN = Rule(

@@ -21,7 +21,7 @@ from pathlib import Path
 from plait.errors import ConfigError, MachineError
 from plait.report.progress import say
 from plait.system.address import Address
-from plait.system.child import Sidecar, when_over
+from plait.system.child import Sidecar, on_stdin_end
 
 _PREDECESSOR_S = 5.0
 _END_S = 5.0
@@ -60,7 +60,7 @@ def page_beside(place: Path, listen: str, *, status_json: Callable[[], str] | No
         say(f"live page on {shown}", quiet=False)
         yield shown
     finally:
-        process.over()
+        process.close_stdin()
         process.kill(after_s=_END_S)
         say(f"the page is closed; `plait report {place} --live` shows it again", quiet=False)
 
@@ -103,7 +103,7 @@ def main() -> None:
     _, file, place, line = sys.argv
 
     with socket.socket(fileno=int(file)) as listener:
-        when_over(lambda: os.kill(os.getpid(), signal.SIGTERM))
+        on_stdin_end(lambda: os.kill(os.getpid(), signal.SIGTERM))
         number = int(line)
         page = Page([Path(place)], token=page_token(), live=Live(Connection(number)) if number >= 0 else None)
         serve(page, listener)

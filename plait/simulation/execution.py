@@ -113,11 +113,7 @@ def _unused_replies(kind: RecordKind, settings: RunConfig) -> str:
 
 
 def begin(run: Run, *, quiet: bool) -> StartingPoint:
-    """What a new run is to begin with; says so where some of it is lost.
-
-    Raises:
-        PlaitError: the adapters that the run names cannot be begun with.
-    """
+    """The starting point of a new run; reports what of the given adapters is lost."""
     start = beginning_of(run)
     if start.lost > _WORTH_TELLING:
         say(f"rank {run.config.rank} loses {start.lost:.1%} of the given adapters", quiet=quiet)

@@ -48,12 +48,7 @@ class Loaded:
     def dataset(
         self, source: object, *, columns: str = "", split: str = "", progress: Progress = lambda _: None
     ) -> Dataset:
-        """The data that a run's settings name (see `plait.data.as_dataset`).
-
-        Raises:
-            ConfigError: there are no such data.
-            DataError: they cannot be read.
-        """
+        """The data that a run's settings name (see `plait.data.as_dataset`)."""
         if not isinstance(source, str):
             return as_dataset(source, columns=columns, split=split, progress=progress)
         key = (source, columns, split)
@@ -73,11 +68,7 @@ class Loaded:
         return self._base
 
     def tokens(self, records: Sequence[Record], tokenizer: Tokenizer, form: ExampleFormat) -> list[Example]:
-        """The examples made from the records (see `plait.training.tokenization.tokenise`).
-
-        Raises:
-            DataError: the data does not fit the base or the task.
-        """
+        """The examples made from the records (see `plait.training.tokenization.tokenise`)."""
         how = (self._base.fingerprint if self._base else b"", form, len(records))
         digest = hashlib.sha256(repr(how).encode())
         for record in records:

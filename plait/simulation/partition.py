@@ -120,11 +120,7 @@ def _partition_of(
     held_out: Sequence[Sequence[int]],
     notes: Sequence[str],
 ) -> Partition:
-    """The shares of these clients, as indices of records and of held-out ones.
-
-    Raises:
-        ConfigError: a client gets no record.
-    """
+    """The shares of these clients, as indices of records and of held-out ones; refused if a client gets no record."""
     for name, share in zip(names, shares, strict=True):
         if not share:
             raise ConfigError(f"client '{name}' gets no record, expected at least 1; take fewer clients or other skew")
@@ -162,7 +158,6 @@ def names_of(values: Sequence[str]) -> list[str]:
 
 
 def _renamed(column: str, values: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Says which values could not be names as they are."""
     changed = [
         f"{value[:_LONGEST_TOLD]!r} became {name}" for value, name in zip(values, names, strict=True) if value != name
     ]

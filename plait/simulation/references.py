@@ -31,10 +31,7 @@ def add_references(
     """Train every requested baseline that the run's ledger lacks, and record its result there.
 
     Args:
-        stop: asks to stop between two steps; the baseline in training is then lost.
-
-    Raises:
-        RunInterrupted: it was asked to stop.
+        stop: asks to stop between two steps (RunInterrupted); the baseline in training is then lost.
     """
     stop = stop or StopRequest()
 

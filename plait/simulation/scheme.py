@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from plait.data import Dataset, RecordKind
 from plait.errors import ConfigError
+from plait.own_code import chosen_function
 from plait.plugins import Kind, find
 from plait.settings.choice import parse_choice, with_options
 
@@ -146,8 +147,6 @@ def _own(text: str) -> Scheme:
     what = f"partition '{name}'"
     if not callable(found):
         raise ConfigError(f"{what} is a {type(found).__name__}, expected a function of (dataset, clients, seed)")
-    from plait.own_code import chosen_function
-
     split = with_options(chosen_function(found, ("dataset", "clients", "seed"), what=what), options, what=what)
     return Scheme(
         SchemeKind(name, name, split=split), ",".join(f"{key}={value}" for key, value in options.items()) or None

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from plait.rounds.channel import Channel, LocalChannel, StopRequest
 from plait.rounds.client_pipeline import ClientContext
-from plait.rounds.memory import IRREPLACEABLE, ClientStore, DiskMemory
+from plait.rounds.memory import IRREPLACEABLE, ClientSecret, ClientStore, DiskMemory
 from plait.rounds.participant import Participant
 from plait.rounds.run_directory import RunDirectory
 from plait.run import Run
@@ -26,7 +26,6 @@ from plait.simulation.partitioned_data import Shares
 from plait.training.local_model import PeftLocalModel
 
 if TYPE_CHECKING:
-    from plait.rounds.memory import ClientSecret
     from plait.rounds.terms import AgreedTerms
     from plait.simulation.workers import Workers
     from plait.training.local_model import OwnTrainer
@@ -104,12 +103,7 @@ class Simulation:
         return self._models[index]
 
     def participant(self, index: int, volatile: ClientStore | None = None) -> Participant:
-        """The client with this partition number.
-
-        Args:
-            index: from 0.
-            volatile: stores what may be lost with the process; by default this object does.
-        """
+        """The client with this partition number; `volatile` stores what may be lost with the process."""
         name, ranks = self.name(index), self.run.config.ranks
         max_rank = ranks[index % len(ranks)]
         if volatile is None:
@@ -129,8 +123,6 @@ class Simulation:
         )
 
     def _secret(self, name: str) -> ClientSecret:
-        from plait.rounds.memory import ClientSecret
-
         return ClientSecret.simulated(self.run.config.seed, name)
 
     def _identity(self, name: str) -> NodeIdentity:
@@ -185,11 +177,7 @@ class SharedBytes:
 
 
 class VolatileMemory:
-    """A `plait.rounds.memory.ClientStore` that ends with the process.
-
-    Args:
-        shared: of all clients of the process.
-    """
+    """A `plait.rounds.memory.ClientStore` that ends with the process; `shared` by all its clients."""
 
     def __init__(self, shared: SharedBytes) -> None:
         self._shared = shared
@@ -205,10 +193,7 @@ class VolatileMemory:
 
 
 class SimulatedMemory:
-    """The memory of a simulated client: values without another copy are stored on disk.
-
-    So a simulation that is killed continues to the same result.
-    """
+    """The memory of a simulated client: values without another copy are on disk, for a resumed run."""
 
     def __init__(self, volatile: ClientStore, folder: Path) -> None:
         self._volatile = volatile
@@ -219,11 +204,7 @@ class SimulatedMemory:
         return self._of(key).load(key)
 
     def save(self, key: str, data: bytes) -> None:
-        """Store `data` under `key`.
-
-        Raises:
-            MachineError: the disk is full or read-only.
-        """
+        """Store `data` under `key`; MachineError if the disk is full or read-only."""
         self._of(key).save(key, data)
 
     def _of(self, key: str) -> ClientStore:

@@ -136,11 +136,7 @@ class VirtualClock:
         self._now_s = moment_s
 
     def available(self, nodes: Sequence[int], at_least: int) -> Sequence[int]:
-        """Those of the nodes that are on now; time passes until there are enough.
-
-        Raises:
-            ConfigError: there are never enough.
-        """
+        """Those of the nodes that are on now; time passes until there are enough, or ConfigError: there never are."""
         for _ in range(24 * _DAYS_SEARCHED):
             on = [node for node in nodes if self.is_on(node)]
             if len(on) >= min(at_least, len(nodes)):

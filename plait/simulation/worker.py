@@ -3,7 +3,7 @@
     {"config": {…}, "base": {…}, "parts": 2}, their data    a run, in place of the one before; the answer is {}
     {"node": 3}, its task                                   the answer is {"silent": null}, and the client's
 
-An error is an answer too, and ends no process (`workers.told`).
+An error is an answer too, and ends no process (`workers.error_fields`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from plait.run import resolve
 from plait.settle import settle
 from plait.simulation.loaded import Loaded
 from plait.simulation.simulation import Simulation
-from plait.simulation.workers import SentShares, told
+from plait.simulation.workers import SentShares, error_fields
 from plait.system.child import ParentProcess
 from plait.training.bases import LocatedBase, quiet_libraries
 from plait.training.device import take_share
@@ -38,31 +38,31 @@ def _work(parent: ParentProcess) -> None:
     loaded = Loaded()
     clients: LocalChannel | None = None
     while True:
-        message = parent.hear()
+        message = parent.receive()
         try:
-            if clients is None or "config" in message.said:
-                clients = _opened(message.said, message.parts[0], loaded)
-                parent.say({})
+            if clients is None or "config" in message.fields:
+                clients = _opened(message.fields, message.parts[0], loaded)
+                parent.send({})
                 continue
-            answer = clients.answer(int(str(message.said["node"])), message.parts[0])
+            answer = clients.answer(int(str(message.fields["node"])), message.parts[0])
         except Exception as error:
-            parent.say(told(error))
+            parent.send(error_fields(error))
             continue
         if isinstance(answer, NoAnswer):
-            parent.say({"silent": answer.detail}, b"")
+            parent.send({"silent": answer.detail}, b"")
         else:
-            parent.say({"silent": None}, answer)
+            parent.send({"silent": None}, answer)
 
 
-def _opened(said: Mapping[str, object], shares: bytes, loaded: Loaded) -> LocalChannel:
+def _opened(fields: Mapping[str, object], shares: bytes, loaded: Loaded) -> LocalChannel:
     """The clients of a run."""
     quiet_libraries()
-    table = cast("dict[str, object]", said["config"])
+    table = cast("dict[str, object]", fields["config"])
     config = config_from_table(table, where="the run's settings")
     admit(*config.plugins)
-    base = cast("dict[str, str]", said["base"])
+    base = cast("dict[str, str]", fields["base"])
     located = LocatedBase(Path(base["directory"]), BaseReference(base["name"], None, base["fingerprint"]))
     run = resolve(settle(config), located)
     simulation = Simulation(run, SentShares.from_bytes(shares), loaded)
-    simulation.base.memory_limit_bytes = take_share(simulation.base.compute.device, int(str(said["parts"])))
+    simulation.base.memory_limit_bytes = take_share(simulation.base.compute.device, int(str(fields["parts"])))
     return simulation.here()

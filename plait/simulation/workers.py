@@ -47,11 +47,7 @@ Answer = bytes | NoAnswer
 
 
 class Workers:
-    """All processes of a run; each starts with its first task.
-
-    Args:
-        progress: told of every process that dies.
-    """
+    """All processes of a run; each starts with its first task, and `progress` gets a line for every one that dies."""
 
     def __init__(self, run: Run, data: Shares, *, progress: Callable[[str], None]) -> None:
         self._run = run
@@ -60,12 +56,8 @@ class Workers:
 
     @staticmethod
     def check(run: Run) -> None:
-        """Refuse parts of the user's own that other processes would not find.
-
-        Raises:
-            ConfigError: there is one.
-        """
-        for kind, text in config_from_table(_told_of(run), where="the run's settings").parts:
+        """Refuse parts of the user's own that other processes would not find."""
+        for kind, text in config_from_table(_announced(run), where="the run's settings").parts:
             if text and not is_importable(kind, parse_choice(text)[0]):
                 raise ConfigError(
                     f"{kind} is '{text}' and device is '{run.config.device}', expected a part in a module of its own, "
@@ -102,7 +94,7 @@ class Workers:
         """What a process is told of the run."""
         run, count = self._run, len(self._run.devices)
         config = {
-            **_told_of(run),
+            **_announced(run),
             "out": str(Path(run.config.out).absolute()),
             "device": str(compute.device),
             "dtype": compute.dtype_name,
@@ -117,17 +109,13 @@ class Workers:
         return {"config": config, "base": base, "parts": parts}, shares_of.to_bytes()
 
 
-def _told_of(run: Run) -> dict[str, Scalar]:
+def _announced(run: Run) -> dict[str, Scalar]:
     """The settings that the processes are told: those that clients of a network are, and what decides on slopes."""
     return {**welcome_table(run.settled.announced), "server-optimizer": run.config.server_optimizer}
 
 
 class _Worker:
-    """One process, and the thread that speaks to it.
-
-    Args:
-        begin: makes what it is told of the run.
-    """
+    """One process, and the thread that exchanges messages with it; `begin` makes the first one."""
 
     def __init__(
         self, name: str, begin: Callable[[], tuple[Mapping[str, object], bytes]], progress: Callable[[str], None]
@@ -141,11 +129,9 @@ class _Worker:
         self._thread = ThreadPoolExecutor(1)
 
     def give(self, node: int, task: TaskParts) -> Future[Answer]:
-        """Take a task."""
         return self._thread.submit(self._answer, node, task)
 
     def close(self) -> None:
-        """End the process."""
         with self._lock:
             self._is_closed = True
             if self._child:
@@ -162,9 +148,9 @@ class _Worker:
             child = self._ready()
             if child:
                 # Joined only now: most of a task is shared by all clients of a round.
-                child.say({"node": node}, b"".join(task))
-                if message := _heard(child):
-                    detail = cast("str | None", message.said["silent"])
+                child.send({"node": node}, b"".join(task))
+                if message := _receive(child):
+                    detail = cast("str | None", message.fields["silent"])
                     return message.parts[0] if detail is None else NoAnswer(detail)
             ending = self._ended()
         raise MachineError(
@@ -179,9 +165,9 @@ class _Worker:
                 raise RunInterrupted("the run has ended")
             child = self._child = self._child or Child("plait.simulation.worker")
         if not self._has_begun:
-            said, data = self._begin()
-            child.say(said, data)
-            if _heard(child) is None:
+            fields, data = self._begin()
+            child.send(fields, data)
+            if _receive(child) is None:
                 return None
             self._has_begun = True
         return child
@@ -196,20 +182,16 @@ class _Worker:
         return child.ending()
 
 
-def _heard(child: Child) -> ChildMessage | None:
+def _receive(child: Child) -> ChildMessage | None:
     """The next message of a process, which is no error; None if it has ended."""
-    message = child.hear()
-    if message and "error" in message.said:
-        raise raised(message.said)
+    message = child.receive()
+    if message and "error" in message.fields:
+        raise error_from(message.fields)
     return message
 
 
 class WorkersChannel(FixedNodes):
-    """A `plait.rounds.channel.Channel` to clients in other processes.
-
-    Args:
-        stop: stops the run; what clients are at is lost then, and done again when the run goes on.
-    """
+    """A `plait.rounds.channel.Channel` to clients in other processes; a stopped run does again what they are at."""
 
     def __init__(self, workers: Workers, count: int, *, stop: StopRequest | None) -> None:
         super().__init__(count, stop=stop)
@@ -263,17 +245,17 @@ class WorkersExchange:
         return node, answer.result()
 
 
-def told(error: Exception) -> dict[str, str]:
-    """An error as a message; the inverse of `raised`."""
+def error_fields(error: Exception) -> dict[str, str]:
+    """An error as a message; the inverse of `error_from`."""
     error = machine_fault(error) or error
     if isinstance(error, PlaitError):
         return {"error": type(error).__name__, "text": str(error)}
     return {"error": "", "text": "".join(traceback.format_exception(error))}
 
 
-def raised(said: Mapping[str, object]) -> Exception:
+def error_from(fields: Mapping[str, object]) -> Exception:
     """The error of a message."""
-    kind, text = getattr(errors, str(said["error"]), None), str(said["text"])
+    kind, text = getattr(errors, str(fields["error"]), None), str(fields["text"])
     if isinstance(kind, type) and issubclass(kind, PlaitError):
         return kind(text)
     *trace, last = text.strip().splitlines()
@@ -287,11 +269,7 @@ _TURNS = frozenset({"messages", "chosen", "rejected"})
 
 @dataclass(frozen=True, eq=False)
 class SentShares:
-    """The data of some clients, as another process sent them.
-
-    Attributes:
-        clients: share and histogram by client number.
-    """
+    """The data of some clients, as another process sent them: share and histogram by client number."""
 
     kind: RecordKind
     clients: Mapping[int, tuple[ClientShare, Mapping[str, int]]]

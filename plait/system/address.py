@@ -143,11 +143,7 @@ class AllowedHosts:
     names: frozenset[str] = frozenset()
 
     def has(self, authority: str) -> bool:
-        """Whether ``Host`` is one of the names.
-
-        Args:
-            authority: a name or address, perhaps with a port.
-        """
+        """Whether ``Host``, a name or address perhaps with a port, is one of the names."""
         name = _name_of(f"//{authority}")
         return ANY in self.names or name in self.names or is_loopback(name)
 

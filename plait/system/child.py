@@ -1,8 +1,8 @@
 """Processes of this program's own, each of which ends when its stdin does.
 
 So none outlives the process that started it, whatever ends that one. A `Sidecar` does one thing on its own. A `Child`
-does what it is told: both directions carry messages, a JSON object and byte strings, and it imports from the same
-places as the process that started it. Knows nothing of what messages mean.
+exchanges messages, a JSON object and byte strings, with the process that started it, and imports from the same
+places. Knows nothing of what messages mean.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ class Sidecar:
         """The process's."""
         return self._process.pid
 
-    def over(self) -> None:
+    def close_stdin(self) -> None:
         """Let it end."""
         # Discard what was not written yet.
         with contextlib.suppress(OSError):
             if self.stdin:
                 self.stdin.close()
 
-    def ended(self, within_s: float | None = None) -> int | None:
+    def wait_for(self, within_s: float | None = None) -> int | None:
         """Wait until it has ended, for ever or for so long: its code, minus the number of a signal; else None."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             return self._process.wait(within_s)
@@ -79,12 +79,12 @@ class Sidecar:
     def kill(self, *, after_s: float = 0.0) -> int:
         """End it at once, or after some seconds if it has not ended; its code."""
         if after_s:
-            self.ended(after_s)
+            self.wait_for(after_s)
         self._process.kill()
         return self._process.wait()
 
 
-def when_over(then: Callable[[], object]) -> None:
+def on_stdin_end(then: Callable[[], object]) -> None:
     """In a process that was started as a `Sidecar`: have something called, in a thread, once it is to end."""
 
     def wait() -> None:
@@ -98,42 +98,38 @@ def when_over(then: Callable[[], object]) -> None:
 
 @dataclass(frozen=True, eq=False)
 class ChildMessage:
-    """What one process tells the other."""
+    """What one process sends the other."""
 
-    said: Mapping[str, object]
+    fields: Mapping[str, object]
     parts: Sequence[bytes] = ()
 
 
 class Child:
-    """A child process, as the process that starts it sees it.
-
-    Args:
-        module: whose `main` is called, with the `ParentProcess`.
-    """
+    """A child process, from the side of its parent: it calls `main` of `module` with a `ParentProcess`."""
 
     def __init__(self, module: str) -> None:
         self._process = Sidecar("-c", _START, module, *sys.path, stdout=subprocess.PIPE)
-        self._saying = threading.Lock()
+        self._sending = threading.Lock()
 
     @property
     def number(self) -> int:
         """The process's."""
         return self._process.number
 
-    def say(self, said: Mapping[str, object], *parts: bytes) -> None:
-        """Tell it something; where it has ended, the answer that does not come says so."""
-        with self._saying, contextlib.suppress(BrokenPipeError, ValueError):
+    def send(self, fields: Mapping[str, object], *parts: bytes) -> None:
+        """Send a message; lost where it has ended, which `receive` reports."""
+        with self._sending, contextlib.suppress(BrokenPipeError, ValueError):
             if self._process.stdin:
-                _write(self._process.stdin, said, parts)
+                _write(self._process.stdin, fields, parts)
 
-    def hear(self) -> ChildMessage | None:
+    def receive(self) -> ChildMessage | None:
         """Wait for its next message; None if it has ended."""
         return _read(self._process.stdout) if self._process.stdout else None
 
     def ending(self) -> str:
         """Wait until it has ended; how it has, such as "was ended by signal 9"."""
-        code = self._process.ended() or 0
-        self._process.over()
+        code = self._process.wait_for() or 0
+        self._process.close_stdin()
         if self._process.stdout:
             self._process.stdout.close()
         return f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
@@ -156,7 +152,7 @@ class ParentProcess:
         with open(os.devnull, "rb") as nothing:  # noqa: PTH123
             os.dup2(nothing.fileno(), 0)
         os.dup2(2, 1)
-        self._told: queue.SimpleQueue[ChildMessage] = queue.SimpleQueue()
+        self._received: queue.SimpleQueue[ChildMessage] = queue.SimpleQueue()
         self._early: list[ChildMessage] = []
         self._heed: Callable[[ChildMessage], bool] | None = None
         self._taking = threading.Lock()
@@ -164,25 +160,21 @@ class ParentProcess:
         threading.Thread(target=self._listen, daemon=True).start()
 
     def listen(self, heed: Callable[[ChildMessage], bool] = lambda _: False) -> None:
-        """Take what it says, and has said.
-
-        Args:
-            heed: takes a message at once, in a thread of its own, and returns whether it was for it.
-        """
+        """Give every message to `heed`, in a thread of its own; those it returns False for wait for `receive`."""
         with self._taking:
             self._heed = heed
             for message in self._early:
                 if not heed(message):
-                    self._told.put(message)
+                    self._received.put(message)
             self._early.clear()
 
-    def say(self, said: Mapping[str, object], *parts: bytes) -> None:
+    def send(self, fields: Mapping[str, object], *parts: bytes) -> None:
         """Answer."""
-        _write(self._answers, said, parts)
+        _write(self._answers, fields, parts)
 
-    def hear(self) -> ChildMessage:
-        """Wait for what is to be done next."""
-        return self._told.get()
+    def receive(self) -> ChildMessage:
+        """Wait for the next message."""
+        return self._received.get()
 
     def _listen(self) -> None:
         while message := _read(self._orders):
@@ -190,18 +182,18 @@ class ParentProcess:
                 if self._heed is None:
                     self._early.append(message)
                 elif not self._heed(message):
-                    self._told.put(message)
+                    self._received.put(message)
         os._exit(0)
 
 
 def main(module: str) -> None:
-    """What the process does."""
+    """Run in the child process."""
     parent = ParentProcess()
     importlib.import_module(module).main(parent)
 
 
-def _write(pipe: IO[bytes], said: Mapping[str, object], parts: Sequence[bytes]) -> None:
-    head = json.dumps({"said": said, "sizes": [len(part) for part in parts]}).encode()
+def _write(pipe: IO[bytes], fields: Mapping[str, object], parts: Sequence[bytes]) -> None:
+    head = json.dumps({"fields": fields, "sizes": [len(part) for part in parts]}).encode()
     pipe.write(_SIZE.pack(len(head)) + head)
     pipe.writelines(parts)
     pipe.flush()
@@ -220,4 +212,4 @@ def _read(pipe: IO[bytes]) -> ChildMessage | None:
     parts = [pipe.read(each) for each in found["sizes"]]
     if [len(part) for part in parts] != found["sizes"]:
         return None
-    return ChildMessage(found["said"], parts)
+    return ChildMessage(found["fields"], parts)

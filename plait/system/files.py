@@ -22,6 +22,11 @@ from pathlib import Path
 
 from plait.errors import DiskFullError, MachineError
 
+if sys.platform != "win32":
+    import fcntl
+    import grp
+    import pwd
+
 _CACHE_VARIABLE = "PLAIT_CACHE"
 _ADVICE = f"set {_CACHE_VARIABLE} to a directory of your own"
 _LOGGER = logging.getLogger(__name__)
@@ -63,11 +68,7 @@ def is_full(error: OSError) -> bool:
 
 
 def cannot_write(path: Path, error: OSError, *, doing: str = "write", needed_bytes: int = 0) -> MachineError:
-    """The error for a failed write; for a full disk it names the disk and the space needed.
-
-    Args:
-        needed_bytes: size of the write; 0 if unknown.
-    """
+    """The error for a failed write; for a full disk it names the disk and the space needed (0 bytes: unknown)."""
     what = f"cannot {doing} '{path}': {error.strerror or error}"
     if not is_full(error):
         return MachineError(what)
@@ -157,11 +158,7 @@ def lies_in(file: Path, directory: Path) -> bool:
 
 
 def read_if_there(path: Path) -> bytes | None:
-    """The content of a file; None if there is none.
-
-    Raises:
-        MachineError: the file exists and cannot be read.
-    """
+    """The content of a file; None if there is none, MachineError if it cannot be read."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -175,9 +172,7 @@ def lock(file: FileIO) -> bool:
 
     Where there are no locks (Windows, some network file systems) it is True.
     """
-    try:
-        import fcntl
-    except ImportError:
+    if sys.platform == "win32":
         return True
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -189,11 +184,7 @@ def lock(file: FileIO) -> bool:
 
 
 def make_private_directory(path: Path) -> None:
-    """Make a directory and its missing parents, each private to its owner whatever the umask.
-
-    Raises:
-        OSError: one cannot be made.
-    """
+    """Make a directory and its missing parents, each private to its owner whatever the umask."""
     for folder in (*reversed(path.parents), path):
         with contextlib.suppress(FileExistsError):
             folder.mkdir(mode=0o700)
@@ -269,9 +260,6 @@ def _mode(path: Path, facts: os.stat_result) -> str:
 
 def _is_own_group(facts: os.stat_result) -> bool:
     """Whether a file's group contains only its owner, as on distributions whose umask is 002."""
-    import grp
-    import pwd
-
     try:
         owner, group = pwd.getpwuid(facts.st_uid), grp.getgrgid(facts.st_gid)
     except KeyError:

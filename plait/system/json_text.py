@@ -42,11 +42,7 @@ def read_json(
 
 
 def read_toml(data: bytes) -> dict[str, object]:
-    """The table of a TOML text in UTF-8.
-
-    Raises:
-        ValueError: it is none, or nested too deep.
-    """
+    """The table of a TOML text in UTF-8; ValueError if it is none, or nested too deep."""
     try:
         table = tomllib.loads(data.decode())
     except RecursionError:

@@ -13,6 +13,9 @@ from pathlib import Path
 
 from plait import __version__
 
+if sys.platform != "win32":
+    import resource
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _KEPT_BYTES = 512 << 20
 _MAPPED_FROM_BYTES = 32 << 20  # the most that glibc takes
@@ -80,8 +83,6 @@ def peak_rss_bytes() -> int:
     held = _proc_field(Path("/proc/self/status"), "VmHWM").partition(" ")[0]
     if held.isdigit():
         return 1024 * int(held)
-    import resource
-
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak  # Linux counts kilobytes
 

@@ -32,12 +32,7 @@ def printable(text: str, *, limit: int | None = None) -> str:
 
 
 def escaped(text: str, *, keep: str = "") -> str:
-    """`text` with every unprintable character as an escape sequence, so that nothing is lost.
-
-    Args:
-        text: any text, such as an error message that quotes a path or a key.
-        keep: unprintable characters to leave as they are, such as a line break.
-    """
+    """`text` with every unprintable character, but those in `keep`, as an escape sequence, so that nothing is lost."""
     return "".join(char if char.isprintable() or char in keep else ascii(char)[1:-1] for char in text)
 
 

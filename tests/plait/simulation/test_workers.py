@@ -30,7 +30,7 @@ from plait.simulation import workers as workers_module
 from plait.simulation.execution import execute, prepare
 from plait.simulation.loaded import Loaded
 from plait.simulation.partition import ClientShare
-from plait.simulation.workers import SentShares, Workers, WorkersChannel, raised, told
+from plait.simulation.workers import SentShares, Workers, WorkersChannel, error_fields, error_from
 from plait.system.child import ChildMessage
 
 SETTINGS = {
@@ -158,10 +158,10 @@ class FakeChild:
         self.heard: list[tuple[dict, tuple[bytes, ...]]] = []
         FakeChild.made.append(self)
 
-    def say(self, said: dict, *parts: bytes) -> None:
+    def send(self, said: dict, *parts: bytes) -> None:
         self.heard.append((said, parts))
 
-    def hear(self) -> ChildMessage | None:
+    def receive(self) -> ChildMessage | None:
         said, parts = self.heard[-1]
         if "config" in said:
             return ChildMessage({})
@@ -169,7 +169,7 @@ class FakeChild:
             FakeChild.dies -= 1
             return None
         if parts[0] == b"broken":
-            return ChildMessage(told(DataError("client 'two' has too little data")))
+            return ChildMessage(error_fields(DataError("client 'two' has too little data")))
         return ChildMessage({"silent": None}, [b"%d: " % said["node"] + parts[0]])
 
     def ending(self) -> str:
@@ -245,7 +245,7 @@ def test_an_error_in_a_process_is_the_error_of_the_run(fake) -> None:
         asked(channel, [(0, b"broken")])
     workers.close()
     # One that is none of plait's own is a fault of the program.
-    again = raised(told(ZeroDivisionError("division by zero")))
+    again = error_from(error_fields(ZeroDivisionError("division by zero")))
     assert str(again) == "a worker failed: ZeroDivisionError: division by zero"
 
 

@@ -21,19 +21,19 @@ os.kill(os.getpid(), signal.SIGINT)
 def main(parent):
     parent.listen()
     while True:
-        message = parent.hear()
+        message = parent.receive()
         os.write(1, bytes(99))
         print("at work", flush=True)
         assert sys.stdin.read() == ""
-        parent.say({"told": message.said}, *message.parts)
+        parent.send({"told": message.fields}, *message.parts)
 """
 PARENT = """
 from plait.system.child import Child
 child = Child("busy")
-child.say({})
-child.hear()
+child.send({})
+child.receive()
 print("ready", flush=True)
-child.hear()
+child.receive()
 """
 
 
@@ -48,14 +48,14 @@ def busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_nothing_that_a_part_prints_reads_or_raises_comes_between_messages(busy: str) -> None:
     child = Child(busy)
     for number, parts in enumerate([(), (b"", b"x" * 300_000)]):
-        child.say({"task": number}, *parts)
-        answer = child.hear()
+        child.send({"task": number}, *parts)
+        answer = child.receive()
         assert answer is not None
-        assert (answer.said, tuple(answer.parts)) == ({"told": {"task": number}}, parts)
+        assert (answer.fields, tuple(answer.parts)) == ({"told": {"task": number}}, parts)
     child.kill()
-    assert child.hear() is None
+    assert child.receive() is None
     assert child.ending() == "was ended by signal 9"
-    child.say({"task": 2})  # to no one
+    child.send({"task": 2})  # to no one
 
 
 @pytest.mark.slow
@@ -87,6 +87,6 @@ def test_one_that_ends_by_itself_is_given_time_to_say_how(tmp_path: Path, monkey
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     child = Child("leaving")
-    assert child.hear() is None
+    assert child.receive() is None
     child.kill(after_s=180)
     assert child.ending() == "ended with code 3"
