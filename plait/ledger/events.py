@@ -136,9 +136,7 @@ class Base(EventPart):
     """The frozen model.
 
     Attributes:
-        name: as in the run's settings.
         fingerprint: of weights, configuration and tokenizer, in hexadecimal.
-        parameters: their number.
         task: ``causal-lm`` or ``classification``.
     """
 
@@ -156,8 +154,6 @@ class Adapter(EventPart):
         rank: None where the method has none.
         alpha: the scaling factor is alpha / rank.
         target_modules: as in PEFT's configuration.
-        trainable_parameters: their number.
-        tensors: the number of its tensors.
         spec_digest: SHA-256 of its spec, in hexadecimal.
     """
 
@@ -174,7 +170,6 @@ class CombiningRule(EventPart):
     """What the rule of a run says of itself to those who read the ledger (see `plait.aggregation.Rule`).
 
     Attributes:
-        name: of the rule.
         personal: the side that stays at the clients, A or B; empty where none does.
     """
 
@@ -202,7 +197,6 @@ class DataUsed(EventPart):
     """The data of a run, if its clients are simulated.
 
     Attributes:
-        name: of the dataset.
         fingerprint: SHA-256 of all records in their order, in hexadecimal.
         records: to train on; where `held_out` is 0, their end is held out.
         held_out: records of a split that is held out.
@@ -220,12 +214,7 @@ class RunStarted(Event):
     Attributes:
         schema_version: `SCHEMA` of the version that began it.
         config: all settings under the keys that users write.
-        base: the frozen model.
-        adapter: the trained adapter.
-        versions: of plait, Python and libraries.
         run: the run's id, in hexadecimal.
-        name: of its directory.
-        seed: of the run.
         derived: keys of the settings that nobody gave.
         superlink_data: what a run on Flower's SuperLink names as ``data``, for nodes that take a part of it; None for
             every other run.
@@ -290,7 +279,6 @@ class RunFinished(Event):
     """All rounds are done.
 
     Attributes:
-        rounds: their number.
         wall_s: working time, without pauses between interruption and resumption.
         peak_rss_bytes: memory of the server's process, or of the whole simulation.
         adapter: digest of the adapter that is published.
@@ -336,11 +324,8 @@ class DescribedClient(EventPart):
     """One client's description of itself.
 
     Attributes:
-        client: its name.
         train_examples: sequences that it trains on.
-        train_tokens: tokens in them.
         held_out_examples: sequences that are held out and evaluated.
-        held_out_tokens: tokens in them.
         rank: of its adapter.
         histogram: its examples by label or owner.
         cut_examples: conversations and preferences whose end is beyond the sequence length.
@@ -373,7 +358,6 @@ class ClientTurnedAway(Event):
     Attributes:
         node: the driver's number of it.
         client: its name, where it is known.
-        reason: a code.
         detail: a sentence, the client's own where it gave one.
     """
 
@@ -393,8 +377,6 @@ class RoundStarted(Event):
     """The clients of a round are selected.
 
     Attributes:
-        round: its number.
-        cohort: the clients selected to train.
         steps: their optimizer steps, where each has its own.
     """
 
@@ -438,12 +420,8 @@ class Broadcast(Event):
 
     Attributes:
         round: 0 for all that comes before training.
-        client: its name.
         purpose: ``describe``, ``train`` or ``evaluate``.
         downlink_bytes: everything that was sent.
-        payload_bytes: of the adapter's encoded values in it.
-        envelope_bytes: of the envelope around them.
-        codec: of the values.
         bits_per_parameter: payload over parameters.
     """
 
@@ -477,16 +455,11 @@ class UpdateReceived(Event):
 
     Attributes:
         round: that it was trained in.
-        client: its name.
         uplink_bytes: everything that came.
-        payload_bytes: of the delta's encoded values in it.
-        envelope_bytes: of the envelope around them.
-        codec: of the values.
         bits_per_parameter: payload over parameters.
         distortion: relative error of the encoding, stated by the client.
         codec_s: seconds that encoding and decoding took.
         examples: training sequences that the client states.
-        tokens: that it trained on.
         train_loss: mean over its local steps.
         first_loss: of its first local step, before any training; None if its trainer does not report it, or if the step
             has fewer than four sequences.
@@ -494,7 +467,6 @@ class UpdateReceived(Event):
         shortened: fraction of its local steps that were shortened (`plait.training.learner`); None likewise.
         reward: mean reward of the completions that it sampled (`--objective grpo`); None where nothing is rewarded.
         refused_completions: those whose reward was no finite number, which count for nothing; None likewise.
-        train_s: seconds that it trained.
         took_s: seconds from task to answer; None on a virtual clock.
         digest: SHA-256 of the decoded delta, in hexadecimal.
         norms: how large it is (see `plait.rounds.validate`).
@@ -553,10 +525,6 @@ class UpdateRefused(Event):
     """An update or evaluation that does not count, or was never received.
 
     Attributes:
-        round: that it was for.
-        client: its name.
-        reason: a code.
-        detail: a sentence.
         uplink_bytes: received nevertheless.
         stage: of a masked sum, in which the client dropped out; after ``training`` its update counts all the same.
     """
@@ -579,14 +547,11 @@ class RuleDiagnostics(EventPart):
     """How far a round's result is from the exact mean, of products of factors or of bottlenecks' outputs.
 
     Attributes:
-        exact_norm: of the exact mean.
         error: of the result, as a fraction of the exact mean's norm.
         covariance: error of averaging both sides separately, as a fraction of the same.
         effective_rank: of the exact mean; None where it is not known.
         agreement: 1 where all clients move alike, 1 / sqrt(clients) where at right angles; None likewise.
-        modules: the number of measured modules.
         drift: by client, the change of its products, or of its outputs.
-        update_norms: by client, of its delta.
         inputs: random inputs on which the outputs of bottlenecks were compared; None for products.
     """
 
@@ -605,9 +570,6 @@ class RoundFinished(Event):
     """A round's updates were aggregated into the adapter.
 
     Attributes:
-        round: its number.
-        rule: that combined the updates.
-        received: number of aggregated updates.
         refused: number of updates that the round lacked.
         update_norm: of the round's step.
         clipped: clients whose updates were scaled down; None if clipping is off.
@@ -616,8 +578,6 @@ class RoundFinished(Event):
         diagnostics: None where the adapter has neither pairs of factors nor bottlenecks.
         adapter: digest of the adapter that clients hold from here on, in hexadecimal.
         broadcast_distortion: relative error of the broadcast's encoding.
-        broadcast_codec_s: seconds that it took.
-        wall_s: seconds that the round took.
         virtual_s: the virtual clock at its end; None without one.
     """
 
@@ -642,9 +602,7 @@ class Certainty(EventPart):
     """The uncertainty of a loss. Margins are half of a 95 % interval.
 
     Attributes:
-        loss_margin: of the loss.
         change: of the loss since the start of the run, on the same sequences.
-        change_margin: of the change.
         accuracy: fraction of the examples whose label was predicted; of preferences, of those in which the chosen reply
             has the higher reward.
         accuracy_interval: 95 % interval of the accuracy.
@@ -699,7 +657,6 @@ class StepTakenBack(Event):
     """The evaluation after `round` was worse than the best one before.
 
     Attributes:
-        round: that was evaluated.
         worse: the rise of the mean held-out loss above the best evaluation, in nats.
         accepted: the last round whose evaluation was not worse.
         scale: of the steps that follow, at most 1.
@@ -757,12 +714,7 @@ class NotPublished(Event):
 
 
 class EndedEarly(Event):
-    """The run ends after `round`, before its last one.
-
-    Attributes:
-        round: the last finished one.
-        reason: a callback asked for it, or the privacy budget is spent.
-    """
+    """The run ends after `round`, before its last one."""
 
     event = "ended_early"
     round: Count
@@ -783,9 +735,6 @@ class Reference(Event, Certainty):
         held_out_loss_by_round: index = round; None where it was not evaluated.
         everywhere: of ``local``, mean loss of its adapters on all clients' held-out data.
         by_client: loss at the end on each client's held-out data.
-        steps: total training steps.
-        batch_size: sequences per step.
-        wall_s: seconds that it took.
     """
 
     event = "reference"
@@ -825,8 +774,6 @@ class Audited(Event):
 
     Attributes:
         adapter: that was attacked, its digest.
-        members: trained sequences.
-        others: held-out sequences.
         attacks: on membership. They are computed from the data without noise, so no epsilon covers them.
         epsilon_bound: that canary clients prove, with 95 % certainty; None without differential privacy.
         epsilon_most: what perfect guesses would prove.

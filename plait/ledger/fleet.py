@@ -16,11 +16,7 @@ class FleetDevice(EventPart):
     """One kind of simulated device.
 
     Attributes:
-        name: of the kind.
-        count: how many of them there are.
         tokens_per_s: training speed, padding counted.
-        up_mbps: uplink in megabits per second.
-        down_mbps: downlink in megabits per second.
         hours: hours of the day when it is on, such as ``22-6``; empty for all.
         dropout: chance that it fails during a training task.
         watts: power while it works; None if unknown.
@@ -63,9 +59,6 @@ class DeviceWorked(Event):
     """One task of a simulated device, in seconds of the virtual clock.
 
     Attributes:
-        round: that the task belongs to.
-        client: whose device it is.
-        device: its kind.
         purpose: ``train`` or ``evaluate``.
         began_s: when the task was sent, or the device came on.
         received_s: when the device had received it.

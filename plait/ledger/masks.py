@@ -17,13 +17,11 @@ class SumUnmasked(Event):
     """The masks were taken off a sum over a group of clients; nothing else of what they sent is known.
 
     Attributes:
-        round: that it belongs to.
         purpose: ``train`` or ``evaluate``.
         invited: clients asked for keys. roster: that offered some. shared: that shared their secrets.
         clients: whose numbers are in the sum.
         threshold: fewest clients that a sum is unmasked for.
         neighbours: of each client, with whom it shares masks.
-        bits: of each number.
         unit: size of the grid that updates were rounded to.
         certified: whether all clients proved their node keys to each other by certificates.
         noised: whether each client added its share of the noise of differential privacy.

@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from pydantic import JsonValue
 
@@ -25,64 +25,28 @@ from plait.ledger.events import Event, Reason
 from plait.ledger.ledger import Follower
 
 if TYPE_CHECKING:
-    from plait.adapters import Json  # brings numpy along
+    from plait.ledger.masks import MaskedCard
+    from plait.ledger.privacy import PrivacyCard
 
 
-class StatusSection(Protocol):
-    """What one of them says of a run."""
-
-    @property
-    def title(self) -> str:
-        """Of the card."""
-        ...
-
-    @property
-    def facts(self) -> tuple[tuple[str, str], ...]:
-        """What it says, fact by fact."""
-        ...
-
-    @property
-    def warning(self) -> str:
-        """What an operator should know before going on, in a sentence; empty for nothing."""
-        ...
-
-    @property
-    def headline(self) -> str:
-        """How the run was trained, said in the place of its losses; empty where these are told."""
-        ...
-
-    @property
-    def trust(self) -> tuple[str, str]:
-        """Whether the run can be trusted with secrets, in two or three words and in a sentence with a space behind."""
-        ...
-
-    @property
-    def hides_clients(self) -> bool:
-        """Whether the ledger has no client's own figures."""
-        ...
-
-    @property
-    def status(self) -> Mapping[str, Json]:
-        """Of a run that goes on: some figures, and all of it in words as ``text``; empty for nothing."""
-        ...
-
-    def line(self, event: Event) -> str:
-        """What is shown of an event while the run goes on; empty for nothing."""
-        ...
+StatusSection: TypeAlias = "PrivacyCard | MaskedCard"
+"""What differential privacy, or masks, promise and have done in a run, in figures and words."""
 
 
 def cards_after(cards: Mapping[str, StatusSection], event: Event) -> Mapping[str, StatusSection]:
-    """The cards of a run once one more event is known: of differential privacy, and of masks."""
-    found: dict[str, object] = {**cards}
-    if "privacy" in cards or event.event == "privacy_started":
+    """The cards of a run once one more event is known; most runs have none, and load none."""
+    privacy, masks = cards.get("privacy"), cards.get("masks")
+    if privacy or event.event == "privacy_started":
         from plait.ledger.privacy import PrivacyCard
 
-        found["privacy"] = PrivacyCard.after(cast("PrivacyCard | None", found.get("privacy")), event)
-    if "masks" in cards or event.event == "sum_unmasked":
-        from plait.ledger.masks import MaskedCard, after
+        if found := PrivacyCard.after(cast("PrivacyCard | None", privacy), event):
+            cards = {**cards, "privacy": found}
+    if masks or event.event == "sum_unmasked":
+        from plait.ledger.masks import after
 
-        found["masks"] = after(cast("MaskedCard | None", found.get("masks")), event)
-    return cast("Mapping[str, StatusSection]", found)
+        if found := after(cast("MaskedCard | None", masks), event):
+            cards = {**cards, "masks": found}
+    return cards
 
 
 _LATE_FACTOR = 2.0

@@ -9,7 +9,6 @@ class ClientWithdrawn(Event):
     """A client withdraws; from here on the adapter that it took part in is not released.
 
     Attributes:
-        client: its name.
         first_round: the first round that its update counted in; 0 if none did.
         way: ``exact``: the others train again; ``promised``: differential privacy of clients covers it.
     """
@@ -24,7 +23,6 @@ class Withdrawn(Event):
     """The tombstone: the withdrawal is complete.
 
     Attributes:
-        client: its name.
         way: as in `ClientWithdrawn`.
         adapter: digest of the adapter that takes the place of the old one; empty where the old one stays.
         run: id of the run that made it, in hexadecimal; empty where none did.

@@ -30,7 +30,7 @@ MISTAKES = {
     'provision fed --clients ""': "--clients alice,bob,carol",
     "estimate --base nothing": "expected a directory, a GGUF file, a hub id",
     "check-plugin nothing": "expected MODULE:NAME",
-    "simulate --rounds-mode async": "expected a TOML file of devices",
+    "simulate --rounds-mode async": "a TOML file",
     "simulate --base tiny --data weird.parquet": "name JSON lines .jsonl, JSON .json and CSV .csv",
     "train": "did you mean 'simulate'?",
     "simulate --dataset my.jsonl --base nothing": "did you mean 'tiny'?",
