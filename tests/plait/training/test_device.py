@@ -57,15 +57,6 @@ def test_only_different_gpus_share_a_base(devices: str, two_gpus: None) -> None:
         one_base_over(devices, "bfloat16")
 
 
-@pytest.mark.parametrize(("features", "dtype"), [({"avx512_bf16"}, torch.bfloat16), ({"avx2"}, torch.float32)])
-def test_the_type_follows_from_what_the_cpu_multiplies_fast(
-    features: set[str], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(device, "cpu_features", lambda: frozenset(features))
-    assert choose_compute("cpu").dtype is dtype
-    assert choose_compute("cpu", "float32").dtype is torch.float32
-
-
 def test_processes_that_share_a_card_leave_room_for_what_cuda_takes_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
     limits: list[int] = []
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1, 24 * 10**9))
@@ -77,22 +68,24 @@ def test_processes_that_share_a_card_leave_room_for_what_cuda_takes_for_each(mon
 
 
 @pytest.mark.parametrize(
-    ("capability", "dtype"),
-    [((9, 0), torch.bfloat16), ((8, 0), torch.bfloat16), ((7, 5), torch.float16), ((6, 0), torch.float16),
-     ((5, 2), torch.float32)],
+    ("chosen", "has", "dtype"),
+    [
+        ("cpu", {"avx512_bf16"}, torch.bfloat16),
+        ("cpu", {"avx2"}, torch.float32),
+        ("cuda", (8, 0), torch.bfloat16),
+        ("cuda", (7, 5), torch.float16),
+        ("cuda", (5, 2), torch.float32),
+        ("mps", True, torch.bfloat16),
+        ("mps", False, torch.float16),
+    ],
     ids=str,
-)  # fmt: skip
-def test_a_gpu_computes_in_the_type_of_two_bytes_that_it_has(
-    capability: tuple[int, int], dtype: torch.dtype, two_gpus: None, monkeypatch: pytest.MonkeyPatch
+)
+def test_a_device_computes_in_the_type_of_two_bytes_that_it_has(
+    chosen: str, has: object, dtype: torch.dtype, two_gpus: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
-    assert choose_compute("cuda").dtype is dtype
-
-
-@pytest.mark.parametrize(("newer", "dtype"), [(True, torch.bfloat16), (False, torch.float16)])
-def test_a_mac_computes_in_the_type_of_two_bytes_that_its_system_has(
-    newer: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    monkeypatch.setattr(device, "cpu_features", lambda: has)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: has)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    monkeypatch.setattr(torch.backends.mps, "is_macos_or_newer", lambda major, _minor: newer or major < 14)
-    assert choose_compute("mps").dtype is dtype
+    monkeypatch.setattr(torch.backends.mps, "is_macos_or_newer", lambda major, _minor: has or major < 14)
+    assert choose_compute(chosen).dtype is dtype
+    assert choose_compute(chosen, "float32").dtype is torch.float32

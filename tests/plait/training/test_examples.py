@@ -123,11 +123,6 @@ def test_labels_that_the_run_does_not_know_are_counted_but_not_quoted(resident: 
         examples_of(resident, records, RecordKind.LABEL, labels=("business", "sport"))
 
 
-def test_labelled_data_is_refused_for_a_language_model(resident: ResidentBase) -> None:
-    with pytest.raises(DataError, match="data has label records, expected text, prompts or messages"):
-        examples_of(resident, [Record(text="x", label="tech")], RecordKind.LABEL)
-
-
 def numbered(count: int) -> list[Example]:
     return [Example(np.array([index], np.int32), np.array([index], np.int32)) for index in range(count)]
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -13,13 +13,11 @@ from client.task import Abandonment
 from plait.adapters import AdapterState, AdapterTask, norm, subtract
 from plait.errors import Abandoned
 from plait.rounds.local_model import NOTHING, Carried
-from plait.training import losses
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import AdapterTemplate
 from plait.training.device import Compute
 from plait.training.examples import IGNORED, Example
 from plait.training.learner import EPSILON, FlatAdamW, Learner, LocalTraining, TrainingInputs, schedule_factor
-from plait.training.losses import BatchLoss
 from plait.training.model_losses import ModelLosses
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter
 from plait.training.trainer import measure_losses, train_steps
@@ -66,27 +64,35 @@ def learner_of(
     return Learner(inputs, sizes, trained or [True] * len(sizes), task=task, device=torch.device("cpu"))
 
 
-def run(
-    resident: ResidentBase, blueprint: AdapterTemplate, rows: list[Example], settings: Settings, **options: Any
-) -> LocalTraining:
-    """Steps on all rows at once, so that their order does not matter."""
-    state = options.pop("state", AdapterState(blueprint.spec.layout, beginning(blueprint)))
-    carried = options.pop("carried", NOTHING)
-    model = resident.with_adapter(blueprint.spec, state)
-    parameters = adapter_parameters(model, blueprint.spec.layout)
-    settings = replace(settings, batch_size=len(rows), max_grad_norm=options.pop("clipped_to", 100.0))
-    inputs = TrainingInputs(rows, settings, state.flat, carried)
-    return train_steps(model, parameters, inputs, task=AdapterTask.CAUSAL_LM, pad_token=0, **options)
+Run = Callable[..., LocalTraining]
+
+
+@pytest.fixture
+def run(resident: ResidentBase, blueprint: AdapterTemplate, rows: list[Example]) -> Run:
+    """Trains on all examples at once, so that their order does not matter."""
+
+    def train(
+        settings: Settings, state: AdapterState | None = None, *, examples: list[Example] = rows,
+        carried: Carried = NOTHING, clipped_to: float = 100.0, **options: Any,
+    ) -> LocalTraining:  # fmt: skip
+        state = state or AdapterState(blueprint.spec.layout, beginning(blueprint))
+        model = resident.with_adapter(blueprint.spec, state)
+        parameters = adapter_parameters(model, blueprint.spec.layout)
+        settings = replace(settings, batch_size=len(examples), max_grad_norm=clipped_to)
+        inputs = TrainingInputs(examples, settings, state.flat, carried)
+        return train_steps(model, parameters, inputs, task=AdapterTask.CAUSAL_LM, pad_token=0, **options)
+
+    return train
 
 
 @pytest.mark.slow
 def test_the_slope_along_a_movement_is_the_losss_derivative_before_any_step(
-    resident: ResidentBase, blueprint: AdapterTemplate, rows: list[Example]
+    run: Run, resident: ResidentBase, blueprint: AdapterTemplate, rows: list[Example]
 ) -> None:
     movement = np.random.default_rng(2).normal(0, 0.02, blueprint.spec.layout.size).astype(np.float32)
     # A norm that the gradient is clipped to and loss terms change the step alone.
     settings = replace(SETTINGS, max_grad_norm=1e-3, proximal=0.1)
-    done = run(resident, blueprint, rows, settings, carried=Carried(movement=movement))
+    done = run(settings, carried=Carried(movement=movement))
 
     def loss(ahead: float) -> float:
         values = beginning(blueprint) + ahead * movement
@@ -112,7 +118,7 @@ def test_the_slope_has_the_same_bits_wherever_the_movement_lies_in_memory(rows: 
 
 @pytest.mark.slow
 def test_a_step_predicts_a_fall_of_a_quarter_of_the_loss_at_most_and_the_first_one_finds_the_rate_for_that(
-    resident: ResidentBase, blueprint: AdapterTemplate, rows: list[Example]
+    run: Run, resident: ResidentBase, blueprint: AdapterTemplate, rows: list[Example]
 ) -> None:
     state = AdapterState(blueprint.spec.layout, beginning(blueprint))
     model = resident.with_adapter(blueprint.spec, state).train()
@@ -124,7 +130,7 @@ def test_a_step_predicts_a_fall_of_a_quarter_of_the_loss_at_most_and_the_first_o
 
     def step(rate: float, clipped_to: float) -> tuple[float, LocalTraining]:
         settings = replace(SETTINGS, local_steps=1, learning_rate=rate)
-        done = run(resident, blueprint, rows, settings, state=state, clipped_to=clipped_to)
+        done = run(settings, state=state, clipped_to=clipped_to)
         return float(gradient @ (state.flat.astype(np.float64) - done.flat)), done
 
     small, _ = step(1e-4, 100.0)
@@ -147,23 +153,21 @@ def test_a_step_predicts_a_fall_of_a_quarter_of_the_loss_at_most_and_the_first_o
 
 
 @pytest.mark.slow
-def test_the_steps_after_the_first_take_the_learning_rate_that_it_found(
-    resident: ResidentBase, blueprint: AdapterTemplate, rows: list[Example]
-) -> None:
+def test_the_steps_after_the_first_take_the_learning_rate_that_it_found(run: Run) -> None:
     unknown = replace(SETTINGS, learning_rate=0.0)
-    found = run(resident, blueprint, rows, unknown)
+    found = run(unknown)
     rate = found.report.learning_rate
     assert rate
-    given = run(resident, blueprint, rows, replace(SETTINGS, learning_rate=rate))
+    given = run(replace(SETTINGS, learning_rate=rate))
     np.testing.assert_allclose(found.flat, given.flat, atol=1e-2 * rate)
-    again = run(resident, blueprint, rows, unknown, carried=Carried(learning_rate=rate))
+    again = run(unknown, carried=Carried(learning_rate=rate))
     np.testing.assert_array_equal(again.flat, given.flat)
     assert again.report.learning_rate == rate
     higher = replace(unknown, found_rate_factor=2.0)
-    one = run(resident, blueprint, rows, replace(higher, local_steps=1))
-    np.testing.assert_array_equal(one.flat, run(resident, blueprint, rows, replace(unknown, local_steps=1)).flat)
+    one = run(replace(higher, local_steps=1))
+    np.testing.assert_array_equal(one.flat, run(replace(unknown, local_steps=1)).flat)
     assert one.report.learning_rate == 2 * rate
-    again = run(resident, blueprint, rows, higher, carried=Carried(learning_rate=rate))
+    again = run(higher, carried=Carried(learning_rate=rate))
     np.testing.assert_array_equal(again.flat, given.flat)
 
 
@@ -296,13 +300,11 @@ def test_accumulating_gradients_equals_one_large_batch(
 
 
 @pytest.mark.parametrize("side", ["A", "B"])
-def test_only_the_trained_side_moves(
-    resident: ResidentBase, blueprint: AdapterTemplate, rows: list[Example], side: str
-) -> None:
+def test_only_the_trained_side_moves(run: Run, resident: ResidentBase, blueprint: AdapterTemplate, side: str) -> None:
     settings = replace(SETTINGS, trained=side, weight_decay=0.1, proximal=0.1)
     values = np.random.default_rng(2).normal(0, 0.02, blueprint.spec.layout.size).astype(np.float32)
     before = AdapterState(blueprint.spec.layout, values)
-    done = run(resident, blueprint, rows, settings, state=before)
+    done = run(settings, state=before)
     after = AdapterState(blueprint.spec.layout, done.flat)
     for number, slot in enumerate(blueprint.spec.layout.slots):
         same = before[slot.name] == after[slot.name]
@@ -313,13 +315,9 @@ def test_only_the_trained_side_moves(
     assert all(parameter.requires_grad for parameter in adapter_parameters(carried, blueprint.spec.layout))
 
 
-def test_fedprox_pulls_towards_the_adapter_received(
-    resident: ResidentBase, blueprint: AdapterTemplate, rows: list[Example]
-) -> None:
-    plain, pulled = (
-        run(resident, blueprint, rows, replace(SETTINGS, local_steps=2, proximal=mu)).moments.mean for mu in (0, 0.5)
-    )
-    once = run(resident, blueprint, rows, replace(SETTINGS, local_steps=1)).flat
+def test_fedprox_pulls_towards_the_adapter_received(run: Run, blueprint: AdapterTemplate) -> None:
+    plain, pulled = (run(replace(SETTINGS, local_steps=2, proximal=mu)).moments.mean for mu in (0, 0.5))
+    once = run(replace(SETTINGS, local_steps=1)).flat
     # The running mean takes a tenth of each gradient, and only the second step stands away from where it began.
     expected = 0.1 * 0.5 * (once - beginning(blueprint))
     assert np.abs(expected).max() > 1e-4
@@ -327,25 +325,19 @@ def test_fedprox_pulls_towards_the_adapter_received(
 
 
 @pytest.mark.slow
-def test_carried_moments_make_two_runs_one(
-    resident: ResidentBase, blueprint: AdapterTemplate, rows: list[Example]
-) -> None:
-    whole = run(resident, blueprint, rows, replace(SETTINGS, local_steps=4))
+def test_carried_moments_make_two_runs_one(run: Run, blueprint: AdapterTemplate) -> None:
+    whole = run(replace(SETTINGS, local_steps=4))
     settings = replace(SETTINGS, local_steps=2)
-    half = run(resident, blueprint, rows, settings)
+    half = run(settings)
     state = AdapterState(blueprint.spec.layout, half.flat)
-    rest, forgetful = (
-        run(resident, blueprint, rows, settings, state=state, carried=Carried(moments=m)) for m in (half.moments, None)
-    )
+    rest, forgetful = (run(settings, state=state, carried=Carried(moments=m)) for m in (half.moments, None))
     assert rest.moments.steps == whole.moments.steps == (4,) * len(blueprint.spec.layout.slots)
     step = np.linalg.norm(whole.flat - half.flat)
     assert np.linalg.norm(rest.flat - whole.flat) < 1e-2 * step
     assert np.linalg.norm(forgetful.flat - whole.flat) > 0.1 * step
 
 
-def test_training_stops_at_the_step_at_which_its_task_is_abandoned(
-    resident: ResidentBase, blueprint: AdapterTemplate, rows: list[Example]
-) -> None:
+def test_training_stops_at_the_step_at_which_its_task_is_abandoned(run: Run) -> None:
     steps: list[int] = []
 
     def heard(step: int, _loss: float) -> None:
@@ -355,7 +347,7 @@ def test_training_stops_at_the_step_at_which_its_task_is_abandoned(
 
     abandonment = Abandonment()
     with abandonment.obeyed(), pytest.raises(Abandoned, match="enough"):
-        run(resident, blueprint, rows, replace(SETTINGS, local_steps=9), on_step=heard)
+        run(replace(SETTINGS, local_steps=9), on_step=heard)
     assert steps == [0, 1]
 
 
@@ -372,25 +364,6 @@ def test_masked_tokens_and_padding_do_not_count(resident: ResidentBase, blueprin
     both = ModelLosses(model, task=AdapterTask.CAUSAL_LM, pad_token=0).total([short, long]).item()
     assert alone == pytest.approx(expected, rel=1e-4)
     assert both == pytest.approx(alone + long_alone, rel=1e-4)
-
-
-@pytest.mark.slow
-def test_the_fused_way_takes_the_steps_of_pefts_modules(
-    resident: ResidentBase, blueprint: AdapterTemplate, rows: list[Example], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = resident.with_adapter(blueprint.spec, blueprint.initial)
-    assert BatchLoss(model, task=AdapterTask.CAUSAL_LM, pad_token=0)._fused is not None
-    uneven = [Example(row.tokens[: 9 + 3 * at], row.labels[: 9 + 3 * at]) for at, row in enumerate(rows)]
-    fused = run(resident, blueprint, uneven, SETTINGS)
-    judged = measure_losses(model, uneven, task=AdapterTask.CAUSAL_LM, pad_token=0, batch_size=3)
-    monkeypatch.setattr(losses, "recognise", lambda _model: None)
-    assert judged.loss == pytest.approx(
-        measure_losses(model, uneven, task=AdapterTask.CAUSAL_LM, pad_token=0, batch_size=3).loss, rel=1e-5
-    )
-    plain = run(resident, blueprint, uneven, SETTINGS)
-    assert fused.report.loss == pytest.approx(plain.report.loss, rel=1e-5)
-    assert fused.report.tokens == plain.report.tokens
-    assert np.linalg.norm(fused.flat - plain.flat) < 1e-3 * np.linalg.norm(plain.flat - beginning(blueprint))
 
 
 def test_schedules_span_the_whole_run() -> None:
