@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from plait.api.evaluate import EvaluationResult, evaluate
     from plait.api.export import Export, export
     from plait.api.result import Result, open_run
-    from plait.api.resuming import resume
-    from plait.api.simulate import simulate
+    from plait.api.simulate import resume, simulate
     from plait.errors import PlaitError
     from plait.ledger.events import Event
     from plait.rounds.callbacks import Callback, EarlyStopping, Stop
@@ -70,7 +69,7 @@ _HOMES: Mapping[str, str] = {
     "evaluate": "plait.api.evaluate",
     "export": "plait.api.export",
     "open_run": "plait.api.result",
-    "resume": "plait.api.resuming",
+    "resume": "plait.api.simulate",
     "rule": "plait.aggregation.own_rule",
     "simulate": "plait.api.simulate",
 }

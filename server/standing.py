@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import grpc
 from pydantic import TypeAdapter, ValidationError
 
-from plait.api.resuming import is_reported
+from plait.api.simulate import is_reported
 from plait.api.serving import CLIENTS_SETTINGS, Serving, conclude, new_run_number
 from plait.config import RunConfig, Scalar, config_from_table
 from plait.errors import ConfigError, DiskFullError, PeerError, PlaitError, PolicyError, RunInterrupted

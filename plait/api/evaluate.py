@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from plait.api import TURN
 from plait.api.received import leads_out, options
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from plait.adapters import Json
+    from plait.adapters.peft_reading import PeftAdapter
     from plait.rounds.evaluation import ClientLoss
+    from plait.training.bases import LocatedBase
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,20 @@ class EvaluationResult:
         return {"base": _figures(self.base), "adapter": _figures(self.adapter)}
 
 
+class EvaluationSizes(TypedDict, total=False):
+    """How much is evaluated, and how much at a time.
+
+    Attributes:
+        seq_len: tokens per sequence, at least 8; by default 128.
+        batch_size: sequences per batch; by default 4.
+        max_sequences: most sequences (preferences) to evaluate, spread evenly over the data; by default 64.
+    """
+
+    seq_len: int
+    batch_size: int
+    max_sequences: int
+
+
 def evaluate(
     adapter: str | PathLike[str],
     data: object,
@@ -60,12 +76,10 @@ def evaluate(
     base: str | PathLike[str] | PreTrainedModel | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     objective: str = "",
-    seq_len: int = 128,
-    batch_size: int = 4,
-    max_sequences: int = 64,
     device: str = "auto",
     dtype: str = "auto",
     quiet: bool = False,
+    **sizes: Unpack[EvaluationSizes],
 ) -> EvaluationResult:
     """Evaluate a base with and without an adapter.
 
@@ -73,14 +87,12 @@ def evaluate(
         adapter: a PEFT directory, a run directory or a run.
         columns: which columns hold what, if they do not have the usual names, as for `plait.simulate`.
         split: the split to evaluate on; by default ``validation`` or ``test``, if there is one.
-        base: if the adapter names none that is available: a name, a directory, or a model in memory.
+        base: a name, a directory, or a model in memory, if the adapter names none that is available.
         objective: whose loss and rewards measure preferences; by default the run's, else ``dpo``.
-        seq_len: tokens per sequence, at least 8.
-        batch_size: sequences per batch.
-        max_sequences: most sequences (preferences) to evaluate, spread evenly over the data.
         device: to compute on: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         dtype: of the frozen base: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
         quiet: whether to show no progress.
+        sizes: ``seq_len``, ``batch_size`` and ``max_sequences``; see `EvaluationSizes`.
 
     Raises:
         ConfigError: an argument is not valid, there is no adapter, or its base is unknown.
@@ -88,22 +100,15 @@ def evaluate(
         DataError: the data are not valid, or shorter than a sequence.
         PeerError: the adapter's directory is not valid.
     """
-    for name, value, least in (
-        ("seq_len", seq_len, 8),
-        ("batch_size", batch_size, 1),
-        ("max_sequences", max_sequences, 1),
-    ):
-        if value < least:
-            raise ConfigError(f"{name} is {value}, expected at least {least}")
     from plait.adapters.peft_reading import load_peft_directory
 
-    folder = Path(adapter)
+    seq_len, batch_size, max_sequences = _checked_sizes(**sizes)
+    folder, of_run = Path(adapter), RunDirectory(Path(adapter)).adapter
     admit(objective)
     chosen = objective or _objective_of(folder)
-    of_run = RunDirectory(folder).adapter
     loaded = load_peft_directory(of_run if of_run.is_dir() else folder)
     with status("loading libraries", quiet=quiet):
-        from plait.training.bases import locate_base, locate_named_base, quiet_libraries
+        from plait.training.bases import quiet_libraries
         from plait.training.device import choose_compute
         from plait.training.evaluation import evaluate_adapter
 
@@ -115,27 +120,36 @@ def evaluate(
     # A run of preferences can be measured on texts too.
     if not chosen or (not objective and usual == SFT):
         chosen = usual
-    given = base_name(base, tokenizer)
+    name, located = _located(base_name(base, tokenizer), loaded, fspath(adapter), quiet=quiet)
+    with status(f"evaluating on {dataset.name}", quiet=quiet), TURN:
+        alone, adapted = evaluate_adapter(
+            located, loaded, dataset, compute=compute, objective=chosen, seq_len=seq_len, batch_size=batch_size,
+            max_sequences=max_sequences,
+        )  # fmt: skip
+    return EvaluationResult(name, dataset.name, chosen, alone, adapted)
+
+
+def _checked_sizes(*, seq_len: int = 128, batch_size: int = 4, max_sequences: int = 64) -> tuple[int, int, int]:
+    least = (("seq_len", seq_len, 8), ("batch_size", batch_size, 1), ("max_sequences", max_sequences, 1))
+    for name, value, fewest in least:
+        if value < fewest:
+            raise ConfigError(f"{name} is {value}, expected at least {fewest}")
+    return seq_len, batch_size, max_sequences
+
+
+def _located(
+    given: str | PathLike[str] | None, loaded: PeftAdapter, adapter: str, *, quiet: bool
+) -> tuple[str, LocatedBase]:
+    """The base that is given, else the one that the adapter names, with its name."""
+    from plait.training.bases import locate_base, locate_named_base
+
     name = fspath(given) if given else loaded.base_here
     if not name:
         raise ConfigError(f"adapter '{adapter}' names no base; give --base NAME or DIRECTORY")
-    with status(f"looking for base {name}", quiet=quiet) as told:
+    with status(f"looking for base {name}", quiet=quiet) as progress:
         if given:
-            located = locate_base(name, progress=told)
-        else:
-            located = locate_named_base(name, where=fspath(adapter), progress=told)
-    with status(f"evaluating on {dataset.name}", quiet=quiet), TURN:
-        alone, adapted = evaluate_adapter(
-            located,
-            loaded,
-            dataset,
-            compute=compute,
-            seq_len=seq_len,
-            batch_size=batch_size,
-            max_sequences=max_sequences,
-            objective=chosen,
-        )
-    return EvaluationResult(name, dataset.name, chosen, alone, adapted)
+            return name, locate_base(name, progress=progress)
+        return name, locate_named_base(name, where=adapter, progress=progress)
 
 
 def _objective_of(adapter: Path) -> str:

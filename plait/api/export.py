@@ -139,17 +139,9 @@ def export(
     from plait.exporting.request import ExportRequest
     from plait.exporting.source import is_node_state, open_node, open_personal, open_source
 
-    if gguf_type not in (types := ["f32", "f16"]):
-        expected = " or ".join(types) + did_you_mean(gguf_type, types)
-        raise ConfigError(f"--gguf-type is '{gguf_type}', expected {expected}")
-    if rank is not None and rank < 1:
-        raise ConfigError(f"--rank is {rank}, expected at least 1")
+    _check_values(rank, gguf_type, push_to_hub, public=public)
     place = Path(directory)
     check_target(to, place)
-    if push_to_hub:
-        check_repository(push_to_hub)
-    elif public:
-        raise ConfigError("--public is given without --push-to-hub; give both or neither")
     progress = partial(say, quiet=quiet)
     path, named = Path(source), fspath(base_name(base, tokenizer) or "")
     with TURN:
@@ -164,6 +156,18 @@ def export(
         return exported
     with status(f"uploading to {push_to_hub}", quiet=quiet):
         return replace(exported, hub=upload(exported.directory, push_to_hub, files=exported.files, private=not public))
+
+
+def _check_values(rank: int | None, gguf_type: str, push_to_hub: str, *, public: bool) -> None:
+    if gguf_type not in (types := ["f32", "f16"]):
+        expected = " or ".join(types) + did_you_mean(gguf_type, types)
+        raise ConfigError(f"--gguf-type is '{gguf_type}', expected {expected}")
+    if rank is not None and rank < 1:
+        raise ConfigError(f"--rank is {rank}, expected at least 1")
+    if push_to_hub:
+        check_repository(push_to_hub)
+    elif public:
+        raise ConfigError("--public is given without --push-to-hub; give both or neither")
 
 
 def check_target(name: str, directory: Path) -> Prepare:

@@ -1,4 +1,4 @@
-"""``plait report``: tables, plots and a page from a run's ledger."""
+"""``plait report``, ``plait compare`` and ``plait evidence``: what finished runs show."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from plait.cli.output import RunOrNewest, run_or_newest
+from plait.cli.output import RunOrNewest, print_json, print_tables, print_text, run_or_newest
 from plait.cli.simulate import show
-from plait.report.progress import status
+from plait.evidence.bundle import bundle_of, page_of
+from plait.evidence.envelope import Signer
+from plait.report.progress import say, status
 from plait.report.summary import write_report
 from plait.report.tables import report_tables
 from plait.rounds.run_directory import RunDirectory
@@ -62,3 +64,67 @@ def export_figures(view: RunView, run_directory: Path, into: Path) -> None:
         write_atomically(into / f"{name}.csv", text.getvalue().encode(), exported=True)
     for plot in sorted(run_directory.glob("*.png")):
         write_atomically(into / plot.name, plot.read_bytes(), exported=True)
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories.")],
+    baseline: Annotated[
+        Path | None, typer.Option("--baseline", help="Run that the others are compared with; the first by default.")
+    ] = None,
+    page: Annotated[Path | None, typer.Option("--page", help="Write one self-contained HTML page.")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print all figures as JSON and nothing else.")] = False,
+) -> None:
+    """Compare runs: held-out loss, bytes, and differences with 95 % intervals.
+
+    Runs that differ only in the seed share one row, the mean over seeds.
+
+    Example: plait compare runs/fedavg runs/flexlora --page compare.html
+    """
+    with status("reading the runs", quiet=json_output):
+        from plait.studies.comparison import compare as compare_runs
+        from plait.studies.comparison import comparison_tables
+
+        comparison = compare_runs(*runs, baseline=baseline)
+    if page is not None:
+        write_atomically(page, comparison.page().encode(), exported=True)
+    if json_output:
+        print_json(comparison.to_json())
+        return
+    print_tables(comparison_tables(comparison))
+    for note in comparison.notes:
+        say(f"note: {note}", quiet=False)
+    if page is not None:
+        print_text(f"written  {page}")
+
+
+def evidence(
+    run: Annotated[Path, typer.Argument(help="Run directory.")],
+    out: Annotated[Path | None, typer.Option("--out", help="File to write; by default RUN.evidence.json.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Also write a page to read.")] = None,
+    kit: Annotated[
+        Path | None,
+        typer.Option(
+            "--kit", help="The server's start-up kit, whose key signs; otherwise a key of the run's own does."
+        ),
+    ] = None,
+    statement: Annotated[
+        list[Path] | None,
+        typer.Option("--statement", help="A client's own statement, from `plait evidence --attest`; may be repeated."),
+    ] = None,
+    base_licence: Annotated[str, typer.Option("--base-licence", help="The base's licence, such as Apache-2.0.")] = "",
+) -> None:
+    """Write a signed bundle about a finished run, which docs/evidence/verify.py checks without plait.
+
+    Example: plait evidence runs/first --kit kit/server --statement alice.statement.json
+    """
+    directory = RunDirectory.find(run)
+    signer = Signer.of_run(directory, kit)
+    with status("collecting the evidence", quiet=False):
+        says, data = bundle_of(directory, signer, statements=statement or (), base_licence=base_licence)
+    path = out or Path(f"{directory.path.resolve()}.evidence.json")
+    write_atomically(path, data, exported=True)
+    if html:
+        write_atomically(html, page_of(says).encode(), exported=True)
+    own = "a key of the run's own, which identifies no one: give --kit to sign with the server's"
+    who = "the server's key" if kit else own
+    print_text(f"'{path}' has {len(data):,} bytes, signed with {who}")

@@ -1,20 +1,26 @@
-"""``plait resume``: continue a simulated or served run that was stopped, killed or lost power."""
+"""``plait resume``: continue a run that stopped; with ``--withdraw``, make its adapter again without a client."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from plait.api.resuming import settings_of
+from plait.api.received import admitted_settings
 from plait.api.running import go_on
 from plait.api.serving import load_serving
+from plait.api.simulate import settings_of
 from plait.cli.options import Allow
-from plait.cli.output import RunOrNewest, run_or_newest
+from plait.cli.output import RunOrNewest, print_text, run_or_newest
 from plait.cli.simulate import Verbose, show, stopped_by_interrupt, told_how_to_go_on
 from plait.cli.verbs import SERVE_AGAIN
-from plait.report.progress import say
+from plait.config import RunConfig, to_toml
+from plait.errors import ConfigError
+from plait.report.progress import say, status
+from plait.report.summary import write_report
 from plait.rounds.run_directory import RunDirectory
+from plait.system.files import write_atomically
 
 
 def resume(
@@ -39,3 +45,52 @@ def resume(
             with stopped_by_interrupt(quiet=json_output) as stop:
                 go_on(directory, settings, stop=stop, quiet=json_output)
         show(path, json_output=json_output, verbose=verbose)
+
+
+def withdraw(
+    run: Annotated[Path, typer.Argument(help="Directory of a finished run.")],
+    client: Annotated[str, typer.Option("--withdraw", help="Who withdraws.", metavar="CLIENT")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Directory of the run without it; by default RUN-without-NAME.")
+    ] = None,
+    kit: Annotated[Path | None, typer.Option("--kit", help="An operator's kit, whose key signs the tombstone.")] = None,
+    among: Annotated[
+        list[Path] | None,
+        typer.Option("--among", help="Folder of adapters that may come from this one; may be repeated."),
+    ] = None,
+    estimate: Annotated[bool, typer.Option("--estimate", help="Show what it takes, and change nothing.")] = False,
+    allow: Allow = None,
+) -> None:
+    """Withdraw a client: the others train again without it, its files are erased, and the ledger keeps a tombstone.
+
+    After an interruption, repeat it. For a served run it first writes the settings to serve the others with.
+
+    Example: plait resume runs/first --withdraw alice
+    """
+    from plait.api.withdrawing import carry_out, plan_of
+
+    directory = RunDirectory.find(run)
+    settings = admitted_settings(directory, allow or (), without=("publish", "callbacks"))
+    with status("reading the run", quiet=False):
+        plan = plan_of(directory, settings, client, out=out, among=among or ())
+    print_text(plan.estimate)
+    for place in plan.descendants:
+        print_text(f"made from its adapter, and not changed: '{place}'")
+    if estimate:
+        return
+
+    def train_again(again: RunConfig) -> None:
+        if not again.data:
+            settings_file = plan.out.with_name(f"{plan.out.name}.toml")
+            write_atomically(settings_file, to_toml(again).encode())
+            raise ConfigError(
+                f"the clients of '{run}' have their own data: revoke '{client}' (plait provision --revoke), serve "
+                f"the others with plait server --config {settings_file} --out {plan.out} --kit …, then repeat this"
+            )
+        go_on(RunDirectory(plan.out), again, quiet=False)
+
+    tombstone = carry_out(plan, train_again, kit=kit)
+    with status("writing the report", quiet=False):
+        write_report(directory.path)
+    kept = f"the adapter without it is {tombstone.adapter[:16]}, of '{plan.out}'" if tombstone.adapter else "it stays"
+    print_text(f"'{client}' is withdrawn: {kept}; {len(tombstone.erased)} files of its were erased")

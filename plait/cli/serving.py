@@ -1,4 +1,4 @@
-"""What verbs that serve have in common: their options, their log, how signals stop them, and the live page."""
+"""What verbs that serve share (options, log, signals), and the live page: ``plait report --live``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from typing import Annotated
 
 import typer
 
+from plait.cli.output import run_or_newest
 from plait.errors import MachineError, RunInterrupted
+from plait.page.defences import page_token
+from plait.report.progress import say
 
 _LOG_BYTES = 16 << 20
 
@@ -96,3 +99,34 @@ def check_page(listen: str) -> None:
         from plait.page.beside import page_address
 
         page_address(listen, what="--page")
+
+
+def watch(
+    named: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="A run, and perhaps one to compare it with; by default the newest in runs/.", metavar="[RUN [OTHER]]"
+        ),
+    ] = None,
+    listen: Annotated[
+        str, typer.Option("--listen", help="Address and port of the page, of this machine alone.")
+    ] = "127.0.0.1:9443",
+) -> None:
+    """Show a run on a live page in the browser: clients, losses, bytes, privacy; a second one side by side.
+
+    The page reads the ledger and changes nothing. Open the printed address, whose token lets you in; from another
+    machine, through an SSH tunnel.
+
+    Example: plait report runs/first --live
+    """
+    from plait.page.app import Page, run_shown, serve
+    from plait.page.beside import page_address, shown_address
+
+    runs = [run_shown(place) for place in named or [run_or_newest(None)]]
+    address, token = page_address(listen, what="--listen"), page_token()
+    page = Page(runs, token=token)
+    with address.bind() as listener:
+        listener.listen()
+        say(f"showing {', '.join(map(str, runs))} on {shown_address(listener, token)}", quiet=False)
+        serve(page, listener)
+    say("stopped", quiet=False)

@@ -10,7 +10,7 @@ import pytest
 
 from plait.api.settings import RunSettings
 from plait.api.simulate import simulate
-from plait.cli import check_plugin
+from plait.cli import development
 from plait.config import config_from_table, known_keys
 from plait.plugins import Kind
 
@@ -41,7 +41,7 @@ def test_a_part_is_named_in_every_way_that_its_row_says(kind: Kind) -> None:
         assert getattr(config, key.replace("-", "_")) == (f"{text},other" if "[[" in table else text)
         # What is named here may be imported, and its source is recorded.
         assert (kind, text) in config.parts
-    assert (checked == "yes") == (kind in check_plugin._CHECKED)
+    assert (checked == "yes") == (kind in development._CHECKED)
 
 
 @pytest.mark.slow
@@ -60,7 +60,7 @@ def test_the_guides_examples_keep_their_contracts(
     (code,) = re.findall(rf"```python\n(# {module}.py\n.*?)```", (GUIDES / page).read_text("utf-8"), re.DOTALL)
     (tmp_path / f"{module}.py").write_text(code)
     monkeypatch.chdir(tmp_path)
-    check_plugin.check_plugin(name)
+    development.check_plugin(name)
     marks = [line[:6].strip() for line in capsys.readouterr().out.splitlines()]
     assert len(marks) == claims
     assert set(marks) <= {"ok", "-"}

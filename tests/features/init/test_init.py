@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from plait.cli.init import init
+from plait.cli.planning import init
 from plait.config import config_from_table
 from plait.errors import ConfigError
 from tests.attending import rows

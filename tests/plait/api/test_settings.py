@@ -37,8 +37,9 @@ def test_a_client_of_a_program_has_every_option_of_the_command() -> None:
 
 
 def test_the_verbs_functions_have_their_options() -> None:
-    from plait.api.evaluate import evaluate
-    from plait.cli.evaluate import evaluate as verb
+    from plait.api.evaluate import EvaluationSizes, evaluate
+    from plait.cli.adapter import evaluate as verb
 
     options = set(inspect.signature(verb).parameters) - {"json_output"}
-    assert options == inspect.signature(evaluate).parameters.keys() - {"tokenizer", "quiet"}
+    arguments = inspect.signature(evaluate).parameters.keys() | EvaluationSizes.__annotations__.keys()
+    assert options == arguments - {"tokenizer", "quiet", "sizes"}

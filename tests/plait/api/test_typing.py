@@ -33,7 +33,7 @@ def main() -> int:
         client = plait.Client(rows, server=server.address, insecure=True, name="alice", allow_plugins=["my_loss"])
         client.start()
         run = server.wait(timeout_s=60)
-    found: plait.Evaluation = plait.evaluate(run, rows, max_sequences=8)
+    found: plait.EvaluationResult = plait.evaluate(run, rows, max_sequences=8)
     exported: plait.Export = plait.export(run, "served", to="gguf", gguf_type="f16")
     print(found.adapter.loss - found.base.loss, exported.commands[0].text, exported.directory.name)
     print(place, run.path, again.summary["final_held_out_loss"])

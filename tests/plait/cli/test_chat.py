@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import plait
-from plait.cli.chat import _print, _Talk, chat
+from plait.cli.adapter import _print, _Talk, chat
 from plait.training.generate import Sampling
 from tests.plait.api.conftest import SMALL, rows
 

@@ -1,21 +1,25 @@
-"""``plait check-plugin``: whether a user's own part does what plait's own do in its tests."""
+"""``plait check-plugin`` and ``plait bench``: for those who add parts to plait, or work on it."""
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import sys
 from collections.abc import Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+import plait
 from plait.adapters.methods import method_named
 from plait.aggregation import optimizer_for, rule_named
 from plait.aggregation.contract import OPTIMIZER_CHECKS, RULE_CHECKS
 from plait.cli.output import print_json, print_text
 from plait.data import as_dataset
 from plait.data.given import DATASET_CHECKS
-from plait.errors import ConfigError, PlaitError
+from plait.errors import ConfigError, MachineError, PlaitError
 from plait.own_code import ClaimVerdict, checked
 from plait.plugin_search import installed
 from plait.plugins import Kind, admit, find, source_of
@@ -134,3 +138,16 @@ def _verdicts(kind: Kind, text: str) -> Iterator[ClaimVerdict]:
             yield from checked(reward_named(text), REWARD_CHECKS)
         case _:
             raise ConfigError(f"kind is '{kind}', which has no checks, expected one of {', '.join(_CHECKED)}")
+
+
+def bench(context: typer.Context) -> None:
+    """Measure plait against alternatives and the machine's limit; needs the source tree.
+
+    Example: plait bench wire --quick
+    """
+    root = Path(plait.__file__).parents[1]
+    if not (root / "simulations" / "bench" / "commands.py").is_file():
+        raise MachineError("benchmarks need plait's source tree: run plait bench in a checkout")
+    sys.path[:] = [str(root), *(place for place in sys.path if place != str(root))]
+    commands = importlib.import_module("simulations.bench.commands")
+    commands.bench(args=context.args, prog_name="plait bench", standalone_mode=False)
