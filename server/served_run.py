@@ -10,9 +10,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from plait.api import TURN
-from plait.api.simulate import is_reported
 from plait.api.running import beside, check_names
 from plait.api.serving import Serving, vouch_of
+from plait.api.simulate import is_reported
 from plait.composition import check_here
 from plait.config import RunConfig
 from plait.errors import ConfigError

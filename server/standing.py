@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import grpc
 from pydantic import TypeAdapter, ValidationError
 
-from plait.api.simulate import is_reported
 from plait.api.serving import CLIENTS_SETTINGS, Serving, conclude, new_run_number
+from plait.api.simulate import is_reported
 from plait.config import RunConfig, Scalar, config_from_table
 from plait.errors import ConfigError, DiskFullError, PeerError, PlaitError, PolicyError, RunInterrupted
 from plait.ledger.events import ClientTurnedAway, Event, RoundStarted, WaitingForClients
