@@ -15,7 +15,7 @@ from typing import cast
 
 from client.journal import shown, size
 from plait.aggregation import RULES
-from plait.aggregation.stated_rule import STATED
+from plait.aggregation.own_rule import STATED
 from plait.config import RunConfig, Scalar
 from plait.errors import MachineError, PolicyError
 from plait.policy import Policy, fewest

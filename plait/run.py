@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 from plait import composition
 from plait.adapters import AdapterSpec
-from plait.adapters.method import AdapterRequest, BaseModules
-from plait.adapters.module_names import is_in
+from plait.adapters.method import AdapterRequest, BaseModules, is_in
 from plait.aggregation import Rule, check_rule, geometry_of
 from plait.config import RunConfig
 from plait.ledger.events import Adapter, Base

@@ -109,7 +109,7 @@ class ResolvedConfig:
         table = self.config.to_table()
         if self.rule.name in ALL_RULES:
             return table
-        from plait.aggregation.stated_rule import stated_text
+        from plait.aggregation.own_rule import stated_text
 
         return table | {"rule": stated_text(self.rule)}
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from plait.adapters import AdapterSpec, AdapterState, Parent
-from plait.adapters.module_names import in_base
+from plait.adapters.method import in_base
 from plait.adapters.peft import WEIGHTS_FILE
 from plait.adapters.peft_reading import load_peft_directory, load_state
 from plait.aggregation import Geometry, LowRank, geometry_of

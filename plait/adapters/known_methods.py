@@ -13,8 +13,8 @@ from plait.adapters.method import (
     Method,
     Option,
     Subject,
+    matches,
 )
-from plait.adapters.module_names import matches
 from plait.adapters.spec import BOTTLENECK_TYPE
 from plait.errors import ConfigError
 

@@ -1,4 +1,4 @@
-"""An adapter method: a value, over one of PEFT's configuration types or plait's own, bottlenecks.
+"""An adapter method: a value, over one of PEFT's configuration types or plait's own; and how modules are named.
 
 To add a method of PEFT, add its `Method`, its name in `METHODS` and, for a new type, a table of permitted settings
 to `peft_settings`. A method also states how federated averaging works with it: what is averaged, whether the result is
@@ -8,7 +8,8 @@ policy read before any heavy library is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -193,3 +194,45 @@ DORA = replace(
     fixed={"use_dora": True},
     averages=f"{_PRODUCT}, and magnitudes; never exact, because weights are divided by their own norm",
 )
+
+
+MAX_CHARACTERS = 256
+"""Of a module's name in a configuration: plain text that matches the end of a full name, at a dot."""
+_PEFT_PREFIX = "base_model.model."
+
+# Parts and dots share no character, so matching takes linear time.
+_PLAIN = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
+
+
+def is_plain(name: object) -> bool:
+    """Whether `name` is a module's name or the end of one: letters, digits, underscores, single dots in between."""
+    return isinstance(name, str) and len(name) <= MAX_CHARACTERS and _PLAIN.fullmatch(name) is not None
+
+
+def in_base(module: str) -> str:
+    """The name in the base of a module that an adapter's tensor names have, without the prefix of PEFT's wrapper."""
+    return module.removeprefix(_PEFT_PREFIX)
+
+
+def ends_of(module: str) -> Iterator[str]:
+    """All names that match the module called `module`, the longest first."""
+    yield module
+    for at, character in enumerate(module):
+        if character == ".":
+            yield module[at + 1 :]
+
+
+def matches(module: str, names: Iterable[str]) -> bool:
+    """Whether one of `names` is `module` or an end of it, at a dot."""
+    return any(module == name or module.endswith(f".{name}") for name in names)
+
+
+def is_in(name: str, modules: Collection[str]) -> bool:
+    """Whether a module or a tensor, of a model or of an adapter on it, is one of `modules` or lies in one."""
+    return any(f".{module}." in f".{name}." for module in modules)
+
+
+def is_saved(name: str, modules: Collection[str]) -> bool:
+    """Whether PEFT saves a tensor if its settings say to save `modules`: it compares how names end, and not at dots."""
+    parts = name.split(".")
+    return any(".".join(parts[:count]).endswith(tuple(modules)) for count in range(1, len(parts)))

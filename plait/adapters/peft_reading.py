@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from plait.adapters.module_names import in_base
+from plait.adapters.method import in_base
 from plait.adapters.peft import CONFIG_FILE, PROVENANCE, WEIGHTS_FILE
 from plait.adapters.peft_settings import checked_settings
 from plait.adapters.safetensors import parse_object, read_metadata, read_safetensors, shown, tensor_names

@@ -17,9 +17,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
-from plait.adapters.method import FLAGS
+from plait.adapters.method import FLAGS, MAX_CHARACTERS, is_plain
 from plait.adapters.methods import METHODS, method_named
-from plait.adapters.module_names import MAX_CHARACTERS, is_plain
 from plait.adapters.safetensors import parse_object, shown
 from plait.adapters.spec import BOTTLENECK_TYPE, AdapterSpec, AdapterTask, Json
 from plait.adapters.state import Layout

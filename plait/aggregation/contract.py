@@ -16,9 +16,9 @@ from plait.adapters import AdapterSpec, AdapterState, AdapterTask, Layout, Subje
 from plait.aggregation.factors import fitted
 from plait.aggregation.geometry import BOTH_SIDES, Geometry, Pair, Side, geometry_of
 from plait.aggregation.means import square_geometry
+from plait.aggregation.own_rule import STATED_TRAITS, stated_rule, stated_text
 from plait.aggregation.rule import Contribution, Exactness, Outcome, RoundContext, Rule
 from plait.aggregation.server_step import ServerOptimizer
-from plait.aggregation.stated_rule import STATED_TRAITS, stated_rule, stated_text
 from plait.errors import PeerError
 from plait.own_code import BrokenError, Check, NotClaimedError
 from plait.settings.choice import parse_choice

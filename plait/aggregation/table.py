@@ -80,18 +80,16 @@ def rule_named(text: str, rules: Mapping[str, Rule]) -> Rule:
     """
     name, options = parse_choice(text)
     rule = rules.get(name)
-    if rule is None and name == "stated":
-        from plait.aggregation.stated_rule import stated_rule
-
-        return stated_rule(options)
     if rule is None and name == "fedprox":
         # What other systems call a strategy as well.
         raise ConfigError("rule is 'fedprox', which corrects clients' steps: give --correction fedprox")
     if rule is None and name in OPTIMIZERS:
         raise ConfigError(f"rule is '{name}', which is a server optimizer: give --server-optimizer {name}")
     if rule is None:
-        from plait.aggregation.own_rule import as_rule
+        from plait.aggregation.own_rule import STATED, as_rule, stated_rule
 
+        if name == STATED:
+            return stated_rule(options)
         rule = as_rule(find(Kind.RULE, name, known=rules), name=name)
     return rule.with_options(options) if options else rule
 

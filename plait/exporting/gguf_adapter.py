@@ -25,7 +25,7 @@ from gguf import GGUFWriter, LlamaFileType, get_tensor_name_map
 from numpy.typing import NDArray
 
 from plait.adapters import BaseReference, Float32
-from plait.adapters.module_names import in_base
+from plait.adapters.method import in_base
 from plait.aggregation.geometry import Geometry, Pair
 from plait.data import Progress
 from plait.errors import ConfigError, MachineError

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plait.adapters import AdapterState, AdapterTask, Float32
-from plait.adapters.module_names import in_base
+from plait.adapters.method import in_base
 from plait.adapters.safetensors import TensorEntry, read_header
 from plait.aggregation.geometry import Geometry, Pair, geometry_of
 from plait.data import Progress

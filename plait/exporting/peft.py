@@ -19,7 +19,7 @@ import shlex
 from pathlib import Path
 
 from plait.adapters import save_peft_directory
-from plait.adapters.module_names import in_base
+from plait.adapters.method import in_base
 from plait.adapters.peft import registering
 from plait.data import Progress
 from plait.errors import ConfigError

@@ -21,7 +21,7 @@ import numpy as np
 
 from plait.adapters import AdapterSpec, AdapterState, AdapterTask, Float32, Json, Layout, TensorSlot
 from plait.adapters.bottleneck import NO_WEIGHT
-from plait.adapters.module_names import in_base
+from plait.adapters.method import in_base
 from plait.adapters.spec import BOTTLENECK_TYPE
 from plait.aggregation.factors import balanced
 from plait.aggregation.geometry import Geometry, Pair, geometry_of

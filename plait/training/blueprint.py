@@ -48,9 +48,17 @@ from transformers import (
 
 from plait.adapters import AdapterSpec, AdapterState, AdapterTask, Layout, SpecRequest, parse_spec
 from plait.adapters.fingerprint import stored_tensors
-from plait.adapters.method import ATTENTION_OUTPUTS, FEEDFORWARD_OUTPUTS, AdapterRequest, BaseModules, Subject
+from plait.adapters.method import (
+    ATTENTION_OUTPUTS,
+    FEEDFORWARD_OUTPUTS,
+    AdapterRequest,
+    BaseModules,
+    Subject,
+    is_in,
+    is_saved,
+    matches,
+)
 from plait.adapters.methods import method_named
-from plait.adapters.module_names import is_in, is_saved, matches
 from plait.aggregation import Resizing, geometry_of
 from plait.errors import ConfigError, PeerError, did_you_mean
 from plait.system.machine import give_back_memory

@@ -30,9 +30,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from plait.adapters import AdapterSpec, AdapterState, AdapterTask, Json, Layout
-from plait.adapters.method import AdapterRequest, BaseModules
+from plait.adapters.method import AdapterRequest, BaseModules, ends_of
 from plait.adapters.methods import check_options
-from plait.adapters.module_names import ends_of
 from plait.adapters.spec import BOTTLENECK_TYPE
 from plait.errors import ConfigError
 

@@ -4,7 +4,7 @@ from harness import instrumented, main
 
 with instrumented():
     from plait.adapters import parse_spec
-    from plait.adapters.module_names import is_plain
+    from plait.adapters.method import is_plain
     from plait.adapters.peft_settings import MAX_RANK, MAX_VIRTUAL_TOKENS
 
 SEEDS = [

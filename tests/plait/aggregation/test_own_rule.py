@@ -1,6 +1,6 @@
 """A user's own rule, from a function or a class."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -8,9 +8,10 @@ import pytest
 from pydantic import Field
 
 from plait.adapters import AdapterState, Subject
-from plait.aggregation import RULES, Outcome
-from plait.aggregation.own_rule import as_rule, rule
+from plait.aggregation import RULES, Outcome, rule_named
+from plait.aggregation.own_rule import as_rule, rule, stated_text
 from plait.errors import ConfigError
+from plait.flower import ALL_RULES
 
 WEIGHTS = [3.0, 1.0, 2.0, 5.0]
 
@@ -150,3 +151,42 @@ def test_what_cannot_be_a_rule_is_refused(part, said):
 def test_a_function_that_says_that_it_does_not_need_all_is_refused():
     with pytest.raises(ConfigError, match="needs_all"):
         rule(needs_all=False)(lambda updates, ctx: 0)
+
+
+SEEN = ["name", "subject", "ranks", "resizing", "frozen", "personal", "linear", "continuous"]
+
+
+@pytest.mark.parametrize("name", ALL_RULES)
+def test_a_client_knows_all_that_it_needs_of_a_rule(name):
+    theirs = replace(ALL_RULES[name], name="my_rules:outer.<locals>.mine")
+    stated = rule_named(stated_text(theirs), RULES)
+    assert {key: getattr(stated, key) for key in SEEN} == {key: getattr(theirs, key) for key in SEEN}
+    for number in (1, 2, 3):
+        assert stated.trained(number) == theirs.trained(number)
+    for one_rank in (True, False):
+        assert stated.new_factors(one_rank=one_rank) == theirs.new_factors(one_rank=one_rank)
+
+
+def test_a_stated_rule_combines_nothing(lab):
+    stated = rule_named("stated:name=theirs,subject=tensors", RULES)
+    with pytest.raises(ConfigError, match="only stated in round 1"):
+        stated.begin(lab.context(lab.geometry(), np.random.default_rng(0)))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("stated", "0 characters"),
+        ("stated:name=x,subject=os", "subject of the stated rule is 'os'"),
+        ("stated:name=x,linear=yes", "linear of the stated rule is 'yes'"),
+        ("stated:name=x,frozen=C", "frozen of the stated rule is 'C'"),
+        ("stated:name=x,frozen=" + "AB" * 1000, "names 2000 sides"),
+        ("stated:name=x,ranks=all", "ranks"),
+        ("stated:name=x,personal=AB", "personal"),
+        ("stated:name=x,algorithm=os.system", "trait 'algorithm'"),
+        ("stated:name=" + "x" * 1000, "1000 characters"),
+    ],
+)
+def test_a_trait_that_makes_no_sense_is_refused(text, said):
+    with pytest.raises(ConfigError, match=said):
+        rule_named(text, RULES)

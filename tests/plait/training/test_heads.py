@@ -32,9 +32,8 @@ from transformers import (
 )
 
 from plait.adapters import AdapterTask, parse_spec
-from plait.adapters.method import AdapterRequest
+from plait.adapters.method import AdapterRequest, is_in
 from plait.adapters.methods import METHODS
-from plait.adapters.module_names import is_in
 from plait.config import config_from_table
 from plait.errors import ConfigError, PolicyError
 from plait.policy import Policy
