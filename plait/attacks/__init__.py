@@ -1,1 +1,1 @@
-"""Attacks on a finished run: what its adapter tells of the data that it was trained on."""
+"""Attacks on a finished run: what its adapter reveals of its training data."""

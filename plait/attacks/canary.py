@@ -73,7 +73,7 @@ def audit(privacy: ClientPrivacy, *, rounds: int, seed: int = 0, trials: int = 0
             released = mean.finish()
             scores[part] += signs[part] * released.mean.astype(np.float64) / clip_norm
             clip_norm = released.clip_norm
-    # The highest scores are said to have taken part, and the lowest not.
+    # The highest scores are guessed to have taken part, and the lowest not.
     guesses, order = round(_PART_GUESSED * scores.size), np.argsort(scores, kind="stable")
     lowest, highest = order[: guesses // 2], order[scores.size - guesses // 2 :]
     right, delta = int((~coins[lowest]).sum() + coins[highest].sum()), privacy.delta

@@ -1,4 +1,4 @@
-"""What a run's published adapter says of membership: attacks that compare trained sequences with held-out ones.
+"""What a run's published adapter reveals of membership: attacks that compare trained sequences with held-out ones.
 
 An attacker with the adapter has the base too, so the strongest simple score is how much lower a sequence's loss is with
 the adapter than without it: the log of a likelihood ratio, per token. The held-out part of a client's data is its end
@@ -42,7 +42,7 @@ _95 = 1.959964
 
 @dataclass(frozen=True)
 class MembersAndOthers:
-    """The sequences that an attack is to tell apart; members were trained on, at least once."""
+    """The sequences that an attack is to distinguish; members were trained on, at least once."""
 
     members: tuple[Example, ...] = ()
     others: tuple[Example, ...] = ()
@@ -59,7 +59,7 @@ class MembersAndOthers:
 def sides_of(
     settings: RunConfig, events: Sequence[Event], own: Dataset | None, *, most: int
 ) -> tuple[ResidentBase, MembersAndOthers]:
-    """A run's base, and the sequences to tell apart; none of a run whose clients brought their data, without `own`."""
+    """A run's base, and the sequences to distinguish; none of a run whose clients brought their data, without `own`."""
     if settings.data:
         run, partitioned = prepare(settings, quiet=True)
         check_data(run, events)
@@ -127,7 +127,7 @@ def attacks(
 
 
 def judged(name: str, members: Sequence[float], others: Sequence[float]) -> MembershipAttack:
-    """How well a score tells members from others; at least one of each, finite.
+    """How well a score distinguishes members from others; at least one of each, finite.
 
     The interval is that of DeLong, DeLong and Clarke-Pearson (Biometrics 44, 1988). An attack that is right about few,
     but certain of them, shows in the true-positive rate at 1 % false positives (Carlini et al., arXiv 2112.03570).

@@ -32,7 +32,7 @@ KIND = "https://plait.dev/evidence/v1"
 def bundle_of(
     directory: RunDirectory, signer: Signer, *, statements: Sequence[Path] = (), base_licence: str = ""
 ) -> tuple[dict[str, Json], bytes]:
-    """The evidence of a finished run: what the bundle says, and its bytes.
+    """The evidence of a finished run: what the bundle states, and its bytes.
 
     Args:
         statements: files of clients, as ``plait evidence --attest`` writes them.
@@ -44,24 +44,24 @@ def bundle_of(
     """
     lines = read_lines(directory.ledger)
     if not any(line["event"] == "run_finished" for line in lines):
-        raise ConfigError(f"'{directory.path}' is not finished, expected a finished run; `plait resume` continues it")
+        raise ConfigError(f"'{directory.path}' is not finished; `plait resume` continues it")
     found = figures(lines)
     if not directory.adapter.is_dir():
-        raise ConfigError(f"'{directory.path}' has no adapter, expected one in '{directory.adapter}'")
+        raise ConfigError(f"'{directory.path}' has no published adapter in '{directory.adapter}'")
     paths = [path for name in (CARD_FILE, CONFIG_FILE, WEIGHTS_FILE) if (path := directory.adapter / name).is_file()]
     files: list[Json] = [
         {"name": path.name, "digest": {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}} for path in paths
     ]
-    told = [
+    attested = [
         _statement_in(path, str(lines[0]["run"]), {client["client"] for client in found["clients"]})
         for path in statements
     ]
-    if len({client for client, _ in told}) < len(told):
-        raise ConfigError("two statements are of one client, expected one of each")
+    if len({client for client, _ in attested}) < len(attested):
+        raise ConfigError("two statements are of one client; give one of each")
     predicate: dict[str, Json] = {
         "figures": found,
         "ledger": base64.b64encode(zlib.compress(b"".join(canonical(line) + b"\n" for line in lines), 9)).decode(),
-        "statements": {client: data.decode().strip() for client, data in sorted(told)},
+        "statements": {client: data.decode().strip() for client, data in sorted(attested)},
         "signer": dict(signer.described),
         "operator_says": {"base_licence": base_licence, "made_at": round(time.time()), "made_with": _code()},
     }
@@ -73,14 +73,14 @@ def _statement_in(path: Path, run: str, known: Collection[str]) -> tuple[str, by
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise PeerError(f"cannot read '{path}': {error.strerror or error}, expected a client's statement") from error
-    said = opened(data, what=f"'{path}'")
+        raise PeerError(f"cannot read the statement '{path}': {error.strerror or error}") from error
+    content = opened(data, what=f"'{path}'")
     try:
-        of, client = said["subject"][0]["digest"]["plaitRun"], said["predicate"]["client"]
-        if said["predicateType"] != STATEMENT:
+        of, client = content["subject"][0]["digest"]["plaitRun"], content["predicate"]["client"]
+        if content["predicateType"] != STATEMENT:
             raise ValueError
     except (LookupError, TypeError, ValueError) as error:
-        raise PeerError(f"'{path}' is no client's statement, expected what `plait evidence --attest` wrote") from error
+        raise PeerError(f"'{path}' is no client's statement; `plait evidence --attest` writes one") from error
     if of != run:
         raise ConfigError(f"'{path}' is of run {str(of)[:16]}, expected one of run {run[:16]}")
     if client not in known:
@@ -98,10 +98,10 @@ def _code() -> dict[str, Json]:
 
 
 _CHAIN = frozenset({"seq", "time", "hash", "prev"})
-# What the server adds to what a client says.
+# What the server adds to a client's own fields.
 _OF_SERVER = _CHAIN | {"event", "client", "round", "public_key", "took_s", "norms", "fold", "staleness", "weight"}
 JUDGED = ("audited", "client_withdrawn", "withdrawn")
-"""Events that say what is thought of the adapter, and who decided what about it."""
+"""Events of judgements on the adapter, and of who decided what about it."""
 UNCOVERED: Mapping[str, str] = {
     "": "what the adapter tells",
     "client": "what the server sees",
@@ -235,14 +235,14 @@ def _answers(predicate: dict[str, Any], figures: dict[str, Any]) -> list[tuple[s
 
 
 def _decision(event: Mapping[str, Any]) -> str:
-    said = (str(event[key]) for key in ("by", "reason", "condition", "client") if event.get(key))
-    return ": ".join((event["event"].replace("_", " "), *said))
+    parts = (str(event[key]) for key in ("by", "reason", "condition", "client") if event.get(key))
+    return ": ".join((event["event"].replace("_", " "), *parts))
 
 
 def _rows(rows: Any) -> str:
     return "".join(
-        f"<tr><td>{_text(what)}<td>{_text(says)}<td>{f'<code>{_text(field)}</code>' if field else ''}</tr>"
-        for what, says, field in rows
+        f"<tr><td>{_text(what)}<td>{_text(answer)}<td>{f'<code>{_text(field)}</code>' if field else ''}</tr>"
+        for what, answer, field in rows
     )
 
 

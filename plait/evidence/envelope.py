@@ -110,7 +110,7 @@ def opened(data: bytes, *, what: str) -> dict[str, Any]:
         if not isinstance(statement["predicate"], dict):
             raise ValueError
     except (ValueError, KeyError, TypeError, binascii.Error) as error:
-        raise PeerError(f"{what} is cut off or no signed statement, expected the file as plait wrote it") from error
+        raise PeerError(f"{what} is truncated or no signed statement; give the file as plait wrote it") from error
     return statement
 
 

@@ -28,7 +28,7 @@ mechanism with noise z = sqrt(V - s) / radius, whose epsilon is known in closed 
     (epsilon, delta) of that mechanism  becomes  (epsilon + 2 T d eta, exp(T d eta) delta)
 
 With s = 2.5 and V / m >= 5, d eta is below 2e-11 for any adapter, and it is charged. Noise of clients beyond m only
-adds to it. Of clients that tell the server their noise, or add none, the shares are missing (`multiplier_without`).
+adds to it. Of clients that reveal their noise to the server, or add none, shares are missing (`multiplier_without`).
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Self
 
 LEAST_GROUP = 8
-"""Clients of a group at least: a sum of fewer tells too much of each."""
+"""Clients of a group at least: a sum of fewer reveals too much of each."""
 LEAST_GROUPS, MOST_GROUPS = 3, 8
 COMPLETE = 256
 """The most clients that are all each other's neighbours."""

@@ -59,7 +59,7 @@ class Reason(StrEnum):
     SHARES = "shares"
     """Shares of its secrets of a masked sum that their holder cannot open, or that are not of these secrets."""
     COMPLAINT = "complaint"
-    """It said of another's shares that it cannot open them, and they can be opened."""
+    """It reported another's shares as unreadable, and they can be opened."""
     RULE = "rule"
     """The rule refused it."""
     NO_ANSWER = "no-answer"
@@ -99,8 +99,8 @@ class Event(EventPart):
 
     Attributes:
         event: its kind in the ledger.
-        is_public: whether it says nothing of single clients' data, so that every ledger has all of it; of the core's
-            events `plait.ledger.ledger` says what remains.
+        is_public: whether it reveals nothing of single clients' data, so that every ledger has all of it; of the core's
+            events `plait.ledger.ledger` lists what remains.
         seq: its line, from 0; given by the ledger, like the two below.
         time: when it was written, in seconds since 1970.
         hash: SHA-256 of its line, in hexadecimal; it covers every line before it.
@@ -119,7 +119,7 @@ class Event(EventPart):
 
     @property
     def pace(self) -> tuple[str, float, float] | None:
-        """A client, how long it trained, and the time from task to answer, in seconds; None if it tells no pace."""
+        """A client, how long it trained, and the time from task to answer, in seconds; None if it has none."""
         return None
 
     def is_repeated(self, finished: int, *, is_evaluated: bool) -> bool:
@@ -167,7 +167,7 @@ class Adapter(EventPart):
 
 
 class CombiningRule(EventPart):
-    """What the rule of a run says of itself to those who read the ledger (see `plait.aggregation.Rule`).
+    """What a ledger records of a run's rule (see `plait.aggregation.Rule`).
 
     Attributes:
         personal: the side that stays at the clients, A or B; empty where none does.
@@ -472,7 +472,7 @@ class UpdateReceived(Event):
         norms: how large it is (see `plait.rounds.validate`).
         signed: the bytes that the client's key signed, in hexadecimal; None where clients have no keys.
         signature: Ed25519 over those, in hexadecimal.
-        epsilon: of its records so far, as its own account says; None where they are not private.
+        epsilon: of its records so far, by its own account; None where they are not private.
         fold: in an asynchronous run the round that it is folded in; None in a synchronous one, like the two below.
         staleness: folds between the adapter that it began with and the one that it is folded into.
         weight: how much it counts in its fold; relative to a whole update.
@@ -704,7 +704,7 @@ class NotPublished(Event):
     def sentence(self) -> str:
         """What happened, in words."""
         if self.risen is None:
-            why = "nothing says that it is better than the base"
+            why = "it is not known to be better than the base"
         else:
             by = "of the mean or the median client"
             most = f" ({by}), higher for {self.higher[0]} of {self.higher[1]} clients" if self.higher else ""
@@ -754,7 +754,7 @@ class Reference(Event, Certainty):
 
 
 class MembershipAttack(EventPart):
-    """How well a score tells trained sequences from held-out ones.
+    """How well a score distinguishes trained sequences from held-out ones.
 
     Attributes:
         name: of the score; controls use the base alone.
@@ -828,10 +828,10 @@ def parse_event(line: Mapping[str, Json]) -> Event:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"]))[:60]
-        is_missing = first["type"] == "missing"
-        got = "missing" if is_missing else repr(first["input"])[:60]
-        expected = "a value" if is_missing else first["msg"].removeprefix("Input should be ")
         where = f"event {str(line.get('seq', '?'))[:20]} ({model.event or 'unknown'})"
+        if first["type"] == "missing":
+            raise PeerError(f"{where}: '{key}' is missing") from error
+        got, expected = repr(first["input"])[:60], first["msg"].removeprefix("Input should be ")
         raise PeerError(f"{where}: '{key}' is {got}, expected {expected}") from error
 
 

@@ -5,7 +5,7 @@ Every line carries its number, the time, the event and its fields, the hash of t
 only lines cut off at the end go unnoticed. Reports read this file and nothing else. The events are defined in
 `events.py`; this file knows nothing of their meaning.
 
-What the ledger of a run says whose clients keep their figures to themselves; what is not named is left out.
+`KEPT` is what a ledger records where clients keep their figures to themselves; what is not named is left out.
 
 Everything that people read of a run (terminal, report, summary, cards, status, metrics, log) is made from its ledger,
 so this one table decides what they get. Kept are settings, who took part when, and what follows from the noised mean.
@@ -206,7 +206,7 @@ def read_lines(path: Path) -> list[Line]:
     try:
         return _parse(path)[0]
     except OSError as error:
-        raise PeerError(f"cannot read '{path}': {error.strerror or error}, expected the ledger of a run") from error
+        raise PeerError(f"cannot read the ledger '{path}': {error.strerror or error}") from error
 
 
 def first_line(path: Path) -> bytes:
@@ -298,7 +298,7 @@ KEPT: Mapping[type[Event], frozenset[str]] = {
     events.StepTakenBack: frozenset(),
     events.NotPublished: frozenset(),
     events.Reference: frozenset(),
-    # Recorded only where the run's operator asks for it, who is told that membership is not covered.
+    # Recorded only where the run's operator asks for it, who is warned that membership is not covered.
     events.Audited: ALL,
     events.ClientErased: ALL,
 }

@@ -1,4 +1,4 @@
-"""What the ledger says of masked sums, and what masks hide, in words."""
+"""The events of masked sums, and what masks hide, in words."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class GroupLeftOut(Event):
 
 
 class EvaluationMissed(Event):
-    """The masked sum of the losses after `round` is impossible, lost or unavailable; `detail` says why."""
+    """The masked sum of the losses after `round` is impossible, lost or unavailable; `detail` is why."""
 
     event = "evaluation_missed"
     is_public = True
@@ -70,11 +70,11 @@ class EvaluationMissed(Event):
 
 
 MASKED_NOT_COVERED: tuple[str, ...] = (
-    "the sum itself, and adapters made from it: masks add no noise, so they tell as much as the sum does",
+    "the sum itself, and adapters made from it: masks add no noise, so they reveal as much as the sum does",
     "who took part, when, and that a client failed",
     "clients that send nonsense: no single update can be inspected",
 )
-"""What masks say nothing about."""
+"""What masks do not hide."""
 
 _PROVEN = (
     "proven by every client to every other with its certificate; anyone who holds the authority's key could make up "

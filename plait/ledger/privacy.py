@@ -89,7 +89,7 @@ class PrivacySpent(Event):
         epsilon: of everything so far; of records, the largest of any client's, or what no client goes beyond.
         charges: one per round, and one more wherever a round was drawn again for other updates; None for records.
         clip_norm: of the next round; None for records.
-        by_client: epsilon of each client's records so far, as the account of each that took part says.
+        by_client: epsilon of each client's records so far, by the accounts of those that took part.
     """
 
     event = "privacy_spent"
@@ -103,7 +103,7 @@ class PrivacySpent(Event):
 
     @property
     def is_known(self) -> bool:
-        """Whether epsilon is what was spent, and not the most that clients spend who do not say it."""
+        """Whether epsilon is what was spent, and not the most that clients can spend who do not report it."""
         return self.charges is not None or bool(self.by_client)
 
     @property
@@ -123,7 +123,7 @@ def promised_in(events: Sequence[Event]) -> PrivacyStarted | None:
 
 
 def spent_in(events: Sequence[Event]) -> frozenset[int]:
-    """Rounds after which a ledger says what was spent."""
+    """Rounds after which a ledger records what was spent."""
     return frozenset(event.round for event in events if isinstance(event, PrivacySpent))
 
 
@@ -139,11 +139,11 @@ MECHANISM = "Gaussian noise, independent in every round; epsilon holds even for 
 NOT_COVERED: tuple[str, ...] = (
     "the server itself, which sees every update: its operator, its spool, checkpoints and noise key",
     "who took part, when, and that a client failed",
-    "what is said of the data elsewhere: the names of labels, the choice of settings after looking at it",
+    "what is known of the data otherwise: the names of labels, the choice of settings after looking at it",
     "single records of a client any better than the client as a whole",
     "facts about people that hold whether or not their client takes part",
 )
-"""What the guarantee says nothing about."""
+"""What the guarantee does not cover."""
 
 SHARED_NOT_COVERED: tuple[str, ...] = (
     "clients whose program adds no noise: this cannot be checked from outside, and their shares are missing",
@@ -189,7 +189,7 @@ class PrivacyCard:
             case PrivacyStarted():
                 return cls(event)
             case NoiseIntended() if card:
-                # Paid for, even if the run never tells that the round is over.
+                # Paid for, even if the run never records the end of the round.
                 number, delta, charges = event.round, card.promised.delta, card.draws + 1
                 spent = PrivacySpent(round=number, epsilon=event.epsilon, delta=delta, charges=charges)
                 return replace(card, spent=spent)
@@ -212,7 +212,7 @@ class PrivacyCard:
 
     @property
     def not_covered(self) -> tuple[str, ...]:
-        """What the guarantee says nothing about."""
+        """What the guarantee does not cover."""
         continues = (CONTINUES,) if self.promised.continues else ()
         shared = SHARED_NOT_COVERED if self.promised.guaranteed else NOT_COVERED
         return continues + (RECORDS_NOT_COVERED if self.is_of_records else shared)
@@ -298,7 +298,7 @@ class PrivacyCard:
         known = len(self.spent.by_client) if self.spent else 0
         spent = f", the most of {known} clients' own accounts" if known else ""
         if self.spent and not self.spent.is_known:
-            spent = ", where each client's own account ends; under masks none says what it has spent so far"
+            spent = ", where each client's own account ends; under masks none reports what it has spent so far"
         clip = promised.clip_norm
         return [
             (
@@ -326,7 +326,7 @@ class PrivacyCard:
             ("Protected", f"everything that one {promised.unit}'s data changed, in all rounds together"),
             ("From", f"{promised.observer}: anyone who sees adapters, broadcasts, ledger and report"),
             ("Spent", f"{self.epsilon_text}, {draws} {'draw' if draws == 1 else 'draws'} of noise"),
-            ("If clients tell their noise", self._if_clients_tell),
+            ("If clients reveal their noise", self._if_clients_reveal),
             ("Audit bound", self.bound_text),
             ("Neighbours", f"{promised.adjacency}: one {promised.unit}'s updates are replaced by zero"),
             ("Mechanism", MECHANISM),
@@ -338,7 +338,7 @@ class PrivacyCard:
         ]
 
     @property
-    def _if_clients_tell(self) -> str:
+    def _if_clients_reveal(self) -> str:
         """Epsilon where clients help the server; empty where they add no noise."""
         promised = self.promised
         if not promised.guaranteed or not promised.fewest:
@@ -373,7 +373,7 @@ def together(cards: Mapping[str, PrivacyCard]) -> Together:
     kinds = {card.is_of_records for card in runs}
     if len(kinds) > 1:
         units = ", ".join(f"'{name}' {card.promised.unit}s" for name, card in cards.items())
-        raise ConfigError(f"{units}: these runs protect different things, expected runs of one kind")
+        raise ConfigError(f"{units}: these runs protect different things; give runs of one kind")
     if kinds == {True}:
         return _of_records(runs)
     mu = math.sqrt(
@@ -391,7 +391,7 @@ def _of_records(cards: Sequence[PrivacyCard]) -> Together:
     of_all = 0.0
     for card in cards:
         if card.spent and not card.spent.by_client:
-            # Under masks no client says what it has spent: no more than the run's epsilon.
+            # Under masks no client reports what it has spent: no more than the run's epsilon.
             of_all += card.spent.epsilon
         for client, epsilon in (card.spent.by_client if card.spent else {}).items():
             totals[client] = totals.get(client, 0.0) + epsilon

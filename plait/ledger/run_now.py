@@ -100,11 +100,8 @@ class ClientNow:
             where nothing is known.
         since: when that began, in seconds since 1970.
         given: when its task of this round was sent; None before.
-        answered: when its update of this round came; None before.
-        train_s: that it trained for that.
         is_training: whether it has a task to train; an evaluation may come beside it.
-        train_loss: of its newest update that counts, like the two below.
-        learning_rate: of that.
+        train_loss: of its newest update that counts.
         updated_round: of that; None before.
         updates: rounds of which one counts.
     """
@@ -113,11 +110,8 @@ class ClientNow:
     since: float = 0.0
     detail: str | None = None
     given: float | None = None
-    answered: float | None = None
-    train_s: float | None = None
     is_training: bool = False
     train_loss: float | None = None
-    learning_rate: float | None = None
     updated_round: int | None = None
     updates: int = 0
     sent: Traffic = field(default_factory=Traffic)
@@ -261,7 +255,7 @@ class RunNow:
 
     def _chosen(self, name: str) -> None:
         client = self._to(name, "chosen")
-        client.given = client.answered = client.train_s = None
+        client.given = None
 
     def _described(self, described: events.DescribedClient) -> None:
         name = described.client
@@ -275,8 +269,7 @@ class RunNow:
         self.round, self.round_began, self.in_round = event.round, event.time, True
         for name in self.cohort.keys() - set(event.cohort):
             if self.standing[name].state != "refused":
-                rested = self._to(name, "ready")
-                rested.given = rested.answered = None
+                self._to(name, "ready").given = None
         self.cohort, self.lost, self.took_s = dict.fromkeys(event.cohort), {}, []
         for name in event.cohort:
             if not self.is_async:
@@ -285,12 +278,11 @@ class RunNow:
             # It begins when its clients are at work; a synchronous one before.
             client = self._to(name, "training")
             client.since, client.is_training = client.given or 0.0, True
-            client.answered = client.train_s = None
 
     def _asked(self, event: events.Broadcast) -> None:
         if event.purpose == "train":
             client = self._to(event.client, "training")
-            client.given, client.answered, client.is_training = event.time, None, self.is_async
+            client.given, client.is_training = event.time, self.is_async
             if self.is_async and event.round == self.round:
                 self.cohort[event.client] = None
         elif event.purpose == "evaluate":
@@ -304,8 +296,7 @@ class RunNow:
             self.accepted += 1
         if client.given is not None:
             bisect.insort(self.took_s, max(0.0, event.time - client.given))
-        client.answered, client.train_s, client.is_training = event.time, event.train_s, False
-        client.train_loss, client.learning_rate = event.train_loss, event.learning_rate
+        client.is_training, client.train_loss = False, event.train_loss
         self.lost.pop(event.client, None)
         if event.staleness is not None:
             self._staleness.append(event.staleness)
@@ -315,7 +306,7 @@ class RunNow:
         self._evaluating_since = event.time
         self._round_s.append(event.wall_s or 0.0)
         if event.round == self.planned_rounds:
-            # Clients at work then are told to stop.
+            # Clients at work then are stopped.
             for client in self.standing.values():
                 client.is_training = False
 
@@ -384,7 +375,7 @@ class RunNow:
 
     @property
     def planned_rounds(self) -> int:
-        """Rounds requested; the finished ones if the ledger does not say."""
+        """Rounds requested; the finished ones if the ledger does not record them."""
         return self._setting("rounds") or self.done
 
     @property

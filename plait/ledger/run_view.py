@@ -81,8 +81,10 @@ class RunView(RunNow):
                 self.refusals.append(event)
             case events.Resumed(round=finished):
                 is_evaluated = finished in self.evaluations
-                for told in self.other_events.values():
-                    told[:] = [each for each in told if not each.is_repeated(finished, is_evaluated=is_evaluated)]
+                for recorded in self.other_events.values():
+                    recorded[:] = [
+                        each for each in recorded if not each.is_repeated(finished, is_evaluated=is_evaluated)
+                    ]
             case events.RoundFinished():
                 self.rounds[event.round] = event
             case events.Evaluated():
@@ -218,7 +220,7 @@ class PublishedAdapter:
 
 
 def kept_in(view: RunView, *, keep: str) -> PublishedAdapter | None:
-    """The adapter that a run publishes, as far as its ledger says; None before there is one, or nothing says which."""
+    """The adapter that a run publishes, as far as its ledger records; None before there is one, or if it is unknown."""
     if keep != "last":
         kept = guard_after(keep, view.held_out).kept
         return PublishedAdapter(kept.round, kept.adapter) if kept else None
@@ -237,7 +239,7 @@ class Recorded:
         taken_back: rounds whose steps are recorded as taken back, or as impossible to take back.
         ended_early: whether it records that the run ended before its last round.
         steps: that clients were asked for, by round and client, where each has its own number.
-        epsilons: what private records have cost so far, by client, as it said last.
+        epsilons: what private records have cost so far, by client, as it last reported.
     """
 
     begun: bool

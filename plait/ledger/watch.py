@@ -37,7 +37,7 @@ class Watch:
     """What a run does about its evaluations.
 
     Attributes:
-        keep: which adapters are published: ``accepted`` and ``best`` as the `Guard` says, ``last`` for every round's.
+        keep: which adapters are published: ``accepted`` and ``best`` by the `Guard`, ``last`` for every round's.
         take_back: whether a step that made the adapter worse is taken back, and later steps are shortened.
     """
 
@@ -87,7 +87,7 @@ def change_since(before: Evaluated, after: Evaluated) -> Change | None:
 
 
 def _of_sums(before: Evaluated, after: Evaluated) -> float:
-    """The same of two masked sums, perhaps of other clients: by how far each is from its own start, if all say so."""
+    """Of two masked sums, perhaps of other clients: by how far each is from its own start, if all report it."""
     began = before.change if before.round else 0.0
     return after.loss - before.loss if began is None or after.change is None else after.change - began
 
@@ -114,7 +114,7 @@ class Guard:
         """The guard after one more evaluation."""
         if newest.round == 0:
             return replace(self, base=newest, best=newest, kept=newest)
-        since_base = change_since(self.base, newest) if self.base else _told(newest)
+        since_base = change_since(self.base, newest) if self.base else _reported(newest)
         if since_base is None or _rise(since_base) > 0:
             return replace(self, risen=since_base, above=self.base)
         since = change_since(self.best, newest) if self.best else None
@@ -126,7 +126,7 @@ class Guard:
         return replace(self, best=newest if is_best else self.best, kept=newest, risen=None, above=None)
 
     def refusal(self, newest: Evaluated) -> NotPublished:
-        """What the ledger says of the newest evaluation, whose adapter is not published."""
+        """The event of the newest evaluation, whose adapter is not published."""
         risen, kept = self.risen, self.kept.round if self.kept else 0
         if risen is None or self.above is None:
             return NotPublished(round=newest.round, kept=kept)
@@ -148,12 +148,12 @@ def _rise(change: Change) -> float:
     return max(change.mean, change.median)
 
 
-def _told(evaluated: Evaluated) -> Change | None:
-    """The change since the start as clients tell it, for a run that has not seen the base evaluated."""
+def _reported(evaluated: Evaluated) -> Change | None:
+    """The change since the start as clients report it, for a run that has not seen the base evaluated."""
     if evaluated.change is None:
         return None
-    told = [each.change for each in evaluated.by_client.values() if each.change is not None]
-    return Change(evaluated.change, statistics.median(told or [evaluated.change]))
+    reported = [each.change for each in evaluated.by_client.values() if each.change is not None]
+    return Change(evaluated.change, statistics.median(reported or [evaluated.change]))
 
 
 @dataclass(frozen=True)

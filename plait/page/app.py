@@ -47,7 +47,7 @@ class Page:
         self._feeds = {place.resolve().name: Feed(place) for place in runs}
         if len(runs) > 2 or len(self._feeds) < len(runs):
             raise ConfigError(
-                f"runs are {', '.join(map(str, runs))}, expected one, or a second of another name to compare it with"
+                f"runs are {', '.join(map(str, runs))}: give one, or a second of another name to compare it with"
             )
         self._token = token
         self._live = live
@@ -91,7 +91,7 @@ class Page:
 def run_shown(place: Path) -> Path:
     """A run that is there to be shown; ConfigError if it holds none."""
     if not RunDirectory(place).has_started:
-        raise ConfigError(f"'{place}' holds no run (no ledger.jsonl with an event), expected a run")
+        raise ConfigError(f"'{place}' holds no run: it has no ledger.jsonl with an event")
     return place
 
 

@@ -29,7 +29,7 @@ _END_S = 5.0
 
 @contextlib.contextmanager
 def page_beside(place: Path, listen: str, *, status_json: Callable[[], str] | None = None) -> Generator[str]:
-    """Serve the page as long as the block runs; gives its address with its token, which is also said on stderr.
+    """Serve the page as long as the block runs; gives its address with its token, which is also printed on stderr.
 
     Args:
         listen: address and port; empty for no page.

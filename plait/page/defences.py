@@ -89,7 +89,7 @@ class Headers:
         # A link to the page may be followed from anywhere; what it shows is asked for by the page itself.
         if any(site not in ("same-origin", "none") for site in sites) and modes != ["navigate"]:
             return 403, "the request comes from another site"
-        return (0, "") if scope["method"] in _LOOKS else (405, "this server is read-only: expected GET")
+        return (0, "") if scope["method"] in _LOOKS else (405, "this server is read-only: use GET")
 
 
 def _authority(origin: str) -> str:
@@ -103,7 +103,7 @@ def page_token() -> str:
     """The token of the environment variable `TOKEN_VARIABLE`; without one a new token of 256 random bits."""
     given = os.environ.get(TOKEN_VARIABLE, "")
     if given and not _TOKEN.fullmatch(given):
-        raise ConfigError(f"{TOKEN_VARIABLE} is not a token, expected 32 to 128 letters, digits, '-' and '_'")
+        raise ConfigError(f"{TOKEN_VARIABLE} is not a token: give 32 to 128 letters, digits, '-' and '_'")
     return given or secrets.token_urlsafe(_TOKEN_BYTES)
 
 
@@ -140,8 +140,8 @@ class TokenCheck:
 
         await self.app(scope, receive, with_cookie if is_in_address and scope["path"] == "/" else send)
 
-    def _is_token(self, said: str) -> bool:
-        return secrets.compare_digest(said.encode(errors="replace"), self.token.encode())
+    def _is_token(self, given: str) -> bool:
+        return secrets.compare_digest(given.encode(errors="replace"), self.token.encode())
 
 
 def _cookie_of(request: Request) -> str:

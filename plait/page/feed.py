@@ -85,7 +85,7 @@ class Board:
         return self._rounds.setdefault(str(number), {})
 
     def _take(self, event: events.Event) -> None:
-        """What only this event says."""
+        """What this event alone changes."""
         match event:
             case events.RunStarted():
                 self.document |= _started(event)
@@ -140,8 +140,8 @@ class Board:
         self, event: events.ClientTurnedAway | events.UpdateRefused, client: str, number: int | None = None
     ) -> None:
         self._refused += 1
-        said = {"client": client, "reason": event.reason, "detail": event.detail}
-        self._refusals.append({"time": event.time, "round": number, **said})
+        refusal = {"client": client, "reason": event.reason, "detail": event.detail}
+        self._refusals.append({"time": event.time, "round": number, **refusal})
 
     def _evaluated(self, event: events.Evaluated) -> None:
         worst = max(event.by_client.items(), key=lambda item: item[1].loss, default=None)
@@ -270,9 +270,9 @@ class Live:
                     self._is_asked, self._asked = True, time.monotonic()
                 if self._is_asked:
                     answers = self._connection.poll(_PATIENCE_S)  # one that comes late is taken by the next call
-                    said = read_json(self._connection.recv_bytes(_MOST_ANSWER_BYTES)) if answers else None
+                    received = read_json(self._connection.recv_bytes(_MOST_ANSWER_BYTES)) if answers else None
                     self._is_asked = not answers
-                    self._status = cast("dict[str, Json]", said) if isinstance(said, dict) else {}
+                    self._status = cast("dict[str, Json]", received) if isinstance(received, dict) else {}
             except (OSError, EOFError, ValueError):
                 self._status = {}
             return doing_now(self._status) if self._status.get("run") == run else {}

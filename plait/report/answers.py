@@ -1,7 +1,7 @@
 """Four questions about a run, each answered in a line or two: did it learn, for whom, at what cost, can I trust it.
 
-What the report begins with and the terminal ends with; then what the figures say of the settings, and the command that
-repeats the run.
+What the report begins with and the terminal ends with; then advice on the settings, and the command that repeats the
+run.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ def figures_of(view: RunView) -> Mapping[str, Json]:
     card = next((each for each in view.cards.values() if isinstance(each, PrivacyCard)), None)
     if card is None:
         return {}
-    said = spent_by_round(view.other_events)
-    spent = {0: 0.0, **{number: each.epsilon for number, each in said.items() if each.is_known}}
+    known = spent_by_round(view.other_events)
+    spent = {0: 0.0, **{number: each.epsilon for number, each in known.items() if each.is_known}}
     return {
         "dp_unit": card.promised.unit,
         "dp_epsilon": card.epsilon,
@@ -27,20 +27,20 @@ def figures_of(view: RunView) -> Mapping[str, Json]:
 
 
 def epsilon_table(view: RunView) -> Table:
-    """Epsilon after every round; of records, as the accounts of the clients that have taken part say."""
+    """Epsilon after every round; of records, by the accounts of the clients that have taken part."""
     promised, spent = promised_in(view.other_events.get("privacy_started", ())), spent_by_round(view.other_events)
-    # Under masks no client says what its records have cost.
+    # Under masks no client reports what its records have cost.
     spent = {number: each for number, each in spent.items() if each.is_known}
     if promised and promised.unit == "record":
-        headings, said = (
+        headings, source = (
             ("largest epsilon", "smallest", "clients"),
-            ", as the accounts of the clients that have taken part say",
+            ", by the accounts of the clients that have taken part",
         )
     else:
-        headings, said = ("epsilon", "draws of noise", "next clip norm"), ""
+        headings, source = ("epsilon", "draws of noise", "next clip norm"), ""
 
     def row(each: PrivacySpent) -> tuple[str, str]:
-        if said:
+        if source:
             return f"{min(each.by_client.values(), default=0):.4g}", str(len(each.by_client))
         return str(each.charges), f"{each.clip_norm or 0:.3g}"
 
@@ -48,7 +48,7 @@ def epsilon_table(view: RunView) -> Table:
         title="Epsilon by round",
         headings=("round", *headings),
         rows=tuple((str(number), f"{each.epsilon:.4g}", *row(each)) for number, each in sorted(spent.items())),
-        note=f"At delta {promised.delta:g}, of the whole run so far{said}." if promised else "",
+        note=f"At delta {promised.delta:g}, of the whole run so far{source}." if promised else "",
     )
 
 

@@ -1,4 +1,4 @@
-"""What a command says while it works, on stderr: a line, a message, and the progress of a run."""
+"""What a command shows while it works, on stderr: a line, a message, and the progress of a run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def console() -> Console:
 def status(message: str, *, quiet: bool) -> Generator[Callable[[str], None]]:
     """Show what is done while the block runs, and since when.
 
-    The block gets a function that replaces the message. What it says after a colon is how far a step is
+    The block gets a function that replaces the message. What it has after a colon is how far a step is
     (`plait.data.packages.growing`): a file gets each step in a line, and how far it is twice a minute.
     """
     if quiet:

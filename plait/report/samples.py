@@ -40,7 +40,7 @@ def samples_in(run: Path) -> list[Sample]:
     except FileNotFoundError:
         return []
     except (OSError, ValidationError):
-        raise PeerError(f"'{run / FILE}' cannot be read, expected a run's samples; remove it") from None
+        raise PeerError(f"'{run / FILE}' is damaged; remove it") from None
 
 
 def samples_table(run: Path) -> Table:

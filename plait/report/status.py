@@ -11,41 +11,41 @@ from plait.report.wording import bytes_text, clean, duration_text, plural
 _MOST_WORDS = 300
 
 
-def status_tables(said: Mapping[str, object]) -> list[Table]:
+def status_tables(status: Mapping[str, object]) -> list[Table]:
     """The round and the clients, from a server's status."""
-    tables = [_run(said), _clients(said)]
-    return [*tables, unfit] if (unfit := _unfit(said)).rows else tables
+    tables = [_run(status), _clients(status)]
+    return [*tables, unfit] if (unfit := _unfit(status)).rows else tables
 
 
-def _run(said: Mapping[str, object]) -> Table:
-    late = _list(said, "late")
+def _run(status: Mapping[str, object]) -> Table:
+    late = _list(status, "late")
     rows = (
-        ("run", _text(said.get("run"))),
-        ("state", _text(said.get("state"))),
-        ("round", f"{_count(said.get('round'))} of {_count(said.get('rounds'))}"),
-        ("clients attached", _attached(said)),
+        ("run", _text(status.get("run"))),
+        ("state", _text(status.get("state"))),
+        ("round", f"{_count(status.get('round'))} of {_count(status.get('rounds'))}"),
+        ("clients attached", _attached(status)),
         ("late", ", ".join(map(_text, late)) if late else "none"),
-        ("deadline", _seconds(said.get("deadline_s")) or "none"),
-        ("time left", _seconds(said.get("eta_s")) or "not known yet"),
-        *_staleness(said),
-        *_told(said),
-        ("sent", bytes_text(_number(said.get("downlink_bytes")) or 0)),
-        ("received", bytes_text(_number(said.get("uplink_bytes")) or 0)),
+        ("deadline", _seconds(status.get("deadline_s")) or "none"),
+        ("time left", _seconds(status.get("eta_s")) or "not known yet"),
+        *_staleness(status),
+        *_cards(status),
+        ("sent", bytes_text(_number(status.get("downlink_bytes")) or 0)),
+        ("received", bytes_text(_number(status.get("uplink_bytes")) or 0)),
     )
     return Table("Run", ("", ""), rows, text_columns=(0, 1))
 
 
-def _staleness(said: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
-    rounds = _number(said.get("staleness"))
+def _staleness(status: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
+    rounds = _number(status.get("staleness"))
     return () if rounds is None else (("staleness", f"{rounds:.1f} rounds, mean of the newest updates"),)
 
 
-def _told(said: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
-    """What the cards of privacy and masks say of the run."""
-    told = said.get("told")
-    if not isinstance(told, dict):
+def _cards(status: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
+    """The cards of privacy and masks."""
+    sections = status.get("told")
+    if not isinstance(sections, dict):
         return ()
-    cards = cast("Mapping[str, object]", told)
+    cards = cast("Mapping[str, object]", sections)
     return tuple(
         (_text(title), _text(cast("Mapping[str, object]", card).get("text")))
         for title, card in cards.items()
@@ -53,16 +53,16 @@ def _told(said: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _attached(said: Mapping[str, object]) -> str:
-    nodes = _objects(said, "nodes")
+def _attached(status: Mapping[str, object]) -> str:
+    nodes = _objects(status, "nodes")
     joining = sum(not node.get("ready") for node in nodes)
     return f"{len(nodes)}, {joining} of them still getting ready" if joining else f"{len(nodes)}"
 
 
-def _clients(said: Mapping[str, object]) -> Table:
-    cohort = {_text(entry.get("name")): entry for entry in _objects(said, "cohort")}
-    nodes = {_text(entry.get("name")): entry for entry in _objects(said, "nodes")}
-    away = {_text(entry.get("name")): entry for entry in _objects(said, "nodes_away")}
+def _clients(status: Mapping[str, object]) -> Table:
+    cohort = {_text(entry.get("name")): entry for entry in _objects(status, "cohort")}
+    nodes = {_text(entry.get("name")): entry for entry in _objects(status, "nodes")}
+    away = {_text(entry.get("name")): entry for entry in _objects(status, "nodes_away")}
     rows: list[tuple[str, ...]] = []
     for name in sorted({*cohort, *nodes, *away}):
         node, task = nodes.get(name) or away.get(name, {}), cohort.get(name, {})
@@ -83,20 +83,20 @@ def _clients(said: Mapping[str, object]) -> Table:
     return Table(plural(len(rows), "client"), headings, tuple(rows), text_columns=(0, 1, 4))
 
 
-def _unfit(said: Mapping[str, object]) -> Table:
+def _unfit(status: Mapping[str, object]) -> Table:
     rows = tuple(
         (_text(entry.get("name")), _text(entry.get("reason")), _words(entry.get("detail")))
-        for entry in _objects(said, "unfit")
+        for entry in _objects(status, "unfit")
     )
     return Table("Cannot take part", ("client", "reason", "its message"), rows, text_columns=(0, 1, 2))
 
 
-def _objects(said: Mapping[str, object], key: str) -> list[Mapping[str, object]]:
-    return [cast("Mapping[str, object]", entry) for entry in _list(said, key) if isinstance(entry, dict)]
+def _objects(status: Mapping[str, object], key: str) -> list[Mapping[str, object]]:
+    return [cast("Mapping[str, object]", entry) for entry in _list(status, key) if isinstance(entry, dict)]
 
 
-def _list(said: Mapping[str, object], key: str) -> list[object]:
-    value = said.get(key)
+def _list(status: Mapping[str, object], key: str) -> list[object]:
+    value = status.get(key)
     return cast("list[object]", value) if isinstance(value, list) else []
 
 

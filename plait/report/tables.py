@@ -200,7 +200,7 @@ _CONTROL = "control: "
 
 
 def membership_table(audited: Audited | None) -> Table:
-    """How well attacks tell trained sequences from held-out ones.
+    """How well attacks distinguish trained sequences from held-out ones.
 
     Args:
         audited: what they found; None if nothing is known.

@@ -43,7 +43,7 @@ def following(trackers: tuple[str, ...], run: Path, *, quiet: bool) -> Generator
 
     Args:
         trackers: names of `LIBRARIES`.
-        quiet: whether to say nothing of one that fails.
+        quiet: whether to print nothing of one that fails.
     """
     threads = [_Following(run, name) for name in trackers]
     for each in threads:
@@ -81,8 +81,8 @@ class _Following(threading.Thread):
         try:
             self._track()
         except BaseException as error:  # a library may even exit
-            said = printable(f"{type(error).__name__}: {error}", limit=300)
-            self.failure = f"failed: {said}{place_of(error)}"
+            error_text = printable(f"{type(error).__name__}: {error}", limit=300)
+            self.failure = f"failed: {error_text}{place_of(error)}"
 
     def _track(self) -> None:
         begun, series, is_over, asked = None, Series(), False, -1
@@ -127,7 +127,7 @@ class Series:
     def of(self, event: Event) -> tuple[int, Mapping[str, float]] | None:
         """The round and the figures of an event; None if it has none.
 
-        Rounds never decrease: what an asynchronous run says of an earlier one, as its evaluation, is at the newest.
+        Rounds never decrease: what an asynchronous run records of an earlier one, as its evaluation, is at the newest.
         """
         self._now.take(event)
         match event:
@@ -152,8 +152,8 @@ class Series:
         return self._newest, {name: float(value) for name, value in values.items() if value is not None}
 
 
-def _named(prefix: str, said: object, names: tuple[str, ...]) -> dict[str, float | None]:
-    return {f"{prefix}{name}": getattr(said, name) for name in names}
+def _named(prefix: str, event: object, names: tuple[str, ...]) -> dict[str, float | None]:
+    return {f"{prefix}{name}": getattr(event, name) for name in names}
 
 
 def _of_mean(group: str, prefix: str, mean: MeanScore) -> dict[str, float | None]:

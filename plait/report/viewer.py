@@ -83,7 +83,7 @@ class Viewer:
         self._bar = bars.add_task(_DOING["describe"], total=None)
 
     def show(self, event: Event) -> None:
-        """Show what the next event says."""
+        """Show the next event."""
         known = self._now.cards
         self._now.take(event)
         self._show_cards(event, known)
@@ -183,7 +183,7 @@ class Viewer:
                 self._warn("warning", card.warning)
 
     def _show_rates(self) -> None:
-        """Show what the round's updates say of learning rates, once."""
+        """Show what the round's updates reveal of learning rates, once."""
         given = given_rate(self._now.settings)
         sentence = "" if given is None else rates_sentence(self._updates, given=given)
         self._updates = []

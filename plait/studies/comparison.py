@@ -110,7 +110,7 @@ class StudiedRun:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Runs whose settings differ in the seed only, ordered by it, under what tells them from other groups."""
+    """Runs whose settings differ in the seed only, ordered by it, under what distinguishes them from other groups."""
 
     label: str
     runs: tuple[StudiedRun, ...]
@@ -144,7 +144,7 @@ def grouped(runs: Sequence[StudiedRun]) -> tuple[Group, ...]:
 
 
 def _labels(groups: Sequence[tuple[StudiedRun, ...]]) -> list[str]:
-    """The directories' names where these tell single runs apart, else a few settings that do."""
+    """The directories' names where these distinguish single runs, else a few settings that do."""
     names = [group[0].name for group in groups]
     are_names_enough = len(set(names)) == len(names)
     if are_names_enough and all(len(group) == 1 for group in groups):
@@ -152,9 +152,9 @@ def _labels(groups: Sequence[tuple[StudiedRun, ...]]) -> list[str]:
     tables = [group[0].settings for group in groups]
     texts, parted = [""] * len(tables), 1
     for key in dict.fromkeys(key for table in tables for key in table):
-        said = [f"{key} {clean(str(table.get(key)), limit=40)}" for table in tables]
-        longer = [", ".join(filter(None, pair)) for pair in zip(texts, said, strict=True)]
-        # Only a setting that tells more of them apart, and none after those that tell all.
+        named = [f"{key} {clean(str(table.get(key)), limit=40)}" for table in tables]
+        longer = [", ".join(filter(None, pair)) for pair in zip(texts, named, strict=True)]
+        # Only a setting that distinguishes more of them, and none after those that distinguish all.
         if len(set(longer)) > parted:
             texts, parted = longer, len(set(longer))
         if parted == len(tables):
@@ -382,7 +382,7 @@ def compare(*runs: str | PathLike[str], baseline: str | PathLike[str] | None = N
     for path in map(Path, [*runs, *([baseline] if baseline else [])]):
         different.setdefault(path.resolve(), path)
     if not different:
-        raise ConfigError("no run to compare, expected one directory of a run or more")
+        raise ConfigError("no run to compare: give one run directory or more")
     found = {place: StudiedRun(path, view_of(path)) for place, path in different.items()}
     groups = grouped([*found.values()])
     first = found[Path(baseline).resolve()] if baseline else groups[0].runs[0]

@@ -48,7 +48,7 @@ def test_an_event_survives_json(event):
     ("line", "says"),
     [
         ({"loss": 1, "round": True}, r"'round' is True, expected a valid integer"),
-        ({"loss": 1}, r"'round' is missing, expected a value"),
+        ({"loss": 1}, r"'round' is missing"),
         ({"round": 1, "loss": math.nan}, r"'loss' is nan, expected a finite number"),
         ({"round": 1, "loss": 1, "by_client": {"ann": {"loss": "x"}}}, r"'by_client.ann.loss' is 'x', expected"),
         ({"round": 1, "loss": 1, "accuracy_interval": [0.5]}, r"'accuracy_interval.1' is missing"),

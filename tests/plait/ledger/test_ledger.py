@@ -143,7 +143,7 @@ def test_a_ledger_is_open_only_once(tmp_path):
 
 
 def test_a_ledger_that_is_not_there_is_an_error(tmp_path):
-    with pytest.raises(PeerError, match=r"cannot read .* expected the ledger of a run"):
+    with pytest.raises(PeerError, match="cannot read the ledger"):
         read_events(tmp_path / "ledger.jsonl")
     with pytest.raises(MachineError, match="cannot open"):
         Ledger(tmp_path / "missing" / "ledger.jsonl")

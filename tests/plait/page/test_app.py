@@ -154,7 +154,7 @@ def test_tokens_are_random_and_a_weak_one_is_refused(tmp_path: Path, monkeypatch
     assert all(len(token) == 43 for token in made)
     for weak in ("secret", "x" * 31, "x" * 40 + "&run=first", "ä" * 40):
         monkeypatch.setenv(TOKEN_VARIABLE, weak)
-        with pytest.raises(ConfigError, match="PLAIT_PAGE_TOKEN is not a token, expected 32 to 128 letters"):
+        with pytest.raises(ConfigError, match="PLAIT_PAGE_TOKEN is not a token"):
             page_token()
 
 

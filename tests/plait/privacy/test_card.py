@@ -193,7 +193,7 @@ def test_under_masks_nothing_is_told_that_only_the_clients_know(tmp_path):
     assert not epsilon_table(view).rows
     assert figures_of(view)["dp_epsilon_by_round"] == [0.0]
     told = shown(written(tmp_path / "run", promised, *paid))
-    assert "under masks none says what it has spent so far" in told
+    assert "under masks none reports what it has spent" in told
     assert "8 of 8" not in told
 
 
