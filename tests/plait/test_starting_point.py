@@ -156,8 +156,3 @@ def test_adapters_to_begin_with_have_a_weight_each() -> None:
     assert [(str(path), weight) for path, weight in config.init_adapters] == [
         ("runs/a", 1.0), ("b", 0.5), ("odd=name", 1.0), ("c", -1.0),
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize(("given", "anew"), [({}, True), ({"init-adapter": "a"}, False)])
-def test_clients_derive_the_adapter_unless_it_goes_on(given: dict[str, object], anew: bool) -> None:
-    assert settle(config_from_table({"base": "tiny", **given})).plan.starts_anew is anew

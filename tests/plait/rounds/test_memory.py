@@ -119,13 +119,6 @@ def test_of_the_only_copies_the_own_adapter_alone_outlasts_a_run(tmp_path):
     assert (tmp_path / "own").read_bytes() == content
 
 
-@pytest.mark.parametrize("content", [b"", b"no past", OLD_RUN + bytes(40)])
-def test_what_is_no_own_adapter_is_left_as_it_is(tmp_path, content):
-    (tmp_path / "own").write_bytes(content)
-    keep_only_what_lasts(tmp_path)
-    assert (tmp_path / "own").read_bytes() == content
-
-
 def test_an_account_of_private_records_outlives_a_run_that_its_server_calls_over(tmp_path):
     for key in ("record-privacy", "moments"):
         (tmp_path / key).write_bytes(b"x")
