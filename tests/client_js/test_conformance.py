@@ -109,11 +109,6 @@ def test_it_knows_the_keys_of_a_run_configuration_with_their_types_and_no_others
         assert isinstance(default, kind) or default in ("auto", "adaptive"), key
 
 
-def test_its_lines_fit_a_page():
-    wide = [path for path in CLIENT.glob("**/*.js") if "node_modules" not in path.parts]
-    assert not [line for path in wide for line in path.read_text().splitlines() if len(line) > 120]
-
-
 def test_a_hostile_server_is_refused(outcomes, tmp_path_factory):
     """Two hundred configurations, settings and layouts of wrong types and sizes, in 300 MB of memory."""
     program = copied(tmp_path_factory.mktemp("js")).parents[1] / "hostile.js"

@@ -17,12 +17,14 @@ from plait.transport import (
     CHANNEL_OPTIONS,
     CHUNK_BYTES,
     PROTOCOL_VERSION,
+    channel_credentials,
     chunks_of,
     enrolment_bytes,
     node_number,
 )
 from plait.transport.protocol import MESSAGE_TYPES
 from plait.trust.keys import NodeKey
+from plait.trust.kit import ClientKit
 from plait.trust.provision import provision
 from plait.v1 import federation_pb2 as pb
 from plait.v1.federation_pb2_grpc import FederationStub
@@ -248,3 +250,29 @@ def federation(tmp_path):
     """Kits on disk: a server's, and those of alice and bob."""
     provision(tmp_path / "kits", ["alice", "bob"], ["localhost", "127.0.0.1"], now=datetime.now(UTC))
     return tmp_path / "kits"
+
+
+@pytest.fixture
+def kits(federation) -> dict[str, ClientKit]:
+    return {name: ClientKit.load(federation / "clients" / name) for name in ("alice", "bob")}
+
+
+def node_of(bare_node: type[BareNode], channel: NodesChannel, kit: ClientKit, **changes) -> BareNode:
+    """A node with a kit; `shown` is the kit whose certificate it shows."""
+    credentials = channel_credentials(changes.pop("shown", kit))
+    own = {"name": kit.name, "key": kit.node_key, "credentials": credentials}
+    return bare_node(channel.address, **{**own, **changes})
+
+
+def refusal(event: pb.ToNode) -> str:
+    assert event.HasField("refused"), event
+    assert event.refused.detail
+    assert "\n" not in event.refused.detail
+    return pb.RefusedReason.Name(event.refused.reason).removeprefix("REFUSED_REASON_")
+
+
+def code(call, *args, **kwargs) -> str:
+    with pytest.raises(grpc.RpcError) as caught:
+        call(*args, **kwargs)
+    assert "\n" not in caught.value.details()
+    return caught.value.code().name

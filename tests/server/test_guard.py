@@ -16,15 +16,11 @@ from plait.cli import doctor
 from plait.errors import PeerError
 from plait.transport import channel_credentials, fetch_status
 from plait.trust.keys import NodeKey
-from plait.trust.kit import ClientKit, ServerKit, StaffKit
+from plait.trust.kit import ServerKit, StaffKit
 from plait.trust.provision import provision, revoke
 from plait.v1 import federation_pb2 as pb
 from plait.v1.federation_pb2_grpc import FederationStub
-
-
-@pytest.fixture
-def kits(federation):
-    return {name: ClientKit.load(federation / "clients" / name) for name in ("alice", "bob")}
+from tests.server.conftest import code, node_of, refusal
 
 
 @pytest.fixture
@@ -38,23 +34,9 @@ def make_secure(make_channel, federation):
     return make
 
 
-def node(bare_node, channel, kit):
-    return bare_node(channel.address, kit.name, key=kit.node_key, credentials=channel_credentials(kit))
-
-
 def connection(channel, kit):
     options = [("grpc.use_local_subchannel_pool", 1)]
     return grpc.secure_channel(channel.address, channel_credentials(kit), options=options)
-
-
-def reason(event):
-    return pb.RefusedReason.Name(event.refused.reason).removeprefix("REFUSED_REASON_")
-
-
-def code(call):
-    with pytest.raises(grpc.RpcError) as caught:
-        call()
-    return caught.value.code().name
 
 
 class TestDoor:
@@ -64,9 +46,9 @@ class TestDoor:
         connections = [connection(channel, kits["bob"]) for _ in range(40)]
         idle = [FederationStub(each).Attend(iter(threading.Event().wait, True)) for each in connections * 8]
         # Two of them have a turn, and may be among these; none is told anything final.
-        heard = [reason(event) for call in idle[-8:] if (event := next(call, None))]
+        heard = [refusal(event) for call in idle[-8:] if (event := next(call, None))]
 
-        alice = node(bare_node, channel, kits["alice"])
+        alice = node_of(bare_node, channel, kits["alice"])
 
         assert {"FULL"} <= set(heard) <= {"FULL", "LATE"}
         assert alice.enrol().HasField("welcome")
@@ -76,27 +58,27 @@ class TestDoor:
     @pytest.mark.slow
     def test_the_time_for_the_proof_begins_once_a_node_has_its_turn(self, make_secure, kits, bare_node):
         channel = make_secure(max_unproven=1, handshake_s=5.0)
-        bob = node(bare_node, channel, kits["bob"])
+        bob = node_of(bare_node, channel, kits["bob"])
         bob.say(hello=bob.hello())
         assert bob.hear().HasField("challenge")
 
-        assert node(bare_node, channel, kits["alice"]).enrol().HasField("welcome")
-        assert reason(bob.hear()) == "LATE"
+        assert node_of(bare_node, channel, kits["alice"]).enrol().HasField("welcome")
+        assert refusal(bob.hear()) == "LATE"
 
     def test_a_connection_that_a_node_has_given_up_does_not_end_its_newer_one(
         self, make_secure, kits, bare_node, until
     ):
         channel = make_secure()
-        older = node(bare_node, channel, kits["alice"])
+        older = node_of(bare_node, channel, kits["alice"])
         hello = older.hello()
         older.say(hello=hello)
         challenge = older.hear().challenge
-        newer = node(bare_node, channel, kits["alice"]).attend()
+        newer = node_of(bare_node, channel, kits["alice"]).attend()
         until(lambda: channel.nodes(0))
 
         older.say(proof=older.proof(challenge, hello))
 
-        assert reason(older.hear()) == "REPLACED"
+        assert refusal(older.hear()) == "REPLACED"
         assert newer.held("1.train.0", b"").unknown
 
 
@@ -110,7 +92,7 @@ class TestCertificates:
             revoke(federation, "bob", now=datetime.now(UTC))
         else:
             (federation / "server" / "clients.json").write_text('{"clients": []}')
-        bob = node(bare_node, channel, kits["bob"])
+        bob = node_of(bare_node, channel, kits["bob"])
         health = health_pb2_grpc.HealthStub(bob.channel)
         requests = {
             "Check": lambda: health.Check(health_pb2.HealthCheckRequest(), timeout=180),
@@ -122,7 +104,7 @@ class TestCertificates:
 
         assert {name: code(call) for name, call in requests.items()} == dict.fromkeys(requests, "PERMISSION_DENIED")
         # Before it has said anything.
-        assert reason(bob.hear()) == f"{how.upper()}_KEY"
+        assert refusal(bob.hear()) == f"{how.upper()}_KEY"
         assert bob.heard_end()
 
     def test_operators_may_look_and_take_no_part(self, make_secure, federation, bare_node):
@@ -138,7 +120,7 @@ class TestCertificates:
 
         assert fetch_status(channel.address, kit=kit)["nodes"] == []
         assert {name: code(call) for name, call in requests.items()} == dict.fromkeys(requests, "PERMISSION_DENIED")
-        assert reason(person.hear()) == "ROLE"
+        assert refusal(person.hear()) == "ROLE"
         assert person.heard_end()
         revoke(federation, kit.name, now=datetime.now(UTC))
         with pytest.raises(PeerError, match="key has been revoked"):
@@ -159,10 +141,10 @@ class TestCertificates:
 
         until(lambda: sum(call.done() for call in calls) == 4)
         assert {call.code().name for call in calls if call.done()} == {"RESOURCE_EXHAUSTED"}
-        assert node(bare_node, channel, kits["alice"]).enrol().HasField("welcome")
+        assert node_of(bare_node, channel, kits["alice"]).enrol().HasField("welcome")
         for each in connections:
             each.close()
-        until(lambda: node(bare_node, channel, kits["bob"]).enrol().HasField("welcome"))
+        until(lambda: node_of(bare_node, channel, kits["bob"]).enrol().HasField("welcome"))
 
 
 class TestStrangers:
@@ -170,7 +152,7 @@ class TestStrangers:
         self, make_secure, kits, bare_node, federation, send, until
     ):
         channel = make_secure()
-        alice = node(bare_node, channel, kits["alice"]).attend()
+        alice = node_of(bare_node, channel, kits["alice"]).attend()
         until(lambda: channel.nodes(0))
         over = threading.Event()
         strangers = [threading.Thread(target=reopen, args=(channel.address, over, 25)) for _ in range(8)]
@@ -180,7 +162,7 @@ class TestStrangers:
             statuses = [fetch_status(channel.address, kit=ServerKit.load(federation / "server")) for _ in range(10)]
             send(channel, "alice", b"task")
             assert alice.work().head == b"task"
-            assert node(bare_node, channel, kits["bob"]).enrol().HasField("welcome")
+            assert node_of(bare_node, channel, kits["bob"]).enrol().HasField("welcome")
         finally:
             over.set()
             for stranger in strangers:
@@ -219,7 +201,7 @@ class TestDoctor:
     def test_a_deployment_is_checked_from_outside(self, make_secure, kits, bare_node, federation, until, monkeypatch):
         provision(federation, [], [], operators=["olga"], now=datetime.now(UTC), days=9)
         channel = make_secure()
-        nodes = [node(bare_node, channel, kits[name]) for name in ("alice", "bob")]
+        nodes = [node_of(bare_node, channel, kits[name]) for name in ("alice", "bob")]
         for each, version in zip(nodes, ("0.0.1", __version__), strict=True):
             assert each.enrol(version=version).HasField("welcome")
         until(lambda: len(fetch_status(channel.address, kit=ServerKit.load(federation / "server"))["nodes"]) == 2)

@@ -20,23 +20,10 @@ from plait.v1 import federation_pb2 as pb
 from server.incoming import Incoming
 from server.uploads import MinimumRate
 from tests.plait.rounds.conftest import started
+from tests.server.conftest import code, node_of, refusal
 from tests.tree import files_below
 
 BIG = bytes(range(256)) * (4 * CHUNK_BYTES // 256)
-
-
-def refusal(event: pb.ToNode) -> str:
-    assert event.HasField("refused"), event
-    assert event.refused.detail
-    assert "\n" not in event.refused.detail
-    return pb.RefusedReason.Name(event.refused.reason).removeprefix("REFUSED_REASON_")
-
-
-def code(call, *args, **kwargs) -> str:
-    with pytest.raises(grpc.RpcError) as caught:
-        call(*args, **kwargs)
-    assert "\n" not in caught.value.details()
-    return caught.value.code().name
 
 
 @pytest.fixture
@@ -127,28 +114,19 @@ class TestBadKeys:
         return make_channel(kit=ServerKit.load(federation / "server"))
 
     @pytest.fixture
-    def kits(self, federation):
-        return {name: ClientKit.load(federation / "clients" / name) for name in ("alice", "bob")}
-
-    def node(self, bare_node, channel, kit, **changes):
-        credentials = channel_credentials(changes.pop("shown", kit))
-        own = {"name": kit.name, "key": kit.node_key, "credentials": credentials}
-        return bare_node(channel.address, **{**own, **changes})
-
-    @pytest.fixture
     def alice(self, secure, kits, bare_node, until):
-        node = self.node(bare_node, secure, kits["alice"]).attend()
+        node = node_of(bare_node, secure, kits["alice"]).attend()
         until(lambda: secure.nodes(0))
         return node
 
     def test_an_unknown_key_is_refused(self, secure, kits, bare_node):
-        assert refusal(self.node(bare_node, secure, kits["alice"], key=NodeKey.generate()).enrol()) == "UNKNOWN_KEY"
+        assert refusal(node_of(bare_node, secure, kits["alice"], key=NodeKey.generate()).enrol()) == "UNKNOWN_KEY"
 
     def test_a_key_that_is_revoked_meanwhile_ends_the_session_at_the_next_call_and_fails_the_task(
         self, secure, kits, bare_node, federation, send, replies, until
     ):
-        alice = self.node(bare_node, secure, kits["alice"]).attend()
-        bob = self.node(bare_node, secure, kits["bob"]).attend()
+        alice = node_of(bare_node, secure, kits["alice"]).attend()
+        bob = node_of(bare_node, secure, kits["bob"]).attend()
         until(lambda: len(secure.nodes(0)) == 2)
         ids = [send(secure, name, b"task") for name in ("alice", "bob")]
         task_ids = [node.work().task_id for node in (alice, bob)]
@@ -198,13 +176,13 @@ class TestBadKeys:
         assert lost.detail.endswith("failed: key of alice has been revoked")
 
     def test_a_key_under_another_name_is_refused(self, secure, kits, bare_node):
-        assert refusal(self.node(bare_node, secure, kits["alice"], name="bob").enrol()) == "WRONG_NAME"
+        assert refusal(node_of(bare_node, secure, kits["alice"], name="bob").enrol()) == "WRONG_NAME"
 
     def test_a_key_over_another_nodes_certificate_is_refused(self, secure, kits, bare_node):
-        assert refusal(self.node(bare_node, secure, kits["alice"], shown=kits["bob"]).enrol()) == "WRONG_NAME"
+        assert refusal(node_of(bare_node, secure, kits["alice"], shown=kits["bob"]).enrol()) == "WRONG_NAME"
 
     def test_a_proof_over_other_bytes_is_refused(self, secure, kits, bare_node):
-        node = self.node(bare_node, secure, kits["alice"])
+        node = node_of(bare_node, secure, kits["alice"])
         node.say(hello=node.hello())
         node.hear()
         node.say(proof=pb.Proof(signature=kits["alice"].node_key.sign(b"something else")))
@@ -215,18 +193,18 @@ class TestBadKeys:
         provision(tmp_path / "other", ["alice"], ["localhost", "127.0.0.1"], now=datetime.now(UTC))
         kit = ClientKit.load(tmp_path / "other" / "clients" / "alice")
 
-        assert code(self.node(bare_node, secure, kit).hear) == "UNAVAILABLE"
+        assert code(node_of(bare_node, secure, kit).hear) == "UNAVAILABLE"
 
     def test_a_register_that_cannot_be_read_admits_no_node(self, secure, kits, bare_node, federation):
         (federation / "server" / "clients.json").write_text("{")
 
-        assert code(self.node(bare_node, secure, kits["alice"]).enrol) == "UNAVAILABLE"
+        assert code(node_of(bare_node, secure, kits["alice"]).enrol) == "UNAVAILABLE"
 
     def test_a_stolen_session_token_is_worth_nothing_to_another_member(
         self, secure, kits, bare_node, attending, send, until
     ):
-        alice = self.node(bare_node, secure, kits["alice"]).attend()
-        bob = self.node(bare_node, secure, kits["bob"]).attend()
+        alice = node_of(bare_node, secure, kits["alice"]).attend()
+        bob = node_of(bare_node, secure, kits["bob"]).attend()
         until(lambda: len(secure.nodes(0)) == 2)
         send(secure, "alice", b"head", BIG)
         work = alice.work()
