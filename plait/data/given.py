@@ -119,9 +119,7 @@ def _as_it_is(dataset: Dataset, columns: ColumnMap, split: str) -> Dataset:
     """A dataset whose records exist already: only another client column can be chosen."""
     if columns.shape or split:
         option = "columns" if columns.shape else "split"
-        raise ConfigError(
-            f"{option} is given, but data '{dataset.name}' needs none, expected only columns client=COLUMN"
-        )
+        raise ConfigError(f"data '{dataset.name}' takes no {option} but columns client=COLUMN")
     return replace(dataset, natural_column=columns.client) if columns.client else dataset
 
 

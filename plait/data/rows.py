@@ -214,7 +214,7 @@ def _record(fields: Mapping[str, object], shape: RecordShape) -> Record:
             prompt = _prompt(fields, shape.sources["prompt"])
             chosen, rejected = (_reply(fields, shape.sources[name], prompt) for name in ("chosen", "rejected"))
             if chosen == rejected:
-                raise RowError("has the same reply as chosen and as rejected, expected two different ones")
+                raise RowError("has the same reply as chosen and as rejected")
             return Record(messages=prompt, chosen=chosen, rejected=rejected, columns=columns)
 
 
@@ -255,7 +255,7 @@ def _reply(fields: Mapping[str, object], names: tuple[str, ...], prompt: tuple[M
     turns = _turns(cast("list[object]", value), names[0])
     if turns[: len(prompt)] == prompt:
         turns = turns[len(prompt) :]
-    if not turns or turns[0].role != "assistant" or not _says(turns[0]):
+    if not turns or turns[0].role != "assistant" or not _has_content(turns[0]):
         raise RowError(f"has no assistant turn after the prompt in {_short(names[0])}, expected a reply to it")
     return turns
 
@@ -296,7 +296,7 @@ def _label(value: object, name: str) -> str:
 
 def _messages(value: object, name: str) -> tuple[Message, ...]:
     messages = _turns(value, name)
-    if not any(message.role == "assistant" and message.learned and _says(message) for message in messages):
+    if not any(message.role == "assistant" and message.learned and _has_content(message) for message in messages):
         raise RowError(f"has no assistant turn in {_short(name)}, expected one to learn from")
     return messages
 
@@ -313,7 +313,7 @@ def _turns(value: object, name: str) -> tuple[Message, ...]:
     return tuple(messages)
 
 
-def _says(message: Message) -> bool:
+def _has_content(message: Message) -> bool:
     """Whether a turn has text or calls a tool."""
     return bool(message.content.strip()) or '"tool_calls"' in message.extra
 
@@ -331,8 +331,8 @@ def _turn(turn: Mapping[str, object], number: int) -> Message:
     if "tool_calls" in extra:
         extra["tool_calls"] = _calls(extra["tool_calls"], number)
     text = _content(content, number, may_lack="tool_calls" in extra)
-    said = _unicode(json.dumps(extra, ensure_ascii=False), f"message {number}") if extra else ""
-    return Message(role, text, said, _is_learned(turn.get("weight"), number))
+    extras = _unicode(json.dumps(extra, ensure_ascii=False), f"message {number}") if extra else ""
+    return Message(role, text, extras, _is_learned(turn.get("weight"), number))
 
 
 def _content(content: object, number: int, *, may_lack: bool) -> str:
@@ -343,7 +343,7 @@ def _content(content: object, number: int, *, may_lack: bool) -> str:
         parts = cast("list[object]", content)
         texts = [cast("dict[str, object]", part).get("text") for part in parts if isinstance(part, dict)]
         if len(texts) < len(parts) or not all(isinstance(text, str) for text in texts):
-            raise RowError(f"has parts in message {number} that are not text, expected only text")
+            raise RowError(f"has parts in message {number} that are not text")
         content = "".join(cast("list[str]", texts))
     if not isinstance(content, str):
         raise RowError(f"has {kind_of(content)} as content of message {number}, expected a string")

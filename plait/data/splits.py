@@ -99,6 +99,6 @@ def _known(name: str, names: Sequence[str], what: str) -> str:
     if UNNAMED in names and name in _TRAIN:
         return UNNAMED
     if not names:
-        raise DataError(f"{what} holds no split, expected at least one")
+        raise DataError(f"{what} holds no split")
     have = ", ".join(filter(None, names)) or "train"
     raise ConfigError(f"split is '{name}', expected one of {what}: {have}{did_you_mean(name, names)}")

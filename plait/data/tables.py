@@ -190,7 +190,7 @@ def _names_in(schema: Any, path: Path) -> list[str]:
         raise DataError(f"'{path}' has no column of text or numbers, expected {EXPECTED}")
     for name, count in Counter(schema.names).items():
         if count > 1:
-            raise DataError(f"'{path}' has two columns {name[:32]!a}, expected different names")
+            raise DataError(f"'{path}' has two columns {name[:32]!a}; rename one")
     return names
 
 

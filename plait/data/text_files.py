@@ -191,7 +191,7 @@ def _names(values: list[str], place: str) -> list[str]:
     counts = Counter(names)
     for position, name in enumerate(names, start=1):
         if counts[name] > 1:
-            raise DataError(f"{place} names column {name[:32]!a} twice, expected different names")
+            raise DataError(f"{place} names column {name[:32]!a} twice; rename one")
         if not name and position > 1:
             raise DataError(f"{place} has no name for column {position}, expected the names of all columns")
     return names

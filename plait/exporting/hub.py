@@ -62,7 +62,7 @@ def push_to_hub(directory: Path, name: str, *, files: Iterable[str], private: bo
         status = error.response.status_code
         if status in (401, 403):
             raise ConfigError(
-                f"cannot upload to '{name}': the hub answers {status}, expected a token that may write there"
+                f"cannot upload to '{name}': the hub answers {status}; use a token that may write there"
             ) from error
         raise MachineError(f"cannot upload to '{name}': the hub answers {status}") from error
     except (OSError, httpx.HTTPError) as error:

@@ -310,14 +310,14 @@ def _own(folder: Path) -> Kept | None:
     data = read_if_there(folder / "own")
     state = ClientState.from_bytes(data) if data else None
     if data and state is None:
-        raise PlaitError(f"'{folder / 'own'}' is damaged, expected what is the client's own")
+        raise PlaitError(f"'{folder / 'own'}' is damaged: copy the client's state again")
     return state and state.after
 
 
 def _side(own: Kept) -> tuple[Float32, Side]:
     values, name = own.arrays.get("side"), own.tags.get("side")
     if values is None or values.ndim != 1 or values.dtype != np.float32 or name not in set(Side):
-        raise PlaitError(f"what is the client's own is {own.tags.get('kind', 'nothing')!a}, expected '{OWN_SIDE}'")
+        raise PlaitError(f"own part of the client is {own.tags.get('kind', 'nothing')!a}, expected '{OWN_SIDE}'")
     return values.astype(np.float32), Side(name)
 
 
@@ -325,4 +325,4 @@ def _share(own: Kept) -> float:
     try:
         return float(own.tags["share"])
     except (KeyError, ValueError) as error:
-        raise PlaitError("the client's own adapter has no share, expected a number") from error
+        raise PlaitError("own adapter of the client has no share") from error

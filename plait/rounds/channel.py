@@ -24,7 +24,7 @@ from pydantic import JsonValue
 
 from plait.errors import Abandoned, DiskFullError, PlaitError, RunInterrupted
 from plait.ledger.events import Event
-from plait.system.files import disk_full_told
+from plait.system.files import disk_full_errors
 
 IN_PROGRESS = "in_progress"
 """Under what a run that goes on while rounds end remembers tasks in progress, by client (`RunState.remembered`)."""
@@ -278,7 +278,7 @@ class LocalChannel(FixedNodes):
     def answer(self, node: int, task: bytes) -> bytes | NoAnswer:
         """Let a participant work."""
         self.stop.check()
-        with disk_full_told():
+        with disk_full_errors():
             try:
                 return self._participant(node).answer(task)
             except (Abandoned, DiskFullError):

@@ -34,7 +34,7 @@ from plait.training.tokenization import check_kind
 from plait.wire.codec import DECODED
 
 # As a fraction of the adapters that a run starts from.
-_WORTH_TELLING = 1e-3
+_WORTH_REPORTING = 1e-3
 
 
 def prepare(
@@ -62,10 +62,10 @@ def prepare(
         for each in devices:
             check_four_bits(each.device.type)
 
-    with status(f"reading and partitioning {settings.data}", quiet=quiet) as told:
-        data = load_partitioned(settings, dataset, loaded=loaded, progress=told)
-        told_once = (_unused_replies(data.kind, settings), _mean_note(settings.loss))
-        for note in filter(None, (*data.dataset.notes, *data.partition.notes, *told_once)):
+    with status(f"reading and partitioning {settings.data}", quiet=quiet) as update:
+        data = load_partitioned(settings, dataset, loaded=loaded, progress=update)
+        hints = (_unused_replies(data.kind, settings), _mean_note(settings.loss))
+        for note in filter(None, (*data.dataset.notes, *data.partition.notes, *hints)):
             say(note, quiet=quiet)
         settings = _with_clients(settings, len(data.partition.shares))
         labels = data.dataset.labels or settings.labels
@@ -74,10 +74,10 @@ def prepare(
         )
         found = ",".join(data.dataset.labels)
         settled = settle_on_data(settings, partition=str(data.scheme), labels=found, data=data.used)
-    with status(f"looking for base {settings.base}", quiet=quiet) as told:
-        run = resolve(settled, progress=told)
+    with status(f"looking for base {settings.base}", quiet=quiet) as update:
+        run = resolve(settled, progress=update)
         if devices[0].device.type == "cpu":
-            native_library(told)
+            native_library(update)
     if settings.has_several_devices:
         from plait.simulation.workers import Workers
 
@@ -103,8 +103,8 @@ def _mean_note(loss: str) -> str:
 
 def _unused_replies(kind: RecordKind, settings: RunConfig) -> str:
     """What to tell a user whose preferences are learned as texts, unless they asked for that; empty for nothing."""
-    is_said = not settings.learned.is_plain or "objective" in settings.model_fields_set
-    if kind is not RecordKind.PREFERENCE or is_said or not (usual := usual_objective(kind.value)):
+    is_chosen = not settings.learned.is_plain or "objective" in settings.model_fields_set
+    if kind is not RecordKind.PREFERENCE or is_chosen or not (usual := usual_objective(kind.value)):
         return ""
     return (
         "the data are preference pairs, and objective sft learns to write the chosen replies alone; "
@@ -115,7 +115,7 @@ def _unused_replies(kind: RecordKind, settings: RunConfig) -> str:
 def begin(run: Run, *, quiet: bool) -> StartingPoint:
     """The starting point of a new run; reports what of the given adapters is lost."""
     start = beginning_of(run)
-    if start.lost > _WORTH_TELLING:
+    if start.lost > _WORTH_REPORTING:
         say(f"rank {run.config.rank} loses {start.lost:.1%} of the given adapters", quiet=quiet)
     return start
 

@@ -20,8 +20,8 @@ from plait.simulation.scheme import Scheme
 from plait.trust.names import MAX_NAME_BYTES, is_client_name, nearest_name
 
 # Changed names that are listed.
-_MOST_TOLD = 4
-_LONGEST_TOLD = 60
+_MOST_LISTED = 4
+_LONGEST_LISTED = 60
 
 
 @dataclass(frozen=True)
@@ -125,9 +125,9 @@ def _partition_of(
         if not share:
             raise ConfigError(f"client '{name}' gets no record, expected at least 1; take fewer clients or other skew")
     if dataset.held_out and (without := [name for name, part in zip(names, held_out, strict=True) if not part]):
-        more = f" and {len(without) - _MOST_TOLD} more" if len(without) > _MOST_TOLD else ""
-        told = ", ".join(without[:_MOST_TOLD]) + more
-        notes = (*notes, f"the held-out split has no record of {told}: plait holds out their last ones")
+        more = f" and {len(without) - _MOST_LISTED} more" if len(without) > _MOST_LISTED else ""
+        listed = ", ".join(without[:_MOST_LISTED]) + more
+        notes = (*notes, f"the held-out split has no record of {listed}: plait holds out their last ones")
     return Partition(
         tuple(
             ClientShare(
@@ -146,12 +146,12 @@ def names_of(values: Sequence[str]) -> list[str]:
     names: list[str] = []
     taken: set[str] = set()
     for number, value in enumerate(values):
-        stem = _cut(nearest_name(value), MAX_NAME_BYTES).strip(".-")
+        stem = _truncated(nearest_name(value), MAX_NAME_BYTES).strip(".-")
         stem = stem if is_client_name(stem) else f"client-{number:02}"
         name, suffix = stem, 1
         while name.casefold() in taken:
             suffix += 1
-            name = f"{_cut(stem, MAX_NAME_BYTES - len(str(suffix)) - 1)}-{suffix}"
+            name = f"{_truncated(stem, MAX_NAME_BYTES - len(str(suffix)) - 1)}-{suffix}"
         taken.add(name.casefold())
         names.append(name)
     return names
@@ -159,14 +159,14 @@ def names_of(values: Sequence[str]) -> list[str]:
 
 def _renamed(column: str, values: Sequence[str], names: Sequence[str]) -> list[str]:
     changed = [
-        f"{value[:_LONGEST_TOLD]!r} became {name}" for value, name in zip(values, names, strict=True) if value != name
+        f"{value[:_LONGEST_LISTED]!r} became {name}" for value, name in zip(values, names, strict=True) if value != name
     ]
-    more = f" and {len(changed) - _MOST_TOLD} more" if len(changed) > _MOST_TOLD else ""
-    told = f"client names from column '{column}' simplified: {', '.join(changed[:_MOST_TOLD])}{more}"
-    return [told] if changed else []
+    more = f" and {len(changed) - _MOST_LISTED} more" if len(changed) > _MOST_LISTED else ""
+    listed = f"client names from column '{column}' simplified: {', '.join(changed[:_MOST_LISTED])}{more}"
+    return [listed] if changed else []
 
 
-def _cut(text: str, most_bytes: int) -> str:
+def _truncated(text: str, most_bytes: int) -> str:
     return text.encode()[:most_bytes].decode(errors="ignore")
 
 

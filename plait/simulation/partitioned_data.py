@@ -51,7 +51,7 @@ class PartitionedData:
 
     @cached_property
     def used(self) -> DataUsed:
-        """What the ledger says of the data."""
+        """The data as the ledger records them."""
         dataset = self.dataset
         return DataUsed(
             name=dataset.name,
@@ -96,7 +96,7 @@ def load_partitioned(
         dataset = found.dataset(config.data, columns=config.columns, split=config.split, progress=progress)
     for label in dataset.labels:
         if "," in label:
-            raise DataError(f"label {label!r} of {dataset.name} has a comma in it, expected a name without one")
+            raise DataError(f"label {label!r} of {dataset.name}: labels must not contain commas")
     scheme = parse_partition(config.partition) if config.partition else default_scheme(dataset)
     parts = partition(dataset, scheme, clients=_clients(config, dataset, scheme), seed=config.seed)
     count = len(parts.shares)
@@ -135,7 +135,7 @@ def _without_clients(config: RunConfig, load: Callable[[RunConfig], PartitionedD
         )
     shares = tuple(share for share in data.partition.shares if share.name not in names)
     if not shares:
-        raise ConfigError("without-clients names all clients of the data, expected some to be left")
+        raise ConfigError("without-clients names all clients of the data: leave at least one")
     whole = data.dataset
     left = Dataset.of(
         whole.name,

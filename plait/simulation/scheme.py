@@ -132,7 +132,7 @@ def parse_partition(text: str) -> Scheme:
         return _own(text)
     if kind.read is None:
         if argument:
-            raise ConfigError(f"partition is '{text}', expected '{kind.name}' alone")
+            raise ConfigError(f"partition is '{text}', but {kind.name} takes no argument")
         return Scheme(kind)
     try:
         return Scheme(kind, kind.read(argument))

@@ -110,14 +110,14 @@ class Simulation:
             volatile = self._memories.setdefault(index, VolatileMemory(self._shared))
         memory = SimulatedMemory(volatile, self.directory.client_memory(name))
         terms = replace(self._terms[max_rank], client=name)
-        way = self.run.client_way(self._speaker(name, memory, terms))
+        way = self.run.client_way(self._context(name, memory, terms))
         return Participant(name, self.model(index), memory, max_rank=max_rank, terms=terms, way=way)
 
     def vouch(self, claim: KeyClaim) -> bool:
         """Whether a node key is a client's; a simulation has one operator, so keys follow from its seed."""
         return self._key(claim.client).public_bytes == claim.identity
 
-    def _speaker(self, name: str, memory: ClientStore, terms: AgreedTerms) -> ClientContext:
+    def _context(self, name: str, memory: ClientStore, terms: AgreedTerms) -> ClientContext:
         return ClientContext(
             name, memory, terms=terms, identity=partial(self._identity, name), secret=partial(self._secret, name)
         )

@@ -64,9 +64,9 @@ class Span:
 
     def worked(self, number: int, client: str) -> DeviceWorked:
         """The task as the ledger has it, of a client in round `number`."""
-        told = asdict(self)
-        del told["node"]
-        return DeviceWorked(round=number, client=client, **told)
+        fields = asdict(self)
+        del fields["node"]
+        return DeviceWorked(round=number, client=client, **fields)
 
 
 PASSES_OF_TRAINING = 3.0
@@ -165,10 +165,10 @@ class VirtualClock:
 
     def ended(self, number: int, clients: Mapping[int, str]) -> Sequence[DeviceWorked]:
         """What devices did since this was last asked, as the ledger has it."""
-        told, self._spans = self._spans, []
-        for span in told:
+        ended, self._spans = self._spans, []
+        for span in ended:
             self._charge(span)
-        return [span.worked(number, clients[span.node]) for span in told]
+        return [span.worked(number, clients[span.node]) for span in ended]
 
     def in_progress(self) -> Mapping[int, Mapping[str, JsonValue]]:
         """The training tasks in progress."""

@@ -85,7 +85,7 @@ class Address:
         try:
             infos = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         except OSError as error:
-            raise ConfigError(f"host of '{self}' is not known ({error.strerror}), expected this machine's") from error
+            raise ConfigError(f"host of '{self}' is unknown ({error.strerror}); name one of this machine") from error
         tried = 0
         for family, kind, protocol, _, place in infos:
             try:
@@ -101,7 +101,7 @@ class Address:
                 if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
                     raise self.cannot_listen(error) from error
         if not tried:
-            raise ConfigError(f"'{self}' is not an address of this machine, expected one, or 0.0.0.0 for all")
+            raise ConfigError(f"'{self}' is not an address of this machine; 0.0.0.0 is all of them")
 
     def bind(self) -> socket.socket:
         """A socket bound here, which accepts no connections yet: a port in use is reported before anything is loaded.

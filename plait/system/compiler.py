@@ -81,12 +81,12 @@ def built_library(code: str, progress: Callable[[str], None] = lambda _: None) -
                 return ctypes.CDLL(str(_built(compiler, flags, code, progress)))
             except (OSError, PlaitError, subprocess.SubprocessError):
                 continue
-    _say_that_nothing_compiles()
+    _warn_no_compiler()
     return None
 
 
 @cache
-def _say_that_nothing_compiles() -> None:
+def _warn_no_compiler() -> None:
     _LOGGER.warning("no C++ compiler works here, so plait computes the same without compiled code, slower; install g++")
 
 

@@ -72,7 +72,7 @@ def cannot_write(path: Path, error: OSError, *, doing: str = "write", needed_byt
     what = f"cannot {doing} '{path}': {error.strerror or error}"
     if not is_full(error):
         return MachineError(what)
-    needs = f", expected room for {needed_bytes:,} bytes more" if needed_bytes else ""
+    needs = f", {needed_bytes:,} bytes more are needed" if needed_bytes else ""
     try:
         disk = path.absolute().parent
         while not disk.is_mount() and disk != disk.parent:
@@ -84,7 +84,7 @@ def cannot_write(path: Path, error: OSError, *, doing: str = "write", needed_byt
 
 
 @contextlib.contextmanager
-def disk_full_told() -> Generator[None]:
+def disk_full_errors() -> Generator[None]:
     """Turn the errors that libraries raise for a full disk into plait's.
 
     Raises:

@@ -67,4 +67,4 @@ def _children(value: object) -> Iterable[object]:
 
 
 def _too_deep(most: int) -> ValueError:
-    return ValueError(f"it is nested too deep, expected at most {most} levels")
+    return ValueError(f"nested deeper than {most} levels")

@@ -55,8 +55,8 @@ def nested(depth: int) -> bytes:
         (b'{"a":"\xff"}', "not UTF-8 at byte 6"),
         ('{"a":1}'.encode("utf-16"), "not UTF-8"),
         (b'{"a":' + b"9" * 5000 + b"}", "not JSON"),
-        (nested(MAX_DEPTH + 1), "nested too deep"),
-        (b"[" * 90_000, "nested too deep"),
+        (nested(MAX_DEPTH + 1), "nested deeper"),
+        (b"[" * 90_000, "nested deeper"),
         (b" " * 100_001, "has 100001 bytes, expected at most 100000"),
     ],
 )

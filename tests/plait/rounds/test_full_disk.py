@@ -72,7 +72,7 @@ def test_a_full_disk_is_named_with_what_it_has_and_what_is_needed(tmp_path, monk
     assert message.startswith(
         f"cannot write '{tmp_path / 'update'}': {os.strerror(number)}; the disk at '{mount}' has "
     )
-    assert message.endswith(" bytes free, expected room for 12,345 bytes more")
+    assert message.endswith(" bytes free, 12,345 bytes more are needed")
 
 
 def test_a_disk_that_is_full_at_a_client_of_this_process_stops_the_run_and_blames_no_client(federate):

@@ -180,7 +180,7 @@ def test_a_record_without_the_natural_column_is_counted() -> None:
         ("natural", "expected the name of a column: natural:COLUMN"),
         ("dirichlet:x", "partition is 'dirichlet:x', expected a number above 0, at most 1000000: dirichlet:ALPHA"),
         ("pathological:" + "9" * 5000, "expected a whole number above 0"),
-        ("iid:3", "partition is 'iid:3', expected 'iid' alone"),
+        ("iid:3", "partition is 'iid:3', but iid takes no argument"),
     ],
 )
 def test_an_impossible_scheme_is_refused(text: str, message: str) -> None:

@@ -33,7 +33,7 @@ def test_a_machine_without_a_compiler_has_no_library_and_says_so_once(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, logged: list[logging.LogRecord]
 ) -> None:
     monkeypatch.setattr(compiler.shutil, "which", lambda _name: None)
-    compiler._say_that_nothing_compiles.cache_clear()
+    compiler._warn_no_compiler.cache_clear()
     assert build() is None
     assert build() is None
     assert [record.getMessage() for record in logged] == [

@@ -37,7 +37,7 @@ def test_a_text_is_read_to_a_depth_and_no_further(depth: int) -> None:
     assert read_json(json.dumps([[1]] * 100)) == [[1]] * 100
     assert read_toml(b'a = "["\n') == {"a": "["}
     for read in (read_json, lambda text: read_json(text.encode()), lambda text: read_toml(f"a = {text}".encode())):
-        with pytest.raises(ValueError, match="nested too deep"):
+        with pytest.raises(ValueError, match="nested deeper"):
             read(nested(depth))
 
 
@@ -81,4 +81,4 @@ def test_whoever_reads_a_file_or_a_peer_refuses_it_in_one_line(name: str, depth:
 def test_a_checkpoint_whose_state_nests_without_end_is_damaged(tmp_path: Path) -> None:
     (tmp_path / "round-000001").mkdir()
     (tmp_path / "round-000001/state.json").write_text(nested(100_000))
-    assert "nested too deep" in damage_of(tmp_path)["round-000001"]
+    assert "nested deeper" in damage_of(tmp_path)["round-000001"]
