@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Mapping
-from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from plait.data import Dataset, Message, Record, RecordKind, as_dataset
@@ -43,19 +38,6 @@ RECORD = Record(messages=(ASKED,), chosen=(GOOD,), rejected=(BAD,))
 )  # fmt: skip
 def test_a_row_becomes_a_pair(row: Row, columns: str | None, record: Record) -> None:
     assert as_dataset([row], columns=columns).records == (record,)
-
-
-def test_every_shape_of_file_holds_the_same_pairs(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text(json.dumps(PAIR) + "\n")
-    (tmp_path / "a.json").write_text(json.dumps([PAIR]))
-    with (tmp_path / "a.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(PAIR))
-        writer.writeheader()
-        writer.writerow(PAIR)
-    pq.write_table(pa.Table.from_pylist([dict(PAIR)]), tmp_path / "a.parquet")
-    for suffix in ("jsonl", "json", "csv", "parquet"):
-        found = as_dataset(tmp_path / f"a.{suffix}")
-        assert (found.kind, found.records) == (RecordKind.PREFERENCE, (RECORD,)), suffix
 
 
 @pytest.mark.parametrize(
