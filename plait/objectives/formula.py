@@ -8,15 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, pstdev
-from typing import TYPE_CHECKING, Annotated, Protocol, cast
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 from pydantic import Field
-
-from plait.errors import ConfigError
-from plait.objectives import objective
-from plait.own_code import instance_of
-from plait.plugins import Kind, find
-from plait.settings.choice import parse_choice, with_options
 
 if TYPE_CHECKING:
     import torch
@@ -107,6 +101,10 @@ class GRPO:
     beta: Annotated[float, Field(ge=0, le=1e3, description="weight of the divergence from the base")] = 0.04
     epsilon: Annotated[float, Field(gt=0, lt=1, description="how far a ratio of probabilities counts")] = 0.2
     num_iterations: Annotated[int, Field(ge=1, le=64, description="steps on the same completions")] = 1
+    reward: Annotated[str, Field(description="MODULE:FUNCTION from prompt, completion and answer to a number")] = ""
+    group_size: Annotated[int, Field(ge=2, le=1024, description="completions of each prompt, which are compared")] = 8
+    max_completion_tokens: Annotated[int, Field(ge=1, le=1 << 24, description="most tokens of a completion")] = 32
+    temperature: Annotated[float, Field(gt=0, le=100, description="of the sampling of completions")] = 1.0
 
     def advantages(self, rewards: Sequence[float]) -> list[float]:
         """Of each completion of one group; all zero where rewards are equal."""
@@ -138,25 +136,6 @@ class GRPO:
             gain = gain - self.beta * (ahead.exp() - ahead - 1)
         means = [part.mean() for part in gain.split(list(counts))]
         return -sum(means[1:], means[0]) / len(means)
-
-
-def formula_named(text: str) -> Formula | GRPO:
-    """The formula that `--objective` names, with its options.
-
-    Raises:
-        ConfigError: there is none, or an option is wrong.
-    """
-    name, options = parse_choice(objective.of_loss(text))
-    what = f"objective '{name}'"
-    if name == objective.GRPO:
-        return with_options(GRPO(), options, what=what)
-    if name == objective.DPO:
-        return with_options(DPO(), options, what=what)
-    found = instance_of(find(Kind.OBJECTIVE, name, known=(objective.SFT, objective.DPO, objective.GRPO)), what=what)
-    missing = [member for member in ("losses", "reward") if not hasattr(found, member)]
-    if missing:
-        raise ConfigError(f"{what} is a {type(found).__name__} without {' and '.join(missing)}: both are needed")
-    return with_options(cast("Formula", found), options, what=what)
 
 
 def _log_sigmoid(x: torch.Tensor) -> torch.Tensor:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Annotated
-
-from pydantic import Field
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, cast
 
 from plait.errors import ConfigError
-from plait.plugins import Kind
+from plait.own_code import instance_of
+from plait.plugins import Kind, find
 from plait.settings.choice import parse_choice, with_options
 from plait.settings.traits import Reasons, Trait
 
+if TYPE_CHECKING:
+    from plait.objectives.formula import GRPO, Formula
+
 SFT = "sft"
 """The default: supervised fine-tuning, by the loss that ``--loss`` names."""
-DPO, GRPO = "dpo", "grpo"
+DPO_NAME, GRPO_NAME = "dpo", "grpo"
 """The usual objective of preferences, and that of a reward."""
 
 _OWN_LOSS = {Trait.OWN_LOSS: "an objective is itself a loss"}
@@ -70,7 +71,7 @@ def objective_named(text: str) -> Objective:
         if options:
             raise ConfigError(f"objective '{name}' is given options, it has none")
         return Objective()
-    return _of_reward(text) if name == GRPO else _of_preferences(text)
+    return _of_reward(text) if name == GRPO_NAME else _of_preferences(text)
 
 
 def objective_recorded(text: str) -> Objective:
@@ -83,7 +84,7 @@ def objective_recorded(text: str) -> Objective:
 
 def usual_objective(kind: str) -> str:
     """The objective that records of a kind are for besides `SFT`; empty if there is none."""
-    return DPO if kind == "preference" else ""
+    return DPO_NAME if kind == "preference" else ""
 
 
 def _of_preferences(text: str) -> Objective:
@@ -92,7 +93,7 @@ def _of_preferences(text: str) -> Objective:
         needs={**_REPLACES, Trait.LANGUAGE: "it is about what a language model writes"},
         takes=_OWN_LOSS,
         sequences=2,
-        is_sum=parse_choice(text)[0] == DPO,
+        is_sum=parse_choice(text)[0] == DPO_NAME,
         examples="{} preferences of 2",
         losses="losses, how often rewards are right",
         right="reward accuracy",
@@ -102,7 +103,7 @@ def _of_preferences(text: str) -> Objective:
 
 
 def _of_reward(text: str) -> Objective:
-    how = rewarded(text)
+    how = cast("GRPO", formula_named(text))
     return Objective(
         text=text,
         needs={
@@ -122,46 +123,27 @@ def _of_reward(text: str) -> Objective:
     )
 
 
-@dataclass(frozen=True)
-class Rewarded:
-    """What clients sample of each prompt, and what a completion is worth."""
+def formula_named(text: str) -> Formula | GRPO:
+    """The formula that `--objective` names, with its options.
 
-    reward: Annotated[str, Field(description="MODULE:FUNCTION from prompt, completion and answer to a number")] = ""
-    group_size: Annotated[int, Field(ge=2, le=1024, description="completions of each prompt, which are compared")] = 8
-    max_completion_tokens: Annotated[int, Field(ge=1, le=1 << 24, description="most tokens of a completion")] = 32
-    temperature: Annotated[float, Field(gt=0, le=100, description="of the sampling of completions")] = 1.0
-
-
-_OWN = frozenset(each.name for each in fields(Rewarded))
-
-
-def rewarded(text: str) -> Rewarded:
-    """Sampling and reward of `--objective grpo`.
-
-    Options of the reward itself have semicolons between them: ``grpo:reward=mine:right:close=0.5;strict=true``.
+    Options of a reward have semicolons between them: ``grpo:reward=mine:right:close=0.5;strict=true``.
 
     Raises:
-        ConfigError: no reward is given, or an option is wrong.
+        ConfigError: there is none, no reward is given where one is needed, or an option is wrong.
     """
-    _, own, _ = _split(text)
-    if "reward" not in own:
-        raise ConfigError(f"objective is '{text}' without a reward, expected {GRPO}:reward=MODULE:FUNCTION")
-    return with_options(Rewarded(), own | {"reward": own["reward"].replace(";", ",")}, what=f"objective '{GRPO}'")
+    from plait.objectives.formula import DPO, GRPO
 
-
-def of_loss(text: str) -> str:
-    """`--objective` with no options but those of its loss."""
-    name, own, options = _split(text)
-    if not own:
-        return text
-    stated = ",".join(f"{key}={value}" for key, value in options.items())
-    return f"{name}:{stated}" if stated else name
-
-
-def _split(text: str) -> tuple[str, dict[str, str], Mapping[str, str]]:
-    """The name, the options of sampling and reward, and those of the loss."""
     name, options = parse_choice(text)
-    if name != GRPO:
-        return name, {}, options
-    own = {found: value for key, value in options.items() if (found := key.replace("-", "_")) in _OWN}
-    return name, own, {key: value for key, value in options.items() if key.replace("-", "_") not in _OWN}
+    what = f"objective '{name}'"
+    if name == GRPO_NAME:
+        found = with_options(GRPO(), options, what=what)
+        if not found.reward:
+            raise ConfigError(f"objective is '{text}' without a reward, expected {name}:reward=MODULE:FUNCTION")
+        return replace(found, reward=found.reward.replace(";", ","))
+    if name == DPO_NAME:
+        return with_options(DPO(), options, what=what)
+    own = instance_of(find(Kind.OBJECTIVE, name, known=(SFT, DPO_NAME, GRPO_NAME)), what=what)
+    missing = [member for member in ("losses", "reward") if not hasattr(own, member)]
+    if missing:
+        raise ConfigError(f"{what} is a {type(own).__name__} without {' and '.join(missing)}: both are needed")
+    return with_options(cast("Formula", own), options, what=what)

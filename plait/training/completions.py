@@ -20,8 +20,8 @@ from transformers import PreTrainedModel
 from plait.adapters import AdapterTask
 from plait.data import Record, RecordKind
 from plait.errors import ConfigError, PartError
-from plait.objectives.formula import GRPO, formula_named
-from plait.objectives.objective import Rewarded, rewarded
+from plait.objectives.formula import GRPO
+from plait.objectives.objective import formula_named
 from plait.rounds.evaluation import SequenceLosses
 from plait.settings.choice import parse_choice
 from plait.training.conversations import converse
@@ -45,7 +45,6 @@ class Rewards(TrainingObjective):
 
     def __init__(self, text: str) -> None:
         self._formula = cast("GRPO", formula_named(text))
-        self._how = rewarded(text)
 
     def examples(
         self, records: Sequence[Record], kind: RecordKind, tokenizer: Tokenizer, seq_len: int
@@ -58,12 +57,11 @@ class Rewards(TrainingObjective):
         del parameters
         if context.tokenizer is None:
             raise ValueError("a reward reads text, so a tokenizer is needed")
-        grader, settings = Grader.named(self._how.reward, context.tokenizer), context.inputs.settings
+        grader, settings = Grader.named(self._formula.reward, context.tokenizer), context.inputs.settings
         return GroupLoss(
             model,
             self._formula,
             grader,
-            self._how,
             seq_len=settings.seq_len,
             pad_token=context.pad_token,
             seed=settings.seed,
@@ -75,8 +73,8 @@ class Rewards(TrainingObjective):
     ) -> SequenceLosses:
         """Minus the reward of one completion of each; one that has none counts for nothing."""
         model.eval()
-        grader = Grader.named(self._how.reward, tokenizer)
-        rewards = rewards_of(model, examples, grader, self._how, seq_len=settings.seq_len)
+        grader = Grader.named(self._formula.reward, tokenizer)
+        rewards = rewards_of(model, examples, grader, self._formula, seq_len=settings.seq_len)
         return SequenceLosses(
             tuple(0.0 - (each or 0.0) for each in rewards),
             tuple(int(each is not None) for each in rewards),
@@ -157,14 +155,13 @@ class GroupLoss(StepLoss):
         model: torch.nn.Module,
         objective: GRPO,
         grader: Grader,
-        how: Rewarded,
         *,
         seq_len: int,
         pad_token: int,
         seed: int,
         memory: StepMemory | None = None,
     ) -> None:
-        self._model, self._objective, self._grader, self._how, self._seq_len = model, objective, grader, how, seq_len
+        self._model, self._objective, self._grader, self._seq_len = model, objective, grader, seq_len
         self._losses = BatchLoss(model, task=_TASK, pad_token=pad_token, memory=memory)
         self._pad_token, self._seed = pad_token, seed
         self._groups: dict[bytes, CompletionGroup] = {}
@@ -180,7 +177,7 @@ class GroupLoss(StepLoss):
         examples = {example.digest: example for batch in batches for example in batch}
         asked = [*examples.values()]
         drawn = completions_of(
-            self._model, asked, self._how, self._grader.tokenizer, (self._seed, step), seq_len=self._seq_len
+            self._model, asked, self._objective, self._grader.tokenizer, (self._seed, step), seq_len=self._seq_len
         )
         self._groups.clear()
         for (digest, example), completions in zip(examples.items(), drawn, strict=True):
@@ -227,7 +224,7 @@ class GroupLoss(StepLoss):
 
 @torch.no_grad()
 def rewards_of(
-    model: torch.nn.Module, examples: Sequence[Example], grader: Grader, how: Rewarded, *, seq_len: int
+    model: torch.nn.Module, examples: Sequence[Example], grader: Grader, how: GRPO, *, seq_len: int
 ) -> list[float | None]:
     """The reward of one completion of each example, the same draws whenever it is asked; None for one refused."""
     drawn = completions_of(model, examples, replace(how, group_size=1), grader.tokenizer, (), seq_len=seq_len)
@@ -239,7 +236,7 @@ def rewards_of(
 def completions_of(
     model: torch.nn.Module,
     examples: Sequence[Example],
-    how: Rewarded,
+    how: GRPO,
     tokenizer: Tokenizer,
     seed: tuple[int, ...],
     *,

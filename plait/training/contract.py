@@ -8,7 +8,8 @@ import torch
 
 from plait.errors import ConfigError, PartError
 from plait.objectives import objective_named
-from plait.objectives.formula import Formula, Reply, Sides, formula_named
+from plait.objectives.formula import Formula, Reply, Sides
+from plait.objectives.objective import formula_named
 from plait.own_code import BrokenError, Check
 from plait.training.own_functions import LocalAdapter, LocalLoss, Reward, loss_named, value_of
 

@@ -24,13 +24,15 @@ import numpy as np
 
 from plait.errors import ConfigError, PartError
 from plait.objectives import objective_named
-from plait.objectives.objective import rewarded
+from plait.objectives.objective import formula_named
 from plait.own_code import chosen_function, located_errors
 from plait.plugins import Kind, find
 from plait.settings.choice import parse_choice, with_options
 
 if TYPE_CHECKING:
     import torch
+
+    from plait.objectives.formula import GRPO
 
 CROSS_ENTROPY = "cross_entropy"
 """The default, which no function computes."""
@@ -80,11 +82,9 @@ def check_functions(loss: str, objective: str) -> None:
     loss_named(loss)
     if objective_named(objective).is_plain:
         return
-    from plait.objectives.formula import formula_named
-
-    formula_named(objective)
+    formula = formula_named(objective)
     if objective_named(objective).completions:
-        reward_named(rewarded(objective).reward)
+        reward_named(cast("GRPO", formula).reward)
 
 
 def loss_named(text: str) -> LocalLoss | None:

@@ -18,7 +18,8 @@ from torch import nn
 from plait.adapters import AdapterTask
 from plait.data import Record, RecordKind
 from plait.errors import PartError, check_abandoned
-from plait.objectives.formula import Formula, Reply, Sides, formula_named
+from plait.objectives.formula import Formula, Reply, Sides
+from plait.objectives.objective import formula_named
 from plait.own_code import located_errors
 from plait.settings.choice import parse_choice
 from plait.training.conversations import conversation, of_each

@@ -18,15 +18,15 @@ from plait.api.evaluate import _objective_of
 from plait.cli.audit import audit
 from plait.errors import ConfigError, PlaitError
 from plait.ledger.ledger import read_events
-from plait.objectives.formula import GRPO, formula_named
-from plait.objectives.objective import Rewarded
+from plait.objectives.formula import GRPO
+from plait.objectives.objective import formula_named
 from plait.plugins import Kind, reference
 from plait.training.bases import locate_base
 from plait.training.completions import CompletionGroup, Grader, GroupLoss, completions_of, rewards_of
 from plait.training.examples import IGNORED, Example
 from plait.training.own_functions import reward_named
 
-HOW = Rewarded(group_size=3, max_completion_tokens=5)
+HOW = GRPO(group_size=3, max_completion_tokens=5)
 SEQ_LEN = 24
 PROMPTS = ("def add(", "import ", "The quick")
 
@@ -95,7 +95,7 @@ def test_the_loss_is_that_of_the_paper_and_so_is_its_gradient(model, tokenizer) 
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     slopes = torch.autograd.grad(expected, trained)
 
-    work = GroupLoss(model, GRPO(beta=0.3), grader(tokenizer, len), HOW, seq_len=SEQ_LEN, pad_token=0, seed=1)
+    work = GroupLoss(model, replace(HOW, beta=0.3), grader(tokenizer, len), seq_len=SEQ_LEN, pad_token=0, seed=1)
     loss = work._of(CompletionGroup(completions, rewards, torch.cat(before).float()))
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
     found = torch.autograd.grad(loss, trained)
@@ -135,7 +135,7 @@ def test_a_completion_without_a_reward_is_left_out_and_counted(model, tokenizer,
         return next(given)
 
     mine = grader(tokenizer, reward)
-    work = GroupLoss(model, GRPO(beta=0.0), mine, HOW, seq_len=SEQ_LEN, pad_token=0, seed=1)
+    work = GroupLoss(model, replace(HOW, beta=0.0), mine, seq_len=SEQ_LEN, pad_token=0, seed=1)
     work.begin([examples], 0)
     assert (mine.graded, mine.refused) == (5, 4)
     assert -work.to_report(0.0) == pytest.approx((1.0 + 0.5 + 2 + 1 + 1) / 5)
@@ -182,7 +182,7 @@ def test_a_reward_and_its_options_are_found_by_name() -> None:
         reward_named(reference(Kind.REWARD, lambda completion: 1.0))
     with pytest.raises(ConfigError, match="is code of the module 'never_named', which this machine's operator did not"):
         reward_named("never_named:reward")
-    assert formula_named("grpo:beta=0,epsilon=0.1") == GRPO(beta=0.0, epsilon=0.1)
+    assert formula_named("grpo:beta=0,reward=a:b:c=1;d=2") == GRPO(beta=0.0, reward="a:b:c=1,d=2")
 
 
 def digits(prompt: str, completion: str, answer: str) -> float:

@@ -18,7 +18,7 @@ from transformers.generation import utils
 from plait.adapters import AdapterTask
 from plait.adapters.method import AdapterRequest
 from plait.errors import MachineError
-from plait.objectives.objective import Rewarded
+from plait.objectives.formula import GRPO
 from plait.training import memory_plan
 from plait.training import resident as resident_module
 from plait.training.bases import LocatedBase, locate_config
@@ -253,7 +253,7 @@ def test_keys_and_values_of_completions_are_those_of_the_cache(
     labels = np.where(np.arange(len(tokens)) < len(tokens) - 1, -100, tokens).astype(np.int32)
     asked = [Example.of_sides(Example(tokens + each, labels), None) for each in range(3)]
     model = fresh.with_adapter(blueprint.spec, blueprint.initial).eval()
-    completions_of(model, asked, Rewarded(group_size=5, max_completion_tokens=8), fresh.tokenizer, (), seq_len=seq_len)
+    completions_of(model, asked, GRPO(group_size=5, max_completion_tokens=8), fresh.tokenizer, (), seq_len=seq_len)
     size = size_of(read_base_config(tiny.directory, AdapterTask.CAUSAL_LM), blueprint.spec, value_bytes=4)
     assert size is not None
     held = sum(each.nbytes for layer in caches[0].layers for each in (layer.keys, layer.values))

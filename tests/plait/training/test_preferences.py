@@ -13,7 +13,8 @@ from plait.adapters import AdapterTask
 from plait.adapters.method import AdapterRequest
 from plait.data import Message, Record, RecordKind
 from plait.errors import DataError, PartError
-from plait.objectives.formula import DPO, formula_named
+from plait.objectives.formula import DPO
+from plait.objectives.objective import formula_named
 from plait.rounds.local_model import TrainJob
 from plait.training.blueprint import design, read_base_config
 from plait.training.examples import IGNORED
