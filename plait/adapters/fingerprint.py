@@ -143,10 +143,10 @@ def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
             header = read_header(file, size=os.fstat(file.fileno()).st_size)
         for name, entry in header.tensors.items():
             if name in tensors:
-                raise DataError(f"tensor {shown(name)} is in '{tensors[name].path}' and in '{path}', expected it once")
+                raise DataError(f"tensor {shown(name)} is in '{tensors[name].path}' and in '{path}': keep one of them")
             tensors[name] = StoredTensor(path, entry)
     if not tensors:
-        raise DataError(f"the weights in '{directory}' hold no tensor, expected the weights of a model")
+        raise DataError(f"the weights in '{directory}' hold no tensor")
     return tensors
 
 
@@ -157,7 +157,7 @@ def _weight_files(directory: Path) -> list[Path]:
         return [directory / name for name in _shards(directory / _INDEX)]
     if any(directory.glob("*.bin")):
         raise DataError(
-            f"the weights in '{directory}' are .bin files, which can run code when loaded, expected safetensors: "
+            f"the weights in '{directory}' are .bin files, which can run code when loaded: "
             "convert them with transformers' save_pretrained"
         )
     raise DataError(f"'{directory}' holds neither {_WEIGHTS} nor {_INDEX}, expected a model directory")
@@ -174,7 +174,7 @@ def _shards(index: Path) -> list[str]:
         names.add(name)
     missing = sorted(name for name in names if not (index.parent / name).is_file())
     if missing:
-        raise DataError(f"'{index.parent / missing[0]}' is missing, expected all {len(names)} files of '{index}'")
+        raise DataError(f"'{index.parent / missing[0]}' is missing: fetch all {len(names)} files of '{index}'")
     return sorted(names)
 
 

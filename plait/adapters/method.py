@@ -32,7 +32,7 @@ _CHOSEN_AT_RANK = 8
 # PEFT's types of adapters that are a prompt of their own.
 _PROMPTS = frozenset({"PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING"})
 FLAGS = ("act_fn", "use_dora", "use_rslora")
-"""What `Method.fixed` of plait's methods sets: it tells apart methods of one type of PEFT."""
+"""What `Method.fixed` of plait's methods sets: it distinguishes methods of one type of PEFT."""
 
 
 class Subject(StrEnum):
@@ -55,7 +55,7 @@ class Option(StrEnum):
 
 @dataclass(frozen=True)
 class BaseModules:
-    """The modules of a base, by the last part of their names, or the last parts where one does not tell.
+    """The modules of a base, by the last part of their names, or the last parts where one is not enough.
 
     Attributes:
         linear: linear layers inside the blocks; the output layer and a classifier's head are not among them.
@@ -138,10 +138,10 @@ class Method:
         """What a run with it does not have (`plait.settings.traits`)."""
         trains = f"'{self.name}' trains {self.subject}"
         kinds = {Trait.FACTORS: Subject.FACTORS, Trait.SQUARES: Subject.SQUARES}
-        gone = {trait: trains for trait, subject in kinds.items() if self.subject is not subject}
+        missing = {trait: trains for trait, subject in kinds.items() if self.subject is not subject}
         if self.peft_type in _PROMPTS:
-            gone[Trait.SAMPLES] = "completions are sampled without a prompt of its own"
-        return gone
+            missing[Trait.SAMPLES] = "completions are sampled without a prompt of its own"
+        return missing
 
     def learning_rate_at(self, rank: int) -> float:
         """AdamW's default; the more rows a square matrix has, the further it moves its product."""
@@ -233,6 +233,6 @@ def is_in(name: str, modules: Collection[str]) -> bool:
 
 
 def is_saved(name: str, modules: Collection[str]) -> bool:
-    """Whether PEFT saves a tensor if its settings say to save `modules`: it compares how names end, and not at dots."""
+    """Whether PEFT saves a tensor if its settings list `modules`: it compares how names end, and not at dots."""
     parts = name.split(".")
     return any(".".join(parts[:count]).endswith(tuple(modules)) for count in range(1, len(parts)))

@@ -40,13 +40,13 @@ def model_card(
     base_loss: float | None = None,
     final_loss: float | None = None,
     parents: Sequence[Parent] = (),
-    told: Sequence[tuple[str, Sequence[tuple[str, str]]]] = (),
+    sections: Sequence[tuple[str, Sequence[tuple[str, str]]]] = (),
 ) -> str:
     """The card of an adapter trained in federated rounds, without names of clients and of a base's directory.
 
     Args:
         base_loss: held-out loss before any training, in nats per token (per example for labels).
-        told: plait's own words on what else is known of the run: headings, each with its facts.
+        sections: further facts of the run as trusted Markdown: headings, each with its rows.
     """
     title = escaped(name)
     facts = [
@@ -63,9 +63,9 @@ def model_card(
         ("Held-out loss with the adapter", None if final_loss is None else f"{final_loss:.4f}"),
     ]
     remarks = [base.origin.remark] if base.origin.remark else []
-    for heading, said in told:
-        if said:
-            rows = "\n".join(f"| {fact} | {text} |" for fact, text in said)
+    for heading, section in sections:
+        if section:
+            rows = "\n".join(f"| {fact} | {text} |" for fact, text in section)
             remarks.append(f"## {heading}\n\n| | |\n|---|---|\n{rows}")
     lead = (
         "An adapter trained by federated fine-tuning with plait: every client kept its data and sent only changes to "
@@ -140,7 +140,7 @@ def escaped(text: str) -> str:
 
 
 def registering(spec: AdapterSpec) -> tuple[str, ...]:
-    """Python that tells PEFT of the adapter's method; nothing for PEFT's own."""
+    """Python that registers the adapter's method with PEFT; nothing for PEFT's own."""
     return ("import plait.training.bottleneck  # tells PEFT of the method",) if spec.is_bottleneck else ()
 
 

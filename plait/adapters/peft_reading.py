@@ -144,7 +144,7 @@ def load_state(path: Path, spec: AdapterSpec) -> AdapterState:
     adapter = load_peft_directory(path)
     for key in _MEANING_KEYS:
         got, expected = adapter.config.get(key), spec.peft_config.get(key)
-        # Null, false and empty all say that the feature is off.
+        # Null, false and empty all mean that the feature is off.
         if (got or expected) and got != expected:
             raise PeerError(f"{key} of the adapter in '{path}' is {shown(got)}, expected {shown(expected)}")
     return AdapterState.from_tensors(spec.layout, adapter.tensors)
@@ -196,7 +196,7 @@ def _read_provenance(weights: Path) -> Provenance | None:
         init_seed=seed,
         spec_digest=_text(facts, "spec_digest"),
         parents=parents_from(facts.get("parents")),
-        # A name that is new here says nothing; the base's own name still does.
+        # A name that is new here is ignored; the base's own name remains.
         built_in=built_in if isinstance(built_in, str) and built_in in ORIGINS else None,
     )
 

@@ -54,23 +54,23 @@ def parse_object(data: bytes, *, what: str, max_bytes: int) -> dict[str, Json]:
         raise PeerError(f"{what} has {len(data)} bytes, expected at most {max_bytes}")
 
     def refuse_constant(constant: str) -> NoReturn:
-        raise PeerError(f"{what} holds {constant}, expected finite numbers")
+        raise PeerError(f"{what} holds {constant}, which is not finite")
 
     def unique(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
         built: dict[str, Json] = {}
         for key, value in pairs:
             if key in built:
-                raise PeerError(f"{what} gives key {shown(key)} twice, expected each key once")
+                raise PeerError(f"{what} gives key {shown(key)} twice")
             built[key] = value
         return built
 
     try:
         parsed = read_json(data.decode("utf-8"), most=MAX_DEPTH, pairs=unique, constant=refuse_constant)
     except UnicodeDecodeError as error:
-        raise PeerError(f"{what} is not UTF-8 at byte {error.start}, expected UTF-8 JSON") from error
+        raise PeerError(f"{what} is not UTF-8 at byte {error.start}") from error
     except ValueError as error:
         # The decoder's own message quotes no text, only line and column.
-        raise PeerError(f"{what} is not JSON ({error}), expected one JSON object") from error
+        raise PeerError(f"{what} is not JSON ({error})") from error
     if not isinstance(parsed, dict):
         raise PeerError(f"{what} holds {shown(parsed)}, expected a JSON object")
     return cast("dict[str, Json]", parsed)

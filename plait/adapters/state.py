@@ -67,7 +67,7 @@ class Layout:
             shapes = {}
         found = cls.of(shapes)
         if found.text != text or any(size < 0 for shape in shapes.values() for size in shape):
-            raise PeerError(f"layout has {len(text)} characters of another form, expected names and shapes in order")
+            raise PeerError(f"layout has {len(text)} characters and is not a list of names and shapes in order")
         return found
 
     @cached_property
@@ -180,7 +180,7 @@ def check_finite(state: AdapterState) -> None:
         return
     for name, tensor in state.items():
         if not np.isfinite(tensor).all():
-            raise PeerError(f"tensor '{name}' holds NaN or infinity, expected finite values")
+            raise PeerError(f"tensor '{name}' holds NaN or infinity")
 
 
 def is_small(state: AdapterState) -> bool:

@@ -132,7 +132,7 @@ def _expect_close(left: Dense, right: Dense, what: str) -> None:
         raise BrokenError(f"{what}: off by {off:.1e} of its size, expected at most {_CLOSE:.0e}")
 
 
-def _says_what_it_computes(rule: Rule) -> None:
+def _states_what_it_computes(rule: Rule) -> None:
     for text in (rule.name, rule.title, rule.computes):
         if not text or "\n" in text:
             raise BrokenError(f"name, title or computes is {text!r}, expected one line each")
@@ -158,7 +158,7 @@ def _changes_nothing(rule: Rule) -> None:
     before = numbers()
     run_round(rule, context, cohort)
     if numbers() != before:
-        raise BrokenError("a delta, the master or the initial adapter has changed, expected new arrays")
+        raise BrokenError("a delta, the master or the initial adapter was changed in place: make new arrays")
 
 
 def _finite(rule: Rule) -> None:
@@ -194,8 +194,8 @@ def _one_client(rule: Rule) -> None:
     alone = _result(context, Outcome(AdapterState(context.geometry.layout, flat)))
     off = _off(_result(context, run_round(rule, context, cohort)), alone)
     if off > _CLOSE:
-        said = f"it is changed by {off:.1e} of its size"
-        raise (BrokenError if rule.linear or rule.exactness is Exactness.EXACT else NotClaimedError)(said)
+        change = f"it is changed by {off:.1e} of its size"
+        raise (BrokenError if rule.linear or rule.exactness is Exactness.EXACT else NotClaimedError)(change)
 
 
 def _exact(rule: Rule) -> None:
@@ -261,7 +261,7 @@ def _frozen_stays(rule: Rule) -> None:
         for side in frozen:
             slot = pair.slot(side)
             if step[slot.offset : slot.offset + slot.size].any():
-                raise BrokenError(f"{side} of '{pair.module}' moves, expected it to stay as clients do not train it")
+                raise BrokenError(f"{side} of '{pair.module}' moves, although clients do not train it")
 
 
 def _refuses(rule: Rule) -> None:
@@ -308,12 +308,12 @@ def _ranks(rule: Rule) -> None:
             raise BrokenError(f"a client of a lower rank is refused: {error}") from error
         return
     if not rule.mixed_ranks:
-        raise BrokenError("a client of another rank is taken, but ranks says one rank")
+        raise BrokenError("a client of another rank is accepted, but the trait ranks allows one rank")
     if not np.isfinite(accumulator.finish().step.flat).all():
         raise BrokenError("clients of a lower rank give a step that is not finite")
 
 
-def _told_to_clients(rule: Rule) -> None:
+def _stated_to_clients(rule: Rule) -> None:
     stated = stated_rule(parse_choice(stated_text(rule))[1])
     for key in STATED_TRAITS:
         if getattr(stated, key) != getattr(rule, key):
@@ -321,7 +321,7 @@ def _told_to_clients(rule: Rule) -> None:
 
 
 RULE_CHECKS: tuple[Check[Rule], ...] = (
-    Check("says in one line what it computes", _says_what_it_computes),
+    Check("states in one line what it computes", _states_what_it_computes),
     Check("the step is finite and in the master's layout", _finite),
     Check("the same updates give the same bits", _same_bits),
     Check("updates, master and initial adapter are not changed", _changes_nothing),
@@ -333,8 +333,8 @@ RULE_CHECKS: tuple[Check[Rule], ...] = (
     Check("memory does not grow with the cohort", _memory),
     Check("what clients do not train does not move", _frozen_stays),
     Check("an update that makes no sense is refused and changes nothing", _refuses),
-    Check("clients of a lower rank are taken if ranks says so, else refused", _ranks),
-    Check("a server can tell its clients all that they need", _told_to_clients),
+    Check("clients of a lower rank are accepted if its ranks allow them, else refused", _ranks),
+    Check("a server can state to its clients all that they need", _stated_to_clients),
 )
 """The contract of a rule."""
 
@@ -363,7 +363,7 @@ def _optimizer_finite(optimizer: ServerOptimizer) -> None:
 def _optimizer_same_bits(optimizer: ServerOptimizer) -> None:
     first, second = (_optimizer_round(optimizer, {})[2][0].digest() for _ in range(2))
     if first != second:
-        raise BrokenError("the same outcome gives another step, expected the same bits")
+        raise BrokenError("the same outcome gives another step: it must be deterministic")
 
 
 def _optimizer_changes_nothing(optimizer: ServerOptimizer) -> None:
@@ -374,20 +374,20 @@ def _optimizer_changes_nothing(optimizer: ServerOptimizer) -> None:
     if outcome.step.flat.tobytes() != fresh.step.flat.tobytes() or before != {
         k: v.tobytes() for k, v in memory.items()
     }:
-        raise BrokenError("the outcome or what it kept has changed, expected new arrays")
+        raise BrokenError("the outcome or what it kept was changed in place: make new arrays")
 
 
 def _optimizer_copies(optimizer: ServerOptimizer) -> None:
     context, _, (_, memory) = _optimizer_round(optimizer, {})
     held = sum(array.nbytes for array in memory.values()) / (4 * context.geometry.layout.size)
     if held > optimizer.copies + 0.5:
-        raise BrokenError(f"it keeps {held:.1f} values per parameter, but copies says {optimizer.copies}")
+        raise BrokenError(f"it keeps {held:.1f} values per parameter, but states {optimizer.copies} copies")
 
 
 OPTIMIZER_CHECKS: tuple[Check[ServerOptimizer], ...] = (
     Check("steps are finite and in the master's layout", _optimizer_finite),
     Check("the same outcome gives the same bits", _optimizer_same_bits),
     Check("the outcome and what is kept are not changed", _optimizer_changes_nothing),
-    Check("it keeps no more than it says", _optimizer_copies),
+    Check("it keeps no more than it states", _optimizer_copies),
 )
 """The contract of a server optimizer."""

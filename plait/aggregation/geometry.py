@@ -195,13 +195,13 @@ def geometry_of(spec: AdapterSpec) -> Geometry:
 def _pair(spec: AdapterSpec, module: str, slots: Mapping[Side, TensorSlot]) -> Pair:
     for side in Side:
         if side not in slots:
-            raise ConfigError(f"factor {side} of '{module}' is missing, expected both A and B")
+            raise ConfigError(f"factor {side} of '{module}' is missing: a pair needs A and B")
     a, b = slots[Side.A], slots[Side.B]
     rank = a.shape[0]
     if b.shape[1] != rank:
         raise ConfigError(f"rank of B on '{module}' is {b.shape[1]}, expected {rank} as of A")
     if not a.size or not b.size:
-        raise ConfigError(f"a factor of '{module}' is empty, expected at least one element")
+        raise ConfigError(f"a factor of '{module}' is empty")
     if spec.rank is not None and spec.rank != rank:
         raise ConfigError(f"rank of '{module}' is {rank}, expected {spec.rank}")
     alpha = spec.alpha

@@ -97,7 +97,7 @@ def common_cores(matrices: Sequence[LowRank]) -> list[Float64]:
     Returns:
         All of one shape, (at most d_out, at most d_in).
     """
-    # numpy's types do not tell this mode from the others.
+    # numpy's types do not distinguish this mode.
     r_b, r_a = (
         cast("Float64", np.linalg.qr(np.hstack(sides), mode="r"))
         for sides in ([matrix.b for matrix in matrices], [matrix.a.T for matrix in matrices])

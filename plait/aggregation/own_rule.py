@@ -164,7 +164,7 @@ def _algorithm(part: Callable[..., object], name: str) -> Algorithm:
         return begin
     if "__call__" in vars(part):
         return cast("Algorithm", instance_of(part, what=f"rule '{name}'"))
-    raise ConfigError(f"rule '{name}' is a class without add and finish, expected both (see plait.rule)")
+    raise ConfigError(f"rule '{name}' is a class without add and finish (see plait.rule)")
 
 
 class _AllAtOnce:
@@ -235,9 +235,7 @@ def _outcome(made: object, context: RoundContext, name: str) -> Outcome:
     with np.errstate(over="ignore"):
         step = step.astype(np.float32)
     if not np.isfinite(step).all():
-        raise ConfigError(
-            f"rule '{name}' gave a step in round {context.round} that is not finite, expected finite numbers"
-        )
+        raise ConfigError(f"rule '{name}' gave a step in round {context.round} that is not finite")
     return replace(outcome, step=AdapterState(layout, step))
 
 
@@ -282,7 +280,7 @@ def stated_rule(traits: Mapping[str, str]) -> Rule:
         raise ConfigError(f"name of the stated rule has {len(name)} characters, expected 1 to {_MOST_NAME}")
 
     def refuse(context: RoundContext) -> NoReturn:
-        raise ConfigError(f"rule '{name}' is only stated in round {context.round}, expected the server to combine")
+        raise ConfigError(f"rule '{name}' is only stated: in round {context.round} only the server can combine")
 
     sides = {side.value: side for side in Side}
     frozen = tuple(_one(sides, "frozen", letter) for letter in traits.get("frozen", ""))

@@ -96,7 +96,7 @@ class Contribution:
         for pair in self.geometry.pairs:
             slot = pair.slot(side)
             if self.delta.flat[slot.offset : slot.offset + slot.size].any():
-                raise PeerError(f"{side} of '{pair.module}' has changed, expected it frozen in this round")
+                raise PeerError(f"{side} of '{pair.module}' has changed, but is frozen in this round")
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,7 @@ class Rule:
     Attributes:
         name: what the user gives to ``--rule``.
         title: the paper, with its arXiv number.
-        computes: one line that says what the result is, and where it is not the exact mean.
+        computes: one line: what the result is, and where it is not the exact mean.
         linear: whether the weighted sum of the deltas is enough for it, as under secure aggregation.
         frozen: the side that no client trains, round by round and then from the start again: ``(Side.A,)`` freezes A in
             every round, ``(Side.A, Side.B)`` A in odd and B in even rounds. Empty where both sides train.

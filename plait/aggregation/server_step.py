@@ -89,7 +89,7 @@ _LEAST = 0.25  # of 1 + t: no step is more than twice as long as the one before
 
 @dataclass(frozen=True)
 class LineSearch:
-    """A server learning rate that follows the slope which clients measure; 1 as long as none has said any."""
+    """A server learning rate that follows the slope which clients measure; 1 until one has sent any."""
 
     name = "line_search"
     needs: ClassVar[Reasons] = {**ON_FACTORS, Trait.FIGURES: _SLOPES}

@@ -68,7 +68,7 @@ class Publisher:
             base_loss=now.base_evaluation and now.base_evaluation.loss,
             final_loss=self._loss_of(state.round),
             parents=self.parents,
-            told=[(card.title, card.facts) for card in now.cards.values()],
+            sections=[(card.title, card.facts) for card in now.cards.values()],
         )
         save_peft_directory(
             self.directory.adapter, spec=spec, state=adapter, base=self.base, card=card, parents=self.parents

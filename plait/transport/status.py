@@ -49,12 +49,12 @@ def _plain(error: grpc.Call, address: Address, kit: ServerKit | StaffKit | None)
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
         if isinstance(kit, StaffKit):
             return PeerError(f"{address} refuses operator '{kit.name}': {error.details()}")
-        return PeerError(f"{address} does not accept the token, expected the operator.token of this server's kit")
+        return PeerError(f"{address} does not accept the token: use the operator.token of this server's kit")
     if code is grpc.StatusCode.UNIMPLEMENTED:
-        return PeerError(f"{address} is a gRPC server but not plait's, expected the address of `plait server`")
+        return PeerError(f"{address} is a gRPC server but not plait's: give the address of a `plait server`")
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
         return MachineError(f"no plait server answers: {explain(address.host, address.port, kit)}")
-    return MachineError(f"{address} did not report its status ({code.name}); its server.log may say why")
+    return MachineError(f"{address} did not report its status ({code.name}); see its server.log")
 
 
 def json_object(text: str, *, what: str) -> dict[str, object]:
@@ -64,9 +64,9 @@ def json_object(text: str, *, what: str) -> dict[str, object]:
         PeerError: it is no JSON object.
     """
     try:
-        said = read_json(text)
+        value = read_json(text)
     except ValueError as error:
-        raise PeerError(f"{what} is not JSON, expected one object") from error
-    if not isinstance(said, dict):
-        raise PeerError(f"{what} is a JSON {type(said).__name__}, expected an object")
-    return cast("dict[str, object]", said)
+        raise PeerError(f"{what} is not JSON") from error
+    if not isinstance(value, dict):
+        raise PeerError(f"{what} is a JSON {type(value).__name__}, expected an object")
+    return cast("dict[str, object]", value)

@@ -59,7 +59,7 @@ def spec_text(value: str) -> str:
     try:
         size_bytes = len(value.encode())
     except UnicodeEncodeError:
-        raise PeerError("adapter specification holds lone surrogates, expected Unicode text") from None
+        raise PeerError("adapter specification holds lone surrogates") from None
     if size_bytes > MAX_SPEC_BYTES:
         raise PeerError(f"adapter specification has {size_bytes} bytes, expected at most {MAX_SPEC_BYTES}")
     return value

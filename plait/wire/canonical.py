@@ -40,7 +40,7 @@ def parse(kind: type[_Message], data: bytes | memoryview, what: str, *, max_byte
         return kind.FromString(cast("bytes", data))  # its stub does not know views
     except DecodeError:
         expected = f"protobuf's {kind.DESCRIPTOR.full_name}"
-        raise PeerError(f"{what} of {len(data)} bytes cannot be read, expected {expected}") from None
+        raise PeerError(f"{what} of {len(data)} bytes is not {expected}") from None
 
 
 def entries(kind: type[_Entry], table: Mapping[Any, Any]) -> list[_Entry]:
@@ -59,10 +59,10 @@ def table_of(found: Sequence[Message], what: str) -> dict[Any, Any]:
     before: Any = None
     for entry in found:
         if not (entry.HasField("key") and entry.HasField("value")):
-            raise PeerError(f"{what} has an entry without key or value, expected both, even if they are 0 or empty")
+            raise PeerError(f"{what} has an entry without key or value; both must be present, even if 0 or empty")
         key = getattr(entry, "key")  # noqa: B009
         if before is not None and key <= before:
-            raise PeerError(f"{what} has {key!a} after {before!a}, expected ascending keys, none twice")
+            raise PeerError(f"{what} has {key!a} after {before!a}: keys must ascend")
         table[key] = getattr(entry, "value")  # noqa: B009
         before = key
     return table
@@ -78,7 +78,7 @@ def check_canonical(message: Message, data: bytes | memoryview, what: str) -> No
     """Raise PeerError unless `data`, from which `message` was parsed, is its canonical form."""
     message.DiscardUnknownFields()
     if not are_equal(to_bytes(message), data):
-        raise PeerError(f"{what} has unknown, repeated or disordered fields, expected the canonical form")
+        raise PeerError(f"{what} is not canonical: unknown, repeated or disordered fields")
 
 
 def are_equal(expected: bytes, data: bytes | memoryview) -> bool:

@@ -80,7 +80,7 @@ def split_frame(data: bytes) -> Frame:
             part = view[start:position]
         parts.append(part)
     if position != len(view):
-        raise PeerError(f"envelope has {len(view) - position} bytes that belong to no part, expected none")
+        raise PeerError(f"envelope has {len(view) - position} trailing bytes that belong to no part")
     return Frame(*parts)
 
 
@@ -103,7 +103,7 @@ def _read_varint(view: memoryview, position: int) -> tuple[int, int]:
             if shift and not byte:
                 break
             return value, position + shift + 1
-    raise PeerError(f"number at byte {position} of the envelope cannot be read, expected a varint of at most 5 bytes")
+    raise PeerError(f"number at byte {position} of the envelope is not a varint of at most 5 bytes")
 
 
 MAX_HEADER_BYTES = 1 << 21
@@ -200,7 +200,7 @@ class Received:
         signature: on these, 64 bytes; empty where there is none.
         codec: the number of what packed it, which may be unknown.
         payload: the packed numbers, a view of the envelope.
-        payload_digest: of codec, parameters and payload, as the header says it.
+        payload_digest: of codec, parameters and payload, as the header states it.
     """
 
     header: Header
@@ -407,7 +407,7 @@ def _check(header: Header) -> None:
     bounds.integer("number of examples", header.examples, maximum=bounds.MAX_COUNT if update else 0)
     bounds.spec_text(header.spec_json)
     if update and header.spec_json:
-        raise PeerError(f"update carries an adapter spec of {len(header.spec_json)} characters, expected none")
+        raise PeerError(f"update carries an adapter spec of {len(header.spec_json)} characters; only broadcasts may")
     bounds.entries("metrics", header.metrics, bounds.MAX_METRICS)
     for key, value in header.metrics.items():
         bounds.finite(f"metric {key!r}", value)

@@ -46,9 +46,9 @@ def unpacked_layout(packed: bytes) -> Layout:
     try:
         text = unpacking.decompress(packed, MAX_TEXT_BYTES)
     except zlib.error:
-        raise PeerError(f"layout of {len(packed)} bytes cannot be unpacked, expected a zlib stream") from None
+        raise PeerError(f"layout of {len(packed)} bytes is not a zlib stream") from None
     if not unpacking.eof or unpacking.unused_data:
-        raise PeerError(f"layout has no end within {MAX_TEXT_BYTES} bytes, expected one zlib stream")
+        raise PeerError(f"layout is more than one zlib stream of at most {MAX_TEXT_BYTES} bytes")
     return Layout.of_text(text.decode("ascii", "replace"))
 
 
@@ -62,9 +62,9 @@ def check_layout(packed: bytes, own: Layout) -> None:
         PeerError: it is no layout.
         ConfigError: it is another.
     """
-    if packed and (told := unpacked_layout(packed)) != own:
+    if packed and (received := unpacked_layout(packed)) != own:
         raise ConfigError(
-            f"layout of the adapter has {len(told.slots)} tensors of {told.size} numbers, expected the "
+            f"layout of the adapter has {len(received.slots)} tensors of {received.size} numbers, expected the "
             f"{len(own.slots)} of {own.size} that this client derives from the same specification"
         )
 
@@ -88,7 +88,7 @@ _FIGURES = (
 
 @dataclass(frozen=True)
 class DescribeTask:
-    """Say how much data you have, and whether your base can carry this adapter, of a packed layout."""
+    """Report how much data you have, and whether your base can carry this adapter, of a packed layout."""
 
     settings: Settings
     spec_json: str
@@ -236,8 +236,8 @@ def encode_task(task: Task, *, whole: bool = True) -> tuple[bytes, bytes]:
         return canonical.to_bytes(pb.Task(schema=TASK_SCHEMA, masking=task.message())), b""
     # Canonical protobuf ends with the field of the highest number, which is the broadcast: so it can follow all else
     # without a copy.
-    told = canonical.to_bytes(_settings_message(task.settings, whole=whole))
-    inner = b"".join((_SETTINGS_TAG, varint(len(told)), told))
+    settings = canonical.to_bytes(_settings_message(task.settings, whole=whole))
+    inner = b"".join((_SETTINGS_TAG, varint(len(settings)), settings))
     body = task.broadcast
     if body:
         inner += _BROADCAST_TAG + varint(len(body))
@@ -270,7 +270,7 @@ def decode_task(data: bytes, *, max_bytes: int, held: Callable[[bytes], str] = l
             work = message.evaluate
             return EvaluateTask(_read_settings(work.settings, held), work.broadcast)
         case None:
-            raise PeerError("task asks for nothing, expected describe, train, evaluate or masking")
+            raise PeerError("task is empty: it must describe, train, evaluate or mask")
         case _:  # masking
             from plait.wire.masked_messages import read_task
 
@@ -315,8 +315,8 @@ def _read_settings(message: pb.Settings, held: Callable[[bytes], str]) -> Settin
     if digest_of(text) != digest:
         raise PeerError(f"digest of the settings is {digest_of(text).hex()[:16]}, expected {digest.hex()[:16]}")
     trained = SIDES[bounds.integer("trained side", message.trained, maximum=len(SIDES) - 1)]
-    told = {name: getattr(message, name) for name in ("seed", "round", "done_steps", "steps")}
-    return settings_from(text, {**told, "trained": trained})
+    of_task = {name: getattr(message, name) for name in ("seed", "round", "done_steps", "steps")}
+    return settings_from(text, {**of_task, "trained": trained})
 
 
 def encode_reply(reply: Reply) -> bytes:
@@ -327,9 +327,9 @@ def encode_reply(reply: Reply) -> bytes:
     """
     match reply:
         case ClientCard():
-            said: dict[str, Any] = dict(vars(_checked_card(reply)))
-            said["histogram"] = canonical.entries(pb.HistogramEntry, reply.histogram)
-            answer = pb.Reply(card=pb.ClientCard(**said))
+            values: dict[str, Any] = dict(vars(_checked_card(reply)))
+            values["histogram"] = canonical.entries(pb.HistogramEntry, reply.histogram)
+            answer = pb.Reply(card=pb.ClientCard(**values))
         case UpdateReply():
             answer = pb.Reply(update=reply.update)
         case Evaluation():
@@ -356,9 +356,9 @@ def decode_reply(data: bytes | memoryview, *, max_bytes: int) -> Reply:
     canonical.check_canonical(message, data, "reply")
     match message.WhichOneof("answer"):
         case "card":
-            said = _values(message.card, ClientCard)
-            said["histogram"] = canonical.table_of(said["histogram"], "histogram")
-            return _checked_card(ClientCard(**said))
+            values = _values(message.card, ClientCard)
+            values["histogram"] = canonical.table_of(values["histogram"], "histogram")
+            return _checked_card(ClientCard(**values))
         case "update":
             return UpdateReply(message.update)
         case "evaluation":
@@ -371,7 +371,7 @@ def decode_reply(data: bytes | memoryview, *, max_bytes: int) -> Reply:
                 detail=bounds.printable("detail of the refusal", refusal.detail, maximum=bounds.MAX_DETAIL),
             )
         case None:
-            raise PeerError("reply has no answer, expected a card, an update, an evaluation or a refusal")
+            raise PeerError("reply is empty: it must hold a card, an update, an evaluation or a refusal")
         case _:  # masked
             from plait.wire.masked_messages import read_reply
 

@@ -148,7 +148,7 @@ class Settings:
     client_noise: Annotated[float, _real()] = 0.0
     """Noise over clip norm of a round's sum, of which each client adds its share under masks; 0 for none."""
     client_clip: Annotated[float, _real()] = 0.0
-    """Norm that an update is clipped to with such noise; 0 where it follows a quantile, and the grid says it."""
+    """Norm that an update is clipped to with such noise; 0 where it follows a quantile and is in the grid."""
     client_cohort: Annotated[int, _whole()] = 0
     """Clients that a round with such noise invites."""
 
@@ -159,7 +159,7 @@ class Settings:
 
     @property
     def records_are_private(self) -> bool:
-        """Whether the client adds noise for each of its records, and says nothing of them that has none."""
+        """Whether the client adds noise for each of its records, and sends nothing about them without it."""
         return self.record_delta > 0
 
     @property
@@ -169,12 +169,12 @@ class Settings:
 
     @property
     def adds_share(self) -> bool:
-        """Whether the client adds its share of the noise that hides clients, and says nothing that has none."""
+        """Whether the client adds its share of the noise that hides clients, and sends nothing without it."""
         return self.client_noise > 0
 
     @property
     def is_noised(self) -> bool:
-        """Whether all that a client says of its training has noise of its own."""
+        """Whether all that a client sends about its training has noise of its own."""
         return self.records_are_private or self.adds_share
 
     @property
@@ -199,8 +199,8 @@ class Settings:
             PeerError: a setting is out of bounds.
         """
         values = {name: value for name, value in _checked(self).items() if name not in _PER_TASK}
-        said = {name: value for name, value in values.items() if value != _DEFAULTS.get(name, MISSING)}
-        return json.dumps(said, sort_keys=True, separators=(",", ":"))
+        given = {name: value for name, value in values.items() if value != _DEFAULTS.get(name, MISSING)}
+        return json.dumps(given, sort_keys=True, separators=(",", ":"))
 
     def for_task(self, **of_task: Json) -> Settings:
         """These settings for one task; for thousands of tasks the text is made once.
@@ -233,15 +233,15 @@ def settings_from(text: str, of_task: Mapping[str, Json]) -> Settings:
     Raises:
         PeerError: the text is not valid, or a setting is out of bounds.
     """
-    said = parse_object(text.encode(errors="replace"), what="settings", max_bytes=bounds.MAX_SETTINGS_BYTES)
-    for name in said:
+    given = parse_object(text.encode(errors="replace"), what="settings", max_bytes=bounds.MAX_SETTINGS_BYTES)
+    for name in given:
         if name not in _BOUNDS or name in _PER_TASK:
-            raise PeerError(f"settings hold {shown(name)}, expected the settings that this version knows")
-    for name in _BOUNDS.keys() - _DEFAULTS.keys() - _PER_TASK - said.keys():
-        raise PeerError(f"settings lack '{name}', expected it there")
-    settings = Settings(**cast("dict[str, Any]", {**said, **of_task}))
+            raise PeerError(f"settings hold {shown(name)}, which this version does not know")
+    for name in _BOUNDS.keys() - _DEFAULTS.keys() - _PER_TASK - given.keys():
+        raise PeerError(f"settings lack '{name}'")
+    settings = Settings(**cast("dict[str, Any]", {**given, **of_task}))
     if settings.text != text:
-        raise PeerError("settings are not in canonical form, expected sorted keys, no spaces and no defaults")
+        raise PeerError("settings are not in canonical form: sorted keys, no spaces, no defaults")
     return settings
 
 

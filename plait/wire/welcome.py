@@ -39,15 +39,15 @@ def welcome_table(table: Mapping[str, Scalar]) -> dict[str, Scalar]:
     keys = WELCOME_KEYS
     if not _may_follow_slopes(table):
         keys -= {"server-optimizer"}
-    told = {key: value for key, value in table.items() if key in keys}
-    base = told.get("base")
+    sent = {key: value for key, value in table.items() if key in keys}
+    base = sent.get("base")
     if isinstance(base, str) and is_there(at_home(base)):
         # A directory or a file of the server means nothing to others; the fingerprint identifies the base.
-        told["base"] = at_home(base).resolve().name
-    return told
+        sent["base"] = at_home(base).resolve().name
+    return sent
 
 
-def is_told(key: str) -> bool:
+def is_sent(key: str) -> bool:
     """Whether a server sends the setting with this key to its clients, in some run."""
     return key in WELCOME_KEYS
 
@@ -60,15 +60,15 @@ def _may_follow_slopes(table: Mapping[str, Scalar]) -> bool:
 def config_from_welcome(table: Mapping[str, object]) -> RunConfig:
     """The run configuration that a client received, with every key and value checked.
 
-    Where nothing is said of the server's step, no slope is measured for it.
+    Without the server's step in it, no slope is measured for one.
 
     Raises:
         PeerError: a key that no server sends, or an invalid value.
     """
     for key in table:
-        if not is_told(key):
+        if not is_sent(key):
             raise PeerError(
-                f"server's run configuration has {key!a}, expected only what clients need; "
+                f"server's run configuration has {key!a}, which this version does not accept; "
                 "install the plait version that the server runs"
             )
     try:

@@ -9,7 +9,7 @@ with instrumented():
     from plait.config import RunConfig
     from plait.errors import ConfigError
     from plait.policy import Policy
-    from plait.wire.welcome import config_from_welcome, is_told, welcome_table
+    from plait.wire.welcome import config_from_welcome, is_sent, welcome_table
 
 POLICY = Policy()
 
@@ -21,8 +21,8 @@ def parse(data: bytes) -> None:
         return
     with one_line(ConfigError):
         config = config_from_welcome(_run_config(text))
-        told = welcome_table(config.to_table())
-        if not all(map(is_told, told)):
+        sent = welcome_table(config.to_table())
+        if not all(map(is_sent, sent)):
             raise ValueError("a client would be told more than it takes")
         POLICY.check_run(config)
 

@@ -44,7 +44,7 @@ def library() -> ctypes.CDLL | None:
 def search(
     cell: NDArray[np.int32], costs: NDArray[np.int16], lanes: int, before: NDArray[np.intp]
 ) -> NDArray[np.uint8] | None:
-    """The branch of each number (see `Trellis.cheapest`); `before` says whence the branches to each state come."""
+    """The branch of each number (see `Trellis.cheapest`); `before` holds the origins of the branches to each state."""
     built = library()
     if built is None:
         return None

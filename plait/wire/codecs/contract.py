@@ -33,7 +33,7 @@ def _round_trip(codec: Codec) -> None:
                 f"decoded {values.dtype} of shape {values.shape}, expected finite float32 ({_LAYOUT.size},)"
             )
         if packed.decoded is not None and packed.decoded.tobytes() != values.tobytes():
-            raise BrokenError("the encoder says other numbers than come back")
+            raise BrokenError("the encoder reports other numbers than are decoded")
         most = codec.max_payload_bytes(_LAYOUT)
         if packed.size_bytes > most:
             raise BrokenError(f"made {packed.size_bytes} bytes, expected at most max_payload_bytes = {most}")
@@ -43,7 +43,7 @@ def _same_bytes(codec: Codec) -> None:
     for delta in _deltas():
         first, second = (codec.encode(delta) for _ in range(2))
         if first != second:
-            raise BrokenError("the same delta gives other bytes, expected the same")
+            raise BrokenError("the same delta gives different bytes")
 
 
 def _changes_nothing(codec: Codec) -> None:
@@ -51,7 +51,7 @@ def _changes_nothing(codec: Codec) -> None:
         before = delta.digest()
         codec.encode(delta)
         if delta.digest() != before:
-            raise BrokenError("the delta has changed, expected a new array")
+            raise BrokenError("the delta was changed in place: encode must not write to it")
 
 
 def _as_stated(codec: Codec) -> str:

@@ -133,11 +133,11 @@ def split(payload: bytes | memoryview, streams: int) -> list[Words]:
         raise PeerError(f"entropy-coded streams end after {ends[-1]} words, expected at most {words.size}")
     found = np.split(words[streams - 1 :], (ends - np.uint64(streams - 1)).astype(np.intp))
     if any(stream.size and not stream[-1] for stream in found):
-        raise PeerError("entropy-coded stream ends in a word of 0, expected another")
+        raise PeerError("corrupt entropy-coded stream: trailing zero word")
     return found
 
 
-DOES_NOT_END = "entropy-coded stream does not end with its last symbol, expected one of these frequencies"
+DOES_NOT_END = "corrupt entropy-coded stream: it does not end with its last symbol"
 
 
 class Scatter:

@@ -56,7 +56,7 @@ class OwnCodec:
             size = packed.size_bytes
         if size > most:
             raise ConfigError(f"codec '{self.name}' made {size} bytes, expected at most its own limit of {most}")
-        # Whatever else it says of its bytes, what counts is what comes back.
+        # Its own claim of what the bytes decode to is dropped.
         return EncodedPayload(packed.parameters, packed.payload)
 
     def decode(self, parameters: bytes, payload: bytes | memoryview, layout: Layout) -> Float32:

@@ -35,7 +35,7 @@ class Fp32:
         _check_size(self, parameters, payload, layout)
         flat = np.frombuffer(payload, "<f4").astype(np.float32, copy=False)
         if not np.isfinite(flat).all():
-            raise PeerError("fp32 payload holds NaN or infinity, expected finite values")
+            raise PeerError("fp32 payload holds NaN or infinity")
         return flat
 
     def max_payload_bytes(self, layout: Layout) -> int:
@@ -71,7 +71,7 @@ class Bf16:
         _check_size(self, parameters, payload, layout)
         halves = np.frombuffer(payload, "<u2")
         if ((halves & _EXPONENT) == _EXPONENT).any():
-            raise PeerError("bf16 payload holds NaN or infinity, expected finite values")
+            raise PeerError("bf16 payload holds NaN or infinity")
         bits = halves.astype(np.uint32)
         bits <<= np.uint32(16)
         return bits.view(np.float32)

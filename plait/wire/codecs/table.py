@@ -109,9 +109,7 @@ def codec_for(wire: str) -> Codec:
         codec = as_codec(find(Kind.CODEC, name, known=_NAMED), name=name).with_options(options)
         other = _OWN.get(codec.number, codec)
         if other.name != name:
-            raise ConfigError(
-                f"codecs '{other.name}' and '{name}' both have number {codec.number}, expected two numbers"
-            )
+            raise ConfigError(f"codecs '{other.name}' and '{name}' both have number {codec.number}: give one another")
         _OWN[codec.number] = codec
         return codec
     hint = did_you_mean(wire.lower(), _NAMED)

@@ -227,13 +227,13 @@ def tensor_in_two_shards(base: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "error", "message"),
     [
-        (only_pickles, DataError, "expected safetensors: convert them"),
+        (only_pickles, DataError, "convert them"),
         (lambda base: (base / "config.json").unlink(), DataError, "config.json' is missing"),
         (lambda base: (base / "config.json").write_text("[" * 100_000), DataError, "is not JSON"),
         (lambda base: save_file({}, base / "model.safetensors"), DataError, "hold no tensor"),
-        (without_shard, DataError, "is missing, expected all 2 files"),
+        (without_shard, DataError, "is missing: fetch all 2 files"),
         (index_leads_outside, DataError, "expected a .safetensors file beside it"),
-        (tensor_in_two_shards, DataError, "is in .* and in .*, expected it once"),
+        (tensor_in_two_shards, DataError, "is in .* and in .*: keep one"),
         (lambda base: (base / "model.safetensors").write_bytes(b"GGUF" * 9), PeerError, "header claims"),
     ],
 )

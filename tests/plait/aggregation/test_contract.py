@@ -72,12 +72,12 @@ def test_a_rule_that_breaks_a_claim_is_found_out(claim):
     assert verdict.detail
 
 
-def test_an_optimizer_that_keeps_more_than_it_says_is_found_out():
+def test_an_optimizer_that_keeps_more_than_it_states_is_found_out():
     class Keeps(type(OPTIMIZERS["sgd"])):
         copies = 0
 
     broken = [verdict.claim for verdict in claims(Keeps(), OPTIMIZER_CHECKS).values() if not verdict.holds]
-    assert broken == ["it keeps no more than it says"]
+    assert broken == ["it keeps no more than it states"]
 
 
 @pytest.mark.parametrize("name", ALL_RULES)

@@ -169,7 +169,7 @@ def test_a_client_knows_all_that_it_needs_of_a_rule(name):
 
 def test_a_stated_rule_combines_nothing(lab):
     stated = rule_named("stated:name=theirs,subject=tensors", RULES)
-    with pytest.raises(ConfigError, match="only stated in round 1"):
+    with pytest.raises(ConfigError, match="only stated: in round 1"):
         stated.begin(lab.context(lab.geometry(), np.random.default_rng(0)))
 
 

@@ -79,5 +79,5 @@ def test_another_scale_is_another_rank_to_a_rule_of_one_rank(lab, server):
 
 
 def test_a_side_that_is_frozen_may_not_change(lab, server):
-    with pytest.raises(PeerError, match=r"A of .* has changed, expected it frozen"):
+    with pytest.raises(PeerError, match=r"A of .* has changed, but is frozen"):
         contribution(lab, server).check(server, ranks=ONE_RANK, frozen={Side.A})

@@ -56,7 +56,7 @@ def test_streams_longer_than_the_payload_are_refused():
 
 
 def test_a_stream_that_ends_in_zero_is_refused():
-    with pytest.raises(PeerError, match="ends in a word of 0"):
+    with pytest.raises(PeerError, match="trailing zero word"):
         read(written() + bytes(4))
 
 
