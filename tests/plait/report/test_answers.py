@@ -1,7 +1,16 @@
+"""The four answers about a run, advice on its settings, and the command that repeats it."""
+
 from __future__ import annotations
 
-from plait.report.answers import answers
-from tests.plait.conftest import small_events, view_of
+import shlex
+
+import pytest
+from flwr.common.config import parse_config_args
+
+from plait.config import RunConfig
+from plait.report.answers import advice, answers, repeat_command
+from plait.report.summary import summarise
+from tests.plait.conftest import evaluated, finished, numbered, round_finished, run_started, small_events, view_of
 
 
 def worse(change: float, margin: float) -> list[dict[str, object]]:
@@ -25,3 +34,65 @@ def test_a_change_within_its_margin_is_no_success() -> None:
     view = view_of(worse(-0.05, 0.1))
     assert answers(view)[0].short == "Not measurably"
     assert view.is_better is None
+
+
+def watched(*events, kept_round):
+    rounds = [round_finished(number, 2) for number in (1, 2, 3)]
+    losses = [evaluated(number, loss, {"ann": loss}) for number, loss in enumerate((4.0, 3.5, 3.8, 3.6))]
+    end = {**finished(3), "kept_round": kept_round}
+    return view_of(numbered([run_started(), *rounds, *losses, *events, end]))
+
+
+def test_a_step_that_was_taken_back_is_told_with_what_would_avoid_it():
+    event = {"event": "step_taken_back", "round": 2, "worse": 0.3, "accepted": 1, "scale": 0.5}
+    rose = "After round 2 the held-out loss was 0.300 above the best evaluation"
+    half = tuple(advice(watched({**event, "taken_back": "half", "adapter": "ab" * 32}, kept_round=3)))
+    assert half[:2] == (
+        f"{rose}: half of the step since round 1 was taken back, and later steps count 0.5 times.",
+        "A lower --learning-rate, or lr of --server-optimizer, would avoid that.",
+    )
+    (whole, *_) = advice(watched({**event, "taken_back": "all"}, kept_round=3))
+    assert whole == f"{rose}: the step since round 1 was taken back."
+
+
+def test_a_run_that_ended_early_and_kept_an_earlier_round_says_both():
+    refused = {"event": "not_published", "round": 3, "kept": 1, "risen": 0.1, "above": 1}
+    view = watched(
+        {"event": "ended_early", "round": 3, "reason": "callback Enough asked for it"}, refused, kept_round=1
+    )
+    why = "its held-out loss is 0.100 above that of round 1"
+    assert tuple(advice(view))[:2] == (
+        "The run ended after round 3: callback Enough asked for it.",
+        f"The adapter of round 3 is not published, because {why}; that of round 1 stays.",
+    )
+    assert view.final_evaluation is not None
+    assert view.final_evaluation.loss == 3.5
+    assert summarise(view)["final_held_out_loss"] == 3.5
+    assert summarise(view)["kept_round"] == 1
+
+
+def test_the_command_gives_the_settings_that_differ_back_to_a_shell(hostile_run) -> None:
+    config = view_of(hostile_run).start.config
+    words = shlex.split(" ".join(repeat_command(config)))
+    assert words[:2] == ["plait", "simulate"]
+    given = dict(zip(words[2::2], words[3::2], strict=True))
+    assert given["--data"] == config["data"] == "a b'; rm -rf ~"
+    usual = RunConfig().to_table()
+    differing = {key: value for key, value in config.items() if value != usual.get(key, "")}
+    assert given == {f"--{key}": str(value) for key, value in differing.items() if key != "out"}
+
+
+@pytest.mark.parametrize("value", ["-x", "--rounds"])
+def test_a_value_like_an_option_stays_a_value(value: str) -> None:
+    assert repeat_command({"data": value}) == ("plait simulate", f"--data={value}")
+
+
+@pytest.mark.parametrize("data", ["stdlib", "my data/it's.jsonl", 'a "b".jsonl', r"c:\\texts"])
+def test_a_run_on_a_superlink_is_repeated_by_flower_with_the_data_that_it_named(data: str) -> None:
+    config = {"data": "", "base": "tiny", "clients": 2, "keep-updates": True, "alpha": 0.5, "partition": "", "out": "x"}
+    words = shlex.split(" ".join(repeat_command(config, data)))
+    assert words[:3] == ["flwr", "run", "."]
+    assert set(words[3::2]) == {"-c"}
+    assert parse_config_args(words[4::2]) == {
+        "data": data, "base": "tiny", "clients": 2, "keep-updates": True, "alpha": 0.5, "out": "DIR",
+    }  # fmt: skip

@@ -1,22 +1,22 @@
+"""The readable files of a run directory."""
+
 from __future__ import annotations
 
+import csv
 import json
 
 import pytest
 
-from plait.report.summary import summarise
+from plait.cli.report import export_figures
+from plait.errors import PeerError
+from plait.report.summary import summarise, write_report
 from tests.plait.conftest import view_of
 
 # ann goes from 3 to 2.5, bob from 5 to 3.5.
 FAIRNESS = {
-    "mean_loss": 3.0,
-    "spread": 0.5,
-    "worst_client": "bob",
-    "worst_loss": 3.5,
-    "least_gaining_client": "ann",
-    "least_gain": 0.5,
-    "worse_off": 0,
-}
+    "mean_loss": 3.0, "spread": 0.5, "worst_client": "bob", "worst_loss": 3.5, "least_gaining_client": "ann",
+    "least_gain": 0.5, "worse_off": 0,
+}  # fmt: skip
 
 
 def test_the_keys_are_the_same_from_the_first_event_on(small_run) -> None:
@@ -81,3 +81,38 @@ def test_a_run_that_has_only_begun_has_no_numbers_but_is_json(small_run) -> None
     assert summary["savings_vs_full_model"] is None
     assert summary["uplink_bytes"] == 0
     json.dumps(summary, allow_nan=False)
+
+
+PLOTS = {"loss_by_round.png", "loss_by_bytes.png", "clients.png"}
+
+
+@pytest.mark.slow
+def test_a_run_directory_gets_summary_page_and_plots(small_run, write_ledger) -> None:
+    directory = write_ledger(small_run)
+    view = write_report(directory)
+    assert {path.name for path in directory.iterdir()} == {"ledger.jsonl", "summary.json", "report.html", *PLOTS}
+    assert json.loads((directory / "summary.json").read_text()) == summarise(view)
+    assert all((directory / name).read_bytes().startswith(b"\x89PNG\r\n\x1a\n") for name in PLOTS)
+    page = (directory / "report.html").read_text()
+    assert page.count("<svg ") == 2 * len(PLOTS)
+
+
+def test_a_ledger_that_was_changed_writes_nothing(small_run, write_ledger) -> None:
+    directory = write_ledger(small_run)
+    ledger = directory / "ledger.jsonl"
+    ledger.write_bytes(ledger.read_bytes().replace(b'"loss":3.5', b'"loss":2.5'))
+    with pytest.raises(PeerError, match="hash chain"):
+        write_report(directory)
+    assert {path.name for path in directory.iterdir()} == {"ledger.jsonl"}
+
+
+@pytest.mark.slow
+def test_every_table_and_plot_is_exported(small_run, write_ledger, tmp_path) -> None:
+    directory = write_ledger(small_run)
+    export_figures(write_report(directory), directory, tmp_path / "figures")
+    assert {path.name for path in (tmp_path / "figures").glob("*.png")} == PLOTS
+    with (tmp_path / "figures/held_out_loss_by_round.csv").open(newline="") as file:
+        headings, *rows = csv.reader(file)
+    assert headings[:2] == ["round", "loss"]
+    assert [row[0] for row in rows] == ["base", "1", "2"]
+    assert rows[-1][1].startswith("3.000")

@@ -1,10 +1,16 @@
+"""The tables of a run, and the verdict on attacks."""
+
 from __future__ import annotations
 
 import math
 
-from plait.report.clients import loss_by_client_table
+import pytest
+
+from plait.ledger.events import MembershipAttack
+from plait.report.clients import fairness, loss_by_client_table
 from plait.report.tables import (
     loss_by_round_table,
+    verdict,
 )
 from tests.plait.conftest import view_of
 
@@ -31,3 +37,27 @@ def test_losses_and_changes_say_how_sure_they_are(run_with_margins) -> None:
     ]
     assert table.note.startswith("Measured on 2 sequences per client, held out from training")
     assert loss_by_client_table(view).rows[0][1:4] == ("3.000", "2.500", f"{MINUS}1.000 ± 0.125")
+
+
+def test_the_worst_the_spread_and_who_is_worse_off_follow_by_hand() -> None:
+    found = fairness({"ann": 1.0, "bob": 4.0, "eve": 1.0}, {"ann": 2.0, "bob": 3.5, "eve": 1.25})
+    assert found is not None
+    assert found.mean == 2.0
+    # Deviations -1, 2, -1: the root of their mean square.
+    assert found.spread == pytest.approx(2**0.5)
+    assert (found.worst_client, found.worst_loss) == ("bob", 4.0)
+    assert (found.least_gaining_client, found.least_gain) == ("bob", -0.5)
+    assert found.worse_off == 1
+
+
+@pytest.mark.parametrize(
+    ("auc", "control", "leaks"), [(0.8, 0.5, True), (0.55, 0.5, False), (0.7, 0.75, False), (0.2, 0.1, False)]
+)
+def test_an_adapter_leaks_where_an_attack_on_it_is_better_than_chance_and_than_the_base(auc, control, leaks):
+    attacks = [
+        MembershipAttack(name="loss, against the base's", auc=auc, margin=0.1, tpr=0.25),
+        MembershipAttack(name="control: loss of the base", auc=control, margin=0.1, tpr=0.01),
+    ]
+    said = verdict(attacks)
+    assert said.startswith("This adapter gives members away" if leaks else "No leak found")
+    assert ("25.0%" in said) == leaks
