@@ -2,6 +2,10 @@
 
 It only shows: what changes a run is requested with `plait` and an operator's kit. What it holds for each reader, and
 for how long, is bounded, and so are its connections.
+
+``python -m plait.page.app FILE PLACE LINE`` serves on a listening socket, which it inherits as file FILE. LINE is the
+number of the socket that leads to the server, or -1. That the command is over, or killed, the process learns from its
+standard input, which ends; the token is in its environment.
 """
 
 from __future__ import annotations
@@ -11,11 +15,14 @@ import contextlib
 import hashlib
 import json
 import os
+import signal
 import socket
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from importlib.resources import files
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import uvicorn
@@ -28,9 +35,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from plait.errors import ConfigError, PlaitError
-from plait.page.defences import KNOWN, Headers, TokenCheck
+from plait.page.defences import KNOWN, Headers, TokenCheck, page_token
 from plait.page.feed import Feed, Live
 from plait.rounds.run_directory import RunDirectory
+from plait.system.child import on_stdin_end
 
 _TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -226,3 +234,16 @@ def serve(page: Page, listener: socket.socket) -> None:
     with contextlib.suppress(KeyboardInterrupt), socket.socket(fileno=os.dup(listener.fileno())) as own:
         own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)  # of what it accepts
         uvicorn.Server(config).run(sockets=[own])
+
+
+def main() -> None:
+    """Serve until standard input ends."""
+    _, file, place, line = sys.argv
+    with socket.socket(fileno=int(file)) as listener:
+        on_stdin_end(lambda: os.kill(os.getpid(), signal.SIGTERM))
+        live = Live(Connection(int(line))) if int(line) >= 0 else None
+        serve(Page([Path(place)], token=page_token(), live=live), listener)
+
+
+if __name__ == "__main__":
+    main()

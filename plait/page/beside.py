@@ -1,27 +1,21 @@
 """The live page beside a run, in a process of its own, so that watching never delays the run.
 
-``python -m plait.page.beside FILE PLACE LINE`` serves on a listening socket, which it inherits as file FILE.
-LINE is the number of the socket that leads to the server, or -1. That the command is over, or gone, the
-process learns from its standard input, which ends; the token is in its environment.
+The process is `plait.page.app`. A run without a page loads none of what serves one.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Generator
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 from plait.errors import ConfigError, MachineError
 from plait.report.progress import say
 from plait.system.address import Address
-from plait.system.child import Sidecar, on_stdin_end
+from plait.system.child import Sidecar
 
 _PREDECESSOR_S = 5.0
 _END_S = 5.0
@@ -55,7 +49,7 @@ def page_beside(place: Path, listen: str, *, status_json: Callable[[], str] | No
         arguments = (str(listener.fileno()), str(place.absolute()), str(line))
         # A command line can be read by other users.
         token_there = {TOKEN_VARIABLE: token}
-        process = Sidecar("-m", "plait.page.beside", *arguments, files=files, environment=token_there)
+        process = Sidecar("-m", "plait.page.app", *arguments, files=files, environment=token_there)
     try:
         say(f"live page on {shown}", quiet=False)
         yield shown
@@ -92,22 +86,3 @@ def page_address(text: str, *, what: str) -> Address:
 def shown_address(listener: socket.socket, token: str) -> str:
     """What to open in a browser."""
     return f"http://{Address(*listener.getsockname()[:2])}/?token={token}"
-
-
-def main() -> None:
-    """Serve until standard input ends."""
-    from plait.page.app import Page, serve
-    from plait.page.defences import page_token
-    from plait.page.feed import Live
-
-    _, file, place, line = sys.argv
-
-    with socket.socket(fileno=int(file)) as listener:
-        on_stdin_end(lambda: os.kill(os.getpid(), signal.SIGTERM))
-        number = int(line)
-        page = Page([Path(place)], token=page_token(), live=Live(Connection(number)) if number >= 0 else None)
-        serve(page, listener)
-
-
-if __name__ == "__main__":
-    main()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from plait.system.text import fitted
+from plait.system.text import Lines, as_markup, bars, fitted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,8 +39,6 @@ def status(message: str, *, quiet: bool) -> Generator[Callable[[str], None]]:
     if quiet:
         yield lambda _text: None
         return
-    from plait.system.text import Lines, as_markup, bars
-
     with bars(console()) as shown:
         task, lines = shown.add_task(as_markup(message), total=None), Lines(shown.console)
         lines.add(message)

@@ -16,7 +16,7 @@ from plait.ledger.ledger import read_events
 from plait.ledger.run_view import RunView
 from plait.report.clients import Fairness, fairness_of
 from plait.report.costs import savings_of
-from plait.report.tables import figures_of
+from plait.report.tables import figures_of, shown_first
 from plait.system.files import write_atomically
 
 if TYPE_CHECKING:
@@ -222,7 +222,6 @@ def write_report(run_directory: Path) -> RunView:
     # Loading matplotlib takes a second, which reading a summary need not wait for.
     from plait.report.html import render_html
     from plait.report.plots import draw_plots, draw_svgs
-    from plait.report.tables import shown_first
     from plait.report.theme import palette_css
 
     view = RunView.of(read_events(run_directory / "ledger.jsonl"))

@@ -7,11 +7,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from plait.ledger import fleet
 from plait.ledger.events import Audited, Evaluated, MembershipAttack
 from plait.ledger.run_now import StatusSection
 from plait.ledger.run_view import RunView
 from plait.report.clients import fairness_table, left_out_table, loss_by_client_table, refusals_table, staleness_table
 from plait.report.costs import bytes_by_round_table, savings_table
+from plait.report.samples import samples_table
 from plait.report.table import Table, shown_of, thinned
 from plait.report.wording import (
     NOTHING,
@@ -76,8 +78,6 @@ def tables_of_parts(view: RunView) -> tuple[Table, ...]:
 
 def shown_first(run: Path) -> tuple[Table, ...]:
     """What a report's first screen and a run's end show of its directory."""
-    from plait.report.samples import samples_table
-
     table = samples_table(run)
     return (table,) if table.rows else ()
 
@@ -86,13 +86,11 @@ def figures_of(view: RunView) -> dict[str, Json]:
     """What parts besides the core add to a run's summary."""
     found: dict[str, Json] = {}
     if "fleet" in view.start.config:
-        from plait.ledger.fleet import figures_of as of_fleet
-
-        found |= of_fleet(view)
+        found |= fleet.figures_of(view)
     if "privacy" in view.cards:
-        from plait.report.privacy import figures_of as of_privacy
+        from plait.report import privacy
 
-        found |= of_privacy(view)
+        found |= privacy.figures_of(view)
     return found
 
 
