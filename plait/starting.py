@@ -11,7 +11,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -26,9 +25,6 @@ from plait.exporting.plain_lora import lora_fault
 from plait.rounds.broadcasts import StartingPoint
 from plait.rounds.run_state import RankedAdapter
 from plait.run import Run
-
-if TYPE_CHECKING:
-    from plait.settings.tables import Stacking
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +50,8 @@ class _Given:
 
 def starting_point_of(run: Run) -> StartingPoint:
     """The starting point of a run."""
-    config, adapter, base_fingerprint = cast("Stacking", run.config), run.ranks.master, run.base.reference.fingerprint
-    given = [_open(folder, weight, base_fingerprint) for folder, weight in config.init_adapters]
+    adapter, base_fingerprint = run.ranks.master, run.base.reference.fingerprint
+    given = [_open(folder, weight, base_fingerprint) for folder, weight in run.config.init_adapters]
     parents = tuple(Parent(each.digest, each.weight) for each in given)
     if len(given) == 1 and given[0].weight == 1.0:
         state = _as_it_is(given[0], adapter)
@@ -68,7 +64,7 @@ def starting_point_of(run: Run) -> StartingPoint:
 def _open(path: Path, weight: float, base_fingerprint: str) -> _Given:
     folder = _folder(path)
     if not folder.is_dir():
-        raise ConfigError(f"init-adapter has '{path}', which is not a directory, expected a run or a PEFT directory")
+        raise ConfigError(f"init-adapter has '{path}', which is not a directory of a run or of PEFT")
     loaded = load_peft_directory(folder)
     stated = loaded.base_fingerprint
     if stated is not None and stated != base_fingerprint:
