@@ -133,7 +133,7 @@ def _taken_back(aggregator: Aggregator, state: RunState, adapter: str) -> RunSta
 
 
 class _Spooled:
-    """The stored updates of a run, and what its ledger says of them."""
+    """The stored updates of a run, and what its ledger records of them."""
 
     def __init__(self, spool: Spool, arriving: Arriving | None) -> None:
         self._spool, self._arriving = spool, arriving
@@ -171,7 +171,7 @@ class _Spooled:
 def _check_same(number: int, found: str, recorded: str) -> None:
     if found != recorded:
         raise PeerError(
-            f"round {number} recomputed gives adapter {found[:16]}, expected {recorded[:16]} as the ledger says"
+            f"round {number} recomputed gives adapter {found[:16]}, expected {recorded[:16]} as the ledger records"
         )
 
 

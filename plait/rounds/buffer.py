@@ -128,7 +128,7 @@ def arrival(buffer: Buffer, state: RunState, event: UpdateReceived) -> Arrival:
     """How the next recorded update to fold came.
 
     Raises:
-        PeerError: the ledger says something else than follows from the updates before it.
+        PeerError: the ledger records something else than follows from the updates before it.
     """
     fold, what = state.round + 1, f"update of {event.client!r} in round {event.round}"
     staleness = fold - event.round
@@ -425,7 +425,7 @@ class BufferCollector:
         at_work = {client: working.version for client, working in sorted(self._working.items())}
         versions = {version: each for version, each in state.versions.items() if version in at_work.values()}
         in_progress = {client: tasks[client] for client in at_work if client in tasks}
-        told = {
+        about = {
             "refused": max(0, self.buffer.size - finished.received),
             "wall_s": round(time.perf_counter() - started, 3),
             "virtual_s": clock.now() if clock.is_virtual else None,
@@ -434,7 +434,7 @@ class BufferCollector:
             state,
             versions={**versions, **self._evaluating},
             remembered={**state.remembered, _AT_WORK: at_work, IN_PROGRESS: in_progress},
-            finished=finished.model_copy(update=told),
+            finished=finished.model_copy(update=about),
         )
         self.server.commit_round(state)
         return state

@@ -1,6 +1,6 @@
-"""The way of a client: how what it says leaves it, and what its data's budget pays for.
+"""The pipeline of a client: how its updates are sent and charged to the budget of its data.
 
-The default says everything in the open and pays for nothing. `plait.composition` exchanges parts of it as a run asks.
+By default updates are sent in the open and charged to nothing. `plait.composition` exchanges parts of it as a run asks.
 `plait.rounds.coordinator` is the server's.
 """
 

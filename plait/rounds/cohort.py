@@ -367,7 +367,7 @@ class CohortCollector:
         chosen, reserve = self._choose(number, able)
         steps_of = self._budget(number, chosen)
         steps = steps_of and {client: steps_of(client) for client in chosen}
-        log.tell(events.RoundStarted(round=number, cohort=chosen, steps=steps))
+        log.record(events.RoundStarted(round=number, cohort=chosen, steps=steps))
         replacements = (name for name in reserve if name in here and name not in stored)
         held: dict[str, bytes] = {}
         opening = partial(self._opening, state, number)
@@ -395,7 +395,7 @@ class CohortCollector:
                 coming = len(usable) + len(dispatch.waiting) + len(came)
                 if coming < plan.cohort_size and (name := next(replacements, None)):
                     own = steps_of(name) if steps_of else None
-                    log.tell(events.ClientReplaced(round=number, client=client, by=name, steps=own))
+                    log.record(events.ClientReplaced(round=number, client=client, by=name, steps=own))
                     dispatch.ask(name, expected_s=log.expected_s(name, own or 0))
             late = sorted(dispatch.waiting) if len(usable) < plan.cohort_size else []
         log.note_ended(number, roster)

@@ -324,11 +324,11 @@ class Coordinator:
         if not is_saved:
             save_checkpoint(self.directory.checkpoints, state)
         if spent := self.way.costs.spent(state, self._log.epsilons):
-            # Before the adapter is published, whose card says what it cost.
+            # Before the adapter is published, whose card states what it cost.
             self.ledger.append(spent)
         if not self.plan.watch.guards:
             self.publish(state)
         if not self.plan.keep_updates:
             self.directory.clear_updates()
         if state.finished:
-            self._log.tell(state.finished)
+            self._log.record(state.finished)

@@ -208,7 +208,7 @@ def combined(by_client: Mapping[str, ClientLoss]) -> ClientLoss:
 
 
 def evaluation_of(client: str, number: int, shared: ClientLoss, own: ClientLoss | None) -> Evaluation:
-    """The figures as a client tells them: the inverse of `client_losses`."""
+    """The figures as a client sends them: the inverse of `client_losses`."""
     return Evaluation(
         client=client,
         round=number,

@@ -54,7 +54,7 @@ class ClientSpeeds:
 
     @classmethod
     def of(cls, recorded: Iterable[events.Event], *, local_steps: int = 0) -> Self:
-        """Those that a ledger tells."""
+        """Those that a ledger records."""
         paces = cls(local_steps)
         for event in recorded:
             paces.take(event)

@@ -11,7 +11,7 @@ RUN/config.toml   the resolved settings
     trackers/     files that trackers of the run keep
 
 What a run began with is read from its ledger (`recorded_settings`): config.toml is a copy for people, and must equal
-it. Imports nothing that the settings name: `plait.api.received` says what may be.
+it. Imports nothing that the settings name: `plait.api.received` decides what may be.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class PrivacyBudget(Protocol):
         ...
 
     def spent(self, state: RunState, epsilons: Mapping[str, float]) -> Event | None:
-        """What the ledger says of the costs once a round is over; None for nothing."""
+        """The event of the costs once a round is over; None for nothing."""
         ...
 
 
@@ -133,7 +133,7 @@ class TaskSettings:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """The settings of the round loop itself; those that are the same in all tasks for clients are in `settings`.
+    """The settings of the round loop; those that are the same in all tasks for clients are in `settings`.
 
     Attributes:
         clients: the run begins once this many can take part.
@@ -144,7 +144,7 @@ class RunPlan:
         stepping: gives each client steps of its own; None if all take as many.
         folds: updates that a round folds; 0 for as many as its cohort.
         measures_pace: whether clients' paces are measured, for when their answers are due.
-        starts_anew: whether the adapter begins as its seed says.
+        starts_anew: whether the adapter begins from the seed alone.
     """
 
     rounds: int
@@ -194,7 +194,7 @@ class RunPlan:
     def spool(
         self, directory: RunDirectory, refused: Refused, *, ranks: Ranks, rule: Rule, base_fingerprint: bytes
     ) -> Spool:
-        """The stored updates of a run by this plan; the arguments are those of `Spool`."""
+        """The stored updates of a run by this plan."""
         return Spool(
             directory=directory,
             refused=refused,

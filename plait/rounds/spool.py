@@ -206,10 +206,10 @@ class Spool:
         steps: int = 0,
         arrival: Arrival | None = None,
     ) -> tuple[Opened, Stored]:
-        """A stored update of a client who may be away by now, so that the update itself has to say its track."""
+        """A stored update of a client who may be away by now, so that the update itself must name its track."""
         received = read_envelope(update, max_bytes=len(update))
-        said = received.header.spec_digest
-        track = next((track for track, adapter in enumerate(self.ranks.adapters) if adapter.spec.digest == said), 0)
+        digest = received.header.spec_digest
+        track = next((track for track, adapter in enumerate(self.ranks.adapters) if adapter.spec.digest == digest), 0)
         opened = check_update(received, self.expected(state, number, client, track))
         return opened, self.stored(opened, state, track, steps=steps, arrival=arrival)
 
@@ -347,7 +347,7 @@ class AnswerLog:
         self.epsilons.update(recorded.epsilons)
         self._newest.update(recorded.newest)
 
-    def tell(self, event: events.Event) -> None:
+    def record(self, event: events.Event) -> None:
         """Record an event from which clients' paces follow."""
         self.ledger.append(event)
         self._measure(event)
