@@ -84,7 +84,7 @@ _LIMIT = _MemoryLimit()
 
 
 _PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
-# Of files that are no text, whatever their name says.
+# Of files that are no text, whatever their name.
 _OTHERS = {
     b"PAR1": "a Parquet file; name it .parquet",
     b"ARROW1": "an Arrow file; name it .arrow",

@@ -50,19 +50,19 @@ _MOST_FILES = 1_000_000
 
 
 def is_data_file(name: str) -> bool:
-    """Whether a path's suffix says that it is a file of data, and no data set of the hub."""
+    """Whether a path's suffix is that of a file of data, so that it is no data set of the hub."""
     suffix = _suffix(Path(name))
     return suffix in _KINDS or suffix in _TEXT or suffix in _OTHERS or Path(name).suffix.lower() in _PACKED
 
 
 def _title(path: Path) -> str:
-    """What a file of records is, in words; one whose name says nothing has JSON lines."""
+    """What a file of records is, in words; without a known suffix it is JSON lines."""
     suffix = _suffix(path)
     return "a TSV file" if suffix in _TABS else _TITLES[_KINDS.get(suffix, "jsonl")]
 
 
 def stem(path: Path) -> str:
-    """A path's name without what says how it is packed and of which kind it is."""
+    """A path's name without its suffixes for packing and kind."""
     return (Path(path.stem) if path.suffix.lower() in _PACKED else path).stem
 
 

@@ -82,7 +82,7 @@ def hub_source(name: HubName, *, progress: Progress) -> DataSource:
 
 @contextmanager
 def _library(name: HubName) -> Generator[Any]:
-    """The library, silent; what it raises in the block is told in one line."""
+    """The library without its output; what it raises in the block becomes an error of one line."""
     import datasets
     from datasets.exceptions import DataFilesNotFoundError, DatasetNotFoundError, DatasetsError
     from huggingface_hub.errors import HfHubHTTPError

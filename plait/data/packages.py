@@ -176,7 +176,7 @@ def _reason(done: subprocess.CompletedProcess[str]) -> str:
         return "the package index does not answer; connect this machine once, or point pip at an index that it reaches"
     errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
     last = next(iter((errors or [line for line in lines if line])[::-1]), f"exit status {done.returncode}")
-    return f"pip says '{last[:300]}'; check that 'pip download --no-deps' works for it here, then try again"
+    return f"pip reports '{last[:300]}'; check that 'pip download --no-deps' works for it here, then try again"
 
 
 def _check_sha256(wheel: Path, expected: str, requirement: str) -> None:

@@ -18,7 +18,7 @@ from plait.system.text import printable
 ROLES = ("system", "user", "assistant", "tool")
 
 Progress = Callable[[str], None]
-"""Is told what is being done."""
+"""Called with what is being done."""
 
 MEMORY = "memory:"
 """What a run's settings call data that was given as an object, before its name."""

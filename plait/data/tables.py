@@ -1,7 +1,7 @@
 """Parquet and Arrow files, and data in memory: Hugging Face's `datasets`, frames, Arrow tables, lists of mappings.
 
-Files are read in small batches, every batch checked before a value of it is touched. What a file says of its own sizes
-bounds nothing: a few bytes of a column can stand for gigabytes of text or for a list of a thousand million numbers. So
+Files are read in small batches, every batch checked before a value of it is touched. The sizes that a file states
+bound nothing: a few bytes of a column can stand for gigabytes of text or for a list of a thousand million numbers. So
 a limit bounds the memory that the process may add while a batch is read. Of data in memory no library is imported here:
 an object has brought its library along.
 """
@@ -124,8 +124,7 @@ def _check_file(path: Path, what: str) -> None:
         start = file.read(8)
         if not start.startswith(_MAGIC[what]):
             raise DataError(
-                f"'{path}' is not in {what} format, though its name says so; name JSON lines .jsonl, JSON .json and "
-                "CSV .csv"
+                f"'{path}' is not in {what} format, despite its name; name JSON lines .jsonl, JSON .json and CSV .csv"
             )
         length, end = start[4:], b""
         if not start.startswith(b"\xff"):

@@ -7,7 +7,7 @@ cost a round, so they are returned as text.
     PLACE/round-000012/   a PEFT directory; the newest few stay, so that a server that is reading one can finish
     PLACE/latest          a symbolic link to the newest
 
-Both appear atomically. vLLM is told through its load endpoint, which it has only if it is started with
+Both appear atomically. vLLM is notified through its load endpoint, which it has only if it is started with
 ``VLLM_ALLOW_RUNTIME_LORA_UPDATING=True``.
 """
 

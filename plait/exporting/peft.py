@@ -40,7 +40,7 @@ from plait.exporting.source import Source, base_in_commands
 STYLE = CardStyle(library="peft", relation="adapter", what="An adapter in PEFT's format.")
 
 
-def prepare_peft(request: ExportRequest, progress: Progress) -> Writer:  # noqa: ARG001 (every target is told)
+def prepare_peft(request: ExportRequest, progress: Progress) -> Writer:  # noqa: ARG001 (every target takes one)
     """Check that the adapter can be written as a PEFT directory of the given rank; ConfigError otherwise."""
     fitted = at_rank(request)
 
@@ -48,7 +48,7 @@ def prepare_peft(request: ExportRequest, progress: Progress) -> Writer:  # noqa:
         source = fitted.source
         usage = peft_usage(source, base=base_in_commands(source.base), directory=str(request.directory))
         elsewhere = peft_usage(source, base=source.base.hub_id or BASE_ELSEWHERE, directory=HERE)
-        # An unchanged adapter keeps its card, which says how it was made.
+        # An unchanged adapter keeps its card, which states how it was made.
         kept = source.card if source is request.source else None
         card = kept or export_card(source, STYLE, language="python", usage=elsewhere, notes=rank_notes(fitted))
         save_peft_directory(

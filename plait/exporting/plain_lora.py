@@ -56,7 +56,7 @@ def plain_lora(source: Source, *, use: str, instead: str) -> Geometry:
         use: the feature that needs plain LoRA, for the message, such as ``vLLM``.
 
     Raises:
-        ConfigError: it is not plain LoRA; the message says why.
+        ConfigError: it is not plain LoRA; the message gives the reason.
     """
     head = "has a classification head" if source.spec.task is AdapterTask.CLASSIFICATION else None
     fault = head or lora_fault(source.spec)

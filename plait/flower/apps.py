@@ -35,7 +35,7 @@ def server_app(
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         settings, named = context.run_config, None
-        # By its name: its place has moved within Flower, and that it is there says that Ray is.
+        # By its name: its place has moved within Flower, and importing it needs Ray.
         if type(grid).__name__ != "InMemoryGrid":
             # The nodes of a network bring their own, or take a part of these; the setting's default names some.
             settings, named = {**settings, "data": ""}, str(settings.get("data", ""))

@@ -50,7 +50,7 @@ class GridChannel:
         return nodes
 
     def wait(self, timeout_s: float) -> None:
-        """Wait so long: Flower says nothing of itself.
+        """Wait so long: Flower notifies nobody.
 
         Raises:
             RunInterrupted: the run was asked to stop.
@@ -67,7 +67,7 @@ class GridChannel:
         return Liveness()
 
     def turn_away(self, node: int, reason: str, detail: str) -> None:
-        """Flower tells a node nothing but messages."""
+        """Flower sends nodes nothing but messages."""
 
     def exchange(self, purpose: Purpose, group: str) -> GridExchange:
         """Begin to send tasks."""

@@ -171,7 +171,7 @@ def _truncated(text: str, most_bytes: int) -> str:
 
 
 def by_value(values: Sequence[str | None], clients: Sequence[str]) -> list[list[int]]:
-    """For each client, the indices of its records, ascending, by the values of the column that tells clients apart."""
+    """For each client, the indices of its records, ascending, by the values of the column that identifies clients."""
     parts: dict[str | None, list[int]] = {client: [] for client in clients}
     for index, value in enumerate(values):
         if value in parts:

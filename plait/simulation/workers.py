@@ -91,7 +91,7 @@ class Workers:
         return found
 
     def _beginning(self, place: int, compute: Compute, parts: int) -> tuple[dict[str, object], bytes]:
-        """What a process is told of the run."""
+        """The first message to a process."""
         run, count = self._run, len(self._run.devices)
         config = {
             **_announced(run),
@@ -110,7 +110,7 @@ class Workers:
 
 
 def _announced(run: Run) -> dict[str, Scalar]:
-    """The settings that the processes are told: those that clients of a network are, and what decides on slopes."""
+    """The settings that processes get: those that clients of a network get, and what decides on slopes."""
     return {**welcome_table(run.settled.announced), "server-optimizer": run.config.server_optimizer}
 
 

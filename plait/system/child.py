@@ -135,7 +135,7 @@ class Child:
         return f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
 
     def kill(self, *, after_s: float = 0.0) -> None:
-        """End it at once, or after some seconds if it has not ended, so that `ending` says how it did."""
+        """End it at once, or after some seconds if it has not ended, so that `ending` can report it."""
         self._process.kill(after_s=after_s)
 
 

@@ -108,7 +108,7 @@ def give_back_memory() -> None:
 
 
 def decompose_with_one_thread() -> None:
-    """Let numpy's own OpenBLAS decompose with one thread, as the command has it, unless the environment says more."""
+    """Let numpy's own OpenBLAS decompose with one thread, as the command does, unless the environment sets a number."""
     numpy = sys.modules.get("numpy")
     if numpy and numpy.__file__ and "OPENBLAS_NUM_THREADS" not in os.environ:
         for library in Path(numpy.__file__).parents[1].glob("numpy.libs/libscipy_openblas64_*"):

@@ -60,9 +60,9 @@ def _broken(line: str, columns: int, indent: int) -> str:
     return "\n".join(wrap(columns, subsequent_indent=" " * (before + indent)))
 
 
-# Before that, how long something takes cannot be told from how long it has taken.
+# Before that, the time taken predicts nothing.
 _KNOWN_AFTER_S = 2
-# Nothing is said of the time that something shorter takes.
+# Shorter times are not shown.
 _SHORT_S = 2
 _LINES_EVERY_S = 30
 _BAR_COLUMNS = 16
@@ -97,7 +97,7 @@ def bars(screen: Console) -> Progress:
 
 
 class Lines:
-    """What a file is told of something that takes long: each step, and twice a minute how far it is."""
+    """Progress as lines of a file: each step, and twice a minute how far it is."""
 
     def __init__(self, screen: Console, *, every_step: bool = True) -> None:
         self._screen = screen

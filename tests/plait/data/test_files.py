@@ -223,7 +223,7 @@ BAD: dict[str, tuple[bytes | str, str]] = {
     "a.xlsx": (b"PK\x03\x04....", r"expected JSONL, JSON, CSV, .*; save it as CSV"),
     "a.pkl": (b"\x80\x04.", r"save it as Parquet: unpickling runs code"),
     # Parquet and Arrow
-    "text.parquet": (f'{{"text": "{SECRET}"}}\n', r"'.*' is not in Parquet format, though its name says so; name J"),
+    "text.parquet": (f'{{"text": "{SECRET}"}}\n', r"'.*' is not in Parquet format, despite its name; name J"),
     "cut.parquet": (_cut(_parquet_bytes()), r"'.*' is not a complete Parquet file \(ArrowInvalid\); copy i"),
     "really.jsonl": (_parquet_bytes(), r"'.*' is a Parquet file; name it .parquet, expected a JSONL file"),
     "cut.arrow": (_cut(_stream_bytes(_TABLE)), r"'.*' is not a complete Arrow file"),

@@ -167,8 +167,8 @@ ERROR: No matching distribution found for toy==1.0
     ("stderr", "reason"),
     [
         (OFFLINE, "the package index does not answer; connect this machine once"),
-        (ABSENT, "pip says 'No matching distribution found for toy==1.0'; check that"),
-        ("Traceback\nOSError: gone", "pip says 'OSError: gone'; check that"),
+        (ABSENT, "pip reports 'No matching distribution found for toy==1.0'; check that"),
+        ("Traceback\nOSError: gone", "pip reports 'OSError: gone'; check that"),
     ],
     ids=["offline", "absent", "crash"],
 )
