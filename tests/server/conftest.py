@@ -221,6 +221,14 @@ def _attending(channel: NodesChannel, *names: str):
 
 
 @pytest.fixture
+def given(channel):
+    """A node with a task, what waits for the answer, and the task's name."""
+    with _attending(channel, "alice") as (alice,):
+        sent = _send(channel, "alice", b"task")
+        yield alice, sent, alice.work().task_id
+
+
+@pytest.fixture
 def bare_node() -> type[BareNode]:
     return BareNode
 

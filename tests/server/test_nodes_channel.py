@@ -144,16 +144,14 @@ def test_a_disk_that_cannot_take_an_answer_stops_the_run_and_fails_no_task(chann
         assert alice.upload(work.task_id, b"done").kept
 
 
-def test_a_withdrawn_task_is_told_to_its_node_and_its_answer_is_late(channel, attending, send):
-    with attending(channel, "alice") as (alice,):
-        sent = send(channel, "alice", b"task")
-        work = alice.work()
-        sent.withdraw(node_number("alice"), "deadline")
+def test_a_withdrawn_task_is_told_to_its_node_and_its_answer_is_late(given):
+    alice, sent, task_id = given
+    sent.withdraw(node_number("alice"), "deadline")
 
-        assert alice.hear().withdraw == pb.Withdraw(task_id=work.task_id, reason="deadline")
-        assert alice.held(work.task_id, b"x").late
-        assert not alice.upload(work.task_id, b"x").kept
-        assert sent.receive(None) is None
+    assert alice.hear().withdraw == pb.Withdraw(task_id=task_id, reason="deadline")
+    assert alice.held(task_id, b"x").late
+    assert not alice.upload(task_id, b"x").kept
+    assert sent.receive(None) is None
 
 
 def test_a_restarted_server_finds_the_answer_to_the_same_task(make_channel, attending, send, replies):
@@ -212,14 +210,12 @@ def test_an_answer_that_does_not_come_in_time_is_not_waited_for(channel, attendi
     ("ended_by", "withdrawn"),
     [(None, 1), (PeerError("x"), 1), (RunInterrupted("x"), 0), (KeyboardInterrupt(), 0), (DiskFullError("full"), 0)],
 )
-def test_a_server_that_will_go_on_lets_its_nodes_work_on(channel, attending, send, ended_by, withdrawn):
-    with attending(channel, "alice") as (alice,):
-        sent = send(channel, "alice", b"task")
-        work = alice.work()
-        sent.__exit__(type(ended_by), ended_by, None)
-        assert alice.held(work.task_id, b"x").late == bool(withdrawn)
-        if withdrawn:
-            assert alice.hear().withdraw == pb.Withdraw(task_id=work.task_id, reason="enough")
+def test_a_server_that_will_go_on_lets_its_nodes_work_on(given, ended_by, withdrawn):
+    alice, sent, task_id = given
+    sent.__exit__(type(ended_by), ended_by, None)
+    assert alice.held(task_id, b"x").late == bool(withdrawn)
+    if withdrawn:
+        assert alice.hear().withdraw == pb.Withdraw(task_id=task_id, reason="enough")
 
 
 def test_a_run_that_is_to_stop_does_not_wait(channel, tmp_path):

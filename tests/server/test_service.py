@@ -26,14 +26,6 @@ from tests.tree import files_below
 BIG = bytes(range(256)) * (4 * CHUNK_BYTES // 256)
 
 
-@pytest.fixture
-def given(channel, attending, send):
-    """A node with a task, what waits for the answer, and the task's name."""
-    with attending(channel, "alice") as (alice,):
-        sent = send(channel, "alice", b"task")
-        yield alice, sent, alice.work().task_id
-
-
 class TestBadNodes:
     @pytest.mark.parametrize(
         ("changes", "reason"),
