@@ -1,6 +1,7 @@
-"""A run's results as data: frames, figures and adapters; preliminary until the run has ended.
+"""A run's results as data: frames, figures, adapters and text; preliminary until the run has ended.
 
-Reads the run's files at every use, so the result of a run in progress stays up to date.
+Reads the run's files at every use, so the result of a run in progress stays up to date. Opens what a run has learned
+from this disk: nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -8,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from plait.api.frames import losses, rounds, updates, view_of
-from plait.api.speech import as_prompts, open_speaker, tokens_of
 from plait.errors import ConfigError
 from plait.ledger.ledger import read_events
 from plait.report.wording import bytes_text, loss_text, plural
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from plait.adapters import Json
-    from plait.api.speech import Prompt
     from plait.ledger.events import Event
     from plait.ledger.run_view import RunView
     from plait.training.generate import TextGenerator
@@ -208,3 +207,58 @@ def open_run(run: str | PathLike[str]) -> Result:
         ConfigError: there is no run.
     """
     return Result(run)
+
+
+Prompt: TypeAlias = str | Sequence[Mapping[str, str]]
+"""A text to be continued, or the messages of a chat: mappings with ``role`` and ``content``."""
+
+_SEQ_LEN = 512
+
+
+def open_speaker(
+    adapter: Path, *, client: str = "", base: str = "", device: str = "auto", dtype: str = "auto"
+) -> TextGenerator:
+    """The adapter of a run, or of a PEFT directory, on its base.
+
+    Args:
+        client: whose personalized adapter; by default the shared one.
+        base: where the base is, if the adapter names none that is on this disk.
+
+    Raises:
+        ConfigError: there is no adapter, its base is not on this disk, or it does not write text.
+        BaseMismatchError: `base` is another base.
+        PeerError: the directory is not valid.
+    """
+    from plait.exporting.source import locate_weights, open_personal, open_source
+    from plait.training.bases import locate_base, quiet_libraries
+    from plait.training.device import choose_compute
+    from plait.training.generate import TextGenerator
+    from plait.training.resident import ResidentBase
+
+    quiet_libraries()
+    source = open_personal(adapter, client, base=base) if client else open_source(adapter, base=base)
+    located = locate_base(base) if base else locate_weights(source, progress=lambda _: None)
+    compute = choose_compute(device, dtype)
+    resident = ResidentBase(located.directory, located.reference.fingerprint, compute, seq_len=_SEQ_LEN)
+    return TextGenerator(resident, source.spec, source.state)
+
+
+def tokens_of(speaker: TextGenerator, prompt: Prompt) -> tuple[int, ...]:
+    """The tokens of a prompt.
+
+    Raises:
+        ConfigError: it is neither a text nor messages, or the base cannot chat.
+    """
+    if isinstance(prompt, str):
+        return speaker.encode(prompt)
+    messages = [dict(message) for message in prompt if isinstance(cast("object", message), Mapping)]
+    if len(messages) != len(prompt) or not all({"role", "content"} <= message.keys() for message in messages):
+        raise ConfigError("a prompt is a text, or a list of messages that have 'role' and 'content'")
+    return speaker.encode_chat(messages)
+
+
+def as_prompts(prompts: Prompt | Sequence[Prompt]) -> Sequence[Prompt]:
+    """A list of prompts, where one alone may be given."""
+    if isinstance(prompts, str) or (prompts and isinstance(prompts[0], Mapping)):
+        return [cast("Prompt", prompts)]
+    return cast("Sequence[Prompt]", prompts)

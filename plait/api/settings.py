@@ -10,6 +10,7 @@ from plait.config import RunConfig, config_from_table
 from plait.data import as_dataset
 from plait.errors import ConfigError
 from plait.plugins import Kind, admit, reference
+from plait.settings.tables import Schedule
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -47,7 +48,7 @@ class RunSettings(TypedDict, total=False):
     gradient_accumulation_steps: int
     seq_len: int
     learning_rate: float
-    lr_schedule: Literal["auto", "constant", "linear", "slope"]
+    lr_schedule: Literal["auto", Schedule]
     weight_decay: float
     max_grad_norm: float
     method: str | Method

@@ -15,7 +15,7 @@ import typer
 from plait.api.evaluate import evaluate as evaluated
 from plait.api.export import Export
 from plait.api.export import export as exported
-from plait.api.speech import open_speaker
+from plait.api.result import open_speaker
 from plait.cli.output import RunOrNewest, print_json, print_tables, run_or_newest
 from plait.report.progress import say, status
 from plait.report.table import Table

@@ -14,7 +14,6 @@ import typer
 
 from plait.adapters.methods import is_quantised
 from plait.aggregation import geometry_of
-from plait.api.privacy_plans import plans
 from plait.api.running import check_names
 from plait.cli.options import ConfigFile, run_config, with_run_options
 from plait.cli.output import print_json, print_tables
@@ -160,7 +159,7 @@ def estimate(
 
 
 def _estimate(settled: ResolvedConfig, *, evaluates: bool, records: int | None) -> Estimate:
-    from plait.api.sizes import planned_shape, sent_bytes, server_disk_bytes
+    from plait.api.sizes import planned_shape, plans, sent_bytes, server_disk_bytes
     from plait.training.memory_plan import Training
 
     config, training = settled.config, Training.of(settled.plan.settings)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, field_validator
 
@@ -15,6 +15,9 @@ from plait.settings.choice import parse_choice, with_options
 from plait.settings.table import MOST, SettingsTable, number_or, parts_of
 from plait.settings.traits import Reasons, Stated, Trait
 from plait.system.files import at_home
+
+Schedule: TypeAlias = Literal["constant", "linear", "slope"]
+"""The shapes of the learning rate over a run, which `training.learner.schedule_factor` computes."""
 
 OWN_SHARE_NEEDS: Reasons = {
     Trait.WAITS: "it counts on equal parts of all clients in a round",
@@ -161,7 +164,7 @@ class OptimizerSettings(SettingsTable):
 
     learning_rate: Annotated[float, Field(ge=0, le=1e3)] = 0.0
     """AdamW's peak learning rate (0 finds it); each client then finds its own in its first step"""
-    lr_schedule: Literal["auto", "constant", "linear", "slope"] = "auto"
+    lr_schedule: Literal["auto", Schedule] = "auto"
     """learning rate schedule over the whole run; slope lets a client's rate follow the slope of its loss along its last
     step; auto is slope where no rate is given (linear with classes and 20 steps or more), but constant with dp, a
     trainer, a reward or a rule that keeps the nearest updates"""

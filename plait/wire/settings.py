@@ -18,6 +18,7 @@ from typing import Annotated, Any, TypeAlias, cast, get_args, get_type_hints
 from plait.adapters import Json
 from plait.adapters.safetensors import parse_object, shown
 from plait.errors import PeerError
+from plait.settings.tables import Schedule
 from plait.wire import bounds
 from plait.wire.codec import Codec
 from plait.wire.codecs import codec_for
@@ -105,7 +106,7 @@ class Settings:
     """Maximum number of held-out sequences to evaluate."""
     seed: Annotated[int, _whole(0, 2**64 - 1), PerTask()]
     """All randomness of the task comes from it."""
-    lr_schedule: Annotated[str, _one_of("constant", "linear", "slope")] = "constant"
+    lr_schedule: Annotated[str, _one_of(*get_args(Schedule))] = "constant"
     """Schedule of the learning rate over the whole run."""
     found_rate_factor: Annotated[float, _real(above_zero=True)] = 1.0
     """Multiplies the learning rate that a client's first step found."""

@@ -3,6 +3,7 @@ from __future__ import annotations
 import inspect
 from typing import Literal, get_args, get_origin
 
+import plait.api.settings as api_settings
 from plait.api.settings import RunSettings, run_config_of
 from plait.api.simulate import simulate
 from plait.config import RunConfig
@@ -23,8 +24,8 @@ def test_bits_and_paths_are_written_as_the_command_line_has_them(tmp_path) -> No
 def test_choices_are_those_of_the_settings() -> None:
     for name, field in RunConfig.model_fields.items():
         if get_origin(field.annotation) is Literal:
-            choices = list(get_args(field.annotation))
-            assert RunSettings.__annotations__[name].__forward_arg__ == f"Literal{choices}"
+            named = eval(RunSettings.__annotations__[name].__forward_arg__, vars(api_settings))
+            assert get_args(named) == get_args(field.annotation)
 
 
 def test_a_client_of_a_program_has_every_option_of_the_command() -> None:
