@@ -15,10 +15,8 @@ from transformers import (
 
 from plait.adapters import AdapterState, AdapterTask, parse_spec, save_peft_directory
 from plait.adapters.method import AdapterRequest
-from plait.adapters.methods import METHODS, method_named
-from plait.aggregation import RULES, method_stated, rule_stated
+from plait.adapters.methods import METHODS
 from plait.errors import ConfigError
-from plait.settings.traits import check
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import AdapterTemplate, design, design_from_spec, read_base_config
 from plait.training.examples import Example
@@ -128,16 +126,3 @@ def test_what_cannot_be_is_refused_with_the_nearest(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         made_with(tiny, **{"method": "lora", **options})
-
-
-@pytest.mark.parametrize(
-    ("method", "rule", "message"),
-    [
-        ("ia3", "flexlora", "expected rule fedavg, .*but 'ia3' trains any tensors"),
-        ("lora_xs", "flexlora", "expected rule fedavg, fedsb, .* or method lora"),
-        ("lora", "fedsb", "or method lora_xs: rule needs that the adapter has square matrices between fixed factors"),
-    ],
-)
-def test_a_rule_that_does_not_apply_is_refused(method: str, rule: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        check((rule_stated(RULES[rule], others=RULES), method_stated(method_named(method))))
