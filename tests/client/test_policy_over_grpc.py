@@ -146,12 +146,12 @@ def test_an_honest_server_gets_its_update_and_another_than_it_announced_gets_non
     start()
     assert isinstance(server.describe(), ClientCard)
     for changes, words in (
-        ({"local_steps": 1}, "local-steps of the task is 1, expected 2"),
-        ({"batch_size": 1}, "batch-size of the task is 1, expected 4"),
-        ({"seq_len": 8}, "seq-len of the task is 8, expected 32"),
-        ({"wire": "8"}, "wire of the task is 8, expected fp32"),
+        ({"local_steps": 1}, "local-steps of the task is 1"),
+        ({"batch_size": 1}, "batch-size of the task is 1"),
+        ({"seq_len": 8}, "seq-len of the task is 8"),
+        ({"wire": "8"}, "wire of the task is 8"),
         ({"seed": 3}, "seed of the task is 3, expected"),
-        ({"round": 3}, "round of the task is 3, expected 1 to 2"),
+        ({"round": 3}, "round of the task is 3"),
     ):
         refused(server.train(**changes), words)
     refused(server.describe(seq_len=2), "seq-len of the task is 2")
