@@ -322,7 +322,7 @@ def _opened(path: Path) -> Generator[tuple[io.BufferedReader, int]]:
     try:
         file = open_plain(path)
     except OSError as error:
-        raise PeerError(f"cannot read '{path}': {error.strerror or error}, expected a safetensors file") from error
+        raise PeerError(f"cannot read '{path}': {error.strerror or error}") from error
     with file:
         yield file, os.fstat(file.fileno()).st_size
 
@@ -349,7 +349,7 @@ def _read_tensor(stream: io.BufferedIOBase, name: str, entry: TensorEntry) -> Fl
         # bfloat16 is the upper half of a float32.
         stored = (stored.astype(np.uint32) << np.uint32(16)).view(np.float32)
     if not np.isfinite(stored).all():
-        raise PeerError(f"tensor {shown(name)} holds NaN or infinity, expected finite values")
+        raise PeerError(f"tensor {shown(name)} holds NaN or infinity")
     with np.errstate(over="ignore", under="ignore"):
         values = stored.astype(np.float32, copy=False)
     if entry.dtype == "F64" and not np.isfinite(values).all():

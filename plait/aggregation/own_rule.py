@@ -86,11 +86,6 @@ class Updates:
     contributions: tuple[Contribution, ...]
 
 
-Combine = Callable[..., object]
-"""From `Updates`, the context and options to a step: (parameters,), a pair of it and the next `ctx.memory`, or an
-`Outcome`."""
-
-
 @overload
 def rule(made_from: Callable[..., object], /) -> Rule: ...
 @overload
@@ -101,7 +96,8 @@ def rule(
     """Make an aggregation rule of a function or a class: ``@plait.rule`` or ``@plait.rule(linear=True)``.
 
     Args:
-        made_from: a function of `Updates` and `RoundContext`, or a class as in this module's docstring.
+        made_from: a function of `Updates`, `RoundContext` and options that gives a step, (parameters,), a pair of it
+            and the next `ctx.memory`, or an `Outcome`; or a class as in this module's docstring.
         traits: as in `Rule`. By default a rule works on the tensors of any adapter; a function's `needs_all` is true.
 
     Raises:

@@ -37,7 +37,7 @@ WELCOME_KEYS = frozenset(
 def welcome_table(table: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """The part of a run configuration that a server sends to its clients."""
     keys = WELCOME_KEYS
-    if not _may_follow_slopes(table):
+    if table.get("server-optimizer") not in ("line_search", "auto"):
         keys -= {"server-optimizer"}
     sent = {key: value for key, value in table.items() if key in keys}
     base = sent.get("base")
@@ -45,16 +45,6 @@ def welcome_table(table: Mapping[str, Scalar]) -> dict[str, Scalar]:
         # A directory or a file of the server means nothing to others; the fingerprint identifies the base.
         sent["base"] = at_home(base).resolve().name
     return sent
-
-
-def is_sent(key: str) -> bool:
-    """Whether a server sends the setting with this key to its clients, in some run."""
-    return key in WELCOME_KEYS
-
-
-def _may_follow_slopes(table: Mapping[str, Scalar]) -> bool:
-    """Whether clients may have a part in the server's step: they measure slopes for it."""
-    return table.get("server-optimizer") in ("line_search", "auto")
 
 
 def config_from_welcome(table: Mapping[str, object]) -> RunConfig:
@@ -66,7 +56,7 @@ def config_from_welcome(table: Mapping[str, object]) -> RunConfig:
         PeerError: a key that no server sends, or an invalid value.
     """
     for key in table:
-        if not is_sent(key):
+        if key not in WELCOME_KEYS:
             raise PeerError(
                 f"server's run configuration has {key!a}, which this version does not accept; "
                 "install the plait version that the server runs"

@@ -80,8 +80,7 @@ def test_an_optimizer_that_keeps_more_than_it_states_is_found_out():
     assert broken == ["it keeps no more than it states"]
 
 
-@pytest.mark.parametrize("name", ALL_RULES)
-def test_a_round_without_updates_has_no_result(name):
-    context, _ = cohort_of(ALL_RULES[name])
+def test_a_round_without_updates_has_no_result():
+    context, _ = cohort_of(RULES["fedavg"])
     with pytest.raises(ValueError, match="no update"):
-        ALL_RULES[name].begin(context).finish()
+        RULES["fedavg"].begin(context).finish()

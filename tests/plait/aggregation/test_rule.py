@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from plait.adapters import AdapterState
-from plait.aggregation.geometry import Side
 from plait.aggregation.means import FEDAVG
 from plait.aggregation.rule import ANY_RANK, ONE_RANK, UP_TO_SERVER
 from plait.errors import PeerError
@@ -76,8 +75,3 @@ def test_another_scale_is_another_rank_to_a_rule_of_one_rank(lab, server):
     with pytest.raises(PeerError, match=r"scale of .* is 4, expected 2"):
         made.check(server, ranks=ONE_RANK)
     made.check(server, ranks=UP_TO_SERVER)
-
-
-def test_a_side_that_is_frozen_may_not_change(lab, server):
-    with pytest.raises(PeerError, match=r"A of .* has changed, but is frozen"):
-        contribution(lab, server).check(server, ranks=ONE_RANK, frozen={Side.A})

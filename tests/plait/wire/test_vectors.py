@@ -1,4 +1,4 @@
-"""The golden bytes, replayed through the writer, the reader, and a decoder that shares no code with either."""
+"""The golden bytes, through the writer, the reader, and a decoder that shares no code with either; and a whole run."""
 
 import json
 import runpy
@@ -92,3 +92,9 @@ def test_what_must_be_refused_is():
         bound = {"max_bytes": len(data)} if each["kind"] == "task" else {"layout": WRITER["LAYOUT"]}
         with pytest.raises(PeerError):
             read(data, **bound)
+
+
+@pytest.mark.slow
+def test_a_run_over_grpc_is_recorded_with_the_same_bytes():
+    writer = runpy.run_path(str(FOLDER / "write_run.py"))
+    assert writer["text_of"](writer["recorded"]()) == (FOLDER / "whole" / "minimal.json").read_text()
