@@ -150,7 +150,7 @@ def test_an_honest_server_gets_its_update_and_another_than_it_announced_gets_non
         ({"batch_size": 1}, "batch-size of the task is 1"),
         ({"seq_len": 8}, "seq-len of the task is 8"),
         ({"wire": "8"}, "wire of the task is 8"),
-        ({"seed": 3}, "seed of the task is 3, expected"),
+        ({"seed": 3}, "seed of the task is 3"),
         ({"round": 3}, "round of the task is 3"),
     ):
         refused(server.train(**changes), words)
