@@ -36,6 +36,7 @@ def masked_of(config: RunConfig) -> MaskedRounds:
 
 def way(way: Way, masked: MaskedRounds, vouch: Vouch) -> Way:
     """The way of a run whose server sees sums; `vouch` checks that a node key is the named client's."""
+    # Here and below: a server loads no client, and a client no server.
     from plait.secagg.collector import MaskedCollector
 
     return replace(
