@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,11 +21,13 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 
 from plait.ledger.events import DescribedClient
-from plait.ledger.fleet import DeviceWorked, tasks_of
 from plait.ledger.run_view import RunView
 from plait.report.costs import alternatives_of
 from plait.report.theme import LIGHT, Theme, bands, draw, draw_svg, new_axes, say_nothing_yet, short_name, written
 from plait.report.wording import bytes_text, duration_text, loss_text, plural, round_bytes_text
+
+if TYPE_CHECKING:
+    from plait.ledger.fleet import DeviceWorked
 
 _MOST_NAMED = 10
 _MOST_CLIENT_ROWS = 24
@@ -292,6 +295,8 @@ def _short(count: float) -> str:
 
 def fleet_round(view: RunView, theme: Theme) -> Figure:
     """The newest round in which devices trained, the earliest end on top."""
+    from plait.ledger.fleet import tasks_of  # most runs have none
+
     trained = [task for task in tasks_of(view) if task.is_training]
     number = max((span.round for span in trained), default=0)
     spans = sorted((span for span in trained if span.round == number), key=lambda span: (span.ended_s, span.client))

@@ -7,7 +7,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from plait.ledger import fleet
 from plait.ledger.events import Audited, Evaluated, MembershipAttack
 from plait.ledger.run_now import StatusSection
 from plait.ledger.run_view import RunView
@@ -86,6 +85,8 @@ def figures_of(view: RunView) -> dict[str, Json]:
     """What parts besides the core add to a run's summary."""
     found: dict[str, Json] = {}
     if "fleet" in view.start.config:
+        from plait.ledger import fleet  # most runs have none
+
         found |= fleet.figures_of(view)
     if "privacy" in view.cards:
         from plait.report import privacy
