@@ -17,7 +17,7 @@ from plait.ledger.privacy import MECHANISM, WORTH_WARNING, WORTH_WARNING_OF_RECO
 from plait.ledger.run_now import Traffic
 from plait.privacy.record import privacy_of as privacy_of_records
 from plait.privacy.run import privacy_of
-from plait.report.costs import Planned
+from plait.report.estimate import Planned
 from plait.report.table import Table
 from plait.report.wording import count_text
 from plait.rounds.broadcasts import NEW_FACTORS_BITS, at_least

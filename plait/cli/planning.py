@@ -21,7 +21,7 @@ from plait.config import RunConfig, sections
 from plait.data import as_dataset
 from plait.errors import ConfigError
 from plait.plugins import admit
-from plait.report.costs import Estimate
+from plait.report.estimate import Estimate
 from plait.report.progress import say, status
 from plait.rounds.spool import largest_update
 from plait.settle import settle

@@ -4,7 +4,7 @@ import pytest
 
 from plait.api.settings import run_config_of
 from plait.ledger.run_now import Traffic
-from plait.report.costs import Estimate, Planned
+from plait.report.estimate import Estimate, Planned
 from plait.report.summary import summarise
 from plait.report.table import Table
 from tests.plait.conftest import view_of

@@ -1,0 +1,112 @@
+"""What a run is going to send and take, as tables and as figures under the keys of ``summary.json``.
+
+Arithmetic over sizes and counts; knows no model and no file. A finished run loads none of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from plait.ledger.run_now import Traffic
+from plait.report.costs import all_alternatives, compare_bytes, savings
+from plait.report.table import Table
+from plait.report.wording import bytes_text, count_text, plural
+
+if TYPE_CHECKING:
+    from plait.adapters import Json  # brings numpy along
+    from plait.config import RunConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A section of the estimate, such as that of differential privacy."""
+
+    tables: tuple[Table, ...]
+    figures: Mapping[str, Json]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A run that has not begun.
+
+    Attributes:
+        base_memory_bytes: of the base at a client, whose parameters take `base_bits` each.
+        adapter_memory_bytes: of adapter, gradients and optimizer in training; activations are not counted.
+        sent: bytes of all messages.
+        server_disk_bytes: of a run directory with every update received.
+        planned: further sections.
+    """
+
+    config: RunConfig
+    trainable_parameters: int
+    base_parameters: int
+    base_bits: float
+    base_memory_bytes: int
+    adapter_memory_bytes: int
+    sent: Traffic
+    server_disk_bytes: int
+    planned: tuple[Planned, ...] = ()
+
+    @property
+    def client_rounds(self) -> int:
+        """Updates of the whole run."""
+        return self.config.cohort_size * self.config.rounds
+
+    def to_json(self) -> dict[str, Json]:
+        """The figures."""
+        sent, full_model_bytes = self.sent, 4 * self.base_parameters
+        alternatives = all_alternatives(
+            full_model_bytes=full_model_bytes, trainable_parameters=self.trainable_parameters
+        )
+        return {
+            "rounds": self.config.rounds,
+            "clients": self.config.clients,
+            "clients_per_round": self.config.cohort_size,
+            "trainable_parameters": self.trainable_parameters,
+            "full_model_bytes": full_model_bytes,
+            "client_base_memory_bytes": self.base_memory_bytes,
+            "client_adapter_memory_bytes": self.adapter_memory_bytes,
+            "server_disk_bytes": self.server_disk_bytes,
+            "uplink_bytes": sent.uplink_bytes,
+            "downlink_bytes": sent.downlink_bytes,
+            "uplink_bytes_per_client_round": sent.uplink_bytes / self.client_rounds,
+            "downlink_bytes_per_client_round": sent.downlink_bytes / self.client_rounds,
+            **{
+                f"savings_vs_{key}": savings(each, client_rounds=self.client_rounds, sent_bytes=sent.total_bytes)
+                for key, each in alternatives.items()
+            },
+            **{name: figure for each in self.planned for name, figure in each.figures.items()},
+        }
+
+    def tables(self) -> tuple[Table, ...]:
+        """Bytes of the run, bytes of other exchanges, and further sections."""
+        directions = (("uplink", self.sent.uplink_bytes), ("downlink", self.sent.downlink_bytes))
+        held = "bfloat16" if self.base_bits == 16 else "four bits"
+        cohort = f"{self.config.cohort_size:,} of {plural(self.config.clients, 'client')} in each"
+        cost = Table(
+            title=f"{plural(self.config.rounds, 'round')}, {cohort}",
+            headings=("direction", "per client-round", "per round", "in all"),
+            rows=tuple(
+                (
+                    name,
+                    bytes_text(total / self.client_rounds),
+                    bytes_text(total / self.config.rounds),
+                    bytes_text(total),
+                )
+                for name, total in directions
+            ),
+            note=f"{count_text(self.trainable_parameters)} trainable parameters. A client needs memory for the base in "
+            f"{held}, {bytes_text(self.base_memory_bytes)}, and "
+            f"{bytes_text(self.adapter_memory_bytes)} to train the adapter, plus activations. The server keeps "
+            f"{bytes_text(self.server_disk_bytes)} on disk.",
+        )
+        comparison = compare_bytes(
+            sent_bytes=self.sent.total_bytes,
+            client_rounds=self.client_rounds,
+            full_model_bytes=4 * self.base_parameters,
+            trainable_parameters=self.trainable_parameters,
+            this="this plan",
+        )
+        return (cost, comparison, *(table for each in self.planned for table in each.tables))
