@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from plait.api.received import how_to_resume
+from plait.api.running import check_names
 from plait.api.serving import CLIENTS_SETTINGS, Serving, ServingOptions, check_no_data, conclude
 from plait.cli.options import ConfigFile, PageAddress, run_config, shown_default, with_run_options
 from plait.cli.serving import GraceS, Insecure, Kit, Listen, Metrics, check_page, log_to, page_beside, stop_on_signals
@@ -66,6 +67,8 @@ def serve(
 ) -> None:
     """Serve until the run is over; everything received until an error is on disk."""
     share_memory_between_threads()
+    if not directory.has_started:
+        check_names(settings)
     with status("loading libraries", quiet=quiet):
         from server.served_run import open_served_run  # brings torch along
     served = open_served_run(directory, settings, serving, quiet=quiet)
