@@ -139,5 +139,4 @@ class GRPO:
 
 
 def _log_sigmoid(x: torch.Tensor) -> torch.Tensor:
-    """Log of 1 / (1 + exp(-x)), exact at both ends."""
     return -(-x).logaddexp(x.new_zeros(()))

@@ -112,11 +112,7 @@ def gguf_directory(path: Path) -> Path:
 
 
 def base_of_gguf(path: Path, *, progress: Callable[[str], None]) -> Path:
-    """The model directory of a GGUF file, which is written if the cache does not have it.
-
-    Raises:
-        DataError: it is damaged, or no base that transformers can read.
-    """
+    """The model directory of a GGUF file, written once; DataError if it is damaged or not readable."""
 
     def convert(folder: Path) -> None:
         progress(f"converting {path.name} (once)")
@@ -126,7 +122,6 @@ def base_of_gguf(path: Path, *, progress: Callable[[str], None]) -> Path:
 
 
 def _write_base(path: Path, folder: Path) -> None:
-    """Write a GGUF file's values, config and tokenizer as a model directory."""
     import gguf
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
@@ -167,11 +162,7 @@ def _check_rotation(reader: gguf.GGUFReader) -> None:
 
 
 def kept_base(model: object, tokenizer: object) -> Path:
-    """The directory of a model and its tokenizer, which is written if the cache does not have it.
-
-    Raises:
-        ConfigError: from these objects no base can be made that others can load.
-    """
+    """The directory of a model and its tokenizer, written once; ConfigError if others could not load it."""
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 

@@ -25,14 +25,7 @@ _MOST_EVALUATORS = 16
 
 @dataclass(frozen=True)
 class BaselineResult:
-    """The result of a baseline.
-
-    Attributes:
-        kind: ``central`` or ``local``.
-        by_client: held-out loss on each client's held-out part.
-        everywhere: mean loss of the *local* adapters on all clients' held-out parts (with many clients, on those of
-            sixteen); for *central*, the same as `by_client`.
-    """
+    """A baseline's losses on each client's held-out part, and of local adapters on others' (at most 16)."""
 
     kind: str
     by_client: Mapping[str, ClientLoss]
@@ -92,13 +85,11 @@ class Baselines:
 
     @property
     def _alone(self) -> Settings:
-        """The settings of a baseline, which averages no clients."""
         return replace(self.settings, local_steps=self.steps, done_steps=0, found_rate_factor=1.0)
 
     def _train(
         self, whose: str, examples: Sequence[Example], objective: TrainingObjective, accumulation: int
     ) -> PeftModel:
-        """One model, seeded by whose it is: ``central`` or a client's."""
         base, spec = self.base, self.spec
         seed = client_seed(self.seed, 0, whose)
         settings = replace(self._alone, gradient_accumulation_steps=accumulation, seed=seed)

@@ -94,7 +94,6 @@ def check_base_name(name: str) -> None:
 
 
 def _directory_of(name: str, progress: Progress, check_size: CheckSize) -> Path:
-    """Where a base is, downloaded if it is not on this disk yet; arguments and errors are those of `locate_base`."""
     if name in BUILT_IN:
         quiet_libraries()
         return BUILT_IN[name](progress)
@@ -188,10 +187,7 @@ def is_known_to_all(name: str) -> bool:
 
 
 def locate_config(name: str) -> Path:
-    """The directory of a base's config, without downloading its weights: enough for shapes and costs.
-
-    Besides what `locate_base` finds, it finds the well-known models whose config comes with plait.
-    """
+    """The directory of a base's config, without its weights; well-known models' configs come with plait."""
     known = {path.stem: path for path in sorted(_KNOWN_CONFIGS.glob("*.json"))}
     if name in known:
         return known[name]

@@ -102,11 +102,7 @@ class Shape:
 
 
 def read_base_config(directory: Path, task: AdapterTask, labels: tuple[str, ...] = ()) -> PretrainedConfig:
-    """The base's config, set up for the task.
-
-    Raises:
-        ConfigError: no config, or an architecture that transformers does not know or that does not support the task.
-    """
+    """The base's config for the task; ConfigError if transformers does not know it or it does not support the task."""
     try:
         config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
@@ -128,11 +124,7 @@ def read_base_config(directory: Path, task: AdapterTask, labels: tuple[str, ...]
 def load_base(
     directory: Path, config: PretrainedConfig, task: AdapterTask, *, saved: Collection[str] = (), **settings: object
 ) -> PreTrainedModel:
-    """The base in `directory` as transformers loads it.
-
-    Raises:
-        ConfigError: the base's files lack other values, which transformers would draw at random.
-    """
+    """The base as transformers loads it; ConfigError if its files lack values that would be drawn at random."""
     loaded = AUTO_CLASSES[task].from_pretrained(
         directory,
         config=config,
@@ -219,12 +211,7 @@ def _predicts_the_next_token(config: PretrainedConfig) -> bool:
 
 
 def design_from_spec(config: PretrainedConfig, request: SpecRequest, *, weights: Path | None = None) -> AdapterTemplate:
-    """The adapter that another party described, on this base.
-
-    Raises:
-        PeerError: PEFT does not accept its configuration.
-        ConfigError: it does not fit this base.
-    """
+    """The adapter that another party described; PeerError if PEFT refuses it, ConfigError if it does not fit."""
     # Settings that PEFT derives from the base are derived again.
     settings = {key: value for key, value in request.peft_config.items() if key not in _DERIVED_KEYS}
     try:
@@ -269,7 +256,7 @@ def head_modules(model: nn.Module, *, pooler: bool = True) -> frozenset[str]:
 
 
 def lacks_pooler(model: nn.Module, stored: AbstractSet[str]) -> bool:
-    """Whether the model's encoder has a pooler for which the base's files, with these tensors, have no values."""
+    """Whether the model has a pooler and the base's tensors of these names do not."""
     prefix, backbone = _backbone(model)
     pooler = getattr(backbone, _POOLER, None)
     names = [f"{_POOLER}.{name}" for name, _ in pooler.named_parameters()] if isinstance(pooler, nn.Module) else []
@@ -277,11 +264,7 @@ def lacks_pooler(model: nn.Module, stored: AbstractSet[str]) -> bool:
 
 
 def draw_heads(adapted: PeftModel, *, seed: int) -> None:
-    """Give an adapter's copy of a classifier's head its initial values, in place, the same on every machine.
-
-    The last layer is zero, so that an untrained adapter gives every class the same probability. The layers below it are
-    drawn, as BERT's (normal, standard deviation 0.02): were they zero too, no gradient would reach any of them.
-    """
+    """Draw a classifier's head in place: the last layer is zero (equal classes), those below normal, as BERT's."""
     generator = torch.Generator().manual_seed(seed)
     heads = [*_copies(adapted)]
     last = _last_layer(heads)
@@ -307,7 +290,6 @@ def silence(model: nn.Module) -> None:
 
 
 def _backbone(model: nn.Module) -> tuple[str, nn.Module | None]:
-    """The name of a classifier's encoder or decoder, and itself; None if it has none that transformers names."""
     prefix = str(getattr(model, "base_model_prefix", ""))
     backbone = getattr(model, prefix, None) if prefix else None
     return prefix, backbone if isinstance(backbone, nn.Module) else None
@@ -320,7 +302,6 @@ def _copies(adapted: PeftModel) -> Iterator[nn.Module]:
 
 
 def _last_layer(heads: Iterable[nn.Module]) -> nn.Module | None:
-    """The layer whose outputs are the classes."""
     linear = [module for head in heads for module in head.modules() if isinstance(module, nn.Linear)]
     return linear[-1] if linear else None
 
@@ -413,7 +394,6 @@ def _spec_of(model: PeftModel, request: SpecRequest) -> AdapterSpec:
 
 
 def _as_array(tensor: torch.Tensor) -> NDArray[np.float32]:
-    """The values of a tensor; zeros for one without any."""
     if tensor.is_meta:
         return np.zeros(tuple(tensor.shape), np.float32)
     return tensor.detach().to(torch.float32).numpy()

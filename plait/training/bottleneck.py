@@ -57,7 +57,7 @@ class BottleneckConfig(PeftConfig):
 
 
 class BottleneckLayer(nn.Module, BaseTunerLayer):
-    """A linear layer with adapters behind it; several active ones all read the layer's own output."""
+    """A linear layer with adapters behind it, which all read the layer's own output."""
 
     adapter_layer_names = ("bottleneck_down", "bottleneck_up")
     other_param_names = ("r", "activations")
@@ -153,7 +153,6 @@ def activated(x: Tensor, activation: str) -> Tensor:
 
 
 def _width(layer: nn.Module) -> int:
-    """The length of a linear layer's output."""
     if isinstance(layer, Conv1D):
         return layer.nf
     if isinstance(layer, nn.Linear):
@@ -162,11 +161,7 @@ def _width(layer: nn.Module) -> int:
 
 
 def register() -> None:
-    """Tell PEFT of the method; a second call changes nothing.
-
-    PEFT's own function takes only names of its closed enumeration. Its members are strings, so a string is as good a
-    key.
-    """
+    """Add the method to PEFT's tables: its own function accepts only members of an enumeration."""
     tables: Sequence[tuple[dict[str, object], object]] = (
         (cast("dict[str, object]", PEFT_TYPE_TO_CONFIG_MAPPING), BottleneckConfig),
         (cast("dict[str, object]", PEFT_TYPE_TO_TUNER_MAPPING), BottleneckModel),

@@ -47,7 +47,7 @@ class TrainerLike(Protocol):
     """The part of transformers' Trainer that every trainer needs; `add_callback` is used if there is one."""
 
     def train(self) -> object:
-        """Train the model in place; the result has a `training_loss`."""
+        """Train in place; the result has a `training_loss`."""
         ...
 
 
@@ -56,11 +56,7 @@ BuildTrainer = Callable[[PeftModel, Tokenizer, object, dict[str, object]], Train
 
 
 def load_own_trainer(where: str) -> OwnTrainer:
-    """Find and wrap ``module:function``, with its options, or an installed trainer.
-
-    Raises:
-        ConfigError: no such function, its import is not allowed here, or an option is wrong.
-    """
+    """Find and wrap ``module:function``, with its options, or an installed trainer; ConfigError if none."""
     name, options = parse_choice(where)
     build = find(Kind.TRAINER, name)
     if options:
@@ -130,7 +126,7 @@ def _add_proximal(
     trainer: TrainerLike, parameters: Sequence[nn.Parameter], received: Sequence[torch.Tensor], mu: float
 ) -> None:
     class Proximal(TrainerCallback):
-        """Adds the gradient of FedProx's term, mu (w - w0), to a trainer's steps."""
+        """Adds the gradient of FedProx's term, mu (w - w0)."""
 
         @torch.no_grad()
         def on_pre_optimizer_step(self, *_: object, **__: object) -> None:

@@ -125,13 +125,7 @@ class Grader:
 
 @dataclass(eq=False)
 class CompletionGroup:
-    """Completions of one prompt that have a reward.
-
-    Attributes:
-        completions: prompt and completion, with labels on the completion.
-        before: log-probabilities of their tokens when they were sampled, once known.
-        reference: the same under the base without the adapter, once known.
-    """
+    """Completions of one prompt, with rewards and log-probabilities when sampled and under the base."""
 
     completions: list[Example]
     rewards: list[float]
@@ -242,7 +236,7 @@ def completions_of(
     *,
     seq_len: int,
 ) -> list[list[tuple[int, ...]]]:
-    """The tokens of a group of completions of each example, of `seq_len` tokens with the prompt at most."""
+    """The tokens of a group of completions of each example, of `seq_len` with the prompt at most."""
     if not isinstance(model, PeftModel) or model.active_peft_config.is_prompt_learning:
         raise ConfigError("completions cannot be sampled with a prompt as adapter: use a method that adapts layers")
     whole = cast("PreTrainedModel", model.get_base_model())
@@ -262,7 +256,6 @@ def _seed_of(seed: tuple[int, ...], example: Example, member: int) -> int:
 
 
 def _asked(example: Example) -> Example:
-    """The prompt with the record's own completion."""
     side = example.sides[0]
     if side is None:
         raise ValueError("the example has no prompt")
@@ -277,7 +270,6 @@ def _completed(prompt: Sequence[int], completion: Sequence[int]) -> Example:
 
 
 def _last_reply(example: Example) -> Example:
-    """The example with labels on the last run of tokens that count: the assistant's last turn."""
     counts = example.labels != IGNORED
     last = len(counts) - int(counts[::-1].argmax())
     before = np.flatnonzero(~counts[:last])

@@ -71,7 +71,6 @@ LOSS_CHECKS: tuple[Check[LocalLoss], ...] = (
 
 
 def _sides() -> Sides:
-    """Replies to three prompts."""
     generator = torch.Generator().manual_seed(5)
 
     def reply(*tokens: int) -> Reply:

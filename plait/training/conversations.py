@@ -34,11 +34,7 @@ def converse(records: Sequence[Record], kind: RecordKind, tokenizer: Tokenizer, 
 
 
 def of_each(records: Sequence[Record], make: Callable[[Record], Example | None]) -> list[Example]:
-    """The examples that `make` makes of records by `conversation`, in order; None where there is nothing to learn.
-
-    Raises:
-        DataError: the base's chat template refuses a record.
-    """
+    """The examples that `make` makes of records, in order; DataError if the chat template refuses one."""
     examples: list[Example] = []
     for number, record in enumerate(records, start=1):
         try:
@@ -69,11 +65,7 @@ def conversation(
     *,
     tools: str = "",
 ) -> Example | None:
-    """One sequence of at most so many tokens; None if nothing of it that is to be learned fits.
-
-    Raises:
-        DataError: the base has no chat template, and needs one.
-    """
+    """One sequence of at most so many tokens; None if nothing to learn fits, DataError without a template."""
     text, spans = _render(given, learned, tokenizer, tools)
     encoded = cast("dict[str, list[object]]", tokenizer(text, add_special_tokens=False, return_offsets_mapping=True))
     # A chat template writes the beginning itself.
@@ -97,10 +89,7 @@ def conversation(
 def _render(
     given: tuple[Message, ...], learned: tuple[Message, ...], tokenizer: Tokenizer, tools: str
 ) -> tuple[str, Iterable[tuple[int, int]]]:
-    """The text of a conversation, and the character spans that the model should write, each found when it is asked for.
-
-    Both raise `_RecordError` if the template refuses the conversation.
-    """
+    """The text, and the character spans that the model should write, each found when it is asked for."""
     turns = (*given, *learned)
     if tokenizer.chat_template is None:
         if [message.role for message in turns] != ["user", "assistant"] or not given or learned[0].extra:
@@ -121,7 +110,6 @@ def _render(
 
 @contextmanager
 def _refusals() -> Generator[None]:
-    """Turns what a chat template raises into one line."""
     try:
         yield
     except (TemplateError, TypeError, ValueError, RecursionError) as error:
@@ -136,13 +124,11 @@ def _template_turn(message: Message) -> Turn:
 
 @dataclass(frozen=True)
 class _Template:
-    """The base's chat template with the tools of a conversation."""
-
     tokenizer: Tokenizer
     tools: Mapping[str, object]
 
     def text(self, turns: Sequence[Turn], *, to_answer: bool = False) -> str:
-        """The text of turns, and of the beginning of the assistant's next one if that is to follow."""
+        """The text of turns; `to_answer`: with the beginning of the assistant's next one."""
         with _refusals():
             return self.tokenizer.apply_chat_template(
                 [*turns], tokenize=False, add_generation_prompt=to_answer, **self.tools

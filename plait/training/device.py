@@ -67,10 +67,7 @@ def choose_compute(device: str = "auto", dtype: str = "auto") -> Compute:
 
 
 def choose_devices(devices: str = "auto", dtype: str = "auto") -> tuple[Compute, ...]:
-    """The devices of a list such as ``cuda:0,cuda:1``, in its order, computing in one type.
-
-    A device that is named several times is there as often: every entry is a share of it (`shares`).
-    """
+    """The devices of a list such as ``cuda:0,cuda:1``; one named several times is shared (`shares`)."""
     names = device_names(devices)
     if len(names) == 1:
         return (choose_compute(names[0], dtype),)
@@ -180,11 +177,7 @@ def limit_memory(device: torch.device, limit_bytes: int) -> None:
 
 
 def take_share(device: torch.device, parts: int) -> int:
-    """Compute on this device from now on, with one of `parts` equal parts of its memory.
-
-    Returns:
-        The part in bytes, without what CUDA takes of it; 0 for all of it, or where torch reports no memory.
-    """
+    """Compute on this device with one of `parts` shares of it; bytes of the share, 0 for all or unknown."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
     part = 0

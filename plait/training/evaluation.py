@@ -29,12 +29,7 @@ def evaluate_adapter(
     max_sequences: int,
     objective: str = SFT,
 ) -> tuple[ClientLoss, ClientLoss]:
-    """Mean loss (and correct answers, or leads) of base and adapter, on the held-out split if the data has one.
-
-    Raises:
-        BaseMismatchError: the adapter was trained on another base.
-        DataError: the data is shorter than a sequence.
-    """
+    """Losses of base and adapter, on the held-out split if any; BaseMismatchError, DataError."""
     spec = _spec_for(located, loaded, dataset)
     base = ResidentBase(located.directory, located.reference.fingerprint, compute, seq_len=seq_len)
     examples = tokenise(
@@ -64,7 +59,6 @@ def evaluate_adapter(
 
 
 def _spec_for(located: LocatedBase, loaded: PeftAdapter, dataset: Dataset) -> AdapterSpec:
-    """The spec of an adapter that can be evaluated on this base and data."""
     stated = loaded.base_fingerprint
     if stated not in (None, located.reference.fingerprint):
         raise BaseMismatchError(

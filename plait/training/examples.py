@@ -107,7 +107,7 @@ class Tokenizer(Protocol):
     chat_template: str | None
 
     def __call__(self, text: str | list[str], **options: object) -> dict[str, list[list[int]]]:
-        """Token ids (and what the options request) of one text or several."""
+        """Token ids, and what the options request."""
         ...
 
     def decode(self, tokens: Sequence[int], **options: object) -> str:
@@ -141,11 +141,7 @@ def split_examples(
     max_held_out: int,
     by_label: bool = False,
 ) -> Split:
-    """Set the last part of a client's examples aside (of every class, if `by_label`), or what its data holds out.
-
-    Raises:
-        TooLittleDataError: there is too little for one training and one held-out example.
-    """
+    """Set the last part of the examples aside, or what the data holds out; TooLittleDataError."""
     if held_out is not None:
         for part, what in ((examples, "training"), (held_out, "held-out")):
             if not part:
@@ -166,11 +162,7 @@ def split_examples(
 
 
 def spread(examples: Sequence[Example], most: int, *, by_label: bool = False) -> tuple[Example, ...]:
-    """At most this many of the examples, evenly spaced.
-
-    If `by_label` they are taken class by class, so that every class has its share. Evenly spaced among examples whose
-    classes alternate would meet some classes again and again, and miss others.
-    """
+    """At most this many, evenly spaced; if `by_label` class by class, so that every class has its share."""
     step = max(1.0, len(examples) / most)
     # From the middle of a stretch, so that the first class has no advantage.
     first = step / 2 if by_label else 0.0

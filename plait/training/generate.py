@@ -206,14 +206,11 @@ class _Draw(LogitsProcessor):
 
 
 class _Shown(TextStreamer):
-    """Gives the pieces of an answer away as they come."""
-
     def __init__(self, tokenizer: Tokenizer, show: Callable[[str], None]) -> None:
         super().__init__(cast("Any", tokenizer), skip_prompt=True, skip_special_tokens=True)
         self._show = show
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        """The next piece."""
         del stream_end
         self._show(text)
 
@@ -225,14 +222,7 @@ def _end_tokens(model: PreTrainedModel, tokenizer: Tokenizer) -> frozenset[int]:
 
 
 class TextGenerator:
-    """A base that carries an adapter, and writes.
-
-    Attributes:
-        is_prompt: whether the adapter is a prompt in front of the text, with which no text is made here.
-
-    Raises:
-        ConfigError: the adapter does not write text.
-    """
+    """A base that carries an adapter, and writes; ConfigError if the adapter writes no text."""
 
     def __init__(self, base: ResidentBase, spec: AdapterSpec, state: AdapterState) -> None:
         if spec.task is not AdapterTask.CAUSAL_LM:
@@ -256,11 +246,7 @@ class TextGenerator:
         return bool(self.tokenizer.chat_template)
 
     def encode_chat(self, messages: Sequence[dict[str, str]]) -> tuple[int, ...]:
-        """Tokens of a conversation to be answered; each message has a ``role`` and a ``content``.
-
-        Raises:
-            ConfigError: the base has no chat template, or it refuses the messages.
-        """
+        """Tokens of a conversation of roles and contents; ConfigError if the base has no template or it refuses."""
         if not self.chats:
             raise ConfigError("the base has no chat template, expected a text to continue")
         tokenizer = cast("Any", self.tokenizer)

@@ -189,10 +189,7 @@ class Learner:
         self._skipped += 1
 
     def noised_step(self, gradient: Float32) -> None:
-        """Take a step along a gradient that is noised already, (size,), and nothing else from the data.
-
-        So the step is neither clipped again nor shortened by its loss, which is not known here and reported as 0.
-        """
+        """Step along a noised gradient, (size,): neither clipped nor shortened, and reported with a loss of 0."""
         settings = self._inputs.settings
         self._optimizer.gradient.copy_(torch.from_numpy(gradient))
         self._add_proximal()
@@ -201,7 +198,6 @@ class Learner:
         self._losses.append(0.0)
 
     def _add_proximal(self) -> None:
-        """Add the gradient of FedProx's term, mu (w - w0)."""
         if mu := self._inputs.settings.proximal:
             self._optimizer.gradient.add_(self._optimizer.master - self._origin, alpha=mu)
 
@@ -237,10 +233,7 @@ def _pieces(values: Tensor) -> tuple[Tensor, ...]:
 
 @torch.no_grad()
 def _slope_along(movement: Tensor, gradient: Tensor) -> float:
-    """The gradient times a movement on the host, both (size,).
-
-    The bits of a product depend on where its vectors lie, and numpy puts them anywhere. So it is of copies, in pieces.
-    """
+    """Of copies, in pieces: a product's bits depend on where its vectors lie, and numpy puts them anywhere."""
     pieces = _pieces(gradient)
     copies = (part.to(gradient.device, copy=True) for part in movement.split(len(pieces[0])))
     return float(reduce(torch.add, [piece @ copy for piece, copy in zip(pieces, copies, strict=True)]))
@@ -274,7 +267,6 @@ def _factor_by(last: _Taken, gradient: Tensor, most: float) -> float:
 
 @torch.no_grad()
 def _moved_(after: Tensor, before: Sequence[Tensor]) -> Sequence[Tensor]:
-    """The step from `before`, in `_pieces`, which becomes it in place, to `after`."""
     for piece, was in zip(_pieces(after), before, strict=True):
         torch.sub(piece, was, out=was)
     return before
@@ -307,7 +299,6 @@ def _predicted_fall(gradient: Tensor, before: Sequence[Tensor], after: Tensor, k
 
 @torch.no_grad()
 def _shorten_(after: Tensor, before: Sequence[Tensor], fraction: float) -> None:
-    """Keep this fraction of the step from `before`, in `_pieces`, to `after`, which is changed in place."""
     for piece, was in zip(_pieces(after), before, strict=True):
         piece.lerp_(was, 1 - fraction)
 

@@ -205,19 +205,12 @@ class PeftLocalModel:
 
 
 def _is_without_effect(spec: AdapterSpec, state: AdapterState) -> bool:
-    """Whether the model computes the base's own bits: every B of plain LoRA is zero, whatever its A.
-
-    A run's first adapter mostly is, so runs of several seeds begin with the same losses.
-    """
+    """Whether every B of plain LoRA is zero: the model computes the base's own bits, whatever A is."""
     config, geometry = spec.peft_config, geometry_of(spec)
     is_plain = config.get("peft_type") == "LORA" and not config.get("use_dora") and not geometry.others
     return is_plain and not any(pair.b_of(state.flat).any() for pair in geometry.pairs)
 
 
 def data_seed(seed: int, split: Split) -> int:
-    """The 63-bit seed of a training on these data.
-
-    Batches depend on the data as well as on the seed, so that a server that chooses seeds and does not know the data
-    cannot choose batches.
-    """
+    """The 63-bit seed: of the data too, so that a server that chooses seeds cannot choose batches."""
     return int.from_bytes(hashlib.sha256(f"{seed}/".encode() + split.digest).digest()[:8], "little") >> 1

@@ -109,11 +109,7 @@ class TrainingObjective:
     def examples(
         self, records: Sequence[Record], kind: RecordKind, tokenizer: Tokenizer, seq_len: int
     ) -> list[Example]:
-        """Examples of records that are not plain text, of at most so many tokens.
-
-        Raises:
-            DataError: the base's chat template refuses a record.
-        """
+        """Examples of records that are not plain text; DataError if the base's chat template refuses one."""
         from plait.training.conversations import converse
 
         return converse(records, kind, tokenizer, seq_len)
@@ -259,7 +255,7 @@ class StepMemory:
     """Whether memory ran out at least once."""
 
     def begin_with(self, *, recomputed: int, cuts: int, slice_elements: int = SLICE_ELEMENTS_ON_GPU) -> None:
-        """Give up what a plan asks for, and no less than what was found out by trying."""
+        """Give up what a plan asks for, and no less than what running out of memory taught."""
         self.slice_elements = slice_elements
         least = self if self.learned else StepMemory()
         self.recomputed, self.cuts = max(recomputed, least.recomputed), max(cuts, least.cuts)
@@ -282,11 +278,7 @@ class StepMemory:
 
 
 def within_memory(attempt: Callable[[], T], *, give_way: Callable[[], bool], device: torch.device, what: str) -> T:
-    """The result of `attempt`, tried again with less memory as long as `give_way` finds a way.
-
-    Raises:
-        MachineError: it does not fit.
-    """
+    """The result of `attempt`, tried again as long as `give_way` finds a way; else MachineError."""
     while True:
         try:
             return attempt()

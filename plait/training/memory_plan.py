@@ -292,7 +292,7 @@ def peak_bytes(
 
 
 def completions_bytes(size: ModelSize, *, rows: int, seq_len: int) -> int:
-    """Keys and values of completions with their prompts, of at most so many tokens, in the layers of a device."""
+    """Keys and values of completions, and a copy of one layer's."""
     # Those of a layer are copied to have one more.
     return (2 * size.layers + 1) * size.keys * size.value_bytes * rows * seq_len
 
@@ -388,7 +388,7 @@ def longest_that_fits(size: ModelSize, *, budget: float, most: int = 1 << 17, ho
 
 
 def over_one_sequence(size: ModelSize) -> ModelSize:
-    """The same in steps over one sequence, which no data need less than; most have shorter ones than they may."""
+    """The same in steps over one sequence, which no data need less than."""
     training = size.training
     few = replace(
         training, whole=1, accumulates=False, drawn=min(1, training.drawn), judged=min(1, training.judged)

@@ -75,7 +75,7 @@ class ModelLosses:
         return logits.float(), targets
 
     def _by_slices(self, batch: Sequence[Example]) -> Tensor | None:
-        """Losses of all label tokens where their logits are too many to be held; None where they are not."""
+        """None where all logits can be held."""
         if self._sliced is None or not self._sliced.pays(batch, self._device):
             return None
         tokens, mask = pad([example.tokens for example in batch], self._pad_token, self._device)

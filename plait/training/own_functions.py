@@ -42,14 +42,7 @@ _REWARD_TAKES = ("prompt", "completion", "answer")
 
 @dataclass(frozen=True, eq=False)
 class LocalAdapter:
-    """The adapter in training, as a loss sees it.
-
-    Attributes:
-        tensors: its tensors by name, which gradients can be taken of.
-        received: their values when the round began.
-        received_logits: gives the logits of the same positions under the received adapter, without dropout and
-            gradient; costs a forward pass.
-    """
+    """The adapter in training as a loss sees it; `received_logits` costs a forward pass without dropout."""
 
     tensors: Mapping[str, torch.Tensor]
     received: Mapping[str, torch.Tensor]
@@ -74,11 +67,7 @@ Reward = Callable[[str, str, str], object]
 
 
 def check_functions(loss: str, objective: str) -> None:
-    """Find what these settings name.
-
-    Raises:
-        ConfigError: there is none, it takes other arguments, or an option is wrong.
-    """
+    """Find what these settings name; ConfigError if there is none or it does not fit."""
     loss_named(loss)
     if objective_named(objective).is_plain:
         return

@@ -54,13 +54,7 @@ def peft_config_for(request: AdapterRequest, task: AdapterTask, base: BaseModule
 
 
 def peft_config_of(settings: Mapping[str, Json]) -> PeftConfig:
-    """PEFT's configuration from checked settings (`plait.adapters.peft_settings`).
-
-    PEFT may change its input: it adds names of heads to a classifier's `modules_to_save`.
-
-    Raises:
-        KeyError, TypeError, ValueError: they are not valid.
-    """
+    """PEFT's configuration from checked settings; KeyError, TypeError or ValueError if they are invalid."""
     return _config(**copy.deepcopy(dict(settings)))
 
 
@@ -95,11 +89,7 @@ def settings_of(config: PeftConfig) -> dict[str, Json]:
 
 
 def attach(model: nn.Module, peft_config: PeftConfig, *, in_float32: bool = True) -> PeftModel:
-    """Put an adapter on a model, without PEFT's output; in float32, or in the base's type.
-
-    Raises:
-        ConfigError: the targets match no module of this base, or the adapter would be larger than `check_size` allows.
-    """
+    """Put an adapter on a model, in float32 or in the base's type; ConfigError if it does not fit."""
     check_size(model, peft_config)
     try:
         with warnings.catch_warnings():
@@ -111,11 +101,7 @@ def attach(model: nn.Module, peft_config: PeftConfig, *, in_float32: bool = True
 
 
 def adapter_tensors(model: PeftModel) -> dict[str, torch.Tensor]:
-    """The adapter's tensors under PEFT's file names; they share memory with the model's parameters.
-
-    An encoder of prompts is not part of PEFT's files, which hold the prompt that it makes: its parameters have their
-    names in the model.
-    """
+    """The adapter's tensors under PEFT's file names, sharing memory; of prompt encoders, their parameters."""
     tensors = {
         name: tensor
         for name, tensor in get_peft_model_state_dict(model, save_embedding_layers=False).items()

@@ -118,7 +118,6 @@ class PreferenceLoss(StepLoss):
         return losses.tolist(), (chosen - rejected).tolist()
 
     def _of_each(self, examples: int, compute: Callable[[], object]) -> torch.Tensor:
-        """What the objective computes of each example."""
         name = type(self._objective).__name__
         try:
             found = compute()

@@ -36,11 +36,7 @@ Tensor = torch.Tensor
 
 
 class ExampleGradients:
-    """Gradients with respect to an adapter's parameters.
-
-    At most `together` examples are computed at once; each takes the memory of an adapter, and of its gradient. The
-    first `recomputed` blocks are computed twice instead of kept, which changes no bit.
-    """
+    """Gradients of examples, `together` at once; the first `recomputed` blocks are computed twice."""
 
     def __init__(
         self,
@@ -61,10 +57,7 @@ class ExampleGradients:
         self._fused = recognise(model) if task is AdapterTask.CAUSAL_LM else None
 
     def __call__(self, examples: Sequence[Example]) -> Iterator[Float32]:
-        """The gradient of each example, (size,) float32, in order; zeros for what does not train.
-
-        An array is valid until the next one is asked for.
-        """
+        """The gradient of each example, (size,) float32, valid until the next one."""
         for first in range(0, len(examples), self._together):
             part = examples[first : first + self._together]
             if self._fused is not None and self._fused.takes(part):

@@ -53,11 +53,7 @@ def four_bits(compute: Compute, *, whole: Collection[str] = ()) -> dict[str, obj
 
 
 def keep_trainable(model: nn.Module) -> None:
-    """Keep the quantised weights in their original packing; in place.
-
-    On CPUs with AVX512-BF16 bitsandbytes repacks a layer when it is first evaluated, for a product that has no
-    gradient. An adapter is evaluated and trained alternately on the same layers.
-    """
+    """Keep bitsandbytes from repacking weights on CPUs with AVX512-BF16: that product has no gradient."""
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False  # pyright: ignore[reportArgumentType]

@@ -62,10 +62,7 @@ class BareBase:
         self._attributes = frozenset(vars(self.model))
 
     def keep_embedding(self, *, on_host: bool) -> None:
-        """Let the input embedding lie in the host's memory, or on the device as the rest does.
-
-        Only where nothing else uses its weight; no value changes.
-        """
+        """Move the input embedding to the host or back, only where nothing else uses its weight."""
         if not self._embedding:
             return
         weight = cast("nn.Embedding", self.model.get_submodule(self._embedding)).weight
@@ -195,10 +192,7 @@ class ResidentBase:
         return self._templates[spec_text]
 
     def adopt(self, other: ResidentBase) -> None:
-        """Take over the base that another one holds in memory, if it is the same base on the same device.
-
-        The other one reads it again if it is used again.
-        """
+        """Take over the base that another one holds in memory, if it is the same on the same device."""
         same = (self.fingerprint, self.compute, self.devices) == (other.fingerprint, other.compute, other.devices)
         if other is self or not same or self._bare is not None or other._bare is None:
             return
@@ -226,11 +220,7 @@ class ResidentBase:
         return self._model
 
     def plan_steps(self, spec: AdapterSpec, settings: Settings) -> None:
-        """Decide what training steps give up, before the first one, where memory can be predicted.
-
-        Raises:
-            MachineError: not even one sequence will fit; the message has what would.
-        """
+        """Decide what training steps give up, where memory can be predicted; MachineError with what would fit."""
         budget = memory_for_steps(self.compute.device, self.memory_limit_bytes)
         if not budget or len(self.devices) > 1 or spec.task is not AdapterTask.CAUSAL_LM:
             return
@@ -280,7 +270,6 @@ class ResidentBase:
         self.step_memory.begin_with(recomputed=plan.recomputed, cuts=plan.cuts, slice_elements=plan.slice_elements)
 
     def _attached(self, spec: AdapterSpec) -> PeftModel:
-        """The base with a new slot for this adapter."""
         bare, adapted = self._bare, self._model
         self._drop()  # until the new slot is on, or for good if the base is not what it was
         loaded_as = (spec.task, spec.labels, is_quantised(spec.method), self._dtype(spec))

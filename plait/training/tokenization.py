@@ -38,14 +38,7 @@ def training_objective(text: str) -> TrainingObjective:
 
 @dataclass(frozen=True)
 class ExampleFormat:
-    """What examples are made of records.
-
-    Attributes:
-        kind: of the records.
-        seq_len: tokens of a sequence at most.
-        apart: whether each text is a sequence of its own, cut at `seq_len`, so that no sequence has two texts and no
-            text two sequences.
-    """
+    """What examples are made of; `apart`: each text is a sequence of its own, cut at `seq_len`."""
 
     kind: RecordKind
     task: AdapterTask
@@ -56,11 +49,7 @@ class ExampleFormat:
 
 
 def tokenise(records: Sequence[Record], tokenizer: Tokenizer, form: ExampleFormat) -> list[Example]:
-    """All examples made from the records, in order.
-
-    Raises:
-        DataError: the data does not fit the base, the task or the objective.
-    """
+    """All examples of the records, in order; DataError if they do not fit base, task or objective."""
     check_kind(form.kind, form.task, form.objective)
     if form.task is AdapterTask.CLASSIFICATION:
         return _classify(records, form.labels, tokenizer, form.seq_len)
@@ -103,7 +92,6 @@ def _one_each(records: Sequence[Record], tokenizer: Tokenizer, seq_len: int) -> 
 
 
 def _token_ids(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
-    """Token ids of whole texts, without special tokens."""
     backend = cast("Any", getattr(tokenizer, "backend_tokenizer", None))
     if not hasattr(backend, "encode_batch_fast"):
         return tokenizer(texts, add_special_tokens=False)["input_ids"]

@@ -129,12 +129,7 @@ def in_training(parameters: Sequence[nn.Parameter], trained: Sequence[bool], see
 
 @dataclass(frozen=True, eq=False)
 class StepGradients:
-    """What computes gradients, in the parameters, within memory and within float16's range.
-
-    A step's loss is the mean over all its label tokens, whatever their distribution over micro-batches.
-
-    `memory`, what earlier steps gave up, is changed if it is not enough.
-    """
+    """Computes gradients, in the parameters; a step's loss is the mean over all its label tokens."""
 
     parameters: Sequence[nn.Parameter]
     loss: StepLoss
@@ -148,11 +143,7 @@ class StepGradients:
         return self.settings.batch_size if self.loss.is_sum and not self.loss.in_whole else 0
 
     def compute(self, batches: Sequence[Sequence[Example]], counted: int) -> tuple[float, bool]:
-        """Compute a step's gradients; `counted` is the number of terms of its loss.
-
-        Returns:
-            The loss, and whether a step may be taken along the gradients.
-        """
+        """The step's loss, of `counted` terms, and whether it is finite; gradients are in the parameters."""
         # What is computed: sequences, or whole batches where the loss is no plain sum over them.
         units = [[example] for batch in batches for example in batch] if self.loss.is_sum else batches
         attempt = partial(
@@ -181,7 +172,6 @@ class StepGradients:
             yield from self.memory.parts(examples[first : first + self.size])
 
     def _backward(self, units: Sequence[Sequence[Example]], counted: int) -> tuple[float, bool]:
-        """The loss, and whether gradients overflowed."""
         self.forget()  # a failed attempt may have left some
         scale, sums = self.scale, list[torch.Tensor]()
         for batch in self._passes(units):
@@ -204,12 +194,7 @@ SCALE_PER_EXAMPLE = 2.0**10
 
 @dataclass
 class LossScale:
-    """The factor of a training's losses, so that small gradients do not vanish in float16 (arXiv 1710.03740).
-
-    A power of two, as in torch's `GradScaler`: halved whenever a gradient overflows, and doubled after many steps
-    without an overflow. A step is never taken along a gradient that overflowed. Other types need no factor: only in
-    float16 it `adapts`.
-    """
+    """The factor of losses against underflow in float16 (arXiv 1710.03740); as torch's `GradScaler`."""
 
     factor: float = 1.0
     adapts: bool = False
@@ -249,11 +234,7 @@ class LossScale:
         return True
 
     def settle(self, attempt: Callable[[], tuple[float, bool]]) -> tuple[float, bool]:
-        """Attempt a step, again with half the factor as long as its gradients overflow though its loss does not.
-
-        torch's `GradScaler` gives up the batch instead; a client has few steps. Returns the last attempt's loss, and
-        whether a step may be taken along its gradients.
-        """
+        """Attempt a step with half the factor as long as it overflows: `GradScaler` would give the batch up."""
         while True:
             loss, overflowed = attempt()
             if not overflowed or not math.isfinite(loss) or not self.lower():

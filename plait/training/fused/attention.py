@@ -80,13 +80,7 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Ragged:
-    """All sequences of a batch, of several lengths, for one call. Angles are those of every row.
-
-    Attributes:
-        bounds: (sequences + 1,) int32, on the device: the first row of each, and the number of rows.
-        longest: length of the longest.
-        length: of all together.
-    """
+    """All sequences of a batch: `bounds` (sequences + 1,) int32 are their first rows, and the end."""
 
     bounds: Tensor
     longest: int
@@ -149,10 +143,7 @@ def attend_gradient(
     where: Sequence[Place],
     angles: Angles,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of `attend` in q, k and v for an output gradient, (rows, queries * width).
-
-    `inputs` are the graphs that `attend` returned if there are any, else its q, k and v.
-    """
+    """Gradients of `attend` in q, k and v; `inputs` are its graphs if it returned any, else its q, k and v."""
     graphs = tuple(x for x in inputs if not isinstance(x, Tensor))
     if not graphs:
         q, k, v = (x for x in inputs if isinstance(x, Tensor))
@@ -179,7 +170,6 @@ def _native(name: str, heads: Heads, *tensors: Tensor) -> Callable[..., None] | 
 
 
 def _shape(heads: Heads, where: Sequence[Place]) -> tuple[object, ...]:
-    """The compiled kernels' description of sequences and heads."""
     flat = [
         number
         for stretch in where
@@ -225,7 +215,6 @@ class _Graph:
 
     @classmethod
     def of(cls, q: Tensor, k: Tensor, v: Tensor, place: Place, heads: Heads, angles: Angles) -> _Graph:
-        """Compute the attention of the sequences there on themselves; its parameters are those of `attend`."""
         q, k, v = (
             x[place.rows].view(place.count, place.length, count, heads.width)
             for x, count in ((q, heads.queries), (k, heads.keys), (v, heads.keys))
@@ -245,7 +234,6 @@ class _Graph:
         return _as_rows(self.out.detach().transpose(1, 2))
 
     def gradients(self, grad: Tensor, place: Place, angles: Angles) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of queries, keys and values for one of the result; all as in `attend`."""
         given = grad[place.rows].view(place.count, place.length, self.out.shape[1], -1).transpose(1, 2)
         q, k, v = (x.transpose(1, 2) for x in torch.autograd.grad(self.out, self.leaves, given))
         back = angles.turn(torch.cat((q, k), dim=2), back=True)

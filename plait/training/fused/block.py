@@ -33,10 +33,7 @@ Weight: TypeAlias = "Tensor | Packed"
 
 @dataclass(frozen=True)
 class Square:
-    """A square matrix R between fixed factors: the low-rank pair A and B (R - 1) (LoRA-XS, arXiv 2405.17604).
-
-    A: (rank, d_in), B: (d_out, rank), R: (rank, rank), of which R trains.
-    """
+    """A square matrix R (rank, rank) between fixed A and B: the pair A and B (R - 1) (LoRA-XS, arXiv 2405.17604)."""
 
     A: torch.Tensor
     B: torch.Tensor
@@ -50,11 +47,7 @@ class Square:
 
 @dataclass(frozen=True)
 class PlainLayer:
-    """A frozen linear layer, (d_out, d_in) and a bias, with or without one active low-rank pair.
-
-    The pair is lora_A (rank, d_in) and lora_B (d_out, rank), or a square matrix between fixed factors; `scale` is
-    alpha / rank (or that of PEFT's rsLoRA).
-    """
+    """A frozen linear layer, (d_out, d_in), and its pair lora_A (rank, d_in), lora_B (d_out, rank), if any."""
 
     weight: Weight
     bias: nn.Parameter | None
@@ -134,7 +127,6 @@ def _packed(module: nn.Module) -> Packed | None:
 
 
 def _unpacked(weight: Weight) -> Tensor:
-    """(d_out, d_in): the weight itself unless it is packed."""
     return weight if isinstance(weight, Tensor) else weight.unpacked()
 
 
@@ -155,11 +147,7 @@ class Projection:
 def project(
     x: Tensor, projections: Sequence[Projection], rows: Sequence[int], *, residual: Tensor | None = None
 ) -> tuple[list[Tensor], Tensor | None]:
-    """Several projections of one input, x: (rows, d_in); `rows` are those of each adapter.
-
-    Returns:
-        (rows, d_out) for each, the only one plus `residual`; the input of `pair_gradients`, None without pairs.
-    """
+    """Several projections of x (rows, d_in), plus `residual`; and the input of `pair_gradients`."""
     outs = [_frozen(x, projection, residual) for projection in projections]
     pairs, beside = _with_pairs(projections, outs)
     return outs, add_products(beside, x, pairs, rows) if pairs else None
@@ -168,11 +156,7 @@ def project(
 def input_gradient(
     grads: Sequence[Tensor], projections: Sequence[Projection], rows: Sequence[int], *, wanted: bool = True
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradient of `project` with respect to x, if it is wanted, by those of its outputs, (rows, d_out) each.
-
-    Returns:
-        (rows, d_in), or None if it is not wanted; the input of `pair_gradients`, None without pairs.
-    """
+    """Gradient of `project` in x, if `wanted`; and the input of `pair_gradients`."""
     grad_x = None
     if wanted:
         grad_x = grads[0] @ _unpacked(projections[0].weight)
@@ -192,10 +176,7 @@ def pair_gradients(
     *,
     wanted: Sequence[tuple[bool, bool]],
 ) -> list[PairGradient]:
-    """Gradients of `project` with respect to its pairs; `wanted`: of each, whether A and B need one.
-
-    `grad_inner` is from `input_gradient`, `inner` from `project`.
-    """
+    """Gradients of `project` in its pairs; `wanted`: of each, whether A and B need one."""
     if inner is None or grad_inner is None:
         return [PairGradient(None, None)] * len(projections)
     pairs, beside = _with_pairs(projections, grads)
@@ -205,7 +186,6 @@ def pair_gradients(
 
 
 def _with_pairs(projections: Sequence[Projection], tensors: Sequence[Tensor]) -> tuple[list[LowRankPair], list[Tensor]]:
-    """The existing pairs, and the tensors of their projections."""
     found = [(p.pair, tensor) for p, tensor in zip(projections, tensors, strict=True) if p.pair is not None]
     return [pair for pair, _ in found], [tensor for _, tensor in found]
 
@@ -246,10 +226,7 @@ def run_block(
     *,
     recomputed: bool = False,
 ) -> Tensor:
-    """One block's output for x, (rows, width), with A and B of each linear layer as for `LowRankPair.of`, or None.
-
-    If `recomputed`, the backward pass computes the values inside the block again instead of keeping them.
-    """
+    """A block's output for x, (rows, width), with A and B of each layer; `recomputed`: checkpointed."""
     flat = [tensor for pair in pairs for tensor in (pair or (None, None))]
     return cast("Tensor", _RunBlock.apply(x, block, rows, recomputed, *flat))
 
@@ -319,12 +296,7 @@ class _RunBlock(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class _Inside:
-    """What the backward pass needs of the values between a block's input and its output.
-
-    `graphs` are of the attention, where torch computed it; q, k and v, which the first norm's result gave, are kept
-    only where there are none. `mixed` is what attention gives, `y` the input of the second norm, `gate` and `up` what
-    its result gave. `qkv_inner`, `o_inner` and `gated_inner` are inputs of `pair_gradients`.
-    """
+    """What the backward pass needs; q, k and v only where attention has no graphs, `y` is the second norm's input."""
 
     graphs: Graphs
     q: Tensor | None
@@ -340,7 +312,6 @@ class _Inside:
 
     @property
     def attended(self) -> tuple[Tensor, Tensor, Tensor] | Graphs:
-        """The input of `attend_gradient`."""
         return self.graphs or cast("tuple[Tensor, Tensor, Tensor]", (self.q, self.k, self.v))
 
     def tensors(self) -> tuple[Tensor | None, ...]:
@@ -373,7 +344,6 @@ def _projections(block: Block, pairs: Sequence[Tensor | None]) -> list[Projectio
 
 
 def _shaped(gradients: Sequence[PairGradient], pairs: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """Gradients in the shapes of their tensors: without the adapter dimension if it was added."""
     flat = [gradient for pair in gradients for gradient in (pair.A, pair.B)]
     return [
         None if gradient is None or of is None else gradient.reshape(of.shape)

@@ -29,10 +29,7 @@ def native_library(progress: Callable[[str], None] = lambda _: None) -> ctypes.C
 
 
 def kernel(name: str, arguments: tuple[type, ...], *tensors: torch.Tensor) -> Callable[..., None] | None:
-    """The compiled kernel for tensors like these, which must be of one type; None where torch must compute.
-
-    The first tensor decides the suffix of the name; `arguments` are ctypes.
-    """
+    """The compiled kernel by name and the first tensor's type; None where torch must compute."""
     suffix = _SUFFIXES.get(tensors[0].dtype)
     if suffix is None or not all(tensor.device.type == "cpu" and tensor.is_contiguous() for tensor in tensors):
         return None
@@ -156,7 +153,6 @@ def accumulate_rescaled_(total: Tensor, added: Tensor, rescale: Tensor) -> Tenso
 
 
 def _native(name: str, *tensors: Tensor) -> Callable[..., None] | None:
-    """The compiled kernel for these tensors; the first one's type decides which."""
     return kernel(name, _ARGUMENTS[name], *tensors)
 
 

@@ -31,8 +31,6 @@ Pairs = Mapping[int, tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class _Family:
-    """The modules of one architecture; each must match exactly."""
-
     model: type[nn.Module]
     layer: type[nn.Module]
     attention: type[nn.Module]
@@ -51,11 +49,7 @@ _ROTATIONS = ("default", "linear", "llama3")  # those whose angles do not depend
 
 @dataclass(frozen=True)
 class FusedLanguageModel:
-    """The parts of the model that its losses need.
-
-    Embedding and head are (words, width); `rotation` is the model's own module for angles. No sequence may be longer
-    than `longest` (a sliding window). The embedding may lie in the host's memory, and all else on a device.
-    """
+    """The model's parts; `longest` is the sliding window, and the embedding may lie in the host's memory."""
 
     embedding: Tensor
     blocks: tuple[Block, ...]

@@ -48,11 +48,7 @@ class PairGradient:
 
 
 def add_products(outs: Sequence[Tensor], x: Tensor, pairs: Sequence[LowRankPair], rows: Sequence[int]) -> Tensor:
-    """Add scale (x A') B' to each output, (rows, d_out), in place; x: (rows, d_in), `rows` those of each adapter.
-
-    Returns:
-        scale x A' of all pairs side by side, an input of `gradients`.
-    """
+    """Add scale (x A') B' to each output in place; scale x A' of all pairs, for `gradients`."""
     if native := kernel("add_pairs", _ARGUMENTS, x, *outs, *_factors(pairs)):
         inner = _narrow(x, pairs)
         native(_address(x), *_described(pairs), *_row_counts(rows), _addresses(outs), _address(inner))
@@ -70,11 +66,7 @@ def add_products(outs: Sequence[Tensor], x: Tensor, pairs: Sequence[LowRankPair]
 def add_input_gradient(
     grad_x: Tensor | None, grads: Sequence[Tensor], pairs: Sequence[LowRankPair], rows: Sequence[int]
 ) -> Tensor:
-    """Add the gradient of x through the pairs to `grad_x`, if that is wanted, in place; `grads`: (rows, d_out) each.
-
-    Returns:
-        The gradient of x A' of all pairs side by side, an input of `gradients`.
-    """
+    """Add the pairs' gradient of x to `grad_x` in place; that of x A', for `gradients`."""
     like = grads[0] if grad_x is None else grad_x
     if native := kernel("add_input_gradient", _ARGUMENTS, like, *grads, *_factors(pairs)):
         inner = _narrow(grads[0], pairs)
@@ -97,10 +89,7 @@ def gradients(
     *,
     wanted: Sequence[tuple[bool, bool]],
 ) -> list[PairGradient]:
-    """Gradients of the pairs; `wanted`: of each, whether A and B need one.
-
-    `inner` is from `add_products`, `grad_inner` from `add_input_gradient`.
-    """
+    """Gradients of the pairs, from `add_products` and `add_input_gradient`; `wanted`: A and B of each."""
     if native := kernel("pair_gradients", _ARGUMENTS, x, *grads, *_factors(pairs)):
         found = [
             PairGradient(torch.empty_like(pair.A) if want_A else None, torch.empty_like(pair.B) if want_B else None)
