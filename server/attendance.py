@@ -10,57 +10,23 @@ import itertools
 import secrets
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import KW_ONLY, dataclass
 from functools import lru_cache
-from typing import TypeAlias
 
-import grpc
-import grpc.aio
-
-from plait.errors import ConfigError, PeerError, PlaitError
+from plait.errors import ConfigError, PlaitError
 from plait.transport.protocol import HEAD_BYTES, NONCE_BYTES, PROTOCOL_VERSION, enrolment_bytes
 from plait.trust.keys import PUBLIC_KEY_BYTES, verify
 from plait.trust.names import check_client_name
 from plait.trust.register import Register, Verdict
 from plait.v1 import federation_pb2 as pb
+from server.guard import Context, EnrolmentRefused, Revocation, certified_name, refusal_of
 from server.hosting import HostedRun, Hosting
 from server.log import log
 from server.metrics import Metrics
 from server.sessions import REPLACED_DETAIL, Fitness, NodeSession
-from server.uploads import Limits, UploadRefused
-
-Context: TypeAlias = "grpc.aio.ServicerContext[object, object]"
-_REFUSALS = {
-    Verdict.UNKNOWN_KEY: (
-        pb.REFUSED_REASON_UNKNOWN_KEY, "this server's register (clients.json) does not have this node",
-    ),
-    Verdict.REVOKED_KEY: (pb.REFUSED_REASON_REVOKED_KEY, "key has been revoked"),
-    Verdict.WRONG_NAME: (pb.REFUSED_REASON_WRONG_NAME, "key is registered for another name"),
-}  # fmt: skip
-
-
-class EnrolmentRefused(PeerError):  # noqa: N818 (it names what happened)
-    """A node is refused."""
-
-    def __init__(self, reason: pb.RefusedReason, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-
-    @property
-    def word(self) -> str:
-        """The reason for logs and metrics."""
-        return pb.RefusedReason.Name(self.reason).removeprefix("REFUSED_REASON_").lower()
-
-    def to_message(self) -> pb.ToNode:
-        """The message to the node."""
-        return pb.ToNode(refused=pb.Refused(reason=self.reason, detail=str(self)))
-
-
-def refusal_of(verdict: Verdict) -> EnrolmentRefused:
-    """Why a node with this verdict is refused."""
-    return EnrolmentRefused(*_REFUSALS[verdict])
+from server.uploads import Limits, TransferRefused
 
 
 def _malformed(detail: str) -> EnrolmentRefused:
@@ -146,9 +112,7 @@ class Attendance:
     """Serves the long calls of all nodes."""
 
     hosting: Hosting
-    admission: Register | None
-    _: KW_ONLY
-    may_stay: Callable[[NodeSession], bool]
+    revocation: Revocation
     metrics: Metrics
     limits: Limits
 
@@ -158,10 +122,10 @@ class Attendance:
         self._entering: Counter[str | None] = Counter()
         self._arrivals = itertools.count()
 
-    async def serve(self, call: Context, *, certified_name: str | None) -> None:
+    async def serve(self, call: Context) -> None:
         """Serve one node until it leaves or is dismissed."""
-        peer = call.peer()
-        enrolment, arrival = Enrolment(self.admission, certified_name=certified_name), next(self._arrivals)
+        peer, arrival = call.peer(), next(self._arrivals)
+        enrolment = Enrolment(self.revocation.admission, certified_name=certified_name(call))
         try:
             session = await self._let_in(call, enrolment, arrival)
         except EnrolmentRefused as refused:
@@ -303,8 +267,10 @@ class Attendance:
     async def _take(self, session: NodeSession, answer: pb.Answer) -> bool:
         run = self.hosting.run_of(session)
         try:
-            return run is not None and self.may_stay(session) and await run.uploads.take_small(session, answer)
-        except UploadRefused as refused:
+            return (
+                run is not None and self.revocation.may_stay(session) and await run.uploads.take_small(session, answer)
+            )
+        except TransferRefused as refused:
             raise _malformed(str(refused)) from refused
         except PlaitError as error:
             detail = "server cannot take the answer, try again later"

@@ -20,17 +20,48 @@ from typing import Any, TypeAlias
 import grpc
 import grpc.aio
 
-from plait.errors import PlaitError
+from plait.errors import PeerError, PlaitError
 from plait.trust.certificate import SERVER_COMMON_NAME, Role, Shown, shown_by
 from plait.trust.register import Register, Verdict
 from plait.v1 import federation_pb2 as pb
-from server.attendance import Context, EnrolmentRefused, refusal_of
 from server.hosting import Hosting
 from server.log import log
 from server.metrics import Metrics
 from server.sessions import NodeSession
 
-_REVOKED = pb.ToNode(refused=pb.Refused(reason=pb.REFUSED_REASON_REVOKED_KEY, detail="key has been revoked"))
+Context: TypeAlias = "grpc.aio.ServicerContext[object, object]"
+_REFUSALS = {
+    Verdict.UNKNOWN_KEY: (
+        pb.REFUSED_REASON_UNKNOWN_KEY, "this server's register (clients.json) does not have this node",
+    ),
+    Verdict.REVOKED_KEY: (pb.REFUSED_REASON_REVOKED_KEY, "key has been revoked"),
+    Verdict.WRONG_NAME: (pb.REFUSED_REASON_WRONG_NAME, "key is registered for another name"),
+}  # fmt: skip
+
+
+class EnrolmentRefused(PeerError):  # noqa: N818 (it names what happened)
+    """A node is refused."""
+
+    def __init__(self, reason: pb.RefusedReason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+    @property
+    def word(self) -> str:
+        """The reason for logs and metrics."""
+        return pb.RefusedReason.Name(self.reason).removeprefix("REFUSED_REASON_").lower()
+
+    def to_message(self) -> pb.ToNode:
+        """The message to the node."""
+        return pb.ToNode(refused=pb.Refused(reason=self.reason, detail=str(self)))
+
+
+def refusal_of(verdict: Verdict) -> EnrolmentRefused:
+    """Why a node with this verdict is refused."""
+    return EnrolmentRefused(*_REFUSALS[verdict])
+
+
+_REVOKED = refusal_of(Verdict.REVOKED_KEY).to_message()
 
 
 @dataclass(eq=False)

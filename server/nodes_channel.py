@@ -29,7 +29,6 @@ from plait.transport.protocol import DIGEST_BYTES, MESSAGE_TYPES
 from plait.trust.kit import ServerKit
 from plait.trust.register import Register
 from plait.v1 import federation_pb2 as pb
-from server.attendance import Attendance
 from server.guard import CallGuard, MoreCalls, Revocation
 from server.hosting import HostedRun, Hosting, Terms, status_of_host
 from server.inbox import Inbox
@@ -157,12 +156,12 @@ class NodesChannel:
                 f"{self._address} can be reached from other machines, expected a loopback address (127.0.0.1) or --kit"
             )
         self._kit = kit
-        self._register = Register.load(kit.directory) if kit is not None else None
         self._limits = limits
         self._sessions = Sessions(max_nodes=limits.max_nodes)
         self._hosting = Hosting(self._sessions, stays=stays)
         self._metrics = Metrics()
-        self._revocation = Revocation(self._register, hosting=self._hosting, metrics=self._metrics)
+        register = Register.load(kit.directory) if kit is not None else None
+        self._revocation = Revocation(register, hosting=self._hosting, metrics=self._metrics)
         self._metrics.follow_run(self._progress)
         self._metrics.nodes_away.set_function(lambda: sum(node.session is None for node in self._sessions.all()))
         self._metrics_listen = metrics_listen
@@ -337,13 +336,6 @@ class NodesChannel:
 
     def _service(self) -> FederationService:
         return FederationService(
-            attendance=Attendance(
-                self._hosting,
-                self._register,
-                may_stay=self._revocation.may_stay,
-                metrics=self._metrics,
-                limits=self._limits,
-            ),
             hosting=self._hosting,
             revocation=self._revocation,
             metrics=self._metrics,

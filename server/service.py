@@ -25,13 +25,13 @@ from plait.transport.credentials import SERVER_OPTIONS
 from plait.transport.protocol import Data, chunks_of, pack_chunk, unpack_part
 from plait.trust.certificate import Role
 from plait.v1 import federation_pb2 as pb
-from server.attendance import Attendance, Context
-from server.guard import Revocation, certificate_of, certified_name
+from server.attendance import Attendance
+from server.guard import Context, Revocation, certificate_of, certified_name
 from server.hosting import HostedRun, Hosting, status_of_host
 from server.log import log
 from server.metrics import Metrics
 from server.sessions import NodeSession
-from server.uploads import CutOff, Frequency, Limits, Transfers, UploadRefused, data_of
+from server.uploads import Frequency, Limits, TransferRefused, Transfers, data_of
 
 _SAME_BODY = 16
 """A node downloads a body once, and resumes it after each lost connection."""
@@ -43,7 +43,6 @@ SERVICE_NAME = pb.DESCRIPTOR.services_by_name["Federation"].full_name
 class FederationService:
     """Serves all calls; made and used in one event loop. Without an operator's token anyone may ask for the status."""
 
-    attendance: Attendance
     hosting: Hosting
     revocation: Revocation
     metrics: Metrics
@@ -52,6 +51,7 @@ class FederationService:
     limits: Limits
 
     def __post_init__(self) -> None:
+        self._attendance = Attendance(self.hosting, self.revocation, self.metrics, self.limits)
         self._frequency = Frequency(_SAME_BODY)
         self._downloads = Transfers(at_once=self.limits.transfers_at_once, pace=self.limits.pace)
 
@@ -79,7 +79,7 @@ class FederationService:
         """Serve a node until its call ends."""
         del request_iterator
         try:
-            await self.attendance.serve(context, certified_name=certified_name(context))
+            await self._attendance.serve(context)
         except PlaitError as error:
             log("cannot-admit", level=logging.ERROR, detail=error)
             await context.abort(grpc.StatusCode.UNAVAILABLE, "server cannot read its register of clients")
@@ -108,8 +108,8 @@ class FederationService:
                     transfer.moved(len(chunk))
                     session.node.sent(len(chunk))
                     self.metrics.downlink_bytes.inc(len(chunk))
-        except CutOff as cut:
-            await context.abort(grpc.StatusCode.ABORTED, str(cut))
+        except TransferRefused as refused:
+            await context.abort(grpc.StatusCode.ABORTED, str(refused))
 
     async def held(self, request: pb.HeldRequest, context: Context) -> pb.HeldReply:
         """Report how much of an answer is here."""
@@ -131,7 +131,7 @@ class FederationService:
         session.node.uploads += 1
         try:
             return await run.uploads.take(session, first, lambda: data_of(parts))
-        except UploadRefused as refused:
+        except TransferRefused as refused:
             await context.abort(_code_of(refused), f"{refused.reason}: {refused}")
         except MachineError:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "server cannot write the answer, try again later")
@@ -173,7 +173,7 @@ class FederationService:
         return session, run
 
 
-def _code_of(refused: UploadRefused) -> grpc.StatusCode:
+def _code_of(refused: TransferRefused) -> grpc.StatusCode:
     if refused.reason == "session-over":
         return grpc.StatusCode.UNAUTHENTICATED
     if refused.reason == "unknown-task":

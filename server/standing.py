@@ -42,8 +42,7 @@ from plait.transport.protocol import CHUNK_BYTES
 from plait.transport.status import json_object
 from plait.trust.register import Register
 from plait.v1 import federation_pb2 as pb
-from server.attendance import Context
-from server.guard import MoreCalls
+from server.guard import Context, MoreCalls
 from server.nodes_channel import open_channel
 
 if TYPE_CHECKING:

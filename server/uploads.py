@@ -64,12 +64,13 @@ class MinimumRate:
     least_bytes_s: float = 65536.0
 
 
-class CutOff(PeerError):  # noqa: N818 (it names what happened)
-    """A transfer that the server ended; the node may resume it later."""
+class TransferRefused(PeerError):  # noqa: N818 (it names what happened)
+    """A transfer that the server refuses, or cuts off; with `retry` the node may resume it later."""
 
-    def __init__(self, reason: str, detail: str) -> None:
+    def __init__(self, reason: str, detail: str, *, retry: bool) -> None:
         super().__init__(detail)
         self.reason = reason
+        self.retry = retry
 
 
 class Transfer:
@@ -130,11 +131,12 @@ class Transfers:
                 yield transfer
         except TimeoutError as error:
             if transfer.superseded:
-                raise CutOff("superseded", "a newer transfer of this node replaces it") from error
-            raise CutOff(
+                raise TransferRefused("superseded", "a newer transfer of this node replaces it", retry=True) from error
+            raise TransferRefused(
                 "stalled",
                 f"no chunk for {self._pace.stall_s:g} s, or less than {self._pace.least_bytes_s / 1024:g} KiB/s; "
                 "resume it later",
+                retry=True,
             ) from error
         finally:
             del self._by_node[node]
@@ -175,15 +177,6 @@ _MAX_ERROR_BYTES = 4096
 _MAX_MISMATCHES = 3
 _TIDY_BYTES = 256 << 20
 _TIDY_ANSWERS = 500
-
-
-class UploadRefused(PeerError):  # noqa: N818 (it names what happened)
-    """An upload that is refused or cut off."""
-
-    def __init__(self, reason: str, detail: str, *, retry: bool) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.retry = retry
 
 
 class _Settled(Exception):  # noqa: N818 (it names what happened)
@@ -232,17 +225,14 @@ class Uploads:
         with self._logged(node, start.task_id):
             state, task = self._tasks.find(node, start.task_id)
             if state is None:
-                raise UploadRefused("unknown-task", "this task has not been assigned, or not again yet", retry=True)
+                raise TransferRefused("unknown-task", "this task has not been assigned, or not again yet", retry=True)
             if task is None or not task.is_open:
                 return self._receipt(start.task_id, node, kept=state is TaskState.ANSWERED)
             self._check(task, start.content, start.size)
             if len(start.sha256) != DIGEST_BYTES:
-                raise UploadRefused("malformed", f"SHA-256 has {len(start.sha256)} bytes, expected 32", retry=False)
-            try:
-                async with self._transfers.turn(node) as transfer:
-                    kept, new = await self._receive(session, start, task, read, transfer)
-            except CutOff as cut:
-                raise UploadRefused(cut.reason, str(cut), retry=True) from cut
+                raise TransferRefused("malformed", f"SHA-256 has {len(start.sha256)} bytes, expected 32", retry=False)
+            async with self._transfers.turn(node) as transfer:
+                kept, new = await self._receive(session, start, task, read, transfer)
             return self._receipt(start.task_id, node, kept=kept, new_bytes=start.size if new else None)
 
     async def take_small(self, session: NodeSession, answer: pb.Answer) -> bool:
@@ -250,7 +240,9 @@ class Uploads:
         node, size = session.node.name, len(answer.data)
         with self._logged(node, answer.task_id):
             if size > HEAD_BYTES:
-                raise UploadRefused("malformed", f"answer has {size} bytes, expected at most {HEAD_BYTES}", retry=False)
+                raise TransferRefused(
+                    "malformed", f"answer has {size} bytes, expected at most {HEAD_BYTES}", retry=False
+                )
             state, task = self._tasks.find(node, answer.task_id)
             if state is None:
                 return False  # of a run that the node no longer works for
@@ -271,7 +263,7 @@ class Uploads:
         """Log and count what fails."""
         try:
             yield
-        except UploadRefused as refused:
+        except TransferRefused as refused:
             self._metrics.answers_refused.labels(refused.reason).inc()
             log("answer-refused", reason=refused.reason, detail=refused, node=node, task=task_id)
             raise
@@ -312,11 +304,11 @@ class Uploads:
             # No retry can be smaller, so the round need not wait for one.
             detail = f"answer has {size} bytes, expected at most {limit}"
             self._tasks.fail(task, f"node {task.node}: {detail}")
-            raise UploadRefused("too-large", detail, retry=False)
+            raise TransferRefused("too-large", detail, retry=False)
         if content not in (pb.CONTENT_PLAIT, pb.CONTENT_ERROR):
             detail = f"content is {int(content)}, expected 1, or 2 for an error"
             self._tasks.fail(task, f"node {task.node}: {detail}")
-            raise UploadRefused("malformed", detail, retry=False)
+            raise TransferRefused("malformed", detail, retry=False)
 
     async def _receive(
         self,
@@ -332,9 +324,9 @@ class Uploads:
         except _Settled:
             return task.state is TaskState.ANSWERED, False
         except PeerError as error:
-            if isinstance(error, UploadRefused):
+            if isinstance(error, TransferRefused):
                 raise
-            raise UploadRefused("lying-size", str(error), retry=True) from error
+            raise TransferRefused("lying-size", str(error), retry=True) from error
         except MachineError:
             if task.is_open:
                 raise
@@ -345,7 +337,7 @@ class Uploads:
             detail = "answer's SHA-256 is not what was announced"
             if task.mismatches >= _MAX_MISMATCHES:
                 self._tasks.fail(task, f"node {task.node}: {detail}")
-            raise UploadRefused("wrong-digest", detail, retry=task.is_open)
+            raise TransferRefused("wrong-digest", detail, retry=task.is_open)
         return self._tasks.answer(task, session), True
 
     async def _parts(
@@ -355,13 +347,13 @@ class Uploads:
         while True:
             data = await read()
             if not session.is_open:
-                raise UploadRefused("session-over", "the session is over, enrol again", retry=True)
+                raise TransferRefused("session-over", "the session is over, enrol again", retry=True)
             if not task.is_open:
                 raise _Settled
             if data is None:
                 return
             if not 0 < len(data) <= CHUNK_BYTES:
-                raise UploadRefused(
+                raise TransferRefused(
                     "malformed", f"part has {len(data)} bytes, expected 1 to {CHUNK_BYTES}", retry=False
                 )
             transfer.moved(len(data))
@@ -396,7 +388,7 @@ class Uploads:
         opening = loop.run_in_executor(self._disk, self._begin, task, start)
 
         async def let_go() -> None:
-            with suppress(UploadRefused, MachineError):
+            with suppress(TransferRefused, MachineError):
                 incoming = await opening
                 await loop.run_in_executor(self._disk, incoming.close)
 
@@ -417,7 +409,7 @@ class Uploads:
                 durable=task.work.message_type == DURABLE_TYPE,
             )
         except PeerError as error:
-            raise UploadRefused("out-of-place", str(error), retry=True) from error
+            raise TransferRefused("out-of-place", str(error), retry=True) from error
 
 
 def _retrieve_error(done: asyncio.Future[Any]) -> None:
@@ -430,5 +422,5 @@ async def data_of(parts: AsyncIterator[Data | pb.UploadStart]) -> Data | None:
     """The next data of an upload; None at its end."""
     part = await anext(parts, None)
     if isinstance(part, pb.UploadStart):
-        raise UploadRefused("malformed", "upload starts twice", retry=False)
+        raise TransferRefused("malformed", "upload starts twice", retry=False)
     return part

@@ -16,6 +16,7 @@ with instrumented():
     from plait.trust.register import Verdict
     from plait.v1 import federation_pb2 as pb
     from server.attendance import Attendance
+    from server.guard import Revocation
     from server.hosting import HostedRun, Hosting, Terms
     from server.inbox import Inbox
     from server.metrics import Metrics
@@ -23,7 +24,7 @@ with instrumented():
     from server.tasks import TaskRegistry
     from server.uploads import Limits, Uploads, data_of
 
-server.attendance._PROGRESS_PAUSE_S = 0.0
+server.attendance._PAUSE_S = 0.0
 KEY, TASK = b"k" * 32, "1.train.0"
 METRICS = Metrics()
 INBOX = Inbox(SCRATCH, node_quota_bytes=4096)
@@ -47,8 +48,14 @@ class Everybody:
 class Line:
     """The long call: what was written, in order, then the end."""
 
-    def __init__(self, messages):
-        self.messages = messages
+    def __init__(self, messages, certified):
+        self.messages, self.certified = messages, certified
+
+    def peer(self):
+        return "ipv4:192.0.2.1:1"
+
+    def auth_context(self):
+        return {"x509_common_name": [self.certified]} if self.certified else {}
 
     async def read(self):
         return self.messages.pop(0) if self.messages else None
@@ -77,7 +84,7 @@ def parse(data: bytes) -> None:
 
 async def attend(data: bytes) -> None:
     admission = None if data[:1] == b"\0" else Everybody()
-    certified = "ada" if data[:1] == b"\2" else None
+    certified = b"ada" if data[:1] == b"\2" else None
     messages = [pb.FromNode.FromString(piece) for piece in pieces(data[1:])]
     terms = Terms(7, {}, b"b" * 32)
     hosting = Hosting(Sessions(max_nodes=2), stays=True)
@@ -85,8 +92,8 @@ async def attend(data: bytes) -> None:
     uploads = Uploads(INBOX, tasks, disk=DISK, limits=LIMITS, metrics=METRICS)
     tasks.give("ada", message_type="train", group="1", head=b"h", body=b"")
     hosting.begin(HostedRun(terms, tasks=tasks, uploads=uploads, max_answer_bytes=1024))
-    attendance = Attendance(hosting, admission, may_stay=lambda _: True, metrics=METRICS, limits=LIMITS)
-    await attendance.serve(Line(messages), peer="ipv4:192.0.2.1:1", certified_name=certified)
+    revocation = Revocation(admission, hosting=hosting, metrics=METRICS)
+    await Attendance(hosting, revocation, METRICS, LIMITS).serve(Line(messages, certified))
 
 
 async def upload(data: bytes) -> None:

@@ -4,7 +4,8 @@ from plait.transport import PROTOCOL_VERSION
 from plait.trust.keys import NodeKey
 from plait.trust.register import Verdict
 from plait.v1 import federation_pb2 as pb
-from server.attendance import Enrolment, EnrolmentRefused
+from server.attendance import Enrolment
+from server.guard import EnrolmentRefused
 
 
 class EverybodysKey:
