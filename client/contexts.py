@@ -66,7 +66,7 @@ class ContextParticipants:
                 config = config_from_table(context.run_config, where="run configuration")
                 admit(*config.plugins)
                 run = resolve(settle(config))
-                self._simulation = Simulation(run, load_partitioned(run.config))
+                self._simulation = Simulation(run, load_partitioned(run.config).partition.shares)
             return self._simulation.participant(index, ContextMemory(context))
         raise ConfigError("the node's configuration names no data; give --node-config 'data=\"FILE.jsonl\"'")
 

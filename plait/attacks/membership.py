@@ -63,7 +63,7 @@ def sides_of(
     if settings.data:
         run, partitioned = prepare(settings, quiet=True)
         check_data(run, events)
-        simulation = Simulation(run, partitioned)
+        simulation = Simulation(run, partitioned.partition.shares)
         return simulation.base, simulated_sides(simulation, run, events, most=most)
     run = resolve(settle(settings))
     base = run.load_base()

@@ -64,7 +64,7 @@ def prepare(
 
     with status(f"reading and partitioning {settings.data}", quiet=quiet) as update:
         data = load_partitioned(settings, dataset, loaded=loaded, progress=update)
-        hints = (_unused_replies(data.kind, settings), _mean_note(settings.loss))
+        hints = (_unused_replies(data.dataset.kind, settings), _mean_note(settings.loss))
         for note in filter(None, (*data.dataset.notes, *data.partition.notes, *hints)):
             say(note, quiet=quiet)
         settings = _with_clients(settings, len(data.partition.shares))
@@ -79,9 +79,9 @@ def prepare(
         if devices[0].device.type == "cpu":
             native_library(update)
     if settings.has_several_devices:
-        from plait.simulation.workers import Workers
+        from plait.simulation.workers import check_importable
 
-        Workers.check(run)
+        check_importable(run)
     return run, data
 
 
@@ -136,7 +136,7 @@ def execute(
         PlaitError: the reason that the run stopped; everything done until then is on disk.
     """
     directory = RunDirectory(Path(run.config.out))
-    simulation = Simulation(run, data, loaded, progress=partial(say, quiet=quiet))
+    simulation = Simulation(run, data.partition.shares, loaded, progress=partial(say, quiet=quiet))
     config, stop = run.config, stop or StopRequest()
     stop.heeded = True
     try:

@@ -9,11 +9,11 @@ without random draws. Knows nothing of tokens, models or rounds.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from plait.data import Dataset, Record, RecordKind
+from plait.data import Dataset, Record, RecordKind, histogram
 from plait.errors import ConfigError, did_you_mean
 from plait.own_code import BrokenError, Check
 from plait.simulation.scheme import Scheme
@@ -30,13 +30,17 @@ class ClientShare:
 
     Attributes:
         name: the client's, safe as a file name and unique.
+        kind: of the records.
         records: its records, in the dataset's order.
         held_out: its part of the split that the data holds out; empty if the end of its own records is held out.
+        histogram: counts of its records that may be sent.
     """
 
     name: str
+    kind: RecordKind
     records: tuple[Record, ...]
-    held_out: tuple[Record, ...] = ()
+    held_out: tuple[Record, ...]
+    histogram: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ def partition(dataset: Dataset, scheme: Scheme, *, clients: int, seed: int) -> P
 
     make = by_function if scheme.kind.split else drawn
     names, shares, held_out, notes = make(dataset, scheme, clients=clients, seed=seed)
-    return _partition_of(dataset, names_of(names), shares, held_out, notes)
+    return _partition_of(dataset, "", names_of(names), shares, held_out, notes)
 
 
 def _by_column(dataset: Dataset, column: str, clients: int) -> Partition:
@@ -110,11 +114,12 @@ def _by_column(dataset: Dataset, column: str, clients: int) -> Partition:
 
         held_out = held_out_by_share(*without_classes(dataset, shares))
         notes.append(f"column '{column}' names no client in the held-out split, which is shared out among all")
-    return _partition_of(dataset, names, shares, held_out, notes)
+    return _partition_of(dataset, column, names, shares, held_out, notes)
 
 
 def _partition_of(
     dataset: Dataset,
+    column: str,
     names: Sequence[str],
     shares: Sequence[Sequence[int]],
     held_out: Sequence[Sequence[int]],
@@ -128,17 +133,12 @@ def _partition_of(
         more = f" and {len(without) - _MOST_LISTED} more" if len(without) > _MOST_LISTED else ""
         listed = ", ".join(without[:_MOST_LISTED]) + more
         notes = (*notes, f"the held-out split has no record of {listed}: plait holds out their last ones")
-    return Partition(
-        tuple(
-            ClientShare(
-                name,
-                tuple(dataset.records[index] for index in share),
-                tuple(dataset.held_out[index] for index in part),
-            )
-            for name, share, part in zip(names, shares, held_out, strict=True)
-        ),
-        tuple(notes),
-    )
+    found: list[ClientShare] = []
+    for name, share, part in zip(names, shares, held_out, strict=True):
+        records = tuple(dataset.records[index] for index in share)
+        counts = histogram(records, dataset, column=column)
+        found.append(ClientShare(name, dataset.kind, records, tuple(dataset.held_out[index] for index in part), counts))
+    return Partition(tuple(found), tuple(notes))
 
 
 def names_of(values: Sequence[str]) -> list[str]:

@@ -1,40 +1,22 @@
-"""A run's data, loaded and partitioned over its simulated clients; or some clients' shares, for another process."""
+"""A run's data, loaded and partitioned over its simulated clients."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Protocol
 
 from plait.config import RunConfig, config_from_table
-from plait.data import BUILTINS, Dataset, Progress, RecordKind, histogram
+from plait.data import BUILTINS, Dataset, Progress
 from plait.errors import ConfigError, DataError
 from plait.ledger.events import DataUsed
 from plait.settings.table import parts_of
 from plait.simulation.loaded import Loaded
-from plait.simulation.partition import ClientShare, Partition, partition
+from plait.simulation.partition import Partition, partition
 from plait.simulation.scheme import SCHEMES, Scheme, default_scheme, likely_clients, parse_partition
 
 # Clients that a column names, where the user does not say how many take part.
 _MOST_NAMED = 32
-
-
-class Shares(Protocol):
-    """The clients' data, as a simulation needs them."""
-
-    @property
-    def kind(self) -> RecordKind:
-        """What the records are."""
-        ...
-
-    def share(self, index: int) -> ClientShare:
-        """The data of the client with this number."""
-        ...
-
-    def histogram(self, index: int) -> Mapping[str, int]:
-        """Counts of its records that may be sent."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,19 +41,6 @@ class PartitionedData:
             records=len(dataset.records),
             held_out=len(dataset.held_out),
         )
-
-    @property
-    def kind(self) -> RecordKind:
-        """What the records are."""
-        return self.dataset.kind
-
-    def share(self, index: int) -> ClientShare:
-        """The data of the client with this number."""
-        return self.partition.shares[index]
-
-    def histogram(self, index: int) -> Mapping[str, int]:
-        """Counts of its records that may be sent."""
-        return histogram(self.share(index).records, self.dataset, column=self.scheme.column)
 
 
 def load_partitioned(

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,7 @@ from plait.rounds.participant import Participant
 from plait.rounds.run_directory import RunDirectory
 from plait.run import Run
 from plait.simulation.loaded import Loaded
-from plait.simulation.partitioned_data import Shares
+from plait.simulation.partition import ClientShare
 from plait.training.local_model import PeftLocalModel
 
 if TYPE_CHECKING:
@@ -40,24 +39,25 @@ class Simulation:
     """Everything that a simulated run needs besides the run itself.
 
     Args:
+        shares: the data of its clients by their numbers, or of those of this process.
         loaded: what earlier runs of this process have in common with it.
 
     Attributes:
         base: shared by all clients of this process.
-        opened: what is to be closed once the run has ended.
     """
 
     def __init__(
         self,
         run: Run,
-        data: Shares,
+        shares: Sequence[ClientShare] | Mapping[int, ClientShare],
         loaded: Loaded | None = None,
         *,
         progress: Callable[[str], None] = lambda _: None,
     ) -> None:
         config = run.config
         self.run = run
-        self._data = data
+        self._shares = shares
+        self._progress = progress
         self._loaded = loaded or Loaded()
         self.base = self._loaded.base(run)
         self._own_trainer: OwnTrainer | None = None
@@ -67,34 +67,29 @@ class Simulation:
             self._own_trainer = load_own_trainer(config.trainer)
         self.directory = RunDirectory(Path(config.out))
         self._terms = {rank: run.terms("", max_rank=rank) for rank in config.ranks}
-        self._shared = SharedBytes()
+        self._shared = shared_bytes()
         self._keys: dict[str, NodeKey] = {}
         self._memories: dict[int, VolatileMemory] = {}
-        self.opened = ExitStack()
         self._models: OrderedDict[int, PeftLocalModel] = OrderedDict()
         self._workers: Workers | None = None
-        if config.has_several_devices:
-            from plait.simulation.workers import Workers
-
-            self._workers = Workers(run, data, progress=progress)
 
     def name(self, index: int) -> str:
         """The name of the client with this partition number."""
-        return self._data.share(index).name
+        return self._shares[index].name
 
     def model(self, index: int) -> PeftLocalModel:
         """The base with the client's data."""
         if index not in self._models:
             while len(self._models) >= _MODELS_KEPT:
                 self._models.popitem(last=False)
-            share = self._data.share(index)
+            share = self._shares[index]
             self._models[index] = PeftLocalModel(
                 self.base,
                 share.name,
                 share.records,
                 held_out=share.held_out,
-                kind=self._data.kind,
-                histogram=self._data.histogram(index),
+                kind=share.kind,
+                histogram=share.histogram,
                 own_trainer=self._own_trainer,
                 recall=self._loaded.losses.recall,
                 tokenise=self._loaded.tokens,
@@ -148,38 +143,33 @@ class Simulation:
         return by_the_clock(self, stop)
 
     def close(self) -> None:
-        """End the workers, and close what a fleet has opened."""
-        self.opened.close()
+        """End the workers."""
         if self._workers:
             self._workers.close()
 
     def direct(self, stop: StopRequest | None) -> Channel:
         """A channel to all clients, in this process or spread over others."""
-        return self._workers.channel(stop=stop) if self._workers else self.here(stop)
+        if not self.run.config.has_several_devices:
+            return self.here(stop)
+        from plait.simulation.workers import Workers
+
+        self._workers = Workers(self.run, self._shares, stop=stop, progress=self._progress)
+        return self._workers
 
     def here(self, stop: StopRequest | None = None) -> LocalChannel:
         """A channel to all clients, all in this process."""
         return LocalChannel(self.participant, self.run.config.clients, stop=stop)
 
 
-class SharedBytes:
-    """One copy of bytes that many clients store: all clients of a simulation hold the same adapter."""
-
-    def __init__(self) -> None:
-        self._known: OrderedDict[bytes, bytes] = OrderedDict()
-
-    def copy_of(self, data: bytes) -> bytes:
-        """Equal bytes stored recently, or these."""
-        known = self._known.setdefault(data, data)
-        while len(self._known) > _SHARED_KEPT:
-            self._known.popitem(last=False)
-        return known
+def shared_bytes() -> Callable[[bytes], bytes]:
+    """A function that gives one copy of equal bytes: all clients of a simulation hold the same adapter."""
+    return lru_cache(maxsize=_SHARED_KEPT)(bytes)
 
 
 class VolatileMemory:
-    """A `plait.rounds.memory.ClientStore` that ends with the process; `shared` by all its clients."""
+    """A `plait.rounds.memory.ClientStore` that ends with the process; `shared` (`shared_bytes`) by all its clients."""
 
-    def __init__(self, shared: SharedBytes) -> None:
+    def __init__(self, shared: Callable[[bytes], bytes]) -> None:
         self._shared = shared
         self._kept: dict[str, bytes] = {}
 
@@ -189,7 +179,7 @@ class VolatileMemory:
 
     def save(self, key: str, data: bytes) -> None:
         """Store `data` under `key`."""
-        self._kept[key] = self._shared.copy_of(data)
+        self._kept[key] = self._shared(data)
 
 
 class SimulatedMemory:

@@ -20,7 +20,7 @@ from plait.run import resolve
 from plait.settle import settle
 from plait.simulation.loaded import Loaded
 from plait.simulation.simulation import Simulation
-from plait.simulation.workers import SentShares, error_fields
+from plait.simulation.workers import error_fields, shares_from_bytes
 from plait.system.child import ParentProcess
 from plait.training.bases import LocatedBase, quiet_libraries
 from plait.training.device import take_share
@@ -63,6 +63,6 @@ def _opened(fields: Mapping[str, object], shares: bytes, loaded: Loaded) -> Loca
     base = cast("dict[str, str]", fields["base"])
     located = LocatedBase(Path(base["directory"]), BaseReference(base["name"], None, base["fingerprint"]))
     run = resolve(settle(config), located)
-    simulation = Simulation(run, SentShares.from_bytes(shares), loaded)
+    simulation = Simulation(run, shares_from_bytes(shares), loaded)
     simulation.base.memory_limit_bytes = take_share(simulation.base.compute.device, int(str(fields["parts"])))
     return simulation.here()

@@ -15,7 +15,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self, cast
@@ -30,7 +30,6 @@ from plait.rounds.channel import Data, FixedNodes, NoAnswer, Purpose, StopReques
 from plait.run import Run
 from plait.settings.choice import parse_choice
 from plait.simulation.partition import ClientShare
-from plait.simulation.partitioned_data import Shares
 from plait.system.child import Child, ChildMessage
 from plait.training.device import Compute, shares, use_threads
 from plait.wire.welcome import welcome_table
@@ -46,27 +45,39 @@ _ENDS_S = 5.0
 Answer = bytes | NoAnswer
 
 
-class Workers:
-    """All processes of a run; each starts with its first task, and `progress` gets a line for every one that dies."""
+def check_importable(run: Run) -> None:
+    """Refuse parts of the user's own that other processes would not find."""
+    for kind, text in config_from_table(_announced(run), where="the run's settings").parts:
+        if text and not is_importable(kind, parse_choice(text)[0]):
+            raise ConfigError(
+                f"{kind} is '{text}' and device is '{run.config.device}', expected a part in a module of its own, "
+                "which the processes for the devices can import"
+            )
 
-    def __init__(self, run: Run, data: Shares, *, progress: Callable[[str], None]) -> None:
+
+class Workers(FixedNodes):
+    """A `plait.rounds.channel.Channel` to clients in other processes; a stopped run does again what they are at.
+
+    Each process starts with its first task, and `progress` gets a line for every one that dies.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        clients: Sequence[ClientShare] | Mapping[int, ClientShare],
+        *,
+        stop: StopRequest | None,
+        progress: Callable[[str], None],
+    ) -> None:
+        super().__init__(run.config.clients, stop=stop)
         self._run = run
-        self._data = data
+        self._clients = clients
         self._progress = progress
 
-    @staticmethod
-    def check(run: Run) -> None:
-        """Refuse parts of the user's own that other processes would not find."""
-        for kind, text in config_from_table(_announced(run), where="the run's settings").parts:
-            if text and not is_importable(kind, parse_choice(text)[0]):
-                raise ConfigError(
-                    f"{kind} is '{text}' and device is '{run.config.device}', expected a part in a module of its own, "
-                    "which the processes for the devices can import"
-                )
-
-    def channel(self, *, stop: StopRequest | None) -> WorkersChannel:
-        """A channel to all clients; `stop` stops the run."""
-        return WorkersChannel(self, self._run.config.clients, stop=stop)
+    def exchange(self, purpose: Purpose, group: str) -> WorkersExchange:
+        """Begin to send tasks."""
+        del purpose, group
+        return WorkersExchange(self)
 
     def give(self, node: int, task: TaskParts) -> Future[Answer]:
         """Let the client's process do a task, once it has done those before."""
@@ -105,8 +116,8 @@ class Workers:
             "name": run.base.reference.name,
             "fingerprint": run.base.reference.fingerprint,
         }
-        shares_of = SentShares.of(self._data, range(place, run.config.clients, count))
-        return {"config": config, "base": base, "parts": parts}, shares_of.to_bytes()
+        clients = {index: asdict(self._clients[index]) for index in range(place, run.config.clients, count)}
+        return {"config": config, "base": base, "parts": parts}, json.dumps(clients).encode()
 
 
 def _announced(run: Run) -> dict[str, Scalar]:
@@ -190,23 +201,10 @@ def _receive(child: Child) -> ChildMessage | None:
     return message
 
 
-class WorkersChannel(FixedNodes):
-    """A `plait.rounds.channel.Channel` to clients in other processes; a stopped run does again what they are at."""
-
-    def __init__(self, workers: Workers, count: int, *, stop: StopRequest | None) -> None:
-        super().__init__(count, stop=stop)
-        self.workers = workers
-
-    def exchange(self, purpose: Purpose, group: str) -> WorkersExchange:
-        """Begin to send tasks."""
-        del purpose, group
-        return WorkersExchange(self)
-
-
 class WorkersExchange:
     """A `plait.rounds.channel.Exchange` with clients in other processes."""
 
-    def __init__(self, channel: WorkersChannel) -> None:
+    def __init__(self, channel: Workers) -> None:
         self._channel = channel
         self._asked: list[tuple[int, Future[Answer]]] = []
 
@@ -221,7 +219,7 @@ class WorkersExchange:
     def send(self, node: int, task: TaskParts, group: str = "") -> None:
         """Give a task to the client's process."""
         del group
-        self._asked.append((node, self._channel.workers.give(node, task)))
+        self._asked.append((node, self._channel.give(node, task)))
 
     def withdraw(self, node: int, reason: str) -> None:
         """Stop waiting for a node's answer."""
@@ -267,43 +265,18 @@ def error_from(fields: Mapping[str, object]) -> Exception:
 _TURNS = frozenset({"messages", "chosen", "rejected"})
 
 
-@dataclass(frozen=True, eq=False)
-class SentShares:
-    """The data of some clients, as another process sent them: share and histogram by client number."""
-
-    kind: RecordKind
-    clients: Mapping[int, tuple[ClientShare, Mapping[str, int]]]
-
-    def share(self, index: int) -> ClientShare:
-        """The data of one of these clients."""
-        return self.clients[index][0]
-
-    def histogram(self, index: int) -> Mapping[str, int]:
-        """Counts of its records that may be sent."""
-        return self.clients[index][1]
-
-    def to_bytes(self) -> bytes:
-        """For `from_bytes`; JSON."""
-        clients = {index: (asdict(share), dict(counts)) for index, (share, counts) in self.clients.items()}
-        return json.dumps({"kind": self.kind.value, "clients": clients}).encode()
-
-    @classmethod
-    def of(cls, data: Shares, indices: Iterable[int]) -> SentShares:
-        """Of these clients."""
-        return cls(data.kind, {index: (data.share(index), data.histogram(index)) for index in indices})
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> SentShares:
-        """The inverse of `to_bytes`."""
-        found = json.loads(data)
-        clients = {
-            int(index): (
-                ClientShare(share["name"], _records(share["records"]), _records(share["held_out"])),
-                counts,
-            )
-            for index, (share, counts) in found["clients"].items()
-        }
-        return cls(RecordKind(found["kind"]), clients)
+def shares_from_bytes(data: bytes) -> Mapping[int, ClientShare]:
+    """The data of some clients by their numbers, as another process sent them."""
+    return {
+        int(index): ClientShare(
+            share["name"],
+            RecordKind(share["kind"]),
+            _records(share["records"]),
+            _records(share["held_out"]),
+            share["histogram"],
+        )
+        for index, share in json.loads(data).items()
+    }
 
 
 def _records(found: Iterable[Mapping[str, Any]]) -> tuple[Record, ...]:

@@ -21,7 +21,7 @@ from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import RunPlan
 from plait.rounds.run_state import RankedAdapter, Ranks, RunState, initial_state
 from plait.rounds.validate import NormBound
-from plait.simulation.simulation import SharedBytes, VolatileMemory
+from plait.simulation.simulation import VolatileMemory, shared_bytes
 from plait.wire.settings import Settings
 
 SETTINGS = Settings(
@@ -68,7 +68,7 @@ def run(
         settings=SETTINGS,
         norm_bound=bound,
     )
-    shared = SharedBytes()
+    shared = shared_bytes()
     participants = [Participant(client.name, client, VolatileMemory(shared)) for client in clients]
     coordinator = Coordinator(
         channel=LocalChannel(participants.__getitem__, len(participants)),

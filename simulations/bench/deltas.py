@@ -54,7 +54,7 @@ def trained(base: str, *, seed: int) -> Iterator[Source]:
     threads = 1 if base == "tiny" else 0
     given = {"base": base, "local-steps": LOCAL_STEPS, "learning-rate": 1e-3, "seed": seed, "threads": threads}
     run = resolve(settle(config_from_table(given)))
-    simulation = Simulation(run, load_partitioned(run.config))
+    simulation = Simulation(run, load_partitioned(run.config).partition.shares)
     before = run.ranks.master.initial
     for round_number in (1, 2):
         settings = dataclasses.replace(

@@ -89,7 +89,7 @@ def measured(run: Run, data: object, others: Sequence[Record], loaded: Loaded) -
     """Loss of the base and of a finished run's adapter on some pieces, and the adapter's size."""
     config = run.config
     adapter = load_peft_directory(RunDirectory.find(Path(config.out)).adapter)
-    base = Simulation(run, data, loaded).base
+    base = Simulation(run, data.partition.shares, loaded).base
     model = base.with_adapter(adapter.spec(), AdapterState.from_tensors(adapter.spec().layout, adapter.tensors))
     rows = loaded.tokens(
         others, base.tokenizer, ExampleFormat(RecordKind.TEXT, adapter.spec().task, (), config.seq_len, apart=True)

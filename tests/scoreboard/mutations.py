@@ -434,7 +434,7 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         "samples-asked": ("any data is shown as bundled data is",
             instead("plait.api.sampling:BUILTINS", ("memory:data",))),
         "columns-counted": ("any column is counted in the ledger",
-            given("plait.simulation.partitioned_data:histogram", column="said")),
+            given("plait.simulation.partition:histogram", column="said")),
     },
     "names": {
         "page": ("names go into pages as they are", given("plait.report.html:Environment", autoescape=False)),

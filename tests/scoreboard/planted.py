@@ -398,7 +398,7 @@ def _a_stranger_tries(folder: Path) -> Iterator[tuple[str, str]]:
     """Another user of the machine, at what plait makes under a umask that closes nothing."""
     from client.settings import locked, memory_folder
     from plait.rounds.memory import DiskMemory
-    from plait.simulation.simulation import SharedBytes, SimulatedMemory, VolatileMemory
+    from plait.simulation.simulation import SimulatedMemory, VolatileMemory
 
     folder.mkdir(mode=0o755)
     before, chosen = os.umask(0), os.environ.get("PLAIT_CACHE")
@@ -410,7 +410,7 @@ def _a_stranger_tries(folder: Path) -> Iterator[tuple[str, str]]:
         with locked(folder / "state", "ada"):
             DiskMemory(memory).save("own", b"an adapter")
         simulated = folder / "clients" / "bob"
-        SimulatedMemory(VolatileMemory(SharedBytes()), simulated).save("own", b"an adapter")
+        SimulatedMemory(VolatileMemory(bytes), simulated).save("own", b"an adapter")
         folders = [cache, *cache.glob("losses"), folder / "state", memory, simulated]
         files = [*cache.glob("losses/*"), memory / "own", simulated / "own"]
     finally:

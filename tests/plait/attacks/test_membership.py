@@ -32,12 +32,12 @@ def test_members_are_exactly_the_sequences_that_were_drawn(tmp_path, monkeypatch
     start(settings, quiet=True)
     run, data = prepare(settings, quiet=True)
     events = read_events(tmp_path / "run" / "ledger.jsonl")
-    sides = simulated_sides(Simulation(run, data), run, events, most=10_000)
+    sides = simulated_sides(Simulation(run, data.partition.shares), run, events, most=10_000)
     assert {example.digest for example in sides.members} == drawn
     assert not drawn & {example.digest for example in sides.others}
     # All that is held out, not only what the run evaluates.
     assert len(sides.others) > 3
-    few = simulated_sides(Simulation(run, data), run, events, most=3)
+    few = simulated_sides(Simulation(run, data.partition.shares), run, events, most=3)
     assert (len(few.members), len(few.others)) == (3, 3)
 
 

@@ -1,8 +1,8 @@
-from plait.simulation.simulation import SharedBytes, SimulatedMemory, VolatileMemory
+from plait.simulation.simulation import SimulatedMemory, VolatileMemory, shared_bytes
 
 
 def test_clients_of_one_process_that_keep_the_same_bytes_share_one_copy():
-    shared = SharedBytes()
+    shared = shared_bytes()
     memories = [VolatileMemory(shared) for _ in range(3)]
     for memory in memories:
         memory.save("adapter", bytes([7]) * 1000)
@@ -10,7 +10,7 @@ def test_clients_of_one_process_that_keep_the_same_bytes_share_one_copy():
 
 
 def test_what_is_shared_is_never_anothers():
-    shared = SharedBytes()
+    shared = shared_bytes()
     alice, bob = VolatileMemory(shared), VolatileMemory(shared)
     alice.save("adapter", b"a")
     bob.save("adapter", b"b")
@@ -19,7 +19,7 @@ def test_what_is_shared_is_never_anothers():
 
 def test_what_could_not_be_sent_again_survives_the_process(tmp_path):
     def memory(name):
-        return SimulatedMemory(VolatileMemory(SharedBytes()), tmp_path / "clients" / name)
+        return SimulatedMemory(VolatileMemory(shared_bytes()), tmp_path / "clients" / name)
 
     first = memory("ada")
     first.save("residual", b"owed")

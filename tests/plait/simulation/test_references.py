@@ -27,7 +27,7 @@ def test_a_baseline_from_an_adapter_is_compared_with_what_the_run_began_with(tmp
         execute(run, data, quiet=True)
     directory = RunDirectory(tmp_path / "then")
     run, data = prepare(run.config.model_copy(update={"reference": "central"}), quiet=True)
-    add_references(directory, run, Simulation(run, data), progress=lambda _: None)
+    add_references(directory, run, Simulation(run, data.partition.shares), progress=lambda _: None)
 
     events = list(read_lines(directory.ledger))
     base = next(event for event in events if event["event"] == "evaluated" and event["round"] == 0)

@@ -1,6 +1,7 @@
 import gc
 import json
 import weakref
+from collections.abc import Sequence
 
 import pytest
 
@@ -9,12 +10,13 @@ from plait.errors import ConfigError
 from plait.run import Run, resolve
 from plait.settle import settle
 from plait.simulation.execution import prepare
-from plait.simulation.partitioned_data import PartitionedData, load_partitioned
+from plait.simulation.partition import ClientShare
+from plait.simulation.partitioned_data import load_partitioned
 from plait.simulation.simulation import Simulation
 
 
 @pytest.fixture
-def prepared(tmp_path) -> tuple[Run, PartitionedData]:
+def prepared(tmp_path) -> tuple[Run, Sequence[ClientShare]]:
     path = tmp_path / "data.jsonl"
     lines = [{"text": f"line {n} of {who}", "who": who} for who in ("ann", "bob") for n in range(3)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -22,7 +24,7 @@ def prepared(tmp_path) -> tuple[Run, PartitionedData]:
         data=str(path), partition="natural:who", clients=2, base="tiny", device="cpu", dtype="float32",
         client_ranks="2,8", rule="flexlora", out=str(tmp_path / "run"),
     )  # fmt: skip
-    return resolve(settle(config)), load_partitioned(config)
+    return resolve(settle(config)), load_partitioned(config).partition.shares
 
 
 def test_a_run_whose_clients_bring_their_data_is_not_simulated_with_whatever_is_here() -> None:
@@ -51,8 +53,7 @@ def test_a_client_is_kept_from_task_to_task_and_let_go_with_the_simulation(prepa
 
 @pytest.mark.slow
 def test_two_simulations_of_one_process_share_nothing(prepared) -> None:
-    run, data = prepared
-    one, other = Simulation(run, data), Simulation(run, data)
+    one, other = Simulation(*prepared), Simulation(*prepared)
     one.participant(0).memory.save("adapter", b"one")
     assert other.participant(0).memory.load("adapter") is None
     assert one.participant(0).memory.load("adapter") == b"one"

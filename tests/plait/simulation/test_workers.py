@@ -30,7 +30,7 @@ from plait.simulation import workers as workers_module
 from plait.simulation.execution import execute, prepare
 from plait.simulation.loaded import Loaded
 from plait.simulation.partition import ClientShare
-from plait.simulation.workers import SentShares, Workers, WorkersChannel, error_fields, error_from
+from plait.simulation.workers import Workers, check_importable, error_fields, error_from, shares_from_bytes
 from plait.system.child import ChildMessage
 
 SETTINGS = {
@@ -180,7 +180,7 @@ class FakeChild:
 
 
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[WorkersChannel, Workers, list[str]]]:
+def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Workers, list[str]]]:
     monkeypatch.setattr(workers_module, "Child", FakeChild)
     monkeypatch.setattr(FakeChild, "made", [])
     monkeypatch.setattr(FakeChild, "dies", 0)
@@ -188,18 +188,19 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[WorkersChannel,
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
 
-    def made(device: str, **settings: object) -> tuple[WorkersChannel, Workers, list[str]]:
+    def made(device: str, **settings: object) -> tuple[Workers, list[str]]:
         config = RunConfig(device=device, base="tiny", clients=6, data="none", out="run", **settings)
         resolved, said = resolve(settle(config)), list[str]()
-        shares = [ClientShare(f"client-{number}", (Record(text=f"{number}"),)) for number in range(6)]
-        data = SentShares(RecordKind.TEXT, {number: (share, {}) for number, share in enumerate(shares)})
-        processes = Workers(resolved, data, progress=said.append)
-        return WorkersChannel(processes, 6, stop=None), processes, said
+        shares = [
+            ClientShare(f"client-{number}", RecordKind.TEXT, (Record(text=f"{number}"),), (), {"a": number})
+            for number in range(6)
+        ]
+        return Workers(resolved, shares, stop=None, progress=said.append), said
 
     return made
 
 
-def asked(channel: WorkersChannel, tasks: list[tuple[int, bytes]]) -> list[object]:
+def asked(channel: Workers, tasks: list[tuple[int, bytes]]) -> list[object]:
     with channel.exchange(Purpose.TRAIN, "1") as exchange:
         for node, task in tasks:
             exchange.send(node, (task, b""))
@@ -207,15 +208,15 @@ def asked(channel: WorkersChannel, tasks: list[tuple[int, bytes]]) -> list[objec
 
 
 def test_every_entry_of_the_list_is_a_process_with_its_share_of_a_device_and_its_own_clients(fake) -> None:
-    channel, workers, _ = fake("cuda:0,cuda:1,cuda:0", threads=3)
-    answers = asked(channel, [(node, b"task") for node in (5, 3, 0, 4, 1, 2)])
+    workers, _ = fake("cuda:0,cuda:1,cuda:0", threads=3)
+    answers = asked(workers, [(node, b"task") for node in (5, 3, 0, 4, 1, 2)])
     workers.close()
     # In the order of the tasks, whichever was faster.
     assert answers == [(node, b"%d: task" % node) for node in (5, 3, 0, 4, 1, 2)]
     found = {}
     for child in FakeChild.made:
         (said, (data,)), *tasks = child.heard
-        clients = SentShares.from_bytes(data).clients
+        clients = shares_from_bytes(data)
         found[tuple(clients)] = (
             said["config"]["device"], said["config"]["dtype"], said["config"]["threads"], said["parts"],
             [told["node"] for told, _ in tasks],
@@ -228,21 +229,21 @@ def test_every_entry_of_the_list_is_a_process_with_its_share_of_a_device_and_its
 
 
 def test_a_process_that_always_dies_ends_the_run_in_one_line(fake) -> None:
-    channel, workers, said = fake("cpu,cpu")
+    workers, said = fake("cpu,cpu")
     FakeChild.dies = 2
-    assert asked(channel, [(1, b"task")]) == [(1, b"1: task")]
+    assert asked(workers, [(1, b"task")]) == [(1, b"1: task")]
     FakeChild.dies = 3
     with pytest.raises(MachineError, match=r"worker 2 of 2 \(cpu\) was ended by signal 9 at one task, 3 times"):
-        asked(channel, [(1, b"task")])
+        asked(workers, [(1, b"task")])
     workers.close()
     assert len(said) == 4
     assert len(FakeChild.made) == 5
 
 
 def test_an_error_in_a_process_is_the_error_of_the_run(fake) -> None:
-    channel, workers, _ = fake("cpu,cpu")
+    workers, _ = fake("cpu,cpu")
     with pytest.raises(DataError, match=r"^client 'two' has too little data$"):
-        asked(channel, [(0, b"broken")])
+        asked(workers, [(0, b"broken")])
     workers.close()
     # One that is none of plait's own is a fault of the program.
     again = error_from(error_fields(ZeroDivisionError("division by zero")))
@@ -250,10 +251,10 @@ def test_an_error_in_a_process_is_the_error_of_the_run(fake) -> None:
 
 
 def test_a_run_that_is_to_stop_waits_for_no_process(fake) -> None:
-    channel, workers, _ = fake("cpu,cpu")
-    channel.stop.asked = True
+    workers, _ = fake("cpu,cpu")
+    workers.stop.asked = True
     with pytest.raises(RunInterrupted):
-        asked(channel, [(0, b"task")])
+        asked(workers, [(0, b"task")])
     workers.close()
 
 
@@ -278,4 +279,4 @@ def test_a_part_that_only_this_process_has_is_refused_by_its_name() -> None:
 
     config = RunConfig(device="cpu,cpu", base="tiny", loss=reference(Kind.LOSS, a_loss))
     with pytest.raises(ConfigError, match=r"loss is '.*a_loss' and device is 'cpu,cpu', expected a part in a module"):
-        Workers.check(resolve(settle(config)))
+        check_importable(resolve(settle(config)))
