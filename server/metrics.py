@@ -19,7 +19,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 
 from plait.errors import ConfigError
 from plait.ledger.run_now import Progress, RunNow
-from plait.system.address import ANY, Address, AllowedHosts
+from plait.system.address import Address, is_own_host
 
 _POLL_S = 0.05
 _MOST_CONNECTIONS = 16
@@ -109,9 +109,8 @@ class MetricsServer:
         address.check_free()
         if ":" in address.host:
             raise ConfigError(f"metrics address is {address}, expected a name or an IPv4 address")
-        hosts = AllowedHosts() if address.is_loopback else AllowedHosts(frozenset({ANY}))
         try:
-            self._server = _Server((address.host, address.port), _page_of(metrics.registry, hosts))
+            self._server = _Server((address.host, address.port), _page_of(metrics.registry, local=address.is_loopback))
         except OSError as error:
             raise address.cannot_listen(error) from error
         self.address = Address(address.host, self._server.server_address[1])
@@ -163,7 +162,7 @@ def _cut(request: _Request) -> None:
             request.shutdown(socket.SHUT_RDWR)
 
 
-def _page_of(registry: CollectorRegistry, hosts: AllowedHosts) -> type[BaseHTTPRequestHandler]:
+def _page_of(registry: CollectorRegistry, *, local: bool) -> type[BaseHTTPRequestHandler]:
     class MetricsHandler(BaseHTTPRequestHandler):
         timeout = 5.0
         server_version = "plait"
@@ -171,7 +170,7 @@ def _page_of(registry: CollectorRegistry, hosts: AllowedHosts) -> type[BaseHTTPR
 
         def do_GET(self) -> None:
             names = self.headers.get_all("Host", [])
-            if len(names) != 1 or not hosts.has(names[0]):
+            if len(names) != 1 or (local and not is_own_host(names[0])):
                 self.send_error(HTTPStatus.FORBIDDEN, explain="Host is not a name of this machine alone")
                 return
             if self.path.partition("?")[0] != "/metrics":

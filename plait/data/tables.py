@@ -34,17 +34,8 @@ _LARGE_BYTES = 16 << 20
 _MAGIC = {"Parquet": (b"PAR1",), "Arrow": (b"ARROW1", b"\xff\xff\xff\xff")}
 
 
-def arrow_records(schema: Any, batches: Iterable[Any]) -> Iterator[Mapping[str, object]]:
-    """The records of Arrow batches.
-
-    Args:
-        schema: of the file or table; may have the classes' names that Hugging Face's datasets leave there.
-        batches: with the columns of the schema, or with those of them that hold no bytes.
-    """
-    return itertools.chain.from_iterable(_slices(schema, batches))
-
-
 def _slices(schema: Any, batches: Iterable[Any]) -> Iterator[list[dict[str, object]]]:
+    """The records of Arrow batches, a few at a time; columns that hold bytes are left out, or not in the batches."""
     if not (names := _readable(schema)):
         return
     classes = class_names(schema.metadata or {})
@@ -306,7 +297,7 @@ def _of_arrow(source: Any) -> Iterator[Mapping[str, object]]:
     except pa.ArrowInvalid as error:
         # A single column, such as a Series, is a stream too.
         raise ConfigError(f"data is a {type(source).__qualname__} without columns, expected {_EXPECTED}") from error
-    return arrow_records(reader.schema, reader)
+    return itertools.chain.from_iterable(_slices(reader.schema, reader))
 
 
 def _of_datasets(source: Any) -> Iterator[Mapping[str, object]]:

@@ -100,7 +100,7 @@ def _is_object(line: bytes) -> bool:
         return False
 
 
-def jsonl_rows(file: BinaryIO, path: Path, *, max_line_bytes: int = MAX_ROW_BYTES) -> Iterator[Row]:
+def jsonl_rows(file: BinaryIO, path: Path) -> Iterator[Row]:
     """The objects of a file; a byte order mark and blank lines are skipped.
 
     Args:
@@ -111,10 +111,10 @@ def jsonl_rows(file: BinaryIO, path: Path, *, max_line_bytes: int = MAX_ROW_BYTE
         OSError: the file cannot be read.
     """
     number = 0
-    while line := file.readline(max_line_bytes + 1):
+    while line := file.readline(MAX_ROW_BYTES + 1):
         number += 1
-        if len(line) > max_line_bytes:
-            raise DataError(f"line {number} of '{path}' is too long, expected at most {max_line_bytes} bytes")
+        if len(line) > MAX_ROW_BYTES:
+            raise DataError(f"line {number} of '{path}' is too long, expected at most {MAX_ROW_BYTES} bytes")
         if number == 1:
             line = line.removeprefix(codecs.BOM_UTF8)
         if line.strip():

@@ -22,7 +22,7 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from plait.errors import ConfigError
-from plait.system.address import AllowedHosts
+from plait.system.address import is_own_host
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
@@ -55,7 +55,6 @@ class Headers:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._hosts = AllowedHosts()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -82,7 +81,7 @@ class Headers:
             for wanted in (b"host", b"origin", b"sec-fetch-site", b"sec-fetch-mode")
         )
         host = hosts[0] if len(hosts) == 1 else ""
-        if not self._hosts.has(host):
+        if not is_own_host(host):
             return 403, f"host is {host[:80]!a}, expected localhost or 127.0.0.1"
         if any(_authority(origin) != host.lower() for origin in origins):
             return 403, "the request comes from a page of another origin"

@@ -29,7 +29,6 @@ from plait.wire.codec import DECODED
 
 def main(parent: ParentProcess) -> None:
     """Do what the process that started this one asks until it ends."""
-    parent.listen()
     with DECODED.kept():
         _work(parent)
 

@@ -129,28 +129,10 @@ class Address:
         return MachineError(f"cannot listen on {self}: {reason}")
 
 
-ANY = "*"
-
-
-@dataclass(frozen=True)
-class AllowedHosts:
-    """The names of a server.
-
-    Attributes:
-        names: besides those of loopback, in lower case, without ports; `ANY` for all.
-    """
-
-    names: frozenset[str] = frozenset()
-
-    def has(self, authority: str) -> bool:
-        """Whether ``Host``, a name or address perhaps with a port, is one of the names."""
-        name = _name_of(f"//{authority}")
-        return ANY in self.names or name in self.names or is_loopback(name)
-
-
-def _name_of(url: str) -> str:
+def is_own_host(authority: str) -> bool:
+    """Whether a request's ``Host``, a name or address perhaps with a port, can only be this machine."""
     try:
-        parts = urlsplit(url)
-        return "" if "@" in parts.netloc or parts.path else parts.hostname or ""
+        parts = urlsplit(f"//{authority}")
     except ValueError:
-        return ""
+        return False
+    return "@" not in parts.netloc and not parts.path and is_loopback(parts.hostname or "")

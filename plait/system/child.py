@@ -33,7 +33,6 @@ class Sidecar:
 
     Args:
         stdout: where that goes; by default nowhere.
-        stderr: likewise; by default where this process's goes.
         files: numbers of files that it inherits.
         environment: variables that it gets besides those of this process.
     """
@@ -41,8 +40,7 @@ class Sidecar:
     def __init__(
         self,
         *arguments: str,
-        stdout: int | IO[bytes] = subprocess.DEVNULL,
-        stderr: IO[bytes] | None = None,
+        stdout: int = subprocess.DEVNULL,
         files: Sequence[int] = (),
         environment: Mapping[str, str] | None = None,
     ) -> None:
@@ -51,17 +49,11 @@ class Sidecar:
             [sys.executable, "-P", *arguments],
             stdin=subprocess.PIPE,
             stdout=stdout,
-            stderr=stderr,
             pass_fds=files,
             env={**os.environ, **(environment or {})},
             start_new_session=True,
         )
         self.stdin, self.stdout = self._process.stdin, self._process.stdout
-
-    @property
-    def number(self) -> int:
-        """The process's."""
-        return self._process.pid
 
     def close_stdin(self) -> None:
         """Let it end."""
@@ -70,16 +62,11 @@ class Sidecar:
             if self.stdin:
                 self.stdin.close()
 
-    def wait_for(self, within_s: float | None = None) -> int | None:
-        """Wait until it has ended, for ever or for so long: its code, minus the number of a signal; else None."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return self._process.wait(within_s)
-        return None
-
     def kill(self, *, after_s: float = 0.0) -> int:
-        """End it at once, or after some seconds if it has not ended; its code."""
-        if after_s:
-            self.wait_for(after_s)
+        """End it at once, or after some seconds if it has not ended; its code, minus the number of a signal."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            if after_s:
+                self._process.wait(after_s)
         self._process.kill()
         return self._process.wait()
 
@@ -104,39 +91,30 @@ class ChildMessage:
     parts: Sequence[bytes] = ()
 
 
-class Child:
+class Child(Sidecar):
     """A child process, from the side of its parent: it calls `main` of `module` with a `ParentProcess`."""
 
     def __init__(self, module: str) -> None:
-        self._process = Sidecar("-c", _START, module, *sys.path, stdout=subprocess.PIPE)
+        super().__init__("-c", _START, module, *sys.path, stdout=subprocess.PIPE)
         self._sending = threading.Lock()
-
-    @property
-    def number(self) -> int:
-        """The process's."""
-        return self._process.number
 
     def send(self, fields: Mapping[str, object], *parts: bytes) -> None:
         """Send a message; lost where it has ended, which `receive` reports."""
         with self._sending, contextlib.suppress(BrokenPipeError, ValueError):
-            if self._process.stdin:
-                _write(self._process.stdin, fields, parts)
+            if self.stdin:
+                _write(self.stdin, fields, parts)
 
     def receive(self) -> ChildMessage | None:
         """Wait for its next message; None if it has ended."""
-        return _read(self._process.stdout) if self._process.stdout else None
+        return _read(self.stdout) if self.stdout else None
 
     def ending(self) -> str:
         """Wait until it has ended; how it has, such as "was ended by signal 9"."""
-        code = self._process.wait_for() or 0
-        self._process.close_stdin()
-        if self._process.stdout:
-            self._process.stdout.close()
+        code = self._process.wait()
+        self.close_stdin()
+        if self.stdout:
+            self.stdout.close()
         return f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
-
-    def kill(self, *, after_s: float = 0.0) -> None:
-        """End it at once, or after some seconds if it has not ended, so that `ending` can report it."""
-        self._process.kill(after_s=after_s)
 
 
 class ParentProcess:
@@ -153,20 +131,8 @@ class ParentProcess:
             os.dup2(nothing.fileno(), 0)
         os.dup2(2, 1)
         self._received: queue.SimpleQueue[ChildMessage] = queue.SimpleQueue()
-        self._early: list[ChildMessage] = []
-        self._heed: Callable[[ChildMessage], bool] | None = None
-        self._taking = threading.Lock()
         # From the start: to import what it is to do may take longer than the other process lives.
         threading.Thread(target=self._listen, daemon=True).start()
-
-    def listen(self, heed: Callable[[ChildMessage], bool] = lambda _: False) -> None:
-        """Give every message to `heed`, in a thread of its own; those it returns False for wait for `receive`."""
-        with self._taking:
-            self._heed = heed
-            for message in self._early:
-                if not heed(message):
-                    self._received.put(message)
-            self._early.clear()
 
     def send(self, fields: Mapping[str, object], *parts: bytes) -> None:
         """Answer."""
@@ -178,11 +144,7 @@ class ParentProcess:
 
     def _listen(self) -> None:
         while message := _read(self._orders):
-            with self._taking:
-                if self._heed is None:
-                    self._early.append(message)
-                elif not self._heed(message):
-                    self._received.put(message)
+            self._received.put(message)
         os._exit(0)
 
 
