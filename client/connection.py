@@ -8,15 +8,15 @@ from __future__ import annotations
 import queue
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Protocol, cast
+from typing import cast
 
 import grpc
 
 from client.journal import shown
-from client.session import Backoff, CurrentSession, Session, what_failed
+from client.session import Backoff, CurrentSession, Received, Session, what_failed
 from client.settings import Credential
 from client.task import (
     Abandonment,
@@ -80,13 +80,6 @@ _ENROL_S = 30.0
 _GOODBYE_S = 2.0
 _MOST_UNHEARD = 32
 _LOOK_S = 0.2
-
-
-class _Incoming(Protocol):
-    """The server's messages."""
-
-    def __iter__(self) -> Iterator[pb.ToNode]: ...
-    def cancel(self) -> bool: ...
 
 
 @dataclass(eq=False)
@@ -173,7 +166,7 @@ class Connection:
         """One connection from beginning to end: why it ended, None if there should be no other."""
         channel, call, enrolment = self.open_channel(), _LongCall(), EnrolmentAttempt(self.credential)
         call.outgoing.put(enrolment.hello())
-        incoming = cast("_Incoming", FederationStub(channel).Attend(iter(call.outgoing.get, None)))
+        incoming = cast("Received[pb.ToNode]", FederationStub(channel).Attend(iter(call.outgoing.get, None)))
         late = f"server did not admit this node within {_ENROL_S:.0f} s; is it overloaded?"
         patience = threading.Timer(_ENROL_S, call.abandonment.ask, (late,))
         patience.daemon = True

@@ -29,23 +29,24 @@ _HELD_S = 30.0
 _SERVICE = f"/{pb.DESCRIPTOR.services_by_name['Federation'].full_name}"
 
 Begun = TypeVar("Begun")
+Message = TypeVar("Message", covariant=True)
 
 
 class SessionOverError(Exception):
     """The session's connection was just closed here."""
 
 
-class Chunks(Protocol):
-    """A body being received."""
+class Received(Protocol[Message]):
+    """What a server streams."""
 
-    def __iter__(self) -> Iterator[Data]: ...
+    def __iter__(self) -> Iterator[Message]: ...
     def cancel(self) -> bool:
         """Stop receiving."""
         ...
 
 
-class Receiving(Protocol):
-    """An answer being sent."""
+class Sending(Protocol):
+    """An answer on its way."""
 
     def result(self) -> pb.Receipt:
         """Wait for the receipt."""
@@ -85,7 +86,7 @@ class Session:
         with self._lock:
             self._given.discard(task_id)
 
-    def answer(self, task_id: str, content: str, data: Data) -> Receiving | None:
+    def answer(self, task_id: str, content: pb.Content, data: Data) -> Sending | None:
         """Begin to send a whole small answer over the long call; None if it has to be uploaded."""
         with self._lock:
             if self._is_over:
@@ -113,19 +114,19 @@ class Session:
                 if waiting.set_running_or_notify_cancel():
                     waiting.set_exception(SessionOverError())
 
-    def download(self, sha256: bytes, *, offset: int) -> Chunks:
+    def download(self, sha256: bytes, *, offset: int) -> Received[Data]:
         """Request a body."""
         request = pb.DownloadRequest(session=self.token, sha256=sha256, offset=offset)
-        return cast("Chunks", _begin(lambda: self._download(request)))
+        return cast("Received[Data]", _begin(lambda: self._download(request)))
 
     def held(self, task_id: str, sha256: bytes) -> pb.HeldReply:
         """Ask how much of an answer the server has."""
         request = pb.HeldRequest(session=self.token, task_id=task_id, sha256=sha256)
         return _begin(lambda: cast("pb.HeldReply", self._stub.Held(request, timeout=_HELD_S)))
 
-    def upload(self, parts: Iterator[bytes]) -> Receiving:
+    def upload(self, parts: Iterator[bytes]) -> Sending:
         """Begin to send an answer, in serialised parts."""
-        return cast("Receiving", _begin(lambda: self._upload.future(parts)))
+        return cast("Sending", _begin(lambda: self._upload.future(parts)))
 
 
 def _begin(call: Callable[[], Begun]) -> Begun:

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
-from enum import IntEnum
 from typing import Protocol
 
 from client.journal import failure, shown
@@ -23,13 +22,6 @@ from plait.wire.messages import Refusal, RefusalReason, decode_reply, encode_rep
 
 MAX_BODY_BYTES = 1 << 31
 _MAX_NAME_CHARACTERS = 200
-
-
-class AnswerKind(IntEnum):
-    """Kind of the bytes of an answer."""
-
-    PLAIT = pb.CONTENT_PLAIT
-    ERROR = pb.CONTENT_ERROR
 
 
 @dataclass(frozen=True)
@@ -87,20 +79,20 @@ class ClientTask:
 class TaskAnswer:
     """The bytes of an answer, and why the task failed, if it did, for the operator."""
 
-    kind: AnswerKind
+    kind: pb.Content
     data: bytes
     sha256: bytes
     failure: str = ""
 
     @classmethod
-    def of(cls, kind: AnswerKind, data: bytes, *, failure: str = "") -> TaskAnswer:
+    def of(cls, kind: pb.Content, data: bytes, *, failure: str = "") -> TaskAnswer:
         """An answer and its digest."""
         return cls(kind, data, hashlib.sha256(data).digest(), failure)
 
     @classmethod
     def failed(cls, cause: str) -> TaskAnswer:
         """One line with the reason for no answer."""
-        return cls.of(AnswerKind.ERROR, shown(cause).encode(), failure=shown(cause))
+        return cls.of(pb.CONTENT_ERROR, shown(cause).encode(), failure=shown(cause))
 
 
 class Abandonment:
@@ -272,7 +264,7 @@ class ParticipantRunner:
         except Exception as error:
             # Libraries raise anything; the node outlives it.
             return TaskAnswer.failed(failure(error))
-        return TaskAnswer.of(AnswerKind.PLAIT, data, failure=self._refusal_in(data))
+        return TaskAnswer.of(pb.CONTENT_PLAIT, data, failure=self._refusal_in(data))
 
     def _refusal_in(self, data: bytes) -> str:
         """Why the participant refused, if it did."""
@@ -301,7 +293,7 @@ class DecliningRunner:
         reason = RefusalReason.POLICY if isinstance(error, PolicyError) else RefusalReason.BASE_MISMATCH
         text = str(error)
         reply = encode_reply(Refusal(self._name, reason, text))
-        return TaskAnswer.of(AnswerKind.PLAIT, reply, failure=text)
+        return TaskAnswer.of(pb.CONTENT_PLAIT, reply, failure=text)
 
 
 @dataclass(frozen=True)

@@ -248,13 +248,10 @@ class AnswerUploads:
                 self._delivered(upload)
                 return Delivered(task, 0, kept=not held.late, failure=answer.failure)
             offset = min(held.offset, len(answer.data))
-        receiving = (
-            session.answer(task.task_id, pb.Content.Name(answer.kind), answer.data) if upload.tries == 1 else None
-        )
-        if receiving is None:
-            receiving = session.upload(_parts(session, task, answer, offset))
-        with upload.handle.abandonment.cancelling(receiving.cancel):
-            receipt = receiving.result()
+        sending = session.answer(task.task_id, answer.kind, answer.data) if upload.tries == 1 else None
+        sending = sending or session.upload(_parts(session, task, answer, offset))
+        with upload.handle.abandonment.cancelling(sending.cancel):
+            receipt = sending.result()
         self._delivered(upload)
         return Delivered(task, len(answer.data) - offset, kept=receipt.kept, failure=answer.failure)
 
@@ -296,7 +293,7 @@ def _parts(session: Session, task: ClientTask, answer: TaskAnswer, offset: int) 
     start = pb.UploadStart(
         session=session.token,
         task_id=task.task_id,
-        content=pb.Content.Name(answer.kind),
+        content=answer.kind,
         size=len(answer.data),
         sha256=answer.sha256,
         offset=offset,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, Unpack, cast
 
 from plait.api.result import Result
-from plait.api.serving import CLIENTS_SETTINGS, Serving, ServingOptions, check_no_data, conclude
+from plait.api.serving import CLIENTS_SETTINGS, Serving, ServingOptions, check_no_data
 from plait.api.settings import RunSettings, base_name, run_config_of
 from plait.errors import ConfigError, MachineError, RunInterrupted
 from plait.ledger.ledger import read_events
@@ -113,7 +114,6 @@ class Server:
             directory, self._settings, self._serving, on_event=self._hearing, stop=self._stop, quiet=self._quiet
         )
         if self._served is None:
-            conclude(directory)
             return
         self._served.channel.start()
         self._thread = threading.Thread(target=self._work, args=(self._served,), name="plait-server", daemon=True)
@@ -156,15 +156,10 @@ class Server:
         self.stop()
 
     def _work(self, served: ServedRun) -> None:
-        finished = False
         try:
-            with served.followed(quiet=self._quiet):
-                try:
-                    served.drive(quiet=self._quiet)
-                    finished = True
-                finally:
-                    served.channel.stop(finished=finished)
-                conclude(served.directory)
+            with ExitStack() as serving:
+                serving.push(served.channel)  # which has started
+                served.work(serving)
         except RunInterrupted:
             # Asked by `stop` or by a callback.
             pass

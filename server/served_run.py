@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from plait.api import TURN
 from plait.api.running import beside, check_names
-from plait.api.serving import Serving, vouch_of
+from plait.api.serving import Serving, conclude, vouch_of
 from plait.api.simulate import is_reported
 from plait.composition import check_here
 from plait.config import RunConfig
@@ -43,22 +43,24 @@ class ServedRun:
     directory: RunDirectory
     channel: NodesChannel
     rounds: Callable[[], object]
+    quiet: bool
 
-    def followed(self, *, quiet: bool) -> AbstractContextManager[None]:
-        """The trackers of the run follow it while the block runs."""
-        return beside(self.settings, self.directory.path, quiet=quiet)
-
-    def drive(self, *, quiet: bool) -> None:
-        """Run the rounds to their end while the channel serves."""
-        settings = self.settings
-        with watch(
-            self.directory.ledger,
-            rounds=settings.rounds,
-            cohort=settings.cohort_size,
-            evaluators=settings.evaluators,
-            quiet=quiet,
-        ):
-            self.rounds()
+    def work(self, serving: AbstractContextManager[object]) -> None:
+        """Run the rounds to their end inside `serving`, followed by the run's trackers, and then write the report."""
+        settings, ledger = self.settings, self.directory.ledger
+        with beside(settings, self.directory.path, quiet=self.quiet):
+            with (
+                serving,
+                watch(
+                    ledger,
+                    rounds=settings.rounds,
+                    cohort=settings.cohort_size,
+                    evaluators=settings.evaluators,
+                    quiet=self.quiet,
+                ),
+            ):
+                self.rounds()
+            conclude(self.directory)
 
 
 def open_served_run(
@@ -71,8 +73,9 @@ def open_served_run(
     stop: StopRequest | None = None,
     quiet: bool,
 ) -> ServedRun | None:
-    """Get ready to serve a run, new or begun, by this channel or a new one; None if only the report is missing."""
+    """Get ready to serve a run, new or begun, by this channel or a new one; None if only its report was missing."""
     if directory.has_started and _is_over(directory, settings.out):
+        conclude(directory)
         return None
     check_names(settings)
     check_here(settings, simulates=False)
@@ -98,7 +101,7 @@ def open_served_run(
             run_federation(channel, run, start=start, on_event=hear, stop=asked, vouch=vouch)
 
     serving.save(directory.server)
-    return ServedRun(settings, directory, channel, rounds)
+    return ServedRun(settings, directory, channel, rounds, quiet)
 
 
 def _is_over(directory: RunDirectory, out: str) -> bool:

@@ -15,8 +15,9 @@ import math
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from functools import partial
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import grpc
 from pydantic import TypeAdapter, ValidationError
 
-from plait.api.serving import CLIENTS_SETTINGS, Serving, conclude, new_run_number
+from plait.api.serving import CLIENTS_SETTINGS, Serving, new_run_number
 from plait.api.simulate import is_reported
 from plait.config import RunConfig, Scalar, config_from_table
 from plait.errors import ConfigError, DiskFullError, PeerError, PlaitError, PolicyError, RunInterrupted
@@ -351,14 +352,15 @@ class RunQueueServer:
         served = open_served_run(
             directory, settings, serving, channel=self.channel, on_event=on_event, stop=stop, quiet=self._quiet
         )
-        if served is None:
-            conclude(directory)
-            return
-        self._start()
-        with served.followed(quiet=self._quiet):
-            served.drive(quiet=self._quiet)
-            self.channel.end()
-            conclude(directory)
+        if served is not None:
+            self._start()
+            served.work(self._until_over())
+
+    @contextmanager
+    def _until_over(self) -> Generator[None]:
+        """The nodes of a run that is over do not wait for its report."""
+        yield
+        self.channel.end()
 
 
 def calls_of(desk: RunQueueServer) -> MoreCalls:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ import typer
 
 from plait.api.received import how_to_resume
 from plait.api.running import check_names
-from plait.api.serving import CLIENTS_SETTINGS, Serving, ServingOptions, check_no_data, conclude
+from plait.api.serving import CLIENTS_SETTINGS, Serving, ServingOptions, check_no_data
 from plait.cli.options import ConfigFile, PageAddress, run_config, shown_default, with_run_options
 from plait.cli.serving import GraceS, Insecure, Kit, Listen, Metrics, check_page, log_to, page_beside, stop_on_signals
 from plait.cli.simulate import show, told_how_to_go_on
@@ -73,15 +74,16 @@ def serve(
         from server.served_run import open_served_run  # brings torch along
     served = open_served_run(directory, settings, serving, quiet=quiet)
     if served is None:
-        conclude(directory)
         return
     log_to(directory.server_log)
     stop_on_signals(how_to_resume(settings, serving))
-    beside = page_beside(directory.path, page, status_json=served.channel.status_json)
-    with beside, served.followed(quiet=quiet):
+
+    @contextmanager
+    def announced() -> Generator[None]:
         with served.channel:
-            address = served.channel.address
             awaited = plural(settings.clients, "client")
-            say(f"serving on {address}; waiting for {awaited}", quiet=quiet)
-            served.drive(quiet=quiet)
-        conclude(directory)
+            say(f"serving on {served.channel.address}; waiting for {awaited}", quiet=quiet)
+            yield
+
+    with page_beside(directory.path, page, status_json=served.channel.status_json):
+        served.work(announced())

@@ -13,13 +13,14 @@ from pathlib import Path
 
 from client.base import open_runner
 from client.settings import check_settings
-from client.task import AnswerKind, ClientTask, OfferedRun
+from client.task import ClientTask, OfferedRun
 from plait.adapters import AdapterState
 from plait.config import Scalar, config_from_table
 from plait.data import as_dataset
 from plait.run import resolve
 from plait.settle import settle
 from plait.training.blueprint import AdapterTemplate
+from plait.v1 import federation_pb2 as pb
 from plait.wire.codecs import codec_for
 from plait.wire.envelope import Direction, Header, encode_delta, open_envelope, seal
 from plait.wire.messages import (
@@ -70,7 +71,7 @@ class Victim:
         """What the node answers."""
         head, body = encode_task(task)
         answer = self._runner.answer(ClientTask(os.urandom(4).hex(), _KINDS[type(task)], "1", head + body, 0, b""), b"")
-        if answer.kind is not AnswerKind.PLAIT:
+        if answer.kind != pb.CONTENT_PLAIT:
             return Refusal(NAME, RefusalReason.FAILED, answer.data.decode())
         return decode_reply(answer.data, max_bytes=1 << 31)
 

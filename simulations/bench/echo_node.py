@@ -14,8 +14,9 @@ from pathlib import Path
 from client.journal import Journal, Style
 from client.node import Node
 from client.settings import NodeSettings, check_settings
-from client.task import AnswerKind, Capacity, ClientTask, OfferedRun, TaskAnswer
+from client.task import Capacity, ClientTask, OfferedRun, TaskAnswer
 from plait.errors import PlaitError
+from plait.v1 import federation_pb2 as pb
 
 
 class EchoRunner:
@@ -26,7 +27,7 @@ class EchoRunner:
 
     def answer(self, task: ClientTask, body: bytes) -> TaskAnswer:
         """The task's own bytes."""
-        return TaskAnswer.of(AnswerKind.PLAIT, body or task.head)
+        return TaskAnswer.of(pb.CONTENT_PLAIT, body or task.head)
 
 
 def run_echo(settings: NodeSettings) -> None:
