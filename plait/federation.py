@@ -22,11 +22,10 @@ from plait.ledger.ledger import Ledger, OnEvent, read_events
 from plait.ledger.run_view import PublishedAdapter, RunView, kept_in
 from plait.rounds.broadcasts import StartingPoint, parents_in, starting_state
 from plait.rounds.channel import Channel, StopRequest
-from plait.rounds.checkpoint import save_checkpoint
 from plait.rounds.coordinator import Coordinator, Host
 from plait.rounds.run_directory import RunDirectory, check_sources, recorded_settings
 from plait.rounds.run_plan import RunContext
-from plait.rounds.run_state import RunState, initial_state
+from plait.rounds.run_state import RunState, initial_state, save_checkpoint
 from plait.rounds.spool import largest_update
 from plait.run import Run
 from plait.settings.traits import Stated, Trait, check
@@ -203,7 +202,7 @@ def _continued(run: Run, path: Path, on_event: OnEvent) -> _Begun:
     Raises:
         ConfigError: it is another one, or finished.
     """
-    from plait.rounds.checkpoint import load_checkpoint
+    from plait.rounds.run_state import load_checkpoint
 
     directory = RunDirectory.find(path)
     events = read_events(directory.ledger)

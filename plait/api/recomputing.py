@@ -37,8 +37,15 @@ def recomputed(directory: RunDirectory, events: Sequence[Event], run: Run) -> in
     way = way_of(plan, run.config, Host(directory, events, refuse, recomputes=True))
 
     def aggregator(refused: Refused) -> Aggregator:
-        spool = plan.spool(directory, refused, ranks=ranks, rule=run.rule, base_fingerprint=run.base_fingerprint)
-        return plan.aggregator(spool, way.folding, run.settled.optimizer)
+        return plan.aggregator(
+            directory,
+            refused,
+            ranks=ranks,
+            rule=run.rule,
+            base_fingerprint=run.base_fingerprint,
+            folding=way.folding,
+            optimizer=run.settled.optimizer,
+        )
 
     start = beginning_of(run)
     if start.parents != parents_in(events):

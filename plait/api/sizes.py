@@ -21,8 +21,7 @@ from plait.report.estimate import Planned
 from plait.report.table import Table
 from plait.report.wording import count_text
 from plait.rounds.broadcasts import NEW_FACTORS_BITS, at_least
-from plait.rounds.checkpoint import KEPT as CHECKPOINTS_KEPT
-from plait.rounds.run_state import sample_cohort
+from plait.rounds.run_state import CHECKPOINTS_KEPT, sample_cohort
 from plait.run import links_of, request_of
 from plait.settle import ResolvedConfig
 from plait.training.blueprint import Shape, read_base_config, shape_of

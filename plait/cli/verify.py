@@ -24,9 +24,9 @@ from plait.ledger.run_view import RunView, kept_in
 from plait.plugins import Kind, source_of
 from plait.report.progress import status
 from plait.rounds.audit import Verified, check_signatures
-from plait.rounds.checkpoint import damage_of, finished_in_checkpoint, load_checkpoint
 from plait.rounds.coordinator import CannotRecomputeError
 from plait.rounds.run_directory import RunDirectory, check_sources, recorded_settings
+from plait.rounds.run_state import damage_of, finished_in_checkpoint, load_checkpoint
 from plait.settings.traits import Trait
 from plait.settle import settle
 

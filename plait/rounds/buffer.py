@@ -209,7 +209,7 @@ class BufferCollector:
         return evaluate(server, state)
 
     def _begin_beside(self, state: RunState) -> RunState:
-        roster, patience = self.server.roster, replace(self.server.patience, slow_factor=math.inf)
+        roster, patience = self.server.roster, replace(self.server.plan.patience, slow_factor=math.inf)
         self._beside = asked_to_evaluate(self.server, state, patience=patience)
         self._beside.__enter__()
         return note_held(state, {client: state.held_on(roster.tracks[client]) for client in self._beside.clients})
@@ -250,7 +250,7 @@ class BufferCollector:
         if self._dispatch is None:
             # Only a buffer that lacks a slow client waits for it, twice as long as others need to make it too old.
             slow_factor = 2 * self.buffer.max_staleness * self.buffer.size / self.server.plan.cohort_size
-            patience = replace(self.server.patience, slow_factor=slow_factor)
+            patience = replace(self.server.plan.patience, slow_factor=slow_factor)
             self._dispatch = self.server.dispatch(state, Purpose.TRAIN, state.round + 1, patience=patience)
             self._dispatch.__enter__()
 
@@ -411,33 +411,27 @@ class BufferCollector:
         self._asked.clear()
 
     def _fold(self, state: RunState, stored: dict[str, Stored], started: float) -> RunState:
-        number = state.round + 1
-        if number == self.server.plan.rounds:
+        if state.round + 1 == self.server.plan.rounds:
             # No update counts any more.
             self._training.close()
             state = note_held(state, dict.fromkeys(self._working, b""))
             self._working.clear()
-        state, finished = self.server.aggregator.step(state, number, stored)
+        return self.server.close(state, stored, wanted=self.buffer.size, started=started, after=self._with_work)
+
+    def _with_work(self, state: RunState) -> RunState:
+        """The state after a fold, with what clients are at work on."""
         state = self._release_stale(state)
-        self.server.log.note_ended(number, self._roster)
-        clock, clients = self._channel.clock, {node: client for client, node in self._roster.nodes.items()}
-        tasks = {clients.get(node): task for node, task in clock.in_progress().items()}
+        self.server.log.note_ended(state.round, self._roster)
+        clients = {node: client for client, node in self._roster.nodes.items()}
+        tasks = {clients.get(node): task for node, task in self._channel.clock.in_progress().items()}
         at_work = {client: working.version for client, working in sorted(self._working.items())}
         versions = {version: each for version, each in state.versions.items() if version in at_work.values()}
         in_progress = {client: tasks[client] for client in at_work if client in tasks}
-        about = {
-            "refused": max(0, self.buffer.size - finished.received),
-            "wall_s": round(time.perf_counter() - started, 3),
-            "virtual_s": clock.now() if clock.is_virtual else None,
-        }
-        state = replace(
+        return replace(
             state,
             versions={**versions, **self._evaluating},
             remembered={**state.remembered, _AT_WORK: at_work, IN_PROGRESS: in_progress},
-            finished=finished.model_copy(update=about),
         )
-        self.server.commit_round(state)
-        return state
 
 
 class BufferedFold:

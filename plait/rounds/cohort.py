@@ -29,7 +29,6 @@ from plait.rounds.dispatch import Aim, Dispatch, RoundAnswer, mark_failed
 from plait.rounds.evaluation import ClientLoss, client_losses, mean_loss
 from plait.rounds.fold import Aggregator
 from plait.rounds.roster import RunRoster
-from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import PrivacyBudget, RunPlan, TaskSettings
 from plait.rounds.run_state import RunState, choose_cohort, note_held
 from plait.rounds.spool import AnswerLog, Intake, SideBySide, Spool, Stored
@@ -48,11 +47,9 @@ class ServerContext:
     """
 
     channel: Channel
-    directory: RunDirectory
     ledger: Ledger
     plan: RunPlan
     settings: TaskSettings
-    patience: Patience
     log: AnswerLog
     spool: Spool
     aggregator: Aggregator
@@ -96,7 +93,7 @@ class ServerContext:
             ledger=self.ledger,
             purpose=purpose,
             task=task,
-            patience=patience or self.patience,
+            patience=patience or self.plan.patience,
             attempt=attempt,
         )
 
@@ -121,9 +118,18 @@ class ServerContext:
         """Updates without which a round of so many waits for clients that were lost: more than half."""
         return max(self.plan.quorum, wanted // 2 + 1) if self.waits else self.plan.quorum
 
-    def close(self, state: RunState, stored: Mapping[str, Stored], *, wanted: int, started: float) -> RunState:
-        """Fold the updates of the next round; the state after it is on disk, and published."""
+    def close(
+        self,
+        state: RunState,
+        stored: Mapping[str, Stored],
+        *,
+        wanted: int,
+        started: float,
+        after: Callable[[RunState], RunState] = lambda state: state,
+    ) -> RunState:
+        """Fold the updates of the next round; the state after it, changed by `after`, is on disk, and published."""
         state, finished = self.aggregator.step(state, state.round + 1, stored, standing=self.standing())
+        state = after(state)
         about: dict[str, object] = {
             "refused": max(0, wanted - finished.received),
             "wall_s": round(time.perf_counter() - started, 3),

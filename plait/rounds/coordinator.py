@@ -22,14 +22,13 @@ from plait.ledger.events import Event, UpdateReceived
 from plait.ledger.ledger import Ledger, read_events
 from plait.ledger.run_view import Recorded
 from plait.ledger.watch import EvaluationHistory, Guard, guard_after, standing_after
-from plait.rounds.channel import Channel, Patience, StopRequest
-from plait.rounds.checkpoint import save_checkpoint
+from plait.rounds.channel import Channel, StopRequest
 from plait.rounds.cohort import CohortCollector, Collecting, Collector, ServerContext
 from plait.rounds.fold import Aggregator, Folding, PlainFold
 from plait.rounds.roster import RunRoster
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import BudgetExhaustedError, Free, PrivacyBudget, RunPlan, TaskSettings
-from plait.rounds.run_state import Ranks, RunState, note_held
+from plait.rounds.run_state import Ranks, RunState, note_held, save_checkpoint
 from plait.rounds.spool import AnswerLog, Arrival, Intake
 from plait.trust.keys import Vouch
 
@@ -172,14 +171,20 @@ class Coordinator:
     way: Way = field(default_factory=Way)
 
     def __post_init__(self) -> None:
-        plan, log = self.plan, AnswerLog(self.channel, self.ledger)
-        self._log = log
-        self._spool = plan.spool(
-            self.directory, log.misfit, ranks=self.ranks, rule=self.rule, base_fingerprint=self.base_fingerprint
+        plan = self.plan
+        self._log = log = AnswerLog(self.channel, self.ledger)
+        self._aggregator = plan.aggregator(
+            self.directory,
+            log.misfit,
+            ranks=self.ranks,
+            rule=self.rule,
+            base_fingerprint=self.base_fingerprint,
+            folding=self.way.folding,
+            optimizer=self.optimizer,
         )
-        self._aggregator = plan.aggregator(self._spool, self.way.folding, self.optimizer)
-        self._intake = Intake(self._spool, self.directory, log, plan.settings)
-        self._settings = TaskSettings(plan, self.rule, new_factors=self._spool.new_factors)
+        spool = self._aggregator.spool
+        self._intake = Intake(spool, log, plan.settings)
+        self._settings = TaskSettings(plan, self.rule, new_factors=spool.new_factors)
         self._reached = 0
         self._following = EvaluationPolicy(plan, self.ledger, self._aggregator, self.publish, self.stop)
 
@@ -209,7 +214,14 @@ class Coordinator:
                 return following.follow_up(state, newest)
             if reason := self._ending(state.round):
                 return self._end(state, recorded, reason)
-            with self._roster() as roster:
+            with RunRoster(
+                self.channel,
+                self.ledger,
+                self._settings.to_describe(),
+                self.ranks,
+                self.base_fingerprint,
+                patience=self.plan.gathering_patience,
+            ) as roster:
                 server = self._server(roster, recorded)
                 with self.way.collecting(server) as collector:
                     state = self._begin(state, server)
@@ -249,13 +261,11 @@ class Coordinator:
     def _server(self, roster: RunRoster, recorded: Recorded) -> ServerContext:
         return ServerContext(
             channel=self.channel,
-            directory=self.directory,
             ledger=self.ledger,
             plan=self.plan,
             settings=self._settings,
-            patience=self._patience,
             log=self._log,
-            spool=self._spool,
+            spool=self._aggregator.spool,
             aggregator=self._aggregator,
             intake=self._intake,
             costs=self.way.costs,
@@ -287,19 +297,6 @@ class Coordinator:
             }
             state = note_held(state, evaluated)
         return state
-
-    def _roster(self) -> RunRoster:
-        settings = self._settings.to_describe()
-        return RunRoster(
-            self.channel, self.ledger, settings, self.ranks, self.base_fingerprint, patience=self._patience
-        )
-
-    @property
-    def _patience(self) -> Patience:
-        plan = self.plan
-        if plan.deadline_s is None:
-            return plan.patience
-        return replace(plan.patience, gathering_s=min(plan.deadline_s, plan.patience.gathering_s))
 
     def _evaluation_due(self, round_number: int) -> bool:
         if self.way.costs.withholds:

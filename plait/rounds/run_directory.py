@@ -3,7 +3,7 @@
 RUN/config.toml   the resolved settings
     ledger.jsonl  the record (see ledger.py)
     server.toml, server.log   how `plait server` serves it, and its events
-    checkpoints/  what resume needs (see checkpoint.py)
+    checkpoints/  what resume needs (see run_state.py)
     noise.key     of a run with differential privacy: secret
     spool/        updates received in the current round, one file per client
     adapter/      the newest adapter as a PEFT directory; quarantine/adapter/ after a client withdrew

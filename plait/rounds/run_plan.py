@@ -174,6 +174,13 @@ class RunPlan:
         return Downlink(gap, self.rounds, self.clients, starts_anew=self.starts_anew)
 
     @property
+    def gathering_patience(self) -> Patience:
+        """With which missing clients are waited for between two rounds: no longer than a round may last."""
+        if self.deadline_s is None:
+            return self.patience
+        return replace(self.patience, gathering_s=min(self.deadline_s, self.patience.gathering_s))
+
+    @property
     def most_steps(self) -> int:
         """Steps of a client in a round, where each has its own number; 0 if all take as many."""
         return self.stepping.most(self.settings.local_steps) if self.stepping else 0
@@ -191,11 +198,19 @@ class RunPlan:
         """Those of the clients that evaluate."""
         return sample_cohort(clients, self.eval_clients or len(clients), seed=self.seed, round_number=0)
 
-    def spool(
-        self, directory: RunDirectory, refused: Refused, *, ranks: Ranks, rule: Rule, base_fingerprint: bytes
-    ) -> Spool:
-        """The stored updates of a run by this plan."""
-        return Spool(
+    def aggregator(
+        self,
+        directory: RunDirectory,
+        refused: Refused,
+        *,
+        ranks: Ranks,
+        rule: Rule,
+        base_fingerprint: bytes,
+        folding: Folding,
+        optimizer: ServerOptimizer,
+    ) -> Aggregator:
+        """What makes the rounds of a run by this plan out of its stored updates."""
+        spool = Spool(
             directory=directory,
             refused=refused,
             ranks=ranks,
@@ -205,9 +220,6 @@ class RunPlan:
             weighting=self.weighting,
             stepping=self.stepping,
         )
-
-    def aggregator(self, spool: Spool, folding: Folding, optimizer: ServerOptimizer) -> Aggregator:
-        """What makes the rounds of a run by this plan out of its stored updates."""
         return Aggregator(
             spool=spool,
             fold=folding(spool),

@@ -450,7 +450,6 @@ class Intake:
     """Accepts the updates of one run; `steps` that clients were asked for, by round and client, where they differ."""
 
     spool: Spool
-    directory: RunDirectory
     log: AnswerLog
     settings: Settings
     steps: dict[tuple[int, str], int] = field(default_factory=dict[tuple[int, str], int])
@@ -487,7 +486,7 @@ class Intake:
             self.log.refusal(expected.round, answer, checked.reason, str(checked))
             return None
         opened, stored = checked
-        self.directory.store_update(expected.round, expected.client, update)
+        self.spool.directory.store_update(expected.round, expected.client, update)
         took_s = None if self.log.channel.clock.is_virtual else round(answer.took_s, 3)
         self.log.update(opened, stored, uplink_bytes=answer.uplink_bytes, took_s=took_s)
         return stored
@@ -502,7 +501,7 @@ class Intake:
         arrival: Arrival | None = None,
     ) -> Stored | None:
         """An update that an earlier part of the run has stored, if there is one; the ledger is completed."""
-        update = self.directory.load_update(number, client)
+        update = self.spool.directory.load_update(number, client)
         if update is None:
             return None
         try:

@@ -44,7 +44,7 @@ class MaskedCollector:
     def __post_init__(self) -> None:
         self._declined: dict[Purpose, set[frozenset[str]]] = {Purpose.TRAIN: set(), Purpose.EVALUATE: set()}
         self._sums = MaskedSums(self.server, self.vouch, self._pay_for)
-        recorded = read_events(self.server.directory.ledger)
+        recorded = read_events(self.server.spool.directory.ledger)
         self._sums.recall(recorded)
         for event in recorded:
             if isinstance(event, events.RoundStarted):

@@ -93,7 +93,7 @@ class MaskedStage(Generic[_Kind]):
         server, self._name = self.server, _STAGES[self.kind]
         group = group_of(self.session.round, self.session.attempt, self._name)
         self._asking = RequestBatch(
-            server.channel, purpose=Purpose.MASK, group=group, patience=server.patience.for_stages
+            server.channel, purpose=Purpose.MASK, group=group, patience=server.plan.patience.for_stages
         )
 
     def hear(self, take: Callable[[str, _Kind], None]) -> None:
@@ -132,7 +132,7 @@ class MaskedStage(Generic[_Kind]):
             self._asking.send(name, server.roster.nodes[name], parts)
         if not sizes:
             return 0.0
-        return server.patience.most_stage_s(len(sizes), task_bytes=max(sizes), all_bytes=sum(sizes))
+        return server.plan.patience.most_stage_s(len(sizes), task_bytes=max(sizes), all_bytes=sum(sizes))
 
     def _read(self, heard: TaskResponse) -> _Kind | None:
         """The answer of a client; None if it has none."""
@@ -223,7 +223,7 @@ class MaskedSums:
             TooFewError: fewer than two thirds were left at some stage.
             ContestedError: a client could not open another's shares, or claimed so.
         """
-        directory, sealed_file = self.server.directory, f"secagg-{wanted.purpose}-sealed"
+        directory, sealed_file = self.server.spool.directory, f"secagg-{wanted.purpose}-sealed"
         kept = directory.load_update(wanted.round, sealed_file)
         sealed = None if kept is None else sealed_from_bytes(kept)
         if sealed is None:
@@ -266,11 +266,11 @@ class MaskedSums:
             self.server.ledger.append(event)
         if wanted.purpose == "evaluate" and known:
             self.evaluations.append(frozenset(summed.clients))
-        self.server.directory.store_update(wanted.round, sum_file(wanted.purpose), summed.to_bytes())
+        self.server.spool.directory.store_update(wanted.round, sum_file(wanted.purpose), summed.to_bytes())
 
     def stored(self, wanted: WantedSum) -> Summed | None:
         """A sum that was taken before; None if it was not."""
-        data = self.server.directory.load_update(wanted.round, sum_file(wanted.purpose))
+        data = self.server.spool.directory.load_update(wanted.round, sum_file(wanted.purpose))
         return None if data is None else Summed.from_bytes(data)
 
     def _collect(self, wanted: WantedSum, invited: Sequence[str], ask: Asked) -> Sequence[SealedSum]:
@@ -374,7 +374,7 @@ class MaskedSums:
     def _signatures(self, wanted: WantedSum, sealed: Sequence[SealedSum]) -> Sequence[Mapping[int, bytes]]:
         """Signatures on each group's survivors, none of too few; on disk before any client is asked for a share."""
         file = f"secagg-{wanted.purpose}-signed"
-        if kept := self.server.directory.load_update(wanted.round, file):
+        if kept := self.server.spool.directory.load_update(wanted.round, file):
             return signatures_from_bytes(kept)
         of = {name: number for number, group in enumerate(sealed) for name in group.clients}
         signatures: list[dict[int, bytes]] = [{} for _ in sealed]
@@ -402,7 +402,7 @@ class MaskedSums:
             error.declined = frozenset(of) if stage.is_declined else frozenset()
             raise
         signatures = [dict(sorted(by.items())) if number in left else {} for number, by in enumerate(signatures)]
-        self.server.directory.store_update(wanted.round, file, signatures_to_bytes(signatures))
+        self.server.spool.directory.store_update(wanted.round, file, signatures_to_bytes(signatures))
         return signatures
 
     def _unmask(self, wanted: WantedSum, signed: Sequence[tuple[SealedSum, Mapping[int, bytes]]]) -> Sequence[GroupSum]:

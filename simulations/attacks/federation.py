@@ -14,12 +14,11 @@ from plait.flower import ALL_RULES
 from plait.ledger.events import Adapter, Base, RunStarted
 from plait.ledger.ledger import Ledger, read_lines
 from plait.rounds.channel import LocalChannel
-from plait.rounds.checkpoint import save_checkpoint
 from plait.rounds.coordinator import Coordinator
 from plait.rounds.participant import Participant
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import RunPlan
-from plait.rounds.run_state import RankedAdapter, Ranks, RunState, initial_state
+from plait.rounds.run_state import RankedAdapter, Ranks, RunState, initial_state, save_checkpoint
 from plait.rounds.validate import NormBound
 from plait.simulation.simulation import VolatileMemory, shared_bytes
 from plait.wire.settings import Settings

@@ -11,9 +11,16 @@ with instrumented():
 
     from plait.adapters import AdapterSpec, AdapterState, AdapterTask, Layout
     from plait.aggregation import RULES, geometry_of
-    from plait.rounds import checkpoint
-    from plait.rounds.checkpoint import damage_of, finished_in_checkpoint, load_checkpoint, save_checkpoint
-    from plait.rounds.run_state import RankedAdapter, Ranks, initial_state
+    from plait.rounds.run_state import (
+        RankedAdapter,
+        Ranks,
+        damage_of,
+        digest_of,
+        finished_in_checkpoint,
+        initial_state,
+        load_checkpoint,
+        save_checkpoint,
+    )
 
 LAYOUT = Layout.of({"q.lora_A.weight": [2, 3], "q.lora_B.weight": [3, 2]})
 SPEC = AdapterSpec("lora", {"r": 2, "lora_alpha": 4}, AdapterTask.CAUSAL_LM, (), LAYOUT, 0)
@@ -49,7 +56,7 @@ def make_fit(path: Path, data: bytes) -> None:
         if path.name != "state.json":
             scalars["files"][path.name] = hashlib.sha256(data).hexdigest()
         scalars.pop("digest")
-        scalars["digest"] = checkpoint._digest(scalars)
+        scalars["digest"] = digest_of(scalars)
         (FOLDER / "state.json").write_text(json.dumps(scalars))
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return

@@ -388,7 +388,7 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
     "killed": {
         "residual": ("clients keep what they owe in memory alone", _memory_in_ram),
         "optimizer-memory": ("checkpoints lack the server optimizer's memory",
-            around("plait.rounds.checkpoint:_files", by=_without_optimizer)),
+            around("plait.rounds.run_state:_files", by=_without_optimizer)),
         "recorded": ("a resumed run forgets which updates it has told of",
             around("plait.ledger.run_view:Recorded.of",
                    by=lambda of: lambda events: replace(of(events), received=frozenset()))),
@@ -592,7 +592,7 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         "history": ("every round's norms are remembered", instead("plait.rounds.validate:HISTORY", 10**9)),
         "files": ("directories stay open",
             instead("plait.system.files:fsync_directory", lambda path: os.open(path, os.O_RDONLY))),
-        "pruning": ("every checkpoint is kept", instead("plait.rounds.checkpoint:KEPT", 10**9)),
+        "pruning": ("every checkpoint is kept", instead("plait.rounds.run_state:CHECKPOINTS_KEPT", 10**9)),
     },
     "evidence": {
         "signers-role": ("who signs as the server", nothing("scoreboard.evidence:verify.check_role")),

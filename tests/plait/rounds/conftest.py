@@ -21,7 +21,6 @@ from plait.ledger.ledger import KEPT, Ledger, read_events, read_lines, screened
 from plait.rounds import coordinator
 from plait.rounds.buffer import Buffer, with_buffer
 from plait.rounds.channel import Identity, Liveness, NoAnswer, Purpose, TaskParts, WallClock, round_and_attempt
-from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
 from plait.rounds.client_pipeline import ClientContext, ClientPipeline, PlainSender
 from plait.rounds.coordinator import Coordinator, Way
 from plait.rounds.evaluation import SequenceLosses
@@ -31,7 +30,15 @@ from plait.rounds.memory import ClientSecret
 from plait.rounds.participant import Participant
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import RunPlan
-from plait.rounds.run_state import RankedAdapter, Ranks, RunState, client_seed, initial_state
+from plait.rounds.run_state import (
+    RankedAdapter,
+    Ranks,
+    RunState,
+    client_seed,
+    initial_state,
+    load_checkpoint,
+    save_checkpoint,
+)
 from plait.rounds.spool import Refused, Weighting
 from plait.rounds.validate import NormBound, NormPolicy
 from plait.trust.keys import KeyClaim, NodeIdentity, NodeKey
@@ -457,9 +464,15 @@ class Federation:
 
     def aggregator(self, refused: Refused = lambda *_: None, *, private: "PrivateRounds | None" = None) -> Aggregator:
         """What folds its stored updates, without a coordinator."""
-        directory, plan = RunDirectory.find(self.path), self.plan
-        spool = plan.spool(directory, refused, ranks=self.ranks, rule=self.rule, base_fingerprint=FINGERPRINT)
-        return plan.aggregator(spool, self.exchange(self.way(private)).folding, self.optimizer)
+        return self.plan.aggregator(
+            RunDirectory.find(self.path),
+            refused,
+            ranks=self.ranks,
+            rule=self.rule,
+            base_fingerprint=FINGERPRINT,
+            folding=self.exchange(self.way(private)).folding,
+            optimizer=self.optimizer,
+        )
 
     def private_rounds(self, directory: RunDirectory, record: Callable[[Event], None]) -> "PrivateRounds | None":
         """The noise of its rounds, where it has any."""

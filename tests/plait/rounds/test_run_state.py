@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -7,8 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plait.adapters import AdapterState, Layout
 from plait.aggregation import Resizing
-from plait.rounds.run_state import client_seed, sample_cohort
+from plait.errors import PeerError
+from plait.ledger.events import RoundFinished
+from plait.rounds.run_state import (
+    Ranks,
+    Track,
+    client_seed,
+    initial_state,
+    load_checkpoint,
+    sample_cohort,
+    save_checkpoint,
+)
 
 NAMES = [f"client-{number}" for number in range(20)]
 
@@ -53,3 +65,88 @@ def test_a_lower_rank_is_handed_the_best_product_where_the_rule_says_so(mixed):
     np.testing.assert_allclose(
         narrow.scale * narrow.b_of(flat) @ narrow.a_of(flat), s[0] * np.outer(u[:, 0], vt[0]), atol=1e-5
     )
+
+
+@pytest.fixture
+def state(ranks):
+    adapter = ranks.master.initial
+    shadow = AdapterState(adapter.layout, adapter.flat + np.float32(1e-3))
+    return replace(
+        initial_state(b"r" * 16, ranks),
+        round=1,
+        tracks=(Track(shadow, b"p" * 32, b"sealed"),),
+        held={"zoë/../x": b"h" * 32, "bob": b""},
+        rule_memory={"turned": np.arange(3.0)},
+        optimizer_memory={"first": np.ones(2, np.float32)},
+        finished=RoundFinished(round=1, update_norm=0.1 + 0.2),
+    )
+
+
+def assert_same(left, right):
+    for name in ("run_id", "round", "held", "finished"):
+        assert getattr(left, name) == getattr(right, name)
+    for mine, theirs in zip(left.tracks, right.tracks, strict=True):
+        assert (mine.previous, mine.broadcast) == (theirs.previous, theirs.broadcast)
+        np.testing.assert_array_equal(mine.shadow.flat, theirs.shadow.flat)
+    arrays = [(state.rule_memory, state.optimizer_memory) for state in (left, right)]
+    for mine, theirs in zip(*arrays, strict=True):
+        assert mine.keys() == theirs.keys()
+        for name, array in mine.items():
+            np.testing.assert_array_equal(array, theirs[name])
+            assert array.dtype == theirs[name].dtype
+    np.testing.assert_array_equal(left.adapter.flat, right.adapter.flat)
+
+
+def test_a_state_survives(tmp_path, state, ranks):
+    save_checkpoint(tmp_path, state)
+    assert_same(load_checkpoint(tmp_path, ranks), state)
+
+
+def test_only_the_newest_are_kept(tmp_path, state, ranks):
+    for number in range(5):
+        save_checkpoint(tmp_path, replace(state, round=number))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["round-000003", "round-000004"]
+
+
+def remove_a_key(path):
+    scalars = json.loads(path.read_text())
+    del scalars["held"]
+    path.write_text(json.dumps(scalars))
+
+
+DAMAGE = {
+    "no scalars": ("state.json", lambda path: path.unlink()),
+    "another round": ("state.json", lambda path: path.write_text(path.read_text().replace('"round": 2', '"round": 3'))),
+    "another run": ("state.json", lambda path: path.write_text(path.read_text().replace("7272", "7273", 1))),
+    "a key less": ("state.json", remove_a_key),
+    "no adapters": ("adapters.safetensors", lambda path: path.unlink()),
+    "no broadcast": ("broadcast-0.bin", lambda path: path.unlink()),
+    "no memory of the rule": ("rule.safetensors", lambda path: path.unlink()),
+    "broadcast rotten": ("broadcast-0.bin", lambda path: path.write_bytes(b"sealee")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, state, ranks, damage):
+    name, spoil = DAMAGE[damage]
+    save_checkpoint(tmp_path, state)
+    save_checkpoint(tmp_path, replace(state, round=2))
+    spoil(tmp_path / "round-000002" / name)
+    assert_same(load_checkpoint(tmp_path, ranks), state)
+    spoil_older = tmp_path / "round-000001" / "broadcast-0.bin"
+    spoil_older.write_bytes(b"rot")
+    with pytest.raises(PeerError, match=r"no usable checkpoint in .*: 'round-000001': digest of broadcast-0.bin is"):
+        load_checkpoint(tmp_path, ranks)
+
+
+def test_a_checkpoint_of_another_adapter_is_not_usable(tmp_path, state, ranks):
+    save_checkpoint(tmp_path, state)
+    other = replace(ranks.master, spec=replace(ranks.master.spec, layout=Layout.of({"other": [15]})))
+    with pytest.raises(PeerError, match="no usable checkpoint"):
+        load_checkpoint(tmp_path, Ranks((other,)))
+
+
+def test_what_a_killed_process_left_half_written_is_swept_away(tmp_path, state, ranks):
+    (tmp_path / ".round-000001.abcdef").mkdir()
+    save_checkpoint(tmp_path, state)
+    assert [path.name for path in tmp_path.iterdir()] == ["round-000001"]

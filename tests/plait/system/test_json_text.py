@@ -14,7 +14,7 @@ from plait.api.serving import load_serving
 from plait.errors import PlaitError
 from plait.ledger.ledger import Follower, read_events
 from plait.policy import load_policy
-from plait.rounds.checkpoint import damage_of
+from plait.rounds.run_state import damage_of
 from plait.rounds.terms import DataJournal
 from plait.secagg.server import signatures_from_bytes
 from plait.settings.toml import read_config_table
