@@ -111,14 +111,17 @@ def logged() -> Iterator[list[logging.LogRecord]]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _loaded() -> None:
+def _loaded() -> Iterator[None]:
     """The collector passes over what is loaded by now: all libraries and tests, which take it up to a second each time.
 
-    flwr's strategies collect several times in each round.
+    flwr's strategies collect several times in each round. What a module leaves open is an error of its own last test,
+    and not of the first one of the module after it.
     """
     gc.enable()
     gc.collect()
     gc.freeze()
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -6,10 +6,10 @@ A folder is one that `datasets` saved (`save_to_disk`), or holds files of data o
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import BinaryIO, NamedTuple, cast
 
 from plait.data.bounds import Density, opened
 from plait.data.rows import MAX_ROW_BYTES, DataSource, Row
@@ -39,13 +39,23 @@ _OTHERS: Mapping[str, str] = {
 # Of a data set's own description; no data.
 _DESCRIPTIONS = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"})
 _ASIDE = ("readme", "license", "licence", "changelog", "citation")
-_EXPECTED: Mapping[str, str] = {
-    "jsonl": "one JSON object per line", "json": "a list of objects", "csv": "a line of names and a line per record",
-}  # fmt: skip
-_TITLES: Mapping[str, str] = {
-    "jsonl": "a JSONL file", "json": "a JSON file", "csv": "a CSV file", "parquet": "a Parquet file",
-    "arrow": "an Arrow file",
-}  # fmt: skip
+
+
+class _Format(NamedTuple):
+    """A text format of records: what such a file is and holds, in words, and its reader."""
+
+    title: str
+    expected: str
+    rows: Callable[[BinaryIO, Path], Iterator[Row]]
+
+
+_TABLE = "a line of names and a line per record"
+_FORMATS: Mapping[str, _Format] = {
+    "jsonl": _Format("a JSONL file", "one JSON object per line", jsonl_rows),
+    "json": _Format("a JSON file", "a list of objects", json_rows),
+    "csv": _Format("a CSV file", _TABLE, csv_rows),
+    "tsv": _Format("a TSV file", _TABLE, partial(csv_rows, delimiter="\t")),
+}
 _MOST_FILES = 1_000_000
 
 
@@ -53,12 +63,6 @@ def is_data_file(name: str) -> bool:
     """Whether a path's suffix is that of a file of data, so that it is no data set of the hub."""
     suffix = _suffix(Path(name))
     return suffix in _KINDS or suffix in _TEXT or suffix in _OTHERS or Path(name).suffix.lower() in _PACKED
-
-
-def _title(path: Path) -> str:
-    """What a file of records is, in words; without a known suffix it is JSON lines."""
-    suffix = _suffix(path)
-    return "a TSV file" if suffix in _TABS else _TITLES[_KINDS.get(suffix, "jsonl")]
 
 
 def stem(path: Path) -> str:
@@ -89,8 +93,11 @@ def path_source(path: Path, name: str = "") -> DataSource:
             name or stem(path), f"'{path}'", {UNNAMED: lambda: _text_rows([path], path.parent, with_folders=False)}
         )
     kind = _KINDS.get(suffix, "jsonl")
-    rows = partial(_rows, kind, path)
-    return DataSource(name or stem(path), f"'{path}'", {UNNAMED: rows}, _EXPECTED.get(kind, "at least one"))
+    return DataSource(name or stem(path), f"'{path}'", {UNNAMED: partial(_rows, kind, path)}, _expected(kind))
+
+
+def _expected(kind: str) -> str:
+    return _FORMATS[kind].expected if kind in _FORMATS else "at least one"
 
 
 def _suffix(path: Path) -> str:
@@ -108,17 +115,12 @@ def _rows(kind: str, path: Path) -> Iterator[Row]:
 
 
 def _all_rows(kind: str, path: Path) -> Iterator[Row]:
-    match kind:
-        case "parquet":
-            yield from table_rows(path, "Parquet")
-        case "arrow":
-            yield from table_rows(path, "Arrow")
-        case "csv":
-            with opened(path, expected=_title(path)) as file:
-                yield from csv_rows(file, path, delimiter="\t" if _suffix(path) in _TABS else "")
-        case _:
-            with opened(path, expected=_title(path)) as file:
-                yield from (json_rows if kind == "json" else jsonl_rows)(file, path)
+    if kind not in _FORMATS:
+        yield from table_rows(path, "Parquet" if kind == "parquet" else "Arrow")
+        return
+    form = _FORMATS["tsv" if _suffix(path) in _TABS else kind]
+    with opened(path, expected=form.title) as file:
+        yield from form.rows(file, path)
 
 
 def _folder(path: Path, name: str) -> DataSource:
@@ -153,12 +155,8 @@ def _data_folder(path: Path, name: str, kind: str, files: Sequence[Path]) -> Dat
             f"{what} holds '{parts[split][0].relative_to(path)}' of split {split} and "
             f"'{parts[UNNAMED][0].relative_to(path)}' of none, expected all file names or none to begin with a split"
         )
-    return DataSource(
-        name,
-        what,
-        {split: partial(_shards, kind, shards, path) for split, shards in parts.items()},
-        _EXPECTED.get(kind, "at least one"),
-    )
+    splits = {split: partial(_shards, kind, shards, path) for split, shards in parts.items()}
+    return DataSource(name, what, splits, _expected(kind))
 
 
 def _shards(kind: str, files: Sequence[Path], root: Path) -> Iterator[Row]:

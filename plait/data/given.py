@@ -138,7 +138,7 @@ def _dataset(source: DataSource, columns: ColumnMap, split: str) -> Dataset:
             )
     return Dataset.of(
         source.name,
-        train.kind,
+        train.shape.kind,
         train.records,
         natural_column=columns.client or source.natural_column,
         held_out=held_out.records if held_out else (),

@@ -82,11 +82,6 @@ class Records:
     place: str
     records: tuple[Record, ...]
 
-    @property
-    def kind(self) -> RecordKind:
-        """Of every record."""
-        return self.shape.kind
-
 
 class Room:
     """The memory that records may take: half of the machine's, so that no source can fill it."""

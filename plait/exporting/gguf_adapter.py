@@ -30,8 +30,8 @@ from plait.aggregation.geometry import Geometry, Pair
 from plait.data import Progress
 from plait.errors import ConfigError, MachineError
 from plait.exporting.merged import copy_model
-from plait.exporting.peft import at_rank, rank_notes
-from plait.exporting.plain_lora import Uniform, check_fit, plain_lora, shape_of_base
+from plait.exporting.peft import at_rank
+from plait.exporting.plain_lora import check_fit, plain_lora, shape_of_base
 from plait.exporting.request import BASE_ELSEWHERE, CardStyle, Command, ExportRequest, Writer, Written, export_card
 from plait.exporting.source import Source, ascii_name, base_in_commands, locate_weights
 from plait.system.files import write_atomically
@@ -80,7 +80,7 @@ ARCHITECTURES: Mapping[str, _Architecture] = {
 class GgufAdapter:
     """An adapter that has been checked for GGUF, at the rank requested."""
 
-    fitted: Uniform
+    source: Source
     geometry: Geometry
     shape: BaseShape
     names: Mapping[str, str]
@@ -97,16 +97,16 @@ def prepare_gguf(request: ExportRequest, progress: Progress) -> Writer:
 
     def write(folder: Path) -> Written:
         write_gguf(folder / ADAPTER_FILE, adapter, request.gguf_type)
-        source = adapter.fitted.source
+        source = adapter.source
         usage = f"{_conversion(source.base, BASE_ELSEWHERE)}\n{_usage(ADAPTER_FILE)}"
-        card = export_card(source, _STYLE, language="sh", usage=usage, notes=rank_notes(adapter.fitted))
+        card = export_card(source, _STYLE, language="sh", usage=usage)
         write_atomically(folder / "README.md", card.encode())
         make = f"make {_BASE_FILE} with the script in llama.cpp's source"
         commands = (
             Command(make, _conversion(source.base, base_in_commands(source.base))),
             Command("run it with llama.cpp", _usage(str(request.directory / ADAPTER_FILE))),
         )
-        return Written(commands, rank=source.spec.rank, lost=adapter.fitted.lost)
+        return Written(commands, rank=source.spec.rank, lost=source.lost)
 
     return write
 
@@ -122,16 +122,16 @@ def prepare_ollama(request: ExportRequest, progress: Progress) -> Writer:
     adapter = fit_gguf(request, progress)
 
     def write(folder: Path) -> Written:
-        source = adapter.fitted.source
+        source = adapter.source
         if base == _BASE_COPY:
             copy_model(locate_weights(source, progress=progress).directory, folder / _BASE_COPY)
         write_gguf(folder / ADAPTER_FILE, adapter, request.gguf_type)
         write_atomically(folder / "Modelfile", f"FROM {_quoted(base)}\nADAPTER ./{ADAPTER_FILE}\n".encode())
         usage = _ollama_usage(source, "Modelfile")
-        card = export_card(source, _OLLAMA_STYLE, language="sh", usage=usage, notes=rank_notes(adapter.fitted))
+        card = export_card(source, _OLLAMA_STYLE, language="sh", usage=usage)
         write_atomically(folder / "README.md", card.encode())
         command = Command("run it with Ollama", _ollama_usage(source, str(request.directory / "Modelfile")))
-        return Written((command,), rank=source.spec.rank, lost=adapter.fitted.lost)
+        return Written((command,), rank=source.spec.rank, lost=source.lost)
 
     return write
 
@@ -166,8 +166,7 @@ def fit_gguf(request: ExportRequest, progress: Progress) -> GgufAdapter:
     """Make every check that can refuse a GGUF adapter; raises as `prepare_gguf` does."""
     instead = "export --to merged, and convert that with llama.cpp's convert_hf_to_gguf.py"
     plain_lora(request.source, use="llama.cpp", instead=instead)
-    fitted = at_rank(request)
-    source = fitted.source
+    source = at_rank(request)
     geometry = plain_lora(source, use="llama.cpp", instead=instead)
     base, shape = source.base, shape_of_base(source, progress)
     if shape.model_type not in ARCHITECTURES:
@@ -176,12 +175,12 @@ def fit_gguf(request: ExportRequest, progress: Progress) -> GgufAdapter:
             f"for a GGUF adapter: {instead}"
         )
     check_fit(geometry, shape, base=base.name)
-    return GgufAdapter(fitted, geometry, shape, _names(source, geometry, shape, instead))
+    return GgufAdapter(source, geometry, shape, _names(source, geometry, shape, instead))
 
 
 def write_gguf(path: Path, adapter: GgufAdapter, kind: str) -> None:
     """Write the adapter; ConfigError if a value is too large for the data type."""
-    source, architecture = adapter.fitted.source, ARCHITECTURES[adapter.shape.model_type]
+    source, architecture = adapter.source, ARCHITECTURES[adapter.shape.model_type]
     alpha = source.spec.alpha or 1.0
     try:
         writer = GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture.arch])
@@ -204,7 +203,7 @@ def write_gguf(path: Path, adapter: GgufAdapter, kind: str) -> None:
 
 
 def _b_of(pair: Pair, adapter: GgufAdapter, alpha: float) -> Float32:
-    b = pair.b_of(adapter.fitted.source.state.flat)
+    b = pair.b_of(adapter.source.state.flat)
     factor = pair.scale * pair.rank / alpha
     if factor != 1.0:
         b = (b.astype(np.float64) * factor).astype(np.float32)

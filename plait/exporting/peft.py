@@ -23,7 +23,7 @@ from plait.adapters.method import in_base
 from plait.adapters.peft import registering
 from plait.data import Progress
 from plait.errors import ConfigError
-from plait.exporting.plain_lora import Uniform, check_fit, plain_lora, shape_of_base, uniform
+from plait.exporting.plain_lora import check_fit, plain_lora, shape_of_base, uniform
 from plait.exporting.request import (
     AUTO_CLASS,
     BASE_ELSEWHERE,
@@ -42,38 +42,34 @@ STYLE = CardStyle(library="peft", relation="adapter", what="An adapter in PEFT's
 
 def prepare_peft(request: ExportRequest, progress: Progress) -> Writer:  # noqa: ARG001 (every target takes one)
     """Check that the adapter can be written as a PEFT directory of the given rank; ConfigError otherwise."""
-    fitted = at_rank(request)
+    source = at_rank(request)
 
     def write(folder: Path) -> Written:
-        source = fitted.source
         usage = peft_usage(source, base=base_in_commands(source.base), directory=str(request.directory))
         elsewhere = peft_usage(source, base=source.base.hub_id or BASE_ELSEWHERE, directory=HERE)
         # An unchanged adapter keeps its card, which states how it was made.
         kept = source.card if source is request.source else None
-        card = kept or export_card(source, STYLE, language="python", usage=elsewhere, notes=rank_notes(fitted))
-        save_peft_directory(
-            folder, spec=source.spec, state=source.state, base=source.base, card=card, parents=source.parents
-        )
-        return Written((Command("load it with PEFT", usage),), rank=source.spec.rank, lost=fitted.lost)
+        card = kept or export_card(source, STYLE, language="python", usage=elsewhere)
+        _save(folder, source, card)
+        return Written((Command("load it with PEFT", usage),), rank=source.spec.rank, lost=source.lost)
 
     return write
 
 
-def at_rank(request: ExportRequest) -> Uniform:
+def _save(folder: Path, source: Source, card: str) -> None:
+    save_peft_directory(
+        folder, spec=source.spec, state=source.state, base=source.base, card=card, parents=source.parents
+    )
+
+
+def at_rank(request: ExportRequest) -> Source:
     """The adapter at the requested rank, or unchanged; ConfigError if a rank is given and it is not plain LoRA."""
     if request.rank is None:
-        return Uniform(request.source, 0.0)
+        return request.source
     geometry = plain_lora(request.source, use="--rank", instead="leave --rank out")
     if not geometry.pairs:
         raise ConfigError(f"adapter '{request.source.name}' has no factors, so it has no rank: leave --rank out")
     return uniform(request.source, geometry, rank=request.rank)
-
-
-def rank_notes(fitted: Uniform) -> tuple[str, ...]:
-    """The card's note if a rank was cut."""
-    if not fitted.lost:
-        return ()
-    return (f"Cut to rank {fitted.source.spec.rank}: {fitted.lost:.2%} of the norm of the weight change was lost.",)
 
 
 def peft_usage(source: Source, *, base: str, directory: str) -> str:
@@ -123,15 +119,7 @@ def prepare_vllm(request: ExportRequest, progress: Progress) -> Writer:
 
     def write(folder: Path) -> Written:
         elsewhere = _vllm(request.served_base or base.hub_id or BASE_ELSEWHERE, source.name, HERE, rank)
-        card = export_card(fitted.source, STYLE, language="sh", usage=elsewhere, notes=rank_notes(fitted))
-        save_peft_directory(
-            folder,
-            spec=fitted.source.spec,
-            state=fitted.source.state,
-            base=base,
-            card=card,
-            parents=fitted.source.parents,
-        )
+        _save(folder, fitted, export_card(fitted, STYLE, language="sh", usage=elsewhere))
         served, place = request.served_base or base_in_commands(base), str(request.directory)
         commands = (
             Command("serve it with vLLM", _vllm(served, source.name, place, rank)),

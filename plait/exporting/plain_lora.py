@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -114,24 +114,12 @@ def check_fit(geometry: Geometry, shape: BaseShape, *, base: str) -> None:
             )
 
 
-@dataclass(frozen=True)
-class Uniform:
-    """An adapter of one rank and one scaling factor.
-
-    Attributes:
-        lost: fraction of the Frobenius norm of all products that the rank could not hold, 0 to 1.
-    """
-
-    source: Source
-    lost: float
-
-
-def uniform(source: Source, geometry: Geometry, *, rank: int) -> Uniform:
-    """The nearest adapter in which every module has `rank`, at least 1."""
+def uniform(source: Source, geometry: Geometry, *, rank: int) -> Source:
+    """The nearest adapter in which every module has `rank`, at least 1, and one scaling factor."""
     config = source.spec.peft_config
     scale = geometry.pairs[0].scale
     if source.spec.rank == rank and not config.get("use_rslora"):
-        return Uniform(source, 0.0)
+        return source
     arrays: dict[str, Float32] = {}
     dropped = total = 0.0
     for pair in geometry.pairs:
@@ -143,8 +131,8 @@ def uniform(source: Source, geometry: Geometry, *, rank: int) -> Uniform:
     kept_settings = {key: value for key, value in config.items() if key != "use_rslora"}
     settings: dict[str, Json] = {**kept_settings, "r": rank, "lora_alpha": _number(scale * rank)}
     spec = replace(source.spec, peft_config=settings, layout=layout)
-    fitted = replace(source, spec=spec, state=AdapterState.from_tensors(layout, arrays))
-    return Uniform(fitted, math.sqrt(dropped / total) if total else 0.0)
+    lost = math.sqrt(dropped / total) if total else 0.0
+    return replace(source, spec=spec, state=AdapterState.from_tensors(layout, arrays), lost=lost)
 
 
 def _fit(pair: Pair, state: AdapterState, rank: int) -> tuple[Float32, Float32, float, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -53,7 +53,7 @@ class Written:
 
     Attributes:
         rank: of every module, if all have the same.
-        lost: fraction of the norm of the weight change that a lower rank could not hold; 0 if nothing was cut.
+        lost: as `Source.lost`.
     """
 
     commands: tuple[Command, ...]
@@ -81,7 +81,7 @@ class CardStyle:
     what: str
 
 
-def export_card(source: Source, style: CardStyle, *, language: str, usage: str, notes: Sequence[str] = ()) -> str:
+def export_card(source: Source, style: CardStyle, *, language: str, usage: str) -> str:
     """The card of exported weights.
 
     Args:
@@ -105,7 +105,8 @@ def export_card(source: Source, style: CardStyle, *, language: str, usage: str, 
     ]
     how = "Trained by federated fine-tuning with plait: every client kept its data and sent only changes."
     lead = f"{style.what} {how}"
-    remarks = (*filter(None, [base.origin.remark]), *notes)
+    cut = f"Cut to rank {spec.rank}: {source.lost:.2%} of the norm of the weight change was lost."
+    remarks = [*filter(None, [base.origin.remark]), *([cut] if source.lost else ())]
     front = front_matter(spec, base, library=style.library, relation=style.relation)
     return page(front, escaped(source.name), lead, rows, remarks=remarks, language=language, usage=usage)
 

@@ -50,6 +50,7 @@ class Source:
         digest: SHA-256 of the adapter's safetensors file, hexadecimal.
         parents: the adapters that it was derived from.
         client: owner of a personalized adapter; empty for the shared one.
+        lost: fraction of the Frobenius norm of all products that a lower rank could not hold, 0 to 1.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Source:
     digest: str
     parents: tuple[Parent, ...] = ()
     client: str = ""
+    lost: float = 0.0
 
     @property
     def peft_type(self) -> str:

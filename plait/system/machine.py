@@ -21,6 +21,7 @@ _KEPT_BYTES = 512 << 20
 _MAPPED_FROM_BYTES = 32 << 20  # the most that glibc takes
 # Of version 2 and 1 of Linux's control groups; a container sees its own.
 _CONTAINER_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+_CPUINFO = Path("/proc/cpuinfo")
 _WATCHED = ("torch", "transformers", "peft", "flwr", "numpy", "protobuf", "safetensors")
 
 
@@ -37,7 +38,7 @@ def versions() -> dict[str, str]:
 
 def processor() -> str:
     """Name of the CPU."""
-    return _proc_field(Path("/proc/cpuinfo"), "model name") or platform.processor() or platform.machine()
+    return _proc_field(_CPUINFO, "model name") or platform.processor() or platform.machine()
 
 
 def cores() -> int:
@@ -47,14 +48,7 @@ def cores() -> int:
 
 def cpu_features() -> frozenset[str]:
     """The CPU's features, in the kernel's words; empty if they cannot be read."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123
-            for line in file:
-                if line.startswith(("flags", "Features")):
-                    return frozenset(line.split(":", 1)[1].split())
-    except OSError:
-        pass
-    return frozenset()
+    return frozenset((_proc_field(_CPUINFO, "flags") or _proc_field(_CPUINFO, "Features")).split())
 
 
 def memory_bytes() -> int:
@@ -138,10 +132,8 @@ def describe(*, device: str, dtype: str, threads: int) -> Mapping[str, str | int
 
 
 def _proc_field(path: Path, name: str) -> str:
-    try:
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    with contextlib.suppress(OSError), path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
             if line.startswith(name):
                 return line.partition(":")[2].strip()
-    except OSError:
-        pass
     return ""

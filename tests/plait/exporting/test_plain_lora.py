@@ -90,11 +90,11 @@ def test_padding_keeps_every_product_and_states_the_scale_plainly(by_peft: Calla
     source = open_source(by_peft(**SETTINGS))
     before = products(source.spec, source.state)
     fitted = uniform(source, geometry_of(source.spec), rank=8)
-    config = fitted.source.spec.peft_config
+    config = fitted.spec.peft_config
     assert config["r"] == 8
     assert "use_rslora" not in config
     assert fitted.lost == 0
-    for module, product in products(fitted.source.spec, fitted.source.state).items():
+    for module, product in products(fitted.spec, fitted.state).items():
         np.testing.assert_allclose(product, before[module], rtol=0, atol=1e-6 * np.abs(before[module]).max())
 
 
@@ -107,7 +107,7 @@ def test_cutting_takes_the_truncated_svd_of_every_module_and_says_what_is_lost(
     before = products(source.spec, source.state)
     fitted = uniform(source, geometry_of(source.spec), rank=rank)
     dropped = total = 0.0
-    for module, product in products(fitted.source.spec, fitted.source.state).items():
+    for module, product in products(fitted.spec, fitted.state).items():
         u, s, vt = np.linalg.svd(before[module])
         best = u[:, :rank] * s[:rank] @ vt[:rank]
         np.testing.assert_allclose(product, best, rtol=0, atol=1e-5 * s[0])
