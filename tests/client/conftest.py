@@ -20,7 +20,7 @@ import pytest
 from client.journal import Journal, Style
 from client.node import Node, Timing
 from client.settings import NodeSettings
-from client.task import Capacity, OfferedRun, ParticipantRunner
+from client.task import Capacity, OfferedRun, ParticipantRunner, TaskRunner
 from plait.errors import check_abandoned
 from plait.system.address import Address
 from plait.v1 import federation_pb2 as pb
@@ -47,15 +47,12 @@ class FederationDouble(FederationServicer):
     late: set[str] = field(default_factory=set)
     cut_download_at: list[int] = field(default_factory=list)
     cut_upload_at: list[int] = field(default_factory=list)
-    on_held: Callable[[], None] = lambda: None
     on_cut: Callable[[], None] = lambda: None
-    on_no_body: Callable[[], None] = lambda: None
     stalled: threading.Event | None = None
     challenge_delay_s: float = 0.0
     out_of_turn: list[pb.FromNode] = field(default_factory=list)
     max_answer_bytes: int = 1 << 30
     hellos: list[pb.Hello] = field(default_factory=list)
-    proofs: list[tuple[bytes, bytes]] = field(default_factory=list)
     readies: list[pb.Ready] = field(default_factory=list)
     progress: list[pb.Progress] = field(default_factory=list)
     offsets: list[tuple[str, int]] = field(default_factory=list)
@@ -101,13 +98,11 @@ class FederationDouble(FederationServicer):
     def Attend(self, request_iterator: Iterator[pb.FromNode], context: grpc.ServicerContext) -> Iterator[pb.ToNode]:
         hello = next(request_iterator).hello
         self.hellos.append(hello)
-        nonce = secrets.token_bytes(32)
         time.sleep(self.challenge_delay_s)
-        yield pb.ToNode(challenge=pb.Challenge(nonce=nonce))
+        yield pb.ToNode(challenge=pb.Challenge(nonce=bytes(32)))
         second = next(request_iterator)
         if not second.HasField("proof"):
             self.out_of_turn.append(second)
-        self.proofs.append((nonce, second.proof.signature))
         if self.refusal is not None:
             yield pb.ToNode(refused=self.refusal)
             return
@@ -155,7 +150,6 @@ class FederationDouble(FederationServicer):
         self._check(request.session, context)
         body = self.bodies.get(request.sha256)
         if body is None:
-            self.on_no_body()
             context.abort(grpc.StatusCode.NOT_FOUND, "no open task of this node has this body")
         self.offsets.append(("download", request.offset))
         cut = self.cut_download_at.pop(0) if self.cut_download_at else len(body) + 1
@@ -170,7 +164,6 @@ class FederationDouble(FederationServicer):
     def Held(self, request: pb.HeldRequest, context: grpc.ServicerContext) -> pb.HeldReply:
         self._check(request.session, context)
         if request.task_id in self.unknown:
-            self.on_held()
             return pb.HeldReply(unknown=True)
         return pb.HeldReply(
             offset=len(self.parts.get(request.task_id, b"")),
@@ -237,12 +230,19 @@ def held_app() -> HeldApp:
     return HeldApp()
 
 
-@dataclass
 class RunningNode:
-    node: Node
-    screen: io.StringIO
-    thread: threading.Thread
-    error: BaseException | None = None
+    def __init__(self, settings: NodeSettings, open_runner: Callable[[OfferedRun], TaskRunner]) -> None:
+        self.screen, self.error = io.StringIO(), None
+        timing = Timing(first_s=0.05, most_s=0.2, progress_s=0.05)
+        self.node = Node(settings, open_runner, Journal(Style.JSON, self.screen), timing=timing)
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.node.run()
+        except BaseException as error:  # the test looks at it
+            self.error = error
 
     def events(self, *names: str) -> list[dict[str, object]]:
         told = [json.loads(line) for line in self.screen.getvalue().splitlines()]
@@ -269,29 +269,8 @@ def start_node(federation: FederationDouble, held_app: HeldApp, tmp_path: Path) 
             }
         )  # fmt: skip
         capacity = Capacity(FINGERPRINT, ("lora",), 8_000_000_000, "cpu, float32")
-
-        def open_runner(run: OfferedRun) -> ParticipantRunner:
-            return ParticipantRunner(held_app, capacity=capacity)
-
-        screen = io.StringIO()
-        node = Node(
-            settings,
-            open_runner,
-            Journal(Style.JSON, screen),
-            timing=Timing(first_s=0.05, most_s=0.2, progress_s=0.05),
-        )
-        running = RunningNode(node, screen, threading.Thread())
-
-        def run() -> None:
-            try:
-                node.run()
-            except BaseException as error:  # the test looks at it
-                running.error = error
-
-        running.thread = threading.Thread(target=run)
-        running.thread.start()
-        started.append(running)
-        return running
+        started.append(RunningNode(settings, lambda _: ParticipantRunner(held_app, capacity=capacity)))
+        return started[-1]
 
     yield start
     held_app.go_on.set()

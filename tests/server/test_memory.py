@@ -18,20 +18,7 @@ DATA, HEADERS, RST_STREAM, SETTINGS, PING, WINDOW_UPDATE = 0, 1, 3, 4, 6, 8
 ACK, END_HEADERS = 1, 4
 INITIAL_WINDOW = 65535
 
-SERVE = """
-import sys
-from pathlib import Path
-from server.nodes_channel import NodesChannel
-from server.hosting import Terms
-from server.uploads import Limits
-with NodesChannel("127.0.0.1:0", kit=None, limits=Limits(max_answer_bytes=1 << 20)).begin(
-    Terms(1, {}, b""), inbox=Path(sys.argv[1])
-) as channel:
-    print(channel.address.rpartition(":")[2], flush=True)
-    sys.stdin.read()
-"""
-
-ROUND = """
+PREAMBLE = """
 import sys
 from pathlib import Path
 from plait.system.machine import give_back_memory
@@ -39,13 +26,21 @@ from plait.rounds.channel import NoAnswer, Purpose
 from server.nodes_channel import NodesChannel
 from server.hosting import Terms
 from server.uploads import Limits
+serving = NodesChannel("127.0.0.1:0", kit=None, limits=Limits(max_answer_bytes=1 << 23))
+serving.begin(Terms(1, {}, b""), inbox=Path(sys.argv[1]))
+"""
+SERVE = f"""{PREAMBLE}
+with serving as channel:
+    print(channel.address.rpartition(":")[2], flush=True)
+    sys.stdin.read()
+"""
+
+ROUND = f"""{PREAMBLE}
 def own_bytes():
     give_back_memory()
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon"))
-with NodesChannel("127.0.0.1:0", kit=None, limits=Limits(max_answer_bytes=1 << 23)).begin(
-    Terms(1, {}, b""), inbox=Path(sys.argv[1])
-) as channel:
+with serving as channel:
     print(channel.address, flush=True)
     nodes = channel.nodes(int(sys.argv[2]))
     before = own_bytes()

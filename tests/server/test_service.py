@@ -376,9 +376,7 @@ class TestUploads:
         until(lambda: not files_below(tmp_path / "inbox"))
         assert "SHA-256 is not what was announced" in replies([sent])[0].detail
 
-    @pytest.mark.parametrize(
-        "changes", [{"sha256": b"short"}, {"content": 0}, {"content": 9}, {"content": 3, "size": 4097}]
-    )
+    @pytest.mark.parametrize("changes", [{"sha256": b"short"}, {"content": 0}])
     def test_a_start_that_cannot_be_is_refused(self, channel, attending, send, changes):
         with attending(channel, "alice") as (alice,):
             send(channel, "alice", b"task")
@@ -519,9 +517,7 @@ class TestOperators:
             assert code(alice.stub.Status, pb.StatusRequest(token=bad), timeout=180) == "UNAUTHENTICATED"
 
     def test_the_metrics_count_what_happened(self, make_channel, attending, bare_node, send, replies, until):
-        now = RunNow(round=4)
-        now.take(events.RoundFinished(round=4, wall_s=2.5))
-        channel = make_channel(metrics_listen="127.0.0.1:0", progress=lambda: nullcontext(now))
+        channel = make_channel(metrics_listen="127.0.0.1:0")
         with attending(channel, "alice") as (alice,):
             bare_node(channel.address, "bob").enrol(protocol=9)
             sent = send(channel, "alice", b"head", BIG)
@@ -542,8 +538,6 @@ class TestOperators:
             'plait_answers_refused_total{reason="malformed"} 1.0',
             'plait_enrolments_refused_total{reason="protocol"} 1.0',
             "plait_tasks_given_total 1.0",
-            "plait_round 4.0",
-            "plait_round_seconds 2.5",
         ):
             assert line in lines
 
@@ -551,17 +545,3 @@ class TestOperators:
 def page(channel) -> str:
     with urllib.request.urlopen(f"http://{channel._metrics_server.address}/metrics", timeout=180) as reply:
         return reply.read().decode()
-
-
-def test_nothing_that_a_peer_says_gets_into_the_log_unescaped(make_channel, bare_node, logged):
-    channel = make_channel()
-    node = bare_node(channel.address, "alice")
-    node.enrol(name="x\nevent=forged node=root")
-    other = bare_node(channel.address, "bob").attend()
-    other.say(ready=pb.Ready(base_fingerprint=b"b" * 32, device="cpu\nevent=forged"))
-    channel.stop()
-
-    messages = [record.getMessage() for record in logged if record.name == "plait.server"]
-    assert messages
-    assert all("\n" not in message and message.isascii() for message in messages)
-    assert not any(message.startswith("event=forged") for message in messages)
