@@ -95,15 +95,20 @@ class Baselines:
         settings = replace(self._alone, gradient_accumulation_steps=accumulation, seed=seed)
         what = whose if whose == "central" else f"local, {whose}"
         model = base.with_adapter(spec, self.initial)
+        inputs = TrainingInputs(
+            examples,
+            settings,
+            self.initial.flat,
+            task=spec.task,
+            pad_token=base.pad_token,
+            tokenizer=base.tokenizer,
+        )
         train_steps(
             model,
             adapter_parameters(model, spec.layout),
-            TrainingInputs(examples, settings, self.initial.flat),
-            task=spec.task,
-            pad_token=base.pad_token,
+            inputs,
             on_step=lambda step, _: self.progress(f"{what}, step {step + 1} of {self.steps}"),
             objective=objective,
-            tokenizer=base.tokenizer,
             memory=base.step_memory,
         )
         return model

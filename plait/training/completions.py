@@ -17,7 +17,6 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
-from plait.adapters import AdapterTask
 from plait.data import Record, RecordKind
 from plait.errors import ConfigError, PartError
 from plait.objectives.formula import GRPO
@@ -28,13 +27,11 @@ from plait.training.conversations import converse
 from plait.training.device import device_of
 from plait.training.examples import IGNORED, Example, Tokenizer, digest_of, prompt_tokens
 from plait.training.generate import Sampling, Wanted, context_of, generate
-from plait.training.learner import LocalTraining
-from plait.training.losses import BatchLoss, LossContext, StepLoss, StepMemory, TrainingObjective
+from plait.training.learner import LocalTraining, TrainingInputs
+from plait.training.losses import BatchLoss, StepLoss, StepMemory, TrainingObjective
 from plait.training.own_functions import Reward, reward_named, value_of
 from plait.training.preferences import without_adapter
 from plait.wire.settings import Settings
-
-_TASK = AdapterTask.CAUSAL_LM
 
 
 class Rewards(TrainingObjective):
@@ -52,21 +49,15 @@ class Rewards(TrainingObjective):
         """Prompts, with the completion that the record has."""
         return [Example.of_sides(_last_reply(each), None) for each in converse(records, kind, tokenizer, seq_len)]
 
-    def loss(self, model: nn.Module, parameters: Sequence[nn.Parameter], context: LossContext) -> StepLoss:
+    def loss(
+        self, model: nn.Module, parameters: Sequence[nn.Parameter], inputs: TrainingInputs, memory: StepMemory
+    ) -> StepLoss:
         """See `GroupLoss`."""
         del parameters
-        if context.tokenizer is None:
+        if inputs.tokenizer is None:
             raise ValueError("a reward reads text, so a tokenizer is needed")
-        grader, settings = Grader.named(self._formula.reward, context.tokenizer), context.inputs.settings
-        return GroupLoss(
-            model,
-            self._formula,
-            grader,
-            seq_len=settings.seq_len,
-            pad_token=context.pad_token,
-            seed=settings.seed,
-            memory=context.memory,
-        )
+        grader, settings = Grader.named(self._formula.reward, inputs.tokenizer), inputs.settings
+        return GroupLoss(model, self._formula, grader, seq_len=settings.seq_len, seed=settings.seed, memory=memory)
 
     def measured(
         self, model: nn.Module, examples: Sequence[Example], settings: Settings, tokenizer: Tokenizer
@@ -151,13 +142,12 @@ class GroupLoss(StepLoss):
         grader: Grader,
         *,
         seq_len: int,
-        pad_token: int,
         seed: int,
         memory: StepMemory | None = None,
     ) -> None:
         self._model, self._objective, self._grader, self._seq_len = model, objective, grader, seq_len
-        self._losses = BatchLoss(model, task=_TASK, pad_token=pad_token, memory=memory)
-        self._pad_token, self._seed = pad_token, seed
+        self._losses = BatchLoss(model, memory=memory)
+        self._seed = seed
         self._groups: dict[bytes, CompletionGroup] = {}
         self._rewards: list[float] = []
         self.recomputes = self._losses.recomputes
@@ -211,8 +201,7 @@ class GroupLoss(StepLoss):
             group.before = now.detach()
         if group.reference is None and self._objective.beta:
             with without_adapter(self._model):
-                base = BatchLoss(self._model, task=_TASK, pad_token=self._pad_token)
-                group.reference = -base.by_token(group.completions)[0]
+                group.reference = -BatchLoss(self._model).by_token(group.completions)[0]
         return self._objective.loss(now, group.before, group.reference, advantages, counts)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import reduce
 from itertools import groupby
 
@@ -23,7 +23,7 @@ from plait.adapters import AdapterTask, Float32
 from plait.errors import ConfigError, MachineError
 from plait.objectives import SFT
 from plait.rounds.local_model import NOTHING, Carried, Moments, StepReport
-from plait.training.examples import Example, count_labels, order
+from plait.training.examples import Example, Tokenizer, count_labels, order
 from plait.wire.settings import Settings
 
 Tensor = torch.Tensor
@@ -57,6 +57,10 @@ class TrainingInputs:
     settings: Settings
     start: Float32
     carried: Carried = NOTHING
+    _: KW_ONLY
+    task: AdapterTask = AdapterTask.CAUSAL_LM
+    pad_token: int = 0
+    tokenizer: Tokenizer | None = None
 
 
 @dataclass(frozen=True)
@@ -86,13 +90,7 @@ class Learner:
     """
 
     def __init__(
-        self,
-        inputs: TrainingInputs,
-        sizes: Sequence[int],
-        trained: Sequence[bool],
-        *,
-        task: AdapterTask,
-        device: torch.device,
+        self, inputs: TrainingInputs, sizes: Sequence[int], trained: Sequence[bool], *, device: torch.device
     ) -> None:
         settings, carried = inputs.settings, inputs.carried
         if (before := carried.moments) and not (
@@ -103,7 +101,6 @@ class Learner:
                 f"expected {len(inputs.start)} in {len(sizes)}"
             )
         self._inputs = inputs
-        self._task = task
         self._sizes, self._trained = list(sizes), list(trained)
         self._optimizer = FlatAdamW(
             inputs.start, sizes, trained, weight_decay=settings.weight_decay, moments=before, device=device
@@ -115,7 +112,7 @@ class Learner:
         self._shortened = self._skipped = 0
         self._follows = settings.lr_schedule == "slope"
         self._last: _Taken | None = None
-        self._order = order(inputs.examples, settings.seed, task)
+        self._order = order(inputs.examples, settings.seed, inputs.task)
         self._losses: list[float] = []
         self._tokens = 0
         self._largest_fall = LARGEST_FALL
@@ -127,13 +124,14 @@ class Learner:
 
     def draw(self) -> tuple[list[list[Example]], int]:
         """The next step's examples, micro-batch by micro-batch, and the total number of terms of their losses."""
-        size, passes = self._inputs.settings.batch_size, self._inputs.settings.gradient_accumulation_steps
+        task, settings = self._inputs.task, self._inputs.settings
+        size, passes = settings.batch_size, settings.gradient_accumulation_steps
         chosen = [self._inputs.examples[next(self._order)] for _ in range(size * passes)]
         self._tokens += sum(len(example.tokens) for example in chosen)
         batches = [chosen[first : first + size] for first in range(0, len(chosen), size)]
-        counted = sum(count_labels(example, self._task) for example in chosen)
+        counted = sum(count_labels(example, task) for example in chosen)
         has_prompts = counted < sum(len(example.tokens) - 1 for example in chosen)
-        is_answers = has_prompts and self._task is AdapterTask.CAUSAL_LM and self._inputs.settings.objective == SFT
+        is_answers = has_prompts and task is AdapterTask.CAUSAL_LM and settings.objective == SFT
         self._largest_fall = _largest_fall(counted) if is_answers else LARGEST_FALL
         return batches, counted
 
@@ -173,7 +171,7 @@ class Learner:
             self._rate = min(found, at_rest)
             if math.isfinite(predicted):
                 # A classifier's first step moves its head alone, unlike the tensors at rest.
-                _shorten_(master, before, self._rate if self._task is AdapterTask.CAUSAL_LM else found)
+                _shorten_(master, before, self._rate if self._inputs.task is AdapterTask.CAUSAL_LM else found)
             self._rate *= settings.found_rate_factor
         elif limit < predicted < math.inf:
             _shorten_(master, before, limit / predicted)

@@ -174,10 +174,7 @@ class PeftLocalModel:
         if job.charge:
             from plait.training.private_steps import train_privately
 
-            done = train_privately(
-                model, parameters, inputs, job.charge, task=spec.task, pad_token=self.base.pad_token,
-                memory=self.base.step_memory,
-            )  # fmt: skip
+            done = train_privately(model, parameters, inputs, job.charge, memory=self.base.step_memory)
             return Trained(AdapterState(spec.layout, done.flat), done.report, done.moments)
         if self.own_trainer is not None:
             trained = trained_parameters(model, parameters, settings.trained)
@@ -185,23 +182,22 @@ class PeftLocalModel:
             with only_trained(parameters, trained):
                 report = self.own_trainer(model, self.base.tokenizer, inputs.examples, settings, chosen)
             return Trained(read_adapter(model, job.start), report)
-        done = train_steps(
-            model,
-            parameters,
-            inputs,
-            task=spec.task,
-            pad_token=self.base.pad_token,
-            objective=self.objective(settings),
-            tokenizer=self.base.tokenizer,
-            memory=self.base.step_memory,
-        )
+        done = train_steps(model, parameters, inputs, objective=self.objective(settings), memory=self.base.step_memory)
         return Trained(AdapterState(spec.layout, done.flat), done.report, done.moments)
 
     def inputs(self, job: TrainJob) -> TrainingInputs:
         """The learner's input for a job."""
         split = self.split(job.spec, job.settings)
         settings = replace(job.settings, seed=data_seed(job.settings.seed, split))
-        return TrainingInputs(split.train, settings, job.start.flat, job.carried)
+        return TrainingInputs(
+            split.train,
+            settings,
+            job.start.flat,
+            job.carried,
+            task=job.spec.task,
+            pad_token=self.base.pad_token,
+            tokenizer=self.base.tokenizer,
+        )
 
 
 def _is_without_effect(spec: AdapterSpec, state: AdapterState) -> bool:

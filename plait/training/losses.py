@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import torch
 from torch import nn
 
-from plait.adapters import AdapterTask, Float32
+from plait.adapters import AdapterTask
 from plait.data import Record, RecordKind
 from plait.errors import MachineError, PartError
 from plait.own_code import located_errors
@@ -42,17 +42,6 @@ _OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
 
 Judge = Callable[[Sequence[Example]], tuple[list[float], list[float]]]
 """From a batch to the loss of each example, and by how much it leads (see `SequenceLosses.leads`)."""
-
-
-@dataclass(frozen=True)
-class LossContext:
-    """What a training's loss is made of besides the model."""
-
-    inputs: TrainingInputs
-    task: AdapterTask
-    pad_token: int
-    memory: StepMemory
-    tokenizer: Tokenizer | None = None
 
 
 class StepLoss:
@@ -114,18 +103,18 @@ class TrainingObjective:
 
         return converse(records, kind, tokenizer, seq_len)
 
-    def loss(self, model: nn.Module, parameters: Sequence[nn.Parameter], context: LossContext) -> StepLoss:
+    def loss(
+        self, model: nn.Module, parameters: Sequence[nn.Parameter], inputs: TrainingInputs, memory: StepMemory
+    ) -> StepLoss:
         """The loss of one training of the model, of whose adapter these are the parameters."""
-        settings, task, pad_token = context.inputs.settings, context.task, context.pad_token
-        function = loss_named(settings.loss)
+        function = loss_named(inputs.settings.loss)
         if function is None:
-            return BatchLoss(model, task=task, pad_token=pad_token, memory=context.memory)
-        start = context.inputs.start
-        return ChosenLoss(model, parameters, function, start=start, task=task, pad_token=pad_token, name=settings.loss)
+            return BatchLoss(model, task=inputs.task, pad_token=inputs.pad_token, memory=memory)
+        return ChosenLoss(model, parameters, function, inputs)
 
-    def judge(self, model: nn.Module, examples: Sequence[Example], *, pad_token: int) -> Judge | None:
+    def judge(self, model: nn.Module, examples: Sequence[Example]) -> Judge | None:
         """By what held-out examples are judged, in evaluation mode; None for the loss of their labels."""
-        del model, examples, pad_token
+        del model, examples
         return None
 
     def measured(
@@ -140,12 +129,15 @@ class BatchLoss(StepLoss):
     """Cross-entropy in nats, summed over a batch's label tokens (or examples), in float32, in the model's mode."""
 
     def __init__(
-        self, model: nn.Module, *, task: AdapterTask, pad_token: int, memory: StepMemory | None = None
+        self,
+        model: nn.Module,
+        *,
+        task: AdapterTask = AdapterTask.CAUSAL_LM,
+        pad_token: int = 0,
+        memory: StepMemory | None = None,
     ) -> None:
-        self._model = model
+        self._model, self._task, self._pad_token = model, task, pad_token
         self._memory = memory or StepMemory()
-        self._task = task
-        self._pad_token = pad_token
         self._fused = recognise(model) if task is AdapterTask.CAUSAL_LM else None
         self._own: ModelLosses | None = None
         self.recomputes = self._fused is not None
@@ -192,19 +184,15 @@ class ChosenLoss(StepLoss):
         model: nn.Module,
         parameters: Sequence[nn.Parameter],
         function: LocalLoss,
-        *,
-        start: Float32,
-        task: AdapterTask,
-        pad_token: int,
-        name: str,
+        inputs: TrainingInputs,
     ) -> None:
         from plait.training.model_losses import ModelLosses
 
-        self._model, self._function, self._name = model, function, name
-        self._losses = ModelLosses(model, task=task, pad_token=pad_token)
+        self._model, self._function, self._name = model, function, inputs.settings.loss
+        self._losses = ModelLosses(model, task=inputs.task, pad_token=inputs.pad_token)
         names = {id(parameter): key for key, parameter in model.named_parameters()}
         self._tensors = {names[id(parameter)]: parameter for parameter in parameters}
-        parts = torch.from_numpy(start.copy()).split([parameter.numel() for parameter in parameters])
+        parts = torch.from_numpy(inputs.start.copy()).split([parameter.numel() for parameter in parameters])
         self._received = {
             names[id(parameter)]: part.view_as(parameter).to(parameter)
             for parameter, part in zip(parameters, parts, strict=True)

@@ -33,7 +33,14 @@ _HELD_ON_CPU = 1 << 28
 class ModelLosses:
     """The losses of a model's batches; a language model's in slices if it `is_sliced`."""
 
-    def __init__(self, model: nn.Module, *, task: AdapterTask, pad_token: int, is_sliced: bool = False) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        task: AdapterTask = AdapterTask.CAUSAL_LM,
+        pad_token: int = 0,
+        is_sliced: bool = False,
+    ) -> None:
         self._model, self._task, self._pad_token = model, task, pad_token
         self._device = device_of(model)
         self._sliced = SlicedHead.of(model) if is_sliced else None

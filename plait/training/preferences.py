@@ -25,10 +25,10 @@ from plait.settings.choice import parse_choice
 from plait.training.conversations import conversation, of_each
 from plait.training.device import device_of
 from plait.training.examples import Example, Tokenizer, count_labels, visited
+from plait.training.learner import TrainingInputs
 from plait.training.losses import (
     BatchLoss,
     Judge,
-    LossContext,
     StepLoss,
     StepMemory,
     TrainingObjective,
@@ -55,29 +55,28 @@ class Preferences(TrainingObjective):
         del kind
         return of_each(records, lambda record: _judged(record, tokenizer, seq_len))
 
-    def loss(self, model: nn.Module, parameters: Sequence[nn.Parameter], context: LossContext) -> StepLoss:
+    def loss(
+        self, model: nn.Module, parameters: Sequence[nn.Parameter], inputs: TrainingInputs, memory: StepMemory
+    ) -> StepLoss:
         """The formula's, with the references of the examples that the training visits."""
         del parameters
-        pad_token, inputs = context.pad_token, context.inputs
-        met = visited(inputs.examples, inputs.settings, context.task)
-        learn_references(self._references, model, met, pad_token=pad_token)
-        return PreferenceLoss(model, self._formula, self._references, pad_token=pad_token, memory=context.memory)
+        met = visited(inputs.examples, inputs.settings, inputs.task)
+        learn_references(self._references, model, met)
+        return PreferenceLoss(model, self._formula, self._references, memory=memory)
 
-    def judge(self, model: nn.Module, examples: Sequence[Example], *, pad_token: int) -> Judge:
+    def judge(self, model: nn.Module, examples: Sequence[Example]) -> Judge:
         """By the formula's loss, and the reward by which the chosen reply leads."""
-        learn_references(self._references, model, examples, pad_token=pad_token)
-        return PreferenceLoss(model, self._formula, self._references, pad_token=pad_token).by_example
+        learn_references(self._references, model, examples)
+        return PreferenceLoss(model, self._formula, self._references).by_example
 
 
-def learn_references(
-    known: dict[bytes, tuple[float, ...]], model: nn.Module, examples: Iterable[Example], *, pad_token: int
-) -> None:
+def learn_references(known: dict[bytes, tuple[float, ...]], model: nn.Module, examples: Iterable[Example]) -> None:
     """Add to `known` the log-probabilities of examples' sides under the base alone, in nats, by digest, if missing."""
     unknown = {example.digest: example for example in examples if example.digest not in known}
     if not unknown:
         return
     with without_adapter(model):
-        loss = BatchLoss(model, task=_TASK, pad_token=pad_token)
+        loss = BatchLoss(model)
         for digest, example in unknown.items():
             there = [side for side in example.sides if side is not None]
             known[digest] = tuple(-each for each in loss.by_sequence(there))
@@ -93,10 +92,9 @@ class PreferenceLoss(StepLoss):
         objective: Formula,
         references: Mapping[bytes, tuple[float, ...]],
         *,
-        pad_token: int,
         memory: StepMemory | None = None,
     ) -> None:
-        self._losses = BatchLoss(model, task=_TASK, pad_token=pad_token, memory=memory)
+        self._losses = BatchLoss(model, memory=memory)
         self._objective, self._references = objective, references
         self._device = device_of(model)
         self.is_sum = bool(getattr(objective, "is_sum", False))

@@ -43,8 +43,8 @@ class ExampleGradients:
         model: nn.Module,
         parameters: Sequence[nn.Parameter],
         *,
-        task: AdapterTask,
-        pad_token: int,
+        task: AdapterTask = AdapterTask.CAUSAL_LM,
+        pad_token: int = 0,
         together: int,
         recomputed: int = 0,
     ) -> None:
@@ -106,8 +106,6 @@ def train_privately(
     inputs: TrainingInputs,
     charge: Charge,
     *,
-    task: AdapterTask,
-    pad_token: int,
     memory: StepMemory | None = None,
 ) -> LocalTraining:
     """Train an adapter for `steps_taken` steps, so that no record shows.
@@ -123,13 +121,13 @@ def train_privately(
         raise ConfigError("learning-rate is 0, expected a number: one that is found in the data would not be private")
     trained = trained_parameters(model, parameters, settings.trained)
     sizes = [parameter.numel() for parameter in parameters]
-    learner = Learner(inputs, sizes, trained, task=task, device=parameters[0].device)
+    learner = Learner(inputs, sizes, trained, device=parameters[0].device)
     moves = np.repeat(trained, sizes)
     gradients = ExampleGradients(
         model.train(),
         parameters,
-        task=task,
-        pad_token=pad_token,
+        task=inputs.task,
+        pad_token=inputs.pad_token,
         together=settings.batch_size,
         recomputed=memory.recomputed if memory else 0,
     )

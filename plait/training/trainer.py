@@ -20,11 +20,10 @@ from plait.adapters import AdapterTask
 from plait.errors import ConfigError, check_abandoned
 from plait.rounds.evaluation import SequenceLosses
 from plait.training.device import device_of
-from plait.training.examples import Example, Tokenizer, count_labels, digest_of
+from plait.training.examples import Example, count_labels, digest_of
 from plait.training.learner import Learner, LocalTraining, TrainingInputs, copy_all
 from plait.training.losses import (
     BatchLoss,
-    LossContext,
     StepLoss,
     StepMemory,
     TrainingObjective,
@@ -41,11 +40,8 @@ def train_steps(
     parameters: Sequence[nn.Parameter],
     inputs: TrainingInputs,
     *,
-    task: AdapterTask,
-    pad_token: int,
     on_step: Callable[[int, float], None] = lambda _step, _loss: None,
     objective: TrainingObjective | None = None,
-    tokenizer: Tokenizer | None = None,
     memory: StepMemory | None = None,
 ) -> LocalTraining:
     """Train an adapter for `steps_taken` optimizer steps.
@@ -62,9 +58,8 @@ def train_steps(
     started, settings, memory = time.perf_counter(), inputs.settings, memory or StepMemory()
     trained = trained_parameters(model, parameters, settings.trained)
     sizes = [each.numel() for each in parameters]
-    learner = Learner(inputs, sizes, trained, task=task, device=parameters[0].device)
-    context = LossContext(inputs, task, pad_token, memory, tokenizer)
-    step_loss = (objective or TrainingObjective()).loss(model, parameters, context)
+    learner = Learner(inputs, sizes, trained, device=parameters[0].device)
+    step_loss = (objective or TrainingObjective()).loss(model, parameters, inputs, memory)
     model.train(not step_loss.without_dropout)
     gradients = StepGradients(parameters, step_loss, settings, memory, LossScale.of(model.parameters()))
     batches, counted = list[list[Example]](), 1
@@ -246,8 +241,8 @@ def measure_losses(
     model: nn.Module,
     examples: Sequence[Example],
     *,
-    task: AdapterTask,
-    pad_token: int,
+    task: AdapterTask = AdapterTask.CAUSAL_LM,
+    pad_token: int = 0,
     batch_size: int,
     objective: TrainingObjective | None = None,
     memory: StepMemory | None = None,
@@ -257,7 +252,7 @@ def measure_losses(
     memory, device, correct = memory or StepMemory(), device_of(model), 0
     losses, leads = list[float](), list[float]()
     batch_loss = BatchLoss(model, task=task, pad_token=pad_token)
-    judge = (objective or TrainingObjective()).judge(model, examples, pad_token=pad_token)
+    judge = (objective or TrainingObjective()).judge(model, examples)
     for first in range(0, len(examples), batch_size):
         batch = examples[first : first + batch_size]
         if task is AdapterTask.CLASSIFICATION:

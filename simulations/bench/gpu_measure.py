@@ -236,8 +236,6 @@ class Measure:
                 built.model,
                 built.parameters,
                 TrainingInputs(examples, replace(settings, local_steps=count), built.made.initial.flat),
-                task=AdapterTask.CAUSAL_LM,
-                pad_token=0,
                 memory=memory,
                 on_step=ended,
             )

@@ -121,12 +121,10 @@ class _Client:
         done = train_steps(
             model,
             adapter_parameters(model, spec.layout),
-            TrainingInputs(examples, settings, initial.flat),
-            task=spec.task,
-            pad_token=0,
+            TrainingInputs(examples, settings, initial.flat, task=spec.task),
             memory=memory,
         )
-        found = measure_losses(model, examples, task=spec.task, pad_token=0, batch_size=3)
+        found = measure_losses(model, examples, task=spec.task, batch_size=3)
         return _flat(done.flat, np.divide(found.losses, found.counts), read_adapter(model, initial).flat)
 
 
@@ -157,7 +155,7 @@ def _private(compute: Compute) -> Array:
     privacy = RecordPrivacy(records=6, batch=4, noise=2e-4, delta=1e-5, epsilon=float("inf"), clip_norm=0.5)
     done = train_privately(
         model, adapter_parameters(model, spec.layout), TrainingInputs(rows(), SETTINGS, initial.flat),
-        Charge(privacy, b"k" * 32, 0.0), task=spec.task, pad_token=0,
+        Charge(privacy, b"k" * 32, 0.0),
     )  # fmt: skip
     return _flat(done.flat)
 

@@ -90,8 +90,6 @@ def plait(work: Workload) -> Way:
             model,
             adapter_parameters(model, design.spec.layout),
             TrainingInputs(examples, _settings(work, steps), state.flat, Carried(moments=moments)),
-            task=AdapterTask.CAUSAL_LM,
-            pad_token=0,
             on_step=lambda _, loss: last.append(loss),
         )
         state, moments = AdapterState(design.spec.layout, done.flat), done.moments
@@ -166,7 +164,7 @@ def inference(work: Workload) -> Way:
     design, examples = work.blueprint(), work.examples()
     base = ResidentBase(work.directory, work.fingerprint, work.compute, seq_len=work.seq_len)
     model = base.with_adapter(design.spec, design.initial)
-    loss = BatchLoss(model.eval(), task=AdapterTask.CAUSAL_LM, pad_token=0)
+    loss = BatchLoss(model.eval())
 
     @torch.no_grad()
     def way(steps: int) -> float:

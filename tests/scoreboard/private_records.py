@@ -14,7 +14,6 @@ import torch
 from scoreboard.row import Row
 from torch import nn
 
-from plait.adapters import AdapterTask
 from plait.errors import PolicyError
 from plait.privacy.record import Charge, RecordPrivacy, charge
 from plait.rounds.memory import DiskMemory
@@ -64,7 +63,7 @@ def _steps(gradient_of, *, batch: int = BATCH, steps: int = 1, size: int = SIZE)
     try:
         private_steps.train_privately(
             model, [model.weight], TrainingInputs(EXAMPLES, settings, np.zeros(size, np.float32)),
-            Charge(_privacy(batch), b"k" * 32, 0.0), task=AdapterTask.CAUSAL_LM, pad_token=0,
+            Charge(_privacy(batch), b"k" * 32, 0.0),
         )  # fmt: skip
     finally:
         private_steps.ExampleGradients, Learner.noised_step, Learner.finish = made, step, finish

@@ -95,7 +95,7 @@ def test_the_loss_is_that_of_the_paper_and_so_is_its_gradient(model, tokenizer) 
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     slopes = torch.autograd.grad(expected, trained)
 
-    work = GroupLoss(model, replace(HOW, beta=0.3), grader(tokenizer, len), seq_len=SEQ_LEN, pad_token=0, seed=1)
+    work = GroupLoss(model, replace(HOW, beta=0.3), grader(tokenizer, len), seq_len=SEQ_LEN, seed=1)
     loss = work._of(CompletionGroup(completions, rewards, torch.cat(before).float()))
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
     found = torch.autograd.grad(loss, trained)
@@ -135,7 +135,7 @@ def test_a_completion_without_a_reward_is_left_out_and_counted(model, tokenizer,
         return next(given)
 
     mine = grader(tokenizer, reward)
-    work = GroupLoss(model, replace(HOW, beta=0.0), mine, seq_len=SEQ_LEN, pad_token=0, seed=1)
+    work = GroupLoss(model, replace(HOW, beta=0.0), mine, seq_len=SEQ_LEN, seed=1)
     work.begin([examples], 0)
     assert (mine.graded, mine.refused) == (5, 4)
     assert -work.to_report(0.0) == pytest.approx((1.0 + 0.5 + 2 + 1 + 1) / 5)

@@ -110,7 +110,7 @@ settings = Settings(
 train_steps(
     model, adapter_parameters(model, made.spec.layout),
     TrainingInputs([Example(row, row)], settings, made.initial.flat),
-    task=AdapterTask.CAUSAL_LM, pad_token=0, memory=StepMemory(recomputed=2),
+    memory=StepMemory(recomputed=2),
 )
 size = size_of(config, made.spec, value_bytes=2, on_cpu=True, training=Training.of(settings))
 print(peak_bytes(size, sequences=1, seq_len=128, recomputed=2), peak_rss_bytes())

@@ -55,8 +55,6 @@ def trained(resident: ResidentBase, blueprint: AdapterTemplate) -> AdapterState:
         model,
         adapter_parameters(model, blueprint.spec.layout),
         TrainingInputs([Example(tokens, tokens)], TWO_STEPS, blueprint.initial.flat),
-        task=AdapterTask.CAUSAL_LM,
-        pad_token=0,
     )
     return AdapterState(blueprint.spec.layout, done.flat)
 

@@ -18,7 +18,6 @@ from transformers import (
     PreTrainedModel,
 )
 
-from plait.adapters import AdapterTask
 from plait.training import model_losses
 from plait.training.examples import IGNORED, Example
 from plait.training.losses import BatchLoss
@@ -92,11 +91,11 @@ def test_losses_and_gradients_are_those_of_all_logits_at_once(
     make: Callable[[], torch.nn.Module], sliced: list[int]
 ) -> None:
     model = make().train()
-    loss = BatchLoss(model, task=AdapterTask.CAUSAL_LM, pad_token=0)
+    loss = BatchLoss(model)
     ours = loss(batch())
     assert len(sliced) > 2
     assert max(sliced) == 7
-    theirs = ModelLosses(model, task=AdapterTask.CAUSAL_LM, pad_token=0).total(batch())
+    theirs = ModelLosses(model).total(batch())
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
     torch.testing.assert_close(gradients(model, ours), gradients(model, theirs), rtol=1e-4, atol=1e-6)
     by_sequence = loss.by_sequence(batch())
@@ -106,7 +105,7 @@ def test_losses_and_gradients_are_those_of_all_logits_at_once(
 
 def test_a_head_whose_result_the_model_changes_is_not_sliced(sliced: list[int]) -> None:
     model = get_peft_model(gemma(0.5), LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM")).train()
-    ours = BatchLoss(model, task=AdapterTask.CAUSAL_LM, pad_token=0)(batch())
-    theirs = ModelLosses(model, task=AdapterTask.CAUSAL_LM, pad_token=0).total(batch())
+    ours = BatchLoss(model)(batch())
+    theirs = ModelLosses(model).total(batch())
     assert ours.item() == theirs.item()
     assert not sliced

@@ -63,7 +63,7 @@ def test_the_reference_is_the_base_and_leaves_the_adapter_as_it_was(tiny, reside
     model.train()
     trains = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     references = {}
-    learn_references(references, model, split.train[:2], pad_token=resident.pad_token)
+    learn_references(references, model, split.train[:2])
     assert model.training
     assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == trains
     base = model.get_base_model()
@@ -79,10 +79,10 @@ def test_losses_and_leads_are_those_of_the_replies_likelihoods(resident, bluepri
     split = client(resident).split(blueprint.spec, SETTINGS)
     model, objective = resident.with_adapter(blueprint.spec, moved(blueprint)), formula_named("dpo:beta=0.3")
     references = {}
-    learn_references(references, model, split.train, pad_token=resident.pad_token)
+    learn_references(references, model, split.train)
     model.eval()
     batch = split.train[:3]
-    losses, leads = PreferenceLoss(model, objective, references, pad_token=resident.pad_token).by_example(batch)
+    losses, leads = PreferenceLoss(model, objective, references).by_example(batch)
     for number, example in enumerate(batch):
         chosen, rejected = (likelihood(model, side) for side in example.sides)
         first, second = references[example.digest]
@@ -115,8 +115,8 @@ class Own(DPO):
 def test_an_objective_of_ones_own_that_fails_is_one_line(resident, blueprint, gives, error, message) -> None:
     split = client(resident).split(blueprint.spec, SETTINGS)
     model, references = resident.with_adapter(blueprint.spec, moved(blueprint)), {}
-    learn_references(references, model, split.train[:2], pad_token=resident.pad_token)
-    loss = PreferenceLoss(model, Own(gives=gives), references, pad_token=resident.pad_token)
+    learn_references(references, model, split.train[:2])
+    loss = PreferenceLoss(model, Own(gives=gives), references)
     for ask in (loss, loss.by_example):
         with pytest.raises(error, match=message):
             ask(split.train[:2])

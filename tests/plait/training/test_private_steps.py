@@ -40,7 +40,7 @@ def some_rows(seed: int, count: int, *, uneven: bool = False) -> list[Example]:
 
 def by_a_loop(model, parameters, examples, *, task) -> list[np.ndarray]:
     """One backward pass per example, by the code that trains without privacy."""
-    loss_of = BatchLoss(model, task=task, pad_token=0)
+    loss_of = BatchLoss(model, task=task)
     found = []
     for example in examples:
         (loss_of([example]) / count_labels(example, task)).backward()
@@ -73,7 +73,7 @@ def test_fused_gradients_are_those_of_one_example_after_another(
     sides = [("A" if "lora_A" in slot.name else "B") in trained for slot in blueprint.spec.layout.slots]
     monkeypatch.setattr(ExampleGradients, "_alone", None)  # the fused way alone
     with only_trained(parameters, sides):
-        gradients = ExampleGradients(model, parameters, task=AdapterTask.CAUSAL_LM, pad_token=0, together=together)
+        gradients = ExampleGradients(model, parameters, together=together)
         found = [gradient.copy() for gradient in gradients(examples)]
         expected = by_a_loop(model, parameters, examples, task=AdapterTask.CAUSAL_LM)
     assert len(found) == 5
@@ -100,9 +100,9 @@ def test_fused_gradients_of_square_matrices_are_those_of_peft_s_modules(
     expected = by_a_loop(model, parameters, examples, task=AdapterTask.CAUSAL_LM)
     monkeypatch.undo()
     whole = by_a_loop(model, parameters, examples, task=AdapterTask.CAUSAL_LM)
-    assert BatchLoss(model, task=AdapterTask.CAUSAL_LM, pad_token=0).recomputes
+    assert BatchLoss(model).recomputes
     monkeypatch.setattr(ExampleGradients, "_alone", None)
-    gradients = ExampleGradients(model, parameters, task=AdapterTask.CAUSAL_LM, pad_token=0, together=together)
+    gradients = ExampleGradients(model, parameters, together=together)
     for got, fused, wanted in zip(gradients(examples), whole, expected, strict=True):
         assert np.linalg.norm(wanted) > 0.01
         assert np.linalg.norm(got - wanted) < 1e-4 * np.linalg.norm(wanted)
@@ -125,7 +125,7 @@ def test_other_models_give_the_gradients_of_their_own_modules() -> None:
     )
     model, parameters = adapted(GPT2LMHeadModel(small), target_modules=["c_attn"], fan_in_fan_out=True, use_dora=True)
     examples = some_rows(6, 3, uneven=True)
-    gradients = ExampleGradients(model, parameters, task=AdapterTask.CAUSAL_LM, pad_token=0, together=2)
+    gradients = ExampleGradients(model, parameters, together=2)
     expected = by_a_loop(model, parameters, examples, task=AdapterTask.CAUSAL_LM)
     for got, wanted in zip(gradients(examples), expected, strict=True):
         assert np.allclose(got, wanted, rtol=1e-5, atol=1e-8)
@@ -140,7 +140,7 @@ def test_a_classifier_has_one_term_per_example() -> None:
     model, parameters = adapted(LlamaForSequenceClassification(small), target_modules=["q_proj"], task_type="SEQ_CLS")
     tokens = [np.asarray(row, np.int32) for row in ([5, 9, 3], [7, 7, 8, 2, 60])]
     examples = [Example(row, np.asarray([label], np.int32)) for row, label in zip(tokens, (2, 0), strict=True)]
-    found = ExampleGradients(model, parameters, task=AdapterTask.CLASSIFICATION, pad_token=0, together=8)(examples)
+    found = ExampleGradients(model, parameters, task=AdapterTask.CLASSIFICATION, together=8)(examples)
     for got, wanted in zip(found, by_a_loop(model, parameters, examples, task=AdapterTask.CLASSIFICATION), strict=True):
         assert np.allclose(got, wanted, rtol=1e-5, atol=1e-8)
 
@@ -156,7 +156,7 @@ def trained(resident, blueprint, privacy, *, rows=ROWS, key=KEY, start=None, mem
     return train_privately(
         model, adapter_parameters(model, blueprint.spec.layout),
         TrainingInputs(rows, replace(SETTINGS, **settings), start.astype(np.float32)), Charge(privacy, key, 0.0),
-        task=AdapterTask.CAUSAL_LM, pad_token=0, memory=memory,
+        memory=memory,
     )  # fmt: skip
 
 
@@ -249,7 +249,7 @@ def test_with_little_noise_it_learns_like_plain_training(resident: ResidentBase,
         model = resident.with_adapter(
             blueprint.spec, blueprint.initial if flat is None else replace(blueprint.initial, flat=flat)
         )
-        found = measure_losses(model, ROWS, task=AdapterTask.CAUSAL_LM, pad_token=0, batch_size=6)
+        found = measure_losses(model, ROWS, batch_size=6)
         return sum(found.losses) / sum(found.counts)
 
     private = trained(
@@ -261,8 +261,6 @@ def test_with_little_noise_it_learns_like_plain_training(resident: ResidentBase,
         model,
         adapter_parameters(model, blueprint.spec.layout),
         TrainingInputs(ROWS, settings, start),
-        task=AdapterTask.CAUSAL_LM,
-        pad_token=0,
     ).flat
     before, with_plain, with_private = loss(), loss(plain), loss(private)
     assert before - with_private > 0.5 * (before - with_plain) > 0

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from plait.adapters import AdapterState, AdapterTask
+from plait.adapters import AdapterState
 from plait.errors import MachineError
 from plait.training import losses, trainer
 from plait.training.blueprint import AdapterTemplate
@@ -47,8 +47,6 @@ def train(resident: ResidentBase, blueprint: AdapterTemplate) -> Callable[[StepM
             model,
             parameters,
             TrainingInputs(rows(), SETTINGS, start),
-            task=AdapterTask.CAUSAL_LM,
-            pad_token=0,
             memory=memory,
         ).flat
 
@@ -126,7 +124,7 @@ def test_an_evaluation_gives_way_too(
     resident: ResidentBase, blueprint: AdapterTemplate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = resident.with_adapter(blueprint.spec, blueprint.initial)
-    whole = measure_losses(model, rows(), task=AdapterTask.CAUSAL_LM, pad_token=0, batch_size=6)
+    whole = measure_losses(model, rows(), batch_size=6)
     honest = losses.BatchLoss.by_sequence
 
     def one_at_most(self: losses.BatchLoss, batch: list[Example]) -> list[float]:
@@ -135,7 +133,7 @@ def test_an_evaluation_gives_way_too(
         return honest(self, batch)
 
     monkeypatch.setattr(losses.BatchLoss, "by_sequence", one_at_most)
-    parts = measure_losses(model, rows(), task=AdapterTask.CAUSAL_LM, pad_token=0, batch_size=6)
+    parts = measure_losses(model, rows(), batch_size=6)
     assert replace(parts, losses=()) == replace(whole, losses=())
     assert parts.losses == pytest.approx(whole.losses, rel=1e-5)
 
@@ -170,7 +168,7 @@ def train_on(base: ResidentBase, made: AdapterTemplate, settings: Settings = HAL
     model = base.with_adapter(made.spec, AdapterState(made.spec.layout, made.initial.flat))
     parameters = adapter_parameters(model, made.spec.layout)
     inputs = TrainingInputs(rows(), settings, made.initial.flat)
-    return train_steps(model, parameters, inputs, task=AdapterTask.CAUSAL_LM, pad_token=0)
+    return train_steps(model, parameters, inputs)
 
 
 def movement(done: LocalTraining, made: AdapterTemplate) -> np.ndarray:

@@ -39,9 +39,7 @@ def trained(
     model = resident.with_adapter(blueprint.spec, blueprint.initial)
     parameters = adapter_parameters(model, blueprint.spec.layout)
     start = blueprint.initial.flat
-    done = train_steps(
-        model, parameters, TrainingInputs(rows, settings, start), task=AdapterTask.CAUSAL_LM, pad_token=0
-    )
+    done = train_steps(model, parameters, TrainingInputs(rows, settings, start))
     return AdapterState(blueprint.spec.layout, done.flat)
 
 
@@ -60,8 +58,8 @@ def learner_of(
     task: AdapterTask = AdapterTask.CAUSAL_LM,
     carried: Carried = NOTHING,
 ) -> Learner:
-    inputs = TrainingInputs(examples, settings, start, carried)
-    return Learner(inputs, sizes, trained or [True] * len(sizes), task=task, device=torch.device("cpu"))
+    inputs = TrainingInputs(examples, settings, start, carried, task=task)
+    return Learner(inputs, sizes, trained or [True] * len(sizes), device=torch.device("cpu"))
 
 
 Run = Callable[..., LocalTraining]
@@ -80,7 +78,7 @@ def run(resident: ResidentBase, blueprint: AdapterTemplate, rows: list[Example])
         parameters = adapter_parameters(model, blueprint.spec.layout)
         settings = replace(settings, batch_size=len(examples), max_grad_norm=clipped_to)
         inputs = TrainingInputs(examples, settings, state.flat, carried)
-        return train_steps(model, parameters, inputs, task=AdapterTask.CAUSAL_LM, pad_token=0, **options)
+        return train_steps(model, parameters, inputs, **options)
 
     return train
 
@@ -97,7 +95,7 @@ def test_the_slope_along_a_movement_is_the_losss_derivative_before_any_step(
     def loss(ahead: float) -> float:
         values = beginning(blueprint) + ahead * movement
         model = resident.with_adapter(blueprint.spec, AdapterState(blueprint.spec.layout, values))
-        return measure_losses(model, rows, task=AdapterTask.CAUSAL_LM, pad_token=0, batch_size=8).loss
+        return measure_losses(model, rows, batch_size=8).loss
 
     assert done.report.slope == pytest.approx((loss(0.01) - loss(-0.01)) / 0.02, rel=0.05)
 
@@ -359,9 +357,9 @@ def test_masked_tokens_and_padding_do_not_count(resident: ResidentBase, blueprin
     logits = model(input_ids=torch.from_numpy(tokens.astype(np.int64))[None]).logits[0].double()
     log_probability = torch.log_softmax(logits, dim=-1)
     expected = -sum(log_probability[position - 1, tokens[position]].item() for position in range(8, 12))
-    alone = ModelLosses(model, task=AdapterTask.CAUSAL_LM, pad_token=0).total([short]).item()
-    long_alone = ModelLosses(model, task=AdapterTask.CAUSAL_LM, pad_token=0).total([long]).item()
-    both = ModelLosses(model, task=AdapterTask.CAUSAL_LM, pad_token=0).total([short, long]).item()
+    alone = ModelLosses(model).total([short]).item()
+    long_alone = ModelLosses(model).total([long]).item()
+    both = ModelLosses(model).total([short, long]).item()
     assert alone == pytest.approx(expected, rel=1e-4)
     assert both == pytest.approx(alone + long_alone, rel=1e-4)
 

@@ -20,7 +20,6 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from plait.adapters import AdapterTask
 from plait.training.examples import IGNORED, Example
 from plait.training.fused.language_model import FusedLanguageModel, recognise
 from plait.training.losses import BatchLoss
@@ -101,7 +100,7 @@ def distance(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> 
 
 
 def plain_loss(model: PeftModel, examples: list[Example]) -> torch.Tensor:
-    return ModelLosses(model, task=AdapterTask.CAUSAL_LM, pad_token=0).total(examples)
+    return ModelLosses(model).total(examples)
 
 
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
@@ -203,7 +202,7 @@ def test_beyond_a_sliding_window_pefts_way_is_taken() -> None:
     short = [Example(example.tokens[:8], example.labels[:8]) for example in batch()]
     assert fused.takes(short)
     assert not fused.takes(batch())
-    loss = BatchLoss(model, task=AdapterTask.CAUSAL_LM, pad_token=0)
+    loss = BatchLoss(model)
     assert loss(batch()).item() == pytest.approx(plain_loss(model, batch()).item(), rel=1e-6)
     assert loss(short).item() == pytest.approx(plain_loss(model, short).item(), rel=1e-5)
 
