@@ -18,20 +18,7 @@ import grpc
 from client.journal import shown
 from client.session import Backoff, CurrentSession, Received, Session, what_failed
 from client.settings import Credential
-from client.task import (
-    Abandonment,
-    ClientTask,
-    Draining,
-    Event,
-    Failed,
-    Lost,
-    Offered,
-    OfferedRun,
-    TaskWithdrawn,
-    TurnedAway,
-    Welcomed,
-    watched_thread,
-)
+from client.task import Abandonment, ClientTask, Event, FromServer, Lost, OfferedRun, watched_thread
 from plait import __version__
 from plait.config import Scalar
 from plait.errors import Abandoned, BaseMismatchError, PeerError
@@ -219,7 +206,7 @@ class Connection:
         run = OfferedRun(welcome.run_id, config, welcome.base_fingerprint, stays=welcome.stays)
         self.backoff.reset()
         # A standing server may send many of them: no more are read than the node processes.
-        self._pass_on(Welcomed(run))
+        self._pass_on(run)
         session = Session(channel, welcome, send=self.send)
         self.sessions.replace(session)
         return session
@@ -229,16 +216,16 @@ class Connection:
             session.receive(message.receipt)
         elif message.HasField("work"):
             session.given(message.work.task_id)
-            self._pass_on(Offered(ClientTask.from_work(message.work)))
+            self._pass_on(ClientTask.from_work(message.work))
         elif message.HasField("withdraw"):
             session.withdrawn(message.withdraw.task_id)
-            self._pass_on(TaskWithdrawn(message.withdraw.task_id, message.withdraw.reason))
+            self._pass_on(message.withdraw)
         elif message.HasField("unfit"):
-            self._pass_on(TurnedAway(message.unfit.reason, message.unfit.detail))
+            self._pass_on(message.unfit)
         elif message.HasField("drain"):
-            self._pass_on(Draining(message.drain.finished))
+            self._pass_on(message.drain)
 
-    def _pass_on(self, event: Welcomed | Offered | TaskWithdrawn | TurnedAway | Draining) -> None:
+    def _pass_on(self, event: FromServer) -> None:
         while not self._room.acquire(timeout=_LOOK_S):
             if self._closing.is_asked:
                 return
@@ -248,7 +235,7 @@ class Connection:
         final = final_refusal(refused)
         if final is None:
             return passing_refusal(refused)
-        self.post(Failed(final))
+        self.post(final)
         return None
 
     def _cause(self, error: grpc.RpcError, *, heard: bool) -> str:

@@ -18,22 +18,18 @@ from client.settings import NodeSettings, memory_folder
 from client.task import (
     Began,
     Capacity,
+    ClientTask,
     Delivered,
-    Draining,
     Dropped,
     Event,
-    Failed,
+    FromServer,
     Lost,
-    Offered,
     OfferedRun,
     Prepared,
     Shelved,
     Stopped,
     TaskRunner,
-    TaskWithdrawn,
     Trouble,
-    TurnedAway,
-    Welcomed,
 )
 from client.worker import MOST_WAITING, AnswerUploads, Downloads, Worker
 from plait.errors import PlaitError, RunInterrupted
@@ -124,32 +120,32 @@ class Node:
 
     def _handle(self, event: Event | None) -> bool:
         """Process an event; returns whether it is the last."""
-        if isinstance(event, Welcomed | Offered | TaskWithdrawn | TurnedAway | Draining):
+        if isinstance(event, FromServer):
             self._connection.heard()
         match event:
             case None:
                 self._give_up_declining()
                 self._report_progress()
-            case Welcomed(run):
-                self._welcomed(run)
-            case Offered(task):
-                if not self._uploads.offer(task) and not self._worker.take(task):
+            case OfferedRun():
+                self._welcomed(event)
+            case ClientTask():
+                if not self._uploads.offer(event) and not self._worker.take(event):
                     self._connection.break_off(f"server sent a task while {MOST_WAITING} others wait")
-            case TaskWithdrawn(task_id, reason):
-                self._worker.withdraw(task_id, shown(reason))
-                self._uploads.withdraw(task_id, shown(reason))
-            case TurnedAway(reason, detail):
-                text = f"the server cannot use this node in its run ({shown(reason)}): {shown(detail)}"
-                self._journal.report("unfit", text, reason=shown(reason))
-            case Draining(finished):
-                return self._drained(finished=finished)
+            case pb.Withdraw():
+                self._worker.withdraw(event.task_id, shown(event.reason))
+                self._uploads.withdraw(event.task_id, shown(event.reason))
+            case pb.Unfit():
+                text = f"the server cannot use this node in its run ({shown(event.reason)}): {shown(event.detail)}"
+                self._journal.report("unfit", text, reason=shown(event.reason))
+            case pb.Drain():
+                return self._drained(finished=event.finished)
             case Lost():
                 self._lost(event)
             case Prepared(run, capacity):
                 if run == self._run:
                     self._prepared(run, capacity)
-            case Failed(error):
-                raise error
+            case PlaitError():
+                raise event
             case Began(task):
                 self._reports = 0
                 self._heads_bytes += len(task.head)

@@ -297,43 +297,6 @@ class DecliningRunner:
 
 
 @dataclass(frozen=True)
-class Welcomed:
-    """The server admitted the node to a run."""
-
-    run: OfferedRun
-
-
-@dataclass(frozen=True)
-class Offered:
-    """The server sent a task, perhaps not for the first time."""
-
-    task: ClientTask
-
-
-@dataclass(frozen=True)
-class TaskWithdrawn:
-    """A task is no longer needed."""
-
-    task_id: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class TurnedAway:
-    """The node has described itself, and the run has no use for it."""
-
-    reason: str
-    detail: str
-
-
-@dataclass(frozen=True)
-class Draining:
-    """The server is going down, for good or not."""
-
-    finished: bool
-
-
-@dataclass(frozen=True)
 class Lost:
     """The connection is lost; the next attempt comes automatically."""
 
@@ -347,13 +310,6 @@ class Prepared:
 
     run: OfferedRun
     capacity: Capacity
-
-
-@dataclass(frozen=True)
-class Failed:
-    """A failure that a retry does not fix."""
-
-    error: PlaitError
 
 
 @dataclass(frozen=True)
@@ -402,22 +358,11 @@ class Stopped:
     by_system: bool
 
 
-Event = (
-    Welcomed
-    | Offered
-    | TaskWithdrawn
-    | TurnedAway
-    | Draining
-    | Lost
-    | Prepared
-    | Failed
-    | Began
-    | Delivered
-    | Shelved
-    | Dropped
-    | Trouble
-    | Stopped
-)
+FromServer = OfferedRun | ClientTask | pb.Withdraw | pb.Unfit | pb.Drain
+"""What a server sends: its run when it admits the node, a task, perhaps not for the first time, or something else."""
+
+Event = FromServer | Lost | Prepared | Began | Delivered | Shelved | Dropped | Trouble | Stopped | PlaitError
+"""What happens to a node; an error is a failure that a retry does not fix."""
 
 
 def watched_thread(work: Callable[[], None], *, name: str, post: Callable[[Event], None]) -> threading.Thread:
@@ -427,6 +372,6 @@ def watched_thread(work: Callable[[], None], *, name: str, post: Callable[[Event
         try:
             work()
         except Exception as error:
-            post(Failed(MachineError(f"the node's {name} failed unexpectedly: {failure(error)}; please report it")))
+            post(MachineError(f"the node's {name} failed unexpectedly: {failure(error)}; please report it"))
 
     return threading.Thread(target=watched, name=name, daemon=True)

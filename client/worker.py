@@ -22,7 +22,6 @@ from client.task import (
     Delivered,
     Dropped,
     Event,
-    Failed,
     OfferedRun,
     Prepared,
     Shelved,
@@ -342,7 +341,7 @@ class Worker:
             self._run = None
 
     def move_to(self, run: OfferedRun) -> None:
-        """Drop everything and prepare for a run; `Prepared` or `Failed` reports the result."""
+        """Drop everything and prepare for a run; `Prepared` or an error reports the result."""
         self.withdraw_all("the server began another run")
         with self._changed:
             self._run = run
@@ -428,10 +427,10 @@ class Worker:
         try:
             self._runner = self.open_runner(run)
         except PlaitError as error:
-            self.post(Failed(error))
+            self.post(error)
         except Exception as error:
             # Libraries raise anything; the operator gets one line.
-            self.post(Failed(MachineError(f"cannot prepare for the run: {failure(error)}")))
+            self.post(MachineError(f"cannot prepare for the run: {failure(error)}"))
         else:
             self.post(Prepared(run, self._runner.capacity))
 
