@@ -61,12 +61,8 @@ def _downloaded() -> Mapping[str, Callable[[Path, Progress], Dataset]]:
     return {"bbc": bbc, "chatterbot": chatterbot}
 
 
-def _own() -> Mapping[str, Callable[[Path, Progress], Dataset]]:
-    return {"stdlib": stdlib}
-
-
 BUILTINS: Choices[Callable[[Path, Progress], Dataset]] = Choices(
     (("bbc", "chatterbot"), _downloaded),
-    (("stdlib",), _own),
+    (("stdlib",), lambda: {"stdlib": stdlib}),
 )
 """By name, what loads each: from the cache if it was downloaded before."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from plait.data.records import RecordKind
 from plait.errors import ConfigError, did_you_mean
@@ -72,19 +71,15 @@ class RecordShape:
         return all(name in names for name in self.columns)
 
 
-def _own(kind: RecordKind) -> RecordShape:
-    return RecordShape(kind, MappingProxyType({name: (name,) for name in _FIELDS[kind]}))
-
-
-_OWN = tuple(_own(kind) for kind in _FIELDS)
+_OWN = tuple(RecordShape(kind, {name: (name,) for name in fields}) for kind, fields in _FIELDS.items())
 # Of other tools, recognised only where a record has none of the above and one of these: Alpaca, ShareGPT.
 _OTHERS = (
     RecordShape(
         RecordKind.PROMPT,
-        MappingProxyType({"prompt": ("instruction", "input"), "completion": ("output",)}),
+        {"prompt": ("instruction", "input"), "completion": ("output",)},
         frozenset({"input"}),
     ),
-    RecordShape(RecordKind.CHAT, MappingProxyType({"messages": ("conversations",)})),
+    RecordShape(RecordKind.CHAT, {"messages": ("conversations",)}),
 )
 
 
@@ -139,7 +134,7 @@ def column_map(columns: str | Mapping[str, str] | None) -> ColumnMap:
     for kind, fields in sorted(_FIELDS.items(), key=lambda item: len(item[1])):
         if named.keys() <= set(fields):
             sources = {name: named.get(name, (name,)) for name in fields}
-            return ColumnMap(RecordShape(kind, MappingProxyType(sources)), client)
+            return ColumnMap(RecordShape(kind, sources), client)
     raise ConfigError(f"columns names {' and '.join(named)}, expected the fields of one kind of record: {EXPECTED}")
 
 

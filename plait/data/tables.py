@@ -272,8 +272,7 @@ def _is_a(source: object, module: str, *classes: str) -> bool:
 
 
 def _numbered(records: Iterable[Mapping[str, object]], word: str, what: str) -> Iterator[Row]:
-    for number, fields in enumerate(records, start=1):
-        yield Row(f"{word} {number} of {what}", fields)
+    return (Row(f"{word} {number} of {what}", fields) for number, fields in enumerate(records, start=1))
 
 
 def _of_iterable(source: Iterable[object]) -> Iterator[Mapping[str, object]]:
@@ -309,16 +308,11 @@ def _of_datasets(source: Any) -> Iterator[Mapping[str, object]]:
     names = {name: _class_names(feature) for name, feature in features.items()}
     if hasattr(source, "num_rows"):
         batches = source.iter(batch_size=_ROWS)
-        rows = itertools.chain.from_iterable(_transposed(batch) for batch in batches)
+        rows = (dict(zip(each, values, strict=True)) for each in batches for values in zip(*each.values(), strict=True))
     else:
         rows = iter(source)
     for row in rows:
         yield {name: class_name(plain(value), names.get(name, ())) for name, value in row.items()}
-
-
-def _transposed(batch: Mapping[str, list[object]]) -> Iterator[dict[str, object]]:
-    for values in zip(*batch.values(), strict=True):
-        yield dict(zip(batch, values, strict=True))
 
 
 def _is_custom(source: Any) -> bool:

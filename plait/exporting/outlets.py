@@ -40,6 +40,7 @@ _ROUND_NAME = re.compile(r"round-\d{6,}")
 _KEPT = 3
 _MAX_ANSWER_BYTES = 1 << 16
 _MAX_SHOWN_CHARACTERS = 300
+# Per request; loading waits for the server's current computation.
 _TIMEOUT_S = 30.0
 
 
@@ -101,7 +102,7 @@ class Outlets:
         failures: list[str] = []
         for server in self.servers:
             try:
-                load_into_vllm(server, name=self.name, adapter=copy, timeout_s=_TIMEOUT_S, api_key=self.api_key)
+                load_into_vllm(server, name=self.name, adapter=copy, api_key=self.api_key)
             except PlaitError as error:
                 failures.append(str(error))
         return tuple(failures)
@@ -151,7 +152,7 @@ def check_place(place: Path) -> None:
         raise ConfigError(f"'{link}' is not a symbolic link, expected a directory that only plait publishes to")
 
 
-def load_into_vllm(server: str, *, name: str, adapter: Path, timeout_s: float = 60.0, api_key: str = "") -> None:
+def load_into_vllm(server: str, *, name: str, adapter: Path, api_key: str = "") -> None:
     """Make a running vLLM serve the adapter in `adapter` as `name`, replacing its current adapter of that name.
 
     Newer versions replace an adapter in place. Older ones refuse a name that is taken: then it is unloaded first, and
@@ -160,7 +161,6 @@ def load_into_vllm(server: str, *, name: str, adapter: Path, timeout_s: float = 
     Args:
         server: address, such as ``http://localhost:8000``.
         adapter: a PEFT directory under a path that the server can also see.
-        timeout_s: per request; loading waits for the server's current computation.
         api_key: the server's ``--api-key``, or empty.
 
     Raises:
@@ -168,7 +168,7 @@ def load_into_vllm(server: str, *, name: str, adapter: Path, timeout_s: float = 
         PeerError: vLLM refuses the adapter, or has no load endpoint.
         MachineError: no answer in time.
     """
-    post = partial(_post, check_address(server), timeout_s, api_key)
+    post = partial(_post, check_address(server), api_key)
     load = {"lora_name": name, "lora_path": str(adapter.resolve()), "load_inplace": True}
     answer = post("/v1/load_lora_adapter", load)
     if answer.status == http.HTTPStatus.BAD_REQUEST and "already been loaded" in answer.text:
@@ -199,7 +199,7 @@ class _Answer:
         return printable(line, limit=_MAX_SHOWN_CHARACTERS) or "it gives no reason"
 
 
-def _post(address: str, timeout_s: float, api_key: str, path: str, body: dict[str, str | bool]) -> _Answer:
+def _post(address: str, api_key: str, path: str, body: dict[str, str | bool]) -> _Answer:
     headers = {"Content-Type": "application/json"}
     if api_key:
         headers["Authorization"] = f"Bearer {api_key}"
@@ -207,7 +207,7 @@ def _post(address: str, timeout_s: float, api_key: str, path: str, body: dict[st
         address + path, data=json.dumps(body).encode(), headers=headers, method="POST"
     )
     try:
-        with urllib.request.urlopen(request, timeout=timeout_s) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310
             return _Answer(answer.status, answer.read(_MAX_ANSWER_BYTES).decode(errors="replace"))
     except urllib.error.HTTPError as refusal:
         with refusal:
@@ -215,7 +215,7 @@ def _post(address: str, timeout_s: float, api_key: str, path: str, body: dict[st
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise MachineError(
-            f"no answer from vLLM at '{address}' within {timeout_s:g} s: {str(reason) or 'cut off'}"
+            f"no answer from vLLM at '{address}' within {_TIMEOUT_S:g} s: {str(reason) or 'cut off'}"
         ) from error
 
 

@@ -12,7 +12,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -51,12 +51,8 @@ class Loaded:
         """The data that a run's settings name (see `plait.data.as_dataset`)."""
         if not isinstance(source, str):
             return as_dataset(source, columns=columns, split=split, progress=progress)
-        key = (source, columns, split)
-        if key not in self._datasets:
-            _make_room(self._datasets, _DATASETS_KEPT)
-            self._datasets[key] = as_dataset(source, columns=columns, split=split, progress=progress)
-        self._datasets.move_to_end(key)
-        return self._datasets[key]
+        make = partial(as_dataset, source, columns=columns, split=split, progress=progress)
+        return remembered(self._datasets, (source, columns, split), _DATASETS_KEPT, make)
 
     def base(self, run: Run) -> ResidentBase:
         """The run's base; takes the place of the one before if that is another."""
@@ -74,17 +70,17 @@ class Loaded:
         for record in records:
             text = repr(record).encode(errors="surrogatepass")
             digest.update(len(text).to_bytes(8, "big") + text)
-        key = digest.digest()
-        if key not in self._tokens:
-            _make_room(self._tokens, _CLIENTS_KEPT)
-            self._tokens[key] = tokenise(records, tokenizer, form)
-        self._tokens.move_to_end(key)
-        return self._tokens[key]
+        return remembered(self._tokens, digest.digest(), _CLIENTS_KEPT, partial(tokenise, records, tokenizer, form))
 
 
-def _make_room(kept: OrderedDict[K, V], most: int) -> None:
-    while len(kept) >= most:
-        kept.popitem(last=False)
+def remembered(kept: OrderedDict[K, V], key: K, most: int, make: Callable[[], V]) -> V:
+    """The value of a key, made if it is not among the `most` that were asked for last."""
+    if key not in kept:
+        while len(kept) >= most:
+            kept.popitem(last=False)
+        kept[key] = make()
+    kept.move_to_end(key)
+    return kept[key]
 
 
 class RememberedLosses:

@@ -28,13 +28,14 @@ def drawn(dataset: Dataset, scheme: Scheme, *, clients: int, seed: int) -> Drawn
     """What one of flwr-datasets' partitioners makes."""
     groups, group_names = _groups(dataset, scheme)
     # The partitioners cut contiguous runs, of all records or of a class; in random order a run is a random sample.
-    order = _generator(seed, "order").permutation(len(dataset.records))
+    order = np.random.default_rng([seed, *b"order"]).permutation(len(dataset.records))
     with _quiet():
         partitioner = _partitioner(scheme, clients, seed)
         try:
             shares = _run(partitioner, order, groups)
         except (ValueError, ZeroDivisionError) as error:  # the latter for shards smaller than one record
-            raise ConfigError(_impossible(dataset, scheme, clients)) from error
+            count = f"{len(dataset.records)} records over {clients} clients"
+            raise ConfigError(f"{scheme} {scheme.kind.fails.format(count=count)}") from error
     notes: list[str] = []
     left_out = len(dataset.records) - sum(len(share) for share in shares)
     if left_out:
@@ -136,15 +137,6 @@ def _run(partitioner: Partitioner, rows: NDArray[np.int64], groups: NDArray[np.i
     partitioner.dataset = Table.from_dict({"index": rows.tolist(), "group": groups[rows].tolist()})
     count = partitioner.num_partitions
     return [sorted(cast("list[int]", partitioner.load_partition(k)["index"])) for k in range(count)]
-
-
-def _impossible(dataset: Dataset, scheme: Scheme, clients: int) -> str:
-    count = f"{len(dataset.records)} records over {clients} clients"
-    return f"{scheme} {scheme.kind.fails.format(count=count)}"
-
-
-def _generator(seed: int, purpose: str) -> np.random.Generator:
-    return np.random.default_rng([seed, *purpose.encode()])
 
 
 @contextlib.contextmanager

@@ -20,12 +20,11 @@ from plait.rounds.memory import IRREPLACEABLE, ClientSecret, ClientStore, DiskMe
 from plait.rounds.participant import Participant
 from plait.rounds.run_directory import RunDirectory
 from plait.run import Run
-from plait.simulation.loaded import Loaded
+from plait.simulation.loaded import Loaded, remembered
 from plait.simulation.partition import ClientShare
 from plait.training.local_model import PeftLocalModel
 
 if TYPE_CHECKING:
-    from plait.rounds.terms import AgreedTerms
     from plait.simulation.workers import Workers
     from plait.training.local_model import OwnTrainer
     from plait.trust.keys import KeyClaim, NodeIdentity, NodeKey
@@ -79,23 +78,20 @@ class Simulation:
 
     def model(self, index: int) -> PeftLocalModel:
         """The base with the client's data."""
-        if index not in self._models:
-            while len(self._models) >= _MODELS_KEPT:
-                self._models.popitem(last=False)
-            share = self._shares[index]
-            self._models[index] = PeftLocalModel(
-                self.base,
-                share.name,
-                share.records,
-                held_out=share.held_out,
-                kind=share.kind,
-                histogram=share.histogram,
-                own_trainer=self._own_trainer,
-                recall=self._loaded.losses.recall,
-                tokenise=self._loaded.tokens,
-            )
-        self._models.move_to_end(index)
-        return self._models[index]
+        share = self._shares[index]
+        make = partial(
+            PeftLocalModel,
+            self.base,
+            share.name,
+            share.records,
+            held_out=share.held_out,
+            kind=share.kind,
+            histogram=share.histogram,
+            own_trainer=self._own_trainer,
+            recall=self._loaded.losses.recall,
+            tokenise=self._loaded.tokens,
+        )
+        return remembered(self._models, index, _MODELS_KEPT, make)
 
     def participant(self, index: int, volatile: ClientStore | None = None) -> Participant:
         """The client with this partition number; `volatile` stores what may be lost with the process."""
@@ -105,20 +101,14 @@ class Simulation:
             volatile = self._memories.setdefault(index, VolatileMemory(self._shared))
         memory = SimulatedMemory(volatile, self.directory.client_memory(name))
         terms = replace(self._terms[max_rank], client=name)
-        way = self.run.client_way(self._context(name, memory, terms))
+        secret = partial(ClientSecret.simulated, self.run.config.seed, name)
+        context = ClientContext(name, memory, terms=terms, identity=partial(self._identity, name), secret=secret)
+        way = self.run.client_way(context)
         return Participant(name, self.model(index), memory, max_rank=max_rank, terms=terms, way=way)
 
     def vouch(self, claim: KeyClaim) -> bool:
         """Whether a node key is a client's; a simulation has one operator, so keys follow from its seed."""
         return self._key(claim.client).public_bytes == claim.identity
-
-    def _context(self, name: str, memory: ClientStore, terms: AgreedTerms) -> ClientContext:
-        return ClientContext(
-            name, memory, terms=terms, identity=partial(self._identity, name), secret=partial(self._secret, name)
-        )
-
-    def _secret(self, name: str) -> ClientSecret:
-        return ClientSecret.simulated(self.run.config.seed, name)
 
     def _identity(self, name: str) -> NodeIdentity:
         from plait.trust.keys import NodeIdentity
