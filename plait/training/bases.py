@@ -16,7 +16,7 @@ import re
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -84,12 +84,13 @@ def locate_base(
     return LocatedBase(directory, BaseReference(known_as or str(directory), revision or None, fingerprint))
 
 
-def check_base_name(name: str) -> None:
-    """Refuse a name that `locate_base` would refuse, without looking for the base."""
+def check_base_name(name: str, *, known: Collection[str] = ()) -> None:
+    """Refuse a name that `locate_base` would refuse, without looking for the base; `known` are those of configs."""
     if name not in BUILT_IN and not is_there(at_home(name)) and not _on_the_hub(name)[0]:
+        names = list(dict.fromkeys((*known, *BUILT_IN)))
         raise ConfigError(
-            f"base is '{name}', expected a directory, a GGUF file, a hub id (org/model) or one of {', '.join(BUILT_IN)}"
-            f"{did_you_mean(name, BUILT_IN)}"
+            f"base is '{name}', expected a directory, a GGUF file, a hub id (org/model) or one of {', '.join(names)}"
+            f"{did_you_mean(name, names)}"
         )
 
 
@@ -193,15 +194,10 @@ def locate_config(name: str) -> Path:
         return known[name]
     if name in BUILT_IN or is_there(at_home(name)):
         return _directory_of(name, lambda _: None, lambda _what, _size: None)
-    if _on_the_hub(name)[0]:
-        from plait.training.base_cache import hub_download
+    check_base_name(name, known=known)
+    from plait.training.base_cache import hub_download
 
-        return hub_download(*_on_the_hub(name), patterns=["config.json"])
-    everything = [*known, *(built_in for built_in in BUILT_IN if built_in not in known)]
-    raise ConfigError(
-        f"base is '{name}', expected a directory, a GGUF file, a hub id (org/model) or one of {', '.join(everything)}"
-        f"{did_you_mean(name, everything)}"
-    )
+    return hub_download(*_on_the_hub(name), patterns=["config.json"])
 
 
 def quiet_libraries() -> None:

@@ -5,16 +5,11 @@ even a 70B base costs nothing. PEFT builds its real, seeded adapter on top. Serv
 initial adapter this way, so neither has to be sent. If an adapter starts with values of the base itself (DoRA's
 magnitudes, a prompt made of its words), the base is read briefly.
 
-A classifier's head is everything after the encoder or decoder, trained and sent whole with the adapter. A base that
-fills in words or turns a text into a vector has no layer for classes. Every architecture of transformers adds a linear
-layer for them, and a third of them one below it (RoBERTa's ``classifier.dense``, DistilBERT's ``pre_classifier``,
-DeBERTa's ``pooler``); BERT's ``pooler`` is such a layer too, with values from another task or none. transformers draws
-the values that a base's files lack anew each time it loads the base. Here they belong to the adapter: derived from the
-run's seed, averaged like any other tensor, and part of what is published.
-
-A pooler that the files do have is new as well with methods that train factors: they learn more with it
-(simulations/defaults; "Revisiting Few-sample BERT Fine-tuning", arXiv 2006.05987, section 5). Methods of few
-parameters, such as IA3, leave it to the base: it would make their adapters many times as large.
+A classifier's head is everything after the encoder or decoder: a linear layer and, in a third of architectures, one
+below it (RoBERTa's ``classifier.dense``, BERT's ``pooler``). transformers draws what a base's files lack anew at each
+load. Here it belongs to the adapter: derived from the run's seed, trained, sent and published with it. So does a pooler
+that the files have, with methods that train factors: they learn more with it ("Revisiting Few-sample BERT Fine-tuning",
+arXiv 2006.05987, section 5). With methods of few parameters, such as IA3, it would be most of the adapter.
 """
 
 from __future__ import annotations
@@ -30,12 +25,7 @@ from typing import cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from peft import (
-    PeftConfig,
-    PeftModel,
-    PeftType,
-    PromptTuningInit,
-)
+from peft import PeftConfig, PeftModel, PeftType, PromptTuningInit
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers import (
@@ -76,7 +66,6 @@ AUTO_CLASSES = {
     AdapterTask.CLASSIFICATION: AutoModelForSequenceClassification,
 }
 
-
 NAMED = frozenset({"classifier", "score"})
 """Heads that PEFT saves with every adapter of a classifier."""
 
@@ -85,20 +74,18 @@ _STD = 0.02
 
 
 @dataclass(frozen=True)
-class AdapterTemplate:
-    """An adapter before any training, with the values that training starts from."""
-
-    spec: AdapterSpec
-    initial: AdapterState
-    base_parameters: int
-
-
-@dataclass(frozen=True)
 class Shape:
     """An adapter without values."""
 
     spec: AdapterSpec
     base_parameters: int
+
+
+@dataclass(frozen=True)
+class AdapterTemplate(Shape):
+    """An adapter before any training, with the values that training starts from."""
+
+    initial: AdapterState
 
 
 def read_base_config(directory: Path, task: AdapterTask, labels: tuple[str, ...] = ()) -> PretrainedConfig:
@@ -198,8 +185,7 @@ def shape_of(
         return Shape(_spec_of(model, SpecRequest(request.method, {}, task, labels, seed, 0)), parameters)
     except NotImplementedError:
         # PEFT's prompts are made of values.
-        made = design(config, request, task=task, labels=labels, seed=seed)
-        return Shape(made.spec, made.base_parameters)
+        return design(config, request, task=task, labels=labels, seed=seed)
 
 
 def _predicts_the_next_token(config: PretrainedConfig) -> bool:
@@ -379,7 +365,7 @@ def _drawn(
         _free(model)
     if weights is not None and starts_from_weights(peft_config):
         initial = _from_weights(initial, spec, config, copy.deepcopy(peft_config), weights)
-    return AdapterTemplate(spec, initial, parameters)
+    return AdapterTemplate(spec, parameters, initial)
 
 
 def _spec_of(model: PeftModel, request: SpecRequest) -> AdapterSpec:

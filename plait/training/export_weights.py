@@ -17,9 +17,9 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from plait.adapters import AdapterSpec, AdapterState, AdapterTask
-from plait.errors import BaseMismatchError, ConfigError, MachineError
+from plait.errors import ConfigError, MachineError
 from plait.training.blueprint import load_base, meta_model, read_base_config
-from plait.training.peft_adapter import adapter_tensors, attach, peft_config_of
+from plait.training.peft_adapter import attach, check_layout, peft_config_of
 from plait.training.resident import load_adapter
 
 _SHARD_SIZE = "5GB"
@@ -77,12 +77,7 @@ def merge_with_peft(directory: Path, spec: AdapterSpec, state: AdapterState, fol
     try:
         loaded = load_base(directory, config, spec.task, saved=spec.saved_modules, dtype=torch.float32)
         model = attach(loaded, peft_config_of(spec.peft_config))
-        shapes = {name: tuple(tensor.shape) for name, tensor in adapter_tensors(model).items()}
-        if shapes != {slot.name: slot.shape for slot in spec.layout.slots}:
-            raise BaseMismatchError(
-                f"the adapter's {len(spec.layout.slots)} tensors are not the {len(shapes)} "
-                f"that its configuration makes on base '{directory.name}'"
-            )
+        check_layout(model, spec, base=directory.name)
         load_adapter(model, state)
         merge = getattr(model.base_model, "merge_and_unload", None)
         if merge is None:

@@ -95,10 +95,6 @@ class Training:
             judged=min(ROWS, settings.max_held_out_sequences) if samples else 0,
         )
 
-    def in_parts(self, cuts: int) -> Training:
-        """The same with a batch in so many parts."""
-        return self if cuts == 1 else replace(self, accumulates=True)
-
     @property
     def slices(self) -> tuple[int, ...]:
         """See `SLICES`."""
@@ -338,7 +334,8 @@ def plan_step(size: ModelSize, *, batch: int, seq_len: int, budget: float, host_
     halvings = [1 << cut for cut in range((batch // whole - 1).bit_length() + 1)]
     for cuts, on_host in product(halvings, where):
         sequences = whole * -(-batch // (whole * cuts))
-        cut = replace(size, training=size.training.in_parts(cuts))
+        accumulates = size.training.accumulates or cuts > 1
+        cut = replace(size, training=replace(size.training, accumulates=accumulates))
         for recomputed, elements in product(range(size.layers + 1), size.training.slices):
             peak = peak_bytes(
                 cut, sequences=sequences, seq_len=seq_len, recomputed=recomputed, slice_elements=elements,
@@ -371,7 +368,7 @@ def what_would_fit(size: ModelSize, *, seq_len: int, budget: float, host_has_roo
     found: list[str] = []
     if longest := longest_that_fits(size, budget=budget, host_has_room=host_has_room):
         found.append(f"--seq-len {longest}")
-    packed = longest_that_fits(in_four_bits(size), budget=budget, host_has_room=host_has_room)
+    packed = longest_that_fits(replace(size, four_bits=True), budget=budget, host_has_room=host_has_room)
     if not size.four_bits and packed >= seq_len:
         found.append("--method qlora")
     return ", ".join((*found, f"{'or ' if found else ''}{smallest / 1e9:.1f} GB of memory"))
@@ -390,12 +387,5 @@ def longest_that_fits(size: ModelSize, *, budget: float, most: int = 1 << 17, ho
 def over_one_sequence(size: ModelSize) -> ModelSize:
     """The same in steps over one sequence, which no data need less than."""
     training = size.training
-    few = replace(
-        training, whole=1, accumulates=False, drawn=min(1, training.drawn), judged=min(1, training.judged)
-    )  # fmt: skip
-    return replace(size, training=few)
-
-
-def in_four_bits(size: ModelSize) -> ModelSize:
-    """The same with the blocks' matrices in NF4."""
-    return replace(size, four_bits=True)
+    drawn, judged = min(1, training.drawn), min(1, training.judged)
+    return replace(size, training=replace(training, whole=1, accumulates=False, drawn=drawn, judged=judged))

@@ -33,7 +33,7 @@ from plait.adapters import AdapterSpec, AdapterState, AdapterTask, Json, Layout
 from plait.adapters.method import AdapterRequest, BaseModules, ends_of
 from plait.adapters.methods import check_options
 from plait.adapters.spec import BOTTLENECK_TYPE
-from plait.errors import ConfigError
+from plait.errors import BaseMismatchError, ConfigError
 
 PROMPT = "prompt_embeddings"
 """PEFT's name of a learned prompt."""
@@ -115,6 +115,16 @@ def adapter_tensors(model: PeftModel) -> dict[str, torch.Tensor]:
     if encoder.keys() == {"embedding.weight"}:
         return {**tensors, PROMPT: encoder["embedding.weight"]}
     return {**tensors, **{f"{_ENCODER}{name}": parameter for name, parameter in encoder.items()}}
+
+
+def check_layout(model: PeftModel, spec: AdapterSpec, *, base: str) -> None:
+    """Refuse an adapter whose tensors are not those that its configuration makes; BaseMismatchError."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in adapter_tensors(model).items()}
+    if shapes != {slot.name: slot.shape for slot in spec.layout.slots}:
+        raise BaseMismatchError(
+            f"the adapter's {len(spec.layout.slots)} tensors are not the {len(shapes)} "
+            f"that its configuration makes on base '{base}'"
+        )
 
 
 # The settings that a plain prompt shares with an encoded one.

@@ -30,7 +30,7 @@ from plait.training.blueprint import AdapterTemplate, design_from_spec, load_bas
 from plait.training.device import Compute, has_memory_of_its_own, memory_for_steps
 from plait.training.examples import Tokenizer
 from plait.training.losses import StepMemory
-from plait.training.peft_adapter import adapter_tensors, attach, peft_config_of
+from plait.training.peft_adapter import adapter_tensors, attach, check_layout, peft_config_of
 from plait.wire.settings import Settings
 
 _Modules = tuple[tuple[str, int], ...]
@@ -206,13 +206,11 @@ class ResidentBase:
         slot = slot_digest(spec)
         if self._model is None or self._carried != slot:
             model = self._attached(spec)
-            shapes = {name: tuple(tensor.shape) for name, tensor in adapter_tensors(model).items()}
-            if Layout.of(shapes).digest != spec.layout.digest:
+            try:
+                check_layout(model, spec, base=self.directory.name)
+            except BaseMismatchError:
                 self._drop()
-                raise BaseMismatchError(
-                    f"the adapter's {len(spec.layout.slots)} tensors are not the {len(shapes)} "
-                    f"that its configuration makes on base '{self.directory.name}'"
-                )
+                raise
             self._model, self._carried = model, slot
         if self._bare is not None:
             self._bare.keep_embedding(on_host=slot == self._embedding_on_host)

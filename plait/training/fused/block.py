@@ -35,27 +35,27 @@ Weight: TypeAlias = "Tensor | Packed"
 class Square:
     """A square matrix R (rank, rank) between fixed A and B: the pair A and B (R - 1) (LoRA-XS, arXiv 2405.17604)."""
 
-    A: torch.Tensor
-    B: torch.Tensor
+    A: Tensor
+    B: Tensor
     R: nn.Parameter
+    scale: float
 
-    def pair(self, R: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def pair(self, R: Tensor) -> tuple[Tensor, Tensor]:
         """The low-rank pair with another R, or with several, stacked: then both sides are."""
         moved = self.B @ (R - torch.eye(R.shape[-1], dtype=R.dtype, device=R.device))
         return (self.A if R.ndim == 2 else self.A.expand(len(R), *self.A.shape).contiguous()), moved
 
 
 @dataclass(frozen=True)
-class PlainLayer:
-    """A frozen linear layer, (d_out, d_in), and its pair lora_A (rank, d_in), lora_B (d_out, rank), if any."""
+class Projection:
+    """A frozen linear layer, (d_out, d_in), and its active pair, if any: the model's own, or one to compute with."""
 
     weight: Weight
-    bias: nn.Parameter | None
-    pair: tuple[nn.Parameter, nn.Parameter] | Square | None
-    scale: float
+    bias: Tensor | None
+    pair: LowRankPair | Square | None = None
 
 
-def plain_layer(module: nn.Module) -> PlainLayer | None:
+def plain_layer(module: nn.Module) -> Projection | None:
     """The layer's numbers; None for anything that computes more than y = x W' + b + scale (x A') B', B maybe B (R - 1).
 
     That excludes DoRA and other variants, separate biases and biases that train, several adapters at once, merged ones,
@@ -79,10 +79,10 @@ def plain_layer(module: nn.Module) -> PlainLayer | None:
     A, B = (cast("nn.Parameter", side[name].weight) for side in (found.lora_A, found.lora_B))
     if not isinstance(dropout, nn.Identity) or not A.dtype == B.dtype == base.weight.dtype:
         return None
-    return PlainLayer(base.weight, base.bias, (A, B), float(found.scaling[name]))
+    return Projection(base.weight, base.bias, LowRankPair(A, B, float(found.scaling[name])))
 
 
-def _square(module: PeftPsoftLinear) -> PlainLayer | None:
+def _square(module: PeftPsoftLinear) -> Projection | None:
     base = None if _hooked(module) or module.merged or module.fan_in_fan_out else _frozen_layer(module.base_layer)
     if base is None:
         return None
@@ -91,14 +91,14 @@ def _square(module: PeftPsoftLinear) -> PlainLayer | None:
         return base
     name = active[0]
     turn = cast("OrthLayer", module.psoft_R[name])
-    A, B = (cast("torch.Tensor", side[name]) for side in (module._psoft_A_cache, module._psoft_B_cache))  # pyright: ignore[reportPrivateUsage]
+    A, B = (cast("Tensor", side[name]) for side in (module._psoft_A_cache, module._psoft_B_cache))  # pyright: ignore[reportPrivateUsage]
     if len(active) > 1 or turn.orth or turn.vector_a is not None or turn.vector_b is not None or _hooked(turn):
         return None
     if not isinstance(module.psoft_dropout[name], nn.Identity) or any(
         tensor.dtype != base.weight.dtype for tensor in (A, B, turn.weight)
     ):
         return None
-    return PlainLayer(base.weight, base.bias, Square(A, B, turn.weight), float(module.scaling[name]))
+    return Projection(base.weight, base.bias, Square(A, B, turn.weight, float(module.scaling[name])))
 
 
 def _is_lora(module: nn.Module) -> bool:
@@ -107,7 +107,7 @@ def _is_lora(module: nn.Module) -> bool:
     return type(module) is PeftLoraLinear or type(module) is getattr(four_bits, "Linear4bit", None)
 
 
-def _frozen_layer(module: nn.Module) -> PlainLayer | None:
+def _frozen_layer(module: nn.Module) -> Projection | None:
     if _hooked(module):
         return None
     weight: Weight | None = module.weight if type(module) is nn.Linear else _packed(module)
@@ -115,7 +115,7 @@ def _frozen_layer(module: nn.Module) -> PlainLayer | None:
     bias = cast("nn.Parameter | None", module.bias)
     if weight is None or any(isinstance(each, nn.Parameter) and each.requires_grad for each in (weight, bias)):
         return None
-    return PlainLayer(weight, bias, None, 1.0)
+    return Projection(weight, bias)
 
 
 def _packed(module: nn.Module) -> Packed | None:
@@ -133,15 +133,6 @@ def _unpacked(weight: Weight) -> Tensor:
 def _hooked(module: nn.Module) -> bool:
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)  # pyright: ignore[reportPrivateUsage]
     return any(hooks)
-
-
-@dataclass(frozen=True)
-class Projection:
-    """A frozen linear layer, (d_out, d_in), with or without pairs."""
-
-    weight: Weight
-    bias: Tensor | None
-    pair: LowRankPair | None
 
 
 def project(
@@ -186,7 +177,8 @@ def pair_gradients(
 
 
 def _with_pairs(projections: Sequence[Projection], tensors: Sequence[Tensor]) -> tuple[list[LowRankPair], list[Tensor]]:
-    found = [(p.pair, tensor) for p, tensor in zip(projections, tensors, strict=True) if p.pair is not None]
+    every = zip(projections, tensors, strict=True)
+    found = [(p.pair, tensor) for p, tensor in every if isinstance(p.pair, LowRankPair)]
     return [pair for pair, _ in found], [tensor for _, tensor in found]
 
 
@@ -203,7 +195,7 @@ def _frozen(x: Tensor, projection: Projection, residual: Tensor | None) -> Tenso
 class Block:
     """One block: q, k, v, o, gate, up, down with the pairs of the model's own adapter, and two norms, (width,) each."""
 
-    linears: tuple[PlainLayer, ...]
+    linears: tuple[Projection, ...]
     norms: tuple[Tensor, Tensor]
     eps: tuple[float, float]
     heads: Heads
@@ -338,7 +330,7 @@ def _inside(x: Tensor, block: Block, rows: Rows, projections: Sequence[Projectio
 def _projections(block: Block, pairs: Sequence[Tensor | None]) -> list[Projection]:
     found: list[Projection] = []
     for layer, A, B in zip(block.linears, pairs[0::2], pairs[1::2], strict=True):
-        pair = None if A is None or B is None else LowRankPair.of(A, B, layer.scale)
+        pair = None if A is None or B is None or layer.pair is None else LowRankPair.of(A, B, layer.pair.scale)
         found.append(Projection(layer.weight, layer.bias, pair))
     return found
 

@@ -23,6 +23,7 @@ from plait.training.examples import IGNORED, Example
 from plait.training.fused.attention import Angles, Heads, Place, Ragged, stretches, takes_ragged
 from plait.training.fused.block import Block, Rows, Square, plain_layer, run_block
 from plait.training.fused.kernels import SLICE_ELEMENTS_ON_GPU, token_losses
+from plait.training.fused.thin import LowRankPair
 
 Tensor = torch.Tensor
 Pairs = Mapping[int, tuple[Tensor, Tensor]]
@@ -69,7 +70,7 @@ class FusedLanguageModel:
             if isinstance(pair, Square):
                 found[id(pair.R)] = pair.pair(stacks[id(pair.R)])
             else:
-                found[id(pair[0])] = stacks[id(pair[0])], stacks[id(pair[1])]
+                found[id(pair.A)] = stacks[id(pair.A)], stacks[id(pair.B)]
         return found
 
     def token_losses(
@@ -243,12 +244,12 @@ def _fits(block: Block, rotation: nn.Module, dtype: torch.dtype) -> bool:
     return turned == block.heads.width and all(tensor.dtype == dtype for tensor in tensors)
 
 
-def _chosen(
-    pair: tuple[nn.Parameter, nn.Parameter] | Square | None, pairs: Pairs | None
-) -> tuple[Tensor, Tensor] | None:
+def _chosen(pair: LowRankPair | Square | None, pairs: Pairs | None) -> tuple[Tensor, Tensor] | None:
+    if pair is None:
+        return None
     if isinstance(pair, Square):
         return pair.pair(pair.R) if pairs is None else pairs[id(pair.R)]
-    return pair if pair is None or pairs is None else pairs[id(pair[0])]
+    return (pair.A, pair.B) if pairs is None else pairs[id(pair.A)]
 
 
 def _shifted(labels: NDArray[np.int32]) -> NDArray[np.int64]:

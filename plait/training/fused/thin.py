@@ -22,7 +22,10 @@ _EIGHT = 8
 
 @dataclass(frozen=True)
 class LowRankPair:
-    """The low-rank pairs of one projection: A (adapters, rank, d_in), B (adapters, d_out, rank), scale alpha / rank."""
+    """The low-rank pairs of one projection: A (adapters, rank, d_in), B (adapters, d_out, rank), scale alpha / rank.
+
+    A model's own has no first dimension.
+    """
 
     A: Tensor
     B: Tensor

@@ -31,7 +31,6 @@ from plait.training.memory_plan import (
     ModelSize,
     Training,
     completions_bytes,
-    in_four_bits,
     least_bytes,
     longest_that_fits,
     over_one_sequence,
@@ -150,7 +149,7 @@ def test_what_does_not_fit_is_told_what_would(eight: ModelSize) -> None:
     budget = 12 * 10**9
     assert not plan_step(eight, batch=1, seq_len=2048, budget=budget).fits
     assert what_would_fit(eight, seq_len=2048, budget=budget).startswith("--method qlora, or ")
-    four = in_four_bits(eight)
+    four = replace(eight, four_bits=True)
     longest = longest_that_fits(four, budget=budget)
     assert plan_step(four, batch=1, seq_len=longest, budget=budget).fits
     assert not plan_step(four, batch=1, seq_len=longest + 128, budget=budget).fits
@@ -158,7 +157,7 @@ def test_what_does_not_fit_is_told_what_would(eight: ModelSize) -> None:
 
 
 def test_the_embedding_stays_on_the_host_only_where_that_makes_it_fit(eight: ModelSize) -> None:
-    four, card = in_four_bits(eight), 8 * 10**9 - CONTEXT_BYTES
+    four, card = replace(eight, four_bits=True), 8 * 10**9 - CONTEXT_BYTES
     how = {"batch": 1, "seq_len": 2048}
     assert not plan_step(four, **how, budget=card).fits
     plan = plan_step(four, **how, budget=card, host_has_room=True)

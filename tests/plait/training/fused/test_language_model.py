@@ -166,7 +166,7 @@ def test_rows_of_several_adapters_compute_as_each_adapter_alone() -> None:
     model = adapted(llama())
     fused = recognised(model)
     examples = batch()
-    own = [layer.pair for block in fused.blocks for layer in block.linears if layer.pair is not None]
+    own = [(layer.pair.A, layer.pair.B) for block in fused.blocks for layer in block.linears if layer.pair is not None]
     generator = torch.Generator().manual_seed(1)
     several = {id(A): tuple(0.1 * torch.randn(2, *x.shape, generator=generator) for x in (A, B)) for A, B in own}
     stacked = {key: (A.requires_grad_(), B.requires_grad_()) for key, (A, B) in several.items()}
