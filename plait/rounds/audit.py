@@ -26,7 +26,7 @@ from plait.ledger.watch import EvaluationHistory
 from plait.rounds.coordinator import Arriving
 from plait.rounds.fold import Aggregator
 from plait.rounds.run_state import RunState
-from plait.rounds.spool import Arrival, Refused, Spool, Stored
+from plait.rounds.spool import Refused, Spool, Stored
 from plait.trust.keys import verify
 from plait.wire.envelope import EPSILON, read_signed
 
@@ -113,7 +113,7 @@ def replay(
                 raise PeerError(f"round {event.round} is the next finished in the ledger, expected {number}")
             stored = spooled.of_round(state, number)
             try:
-                state, finished = aggregator.step(state, number, stored, standing=standing)
+                state, finished = aggregator.step(state, stored, standing=standing)
             except MachineError as error:
                 raise PeerError(str(error)) from error
             _check_same(number, finished.adapter, event.adapter)
@@ -152,20 +152,29 @@ class _Spooled:
 
     def of_round(self, state: RunState, number: int) -> dict[str, Stored]:
         """The updates that a round folds, by client."""
-        return {
-            client: replace(
-                _stored(
-                    self._spool,
-                    self._arriving(state, update) if self._arriving else None,
-                    state,
-                    client,
-                    update,
-                    self._keys.get(client, b""),
-                ),
-                steps=self._steps.get((number, client), 0),
-            )
-            for client, update in sorted(self._received.get(number, {}).items())
-        }
+        received = sorted(self._received.get(number, {}).items())
+        return {client: self._stored(state, number, client, event) for client, event in received}
+
+    def _stored(self, state: RunState, fold: int, client: str, event: UpdateReceived) -> Stored:
+        spool, number, public_key = self._spool, event.round, self._keys.get(client, b"")
+        arrival = self._arriving(state, event) if self._arriving else None
+        steps = self._steps.get((fold, client), 0)
+        update = spool.directory.load_update(number, client)
+        what = f"update of {client!r} in round {number}"
+        if update is None:
+            raise PeerError(f"{what} is missing, expected it in '{spool.directory.path / 'spool'}'")
+        opened, stored = spool.open(state.at(number - 1), number, client, update, steps=steps, arrival=arrival)
+        if not event.digest:
+            # The ledger of a private run has neither digests nor signatures; the noise is bound to the stored bytes.
+            if public_key and not verify(public_key, opened.signature, opened.signed):
+                raise PeerError(f"signature on the {what} is not its key's, expected one by {public_key.hex()[:16]}")
+            return stored
+        if opened.delta.digest().hex() != event.digest:
+            raise PeerError(f"{what} has digest {opened.delta.digest().hex()[:16]}, expected {event.digest[:16]}")
+        stated = event.signed, event.signature
+        if event.signature and (opened.signed.hex(), opened.signature.hex()) != stated:
+            raise PeerError(f"the signature of {what} covers something other than the ledger records")
+        return stored
 
 
 def _check_same(number: int, found: str, recorded: str) -> None:
@@ -173,33 +182,6 @@ def _check_same(number: int, found: str, recorded: str) -> None:
         raise PeerError(
             f"round {number} recomputed gives adapter {found[:16]}, expected {recorded[:16]} as the ledger records"
         )
-
-
-def _stored(
-    spool: Spool,
-    arrival: Arrival | None,
-    state: RunState,
-    client: str,
-    event: UpdateReceived,
-    public_key: bytes,
-) -> Stored:
-    number = event.round
-    update = spool.directory.load_update(number, client)
-    what = f"update of {client!r} in round {number}"
-    if update is None:
-        raise PeerError(f"{what} is missing, expected it in '{spool.directory.path / 'spool'}'")
-    opened, stored = spool.open(state.at(number - 1), number, client, update, arrival=arrival)
-    if not event.digest:
-        # The ledger of a private run has neither digests nor signatures; the noise is bound to the stored bytes.
-        if public_key and not verify(public_key, opened.signature, opened.signed):
-            raise PeerError(f"signature on the {what} is not its key's, expected one by {public_key.hex()[:16]}")
-        return stored
-    if opened.delta.digest().hex() != event.digest:
-        raise PeerError(f"{what} has digest {opened.delta.digest().hex()[:16]}, expected {event.digest[:16]}")
-    stated = event.signed, event.signature
-    if event.signature and (opened.signed.hex(), opened.signature.hex()) != stated:
-        raise PeerError(f"the signature of {what} covers something other than the ledger records")
-    return stored
 
 
 @dataclass(frozen=True)

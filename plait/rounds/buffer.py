@@ -251,7 +251,7 @@ class BufferCollector:
             # Only a buffer that lacks a slow client waits for it, twice as long as others need to make it too old.
             slow_factor = 2 * self.buffer.max_staleness * self.buffer.size / self.server.plan.cohort_size
             patience = replace(self.server.plan.patience, slow_factor=slow_factor)
-            self._dispatch = self.server.dispatch(state, Purpose.TRAIN, state.round + 1, patience=patience)
+            self._dispatch = self.server.dispatch(state, Purpose.TRAIN, patience=patience)
             self._dispatch.__enter__()
 
     def next(self, state: RunState) -> RunState:
@@ -367,8 +367,8 @@ class BufferCollector:
         self._working[client] = _Working(
             version, self.server.intake.expected(began, number, client, self._roster), track
         )
-        if self._training.aim.number != number or self._training.aim.broadcasts.state.round != version:
-            self._training.aim = self.server.aim(began, number)
+        if self._training.broadcasts.state.round != version:
+            self._training.broadcasts = self.server.broadcasts(began)
         self._training.held = state.held
         # By a virtual clock its device goes on where it was.
         tasks = cast("dict[str, dict[str, float]]", state.remembered.get(IN_PROGRESS, {}))

@@ -139,10 +139,6 @@ def _figures(**figures: float | None) -> dict[str, float]:
     return {name: figure for name, figure in figures.items() if figure is not None}
 
 
-def _agree_to_all(size: DataSize, settings: Settings) -> None:
-    del size, settings
-
-
 @dataclass(frozen=True)
 class ClientPipeline:
     """The parts of a client that are exchanged.
@@ -155,7 +151,7 @@ class ClientPipeline:
 
     sender: UpdateSender
     hooks: tuple[Hook, ...] = ()
-    agree: Callable[[DataSize, Settings], None] = _agree_to_all
+    agree: Callable[[DataSize, Settings], None] = lambda _size, _settings: None
     is_open: bool = True
 
 

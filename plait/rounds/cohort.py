@@ -25,7 +25,7 @@ from plait.ledger.run_view import Recorded
 from plait.ledger.watch import EvaluationHistory
 from plait.rounds.broadcasts import Broadcasts
 from plait.rounds.channel import Channel, NoAnswer, Patience, Purpose, StopRequest
-from plait.rounds.dispatch import Aim, Dispatch, RoundAnswer, mark_failed
+from plait.rounds.dispatch import Dispatch, RoundAnswer, mark_failed
 from plait.rounds.evaluation import ClientLoss, client_losses, mean_loss
 from plait.rounds.fold import Aggregator
 from plait.rounds.roster import RunRoster
@@ -75,7 +75,7 @@ class ServerContext:
         return clock.now() if clock.is_virtual else None
 
     def dispatch(
-        self, state: RunState, purpose: Purpose, number: int, *, attempt: bytes = b"", patience: Patience | None = None
+        self, state: RunState, purpose: Purpose, *, attempt: bytes = b"", patience: Patience | None = None
     ) -> Dispatch:
         """Tasks of one purpose, for clients that are brought to the adapter of `state`."""
 
@@ -88,7 +88,7 @@ class ServerContext:
         return Dispatch(
             channel=self.channel,
             roster=self.roster,
-            aim=self.aim(state, number),
+            broadcasts=self.broadcasts(state),
             held=state.held,
             ledger=self.ledger,
             purpose=purpose,
@@ -97,9 +97,9 @@ class ServerContext:
             attempt=attempt,
         )
 
-    def aim(self, state: RunState, number: int) -> Aim:
-        """The tasks of round `number`, for clients that begin with the adapter of `state`."""
-        return Aim(number, Broadcasts(state, self.spool.ranks, self.spool.base_fingerprint))
+    def broadcasts(self, state: RunState) -> Broadcasts:
+        """Those that lead clients to the adapter of `state`."""
+        return Broadcasts(state, self.spool.ranks, self.spool.base_fingerprint)
 
     def deadline(self) -> float | None:
         """When to stop waiting for answers to tasks that are sent now, on the channel's clock."""
@@ -128,7 +128,7 @@ class ServerContext:
         after: Callable[[RunState], RunState] = lambda state: state,
     ) -> RunState:
         """Fold the updates of the next round; the state after it, changed by `after`, is on disk, and published."""
-        state, finished = self.aggregator.step(state, state.round + 1, stored, standing=self.standing())
+        state, finished = self.aggregator.step(state, stored, standing=self.standing())
         state = after(state)
         about: dict[str, object] = {
             "refused": max(0, wanted - finished.received),
@@ -225,7 +225,7 @@ class Evaluating:
 def asked_to_evaluate(server: ServerContext, state: RunState, *, patience: Patience | None = None) -> Evaluating:
     """An evaluation of a state's adapter, by the clients that evaluate."""
     roster, plan = server.roster, server.plan
-    dispatch = server.dispatch(state, Purpose.EVALUATE, state.round, patience=patience)
+    dispatch = server.dispatch(state, Purpose.EVALUATE, patience=patience)
     clients = plan.evaluators(list(roster.nodes))
     return Evaluating(state, roster, dispatch, server.log, clients)
 
@@ -378,7 +378,7 @@ class CohortCollector:
         held: dict[str, bytes] = {}
         opening = partial(self._opening, state, number)
         with (
-            server.dispatch(state, Purpose.TRAIN, number) as dispatch,
+            server.dispatch(state, Purpose.TRAIN) as dispatch,
             Arrivals(dispatch, opening, each_bytes=server.spool.ranks.opened_bytes) as came,
         ):
             for name in chosen:

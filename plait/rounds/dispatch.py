@@ -192,18 +192,11 @@ def mark_failed(roster: RunRoster, answer: RoundAnswer) -> None:
 
 
 @dataclass(frozen=True)
-class Aim:
-    """What clients are asked to do."""
-
-    number: int
-    broadcasts: Broadcasts
-
-
-@dataclass(frozen=True)
 class _Asked:
     """A client as it was when it was asked; it may leave the roster before it answers."""
 
-    aim: Aim
+    number: int
+    broadcasts: Broadcasts
     node: int
     track: int
 
@@ -213,13 +206,13 @@ class Dispatch:
     """Tasks of one purpose. Leaving it withdraws unanswered ones.
 
     Attributes:
-        aim: what clients are asked from now on; those asked before stay with theirs.
+        broadcasts: for clients that are asked from now on; those asked before stay with theirs.
         held: what each client holds, by client name, as far as that is known.
     """
 
     channel: Channel
     roster: RunRoster
-    aim: Aim
+    broadcasts: Broadcasts
     held: Mapping[str, bytes]
     ledger: Ledger
     purpose: Purpose
@@ -228,12 +221,17 @@ class Dispatch:
     attempt: bytes = b""
 
     def __post_init__(self) -> None:
-        group = group_of(self.aim.number, self.attempt)
+        group = group_of(self._number, self.attempt)
         self._asking = RequestBatch(self.channel, purpose=self.purpose, group=group, patience=self.patience)
         self._asked: dict[str, _Asked] = {}
         self._sent_spec: set[str] = set()
         self._sent_whole: set[str] = set()
-        self._layouts = [track.shadow.layout for track in self.aim.broadcasts.state.tracks]
+        self._layouts = [track.shadow.layout for track in self.broadcasts.state.tracks]
+
+    @property
+    def _number(self) -> int:
+        """The round that the next tasks belong to."""
+        return self.broadcasts.state.round + (self.purpose is Purpose.TRAIN)
 
     def __enter__(self) -> Self:
         self._asking.__enter__()
@@ -258,7 +256,8 @@ class Dispatch:
 
     def ask(self, client: str, *, expected_s: float | None = None, asked_at: float | None = None) -> None:
         """Send a client its task."""
-        self._asked[client] = _Asked(self.aim, self.roster.nodes[client], self.roster.tracks[client])
+        node, track = self.roster.nodes[client], self.roster.tracks[client]
+        self._asked[client] = _Asked(self._number, self.broadcasts, node, track)
         self._sent_spec.discard(client)
         self._sent_whole.discard(client)
         self._asking.anew(client, expected_s=expected_s, asked_at=asked_at)
@@ -281,7 +280,7 @@ class Dispatch:
                 return self._final(heard, answer)
             self.ledger.note(
                 events.ReplyReceived(
-                    round=self._asked[client].aim.number,
+                    round=self._asked[client].number,
                     client=client,
                     purpose=NEED_FULL,
                     uplink_bytes=answer.uplink_bytes,
@@ -304,18 +303,18 @@ class Dispatch:
 
     def _send(self, client: str, held: bytes, *, whole: bool = False) -> None:
         asked = self._asked[client]
-        aim, track = asked.aim, asked.track
-        whole = whole or not (held or aim.broadcasts.is_derivable(track))
+        broadcasts, track, number = asked.broadcasts, asked.track, asked.number
+        whole = whole or not (held or broadcasts.is_derivable(track))
         if whole:
             self._sent_whole.add(client)
         elif not held:
             self._sent_spec.add(client)
-        broadcast = aim.broadcasts.whole(track) if whole else aim.broadcasts.leading_from(held, track)
-        parts = encode_task(self.task(client, aim.number, broadcast), whole=not held)
-        cost = aim.broadcasts.cost(broadcast, track)
+        broadcast = broadcasts.whole(track) if whole else broadcasts.leading_from(held, track)
+        parts = encode_task(self.task(client, number, broadcast), whole=not held)
+        cost = broadcasts.cost(broadcast, track)
         self.ledger.note(
             events.Broadcast(
-                round=aim.number,
+                round=number,
                 client=client,
                 purpose=self.purpose.value,
                 downlink_bytes=sum(map(len, parts)),
@@ -325,7 +324,7 @@ class Dispatch:
                 bits_per_parameter=cost.bits_per_parameter,
             )
         )
-        self._asking.send(client, asked.node, parts, group=group_of(aim.number, self.attempt))
+        self._asking.send(client, asked.node, parts, group=group_of(number, self.attempt))
 
     def _decode(self, client: str, raw: Data | NoAnswer) -> RoundAnswer:
         if isinstance(raw, NoAnswer):

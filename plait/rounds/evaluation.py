@@ -176,37 +176,6 @@ def client_losses(reply: Evaluation) -> tuple[ClientLoss, ClientLoss | None]:
     return shared, own
 
 
-def combined(by_client: Mapping[str, ClientLoss]) -> ClientLoss:
-    """The figures of several clients as those of one; what some of them do not know is None."""
-    clients = [by_client[name] for name in sorted(by_client)]
-    tokens, examples = sum(each.tokens for each in clients), sum(each.examples for each in clients)
-
-    def mean(values: Sequence[float | None], counts: Sequence[int]) -> float | None:
-        known = [value for value in values if value is not None]
-        if len(known) < len(values):
-            return None
-        return math.fsum(value * count for value, count in zip(known, counts, strict=True)) / sum(counts)
-
-    def error(values: Sequence[float | None]) -> float | None:
-        known = [value for value in values if value is not None]
-        if len(known) < len(values):
-            return None
-        return math.sqrt(math.fsum((e * each.tokens) ** 2 for e, each in zip(known, clients, strict=True))) / tokens
-
-    by_tokens, by_examples = [each.tokens for each in clients], [each.examples for each in clients]
-    correct = [each.correct for each in clients if each.correct is not None]
-    return ClientLoss(
-        loss=math.fsum(each.loss * each.tokens for each in clients) / tokens,
-        tokens=tokens,
-        examples=examples,
-        correct=sum(correct) if len(correct) == len(clients) else None,
-        error=error([each.error for each in clients]),
-        change=(change := mean([each.change for each in clients], by_tokens)),
-        change_error=None if change is None else error([each.change_error for each in clients]),
-        reward_margin=mean([each.reward_margin for each in clients], by_examples),
-    )
-
-
 def evaluation_of(client: str, number: int, shared: ClientLoss, own: ClientLoss | None) -> Evaluation:
     """The figures as a client sends them: the inverse of `client_losses`."""
     return Evaluation(

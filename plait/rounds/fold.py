@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import numpy as np
 
 from plait.adapters import AdapterState, Json, norm
-from plait.aggregation import Contribution, Observer, OptimizerState, Outcome, RoundContext, Rule, ServerOptimizer
+from plait.aggregation import Contribution, Observer, Outcome, RoundContext, Rule, ServerOptimizer
 from plait.aggregation.server_step import slope_of
 from plait.errors import MachineError, PeerError
 from plait.ledger import events
@@ -163,9 +163,9 @@ class Aggregator:
     downlink: Downlink = field(default_factory=Downlink)
 
     def step(
-        self, state: RunState, number: int, stored: Mapping[str, Stored], *, standing: EvaluationHistory | None = None
+        self, state: RunState, stored: Mapping[str, Stored], *, standing: EvaluationHistory | None = None
     ) -> tuple[RunState, RoundFinished]:
-        """What rule and server optimizer make of the stored updates.
+        """What rule and server optimizer make of the stored updates of the next round.
 
         Args:
             standing: of the run, if steps that made the adapter worse are taken back and later ones shortened.
@@ -173,8 +173,25 @@ class Aggregator:
         Returns:
             (the state after the round, its event; the caller knows how many updates it lacked, and its time).
         """
-        step, folded, optimizer_memory = self.combined(state, number, stored, standing=standing)
+        number, master = state.round + 1, self.spool.ranks.master
+        context = RoundContext(
+            round=number,
+            master=state.shadow,
+            geometry=master.geometry,
+            initial=master.initial,
+            seed=self.seed,
+            cohort=self.spool.ranks.cohort,
+            memory=state.rule_memory,
+        )
+        folded = self.fold.fold(state, context, stored)
         outcome = folded.outcome
+        if standing and standing.follows_steps_back(number):
+            # Clients measured along a direction that the server's step did not take.
+            outcome = replace(outcome, slope=None)
+        step, optimizer_memory = self.optimizer.adjust(outcome, state.optimizer_memory, context)
+        scale = standing.scale if standing else 1.0
+        if scale != 1 and self.takes_back is TakesBack.HALF:
+            step = AdapterState(step.layout, step.flat * np.float32(scale))
         state = advance(folded.keep(state), step)
         state = replace(state, rule_memory=outcome.memory, optimizer_memory=optimizer_memory)
         # Of a masked sum nothing is stored for a client.
@@ -191,31 +208,6 @@ class Aggregator:
             broadcast_codec_s=round(encoding.codec_s, 4),
         )
         return state, finished.model_copy(update=dict(folded.fields))
-
-    def combined(
-        self, state: RunState, number: int, stored: Mapping[str, Stored], *, standing: EvaluationHistory | None = None
-    ) -> tuple[AdapterState, Folded, OptimizerState]:
-        """The step that rule and server optimizer make of the stored updates, which `step` takes."""
-        master = self.spool.ranks.master
-        context = RoundContext(
-            round=number,
-            master=state.shadow,
-            geometry=master.geometry,
-            initial=master.initial,
-            seed=self.seed,
-            cohort=self.spool.ranks.cohort,
-            memory=state.rule_memory,
-        )
-        folded = self.fold.fold(state, context, stored)
-        outcome = folded.outcome
-        if standing and standing.follows_steps_back(number):
-            # Clients measured along a direction that the server's step did not take.
-            outcome = replace(outcome, slope=None)
-        step, memory = self.optimizer.adjust(outcome, state.optimizer_memory, context)
-        scale = standing.scale if standing else 1.0
-        if scale != 1 and self.takes_back is TakesBack.HALF:
-            step = AdapterState(step.layout, step.flat * np.float32(scale))
-        return step, folded, memory
 
     @property
     def takes_back(self) -> TakesBack:

@@ -371,8 +371,7 @@ class ErrorFeedback:
     @staticmethod
     def _on_grid(grid: DeltaGrid, kept: Kept, outgoing: Outgoing) -> tuple[Outgoing, Kept]:
         """Rounding to a grid at random is right on average, so it needs neither gain nor lead."""
-        layout = outgoing.delta.layout
-        residual = Residual(add(Residual.of(kept, layout).pending, outgoing.delta))
+        residual = Residual.of(kept, outgoing.delta.layout).plus(outgoing.delta)
         numbers, arrived = grid.rounded(residual.pending)
         return replace(outgoing, numbers=numbers), residual.after_sending(arrived).kept()
 

@@ -108,7 +108,9 @@ class ClientCache:
                 f"base of the broadcast is {header.base_fingerprint.hex()[:16]}, "
                 f"expected {self.model.base_fingerprint.hex()[:16]}"
             )
-        spec_json = header.spec_json or self._recall("spec").decode()
+        spec_json = header.spec_json or (self.memory.load("spec") or b"").decode()
+        if not spec_json:
+            raise NeedFullError("no adapter spec is held")
         if not self.carries(request := parse_spec(spec_json)):
             raise ConfigError(f"rank of the adapter is {request.rank}, above this client's max-rank of {self.max_rank}")
         spec, initial = self.model.prepare(spec_json)
@@ -139,12 +141,6 @@ class ClientCache:
         if data is None or len(data) != 4 * layout.size:
             return None
         return AdapterState(layout, np.frombuffer(data, np.float32))
-
-    def _recall(self, key: str) -> bytes:
-        data = self.memory.load(key)
-        if data is None:
-            raise NeedFullError(f"nothing is held under '{key}'")
-        return data
 
 
 HOOKS: tuple[Hook, ...] = (CarriedMoments(), FoundRate(), OwnShare(), OwnSide(), Slope())

@@ -90,12 +90,7 @@ class TaskHistory:
         if state in states:
             return
         if number <= self.newest.get(purpose, -1):
-            self.repeats += 1
-            if self.repeats > most:
-                raise PolicyError(
-                    f"round {number} is asked for again from another adapter, but max-repeats of this client's policy "
-                    f"allows {most} such repeats; to take part, raise it in the file given with --policy"
-                )
+            self._count_repeat(f"round {number} is asked for again from another adapter", most)
         states.append(state)
         self.run_id = run_id
         self.newest[purpose] = max(number, self.newest.get(purpose, -1))
@@ -117,14 +112,17 @@ class TaskHistory:
             # It was killed before it left.
             return
         if number <= self.given[0]:
-            self.repeats += 1
-            if self.repeats > most:
-                raise PolicyError(
-                    f"update of round {number} is asked for again with other noise, but max-repeats of this client's "
-                    f"policy allows {most} such repeats; to take part, raise it in the file given with --policy"
-                )
+            self._count_repeat(f"update of round {number} is asked for again with other noise", most)
         self.given = max(self.given[0], number), digest
         self._save(memory)
+
+    def _count_repeat(self, what: str, most: int) -> None:
+        self.repeats += 1
+        if self.repeats > most:
+            raise PolicyError(
+                f"{what}, but max-repeats of this client's policy allows {most} such repeats; to take part, raise it "
+                "in the file given with --policy"
+            )
 
     def _save(self, memory: ClientStore) -> None:
         memory.save(_ASKED, json.dumps(vars(self), sort_keys=True).encode())

@@ -140,7 +140,8 @@ def _measure(delta: Float32, received: Float32, geometry: Geometry) -> dict[str,
         # ||(B + dB)(A + dA) - B A||^2 = ||(B + dB) dA + dB A||^2, from the inner products of thin factors.
         inner = (_turned(b) @ b) * da_da + 2 * (_turned(b) @ db) * (da @ _turned(a)) + db_db * (a @ _turned(a))
         squares["product"] += float(pairs.scales**2 @ np.maximum(inner.sum(axis=(1, 2)), 0.0))
-    squares["other"] = _square(geometry.others_of(delta).astype(np.float64))
+    others = geometry.others_of(delta).astype(np.float64).ravel()
+    squares["other"] = float(others @ others)
     sizes = {side.value: geometry.side_size(side) for side in Side}
     sizes |= {"product": 1, "other": geometry.others_size}
     return {figure: math.sqrt(squares[figure] / sizes[figure]) if sizes[figure] else 0.0 for figure in FIGURES}
@@ -148,11 +149,6 @@ def _measure(delta: Float32, received: Float32, geometry: Geometry) -> dict[str,
 
 def _turned(each: NDArray[np.float64]) -> NDArray[np.float64]:
     return each.transpose(0, 2, 1)
-
-
-def _square(values: NDArray[np.float64]) -> float:
-    flat = values.ravel()
-    return float(flat @ flat)
 
 
 WEIGHT_RATIO = 10.0

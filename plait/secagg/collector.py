@@ -185,7 +185,7 @@ class MaskedCollector:
         def ask(session: MaskedAttempt, clients: Sequence[str]) -> Iterator[tuple[str, MaskedUpdate]]:
             nonlocal declined
             deadline = server.deadline()
-            with server.dispatch(state, purpose, wanted.round, attempt=session.attempt) as dispatch:
+            with server.dispatch(state, purpose, attempt=session.attempt) as dispatch:
                 for client in clients:
                     dispatch.ask(client)
                 while answer := dispatch.next_answer(deadline):

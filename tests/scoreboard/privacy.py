@@ -78,9 +78,9 @@ def _hidden_state(scratch: Path) -> Iterator[str]:
             state = initial_state(RUN_ID, federation.ranks)
             for number in range(1, ROUNDS + 1):
                 aggregator, stored = _stored(federation, state, number)
-                with_it, _ = aggregator.step(state, number, stored)
+                with_it, _ = aggregator.step(state, stored)
                 others = {name: each for name, each in stored.items() if name != "mallory"}
-                without, _ = aggregator.step(state, number, others)
+                without, _ = aggregator.step(state, others)
                 apart = float(np.linalg.norm(subtract(with_it.adapter, without.adapter).flat.astype(np.float64)))
                 most = 0.5 / 3 * (1 + 1e-4)
                 yield "" if apart <= most else f"a client changes round {number} by {apart:.3g}, expected {most:.3g}"
