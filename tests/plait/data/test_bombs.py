@@ -1,4 +1,4 @@
-"""Small files of tables that unpack to much: refused in one line, before the memory that they ask for is taken."""
+"""Small files that unpack to much, or stand for any number of rows or blanks: refused in one line, before it costs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from plait.data import as_dataset
+from plait.errors import DataError
+
 MOST_BYTES = 32 << 20
 LARGE_BYTES = 4 * MOST_BYTES
 TEXT = "x" * (4 << 20)
+ROWS = 919_123_001_346
+FEW = 50_000
 PAGES = {
     "compression": "zstd",
     "write_statistics": False,
@@ -46,6 +51,10 @@ BOMBS: dict[str, Callable[[Path], object]] = {
     "many columns.arrow": lambda path: written(
         path, pa.table({f"{number:0900}": pa.array([], pa.string()) for number in range(20_000)})
     ),
+    # Such files have held one process for ever, and aborted another.
+    "rows of nothing, a stream.arrow": lambda path: without_columns(path, pa.ipc.new_stream),
+    "rows of nothing, a file.arrow": lambda path: without_columns(path, pa.ipc.new_file),
+    "rows of nothing.parquet": lambda path: only_bytes(path),
 }  # fmt: skip
 
 READ = """
@@ -110,6 +119,26 @@ def damaged(path: Path) -> None:
     path.write_bytes(data.replace(b"\x15\x0c%\x02\x18\x04text", b"\x15\x0c%\x06\x18\x04text"))
 
 
+def without_columns(path: Path, new: Callable[..., pa.ipc.RecordBatchStreamWriter]) -> None:
+    """A batch of no columns, which takes no bytes however many rows it has."""
+    empty = pa.Array.from_buffers(pa.struct([]), ROWS, [None])
+    batch = pa.RecordBatch.from_struct_array(empty)
+    assert (batch.num_rows, batch.num_columns) == (ROWS, 0)
+    with pa.OSFile(str(path), "wb") as file, new(file, batch.schema) as writer:
+        writer.write_batch(batch)
+
+
+def only_bytes(path: Path) -> None:
+    """A Parquet file whose only column is not read, and whose footer claims more rows than it has."""
+    pq.write_table(pa.table({"picture": [b""] * 77_777}), path, write_statistics=False)
+    data = path.read_bytes()
+    size = int.from_bytes(data[-8:-4], "little")
+    body, footer = data[: -8 - size], data[-8 - size : -8]
+    footer = footer.replace(varint(77_777), varint(ROWS))
+    path.write_bytes(body + footer + len(footer).to_bytes(4, "little") + b"PAR1")
+    assert pq.read_metadata(path).num_rows == ROWS
+
+
 def varint(number: int) -> bytes:
     """A number as Thrift's compact protocol writes it."""
     zigzag, out = number << 1, bytearray()
@@ -134,7 +163,7 @@ def test_a_small_table_that_unpacks_to_much_is_refused_before_it_does(tmp_path: 
     command = [sys.executable, "-c", READ, str(MOST_BYTES), *map(str, (*good, *paths))]
     # Arrow's own allocator reserves a gigabyte at once, which would be room besides.
     environment = {**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system"}
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=180)
     for path, line in zip(paths, done.stdout.splitlines(), strict=True):
         said, taken_bytes = json.loads(line)
         assert said, f"{path.name} was read"
@@ -142,9 +171,67 @@ def test_a_small_table_that_unpacks_to_much_is_refused_before_it_does(tmp_path: 
         assert str(path) in said
         if path.name == "damaged.parquet":
             assert "is not a complete Parquet file" in said
+        elif "rows of nothing" in path.name:
+            assert said.startswith(f"'{path}' has no column of text or numbers, expected 'text', or ")
         elif "columns" in path.name:
             assert "bytes of metadata such as column names, expected at most 16,777,216" in said
         else:
             assert f"takes more than {MOST_BYTES:,} bytes of memory to read; write the file in" in said
         # What Python's own memory and the libraries' take besides.
         assert taken_bytes < MOST_BYTES + (16 << 20), path.name
+
+
+def zstd(data: bytes) -> bytes:
+    return pa.compress(data, codec="zstd", asbytes=True)
+
+
+def one_text() -> pa.Table:
+    return pa.table({"text": ["a"] * FEW})
+
+
+REPEATED: dict[str, Callable[[Path], object]] = {
+    "a.parquet": lambda path: pq.write_table(one_text(), path, compression="zstd"),
+    "a.arrow": lambda path: written(path, pa.table({"text": one_text()["text"].dictionary_encode()}), COMPRESSED),
+    "a.jsonl": lambda path: path.write_bytes(zstd(b'{"text": "a"}\n' * FEW)),
+    "a.json": lambda path: path.write_bytes(zstd(json.dumps([{"text": "a"}] * FEW).encode())),
+    "a.csv": lambda path: path.write_bytes(zstd(b"text\n" + b"a\n" * FEW)),
+}
+
+
+@pytest.mark.parametrize("name", REPEATED)
+def test_a_file_has_no_more_rows_and_columns_than_its_size_allows(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    monkeypatch.setattr("plait.data.bounds._FREE_CELLS", 1 << 10)
+    REPEATED[name](tmp_path / name)
+    size = (tmp_path / name).stat().st_size
+    with pytest.raises(
+        DataError, match=rf"{name}' has {size:,} bytes and at least [0-9,]+ rows, too many for its size"
+    ):
+        as_dataset(tmp_path / name)
+
+
+BLANKS = {"a.jsonl": b"\n", "a.json": b" ", "a.csv": b"\n", "a.txt": b"a"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BLANKS)
+def test_a_packed_file_unpacks_to_no_more_than_its_size_allows(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(zstd(BLANKS[name] * (8 << 20)))
+    size = (tmp_path / name).stat().st_size
+    assert size < 2000
+    with pytest.raises(DataError, match=rf"{name}' has {size:,} bytes and unpacks to more than"):
+        as_dataset(tmp_path / name)
+
+
+def test_a_batch_that_an_arrow_file_names_many_times_is_unpacked_few_times(tmp_path: Path) -> None:
+    table = pa.table({"text": ["a"], "more": pa.array([[0.0] * (1 << 18)])})
+    path = tmp_path / "a.arrow"
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema, options=COMPRESSED) as writer:
+        for _ in range(4):
+            writer.write_table(table)
+    assert path.stat().st_size < 5000
+    with pytest.raises(
+        DataError, match=r"a.arrow' has [0-9,]+ bytes and unpacks to more than [0-9,]+, expected at most"
+    ):
+        as_dataset(path)

