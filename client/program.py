@@ -15,7 +15,7 @@ from client.journal import Journal, Style
 from client.node import Node
 from client.process import make_node
 from client.settings import NodeOptions, check_settings, locked
-from client.task import Capacity, ClientTask, OfferedRun, TaskAnswer, TaskRunner
+from client.task import ClientTask, OfferedRun, TaskAnswer, TaskRunner
 from plait.api import TURN
 from plait.api.settings import base_name, dataset_of
 from plait.data import MEMORY
@@ -132,12 +132,7 @@ class _InTurn:
     """A task runner that does one task of this process at a time."""
 
     def __init__(self, runner: TaskRunner) -> None:
-        self._runner = runner
-
-    @property
-    def capacity(self) -> Capacity:
-        """What this node can do."""
-        return self._runner.capacity
+        self._runner, self.capacity = runner, runner.capacity
 
     def answer(self, task: ClientTask, body: bytes) -> TaskAnswer:
         """Do a task."""

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from client.consent import Consents, consent_digest
 from client.settings import NodeSettings, default_state_directory
-from client.task import Capacity, ClientTask, OfferedRun, TaskAnswer, TaskRunner
+from client.task import ClientTask, OfferedRun, TaskAnswer, TaskRunner
 from plait.adapters import Json
 from plait.cli.output import print_text
 from plait.errors import ConfigError, PeerError
@@ -126,10 +126,8 @@ class _Recording:
     lines: SentLines
     note: dict[str, Any]
 
-    @property
-    def capacity(self) -> Capacity:
-        """What this node can do."""
-        return self.runner.capacity
+    def __post_init__(self) -> None:
+        self.capacity = self.runner.capacity
 
     def answer(self, task: ClientTask, body: bytes) -> TaskAnswer:
         """Do a task."""

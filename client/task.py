@@ -234,10 +234,7 @@ class Capacity:
 class TaskRunner(Protocol):
     """Does the tasks of one run."""
 
-    @property
-    def capacity(self) -> Capacity:
-        """What this node can do."""
-        ...
+    capacity: Capacity
 
     def answer(self, task: ClientTask, body: bytes) -> TaskAnswer:
         """Do a task; raises `Abandoned` if the result is no longer needed."""

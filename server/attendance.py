@@ -284,13 +284,8 @@ class Attendance:
             self._sessions.leave(session)
 
     def _make_ready(self, run: HostedRun, session: NodeSession, ready: pb.Ready) -> None:
-        fitness = _shared(
-            Fitness(
-                methods=tuple(method[:_MAX_TEXT] for method in ready.methods[:_MAX_METHODS]),
-                memory_bytes=ready.memory_bytes,
-                device=ready.device[:_MAX_TEXT],
-            )
-        )
+        methods = tuple(method[:_MAX_TEXT] for method in ready.methods[:_MAX_METHODS])
+        fitness = _fitness(methods, ready.memory_bytes, ready.device[:_MAX_TEXT])
         log("ready", node=session.node.name, device=fitness.device, memory_bytes=fitness.memory_bytes)
         run.tasks.make_ready(session, fitness)
 
@@ -306,6 +301,6 @@ def _log_broken(session: NodeSession, error: Exception) -> None:
 
 
 @lru_cache(maxsize=256)
-def _shared(fitness: Fitness) -> Fitness:
+def _fitness(methods: tuple[str, ...], memory_bytes: int, device: str) -> Fitness:
     """One object for all nodes that report the same, as most do."""
-    return fitness
+    return Fitness(methods, memory_bytes, device)

@@ -53,7 +53,7 @@ class FederationService:
     def __post_init__(self) -> None:
         self._attendance = Attendance(self.hosting, self.revocation, self.metrics, self.limits)
         self._frequency = Frequency(_SAME_BODY)
-        self._downloads = Transfers(at_once=self.limits.transfers_at_once, pace=self.limits.pace)
+        self._downloads = Transfers(self.limits)
 
     @property
     def handlers(self) -> grpc.GenericRpcHandler:

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from plait.errors import DiskFullError, MachineError, PeerError
@@ -56,14 +56,6 @@ class Frequency:
         return True
 
 
-@dataclass(frozen=True)
-class MinimumRate:
-    """The minimum rate of a transfer, and the longest time without a chunk."""
-
-    stall_s: float = 30.0
-    least_bytes_s: float = 65536.0
-
-
 class TransferRefused(PeerError):  # noqa: N818 (it names what happened)
     """A transfer that the server refuses, or cuts off; with `retry` the node may resume it later."""
 
@@ -76,11 +68,11 @@ class TransferRefused(PeerError):  # noqa: N818 (it names what happened)
 class Transfer:
     """One transfer in progress; made and used in the event loop."""
 
-    def __init__(self, pace: MinimumRate) -> None:
+    def __init__(self, limits: Limits) -> None:
         self.clock = asyncio.timeout(None)
         self.over = asyncio.Event()
         self.superseded = False
-        self._pace = pace
+        self._limits = limits
         self._bytes = 0
         self._began = 0.0
 
@@ -92,9 +84,8 @@ class Transfer:
     def moved(self, count: int) -> None:
         """Count transferred bytes."""
         self._bytes += count
-        pace = self._pace
-        stalled = asyncio.get_running_loop().time() + pace.stall_s
-        too_slow = self._began + pace.stall_s + self._bytes / pace.least_bytes_s
+        stalled = asyncio.get_running_loop().time() + self._limits.stall_s
+        too_slow = self._began + self._limits.stall_s + self._bytes / self._limits.least_bytes_s
         if not self.superseded:
             self.clock.reschedule(min(stalled, too_slow))
 
@@ -109,9 +100,9 @@ class Transfer:
 class Transfers:
     """All transfers of one direction."""
 
-    def __init__(self, *, at_once: int, pace: MinimumRate) -> None:
-        self._slots = asyncio.Semaphore(at_once)
-        self._pace = pace
+    def __init__(self, limits: Limits) -> None:
+        self._slots = asyncio.Semaphore(limits.transfers_at_once)
+        self._limits = limits
         self._by_node: dict[str, Transfer] = {}
 
     @property
@@ -124,7 +115,7 @@ class Transfers:
         """Wait for a turn and transfer; an older transfer of the node is cut off first."""
         while (older := self._by_node.get(node)) is not None:
             await older.supersede()
-        transfer = self._by_node[node] = Transfer(self._pace)
+        transfer = self._by_node[node] = Transfer(self._limits)
         try:
             async with transfer.clock, self._slots:
                 transfer.begin()
@@ -134,8 +125,8 @@ class Transfers:
                 raise TransferRefused("superseded", "a newer transfer of this node replaces it", retry=True) from error
             raise TransferRefused(
                 "stalled",
-                f"no chunk for {self._pace.stall_s:g} s, or less than {self._pace.least_bytes_s / 1024:g} KiB/s; "
-                "resume it later",
+                f"no chunk for {self._limits.stall_s:g} s, or less than "
+                f"{self._limits.least_bytes_s / 1024:g} KiB/s; resume it later",
                 retry=True,
             ) from error
         finally:
@@ -155,7 +146,7 @@ class Limits:
         handshake_s: seconds a node has to prove its key, and an upload to announce itself.
         transfers_at_once: the most uploads, and the most downloads, at a time while others wait. An upload takes about
             3 MB of memory, a download 2 MB.
-        pace: the minimum rate of an upload or a download.
+        stall_s: the longest time of an upload or a download without a chunk; `least_bytes_s` is its minimum rate.
     """
 
     max_answer_bytes: int
@@ -165,7 +156,8 @@ class Limits:
     strangers: int = 4096
     handshake_s: float = 10.0
     transfers_at_once: int = 32
-    pace: MinimumRate = field(default_factory=MinimumRate)
+    stall_s: float = 30.0
+    least_bytes_s: float = 65536.0
 
     @property
     def max_connections(self) -> int:
@@ -191,7 +183,7 @@ class Uploads:
         self._tasks = tasks
         self._disk = disk
         self._max_answer_bytes = limits.max_answer_bytes
-        self._transfers = Transfers(at_once=limits.transfers_at_once, pace=limits.pace)
+        self._transfers = Transfers(limits)
         self._metrics = metrics
         self._untidy_bytes = self._untidy_answers = 0
         self._gathered: list[SmallAnswer] = []

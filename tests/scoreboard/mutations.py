@@ -223,7 +223,7 @@ def _many_transfers() -> None:
     @asynccontextmanager
     async def turn(self, node):
         async with self._slots:
-            yield transfers.Transfer(self._pace)
+            yield transfers.Transfer(self._limits)
 
     class Careless(transfers.Transfer):
         """As slow as it likes."""

@@ -18,7 +18,6 @@ from plait.trust.kit import ClientKit, ServerKit
 from plait.trust.provision import provision, revoke
 from plait.v1 import federation_pb2 as pb
 from server.incoming import Incoming
-from server.uploads import MinimumRate
 from tests.plait.rounds.conftest import started
 from tests.server.conftest import code, node_of, refusal
 from tests.tree import files_below
@@ -252,13 +251,13 @@ class TestDownloads:
     @pytest.mark.slow
     @pytest.mark.parametrize(
         ("pace", "pauses"),
-        [(MinimumRate(stall_s=2.0), [8.0]), (MinimumRate(stall_s=2.0, least_bytes_s=1e12), [0.1] * 63)],
+        [({}, [8.0]), ({"least_bytes_s": 1e12}, [0.1] * 63)],
         ids=["stalled", "slow"],
     )
     def test_a_download_that_is_slower_than_the_pace_is_cut_off_and_can_go_on(
         self, make_channel, attending, send, pace, pauses
     ):
-        channel = make_channel(pace=pace)
+        channel = make_channel(stall_s=2.0, **pace)
         with attending(channel, "alice") as (alice,):
             send(channel, "alice", b"head", self.BODY)
             work = alice.work()
