@@ -62,10 +62,7 @@ def locate_base(
     progress: Progress = lambda _: None,
     check_size: CheckSize = lambda _what, _size: None,
 ) -> LocatedBase:
-    """Download a base if it is not on this disk yet, and fingerprint it.
-
-    Args:
-        name: built-in name, directory, GGUF file, or hub id (``org/model``, ``org/model@revision``).
+    """Fingerprint a built-in base, directory, GGUF file or hub id (``org/model@revision``); download it if missing.
 
     Raises:
         ConfigError: the name is none of these.

@@ -140,14 +140,9 @@ def design(
     init_rank: int = 0,
     weights: Path | None = None,
 ) -> AdapterTemplate:
-    """Lay out the requested adapter on this base, with initial values from `seed`.
+    """Lay out the requested adapter on this base, with initial values from `seed`; ConfigError if it does not fit.
 
-    Args:
-        weights: the base's directory, for methods that start with values of the base, which are zeros without it, and
-            to see whether its files have a pooler, which they do without it.
-
-    Raises:
-        ConfigError: the method is unknown or the targets match no module.
+    Without `weights`, the base's directory, values of the base are zeros, and its files count as having a pooler.
     """
     base = meta_model(config, task)
     modules = _modules_of(base, _heads(base, request, task, weights))

@@ -4,14 +4,10 @@
     def build(model, tokenizer, data, args):
         return SFTTrainer(model=model, processing_class=tokenizer, train_dataset=data, args=SFTConfig(**args))
 
-with ``plait simulate --trainer my_trainer:build``. The function gets the model with the round's adapter in it, a
-`datasets.Dataset` of the client's training part (columns ``input_ids`` and ``labels``), and a dict of the run's
-settings under the names of TrainingArguments. If the rule does not train one side of the factors (ffa, fedsvd,
-rolora), that side requires no gradient while the trainer runs. plait calls ``train()`` and reads the adapter back.
-
-FedProx is passed to such a trainer as a callback: the proximal term is added to the gradient (after clipping, because a
-trainer clips before it calls back). A trainer without callbacks is refused if the run needs one. Its optimizer starts
-afresh in every round.
+with ``plait simulate --trainer my_trainer:build``. The function gets the model with the round's adapter, a
+`datasets.Dataset` (``input_ids`` and ``labels``) and the settings under the names of TrainingArguments; plait calls
+``train()`` and reads the adapter back. A side of the factors that the rule does not train requires no gradient. FedProx
+is a callback, which adds its term to the clipped gradient. The optimizer starts afresh in every round.
 """
 
 from __future__ import annotations

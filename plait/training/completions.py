@@ -125,11 +125,7 @@ class CompletionGroup:
 
 
 class GroupLoss(StepLoss):
-    """The loss of a step's prompts, of which completions are sampled before it.
-
-    The model is in evaluation mode: with dropout, a ratio to what was sampled would be of two different models. Seed,
-    step and prompt decide the draws.
-    """
+    """The loss of a step's prompts, of which completions are sampled before it, in evaluation mode."""
 
     without_dropout = True
     in_whole = True  # one prompt's completions are sequences enough for a pass

@@ -68,13 +68,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Split:
-    """A client's examples.
-
-    Attributes:
-        held_out: the part that never trains; at most as many as requested, spread evenly over it.
-        cut: of all examples, those that went on beyond the sequence length.
-        left_out: records of which nothing to learn from is within it.
-    """
+    """A client's examples; `held_out` never trains, `cut` went on beyond the length, `left_out` are records."""
 
     train: tuple[Example, ...]
     held_out: tuple[Example, ...]
@@ -171,10 +165,7 @@ def spread(examples: Sequence[Example], most: int, *, by_label: bool = False) ->
 
 
 def in_proportion(examples: Sequence[Example], offset: Callable[[], float]) -> NDArray[np.int64]:
-    """Indices in an order in which any few in a row have every class in proportion; within a class it is that given.
-
-    `offset` gives where a class begins, as a fraction of the distance between two of its examples, 0 to 1.
-    """
+    """Indices in which any few in a row have every class in proportion; a class begins at `offset` (0 to 1)."""
     classes = np.asarray([_label_of(example) for example in examples])
     places = np.empty(len(classes))
     for each in np.unique(classes):

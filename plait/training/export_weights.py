@@ -28,13 +28,7 @@ _STORED_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 @dataclass(frozen=True)
 class BaseShape:
-    """A base as described by its config, without its weights.
-
-    Attributes:
-        model_type: transformers' name of the architecture, such as ``llama``.
-        tied: whether the output layer is the embedding.
-        linear: (d_out, d_in) of every linear layer by name, the output layer included.
-    """
+    """A base by its config; `linear` is (d_out, d_in) of every linear layer, the output layer included."""
 
     model_type: str
     layers: int
@@ -65,13 +59,7 @@ def describe_base(directory: Path, task: AdapterTask, labels: tuple[str, ...] = 
 
 
 def merge_with_peft(directory: Path, spec: AdapterSpec, state: AdapterState, folder: Path) -> None:
-    """Merge an adapter into the whole base in float32, round once to the base's own type, and save it.
-
-    Raises:
-        ConfigError: the method cannot be merged, or does not fit the base.
-        BaseMismatchError: the adapter's tensors do not match its configuration on this base.
-        MachineError: the base does not fit into memory in float32.
-    """
+    """Merge an adapter into the base in float32, round once to its type, and save; ConfigError, MachineError."""
     config = read_base_config(directory, spec.task, spec.labels)
     stored = config.dtype if config.dtype in _STORED_TYPES else torch.float32
     try:

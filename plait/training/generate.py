@@ -270,12 +270,7 @@ class TextGenerator:
         show: Callable[[str], None] | None = None,
         limit_s: float | None = None,
     ) -> list[str]:
-        """What follows each prompt, with or without the adapter; `show` and `limit_s` as in `generate`.
-
-        Raises:
-            ConfigError: a prompt leaves no room for that many tokens, or the adapter is a prompt.
-            MachineError: the model failed.
-        """
+        """What follows each prompt, with or without the adapter; `show`, `limit_s` and errors as in `generate`."""
         if self.is_prompt:
             raise ConfigError(
                 "the adapter is a prompt in front of the text, which plait makes no text with; "

@@ -2,8 +2,8 @@
 
 Knows no model: the caller passes gradients and losses and takes values and examples.
 
-AdamW (arXiv 1711.05101) works on one flat float32 buffer, the master. Its moments can be exported and carried into the
-next run. Tensors that do not train are neither stepped nor decayed. Its epsilon is small enough that steps never become
+AdamW (arXiv 1711.05101) works on one flat float32 buffer, the master; tensors that do not train are neither stepped nor
+decayed. Its epsilon is small enough that steps never become
 proportional to gradients. With the usual 1e-8, a server that sends tiny factors would receive the gradient itself, and
 from it the tokens of a batch (DAGER, arXiv 2405.15586).
 """
@@ -36,14 +36,11 @@ _PIECE = 1 << 22  # numbers
 LARGEST_FALL = 0.25
 """Largest fall of the batch's loss that a step may predict to first order, as a fraction of that loss.
 
-It limits a step's effect on the model rather than on its parameters, so it means the same for every method, rank and
-base. A longer step is shortened to it, so a learning rate that is too high learns instead of diverging. Without a
-given learning rate, a client takes the one with which its first step just reaches the limit, but none larger than the
-values of a tensor that this step does not move. (One of VeRA's two scales begins at 0.1; without that bound 1.3 would
-be found.) A classifier's first step moves its head alone, so it reaches the limit whatever rate is kept. Together this
-is the stochastic Polyak step size with a maximum (SPS_max; Loizou et al., arXiv 2002.10542, eq. 4) along AdamW's
-direction instead of the gradient's, where the first step sets the maximum and slopes change it (`_factor_by`). The
-fraction was chosen in `simulations/defaults`; for answers it grows where a batch counts fewer than `_STEADY` tokens."""
+It limits a step's effect on the model, so it means the same for every method, rank and base; a longer step is
+shortened to it. Without a given learning rate, a client takes the one with which its first step reaches the limit, but
+none larger than the values of a tensor that this step does not move (one of VeRA's scales begins at 0.1; without that
+bound 1.3 would be found). A classifier's first step moves its head alone, so it reaches the limit at any rate.
+This is the stochastic Polyak step size with a maximum (SPS_max; arXiv 2002.10542, eq. 4) along AdamW's direction."""
 
 _STEADY = 4 * 63  # tokens that a batch counts of the texts on which the fraction was chosen: 4 sequences of 64
 _LEAST = 0.25  # no step makes the next one more than four times as long
@@ -81,13 +78,7 @@ class _Taken:
 
 
 class Learner:
-    """One adapter in training, whose tensors have these sizes, of which some are trained.
-
-    FedProx's term is added to what is minimised, though not to the losses that are reported.
-
-    Raises:
-        ConfigError: the moments belong to another adapter.
-    """
+    """One adapter in training, of tensors of these sizes; ConfigError if the moments are another's."""
 
     def __init__(
         self, inputs: TrainingInputs, sizes: Sequence[int], trained: Sequence[bool], *, device: torch.device
@@ -238,23 +229,16 @@ def _slope_along(movement: Tensor, gradient: Tensor) -> float:
 
 
 def _largest_fall(counted: int) -> float:
-    """`LARGEST_FALL` for a batch of answers with `counted` tokens.
-
-    A step fits the noise of its own batch as well, and predicts a fall of that too. It is as one over the root of the
-    number of tokens (the gradient's standard error), so by that much more may be predicted for the same step. A short
-    batch of text has no such room: its steps overshoot (`simulations/LOG.md`).
-    """
+    """`LARGEST_FALL`, more for a batch of few answer tokens: the noise that a step fits is as one over their root."""
     return min(1.0, LARGEST_FALL * math.sqrt(max(1.0, _STEADY / max(1, counted))))
 
 
 @torch.no_grad()
 def _factor_by(last: _Taken, gradient: Tensor, most: float) -> float:
-    """What becomes of the learning rate, by the slope of the next batch's loss where the last step ended.
+    """The learning rate's factor by the next batch's slope along the last step (hypergradient, arXiv 1703.04782).
 
-    Below zero a longer step would have been better, beyond the minimum a shorter one (hypergradient descent; Baydin et
-    al., arXiv 1703.04782). The measure is the most that a step may predict, as in `plait.aggregation.server_step`; no
-    root is taken, because the next step corrects this one. A step that was shortened is no reason for a higher rate, as
-    the rate did not decide its length.
+    The measure is the most that a step may predict. A shortened step is no reason for a higher rate, which did not
+    decide its length.
     """
     slope = sum(float(along @ moved) for along, moved in zip(_pieces(gradient), last.pieces, strict=True))
     if not (math.isfinite(slope) and 0 < most < math.inf):
@@ -311,11 +295,7 @@ class _Run:
 
 
 class FlatAdamW:
-    """AdamW over one flat buffer, of which some tensors train; from `start`, which is not changed, and earlier moments.
-
-    Attributes:
-        master: (size,) float32, the adapter.
-    """
+    """AdamW over one flat buffer, `master` (size,) float32, of which some tensors train."""
 
     def __init__(
         self,

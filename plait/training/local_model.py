@@ -41,10 +41,7 @@ Tokenise = Callable[[Sequence[Record], Tokenizer, ExampleFormat], list[Example]]
 class PeftLocalModel:
     """One client: a resident base, the client's records, and a trainer.
 
-    Attributes:
-        held_out: data to measure on; by default the end of `records` is held out.
-        histogram: counts that may be sent (labels or owners, never text).
-        recall: returns the loss of the initial adapter; by default it is measured.
+    By default the end of `records` is held out. `histogram` has counts that may be sent: labels or owners, never text.
     """
 
     base: ResidentBase

@@ -85,10 +85,7 @@ class StepLoss:
 
 
 class TrainingObjective:
-    """How one client learns an objective; here supervised fine-tuning, which of preferences learns the chosen replies.
-
-    May remember what it found out about the client's examples.
-    """
+    """How a client learns an objective; here supervised fine-tuning, of preferences by the chosen replies."""
 
     kinds: Collection[RecordKind] = frozenset(
         {RecordKind.TEXT, RecordKind.PROMPT, RecordKind.CHAT, RecordKind.PREFERENCE}
@@ -228,13 +225,7 @@ class ChosenLoss(StepLoss):
 
 @dataclass
 class StepMemory:
-    """What the steps of one base on one device have given up so far.
-
-    Attributes:
-        recomputed: how many of the first blocks are computed twice; at most `ALL_BLOCKS`.
-        cuts: batches are cut into this many parts; a power of two.
-        slice_elements: logits of the loss that exist at a time.
-    """
+    """What steps gave up: first blocks computed twice, parts of a batch, logits at a time."""
 
     recomputed: int = 0
     cuts: int = 1

@@ -294,10 +294,7 @@ def completions_bytes(size: ModelSize, *, rows: int, seq_len: int) -> int:
 
 
 def sampling_bytes(size: ModelSize, *, seq_len: int) -> int:
-    """Most memory while completions are sampled, for a step or in an evaluation; 0 where none are.
-
-    Of passes over prompts it counts the gated product, by PEFT's modules, and their own keys and values.
-    """
+    """Most memory while completions are sampled, for a step or an evaluation; 0 where none are."""
     evaluating = replace(size, training=Training(optimizes=False))
     return max(
         own.resident_bytes + completions_bytes(size, rows=rows, seq_len=seq_len) + _passing(size, rows, seq_len)

@@ -60,11 +60,7 @@ class ModelLosses:
         return nn.functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none")[targets != IGNORED]
 
     def logits(self, batch: Sequence[Example], model: Callable[..., Any] | None = None) -> tuple[Tensor, Tensor]:
-        """Logits, (positions, words) float32, and the target of each position; in the order of the batch.
-
-        Of a classifier they are (batch, classes). Targets that do not count are `IGNORED`; where few count, the others
-        are left out. Another function may be called in the model's place.
-        """
+        """Logits (positions, words) float32 and targets; of a classifier (batch, classes) and classes."""
         model = model or self._model
         tokens, mask = pad([example.tokens for example in batch], self._pad_token, self._device)
         if self._task is AdapterTask.CLASSIFICATION:

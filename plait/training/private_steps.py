@@ -5,11 +5,9 @@ to their sum and divides by the expected size of the sample: the mechanism of a 
 (`plait.privacy.mechanism`) with examples in the place of clients. Batches and noise follow from one secret key. Knows
 no round and no account.
 
-Bases that `fused` knows compute all examples of a batch at once: each is given a copy of the factors of its own, and
-what the thin products already keep apart by adapter is then kept apart by example (rank times width multiply-adds for
-each, where ghost norms take sequence length squared). Every other model goes through its own modules, one example
-after another. Both see the mean loss of an example over its own labels, so that a long record counts no more than a
-short one.
+Bases that `fused` knows compute a batch at once: each example has a copy of the factors, which the thin products keep
+apart as they do adapters (ghost norms would take sequence length squared). Other models go through their own modules,
+one example after another. The loss is the mean over an example's labels, so that long records count no more.
 """
 
 from __future__ import annotations
@@ -108,11 +106,7 @@ def train_privately(
     *,
     memory: StepMemory | None = None,
 ) -> LocalTraining:
-    """Train an adapter for `steps_taken` steps, so that no record shows.
-
-    The result's loss, tokens and time are left at 0: no noise covers them. The charge's key is secret; the same one
-    gives the same batches and noise. Of what steps give up to fit into memory, only what changes no bit is.
-    """
+    """Train so that no record shows; loss, tokens and time are 0: no noise covers them. The key is secret."""
     settings, examples = inputs.settings, inputs.examples
     privacy, key = charge.privacy, charge.key
     if len(examples) != privacy.records:

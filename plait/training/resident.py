@@ -121,11 +121,8 @@ _BEHIND: WeakKeyDictionary[PeftModel, Mapping[str, torch.Tensor]] = WeakKeyDicti
 class ResidentBase:
     """A base on a device, ready for adapters.
 
-    Args:
-        seq_len: longest sequence that will be used (decides the attention kernel).
-        adapter_in_float32: whether the adapter also computes in float32. plait's own trainer keeps float32 masters
-            outside the model and does not need it; a trainer that steps on the model's parameters does.
-        others: more cards that accelerate may place parts of the base on.
+    The longest sequence, `seq_len`, decides the attention kernel. A trainer that steps on the model's own parameters
+    needs `adapter_in_float32`. accelerate may place parts of the base on `others`, more cards.
     """
 
     def __init__(

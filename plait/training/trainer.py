@@ -46,14 +46,9 @@ def train_steps(
 ) -> LocalTraining:
     """Train an adapter for `steps_taken` optimizer steps.
 
-    The optimizer works on one flat float32 buffer, the master; the model computes with `parameters`, which follow it
-    and may be in bfloat16 or float16 (mixed precision with float32 masters, arXiv 1710.03740). Dropout and the order of
-    examples depend on the settings' seed.
-
-    Args:
-        parameters: the adapter's, in layout order; overwritten.
-        objective: None for supervised fine-tuning.
-        memory: what earlier steps gave up to fit into memory; changed if it is not enough.
+    The model computes with `parameters`, in layout order, which follow a float32 master and may be in another type
+    (mixed precision, arXiv 1710.03740). Dropout and order of examples depend on the settings' seed. `memory` has what
+    earlier steps gave up; changed if it is not enough.
     """
     started, settings, memory = time.perf_counter(), inputs.settings, memory or StepMemory()
     trained = trained_parameters(model, parameters, settings.trained)

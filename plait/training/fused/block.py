@@ -56,11 +56,7 @@ class Projection:
 
 
 def plain_layer(module: nn.Module) -> Projection | None:
-    """The layer's numbers; None for anything that computes more than y = x W' + b + scale (x A') B', B maybe B (R - 1).
-
-    That excludes DoRA and other variants, separate biases and biases that train, several adapters at once, merged ones,
-    dropout, bitsandbytes' eight bits, layers with hooks, and an adapter in another type than its base.
-    """
+    """The layer's numbers; None for what computes more: DoRA, dropout, merged or several adapters, hooks."""
     if type(module) is PeftPsoftLinear:
         return _square(module)
     if not _is_lora(module):

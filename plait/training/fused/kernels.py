@@ -112,17 +112,10 @@ def swiglu_gradient(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Ten
 def absorb_logits_(logits: Tensor, targets: Tensor, *, first: int, most: Tensor, total: Tensor, hit: Tensor) -> Tensor:
     """Add a slice of a row's logits to its running softmax over all words but the correct one (arXiv 1805.02867).
 
-    Args:
-        logits: (rows, width) of the words `first` to `first` + width; becomes exp(logits - most), and 0, or next to
-            it, for the correct word.
-        targets: (rows,) int64, the correct words.
-        first: word of the first column.
-        most: (rows,) float32, the largest logit so far but the correct word's; updated.
-        total: (rows,) float32, the sum of exp(logit - most) so far; updated.
-        hit: (rows,) float32, the logit of the correct word, finite or not; set if it is in this slice.
-
-    Returns:
-        (rows,) float32: the multiplier for sums relative to the former `most`.
+    `logits` (rows, width), of the words from `first` on, become exp(logits - most), about 0 for the correct word. All
+    others are (rows,): targets int64, the correct words; in float32, and updated, `most`, the largest other logit so
+    far, `total`, the sum of exp(logit - most), and `hit`, the logit of the correct word. Returns the multiplier (rows,)
+    of sums relative to the former `most`.
     """
     if native := _native("absorb_logits", logits, targets, most, total, hit):
         rescale = torch.empty_like(most)

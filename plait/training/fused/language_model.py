@@ -84,11 +84,8 @@ class FusedLanguageModel:
     ) -> tuple[Tensor, list[int]]:
         """Cross-entropy of every label token, in nats, in the order of the batch, and the number for each sequence.
 
-        Args:
-            batch: sequences; with several adapters the same number for each, grouped by adapter.
-            pairs: pairs to use instead of the model's own; with several adapters, stacked.
-            recomputed: how many of the first blocks the backward pass computes again instead of keeping their values.
-            slice_elements: logits that exist at a time.
+        With several adapters the batch has the same number of sequences for each, grouped, and `pairs` are stacked. The
+        first `recomputed` blocks are checkpointed; `slice_elements` logits exist at a time.
         """
         lengths = [len(example.tokens) for example in batch]
         tokens = np.concatenate([example.tokens for example in batch])
