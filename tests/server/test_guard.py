@@ -209,14 +209,9 @@ class TestDoctor:
         findings = {each.what: each for each in found[:5]}
         clients = {each.found: each.advice for each in doctor._deployment(channel.address, federation / "server")[5:]}
 
-        assert (findings["this kit's certificate"].found, bool(findings["this kit's certificate"].advice)) == (
-            "8 days left",
-            True,
-        )
-        assert (findings["the server's certificate"].found, findings["the server's certificate"].advice) == (
-            "729 days left",
-            "",
-        )
+        own, servers = findings["this kit's certificate"], findings["the server's certificate"]
+        assert (own.found, bool(own.advice)) == ("8 days left", True)
+        assert (servers.found, servers.advice) == ("729 days left", "")
         assert (findings["clock"].advice, findings["server"].advice) == ("", "")
         assert findings["free space"].found.endswith(" GB at the server")
         assert clients == {"alice: 0.0.1": f"upgrade to {__version__}", f"bob: {__version__}": ""}

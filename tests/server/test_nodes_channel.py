@@ -63,12 +63,11 @@ def test_a_head_that_is_too_long_for_one_message_travels_as_a_body(channel, atte
         assert alice.task(alice.work()) == head + b"body" * 10_000
 
 
-def test_a_node_that_failed_is_told_in_words(channel, attending, send, replies):
-    with attending(channel, "alice") as (alice,):
-        sent = send(channel, "alice", b"1")
-        alice.upload(alice.work().task_id, b"no\nmemory", content=pb.CONTENT_ERROR)
+def test_a_node_that_failed_is_told_in_words(given, replies):
+    alice, sent, task_id = given
+    alice.upload(task_id, b"no\nmemory", content=pb.CONTENT_ERROR)
 
-        assert replies([sent]) == [NoAnswer(f"node {node_number('alice')} failed: no memory")]
+    assert replies([sent]) == [NoAnswer(f"node {node_number('alice')} failed: no memory")]
 
 
 def test_only_proven_and_ready_nodes_are_there(channel, bare_node, until):
@@ -127,21 +126,19 @@ def test_a_node_is_heard_of_by_its_words_and_by_bytes_and_comes_back_another(cha
     assert channel.liveness(12345) == Liveness()
 
 
-def test_a_disk_that_cannot_take_an_answer_stops_the_run_and_fails_no_task(channel, attending, send, monkeypatch):
+def test_a_disk_that_cannot_take_an_answer_stops_the_run_and_fails_no_task(channel, given, monkeypatch):
     def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    alice, _, task_id = given
     monkeypatch.setattr("server.incoming.os.fsync", full)
-    with attending(channel, "alice") as (alice,):
-        send(channel, "alice", b"task")
-        work = alice.work()
-        with pytest.raises(grpc.RpcError, match="server cannot write the answer"):
-            alice.upload(work.task_id, b"done")
-        with pytest.raises(DiskFullError, match=r"No space left on device; the disk at .* has [\d,]+ bytes free"):
-            channel.wait(180)
-        # The task waits for the server to come back.
-        monkeypatch.undo()
-        assert alice.upload(work.task_id, b"done").kept
+    with pytest.raises(grpc.RpcError, match="server cannot write the answer"):
+        alice.upload(task_id, b"done")
+    with pytest.raises(DiskFullError, match=r"No space left on device; the disk at .* has [\d,]+ bytes free"):
+        channel.wait(180)
+    # The task waits for the server to come back.
+    monkeypatch.undo()
+    assert alice.upload(task_id, b"done").kept
 
 
 def test_a_withdrawn_task_is_told_to_its_node_and_its_answer_is_late(given):

@@ -114,9 +114,8 @@ class TestBadKeys:
         assert refusal(node_of(bare_node, secure, kits["alice"], key=NodeKey.generate()).enrol()) == "UNKNOWN_KEY"
 
     def test_a_key_that_is_revoked_meanwhile_ends_the_session_at_the_next_call_and_fails_the_task(
-        self, secure, kits, bare_node, federation, send, replies, until
+        self, alice, secure, kits, bare_node, federation, send, replies, until
     ):
-        alice = node_of(bare_node, secure, kits["alice"]).attend()
         bob = node_of(bare_node, secure, kits["bob"]).attend()
         until(lambda: len(secure.nodes(0)) == 2)
         ids = [send(secure, name, b"task") for name in ("alice", "bob")]
@@ -132,7 +131,7 @@ class TestBadKeys:
         assert kept == b"answer"
 
     def test_a_node_whose_key_is_revoked_is_sent_away_though_it_says_nothing(
-        self, alice, secure, kits, bare_node, federation, monkeypatch, until
+        self, alice, secure, federation, monkeypatch, until
     ):
         monkeypatch.setattr("server.nodes_channel._REGISTER_EVERY_S", 0.0)
         revoke(federation, "alice", now=datetime.now(UTC))
@@ -140,9 +139,7 @@ class TestBadKeys:
         assert refusal(alice.hear()) == "REVOKED_KEY"
         until(lambda: not secure.nodes(0))
 
-    def test_a_register_that_cannot_be_read_takes_no_answers_until_it_can(
-        self, alice, secure, kits, bare_node, federation, send, until
-    ):
+    def test_a_register_that_cannot_be_read_takes_no_answers_until_it_can(self, alice, secure, federation, send):
         send(secure, "alice", b"task")
         task_id = alice.work().task_id
         register = federation / "server" / "clients.json"
@@ -154,7 +151,7 @@ class TestBadKeys:
         assert alice.upload(task_id, b"answer").kept
 
     def test_an_answer_over_the_long_call_counts_only_with_a_key_that_is_valid(
-        self, alice, secure, kits, bare_node, federation, send, replies, until
+        self, alice, secure, federation, send, replies
     ):
         sent = send(secure, "alice", b"task")
         task_id = alice.work().task_id
@@ -166,10 +163,8 @@ class TestBadKeys:
         (lost,) = replies([sent])
         assert lost.detail.endswith("failed: key of alice has been revoked")
 
-    def test_a_key_under_another_name_is_refused(self, secure, kits, bare_node):
+    def test_a_key_under_another_name_or_over_another_nodes_certificate_is_refused(self, secure, kits, bare_node):
         assert refusal(node_of(bare_node, secure, kits["alice"], name="bob").enrol()) == "WRONG_NAME"
-
-    def test_a_key_over_another_nodes_certificate_is_refused(self, secure, kits, bare_node):
         assert refusal(node_of(bare_node, secure, kits["alice"], shown=kits["bob"]).enrol()) == "WRONG_NAME"
 
     def test_a_proof_over_other_bytes_is_refused(self, secure, kits, bare_node):
@@ -192,9 +187,8 @@ class TestBadKeys:
         assert code(node_of(bare_node, secure, kits["alice"]).enrol) == "UNAVAILABLE"
 
     def test_a_stolen_session_token_is_worth_nothing_to_another_member(
-        self, secure, kits, bare_node, attending, send, until
+        self, alice, secure, kits, bare_node, send, until
     ):
-        alice = node_of(bare_node, secure, kits["alice"]).attend()
         bob = node_of(bare_node, secure, kits["bob"]).attend()
         until(lambda: len(secure.nodes(0)) == 2)
         send(secure, "alice", b"head", BIG)
@@ -376,19 +370,17 @@ class TestUploads:
         assert "SHA-256 is not what was announced" in replies([sent])[0].detail
 
     @pytest.mark.parametrize("changes", [{"sha256": b"short"}, {"content": 0}])
-    def test_a_start_that_cannot_be_is_refused(self, channel, attending, send, changes):
-        with attending(channel, "alice") as (alice,):
-            send(channel, "alice", b"task")
+    def test_a_start_that_cannot_be_is_refused(self, given, changes):
+        alice, _, task_id = given
 
-            assert code(alice.upload, alice.work().task_id, b"answer", **changes) == "INVALID_ARGUMENT"
+        assert code(alice.upload, task_id, b"answer", **changes) == "INVALID_ARGUMENT"
 
-    def test_an_answer_of_another_kind_is_refused_unread_and_fails_the_task(self, channel, attending, send, replies):
-        with attending(channel, "alice") as (alice,):
-            sent = send(channel, "alice", b"task")
+    def test_an_answer_of_another_kind_is_refused_unread_and_fails_the_task(self, given, replies):
+        alice, sent, task_id = given
 
-            assert code(alice.upload, alice.work().task_id, b"answer", content=3) == "INVALID_ARGUMENT"
-            (reply,) = replies([sent])
-            assert "content is 3, expected 1, or 2 for an error" in reply.detail
+        assert code(alice.upload, task_id, b"answer", content=3) == "INVALID_ARGUMENT"
+        (reply,) = replies([sent])
+        assert "content is 3, expected 1, or 2 for an error" in reply.detail
 
     def test_a_session_authorises_only_its_own_tasks_and_bodies(self, channel, attending, send):
         with attending(channel, "alice", "bob") as (alice, bob):
@@ -455,25 +447,20 @@ class TestAnswersOverTheLongCall:
             (bytes(4097), pb.CONTENT_ERROR, "too-large"),
         ],
     )
-    def test_one_that_cannot_be_ends_the_session(self, channel, attending, send, logged, data, content, why):
-        with attending(channel, "alice") as (alice,):
-            send(channel, "alice", b"task")
-            alice.say(answer=pb.Answer(task_id=alice.work().task_id, content=content, data=data))
+    def test_one_that_cannot_be_ends_the_session(self, given, logged, data, content, why):
+        alice, _, task_id = given
+        alice.say(answer=pb.Answer(task_id=task_id, content=content, data=data))
 
-            assert refusal(alice.hear()) == "MALFORMED"
-            assert alice.heard_end()
-            assert any(f"reason={why}" in record.getMessage() for record in logged)
+        assert refusal(alice.hear()) == "MALFORMED"
+        assert alice.heard_end()
+        assert any(f"reason={why}" in record.getMessage() for record in logged)
 
-    def test_one_that_cannot_be_written_is_to_be_tried_again(
-        self, channel, attending, send, bare_node, monkeypatch, until
-    ):
-        with attending(channel, "alice") as (alice,):
-            send(channel, "alice", b"task")
-            task_id = alice.work().task_id
-            monkeypatch.setattr("server.incoming.os.fsync", lambda _: (_ for _ in ()).throw(OSError(5, "broken")))
+    def test_one_that_cannot_be_written_is_to_be_tried_again(self, channel, given, attending, monkeypatch):
+        alice, _, task_id = given
+        with monkeypatch.context() as broken:
+            broken.setattr("server.incoming.os.fsync", lambda _: (_ for _ in ()).throw(OSError(5, "broken")))
             alice.say(answer=pb.Answer(task_id=task_id, content=pb.CONTENT_PLAIT, data=b"answer"))
             assert refusal(alice.hear()) == "FULL"
-            monkeypatch.undo()
 
         with attending(channel, "alice") as (alice,):
             assert alice.work().task_id == task_id
