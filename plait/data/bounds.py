@@ -124,9 +124,6 @@ class _Unpacked(io.RawIOBase):
 def opened(path: Path, *, expected: str, room: Room | None = None) -> Generator[BinaryIO]:
     """The bytes of a file, unpacked.
 
-    Args:
-        room: that unpacked bytes may take; by default half of the memory.
-
     Raises:
         DataError: it cannot be read, is damaged, or holds something else than text; also while its bytes are read.
     """

@@ -71,15 +71,7 @@ def stem(path: Path) -> str:
 
 
 def path_source(path: Path, name: str = "") -> DataSource:
-    """The source in a file or folder.
-
-    Args:
-        name: of the dataset; by default the path's.
-
-    Raises:
-        ConfigError: files of this kind are not read.
-        DataError: the folder cannot be read or holds no data, or its files do not belong together.
-    """
+    """The source in a file or folder; ConfigError for files of another kind, DataError for a folder that is no data."""
     if path.is_dir():
         return _folder(path, name or path.resolve().name)
     suffix = _suffix(path)

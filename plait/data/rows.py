@@ -101,13 +101,10 @@ class Room:
 
 
 def read_rows(rows: Iterable[Row], columns: ColumnMap, *, room: Room, like: Records | None = None) -> Records | None:
-    """Read all rows.
+    """Read all rows; None if there is none.
 
     Args:
         like: records of the same source, whose shape these must have too.
-
-    Returns:
-        None if there is no row.
 
     Raises:
         ConfigError: there is no such column as the user named.

@@ -70,14 +70,7 @@ def split_in_name(name: str) -> str:
 
 
 def choose(names: Sequence[str], split: str, *, what: str) -> Choice:
-    """Choose among the splits of a source.
-
-    Args:
-        split: as the user gave it; by default ``train`` trains, and ``validation`` or else ``test`` is held out.
-
-    Raises:
-        ConfigError: no such split, or it is not clear which one trains.
-    """
+    """Choose among the splits of a source; ConfigError if there is no such split, or none to train is clear."""
     if wanted := parse_split(split):
         parts = tuple(SplitPart(_known(part.name, names, what), part.start, part.stop) for part in wanted)
         return Choice(parts[0], parts[1] if len(parts) > 1 else None)

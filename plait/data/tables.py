@@ -70,11 +70,7 @@ def class_name(value: object, names: Sequence[str]) -> object:
 
 
 def table_rows(path: Path, what: Literal["Parquet", "Arrow"]) -> Iterator[Row]:
-    """The rows of a Parquet file, or an Arrow file (also Feather) or stream; columns of bytes (pictures) are left out.
-
-    Raises:
-        DataError: it is none, or is damaged.
-    """
+    """The rows of a Parquet file, or an Arrow file (also Feather) or stream, without columns of bytes (pictures)."""
     import pyarrow as pa
 
     number, room = 0, most_batch_bytes()

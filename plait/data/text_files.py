@@ -28,15 +28,7 @@ MOST_BYTES = 1 << 30
 
 
 def json_rows(file: BinaryIO, path: Path) -> Iterator[Row]:
-    """The objects of a file.
-
-    Args:
-        file: its bytes, UTF-8.
-
-    Raises:
-        DataError: it is not JSON, is too large, holds no list or several, or one of a list is not an object.
-        OSError: the file cannot be read.
-    """
+    """The objects of a document; DataError if it is not JSON, is too large, or is no list of objects."""
     data = file.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
         raise DataError(f"'{path}' has more than {MOST_BYTES:,} bytes; save it as JSON lines")
@@ -101,15 +93,7 @@ def _is_object(line: bytes) -> bool:
 
 
 def jsonl_rows(file: BinaryIO, path: Path) -> Iterator[Row]:
-    """The objects of a file; a byte order mark and blank lines are skipped.
-
-    Args:
-        file: its bytes.
-
-    Raises:
-        DataError: a line (named) is not a JSON object.
-        OSError: the file cannot be read.
-    """
+    """The objects of a file, a byte order mark and blank lines skipped; DataError for a line that is none."""
     number = 0
     while line := file.readline(MAX_ROW_BYTES + 1):
         number += 1
@@ -146,12 +130,10 @@ def csv_rows(file: BinaryIO, path: Path, *, delimiter: str = "") -> Iterator[Row
     """The rows of a file; blank lines are skipped.
 
     Args:
-        file: its bytes, UTF-8.
         delimiter: between two values; by default that of ``,``, ``;`` and tab that is most often in the first line.
 
     Raises:
         DataError: a line (named) is not one of this table.
-        OSError: the file cannot be read.
     """
     # Of the whole process, so never lowered.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_BYTES))

@@ -87,12 +87,7 @@ class GgufAdapter:
 
 
 def prepare_gguf(request: ExportRequest, progress: Progress) -> Writer:
-    """Check that llama.cpp supports the adapter.
-
-    Raises:
-        ConfigError: it is not plain LoRA, or llama.cpp does not support it or its base.
-        BaseMismatchError: it does not fit the base.
-    """
+    """A GGUF file for llama.cpp."""
     adapter = fit_gguf(request, progress)
 
     def write(folder: Path) -> Written:
@@ -112,12 +107,7 @@ def prepare_gguf(request: ExportRequest, progress: Progress) -> Writer:
 
 
 def prepare_ollama(request: ExportRequest, progress: Progress) -> Writer:
-    """Check that Ollama supports the adapter and finds its base.
-
-    Raises:
-        ConfigError: as for GGUF; or Ollama cannot find the base.
-        BaseMismatchError: the adapter does not fit the base.
-    """
+    """A GGUF file with a Modelfile, for a base that Ollama finds."""
     base = _from(request)
     adapter = fit_gguf(request, progress)
 
@@ -163,7 +153,7 @@ def _ollama_usage(source: Source, modelfile: str) -> str:
 
 
 def fit_gguf(request: ExportRequest, progress: Progress) -> GgufAdapter:
-    """Make every check that can refuse a GGUF adapter; raises as `prepare_gguf` does."""
+    """Make every check that can refuse a GGUF adapter."""
     instead = "export --to merged, and convert that with llama.cpp's convert_hf_to_gguf.py"
     plain_lora(request.source, use="llama.cpp", instead=instead)
     source = at_rank(request)

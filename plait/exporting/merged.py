@@ -40,13 +40,7 @@ _BLOCK_ELEMENTS = 1 << 24
 
 
 def prepare_merged(request: ExportRequest, progress: Progress) -> Writer:
-    """Check that the adapter can be merged into its base's weights.
-
-    Raises:
-        ConfigError: the method changes no weight, a rank is given, or the base's weights are quantised.
-        BaseMismatchError: the adapter belongs to another base.
-        MachineError: the base is not available.
-    """
+    """A model directory of the base with the adapter merged into its weights."""
     source = request.source
     if request.rank is not None:
         raise ConfigError("a merged model has no rank: leave --rank out, or export --to peft --rank first")

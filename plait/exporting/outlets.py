@@ -64,7 +64,6 @@ class Outlets:
 
         Args:
             run: the run directory; its name is the model name in requests.
-            api_key: of the servers, or empty.
 
         Raises:
             ConfigError: two directories, an invalid address, a directory used by something else, or an adapter that
@@ -111,12 +110,8 @@ class Outlets:
 def publish(adapter: Path, place: Path, *, round_number: int) -> Path:
     """Copy the PEFT directory of a round to `place` and point ``latest`` at it.
 
-    Args:
-        place: the published directory; made if missing.
-        round_number: names the copy; publishing a round again replaces its copy.
-
     Returns:
-        The copy, ``place/round-NNNNNN``.
+        The copy, ``place/round-NNNNNN``; it replaces an earlier one of the round.
 
     Raises:
         ConfigError: `adapter` is not a PEFT directory, or ``latest`` exists and is not a link.

@@ -41,7 +41,7 @@ STYLE = CardStyle(library="peft", relation="adapter", what="An adapter in PEFT's
 
 
 def prepare_peft(request: ExportRequest, progress: Progress) -> Writer:  # noqa: ARG001 (every target takes one)
-    """Check that the adapter can be written as a PEFT directory of the given rank; ConfigError otherwise."""
+    """A PEFT directory of the given rank."""
     source = at_rank(request)
 
     def write(folder: Path) -> Written:
@@ -98,12 +98,7 @@ _INSTEAD = "export --to merged, and serve that"
 
 
 def prepare_vllm(request: ExportRequest, progress: Progress) -> Writer:
-    """Check that vLLM would load the adapter, and convert it to one rank that vLLM allows.
-
-    Raises:
-        ConfigError: it is not plain LoRA, or no allowed rank holds it.
-        BaseMismatchError: it does not fit the base.
-    """
+    """A PEFT directory of plain LoRA at one rank that vLLM allows."""
     source = request.source
     geometry = plain_lora(source, use="vLLM", instead=_INSTEAD)
     rank = _allowed_rank(source.spec.rank or 1, request.rank)

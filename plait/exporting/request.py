@@ -61,9 +61,13 @@ class Written:
     lost: float = 0.0
 
 
-# Writes into an empty directory. All checks that can refuse come before there is one.
 Writer: TypeAlias = Callable[[Path], Written]
+"""Writes into an empty directory."""
 Prepare: TypeAlias = Callable[[ExportRequest, Progress], Writer]
+"""A target, which makes all checks that can refuse before there is a directory.
+
+Raises ConfigError for an adapter or an option that it does not support, BaseMismatchError for an adapter of another
+base, and MachineError if the base is needed and not available."""
 
 
 @dataclass(frozen=True)

@@ -45,11 +45,7 @@ class ClientShare:
 
 @dataclass(frozen=True)
 class Partition:
-    """A partitioned dataset; no record is in two shares.
-
-    Attributes:
-        notes: for the user, one sentence each: values or records that no client got.
-    """
+    """A partitioned dataset; no record is in two shares. Notes name values or records that no client got."""
 
     shares: tuple[ClientShare, ...]
     notes: tuple[str, ...] = ()

@@ -21,11 +21,7 @@ _MOST_NAMED = 32
 
 @dataclass(frozen=True, eq=False)
 class PartitionedData:
-    """The data of all clients.
-
-    Attributes:
-        scheme: the partition scheme, as given or by default.
-    """
+    """The data of all clients, and the scheme by which they are partitioned, as given or by default."""
 
     dataset: Dataset
     scheme: Scheme
@@ -34,12 +30,9 @@ class PartitionedData:
     @cached_property
     def used(self) -> DataUsed:
         """The data as the ledger records them."""
-        dataset = self.dataset
+        data = self.dataset
         return DataUsed(
-            name=dataset.name,
-            fingerprint=dataset.fingerprint,
-            records=len(dataset.records),
-            held_out=len(dataset.held_out),
+            name=data.name, fingerprint=data.fingerprint, records=len(data.records), held_out=len(data.held_out)
         )
 
 

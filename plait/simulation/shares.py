@@ -153,13 +153,11 @@ def without_classes(dataset: Dataset, shares: Sequence[Sequence[int]]) -> tuple[
 
 
 def held_out_by_share(groups: NDArray[np.int64], trained: NDArray[np.int64]) -> list[list[int]]:
-    """The records of each client.
+    """For each client, the indices of its held-out records, ascending.
 
     Args:
+        groups: (held-out records,), the class of each.
         trained: (clients, classes), the training records of each client by class.
-
-    Returns:
-        For each client, the indices of its records, ascending.
     """
     parts: list[list[int]] = [[] for _ in trained]
     for group in np.unique(groups):

@@ -36,7 +36,6 @@ def write_atomically(path: Path, data: bytes, *, exported: bool = False) -> None
     """Write `data` to a temporary file, fsync it and rename it to `path`; only this user can read it.
 
     Args:
-        data: the whole content.
         exported: whether all users may read it.
 
     Raises:
@@ -85,11 +84,7 @@ def cannot_write(path: Path, error: OSError, *, doing: str = "write", needed_byt
 
 @contextlib.contextmanager
 def disk_full_errors() -> Generator[None]:
-    """Turn the errors that libraries raise for a full disk into plait's.
-
-    Raises:
-        DiskFullError: a disk is full.
-    """
+    """Turn the errors that libraries raise for a full disk into DiskFullError."""
     try:
         yield
     except OSError as error:
@@ -115,11 +110,7 @@ def is_there(path: Path) -> bool:
 
 
 def open_plain(path: Path) -> BufferedReader:
-    """A file, opened to read; anything else that a stranger's directory may hold is refused.
-
-    Raises:
-        OSError: it cannot be opened, or it is a pipe, whose opening would wait for its writer, or a device.
-    """
+    """A file, opened to read; OSError also for a pipe, whose opening would wait for its writer, or a device."""
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "not a regular file")
     return path.open("rb")

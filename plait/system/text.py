@@ -18,10 +18,9 @@ if TYPE_CHECKING:
 
 
 def printable(text: str, *, limit: int | None = None) -> str:
-    """`text` as one printable line.
+    """`text` as one printable line: each control, formatting, separating or unassigned character becomes a space.
 
     Args:
-        text: any text. Each control, formatting, separating or unassigned character becomes a space.
         limit: the most characters to return; what is longer is cut and ends with an ellipsis.
     """
     if limit is not None and len(text) > limit:
