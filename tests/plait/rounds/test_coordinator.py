@@ -364,6 +364,8 @@ def test_clients_come_and_go_between_rounds(federate, fake_model):
         {"client-0", "client-1", "client-2", "client-3"},
         {"client-1", "client-2", "client-3"},
     ]
+    described = [[entry["client"] for entry in event["clients"]] for event in federation.of_kind("clients_described")]
+    assert described == [["client-0", "client-1", "client-2"], ["client-3"]]
 
 
 def test_a_client_that_came_back_with_other_data_is_described_anew(federate, fake_model):

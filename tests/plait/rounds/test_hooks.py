@@ -13,9 +13,7 @@ from plait.rounds.hooks import (
     Slope,
     after_training,
     before_training,
-    kept_lead,
     kept_side,
-    own_adapter,
     with_own,
 )
 from plait.rounds.local_model import StepReport, Trained, TrainJob
@@ -114,14 +112,6 @@ def test_a_hook_at_the_end_of_the_list_clips_every_update_before_it_is_packed(fe
     assert norm(whole) > 0.1
     cosine = whole.flat @ opened.delta.flat / (norm(whole) * norm(opened.delta))
     assert cosine == pytest.approx(1, abs=1e-3)
-
-
-def test_a_clients_own_lies_between_the_shared_adapter_and_where_its_steps_lead(job):
-    shared, lead = (AdapterState(LAYOUT, np.full(LAYOUT.size, value, np.float32)) for value in (1, 3))
-    kept = kept_lead(lead, 0.75)
-    assert own_adapter(shared, kept, 0.75).flat.tolist() == [2.5] * LAYOUT.size
-    assert own_adapter(shared, kept, 0.0).flat.tolist() == [1.0] * LAYOUT.size
-    assert kept.tags == {"kind": "own adapter", "share": "0.75"}
 
 
 def test_every_client_ends_with_its_own_and_is_judged_by_both(federate):

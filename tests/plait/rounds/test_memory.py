@@ -100,17 +100,14 @@ def test_a_process_that_is_killed_leaves_whole_bytes(tmp_path: Path) -> None:
     assert kept == bytes([kept[0]]) * 200_000
 
 
-OLD_RUN = b"r" * 16
-
-
 def test_of_the_only_copies_the_own_adapter_alone_outlasts_a_run(tmp_path):
     for key in (*IRREPLACEABLE, "adapter", "spec"):
         before, after = (Kept(number, {"values": np.full(999, number, np.float32)}) for number in (4, 5))
-        (tmp_path / key).write_bytes(ClientState(OLD_RUN, before, after).to_bytes())
+        (tmp_path / key).write_bytes(ClientState(RUN, before, after).to_bytes())
     keep_only_what_lasts(tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["adapter", "own", "spec"]
     left = ClientState.from_bytes((tmp_path / "own").read_bytes())
-    assert (left.run_id, left.after.round, left.before.arrays) == (OLD_RUN, 5, {})
+    assert (left.run_id, left.after.round, left.before.arrays) == (RUN, 5, {})
     assert list(left.after.arrays["values"]) == [5] * 999
     assert (tmp_path / "own").stat().st_size < 4 * 999 + 400
     assert stat.S_IMODE((tmp_path / "own").stat().st_mode) == 0o600

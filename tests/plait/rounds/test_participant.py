@@ -220,7 +220,7 @@ def test_training_that_diverged_is_a_failure_of_the_client(memory, server, start
     assert "training diverged: tensor 'layer.lora_A.weight' holds NaN or infinity" in refusal.detail
 
 
-@pytest.mark.parametrize("kept", ["kept", "lost", "another run's", "damaged"])
+@pytest.mark.parametrize("kept", ["kept", "lost"])
 def test_a_client_tells_how_far_its_loss_has_moved_where_it_knows_the_first(bob, memory, server, start, kept):
     ask(bob, DescribeTask(server.settings, server.spec.text))
     at_first = replace(server.settings, round=0)
@@ -229,9 +229,6 @@ def test_a_client_tells_how_far_its_loss_has_moved_where_it_knows_the_first(bob,
     assert first.loss_error > 0
     if kept == "lost":
         memory.pop("judged")
-    elif kept != "kept":
-        other = ClientState(b"x" * 16, after=ClientState.from_bytes(memory["judged"]).after)
-        memory["judged"] = other.to_bytes() if kept == "another run's" else memory["judged"][:-1]
     state = server.next(start)
     later = ask(bob, EvaluateTask(server.settings, server.broadcast(state, start.shadow.digest())))
     assert later.loss_error > 0

@@ -32,6 +32,13 @@ CASES = {
     },
     "a step is taken back": {"astray": (1,), "watch": Watch("accepted", take_back=True), "wire": "bf16"},
     "all of a step is taken back": {"astray": (1,), "watch": Watch("accepted", take_back=True), "rule": "fedsvd"},
+    "few clients in a round": {
+        "count": 6,
+        "rounds": 3,
+        "cohort_size": 2,
+        "eval_every": 3,
+        "wire": "1",
+    },
     "the best is kept": {"astray": (2,), "watch": Watch("best")},
 }
 
@@ -42,9 +49,11 @@ PRIVACY = ClientPrivacy(
 
 
 def begin(federate, fake_model, case, **more):
-    """A federation of two clients of this case."""
+    """A federation of this case, of two clients or `count`."""
     options = {**CASES[case], **more}
     astray = options.pop("astray", ())
+    if names := "abcdef"[: options.pop("count", 0)]:
+        return federate({name: fake_model(number, 1 + number) for number, name in enumerate(names)}, **options)
     return federate({"alice": fake_model(1, 3, astray=astray), "bob": fake_model(4, 7, astray=astray)}, **options)
 
 
@@ -60,6 +69,7 @@ def begin(federate, fake_model, case, **more):
                 ("a step is taken back", "clients remember"),
                 ("a step is taken back", "torn line"),
                 ("the best is kept", "clients remember"),
+                ("few clients in a round", "clients remember"),
             ]
         ),
         # What only a client keeps is on its disk; all else comes anew from the server, to the bit.
@@ -114,29 +124,6 @@ def test_a_run_killed_at_any_line_of_a_commit_goes_on_to_the_same_ledger(federat
     for where, killed in snapshots.killed:
         assert killed.run().adapter.digest() == expected.adapter.digest(), where
         assert not different_stories(killed.events, federation.events), where
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("forgetful", [False, True], ids=["remembering", "forgetting"])
-def test_a_run_with_few_clients_in_each_round_goes_on_to_the_same_bits(
-    federate, fake_model, everyone_holds, snapshots_of, forgetful
-):
-    models = {name: fake_model(number, 1 + number) for number, name in enumerate("abcdef")}
-    federation = federate(models, rounds=3, cohort_size=2, eval_every=3, wire="1")
-    snapshots = snapshots_of(federation)
-    expected = snapshots.run()
-    for where, killed in snapshots.killed:
-        for memory in killed.memories.values() if forgetful else ():
-            for key in [key for key in memory if key not in IRREPLACEABLE]:
-                del memory[key]
-        state = killed.run()
-        assert (state.adapter.digest(), state.shadow.digest()) == (
-            expected.adapter.digest(),
-            expected.shadow.digest(),
-        ), where
-        assert not different_stories(killed.events, federation.events), where
-        if any(ask.purpose is Purpose.TRAIN for ask in killed.channel.asked):
-            everyone_holds(killed, state)
 
 
 @pytest.mark.slow

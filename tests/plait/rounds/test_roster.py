@@ -94,6 +94,7 @@ def test_the_ledger_says_who_takes_part_whichever_client_answered_first(federate
         ),
         ({"layout": Layout.of({"other": [16]})}, "spec-mismatch", "layout of the adapter has"),
         ({"train_examples": 0}, "too-little-data", "client 'mallory' has no training examples"),
+        ({"train_examples": 2**44}, "weight", "client 'mallory' states 17592186044416 training examples of"),
     ],
 )
 def test_a_client_that_does_not_fit_is_left_out_and_named(federate, change, reason, message):
@@ -257,17 +258,3 @@ def test_a_client_that_changes_its_largest_rank_at_every_question_is_asked_twice
     assert len(asked_of) == 2
     assert told(federation) == [("mallory", "rank")]
     assert cohorts(federation) == [{"alice", "bob"}] * 2
-
-
-def test_the_ledger_is_told_of_newcomers_alone(federate):
-    federation = open_federation(federate, rounds=3, clients=2, quorum=2, cohort_size=3)
-    federation.channel.gone.add(node_of(federation, "mallory"))
-
-    def come(asked):
-        if (asked.purpose, asked.round) == (Purpose.EVALUATE, 1):
-            federation.channel.gone.clear()
-
-    federation.channel.before = come
-    federation.run()
-    described = [[entry["client"] for entry in event["clients"]] for event in federation.of_kind("clients_described")]
-    assert described == [["alice", "bob"], ["mallory"]]

@@ -301,12 +301,3 @@ def test_a_client_that_claims_to_have_all_the_data_there_are_is_not_the_mean(fed
     deltas = [weights[name] * (federation.train_alone(name, values, 1) - values) for name in weights]
     np.testing.assert_allclose(state.adapter.flat, values + sum(deltas) / sum(weights.values()), rtol=0, atol=1e-6)
     assert federation.of_kind("round_finished")[0]["weight_capped"] == ["mallory"]
-
-
-def test_more_data_than_there_are_is_no_description(federate):
-    models = dict(federate().models)
-    models["mallory"] = replace(models["mallory"], train_examples=2**44)
-    federation = federate(models, quorum=2, rounds=1, weighting=Weighting.EXAMPLES)
-    federation.run()
-    (event,) = federation.of_kind("client_turned_away")
-    assert (event["client"], event["reason"]) == ("mallory", "weight")
