@@ -63,19 +63,6 @@ def test_a_node_says_what_it_holds(tmp_path: Path) -> None:
     assert place.capacity.device.startswith("cpu, ")
 
 
-@pytest.mark.slow
-def test_a_node_measures_slopes_only_for_a_server_that_says_so(tmp_path: Path) -> None:
-    def measures(run: OfferedRun) -> bool:
-        agreement = agreed(run, settings(tmp_path, yes=True), progress=lambda _: None)
-        return agreement.settled.plan.settings.measures_slope
-
-    run = a_run("tiny", TINY)
-    assert measures(run)
-    of_the_previous_version = {key: value for key, value in run.config.items() if key != "server-optimizer"}
-    assert not measures(replace(run, config=of_the_previous_version))
-    assert not measures(a_run("tiny", TINY, server_optimizer="none"))
-
-
 def test_another_base_than_the_runs_is_found_before_work_begins(tmp_path: Path) -> None:
     with pytest.raises(BaseMismatchError, match="give --base the run's exact model"):
         open_runner(a_run("tiny", bytes(32)), settings(tmp_path), DATA, progress=lambda _: None)
@@ -102,19 +89,10 @@ def test_a_server_cannot_name_a_directory_of_this_machine(
         open_runner(run, settings(tmp_path), DATA, progress=lambda _: None)
 
 
-@pytest.mark.parametrize("key", ["out", "publish", "init-adapter", "data", "device", "keep-updates", "surprise"])
-def test_a_key_that_no_client_needs_is_refused(tmp_path: Path, key: str) -> None:
-    run = replace(a_run("tiny", TINY), config={**a_run("tiny", TINY).config, key: "x"})
-    with pytest.raises(PeerError, match="does not accept"):
-        open_runner(run, settings(tmp_path), DATA, progress=lambda _: None)
-
-
-@pytest.mark.parametrize(
-    ("key", "value"), [("rounds", 0), ("rounds", "3"), ("batch-size", 2**40), ("learning-rate", -1.0), ("rank", True)]
-)
-def test_a_value_that_cannot_be_is_refused(tmp_path: Path, key: str, value: object) -> None:
+@pytest.mark.parametrize(("key", "value"), [("out", "x"), ("rounds", 0)])
+def test_a_run_configuration_that_cannot_be_is_the_servers_fault(tmp_path: Path, key: str, value: object) -> None:
     run = replace(a_run("tiny", TINY), config={**a_run("tiny", TINY).config, key: value})
-    with pytest.raises(PeerError, match=f"{key} is"):
+    with pytest.raises(PeerError, match=key):
         open_runner(run, settings(tmp_path), DATA, progress=lambda _: None)
 
 

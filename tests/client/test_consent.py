@@ -21,6 +21,12 @@ CONFIG = {"rounds": 3, "base": "tiny", "learning-rate": 0.01}
 DIGEST = consent_digest(CONFIG, b"f" * 32, b"authority")
 
 
+def agreed(consents: Consents, run: str = "run", digest: str = DIGEST, **how: object) -> str:
+    """The form of consent to a run of few; without a yes, a policy or a terminal unless they are given."""
+    given = {"most_runs": 9, "yes": False, "by_policy": False, "ask": None, **how}
+    return agree(digest, run, consents, **given)  # type: ignore[arg-type]
+
+
 def never() -> bool:
     raise AssertionError("asked")
 
@@ -41,11 +47,8 @@ def test_consent_is_to_one_configuration_base_and_federation(other: str) -> None
 
 def test_consent_is_asked_for_once_and_remembered_for_its_owner_alone(tmp_path: Path) -> None:
     consents = Consents.of(tmp_path / "state", "ada")
-    assert agree(DIGEST, "run", consents, most_runs=9, yes=False, by_policy=False, ask=lambda: True) == "asked"
-    assert (
-        agree(DIGEST, "run", Consents.of(tmp_path / "state", "ada"), most_runs=9, yes=False, by_policy=False, ask=never)
-        == "before"
-    )
+    assert agreed(consents, ask=lambda: True) == "asked"
+    assert agreed(Consents.of(tmp_path / "state", "ada"), ask=never) == "before"
     assert stat.S_IMODE(consents.path.stat().st_mode) == 0o600
     assert stat.S_IMODE(consents.path.parent.stat().st_mode) == 0o700
 
@@ -53,30 +56,27 @@ def test_consent_is_asked_for_once_and_remembered_for_its_owner_alone(tmp_path: 
 def test_a_no_is_not_remembered(tmp_path: Path) -> None:
     consents = Consents.of(tmp_path, "ada")
     with pytest.raises(PolicyError, match="did not consent"):
-        agree(DIGEST, "run", consents, most_runs=9, yes=False, by_policy=True, ask=lambda: False)
+        agreed(consents, by_policy=True, ask=lambda: False)
     assert not consents.has(DIGEST)
 
 
 def test_without_a_terminal_the_policy_decides(tmp_path: Path) -> None:
     consents = Consents.of(tmp_path, "ada")
     with pytest.raises(PolicyError, match="`plait client … --yes`, or answer once on a terminal"):
-        agree(DIGEST, "run", consents, most_runs=9, yes=False, by_policy=False, ask=None)
-    assert agree(DIGEST, "run", consents, most_runs=9, yes=False, by_policy=True, ask=None) == "policy"
-    assert agree("another", "run", consents, most_runs=9, yes=True, by_policy=False, ask=None) == "yes"
+        agreed(consents)
+    assert agreed(consents, by_policy=True) == "policy"
+    assert agreed(consents, digest="another", yes=True) == "yes"
     assert consents.has(DIGEST)
     assert consents.has("another")
 
 
 def test_runs_of_one_configuration_are_counted_without_asking_again(tmp_path: Path) -> None:
     consents = Consents.of(tmp_path, "ada")
-    how = [
-        agree(DIGEST, run, consents, most_runs=3, yes=True, by_policy=False, ask=None)
-        for run in ("a", "b", "a", "c", "b", "c")
-    ]
+    how = [agreed(consents, run, most_runs=3, yes=True) for run in ("a", "b", "a", "c", "b", "c")]
     assert how == ["yes", "before", "before", "before", "before", "before"]
     with pytest.raises(PolicyError, match="began 4 runs of one configuration, but max-rounds of this client's policy"):
-        agree(DIGEST, "d", consents, most_runs=3, yes=True, by_policy=True, ask=lambda: True)
-    assert agree("another", "d", consents, most_runs=3, yes=True, by_policy=False, ask=None) == "yes"
+        agreed(consents, "d", most_runs=3, yes=True, by_policy=True, ask=lambda: True)
+    assert agreed(consents, "d", "another", most_runs=3, yes=True) == "yes"
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_damaged_memory_is_no_empty_one(tmp_path: Path, damaged: bytes) -> Non
     consents = Consents.of(tmp_path, "ada")
     consents.path.write_bytes(damaged)
     with pytest.raises(PolicyError, match="is damaged, so it is unknown which runs were agreed to: restore it, or"):
-        agree(DIGEST, "run", consents, most_runs=3, yes=True, by_policy=False, ask=None)
+        agreed(consents, yes=True)
 
 
 def test_no_more_runs_begin_within_a_week_than_the_policy_allows(
@@ -96,7 +96,7 @@ def test_no_more_runs_begin_within_a_week_than_the_policy_allows(
     monkeypatch.setattr("client.consent.time.time", lambda: now[0])
 
     def begin(run: str) -> str:
-        return agree(run, run, consents, most_runs=9, most_a_week=2, yes=True, by_policy=False, ask=None)
+        return agreed(consents, run, run, most_a_week=2, yes=True)
 
     begin("a")
     now[0] += 3 * 24 * 3600
@@ -113,7 +113,7 @@ def test_consent_to_a_masked_run_is_none_to_the_next_of_the_same_settings(tmp_pa
     consents = Consents.of(tmp_path, "ada")
 
     def begin(run: str, answer: bool) -> str:
-        return agree(DIGEST, run, consents, most_runs=9, each_run=True, yes=False, by_policy=False, ask=lambda: answer)
+        return agreed(consents, run, each_run=True, ask=lambda: answer)
 
     assert begin("a", answer=True) == "asked"
     assert begin("a", answer=False) == "before"

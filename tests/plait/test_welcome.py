@@ -61,7 +61,7 @@ def test_a_client_works_out_the_same_settings_as_the_server(given):
         assert settle(config_from_welcome(welcome_table(table))).plan.settings == settled.plan.settings
 
 
-@pytest.mark.parametrize("key", ["out", "publish", "learning_rate", "lr", "surprise", ""])
+@pytest.mark.parametrize("key", ["out", "init-adapter", "data", "device", "keep-updates", "learning_rate", "lr", ""])
 def test_any_other_key_is_refused(key):
     with pytest.raises(PeerError, match="does not accept"):
         config_from_welcome({key: 1})

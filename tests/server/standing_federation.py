@@ -132,13 +132,6 @@ class Standing(Deployment):
     def kinds(self, run: str) -> list[str]:
         return [str(line["event"]) for line in self.lines(run)]
 
-    def has(self, run: str, event: str, **fields: object) -> bool:
-        """Whether a run's ledger has a line."""
-        return any(
-            line["event"] == event and all(line.get(key) == value for key, value in fields.items())
-            for line in self.lines(run)
-        )
-
     def updates(self, run: str) -> int:
         return self.kinds(run).count("update_received")
 
