@@ -11,13 +11,12 @@ from pathlib import Path
 
 from plait.adapters.method import in_base
 from plait.adapters.peft import CONFIG_FILE, PROVENANCE, WEIGHTS_FILE
-from plait.adapters.peft_settings import checked_settings
-from plait.adapters.safetensors import parse_object, read_metadata, read_safetensors, shown, tensor_names
+from plait.adapters.peft_settings import TYPE_OF_TASK, checked_settings
+from plait.adapters.safetensors import parse_object, read_header_of, read_safetensors, shown
 from plait.adapters.spec import (
     ORIGINS,
     PLACE_KEYS,
     AdapterSpec,
-    AdapterTask,
     Json,
     Parent,
     is_fingerprint,
@@ -30,7 +29,7 @@ from plait.system.files import open_plain
 _PICKLE_FILE = "adapter_model.bin"
 _MAX_CONFIG_BYTES = 1 << 20
 _MAX_TEXT_CHARACTERS = 4096
-_TASKS = {"CAUSAL_LM": AdapterTask.CAUSAL_LM, "SEQ_CLS": AdapterTask.CLASSIFICATION}
+_TASKS = {name: task for task, name in TYPE_OF_TASK.items()}
 # Where a prompt's words came from; after training its tensors are sufficient.
 _PROMPT_TEXT_KEYS = ("prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs")
 # With these, LoRA's factors start elsewhere and the base is unchanged.
@@ -171,13 +170,13 @@ def _as_trained(config: Mapping[str, Json], weights: Path) -> dict[str, Json]:
         del settings["init_lora_weights"]
     if isinstance(targets := settings.get("target_modules"), str) and targets != "all-linear":
         # A regular expression. It is not run: the tensors are named by the modules that it matched.
-        parts = (in_base(name).partition(".lora_") for name in tensor_names(weights))
+        parts = (in_base(name).partition(".lora_") for name in read_header_of(weights).tensors)
         settings["target_modules"] = list[Json](sorted({module for module, found, _ in parts if found})) or targets
     return settings
 
 
 def _read_provenance(weights: Path) -> Provenance | None:
-    text = read_metadata(weights).get(PROVENANCE)
+    text = read_header_of(weights).metadata.get(PROVENANCE)
     if text is None:
         return None
     facts = parse_object(text.encode(errors="replace"), what="provenance", max_bytes=_MAX_CONFIG_BYTES)

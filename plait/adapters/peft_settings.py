@@ -218,10 +218,22 @@ def _hint(key: str, value: Json) -> str:
 MAX_BYTES = 1 << 20
 MAX_LABELS = 65_536
 MAX_LABEL_CHARACTERS = 4096
-MAX_SEED = (1 << 63) - 1
 
 _WHAT = "the adapter spec"
-_TYPE_OF_TASK: Mapping[AdapterTask, str] = {AdapterTask.CAUSAL_LM: "CAUSAL_LM", AdapterTask.CLASSIFICATION: "SEQ_CLS"}
+TYPE_OF_TASK: Mapping[AdapterTask, str] = {AdapterTask.CAUSAL_LM: "CAUSAL_LM", AdapterTask.CLASSIFICATION: "SEQ_CLS"}
+
+_LABEL = _Rule(
+    lambda value: isinstance(value, str) and value.isprintable() and len(value) <= MAX_LABEL_CHARACTERS,
+    "a printable name",
+)
+_SPEC: Mapping[str, _Rule] = {
+    "method": _Rule(lambda value: isinstance(value, str), "a name"),
+    "peft_config": _Rule(lambda value: isinstance(value, dict), "an object of settings"),
+    "task": _one_of(*(task.value for task in AdapterTask)),
+    "labels": _list_of(_LABEL, most=MAX_LABELS),
+    "init_seed": _whole(0, _MAX_SEED),
+    "init_rank": _whole(0, MAX_RANK),
+}
 
 
 @dataclass(frozen=True)
@@ -266,61 +278,39 @@ def parse_spec(text: str) -> SpecRequest:
             allowed.
     """
     spec = parse_object(text.encode("utf-8", "surrogatepass"), what=_WHAT, max_bytes=MAX_BYTES)
-    stated = ("init_seed", "labels", "method", "peft_config", "task")
-    for key in sorted(set(stated) ^ (spec.keys() - {"init_rank"})):
-        raise PeerError(
-            f"{shown(key)} of {_WHAT} is {'unknown' if key in spec else 'missing'}, expected {', '.join(stated)}"
-        )
-    method, settings = spec["method"], spec["peft_config"]
-    if not isinstance(method, str):
-        raise PeerError(f"method of {_WHAT} is {shown(method)}, expected one of {', '.join(METHODS)}")
+    stated = _SPEC.keys() - {"init_rank"}
+    for key in sorted(stated ^ (spec.keys() - {"init_rank"})):
+        fault = "unknown" if key in spec else "missing"
+        raise PeerError(f"{shown(key)} of {_WHAT} is {fault}, expected {', '.join(sorted(stated))}")
+    for key, value in spec.items():
+        if not _SPEC[key].holds(value):
+            raise PeerError(f"{key} of {_WHAT} is {shown(value)}, expected {_SPEC[key].expected}")
+    method, settings = cast("str", spec["method"]), cast("dict[str, Json]", spec["peft_config"])
     try:
         own = method_named(method)
     except ConfigError as error:
         raise PeerError(f"method of {_WHAT} is {shown(method)}, expected one of {', '.join(METHODS)}") from error
-    if not isinstance(settings, dict):
-        raise PeerError(f"peft_config of {_WHAT} is {shown(settings)}, expected an object of settings")
-    task = _task(spec["task"])
+    task, labels = AdapterTask(cast("str", spec["task"])), tuple(cast("list[str]", spec["labels"]))
+    if len(set(labels)) < len(labels) or (labels and task is AdapterTask.CAUSAL_LM):
+        raise PeerError(
+            f"labels of {_WHAT} are {shown(spec['labels'])}, expected different names, and none of a language model"
+        )
     checked = checked_settings(settings, what=_WHAT)
     peft_type, fixed = own.peft_type, own.fixed
     _expect("peft_type", checked["peft_type"], peft_type, f"of method '{method}'")
-    _expect("task_type", checked.get("task_type"), _TYPE_OF_TASK[task], f"of task '{task}'")
+    _expect("task_type", checked.get("task_type"), TYPE_OF_TASK[task], f"of task '{task}'")
     for flag in sorted({*FLAGS, *fixed}):
         _expect(flag, checked.get(flag, False), fixed.get(flag, False), f"of method '{method}'")
     return SpecRequest(
         method=method,
         peft_config=checked,
         task=task,
-        labels=_labels(spec["labels"], task),
-        seed=_whole_number("init_seed", spec["init_seed"], MAX_SEED),
-        init_rank=_whole_number("init_rank", spec.get("init_rank", 0), MAX_RANK),
+        labels=labels,
+        seed=cast("int", spec["init_seed"]),
+        init_rank=cast("int", spec.get("init_rank", 0)),
     )
 
 
 def _expect(key: str, got: Json, expected: Json, because: str) -> None:
     if got != expected:
         raise PeerError(f"{key} of {_WHAT} is {shown(got)}, expected {expected!r} {because}")
-
-
-def _task(value: Json) -> AdapterTask:
-    if not isinstance(value, str) or value not in set(AdapterTask):
-        raise PeerError(f"task of {_WHAT} is {shown(value)}, expected one of {', '.join(AdapterTask)}")
-    return AdapterTask(value)
-
-
-def _labels(value: Json, task: AdapterTask) -> tuple[str, ...]:
-    if not isinstance(value, list) or len(value) > MAX_LABELS:
-        raise PeerError(f"labels of {_WHAT} are {shown(value)}, expected a list of at most {MAX_LABELS} names")
-    for label in value:
-        if not isinstance(label, str) or not label.isprintable() or len(label) > MAX_LABEL_CHARACTERS:
-            raise PeerError(f"a label of {_WHAT} is {shown(label)}, expected a printable name")
-    labels = tuple(cast("list[str]", value))
-    if len(set(labels)) < len(labels) or (labels and task is AdapterTask.CAUSAL_LM):
-        raise PeerError(f"labels of {_WHAT} are {shown(value)}, expected different names, and none of a language model")
-    return labels
-
-
-def _whole_number(key: str, value: Json, most: int) -> int:
-    if type(value) is not int or not 0 <= value <= most:
-        raise PeerError(f"{key} of {_WHAT} is {shown(value)}, expected a whole number from 0 to {most}")
-    return value

@@ -296,24 +296,14 @@ def decode_safetensors(data: bytes, *, max_bytes: int = MAX_BYTES) -> dict[str, 
     return _decode(io.BytesIO(data), size=len(data), max_bytes=max_bytes)
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """The free-form metadata of the file at `path`; its author chose every character of it.
+def read_header_of(path: Path) -> SafetensorsHeader:
+    """The header of the file at `path`; its author chose every character of its metadata.
 
     Raises:
         PeerError: the file cannot be read or its header is invalid.
     """
     with _opened(path) as (file, size):
-        return dict(read_header(file, size=size).metadata)
-
-
-def tensor_names(path: Path) -> list[str]:
-    """The names of the tensors in the file at `path`, without reading their values.
-
-    Raises:
-        PeerError: the file cannot be read or its header is invalid.
-    """
-    with _opened(path) as (file, size):
-        return list(read_header(file, size=size).tensors)
+        return read_header(file, size=size)
 
 
 @contextmanager

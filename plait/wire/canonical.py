@@ -8,6 +8,7 @@ no particular message.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any, TypeVar, cast
 
 from google.protobuf.message import DecodeError, Message
@@ -66,6 +67,13 @@ def table_of(found: Sequence[Message], what: str) -> dict[Any, Any]:
         table[key] = getattr(entry, "value")  # noqa: B009
         before = key
     return table
+
+
+def values_of(message: Message, kind: type[Any]) -> dict[str, Any]:
+    """A message's fields under the names that the dataclass `kind` has too; None for an optional one that is absent."""
+    described = message.DESCRIPTOR.fields_by_name
+    absent = {name for name, field in described.items() if field.has_presence and not message.HasField(name)}
+    return {each.name: None if each.name in absent else getattr(message, each.name) for each in fields(kind)}
 
 
 def check_schema(what: str, schema: int, expected: int = SCHEMA) -> None:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -285,19 +285,10 @@ def read_envelope(data: bytes, *, max_bytes: int) -> Received:
     what, header_bytes = "header of the envelope", bytes(frame.header)
     message = canonical.parse(pb.Header, header_bytes, what, max_bytes=MAX_HEADER_BYTES)
     canonical.check_canonical(message, header_bytes, what)
-    header = Header(
-        direction=bounds.member("direction", message.direction, Direction),
-        run_id=message.run_id,
-        round=message.round,
-        client=message.client,
-        base_fingerprint=message.base_fingerprint,
-        spec_digest=message.spec_digest,
-        relative_to=message.relative_to,
-        result_digest=message.result_digest,
-        examples=message.examples,
-        metrics=canonical.table_of(message.metrics, "metrics"),
-        spec_json=message.spec_json,
-    )
+    values = canonical.values_of(message, Header)
+    values["direction"] = bounds.member("direction", message.direction, Direction)
+    values["metrics"] = canonical.table_of(message.metrics, "metrics")
+    header = Header(**values)
     bounds.exact_length("digest of the payload", message.payload_digest, bounds.DIGEST_BYTES)
     _check(header)
     return Received(
@@ -377,22 +368,11 @@ def payload_digest(codec_number: int, parameters: bytes, payload: bytes | memory
 
 
 def _message(header: Header, codec_number: int, parameters: bytes, digest: bytes) -> pb.Header:
-    return pb.Header(
-        direction=f"DIRECTION_{header.direction.name}",
-        run_id=header.run_id,
-        round=header.round,
-        client=header.client,
-        base_fingerprint=header.base_fingerprint,
-        spec_digest=header.spec_digest,
-        relative_to=header.relative_to,
-        result_digest=header.result_digest,
-        codec=cast("pb.Codec", codec_number),
-        codec_parameters=parameters,
-        payload_digest=digest,
-        spec_json=header.spec_json,
-        examples=header.examples,
-        metrics=canonical.entries(pb.Metric, header.metrics),
-    )
+    values: dict[str, Any] = dict(vars(header))
+    values["direction"] = f"DIRECTION_{header.direction.name}"
+    values["metrics"] = canonical.entries(pb.Metric, header.metrics)
+    codec = cast("pb.Codec", codec_number)
+    return pb.Header(**values, codec=codec, codec_parameters=parameters, payload_digest=digest)
 
 
 def _check(header: Header) -> None:

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
-
-from google.protobuf.message import Message
 
 from plait.adapters import Layout
 from plait.errors import ConfigError, PeerError
@@ -79,6 +77,10 @@ _SETTINGS_TAG, _BROADCAST_TAG = bytes((1 << 3 | 2,)), bytes((2 << 3 | 2,))
 
 _SIDES = (pb.SIDE_UNSPECIFIED, pb.SIDE_A, pb.SIDE_B)
 
+# Of a client's card.
+_COUNTS = (
+    "train_examples", "train_tokens", "held_out_examples", "held_out_tokens", "cut_examples", "left_out_examples",
+)  # fmt: skip
 # Optional figures of an evaluation: standard errors, and losses and changes of either sign.
 _FIGURES = (
     "own_loss", "loss_error", "change", "change_error", "own_loss_error", "own_change", "own_change_error",
@@ -263,12 +265,9 @@ def decode_task(data: bytes, *, max_bytes: int, held: Callable[[bytes], str] = l
         case "describe":
             work = message.describe
             return DescribeTask(_read_settings(work.settings, held), bounds.spec_text(work.spec_json), work.layout)
-        case "train":
-            work = message.train
-            return TrainTask(_read_settings(work.settings, held), work.broadcast)
-        case "evaluate":
-            work = message.evaluate
-            return EvaluateTask(_read_settings(work.settings, held), work.broadcast)
+        case "train" | "evaluate" as name:
+            kind, work = (TrainTask, message.train) if name == "train" else (EvaluateTask, message.evaluate)
+            return kind(_read_settings(work.settings, held), work.broadcast)
         case None:
             raise PeerError("task is empty: it must describe, train, evaluate or mask")
         case _:  # masking
@@ -284,13 +283,10 @@ def broadcast_of(data: bytes, *, max_bytes: int) -> Header | None:
         PeerError: it is not valid.
     """
     message = canonical.parse(pb.Task, data, "task", max_bytes=max_bytes)
-    match message.WhichOneof("work"):
-        case "train":
-            broadcast = message.train.broadcast
-        case "evaluate":
-            broadcast = message.evaluate.broadcast
-        case _:
-            return None
+    work = message.WhichOneof("work")
+    if work not in ("train", "evaluate"):
+        return None
+    broadcast = (message.train if work == "train" else message.evaluate).broadcast
     return read_header(broadcast, max_bytes=len(broadcast))
 
 
@@ -356,13 +352,13 @@ def decode_reply(data: bytes | memoryview, *, max_bytes: int) -> Reply:
     canonical.check_canonical(message, data, "reply")
     match message.WhichOneof("answer"):
         case "card":
-            values = _values(message.card, ClientCard)
+            values = canonical.values_of(message.card, ClientCard)
             values["histogram"] = canonical.table_of(values["histogram"], "histogram")
             return _checked_card(ClientCard(**values))
         case "update":
             return UpdateReply(message.update)
         case "evaluation":
-            return _checked_evaluation(Evaluation(**_values(message.evaluation, Evaluation)))
+            return _checked_evaluation(Evaluation(**canonical.values_of(message.evaluation, Evaluation)))
         case "refusal":
             refusal = message.refusal
             return Refusal(
@@ -378,23 +374,12 @@ def decode_reply(data: bytes | memoryview, *, max_bytes: int) -> Reply:
             return read_reply(message.masked)
 
 
-def _values(message: Message, kind: type[ClientCard | Evaluation]) -> dict[str, Any]:
-    """A message's fields under the names that `kind` has too; None for an optional one that is absent."""
-    described = message.DESCRIPTOR.fields_by_name
-    absent = {name for name, field in described.items() if field.has_presence and not message.HasField(name)}
-    return {each.name: None if each.name in absent else getattr(message, each.name) for each in fields(kind)}
-
-
 def _checked_card(card: ClientCard) -> ClientCard:
     bounds.name("client name", card.client)
     bounds.exact_length("base fingerprint", card.base_fingerprint, bounds.DIGEST_BYTES)
     bounds.exact_length("digest of the adapter spec", card.spec_digest, bounds.DIGEST_BYTES)
-    bounds.integer("training examples", card.train_examples)
-    bounds.integer("training tokens", card.train_tokens)
-    bounds.integer("held-out examples", card.held_out_examples)
-    bounds.integer("held-out tokens", card.held_out_tokens)
-    bounds.integer("cut examples", card.cut_examples)
-    bounds.integer("examples left out", card.left_out_examples)
+    for name in _COUNTS:
+        bounds.integer(name.replace("_", " "), getattr(card, name))
     bounds.entries("histogram", card.histogram, bounds.MAX_HISTOGRAM)
     names_bytes = sum(len(key.encode()) for key in card.histogram)
     bounds.integer("bytes of the names in the histogram", names_bytes, maximum=bounds.MAX_HISTOGRAM_BYTES)
