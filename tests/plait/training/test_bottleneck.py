@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,17 +32,11 @@ from plait.ledger.ledger import read_events
 from plait.ledger.run_view import RunView
 from plait.report.tables import aggregation_table
 from plait.training.bases import LocatedBase
-from plait.training.blueprint import AdapterTemplate, design, read_base_config
+from plait.training.blueprint import design
 from plait.training.bottleneck import BottleneckConfig, BottleneckLayer
-from tests.plait.training.conftest import moved
+from tests.plait.training.conftest import designed, moved
 
 TOKENS = torch.tensor([[5, 17, 300, 41, 999, 1203, 8, 64]])
-
-
-def made(tiny: LocatedBase, method: str, **options: object) -> AdapterTemplate:
-    config = read_base_config(tiny.directory, AdapterTask.CAUSAL_LM)
-    request = replace(AdapterRequest(method=method, rank=4), **options)
-    return design(config, request, task=AdapterTask.CAUSAL_LM, seed=7, weights=tiny.directory)
 
 
 def erf_gelu(x: np.ndarray) -> np.ndarray:
@@ -104,7 +97,7 @@ def test_a_base_without_known_halves_is_refused_and_takes_named_modules() -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["bottleneck", "pfeiffer"])
 def test_peft_saves_and_loads_it_itself(method: str, tiny: LocatedBase, tmp_path: Path) -> None:
-    blueprint = made(tiny, method)
+    blueprint = designed(tiny, method)
     save_peft_directory(tmp_path / "ours", spec=blueprint.spec, state=moved(blueprint), base=tiny.reference, card="")
 
     def loaded(directory: Path) -> PeftModel:

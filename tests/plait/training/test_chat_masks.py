@@ -176,9 +176,7 @@ def test_the_same_chat_in_other_formats_is_the_same_example(tokenizer) -> None:
         ("gemma", {"messages": [SYSTEM, *TALK]}, "^record 2 of 2 is refused by the base's chat template"),
         ("llama3", {"messages": CALLING, "tools": TOOLS}, "calls tools, which the base's chat template cannot show"),
         ("qwen2_5", {"messages": [*CALLING[:1], {"role": "assistant", "tool_calls": [{"id": "x"}]}]}, "names no tool"),
-        ("qwen2_5", {"messages": [{**TALK[0], "content": [{"type": "image_url"}]}, TALK[1]]}, "that are not text"),
         ("qwen2_5", {"messages": [TALK[0], {**TALK[1], "weight": 0.5}]}, "weight of message 2, expected 0 or 1"),
-        ("qwen2_5", {"messages": [{"role": "critic", "content": "x"}, TALK[1]]}, "'critic' as role of message 1"),
     ],
 )
 def test_what_cannot_be_shown_is_refused_in_one_line_that_quotes_no_text(tokenizer, name, row, said) -> None:

@@ -22,7 +22,7 @@ from plait.objectives.formula import GRPO
 from plait.training import memory_plan
 from plait.training import resident as resident_module
 from plait.training.bases import LocatedBase, locate_config
-from plait.training.blueprint import AdapterTemplate, design, read_base_config, shape_of
+from plait.training.blueprint import AdapterTemplate, read_base_config, shape_of
 from plait.training.completions import completions_of
 from plait.training.device import CONTEXT_BYTES, Compute
 from plait.training.examples import Example
@@ -42,6 +42,7 @@ from plait.training.memory_plan import (
 )
 from plait.training.resident import BareBase, ResidentBase
 from tests.plait.training.conftest import SETTINGS as SMALL
+from tests.plait.training.conftest import designed
 
 SETTINGS = replace(SMALL, local_steps=1, batch_size=4, seq_len=24, seed=3)
 
@@ -174,10 +175,7 @@ def test_the_embedding_stays_on_the_host_only_where_that_makes_it_fit(eight: Mod
 @pytest.mark.slow
 def test_only_what_plait_computes_itself_is_predicted(tiny: LocatedBase) -> None:
     config = read_base_config(tiny.directory, AdapterTask.CAUSAL_LM)
-    dora = design(
-        config, AdapterRequest(method="dora", rank=4), task=AdapterTask.CAUSAL_LM, seed=1, weights=tiny.directory
-    )
-    assert size_of(config, dora.spec, value_bytes=4) is None
+    assert size_of(config, designed(tiny, "dora").spec, value_bytes=4) is None
 
 
 @pytest.fixture

@@ -9,53 +9,30 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from transformers import (
-    AutoModelForCausalLM,
-)
+from transformers import AutoModelForCausalLM
 
 from plait.adapters import AdapterState, AdapterTask, parse_spec, save_peft_directory
-from plait.adapters.method import AdapterRequest
 from plait.adapters.methods import METHODS
 from plait.errors import ConfigError
 from plait.training.bases import LocatedBase
-from plait.training.blueprint import AdapterTemplate, design, design_from_spec, read_base_config
+from plait.training.blueprint import AdapterTemplate, design_from_spec, read_base_config
 from plait.training.examples import Example
-from plait.training.learner import TrainingInputs
 from plait.training.peft_adapter import servable
-from plait.training.resident import ResidentBase, adapter_parameters
-from plait.training.trainer import train_steps
-from tests.plait.training.conftest import SETTINGS
+from plait.training.resident import ResidentBase
+from tests.plait.training.conftest import SETTINGS, designed, train_on
 
 TOKENS = torch.tensor([[5, 17, 300, 41, 999, 1203, 8, 64]])
 TWO_STEPS = replace(SETTINGS, local_steps=2, batch_size=1, seq_len=24, lr_schedule="constant", seed=0)
 PLAIN = [name for name, method in METHODS.items() if not method.quantised]
 
 
-@cache
-def made(tiny: LocatedBase, method: str, *, weights: bool = True) -> AdapterTemplate:
-    return made_with(tiny, method, weights=weights)
-
-
-def made_with(tiny: LocatedBase, method: str, *, weights: bool = True, **options: object) -> AdapterTemplate:
-    request = AdapterRequest(method=method, rank=4, alpha=8, virtual_tokens=3)
-    return design(
-        read_base_config(tiny.directory, AdapterTask.CAUSAL_LM),
-        replace(request, **options),
-        task=AdapterTask.CAUSAL_LM,
-        seed=7,
-        weights=tiny.directory if weights else None,
-    )
+made = cache(designed)
 
 
 def trained(resident: ResidentBase, blueprint: AdapterTemplate) -> AdapterState:
     """Two steps at a high rate, so that everything has moved."""
     tokens = np.arange(3, 27, dtype=np.int32)
-    model = resident.with_adapter(blueprint.spec, blueprint.initial)
-    done = train_steps(
-        model,
-        adapter_parameters(model, blueprint.spec.layout),
-        TrainingInputs([Example(tokens, tokens)], TWO_STEPS, blueprint.initial.flat),
-    )
+    done = train_on(resident, blueprint, [Example(tokens, tokens)], TWO_STEPS)
     return AdapterState(blueprint.spec.layout, done.flat)
 
 
@@ -123,4 +100,4 @@ def test_what_cannot_be_is_refused_with_the_nearest(
     options: dict[str, object], message: str, tiny: LocatedBase
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        made_with(tiny, **{"method": "lora", **options})
+        designed(tiny, **options)

@@ -10,19 +10,17 @@ import pytest
 import torch
 
 from plait.adapters import AdapterTask
-from plait.adapters.method import AdapterRequest
 from plait.data import Message, Record, RecordKind
 from plait.errors import DataError, PartError
 from plait.objectives.formula import DPO
 from plait.objectives.objective import formula_named
 from plait.rounds.local_model import TrainJob
-from plait.training.blueprint import design, read_base_config
 from plait.training.examples import IGNORED
 from plait.training.local_model import PeftLocalModel
 from plait.training.preferences import PreferenceLoss, learn_references
 from plait.training.tokenization import ExampleFormat, check_kind, tokenise
 from tests.plait.training.conftest import SETTINGS as SMALL
-from tests.plait.training.conftest import moved
+from tests.plait.training.conftest import designed, moved
 
 SETTINGS = replace(SMALL, batch_size=4, learning_rate=0.0, max_held_out_sequences=8, objective="dpo")
 
@@ -56,8 +54,7 @@ def likelihood(model, example) -> float:
     "method", ["lora", "dora", "ia3", "prompt", "full", "lora_xs", "vera", "bottleneck", "pfeiffer"]
 )
 def test_the_reference_is_the_base_and_leaves_the_adapter_as_it_was(tiny, resident, method) -> None:
-    made = design(read_base_config(tiny.directory, AdapterTask.CAUSAL_LM), AdapterRequest(method, rank=4, alpha=8),
-                  task=AdapterTask.CAUSAL_LM, seed=11, weights=tiny.directory)  # fmt: skip
+    made = designed(tiny, method)
     split = client(resident).split(made.spec, SETTINGS)
     model = resident.with_adapter(made.spec, moved(made))
     model.train()

@@ -7,10 +7,9 @@ from peft import LoraConfig, get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForSequenceClassification
 
 from plait.adapters import AdapterTask
-from plait.adapters.method import AdapterRequest
 from plait.errors import ConfigError
 from plait.privacy.record import Charge, RecordPrivacy
-from plait.training.blueprint import AdapterTemplate, design, read_base_config
+from plait.training.blueprint import AdapterTemplate
 from plait.training.examples import IGNORED, Example, count_labels
 from plait.training.fused import language_model
 from plait.training.fused.language_model import recognise
@@ -18,8 +17,9 @@ from plait.training.learner import Learner, LocalTraining, TrainingInputs
 from plait.training.losses import BatchLoss, StepMemory
 from plait.training.private_steps import ExampleGradients, train_privately
 from plait.training.resident import ResidentBase, adapter_parameters
-from plait.training.trainer import measure_losses, only_trained, train_steps
+from plait.training.trainer import only_trained
 from plait.wire.settings import Settings
+from tests.plait.training.conftest import designed
 
 SETTINGS = Settings(
     local_steps=3, batch_size=2, gradient_accumulation_steps=1, seq_len=24, learning_rate=1e-2, weight_decay=0.1,
@@ -89,8 +89,7 @@ def test_fused_gradients_of_square_matrices_are_those_of_peft_s_modules(
     resident: ResidentBase, tiny, monkeypatch, together
 ) -> None:
     """LoRA-XS: R between fixed factors, for one adapter and for several at once."""
-    config = read_base_config(tiny.directory, AdapterTask.CAUSAL_LM)
-    blueprint = design(config, AdapterRequest("lora_xs", rank=4), task=AdapterTask.CAUSAL_LM, seed=11)
+    blueprint = designed(tiny, "lora_xs")
     model = resident.with_adapter(blueprint.spec, blueprint.initial)
     parameters = adapter_parameters(model, blueprint.spec.layout)
     moved(parameters, 3)
@@ -238,32 +237,6 @@ def test_blocks_are_computed_twice_as_planned_and_nothing_else_is_given_up(
 def test_nothing_is_reported_that_no_noise_covers(resident, blueprint) -> None:
     report = trained(resident, blueprint, replace(SILENT, batch=3)).report
     assert (report.loss, report.first_loss, report.tokens, report.seconds, report.shortened) == (0.0, 0.0, 0, 0.0, 0.0)
-
-
-@pytest.mark.slow
-def test_with_little_noise_it_learns_like_plain_training(resident: ResidentBase, blueprint: AdapterTemplate) -> None:
-    settings = replace(SETTINGS, local_steps=12, batch_size=6, weight_decay=0.0, learning_rate=5e-3)
-    start = blueprint.initial.flat
-
-    def loss(flat=None) -> float:
-        model = resident.with_adapter(
-            blueprint.spec, blueprint.initial if flat is None else replace(blueprint.initial, flat=flat)
-        )
-        found = measure_losses(model, ROWS, batch_size=6)
-        return sum(found.losses) / sum(found.counts)
-
-    private = trained(
-        resident, blueprint, replace(SILENT, clip_norm=None, noise=0.01), start=start, local_steps=12, batch_size=6,
-        weight_decay=0.0, learning_rate=5e-3,
-    ).flat  # fmt: skip
-    model = resident.with_adapter(blueprint.spec, blueprint.initial)
-    plain = train_steps(
-        model,
-        adapter_parameters(model, blueprint.spec.layout),
-        TrainingInputs(ROWS, settings, start),
-    ).flat
-    before, with_plain, with_private = loss(), loss(plain), loss(private)
-    assert before - with_private > 0.5 * (before - with_plain) > 0
 
 
 def test_what_cannot_be_private_is_refused(resident, blueprint) -> None:

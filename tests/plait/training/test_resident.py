@@ -7,14 +7,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from plait.adapters import AdapterState, AdapterTask, Layout
-from plait.adapters.method import AdapterRequest
+from plait.adapters import AdapterState, Layout
 from plait.errors import BaseMismatchError, MachineError
 from plait.training.bases import LocatedBase
-from plait.training.blueprint import AdapterTemplate, design, read_base_config
+from plait.training.blueprint import AdapterTemplate
 from plait.training.device import Compute
 from plait.training.resident import ResidentBase, read_adapter
-from tests.plait.training.conftest import moved
+from tests.plait.training.conftest import designed, moved
 
 CPU = Compute(torch.device("cpu"), torch.float32)
 
@@ -55,12 +54,6 @@ def logits(base: ResidentBase, made: AdapterTemplate) -> torch.Tensor:
 
 def fresh(tiny: LocatedBase, seq_len: int = 32, *, compute: Compute = CPU, **how: Any) -> ResidentBase:
     return ResidentBase(tiny.directory, tiny.reference.fingerprint, compute, seq_len=seq_len, **how)
-
-
-def designed(tiny: LocatedBase, method: str, **how: object) -> AdapterTemplate:
-    config = read_base_config(tiny.directory, AdapterTask.CAUSAL_LM)
-    request = AdapterRequest(method, rank=4, alpha=8, virtual_tokens=3, **how)
-    return design(config, request, task=AdapterTask.CAUSAL_LM, seed=7, weights=tiny.directory)
 
 
 # PEFT still hands its prefix over under a name that transformers is about to drop.

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from plait.adapters import AdapterState
 from plait.errors import MachineError
 from plait.training import losses, trainer
 from plait.training.blueprint import AdapterTemplate
@@ -18,12 +17,12 @@ from plait.training.device import Compute
 from plait.training.examples import Example
 from plait.training.fused.language_model import FusedLanguageModel
 from plait.training.generate import Sampling, TextGenerator
-from plait.training.learner import LocalTraining, TrainingInputs
+from plait.training.learner import LocalTraining
 from plait.training.losses import ALL_BLOCKS, StepMemory
-from plait.training.resident import ResidentBase, adapter_parameters
-from plait.training.trainer import LossScale, measure_losses, train_steps
-from plait.wire.settings import Settings
+from plait.training.resident import ResidentBase
+from plait.training.trainer import LossScale, measure_losses
 from tests.plait.training.conftest import SETTINGS as SMALL
+from tests.plait.training.conftest import train_on
 
 SETTINGS = replace(SMALL, local_steps=2, batch_size=4, seq_len=24, seed=3)
 
@@ -38,19 +37,7 @@ def rows() -> list[Example]:
 def train(resident: ResidentBase, blueprint: AdapterTemplate) -> Callable[[StepMemory], np.ndarray]:
     """Trains the same adapter; gives its values."""
 
-    def run(memory: StepMemory) -> np.ndarray:
-        spec = blueprint.spec
-        model = resident.with_adapter(spec, AdapterState(spec.layout, blueprint.initial.flat))
-        parameters = adapter_parameters(model, spec.layout)
-        start = blueprint.initial.flat
-        return train_steps(
-            model,
-            parameters,
-            TrainingInputs(rows(), SETTINGS, start),
-            memory=memory,
-        ).flat
-
-    return run
+    return lambda memory: train_on(resident, blueprint, rows(), SETTINGS, memory=memory).flat
 
 
 @pytest.mark.parametrize("blocks", [1, ALL_BLOCKS])
@@ -164,13 +151,6 @@ def halves(tiny) -> ResidentBase:
     return ResidentBase(tiny.directory, tiny.reference.fingerprint, compute, seq_len=32)
 
 
-def train_on(base: ResidentBase, made: AdapterTemplate, settings: Settings = HALVES) -> LocalTraining:
-    model = base.with_adapter(made.spec, AdapterState(made.spec.layout, made.initial.flat))
-    parameters = adapter_parameters(model, made.spec.layout)
-    inputs = TrainingInputs(rows(), settings, made.initial.flat)
-    return train_steps(model, parameters, inputs)
-
-
 def movement(done: LocalTraining, made: AdapterTemplate) -> np.ndarray:
     return done.flat - made.initial.flat
 
@@ -180,10 +160,10 @@ def test_in_float16_the_update_is_that_of_float32_and_small_gradients_count(
     resident: ResidentBase, halves: ResidentBase, blueprint: AdapterTemplate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     long = replace(HALVES, local_steps=1, batch_size=6, gradient_accumulation_steps=1)
-    expected = movement(train_on(resident, blueprint, long), blueprint)
-    scaled = movement(train_on(halves, blueprint, long), blueprint)
+    expected = movement(train_on(resident, blueprint, rows(), long), blueprint)
+    scaled = movement(train_on(halves, blueprint, rows(), long), blueprint)
     monkeypatch.setattr(trainer, "FIRST_SCALE", 2.0**-8)
-    vanished = movement(train_on(halves, blueprint, long), blueprint)
+    vanished = movement(train_on(halves, blueprint, rows(), long), blueprint)
     error = [np.linalg.norm(each - expected) / np.linalg.norm(expected) for each in (scaled, vanished)]
     assert error[0] < 0.1
     assert error[1] > 2 * error[0], "the same losses, much smaller, lose their gradients"
@@ -193,7 +173,7 @@ def test_in_float16_the_update_is_that_of_float32_and_small_gradients_count(
 def test_an_overflow_is_tried_again_with_half_the_factor_and_never_stepped_along(
     halves: ResidentBase, blueprint: AdapterTemplate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = train_on(halves, blueprint)
+    plain = train_on(halves, blueprint, rows(), HALVES)
     monkeypatch.setattr(trainer, "FIRST_SCALE", 2.0**25)
     factors: list[float] = []
     honest = LossScale.applied
@@ -203,7 +183,7 @@ def test_an_overflow_is_tried_again_with_half_the_factor_and_never_stepped_along
         return honest(self, loss)
 
     monkeypatch.setattr(LossScale, "applied", seen)
-    done = train_on(halves, blueprint)
+    done = train_on(halves, blueprint, rows(), HALVES)
     assert factors[0] == 2.0**25 > factors[-1]
     assert len(set(factors[-4:])) == 1, "what was found is kept for the next steps"
     assert done.moments.steps == plain.moments.steps, "no step is lost"
@@ -225,10 +205,10 @@ def test_a_step_whose_losses_overflow_is_left_out_and_a_training_of_such_steps_i
 
     monkeypatch.setattr(trainer.BatchLoss, "__call__", overflowing)
     bad = range(3, 5)  # the two micro-batches of the second step
-    done = train_on(halves, blueprint)
+    done = train_on(halves, blueprint, rows(), HALVES)
     assert np.isfinite(done.flat).all()
     assert set(done.moments.steps) == {2}
     assert calls == 6, "a smaller factor would not help"
     bad = range(100)
     with pytest.raises(MachineError, match=r"all 3 steps overflowed float16.*--dtype float32"):
-        train_on(halves, blueprint)
+        train_on(halves, blueprint, rows(), HALVES)

@@ -20,9 +20,10 @@ from plait.training.examples import IGNORED, Example
 from plait.training.learner import EPSILON, FlatAdamW, Learner, LocalTraining, TrainingInputs, schedule_factor
 from plait.training.model_losses import ModelLosses
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter
-from plait.training.trainer import measure_losses, train_steps
+from plait.training.trainer import measure_losses
 from plait.wire.settings import Settings
 from tests.plait.training.conftest import SETTINGS as SMALL
+from tests.plait.training.conftest import train_on
 
 SETTINGS = replace(SMALL, local_steps=3, total_steps=3)
 
@@ -36,11 +37,7 @@ def rows(resident: ResidentBase) -> list[Example]:
 def trained(
     resident: ResidentBase, blueprint: AdapterTemplate, rows: list[Example], settings: Settings
 ) -> AdapterState:
-    model = resident.with_adapter(blueprint.spec, blueprint.initial)
-    parameters = adapter_parameters(model, blueprint.spec.layout)
-    start = blueprint.initial.flat
-    done = train_steps(model, parameters, TrainingInputs(rows, settings, start))
-    return AdapterState(blueprint.spec.layout, done.flat)
+    return AdapterState(blueprint.spec.layout, train_on(resident, blueprint, rows, settings).flat)
 
 
 def beginning(blueprint: AdapterTemplate) -> np.ndarray:
@@ -71,14 +68,11 @@ def run(resident: ResidentBase, blueprint: AdapterTemplate, rows: list[Example])
 
     def train(
         settings: Settings, state: AdapterState | None = None, *, examples: list[Example] = rows,
-        carried: Carried = NOTHING, clipped_to: float = 100.0, **options: Any,
+        clipped_to: float = 100.0, **options: Any,
     ) -> LocalTraining:  # fmt: skip
         state = state or AdapterState(blueprint.spec.layout, beginning(blueprint))
-        model = resident.with_adapter(blueprint.spec, state)
-        parameters = adapter_parameters(model, blueprint.spec.layout)
         settings = replace(settings, batch_size=len(examples), max_grad_norm=clipped_to)
-        inputs = TrainingInputs(examples, settings, state.flat, carried)
-        return train_steps(model, parameters, inputs, **options)
+        return train_on(resident, blueprint, examples, settings, state=state, **options)
 
     return train
 

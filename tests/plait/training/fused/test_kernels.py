@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from plait.training.fused import kernels
 from plait.training.fused.kernels import (
     absorb_logits_,
     accumulate_rescaled_,
@@ -11,6 +12,7 @@ from plait.training.fused.kernels import (
     rms_norm_gradient,
     swiglu,
     swiglu_gradient,
+    token_losses,
 )
 
 pytestmark = pytest.mark.usefixtures("computed")
@@ -79,3 +81,67 @@ def test_a_running_softmax_ends_where_one_over_all_logits_but_the_correct_ones_d
     others = logits.double().scatter(1, targets[:, None], -torch.inf)
     expected = others.softmax(-1) @ weights.double()
     torch.testing.assert_close((weighted / total[:, None]).double(), expected, **close)
+
+
+@pytest.mark.parametrize("counted", [(0, 1, 2, 3, 4, 5), (1, 4)], ids=["all rows", "some rows"])
+@pytest.mark.parametrize("words", [50, 2500])
+def test_losses_and_gradient_equal_those_over_all_logits(
+    counted: tuple[int, ...], words: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "SLICE_ELEMENTS_ON_CPU", 1)  # slices of 1,024 words
+    generator = torch.Generator().manual_seed(0)
+    x, weight, norm = (torch.randn(*shape, generator=generator) for shape in ((6, 16), (words, 16), (16,)))
+    rows = torch.tensor(counted)
+    targets = torch.randint(0, words, (len(rows),), generator=generator)
+    each = torch.randn(len(rows), generator=generator)
+
+    leaf = x.double().requires_grad_()
+    hidden = leaf * torch.rsqrt(leaf.square().mean(-1, keepdim=True) + 1e-5) * norm.double()
+    expected = functional.cross_entropy(hidden[rows] @ weight.double().T, targets, reduction="none")
+    expected.backward(each.double())
+    assert leaf.grad is not None
+
+    ours = x.clone().requires_grad_()
+    losses = token_losses(ours, norm, weight, targets, rows, eps=1e-5)
+    losses.backward(each)
+    assert ours.grad is not None
+    torch.testing.assert_close(losses.double(), expected.detach(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours.grad.double(), leaf.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("loss", [3.0, 0.2, 7e-4, 5e-7])
+def test_the_gradient_of_a_small_loss_is_as_exact_as_that_of_a_large_one(loss: float) -> None:
+    generator = torch.Generator().manual_seed(2)
+    weight = torch.randn(8192, 64, generator=generator).bfloat16()
+    targets = torch.randint(0, 8192, (16,), generator=generator)
+    # Along the target's own row of the head, as far as the loss asks for.
+    along = weight[targets].double()
+    low, high = torch.zeros(16, 1, dtype=torch.double), torch.full((16, 1), 4.0, dtype=torch.double)
+    for _ in range(40):
+        middle = (low + high) / 2
+        is_large = functional.cross_entropy(middle * along @ weight.double().T, targets, reduction="none") > loss
+        low, high = torch.where(is_large[:, None], middle, low), torch.where(is_large[:, None], high, middle)
+    hidden = (low * along).bfloat16()
+
+    leaf = hidden.double().requires_grad_()
+    expected = functional.cross_entropy(leaf @ weight.double().T, targets, reduction="none")
+    expected.sum().backward()
+    assert leaf.grad is not None
+    losses, gradient = kernels._losses(hidden, weight, targets, slice_elements=1 << 14, with_gradient=True)
+    assert gradient is not None
+    error = (gradient - leaf.grad).norm(dim=1) / leaf.grad.norm(dim=1)
+    # Logits are rounded to bfloat16.
+    off = (losses - expected.detach()).abs() / expected.detach()
+    assert off.max() < 0.2
+    assert error.max() < 0.2
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+def test_a_logit_that_is_no_number_shows_in_the_loss(bad: float) -> None:
+    hidden, weight = torch.ones(2, 8), torch.ones(20, 8)
+    weight[3, 0] = bad
+    for target in (3, 5):
+        losses, _ = kernels._losses(
+            hidden, weight, torch.tensor([target] * 2), slice_elements=1 << 14, with_gradient=True
+        )
+        assert not losses.isfinite().any()
