@@ -106,7 +106,8 @@ def replay(
         elif isinstance(event, StepTakenBack) and event.adapter:
             if not standing.worse:
                 raise PeerError(f"the step of round {state.round} was taken back, although no loss rose")
-            state = _taken_back(aggregator, state, event.adapter)
+            state, fields = aggregator.take_back(state)
+            _check_same(state.round, str(fields["adapter"]), event.adapter)
         elif isinstance(event, RoundFinished):
             number = state.round + 1
             if event.round != number:
@@ -123,13 +124,6 @@ def replay(
         else:
             spooled.note(event)
     return done
-
-
-def _taken_back(aggregator: Aggregator, state: RunState, adapter: str) -> RunState:
-    """The state after a step was taken back."""
-    state, fields = aggregator.take_back(state)
-    _check_same(state.round, str(fields["adapter"]), adapter)
-    return state
 
 
 class _Spooled:

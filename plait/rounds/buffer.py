@@ -234,12 +234,6 @@ class BufferCollector:
             self.server.evaluated(evaluated, evaluating.state)
 
     @property
-    def _evaluating(self) -> dict[int, tuple[AdapterState, ...]]:
-        """The adapters that are being evaluated, of which it is open whether they are published, by round."""
-        beside = self._beside
-        return {beside.state.round: tuple(track.shadow for track in beside.state.tracks)} if beside else {}
-
-    @property
     def _training(self) -> Dispatch:
         """The training tasks, which are open from the first round to the end of the run."""
         if self._dispatch is None:
@@ -427,9 +421,12 @@ class BufferCollector:
         at_work = {client: working.version for client, working in sorted(self._working.items())}
         versions = {version: each for version, each in state.versions.items() if version in at_work.values()}
         in_progress = {client: tasks[client] for client in at_work if client in tasks}
+        if beside := self._beside:
+            # It is open whether what is being evaluated is published.
+            versions[beside.state.round] = tuple(track.shadow for track in beside.state.tracks)
         return replace(
             state,
-            versions={**versions, **self._evaluating},
+            versions=versions,
             remembered={**state.remembered, _AT_WORK: at_work, IN_PROGRESS: in_progress},
         )
 

@@ -97,11 +97,13 @@ class RequestBatch:
 
     def next(self, deadline: float | None) -> TaskResponse | None:
         """The next response; None once all have answered or the deadline has passed."""
-        open_ended = self.channel.open_ended
         while self._waiting:
             check_abandoned()
-            left_s = None if deadline is None else max(0.0, deadline - self.channel.clock.now())
-            look_s = _LOOK_S if open_ended else self._next_due_s()
+            now = self.channel.clock.now()
+            left_s = None if deadline is None else max(0.0, deadline - now)
+            look_s = max(0.0, min(self._due_at.values()) - now) if self._due_at else None
+            if self.channel.open_ended:
+                look_s = _LOOK_S
             slice_s = left_s if look_s is None else look_s if left_s is None else min(left_s, look_s)
             received = self._exchange.receive(slice_s)
             if received is None:
@@ -139,10 +141,6 @@ class RequestBatch:
             self.withdraw(client, reason.value)
             return TaskResponse(client, NoAnswer(f"is connected, but {why}"), reason, asked_s)
         return None
-
-    def _next_due_s(self) -> float | None:
-        now = self.channel.clock.now()
-        return max(0.0, min(self._due_at.values()) - now) if self._due_at else None
 
     def _is_overdue(self, client: str, idle_s: float) -> bool:
         """Whether a client is late and silent; one that is late and works is looked at again."""
@@ -275,7 +273,7 @@ class Dispatch:
         """
         while heard := self._asking.next(deadline):
             client = heard.client
-            answer = self._decode(client, heard.data)
+            answer = self._decode(heard)
             if not answer.needs_full or client in self._sent_whole:
                 return self._final(heard, answer)
             self.ledger.note(
@@ -292,14 +290,12 @@ class Dispatch:
     def give_up(self) -> RoundAnswer | None:
         """Give up a client that will not answer, if there is one: for those whose deadlines are always near."""
         heard = self._asking.give_up()
-        return None if heard is None else self._final(heard, self._decode(heard.client, heard.data))
+        return None if heard is None else self._final(heard, self._decode(heard))
 
     def _final(self, heard: TaskResponse, answer: RoundAnswer) -> RoundAnswer:
         # What it was asked holds a whole state of the run.
         del self._asked[heard.client]
-        if heard.given_up:
-            return replace(answer, given_up=heard.given_up, waited_s=heard.waited_s)
-        return replace(answer, took_s=self._asking.settled(heard.client))
+        return answer if heard.given_up else replace(answer, took_s=self._asking.settled(heard.client))
 
     def _send(self, client: str, held: bytes, *, whole: bool = False) -> None:
         asked = self._asked[client]
@@ -326,9 +322,10 @@ class Dispatch:
         )
         self._asking.send(client, asked.node, parts, group=group_of(number, self.attempt))
 
-    def _decode(self, client: str, raw: Data | NoAnswer) -> RoundAnswer:
+    def _decode(self, heard: TaskResponse) -> RoundAnswer:
+        client, raw = heard.client, heard.data
         if isinstance(raw, NoAnswer):
-            return RoundAnswer(client, raw, 0)
+            return RoundAnswer(client, raw, 0, heard.given_up, heard.waited_s)
         most = max(max_update_bytes(layout) for layout in self._layouts)
         try:
             return RoundAnswer(client, decode_reply(raw, max_bytes=REPLY_BYTES + most), len(raw))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
@@ -37,10 +36,6 @@ _MODULES_OBSERVED = 8
 _OBSERVED = 1000  # modules of all clients together
 
 
-def _unchanged(state: RunState) -> RunState:
-    return state
-
-
 @dataclass(frozen=True)
 class Folded:
     """What a fold gives.
@@ -53,7 +48,7 @@ class Folded:
     outcome: Outcome
     clients: Sequence[str]
     fields: Mapping[str, object] = field(default_factory=dict[str, object])
-    keep: Callable[[RunState], RunState] = _unchanged
+    keep: Callable[[RunState], RunState] = lambda state: state
 
 
 class Fold(Protocol):
@@ -143,14 +138,6 @@ def outcome_of_mean(rule: Rule, context: RoundContext, mean: AdapterState, name:
     return accumulator.finish()
 
 
-class TakesBack(StrEnum):
-    """How far a step that made the adapter worse can be taken back."""
-
-    HALF = "half"
-    ALL = "all"
-    """Factors are other ones in every round, and a mean of two pairs of them is neither."""
-
-
 @dataclass(eq=False, kw_only=True)
 class Aggregator:
     """Fold, server optimizer and codec of one run, over its spool."""
@@ -190,7 +177,7 @@ class Aggregator:
             outcome = replace(outcome, slope=None)
         step, optimizer_memory = self.optimizer.adjust(outcome, state.optimizer_memory, context)
         scale = standing.scale if standing else 1.0
-        if scale != 1 and self.takes_back is TakesBack.HALF:
+        if scale != 1 and not self.spool.new_factors:
             step = AdapterState(step.layout, step.flat * np.float32(scale))
         state = advance(folded.keep(state), step)
         state = replace(state, rule_memory=outcome.memory, optimizer_memory=optimizer_memory)
@@ -209,28 +196,24 @@ class Aggregator:
         )
         return state, finished.model_copy(update=dict(folded.fields))
 
-    @property
-    def takes_back(self) -> TakesBack:
-        """How far a step of this run can be taken back."""
-        return TakesBack.ALL if self.spool.new_factors else TakesBack.HALF
-
     def take_back(self, state: RunState) -> tuple[RunState, dict[str, Json]]:
-        """The state once the steps since the last accepted evaluation are taken back by half, or all of them.
+        """The state once the steps since the last accepted evaluation are taken back by half.
 
-        Clients hold the adapter that is taken back, so the next broadcast leads from it.
+        All of them where factors are other ones in every round: a mean of two pairs of them is neither. Clients hold
+        the adapter that is taken back, so the next broadcast leads from it.
 
         Returns:
             (the state, fields for the ledger).
         """
         if state.accepted is None:
             raise MachineError("no earlier adapter is kept to go back to")
-        wanted = state.accepted
-        if self.takes_back is TakesBack.HALF:
+        wanted, takes_all = state.accepted, self.spool.new_factors
+        if not takes_all:
             wanted = AdapterState(wanted.layout, (wanted.flat + state.adapter.flat) * np.float32(0.5))
         state, encoding = self._follow(replace(state, adapter=wanted), missed=0)
         return state, {
             "adapter": state.shadow.digest().hex(),
-            "taken_back": self.takes_back.value,
+            "taken_back": "all" if takes_all else "half",
             "broadcast_distortion": encoding.distortion,
         }
 
