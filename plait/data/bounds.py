@@ -122,11 +122,7 @@ class _Unpacked(io.RawIOBase):
 
 @contextlib.contextmanager
 def opened(path: Path, *, expected: str, room: Room | None = None) -> Generator[BinaryIO]:
-    """The bytes of a file, unpacked.
-
-    Raises:
-        DataError: it cannot be read, is damaged, or holds something else than text; also while its bytes are read.
-    """
+    """The bytes of a file, unpacked; DataError, also while they are read, if it is damaged or holds something else."""
     try:
         with path.open("rb") as file:
             start = file.peek(8)

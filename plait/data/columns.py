@@ -94,12 +94,7 @@ def shape_of(fields: Mapping[str, object]) -> RecordShape | None:
 
 @dataclass(frozen=True)
 class ColumnMap:
-    """The columns that a user named.
-
-    Attributes:
-        shape: as named; None to recognise it.
-        client: the column that identifies a record's client; empty if none was named.
-    """
+    """The columns that a user named: the shape of records, None to recognise it, and the column of clients or ""."""
 
     shape: RecordShape | None = None
     client: str = ""

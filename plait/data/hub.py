@@ -32,13 +32,9 @@ _MOST_CONFIGS = 12
 
 @dataclass(frozen=True)
 class HubName:
-    """A data set of the hub.
+    """A data set of the hub, ``owner/name``; `is_certain` if it was written as an address, so that it cannot be a path.
 
-    Attributes:
-        id: ``owner/name``.
-        config: one of its configurations; empty for the only one or the default.
-        revision: branch, tag or commit; empty for the newest.
-        is_certain: whether it was written as an address, so that it cannot be a path.
+    Without a configuration the only one or the default is meant, without a revision (branch, tag, commit) the newest.
     """
 
     id: str

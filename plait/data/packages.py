@@ -220,13 +220,7 @@ _LOOK_EVERY_S = 0.5
 
 @contextlib.contextmanager
 def growing(what: str, folder: Path, total_bytes: int, progress: Callable[[str], None]) -> Generator[None]:
-    """Tell how much of a download has arrived while the block runs.
-
-    Args:
-        what: is done, such as ``downloading tiny``.
-        total_bytes: of the whole download; 0 if that is not known.
-        progress: called now and then, with `what`, a colon, and how far it is.
-    """
+    """Call `progress` now and then with `what` is done and how much of a download (0 bytes: unknown) is in `folder`."""
     began, before, ended = time.monotonic(), _bytes_below(folder), threading.Event()
 
     def tell() -> None:

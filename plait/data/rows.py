@@ -50,12 +50,9 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class DataSource:
-    """Data before it is read.
+    """Data before it is read: the rows of each split, read when they are asked for.
 
-    Attributes:
-        what: the source in words, for errors.
-        splits: the rows of each split, read when they are asked for.
-        expected: what it holds, for the error of an empty one.
+    `what` names the source in errors, and `expected` what it should hold.
     """
 
     name: str

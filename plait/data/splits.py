@@ -23,12 +23,7 @@ _GRAMMAR = "TRAIN or TRAIN,HELD_OUT, each the name of a split, or some of its ro
 
 @dataclass(frozen=True)
 class SplitPart:
-    """Rows of a split.
-
-    Attributes:
-        start: the first row, from 0.
-        stop: the row after the last one; None for all.
-    """
+    """Rows of a split, from `start` (counted from 0) to before `stop`; None for all."""
 
     name: str
     start: int = 0
@@ -37,12 +32,7 @@ class SplitPart:
 
 @dataclass(frozen=True)
 class Choice:
-    """What trains and what is held out.
-
-    Attributes:
-        held_out: to measure on; None to hold out the end of the training part.
-        notes: for the user, one sentence each: splits that are left out.
-    """
+    """What trains and what is held out; None to hold out the end of the training part. Notes name splits left out."""
 
     train: SplitPart
     held_out: SplitPart | None = None

@@ -127,13 +127,9 @@ _DELIMITERS = ",;\t"
 
 
 def csv_rows(file: BinaryIO, path: Path, *, delimiter: str = "") -> Iterator[Row]:
-    """The rows of a file; blank lines are skipped.
+    """The rows of a file, blank lines skipped; DataError for a line that is not one of this table.
 
-    Args:
-        delimiter: between two values; by default that of ``,``, ``;`` and tab that is most often in the first line.
-
-    Raises:
-        DataError: a line (named) is not one of this table.
+    Without a delimiter it is that of ``,``, ``;`` and tab that is most often in the first line.
     """
     # Of the whole process, so never lowered.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_BYTES))
@@ -182,8 +178,7 @@ def _names(values: list[str], place: str) -> list[str]:
 class _Lines:
     """The lines of a file, within a bound for each row, which may have several in its quotes.
 
-    Attributes:
-        row_bytes: of the row so far; its reader sets it to 0 where another begins.
+    `row_bytes` is the size of the row so far; its reader sets it to 0 where another begins.
     """
 
     def __init__(self, file: BinaryIO, path: Path) -> None:

@@ -52,11 +52,7 @@ _TYPES = {"f32": (LlamaFileType.ALL_F32, np.float32), "f16": (LlamaFileType.MOST
 
 @dataclass(frozen=True)
 class _Architecture:
-    """How llama.cpp stores the bases of one model type.
-
-    Attributes:
-        reordered: whether rows of queries and keys are reordered.
-    """
+    """How llama.cpp stores the bases of one model type, and whether it reorders rows of queries and keys."""
 
     arch: gguf.MODEL_ARCH
     reordered: bool = False

@@ -36,14 +36,13 @@ def push_to_hub(directory: Path, name: str, *, files: Iterable[str], private: bo
         The repository's address.
 
     Raises:
-        ConfigError: it is not ``OWNER/NAME``, you are not logged in, or the account may not write there.
+        ConfigError: you are not logged in, or the account may not write there.
         MachineError: the hub cannot be reached, or fails.
     """
     import httpx
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
-    check_repository(name)
     hub = HfApi()
     try:
         address = hub.create_repo(name, private=private, exist_ok=True, token=True)

@@ -82,9 +82,7 @@ def prepare_merged(request: ExportRequest, progress: Progress) -> Writer:
 def merge_in_place(folder: Path, geometry: Geometry, state: AdapterState) -> None:
     """Add every product of `state` to the weight of its module, in the model directory `folder`.
 
-    Raises:
-        ConfigError: a merged weight is too large for its data type.
-        MachineError: a file cannot be read or written.
+    Raises ConfigError if a merged weight is too large for its data type.
     """
     places = _places(folder)
     for pair in geometry.pairs:

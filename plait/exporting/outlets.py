@@ -46,12 +46,7 @@ _TIMEOUT_S = 30.0
 
 @dataclass(frozen=True)
 class Outlets:
-    """The places of one run.
-
-    Attributes:
-        servers: addresses of running vLLMs .
-        api_key: of the servers, or empty.
-    """
+    """The places of one run: a directory, and addresses of running vLLMs with their key."""
 
     directory: Path
     servers: tuple[str, ...]

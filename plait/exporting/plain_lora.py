@@ -50,14 +50,7 @@ _FEATURES = {
 
 
 def plain_lora(source: Source, *, use: str, instead: str) -> Geometry:
-    """The pairs of an adapter that is plain LoRA of a language model.
-
-    Args:
-        use: the feature that needs plain LoRA, for the message, such as ``vLLM``.
-
-    Raises:
-        ConfigError: it is not plain LoRA; the message gives the reason.
-    """
+    """The pairs of an adapter that is plain LoRA of a language model; ConfigError, naming its `use`, for any other."""
     head = "has a classification head" if source.spec.task is AdapterTask.CLASSIFICATION else None
     fault = head or lora_fault(source.spec)
     if source.peft_type in ONLY_PEFT:
@@ -90,11 +83,9 @@ def shape_of_base(source: Source, progress: Progress) -> BaseShape:
 
 
 def check_fit(geometry: Geometry, shape: BaseShape, *, base: str) -> None:
-    """Refuse an adapter with a factor for a layer that the base lacks or has in another shape.
+    """Refuse an adapter of another base: a layer is missing or has another shape (BaseMismatchError).
 
-    Raises:
-        BaseMismatchError: a layer is missing or has another shape.
-        ConfigError: the adapter changes an embedding, or an output layer tied to it.
+    A changed embedding, or output layer tied to it, is a ConfigError.
     """
     for pair in geometry.pairs:
         name = in_base(pair.module)

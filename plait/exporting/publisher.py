@@ -22,11 +22,8 @@ if TYPE_CHECKING:
 class Publisher:
     """Writes ``RUN/adapter`` after every round, and publishes it from there.
 
-    Attributes:
-        ledger: records rounds that could not be published; that costs no round.
-        clients: in the federation, for the card.
-        outlets: publish rounds elsewhere, or None.
-        parents: the adapters that the run started from.
+    The ledger records rounds that could not be published, which costs no round. `parents` are the adapters that the run
+    started from; the number of clients is for the card.
     """
 
     directory: RunDirectory

@@ -49,12 +49,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Written:
-    """The result of an export.
-
-    Attributes:
-        rank: of every module, if all have the same.
-        lost: as `Source.lost`.
-    """
+    """The result of an export: what to do with it, the rank if all modules have the same, and `Source.lost`."""
 
     commands: tuple[Command, ...]
     rank: int | None = None
@@ -72,12 +67,9 @@ base, and MachineError if the base is needed and not available."""
 
 @dataclass(frozen=True)
 class CardStyle:
-    """What the cards of one target have in common.
+    """What the cards of one target have in common: one sentence that describes the files, and two words of the hub.
 
-    Attributes:
-        library: the hub's name of the library that loads the files.
-        relation: the hub's word for what they are to the base: adapter or finetune.
-        what: one sentence that describes the files.
+    These are the library that loads them, and what they are to the base (adapter or finetune).
     """
 
     library: str
@@ -86,11 +78,7 @@ class CardStyle:
 
 
 def export_card(source: Source, style: CardStyle, *, language: str, usage: str) -> str:
-    """The card of exported weights.
-
-    Args:
-        language: of `usage`, for the fence: ``python`` or ``sh``.
-    """
+    """The card of exported weights; `language` is that of `usage`, ``python`` or ``sh``."""
     spec, base, facts = source.spec, source.base, source.facts
     rows = [
         ("Base", f"`{base.hub_id}`" if base.hub_id else "a local one, identified by its fingerprint"),

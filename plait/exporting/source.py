@@ -105,9 +105,7 @@ def open_source(path: Path, *, base: str = "", progress: Progress = lambda _: No
 def locate_weights(source: Source, *, progress: Progress) -> LocatedBase:
     """The base with its weights on this disk, verified to be the one that the adapter was trained on.
 
-    Raises:
-        BaseMismatchError: another base has its name.
-        ConfigError, MachineError: it is not available.
+    Raises BaseMismatchError if another base has its name.
     """
     located = locate_named_base(source.base.here, where=source.name, progress=progress)
     _check_fingerprint(located, source.base.fingerprint)

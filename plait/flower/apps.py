@@ -24,11 +24,9 @@ _FAILED = 1
 def server_app(
     federation: Callable[[Channel, Mapping[str, Scalar], str | None], object], stop: StopRequest | None = None
 ) -> ServerApp:
-    """A ServerApp that runs a federation over Flower's grid.
+    """A ServerApp that runs a federation, given the run configuration, over Flower's grid.
 
-    Args:
-        federation: given the run configuration, runs it to its end. On a network its data are left out and given
-            beside it; elsewhere None is.
+    On a network its data are left out of the configuration and given beside it; elsewhere None is.
     """
     app = ServerApp()
 

@@ -28,11 +28,7 @@ STYPE = "plait.v1"
 
 
 class GridChannel:
-    """Sends tasks to the nodes of a grid and pulls answers one at a time, so that at most one is in memory.
-
-    Args:
-        stop: stops the run while it waits.
-    """
+    """Sends tasks to the nodes of a grid and pulls answers one at a time, so that at most one is in memory."""
 
     open_ended = True
 
@@ -50,11 +46,7 @@ class GridChannel:
         return nodes
 
     def wait(self, timeout_s: float) -> None:
-        """Wait so long: Flower notifies nobody.
-
-        Raises:
-            RunInterrupted: the run was asked to stop.
-        """
+        """Wait so long: Flower notifies nobody. RunInterrupted if the run was asked to stop."""
         self._stop.check()
         time.sleep(timeout_s)
 
@@ -146,11 +138,7 @@ def to_array(data: bytes) -> Array:
 
 
 def from_message(message: Message) -> bytes:
-    """The bytes in a Flower message, head and body together.
-
-    Raises:
-        PeerError: the message carries an error, or something other than plait's bytes.
-    """
+    """The bytes in a Flower message, head and body together; PeerError for an error, or anything else in it."""
     node = message.metadata.src_node_id
     if message.has_error():
         raise PeerError(f"node {node} failed: {message.error.reason}")
@@ -175,11 +163,7 @@ class ContextMemory:
         return record["bytes"].data if isinstance(record, ArrayRecord) else None
 
     def save(self, key: str, data: bytes) -> None:
-        """Store `data` under `key`.
-
-        Raises:
-            ConfigError: Flower keeps it in the node's memory, where it may not be.
-        """
+        """Store `data` under `key`; ConfigError if it must last, for Flower keeps it in the node's memory."""
         if key in MUST_LAST:
             raise ConfigError(
                 "dp of the run is 'record' and this node's state is Flower's, which ends with the node: "

@@ -40,10 +40,7 @@ _WORTH_REPORTING = 1e-3
 def prepare(
     settings: RunConfig, *, quiet: bool, dataset: Dataset | None = None, loaded: Loaded | None = None
 ) -> tuple[Run, PartitionedData]:
-    """Fetch data and base, partition the data, and resolve the run.
-
-    Args:
-        dataset: the data, if they are in memory already; by default those that the settings name are loaded.
+    """Fetch data and base (`dataset` is in memory already), partition the data, and resolve the run.
 
     Raises:
         PlaitError: anything that would stop the run later; nothing is written before this is through.
@@ -130,11 +127,7 @@ def execute(
     on_event: OnEvent = lambda _: None,
     stop: StopRequest | None = None,
 ) -> None:
-    """Run (or continue) the rounds, then the baselines.
-
-    Raises:
-        PlaitError: the reason that the run stopped; everything done until then is on disk.
-    """
+    """Run (or continue) the rounds, then the baselines; all that is done when it raises PlaitError is on disk."""
     directory = RunDirectory(Path(run.config.out))
     simulation = Simulation(run, data.partition.shares, loaded, progress=partial(say, quiet=quiet))
     config, stop = run.config, stop or StopRequest()

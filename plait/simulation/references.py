@@ -30,8 +30,7 @@ def add_references(
 ) -> None:
     """Train every requested baseline that the run's ledger lacks, and record its result there.
 
-    Args:
-        stop: asks to stop between two steps (RunInterrupted); the baseline in training is then lost.
+    A stop between two steps raises RunInterrupted; the baseline in training is then lost.
     """
     stop = stop or StopRequest()
 

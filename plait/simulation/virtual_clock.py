@@ -82,12 +82,9 @@ Work = Callable[[int, TaskParts], float]
 
 @dataclass(frozen=True)
 class Doing:
-    """A task at a device.
+    """A task at a device, which fails at `span.worked_s` or not; `task` is None once `answer` is there.
 
-    Attributes:
-        span: as it will be; `ended_s` is not known before the answer is there.
-        fails: whether the device fails at `worked_s`.
-        task: not done yet; None once `answer` is there.
+    Before that `span.ended_s` is not known.
     """
 
     span: Span
@@ -99,9 +96,8 @@ class Doing:
 class VirtualClock:
     """The time of a fleet, and what its devices have spent today.
 
-    Args:
-        spent: spans of an earlier part of the run.
-        going_on: training tasks that were in progress then, by node; each goes on when it is sent again.
+    `spent` are the spans of an earlier part of the run, and `going_on` the training tasks in progress then, by
+    node; each goes on when it is sent again.
     """
 
     is_virtual = True
@@ -184,11 +180,9 @@ class VirtualClock:
 
 
 class VirtualChannel:
-    """A channel whose tasks take virtual time.
+    """A channel whose tasks take virtual time; `inner` does them, and all its nodes are there from the start.
 
-    Args:
-        inner: does the tasks; all its nodes are there from the start.
-        at_once: whether the tasks in progress are done at once, as no working device is released.
+    With `at_once` the tasks in progress are done at once, as no working device is released.
     """
 
     open_ended = False

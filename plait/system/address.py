@@ -34,26 +34,14 @@ def is_loopback(host: str) -> bool:
 
 @dataclass(frozen=True)
 class Address:
-    """A host and a TCP port.
-
-    Attributes:
-        host: a name, in any script, or an IP address without brackets.
-        port: 1 to 65535; 0, which only a server may use, is any free port.
-    """
+    """A host (a name in any script, or an IP address without brackets) and a TCP port; 0, for servers only, is any."""
 
     host: str
     port: int
 
     @classmethod
     def parse(cls, text: str, *, what: str = "address", listening: bool = False) -> Address:
-        """Read ``HOST:PORT`` or ``[IPV6]:PORT``.
-
-        Args:
-            listening: whether port 0 is allowed.
-
-        Raises:
-            ConfigError: it is neither.
-        """
+        """Read ``HOST:PORT`` or ``[IPV6]:PORT``; port 0 if `listening`. ConfigError for anything else."""
         found = _ADDRESS.fullmatch(text.strip())
         port = int(found["port"]) if found else 0
         if (
@@ -106,8 +94,7 @@ class Address:
     def bind(self) -> socket.socket:
         """A socket bound here, which accepts no connections yet: a port in use is reported before anything is loaded.
 
-        Raises:
-            MachineError: the address is not this machine's, or the port is taken or not allowed for this user.
+        Raises MachineError if it is in use or not allowed for this user, or the address is another machine's.
         """
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         listener = socket.socket(family, socket.SOCK_STREAM)

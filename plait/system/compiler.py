@@ -45,11 +45,7 @@ _LOGGER = logging.getLogger(__name__)
 
 
 def source_in(folder: Path, names: Sequence[str]) -> str:
-    """The C++ of some files, one translation unit in this order.
-
-    Args:
-        folder: holds them, or in a Flower App Bundle `PACKED`.
-    """
+    """The C++ of some files, one translation unit in this order; their folder in a Flower App Bundle holds `PACKED`."""
     if (folder / names[0]).exists():
         return "".join((folder / name).read_text() for name in names)
     return "".join(json.loads((folder / PACKED).read_text()))
