@@ -239,7 +239,7 @@ WATCH, FETCH = (
     "fetch NAME {new} --server {server} --max-gb 0.01",
 )
 BEGIN = "simulate --data {data} --base tiny --clients 2 --rounds 1 --local-steps 1 --seq-len 32 --rank 2 --out {run}"
-OF_A_RUN = "expected one of a run directory"
+OF_A_RUN = "none of a run directory"
 FETCHED: Mapping[str, str] = {
     "honest": "", "outside": OF_A_RUN, "absolute": OF_A_RUN, "code": OF_A_RUN, "hidden": OF_A_RUN, "deep": OF_A_RUN,
     "weights that run": OF_A_RUN, "huge": "has more than 0.01 GB",

@@ -57,14 +57,10 @@ def run(*, full: bool, scratch: Path) -> Row:
     if set(reasons) - {"UNKNOWN_KEY", "WRONG_NAME", "no TLS"}:
         failures.append(f"refused as {reasons}, expected an unknown key, another name than certified, or no TLS")
     figures = {what: f"{wrong} of {tried:,}" for what, (tried, wrong) in counts.items()}
-    return Row(
-        "unauthenticated: memory, unknown keys, roles",
-        sum(tried for tried, _ in counts.values()),
-        sum(tried - wrong for tried, wrong in counts.values()),
-        figures={"at most": f"{max(most.values()) / 2**20:.1f} MiB a connection", **figures},
-        failures=failures,
-        least=10_000 if full else 300,
-    )
+    figures = {"at most": f"{max(most.values()) / 2**20:.1f} MiB a connection", **figures}
+    tried = sum(tried for tried, _ in counts.values())
+    passed, least = tried - sum(wrong for _, wrong in counts.values()), 10_000 if full else 300
+    return Row("unauthenticated: memory, unknown keys, roles", tried, passed, figures, failures, least)
 
 
 @contextmanager
@@ -255,16 +251,12 @@ def strangers(home: Path, count: int) -> tuple[int, int]:
         ways += [("GET", {}, kept(guess)) for guess in guesses]
         ways += [("GET", {}, kept(token, "1")), ("GET", {}, {"authorization": f"Bearer {token}"})]
         # With what a browser sends along by itself, but led there by somebody else's page or name.
-        led = (
-            {"host": "evil.example"},
-            {"host": f"evil.example:{port}"},
-            {"host": f"127.0.0.1.evil.example:{port}"},
-            {"origin": "http://evil.example"},
-            {"origin": "null"},
-            {"origin": "http://127.0.0.1:1"},
+        led: list[dict[str, str]] = [
+            *({"host": each} for each in ("evil.example", f"evil.example:{port}", f"127.0.0.1.evil.example:{port}")),
+            *({"origin": each} for each in ("http://evil.example", "null", "http://127.0.0.1:1")),
             {"sec-fetch-site": "cross-site", "sec-fetch-mode": "cors"},
             {"sec-fetch-site": "same-site", "sec-fetch-mode": "no-cors"},
-        )
+        ]
         ways += [("GET", query, {**kept(token), **headers}) for headers in led for query in ({}, {"token": token})]
         ways += [(method, {}, kept(token)) for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS")]
         for number in range(count):

@@ -106,14 +106,8 @@ def _other_rule(lines: list[Line], _: Any) -> None:
 
 
 def _insert_privacy(lines: list[Line], _: Any) -> None:
-    promised = {
-        "event": "privacy_started",
-        "unit": "client",
-        "delta": 1e-5,
-        "clients": 3,
-        "noise_multiplier": 10.0,
-        "epsilon": 8.0,
-    }
+    promised = {"event": "privacy_started", "unit": "client", "delta": 1e-5, "clients": 3}
+    promised |= {"noise_multiplier": 10.0, "epsilon": 8.0}
     drawn = {"event": "noise_intended", "round": 1, "commitment": "00", "clip_norm": 1.0, "epsilon": 1.0}
     spent = {"event": "privacy_spent", "round": 2, "epsilon": 1.0, "delta": 1e-5}
     lines[1:1] = [{**each, "time": 0.0} for each in (promised, drawn, spent)]
@@ -186,12 +180,11 @@ STORIES: dict[str, tuple[Change, str]] = {
 
 def stories(signed: Any, scratch: Path) -> Iterator[str]:
     for name, (change, says) in STORIES.items():
-        yield complaint(
-            name,
-            forged(signed, change),
-            scratch,
-            lambda doubts, _, says=says: bool(says) and any(says in each for each in doubts),
-        )
+
+        def is_listed(doubts: list[str], _: list[str], says: str = says) -> bool:
+            return bool(says) and any(says in each for each in doubts)
+
+        yield complaint(name, forged(signed, change), scratch, is_listed)
 
 
 def signers(signed: Any, scratch: Path) -> Iterator[str]:

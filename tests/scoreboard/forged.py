@@ -80,11 +80,7 @@ def wrong_node(heard: Overheard, me: str, number: int, reply: bytes) -> bytes:
 
 
 KINDS: dict[str, Forge] = {
-    "replay": replay,
-    "tamper": tamper,
-    "wrong base": wrong_base,
-    "wrong round": wrong_round,
-    "wrong node": wrong_node,
+    each.__name__.replace("_", " "): each for each in (replay, tamper, wrong_base, wrong_round, wrong_node)
 }
 
 
@@ -123,15 +119,10 @@ def run(*, full: bool, scratch: Path) -> Row:
     if any(kept):
         failures.append(f"over gRPC, {sum(kept)} of {len(kept)} answers to another's task were kept")
     total = sum(tried.values()) + len(kept)
-    return Row(
-        "replay, tamper, wrong base, round, node",
-        tried=total,
-        passed=total - sum(accepted.values()) - sum(kept),
-        figures={f"{kind} accepted": f"{accepted[kind]} of {tried[kind]:,}" for kind in KINDS}
-        | {"to another's task over gRPC": f"{sum(kept)} of {len(kept):,}"},
-        failures=failures,
-        least=5 * (1000 if full else 40),
-    )
+    figures = {f"{kind} accepted": f"{accepted[kind]} of {tried[kind]:,}" for kind in KINDS}
+    figures["to another's task over gRPC"] = f"{sum(kept)} of {len(kept):,}"
+    passed, least = total - sum(accepted.values()) - sum(kept), 5 * (1000 if full else 40)
+    return Row("replay, tamper, wrong base, round, node", total, passed, figures, failures, least)
 
 
 def _listening(into: dict[tuple[str, int], bytes]) -> Callable[..., bytes]:

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
 from plait.adapters import AdapterState, Json
 from plait.wire.codecs import codec_for
 from plait.wire.envelope import Direction, Header, encode_delta, seal
-from plait.wire.messages import encode_task
 
 BOMB = "(([a-z_.]+)+)+$"
 OUTSIDE = "/hostile-outside"
@@ -39,9 +38,9 @@ class Honest:
     initial: AdapterState
     fingerprint: bytes
     run_id: bytes
-    describe: bytes
-    train: bytes
-    evaluate: bytes
+    describe: bytes = b""
+    train: bytes = b""
+    evaluate: bytes = b""
 
     @property
     def facts(self) -> dict[str, Json]:
@@ -50,15 +49,9 @@ class Honest:
     def header(self) -> Header:
         """Of the whole adapter that round 1 begins with."""
         return Header(
-            direction=Direction.BROADCAST,
-            run_id=self.run_id,
-            round=0,
-            client="",
-            base_fingerprint=self.fingerprint,
-            spec_digest=self.spec_digest,
-            result_digest=self.initial.digest(),
-            spec_json=self.spec,
-        )
+            direction=Direction.BROADCAST, run_id=self.run_id, round=0, client="", base_fingerprint=self.fingerprint,
+            spec_digest=self.spec_digest, result_digest=self.initial.digest(), spec_json=self.spec,
+        )  # fmt: skip
 
     def broadcast(self) -> bytes:
         """The whole adapter, exact."""
@@ -72,9 +65,3 @@ class Case:
     name: str
     target: Target
     make: Callable[[Honest], object]
-
-
-def honest_tasks(honest: Honest, describe: object, train: object, evaluate: object) -> Honest:
-    """With the bytes of the tasks that an honest server would send."""
-    said = {"describe": describe, "train": train, "evaluate": evaluate}
-    return replace(honest, **{name: b"".join(encode_task(task)) for name, task in said.items()})  # pyright: ignore

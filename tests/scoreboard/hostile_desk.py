@@ -10,13 +10,14 @@ import hashlib
 import itertools
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
-from scoreboard.hostile_case import Honest, Target, honest_tasks
+from scoreboard.hostile_case import Honest, Target
 
 from client.base import open_runner
 from client.settings import NodeSettings, check_settings
-from client.task import ClientTask, OfferedRun, ParticipantRunner
+from client.task import ClientTask, OfferedRun, ParticipantRunner, TaskAnswer
 from plait.adapters import BaseReference, save_peft_directory
 from plait.adapters.peft_reading import load_peft_directory
 from plait.config import RunConfig
@@ -32,7 +33,7 @@ from plait.training.local_model import PeftLocalModel
 from plait.training.resident import ResidentBase
 from plait.v1 import messages_pb2 as mpb
 from plait.wire.envelope import open_envelope
-from plait.wire.messages import DescribeTask, EvaluateTask, Refusal, TrainTask, UpdateReply, decode_reply
+from plait.wire.messages import DescribeTask, EvaluateTask, Refusal, TrainTask, UpdateReply, decode_reply, encode_task
 from plait.wire.welcome import welcome_table
 
 NAME = "ada"
@@ -72,14 +73,9 @@ class Desk:
         self._folder = folder
         data = write_data(folder)
         self._settings: NodeSettings = check_settings(
-            server="localhost:9440",
-            data=str(data),
-            insecure=True,
-            name=NAME,
-            state=folder / "state",
-            threads=1,
+            server="localhost:9440", data=str(data), insecure=True, name=NAME, state=folder / "state", threads=1,
             policy=write_policy(folder),
-        )
+        )  # fmt: skip
         run = resolve(settle(CONFIG))
         self._base, self._blueprint = run.load_base(), blueprint_of(run.settled, run.base.directory)
         self.honest = honest_server(NAME, self._base, self._blueprint)
@@ -140,13 +136,14 @@ class Desk:
         return f"{hashlib.sha256(card).hexdigest()} {delta.digest().hex()}"
 
     def _node_says(self, kind: str, data: bytes) -> str:
-        # As it comes over the network: a head, and the rest as a body.
-        task = ClientTask(str(next(self._numbers)), kind, "1", data, 0, b"")
-        answer = self._runner.answer(task, b"")
+        answer = self._answer(kind, data)
         return answer.failure or _refusal(answer.data)
 
+    def _answer(self, kind: str, data: bytes) -> TaskAnswer:
+        return self._runner.answer(ClientTask(str(next(self._numbers)), kind, "1", data, 0, b""), b"")
+
     def _node_answers(self, kind: str, data: bytes) -> bytes:
-        answer = self._runner.answer(ClientTask(str(next(self._numbers)), kind, "1", data, 0, b""), b"")
+        answer = self._answer(kind, data)
         if answer.failure:
             raise TypeError(f"an honest task was refused: {answer.failure}")
         return answer.data
@@ -168,22 +165,15 @@ def honest_server(client: str, base: ResidentBase, blueprint: AdapterTemplate) -
     """What an honest server of the run sends to this client."""
     tasks = settle(CONFIG).tasks
     honest = Honest(
-        run=welcome_table(CONFIG.to_table()),
-        spec=blueprint.spec.text,
-        spec_digest=blueprint.spec.digest,
-        initial=blueprint.initial,
-        fingerprint=base.fingerprint,
-        run_id=RUN_ID.to_bytes(16, "big"),
-        describe=b"",
-        train=b"",
-        evaluate=b"",
-    )
+        run=welcome_table(CONFIG.to_table()), spec=blueprint.spec.text, spec_digest=blueprint.spec.digest,
+        initial=blueprint.initial, fingerprint=base.fingerprint, run_id=RUN_ID.to_bytes(16, "big"),
+    )  # fmt: skip
     broadcast = honest.broadcast()
-    return honest_tasks(
+    return replace(
         honest,
-        DescribeTask(tasks.to_describe(), honest.spec),
-        TrainTask(tasks.to_train(1, client), broadcast),
-        EvaluateTask(tasks.to_evaluate(0), broadcast),
+        describe=b"".join(encode_task(DescribeTask(tasks.to_describe(), honest.spec))),
+        train=b"".join(encode_task(TrainTask(tasks.to_train(1, client), broadcast))),
+        evaluate=b"".join(encode_task(EvaluateTask(tasks.to_evaluate(0), broadcast))),
     )
 
 

@@ -11,7 +11,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -171,18 +171,22 @@ def lies() -> Mapping[str, Lie]:
     def work(name: str, **changes: object) -> None:
         found[f"work: {name}"] = lambda stage: stage.say(**changes)
 
-    def welcome(name: str, **changes: object) -> None:
+    def forged(name: str, messages: Callable[[Stage, pb.Welcome], Sequence[pb.ToNode]]) -> None:
         def lie(stage: Stage) -> None:
-            def forge(honest: pb.Welcome) -> Iterator[pb.ToNode]:
-                said = pb.Welcome()
-                said.CopyFrom(honest)
-                for key, value in changes.items():
-                    setattr(said, key, value)
-                yield pb.ToNode(welcome=said)
-
-            _welcomed_again(stage, forge)
+            _welcomed_again(stage, lambda honest: iter(messages(stage, honest)))
 
         found[f"welcome: {name}"] = lie
+
+    def welcome(name: str, **changes: object) -> None:
+        def message(_: Stage, honest: pb.Welcome) -> list[pb.ToNode]:
+            for key, value in changes.items():
+                setattr(honest, key, value)
+            return [pb.ToNode(welcome=honest)]
+
+        forged(name, message)
+
+    def refused(name: str, **refusal: object) -> None:
+        forged(name, lambda *_: [pb.ToNode(refused=pb.Refused(**refusal))])
 
     def body(name: str, give: Callable[[pb.DownloadRequest], Iterator[pb.Chunk]], **changes: object) -> None:
         def lie(stage: Stage) -> None:
@@ -223,17 +227,13 @@ def lies() -> Mapping[str, Lie]:
     body("2,000 empty pieces", lambda request: _chunks(FLOOD, 0))
     body("2,000 pieces of one byte of the wrong body", lambda request: _chunks(FLOOD, 1))
     body("a piece of two megabytes", lambda request: _chunks(1, 2 << 20))
-    flood(
-        "tasks of other names",
-        lambda stage, number: pb.ToNode(
-            work=stage.work(task_id=f"flood{number}", head=b"garbage", body_bytes=0, body_sha256=b"")
-        ),
-    )
+    works: Mapping[str, Callable[[int], dict[str, object]]] = {
+        "tasks of other names": lambda n: {"task_id": f"flood{n}", "head": b"garbage", "body_bytes": 0},
+        "tasks of 60 kB": lambda n: {"task_id": f"f{n}", "head": bytes(60_000)},
+    }
+    for name, of in works.items():
+        flood(name, lambda stage, n, of=of: pb.ToNode(work=stage.work(**of(n), body_sha256=b"")))
     flood("one task again and again", lambda stage, number: pb.ToNode(work=stage.work(task_id="again")))
-    flood(
-        "tasks of 60 kB",
-        lambda stage, number: pb.ToNode(work=stage.work(task_id=f"f{number}", head=bytes(60_000), body_sha256=b"")),
-    )
     flood("withdrawals", lambda stage, number: pb.ToNode(withdraw=pb.Withdraw(task_id=f"w{number}", reason=BOMB)))
     flood("goodbyes", lambda stage, number: pb.ToNode(drain=pb.Drain(finished=False)))
     flood("empty messages", lambda stage, number: pb.ToNode())
@@ -245,21 +245,10 @@ def lies() -> Mapping[str, Lie]:
     welcome("configuration of tables", run_config_json='{"base": {"a": 1}}')
     welcome("session of a byte", session=b"s")
     welcome("fingerprint of a byte", base_fingerprint=b"f")
-    found["welcome: work before it"] = lambda stage: _welcomed_again(
-        stage, lambda honest: iter((pb.ToNode(work=stage.work()),))
-    )
-    found["welcome: twice"] = lambda stage: _welcomed_again(
-        stage, lambda honest: iter((pb.ToNode(welcome=honest), pb.ToNode(welcome=honest)))
-    )
-    found["welcome: refused, in control characters"] = lambda stage: _welcomed_again(
-        stage,
-        lambda honest: iter(
-            (pb.ToNode(refused=pb.Refused(reason=pb.REFUSED_REASON_FULL, detail="\x1b[2J\x1b]0;own\x07")),)
-        ),
-    )
-    found["welcome: refused, for no reason there is"] = lambda stage: _welcomed_again(
-        stage, lambda honest: iter((pb.ToNode(refused=pb.Refused(reason=77, detail="x" * 60_000)),))
-    )
+    forged("work before it", lambda stage, _: [pb.ToNode(work=stage.work())])
+    forged("twice", lambda _, honest: [pb.ToNode(welcome=honest)] * 2)
+    refused("refused, in control characters", reason=pb.REFUSED_REASON_FULL, detail="\x1b[2J\x1b]0;own\x07")
+    refused("refused, for no reason there is", reason=77, detail="x" * 60_000)
     return found
 
 

@@ -47,32 +47,13 @@ from server.uploads import Limits
 
 OUTSIDE = "outside-of-the-run"
 NAMES = (
-    f"../../../../../{OUTSIDE}",
-    "CON",
-    "\x9b31mred",
-    "<script>alert(1)</script>",
-    "[red]markup[/red] =cmd|'/C calc'!A0 %s%n {{7*7}}",
-    f"/{OUTSIDE}",
-    "..",
-    ".",
-    "a/b",
-    f"..\\..\\..\\..\\..\\{OUTSIDE}",
-    "x" * 300,
-    " ",
-    "-rf",
-    "\x1b[2J\x1b[31mred",
-    "\x1b]0;title\x07",
-    "a\nevent=admitted node=root",
-    "a\r\nX-Forged: 1",
-    "nul\0nul",
-    "\u202egnp.exe",
-    "zero\u200bwidth",
-    '"><img src=x onerror=alert(1)>',
-    "' onmouseover='alert(1)",
-    "&lt;b&gt;",
-    f"$(touch {OUTSIDE})",
+    f"../../../../../{OUTSIDE}", "CON", "\x9b31mred", "<script>alert(1)</script>",
+    "[red]markup[/red] =cmd|'/C calc'!A0 %s%n {{7*7}}", f"/{OUTSIDE}", "..", ".", "a/b",
+    f"..\\..\\..\\..\\..\\{OUTSIDE}", "x" * 300, " ", "-rf", "\x1b[2J\x1b[31mred", "\x1b]0;title\x07",
+    "a\nevent=admitted node=root", "a\r\nX-Forged: 1", "nul\0nul", "\u202egnp.exe", "zero\u200bwidth",
+    '"><img src=x onerror=alert(1)>', "' onmouseover='alert(1)", "&lt;b&gt;", f"$(touch {OUTSIDE})",
     f"`touch {OUTSIDE}`; touch {OUTSIDE}",
-)
+)  # fmt: skip
 QUICK = 5
 """The first ones, which each need a defence of their own."""
 
@@ -262,9 +243,9 @@ def _run(inside: Path, name: str) -> Iterator[str]:
     try:
         task = ClientTask.from_work(work)
     except PlaitError as error:
-        Journal(Style.LINES, screen).tell("lost", str(error))
+        Journal(Style.LINES, screen).report("lost", str(error))
     else:
-        Journal(Style.LINES, screen).tell("task", task.doing)
+        Journal(Style.LINES, screen).report("task", task.doing)
     yield screen.getvalue()
 
 

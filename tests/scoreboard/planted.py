@@ -92,14 +92,9 @@ def _from_victim(scratch: Path, what: str) -> Iterator[tuple[str, str]]:
     script.write_text(_VICTIM.format(paths=[str(TESTS), str(TESTS.parent)]))
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONSAFEPATH"}
     done = subprocess.run(
-        [sys.executable, str(script), what, str(folder)],
-        cwd=planted,
-        env=environment,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
+        [sys.executable, str(script), what, str(folder)], cwd=planted, env=environment, capture_output=True, text=True,
+        errors="replace", check=False,
+    )  # fmt: skip
     for line in done.stdout.splitlines():
         if line.startswith("["):
             yield tuple(json.loads(line))
@@ -139,8 +134,6 @@ def _working_directory(folder: Path) -> Iterator[Attempt]:
 
 
 def _fetch(folder: Path) -> None:
-    from plait.data.packages import fetch_package_files
-
     links = folder / "links"
     links.mkdir()
     about = "toy-1.0.dist-info"
@@ -154,9 +147,16 @@ def _fetch(folder: Path) -> None:
         },
     )
     os.environ |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(links)}
-    sha256 = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    found = fetch_package_files("toy==1.0", sha256=sha256, members="toy/", cache=folder / "cache", progress=_silent)
-    assert (found / "toy" / "data.txt").read_text() == "honest"
+    assert _fetched(wheel.read_bytes(), folder / "cache") == "honest"
+
+
+def _fetched(wheel: bytes, cache: Path, **more: object) -> str:
+    """The package's one file, fetched into a cache."""
+    from plait.data.packages import fetch_package_files
+
+    sha256 = hashlib.sha256(wheel).hexdigest()
+    found = fetch_package_files("toy==1.0", sha256=sha256, members="toy/", cache=cache, progress=lambda _: None, **more)
+    return (found / "toy" / "data.txt").read_text()
 
 
 def _wheel(path: Path, members: dict[str, str]) -> Path:
@@ -164,10 +164,6 @@ def _wheel(path: Path, members: dict[str, str]) -> Path:
         for name, text in members.items():
             archive.writestr(zipfile.ZipInfo(name), text)
     return path
-
-
-def _silent(_text: str) -> None:
-    pass
 
 
 def _version() -> None:
@@ -355,7 +351,6 @@ def _another_loss(entry: Path) -> None:
 
 def _package() -> object:
     from plait.data import cache_directory
-    from plait.data.packages import fetch_package_files
 
     with tempfile.TemporaryDirectory() as scratch:
         wheel = _wheel(Path(scratch) / "toy-1.0-py3-none-any.whl", {"toy/data.txt": "honest"}).read_bytes()
@@ -364,11 +359,7 @@ def _package() -> object:
         (directory / "toy-1.0-py3-none-any.whl").write_bytes(wheel)
         return subprocess.CompletedProcess(command, 0, "", "")
 
-    found = fetch_package_files(
-        "toy==1.0", sha256=hashlib.sha256(wheel).hexdigest(), members="toy/", cache=cache_directory(), progress=_silent,
-        run=pip,
-    )  # fmt: skip
-    return (found / "toy" / "data.txt").read_text()
+    return _fetched(wheel, cache_directory(), run=pip)
 
 
 _HONEST_BASE: list[object] = []

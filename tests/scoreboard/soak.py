@@ -64,19 +64,11 @@ def run(*, full: bool, scratch: Path) -> Row:
     checkpoints = len(list((scratch / "run" / "checkpoints").iterdir()))
     if checkpoints > 2:
         failures.append(f"{checkpoints} checkpoints are kept, expected 2")
-    return Row(
-        "soak",
-        rounds,
-        rounds if not failures else 0,
-        figures={
-            "memory": f"{bytes_a_round:+.1f} B per round",
-            "objects": f"{blocks_a_round:+.2f} per round",
-            "open files": f"{files_a_round:+.5f} per round",
-            "RSS at the end": f"{memory[-1] / 1e6:.0f} MB",
-        },
-        failures=failures,
-        least=rounds,
-    )
+    figures = {
+        "memory": f"{bytes_a_round:+.1f} B per round", "objects": f"{blocks_a_round:+.2f} per round",
+        "open files": f"{files_a_round:+.5f} per round", "RSS at the end": f"{memory[-1] / 1e6:.0f} MB",
+    }  # fmt: skip
+    return Row("soak", rounds, 0 if failures else rounds, figures, failures, least=rounds)
 
 
 def _rss_bytes() -> int:
