@@ -36,8 +36,7 @@ _LARGE_RANK = 128  # so large that what else Python holds is small beside an ada
 def cohort_of(rule: Rule, *, clients: int = len(_WEIGHTS), seed: int = 3) -> tuple[RoundContext, list[Contribution]]:
     """A round and clients that trained as the rule wants it."""
     generator = np.random.default_rng(seed)
-    server = _geometry(rule)
-    context = RoundContext(1, _state(server, generator), server, _fresh(server, generator))
+    context = context_of(_geometry(rule), generator)
     return context, [_contribution(rule, context, generator, k) for k in range(clients)]
 
 
@@ -62,11 +61,17 @@ def _factors(rank: int = _RANK) -> Geometry:
     return geometry_of(spec)
 
 
-def _state(geometry: Geometry, generator: np.random.Generator, size: float = 1.0) -> AdapterState:
+def state_of(geometry: Geometry, generator: np.random.Generator, size: float = 1.0) -> AdapterState:
+    """An adapter of normally distributed values."""
     return AdapterState(geometry.layout, (size * generator.normal(size=geometry.layout.size)).astype(np.float32))
 
 
-def _fresh(geometry: Geometry, generator: np.random.Generator) -> AdapterState:
+def context_of(geometry: Geometry, generator: np.random.Generator) -> RoundContext:
+    """The first round of an adapter of random values."""
+    return RoundContext(1, state_of(geometry, generator), geometry, fresh_of(geometry, generator))
+
+
+def fresh_of(geometry: Geometry, generator: np.random.Generator) -> AdapterState:
     """A as PEFT would draw it, B zero."""
     flat = generator.uniform(-0.5, 0.5, size=geometry.layout.size).astype(np.float32)
     for pair in geometry.pairs:
@@ -78,13 +83,13 @@ def _contribution(
     rule: Rule, context: RoundContext, generator: np.random.Generator, k: int, own: Geometry | None = None
 ) -> Contribution:
     own = own or context.geometry
-    initial = _fresh(own, np.random.default_rng(17))
+    initial = fresh_of(own, np.random.default_rng(17))
     received = (
         fitted(context.master, source=context.geometry, target=own, resizing=rule.resizing, fresh=initial)
         if own.pairs
         else context.master
     )
-    delta = np.array(_state(own, generator, 0.5).flat)
+    delta = np.array(state_of(own, generator, 0.5).flat)
     for pair in own.pairs:
         for side in BOTH_SIDES - rule.trained(context.round):
             slot = pair.slot(side)
@@ -93,25 +98,25 @@ def _contribution(
     return Contribution(f"client-{k}", received, AdapterState(own.layout, delta), weight, own, 10 + k, 2.0)
 
 
-def _dense(pair: Pair, flat: NDArray[np.floating]) -> NDArray[np.float64]:
+def dense(pair: Pair, flat: NDArray[np.floating]) -> NDArray[np.float64]:
+    """The product of one pair, scale * B A, (d_out, d_in)."""
     return pair.scale * pair.b_of(flat).astype(np.float64) @ pair.a_of(flat).astype(np.float64)
 
 
 def _result(context: RoundContext, outcome: Outcome) -> Dense:
     """What the adapter does after the step: each product, and all other tensors."""
     flat = context.master.flat + outcome.step.flat
-    found = {pair.module: _dense(pair, flat) for pair in context.geometry.pairs}
+    found = {pair.module: dense(pair, flat) for pair in context.geometry.pairs}
     return {**found, "others": context.geometry.others_of(flat).astype(np.float64)}
 
 
-def _exact_mean(cohort: Sequence[Contribution]) -> Dense:
+def exact_mean(cohort: Sequence[Contribution]) -> Dense:
     """Sum of p_k s_k B_k A_k, by module."""
     weights = np.array([each.weight for each in cohort])
     return {
         pair.module: sum(
             (
-                p
-                * _dense(each.geometry.by_module[pair.module], each.received.flat + each.delta.flat.astype(np.float64))
+                p * dense(each.geometry.by_module[pair.module], each.received.flat + each.delta.flat.astype(np.float64))
                 for p, each in zip(weights / weights.sum(), cohort, strict=True)
             ),
             np.zeros((pair.d_out, pair.d_in)),
@@ -164,10 +169,13 @@ def _changes_nothing(rule: Rule) -> None:
 def _finite(rule: Rule) -> None:
     context, cohort = cohort_of(rule)
     outcome = run_round(rule, context, cohort)
-    layout = context.geometry.layout
-    if outcome.step.layout.digest != layout.digest or outcome.step.flat.dtype != np.float32:
-        raise BrokenError(f"step is {outcome.step.flat.dtype}, expected float32 in the master's layout")
-    if not np.isfinite(outcome.step.flat).all():
+    _check_step(outcome.step, context)
+
+
+def _check_step(step: AdapterState, context: RoundContext) -> None:
+    if step.layout.digest != context.geometry.layout.digest or step.flat.dtype != np.float32:
+        raise BrokenError(f"step is {step.flat.dtype}, expected float32 in the master's layout")
+    if not np.isfinite(step.flat).all():
         raise BrokenError("step is not finite")
 
 
@@ -205,7 +213,7 @@ def _exact(rule: Rule) -> None:
     if not context.geometry.pairs:
         raise NotClaimedError("no product of factors")
     result = _result(context, run_round(rule, context, cohort))
-    exact = _exact_mean(cohort)
+    exact = exact_mean(cohort)
     _expect_close({name: result[name] for name in exact}, exact, "products are not the mean of the clients'")
 
 
@@ -225,21 +233,16 @@ def _memory(rule: Rule) -> None:
     if rule.needs_all:
         raise NotClaimedError("it needs all updates")
     few, many = (_held_bytes(rule, clients) for clients in (8, 72))
-    size = 4 * _large(rule).layout.size
+    size = 4 * _geometry(rule, _LARGE_RANK).layout.size
     if many - few > 16 * size:
         raise BrokenError(
             f"64 more clients take {(many - few) / size:.0f} adapters more memory, expected needs_all=True or no growth"
         )
 
 
-def _large(rule: Rule) -> Geometry:
-    return _geometry(rule, _LARGE_RANK)
-
-
 def _held_bytes(rule: Rule, clients: int) -> int:
     generator = np.random.default_rng(0)
-    server = _large(rule)
-    context = RoundContext(1, _state(server, generator), server, _fresh(server, generator))
+    context = context_of(_geometry(rule, _LARGE_RANK), generator)
     accumulator = rule.begin(context)
     accumulator.add(_contribution(rule, context, generator, 0))
     tracemalloc.start()
@@ -341,9 +344,8 @@ RULE_CHECKS: tuple[Check[Rule], ...] = (
 
 def _optimizer_round(optimizer: ServerOptimizer, memory: Mapping[str, NDArray[np.generic]], seed: int = 3):
     generator = np.random.default_rng(seed)
-    server = _factors()
-    context = RoundContext(1, _state(server, generator), server, _fresh(server, generator))
-    outcome = Outcome(_state(server, generator, 0.1))
+    context = context_of(_factors(), generator)
+    outcome = Outcome(state_of(context.geometry, generator, 0.1))
     return context, outcome, optimizer.adjust(outcome, memory, context)
 
 
@@ -351,10 +353,7 @@ def _optimizer_finite(optimizer: ServerOptimizer) -> None:
     memory: Mapping[str, NDArray[np.generic]] = {}
     for seed in range(3):
         context, _, (step, memory) = _optimizer_round(optimizer, memory, seed)
-        if step.layout.digest != context.geometry.layout.digest or step.flat.dtype != np.float32:
-            raise BrokenError(f"step is {step.flat.dtype}, expected float32 in the master's layout")
-        if not np.isfinite(step.flat).all():
-            raise BrokenError("step is not finite")
+        _check_step(step, context)
         for name, array in memory.items():
             if not isinstance(array, np.ndarray):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise BrokenError(f"'{name}' of what it keeps is a {type(array).__name__}, expected an array")

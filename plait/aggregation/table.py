@@ -61,13 +61,9 @@ def _fedopt() -> Mapping[str, ServerOptimizer]:
     return {"fedadagrad": FEDADAGRAD, "fedadam": FEDADAM, "fedyogi": FEDYOGI, "nesterov": NESTEROV, "sgd": SGD}
 
 
-def _steps() -> Mapping[str, ServerOptimizer]:
-    return {"line_search": LINE_SEARCH, "none": NONE}
-
-
 OPTIMIZERS: Choices[ServerOptimizer] = Choices(
     (("fedadagrad", "fedadam", "fedyogi", "nesterov", "sgd"), _fedopt),
-    (("line_search", "none"), _steps),
+    (("line_search", "none"), lambda: {"line_search": LINE_SEARCH, "none": NONE}),
     alphabetical=True,
 )
 
@@ -134,8 +130,9 @@ def check_rule(rule: Rule, server: Geometry, *, cohort: Collection[Geometry] = (
         ConfigError: with the reason.
     """
     rule.check_adapter(server)
-    for geometry in cohort:
-        _check_ranks(rule, server, geometry)
+    for client in cohort:
+        if client.pairs != server.pairs:
+            _check_ranks(rule, server, client)
     if clients is not None and clients < rule.least_clients:
         raise ConfigError(
             f"rule is '{rule.name}' with {clients} clients in a round, expected at least {rule.least_clients}: "
@@ -144,8 +141,6 @@ def check_rule(rule: Rule, server: Geometry, *, cohort: Collection[Geometry] = (
 
 
 def _check_ranks(rule: Rule, server: Geometry, client: Geometry) -> None:
-    if client.pairs == server.pairs:
-        return
     for mine in client.pairs:
         ours = server.by_module.get(mine.module)
         if ours is None or (mine.rank, mine.scale) == (ours.rank, ours.scale):

@@ -14,7 +14,7 @@ from plait.errors import ConfigError, PeerError, did_you_mean
 from plait.plugins import Kind, find, is_named
 from plait.settings.choice import Choices, parse_choice
 from plait.wire.codec import Codec, EncodedPayload
-from plait.wire.codecs.rate import GREATEST_BITS, LEAST_BITS, Rate
+from plait.wire.codecs.rate import GREATEST_BITS, LEAST_BITS, RATE, Rate
 
 if TYPE_CHECKING:
     from plait.wire.codecs.own import OwnCodec
@@ -54,26 +54,16 @@ class Unchanged:
 NOTHING = Unchanged()
 
 
-def _here() -> Mapping[str, Codec]:
-    return {UNCHANGED: NOTHING}
-
-
 def _plain() -> Mapping[str, Codec]:
     from plait.wire.codecs.plain import BF16, BF16_PARTIAL, FP32, FP32_PARTIAL
 
     return {"fp32": FP32, "bf16": BF16, "fp32_partial": FP32_PARTIAL, "bf16_partial": BF16_PARTIAL}
 
 
-def _rate() -> Mapping[str, Codec]:
-    from plait.wire.codecs.rate import RATE
-
-    return {"rate": RATE}
-
-
 CODECS: Choices[Codec] = Choices(
-    ((UNCHANGED,), _here),
+    ((UNCHANGED,), lambda: {UNCHANGED: NOTHING}),
     (("fp32", "bf16", "fp32_partial", "bf16_partial"), _plain),
-    (("rate",), _rate),
+    (("rate",), lambda: {"rate": RATE}),
 )
 """All codecs by name, including those that only an envelope names."""
 _NAMES: Mapping[int, str] = {

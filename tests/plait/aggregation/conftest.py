@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from plait.adapters import AdapterSpec, AdapterState, AdapterTask, Layout
+from plait.aggregation.contract import dense, exact_mean, fresh_of, run_round, state_of
 from plait.aggregation.factors import fitted
 from plait.aggregation.geometry import BOTH_SIDES, Geometry, geometry_of
 from plait.aggregation.rule import Contribution, RoundContext
@@ -35,24 +36,12 @@ def geometry(modules=MODULES, **settings) -> Geometry:
     return geometry_of(spec(modules, **settings))
 
 
-def state(geometry, generator, size=1.0):
-    return AdapterState(geometry.layout, (size * generator.normal(size=geometry.layout.size)).astype(np.float32))
-
-
-def fresh(geometry, generator):
-    """A as PEFT would draw it, B zero."""
-    flat = generator.uniform(-0.5, 0.5, size=geometry.layout.size).astype(np.float32)
-    for pair in geometry.pairs:
-        pair.b_of(flat)[:] = 0
-    return AdapterState(geometry.layout, flat)
-
-
 def context(geometry, generator, *, round_number=1, cohort=(), master=None):
     return RoundContext(
         round=round_number,
-        master=state(geometry, generator) if master is None else master,
+        master=state_of(geometry, generator) if master is None else master,
         geometry=geometry,
-        initial=fresh(geometry, generator),
+        initial=fresh_of(geometry, generator),
         cohort=cohort,
     )
 
@@ -63,9 +52,9 @@ def contributions(rule, context, generator, *, weights, geometries=None, size=0.
     frozen = BOTH_SIDES - rule.trained(context.round)
     for k, weight in enumerate(weights):
         own = context.geometry if geometries is None else geometries[k]
-        initial = fresh(own, np.random.default_rng(17))
+        initial = fresh_of(own, np.random.default_rng(17))
         received = fitted(context.master, source=context.geometry, target=own, resizing=rule.resizing, fresh=initial)
-        delta = np.array(state(own, generator, size).flat)
+        delta = np.array(state_of(own, generator, size).flat)
         for pair in own.pairs:
             for side in frozen:
                 delta[pair.slot(side).offset :][: pair.slot(side).size] = 0
@@ -80,35 +69,13 @@ def round_of(rule, server=None, **settings):
     return made, contributions(rule, made, generator, **settings)
 
 
-def run(rule, context, contributions):
-    accumulator = rule.begin(context)
-    for contribution in contributions:
-        accumulator.add(contribution)
-    return accumulator.finish()
-
-
 def trained(contribution):
     return contribution.received.flat.astype(np.float64) + contribution.delta.flat
-
-
-def dense(pair, flat):
-    return pair.scale * pair.b_of(flat).astype(np.float64) @ pair.a_of(flat).astype(np.float64)
 
 
 def shares(contributions):
     weights = np.array([contribution.weight for contribution in contributions])
     return weights / weights.sum()
-
-
-def exact_mean(contributions):
-    """By module: sum p_k s_k B_k A_k, dense."""
-    return {
-        pair.module: sum(
-            p * dense(c.geometry.by_module[pair.module], trained(c))
-            for p, c in zip(shares(contributions), contributions, strict=True)
-        )
-        for pair in contributions[0].geometry.pairs
-    }
 
 
 def landed(context, outcome):
@@ -146,7 +113,8 @@ def scaled(contribution, factor):
 @pytest.fixture(scope="session")
 def lab():
     names = (
-        "spec geometry state fresh context contributions round_of run trained dense shares exact_mean landed result "
-        "distance size mean_delta best scaled MODULES"
+        "spec geometry context contributions round_of trained shares landed result distance size mean_delta best "
+        "scaled MODULES"
     )
-    return SimpleNamespace(**{name: globals()[name] for name in names.split()})
+    parts = {name: globals()[name] for name in names.split()}
+    return SimpleNamespace(state=state_of, fresh=fresh_of, run=run_round, dense=dense, exact_mean=exact_mean, **parts)
