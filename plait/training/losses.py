@@ -48,12 +48,11 @@ class StepLoss:
     """What one training minimises: the loss of a batch under a model.
 
     Attributes:
-        is_sum: whether the loss of a batch is the sum of those of its parts.
-        recomputes: whether blocks can be computed twice instead of kept.
+        is_sum: the loss of a batch is the sum of those of its parts.
+        recomputes: blocks can be computed twice instead of kept.
         reported: of the last batch, where it is not its loss.
-        without_dropout: whether the model is in evaluation mode.
-        in_whole: whether a step is computed unit by unit, and none is split.
-        is_limited: whether a step may predict no more than its share of the loss.
+        in_whole: a step is computed unit by unit, and none is split.
+        is_limited: a step may predict no more than its share of the loss.
     """
 
     is_sum: bool = True

@@ -44,22 +44,17 @@ _DRAWING = 2 * FLOAT32 + 2 * 8  # a logit's copy, scaled, and two in float64: be
 
 @dataclass(frozen=True)
 class Training:
-    """What a training holds of its adapter, and what its steps cannot give up.
-
-    By default that of an adapter whose learning rate follows slopes, the default of runs.
+    """What a training holds of its adapter, and what its steps cannot give up; by default, that of a plain run.
 
     Attributes:
         optimizes: whether there is a master with moments; an evaluation has none.
-        stacked: copies of the factors in the base's type besides the model's own, with a gradient each: of examples
-            whose gradients are kept apart.
-        copies: float32 vectors beside the master, from the first step to the last.
-        carried: those that lie in the host's memory as long.
-        follows_slopes: whether the learning rate does, so that each step is kept until the next gradient.
-        accumulates: whether a step has several backward passes, so that gradients are there when the second begins.
+        stacked: copies of the factors, with a gradient each, of examples whose gradients are kept apart.
+        copies: float32 vectors beside the master; `carried`: those in the host's memory.
+        follows_slopes: each step is kept until the next gradient.
+        accumulates: gradients are there when the second backward pass begins.
         whole: sequences that are computed at once whatever is given up.
-        is_exact: whether nothing may be given up that changes the rounding.
-        drawn: completions that are sampled side by side for a step.
-        judged: those of an evaluation, which holds no optimizer.
+        is_exact: nothing may be given up that changes the rounding.
+        drawn: completions that are sampled side by side for a step; `judged`: for an evaluation.
     """
 
     optimizes: bool = True
@@ -112,18 +107,10 @@ def _undivided(settings: Settings) -> int:
 
 @dataclass(frozen=True)
 class ModelSize:
-    """Numbers that memory follows from.
+    """Numbers that memory follows from; `inner` is the width of the gated product.
 
-    Attributes:
-        inner: of a row inside the gated product.
-        tied: whether head and embedding are one matrix.
-        adapted_embedding: whether the adapter changes the embedding.
-        biases: parameters of a block besides its matrices and norms.
-        value_bytes: of a weight or an activation.
-        four_bits: whether the blocks' matrices are in NF4.
-        ranks: sum of the ranks of a block's pairs.
-        on_cpu: whether the device is a CPU.
-        training: what is held of the adapter.
+    `biases` are a block's parameters besides matrices and norms, `ranks` the sum over its pairs, `value_bytes` those of
+    a weight or an activation; in `four_bits`, the blocks' matrices are in NF4.
     """
 
     layers: int
@@ -320,10 +307,9 @@ def _unpacked(size: ModelSize) -> int:
 def plan_step(size: ModelSize, *, batch: int, seq_len: int, budget: float, host_has_room: bool = False) -> StepPlan:
     """The plan that gives up least within a budget of bytes.
 
-    As few blocks are computed twice as fit, with the loss in slices as large as fit. If all blocks twice do not fit,
-    the input embedding stays on the host; only if that does not help, the batch is computed in parts. Blocks computed
-    twice and an embedding elsewhere change no bit of the adapter, slices and parts change it within rounding. For
-    completions that do not fit a step gives up nothing: it would not help.
+    First blocks are computed twice and the loss in slices, then the input embedding stays on the host, last the batch
+    is computed in parts. Only slices and parts change the adapter, within rounding. For completions that do not fit a
+    step gives up nothing: it would not help.
     """
     last = StepPlan(1, 0, SLICE_ELEMENTS_ON_GPU, False, 0, fits=False)
     sampled = sampling_bytes(size, seq_len=seq_len)
