@@ -12,7 +12,7 @@ from plait.settle import settle
 from plait.simulation.execution import prepare
 from plait.simulation.partition import ClientShare
 from plait.simulation.partitioned_data import load_partitioned
-from plait.simulation.simulation import Simulation
+from plait.simulation.simulation import SimulatedMemory, Simulation, VolatileMemory, shared_bytes
 
 
 @pytest.fixture
@@ -58,3 +58,32 @@ def test_two_simulations_of_one_process_share_nothing(prepared) -> None:
     assert other.participant(0).memory.load("adapter") is None
     assert one.participant(0).memory.load("adapter") == b"one"
     assert one.base is not other.base
+
+
+def test_clients_of_one_process_that_keep_the_same_bytes_share_one_copy():
+    shared = shared_bytes()
+    memories = [VolatileMemory(shared) for _ in range(3)]
+    for memory in memories:
+        memory.save("adapter", bytes([7]) * 1000)
+    assert len({id(memory.load("adapter")) for memory in memories}) == 1
+
+
+def test_what_is_shared_is_never_anothers():
+    shared = shared_bytes()
+    alice, bob = VolatileMemory(shared), VolatileMemory(shared)
+    alice.save("adapter", b"a")
+    bob.save("adapter", b"b")
+    assert (alice.load("adapter"), bob.load("adapter"), bob.load("spec")) == (b"a", b"b", None)
+
+
+def test_what_could_not_be_sent_again_survives_the_process(tmp_path):
+    def memory(name):
+        return SimulatedMemory(VolatileMemory(shared_bytes()), tmp_path / "clients" / name)
+
+    first = memory("ada")
+    first.save("residual", b"owed")
+    first.save("adapter", b"sent again when lost")
+    after_a_kill = memory("ada")
+    assert after_a_kill.load("residual") == b"owed"
+    assert after_a_kill.load("adapter") is None
+    assert memory("bob").load("residual") is None
