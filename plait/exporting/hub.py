@@ -26,14 +26,11 @@ def check_repository(name: str) -> None:
 
 
 def push_to_hub(directory: Path, name: str, *, files: Iterable[str], private: bool = True) -> str:
-    """Upload a directory as one commit; the repository is made if there is none.
+    """Upload a directory as one commit, and return the address of the repository, which is made if there is none.
 
     Args:
         name: of the repository, ``OWNER/NAME``.
         private: whether only its owner can read a repository that is made; one that exists stays as it is.
-
-    Returns:
-        The repository's address.
 
     Raises:
         ConfigError: you are not logged in, or the account may not write there.

@@ -146,15 +146,10 @@ def load_into_vllm(server: str, *, name: str, adapter: Path, api_key: str = "") 
     """Make a running vLLM serve the adapter in `adapter` as `name`, replacing its current adapter of that name.
 
     Newer versions replace an adapter in place. Older ones refuse a name that is taken: then it is unloaded first, and
-    requests in between fail.
-
-    Args:
-        server: address, such as ``http://localhost:8000``.
-        adapter: a PEFT directory under a path that the server can also see.
-        api_key: the server's ``--api-key``, or empty.
+    requests in between fail. The server must see the PEFT directory under the same path.
 
     Raises:
-        ConfigError: the address is not an HTTP address.
+        ConfigError: the address is not one such as ``http://localhost:8000``.
         PeerError: vLLM refuses the adapter, or has no load endpoint.
         MachineError: no answer in time.
     """

@@ -37,8 +37,7 @@ class SchemeKind:
     """A way to partition.
 
     Attributes:
-        name: what the user writes.
-        form: the same with its argument.
+        form: its name with its argument, as the user writes them.
         read: its argument from text; None for a scheme without one. Raises ValueError with what was expected.
         by_label: whether records are sorted by label before they are cut into shares.
         split: a user's own function of (dataset, clients, seed): the record indices of each client.
