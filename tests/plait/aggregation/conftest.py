@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 from plait.adapters import AdapterSpec, AdapterState, AdapterTask, Layout
-from plait.aggregation.contract import dense, exact_mean, fresh_of, run_round, state_of
+from plait.aggregation.contract import dense, exact_mean
+from plait.aggregation.contract import fresh_of as fresh
+from plait.aggregation.contract import run_round as run
+from plait.aggregation.contract import state_of as state
 from plait.aggregation.factors import fitted
 from plait.aggregation.geometry import BOTH_SIDES, Geometry, geometry_of
 from plait.aggregation.rule import Contribution, RoundContext
@@ -39,9 +42,9 @@ def geometry(modules=MODULES, **settings) -> Geometry:
 def context(geometry, generator, *, round_number=1, cohort=(), master=None):
     return RoundContext(
         round=round_number,
-        master=state_of(geometry, generator) if master is None else master,
+        master=state(geometry, generator) if master is None else master,
         geometry=geometry,
-        initial=fresh_of(geometry, generator),
+        initial=fresh(geometry, generator),
         cohort=cohort,
     )
 
@@ -52,9 +55,9 @@ def contributions(rule, context, generator, *, weights, geometries=None, size=0.
     frozen = BOTH_SIDES - rule.trained(context.round)
     for k, weight in enumerate(weights):
         own = context.geometry if geometries is None else geometries[k]
-        initial = fresh_of(own, np.random.default_rng(17))
+        initial = fresh(own, np.random.default_rng(17))
         received = fitted(context.master, source=context.geometry, target=own, resizing=rule.resizing, fresh=initial)
-        delta = np.array(state_of(own, generator, size).flat)
+        delta = np.array(state(own, generator, size).flat)
         for pair in own.pairs:
             for side in frozen:
                 delta[pair.slot(side).offset :][: pair.slot(side).size] = 0
@@ -117,4 +120,4 @@ def lab():
         "scaled MODULES"
     )
     parts = {name: globals()[name] for name in names.split()}
-    return SimpleNamespace(state=state_of, fresh=fresh_of, run=run_round, dense=dense, exact_mean=exact_mean, **parts)
+    return SimpleNamespace(state=state, fresh=fresh, run=run, dense=dense, exact_mean=exact_mean, **parts)
