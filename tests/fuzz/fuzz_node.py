@@ -32,7 +32,7 @@ def parse(data: bytes) -> None:
         return
     told: queue.SimpleQueue = queue.SimpleQueue()
     connection = Connection.__new__(Connection)
-    connection.tell, connection.sessions, connection.backoff = told.put, CurrentSession(), Patience()
+    connection.post, connection.sessions, connection.backoff = told.put, CurrentSession(), Patience()
     connection._room = threading.Semaphore(1)
     session = Session(CHANNEL, pb.Welcome(), send=[].append)
     if message.HasField("welcome"):
