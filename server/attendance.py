@@ -175,15 +175,11 @@ class Attendance:
             )
         self._entering[name] += 1
         try:
-            try:
-                async with asyncio.timeout(_QUEUE_S):
-                    await self._door.acquire()
-            except TimeoutError as error:
-                raise EnrolmentRefused(pb.REFUSED_REASON_FULL, "too many nodes are enrolling, try again") from error
-            try:
+            async with asyncio.timeout(_QUEUE_S) as queueing, self._door:
+                queueing.reschedule(None)
                 yield
-            finally:
-                self._door.release()
+        except TimeoutError as error:
+            raise EnrolmentRefused(pb.REFUSED_REASON_FULL, "too many nodes are enrolling, try again") from error
         finally:
             self._entering[name] -= 1
 
