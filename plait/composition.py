@@ -91,11 +91,7 @@ def client_way_of(config: RunConfig, speaker: ClientContext) -> ClientPipeline:
 
 
 def links_of(links: MessageBits, config: RunConfig, size: int, *, evaluates: bool, certified: bool) -> MessageBits:
-    """What updates take, under masks with the stages of their sums.
-
-    Raises:
-        ConfigError: no masked sum can carry so many parameters with their noise.
-    """
+    """What updates take, under masks with the stages of their sums."""
     if not config.secure_aggregation:
         return links
     from plait.secagg.run import links as masked
@@ -104,11 +100,7 @@ def links_of(links: MessageBits, config: RunConfig, size: int, *, evaluates: boo
 
 
 def screen_of(config: RunConfig, update_bytes: int) -> Screen | None:
-    """What ledgers keep of an event; None for all of it.
-
-    Args:
-        update_bytes: size of an update as it is sent.
-    """
+    """What ledgers keep of an event; None for all of it."""
     if config.secure_aggregation:
         from plait.secagg.run import screen as of_sums
 
@@ -139,14 +131,7 @@ def opened(config: RunConfig, opening: RunContext) -> list[Event]:
 
 
 def check_here(config: RunConfig, *, simulates: bool) -> None:
-    """Refuse what a run cannot do here.
-
-    Args:
-        simulates: whether its clients are simulated.
-
-    Raises:
-        ConfigError: with the reason.
-    """
+    """Refuse what a run cannot do here."""
     if config.rounds_mode != "sync":
         from plait.rounds.buffer import check as check_rounds
 

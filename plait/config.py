@@ -155,7 +155,7 @@ class RunConfig(
         for table in (RunConfig, *_ALL):
             for name, (other, values) in table.within.items():
                 if self.is_given(name) and not (getattr(self, other) in values if values else self.is_given(other)):
-                    one, beside = self.says(name), self.says(other)
+                    one, beside = self.states(name), self.states(other)
                     has = " or ".join(f"{beside.key} {value}" for value in values or ("given",))
                     raise ValueError(
                         f"{one} and {beside}, expected {one.instead} or {has}: {one.key} has no meaning otherwise"
@@ -190,14 +190,14 @@ class RunConfig(
             yield from table.stated(self)
         learned = self.learned
         if not learned.is_plain:
-            yield self.says("objective", needs=learned.needs, takes=learned.takes)
+            yield self.states("objective", needs=learned.needs, takes=learned.takes)
         if not self.one_rank:
             needs = {Trait.FACTORS: "other adapters cannot be cut to a lower rank"}
-            yield self.says("client_ranks", needs=needs, takes={Trait.ONE_RANK: "client-ranks gives others"})
+            yield self.states("client_ranks", needs=needs, takes={Trait.ONE_RANK: "client-ranks gives others"})
         if self.weighting == "examples":
-            yield self.says("weighting", needs={Trait.FIGURES: "the number of examples is a client's weight"})
+            yield self.states("weighting", needs={Trait.FIGURES: "the number of examples is a client's weight"})
         if self.labels:
-            yield self.says("labels", takes={Trait.LANGUAGE: "a classifier writes none"})
+            yield self.states("labels", takes={Trait.LANGUAGE: "a classifier writes none"})
 
     @property
     def learned(self) -> Objective:
@@ -205,14 +205,14 @@ class RunConfig(
         return objective_named(self.objective)
 
     @property
-    def gone(self) -> frozenset[Trait]:
+    def missing(self) -> frozenset[Trait]:
         """The traits that a run with these settings no longer has."""
         return taken(self.stated())
 
     @property
     def evaluates(self) -> bool:
-        """Whether clients tell losses on data that they hold out."""
-        return Trait.LOSSES not in self.gone
+        """Whether clients report losses on data that they hold out."""
+        return Trait.LOSSES not in self.missing
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -262,14 +262,14 @@ class RunConfig(
             *((Kind.CALLBACK, text) for text in split_choices(self.callbacks)),
         )
 
-    def asks(self, table: type[SettingsTable]) -> bool:
+    def has_any(self, table: type[SettingsTable]) -> bool:
         """Whether a setting of a table is given."""
         return any(map(self.is_given, table.model_fields))
 
     @property
     def tables(self) -> tuple[type[SettingsTable], ...]:
         """Those of which something is recorded."""
-        return (*TABLES, *filter(self.asks, OPTIONAL))
+        return (*TABLES, *filter(self.has_any, OPTIONAL))
 
     @property
     def plugins(self) -> tuple[str, ...]:
@@ -343,7 +343,7 @@ def config_from_table(table: Mapping[str, object], *, where: str = "configuratio
     try:
         found = RunConfig.model_validate(settings)
         # A table of which nothing is asked leaves no trace.
-        idle = {name for each in OPTIONAL if not found.asks(each) for name in each.model_fields}
+        idle = {name for each in OPTIONAL if not found.has_any(each) for name in each.model_fields}
         given = {name: getattr(found, name) for name in found.model_fields_set - idle}
         return found if given.keys() == found.model_fields_set else RunConfig.model_validate(given)
     except ValidationError as error:
@@ -363,7 +363,7 @@ def config_from_table(table: Mapping[str, object], *, where: str = "configuratio
 
 
 def without_tables(table: Mapping[str, object], *, where: str) -> dict[str, object]:
-    """What a TOML file says, with the keys of its tables of settings among the others; so in Flower's spelling.
+    """The settings of a TOML file, with the keys of its tables of settings among the others; so in Flower's spelling.
 
     Raises:
         ConfigError: a key stands in a table that does not have it, or also elsewhere.

@@ -42,11 +42,7 @@ _Begun = tuple[RunDirectory, Ledger, RunState, Sequence[Event]]
 
 
 def beginning_of(run: Run) -> StartingPoint:
-    """What a run begins with: its seed alone, or the adapters that it names.
-
-    Raises:
-        PlaitError: it cannot be begun with.
-    """
+    """What a run begins with: its seed alone, or the adapters that it names."""
     if not run.config.init_adapter:
         return StartingPoint()
     from plait.starting import starting_point_of
@@ -175,11 +171,7 @@ def _kept(
 
 
 def check_vouched_for(settled: ResolvedConfig) -> None:
-    """Refuse a run that needs an authority over clients' keys where there is none.
-
-    Raises:
-        ConfigError: with the setting that needs it.
-    """
+    """Refuse a run that needs an authority over clients' keys where there is none."""
     unvouched = {Trait.VOUCHED: "no authority vouches for the clients' keys here"}
     check(
         (
@@ -190,18 +182,14 @@ def check_vouched_for(settled: ResolvedConfig) -> None:
 
 
 def _part_from(channel: Channel, clients: int) -> None:
-    """Wait for the clients of a server that was stopped after its last round, to tell them that the run is over."""
+    """Wait until the clients of a server that was stopped after its last round know that the run is over."""
     end = time.monotonic() + _PARTING_S
     while channel.open_ended and len(channel.nodes(0)) < clients and (left_s := end - time.monotonic()) > 0:
         channel.wait(left_s)
 
 
 def _continued(run: Run, path: Path, on_event: OnEvent) -> _Begun:
-    """An existing run, if it is the same.
-
-    Raises:
-        ConfigError: it is another one, or finished.
-    """
+    """An existing run, if it is the same."""
     from plait.rounds.run_state import load_checkpoint
 
     directory = RunDirectory.find(path)
@@ -295,7 +283,7 @@ def check_data(run: Run, events: Sequence[Event]) -> None:
 
 
 def rule_recorded(rule: Rule) -> CombiningRule:
-    """What the ledger says of a rule."""
+    """A rule, as the ledger records it."""
     return CombiningRule(name=rule.name, personal=rule.personal or "")
 
 

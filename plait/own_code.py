@@ -22,11 +22,7 @@ from plait.errors import ConfigError, PartError, PlaitError, machine_fault
 
 
 def instance_of(part: object, *, what: str) -> object:
-    """A part that is a class, made without arguments; any other part as it is.
-
-    Raises:
-        ConfigError: the class needs arguments.
-    """
+    """A part that is a class, made without arguments; any other part as it is."""
     if not inspect.isclass(part):
         return part
     try:
@@ -102,8 +98,8 @@ def located_errors(what: str, *, quoting: bool = True) -> Generator[None]:
     except Exception as error:
         if fault := machine_fault(error):
             raise fault from error
-        said = f"{type(error).__name__}: {error}" if quoting else type(error).__name__
-        raise PartError(f"{what}: {said}{place_of(error)}") from error
+        failure = f"{type(error).__name__}: {error}" if quoting else type(error).__name__
+        raise PartError(f"{what}: {failure}{place_of(error)}") from error
 
 
 def place_of(error: BaseException) -> str:
@@ -170,5 +166,5 @@ def checked(part: Part, checks: Sequence[Check[Part]]) -> Iterator[ClaimVerdict]
         except NotClaimedError as why:
             yield ClaimVerdict(check.claim, None, str(why))
         except Exception as error:
-            said = str(error) if isinstance(error, PlaitError) else f"{type(error).__name__}: {error}"
-            yield ClaimVerdict(check.claim, False, said)
+            failure = str(error) if isinstance(error, PlaitError) else f"{type(error).__name__}: {error}"
+            yield ClaimVerdict(check.claim, False, failure)

@@ -138,8 +138,8 @@ def _failure(kind: Kind, name: str, error: BaseException, module: str = "") -> C
         return ConfigError(
             f"{kind} is '{name}', but there is no module '{error.name}' in this directory or installed here"
         )
-    said = f"{type(error).__name__}: {error}".splitlines()[0] if str(error) else type(error).__name__
-    return ConfigError(f"{kind} '{name}' cannot be imported: {said}{place_of(error)}")
+    failure = f"{type(error).__name__}: {error}".splitlines()[0] if str(error) else type(error).__name__
+    return ConfigError(f"{kind} '{name}' cannot be imported: {failure}{place_of(error)}")
 
 
 def _entry_points(kind: Kind) -> list[tuple[Distribution, EntryPoint]]:

@@ -195,19 +195,16 @@ class Policy(BaseModel, frozen=True):
     def following(self, config: RunConfig) -> Policy:
         """The policy where the operator is shown this plan: what the file leaves open is as large as the plan."""
         return self.model_copy(
-            update={name: said for name, said in _planned(config).items() if self._leaves_open(name)}
+            update={name: figure for name, figure in _planned(config).items() if name not in self.model_fields_set}
         )
 
     def beyond(self, config: RunConfig) -> tuple[str, ...]:
         """The keys that the file leaves open, whose default is less than this plan takes, each with both figures."""
         return tuple(
-            f"{name.replace('_', '-')} {said:,} (by default {default:,})"
-            for name, said in _planned(config).items()
-            if self._leaves_open(name) and said > (default := cast("int", getattr(self, name)))
+            f"{name.replace('_', '-')} {figure:,} (by default {default:,})"
+            for name, figure in _planned(config).items()
+            if name not in self.model_fields_set and figure > (default := cast("int", getattr(self, name)))
         )
-
-    def _leaves_open(self, name: str) -> bool:
-        return name not in self.model_fields_set
 
     def check_run(self, config: RunConfig) -> None:
         """Refuse a run whose configuration alone asks for too much; needs neither base nor data.
@@ -249,11 +246,7 @@ class Policy(BaseModel, frozen=True):
             )
 
     def check_time(self, now: datetime) -> None:
-        """Refuse a run that begins at another time.
-
-        Raises:
-            PolicyError: runs may not begin now.
-        """
+        """Refuse a run that begins at another time."""
         if now.hour not in hours_of(self.hours):
             raise self.refusal("hours", f"the run begins at {now:%H:%M}", self.hours, "widen them")
 
@@ -304,63 +297,37 @@ class Policy(BaseModel, frozen=True):
             self.at_least("min-masked-clients", asked, fewest(config))
 
     def check_targets(self, modules: Iterable[str]) -> None:
-        """Refuse modules that the adapter may not touch.
-
-        Args:
-            modules: names, or the ends of names; ``all-linear`` stands for modules that are always allowed.
-
-        Raises:
-            PolicyError: one of them is not allowed.
-        """
+        """Refuse modules that the adapter may not touch."""
         for module in modules:
             leaf = module.rsplit(".", 1)[-1]
             if leaf == "all-linear":
                 continue
-            if leaf in EMBEDDINGS and not self.embeddings:
-                raise self.refuse_embeddings(module)
-            if leaf in OUTPUTS and not self.output_layer:
-                raise self.refuse_output_layer(module)
+            if leaf in EMBEDDINGS:
+                self._check_allowed("embeddings", module)
+            if leaf in OUTPUTS:
+                self._check_allowed("output-layer", module)
             if self.targets and not any(module == name or module.endswith(f".{name}") for name in self.targets):
                 raise self.refusal(
                     "targets", f"the run asks for an adapter on '{module}'", ", ".join(self.targets), "add it"
                 )
 
-    @staticmethod
-    def names_embedding(parts: Iterable[str]) -> bool:
-        """Whether a module whose name has these parts is an input embedding."""
-        return not EMBEDDINGS.isdisjoint(parts)
+    def check_outside_blocks(self, tensor: str) -> None:
+        """Refuse a tensor on the embeddings or the output layer, where the adapter may not touch them."""
+        is_embedding = "lora_embedding_" in tensor or not EMBEDDINGS.isdisjoint(tensor.split("."))
+        self._check_allowed("embeddings" if is_embedding else "output-layer", tensor)
 
-    def refuse_embeddings(self, module: str) -> PolicyError:
-        """The refusal of an adapter that touches the input embedding `module`."""
-        return self.refusal(
-            "embeddings", f"the run asks for an adapter on '{module}'", "none on embeddings", "set it to true"
-        )
-
-    def refuse_output_layer(self, module: str) -> PolicyError:
-        """The refusal of an adapter that touches the output layer `module`."""
-        return self.refusal(
-            "output-layer", f"the run asks for an adapter on '{module}'", "none on that layer", "set it to true"
-        )
+    def _check_allowed(self, key: Literal["embeddings", "output-layer"], module: str) -> None:
+        if not (self.embeddings if key == "embeddings" else self.output_layer):
+            allowed = "none on embeddings" if key == "embeddings" else "none on that layer"
+            raise self.refusal(key, f"the run asks for an adapter on '{module}'", allowed, "set it to true")
 
     def check_coverage(self, *, examples: int, tokens: int) -> None:
-        """Refuse to train on so little data that the update would reveal single texts.
-
-        Args:
-            examples: different examples in the training.
-            tokens: of these, each counted once.
-
-        Raises:
-            PolicyError: it covers too little.
-        """
+        """Refuse to train on so little data that the update would reveal single texts."""
         self.at_least("min-examples", "different examples that an update would cover:", examples)
         self.at_least("min-tokens", "tokens that an update would cover:", tokens)
 
     def check_upload(self, size_bytes: float) -> None:
-        """Refuse to send an update of this size.
-
-        Raises:
-            PolicyError: it is too large.
-        """
+        """Refuse to send an update of this size."""
         if size_bytes > self.max_upload_mb * 1e6:
             megabytes = size_bytes / 1e6
             raise self.refusal(
@@ -371,11 +338,7 @@ class Policy(BaseModel, frozen=True):
             )
 
     def check_download(self, what: str, size_bytes: int) -> None:
-        """Refuse to download a base of this size.
-
-        Raises:
-            PolicyError: it is too large.
-        """
+        """Refuse to download a base of this size."""
         if size_bytes > self.max_download_bytes:
             gigabytes = size_bytes / 1e9
             raise self.refusal(
@@ -409,7 +372,7 @@ class Policy(BaseModel, frozen=True):
 
     @staticmethod
     def refusal(key: str, asked: str, allowed: str, remedy: str) -> PolicyError:
-        """What is said of a run that asks for too much, and how to allow it."""
+        """The error for a run that asks for too much, and how to allow it."""
         return PolicyError(
             f"{asked}, but {key} of this client's policy allows {allowed}; "
             f"to take part, {remedy} in the file given with --policy"

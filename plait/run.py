@@ -63,16 +63,12 @@ class Run:
 
     @property
     def devices(self) -> tuple[Compute, ...]:
-        """The devices of this machine that the settings name; several only for a simulation.
-
-        Raises:
-            ConfigError: this machine lacks one of them.
-        """
+        """The devices of this machine that the settings name; several only for a simulation."""
         return choose_devices(self.config.device, self.config.dtype)
 
     @property
     def base_recorded(self) -> Base:
-        """What ledgers say of the base."""
+        """The base, as ledgers record it."""
         return Base(
             name=self.config.base,
             fingerprint=self.base.reference.fingerprint,
@@ -82,7 +78,7 @@ class Run:
 
     @property
     def adapter_recorded(self) -> Adapter:
-        """What ledgers say of the adapter."""
+        """The adapter, as ledgers record it."""
         spec = self.ranks.master.spec
         return Adapter(
             method=spec.method,
@@ -120,7 +116,7 @@ class Run:
         return AgreedTerms(client, self.settled.tasks, (largest, own), own, policy)
 
     def client_way(self, speaker: ClientContext) -> ClientPipeline:
-        """How a client says what it says, and what that costs it."""
+        """How a client's updates are sent and charged to its budget."""
         return composition.client_way_of(self.config, speaker)
 
     def load_base(self, devices: str = "") -> ResidentBase:
@@ -205,16 +201,11 @@ def _check_reach(policy: Policy, spec: AdapterSpec, base: BaseModules) -> None:
     for name in spec.layout.by_name:
         if is_in(name, base.heads):
             continue
-        parts = name.split(".")
-        module = next((part for part in parts if part in in_blocks), "")
+        module = next((part for part in name.split(".") if part in in_blocks), "")
         if module:
             policy.check_targets([name[: name.index(module) + len(module)]])
         elif not name.startswith("prompt_"):
-            is_embedding = "lora_embedding_" in name or policy.names_embedding(parts)
-            if is_embedding and not policy.embeddings:
-                raise policy.refuse_embeddings(name)
-            if not is_embedding and not policy.output_layer:
-                raise policy.refuse_output_layer(name)
+            policy.check_outside_blocks(name)
 
 
 def request_of(settled: ResolvedConfig, rank: int) -> AdapterRequest:

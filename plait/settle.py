@@ -91,11 +91,7 @@ class ResolvedConfig:
 
     @property
     def plugins(self) -> tuple[PluginSource, ...]:
-        """The user's own parts among them, as they are here.
-
-        Raises:
-            ConfigError: one cannot be found.
-        """
+        """The user's own parts among them, as they are here."""
         named = [(kind, parse_choice(text)[0]) for kind, text in self.config.parts if text]
         own = [part for part in named if was_found(*part)]
         if not own:
@@ -140,7 +136,7 @@ class ResolvedConfig:
             weighting=Weighting(config.weighting),
             keep_updates=config.keep_updates,
             starts_anew=not config.init_adapter,
-            watch=Watch(config.keep, take_back=config.keep != "last" and _COMPARED.isdisjoint(config.gone)),
+            watch=Watch(config.keep, take_back=config.keep != "last" and _COMPARED.isdisjoint(config.missing)),
             seed=config.seed,
             settings=_task_settings(config, self.method, self.rule),
         )
@@ -161,16 +157,16 @@ def settle(config: RunConfig) -> ResolvedConfig:
         method_stated(method, config.method),
     )
     check((*config.stated(), *parts))
-    gone = taken((*config.stated(), *parts))
+    missing = taken((*config.stated(), *parts))
     left: dict[str, object] = {
-        "learning_rate": _learning_rate(config, method, codec, gone),
-        "lr_schedule": _schedule(config, rule, gone),
-        "own_share": _own_share(config, gone),
-        "eval_clients": config.eval_clients or _evaluators(config, gone),
+        "learning_rate": _learning_rate(config, method, codec, missing),
+        "lr_schedule": _schedule(config, rule, missing),
+        "own_share": _own_share(config, missing),
+        "eval_clients": config.eval_clients or _evaluators(config, missing),
     }
     config = config.model_copy(update=left)
     left = {"max_held_out_sequences": config.max_held_out_sequences or _held_out_sequences(config)}
-    config = config.model_copy(update={**left, **_server_step(config, gone), **_checks(config, gone)})
+    config = config.model_copy(update={**left, **_server_step(config, missing), **_checks(config, missing)})
     config = settled_by_parts(config)
     optimizer = optimizer_for(config.server_optimizer)
     check((*config.stated(), *parts, optimizer_stated(optimizer, config.server_optimizer)))
@@ -180,25 +176,18 @@ def settle(config: RunConfig) -> ResolvedConfig:
 
 
 def settle_on_data(config: RunConfig, *, partition: str, labels: str, data: DataUsed) -> ResolvedConfig:
-    """What `settle` does, with the data known: their classes decide the schedule.
-
-    Args:
-        labels: their classes, separated by commas; settings given by the user take precedence.
-
-    Raises:
-        ConfigError: as `settle` does.
-    """
+    """What `settle` does, with the data known: their classes decide the schedule."""
     given = {"partition": partition, "labels": config.labels or labels}
     return replace(settle(config.model_copy(update=given)), data=data, given=config)
 
 
-def _evaluators(config: RunConfig, gone: Collection[Trait]) -> int:
+def _evaluators(config: RunConfig, missing: Collection[Trait]) -> int:
     """Clients that evaluate: all if they meet in every round or are few (0), else as many as train in one.
 
     An interval narrows with the sequences, of which each then evaluates more: fewer clients cost it nothing, and an
     evaluation of all would be the larger half of a run's bytes and time.
     """
-    if _all_meet(config, gone) or Trait.LOSSES in gone:
+    if _all_meet(config, missing) or Trait.LOSSES in missing:
         return 0
     sample = max(config.cohort_size, _FEW)
     return sample if sample < config.clients else 0
@@ -219,9 +208,9 @@ def _held_out_sequences(config: RunConfig) -> int:
     return min(max(affordable, math.ceil(least / evaluators), _LEAST_OF_ONE), 2**32 - 1)
 
 
-def _learning_rate(config: RunConfig, method: Method, codec: Codec, gone: Collection[Trait]) -> float:
+def _learning_rate(config: RunConfig, method: Method, codec: Codec, missing: Collection[Trait]) -> float:
     """0 if every client finds its own, from the slope that its first step measures."""
-    if config.learning_rate or Trait.SLOPES in gone:
+    if config.learning_rate or Trait.SLOPES in missing:
         return config.learning_rate or method.learning_rate_at(config.rank)
     # A square matrix begins at the identity, and AdamW's first step has one size everywhere: it changes singular values
     # by up to rate times rank. A quarter of them is reached before a quarter of the loss, at which runs ended worse
@@ -231,10 +220,10 @@ def _learning_rate(config: RunConfig, method: Method, codec: Codec, gone: Collec
     return 0.0
 
 
-def _schedule(config: RunConfig, rule: Rule, gone: Collection[Trait]) -> str:
+def _schedule(config: RunConfig, rule: Rule, missing: Collection[Trait]) -> str:
     if config.lr_schedule != "auto":
         return config.lr_schedule
-    has_own_pace = Trait.SLOPES not in gone and not rule.keeps_nearest
+    has_own_pace = Trait.SLOPES not in missing and not rule.keeps_nearest
     if config.learning_rate > 0 or not has_own_pace:
         return "constant"
     # A batch has few labels: at its full rate a classifier still rises and falls in the last rounds.
@@ -250,7 +239,7 @@ def _found_rate_factor(config: RunConfig, method: Method, rule: Rule) -> float:
     times gained more on some texts and lost on others, methods that train no factors lost by twice already, and so did
     Krum, which takes one update. Other robust rules and asynchronous rounds were not tried.
     """
-    is_mean = not rule.needs_all and Trait.WAITS not in config.gone
+    is_mean = not rule.needs_all and Trait.WAITS not in config.missing
     if config.lr_schedule != "slope" or method.subject is not Subject.FACTORS or not is_mean:
         return 1.0
     return min(_LARGEST_FACTOR, math.sqrt(config.cohort_size))
@@ -263,32 +252,34 @@ def _carries_moments(config: RunConfig, rule: Rule) -> bool:
     return goes_on and comes_again and not config.trainer
 
 
-def _own_share(config: RunConfig, gone: Collection[Trait]) -> float:
+def _own_share(config: RunConfig, missing: Collection[Trait]) -> float:
     if config.own_share != "auto":
         return config.own_share
-    is_sound = OWN_SHARE_NEEDS.keys().isdisjoint(gone)
-    return _OWN_SHARE if is_sound and _all_meet(config, gone) and config.clients > 1 else 0.0
+    is_sound = OWN_SHARE_NEEDS.keys().isdisjoint(missing)
+    return _OWN_SHARE if is_sound and _all_meet(config, missing) and config.clients > 1 else 0.0
 
 
-def _all_meet(config: RunConfig, gone: Collection[Trait]) -> bool:
+def _all_meet(config: RunConfig, missing: Collection[Trait]) -> bool:
     """Whether every client takes part in every round."""
-    return config.cohort_size == config.clients and Trait.WAITS not in gone
+    return config.cohort_size == config.clients and Trait.WAITS not in missing
 
 
-def _checks(config: RunConfig, gone: Collection[Trait]) -> dict[str, str]:
+def _checks(config: RunConfig, missing: Collection[Trait]) -> dict[str, str]:
     """Checks of updates and steps, where the server can make them."""
     # Where an update has its noise already, how long it is tells nothing.
-    bound = "off" if Trait.SINGLE_UPDATES in gone else _NORM_BOUND if config.norm_bound == "auto" else config.norm_bound
+    bound = (
+        "off" if Trait.SINGLE_UPDATES in missing else _NORM_BOUND if config.norm_bound == "auto" else config.norm_bound
+    )
     # Nothing is known of an adapter that nobody evaluates.
-    return {"norm_bound": bound} | ({"keep": "last"} if Trait.LOSSES in gone else {})
+    return {"norm_bound": bound} | ({"keep": "last"} if Trait.LOSSES in missing else {})
 
 
-def _server_step(config: RunConfig, gone: Collection[Trait]) -> dict[str, object]:
+def _server_step(config: RunConfig, missing: Collection[Trait]) -> dict[str, object]:
     if config.server_optimizer != "auto":
         return {}
     # Clients can say how long the server's steps should be where all train alike, and for a step that is their mean.
     searched = {*LineSearch.needs, Trait.LINEAR, Trait.ALL_SHARED, Trait.ONE_RANK, Trait.SAME_SIDES}
-    is_searched = searched.isdisjoint(gone) and _all_meet(config, gone) and not config.trainer
+    is_searched = searched.isdisjoint(missing) and _all_meet(config, missing) and not config.trainer
     return {"server_optimizer": LineSearch.name if is_searched else "none"}
 
 

@@ -114,8 +114,8 @@ def evaluate(
 
     quiet_libraries()
     compute = choose_compute(device, dtype)
-    with status("reading the data", quiet=quiet) as told:
-        dataset = dataset_of(data, columns=columns, split=split, progress=told)
+    with status("reading the data", quiet=quiet) as progress:
+        dataset = dataset_of(data, columns=columns, split=split, progress=progress)
     usual = usual_objective(dataset.kind.value) or SFT
     # A run of preferences can be measured on texts too.
     if not chosen or (not objective and usual == SFT):

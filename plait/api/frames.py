@@ -73,7 +73,7 @@ _ROUNDS: Mapping[str, str] = {
 
 
 def view_of(run: str | PathLike[str]) -> RunView:
-    """What the ledger of a run directory says.
+    """The ledger of a run directory.
 
     Raises:
         ConfigError: there is no run.

@@ -32,7 +32,7 @@ def recomputed(directory: RunDirectory, events: Sequence[Event], run: Run) -> in
     ranks, plan = run.ranks, run.settled.plan
 
     def refuse(event: Event) -> None:
-        raise PeerError(f"'{event.event}' would be recorded, expected what the ledger says already")
+        raise PeerError(f"'{event.event}' would be recorded, expected what the ledger has already")
 
     way = way_of(plan, run.config, Host(directory, events, refuse, recomputes=True))
 

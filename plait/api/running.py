@@ -66,11 +66,7 @@ def check_names(settings: RunConfig, *, runs: bool = True, data: bool = True) ->
 
 @contextmanager
 def beside(config: RunConfig, run: Path, *, quiet: bool) -> Generator[None]:
-    """Trackers follow the run while the block runs.
-
-    Args:
-        quiet: whether they show nothing.
-    """
+    """Trackers follow the run while the block runs."""
     if not config.callbacks:
         yield
         return
@@ -82,12 +78,8 @@ def beside(config: RunConfig, run: Path, *, quiet: bool) -> Generator[None]:
 
 
 def end(run: Run, data: PartitionedData, directory: RunDirectory, *, quiet: bool) -> None:
-    """Sample a finished simulated run's base and adapter, before its report is written.
-
-    Args:
-        quiet: whether to show nothing; then only what the run asks for is sampled.
-    """
-    if quiet and not run.config.asks(Samples):
+    """Sample a finished simulated run's base and adapter, before its report is written."""
+    if quiet and not run.config.has_any(Samples):
         return
     from plait.api.sampling import sample
 
@@ -133,13 +125,7 @@ def go_on(
     stop: StopRequest | None = None,
     quiet: bool,
 ) -> None:
-    """Continue a run, or begin it in an empty directory; finish it and write its report.
-
-    The arguments besides the directory are those of `start`.
-
-    Raises:
-        PlaitError: the reason that the run stopped again.
-    """
+    """Continue a run, or begin it in an empty directory; finish it and write its report."""
     with status("loading libraries", quiet=quiet):
         from plait.simulation.execution import begin, execute, prepare
     with ExitStack() as works:

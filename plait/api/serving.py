@@ -58,11 +58,7 @@ class Serving:
 
     @classmethod
     def of(cls, given: ServingOptions, *, file: Path | None = None) -> Serving:
-        """What somebody gave; with the `file` of a run, which keeps its number if it has begun.
-
-        Raises:
-            ConfigError: a kit and insecure are both given, or both missing.
-        """
+        """What somebody gave; with the `file` of a run, which keeps its number if it has begun."""
         kit, insecure = given.get("kit"), given.get("insecure", False)
         if insecure and kit is not None:
             raise ConfigError("kit and insecure are both given; give one of them")
@@ -86,11 +82,7 @@ class Serving:
         return Path(self.kit) if self.kit else None
 
     def save(self, path: Path) -> None:
-        """Write it as TOML.
-
-        Raises:
-            MachineError: cannot be written.
-        """
+        """Write it as TOML."""
         lines = (f"{field.name.replace('_', '-')} = {json.dumps(getattr(self, field.name))}" for field in fields(self))
         content = "".join(f"{line}\n" for line in lines).encode()
         write_atomically(path, content)
@@ -104,12 +96,7 @@ class Serving:
 
 
 def load_serving(path: Path) -> Serving | None:
-    """Read what `Serving.save` wrote; None if there is nothing.
-
-    Raises:
-        ConfigError: the file is not one that `Serving.save` wrote.
-        MachineError: cannot be read.
-    """
+    """Read what `Serving.save` wrote; None if there is nothing."""
     try:
         table = cast("dict[str, Any]", read_toml(path.read_bytes()))
     except FileNotFoundError:
@@ -130,22 +117,14 @@ def new_run_number() -> int:
 
 
 def check_no_data(settings: Mapping[str, object]) -> None:
-    """Refuse settings that are the clients' own.
-
-    Raises:
-        ConfigError: one is given.
-    """
+    """Refuse settings that are the clients' own."""
     for key in CLIENTS_SETTINGS:
         if settings.get(key):
             raise ConfigError(f"{key} is given, expected none: clients bring their own data")
 
 
 def kit_of(serving: Serving) -> ServerKit | None:
-    """The server's kit; None without TLS.
-
-    Raises:
-        ConfigError: it is not one.
-    """
+    """The server's kit; None without TLS."""
     if serving.kit_directory is None:
         return None
     from plait.trust.kit import ServerKit
@@ -154,11 +133,7 @@ def kit_of(serving: Serving) -> ServerKit | None:
 
 
 def vouch_of(serving: Serving) -> Vouch | None:
-    """Who vouches for the clients' node keys: the authority of the server's kit; None without a kit.
-
-    Raises:
-        PlaitError: the kit is not valid.
-    """
+    """Who vouches for the clients' node keys: the authority of the server's kit; None without a kit."""
     from plait.trust.kit import is_vouched_for
 
     kit = kit_of(serving)

@@ -106,7 +106,7 @@ def _with_data(config: RunConfig, data: object) -> tuple[RunConfig, Dataset | No
 
 @contextmanager
 def left_to_resume(run: Path, hearing: CallbackRunner) -> Generator[None]:
-    """Whatever ends the run in the block says how to continue it; a callback's own error comes before the run's."""
+    """Errors that end the run in the block state how to continue it; a callback's own error comes before the run's."""
     try:
         # Only callbacks ask a run of this process to stop.
         with suppress(RunInterrupted):

@@ -37,11 +37,7 @@ _REPORT_BYTES, _RECORD_BYTES = 500_000, 1_000
 
 
 def planned_shape(settled: ResolvedConfig, base_directory: Path) -> Shape:
-    """The requested adapter without values, from the base's config alone.
-
-    Raises:
-        ConfigError: the base cannot carry it.
-    """
+    """The requested adapter without values, from the base's config alone."""
     config, task = settled.config, settled.task
     base, request = read_base_config(base_directory, task, config.label_names), request_of(settled, config.rank)
     return shape_of(base, request, task=task, labels=config.label_names, seed=config.seed)

@@ -1,8 +1,8 @@
 """Withdraw a client from a finished run. Every step is on disk before the next, and may be repeated after a crash.
 
-1. The ledger says that the client withdraws, and the old adapter goes into quarantine.
+1. The ledger records that the client withdraws, and the old adapter goes into quarantine.
 2. The others train again: a run of its own directory with the same settings but for the client.
-3. The ledger says that what is kept of the client is erased; it is, with all updates and checkpoints.
+3. The ledger records that what is kept of the client is erased; it is, with all updates and checkpoints.
 4. The ledger keeps a tombstone with the digest of the new adapter.
 
 With differential privacy of clients no one trains again: epsilon bounds what the adapter reveals about any client.
@@ -126,8 +126,8 @@ def _estimate(view: RunView, client: str) -> str:
 
 def _promise(view: RunView) -> str:
     is_spent = "privacy_spent" in view.other_events
-    said = next((card.status for card in view.cards.values() if is_spent and "epsilon" in card.status), None)
-    cost = f"epsilon {said['epsilon']:.4g} at delta {said['delta']:g}" if said else "the run's epsilon"
+    spent = next((card.status for card in view.cards.values() if is_spent and "epsilon" in card.status), None)
+    cost = f"epsilon {spent['epsilon']:.4g} at delta {spent['delta']:g}" if spent else "the run's epsilon"
     return (
         f"the run has differential privacy of clients: by {cost}, no one who sees the adapter can tell much better "
         "than by guessing whether this client took part, so no one needs to train again; the server itself saw more"

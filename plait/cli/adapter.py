@@ -268,11 +268,11 @@ class _Talk:
                 prompt = self._speaker.encode_chat(self._messages)
         most = min(self._tokens, max(1, self._speaker.room(prompt)))
         seed = secrets.randbits(63) if self._seed is None else self._seed
-        (said,) = self._speaker.answers(
+        (answer,) = self._speaker.answers(
             [prompt], max_tokens=most, sampling=self._sampling, seed=seed, adapted=self.adapted, show=show
         )
         if not self.completes:
-            self._messages.append({"role": "assistant", "content": said})
+            self._messages.append({"role": "assistant", "content": answer})
 
 
 def _print(talk: _Talk, line: str) -> None:

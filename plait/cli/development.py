@@ -77,12 +77,12 @@ def check_plugin(
         raise PluginFaultError(f"{chosen} '{plain}' breaks {len(broken)} of {len(verdicts)} claims")
 
 
-def _kind_of(name: str, said: str) -> Kind:
-    if said:
+def _kind_of(name: str, given: str) -> Kind:
+    if given:
         try:
-            return Kind(said.replace("-", " "))
+            return Kind(given.replace("-", " "))
         except ValueError:
-            raise ConfigError(f"kind is '{said}', expected one of {', '.join(_CHECKED)}") from None
+            raise ConfigError(f"kind is '{given}', expected one of {', '.join(_CHECKED)}") from None
     if ":" not in name:
         kinds = [kind for kind in _CHECKED if name in installed(kind)]
         if len(kinds) != 1:

@@ -84,20 +84,16 @@ def show(findings: Sequence[Finding], *, json_output: bool) -> None:
 
 
 def _deployment(server: str, kit_directory: Path | None) -> list[Finding]:
-    """What an operator can see of a server from elsewhere.
-
-    Raises:
-        PlaitError: the kit is not valid, or no server answers: one line says why.
-    """
+    """What an operator can see of a server from elsewhere."""
     from plait.transport import fetch_status
 
     kit, findings = None if kit_directory is None else load_asking(kit_directory), list[Finding]()
     before = time.time()
-    said = fetch_status(server, kit=kit)
+    answer = fetch_status(server, kit=kit)
     middle = (before + time.time()) / 2
-    version = clean(str(said.get("version", "")))
+    version = clean(str(answer.get("version", "")))
     other = "" if version == __version__ else f"this machine has {__version__}; upgrade the server, then its clients"
-    state = clean(str(said.get("state", "")))
+    state = clean(str(answer.get("state", "")))
     findings.append(Finding("server", f"plait {version or 'of unknown version'}, {state}", other))
     if kit is not None:
         address = Address.parse(server, what="server")
@@ -105,16 +101,16 @@ def _deployment(server: str, kit_directory: Path | None) -> list[Finding]:
         expires = server_expires(address.host, address.port, kit)
         if expires is not None:
             findings.append(_validity("the server's certificate", expires))
-    told = said.get("time")
-    if isinstance(told, int | float):
-        skew_s = told - middle
+    server_time = answer.get("time")
+    if isinstance(server_time, int | float):
+        skew_s = server_time - middle
         wrong = "" if abs(skew_s) < _CLOCK_S else "set the clock of one of the two machines"
         findings.append(Finding("clock", f"{skew_s:+.1f} s at the server", wrong))
-    free = said.get("disk_free_bytes")
+    free = answer.get("disk_free_bytes")
     if isinstance(free, int):
         full = "" if free > 2e9 else "a run needs 2 GB"
         findings.append(Finding("free space", f"{free / 1e9:.1f} GB at the server", full))
-    return [*findings, *_client_versions(said, version)]
+    return [*findings, *_client_versions(answer, version)]
 
 
 def _validity(what: str, expires: datetime) -> Finding:
@@ -123,9 +119,9 @@ def _validity(what: str, expires: datetime) -> Finding:
     return Finding(what, f"{days} days left", soon if days < _DAYS_LEFT else "")
 
 
-def _client_versions(said: dict[str, object], server_version: str) -> list[Finding]:
+def _client_versions(answer: dict[str, object], server_version: str) -> list[Finding]:
     """The versions of the connected clients, and who has each."""
-    nodes = said.get("nodes")
+    nodes = answer.get("nodes")
     by_version: dict[str, list[str]] = {}
     for node in cast("list[object]", nodes) if isinstance(nodes, list) else []:
         if isinstance(node, dict):
@@ -179,7 +175,7 @@ def _libraries() -> list[Finding]:
 
 
 def _pair() -> list[Finding]:
-    """Whether transformers asks for a newer peft; it says so itself only when one of its adapter methods is called."""
+    """Whether transformers asks for a newer peft, which it reports only when an adapter method is called."""
     asked, there = Requirement(wanted_peft()), version("peft")
     if asked.specifier.contains(there, prereleases=True):
         return []
@@ -247,11 +243,7 @@ def _plan(
     device: str,
     dtype: str,
 ) -> list[Finding]:
-    """How a training step on a base would fit into memory.
-
-    Raises:
-        ConfigError: no such base, method, device or type, or memory cannot be predicted for it.
-    """
+    """How a training step on a base would fit into memory."""
     from plait.training.blueprint import design, read_base_config
     from plait.training.device import choose_compute, has_memory_of_its_own, memory_for_steps
     from plait.training.memory_plan import plan_step, size_of, what_would_fit
@@ -319,9 +311,9 @@ def server_status(
     """
     from plait.transport.status import fetch_status
 
-    said = fetch_status(server, kit=None if kit is None else load_asking(kit))
+    answer = fetch_status(server, kit=None if kit is None else load_asking(kit))
     if json_output:
-        print_json(said)
+        print_json(answer)
         return
 
-    print_tables(status_tables(said))
+    print_tables(status_tables(answer))

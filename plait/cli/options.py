@@ -6,6 +6,7 @@ import difflib
 import inspect
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, get_args, get_origin
 
@@ -68,7 +69,7 @@ _METAVARS: Mapping[str, str] = {
 
 def with_run_options(*, hidden: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Add every setting of a run to a command as an option; the command gets those given as one ``given`` mapping."""
-    return lambda command: _with_run_options(command, hidden)
+    return partial(_with_run_options, hidden=hidden)
 
 
 def _with_run_options(command: Callable[..., None], hidden: Collection[str]) -> Callable[..., None]:
@@ -212,11 +213,7 @@ def command_of(verb: str, function: Callable[..., None], *, forwards: bool = Fal
 
 
 def spelled(arguments: Sequence[str]) -> list[str]:
-    """A command line with plait's own names for settings where it has those of other systems, such as ``--lr``.
-
-    Raises:
-        ConfigError: it asks for epochs.
-    """
+    """A command line with plait's own names for settings where it has those of other systems, such as ``--lr``."""
     if not arguments or arguments[0] not in ("simulate", "server", "estimate"):
         return list(arguments)
     return [arguments[0], *map(_spelled, arguments[1:])]

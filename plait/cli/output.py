@@ -46,11 +46,7 @@ _RUNS = Path("runs")
 
 
 def run_or_newest(run: Path | None, *, quiet: bool = False) -> Path:
-    """The run directory that a command line names, or the newest in ``runs/``.
-
-    Raises:
-        ConfigError: no run is named or found.
-    """
+    """The run directory that a command line names, or the newest in ``runs/``."""
     if run is not None:
         return run
     found = [ledger for ledger in _RUNS.glob("*/ledger.jsonl") if ledger.is_file()]

@@ -1,4 +1,4 @@
-"""What a ledger says of differential privacy, checked; and ``plait privacy``, which shows it."""
+"""The differential privacy that a ledger records, checked; and ``plait privacy``, which shows it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from plait.rounds.run_directory import RunDirectory
 
 
 def verifies(events: Sequence[Event]) -> Verified | None:
-    """What a ledger says of differential privacy, checked; None for a run without."""
+    """The differential privacy that a ledger records, checked; None for a run without."""
     promised, spent = promised_in(events), check_privacy(events)
     start = start_of(events)
     if (start.config.get("dp", "off") if start else "off") != (promised.unit if promised else "off"):
@@ -84,8 +84,8 @@ def check_privacy(events: Sequence[Event]) -> PrivacySpent | None:
 
 
 def _check_records(promised: PrivacyStarted, events: Sequence[Event]) -> PrivacySpent | None:
-    """The same where every client keeps an account of its own records, of which it says the total."""
-    said: dict[str, float] = {}
+    """The same where every client keeps an account of its own records, of which it records the total."""
+    totals: dict[str, float] = {}
     spent: PrivacySpent | None = None
     for event in events:
         if isinstance(event, UpdateReceived) and event.codec != MASKED_CODEC:
@@ -94,17 +94,19 @@ def _check_records(promised: PrivacyStarted, events: Sequence[Event]) -> Privacy
                 raise PeerError(f"{what} is not there, expected it with every update")
             if promised.epsilon is not None and event.epsilon > promised.epsilon * (1 + 1e-9):
                 raise PeerError(f"{what} is {event.epsilon:g}, expected at most {promised.epsilon:g}")
-            if event.epsilon < said.get(event.client, 0.0):
-                raise PeerError(f"{what} is {event.epsilon:g}, expected no less than {said[event.client]:g} as before")
-            said[event.client] = event.epsilon
+            if event.epsilon < totals.get(event.client, 0.0):
+                raise PeerError(
+                    f"{what} is {event.epsilon:g}, expected no less than {totals[event.client]:g} as before"
+                )
+            totals[event.client] = event.epsilon
         elif isinstance(event, PrivacySpent):
             spent = event
             if event.delta != promised.delta:
                 raise PeerError(f"delta of round {event.round} is {event.delta:g}, expected {promised.delta:g}")
-            if dict(event.by_client) != said:
+            if dict(event.by_client) != totals:
                 raise PeerError(f"epsilons of clients after round {event.round} are not those of their updates")
-            # Under masks no client says what it has spent: no more than the run's epsilon.
-            _check_epsilon(event, max(said.values(), default=promised.epsilon or math.inf))
+            # Under masks no client reports what it has spent: no more than the run's epsilon.
+            _check_epsilon(event, max(totals.values(), default=promised.epsilon or math.inf))
         elif isinstance(event, RoundFinished) and (spent is None or spent.round != event.round):
             raise PeerError(f"round {event.round} is finished, expected what it cost before")
     return spent
@@ -137,11 +139,11 @@ def privacy(
     view = RunView.of(events)
     card, hiding = PrivacyCard.of(events), [each for each in view.cards.values() if each.hides_clients]
     if not hiding:
-        said = "no guarantee: the server sees every update; --dp record, --dp client and --secure-aggregation give one"
+        text = "no guarantee: the server sees every update; --dp record, --dp client and --secure-aggregation give one"
         if json_output:
             print_json({"guarantee": None})
         else:
-            print_text(said)
+            print_text(text)
         return
     if json_output:
         not_covered = [text for each in hiding[:1] for name, text in each.facts if name == "Not covered"]

@@ -45,14 +45,7 @@ def report(
 
 
 def export_figures(view: RunView, run_directory: Path, into: Path) -> None:
-    """Write every table of a report as CSV, named after its title, and copy the plots that `write_report` wrote.
-
-    Args:
-        into: the folder to write to; made if it is not there.
-
-    Raises:
-        MachineError: it cannot be written.
-    """
+    """Write every table of a report as CSV, named after its title, and copy the plots that `write_report` wrote."""
     try:
         into.mkdir(parents=True, exist_ok=True)
     except OSError as error:

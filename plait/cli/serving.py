@@ -30,11 +30,7 @@ GraceS = Annotated[
 
 
 def log_to(path: Path) -> None:
-    """Log every event of the server to a file of bounded size, and warnings to stderr as well.
-
-    Raises:
-        MachineError: the file cannot be written.
-    """
+    """Log every event of the server to a file of bounded size, and warnings to stderr as well."""
     logger = logging.getLogger("plait.server")
     logger.setLevel(logging.INFO)
     logger.propagate = False
@@ -90,11 +86,7 @@ def page_beside(
 
 
 def check_page(listen: str) -> None:
-    """Refuse an address for a page before anything has begun.
-
-    Raises:
-        ConfigError: as for `page_beside`.
-    """
+    """Refuse an address for a page before anything has begun."""
     if listen:
         from plait.page.beside import page_address
 

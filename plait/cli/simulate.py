@@ -105,7 +105,7 @@ def stopped_by_interrupt(*, quiet: bool) -> Generator[StopRequest]:
 
 @contextlib.contextmanager
 def told_how_to_go_on(settings: RunConfig, serving: Serving | None = None) -> Generator[None]:
-    """If a run stops that can be resumed, its last line says how."""
+    """If a run stops that can be resumed, its last line states how."""
     try:
         yield
     except (KeyboardInterrupt, RunInterrupted, DiskFullError) as stopped:

@@ -56,7 +56,7 @@ def verify(
         events = read_events(directory.ledger)
         torn = torn_bytes(directory.ledger)
         settings = recorded_settings(directory, events)
-        hidden = Trait.SINGLE_UPDATES in settings.gone
+        hidden = Trait.SINGLE_UPDATES in settings.missing
         signed = check_signatures(events, hidden=hidden)
         promised = verifies(events)
         found = [promised] if promised else []
@@ -107,20 +107,16 @@ def _checked(
             replayed = recomputed(directory, events, resolved())
         except CannotRecomputeError as error:
             missing = str(error)
-    said = f"not recomputed ({missing})" if replayed is None else f"{replayed} recomputed, bit for bit"
+    summary = f"not recomputed ({missing})" if replayed is None else f"{replayed} recomputed, bit for bit"
     return (
         Verified("adapter", adapter),
         *(Verified("plug-in", f"{name}: {how}") for name, how in plugins.items()),
-        Verified("rounds", said, {"rounds": len(view.rounds), "replayed": replayed, "plugins": plugins}),
+        Verified("rounds", summary, {"rounds": len(view.rounds), "replayed": replayed, "plugins": plugins}),
     )
 
 
 def _check_plugins(events: list[Event]) -> dict[str, str]:
-    """Each of the run's plug-ins, and whether its source is here; none is imported.
-
-    Raises:
-        ConfigError: one has another source than when the run began.
-    """
+    """Each of the run's plug-ins, and whether its source is here; none is imported."""
     found: dict[str, str] = {}
     start = start_of(events)
     for plugin in start.plugins if start else ():

@@ -23,12 +23,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ChoiceOption:
-    """One option of a choice.
-
-    Attributes:
-        name: as the user writes it.
-        default: its value if the user gives none.
-    """
+    """One option of a choice."""
 
     name: str
     default: float | int | bool | str

@@ -35,11 +35,7 @@ class Asynchronous(SettingsTable):
         return mode
 
     def check_clients(self, clients: int, cohort: int) -> None:
-        """Refuse a buffer that waits for others than those at work.
-
-        Raises:
-            ValueError: with both numbers.
-        """
+        """Refuse a buffer that waits for others than those at work."""
         del clients
         size = buffer_size(self.rounds_mode, cohort)
         if size > cohort:
@@ -63,7 +59,7 @@ class Asynchronous(SettingsTable):
                 Trait.SAME_SIDES: across,
                 Trait.RELEASED: "a client that began too long ago is",
             }
-            yield self.says("rounds_mode", needs=needs, takes={Trait.WAITS: "asynchronous rounds do not wait"})
+            yield self.states("rounds_mode", needs=needs, takes={Trait.WAITS: "asynchronous rounds do not wait"})
 
 
 def buffer_size(rounds_mode: str, cohort: int) -> int:
@@ -100,10 +96,10 @@ class Fleets(SettingsTable):
                 Trait.LINEAR: "updates of different numbers of steps are normalised",
                 Trait.SAME_FACTORS: "updates of different numbers of steps are normalised",
             }
-            yield self.says("step_budget", needs=needs, takes={Trait.EQUAL_STEPS: "faster ones take more"})
+            yield self.states("step_budget", needs=needs, takes={Trait.EQUAL_STEPS: "faster ones take more"})
         if self.fleet:
             needs = {Trait.FIGURES: "the times of the virtual clock follow from the clients' data"}
-            yield self.says("fleet", needs=needs)
+            yield self.states("fleet", needs=needs)
             if cast("Cohort", self).deadline_s:
                 # On a virtual clock a released device has not trained.
-                yield self.says("deadline_s", needs={Trait.RELEASED: "a device of the fleet may be late"})
+                yield self.states("deadline_s", needs={Trait.RELEASED: "a device of the fleet may be late"})

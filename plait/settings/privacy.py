@@ -71,7 +71,7 @@ class Privacy(SettingsTable):
         else:
             needs[Trait.OWN_LOSS] = "noise needs the gradient of each record by itself"
             takes[Trait.WHOLE_GRADIENT] = "each record's is clipped, to dp-clip"
-        yield self.says("dp", needs=needs, takes=takes)
+        yield self.states("dp", needs=needs, takes=takes)
 
 
 class Masks(SettingsTable):
@@ -89,16 +89,16 @@ class Masks(SettingsTable):
         for name in ("clients", "clients_per_round", "eval_clients") if self.secure_aggregation else ():
             if 0 < getattr(self, name) < LEAST_CLIENTS:
                 raise ValueError(
-                    f"{self.says(name)} and secure-aggregation is true, expected at least {LEAST_CLIENTS}: in a sum of "
-                    "two each client knows the other's part"
+                    f"{self.states(name)} and secure-aggregation is true, expected at least {LEAST_CLIENTS}: in a sum "
+                    "of two each client knows the other's part"
                 )
 
     def stated(self) -> Iterator[Stated]:
         """What these settings need of a run, and what they take away."""
         if self.secure_aggregation:
-            yield self._says_masked()
+            yield self._masked()
 
-    def _says_masked(self) -> Stated:
+    def _masked(self) -> Stated:
         needs = {
             Trait.WAITS: "a masked sum needs all its clients at once",
             Trait.EQUAL_STEPS: "no client's weight is known",
@@ -111,4 +111,4 @@ class Masks(SettingsTable):
             Trait.FIGURES: "the server sees their masked sums alone",
             Trait.RELEASED: "a client that has sent a masked update is in the sum",
         }
-        return self.says("secure_aggregation", needs=needs, takes=takes)
+        return self.states("secure_aggregation", needs=needs, takes=takes)

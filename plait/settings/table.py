@@ -50,7 +50,7 @@ class SettingsTable(BaseModel):
             ValueError: with both numbers.
         """
 
-    def says(self, name: str, *, needs: Reasons = NOTHING, takes: Reasons = NOTHING, instead: str = "") -> Stated:
+    def states(self, name: str, *, needs: Reasons = NOTHING, takes: Reasons = NOTHING, instead: str = "") -> Stated:
         """What a setting states.
 
         Args:

@@ -36,11 +36,7 @@ class FedProx:
 
 
 def _proximal(correction: str) -> float:
-    """The mu of a correction; 0 without.
-
-    Raises:
-        ConfigError: there is none of this name, or an option is wrong.
-    """
+    """The mu of a correction; 0 without."""
     name, options = parse_choice(correction)
     if name == "none" and not options:
         return 0.0
@@ -93,11 +89,11 @@ class Learning(SettingsTable):
         replaces = {Trait.OWN_LOSS: "which it replaces"}
         if self.trainer:
             takes = {Trait.OWN_LOSS: "a trainer has a loss of its own", Trait.SLOPES: "a trainer's steps measure none"}
-            yield self.says("trainer", needs=replaces, takes=takes)
+            yield self.states("trainer", needs=replaces, takes=takes)
         if self.is_given("loss"):
-            yield self.says("loss", needs=replaces, takes={Trait.OWN_LOSS: "loss names another"})
+            yield self.states("loss", needs=replaces, takes={Trait.OWN_LOSS: "loss names another"})
         if self.given_own_share:
-            yield self.says("own_share", needs=OWN_SHARE_NEEDS, instead="0")
+            yield self.states("own_share", needs=OWN_SHARE_NEEDS, instead="0")
 
 
 class AdapterSettings(SettingsTable):
@@ -119,7 +115,7 @@ class AdapterSettings(SettingsTable):
     def stated(self) -> Iterator[Stated]:
         """What these settings need of a run, and what they take away."""
         if self.dropout:
-            yield self.says("dropout", takes={Trait.SAMPLES: "dropout takes parts of it away while it learns"})
+            yield self.states("dropout", takes={Trait.SAMPLES: "dropout takes parts of it away while it learns"})
 
 
 class Stacking(SettingsTable):
@@ -176,9 +172,9 @@ class OptimizerSettings(SettingsTable):
     def stated(self) -> Iterator[Stated]:
         """What these settings need of a run, and what they take away."""
         if self.lr_schedule == "slope":
-            yield self.says("lr_schedule", needs={Trait.SLOPES: "the rate follows it"})
+            yield self.states("lr_schedule", needs={Trait.SLOPES: "the rate follows it"})
         if self.is_given("max_grad_norm"):
-            yield self.says("max_grad_norm", needs={Trait.WHOLE_GRADIENT: ""})
+            yield self.states("max_grad_norm", needs={Trait.WHOLE_GRADIENT: ""})
 
 
 class Cohort(SettingsTable):
@@ -196,11 +192,7 @@ class Cohort(SettingsTable):
     """seconds a round waits for updates; 0 means no limit while clients show progress"""
 
     def check_clients(self, clients: int, cohort: int) -> None:
-        """Refuse more clients at once than there are.
-
-        Raises:
-            ValueError: with both numbers.
-        """
+        """Refuse more clients at once than there are."""
         del cohort
         if self.clients_per_round > clients:
             raise ValueError(f"clients-per-round is {self.clients_per_round}, expected at most clients = {clients}")
@@ -208,7 +200,7 @@ class Cohort(SettingsTable):
     def stated(self) -> Iterator[Stated]:
         """What these settings need of a run, and what they take away."""
         if self.deadline_s:
-            yield self.says("deadline_s", needs={Trait.WAITS: ""})
+            yield self.states("deadline_s", needs={Trait.WAITS: ""})
 
 
 def _norm_bound(value: object) -> object:
@@ -241,7 +233,7 @@ class Checks(SettingsTable):
         """What these settings need of a run, and what they take away."""
         if self.norm_bound not in ("auto", "off"):
             needs = {Trait.SINGLE_UPDATES: "their norms decide which of them count"}
-            yield self.says("norm_bound", needs=needs, instead="auto or off")
+            yield self.states("norm_bound", needs=needs, instead="auto or off")
 
 
 class EvaluationSettings(SettingsTable):
@@ -286,9 +278,9 @@ class EvaluationSettings(SettingsTable):
         """What these settings need of a run, and what they take away."""
         compared = {Trait.FIGURES: "losses are compared", Trait.WAITS: "it is evaluated before the next begins"}
         if self.keep == "best":
-            yield self.says("keep", needs=compared, instead="last")
+            yield self.states("keep", needs=compared, instead="last")
         if self.reference:
-            yield self.says("reference", needs={Trait.FIGURES: "baselines show the losses of single clients"})
+            yield self.states("reference", needs={Trait.FIGURES: "baselines show the losses of single clients"})
 
 
 class Samples(SettingsTable):
@@ -326,7 +318,7 @@ class MachineSettings(SettingsTable):
     def stated(self) -> Iterator[Stated]:
         """What these settings need of a run, and what they take away."""
         if self.has_several_devices:
-            yield self.says("device", takes={Trait.RELEASED: "a client in a process of its own cannot be"})
+            yield self.states("device", takes={Trait.RELEASED: "a client in a process of its own cannot be"})
 
 
 class Reporting(SettingsTable):

@@ -24,11 +24,7 @@ _SEVERAL = frozenset({"callbacks"})
 
 
 def nested(table: Mapping[str, object]) -> dict[str, object]:
-    """The table with what Flower flattened nested again: ``rule.share = 0.1`` becomes ``[rule] share = 0.1``.
-
-    Raises:
-        ConfigError: a choice is given both ways.
-    """
+    """The table with what Flower flattened nested again: ``rule.share = 0.1`` becomes ``[rule] share = 0.1``."""
     nested: dict[str, object] = {}
     for given, value in table.items():
         key, dot, option = given.partition(".")
@@ -56,11 +52,7 @@ def choice_of(key: str, value: object, where: str) -> object:
 
 
 def read_config_table(path: Path) -> dict[str, object]:
-    """Read a TOML file of settings.
-
-    Raises:
-        ConfigError: the file is missing, unreadable or not TOML.
-    """
+    """Read a TOML file of settings."""
     try:
         with open_plain(path) as file:
             data = file.read(_MOST_BYTES + 1)
