@@ -72,14 +72,12 @@ def test_a_key_in_the_wrong_table_or_in_two_is_refused(table, message):
         config_from_table(table)
 
 
-@pytest.mark.parametrize("spelling", ["local-steps", "local_steps", "LOCAL_STEPS", "Local-Steps", "max_steps"])
-def test_a_key_may_be_spelled_either_way(spelling):
-    assert config_from_table({spelling: 9}).local_steps == 9
-
-
 @pytest.mark.parametrize(
     ("theirs", "ours", "value"),
     [
+        # plait, spelled otherwise
+        ("local_steps", "local_steps", 9),
+        ("LOCAL-Steps", "local_steps", 9),
         # FlowerTune
         ("num-server-rounds", "rounds", 3),
         # TRL and transformers
@@ -90,7 +88,7 @@ def test_a_key_may_be_spelled_either_way(spelling):
         ("lora_alpha", "alpha", 3.0),
     ],
 )
-def test_the_names_of_other_systems_are_understood(theirs, ours, value):
+def test_a_key_may_be_spelled_either_way_or_as_other_systems_do(theirs, ours, value):
     assert getattr(config_from_table({theirs: value}), ours) == value
 
 
@@ -106,16 +104,9 @@ def test_one_setting_given_twice_is_an_error_that_names_both(table, clash):
         config_from_table(table, where="x.toml")
 
 
-@pytest.mark.parametrize(
-    ("given", "nearest"),
-    [
-        ("round", "rounds"),
-        ("batchsize", "batch-size"),
-    ],
-)
-def test_an_unknown_key_is_an_error_that_names_the_nearest(given, nearest):
-    with pytest.raises(ConfigError, match=f"x.toml: unknown key '{given}'; did you mean '{nearest}'"):
-        config_from_table({given: 1}, where="x.toml")
+def test_an_unknown_key_is_an_error_that_names_the_nearest():
+    with pytest.raises(ConfigError, match=r"x.toml: unknown key 'batchsize'; did you mean 'batch-size'"):
+        config_from_table({"batchsize": 1}, where="x.toml")
 
 
 @pytest.mark.parametrize(

@@ -186,6 +186,7 @@ TAKEN_AND_NEEDED: list[tuple[Mapping[str, object], str, Mapping[str, object], Tr
     (OF_RECORDS, "dp", {"trainer": "mine:trainer"}, Trait.OWN_LOSS),
     (OF_RECORDS, "dp", {"lr-schedule": "slope"}, Trait.SLOPES),
     ({"trainer": "mine:build"}, "trainer", {"objective": "dpo"}, Trait.OWN_LOSS),
+    ({"loss": "mine:loss"}, "loss", {"objective": "dpo"}, Trait.OWN_LOSS),
     ({"labels": "a,b"}, "labels", {"objective": "dpo"}, Trait.LANGUAGE),
     ({"rounds-mode": "async"}, "rounds-mode", {"rule": "rolora"}, Trait.SAME_SIDES),
     ({"rounds-mode": "async"}, "rounds-mode", {"deadline-s": 5.0}, Trait.WAITS),

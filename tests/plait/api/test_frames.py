@@ -1,12 +1,9 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pandas as pd
 import pytest
 
 from plait.api.frames import losses, rounds, updates
-from plait.errors import ConfigError
 from tests.plait.conftest import broadcast, numbered, received, round_finished, run_started, view_of
 
 
@@ -48,8 +45,3 @@ def test_columns_and_types_are_the_same_before_anything_has_happened(frame_of, s
     empty, full = frame_of(view_of([run_started()])), frame_of(view_of(small_run))
     assert len(empty) == 0
     assert empty.dtypes.to_dict() == full.dtypes.to_dict()
-
-
-def test_a_directory_without_a_run_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=f"'{tmp_path}' holds no run"):
-        losses(tmp_path)

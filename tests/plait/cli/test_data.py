@@ -93,10 +93,7 @@ def test_a_split_that_is_there_is_held_out(plait, jsonl: Path, tmp_path: Path, s
     assert figures == json.loads(test_alone.out)
 
 
-# Dies when the first round is over.
 BAD: dict[str, tuple[tuple[str, ...], int, str]] = {
-    "no such client column": (("--data", "my.jsonl", "--columns", "client=who"), 2, "has no column 'who', expected on"),
-    "no such field": (("--data", "my.jsonl", "--columns", "body=text"), 2, "columns names the field 'body', expected"),
     "no such split": (("--data", "my.jsonl", "--split", "tset"), 2, "split is 'tset', expected one of 'my.jsonl': tra"),
     "not a split": (("--data", "my.jsonl", "--split", "train[1:"), 2, "split has 'train[1:', expected TRAIN or TRAIN,"),
     "memory": (("--data", "memory:mine"), 2, "data is 'memory:mine', an object in a Python program"),

@@ -96,19 +96,3 @@ def test_preferences_continue_from_supervised_fine_tuning(learn) -> None:
     assert ran.code == 0, ran.err
     assert abs(summary(continued)["reward_margin_by_round"][0]) > 1e-3
     assert load_peft_directory(continued / "adapter").tensors
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (("--objective", "dpo", "--loss", "mine:loss"), "loss is 'mine:loss' and objective is 'dpo'"),
-        (("--objective", "dpo", "--trainer", "mine:build"), "trainer is 'mine:build' and objective is 'dpo'"),
-        (("--objective", "dpo", "--labels", "a,b"), "objective is 'dpo' and labels is 'a,b'"),
-    ],
-)
-def test_what_does_not_go_with_preferences_is_refused_in_one_line(learn, options, said) -> None:
-    ran, run = learn("refused", *options)
-    assert ran.code == 2
-    assert said in ran.err
-    assert ran.err.splitlines()[-1].startswith("error: ")
-    assert not run.exists()
