@@ -26,13 +26,8 @@ SETTINGS |= table(24, "digest:b json:t steps:i")
 # What the text of settings leaves out.
 DEFAULTS = {"lr_schedule": "constant", "total_steps": 0, "wire": "fp32", "personal": ""}
 DEFAULTS |= {"proximal": 0.0, "carry_moments": False, "without_feedback": False, "own_share": 0.0}
-DEFAULTS |= {
-    "measures_slope": False,
-    "found_rate_factor": 1.0,
-    "loss": "cross_entropy",
-    "objective": "sft",
-    "secure_aggregation": False,
-}
+DEFAULTS |= {"measures_slope": False, "found_rate_factor": 1.0, "loss": "cross_entropy", "objective": "sft"}
+DEFAULTS["secure_aggregation"] = False
 DEFAULTS |= {"client_noise": 0.0, "client_clip": 0.0, "client_cohort": 0}
 DEFAULTS |= {"record_delta": 0.0, "record_epsilon": 0.0, "record_clip": 0.0}
 WORK = table(1, ("settings", SETTINGS), "broadcast:b")

@@ -118,16 +118,10 @@ class Device:
             if task.settings.trained != "AB" and f"lora_{task.settings.trained}" not in slot.name:
                 delta[slot.offset : slot.offset + slot.size] = 0
         header = Header(
-            direction=Direction.UPDATE,
-            run_id=broadcast.run_id,
-            round=task.settings.round,
-            client=NAME,
-            base_fingerprint=self._base,
-            spec_digest=self._spec_digest,
-            relative_to=broadcast.result_digest,
-            examples=COUNTS["train_examples"],
-            metrics={},
-        )
+            direction=Direction.UPDATE, run_id=broadcast.run_id, round=task.settings.round, client=NAME,
+            base_fingerprint=self._base, spec_digest=self._spec_digest, relative_to=broadcast.result_digest,
+            examples=COUNTS["train_examples"], metrics={},
+        )  # fmt: skip
         sealed = seal(header, encode_delta(AdapterState(self._layout, delta), codec_for("fp32")))
         return with_signature(sealed.data, self._key.sign)
 

@@ -203,16 +203,9 @@ REPLIES |= {
     "reply_masked_update": MaskedReply("alice", MaskedUpdate(bytes(range(14)), b"\xff" * 40, b"m" * 64)),
 }
 _FIELD = {
-    MaskingTask: "masking",
-    MaskedReply: "masked",
-    DescribeTask: "describe",
-    TrainTask: "train",
-    EvaluateTask: "evaluate",
-    ClientCard: "card",
-    UpdateReply: "update",
-    Evaluation: "evaluation",
-    Refusal: "refusal",
-}
+    MaskingTask: "masking", MaskedReply: "masked", DescribeTask: "describe", TrainTask: "train",
+    EvaluateTask: "evaluate", ClientCard: "card", UpdateReply: "update", Evaluation: "evaluation", Refusal: "refusal",
+}  # fmt: skip
 
 
 def masking_json(task: MaskingTask) -> dict[str, object]:
