@@ -148,7 +148,7 @@ def _algorithm(part: Callable[..., object], name: str) -> Algorithm:
     if not inspect.isclass(part):
 
         def at_once(function: Callable[..., object], context: RoundContext) -> Accumulator:
-            return _AllAtOnce(context, lambda updates: function(updates, context), name)
+            return _OwnRound(_AllAtOnce(lambda updates: function(updates, context)), context, name)
 
         return cast("Algorithm", chosen_function(part, ("updates", "ctx"), what=f"rule '{name}'", through=at_once))
     attributes = dir(part)
@@ -166,26 +166,21 @@ def _algorithm(part: Callable[..., object], name: str) -> Algorithm:
 class _AllAtOnce:
     """Stores every update of a round and passes all of them to a function."""
 
-    def __init__(self, context: RoundContext, combine: Callable[[Updates], object], name: str) -> None:
-        self._context, self._combine, self._name = context, combine, name
+    def __init__(self, combine: Callable[[Updates], object]) -> None:
+        self._combine = combine
         self._contributions: list[Contribution] = []
 
     def add(self, contribution: Contribution) -> None:
-        """Store one client's update."""
         self._contributions.append(contribution)
 
-    def finish(self) -> Outcome:
-        """What the function makes of them."""
-        updates = _updates(self._contributions)
-        with located_errors(f"rule '{self._name}' failed in round {self._context.round}"):
-            made = self._combine(updates)
-        return _outcome(made, self._context, self._name)
+    def finish(self) -> object:
+        return self._combine(_updates(self._contributions))
 
 
 class _OwnRound:
     """A user's own accumulator, whose result is checked."""
 
-    def __init__(self, accumulator: Accumulator, context: RoundContext, name: str) -> None:
+    def __init__(self, accumulator: Accumulator | _AllAtOnce, context: RoundContext, name: str) -> None:
         self._accumulator, self._context, self._name = accumulator, context, name
 
     def add(self, contribution: Contribution) -> None:

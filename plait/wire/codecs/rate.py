@@ -310,7 +310,7 @@ class _Book:
     @classmethod
     def of(cls, quantisers: Quantisers, step: np.float32) -> _Book:
         points = np.concatenate([quantisers.points(0), quantisers.points(1)])
-        return cls(quantisers.largest, (quantisers.frequencies(0), quantisers.frequencies(1)), points * step)
+        return cls(quantisers.largest, (quantisers.frequencies[0], quantisers.frequencies[1]), points * step)
 
 
 def _tables(books: Sequence[_Book]) -> tuple[list[int], list[NDArray[np.int64]]]:

@@ -51,14 +51,6 @@ class Quantisers:
     shifts: NDArray[np.int8]
     costs: tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
-    def frequencies(self, quantiser: int) -> NDArray[np.int64]:
-        """(2 largest + 1,) frequencies of -largest … largest; they sum to 2**24."""
-        return self._frequencies[quantiser]
-
-    def bits(self, quantiser: int) -> Float32:
-        """(2 largest + 1,) length of each index in bits."""
-        return self._bits[quantiser]
-
     def points(self, quantiser: int) -> Float32:
         """(2 largest + 1,) positions of -largest … largest, in steps; exact in float32."""
         k = np.arange(-self.largest, self.largest + 1)
@@ -66,12 +58,14 @@ class Quantisers:
         return (2 * k - np.sign(k) * (quantiser + shift)).astype(np.float32)
 
     @cached_property
-    def _frequencies(self) -> list[NDArray[np.int64]]:
+    def frequencies(self) -> list[NDArray[np.int64]]:
+        """Of both quantisers, (2 largest + 1,) frequencies of -largest … largest; they sum to 2**24."""
         return [frequencies(costs, self.largest) for costs in self.costs]
 
     @cached_property
-    def _bits(self) -> list[Float32]:
-        return [(PRECISION - np.log2(each)).astype(np.float32) for each in self._frequencies]
+    def bits(self) -> list[Float32]:
+        """Of both quantisers, (2 largest + 1,) length of each index in bits."""
+        return [(PRECISION - np.log2(each)).astype(np.float32) for each in self.frequencies]
 
     @property
     def size_bytes(self) -> int:
@@ -143,14 +137,14 @@ class Quantisers:
         costs: list[NDArray[np.uint8]] = []
         for quantiser in (0, 1):
             counts = np.zeros(largest + 1)
-            counts[: self.largest + 1] = self.frequencies(quantiser)[self.largest :]
+            counts[: self.largest + 1] = self.frequencies[quantiser][self.largest :]
             counts[1:] *= 2
             costs.append(fit(counts * (1e6 / counts.sum())))
         return Quantisers(largest, self.shifts, (costs[0], costs[1]))
 
     def length_bits(self, index: Index, quantiser: Quantiser, count: NDArray[np.intp]) -> float:
         """Ideal number of bits of the indices if each occurs `count` times."""
-        bits = np.concatenate([self.bits(0), self.bits(1)])
+        bits = np.concatenate(self.bits)
         place = quantiser * np.int32(2 * self.largest + 1) + index + self.largest
         return float(np.sum(bits.take(place) * count, dtype=np.float64))
 
@@ -259,7 +253,7 @@ class Cells:
         candidate = nearest[:, None] + np.array([0, -2, 2], np.int32)[:, None]
         at = np.clip(candidate, -largest, largest) + largest
         points = np.stack([quantisers.points(each) for each in (0, 1)])
-        bits = np.stack([quantisers.bits(each) for each in (0, 1)]) * np.float32(price)
+        bits = np.stack(quantisers.bits) * np.float32(price)
         cost = np.square(middle - points[:, at]) + bits[:, at]
         cost[:, np.abs(candidate) > largest] = np.inf
         best = cost.argmin(axis=2, keepdims=True)

@@ -20,12 +20,6 @@ SPEC = AdapterSpec(
 )
 
 
-def test_rank_and_alpha_are_read_from_the_configuration() -> None:
-    assert (SPEC.rank, SPEC.alpha) == (8, 16.0)
-    prompt = replace(SPEC, peft_config={"peft_type": "PROMPT_TUNING"})
-    assert (prompt.rank, prompt.alpha) == (None, None)
-
-
 def test_what_travels_is_all_but_the_layout() -> None:
     assert SPEC.to_json() == {
         "method": "lora",

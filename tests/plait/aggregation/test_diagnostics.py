@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from plait.adapters import AdapterSpec, AdapterState, AdapterTask, Layout
 from plait.adapters.bottleneck import bottlenecks_of
-from plait.aggregation import Contribution, Outcome, RoundContext, geometry_of
+from plait.aggregation import Contribution, RoundContext, geometry_of
 from plait.aggregation.bottleneck_diagnostics import BottleneckObserver
 from plait.aggregation.diagnostics import Observer
 from plait.aggregation.means import FEDAVG
@@ -119,25 +119,14 @@ def cohort() -> tuple[RoundContext, list[Contribution]]:
     return context, [Contribution(name, master, drawn(1.0), weight, geometry) for name, weight in (("x", 1), ("y", 3))]
 
 
-def measured(context: RoundContext, cohort: list[Contribution], outcome: Outcome, activation: str):
-    observer = BottleneckObserver(context, spec_of(activation))
-    for contribution in cohort:
-        observer.add(contribution)
-    return observer.finish(outcome)
-
-
-def averaged(context: RoundContext, cohort: list[Contribution]) -> Outcome:
-    accumulator = FEDAVG.begin(context)
-    for contribution in cohort:
-        accumulator.add(contribution)
-    return accumulator.finish()
-
-
 @pytest.mark.parametrize("activation", ["gelu", "relu", "silu", "tanh"])
-def test_the_figures_are_those_of_the_functions_on_the_same_inputs(activation, cohort) -> None:
+def test_the_figures_are_those_of_the_functions_on_the_same_inputs(lab, activation, cohort) -> None:
     context, updates = cohort
-    outcome = averaged(context, updates)
-    found = measured(context, updates, outcome, activation)
+    outcome = lab.run(FEDAVG, context, updates)
+    observer = BottleneckObserver(context, spec_of(activation))
+    for contribution in updates:
+        observer.add(contribution)
+    found = observer.finish(outcome)
     generator = np.random.default_rng([context.seed, context.round])
     square = dict.fromkeys(("exact", "error", "moved", "x", "y"), 0.0)
     for module in ("a.o_proj", "b.down_proj"):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from plait.aggregation.geometry import Side
-from plait.aggregation.means import FEDAVG, FEDSB, FFA, ROLORA
+from plait.aggregation.means import FEDAVG, FFA, ROLORA
 from plait.aggregation.slice_means import HETLORA
-from plait.errors import ConfigError, PeerError
+from plait.errors import PeerError
 
 
 def test_only_b_is_trained_and_sent(lab):
@@ -28,11 +28,6 @@ def test_an_update_that_trained_the_frozen_side_is_refused(lab, rule, number, si
 
 def test_b_comes_first_since_a_fresh_adapter_gives_a_no_gradient():
     assert [ROLORA.trained(number) for number in (1, 2, 3)] == [{Side.B}, {Side.A}, {Side.B}]
-
-
-def test_an_adapter_that_trains_a_and_b_is_refused(lab):
-    with pytest.raises(ConfigError, match=r"rule is 'fedsb' but .* trains A and B"):
-        FEDSB.begin(lab.context(lab.geometry(), np.random.default_rng(0)))
 
 
 def test_a_module_without_any_product_stays_as_it_is(lab):

@@ -58,18 +58,6 @@ def test_another_base_is_refused(lab, server):
         other.check(server, ranks=ANY_RANK)
 
 
-@pytest.mark.parametrize(
-    ("rank", "refused", "taken"), [(1, [ONE_RANK], [UP_TO_SERVER, ANY_RANK]), (3, [ONE_RANK, UP_TO_SERVER], [ANY_RANK])]
-)
-def test_a_rule_says_which_ranks_it_takes(lab, server, rank, refused, taken):
-    made = contribution(lab, lab.geometry(rank=rank))
-    for ranks in refused:
-        with pytest.raises(PeerError, match=f"is {rank}, expected (at most )?2"):
-            made.check(server, ranks=ranks)
-    for ranks in taken:
-        made.check(server, ranks=ranks)
-
-
 def test_another_scale_is_another_rank_to_a_rule_of_one_rank(lab, server):
     made = contribution(lab, lab.geometry(rank=2, alpha=8.0))
     with pytest.raises(PeerError, match=r"scale of .* is 4, expected 2"):
