@@ -36,7 +36,7 @@ class SessionOverError(Exception):
     """The session's connection was just closed here."""
 
 
-class Received(Protocol[Message]):
+class IncomingStream(Protocol[Message]):
     """What a server streams."""
 
     def __iter__(self) -> Iterator[Message]: ...
@@ -114,10 +114,10 @@ class Session:
                 if waiting.set_running_or_notify_cancel():
                     waiting.set_exception(SessionOverError())
 
-    def download(self, sha256: bytes, *, offset: int) -> Received[Data]:
+    def download(self, sha256: bytes, *, offset: int) -> IncomingStream[Data]:
         """Request a body."""
         request = pb.DownloadRequest(session=self.token, sha256=sha256, offset=offset)
-        return cast("Received[Data]", _begin(lambda: self._download(request)))
+        return cast("IncomingStream[Data]", _begin(lambda: self._download(request)))
 
     def held(self, task_id: str, sha256: bytes) -> pb.HeldReply:
         """Ask how much of an answer the server has."""
