@@ -16,7 +16,7 @@ from typing import cast
 import grpc
 
 from client.journal import shown
-from client.session import Backoff, CurrentSession, Received, Session, what_failed
+from client.session import Backoff, CurrentSession, IncomingStream, Session, what_failed
 from client.settings import Credential
 from client.task import Abandonment, ClientTask, Event, FromServer, Lost, OfferedRun, watched_thread
 from plait import __version__
@@ -153,7 +153,7 @@ class Connection:
         """One connection from beginning to end: why it ended, None if there should be no other."""
         channel, call, enrolment = self.open_channel(), _LongCall(), EnrolmentAttempt(self.credential)
         call.outgoing.put(enrolment.hello())
-        incoming = cast("Received[pb.ToNode]", FederationStub(channel).Attend(iter(call.outgoing.get, None)))
+        incoming = cast("IncomingStream[pb.ToNode]", FederationStub(channel).Attend(iter(call.outgoing.get, None)))
         late = f"server did not admit this node within {_ENROL_S:.0f} s; is it overloaded?"
         patience = threading.Timer(_ENROL_S, call.abandonment.ask, (late,))
         patience.daemon = True
