@@ -125,6 +125,6 @@ def _announce(channel: NodesChannel, run: Run, directory: RunDirectory, *, numbe
         Terms(number, run.settled.announced, run.base_fingerprint),
         inbox=directory.inbox,
         max_answer_bytes=REPLY_BYTES + max_update_bytes(run.ranks.master.spec.layout),
-        progress=LiveProgress(directory.ledger),
+        progress=LiveProgress(directory.ledger, rounds=run.config.rounds),
         stop=stop,
     )

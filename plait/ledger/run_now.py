@@ -140,6 +140,7 @@ class RunNow:
         ended_early: why the run ended before its last round; None if it did not.
         end: None while the run has not finished.
         worked_s: seconds without pauses between interruption and resumption.
+        rounds_before_start: planned, for as long as the ledger has no event.
     """
 
     state: str = "starting"
@@ -167,6 +168,7 @@ class RunNow:
     first: events.Event | None = None
     last: events.Event = field(default_factory=events.Event)
     worked_s: float = 0.0
+    rounds_before_start: int = 0
     _resumed: int = -1
     _round_s: deque[float] = field(default_factory=lambda: deque[float](maxlen=_TIMED))
     _evaluation_s: deque[float] = field(default_factory=lambda: deque[float](maxlen=_TIMED))
@@ -376,7 +378,7 @@ class RunNow:
     @property
     def planned_rounds(self) -> int:
         """Rounds requested; the finished ones if the ledger does not record them."""
-        return self._setting("rounds") or self.done
+        return (self._setting("rounds") if self.first else self.rounds_before_start) or self.done
 
     @property
     def unfit(self) -> Mapping[str, events.ClientTurnedAway]:
@@ -432,9 +434,9 @@ Progress: TypeAlias = Callable[[], AbstractContextManager[RunNow]]
 class LiveProgress:
     """Where a run stands by its ledger so far, for several threads; each look reads only what was appended since."""
 
-    def __init__(self, ledger: Path) -> None:
+    def __init__(self, ledger: Path, *, rounds: int = 0) -> None:
         self._ledger = Follower(ledger)
-        self._now = RunNow()
+        self._now = RunNow(rounds_before_start=rounds)
         self._lock = threading.Lock()
 
     @contextmanager

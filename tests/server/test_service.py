@@ -468,7 +468,7 @@ class TestAnswersOverTheLongCall:
 
 
 class TestOperators:
-    def test_the_status_says_what_the_run_is_doing(self, make_channel, attending, send, until):
+    def test_the_status_says_what_the_run_is_doing(self, make_channel, attending, send, until, tmp_path):
         now = RunNow()
         now.take(started().model_copy(update={"config": {"rounds": 5}}))
         now.take(events.RoundFinished(round=1, wall_s=3.0))
@@ -481,6 +481,7 @@ class TestOperators:
 
             status = fetch_status(channel.address, kit=None)
 
+        assert status["run"] == tmp_path.name
         assert (status["state"], status["round"], status["rounds"]) == ("training", 2, 5)
         assert status["eta_s"] == 12.0
         assert [(member["name"], member["state"]) for member in status["cohort"]] == [

@@ -37,6 +37,15 @@ def test_who_cannot_take_part_is_told_in_the_clients_own_words_until_it_can(tmp_
     assert not unfit()
 
 
+def test_the_planned_rounds_are_known_before_the_first_event(tmp_path, ledger):
+    progress = LiveProgress(tmp_path / "ledger.jsonl", rounds=7)
+    with progress() as now:
+        assert (now.planned_rounds, now.eta_s) == (7, None)
+    ledger.append(planned(rounds=5))
+    with progress() as now:
+        assert now.planned_rounds == 5
+
+
 @pytest.fixture
 def timed(tmp_path):
     """Appends an event at a time, and returns the estimate after it."""

@@ -66,8 +66,11 @@ def test_mlflow_s_store_holds_the_series_and_the_report(tracked) -> None:
 
 def test_wandb_s_offline_run_holds_the_series_and_the_report(tracked) -> None:
     run = tracked("wandb")
+    import wandb
     from wandb.proto import wandb_internal_pb2
 
+    # A run's `finish` does not wait for its file to be closed; the end of the library's process does.
+    wandb.teardown()
     (file,) = (run / "trackers" / "wandb").rglob("*.wandb")
     losses: list[tuple[int, float]] = []
     kinds: list[str] = []
