@@ -22,9 +22,8 @@ from plait.errors import ConfigError, MachineError, PolicyError
 from plait.policy import Policy, load_policy
 from plait.system.address import Address
 from plait.system.files import at_home, make_private_directory
-from plait.trust.keys import NodeIdentity, NodeKey
+from plait.trust.keys import NodeIdentity, NodeKey, check_client_name, composed
 from plait.trust.kit import ClientKit, Endorsement, is_vouched_for
-from plait.trust.names import check_client_name, composed
 
 RUNS_KEPT = 4
 """Number of newest runs per name whose state is kept in full."""

@@ -39,8 +39,7 @@ from plait.settings import (
     Withdrawal,
 )
 from plait.settings.choice import split_choices
-from plait.settings.table import MOST, MOST_TOKENS, parts_of
-from plait.settings.toml import Scalar, choice_of, nested, toml_value
+from plait.settings.table import MOST, MOST_TOKENS, Scalar, choice_of, nested, parts_of, toml_value
 from plait.settings.traits import Stated, Trait, check, taken
 from plait.system.text import escaped
 

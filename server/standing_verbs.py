@@ -23,7 +23,7 @@ from plait.cli.serving import Kit as ServersKit
 from plait.config import Scalar, config_from_table
 from plait.errors import ConfigError, MachineError, PeerError
 from plait.report.table import Table
-from plait.settings.toml import read_config_table
+from plait.settings.table import read_config_table
 from plait.system.address import Address
 from plait.system.files import directory_written_aside
 from plait.system.text import printable

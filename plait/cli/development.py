@@ -29,7 +29,7 @@ from plait.simulation.partition import PARTITION_CHECKS
 from plait.simulation.scheme import parse_partition
 from plait.training.own_functions import loss_named, reward_named
 from plait.wire.codecs import codec_for
-from plait.wire.codecs.contract import CODEC_CHECKS
+from plait.wire.codecs.own import CODEC_CHECKS
 
 # What a run needs of a trainer, the run checks (`plait.training.bridge`).
 _CHECKED = tuple(kind for kind in Kind if kind is not Kind.TRAINER)

@@ -26,7 +26,7 @@ from plait.config import (
 from plait.errors import ConfigError
 from plait.plugins import admit
 from plait.rounds.run_directory import RunDirectory
-from plait.settings.toml import read_config_table
+from plait.settings.table import read_config_table
 
 PageAddress = Annotated[
     str,

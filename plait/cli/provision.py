@@ -14,7 +14,7 @@ from plait.cli.output import print_json, print_text
 from plait.errors import ConfigError
 from plait.trust import provision as provisioning
 from plait.trust.certificate import Role
-from plait.trust.names import composed
+from plait.trust.keys import composed
 
 if TYPE_CHECKING:
     from plait.trust.provision import Federation, Provisioned

@@ -28,7 +28,7 @@ from plait.config import RunConfig, config_from_table
 from plait.errors import ConfigError, MachineError, PeerError
 from plait.ledger.events import Event, Plugin, start_of
 from plait.ledger.ledger import read_events
-from plait.settings.toml import read_config_table
+from plait.settings.table import read_config_table
 from plait.system.files import (
     cannot_write,
     fsync_directory,

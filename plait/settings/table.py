@@ -1,13 +1,19 @@
-"""What the tables of settings have in common: how keys are spelled, and how values are checked."""
+"""What the tables of settings have in common: how keys are spelled, how values are checked, and how TOML holds them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import ClassVar
+from pathlib import Path
+from typing import ClassVar, cast
 
 from pydantic import BaseModel, ConfigDict
 
+from plait.errors import ConfigError
+from plait.settings.choice import choice_text
 from plait.settings.traits import NOTHING, Reasons, Stated
+from plait.system.files import open_plain
+from plait.system.json_text import read_toml
+from plait.system.text import escaped
 
 # The largest values that a task can carry.
 MOST = 2**32 - 1
@@ -80,3 +86,70 @@ def number_or(word: str) -> Callable[[object], object]:
 def parts_of(text: str) -> tuple[str, ...]:
     """The parts of a list in one text, with commas between them."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+Scalar = bool | int | float | str
+_MOST_BYTES = 16 << 20
+# Keys whose value has options of its own: a TOML file may write them as a table of a name and these options.
+_CHOICES = frozenset({
+    "rule", "server-optimizer", "loss", "objective", "wire", "partition", "trainer", "data", "callbacks",
+    "method", "correction",
+})  # fmt: skip
+# Keys that may name several: a TOML file may write them as a list of names and tables.
+_SEVERAL = frozenset({"callbacks"})
+
+
+def nested(table: Mapping[str, object]) -> dict[str, object]:
+    """The table with what Flower flattened nested again: ``rule.share = 0.1`` becomes ``[rule] share = 0.1``."""
+    nested: dict[str, object] = {}
+    for given, value in table.items():
+        key, dot, option = given.partition(".")
+        spelled = key.replace("_", "-").lower()
+        if not (dot and spelled in _CHOICES):
+            nested[given] = value
+        elif isinstance(options := nested.setdefault(key, {}), dict):
+            options[option] = value
+        else:
+            raise ConfigError(escaped(f"'{key}' and '{given}' are both given; give one of them"))
+    return nested
+
+
+def choice_of(key: str, value: object, where: str) -> object:
+    """A table of a name and options, or a list of such, as one text; any other value as it is."""
+    if isinstance(value, list) and key in _SEVERAL:
+        listed = [choice_of(key, each, where) for each in cast("list[object]", value)]
+        return ",".join(cast("list[str]", listed)) if all(isinstance(each, str) for each in listed) else value
+    if not isinstance(value, dict) or key not in _CHOICES:
+        return value
+    try:
+        return choice_text(cast("dict[str, object]", value))
+    except ConfigError as error:
+        raise ConfigError(escaped(f"{where}: {key}: {error}")) from error
+
+
+def read_config_table(path: Path) -> dict[str, object]:
+    """Read a TOML file of settings."""
+    try:
+        with open_plain(path) as file:
+            data = file.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
+            raise ConfigError(f"'{path}' has more than {_MOST_BYTES >> 20} MiB, expected a TOML file of settings")
+        return read_toml(data)
+    except OSError as error:
+        raise ConfigError(f"cannot read '{path}': {error.strerror or error}") from error
+    except ValueError as error:
+        raise ConfigError(f"'{path}' is not TOML: {error}") from error
+
+
+def toml_value(value: Scalar) -> str:
+    """A value as TOML has it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return _toml_string(value) if isinstance(value, str) else repr(value)
+
+
+def _toml_string(text: str) -> str:
+    quoted = "".join(
+        {"\\": "\\\\", '"': '\\"'}.get(char) or (char if char.isprintable() else f"\\U{ord(char):08X}") for char in text
+    )
+    return f'"{quoted}"'

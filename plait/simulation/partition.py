@@ -17,7 +17,7 @@ from plait.data import Dataset, Record, RecordKind, histogram
 from plait.errors import ConfigError, did_you_mean
 from plait.own_code import BrokenError, Check
 from plait.simulation.scheme import Scheme
-from plait.trust.names import MAX_NAME_BYTES, is_client_name, nearest_name
+from plait.trust.keys import MAX_NAME_BYTES, is_client_name, nearest_name
 
 # Changed names that are listed.
 _MOST_LISTED = 4

@@ -39,8 +39,7 @@ from plait.trust.certificate import (
     role_of,
     server_names_of,
 )
-from plait.trust.keys import KeyClaim, NodeKey, read_secret, read_small
-from plait.trust.names import check_client_name
+from plait.trust.keys import KeyClaim, NodeKey, check_client_name, read_secret, read_small
 
 AUTHORITY_FILE = "ca.crt"
 OPERATOR_TOKEN_FILE = "operator.token"  # noqa: S105 (a file's name)

@@ -40,7 +40,7 @@ from plait.trust.certificate import (
     read_key,
     server_names_of,
 )
-from plait.trust.keys import NodeKey, write_secret
+from plait.trust.keys import NodeKey, check_client_name, check_server_names, write_secret
 from plait.trust.kit import (
     AUTHORITY_FILE,
     CLIENT_SETTINGS_FILE,
@@ -49,7 +49,6 @@ from plait.trust.kit import (
     client_settings,
     read_client_settings,
 )
-from plait.trust.names import check_client_name, check_server_names
 from plait.trust.register import REGISTER_FILE, RegisteredClient, read_clients, write_clients
 
 

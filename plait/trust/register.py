@@ -19,8 +19,7 @@ from plait.errors import ConfigError, MachineError
 from plait.system.files import write_atomically
 from plait.system.json_text import read_json
 from plait.trust.certificate import Role
-from plait.trust.keys import PUBLIC_KEY_BYTES
-from plait.trust.names import check_client_name
+from plait.trust.keys import PUBLIC_KEY_BYTES, check_client_name
 
 REGISTER_FILE = "clients.json"
 

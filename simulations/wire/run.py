@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from loop import run_once
 
 from plait.report.summary import summarise
-from plait.settings.toml import read_config_table
+from plait.settings.table import read_config_table
 from plait.simulation.loaded import Loaded
 
 HERE = Path(__file__).parent

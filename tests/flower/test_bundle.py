@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from plait.config import RunConfig
-from plait.settings.toml import toml_value
+from plait.settings.table import toml_value
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 APP = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["tool"]["flwr"]

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from plait.ledger.ledger import read_lines
-from plait.settings.toml import read_config_table
+from plait.settings.table import read_config_table
 from tests.commands import run_command
 
 pytestmark = [pytest.mark.flower, pytest.mark.slow]

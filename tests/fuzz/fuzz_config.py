@@ -7,7 +7,7 @@ from harness import SCRATCH, instrumented, main
 with instrumented():
     from plait.config import RunConfig, config_from_table, to_toml
     from plait.errors import PlaitError
-    from plait.settings.toml import read_config_table
+    from plait.settings.table import read_config_table
 
 FILE = SCRATCH / "config.toml"
 

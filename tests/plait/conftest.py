@@ -11,7 +11,7 @@ from plait.config import config_from_table
 from plait.ledger.events import parse_event
 from plait.ledger.ledger import Ledger, read_events
 from plait.ledger.run_view import RunView
-from plait.settings.toml import read_config_table
+from plait.settings.table import read_config_table
 
 Event = dict[str, object]
 

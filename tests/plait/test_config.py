@@ -7,7 +7,7 @@ from plait.config import (
     to_toml,
 )
 from plait.errors import ConfigError
-from plait.settings.toml import read_config_table
+from plait.settings.table import read_config_table
 from plait.wire.bounds import MAX_COUNT, MAX_EXAMPLES, MAX_SEQ_LEN, MAX_STEPS
 
 TEXTS = (

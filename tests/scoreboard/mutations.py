@@ -236,8 +236,8 @@ def _many_transfers() -> None:
 
 
 def _any_client_name() -> None:
-    same("plait.trust.names:check_client_name")()
-    put("plait.trust.names:_CLIENT", SimpleNamespace(fullmatch=lambda name: True))
+    same("plait.trust.keys:check_client_name")()
+    put("plait.trust.keys:_CLIENT", SimpleNamespace(fullmatch=lambda name: True))
 
 
 def _pip_as_the_directory_has_it() -> None:
@@ -338,7 +338,7 @@ def _any_configuration(table):
 
 
 def _settings_of_the_file(directory, events=None):
-    kept = module("plait.settings.toml").read_config_table(directory.config)
+    kept = module("plait.settings.table").read_config_table(directory.config)
     return module("plait.config").config_from_table({**kept, "out": str(directory.path)}, where="")
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from plait.config import RunConfig, config_from_table
 from plait.report.answers import repeat_command
-from plait.settings.toml import read_config_table
+from plait.settings.table import read_config_table
 
 
 class _Stop(Exception):

@@ -17,7 +17,7 @@ from plait.policy import load_policy
 from plait.rounds.run_state import damage_of
 from plait.rounds.terms import DataJournal
 from plait.secagg.server import signatures_from_bytes
-from plait.settings.toml import read_config_table
+from plait.settings.table import read_config_table
 from plait.system.json_text import MAX_DEPTH, read_json, read_toml
 from plait.transport.status import json_object
 from plait.trust.kit import read_client_settings

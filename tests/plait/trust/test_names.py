@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from plait.errors import ConfigError
-from plait.trust.names import check_client_name, check_server_names, composed
+from plait.trust.keys import check_client_name, check_server_names, composed
 from plait.trust.provision import check_client_names
 
 

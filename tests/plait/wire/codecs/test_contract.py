@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from plait.adapters import AdapterState, Layout
 from plait.own_code import checked
 from plait.wire.codecs import CODECS, codec_for
-from plait.wire.codecs.contract import CODEC_CHECKS
+from plait.wire.codecs.own import CODEC_CHECKS
 from plait.wire.codecs.plain import Bf16
 
 LAYOUT = Layout.of({"a": (3, 5), "b": (), "c": (4, 0), "d": (7,)})

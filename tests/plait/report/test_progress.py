@@ -1,7 +1,7 @@
 from rich.progress import Progress
 
 from plait.ledger.events import ReplyReceived, RoundStarted
-from plait.report.viewer import Viewer
+from plait.report.progress import Viewer
 
 
 def test_what_is_done_next_shows_before_its_first_answer():
