@@ -11,8 +11,6 @@ from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
-
 from plait.ledger.events import (
     ClientsDescribed,
     ClientsGathered,
@@ -212,14 +210,14 @@ class Viewer:
         self._lines.add(", ".join(filter(None, (text, left))))
 
     def _warn(self, what: str, text: str) -> None:
-        self._screen.print(f"[yellow]{what}[/] {escape(text)}")
+        self._screen.print(f"[yellow]{what}[/] {as_markup(text)}")
 
     def _show_here(self, wanted: int, fit: int, unfit: int) -> None:
         """Show the clients that have joined since the last call, and how many are still missing."""
         names, self._newcomers = self._newcomers, []
         if names:
             more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-            shown = escape(", ".join(names[:_MOST_NAMED]))
+            shown = as_markup(", ".join(names[:_MOST_NAMED]))
             self._screen.print(f"joined: {shown}{more} ({fit} of {wanted} clients)")
         if unfit and fit < wanted:
             self._screen.print(f"clients still missing: {wanted - fit}")

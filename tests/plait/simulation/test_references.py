@@ -8,8 +8,7 @@ import pytest
 from plait.config import config_from_table
 from plait.ledger.ledger import read_lines
 from plait.rounds.run_directory import RunDirectory
-from plait.simulation.execution import execute, prepare
-from plait.simulation.references import add_references
+from plait.simulation.execution import add_references, execute, prepare
 from plait.simulation.simulation import Simulation
 
 
