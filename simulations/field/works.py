@@ -216,7 +216,7 @@ def configuration(federation: Federation, seed: int, cache: Path, folder: Path) 
         if share.name in federation.without:
             continue
         examples = tokenise(
-            share.records, tokenizer, ExampleFormat(data.kind, task, data.dataset.labels, federation.seq_len)
+            share.records, tokenizer, ExampleFormat(share.kind, task, data.dataset.labels, federation.seq_len)
         )
         split = split_examples(
             examples, client=share.name, seq_len=federation.seq_len, held_out_fraction=0.1,
