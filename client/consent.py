@@ -19,7 +19,6 @@ from plait.aggregation.own_rule import STATED
 from plait.config import RunConfig, Scalar
 from plait.errors import MachineError, PolicyError
 from plait.policy import Policy, fewest
-from plait.privacy.run import privacy_of
 from plait.secagg.grid import bits_for
 from plait.secagg.run import masked_of
 from plait.settings.choice import parse_choice
@@ -182,7 +181,7 @@ class Proposal:
             f"the run is masked (secure aggregation): the server learns sums over {fewest(config)} or more clients, "
             f"and no single client's updates or losses"
         )
-        if privacy_of(config) is not None:
+        if config.dp == "client":
             return (sums,)
         unhidden = "masks add no noise: they do not hide what the sum, and so the adapter, reveals of a text"
         if config.cohort_size == config.clients:

@@ -112,14 +112,13 @@ class Revocation:
 
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
-_FEDERATION, _OPERATIONS = (
-    f"/{pb.DESCRIPTOR.services_by_name[name].full_name}" for name in ("Federation", "Operations")
-)
+_SERVICES = pb.DESCRIPTOR.services_by_name
+_FEDERATION, _OPERATIONS = (f"/{_SERVICES[name].full_name}" for name in ("Federation", "Operations"))
 ATTEND = f"{_FEDERATION}/Attend"
 _ALLOWED: Mapping[str, Collection[Role]] = {
     **{f"{_FEDERATION}/{call}": (Role.CLIENT,) for call in ("Attend", "Download", "Held", "Upload")},
     f"{_FEDERATION}/Status": (Role.CLIENT, Role.OPERATOR),
-    **{f"{_OPERATIONS}/{call}": (Role.OPERATOR,) for call in ("Submit", "Cancel", "Runs", "Fetch")},
+    **{f"{_OPERATIONS}/{call.name}": (Role.OPERATOR,) for call in _SERVICES["Operations"].methods},
 }
 """The roles that may make a call; any may ask whether the server is healthy."""
 _CALLS_A_NAME = 16

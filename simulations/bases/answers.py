@@ -1,6 +1,5 @@
 """Questions with checked answers, a kind for each of eight clients: how many are answered exactly, before and after.
 
-    pip install reasoning-gym==0.1.25
     python simulations/bases/answers.py qwen-0.5b    # adds a row to results-answers.jsonl
     python simulations/bases/answers.py --table      # the README's table
 
@@ -33,13 +32,13 @@ def answered(name: str, seed: int) -> dict[str, Any]:
     right: dict[str, dict[str, int]] = {}
     with tempfile.TemporaryDirectory() as folder:
         federated = plait.simulate(
-            **same, partition="natural:kind", clients=len(KINDS), local_steps=STEPS, out=Path(folder) / "federated"
+            **same, partition="natural:client", clients=len(KINDS), local_steps=STEPS, out=Path(folder) / "federated"
         )
         pooled = plait.simulate(
             **same, partition="iid", clients=1, local_steps=STEPS * len(KINDS), out=Path(folder) / "pooled"
         )
         for kind in KINDS:
-            asked = [each for each in test if each["kind"] == kind]
+            asked = [each for each in test if each["client"] == kind]
             prompts = [[{"role": "user", "content": each["prompt"]}] for each in asked]
             written = {
                 "base": federated.generate(prompts, adapted=False, max_tokens=MOST_TOKENS),
@@ -48,7 +47,7 @@ def answered(name: str, seed: int) -> dict[str, Any]:
                 "pooled": pooled.generate(prompts, max_tokens=MOST_TOKENS),
             }
             right[kind] = {
-                who: sum(text.strip() == each["answer"] for text, each in zip(texts, asked, strict=True))
+                who: sum(text.strip() == each["completion"] for text, each in zip(texts, asked, strict=True))
                 for who, texts in written.items()
             }
         figures = {key: federated.summary[key] for key in ("base_held_out_loss", "final_held_out_loss", "wall_s")}

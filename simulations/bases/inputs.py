@@ -18,6 +18,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).parents[1] / "field"))
+
+from works import generated
+
 CACHE = Path.home() / ".cache" / "plait-simulations"
 LISP_PACKAGES = ("calc", "org", "gnus", "cedet", "progmodes", "textmodes", "net", "erc")
 _SHORTEST = 400  # characters of a file
@@ -27,6 +31,7 @@ KINDS = (
 )
 """Generators of reasoning-gym 0.1.25 on which no default of plait was chosen."""
 TRAINED, TESTED = 300, 50
+_SPARE = 1_000  # questions of which some were asked in training
 
 
 @dataclass(frozen=True)
@@ -119,20 +124,15 @@ def _lisp_records(unpacked: Path) -> Iterator[dict[str, str]]:
 
 
 def questions() -> tuple[str, list[dict[str, str]]]:
-    """Training questions of each of `KINDS`, as a file, and others to test with; needs reasoning-gym."""
-    import reasoning_gym
-
+    """Training questions of each of `KINDS`, as a file, and unseen ones to test with; a ``client`` is a kind."""
+    made = list(generated(CACHE / "reasoning-gym", KINDS, TRAINED + _SPARE, 1))
     target, test = CACHE / "questions.jsonl", list[dict[str, str]]()
     with target.open("w", encoding="utf-8") as file:
         for kind in KINDS:
-            asked = set[str]()
-            for each in reasoning_gym.create_dataset(kind, size=TRAINED, seed=1):
-                asked.add(each["question"])
-                record = {"kind": kind, "prompt": each["question"], "completion": each["answer"]}
-                file.write(f"{json.dumps(record)}\n")
-            fresh = (each for each in reasoning_gym.create_dataset(kind, size=1_000, seed=2))
-            unseen = [each for each in fresh if each["question"] not in asked][:TESTED]
-            test += [{"kind": kind, "prompt": each["question"], "answer": each["answer"]} for each in unseen]
+            rows = [row for row in made if row["client"] == kind]
+            file.writelines(f"{json.dumps(row)}\n" for row in rows[:TRAINED])
+            asked = {row["prompt"] for row in rows[:TRAINED]}
+            test += [row for row in rows[TRAINED:] if row["prompt"] not in asked][:TESTED]
     return str(target), test
 
 
