@@ -42,15 +42,11 @@ STATEMENT = "https://plait.dev/client-statement/v2"
 
 @dataclass(frozen=True)
 class Signer:
-    """A key that signs.
+    """A key that signs."""
 
-    Attributes:
-        key_id: SHA-256 of its public half (SubjectPublicKeyInfo), in hexadecimal.
-        described: what stands behind it: the public key, and the certificates of a kit.
-    """
-
-    key_id: str
+    key_id: str  # SHA-256 of its public half (SubjectPublicKeyInfo), in hexadecimal
     sign: Callable[[bytes], bytes]
+    # what stands behind it: the public key, and the certificates of a kit
     described: Mapping[str, Json] = field(default_factory=dict[str, Json])
 
     @classmethod

@@ -50,17 +50,11 @@ def colluding(clients: int) -> int:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What protects the clients of a round, whatever its server does.
+    """What protects the clients of a round, whatever its server does."""
 
-    Attributes:
-        roster: the fewest clients that a sum begins with: two thirds of a group.
-        survivors: the fewest clients in a sum: two thirds of these.
-        colluding: the most clients that gain nothing from helping the server; it may put them all into one group.
-    """
-
-    roster: int
-    survivors: int
-    colluding: int
+    roster: int  # the fewest clients that a sum begins with: two thirds of a group
+    survivors: int  # the fewest clients in a sum: two thirds of these
+    colluding: int  # the most clients that gain nothing from helping the server; it may put them all into one group
 
     @classmethod
     def of(cls, invited: int, groups: int = 1) -> Self:

@@ -95,21 +95,15 @@ class EventPart(BaseModel):
 
 
 class Event(EventPart):
-    """The fields of all events; an event of an unknown kind is read as these alone.
+    """The fields of all events; an event of an unknown kind is read as these alone."""
 
-    Attributes:
-        event: its kind in the ledger.
-        is_public: whether it reveals nothing of single clients' data, so that every ledger has all of it; of the core's
-            events `plait.ledger.ledger` lists what remains.
-        seq: its line, from 0; given by the ledger, like the two below.
-        time: when it was written, in seconds since 1970.
-        hash: SHA-256 of its line, in hexadecimal; it covers every line before it.
-    """
-
-    event: ClassVar[str] = ""
+    event: ClassVar[str] = ""  # its kind in the ledger
+    # whether it reveals nothing of single clients' data, so that every ledger has all of it; of the core's events
+    # `plait.ledger.ledger` lists what remains
     is_public: ClassVar[bool] = False
-    seq: Annotated[Count, Field(exclude=True)] = 0
-    time: Annotated[Number, Field(exclude=True)] = 0.0
+    seq: Annotated[Count, Field(exclude=True)] = 0  # its line, from 0; given by the ledger, like the two below
+    time: Annotated[Number, Field(exclude=True)] = 0.0  # when it was written, in seconds since 1970
+    # SHA-256 of its line, in hexadecimal; it covers every line before it
     hash: Annotated[str, Field(exclude=True)] = ""
 
     @property
@@ -133,117 +127,74 @@ class Event(EventPart):
 
 
 class Base(EventPart):
-    """The frozen model.
-
-    Attributes:
-        fingerprint: of weights, configuration and tokenizer, in hexadecimal.
-        task: ``causal-lm`` or ``classification``.
-    """
+    """The frozen model."""
 
     name: str
-    fingerprint: str = ""
+    fingerprint: str = ""  # of weights, configuration and tokenizer, in hexadecimal
     parameters: Count | None = None
-    task: str = "causal-lm"
+    task: str = "causal-lm"  # ``causal-lm`` or ``classification``
 
 
 class Adapter(EventPart):
-    """The adapter that is trained.
+    """The adapter that is trained."""
 
-    Attributes:
-        method: of PEFT.
-        rank: None where the method has none.
-        alpha: the scaling factor is alpha / rank.
-        target_modules: as in PEFT's configuration.
-        spec_digest: SHA-256 of its spec, in hexadecimal.
-    """
-
-    method: str = ""
-    rank: Count | None = None
-    alpha: Number | None = None
-    target_modules: JsonValue = None
+    method: str = ""  # of PEFT
+    rank: Count | None = None  # None where the method has none
+    alpha: Number | None = None  # the scaling factor is alpha / rank
+    target_modules: JsonValue = None  # as in PEFT's configuration
     trainable_parameters: Count
     tensors: Count = 0
-    spec_digest: str = ""
+    spec_digest: str = ""  # SHA-256 of its spec, in hexadecimal
 
 
 class CombiningRule(EventPart):
-    """What a ledger records of a run's rule (see `plait.aggregation.Rule`).
-
-    Attributes:
-        personal: the side that stays at the clients, A or B; empty where none does.
-    """
+    """What a ledger records of a run's rule (see `plait.aggregation.Rule`)."""
 
     name: str
-    personal: str = ""
+    personal: str = ""  # the side that stays at the clients, A or B; empty where none does
 
 
 class Plugin(EventPart):
-    """A user's own part of a run.
+    """A user's own part of a run."""
 
-    Attributes:
-        kind: what it is, such as ``rule``.
-        name: as the settings name it, without options.
-        sha256: of its source, in hexadecimal; empty where there is none to read.
-        distribution: name and version of the installed distribution that brings it; empty if none.
-    """
-
-    kind: str
-    name: str
-    sha256: str = ""
-    distribution: str = ""
+    kind: str  # what it is, such as ``rule``
+    name: str  # as the settings name it, without options
+    sha256: str = ""  # of its source, in hexadecimal; empty where there is none to read
+    distribution: str = ""  # name and version of the installed distribution that brings it; empty if none
 
 
 class DataUsed(EventPart):
-    """The data of a run, if its clients are simulated.
-
-    Attributes:
-        fingerprint: SHA-256 of all records in their order, in hexadecimal.
-        records: to train on; where `held_out` is 0, their end is held out.
-        held_out: records of a split that is held out.
-    """
+    """The data of a run, if its clients are simulated."""
 
     name: str
-    fingerprint: str
-    records: Count
-    held_out: Count = 0
+    fingerprint: str  # SHA-256 of all records in their order, in hexadecimal
+    records: Count  # to train on; where `held_out` is 0, their end is held out
+    held_out: Count = 0  # records of a split that is held out
 
 
 class RunStarted(Event):
-    """The first event of a run.
-
-    Attributes:
-        schema_version: `SCHEMA` of the version that began it.
-        config: all settings under the keys that users write.
-        run: the run's id, in hexadecimal.
-        derived: keys of the settings that nobody gave.
-        superlink_data: what a run on Flower's SuperLink names as ``data``, for nodes that take a part of it; None for
-            every other run.
-        data: of the simulated clients; None where clients have their own, and in a run with
-            differential privacy.
-        rule: how updates are combined.
-        plugins: the user's own parts, and their sources when the run began.
-        parents: the adapters that the run begins with; None for a run that begins from its seed.
-        full_model_bytes: the whole model in float32.
-        machine: see `plait.system.machine.describe`.
-    """
+    """The first event of a run."""
 
     event = "run_started"
-    schema_version: Count = SCHEMA
-    config: Mapping[str, JsonValue]
+    schema_version: Count = SCHEMA  # `SCHEMA` of the version that began it
+    config: Mapping[str, JsonValue]  # all settings under the keys that users write
     base: Base
     adapter: Adapter
     versions: Mapping[str, JsonValue] = {}
-    run: str = ""
+    run: str = ""  # the run's id, in hexadecimal
     name: str = ""
     seed: Count
-    derived: tuple[str, ...] = ()
+    derived: tuple[str, ...] = ()  # keys of the settings that nobody gave
+    # what a run on Flower's SuperLink names as ``data``, for nodes that take a part of it; None for every other run
     superlink_data: str | None = None
+    # of the simulated clients; None where clients have their own, and in a run with differential privacy
     data: DataUsed | None = None
-    rule: CombiningRule | None = None
-    plugins: tuple[Plugin, ...] = ()
+    rule: CombiningRule | None = None  # how updates are combined
+    plugins: tuple[Plugin, ...] = ()  # the user's own parts, and their sources when the run began
+    # the adapters that the run begins with; None for a run that begins from its seed
     parents: tuple[Mapping[str, JsonValue], ...] | None = None
-    full_model_bytes: Count
-    machine: Mapping[str, JsonValue] = {}
+    full_model_bytes: Count  # the whole model in float32
+    machine: Mapping[str, JsonValue] = {}  # see `plait.system.machine.describe`
 
     @property
     def learned(self) -> Objective:
@@ -276,40 +227,25 @@ class Interrupted(Event):
 
 
 class RunFinished(Event):
-    """All rounds are done.
-
-    Attributes:
-        wall_s: working time, without pauses between interruption and resumption.
-        peak_rss_bytes: memory of the server's process, or of the whole simulation.
-        adapter: digest of the adapter that is published.
-        kept_round: its round.
-    """
+    """All rounds are done."""
 
     event = "run_finished"
     rounds: Count = 0
-    wall_s: Number | None = None
-    peak_rss_bytes: Count | None = None
-    adapter: str = ""
-    kept_round: Count | None = None
+    wall_s: Number | None = None  # working time, without pauses between interruption and resumption
+    peak_rss_bytes: Count | None = None  # memory of the server's process, or of the whole simulation
+    adapter: str = ""  # digest of the adapter that is published
+    kept_round: Count | None = None  # its round
 
 
 class WaitingForClients(Event):
-    """Too few clients can take part.
-
-    Attributes:
-        here: clients attached.
-        fit: how many of them can take part.
-        unfit: how many of them cannot.
-        wanted: how many the run waits for.
-        missing: some that took part before.
-    """
+    """Too few clients can take part."""
 
     event = "waiting_for_clients"
-    here: Count = 0
-    fit: Count = 0
-    unfit: Count = 0
-    wanted: Count
-    missing: tuple[str, ...] = ()
+    here: Count = 0  # clients attached
+    fit: Count = 0  # how many of them can take part
+    unfit: Count = 0  # how many of them cannot
+    wanted: Count  # how many the run waits for
+    missing: tuple[str, ...] = ()  # some that took part before
 
 
 class ClientsGathered(Event):
@@ -321,28 +257,18 @@ class ClientsGathered(Event):
 
 
 class DescribedClient(EventPart):
-    """One client's description of itself.
-
-    Attributes:
-        train_examples: sequences that it trains on.
-        held_out_examples: sequences that are held out and evaluated.
-        rank: of its adapter.
-        histogram: its examples by label or owner.
-        cut_examples: conversations and preferences whose end is beyond the sequence length.
-        left_out_examples: those of which nothing to learn from is within it.
-        public_key: Ed25519, in hexadecimal; None for a simulated client.
-    """
+    """One client's description of itself."""
 
     client: str
-    train_examples: Count = 0
+    train_examples: Count = 0  # sequences that it trains on
     train_tokens: Count = 0
-    held_out_examples: Count = 0
+    held_out_examples: Count = 0  # sequences that are held out and evaluated
     held_out_tokens: Count = 0
-    rank: Count | None = None
-    histogram: Mapping[str, Count] = {}
-    cut_examples: Count = 0
-    left_out_examples: Count = 0
-    public_key: str | None = None
+    rank: Count | None = None  # of its adapter
+    histogram: Mapping[str, Count] = {}  # its examples by label or owner
+    cut_examples: Count = 0  # conversations and preferences whose end is beyond the sequence length
+    left_out_examples: Count = 0  # those of which nothing to learn from is within it
+    public_key: str | None = None  # Ed25519, in hexadecimal; None for a simulated client
 
 
 class ClientsDescribed(Event):
@@ -353,19 +279,13 @@ class ClientsDescribed(Event):
 
 
 class ClientTurnedAway(Event):
-    """A client that cannot take part.
-
-    Attributes:
-        node: the driver's number of it.
-        client: its name, where it is known.
-        detail: a sentence, the client's own where it gave one.
-    """
+    """A client that cannot take part."""
 
     event = "client_turned_away"
-    node: Count | None = None
-    client: str = ""
+    node: Count | None = None  # the driver's number of it
+    client: str = ""  # its name, where it is known
     reason: str = ""
-    detail: str = ""
+    detail: str = ""  # a sentence, the client's own where it gave one
 
     @property
     def name(self) -> str:
@@ -374,16 +294,12 @@ class ClientTurnedAway(Event):
 
 
 class RoundStarted(Event):
-    """The clients of a round are selected.
-
-    Attributes:
-        steps: their optimizer steps, where each has its own.
-    """
+    """The clients of a round are selected."""
 
     event = "round_started"
     round: Count
     cohort: tuple[str, ...] = ()
-    steps: Mapping[str, Count] | None = None
+    steps: Mapping[str, Count] | None = None  # their optimizer steps, where each has its own
 
     @property
     def asked(self) -> dict[tuple[int, str], int]:
@@ -416,24 +332,17 @@ class RoundMissed(Event):
 
 
 class Broadcast(Event):
-    """A task was sent to a client.
-
-    Attributes:
-        round: 0 for all that comes before training.
-        purpose: ``describe``, ``train`` or ``evaluate``.
-        downlink_bytes: everything that was sent.
-        bits_per_parameter: payload over parameters.
-    """
+    """A task was sent to a client."""
 
     event = "broadcast"
-    round: Count = 0
+    round: Count = 0  # 0 for all that comes before training
     client: str
-    purpose: str = ""
-    downlink_bytes: Count
+    purpose: str = ""  # ``describe``, ``train`` or ``evaluate``
+    downlink_bytes: Count  # everything that was sent
     payload_bytes: Count | None = None
     envelope_bytes: Count | None = None
     codec: str | None = None
-    bits_per_parameter: Number | None = None
+    bits_per_parameter: Number | None = None  # payload over parameters
 
 
 class ReplyReceived(Event):
@@ -451,61 +360,43 @@ MASKED_CODEC = "ring"
 
 
 class UpdateReceived(Event):
-    """An update was accepted and stored.
-
-    Attributes:
-        round: that it was trained in.
-        uplink_bytes: everything that came.
-        bits_per_parameter: payload over parameters.
-        distortion: relative error of the encoding, stated by the client.
-        codec_s: seconds that encoding and decoding took.
-        examples: training sequences that the client states.
-        train_loss: mean over its local steps.
-        first_loss: of its first local step, before any training; None if its trainer does not report it, or if the step
-            has fewer than four sequences.
-        learning_rate: peak learning rate, the last where it follows slopes; None if its trainer does not report it.
-        shortened: fraction of its local steps that were shortened (`plait.training.learner`); None likewise.
-        reward: mean reward of the completions that it sampled (`--objective grpo`); None where nothing is rewarded.
-        refused_completions: those whose reward was no finite number, which count for nothing; None likewise.
-        took_s: seconds from task to answer; None on a virtual clock.
-        digest: SHA-256 of the decoded delta, in hexadecimal.
-        norms: how large it is (see `plait.rounds.validate`).
-        signed: the bytes that the client's key signed, in hexadecimal; None where clients have no keys.
-        signature: Ed25519 over those, in hexadecimal.
-        epsilon: of its records so far, by its own account; None where they are not private.
-        fold: in an asynchronous run the round that it is folded in; None in a synchronous one, like the two below.
-        staleness: folds between the adapter that it began with and the one that it is folded into.
-        weight: how much it counts in its fold; relative to a whole update.
-    """
+    """An update was accepted and stored."""
 
     event = "update_received"
-    round: Count
+    round: Count  # that it was trained in
     client: str
-    uplink_bytes: Count
+    uplink_bytes: Count  # everything that came
     payload_bytes: Count | None = None
     envelope_bytes: Count | None = None
     codec: str = ""
-    bits_per_parameter: Number | None = None
-    distortion: Number | None = None
-    codec_s: Number | None = None
-    examples: Count = 0
+    bits_per_parameter: Number | None = None  # payload over parameters
+    distortion: Number | None = None  # relative error of the encoding, stated by the client
+    codec_s: Number | None = None  # seconds that encoding and decoding took
+    examples: Count = 0  # training sequences that the client states
     tokens: Count = 0
-    train_loss: Number | None = None
+    train_loss: Number | None = None  # mean over its local steps
+    # of its first local step, before any training; None if its trainer does not report it, or if the step has fewer
+    # than four sequences
     first_loss: Number | None = None
+    # peak learning rate, the last where it follows slopes; None if its trainer does not report it
     learning_rate: Number | None = None
+    # fraction of its local steps that were shortened (`plait.training.learner`); None likewise
     shortened: Number | None = None
+    # mean reward of the completions that it sampled (`--objective grpo`); None where nothing is rewarded
     reward: Number | None = None
+    # those whose reward was no finite number, which count for nothing; None likewise
     refused_completions: Count | None = None
     train_s: Number | None = None
-    took_s: Number | None = None
-    digest: str = ""
-    norms: Mapping[str, Number] = {}
-    signed: str | None = None
-    signature: str | None = None
-    epsilon: Number | None = None
+    took_s: Number | None = None  # seconds from task to answer; None on a virtual clock
+    digest: str = ""  # SHA-256 of the decoded delta, in hexadecimal
+    norms: Mapping[str, Number] = {}  # how large it is (see `plait.rounds.validate`)
+    signed: str | None = None  # the bytes that the client's key signed, in hexadecimal; None where clients have no keys
+    signature: str | None = None  # Ed25519 over those, in hexadecimal
+    epsilon: Number | None = None  # of its records so far, by its own account; None where they are not private
+    # in an asynchronous run the round that it is folded in; None in a synchronous one, like the two below
     fold: Count | None = None
-    staleness: Count | None = None
-    weight: Number | None = None
+    staleness: Count | None = None  # folds between the adapter that it began with and the one that it is folded into
+    weight: Number | None = None  # how much it counts in its fold; relative to a whole update
     clients: Count | None = None
 
     @property
@@ -522,19 +413,15 @@ class UpdateReceived(Event):
 
 
 class UpdateRefused(Event):
-    """An update or evaluation that does not count, or was never received.
-
-    Attributes:
-        uplink_bytes: received nevertheless.
-        stage: of a masked sum, in which the client dropped out; after ``training`` its update counts all the same.
-    """
+    """An update or evaluation that does not count, or was never received."""
 
     event = "update_refused"
     round: Count
     client: str
     reason: str = ""
     detail: str = ""
-    uplink_bytes: Count = 0
+    uplink_bytes: Count = 0  # received nevertheless
+    # of a masked sum, in which the client dropped out; after ``training`` its update counts all the same
     stage: str = ""
 
     @property
@@ -544,77 +431,51 @@ class UpdateRefused(Event):
 
 
 class RuleDiagnostics(EventPart):
-    """How far a round's result is from the exact mean, of products of factors or of bottlenecks' outputs.
-
-    Attributes:
-        error: of the result, as a fraction of the exact mean's norm.
-        covariance: error of averaging both sides separately, as a fraction of the same.
-        effective_rank: of the exact mean; None where it is not known.
-        agreement: 1 where all clients move alike, 1 / sqrt(clients) where at right angles; None likewise.
-        drift: by client, the change of its products, or of its outputs.
-        inputs: random inputs on which the outputs of bottlenecks were compared; None for products.
-    """
+    """How far a round's result is from the exact mean, of products of factors or of bottlenecks' outputs."""
 
     exact_norm: Number | None = None
-    error: Number
-    covariance: Number
-    effective_rank: Number | None = None
+    error: Number  # of the result, as a fraction of the exact mean's norm
+    covariance: Number  # error of averaging both sides separately, as a fraction of the same
+    effective_rank: Number | None = None  # of the exact mean; None where it is not known
+    # 1 where all clients move alike, 1 / sqrt(clients) where at right angles; None likewise
     agreement: Number | None = None
     modules: Count | None = None
-    drift: Mapping[str, Number] = {}
+    drift: Mapping[str, Number] = {}  # by client, the change of its products, or of its outputs
     update_norms: Mapping[str, Number] = {}
-    inputs: Count | None = None
+    inputs: Count | None = None  # random inputs on which the outputs of bottlenecks were compared; None for products
 
 
 class RoundFinished(Event):
-    """A round's updates were aggregated into the adapter.
-
-    Attributes:
-        refused: number of updates that the round lacked.
-        update_norm: of the round's step.
-        clipped: clients whose updates were scaled down; None if clipping is off.
-        weight_capped: clients whose weight was reduced.
-        figures: the rule's own.
-        diagnostics: None where the adapter has neither pairs of factors nor bottlenecks.
-        adapter: digest of the adapter that clients hold from here on, in hexadecimal.
-        broadcast_distortion: relative error of the broadcast's encoding.
-        virtual_s: the virtual clock at its end; None without one.
-    """
+    """A round's updates were aggregated into the adapter."""
 
     event = "round_finished"
     round: Count
     rule: str = ""
     received: Count = 0
-    refused: Count = 0
-    update_norm: Number | None = None
-    clipped: tuple[str, ...] | None = None
-    weight_capped: tuple[str, ...] | None = None
-    figures: Mapping[str, Number] | None = None
-    diagnostics: RuleDiagnostics | None = None
-    adapter: str = ""
-    broadcast_distortion: Number | None = None
+    refused: Count = 0  # number of updates that the round lacked
+    update_norm: Number | None = None  # of the round's step
+    clipped: tuple[str, ...] | None = None  # clients whose updates were scaled down; None if clipping is off
+    weight_capped: tuple[str, ...] | None = None  # clients whose weight was reduced
+    figures: Mapping[str, Number] | None = None  # the rule's own
+    diagnostics: RuleDiagnostics | None = None  # None where the adapter has neither pairs of factors nor bottlenecks
+    adapter: str = ""  # digest of the adapter that clients hold from here on, in hexadecimal
+    broadcast_distortion: Number | None = None  # relative error of the broadcast's encoding
     broadcast_codec_s: Number | None = None
     wall_s: Number | None = None
-    virtual_s: Number | None = None
+    virtual_s: Number | None = None  # the virtual clock at its end; None without one
 
 
 class Certainty(EventPart):
-    """The uncertainty of a loss. Margins are half of a 95 % interval.
-
-    Attributes:
-        change: of the loss since the start of the run, on the same sequences.
-        accuracy: fraction of the examples whose label was predicted; of preferences, of those in which the chosen reply
-            has the higher reward.
-        accuracy_interval: 95 % interval of the accuracy.
-        reward_margin: of preferences, the mean lead of the chosen reply's reward.
-    """
+    """The uncertainty of a loss. Margins are half of a 95 % interval."""
 
     loss_margin: Number | None = None
-    change: Number | None = None
+    change: Number | None = None  # of the loss since the start of the run, on the same sequences
     change_margin: Number | None = None
+    # fraction of the examples whose label was predicted; of preferences, of those in which the chosen reply has the
+    # higher reward
     accuracy: Number | None = None
-    accuracy_interval: tuple[Number, Number] | None = None
-    reward_margin: Number | None = None
+    accuracy_interval: tuple[Number, Number] | None = None  # 95 % interval of the accuracy
+    reward_margin: Number | None = None  # of preferences, the mean lead of the chosen reply's reward
 
 
 class Score(Certainty):
@@ -654,25 +515,16 @@ class Evaluated(Event, MeanScore):
 
 
 class StepTakenBack(Event):
-    """The evaluation after `round` was worse than the best one before.
-
-    Attributes:
-        worse: the rise of the mean held-out loss above the best evaluation, in nats.
-        accepted: the last round whose evaluation was not worse.
-        scale: of the steps that follow, at most 1.
-        taken_back: ``half`` or ``all`` of the way since `accepted`.
-        adapter: digest of the adapter that clients hold from here on, in hexadecimal.
-        broadcast_distortion: relative error of the broadcast's encoding.
-    """
+    """The evaluation after `round` was worse than the best one before."""
 
     event = "step_taken_back"
     round: Count
-    worse: Number
-    accepted: Count = 0
-    scale: Number = 1.0
-    taken_back: str = ""
-    adapter: str = ""
-    broadcast_distortion: Number | None = None
+    worse: Number  # the rise of the mean held-out loss above the best evaluation, in nats
+    accepted: Count = 0  # the last round whose evaluation was not worse
+    scale: Number = 1.0  # of the steps that follow, at most 1
+    taken_back: str = ""  # ``half`` or ``all`` of the way since `accepted`
+    adapter: str = ""  # digest of the adapter that clients hold from here on, in hexadecimal
+    broadcast_distortion: Number | None = None  # relative error of the broadcast's encoding
 
     @property
     def sentence(self) -> str:
@@ -685,19 +537,16 @@ class StepTakenBack(Event):
 
 
 class NotPublished(Event):
-    """The adapter after `round` is not published: that of round `kept` stays.
-
-    Attributes:
-        risen: how far its held-out loss is above that of round `above`, in nats, by the mean or the median of clients;
-            None if it is not known whether it is above the base's.
-        higher: for how many clients it is higher, and of how many; None where losses of single clients are not known.
-    """
+    """The adapter after `round` is not published: that of round `kept` stays."""
 
     event = "not_published"
     round: Count
     kept: Count = 0
+    # how far its held-out loss is above that of round `above`, in nats, by the mean or the median of clients; None if
+    # it is not known whether it is above the base's
     risen: Number | None = None
     above: Count = 0
+    # for how many clients it is higher, and of how many; None where losses of single clients are not known
     higher: tuple[Count, Count] | None = None
 
     @property
@@ -727,22 +576,14 @@ class EndedEarly(Event):
 
 
 class Reference(Event, Certainty):
-    """A baseline with the same total steps was trained.
-
-    Attributes:
-        kind: ``central`` on pooled data, or ``local``, each client alone.
-        held_out_loss: mean over all held-out tokens at the end.
-        held_out_loss_by_round: index = round; None where it was not evaluated.
-        everywhere: of ``local``, mean loss of its adapters on all clients' held-out data.
-        by_client: loss at the end on each client's held-out data.
-    """
+    """A baseline with the same total steps was trained."""
 
     event = "reference"
-    kind: str
-    held_out_loss: Number
-    held_out_loss_by_round: tuple[Number | None, ...] = ()
-    everywhere: Number | None = None
-    by_client: Mapping[str, Number] = {}
+    kind: str  # ``central`` on pooled data, or ``local``, each client alone
+    held_out_loss: Number  # mean over all held-out tokens at the end
+    held_out_loss_by_round: tuple[Number | None, ...] = ()  # index = round; None where it was not evaluated
+    everywhere: Number | None = None  # of ``local``, mean loss of its adapters on all clients' held-out data
+    by_client: Mapping[str, Number] = {}  # loss at the end on each client's held-out data
     steps: Count | None = None
     batch_size: Count | None = None
     wall_s: Number | None = None
@@ -754,40 +595,27 @@ class Reference(Event, Certainty):
 
 
 class MembershipAttack(EventPart):
-    """How well a score distinguishes trained sequences from held-out ones.
+    """How well a score distinguishes trained sequences from held-out ones."""
 
-    Attributes:
-        name: of the score; controls use the base alone.
-        auc: area under the ROC curve; 0.5 is chance.
-        margin: of its 95 % interval.
-        tpr: part of the members that are recognised at a false-positive rate of 1 %.
-    """
-
-    name: str
-    auc: Number
-    margin: Number
-    tpr: Number
+    name: str  # of the score; controls use the base alone
+    auc: Number  # area under the ROC curve; 0.5 is chance
+    margin: Number  # of its 95 % interval
+    tpr: Number  # part of the members that are recognised at a false-positive rate of 1 %
 
 
 class Audited(Event):
-    """Attacks were made on the finished run, and its operator had the figures recorded.
-
-    Attributes:
-        adapter: that was attacked, its digest.
-        attacks: on membership. They are computed from the data without noise, so no epsilon covers them.
-        epsilon_bound: that canary clients prove, with 95 % certainty; None without differential privacy.
-        epsilon_most: what perfect guesses would prove.
-        canaries: clients made up for it.
-    """
+    """Attacks were made on the finished run, and its operator had the figures recorded."""
 
     event = "audited"
-    adapter: str
+    adapter: str  # that was attacked, its digest
     members: Count = 0
     others: Count = 0
+    # on membership. They are computed from the data without noise, so no epsilon covers them
     attacks: tuple[MembershipAttack, ...] = ()
+    # that canary clients prove, with 95 % certainty; None without differential privacy
     epsilon_bound: Number | None = None
-    epsilon_most: Number | None = None
-    canaries: Count = 0
+    epsilon_most: Number | None = None  # what perfect guesses would prove
+    canaries: Count = 0  # clients made up for it
 
 
 class ClientErased(Event):

@@ -13,39 +13,25 @@ if TYPE_CHECKING:
 
 
 class FleetDevice(EventPart):
-    """One kind of simulated device.
-
-    Attributes:
-        tokens_per_s: training speed, padding counted.
-        hours: hours of the day when it is on, such as ``22-6``; empty for all.
-        dropout: chance that it fails during a training task.
-        watts: power while it works; None if unknown.
-        battery_wh: energy that it spends at most per day; None for no limit.
-    """
+    """One kind of simulated device."""
 
     name: str
     count: Count = 1
-    tokens_per_s: Number
+    tokens_per_s: Number  # training speed, padding counted
     up_mbps: Number
     down_mbps: Number
-    hours: str = ""
-    dropout: Number = 0.0
-    watts: Number | None = None
-    battery_wh: Number | None = None
+    hours: str = ""  # hours of the day when it is on, such as ``22-6``; empty for all
+    dropout: Number = 0.0  # chance that it fails during a training task
+    watts: Number | None = None  # power while it works; None if unknown
+    battery_wh: Number | None = None  # energy that it spends at most per day; None for no limit
 
 
 class Fleet(EventPart):
-    """The simulated devices of a run with a virtual clock; clients take them in turn.
+    """The simulated devices of a run with a virtual clock; clients take them in turn."""
 
-    Attributes:
-        devices: the kinds, in the order of the file.
-        notice_s: seconds after which the server notices that a device has failed.
-        time_evaluations: whether evaluating takes time, too.
-    """
-
-    devices: tuple[FleetDevice, ...]
-    notice_s: Number = 300.0
-    time_evaluations: bool = True
+    devices: tuple[FleetDevice, ...]  # the kinds, in the order of the file
+    notice_s: Number = 300.0  # seconds after which the server notices that a device has failed
+    time_evaluations: bool = True  # whether evaluating takes time, too
 
 
 class FleetDescribed(Event):
@@ -56,29 +42,19 @@ class FleetDescribed(Event):
 
 
 class DeviceWorked(Event):
-    """One task of a simulated device, in seconds of the virtual clock.
-
-    Attributes:
-        purpose: ``train`` or ``evaluate``.
-        began_s: when the task was sent, or the device came on.
-        received_s: when the device had received it.
-        worked_s: when it had done its work.
-        ended_s: when the server had its answer, or the device stopped.
-        outcome: ``answered``, ``dropped`` (it failed) or ``released`` (no longer waited for).
-        energy_j: that the device spent; None if its power is not known.
-    """
+    """One task of a simulated device, in seconds of the virtual clock."""
 
     event = "device_worked"
     round: Count
     client: str
     device: str = ""
-    purpose: str = ""
-    began_s: Number
-    received_s: Number
-    worked_s: Number
-    ended_s: Number
-    outcome: str = ""
-    energy_j: Number | None = None
+    purpose: str = ""  # ``train`` or ``evaluate``
+    began_s: Number  # when the task was sent, or the device came on
+    received_s: Number  # when the device had received it
+    worked_s: Number  # when it had done its work
+    ended_s: Number  # when the server had its answer, or the device stopped
+    outcome: str = ""  # ``answered``, ``dropped`` (it failed) or ``released`` (no longer waited for)
+    energy_j: Number | None = None  # that the device spent; None if its power is not known
 
     @property
     def is_training(self) -> bool:

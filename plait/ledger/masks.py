@@ -14,35 +14,23 @@ if TYPE_CHECKING:
 
 
 class SumUnmasked(Event):
-    """The masks were taken off a sum over a group of clients; nothing else of what they sent is known.
-
-    Attributes:
-        purpose: ``train`` or ``evaluate``.
-        invited: clients asked for keys. roster: that offered some. shared: that shared their secrets.
-        clients: whose numbers are in the sum.
-        threshold: fewest clients that a sum is unmasked for.
-        neighbours: of each client, with whom it shares masks.
-        unit: size of the grid that updates were rounded to.
-        certified: whether all clients proved their node keys to each other by certificates.
-        noised: whether each client added its share of the noise of differential privacy.
-        evaluated_by: names of the clients, of a sum of losses.
-    """
+    """The masks were taken off a sum over a group of clients; nothing else of what they sent is known."""
 
     event = "sum_unmasked"
     is_public = True
     round: Count
-    purpose: str = ""
-    invited: Count = 0
-    roster: Count = 0
-    shared: Count = 0
-    clients: Count
-    threshold: Count = 0
-    neighbours: Count = 0
+    purpose: str = ""  # ``train`` or ``evaluate``
+    invited: Count = 0  # clients asked for keys
+    roster: Count = 0  # that offered some
+    shared: Count = 0  # that shared their secrets
+    clients: Count  # whose numbers are in the sum
+    threshold: Count = 0  # fewest clients that a sum is unmasked for
+    neighbours: Count = 0  # of each client, with whom it shares masks
     bits: Count = 0
-    unit: Number = 0.0
-    certified: bool = False
-    noised: bool = False
-    evaluated_by: tuple[str, ...] = ()
+    unit: Number = 0.0  # size of the grid that updates were rounded to
+    certified: bool = False  # whether all clients proved their node keys to each other by certificates
+    noised: bool = False  # whether each client added its share of the noise of differential privacy
+    evaluated_by: tuple[str, ...] = ()  # names of the clients, of a sum of losses
 
 
 class GroupLeftOut(Event):
@@ -86,16 +74,11 @@ _HIDDEN = "each client's update and losses, which left it under masks, and its c
 
 @dataclass(frozen=True)
 class MaskedCard:
-    """What masks hide in a run, as far as the run has come.
-
-    Attributes:
-        least: clients in the smallest of its sums.
-        colluding: clients that could help the server without showing it another's part.
-    """
+    """What masks hide in a run, as far as the run has come."""
 
     sums: int
-    least: int
-    colluding: int
+    least: int  # clients in the smallest of its sums
+    colluding: int  # clients that could help the server without showing it another's part
     certified: bool
     noised: bool = False
 

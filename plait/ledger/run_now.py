@@ -93,27 +93,18 @@ class Traffic:
 
 @dataclass
 class ClientNow:
-    """Where one client stands.
+    """Where one client stands."""
 
-    Attributes:
-        state: ``ready``, ``chosen``, ``training``, ``evaluating``, ``done``, ``late``, ``away`` or ``refused``; empty
-            where nothing is known.
-        since: when that began, in seconds since 1970.
-        given: when its task of this round was sent; None before.
-        is_training: whether it has a task to train; an evaluation may come beside it.
-        train_loss: of its newest update that counts.
-        updated_round: of that; None before.
-        updates: rounds of which one counts.
-    """
-
+    # ``ready``, ``chosen``, ``training``, ``evaluating``, ``done``, ``late``, ``away`` or ``refused``; empty where
+    # nothing is known
     state: str = ""
-    since: float = 0.0
+    since: float = 0.0  # when that began, in seconds since 1970
     detail: str | None = None
-    given: float | None = None
-    is_training: bool = False
-    train_loss: float | None = None
-    updated_round: int | None = None
-    updates: int = 0
+    given: float | None = None  # when its task of this round was sent; None before
+    is_training: bool = False  # whether it has a task to train; an evaluation may come beside it
+    train_loss: float | None = None  # of its newest update that counts
+    updated_round: int | None = None  # of that; None before
+    updates: int = 0  # rounds of which one counts
     sent: Traffic = field(default_factory=Traffic)
 
 
@@ -123,52 +114,41 @@ WAITING = "waiting for clients"
 
 @dataclass
 class RunNow:
-    """Where a run stands.
-
-    Attributes:
-        round_began: when, in seconds since 1970; None before the first.
-        lost: of those that dropped out of it the ledger's reason; of a masked sum with the stage.
-        took_s: the times of the round's answers, in order of size.
-        clients: every client that described itself, by name.
-        left_out: clients that could not take part and have not described themselves since, by name.
-        standing: of every client that an event names, by name.
-        changed: the names of those that the newest event has changed, in order.
-        accepted: updates of different clients and rounds.
-        cards: of differential privacy and of masks.
-        sent: by everyone, repeated rounds included.
-        sent_by_round: round 0 is everything before training.
-        ended_early: why the run ended before its last round; None if it did not.
-        end: None while the run has not finished.
-        worked_s: seconds without pauses between interruption and resumption.
-        rounds_before_start: planned, for as long as the ledger has no event.
-    """
+    """Where a run stands."""
 
     state: str = "starting"
     wanted: int = 0
     round: int = 0
-    round_began: float | None = None
+    round_began: float | None = None  # when, in seconds since 1970; None before the first
     in_round: bool = False
     cohort: dict[str, None] = field(default_factory=dict[str, None])
+    # of those that dropped out of it the ledger's reason; of a masked sum with the stage
     lost: dict[str, str] = field(default_factory=dict[str, str])
-    took_s: list[float] = field(default_factory=list[float])
+    took_s: list[float] = field(default_factory=list[float])  # the times of the round's answers, in order of size
+    # every client that described itself, by name
     clients: dict[str, events.DescribedClient] = field(default_factory=dict[str, events.DescribedClient])
+    # clients that could not take part and have not described themselves since, by name
     left_out: dict[str, events.ClientTurnedAway] = field(default_factory=dict[str, events.ClientTurnedAway])
+    # of every client that an event names, by name
     standing: dict[str, ClientNow] = field(default_factory=dict[str, ClientNow])
+    # the names of those that the newest event has changed, in order
     changed: dict[str, None] = field(default_factory=dict[str, None])
-    accepted: int = 0
+    accepted: int = 0  # updates of different clients and rounds
+    # of differential privacy and of masks
     cards: Mapping[str, StatusSection] = field(default_factory=dict[str, StatusSection])
-    sent: Traffic = field(default_factory=Traffic)
+    sent: Traffic = field(default_factory=Traffic)  # by everyone, repeated rounds included
+    # round 0 is everything before training
     sent_by_round: dict[int, Traffic] = field(default_factory=dict[int, Traffic])
     interruptions: int = 0
     base_evaluation: events.Evaluated | None = None
     newest_evaluation: events.Evaluated | None = None
     newest_round: events.RoundFinished | None = None
-    ended_early: events.EndedEarly | None = None
-    end: events.RunFinished | None = None
+    ended_early: events.EndedEarly | None = None  # why the run ended before its last round; None if it did not
+    end: events.RunFinished | None = None  # None while the run has not finished
     first: events.Event | None = None
     last: events.Event = field(default_factory=events.Event)
-    worked_s: float = 0.0
-    rounds_before_start: int = 0
+    worked_s: float = 0.0  # seconds without pauses between interruption and resumption
+    rounds_before_start: int = 0  # planned, for as long as the ledger has no event
     _resumed: int = -1
     _round_s: deque[float] = field(default_factory=lambda: deque[float](maxlen=_TIMED))
     _evaluation_s: deque[float] = field(default_factory=lambda: deque[float](maxlen=_TIMED))

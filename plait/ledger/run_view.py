@@ -25,18 +25,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class RunView(RunNow):
-    """Everything that a ledger records about a run.
-
-    Attributes:
-        sent_bytes_before: bytes sent in both directions before each evaluation.
-        erased: clients whose updates were, in order.
-        other_events: those of fleets, masks, privacy and withdrawals, by kind; of what a run repeated, the last.
-        asked: optimizer steps of clients that have a number of their own, by (round, client).
-        evaluated_by: rounds and clients of the losses that came.
-    """
+    """Everything that a ledger records about a run."""
 
     rounds: dict[int, events.RoundFinished] = field(default_factory=dict[int, events.RoundFinished])
     evaluations: dict[int, events.Evaluated] = field(default_factory=dict[int, events.Evaluated])
+    # bytes sent in both directions before each evaluation
     sent_bytes_before: dict[int, int] = field(default_factory=dict[int, int])
     updates: dict[tuple[int, str], events.UpdateReceived] = field(
         default_factory=dict[tuple[int, str], events.UpdateReceived]
@@ -46,10 +39,13 @@ class RunView(RunNow):
     not_published: dict[int, events.NotPublished] = field(default_factory=dict[int, events.NotPublished])
     references: dict[str, events.Reference] = field(default_factory=dict[str, events.Reference])
     audited: events.Audited | None = None
-    erased: list[str] = field(default_factory=list[str])
+    erased: list[str] = field(default_factory=list[str])  # clients whose updates were, in order
+    # those of fleets, masks, privacy and withdrawals, by kind; of what a run repeated, the last
     other_events: dict[str, list[events.Event]] = field(default_factory=dict[str, list[events.Event]])
     traffic: dict[tuple[int, str], Traffic] = field(default_factory=dict[tuple[int, str], Traffic])
+    # optimizer steps of clients that have a number of their own, by (round, client)
     asked: dict[tuple[int, str], int] = field(default_factory=dict[tuple[int, str], int])
+    # rounds and clients of the losses that came
     evaluated_by: set[tuple[int, str]] = field(default_factory=set[tuple[int, str]])
 
     @classmethod
@@ -231,31 +227,24 @@ def kept_in(view: RunView, *, keep: str) -> PublishedAdapter | None:
 
 @dataclass(frozen=True)
 class Recorded:
-    """The contents of a resumed run's ledger.
-
-    Attributes:
-        cohort: the newest round that began, and its clients.
-        folded_in: of an asynchronous run, rounds and clients of the updates of each fold, in the order of arrival.
-        taken_back: rounds whose steps are recorded as taken back, or as impossible to take back.
-        ended_early: whether it records that the run ended before its last round.
-        steps: that clients were asked for, by round and client, where each has its own number.
-        epsilons: what private records have cost so far, by client, as it last reported.
-    """
+    """The contents of a resumed run's ledger."""
 
     begun: bool
     finished: int
-    cohort: tuple[int, tuple[str, ...]]
+    cohort: tuple[int, tuple[str, ...]]  # the newest round that began, and its clients
     received: frozenset[tuple[int, str]]
+    # of an asynchronous run, rounds and clients of the updates of each fold, in the order of arrival
     folded_in: Mapping[int, Sequence[tuple[int, str]]]
     evaluations: frozenset[tuple[int, str]]
     clients: frozenset[str]
     misfits: frozenset[tuple[int, str, str]]
     held_out: tuple[Evaluated, ...]
-    taken_back: frozenset[int]
+    taken_back: frozenset[int]  # rounds whose steps are recorded as taken back, or as impossible to take back
     not_published: frozenset[int]
-    ended_early: bool
+    ended_early: bool  # whether it records that the run ended before its last round
+    # that clients were asked for, by round and client, where each has its own number
     steps: Mapping[tuple[int, str], int]
-    epsilons: Mapping[str, float]
+    epsilons: Mapping[str, float]  # what private records have cost so far, by client, as it last reported
 
     newest: Mapping[str, UpdateReceived]
 

@@ -34,15 +34,11 @@ _LEAST_SCALE = 2.0**-10
 
 @dataclass(frozen=True)
 class Watch:
-    """What a run does about its evaluations.
+    """What a run does about its evaluations."""
 
-    Attributes:
-        keep: which adapters are published: ``accepted`` and ``best`` by the `Guard`, ``last`` for every round's.
-        take_back: whether a step that made the adapter worse is taken back, and later steps are shortened.
-    """
-
+    # which adapters are published: ``accepted`` and ``best`` by the `Guard`, ``last`` for every round's
     keep: str = "last"
-    take_back: bool = False
+    take_back: bool = False  # whether a step that made the adapter worse is taken back, and later steps are shortened
 
     @property
     def guards(self) -> bool:
@@ -52,19 +48,12 @@ class Watch:
 
 @dataclass(frozen=True)
 class Change:
-    """How a loss has changed between two evaluations.
+    """How a loss has changed between two evaluations."""
 
-    Attributes:
-        mean: over the tokens of the clients, in nats.
-        median: over the clients, in nats; the mean where losses of single clients are not known.
-        risen: number of clients whose loss has risen; None likewise.
-        clients: those that both evaluations have; 0 likewise.
-    """
-
-    mean: float
-    median: float
-    risen: int | None = None
-    clients: int = 0
+    mean: float  # over the tokens of the clients, in nats
+    median: float  # over the clients, in nats; the mean where losses of single clients are not known
+    risen: int | None = None  # number of clients whose loss has risen; None likewise
+    clients: int = 0  # those that both evaluations have; 0 likewise
 
     @property
     def is_of_most(self) -> bool:
@@ -94,20 +83,15 @@ def _of_sums(before: Evaluated, after: Evaluated) -> float:
 
 @dataclass(frozen=True)
 class Guard:
-    """Which of a run's evaluated adapters may be published.
+    """Which of a run's evaluated adapters may be published."""
 
-    Attributes:
-        is_strict: whether only one of a lower loss than all before is (``best``).
-        best: of the published ones the one of the lowest mean loss.
-        risen: how far the newest evaluation is above `above`, if it is not published; None if that is not known.
-        above: the evaluation that it is above; None if it is published, or not known to be better than the base.
-    """
-
-    is_strict: bool = False
+    is_strict: bool = False  # whether only one of a lower loss than all before is (``best``)
     base: Evaluated | None = None
-    best: Evaluated | None = None
+    best: Evaluated | None = None  # of the published ones the one of the lowest mean loss
     kept: Evaluated | None = None
+    # how far the newest evaluation is above `above`, if it is not published; None if that is not known
     risen: Change | None = None
+    # the evaluation that it is above; None if it is published, or not known to be better than the base
     above: Evaluated | None = None
 
     def after(self, newest: Evaluated) -> Guard:
@@ -158,18 +142,12 @@ def _reported(evaluated: Evaluated) -> Change | None:
 
 @dataclass(frozen=True)
 class EvaluationHistory:
-    """The state that follows from a run's evaluations so far.
-
-    Attributes:
-        best: the one of the lowest mean loss.
-        accepted: round of the newest evaluation that was not worse; steps are taken back towards it.
-        worse: the newest loss minus the best one before, in nats, if that is too much; 0 otherwise.
-    """
+    """The state that follows from a run's evaluations so far."""
 
     first: Evaluated | None = None
-    best: Evaluated | None = None
-    accepted: int = 0
-    worse: float = 0.0
+    best: Evaluated | None = None  # the one of the lowest mean loss
+    accepted: int = 0  # round of the newest evaluation that was not worse; steps are taken back towards it
+    worse: float = 0.0  # the newest loss minus the best one before, in nats, if that is too much; 0 otherwise
     scale: float = 1.0
     round: int = 0
 

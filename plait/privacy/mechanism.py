@@ -161,19 +161,12 @@ _MOST_BEYOND = 1.5
 
 @dataclass(frozen=True)
 class NoiseShares:
-    """The grid of a round whose clients add noise.
+    """The grid of a round whose clients add noise."""
 
-    Attributes:
-        radius: the clip norm, in units of 2^-fraction_bits; whole.
-        fraction_bits: of the numbers around which is drawn.
-        variance: V, of the noise that is guaranteed in the sum, in units of 1.
-        guaranteed: m, the clients whose noise is in every sum of a full round.
-    """
-
-    radius: int
-    fraction_bits: int
-    variance: float
-    guaranteed: int
+    radius: int  # the clip norm, in units of 2^-fraction_bits; whole
+    fraction_bits: int  # of the numbers around which is drawn
+    variance: float  # V, of the noise that is guaranteed in the sum, in units of 1
+    guaranteed: int  # m, the clients whose noise is in every sum of a full round
 
     @property
     def sensitivity(self) -> float:
@@ -229,27 +222,18 @@ LARGEST_MULTIPLIER = 10_000
 
 @dataclass(frozen=True)
 class ClientPrivacy:
-    """Client-level differential privacy of a run.
+    """Client-level differential privacy of a run."""
 
-    Attributes:
-        noise_multiplier: z: a round costs what one Gaussian mechanism with noise of z times its sensitivity costs.
-        epsilon: never exceeded; None for a run whose noise multiplier was given instead.
-        clients: updates wanted in a round, which the sum is divided by.
-        clip_norm: norm that updates are clipped to; None where it follows a quantile.
-        quantile: of the updates' norms, for an adaptive clip norm.
-        largest_step: how far local training can move a number of the adapter in a round; the first adaptive clip norm
-            follows from it, and so from no client's data.
-        guaranteed: clients whose own noise is in every sum (see above); 0 where the server adds it.
-    """
-
-    noise_multiplier: float
+    noise_multiplier: float  # z: a round costs what one Gaussian mechanism with noise of z times its sensitivity costs
     delta: float
-    epsilon: float | None
-    clients: int
-    clip_norm: float | None
-    quantile: float
+    epsilon: float | None  # never exceeded; None for a run whose noise multiplier was given instead
+    clients: int  # updates wanted in a round, which the sum is divided by
+    clip_norm: float | None  # norm that updates are clipped to; None where it follows a quantile
+    quantile: float  # of the updates' norms, for an adaptive clip norm
+    # how far local training can move a number of the adapter in a round; the first adaptive clip norm follows from it,
+    # and so from no client's data
     largest_step: float
-    guaranteed: int = 0
+    guaranteed: int = 0  # clients whose own noise is in every sum (see above); 0 where the server adds it
 
     @property
     def count_multiplier(self) -> float | None:

@@ -45,21 +45,15 @@ from plait.wire.settings import Settings
 
 @dataclass(frozen=True)
 class RecordPrivacy:
-    """The privacy of one client's records in one run.
-
-    Attributes:
-        batch: of them that a step is expected to draw, at most all.
-        noise: of the sum, over the clip norm.
-        epsilon: never exceeded.
-        clip_norm: that gradients are clipped to; None to scale each to the same norm (Bu et al., arXiv 2206.07136),
-            which needs no choice where the optimizer divides by the gradient's size anyway.
-    """
+    """The privacy of one client's records in one run."""
 
     records: int
-    batch: int
-    noise: float
+    batch: int  # of them that a step is expected to draw, at most all
+    noise: float  # of the sum, over the clip norm
     delta: float
-    epsilon: float
+    epsilon: float  # never exceeded
+    # that gradients are clipped to; None to scale each to the same norm (Bu et al., arXiv 2206.07136), which needs no
+    # choice where the optimizer divides by the gradient's size anyway
     clip_norm: float | None
 
     @classmethod

@@ -40,17 +40,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AnsweredQuestion:
-    """A question with its answer.
-
-    Attributes:
-        short: the answer in a word or a figure.
-        is_bad: whether it is bad news.
-    """
+    """A question with its answer."""
 
     question: str
-    short: str
+    short: str  # the answer in a word or a figure
     text: str
-    is_bad: bool = False
+    is_bad: bool = False  # whether it is bad news
 
 
 def answers(view: RunView) -> tuple[AnsweredQuestion, ...]:

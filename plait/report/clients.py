@@ -89,21 +89,14 @@ def _gain(base: MeanScore | None, final: MeanScore | None, name: str) -> float:
 
 @dataclass(frozen=True)
 class Fairness:
-    """One model, or one model per client, on every client's own held-out data.
+    """One model, or one model per client, on every client's own held-out data."""
 
-    Attributes:
-        mean: of the clients' losses, in nats.
-        worst_client: the one with the highest loss.
-        least_gaining_client: the one whose loss fell least since before round 1; None if unknown.
-        least_gain: how much it fell; below 0 if it rose.
-    """
-
-    mean: float
+    mean: float  # of the clients' losses, in nats
     spread: float
-    worst_client: str
+    worst_client: str  # the one with the highest loss
     worst_loss: float
-    least_gaining_client: str | None
-    least_gain: float | None
+    least_gaining_client: str | None  # the one whose loss fell least since before round 1; None if unknown
+    least_gain: float | None  # how much it fell; below 0 if it rose
     worse_off: int
 
 

@@ -29,25 +29,17 @@ class Planned:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A run that has not begun.
-
-    Attributes:
-        base_memory_bytes: of the base at a client, whose parameters take `base_bits` each.
-        adapter_memory_bytes: of adapter, gradients and optimizer in training; activations are not counted.
-        sent: bytes of all messages.
-        server_disk_bytes: of a run directory with every update received.
-        planned: further sections.
-    """
+    """A run that has not begun."""
 
     config: RunConfig
     trainable_parameters: int
     base_parameters: int
     base_bits: float
-    base_memory_bytes: int
-    adapter_memory_bytes: int
-    sent: Traffic
-    server_disk_bytes: int
-    planned: tuple[Planned, ...] = ()
+    base_memory_bytes: int  # of the base at a client, whose parameters take `base_bits` each
+    adapter_memory_bytes: int  # of adapter, gradients and optimizer in training; activations are not counted
+    sent: Traffic  # bytes of all messages
+    server_disk_bytes: int  # of a run directory with every update received
+    planned: tuple[Planned, ...] = ()  # further sections
 
     @property
     def client_rounds(self) -> int:

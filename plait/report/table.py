@@ -23,19 +23,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under headings; the first column names the row, all others hold numbers by default.
-
-    Attributes:
-        rows: as many cells as there are headings.
-        note: a line under the table, or nothing.
-        text_columns: indices of columns with words, which are left-aligned.
-    """
+    """Rows of text under headings; the first column names the row, all others hold numbers by default."""
 
     title: str
     headings: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    note: str = ""
-    text_columns: tuple[int, ...] = (0,)
+    rows: tuple[tuple[str, ...], ...]  # as many cells as there are headings
+    note: str = ""  # a line under the table, or nothing
+    text_columns: tuple[int, ...] = (0,)  # indices of columns with words, which are left-aligned
 
     @classmethod
     def of_columns(cls, title: str, rows: Iterable[Mapping[str, str]], *, note: str = "") -> Self:

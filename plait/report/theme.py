@@ -33,25 +33,19 @@ _FALLBACK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Hiragino Sans GB", "
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours by their use.
-
-    Attributes:
-        faint: grid, and lines in a crowd.
-        series: up to ten series side by side.
-        media: the CSS media query of the pages that it is for, where a notebook shows PNG; empty for all others.
-    """
+    """Colours by their use."""
 
     surface: str
     ink: str
     muted: str
-    faint: str
+    faint: str  # grid, and lines in a crowd
     accent: str
     accent_soft: str
     central: str
     local: str
-    series: tuple[str, ...]
+    series: tuple[str, ...]  # up to ten series side by side
     width_inches: float = _WIDE_INCHES
-    media: str = ""
+    media: str = ""  # the CSS media query of the pages that it is for, where a notebook shows PNG; empty for all others
 
     @property
     def is_narrow(self) -> bool:

@@ -174,20 +174,13 @@ _MOST_CHARACTERS = 500  # of a parameter in MLflow
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """A run, for what begins its tracker.
+    """A run, for what begins its tracker."""
 
-    Attributes:
-        name: of its directory. run_id: 32 hexadecimal digits of no other run.
-        config: its settings under the keys that users write.
-        folder: where the tracker may keep files of its own.
-        resumed: whether the run goes on with what this tracker had before.
-    """
-
-    name: str
-    run_id: str
-    config: Mapping[str, JsonValue]
-    folder: Path
-    resumed: bool
+    name: str  # of its directory
+    run_id: str  # 32 hexadecimal digits of no other run
+    config: Mapping[str, JsonValue]  # its settings under the keys that users write
+    folder: Path  # where the tracker may keep files of its own
+    resumed: bool  # whether the run goes on with what this tracker had before
 
 
 def _tensorboard(run: TrackedRun) -> Begun:
