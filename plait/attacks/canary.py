@@ -1,17 +1,14 @@
 """Canary clients through a run's private mean: what they prove that its noise does not hide.
 
-Each canary is a client that takes part in all rounds that it may or in none, by a fair coin, and moves one number of
-its own, in a random direction, by far more than the clip norm. So canaries do not hide each other, and only the noise
-stands between the released means and the coins. What is audited is the mechanism with a run's own clip norm, noise and
-number of rounds, not the run's clients.
+Each canary takes part in all rounds that it may or in none, by a fair coin, and moves one number of its own by far more
+than the clip norm. The mechanism is audited with a run's own clip norm, noise and number of rounds, not its clients.
 
-The bound: Steinke, Nasr and Jagielski, "Privacy Auditing with One (1) Training Run", arXiv 2305.08846. An attacker who
-sees the results guesses the coins of the surest canaries. Under (epsilon, delta)-differential privacy the number of
-right guesses among r of m canaries is at least v with probability at most
+The bound: Steinke, Nasr and Jagielski, arXiv 2305.08846, theorem 5.2 and appendix D. Under (epsilon,
+delta)-differential privacy the number of right guesses among r of m canaries is at least v with probability at most
 
     beta + 2 m delta alpha,   beta = P(B >= v),   alpha = max over i of P(v > B >= v - i) / i,
 
-B ~ Binomial(r, e^epsilon / (1 + e^epsilon)) (theorem 5.2 and appendix D there). So a rarer result refutes epsilon.
+B ~ Binomial(r, e^epsilon / (1 + e^epsilon)). So a rarer result refutes epsilon.
 """
 
 from __future__ import annotations

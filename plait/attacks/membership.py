@@ -1,8 +1,7 @@
 """What a run's published adapter reveals of membership: attacks that compare trained sequences with held-out ones.
 
-An attacker with the adapter has the base too, so the strongest simple score is how much lower a sequence's loss is with
-the adapter than without it: the log of a likelihood ratio, per token. The held-out part of a client's data is its end
-and may differ from the rest (dates, chapters): what the base alone makes of the same sequences is the control.
+The score is how much lower a sequence's loss is with the adapter than without it, per token; what the base alone makes
+of the same sequences is the control, since held-out data are the end of a client's.
 """
 
 from __future__ import annotations

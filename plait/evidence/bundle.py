@@ -1,9 +1,7 @@
 """The bundle of a run: one signed statement over the published adapter's files, with its evidence, and its page.
 
-Its parts: figures that follow from the ledger and from nothing else, the ledger itself, clients' own statements,
-certificates, and what the operator alone states. ``docs/evidence/verify.py`` computes the same figures on its own, so
-that the signer of a bundle cannot make it state otherwise. The page is one screen of what a data-protection officer
-asks, each answer with the field that it is from; it checks nothing.
+``docs/evidence/verify.py`` computes the same figures from the ledger on its own, so that the signer of a bundle cannot
+make it state otherwise. The page is one screen of what a data-protection officer asks; it checks nothing.
 """
 
 from __future__ import annotations

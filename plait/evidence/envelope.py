@@ -1,10 +1,7 @@
-"""DSSE envelopes: JSON in one form, and a signature over it; and whose key signs a bundle.
+"""DSSE envelopes, version 1 (https://github.com/secure-systems-lab/dsse), and whose key signs a bundle.
 
-Knows nothing of what is signed. A bundle is signed by the key of a server's kit, or, for a run without one, by a key of
-the run's own directory.
-
-DSSE v1 (https://github.com/secure-systems-lab/dsse): the signature covers type and payload. ECDSA signatures have the
-smaller of both values of s, so that no other signature of the same key fits the same bytes by a change of sign.
+A bundle is signed by the key of a server's kit, or by one of the run's own directory. ECDSA signatures have the smaller
+of both values of s, so that no other signature of the same key fits the same bytes by a change of sign.
 """
 
 from __future__ import annotations

@@ -1,34 +1,8 @@
 """Epsilon of Gaussian mechanisms, of Poisson-sampled steps and of sums of clients' noise, by Google's dp-accounting.
 
-*Composed.* A mechanism that adds Gaussian noise of z times its sensitivity is mu-Gaussian differentially private with
-mu = 1/z, and mechanisms compose by adding mu^2, also where a later one depends on the results of earlier ones (Dong,
-Roth and Su, "Gaussian Differential Privacy", arXiv 1905.02383, theorem 3.2 and corollary 3.3). So any number of them is
-one with noise 1/mu, whose epsilon is exact (Balle and Wang, arXiv 1805.06530, theorem 8).
-
-*Sampled.* In each step every record is in the batch with probability q, independently, and noise of z times the largest
-contribution is added to the sum. With one record's contribution replaced by zero, a step's result is N(0, z^2) instead
-of (1 - q) N(0, z^2) + q N(1, z^2), or the other way round. The library puts the privacy loss on a grid so that it
-dominates the true one (Doroshenko et al., "Connect the Dots", arXiv 2207.04380) and composes it by the fast Fourier
-transform (Koskela et al., arXiv 1906.03049). Batches must be drawn this way from secret randomness; shuffled epochs are
-not (Chua et al., arXiv 2403.17673).
-
-*Shared* (Kairouz, Liu and Steinke, "The Distributed Discrete Gaussian Mechanism for Federated Learning with Secure
-Aggregation", arXiv 2102.06387). Each of m clients has k_i ~ N_Z(x_i, V / m) in every number, |x_i| <= radius, and a sum
-of discrete Gaussians is not one. Let phi_V be the density of N(0, V), X the sum of m of the x_i, and e(v) = 2 exp(-2
-pi^2 v) + ..., by which sum_l phi_v(l + c) differs from 1 (Poisson's summation). As the product of two Gaussian
-densities is one, adding a client at a time gives
-
-    P(k_1 + ... + k_m = k) = phi_V(k - X) (1 +- tau),    tau <= 10 sum_{j < m} exp(-2 pi^2 (V / m) j / (j + 1)),
-
-which is the paper's theorem on the divergence of the sum (there for x_i = 0; the proof does not need whole numbers). By
-the same argument phi_V(k - X) is within 1 +- e(s) of drawing N(X, V - s) and then N_Z around the result. So in every
-number the release is within a factor exp(+-eta), eta = tau + e(s), of something computed from an exact Gaussian
-mechanism with noise z = sqrt(V - s) / radius, whose epsilon is known in closed form. Over d numbers and T rounds,
-
-    (epsilon, delta) of that mechanism  becomes  (epsilon + 2 T d eta, exp(T d eta) delta)
-
-With s = 2.5 and V / m >= 5, d eta is below 2e-11 for any adapter, and it is charged. Noise of clients beyond m only
-adds to it. Of clients that reveal their noise to the server, or add none, shares are missing (`multiplier_without`).
+Composition: Dong, Roth and Su, arXiv 1905.02383; exact epsilon: Balle and Wang, arXiv 1805.06530, theorem 8; sampled
+steps: Doroshenko et al., arXiv 2207.04380; sums: Kairouz, Liu and Steinke, arXiv 2102.06387. The proofs, and the
+symbols used here, are in docs/concepts/noise.md.
 """
 
 from __future__ import annotations

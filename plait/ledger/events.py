@@ -1,7 +1,6 @@
-"""The events of a ledger, all in this one file: a typed model per kind, shared by the writers and the readers.
+"""The events of a ledger: a typed model per kind, shared by the writers and the readers.
 
-To add an event, add its class here, or in a module of `_HOMES`; the file is long because it is the
-whole schema of the core. Readers ignore fields and kinds that they do not know. Knows no file.
+To add an event, add its class here, or in a module of `_HOMES`. Readers ignore fields and kinds that they do not know.
 """
 
 from __future__ import annotations

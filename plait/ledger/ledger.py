@@ -1,19 +1,9 @@
 """The ledger: the append-only, hash-chained record of a run, one JSON object per line.
 
-Every line carries its number, the time, the event and its fields, the hash of the line before (`prev`) and its own
-(`hash`, SHA-256 over the canonical JSON of everything else). A line that is changed, dropped or moved breaks the chain;
-only lines cut off at the end go unnoticed. Reports read this file and nothing else. The events are defined in
-`events.py`; this file knows nothing of their meaning.
-
-`KEPT` is what a ledger records where clients keep their figures to themselves; what is not named is left out.
-
-Everything that people read of a run (terminal, report, summary, cards, status, metrics, log) is made from its ledger,
-so this one table decides what they get. Kept are settings, who took part when, and what follows from the noised mean.
-Left out is what a client computes from its data: losses, counts, times, sizes and digests of its update, and its own
-words; and the digest and size of all simulated clients' data, against which a guess of one client's could be tested.
-
-Messages of clients have sizes that depend on their data too: instead of them the ledger has the size that the encoding
-aims at. Knows no ledger file.
+Every line has the hash of the line before (`prev`) and its own (`hash`, SHA-256 over the canonical JSON of everything
+else), so that a line that is changed, dropped or moved breaks the chain; only lines cut off at the end go unnoticed.
+`KEPT` decides what a ledger, and so everything that people read of a run, has where clients keep their figures to
+themselves.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
 """What a private run promises and has spent, event by event and in words, and what several runs cost together.
 
-Runs with private clients are Gaussian mechanisms, which compose in closed form, mu^2 = sum of mu_i^2 (see
-`accountant`), also where a run starts from what another gave. Of private records a ledger has epsilons alone, which
-compose by adding epsilons and deltas (Dwork et al., EUROCRYPT 2006): more than there is, never less. The figures are
-recomputed by `plait verify`.
+Gaussian mechanisms compose in closed form (`accountant`). Of private records a ledger has epsilons alone, which compose
+by adding epsilons and deltas (Dwork et al., EUROCRYPT 2006). `plait verify` recomputes the figures.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Where a run stands, folded from its ledger event by event: what is done now, by whom, and sums of what was.
 
 Its size grows with clients and with rounds, not with their product, so that following a long run takes little memory.
-`plait.ledger.run_view.RunView` is the same and everything else. `LiveProgress` follows a ledger while it grows, for
-operators. Knows nothing of how anything is shown.
+`plait.ledger.run_view.RunView` is the same and everything else.
 """
 
 from __future__ import annotations

@@ -1,10 +1,7 @@
 """A run as its ledger describes it, folded event by event: from a whole ledger, or live while it grows.
 
-The one fold of a ledger: progress, status, page, trackers and report select from it, those that follow a long run from
-its smaller part `RunNow`, and a resumed run what it must not record or request twice (`Recorded`). It changes in place
-(`take`), so that each event is processed once. Bytes are summed over everything sent, repeated rounds included. If
-something was recorded twice (a resumed run repeats part of a round), the last record counts. Knows nothing of how
-anything is shown.
+Bytes are summed over everything sent, repeated rounds included; of what was recorded twice, the last record counts.
+Knows nothing of how anything is shown.
 """
 
 from __future__ import annotations

@@ -1,20 +1,9 @@
 """Decisions from a run's evaluations: which adapters are published, which steps are taken back, how long the next is.
 
-**What is published** (`Guard`): an evaluated adapter whose mean held-out loss is neither above the base's, nor above
-that of the best published one by more than a fraction of the gain so far. Where the losses of single clients are known
-the same must hold of their median change, which fewer than half of them cannot move: they can keep a run from
-publishing, and cannot make it publish what the others see is worse. Of a masked sum only the mean is known, which one
-client can move.
-
-**Which steps are taken back** (`EvaluationHistory`): one after which the mean held-out loss is above that of the best
-evaluation before by more than that fraction, if at least half of the clients that evaluate see it rise. The server
-takes half of it back (`Aggregator.take_back`) and scales the steps that follow, a backtracking line search
-over rounds (Armijo, "Minimization of functions having Lipschitz continuous first partial derivatives", 1966). Every
-evaluation that is not worse doubles the scale again, up to 1.
-
-Clients evaluate the same sequences every time, so losses are compared client by client, over the clients that two
-evaluations have in common; those of masked sums by how far they are from the start, which each client measured itself.
-Pure: a run that was killed computes the same from its ledger. Knows no adapter.
+Steps are taken back by a line search over rounds (Armijo, 1966). Losses are compared client by client, over the clients
+that two evaluations have in common, so that fewer than half of them cannot make an adapter that the others see is worse
+be published; those of masked sums by how far they are from the start. Pure: a run that was killed computes the same
+from its ledger.
 """
 
 from __future__ import annotations
@@ -83,7 +72,11 @@ def _of_sums(before: Evaluated, after: Evaluated) -> float:
 
 @dataclass(frozen=True)
 class Guard:
-    """Which of a run's evaluated adapters may be published."""
+    """Which of a run's evaluated adapters may be published.
+
+    One whose loss, by the mean and by the median client, is above neither the base's nor, by more than a fraction of
+    the gain so far, the best published one's.
+    """
 
     is_strict: bool = False  # whether only one of a lower loss than all before is (``best``)
     base: Evaluated | None = None
@@ -142,7 +135,11 @@ def _reported(evaluated: Evaluated) -> Change | None:
 
 @dataclass(frozen=True)
 class EvaluationHistory:
-    """The state that follows from a run's evaluations so far."""
+    """The state that follows from a run's evaluations so far.
+
+    A step is worse if the mean loss is above the best one before by more than a fraction of the gain, and at least half
+    of the clients see it rise. It halves the scale of those that follow; every other one doubles it again, up to 1.
+    """
 
     first: Evaluated | None = None
     best: Evaluated | None = None  # the one of the lowest mean loss

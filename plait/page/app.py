@@ -1,11 +1,7 @@
-"""The page over HTTP: the page itself, and each run as JSON, which the page asks for every second.
+"""The page over HTTP: the page itself, and each run as JSON, which the page asks for every second; it changes nothing.
 
-It only shows: what changes a run is requested with `plait` and an operator's kit. What it holds for each reader, and
-for how long, is bounded, and so are its connections.
-
-``python -m plait.page.app FILE PLACE LINE`` serves on a listening socket, which it inherits as file FILE. LINE is the
-number of the socket that leads to the server, or -1. That the command is over, or killed, the process learns from its
-standard input, which ends; the token is in its environment.
+``python -m plait.page.app FILE PLACE LINE`` serves on a listening socket, which it inherits as file FILE, until its
+standard input ends. LINE is the number of the socket that leads to the server, or -1. The token is in its environment.
 """
 
 from __future__ import annotations

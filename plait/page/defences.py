@@ -1,9 +1,7 @@
 """What keeps strangers and other sites' pages from the page: names, headers, and a token like Jupyter's.
 
-The page loads nothing from elsewhere and no other site can frame it, read it or send to it. A foreign name that
-resolves to this machine (DNS rebinding) is refused: only loopback's names are the page's. The token is in the address
-that plait prints; the page's first answer turns it into a cookie, so that scripts and pictures come with it. Knows
-nothing of runs.
+Only loopback's names are the page's, so that a foreign name for this machine (DNS rebinding) is refused. The token is
+in the address that plait prints; the page's first answer turns it into a cookie. Knows nothing of runs.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """What the page knows of a run, read once for all who look: its ledger, and what the server beside it sees.
 
-`Board` is the run as one JSON document of figures, which every event of the ledger changes. No ledger has which clients
-are connected now and what each is doing. Page and server are joined by a pair of sockets that only their two processes
-have: the page asks for the status, at most once a second, and only while someone looks. Knows no HTTP.
+Page and server are joined by a pair of sockets that only their two processes have: the page asks for the status, at
+most once a second, and only while someone looks. Knows no HTTP.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """What differential privacy costs one client over all runs, by its operator's policy and the journal of its data.
 
-The journal has epsilons, by accounts that the client has named. A client refuses an update that would bring epsilon of
-all runs together above the most that is allowed. What a run's noise hides of a whole client costs all its rounds, and
-updates that are given again.
+A client refuses what would bring epsilon of all runs together above the most that is allowed. Client-level noise costs
+all rounds of a run, and updates that are given again.
 """
 
 from __future__ import annotations

@@ -1,39 +1,10 @@
 """The private mean of a round: clipped updates on a grid, their sum, noise, and a fixed number that divides it.
 
-With S = sum_k x_k over the accepted updates and n the number of clients that a round wants,
-
     mean = unit (S + round(G)) / n,   G ~ N(0, (z radius)^2) in every number,   |x_k| <= radius
 
-*A client changes each round by at most the clip norm, whatever state it hides.* Take two runs that differ only in that
-one client's updates are replaced by zero, and look at a round after the same results of all rounds before. The others'
-updates are functions of their own data, of their own state, and of these results (broadcasts are made of nothing else),
-so they are the same in both runs, bit for bit. So is the rest of the sum: n is a constant, updates have equal weights,
-and whether an update counts is decided by it alone: no client is replaced by another. (Who is there is not hidden: a
-round that too few answered is tried again, with the same clients.) What is left is the one client's x_k, whatever it
-was made of (error feedback, moments, drift, a leading gain, a lie), and |x_k| <= radius holds for the very numbers that
-are summed.
-So the sum moves by at most `radius` and the mechanism is 1/z-Gaussian differentially private; later rounds compose
-adaptively. Everything after it (rule, server optimizer, encoding, broadcast, adapter) is computed from the mean and
-costs nothing. Clipping before error feedback would not do: what a client sends is Q(d + e), and gain and residual can
-make that far longer than d.
-
-*The grid.* Sums of floats are not what the proof of a Gaussian mechanism speaks of (Mironov 2012; Casacuberta et al.,
-arXiv 2207.10635); sums of whole numbers are exact, in any order. Every number is rounded to one of its two neighbours
-at random, so that small ones are not lost in the mean. That can make the update longer, so its length is compared with
-the radius afterwards, in whole numbers, and the update shortened until it fits.
-
-*The adaptive clip norm* follows a quantile of the updates' norms (Andrew et al., arXiv 1905.03871, algorithm 1): every
-client of a round counts as +1/2 if its update is within the clip norm and as -1/2 if not, noise is added to the sum,
-and
-
-    C <- C exp(-rate (b - quantile)),   b the noised fraction of clients within C.
-
-The count is a second Gaussian mechanism on the same clients and is paid for. Here counts are doubled, so that they are
-whole numbers and a client changes them by 1.
-
-*Shares.* Where clients add the noise under masks (Kairouz, Liu and Steinke, arXiv 2102.06387), each of n sends k_i ~
-N_Z(x_i, V / m) in every number, |x_i| <= radius, and at least m remain, whichever drop out. So the sum holds noise of
-at least V; what that costs is in `accountant`.
+The clip norm is fixed or follows a quantile (Andrew et al., arXiv 1905.03871, algorithm 1). Under masks each client
+adds a share of the noise (Kairouz, Liu and Steinke, arXiv 2102.06387). Why a client moves the sum by at most `radius`,
+whatever its update is made of: docs/concepts/noise.md.
 """
 
 from __future__ import annotations

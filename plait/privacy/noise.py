@@ -1,25 +1,8 @@
 """Noise on whole numbers, drawn exactly from a secret key, and how a round's noise is bound to its updates.
 
-*The key.* Noise must be the same when a killed server continues with the same updates, and independent of all earlier
-draws for other updates: two results with the same noise would give away the difference of what is below it. So a
-round's key is HKDF(run key, round, digest of the accepted updates) (RFC 5869). With the run key the noise can be
-removed again.
-
-*At the server* round(G) with G ~ N(0, sigma^2) is added. For a vector of whole numbers x, x + round(G) equals round(x +
-G): a function of the exact Gaussian mechanism's result. So its privacy is that mechanism's, in closed form and in any
-number of dimensions. (For the discrete Gaussian of Canonne, Kamath and Steinke, arXiv 2004.00010, the closed form holds
-only nearly.)
-
-*At clients* N_Z(c, sigma^2) takes the whole number k with probability exp(-(k - c)^2 / (2 sigma^2)) / Theta(c). Drawing
-around the number to be hidden, instead of rounding it first and adding noise, costs no length of rounding, so the grid
-can be as coarse as the noise itself.
-
-Both are drawn without rejection and without floating-point error, because rounded floats and their timing give secrets
-away (Mironov 2012; Jin et al., arXiv 2112.05307): |round(G)| > k if and only if a uniform number f is below t_k =
-erfc((k + 1/2) / (sigma sqrt 2)), and N_Z has a row of such a table for each fraction of c. 64 bits and the table decide
-all but about one draw in 10^9; the others take further bits and digits. So nothing is cut off and nothing need be added
-to delta, and the numbers do not depend on the machine's mathematical library. All bits come from AES-256 in counter
-mode.
+A round's key is HKDF(run key, round, digest of the accepted updates), so that the same updates get the same noise and
+others an independent one. The server adds round(G), G ~ N(0, sigma^2); clients draw N_Z(c, sigma^2) around what they
+hide. Neither draw rejects or rounds a float (Mironov 2012; Jin et al., arXiv 2112.05307): docs/concepts/noise.md.
 """
 
 from __future__ import annotations

@@ -1,16 +1,9 @@
-"""Record-level differential privacy of a client: how much noise its own training takes, and what that costs.
+"""Record-level differential privacy of a client (DP-SGD; Abadi et al., arXiv 1607.00133): its noise and its account.
 
-Each local step draws a Poisson sample of the client's records, clips the gradient of each, adds Gaussian noise to the
-sum and divides by the expected size of the sample (DP-SGD; Abadi et al., arXiv 1607.00133). Two data sets are
-neighbours if one record's gradient is replaced by zero in all steps: how many records a client has is not hidden.
-Everything computed from the noised gradients (AdamW, moments, error feedback, encoding, the server's rule) costs
-nothing.
-
-The client keeps an account on its disk and enforces it. A round's steps are charged before their noise exists, and the
-charge is on disk by then. The key of batches and noise follows from a secret of the client and from everything that the
-round's gradients are made of, so a client that is killed and asked again gives the same answer for free, and other
-inputs get independent noise and a second charge. A task that the budget has no room for is refused, whatever the server
-demands.
+The client enforces its budget. A round's steps are charged on its disk before their noise exists. The key of batches
+and noise follows from a secret of the client and from everything that the round's gradients are made of, so a client
+that is killed and asked again gives the same answer for free, and other inputs get independent noise and a second
+charge.
 """
 
 from __future__ import annotations

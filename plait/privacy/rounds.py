@@ -1,11 +1,8 @@
 """The noise of a run's rounds: intended in the ledger, then drawn; every draw for other updates is paid for.
 
-A round's intent is on disk before its noise exists, and is charged from then on. The same updates give the same
-commitment and so the same noise, for free: a killed server continues to the same bits. Other updates give other noise
-and a second charge. A round that the budget has no room for does not begin. Where clients add the noise, under masks,
-the server has no key, and pays before it asks any client to unmask.
-
-In the fold only the noised mean reaches rule, optimizer and broadcast, so all of them are post-processing.
+An intent is on disk, and charged, before its noise exists. The same updates give the same noise for free. Where clients
+add the noise, under masks, the server has no key, and pays before it asks any client to unmask. Rule, optimizer and
+broadcast get only the noised mean.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Four questions about a run, each answered in a line or two: did it learn, for whom, at what cost, can I trust it.
-
-What the report begins with and the terminal ends with; then advice on the settings, and the command that repeats the
-run.
-"""
+"""Four questions about a run, each answered in a line or two; advice on its settings; the command that repeats it."""
 
 from __future__ import annotations
 

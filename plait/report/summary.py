@@ -1,7 +1,4 @@
-"""The readable files of a run directory, from its ledger: ``summary.json``, ``report.html`` and the plots.
-
-The numbers of the summary have stable keys, for scripts.
-"""
+"""The readable files of a run directory, from its ledger: ``summary.json``, ``report.html`` and the plots."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""The look of plots: colours for light and dark pages, widths for desktops and phones, and rendering to SVG and PNG.
-
-On a page a plot is drawn once for each width: its colours are variables of the page's style, so that it follows light
-and dark, and its text is text in the page's font.
-"""
+"""The look of plots: colours for light and dark pages, widths for desktops and phones, and rendering to SVG and PNG."""
 
 from __future__ import annotations
 

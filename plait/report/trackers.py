@@ -1,12 +1,8 @@
-"""The trackers of a run, each in a thread that reads the ledger as it grows; none of them changes the run.
+"""The trackers of a run, each in a thread that reads the ledger as it grows; none of them changes or delays the run.
 
-One that fails, or does not finish, is named at the end of the run; the run itself neither waits for it nor notices. Of
-the figures ``held_out/…`` are means over all clients, ``clients/NAME/…`` are a client's own, ``round/…`` are of the
+Of the figures ``held_out/…`` are means over all clients, ``clients/NAME/…`` are a client's own, ``round/…`` are of the
 aggregation and ``bytes/…`` of all traffic so far. No name is the beginning of another one's path, so that they can be
-files.
-
-Libraries may be missing. Where and under which project one writes is its own business: ``WANDB_MODE``,
-``MLFLOW_TRACKING_URI`` and the like are read by it. None prints on stdout, where a run may print JSON.
+files. Libraries may be missing; none prints on stdout, where a run may print JSON.
 """
 
 from __future__ import annotations

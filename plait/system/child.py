@@ -1,8 +1,7 @@
-"""Processes of this program's own, each of which ends when its stdin does.
+"""Processes of this program's own, each of which ends when its stdin does, and so with the process that started it.
 
-So none outlives the process that started it, whatever ends that one. A `Sidecar` does one thing on its own. A `Child`
-exchanges messages, a JSON object and byte strings, with the process that started it, and imports from the same
-places. Knows nothing of what messages mean.
+A `Sidecar` does one thing on its own. A `Child` exchanges messages, a JSON object and byte strings, with the process
+that started it, and imports from the same places.
 """
 
 from __future__ import annotations

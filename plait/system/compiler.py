@@ -1,8 +1,7 @@
 """Compiled code: C++ that the machine's own compiler builds at first use, kept in the cache.
 
-A Flower App Bundle carries no ``.cpp`` (flwr admits Python, TOML, Markdown, YAML and JSON only), so the bundle has
-``cpp.json`` beside them instead, which `make kernels` packs. Without a working compiler there is no library, and the
-caller computes in another way. Knows nothing of what is compiled.
+A Flower App Bundle carries no ``.cpp``, so the bundle has ``cpp.json`` beside them instead, which `make kernels` packs.
+Without a working compiler there is no library, and the caller computes in another way.
 """
 
 from __future__ import annotations
