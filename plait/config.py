@@ -17,29 +17,19 @@ from pydantic import Field, ValidationError, model_validator
 from plait.errors import ConfigError, did_you_mean
 from plait.objectives import Objective, objective_named
 from plait.plugins import Kind
-from plait.settings import (
-    MOST_EXAMPLES,
-    OPTIONAL,
-    TABLES,
-    AdapterSettings,
-    Asynchronous,
-    Checks,
-    Cohort,
-    EvaluationSettings,
-    Fleets,
-    Learning,
-    MachineSettings,
-    Masks,
-    OptimizerSettings,
-    Privacy,
-    Reporting,
-    Samples,
-    SettingsTable,
-    Stacking,
-    Withdrawal,
-)
+from plait.settings import pace, privacy, tables
 from plait.settings.choice import split_choices
-from plait.settings.table import MOST, MOST_TOKENS, Scalar, choice_of, nested, parts_of, toml_value
+from plait.settings.table import (
+    MOST,
+    MOST_EXAMPLES,
+    MOST_TOKENS,
+    Scalar,
+    SettingsTable,
+    choice_of,
+    nested,
+    parts_of,
+    toml_value,
+)
 from plait.settings.traits import Stated, Trait, check, taken
 from plait.system.text import escaped
 
@@ -75,29 +65,28 @@ ALIASES: Mapping[str, str] = {
 _NOT_COUNTED = frozenset({"epochs", "num-epochs", "local-epochs", "num-train-epochs"})
 MOST_LABELS = 10_000
 """The most classes that a run can have."""
-_ALL = (*TABLES, *OPTIONAL)
 
 
 class RunConfig(
-    Learning,
-    AdapterSettings,
-    OptimizerSettings,
-    Cohort,
-    Checks,
-    EvaluationSettings,
-    MachineSettings,
-    Reporting,
-    Asynchronous,
-    Fleets,
-    Privacy,
-    Samples,
-    Masks,
-    Stacking,
-    Withdrawal,
+    tables.Learning,
+    tables.AdapterSettings,
+    tables.OptimizerSettings,
+    tables.Cohort,
+    tables.Checks,
+    tables.EvaluationSettings,
+    tables.MachineSettings,
+    tables.Reporting,
+    pace.Asynchronous,
+    pace.Fleets,
+    privacy.Privacy,
+    tables.Samples,
+    privacy.Masks,
+    tables.Stacking,
+    tables.Withdrawal,
 ):
     """Everything that decides what a run computes: the settings above all tables, and those of `plait.settings`.
 
-    Each field is an option of ``plait simulate``.
+    Each field is an option of ``plait simulate``. Files, help and documentation have the tables in this order.
     """
 
     table: ClassVar[str] = ""
@@ -151,7 +140,7 @@ class RunConfig(
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:
-        for table in (RunConfig, *_ALL):
+        for table in (RunConfig, *TABLES):
             for name, (other, values) in table.within.items():
                 if self.is_given(name) and not (getattr(self, other) in values if values else self.is_given(other)):
                     one, beside = self.states(name), self.states(other)
@@ -180,12 +169,12 @@ class RunConfig(
             raise ValueError(f"labels has {len(self.label_names)} names, expected at most {MOST_LABELS}")
         if self.labels and not 1 < len(set(self.label_names)) == len(self.label_names):
             raise ValueError(f"labels are '{self.labels}', expected at least two different names")
-        for table in _ALL:
+        for table in TABLES:
             table.check_clients(self, self.clients, self.cohort_size)
 
     def stated(self) -> Iterator[Stated]:
         """What all settings need of a run, and what they take away; their parts state more (`plait.settle`)."""
-        for table in _ALL:
+        for table in TABLES:
             yield from table.stated(self)
         learned = self.learned
         if not learned.is_plain:
@@ -268,7 +257,7 @@ class RunConfig(
     @property
     def tables(self) -> tuple[type[SettingsTable], ...]:
         """Those of which something is recorded."""
-        return (*TABLES, *filter(self.has_any, OPTIONAL))
+        return tuple(each for each in TABLES if not each.optional or self.has_any(each))
 
     @property
     def plugins(self) -> tuple[str, ...]:
@@ -285,14 +274,19 @@ class RunConfig(
         return {key: dumped[key] for key in known_keys(self.tables)}
 
 
-def sections(tables: tuple[type[SettingsTable], ...] = _ALL) -> tuple[tuple[type[SettingsTable], tuple[str, ...]], ...]:
+TABLES = cast("tuple[type[SettingsTable], ...]", RunConfig.__bases__)
+
+
+def sections(
+    tables: tuple[type[SettingsTable], ...] = TABLES,
+) -> tuple[tuple[type[SettingsTable], tuple[str, ...]], ...]:
     """The names of the settings above all tables, and those of each of these tables."""
-    own = tuple(name for name in RunConfig.model_fields if not any(name in each.model_fields for each in _ALL))
+    own = tuple(name for name in RunConfig.model_fields if not any(name in each.model_fields for each in TABLES))
     return ((RunConfig, own), *((each, tuple(each.model_fields)) for each in tables))
 
 
 @cache
-def known_keys(tables: tuple[type[SettingsTable], ...] = _ALL) -> tuple[str, ...]:
+def known_keys(tables: tuple[type[SettingsTable], ...] = TABLES) -> tuple[str, ...]:
     """The keys of the settings above all tables and of these tables, as users write them."""
     return tuple(name.replace("_", "-") for _, names in sections(tables) for name in names)
 
@@ -342,7 +336,7 @@ def config_from_table(table: Mapping[str, object], *, where: str = "configuratio
     try:
         found = RunConfig.model_validate(settings)
         # A table of which nothing is asked leaves no trace.
-        idle = {name for each in OPTIONAL if not found.has_any(each) for name in each.model_fields}
+        idle = {name for each in {*TABLES} - {*found.tables} for name in each.model_fields}
         given = {name: getattr(found, name) for name in found.model_fields_set - idle}
         return found if given.keys() == found.model_fields_set else RunConfig.model_validate(given)
     except ValidationError as error:
@@ -388,13 +382,13 @@ def without_tables(table: Mapping[str, object], *, where: str) -> dict[str, obje
 
 def _fields_by_table() -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
-    for each in _ALL:
+    for each in TABLES:
         found[each.table] = (*found.get(each.table, ()), *each.model_fields)
     return found
 
 
 def _place(key: str) -> str:
-    found = (each.table for each in _ALL if key.replace("-", "_") in each.model_fields)
+    found = (each.table for each in TABLES if key.replace("-", "_") in each.model_fields)
     return next((f"it in [{name}]" for name in found), "it above all tables")
 
 

@@ -29,7 +29,8 @@ EMBEDDINGS = frozenset({"embed_tokens", "wte", "wpe", "word_embeddings", "embed_
 OUTPUTS = frozenset({"lm_head", "embed_out", "output_projection"})
 """transformers' name of the output layer."""
 
-_LARGEST = 2**63 - 1
+_Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
+_Positive = Annotated[int, Field(ge=1, le=2**63 - 1)]
 
 
 def _as_tuple(value: object) -> object:
@@ -49,112 +50,73 @@ class Policy(BaseModel, frozen=True):
         alias_generator=lambda name: name.replace("_", "-"),
         populate_by_name=True,
         allow_inf_nan=False,
+        use_attribute_docstrings=True,
     )
 
-    consent: Annotated[
-        Literal["policy", "ask"],
-        Field(description="without a terminal: policy accepts any run within these limits, ask none without consent"),
-    ] = "policy"
-    methods: Annotated[_Names, Field(description="adapter methods; full sends changes of all weights")] = tuple(
-        method.name for method in METHODS.values() if not method.trains_base
-    )
-    targets: Annotated[
-        _Names, Field(description="modules that an adapter may touch; if empty, any linear or norm layer in a block")
-    ] = ()
-    embeddings: Annotated[
-        bool, Field(description="whether it may touch the embeddings, whose changes reveal the tokens of a text")
-    ] = False
-    output_layer: Annotated[
-        bool, Field(description="whether it may touch the output layer; a classifier's new head is always allowed")
-    ] = False
-    min_examples: Annotated[
-        int, Field(ge=1, le=_LARGEST, description="minimum number of different training examples per update")
-    ] = 8
-    min_tokens: Annotated[
-        int, Field(ge=1, le=_LARGEST, description="minimum number of tokens of different examples per update")
-    ] = 1024
-    min_seq_len: Annotated[int, Field(ge=1, le=_LARGEST, description="minimum tokens per training sequence")] = 16
-    max_rank: Annotated[int, Field(ge=1, le=_LARGEST, description="largest rank of an adapter")] = 256
-    max_virtual_tokens: Annotated[int, Field(ge=1, le=_LARGEST, description="longest learned prompt")] = 256
-    hours: Annotated[
-        str,
-        Field(description="hours of the day, local time, when a run may begin here, such as 22-6; empty for any"),
-    ] = ""
-    max_runs_per_week: Annotated[
-        int, Field(ge=0, le=_LARGEST, description="most runs that begin here within seven days; 0 for any number")
-    ] = 0
-    max_rounds: Annotated[
-        int, Field(ge=1, le=_LARGEST, description="most rounds of a run, and of all runs of one configuration")
-    ] = 10_000
-    max_local_steps: Annotated[int, Field(ge=1, le=_LARGEST, description="most optimizer steps per round")] = 10_000
-    min_grad_norm: Annotated[
-        float, Field(gt=0, description="smallest clipping norm of gradients; tiny ones undo AdamW's protection")
-    ] = 1e-3
-    max_seq_len: Annotated[
-        int,
-        Field(
-            ge=1,
-            le=_LARGEST,
-            description="most tokens per training sequence; the time of a step grows with its square. If this and the "
-            "next two are left out, they follow from the plan that the operator agrees to on a terminal",
-        ),
-    ] = 8192
-    max_step_tokens: Annotated[int, Field(ge=1, le=_LARGEST, description="most training tokens per optimizer step")] = (
-        1 << 20
-    )
-    max_tokens: Annotated[
-        int, Field(ge=1, le=_LARGEST, description="most training tokens per round: steps times tokens per step")
-    ] = 100_000_000
-    max_repeats: Annotated[
-        int,
-        Field(
-            ge=0,
-            le=_LARGEST,
-            description="times per run that a round may be requested again from another adapter, or with other noise, "
-            "and that any other client may be in or out of masked rounds beside this one",
-        ),
-    ] = 3
-    dp_max_epsilon: Annotated[
-        float,
-        Field(
-            ge=0,
-            description="largest epsilon of a run's differential privacy; 0 accepts runs without any. With dp record "
-            "this client adds the noise itself and stops at this epsilon; with dp client the server adds it, so this "
-            "checks its promise, not its noise; under secure-aggregation each client adds its share",
-        ),
-    ] = 0.0
-    dp_unit: Annotated[
-        Literal["any", "record"],
-        Field(description="with dp-max-epsilon: record accepts only noise that this client adds to its own training"),
-    ] = "any"
-    dp_max_delta: Annotated[float, Field(gt=0, lt=1, description="largest delta that goes with it")] = 1e-4
-    max_total_epsilon: Annotated[
-        float,
-        Field(
-            ge=0,
-            description="largest epsilon of all runs together on the same data in the same federation, by this "
-            "client's own journal; 0 for as much as dp-max-epsilon",
-        ),
-    ] = 0.0
-    min_masked_clients: Annotated[
-        int,
-        Field(
-            ge=1,
-            le=_LARGEST,
-            description="fewest clients in a masked sum, and fewest in which two sums of the same numbers differ, over "
-            "all runs on the same data in the same federation; all evaluations count as the same numbers",
-        ),
-    ] = 3
-    require_secure_aggregation: Annotated[
-        bool,
-        Field(description="take part only in runs with secure aggregation, whose server sees sums over clients alone"),
-    ] = False
-    finest_wire: Annotated[
-        str, Field(description="most exact encoding of an update: fp32, bf16, or bits per parameter such as 2")
-    ] = "fp32"
-    max_upload_mb: Annotated[float, Field(gt=0, description="largest update")] = 512.0
-    max_task_mb: Annotated[float, Field(gt=0, description="largest task, which is held in memory")] = 2048.0
-    max_download_gb: Annotated[float, Field(ge=0, description="largest base to download from the hub")] = 20.0
+    consent: Literal["policy", "ask"] = "policy"
+    """without a terminal: policy accepts any run within these limits, ask none without consent"""
+    methods: _Names = tuple(method.name for method in METHODS.values() if not method.trains_base)
+    """adapter methods; full sends changes of all weights"""
+    targets: _Names = ()
+    """modules that an adapter may touch; if empty, any linear or norm layer in a block"""
+    embeddings: bool = False
+    """whether it may touch the embeddings, whose changes reveal the tokens of a text"""
+    output_layer: bool = False
+    """whether it may touch the output layer; a classifier's new head is always allowed"""
+    min_examples: _Positive = 8
+    """minimum number of different training examples per update"""
+    min_tokens: _Positive = 1024
+    """minimum number of tokens of different examples per update"""
+    min_seq_len: _Positive = 16
+    """minimum tokens per training sequence"""
+    max_rank: _Positive = 256
+    """largest rank of an adapter"""
+    max_virtual_tokens: _Positive = 256
+    """longest learned prompt"""
+    hours: str = ""
+    """hours of the day, local time, when a run may begin here, such as 22-6; empty for any"""
+    max_runs_per_week: _Count = 0
+    """most runs that begin here within seven days; 0 for any number"""
+    max_rounds: _Positive = 10_000
+    """most rounds of a run, and of all runs of one configuration"""
+    max_local_steps: _Positive = 10_000
+    """most optimizer steps per round"""
+    min_grad_norm: Annotated[float, Field(gt=0)] = 1e-3
+    """smallest clipping norm of gradients; tiny ones undo AdamW's protection"""
+    max_seq_len: _Positive = 8192
+    """most tokens per training sequence; the time of a step grows with its square. If this and the next two are left
+    out, they follow from the plan that the operator agrees to on a terminal"""
+    max_step_tokens: _Positive = 1 << 20
+    """most training tokens per optimizer step"""
+    max_tokens: _Positive = 100_000_000
+    """most training tokens per round: steps times tokens per step"""
+    max_repeats: _Count = 3
+    """times per run that a round may be requested again from another adapter, or with other noise, and that any other
+    client may be in or out of masked rounds beside this one"""
+    dp_max_epsilon: Annotated[float, Field(ge=0)] = 0.0
+    """largest epsilon of a run's differential privacy; 0 accepts runs without any. With dp record this client adds the
+    noise itself and stops at this epsilon; with dp client the server adds it, so this checks its promise, not its
+    noise; under secure-aggregation each client adds its share"""
+    dp_unit: Literal["any", "record"] = "any"
+    """with dp-max-epsilon: record accepts only noise that this client adds to its own training"""
+    dp_max_delta: Annotated[float, Field(gt=0, lt=1)] = 1e-4
+    """largest delta that goes with it"""
+    max_total_epsilon: Annotated[float, Field(ge=0)] = 0.0
+    """largest epsilon of all runs together on the same data in the same federation, by this client's own journal; 0 for
+    as much as dp-max-epsilon"""
+    min_masked_clients: _Positive = 3
+    """fewest clients in a masked sum, and fewest in which two sums of the same numbers differ, over all runs on the
+    same data in the same federation; all evaluations count as the same numbers"""
+    require_secure_aggregation: bool = False
+    """take part only in runs with secure aggregation, whose server sees sums over clients alone"""
+    finest_wire: str = "fp32"
+    """most exact encoding of an update: fp32, bf16, or bits per parameter such as 2"""
+    max_upload_mb: Annotated[float, Field(gt=0)] = 512.0
+    """largest update"""
+    max_task_mb: Annotated[float, Field(gt=0)] = 2048.0
+    """largest task, which is held in memory"""
+    max_download_gb: Annotated[float, Field(ge=0)] = 20.0
+    """largest base to download from the hub"""
 
     @field_validator("finest_wire")
     @classmethod

@@ -23,7 +23,7 @@ from plait.report.progress import status
 from plait.report.summary import write_report
 from plait.rounds.channel import StopRequest
 from plait.rounds.run_directory import RunDirectory
-from plait.settings import Samples
+from plait.settings.tables import Samples
 from plait.simulation.scheme import parse_partition
 from plait.training.bases import check_base_name
 from plait.training.own_functions import check_functions

@@ -20,6 +20,7 @@ class Asynchronous(SettingsTable):
     """Whether rounds wait."""
 
     table: ClassVar[str] = "asynchronous"
+    optional: ClassVar[bool] = True
     heading: ClassVar[str] = "Asynchronous rounds"
 
     rounds_mode: str = "sync"
@@ -72,6 +73,7 @@ class Fleets(SettingsTable):
     """What follows from how fast clients are."""
 
     table: ClassVar[str] = "fleets"
+    optional: ClassVar[bool] = True
     heading: ClassVar[str] = "Clients of unequal speed"
 
     fleet: str = ""

@@ -19,6 +19,7 @@ class Privacy(SettingsTable):
     """What is hidden, from whom, and how well."""
 
     table: ClassVar[str] = "privacy"
+    optional: ClassVar[bool] = True
     heading: ClassVar[str] = "Privacy"
     within: ClassVar = {
         "dp_epsilon": _OF_BOTH,
@@ -78,6 +79,7 @@ class Masks(SettingsTable):
     """Whether the server sees sums alone."""
 
     table: ClassVar[str] = "privacy"
+    optional: ClassVar[bool] = True
     heading: ClassVar[str] = "Privacy"
 
     secure_aggregation: bool = False

@@ -29,6 +29,7 @@ class SettingsTable(BaseModel):
         heading: its name in help and documentation.
         within: settings that mean something only beside some values of another: its name and those values; none for any
             value that is not the default.
+        optional: whether nothing of it is recorded where none of its settings is given.
     """
 
     model_config = ConfigDict(
@@ -44,6 +45,7 @@ class SettingsTable(BaseModel):
     table: ClassVar[str] = ""
     heading: ClassVar[str] = ""
     within: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {}
+    optional: ClassVar[bool] = False
 
     def stated(self) -> Iterator[Stated]:
         """What these settings need of a run, and what they take away."""

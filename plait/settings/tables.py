@@ -122,6 +122,7 @@ class Stacking(SettingsTable):
     """Where the adapter begins."""
 
     table: ClassVar[str] = "adapter"
+    optional: ClassVar[bool] = True
     heading: ClassVar[str] = "Where the adapter begins"
 
     init_adapter: str = ""
@@ -287,6 +288,7 @@ class Samples(SettingsTable):
     """What a simulated run shows of its model at the end."""
 
     table: ClassVar[str] = "evaluation"
+    optional: ClassVar[bool] = True
     heading: ClassVar[str] = "Evaluation"
 
     samples: Annotated[int, Field(ge=-1, le=16)] = -1
@@ -340,6 +342,7 @@ class Withdrawal(SettingsTable):
     """Who takes no part any more."""
 
     table: ClassVar[str] = "withdrawal"
+    optional: ClassVar[bool] = True
     heading: ClassVar[str] = "Withdrawal"
 
     without_clients: str = ""

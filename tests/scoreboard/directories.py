@@ -23,6 +23,7 @@ from pathlib import Path
 from scoreboard.row import Row, one_in
 from scoreboard.strangers import SENT, stranger_server, visit_page, visitors
 
+from plait.config import TABLES
 from tests.commands import run_command
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -131,9 +132,7 @@ def _config(run: Path, **settings: object) -> None:
         for key, line in zip(keys, lines, strict=True)
     ]
     for key in settings.keys() - set(keys):
-        from plait.settings import OPTIONAL
-
-        (table,) = (each.table for each in OPTIONAL if key.replace("-", "_") in each.model_fields)
+        (table,) = (each.table for each in TABLES if key.replace("-", "_") in each.model_fields)
         header = f"[{table}]"
         if header not in told:
             told.append(header)

@@ -10,9 +10,8 @@ import pytest
 from plait.api.serving import CLIENTS_SETTINGS
 from plait.cli.options import spelled
 from plait.cli.verbs import FORMS, GROUPS, VERBS
-from plait.config import known_keys
+from plait.config import TABLES, known_keys
 from plait.errors import ConfigError
-from plait.settings import TABLES
 
 BENCHES = ("bench wire", "bench aggregate")
 ALL_VERBS = [*VERBS, *FORMS]
