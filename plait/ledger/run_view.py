@@ -7,12 +7,12 @@ Knows nothing of how anything is shown.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 from plait.ledger import events
-from plait.ledger.events import Evaluated, Event, UpdateReceived
+from plait.ledger.events import UpdateReceived
 from plait.ledger.run_now import RunNow, Traffic
 from plait.ledger.watch import guard_after
 
@@ -102,6 +102,11 @@ class RunView(RunNow):
         super()._count(number, client, traffic)
         if traffic.total_bytes:
             self.traffic[number, client] = self.traffic.get((number, client), Traffic()) + traffic
+
+    @property
+    def begun(self) -> bool:
+        """Whether a round has begun, or the base is evaluated."""
+        return bool(self.evaluations) or self.round_began is not None
 
     @property
     def held_out(self) -> tuple[events.Evaluated, ...]:
@@ -220,54 +225,3 @@ def kept_in(view: RunView, *, keep: str) -> PublishedAdapter | None:
     steps = [event for event in (*view.rounds.values(), *view.taken_back.values()) if event.adapter]
     newest = max(steps, key=lambda event: (event.round, event.seq), default=None)
     return PublishedAdapter(newest.round, newest.adapter or "") if newest else None
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """The contents of a resumed run's ledger."""
-
-    begun: bool
-    finished: int
-    cohort: tuple[int, tuple[str, ...]]  # the newest round that began, and its clients
-    received: frozenset[tuple[int, str]]
-    # of an asynchronous run, rounds and clients of the updates of each fold, in the order of arrival
-    folded_in: Mapping[int, Sequence[tuple[int, str]]]
-    evaluations: frozenset[tuple[int, str]]
-    clients: frozenset[str]
-    misfits: frozenset[tuple[int, str, str]]
-    held_out: tuple[Evaluated, ...]
-    taken_back: frozenset[int]  # rounds whose steps are recorded as taken back, or as impossible to take back
-    not_published: frozenset[int]
-    ended_early: bool  # whether it records that the run ended before its last round
-    # that clients were asked for, by round and client, where each has its own number
-    steps: Mapping[tuple[int, str], int]
-    epsilons: Mapping[str, float]  # what private records have cost so far, by client, as it last reported
-
-    newest: Mapping[str, UpdateReceived]
-
-    @classmethod
-    def of(cls, events: Iterable[Event]) -> Recorded:
-        """The contents of these events."""
-        view = RunView.after(events)
-        heard = view.updates.values()
-        folded_in: dict[int, list[tuple[int, str]]] = {}
-        for event in heard:
-            if event.fold is not None:
-                folded_in.setdefault(event.fold, []).append((event.round, event.client))
-        return cls(
-            begun=bool(view.evaluations) or view.round_began is not None,
-            finished=view.done,
-            cohort=(view.round, tuple(view.cohort)),
-            received=frozenset(view.updates),
-            folded_in=folded_in,
-            evaluations=frozenset(view.evaluated_by),
-            clients=frozenset(view.clients),
-            misfits=frozenset((event.round, event.client, event.reason) for event in view.refusals),
-            held_out=view.held_out,
-            taken_back=frozenset(view.taken_back),
-            not_published=frozenset(view.not_published),
-            ended_early=view.ended_early is not None,
-            steps=view.asked,
-            epsilons={event.client: event.epsilon for event in heard if event.epsilon is not None},
-            newest={event.client: event for event in heard},
-        )

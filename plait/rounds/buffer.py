@@ -289,9 +289,9 @@ class BufferCollector:
         self._left_over = dict(at_work)
         stored: dict[str, Stored] = {}
         if not self._channel.clock.is_virtual:
-            for number, client in self.server.recorded.folded_in.get(state.round + 1, ()):
-                if number - 1 in {state.round, *state.versions}:
-                    self._recover(state, number - 1, client, stored)
+            for update in self.server.recorded.updates_in(state.round + 1):
+                if update.round - 1 in {state.round, *state.versions}:
+                    self._recover(state, update.round - 1, update.client, stored)
         # In the order of their rounds, so that a driver that groups by round keeps the answers that it has.
         for client, _ in sorted(at_work.items(), key=lambda item: (item[1], item[0])):
             if client in self._roster.nodes and client not in stored:
@@ -300,7 +300,7 @@ class BufferCollector:
 
     def _recover(self, state: RunState, version: int, client: str, stored: dict[str, Stored]) -> bool:
         """Put an update that an earlier part of the run has stored into the buffer, if there is one."""
-        is_recorded = (version + 1, client) in self.server.recorded.received
+        is_recorded = (version + 1, client) in self.server.recorded.updates
         arrival = self._arrival(state, version, client)
         if arrival.staleness > self.buffer.max_staleness:
             return False
@@ -353,7 +353,7 @@ class BufferCollector:
         left_over = (self._left_over or {}).pop(client, None)
         version = state.round if left_over is None or left_over not in state.versions else left_over
         number = version + 1
-        may_be_stored = self.server.recorded.begun and (number, client) not in self.server.recorded.received
+        may_be_stored = self.server.recorded.begun and (number, client) not in self.server.recorded.updates
         if may_be_stored and not self._channel.clock.is_virtual and self._recover(state, version, client, stored):
             return state
         began = state.at(version)

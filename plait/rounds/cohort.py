@@ -21,7 +21,7 @@ from plait.errors import PeerError
 from plait.ledger import events
 from plait.ledger.events import Evaluated, Reason
 from plait.ledger.ledger import Ledger
-from plait.ledger.run_view import Recorded
+from plait.ledger.run_view import RunView
 from plait.ledger.watch import EvaluationHistory
 from plait.rounds.broadcasts import Broadcasts
 from plait.rounds.channel import Channel, NoAnswer, Patience, Purpose, StopRequest
@@ -57,7 +57,7 @@ class ServerContext:
     costs: PrivacyBudget
     stop: StopRequest
     roster: RunRoster
-    recorded: Recorded
+    recorded: RunView  # by earlier processes
     commit_round: Callable[[RunState], None]
     evaluated: Callable[[Evaluated, RunState], None]
     standing: Callable[[], EvaluationHistory | None]
@@ -301,7 +301,7 @@ class CohortCollector:
     server: ServerContext
 
     def __enter__(self) -> Self:
-        number, clients = self.server.recorded.cohort
+        number, clients = self.server.recorded.round, tuple(self.server.recorded.cohort)
         self._kept = {number: clients} if clients else dict[int, tuple[str, ...]]()
         return self
 
@@ -342,7 +342,7 @@ class CohortCollector:
             # A round that was interrupted is run again from its start, to the same updates and times.
             return stored
         for client in sorted({*server.recorded.clients, *server.roster.nodes}):
-            is_recorded = (number, client) in server.recorded.received
+            is_recorded = (number, client) in server.recorded.updates
             if found := server.intake.recover(state, number, client, is_recorded=is_recorded):
                 stored[client] = found
         return stored

@@ -20,7 +20,7 @@ from plait.errors import ConfigError, RunInterrupted
 from plait.ledger import events
 from plait.ledger.events import Event, UpdateReceived
 from plait.ledger.ledger import Ledger, read_events
-from plait.ledger.run_view import Recorded
+from plait.ledger.run_view import RunView
 from plait.ledger.watch import EvaluationHistory, Guard, guard_after, standing_after
 from plait.rounds.channel import Channel, StopRequest
 from plait.rounds.cohort import CohortCollector, Collecting, Collector, ServerContext
@@ -91,10 +91,10 @@ class EvaluationPolicy:
         self._ended = self._end_recorded = False
         self._taken_back = self._not_published = frozenset[int]()
 
-    def recall(self, recorded: Recorded, state: RunState) -> None:
+    def recall(self, recorded: RunView, state: RunState) -> None:
         """Restore what an earlier process has recorded, and publish what it had to before the newest round."""
-        self._ended = self._end_recorded = recorded.ended_early
-        self._taken_back, self._not_published = recorded.taken_back, recorded.not_published
+        self._ended = self._end_recorded = recorded.ended_early is not None
+        self._taken_back, self._not_published = frozenset(recorded.taken_back), frozenset(recorded.not_published)
         before = [each for each in recorded.held_out if each.round != state.round]
         self.standing, self.guard = standing_after(before), guard_after(self.plan.watch.keep, before)
         if self.plan.watch.guards and self.guard.kept and (kept := self.guard.kept.round) in state.versions:
@@ -196,13 +196,13 @@ class Coordinator:
                 with fewer usable updates than the quorum.
             RunInterrupted: the user asked to stop.
         """
-        recorded = Recorded.of(read_events(self.directory.ledger))
+        recorded = RunView.after(read_events(self.directory.ledger))
         self._log.recall(recorded)
         following, self._reached = self._following, state.round
         try:
-            if recorded.finished < state.round:
+            if recorded.done < state.round:
                 self.commit_round(state, is_saved=True)
-            self._intake.steps.update(recorded.steps)
+            self._intake.steps.update(recorded.asked)
             if self.plan.has_paces:
                 from plait.rounds.paces import ClientSpeeds
 
@@ -234,7 +234,7 @@ class Coordinator:
             self.ledger.append(events.Interrupted(round=self._reached))
             raise
 
-    def _rounds(self, state: RunState, collector: Collector, recorded: Recorded) -> RunState:
+    def _rounds(self, state: RunState, collector: Collector, recorded: RunView) -> RunState:
         while not self._following.is_over(state.round):
             if reason := self._ending(state.round):
                 return self._end(state, recorded, reason)
@@ -253,12 +253,12 @@ class Coordinator:
             return ""
         return costs.ending(number + 1) or self.stop.ending
 
-    def _end(self, state: RunState, recorded: Recorded, reason: str) -> RunState:
+    def _end(self, state: RunState, recorded: RunView, reason: str) -> RunState:
         if not recorded.ended_early:
             self.ledger.append(events.EndedEarly(round=state.round, reason=reason))
         return state
 
-    def _server(self, roster: RunRoster, recorded: Recorded) -> ServerContext:
+    def _server(self, roster: RunRoster, recorded: RunView) -> ServerContext:
         return ServerContext(
             channel=self.channel,
             ledger=self.ledger,
@@ -293,7 +293,7 @@ class Coordinator:
             evaluated = {
                 client: state.held_on(track)
                 for client, track in roster.tracks.items()
-                if (state.round, client) in recorded.evaluations
+                if (state.round, client) in recorded.evaluated_by
             }
             state = note_held(state, evaluated)
         return state

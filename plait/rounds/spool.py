@@ -25,7 +25,7 @@ from plait.errors import MachineError, PeerError
 from plait.ledger import events
 from plait.ledger.events import Reason
 from plait.ledger.ledger import Ledger
-from plait.ledger.run_view import Recorded
+from plait.ledger.run_view import RunView
 from plait.rounds.channel import Channel, NoAnswer
 from plait.rounds.dispatch import RoundAnswer
 from plait.rounds.roster import RunRoster
@@ -341,11 +341,13 @@ class AnswerLog:
         """What clients reported of their training in round `number`, as far as this process has received it."""
         return {client: update for client, update in self._newest.items() if update.round == number}
 
-    def recall(self, recorded: Recorded) -> None:
+    def recall(self, recorded: RunView) -> None:
         """Restore what an earlier process has recorded."""
-        self.misfits.update(recorded.misfits)
-        self.epsilons.update(recorded.epsilons)
-        self._newest.update(recorded.newest)
+        self.misfits.update((event.round, event.client, event.reason) for event in recorded.refusals)
+        for event in recorded.updates.values():
+            self._newest[event.client] = event
+            if event.epsilon is not None:
+                self.epsilons[event.client] = event.epsilon
 
     def record(self, event: events.Event) -> None:
         """Record an event from which clients' paces follow."""

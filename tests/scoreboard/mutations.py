@@ -390,8 +390,8 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
         "optimizer-memory": ("checkpoints lack the server optimizer's memory",
             around("plait.rounds.run_state:_files", by=_without_optimizer)),
         "recorded": ("a resumed run forgets which updates it has told of",
-            around("plait.ledger.run_view:Recorded.of",
-                   by=lambda of: lambda events: replace(of(events), received=frozenset()))),
+            around("plait.ledger.run_view:RunView.after",
+                   by=lambda after: lambda events: replace(after(events), updates={}))),
     },
     "clients_killed": {
         "absent": ("the tasks of nodes that are gone are not given up",
