@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from plait.config import RunConfig
 from plait.ledger.run_view import RunView
-from plait.report.costs import savings_of
+from plait.report.costs import SentBytes
 from plait.report.wording import (
     accuracy_text,
     bytes_text,
@@ -102,7 +102,7 @@ def _for_whom(view: RunView) -> AnsweredQuestion:
 def _cost(view: RunView) -> AnsweredQuestion:
     sent = view.sent
     text = f"{bytes_text(sent.uplink_bytes)} up, {bytes_text(sent.downlink_bytes)} down"
-    if (raw := savings_of(view)["bf16_adapter"]) is not None:
+    if (raw := SentBytes.of(view).savings["bf16_adapter"]) is not None:
         text += f"; raw bfloat16 adapters take {times_text(raw)}"
     text += f". {plural(len(view.rounds), 'round')} took {duration_text(view.wall_s)}"
     if view.end and view.end.peak_rss_bytes:

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from statistics import fmean
+from typing import TYPE_CHECKING, Self
 
 from plait.ledger.run_now import Traffic
 from plait.ledger.run_view import RunView
 from plait.report.table import Table, shown_of, thinned
 from plait.report.wording import bytes_text, count_text, duration_text, plural, ratio_text
+
+if TYPE_CHECKING:
+    from plait.adapters import Json  # brings numpy along
 
 _MOST_ROUNDS = 60
 _AT_WORK_AT_THE_END = "Clients still at work when the last round ends receive its adapter if they evaluate it."
@@ -30,32 +34,75 @@ class Alternative:
         return 2 * self.message_bytes * client_rounds
 
 
-def all_alternatives(*, full_model_bytes: int, trainable_parameters: int) -> dict[str, Alternative]:
-    """What users of LoRA send, most expensive first, and then a whole model in float32; by keys of summaries."""
-    return {
-        "fp32_adapter": Alternative("raw adapter, fp32", 4 * trainable_parameters),  # as Flower and NVIDIA FLARE do
-        "bf16_adapter": Alternative("raw adapter, bf16", 2 * trainable_parameters),
-        "8bit_adapter": Alternative("adapter at 8 bits", trainable_parameters),  # without scales
-        "4bit_adapter": Alternative("adapter at 4 bits", trainable_parameters / 2),
-        "full_model": Alternative("full model, fp32", full_model_bytes),
-    }
+@dataclass(frozen=True)
+class SentBytes:
+    """What a run, or a plan of one, sends in all, and what other ways of doing the same rounds would send."""
 
+    sent: Traffic
+    client_rounds: int
+    full_model_bytes: int
+    trainable_parameters: int
 
-def savings(alternative: Alternative, *, client_rounds: int, sent_bytes: int) -> float | None:
-    """How many times more the alternative would have sent; None if nothing was sent or no update arrived."""
-    return alternative.sent_bytes(client_rounds) / sent_bytes if sent_bytes and client_rounds else None
+    @classmethod
+    def of(cls, view: RunView) -> Self:
+        """That of a run so far."""
+        return cls(view.sent, view.client_rounds, view.start.full_model_bytes, view.start.adapter.trainable_parameters)
 
+    @property
+    def alternatives(self) -> dict[str, Alternative]:
+        """What users of LoRA send, most expensive first, and then a whole model in float32; by keys of summaries."""
+        size = self.trainable_parameters
+        return {
+            "fp32_adapter": Alternative("raw adapter, fp32", 4 * size),  # as Flower and NVIDIA FLARE do
+            "bf16_adapter": Alternative("raw adapter, bf16", 2 * size),
+            "8bit_adapter": Alternative("adapter at 8 bits", size),  # without scales
+            "4bit_adapter": Alternative("adapter at 4 bits", size / 2),
+            "full_model": Alternative("full model, fp32", self.full_model_bytes),
+        }
 
-def alternatives_of(view: RunView) -> dict[str, Alternative]:
-    """Those of a run."""
-    size = view.start.adapter.trainable_parameters
-    return all_alternatives(full_model_bytes=view.start.full_model_bytes, trainable_parameters=size)
+    @property
+    def savings(self) -> dict[str, float | None]:
+        """How many times more each alternative sends; None if nothing was sent or no update arrived."""
+        return {key: self._saved(each) for key, each in self.alternatives.items()}
 
+    def _saved(self, alternative: Alternative) -> float | None:
+        sent_bytes, rounds = self.sent.total_bytes, self.client_rounds
+        return alternative.sent_bytes(rounds) / sent_bytes if sent_bytes and rounds else None
 
-def savings_of(view: RunView) -> dict[str, float | None]:
-    """The `savings` of a run compared with each."""
-    rounds, sent = view.client_rounds, view.sent.total_bytes
-    return {key: savings(each, client_rounds=rounds, sent_bytes=sent) for key, each in alternatives_of(view).items()}
+    @property
+    def figures(self) -> dict[str, Json]:
+        """Under the keys of ``summary.json``."""
+        up, down, rounds = self.sent.uplink_bytes, self.sent.downlink_bytes, self.client_rounds
+        return {
+            "trainable_parameters": self.trainable_parameters,
+            "full_model_bytes": self.full_model_bytes,
+            "uplink_bytes": up,
+            "downlink_bytes": down,
+            "uplink_bytes_per_client_round": up / rounds if rounds else None,
+            "downlink_bytes_per_client_round": down / rounds if rounds else None,
+            **{f"savings_vs_{key}": times for key, times in self.savings.items()},
+        }
+
+    def table(self, this: str) -> Table:
+        """Its bytes beside those of every alternative; `this` names the first row."""
+        sent_bytes, rounds = self.sent.total_bytes, self.client_rounds
+        rows = tuple(
+            (
+                each.name,
+                bytes_text(each.message_bytes),
+                bytes_text(each.sent_bytes(rounds)),
+                ratio_text(self._saved(each)),
+            )
+            for each in (*self.alternatives.values(), Alternative("full model, bf16", self.full_model_bytes / 2))
+        )
+        per_message = bytes_text(sent_bytes / (2 * rounds)) if rounds else ""
+        return Table(
+            title="Bytes sent, and what other exchanges would send",
+            headings=("exchange", "per message", "in total", "times as much"),
+            rows=((this, per_message, bytes_text(sent_bytes), ""), *rows) if sent_bytes and rounds else (),
+            note=f"Two messages in each of {plural(rounds, 'client-round')}. "
+            f"{this.capitalize()} counts every byte, the others count only arrays.",
+        )
 
 
 def bytes_by_round_table(view: RunView) -> Table:
@@ -92,44 +139,4 @@ def bytes_by_round_table(view: RunView) -> Table:
                 _AT_WORK_AT_THE_END if view.is_async else "",
             )
         ).strip(),
-    )
-
-
-def savings_table(view: RunView) -> Table:
-    """Bytes of other exchanges for the same rounds."""
-    return compare_bytes(
-        sent_bytes=view.sent.total_bytes,
-        client_rounds=view.client_rounds,
-        full_model_bytes=view.start.full_model_bytes,
-        trainable_parameters=view.start.adapter.trainable_parameters,
-        this="this run",
-    )
-
-
-def compare_bytes(
-    *,
-    sent_bytes: int,
-    client_rounds: int,
-    full_model_bytes: int,
-    trainable_parameters: int,
-    this: str,
-) -> Table:
-    """`sent_bytes` compared with every alternative over the same client-rounds; `this` names the first row."""
-    alternatives = all_alternatives(full_model_bytes=full_model_bytes, trainable_parameters=trainable_parameters)
-    rows = tuple(
-        (
-            alternative.name,
-            bytes_text(alternative.message_bytes),
-            bytes_text(alternative.sent_bytes(client_rounds)),
-            ratio_text(savings(alternative, client_rounds=client_rounds, sent_bytes=sent_bytes)),
-        )
-        for alternative in (*alternatives.values(), Alternative("full model, bf16", full_model_bytes / 2))
-    )
-    per_message = bytes_text(sent_bytes / (2 * client_rounds)) if client_rounds else ""
-    return Table(
-        title="Bytes sent, and what other exchanges would send",
-        headings=("exchange", "per message", "in total", "times as much"),
-        rows=((this, per_message, bytes_text(sent_bytes), ""), *rows) if sent_bytes and client_rounds else (),
-        note=f"Two messages in each of {plural(client_rounds, 'client-round')}. "
-        f"{this.capitalize()} counts every byte, the others count only arrays.",
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from plait.ledger.run_now import Traffic
-from plait.report.costs import all_alternatives, compare_bytes, savings
+from plait.report.costs import SentBytes
 from plait.report.table import Table
 from plait.report.wording import bytes_text, count_text, plural
 
@@ -48,29 +48,20 @@ class Estimate:
 
     def to_json(self) -> dict[str, Json]:
         """The figures."""
-        sent, full_model_bytes = self.sent, 4 * self.base_parameters
-        alternatives = all_alternatives(
-            full_model_bytes=full_model_bytes, trainable_parameters=self.trainable_parameters
-        )
         return {
             "rounds": self.config.rounds,
             "clients": self.config.clients,
             "clients_per_round": self.config.cohort_size,
-            "trainable_parameters": self.trainable_parameters,
-            "full_model_bytes": full_model_bytes,
             "client_base_memory_bytes": self.base_memory_bytes,
             "client_adapter_memory_bytes": self.adapter_memory_bytes,
             "server_disk_bytes": self.server_disk_bytes,
-            "uplink_bytes": sent.uplink_bytes,
-            "downlink_bytes": sent.downlink_bytes,
-            "uplink_bytes_per_client_round": sent.uplink_bytes / self.client_rounds,
-            "downlink_bytes_per_client_round": sent.downlink_bytes / self.client_rounds,
-            **{
-                f"savings_vs_{key}": savings(each, client_rounds=self.client_rounds, sent_bytes=sent.total_bytes)
-                for key, each in alternatives.items()
-            },
+            **self._sent_bytes.figures,
             **{name: figure for each in self.planned for name, figure in each.figures.items()},
         }
+
+    @property
+    def _sent_bytes(self) -> SentBytes:
+        return SentBytes(self.sent, self.client_rounds, 4 * self.base_parameters, self.trainable_parameters)
 
     def tables(self) -> tuple[Table, ...]:
         """Bytes of the run, bytes of other exchanges, and further sections."""
@@ -94,11 +85,4 @@ class Estimate:
             f"{bytes_text(self.adapter_memory_bytes)} to train the adapter, plus activations. The server keeps "
             f"{bytes_text(self.server_disk_bytes)} on disk.",
         )
-        comparison = compare_bytes(
-            sent_bytes=self.sent.total_bytes,
-            client_rounds=self.client_rounds,
-            full_model_bytes=4 * self.base_parameters,
-            trainable_parameters=self.trainable_parameters,
-            this="this plan",
-        )
-        return (cost, comparison, *(table for each in self.planned for table in each.tables))
+        return (cost, self._sent_bytes.table("this plan"), *(table for each in self.planned for table in each.tables))

@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from plait.ledger.run_view import RunView
 from plait.report.answers import advice, answers, is_deployed, repeat_command
-from plait.report.costs import savings_of
+from plait.report.costs import SentBytes
 from plait.report.table import Table
 from plait.report.tables import card_table, figures_of, tables_by_name, tables_of_parts
 from plait.report.wording import (
@@ -146,7 +146,7 @@ def _score_figures(view: RunView) -> tuple[tuple[str, str, str], ...]:
 
 
 def _byte_figures(view: RunView) -> tuple[tuple[str, str, str], ...]:
-    sent, times = view.sent, savings_of(view)
+    sent, times = view.sent, SentBytes.of(view).savings
     each = bytes_text(sent.total_bytes / view.client_rounds) if view.client_rounds else NOTHING
     directions = f"{bytes_text(sent.uplink_bytes)} up, {bytes_text(sent.downlink_bytes)} down"
     return (

@@ -22,7 +22,7 @@ from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 
 from plait.ledger.events import DescribedClient
 from plait.ledger.run_view import RunView
-from plait.report.costs import alternatives_of
+from plait.report.costs import SentBytes
 from plait.report.theme import LIGHT, Theme, bands, draw, draw_svg, new_axes, say_nothing_yet, short_name, written
 from plait.report.wording import bytes_text, duration_text, loss_text, plural, round_bytes_text
 
@@ -144,7 +144,7 @@ def loss_by_bytes(view: RunView, theme: Theme) -> Figure:
     label = f"this run: {bytes_text(sent[-1])}"
     axes.plot(sent, losses, color=theme.accent, linewidth=3, marker=_marker(len(sent)), label=label, zorder=3)
     ghosts = (theme.central, theme.series[1], theme.local, theme.series[2])
-    drawn = [each for key, each in alternatives_of(view).items() if key in _CURVES]
+    drawn = [each for key, each in SentBytes.of(view).alternatives.items() if key in _CURVES]
     for alternative, colour in zip(drawn, ghosts, strict=True):
         spent = [alternative.sent_bytes(count) for count in client_rounds]
         label = f"{alternative.name}: {bytes_text(spent[-1])}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from statistics import fmean, median
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from plait.ledger.events import Audited, Evaluated, MeanScore, Score
 from plait.ledger.ledger import read_events
 from plait.ledger.run_view import RunView
 from plait.report.clients import Fairness, fairness_of
-from plait.report.costs import savings_of
+from plait.report.costs import SentBytes
 from plait.report.tables import figures_of, shown_first
 from plait.system.files import write_atomically
 
@@ -46,7 +46,7 @@ def summarise(view: RunView) -> dict[str, Json]:
         **figures_of(view),
         "dp_audit_bound": view.audited.epsilon_bound if view.audited else None,
         "membership": _membership(view.audited) if view.audited else None,
-        **_bytes(view),
+        **SentBytes.of(view).figures,
         "train_tokens_per_s": view.train_tokens_per_s,
         "wall_s": view.wall_s,
         "virtual_s": view.virtual_s,
@@ -63,26 +63,40 @@ def summarise(view: RunView) -> dict[str, Json]:
 
 
 def _losses(view: RunView) -> dict[str, Json]:
-    base, final, own = view.base_evaluation, view.final_evaluation, view.own_evaluation
+    own = view.own_evaluation
     return {
-        "base_held_out_loss": base.loss if base else None,
-        "base_held_out_loss_interval": _loss_interval(base),
-        "final_held_out_loss": final.loss if final else None,
-        "final_held_out_loss_interval": _loss_interval(final),
+        **_scores(view, "held_out_loss", lambda score: score.loss, _loss_interval),
         "better_than_base": view.is_better,
-        "gain": _gain(final),
-        "gain_interval": _gain_interval(final),
-        "held_out_loss_by_round": _by_round(view, lambda score: score.loss),
-        "held_out_loss_by_client": _by_client(final, lambda score: score.loss),
-        "own_held_out_loss": own.loss if own else None,
-        "own_held_out_loss_interval": _loss_interval(own),
+        "gain": _gain(view.final_evaluation),
+        "gain_interval": _gain_interval(view.final_evaluation),
         "own_gain": _gain(own),
         "own_gain_interval": _gain_interval(own),
-        "own_held_out_loss_by_client": _by_client(own, lambda score: score.loss),
-        "reference_held_out_loss": {kind: reference.held_out_loss for kind, reference in view.references.items()},
         "held_out_sequences": sum(client.held_out_examples for client in view.clients.values()),
         "reference_loss_everywhere": {kind: reference.everywhere for kind, reference in view.references.items()},
         "fairness": _fairness(found) if (found := fairness_of(view)) else None,
+    }
+
+
+def _scores(
+    view: RunView,
+    name: str,
+    of: Callable[[Score], float | None],
+    interval: Callable[[Score], Json],
+    *,
+    with_intervals: Collection[str] = ("base", "final", "own"),
+) -> dict[str, Json]:
+    """A figure of base, newest and personalized adapters, by round, by client, and of the baselines."""
+    found: dict[str, Json] = {}
+    for which, mean in (("base", view.base_evaluation), ("final", view.final_evaluation), ("own", view.own_evaluation)):
+        found[f"{which}_{name}"] = of(mean) if mean else None
+        if which in with_intervals:
+            found[f"{which}_{name}_interval"] = interval(mean) if mean else None
+    return {
+        **found,
+        f"{name}_by_round": _by_round(view, of),
+        f"{name}_by_client": _by_client(view.final_evaluation, of),
+        f"own_{name}_by_client": _by_client(view.own_evaluation, of),
+        f"reference_{name}": {kind: of(reference.final) for kind, reference in view.references.items()},
     }
 
 
@@ -90,32 +104,10 @@ def _fairness(found: Fairness) -> dict[str, Json]:
     return {"mean_loss": found.mean, **{name: value for name, value in vars(found).items() if name != "mean"}}
 
 
-def _bytes(view: RunView) -> dict[str, Json]:
-    return {
-        "trainable_parameters": view.start.adapter.trainable_parameters,
-        "full_model_bytes": view.start.full_model_bytes,
-        "uplink_bytes": view.sent.uplink_bytes,
-        "downlink_bytes": view.sent.downlink_bytes,
-        "uplink_bytes_per_client_round": _per(view.sent.uplink_bytes, view.client_rounds),
-        "downlink_bytes_per_client_round": _per(view.sent.downlink_bytes, view.client_rounds),
-        **{f"savings_vs_{key}": times for key, times in savings_of(view).items()},
-    }
-
-
 def _accuracies(view: RunView, name: str) -> dict[str, Json]:
-    base, final, own = view.base_evaluation, view.final_evaluation, view.own_evaluation
-    return {
-        f"base_{name}": base.accuracy if base else None,
-        f"base_{name}_interval": _accuracy_interval(base),
-        f"final_{name}": final.accuracy if final else None,
-        f"final_{name}_interval": _accuracy_interval(final),
-        f"{name}_by_round": _by_round(view, lambda score: score.accuracy),
-        f"{name}_by_client": _by_client(final, lambda score: score.accuracy),
-        f"own_{name}": own.accuracy if own else None,
-        f"own_{name}_interval": _accuracy_interval(own),
-        f"own_{name}_by_client": _by_client(own, lambda score: score.accuracy),
-        f"reference_{name}": {kind: reference.accuracy for kind, reference in view.references.items()},
-    }
+    return _scores(
+        view, name, lambda score: score.accuracy, lambda score: score.accuracy_interval and [*score.accuracy_interval]
+    )
 
 
 def _rewards(view: RunView) -> dict[str, Json]:
@@ -132,18 +124,20 @@ def _rewards(view: RunView) -> dict[str, Json]:
 
 def _mean_rewards(view: RunView) -> dict[str, Json]:
     """Mean rewards: of one completion of each held-out prompt, and of those that clients sampled in training."""
-    base, final, own = view.base_evaluation, view.final_evaluation, view.own_evaluation
+
+    def reward(score: Score) -> float:
+        return 0.0 - score.loss
+
     known = [update for update in view.updates.values() if update.reward is not None]
     return {
         "objective": view.start.config.get("objective"),
-        "base_reward": 0.0 - base.loss if base else None,
-        "final_reward": 0.0 - final.loss if final else None,
-        "final_reward_interval": _around(0.0 - final.loss, final.loss_margin) if final else None,
-        "own_reward": 0.0 - own.loss if own else None,
-        "reward_by_round": _by_round(view, lambda score: 0.0 - score.loss),
-        "reward_by_client": _by_client(final, lambda score: 0.0 - score.loss),
-        "own_reward_by_client": _by_client(own, lambda score: 0.0 - score.loss),
-        "reference_reward": {kind: 0.0 - reference.final.loss for kind, reference in view.references.items()},
+        **_scores(
+            view,
+            "reward",
+            reward,
+            lambda score: _around(reward(score), score.loss_margin),
+            with_intervals=("final",),
+        ),
         "train_reward_by_round": [
             _mean([update.reward or 0.0 for update in known if update.counted_in == number]) for number in view.rounds
         ],
@@ -159,8 +153,8 @@ def _mean(values: Sequence[float]) -> float | None:
     return fmean(values) if values else None
 
 
-def _loss_interval(evaluation: MeanScore | None) -> Json:
-    return _around(evaluation.loss, evaluation.loss_margin) if evaluation else None
+def _loss_interval(score: Score) -> Json:
+    return _around(score.loss, score.loss_margin)
 
 
 def _gain(evaluation: MeanScore | None) -> float | None:
@@ -173,11 +167,6 @@ def _gain_interval(evaluation: MeanScore | None) -> Json:
 
 def _around(middle: float | None, margin: float | None) -> Json:
     return None if middle is None or margin is None else [middle - margin, middle + margin]
-
-
-def _accuracy_interval(evaluation: MeanScore | None) -> Json:
-    interval = evaluation.accuracy_interval if evaluation else None
-    return None if interval is None else list(interval)
 
 
 def _by_round(view: RunView, of: Callable[[Evaluated], float | None]) -> list[Json]:
@@ -200,10 +189,6 @@ def _learning_rate(view: RunView) -> float | None:
     """The median of clients' peak learning rates, or of a round's last where they follow slopes; None if unknown."""
     rates = [update.learning_rate for update in view.updates.values() if update.learning_rate is not None]
     return median(rates) if rates else None
-
-
-def _per(total: int, client_rounds: int) -> float | None:
-    return total / client_rounds if client_rounds else None
 
 
 def write_report(run_directory: Path) -> RunView:

@@ -11,7 +11,7 @@ from plait.ledger.events import Audited, Evaluated, MembershipAttack
 from plait.ledger.run_now import StatusSection
 from plait.ledger.run_view import RunView
 from plait.report.clients import fairness_table, left_out_table, loss_by_client_table, refusals_table, staleness_table
-from plait.report.costs import bytes_by_round_table, savings_table
+from plait.report.costs import SentBytes, bytes_by_round_table
 from plait.report.samples import samples_table
 from plait.report.table import Table, shown_of, thinned
 from plait.report.wording import (
@@ -40,7 +40,7 @@ def tables_by_name(view: RunView) -> dict[str, Table]:
         "loss_by_client": loss_by_client_table(view),
         "fairness": fairness_table(view),
         "bytes_by_round": bytes_by_round_table(view),
-        "savings": savings_table(view),
+        "savings": SentBytes.of(view).table("this run"),
         "aggregation": aggregation_table(view),
         "left_out": left_out_table(view),
         "refusals": refusals_table(view),
