@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from plait.api.serving import Serving, kit_of
+from plait.api.serving import Serving
 from plait.errors import ConfigError, MachineError, PeerError, PlaitError, RunInterrupted
 from plait.ledger.run_now import Progress, RunNow
 from plait.rounds.channel import Data, Identity, Liveness, NoAnswer, Purpose, StopRequest, TaskParts, WallClock
@@ -383,7 +383,7 @@ class NodesChannel:
 
 def open_channel(serving: Serving, *, clients: int, stays: bool = False, more: MoreCalls | None = None) -> NodesChannel:
     """A channel without a run, with room for all provisioned clients and some newcomers: each node costs memory."""
-    kit = kit_of(serving)
+    kit = ServerKit.load(serving.kit_directory) if serving.kit_directory else None
     registered = len(Register.load(kit.directory).clients) if kit is not None else clients
     limits = Limits(
         max_answer_bytes=REPLY_BYTES,

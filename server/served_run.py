@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 
 from plait.api import TURN
 from plait.api.running import beside, check_names
-from plait.api.serving import Serving, conclude, vouch_of
+from plait.api.serving import Serving, conclude
 from plait.api.simulate import is_reported
 from plait.composition import check_here
 from plait.config import RunConfig
@@ -29,6 +30,7 @@ from plait.rounds.run_directory import RunDirectory
 from plait.rounds.validate import max_update_bytes
 from plait.run import Run, resolve
 from plait.settle import settle
+from plait.trust.kit import ServerKit, is_vouched_for
 from plait.wire.codec import DECODED
 from server.hosting import Terms
 from server.log import log_run_event
@@ -80,7 +82,8 @@ def open_served_run(
     check_names(settings)
     check_here(settings, simulates=False)
     channel = channel or open_channel(serving, clients=settings.clients)
-    vouch = vouch_of(serving)
+    kit = ServerKit.load(serving.kit_directory) if serving.kit_directory else None
+    vouch = partial(is_vouched_for, kit.tls.authority) if kit else None
     with TURN, status(f"looking for base {settings.base}", quiet=quiet) as progress:
         # Invalid settings are refused before clients are accepted.
         settled = settle(settings)

@@ -9,6 +9,8 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
+from plait.adapters import Json
+from plait.adapters.peft_reading import PeftAdapter, load_peft_directory
 from plait.api import TURN
 from plait.api.received import leads_out, options
 from plait.api.settings import base_name, dataset_of
@@ -16,15 +18,12 @@ from plait.errors import ConfigError
 from plait.objectives import SFT, usual_objective
 from plait.plugins import admit
 from plait.report.progress import status
+from plait.rounds.evaluation import ClientLoss, wilson
 from plait.rounds.run_directory import RunDirectory, recorded_settings
+from plait.training.bases import LocatedBase, locate_base, locate_named_base, quiet_libraries
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from plait.adapters import Json
-    from plait.adapters.peft_reading import PeftAdapter
-    from plait.rounds.evaluation import ClientLoss
-    from plait.training.bases import LocatedBase
 
 
 @dataclass(frozen=True)
@@ -100,15 +99,12 @@ def evaluate(
         DataError: the data are not valid, or shorter than a sequence.
         PeerError: the adapter's directory is not valid.
     """
-    from plait.adapters.peft_reading import load_peft_directory
-
     seq_len, batch_size, max_sequences = _checked_sizes(**sizes)
     folder, of_run = Path(adapter), RunDirectory(Path(adapter)).adapter
     admit(objective)
     chosen = objective or _objective_of(folder)
     loaded = load_peft_directory(of_run if of_run.is_dir() else folder)
     with status("loading libraries", quiet=quiet):
-        from plait.training.bases import quiet_libraries
         from plait.training.device import choose_compute
         from plait.training.evaluation import evaluate_adapter
 
@@ -141,8 +137,6 @@ def _located(
     given: str | PathLike[str] | None, loaded: PeftAdapter, adapter: str, *, quiet: bool
 ) -> tuple[str, LocatedBase]:
     """The base that is given, else the one that the adapter names, with its name."""
-    from plait.training.bases import locate_base, locate_named_base
-
     name = fspath(given) if given else loaded.base_here
     if not name:
         raise ConfigError(f"adapter '{adapter}' names no base; give --base NAME or DIRECTORY")
@@ -165,13 +159,7 @@ def _objective_of(adapter: Path) -> str:
 
 
 def _figures(row: ClientLoss) -> dict[str, Json]:
-    from plait.rounds.evaluation import wilson
-
-    figures: dict[str, Json] = {
-        "loss": row.loss,
-        "tokens": row.tokens,
-        "sequences": row.examples,
-    }
+    figures: dict[str, Json] = {"loss": row.loss, "tokens": row.tokens, "sequences": row.examples}
     if row.margin is not None:
         figures["loss_interval"] = [row.loss - row.margin, row.loss + row.margin]
     if row.change is not None:

@@ -9,47 +9,29 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from plait.adapters import BaseReference, Json
 from plait.api import TURN
 from plait.api.settings import base_name
+from plait.data import Progress
 from plait.errors import ConfigError, MachineError, did_you_mean
-from plait.exporting.hub import check_repository
-from plait.exporting.hub import push_to_hub as upload
+from plait.exporting.gguf_adapter import prepare_gguf, prepare_ollama
+from plait.exporting.merged import prepare_merged
+from plait.exporting.peft import prepare_peft, prepare_vllm
+from plait.exporting.request import Command, ExportRequest, Prepare
+from plait.exporting.source import is_node_state, open_node, open_personal, open_source
 from plait.report.progress import say, status
-from plait.settings.choice import Choices
 from plait.system.files import directory_written_aside
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from plait.adapters import BaseReference, Json
-    from plait.data import Progress
-    from plait.exporting.request import Command, ExportRequest, Prepare
-
-
-def _gguf_adapter() -> Mapping[str, Prepare]:
-    from plait.exporting.gguf_adapter import prepare_gguf, prepare_ollama
-
-    return {"gguf": prepare_gguf, "ollama": prepare_ollama}
-
-
-def _merged() -> Mapping[str, Prepare]:
-    from plait.exporting.merged import prepare_merged
-
-    return {"merged": prepare_merged}
-
-
-def _peft() -> Mapping[str, Prepare]:
-    from plait.exporting.peft import prepare_peft, prepare_vllm
-
-    return {"peft": prepare_peft, "vllm": prepare_vllm}
-
-
-TARGETS: Choices[Prepare] = Choices(
-    (("gguf", "ollama"), _gguf_adapter),
-    (("merged",), _merged),
-    (("peft", "vllm"), _peft),
-    alphabetical=True,
-)
+TARGETS: Mapping[str, Prepare] = {
+    "gguf": prepare_gguf,
+    "merged": prepare_merged,
+    "ollama": prepare_ollama,
+    "peft": prepare_peft,
+    "vllm": prepare_vllm,
+}
 
 
 @dataclass(frozen=True)
@@ -136,9 +118,6 @@ def export(
         PeerError: the adapter to export is not valid.
         MachineError: the disk is full, or the hub cannot be reached; nothing half-written is left behind.
     """
-    from plait.exporting.request import ExportRequest
-    from plait.exporting.source import is_node_state, open_node, open_personal, open_source
-
     _check_values(rank, gguf_type, push_to_hub, public=public)
     place = Path(directory)
     check_target(to, place)
@@ -155,7 +134,10 @@ def export(
     if not push_to_hub:
         return exported
     with status(f"uploading to {push_to_hub}", quiet=quiet):
-        return replace(exported, hub=upload(exported.directory, push_to_hub, files=exported.files, private=not public))
+        from plait.exporting import hub  # brings a client of HTTP along
+
+        address = hub.push_to_hub(exported.directory, push_to_hub, files=exported.files, private=not public)
+    return replace(exported, hub=address)
 
 
 def _check_values(rank: int | None, gguf_type: str, push_to_hub: str, *, public: bool) -> None:
@@ -165,7 +147,9 @@ def _check_values(rank: int | None, gguf_type: str, push_to_hub: str, *, public:
     if rank is not None and rank < 1:
         raise ConfigError(f"--rank is {rank}, expected at least 1")
     if push_to_hub:
-        check_repository(push_to_hub)
+        from plait.exporting import hub
+
+        hub.check_repository(push_to_hub)
     elif public:
         raise ConfigError("--public is given without --push-to-hub; give both or neither")
 

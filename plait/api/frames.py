@@ -29,77 +29,37 @@ SHARED, PERSONALIZED = "shared", "personalized"
 NUMBER, COUNT, TEXT = "float64", "int64", "str"
 """The types of columns; only a number can be missing."""
 
+_SCORES = {
+    "loss": NUMBER, "loss_margin": NUMBER, "change": NUMBER, "change_margin": NUMBER, "accuracy": NUMBER,
+}  # fmt: skip
 _LOSSES: Mapping[str, str] = {
-    "round": COUNT,
-    "client": TEXT,
-    "adapter": TEXT,
-    "loss": NUMBER,
-    "loss_margin": NUMBER,
-    "change": NUMBER,
-    "change_margin": NUMBER,
-    "accuracy": NUMBER,
-    "tokens": NUMBER,
-    "sequences": NUMBER,
-}
+    "round": COUNT, "client": TEXT, "adapter": TEXT, **_SCORES, "tokens": NUMBER, "sequences": NUMBER,
+}  # fmt: skip
 _UPDATES: Mapping[str, str] = {
-    "round": COUNT,
-    "client": TEXT,
-    "bytes": COUNT,
-    "uplink_bytes": COUNT,
-    "downlink_bytes": COUNT,
-    "norm": NUMBER,
-    "drift": NUMBER,
-    "train_loss": NUMBER,
-    "first_loss": NUMBER,
-    "reward": NUMBER,
-    "examples": COUNT,
-    "tokens": COUNT,
-    "train_s": NUMBER,
-    "codec": TEXT,
-    "bits_per_parameter": NUMBER,
-    "distortion": NUMBER,
-    "codec_s": NUMBER,
-}
-_ROUNDS: Mapping[str, str] = {
-    "round": COUNT,
-    "adapter": TEXT,
-    "loss": NUMBER,
-    "loss_margin": NUMBER,
-    "change": NUMBER,
-    "change_margin": NUMBER,
-    "accuracy": NUMBER,
-    "bytes": COUNT,
-}
+    "round": COUNT, "client": TEXT, "bytes": COUNT, "uplink_bytes": COUNT, "downlink_bytes": COUNT,
+    "norm": NUMBER, "drift": NUMBER, "train_loss": NUMBER, "first_loss": NUMBER, "reward": NUMBER,
+    "examples": COUNT, "tokens": COUNT, "train_s": NUMBER,
+    "codec": TEXT, "bits_per_parameter": NUMBER, "distortion": NUMBER, "codec_s": NUMBER,
+}  # fmt: skip
+_ROUNDS: Mapping[str, str] = {"round": COUNT, "adapter": TEXT, **_SCORES, "bytes": COUNT}
 
 
 def view_of(run: str | PathLike[str]) -> RunView:
-    """The ledger of a run directory.
-
-    Raises:
-        ConfigError: there is no run.
-        PeerError: its ledger is broken.
-    """
+    """The ledger of a run directory; ConfigError without a run, PeerError if its ledger is broken."""
     return RunView.of(read_events(RunDirectory.find(Path(run)).ledger))
 
 
-def losses(run: str | PathLike[str] | RunView) -> pd.DataFrame:
+def losses(run: RunView) -> pd.DataFrame:
     """Held-out losses of every evaluation, one row per round, client and kind of adapter.
 
     Columns: ``round`` (0 is the base alone); ``client``; ``adapter``, ``shared`` or ``personalized``; ``loss`` in nats
     and ``loss_margin``; ``change`` since round 0 on the same sequences and ``change_margin``; ``accuracy``, from 0 to
     1, for classification; ``tokens`` (examples for classification) and ``sequences`` that the loss is the mean of.
-
-    Args:
-        run: a run directory, or what was read from one.
-
-    Raises:
-        ConfigError: there is no run.
-        PeerError: its ledger is broken.
     """
-    return frame_of(_losses_of(_viewed(run)), _LOSSES)
+    return frame_of(_losses_of(run), _LOSSES)
 
 
-def updates(run: str | PathLike[str] | RunView) -> pd.DataFrame:
+def updates(run: RunView) -> pd.DataFrame:
     """The accepted updates, one row per round and client.
 
     Columns: ``round``, whose step the update is a part of; ``client``; ``bytes``, everything sent between server and
@@ -109,34 +69,16 @@ def updates(run: str | PathLike[str] | RunView) -> pd.DataFrame:
     (``--objective grpo``); ``examples`` of the client and ``tokens`` that it trained on; ``train_s``; ``codec``,
     ``bits_per_parameter``, ``distortion`` (relative error of the encoding) and ``codec_s`` of the delta's encoding.
     ``norm`` and ``drift`` are of finished rounds, for methods with pairs of factors.
-
-    Args:
-        run: a run directory, or what was read from one.
-
-    Raises:
-        ConfigError: there is no run.
-        PeerError: its ledger is broken.
     """
-    return frame_of(_updates_of(_viewed(run)), _UPDATES)
+    return frame_of(_updates_of(run), _UPDATES)
 
 
-def rounds(run: str | PathLike[str] | RunView) -> pd.DataFrame:
+def rounds(run: RunView) -> pd.DataFrame:
     """The mean loss over all held-out tokens, one row per evaluation and kind of adapter.
 
     Columns: those of `losses` without the client, and ``bytes``, sent in both directions before the evaluation.
-
-    Args:
-        run: a run directory, or what was read from one.
-
-    Raises:
-        ConfigError: there is no run.
-        PeerError: its ledger is broken.
     """
-    return frame_of(_rounds_of(_viewed(run)), _ROUNDS)
-
-
-def _viewed(run: str | PathLike[str] | RunView) -> RunView:
-    return run if isinstance(run, RunView) else view_of(run)
+    return frame_of(_rounds_of(run), _ROUNDS)
 
 
 def _means(view: RunView) -> Iterator[tuple[int, str, MeanScore]]:

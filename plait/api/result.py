@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, cast
 
 from plait.api.frames import losses, rounds, updates, view_of
 from plait.errors import ConfigError
 from plait.ledger.ledger import read_events
+from plait.report.summary import summarise
 from plait.report.wording import bytes_text, loss_text, plural
 from plait.rounds.run_directory import RunDirectory, check_given_out
-from plait.system.files import cannot_write, directory_written_aside, make_private_directory
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from plait.adapters import Json
+    from plait.api.speech import Prompt
     from plait.ledger.events import Event
     from plait.ledger.run_view import RunView
-    from plait.training.generate import TextGenerator
 
 
 class Result:
@@ -81,8 +81,6 @@ class Result:
     @property
     def summary(self) -> Mapping[str, Json]:
         """The figures of ``summary.json``, under the same keys."""
-        from plait.report.summary import summarise
-
         return summarise(self._view())
 
     @property
@@ -100,7 +98,9 @@ class Result:
             ConfigError: there is no adapter yet, no such client, or no personalized adapters in this run.
         """
         if client:
-            return self._personalized(client)
+            from plait.exporting.peft import personal_directory
+
+            return personal_directory(self.path, client, is_final=self.finished)
         if not (self._directory.adapter / "adapter_config.json").is_file():
             raise ConfigError(f"'{self.path}' has no adapter yet: no round is finished")
         check_given_out(self._directory.adapter)
@@ -121,7 +121,10 @@ class Result:
             ConfigError: there is no adapter yet, or no such client, or the base is not on this disk.
             BaseMismatchError: `base` is another base than the run's.
         """
-        speaker = self._speaker(client, base, device, dtype)
+        from plait.api.speech import open_speaker  # with the libraries of training
+
+        self.adapter()
+        speaker = open_speaker(self.path, client=client, base=fspath(base), device=device, dtype=dtype)
         return speaker.model, cast("PreTrainedTokenizerBase", speaker.tokenizer)
 
     def generate(
@@ -154,35 +157,13 @@ class Result:
                 classifier.
             MachineError: the model failed.
         """
-        from plait.training.generate import Sampling
+        from plait.api.speech import Sampling, as_prompts, open_speaker, tokens_of
 
-        speaker = self._speaker(client, base, device)
+        self.adapter()
+        speaker = open_speaker(self.path, client=client, base=fspath(base), device=device)
         tokens = [tokens_of(speaker, prompt) for prompt in as_prompts(prompts)]
         sampling = Sampling(temperature)
         return speaker.answers(tokens, max_tokens=max_tokens, sampling=sampling, seed=seed, adapted=adapted)
-
-    def _speaker(self, client: str, base: str | PathLike[str], device: str, dtype: str = "auto") -> TextGenerator:
-        self.adapter()
-        return open_speaker(self.path, client=client, base=fspath(base), device=device, dtype=dtype)
-
-    def _personalized(self, client: str) -> Path:
-        """A client's adapter, written as a PEFT directory into the run's at its first use after the run's end."""
-        from plait.exporting.peft import prepare_peft
-        from plait.exporting.request import ExportRequest
-        from plait.exporting.source import open_personal, plain_name
-
-        source = open_personal(self.path, client)
-        place = self.path / "personalized" / plain_name(client)
-        if place.is_dir() and self.finished:
-            return place
-        write = prepare_peft(ExportRequest(source, place), lambda _: None)
-        try:
-            make_private_directory(place.parent)
-        except OSError as error:
-            raise cannot_write(place.parent, error, doing="make") from error
-        with directory_written_aside(place) as folder:
-            write(folder)
-        return place
 
     def _view(self) -> RunView:
         return view_of(self.path)
@@ -207,58 +188,3 @@ def open_run(run: str | PathLike[str]) -> Result:
         ConfigError: there is no run.
     """
     return Result(run)
-
-
-Prompt: TypeAlias = str | Sequence[Mapping[str, str]]
-"""A text to be continued, or the messages of a chat: mappings with ``role`` and ``content``."""
-
-_SEQ_LEN = 512
-
-
-def open_speaker(
-    adapter: Path, *, client: str = "", base: str = "", device: str = "auto", dtype: str = "auto"
-) -> TextGenerator:
-    """The adapter of a run, or of a PEFT directory, on its base.
-
-    Args:
-        client: whose personalized adapter; by default the shared one.
-        base: where the base is, if the adapter names none that is on this disk.
-
-    Raises:
-        ConfigError: there is no adapter, its base is not on this disk, or it does not write text.
-        BaseMismatchError: `base` is another base.
-        PeerError: the directory is not valid.
-    """
-    from plait.exporting.source import locate_weights, open_personal, open_source
-    from plait.training.bases import locate_base, quiet_libraries
-    from plait.training.device import choose_compute
-    from plait.training.generate import TextGenerator
-    from plait.training.resident import ResidentBase
-
-    quiet_libraries()
-    source = open_personal(adapter, client, base=base) if client else open_source(adapter, base=base)
-    located = locate_base(base) if base else locate_weights(source, progress=lambda _: None)
-    compute = choose_compute(device, dtype)
-    resident = ResidentBase(located.directory, located.reference.fingerprint, compute, seq_len=_SEQ_LEN)
-    return TextGenerator(resident, source.spec, source.state)
-
-
-def tokens_of(speaker: TextGenerator, prompt: Prompt) -> tuple[int, ...]:
-    """The tokens of a prompt.
-
-    Raises:
-        ConfigError: it is neither a text nor messages, or the base cannot chat.
-    """
-    if isinstance(prompt, str):
-        return speaker.encode(prompt)
-    messages = [dict(message) for message in prompt if isinstance(cast("object", message), Mapping)]
-    if len(messages) != len(prompt) or not all({"role", "content"} <= message.keys() for message in messages):
-        raise ConfigError("a prompt is a text, or a list of messages that have 'role' and 'content'")
-    return speaker.encode_chat(messages)
-
-
-def as_prompts(prompts: Prompt | Sequence[Prompt]) -> Sequence[Prompt]:
-    """A list of prompts, where one alone may be given."""
-    if isinstance(prompts, str) or (prompts and isinstance(prompts[0], Mapping)):
-        return [cast("Prompt", prompts)]
-    return cast("Sequence[Prompt]", prompts)

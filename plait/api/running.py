@@ -10,24 +10,21 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from plait.adapters.methods import method_named
-from plait.aggregation import optimizer_for, rule_named
 from plait.api import TURN
 from plait.composition import check_here
 from plait.config import RunConfig
 from plait.data import check_data_name
 from plait.errors import ConfigError
-from plait.flower import ALL_RULES
 from plait.ledger.ledger import OnEvent
 from plait.report.progress import status
 from plait.report.summary import write_report
+from plait.rounds.callbacks import check_callbacks, trackers_of
 from plait.rounds.channel import StopRequest
 from plait.rounds.run_directory import RunDirectory
 from plait.settings.tables import Samples
+from plait.settle import settle
 from plait.simulation.scheme import parse_partition
 from plait.training.bases import check_base_name
-from plait.training.own_functions import check_functions
-from plait.wire.codecs import codec_for
 
 if TYPE_CHECKING:
     from plait.data import Dataset
@@ -36,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def check_names(settings: RunConfig, *, runs: bool = True, data: bool = True) -> None:
-    """Refuse an unknown name of data, base, method, rule, wire or partition.
+    """Refuse an unknown name of data, base or partition, or of a part (`settle`).
 
     Args:
         runs: whether a run will follow; `plait estimate` knows more bases and needs no data.
@@ -50,18 +47,11 @@ def check_names(settings: RunConfig, *, runs: bool = True, data: bool = True) ->
         check_base_name(settings.base)
     if runs and data and settings.data:
         check_data_name(settings.data, columns=settings.columns, split=settings.split)
-    method_named(settings.method)
-    codec_for(settings.wire)
     if settings.partition:
         parse_partition(settings.partition)
     if runs and settings.callbacks:
-        from plait.rounds.callbacks import check_callbacks
-
         check_callbacks(settings.callbacks)
-    check_functions(settings.loss, settings.objective)
-    rule_named(settings.rule, ALL_RULES)
-    if settings.server_optimizer != "auto":
-        optimizer_for(settings.server_optimizer)
+    settle(settings)
 
 
 @contextmanager
@@ -71,7 +61,6 @@ def beside(config: RunConfig, run: Path, *, quiet: bool) -> Generator[None]:
         yield
         return
     from plait.report.trackers import following
-    from plait.rounds.callbacks import trackers_of
 
     with following(trackers_of(config.callbacks), run, quiet=quiet):
         yield

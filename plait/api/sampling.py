@@ -24,6 +24,9 @@ from plait.rounds.run_directory import RunDirectory, check_given_out
 from plait.run import Run
 from plait.simulation.partitioned_data import PartitionedData
 from plait.system.files import write_atomically
+from plait.training.examples import prompt_tokens
+from plait.training.generate import Sampling, TextGenerator
+from plait.training.local_model import PeftLocalModel
 
 _TEMPERATURE, _TOP_P = 0.7, 0.9
 _OF_BUNDLED = 2
@@ -58,11 +61,6 @@ def sample(run: Run, data: PartitionedData, directory: RunDirectory, *, quiet: b
 
 
 def _samples(run: Run, data: PartitionedData, adapter: Path, count: int, limit_s: float) -> list[Sample]:
-    # They bring torch along.
-    from plait.training.examples import prompt_tokens
-    from plait.training.generate import Sampling, TextGenerator
-    from plait.training.local_model import PeftLocalModel
-
     base, clients = run.load_base(), len(data.partition.shares)
     names: list[str] = []
     prompts: list[tuple[int, ...]] = []

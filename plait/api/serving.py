@@ -11,19 +11,17 @@ import secrets
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from plait.errors import ConfigError, MachineError
+from plait.report.summary import write_report
 from plait.system.files import write_atomically
 from plait.system.json_text import read_toml
 
 if TYPE_CHECKING:
     from plait.rounds.run_directory import RunDirectory
-    from plait.trust.keys import Vouch
-    from plait.trust.kit import ServerKit
 
 CLIENTS_SETTINGS = ("data", "columns", "split", "partition", "reference")
 """Settings of a simulated run that in a served one are the clients' own."""
@@ -123,26 +121,7 @@ def check_no_data(settings: Mapping[str, object]) -> None:
             raise ConfigError(f"{key} is given, expected none: clients bring their own data")
 
 
-def kit_of(serving: Serving) -> ServerKit | None:
-    """The server's kit; None without TLS."""
-    if serving.kit_directory is None:
-        return None
-    from plait.trust.kit import ServerKit
-
-    return ServerKit.load(serving.kit_directory)
-
-
-def vouch_of(serving: Serving) -> Vouch | None:
-    """Who vouches for the clients' node keys: the authority of the server's kit; None without a kit."""
-    from plait.trust.kit import is_vouched_for
-
-    kit = kit_of(serving)
-    return None if kit is None else partial(is_vouched_for, kit.tls.authority)
-
-
 def conclude(directory: RunDirectory) -> None:
     """Write the report; remove the raw answers, which are folded into the adapter by now."""
-    from plait.report.summary import write_report
-
     shutil.rmtree(directory.inbox, ignore_errors=True)
     write_report(directory.path)

@@ -15,7 +15,6 @@ import typer
 from plait.api.evaluate import evaluate as evaluated
 from plait.api.export import Export
 from plait.api.export import export as exported
-from plait.api.result import open_speaker
 from plait.cli.output import RunOrNewest, print_json, print_tables, run_or_newest
 from plait.report.progress import say, status
 from plait.report.table import Table
@@ -207,7 +206,7 @@ def chat(
     is_piped = not sys.stdin.isatty()
     run = run_or_newest(named, quiet=is_piped)
     with status("loading libraries and base", quiet=is_piped):
-        from plait.training.generate import Sampling
+        from plait.api.speech import Sampling, open_speaker
 
         speaker = open_speaker(run, client=client, base=base, device=device)
     talk = _Talk(speaker, Sampling(temperature), seed, tokens, completes=text or not speaker.chats)

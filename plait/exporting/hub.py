@@ -8,15 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+import httpx
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+from huggingface_hub.utils import validate_repo_id
+
 from plait.errors import ConfigError, MachineError
 from plait.system.text import escaped
 
 
 def check_repository(name: str) -> None:
     """Refuse a name that is not ``OWNER/NAME`` (ConfigError), before anything is written."""
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
     try:
         validate_repo_id(name)
     except HFValidationError as error:
@@ -36,10 +38,6 @@ def push_to_hub(directory: Path, name: str, *, files: Iterable[str], private: bo
         ConfigError: you are not logged in, or the account may not write there.
         MachineError: the hub cannot be reached, or fails.
     """
-    import httpx
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
-
     hub = HfApi()
     try:
         address = hub.create_repo(name, private=private, exist_ok=True, token=True)

@@ -35,7 +35,8 @@ from plait.exporting.request import (
     Written,
     export_card,
 )
-from plait.exporting.source import Source, base_in_commands
+from plait.exporting.source import Source, base_in_commands, open_personal, plain_name
+from plait.system.files import cannot_write, directory_written_aside, make_private_directory
 
 STYLE = CardStyle(library="peft", relation="adapter", what="An adapter in PEFT's format.")
 
@@ -54,6 +55,21 @@ def prepare_peft(request: ExportRequest, progress: Progress) -> Writer:  # noqa:
         return Written((Command("load it with PEFT", usage),), rank=source.spec.rank, lost=source.lost)
 
     return write
+
+
+def personal_directory(run: Path, client: str, *, is_final: bool) -> Path:
+    """A client's adapter, in the run's directory: written at its first use, until the run's end at every use."""
+    source, place = open_personal(run, client), run / "personalized" / plain_name(client)
+    if place.is_dir() and is_final:
+        return place
+    write = prepare_peft(ExportRequest(source, place), lambda _: None)
+    try:
+        make_private_directory(place.parent)
+    except OSError as error:
+        raise cannot_write(place.parent, error, doing="make") from error
+    with directory_written_aside(place) as folder:
+        write(folder)
+    return place
 
 
 def _save(folder: Path, source: Source, card: str) -> None:

@@ -22,6 +22,7 @@ from plait.ledger.run_view import RunView
 from plait.objectives import usual_objective
 from plait.report.progress import say, status, watch
 from plait.rounds.broadcasts import StartingPoint, starting_state
+from plait.rounds.callbacks import heard
 from plait.rounds.channel import StopRequest
 from plait.rounds.evaluation import mean_loss
 from plait.rounds.run_directory import RunDirectory
@@ -146,8 +147,6 @@ def execute(
             held.enter_context(DECODED.kept())
             hear = on_event
             if config.callbacks:
-                from plait.rounds.callbacks import heard
-
                 hear = held.enter_context(heard(config.callbacks, directory, stop, on_event))
             if not (directory.has_started and RunView.after(read_events(directory.ledger)).finished):
                 shown = {"rounds": config.rounds, "cohort": config.cohort_size, "evaluators": config.evaluators}

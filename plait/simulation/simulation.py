@@ -23,11 +23,11 @@ from plait.run import Run
 from plait.simulation.loaded import Loaded, remembered
 from plait.simulation.partition import ClientShare
 from plait.training.local_model import PeftLocalModel
+from plait.trust.keys import KeyClaim, NodeIdentity, NodeKey
 
 if TYPE_CHECKING:
     from plait.simulation.workers import Workers
     from plait.training.local_model import OwnTrainer
-    from plait.trust.keys import KeyClaim, NodeIdentity, NodeKey
 
 # With more clients than these, the text is tokenised again for each task.
 _MODELS_KEPT = 4096
@@ -111,14 +111,10 @@ class Simulation:
         return self._key(claim.client).public_bytes == claim.identity
 
     def _identity(self, name: str) -> NodeIdentity:
-        from plait.trust.keys import NodeIdentity
-
         key = self._key(name)
         return NodeIdentity(key.public_bytes, key.sign, self.vouch)
 
     def _key(self, name: str) -> NodeKey:
-        from plait.trust.keys import NodeKey
-
         if name not in self._keys:
             text = f"node key of a simulation {self.run.config.seed} {name}"
             self._keys[name] = NodeKey.from_seed(hashlib.sha256(text.encode()).digest())
