@@ -18,6 +18,7 @@ from plait.system.text import printable
 
 if TYPE_CHECKING:
     from plait.adapters import Json  # brings numpy along
+    from plait.ledger.run_now import StatusSection
 
 
 class Reason(StrEnum):
@@ -108,6 +109,11 @@ class Event(EventPart):
     @property
     def logged(self) -> Mapping[str, float | None]:
         """What trackers log of the event, by name; it then has a `round`."""
+        return {}
+
+    @property
+    def sections(self) -> Mapping[str, StatusSection]:
+        """What a run's status has from this event on, by name."""
         return {}
 
     @property

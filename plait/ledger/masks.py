@@ -32,6 +32,11 @@ class SumUnmasked(Event):
     noised: bool = False  # whether each client added its share of the noise of differential privacy
     evaluated_by: tuple[str, ...] = ()  # names of the clients, of a sum of losses
 
+    @property
+    def sections(self) -> Mapping[str, MaskedCard]:
+        """What masks hide, from the first sum on."""
+        return {"masks": MaskedCard(1, self.clients, colluding(self.roster), self.certified, self.noised)}
+
 
 class GroupLeftOut(Event):
     """The mean of a group lies far from those of the other groups, so its sum does not count.
@@ -89,6 +94,18 @@ class MaskedCard:
     hides_clients: ClassVar[bool] = True
     status: ClassVar[Mapping[str, Json]] = {}
 
+    def after(self, event: Event) -> MaskedCard:
+        """The card once one more event is known."""
+        if not isinstance(event, SumUnmasked):
+            return self
+        return MaskedCard(
+            self.sums + 1,
+            min(self.least, event.clients),
+            min(self.colluding, colluding(event.roster)),
+            self.certified and event.certified,
+            self.noised and event.noised,
+        )
+
     def line(self, event: Event) -> str:
         """Nothing: a sum is unmasked in every round."""
         del event
@@ -105,19 +122,3 @@ class MaskedCard:
             ("Keys", _PROVEN) if self.certified else ("Simulated", _SIMULATED),
             *(("Not covered", text) for text in MASKED_NOT_COVERED[int(self.noised) :]),
         )
-
-
-def after(card: MaskedCard | None, event: Event) -> MaskedCard | None:
-    """The card of a run once one more event is known; None before the first sum."""
-    if not isinstance(event, SumUnmasked):
-        return card
-    one = MaskedCard(1, event.clients, colluding(event.roster), event.certified, event.noised)
-    if card is None:
-        return one
-    return MaskedCard(
-        card.sums + 1,
-        min(card.least, one.least),
-        min(card.colluding, one.colluding),
-        card.certified and one.certified,
-        card.noised and one.noised,
-    )

@@ -7,9 +7,10 @@ by adding epsilons and deltas (Dwork et al., EUROCRYPT 2006). `plait verify` rec
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Self
+from functools import reduce
+from typing import TYPE_CHECKING, ClassVar
 
 from plait.errors import ConfigError
 from plait.guarantees.accountant import epsilon_at, epsilon_of, sum_term
@@ -49,6 +50,11 @@ class PrivacyStarted(Event):
     guaranteed: Count | None = None
     fewest: Count | None = None  # of them whose noise is in any sum
     continues: bool = False  # whether the run starts from other runs' adapters, whose epsilons add up with its own
+
+    @property
+    def sections(self) -> Mapping[str, PrivacyCard]:
+        """The guarantee, and what is spent of it."""
+        return {"privacy": PrivacyCard(self)}
 
 
 class NoiseIntended(Event):
@@ -151,31 +157,26 @@ class PrivacyCard:
     spent: PrivacySpent | None = None
     audited: Audited | None = None
 
-    @classmethod
-    def of(cls, recorded: Iterable[Event]) -> Self | None:
+    @staticmethod
+    def of(recorded: Sequence[Event]) -> PrivacyCard | None:
         """The card of a ledger's events; None for a run without differential privacy."""
-        card: Self | None = None
-        for event in recorded:
-            card = cls.after(card, event)
-        return card
+        promised = promised_in(recorded)
+        return reduce(PrivacyCard.after, recorded, PrivacyCard(promised)) if promised else None
 
-    @classmethod
-    def after(cls, card: Self | None, event: Event) -> Self | None:
+    def after(self, event: Event) -> PrivacyCard:
         """The card once one more event is known."""
         match event:
-            case PrivacyStarted():
-                return cls(event)
-            case NoiseIntended() if card:
+            case NoiseIntended():
                 # Paid for, even if the run never records the end of the round.
-                number, delta, charges = event.round, card.promised.delta, card.draws + 1
-                spent = PrivacySpent(round=number, epsilon=event.epsilon, delta=delta, charges=charges)
-                return replace(card, spent=spent)
-            case PrivacySpent() if card:
-                return replace(card, spent=event)
-            case Audited() if card:
-                return replace(card, audited=event)
+                number, delta = event.round, self.promised.delta
+                spent = PrivacySpent(round=number, epsilon=event.epsilon, delta=delta, charges=self.draws + 1)
+                return replace(self, spent=spent)
+            case PrivacySpent():
+                return replace(self, spent=event)
+            case Audited():
+                return replace(self, audited=event)
             case _:
-                return card
+                return self
 
     @property
     def epsilon(self) -> float:

@@ -14,13 +14,13 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias
 
 from pydantic import JsonValue
 
 from plait.errors import PeerError
 from plait.ledger import events
-from plait.ledger.events import Event, Reason
+from plait.ledger.events import Reason
 from plait.ledger.ledger import Follower
 
 if TYPE_CHECKING:
@@ -30,22 +30,6 @@ if TYPE_CHECKING:
 
 StatusSection: TypeAlias = "PrivacyCard | MaskedCard"
 """What differential privacy, or masks, promise and have done in a run, in figures and words."""
-
-
-def cards_after(cards: Mapping[str, StatusSection], event: Event) -> Mapping[str, StatusSection]:
-    """The cards of a run once one more event is known; most runs have none, and load none."""
-    privacy, masks = cards.get("privacy"), cards.get("masks")
-    if privacy or event.event == "privacy_started":
-        from plait.ledger.privacy import PrivacyCard
-
-        if found := PrivacyCard.after(cast("PrivacyCard | None", privacy), event):
-            cards = {**cards, "privacy": found}
-    if masks or event.event == "sum_unmasked":
-        from plait.ledger.masks import after
-
-        if found := after(cast("MaskedCard | None", masks), event):
-            cards = {**cards, "masks": found}
-    return cards
 
 
 _LATE_FACTOR = 2.0
@@ -162,7 +146,8 @@ class RunNow:
         elif not isinstance(event, events.Resumed):
             self.worked_s += max(0.0, event.time - self.last.time)
         self.last, self.changed = event, {}
-        self.cards = cards_after(self.cards, event)
+        cards = {name: card.after(event) for name, card in self.cards.items()}
+        self.cards = cards | {name: card for name, card in event.sections.items() if name not in cards}
         match event:
             case events.RunStarted():
                 self.state = WAITING

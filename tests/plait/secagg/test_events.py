@@ -3,7 +3,7 @@
 import pytest
 
 from plait.errors import PeerError
-from plait.ledger.masks import MASKED_NOT_COVERED, SumUnmasked, after
+from plait.ledger.masks import MASKED_NOT_COVERED, SumUnmasked
 from plait.report.tables import report_tables
 from plait.rounds.evaluation import ClientLoss
 from plait.secagg.sums import EVALUATION, TRAINING, decode_figures, encode_figures, evaluation_figures, scores_of
@@ -56,7 +56,7 @@ def test_a_run_under_masks_says_what_they_hide_and_what_they_do_not():
     # Two lists that four of six clients signed have two signers in common, so one of these may be dishonest.
     assert facts["From"] == "the server, and up to 1 clients together with it"
     sparse = SUM.model_copy(update={"roster": 300, "threshold": 200, "clients": 300})
-    assert "up to 30 clients" in dict(after(None, sparse).facts)["From"]
+    assert "up to 30 clients" in dict(sparse.sections["masks"].facts)["From"]
     assert facts["Learned"] == "2 sums, none of fewer than 4 clients"
     assert "protects no one" in facts["Simulated"]
     (table,) = (table for table in report_tables(view) if table.title == "Secure aggregation")
@@ -64,7 +64,7 @@ def test_a_run_under_masks_says_what_they_hide_and_what_they_do_not():
     page = page_of(view)
     assert "masks add no noise" in page
     assert "<summary>Clients</summary>" not in page
-    proven = dict(after(None, SUM.model_copy(update={"certified": True})).facts)
+    proven = dict(SUM.model_copy(update={"certified": True}).sections["masks"].facts)
     assert "Simulated" not in proven
     assert "certificate" in proven["Keys"]
     assert "masks add no noise" not in page_of(view_of([run_started()]))
