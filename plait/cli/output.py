@@ -12,7 +12,6 @@ import typer
 
 from plait.errors import ConfigError
 from plait.report.progress import say
-from plait.report.table import to_rich
 from plait.system.text import fitted
 
 if TYPE_CHECKING:
@@ -32,6 +31,8 @@ def print_text(text: str, *, indent: int = 0) -> None:
 def print_tables(tables: Iterable[Table]) -> None:
     """Print tables, one below the other."""
     from rich.console import Console
+
+    from plait.report.terminal import to_rich
 
     screen = Console()
     for table in tables:

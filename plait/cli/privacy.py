@@ -25,7 +25,8 @@ from plait.ledger.privacy import (
 )
 from plait.ledger.run_view import RunView
 from plait.report.privacy import client_epsilon_table, together_table
-from plait.report.tables import card_table, membership_table, tables_of_parts
+from plait.report.table import card_table
+from plait.report.tables import membership_table, tables_of_parts
 from plait.rounds.audit import Verified
 from plait.rounds.run_directory import RunDirectory
 

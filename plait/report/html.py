@@ -17,8 +17,8 @@ from markupsafe import Markup
 from plait.ledger.run_view import RunView
 from plait.report.answers import advice, answers, is_deployed, repeat_command
 from plait.report.costs import SentBytes
-from plait.report.table import Table
-from plait.report.tables import card_table, figures_of, tables_by_name, tables_of_parts
+from plait.report.table import Table, card_table
+from plait.report.tables import figures_of, tables_by_name, tables_of_parts
 from plait.report.wording import (
     NOTHING,
     bytes_text,

@@ -8,12 +8,11 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from plait.ledger.events import Audited, Evaluated, MembershipAttack
-from plait.ledger.run_now import StatusSection
 from plait.ledger.run_view import RunView
 from plait.report.clients import fairness_table, left_out_table, loss_by_client_table, refusals_table, staleness_table
 from plait.report.costs import SentBytes, bytes_by_round_table
 from plait.report.samples import samples_table
-from plait.report.table import Table, shown_of, thinned
+from plait.report.table import Table, card_table, shown_of, thinned
 from plait.report.wording import (
     NOTHING,
     accuracy_text,
@@ -52,11 +51,6 @@ def report_tables(view: RunView) -> tuple[Table, ...]:
     """Every table that has rows, in reading order."""
     tables = (*map(card_table, view.cards.values()), *tables_of_parts(view), *tables_by_name(view).values())
     return tuple(table for table in tables if table.rows)
-
-
-def card_table(card: StatusSection) -> Table:
-    """What privacy or masks promise and have done, fact by fact."""
-    return Table(title=card.title, headings=("", ""), rows=card.facts, note=card.warning, text_columns=(0, 1))
 
 
 def tables_of_parts(view: RunView) -> tuple[Table, ...]:

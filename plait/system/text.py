@@ -8,13 +8,8 @@ from __future__ import annotations
 import re
 import shutil
 import textwrap
-import time
 from functools import partial
-from typing import TYPE_CHECKING, TextIO
-
-if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
-    from rich.progress import Progress, Task
+from typing import TextIO
 
 
 def printable(text: str, *, limit: int | None = None) -> str:
@@ -61,10 +56,6 @@ def _broken(line: str, columns: int, indent: int) -> str:
 
 # Before that, the time taken predicts nothing.
 _KNOWN_AFTER_S = 2
-# Shorter times are not shown.
-_SHORT_S = 2
-_LINES_EVERY_S = 30
-_BAR_COLUMNS = 16
 
 
 def to_go(done: float, total: float, elapsed_s: float) -> str:
@@ -75,48 +66,3 @@ def to_go(done: float, total: float, elapsed_s: float) -> str:
     if rest < 60:
         return f"about {max(1, rest)} s to go"
     return f"about {rest // 60} min to go" if rest < 3600 else f"about {rest // 3600} h {rest % 3600 // 60} min to go"
-
-
-def bars(screen: Console) -> Progress:
-    """A line with what is done, a bar where it is known how much there is to do, and how long it takes."""
-    from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn
-    from rich.text import Text
-
-    class Bar(BarColumn):
-        def render(self, task: Task) -> RenderableType:  # type: ignore[override]
-            return super().render(task) if task.total else ""
-
-    class Time(ProgressColumn):
-        def render(self, task: Task) -> Text:
-            since = f"{task.elapsed:.0f} s" if task.elapsed and task.elapsed > _SHORT_S else ""
-            return Text(task.fields.get("left") or since)
-
-    shown = (SpinnerColumn(), TextColumn("{task.description}"), Bar(bar_width=_BAR_COLUMNS), Time())
-    return Progress(*shown, console=screen, transient=True, disable=not screen.is_terminal)
-
-
-class Lines:
-    """Progress as lines of a file: each step, and twice a minute how far it is."""
-
-    def __init__(self, screen: Console, *, every_step: bool = True) -> None:
-        self._screen = screen
-        self._every_step = every_step
-        self._step = ""
-        self._next = time.monotonic() + _LINES_EVERY_S
-
-    def add(self, text: str) -> bool:
-        """Print the text if it is time; returns whether it is of another step than the last one."""
-        before, self._step = self._step, text.partition(": ")[0]
-        is_other, now = self._step != before, time.monotonic()
-        if (is_other and self._every_step) or now > self._next:
-            self._next = now + _LINES_EVERY_S
-            if not self._screen.is_terminal:
-                self._screen.print(as_markup(text))
-        return is_other
-
-
-def as_markup(text: str) -> str:
-    """The text as rich's markup that shows it literally."""
-    from rich.markup import escape
-
-    return escape(escaped(text))

@@ -49,7 +49,7 @@ def _show(rows: Iterable[Row], *tables: Table, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    from plait.report.table import to_rich
+    from plait.report.terminal import to_rich
 
     for table in tables:
         Console().print(to_rich(table))

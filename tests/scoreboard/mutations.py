@@ -439,7 +439,7 @@ _OF_ROWS: dict[str, dict[str, tuple[str, Callable[[], None]]]] = {
     "names": {
         "page": ("names go into pages as they are", given("plait.report.html:Environment", autoescape=False)),
         "terminal": ("names go onto terminals as they are",
-            same("plait.report.wording:printable", "plait.report.table:clean", "plait.report.status:clean")),
+            same("plait.report.wording:printable", "plait.report.terminal:clean", "plait.report.status:clean")),
         "log": ("names go into the server's log as they are", instead("server.log:shown", str)),
         "error-line": ("names go into errors as they are", same("plait.cli.main:escaped")),
         "file-names": ("a client's name becomes a file's",

@@ -34,8 +34,9 @@ from plait.ledger.ledger import Ledger, read_events
 from plait.ledger.run_view import RunView
 from plait.report.html import _ALTERNATIVE_TEXTS, render_html
 from plait.report.status import status_tables
-from plait.report.table import Table, to_rich
+from plait.report.table import Table
 from plait.report.tables import report_tables
+from plait.report.terminal import to_rich
 from plait.rounds.run_directory import RunDirectory
 from plait.simulation.partition import partition
 from plait.simulation.scheme import parse_partition

@@ -6,8 +6,11 @@ import re
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
+from rich.progress import Progress
 
-from plait.report.table import Table, to_rich
+from plait.ledger.events import ReplyReceived, RoundStarted
+from plait.report.table import Table
+from plait.report.terminal import Viewer, to_rich
 
 
 def render(table: Table, *, width: int = 120) -> str:
@@ -39,3 +42,16 @@ def test_a_narrow_terminal_loses_no_column_and_no_word_of_the_note(width: int) -
     plain = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in shown.splitlines()]
     assert max(map(cell_len, plain)) <= width
     assert " ".join(" ".join(plain).split()).endswith(note)
+
+
+def test_what_is_done_next_shows_before_its_first_answer():
+    bars = Progress(disable=True)
+    viewer = Viewer(bars, rounds=2, cohort=2, evaluators=2)
+    for event, doing in (
+        (ReplyReceived(client="a", purpose="describe"), "reading data, 1 of 2 clients"),
+        (ReplyReceived(client="b", purpose="describe"), "evaluating the base, 0 of 2 clients"),
+        (RoundStarted(round=1), "round 1 of 2: training, 0 of 2 clients"),
+    ):
+        viewer.show(event)
+        viewer.refresh()
+        assert bars.tasks[0].description == doing
