@@ -113,11 +113,7 @@ def screen_of(config: RunConfig, update_bytes: int) -> Screen | None:
 
 
 def opened(config: RunConfig, opening: RunContext) -> list[Event]:
-    """What a run promises and has not recorded, as the events that follow `run_started`; one that goes on is checked.
-
-    Raises:
-        ConfigError: a run goes on otherwise than it began.
-    """
+    """What a run promises and has not recorded, as events; `ConfigError` if it goes on otherwise than it began."""
     promised: list[Event | None] = []
     if config.fleet:
         from plait.rounds.fleet import opens as described

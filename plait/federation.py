@@ -63,14 +63,8 @@ def run_federation(
     """Run a federation to its end; if the run directory holds the same run, continue it.
 
     Args:
-        run: the run; ``out`` of its settings is the run directory.
-        start: of a new run, if the caller has resolved it.
         superlink_data: what the run names as ``data`` on Flower's SuperLink; None elsewhere.
-        on_event: called with every event.
         stop: asks the run to end early; the channel looks whether it is to stop.
-
-    Returns:
-        The finished run's directory.
 
     Raises:
         PlaitError: the reason that the run stopped; everything received until then is on disk.
@@ -267,11 +261,7 @@ def _promised(run: Run, directory: RunDirectory, *, events: Sequence[Event] = ()
 
 
 def check_data(run: Run, events: Sequence[Event]) -> None:
-    """Refuse to continue a run on other data than it began with.
-
-    Raises:
-        ConfigError: a record, or their order, is another.
-    """
+    """Refuse to continue a run on other data than it began with."""
     first = start_of(events)
     began, now = first and first.data, run.settled.data
     if began and now and began.fingerprint != now.fingerprint:

@@ -37,7 +37,6 @@ class Run:
     """A run, the same at server and clients.
 
     Attributes:
-        settled: its settings, and the parts that they name.
         ranks: its adapters: the server's, and one for every lower rank that clients have.
     """
 
@@ -100,10 +99,6 @@ class Run:
     def terms(self, client: str, *, max_rank: int = 0, policy: Policy | None = None) -> AgreedTerms:
         """A client's agreement when it takes part.
 
-        Args:
-            max_rank: the largest rank that it accepts; 0 for any.
-            policy: its operator's; None for no limits.
-
         Raises:
             PolicyError: the run asks for more than the policy allows.
         """
@@ -147,7 +142,6 @@ def resolve(
 
     Args:
         base: of the run; by default the one that the settings name is located or downloaded.
-        progress: called before each slow step.
 
     Raises:
         ConfigError: the base cannot carry the adapters, or the rule does not support them.
@@ -179,9 +173,6 @@ def blueprint_of(
 
     Args:
         weights: whether the base's weights are available; without them initial values that depend on them are zeros.
-
-    Raises:
-        ConfigError: the base cannot carry it.
     """
     config, task = settled.config, settled.task
     return design(
@@ -225,7 +216,6 @@ def links_of(settled: ResolvedConfig, size: int, *, evaluates: bool, certified: 
     """What updates of a run take, for an adapter of `size` parameters.
 
     Args:
-        evaluates: whether every round is evaluated.
         certified: whether clients prove who they are to each other, as over a network.
 
     Raises:

@@ -67,10 +67,6 @@ class ResolvedConfig:
     """The complete settings of a run, and the parts that they name.
 
     Attributes:
-        method: how the base is adapted.
-        rule: how updates become the next adapter.
-        new_factors: whether the factors change in every round.
-        data: of the simulated clients; None where clients have their own.
         given: the settings before what was open in them was filled in.
     """
 

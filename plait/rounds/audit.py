@@ -1,7 +1,6 @@
 """Checks of a run's record: whose keys signed its updates, and whether they give the recorded adapters.
 
-The hash chain (ledger.py) shows that the record has not changed since; these checks show that it is true. Knows
-nothing of the origin of keys: the ledger names each client's, from the server's register.
+The hash chain (ledger.py) shows that the record has not changed since; these checks show that it is true.
 """
 
 from __future__ import annotations
@@ -34,14 +33,8 @@ from plait.wire.envelope import EPSILON, read_signed
 def check_signatures(events: Sequence[Event], *, hidden: bool = False) -> int:
     """Check the signature of every update from a client with a key.
 
-    Args:
-        hidden: whether it has no signatures, because the server may not look at single updates.
-
     Returns:
         Their number; 0 for a simulation, whose clients have no keys.
-
-    Raises:
-        PeerError: one is missing, is not the key's, or covers something else.
     """
     if hidden:
         return 0
@@ -79,18 +72,14 @@ def replay(
     arriving: Arriving | None = None,
     take_back: bool = False,
 ) -> int:
-    """Recompute every finished round from the stored updates, and compare.
+    """Recompute every finished round from the stored updates; `PeerError` if an update or a result is another.
 
     Args:
         make_aggregator: the run's fold, optimizer and codec over the updates of all rounds, reporting refusals to the
             given function.
-        take_back: whether the run takes back steps that made the adapter worse.
 
     Returns:
         Number of rounds with the same adapter, bit for bit.
-
-    Raises:
-        PeerError: an update is missing or differs from the one received, or a round gives another result.
     """
     refused: set[tuple[int, str, str]] = set()
     aggregator = make_aggregator(lambda number, client, reason, _detail: refused.add((number, client, str(reason))))

@@ -1,20 +1,12 @@
 """The broadcasts that bring a client to the current shadow adapter, whatever it held before.
 
-There are three forms, each sealed once and sent byte for byte the same to everyone who needs it: *nothing new* (the
-client is up to date), the *step* from the previous shadow or, of a keyframe, from the initial adapter, and the *whole*
-adapter in exact float32 for everyone else.
+There are three forms, each sealed once and sent byte for byte the same to everyone who needs it: *nothing new*, the
+*step* from the previous shadow or, of a *keyframe*, from the initial adapter, and the *whole* adapter in float32.
 
-*Steps*, where all clients take part in every round: the shadow moves by one coded step a round, and what a step
-dropped goes with the next. One that missed a step needs the whole adapter in float32.
-
-*Keyframes*, where clients are away by plan, and after a round that so many have missed that it costs less: the shadow
-is coded anew, as one difference to the adapter that every client derives from the run's seed. All are sent the same
-message, whatever they hold: one that was away for fifty rounds, a newcomer, and one that lost everything. The shadow
-is as common as with steps; it only lies further from the server's master (QAT's straight-through training,
-Courbariaux et al., BinaryConnect, arXiv 1511.00363: gradients at the coarse point, added to the fine one). In the
-last rounds keyframes are finer, so what a run ends with is not coarse. A run that starts from an existing adapter
-(`StartingPoint`) has one before its first round, of what lies between its seed and that adapter; later ones span that
-as well, so are finer.
+Keyframes are sent where clients are away by plan, and after a round that so many missed that they cost less. The shadow
+is then coded anew, as one difference to the adapter that every client derives from the run's seed, so it only lies
+further from the server's master (QAT's straight-through training, Courbariaux et al., BinaryConnect, arXiv 1511.00363:
+gradients at the coarse point, added to the fine one). The last ones are finer, so what a run ends with is not coarse.
 """
 
 from __future__ import annotations

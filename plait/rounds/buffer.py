@@ -2,22 +2,15 @@
 
 FedBuff (Nguyen et al., "Federated Learning with Buffered Asynchronous Aggregation", arXiv 2106.06639). A *round* is one
 fold. An update's *staleness* is the number of folds between the adapter that it was trained from and the one that it is
-folded into; it counts 1 / sqrt(1 + s), where s is the staleness in rounds of all clients at work, of which a fold is a
-part.
+folded into; it counts 1 / sqrt(1 + s), where s is the staleness in rounds of all clients at work.
 
-Fast clients come more often, and would lead. A client has at most one update in a buffer, trains from no adapter twice,
-and counts less once it has come more often than clients do on average, over as many folds as an update may be stale.
-These weights are relative to a whole update and not to the others in a buffer: a fold moves the mean of its updates by
-`STEP` times the sum of their weights over the clients at work. A buffer that moved a whole mean would go further, the
-more so the smaller it is, and clients whose text has little to gain would pay for it (simulations/LOG.md). Weights by
-examples, where a run has them, are relative to the others in a buffer.
-
-At most `cohort_size` clients are at work at once; each begins with the newest adapter. One that began too long ago for
-its update to count is stopped. Answers, spool, fold and checkpoint are those of every run.
+A client has at most one update in a buffer, trains from no adapter twice, and counts less once it has come more often
+than clients do on average. These weights are relative to a whole update and not to the others in a buffer: a fold moves
+the mean of its updates by `STEP` times the sum of their weights over the clients at work. A buffer that moved a whole
+mean would go further, and clients whose text has little to gain would pay for it (simulations/LOG.md).
 
 The ledger has every accepted update in the order of its arrival, with the round that it is folded in. From that and the
-spool every adapter follows, whichever process was killed. By a virtual clock a round that was interrupted is run again
-from its start instead.
+spool every adapter follows, whichever process was killed. By a virtual clock a round that was interrupted is run again.
 """
 
 from __future__ import annotations
@@ -60,12 +53,7 @@ STEP = 1.5
 
 @dataclass(frozen=True)
 class Buffer:
-    """The settings of asynchronous rounds.
-
-    Attributes:
-        max_staleness: of an update that still counts.
-        at_work: the most clients that train at once.
-    """
+    """The settings of asynchronous rounds; at most `at_work` clients train at once."""
 
     size: int
     max_staleness: int
@@ -96,11 +84,7 @@ def recent_folds(state: RunState) -> list[list[str]]:
 
 
 def asking_order(clients: Sequence[str], at_work: int, *, known: int, seed: int, round_number: int) -> list[str]:
-    """The order of asking free clients in an asynchronous round.
-
-    Args:
-        known: all clients; where they cannot all be at work, chance decides.
-    """
+    """The order of asking free clients; chance decides it where not all of the `known` clients can be at work."""
     names = sorted(clients)
     if known > at_work:
         np.random.default_rng([seed, round_number, 2]).shuffle(names)
@@ -125,11 +109,7 @@ def planned(plan: RunPlan, config: RunConfig) -> RunPlan:
 
 
 def arrival(buffer: Buffer, state: RunState, event: UpdateReceived) -> Arrival:
-    """How the next recorded update to fold came.
-
-    Raises:
-        PeerError: the ledger records something else than follows from the updates before it.
-    """
+    """How the next recorded update to fold came; `PeerError` if that does not follow from the updates before it."""
     fold, what = state.round + 1, f"update of {event.client!r} in round {event.round}"
     staleness = fold - event.round
     if event.fold != fold or not 0 <= staleness <= buffer.max_staleness:
@@ -249,11 +229,7 @@ class BufferCollector:
             self._dispatch.__enter__()
 
     def next(self, state: RunState) -> RunState:
-        """The state after the next full buffer; it is on disk.
-
-        Raises:
-            PeerError: no client is left that could give an update, and the buffer has fewer than the quorum.
-        """
+        """The state after the next full buffer; it is on disk."""
         started, number = time.perf_counter(), state.round + 1
         self._open(state)
         self._asked.clear()

@@ -1,8 +1,7 @@
 """Callbacks: functions that receive a run's events as they are recorded, and may pause or end it.
 
-A callback is called in the run's own thread with the typed events of `plait.ledger.events`, in the order of the ledger.
-Callbacks block the run. If one raises, the run stops where it can be resumed, and the caller gets the callback's own
-error. Settings name some of them; `plait check-plugin` tries what a user's own must do.
+They are called in the run's own thread, in the order of the ledger, and block the run. If one raises, the run stops
+where it can be resumed, and the caller gets the callback's own error.
 """
 
 from __future__ import annotations
@@ -92,7 +91,6 @@ class CallbackRunner:
 
     Attributes:
         failure: what a callback raised; it and all others are then called no more.
-        pausing: the callback that asked the run to stop; empty if none did.
     """
 
     def __init__(self, callbacks: Callbacks, stop: StopRequest) -> None:
@@ -191,9 +189,6 @@ def heard(
     names: str, directory: RunDirectory, stop: StopRequest, on_event: OnEvent = lambda _: None
 ) -> Generator[OnEvent]:
     """Run the callbacks that settings name in the block; in a resumed run they receive the recorded events first.
-
-    Yields:
-        What to call with every event.
 
     Raises:
         ConfigError: there is no such callback, or one failed.

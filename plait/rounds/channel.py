@@ -1,12 +1,7 @@
 """The only seam between the round loop and what carries its messages: in process, gRPC, Flower's engine.
 
 The loop sees node numbers and bytes, which no driver parses. A channel brings its clock along, the machine's own or the
-virtual one of a simulated fleet, so that deadlines and times mean the same over every driver. `LocalChannel` has
-participants in this process, which work when their answers are requested: at most one answer is in memory, and the
-bytes are those of a deployment.
-
-`Patience` bounds the wait for clients that come and go. A node reports its progress every ten seconds while it
-works, and transferred bytes count too (`Liveness`). So a slow machine keeps its turn and a silent one does not.
+virtual one of a simulated fleet, so that deadlines and times mean the same over every driver.
 """
 
 from __future__ import annotations
@@ -100,11 +95,7 @@ _ATTEMPT_DIGITS = 16
 
 
 def group_of(number: int, attempt: bytes = b"", stage: str = "") -> str:
-    """The group of a round's messages; an answer to one attempt or stage of a masked sum does not answer another.
-
-    Args:
-        stage: of the attempt, if its messages surround the round's tasks.
-    """
+    """The group of a round's messages; an answer to one attempt or stage of a masked sum does not answer another."""
     if not attempt:
         return str(number)
     return f"{number}{_ATTEMPT}{attempt.hex()[:_ATTEMPT_DIGITS]}" + (f"{_STAGE}{stage}" if stage else "")
@@ -218,7 +209,6 @@ class StopRequest:
     """A request to a run in progress.
 
     Attributes:
-        asked: stop before the next client starts to work; the run can be resumed.
         ending: why the run is to end after its current round as if that were its last; empty if it is not to.
         heeded: whether `asked` is checked from time to time; not while libraries or a base are loaded.
     """
@@ -330,14 +320,11 @@ class Patience:
     """Limits, in seconds.
 
     Attributes:
-        silent_s: a client that was asked something and shows no progress for this long is given up.
-        overdue_s: the same for an overdue client.
         stage_s: the same for a stage of a masked sum without training; and the least that it may take.
         slow_factor: once half of those asked have answered, the others have this multiple of their median time;
             infinite where they are not waited for.
         slow_s: they always have at least this long.
         gathering_s: once the run has begun, the total time to wait for missing clients between two rounds.
-        return_s: the minimum of that for a server that has just restarted: its clients are on their way back.
         again_s: a client that was given up, or failed, is asked again after this long.
     """
 
@@ -359,11 +346,7 @@ class Patience:
         return min(self.overdue_s, self.silent_s) - idle_s
 
     def is_slow(self, *, asked_s: float, took_s: Sequence[float], asked: int) -> bool:
-        """Whether a client takes far longer than the others.
-
-        Args:
-            asked: how many clients were asked, including this one.
-        """
+        """Whether a client takes far longer than the others."""
         # The median last: thousands may be waited for, and thousands have answered.
         if math.isinf(self.slow_factor) or 2 * len(took_s) < asked or asked_s <= self.slow_s:
             return False

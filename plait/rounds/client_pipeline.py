@@ -1,7 +1,6 @@
 """The pipeline of a client: how its updates are sent and charged to the budget of its data.
 
-By default updates are sent in the open and charged to nothing. `plait.composition` exchanges parts of it as a run asks.
-`plait.rounds.coordinator` is the server's.
+By default updates are sent in the open and charged to nothing; `plait.composition` exchanges parts of it.
 """
 
 from __future__ import annotations
@@ -36,11 +35,7 @@ class UpdateSender(Protocol):
         ...
 
     def begin(self, job: TrainJob) -> TrainJob:
-        """A job before its hooks run.
-
-        Raises:
-            PeerError: no update of it could leave now.
-        """
+        """A job before its hooks run; `PeerError` if no update of it could leave now."""
         ...
 
     def update(self, job: TrainJob, outgoing: Outgoing) -> Reply:
@@ -48,11 +43,7 @@ class UpdateSender(Protocol):
         ...
 
     def losses(self, header: Header, settings: Settings, measure: Callable[[], Evaluation]) -> Reply:
-        """The answer to a task of evaluation.
-
-        Raises:
-            PeerError: losses may not leave now; nothing was measured.
-        """
+        """The answer to a task of evaluation; `PeerError`, and nothing is measured, if losses may not leave now."""
         ...
 
     def answer(self, task: MaskingTask) -> Reply:
@@ -62,11 +53,7 @@ class UpdateSender(Protocol):
 
 @dataclass(frozen=True)
 class PlainSender:
-    """The server sees each update and all losses.
-
-    Attributes:
-        sign: makes a signature of 64 bytes; without it updates are not signed.
-    """
+    """The server sees each update and all losses; updates are signed (64 bytes) if there is `sign`."""
 
     client: str
     sign: Callable[[bytes], bytes] | None = None
@@ -160,7 +147,6 @@ class ClientContext:
     """A client, with everything that the parts of its way need.
 
     Attributes:
-        identity: by which other clients know it; None without one.
         journal: of its data, over all runs; None where there is none, as in a simulation.
         secret: of the run; if None, one is drawn and kept in `memory` when it is needed.
     """

@@ -1,10 +1,8 @@
 """Rounds that wait for their cohort: how updates and evaluations are gathered by default.
 
 A round ends when enough updates are in, or at its deadline. Clients that fail are replaced while there is time; with
-fewer updates than the quorum the round is tried again with those it has. Where clients come and go it also is with half
-of its cohort or less, if others were lost: it waits for them, at most until its deadline. Its updates are opened side
-by side as they come and folded once all are in, so the result does not depend on who answered first. Buffers and masked
-sums share the `ServerContext` of a run.
+fewer updates than the quorum the round is tried again with those it has, and where clients come and go also with half
+of its cohort or less, if others were lost. The result does not depend on who answered first.
 """
 
 from __future__ import annotations
@@ -43,7 +41,6 @@ class ServerContext:
     Attributes:
         evaluated: records an evaluation of a state beside training, and publishes it if it may be.
         standing: of the run's evaluations, if steps are taken back.
-        least: clients without which no round begins.
     """
 
     channel: Channel
@@ -148,11 +145,7 @@ class Collector(AbstractContextManager["Collector"], Protocol):
         ...
 
     def evaluate(self, state: RunState) -> tuple[RunState, Evaluated | None]:
-        """Evaluate the adapter of a state.
-
-        Returns:
-            (the state, with what clients are known to hold; the event, or None where there are no losses yet).
-        """
+        """The state, with what clients hold now, and its evaluation; None where there are no losses yet."""
         ...
 
 
@@ -250,11 +243,7 @@ T = TypeVar("T")
 
 
 class Arrivals(Generic[T]):
-    """The answers to come.
-
-    Args:
-        opening: of an answer, the work that opens its update; None where it has none.
-    """
+    """The answers to come."""
 
     def __init__(
         self, dispatch: Dispatch, opening: Callable[[RoundAnswer], Callable[[], T] | None], *, each_bytes: int

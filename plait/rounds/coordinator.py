@@ -1,12 +1,8 @@
 """The server's side of a run: register the clients, then gather, fold, checkpoint and evaluate in each round.
 
-Works the same over every driver: it sees a `Channel`, a run directory and a rule. An update is on disk before anything
-else happens to it. A run that was stopped at any point continues to the same result; first the ledger is completed from
-the files on disk. How updates are gathered and folded, and what rounds cost, are parts of the run's `Way`, which
-`plait.composition` exchanges: by default a cohort, a plain fold, and no costs.
-
-A guarded run (`watch.Guard`) publishes an adapter only once it is evaluated (`EvaluationPolicy`); what is published
-stays in its place until a later one may replace it. Knows no torch, no Flower and no model.
+It sees a `Channel`, a run directory and a rule; what else a run is made of are the parts of its `Way`. A run that was
+stopped at any point continues to the same result; first the ledger is completed from the files on disk. A guarded run
+(`watch.Guard`) publishes an adapter only once it is evaluated. Knows no torch, no Flower and no model.
 """
 
 from __future__ import annotations
@@ -39,12 +35,7 @@ class CannotRecomputeError(ConfigError):
 
 @dataclass(frozen=True)
 class Host:
-    """The server that goes a way.
-
-    Attributes:
-        vouch: whether a node key is a client's; None where that is not known.
-        recomputes: whether finished rounds are recomputed, and nothing may be recorded.
-    """
+    """The server of a way; if it `recomputes` finished rounds, nothing may be recorded."""
 
     directory: RunDirectory
     events: Sequence[Event]
@@ -62,7 +53,6 @@ class Way:
     """The parts of a run that are exchanged.
 
     Attributes:
-        least: clients without which no round begins; 0 for the run's quorum.
         arriving: how a recorded update came; None where all are folded in their own round.
         host: None where rounds are only planned.
     """

@@ -1,8 +1,7 @@
 """Send clients one task each, with the broadcast that each needs, and collect one answer from each.
 
 A client that lacks what its broadcast builds on answers NEED_FULL and is at once sent what leads from the initial
-adapter, or if it cannot derive that, the whole. Every byte is recorded in the ledger, and every wait ends: if clients
-come and go, one that is silent, or far slower than the others, is given up and its task withdrawn.
+adapter, or if it cannot derive that, the whole. Every byte is recorded, and every wait ends.
 """
 
 from __future__ import annotations
@@ -38,11 +37,7 @@ class TaskResponse:
 
 @dataclass(eq=False)
 class RequestBatch:
-    """An exchange with clients by name. Leaving it withdraws what is unanswered.
-
-    Attributes:
-        group: of tasks that are not given another; as `plait.rounds.channel.group_of` makes it.
-    """
+    """An exchange with clients by name. Leaving it withdraws what is unanswered."""
 
     channel: Channel
     _: KW_ONLY
@@ -160,11 +155,7 @@ NEED_FULL = "need-full"
 
 @dataclass(frozen=True)
 class RoundAnswer:
-    """One client's final answer to a task: a decoded reply, or why there is none.
-
-    Attributes:
-        took_s: from the task to the reply, on the channel's clock.
-    """
+    """One client's final answer to a task: a decoded reply, or why there is none."""
 
     client: str
     reply: Reply | NoAnswer

@@ -1,8 +1,7 @@
 """Held-out losses: the mean of a client, the mean of a federation, and the uncertainty of each.
 
 A client evaluates the same sequences in every round. It sends their mean loss and its change since before round 1, each
-with its standard error; the losses of single sequences stay at the client. The change is computed sequence by sequence,
-so it is known more precisely than the losses themselves.
+with its standard error; the losses of single sequences stay at the client.
 
 Intervals are at 95 % and reflect the choice of sequences within each client; the clients are fixed (stratified
 sampling, with the linearised variance of a ratio and Satterthwaite's degrees of freedom: Cochran, "Sampling
@@ -35,7 +34,6 @@ class SequenceLosses:
     Attributes:
         losses: of each sequence, cross-entropy in nats summed over its tokens (over the one label of an example).
         counts: number of tokens (labels) in each sum.
-        digest: of the sequences, so that two evaluations are compared only if they are of the same ones.
         leads: of preferences, the reward of each pair's chosen reply less that of the rejected one.
             Otherwise empty.
     """
@@ -99,7 +97,6 @@ class ClientLoss:
         loss: mean cross-entropy in nats, over tokens (language model) or examples (classification).
         correct: correct answers, for classification; of preferences, those whose reward has the right order.
         error: standard error of the loss over sequences; None if there are too few.
-        change: of the loss since before round 1, on the same sequences; None if unknown.
         reward_margin: of preferences, the mean lead of the chosen reply's reward; otherwise None.
     """
 

@@ -1,8 +1,7 @@
 """From the stored updates of a round to the next state: the fold's outcome, the server's step, the broadcast.
 
 Updates are folded one by one, in client order, so memory does not grow with the cohort, and the result does not depend
-on who answered first. `PlainFold` gives each update to the rule as its client sent it; masks and
-privacy have folds of their own. Knows no channel.
+on who answered first. Knows no channel.
 """
 
 from __future__ import annotations
@@ -41,7 +40,6 @@ class Folded:
     """What a fold gives.
 
     Attributes:
-        fields: of the round's event, beside those that every fold has.
         keep: puts what later folds need into the state of before the round.
     """
 
@@ -154,9 +152,6 @@ class Aggregator:
     ) -> tuple[RunState, RoundFinished]:
         """What rule and server optimizer make of the stored updates of the next round.
 
-        Args:
-            standing: of the run, if steps that made the adapter worse are taken back and later ones shortened.
-
         Returns:
             (the state after the round, its event; the caller knows how many updates it lacked, and its time).
         """
@@ -201,9 +196,6 @@ class Aggregator:
 
         All of them where factors are other ones in every round: a mean of two pairs of them is neither. Clients hold
         the adapter that is taken back, so the next broadcast leads from it.
-
-        Returns:
-            (the state, fields for the ledger).
         """
         if state.accepted is None:
             raise MachineError("no earlier adapter is kept to go back to")

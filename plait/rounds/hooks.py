@@ -1,32 +1,19 @@
 """Paired hooks around a client's training, in the order of a list: run forward before it and backward after it.
 
 A hook changes the starting point of training or the values carried into it (`before`), then the outgoing delta
-(`after`), and may keep a value from round to round. The last hook of the list is nearest to training: it sees the delta
-first. `plait.rounds.participant` lists them.
+(`after`), and may keep a value from round to round. The last hook of the list is nearest to training.
 
-**Carried values.** AdamW's moments (arXiv 1711.05101), as if the client's rounds were one training run: otherwise every
-round starts with large steps, due to the bias correction of new moments. The learning rate that a client found in its
-first round. And the adapter that it received in the round before, along whose movement it measures the slope of its
-loss: the gradient of its first batch times the movement, negative where a longer step of the server would have lowered
-the loss further. The server's part is `plait.aggregation.server_step`.
-
-**The personal side** of every low-rank pair is never sent: a client replaces the broadcast's side by its own before
-training, and leaves it out of its delta (FedSA-LoRA, Guo et al., arXiv 2410.01463, where B is personal).
-
-**The personalized adapter** (`--own-share`). Every client has a model between the shared one and the point where its
-own steps alone would lead, as in Hanzely and Richtárik, "Federated Learning of a Mixture of Global and Local Models",
-arXiv 2002.05516. All rounds start from the shared adapter except the last, which each client starts on the way to its
-own. So both adapters cost the steps and bytes of one: a client sends the change made by its training, and the server
-aggregates as usual. To start a seventh of the way there costs the shared adapter much less than to start at the
-client's own. A client accumulates the direction of its own steps away from the shared adapter. Every round adds a step
-to the sum and decays it, because the steps of earlier rounds started from an adapter that has moved on since.
+**The personalized adapter** (`--own-share`) lies between the shared one and the point where a client's own steps alone
+would lead, as in Hanzely and Richtárik, "Federated Learning of a Mixture of Global and Local Models", arXiv 2002.05516.
+All rounds start from the shared adapter except the last, which starts on the way to the client's own: so both cost the
+steps and bytes of one. Every round adds a step to the sum of the client's own steps and decays it, because those of
+earlier rounds started from an adapter that has moved on since.
 
 **Error feedback**: the error of an encoding is added to the next input, at clients and at the server. EF-SGD
 (Karimireddy et al., arXiv 1901.09847, algorithm 2) on adapter deltas: with delta d, residual e and codec C, send
 C(d + e), keep e' = (d + e) - C(d + e). A codec that decodes to the conditional mean shrinks: of w arrives (1 - D) w
-plus noise of energy D (1 - D) |w|^2, where D is its relative distortion. With feedback that part is not lost but late:
-under a steady drift d the receiver lags D / (1 - D) rounds, on each link. Lag costs a run far more than noise does, and
-a gain removes it: the input is first multiplied by g (the codec is scale-invariant, so the bytes stay the same). With
+plus noise of energy D (1 - D) |w|^2, where D is its relative distortion. With feedback that part lags D / (1 - D)
+rounds on each link, which a gain g removes: the input is first multiplied by it (the codec is scale-invariant). With
 a = 1 - g (1 - D) the lag is a / (1 - a) rounds, and the residual's noise obeys N' = (a^2 + g^2 D (1 - D)) N +
 g^2 D (1 - D) |d|^2. The gain 1 / (1 - D) leaves no lag; if the factor of N exceeds 1, the feedback diverges.
 """
@@ -56,7 +43,6 @@ class Outgoing:
 
     Attributes:
         encoded: the delta once a hook has packed it; None before.
-        numbers: the delta as whole numbers on the job's grid, likewise.
         metrics: of the update, where a hook decides them; None for those that the trainer reports.
     """
 
@@ -122,7 +108,7 @@ def _recall(memory: ClientStore, key: str, job: TrainJob) -> Kept:
 
 @dataclass(frozen=True)
 class CarriedMoments:
-    """The hook: training continues with the moments of the client's previous round."""
+    """The hook: training continues with the moments of the round before (AdamW, arXiv 1711.05101)."""
 
     key = "moments"
 
@@ -193,7 +179,7 @@ OWN_SIDE = "own side"
 
 @dataclass(frozen=True)
 class OwnSide:
-    """The hook: training starts from the client's own side, which is not sent."""
+    """The hook: training starts from the own side, which is not sent (FedSA-LoRA, Guo et al., arXiv 2410.01463)."""
 
     key = "own"
 

@@ -61,7 +61,6 @@ class DataSize:
     """A client's amount of data, in numbers only.
 
     Attributes:
-        cut_examples: conversations and preferences whose end is beyond the sequence length.
         left_out_examples: those without anything to learn from within it.
         identity: SHA-256 of the training examples, and of what decides on this machine how gradients are rounded; stays
             at the client.
@@ -109,13 +108,10 @@ class StepReport:
     Attributes:
         loss: mean over its steps of the mean loss a step, in nats.
         tokens: tokens that went through the model, padding not counted.
-        seconds: wall time.
         first_loss: mean loss of the first step, before any training.
         slope: of that loss along `Carried.movement`, in nats; None without one.
         learning_rate: peak learning rate, the last where it follows slopes; None if none was found.
         shortened: fraction of the steps that were shortened.
-        reward: mean reward of the completions; None where nothing is rewarded.
-        refused_completions: completions whose reward was no finite number; None likewise.
     """
 
     loss: float
@@ -151,8 +147,6 @@ class TrainJob:
     """The training of one client in one round: the trainer's inputs, and the values that the answer needs.
 
     Attributes:
-        start: the adapter that training starts from; not changed.
-        kept: the hooks' values from the client's previous round, by key.
         grid: that the delta is rounded to; None where its codec encodes it.
         charge: of private steps, which are paid for; None for steps without noise.
     """

@@ -1,10 +1,8 @@
 """A client's state between tasks: values by key, each in one tagged file format, and its secret of a run.
 
-Values may be lost. The server can send some of them again at the cost of some bytes; a client that keeps the others on
-disk loses nothing, whatever kills the process. A state holds two values: the one that the client's newest round started
-from (`before`) and the one at its end (`after`); a server that was killed before it received the answer asks for the
-round again, and the round then starts from `before`. Once a run is over, its state is removed, except the personalized
-adapter, which exists nowhere else, and the account of what the client's records have cost.
+A state holds two values: the one that the client's newest round started from (`before`) and the one at its end
+(`after`); a server that was killed before it received the answer asks for the round again, from `before`. Once a run is
+over, only the personalized adapter stays, and the account of what the client's records have cost.
 """
 
 from __future__ import annotations

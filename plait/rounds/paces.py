@@ -44,7 +44,6 @@ class ClientSpeeds:
 
     Attributes:
         local_steps: of a client that was not given a number of its own; 0 where its pace is of no use.
-        known: of finished rounds, by client.
     """
 
     local_steps: int = 0

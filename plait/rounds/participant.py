@@ -1,9 +1,7 @@
 """The client's side of a run: decode a task, bring the adapter up to date, train or evaluate, answer.
 
-Training is a pipeline: decode a task and run `HOOKS` forward; train the resulting job; run the hooks backward and pack
-the answer. The server can send again all that a client holds of settings and adapter: one that lost it asks for it.
-Knows no torch, no Flower and no socket: the model is a `LocalModel`, and values that outlive a task are in a
-`ClientStore`. Answers carry counts, losses and codes; never text.
+The server can send again all that a client holds of settings and adapter: one that lost it asks for it. Knows no torch,
+no Flower and no socket. Answers carry counts, losses and codes; never text.
 """
 
 from __future__ import annotations
@@ -153,7 +151,6 @@ class Participant:
 
     Attributes:
         terms: the client's agreement; tasks that differ are refused. None accepts any task.
-        way: how its updates are sent and charged; None for in the open, unsigned and free.
         refusal: why the newest task was refused, for this client's operator; empty if it was not.
     """
 

@@ -1,9 +1,8 @@
 """The clients of a run: every node registers once, with its name, its amount of data and its base.
 
-If nodes come and go, newcomers are asked while rounds continue, and their answers are processed between rounds: the run
-does not wait for a silent one as long as enough others can take part. A client whose last answer was refused is asked
-again, since it may have come back with other data. Clients that cannot take part are recorded in the ledger, with the
-reason and their own message, and asked again once they reconnect.
+If nodes come and go, newcomers are asked while rounds continue, and a silent one is not waited for as long as enough
+others can take part. Clients that cannot take part are recorded, with the reason and their own message, and asked again
+once they reconnect.
 """
 
 from __future__ import annotations
@@ -152,8 +151,6 @@ class RunRoster:
 
     Attributes:
         nodes: client name to the driver's node number.
-        cards: client name to the client's description.
-        keys: client name to its public key, if the driver knows it.
         tracks: client name to the index of its adapter in `Ranks.adapters`.
     """
 

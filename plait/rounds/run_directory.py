@@ -233,9 +233,6 @@ def _of(plugin: Plugin) -> str:
 def recorded_settings(directory: RunDirectory, events: list[Event] | None = None) -> RunConfig:
     """The settings that a run began with; ``out`` is the directory, wherever it has been moved to.
 
-    Args:
-        events: of its ledger, if they have been read.
-
     Raises:
         ConfigError: config.toml is missing or differs from the ledger, or the settings are not valid.
     """

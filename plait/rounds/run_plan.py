@@ -1,7 +1,6 @@
 """The settings of a run's round loop, those of every task by round and client, and what rounds cost.
 
-The server writes its tasks from them. A client derives the same from the run configuration in its welcome and refuses
-a task that differs.
+The server writes its tasks from them; a client derives the same and refuses a task that differs.
 """
 
 from __future__ import annotations
@@ -73,11 +72,7 @@ class Free:
 
 @dataclass(frozen=True)
 class MessageBits:
-    """Bits for each parameter of an adapter.
-
-    Attributes:
-        more_down: of what a client is sent beside a broadcast.
-    """
+    """Bits for each parameter of an adapter."""
 
     up: float
     more_down: float = 0.0
@@ -88,7 +83,6 @@ class RunContext:
     """A run that begins, or goes on.
 
     Attributes:
-        events: of its ledger; empty for a new run, whose ledger does not exist yet.
         continues: whether it starts from other runs' adapters.
     """
 
@@ -136,15 +130,9 @@ class RunPlan:
     """The settings of the round loop; those that are the same in all tasks for clients are in `settings`.
 
     Attributes:
-        clients: the run begins once this many can take part.
-        eval_clients: clients that evaluate; 0 for all.
         deadline_s: seconds that a round waits for updates (and an evaluation for losses); None for no limit.
         attempts: attempts at a round that falls below its quorum.
-        keep_updates: whether updates stay in the spool after their round.
-        stepping: gives each client steps of its own; None if all take as many.
         folds: updates that a round folds; 0 for as many as its cohort.
-        measures_pace: whether clients' paces are measured, for when their answers are due.
-        starts_anew: whether the adapter begins from the seed alone.
     """
 
     rounds: int

@@ -1,15 +1,12 @@
 """The state of a run between two rounds, the pure functions from one to the next, and its checkpoints.
 
-Two adapters are kept apart. `adapter` is the server's own float32 master. A *shadow* is the adapter of up-to-date
-clients: the wire may have rounded it. The part that a broadcast left out stays in `adapter - shadow` and is sent with
-the next one, so the codec loses nothing for good. The server's master has one rank; clients of another rank follow a
-separate track, with the best approximation of the master or its leading part (the rule decides). All start from rows
-that were drawn once, at the server's rank.
+`adapter` is the server's own float32 master. A *shadow* is the adapter of up-to-date clients: the wire may have rounded
+it. What a broadcast left out stays in `adapter - shadow` and is sent with the next one. Clients of another rank follow
+a separate *track*, with the best approximation of the master or its leading part (the rule decides).
 
 A checkpoint is the state after a finished round, complete on disk before the ledger records the round. One folder per
-round: ``state.json`` (scalars, and the SHA-256 of itself and of every other file), ``adapters.safetensors`` (master,
-the master last accepted, shadows and their drifts, flat), the newest broadcast of each track, and the state of rule and
-server optimizer. Older checkpoints are dropped once a newer one is complete.
+round: ``state.json`` (scalars, and the SHA-256 of itself and of every other file), ``adapters.safetensors``, the newest
+broadcast of each track, and the state of rule and server optimizer.
 """
 
 from __future__ import annotations
@@ -111,7 +108,6 @@ class Track:
 
     Attributes:
         shadow: the adapter of an up-to-date client.
-        previous: digest of the shadow before it, from which `broadcast` starts; empty before round 1.
         broadcast: the sealed envelope from the previous shadow to this one; empty before round 1.
     """
 
@@ -125,11 +121,8 @@ class RunState:
     """Everything that the next round depends on.
 
     Attributes:
-        tracks: one for each rank of the clients, that of the master's rank first.
         held: digest of the adapter that each client holds, by client name; empty for none.
         norms: medians of the update norms of recent rounds (see validate.py).
-        clip_norm: of the next round, for a run with differential privacy; None before its first, and without.
-        update_length: that the next round's mean may have, for a run with secure aggregation; likewise.
         accepted: the master at the last evaluation that was not worse (see watch.py); None if nothing is kept.
         accepted_shadow: the adapter that is published, where that follows from evaluations.
         versions: the shadows of earlier rounds from which updates may still come, by round.

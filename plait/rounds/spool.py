@@ -1,9 +1,7 @@
 """The spool of a run: what becomes of an answer, what its stored updates are, and which of them count for how much.
 
-An update is checked, stored before anything else happens to it, recorded, and read again when its round is folded, so
-that memory does not grow with the cohort. How large it may be is checked only then, against all others of its round.
-Updates are decoded on several threads at once and come in the order of their clients. All other answers are recorded as
-well; paces and what private records have cost follow from the record. Knows no round loop and no fold.
+An update is checked, stored before anything else happens to it, recorded, and read again when its round is folded. How
+large it may be is checked only then, against all others of its round. Knows no round loop and no fold.
 """
 
 from __future__ import annotations
@@ -132,9 +130,7 @@ class Arrival:
     """How an update came that is not folded in the round that it was trained in.
 
     Attributes:
-        round: that it was trained in: one more than the version of the adapter that it began with.
         fold: the round that it is folded in.
-        weight: how much it counts there.
     """
 
     round: int
@@ -149,12 +145,7 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Stored:
-    """A stored update, as it was read when it came in.
-
-    Attributes:
-        steps: that the client was asked for; 0 if all were asked for as many.
-        arrival: how it came, where that is not in its own round.
-    """
+    """A stored update, as it was read when it came in."""
 
     track: int
     examples: int
@@ -324,7 +315,6 @@ class AnswerLog:
     """The record of one run's answers.
 
     Attributes:
-        misfits: rounds, clients and reasons of the recorded refusals.
         epsilons: what private records have cost so far, by client, as it reported last.
         last: the newest refusal in words, for the error of a round that failed.
     """

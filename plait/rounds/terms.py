@@ -1,11 +1,8 @@
 """A client's agreement: the run in its welcome, its operator's policy, and records of what its data were asked for.
 
-A server that asks for anything else, or for a round too often, is refused before a task's broadcast is decoded or
-anything is trained. Knows no model: the caller derives the adapters from the run configuration.
-
-A run's own record does not see another run, and a server begins as many runs as it likes, under names of its choice. So
-a client keeps one journal of its data in a federation, over all runs; masks and differential privacy keep their own
-entries there and refuse by them. An entry is on disk before the answer that it is about leaves.
+A server that asks for anything else, or for a round too often, is refused before a task's broadcast is decoded. Over
+all runs, of which a server begins as many as it likes, a client keeps one journal of its data in a federation; masks
+and differential privacy refuse by it. An entry is on disk before the answer that it is about leaves.
 """
 
 from __future__ import annotations
@@ -41,7 +38,6 @@ class TaskHistory:
     other answers, and many of them together reveal more than one.
 
     Attributes:
-        run_id: the run's, 16 bytes in hexadecimal; empty before the first task.
         seen: the adapters from which recent rounds were requested, by purpose and round.
         repeats: number of rounds requested from another adapter, or given with other noise.
         given: the latest round whose update left with noise of its own, and the attempt that it left for.
@@ -75,11 +71,7 @@ class TaskHistory:
             ) from error
 
     def note(self, memory: ClientStore, header: Header, task: TrainTask | EvaluateTask, most: int) -> None:
-        """Record a task before it is done.
-
-        Raises:
-            PolicyError: it is of another run, or requested once too often.
-        """
+        """Record a task before it is done; `PolicyError` if it is of another run, or requested once too often."""
         run_id = header.run_id.hex()
         if self.run_id not in ("", run_id):
             raise PolicyError(f"run of the broadcast is {run_id[:16]}, this client's is {self.run_id[:16]}")
@@ -103,9 +95,6 @@ class TaskHistory:
 
         An attempt at a round may continue without this client while it answers the next one. Both have its update then,
         under independent noise, and cost twice.
-
-        Args:
-            attempt: digest of what the update is given to.
         """
         digest = attempt.hex()
         if self.given == (number, digest):

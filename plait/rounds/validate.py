@@ -1,21 +1,15 @@
 """Checks of an answer before it counts: what its header claims, and how large an update may be.
 
-Every refusal has a code (`Reason`) for the ledger. Callers have bounded the bytes.
+**The largest allowed update.** Four figures are bounded separately. `A` and `B` are the root mean squares of the change
+of all factors of that side; they catch the gauge attack, (B / c)(c A), which is honest in its product but makes the
+mean of the factors as large as c. `product` is the Frobenius norm of the change of all scale * B A, and catches factors
+that are each within their bounds but conspire. `other` is the root mean square of everything else.
 
-**The largest allowed update** follows the updates of this round and of recent ones. Four figures are bounded
-separately. `A` and `B` are the root mean squares of the change of all factors of that side, so adapters of different
-ranks compare. They catch the gauge attack, (B / c)(c A), which is honest in its product but makes the mean of the
-factors as large as c. `product` is the Frobenius norm of the change of all scale * B A, and catches factors that are
-each within their bounds but conspire. `other` is the root mean square of everything else.
+A figure may be at most `factor` times the median of the round's figures and of the medians of recent rounds; zeros do
+not count. So a minority of attackers cannot move the bound, and it does not depend on who answered first.
 
-A figure may be at most `factor` times the median of the round's figures and of the medians of recent rounds; zeros (a
-frozen side, an update that the wire rounded to nothing) do not count. So a minority of attackers cannot move the bound
-beyond honest figures. It does not depend on who answered first.
-
-**Weights by examples** are bounded too. A client's number of examples cannot be checked, so none weighs more than ten
-times the median of its round. Of two middle values the smaller is the median, so that one of two clients cannot move
-it. Ten, as for norms: wide enough for clients with very different amounts of data, and no single claim can dominate the
-mean. Knows neither rules nor files.
+**Weights by examples**: a client's number of examples cannot be checked, so none weighs more than ten times the lower
+median of its round.
 """
 
 from __future__ import annotations
@@ -61,11 +55,7 @@ class NormPolicy(StrEnum):
 
 @dataclass(frozen=True)
 class NormBound:
-    """The bound of a run.
-
-    Attributes:
-        factor: largest allowed multiple of the median, more than 1.
-    """
+    """The bound of a run."""
 
     policy: NormPolicy = NormPolicy.REJECT
     factor: float = 10.0
@@ -156,11 +146,7 @@ WEIGHT_RATIO = 10.0
 
 
 def bounded(examples: Mapping[str, int]) -> dict[str, float]:
-    """The weights of a round's clients.
-
-    Args:
-        examples: of each client, as its update states them; at least one client.
-    """
+    """The weights of a round's clients."""
     limit = WEIGHT_RATIO * statistics.median_low(examples.values())
     return {client: min(float(count), limit) for client, count in examples.items()}
 
@@ -211,11 +197,7 @@ def open_update(data: bytes, expected: Expected) -> Opened:
 
 
 def check_update(received: Received, expected: Expected) -> Opened:
-    """Check everything that an update claims, and decode it.
-
-    Raises:
-        UpdateRefused: with the first reason found.
-    """
+    """Check everything that an update claims, and decode it."""
     header = received.header
     if header.direction != Direction.UPDATE:
         raise RefusedUpdateError(Reason.DIRECTION, "envelope is a broadcast and no update")
