@@ -58,7 +58,7 @@ def plan_of(plan: RunPlan, config: RunConfig) -> RunPlan:
 
 def way_of(plan: RunPlan, config: RunConfig, host: Host) -> Way:
     """How a run's updates are gathered and folded, and what its rounds cost."""
-    way = Way(host=host)
+    way = Way()
     if config.rounds_mode != "sync":
         from plait.rounds.buffer import buffer_of, with_buffer
 
@@ -66,12 +66,12 @@ def way_of(plan: RunPlan, config: RunConfig, host: Host) -> Way:
     if config.dp != "off":
         from plait.privacy.run import way as private
 
-        way = private(way, config, plan)
+        way = private(way, config, plan, host)
     if config.secure_aggregation:
         from plait.secagg.run import masked_of
         from plait.secagg.run import way as masked
 
-        way = masked(way, masked_of(config), (host and host.vouch) or (lambda _claim: False))
+        way = masked(way, masked_of(config), host.vouch or (lambda _claim: False))
     return way
 
 

@@ -80,15 +80,13 @@ def tasks(settings: Settings, config: RunConfig) -> Settings:
     )
 
 
-def way(way: Way, config: RunConfig, plan: RunPlan) -> Way:
+def way(way: Way, config: RunConfig, plan: RunPlan, host: Host) -> Way:
     """The way of a run whose rounds cost privacy."""
     if config.dp == "record":
-        recorded = spent_in(way.host.events) if way.host else frozenset[int]()
-        return replace(way, costs=RecordCosts(plan.settings, recorded=recorded, masked=plan.settings.under_masks))
+        costs = RecordCosts(plan.settings, recorded=spent_in(host.events), masked=plan.settings.under_masks)
+        return replace(way, costs=costs)
     privacy = privacy_of(config)
-    if privacy is None or way.host is None:
-        return way
-    return with_private(way, _rounds(privacy, way.host))
+    return way if privacy is None else with_private(way, _rounds(privacy, host))
 
 
 def client_way(way: ClientPipeline, config: RunConfig, speaker: ClientContext) -> ClientPipeline:

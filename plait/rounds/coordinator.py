@@ -54,7 +54,6 @@ class Way:
 
     Attributes:
         arriving: how a recorded update came; None where all are folded in their own round.
-        host: None where rounds are only planned.
     """
 
     collecting: Collecting = CohortCollector
@@ -62,7 +61,6 @@ class Way:
     costs: PrivacyBudget = field(default_factory=Free)
     least: int = 0
     arriving: Arriving | None = None
-    host: Host | None = None
 
 
 @dataclass(eq=False)

@@ -96,7 +96,7 @@ class ClientLoss:
     Attributes:
         loss: mean cross-entropy in nats, over tokens (language model) or examples (classification).
         correct: correct answers, for classification; of preferences, those whose reward has the right order.
-        error: standard error of the loss over sequences; None if there are too few.
+        loss_error: standard error of the loss over sequences; None if there are too few.
         reward_margin: of preferences, the mean lead of the chosen reply's reward; otherwise None.
     """
 
@@ -104,7 +104,7 @@ class ClientLoss:
     tokens: int
     examples: int
     correct: int | None = None
-    error: float | None = None
+    loss_error: float | None = None
     change: float | None = None
     change_error: float | None = None
     reward_margin: float | None = None
@@ -112,7 +112,7 @@ class ClientLoss:
     @property
     def margin(self) -> float | None:
         """Half of the loss's 95 % interval."""
-        return margin_of(self.error, self.examples - 1)
+        return margin_of(self.loss_error, self.examples - 1)
 
     @property
     def change_margin(self) -> float | None:
@@ -136,7 +136,7 @@ def mean_loss(by_client: Mapping[str, ClientLoss]) -> MeanScore:
     return MeanScore(
         loss=math.fsum(entry.loss * entry.tokens for entry in clients) / total,
         loss_margin=_stratified_margin(
-            [_Stratum(each.loss, each.error, each.tokens, each.examples) for each in clients]
+            [_Stratum(each.loss, each.loss_error, each.tokens, each.examples) for each in clients]
         ),
         change=math.fsum(each.mean * each.tokens for each in moved) / total if all_moved else None,
         change_margin=_stratified_margin(moved) if all_moved else None,
@@ -147,52 +147,26 @@ def mean_loss(by_client: Mapping[str, ClientLoss]) -> MeanScore:
     )
 
 
+FIGURES = ("loss", "correct", "loss_error", "change", "change_error", "reward_margin")
+"""What an evaluation holds of the shared adapter, and, with ``own_`` before each name, of the client's own."""
+
+
 def client_losses(reply: Evaluation) -> tuple[ClientLoss, ClientLoss | None]:
     """A client's figures for the shared adapter, and for its own if it has one."""
-    shared = ClientLoss(
-        reply.loss,
-        reply.tokens,
-        reply.examples,
-        reply.correct,
-        reply.loss_error,
-        reply.change,
-        reply.change_error,
-        reply.reward_margin,
-    )
-    if reply.own_loss is None:
-        return shared, None
-    own = replace(
-        shared,
-        loss=reply.own_loss,
-        correct=reply.own_correct,
-        error=reply.own_loss_error,
-        change=reply.own_change,
-        change_error=reply.own_change_error,
-        reward_margin=reply.own_reward_margin,
-    )
-    return shared, own
+
+    def figures_of(prefix: str) -> ClientLoss:
+        figures: dict[str, Any] = {name: getattr(reply, prefix + name) for name in FIGURES}
+        return ClientLoss(tokens=reply.tokens, examples=reply.examples, **figures)
+
+    return figures_of(""), None if reply.own_loss is None else figures_of("own_")
 
 
 def evaluation_of(client: str, number: int, shared: ClientLoss, own: ClientLoss | None) -> Evaluation:
     """The figures as a client sends them: the inverse of `client_losses`."""
-    return Evaluation(
-        client=client,
-        round=number,
-        loss=shared.loss,
-        tokens=shared.tokens,
-        correct=shared.correct,
-        examples=shared.examples,
-        own_loss=own and own.loss,
-        own_correct=own and own.correct,
-        loss_error=shared.error,
-        change=shared.change,
-        change_error=shared.change_error,
-        own_loss_error=own and own.error,
-        own_change=own and own.change,
-        own_change_error=own and own.change_error,
-        reward_margin=shared.reward_margin,
-        own_reward_margin=own and own.reward_margin,
-    )
+    figures: dict[str, Any] = {name: getattr(shared, name) for name in FIGURES}
+    if own is not None:
+        figures |= {f"own_{name}": getattr(own, name) for name in FIGURES}
+    return Evaluation(client=client, round=number, tokens=shared.tokens, examples=shared.examples, **figures)
 
 
 def wilson(correct: int, examples: int) -> tuple[float, float]:

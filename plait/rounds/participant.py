@@ -239,21 +239,14 @@ class Participant:
         if self.terms:
             self._check_coverage(spec, self._way.sender.settings(self.terms.tasks.to_train(1, self.name)))
         self._way.agree(size, task.settings)
-        if task.settings.counts_stay:
-            # How much data a client has stays with it, too.
-            size = DataSize(0, 0, 0, 0, {})
+        # How much data a client has stays with it where counts do.
+        counts = DataSize(0, 0, 0, 0, {}) if task.settings.counts_stay else size
         return ClientCard(
             client=self.name,
             base_fingerprint=self.model.base_fingerprint,
             spec_digest=spec.digest,
-            train_examples=size.train_examples,
-            train_tokens=size.train_tokens,
-            held_out_examples=size.held_out_examples,
-            held_out_tokens=size.held_out_tokens,
-            histogram=size.histogram,
             max_rank=self.max_rank,
-            cut_examples=size.cut_examples,
-            left_out_examples=size.left_out_examples,
+            **{name: value for name, value in vars(counts).items() if name != "identity"},
         )
 
     def _job(self, header: Header, spec: AdapterSpec, received: AdapterState, settings: Settings) -> TrainJob:

@@ -420,19 +420,12 @@ class RunRoster:
         self._recorded.update(news)
         if not news:
             return
+        known = events.DescribedClient.model_fields
         clients = tuple(
-            events.DescribedClient(
-                client=name,
-                train_examples=card.train_examples,
-                train_tokens=card.train_tokens,
-                held_out_examples=card.held_out_examples,
-                held_out_tokens=card.held_out_tokens,
-                rank=self._ranks.adapters[track].rank,
-                histogram=card.histogram,
-                cut_examples=card.cut_examples,
-                left_out_examples=card.left_out_examples,
-                public_key=key.hex() or None,
+            events.DescribedClient.model_validate(
+                {name: value for name, value in vars(card).items() if name in known}
+                | {"rank": self._ranks.adapters[track].rank, "public_key": key.hex() or None}
             )
-            for name, (card, key, track) in news.items()
+            for card, key, track in news.values()
         )
         self._ledger.append(events.ClientsDescribed(clients=clients))

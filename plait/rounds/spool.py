@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
-from typing import TYPE_CHECKING, Generic, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -102,6 +102,8 @@ def side_by_side(each: Iterable[Callable[[], T]], each_bytes: int) -> Iterator[T
         while len(work):
             yield work.take()
 
+
+_RECORDED_METRICS = ("distortion", "train_loss", "first_loss", "learning_rate", "shortened", "reward", "train_s")
 
 Refused: TypeAlias = Callable[[int, str, Reason, str], None]
 """Called with a stored update that does not count after all: its round, client, the reason and details."""
@@ -355,6 +357,7 @@ class AnswerLog:
     def update(self, opened: Opened, stored: Stored, *, uplink_bytes: int, took_s: float | None = None) -> None:
         """Record an update that is stored; durably where the order of arrival decides what it is folded with."""
         metrics, arrival = opened.header.metrics, stored.arrival
+        stated: dict[str, Any] = {name: metrics.get(name) for name in _RECORDED_METRICS}
         # Proof that the client's key signed this update, for when the update itself is gone.
         received = events.UpdateReceived(
             round=opened.header.round,
@@ -364,23 +367,17 @@ class AnswerLog:
             envelope_bytes=opened.encoding.envelope_bytes,
             codec=opened.encoding.codec,
             bits_per_parameter=opened.encoding.bits_per_parameter,
-            distortion=metrics.get("distortion"),
             codec_s=round(metrics.get("codec_s", 0.0) + opened.encoding.codec_s, 4),
             examples=opened.header.examples,
             tokens=int(metrics.get("train_tokens", 0)),
-            train_loss=metrics.get("train_loss"),
-            first_loss=metrics.get("first_loss"),
-            learning_rate=metrics.get("learning_rate"),
-            shortened=metrics.get("shortened"),
-            reward=metrics.get("reward"),
             refused_completions=None if (refused := metrics.get("refused_completions")) is None else int(refused),
-            train_s=metrics.get("train_s"),
             took_s=took_s,
             digest=opened.delta.digest().hex(),
             norms={figure: norm for figure, norm in stored.norms.items() if norm},
             signed=opened.signed.hex() if opened.signature else None,
             signature=opened.signature.hex() if opened.signature else None,
             epsilon=metrics.get(EPSILON),
+            **stated,
             fold=arrival and arrival.fold,
             staleness=arrival and arrival.staleness,
             weight=arrival and arrival.weight,
@@ -388,10 +385,7 @@ class AnswerLog:
         self._newest[received.client] = received
         if received.epsilon is not None:
             self.epsilons[received.client] = received.epsilon
-        if arrival:
-            self.ledger.append(received)
-        else:
-            self.ledger.note(received)
+        (self.ledger.append if arrival else self.ledger.note)(received)
         self._measure(received)
 
     def failure(self, number: int, answer: RoundAnswer, *, reason: str = Reason.NO_ANSWER, stage: str = "") -> None:

@@ -28,6 +28,8 @@ from plait.adapters import AdapterState, Float32, Layout, add, is_small
 from plait.aggregation import Geometry, Side
 from plait.errors import PeerError
 from plait.ledger.events import Reason
+from plait.rounds.evaluation import FIGURES as FIGURES_OF_LOSS
+from plait.rounds.evaluation import client_losses
 from plait.trust.keys import verify
 from plait.wire.envelope import EPSILON, Direction, Opened, Received, read_envelope, unpack
 from plait.wire.messages import ClientCard, Evaluation
@@ -201,31 +203,19 @@ def check_update(received: Received, expected: Expected) -> Opened:
     header = received.header
     if header.direction != Direction.UPDATE:
         raise RefusedUpdateError(Reason.DIRECTION, "envelope is a broadcast and no update")
-    if header.client != expected.client:
-        raise RefusedUpdateError(
-            Reason.WRONG_CLIENT, f"update is signed by {header.client!r}, expected {expected.client!r}"
-        )
-    if header.round != expected.round:
-        raise RefusedUpdateError(Reason.WRONG_ROUND, f"update is for round {header.round}, expected {expected.round}")
     for reason, what, got, wanted in (
+        (Reason.WRONG_CLIENT, "client of the update", header.client, expected.client),
+        (Reason.WRONG_ROUND, "round of the update", header.round, expected.round),
         (Reason.WRONG_RUN, "run", header.run_id, expected.run_id),
         (Reason.WRONG_BASE, "base", header.base_fingerprint, expected.base_fingerprint),
         (Reason.WRONG_SPEC, "adapter spec", header.spec_digest, expected.spec_digest),
-        (
-            Reason.WRONG_REFERENCE,
-            "adapter that the delta is relative to",
-            header.relative_to,
-            expected.received.digest(),
-        ),
+        (Reason.WRONG_REFERENCE, "starting adapter", header.relative_to, expected.received.digest()),
     ):
-        if got != wanted:
-            raise RefusedUpdateError(reason, f"{what} is {got.hex()[:16]}, expected {wanted.hex()[:16]}")
+        _check_same(reason, what, got, wanted)
     if expected.public_key:
         _check_signature(received, expected)
-    if expected.examples is not None and header.examples != expected.examples:
-        raise RefusedUpdateError(
-            Reason.WEIGHT, f"update counts {header.examples} examples, expected {expected.examples}"
-        )
+    if expected.examples is not None:
+        _check_same(Reason.WEIGHT, "number of examples", header.examples, expected.examples)
     _check_figures(header.metrics)
     if expected.epsilon is not None:
         _check_epsilon(header.metrics, expected.epsilon)
@@ -239,52 +229,33 @@ def check_update(received: Received, expected: Expected) -> Opened:
 
 def check_evaluation(evaluation: Evaluation, card: ClientCard, round_number: int) -> None:
     """Check a client's evaluation against its earlier statements."""
-    if evaluation.client != card.client:
-        raise RefusedUpdateError(
-            Reason.WRONG_CLIENT, f"evaluation is of {evaluation.client!r}, expected {card.client!r}"
-        )
-    if evaluation.round != round_number:
-        raise RefusedUpdateError(
-            Reason.WRONG_ROUND, f"evaluation is of round {evaluation.round}, expected {round_number}"
-        )
+    _check_same(Reason.WRONG_CLIENT, "client of the evaluation", evaluation.client, card.client)
+    _check_same(Reason.WRONG_ROUND, "round of the evaluation", evaluation.round, round_number)
     if evaluation.examples != card.held_out_examples or not 0 < evaluation.tokens <= card.held_out_tokens:
         raise RefusedUpdateError(
             Reason.WEIGHT,
             f"evaluation counts {evaluation.examples} examples and {evaluation.tokens} tokens, expected "
             f"{card.held_out_examples} and 1 to {card.held_out_tokens}",
         )
-    figures = {
-        "loss": evaluation.loss,
-        "standard error of the loss": evaluation.loss_error,
-        "change": evaluation.change,
-        "standard error of the change": evaluation.change_error,
-        "own loss": evaluation.own_loss,
-        "standard error of the own loss": evaluation.own_loss_error,
-        "own change": evaluation.own_change,
-        "standard error of the own change": evaluation.own_change_error,
-        "reward margin": evaluation.reward_margin,
-        "own reward margin": evaluation.own_reward_margin,
-    }
-    _check_figures({name: figure for name, figure in figures.items() if figure is not None})
-    for error, change in (
-        (evaluation.change_error, evaluation.change),
-        (evaluation.own_change_error, evaluation.own_change),
-    ):
-        if error is not None and change is None:
-            raise RefusedUpdateError(
-                Reason.FIGURE, "evaluation gives the standard error of a change but not the change"
-            )
-    if evaluation.reward_margin is not None and evaluation.correct is None:
+    _check_figures({name.replace("_", " "): each for name, each in vars(evaluation).items() if isinstance(each, float)})
+    shared, own = client_losses(evaluation)
+    if any(each and each.change is None and each.change_error is not None for each in (shared, own)):
+        raise RefusedUpdateError(Reason.FIGURE, "evaluation gives the standard error of a change but not the change")
+    if shared.reward_margin is not None and shared.correct is None:
         raise RefusedUpdateError(Reason.FIGURE, "evaluation gives a reward margin but not how many rewards are right")
-    has_own_accuracy = evaluation.own_loss is not None and evaluation.correct is not None
-    has_own_margin = evaluation.own_loss is not None and evaluation.reward_margin is not None
-    beside = (evaluation.own_loss_error, evaluation.own_change)
-    halves = (
-        has_own_accuracy is not (evaluation.own_correct is not None),
-        has_own_margin is not (evaluation.own_reward_margin is not None),
-    )
-    if any(halves) or (evaluation.own_loss is None and any(figure is not None for figure in beside)):
+    if own is None:
+        is_half = any(getattr(evaluation, f"own_{name}") is not None for name in FIGURES_OF_LOSS)
+    else:
+        beside = ((own.correct, shared.correct), (own.reward_margin, shared.reward_margin))
+        is_half = any((one is None) is not (other is None) for one, other in beside)
+    if is_half:
         raise RefusedUpdateError(Reason.FIGURE, "evaluation gives only half of the figures of the client's own adapter")
+
+
+def _check_same(reason: Reason, what: str, got: object, wanted: object) -> None:
+    if got != wanted:
+        found, named = (each.hex()[:16] if isinstance(each, bytes) else repr(each) for each in (got, wanted))
+        raise RefusedUpdateError(reason, f"{what} is {found}, expected {named}")
 
 
 def _check_signature(received: Received, expected: Expected) -> None:

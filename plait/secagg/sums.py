@@ -220,8 +220,8 @@ def scores_of(sums: Mapping[str, float], *, clients: int) -> tuple[MeanScore, Me
 
 def _score_figures(loss: ClientLoss) -> dict[str, float]:
     figures = {"scored": 1.0, "loss": loss.loss}
-    if loss.error is not None:
-        figures |= {"known": 1.0, "squares": loss.error**2}
+    if loss.loss_error is not None:
+        figures |= {"known": 1.0, "squares": loss.loss_error**2}
     if loss.change is not None:
         figures |= {"moved": 1.0, "change": loss.change}
     if loss.change_error is not None:

@@ -41,8 +41,8 @@ def test_the_error_of_a_mean_over_sequences_of_one_length_is_that_of_their_means
     told = SequenceLosses(losses, (10,) * 5).since(None)
     means = np.array(losses) / 10
     assert told.loss == pytest.approx(means.mean())
-    assert told.error == pytest.approx(means.std(ddof=1) / math.sqrt(5))
-    assert told.margin == pytest.approx(2.776 * told.error, rel=0.005)  # Student's with 4 degrees of freedom
+    assert told.loss_error == pytest.approx(means.std(ddof=1) / math.sqrt(5))
+    assert told.margin == pytest.approx(2.776 * told.loss_error, rel=0.005)  # Student's with 4 degrees of freedom
 
 
 def test_the_error_of_a_mean_over_sequences_of_any_length_is_what_drawing_them_again_gives():
@@ -52,7 +52,7 @@ def test_the_error_of_a_mean_over_sequences_of_any_length_is_what_drawing_them_a
     told = SequenceLosses(tuple(sums), tuple(map(int, counts))).since(None)
     drawn = [generator.integers(0, 60, 60) for _ in range(4000)]
     again = np.std([sums[rows].sum() / counts[rows].sum() for rows in drawn])
-    assert told.error == pytest.approx(again, rel=0.06)
+    assert told.loss_error == pytest.approx(again, rel=0.06)
 
 
 def test_a_change_is_measured_sequence_by_sequence():
@@ -60,7 +60,7 @@ def test_a_change_is_measured_sequence_by_sequence():
     after = SequenceLosses((18.0, 27.0, 38.0, 47.0), (10,) * 4, digest="x").since(before)
     assert after.change == pytest.approx(-0.25)
     assert after.change_error == pytest.approx(np.std([0.2, 0.3, 0.2, 0.3], ddof=1) / 2)
-    assert after.change_error < after.error / 10
+    assert after.change_error < after.loss_error / 10
 
 
 @pytest.mark.parametrize("other", [{"digest": "y"}, {"counts": (10, 10, 10, 9)}])
@@ -74,15 +74,15 @@ def test_a_change_between_other_sequences_is_none(other):
 def test_of_a_few_sequences_only_the_mean_is_told():
     before = SequenceLosses((1.0, 2.0, 3.0), (1, 1, 1))
     told = before.since(before)
-    assert (told.error, told.change_error, told.margin) == (None, None, None)
+    assert (told.loss_error, told.change_error, told.margin) == (None, None, None)
     assert told.change == 0
 
 
 def test_the_change_of_a_federation_is_that_of_its_mean():
-    first = {"a": ClientLoss(2.0, 300, 16, error=0.1), "b": ClientLoss(3.0, 100, 16, error=0.1)}
+    first = {"a": ClientLoss(2.0, 300, 16, loss_error=0.1), "b": ClientLoss(3.0, 100, 16, loss_error=0.1)}
     last = {
-        "a": ClientLoss(1.5, 300, 16, error=0.1, change=-0.5, change_error=0.01),
-        "b": ClientLoss(2.9, 100, 16, error=0.1, change=-0.1, change_error=0.02),
+        "a": ClientLoss(1.5, 300, 16, loss_error=0.1, change=-0.5, change_error=0.01),
+        "b": ClientLoss(2.9, 100, 16, loss_error=0.1, change=-0.1, change_error=0.02),
     }
     fields = mean_loss(last)
     assert fields.change == pytest.approx(fields.loss - mean_loss(first).loss)

@@ -72,14 +72,14 @@ def test_an_update_that_says_what_it_must_is_opened(expected):
 @pytest.mark.parametrize(
     ("changes", "reason", "detail"),
     [
-        ({"client": "eve"}, "wrong-client", "update is signed by 'eve', expected 'bob'"),
-        ({"round": 2}, "wrong-round", "update is for round 2, expected 3"),
+        ({"client": "eve"}, "wrong-client", "client of the update is 'eve', expected 'bob'"),
+        ({"round": 2}, "wrong-round", "round of the update is 2, expected 3"),
         ({"run_id": b"x" * 16}, "wrong-run", "run is 7878787878787878, expected 7272727272727272"),
         ({"base_fingerprint": b"x" * 32}, "wrong-base", "base is 7878787878787878, expected 6262626262626262"),
         ({"spec_digest": b"x" * 32}, "wrong-spec", ""),
         ({"direction": Direction.BROADCAST, "result_digest": b"d" * 32, "examples": 0}, "direction", ""),
-        ({"relative_to": b""}, "wrong-reference", "adapter that the delta is relative to is , expected "),
-        ({"examples": 8}, "weight", "update counts 8 examples, expected 7"),
+        ({"relative_to": b""}, "wrong-reference", "starting adapter is , expected "),
+        ({"examples": 8}, "weight", "number of examples is 8, expected 7"),
         ({"metrics": {"train_tokens": -1.0}}, "figure", "train_tokens is -1, expected 0 to 9.0072e"),
         ({"values": 3e38}, "overflow", "largest element is 3e"),
     ],

@@ -11,8 +11,8 @@ from tests.plait.conftest import run_started, view_of
 from tests.plait.report.test_html import page_of
 
 CLIENTS = [
-    ClientLoss(2.0, 100, 10, correct=7, error=0.3, change=-0.5, change_error=0.1),
-    ClientLoss(3.0, 300, 5, correct=1, error=0.4, change=-0.1, change_error=0.2),
+    ClientLoss(2.0, 100, 10, correct=7, loss_error=0.3, change=-0.5, change_error=0.1),
+    ClientLoss(3.0, 300, 5, correct=1, loss_error=0.4, change=-0.1, change_error=0.2),
 ]
 
 
@@ -30,7 +30,7 @@ def test_the_mean_is_over_clients_each_counted_alike():
 
 
 def test_figures_are_the_same_whatever_the_amount_of_data():
-    one, other = ClientLoss(2.0, 100, 10, error=0.3), ClientLoss(2.0, 7_000, 700, error=0.3)
+    one, other = ClientLoss(2.0, 100, 10, loss_error=0.3), ClientLoss(2.0, 7_000, 700, loss_error=0.3)
     assert evaluation_figures(one, one) == evaluation_figures(other, other)
     assert set(TRAINING) == {"square"}
 
