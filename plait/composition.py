@@ -1,7 +1,6 @@
 """What a run is made of, by its settings: the one place that joins the core with what a run asks for besides.
 
-A run that asks for nothing besides has a cohort, a plain fold, updates in the open and no costs. Each branch imports
-what it needs, so that no run loads what it does not use.
+A run that asks for nothing besides has a cohort, a plain fold, updates in the open and no costs.
 """
 
 from __future__ import annotations
@@ -20,35 +19,50 @@ Screen = Callable[[Event], Event | None]
 """What of an event is recorded; None for nothing."""
 
 
+# Imported only by a run that asks for them.
+def _buffer():
+    from plait.rounds import buffer
+
+    return buffer
+
+
+def _fleet():
+    from plait.rounds import fleet
+
+    return fleet
+
+
+def _privacy():
+    from plait.privacy import run
+
+    return run
+
+
+def _masks():
+    from plait.secagg import run
+
+    return run
+
+
 def settled_by_parts(config: RunConfig) -> RunConfig:
     """The settings with those that asynchronous rounds and differential privacy fill in."""
     if config.rounds_mode != "sync":
-        from plait.rounds.buffer import settled
-
-        config = config.model_copy(update=settled(config))
+        config = config.model_copy(update=_buffer().settled(config))
     if config.dp != "off":
-        from plait.privacy.run import settles
-
-        config = config.model_copy(update=settles(config))
+        config = config.model_copy(update=_privacy().settles(config))
     return config
 
 
 def task_settings(settings: Settings, config: RunConfig) -> Settings:
     """The settings of every task, with what masks and differential privacy need."""
     settings = replace(settings, secure_aggregation=config.secure_aggregation)
-    if config.dp == "off":
-        return settings
-    from plait.privacy.run import tasks
-
-    return tasks(settings, config)
+    return settings if config.dp == "off" else _privacy().tasks(settings, config)
 
 
 def plan_of(plan: RunPlan, config: RunConfig) -> RunPlan:
     """The plan of the round loop, for rounds that are buffers and steps by speed."""
     if config.rounds_mode != "sync":
-        from plait.rounds.buffer import planned
-
-        plan = planned(plan, config)
+        plan = _buffer().planned(plan, config)
     if config.step_budget == "speed":
         from plait.rounds.paces import BySpeed
 
@@ -60,18 +74,11 @@ def way_of(plan: RunPlan, config: RunConfig, host: Host) -> Way:
     """How a run's updates are gathered and folded, and what its rounds cost."""
     way = Way()
     if config.rounds_mode != "sync":
-        from plait.rounds.buffer import buffer_of, with_buffer
-
-        way = with_buffer(way, buffer_of(config))
+        way = _buffer().with_buffer(way, _buffer().buffer_of(config))
     if config.dp != "off":
-        from plait.privacy.run import way as private
-
-        way = private(way, config, plan, host)
+        way = _privacy().way(way, config, plan, host)
     if config.secure_aggregation:
-        from plait.secagg.run import masked_of
-        from plait.secagg.run import way as masked
-
-        way = masked(way, masked_of(config), host.vouch or (lambda _claim: False))
+        way = _masks().way(way, _masks().masked_of(config), host.vouch or (lambda _claim: False))
     return way
 
 
@@ -79,14 +86,9 @@ def client_way_of(config: RunConfig, speaker: ClientContext) -> ClientPipeline:
     """How a client's updates and losses leave it, and what they cost its data's budget."""
     way = ClientPipeline(PlainSender(speaker.name, speaker.sign))
     if config.dp != "off":
-        from plait.privacy.run import client_way as private
-
-        way = private(way, config, speaker)
+        way = _privacy().client_way(way, config, speaker)
     if config.secure_aggregation:
-        from plait.secagg.run import client_way as masked
-        from plait.secagg.run import masked_of
-
-        way = masked(way, masked_of(config), speaker)
+        way = _masks().client_way(way, _masks().masked_of(config), speaker)
     return way
 
 
@@ -94,45 +96,28 @@ def links_of(links: MessageBits, config: RunConfig, size: int, *, evaluates: boo
     """What updates take, under masks with the stages of their sums."""
     if not config.secure_aggregation:
         return links
-    from plait.secagg.run import links as masked
-
-    return masked(links, config, size, evaluates=evaluates, certified=certified)
+    return _masks().links(links, config, size, evaluates=evaluates, certified=certified)
 
 
 def screen_of(config: RunConfig, update_bytes: int) -> Screen | None:
     """What ledgers keep of an event; None for all of it."""
     if config.secure_aggregation:
-        from plait.secagg.run import screen as of_sums
-
-        return of_sums()
-    if config.dp == "off":
-        return None
-    from plait.privacy.run import screen
-
-    return screen(config, update_bytes)
+        return _masks().screen()
+    return None if config.dp == "off" else _privacy().screen(config, update_bytes)
 
 
 def opened(config: RunConfig, opening: RunContext) -> list[Event]:
     """What a run promises and has not recorded, as events; `ConfigError` if it goes on otherwise than it began."""
-    promised: list[Event | None] = []
-    if config.fleet:
-        from plait.rounds.fleet import opens as described
-
-        promised.append(described(config, opening))
-    if config.dp != "off":
-        from plait.privacy.run import opens as private
-
-        promised.append(private(config, opening))
+    promised = [
+        _fleet().opens(config, opening) if config.fleet else None,
+        _privacy().opens(config, opening) if config.dp != "off" else None,
+    ]
     return [event for event in promised if event]
 
 
 def check_here(config: RunConfig, *, simulates: bool) -> None:
     """Refuse what a run cannot do here."""
     if config.rounds_mode != "sync":
-        from plait.rounds.buffer import check as check_rounds
-
-        check_rounds(config, simulates=simulates)
+        _buffer().check(config, simulates=simulates)
     if config.fleet:
-        from plait.rounds.fleet import check as check_fleet
-
-        check_fleet(config, simulates=simulates)
+        _fleet().check(config, simulates=simulates)

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from plait.aggregation import Rule
 from plait.composition import opened, way_of
 from plait.config import to_toml
 from plait.errors import ConfigError
@@ -25,7 +24,7 @@ from plait.rounds.channel import Channel, StopRequest
 from plait.rounds.coordinator import Coordinator, Host
 from plait.rounds.run_directory import RunDirectory, check_sources, recorded_settings
 from plait.rounds.run_plan import RunContext
-from plait.rounds.run_state import RunState, initial_state, save_checkpoint
+from plait.rounds.run_state import RunState, initial_state, load_checkpoint, save_checkpoint
 from plait.rounds.spool import largest_update
 from plait.run import Run
 from plait.settings.traits import Stated, Trait, check
@@ -184,8 +183,6 @@ def _part_from(channel: Channel, clients: int) -> None:
 
 def _continued(run: Run, path: Path, on_event: OnEvent) -> _Begun:
     """An existing run, if it is the same."""
-    from plait.rounds.run_state import load_checkpoint
-
     directory = RunDirectory.find(path)
     events = read_events(directory.ledger)
     if recorded_settings(directory, events).model_copy(update={"out": run.config.out}) != run.config:
@@ -227,7 +224,7 @@ def commit_opening(run: Run, path: Path, start: StartingPoint, superlink_data: s
             superlink_data=superlink_data,
             base=run.base_recorded,
             data=run.settled.data,
-            rule=rule_recorded(run.rule),
+            rule=CombiningRule(name=run.rule.name, personal=run.rule.personal or ""),
             plugins=tuple(
                 Plugin(kind=each.kind.value, name=each.name, sha256=each.sha256, distribution=each.distribution)
                 for each in run.settled.plugins
@@ -270,11 +267,6 @@ def check_data(run: Run, events: Sequence[Event]) -> None:
             f"({now.records} records), expected {began.fingerprint[:16]} ({began.records} records); put the old data "
             "back, or begin a new run with another --out"
         )
-
-
-def rule_recorded(rule: Rule) -> CombiningRule:
-    """A rule, as the ledger records it."""
-    return CombiningRule(name=rule.name, personal=rule.personal or "")
 
 
 def _begin_ledger(run: Run, directory: RunDirectory, on_event: OnEvent, *begin: Event) -> Ledger:

@@ -19,7 +19,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Self, cast
 
@@ -161,10 +161,10 @@ class BufferCollector:
 
     server: ServerContext
     buffer: Buffer
+    _training: Dispatch = field(init=False)  # open from the first round to the end of the run
 
     def __post_init__(self) -> None:
         self._channel, self._roster = self.server.channel, self.server.roster
-        self._dispatch: Dispatch | None = None
         self._beside: Evaluating | None = None
         self._working: dict[str, _Working] = {}
         self._asked: set[str] = set()
@@ -175,9 +175,10 @@ class BufferCollector:
         return self
 
     def __exit__(self, *error: object) -> None:
-        for open_ in (self._beside, self._dispatch):
-            if open_ is not None:
-                open_.__exit__(*error)
+        if self._beside is not None:
+            self._beside.__exit__(*error)
+        if self._left_over is not None:
+            self._training.__exit__(*error)
 
     def evaluate(self, state: RunState) -> tuple[RunState, events.Evaluated | None]:
         """Ask clients for their losses; between the first and the last round they are not waited for."""
@@ -192,7 +193,9 @@ class BufferCollector:
         roster, patience = self.server.roster, replace(self.server.plan.patience, slow_factor=math.inf)
         self._beside = asked_to_evaluate(self.server, state, patience=patience)
         self._beside.__enter__()
-        return note_held(state, {client: state.held_on(roster.tracks[client]) for client in self._beside.clients})
+        return note_held(
+            state, {client: state.held_on(roster.clients[client].track) for client in self._beside.clients}
+        )
 
     def _look_beside(self) -> None:
         """Take the answers that are there to an evaluation beside training."""
@@ -213,25 +216,9 @@ class BufferCollector:
         if evaluated := evaluating.result(virtual_s=None):
             self.server.evaluated(evaluated, evaluating.state)
 
-    @property
-    def _training(self) -> Dispatch:
-        """The training tasks, which are open from the first round to the end of the run."""
-        if self._dispatch is None:
-            raise ValueError("no round has begun")
-        return self._dispatch
-
-    def _open(self, state: RunState) -> None:
-        if self._dispatch is None:
-            # Only a buffer that lacks a slow client waits for it, twice as long as others need to make it too old.
-            slow_factor = 2 * self.buffer.max_staleness * self.buffer.size / self.server.plan.cohort_size
-            patience = replace(self.server.plan.patience, slow_factor=slow_factor)
-            self._dispatch = self.server.dispatch(state, Purpose.TRAIN, patience=patience)
-            self._dispatch.__enter__()
-
     def next(self, state: RunState) -> RunState:
         """The state after the next full buffer; it is on disk."""
         started, number = time.perf_counter(), state.round + 1
-        self._open(state)
         self._asked.clear()
         state, stored = self._go_on(state)
         state = self._ask(state, stored)
@@ -260,6 +247,10 @@ class BufferCollector:
         """What the part of the run before has left: its buffer, and who was at work."""
         if self._left_over is not None:
             return state, {}
+        # Only a buffer that lacks a slow client waits for it, twice as long as others need to make it too old.
+        slow_factor = 2 * self.buffer.max_staleness * self.buffer.size / self.server.plan.cohort_size
+        patience = replace(self.server.plan.patience, slow_factor=slow_factor)
+        self._training = self.server.dispatch(state, Purpose.TRAIN, patience=patience).__enter__()
         # Who was training when the last round ended, and from which version.
         at_work = cast("dict[str, int]", state.remembered.get(_AT_WORK, {}))
         self._left_over = dict(at_work)
@@ -333,7 +324,7 @@ class BufferCollector:
         if may_be_stored and not self._channel.clock.is_virtual and self._recover(state, version, client, stored):
             return state
         began = state.at(version)
-        track = self._roster.tracks[client]
+        track = self._roster.clients[client].track
         self._working[client] = _Working(
             version, self.server.intake.expected(began, number, client, self._roster), track
         )

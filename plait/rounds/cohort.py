@@ -167,8 +167,8 @@ class Evaluating:
 
     def __post_init__(self) -> None:
         # A client that leaves meanwhile may yet answer.
-        self._cards = {client: self.roster.cards[client] for client in self.clients}
-        self.held = {client: self.state.held_on(self.roster.tracks[client]) for client in self.clients}
+        self._cards = {client: self.roster.clients[client].card for client in self.clients}
+        self.held = {client: self.state.held_on(self.roster.clients[client].track) for client in self.clients}
 
     def __enter__(self) -> Self:
         self.dispatch.__enter__()
@@ -419,7 +419,7 @@ class CohortCollector:
             return None
         intake, client, update = self.server.intake, answer.client, answer.reply.update
         expected = intake.expected(state, number, client, self.server.roster)
-        track = self.server.roster.tracks[client]
+        track = self.server.roster.clients[client].track
 
         def work() -> _Settle:
             checked = intake.open(state, expected, track, update)

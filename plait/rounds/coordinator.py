@@ -273,14 +273,14 @@ class Coordinator:
             # Every described client derived the initial adapter from the spec's seed: if the run starts from it,
             # nothing need be sent.
             held = [adapter.initial.digest() for adapter in self.ranks.adapters]
-            return replace(state, held={client: held[track] for client, track in roster.tracks.items()})
+            return replace(state, held={client: held[each.track] for client, each in roster.clients.items()})
         is_evaluated = any(each.round == state.round for each in recorded.held_out)
         if self.channel.open_ended or (self.channel.clock.is_virtual and is_evaluated):
             # Clients that evaluated the last round hold its adapter, which the earlier checkpoint does not record. With
             # this their task has the same bytes as before, and work in progress need not be restarted.
             evaluated = {
-                client: state.held_on(track)
-                for client, track in roster.tracks.items()
+                client: state.held_on(each.track)
+                for client, each in roster.clients.items()
                 if (state.round, client) in recorded.evaluated_by
             }
             state = note_held(state, evaluated)

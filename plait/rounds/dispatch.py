@@ -245,7 +245,7 @@ class Dispatch:
 
     def ask(self, client: str, *, expected_s: float | None = None, asked_at: float | None = None) -> None:
         """Send a client its task."""
-        node, track = self.roster.nodes[client], self.roster.tracks[client]
+        node, track = self.roster.nodes[client], self.roster.clients[client].track
         self._asked[client] = _Asked(self._number, self.broadcasts, node, track)
         self._sent_spec.discard(client)
         self._sent_whole.discard(client)

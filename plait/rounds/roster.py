@@ -146,13 +146,17 @@ class _Unfit:
     again_at: float | None
 
 
-class RunRoster:
-    """The clients of a run, as far as they can be reached. Asks within a ``with`` block.
+@dataclass(frozen=True)
+class Registered:
+    """A client that can take part: its description, the index of its adapter, and its key if the driver knows it."""
 
-    Attributes:
-        nodes: client name to the driver's node number.
-        tracks: client name to the index of its adapter in `Ranks.adapters`.
-    """
+    card: ClientCard
+    track: int
+    key: bytes
+
+
+class RunRoster:
+    """The clients of a run, as far as they can be reached, and the driver's number of each. Asks within ``with``."""
 
     def __init__(
         self,
@@ -165,9 +169,7 @@ class RunRoster:
         patience: Patience | None = None,
     ) -> None:
         self.nodes: dict[str, int] = {}
-        self.cards: dict[str, ClientCard] = {}
-        self.keys: dict[str, bytes] = {}
-        self.tracks: dict[str, int] = {}
+        self.clients: dict[str, Registered] = {}
         self._channel = channel
         self._ledger = ledger
         self._ranks = ranks
@@ -183,7 +185,7 @@ class RunRoster:
         self._asked: dict[int, _Question] = {}
         self._unfit: dict[int, _Unfit] = {}
         self._once_fit: set[int] = set()
-        self._recorded: dict[str, tuple[ClientCard, bytes, int]] = {}
+        self._recorded: dict[str, Registered] = {}
         self._recorded_unfit: dict[int, tuple[str, str]] = {}
         self._recorded_waiting: tuple[int, int, int] | None = None
         self._short_since: float | None = None
@@ -262,8 +264,8 @@ class RunRoster:
         self._set_aside(node, client, reason, detail, again_s=self._patience.cool_down_s(waited_s))
 
     def _forget(self, client: str) -> None:
-        for table in (self.nodes, self.cards, self.keys, self.tracks):
-            table.pop(client, None)
+        self.nodes.pop(client, None)
+        self.clients.pop(client, None)
 
     def _look(self) -> None:
         """Notice arrivals and departures, and ask newcomers."""
@@ -315,11 +317,7 @@ class RunRoster:
         if not (new := sorted(set(self.nodes) - before)):
             return
         # By name, independent of the order of answers.
-        names = sorted(self.nodes)
-        self.nodes = {name: self.nodes[name] for name in names}
-        self.cards = {name: self.cards[name] for name in names}
-        self.keys = {name: self.keys[name] for name in names}
-        self.tracks = {name: self.tracks[name] for name in names}
+        self.nodes = dict(sorted(self.nodes.items()))
         self._record_new(new)
 
     def _hear(self, node: int, question: _Question, raw: Data | NoAnswer) -> None:
@@ -353,8 +351,8 @@ class RunRoster:
         identity = self._identity(node)
         # Thousands of clients hold the same base and specification.
         card = replace(card, base_fingerprint=self._base, spec_digest=adapter.spec.digest)
-        self.nodes[name], self.cards[name], self.tracks[name] = node, card, track
-        self.keys[name] = identity.public_key if identity else b""
+        self.nodes[name] = node
+        self.clients[name] = Registered(card, track, identity.public_key if identity else b"")
         self._once_fit.add(node)
         self._recorded_unfit.pop(node, None)
 
@@ -415,17 +413,16 @@ class RunRoster:
 
     def _record_new(self, new: Sequence[str]) -> None:
         """Record new clients, and those that have changed since they were last recorded."""
-        described = {name: (self.cards[name], self.keys[name], self.tracks[name]) for name in new}
-        news = {name: entry for name, entry in described.items() if self._recorded.get(name) != entry}
+        news = {name: self.clients[name] for name in new if self._recorded.get(name) != self.clients[name]}
         self._recorded.update(news)
         if not news:
             return
         known = events.DescribedClient.model_fields
         clients = tuple(
             events.DescribedClient.model_validate(
-                {name: value for name, value in vars(card).items() if name in known}
-                | {"rank": self._ranks.adapters[track].rank, "public_key": key.hex() or None}
+                {name: value for name, value in vars(each.card).items() if name in known}
+                | {"rank": self._ranks.adapters[each.track].rank, "public_key": each.key.hex() or None}
             )
-            for card, key, track in news.values()
+            for each in news.values()
         )
         self._ledger.append(events.ClientsDescribed(clients=clients))

@@ -443,9 +443,9 @@ class Intake:
     def expected(self, state: RunState, number: int, client: str, roster: RunRoster) -> Expected:
         """What an update's header must hold."""
         return replace(
-            self.spool.expected(state, number, client, roster.tracks[client]),
-            examples=roster.cards[client].train_examples,
-            public_key=roster.keys[client],
+            self.spool.expected(state, number, client, roster.clients[client].track),
+            examples=roster.clients[client].card.train_examples,
+            public_key=roster.clients[client].key,
             epsilon=self.settings.record_epsilon if self.settings.records_are_private else None,
         )
 

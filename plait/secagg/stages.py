@@ -305,7 +305,7 @@ class MaskedSums:
 
         def take(name: str, offer: Offer) -> None:
             check_offer(offer, name, session, self.vouch)
-            if (proven := self.server.roster.keys.get(name)) and proven != offer.identity:
+            if (known := self.server.roster.clients.get(name)) and known.key not in (b"", offer.identity):
                 raise PeerError(f"{name!a} offers keys under another node key than the one that it proved")
             offers[name] = offer
 
