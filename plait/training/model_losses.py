@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -20,13 +20,14 @@ from torch.utils.checkpoint import checkpoint
 from plait.adapters import AdapterTask
 from plait.training.device import device_of
 from plait.training.examples import IGNORED, Example
-from plait.training.fused.kernels import SLICE_ELEMENTS_ON_GPU
+from plait.training.fused.block import plain_layer
+from plait.training.fused.kernels import SLICE_ELEMENTS_ON_GPU, head_losses
 
 Tensor = torch.Tensor
 
 # If fewer positions than this count, only those are widened to float32: at 49,152 words each they dominate.
 _MOSTLY = 0.75
-_HELD_ON_CPU = 1 << 28
+_HELD_ON_CPU = 1 << 26
 """Logits that a CPU's memory holds at once; fewer are computed as PEFT computes them."""
 
 
@@ -137,6 +138,9 @@ class SlicedHead:
                 return None
         # A learned prompt is part of the input, so its positions are part of the output.
         hidden = held[0][:, -longest:].flatten(0, 1).index_select(0, rows)
+        plain = plain_layer(self.head)
+        if plain is not None and plain.pair is None and plain.bias is None and _is_frozen(plain.weight, hidden):
+            return head_losses(hidden, plain.weight, wanted)
         size = max(1, SLICE_ELEMENTS_ON_GPU // self.words)
         slices = zip(hidden.split(size), wanted.split(size), strict=True)
         losses: list[Tensor] = [checkpoint(self._losses, *each, use_reentrant=False) for each in slices]
@@ -144,6 +148,10 @@ class SlicedHead:
 
     def _losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
         return nn.functional.cross_entropy(self.head(hidden).float(), targets, reduction="none")
+
+
+def _is_frozen(weight: object, hidden: Tensor) -> TypeGuard[Tensor]:
+    return isinstance(weight, Tensor) and not weight.requires_grad and weight.dtype == hidden.dtype
 
 
 def pad(

@@ -191,6 +191,32 @@ def token_losses(
     return cast("Tensor", _TokenLosses.apply(x, norm_weight, head_weight, targets, rows, eps, slice_elements))
 
 
+def head_losses(hidden: Tensor, head_weight: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy in nats of hidden states that the head reads as they are, (counted,) float32.
+
+    Args:
+        hidden: (counted, width).
+        head_weight: (words, width), frozen, of the same type.
+        targets: (counted,) int64.
+    """
+    return cast("Tensor", _HeadLosses.apply(hidden, head_weight, targets))
+
+
+class _HeadLosses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, head_weight: Tensor, targets: Tensor) -> Tensor:
+        wanted = ctx.needs_input_grad[0]
+        loss, grad = _losses(hidden, head_weight, targets, slice_elements=SLICE_ELEMENTS_ON_GPU, with_gradient=wanted)
+        if grad is not None:
+            ctx.save_for_backward(grad.to(hidden.dtype))
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+        (grad,) = ctx.saved_tensors
+        return grad * grad_outputs[0][:, None].to(grad.dtype), None, None
+
+
 class _TokenLosses(torch.autograd.Function):
     @staticmethod
     def forward(

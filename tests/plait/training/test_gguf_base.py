@@ -28,6 +28,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from plait.errors import DataError
 from plait.training import base_cache, bases
+from plait.training.base_cache import hub_origin
 from plait.training.bases import base_at_hand, check_base_name, is_known_to_all, locate_base, locate_config
 
 SHAPE: dict[str, Any] = {
@@ -155,6 +156,22 @@ def test_a_file_computes_what_its_model_does(
     assert words.decode(words("cab é\n", add_special_tokens=False)["input_ids"]) == "cab é\n"
     first = [words.bos_token_id] if architecture == "gemma3" else []
     assert words("ab")["input_ids"] == [*first, WORDS.index("ab")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("key", "value", "origin"),
+    [
+        ("general.source.huggingface.repository", "someone/a-model", "someone/a-model"),
+        ("general.source.repo_url", "https://huggingface.co/someone/a-model", "someone/a-model"),
+        ("general.source.repo_url", "https://example.org/someone/a-model", ""),
+    ],
+)
+def test_a_file_may_state_the_model_on_the_hub_that_it_was_made_of(
+    tmp_path: Path, key: str, value: str, origin: str
+) -> None:
+    write(tmp_path / "a.gguf", also=lambda writer: writer.add_string(key, value))
+    assert hub_origin(locate_base(str(tmp_path / "a.gguf")).directory) == origin
 
 
 @pytest.mark.slow
