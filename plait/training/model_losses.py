@@ -124,7 +124,8 @@ class SlicedHead:
 
         def first_only(_head: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             held.append(given[0])
-            return (given[0][:, :1], *given[1:])
+            # A view with gaps would have the head's matrix copied for each sequence.
+            return (given[0][:, :1].contiguous(), *given[1:])
 
         hook = self.head.register_forward_pre_hook(first_only)
         try:
@@ -133,7 +134,7 @@ class SlicedHead:
             hook.remove()
         if not self._is_plain:
             with torch.no_grad():
-                self._is_plain = torch.equal(logits, self.head(held[0][:, :1]))
+                self._is_plain = torch.equal(logits, self.head(held[0][:, :1].contiguous()))
             if not self._is_plain:
                 return None
         # A learned prompt is part of the input, so its positions are part of the output.
