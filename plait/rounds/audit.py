@@ -11,12 +11,10 @@ from dataclasses import dataclass, field, replace
 from plait.errors import MachineError, PeerError
 from plait.ledger.events import (
     MASKED_CODEC,
-    ClientReplaced,
     ClientsDescribed,
     Evaluated,
     Event,
     RoundFinished,
-    RoundStarted,
     StepTakenBack,
     UpdateReceived,
 )
@@ -40,7 +38,7 @@ def check_signatures(events: Sequence[Event]) -> int:
     checked = 0
     for event in events:
         if isinstance(event, ClientsDescribed):
-            keys |= {card.client: bytes.fromhex(card.public_key or "") for card in event.clients}
+            keys |= _keys_of(event)
         elif isinstance(event, UpdateReceived):
             number, client = event.round, event.client
             key = keys.get(client, b"")
@@ -84,7 +82,7 @@ def replay(
     view = RunView.after(events)
     recorded = {(event.round, event.client, event.reason) for event in view.refusals}
     evaluations = dict(view.evaluations) if take_back else {}
-    standing, spooled, done = EvaluationHistory(), _Spooled(aggregator.spool, arriving), 0
+    standing, keys, done = EvaluationHistory(), dict[str, bytes](), 0
     for event in events:
         if isinstance(event, Evaluated) and state.round in evaluations:
             standing = standing.after(evaluations.pop(state.round))
@@ -99,7 +97,18 @@ def replay(
             number = state.round + 1
             if event.round != number:
                 raise PeerError(f"round {event.round} is the next finished in the ledger, expected {number}")
-            stored = spooled.of_round(state, number)
+            stored = {
+                update.client: _stored(
+                    aggregator.spool,
+                    state,
+                    update,
+                    keys.get(update.client, b""),
+                    steps=view.asked.get((number, update.client), 0),
+                    arriving=arriving,
+                )
+                for update in sorted(view.updates_in(number), key=lambda update: update.client)
+                if update.codec != MASKED_CODEC
+            }
             try:
                 state, finished = aggregator.step(state, stored, standing=standing)
             except MachineError as error:
@@ -108,54 +117,37 @@ def replay(
             for misfit in sorted(refused - recorded):
                 raise PeerError(f"round {number} recomputed refuses {misfit[1]!r} ({misfit[2]}), expected it accepted")
             done = number
-        else:
-            spooled.note(event)
+        elif isinstance(event, ClientsDescribed):
+            keys |= _keys_of(event)
     return done
 
 
-class _Spooled:
-    """The stored updates of a run, and what its ledger records of them."""
+def _keys_of(event: ClientsDescribed) -> dict[str, bytes]:
+    return {card.client: bytes.fromhex(card.public_key or "") for card in event.clients}
 
-    def __init__(self, spool: Spool, arriving: Arriving | None) -> None:
-        self._spool, self._arriving = spool, arriving
-        self._received: dict[int, dict[str, UpdateReceived]] = {}
-        self._keys: dict[str, bytes] = {}
-        self._steps: dict[tuple[int, str], int] = {}
 
-    def note(self, event: Event) -> None:
-        """Remember an event of clients or updates."""
-        if isinstance(event, ClientsDescribed):
-            self._keys |= {card.client: bytes.fromhex(card.public_key or "") for card in event.clients}
-        elif isinstance(event, (RoundStarted, ClientReplaced)):
-            self._steps |= event.asked
-        elif isinstance(event, UpdateReceived) and event.codec != MASKED_CODEC:
-            self._received.setdefault(event.counted_in, {})[event.client] = event
-
-    def of_round(self, state: RunState, number: int) -> dict[str, Stored]:
-        """The updates that a round folds, by client."""
-        received = sorted(self._received.get(number, {}).items())
-        return {client: self._stored(state, number, client, event) for client, event in received}
-
-    def _stored(self, state: RunState, fold: int, client: str, event: UpdateReceived) -> Stored:
-        spool, number, public_key = self._spool, event.round, self._keys.get(client, b"")
-        arrival = self._arriving(state, event) if self._arriving else None
-        steps = self._steps.get((fold, client), 0)
-        update = spool.directory.load_update(number, client)
-        what = f"update of {client!r} in round {number}"
-        if update is None:
-            raise PeerError(f"{what} is missing, expected it in '{spool.directory.path / 'spool'}'")
-        opened, stored = spool.open(state.at(number - 1), number, client, update, steps=steps, arrival=arrival)
-        if not event.digest:
-            # The ledger of a private run has neither digests nor signatures; the noise is bound to the stored bytes.
-            if public_key and not verify(public_key, opened.signature, opened.signed):
-                raise PeerError(f"signature on the {what} is not its key's, expected one by {public_key.hex()[:16]}")
-            return stored
-        if opened.delta.digest().hex() != event.digest:
-            raise PeerError(f"{what} has digest {opened.delta.digest().hex()[:16]}, expected {event.digest[:16]}")
-        stated = event.signed, event.signature
-        if event.signature and (opened.signed.hex(), opened.signature.hex()) != stated:
-            raise PeerError(f"the signature of {what} covers something other than the ledger records")
+def _stored(
+    spool: Spool, state: RunState, event: UpdateReceived, public_key: bytes, *, steps: int, arriving: Arriving | None
+) -> Stored:
+    """A stored update, which is the one that the ledger records."""
+    number, client = event.round, event.client
+    arrival = arriving(state, event) if arriving else None
+    update = spool.directory.load_update(number, client)
+    what = f"update of {client!r} in round {number}"
+    if update is None:
+        raise PeerError(f"{what} is missing, expected it in '{spool.directory.path / 'spool'}'")
+    opened, stored = spool.open(state.at(number - 1), number, client, update, steps=steps, arrival=arrival)
+    if not event.digest:
+        # The ledger of a private run has neither digests nor signatures; the noise is bound to the stored bytes.
+        if public_key and not verify(public_key, opened.signature, opened.signed):
+            raise PeerError(f"signature on the {what} is not its key's, expected one by {public_key.hex()[:16]}")
         return stored
+    if opened.delta.digest().hex() != event.digest:
+        raise PeerError(f"{what} has digest {opened.delta.digest().hex()[:16]}, expected {event.digest[:16]}")
+    stated = event.signed, event.signature
+    if event.signature and (opened.signed.hex(), opened.signature.hex()) != stated:
+        raise PeerError(f"the signature of {what} covers something other than the ledger records")
+    return stored
 
 
 def _check_same(number: int, found: str, recorded: str) -> None:

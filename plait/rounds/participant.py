@@ -66,81 +66,6 @@ class NeedFullError(PeerError):
     """A task is relative to something that this client does not hold."""
 
 
-@dataclass(eq=False)
-class ClientCache:
-    """The values that one client holds of one run."""
-
-    model: LocalModel
-    memory: ClientStore
-    _: KW_ONLY
-    max_rank: int
-
-    def carries(self, request: SpecRequest) -> bool:
-        """Whether the client can carry this adapter."""
-        return not self.max_rank or request.rank <= self.max_rank
-
-    def keep_spec(self, text: str) -> None:
-        """Store a spec; the current adapter stays, because a restarted server asks again and continues from it."""
-        self.memory.save("spec", text.encode())
-
-    def keep_settings(self, settings: Settings) -> None:
-        """Store the text of the run's settings."""
-        self.memory.save("settings", settings.text.encode())
-
-    def settings_text(self, digest: bytes) -> str:
-        """The text of settings by its digest; empty if not held."""
-        text = (self.memory.load("settings") or b"").decode(errors="replace")
-        return text if digest_of(text) == digest else ""
-
-    def catch_up(self, broadcast: Received) -> tuple[AdapterSpec, AdapterState]:
-        """The adapter that the server means, from the one held and the broadcast; it is then held.
-
-        Raises:
-            NeedFullError: the broadcast is relative to an adapter that is not held.
-        """
-        header = broadcast.header
-        if header.direction != Direction.BROADCAST:
-            raise PeerError("envelope is an update, expected a broadcast")
-        if header.base_fingerprint != self.model.base_fingerprint:
-            raise BaseMismatchError(
-                f"base of the broadcast is {header.base_fingerprint.hex()[:16]}, "
-                f"expected {self.model.base_fingerprint.hex()[:16]}"
-            )
-        spec_json = header.spec_json or (self.memory.load("spec") or b"").decode()
-        if not spec_json:
-            raise NeedFullError("no adapter spec is held")
-        if not self.carries(request := parse_spec(spec_json)):
-            raise ConfigError(f"rank of the adapter is {request.rank}, above this client's max-rank of {self.max_rank}")
-        spec, initial = self.model.prepare(spec_json)
-        if spec.digest != header.spec_digest:
-            raise NeedFullError(f"adapter spec is {header.spec_digest.hex()[:16]}, held is {spec.digest.hex()[:16]}")
-        opened = unpack(broadcast, layout=spec.layout)
-        state = opened.delta
-        if header.relative_to:
-            state = self._step(header, opened, (self._adapter(spec.layout), initial))
-        if state.digest() != header.result_digest:
-            raise NeedFullError("the adapter after the broadcast is not the one that the server means")
-        self.keep_spec(spec_json)
-        self.memory.save("adapter", state.flat.tobytes())
-        return spec, state
-
-    @staticmethod
-    def _step(header: Header, opened: Opened, candidates: Iterable[AdapterState | None]) -> AdapterState:
-        for candidate in filter(None, candidates):
-            digest = candidate.digest()
-            if digest == header.result_digest:
-                return candidate
-            if digest == header.relative_to:
-                return take_step(candidate, opened.delta, opened.encoding.codec)
-        raise NeedFullError(f"adapter {header.relative_to.hex()[:16]} is not held here")
-
-    def _adapter(self, layout: Layout) -> AdapterState | None:
-        data = self.memory.load("adapter")
-        if data is None or len(data) != 4 * layout.size:
-            return None
-        return AdapterState(layout, np.frombuffer(data, np.float32))
-
-
 HOOKS: tuple[Hook, ...] = (CarriedMoments(), FoundRate(), OwnShare(), OwnSide(), Slope())
 """The hooks around training, besides those of privacy. Error feedback packs the delta, so it comes before all."""
 
@@ -169,7 +94,6 @@ class Participant:
         settings = self.terms.tasks.plan.settings if self.terms else None
         self._is_noised = bool(settings and settings.is_noised)
         self._counts_stay = bool(settings and settings.counts_stay)
-        self._holdings = ClientCache(self.model, self.memory, max_rank=self.max_rank)
         self._policy = self.terms.policy if self.terms else None
 
     def answer(self, task_bytes: bytes) -> bytes:
@@ -186,18 +110,19 @@ class Participant:
             raise
         except PlaitError as error:
             self.refusal = str(error)
+            reason = next(reason for kind, reason in _REASONS if isinstance(error, kind))
             # Details name counts of records and what is wrong with them. What the server did itself it knows.
             is_of_server = isinstance(error, PeerError) and not isinstance(error, PolicyError)
             is_sent = not self._is_noised and (is_of_server or not self._counts_stay)
             detail = self.refusal if is_sent else "this client's log has the reason"
-            return encode_reply(Refusal(self.name, reason_of(error), detail))
+            return encode_reply(Refusal(self.name, reason, detail))
 
     @property
     def _way(self) -> ClientPipeline:
         return self.way or ClientPipeline(PlainSender(self.name))
 
     def _work(self, task_bytes: bytes) -> TrainJob | bytes:
-        held = self._holdings.settings_text
+        held = self.settings_text
         task = decode_task(task_bytes, max_bytes=self.max_task_bytes, held=held)
         if not isinstance(task, DescribeTask | TrainTask | EvaluateTask):
             self._counts_stay = False
@@ -213,8 +138,8 @@ class Participant:
         header = broadcast.header
         if self.terms:
             self.terms.check_header(header, task)
-        spec, state = self._holdings.catch_up(broadcast)
-        self._holdings.keep_settings(task.settings)
+        spec, state = self._catch_up(broadcast)
+        self._keep_settings(task.settings)
         if self._policy:
             TaskHistory.recall(self.memory).note(self.memory, header, task, self._policy.max_repeats)
         if isinstance(task, TrainTask):
@@ -227,11 +152,11 @@ class Participant:
 
     def _describe(self, task: DescribeTask) -> ClientCard:
         request = parse_spec(task.spec_json)
-        if self._holdings.carries(request):
+        if self._carries(request):
             spec, _ = self.model.prepare(task.spec_json)
             check_layout(task.layout, spec.layout)
-            self._holdings.keep_spec(task.spec_json)
-            self._holdings.keep_settings(task.settings)
+            self._keep_spec(task.spec_json)
+            self._keep_settings(task.settings)
         else:
             # The server reads in the card which rank to ask for instead; nothing is built.
             spec = request.unbuilt()
@@ -280,6 +205,67 @@ class Participant:
             self._policy.check_upload(len(reply))
         return reply
 
+    def _carries(self, request: SpecRequest) -> bool:
+        """Whether the client can carry this adapter."""
+        return not self.max_rank or request.rank <= self.max_rank
+
+    def _keep_spec(self, text: str) -> None:
+        """Store a spec; the current adapter stays, because a restarted server asks again and continues from it."""
+        self.memory.save("spec", text.encode())
+
+    def _keep_settings(self, settings: Settings) -> None:
+        """Store the text of the run's settings."""
+        self.memory.save("settings", settings.text.encode())
+
+    def settings_text(self, digest: bytes) -> str:
+        """The text of settings by its digest; empty if not held."""
+        text = (self.memory.load("settings") or b"").decode(errors="replace")
+        return text if digest_of(text) == digest else ""
+
+    def _catch_up(self, broadcast: Received) -> tuple[AdapterSpec, AdapterState]:
+        """The adapter that the server means, from the one held and the broadcast; it is then held."""
+        header = broadcast.header
+        if header.direction != Direction.BROADCAST:
+            raise PeerError("envelope is an update, expected a broadcast")
+        if header.base_fingerprint != self.model.base_fingerprint:
+            raise BaseMismatchError(
+                f"base of the broadcast is {header.base_fingerprint.hex()[:16]}, "
+                f"expected {self.model.base_fingerprint.hex()[:16]}"
+            )
+        spec_json = header.spec_json or (self.memory.load("spec") or b"").decode()
+        if not spec_json:
+            raise NeedFullError("no adapter spec is held")
+        if not self._carries(request := parse_spec(spec_json)):
+            raise ConfigError(f"rank of the adapter is {request.rank}, above this client's max-rank of {self.max_rank}")
+        spec, initial = self.model.prepare(spec_json)
+        if spec.digest != header.spec_digest:
+            raise NeedFullError(f"adapter spec is {header.spec_digest.hex()[:16]}, held is {spec.digest.hex()[:16]}")
+        opened = unpack(broadcast, layout=spec.layout)
+        state = opened.delta
+        if header.relative_to:
+            state = self._step(header, opened, (self._adapter(spec.layout), initial))
+        if state.digest() != header.result_digest:
+            raise NeedFullError("the adapter after the broadcast is not the one that the server means")
+        self._keep_spec(spec_json)
+        self.memory.save("adapter", state.flat.tobytes())
+        return spec, state
+
+    @staticmethod
+    def _step(header: Header, opened: Opened, candidates: Iterable[AdapterState | None]) -> AdapterState:
+        for candidate in filter(None, candidates):
+            digest = candidate.digest()
+            if digest == header.result_digest:
+                return candidate
+            if digest == header.relative_to:
+                return take_step(candidate, opened.delta, opened.encoding.codec)
+        raise NeedFullError(f"adapter {header.relative_to.hex()[:16]} is not held here")
+
+    def _adapter(self, layout: Layout) -> AdapterState | None:
+        data = self.memory.load("adapter")
+        if data is None or len(data) != 4 * layout.size:
+            return None
+        return AdapterState(layout, np.frombuffer(data, np.float32))
+
     def _check_coverage(self, spec: AdapterSpec, settings: Settings) -> None:
         if self._policy:
             covered = self.model.coverage(spec, settings)
@@ -309,20 +295,16 @@ class Participant:
         return SequenceLosses.from_bytes(kept.tags.get("losses", "").encode())
 
 
-def reason_of(error: PlaitError) -> RefusalReason:
-    """The code for why a task was refused."""
-    if isinstance(error, (NeedFullError, UnknownSettingsError)):
-        return RefusalReason.NEED_FULL
-    if isinstance(error, BaseMismatchError):
-        return RefusalReason.BASE_MISMATCH
-    if isinstance(error, TooLittleDataError):
-        return RefusalReason.TOO_LITTLE_DATA
-    if isinstance(error, DataError):
-        return RefusalReason.UNUSABLE_DATA
-    if isinstance(error, ConfigError) and not isinstance(error, PartError):
-        return RefusalReason.SPEC_MISMATCH
-    if isinstance(error, PolicyError):
-        return RefusalReason.POLICY
-    if isinstance(error, PeerError):
-        return RefusalReason.MALFORMED
-    return RefusalReason.FAILED
+# The first that fits.
+_REASONS: tuple[tuple[type[PlaitError], RefusalReason], ...] = (
+    (NeedFullError, RefusalReason.NEED_FULL),
+    (UnknownSettingsError, RefusalReason.NEED_FULL),
+    (BaseMismatchError, RefusalReason.BASE_MISMATCH),
+    (TooLittleDataError, RefusalReason.TOO_LITTLE_DATA),
+    (DataError, RefusalReason.UNUSABLE_DATA),
+    (PartError, RefusalReason.FAILED),
+    (ConfigError, RefusalReason.SPEC_MISMATCH),
+    (PolicyError, RefusalReason.POLICY),
+    (PeerError, RefusalReason.MALFORMED),
+    (PlaitError, RefusalReason.FAILED),
+)

@@ -207,6 +207,7 @@ def client_seed(seed: int, round_number: int, client: str) -> int:
 
 
 CHECKPOINTS_KEPT = 2
+_DAMAGE = (PeerError, OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError)
 
 
 def save_checkpoint(directory: Path, state: RunState) -> None:
@@ -271,7 +272,7 @@ def load_checkpoint(directory: Path, ranks: Ranks) -> RunState:
     for folder in reversed(checkpoints_in(directory)):
         try:
             return _load(folder, ranks)
-        except (PeerError, OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
+        except _DAMAGE as error:
             damage = f"'{folder.name}': {error}"
     raise PeerError(f"no usable checkpoint in '{directory}': {damage}")
 
@@ -283,7 +284,7 @@ def damage_of(directory: Path) -> dict[str, str]:
         try:
             _read(folder)
             found[folder.name] = ""
-        except (PeerError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        except _DAMAGE as error:
             found[folder.name] = str(error)
     return found
 
@@ -294,7 +295,7 @@ def finished_in_checkpoint(directory: Path) -> tuple[RoundFinished | None, Mappi
         try:
             scalars = _read(folder)[0]
             return _finished(scalars), scalars["remembered"]
-        except (PeerError, OSError, ValueError, LookupError, TypeError, AttributeError):
+        except _DAMAGE:
             continue
     return None, {}
 

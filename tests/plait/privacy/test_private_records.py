@@ -101,7 +101,7 @@ def test_losses_that_a_server_asks_for_are_refused_and_a_refusal_tells_nothing(b
     asked = next(asked for asked in federation.channel.asked if asked.purpose is Purpose.TRAIN)
     node = next(node for node, name in federation.channel.names.items() if name == asked.client)
     participant = federation.channel.participants[node]
-    held = participant._holdings.settings_text
+    held = participant.settings_text
     task = decode_task(asked.task, max_bytes=1 << 20, held=held)
     evaluate = b"".join(encode_task(EvaluateTask(replace(task.settings, round=0), task.broadcast)))
     answer = decode_reply(participant.answer(evaluate), max_bytes=1 << 20)
