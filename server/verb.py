@@ -13,9 +13,10 @@ from plait.api.received import how_to_resume
 from plait.api.running import check_names
 from plait.api.serving import CLIENTS_SETTINGS, Serving, ServingOptions, check_no_data
 from plait.cli.options import ConfigFile, PageAddress, run_config, shown_default, with_run_options
-from plait.cli.serving import GraceS, Insecure, Kit, Listen, Metrics, check_page, log_to, page_beside, stop_on_signals
+from plait.cli.serving import GraceS, Insecure, Kit, Listen, Metrics, log_to, stop_on_signals
 from plait.cli.simulate import show, told_how_to_go_on
 from plait.config import RunConfig
+from plait.page.beside import page_address, page_beside
 from plait.report.progress import say, status
 from plait.report.wording import plural
 from plait.rounds.run_directory import RunDirectory
@@ -45,7 +46,8 @@ def server(
 
     Example: plait server --kit fed/server --listen 0.0.0.0:9440 --min-clients 3 --rounds 20 --out runs/first
     """
-    check_page(page)
+    if page:
+        page_address(page, what="--page")
     check_no_data(given)
     # A settings file may come from a simulation and name them.
     unset = dict.fromkeys(CLIENTS_SETTINGS, "")

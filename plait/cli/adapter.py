@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
+from plait.api.evaluate import EvaluationResult
 from plait.api.evaluate import evaluate as evaluated
 from plait.api.export import Export
 from plait.api.export import export as exported
@@ -19,12 +20,10 @@ from plait.cli.output import RunOrNewest, print_json, print_tables, run_or_newes
 from plait.report.progress import say, status
 from plait.report.table import Table
 from plait.report.wording import accuracy_text, change_text, reward_text, within_text
-from plait.rounds.evaluation import wilson
+from plait.rounds.evaluation import ClientLoss, wilson
 from plait.system.text import escaped
 
 if TYPE_CHECKING:
-    from plait.api.evaluate import EvaluationResult
-    from plait.rounds.evaluation import ClientLoss
     from plait.training.generate import Sampling, TextGenerator
 
 
@@ -214,10 +213,8 @@ def chat(
         _print(talk, sys.stdin.read().rstrip("\n"))
         return
     doing = "Your text is continued" if talk.completes else "You are answered"
-    say(
-        f"{doing} with the run's adapter. {_SWITCH} switches it off and on, {_ANEW} starts over, Ctrl-D ends.",
-        quiet=False,
-    )
+    keys = f"{_SWITCH} switches it off and on, {_ANEW} starts over, Ctrl-D ends."
+    say(f"{doing} with the run's adapter. {keys}", quiet=False)
     while True:
         try:
             line = input("> ")
@@ -235,18 +232,12 @@ def chat(
 
 
 class _Talk:
-    """A conversation, or one text after another.
-
-    Attributes:
-        completes: whether texts are continued, each separately.
-    """
+    """A conversation, or one text after another, if it `completes` them."""
 
     def __init__(
         self, speaker: TextGenerator, sampling: Sampling, seed: int | None, tokens: int, *, completes: bool
     ) -> None:
-        self._speaker = speaker
-        self._sampling, self._seed = sampling, seed
-        self._tokens = tokens
+        self._speaker, self._sampling, self._seed, self._tokens = speaker, sampling, seed, tokens
         self._messages: list[dict[str, str]] = []
         self.completes = completes
         self.adapted = True

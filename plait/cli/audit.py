@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from plait.adapters.peft_reading import load_peft_directory
 from plait.api.received import UNUSED, admitted_settings
+from plait.attacks.canary import Audit, proven_and_promised
 from plait.cli.options import Allow
 from plait.cli.output import RunOrNewest, print_json, print_tables, print_text, run_or_newest
+from plait.config import RunConfig
 from plait.data import as_dataset
 from plait.errors import ConfigError
 from plait.ledger.events import Audited
@@ -22,10 +24,6 @@ from plait.report.summary import write_report
 from plait.report.tables import membership_table, verdict
 from plait.rounds.run_directory import RunDirectory
 from plait.training.bases import quiet_libraries
-
-if TYPE_CHECKING:
-    from plait.attacks.canary import Audit
-    from plait.config import RunConfig
 
 _RECORD = "Record the figures in ledger, summary and report; no epsilon covers those on membership."
 
@@ -56,8 +54,7 @@ def audit(
     settings = admitted_settings(directory, allow or (), without=(*UNUSED, "init-adapter"))
     _check(run, settings, data)
     with status("attacking", quiet=json_output) as update:
-        from plait.attacks.canary import proven_and_promised
-        from plait.attacks.membership import attacks, sides_of
+        from plait.attacks.membership import attacks, sides_of  # brings torch along
 
         quiet_libraries()
         update("loading the run's base and data")

@@ -107,6 +107,8 @@ def _kind_of(name: str, given: str) -> Kind:
 
 
 def _verdicts(kind: Kind, text: str) -> Iterator[ClaimVerdict]:
+    from plait.training import contract  # brings torch along
+
     match kind:
         case Kind.RULE:
             yield from checked(rule_named(text, {}), RULE_CHECKS)
@@ -117,11 +119,9 @@ def _verdicts(kind: Kind, text: str) -> Iterator[ClaimVerdict]:
         case Kind.PARTITION:
             yield from checked(parse_partition(text), PARTITION_CHECKS)
         case Kind.LOSS:
-            from plait.training.contract import LOSS_CHECKS
-
             if (loss := loss_named(text)) is None:
                 raise ConfigError(f"loss is '{text}', which is built in, expected one of your own")
-            yield from checked(loss, LOSS_CHECKS)
+            yield from checked(loss, contract.LOSS_CHECKS)
         case Kind.METHOD:
             yield ClaimVerdict(f"is a method over PEFT's {method_named(text).peft_type}", True)
         case Kind.DATASET:
@@ -129,13 +129,9 @@ def _verdicts(kind: Kind, text: str) -> Iterator[ClaimVerdict]:
         case Kind.CALLBACK:
             yield from checked(partial(callback_named, text), CALLBACK_CHECKS)
         case Kind.OBJECTIVE:
-            from plait.training.contract import OBJECTIVE_CHECKS, own_formula
-
-            yield from checked(own_formula(text), OBJECTIVE_CHECKS)
+            yield from checked(contract.own_formula(text), contract.OBJECTIVE_CHECKS)
         case Kind.REWARD:
-            from plait.training.contract import REWARD_CHECKS
-
-            yield from checked(reward_named(text), REWARD_CHECKS)
+            yield from checked(reward_named(text), contract.REWARD_CHECKS)
         case _:
             raise ConfigError(f"kind is '{kind}', which has no checks, expected one of {', '.join(_CHECKED)}")
 

@@ -29,6 +29,7 @@ from plait.report.wording import clean
 from plait.system import machine
 from plait.system.address import Address
 from plait.training.bases import locate_config, quiet_libraries, wanted_peft
+from plait.transport.status import fetch_status
 from plait.trust.diagnose import server_expires
 from plait.trust.kit import load_asking
 
@@ -39,17 +40,12 @@ _CLOCK_S = 60.0
 _DAYS_LEFT = 30
 _MOST_NAMED = 8
 
-
 JsonOutput = Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of one check.
-
-    Attributes:
-        advice: what to do if something is missing; else empty.
-    """
+    """The result of one check; `advice` is what to do if something is missing."""
 
     what: str
     found: str
@@ -84,9 +80,6 @@ def show(findings: Sequence[Finding], *, json_output: bool) -> None:
 
 
 def _deployment(server: str, kit_directory: Path | None) -> list[Finding]:
-    """What an operator can see of a server from elsewhere."""
-    from plait.transport import fetch_status
-
     kit, findings = None if kit_directory is None else load_asking(kit_directory), list[Finding]()
     before = time.time()
     answer = fetch_status(server, kit=kit)
@@ -148,7 +141,7 @@ def _machine() -> list[Finding]:
 
 
 def _compute() -> list[Finding]:
-    from plait.training.device import choose_compute, gpus, matrix_gflops
+    from plait.training.device import choose_compute, gpus, matrix_gflops  # torch takes seconds
 
     compute = choose_compute()
     found = [Finding(f"GPU {index}", f"{name}, {size / 1e9:.0f} GB") for index, (name, size) in enumerate(gpus())]
@@ -213,10 +206,7 @@ def fits(
     max_memory_gb: Annotated[
         float, typer.Option("--max-memory-gb", min=0, help="memory to plan for; 0 for this machine's.")
     ] = 0.0,
-    device: Annotated[
-        str,
-        typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps."),
-    ] = "auto",
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")] = "auto",
     json_output: JsonOutput = False,
 ) -> None:
@@ -243,7 +233,6 @@ def _plan(
     device: str,
     dtype: str,
 ) -> list[Finding]:
-    """How a training step on a base would fit into memory."""
     from plait.training.blueprint import design, read_base_config
     from plait.training.device import choose_compute, has_memory_of_its_own, memory_for_steps
     from plait.training.memory_plan import plan_step, size_of, what_would_fit
@@ -300,8 +289,7 @@ def _of_plan(plan: StepPlan, size: ModelSize, *, host: bool, fitting: str) -> li
 def server_status(
     server: Annotated[str, typer.Option(help="Address and port of the server.")] = "localhost:9440",
     kit: Annotated[
-        Path | None,
-        typer.Option(help="Kit of an operator or the server; not needed for an --insecure server."),
+        Path | None, typer.Option(help="Kit of an operator or the server; not needed for an --insecure server.")
     ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
@@ -309,11 +297,8 @@ def server_status(
 
     Example: plait status --server localhost:9440 --kit fed/server
     """
-    from plait.transport.status import fetch_status
-
     answer = fetch_status(server, kit=None if kit is None else load_asking(kit))
     if json_output:
         print_json(answer)
-        return
-
-    print_tables(status_tables(answer))
+    else:
+        print_tables(status_tables(answer))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from plait.adapters import AdapterTask, Subject
 from plait.adapters.method import AdapterRequest
 from plait.adapters.methods import METHODS, method_named
-from plait.aggregation import RULES, geometry_of, rule_named, rules_for
+from plait.aggregation import RULES, Geometry, Rule, geometry_of, rule_named, rules_for
 from plait.aggregation.means import square_geometry
 from plait.cli.output import print_json, print_tables
 from plait.config import RunConfig
@@ -22,9 +22,6 @@ from plait.report.table import Table
 from plait.settings.choice import options_of
 from plait.settle import settle
 from plait.training.bases import locate_config, quiet_libraries
-
-if TYPE_CHECKING:
-    from plait.aggregation import Geometry, Rule
 
 _FP32_BYTES = 4
 _VIRTUAL_TOKENS = 20
@@ -44,7 +41,7 @@ def print_methods(config: RunConfig, *, json_output: bool) -> None:
 def print_rules(config: RunConfig, *, json_output: bool) -> None:
     """Print the aggregation rules: what each computes, its properties, and what a client sends and receives."""
     with status("reading the base's config", quiet=json_output):
-        from plait.run import blueprint_of
+        from plait.run import blueprint_of  # brings torch along
 
         quiet_libraries()
         geometry = geometry_of(blueprint_of(settle(config), locate_config(config.base)).spec)
@@ -90,7 +87,6 @@ def _methods(base: str, rank: int) -> list[dict[str, Any]]:
 
 
 def _tables(entries: list[dict[str, Any]], what: str) -> tuple[Table, Table]:
-
     def shortened(rules: list[str]) -> str:
         missing = sorted(RULES.keys() - set(rules))
         return ", ".join(rules) if len(rules) < len(missing) else f"all but {', '.join(missing)}"
@@ -160,7 +156,6 @@ def _meanings(entries: list[dict[str, Any]]) -> Table:
 
 
 def _options(rules: Iterable[Rule]) -> Table:
-
     rows = ((rule.name, option) for rule in rules for option in options_of(rule.algorithm))
     return Table(
         "Options, given as --rule trimmed_mean:share=0.1",

@@ -13,16 +13,10 @@ from typing import Annotated, Literal, get_args, get_origin
 import click
 import typer
 from pydantic.fields import FieldInfo
+from rich.text import Text
 from typer.core import TyperCommand
 
-from plait.config import (
-    ALIASES,
-    RunConfig,
-    config_from_table,
-    is_foreign,
-    key_named,
-    sections,
-)
+from plait.config import ALIASES, RunConfig, config_from_table, is_foreign, key_named, sections
 from plait.errors import ConfigError
 from plait.plugins import admit
 from plait.rounds.run_directory import RunDirectory
@@ -73,11 +67,8 @@ def with_run_options(*, hidden: Collection[str] = ()) -> Callable[[Callable[...,
 
 
 def _with_run_options(command: Callable[..., None], hidden: Collection[str]) -> Callable[..., None]:
-    own = [
-        parameter
-        for parameter in inspect.signature(command, eval_str=True).parameters.values()
-        if parameter.name != "given"
-    ]
+    parameters = inspect.signature(command, eval_str=True).parameters
+    own = [parameter for name, parameter in parameters.items() if name != "given"]
     options = [
         inspect.Parameter(
             name,
@@ -148,8 +139,6 @@ def _help_of_all(context: typer.Context, shown: Collection[str]) -> str:
 
 def _record(parameter: click.Parameter, setting: FieldInfo | None = None) -> tuple[str, str]:
     """How an option is written, and what it does."""
-    from rich.text import Text
-
     names = ", ".join([*parameter.opts, *parameter.secondary_opts])
     is_flag = isinstance(parameter, click.Option) and parameter.is_flag
     chosen = _METAVARS.get(parameter.name or "") or _choices(setting.annotation) if setting else None
@@ -197,11 +186,7 @@ class RunCommand(FiniteCommand):
 
 
 def command_of(verb: str, function: Callable[..., None], *, forwards: bool = False) -> click.Command:
-    """The command of a verb, with the settings of a run where its function has them.
-
-    Args:
-        forwards: whether it takes every option, ``--help`` included, as an argument.
-    """
+    """The command of a verb; one that `forwards` takes every option, ``--help`` included, as an argument."""
     forwarding = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
     app = typer.Typer(
         add_completion=False,
@@ -227,15 +212,9 @@ def _spelled(word: str) -> str:
 
 
 def run_config(given: Mapping[str, object], config_file: Path | None) -> RunConfig:
-    """Settings from a TOML file and the command line; the command line wins. Plug-ins that they name may be imported.
-
-    Raises:
-        ConfigError: an unknown key, a bad value, or a file that cannot be read.
-    """
-    from_file = read_config_table(config_file) if config_file else {}
-    own = config_file is not None and not _is_received(config_file)
-    checked = config_from_table(from_file, where=str(config_file)) if config_file else RunConfig()
-    if config_file and not own:
+    """Settings from a TOML file and the command line, which wins. Plug-ins that they name may be imported."""
+    checked = config_from_table(read_config_table(config_file), where=str(config_file)) if config_file else RunConfig()
+    if config_file and _is_received(config_file):
         _check_received(config_file, checked, given)
     table = {name: getattr(checked, name) for name in checked.model_fields_set}
     config = config_from_table({**table, **given}, where="command line" if not config_file else "settings")
@@ -250,7 +229,6 @@ def _is_received(file: Path) -> bool:
 
 
 def _check_received(file: Path, settings: RunConfig, given: Mapping[str, object]) -> None:
-    """Refuse the settings in such a directory that lead out of it, unless they are given again."""
     from plait.api.received import leads_out, options  # a plain run needs none
 
     given_keys = {name.replace("_", "-") for name in given}
@@ -270,7 +248,7 @@ def _plain_type(annotation: object) -> type:
 
 
 def _flag(name: str, annotation: object) -> str:
-    """The option's name; a switch can also be turned off, so that a command can spell out every setting."""
+    # A switch can also be turned off, so that a command can spell out every setting.
     key = name.replace("_", "-")
     return f"--{key}/--no-{key}" if annotation is bool else f"--{key}"
 

@@ -6,16 +6,16 @@ import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from plait.errors import ConfigError
 from plait.report.progress import say
+from plait.report.table import Table
+from plait.report.terminal import to_rich
 from plait.system.text import fitted
-
-if TYPE_CHECKING:
-    from plait.report.table import Table
 
 
 def print_json(value: object) -> None:
@@ -30,10 +30,6 @@ def print_text(text: str, *, indent: int = 0) -> None:
 
 def print_tables(tables: Iterable[Table]) -> None:
     """Print tables, one below the other."""
-    from rich.console import Console
-
-    from plait.report.terminal import to_rich
-
     screen = Console()
     for table in tables:
         screen.print(to_rich(table))

@@ -8,7 +8,7 @@ import sys
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -18,36 +18,24 @@ from plait.api.running import check_names
 from plait.cli.options import ConfigFile, run_config, with_run_options
 from plait.cli.output import print_json, print_tables
 from plait.config import RunConfig, sections
-from plait.data import as_dataset
+from plait.data import Dataset, as_dataset
 from plait.errors import ConfigError
 from plait.plugins import admit
 from plait.report.estimate import Estimate
 from plait.report.progress import say, status
 from plait.rounds.spool import largest_update
-from plait.settle import settle
+from plait.settle import ResolvedConfig, settle
 from plait.simulation.scheme import default_scheme, likely_clients
 from plait.system.files import write_atomically
 from plait.training.bases import locate_config, quiet_libraries
-
-if TYPE_CHECKING:
-    from plait.data import Dataset
-    from plait.settle import ResolvedConfig
 
 _LEAST, _MOST = 2, 32
 _COLUMNS = 90
 _OPEN = ("data", "partition", "clients", "base", "rounds", "seq_len")
 """What the file sets; the rest is a comment, at its default."""
 _CLOSED = (
-    "local_steps",
-    "batch_size",
-    "method",
-    "rank",
-    "rule",
-    "wire",
-    "own_share",
-    "dp",
-    "secure_aggregation",
-    "seed",
+    *("local_steps", "batch_size", "method", "rank", "rule", "wire"),
+    *("own_share", "dp", "secure_aggregation", "seed"),
 )
 
 
@@ -125,9 +113,6 @@ _FOUR_BITS = 4 + 8 / 64 + 32 / (64 * 256)
 # model's own adapter and its gradient in bfloat16.
 _TRAINED_BYTES = 4 * 4 + 2 * 2
 
-if TYPE_CHECKING:
-    from plait.settle import ResolvedConfig
-
 
 @with_run_options()
 def estimate(
@@ -159,6 +144,7 @@ def estimate(
 
 
 def _estimate(settled: ResolvedConfig, *, evaluates: bool, records: int | None) -> Estimate:
+    # These bring torch along.
     from plait.api.sizes import planned_shape, plans, sent_bytes, server_disk_bytes
     from plait.training.memory_plan import Training
 

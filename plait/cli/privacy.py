@@ -135,7 +135,6 @@ def privacy(
         _show_together(run, json_output=json_output)
         return
     directory = run_or_newest(run[0] if run else None, quiet=json_output)
-
     events = read_events(RunDirectory.find(directory).ledger)
     view = RunView.of(events)
     card, hiding = PrivacyCard.of(events), [each for each in view.cards.values() if each.hides_clients]
@@ -165,7 +164,6 @@ def privacy(
 
 
 def _show_together(runs: list[Path], *, json_output: bool) -> None:
-
     cards: dict[str, PrivacyCard] = {}
     for run in runs:
         card = PrivacyCard.of(read_events(RunDirectory.find(run).ledger))

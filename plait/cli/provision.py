@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -15,10 +15,8 @@ from plait.errors import ConfigError
 from plait.trust import provision as provisioning
 from plait.trust.certificate import Role
 from plait.trust.keys import composed
-
-if TYPE_CHECKING:
-    from plait.trust.provision import Federation, Provisioned
-    from plait.trust.register import RegisteredClient
+from plait.trust.provision import Federation, Provisioned
+from plait.trust.register import RegisteredClient
 
 _PORT = 9440
 

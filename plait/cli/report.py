@@ -6,7 +6,7 @@ import csv
 import io
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -14,14 +14,14 @@ from plait.cli.output import RunOrNewest, print_json, print_tables, print_text, 
 from plait.cli.simulate import show
 from plait.evidence.bundle import bundle_of, page_of
 from plait.evidence.envelope import Signer
+from plait.ledger.run_view import RunView
 from plait.report.progress import say, status
 from plait.report.summary import write_report
 from plait.report.tables import report_tables
 from plait.rounds.run_directory import RunDirectory
+from plait.studies.comparison import compare as compare_runs
+from plait.studies.comparison import comparison_tables
 from plait.system.files import cannot_write, write_atomically
-
-if TYPE_CHECKING:
-    from plait.ledger.run_view import RunView
 
 
 def report(
@@ -74,9 +74,6 @@ def compare(
     Example: plait compare runs/fedavg runs/flexlora --page compare.html
     """
     with status("reading the runs", quiet=json_output):
-        from plait.studies.comparison import compare as compare_runs
-        from plait.studies.comparison import comparison_tables
-
         comparison = compare_runs(*runs, baseline=baseline)
     if page is not None:
         write_atomically(page, comparison.page().encode(), exported=True)

@@ -67,7 +67,7 @@ def withdraw(
 
     Example: plait resume runs/first --withdraw alice
     """
-    from plait.api.withdrawing import carry_out, plan_of
+    from plait.api.withdrawing import carry_out, plan_of  # brings torch along
 
     directory = RunDirectory.find(run)
     settings = admitted_settings(directory, allow or (), without=("publish", "callbacks"))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from types import FrameType
@@ -15,7 +13,7 @@ import typer
 
 from plait.cli.output import run_or_newest
 from plait.errors import MachineError, RunInterrupted
-from plait.page.defences import page_token
+from plait.page.beside import page_address, shown_address
 from plait.report.progress import say
 
 _LOG_BYTES = 16 << 20
@@ -65,34 +63,6 @@ def stop_on_signals(how: str) -> None:
         signal.signal(number, stop)
 
 
-def page_beside(
-    place: Path, listen: str, *, status_json: Callable[[], str] | None = None
-) -> AbstractContextManager[str]:
-    """Serve the page as long as the block runs.
-
-    Args:
-        listen: address and port; empty for no page.
-        status_json: gives what `plait status --json` prints; None where no server is.
-
-    Raises:
-        ConfigError: the address is none for a page.
-        MachineError: the address is in use.
-    """
-    if not listen:
-        return nullcontext("")
-    from plait.page.beside import page_beside as served
-
-    return served(place, listen, status_json=status_json)
-
-
-def check_page(listen: str) -> None:
-    """Refuse an address for a page before anything has begun."""
-    if listen:
-        from plait.page.beside import page_address
-
-        page_address(listen, what="--page")
-
-
 def watch(
     named: Annotated[
         list[Path] | None,
@@ -111,8 +81,8 @@ def watch(
 
     Example: plait report runs/first --live
     """
-    from plait.page.app import Page, run_shown, serve
-    from plait.page.beside import page_address, shown_address
+    from plait.page.app import Page, run_shown, serve  # a web server, which other verbs need not
+    from plait.page.defences import page_token
 
     runs = [run_shown(place) for place in named or [run_or_newest(None)]]
     address, token = page_address(listen, what="--listen"), page_token()

@@ -11,13 +11,15 @@ import textwrap
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from plait.api.running import start
+from plait.api.serving import Serving
 from plait.cli.options import ConfigFile, PageAddress, run_config, with_run_options
 from plait.cli.output import print_tables
+from plait.config import RunConfig
 from plait.errors import DiskFullError, RunInterrupted
 from plait.ledger.ledger import read_events
 from plait.ledger.run_view import RunView
@@ -27,11 +29,6 @@ from plait.report.tables import report_tables, shown_first
 from plait.rounds.channel import StopRequest
 from plait.rounds.run_directory import RunDirectory
 from plait.system.text import escaped
-
-if TYPE_CHECKING:
-    from plait.api.serving import Serving
-    from plait.config import RunConfig
-
 
 Verbose = Annotated[bool, typer.Option("--verbose", help="At the end, print every table of the report.")]
 
@@ -53,7 +50,7 @@ def simulate(
     settings = run_config(given, config).with_out()
     shown: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
     if page:  # what a plain run needs not is imported where it is used
-        from plait.cli.serving import page_beside
+        from plait.page.beside import page_beside
 
         shown = page_beside(Path(settings.out), page)
     with told_how_to_go_on(settings), shown:
@@ -78,7 +75,6 @@ def show(run: Path, *, json_output: bool, verbose: bool = False) -> None:
     if json_output:
         sys.stdout.write((run / "summary.json").read_text())
         return
-
     view = RunView.of(read_events(run / "ledger.jsonl"))
     if verbose:
         print_tables(report_tables(view))

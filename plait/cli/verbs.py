@@ -5,6 +5,7 @@ A verb is imported once it is called, so that ``plait --help`` and a short verb 
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -14,12 +15,7 @@ from plait.apps import bind_apps
 
 @dataclass(frozen=True)
 class Verb:
-    """A verb.
-
-    Attributes:
-        module: of its function, which has the name `function`.
-        forwards: whether it takes every option, ``--help`` included, as an argument.
-    """
+    """A verb, by the place of its function; one that `forwards` takes every option as an argument."""
 
     module: str
     function: str
@@ -92,7 +88,7 @@ def short_help() -> str:
     for group, verbs in GROUPS.items():
         lines += ["", group, *(_line(verb, VERBS[verb].help) for verb in verbs)]
     others = [verb for verb in VERBS if not any(verb in group for group in GROUPS.values())]
-    lines += ["", "More (plait help --all)", *_wrapped([*others, *FORMS])]
+    lines += ["", "More (plait help --all)", *_wrapped(", ".join([*others, *FORMS]))]
     return "\n".join([*lines, "", _ENDING, ""])
 
 
@@ -106,7 +102,5 @@ def _line(verb: str, text: str, width: int = 13) -> str:
     return f"  {verb:<{width}} {text}"
 
 
-def _wrapped(words: Sequence[str]) -> list[str]:
-    import textwrap
-
-    return textwrap.wrap(", ".join(words), _COLUMNS, initial_indent="  ", subsequent_indent="    ")
+def _wrapped(words: str) -> list[str]:
+    return textwrap.wrap(words, _COLUMNS, initial_indent="  ", subsequent_indent="    ")

@@ -17,8 +17,9 @@ from plait.api.received import UNUSED, admitted_settings
 from plait.cli.options import Allow
 from plait.cli.output import RunOrNewest, print_json, print_text, run_or_newest
 from plait.cli.privacy import verifies
+from plait.config import RunConfig
 from plait.errors import ConfigError, PeerError
-from plait.ledger.events import start_of
+from plait.ledger.events import Event, start_of
 from plait.ledger.ledger import read_events, torn_bytes
 from plait.ledger.run_view import RunView, kept_in
 from plait.plugins import Kind, source_of
@@ -31,10 +32,7 @@ from plait.settings.traits import Trait
 from plait.settle import settle
 
 if TYPE_CHECKING:
-    from plait.config import RunConfig
-    from plait.ledger.events import Event
     from plait.run import Run
-
 
 _NOT_THERE = "not in the ledger: this run's server may not look at single updates"
 # Events after which another adapter is published.
@@ -133,7 +131,6 @@ def _check_plugins(events: list[Event]) -> dict[str, str]:
 def _check_adapter(
     directory: RunDirectory, events: list[Event], settings: RunConfig, resolved: Callable[[], Run]
 ) -> str:
-    """Describe the adapter in the run directory."""
     guards = settings.keep != "last"
     view = RunView.of(events)
     kept = kept_in(view, keep=settings.keep)

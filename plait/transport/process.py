@@ -9,6 +9,9 @@ import sys
 
 from plait.system.machine import mallopt
 
+if sys.platform != "win32":
+    import resource
+
 _M_ARENA_MAX, _ARENAS = -8, 2  # malloc.h
 _SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h
 _MADV_POPULATE_READ = 22  # asm-generic/mman-common.h, from Linux 5.14 on
@@ -31,8 +34,6 @@ def allow_open_files(wanted: int) -> int:
     """
     if sys.platform == "win32":
         return wanted
-    import resource
-
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return wanted

@@ -20,9 +20,16 @@ import grpc
 import grpc.aio
 
 from plait.errors import PeerError
-from plait.transport import CHANNEL_OPTIONS, NONCE_BYTES, PROTOCOL_VERSION, SERVER_OPTIONS, chunks_of, enrolment_bytes
-from plait.transport.credentials import channel_credentials
-from plait.transport.protocol import HEAD_BYTES, pack_part, unpack_chunk
+from plait.transport.credentials import CHANNEL_OPTIONS, SERVER_OPTIONS, channel_credentials
+from plait.transport.protocol import (
+    HEAD_BYTES,
+    NONCE_BYTES,
+    PROTOCOL_VERSION,
+    chunks_of,
+    enrolment_bytes,
+    pack_part,
+    unpack_chunk,
+)
 from plait.trust.kit import ClientKit
 from plait.v1 import federation_pb2 as pb
 

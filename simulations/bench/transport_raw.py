@@ -17,7 +17,8 @@ from typing import Self, cast
 
 import grpc
 
-from plait.transport import CHANNEL_OPTIONS, CHUNK_BYTES, SERVER_OPTIONS, channel_credentials, server_credentials
+from plait.transport.credentials import CHANNEL_OPTIONS, SERVER_OPTIONS, channel_credentials, server_credentials
+from plait.transport.protocol import CHUNK_BYTES
 from plait.trust.kit import ClientKit, ServerKit
 
 _SERVICE, _METHOD = "bench.Raw", "Talk"

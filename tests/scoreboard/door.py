@@ -25,7 +25,7 @@ from scoreboard.row import Row
 from scoreboard.small_federation import TESTS, borrowed
 
 from plait.page.app import Page, serve
-from plait.transport import CHANNEL_OPTIONS, channel_credentials
+from plait.transport.credentials import CHANNEL_OPTIONS, channel_credentials
 from plait.trust.keys import NodeKey
 from plait.trust.kit import ClientKit, ServerKit, StaffKit
 from plait.trust.provision import provision, revoke

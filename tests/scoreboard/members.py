@@ -30,8 +30,8 @@ from scoreboard.small_federation import borrowed, of_numbers
 from plait.rounds.client_pipeline import ClientPipeline, PlainSender
 from plait.rounds.memory import DiskMemory
 from plait.rounds.participant import Participant
-from plait.transport import PROTOCOL_VERSION, channel_credentials
-from plait.transport.credentials import channel_options
+from plait.transport.credentials import channel_credentials, channel_options
+from plait.transport.protocol import PROTOCOL_VERSION
 from plait.trust.kit import ClientKit
 from plait.trust.provision import provision, revoke
 from plait.v1 import federation_pb2 as pb

@@ -158,8 +158,7 @@ def _newcomers_give_way() -> None:
 
 
 def _without_options(*names: str, more: Sequence[tuple[str, int]] = ()) -> Callable[[], None]:
-    places = [f"{place}:{which}" for place in ("plait.transport.credentials", "plait.transport")
-              for which in ("SERVER_OPTIONS", "CHANNEL_OPTIONS")]  # fmt: skip
+    places = [f"plait.transport.credentials:{which}" for which in ("SERVER_OPTIONS", "CHANNEL_OPTIONS")]
     return around(*places, by=lambda options: (*(each for each in options if each[0] not in names), *more))
 
 
@@ -169,7 +168,7 @@ def _half_open_cell() -> None:
     # gRPC's own default is a minute, and some pings it sends by itself.
     own = ("grpc.keepalive_time_ms", "grpc.keepalive_timeout_ms", "grpc.http2.ping_timeout_ms")
     _without_options(*own, more=[("grpc.http2.ping_timeout_ms", 600_000)])()
-    put("server.service:SERVER_OPTIONS", module("plait.transport").SERVER_OPTIONS)
+    put("server.service:SERVER_OPTIONS", module("plait.transport.credentials").SERVER_OPTIONS)
     put("scoreboard.network:QUICK", {(Fault.HALF_OPEN, "task stream")})
     put("scoreboard.network:PATIENCE_S", 80)  # noticed, it takes 40 s and a few
 

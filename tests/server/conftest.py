@@ -13,16 +13,15 @@ import grpc
 import pytest
 
 from plait.rounds.channel import NoAnswer, Purpose
-from plait.transport import (
-    CHANNEL_OPTIONS,
+from plait.transport.credentials import CHANNEL_OPTIONS, channel_credentials
+from plait.transport.protocol import (
     CHUNK_BYTES,
+    MESSAGE_TYPES,
     PROTOCOL_VERSION,
-    channel_credentials,
     chunks_of,
     enrolment_bytes,
     node_number,
 )
-from plait.transport.protocol import MESSAGE_TYPES
 from plait.trust.keys import NodeKey
 from plait.trust.kit import ClientKit
 from plait.trust.provision import provision

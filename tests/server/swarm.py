@@ -6,8 +6,8 @@ import sys
 
 import grpc.aio
 
-from plait.transport import CHANNEL_OPTIONS, PROTOCOL_VERSION, chunks_of
-from plait.transport.protocol import pack_part
+from plait.transport.credentials import CHANNEL_OPTIONS
+from plait.transport.protocol import PROTOCOL_VERSION, chunks_of, pack_part
 from plait.v1 import federation_pb2 as pb
 from plait.v1.federation_pb2_grpc import FederationStub
 

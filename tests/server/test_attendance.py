@@ -1,6 +1,6 @@
 import pytest
 
-from plait.transport import PROTOCOL_VERSION
+from plait.transport.protocol import PROTOCOL_VERSION
 from plait.trust.keys import NodeKey
 from plait.trust.register import Verdict
 from plait.v1 import federation_pb2 as pb

@@ -14,7 +14,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from plait import __version__
 from plait.cli import doctor
 from plait.errors import PeerError
-from plait.transport import channel_credentials, fetch_status
+from plait.transport.credentials import channel_credentials
+from plait.transport.status import fetch_status
 from plait.trust.keys import NodeKey
 from plait.trust.kit import ServerKit, StaffKit
 from plait.trust.provision import provision, revoke

@@ -7,7 +7,7 @@ import pytest
 
 from plait.errors import ConfigError, DiskFullError, PeerError, RunInterrupted
 from plait.rounds.channel import Identity, Liveness, NoAnswer, Purpose, StopRequest
-from plait.transport import node_number
+from plait.transport.protocol import node_number
 from plait.v1 import federation_pb2 as pb
 from tests.tree import files_below
 

@@ -12,7 +12,9 @@ import pytest
 from plait.ledger import events
 from plait.ledger.run_now import RunNow
 from plait.rounds.channel import Identity
-from plait.transport import CHUNK_BYTES, channel_credentials, fetch_status, node_number
+from plait.transport.credentials import channel_credentials
+from plait.transport.protocol import CHUNK_BYTES, node_number
+from plait.transport.status import fetch_status
 from plait.trust.keys import NodeKey
 from plait.trust.kit import ClientKit, ServerKit
 from plait.trust.provision import provision, revoke

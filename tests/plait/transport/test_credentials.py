@@ -8,8 +8,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from plait.transport import CHANNEL_OPTIONS, SERVER_OPTIONS
-from plait.transport.credentials import channel_options
+from plait.transport.credentials import CHANNEL_OPTIONS, SERVER_OPTIONS, channel_options
 
 FASTER = 50
 
