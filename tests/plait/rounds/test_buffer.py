@@ -140,23 +140,6 @@ def test_a_node_that_comes_back_as_another_client_is_asked_once_its_first_task_i
     assert min(began) > 1 + BUFFER.max_staleness
 
 
-def test_who_works_without_end_holds_up_no_buffer_for_long(federate, fake_model, monkeypatch):
-    monkeypatch.setattr(collector, "_LOOK_S", 0.0)
-    federation = begin(federate, fake_model, count=2, rounds=3, patience=Patience(slow_s=0.0))
-    federation.channel.open_ended = True
-    looks = []
-
-    def never_answers(asked):
-        looks.append(asked)
-        assert len(looks) < 100_000, "it is waited for without end"
-        return (asked.client, asked.purpose) == ("client-1", Purpose.TRAIN)
-
-    federation.channel.silent = never_answers
-    assert federation.run().round == 3
-    refused = federation.of_kind("update_refused")
-    assert {(event["client"], event["reason"]) for event in refused} == {("client-1", "slow")}
-
-
 @pytest.mark.slow
 def test_a_run_that_is_killed_while_it_tells_a_client_to_stop_records_it_once(federate, fake_model, snapshots_of):
     federation = begin(
@@ -222,17 +205,19 @@ def given_up(federation):
     return {(event["client"], event["reason"]) for event in refused if event["reason"] != "need-full"}
 
 
-def test_asynchronous_rounds_do_not_wait_for_a_silent_client(stalling):
-    federation = stalling(Purpose.TRAIN, Liveness(idle_s=10**9), rounds=2, **rounds_of(Buffer(3, 9, 3)))
+@pytest.mark.parametrize(("liveness", "reason"), [(Liveness(idle_s=10**9), "silent"), (Liveness(), "slow")])
+def test_no_buffer_waits_for_long_for_a_client_that_never_answers(stalling, liveness, reason):
+    plan = {"rounds": 2, "patience": Patience(slow_s=0.0), **rounds_of(Buffer(3, 2, 3))}
+    federation = stalling(Purpose.TRAIN, liveness, **plan)
     silent, looks = federation.channel.silent, itertools.count()
 
     def at_most(asked):
-        assert next(looks) < 1000, "the buffer is waited for without end"
+        assert next(looks) < 100_000, "the buffer is waited for without end"
         return silent(asked)
 
     federation.channel.silent = at_most
     federation.run()
-    assert given_up(federation) == {("mallory", "silent")}
+    assert given_up(federation) == {("mallory", reason)}
     assert [event["received"] for event in federation.of_kind("round_finished")] == [2, 2]
 
 

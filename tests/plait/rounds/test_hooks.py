@@ -3,9 +3,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from plait.adapters import AdapterState, Layout, norm, subtract
+from plait.adapters import AdapterState, Layout, subtract
 from plait.aggregation import Side
-from plait.rounds.broadcasts import Broadcasts
 from plait.rounds.hooks import (
     ErrorFeedback,
     Outgoing,
@@ -18,31 +17,9 @@ from plait.rounds.hooks import (
 )
 from plait.rounds.local_model import StepReport, Trained, TrainJob
 from plait.rounds.memory import Kept
-from plait.rounds.participant import HOOKS, Participant
-from plait.rounds.run_state import initial_state
 from plait.wire.codecs import codec_for
-from plait.wire.envelope import Direction, Header, encode_delta, open_envelope
-from plait.wire.messages import TrainTask, decode_reply, encode_task
+from plait.wire.envelope import Direction, Header, encode_delta
 from tests.plait.rounds.conftest import LAYOUT
-
-
-@dataclass(frozen=True)
-class Clip:
-    """A hook of a few lines: what is sent has at most this norm."""
-
-    most: float
-    key = ""
-
-    def applies(self, settings):
-        return True
-
-    def before(self, job, kept):
-        return job
-
-    def after(self, job, kept, outgoing):
-        delta = outgoing.delta
-        part = np.float32(min(1.0, self.most / norm(delta)))
-        return replace(outgoing, delta=AdapterState(delta.layout, part * delta.flat)), None
 
 
 @dataclass(frozen=True)
@@ -93,25 +70,6 @@ def test_a_hook_gets_what_it_left_and_in_a_repeated_round_the_same_again(job, fe
         begun = before_training(hooks, replace(job, settings=replace(job.settings, round=number)), memory)
         assert subtract(begun.start, job.start).flat == pytest.approx(starts)
         after_training(hooks, begun, moved(begun, 1), memory)
-
-
-@pytest.mark.parametrize("wire", ["fp32", "bf16"])
-def test_a_hook_at_the_end_of_the_list_clips_every_update_before_it_is_packed(federate, wire):
-    federation = federate()
-    state = initial_state(b"r" * 16, federation.ranks)
-    model, memory, spec = federation.models["bob"], federation.memories["bob"], federation.ranks.master.spec
-    bob = Participant("bob", model, memory, hooks=(*HOOKS, Clip(0.01)))
-    settings = replace(federation.plan.settings, wire=wire, round=1)
-    broadcast = Broadcasts(state, federation.ranks, model.base_fingerprint).leading_from(b"", 0)
-    reply = decode_reply(bob.answer(b"".join(encode_task(TrainTask(settings, broadcast)))), max_bytes=1 << 20)
-    opened = open_envelope(reply.update, layout=spec.layout)
-    assert norm(opened.delta) == pytest.approx(0.01, rel=1e-2)
-    free = Participant("bob", model, type(memory)())
-    reply = decode_reply(free.answer(b"".join(encode_task(TrainTask(settings, broadcast)))), max_bytes=1 << 20)
-    whole = open_envelope(reply.update, layout=spec.layout).delta
-    assert norm(whole) > 0.1
-    cosine = whole.flat @ opened.delta.flat / (norm(whole) * norm(opened.delta))
-    assert cosine == pytest.approx(1, abs=1e-3)
 
 
 def test_every_client_ends_with_its_own_and_is_judged_by_both(federate):

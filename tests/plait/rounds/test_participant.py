@@ -165,16 +165,9 @@ def test_a_broadcast_that_does_not_fit_is_refused_and_changes_nothing(bob, memor
     assert dict(memory) == before
 
 
-@pytest.mark.parametrize("task", [b"", b"\xff" * 9, b"\x08\x01", encode_reply(Refusal("x", RefusalReason.BUSY, ""))])
+@pytest.mark.parametrize("task", [b"\xff" * 9, encode_reply(Refusal("x", RefusalReason.BUSY, ""))])
 def test_bytes_that_are_no_task_are_refused(bob, task):
     assert ask(bob, task).reason is RefusalReason.MALFORMED
-
-
-def test_a_task_that_is_too_large_is_refused_unread(model, memory, server):
-    bob = Participant("bob", model, memory, max_task_bytes=10)
-    refusal = ask(bob, DescribeTask(server.settings, server.spec.text))
-    assert refusal.reason is RefusalReason.MALFORMED
-    assert "expected at most 10" in refusal.detail
 
 
 @pytest.mark.parametrize(

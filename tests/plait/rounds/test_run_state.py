@@ -5,8 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from plait.adapters import AdapterState, Layout
 from plait.aggregation import Resizing
@@ -25,16 +23,11 @@ from plait.rounds.run_state import (
 NAMES = [f"client-{number}" for number in range(20)]
 
 
-@given(size=st.integers(1, 25), seed=st.integers(0, 2**63 - 1), number=st.integers(1, 10**6))
-def test_a_cohort_is_a_sorted_sample_without_replacement(size, seed, number):
-    cohort = sample_cohort(NAMES, size, seed=seed, round_number=number)
-    assert list(cohort) == sorted(set(cohort))
-    assert len(cohort) == min(size, len(NAMES))
-    assert set(cohort) <= set(NAMES)
-
-
-def test_a_cohort_is_decided_by_seed_and_round_and_not_by_the_order_of_names():
+def test_a_cohort_is_a_sorted_sample_decided_by_seed_and_round_and_not_by_the_order_of_names():
+    assert sample_cohort(NAMES, 25, seed=1, round_number=1) == tuple(sorted(NAMES))
     cohort = sample_cohort(NAMES, 5, seed=1, round_number=1)
+    assert list(cohort) == sorted(set(cohort) & set(NAMES))
+    assert len(cohort) == 5
     assert cohort == sample_cohort(NAMES[::-1], 5, seed=1, round_number=1)
     assert len({sample_cohort(NAMES, 5, seed=1, round_number=number) for number in range(1, 20)}) > 15
     assert len({sample_cohort(NAMES, 5, seed=seed, round_number=1) for seed in range(1, 20)}) > 15
@@ -102,7 +95,8 @@ def test_a_state_survives(tmp_path, state, ranks):
     assert_same(load_checkpoint(tmp_path, ranks), state)
 
 
-def test_only_the_newest_are_kept(tmp_path, state, ranks):
+def test_only_the_newest_are_kept_and_what_a_killed_process_left_half_written_is_removed(tmp_path, state):
+    (tmp_path / ".round-000001.abcdef").mkdir()
     for number in range(5):
         save_checkpoint(tmp_path, replace(state, round=number))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["round-000003", "round-000004"]
@@ -117,11 +111,8 @@ def remove_a_key(path):
 DAMAGE = {
     "no scalars": ("state.json", lambda path: path.unlink()),
     "another round": ("state.json", lambda path: path.write_text(path.read_text().replace('"round": 2', '"round": 3'))),
-    "another run": ("state.json", lambda path: path.write_text(path.read_text().replace("7272", "7273", 1))),
     "a key less": ("state.json", remove_a_key),
     "no adapters": ("adapters.safetensors", lambda path: path.unlink()),
-    "no broadcast": ("broadcast-0.bin", lambda path: path.unlink()),
-    "no memory of the rule": ("rule.safetensors", lambda path: path.unlink()),
     "broadcast rotten": ("broadcast-0.bin", lambda path: path.write_bytes(b"sealee")),
 }
 
@@ -144,9 +135,3 @@ def test_a_checkpoint_of_another_adapter_is_not_usable(tmp_path, state, ranks):
     other = replace(ranks.master, spec=replace(ranks.master.spec, layout=Layout.of({"other": [15]})))
     with pytest.raises(PeerError, match="no usable checkpoint"):
         load_checkpoint(tmp_path, Ranks((other,)))
-
-
-def test_what_a_killed_process_left_half_written_is_swept_away(tmp_path, state, ranks):
-    (tmp_path / ".round-000001.abcdef").mkdir()
-    save_checkpoint(tmp_path, state)
-    assert [path.name for path in tmp_path.iterdir()] == ["round-000001"]
