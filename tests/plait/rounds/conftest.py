@@ -210,7 +210,7 @@ class InProcessChannel:
 
     open_ended: bool = False
     clock: WallClock = field(default_factory=WallClock)
-    identities: Mapping[int, Identity] = field(default_factory=dict)
+    identities: dict[int, Identity] = field(default_factory=dict)
     node_liveness: Mapping[int, Liveness] = field(default_factory=dict)
     gone: set[int] = field(default_factory=set)
     turned_away: list[tuple[int, str, str]] = field(default_factory=list)
@@ -373,6 +373,17 @@ class Federation:
 
             way = masked(way, self.masked, speaker)
         return way
+
+    def node(self, client: str) -> int:
+        return next(node for node, name in self.channel.names.items() if name == client)
+
+    def sign(self, signers: Mapping[str, NodeKey | None]) -> None:
+        """Let the driver know each client's key, and each client sign with this one."""
+        for node, name in self.channel.names.items():
+            sender = PlainSender(name, (key := signers[name]) and key.sign)
+            own = {"model": self.models[name], "memory": self.memories[name], "way": ClientPipeline(sender)}
+            self.channel.participants[node] = Participant(name, **own)
+            self.channel.identities[node] = Identity(name, self.keys[name].public_bytes)
 
     def vouch(self, claim: KeyClaim) -> bool:
         return claim.client in self.keys and self.keys[claim.client].public_bytes == claim.identity
@@ -635,8 +646,7 @@ def stalling(federate, clock):
         channel = federation.channel
         channel.open_ended = True
         channel.silent = lambda asked: (asked.client, asked.purpose) == ("mallory", purpose)
-        node = next(node for node, name in channel.names.items() if name == "mallory")
-        channel.node_liveness = {node: liveness}
+        channel.node_liveness = {federation.node("mallory"): liveness}
         return federation
 
     return make

@@ -6,10 +6,7 @@ from plait.errors import PeerError
 from plait.ledger.events import parse_event
 from plait.ledger.ledger import Ledger, read_events
 from plait.rounds.audit import check_signatures, replay
-from plait.rounds.channel import Identity
-from plait.rounds.client_pipeline import ClientPipeline, PlainSender
 from plait.rounds.coordinator import Way
-from plait.rounds.participant import Participant
 from plait.rounds.run_state import initial_state
 from plait.trust.keys import NodeKey
 from tests.plait.rounds.test_resume import CASES, begin
@@ -87,18 +84,7 @@ def test_an_adapter_that_no_update_gives_is_found(federate):
 @pytest.fixture
 def signed(federate):
     federation = federate(keep_updates=True)
-    keys = {name: NodeKey.generate() for name in federation.models}
-    channel = federation.channel
-    channel.identities = {node: Identity(name, keys[name].public_bytes) for node, name in channel.names.items()}
-    channel.participants = {
-        node: Participant(
-            name,
-            federation.models[name],
-            federation.memories[name],
-            way=ClientPipeline(PlainSender(name, keys[name].sign)),
-        )
-        for node, name in channel.names.items()
-    }
+    federation.sign(federation.keys)
     federation.run()
     return federation
 

@@ -45,6 +45,7 @@ def test_asynchronous_rounds_follow_from_how_many_clients_are_at_work():
 
 
 BUFFER = Buffer(size=2, max_staleness=3, at_work=5)
+STOPPING = Buffer(size=1, max_staleness=1, at_work=3)
 
 
 def shuffled(seed):
@@ -97,19 +98,26 @@ def test_the_result_is_that_of_float64_maths_with_staleness_and_a_fair_part_for_
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_anywhere_goes_on_to_what_its_ledger_and_spool_give(federate, fake_model, snapshots_of):
-    federation = begin(federate, fake_model, count=3, rounds=3, wire="1")
+@pytest.mark.parametrize(
+    "buffer", [BUFFER, Buffer(size=1, max_staleness=1, at_work=3)], ids=["", "clients are stopped"]
+)
+def test_a_run_that_is_killed_anywhere_goes_on_to_what_its_ledger_and_spool_give(
+    federate, fake_model, snapshots_of, buffer
+):
+    federation = begin(federate, fake_model, count=3, rounds=3, wire="1", buffer=buffer)
     snapshots = snapshots_of(federation)
     snapshots.run()
     assert len(snapshots.killed) > 35
+    assert bool(federation.of_kind("update_refused")) is (buffer is STOPPING)
     # Not all, because each is a whole run.
     for index, (where, killed) in enumerate(snapshots.killed[::7]):
         killed.channel.order = shuffled(index)
         state = killed.run()
         assert replayed(killed) == 3, where
         assert killed.of_kind("round_finished")[-1]["adapter"] == state.shadow.digest().hex(), where
-        arrived = [(event["round"], event["client"]) for event in killed.of_kind("update_received")]
-        assert len(set(arrived)) == len(arrived), where
+        for kind in ("update_received", "update_refused"):
+            recorded = [(event["round"], event["client"]) for event in killed.of_kind(kind)]
+            assert len(set(recorded)) == len(recorded), where
 
 
 @pytest.mark.slow
@@ -138,25 +146,6 @@ def test_a_node_that_comes_back_as_another_client_is_asked_once_its_first_task_i
     assert refused == [("client-3", "stale")]
     began = [event["round"] for event in federation.of_kind("update_received") if event["client"] == "client-4"]
     assert min(began) > 1 + BUFFER.max_staleness
-
-
-@pytest.mark.slow
-def test_a_run_that_is_killed_while_it_tells_a_client_to_stop_records_it_once(federate, fake_model, snapshots_of):
-    federation = begin(
-        federate, fake_model, count=3, rounds=3, buffer=Buffer(size=1, max_staleness=1, at_work=3), wire="1"
-    )
-    federation.channel.order = sorted
-    snapshots = snapshots_of(federation)
-    snapshots.run()
-    stale = [("client-1", "stale"), ("client-2", "stale")]
-    between = [each for each in snapshots.killed if each[1].of_kind("update_refused")][:8]
-    for where, each in [*between, ("never", federation)]:
-        if each is not federation:
-            each.channel.order = sorted
-            each.run()
-        told = [(event["client"], event["reason"]) for event in each.of_kind("update_refused")]
-        assert told == stale, where
-        assert replayed(each) == 3, where
 
 
 @pytest.mark.parametrize("claimed", [-1, 1, 99])

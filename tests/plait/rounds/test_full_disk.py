@@ -89,8 +89,7 @@ def test_a_disk_that_is_full_at_a_client_of_this_process_stops_the_run_and_blame
                 raise DiskFullError("cannot write 'adapter': No space left on device")
             self[key] = data
 
-    node = next(iter(federation.channel.participants))
-    federation.channel.participants[node] = Participant("bob", federation.models["bob"], FullMemory())
+    federation.channel.participants[federation.node("bob")] = Participant("bob", federation.models["bob"], FullMemory())
     with pytest.raises(DiskFullError):
         federation.run()
     assert not federation.of_kind("update_refused", "client_turned_away")

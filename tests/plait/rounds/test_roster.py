@@ -31,10 +31,6 @@ def open_federation(federate, *args, patience=None, **plan):
     return federation
 
 
-def node_of(federation, client):
-    return next(node for node, name in federation.channel.names.items() if name == client)
-
-
 def told(federation, kind="client_turned_away"):
     return [(event["client"], event["reason"]) for event in federation.of_kind(kind)]
 
@@ -142,10 +138,6 @@ def test_two_clients_of_one_name_are_one_client(federate):
     ],
 )
 def test_a_node_that_cannot_describe_itself_does_not_count(federate, reply, reason):
-    federation = federate(quorum=2)
-    federation.channel.tamper = lambda asked, honest: reply if asked.client == "mallory" else honest
-    federation.run()
-    assert cohorts(federation) == [{"alice", "bob"}] * 2
     federation = federate(quorum=3)
     federation.channel.tamper = lambda asked, honest: reply if asked.client == "mallory" else honest
     with pytest.raises(PeerError, match=f"2 of 3 clients can take part, but at least 3 are needed: node 102: {reason}"):
@@ -164,25 +156,21 @@ def test_a_silent_node_is_not_waited_for_where_enough_others_can_take_part(feder
     assert cohorts(federation) == [{"alice", "bob"}] * 2
 
 
-def test_a_node_that_never_describes_itself_is_told_and_asked_again_later(federate, monkeypatch):
+@pytest.mark.parametrize(
+    ("idle_s", "answers", "recorded"),
+    [(10**6, False, [("node 102", "silent")]), (0, False, []), (0, True, [("mallory", "failed")])],
+    ids=["silent", "at work", "failed"],
+)
+def test_a_node_without_a_description_is_recorded_once_and_asked_again_later_unless_it_is_at_work_on_one(
+    federate, monkeypatch, idle_s, answers, recorded
+):
     federation = open_federation(federate, clients=3, quorum=2, cohort_size=3)
-    channel, node = federation.channel, node_of(federation, "mallory")
-    clock = Days(monkeypatch, federation)
-    channel.node_liveness = {node: Liveness(since=1.0, idle_s=10**6)}
-    channel.silent = lambda asked: asked.client == "mallory" and clock.now < 7200
+    channel, clock, refuse = federation.channel, Days(monkeypatch, federation), refusing(RefusalReason.FAILED)
+    channel.node_liveness = {federation.node("mallory"): Liveness(since=1.0, idle_s=idle_s)}
+    channel.silent = lambda asked: not answers and asked.client == "mallory" and clock.now < 7200
+    channel.tamper = lambda asked, reply: refuse(asked, reply) if answers and clock.now < 7200 else reply
     federation.run()
-    (event,) = federation.of_kind("client_turned_away")
-    assert (event["client"], event["reason"]) == ("node 102", "silent")
-    assert "has not answered since it was asked to describe itself" in event["detail"]
-    assert cohorts(federation)[0] == {"alice", "bob", "mallory"}
-
-
-def test_a_node_that_is_at_work_on_its_description_keeps_its_turn(federate, monkeypatch):
-    federation = open_federation(federate, clients=3, quorum=3)
-    clock = Days(monkeypatch, federation)
-    federation.channel.silent = lambda asked: asked.client == "mallory" and clock.now < 7200
-    federation.run()
-    assert not told(federation)
+    assert told(federation) == recorded
     assert cohorts(federation)[0] == {"alice", "bob", "mallory"}
 
 
@@ -190,7 +178,7 @@ def test_a_client_that_left_is_waited_for_only_for_a_while_once_the_run_has_begu
     federation = open_federation(federate, rounds=3, quorum=2)
     Days(monkeypatch, federation)
     federation.channel.before = lambda asked: (
-        federation.channel.gone.add(node_of(federation, "bob")) if asked.round == 1 else None
+        federation.channel.gone.add(federation.node("bob")) if asked.round == 1 else None
     )
     federation.run()
     assert cohorts(federation) == [{"alice", "bob", "mallory"}, {"alice", "mallory"}, {"alice", "mallory"}]
@@ -200,7 +188,7 @@ def test_a_client_that_left_is_waited_for_only_for_a_while_once_the_run_has_begu
 
 def test_a_client_that_refused_is_asked_again_once_it_has_attached_anew_and_not_before(federate, monkeypatch):
     federation = open_federation(federate, clients=3, quorum=2)
-    channel, node = federation.channel, node_of(federation, "mallory")
+    channel, node = federation.channel, federation.node("mallory")
     Days(monkeypatch, federation)
     channel.node_liveness = {node: Liveness(since=1.0)}
     channel.tamper = refusing(RefusalReason.UNUSABLE_DATA)
@@ -221,19 +209,9 @@ def test_a_client_that_refused_is_asked_again_once_it_has_attached_anew_and_not_
     assert cohorts(federation)[0] == {"alice", "bob", "mallory"}
 
 
-def test_a_client_that_failed_is_asked_again_in_a_while_and_told_once(federate, monkeypatch):
-    federation = open_federation(federate, clients=3, quorum=2)
-    clock = Days(monkeypatch, federation)
-    refuse = refusing(RefusalReason.FAILED)
-    federation.channel.tamper = lambda asked, reply: refuse(asked, reply) if clock.now < 7200 else reply
-    federation.run()
-    assert told(federation) == [("mallory", "failed")]
-    assert cohorts(federation)[0] == {"alice", "bob", "mallory"}
-
-
 def test_a_refusal_by_a_node_with_a_key_is_told_under_the_name_of_its_key(federate):
     federation = open_federation(federate, clients=2, quorum=2)
-    node = node_of(federation, "mallory")
+    node = federation.node("mallory")
     federation.channel.identities = {node: Identity("eve", b"k" * 32)}
     federation.channel.tamper = refusing(RefusalReason.UNUSABLE_DATA)
     federation.run()
