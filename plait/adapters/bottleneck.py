@@ -1,7 +1,4 @@
-"""Bottleneck adapters in PEFT's files: W_up f(W_down y + b_down) + b_up behind a layer's output y.
-
-Houlsby et al., arXiv 1902.00751. Knows no PEFT class; `plait.training.bottleneck` has the method.
-"""
+"""Bottleneck adapters in PEFT's files: W_up f(W_down y + b_down) + b_up behind an output y (arXiv 1902.00751)."""
 
 from __future__ import annotations
 

@@ -1,21 +1,12 @@
 """The identity of a base: one SHA-256 over its weights, its configuration and its tokenizer.
 
-Two parties with equal fingerprints hold the same function from text to logits; an adapter trained on one fits the
-other. It does not depend on how the weights are split over files, which library saved them, or where they are.
-
-To compute it elsewhere: SHA-256 over these lines, each ending in a newline, with each array as JSON without spaces
-and in ASCII::
+It does not depend on how the weights are split over files, which library saved them, or where they are. It is of these
+lines, each ending in a newline, with each array as JSON without spaces and in ASCII (proto/README.md has the details)::
 
     plait-base-1
     ["tensor",NAME,DTYPE,SHAPE,HASH]     every tensor, in the order of the names' code points
-    ["config",HASH]
-    ["file",NAME,HASH]                   every tokenizer file that is present, in name order
-
-HASH is SHA-256 in hexadecimal: of a tensor's bytes and of a tokenizer file's bytes as stored, of config.json
-as canonical JSON (keys sorted, no spaces, ASCII) without the keys that depend on a library's version or on a path
-(`VOLATILE_CONFIG_KEYS`, at any depth). DTYPE and SHAPE are those of the safetensors header. The tensors are those that
-transformers loads: ``model.safetensors``, or else all files listed in ``model.safetensors.index.json``. The tokenizer
-files are `TOKENIZER_FILES`.
+    ["config",HASH]                      without `VOLATILE_CONFIG_KEYS`, keys sorted
+    ["file",NAME,HASH]                   every one of `TOKENIZER_FILES` that is present, in name order
 """
 
 from __future__ import annotations

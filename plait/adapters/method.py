@@ -1,9 +1,7 @@
 """An adapter method: a value, over one of PEFT's configuration types or plait's own; and how modules are named.
 
 To add a method of PEFT, add its `Method`, its name in `METHODS` and, for a new type, a table of permitted settings
-to `peft_settings`. A method also states how federated averaging works with it: what is averaged, whether the result is
-the mean of the clients' models, and what is never sent. Knows no PEFT class, so a name can be checked and a client's
-policy read before any heavy library is loaded.
+to `peft_settings`. Knows no PEFT class: a policy is read before any heavy library is loaded.
 """
 
 from __future__ import annotations

@@ -1,10 +1,7 @@
 """PEFT directories, for PEFT, vLLM, SGLang and the hub: written, with a model card (`peft_reading` reads them).
 
-    adapter_config.json         PEFT's configuration, with the base's name and revision
-    adapter_model.safetensors   the tensors; its metadata holds the provenance, as PEFT warns of unknown config keys
-    README.md                   the model card: YAML for the hub, and a page for people
-
-Names given by users are data on a card: nothing in them becomes markup.
+The metadata of the tensors' file holds the provenance, as PEFT warns of unknown keys in its configuration. Names given
+by users are data on a card: nothing in them becomes markup.
 """
 
 from __future__ import annotations

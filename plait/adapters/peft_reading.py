@@ -1,7 +1,4 @@
-"""PEFT directories, read from anybody (`plait.adapters.peft` writes them).
-
-A pickled ``adapter_model.bin`` is never read.
-"""
+"""PEFT directories, read from anybody; a pickled ``adapter_model.bin`` is never read."""
 
 from __future__ import annotations
 

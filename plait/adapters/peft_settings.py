@@ -1,14 +1,8 @@
 """The permitted contents of a PEFT configuration from outside, and specs from another party.
 
-A spec that a server sends and an ``adapter_config.json`` that a stranger wrote go through the same `checked_settings`,
-before PEFT or torch see them. A key that is not in the table is refused, unless it is null, false or empty: PEFT writes
-disabled features that way, and newer versions have keys that older ones do not know. The caller gets only keys of the
-table.
-
-Permitted settings cannot express regular expressions, paths, code or unbounded work: modules have plain names, initial
-values that decompose weights or read files are not in the table, and numbers have bounds. The number of parameters of
-an adapter depends on the base and is checked where the base is known (`plait.training.peft_adapter`).
-Knows no PEFT class and builds nothing, so a client can inspect an adapter before it builds it.
+Checked before PEFT or torch see them: no regular expressions, paths, code or unbounded work. A key that is not in the
+table is refused, unless it is null, false or empty, as PEFT writes disabled features. The number of parameters depends
+on the base and is checked where it is known (`plait.training.peft_adapter`).
 """
 
 from __future__ import annotations

@@ -1,13 +1,8 @@
-"""Safetensors files and JSON, written, and read from anybody.
-
-    8 bytes   length n of the header, little-endian
-    n bytes   JSON: {"__metadata__": {str: str}, name: {"dtype", "shape", "data_offsets": [begin, end]}, …}
-    the rest  the tensors' bytes, without gaps and without overlaps
+"""Safetensors files and JSON, written, and read from anybody (https://github.com/huggingface/safetensors#format).
 
 plait has its own reader and writer, because two parsers that understand one hostile header differently are a
-vulnerability: the safetensors library loads NaN, duplicate keys and a tensor named ``../../etc/x``, and writes its
-metadata in a varying order. JSON from outside is bounded, one object, without duplicate keys and NaN. Anything else is
-a PeerError. Knows nothing of adapters, only of named arrays. Format: https://github.com/huggingface/safetensors#format
+vulnerability: the library loads NaN, duplicate keys and a tensor named ``../../etc/x``, and writes metadata in a
+varying order. JSON from outside is bounded, one object, without duplicate keys and NaN.
 """
 
 from __future__ import annotations

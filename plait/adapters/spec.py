@@ -1,8 +1,6 @@
 """What an adapter is of: its spec, the adapters that it was derived from, and its base.
 
-A spec is an adapter without its values. Its layout is derived from base and configuration, so under a kilobyte is
-enough for a peer to build the same adapter. Knows no PEFT class: `peft_config` is the JSON that PEFT writes to
-``adapter_config.json``.
+A layout follows from base and configuration, so under a kilobyte is enough for a peer to build the same adapter.
 """
 
 from __future__ import annotations

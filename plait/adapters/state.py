@@ -1,7 +1,4 @@
-"""The values of an adapter: named float32 tensors in one flat read-only buffer under a layout, and their arithmetic.
-
-Deltas are states too: a client sends `subtract(after, before)`. Nothing here knows what the tensors mean.
-"""
+"""The values of an adapter: named float32 tensors in one flat read-only buffer under a layout, and their arithmetic."""
 
 from __future__ import annotations
 

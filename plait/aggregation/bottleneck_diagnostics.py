@@ -1,8 +1,6 @@
-"""How far the result of a round of bottleneck adapters is from the exact mean.
+"""How far the result of a round of bottleneck adapters is from the exact mean, on a few random inputs.
 
-A bottleneck is not linear, so the mean of the parameters is another function than the mean of the functions. Both are
-compared on a few random inputs of unit variance, drawn anew from the run's seed in every round: an estimate, because
-the server has no data. A module's outputs on these inputs, per input, stand in the place of its product.
+A bottleneck is not linear, so the mean of the parameters is another function than the mean of the functions.
 """
 
 from __future__ import annotations

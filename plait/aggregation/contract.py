@@ -1,7 +1,4 @@
-"""What every aggregation rule and server optimizer must do, and how each is tried: on small random cohorts, densely.
-
-`RULE_CHECKS` and `OPTIMIZER_CHECKS` are run on plait's own in its tests and on a user's own by `plait check-plugin`.
-"""
+"""What every aggregation rule and server optimizer must do, and how each is tried: on small random cohorts, densely."""
 
 from __future__ import annotations
 

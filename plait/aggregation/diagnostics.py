@@ -1,8 +1,6 @@
 """How far the result of a round is from the exact mean, and how far the clients are from each other.
 
-For any rule: feed it the same contributions in the same order, then the outcome. Everything is measured on the product
-scale * B A of each module, over all modules together in Frobenius norm, through QR of factors; all modules cost about
-what FlexLoRA costs. Tensors that are not factors count in the update norms only.
+Measured on the product scale * B A of each module, over all modules together in Frobenius norm, through QR of factors.
 """
 
 from __future__ import annotations

@@ -1,12 +1,8 @@
-"""Factors of a given rank for a product of thin matrices.
+"""Factors of a given rank for a product of thin matrices: the truncated singular value decomposition (Eckart-Young).
 
-The best approximation of rank r is the truncated singular value decomposition (Eckart-Young). A product does not
-determine its factors: any invertible G gives (B G^-1)(G A). Two choices are made here. *Balanced* factors share the
-singular values evenly. *Kept* factors are those nearest to the previous A, so that a step of the adapter stays small
-and optimizers can continue. They are used where all clients have one rank: what is cut for a lower rank has other
-directions in every round, and staying near the previous A makes factors ever worse conditioned. Directions that the
-product does not use get a row of A but a zero column of B, as in a fresh adapter: were both zero, no gradient would
-ever reach them.
+*Balanced* factors share the singular values evenly. *Kept* factors are nearest to the previous A, so that a step stays
+small; they are used where all clients have one rank. Directions without use get a row of A but a zero column of B, as
+in a fresh adapter: were both zero, no gradient would ever reach them.
 """
 
 from __future__ import annotations

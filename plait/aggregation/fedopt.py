@@ -1,17 +1,12 @@
-"""FedOpt: the step of a round as a pseudo-gradient (Reddi et al., "Adaptive Federated Optimization", arXiv 2003.00295).
-
-Algorithm 2, with m the first and v the second moment of the step d:
+"""FedOpt: the step of a round as a pseudo-gradient (Reddi et al., arXiv 2003.00295, algorithm 2).
 
     sgd         m <- beta m + d                       step: lr m, with Nesterov lr (d + beta m)
     fedadagrad  v <- v + d^2
     fedyogi     v <- v - (1 - beta2) d^2 sign(v - d^2)
     fedadam     v <- beta2 v + (1 - beta2) d^2        step: lr m / (sqrt(v) + tau), m <- beta1 m + (1 - beta1) d
 
-Moments start at 0 and tau^2 and are not bias-corrected, as in the paper. How large d is depends on method, data and
-local steps, so by default lr and tau are multiples of the root mean square of the first round's d; lr 1 and tau 1e-3,
-as for whole models, would move every number of an adapter by hundreds of times d. Given ones are absolute, and refused
-if their first step is more than ten times as long as d. Momentum with Nesterov's look-ahead on rare large steps is
-DiLoCo's outer optimizer (arXiv 2311.08105).
+Moments start at 0 and tau^2, without bias correction. By default lr and tau are multiples of the root mean square of
+the first round's d. Nesterov's look-ahead on rare large steps is DiLoCo's outer optimizer (arXiv 2311.08105).
 """
 
 from __future__ import annotations

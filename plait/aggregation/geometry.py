@@ -1,8 +1,6 @@
 """Which tensors of an adapter belong together: the pairs A, B of LoRA, their rank and the scale of their product.
 
-LoRA (arXiv 2106.09685) changes a weight by W' = W + scale * B A. The scale is alpha / rank, with rank-stabilised LoRA
-(arXiv 2312.03732) alpha / sqrt(rank). A rule that mixes ranks must multiply every product by its own scale, so the
-scale is part of a pair. Knows no values.
+LoRA (arXiv 2106.09685): W' = W + scale * B A, with scale alpha / rank, or alpha / sqrt(rank) (arXiv 2312.03732).
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Matrices as products of two thin factors.
-
-Nothing forms the product. With the QR decompositions B = Q_b R_b and A^T = Q_a R_a it is Q_b (R_b R_a^T) Q_a^T, and the
-small core in the middle has its norm and its singular values.
-"""
+"""Matrices as products of two thin factors, which nothing forms: by B = Q_b R_b, A^T = Q_a R_a and R_b R_a^T."""
 
 from __future__ import annotations
 

@@ -1,16 +1,13 @@
 """Rules that average factors, or the square matrices between fixed ones, without decomposing anything.
 
-FedAvg (McMahan et al., arXiv 1602.05629, algorithm 1): w <- w + sum_k p_k d_k with d_k = w_k - w. On the factors of
-LoRA this is FedIT (Zhang et al., arXiv 2305.05644). A and B are averaged separately, which leaves out the covariance of
-the factors over the cohort, the last term of
+FedAvg (arXiv 1602.05629, algorithm 1) on the factors of LoRA is FedIT (arXiv 2305.05644). It leaves out the covariance
+of the factors over the cohort, the last term of
 
     sum p_k B_k A_k  =  B̄ Ā  +  sum p_k (B_k - B̄)(A_k - Ā).
 
-Where one side is the same for all, the mean of the other is the mean of the products: FFA-LoRA (Sun et al., arXiv
-2403.12313) freezes A; RoLoRA (Chen et al., arXiv 2502.01755) freezes A and B in turn, B learning first, since a fresh
-adapter has B = 0 and then A has no gradient; Fed-SB (Singhal et al., arXiv 2502.15436) trains R alone in W' = W + scale
-* B R A (LoRA-XS, arXiv 2405.17604), so that the layout has no pair. In FedSA-LoRA (Guo et al., arXiv 2410.01463) every
-client keeps its own B: there is no single product to be exact about, and the master's B does not change.
+Where one side is the same for all, the mean of the other is exact: FFA-LoRA (arXiv 2403.12313) freezes A, RoLoRA (arXiv
+2502.01755) A and B in turn, Fed-SB (arXiv 2502.15436) trains R alone in W' = W + scale * B R A (LoRA-XS, arXiv
+2405.17604). In FedSA-LoRA (arXiv 2410.01463) every client keeps its own B.
 """
 
 from __future__ import annotations

@@ -7,13 +7,9 @@ A function gets all updates of a round at once; its keyword-only parameters are 
         parts = np.array_split(updates.deltas, min(groups, len(updates.deltas)))
         return np.median([part.mean(axis=0) for part in parts], axis=0)
 
-A class adds updates one by one, so that memory does not grow with the cohort: it is constructed with the round's
-context and has `add(contribution)` and `finish()`, which returns the step. A frozen dataclass that returns such an
-object when it is called with the context has its fields as options. Does not know where a part was found.
-
-A rule runs at the server. A client needs only how it trains under it: which sides, which ranks, what may be carried
-over. So a welcome names plait's own rules, and of any other states its traits, in the text that `--rule` takes:
-``stated:name=my_rules:Mine,subject=tensors,linear=true``. A client that reads them imports nothing.
+A class is constructed with the round's context and has `add(contribution)` and `finish()`, which returns the step. A
+frozen dataclass that returns such an object when called with the context has its fields as options. A welcome states
+the traits of such a rule (``stated:name=my_rules:Mine,linear=true``); a client that reads them imports nothing.
 """
 
 from __future__ import annotations

@@ -1,21 +1,13 @@
 """Rules that average products B A and decompose the mean.
 
-FlexLoRA (Bai et al., arXiv 2402.11505): truncated singular value decomposition of sum p_k s_k B_k A_k, here of the
-stack of factors. Exact but for the truncation, whose size is reported. Where all clients have one rank, the factors
-nearest to the mean of their A are used (`low_rank.factored`).
+FlexLoRA (arXiv 2402.11505): truncated singular value decomposition of sum p_k s_k B_k A_k, here of stacked factors.
 
-raFLoRA (Wu et al., "Preventing Rank Collapse in Federated Low-Rank Adaptation with Client Heterogeneity", arXiv
-2602.13486): the clients' ranks r_1 < r_2 < ... cut the slices into partitions (r_{h-1}, r_h]. FlexLoRA weighs every
-slice with p_k although few clients have the later ones, so over the rounds the energy collapses into the smallest rank.
-Here
+raFLoRA (arXiv 2602.13486): the clients' ranks r_1 < r_2 < ... cut the slices into partitions (r_{h-1}, r_h]. With W_h
+the weight of the owners of partition h, the best product of the server's rank for
 
-    M = sum over h of  sum over clients k with r_k >= r_h of  w_k / W_h  s_k B_k[:, h] A_k[h, :],
+    M = sum over h of  sum over clients k with r_k >= r_h of  w_k / W_h  s_k B_k[:, h] A_k[h, :].
 
-with W_h the weight of the owners of partition h, and then the best product of the server's rank. If all clients have
-one rank this is FlexLoRA. Slices mean the same to all only if factors are ordered by singular values (`Resizing.BEST`).
-
-FedSVD (Lee et al., arXiv 2505.12805): clients share A, so the mean of B is exact; the decomposition B̄ A = U S V^T has
-rank r at most, so A' = V^T, B' = U S loses nothing. Done after every round.
+FedSVD (arXiv 2505.12805): clients share A, so the mean of B is exact; B̄ A = U S V^T gives A' = V^T, B' = U S.
 """
 
 from __future__ import annotations

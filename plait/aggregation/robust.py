@@ -1,14 +1,9 @@
 """Rules that withstand bad clients: all deltas of a round side by side, so memory grows with the cohort.
 
-The coordinate-wise median and the trimmed mean are definitions 1 and 2 of Yin et al., "Byzantine-Robust Distributed
-Learning: Towards Optimal Statistical Rates", arXiv 1803.01498. Up to half of the clients, less one, can move no
-coordinate of the median beyond the values of honest ones. Weights are ignored: a liar would state a large one.
-
-The geometric median, the point whose weighted sum of distances to the deltas is smallest, is that of Pillutla et al.,
-"Robust Aggregation for Federated Learning" (RFA), arXiv 1912.13445, algorithm 2, the smoothed Weiszfeld iteration: v <-
-sum beta_k d_k / sum beta_k with beta_k = p_k / max(nu, ||v - d_k||). Robust while less than half of the weight is bad,
-in every direction. The iterate is always a mixture of the deltas, so only their inner products are needed until the
-end.
+Coordinate-wise median and trimmed mean are definitions 1 and 2 of Yin et al., arXiv 1803.01498; weights are ignored,
+because a liar would state a large one. The geometric median is that of RFA (Pillutla et al., arXiv 1912.13445,
+algorithm 2, smoothed Weiszfeld): v <- sum beta_k d_k / sum beta_k with beta_k = p_k / max(nu, ||v - d_k||), by inner
+products of the deltas alone.
 """
 
 from __future__ import annotations

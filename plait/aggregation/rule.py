@@ -1,11 +1,7 @@
 """An aggregation rule: an algorithm, its properties, and a round of it.
 
-A rule is a value. It states only the traits that differ from the defaults, which are FedAvg's on low-rank factors; the
-sides that clients train and what travels follow from them. An accumulator sees decoded float32 deltas and weights,
-never bytes, sockets or files. Updates come in client order, one at a time, so memory does not grow with the cohort
-unless the rule needs all updates at once. Each is checked before anything is changed. A rule returns state that it
-carries over as plain arrays, and gets it in the next round. To add one: a value here beside its family, and a line in
-`RULES`.
+A rule states only the traits that differ from FedAvg's on low-rank factors. Updates come in client order, one at a
+time, and each is checked before anything is changed. To add one: a value beside its family, and a line in `RULES`.
 """
 
 from __future__ import annotations

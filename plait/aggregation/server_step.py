@@ -1,19 +1,11 @@
-"""Server optimizers: what the server makes of the step of a round before it applies it.
+"""Server optimizers: what the server makes of the step of a round before it applies it; FedOpt's are in `fedopt`.
 
-They act on B and A directly, so they depend on how a product is split into factors. Pure: the state goes in and comes
-out as plain arrays.
-
-Those of FedOpt are in `plait.aggregation.fedopt`.
-
-The line search is a secant method over rounds. Clients measure the slope s1 of their loss along the adapter's last
-movement where it ended (`plait.rounds.hooks`); in place of the slope where it began, for which every client would
-have to keep a gradient, stands what a local step may predict at most, a quarter of the loss (`plait.training.learner`).
-After every round, with t the mean of s1 over a quarter of the loss, no client's counted beyond 1,
+The line search is a secant method over rounds: with t the mean of the slope of clients' losses along the adapter's last
+movement over a quarter of the loss (`plait.training.learner`), no client's counted beyond 1,
 
     server learning rate <- server learning rate / sqrt(1 + t)
 
-within bounds; the root, because curvature grows from round to round. Where several steps were taken back at once, no
-slope counts. Figures: `simulations/defaults`.
+within bounds; the root, because curvature grows from round to round. Figures: `simulations/defaults`.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
-"""Rules that average factors of different ranks, slice by slice.
+"""Rules that average factors of different ranks, slice by slice; clients of lower ranks get the leading slices.
 
-Clients of lower ranks get the leading slices of the master. HetLoRA (Cho et al., arXiv 2401.06432) pads factors with
-zeros and weighs them by the Frobenius norms of their products (here times the client's own weight); its self-pruning
-happens at the client, which appears here with a lower rank. Padding dilutes: slices that few clients have shrink
-towards zero each round. RBLA (Tavallaie et al., arXiv 2408.08699) divides a slice by the weight of its owners only, and
-a slice that no client has stays the master's.
+HetLoRA (arXiv 2401.06432) pads factors with zeros and weighs them by the norms of their products (here times the
+client's own weight), which dilutes slices that few clients have. RBLA (arXiv 2408.08699) divides a slice by the weight
+of its owners only, and a slice that no client has stays the master's.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The tables of rules and server optimizers, from a name to either, and what both and methods state of themselves.
-
-One of plait's is a value beside its family and a line here. Knows no configuration.
-"""
+"""The tables of rules and server optimizers, from a name to either, and what both and methods state of themselves."""
 
 from __future__ import annotations
 

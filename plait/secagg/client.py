@@ -1,22 +1,11 @@
 """A client's part in a masked sum, as a value that goes from stage to stage; knows no channel, no file and no model.
 
-    offer     keys for one attempt, signed
-    share     shares of its secrets, encrypted to each neighbour, once the roster is checked
-    deliver   takes the neighbours' shares, or reports whose cannot be opened
-    show      the key of a parcel that another cannot open, and gives up the attempt
-    masked    its numbers under masks, signed with who shared: once per attempt
-    sign      the list of survivors: one list per attempt
-    reveal    its seed, and a share of each neighbour's secret: of the seed where it survived, else of its masking key
-
 After Bonawitz et al., "Practical Secure Aggregation for Privacy-Preserving Machine Learning" (CCS 2017), against a
-malicious server. What keeps it from taking off a client's mask: (1) a client unmasks a run's purpose and round once,
-whatever the attempt, and an attempt takes two thirds of its roster, so no two sums of a round differ in one client
-(those of other rounds and runs: `plait.rounds.terms`); (2) which of a
-peer's two shares is given follows from a list that two thirds of the roster have signed, each only one; (3) it signs
-only lists in which enough of its own neighbours are, and these have signed that they masked with the same clients
-(for the reason see `plait.wire.masked_roster`); (4) it shows one key per attempt, and then masks nothing in it; (5)
-keys that the authority does not vouch for are refused. The caller stores the value before it sends an answer: a client
-that lost it is a dropout.
+malicious server: (1) a client unmasks a run's purpose and round once, and an attempt takes two thirds of its roster;
+(2) which of a peer's two shares is given follows from a list that two thirds have signed, each only one; (3) it signs
+only lists in which enough of its neighbours are, and these have signed that they masked with the same clients (see
+`plait.wire.masked_roster`); (4) it shows one key per attempt, and then masks nothing in it; (5) keys that the authority
+does not vouch for are refused. The caller stores the value before it sends an answer.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Masked rounds at the server: whom a sum invites, in how many attempts it is taken, and what the ledger records of it.
-
-The server gathers the sum of a round's updates, and no update. Knows no stage but that of the updates (`sums`).
-"""
+"""Masked rounds at the server: whom a sum invites, how often it is tried, and what the ledger records of it."""
 
 from __future__ import annotations
 

@@ -1,21 +1,11 @@
 """From a client's update to whole numbers whose sum fits the ring, and from their sum back to a mean.
 
-x = R w / unit, rounded to one of its neighbours at random, so that the mean of the result is x: the errors of n clients
-are independent and their mean's square falls as 1/n. The unit is the same for all clients of a round, because numbers
-on different grids have no sum. R is the randomised Hadamard transform, which spreads a vector's length evenly (Suresh
-et al., "Distributed Mean Estimation with Limited Communication", arXiv 1611.00429, section 4): signs at random, then H,
-in blocks of 4,096 numbers, each of which takes every n-th number of the vector. A sum of rotated vectors is the rotated
-sum.
-
-*What fits.* Rotated numbers are close to Gaussian, and a sum is to stay within the ring at `_DEVIATIONS` deviations.
-If s is the deviation of a client's numbers, that of the sum is between sqrt(n) s, where clients have nothing in
-common, and n s, where they agree entirely; rounding adds at most n/4 to its square. So the unit follows from how long
-updates are and how far they agree, as earlier sums showed (`unit_for`). A client may send no vector longer than
-`most_square`, with which clients that have nothing in common still fit; error feedback keeps what is cut.
-
-*What a member can lie about.* A client can put any numbers under its masks, and any length. So clients' stated norms
-count only as far as they fit the norm of the mean, which the sum shows (`length_expected`), and a sum beyond the ring
-is refused (`check_sum`). Knows no mask.
+x = R w / unit, rounded at random, so that the mean of the result is x. R is the randomised Hadamard transform (Suresh
+et al., arXiv 1611.00429, section 4) in blocks of 4,096 numbers. The unit follows from how long updates are and how far
+they agree, as earlier sums showed (`unit_for`): a sum is to fit the ring at `_DEVIATIONS` deviations, which are between
+sqrt(n) and n times a client's. A client sends no vector longer than `most_square`; error feedback keeps what is cut.
+Stated norms count only as far as they fit the norm of the mean (`length_expected`), and a sum beyond the ring is
+refused (`check_sum`).
 """
 
 from __future__ import annotations

@@ -1,18 +1,14 @@
 """What was unmasked and evaluated of one data set in one federation, over all runs; and whom an honest server invites.
 
-Sums over different clients are equations, and a client knows only those that it is in. What holds for all of them is
-that two sums share no client, or one lies within the other, with at least `least` clients more and fewer than twice as
-many. Then the sums are chains of sets within each other, disjoint from all other chains: whatever is added up or
-subtracted is of whole differences between neighbours in a chain, so of `least` clients or more. Two thirds of a sum's
-clients hold to it, so a third may have lost their journals. A client refuses to unmask a sum that breaks this
+Sums over different clients are equations. Two sums share no client, or one lies within the other, with at least `least`
+clients more and fewer than twice as many: then whatever is added up or subtracted is of `least` clients or more. A
+client refuses to unmask a sum that breaks this
 
-- with another sum of losses: losses change little from adapter to adapter, so all count as the same numbers;
-- with another sum of updates from the same adapter: they are the same numbers, but for batches and rounding;
-- with sums of updates of the same run more than `most` times because of the same client. Adapters that a server names
-  may differ as little as it likes, or much and to no effect, so no distance between them counts.
+- with another sum of losses, whatever the adapter: losses change little;
+- with another sum of updates from the same adapter;
+- with sums of updates of the same run more than `most` times because of the same client.
 
-In runs that draw other clients for each round only the first two hold, and the consent text states so. So that clients
-need not refuse, those of an earlier evaluation are invited again; where one is gone, some others stay out with it.
+In runs that draw other clients for each round only the first two hold, and the consent text states so.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """What a client sends in the masked sums of its run: the answers of their stages, its update, its losses.
 
-Where it stands is stored before an answer leaves, private to the client's owner: so a client that was killed neither
-gives two shares of one peer nor sends two updates under one mask. An update is the delta on the roster's grid, or that
-with the client's share of the noise.
+Where it stands is stored before an answer leaves: a client that was killed neither gives two shares of one peer nor
+sends two updates under one mask.
 """
 
 from __future__ import annotations

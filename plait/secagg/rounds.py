@@ -1,9 +1,7 @@
 """The grids of a run's masked rounds, and their fold: the server has the sum of the updates, and no update.
 
-How long updates are is not known before they are masked, so the unit of a round's grid follows from the sum of the
-round before and from that of its squared norms. The first round uses a guess, which may be several times too large:
-clients keep what a coarser grid drops and send it in the next round. A member that lies about its length, or sends what
-is too long, makes no grid coarser than the plan allows, nor than half again the round before's. Knows no channel.
+The unit of a round's grid follows from the sums of the round before; the first round uses a guess. A member that lies
+about its length makes no grid coarser than the plan allows, nor than half again the round before's.
 """
 
 from __future__ import annotations

@@ -6,14 +6,9 @@
     signed    -> signatures        likewise
     shares    -> sum               enough shares of each secret
 
-A client whose answer is refused, or that gives none, is a dropout of its stage. Below the threshold the attempt ends
-with `TooFewError`, and nothing of it can be unmasked. Whatever was added until the survivors are fixed is one
-`SealedSum`, which the caller stores before it asks for signatures: from it the same sum follows after a crash. Knows no
-channel and no file.
-
-Where clients cannot open the shares of another, the accused shows the key of the first one's parcel. If it opens that,
-the complaint was false; if not, the accused is to blame. It masks nothing in an attempt where it has
-shown a key, so the key reveals nothing of its numbers.
+A client whose answer is refused, or that gives none, is a dropout of its stage. The caller stores the `SealedSum`
+before it asks for signatures: from it the same sum follows after a crash. Where clients cannot open the shares of
+another, the accused shows the key of the first one's parcel, and masks nothing in that attempt.
 """
 
 from __future__ import annotations

@@ -1,15 +1,9 @@
 """The stages of a run's masked sums over a channel, and what is on disk between them.
 
-In a stage some clients are asked, and heard until all have answered or time is up. A client that gives no answer in
-time, another's, or one that is refused is a dropout, with its reason and its stage in the ledger. Where too few are
-left the attempt is over, and another may follow as long as no client was asked to unmask: of clients that have revealed
-shares only the same ones can be asked for again.
-
 Three files per sum, in the spool of its round: the sum under masks once its clients are fixed, the signatures under
 that list, and the plain sum. A server killed before the first begins another attempt, with other keys; clients give the
 same numbers again, so the sum is the same, bit for bit. Killed after it, it asks for the same signatures, and after the
-second for the same shares, which clients give again. Killed after the third, it asks for nothing. Knows no rule and no
-model.
+second for the same shares. Killed after the third, it asks for nothing.
 """
 
 from __future__ import annotations

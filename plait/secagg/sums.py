@@ -1,13 +1,8 @@
 """A masked sum as it is wanted and as it is taken: numbers, figures that are summed beside them, and whose they are.
 
-*Figures.* Clients differ from round to round, and sums over different clients are equations: of what stays the same
-they can be solved. So no figure counts a client's data, and all clients' means count equally. A figure is multiplied by
-its scale and rounded, modulo 2^64.
-
-*Groups.* Under masks no single client's vector can be measured, so a member can move the mean of a round as far as its
-ring has room. In groups it moves its own group's mean alone, which can be compared with the others'. A group that is
-left in moves the round's mean by at most `FAR` times what groups usually lie apart, over the number of groups. A sum of
-fewer clients reveals more of each, so no group is small.
+No figure counts a client's data, and all clients' means count equally. In groups a member moves its own group's mean
+alone, which can be compared with the others': one that is left in moves the round's mean by at most `FAR` times what
+groups usually lie apart, over the number of groups. A sum of fewer clients reveals more of each, so no group is small.
 """
 
 from __future__ import annotations

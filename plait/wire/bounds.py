@@ -1,7 +1,4 @@
-"""Bounds of the fields on the wire; writer and reader check the same, so nothing is sent that would not be accepted.
-
-Every function returns its argument, or raises PeerError naming the field, its value and the expectation.
-"""
+"""Bounds of the fields on the wire: each function returns its argument, or raises PeerError naming the field."""
 
 from __future__ import annotations
 

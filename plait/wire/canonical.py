@@ -1,8 +1,6 @@
-"""Read and write protobuf messages in their one canonical form, so that equal messages are equal bytes.
+"""Protobuf messages in their one canonical form, so that equal messages are equal bytes.
 
-Canonical: fields in number order, entries of a table in key order, defaults left out, varints as short as possible, and
-no unknown fields. Tables are repeated entries and not protobuf's maps, whose order is each implementation's own. Knows
-no particular message.
+Canonical: fields in number order, entries of a table in key order, no defaults, shortest varints, no unknown fields.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
-"""The interface of codecs: packing the numbers of a delta into bytes, and back.
+"""The interface of codecs, which pack the numbers of a delta into bytes, and the numbers that were packed lately.
 
 To add one: an enum value in envelope.proto (never renumbered), a class in `codecs/`, a line in its table, a section in
-proto/README.md, a golden vector. Numbers that this process has packed or unpacked lately are kept: where clients and
-server are one process, a broadcast is unpacked once for all of them, and an update not at all. They are found by the
-payload's digest, which the caller has computed from its bytes. Knows no envelope.
+proto/README.md, a golden vector.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
 """A delta in an envelope: a header that describes it, its numbers, packed by a codec, and a signature.
 
-Two steps at the sender (`encode_delta`, then `seal`) and two at the receiver (`read_envelope`, then `unpack`). The
-sender learns at once what the receiver will decode, bit for bit. The frame around the four parts is the canonical bytes
-of the protobuf message plait.v1.Envelope, read and written by hand, because protobuf's own classes copy a payload of
-many megabytes several times. The signature covers the header, which holds the digest of the payload; signing is a
-function argument. Knows nothing of rules, rounds or transport. Specified in proto/README.md.
+The frame is the canonical bytes of plait.v1.Envelope, read and written by hand, because protobuf's own classes copy a
+payload of many megabytes several times. The signature covers the header, which holds the payload's digest. Specified in
+proto/README.md.
 """
 
 from __future__ import annotations

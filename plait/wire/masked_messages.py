@@ -1,7 +1,4 @@
-"""The messages of a sum under masks, as frozen values and as protobuf.
-
-Sizes and numbers of entries are checked here; what they mean, and who may send it, the rest of the folder checks.
-"""
+"""The messages of a sum under masks, as frozen values and as protobuf; sizes and counts are checked here."""
 
 from __future__ import annotations
 

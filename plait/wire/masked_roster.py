@@ -1,25 +1,18 @@
 """What all clients of a masked round agree on: the session, all keys, the grid, and who shares with whom.
 
-*Graph.* Masks and secrets are shared by all with all, or above 256 clients along 32 random cycles through all, by each
-with 64 others or a few less (after Bell et al., "Secure Single-Server Aggregation with (Poly)Logarithmic Overhead",
-arXiv 2020/704). The cycles follow from the roster, so from keys that the others have made for it.
+*Graph.* Masks and secrets are shared by all with all, or above 256 clients along 32 random cycles that follow from the
+roster (after Bell et al., "Secure Single-Server Aggregation with (Poly)Logarithmic Overhead", arXiv 2020/704).
 
-*Why a server learns no part.* It may drop any third of the clients once it knows the graph, send clients different
-things, and know what its colluders know. But one list of survivors is signed by two thirds, each client signs one, and
-so fewer than a third of colluders get one list (above 256: a tenth). A client signs only a list in which two thirds of
-its holders are, with the signature of each that it has masked its numbers with the same sharers; such a client shows no
-key, and its holders give shares of its seed alone. So a set of clients whose sum can be unmasked has no honest survivor
-as a neighbour outside, and in it each has as many neighbours as two thirds of its holders without colluders. Among all
-the rest that is every honest survivor. Along the cycles no such set is smaller than half of the clients, but with a
-chance below 2^-80 for each roster up to 2,000 clients and 2^-75 for the largest (`tests/plait/secagg/graph_bound.py`
-adds it up): a single client needs 43 of 64 neighbours that collude, more have too few neighbours in common, and two
-large sets without a link between them are not to be found.
+*Why a server learns no part.* Two thirds sign one list of survivors, each client only one, so fewer than a third of
+colluders get one list (above 256: a tenth). A client signs only a list with two thirds of its holders, each of which
+signed that it masked with the same sharers. So a set whose sum can be unmasked has no honest survivor as a neighbour
+outside: where all are neighbours the set is every honest survivor; along the cycles it is at least half of the
+clients, but with a chance below 2^-80 for each roster up to 2,000 clients and 2^-75 for the largest
+(`tests/plait/secagg/graph_bound.py`).
 
-*Parcels.* The sender makes a key pair for each parcel of two shares and agrees with the holder's key (X25519; as ECIES
-does). If the holder cannot open it, the sender shows that pair's private half: it opens this parcel and no other
-message, so anyone with the parcel can decide which of the two departs from the protocol. The shares' digests stand
-beside them in clear: a share that its holder gives later is theirs or not, and if all are and give no secret, the
-sender is to blame.
+*Parcels.* Each parcel of two shares has a key pair of its own (X25519; as ECIES). If the holder cannot open it, the
+sender shows the private half, which opens nothing else: anyone can decide which of the two departs from the protocol.
+Digests of the shares stand beside them in clear, so a share that is given later is the sender's or not.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""Questions and answers of server and clients: tasks one way, replies the other, as frozen values and as bytes.
+"""Tasks and replies of server and clients, as frozen values and as bytes.
 
-Envelopes pass through as bytes; nothing here opens them. A layout travels as its JSON text, deflated, so that a client
-need not derive it from base and specification. Writer and reader check the same bounds. Specified in proto/README.md.
+Envelopes pass through as bytes. Writer and reader check the same bounds. Specified in proto/README.md.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
 """The settings for training and evaluation of a client: a frozen value, and its JSON text on the wire.
 
-A setting is one field of `Settings` with its bounds: writer and reader check them, and a setting at its default is left
-out of the text. Five fields change from task to task and are sent outside the text (`messages`). The text is named by
-its SHA-256 and sent once to each client. Specified in proto/README.md.
+Writer and reader check the bounds of each field; defaults are left out of the text. Specified in proto/README.md.
 """
 
 from __future__ import annotations

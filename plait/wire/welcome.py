@@ -1,8 +1,4 @@
-"""The run configuration that a server sends to nodes: what clients need, and nothing else.
-
-The server's paths and addresses (`out`, `publish`, `init-adapter`), its reporting and its waiting are not sent. A
-client accepts no other keys.
-"""
+"""The run configuration that a server sends to nodes: what clients need. A client accepts no other keys."""
 
 from __future__ import annotations
 

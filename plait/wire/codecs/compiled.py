@@ -1,7 +1,6 @@
-"""What takes long in the variable-rate codec, compiled: the search for the cheapest paths, packing and unpacking.
+"""What takes long in the variable-rate codec, compiled; each function gives None where nothing compiles.
 
-The same as in numpy, which is the specification, bit for bit. Each of these functions gives None where nothing
-compiles. They leave the interpreter to other threads. Knows nothing of what costs mean and whence frequencies come.
+The same as `uncompiled`, the specification, bit for bit.
 """
 
 from __future__ import annotations

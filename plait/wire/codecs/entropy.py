@@ -1,13 +1,8 @@
 """Entropy coding: the probabilities of a quantiser's indices as exact integers, and streams coded by them.
 
-The probability of an index depends only on its magnitude. A magnitude's cost in bits is given at knots, which are
-closer where they matter, and is linear in between. Decoding uses integers only, so that every machine gets the same
-frequencies.
-
-Rows of symbols are in lanes, and neighbouring lanes share a stream, so that a processor has several to decode at a
-time. The coder of each is constriction's asymmetric numeral system (Duda, "Asymmetric numeral systems", arXiv
-1311.2540; Bamler, "Understanding entropy coding with asymmetric numeral systems", arXiv 2201.01741), 32-bit words and
-24-bit frequencies (`compiled`, `uncompiled`). Specified in proto/README.md; knows no trellis and no payload.
+A magnitude's cost in bits is given at knots and is linear in between; decoding uses integers only, so that every
+machine gets the same frequencies. Neighbouring lanes share a stream of an asymmetric numeral system (Duda, arXiv
+1311.2540; Bamler, arXiv 2201.01741): 32-bit words, 24-bit frequencies (`compiled`, `uncompiled`).
 """
 
 from __future__ import annotations

@@ -1,9 +1,6 @@
-"""A user's own codec: its number on the wire lies in the experimental range, and what it decodes is checked.
+"""A user's own codec: its number on the wire is experimental, and whatever it decodes from a peer's bytes is checked.
 
 `CODEC_CHECKS` is the contract of every codec, for `plait check-plugin` and for plait's own in its tests.
-
-Bytes come from peers, so whatever such a codec does with them, its caller gets finite numbers of the right shape or a
-`PeerError`. Knows not where a part was found.
 """
 
 from __future__ import annotations

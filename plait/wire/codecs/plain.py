@@ -1,8 +1,6 @@
-"""Codecs that pack each number by itself.
+"""Codecs that pack each number by itself: `fp32`, `bf16`, and both without tensors that are all zeros.
 
-`Fp32` and `Bf16` take four and two bytes per number. `Partial` sends no
-all-zero tensor and packs the others by another codec: a tensor that is not sent costs one bit, so a rule that freezes
-one side of every low-rank pair sends half the bytes. (`rate` does not need it: its groups leave zeros out.)
+A tensor that is not sent costs one bit, so a rule that freezes one side of every low-rank pair sends half the bytes.
 """
 
 from __future__ import annotations

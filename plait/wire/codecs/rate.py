@@ -1,13 +1,9 @@
 """The variable-rate codec: a target of 8 down to 1 bits per parameter, at the least squared error.
 
-Tensors of similar scale form a group; all groups share one trellis of two quantisers with one step (`trellis`), and
-their indices are entropy-coded with probabilities fitted to each group (`entropy`). The format is in proto/README.md.
-
-The encoder's search binds no decoder. One Lagrangian over everything: each number takes the point that minimises
-distortion + λ · bits along the path through the trellis, with the same λ and step in every group, so bits go where they
-reduce the distortion most. The rate falls as the price of a bit, λ, rises, gently as a rule; where most numbers are
-near zero all lanes of the trellis fall silent together when λ passes a critical value. A rate in between is reached
-with some lanes at a lower price and the others at a higher one, and is linear in their share.
+Tensors of similar scale form a group; all groups share one trellis with one step (`trellis`), and their indices are
+entropy-coded with probabilities fitted to each group (`entropy`). The encoder minimises distortion + λ · bits with one
+λ for all. Where the rate jumps at some λ, a part of the lanes has a lower price: the rate is linear in their share.
+Format: proto/README.md.
 """
 
 from __future__ import annotations

@@ -1,14 +1,9 @@
 """Trellis-coded quantisation: two interleaved scalar quantisers, and a state machine that selects the next one.
 
-Quantiser 0 has the even multiples of a step, quantiser 1 the odd multiples and zero: point k of quantiser q is at
-sign(k) · (2 |k| - q) steps, minus a shift that moves it to the centroid of the numbers that it represents. The parity
-of each index changes the state, so a path through the trellis packs space better than any single scalar quantiser. The
-encoder searches the path of least squared error + λ · bits (Viterbi), with costs per narrow cell of the number line
-instead of per number; the decoder only follows it. Marcellin and Fischer, "Trellis coded quantization of memoryless and
-Gauss-Markov sources" (IEEE Trans. Commun. 1990), with the union codebooks of Fischer and Wang, "Entropy-constrained
-trellis-coded quantization" (IEEE Trans. Inf. Theory 1992) and Ungerboeck's codes (same journal, 1982, table I).
-
-Many lanes run in parallel, so that numpy works on whole rows. Knows no target rate and no payload.
+Point k of quantiser q is at sign(k) · (2 |k| - q) steps, minus a shift to the centroid of its numbers; the parity of an
+index changes the state. The encoder finds the path of least squared error + λ · bits (Viterbi), the decoder follows it.
+Marcellin and Fischer (IEEE Trans. Commun. 1990), with the union codebooks of Fischer and Wang (IEEE Trans. Inf. Theory
+1992) and Ungerboeck's codes (same journal, 1982, table I). Lanes run in parallel, so that numpy works on whole rows.
 """
 
 from __future__ import annotations
