@@ -98,9 +98,7 @@ def test_the_result_is_that_of_float64_maths_with_staleness_and_a_fair_part_for_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "buffer", [BUFFER, Buffer(size=1, max_staleness=1, at_work=3)], ids=["", "clients are stopped"]
-)
+@pytest.mark.parametrize("buffer", [BUFFER, STOPPING], ids=["usual", "clients are stopped"])
 def test_a_run_that_is_killed_anywhere_goes_on_to_what_its_ledger_and_spool_give(
     federate, fake_model, snapshots_of, buffer
 ):

@@ -53,9 +53,7 @@ def broadcast_header(federation, asked):
 # What a run computes
 
 
-@pytest.mark.parametrize(
-    "plan", [{"weighting": Weighting.EXAMPLES}, {"weighting": Weighting.EQUAL}, {"cohort_size": 2}]
-)
+@pytest.mark.parametrize("plan", [{}, {"weighting": Weighting.EQUAL}, {"cohort_size": 2}])
 def test_the_result_is_the_weighted_mean_of_float64_maths_also_where_clients_missed_rounds(
     federate, fake_model, everyone_holds, plan
 ):
