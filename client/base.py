@@ -1,7 +1,4 @@
-"""Prepare for a run: get consent, fetch its base, resolve it, and state what this node can do with it.
-
-Loads torch: import it once the node's settings are known to be valid.
-"""
+"""Prepare for a run: get consent, fetch its base, resolve it, and state what this node can do. Loads torch."""
 
 from __future__ import annotations
 
@@ -164,7 +161,7 @@ class OwnClient:
         )
 
     def participant(self, memory: ClientStore) -> Participant:
-        """Its participant."""
+        """The participant of the run."""
         speaker = ClientContext(
             self.name, memory, sign=self.sign, terms=self.terms, identity=self.identity, journal=self.journal
         )

@@ -1,7 +1,4 @@
-"""Keep a node connected: enrol, pass on the server's messages, and reconnect for as long as it takes.
-
-Knows nothing of the content of tasks.
-"""
+"""Keep a node connected: enrol, pass on the server's messages, and reconnect for as long as it takes."""
 
 from __future__ import annotations
 
@@ -11,19 +8,20 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from typing import cast
 
 import grpc
 
 from client.journal import shown
 from client.session import Backoff, CurrentSession, IncomingStream, Session, what_failed
-from client.settings import Credential
 from client.task import Abandonment, ClientTask, Event, FromServer, Lost, OfferedRun, watched_thread
 from plait import __version__
 from plait.config import Scalar
 from plait.errors import Abandoned, BaseMismatchError, PeerError
 from plait.transport.protocol import DIGEST_BYTES, NONCE_BYTES, PROTOCOL_VERSION, SESSION_BYTES, enrolment_bytes
 from plait.transport.status import json_object
+from plait.trust.keys import NodeKey
 from plait.v1 import federation_pb2 as pb
 from plait.v1.federation_pb2_grpc import FederationStub
 
@@ -71,13 +69,7 @@ _LOOK_S = 0.2
 
 @dataclass(eq=False)
 class _LongCall:
-    """One long call to the server.
-
-    Attributes:
-        is_enrolled: whether the server has admitted the node; before that it refuses anything but the proof for good.
-        stays: whether the server may name further runs.
-        session: the newest that was granted over it.
-    """
+    """One long call to the server, which `stays` if it may name further runs; before enrolment it takes proofs only."""
 
     outgoing: queue.SimpleQueue[pb.FromNode | None] = field(default_factory=queue.SimpleQueue[pb.FromNode | None])
     abandonment: Abandonment = field(default_factory=Abandonment)
@@ -91,7 +83,7 @@ class Connection:
     """The node's long call to the server, and its successors; `explain` diagnoses for seconds why there is none."""
 
     open_channel: Callable[[], grpc.Channel]
-    credential: Credential
+    attempt: Callable[[], EnrolmentAttempt]
     _: KW_ONLY
     sessions: CurrentSession
     backoff: Backoff
@@ -151,7 +143,7 @@ class Connection:
 
     def _attend(self) -> str | None:
         """One connection from beginning to end: why it ended, None if there should be no other."""
-        channel, call, enrolment = self.open_channel(), _LongCall(), EnrolmentAttempt(self.credential)
+        channel, call, enrolment = self.open_channel(), _LongCall(), self.attempt()
         call.outgoing.put(enrolment.hello())
         incoming = cast("IncomingStream[pb.ToNode]", FederationStub(channel).Attend(iter(call.outgoing.get, None)))
         late = f"server did not admit this node within {_ENROL_S:.0f} s; is it overloaded?"
@@ -255,37 +247,28 @@ def _run_config(text: str) -> dict[str, Scalar]:
     return cast("dict[str, Scalar]", table)
 
 
+@dataclass(frozen=True)
 class EnrolmentAttempt:
-    """One attempt to enrol, with its own nonce."""
+    """One attempt to enrol, with its own nonce; without a key on an insecure loopback connection."""
 
-    def __init__(self, credential: Credential) -> None:
-        self._credential = credential
-        self._nonce = secrets.token_bytes(NONCE_BYTES)
+    name: str
+    key: NodeKey | None
+    nonce: bytes = field(default_factory=partial(secrets.token_bytes, NONCE_BYTES))
 
     def hello(self) -> pb.FromNode:
         """The node's first message."""
-        key = self._credential.key
-        return pb.FromNode(
-            hello=pb.Hello(
-                protocol=PROTOCOL_VERSION,
-                name=self._credential.name,
-                public_key=key.public_bytes if key else b"",
-                nonce=self._nonce,
-                version=__version__,
-            )
-        )
+        hello = pb.Hello(protocol=PROTOCOL_VERSION, name=self.name, nonce=self.nonce, version=__version__)
+        hello.public_key = self.key.public_bytes if self.key else b""
+        return pb.FromNode(hello=hello)
 
     def proof(self, challenge: pb.Challenge) -> pb.FromNode:
         """The answer to the server's challenge."""
         if len(challenge.nonce) != NONCE_BYTES:
             raise PeerError(f"nonce of the server's challenge has {len(challenge.nonce)} bytes, expected {NONCE_BYTES}")
-        key = self._credential.key
-        if key is None:
+        if self.key is None:
             return pb.FromNode(proof=pb.Proof())
+        public_key = self.key.public_bytes
         signed = enrolment_bytes(
-            challenge_nonce=challenge.nonce,
-            hello_nonce=self._nonce,
-            public_key=key.public_bytes,
-            name=self._credential.name,
+            challenge_nonce=challenge.nonce, hello_nonce=self.nonce, public_key=public_key, name=self.name
         )
-        return pb.FromNode(proof=pb.Proof(signature=key.sign(signed)))
+        return pb.FromNode(proof=pb.Proof(signature=self.key.sign(signed)))

@@ -17,13 +17,13 @@ from client.journal import shown, size
 from plait.aggregation import RULES
 from plait.aggregation.own_rule import STATED
 from plait.config import RunConfig, Scalar
-from plait.errors import MachineError, PolicyError
+from plait.errors import PolicyError
 from plait.policy import Policy, fewest
 from plait.secagg.grid import bits_for
 from plait.secagg.run import masked_of
 from plait.settings.choice import parse_choice
 from plait.settle import settle
-from plait.system.files import make_private_directory, read_if_there, write_atomically
+from plait.system.files import cannot_write, make_private_directory, read_if_there, write_atomically
 from plait.system.json_text import read_json
 from plait.wire.codecs import codec_for
 
@@ -61,7 +61,6 @@ class Proposal:
     """A run, as described to the operator.
 
     Attributes:
-        base_fingerprint: of the base; empty if any is accepted.
         parameters: of the adapter; None if the base is not here yet.
         spent: what earlier runs have cost the data in this federation.
     """
@@ -226,7 +225,7 @@ class Consents:
 
     @classmethod
     def of(cls, state: Path, name: str) -> Consents:
-        """The consents of the node called `name`."""
+        """Those of a node."""
         return cls(state / f"{name}.consents.json")
 
     def has(self, digest: str) -> bool:
@@ -257,7 +256,7 @@ class Consents:
         try:
             make_private_directory(self.path.parent)
         except OSError as error:
-            raise MachineError(f"cannot make '{self.path.parent}': {error.strerror or error}") from error
+            raise cannot_write(self.path.parent, error, doing="make") from error
         write_atomically(self.path, json.dumps(newest, indent=1).encode())
 
     def _read(self) -> dict[str, object]:
@@ -301,7 +300,6 @@ def agree(
         most_runs: limit on runs of one configuration; each reveals more.
         most_a_week: limit on runs of any configuration within seven days; 0 for none.
         each_run: whether each run of a configuration needs its own consent, as with masks.
-        by_policy: whether a run within the policy counts as agreed if there is no terminal to ask on.
     """
     runs = consents.runs(digest)
     if run in runs:

@@ -37,10 +37,9 @@ _PATIENCE_S = 600.0
 
 
 class ContextParticipants:
-    """The participants of the newest run in this process.
+    """The participants of the newest run in this process, kept until another run comes.
 
-    Flower's engines give an app only a context with each message, and one process may do many messages of a run
-    and of many simulated clients. So a run's parts are made at its first message and kept until another run comes.
+    Flower's engines give an app only a context with each message, of any run and any simulated client.
     """
 
     def __init__(self) -> None:
@@ -73,10 +72,10 @@ class ContextParticipants:
 
 @dataclass(frozen=True)
 class Lasting:
-    """A client whose state is on disk, where a run that goes on with an earlier one finds it.
+    """A client whose state is on disk, where a run that continues an earlier one finds it.
 
-    Flower gives such a run a number of its own. So what belongs to a run is kept under plait's number for it, which is
-    in the tasks, and under Flower's number only what is agreed on before them.
+    Flower gives such a run another number. So a run's state is kept under plait's number for it, which is in the tasks,
+    and under Flower's number only what is agreed on before them.
     """
 
     client: OwnClient

@@ -1,9 +1,8 @@
 """The file of a data set's journal: ``STATE/journals/<federation>-<data>.jsonl``, and what shows that it is the newest.
 
-Beside the client's kit stands how many lines it had and their digest, and in the home of its user as well: so a state
-directory that was restored from an older copy, or removed, is noticed as long as neither is restored with it, and so is
-another client of the user that has the same data in another state directory. Where nothing can be written there is no
-such note; one that is damaged is refused. Knows nothing of what is in the lines.
+Beside the client's kit, and in the home of its user, stand the number of its lines and their digest. So a state
+directory that was removed or restored from an older copy is noticed, and so is another client of the user with the same
+data in another state directory. Where nothing can be written there is no such note; a damaged one is refused.
 """
 
 from __future__ import annotations
@@ -41,9 +40,7 @@ class JournalFile:
     ) -> JournalFile:
         """The journal of some data, by fingerprint, in a federation, by its authority's certificate (or none).
 
-        Args:
-            kit: directory of the client's kit; without one there are no notes.
-            home: directory of its user's state, which all its clients share.
+        `kit` is the client's directory, without which there are no notes, `home` that of its user's state.
         """
         name = f"{_federation(authority)}-{data[:32]}"
         notes = *([kit / f"{_FOLDER}.{name}"] if kit else []), *([home / f"{_FOLDER}.{name}"] if home and kit else [])

@@ -1,7 +1,6 @@
 """The resident process on a client's machine: it connects, works through the tasks of a run, and stays for the next.
 
-Its main loop is one thread that processes events in order; connection, work and uploads have their own threads
-and send it events. Knows nothing of models.
+Its main loop processes events in order; connection, work and uploads have threads of their own and send it events.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from client.connection import Connection
+from client.connection import Connection, EnrolmentAttempt
 from client.journal import Journal, shown, size
 from client.session import FIRST_S, MOST_S, Backoff, CurrentSession, Retrying
 from client.settings import NodeSettings, memory_folder
@@ -78,7 +77,7 @@ class Node:
         self._worker = Worker(open_runner, downloads=self._downloads, uploads=self._uploads, post=post)
         self._connection = Connection(
             lambda: open_channel(settings.server, settings.kit),
-            settings.credential,
+            lambda: EnrolmentAttempt(settings.name, settings.kit.node_key if settings.kit else None),
             sessions=sessions,
             backoff=timing.backoff(),
             explain=lambda: explain(settings.server.host, settings.server.port, settings.kit),
@@ -86,15 +85,9 @@ class Node:
         )
         self._run: OfferedRun | None = None
         self._capacity: Capacity | None = None
-        self._connected = False
-        self._draining = False
-        self._attempts = 0
-        self._tasks = 0
-        self._sent_bytes = 0
-        self._heads_bytes = 0
-        self._earlier_bytes = 0
-        self._reports = 0
-        self._has_been_here = False
+        self._connected = self._draining = self._has_been_here = False
+        self._attempts = self._reports = self._tasks = 0
+        self._sent_bytes = self._heads_bytes = self._earlier_bytes = 0
 
     def stop(self, *, by_system: bool = False) -> None:
         """Ask the node to end soon, `by_system` without an error; may be called from a signal handler."""
@@ -207,17 +200,14 @@ class Node:
             self._be_ready(run, capacity)
 
     def _be_ready(self, run: OfferedRun, capacity: Capacity) -> None:
-        self._connection.send(
-            pb.FromNode(
-                ready=pb.Ready(
-                    base_fingerprint=capacity.base_fingerprint,
-                    methods=capacity.methods,
-                    memory_bytes=capacity.memory_bytes,
-                    device=capacity.device,
-                    run_id=run.run_id,
-                )
-            )
+        ready = pb.Ready(
+            base_fingerprint=capacity.base_fingerprint,
+            methods=capacity.methods,
+            memory_bytes=capacity.memory_bytes,
+            device=capacity.device,
+            run_id=run.run_id,
         )
+        self._connection.send(pb.FromNode(ready=ready))
         if capacity.declined:
             return
         current = self._worker.current
@@ -244,7 +234,6 @@ class Node:
         return True
 
     def _over(self, run: OfferedRun) -> None:
-        """Report a run that is over, and remove what only further rounds would have needed."""
         received_bytes = self._heads_bytes + self._downloads.received_bytes - self._earlier_bytes
         self._journal.report(
             "finished",

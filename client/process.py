@@ -1,8 +1,4 @@
-"""``plait client``: take part in a federation with this machine's own data, for as long as it runs.
-
-The process's lock, the operator's data and machine, signals, and the node at work. Knows nothing of connections and
-tasks.
-"""
+"""``plait client``: take part in a federation with this machine's own data, for as long as it runs."""
 
 from __future__ import annotations
 
@@ -22,6 +18,7 @@ import typer
 from client.consent import asker
 from client.journal import Journal, Style, size
 from client.node import Node
+from client.sent import recorded
 from client.settings import CommandOptions, NodeSettings, Place, check_settings, locked, memory_folder, prune
 from client.task import OfferedRun, TaskRunner
 from plait.data import Dataset, as_dataset
@@ -53,7 +50,6 @@ def run_node(settings: NodeSettings, journal: Journal) -> None:
         dataset = as_dataset(settings.data, columns=settings.columns, split=settings.split)
         count = len(dataset.records)
         journal.report("data", f"{count} record{'' if count == 1 else 's'} of own data read", records=count)
-
         node = make_node(settings, dataset, journal, ask=ask)
         with stopped_by_signals(node):
             node.run()
@@ -79,9 +75,7 @@ def make_node(
 
     progress("loading libraries")
     quiet_libraries()
-    # Only now: they bring torch along.
-    from client.base import KeptBase, check_machine, open_runner, or_decline
-    from client.sent import recorded
+    from client.base import KeptBase, check_machine, open_runner, or_decline  # brings torch along
 
     check_machine(settings, progress=progress)
     kept = KeptBase()
@@ -90,14 +84,15 @@ def make_node(
 
 def make_room(run: OfferedRun, settings: NodeSettings, journal: Journal) -> None:
     """Remove what the server of an earlier run could send again, and report the rest of such runs."""
-    earlier = prune(settings.state, settings.name, keep=memory_folder(settings.state, run.run_id, settings.name))
-    if earlier.runs:
+    keep = memory_folder(settings.state, run.run_id, settings.name)
+    runs, kept_bytes = prune(settings.state, settings.name, keep=keep)
+    if runs:
         journal.report(
             "state",
-            f"'{settings.state}' holds {size(earlier.bytes)} of earlier runs ({earlier.runs}): personalized adapters "
-            "and the state of unfinished runs; delete the folders of runs that you no longer need",
-            runs=earlier.runs,
-            bytes=earlier.bytes,
+            f"'{settings.state}' holds {size(kept_bytes)} of earlier runs ({runs}): personalized adapters and the "
+            "state of unfinished runs; delete the folders of runs that you no longer need",
+            runs=runs,
+            bytes=kept_bytes,
         )
 
 
@@ -132,13 +127,13 @@ def _options() -> Iterator[inspect.Parameter]:
         option = typer.Option(f"--{name.replace('_', '-')}", help=help_text)
         if name == "allow_plugins":
             kind, option = list[str], typer.Option("--allow-plugin", help=help_text, metavar="MODULE")
-        yield _option(name, default, Annotated[Path | None if kind == Place else kind, option])
-    yield _option("json_output", False, Annotated[bool, typer.Option("--json", help="Print events as lines of JSON.")])
-    yield _option("quiet", False, Annotated[bool, typer.Option("--quiet", help="Print only errors.")])
-
-
-def _option(name: str, default: object, annotation: object) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        annotation = Annotated[Path | None if kind == Place else kind, option]
+        yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+    for name, flag, help_text in (
+        ("json_output", "--json", "Print events as lines of JSON."), ("quiet", "--quiet", "Print only errors."),
+    ):  # fmt: skip
+        annotation = Annotated[bool, typer.Option(flag, help=help_text)]
+        yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
 
 
 client.__signature__ = inspect.Signature(list(_options()))  # pyright: ignore[reportFunctionMemberAccess]

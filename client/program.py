@@ -1,7 +1,4 @@
-"""A federation's client in a Python program: it works in its own threads while the program continues.
-
-Clients of one process take turns (`plait.api`).
-"""
+"""A federation's client in a Python program: it works in its own threads; clients of one process take turns."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
 """What left a node: a line for each answer, on disk before it is sent; and the statement that its owner makes of it.
 
 A line records which task was answered and with which adapter, how many bytes came and went, the names of the fields,
-the digest of what a signature covers, and the figures that the server got and its ledger repeats; never text. Where a
-run has differential privacy, a statement has neither figures nor sizes, which would reveal more than the ledger does.
-A run begins with a line of the settings that were agreed to. Lines are chained by SHA-256; nothing of them travels
-with a run. Simulated clients have no keys and make no statement. Knows nothing of how answers travel.
+the digest of what a signature covers, and the figures that the server got; never text. Where a run has differential
+privacy, a statement has neither figures nor sizes, which would reveal more than the ledger does. A run begins with a
+line of the settings that were agreed to. Lines are chained by SHA-256 and stay here.
 """
 
 from __future__ import annotations
@@ -56,13 +55,9 @@ def recorded(settings: NodeSettings, opening: Callable[[OfferedRun], TaskRunner]
         agreed = Consents.of(settings.state, settings.name).has(consent)
         lines, node_run = SentLines.of(settings.state, settings.name), f"{run.run_id:016x}"
         policy = hashlib.sha256(canonical(settings.policy.model_dump(mode="json"))).hexdigest()
-        agreement = {
-            "settings": dict(run.config),
-            "base": run.base_fingerprint.hex(),
-            "consent": consent,
-            "policy": policy,
-        }
         if agreed:
+            base = run.base_fingerprint.hex()
+            agreement = {"settings": dict(run.config), "base": base, "consent": consent, "policy": policy}
             lines.append({"run_id": node_run, "agreed": agreement})
         return _Recording(runner, lines, {"run_id": node_run})
 
@@ -185,11 +180,7 @@ def _broadcast(task: bytes) -> Header | None:
 
 
 def attested(kit: ClientKit, state: Path, *, run: str, about_data: str = "") -> tuple[str, bytes]:
-    """The id of a run, and a client's statement of what it agreed to and what left it, signed by its node key.
-
-    Args:
-        run: the beginning of the run's id in its ledger; empty if the node took part in one alone.
-    """
+    """The id of a run (which begins with `run`), and a client's statement of it, signed by its node key."""
     lines = SentLines.of(state, kit.name).read()
     known = sorted({line["run"] for line in lines if line.get("run")})
     runs = [each for each in known if each.startswith(run)]

@@ -1,8 +1,7 @@
 """The session granted by a server; its calls, repeated over lost connections and restarts with growing waits.
 
-Bodies and large answers bypass protobuf, which would copy them twice. One table defines the meaning of each gRPC
-status. Full jitter (a wait drawn between nothing and the bound) spreads out nodes that lost the server at the same
-moment. A restarted server is back within seconds, so waits stay short for the first minutes.
+Bodies and large answers bypass protobuf, which would copy them twice. Full jitter (a wait drawn between nothing and the
+bound) spreads out nodes that lost the server at the same moment.
 """
 
 from __future__ import annotations
@@ -226,21 +225,15 @@ def what_failed(error: grpc.RpcError) -> str:
 class Backoff:
     """Waits that grow until a success: up to `first_s` seconds, then twice as long, up to `most_s`.
 
-    For the first two minutes of waiting they stay below 5 seconds. `draw` gives a number between its two arguments.
+    For the first two minutes they stay below 5 seconds: a restarted server is back soon.
     """
 
     def __init__(
-        self,
-        *,
-        first_s: float = FIRST_S,
-        most_s: float = MOST_S,
-        draw: Callable[[float, float], float] | None = None,
+        self, *, first_s: float = FIRST_S, most_s: float = MOST_S, draw: Callable[[float, float], float] | None = None
     ) -> None:
-        self._first_s = first_s
-        self._most_s = most_s
+        self._first_s, self._most_s = first_s, most_s
         self._draw = draw or random.SystemRandom().uniform
-        self._bound_s = first_s
-        self._waited_s = 0.0
+        self.reset()
 
     def next_s(self) -> float:
         """Seconds to wait now."""
@@ -273,14 +266,9 @@ class Retrying:
     ) -> Result:
         """Call `attempt` with the current session until it succeeds; it resets the backoff whenever it makes progress.
 
-        Args:
-            unwanted: called with the number of offers before the attempt, and the reason, when the server does not wait
-                for the task; returns whether that is final, because it was not offered since.
-
-        Raises:
-            Abandoned: the task was given up.
-            FinalError: a retry cannot help.
-            UnwantedError: the server does not wait for the task.
+        If the server does not wait for the task, `unwanted`, called with the number of offers before the attempt and
+        the reason, returns whether that is final: then UnwantedError. FinalError: a retry cannot help. Abandoned: the
+        task was given up.
         """
         abandonment, backoff = handle.abandonment, self.backoff()
         while True:

@@ -22,7 +22,7 @@ from plait.errors import ConfigError, MachineError, PolicyError
 from plait.policy import Policy, load_policy
 from plait.system.address import Address
 from plait.system.files import at_home, make_private_directory
-from plait.trust.keys import NodeIdentity, NodeKey, check_client_name, composed
+from plait.trust.keys import NodeIdentity, check_client_name, composed
 from plait.trust.kit import ClientKit, Endorsement, is_vouched_for
 
 RUNS_KEPT = 4
@@ -30,14 +30,6 @@ RUNS_KEPT = 4
 _OWN = "own"
 _PAUSE_S = 0.2
 _REPLACEABLE = ("adapter", "base", "settings", "spec")
-
-
-@dataclass(frozen=True)
-class EarlierRuns:
-    """State of earlier runs."""
-
-    runs: int
-    bytes: int
 
 
 def default_state_directory() -> Path:
@@ -50,8 +42,8 @@ def memory_folder(state: Path, run_id: int, name: str) -> Path:
     return state / f"{run_id:016x}" / name
 
 
-def prune(state: Path, name: str, *, keep: Path) -> EarlierRuns:
-    """Remove the parts of old runs that the server could send again, and give the size of what remains.
+def prune(state: Path, name: str, *, keep: Path) -> tuple[int, int]:
+    """Remove the parts of old runs that the server could send again; gives the number of runs that remain, and bytes.
 
     `keep` and the newest others stay complete. Unique parts stay until the operator removes them: a personalized
     adapter and its inputs, an encoder's residual, an optimizer's moments, a drift.
@@ -65,7 +57,7 @@ def prune(state: Path, name: str, *, keep: Path) -> EarlierRuns:
             folder.rmdir()  # fails if something unique is in it
             folder.parent.rmdir()  # fails if another node's state is there
     left = [folder for folder in folders if folder.is_dir()]
-    return EarlierRuns(len(left), sum(map(_size, left)))
+    return len(left), sum(map(_size, left))
 
 
 @contextlib.contextmanager
@@ -192,21 +184,8 @@ class CommandOptions(NodeOptions, _Data, total=False):
 
 
 @dataclass(frozen=True)
-class Credential:
-    """A node's identity, proved by `key`; None on an insecure loopback connection."""
-
-    name: str
-    key: NodeKey | None
-
-
-@dataclass(frozen=True)
 class NodeSettings:
-    """Everything that determines how a node works; `NodeOptions` and `CommandOptions` explain the options.
-
-    Attributes:
-        kit: the node's kit; None on an insecure loopback connection.
-        consents: whether the operator consented to any run within the policy (``--yes``).
-    """
+    """What determines how a node works, by `NodeOptions` and `CommandOptions`; `consents` is ``--yes``."""
 
     server: Address
     kit: ClientKit | None
@@ -225,11 +204,6 @@ class NodeSettings:
     columns: str = ""
     split: str = ""
     allow_plugins: tuple[str, ...] = ()
-
-    @property
-    def credential(self) -> Credential:
-        """The node's identity, for the server."""
-        return Credential(self.name, self.kit.node_key if self.kit else None)
 
     @property
     def bases(self) -> dict[str, str]:

@@ -1,7 +1,4 @@
-"""Tasks of a server, who does them, and what happens to them and to a node, as events for its main loop.
-
-Knows nothing of the network.
-"""
+"""Tasks of a server, who does them, and what happens to them and to a node, as events for its main loop."""
 
 from __future__ import annotations
 
@@ -26,13 +23,7 @@ _MAX_NAME_CHARACTERS = 200
 
 @dataclass(frozen=True)
 class ClientTask:
-    """A task; two are equal if they have the same name and the same bytes.
-
-    Attributes:
-        message_type: query, train or evaluate, possibly with an action.
-        head: the beginning of its bytes; the rest is its body.
-        body_sha256: 32 bytes; empty if there is no body.
-    """
+    """A task, whose bytes are its head and its body; two are equal if they have the same name and the same bytes."""
 
     task_id: str
     message_type: str
@@ -61,12 +52,11 @@ class ClientTask:
     @property
     def doing(self) -> str:
         """Description of the work on it."""
-        verbs = {"query": "describing the data", "train": "training", "evaluate": "evaluating"}
+        verbs = {"query": "describing the data", "train": "training", "evaluate": "evaluating", "mask": "masking"}
         category, _, action = self.message_type.partition(".")
         if action == "mask":
-            category, verb = action, "masking"
-        else:
-            verb = verbs.get(category, shown(self.message_type))
+            category = action
+        verb = verbs.get(category, shown(self.message_type))
         return verb if category == "query" else f"round {shown(round_and_attempt(self.group_id)[0])}: {verb}"
 
     @property
@@ -96,12 +86,7 @@ class TaskAnswer:
 
 
 class Abandonment:
-    """A request that one piece of work stop: made in any thread, obeyed by the work at its next step or wait.
-
-    Attributes:
-        reason: why the work should stop; empty if it should not.
-        steps: that the work has done: its calls of `check_abandoned`.
-    """
+    """A request that one piece of work stop: made in any thread, obeyed by the work at its next step or wait."""
 
     def __init__(self) -> None:
         self.reason, self.steps = "", 0
@@ -170,28 +155,19 @@ class TaskHandle:
     def __init__(self, task: ClientTask) -> None:
         self.task = task
         self.abandonment = Abandonment()
-        self._offers = 1
+        self.offers = 1
         self._lock = threading.Lock()
-
-    @property
-    def offers(self) -> int:
-        """How often the server has sent the task."""
-        return self._offers
 
     def offered_again(self) -> bool:
         """The server sent the task again; False if it was given up before and must be restarted."""
         with self._lock:
-            self._offers += not self.abandonment.is_asked
+            self.offers += not self.abandonment.is_asked
             return not self.abandonment.is_asked
 
     def give_up(self, reason: str, *, unless_offered_since: int | None = None) -> bool:
-        """Make the work end soon; False if the task was offered since.
-
-        Args:
-            unless_offered_since: the number of offers when the server refused the task; with more since, it does wait.
-        """
+        """Make the work end soon; False if the task was offered more often than that, so that the server waits."""
         with self._lock:
-            if unless_offered_since not in (None, self._offers):
+            if unless_offered_since not in (None, self.offers):
                 return False
             self.abandonment.ask(reason)
             return True
@@ -202,11 +178,9 @@ _LARGEST_REFUSAL = 65536
 
 @dataclass(frozen=True)
 class OfferedRun:
-    """A server's description of its run when it admits a node.
+    """A server's description of its run when it admits a node; if it `stays`, another may follow.
 
-    Attributes:
-        base_fingerprint: SHA-256 of the base that the run adapts, 32 bytes; empty where any will do.
-        stays: whether the server stays when the run is over, and another may follow.
+    The fingerprint of the base has 32 bytes; it is empty where any will do.
     """
 
     run_id: int
@@ -288,9 +262,8 @@ class DecliningRunner:
         del task, body
         error = self.capacity.declined
         reason = RefusalReason.POLICY if isinstance(error, PolicyError) else RefusalReason.BASE_MISMATCH
-        text = str(error)
-        reply = encode_reply(Refusal(self._name, reason, text))
-        return TaskAnswer.of(pb.CONTENT_PLAIT, reply, failure=text)
+        reply = encode_reply(Refusal(self._name, reason, str(error)))
+        return TaskAnswer.of(pb.CONTENT_PLAIT, reply, failure=str(error))
 
 
 @dataclass(frozen=True)

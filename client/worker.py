@@ -150,7 +150,7 @@ class AnswerUploads:
 
     def __init__(self, retrying: Retrying, *, post: Callable[[Event], None]) -> None:
         self._retrying = retrying
-        self._tell = post
+        self._post = post
         self._changed = threading.Condition()
         self._pending: dict[str, PendingUpload] = {}
         self._closed = False
@@ -206,7 +206,7 @@ class AnswerUploads:
         self._pending.pop(upload.task.task_id, None)
         upload.handle.give_up(reason)
         if upload.state is _State.SHELVED:
-            self._tell(Dropped(upload.task, reason))
+            self._post(Dropped(upload.task, reason))
 
     def _deliver_all(self) -> None:
         while (upload := self._next()) is not None:
@@ -219,12 +219,12 @@ class AnswerUploads:
                     unwanted=lambda offers, _, upload=upload: self._shelve(upload, offers),
                 )
             except UnwantedError:
-                self._tell(Shelved(task))
+                self._post(Shelved(task))
             except (Abandoned, FinalError) as error:
                 self._forget(upload)
-                self._tell(Dropped(task, str(error)))
+                self._post(Dropped(task, str(error)))
             else:
-                self._tell(delivered)
+                self._post(delivered)
 
     def _next(self) -> PendingUpload | None:
         with self._changed:
@@ -236,7 +236,6 @@ class AnswerUploads:
             return None
 
     def _try(self, session: Session, upload: PendingUpload) -> Delivered:
-        """Send an answer, or its missing part."""
         task, answer, offset = upload.task, _fitting(session, upload.answer), 0
         upload.tries += 1
         if upload.tries > 1 or len(answer.data) > CHUNK_BYTES:
@@ -322,17 +321,12 @@ class Worker:
         self._run: OfferedRun | None = None  # to prepare for
         self._runner: TaskRunner | None = None
         self._waiting: deque[TaskHandle] = deque()
-        self._current: TaskHandle | None = None
+        self.current: TaskHandle | None = None
         self._confirmed = False
         self._busy = False
         self._closed = False
         self._thread = watched_thread(self._work, name="worker", post=self.post)
         self._thread.start()
-
-    @property
-    def current(self) -> TaskHandle | None:
-        """The current task."""
-        return self._current
 
     def rest(self) -> None:
         """Drop everything: there is no run now. What was prepared stays until another begins."""
@@ -356,7 +350,7 @@ class Worker:
     def take(self, task: ClientTask) -> bool:
         """Do a task, unless it is in progress already; False if more wait than a server has reason to send."""
         with self._changed:
-            current = self._current
+            current = self.current
             if current is not None and not current.abandonment.is_asked:
                 if current.task == task and current.offered_again():
                     self._confirmed = True
@@ -378,15 +372,15 @@ class Worker:
         """A task is no longer needed."""
         with self._changed:
             self._waiting = deque(waiting for waiting in self._waiting if waiting.task.task_id != task_id)
-            if self._current is not None and self._current.task.task_id == task_id:
-                self._current.give_up(reason)
+            if self.current is not None and self.current.task.task_id == task_id:
+                self.current.give_up(reason)
 
     def withdraw_all(self, reason: str) -> None:
         """No task is needed any more."""
         with self._changed:
             self._waiting.clear()
-            if self._current is not None:
-                self._current.give_up(reason)
+            if self.current is not None:
+                self.current.give_up(reason)
 
     def close(self) -> None:
         """Drop everything and end; the current task ends at its next step."""
@@ -394,7 +388,7 @@ class Worker:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-            preparing = self._busy and self._current is None
+            preparing = self._busy and self.current is None
         # Preparation cannot be interrupted, and holds nothing that needs to be saved. But a library that still loads a
         # base while the process ends may abort it, and most bases are loaded in seconds.
         self._thread.join(_PREPARATION_S if preparing else None)
@@ -406,7 +400,7 @@ class Worker:
             else:
                 self._do(job)
             with self._changed:
-                self._busy, self._current = False, None
+                self._busy, self.current = False, None
 
     def _next(self) -> OfferedRun | TaskHandle | None:
         with self._changed:
@@ -417,8 +411,8 @@ class Worker:
                     return run
                 if self._waiting:
                     self._busy, self._confirmed = True, True
-                    self._current = self._waiting.popleft()
-                    return self._current
+                    self.current = self._waiting.popleft()
+                    return self.current
                 self._changed.wait()
             return None
 

@@ -78,7 +78,7 @@ def way_of(plan: RunPlan, config: RunConfig, host: Host) -> Way:
     if config.dp != "off":
         way = _privacy().way(way, config, plan, host)
     if config.secure_aggregation:
-        way = _masks().way(way, _masks().masked_of(config), host.vouch or (lambda _claim: False))
+        way = _masks().way(way, _masks().masked_of(config), host.vouch or (lambda _name, _key, _proof, _by: False))
     return way
 
 

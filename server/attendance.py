@@ -1,7 +1,4 @@
-"""A node's long call, from enrolment to its end: it proves its identity, then receives tasks for as long as it stays.
-
-Hello, challenge and proof are a protocol core without I/O, one object per connection. Knows nothing of answers.
-"""
+"""A node's long call: it proves its identity, then receives tasks for as long as it stays."""
 
 from __future__ import annotations
 
@@ -43,11 +40,6 @@ class Enrolment:
     def __post_init__(self) -> None:
         self.hello = pb.Hello()
         self._nonce = secrets.token_bytes(NONCE_BYTES)
-
-    @property
-    def name(self) -> str:
-        """The node's own name for itself; verified only once `check` has succeeded."""
-        return self.hello.name
 
     def challenge(self, event: pb.FromNode) -> pb.ToNode:
         """Answer the node's first message."""
@@ -129,7 +121,7 @@ class Attendance:
             session = await self._let_in(call, enrolment, arrival)
         except EnrolmentRefused as refused:
             self.metrics.enrolments_refused.labels(refused.word).inc()
-            log("refused", reason=refused.word, detail=refused, node=enrolment.name, peer=peer)
+            log("refused", reason=refused.word, detail=refused, node=enrolment.hello.name, peer=peer)
             with suppress(TimeoutError):
                 async with asyncio.timeout(_FAREWELL_S):
                     await call.write(refused.to_message())
@@ -154,13 +146,12 @@ class Attendance:
                 raise EnrolmentRefused(
                     pb.REFUSED_REASON_LATE, f"no proof came within {self.limits.handshake_s:g} s, try again"
                 ) from error
-        if self._sessions.has_newer(enrolment.name, arrival=arrival):
+        hello = enrolment.hello
+        if self._sessions.has_newer(hello.name, arrival=arrival):
             # A late message from a connection that the node has given up must not end its current one.
             raise EnrolmentRefused(pb.REFUSED_REASON_REPLACED, REPLACED_DETAIL)
-        hello = enrolment.hello
-        session = self._sessions.attach(
-            hello.name, hello.public_key, arrival=arrival, version=hello.version[:_MOST_VERSION]
-        )
+        version = hello.version[:_MOST_VERSION]
+        session = self._sessions.attach(hello.name, hello.public_key, arrival=arrival, version=version)
         if session is None:
             raise EnrolmentRefused(pb.REFUSED_REASON_FULL, "server is full, try again later")
         return session
@@ -262,9 +253,9 @@ class Attendance:
     async def _take(self, session: NodeSession, answer: pb.Answer) -> bool:
         run = self.hosting.run_of(session)
         try:
-            return (
-                run is not None and self.revocation.may_stay(session) and await run.uploads.take_small(session, answer)
-            )
+            if run is None or not self.revocation.may_stay(session):
+                return False
+            return await run.uploads.take_small(session, answer)
         except TransferRefused as refused:
             raise _malformed(str(refused)) from refused
         except PlaitError as error:

@@ -1,9 +1,8 @@
 """Access to all calls: checks the caller's certificate and role before any of its messages is read.
 
 A certificate outlives its member: after `plait provision --revoke` TLS still accepts it. So every call, health checks
-included, is refused if the register does not know the certificate's name in its role, or has it revoked; calls that
-the role does not allow are refused, and the calls per name are limited. A node whose key is revoked leaves at once.
-Knows nothing of the calls themselves.
+included, is refused if the register does not know the certificate's name in its role, or has it revoked; and the calls
+per name are limited. A node whose key is revoked leaves at once.
 """
 
 from __future__ import annotations
@@ -189,11 +188,8 @@ class CallGuard(grpc.aio.ServerInterceptor):
             finally:
                 self._calls[name] -= 1
 
-        make = (
-            grpc.stream_stream_rpc_method_handler
-            if handler.response_streaming
-            else grpc.stream_unary_rpc_method_handler
-        )
+        streams, answers_once = grpc.stream_stream_rpc_method_handler, grpc.stream_unary_rpc_method_handler
+        make = streams if handler.response_streaming else answers_once
         return make(guarded, handler.request_deserializer, handler.response_serializer)
 
     def _refusal(self, name: str | None, context: Context, method: str) -> EnrolmentRefused | None:
@@ -206,13 +202,11 @@ class CallGuard(grpc.aio.ServerInterceptor):
             if (verdict := self.revocation.verdict(shown)) is not Verdict.KNOWN:
                 return refusal_of(verdict)
             if shown.role not in _ALLOWED.get(method, (shown.role,)):
-                return EnrolmentRefused(
-                    pb.REFUSED_REASON_ROLE, f"{shown.role} '{name}' may not call {method.rpartition('/')[2]}"
-                )
+                detail = f"{shown.role} '{name}' may not call {method.rpartition('/')[2]}"
+                return EnrolmentRefused(pb.REFUSED_REASON_ROLE, detail)
         if self._calls[name] >= _CALLS_A_NAME:
-            return EnrolmentRefused(
-                pb.REFUSED_REASON_FULL, f"this node has {_CALLS_A_NAME} calls in progress, try again later"
-            )
+            detail = f"this node has {_CALLS_A_NAME} calls in progress, try again later"
+            return EnrolmentRefused(pb.REFUSED_REASON_FULL, detail)
         return None
 
     def _certificate_of(self, context: Context) -> Shown | None:

@@ -1,8 +1,7 @@
 """Which run the nodes work for, and its status for operators: one run at a time, none between two of a queue.
 
 A node learns of its run by a welcome, with a new session for every run: whatever it still sends for an earlier one is
-refused, and cannot be taken for the new one's. The status is made of the sessions, the open tasks and the run's
-progress, and changes nothing. Knows nothing of gRPC's calls, and not why runs begin and end.
+refused, and cannot be taken for the new one's.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Answers on disk, ``INBOX/NODE/TASK.part`` while one arrives and ``.answer`` once it is durable; bodies of tasks.
 
 Both files begin with one byte for the kind of the answer and its announced SHA-256, so that an upload can continue, and
-an answer be read, after a restart. Small answers share files (`incoming`). Nothing here holds more than a chunk of an
-answer in memory, except `read`. The bodies of tasks are held once each, by SHA-256, while any task uses them. Knows
-nothing of connections and permissions; names of nodes and tasks are checked before they get here.
+an answer be read, after a restart. Small answers share files (`incoming`). The bodies of tasks are held once each, by
+SHA-256, while any task uses them. Names of nodes and tasks are checked before they get here.
 """
 
 from __future__ import annotations
@@ -150,13 +149,12 @@ class Inbox:
     ) -> Incoming:
         """Begin or continue writing an answer at `offset`; bytes held beyond it are overwritten.
 
-        Args:
-            durable: whether the complete answer must survive a power cut; it survives the server's process in any case.
+        A complete answer survives the server's process, and if `durable` a power cut.
         """
         self._make_way(node, task_id)
         held = self.held_bytes(node, task_id, digest)
         if not 0 <= offset <= held:
-            raise PeerError(f"upload starts at byte {offset}, expected at most {held}, which is what the server holds")
+            raise PeerError(f"upload starts at byte {offset}, but the server holds {held}")
         path = self._path(node, task_id, PART_SUFFIX)
         self._here.add((node, task_id))
         try:

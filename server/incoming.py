@@ -4,8 +4,8 @@ The file begins with one byte for the kind of the answer and its announced SHA-2
 hashed as it arrives; a resumed one is hashed once, at its end.
 
 Small answers of one round and kind share a file, ``INBOX/GROUP.TYPE.answers``: one write makes many durable. Each has
-its length and SHA-256 before it, so that what a crash has cut off is noticed, and dropped. What is removed is so by a
-record of its own, and a file of which nothing is left is deleted. Knows nothing of connections.
+its length and SHA-256 before it, so that what a crash has truncated is noticed, and dropped. A record of its own
+removes one, and a file of which nothing is left is deleted.
 """
 
 from __future__ import annotations
@@ -70,21 +70,17 @@ class Incoming:
             self._file.close()
             raise
 
-    @property
-    def missing_bytes(self) -> int:
-        """Bytes still to come."""
-        return self._size - self._written
-
     def write(self, data: Data) -> None:
         """Append to the answer."""
         with self._lock:
-            if len(data) > self.missing_bytes:
+            missing_bytes = self._size - self._written
+            if len(data) > missing_bytes:
                 raise PeerError(f"answer has more than the {self._size} bytes that were announced")
             self._check_open()
             try:
                 self._file.write(data)
             except OSError as error:
-                raise cannot_write(self._path, error, needed_bytes=self.missing_bytes) from error
+                raise cannot_write(self._path, error, needed_bytes=missing_bytes) from error
             if self._durable and self._written - self._handed >= _STORED_BYTES:
                 # Earlier writes have left the file's buffer.
                 begin_to_store(self._file.fileno(), HEADER_BYTES + self._handed, self._written - self._handed)
@@ -96,7 +92,7 @@ class Incoming:
     def finish(self) -> bool:
         """Complete the answer, durably if required; False, and it is deleted, if its SHA-256 differs."""
         with self._lock:
-            if self.missing_bytes:
+            if self._written < self._size:
                 raise PeerError(f"answer ends after {self._written} bytes, expected {self._size}")
             self._check_open()
             try:
@@ -113,7 +109,7 @@ class Incoming:
                     fsync_directory(self._path.parent)
                 self._whole()
             except OSError as error:
-                raise cannot_write(self._path, error, needed_bytes=self.missing_bytes) from error
+                raise cannot_write(self._path, error) from error
             return True
 
     def close(self) -> None:

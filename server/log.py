@@ -9,6 +9,7 @@ import json
 import logging
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from plait.ledger import events
 
@@ -32,7 +33,7 @@ _LOGGED: Mapping[type[events.Event], tuple[str, tuple[str, ...]]] = {
 _ONLY_IF_ANY = frozenset({"missing", "stage"})
 
 
-def log(event: str, *, level: int = logging.INFO, **fields: object) -> None:
+def log(event: str, *, level: int = logging.INFO, **fields: Any) -> None:
     """Log an event; field values other than plain words are written as JSON strings in ASCII."""
     if LOGGER.isEnabledFor(level):
         LOGGER.log(level, "%s", " ".join(f"{key}={shown(value)}" for key, value in {"event": event, **fields}.items()))
@@ -46,11 +47,7 @@ def log_run_event(event: events.Event) -> None:
     elif logged := _LOGGED.get(type(event)):
         name, keys = logged
         fields = {key: getattr(event, key) for key in keys}
-        log(
-            name,
-            level=logging.INFO,
-            **{key: value for key, value in fields.items() if value or key not in _ONLY_IF_ANY},
-        )
+        log(name, **{key: value for key, value in fields.items() if value or key not in _ONLY_IF_ANY})
 
 
 def shown(value: object) -> str:

@@ -1,7 +1,7 @@
 """The server's counters, and their Prometheus page: ``http://ADDRESS/metrics``.
 
-In a separate registry, so that it shows only plait's metrics. On loopback it answers only to loopback's names, so that
-no web page reads it through a name of its own; elsewhere, on a network of scrapers, to any. Knows nothing of gRPC.
+On loopback it answers only to loopback's names, so that no web page reads it through a name of its own; elsewhere, on a
+network of scrapers, to any.
 """
 
 from __future__ import annotations
@@ -38,17 +38,15 @@ class Metrics:
         self.downlink_bytes = self._counter("downlink_bytes", "Bytes of tasks sent to nodes.")
         self.uplink_bytes = self._counter("uplink_bytes", "Bytes of answers received from nodes.")
         self.tasks_given = self._counter("tasks_given", "Tasks assigned.")
-        self.tasks_lost = self._counter(
-            "tasks_lost", "Tasks given up because their node left or gave an invalid answer."
-        )
+        why_lost = "Tasks given up because their node left or gave an invalid answer."
+        self.tasks_lost = self._counter("tasks_lost", why_lost)
         self.answers_received = self._counter("answers_received", "Answers received in full and kept.")
         self.answers_late = self._counter("answers_late", "Answers that came too late.")
         self.answers_refused = self._counter("answers_refused", "Answers refused.", "reason")
         self.bodies_held_bytes = self._gauge("bodies_held_bytes", "Bodies of tasks in memory.")
         self._of_run = {name: self._gauge(name, text) for name, (text, _) in _FIGURES.items()}
-        self.nodes_away = self._gauge(
-            "nodes_away", "Nodes that have connected since the server started and are gone now."
-        )
+        away = "Nodes that have connected since the server started and are gone now."
+        self.nodes_away = self._gauge("nodes_away", away)
 
     def follow_run(self, progress: Progress) -> None:
         """Read the figures of the run at every scrape."""
@@ -108,15 +106,14 @@ class MetricsServer:
         address = Address.parse(listen, what="metrics address", listening=True)
         address.check_free()
         if ":" in address.host:
-            raise ConfigError(f"metrics address is {address}, expected a name or an IPv4 address")
+            raise ConfigError(f"metrics address is {address}; give a name or an IPv4 address")
         try:
             self._server = _Server((address.host, address.port), _page_of(metrics.registry, local=address.is_loopback))
         except OSError as error:
             raise address.cannot_listen(error) from error
         self.address = Address(address.host, self._server.server_address[1])
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(_POLL_S,), name="plait-metrics", daemon=True
-        )
+        serve = self._server.serve_forever
+        self._thread = threading.Thread(target=serve, args=(_POLL_S,), name="plait-metrics", daemon=True)
         self._thread.start()
 
     def close(self) -> None:

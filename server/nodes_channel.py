@@ -1,7 +1,6 @@
 """plait's gRPC service as the `Channel` of the run that it serves; the run calls it from a thread of its own.
 
 A task goes to its node at once and again after a reconnect, and its answer is read from disk only when it is received.
-Knows nothing of the content of either.
 """
 
 from __future__ import annotations
@@ -40,6 +39,14 @@ from server.tasks import ServerTask, TaskRegistry, TaskState
 from server.uploads import Limits, Uploads
 
 _LONGEST_PAUSE_S = 60.0
+_DISK_THREADS = 4
+_REGISTER_EVERY_S = 5.0
+_QUOTA_ANSWERS = 4
+_OWN_FILES = 256
+_MOST_DETAIL = 1024
+_LONGEST_WAIT_S = 1.0
+_NEWCOMERS = 16
+_AT_THE_DOOR = 64
 
 
 @dataclass(eq=False)
@@ -121,21 +128,8 @@ class NodesExchange:
         return NoAnswer(f"node {node} failed: {printable(reason)}")
 
 
-_DISK_THREADS = 4
-_REGISTER_EVERY_S = 5.0
-_QUOTA_ANSWERS = 4
-_OWN_FILES = 256
-_MOST_DETAIL = 1024
-_LONGEST_WAIT_S = 1.0
-_NEWCOMERS = 16
-_AT_THE_DOOR = 64
-
-
 class NodesChannel:
-    """A `plait.rounds.channel.Channel` to the nodes connected over gRPC.
-
-    It serves between `start` and `stop`, and has one run at a time, from `begin` to `end`; a run may begin before.
-    """
+    """A `plait.rounds.channel.Channel` that serves between `start` and `stop`, one run at a time, `begin` to `end`."""
 
     open_ended = True
 
@@ -205,10 +199,7 @@ class NodesChannel:
         progress: Progress = lambda: nullcontext(RunNow()),
         stop: StopRequest | None = None,
     ) -> Self:
-        """Begin a run, or continue it after a restart: nodes are welcomed to it.
-
-        Answers that an earlier server received into the same inbox count as received.
-        """
+        """Begin a run, or continue it after a restart with the answers that its inbox holds; nodes are welcomed."""
         if len(terms.base_fingerprint) not in (0, DIGEST_BYTES):
             raise ConfigError(f"base fingerprint has {len(terms.base_fingerprint)} bytes, expected {DIGEST_BYTES}")
         limits = self._limits
@@ -360,8 +351,7 @@ class NodesChannel:
             try:
                 self._revocation.check_all()
             except PlaitError as error:
-                # Connected nodes stay; no other is admitted, and no answer accepted, until the register can be read
-                # again.
+                # Connected nodes stay; no other is admitted and no answer accepted until the register can be read.
                 log("register", level=logging.ERROR, detail=error)
 
     def _drain(self) -> None:

@@ -1,7 +1,4 @@
-"""The gRPC service of federation.proto, and the server that it runs in: a port, TLS, grpc-health, its own event loop.
-
-Translates between calls and sessions, tasks and uploads. Knows nothing of the content of tasks and answers.
-"""
+"""The gRPC service of federation.proto, and the server that it runs in: port, TLS, grpc-health, its own event loop."""
 
 from __future__ import annotations
 
@@ -91,14 +88,11 @@ class FederationService:
         if body is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no open task of this node has this body")
         if request.offset > len(body):
-            await context.abort(
-                grpc.StatusCode.OUT_OF_RANGE, f"offset is {request.offset}, expected at most {len(body)}"
-            )
+            beyond = f"offset is {request.offset}, expected at most {len(body)}"
+            await context.abort(grpc.StatusCode.OUT_OF_RANGE, beyond)
         if not self._frequency.allows(session.node.name, request.sha256):
-            await context.abort(
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
-                f"this was downloaded {_SAME_BODY} times in a minute, try again later",
-            )
+            often = f"this was downloaded {_SAME_BODY} times in a minute, try again later"
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, often)
         try:
             async with self._downloads.turn(session.node.name) as transfer:
                 for chunk in chunks_of(body, request.offset):
@@ -142,17 +136,12 @@ class FederationService:
     async def status(self, request: pb.StatusRequest, context: Context) -> pb.StatusReply:
         """Report the status of the run to an operator or a node."""
         token, shown = self.operator_token, certificate_of(context)
-        is_operator = shown is not None and shown.role is Role.OPERATOR
-        if not (
-            token is None
-            or is_operator
-            or hmac.compare_digest(request.token, token)
-            or self._found(request.token, context)
-        ):
+        is_operator = token is None or (shown is not None and shown.role is Role.OPERATOR)
+        is_known = is_operator or hmac.compare_digest(request.token, token or b"")
+        if not (is_known or self._found(request.token, context)):
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "token is neither the operator's nor a session's")
-        return pb.StatusReply(
-            json=await asyncio.get_running_loop().run_in_executor(self.disk, status_of_host, self.hosting)
-        )
+        loop = asyncio.get_running_loop()
+        return pb.StatusReply(json=await loop.run_in_executor(self.disk, status_of_host, self.hosting))
 
     def _found(self, token: bytes, context: Context) -> NodeSession | None:
         """The session of a token, over a connection of its own node: a stolen token is worthless over another."""
@@ -259,13 +248,12 @@ class GrpcServer:
             await asyncio.wait(ending, timeout=_DRAIN_S)
 
     def _listen(self, server: grpc.aio.Server) -> int:
-        try:
+        port = 0
+        with suppress(RuntimeError):
             if self.credentials is None:
                 port = server.add_insecure_port(str(self.address))
             else:
                 port = server.add_secure_port(str(self.address), self.credentials)
-        except RuntimeError as error:
-            raise MachineError(f"cannot listen on {self.address}, is another server running there?") from error
         if not port:
             raise MachineError(f"cannot listen on {self.address}, is another server running there?")
         return port
@@ -273,9 +261,6 @@ class GrpcServer:
 
 def _health(servicer: Any) -> grpc.GenericRpcHandler:
     """grpc-health without Watch, a call that never ends."""
-    check = grpc.unary_unary_rpc_method_handler(
-        servicer.Check,
-        health_pb2.HealthCheckRequest.FromString,
-        health_pb2.HealthCheckResponse.SerializeToString,
-    )
+    asked, reply = health_pb2.HealthCheckRequest.FromString, health_pb2.HealthCheckResponse.SerializeToString
+    check = grpc.unary_unary_rpc_method_handler(servicer.Check, asked, reply)
     return grpc.method_handlers_generic_handler(health.SERVICE_NAME, {"Check": check})

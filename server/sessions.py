@@ -1,7 +1,4 @@
-"""Nodes and their connections: which are connected, proven and ready, and the next messages to each.
-
-A node that returns replaces its own older connection. Knows nothing of gRPC's calls and of tasks.
-"""
+"""Nodes and their connections: which are connected, proven and ready, and the next messages to each."""
 
 from __future__ import annotations
 
@@ -58,12 +55,7 @@ class KnownNode:
 
 @dataclass(eq=False, slots=True)
 class NodeSession:
-    """One connection of a node, from its proof to its end; made in the service's event loop.
-
-    Attributes:
-        arrival: number of its call among all that arrived.
-        token: authorises the node's other calls, as long as it works for this run.
-    """
+    """One connection of a node, from its proof to its end; its `token` authorises the node's other calls of its run."""
 
     node: KnownNode
     arrival: int
@@ -188,11 +180,8 @@ class Sessions:
     def ready(self, run_id: int) -> list[KnownNode]:
         """The nodes that can work for a run, by name."""
         with self._changed:
-            ready = (
-                each
-                for each in self._by_name.values()
-                if each.session is not None and each.is_ready and each.session.run_id == run_id
-            )
+            nodes = self._by_name.values()
+            ready = (node for node in nodes if node.session and node.is_ready and node.session.run_id == run_id)
             return sorted(ready, key=lambda node: node.name)
 
     def all(self) -> list[KnownNode]:

@@ -1,8 +1,7 @@
 """A standing server: runs that an operator submits, served one after the other to clients that stay too.
 
-Each run is served exactly as ``plait server`` serves its one (`server.served_run`), in a directory of its own. The
-queue is a folder with a file for each run, so a killed server continues the run that it served, and forgets none. Sets
-no signal handler and configures no logging: both are the caller's. What loads torch is imported with the first run.
+Each is served as ``plait server`` serves its one (`server.served_run`). The queue is a folder with a file for each run,
+so a killed server continues the run that it served, and forgets none. What loads torch is imported with the first run.
 """
 
 from __future__ import annotations
@@ -38,6 +37,7 @@ from plait.ledger.run_view import RunView
 from plait.report.progress import say, status
 from plait.rounds.channel import StopRequest
 from plait.rounds.run_directory import RunDirectory
+from plait.settle import settle
 from plait.system.files import cannot_write, lock, make_private_directory, write_atomically
 from plait.transport.protocol import CHUNK_BYTES
 from plait.transport.status import json_object
@@ -81,7 +81,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Entry:
-    """One run, its `place` in the order of submission, and times in seconds since 1970; its file holds the same."""
+    """One run, its `place` in the order of submission, and times in seconds since 1970."""
 
     run: str
     place: int
@@ -157,7 +157,7 @@ class RunQueue:
             if entry := self._entries.get(run):
                 return entry
             known = ", ".join(list(self._entries)[-5:]) or "none yet"
-        raise ConfigError(f"run {run[:64]!a} does not exist, expected one of `plait runs` (the last: {known})")
+        raise ConfigError(f"run {run[:64]!a} does not exist; `plait runs` lists the known ones (the last: {known})")
 
     def submit(self, config: Mapping[str, Scalar], *, number: int, priority: int = 0, name: str = "") -> Entry:
         """Put a run into the queue; without a name it is the next of ``run-1``, ``run-2``."""
@@ -287,11 +287,10 @@ class RunQueueServer:
         return [(path.relative_to(folder).as_posix(), path) for path in found if path.is_file()]
 
     def _checked(self, config_json: str) -> RunConfig:
-        from plait.federation import check_vouched_for
-        from plait.settle import settle
+        from plait.federation import check_vouched_for  # brings torch along
 
         if (size := len(config_json)) > _MOST_CONFIG_CHARACTERS:
-            raise ConfigError(f"settings have {size} characters, expected at most {_MOST_CONFIG_CHARACTERS}")
+            raise ConfigError(f"settings have {size} characters; at most {_MOST_CONFIG_CHARACTERS} are accepted")
         try:
             table = cast("dict[str, Scalar]", json_object(config_json, what="text of the settings"))
         except PeerError as error:
@@ -301,10 +300,10 @@ class RunQueueServer:
         if self._serving.kit_directory is None:
             check_vouched_for(settled)
             return config
-        registered, asked = Register.load(self._serving.kit_directory).number_of_clients, config.clients
-        if asked > registered:
+        registered = Register.load(self._serving.kit_directory).number_of_clients
+        if config.clients > registered:
             raise ConfigError(
-                f"run asks for {asked} clients, but {registered} are provisioned; set clients to that at most"
+                f"run asks for {config.clients} clients, but {registered} are provisioned; set clients to that at most"
             )
         return config
 
@@ -423,7 +422,7 @@ def _naming_nothing(table: dict[str, Scalar], *, where: str) -> RunConfig:
     for key in _OF_THE_MACHINE:
         if getattr(config, key) not in ("", "none"):
             name = key.replace("_", "-")
-            raise ConfigError(f"{name} is given, expected none in a submitted run: it names files or code of a machine")
+            raise ConfigError(f"a submitted run must not have {name}: it names files or code of a machine")
     return config
 
 

@@ -1,6 +1,6 @@
 """An operator's side of a standing server: ``submit``, ``runs``, ``cancel`` and ``fetch``; ``plait server --stay``.
 
-What a server answers came over a network: nothing in it is trusted. Knows nothing of what run directories mean.
+What a server answers came over a network: nothing in it is trusted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from plait.cli.output import print_json, print_tables, print_text
 from plait.cli.serving import GraceS, Insecure, Listen, Metrics, log_to, stop_on_signals
 from plait.cli.serving import Kit as ServersKit
 from plait.config import Scalar, config_from_table
-from plait.errors import ConfigError, MachineError, PeerError
+from plait.errors import ConfigError, PeerError, PlaitError
 from plait.report.table import Table
 from plait.settings.table import read_config_table
 from plait.system.address import Address
@@ -29,8 +29,7 @@ from plait.system.files import directory_written_aside
 from plait.system.text import printable
 from plait.transport.credentials import open_channel
 from plait.transport.process import share_memory_between_threads
-from plait.transport.status import json_object
-from plait.trust.diagnose import explain
+from plait.transport.status import json_object, unanswered
 from plait.trust.kit import StaffKit
 from plait.v1 import federation_pb2 as pb
 from plait.v1.federation_pb2_grpc import OperationsStub
@@ -94,7 +93,7 @@ def submit(
     Example: plait submit run.toml --server fed.example.org:9440 --kit olga
     """
     settings = config_from_table(read_config_table(config), where=str(config))
-    run = OperatorCalls.to(server, kit).submit(settings.to_table(), priority=priority, name=name)
+    run = _calls(server, kit).submit(settings.to_table(), priority=priority, name=name)
     text = f"submitted {run}; `plait runs` shows the queue, `plait fetch {run} DIR` gets it once it is over"
     _print_result(json_output, text, run=run, state="queued")
 
@@ -104,7 +103,7 @@ def runs(server: _Server = "localhost:9440", kit: _Kit = None, json_output: _Jso
 
     Example: plait runs --server fed.example.org:9440 --kit olga
     """
-    found = OperatorCalls.to(server, kit).runs()
+    found = _calls(server, kit).runs()
     if json_output:
         print_json({"runs": found})
         return
@@ -117,7 +116,7 @@ def cancel(run: _Run, server: _Server = "localhost:9440", kit: _Kit = None, json
 
     Example: plait cancel run-3 --server fed.example.org:9440 --kit olga
     """
-    was = OperatorCalls.to(server, kit).cancel(run)
+    was = _calls(server, kit).cancel(run)
     _print_result(json_output, f"cancelled {run}, which was {was}", run=run, was=was, state="cancelled")
 
 
@@ -133,9 +132,13 @@ def fetch(
 
     Example: plait fetch run-3 runs/third --server fed.example.org:9440 --kit olga
     """
-    files: list[Json] = [str(file) for file in OperatorCalls.to(server, kit).fetch(run, directory, max_gb=max_gb)]
+    files: list[Json] = [str(file) for file in _calls(server, kit).fetch(run, directory, max_gb=max_gb)]
     text = f"fetched {len(files)} files of {run} into {directory}"
     _print_result(json_output, text, run=run, directory=str(directory), files=files)
+
+
+def _calls(server: str, kit: Path | None) -> OperatorCalls:
+    return OperatorCalls(Address.parse(server, what="server"), None if kit is None else StaffKit.load(kit))
 
 
 def _print_result(as_json: bool, text: str, **figures: Json) -> None:
@@ -151,11 +154,6 @@ class OperatorCalls:
 
     address: Address
     kit: StaffKit | None
-
-    @classmethod
-    def to(cls, server: str, kit: Path | None) -> OperatorCalls:
-        """Those to the server at an address."""
-        return cls(Address.parse(server, what="server"), None if kit is None else StaffKit.load(kit))
 
     def submit(self, config: Mapping[str, Scalar], *, priority: int = 0, name: str = "") -> str:
         """Put a run into the queue; returns its name."""
@@ -195,21 +193,19 @@ class OperatorCalls:
             except grpc.RpcError as error:
                 raise self._plain(cast("grpc.Call", error)) from error
 
-    def _plain(self, error: grpc.Call) -> ConfigError | PeerError | MachineError:
+    def _plain(self, error: grpc.Call) -> PlaitError:
         code, details = error.code(), error.details() or ""
         if code is grpc.StatusCode.INVALID_ARGUMENT:
             return ConfigError(details)
         if code is grpc.StatusCode.PERMISSION_DENIED:
             return PeerError(f"{self.address} refuses: {details}")
         if code is grpc.StatusCode.UNIMPLEMENTED:
-            return PeerError(f"{self.address} serves one run and has no queue, expected `plait server --stay` there")
-        if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-            return MachineError(f"no plait server answers: {explain(self.address.host, self.address.port, self.kit)}")
-        return MachineError(f"{self.address} could not do it ({code.name}): {details}")
+            return PeerError(f"{self.address} serves one run and has no queue; `plait server --stay` has one")
+        failed = f"could not do it ({code.name}): {details}"
+        return unanswered(code, self.address, self.kit, otherwise=failed)
 
 
 def _received(parts: Iterable[pb.FilePart], directory: Path, *, max_gb: float) -> list[Path]:
-    """Write files as they arrive; a server that cannot send all of them ends the call with an error."""
     places: list[Path] = []
     total = 0
     for part in parts:

@@ -10,11 +10,10 @@
                   └─────────────┴──> WITHDRAWN <──────┘
 
 A task is PENDING until its node can work, and again when the node's session ends. FAILED: no answer will come, and the
-run gets the reason. WITHDRAWN: the run does not want the answer. The bytes received of an answer are in the
-inbox and independent of all this. So a task whose answer exists from before a restart goes from PENDING to ANSWERED at
-once: it has the same name, made of its round, type and number.
+run gets the reason. WITHDRAWN: the run does not want the answer. A task whose answer is in the inbox from before a
+restart goes from PENDING to ANSWERED at once: it has the same name, made of its round, type and number.
 
-The run's thread and the service's event loop both call this. Knows nothing of gRPC's calls.
+The run's thread and the service's event loop both call this.
 """
 
 from __future__ import annotations
@@ -112,10 +111,7 @@ class TaskRegistry:
     # Called by the run's thread.
 
     def give(self, node: str, *, message_type: str, group: str, head: bytes, body: bytes) -> ServerTask:
-        """Assign a task to a node: sent at once if the node is ready, and not at all if its answer exists already.
-
-        Tasks that share a body share the object.
-        """
+        """Assign a task to a node: sent at once if the node is ready, and not at all if its answer exists already."""
         if len(head) > HEAD_BYTES:
             head, body = b"", head + body
         elif len(head) + len(body) <= _INLINE_BYTES:
@@ -123,13 +119,8 @@ class TaskRegistry:
         digest = self._digest(body) if body else b""
         with self._changed:
             self._turn(message_type, group)
-            work = pb.Work(
-                task_id=self._next_id(node, group, message_type),
-                message_type=message_type,
-                group_id=group,
-                head=head,
-                body_bytes=len(body),
-            )
+            task_id = self._next_id(node, group, message_type)
+            work = pb.Work(task_id=task_id, message_type=message_type, group_id=group, head=head, body_bytes=len(body))
             task = self._by_node.setdefault(node, {})[work.task_id] = ServerTask(node, work)
             self._all[task] = None
             if self._inbox.has(node, task.task_id):
@@ -245,16 +236,13 @@ class TaskRegistry:
             return None
 
     def answer(self, task: ServerTask, session: NodeSession) -> bool:
-        """A complete answer is on disk; False if it is no longer needed, and it is deleted.
-
-        A newer session of the node than the one that it came over stops working on the task.
-        """
+        """A complete answer is on disk; False if it is no longer needed, and it is deleted."""
         with self._changed:
             if not task.is_open:
                 if task.state is not TaskState.ANSWERED:
                     self._inbox.remove(task.node, task.task_id)
                 return task.state is TaskState.ANSWERED
-            if task.session is not session:
+            if task.session is not session:  # the node's newer one stops working on it
                 self._send_withdrawal(task, "answered", but=session)
             self._settle(task, TaskState.ANSWERED)
             if self._groups.get(task.work.message_type) == task.work.group_id:
@@ -297,7 +285,6 @@ class TaskRegistry:
         self._changed.notify_all()
 
     def _deliver(self, name: str) -> None:
-        """Send a node its open tasks, if it is ready and has not received them over this session."""
         node = self.sessions.named(name)
         if node is None or node.session is None or not node.is_ready:
             return
@@ -306,7 +293,6 @@ class TaskRegistry:
                 node.session.put(pb.ToNode(work=task.work))
 
     def _send_withdrawal(self, task: ServerTask, reason: str, *, but: NodeSession | None = None) -> None:
-        """Tell a node over its session, unless it is `but`, that a task is no longer needed."""
         node = self.sessions.named(task.node)
         if node is not None and node.session not in (None, but):
             node.session.put(pb.ToNode(withdraw=pb.Withdraw(task_id=task.task_id, reason=reason)))

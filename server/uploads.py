@@ -1,9 +1,9 @@
 """Incoming answers: checked before anything is buffered, written as they arrive, one receipt at the end.
 
-A node whose upload is cut off resumes it later. Small answers come whole, over the node's long call; those that come
+A node whose upload breaks off resumes it later. Small answers come whole, over the node's long call; those that come
 while the disk is busy are made durable by one write. Of uploads and downloads a node has one at a time, and a limited
 number are in progress in all, none below a minimum rate: a newer transfer of a node replaces its older one, which may
-hang on a lost connection. `Limits` has these bounds and all others on what nodes and strangers may use of a server.
+hang on a lost connection.
 """
 
 from __future__ import annotations
@@ -32,10 +32,9 @@ _MINUTE_S = 60.0
 
 
 class Frequency:
-    """How often each node began to download each body within the last minute; used in the event loop.
+    """How often each node began to download each body within the last minute.
 
-    gRPC buffers a whole body of a few megabytes at once, unread by the node. The limit on starts keeps a node from
-    piling it up.
+    gRPC buffers a body of a few megabytes unread by the node, which could pile it up.
     """
 
     def __init__(self, most: int) -> None:
@@ -90,7 +89,7 @@ class Transfer:
             self.clock.reschedule(min(stalled, too_slow))
 
     async def supersede(self) -> None:
-        """Cut it off and wait until it has released everything."""
+        """End it and wait until it has released everything."""
         self.superseded = True
         with suppress(RuntimeError):  # it has ended already
             self.clock.reschedule(asyncio.get_running_loop().time())
@@ -123,12 +122,9 @@ class Transfers:
         except TimeoutError as error:
             if transfer.superseded:
                 raise TransferRefused("superseded", "a newer transfer of this node replaces it", retry=True) from error
-            raise TransferRefused(
-                "stalled",
-                f"no chunk for {self._limits.stall_s:g} s, or less than "
-                f"{self._limits.least_bytes_s / 1024:g} KiB/s; resume it later",
-                retry=True,
-            ) from error
+            rate = f"less than {self._limits.least_bytes_s / 1024:g} KiB/s"
+            detail = f"no chunk for {self._limits.stall_s:g} s, or {rate}; resume it later"
+            raise TransferRefused("stalled", detail, retry=True) from error
         finally:
             del self._by_node[node]
             transfer.over.set()
@@ -232,9 +228,8 @@ class Uploads:
         node, size = session.node.name, len(answer.data)
         with self._logged(node, answer.task_id):
             if size > HEAD_BYTES:
-                raise TransferRefused(
-                    "malformed", f"answer has {size} bytes, expected at most {HEAD_BYTES}", retry=False
-                )
+                detail = f"answer has {size} bytes, expected at most {HEAD_BYTES}"
+                raise TransferRefused("malformed", detail, retry=False)
             state, task = self._tasks.find(node, answer.task_id)
             if state is None:
                 return False  # of a run that the node no longer works for
@@ -293,14 +288,14 @@ class Uploads:
     def _check(self, task: ServerTask, content: int, size: int) -> None:
         limit = _MAX_ERROR_BYTES if content == pb.CONTENT_ERROR else self._max_answer_bytes
         if size > limit:
-            # No retry can be smaller, so the round need not wait for one.
-            detail = f"answer has {size} bytes, expected at most {limit}"
-            self._tasks.fail(task, f"node {task.node}: {detail}")
-            raise TransferRefused("too-large", detail, retry=False)
-        if content not in (pb.CONTENT_PLAIT, pb.CONTENT_ERROR):
-            detail = f"content is {int(content)}, expected 1, or 2 for an error"
-            self._tasks.fail(task, f"node {task.node}: {detail}")
-            raise TransferRefused("malformed", detail, retry=False)
+            reason, detail = "too-large", f"answer has {size} bytes, expected at most {limit}"
+        elif content not in (pb.CONTENT_PLAIT, pb.CONTENT_ERROR):
+            reason, detail = "malformed", f"content is {int(content)}, expected 1, or 2 for an error"
+        else:
+            return
+        # No retry can do better, so the round need not wait for one.
+        self._tasks.fail(task, f"node {task.node}: {detail}")
+        raise TransferRefused(reason, detail, retry=False)
 
     async def _receive(
         self,
@@ -345,9 +340,8 @@ class Uploads:
             if data is None:
                 return
             if not 0 < len(data) <= CHUNK_BYTES:
-                raise TransferRefused(
-                    "malformed", f"part has {len(data)} bytes, expected 1 to {CHUNK_BYTES}", retry=False
-                )
+                detail = f"part has {len(data)} bytes, expected 1 to {CHUNK_BYTES}"
+                raise TransferRefused("malformed", detail, retry=False)
             transfer.moved(len(data))
             session.node.received(len(data))
             self._untidy_bytes += len(data)

@@ -60,14 +60,7 @@ def server(
         show(directory.path, json_output=json_output)
 
 
-def serve(
-    directory: RunDirectory,
-    settings: RunConfig,
-    serving: Serving,
-    *,
-    page: str = "",
-    quiet: bool,
-) -> None:
+def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, page: str = "", quiet: bool) -> None:
     """Serve until the run is over; everything received until an error is on disk."""
     share_memory_between_threads()
     if not directory.has_started:
@@ -83,8 +76,7 @@ def serve(
     @contextmanager
     def announced() -> Generator[None]:
         with served.channel:
-            awaited = plural(settings.clients, "client")
-            say(f"serving on {served.channel.address}; waiting for {awaited}", quiet=quiet)
+            say(f"serving on {served.channel.address}; waiting for {plural(settings.clients, 'client')}", quiet=quiet)
             yield
 
     with page_beside(directory.path, page, status_json=served.channel.status_json):

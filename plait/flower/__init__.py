@@ -1,7 +1,4 @@
-"""Flower's side of plait: its Grid as a `Channel`, its apps over plait's parts, its strategies as rules.
-
-The only package that imports flwr. It knows the round loop's seam and plait's bytes, no model and no configuration.
-"""
+"""Flower's side of plait: its Grid as a `Channel`, its apps over plait's parts, its strategies as rules."""
 
 from __future__ import annotations
 

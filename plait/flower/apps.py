@@ -1,8 +1,4 @@
-"""The ServerApp and the ClientApp: plait's round loop and participant behind Flower's interface.
-
-Flower's engines start them by name from `server/app.py` and `client/app.py`. plait's own service over gRPC and its
-nodes need neither.
-"""
+"""The ServerApp and the ClientApp, which Flower's engines start by name from `server/app.py` and `client/app.py`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """A Flower `Grid` as plait's `Channel`, plait's bytes in Flower's messages, a client's state in Flower's context.
 
-plait's bytes are one uint8 array or two, so that Flower frames them once. Flower splits every array into objects;
-hundreds of small tensors take it tens of seconds per round. A task is its own head and a body that all tasks of a round
-share: the body's bytes are never copied here.
+plait's bytes are one uint8 array or two, so that Flower frames them once: hundreds of small tensors take it tens of
+seconds per round. A task is its own head and a body that all tasks of a round share and that is never copied here.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ class GridChannel:
         time.sleep(timeout_s)
 
     def identity(self, node: int) -> None:
-        """Flower does not say which nodes it has admitted."""
+        """None: Flower keeps to itself which nodes it has admitted."""
 
     def liveness(self, node: int) -> Liveness:
         """Flower gives up nodes that are away."""

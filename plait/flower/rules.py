@@ -5,9 +5,8 @@ scores those that are left again; Flower takes the n - 2f that score best at onc
 
 A strategy gets plait's validated deltas as replies of one flat array each, and its result is the step. The deltas are
 widened to float64 first: Flower computes distances through inner products, which in float32 lose the small differences
-of honest clients and overflow on a malicious client's large numbers. The number of bad clients that a strategy
-withstands follows from the number of updates. Every round makes a new strategy, so one with state (such as FedAdam)
-does not fit: plait has server optimizers instead. Flower itself is imported when a round begins.
+of honest clients and overflow on a malicious client's large numbers. Every round makes a new strategy, so one
+with state (such as FedAdam) does not fit. Flower itself is imported when a round begins: it takes over a second.
 """
 
 from __future__ import annotations
@@ -66,12 +65,8 @@ def flower_algorithm(
 def _reply(number: int, delta: Float32, weight: float) -> Message:
     from flwr.app import Array, ArrayRecord, Message, MessageType, Metadata, MetricRecord, RecordDict
 
-    content = RecordDict(
-        {
-            _ARRAYS: ArrayRecord({_DELTA: Array(delta.astype(np.float64))}),
-            _METRICS: MetricRecord({_WEIGHT: weight}),
-        }
-    )
+    arrays = ArrayRecord({_DELTA: Array(delta.astype(np.float64))})
+    content = RecordDict({_ARRAYS: arrays, _METRICS: MetricRecord({_WEIGHT: weight})})
     # Given complete, since Flower would otherwise take the numbers of the process's run, if any. Flower's declared
     # overloads lack this form.
     metadata = Metadata(

@@ -23,7 +23,7 @@ from plait.run import Run
 from plait.simulation.loaded import Loaded, remembered
 from plait.simulation.partition import ClientShare
 from plait.training.local_model import PeftLocalModel
-from plait.trust.keys import KeyClaim, NodeIdentity, NodeKey
+from plait.trust.keys import NodeIdentity, NodeKey
 
 if TYPE_CHECKING:
     from plait.simulation.workers import Workers
@@ -106,9 +106,9 @@ class Simulation:
         way = self.run.client_way(context)
         return Participant(name, self.model(index), memory, max_rank=max_rank, terms=terms, way=way)
 
-    def vouch(self, claim: KeyClaim) -> bool:
+    def vouch(self, client: str, identity: bytes, *_proof: bytes) -> bool:
         """Whether a node key is a client's; a simulation has one operator, so keys follow from its seed."""
-        return self._key(claim.client).public_bytes == claim.identity
+        return self._key(client).public_bytes == identity
 
     def _identity(self, name: str) -> NodeIdentity:
         key = self._key(name)

@@ -1,7 +1,4 @@
-"""gRPC's credentials and options for both ends: mutual TLS, keepalive, and bounds on the memory that a peer can use.
-
-Knows nothing of the messages on the connection.
-"""
+"""gRPC's credentials and options for both ends: mutual TLS, keepalive, and bounds on the memory that a peer can use."""
 
 from __future__ import annotations
 
@@ -80,10 +77,7 @@ def server_credentials(kit: ServerKit) -> grpc.ServerCredentials:
 
 
 def channel_credentials(kit: Kit) -> grpc.ChannelCredentials:
-    """TLS for a client: it shows its certificate and trusts only its kit's authority.
-
-    Operators connect with their kit, or ask for the status with the server's.
-    """
+    """TLS for a client: it shows its certificate and trusts only its kit's authority."""
     tls = kit.tls
     return grpc.ssl_channel_credentials(
         root_certificates=tls.authority, private_key=tls.key, certificate_chain=tls.certificate
@@ -91,11 +85,7 @@ def channel_credentials(kit: Kit) -> grpc.ChannelCredentials:
 
 
 def open_channel(address: Address, kit: Kit | None) -> grpc.Channel:
-    """A channel to a server.
-
-    Args:
-        kit: whose certificate is shown; None for a connection without TLS.
-    """
+    """A channel to a server, which is shown the kit's certificate; None for a connection without TLS."""
     options = channel_options(address.host)
     if kit is None:
         return grpc.insecure_channel(str(address), options=options)

@@ -18,20 +18,12 @@ _MADV_POPULATE_READ = 22  # asm-generic/mman-common.h, from Linux 5.14 on
 
 
 def share_memory_between_threads() -> None:
-    """Let all threads allocate from a few malloc arenas (glibc only; elsewhere nothing happens).
-
-    By default glibc gives each thread its own, up to eight per core, and each arena keeps its peak. A server that
-    receives large updates from a hundred clients needs a tenth less memory if they share.
-    """
+    """Let all threads allocate from a few malloc arenas (glibc only); each keeps its peak, a tenth of a busy server."""
     mallopt({_M_ARENA_MAX: _ARENAS})
 
 
 def allow_open_files(wanted: int) -> int:
-    """Raise this process's limit on open files to `wanted`, as far as the system allows.
-
-    Returns:
-        The resulting limit; `wanted` if the system has none.
-    """
+    """Raise this process's limit on open files as far as the system allows; the result, or `wanted` if it has none."""
     if sys.platform == "win32":
         return wanted
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -47,14 +39,7 @@ def allow_open_files(wanted: int) -> int:
 
 
 def begin_to_store(descriptor: int, offset: int, size: int) -> None:
-    """Ask the disk to begin writing a part of a file, so that a later fsync waits less (Linux only).
-
-    Only a hint: elsewhere, and if it fails, nothing happens.
-
-    Args:
-        offset: start of the part, in bytes.
-        size: of the part, in bytes.
-    """
+    """A hint to begin writing a part of a file (in bytes), so that a later fsync waits less (Linux only)."""
     if sys.platform == "linux":
         with contextlib.suppress(AttributeError):
             part = ctypes.c_int64(offset), ctypes.c_int64(size)
@@ -62,12 +47,9 @@ def begin_to_store(descriptor: int, offset: int, size: int) -> None:
 
 
 def map_file(descriptor: int) -> memoryview | None:
-    """A whole file mapped into memory, once all of it has been read.
+    """A whole file mapped into memory, once all of it has been read; None if it must be read instead.
 
-    Valid as long as the view exists, even after the file is deleted; the file must not be written to meanwhile.
-
-    Returns:
-        None if that is not possible (the file is empty or unreadable, or this is not Linux): read it instead.
+    Valid even after the file is deleted; it must not be written to meanwhile.
     """
     if sys.platform != "linux":
         return None

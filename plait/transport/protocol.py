@@ -1,7 +1,4 @@
-"""The numbers and bytes on which both ends of the federation protocol agree (federation.proto), and chunk streams.
-
-Knows nothing of connections.
-"""
+"""The numbers and bytes on which both ends of the federation protocol agree (federation.proto), and chunk streams."""
 
 from __future__ import annotations
 
@@ -44,14 +41,7 @@ _ENROLMENT = b"plait.v1.enrol\0"
 
 
 def enrolment_bytes(*, challenge_nonce: bytes, hello_nonce: bytes, public_key: bytes, name: str) -> bytes:
-    """The bytes that a node signs to prove its key.
-
-    Args:
-        challenge_nonce: the server's, 32 bytes.
-        hello_nonce: the node's own, 32 bytes.
-        public_key: the node's key, 32 bytes.
-        name: the node's name, which comes last because it alone has no fixed length.
-    """
+    """The bytes that a node signs to prove its key: all have 32 but the name, which therefore comes last."""
     return b"".join((_ENROLMENT, challenge_nonce, hello_nonce, public_key, name.encode()))
 
 
@@ -80,11 +70,7 @@ def pack_chunk(data: Data) -> bytes:
 
 
 def unpack_chunk(message: bytes) -> Data:
-    """The data of a serialised `Chunk`.
-
-    Raises:
-        google.protobuf.message.DecodeError: it is not one.
-    """
+    """The data of a serialised `Chunk`; protobuf's DecodeError if it is none."""
     data = _plain(_CHUNK_DATA, message)
     return pb.Chunk.FromString(message).data if data is None else data
 
@@ -95,11 +81,7 @@ def pack_part(data: Data) -> bytes:
 
 
 def unpack_part(message: bytes) -> Data | pb.UploadStart:
-    """The data of a serialised `UploadPart`, or its start; no data if it has neither.
-
-    Raises:
-        google.protobuf.message.DecodeError: it is not one.
-    """
+    """The data of a serialised `UploadPart`, or its start; protobuf's DecodeError if it is none."""
     data = _plain(_PART_DATA, message)
     if data is not None:
         return data

@@ -1,7 +1,4 @@
-"""The call behind `plait status`: a server's report on its run.
-
-Knows nothing of the meaning of the answer.
-"""
+"""The call behind `plait status`: a server's report on its run."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from plait.system.address import Address
 from plait.system.json_text import read_json
 from plait.transport.credentials import open_channel
 from plait.trust.diagnose import explain
-from plait.trust.kit import ServerKit, StaffKit
+from plait.trust.kit import Kit, ServerKit, StaffKit
 from plait.v1 import federation_pb2 as pb
 from plait.v1.federation_pb2_grpc import FederationStub
 
@@ -23,22 +20,17 @@ def fetch_status(address: str, *, kit: ServerKit | StaffKit | None, timeout_s: f
     """Ask a server for its status.
 
     Args:
-        kit: an operator's, or the server's own with its token; None for an insecure server on this
-            machine.
+        kit: an operator's, or the server's own with its token; None for an insecure server on this machine.
 
     Raises:
-        ConfigError: `address` is not valid.
         MachineError: no server answers there, or TLS fails.
         PeerError: the server does not accept the token, or its answer is not a JSON object.
     """
     parsed = Address.parse(address, what="server")
-    channel = open_channel(parsed, kit)
-    token = kit.operator_token.encode() if isinstance(kit, ServerKit) else b""
-    with channel:
+    request = pb.StatusRequest(token=kit.operator_token.encode() if isinstance(kit, ServerKit) else b"")
+    with open_channel(parsed, kit) as channel:
         try:
-            reply = cast(
-                "pb.StatusReply", FederationStub(channel).Status(pb.StatusRequest(token=token), timeout=timeout_s)
-            )
+            reply = cast("pb.StatusReply", FederationStub(channel).Status(request, timeout=timeout_s))
         except grpc.RpcError as error:
             raise _plain(cast("grpc.Call", error), parsed, kit) from error
     return json_object(reply.json, what=f"status of {address}")
@@ -52,17 +44,18 @@ def _plain(error: grpc.Call, address: Address, kit: ServerKit | StaffKit | None)
         return PeerError(f"{address} does not accept the token: use the operator.token of this server's kit")
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return PeerError(f"{address} is a gRPC server but not plait's: give the address of a `plait server`")
+    return unanswered(code, address, kit, otherwise=f"did not report its status ({code.name}); see its server.log")
+
+
+def unanswered(code: grpc.StatusCode, address: Address, kit: Kit | None, *, otherwise: str) -> MachineError:
+    """The error for a call that failed: why no server is reached, or what else is wrong with the one that is."""
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
         return MachineError(f"no plait server answers: {explain(address.host, address.port, kit)}")
-    return MachineError(f"{address} did not report its status ({code.name}); see its server.log")
+    return MachineError(f"{address} {otherwise}")
 
 
 def json_object(text: str, *, what: str) -> dict[str, object]:
-    """The object in a message's text, which gRPC has bounded.
-
-    Raises:
-        PeerError: it is no JSON object.
-    """
+    """The object in a message's text, which gRPC has bounded; PeerError if it is none."""
     try:
         value = read_json(text)
     except ValueError as error:

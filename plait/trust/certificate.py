@@ -1,9 +1,7 @@
 """X.509 certificates and their ECDSA P-256 keys (TLS of gRPC takes no Ed25519): reading, checks, and who issues them.
 
 The authority of a federation signs the certificates of the server and of all members. Its key can admit anyone, so it
-belongs on no machine that takes part. Knows nothing of kits and of the register.
-
-What a file lacks, or a check does not find, is a ConfigError; a file that cannot be read is a MachineError.
+belongs on no machine that takes part. A failed check is a ConfigError, a file that cannot be read a MachineError.
 """
 
 from __future__ import annotations
@@ -30,10 +28,7 @@ from plait.trust.keys import read_pem_key, read_small, write_secret
 
 
 class Role(StrEnum):
-    """What the holder of a certificate may do; the server has no role.
-
-    The certificate (its subject's organizational unit; a client's has none) and the register both state it.
-    """
+    """What a member may do, as its certificate (by organizational unit; a client's has none) and the register state."""
 
     CLIENT = "client"
     OPERATOR = "operator"
@@ -181,7 +176,7 @@ _BACKDATED = timedelta(days=1)
 
 @dataclass(frozen=True)
 class Authority:
-    """A certificate authority: the certificate that servers and clients trust, and its private key."""
+    """A certificate authority: its certificate and private key."""
 
     certificate: x509.Certificate
     _key: ec.EllipticCurvePrivateKey = field(repr=False, compare=False)

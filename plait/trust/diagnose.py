@@ -1,8 +1,7 @@
 """Why a node cannot reach its server: one line with the cause and the remedy, found by trying each step.
 
 gRPC reports a refused certificate, a wrong clock and an absent server in almost the same words. This repeats a
-connection step by step: name, address, TLS, the server's certificate, this node's certificate. Of gRPC it knows only
-that it speaks HTTP/2; enrolment, keys and revocation come after all this.
+connection step by step: name, address, TLS, the server's certificate, this node's certificate.
 """
 
 from __future__ import annotations
@@ -45,12 +44,9 @@ class _Own:
 
 
 def explain(host: str, port: int, kit: Kit | None) -> str:
-    """The problem between this machine and a server, in one line with the remedy.
+    """The problem between this machine and a server, in one line with the remedy; `kit` is None without TLS.
 
     Takes up to five seconds per step if the network drops packets; a name server may take longer.
-
-    Args:
-        kit: source of the certificate: a node's kit, or for an operator the server's; None without TLS.
     """
     host = host.removeprefix("[").removesuffix("]")
     return _explain(host, port, kit) + _by_proxy(host)
@@ -147,8 +143,7 @@ def _greet(host: str, port: int, own: _Own, where: str) -> str:
 
 def _server_certificate(error: ssl.SSLCertVerificationError, host: str, port: int, own: _Own) -> str:
     where, code = f"{host}:{port}", error.verify_code
-    now = datetime.now(UTC)
-    shown = _shown_certificate(host, port, own)
+    now, shown = datetime.now(UTC), _shown_certificate(host, port, own)
     if code in _NOT_TRUSTED:
         return (
             f"certificate of the server at {where} is not from this kit's authority (ca.crt): is it another server, or "
@@ -182,15 +177,14 @@ def _server_certificate(error: ssl.SSLCertVerificationError, host: str, port: in
 def _alert(error: ssl.SSLError, own: _Own, where: str) -> str:
     """What the other side's TLS, or other protocol, reveals."""
     reason = error.reason or ""
+    alert = reason.rpartition("ALERT_")[2].replace("_", " ").lower()
     if "EXPIRED" in reason:
         return _refused("reports that this node's certificate has expired", own, where)
     if any(word in reason for word in ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED", "DECRYPT_ERROR")):
-        alert = reason.rpartition("ALERT_")[2].replace("_", " ").lower()
         return _refused(f"refuses this node's certificate ({alert})", own, where)
     if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
         return _refused("closed the connection after seeing this node's certificate", own, where)
     if "ALERT" in reason:
-        alert = reason.rpartition("ALERT_")[2].replace("_", " ").lower()
         return f"server at {where} aborts TLS ({alert}): is it a plait server of the same version?"
     return f"{where} does not speak TLS: is it a server started with --insecure, or another service?"
 

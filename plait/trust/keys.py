@@ -1,11 +1,7 @@
 """Names of nodes, secret files, keys that follow from a secret, and a node's Ed25519 key (RFC 8032), which signs.
 
 A client's name becomes a folder, a line in the register and the common name of a certificate, so it is treated as
-hostile.
-
-Knows nothing of the content signed, nor of TLS, whose keys the authority certifies.
-
-What a file lacks is a ConfigError with the remedy; a file that cannot be read or written is a MachineError.
+hostile. What a file lacks is a ConfigError with the remedy; one that cannot be read or written is a MachineError.
 """
 
 from __future__ import annotations
@@ -18,7 +14,7 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -96,32 +92,11 @@ def verify(public_key: bytes, signature: bytes, signed: bytes) -> bool:
     return True
 
 
-class KeyClaim(Protocol):
-    """The claim that a node key is a client's, with what proves it; no proof in a simulation."""
+Vouch: TypeAlias = Callable[[str, bytes, bytes, bytes], bool]
+"""Whether a node key is a client's, by the authority: of name, key (32 bytes), certificate (DER) and endorsement.
 
-    @property
-    def client(self) -> str:
-        """The client's name."""
-        ...
-
-    @property
-    def identity(self) -> bytes:
-        """Ed25519, 32 bytes."""
-        ...
-
-    @property
-    def certificate(self) -> bytes:
-        """The client's, in DER."""
-        ...
-
-    @property
-    def endorsement(self) -> bytes:
-        """The signature of an `Endorsement`."""
-        ...
-
-
-Vouch: TypeAlias = Callable[[KeyClaim], bool]
-"""Whether the federation's authority confirms that a node key is the named client's."""
+Certificate and endorsement (its signature) are empty in a simulation.
+"""
 
 
 @dataclass(frozen=True)
@@ -183,10 +158,9 @@ _MARKS = ("Mn", "Mc")
 
 
 def is_client_name(name: str) -> bool:
-    """Whether a client may have this name.
+    """Whether a client may have this name: in Unicode's compatibility form (NFKC), so that look-alikes are equal.
 
-    Letters and digits of any script, ``-``, ``_`` and ``.``, with no dot in front, in Unicode's compatibility form
-    (NFKC), so that two names that look alike are equal: at most `MAX_NAME_BYTES` in UTF-8, the limit of a certificate.
+    `check_client_name` states the rest; the length is the limit of a certificate's common name.
     """
     if not 0 < len(name) <= MAX_NAME_BYTES or any("\ud800" <= char <= "\udfff" for char in name):
         return False

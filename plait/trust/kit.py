@@ -1,8 +1,7 @@
 """Start-up kits: what a server and a client need to trust each other, one directory to copy to each machine.
 
-A kit is checked when it is loaded: modes of keys, dates, and whether its files belong together. It has two keys: one
-for TLS, which the federation's authority has certified, and the node key, which signs. The first endorses the second,
-so that whoever knows the authority's certificate can check both. Knows nothing of gRPC and of the register.
+It has two keys: one for TLS, which the federation's authority has certified, and the node key, which signs. The first
+endorses the second, so that whoever knows the authority's certificate can check both.
 
 Loading raises ConfigError where a file is missing, malformed or readable by others, files do not belong together or a
 certificate is not valid now, in one line with the remedy; and MachineError where a file cannot be read.
@@ -39,7 +38,7 @@ from plait.trust.certificate import (
     role_of,
     server_names_of,
 )
-from plait.trust.keys import KeyClaim, NodeKey, check_client_name, read_secret, read_small
+from plait.trust.keys import NodeKey, check_client_name, read_secret, read_small
 
 AUTHORITY_FILE = "ca.crt"
 OPERATOR_TOKEN_FILE = "operator.token"  # noqa: S105 (a file's name)
@@ -247,7 +246,7 @@ class Endorsement:
 def is_endorsed(
     authority: bytes, name: str, node_key: bytes, endorsement: Endorsement, *, now: datetime | None = None
 ) -> bool:
-    """Whether the authority, by its certificate in PEM, stands behind a client's node key at `now`."""
+    """Whether the authority, by its certificate in PEM, confirms a client's node key at `now`."""
     window = _window(authority, name, node_key, endorsement)
     return window is not None and window[0] <= (now or datetime.now(UTC)) <= window[1]
 
@@ -281,6 +280,6 @@ def _signed(name: str, node_key: bytes) -> bytes:
     return b"".join(len(part).to_bytes(8, "big") + part for part in (_TEXT, name.encode(), node_key))
 
 
-def is_vouched_for(authority: bytes, claim: KeyClaim) -> bool:
+def is_vouched_for(authority: bytes, client: str, node_key: bytes, certificate: bytes, endorsement: bytes) -> bool:
     """A `Vouch` over the certificate of a federation's authority, in PEM."""
-    return is_endorsed(authority, claim.client, claim.identity, Endorsement(claim.certificate, claim.endorsement))
+    return is_endorsed(authority, client, node_key, Endorsement(certificate, endorsement))

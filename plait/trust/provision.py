@@ -24,8 +24,8 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey as PublicKey
 from cryptography.x509 import Certificate
 
-from plait.errors import ConfigError, MachineError
-from plait.system.files import directory_written_aside, make_private_directory, write_atomically
+from plait.errors import ConfigError
+from plait.system.files import cannot_write, directory_written_aside, make_private_directory, write_atomically
 from plait.trust.certificate import (
     LEAF_DAYS,
     Authority,
@@ -53,7 +53,7 @@ from plait.trust.register import REGISTER_FILE, RegisteredClient, read_clients, 
 
 
 class KitOutcome(Enum):
-    """The result for one kit: REGISTERED is one that an earlier, interrupted call had left out of the register."""
+    """The result for one kit; REGISTERED: an earlier, interrupted call had left it out of the register."""
 
     MADE = "made"
     RENEWED = "renewed"
@@ -130,10 +130,7 @@ def provision(
 def _registered(
     register: Path, kits: Sequence[Provisioned], registered: Sequence[RegisteredClient], *, now: datetime
 ) -> tuple[Provisioned, ...]:
-    """The kits, with the keys registered that were not.
-
-    Last, so that a key is registered only when its kit is complete; a second call registers what a crash left out.
-    """
+    """Register new keys: last, so that their kits are complete; a second call registers what a crash left out."""
     known = {client.public_key for client in registered}
     fresh = [
         RegisteredClient(kit.name, kit.public_key, now, role=kit.role) for kit in kits if kit.public_key not in known
@@ -149,28 +146,22 @@ def _registered(
 
 
 def revoke(directory: Path, name: str, *, now: datetime) -> RegisteredClient:
-    """The member, revoked in ``DIR/server/clients.json``, which needs neither the authority nor the member's kit.
-
-    Raises:
-        ConfigError: no such client.
-        MachineError: cannot be written; nothing is revoked.
-    """
+    """The member, revoked in ``DIR/server/clients.json``, which needs neither the authority nor the member's kit."""
     path = directory / "server" / REGISTER_FILE
     clients = read_clients(path)
     check_client_name(name)
     found = [client for client in clients if client.name == name]
     if not found:
         raise ConfigError(f"client '{name}' is not in '{path}', expected one of {_some([c.name for c in clients])}")
-    holding = [client for client in found if client.revoked is None]
-    if not holding:
+    holding = next((client for client in found if client.revoked is None), None)
+    if holding is None:
         return found[-1]
-    revoked = replace(holding[0], revoked=now)
-    write_clients(path, [revoked if client is holding[0] else client for client in clients])
+    revoked = replace(holding, revoked=now)
+    write_clients(path, [revoked if client is holding else client for client in clients])
     return revoked
 
 
 def _check_key(kit: Path, name: str, role: Role, registered: Sequence[RegisteredClient]) -> None:
-    """Refuse to continue if a member's kit and the register disagree."""
     holding = next((client for client in registered if client.name == name and client.revoked is None), None)
     if holding is not None and holding.role is not role:
         raise ConfigError(f"'{name}' is {holding.role.of}: give {role.of} another name, or revoke it first")
@@ -287,7 +278,7 @@ def _make_private(directory: Path) -> None:
     try:
         make_private_directory(directory)
     except OSError as error:
-        raise MachineError(f"cannot make '{directory}': {error.strerror or error}") from error
+        raise cannot_write(directory, error, doing="make") from error
 
 
 def _some(names: Sequence[str]) -> str:

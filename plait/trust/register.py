@@ -1,8 +1,7 @@
 """The server's list of provisioned members, ``clients.json``: who may enrol and with which key, and who is revoked.
 
-A running server notices changes at once: it reads the file again whenever it differs from last time. A name can be
-listed several times, with revoked keys and at most one valid key. Members are clients and, with a ``role``,
-operators. Knows nothing of how certificates are read.
+A running server notices changes at once. A name can be listed several times, with revoked keys and at most one valid
+key. Members are clients and, with a ``role``, operators.
 """
 
 from __future__ import annotations
@@ -40,10 +39,7 @@ class Verdict(Enum):
 class RegisteredClient:
     """One line of the register.
 
-    Attributes:
-        public_key: public half of its node key, 32 bytes; of an operator, who has none, the SHA-256 of the public
-            key in the certificate.
-        revoked: when its key was revoked; None if it is valid.
+    The public key has 32 bytes: of an operator, who has no node key, the SHA-256 of the key in the certificate.
     """
 
     name: str

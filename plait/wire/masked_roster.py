@@ -111,7 +111,7 @@ class Offer:
         for key in (self.identity, self.encryption, self.masking, self.commitment):
             if len(key) != KEY_BYTES:
                 raise PeerError(f"a key of {self.client!a} has {len(key)} bytes, expected {KEY_BYTES}")
-        if not vouch(self):
+        if not vouch(self.client, self.identity, self.certificate, self.endorsement):
             raise PeerError(f"the node key of {self.client!a} is not the one that was provisioned")
         if len(self.signature) != SIGNATURE_BYTES or not is_signed(self.identity, self.signature, self.signed(session)):
             raise PeerError(f"the keys of {self.client!a} are not signed for this attempt")

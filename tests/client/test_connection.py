@@ -5,7 +5,6 @@ import pytest
 
 from client.connection import EnrolmentAttempt
 from client.session import Session, SessionOverError
-from client.settings import Credential
 from plait.errors import PeerError
 from plait.transport.protocol import enrolment_bytes
 from plait.trust.keys import NodeKey, verify
@@ -30,7 +29,7 @@ def test_no_receipt_is_waited_for_once_the_call_has_ended(session):
 
 def test_a_node_proves_its_key_over_both_nonces_and_its_name() -> None:
     key = NodeKey.generate()
-    enrolment = EnrolmentAttempt(Credential("ada", key))
+    enrolment = EnrolmentAttempt("ada", key)
     hello = enrolment.hello().hello
     proof = enrolment.proof(pb.Challenge(nonce=bytes(range(32)))).proof
     signed = enrolment_bytes(
@@ -41,17 +40,17 @@ def test_a_node_proves_its_key_over_both_nonces_and_its_name() -> None:
 
 
 def test_every_attempt_has_a_nonce_of_its_own() -> None:
-    nonces = {EnrolmentAttempt(Credential("ada", None)).hello().hello.nonce for _ in range(5)}
+    nonces = {EnrolmentAttempt("ada", None).hello().hello.nonce for _ in range(5)}
     assert len(nonces) == 5
 
 
 def test_without_a_key_nothing_is_shown_or_signed() -> None:
-    enrolment = EnrolmentAttempt(Credential("ada", None))
+    enrolment = EnrolmentAttempt("ada", None)
     assert enrolment.hello().hello.public_key == b""
     assert enrolment.proof(pb.Challenge(nonce=bytes(32))).proof.signature == b""
 
 
 def test_a_node_signs_no_challenge_of_another_length() -> None:
-    enrolment = EnrolmentAttempt(Credential("ada", NodeKey.generate()))
+    enrolment = EnrolmentAttempt("ada", NodeKey.generate())
     with pytest.raises(PeerError, match="has 5 bytes, expected 32"):
         enrolment.proof(pb.Challenge(nonce=b"short"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from client.settings import RUNS_KEPT, EarlierRuns, check_settings, locked, memory_folder, prune
+from client.settings import RUNS_KEPT, check_settings, locked, memory_folder, prune
 from plait.errors import ConfigError
 from plait.policy import Policy
 from plait.rounds.memory import IRREPLACEABLE, DiskMemory
@@ -25,9 +25,8 @@ def kit(tmp_path: Path) -> Path:
 def test_with_a_kit_the_name_and_the_key_come_from_it(kit: Path, tmp_path: Path) -> None:
     settings = check_settings(server="localhost:9440", data="some/my.jsonl", kit=kit, state=tmp_path / "state")
     key = NodeKey.load(kit / "node.key")
-    assert settings.credential.name == "ada"
-    assert settings.credential.key is not None
-    assert settings.credential.key.public_bytes == key.public_bytes
+    assert settings.kit is not None
+    assert (settings.name, settings.kit.node_key.public_bytes) == ("ada", key.public_bytes)
     assert (settings.name, settings.data, settings.state) == ("ada", "some/my.jsonl", tmp_path / "state")
     assert (settings.max_rank, settings.trainer, settings.policy) == (0, "", Policy())
 
@@ -116,7 +115,7 @@ def test_the_only_copy_is_never_removed(tmp_path: Path) -> None:
     assert sorted(file.name for file in old["moments"].iterdir()) == ["moments"]
     assert not kept[-1].parent.exists()
     there = [folder for folder in kept[1:] if folder.exists()]
-    assert left == EarlierRuns(len(there), sum(file.stat().st_size for folder in there for file in folder.iterdir()))
+    assert left == (len(there), sum(file.stat().st_size for folder in there for file in folder.iterdir()))
 
 
 @pytest.mark.parametrize("open_before", [False, True])

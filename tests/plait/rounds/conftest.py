@@ -41,7 +41,7 @@ from plait.rounds.run_state import (
 )
 from plait.rounds.spool import Refused, Weighting
 from plait.rounds.validate import NormBound, NormPolicy
-from plait.trust.keys import KeyClaim, NodeIdentity, NodeKey
+from plait.trust.keys import NodeIdentity, NodeKey
 from plait.wire.settings import Settings
 
 if TYPE_CHECKING:
@@ -385,8 +385,8 @@ class Federation:
             self.channel.participants[node] = Participant(name, **own)
             self.channel.identities[node] = Identity(name, self.keys[name].public_bytes)
 
-    def vouch(self, claim: KeyClaim) -> bool:
-        return claim.client in self.keys and self.keys[claim.client].public_bytes == claim.identity
+    def vouch(self, client: str, identity: bytes, *_proof: bytes) -> bool:
+        return client in self.keys and self.keys[client].public_bytes == identity
 
     @property
     def events(self) -> list[dict]:
