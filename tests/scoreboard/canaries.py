@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from scoreboard.bad_network import Proxy
+from scoreboard.network import Proxy
 from scoreboard.row import Row
 
 import plait

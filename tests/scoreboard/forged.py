@@ -11,15 +11,53 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
-from scoreboard.letters import changed, header_of, payload_of, reply_with, sealed, update_in
 from scoreboard.row import Row
 from scoreboard.small_federation import HONEST, FakeModel, borrowed, key_of, no_waiting_for_the_disk, signed
 
 from plait.rounds.channel import Purpose
+from plait.v1 import envelope_pb2 as epb
 from plait.v1 import federation_pb2 as pb
+from plait.v1 import messages_pb2 as mpb
+from plait.wire.envelope import join_frame, payload_digest, split_frame, with_signature
 from server.hosting import Terms
 from server.nodes_channel import NodesChannel
 from server.uploads import Limits
+
+Sign = Callable[[bytes], bytes]
+
+
+def update_in(reply: bytes) -> bytes:
+    return mpb.Reply.FromString(reply).update
+
+
+def reply_with(update: bytes) -> bytes:
+    return mpb.Reply(schema=1, update=update).SerializeToString(deterministic=True)
+
+
+def header_of(update: bytes) -> epb.Header:
+    return epb.Header.FromString(bytes(split_frame(update).header))
+
+
+def payload_of(update: bytes) -> bytes:
+    return bytes(split_frame(update).payload)
+
+
+def sealed(header: epb.Header, payload: bytes, sign: Sign | None, *, digest: bool = True, tail: bytes = b"") -> bytes:
+    """A reply with this header, a `tail` after its last field, and payload, signed unless `sign` is None."""
+    if digest:
+        header.payload_digest = payload_digest(header.codec & 0x7FFFFFFF, header.codec_parameters, payload)
+    update = join_frame(header.SerializeToString(deterministic=True) + tail, payload)
+    return reply_with(with_signature(update, sign) if sign else update)
+
+
+def changed(reply: bytes, sign: Sign, payload: bytes | None = None, **fields: object) -> bytes:
+    """A reply with an update whose header says something else, and whose payload may be another."""
+    header = header_of(update_in(reply))
+    for name, value in fields.items():
+        setattr(header, name, value)
+    kept = payload_of(update_in(reply)) if payload is None else payload
+    return sealed(header, kept, sign, digest="payload_digest" not in fields)
+
 
 Forge = Callable[["Overheard", str, int, bytes], bytes]
 

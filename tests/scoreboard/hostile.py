@@ -17,8 +17,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from scoreboard.hostile_case import Case, Target
 from scoreboard.hostile_client import cpu_s
+from scoreboard.hostile_specs import Case, Target
 from scoreboard.hostile_tasks import all_cases
 from scoreboard.hostile_wire import over_grpc
 from scoreboard.row import Row, one_in

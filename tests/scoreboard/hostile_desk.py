@@ -13,7 +13,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from scoreboard.hostile_case import Honest, Target
+from scoreboard.hostile_specs import Honest, Target
 
 from client.base import open_runner
 from client.settings import NodeSettings, check_settings

@@ -1,14 +1,69 @@
-"""Hostile specifications of an adapter, and configurations of a stranger's PEFT directory."""
+"""Hostile specifications of an adapter, and configurations of a stranger's PEFT directory; the types of all cases."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
 
-from scoreboard.hostile_case import BOMB, OUTSIDE, Case, Honest, Target
+from plait.adapters import AdapterState, Json
+from plait.wire.codecs import codec_for
+from plait.wire.envelope import Direction, Header, encode_delta, seal
 
-from plait.adapters import Json
+BOMB = "(([a-z_.]+)+)+$"
+OUTSIDE = "/hostile-outside"
+TRAINER = "hostile_trainer:build"
+
+
+class Target(StrEnum):
+    """What a case is handed to."""
+
+    SPEC = "spec"  # a participant that checks nothing else: text of a specification
+    DIRECTORY = "directory"  # what reads a stranger's PEFT directory: adapter_config.json
+    TASK = "task"  # a node at work on an honest run: (message type, bytes of a task)
+    WELCOME = "welcome"  # a node that is taken in: its run configuration
+
+
+@dataclass(frozen=True)
+class Honest:
+    """What an honest server would have said; cases are made by changing it."""
+
+    run: Mapping[str, Json]
+    spec: str
+    spec_digest: bytes
+    initial: AdapterState
+    fingerprint: bytes
+    run_id: bytes
+    describe: bytes = b""
+    train: bytes = b""
+    evaluate: bytes = b""
+
+    @property
+    def facts(self) -> dict[str, Json]:
+        return json.loads(self.spec)
+
+    def header(self) -> Header:
+        """Of the whole adapter that round 1 begins with."""
+        return Header(
+            direction=Direction.BROADCAST, run_id=self.run_id, round=0, client="", base_fingerprint=self.fingerprint,
+            spec_digest=self.spec_digest, result_digest=self.initial.digest(), spec_json=self.spec,
+        )  # fmt: skip
+
+    def broadcast(self) -> bytes:
+        """The whole adapter, exact."""
+        return seal(self.header(), encode_delta(self.initial, codec_for("fp32"))).data
+
+
+@dataclass(frozen=True)
+class Case:
+    """One hostile thing."""
+
+    name: str
+    target: Target
+    make: Callable[[Honest], object]
+
 
 # Values that are wrong for any key that they are not named for.
 WRONG: Mapping[str, Json] = {

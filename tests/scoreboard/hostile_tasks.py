@@ -10,8 +10,20 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
-from scoreboard.hostile_case import BOMB, OUTSIDE, TRAINER, Case, Honest, Target
-from scoreboard.hostile_specs import directories, of_method, other_methods, raw_specs, specs, with_settings
+from scoreboard.hostile_specs import (
+    BOMB,
+    OUTSIDE,
+    TRAINER,
+    Case,
+    Honest,
+    Target,
+    directories,
+    of_method,
+    other_methods,
+    raw_specs,
+    specs,
+    with_settings,
+)  # fmt: skip
 
 from plait.adapters import Json
 from plait.v1 import envelope_pb2 as epb

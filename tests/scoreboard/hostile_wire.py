@@ -12,12 +12,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from scoreboard.hostile_case import BOMB, OUTSIDE, TRAINER, Honest
 from scoreboard.hostile_client import cpu_s, memory_bytes
 from scoreboard.hostile_desk import CONFIG, NAME, honest_server, write_data, write_policy
+from scoreboard.hostile_specs import BOMB, OUTSIDE, TRAINER, Honest
 from scoreboard.processes import until
 from scoreboard.small_federation import borrowed
 
@@ -120,7 +120,6 @@ class Stage:
     tasks: int = 0
     first: str = ""
     baseline_s: float = 0.0
-    ids: list[str] = field(default_factory=list)
 
     def work(self, **changes: object) -> pb.Work:
         """An honest piece of work, but for these."""

@@ -2,28 +2,33 @@
 
 The server's points are spread over everything durable in round 2, a client's over everything durable in its run:
 before and after every fsync and rename, and at every line of the ledger. Then the same command goes on from the disk.
+Two more rows: rounds go on without clients that are killed while they train, and without one that does not answer.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from scoreboard.processes import Job, attend, end, events, result, serve, simulate, start
+from scoreboard.processes import Job, attend, end, events, result, serve, simulate, start, until
 from scoreboard.row import Row
 
 from plait.ledger.ledger import read_lines
+from plait.trust.provision import provision
 from tests.killing import different_stories
 from tests.waiting import unused_port
 
 POINTS = 20
 WIDE = 150
 TWO = ("alice", "bob")
-
 SIX = tuple("abcdef")
 
 
@@ -147,3 +152,89 @@ def _once(job: Job, way: Way, fuse_at: int, seconds: list[float]) -> dict[str, o
 
 def _serving(job: Job, way: Way, port: int, fuse_at: int) -> BaseProcess:
     return start(serve, job, port, fuse_at) if way.over_grpc else start(simulate, job, fuse_at)
+
+
+@contextmanager
+def _running(job: Job, *, last: Job | None = None) -> Generator[tuple[list[BaseProcess], int]]:
+    """The nodes of a federation over gRPC, the last of which may have another job, and the server's port."""
+    job.folder.mkdir()
+    port = unused_port()
+    jobs = [job] * (len(job.names) - 1) + [last or job]
+    server, nodes = start(serve, job, port), [start(attend, each, number, port) for number, each in enumerate(jobs)]
+    try:
+        yield nodes, port
+        until(lambda: result(job), "the end of the run")
+    finally:
+        end([*nodes, server])
+
+
+def _at_round_2(job: Job, what: str) -> None:
+    until(lambda: [event for event in events(job, what) if event["round"] == 2], f"{what} of round 2")
+
+
+def clients_killed(*, full: bool, scratch: Path) -> Row:
+    """Of 32 clients 15 are killed as they train, over TLS: no round is missed, and those started again take part."""
+    count = 32 if full else 6
+    killed = range(0, count - 2, 2)
+    names = tuple(f"c{number:02}" for number in range(count))
+    provision(scratch / "kits", names, ["localhost", "127.0.0.1"], now=datetime.now(UTC))
+    plan = {"wire": "1", "rounds": 4, "quorum": count // 2}
+    job = Job(scratch / "fed", plan, names, scratch / "kits", train_s=1.0, grace_s=1.0)
+    with _running(job) as (nodes, port):
+        _at_round_2(job, "round_started")
+        time.sleep(0.5)
+        for number in killed:
+            nodes[number].kill()
+        killed_at = time.time()
+        _at_round_2(job, "round_finished")
+        nodes += [start(attend, job, number, port) for number in killed]
+    finished, missed = events(job, "round_finished"), events(job, "round_missed")
+    round_2 = next(event for event in finished if event["round"] == 2)
+    received = [(event["round"], event["client"]) for event in events(job, "update_received")]
+    survivors = {name for number, name in enumerate(names) if number not in killed}
+    last = [name for number, name in received if number == 4]
+    rounds = [event["round"] for event in finished]
+    wrong = {
+        f"{len(missed)} rounds were missed, {rounds} finished": missed or rounds != [1, 2, 3, 4],
+        "an update was counted twice": len(received) != len(set(received)),
+        "a survivor's update of round 2 is missing": survivors - {name for number, name in received if number == 2},
+        f"round 2 counted {round_2['received']} updates, expected {len(survivors)}":
+            round_2["received"] != len(survivors),
+        "no killed client took part again": not set(last) - survivors,
+    }  # fmt: skip
+    figures = {"round over after": f"{round_2['time'] - killed_at:.1f} s", "updates of the last round": len(last)}
+    return Row.of(
+        f"{len(killed)} of {count} clients SIGKILLed mid-round", (what if so else "" for what, so in wrong.items()),
+        least=len(wrong), killed=len(killed), **figures,
+    )  # fmt: skip
+
+
+DEADLINE_S = 2.0
+
+
+def straggler(*, full: bool, scratch: Path) -> Row:
+    """A client that is stopped by a signal, or trains for an hour, delays a round by its deadline alone."""
+    over: list[float] = []
+    complaints: list[str] = []
+    for number, kind in enumerate(["stopped", "endless"] * (5 if full else 1)):
+        plan = {"wire": "1", "rounds": 3, "quorum": 1, "deadline_s": DEADLINE_S}
+        job = Job(scratch / f"{number}", plan, (*TWO, "slow"), train_s=0.2)
+        with _running(job, last=replace(job, train_s=3600.0) if kind == "endless" else job) as (nodes, _):
+            if kind == "stopped":
+                _at_round_2(job, "round_started")
+                os.kill(nodes[2].pid, signal.SIGSTOP)
+        late = [event["round"] for event in events(job, "update_refused") if event["reason"] == "late"]
+        if not late:
+            complaints.append(f"{kind}: no client was late")
+        for when in late:
+            started, finished = (
+                next(event["time"] for event in events(job, what) if event["round"] == when)
+                for what in ("round_started", "round_finished")
+            )
+            over.append(finished - started - DEADLINE_S)
+            # A round that waited for the straggler would not end at all; how late tells how busy the machine is.
+            complaints.append("" if over[-1] >= 0.0 else f"{kind}: round {when} ended before its deadline")
+    return Row.of(
+        "straggler: round ends without it once its deadline is over", complaints, least=10 if full else 2,
+        latest=f"deadline + {max(over, default=99):.2f} s",
+    )  # fmt: skip

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scoreboard.letters import changed, header_of, payload_of, reply_with, sealed, update_in
+from scoreboard.forged import changed, header_of, payload_of, reply_with, sealed, update_in
 from scoreboard.row import Row, one_in
 from scoreboard.small_federation import HONEST, FakeModel, key_of, no_waiting_for_the_disk, of_numbers, signed
 

@@ -3,7 +3,7 @@
 A client changes a round by at most the clip norm, whatever it hides; the noise has the promised size, is never used for
 other updates, and is paid for; no client decides whether another counts; a killed server draws nothing twice. Clients
 rest where they have to, and all that one can do is paid for.
-Also what masked sums rest on (`malicious_server`).
+Also what masked sums rest on (`masks`).
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from scoreboard import shared_noise
+from scoreboard import masks
 from scoreboard.killed import POINTS, Way, kills
-from scoreboard.malicious_server import attacks
 from scoreboard.processes import Job, events
 from scoreboard.row import Row
 from scoreboard.small_federation import FakeModel, Federation, of_numbers
@@ -54,8 +53,7 @@ def run(*, full: bool, scratch: Path) -> Row:
         _reuse(scratch),
         _who_counts(scratch),
         _stopped(scratch),
-        attacks(),
-        shared_noise.claims(scratch),
+        masks.claims(scratch),
         _kills(scratch, full=full),
     ]
     found = [complaint for claim in claims for complaint in claim]

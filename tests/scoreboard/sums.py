@@ -4,18 +4,24 @@ Each client has a journal of its own sums alone. A sum is unmasked where as many
 the server shows it to no more than these, so that others know nothing of it. Sums of the same numbers may give no
 combination of one or two clients. Of sums of updates from different adapters each has noise of its own: no combination
 may give one client's part with less noise than so many pairs of sums do as each journal lets through.
+Two more rows are the claims of `tests/plait/secagg`: of one member against the others, and of sums of every size.
 """
 
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import random
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
+import pytest
 from scoreboard.row import Row
+from scoreboard.small_federation import FakeModel, Federation, borrowed, no_waiting_for_the_disk, tests_in
 
 from plait.errors import PolicyError
 from plait.guarantees.thresholds import least_survivors
@@ -168,5 +174,43 @@ ROUNDS: Mapping[str, Callable[[], Iterable[str]]] = {
     "three of which each has one less": lambda: ["bcdefghijklm", "acdefghijklm", "abdefghijklm", NAMES] * 20,
 }
 
-if __name__ == "__main__":
-    print(run(full=True, scratch=Path()).line(0))
+SIZES, LARGEST = (*range(3, 12), 30, 101, 256, 257, 350, 500, 1999), 2000
+
+
+def sizes(*, full: bool, scratch: Path) -> Row:
+    """Masked sums of 3 to 2,000 clients: a server without help, with the most colluders, and with one more."""
+    del scratch
+    with multiprocessing.get_context("fork").Pool() as pool:
+        found = pool.map(_of_size, range(3, LARGEST + 1) if full else SIZES, chunksize=1)
+    complaints = [complaint for each in found for complaint in each]
+    return Row.of("masked sums by size", complaints, least=18_000 if full else 140, largest=LARGEST)
+
+
+def _of_size(count: int) -> list[str]:
+    return list(borrowed("plait/secagg/attacked_sums.py").claims(count))
+
+
+@no_waiting_for_the_disk()
+def one_member(*, full: bool, scratch: Path) -> Row:
+    """Runs of five clients, of whom one departs from the protocol in one way from some round on."""
+    del full
+    return Row.of("one member against a masked round", _of_one_member(scratch), least=24)
+
+
+def _of_one_member(scratch: Path) -> Iterator[str]:
+    made = itertools.count()
+
+    def federate(models: object, **plan: object) -> Federation:
+        return Federation(scratch / f"run-{next(made)}", models, wire="fp32", **plan)
+
+    for name, test, parameters in tests_in(vars(borrowed("plait/secagg/test_one_member.py"))):
+        with pytest.MonkeyPatch.context() as patch:
+            given = {"federate": federate, "fake_model": FakeModel, "monkeypatch": patch, **parameters}
+            try:
+                test(**{each: given[each] for each in signature(test).parameters})
+            # What `pytest.raises` says is no Exception.
+            except (Exception, pytest.fail.Exception) as error:
+                at = traceback.extract_tb(error.__traceback__)[-1]
+                yield f"{name}: {type(error).__name__} {str(error).splitlines()[0] if str(error) else at.line}"
+            else:
+                yield ""
