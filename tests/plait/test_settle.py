@@ -98,18 +98,23 @@ def test_a_trainer_gets_the_methods_learning_rate_where_none_is_given(method: st
     assert settled.config.learning_rate == METHODS[method].learning_rate > 0
 
 
-@pytest.mark.parametrize("given", [{"clients": 1}, {"rule": "fedsvd"}, {"clients": 20, "clients-per-round": 8}])
-def test_clients_have_an_adapter_of_their_own_only_where_that_is_sound(given: dict[str, object]) -> None:
-    assert settle(config_from_table({})).plan.settings.own_share > 0
-    assert settle(config_from_table(given)).plan.settings.own_share == 0
-
-
-@pytest.mark.parametrize("given", [{"rule": "fedsvd"}, {"secure-aggregation": True}, {"clients-per-round": 2}])
-def test_the_servers_step_follows_clients_slopes_unless_they_have_none(given: dict[str, object]) -> None:
-    assert settle(config_from_table({})).plan.settings.measures_slope
+@pytest.mark.parametrize(
+    ("given", "has_own", "follows_slopes"),
+    [
+        ({}, True, True),
+        ({"clients": 1}, False, True),
+        ({"rule": "fedsvd"}, False, False),
+        ({"clients": 20, "clients-per-round": 8}, False, False),
+        ({"secure-aggregation": True}, True, False),
+    ],
+)
+def test_own_adapters_and_slopes_are_used_only_where_that_is_sound(
+    given: dict[str, object], has_own: bool, follows_slopes: bool
+) -> None:
     settled = settle(config_from_table(given))
-    assert not settled.plan.settings.measures_slope
-    assert settled.optimizer.name == "none"
+    task = settled.plan.settings
+    assert (task.own_share > 0, task.measures_slope) == (has_own, follows_slopes)
+    assert (settled.optimizer.name != "none") is follows_slopes
 
 
 @pytest.mark.parametrize("given", [{"clients": 2}, {"clients-per-round": 2}, {"eval-clients": 1}])
@@ -119,16 +124,10 @@ def test_a_masked_sum_has_at_least_three_clients(given):
         config_from_table({**MASKED, **given})
 
 
-def test_secure_aggregation_turns_off_what_looks_at_single_clients():
-    settled = settle(config_from_table(MASKED))
-    assert (settled.config.norm_bound, settled.plan.watch) == ("off", Watch("accepted"))
-    assert masked_of(settled.config).clients == 8
-    assert settled.plan.settings.secure_aggregation
-
-
 def test_under_masks_every_client_adds_its_share_of_the_noise_of_private_clients():
     settled = settle(config_from_table({**MASKED, **PRIVATE, "dp-clip": 0.3}))
     privacy, task = privacy_of(settled.config), settled.plan.settings
+    assert (settled.config.norm_bound, task.secure_aggregation) == ("off", True)
     assert masked_of(settled.config).privacy == privacy
     assert (privacy.clients, privacy.guaranteed) == (100, 67)
     assert (task.client_noise, task.client_clip, task.client_cohort) == (privacy.noise_multiplier, 0.3, 100)

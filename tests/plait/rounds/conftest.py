@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from plait.adapters import AdapterSpec, AdapterState, AdapterTask, Layout
+from plait.adapters import AdapterSpec, AdapterState, Layout, parse_spec
 from plait.aggregation import RULES, geometry_of, optimizer_for
 from plait.aggregation.factors import fitted
 from plait.ledger.events import Adapter, Base, Event, Resumed, RunStarted
@@ -81,16 +81,8 @@ class FakeModel:
     base_fingerprint: bytes = FINGERPRINT
 
     def prepare(self, spec_text: str) -> tuple[AdapterSpec, AdapterState]:
-        facts = json.loads(spec_text)
-        spec = AdapterSpec(
-            method=facts["method"],
-            peft_config=facts["peft_config"],
-            task=AdapterTask(facts["task"]),
-            labels=tuple(facts["labels"]),
-            layout=self.layout or layout_of(facts["peft_config"]["r"]),
-            init_seed=facts["init_seed"],
-            init_rank=facts.get("init_rank", 0),
-        )
+        request = parse_spec(spec_text)
+        spec = replace(request.unbuilt(), layout=self.layout or layout_of(request.rank))
         wide = self.layout or layout_of(spec.init_rank or spec.rank)
         drawn = AdapterState(wide, np.random.default_rng(spec.init_seed).normal(size=wide.size).astype(np.float32))
         return spec, cut(drawn, spec) if spec.init_rank else drawn

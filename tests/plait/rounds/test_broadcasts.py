@@ -29,13 +29,17 @@ def stepped(state, seed=1):
     return advance(state, AdapterState(state.adapter.layout, values))
 
 
+def followed(state, ranks, wire, *, new_factors=False, **more):
+    return follow(state, ranks, BASE, codec=codec_for(wire), new_factors=new_factors, **more)
+
+
 def residual(state):
     return norm(subtract(state.adapter, state.shadow))
 
 
 @pytest.mark.parametrize("wire", ["fp32", "bf16"])
 def test_the_step_leads_from_the_shadow_before_to_this_one_bit_for_bit(spec, ranks, start, wire):
-    state, encoding = follow(stepped(start), ranks, BASE, codec=codec_for(wire), new_factors=False)
+    state, encoding = followed(stepped(start), ranks, wire)
     opened = open_envelope(state.tracks[0].broadcast, layout=spec.layout)
     assert opened.header.direction is Direction.BROADCAST
     assert (opened.header.round, opened.header.run_id) == (1, b"r" * 16)
@@ -50,7 +54,7 @@ def test_what_the_wire_dropped_travels_with_the_next_broadcast(spec, ranks, star
     dropped = [norm(subtract(stepped(start).adapter, start.shadow))]
     state = stepped(start)
     for _ in range(3):
-        state, _ = follow(state, ranks, BASE, codec=codec_for("bf16"), new_factors=False)
+        state, _ = followed(state, ranks, "bf16")
         dropped.append(residual(state))
     assert dropped[1] > 0
     # bfloat16 keeps 8 bits: each broadcast leaves at most 2^-9 of what it was to carry.
@@ -61,8 +65,8 @@ def test_what_the_wire_dropped_travels_with_the_next_broadcast(spec, ranks, star
 @pytest.mark.parametrize(("wire", "turned"), [("1", "4"), ("2", "4"), ("6", "6"), ("bf16", "bf16"), ("fp32", "fp32")])
 def test_factors_that_were_turned_travel_finer(ranks, start, wire, turned):
     state = stepped(start)
-    as_turned, _ = follow(state, ranks, BASE, codec=codec_for(wire), new_factors=True)
-    as_finer, _ = follow(state, ranks, BASE, codec=codec_for(turned), new_factors=False)
+    as_turned, _ = followed(state, ranks, wire, new_factors=True)
+    as_finer, _ = followed(state, ranks, turned)
     assert as_turned.tracks[0].broadcast == as_finer.tracks[0].broadcast
 
 
@@ -71,20 +75,14 @@ def test_a_round_that_changed_nothing_changes_no_bit_at_either_end(spec, ranks, 
     flat = start.shadow.flat.copy()
     flat[0] = -0.0
     adapter = AdapterState(spec.layout, flat)
-    state, encoding = follow(
-        replace(start, adapter=adapter, tracks=(Track(adapter),)),
-        ranks,
-        BASE,
-        codec=codec_for("fp32"),
-        new_factors=False,
-    )
+    state, encoding = followed(replace(start, adapter=adapter, tracks=(Track(adapter),)), ranks, "fp32")
     assert encoding.codec == "unchanged"
     assert state.shadow.digest() == adapter.digest()
 
 
 def test_each_client_is_sent_what_it_lacks(spec, ranks, start):
-    first, _ = follow(stepped(start), ranks, BASE, codec=codec_for("bf16"), new_factors=False)
-    state, _ = follow(stepped(first), ranks, BASE, codec=codec_for("bf16"), new_factors=False)
+    first, _ = followed(stepped(start), ranks, "bf16")
+    state, _ = followed(stepped(first), ranks, "bf16")
     broadcasts = Broadcasts(state, ranks, BASE)
 
     nothing = open_envelope(broadcasts.leading_from(state.shadow.digest(), 0), layout=spec.layout)
@@ -106,7 +104,7 @@ def test_a_keyframe_leads_from_the_initial_adapter_whatever_a_client_holds(spec,
     before, state = start, start
     for seed in range(3):
         before = state
-        state, _ = follow(stepped(state, seed), ranks, BASE, codec=RATE, new_factors=False, downlink=FEW)
+        state, _ = followed(stepped(state, seed), ranks, "1", downlink=FEW)
     broadcasts = Broadcasts(state, ranks, BASE)
     of_anybody = {broadcasts.leading_from(held, 0) for held in (before.shadow.digest(), start.shadow.digest(), b"x")}
     assert of_anybody == {state.tracks[0].broadcast}
@@ -147,6 +145,6 @@ def test_a_round_that_many_clients_missed_ends_with_a_keyframe_and_steps_go_on_f
     state, origins = start, []
     for missed in (0, 1, 0):
         held = state.shadow.digest()
-        state, _ = follow(stepped(state), ranks, BASE, codec=RATE, new_factors=False, downlink=everyone, missed=missed)
+        state, _ = followed(stepped(state), ranks, "1", downlink=everyone, missed=missed)
         origins.append(state.tracks[0].previous == (start.shadow.digest() if missed else held))
     assert all(origins)

@@ -1,66 +1,58 @@
-from __future__ import annotations
-
 import threading
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar, cast
 
 import pytest
 
 import plait.rounds.spool as side_by_side
 from plait.rounds.cohort import Arrivals
-from plait.rounds.dispatch import Dispatch, RoundAnswer
+from plait.rounds.dispatch import RoundAnswer
 from plait.wire.messages import UpdateReply
 
 NOW, NEVER = 5.0, 1e9
 THREADS = 3
-T = TypeVar("T")
 
 
 @dataclass
 class Dispatched:
     """A dispatch, its channel and its clock: some answers are there, and no others will come."""
 
-    there: deque[RoundAnswer]
-    open_ended: bool = True
-    deadlines: list[float | None] = field(default_factory=list[float | None])
+    there: deque
+    deadlines: list = field(default_factory=list)
+    open_ended = True
 
     @property
-    def channel(self) -> Dispatched:
+    def channel(self):
         return self
 
     clock = channel
 
-    def now(self) -> float:
+    def now(self):
         return NOW
 
-    def next_answer(self, deadline: float | None) -> RoundAnswer | None:
+    def next_answer(self, deadline):
         self.deadlines.append(deadline)
         return self.there.popleft() if self.there else None
 
 
-def dispatched(count: int, *, open_ended: bool = True) -> Dispatched:
-    return Dispatched(deque(RoundAnswer(f"client-{k}", UpdateReply(b""), 0) for k in range(count)), open_ended)
+def dispatched(count):
+    return Dispatched(deque(RoundAnswer(f"client-{k}", UpdateReply(b""), 0) for k in range(count)))
 
 
 @pytest.fixture(autouse=True)
-def threads(monkeypatch: pytest.MonkeyPatch) -> None:
+def threads(monkeypatch):
     monkeypatch.setattr(side_by_side, "cores", lambda: THREADS)
 
 
-def arrivals(dispatch: Dispatched, work: Callable[[str], T], *, each_bytes: int = 1) -> Arrivals[T]:
-    def opening(answer: RoundAnswer) -> Callable[[], T] | None:
-        return partial(work, answer.client) if isinstance(answer.reply, UpdateReply) else None
-
-    return Arrivals(cast("Dispatch", dispatch), opening, each_bytes=each_bytes)
+def arrivals(dispatch, work, *, each_bytes=1):
+    return Arrivals(dispatch, lambda answer: partial(work, answer.client), each_bytes=each_bytes)
 
 
-def test_updates_are_taken_in_the_order_of_arrival_whichever_is_opened_first() -> None:
+def test_updates_are_taken_in_the_order_of_arrival_whichever_is_opened_first():
     second = threading.Event()
 
-    def work(client: str) -> str:
+    def work(client):
         # The first is not done before the second, which only another thread can do meanwhile.
         if client == "client-0":
             assert second.wait(180)
@@ -76,18 +68,17 @@ def test_updates_are_taken_in_the_order_of_arrival_whichever_is_opened_first() -
         assert came.next(NEVER, wanted=100) is None
 
 
-def test_updates_too_large_to_be_held_are_opened_one_by_one_where_they_are_taken() -> None:
+def test_updates_too_large_to_be_held_are_opened_one_by_one_where_they_are_taken():
     dispatch = dispatched(3)
     with arrivals(dispatch, lambda _: threading.get_ident(), each_bytes=1 << 28) as came:
         for left in (2, 1, 0):
             found = came.next(NEVER, wanted=100)
-            assert found is not None
             assert found[1] == threading.get_ident()
             assert len(dispatch.there) == left
 
 
-def test_a_bad_update_comes_in_its_place_and_spoils_no_other() -> None:
-    def work(client: str) -> str:
+def test_a_bad_update_comes_in_its_place_and_spoils_no_other():
+    def work(client):
         if client == "client-1":
             raise ValueError(f"{client} cannot be read")
         return client
@@ -99,7 +90,7 @@ def test_a_bad_update_comes_in_its_place_and_spoils_no_other() -> None:
         assert came.next(NEVER, wanted=3) == (RoundAnswer("client-2", UpdateReply(b""), 0), "client-2")
 
 
-def test_a_missing_update_does_not_delay_those_that_came() -> None:
+def test_a_missing_update_does_not_delay_those_that_came():
     dispatch = dispatched(1)
     with arrivals(dispatch, str) as came:
         assert came.next(NEVER, wanted=2) is not None
