@@ -12,7 +12,7 @@ gradients at the coarse point, added to the fine one). The last ones are finer, 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from plait.adapters import AdapterSpec, AdapterState, Parent, add, parents_from, subtract
@@ -155,30 +155,29 @@ class Broadcasts:
     base_fingerprint: bytes
 
     def __post_init__(self) -> None:
-        self._unchanged: dict[int, bytes] = {}
-        self._whole: dict[int, bytes] = {}
-        self._derived: dict[int, bytes] = {}
+        self._sealed: dict[tuple[str, int], bytes] = {}
         self._costs: dict[int, Encoding] = {}
+
+    def _once(self, form: str, track: int, make: Callable[[], bytes]) -> bytes:
+        if (form, track) not in self._sealed:
+            self._sealed[form, track] = make()
+        return self._sealed[form, track]
 
     def leading_from(self, held: bytes, track: int) -> bytes:
         """The broadcast for a client that holds the adapter with digest `held` (empty: neither adapter nor spec)."""
-        shadow = self.state.tracks[track].shadow
-        digest = shadow.digest()
-        spec = self.ranks.adapters[track].spec
+        newest, spec = self.state.tracks[track], self.ranks.adapters[track].spec
+        digest = newest.shadow.digest()
         if held == digest:
-            if track not in self._unchanged:
-                nothing = encode_delta(AdapterState.zeros(shadow.layout), CODECS[UNCHANGED])
-                self._unchanged[track] = seal(self._to(digest, spec, relative_to=digest), nothing).data
-            return self._unchanged[track]
-        newest = self.state.tracks[track]
-        if held and held == newest.previous:
+
+            def unchanged() -> bytes:
+                nothing = encode_delta(AdapterState.zeros(newest.shadow.layout), CODECS[UNCHANGED])
+                return seal(self._to(digest, spec, relative_to=digest), nothing).data
+
+            return self._once("unchanged", track, unchanged)
+        if held and (held == newest.previous or self.is_derivable(track)):
             return newest.broadcast
         if self.is_derivable(track):
-            if held:
-                return newest.broadcast
-            if track not in self._derived:
-                self._derived[track] = with_spec(newest.broadcast, spec.text)
-            return self._derived[track]
+            return self._once("derived", track, lambda: with_spec(newest.broadcast, spec.text))
         return self.whole(track)
 
     def is_derivable(self, track: int) -> bool:
@@ -188,10 +187,8 @@ class Broadcasts:
     def whole(self, track: int) -> bytes:
         """The broadcast for a client that has nothing that others could lead from."""
         shadow, spec = self.state.tracks[track].shadow, self.ranks.adapters[track].spec
-        if track not in self._whole:
-            whole = encode_delta(shadow, CODECS["fp32"])
-            self._whole[track] = seal(self._to(shadow.digest(), spec, spec_json=spec.text), whole).data
-        return self._whole[track]
+        header = self._to(shadow.digest(), spec, spec_json=spec.text)
+        return self._once("whole", track, lambda: seal(header, encode_delta(shadow, CODECS["fp32"])).data)
 
     def _to(self, digest: bytes, spec: AdapterSpec, *, relative_to: bytes = b"", spec_json: str = "") -> Header:
         header = _header(self.state, spec.digest, self.base_fingerprint)

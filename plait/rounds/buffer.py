@@ -32,7 +32,7 @@ from plait.errors import ConfigError, PeerError
 from plait.ledger import events
 from plait.ledger.events import Reason, UpdateReceived
 from plait.rounds.channel import IN_PROGRESS, Purpose
-from plait.rounds.cohort import Evaluating, ServerContext, asked_to_evaluate, evaluate
+from plait.rounds.cohort import Evaluating, ServerContext, evaluate
 from plait.rounds.coordinator import Way
 from plait.rounds.dispatch import Dispatch, RoundAnswer, mark_failed
 from plait.rounds.fold import Fold, Folded
@@ -191,7 +191,7 @@ class BufferCollector:
 
     def _begin_beside(self, state: RunState) -> RunState:
         roster, patience = self.server.roster, replace(self.server.plan.patience, slow_factor=math.inf)
-        self._beside = asked_to_evaluate(self.server, state, patience=patience)
+        self._beside = Evaluating(self.server, state, patience)
         self._beside.__enter__()
         return note_held(
             state, {client: state.held_on(roster.clients[client].track) for client in self._beside.clients}

@@ -98,32 +98,18 @@ class PlainSender:
 
 
 def _metrics(job: TrainJob, trained: Trained, encoding: Encoding) -> dict[str, float]:
+    report = trained.report
+    optional = {name: getattr(report, name) for name in ("learning_rate", "shortened", "reward", "refused_completions")}
+    if job.settings.batch_size * job.settings.gradient_accumulation_steps >= _LEAST_AVERAGED:
+        optional |= {"first_loss": report.first_loss, "slope": report.slope}
     return {
-        "train_loss": trained.report.loss,
-        **_of_first_batch(job, trained),
-        **_figures(
-            learning_rate=trained.report.learning_rate,
-            shortened=trained.report.shortened,
-            reward=trained.report.reward,
-            refused_completions=trained.report.refused_completions,
-        ),
-        "train_tokens": float(trained.report.tokens),
-        "train_s": trained.report.seconds,
+        "train_loss": report.loss,
+        **{name: figure for name, figure in optional.items() if figure is not None},
+        "train_tokens": float(report.tokens),
+        "train_s": report.seconds,
         "distortion": encoding.distortion or 0.0,
         "codec_s": encoding.codec_s,
     }
-
-
-def _of_first_batch(job: TrainJob, trained: Trained) -> dict[str, float]:
-    # Left out where they would be those of very few sequences.
-    sequences = job.settings.batch_size * job.settings.gradient_accumulation_steps
-    if sequences < _LEAST_AVERAGED:
-        return {}
-    return _figures(first_loss=trained.report.first_loss, slope=trained.report.slope)
-
-
-def _figures(**figures: float | None) -> dict[str, float]:
-    return {name: figure for name, figure in figures.items() if figure is not None}
 
 
 @dataclass(frozen=True)

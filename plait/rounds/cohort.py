@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -157,18 +157,19 @@ Collecting: TypeAlias = Callable[[ServerContext], Collector]
 class Evaluating:
     """An evaluation in progress. Entering it asks the clients; leaving it withdraws what is unanswered."""
 
+    server: ServerContext
     state: RunState
-    roster: RunRoster
-    dispatch: Dispatch
-    log: AnswerLog
-    clients: Sequence[str]
+    patience: Patience | None = None
     _losses: dict[str, ClientLoss] = field(default_factory=dict[str, ClientLoss])
     _own: dict[str, ClientLoss] = field(default_factory=dict[str, ClientLoss])
 
     def __post_init__(self) -> None:
+        roster = self.server.roster
+        self.dispatch = self.server.dispatch(self.state, Purpose.EVALUATE, patience=self.patience)
+        self.clients = self.server.plan.evaluators(list(roster.nodes))
         # A client that leaves meanwhile may yet answer.
-        self._cards = {client: self.roster.clients[client].card for client in self.clients}
-        self.held = {client: self.state.held_on(self.roster.clients[client].track) for client in self.clients}
+        self._cards = {client: roster.clients[client].card for client in self.clients}
+        self.held = {client: self.state.held_on(roster.clients[client].track) for client in self.clients}
 
     def __enter__(self) -> Self:
         self.dispatch.__enter__()
@@ -183,16 +184,16 @@ class Evaluating:
         """Take a client's answer; whether it counts."""
         client, reply, number = answer.client, answer.reply, self.state.round
         if not isinstance(reply, Evaluation):
-            self.log.failure(number, answer)
+            self.server.log.failure(number, answer)
             if answer.given_up:
-                mark_failed(self.roster, answer)
+                mark_failed(self.server.roster, answer)
             return False
         try:
             check_evaluation(reply, self._cards[client], number)
         except RefusedUpdateError as refused:
-            self.log.refusal(number, answer, refused.reason, str(refused))
+            self.server.log.refusal(number, answer, refused.reason, str(refused))
             return False
-        self.log.ledger.note(
+        self.server.log.ledger.note(
             events.ReplyReceived(
                 round=number, client=client, purpose=Purpose.EVALUATE.value, uplink_bytes=answer.uplink_bytes
             )
@@ -215,20 +216,12 @@ class Evaluating:
         )
 
 
-def asked_to_evaluate(server: ServerContext, state: RunState, *, patience: Patience | None = None) -> Evaluating:
-    """An evaluation of a state's adapter, by the clients that evaluate."""
-    roster, plan = server.roster, server.plan
-    dispatch = server.dispatch(state, Purpose.EVALUATE, patience=patience)
-    clients = plan.evaluators(list(roster.nodes))
-    return Evaluating(state, roster, dispatch, server.log, clients)
-
-
 def evaluate(server: ServerContext, state: RunState) -> tuple[RunState, events.Evaluated | None]:
     """Ask clients for their losses, and wait for the answers."""
     if server.waits:
         server.gather()
     deadline, held = server.deadline(), dict[str, bytes]()
-    with asked_to_evaluate(server, state) as evaluating:
+    with Evaluating(server, state) as evaluating:
         while answer := evaluating.dispatch.next_answer(deadline):
             if evaluating.take(answer):
                 held[answer.client] = evaluating.held[answer.client]

@@ -204,29 +204,30 @@ def with_own(state: AdapterState, kept: Kept, geometry: Geometry, side: Side) ->
     values = kept.vector("side", geometry.side_size(side))
     if values is None:
         return state
-    flat = state.flat.copy()
-    at = 0
-    for pair in geometry.pairs:
-        slot = pair.slot(side)
-        flat[slot.offset : slot.offset + slot.size] = values[at : at + slot.size]
-        at += slot.size
+    flat, at = state.flat.copy(), 0
+    for part in _parts(geometry, side):
+        flat[part] = values[at : at + part.stop - part.start]
+        at += part.stop - part.start
     return AdapterState(state.layout, flat)
 
 
 def kept_side(state: AdapterState, geometry: Geometry, side: Side) -> Kept:
     """The client's own side of an adapter, pair by pair, as stored."""
-    slots = [pair.slot(side) for pair in geometry.pairs]
-    values: Float32 = np.concatenate([state.flat[slot.offset : slot.offset + slot.size] for slot in slots])
+    values: Float32 = np.concatenate([state.flat[part] for part in _parts(geometry, side)])
     return Kept(arrays={"side": values}, tags={"kind": OWN_SIDE, "side": side.value})
 
 
 def without(delta: AdapterState, geometry: Geometry, side: Side) -> AdapterState:
     """A delta with one side set to zero."""
     flat = delta.flat.copy()
-    for pair in geometry.pairs:
-        slot = pair.slot(side)
-        flat[slot.offset : slot.offset + slot.size] = 0.0
+    for part in _parts(geometry, side):
+        flat[part] = 0.0
     return AdapterState(delta.layout, flat)
+
+
+def _parts(geometry: Geometry, side: Side) -> list[slice]:
+    slots = [pair.slot(side) for pair in geometry.pairs]
+    return [slice(slot.offset, slot.offset + slot.size) for slot in slots]
 
 
 OWN_ADAPTER = "own adapter"

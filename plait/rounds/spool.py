@@ -327,17 +327,11 @@ class AnswerLog:
     epsilons: dict[str, float] = field(default_factory=dict[str, float])
     paces: ClientSpeeds | None = None
     last: str = ""
-    _newest: dict[str, events.UpdateReceived] = field(default_factory=dict[str, events.UpdateReceived])
-
-    def figures(self, number: int) -> dict[str, events.UpdateReceived]:
-        """What clients reported of their training in round `number`, as far as this process has received it."""
-        return {client: update for client, update in self._newest.items() if update.round == number}
 
     def recall(self, recorded: RunView) -> None:
         """Restore what an earlier process has recorded."""
         self.misfits.update((event.round, event.client, event.reason) for event in recorded.refusals)
         for event in recorded.updates.values():
-            self._newest[event.client] = event
             if event.epsilon is not None:
                 self.epsilons[event.client] = event.epsilon
 
@@ -382,7 +376,6 @@ class AnswerLog:
             staleness=arrival and arrival.staleness,
             weight=arrival and arrival.weight,
         )
-        self._newest[received.client] = received
         if received.epsilon is not None:
             self.epsilons[received.client] = received.epsilon
         (self.ledger.append if arrival else self.ledger.note)(received)

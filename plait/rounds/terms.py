@@ -56,15 +56,10 @@ class TaskHistory:
         if data is None:
             return cls()
         try:
-            kept = cast("Mapping[str, object]", read_json(data))
-            number, attempt = cast("tuple[int, str]", kept["given"])
-            return cls(
-                cast("str", kept["run_id"]),
-                cast("dict[str, int]", kept["newest"]),
-                cast("dict[str, dict[str, list[str]]]", kept["seen"]),
-                cast("int", kept["repeats"]),
-                (number, attempt),
-            )
+            kept = cast("dict[str, Any]", read_json(data))
+            number, attempt = kept["given"]
+            kept["given"] = number, attempt
+            return cls(**{each.name: kept[each.name] for each in fields(cls)})
         except (ValueError, KeyError, TypeError) as error:
             raise PolicyError(
                 "this client's record of a run's tasks is damaged; restore the file to take further part in the run"
