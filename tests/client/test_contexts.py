@@ -171,39 +171,27 @@ def test_a_node_keeps_its_state_on_disk_under_run_and_name(data: Path, tmp_path:
 @pytest.mark.parametrize(
     ("record", "labels", "told"),
     [
-        ({"text": "a few words of text " * 9, "author": "CANARY"}, "", {}),
-        (
-            {"text": "a few words of text, and some more", "label": "sport", "author": "CANARY"},
-            "sport,tech",
-            {"sport": 40},
-        ),
+        ({"author": "CANARY"}, "", {}),
+        ({"label": "sport", "author": "CANARY"}, "sport,tech", {"sport": 40}),
+        ({"label": "CANARY"}, "sport,tech", "not one of the run's labels: sport, tech"),
     ],
 )
 def test_of_its_own_data_a_node_tells_no_more_than_the_runs_labels(
-    tmp_path: Path, record: dict[str, str], labels: str, told: dict[str, int]
+    tmp_path: Path, record: dict[str, str], labels: str, told: dict[str, int] | str
 ) -> None:
     path = tmp_path / "my.jsonl"
-    records = [{**record, "text": f"{record['text']} {number}"} for number in range(40)]
+    records = [{**record, "text": f"{'a few words of text ' * 9}{number}"} for number in range(40)]
     path.write_text("".join(json.dumps(each) + "\n" for each in records))
     config = CONFIG.model_copy(update={"labels": labels})
     context = context_of({"data": str(path), "name": "ada"}, config=config)
     answer, _ = described(context, config)
-    card = decode_reply(answer, max_bytes=1 << 20)
-    assert isinstance(card, ClientCard)
-    assert card.histogram == told
-    assert b"CANARY" not in answer
-
-
-@pytest.mark.slow
-def test_a_label_that_the_run_does_not_know_is_not_told(tmp_path: Path) -> None:
-    path = tmp_path / "my.jsonl"
-    path.write_text((json.dumps({"text": "some words", "label": "CANARY"}) + "\n") * 40)
-    config = CONFIG.model_copy(update={"labels": "sport,tech"})
-    context = context_of({"data": str(path), "name": "ada"}, config=config)
-    answer, _ = described(context, config)
     reply = decode_reply(answer, max_bytes=1 << 20)
-    assert isinstance(reply, Refusal)
-    assert "not one of the run's labels: sport, tech" in reply.detail
+    if isinstance(told, str):
+        assert isinstance(reply, Refusal)
+        assert told in reply.detail
+    else:
+        assert isinstance(reply, ClientCard)
+        assert reply.histogram == told
     assert b"CANARY" not in answer
 
 

@@ -50,7 +50,7 @@ FLAW = {"name": "numpy", "version": "2", "vulns": [{"id": "CVE-1", "fix_versions
 
 @pytest.mark.parametrize(
     ("found", "code", "said"),
-    [([FLAW], 1, "audit: numpy 2: CVE-1, fixed in 3"), ([FLAW], 1, "2 of"), ([], 0, "0 vulnerable")],
+    [([FLAW], 1, "audit: numpy 2: CVE-1, fixed in 3"), ([], 0, "0 vulnerable")],
 )
 def test_a_vulnerable_package_fails_the_audit(tmp_path, found, code, said) -> None:
     answer = json.dumps({"dependencies": [*found, {"name": "peft", "version": "1", "vulns": []}]})

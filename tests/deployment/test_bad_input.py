@@ -26,7 +26,6 @@ from plait.wire.messages import DescribeTask, Refusal, decode_reply, encode_task
 from server.hosting import Terms
 from server.nodes_channel import NodesChannel
 from server.uploads import Limits
-from tests.waiting import unused_port
 
 NOW = datetime.now(UTC)
 CONFIG = RunConfig(base="tiny", seq_len=32, rank=2, device="cpu", dtype="float32")
@@ -168,27 +167,6 @@ def test_a_kit_that_admits_no_one(serve, client, kits, make, code, cause, remedy
     got, line = client(address(channel), kit=kit)
 
     assert (got, cause in line, remedy in line) == (code, True, True), line
-
-
-def test_a_server_that_is_not_there(client):
-    port = unused_port()
-    code, line = client(f"localhost:{port}")
-    assert code == 0
-    assert f"nothing listens at localhost:{port}" in line
-    assert "is the server running" in line
-
-
-def test_a_server_under_a_name_that_its_certificate_does_not_have(serve, client):
-    code, line = client(serve().address)
-    assert code == 0
-    assert "127.0.0.1" in line
-
-
-def test_data_that_are_not_there(client, tmp_path):
-    code, line = client("localhost:1", data=tmp_path / "nothing.jsonl")
-    assert code == 3
-    assert "cannot read" in line
-    assert "No such file or directory" in line
 
 
 @pytest.mark.slow

@@ -47,22 +47,14 @@ def test_nothing_in_pyproject_makes_flwr_rewrite_it():
 
 
 @pytest.mark.slow
-def test_the_bundle_holds_every_module_of_the_checkout(bundle):
+def test_the_bundle_holds_every_module_and_the_kernels_and_is_well_below_flowers_limit(bundle):
     modules = {
         path.relative_to(CHECKOUT).as_posix()
         for folder in ("plait", "server", "client")
         for path in (CHECKOUT / folder).rglob("*.py")
     }
     assert modules == {name for name in bundle.namelist() if name.endswith(".py")}
-
-
-@pytest.mark.slow
-def test_the_bundle_holds_the_source_of_the_kernels(bundle):
     assert {"plait/training/fused/cpp.json", "plait/wire/codecs/cpp.json"} <= {*bundle.namelist()}
-
-
-@pytest.mark.slow
-def test_the_bundle_is_well_below_flowers_limit(bundle):
     assert sum(entry.file_size for entry in bundle.infolist()) < 7 << 20
 
 

@@ -16,18 +16,6 @@ def answers(directory) -> list[str]:
     return sorted(file.name for file in files_below(directory / "inbox") if file.suffix == ".answer")
 
 
-def test_a_task_reaches_its_node_and_the_answer_comes_back(channel, attending, send):
-    with attending(channel, "alice") as (alice,):
-        sent = send(channel, "alice", b"head", group="4")
-        work = alice.work()
-        assert (work.task_id, work.message_type, work.group_id) == ("4.train.0", "train", "4")
-        assert alice.task(work) == b"head"
-        assert alice.upload(work.task_id, b"answer").kept
-
-        assert sent.receive(180.0) == (node_number("alice"), b"answer")
-        assert sent.receive(None) is None
-
-
 def test_a_node_hears_why_the_run_has_no_use_for_it(channel, attending):
     with attending(channel, "alice") as (alice,):
         channel.turn_away(node_number("alice"), "rank", "a rank\nof 4, expected 8")

@@ -18,30 +18,6 @@ def closed_port() -> int:
     return unused_port()
 
 
-@pytest.mark.parametrize(
-    ("text", "message"), [(None, "cannot read"), ("", "no record"), ('{"texts": "x"}\n', "line 1")]
-)
-def test_data_that_is_of_no_use_is_found_before_anybody_is_called(
-    plait, tmp_path: Path, text: str | None, message: str
-) -> None:
-    data = tmp_path / "my.jsonl"
-    if text is not None:
-        data.write_text(text)
-    ran = plait("client", "--server", "localhost:9", "--insecure", "--data", data, "--state", tmp_path / "state")
-    assert ran.code == 3
-    assert message in ran.err
-    assert "connecting" not in ran.err
-
-
-def test_a_device_that_is_not_there_is_found_before_anybody_is_called(plait, jsonl: Path, tmp_path: Path) -> None:
-    ran = plait(
-        "client", "--server", "localhost:9", "--insecure", "--data", jsonl, "--state", tmp_path, "--device", "cuda:99"
-    )  # fmt: skip
-    assert ran.code == 2
-    assert "this machine has none" in ran.err
-    assert "connecting" not in ran.err
-
-
 @contextmanager
 def started(*options: object) -> Iterator[Command]:
     with Command("client", *options, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

@@ -93,30 +93,6 @@ def test_a_split_that_is_there_is_held_out(plait, jsonl: Path, tmp_path: Path, s
     assert figures == json.loads(test_alone.out)
 
 
-BAD: dict[str, tuple[tuple[str, ...], int, str]] = {
-    "no such split": (("--data", "my.jsonl", "--split", "tset"), 2, "split is 'tset', expected one of 'my.jsonl': tra"),
-    "not a split": (("--data", "my.jsonl", "--split", "train[1:"), 2, "split has 'train[1:', expected TRAIN or TRAIN,"),
-    "memory": (("--data", "memory:mine"), 2, "data is 'memory:mine', an object in a Python program"),
-    "an empty folder": (("--data", "."), 3, "'.' holds 1 of jsonl"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_what_is_wrong_with_data_is_one_line(
-    name: str, plait, jsonl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(jsonl.parent)
-    arguments, code, message = BAD[name]
-    if name == "an empty folder":
-        Path("notes.txt").write_text("a note")
-    ran = plait("simulate", *arguments, "--base", "tiny", "--out", tmp_path / "run")
-    errors = [line for line in ran.err.splitlines() if line.startswith("error: ")]
-    assert ran.code == code, ran.err
-    assert len(errors) == 1
-    assert message in errors[0]
-    assert not (tmp_path / "run").exists()
-
-
 @pytest.mark.slow
 def test_preference_pairs_that_are_learned_as_texts_are_said_to_be(
     plait, tmp_path: Path, small: tuple[str, ...]

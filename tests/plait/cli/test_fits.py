@@ -27,9 +27,5 @@ def test_doctor_plans_only_what_it_can_predict(plait) -> None:
         ran = plait("doctor", "--base", *what)
         assert ran.code == 2
         assert "memory is predicted for lora and qlora" in ran.err
-    for memory in ("inf", "nan"):
-        ran = plait("doctor", "--base", "tiny", "--max-memory-gb", memory)
-        assert ran.code == 2
-        assert f"max-memory-gb is {memory}, expected a finite number" in ran.err
     ran = plait("doctor", "--base", "tiny", "--server", "localhost:1")
     assert "plait doctor --base has no option --server" in " ".join(ran.err.split())

@@ -113,8 +113,3 @@ def test_a_run_goes_on_with_the_devices_that_it_began_with(
     ran = plait(*resuming(out))
     fleet.write_text(FLEET)
     assert (ran.code, "has changed since the run began" in ran.err) == (2, True)
-
-
-def test_a_file_of_devices_that_is_not_there_is_noticed_before_anything_is_loaded(plait, jsonl: Path, small) -> None:
-    ran = plait("simulate", *options(jsonl, small, Path("nowhere.toml")))
-    assert (ran.code, ran.err) == (2, "error: cannot read 'nowhere.toml': No such file or directory\n")

@@ -46,6 +46,26 @@ MISTAKES = {
     "resume nothing --withdraw x": "'nothing' holds no run",
     "submit nothing.toml --server localhost:9440": "cannot read 'nothing.toml'",
     "privacy": "begin one with `plait simulate`",
+    "simulate --base tiny --data my.jsonl --split tset": "split is 'tset', expected one of 'my.jsonl': tra",
+    "simulate --base tiny --data my.jsonl --split train[1:": "split has 'train[1:', expected TRAIN or TRAIN,",
+    "simulate --base tiny --data memory:mine": "data is 'memory:mine', an object in a Python program",
+    "simulate --base tiny --data folder": "'folder' holds 1 of jsonl",
+    "simulate --base tiny --data my.jsonl --fleet nowhere.toml": "cannot read 'nowhere.toml': No such file",
+    "simulate --learning-rate=nan": "learning-rate is nan",
+    "fetch first none --server localhost:1 --max-gb=-1": "max-gb",
+    "chat first --temperature=-inf": "temperature",
+    "server --grace-s=inf": "grace-s is inf, expected a finite number",
+    "server --insecure --kit kit": "give one of them",
+    "server --insecure --data my.jsonl": "data is given",
+    "server --kit nowhere": "nowhere' is not a directory: give DIR/server",
+    "server --insecure --listen 0.0.0.0:9440 --base tiny": "can be reached from other machines",
+    "server --insecure --min-clients 2 --clients-per-round 3": "expected at most clients = 2",
+    "client --insecure --server localhost:9 --state state --data nothing.jsonl": "cannot read",
+    "client --insecure --server localhost:9 --state state --data empty.jsonl": "no record",
+    "client --insecure --server localhost:9 --state state --data my.jsonl --device cuda:99": "this machine has none",
+    "provision fed --clients ../etc": "client name is '../etc', expected letters and digits of any script",
+    "provision fed --clients a,A": "client name 'A' differs from 'a' only in case",
+    "provision fed --revoke bob --clients c": "--revoke is given with other options",
 }
 
 
@@ -58,12 +78,18 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("bad.jsonl").write_text('{"text": "a"}\nnot json\n')
     Path("weird.parquet").write_text("no")
     Path("other.jsonl").write_text('{"body": "a text"}\n')
+    Path("empty.jsonl").touch()
+    Path("folder").mkdir()
+    Path("folder/my.jsonl").write_text(json.dumps({"text": "hello"}) + "\n")
+    Path("folder/notes.txt").write_text("a note")
 
 
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("line", MISTAKES)
-def test_the_answer_helps_and_is_no_traceback(plait, line: str) -> None:
+def test_the_answer_helps_and_is_no_traceback_and_nothing_has_begun(plait, line: str) -> None:
     ran = plait(*shlex.split(line))
     assert ran.code in (1, 2, 3)
     assert MISTAKES[line] in " ".join(ran.err.split())
     assert "Traceback" not in ran.err
+    assert "connecting" not in ran.err
+    assert not [place for place in ("runs", "fed") if Path(place).exists()]

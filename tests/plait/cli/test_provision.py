@@ -57,23 +57,6 @@ def test_operators_get_kits_and_their_next_step(plait, kits):
     assert f"plait provision {shlex.quote(str(kits))} --operators olga" in ran.out
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (("--clients", "../etc"), "client name is '../etc', expected letters and digits of any script"),
-        (("--clients", "a,A"), "client name 'A' differs from 'a' only in case"),
-        (("--revoke", "eve"), "client 'eve' is not in"),
-        (("--revoke", "bob", "--clients", "c"), "--revoke is given with other options, expected it on its own"),
-    ],
-)
-def test_a_mistake_is_one_line_and_exit_code_2(plait, kits, options, message):
-    ran = plait("provision", kits, *options)
-    assert ran.code == 2
-    assert ran.out == ""
-    assert ran.err.startswith(f"error: {message}")
-    assert ran.err.count("\n") == 1
-
-
 def test_names_in_other_scripts_are_kept_and_found_again_however_an_accent_is_written(plait, kits):
     ran = plait("provision", kits, "--clients", "Zoe\u0308,李雷,Мария")
     assert ran.code == 0, ran.err

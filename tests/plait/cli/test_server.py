@@ -8,26 +8,6 @@ import pytest
 from plait.api.serving import Serving
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ((), "neither kit nor insecure is given"),
-        (("--insecure", "--kit", "kit"), "give one of them"),
-        (("--insecure", "--data", "my.jsonl"), "data is given, expected none"),
-        (("--kit", "nowhere"), "nowhere' is not a directory: give DIR/server"),
-        (("--insecure", "--listen", "0.0.0.0:9440", "--base", "tiny"), "can be reached from other machines"),
-        (("--insecure", "--min-clients", 2, "--clients-per-round", 3), "expected at most clients = 2"),
-    ],
-)
-def test_what_an_operator_mistypes_is_said_in_one_line_and_leaves_nothing(
-    plait, tmp_path: Path, options: tuple[object, ...], message: str
-) -> None:
-    ran = plait("server", "--out", tmp_path / "run", *options)
-    assert ran.code == 2
-    assert message in ran.err.splitlines()[-1]
-    assert not (tmp_path / "run").exists()
-
-
 @pytest.mark.slow
 def test_a_run_that_is_over_is_not_served_again(plait, finished: Path) -> None:
     ran = plait("server", "--insecure", "--out", finished)

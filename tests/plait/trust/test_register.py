@@ -8,7 +8,6 @@ import pytest
 from plait.errors import ConfigError
 from plait.trust.certificate import Role
 from plait.trust.keys import NodeKey
-from plait.trust.provision import revoke
 from plait.trust.register import Register, RegisteredClient, Verdict, read_clients, write_clients
 
 
@@ -66,14 +65,6 @@ def test_a_verdict_for_every_name_and_key(path, alice, bob, tmp_path):
     assert register.check("alice", bob.public_key) is Verdict.REVOKED_KEY
     assert register.check("alice", NodeKey.generate().public_bytes) is Verdict.UNKNOWN_KEY
     assert register.check("", b"") is Verdict.UNKNOWN_KEY
-
-
-def test_a_running_server_sees_a_revocation_at_once(kits):
-    register = Register.load(kits / "server")
-    alice = register.clients[0]
-    assert register.check("alice", alice.public_key) is Verdict.KNOWN
-    revoke(kits, "alice", now=alice.provisioned)
-    assert register.check("alice", alice.public_key) is Verdict.REVOKED_KEY
 
 
 def test_a_list_that_has_become_unreadable_admits_no_one(path, alice, tmp_path):
