@@ -30,11 +30,10 @@ from plait.errors import ConfigError, did_you_mean
 from plait.ledger.fleet import Fleet, FleetDescribed, FleetDevice
 from plait.rounds.run_plan import RunContext
 from plait.settings.choice import hours_of
+from plait.settings.table import read_config_table
 from plait.system.files import at_home
-from plait.system.json_text import read_toml
 from plait.system.text import escaped
 
-_MOST_BYTES = 1 << 20
 _Speed = Annotated[float, Field(gt=0, le=1e12)]
 
 
@@ -85,15 +84,9 @@ def device_of(fleet: Fleet, node: int) -> FleetDevice:
 
 
 def _read(path: str) -> _File:
+    table = read_config_table(at_home(path))
     try:
-        with at_home(path).open("rb") as file:
-            data = file.read(_MOST_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"cannot read '{path}': {error.strerror or error}") from error
-    if len(data) > _MOST_BYTES:
-        raise ConfigError(f"'{path}' has more than {_MOST_BYTES} bytes: too large for a list of devices")
-    try:
-        return _File.model_validate(read_toml(data))
+        return _File.model_validate(table)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -102,8 +95,6 @@ def _read(path: str) -> _File:
             known = _Kind.model_fields if first["loc"][0] == "device" else _File.model_fields
             hint = did_you_mean(str(first["loc"][-1]), known)
         raise ConfigError(escaped(f"'{path}': {key}: {first['msg']}{hint}")) from error
-    except ValueError as error:
-        raise ConfigError(escaped(f"'{path}' is not TOML: {error}")) from error
 
 
 def _device(kind: _Kind, where: str, base_parameters: int) -> FleetDevice:
@@ -136,9 +127,8 @@ class Profile:
     """Figures of a kind of device: assumed, not measured.
 
     Attributes:
-        peak_flops: operations per second, dense, in 16 bits unless `source` says otherwise.
+        peak_flops: operations per second, dense, in 16 bits unless its source differs.
         utilisation: the part of the peak that fine-tuning reaches: a guess.
-        source: where the figures that are no guesses are from.
     """
 
     peak_flops: float
@@ -146,48 +136,30 @@ class Profile:
     up_mbps: float
     down_mbps: float
     watts: float
-    source: str
 
     def tokens_per_s(self, base_parameters: int) -> float:
         """Training speed of adapters on a base of so many parameters."""
         return self.peak_flops * self.utilisation / (_FLOPS_PER_TOKEN_AND_PARAMETER * base_parameters)
 
 
-_MOBILE = "network: Speedtest Global Index, September 2020, mean of mobile"
-_FIXED = "network: Speedtest Global Index, September 2020, mean of fixed broadband"
-
+# Networks: Speedtest Global Index, September 2020, mean of mobile or of fixed broadband; 10 Gbit/s assumed for H100.
 PROFILES: Mapping[str, Profile] = {
-    "phone": Profile(
-        15.8e12, 0.05, 11.22, 35.96, 4.0,
-        f"Apple A15 Neural Engine, 15.8 TOPS (Apple, 14 September 2021); 4 W assumed; {_MOBILE}",
-    ),
-    "orin": Profile(
-        42.5e12, 0.2, 45.74, 85.73, 60.0,
-        "Jetson AGX Orin 64GB, 60 W; a quarter of the GPU's 170 sparse INT8 TOPS (NVIDIA technical brief, 2022); "
-        f"{_FIXED}",
-    ),
-    "laptop": Profile(
-        3.6e12, 0.3, 45.74, 85.73, 30.0,
-        f"Apple M2, 10-core GPU, 3.6 TFLOPS in float32 (Apple, 6 June 2022); 30 W of its adapter; {_FIXED}",
-    ),
-    "4090": Profile(
-        165.2e12, 0.3, 45.74, 85.73, 450.0,
-        f"GeForce RTX 4090, FP16 with FP32 sums, 450 W (NVIDIA Ada whitepaper, 2022); {_FIXED}",
-    ),
-    "H100": Profile(
-        989.4e12, 0.3, 10_000.0, 10_000.0, 700.0,
-        "H100 SXM, BF16 without sparsity, 700 W (NVIDIA data sheet, 2023); network of 10 Gbit/s assumed",
-    ),
-}  # fmt: skip
+    # Apple A15 Neural Engine, 15.8 TOPS (Apple, 14 September 2021); 4 W assumed
+    "phone": Profile(15.8e12, 0.05, 11.22, 35.96, 4.0),
+    # Jetson AGX Orin 64GB, 60 W; a quarter of the GPU's 170 sparse INT8 TOPS (NVIDIA technical brief, 2022)
+    "orin": Profile(42.5e12, 0.2, 45.74, 85.73, 60.0),
+    # Apple M2, 10-core GPU, 3.6 TFLOPS in float32 (Apple, 6 June 2022); 30 W of its adapter
+    "laptop": Profile(3.6e12, 0.3, 45.74, 85.73, 30.0),
+    # GeForce RTX 4090, FP16 with FP32 sums, 450 W (NVIDIA Ada whitepaper, 2022)
+    "4090": Profile(165.2e12, 0.3, 45.74, 85.73, 450.0),
+    # H100 SXM, BF16 without sparsity, 700 W (NVIDIA data sheet, 2023)
+    "H100": Profile(989.4e12, 0.3, 10_000.0, 10_000.0, 700.0),
+}
 """The built-in profiles: assumed, not measured."""
 
 
 def opens(config: RunConfig, opening: RunContext) -> FleetDescribed | None:
-    """The event of a run's devices; None if they are recorded.
-
-    Raises:
-        ConfigError: the run goes on with others than it began with.
-    """
+    """The event of a run's devices; None if they are recorded, `ConfigError` if the run began with others."""
     now = FleetDescribed(fleet=load_fleet(config.fleet, base_parameters=opening.base_parameters))
     began = next((event for event in opening.events if isinstance(event, FleetDescribed)), None)
     if began is None:
