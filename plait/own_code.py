@@ -40,7 +40,7 @@ def chosen_function(
 ) -> Callable[..., object]:
     """A user's own function as a choice: a callable whose options are the function's keyword-only parameters.
 
-    Args: function: takes values in the places of `takes`, and options after a star, each with a default.
+    Args:
         takes: names of what it is given, for the message.
         what: its name in error messages.
         through: what a call does instead of calling it, given the function with its options and what the call is given.
@@ -81,15 +81,11 @@ def _described(hint: object) -> object:
 
 @contextmanager
 def located_errors(what: str, *, quoting: bool = True) -> Generator[None]:
-    """Turns what a user's own code raises into one line that says where it arose.
+    """Turns what a user's own code raises into a PartError of one line that says where it arose.
 
     Args:
         what: the beginning of the line, such as ``rule 'mine' failed``.
         quoting: whether the line has the error's message; false where that may quote training data.
-
-    Raises:
-        PartError: the code raised anything but a `PlaitError`.
-        MachineError: it found this machine's memory or disk full.
     """
     try:
         yield
@@ -132,29 +128,19 @@ class NotClaimedError(PlaitError):
 
 @dataclass(frozen=True)
 class Check(Generic[Part]):
-    """One claim.
-
-    Attributes:
-        claim: in a few words, true where the check passes.
-        run: raises `BrokenError` where it does not hold and `NotClaimedError` where nothing is claimed; may return a
-            remark.
-    """
+    """One claim."""
 
     claim: str
     run: Callable[[Part], str | None]
+    """Raises `BrokenError` or `NotClaimedError`; may return a remark."""
 
 
 @dataclass(frozen=True)
 class ClaimVerdict:
-    """How a claim fares.
-
-    Attributes:
-        holds: whether it holds; None where the part does not claim it.
-        detail: what was found, or why nothing is claimed; may be empty.
-    """
+    """How a claim fares; `detail` is what was found, or why nothing is claimed."""
 
     claim: str
-    holds: bool | None
+    holds: bool | None  # None where the part does not claim it
     detail: str = ""
 
 

@@ -1,11 +1,8 @@
 """Parts that users bring: their own rule, server optimizer, codec, loss, …, found by name without a fork of plait.
 
 A name is one of three: where an object lives (``my_rules:MedianOfMeans``), an entry point of an installed distribution
-(``median_of_means`` in the group ``plait.rules``), or an object of this process that Python code gave.
-
-A name alone imports nothing. A module is imported only if this process's operator named it: its own command line and
-settings do (`admit`), a configuration that came from a server does not. Entry points belong to distributions that the
-operator installed. Knows nothing of what the parts are: callers check what they get.
+(``median_of_means`` in the group ``plait.rules``), or an object of this process that Python code gave. A module is
+imported only if this process's operator named it (`admit`); a configuration that came from a server does not.
 """
 
 from __future__ import annotations

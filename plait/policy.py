@@ -200,12 +200,8 @@ class Policy(BaseModel, frozen=True):
         self.at_least("min-examples", "the run asks for updates that cover at most this many examples:", examples)
         self.at_least("min-tokens", "the run asks for updates that cover at most this many tokens:", tokens)
         if codec_for(config.wire).bits > codec_for(self.finest_wire).bits:
-            raise self.refusal(
-                "finest-wire",
-                f"the run asks for wire '{config.wire}'",
-                f"'{self.finest_wire}' at most",
-                f"set it to '{config.wire}'",
-            )
+            asked, allowed = f"the run asks for wire '{config.wire}'", f"'{self.finest_wire}' at most"
+            raise self.refusal("finest-wire", asked, allowed, f"set it to '{config.wire}'")
 
     def check_time(self, now: datetime) -> None:
         """Refuse a run that begins at another time."""
@@ -291,28 +287,20 @@ class Policy(BaseModel, frozen=True):
     def check_upload(self, size_bytes: float) -> None:
         """Refuse to send an update of this size."""
         if size_bytes > self.max_upload_mb * 1e6:
-            megabytes = size_bytes / 1e6
-            raise self.refusal(
-                "max-upload-mb",
-                f"an update has {megabytes:.3g} MB",
-                f"at most {self.max_upload_mb:g}",
-                f"set it to {megabytes:.3g} or more",
-            )
+            size = f"{size_bytes / 1e6:.3g}"
+            allowed = f"at most {self.max_upload_mb:g}"
+            raise self.refusal("max-upload-mb", f"an update has {size} MB", allowed, f"set it to {size} or more")
 
     def check_download(self, what: str, size_bytes: int) -> None:
         """Refuse to download a base of this size."""
-        if size_bytes > self.max_download_bytes:
-            gigabytes = size_bytes / 1e9
-            raise self.refusal(
-                "max-download-gb",
-                f"{what} has {gigabytes:.3g} GB to download"
-                if self.max_download_gb
-                else f"{what} is not available here",
-                f"at most {self.max_download_gb:g}" if self.max_download_gb else "no downloads",
-                f"set it to {gigabytes:.3g} or more, or give --base DIRECTORY"
-                if self.max_download_gb
-                else "set it to the size allowed, or give --base DIRECTORY",
-            )
+        if size_bytes <= self.max_download_bytes:
+            return
+        asked, allowed, size = f"{what} is not available here", "no downloads", "the size allowed"
+        if self.max_download_gb:
+            size = f"{size_bytes / 1e9:.3g}"
+            asked, allowed = f"{what} has {size} GB to download", f"at most {self.max_download_gb:g}"
+            size += " or more"
+        raise self.refusal("max-download-gb", asked, allowed, f"set it to {size}, or give --base DIRECTORY")
 
     def _at_most(self, key: str, what: str, value: float) -> None:
         most = cast("float", getattr(self, key.replace("-", "_")))
@@ -320,14 +308,7 @@ class Policy(BaseModel, frozen=True):
             raise self.refusal(key, f"{what} {value:,}", f"at most {most:,}", f"set it to {value} or more")
 
     def at_least(self, key: str, what: str, value: float) -> None:
-        """Refuse a value below a limit.
-
-        Args:
-            what: the run asks for, in words that the value follows.
-
-        Raises:
-            PolicyError: it is below.
-        """
+        """Refuse (PolicyError) a value below a limit; `what` the run asks for is in words that the value follows."""
         least = cast("float", getattr(self, key.replace("-", "_")))
         if value < least:
             raise self.refusal(key, f"{what} {value:,}", f"at least {least:,}", f"set it to {value} or less")

@@ -53,17 +53,14 @@ class EvaluationResult:
 
 
 class EvaluationSizes(TypedDict, total=False):
-    """How much is evaluated, and how much at a time.
-
-    Attributes:
-        seq_len: tokens per sequence, at least 8; by default 128.
-        batch_size: sequences per batch; by default 4.
-        max_sequences: most sequences (preferences) to evaluate, spread evenly over the data; by default 64.
-    """
+    """How much is evaluated, and how much at a time."""
 
     seq_len: int
+    """Tokens per sequence, at least 8; by default 128."""
     batch_size: int
+    """Sequences per batch; by default 4."""
     max_sequences: int
+    """Most sequences (preferences) to evaluate, spread evenly over the data; by default 64."""
 
 
 def evaluate(
@@ -99,7 +96,7 @@ def evaluate(
         DataError: the data are not valid, or shorter than a sequence.
         PeerError: the adapter's directory is not valid.
     """
-    seq_len, batch_size, max_sequences = _checked_sizes(**sizes)
+    _check_sizes(sizes)
     folder, of_run = Path(adapter), RunDirectory(Path(adapter)).adapter
     admit(objective)
     chosen = objective or _objective_of(folder)
@@ -118,19 +115,14 @@ def evaluate(
         chosen = usual
     name, located = _located(base_name(base, tokenizer), loaded, fspath(adapter), quiet=quiet)
     with status(f"evaluating on {dataset.name}", quiet=quiet), TURN:
-        alone, adapted = evaluate_adapter(
-            located, loaded, dataset, compute=compute, objective=chosen, seq_len=seq_len, batch_size=batch_size,
-            max_sequences=max_sequences,
-        )  # fmt: skip
+        alone, adapted = evaluate_adapter(located, loaded, dataset, compute=compute, objective=chosen, **sizes)
     return EvaluationResult(name, dataset.name, chosen, alone, adapted)
 
 
-def _checked_sizes(*, seq_len: int = 128, batch_size: int = 4, max_sequences: int = 64) -> tuple[int, int, int]:
-    least = (("seq_len", seq_len, 8), ("batch_size", batch_size, 1), ("max_sequences", max_sequences, 1))
-    for name, value, fewest in least:
-        if value < fewest:
-            raise ConfigError(f"{name} is {value}, expected at least {fewest}")
-    return seq_len, batch_size, max_sequences
+def _check_sizes(sizes: EvaluationSizes) -> None:
+    for name, least in (("seq_len", 8), ("batch_size", 1), ("max_sequences", 1)):
+        if sizes.get(name, least) < least:
+            raise ConfigError(f"{name} is {sizes[name]}, expected at least {least}")
 
 
 def _located(

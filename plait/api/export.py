@@ -155,11 +155,7 @@ def _check_values(rank: int | None, gguf_type: str, push_to_hub: str, *, public:
 
 
 def check_target(name: str, directory: Path) -> Prepare:
-    """The target called `name`, if `directory` is free for it.
-
-    Raises:
-        ConfigError: there is no such target, or the directory is not empty.
-    """
+    """The target called `name`, if `directory` is free for it; ConfigError otherwise."""
     if name not in TARGETS:
         raise ConfigError(f"--to is '{name}', expected one of {', '.join(TARGETS)}{did_you_mean(name, TARGETS)}")
     try:
@@ -173,13 +169,7 @@ def check_target(name: str, directory: Path) -> Prepare:
 
 
 def write_export(name: str, request: ExportRequest, *, progress: Progress = lambda _: None) -> Export:
-    """Write the adapter of `request` for the target called `name`: into a temporary directory, which is then renamed.
-
-    Raises:
-        ConfigError: the target would reject it, or the directory is not empty.
-        BaseMismatchError: the adapter does not fit its base.
-        MachineError: the base is not available, or the disk is full; nothing is left behind.
-    """
+    """Write the adapter of `request` for the target called `name`: into a temporary directory, then renamed."""
     write, directory = check_target(name, request.directory)(request, progress), request.directory
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)

@@ -76,7 +76,7 @@ def leads_out(settings: RunConfig) -> dict[str, str]:
     if settings.data == _OWN_DATA:
         found.pop("data")
     found |= {key: table[key] for key, _ in _plugins(settings)}
-    from plait.training.bases import is_on_disk
+    from plait.training.bases import is_on_disk  # with numpy
 
     if not is_on_disk(settings.base):
         found["base"] = settings.base

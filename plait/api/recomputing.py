@@ -20,13 +20,10 @@ from plait.run import Run
 
 
 def recomputed(directory: RunDirectory, events: Sequence[Event], run: Run) -> int:
-    """Recompute every finished round, and compare (`plait.rounds.audit.replay`).
-
-    Returns:
-        Number of rounds with the same adapter, bit for bit.
+    """Recompute every finished round, and compare; the number of rounds with the same adapter, bit for bit.
 
     Raises:
-        CannotRecomputeError: the run's way cannot.
+        CannotRecomputeError: runs of this kind cannot be.
         PeerError: a round gives another result, or the run started from what is not there any more.
     """
     ranks, plan = run.ranks, run.settled.plan

@@ -83,13 +83,7 @@ def start(
     stop: StopRequest | None = None,
     quiet: bool,
 ) -> None:
-    """Begin a run, finish it and write its report.
-
-    Args:
-        dataset: the data, if they are in memory already.
-        on_event: called with every event.
-        stop: asks the run to stop, or to end early.
-        quiet: whether to show nothing.
+    """Begin a run, finish it and write its report; `dataset` are the data, if they are in memory already.
 
     Raises:
         PlaitError: the reason that the run stopped; everything done until then is on disk.

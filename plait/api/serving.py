@@ -10,7 +10,7 @@ import json
 import secrets
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
@@ -39,20 +39,17 @@ class ServingOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Serving:
-    """Where and how a run is served.
-
-    Attributes:
-        kit: directory of the server's kit, absolute; empty without TLS.
-        metrics: address of the Prometheus page; empty for none.
-        grace_s: seconds a client may be disconnected before its task is given up.
-        run_number: number of the run, the same after every restart.
-    """
+    """Where and how a run is served."""
 
     listen: str
     kit: str
+    """Directory of the server's kit, absolute; empty without TLS."""
     metrics: str
+    """Address of the Prometheus page; empty for none."""
     grace_s: float
+    """Seconds a client may be disconnected before its task is given up."""
     run_number: int
+    """Number of the run, the same after every restart."""
 
     @classmethod
     def of(cls, given: ServingOptions, *, file: Path | None = None) -> Serving:
@@ -81,16 +78,14 @@ class Serving:
 
     def save(self, path: Path) -> None:
         """Write it as TOML."""
-        lines = (f"{field.name.replace('_', '-')} = {json.dumps(getattr(self, field.name))}" for field in fields(self))
-        content = "".join(f"{line}\n" for line in lines).encode()
-        write_atomically(path, content)
+        lines = (f"{key.replace('_', '-')} = {json.dumps(value)}\n" for key, value in vars(self).items())
+        write_atomically(path, "".join(lines).encode())
 
     @property
     def named(self) -> dict[str, str]:
         """The files and addresses that it names, by key."""
-        return {"listen": self.listen} | {
-            key: value for key, value in (("kit", self.kit), ("metrics", self.metrics)) if value
-        }
+        named = {"listen": self.listen, "kit": self.kit, "metrics": self.metrics}
+        return {key: value for key, value in named.items() if value or key == "listen"}
 
 
 def load_serving(path: Path) -> Serving | None:

@@ -125,9 +125,7 @@ def settings_of(
     without: Collection[str] = (),
     serving: Serving | None = None,
 ) -> RunConfig:
-    """The settings of an unfinished run, from its directory, wherever that has been moved to.
-
-    Parts of the user's own that they name may be imported from here on. The arguments are those of `admitted_settings`.
+    """The settings of an unfinished run, from its directory; the arguments are those of `admitted_settings`.
 
     Raises:
         ConfigError: the run is finished and its report is written, the settings are not valid, or they name what the
@@ -186,18 +184,11 @@ def resume(
         raise ConfigError(
             f"callbacks of '{run}' are '{config.callbacks}', but got '{names}'; name the run's own with allow"
         )
-    dataset = _data_again(config, data)
+    name = config.data.removeprefix(MEMORY)  # the run checks that they are the same data
+    dataset = None if data is None else dataset_of(data, columns=config.columns, split=config.split, name=name)
     stop = StopRequest()
     hearing = CallbackRunner(callbacks, stop)
     hearing.repeat(read_events(directory.ledger))
     with left_to_resume(directory.path, hearing):
         go_on(directory, config, dataset=dataset, on_event=hearing, stop=stop, quiet=quiet)
     return Result(run)
-
-
-def _data_again(config: RunConfig, data: object) -> Dataset | None:
-    """What a resumed run is given for the data that its settings name; the run checks that they are the same."""
-    if data is None:
-        return None
-
-    return dataset_of(data, columns=config.columns, split=config.split, name=config.data.removeprefix(MEMORY))

@@ -138,8 +138,7 @@ class _Numbers:
 
 def plans(settled: ResolvedConfig, size: int, parameters: int, records: int | None) -> Planned:
     """What it costs, and whether anything useful is left, for clients with so many records, if that was said."""
-    unit = settled.config.dp
-    if unit == "record":
+    if settled.config.dp == "record":
         return _of_records(settled, size, parameters, records)
     return _of_clients(settled, size, parameters)
 

@@ -37,23 +37,20 @@ _Kind = TypeVar("_Kind", ClientWithdrawn, ClientErased, Withdrawn)
 
 @dataclass(frozen=True)
 class Plan:
-    """What a withdrawal will do.
-
-    Attributes:
-        first_round: the first round that its update counted in; 0 if none did.
-        again: settings of the run that the others train in, in `out`; None where no one trains again.
-        estimate: what it will take, in words.
-        descendants: directories of adapters that were made from the old one.
-    """
+    """What a withdrawal will do."""
 
     directory: RunDirectory
     client: str
     way: str
     first_round: int
+    """The first round that its update counted in; 0 if none did."""
     again: RunConfig | None
+    """Settings of the run that the others train in, in `out`; None where no one trains again."""
     out: Path
     estimate: str
+    """What it will take, in words."""
     descendants: tuple[Path, ...]
+    """Directories of adapters that were made from the old one."""
 
 
 def plan_of(
@@ -77,9 +74,7 @@ def plan_of(
     events, path = read_events(directory.ledger), directory.path.resolve()
     view = RunView.of(events)
     if view.end is None:
-        raise ConfigError(
-            f"'{directory.path}' is not finished, expected a finished run; cancel it, or wait for its end"
-        )
+        raise ConfigError(f"'{directory.path}' is not finished; cancel it, or wait for its end")
     if client not in view.clients:
         known = ", ".join(sorted(view.clients))[:200]
         raise ConfigError(f"'{client}' never took part in '{directory.path}', expected one of {known}")
@@ -88,7 +83,7 @@ def plan_of(
             f"'{client}' is the only client of '{directory.path}': nothing is left without it; remove the run"
         )
     if "," in client:
-        raise ConfigError(f"client '{client}' has a comma in its name, expected one without")
+        raise ConfigError(f"client '{client}' has a comma in its name: client names must not contain commas")
     rounds = (each.round for each in events if isinstance(each, UpdateReceived) and each.client == client)
     first, place = min(rounds, default=0), out or path.with_name(f"{path.name}-without-{plain_name(client)}")
     descendants = _descendants(directory, [path.parent, *among])

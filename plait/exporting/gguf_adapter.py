@@ -1,13 +1,8 @@
-"""A LoRA adapter as one GGUF file, for a base in GGUF in llama.cpp and programs built on it; and for Ollama.
+"""A LoRA adapter as one GGUF file for llama.cpp; for Ollama with a Modelfile beside it.
 
-llama.cpp has its own tensor names and scales a product by alpha / rank, with the rank of each pair and one alpha for
-all; any other scaling is multiplied into B. For some architectures its bases have the rows of queries and keys in
-another order (pairs of a rotation side by side), and so has B.
-Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
-
-For Ollama a Modelfile lies beside it. Ollama makes the base from a directory of safetensors, a GGUF file or one of its
-own models (``FROM``) and adds the adapter (``ADAPTER``). It cannot download a base from the hub by its plain name. A
-path in a Modelfile is relative to it.
+llama.cpp scales a product by alpha / rank, with the rank of each pair and one alpha for all; any other scaling is
+multiplied into B. For some architectures its bases have the rows of queries and keys in another order (pairs of a
+rotation side by side), and so has B. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 from __future__ import annotations
@@ -127,6 +122,7 @@ def _from(request: ExportRequest) -> str:
     base = request.source.base
     name = request.served_base or base.origin.ollama or (_BASE_COPY if base.built_in else base.name)
     if not request.served_base and name == base.name:
+        # Ollama downloads no base from the hub by its plain name; a path is relative to the Modelfile.
         if not Path(name).is_dir():
             raise ConfigError(
                 f"base '{name}' is not a directory on this machine, and Ollama does not know it by that name: "

@@ -1,9 +1,7 @@
 """A whole model with the adapter merged into its weights, for any program that loads the base.
 
-Plain LoRA is merged on disk: the base's files are copied and only the changed tensors overwritten, a few rows at a
-time, W + scale * B A in float32 and rounded once to the base's data type. So memory does not grow with the base, and
-files, shards and names stay the base's own. Anything beyond plain LoRA goes through PEFT, with the whole base in
-memory.
+Plain LoRA is merged on disk, a few rows at a time: W + scale * B A in float32, rounded once to the base's data type, so
+memory does not grow with the base. Anything beyond it goes through PEFT, with the whole base in memory.
 """
 
 from __future__ import annotations
@@ -80,10 +78,7 @@ def prepare_merged(request: ExportRequest, progress: Progress) -> Writer:
 
 
 def merge_in_place(folder: Path, geometry: Geometry, state: AdapterState) -> None:
-    """Add every product of `state` to the weight of its module, in the model directory `folder`.
-
-    Raises ConfigError if a merged weight is too large for its data type.
-    """
+    """Add every product of `state` to its module's weight; ConfigError if one is too large for its data type."""
     places = _places(folder)
     for pair in geometry.pairs:
         path, entry = places[f"{in_base(pair.module)}.weight"]

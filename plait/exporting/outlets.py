@@ -1,14 +1,10 @@
 """Places to publish the adapter of every round during a run: a directory, a running vLLM, or both.
 
-``DIR``, ``http://HOST:PORT``, or both, separated by a comma. vLLM reads the adapter from a directory that it can also
-see: the one given, or ``RUN/published``. Wrong places are reported before the first round; later failures must not
-cost a round, so they are returned as text.
+vLLM reads the adapter from a directory that it can also see: the one given, or ``RUN/published``. Later failures must
+not cost a round, so they are returned as text.
 
     PLACE/round-000012/   a PEFT directory; the newest few stay, so that a server that is reading one can finish
-    PLACE/latest          a symbolic link to the newest
-
-Both appear atomically. vLLM is notified through its load endpoint, which it has only if it is started with
-``VLLM_ALLOW_RUNTIME_LORA_UPDATING=True``.
+    PLACE/latest          a symbolic link to the newest; both appear atomically
 """
 
 from __future__ import annotations
@@ -55,10 +51,7 @@ class Outlets:
 
     @classmethod
     def of(cls, places: str, *, run: Path, spec: AdapterSpec, api_key: str = "") -> Outlets | None:
-        """Parse the user's setting; None if it is empty.
-
-        Args:
-            run: the run directory; its name is the model name in requests.
+        """Parse the user's setting; None if it is empty. The name of the run directory is the model's in requests.
 
         Raises:
             ConfigError: two directories, an invalid address, a directory used by something else, or an adapter that
@@ -84,11 +77,7 @@ class Outlets:
         return cls(directory, tuple(servers), run.resolve().name, api_key)
 
     def publish(self, adapter: Path, *, round_number: int) -> tuple[str, ...]:
-        """Publish the PEFT directory of a round.
-
-        Returns:
-            The failures, one sentence each; empty if all places have it.
-        """
+        """Publish the PEFT directory of a round; the failures, one sentence each."""
         try:
             copy = publish(adapter, self.directory, round_number=round_number)
         except PlaitError as error:
@@ -103,10 +92,7 @@ class Outlets:
 
 
 def publish(adapter: Path, place: Path, *, round_number: int) -> Path:
-    """Copy the PEFT directory of a round to `place` and point ``latest`` at it.
-
-    Returns:
-        The copy, ``place/round-NNNNNN``; it replaces an earlier one of the round.
+    """Copy the PEFT directory of a round to ``place/round-NNNNNN``, in place of an earlier one, for ``latest``.
 
     Raises:
         ConfigError: `adapter` is not a PEFT directory, or ``latest`` exists and is not a link.

@@ -1,13 +1,8 @@
 """Whether an adapter is plain LoRA, pairs of factors on linear layers that a base has; and the same at one rank.
 
-Servers load W + scale * B A. PEFT can store more in the same files (DoRA's magnitudes, whole modules),
-and a server that ignores it gives wrong answers silently. So each of these is named and refused here; features that no
-method of plait has are refused when the directory is read (`plait.adapters.peft_settings`).
-
-Servers require one rank and one scaling factor for all modules: factors are padded with zeros, or approximated at a
-lower rank by the truncated singular value decomposition (Eckart-Young) through QR of the factors. Padding changes
-nothing: alpha grows with the rank, so the scaling factor alpha / rank stays. For serving only: a padded row has no
-gradient, so training cannot continue from here.
+A server that ignores what PEFT stores besides (DoRA's magnitudes, whole modules) gives wrong answers silently, so each
+of these is refused. Factors are padded with zeros, or approximated at a lower rank by the truncated singular value
+decomposition (Eckart-Young). A padded row has no gradient, so training cannot continue from here.
 """
 
 from __future__ import annotations

@@ -20,11 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Publisher:
-    """Writes ``RUN/adapter`` after every round, and publishes it from there.
-
-    The ledger records rounds that could not be published, which costs no round. `parents` are the adapters that the run
-    started from; the number of clients is for the card.
-    """
+    """Writes ``RUN/adapter`` after every round, and publishes it from there; failures are recorded."""
 
     directory: RunDirectory
     ledger: Ledger

@@ -23,14 +23,7 @@ HERE = "path/to/this/directory"
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """A request to export.
-
-    Attributes:
-        directory: the final directory; commands name it.
-        rank: of every module, or None to leave ranks to the target.
-        served_base: the serving program's name of the base, or empty for the base's own name.
-        gguf_type: data type in a GGUF file, ``f32`` or ``f16``.
-    """
+    """A request to export into `directory`, which commands name; options as for `plait.export`."""
 
     source: Source
     directory: Path
@@ -59,18 +52,12 @@ class Written:
 Writer: TypeAlias = Callable[[Path], Written]
 """Writes into an empty directory."""
 Prepare: TypeAlias = Callable[[ExportRequest, Progress], Writer]
-"""A target, which makes all checks that can refuse before there is a directory.
-
-Raises ConfigError for an adapter or an option that it does not support, BaseMismatchError for an adapter of another
-base, and MachineError if the base is needed and not available."""
+"""A target, which makes all checks that can refuse (ConfigError, BaseMismatchError) before there is a directory."""
 
 
 @dataclass(frozen=True)
 class CardStyle:
-    """What the cards of one target have in common: one sentence that describes the files, and two words of the hub.
-
-    These are the library that loads them, and what they are to the base (adapter or finetune).
-    """
+    """What a target's cards have in common: the hub's words for library and relation to the base, and a sentence."""
 
     library: str
     relation: str

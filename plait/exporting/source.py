@@ -1,8 +1,7 @@
 """The source of an export: the adapter of a run directory, of one client or of any PEFT directory, and its base.
 
-Where each client has its own adapter it is a side of every pair (FedSA-LoRA), or a share of the whole. A simulation
-keeps all of them in its run directory. On real machines each lies in its node's state, and nowhere else. Only reads
-files. The base need not be on this disk: plait stored its name and fingerprint.
+A client's own adapter is a side of every pair (FedSA-LoRA), or a share of the whole; it lies in the run directory of a
+simulation, else in its node's state. The base need not be on this disk: plait stored its name and fingerprint.
 """
 
 from __future__ import annotations
@@ -103,10 +102,7 @@ def open_source(path: Path, *, base: str = "", progress: Progress = lambda _: No
 
 
 def locate_weights(source: Source, *, progress: Progress) -> LocatedBase:
-    """The base with its weights on this disk, verified to be the one that the adapter was trained on.
-
-    Raises BaseMismatchError if another base has its name.
-    """
+    """The base with its weights on this disk; BaseMismatchError if the adapter was trained on another one."""
     located = locate_named_base(source.base.here, where=source.name, progress=progress)
     _check_fingerprint(located, source.base.fingerprint)
     return located

@@ -1,8 +1,6 @@
 """A named choice with its own options, in one text: ``fedavg``, ``trimmed_mean:share=0.1``, ``my_rules:Mine:groups=3``.
 
-So a rule and its options are one value in a configuration, on the command line, in a ledger and in a welcome. The
-chosen thing is a frozen dataclass; its fields are the options, typed and bounded by their annotations. Hours of the day
-are written in one text, too. `Choices` is a table of what a setting can name.
+The chosen thing is a frozen dataclass; its fields are the options, typed and bounded by their annotations.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """What the parts of a run need of it, what they take away, and the check that nothing taken away is needed.
 
-A run has every trait below until one of its parts takes it away: a setting, a rule, a method or an optimizer.
-Each states beside its own code what it needs and takes, never which other parts it excludes, so a new part is checked
-against parts that it does not know. Knows no setting and no part.
+A run has every trait below until one of its parts takes it away: a setting, a rule, a method or an optimizer. Each
+states beside its own code what it needs and takes, so a new part is checked against parts that it does not know.
 """
 
 from __future__ import annotations
@@ -53,22 +52,18 @@ _MOST_NAMED = 6
 
 @dataclass(frozen=True)
 class Stated:
-    """What one part of a run needs and takes.
-
-    Attributes:
-        key: of the setting that names the part, as users write it.
-        needs: traits that the run must have; a reason stands in brackets behind the trait.
-        takes: traits that the run no longer has; a reason follows "but".
-        instead: what the user may ask for in its place.
-        others: the parts that could stand in its place, for a message that names those that would do.
-    """
+    """What one part of a run needs and takes; `key` is that of its setting."""
 
     key: str
     value: object
     needs: Reasons = field(default_factory=dict[Trait, str])
+    """Traits that the run must have; a reason stands in brackets behind the trait."""
     takes: Reasons = field(default_factory=dict[Trait, str])
+    """Traits that the run no longer has; a reason follows "but"."""
     instead: str = ""
+    """What the user may ask for in its place."""
     others: Callable[[], Iterable[Stated]] = tuple
+    """The parts that could stand in its place, for a message that names those that would do."""
 
     def __str__(self) -> str:
         """The part as messages have it: key and value."""

@@ -1,7 +1,4 @@
-"""A simulated run from its settings to its last round and its baselines, as every caller needs it.
-
-What is shown is read from the ledger (`plait.report.progress`). Sets no signal handler and writes no report.
-"""
+"""A simulated run from its settings to its last round and its baselines; sets no signal handler, writes no report."""
 
 from __future__ import annotations
 
@@ -120,7 +117,7 @@ def _unused_replies(kind: RecordKind, settings: RunConfig) -> str:
 
 
 def begin(run: Run, *, quiet: bool) -> StartingPoint:
-    """The starting point of a new run; reports what of the given adapters is lost."""
+    """The starting point of a new run; shows what of the given adapters is lost."""
     start = beginning_of(run)
     if start.lost > _WORTH_REPORTING:
         say(f"rank {run.config.rank} loses {start.lost:.1%} of the given adapters", quiet=quiet)

@@ -1,8 +1,6 @@
-"""What the runs of one process have in common and load once: data, the base, tokenised text, losses before training.
+"""What the runs of one process have in common and load once: data, one base, tokenised text, losses before training.
 
-One run makes its own; several runs after one another, are given the same one. It changes no result: what
-is kept is what would be loaded or computed again. Holds one base at a time.
-Each process that a run on several devices is spread over has such an object of its own.
+It changes no result: what is kept is what would be loaded or computed again.
 """
 
 from __future__ import annotations
@@ -86,10 +84,8 @@ def remembered(kept: OrderedDict[K, V], key: K, most: int, make: Callable[[], V]
 class RememberedLosses:
     """Losses measured earlier in a folder of the cache, for the same adapter on the same tokens on this machine.
 
-    Before round 1 every client evaluates the run's initial adapter, which a simulation restarted with other settings
-    has already seen; where that adapter changes nothing yet, as LoRA's does, so has one with another seed. A cached
-    value is exactly what would be computed: the name of an entry is the digest of everything that the result depends
-    on, including code and libraries. Holds losses and counts, no text.
+    Every run evaluates its initial adapter before round 1, and LoRA's changes nothing yet. The name of an entry is the
+    digest of everything that the result depends on, including code and libraries. Holds losses and counts, no text.
     """
 
     def __init__(self, cache: Path) -> None:

@@ -1,9 +1,7 @@
 """Partition the records of one dataset over simulated clients.
 
-The result depends only on the dataset, the scheme (`scheme.py` lists them), the number of clients and the seed. A split
-that the data holds out is shared out, too: clients by a column get the records with their own value of it, others of
-each class in proportion to their training records of that class (`shares.py`), so that both parts have the same skew,
-without random draws. Knows nothing of tokens, models or rounds.
+The result depends only on the dataset, the scheme, the number of clients and the seed. A split that the data holds out
+is shared out with the same skew: by the column, or of each class in proportion to the training records (`shares.py`).
 """
 
 from __future__ import annotations
@@ -26,21 +24,16 @@ _LONGEST_LISTED = 60
 
 @dataclass(frozen=True)
 class ClientShare:
-    """One simulated client's data.
-
-    Attributes:
-        name: the client's, safe as a file name and unique.
-        kind: of the records.
-        records: its records, in the dataset's order.
-        held_out: its part of the split that the data holds out; empty if the end of its own records is held out.
-        histogram: counts of its records that may be sent.
-    """
+    """One simulated client's data: its records are in the dataset's order."""
 
     name: str
+    """Safe as a file name and unique."""
     kind: RecordKind
     records: tuple[Record, ...]
     held_out: tuple[Record, ...]
+    """Its part of the split that the data holds out; empty if the end of its own records is held out."""
     histogram: Mapping[str, int]
+    """Counts of its records that may be sent."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +47,7 @@ class Partition:
 def partition(dataset: Dataset, scheme: Scheme, *, clients: int, seed: int) -> Partition:
     """Partition a dataset.
 
-    Random schemes assign record by record, even if neighbours in the dataset belong together: IID shares of a book's
-    chapters each hold chapters from all over the book, in the book's order. A held-out split is partitioned in the same
-    way.
+    Random schemes assign record by record, even if neighbours in the dataset belong together.
 
     Args:
         clients: how many shares; `natural` takes the values with most text (in characters) where there are more.

@@ -34,23 +34,20 @@ Argument: TypeAlias = "str | float | int | None"
 
 @dataclass(frozen=True)
 class SchemeKind:
-    """A way to partition.
-
-    Attributes:
-        form: its name with its argument, as the user writes them.
-        read: its argument from text; None for a scheme without one. Raises ValueError with what was expected.
-        by_label: whether records are sorted by label before they are cut into shares.
-        split: a user's own function of (dataset, clients, seed): the record indices of each client.
-        counts_classes: whether its argument is a number of classes.
-        fails: why it may be impossible, and what to change; ``{count}`` are the records and clients.
-    """
+    """A way to partition."""
 
     name: str
     form: str
+    """Its name with its argument, as the user writes them."""
     read: Callable[[str], Argument] | None = None
+    """Its argument from text, or ValueError with what was expected; None for a scheme without one."""
     by_label: bool = False
+    """Whether records are sorted by label before they are cut into shares."""
     split: Callable[..., object] | None = None
+    """A user's own function of (dataset, clients, seed): the record indices of each client."""
     counts_classes: bool = False
+    """Whether its argument is a number of classes."""
+    # Why it may be impossible, and what to change.
     fails: str = "cannot split {count}, expected more records in each class, or fewer clients"
 
 

@@ -1,8 +1,4 @@
-"""The clients of a simulated run: one shared base in memory, each client's data, and each client's state.
-
-With several devices the clients of a round are spread over processes (`workers`), each with a base and a simulation of
-its own.
-"""
+"""The clients of a simulated run: one shared base in memory, each client's data, and each client's state."""
 
 from __future__ import annotations
 
@@ -40,9 +36,6 @@ class Simulation:
     Args:
         shares: the data of its clients by their numbers, or of those of this process.
         loaded: what earlier runs of this process have in common with it.
-
-    Attributes:
-        base: shared by all clients of this process.
     """
 
     def __init__(

@@ -1,13 +1,10 @@
 """Real work under a virtual clock: a `Channel` around another, whose devices take as long as those of a fleet would.
 
-A task takes its download, its work at the device's speed, and the upload of the answer; then the clock stands there.
-Answers come in the order of their virtual ends, whatever this machine takes for them. A device works for real only when
-its answer is the next one, or before it evaluates, so those that are released before have not trained, and keep nothing
-of it, as real ones would.
-
-A device that fails during training sends nothing; the server notices after `Fleet.notice_s`. Devices are independent,
-and the server's own network and work take no time. Describing comes before the clock starts. An evaluation never waits
-for a device that is off: it does that in no time. A run that goes on begins where its ledger left the clock.
+A task takes its download, its work at the device's speed, and the upload of the answer. Answers come in the order of
+their virtual ends. A device works for real only when its answer is the next one, or before it evaluates, so those that
+are released before have not trained. One that fails during training sends nothing; the server notices after
+`Fleet.notice_s`. The server's own network and work take no time, nor do descriptions and evaluations of devices that
+are off. A run that goes on begins where its ledger left the clock.
 """
 
 from __future__ import annotations
@@ -64,9 +61,7 @@ class Span:
 
     def worked(self, number: int, client: str) -> DeviceWorked:
         """The task as the ledger has it, of a client in round `number`."""
-        fields = asdict(self)
-        del fields["node"]
-        return DeviceWorked(round=number, client=client, **fields)
+        return DeviceWorked(round=number, client=client, **{k: v for k, v in asdict(self).items() if k != "node"})
 
 
 PASSES_OF_TRAINING = 3.0
@@ -256,11 +251,7 @@ class VirtualExchange:
             self._clock.training = None
 
     def send(self, node: int, task: TaskParts, group: str = "") -> None:
-        """Give a device its task.
-
-        A second one of the same round repeats the first, whose memory went with a process that was killed: that is
-        this machine's mishap, not the device's, so it takes the first one's time.
-        """
+        """Give a device its task; a second one of a round, after a process was killed, takes the first one's time."""
         group = group or self._group
         given, first = self._first.get(node, ("", None))
         if first and given == group and node in self._before and not first.fails:
@@ -436,13 +427,10 @@ def clock_after(directory: RunDirectory, fleet: Fleet, nodes: Mapping[str, int])
     evaluated = view.evaluations.get(number)
     now_s = max((each.virtual_s or 0.0 for each in (finished, evaluated) if each), default=0.0)
     spent = [
-        Span(
-            nodes[each.client], each.device, each.purpose, each.began_s, each.received_s, each.worked_s, each.ended_s,
-            each.outcome, each.energy_j,
-        )
+        Span(nodes[each.client], **{name: getattr(each, name) for name in Span.__match_args__[1:]})
         for each in tasks_of(view)
         if each.round <= number and (each.purpose == Purpose.TRAIN.value or each.round < number or evaluated)
-    ]  # fmt: skip
+    ]
     tasks = cast("dict[str, dict[str, Any]]", remembered.get(IN_PROGRESS, {}))
     going_on = {nodes[client]: Span(**task) for client, task in tasks.items()}
     return VirtualClock(fleet, now_s=now_s, spent=spent, going_on=going_on)

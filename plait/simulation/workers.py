@@ -1,11 +1,8 @@
 """The clients of a simulated run, spread over processes: one for every entry of a list of devices.
 
-A client belongs to one process, by its number. So its state between tasks, its tokens and its account of private
-records stay where they are, each process has its own clients' data alone, and a resumed run asks a client on the same
-device again. Answers come in the order of the tasks, not of arrival: the ledger is that of one device.
-
-A process that dies is started again and its task repeated. What of its clients' state only memory had is lost, as a
-network's clients lose it: they say so, and are sent the whole adapter. Data travel as JSON. Knows no torch.
+A client belongs to one process, by its number, with its data and its state between tasks. Answers come in the order of
+the tasks, not of arrival: the ledger is that of one device. A process that dies is started again and its task repeated.
+What of its clients' state only memory had is lost, as a network's clients lose it: they are sent the whole adapter.
 """
 
 from __future__ import annotations

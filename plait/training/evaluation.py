@@ -24,9 +24,9 @@ def evaluate_adapter(
     dataset: Dataset,
     *,
     compute: Compute,
-    seq_len: int,
-    batch_size: int,
-    max_sequences: int,
+    seq_len: int = 128,
+    batch_size: int = 4,
+    max_sequences: int = 64,
     objective: str = SFT,
 ) -> tuple[ClientLoss, ClientLoss]:
     """Losses of base and adapter, on the held-out split if any; BaseMismatchError, DataError."""
