@@ -9,6 +9,7 @@ import os
 import secrets
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -133,18 +134,16 @@ def _coordinator(
     vouch: Vouch | None,
 ) -> Coordinator:
     directory, ledger, _, events = begun
+    way = way_of(run.settled.plan, run.config, Host(directory, events, ledger.append, vouch))
     return Coordinator(
         channel=channel,
         directory=directory,
         ledger=ledger,
         plan=run.settled.plan,
-        ranks=run.ranks,
-        base_fingerprint=run.base_fingerprint,
-        rule=run.rule,
-        optimizer=run.settled.optimizer,
+        make_aggregator=partial(run.aggregator, directory, way.folding),
         publish=publisher.publish,
         stop=stop,
-        way=way_of(run.settled.plan, run.config, Host(directory, events, ledger.append, vouch)),
+        way=way,
     )
 
 

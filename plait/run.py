@@ -18,9 +18,11 @@ from plait.aggregation import Rule, check_rule, geometry_of
 from plait.config import RunConfig
 from plait.ledger.events import Adapter, Base
 from plait.rounds.client_pipeline import ClientContext, ClientPipeline
+from plait.rounds.fold import Aggregator, Folding
+from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import MessageBits
 from plait.rounds.run_state import RankedAdapter, Ranks
-from plait.rounds.spool import largest_update
+from plait.rounds.spool import Refused, largest_update
 from plait.rounds.terms import AgreedTerms
 from plait.settle import ResolvedConfig
 from plait.training.bases import LocatedBase, locate_base, quiet_libraries
@@ -95,6 +97,18 @@ class Run:
         bits = self.settled.codec.bits
         update_bytes = math.ceil(largest_update(self.rule, self.ranks.master.geometry) * bits / 8)
         return composition.screen_of(self.config, update_bytes)
+
+    def aggregator(self, directory: RunDirectory, folding: Folding, refused: Refused) -> Aggregator:
+        """What makes the run's rounds out of its stored updates."""
+        return self.settled.plan.aggregator(
+            directory,
+            refused,
+            ranks=self.ranks,
+            rule=self.rule,
+            base_fingerprint=self.base_fingerprint,
+            folding=folding,
+            optimizer=self.settled.optimizer,
+        )
 
     def terms(self, client: str, *, max_rank: int = 0, policy: Policy | None = None) -> AgreedTerms:
         """A client's agreement when it takes part.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from plait.composition import way_of
 from plait.errors import PeerError
@@ -12,10 +13,8 @@ from plait.ledger.run_view import RunView
 from plait.rounds.audit import replay
 from plait.rounds.broadcasts import parents_in, starting_state
 from plait.rounds.coordinator import Host
-from plait.rounds.fold import Aggregator
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import initial_state
-from plait.rounds.spool import Refused
 from plait.run import Run
 
 
@@ -26,33 +25,16 @@ def recomputed(directory: RunDirectory, events: Sequence[Event], run: Run) -> in
         CannotRecomputeError: runs of this kind cannot be.
         PeerError: a round gives another result, or the run started from what is not there any more.
     """
-    ranks, plan = run.ranks, run.settled.plan
+    plan = run.settled.plan
 
     def refuse(event: Event) -> None:
         raise PeerError(f"'{event.event}' would be recorded, expected what the ledger has already")
 
     way = way_of(plan, run.config, Host(directory, events, refuse, recomputes=True))
-
-    def aggregator(refused: Refused) -> Aggregator:
-        return plan.aggregator(
-            directory,
-            refused,
-            ranks=ranks,
-            rule=run.rule,
-            base_fingerprint=run.base_fingerprint,
-            folding=way.folding,
-            optimizer=run.settled.optimizer,
-        )
-
     start = beginning_of(run)
     if start.parents != parents_in(events):
         raise PeerError("an adapter that the run started from has changed since, expected those that the ledger names")
-    codec = plan.settings.codec
-    state = starting_state(
-        initial_state(bytes.fromhex(RunView.of(events).start.run), ranks),
-        start,
-        ranks,
-        run.base_fingerprint,
-        codec=codec,
-    )
+    fresh = initial_state(bytes.fromhex(RunView.of(events).start.run), run.ranks)
+    state = starting_state(fresh, start, run.ranks, run.base_fingerprint, codec=plan.settings.codec)
+    aggregator = partial(run.aggregator, directory, way.folding)
     return replay(events, state, aggregator, arriving=way.arriving, take_back=plan.watch.take_back)

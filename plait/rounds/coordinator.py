@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from plait.aggregation import Rule, ServerOptimizer
 from plait.errors import ConfigError, RunInterrupted
 from plait.ledger import events
 from plait.ledger.events import Event, UpdateReceived
@@ -24,8 +23,8 @@ from plait.rounds.fold import Aggregator, Folding, PlainFold
 from plait.rounds.roster import RunRoster
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import BudgetExhaustedError, Free, PrivacyBudget, RunPlan, TaskSettings
-from plait.rounds.run_state import Ranks, RunState, note_held, save_checkpoint
-from plait.rounds.spool import AnswerLog, Arrival, Intake
+from plait.rounds.run_state import RunState, note_held, save_checkpoint
+from plait.rounds.spool import AnswerLog, Arrival, Intake, Refused
 from plait.trust.keys import Vouch
 
 
@@ -150,10 +149,7 @@ class Coordinator:
     directory: RunDirectory
     ledger: Ledger
     plan: RunPlan
-    ranks: Ranks
-    base_fingerprint: bytes
-    rule: Rule
-    optimizer: ServerOptimizer
+    make_aggregator: Callable[[Refused], Aggregator]
     publish: Callable[[RunState], None]
     stop: StopRequest = field(default_factory=StopRequest)
     way: Way = field(default_factory=Way)
@@ -161,18 +157,10 @@ class Coordinator:
     def __post_init__(self) -> None:
         plan = self.plan
         self._log = log = AnswerLog(self.channel, self.ledger)
-        self._aggregator = plan.aggregator(
-            self.directory,
-            log.misfit,
-            ranks=self.ranks,
-            rule=self.rule,
-            base_fingerprint=self.base_fingerprint,
-            folding=self.way.folding,
-            optimizer=self.optimizer,
-        )
-        spool = self._aggregator.spool
+        self._aggregator = self.make_aggregator(log.misfit)
+        spool, self._ranks = self._aggregator.spool, self._aggregator.spool.ranks
         self._intake = Intake(spool, log, plan.settings)
-        self._settings = TaskSettings(plan, self.rule, new_factors=spool.new_factors)
+        self._settings = TaskSettings(plan, spool.rule, new_factors=spool.new_factors)
         self._reached = 0
         self._following = EvaluationPolicy(plan, self.ledger, self._aggregator, self.publish, self.stop)
 
@@ -206,8 +194,8 @@ class Coordinator:
                 self.channel,
                 self.ledger,
                 self._settings.to_describe(),
-                self.ranks,
-                self.base_fingerprint,
+                self._ranks,
+                self._aggregator.spool.base_fingerprint,
                 patience=self.plan.gathering_patience,
             ) as roster:
                 server = self._server(roster, recorded)
@@ -272,7 +260,7 @@ class Coordinator:
         if state.round == 0:
             # Every described client derived the initial adapter from the spec's seed: if the run starts from it,
             # nothing need be sent.
-            held = [adapter.initial.digest() for adapter in self.ranks.adapters]
+            held = [adapter.initial.digest() for adapter in self._ranks.adapters]
             return replace(state, held={client: held[each.track] for client, each in roster.clients.items()})
         is_evaluated = any(each.round == state.round for each in recorded.held_out)
         if self.channel.open_ended or (self.channel.clock.is_virtual and is_evaluated):

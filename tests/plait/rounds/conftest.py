@@ -424,17 +424,15 @@ class Federation:
             (directory, "clear_updates"),
         ):
             setattr(target, name, _between(getattr(target, name), watch))
+        way = self.exchange(self.way(self.private_rounds(directory, lambda event: ledger.append(event)), directory))
         return Coordinator(
             channel=self.channel,
             directory=directory,
             ledger=ledger,
             plan=self.plan,
-            ranks=self.ranks,
-            base_fingerprint=FINGERPRINT,
-            rule=self.rule,
-            optimizer=self.optimizer,
+            make_aggregator=lambda refused: self._aggregator(directory, refused, way),
             publish=_between(self.published.append, watch),
-            way=self.exchange(self.way(self.private_rounds(directory, lambda event: ledger.append(event)), directory)),
+            way=way,
         )
 
     def _screen(self) -> Callable[[Event], Event | None] | None:
@@ -467,13 +465,16 @@ class Federation:
 
     def aggregator(self, refused: Refused = lambda *_: None, *, private: "PrivateRounds | None" = None) -> Aggregator:
         """What folds its stored updates, without a coordinator."""
+        return self._aggregator(RunDirectory.find(self.path), refused, self.exchange(self.way(private)))
+
+    def _aggregator(self, directory: RunDirectory, refused: Refused, way: Way) -> Aggregator:
         return self.plan.aggregator(
-            RunDirectory.find(self.path),
+            directory,
             refused,
             ranks=self.ranks,
             rule=self.rule,
             base_fingerprint=FINGERPRINT,
-            folding=self.exchange(self.way(private)).folding,
+            folding=way.folding,
             optimizer=self.optimizer,
         )
 
