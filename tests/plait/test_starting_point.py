@@ -9,6 +9,7 @@ import pytest
 
 from plait.adapters import AdapterState, AdapterTask, Parent, norm, save_peft_directory, subtract
 from plait.adapters.method import AdapterRequest
+from plait.adapters.peft_reading import load_peft_directory
 from plait.aggregation import Geometry, geometry_of
 from plait.config import config_from_table
 from plait.errors import BaseMismatchError, ConfigError
@@ -64,8 +65,6 @@ def products(state: AdapterState, geometry: Geometry) -> dict[str, np.ndarray]:
 
 
 def state_in(folder: Path, adapter: RankedAdapter | None = None) -> tuple[AdapterState, Geometry]:
-    from plait.adapters.peft_reading import load_peft_directory
-
     loaded = load_peft_directory(folder)
     spec = adapter.spec if adapter else loaded.spec()
     return AdapterState.from_tensors(spec.layout, loaded.tensors), geometry_of(spec)

@@ -54,32 +54,23 @@ def test_a_client_is_given_up_once_it_is_late_and_has_been_silent_for_a_minute(o
     assert asking.next(3000.0) is None
 
 
-def asked(channel, **expected):
-    """One client alone."""
+@pytest.mark.parametrize(
+    ("silent_since", "now_s", "expected", "waited_s"),
+    [
+        (-1000.0, 100.0, {"expected_s": 10.0}, 60.0),  # it had nothing to do before it was asked
+        (100.0, 100.0, {}, None),  # its pace is unknown
+        (100.0, 180.0, {"expected_s": 200.0, "asked_at": 50.0}, 200.0),  # it was asked before
+    ],
+)
+def test_a_client_is_due_by_what_is_expected_of_it_since_it_was_asked(silent_since, now_s, expected, waited_s):
+    channel = Nobody(False, {7: silent_since}, now_s=now_s)
     asking = RequestBatch(channel, purpose=Purpose.TRAIN, group="1", patience=Patience())
     asking.anew("silent", **expected)
     asking.send("silent", 7, (b"", b""))
-    return asking
-
-
-def test_a_client_that_had_nothing_to_do_before_it_was_asked_was_not_silent():
-    channel = Nobody(False, {7: -1000.0})
-    asking = asked(channel, expected_s=10.0)
-    assert asking.next(None).waited_s == pytest.approx(60.0)
-
-
-def test_a_client_of_unknown_pace_is_not_late():
-    channel = Nobody(False, {7: 100.0})
-    asking = asked(channel)
-    assert asking.next(2000.0) is None
-    assert channel.now_s == pytest.approx(2000.0)
-
-
-def test_a_client_that_was_asked_before_is_due_as_if_nothing_had_happened():
-    channel = Nobody(False, {7: 100.0}, now_s=180.0)
-    asking = asked(channel, expected_s=200.0, asked_at=50.0)
-    assert asking.next(None).waited_s == pytest.approx(200.0)
-    assert channel.now_s == pytest.approx(250.0)
+    heard = asking.next(2000.0)
+    assert (heard and heard.waited_s) == (waited_s and pytest.approx(waited_s))
+    if heard is None:
+        assert channel.now_s == pytest.approx(2000.0)
 
 
 HOUR_S = 3600.0

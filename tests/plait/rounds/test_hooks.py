@@ -26,20 +26,19 @@ from tests.plait.rounds.conftest import LAYOUT
 class Count:
     """A hook that keeps how many rounds it saw, and moves the start by it."""
 
-    name: str
+    key: str
     seen: list
-    key = "count"
 
     def applies(self, settings):
         return settings.seed != 99
 
     def before(self, job, kept):
-        self.seen.append(f"before {self.name}")
+        self.seen.append(f"before {self.key}")
         count = int(kept.tags.get("count", "0"))
         return replace(job, start=AdapterState(job.start.layout, job.start.flat + np.float32(count)))
 
     def after(self, job, kept, outgoing):
-        self.seen.append(f"after {self.name}")
+        self.seen.append(f"after {self.key}")
         return outgoing, Kept(tags={"count": str(int(kept.tags.get("count", "0")) + 1)})
 
 
@@ -56,20 +55,15 @@ def moved(job, amount):
     return Trained(AdapterState(job.start.layout, job.start.flat + np.float32(amount)), StepReport(1.0, 8, 0.1))
 
 
-def test_hooks_run_forward_before_training_and_backward_after_it(job, federate):
+def test_hooks_run_forward_and_backward_and_get_what_they_left_in_a_repeated_round_the_same_again(job, federate):
     memory, seen = federate().memories["bob"], []
-    hooks = (Count("one", seen), replace(Count("two", seen)))
-    begun = before_training(hooks, job, memory)
-    after_training(hooks, begun, moved(begun, 1), memory)
-    assert seen == ["before one", "before two", "after two", "after one"]
-
-
-def test_a_hook_gets_what_it_left_and_in_a_repeated_round_the_same_again(job, federate):
-    memory, hooks = federate().memories["bob"], (Count("one", []),)
-    for number, starts in ((1, 0), (2, 1), (2, 1), (3, 2)):
+    hooks = (Count("one", seen), Count("two", seen))
+    for number, starts in ((1, 0), (2, 2), (2, 2), (3, 4)):
+        seen.clear()
         begun = before_training(hooks, replace(job, settings=replace(job.settings, round=number)), memory)
         assert subtract(begun.start, job.start).flat == pytest.approx(starts)
         after_training(hooks, begun, moved(begun, 1), memory)
+        assert seen == ["before one", "before two", "after two", "after one"]
 
 
 def test_every_client_ends_with_its_own_and_is_judged_by_both(federate):

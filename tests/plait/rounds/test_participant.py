@@ -39,8 +39,14 @@ class Server:
     def spec(self):
         return self.ranks.master.spec
 
-    def broadcast(self, state, held):
+    def broadcast(self, state, held=b""):
         return Broadcasts(state, self.ranks, self.base).leading_from(held, 0)
+
+    def train(self, state, **changes):
+        return TrainTask(replace(self.settings, **changes), self.broadcast(state))
+
+    def evaluate(self, state, **changes):
+        return EvaluateTask(replace(self.settings, **changes), self.broadcast(state))
 
     def next(self, state, amount=0.25, wire="fp32"):
         layout = self.spec.layout
@@ -91,9 +97,8 @@ def test_a_client_describes_itself_in_numbers(bob, model, server):
 
 @pytest.mark.parametrize("wire", ["fp32", "bf16"])
 def test_an_update_is_what_training_changed(bob, model, server, start, wire):
-    settings = replace(server.settings, wire=wire, batch_size=4)
-    ask(bob, DescribeTask(settings, server.spec.text))
-    reply = ask(bob, TrainTask(settings, server.broadcast(start, start.shadow.digest())))
+    task = server.train(start, wire=wire, batch_size=4)
+    reply = ask(bob, task)
     assert isinstance(reply, UpdateReply)
     opened = open_envelope(reply.update, layout=server.spec.layout)
     header = opened.header
@@ -105,16 +110,14 @@ def test_an_update_is_what_training_changed(bob, model, server, start, wire):
     assert (header.metrics["train_loss"], header.metrics["first_loss"]) == (1.5, 2.5)
     assert header.metrics["train_s"] == 0.25
     assert (header.metrics["learning_rate"], header.metrics["shortened"]) == (0.1, 0.5)
-    expected = model.trained(start.shadow.flat, 3, settings) - start.shadow.flat
+    expected = model.trained(start.shadow.flat, 3, task.settings) - start.shadow.flat
     np.testing.assert_allclose(opened.delta.flat, expected, rtol=0 if wire == "fp32" else 2**-8)
     assert (header.metrics["distortion"] > 0) == (wire == "bf16")
 
 
 def test_the_loss_of_a_first_step_on_fewer_than_four_sequences_stays_at_the_client(bob, server, start):
     for batch_size, accumulated, is_sent in ((1, 1, False), (3, 1, False), (2, 2, True)):
-        settings = replace(server.settings, batch_size=batch_size, gradient_accumulation_steps=accumulated)
-        ask(bob, DescribeTask(settings, server.spec.text))
-        reply = ask(bob, TrainTask(settings, server.broadcast(start, start.shadow.digest())))
+        reply = ask(bob, server.train(start, batch_size=batch_size, gradient_accumulation_steps=accumulated))
         header = open_envelope(reply.update, layout=server.spec.layout).header
         assert ("first_loss" in header.metrics) is is_sent
 
@@ -206,24 +209,19 @@ def test_training_that_diverged_is_a_failure_of_the_client(memory, server, start
                 huge = AdapterState(job.start.layout, np.full(job.start.layout.size, 3e38, np.float32))
                 return replace(trained, state=add(huge, huge))
 
-    bob = Participant("bob", Diverging(2.0, 7), memory)
-    ask(bob, DescribeTask(server.settings, server.spec.text))
-    refusal = ask(bob, TrainTask(server.settings, server.broadcast(start, start.shadow.digest())))
+    refusal = ask(Participant("bob", Diverging(2.0, 7), memory), server.train(start))
     assert refusal.reason is RefusalReason.FAILED
     assert "training diverged: tensor 'layer.lora_A.weight' holds NaN or infinity" in refusal.detail
 
 
 @pytest.mark.parametrize("kept", ["kept", "lost"])
 def test_a_client_tells_how_far_its_loss_has_moved_where_it_knows_the_first(bob, memory, server, start, kept):
-    ask(bob, DescribeTask(server.settings, server.spec.text))
-    at_first = replace(server.settings, round=0)
-    first = ask(bob, EvaluateTask(at_first, server.broadcast(start, start.shadow.digest())))
+    first = ask(bob, server.evaluate(start, round=0))
     assert first.change is None
     assert first.loss_error > 0
     if kept == "lost":
         memory.pop("judged")
-    state = server.next(start)
-    later = ask(bob, EvaluateTask(server.settings, server.broadcast(state, start.shadow.digest())))
+    later = ask(bob, server.evaluate(server.next(start)))
     assert later.loss_error > 0
     if kept == "kept":
         assert later.change == pytest.approx(later.loss - first.loss)
@@ -233,9 +231,7 @@ def test_a_client_tells_how_far_its_loss_has_moved_where_it_knows_the_first(bob,
 
 
 def test_the_loss_of_a_single_sequence_stays_at_the_client(bob, memory, server, start):
-    ask(bob, DescribeTask(server.settings, server.spec.text))
-    task = EvaluateTask(replace(server.settings, round=0), server.broadcast(start, start.shadow.digest()))
-    answer = bob.answer(b"".join(encode_task(task)))
+    answer = bob.answer(b"".join(encode_task(server.evaluate(start, round=0))))
     kept = ClientState.from_bytes(memory["judged"]).after
     losses = SequenceLosses.from_bytes(kept.tags["losses"].encode()).losses
     assert len(losses) == 4
@@ -247,10 +243,8 @@ def test_work_that_is_abandoned_is_no_answer(model, memory, server, start):
         def train(self, job):
             raise Abandoned("the work was abandoned")
 
-    participant = Participant("bob", Stopped(2.0, 7), memory)
-    task = TrainTask(server.settings, server.broadcast(start, b""))
     with pytest.raises(Abandoned):
-        participant.answer(b"".join(encode_task(task)))
+        ask(Participant("bob", Stopped(2.0, 7), memory), server.train(start))
 
 
 @pytest.mark.parametrize(
