@@ -36,15 +36,7 @@ def shares_of(rows: Rows) -> dict[str, list[dict[str, str]]]:
 def attend(
     address: str, shares: Mapping[str, Rows], folder: Path, *, kits: Path | None = None, **more: object
 ) -> list[plait.Client]:
-    """Start clients.
-
-    Args:
-        address: of the server.
-        shares: each client's data, by its name.
-        folder: where they keep their states, and a policy that takes few sequences.
-        kits: what was provisioned; None for no TLS and no keys.
-        more: arguments of `plait.Client`.
-    """
+    """Start clients with these data by name, who keep states and a policy in `folder`, with TLS if there are `kits`."""
     policy = folder / "policy.toml"
     if not policy.exists():
         policy.write_text("min-examples = 1\nmin-tokens = 1\n")

@@ -1,9 +1,8 @@
 """`plait` in processes of its own that start at once: forked from one that has loaded its libraries already.
 
-Loading torch, transformers and PEFT takes six seconds of processor time, more than most runs on the tiny base. A
-forked process is a real one: it has its own pid, directory, environment, streams and exit status, can be stopped and
-killed, and ends as any Python process does. Only what happens while `plait.cli.main` is imported is not tested by it:
-tests/plait/cli/test_main.py, tests/plugins and the `original` run of tests/plait/cli start Python itself.
+Loading them takes six seconds of processor time, more than most runs on the tiny base. What happens while
+`plait.cli.main` is imported is tested by tests/plait/cli/test_main.py, tests/plugins and the `original` run of
+tests/plait/cli, which start Python itself.
 """
 
 from __future__ import annotations
@@ -48,19 +47,7 @@ def resuming(run: Path) -> list[str]:
 
 
 class Command:
-    """A running `plait`, with the part of `subprocess.Popen` that tests use.
-
-    Args:
-        arguments: after `plait`.
-        cwd: its directory; None for that of this process.
-        env: its environment; None for that of this process.
-        stdout: a file, `subprocess.PIPE` (of text), `subprocess.DEVNULL`, or None for this process's own.
-        stderr: the same, or `subprocess.STDOUT`.
-        program: Python to run instead of `plait`, as `python -c` would.
-
-    Attributes:
-        returncode: None while it runs or has not been waited for; minus the number of the signal that killed it.
-    """
+    """A running `plait`, or a `program` in Python, with the part of `subprocess.Popen` that tests use."""
 
     def __init__(
         self,
@@ -94,11 +81,7 @@ class Command:
         return self._ended(0)
 
     def wait(self, timeout: float | None = None) -> int:
-        """Its exit status, once it has ended.
-
-        Raises:
-            subprocess.TimeoutExpired: it has not.
-        """
+        """Its exit status, once it has ended; `subprocess.TimeoutExpired` if it has not."""
         code = self._ended(timeout)
         if code is None:
             raise subprocess.TimeoutExpired(self.args, timeout or 0)
@@ -179,14 +162,7 @@ def said_by(*arguments: object) -> str:
 def killed_after(
     lines: int, program: str, *arguments: object, before: Callable[[Command], None] = lambda _: None
 ) -> list[str]:
-    """Run Python, and kill it (SIGKILL) once it has printed so many lines, which are returned.
-
-    Args:
-        lines: how many.
-        program: what `python -c` would run.
-        arguments: `sys.argv[1:]`.
-        before: what to do between the last line and the kill.
-    """
+    """Run Python, and kill it (SIGKILL) once it has printed so many lines, which are returned, after `before`."""
     with Command(*arguments, program=program, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         said = [process.stdout.readline() for _ in range(lines)]

@@ -45,8 +45,7 @@ def around(
 def at_each_line(functions: Iterable[FunctionType], act: Callable[[str], None]) -> Iterator[None]:
     """Call `act` before each line of these functions, and as they return, in this thread: it sees what a kill leaves.
 
-    Raises:
-        AssertionError: one of the functions was not called in the block.
+    A function that is not called in the block is an AssertionError.
     """
     codes = {function.__code__ for function in functions}
     missed = set(codes)
@@ -118,11 +117,7 @@ OF_A_MOMENT = {"seq", "time", "prev", "hash", "run_id", "metrics", "commitment"}
 def different_stories(
     killed: Iterable[Mapping[str, Any]], whole: Iterable[Mapping[str, Any]], *, again: Collection[str] = ()
 ) -> list[str]:
-    """What the ledger of a killed run tells otherwise than that of an undisturbed one, event by event.
-
-    Args:
-        again: kinds that may be told again; all others once.
-    """
+    """What the ledger of a killed run has otherwise than an undisturbed one; kinds in `again` may be there twice."""
     one, other = (
         Counter(
             json.dumps({name: event[name] for name in event.keys() - OF_A_MOMENT if name[-2:] != "_s"}, sort_keys=True)

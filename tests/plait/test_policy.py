@@ -15,11 +15,8 @@ from plait.policy import Policy, load_policy
 from plait.wire.welcome import WELCOME_KEYS
 
 
-def test_the_default_takes_plaits_own_defaults():
+def test_the_default_takes_plaits_own_defaults_and_every_method_but_whole_weights():
     Policy().check_run(RunConfig())
-
-
-def test_a_policy_knows_every_method_and_takes_all_but_whole_weights_by_default():
     assert set(Policy().methods) == set(METHODS) - {"full"}
 
 
@@ -123,14 +120,11 @@ def test_sizes_are_bounded():
 )
 def test_a_file_that_is_no_policy_is_refused(tmp_path, text, words):
     path = tmp_path / "policy.toml"
+    with pytest.raises(ConfigError, match="cannot read policy"):
+        load_policy(path)
     path.write_text(text)
     with pytest.raises(ConfigError, match=words):
         load_policy(path)
-
-
-def test_a_file_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="cannot read policy"):
-        load_policy(tmp_path / "none.toml")
 
 
 def test_the_policy_of_the_clients_page_is_one(tmp_path):

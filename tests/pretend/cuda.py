@@ -49,12 +49,7 @@ MEMORY_BYTES = 80_000_000_000
 
 
 def build(folder: Path) -> Path:
-    """Compile the device guard with torch's headers.
-
-    Raises:
-        FileNotFoundError: there is no compiler.
-        subprocess.CalledProcessError: it does not compile.
-    """
+    """Compile the device guard with torch's headers."""
     found = importlib.util.find_spec("torch")
     assert found
     assert found.origin
@@ -157,31 +152,22 @@ def install(library: Path) -> Any:
             return dispatch(function, args, kwargs or {})
 
     properties = SimpleNamespace(name="Pretended GPU", total_memory=MEMORY_BYTES, major=9, minor=0, is_integrated=False)
+    nothing = ("_lazy_init", "set_device", "set_rng_state", "manual_seed_all", "manual_seed",
+               "reset_peak_memory_stats", "set_per_process_memory_fraction", "synchronize", "empty_cache")  # fmt: skip
     answers = {
-        "_lazy_init": lambda *_: None,
-        "is_available": lambda: True,
-        "device_count": lambda: 2,
-        "current_device": lambda: 0,
-        "set_device": lambda *_: None,
-        "device": lambda *_: nullcontext(),
-        "get_device_name": lambda *_: properties.name,
-        "get_device_capability": lambda *_: (9, 0),
-        "get_device_properties": lambda *_: properties,
-        "get_rng_state": lambda *_: torch.zeros(1),
-        "set_rng_state": lambda *_: None,
-        "manual_seed_all": lambda *_: None,
-        "manual_seed": lambda *_: None,
-        "mem_get_info": lambda *_: (MEMORY_BYTES, MEMORY_BYTES),
-        "memory_reserved": lambda *_: 0,
-        "memory_allocated": lambda *_: 0,
-        "max_memory_allocated": lambda *_: 0,
-        "reset_peak_memory_stats": lambda *_: None,
-        "set_per_process_memory_fraction": lambda *_: None,
-        "synchronize": lambda *_: None,
-        "empty_cache": lambda: None,
+        **dict.fromkeys(nothing),
+        **dict.fromkeys(("current_device", "memory_reserved", "memory_allocated", "max_memory_allocated"), 0),
+        "is_available": True,
+        "device_count": 2,
+        "device": nullcontext(),
+        "get_device_name": properties.name,
+        "get_device_capability": (9, 0),
+        "get_device_properties": properties,
+        "get_rng_state": torch.zeros(1),
+        "mem_get_info": (MEMORY_BYTES, MEMORY_BYTES),
     }
     for name, answer in answers.items():
-        setattr(torch.cuda, name, answer)
+        setattr(torch.cuda, name, lambda *_, answer=answer: answer)
     # Sequences of several lengths then take one call, as they do on a card.
     torch.backends.cuda.can_use_flash_attention = lambda *_: True
     importlib.import_module("torch.nn.attention.varlen").varlen_attn = plain_varlen

@@ -55,20 +55,12 @@ Attack = Callable[[Path], None]
 
 @dataclass(frozen=True)
 class Case:
-    """A directory that a verb is given.
-
-    Attributes:
-        name: what it is.
-        verb: what follows `plait`, with {run} for the directory, {new} and {data} for others of the
-            victim's, and {server} for a stranger's.
-        attack: makes it of a copy of a finished run.
-        refused: a part of the error's text; empty if the verb does what it is for, harmlessly.
-    """
+    """A directory that a verb is given."""
 
     name: str
-    verb: str
-    attack: Attack
-    refused: str
+    verb: str  # with {run} for the directory, {new} and {data} for others of the victim's, {server} for a stranger's
+    attack: Attack  # makes it of a copy of a finished run
+    refused: str  # a part of the error's text; empty if the verb does what it is for, harmlessly
 
 
 def rewritten(**settings: object) -> Attack:
@@ -421,19 +413,17 @@ def run(*, full: bool, scratch: Path) -> Row:
                 allowed, folder / "harm", *arguments, cwd=folder, env=environment, program=_PROGRAM, timeout=LIMIT_S
             )
         except subprocess.TimeoutExpired:
-            return f"{case.name}: no end after {LIMIT_S} s"
+            return f"no end after {LIMIT_S} s"
         said = done.stderr.strip()
         if (folder / "harm").exists():
-            return f"{case.name}: {(folder / 'harm').read_text().splitlines()[0][:200]}"
+            return (folder / "harm").read_text().splitlines()[0][:200]
         if (folder / "ran").exists():
-            return f"{case.name}: the attacker's code ran"
+            return "the attacker's code ran"
         if "Traceback" in said:
-            return f"{case.name}: an uncaught error, {said[-200:]}"
+            return f"an uncaught error, {said[-200:]}"
         if bool(done.returncode) != bool(case.refused):
-            return f"{case.name}: exit code {done.returncode}: {said[-200:] or done.stdout[-200:]}"
-        if case.refused not in said:
-            return f"{case.name}: refused as {said[-250:]!a}, expected '{case.refused}'"
-        return ""
+            return f"exit code {done.returncode}: {said[-200:] or done.stdout[-200:]}"
+        return "" if case.refused in said else f"refused as {said[-250:]!a}, expected '{case.refused}'"
 
     every = cases()
     assert len({case.name for case in every}) == len(every)
@@ -442,7 +432,7 @@ def run(*, full: bool, scratch: Path) -> Row:
     if not full:
         every = [case for case in every if case.name in _ALWAYS or (one_in(4, case.name) and not LACKS_DEFENCE)]
     with stranger_server() as server, ThreadPoolExecutor(2) as pool:
-        complaints = list(pool.map(tried, enumerate(every)))
+        complaints = dict(zip((case.name for case in every), pool.map(tried, enumerate(every)), strict=True))
     verbs = {case.verb.split()[0] for case in every}
     return Row.of(
         "directories from strangers", complaints, least=40 if full else len(_ALWAYS), verbs=len(verbs),

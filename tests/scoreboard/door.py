@@ -274,10 +274,7 @@ def strangers(home: Path, count: int) -> tuple[int, int]:
 def pressed(home: Path, connections: int) -> tuple[int, int]:
     """How often somebody looked while others opened so many connections, and how often in vain.
 
-    Args:
-        home: for the page's runs.
-        connections: opened one after the other, each with a request that does not end; those that the page ends are let
-            go.
+    Each has a request that does not end; those that the page ends are let go.
     """
     token = secrets.token_urlsafe(32)
     looks, vain, held = 0, 0, list[socket.socket]()

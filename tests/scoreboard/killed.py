@@ -34,23 +34,14 @@ SIX = tuple("abcdef")
 
 @dataclass(frozen=True)
 class Way:
-    """A federation whose server, or first client, is killed.
-
-    Attributes:
-        arguments: of the `Federation`.
-        names: of its clients.
-        rounds: of its run.
-        wide: columns of a larger adapter; of a few numbers a rate of a bit leaves nothing, of many it leaves much.
-        over_grpc: whether each client is a process of its own.
-        kills_client: whether the first client is killed, and not the server.
-    """
+    """A federation whose server, or first client, is killed."""
 
     arguments: Mapping[str, object]
     names: Sequence[str] = TWO
     rounds: int = 3
-    wide: int = 0
-    over_grpc: bool = False
-    kills_client: bool = False
+    wide: int = 0  # columns; of a few numbers a rate of a bit leaves nothing, of many it leaves much
+    over_grpc: bool = False  # each client is a process of its own
+    kills_client: bool = False  # the first client is killed, and not the server
 
     @property
     def points(self) -> int:
@@ -92,12 +83,7 @@ def run(*, full: bool, scratch: Path) -> Row:
 def kills(
     whole: Job, way: Way, points: int, seconds: list[float], *, prepare: Callable[[Job], None] = lambda _: None
 ) -> Iterator[tuple[Job, str]]:
-    """A run once undisturbed, then killed at each point: what became of it, and what is wrong with it.
-
-    Args:
-        prepare: what is done before each.
-        seconds: takes how long each server needed to go on.
-    """
+    """A run once undisturbed, then killed at each point: what became of it, and what is wrong; `seconds` to go on."""
     prepare(whole)
     undisturbed = _once(whole, way, 0, [])
     first, last = undisturbed["marks"]["begin"], undisturbed["marks"]["end"]

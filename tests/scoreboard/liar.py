@@ -48,18 +48,12 @@ class Liar(FakeModel):
 
 @dataclass(frozen=True)
 class Case:
-    """A lie.
-
-    Attributes:
-        plan: of the run, where it is not the default.
-        spoils: rounds in whose masked evaluation mallory sends figures that are none.
-        learns: whether the run must publish something better than its base all the same.
-    """
+    """A lie, and what is not the default of its run's plan."""
 
     liar: Liar
     plan: Mapping[str, object] = field(default_factory=dict)
-    spoils: tuple[int, ...] = ()
-    learns: bool = False
+    spoils: tuple[int, ...] = ()  # rounds in whose masked evaluation mallory sends figures that are none
+    learns: bool = False  # the run must publish something better than its base all the same
 
 
 def liar(**lies: object) -> Liar:
@@ -95,9 +89,8 @@ CASES = {
 def run(*, full: bool, scratch: Path) -> Row:
     del full
     with no_waiting_for_the_disk():
-        complaints = (_complaint(case, scratch / f"run-{place}") for place, case in enumerate(CASES.values()))
-        named = (f"{name}: {said}" if said else "" for name, said in zip(CASES, complaints, strict=True))
-        return Row.of("one of eight lies", named, least=len(CASES))
+        found = {name: _complaint(case, scratch / name.replace(" ", "-")) for name, case in CASES.items()}
+        return Row.of("one of eight lies", found, least=len(CASES))
 
 
 def _complaint(case: Case, path: Path) -> str:

@@ -52,19 +52,12 @@ CALLS_AT_ONCE = 16  # that one name may have in progress
 
 @dataclass(frozen=True)
 class Attack:
-    """One attack.
-
-    Attributes:
-        name: what it is called.
-        work: does it until its process is killed; told the job, the port, and where to say what it has done.
-        joins: whether the attacker takes part, and the run waits for it at its start.
-        ranks: the clients' own, for runs of several ranks; such a run has a small adapter.
-    """
+    """One attack, whose work goes on until its process is killed; told the job, the port, and what to count in."""
 
     name: str
     work: Callable[[Job, int, Diary], None]
-    joins: bool = False
-    ranks: tuple[tuple[str, int], ...] = ()
+    joins: bool = False  # the attacker takes part, and the run waits for it at its start
+    ranks: tuple[tuple[str, int], ...] = ()  # the clients' own; such a run has a small adapter
 
     @property
     def kind(self) -> tuple[bool, bool]:
@@ -93,15 +86,14 @@ def run(*, full: bool, scratch: Path) -> Row:
     kits = scratch / "kits"
     provision(kits, [*NAMES, "eve"], ["localhost", "127.0.0.1"], now=datetime.now(UTC))
     revoke(kits, "eve", now=datetime.now(UTC))
-    worst, complaints = 0.0, []
+    worst, complaints = 0.0, dict[str, str]()
     undisturbed: dict[tuple[bool, bool], _Outcome] = {}
     for number, attack in enumerate(ATTACKS):
         if full or attack.kind not in undisturbed:
             undisturbed[attack.kind] = _federate(scratch / f"{number}-alone", kits, attack, undisturbed=True)
         alone = undisturbed[attack.kind]
         attacked = _federate(scratch / f"{number}", kits, attack)
-        wrong = _wrong(alone, attacked)
-        complaints.append(f"{attack.name}: {wrong}" if wrong else "")
+        complaints[attack.name] = _wrong(alone, attacked)
         worst = max(worst, attacked.seconds / alone.seconds)
     slowest = f"{worst:.1f} times as long as undisturbed"
     return Row.of("members against members", complaints, least=len(ATTACKS), slowest=slowest)
@@ -129,9 +121,7 @@ def _wrong(alone: _Outcome, attacked: _Outcome) -> str:
     if attacked.done.get("served"):
         return f"{attacked.done['served']} of {attacked.done['tried']} calls were served"
     if attacked.done.get("most let in", 0) > CALLS_AT_ONCE:
-        return (
-            f"{attacked.done['most let in']} calls of one name were let in at a time, expected {CALLS_AT_ONCE} at most"
-        )
+        return f"{attacked.done['most let in']} calls of one name were let in at a time, not {CALLS_AT_ONCE}"
     if attacked.peak_bytes > alone.peak_bytes + MORE_MEMORY_BYTES:
         return f"the server took {attacked.peak_bytes >> 20} MiB, undisturbed {alone.peak_bytes >> 20} MiB"
     return ""

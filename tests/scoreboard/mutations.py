@@ -47,14 +47,10 @@ def module(name: str):
 
 
 def put(place: str, value: object) -> None:
-    """Replace ``module:name`` or ``module:Class.name``.
+    """Replace ``module:name`` or ``module:Class.name``; AttributeError, TypeError where that would take nothing out.
 
     Where a function or class is defined, it is replaced for all modules that have imported it by name; elsewhere there
     alone.
-
-    Raises:
-        AttributeError: there is no such thing: it has moved, and nothing would be taken out.
-        TypeError: what takes its place cannot be called as it is: the row would fail of that.
     """
     owner, last, before = _found(place)
     where, _, name = place.partition(":")
@@ -625,10 +621,8 @@ def _said_of(row: str, *more: str) -> tuple[str, str]:
 def judged(line: str, errors: str, *, whole: str) -> tuple[str, str]:
     """Whether a row has failed for lack of the defence, and what it said.
 
-    Args:
-        line: the row's JSON; empty if there is none, because the defence was not found where it was to be taken out.
-        errors: what the process said besides.
-        whole: the row's JSON with all its defences, where it must hold.
+    Given are its JSON (empty if the defence was not found where it was to be taken out), what the process said besides,
+    and its JSON with all its defences.
     """
     said, undisturbed = json.loads(line or "{}"), json.loads(whole or "{}")
     why = (said.get("failures") or ["nothing"])[0].replace("|", "/").replace("\n", " ")[:140]

@@ -278,7 +278,7 @@ def run(*, full: bool, scratch: Path) -> Row:
 
     with ThreadPoolExecutor(TOGETHER) as pool:
         list(pool.map(try_out, enumerate(cells)))
-    found = [f"{cell.fault}, {cell.moment}: {cell.complaint}" if cell.complaint else "" for cell in cells]
+    found = {f"{cell.fault}, {cell.moment}": cell.complaint for cell in cells}
     slowest = max(cells, key=lambda cell: cell.seconds)
     told = f"{slowest.seconds:.0f} s ({slowest.fault}, {slowest.moment})"
     return Row.of("network faults, each at each moment", found, least=30 if full else 1, slowest=told)

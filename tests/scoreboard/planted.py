@@ -53,10 +53,9 @@ def run(*, full: bool, scratch: Path) -> Row:
     """Everything, in the quick form with one command of `plait` instead of three."""
     scratch.chmod(0o755)
     os.environ[_VERBS] = "--version methods doctor" if full else "--version"
-    told = [*_from_victim(scratch, "working_directory"), *_from_victim(scratch, "cache")]
+    found = dict([*_from_victim(scratch, "working_directory"), *_from_victim(scratch, "cache")])
     if os.geteuid() == 0:
-        told += list(_a_stranger_tries(scratch / "closed"))
-    found = [f"{name}: {wrong}" if wrong else "" for name, wrong in told]
+        found |= dict(_a_stranger_tries(scratch / "closed"))
     return Row.of("planted in working directory and cache", found, least=40 if os.geteuid() == 0 else 30)
 
 

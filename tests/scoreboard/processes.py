@@ -62,24 +62,14 @@ class PacedModel(FakeModel):
 
 @dataclass(frozen=True)
 class Job:
-    """A federation, for its server and its clients alike.
-
-    Attributes:
-        folder: everything is kept here; the run in `run`.
-        arguments: of the `Federation`: wire, rule, optimizer, settings, and the plan's.
-        names: of the clients.
-        kits: what `plait provision` made; None for no TLS and no keys.
-        train_s: seconds that training takes.
-        wide: columns of a larger adapter; 0 for the small one.
-        grace_s: the server's.
-    """
+    """A federation, for its server and its clients alike; arguments are those of the `Federation`."""
 
     folder: Path
     arguments: Mapping[str, object]
     names: Sequence[str] = tuple(HONEST)
-    kits: Path | None = None
+    kits: Path | None = None  # what `plait provision` made; None for no TLS and no keys
     train_s: float = 0.0
-    wide: int = 0
+    wide: int = 0  # columns of a larger adapter; 0 for the small one
     grace_s: float = 30.0
 
     @property

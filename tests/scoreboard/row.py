@@ -25,8 +25,10 @@ class Row:
     """Tries without which a row proves nothing."""
 
     @classmethod
-    def of(cls, row: str, complaints: Iterable[str], *, least: int, **figures: object) -> Self:
-        """A row of which every try has a complaint, empty where it held."""
+    def of(cls, row: str, complaints: Iterable[str] | Mapping[str, str], *, least: int, **figures: object) -> Self:
+        """A row of which every try, which may have a name, has a complaint, empty where it held."""
+        if isinstance(complaints, Mapping):
+            complaints = [f"{name}: {wrong}" if wrong else "" for name, wrong in complaints.items()]
         tried = list(complaints)
         failures = [complaint for complaint in tried if complaint]
         return cls(row, len(tried), len(tried) - len(failures), figures, failures, least)

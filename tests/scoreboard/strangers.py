@@ -56,12 +56,7 @@ def stranger_server() -> Generator[str]:
 
 
 def visit_page(run: str, note: Callable[[str], None]) -> None:
-    """Look at every part of the page once it is served.
-
-    Args:
-        run: name of one that it shows.
-        note: told what is not shown.
-    """
+    """Look at every part of the page of a run once it is served, and note what is not shown."""
     beside = __import__("plait.page.beside", fromlist=["shown_address"])
     shown = beside.shown_address
 

@@ -11,12 +11,9 @@ SERVING = Serving(
 
 
 def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
+    assert load_serving(tmp_path / "server.toml") is None
     SERVING.save(tmp_path / "server.toml")
     assert load_serving(tmp_path / "server.toml") == SERVING
-
-
-def test_a_run_that_is_not_served_has_nothing_to_load(tmp_path: Path) -> None:
-    assert load_serving(tmp_path / "server.toml") is None
 
 
 @pytest.mark.parametrize(

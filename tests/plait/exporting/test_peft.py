@@ -16,19 +16,15 @@ from plait.training.bases import LocatedBase
 Logits = Callable[..., torch.Tensor]
 
 
-def test_the_export_gives_the_same_logits_in_plain_peft(
-    by_plait: Callable[..., Path], tiny: LocatedBase, logits_of: Logits, tmp_path: Path
+def test_the_export_gives_the_same_logits_in_plain_peft_and_keeps_the_card(
+    by_plait: Callable[..., Path], by_peft: Callable[..., Path], tiny: LocatedBase, logits_of: Logits, tmp_path: Path
 ) -> None:
-    adapter = by_plait()
-    export("peft", ExportRequest(open_source(adapter), tmp_path / "out"))
-    ours = logits_of(tiny.directory, tmp_path / "out")
-    assert torch.equal(ours, logits_of(tiny.directory, adapter))
-    assert (ours - logits_of(tiny.directory)).abs().max() > 0.1
-
-
-def test_an_adapter_that_is_handed_on_as_it_is_keeps_its_card(by_plait: Callable[..., Path], tmp_path: Path) -> None:
-    export("peft", ExportRequest(open_source(by_plait()), tmp_path / "out"))
-    assert (tmp_path / "out" / "README.md").read_text() == "the run's own card"
+    for name, adapter in {"lora": by_plait(), "dora": by_peft(use_dora=True)}.items():
+        export("peft", ExportRequest(open_source(adapter), tmp_path / name))
+        ours = logits_of(tiny.directory, tmp_path / name)
+        assert torch.equal(ours, logits_of(tiny.directory, adapter))
+        assert (ours - logits_of(tiny.directory)).abs().max() > 0.1
+    assert (tmp_path / "lora" / "README.md").read_text() == "the run's own card"
 
 
 @pytest.mark.slow
@@ -55,12 +51,3 @@ def test_a_rank_for_what_is_no_plain_lora_is_refused(by_peft: Callable[..., Path
     with pytest.raises(ConfigError, match=r"is DoRA.*leave --rank out"):
         export("peft", ExportRequest(source, tmp_path / "out", rank=2))
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.slow
-def test_dora_goes_out_as_it_is(
-    by_peft: Callable[..., Path], tiny: LocatedBase, logits_of: Logits, tmp_path: Path
-) -> None:
-    adapter = by_peft(use_dora=True)
-    export("peft", ExportRequest(open_source(adapter), tmp_path / "out"))
-    assert torch.equal(logits_of(tiny.directory, tmp_path / "out"), logits_of(tiny.directory, adapter))

@@ -13,15 +13,9 @@ from transformers import AutoModelForCausalLM
 from plait.adapters import AdapterSpec, AdapterState
 from plait.aggregation.geometry import geometry_of
 from plait.errors import ConfigError, PeerError
-from plait.exporting.plain_lora import lora_fault, plain_lora, uniform
+from plait.exporting.plain_lora import plain_lora, uniform
 from plait.exporting.source import open_source
 from plait.training.bases import LocatedBase
-
-
-@pytest.mark.slow
-def test_plain_lora_has_no_fault(by_peft: Callable[..., Path], by_plait: Callable[..., Path]) -> None:
-    for folder in (by_peft(use_rslora=True, init_lora_weights="gaussian"), by_plait()):
-        assert lora_fault(open_source(folder).spec) is None
 
 
 @pytest.mark.parametrize(
