@@ -11,22 +11,28 @@ does not vouch for are refused. The caller stores the value before it sends an a
 from __future__ import annotations
 
 import hashlib
-import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self, cast
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
 from plait.errors import PeerError
-from plait.system.json_text import read_json
 from plait.trust.keys import KEY_BYTES, NodeIdentity, Vouch, derived
 from plait.trust.masks import Mask, Residues, Ring, add_masks, agreed, public_of, split, whole_secret
-from plait.wire.masked_messages import MaskingTask
-from plait.wire.masked_roster import MaskedAttempt, Offer, Roster, is_signed, open_shares, parcel_key, seal_shares
-from plait.wire.messages import decode_task, encode_task
+from plait.wire.masked_roster import (
+    AS_HEX,
+    MaskedAttempt,
+    Offer,
+    Roster,
+    is_signed,
+    open_shares,
+    parcel_key,
+    seal_shares,
+)
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,8 @@ class MaskingClient:
         revealed: its answer to the unmasking, by place.
         closed: the last round that was unmasked, by run and purpose.
     """
+
+    __pydantic_config__ = AS_HEX
 
     client: str
     session: MaskedAttempt | None = None
@@ -262,47 +270,20 @@ class MaskingClient:
 
     def to_bytes(self) -> bytes:
         """For this client's own disk: secret."""
-        # As the task that showed the roster.
-        shown = encode_task(MaskingTask(self.session, self.roster)) if self.session else ()
-        stored = {
-            "client": self.client,
-            "shown": b"".join(shown).hex(),
-            "own": self.own and [getattr(self.own, each.name).hex() for each in fields(Secrets)],
-            "held": {place: [share.hex() for share in pair] for place, pair in self.held.items()},
-            "sharers": self.sharers,
-            "has_masked": self.has_masked,
-            "received": self.received.hex(),
-            "signed": self.signed,
-            "revealed": self.revealed and {place: share.hex() for place, share in self.revealed.items()},
-            "closed": dict(self.closed),
-        }
-        return json.dumps(stored, sort_keys=True).encode()
+        return _stored().dump_json(self)
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
+    def from_bytes(cls, data: bytes) -> MaskingClient:
         """The inverse of `to_bytes`."""
         try:
-            stored = cast("dict[str, Any]", read_json(data))
-            shown, own, revealed = bytes.fromhex(stored["shown"]), stored["own"], stored["revealed"]
-            task = decode_task(shown, max_bytes=len(shown)) if shown else None
-            return cls(
-                stored["client"],
-                task.session if isinstance(task, MaskingTask) else None,
-                own and Secrets(*map(bytes.fromhex, own)),
-                task.stage if isinstance(task, MaskingTask) and isinstance(task.stage, Roster) else None,
-                {
-                    int(place): (bytes.fromhex(pair[0]), bytes.fromhex(pair[1]))
-                    for place, pair in stored["held"].items()
-                },
-                tuple(stored["sharers"]),
-                stored["has_masked"],
-                bytes.fromhex(stored["received"]),
-                tuple(stored["signed"]),
-                revealed and {int(place): bytes.fromhex(share) for place, share in revealed.items()},
-                stored["closed"],
-            )
-        except (ValueError, KeyError, TypeError, AttributeError):
+            return _stored().validate_json(data)
+        except ValidationError:
             raise PeerError("the client's stored state of masked rounds is damaged") from None
+
+
+@cache
+def _stored() -> TypeAdapter[MaskingClient]:
+    return TypeAdapter(MaskingClient)
 
 
 def pair_key(private: bytes, public: bytes, roster: Roster, received: bytes) -> bytes:

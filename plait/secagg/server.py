@@ -15,24 +15,29 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, cast
+from functools import cache, cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
 from plait.adapters.safetensors import decode_arrays, encode_arrays
 from plait.errors import PeerError
 from plait.secagg.client import pair_key, self_key
-from plait.system.json_text import read_json
 from plait.trust.keys import Vouch
 from plait.trust.masks import SECRET_BYTES, Mask, Residues, Ring, add_masks, check_share, combine, public_of
-from plait.wire.masked_messages import MaskingTask
-from plait.wire.masked_roster import PARCEL_BYTES, MaskedAttempt, Offer, Roster, can_be_opened, digests_in, is_signed
-from plait.wire.messages import decode_task, encode_task
+from plait.wire.masked_roster import (
+    AS_HEX,
+    PARCEL_BYTES,
+    MaskedAttempt,
+    Offer,
+    Roster,
+    can_be_opened,
+    digests_in,
+    is_signed,
+)
 
 
 class TooFewError(PeerError):
@@ -119,10 +124,8 @@ class Collecting:
         self._enough(len(self._masked), "sent a masked update")
         self._enough_holders(self._masked, "sent a masked update")
         values = Ring(self.roster.bits).reduced(self._sum)
-        digests = {
-            place: {holder: digests_in(parcel) for holder, parcel in sorted(self._parcels[place].items())}
-            for place in self.sharers
-        }
+        parcels = ((place, *each) for place in self.sharers for each in sorted(self._parcels[place].items()))
+        digests = {(place, holder): digests_in(parcel) for place, holder, parcel in parcels}
         masked = dict(sorted(self._masked.items()))
         return SealedSum(self.roster, self.sharers, masked, values, self._figures, digests)
 
@@ -145,7 +148,7 @@ class SealedSum:
 
     Attributes:
         masked: the signatures of those whose numbers are in the sum.
-        digests: of the shares of each sharer's masking key and seed, by its place, then by their holder's.
+        digests: of the shares of each sharer's masking key and seed, by its place and their holder's.
     """
 
     roster: Roster
@@ -153,7 +156,7 @@ class SealedSum:
     masked: Mapping[int, bytes]
     values: Residues
     figures: NDArray[np.uint64]
-    digests: Mapping[int, Mapping[int, tuple[bytes, bytes]]]
+    digests: Mapping[tuple[int, int], tuple[bytes, bytes]]
 
     @cached_property
     def survivors(self) -> tuple[int, ...]:
@@ -185,7 +188,7 @@ class SealedSum:
         for owner, share in shares.items():
             check_share(share)
             is_own, name = owner == place, self.roster.offers[owner].client
-            digest = self.digests[owner].get(place, (b"", b""))[owner in self.survivors]
+            digest = self.digests.get((owner, place), (b"", b""))[owner in self.survivors]
             if not is_own and hashlib.sha256(share).digest() != digest:
                 raise PeerError(f"{client!a} gives another share of {name!a} than it holds")
 
@@ -257,61 +260,53 @@ def judge(
     return frozenset(shown.keys() - cleared), accusers, frozenset(accused.keys() - shown.keys())
 
 
+@cache
+def _signatures() -> TypeAdapter[Sequence[Mapping[int, bytes]]]:
+    return TypeAdapter(Sequence[Mapping[int, bytes]], config=AS_HEX)
+
+
+@cache
+def _clients() -> TypeAdapter[list[tuple[Roster, tuple[int, ...], Mapping[int, bytes]]]]:
+    return TypeAdapter(list[tuple[Roster, tuple[int, ...], Mapping[int, bytes]]], config=AS_HEX)
+
+
 def signatures_to_bytes(groups: Sequence[Mapping[int, bytes]]) -> bytes:
     """Signatures by place, of each group."""
-    return json.dumps([{str(place): each.hex() for place, each in group.items()} for group in groups]).encode()
+    return _signatures().dump_json(groups)
 
 
-def signatures_from_bytes(data: bytes) -> list[dict[int, bytes]]:
+def signatures_from_bytes(data: bytes) -> Sequence[Mapping[int, bytes]]:
     """The inverse of `signatures_to_bytes`."""
     try:
-        stored = cast("list[dict[str, str]]", read_json(data))
-        return [{int(place): bytes.fromhex(each) for place, each in group.items()} for group in stored]
-    except (ValueError, TypeError, AttributeError) as error:
+        return _signatures().validate_json(data)
+    except ValidationError as error:
         raise PeerError("the stored signatures of a round are damaged") from error
 
 
 def sealed_to_bytes(groups: Sequence[SealedSum]) -> bytes:
     """The sealed sums of all groups."""
-    stored: list[object] = []
     arrays: dict[str, NDArray[np.generic]] = {}
     for number, sealed in enumerate(groups):
-        # As the task that showed the roster to its clients.
-        (shown, _) = encode_task(MaskingTask(sealed.roster.session, sealed.roster))
-        masked = {place: signature.hex() for place, signature in sealed.masked.items()}
-        stored.append({"roster": shown.hex(), "sharers": list(sealed.sharers), "masked": masked})
-        digests = (digest for held in sealed.digests.values() for pair in held.values() for digest in pair)
+        digests = (digest for pair in sealed.digests.values() for digest in pair)
         arrays[f"values-{number}"] = sealed.values.astype(np.uint32)
         arrays[f"figures-{number}"] = sealed.figures.view(np.int64)
         arrays[f"digests-{number}"] = np.frombuffer(b"".join(digests), "<u4")
-    return encode_arrays(arrays, {"sealed": json.dumps(stored)})
+    clients = _clients().dump_json([(sealed.roster, sealed.sharers, sealed.masked) for sealed in groups])
+    return encode_arrays(arrays, {"sealed": clients.decode()})
 
 
 def sealed_from_bytes(data: bytes) -> list[SealedSum]:
     """The inverse of `sealed_to_bytes`."""
+    sealed: list[SealedSum] = []
     try:
         arrays, metadata = decode_arrays(data)
-        stored = cast("list[dict[str, Any]]", read_json(metadata["sealed"]))
-        return [_sealed(arrays, number, each) for number, each in enumerate(stored)]
+        for number, (roster, sharers, masked) in enumerate(_clients().validate_json(metadata["sealed"])):
+            held = ((place, each) for place in sharers for each in roster.holders(place) if each != place)
+            digests = arrays[f"digests-{number}"].astype("<u4").reshape(-1, 2, 8)
+            of = {pair: (key.tobytes(), seed.tobytes()) for pair, (key, seed) in zip(held, digests, strict=True)}
+            values = arrays[f"values-{number}"].astype(Ring(roster.bits).dtype)
+            figures = arrays[f"figures-{number}"].astype(np.int64).view(np.uint64)
+            sealed.append(SealedSum(roster, sharers, masked, values, figures, of))
     except (KeyError, ValueError, TypeError) as error:
         raise PeerError("the stored sum under masks is damaged") from error
-
-
-def _sealed(arrays: Mapping[str, NDArray[np.generic]], number: int, stored: dict[str, Any]) -> SealedSum:
-    shown = bytes.fromhex(stored["roster"])
-    task = decode_task(shown, max_bytes=len(shown))
-    if not (isinstance(task, MaskingTask) and isinstance(task.stage, Roster)):
-        raise ValueError
-    roster, sharers = task.stage, tuple(stored["sharers"])
-    digests = iter(arrays[f"digests-{number}"].astype("<u4").reshape(-1, 2, 8))
-    held = {
-        place: {
-            holder: (key.tobytes(), seed.tobytes())
-            for holder, (key, seed) in zip((h for h in roster.holders(place) if h != place), digests, strict=False)
-        }
-        for place in sharers
-    }
-    values = arrays[f"values-{number}"].astype(Ring(roster.bits).dtype)
-    figures = arrays[f"figures-{number}"].astype(np.int64).view(np.uint64)
-    masked = {int(place): bytes.fromhex(signature) for place, signature in stored["masked"].items()}
-    return SealedSum(roster, sharers, masked, values, figures, held)
+    return sealed

@@ -29,6 +29,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
+from pydantic import ConfigDict
 
 from plait.errors import PeerError
 from plait.guarantees.thresholds import COMPLETE, LEAST_CLIENTS, least_survivors, threshold_of
@@ -56,6 +57,8 @@ def neighbours(count: int, roster: bytes) -> tuple[tuple[int, ...], ...]:
 MOST_CLIENTS = 1 << 14
 MOST_FIGURES = 64
 RUN_ID_BYTES = ATTEMPT_BYTES = 16
+AS_HEX = ConfigDict(ser_json_bytes="hex", val_json_bytes="hex")
+"""How values of a sum are stored as JSON."""
 
 
 @dataclass(frozen=True)
