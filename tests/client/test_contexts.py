@@ -180,7 +180,7 @@ def test_of_its_own_data_a_node_tells_no_more_than_the_runs_labels(
     tmp_path: Path, record: dict[str, str], labels: str, told: dict[str, int] | str
 ) -> None:
     path = tmp_path / "my.jsonl"
-    records = [{**record, "text": f"{'a few words of text ' * 9}{number}"} for number in range(40)]
+    records = [{**record, "text": f"{number} of a few words of text " * 9} for number in range(40)]
     path.write_text("".join(json.dumps(each) + "\n" for each in records))
     config = CONFIG.model_copy(update={"labels": labels})
     context = context_of({"data": str(path), "name": "ada"}, config=config)
