@@ -123,12 +123,7 @@ class KeptBase:
 class OwnClient:
     """A client of one run, ready to work; reads no base before the first task.
 
-    Attributes:
-        max_rank: the largest rank that it accepts; 0 for any.
-        trainer: the local trainer that its operator allows; empty for plait's.
-        identity: by which other clients know it; None without a kit.
-        journal: of its data, over all runs.
-        devices: to compute on; by default what the run's settings name.
+    `identity`, by which other clients know it, is None without a kit; the journal is that of its data, over all runs.
     """
 
     run: Run
@@ -290,7 +285,6 @@ def _consented(
 
 
 def _parameters(settled: ResolvedConfig) -> int | None:
-    """Of the adapter; None where the base is not here."""
     here = base_at_hand(settled.config.base)
     return blueprint_of(settled, here, weights=False).spec.layout.size if here else None
 
@@ -314,7 +308,6 @@ def _limited(base: ResidentBase, limit_bytes: int) -> dict[str, int]:
 
 
 def _device(name: str) -> tuple[str, int]:
-    """A device's name, and its memory in bytes."""
     if not name.startswith("cuda"):
         return name, machine.memory_bytes()
     index = int(name.partition(":")[2] or 0)

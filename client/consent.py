@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from client.journal import shown, size
+from client.journal import shown
 from plait.aggregation import RULES
 from plait.aggregation.own_rule import STATED
 from plait.config import RunConfig, Scalar
 from plait.errors import PolicyError
 from plait.policy import Policy, fewest
+from plait.report.wording import bytes_text
 from plait.secagg.grid import bits_for
 from plait.secagg.run import masked_of
 from plait.settings.choice import parse_choice
@@ -115,7 +116,8 @@ class Proposal:
         if self.parameters is None:
             return f"sent: updates of {how}, at most {self.policy.max_upload_mb:g} MB each (max-upload-mb)"
         update = round(self.parameters * bits / 8)
-        return f"sent: about {size(update)} per round ({how}), {size(update * self.config.rounds)} in total"
+        total = bytes_text(update * self.config.rounds)
+        return f"sent: about {bytes_text(update)} per round ({how}), {total} in total"
 
     @property
     def _also_sent(self) -> tuple[str, ...]:
@@ -278,7 +280,6 @@ _NONE: Mapping[str, object] = {"runs": {}}
 
 
 def _begun(entry: object) -> dict[str, float]:
-    """The runs of one configuration and when they were agreed to."""
     return {run: float(when) for run, when in cast("dict[str, dict[str, float]]", entry)["runs"].items()}
 
 

@@ -113,11 +113,9 @@ class _Parted:
     of_run: ClientStore
 
     def load(self, key: str) -> bytes | None:
-        """The bytes stored under `key`."""
         return self._where(key).load(key)
 
     def save(self, key: str, data: bytes) -> None:
-        """Store `data` under `key`."""
         self._where(key).save(key, data)
 
     def _where(self, key: str) -> ClientStore:

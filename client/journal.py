@@ -1,7 +1,4 @@
-"""A node's messages to its operator: one line per event, or one JSON object per event for programs.
-
-Knows nothing of where the events come from; callers make sure that no training text is in a message.
-"""
+"""A node's messages to its operator, without training text: a line per event, or a JSON object for programs."""
 
 from __future__ import annotations
 
@@ -30,16 +27,6 @@ def failure(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     return f"{type(error).__name__}{where}"
-
-
-def size(count: int) -> str:
-    """A number of bytes for people."""
-    if count < 1000:
-        return f"{count} B"
-    for unit, divisor in (("kB", 1e3), ("MB", 1e6)):
-        if count < 1000 * divisor:
-            return f"{count / divisor:.1f} {unit}"
-    return f"{count / 1e9:.1f} GB"
 
 
 class Style(Enum):

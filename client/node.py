@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from client.connection import Connection, EnrolmentAttempt
-from client.journal import Journal, shown, size
+from client.journal import Journal, shown
 from client.session import FIRST_S, MOST_S, Backoff, CurrentSession, Retrying
 from client.settings import NodeSettings, memory_folder
 from client.task import (
@@ -32,6 +32,7 @@ from client.task import (
 )
 from client.worker import MOST_WAITING, AnswerUploads, Downloads, Worker
 from plait.errors import PlaitError, RunInterrupted
+from plait.report.wording import bytes_text
 from plait.rounds.memory import OUTLASTS_RUN, keep_only_what_lasts
 from plait.transport.credentials import open_channel
 from plait.trust.diagnose import explain
@@ -188,7 +189,7 @@ class Node:
             if not self._connected and not run.stays:
                 raise capacity.declined
         else:
-            memory = f" with {size(capacity.memory_bytes)} of memory" if capacity.memory_bytes else ""
+            memory = f" with {bytes_text(capacity.memory_bytes)} of memory" if capacity.memory_bytes else ""
             self._journal.report(
                 "base",
                 f"base ready on {capacity.device}{memory}",
@@ -235,9 +236,10 @@ class Node:
 
     def _over(self, run: OfferedRun) -> None:
         received_bytes = self._heads_bytes + self._downloads.received_bytes - self._earlier_bytes
+        moved = f"sent {bytes_text(self._sent_bytes)}, received {bytes_text(received_bytes)}"
         self._journal.report(
             "finished",
-            f"the run is over: did {self._tasks} tasks, sent {size(self._sent_bytes)}, received {size(received_bytes)}",
+            f"the run is over: did {self._tasks} tasks, {moved}",
             tasks=self._tasks,
             sent_bytes=self._sent_bytes,
             received_bytes=received_bytes,
@@ -247,7 +249,6 @@ class Node:
         self._tidy(run)
 
     def _tidy(self, run: OfferedRun) -> None:
-        """Remove what only further rounds would have needed; report the only copy of the personalized adapter."""
         settings = self._settings
         folder = memory_folder(settings.state, run.run_id, settings.name)
         try:
@@ -283,7 +284,7 @@ class Node:
         elif not event.kept:
             text, name = f"{task.doing}: the answer came too late", "late"
         else:
-            text, name = f"{task.doing}: sent {size(event.sent_bytes)}", "sent"
+            text, name = f"{task.doing}: sent {bytes_text(event.sent_bytes)}", "sent"
         self._journal.report(name, text, task=task.task_id, sent_bytes=event.sent_bytes)
 
     def _report_progress(self) -> None:

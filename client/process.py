@@ -16,7 +16,7 @@ from typing import Annotated, Unpack, get_args, get_type_hints
 import typer
 
 from client.consent import asker
-from client.journal import Journal, Style, size
+from client.journal import Journal, Style
 from client.node import Node
 from client.sent import recorded
 from client.settings import CommandOptions, NodeSettings, Place, check_settings, locked, memory_folder, prune
@@ -24,6 +24,7 @@ from client.task import OfferedRun, TaskRunner
 from plait.data import Dataset, as_dataset
 from plait.errors import ConfigError
 from plait.plugins import admit
+from plait.report.wording import bytes_text
 from plait.training.bases import quiet_libraries
 
 
@@ -89,8 +90,8 @@ def make_room(run: OfferedRun, settings: NodeSettings, journal: Journal) -> None
     if runs:
         journal.report(
             "state",
-            f"'{settings.state}' holds {size(kept_bytes)} of earlier runs ({runs}): personalized adapters and the "
-            "state of unfinished runs; delete the folders of runs that you no longer need",
+            f"'{settings.state}' holds {bytes_text(kept_bytes)} of earlier runs ({runs}): personalized adapters and "
+            "the state of unfinished runs; delete the folders of runs that you no longer need",
             runs=runs,
             bytes=kept_bytes,
         )
@@ -116,7 +117,6 @@ def stopped_by_signals(node: Node) -> Generator[None]:
 
 
 def _options() -> Iterator[inspect.Parameter]:
-    """The options of the command: those of a node, and how it reports."""
     usual = {str: "", bool: False, int: 0, float: 0.0, Place: None}
     hints = get_type_hints(CommandOptions, include_extras=True)
     for name, hint in sorted(hints.items(), key=lambda each: each[0] not in CommandOptions.__required_keys__):

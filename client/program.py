@@ -126,13 +126,10 @@ class Client:
 
 
 class _InTurn:
-    """A task runner that does one task of this process at a time."""
-
     def __init__(self, runner: TaskRunner) -> None:
         self._runner, self.capacity = runner, runner.capacity
 
     def answer(self, task: ClientTask, body: bytes) -> TaskAnswer:
-        """Do a task."""
         with TURN:
             return self._runner.answer(task, body)
 

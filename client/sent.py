@@ -115,8 +115,6 @@ class SentLines:
 
 @dataclasses.dataclass(eq=False)
 class _Recording:
-    """A task runner that records what it answers."""
-
     runner: TaskRunner
     lines: SentLines
     note: dict[str, Any]
@@ -125,7 +123,6 @@ class _Recording:
         self.capacity = self.runner.capacity
 
     def answer(self, task: ClientTask, body: bytes) -> TaskAnswer:
-        """Do a task."""
         answer = self.runner.answer(task, body)
         category, _, action = task.message_type.partition(".")
         purpose = action or ("describe" if category == "query" else category)

@@ -280,7 +280,6 @@ def _check_connection(address: Address, kit: Path | None, *, insecure: bool) -> 
 
 
 def _limits(given: CommandOptions, *, insecure: bool) -> Policy:
-    """What the operator's policy and options allow a server."""
     place, epsilon = given.get("policy"), given.get("dp_max_epsilon", 0.0)
     limits = load_policy(None if place is None else Path(place))
     if not (math.isfinite(epsilon) and epsilon >= 0):

@@ -238,7 +238,6 @@ class ParticipantRunner:
         return TaskAnswer.of(pb.CONTENT_PLAIT, data, failure=self._refusal_in(data))
 
     def _refusal_in(self, data: bytes) -> str:
-        """Why the participant refused, if it did."""
         if len(data) > _LARGEST_REFUSAL:
             return ""
         try:

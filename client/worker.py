@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import KW_ONLY, dataclass
 from enum import Enum, auto
 
-from client.journal import failure, size
+from client.journal import failure
 from client.session import Backoff, FinalError, Retrying, Session, TryAgainError, UnwantedError
 from client.task import (
     MAX_BODY_BYTES,
@@ -31,6 +31,7 @@ from client.task import (
     watched_thread,
 )
 from plait.errors import Abandoned, MachineError, PeerError, PlaitError, PolicyError
+from plait.report.wording import bytes_text
 from plait.transport.protocol import CHUNK_BYTES, Data, chunks_of, pack_part
 from plait.v1 import federation_pb2 as pb
 
@@ -282,9 +283,8 @@ class AnswerUploads:
 def _fitting(session: Session, answer: TaskAnswer) -> TaskAnswer:
     if len(answer.data) <= session.max_answer_bytes:
         return answer
-    return TaskAnswer.failed(
-        f"answer has {size(len(answer.data))}, expected at most {size(session.max_answer_bytes)}, the server's limit"
-    )
+    has, most = bytes_text(len(answer.data)), bytes_text(session.max_answer_bytes)
+    return TaskAnswer.failed(f"answer has {has}, but the server accepts at most {most}")
 
 
 def _parts(session: Session, task: ClientTask, answer: TaskAnswer, offset: int) -> Iterator[bytes]:

@@ -237,7 +237,6 @@ class CallGuard(grpc.aio.ServerInterceptor):
 
 
 async def _only(requests: AsyncIterator[object], context: Context) -> object:
-    """The only message of a unary call."""
     request = await anext(aiter(requests), None)
     if request is None:
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "call has no message")

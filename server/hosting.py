@@ -52,22 +52,17 @@ class HostedRun:
 
 
 class Hosting:
-    """The current run, if there is one."""
+    """The current run; None between two."""
 
     def __init__(self, sessions: Sessions, *, stays: bool = False) -> None:
         self.sessions = sessions
         self.stays = stays
         self.directory: Path | None = None
-        self._run: HostedRun | None = None
-
-    @property
-    def run(self) -> HostedRun | None:
-        """The run; None between two."""
-        return self._run
+        self.run: HostedRun | None = None
 
     def run_of(self, session: NodeSession) -> HostedRun | None:
         """The run that a node works for; None for none."""
-        run = self._run
+        run = self.run
         return run if run is not None and run.terms.run_id == session.run_id else None
 
     def begin(self, run: HostedRun) -> None:
@@ -86,8 +81,7 @@ class Hosting:
 
     def _move_all(self, run: HostedRun | None) -> None:
         with self.sessions.changed:
-            before = self._run
-            self._run = run
+            before, self.run = self.run, run
             for node in self.sessions.all():
                 session = node.session
                 if session is not None and session.is_open and (session.run_id or run is not None):
@@ -96,7 +90,7 @@ class Hosting:
                     self._welcome(session)
 
     def _welcome(self, session: NodeSession) -> None:
-        run = self._run
+        run = self.run
         self.sessions.move(session, 0 if run is None else run.terms.run_id)
         welcome = pb.Welcome(session=session.token, node_id=session.node.number, stays=self.stays)
         if run is not None:
@@ -170,7 +164,6 @@ def _state(progress: RunNow, nodes: Sequence[KnownNode]) -> str:
 
 
 def _late(tasks: Sequence[ServerTask], registry: TaskRegistry, now: float) -> dict[ServerTask, float]:
-    """For each late task the seconds since it became late."""
     late: dict[ServerTask, float] = {}
     for task in filter(lambda task: task.is_open, tasks):
         limit_s = late_after_s(registry.took_s(task.work.group_id, task.work.message_type))

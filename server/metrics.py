@@ -132,14 +132,12 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address, page)
 
     def process_request(self, request: _Request, client_address: object) -> None:
-        """Serve a connection, unless too many are open."""
         if self._room.acquire(blocking=False):
             super().process_request(request, client_address)  # type: ignore[arg-type]
         else:
             self.shutdown_request(request)
 
     def process_request_thread(self, request: _Request, client_address: object) -> None:
-        """Serve a connection, but not for long."""
         end = threading.Timer(_SCRAPE_S, _cut, (request,))
         end.start()
         try:

@@ -50,17 +50,9 @@ class ServedRun:
     def work(self, serving: AbstractContextManager[object]) -> None:
         """Run the rounds to their end inside `serving`, followed by the run's trackers, and then write the report."""
         settings, ledger = self.settings, self.directory.ledger
+        counts = {"rounds": settings.rounds, "cohort": settings.cohort_size, "evaluators": settings.evaluators}
         with beside(settings, self.directory.path, quiet=self.quiet):
-            with (
-                serving,
-                watch(
-                    ledger,
-                    rounds=settings.rounds,
-                    cohort=settings.cohort_size,
-                    evaluators=settings.evaluators,
-                    quiet=self.quiet,
-                ),
-            ):
+            with serving, watch(ledger, **counts, quiet=self.quiet):
                 self.rounds()
             conclude(self.directory)
 
@@ -123,7 +115,6 @@ def _is_over(directory: RunDirectory, out: str) -> bool:
 
 
 def _announce(channel: NodesChannel, run: Run, directory: RunDirectory, *, number: int, stop: StopRequest) -> None:
-    """Have a channel announce a run to its clients, and report its progress."""
     channel.begin(
         Terms(number, run.settled.announced, run.base_fingerprint),
         inbox=directory.inbox,

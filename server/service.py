@@ -28,7 +28,7 @@ from server.hosting import HostedRun, Hosting, status_of_host
 from server.log import log
 from server.metrics import Metrics
 from server.sessions import NodeSession
-from server.uploads import Frequency, Limits, TransferRefused, Transfers, data_of
+from server.uploads import Frequency, Limits, TransferRefused, Transfers
 
 _SAME_BODY = 16
 """A node downloads a body once, and resumes it after each lost connection."""
@@ -124,7 +124,7 @@ class FederationService:
         before = session.node.uplink_bytes
         session.node.uploads += 1
         try:
-            return await run.uploads.take(session, first, lambda: data_of(parts))
+            return await run.uploads.take(session, first, parts)
         except TransferRefused as refused:
             await context.abort(_code_of(refused), f"{refused.reason}: {refused}")
         except MachineError:

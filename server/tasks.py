@@ -336,11 +336,7 @@ class TaskRegistry:
                 return task_id
 
     def _turn(self, message_type: str, group: str) -> None:
-        """Forget the previous groups when the first task of another group is assigned.
-
-        In an asynchronous run tasks of several groups are open at once; theirs are kept. There an earlier group may
-        also follow a later one, and that one is not over.
-        """
+        """Forget the groups before the first task of another, but for those that are open or later."""
         before = self._groups.get(message_type)
         if before == group:
             return

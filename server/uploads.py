@@ -11,11 +11,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Generator
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from plait.errors import DiskFullError, MachineError, PeerError
 from plait.system.machine import give_back_memory
@@ -28,6 +28,7 @@ from server.metrics import Metrics
 from server.sessions import NodeSession
 from server.tasks import DURABLE_TYPE, ServerTask, TaskRegistry, TaskState
 
+UploadParts: TypeAlias = "AsyncIterator[Data | pb.UploadStart]"
 _MINUTE_S = 60.0
 
 
@@ -135,13 +136,11 @@ class Limits:
     """Bounds of a server.
 
     Attributes:
-        max_answer_bytes: larger answers are refused before anything is received.
         grace_s: the tasks of a node that is away for longer are given up.
         max_unproven: the most nodes that may enrol at a time; more wait, at most two of one certificate's name.
         strangers: connections besides these, for operators and for peers that prove nothing.
         handshake_s: seconds a node has to prove its key, and an upload to announce itself.
-        transfers_at_once: the most uploads, and the most downloads, at a time while others wait. An upload takes about
-            3 MB of memory, a download 2 MB.
+        transfers_at_once: uploads, of about 3 MB of memory each, and downloads, of 2 MB, while others wait.
         stall_s: the longest time of an upload or a download without a chunk; `least_bytes_s` is its minimum rate.
     """
 
@@ -205,9 +204,7 @@ class Uploads:
             self._untidy_bytes = self._untidy_answers = 0
             self._disk.submit(give_back_memory)
 
-    async def take(
-        self, session: NodeSession, start: pb.UploadStart, read: Callable[[], Awaitable[Data | None]]
-    ) -> pb.Receipt:
+    async def take(self, session: NodeSession, start: pb.UploadStart, more: UploadParts) -> pb.Receipt:
         """Receive one answer."""
         node = session.node.name
         with self._logged(node, start.task_id):
@@ -220,7 +217,8 @@ class Uploads:
             if len(start.sha256) != DIGEST_BYTES:
                 raise TransferRefused("malformed", f"SHA-256 has {len(start.sha256)} bytes, expected 32", retry=False)
             async with self._transfers.turn(node) as transfer:
-                kept, new = await self._receive(session, start, task, read, transfer)
+                parts = self._parts(session, task, more, transfer)
+                kept, new = await self._receive(session, start, task, parts)
             return self._receipt(start.task_id, node, kept=kept, new_bytes=start.size if new else None)
 
     async def take_small(self, session: NodeSession, answer: pb.Answer) -> bool:
@@ -247,7 +245,6 @@ class Uploads:
 
     @contextmanager
     def _logged(self, node: str, task_id: str) -> Generator[None]:
-        """Log and count what fails."""
         try:
             yield
         except TransferRefused as refused:
@@ -298,14 +295,8 @@ class Uploads:
         raise TransferRefused(reason, detail, retry=False)
 
     async def _receive(
-        self,
-        session: NodeSession,
-        start: pb.UploadStart,
-        task: ServerTask,
-        read: Callable[[], Awaitable[Data | None]],
-        transfer: Transfer,
+        self, session: NodeSession, start: pb.UploadStart, task: ServerTask, parts: AsyncGenerator[Data]
     ) -> tuple[bool, bool]:
-        parts = self._parts(session, task, read, transfer)
         try:
             whole = await self._write_as_it_comes(task, start, parts)
         except _Settled:
@@ -328,11 +319,13 @@ class Uploads:
         return self._tasks.answer(task, session), True
 
     async def _parts(
-        self, session: NodeSession, task: ServerTask, read: Callable[[], Awaitable[Data | None]], transfer: Transfer
+        self, session: NodeSession, task: ServerTask, more: UploadParts, transfer: Transfer
     ) -> AsyncGenerator[Data]:
         """The data of an answer as they come, as long as they are needed."""
         while True:
-            data = await read()
+            data = await anext(more, None)
+            if isinstance(data, pb.UploadStart):
+                raise TransferRefused("malformed", "upload starts twice", retry=False)
             if not session.is_open:
                 raise TransferRefused("session-over", "the session is over, enrol again", retry=True)
             if not task.is_open:
@@ -402,11 +395,3 @@ def _retrieve_error(done: asyncio.Future[Any]) -> None:
     """Keep asyncio from printing an error that no one awaits."""
     if not done.cancelled():
         done.exception()
-
-
-async def data_of(parts: AsyncIterator[Data | pb.UploadStart]) -> Data | None:
-    """The next data of an upload; None at its end."""
-    part = await anext(parts, None)
-    if isinstance(part, pb.UploadStart):
-        raise TransferRefused("malformed", "upload starts twice", retry=False)
-    return part

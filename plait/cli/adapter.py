@@ -243,7 +243,6 @@ class _Talk:
         self.adapted = True
 
     def forget(self) -> None:
-        """Begin a new conversation."""
         self._messages.clear()
 
     def answer(self, line: str, show: Callable[[str], None]) -> None:

@@ -82,7 +82,7 @@ def _help(
     verb: Annotated[str, typer.Argument(help="Topic; leave it out to list the verbs.")] = "",
     every: Annotated[bool, typer.Option("--all", help="List every verb with its purpose.")] = False,
 ) -> None:
-    """Tell about plait's verbs, or one of them.
+    """Show plait's verbs, or the help of one.
 
     Example: plait help --all
     """

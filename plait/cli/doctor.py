@@ -113,7 +113,6 @@ def _validity(what: str, expires: datetime) -> Finding:
 
 
 def _client_versions(answer: dict[str, object], server_version: str) -> list[Finding]:
-    """The versions of the connected clients, and who has each."""
     nodes = answer.get("nodes")
     by_version: dict[str, list[str]] = {}
     for node in cast("list[object]", nodes) if isinstance(nodes, list) else []:
@@ -270,7 +269,6 @@ def _plan(
 
 
 def _of_plan(plan: StepPlan, size: ModelSize, *, host: bool, fitting: str) -> list[Finding]:
-    """What a step gives up, and its peak."""
     where = "in the host's memory" if plan.embedding_on_host else "on the device"
     if host and not size.lone_embedding:
         where += ", with the head: they are one matrix" if size.tied else ": the adapter changes it"

@@ -138,7 +138,6 @@ def _help_of_all(context: typer.Context, shown: Collection[str]) -> str:
 
 
 def _record(parameter: click.Parameter, setting: FieldInfo | None = None) -> tuple[str, str]:
-    """How an option is written, and what it does."""
     names = ", ".join([*parameter.opts, *parameter.secondary_opts])
     is_flag = isinstance(parameter, click.Option) and parameter.is_flag
     chosen = _METAVARS.get(parameter.name or "") or _choices(setting.annotation) if setting else None

@@ -75,7 +75,6 @@ def init(
 
 
 def _clients(dataset: Dataset, column: str) -> dict[str, str | int]:
-    """How the data are dealt over how many clients."""
     if not column:
         return {"partition": "iid"}
     values = set(dataset.column(column)) - {None}

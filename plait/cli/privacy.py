@@ -52,10 +52,7 @@ def verifies(events: Sequence[Event]) -> Verified | None:
 
 
 def check_privacy(events: Sequence[Event]) -> PrivacySpent | None:
-    """What a run has spent, once each round has paid for its noise and the ledger's figures follow from that.
-
-    None without differential privacy, or before its first round.
-    """
+    """What a run has spent, if each round has paid for its noise and the ledger's figures follow from that, or None."""
     promised = promised_in(events)
     if promised is None:
         return None

@@ -143,7 +143,6 @@ def _to_paste(command: str) -> str:
 
 
 def _next(view: RunView, run: Path) -> Iterator[tuple[str, str]]:
-    """What to do, and the command to paste."""
     shown = shlex.quote(str(run))
     if view.rounds and not view.is_classification:
         yield "Talk to it", f"plait chat {shown}"

@@ -1,7 +1,4 @@
-"""The verbs by name: where each one is, and what it is for in a few words; and the ten that help begins with.
-
-A verb is imported once it is called, so that ``plait --help`` and a short verb answer at once.
-"""
+"""The verbs: where each one is, imported once it is called, and what it is for; and the ten that help begins with."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""``plait verify``: whether a run's record is complete and true.
-
-Chain, checkpoints and adapter are checked against the ledger; signatures too if clients had keys. If the updates were
-kept (``--keep-updates``), every round is recomputed, unless another version of plait weighed them otherwise.
-"""
+"""``plait verify``: whether a run's record is complete and true, also by recomputing rounds whose updates were kept."""
 
 from __future__ import annotations
 
@@ -84,7 +80,6 @@ def verify(
 def _checked(
     directory: RunDirectory, events: list[Event], settings: RunConfig, allow: Sequence[str]
 ) -> tuple[Verified, ...]:
-    """What is checked of a run: its adapter, its plug-ins, and its rounds if they can be recomputed."""
     from plait.api.recomputing import recomputed
 
     plugins = _check_plugins(events)

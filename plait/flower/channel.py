@@ -113,7 +113,6 @@ class GridExchange:
         return None
 
     def _next(self) -> tuple[int, Data | NoAnswer] | None:
-        """An answer that is there."""
         # Flower's grids read all replies that are asked for at once.
         for message_id, node in list(self._waiting.items()):
             for reply in self._grid.pull_messages([message_id]):

@@ -35,12 +35,7 @@ _ARRAYS, _DELTA, _METRICS, _WEIGHT = "arrays", "delta", "metrics", "num-examples
 def flower_algorithm(
     tolerates: Callable[[int], int], strategy: Callable[[ModuleType, int, int], Strategy]
 ) -> Algorithm:
-    """One of Flower's strategies as the algorithm of a rule.
-
-    Args:
-        tolerates: given a number of updates, the number of bad ones that the strategy withstands.
-        strategy: from Flower's module of strategies and the numbers of updates and of bad ones to the strategy.
-    """
+    """A strategy, made of Flower's module and the numbers of updates and of bad ones, as the algorithm of a rule."""
 
     def combine(stacked: Stacked) -> Outcome:
         from flwr.serverapp import strategy as flwr_strategies  # over a second

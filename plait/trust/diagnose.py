@@ -10,7 +10,6 @@ import contextlib
 import os
 import socket
 import ssl
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -31,18 +30,6 @@ _NOT_YET_VALID, _EXPIRED, _WRONG_PURPOSE, _HOST_MISMATCH, _ADDRESS_MISMATCH = 9,
 _NOT_TRUSTED = frozenset({2, 7, 18, 19, 20, 21, 24, 30, 31})
 
 
-@dataclass(frozen=True)
-class _Own:
-    """Where the certificate for the server is stored."""
-
-    directory: Path
-    role: str
-
-    @property
-    def certificate(self) -> Path:
-        return self.directory / f"{self.role}.crt"
-
-
 def explain(host: str, port: int, kit: Kit | None) -> str:
     """The problem between this machine and a server, in one line with the remedy; `kit` is None without TLS.
 
@@ -58,9 +45,10 @@ def server_expires(host: str, port: int, kit: Kit) -> datetime | None:
     return None if shown is None else shown.not_valid_after_utc
 
 
-def _own(kit: Kit) -> _Own:
+def _own(kit: Kit) -> Path:
+    """The certificate of a kit; its key has the same name."""
     role = "operator" if isinstance(kit, StaffKit) else "client" if isinstance(kit, ClientKit) else "server"
-    return _Own(kit.directory, role)
+    return kit.directory / f"{role}.crt"
 
 
 def _explain(host: str, port: int, kit: Kit | None) -> str:
@@ -72,7 +60,7 @@ def _explain(host: str, port: int, kit: Kit | None) -> str:
         )
     own = _own(kit)
     try:
-        load_tls_pair(own.directory, own.role)
+        load_tls_pair(own.parent, own.stem)
         return _tls_failure(host, port, own)
     except PlaitError as error:
         return f"this node's own kit cannot be used: {error}"
@@ -106,7 +94,7 @@ def _unreachable(host: str, port: int, where: str) -> str:
     return ""
 
 
-def _tls_failure(host: str, port: int, own: _Own) -> str:
+def _tls_failure(host: str, port: int, own: Path) -> str:
     where = f"{host}:{port}"
     try:
         return _greet(host, port, own, where)
@@ -120,9 +108,9 @@ def _tls_failure(host: str, port: int, own: _Own) -> str:
         return f"{where} closed the connection during TLS ({error.strerror or error}): is it the plait server's port?"
 
 
-def _greet(host: str, port: int, own: _Own, where: str) -> str:
+def _greet(host: str, port: int, own: Path, where: str) -> str:
     context = _context(own)
-    context.load_verify_locations(cafile=own.directory / AUTHORITY_FILE)
+    context.load_verify_locations(cafile=own.with_name(AUTHORITY_FILE))
     with _connect(host, port) as raw, context.wrap_socket(raw, server_hostname=host) as tls:
         # With TLS 1.3 the server checks this node's certificate after the handshake: its verdict, or HTTP/2's first
         # frame, is the first data to arrive. Nothing is sent, since a reset would discard the verdict.
@@ -141,7 +129,7 @@ def _greet(host: str, port: int, own: _Own, where: str) -> str:
     )
 
 
-def _server_certificate(error: ssl.SSLCertVerificationError, host: str, port: int, own: _Own) -> str:
+def _server_certificate(error: ssl.SSLCertVerificationError, host: str, port: int, own: Path) -> str:
     where, code = f"{host}:{port}", error.verify_code
     now, shown = datetime.now(UTC), _shown_certificate(host, port, own)
     if code in _NOT_TRUSTED:
@@ -174,8 +162,7 @@ def _server_certificate(error: ssl.SSLCertVerificationError, host: str, port: in
     return f"certificate of the server at {where} is not valid ({error.verify_message}): make a new kit for the server"
 
 
-def _alert(error: ssl.SSLError, own: _Own, where: str) -> str:
-    """What the other side's TLS, or other protocol, reveals."""
+def _alert(error: ssl.SSLError, own: Path, where: str) -> str:
     reason = error.reason or ""
     alert = reason.rpartition("ALERT_")[2].replace("_", " ").lower()
     if "EXPIRED" in reason:
@@ -189,8 +176,8 @@ def _alert(error: ssl.SSLError, own: _Own, where: str) -> str:
     return f"{where} does not speak TLS: is it a server started with --insecure, or another service?"
 
 
-def _refused(what: str, own: _Own, where: str) -> str:
-    certificate = read_certificate(own.certificate)
+def _refused(what: str, own: Path, where: str) -> str:
+    certificate = read_certificate(own)
     return (
         f"server at {where} {what}; the certificate is valid from {moment(certificate.not_valid_before_utc)} to "
         f"{moment(certificate.not_valid_after_utc)}, the clock here says {moment(datetime.now(UTC))}: check the "
@@ -198,7 +185,7 @@ def _refused(what: str, own: _Own, where: str) -> str:
     )
 
 
-def _shown_certificate(host: str, port: int, own: _Own) -> x509.Certificate | None:
+def _shown_certificate(host: str, port: int, own: Path) -> x509.Certificate | None:
     """The certificate that a server shows, unverified; None if it shows none."""
     context = _context(own)
     context.check_hostname = False
@@ -210,9 +197,9 @@ def _shown_certificate(host: str, port: int, own: _Own) -> x509.Certificate | No
     return None
 
 
-def _context(own: _Own) -> ssl.SSLContext:
+def _context(own: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_cert_chain(own.certificate, own.directory / f"{own.role}.key")
+    context.load_cert_chain(own, own.with_suffix(".key"))
     context.set_alpn_protocols(["h2"])
     return context
 

@@ -138,7 +138,6 @@ def operator_signing(directory: Path) -> Callable[[bytes], dict[str, str]]:
 
 
 def _member_tls(directory: Path, role: Role, name: str) -> TlsPair:
-    """A member's certificate, which must be for its name and role."""
     tls = load_tls_pair(directory, role.value)
     path = directory / f"{role}.crt"
     certificate = read_certificate(path)

@@ -1,10 +1,9 @@
 """Masks that cancel in a sum of whole numbers modulo a power of two, and shares of the secrets that they come from.
 
 Two clients agree on a mask over X25519, a client has one of its own, and both are AES-256 streams. What a mask is for
-goes into its derivation (HKDF, RFC 5869): run, purpose, round, attempt, roster, and the very adapter that the client
-received. So no mask is used twice, and clients that a server sent different models have masks that do not cancel
-(Pasquini et al., arXiv 2111.07380). Secrets of 32 bytes are shared after Shamir, "How to Share a Secret" (1979), over
-the integers modulo the smallest prime above 2^256: any `threshold` shares give the secret, fewer give nothing.
+goes into its derivation (HKDF, RFC 5869), the very adapter that the client received included: clients that a server
+sent different models have masks that do not cancel (Pasquini et al., arXiv 2111.07380). Secrets of 32 bytes are shared
+after Shamir (1979), modulo the smallest prime above 2^256: any `threshold` shares give the secret, fewer nothing.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@
     DIR/operators/NAME/  operator.key operator.crt ca.crt kit.toml
 
 Existing files are never overwritten. A certificate that is missing from a kit is issued again for the kit's key, which
-renews it. Knows nothing of how kits reach their machines.
+renews it.
 """
 
 from __future__ import annotations
@@ -103,7 +103,6 @@ def provision(
     Raises:
         ConfigError: a bad name, or one with another role, a member whose key is registered but whose kit is elsewhere,
             other server names than those of the existing certificate, or an authority or register that is missing.
-        MachineError: cannot be written.
     """
     server = directory / "server"
     registered = read_clients(server / REGISTER_FILE) if server.exists() else ()
@@ -259,7 +258,6 @@ def _made(
 
 
 def _issue(kit: Path, role: str, sign: Callable[[PublicKey], Certificate]) -> KitOutcome:
-    """Issue a kit's certificate for its key, unless it has one."""
     path = kit / f"{role}.crt"
     if path.exists():
         return KitOutcome.KEPT

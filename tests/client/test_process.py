@@ -19,4 +19,4 @@ def test_an_operator_hears_what_earlier_runs_take(tmp_path) -> None:
     make_room(OfferedRun(run_id=9, config={}, base_fingerprint=b""), settings, Journal(Style.JSON, screen))
     (said,) = map(json.loads, screen.getvalue().splitlines())
     assert (said["event"], said["runs"], said["bytes"]) == ("state", 2, 2000)
-    assert f"'{tmp_path}' holds 2.0 kB of earlier runs (2)" in said["text"]
+    assert f"'{tmp_path}' holds 2.00 kB of earlier runs (2)" in said["text"]
