@@ -10,8 +10,6 @@ import json
 import math
 import runpy
 import zlib
-from collections.abc import Mapping
-from enum import IntEnum
 from hashlib import sha256
 from pathlib import Path
 
@@ -24,7 +22,6 @@ from plait.secagg.grid import Rotation
 from plait.transport.protocol import enrolment_bytes, node_number
 from plait.trust.keys import NodeKey
 from plait.trust.masks import Mask, Ring, add_masks, public_of, split
-from plait.wire.codec import EncodedPayload
 from plait.wire.codecs import codec_for
 from plait.wire.envelope import Direction, Header, encode_delta, open_envelope, seal, with_signature
 from plait.wire.masked_messages import (
@@ -106,23 +103,22 @@ CARD = ClientCard(
     histogram={"email.mime": 7, "email": 100, "asyncio": 20, "日本語": 0},
 )
 
-# Name: header, delta, what --wire says, and the number of the codec that this comes to.
+# Name: header, delta, and what --wire says.
 ENVELOPES = {
-    "update_fp32": (UPDATE, DELTA, "fp32", 2),
-    "update_bf16": (UPDATE, DELTA, "bf16", 3),
-    "update_unchanged": (UPDATE, ZERO, "bf16", 1),
-    "broadcast_step_bf16": (BROADCAST, DELTA, "bf16", 3),
-    "broadcast_unchanged": (BROADCAST, ZERO, "fp32", 1),
-    "update_rate": (UPDATE, RATE_DELTA, "8", 4),
-    "update_rate_of_extremes": (UPDATE, DELTA, "2", 4),
-    "broadcast_step_rate": (BROADCAST, RATE_DELTA, "1", 4),
-    "update_fp32_partial": (UPDATE, PART_DELTA, "fp32", 9),
-    "broadcast_step_bf16_partial": (BROADCAST, PART_DELTA, "bf16", 10),
+    "update_fp32": (UPDATE, DELTA, "fp32"),
+    "update_bf16": (UPDATE, DELTA, "bf16"),
+    "update_unchanged": (UPDATE, ZERO, "bf16"),
+    "broadcast_step_bf16": (BROADCAST, DELTA, "bf16"),
+    "broadcast_unchanged": (BROADCAST, ZERO, "fp32"),
+    "update_rate": (UPDATE, RATE_DELTA, "8"),
+    "update_rate_of_extremes": (UPDATE, DELTA, "2"),
+    "broadcast_step_rate": (BROADCAST, RATE_DELTA, "1"),
+    "update_fp32_partial": (UPDATE, PART_DELTA, "fp32"),
+    "broadcast_step_bf16_partial": (BROADCAST, PART_DELTA, "bf16"),
     "broadcast_whole_fp32": (
         dataclasses.replace(BROADCAST, client="bob", relative_to=b"", spec_json='{"method":"lora"}'),
         DELTA,
         "fp32",
-        2,
     ),
 }
 TASKS = {
@@ -202,133 +198,27 @@ REPLIES |= {
     "reply_masked_revealed": MaskedReply("alice", Revealed({0: b"c" * 33, 2: b"d" * 33})),
     "reply_masked_update": MaskedReply("alice", MaskedUpdate(bytes(range(14)), b"\xff" * 40, b"m" * 64)),
 }
-_FIELD = {
-    MaskingTask: "masking", MaskedReply: "masked", DescribeTask: "describe", TrainTask: "train",
-    EvaluateTask: "evaluate", ClientCard: "card", UpdateReply: "update", Evaluation: "evaluation", Refusal: "refusal",
-}  # fmt: skip
 
 
-def masking_json(task: MaskingTask) -> dict[str, object]:
-    """What a stage of a masked sum says; the stages that it is not are empty."""
-    said: dict[str, object] = {"roster": {}, "delivery": {}, "opening": {}, "survivors": {}, "unmasking": {}}
-    match task.stage:
-        case Roster() as roster:
-            fields = ("bits", "unit", "size", "figures")
-            said["roster"] = {"offers": [as_json(offer) for offer in roster.offers]}
-            said["roster"] |= {name: getattr(roster, name) for name in fields}
-        case Delivery(sharers, parcels):
-            said["delivery"] = {"sharers": places(sharers), "parcels": parts(parcels)}
-        case UnopenedParcel(receiver):
-            said["opening"] = {"receiver": receiver}
-        case Survivors(survivors, signatures):
-            said["survivors"] = {"survivors": places(survivors), "signatures": parts(signatures)}
-        case Unmasking(survivors, signatures):
-            said["unmasking"] = {"survivors": places(survivors), "signatures": parts(signatures)}
-    return as_json(task.session) | said
-
-
-def masked_json(reply: MaskedReply) -> dict[str, object]:
-    """What an answer within a masked sum says; the answers that it is not are empty."""
-    said: dict[str, object] = {name: {} for name in ("offer", "parcels", "revealed", "update")}
-    said |= {"client": reply.client, "ready": 0, "signature": "", "unreadable": "", "opened": ""}
-    match reply.answer:
-        case Offer() as offer:
-            said["offer"] = as_json(offer)
-        case Parcels(by_place):
-            said["parcels"] = {"parts": parts(by_place)}
-        case Ready(unreadable):
-            said |= {"unreadable": places(unreadable)} if unreadable else {"ready": 1}
-        case ParcelKey(key):
-            said["opened"] = key.hex()
-        case Signed(signature):
-            said["signature"] = signature.hex()
-        case Revealed(by_place):
-            said["revealed"] = {"parts": parts(by_place)}
-        case MaskedUpdate() as update:
-            said["update"] = as_json(update)
-    return said
-
-
-def places(numbers: tuple[int, ...]) -> str:
-    """Places in a roster, two bytes each."""
-    return "".join(f"{number:04x}" for number in numbers)
-
-
-def parts(by_place: Mapping[int, bytes]) -> dict[str, str]:
-    return {str(place): part.hex() for place, part in by_place.items()}
-
-
-def as_json(value: object, *, whole: bool = True) -> object:
-    """What a message says, in the terms of the specification."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        said = {field.name: as_json(getattr(value, field.name), whole=whole) for field in dataclasses.fields(value)}
-        if isinstance(value, Settings):
-            digest = sha256(value.text.encode()).hexdigest()
-            said |= {"trained": ["AB", "A", "B"].index(value.trained), "digest": digest}
-            own = ("seed", "round", "done_steps", "trained", "steps", "digest")
-            return said if whole else {name: said[name] for name in own}
-        return said
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, IntEnum):
-        return int(value)
-    return list(value) if isinstance(value, tuple) else value
-
-
-def numbers(delta: AdapterState, codec: int, packed: EncodedPayload) -> dict[str, object]:
-    """Digest of the payload and the decoded numbers, worked out one by one and without the codecs.
-
-    For a rate the encoder is free to choose; there the independent decoder says what its bytes mean.
-    """
-    words = [int(number.view(np.uint32)) for number in delta.flat]
-    parameters = payload = b""
-    travelling = words
-    if codec in (9, 10):
-        tensors = [(words[slot.offset :][: slot.size], 1 << place) for place, slot in enumerate(delta.layout.slots)]
-        travelling = [word for tensor, _ in tensors if any(tensor) for word in tensor]
-        mask = sum(bit for tensor, bit in tensors if any(tensor))
-        parameters = mask.to_bytes(-(-len(tensors) // 8), "little")
-    if codec in (2, 9):
-        payload = b"".join(word.to_bytes(4, "little") for word in travelling)
-    if codec in (3, 10):
-        payload = b"".join(_rounded_upper_half(word).to_bytes(2, "little") for word in travelling)
-        words = [_rounded_upper_half(word) << 16 for word in words]
-    if codec == 4:
-        parameters, payload = packed.parameters, packed.payload
-        decoded = INDEPENDENT["rate"](parameters, payload, [slot.size for slot in delta.layout.slots])
-        words = [int.from_bytes(number, "little") for number in decoded]
-    head = codec.to_bytes(4, "little") + len(parameters).to_bytes(4, "little")
-    return {
-        "codec": codec,
-        "codec_parameters": parameters.hex(),
-        "payload_digest": sha256(head + parameters + payload).hexdigest(),
-        "values": [f"{word:08x}" for word in words],
+def vectors() -> dict[str, bytes]:
+    """Every golden message as the writer makes it."""
+    found = {
+        name: seal(header, encode_delta(delta, codec_for(wire))).data
+        for name, (header, delta, wire) in ENVELOPES.items()
     }
+    found |= {name: b"".join(encode_task(task, whole=name not in OF_SETTINGS_HELD)) for name, task in TASKS.items()}
+    return found | {name: encode_reply(reply) for name, reply in REPLIES.items()}
 
 
-def _rounded_upper_half(word: int) -> int:
-    upper, lower = divmod(word & 0x7FFFFFFF, 0x10000)
-    upper += lower > 0x8000 or (lower == 0x8000 and upper % 2 == 1)
-    return word >> 31 << 15 | min(upper, 0x7F7F)
+def meaning(name: str, data: bytes) -> object:
+    """What a golden message says, by the decoder that shares no code with the writer."""
+    layout = ENVELOPES[name][1].layout if name in ENVELOPES else LAYOUT
+    kind = "envelope" if name in ENVELOPES else name.split("_")[0]
+    return INDEPENDENT["decode"](data, kind, [slot.size for slot in layout.slots])
 
 
-def vectors() -> dict[str, tuple[bytes, object]]:
-    """Every golden message: its bytes as the writer makes them, and what they say."""
-    found: dict[str, tuple[bytes, object]] = {}
-    for name, (header, delta, wire, codec) in ENVELOPES.items():
-        encoded = encode_delta(delta, codec_for(wire))
-        said = {"envelope": as_json(header) | numbers(delta, codec, encoded.packed)}
-        found[name] = seal(header, encoded).data, said
-    for name, task in TASKS.items():
-        whole = name not in OF_SETTINGS_HELD
-        said = masking_json(task) if isinstance(task, MaskingTask) else as_json(task, whole=whole)
-        found[name] = b"".join(encode_task(task, whole=whole)), {_FIELD[type(task)]: said}
-    for name, reply in REPLIES.items():
-        said = reply.update.hex() if isinstance(reply, UpdateReply) else as_json(reply)
-        if isinstance(reply, MaskedReply):
-            said = masked_json(reply)
-        found[name] = encode_reply(reply), {_FIELD[type(reply)]: said}
-    return found
+def as_json(value: MaskedAttempt | Offer) -> dict[str, object]:
+    return {name: each.hex() if isinstance(each, bytes) else each for name, each in vars(value).items()}
 
 
 def derived() -> dict[str, dict[str, object]]:
@@ -481,10 +371,12 @@ def main() -> None:
     for name, said in derived().items():
         text = json.dumps(said, indent=1, ensure_ascii=False, sort_keys=True)
         (HERE / "derived" / f"{name}.json").write_text(text + "\n")
-    for name, (data, said) in vectors().items():
+    for name, data in vectors().items():
         lines = [data[start : start + 32].hex() for start in range(0, len(data), 32)]
         (HERE / f"{name}.hex").write_text("\n".join(lines) + "\n")
-        (HERE / f"{name}.json").write_text(json.dumps(said, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+        (HERE / f"{name}.json").write_text(
+            json.dumps(meaning(name, data), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+        )
 
 
 if __name__ == "__main__":
