@@ -156,10 +156,10 @@ def described(data: bytes) -> dict[str, Any]:
         case Evaluation():
             shared, own = ({"": each} if each else {} for each in client_losses(reply))
             scores = {"score": mean_loss(shared)} | ({"own": mean_loss(own)} if own else {})
-            told = {
+            figures = {
                 name: each.by_client[""].model_dump(mode="json", exclude_none=True) for name, each in scores.items()
             }
-            return {"fields": _names("evaluation", reply), "told": told}
+            return {"fields": _names("evaluation", reply), "told": figures}
         case _:
             return {"fields": _names("refusal" if isinstance(reply, Refusal) else type(reply).__name__, reply)}
 

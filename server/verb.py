@@ -14,7 +14,7 @@ from plait.api.running import check_names
 from plait.api.serving import CLIENTS_SETTINGS, Serving, ServingOptions, check_no_data
 from plait.cli.options import ConfigFile, PageAddress, run_config, shown_default, with_run_options
 from plait.cli.serving import GraceS, Insecure, Kit, Listen, Metrics, log_to, stop_on_signals
-from plait.cli.simulate import show, told_how_to_go_on
+from plait.cli.simulate import show, with_resume_hint
 from plait.config import RunConfig
 from plait.page.beside import page_address, page_beside
 from plait.report.progress import say, status
@@ -55,7 +55,7 @@ def server(
     directory = RunDirectory(Path(settings.out))
     where: ServingOptions = {"listen": listen, "kit": kit, "insecure": insecure, "metrics": metrics, "grace_s": grace_s}
     serving = Serving.of(where, file=directory.server)
-    with told_how_to_go_on(settings, serving):
+    with with_resume_hint(settings, serving):
         serve(directory, settings, serving, page=page, quiet=json_output)
         show(directory.path, json_output=json_output)
 

@@ -50,7 +50,7 @@ def audit(
     directory = RunDirectory.find(run)
     events = read_events(directory.ledger)
     if not RunView.after(events).finished:
-        raise ConfigError(f"'{run}' is not finished, expected a finished run; `plait resume {run}` continues it")
+        raise ConfigError(f"'{run}' is not finished; `plait resume {run}` continues it")
     settings = admitted_settings(directory, allow or (), without=(*UNUSED, "init-adapter"))
     _check(run, settings, data)
     with status("attacking", quiet=json_output) as update:

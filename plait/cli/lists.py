@@ -111,7 +111,7 @@ def _tables(entries: list[dict[str, Any]], what: str) -> tuple[Table, Table]:
             for each in entries
         ),
         note="The learning rate is the default with --trainer, a reward or --dp. Otherwise each client finds its own, "
-        "and lora_xs starts at 0.25 / rank, or half of that at two bits or less; `--lr-schedule` says how both "
+        "and lora_xs starts at 0.25 / rank, or half of that at two bits or less; `--lr-schedule` sets how both "
         "continue. "
         "Every parameter is sent once up and once down per round, at the bits per parameter that --wire sets. Every "
         "client derives what is never sent from the base or from a seed.",

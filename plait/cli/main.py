@@ -22,7 +22,7 @@ _ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     # No Python that plait starts looks for modules in the current directory.
     "PYTHONSAFEPATH": "1",
-    # gRPC's core logs every failed handshake to stderr; plait says once, in words, what is wrong.
+    # gRPC's core logs every failed handshake to stderr; plait reports once, in words, what is wrong.
     "GRPC_VERBOSITY": "NONE",
 }
 

@@ -258,7 +258,7 @@ def _choices(annotation: object) -> str | None:
 
 
 def _help(description: str, default: object) -> str:
-    # The text of a switch says what turning it on does.
+    # The text of a switch states what turning it on does.
     if default in ("", None) or isinstance(default, bool):
         return description
     return f"{description} {shown_default(default)}"

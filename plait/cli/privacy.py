@@ -36,7 +36,7 @@ def verifies(events: Sequence[Event]) -> Verified | None:
     promised, spent = promised_in(events), check_privacy(events)
     start = start_of(events)
     if (start.config.get("dp", "off") if start else "off") != (promised.unit if promised else "off"):
-        raise PeerError("config.toml and ledger differ on differential privacy, expected them to agree")
+        raise PeerError("config.toml and ledger differ on differential privacy")
     if spent is None:
         return None
     rounds = sum(isinstance(event, RoundFinished) for event in events)
@@ -77,7 +77,7 @@ def check_privacy(events: Sequence[Event]) -> PrivacySpent | None:
                 raise PeerError(f"delta of round {event.round} is {event.delta:g}, expected {promised.delta:g}")
             _check_epsilon(event, epsilon)
         elif isinstance(event, RoundFinished) and event.round not in {number for number, _ in paid}:
-            raise PeerError(f"round {event.round} is finished without noise, expected an intent to draw it before")
+            raise PeerError(f"round {event.round} is finished without an intent to draw its noise")
     return spent
 
 
@@ -89,7 +89,7 @@ def _check_records(promised: PrivacyStarted, events: Sequence[Event]) -> Privacy
         if isinstance(event, UpdateReceived) and event.codec != MASKED_CODEC:
             what = f"epsilon of {event.client!r} in round {event.round}"
             if event.epsilon is None:
-                raise PeerError(f"{what} is not there, expected it with every update")
+                raise PeerError(f"{what} is missing: every update must state it")
             if promised.epsilon is not None and event.epsilon > promised.epsilon * (1 + 1e-9):
                 raise PeerError(f"{what} is {event.epsilon:g}, expected at most {promised.epsilon:g}")
             if event.epsilon < totals.get(event.client, 0.0):
@@ -106,7 +106,7 @@ def _check_records(promised: PrivacyStarted, events: Sequence[Event]) -> Privacy
             # Under masks no client reports what it has spent: no more than the run's epsilon.
             _check_epsilon(event, max(totals.values(), default=promised.epsilon or math.inf))
         elif isinstance(event, RoundFinished) and (spent is None or spent.round != event.round):
-            raise PeerError(f"round {event.round} is finished, expected what it cost before")
+            raise PeerError(f"round {event.round} is finished, but its cost is not recorded before")
     return spent
 
 
@@ -167,7 +167,7 @@ def _show_together(runs: list[Path], *, json_output: bool) -> None:
         if card is None:
             raise ConfigError(f"'{run}' has no differential privacy, so nothing bounds what the runs cost together")
         if str(run) in cards:
-            raise ConfigError(f"'{run}' is given twice, expected each run once")
+            raise ConfigError(f"'{run}' is given twice; give each run once")
         cards[str(run)] = card
     if json_output:
         found = together(cards)

@@ -46,8 +46,8 @@ def provision(
     now = datetime.now(UTC).replace(microsecond=0)
     if revoke:
         if clients or operators or server_name or days is not None:
-            raise ConfigError("--revoke is given with other options, expected it on its own")
-        _tell_revoked(directory, provisioning.revoke(directory, composed(revoke), now=now), json_output=json_output)
+            raise ConfigError("--revoke is given with other options; give it alone")
+        _show_revoked(directory, provisioning.revoke(directory, composed(revoke), now=now), json_output=json_output)
         return
     names, operating = ([composed(name) for name in _split(given)] for given in (clients, operators))
     if not (names or operating) and not (directory / "authority").exists():
@@ -56,10 +56,10 @@ def provision(
     if json_output:
         print_json(_as_json(directory, made))
     else:
-        _tell(directory, made)
+        _show_made(directory, made)
 
 
-def _tell(directory: Path, made: Federation) -> None:
+def _show_made(directory: Path, made: Federation) -> None:
     if made.authority_made:
         print_text(f"made       {directory / 'authority'}  the authority; anyone with its ca.key can admit clients")
     for kit in (made.server, *made.clients, *made.staff):
@@ -108,7 +108,7 @@ def _copy_register(server: Path) -> str:
     )
 
 
-def _tell_revoked(directory: Path, client: RegisteredClient, *, json_output: bool) -> None:
+def _show_revoked(directory: Path, client: RegisteredClient, *, json_output: bool) -> None:
     register, folder = directory / "server" / "clients.json", client.role.folder
     if json_output:
         print_json(

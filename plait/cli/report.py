@@ -110,11 +110,11 @@ def evidence(
     directory = RunDirectory.find(run)
     signer = Signer.of_run(directory, kit)
     with status("collecting the evidence", quiet=False):
-        says, data = bundle_of(directory, signer, statements=statement or (), base_licence=base_licence)
+        stated, data = bundle_of(directory, signer, statements=statement or (), base_licence=base_licence)
     path = out or Path(f"{directory.path.resolve()}.evidence.json")
     write_atomically(path, data, exported=True)
     if html:
-        write_atomically(html, page_of(says).encode(), exported=True)
+        write_atomically(html, page_of(stated).encode(), exported=True)
     own = "a key of the run's own, which identifies no one: give --kit to sign with the server's"
     who = "the server's key" if kit else own
     print_text(f"'{path}' has {len(data):,} bytes, signed with {who}")

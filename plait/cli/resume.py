@@ -13,7 +13,7 @@ from plait.api.serving import load_serving
 from plait.api.simulate import settings_of
 from plait.cli.options import Allow
 from plait.cli.output import RunOrNewest, print_text, run_or_newest
-from plait.cli.simulate import Verbose, show, stopped_by_interrupt, told_how_to_go_on
+from plait.cli.simulate import Verbose, show, stopped_by_interrupt, with_resume_hint
 from plait.cli.verbs import SERVE_AGAIN
 from plait.config import RunConfig, to_toml
 from plait.errors import ConfigError
@@ -38,7 +38,7 @@ def resume(
     serving = load_serving(directory.server)
     settings = settings_of(directory, allow or (), serving=serving)
     say(f"resuming {path}", quiet=json_output)
-    with told_how_to_go_on(settings, serving):
+    with with_resume_hint(settings, serving):
         if serving:
             SERVE_AGAIN.load()(directory, settings, serving, quiet=json_output)
         else:

@@ -53,7 +53,7 @@ def _begin_anew(full: str, kept: str) -> None:
 
 
 def stop_on_signals(how: str) -> None:
-    """Have SIGINT and SIGTERM raise `RunInterrupted`, which says how to continue."""
+    """Have SIGINT and SIGTERM raise `RunInterrupted`, which states how to continue."""
 
     def stop(number: int, _frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_IGN)

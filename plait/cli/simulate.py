@@ -11,12 +11,11 @@ import textwrap
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from plait.api.running import start
-from plait.api.serving import Serving
 from plait.cli.options import ConfigFile, PageAddress, run_config, with_run_options
 from plait.cli.output import print_tables
 from plait.config import RunConfig
@@ -29,6 +28,9 @@ from plait.report.tables import report_tables, shown_first
 from plait.rounds.channel import StopRequest
 from plait.rounds.run_directory import RunDirectory
 from plait.system.text import escaped
+
+if TYPE_CHECKING:
+    from plait.api.serving import Serving  # a plain run needs none
 
 Verbose = Annotated[bool, typer.Option("--verbose", help="At the end, print every table of the report.")]
 
@@ -53,7 +55,7 @@ def simulate(
         from plait.page.beside import page_beside
 
         shown = page_beside(Path(settings.out), page)
-    with told_how_to_go_on(settings), shown:
+    with with_resume_hint(settings), shown:
         with stopped_by_interrupt(quiet=json_output) as stop:
             start(settings, stop=stop, quiet=json_output)
         show(Path(settings.out), json_output=json_output, verbose=verbose)
@@ -100,7 +102,7 @@ def stopped_by_interrupt(*, quiet: bool) -> Generator[StopRequest]:
 
 
 @contextlib.contextmanager
-def told_how_to_go_on(settings: RunConfig, serving: Serving | None = None) -> Generator[None]:
+def with_resume_hint(settings: RunConfig, serving: Serving | None = None) -> Generator[None]:
     """If a run stops that can be resumed, its last line states how."""
     try:
         yield

@@ -72,7 +72,7 @@ GROUPS: Mapping[str, Sequence[str]] = {
 """What ``plait --help`` begins with."""
 
 _ABOUT = "plait fine-tunes a language model on data that stays where it is."
-_USAGE = "Usage: plait VERB [OPTIONS]   (plait VERB --help tells more; plait --version)"
+_USAGE = "Usage: plait VERB [OPTIONS]   (plait VERB --help shows more; plait --version)"
 _ENDING = (
     "Exit codes: 0 done, 2 usage or configuration, 3 a peer's bytes or a data file,\n130 stopped, 1 anything else."
 )

@@ -78,11 +78,11 @@ def check_dates(certificate: x509.Certificate, *, what: str, now: datetime, reme
     """Check that a certificate is valid at `now`."""
     if now > certificate.not_valid_after_utc:
         raise ConfigError(
-            f"{what} expired on {moment(certificate.not_valid_after_utc)}, the clock here says {moment(now)}: {remedy}"
+            f"{what} expired on {moment(certificate.not_valid_after_utc)}, the clock here shows {moment(now)}: {remedy}"
         )
     if now < certificate.not_valid_before_utc:
         raise ConfigError(
-            f"{what} is valid from {moment(certificate.not_valid_before_utc)} on, the clock here says {moment(now)}: "
+            f"{what} is valid from {moment(certificate.not_valid_before_utc)} on, the clock here shows {moment(now)}: "
             "set this machine's clock"
         )
 

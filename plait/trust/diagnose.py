@@ -139,14 +139,14 @@ def _server_certificate(error: ssl.SSLCertVerificationError, host: str, port: in
         )
     if code == _EXPIRED and shown is not None:
         return (
-            f"certificate of the server at {where} expired on {moment(shown.not_valid_after_utc)}, the clock here says "
-            f"{moment(now)}: if this clock is right, renew the server's certificate (remove server.crt, run "
+            f"certificate of the server at {where} expired on {moment(shown.not_valid_after_utc)}, the clock here "
+            f"shows {moment(now)}: if this clock is right, renew the server's certificate (remove server.crt, run "
             "`plait provision` with --server-name)"
         )
     if code == _NOT_YET_VALID and shown is not None:
         return (
             f"certificate of the server at {where} is valid from {moment(shown.not_valid_before_utc)} on, the clock "
-            f"here says {moment(now)}: set this machine's clock, or the clock of the machine that made the kits"
+            f"here shows {moment(now)}: set this machine's clock, or the clock of the machine that made the kits"
         )
     if code in (_HOST_MISMATCH, _ADDRESS_MISMATCH):
         names = server_names_of(shown)[:8] if shown is not None else ()
@@ -180,7 +180,7 @@ def _refused(what: str, own: Path, where: str) -> str:
     certificate = read_certificate(own)
     return (
         f"server at {where} {what}; the certificate is valid from {moment(certificate.not_valid_before_utc)} to "
-        f"{moment(certificate.not_valid_after_utc)}, the clock here says {moment(datetime.now(UTC))}: check the "
+        f"{moment(certificate.not_valid_after_utc)}, the clock here shows {moment(datetime.now(UTC))}: check the "
         "server's clock, and that both kits were made in one folder"
     )
 

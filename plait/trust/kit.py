@@ -142,7 +142,7 @@ def _member_tls(directory: Path, role: Role, name: str) -> TlsPair:
     path = directory / f"{role}.crt"
     certificate = read_certificate(path)
     if (named := common_name(certificate)) != name:
-        raise ConfigError(f"'{path}' is for {named!a}, expected '{name}' as {CLIENT_SETTINGS_FILE} says")
+        raise ConfigError(f"'{path}' is for {named!a}, expected '{name}' as {CLIENT_SETTINGS_FILE} states")
     if role_of(certificate) is not role:
         raise ConfigError(f"'{path}' is not {role.of}'s certificate, expected the one that `plait provision` made")
     return tls

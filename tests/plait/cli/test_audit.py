@@ -100,4 +100,4 @@ def test_what_cannot_be_attacked_is_said_in_one_line(finished: Path, tmp_path: P
     ledger.close()
     ran = plait("audit", tmp_path / "begun")
     assert ran.code == 2
-    assert "is not finished, expected a finished run" in ran.err
+    assert "is not finished; `plait resume" in ran.err

@@ -187,12 +187,12 @@ def test_a_ledger_whose_epsilons_are_not_those_of_its_updates_is_refused(begin):
         return [event.model_copy(update=fields) if isinstance(event, kind) else event for event in events]
 
     for made, complaint in (
-        (changed(UpdateReceived, epsilon=None), "is not there, expected it with every update"),
+        (changed(UpdateReceived, epsilon=None), "is missing: every update must state it"),
         (changed(UpdateReceived, epsilon=9.0), "is 9, expected at most 8"),
         (changed(PrivacySpent, by_client={"alice": 0.1}), "epsilons of clients after round 1 are not those of"),
         (changed(PrivacySpent, epsilon=0.1), r"epsilon of round 1 is 0\.1, expected"),
         (changed(PrivacySpent, delta=0.1), r"delta of round 1 is 0\.1, expected 1e-05"),
-        ([event for event in events if not isinstance(event, PrivacySpent)], "round 1 is finished, expected what it"),
+        ([event for event in events if not isinstance(event, PrivacySpent)], "round 1 is finished, but its cost is"),
     ):
         with pytest.raises(PeerError, match=complaint):
             check_privacy(made)

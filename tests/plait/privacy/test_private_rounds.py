@@ -266,7 +266,7 @@ def test_a_ledger_that_understates_what_was_spent_is_refused(federate, fake_mode
     events = read_events(federation.path / "ledger.jsonl")
     assert check_privacy(events).epsilon == pytest.approx(8.0)
     without = [event for event in events if not (isinstance(event, NoiseIntended) and event.round == 2)]
-    with pytest.raises(PeerError, match=r"states 2 draws of noise, expected 1|finished without noise"):
+    with pytest.raises(PeerError, match=r"states 2 draws of noise, expected 1|finished without an intent"):
         check_privacy(without)
     less = [
         event.model_copy(update={"epsilon": 1.0}) if isinstance(event, NoiseIntended) else event for event in events

@@ -31,8 +31,8 @@ def test_a_certificate_holds_between_its_dates_and_an_error_has_its_date_and_the
         check_dates(certificate, what="it", now=inside, remedy="renew it")
     with pytest.raises(ConfigError) as late:
         check_dates(certificate, what="it", now=end + second, remedy="renew it")
-    assert str(late.value) == f"it expired on {moment(end)}, the clock here says {moment(end + second)}: renew it"
-    with pytest.raises(ConfigError, match=f"valid from {moment(start)} on, .* says {moment(start - second)}: set"):
+    assert str(late.value) == f"it expired on {moment(end)}, the clock here shows {moment(end + second)}: renew it"
+    with pytest.raises(ConfigError, match=f"valid from {moment(start)} on, .* shows {moment(start - second)}: set"):
         check_dates(certificate, what="it", now=start - second, remedy="renew it")
 
 

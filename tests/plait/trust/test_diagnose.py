@@ -162,7 +162,7 @@ def test_a_server_of_another_time_says_its_date_and_the_clocks(kits, alice, serv
     reissue(kits, start=now + timedelta(days=starts))
     said = explain("localhost", serve(kits / "server"), alice)
     assert f"{says} {moment(now + timedelta(days=date))}" in said
-    assert f"the clock here says {moment(now)[:10]}" in said
+    assert f"the clock here shows {moment(now)[:10]}" in said
     assert remedy in said
 
 
@@ -182,7 +182,7 @@ def test_a_node_that_grpc_refuses(kits, foreign, alice, serve):
     said = explain("localhost", serve(kits / "server", clients_of=foreign / "server"), alice)
     own = read_certificate(kits / "clients" / "alice" / "client.crt")
     assert "closed the connection after seeing this node's certificate" in said
-    assert f"from {moment(own.not_valid_before_utc)} to {moment(own.not_valid_after_utc)}, the clock here says" in said
+    assert f"from {moment(own.not_valid_before_utc)} to {moment(own.not_valid_after_utc)}, the clock here shows" in said
 
 
 def test_a_node_that_openssl_refuses_by_name(kits, foreign, alice, listen):
@@ -197,7 +197,7 @@ def test_an_own_certificate_that_has_expired_meanwhile(kits, alice, serve, now):
     reissue(kits, start=now - timedelta(days=100), role="client")
     said = explain("localhost", port, alice)
     assert said.startswith("this node's own kit cannot be used")
-    assert f"client.crt' expired on {moment(now - timedelta(days=70))}, the clock here says" in said
+    assert f"client.crt' expired on {moment(now - timedelta(days=70))}, the clock here shows" in said
 
 
 def test_a_server_without_tls(alice, serve):

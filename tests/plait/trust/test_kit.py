@@ -79,10 +79,10 @@ def test_the_wrong_folder_is_told_from_a_broken_one(kits, tmp_path):
 
 def test_a_kit_that_has_expired_or_does_not_hold_yet_says_both_dates(kits, now, set_clock):
     set_clock(now + timedelta(days=731))
-    with pytest.raises(ConfigError, match=r"client.crt' expired on \d{4}-.* says \d{4}-.*remove client.crt"):
+    with pytest.raises(ConfigError, match=r"client.crt' expired on \d{4}-.* shows \d{4}-.*remove client.crt"):
         ClientKit.load(kits / "clients" / "alice")
     set_clock(now - timedelta(days=2))
-    with pytest.raises(ConfigError, match=r"server.crt' is valid from \d{4}-.* says \d{4}-.*set this machine's clock"):
+    with pytest.raises(ConfigError, match=r"server.crt' is valid from \d{4}-.* shows \d{4}-.*set this machine's clock"):
         ServerKit.load(kits / "server")
 
 
