@@ -45,11 +45,7 @@ class Bottleneck:
 
 
 def bottlenecks_of(layout: Layout) -> tuple[Bottleneck, ...]:
-    """The bottlenecks of a layout, in the order of their modules' names; other tensors (a head) are left out.
-
-    Raises:
-        ConfigError: a tensor is missing, or has another shape than the others require.
-    """
+    """The bottlenecks of a layout, in the order of their modules' names; other tensors (a head) are left out."""
     found: dict[str, dict[str, TensorSlot]] = {}
     for slot in layout.slots:
         match = _NAME.match(slot.name)

@@ -123,11 +123,7 @@ def _compute(directory: Path, progress: Callable[[int, int], None] | None) -> st
 
 
 def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
-    """All tensors of the base in `directory`, by name; reads headers only.
-
-    Raises:
-        DataError, PeerError, OSError: as for `fingerprint_base`.
-    """
+    """All tensors of the base in `directory`, by name; reads headers only."""
     tensors: dict[str, StoredTensor] = {}
     for path in _weight_files(directory):
         with path.open("rb") as file:

@@ -61,11 +61,7 @@ def _pfeiffer(request: AdapterRequest, base: BaseModules) -> Mapping[str, object
 
 
 def _behind(request: AdapterRequest, outputs: Sequence[str], *, excluded: Sequence[str]) -> Mapping[str, object]:
-    """Settings of bottlenecks behind the given layers, or behind those that the user names.
-
-    Raises:
-        ConfigError: there are none.
-    """
+    """Settings of bottlenecks behind the given layers, or behind those that the user names."""
     names = request.target_names
     if not (names or outputs):
         raise ConfigError(

@@ -77,11 +77,7 @@ def _method_called(name: str) -> Method:
 
 
 def check_options(request: AdapterRequest) -> Method:
-    """The requested method, if it has all the options that are set.
-
-    Raises:
-        ConfigError: there is no such method, or an option of another one is set.
-    """
+    """The requested method, if it has all the options that are set."""
     method = method_named(request.method)
     plain = AdapterRequest()
     given = {

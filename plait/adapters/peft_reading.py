@@ -1,4 +1,4 @@
-"""PEFT directories, read from anybody; a pickled ``adapter_model.bin`` is never read."""
+"""PEFT directories, read from anybody, with a PeerError for what is invalid; no pickle is ever read."""
 
 from __future__ import annotations
 
@@ -82,12 +82,7 @@ class PeftAdapter:
         return AdapterState.from_tensors(layout, self.tensors).digest().hex()
 
     def spec(self) -> AdapterSpec:
-        """The spec of this adapter, derived from its configuration and its tensors.
-
-        Raises:
-            PeerError: the task is neither a language model nor classification, or plait wrote the tensors for another
-                configuration than the one beside them.
-        """
+        """The spec of this adapter, derived from its configuration and its tensors."""
         task_type = self.config.get("task_type")
         task = _TASKS.get(task_type) if isinstance(task_type, str) else None
         if task is None:
@@ -132,11 +127,7 @@ def load_peft_directory(path: Path) -> PeftAdapter:
 
 
 def load_state(path: Path, spec: AdapterSpec) -> AdapterState:
-    """The values of the adapter in `path`, which must match `spec`.
-
-    Raises:
-        PeerError: as for `load_peft_directory`; or names, shapes or scaling differ from `spec`.
-    """
+    """The values of the adapter in `path`, which must match `spec`."""
     adapter = load_peft_directory(path)
     for key in _MEANING_KEYS:
         got, expected = adapter.config.get(key), spec.peft_config.get(key)

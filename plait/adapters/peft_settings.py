@@ -176,9 +176,6 @@ def checked_settings(settings: Mapping[str, Json], *, what: str) -> dict[str, Js
 
     Args:
         settings: PEFT's configuration as JSON, without the keys that name a place (`PLACE_KEYS`).
-
-    Raises:
-        PeerError: a key that no method has is set, one has a value outside its range, or one is missing.
     """
     kind = settings.get("peft_type")
     table = _TABLES.get(kind) if isinstance(kind, str) else None
@@ -265,12 +262,7 @@ class SpecRequest:
 
 
 def parse_spec(text: str) -> SpecRequest:
-    """Read and check a spec from another party.
-
-    Raises:
-        PeerError: it is not a spec, names a method that this version does not know, or has a setting that is not
-            allowed.
-    """
+    """Read and check a spec from another party."""
     spec = parse_object(text.encode("utf-8", "surrogatepass"), what=_WHAT, max_bytes=MAX_BYTES)
     stated = _SPEC.keys() - {"init_rank"}
     for key in sorted(stated ^ (spec.keys() - {"init_rank"})):

@@ -111,11 +111,7 @@ class SafetensorsHeader:
 
 
 def read_header(stream: io.BufferedIOBase, *, size: int) -> SafetensorsHeader:
-    """Read and check the header of the safetensors file of `size` bytes at the start of `stream`.
-
-    Raises:
-        PeerError: a length, name, dtype, shape or offset that no valid file has.
-    """
+    """Read and check the header of the safetensors file of `size` bytes at the start of `stream`."""
     prefix = stream.read(8)
     if len(prefix) < 8:
         raise PeerError(f"safetensors file has {len(prefix)} bytes, expected at least 8")
@@ -237,11 +233,7 @@ def encode_arrays(arrays: Mapping[str, NDArray[np.generic]], metadata: Mapping[s
 
 
 def decode_arrays(data: bytes) -> tuple[dict[str, NDArray[np.generic]], dict[str, str]]:
-    """Arrays and metadata that `encode_arrays` was given; the arrays are views of `data`.
-
-    Raises:
-        PeerError: it is not a sound file of such arrays.
-    """
+    """Arrays and metadata that `encode_arrays` was given; the arrays are views of `data`."""
     header = read_header(io.BytesIO(data), size=len(data))
     arrays: dict[str, NDArray[np.generic]] = {}
     for name, entry in header.tensors.items():
@@ -281,20 +273,12 @@ def read_safetensors(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, Flo
 
 
 def decode_safetensors(data: bytes, *, max_bytes: int = MAX_BYTES) -> dict[str, Float32]:
-    """All tensors of a safetensors file held in memory; the inverse of `encode_safetensors`.
-
-    Raises:
-        PeerError: as for `read_safetensors`.
-    """
+    """All tensors of a safetensors file held in memory; the inverse of `encode_safetensors`."""
     return _decode(io.BytesIO(data), size=len(data), max_bytes=max_bytes)
 
 
 def read_header_of(path: Path) -> SafetensorsHeader:
-    """The header of the file at `path`; its author chose every character of its metadata.
-
-    Raises:
-        PeerError: the file cannot be read or its header is invalid.
-    """
+    """The header of the file at `path`; its author chose every character of its metadata."""
     with _opened(path) as (file, size):
         return read_header(file, size=size)
 

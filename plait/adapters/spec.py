@@ -116,11 +116,7 @@ class Parent:
 
 
 def parents_from(value: Json) -> tuple[Parent, ...]:
-    """The inverse of `Parent.to_json` for several parents; none for None.
-
-    Raises:
-        PeerError: the value has another form.
-    """
+    """The inverse of `Parent.to_json` for several parents; none for None."""
     if value is None:
         return ()
     rows: Sequence[Json] = value if isinstance(value, list) else [None]

@@ -53,11 +53,7 @@ class Layout:
 
     @classmethod
     def of_text(cls, text: str) -> Layout:
-        """The inverse of `text`.
-
-        Raises:
-            PeerError: it is not a layout.
-        """
+        """The inverse of `text`."""
         try:
             shapes = {str(name): tuple(map(int, shape)) for name, shape in cast("list[Any]", read_json(text))}
         except (ValueError, TypeError):

@@ -77,11 +77,7 @@ class BottleneckObserver:
         self._changes.add(contribution, drift=math.sqrt(square / _INPUTS))
 
     def finish(self, outcome: Outcome) -> Diagnostics:
-        """The figures.
-
-        Raises:
-            ValueError: nothing was added.
-        """
+        """The figures."""
         total = self._changes.weight
         if not total:
             raise ValueError("no contribution was added")

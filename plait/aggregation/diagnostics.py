@@ -125,11 +125,7 @@ class Observer:
         self._changes.add(contribution, drift=math.sqrt(square))
 
     def finish(self, outcome: Outcome) -> Diagnostics:
-        """The figures.
-
-        Raises:
-            ValueError: nothing was added.
-        """
+        """The figures."""
         landed = landing(outcome.step, self._context.master)
         squares = np.zeros(4)
         ranks: list[float] = []

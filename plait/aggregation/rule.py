@@ -50,12 +50,7 @@ class Contribution:
     slope: float = math.nan
 
     def check(self, server: Geometry, *, ranks: RankRange, frozen: Collection[Side] = ()) -> None:
-        """Refuse what cannot be aggregated.
-
-        Raises:
-            PeerError: the weight is invalid, the tensors or ranks are not the declared ones, modules differ from the
-                server's, a frozen side has changed, or a value is not finite.
-        """
+        """Refuse what cannot be aggregated."""
         try:
             self._check_weight()
             self._check_geometry(server, ranks)
@@ -311,20 +306,12 @@ class Rule:
         return ParameterTraffic(sent, sent if self.continuous else parameters(client))
 
     def begin(self, context: RoundContext) -> Accumulator:
-        """Start a round, whose accumulator refuses what the rule cannot aggregate.
-
-        Raises:
-            ConfigError: the rule does not support this adapter.
-        """
+        """Start a round, whose accumulator refuses what the rule cannot aggregate."""
         self.check_adapter(context.geometry)
         return _CheckedRound(self, context, self._frozen_in(context.round))
 
     def check_adapter(self, server: Geometry) -> None:
-        """Refuse an adapter of the wrong kind.
-
-        Raises:
-            ConfigError: it has factors and should have none, or the other way round.
-        """
+        """Refuse an adapter of the wrong kind."""
         if self.subject is Subject.SQUARES and server.pairs:
             raise ConfigError(
                 f"rule is '{self.name}' but '{server.pairs[0].module}' trains A and B, expected an adapter of square "
@@ -337,11 +324,7 @@ class Rule:
             )
 
     def with_options(self, given: Mapping[str, str]) -> Rule:
-        """The rule with some of its options set.
-
-        Raises:
-            ConfigError: it has no such option, or the value is out of range.
-        """
+        """The rule with some of its options set."""
         return replace(self, algorithm=with_options(self.algorithm, given, what=f"rule '{self.name}'"))
 
     def _frozen_in(self, round_number: int) -> frozenset[Side]:

@@ -55,11 +55,7 @@ class WeightedSum:
         return self._sum
 
     def mean(self) -> NDArray[np.float64]:
-        """The sum over the sum of weights, (size,).
-
-        Raises:
-            ValueError: nothing was added.
-        """
+        """The sum over the sum of weights, (size,)."""
         if not self.weight:
             raise ValueError("no update was added")
         return np.divide(self.total(), self.weight)
@@ -177,11 +173,7 @@ class ExactMean:
 
     @property
     def weight(self) -> float:
-        """Sum of the weights.
-
-        Raises:
-            ValueError: nothing was added.
-        """
+        """Sum of the weights."""
         if not self._others.weight:
             raise ValueError("no update was added")
         return self._others.weight

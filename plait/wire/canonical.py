@@ -28,11 +28,7 @@ def to_bytes(message: Message) -> bytes:
 
 
 def parse(kind: type[_Message], data: bytes | memoryview, what: str, *, max_bytes: int) -> _Message:
-    """Parse bytes that may be of another version, or not canonical.
-
-    Raises:
-        PeerError: there are more than `max_bytes`, or they are not such a message.
-    """
+    """Parse bytes that may be of another version, or not canonical."""
     if len(data) > max_bytes:
         raise PeerError(f"{what} has {len(data)} bytes, expected at most {max_bytes}")
     try:
@@ -49,11 +45,7 @@ def entries(kind: type[_Entry], table: Mapping[Any, Any]) -> list[_Entry]:
 
 
 def table_of(found: Sequence[Message], what: str) -> dict[Any, Any]:
-    """The inverse of `entries`.
-
-    Raises:
-        PeerError: an entry lacks its key or value, or does not come after the one before it.
-    """
+    """The inverse of `entries`."""
     table: dict[Any, Any] = {}
     before: Any = None
     for entry in found:

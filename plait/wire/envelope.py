@@ -2,7 +2,7 @@
 
 The frame is the canonical bytes of plait.v1.Envelope, read and written by hand, because protobuf's own classes copy a
 payload of many megabytes several times. The signature covers the header, which holds the payload's digest. Specified in
-proto/README.md.
+proto/README.md; what violates it, here or at the sender, is a PeerError.
 """
 
 from __future__ import annotations
@@ -41,11 +41,7 @@ class Frame:
 
 
 def join_frame(header: bytes, payload: bytes | memoryview, signature: bytes = b"") -> bytes:
-    """The bytes of an envelope with these parts.
-
-    Raises:
-        PeerError: they are more than 2 GiB.
-    """
+    """The bytes of an envelope with these parts."""
     pieces: list[bytes | memoryview] = [bytes((_SCHEMA_TAG, SCHEMA))]
     for tag, part in zip(_PART_TAGS, (header, payload, signature), strict=True):
         if len(part):
@@ -57,11 +53,7 @@ def join_frame(header: bytes, payload: bytes | memoryview, signature: bytes = b"
 
 
 def split_frame(data: bytes) -> Frame:
-    """Split an envelope into its parts.
-
-    Raises:
-        PeerError: it is truncated, of another version, or not in canonical form.
-    """
+    """Split an envelope into its parts."""
     view = memoryview(data).toreadonly()
     if not view or view[0] != _SCHEMA_TAG:
         raise PeerError(f"envelope of {len(view)} bytes does not begin with its schema version")
@@ -223,11 +215,7 @@ class Opened:
 
 
 def encode_delta(delta: AdapterState, codec: Codec) -> EncodedDelta:
-    """Pack a delta, and unpack it as the receiver will; tensors that are all zeros cost next to nothing.
-
-    Raises:
-        PeerError: it holds a NaN or an infinity.
-    """
+    """Pack a delta, and unpack it as the receiver will; tensors that are all zeros cost next to nothing."""
     check_finite(delta)
     codec = without_zeros(codec, delta)
     started = time.perf_counter()
@@ -242,11 +230,7 @@ def encode_delta(delta: AdapterState, codec: Codec) -> EncodedDelta:
 
 
 def seal(header: Header, encoded: EncodedDelta) -> Sealed:
-    """Put a packed delta into an envelope.
-
-    Raises:
-        PeerError: the header has a value that no receiver would accept.
-    """
+    """Put a packed delta into an envelope."""
     _check(header)
     packed = encoded.packed
     digest = payload_digest(encoded.codec.number, packed.parameters, packed.payload)
@@ -258,11 +242,7 @@ def seal(header: Header, encoded: EncodedDelta) -> Sealed:
 
 
 def with_spec(data: bytes, spec_json: str) -> bytes:
-    """An own broadcast with the spec, for a receiver that may not hold it; its numbers stay packed.
-
-    Raises:
-        PeerError: as for `read_envelope` and `seal`.
-    """
+    """An own broadcast with the spec, for a receiver that may not hold it; its numbers stay packed."""
     received = read_envelope(data, max_bytes=len(data))
     header = replace(received.header, spec_json=spec_json)
     _check(header)
@@ -271,11 +251,7 @@ def with_spec(data: bytes, spec_json: str) -> bytes:
 
 
 def read_envelope(data: bytes, *, max_bytes: int) -> Received:
-    """Read an envelope's header, without touching its payload.
-
-    Raises:
-        PeerError: there are more than `max_bytes`, or frame or header violate the specification.
-    """
+    """Read an envelope's header, without touching its payload."""
     if len(data) > max_bytes:
         raise PeerError(f"envelope has {len(data)} bytes, expected at most {max_bytes}")
     frame = split_frame(data)
@@ -302,20 +278,12 @@ def read_envelope(data: bytes, *, max_bytes: int) -> Received:
 
 
 def read_header(data: bytes, *, max_bytes: int) -> Header:
-    """The header alone.
-
-    Raises:
-        PeerError: as for `read_envelope`.
-    """
+    """The header alone."""
     return read_envelope(data, max_bytes=max_bytes).header
 
 
 def unpack(received: Received, *, layout: Layout) -> Opened:
-    """Unpack the delta of an envelope, in memory bounded by the envelope and `layout`.
-
-    Raises:
-        PeerError: its numbers are not those of such a layout, or not those that the header vouches for.
-    """
+    """Unpack the delta of an envelope, in memory bounded by the envelope and `layout`."""
     codec = codec_numbered(received.codec)
     parameters, payload = received.parameters, received.payload
     payload_bytes = len(parameters) + len(payload)
@@ -339,20 +307,12 @@ def unpack(received: Received, *, layout: Layout) -> Opened:
 
 
 def open_envelope(data: bytes, *, layout: Layout) -> Opened:
-    """Read an envelope and unpack its delta.
-
-    Raises:
-        PeerError: as for `read_envelope` and `unpack`.
-    """
+    """Read an envelope and unpack its delta."""
     return unpack(read_envelope(data, max_bytes=len(data)), layout=layout)
 
 
 def measure(received: Received, *, layout: Layout) -> Encoding:
-    """What an envelope costs, without unpacking it.
-
-    Raises:
-        PeerError: its codec is unknown.
-    """
+    """What an envelope costs, without unpacking it."""
     payload_bytes = len(received.parameters) + len(received.payload)
     bits = _bits_per_parameter(payload_bytes, layout)
     return Encoding(codec_numbered(received.codec).name, payload_bytes, received.size_bytes, bits, None, 0.0)
@@ -402,11 +362,7 @@ def _distortion(delta: AdapterState, decoded: AdapterState) -> float:
 
 
 def read_signed(signed: bytes) -> Header:
-    """The header in the bytes that a signature covers.
-
-    Raises:
-        PeerError: they are not such bytes.
-    """
+    """The header in the bytes that a signature covers."""
     if not signed.startswith(SIGNED_DOMAIN):
         raise PeerError(f"{len(signed)} signed bytes do not begin with {SIGNED_DOMAIN!r}")
     header = signed[len(SIGNED_DOMAIN) :]

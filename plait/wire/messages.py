@@ -1,6 +1,7 @@
 """Tasks and replies of server and clients, as frozen values and as bytes.
 
-Envelopes pass through as bytes. Writer and reader check the same bounds. Specified in proto/README.md.
+Envelopes pass through as bytes. Writer and reader check the same bounds and raise PeerError. Specified in
+proto/README.md.
 """
 
 from __future__ import annotations
@@ -34,11 +35,7 @@ def packed_layout(layout: Layout) -> bytes:
 
 
 def unpacked_layout(packed: bytes) -> Layout:
-    """The inverse of `packed_layout`.
-
-    Raises:
-        PeerError: it is no zlib stream of a layout, or too large.
-    """
+    """The inverse of `packed_layout`."""
     unpacking = zlib.decompressobj()
     try:
         text = unpacking.decompress(packed, MAX_TEXT_BYTES)
@@ -224,9 +221,6 @@ def encode_task(task: Task, *, whole: bool = True) -> tuple[bytes, bytes]:
     Returns:
         (head, body): the head is this task's own; the body is its envelope, the same object for all tasks that
             carry the same. A task without one has an empty body.
-
-    Raises:
-        PeerError: a value that no receiver would accept.
     """
     if isinstance(task, DescribeTask):
         bounds.spec_text(task.spec_json)
@@ -276,11 +270,7 @@ def decode_task(data: bytes, *, max_bytes: int, held: Callable[[bytes], str] = l
 
 
 def broadcast_of(data: bytes, *, max_bytes: int) -> Header | None:
-    """The header of a task's broadcast; None if it has none.
-
-    Raises:
-        PeerError: it is not valid.
-    """
+    """The header of a task's broadcast; None if it has none."""
     message = canonical.parse(pb.Task, data, "task", max_bytes=max_bytes)
     work = message.WhichOneof("work")
     if work not in ("train", "evaluate"):
@@ -315,11 +305,7 @@ def _read_settings(message: pb.Settings, held: Callable[[bytes], str]) -> Settin
 
 
 def encode_reply(reply: Reply) -> bytes:
-    """The bytes of a reply.
-
-    Raises:
-        PeerError: a value that no receiver would accept.
-    """
+    """The bytes of a reply."""
     match reply:
         case ClientCard():
             values: dict[str, Any] = dict(vars(_checked_card(reply)))
@@ -341,11 +327,7 @@ def encode_reply(reply: Reply) -> bytes:
 
 
 def decode_reply(data: bytes | memoryview, *, max_bytes: int) -> Reply:
-    """Read a reply.
-
-    Raises:
-        PeerError: there are more than `max_bytes`, or anything violates the specification.
-    """
+    """Read a reply."""
     message = canonical.parse(pb.Reply, data, "reply", max_bytes=max_bytes)
     canonical.check_schema("reply", message.schema)
     canonical.check_canonical(message, data, "reply")

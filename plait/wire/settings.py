@@ -183,20 +183,12 @@ class Settings:
 
     @property
     def codec(self) -> Codec:
-        """The codec of the client's update.
-
-        Raises:
-            ConfigError: there is no such codec.
-        """
+        """The codec of the client's update."""
         return codec_for(self.wire)
 
     @cached_property
     def text(self) -> str:
-        """All settings but those that change from task to task, in canonical form: equal settings have equal text.
-
-        Raises:
-            PeerError: a setting is out of bounds.
-        """
+        """All settings but those that change from task to task, in canonical form: equal settings have equal text."""
         values = {name: value for name, value in _checked(self).items() if name not in _PER_TASK}
         given = {name: value for name, value in values.items() if value != _DEFAULTS.get(name, MISSING)}
         return json.dumps(given, sort_keys=True, separators=(",", ":"))
@@ -206,9 +198,6 @@ class Settings:
 
         Args:
             of_task: the settings that change from task to task, by name.
-
-        Raises:
-            PeerError: a setting is out of bounds.
         """
         for name, value in of_task.items():
             _BOUNDS[name](name.replace("_", " "), value)
@@ -228,9 +217,6 @@ def settings_from(text: str, of_task: Mapping[str, Json]) -> Settings:
     Args:
         text: as `Settings.text` makes it.
         of_task: the settings that change from task to task, by name.
-
-    Raises:
-        PeerError: the text is not valid, or a setting is out of bounds.
     """
     given = parse_object(text.encode(errors="replace"), what="settings", max_bytes=bounds.MAX_SETTINGS_BYTES)
     for name in given:
@@ -245,11 +231,7 @@ def settings_from(text: str, of_task: Mapping[str, Json]) -> Settings:
 
 
 def _checked(settings: Settings) -> dict[str, Json]:
-    """Every setting by name.
-
-    Raises:
-        PeerError: one is out of bounds.
-    """
+    """Every setting by name."""
     values = cast("dict[str, Json]", asdict(settings))
     for name, bound in _BOUNDS.items():
         value = values[name]

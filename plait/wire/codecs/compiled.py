@@ -107,9 +107,6 @@ def unpack(
         following: (states * 2,) the state after each state and parity.
         places: (offset, size) of every tensor, in order of the groups.
         flat: what is not sent stays as it is.
-
-    Raises:
-        PeerError: no writer could have made these streams.
     """
     built = library()
     if built is None:

@@ -113,11 +113,7 @@ def join(streams: Sequence[Words]) -> bytes:
 
 
 def split(payload: bytes | memoryview, streams: int) -> list[Words]:
-    """The streams of a payload.
-
-    Raises:
-        PeerError: it is not made of so many.
-    """
+    """The streams of a payload."""
     if len(payload) % 4 or len(payload) < 4 * (streams - 1):
         raise PeerError(
             f"entropy-coded payload has {len(payload)} bytes, expected a multiple of 4 and at least {4 * (streams - 1)}"

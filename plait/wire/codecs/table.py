@@ -122,11 +122,7 @@ def without_zeros(codec: Codec, delta: AdapterState) -> Codec:
 
 
 def codec_numbered(number: int) -> Codec:
-    """The codec that an envelope names.
-
-    Raises:
-        PeerError: this version does not know it.
-    """
+    """The codec that an envelope names."""
     if codec := _OWN.get(number):
         return codec
     if number not in _NAMES:

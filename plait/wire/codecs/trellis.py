@@ -75,11 +75,7 @@ class Quantisers:
 
     @classmethod
     def unpack(cls, data: bytes, position: int) -> tuple[Quantisers, int]:
-        """Read quantisers at `position`; also returns their end.
-
-        Raises:
-            PeerError: they are cut off, or larger than the format allows.
-        """
+        """Read quantisers at `position`; also returns their end."""
         start = position + 2 + 2 * _SHIFTED
         largest = int.from_bytes(data[position : position + 2], "little")
         if not 1 <= largest <= LARGEST:

@@ -148,24 +148,6 @@ def test_what_is_no_factor_is_averaged_plainly_by_all_but_the_robust(lab, name, 
         np.testing.assert_allclose(got, expected, rtol=TOLERANCE, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("name", [name for name in RULES if name != "fedsb"])
-@settings(max_examples=10)
-@given(shapes=SHAPES, clients=CLIENTS, seed=SEEDS, shuffled=st.randoms(use_true_random=False))
-def test_the_order_of_the_clients_does_not_matter(lab, name, shapes, clients, seed, shuffled):
-    rule, context, cohort = arrange(lab, name, shapes, 2, 4.0, clients, seed)
-    other = list(cohort)
-    shuffled.shuffle(other)
-    outcomes = [lab.run(rule, context, each) for each in (cohort, other)]
-    exact = lab.exact_mean(cohort)
-    if rule.exactness is Exactness.UP_TO_TRUNCATION or name == "raflora":
-        # Two cuts of equal size may be different products; they are as far from the exact mean.
-        errors = [lab.distance(lab.result(context, outcome), exact) for outcome in outcomes]
-        assert abs(errors[0] - errors[1]) <= TOLERANCE * sum(magnitude(context, o) for o in outcomes)
-        return
-    results = [lab.result(context, outcome) for outcome in outcomes]
-    assert lab.distance(*results) <= TOLERANCE * sum(magnitude(context, o) for o in outcomes)
-
-
 def test_square_matrices_have_an_exact_mean(lab):
     factors = lab.geometry({"q": (40, 30)}, rank=3)
     geometry, generator = square_geometry(factors), np.random.default_rng(0)
