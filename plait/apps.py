@@ -15,11 +15,7 @@ _APPS = ("server", "client")
 
 
 def bind_apps() -> None:
-    """Let ``server`` and ``client`` be plait's own in this process; their modules are not imported.
-
-    Raises:
-        MachineError: this installation lacks them, or the program has loaded others of the same names.
-    """
+    """Let ``server`` and ``client`` be plait's own in this process, unimported; MachineError if others are loaded."""
     for name in _APPS:
         spec = PathFinder.find_spec(name, [str(_ROOT)])
         if spec is None or spec.loader is None:

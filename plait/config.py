@@ -292,11 +292,7 @@ def known_keys(tables: tuple[type[SettingsTable], ...] = TABLES) -> tuple[str, .
 
 
 def key_named(given: str, *, where: str) -> str:
-    """The key of a setting as plait writes it, from one that may use ``_``, or the name that other systems use.
-
-    Raises:
-        ConfigError: there is no such setting; the nearest one is named.
-    """
+    """The key of a setting as plait writes it, from one that may use ``_`` or be another system's; else ConfigError."""
     known = known_keys()
     key = given.replace("_", "-").lower()
     key = ALIASES.get(key, key)
@@ -356,11 +352,7 @@ def config_from_table(table: Mapping[str, object], *, where: str = "configuratio
 
 
 def without_tables(table: Mapping[str, object], *, where: str) -> dict[str, object]:
-    """The settings of a TOML file, with the keys of its tables of settings among the others; so in Flower's spelling.
-
-    Raises:
-        ConfigError: a key stands in a table that does not have it, or also elsewhere.
-    """
+    """The settings of a TOML file, or in Flower's spelling, with the keys of its tables among the others."""
     flat: dict[str, object] = {}
     tables, core = _fields_by_table(), {*known_keys(), *ALIASES}
     for given, value in table.items():

@@ -92,11 +92,7 @@ OBEYED: ContextVar[Callable[[], object] | None] = ContextVar("obeyed", default=N
 
 
 def check_abandoned() -> None:
-    """Called by work between two steps; does nothing if it cannot be abandoned.
-
-    Raises:
-        Abandoned: the work should stop.
-    """
+    """Called by work between two steps: raises `Abandoned` if it should stop."""
     if step := OBEYED.get():
         step()
 

@@ -81,12 +81,7 @@ def _described(hint: object) -> object:
 
 @contextmanager
 def located_errors(what: str, *, quoting: bool = True) -> Generator[None]:
-    """Turns what a user's own code raises into a PartError of one line that says where it arose.
-
-    Args:
-        what: the beginning of the line, such as ``rule 'mine' failed``.
-        quoting: whether the line has the error's message; false where that may quote training data.
-    """
+    """Turns what a user's own code raises into a PartError: `what`, the message if `quoting`, and the place."""
     try:
         yield
     except PlaitError:

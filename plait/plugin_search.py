@@ -1,7 +1,4 @@
-"""The search for parts that users bring: in modules, among entry points; what the ledger keeps of each one's source.
-
-Knows nothing of which modules may be imported: `plait.plugins` does.
-"""
+"""The search for parts that users bring, in modules and among entry points; what the ledger keeps of their source."""
 
 from __future__ import annotations
 
@@ -29,15 +26,12 @@ _appended: set[str] = set()
 
 @dataclasses.dataclass(frozen=True)
 class PluginSource:
-    """What a plug-in was: the digest of its file, or of its lines in a script or notebook; empty for compiled code.
-
-    The distribution that it came with is a name and a version; empty if none.
-    """
+    """What a plug-in was."""
 
     kind: Kind
     name: str
-    sha256: str
-    distribution: str = ""
+    sha256: str  # of its file, or of its lines in a script or notebook; empty for compiled code
+    distribution: str = ""  # name and version; empty if none
 
 
 def described(kind: Kind, part: object) -> tuple[str, str, object]:

@@ -49,11 +49,7 @@ ADMITTED: set[str] = set()
 
 
 def admit(*names: str) -> None:
-    """Allow this process to import the modules of these names, such as ``my_rules`` or ``my_rules:Mine:groups=3``.
-
-    To be called with what this process's own operator named, and never with what a peer sent. Other names, such as
-    ``fedavg``, allow nothing that a name could mean.
-    """
+    """Allow this process to import the modules of these names, which its own operator gave, never a peer."""
     ADMITTED.update(name.partition(":")[0] for name in names)
 
 

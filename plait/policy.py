@@ -1,7 +1,6 @@
 """What an operator lets servers ask of this machine's data: a client's own limits, from a TOML file or by default.
 
-A run that asks for more is refused before anything is loaded or trained. Knows nothing of rounds and models: callers
-pass the figures. To add a limit, add a field here and a check where its figure is known.
+To add a limit, add a field here and a check where its figure is known.
 """
 
 from __future__ import annotations
@@ -169,11 +168,7 @@ class Policy(BaseModel, frozen=True):
         )
 
     def check_run(self, config: RunConfig) -> None:
-        """Refuse a run whose configuration alone asks for too much; needs neither base nor data.
-
-        Raises:
-            PolicyError: with the key, the value requested, and how to allow it.
-        """
+        """Refuse (PolicyError) a run whose configuration alone asks for too much; needs neither base nor data."""
         name, _ = parse_choice(config.method)
         if name not in self.methods:
             raise self.refusal("methods", f"the run asks for method '{name}'", ", ".join(self.methods), "add it")
@@ -227,11 +222,9 @@ class Policy(BaseModel, frozen=True):
         if unit == "off":
             raise self.refusal(key, "the run has no differential privacy", most, "set it to 0")
         if self.dp_unit == "record" and unit != "record":
-            how = (
-                "under which clients are hidden, not records"
-                if config.secure_aggregation
-                else "so that the server is to add the noise"
-            )
+            how = "so that the server is to add the noise"
+            if config.secure_aggregation:
+                how = "under which clients are hidden, not records"
             raise self.refusal("dp-unit", f"dp of the run is '{unit}', {how}", "dp record", "set it to 'any'")
         if not 0 < delta <= self.dp_max_delta:
             allowed = f"at most {self.dp_max_delta:g}"
@@ -334,11 +327,7 @@ def _planned(config: RunConfig) -> dict[str, int]:
 
 
 def load_policy(path: Path | None) -> Policy:
-    """A policy from a TOML file; the default without one.
-
-    Raises:
-        ConfigError: it cannot be read, or has an unknown key or an invalid value.
-    """
+    """A policy from a TOML file, the default without one; ConfigError if it is not valid."""
     if path is None:
         return Policy()
     try:

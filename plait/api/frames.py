@@ -1,8 +1,7 @@
 """What a run's ledger holds, as pandas frames: losses by client, updates by client, and one row per evaluation.
 
-Reads the ledger and nothing else, so the frames of a run in progress are of its state so far. Losses are in nats (per
-token; per example for classification), margins are half of a 95 % interval, times in seconds. What a run does not
-record is NaN.
+Losses are in nats (per token; per example for classification), margins are half of a 95 % interval, times in seconds.
+What a run does not record is NaN.
 """
 
 from __future__ import annotations
@@ -118,12 +117,7 @@ def _rounds_of(view: RunView) -> Iterator[Row]:
 
 
 def frame_of(rows: Iterable[Row], columns: Mapping[str, str]) -> pd.DataFrame:
-    """The rows under these columns.
-
-    Args:
-        rows: values by column; what is missing is NaN.
-        columns: their types by name, which are the same whatever is in them.
-    """
+    """The rows under these columns with their types, which are the same whatever is in them."""
     import pandas as pd
 
     frame = pd.DataFrame([{name: row.get(name) for name in columns} for row in rows], columns=list(columns))

@@ -1,7 +1,6 @@
 """What a run's directory may cause: only what this command names again.
 
-Its settings may name code, data, files, addresses to publish to or to serve on, trackers, and a base to download.
-Nothing of that is imported, read from, sent to or published to unless it is named again, whoever began the run.
+Code, data, files, addresses, trackers and bases to download that its settings name are not touched otherwise.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""A run's results as data: frames, figures, adapters and text; preliminary until the run has ended.
-
-Reads the run's files at every use, so the result of a run in progress stays up to date. Opens what a run has learned
-from this disk: nothing is downloaded.
-"""
+"""A run's results as data: frames, figures, adapters and text, read from its files at every use."""
 
 from __future__ import annotations
 

@@ -83,11 +83,7 @@ def start(
     stop: StopRequest | None = None,
     quiet: bool,
 ) -> None:
-    """Begin a run, finish it and write its report; `dataset` are the data, if they are in memory already.
-
-    Raises:
-        PlaitError: the reason that the run stopped; everything done until then is on disk.
-    """
+    """Begin a run, finish it and write its report; `dataset` are the data, if they are in memory already."""
     directory = RunDirectory(Path(settings.out))
     if directory.has_started:
         raise ConfigError(

@@ -1,8 +1,4 @@
-"""Samples the model of a finished run, and keeps what it writes in a file of its own.
-
-Beginnings are held-out data of clients that are spread evenly over the run: of a text its first tokens, of a
-conversation what stands before the reply. Training text is never shown.
-"""
+"""Samples the model of a finished run: it continues held-out data of clients, never training text."""
 
 from __future__ import annotations
 

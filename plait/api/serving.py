@@ -1,8 +1,4 @@
-"""How a run is served: the options of ``plait server`` other than the run's settings, kept as ``RUN/server.toml``.
-
-A restarted server thus gives the run the same number, and `plait resume` knows where to listen.
-Knows nothing of gRPC.
-"""
+"""How a run is served: the options of ``plait server`` other than the run's settings, kept as ``RUN/server.toml``."""
 
 from __future__ import annotations
 

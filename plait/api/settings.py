@@ -22,11 +22,7 @@ if TYPE_CHECKING:
 
 
 class RunSettings(TypedDict, total=False):
-    """Every setting of a run but those that the functions name as arguments of their own.
-
-    Each is an option of ``plait simulate`` of the same name, which `plait.config.RunConfig` describes. Where a setting
-    names a part, the part itself may be given instead.
-    """
+    """Every setting of a run (`plait.config.RunConfig`) but the functions' own arguments; parts may be objects."""
 
     columns: str | Mapping[str, str]
     split: str
@@ -95,11 +91,7 @@ _PARTS: Mapping[str, Kind] = {
 
 
 def run_config_of(given: Mapping[str, object]) -> RunConfig:
-    """The settings of a run from what a program gave; parts that are objects get a name, None means not given.
-
-    Raises:
-        ConfigError: an unknown setting, a value that is not valid, or two that clash.
-    """
+    """The settings of a run from what a program gave; parts that are objects get a name, None means not given."""
     table = {key: _value(key, value) for key, value in given.items() if value is not None}
     config = config_from_table(table, where="settings").with_out()
     admit(*config.plugins)
@@ -144,12 +136,7 @@ def dataset_of(
     name: str = "",
     progress: Progress = lambda _: None,
 ) -> Dataset:
-    """The data (see `plait.data.as_dataset`); a function of the user's own that they name may be imported.
-
-    Raises:
-        ConfigError: there are no such data, or columns or split do not fit them.
-        DataError: they cannot be read.
-    """
+    """The data (see `plait.data.as_dataset`); a function of the user's own that they name may be imported."""
     if isinstance(data, str):
         admit(data)
     return as_dataset(data, columns=columns, split=split, name=name, progress=progress)

@@ -1,7 +1,6 @@
-"""Simulate a federation from Python, from data to a result; continue one that stopped.
+"""Simulate a federation from Python, the same as ``plait simulate`` and ``plait resume``, to the last bit.
 
-The same as ``plait simulate`` and ``plait resume``, to the last bit. Sets no signal handler, so it works in any thread
-and in a notebook; Ctrl-C or "interrupt kernel" raises `KeyboardInterrupt` and leaves a run that `resume` continues.
+Sets no signal handler; Ctrl-C raises `KeyboardInterrupt` and leaves a run that `resume` continues.
 """
 
 from __future__ import annotations

@@ -192,12 +192,7 @@ def _sha256(path: Path) -> str:
 
 
 def open_personal(run: Path, client: str, *, base: str = "", progress: Progress = lambda _: None) -> Source:
-    """The adapter of one client of a simulated run.
-
-    Raises:
-        ConfigError: the run keeps nothing at clients, or it has no such client, or not what is its own.
-        PeerError: what is kept is not sound.
-    """
+    """The adapter of one client of a simulated run; ConfigError if the run has none of it."""
     directory = RunDirectory.find(run)
     events = read_events(directory.ledger)
     settings = recorded_settings(directory, events)
@@ -243,12 +238,7 @@ def is_node_state(path: Path) -> bool:
 
 
 def open_node(path: Path, *, base: str, progress: Progress = lambda _: None) -> Source:
-    """The adapter that a node holds, with its own side where it has one.
-
-    Raises:
-        ConfigError: no base is given, or the adapter does not fit it.
-        PeerError: what is kept is not sound.
-    """
+    """The adapter that a node holds, with its own side where it has one; ConfigError without its base."""
     # Brings torch along.
     from plait.training.blueprint import design_from_spec, read_base_config
     from plait.training.peft_adapter import servable

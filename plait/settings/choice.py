@@ -29,11 +29,7 @@ class ChoiceOption:
 
 
 def parse_choice(text: str) -> tuple[str, dict[str, str]]:
-    """The name and the options of ``NAME:OPTION=VALUE,OPTION=VALUE``; a name may be ``MODULE:NAME``.
-
-    Raises:
-        ConfigError: an option has no value, or is given twice.
-    """
+    """Name and options of ``NAME:OPTION=VALUE,OPTION=VALUE``, where a name may be ``MODULE:NAME``; else ConfigError."""
     name, _, rest = text.partition(":")
     second, _, others = rest.partition(":")
     if "=" not in second and second.strip():
@@ -61,13 +57,7 @@ def split_choices(text: str) -> tuple[str, ...]:
 
 
 def choice_text(table: Mapping[str, object]) -> str:
-    """A table with a ``name`` and options, as a TOML file has it, as one text.
-
-    An option may itself be such a table; its options then have semicolons between them.
-
-    Raises:
-        ConfigError: it has no name, or an option is a list.
-    """
+    """A table with a ``name`` and options, as a TOML file has it, as one text; an option may be such a table, too."""
     table = {
         key: choice_text(cast("Mapping[str, object]", value)).replace(",", ";") if isinstance(value, Mapping) else value
         for key, value in table.items()
@@ -96,14 +86,7 @@ def options_of(chosen: object) -> tuple[ChoiceOption, ...]:
 
 
 def with_options(chosen: T, given: Mapping[str, str], *, what: str) -> T:
-    """A choice with some of its options set.
-
-    Args:
-        chosen: a frozen dataclass, or anything else if it has no options.
-
-    Raises:
-        ConfigError: there is no such option (its own are listed), or the value is of the wrong type or out of range.
-    """
+    """A choice with some of its options set; ConfigError for an unknown option, or a wrong value of one."""
     known = [option.name for option in options_of(chosen)]
     values: dict[str, Any] = {}
     for name, text in given.items():
@@ -126,11 +109,7 @@ _DAY = range(24)
 
 @lru_cache(maxsize=1024)
 def hours_of(text: str) -> frozenset[int]:
-    """The hours of the day in ``FROM-TO``, which may pass midnight; all of them for an empty text.
-
-    Raises:
-        ConfigError: it is not two different hours from 0 to 24.
-    """
+    """The hours of the day in ``FROM-TO``, which may pass midnight, or ConfigError; all of them for an empty text."""
     if not text:
         return frozenset(_DAY)
     start, _, end = text.partition("-")
@@ -143,12 +122,7 @@ def hours_of(text: str) -> frozenset[int]:
 
 
 class Choices(Mapping[str, T], Generic[T]):
-    """What a setting can name, imported when it is first looked up.
-
-    Args:
-        families: names, and a function that imports their module and returns the parts of these names.
-        alphabetical: whether they are listed in the order of names, not as given.
-    """
+    """What a setting can name, imported when it is first looked up: names, and what imports their parts."""
 
     def __init__(
         self, *families: tuple[Sequence[str], Callable[[], Mapping[str, T]]], alphabetical: bool = False

@@ -52,18 +52,10 @@ class SettingsTable(BaseModel):
         yield from ()
 
     def check_clients(self, clients: int, cohort: int) -> None:
-        """Refuse numbers that do not fit this many clients, of which `cohort` train in a round.
-
-        Raises:
-            ValueError: with both numbers.
-        """
+        """Refuse (ValueError) numbers that do not fit this many clients, of which `cohort` train in a round."""
 
     def states(self, name: str, *, needs: Reasons = NOTHING, takes: Reasons = NOTHING, instead: str = "") -> Stated:
-        """What a setting states.
-
-        Args:
-            instead: what else it may be; by default its default.
-        """
+        """What a setting states; `instead` is what else it may be, by default its default."""
         key, default = name.replace("_", "-"), type(self).model_fields[name].default
         plain = f"no {key}" if default == "" else f"{key} {str(default).lower()}"
         return Stated(key, getattr(self, name), needs, takes, f"{key} {instead}" if instead else plain)

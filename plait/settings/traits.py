@@ -72,11 +72,7 @@ class Stated:
 
 
 def check(stated: Sequence[Stated]) -> None:
-    """Refuse parts of which one takes what another needs. A part may take what it needs itself, to have it alone.
-
-    Raises:
-        ConfigError: the first two such parts, the trait, the reasons and what would do.
-    """
+    """Refuse (ConfigError) parts of which one takes what another needs; a part may take what it needs itself."""
     for one in stated:
         for other in stated:
             if (trait := clash(one, other)) is not None:

@@ -47,11 +47,7 @@ _WORTH_REPORTING = 1e-3
 def prepare(
     settings: RunConfig, *, quiet: bool, dataset: Dataset | None = None, loaded: Loaded | None = None
 ) -> tuple[Run, PartitionedData]:
-    """Fetch data and base (`dataset` is in memory already), partition the data, and resolve the run.
-
-    Raises:
-        PlaitError: anything that would stop the run later; nothing is written before this is through.
-    """
+    """Fetch data and base, partition the data, and resolve the run; nothing is written before this is through."""
     if not settings.data:
         raise ConfigError(
             "data is missing; to continue a run whose clients bring their own, repeat the command that started it, "

@@ -43,14 +43,7 @@ def load_partitioned(
     loaded: Loaded | None = None,
     progress: Progress = lambda _: None,
 ) -> PartitionedData:
-    """Load a run's data and partition it over its clients.
-
-    Where their number is not given and a column names them, all of the column's values take part, up to 32.
-
-    Raises:
-        ConfigError: the data cannot be partitioned this way.
-        DataError: the data cannot be read, or a label has a comma in its name.
-    """
+    """Load a run's data and partition it over its clients, by default as many as a column names, up to 32."""
     if config.without_clients:
         return _without_clients(config, partial(load_partitioned, dataset=dataset, loaded=loaded, progress=progress))
     if dataset is None:

@@ -117,11 +117,7 @@ SCHEMES: Mapping[str, SchemeKind] = {
 
 
 def parse_partition(text: str) -> Scheme:
-    """Read a scheme as the user writes it: ``iid``, ``natural:COLUMN``, ``dirichlet:0.5``, ``my_parts:by_length`` ...
-
-    Raises:
-        ConfigError: an unknown scheme (the nearest is named), or a missing or impossible argument.
-    """
+    """Read a scheme as the user writes it: ``iid``, ``natural:COLUMN``, ``my_parts:by_length``…; else ConfigError."""
     given, _, argument = (part.strip() for part in text.partition(":"))
     kind = SCHEMES.get(given.lower())
     if kind is None:

@@ -1,9 +1,7 @@
 """A process that does the tasks of some clients of a simulated run (`plait.system.child`; `workers` is the other side).
 
-    {"config": {…}, "base": {…}, "parts": 2}, their data    a run, in place of the one before; the answer is {}
-    {"node": 3}, its task                                   the answer is {"silent": null}, and the client's
-
-An error is an answer too, and ends no process (`workers.error_fields`).
+{"config": {…}, "base": {…}, "parts": 2}, their data    a run, in place of the one before; the answer is {}
+{"node": 3}, its task                                   the answer is {"silent": null}, and the client's
 """
 
 from __future__ import annotations
