@@ -36,11 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A run, the same at server and clients.
-
-    Attributes:
-        ranks: its adapters: the server's, and one for every lower rank that clients have.
-    """
+    """A run, the same at server and clients."""
 
     settled: ResolvedConfig
     base: LocatedBase

@@ -64,11 +64,7 @@ _FEW = 8  # clients that evaluate without being sampled
 
 @dataclass(frozen=True)
 class ResolvedConfig:
-    """The complete settings of a run, and the parts that they name.
-
-    Attributes:
-        given: the settings before what was open in them was filled in.
-    """
+    """The complete settings of a run, and the parts that they name."""
 
     config: RunConfig
     method: Method
@@ -77,7 +73,7 @@ class ResolvedConfig:
     codec: Codec
     new_factors: bool
     data: DataUsed | None = None
-    given: RunConfig = field(default_factory=RunConfig)
+    given: RunConfig = field(default_factory=RunConfig)  # before what was open in them was filled in
 
     @property
     def derived(self) -> tuple[str, ...]:

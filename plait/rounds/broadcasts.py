@@ -74,12 +74,7 @@ class Downlink:
         return min(_MOST_BITS, max(_LEAST_BITS, 0.35 + 0.25 * math.log2(max(1, self.rounds))))
 
     def sent_bits(self, codec: Codec, number: int, age: int | None) -> float:
-        """Bits per parameter that bring a client to the shadow after round `number`.
-
-        Args:
-            age: rounds since the shadow that the client holds; 0 for the current one, None for a client that holds
-                nothing.
-        """
+        """Bits per parameter to the shadow after round `number` from that of `age` rounds ago; None for no adapter."""
         if age == 0:
             return 0.0
         if self.has_keyframes(codec) or (number == 0 and isinstance(codec, Rate)):
@@ -221,17 +216,11 @@ def _header(state: RunState, spec_digest: bytes, base_fingerprint: bytes) -> Hea
 
 @dataclass(frozen=True, eq=False)
 class StartingPoint:
-    """The starting point of a run.
+    """The starting point of a run."""
 
-    Attributes:
-        parents: the adapters that it is derived from; none for a run that starts from its seed.
-        adapter: the master's values; None for those of the seed.
-        lost: fraction of the parents' products that the adapter's rank could not hold, 0 to 1.
-    """
-
-    parents: tuple[Parent, ...] = ()
-    adapter: AdapterState | None = None
-    lost: float = 0.0
+    parents: tuple[Parent, ...] = ()  # the adapters that it is derived from; none for a seed
+    adapter: AdapterState | None = None  # the master's values; None for those of the seed
+    lost: float = 0.0  # fraction of the parents' products that the rank cannot hold, 0 to 1
 
 
 def starting_state(

@@ -87,11 +87,7 @@ TRACKERS = ("mlflow", "tensorboard", "trackio", "wandb")
 
 
 class CallbackRunner:
-    """Calls callbacks with the events of one run, and passes what they ask on to it.
-
-    Attributes:
-        failure: what a callback raised; it and all others are then called no more.
-    """
+    """Calls callbacks with the events of one run, and passes what they ask on to it."""
 
     def __init__(self, callbacks: Callbacks, stop: StopRequest) -> None:
         self._callbacks = [each for each in callbacks if not isinstance(each, str)]

@@ -133,7 +133,6 @@ class ClientContext:
     """A client, with everything that the parts of its way need.
 
     Attributes:
-        journal: of its data, over all runs; None where there is none, as in a simulation.
         secret: of the run; if None, one is drawn and kept in `memory` when it is needed.
     """
 
@@ -143,7 +142,7 @@ class ClientContext:
     sign: Callable[[bytes], bytes] | None = None
     terms: AgreedTerms | None = None
     identity: Callable[[], NodeIdentity] | None = None
-    journal: DataJournal | None = None
+    journal: DataJournal | None = None  # over all runs; None in a simulation
     secret: Callable[[], ClientSecret] | None = None
 
     @property

@@ -36,12 +36,7 @@ from plait.wire.messages import EvaluateTask, Evaluation, Task, TrainTask, Updat
 
 @dataclass(eq=False, kw_only=True)
 class ServerContext:
-    """The server's side of a run in progress: what all collectors share.
-
-    Attributes:
-        evaluated: records an evaluation of a state beside training, and publishes it if it may be.
-        standing: of the run's evaluations, if steps are taken back.
-    """
+    """The server's side of a run in progress: what all collectors share."""
 
     channel: Channel
     ledger: Ledger
@@ -56,8 +51,8 @@ class ServerContext:
     roster: RunRoster
     recorded: RunView  # by earlier processes
     commit_round: Callable[[RunState], None]
-    evaluated: Callable[[Evaluated, RunState], None]
-    standing: Callable[[], EvaluationHistory | None]
+    evaluated: Callable[[Evaluated, RunState], None]  # records an evaluation beside training
+    standing: Callable[[], EvaluationHistory | None]  # if steps are taken back
     least: int
 
     @property

@@ -49,17 +49,13 @@ Arriving: TypeAlias = Callable[[RunState, UpdateReceived], Arrival]
 
 @dataclass(frozen=True)
 class Way:
-    """The parts of a run that are exchanged.
-
-    Attributes:
-        arriving: how a recorded update came; None where all are folded in their own round.
-    """
+    """The parts of a run that are exchanged."""
 
     collecting: Collecting = CohortCollector
     folding: Folding = PlainFold
     costs: PrivacyBudget = field(default_factory=Free)
     least: int = 0
-    arriving: Arriving | None = None
+    arriving: Arriving | None = None  # None where all are folded in their own round
 
 
 @dataclass(eq=False)

@@ -196,7 +196,6 @@ class Dispatch:
 
     Attributes:
         broadcasts: for clients that are asked from now on; those asked before stay with theirs.
-        held: what each client holds, by client name, as far as that is known.
     """
 
     channel: Channel

@@ -37,16 +37,12 @@ _OBSERVED = 1000  # modules of all clients together
 
 @dataclass(frozen=True)
 class Folded:
-    """What a fold gives.
-
-    Attributes:
-        keep: puts what later folds need into the state of before the round.
-    """
+    """What a fold gives."""
 
     outcome: Outcome
     clients: Sequence[str]
     fields: Mapping[str, object] = field(default_factory=dict[str, object])
-    keep: Callable[[RunState], RunState] = lambda state: state
+    keep: Callable[[RunState], RunState] = lambda state: state  # adds what later folds need
 
 
 class Fold(Protocol):

@@ -39,18 +39,13 @@ from plait.wire.settings import Settings
 
 @dataclass(frozen=True, eq=False)
 class Outgoing:
-    """The delta that a client is about to send.
-
-    Attributes:
-        encoded: the delta once a hook has packed it; None before.
-        metrics: of the update, where a hook decides them; None for those that the trainer reports.
-    """
+    """The delta that a client is about to send."""
 
     trained: Trained
     delta: AdapterState
-    encoded: EncodedDelta | None = None
-    numbers: NDArray[np.int32] | None = None
-    metrics: Mapping[str, float] | None = None
+    encoded: EncodedDelta | None = None  # once a hook has packed it
+    numbers: NDArray[np.int32] | None = None  # on the job's grid
+    metrics: Mapping[str, float] | None = None  # None for those that the trainer reports
 
 
 class Hook(Protocol):

@@ -40,13 +40,9 @@ class Pace:
 
 @dataclass
 class ClientSpeeds:
-    """The clients' paces, from the events of a run.
+    """The clients' paces, from the events of a run."""
 
-    Attributes:
-        local_steps: of a client that was not given a number of its own; 0 where its pace is of no use.
-    """
-
-    local_steps: int = 0
+    local_steps: int = 0  # of a client without a number of its own
     known: dict[str, Pace] = field(default_factory=dict[str, Pace])
     _steps: dict[str, int] = field(default_factory=dict[str, int])
     _new: dict[str, Pace] = field(default_factory=dict[str, Pace])

@@ -81,19 +81,7 @@ class RunDirectory:
                 f"'{path}' already holds a run; `plait resume {path}` continues it, or give another --out"
             )
         # Remains of a run that was killed before its first event.
-        own = {
-            each.name
-            for each in (
-                run.config,
-                run.ledger,
-                run.server,
-                run.server_log,
-                run.checkpoints,
-                run.noise_key,
-                run.trackers,
-                run._quarantine,
-            )
-        }
+        own = {each.name for name, each in vars(run).items() if name != "path"}
         try:
             if path.exists():
                 if any(entry.name not in own and entry.name[0] != "." for entry in path.iterdir()):

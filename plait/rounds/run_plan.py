@@ -80,18 +80,14 @@ class MessageBits:
 
 @dataclass(frozen=True, kw_only=True)
 class RunContext:
-    """A run that begins, or goes on.
-
-    Attributes:
-        continues: whether it starts from other runs' adapters.
-    """
+    """A run that begins, or goes on."""
 
     directory: RunDirectory
-    events: Sequence[Event] = ()
+    events: Sequence[Event] = ()  # of its ledger; empty for a new run
     settings: Settings
     size: int
     base_parameters: int = 0
-    continues: bool = False
+    continues: bool = False  # whether it starts from other runs' adapters
 
 
 @dataclass(frozen=True)

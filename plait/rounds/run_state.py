@@ -36,13 +36,9 @@ from plait.system.json_text import read_json
 
 @dataclass(frozen=True, eq=False)
 class RankedAdapter:
-    """The adapter of one rank before any training.
+    """The adapter of one rank before any training."""
 
-    Attributes:
-        rank: of every pair; 0 if the method has no rank.
-    """
-
-    rank: int
+    rank: int  # of every pair; 0 if the method has no rank
     spec: AdapterSpec
     geometry: Geometry
     initial: AdapterState
@@ -53,7 +49,6 @@ class Ranks:
     """All adapters of the federation.
 
     Attributes:
-        resizing: how a client of another rank gets its adapter from the master.
         clients_have_masters: whether clients may also have the server's own rank.
     """
 
@@ -104,16 +99,11 @@ class Ranks:
 
 @dataclass(frozen=True)
 class Track:
-    """The adapter of the clients of one rank, and the step that led there.
+    """The adapter of the clients of one rank, and the step that led there."""
 
-    Attributes:
-        shadow: the adapter of an up-to-date client.
-        broadcast: the sealed envelope from the previous shadow to this one; empty before round 1.
-    """
-
-    shadow: AdapterState
-    previous: bytes = b""
-    broadcast: bytes = b""
+    shadow: AdapterState  # of an up-to-date client
+    previous: bytes = b""  # digest of the shadow before; empty before round 1
+    broadcast: bytes = b""  # the sealed envelope from the previous shadow to this one; likewise
 
 
 @dataclass(frozen=True)
@@ -300,17 +290,6 @@ def finished_in_checkpoint(directory: Path) -> tuple[RoundFinished | None, Mappi
     return None, {}
 
 
-def _versions(flats: Mapping[str, Float32], ranks: Ranks) -> dict[int, tuple[AdapterState, ...]]:
-    rounds = {int(name.split("-")[1]) for name in flats if name.startswith("version-")}
-    return {
-        number: tuple(
-            AdapterState(adapter.spec.layout, flats[f"version-{number}-{track}"])
-            for track, adapter in enumerate(ranks.adapters)
-        )
-        for number in sorted(rounds)
-    }
-
-
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Scalars and files of a checkpoint, as they were written."""
     scalars = cast("dict[str, Any]", read_json((folder / "state.json").read_bytes()))
@@ -348,7 +327,13 @@ def _load(folder: Path, ranks: Ranks) -> RunState:
         update_length=scalars.get("update_length"),
         accepted=_optional(flats, "accepted", ranks),
         accepted_shadow=_optional(flats, "accepted-shadow", ranks),
-        versions=_versions(flats, ranks),
+        versions={
+            number: tuple(
+                AdapterState(adapter.spec.layout, flats[f"version-{number}-{track}"])
+                for track, adapter in enumerate(ranks.adapters)
+            )
+            for number in sorted({int(name.split("-")[1]) for name in flats if name.startswith("version-")})
+        },
         remembered=scalars["remembered"],
         finished=_finished(scalars),
     )

@@ -129,11 +129,7 @@ class NormCheck:
 
 @dataclass(frozen=True)
 class Arrival:
-    """How an update came that is not folded in the round that it was trained in.
-
-    Attributes:
-        fold: the round that it is folded in.
-    """
+    """How an update came that is not folded in the round that it was trained in."""
 
     round: int
     fold: int
@@ -317,14 +313,13 @@ class AnswerLog:
     """The record of one run's answers.
 
     Attributes:
-        epsilons: what private records have cost so far, by client, as it reported last.
         last: the newest refusal in words, for the error of a round that failed.
     """
 
     channel: Channel
     ledger: Ledger
     misfits: set[tuple[int, str, str]] = field(default_factory=set[tuple[int, str, str]])
-    epsilons: dict[str, float] = field(default_factory=dict[str, float])
+    epsilons: dict[str, float] = field(default_factory=dict[str, float])  # what records have cost, by client
     paces: ClientSpeeds | None = None
     last: str = ""
 

@@ -38,14 +38,13 @@ class TaskHistory:
     other answers, and many of them together reveal more than one.
 
     Attributes:
-        seen: the adapters from which recent rounds were requested, by purpose and round.
         repeats: number of rounds requested from another adapter, or given with other noise.
         given: the latest round whose update left with noise of its own, and the attempt that it left for.
     """
 
     run_id: str = ""
     newest: dict[str, int] = field(default_factory=dict[str, int])
-    seen: dict[str, dict[str, list[str]]] = field(default_factory=dict[str, dict[str, list[str]]])
+    seen: dict[str, dict[str, list[str]]] = field(default_factory=dict[str, dict[str, list[str]]])  # by purpose, round
     repeats: int = 0
     given: tuple[int, str] = (0, "")
 
