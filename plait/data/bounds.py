@@ -1,9 +1,7 @@
 """What a stranger's file may take of this machine: bytes unpacked, rows, and memory while it is read.
 
-A file is opened and unpacked (gzip, Zstandard) by what it begins with, not by its name. It can say one thing many times
-at no cost (packed blank lines, a column without values, a batch that is named a thousand times), and none of that takes
-memory, which `Room` bounds. So what there is to step through is bounded by the size of the file, too. Knows nothing of
-records.
+A file is opened and unpacked (gzip, Zstandard) by what it begins with. Repetition can cost a file nothing and take no
+memory, so what there is to step through is bounded by the file's size, too.
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ import sys
 import threading
 from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from plait.data.rows import Room
 from plait.errors import DataError
@@ -38,14 +36,22 @@ def most_batch_bytes() -> int:
 
 
 class _MemoryLimit:
-    """The limit of this process while blocks of `memory_limit` run, for all threads."""
+    """Lets this process allocate only so much more while a block runs (Linux only; elsewhere nothing happens).
+
+    An allocation beyond it fails in whichever thread asks for it, instead of having the system kill the process. What
+    an allocator has reserved before does not count. Blocks that overlap share the limit of the first.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._blocks = 0
         self._before = (0, 0)
 
-    def begin(self, most_bytes: int) -> None:
+    @contextlib.contextmanager
+    def __call__(self, most_bytes: int) -> Generator[None]:
+        if sys.platform != "linux":
+            yield
+            return
         with self._lock:
             if not self._blocks:
                 soft, hard = self._before = resource.getrlimit(resource.RLIMIT_DATA)
@@ -54,33 +60,16 @@ class _MemoryLimit:
                 limit = min(limit for limit in limits if limit != resource.RLIM_INFINITY)
                 resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
             self._blocks += 1
-
-    def end(self) -> None:
-        with self._lock:
-            self._blocks -= 1
-            if not self._blocks:
-                resource.setrlimit(resource.RLIMIT_DATA, self._before)
-
-
-@contextlib.contextmanager
-def memory_limit(most_bytes: int) -> Generator[None]:
-    """Let this process allocate only so much more while the block runs (Linux only; elsewhere nothing happens).
-
-    An allocation beyond it fails with `MemoryError` or a library's own error, in whichever thread asks for it, instead
-    of having the system kill the process. What an allocator has reserved before does not count, such as Arrow's
-    gigabyte. Blocks that overlap share the limit of the first. Takes some tens of microseconds.
-    """
-    if sys.platform != "linux":
-        yield
-        return
-    _LIMIT.begin(most_bytes)
-    try:
-        yield
-    finally:
-        _LIMIT.end()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._blocks -= 1
+                if not self._blocks:
+                    resource.setrlimit(resource.RLIMIT_DATA, self._before)
 
 
-_LIMIT = _MemoryLimit()
+memory_limit = _MemoryLimit()
 
 
 _PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -94,14 +83,10 @@ _OTHERS = {
 }
 
 
-class _Reader(Protocol):
-    def read(self, size: int, /) -> bytes: ...
-
-
 class _Unpacked(io.RawIOBase):
     """The unpacked bytes, counted, so that a small file cannot fill the memory."""
 
-    def __init__(self, reader: _Reader, path: Path, room: Room) -> None:
+    def __init__(self, reader: BinaryIO, path: Path, room: Room) -> None:
         self._reader, self._path, self._room = reader, path, room
         self._density = Density(path)
 
@@ -136,7 +121,7 @@ def opened(path: Path, *, expected: str, room: Room | None = None) -> Generator[
             import pyarrow as pa
 
             with pa.CompressedInputStream(pa.PythonFile(file, mode="r"), codec) as reader:
-                yield io.BufferedReader(_Unpacked(cast("_Reader", reader), path, room or Room()), 1 << 16)
+                yield io.BufferedReader(_Unpacked(cast("BinaryIO", reader), path, room or Room()), 1 << 16)
     except OSError as error:
         raise DataError(f"cannot read '{path}': {error.strerror or error}") from error
 
@@ -150,11 +135,7 @@ _CELLS_OF_ROW = 16
 
 
 class Density:
-    """How much of what a file may hold it has held so far.
-
-    A row counts as its columns and 16 more. A file may have 256 of these for each byte, which is 15 rows of one
-    column, and any file four million; it may unpack to 1,100 times its size and a mebibyte.
-    """
+    """How much of what a file may hold it has held so far; a row counts as its columns and 16 more."""
 
     def __init__(self, path: Path) -> None:
         about = path.stat()

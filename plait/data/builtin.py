@@ -1,10 +1,7 @@
-"""The data sets that plait knows by name.
+"""The data sets that plait knows by name; `plait.data.packages` has those that are downloaded.
 
-- ``stdlib``: the source of Python's standard library, as installed with this interpreter (PSF licence). One TEXT record
-  per file, in path order; column ``package`` is the top-level package or module, column ``path`` the file. Nothing is
-  downloaded. Different Python versions have different text.
-
-`plait.data.packages` has the others.
+``stdlib``: the source of Python's standard library, as installed with this interpreter (PSF licence), a TEXT record for
+each file. Different Python versions have different text.
 """
 
 from __future__ import annotations

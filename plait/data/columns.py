@@ -1,7 +1,4 @@
-"""Which columns of a source hold what: recognised by their names, or named by the user (``text=body,client=author``).
-
-Knows the names of columns, never their values.
-"""
+"""Which columns of a source hold what: recognised by name, or named by the user (``text=body,client=author``)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Files and folders of data: which reader a file's name asks for, and the splits of a folder.
-
-A folder is one that `datasets` saved (`save_to_disk`), or holds files of data of one kind, or files of text.
-"""
+"""Files of data by their suffix, and folders: saved by `datasets`, of files of one kind of data, or of text."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Data of a user's own as one dataset: a file or folder, a data set of the hub, a function, an object in memory.
-
-Decides what a source is; `files`, `hub` and `tables` read it.
-"""
+"""Data of a user's own as one dataset: a file or folder, a data set of the hub, a function, an object in memory."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""Data sets of the Hugging Face hub, through the library `datasets`, which keeps them in its own cache.
+"""Data sets of the Hugging Face hub, ``owner/name:config@revision``, through `datasets`, which caches them.
 
-A name is ``owner/name``, with a configuration and a revision if wanted: ``owner/name:config@revision``. No code of a
-data set is ever run, and no file is read that is not its own: its card can name files of this machine as its data.
+No code of a data set is ever run, and no file is read that is not its own: its card can name files of this machine.
 """
 
 from __future__ import annotations

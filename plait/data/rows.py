@@ -1,7 +1,6 @@
 """From the rows of a source to records: one dataset of one kind, which the first row decides.
 
-A row is a mapping of columns to plain values and the place where it stands, for errors. Knows nothing of files. Errors
-name the place and the columns, never the text.
+Errors name the place of a row and its columns, never the text.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Which split of a source trains, and which is held out.
-
-A split is named as in Hugging Face's datasets: ``train``, ``train[:1000]`` (rows). Knows nothing of rows.
-"""
+"""Which split of a source trains, and which is held out; named as in Hugging Face's datasets: ``train[:1000]``."""
 
 from __future__ import annotations
 

@@ -1,9 +1,7 @@
 """Parquet and Arrow files, and data in memory: Hugging Face's `datasets`, frames, Arrow tables, lists of mappings.
 
-Files are read in small batches, every batch checked before a value of it is touched. The sizes that a file states
-bound nothing: a few bytes of a column can stand for gigabytes of text or for a list of a thousand million numbers. So
-a limit bounds the memory that the process may add while a batch is read. Of data in memory no library is imported here:
-an object has brought its library along.
+Files are read in small batches, each checked before a value of it is touched. The sizes that a file states bound
+nothing, so the memory that the process may add is limited while a batch is read.
 """
 
 from __future__ import annotations
@@ -133,7 +131,7 @@ def _parquet(path: Path) -> Generator[Iterator[list[dict[str, object]]]]:
         schema = file.schema_arrow
         names = _names_in(schema, path)
         # Not by the sizes in the metadata: they may lie, and pyarrow 26 aborts the process where they are damaged.
-        yield _slices(schema, _valid(file.iter_batches(batch_size=_BATCH, columns=names)))
+        yield _slices(schema, map(_valid, file.iter_batches(batch_size=_BATCH, columns=names)))
 
 
 @contextmanager
@@ -148,22 +146,19 @@ def _arrow(path: Path) -> Generator[Iterator[list[dict[str, object]]]]:
             file.seek(0)
             reader = batches = pa.ipc.open_stream(file)
         _names_in(reader.schema, path)
-        yield _slices(reader.schema, _valid(_bounded(batches, path)))
+        yield _slices(reader.schema, map(_valid, _bounded(batches, path)))
 
 
-def _valid(batches: Iterable[Any]) -> Iterator[Any]:
-    for batch in batches:
-        batch.validate(full=True)
-        yield batch
+def _valid(batch: Any) -> Any:
+    batch.validate(full=True)
+    return batch
 
 
 def _bounded(batches: Iterable[Any], path: Path) -> Iterator[Any]:
     """The batches of an Arrow file, which can name one of them many times, within a bound for all together."""
-    import pyarrow as pa
-
     density = Density(path)
     for batch in batches:
-        shared = (column.dictionary for column in batch.columns if pa.types.is_dictionary(column.type))
+        shared = (column.dictionary for column in batch.columns if hasattr(column, "dictionary"))
         density.unpack(batch.get_total_buffer_size() - sum(one.get_total_buffer_size() for one in shared))
         yield batch
 
@@ -250,25 +245,26 @@ def object_source(data: object, name: str) -> DataSource:
 
 
 def _table(source: object, what: str) -> Callable[[], Iterator[Row]]:
+    word = "row"
     if _is_a(source, "datasets", "Dataset", "IterableDataset"):
-        return lambda: _numbered(_of_datasets(source), "row", what)
-    if _is_a(source, "pandas", "DataFrame"):
-        return lambda: _numbered(_of_frame(source), "row", what)
-    if hasattr(source, "__arrow_c_stream__"):  # pyarrow, polars, DuckDB
-        return lambda: _numbered(_of_arrow(source), "row", what)
-    if isinstance(source, Iterable) and not isinstance(source, (str, bytes, Mapping)):
-        return lambda: _numbered(_of_iterable(cast("Iterable[object]", source)), "record", what)
-    raise ConfigError(f"data is an object of type '{type(source).__qualname__}', expected {_EXPECTED}")
+        read = _of_datasets
+    elif _is_a(source, "pandas", "DataFrame"):
+        read = _of_frame
+    elif hasattr(source, "__arrow_c_stream__"):  # pyarrow, polars, DuckDB
+        read = _of_arrow
+    elif isinstance(source, Iterable) and not isinstance(source, (str, bytes, Mapping)):
+        word, read = "record", _of_iterable
+    else:
+        raise ConfigError(f"data is an object of type '{type(source).__qualname__}', expected {_EXPECTED}")
+    return lambda: (
+        Row(f"{word} {number} of {what}", fields) for number, fields in enumerate(read(cast("Any", source)), start=1)
+    )
 
 
 def _is_a(source: object, module: str, *classes: str) -> bool:
     """Whether an object is an instance of a class of a library that may not be loaded."""
     loaded = sys.modules.get(module)
     return any(isinstance(source, getattr(loaded, name, ())) for name in classes) if loaded else False
-
-
-def _numbered(records: Iterable[Mapping[str, object]], word: str, what: str) -> Iterator[Row]:
-    return (Row(f"{word} {number} of {what}", fields) for number, fields in enumerate(records, start=1))
 
 
 def _of_iterable(source: Iterable[object]) -> Iterator[Mapping[str, object]]:
@@ -299,9 +295,12 @@ def _of_datasets(source: Any) -> Iterator[Mapping[str, object]]:
     features: Mapping[str, object] = source.features or {}
     if features:
         source = source.select_columns([name for name, feature in features.items() if _is_plain(feature)])
-    if not _is_custom(source):
+    form = getattr(source, "format", None)
+    # Otherwise the user's own function makes the rows (`set_transform`).
+    if not isinstance(form, Mapping) or form.get("type") != "custom":
         source = source.with_format(None)
-    names = {name: _class_names(feature) for name, feature in features.items()}
+    classes = {name: feature for name, feature in features.items() if type(feature).__name__ == "ClassLabel"}
+    names: dict[str, Sequence[str]] = {name: getattr(feature, "names", None) or () for name, feature in classes.items()}
     if hasattr(source, "num_rows"):
         batches = source.iter(batch_size=_ROWS)
         rows = (dict(zip(each, values, strict=True)) for each in batches for values in zip(*each.values(), strict=True))
@@ -309,12 +308,6 @@ def _of_datasets(source: Any) -> Iterator[Mapping[str, object]]:
         rows = iter(source)
     for row in rows:
         yield {name: class_name(plain(value), names.get(name, ())) for name, value in row.items()}
-
-
-def _is_custom(source: Any) -> bool:
-    """Whether the user's own function makes the rows (`set_transform`)."""
-    form = getattr(source, "format", None)
-    return isinstance(form, Mapping) and form.get("type") == "custom"
 
 
 def _is_plain(feature: Any) -> bool:
@@ -332,7 +325,3 @@ def _is_plain(feature: Any) -> bool:
             return kind in ("Value", "ClassLabel", "Translation", "TranslationVariableLanguages") and (
                 "binary" not in dtype
             )
-
-
-def _class_names(feature: Any) -> tuple[str, ...]:
-    return tuple(feature.names or ()) if type(feature).__name__ == "ClassLabel" else ()

@@ -1,8 +1,7 @@
 """JSON, JSON lines, CSV and TSV.
 
-A JSON document is an array of objects, or an object with one list of them, or JSON lines under that name; the standard
-library parses it whole, in bounded memory: JSON lines are for what is larger. CSV has a line of column names; every
-value is text, and an empty cell is a missing value.
+A JSON document is an array of objects, or an object with one list of them, or JSON lines under that name. CSV has a
+line of column names; every value is text, and an empty cell is a missing value.
 """
 
 from __future__ import annotations

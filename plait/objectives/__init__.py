@@ -1,7 +1,4 @@
-"""What clients learn, as ``--objective`` names it: to write texts and chats (`sft`), preferences, or a reward.
-
-Knows no model and imports nothing of a user's own.
-"""
+"""What clients learn, as ``--objective`` names it: to write texts and chats (`sft`), preferences, or a reward."""
 
 from __future__ import annotations
 

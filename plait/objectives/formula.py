@@ -1,6 +1,6 @@
 """The formulas of objectives: losses of a prompt's two replies, or of completions with rewards, by log-probabilities.
 
-Knows no model and no tokens. Importing this module imports no torch, so that a name and its options are checked early.
+Importing this module imports no torch, so that a name and its options are checked early.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The objectives by name: what each needs of a run, and how its figures are named. Knows no model and no formula."""
+"""The objectives by name: what each needs of a run, and how its figures are named."""
 
 from __future__ import annotations
 

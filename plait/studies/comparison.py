@@ -1,16 +1,8 @@
-"""Compare runs: held-out losses and bytes, and paired differences with 95 % intervals.
+"""Compare runs by their ledgers: held-out losses in nats, bytes, and paired differences with 95 % intervals.
 
-Reads ledgers and nothing else. Runs that differ only in the seed form one group, with means over seeds. Losses are in
-nats, margins are half of a 95 % interval. Losses of runs on different bases or data are shown and never subtracted.
-
-*Paired over seeds*: with two or more seeds in common, the loss of one run is subtracted from that of the other with the
-same seed, and the interval is that of the mean. It covers what the seed decides: initial values, batches, cohorts,
-random partitions.
-
-*Paired over sequences*: a ledger has no losses of single sequences, but the change of every run since its start, taken
-sequence by sequence. Runs that start with the same losses on the same sequences differ by the difference of their
-changes. Its interval assumes that the two changes are independent; on the same sequences they rather rise and fall
-together, so it is too wide rather than too narrow. It covers the choice of held-out sequences, not the seed.
+Runs that differ only in the seed form one group. *Paired over seeds*, losses of equal seeds are subtracted: that covers
+initial values, batches, cohorts and partitions. *Paired over sequences*, runs that start with the same losses on the
+same sequences differ by their changes, taken as independent: the interval is an upper bound, for this seed alone.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""The only importer of torch, transformers and peft: bases, examples, the local trainer, baselines, evaluation.
+"""Training by torch, transformers and peft, which only this package imports.
 
-Import the modules themselves. This package re-exports nothing, so that a command that needs one of them does not import
-torch for another.
+It re-exports nothing: a command that needs one module does not import torch for another.
 """
 
 import logging

@@ -1,7 +1,6 @@
 """Bases that are written into the cache: those of the hub or of packages, GGUF files, and a program's own models.
 
-A run needs its base again to be resumed or exported, and a client of a deployment needs the same one, so a base is
-always a directory.
+A resume, an export and the clients need the base again, so it is always a directory.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
 """Find a base: a built-in name, a local Hugging Face directory, a GGUF file, or a hub id; as a directory on this disk.
 
-Built-in bases are downloaded once from the user's package index and converted once into the user's cache; later starts
-need neither time nor network. Only safetensors are read; nothing is unpickled. What writes into the cache
-(`base_cache`) and the hub's library are imported where a base needs them: `tiny` does not.
+Only safetensors are read; nothing is unpickled. `base_cache` and the hub's library are imported where they are needed.
 """
 
 from __future__ import annotations

@@ -1,15 +1,8 @@
-"""The shape and the initial values of an adapter, for most methods from a base's config alone, without its weights.
+"""The shape and the initial values of an adapter, from a base's config alone unless they start with values of the base.
 
-A placeholder model has the base's modules and shapes, but every frozen weight is one zero with strides of 0, so
-even a 70B base costs nothing. PEFT builds its real, seeded adapter on top. Server and client both derive layout and
-initial adapter this way, so neither has to be sent. If an adapter starts with values of the base itself (DoRA's
-magnitudes, a prompt made of its words), the base is read briefly.
-
-A classifier's head is everything after the encoder or decoder: a linear layer and, in a third of architectures, one
-below it (RoBERTa's ``classifier.dense``, BERT's ``pooler``). transformers draws what a base's files lack anew at each
-load. Here it belongs to the adapter: derived from the run's seed, trained, sent and published with it. So does a pooler
-that the files have, with methods that train factors: they learn more with it ("Revisiting Few-sample BERT Fine-tuning",
-arXiv 2006.05987, section 5). With methods of few parameters, such as IA3, it would be most of the adapter.
+PEFT builds its real, seeded adapter on a placeholder whose frozen weights take no memory. Server and client both derive
+layout and initial adapter so; neither is sent. A classifier's head, all after the encoder or decoder, is part of the
+adapter; so is a pooler with methods that train factors (arXiv 2006.05987, section 5).
 """
 
 from __future__ import annotations

@@ -1,12 +1,8 @@
-"""Bottleneck adapters as a method of PEFT: a small non-linear layer behind each half of a block, before the residual.
+"""Bottleneck adapters as a method of PEFT, which importing this module registers, so that PEFT reads what plait wrote.
 
 For the output y of a half's last linear layer: y + W_up f(W_down y + b_down) + b_up, with W_down (rank, d) and
-W_up (d, rank). Houlsby et al., "Parameter-Efficient Transfer Learning for NLP" (arXiv 1902.00751) puts one behind the
-attention and one behind the feedforward layers of every block; Pfeiffer et al., "AdapterFusion" (arXiv 2005.00247) only
-the second one. W_up and the biases start at zero, so the adapted model starts as exactly the base.
-
-PEFT has no such method. Importing this module registers it: afterwards ``PeftModel.from_pretrained`` reads what plait
-wrote. Knows no names of modules: `plait.adapters.methods` chooses them.
+W_up (d, rank); W_up and the biases start at zero. Behind both halves of a block: Houlsby et al., arXiv 1902.00751;
+behind the feedforward half: Pfeiffer et al., arXiv 2005.00247.
 """
 
 from __future__ import annotations

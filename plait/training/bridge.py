@@ -1,13 +1,7 @@
-"""Use a transformers `Trainer` (or TRL's `SFTTrainer`) as the local trainer.
+"""Use a transformers `Trainer` (or TRL's `SFTTrainer`) as the local trainer, with ``--trainer my_trainer:build``.
 
-    # my_trainer.py
-    def build(model, tokenizer, data, args):
-        return SFTTrainer(model=model, processing_class=tokenizer, train_dataset=data, args=SFTConfig(**args))
-
-with ``plait simulate --trainer my_trainer:build``. The function gets the model with the round's adapter, a
-`datasets.Dataset` (``input_ids`` and ``labels``) and the settings under the names of TrainingArguments; plait calls
-``train()`` and reads the adapter back. A side of the factors that the rule does not train requires no gradient. FedProx
-is a callback, which adds its term to the clipped gradient. The optimizer starts afresh in every round.
+``build(model, tokenizer, data, args)`` returns the trainer: `data` is a `datasets.Dataset` of ``input_ids`` and
+``labels``, `args` has the names of TrainingArguments. FedProx is a callback; the optimizer starts afresh every round.
 """
 
 from __future__ import annotations

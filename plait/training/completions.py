@@ -1,7 +1,6 @@
 """Learning from a reward: completions of a step's prompts, sampled from the current adapter, and their group's loss.
 
-Completions come from the model that trains, by transformers' own `generate`. They follow from the seed, the step and
-the prompt. Knows no formula.
+Completions follow from the seed, the step and the prompt.
 """
 
 from __future__ import annotations

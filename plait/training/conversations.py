@@ -1,6 +1,6 @@
-"""From records of prompts, chats and preferences to sequences: only what the model should write counts in the loss.
+"""From prompts, chats and preferences to sequences: only what the model should write counts in the loss.
 
-The base's chat template renders a conversation; where the assistant's turns are in it is found by rendering it again.
+Where the assistant's turns are is found by rendering the conversation again with the base's chat template.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The compute of this machine: its devices with what a process may take of them, the base's data type.
 
-Adapters stay in float32 everywhere; only the base and the activations change type.
+Adapters stay in float32 everywhere.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Token sequences: what counts of them, the held-out part, and the order in which a training meets them.
 
-The held-out part is the *last* of a client's data in its own order (of text by token, otherwise by record, of labelled
-text the last of every class), so that later data is predicted from earlier data.
+The held-out part is the *last* of a client's data (of labelled text, of every class): later data is predicted from
+earlier data.
 """
 
 from __future__ import annotations

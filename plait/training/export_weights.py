@@ -1,8 +1,4 @@
-"""The parts of an export that need torch: the layers of a base, and merging adapters beyond plain LoRA.
-
-Plain LoRA is merged without torch and without loading the base; here PEFT merges on the whole base in float32. Knows no
-directory layout of an export.
-"""
+"""The parts of an export that need torch: the layers of a base, and merging adapters beyond plain LoRA, by PEFT."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Text from a model in memory, made by transformers' own `generate`, many prompts side by side.
 
-Every text is drawn with numbers of its own seed: it does not depend on what is generated beside it. Knows no run
-directory and no terminal.
+Every text is drawn with numbers of its own seed: it does not depend on what is generated beside it.
 """
 
 from __future__ import annotations

@@ -1,11 +1,7 @@
-"""One adapter in training: AdamW, the learning rate, and the additions to its steps.
+"""One adapter in training: AdamW (arXiv 1711.05101) on a flat float32 master, the learning rate, the limits of a step.
 
-Knows no model: the caller passes gradients and losses and takes values and examples.
-
-AdamW (arXiv 1711.05101) works on one flat float32 buffer, the master; tensors that do not train are neither stepped nor
-decayed. Its epsilon is small enough that steps never become
-proportional to gradients. With the usual 1e-8, a server that sends tiny factors would receive the gradient itself, and
-from it the tokens of a batch (DAGER, arXiv 2405.15586).
+AdamW's epsilon is so small that steps never become proportional to gradients. With the usual 1e-8, a server that sends
+tiny factors would receive the gradient itself, and from it the tokens of a batch (DAGER, arXiv 2405.15586).
 """
 
 from __future__ import annotations

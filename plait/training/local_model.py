@@ -1,7 +1,4 @@
-"""A client's base with its own data (`plait.rounds.local_model.LocalModel` by PEFT and torch).
-
-Clients of one process share a base.
-"""
+"""A client's base with its own data: `plait.rounds.local_model.LocalModel` by PEFT and torch."""
 
 from __future__ import annotations
 

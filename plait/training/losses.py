@@ -1,9 +1,7 @@
 """What a training minimises: the loss of a batch, and what gives way where a step does not fit into memory.
 
-The usual one is the cross-entropy of the examples' labels, by the fastest implementation that fits the model.
-Language models that `fused` supports are computed by it: same numbers within rounding, less time, no padding and
-never all logits. Every other model, and every classifier, runs as PEFT and transformers implement it (`model_losses`).
-Preferences and rewards have losses of their own (`preferences`, `completions`). Knows no optimizer.
+Language models that `fused` supports are computed by it, every other model as PEFT and transformers implement it
+(`model_losses`).
 """
 
 from __future__ import annotations

@@ -1,11 +1,7 @@
 """How much memory a training step needs, and what it gives up beforehand to fit into less.
 
-Completions are sampled before the step that learns from them, and their keys and values are gone when it begins: of the
-two the larger counts.
-
-The calculation follows the fused implementation (`fused`). Of a device whose elementwise steps torch computes it counts
-what torch allocates, of a CPU what the process has in memory, the libraries too. What an allocator wastes is in
-`SLACK`. Knows no device.
+The calculation follows `fused`: on a CPU it is what the process has in memory, elsewhere what torch allocates. Of a
+step and the sampling of its completions the larger counts.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Cross-entropy of a batch by the model's own modules, as PEFT and transformers implement them.
 
-Of a language model's logits, where they would be many, only a slice exists at a time. A loss that `--loss` names gets
-all of them.
+Of a language model's logits, where they would be many, only a slice exists at a time.
 """
 
 from __future__ import annotations

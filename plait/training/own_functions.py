@@ -1,16 +1,9 @@
 """Functions of a user's own that training calls: the loss that `--loss` names, the reward of `grpo:reward=…`.
 
-    def focal(logits, labels, adapter, *, gamma: float = 2.0):
-        likely = torch.log_softmax(logits, dim=-1).gather(1, labels[:, None])[:, 0]
-        return -((1 - likely.exp()) ** gamma * likely).sum()
+    def focal(logits, labels, adapter, *, gamma: float = 2.0): ...  # a sum over the labels
+    def right(prompt, completion, answer, *, close: float = 0.0) -> float: ...
 
-    def right(prompt, completion, answer, *, close: float = 0.0) -> float:
-        return 1.0 if completion.strip() == answer.strip() else close
-
-A loss returns the sum over the labels; plait divides by the number of labels of the whole step, as for the
-cross-entropy. Losses that are reported stay those of the examples. A reward's `prompt` is as the model reads it, with
-what a chat template adds; `answer` is the record's own completion, from which nothing else learns. Importing this
-module imports no torch, so that a name can be checked early.
+A reward's `prompt` is as the model reads it, `answer` the record's completion. Importing this module imports no torch.
 """
 
 from __future__ import annotations

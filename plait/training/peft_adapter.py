@@ -1,7 +1,6 @@
 """An adapter as PEFT has it: its configuration, its tensors on a model, the form in which it is served, and its size.
 
-The size comes from shapes alone, so that no excessively large adapter is built. It counts what PEFT would allocate,
-including fixed factors, and modules that a setting excludes as well: it is an upper bound. Knows no base's files.
+The size is an upper bound of what PEFT would allocate, from shapes alone: nothing excessively large is built.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Learning from preferences: log-probabilities of all replies of a batch in one forward pass, and an objective's loss.
 
-The reference is the base without the adapter. Its log-probabilities never change, so each example's are computed once,
-separately: they do not depend on the batches that it is drawn in. Knows no formula.
+The reference is the base without the adapter; each example's log-probabilities under it are computed once.
 """
 
 from __future__ import annotations

@@ -1,13 +1,9 @@
 """Local training with differential privacy of single records: DP-SGD on an adapter, with exact noise.
 
-A step clips the gradient of every example of a Poisson sample, on a grid of whole numbers, adds integer Gaussian noise
-to their sum and divides by the expected size of the sample: the mechanism of a private round
-(`plait.privacy.mechanism`) with examples in the place of clients. Batches and noise follow from one secret key. Knows
-no round and no account.
-
-Bases that `fused` knows compute a batch at once: each example has a copy of the factors, which the thin products keep
-apart as they do adapters (ghost norms would take sequence length squared). Other models go through their own modules,
-one example after another. The loss is the mean over an example's labels, so that long records count no more.
+The mechanism of a private round (`plait.privacy.mechanism`), with examples in the place of clients: each gradient is
+clipped, integer Gaussian noise added to their sum. Batches and noise follow from one secret key. The loss is the mean
+over an example's labels, so that long records count no more. `fused` computes a batch at once, with a copy of the
+factors for each example.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
 """A base in four bits: NF4 of QLoRA (Dettmers et al., arXiv 2305.14314), by bitsandbytes through transformers.
 
-Weights of linear layers are rounded once, when the base is loaded, to the quantiles of a normal distribution in blocks
-of 64, whose scales are rounded too ("double quantisation"). Only the values of one layer exist at a time, in the
-forward as in the backward pass. Knows no model.
+Weights of linear layers are rounded once, with scales in blocks of 64 that are rounded too ("double quantisation").
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""One frozen base in memory, with one adapter slot that any number of clients use in turn.
-
-Loading an adapter copies its values into the slot's parameters in place. A slot of another shape or method takes the
-place of the one before; the base stays in memory.
-"""
+"""One frozen base in memory, with one adapter slot that any number of clients use in turn."""
 
 from __future__ import annotations
 

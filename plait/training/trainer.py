@@ -1,7 +1,4 @@
-"""The local trainer: AdamW on the adapter of a frozen base, for a number of steps, from a seed.
-
-Knows nothing of rounds, peers or bytes: takes settings, examples and a model, returns the mean loss.
-"""
+"""The local trainer: AdamW on the adapter of a frozen base, for a number of steps, from a seed."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """Causal attention over sequences that lie one after another without padding, forward and backward.
 
-On a CPU it is compiled (`attention.cpp`): one pass from the projections to the mixed values, and one back, holding the
-scores of a few queries at a time. Elsewhere, and if nothing could be compiled, it is torch's own. Query heads share key
-heads in groups (arXiv 2305.13245). Knows nothing of layers.
+On a CPU it is compiled (`attention.cpp`), elsewhere torch's own. Query heads share key heads in groups (arXiv
+2305.13245).
 """
 
 from __future__ import annotations

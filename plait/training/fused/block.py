@@ -1,9 +1,7 @@
 """One block of a Llama-like decoder as one step of autograd: norm, attention, norm, gated MLP, with low-rank pairs.
 
-y = x + o(attention(q(n), k(n), v(n))), n = norm(x); out = y + down(silu(gate(m)) * up(m)), m = norm(y).
-Values that are cheap to compute twice (norms, the gated product) are not kept for the backward pass; a block that is
-recomputed keeps only its input (gradient checkpointing, arXiv 1604.06174), with the same bits as result. Frozen weights
-get no gradients.
+y = x + o(attention(q(n), k(n), v(n))), n = norm(x); out = y + down(silu(gate(m)) * up(m)), m = norm(y). Norms and
+the gated product are computed twice; a recomputed block keeps only its input (arXiv 1604.06174), with the same bits.
 """
 
 from __future__ import annotations

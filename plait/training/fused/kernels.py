@@ -1,7 +1,6 @@
 """Elementwise steps of a Llama-like decoder, forward and backward, each in one pass over memory.
 
-On a CPU they are compiled (`native`), compute in float32 and round once to their arguments' type. Elsewhere, and if
-nothing could be compiled, torch's own operations compute the same in as few kernels as it has. Knows nothing of layers.
+On a CPU they are compiled, compute in float32 and round once to their arguments' type; elsewhere torch computes them.
 """
 
 from __future__ import annotations

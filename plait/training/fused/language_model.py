@@ -1,7 +1,6 @@
 """A Llama-like language model with an adapter, computed block by block without PEFT's and transformers' modules.
 
-`recognise` alone decides: unless it knows every module, PEFT computes the model. Sequences of any length lie one after
-another, so no token is padding, and their rows may belong to several adapters.
+Unless `recognise` knows every module, PEFT computes the model. No token is padding; rows may be of several adapters.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The thin products of the low-rank pairs of one input (LoRA, arXiv 2106.09685), forward and backward.
 
-One adapter has all rows, or several have the numbers in `rows`, one after another. On a CPU all pairs of an input
-are computed in one compiled pass over its rows (``low_rank.cpp``), with sums in float32; elsewhere the same
-formulas run as torch operations. Knows nothing of frozen weights.
+One adapter has all rows, or several have the numbers in `rows`, one after another. On a CPU all pairs of an input are
+computed in one compiled pass (``low_rank.cpp``), with sums in float32.
 """
 
 from __future__ import annotations
