@@ -50,29 +50,22 @@ __all__ = [
     "simulate",
 ]
 
-# The module of each public name; the imports above tell type checkers the same.
-_HOMES: Mapping[str, str] = {
-    "Callback": "plait.rounds.callbacks",
-    "Client": "client.program",
-    "Comparison": "plait.studies.comparison",
-    "EarlyStopping": "plait.rounds.callbacks",
-    "EvaluationResult": "plait.api.evaluate",
-    "Event": "plait.ledger.events",
-    "Export": "plait.api.export",
-    "PlaitError": "plait.errors",
-    "Result": "plait.api.result",
-    "RoundContext": "plait.aggregation.rule",
-    "Server": "server.program",
-    "Stop": "plait.rounds.callbacks",
-    "Updates": "plait.aggregation.own_rule",
-    "compare": "plait.studies.comparison",
-    "evaluate": "plait.api.evaluate",
-    "export": "plait.api.export",
-    "open_run": "plait.api.result",
-    "resume": "plait.api.simulate",
-    "rule": "plait.aggregation.own_rule",
-    "simulate": "plait.api.simulate",
+# The public names of each module; type checkers read the imports above.
+_NAMES: Mapping[str, tuple[str, ...]] = {
+    "client.program": ("Client",),
+    "plait.aggregation.own_rule": ("Updates", "rule"),
+    "plait.aggregation.rule": ("RoundContext",),
+    "plait.api.evaluate": ("EvaluationResult", "evaluate"),
+    "plait.api.export": ("Export", "export"),
+    "plait.api.result": ("Result", "open_run"),
+    "plait.api.simulate": ("resume", "simulate"),
+    "plait.errors": ("PlaitError",),
+    "plait.ledger.events": ("Event",),
+    "plait.rounds.callbacks": ("Callback", "EarlyStopping", "Stop"),
+    "plait.studies.comparison": ("Comparison", "compare"),
+    "server.program": ("Server",),
 }
+_HOMES = {name: module for module, names in _NAMES.items() for name in names}
 
 
 # Type checkers have the imports above, and refuse what is not among them.

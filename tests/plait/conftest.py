@@ -81,6 +81,9 @@ def described(*names: str, tokens: int = 500) -> Event:
     return {"event": "clients_described", "clients": clients}
 
 
+_CODED = {"codec": "fp32", "bits_per_parameter": 32.0, "codec_s": 0.01}
+
+
 def broadcast(number: int, client: str, downlink_bytes: int, purpose: str = "train") -> Event:
     return {
         "event": "broadcast",
@@ -89,10 +92,8 @@ def broadcast(number: int, client: str, downlink_bytes: int, purpose: str = "tra
         "purpose": purpose,
         "downlink_bytes": downlink_bytes,
         "payload_bytes": downlink_bytes - 1,
-        "codec": "fp32",
-        "bits_per_parameter": 32.0,
         "distortion": None,
-        "codec_s": 0.01,
+        **_CODED,
     }
 
 
@@ -103,10 +104,8 @@ def received(number: int, client: str, uplink_bytes: int, *, tokens: int = 100, 
         "client": client,
         "uplink_bytes": uplink_bytes,
         "payload_bytes": uplink_bytes - 1,
-        "codec": "fp32",
-        "bits_per_parameter": 32.0,
         "distortion": 0.0,
-        "codec_s": 0.01,
+        **_CODED,
         "examples": 16,
         "tokens": tokens,
         "train_loss": 3.0,
@@ -116,13 +115,8 @@ def received(number: int, client: str, uplink_bytes: int, *, tokens: int = 100, 
 
 
 def replied(number: int, client: str, uplink_bytes: int, purpose: str = "evaluate") -> Event:
-    return {
-        "event": "reply_received",
-        "round": number,
-        "client": client,
-        "purpose": purpose,
-        "uplink_bytes": uplink_bytes,
-    }
+    where = {"round": number, "client": client, "purpose": purpose}
+    return {"event": "reply_received", **where, "uplink_bytes": uplink_bytes}
 
 
 def evaluated(number: int, loss: float, by_client: dict[str, float]) -> Event:
@@ -154,13 +148,8 @@ def round_finished(number: int, got: int, refused: int = 0) -> Event:
 
 
 def finished(rounds: int, wall_s: float = 77.0) -> Event:
-    return {
-        "event": "run_finished",
-        "rounds": rounds,
-        "wall_s": wall_s,
-        "peak_rss_bytes": 1_500_000_000,
-        "adapter": "12" * 32,
-    }
+    used = {"wall_s": wall_s, "peak_rss_bytes": 1_500_000_000}
+    return {"event": "run_finished", "rounds": rounds, **used, "adapter": "12" * 32}
 
 
 @pytest.fixture

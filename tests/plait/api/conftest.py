@@ -7,12 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests import attending
 from tests.once import once
 
-SMALL = {
-    "base": "tiny", "clients": 3, "rounds": 2, "local_steps": 2, "batch_size": 2, "seq_len": 32, "rank": 2,
-    "learning_rate": 1e-2, "dtype": "float32", "quiet": True,
-}  # fmt: skip
+SMALL = {**attending.SMALL, "clients": 3}
 
 
 def rows(count: int = 24) -> list[dict[str, str]]:

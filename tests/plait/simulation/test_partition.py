@@ -142,37 +142,28 @@ def test_client_names_are_safe_short_and_unique() -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("natural:autor", r"no column 'autor', expected one of: author; did you mean 'author'\?"),
-        ("natural:author", "column 'author' has 2 distinct values, expected at least clients = 3"),
-        ("dirichlet:0.5", "data 'letters' has no labels; expected 'text' and 'label'"),
-    ],
-)
-def test_what_the_data_does_not_allow_is_refused(text: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        split(authored(ann=["a 1"] * 4, bob=["b 2"] * 4), text, clients=3)
+LETTERS = authored(ann=["a 1"] * 4, bob=["b 2"] * 4)
 
 
 @pytest.mark.parametrize(
-    ("text", "clients", "message"),
+    ("dataset", "text", "clients", "message"),
     [
-        ("iid", 401, "data 'drinks' has 400 records, expected at least clients = 401"),
-        ("pathological:5", 4, "partition is 'pathological:5', expected at most the 4 classes of the data"),
-        ("pathological:2", 400, "pathological:2 cannot split 400 records over 400 clients"),
-        ("dirichlet:0.001", 50, "dirichlet:0.001 splits 400 records over 50 clients and some get under 2, expected"),
+        (LETTERS, "natural:autor", 3, r"no column 'autor', expected one of: author; did you mean 'author'\?"),
+        (LETTERS, "natural:author", 3, "column 'author' has 2 distinct values, expected at least clients = 3"),
+        (LETTERS, "dirichlet:0.5", 3, "data 'letters' has no labels; expected 'text' and 'label'"),
+        (labelled(), "iid", 401, "data 'drinks' has 400 records, expected at least clients = 401"),
+        (labelled(), "pathological:5", 4, "partition is 'pathological:5', expected at most the 4 classes of the data"),
+        (labelled(), "pathological:2", 400, "pathological:2 cannot split 400 records over 400 clients"),
+        (labelled(), "dirichlet:0.001", 50, "splits 400 records over 50 clients and some get under 2, expected"),
+        (
+            Dataset.of("toy", RecordKind.TEXT, [*LETTERS.records, Record(text="y")]), "natural:author", 2,
+            "column 'author' is missing in 1 of 9 records, expected in all",
+        ),
     ],
-)
-def test_too_many_clients_or_classes_are_refused(text: str, clients: int, message: str) -> None:
+)  # fmt: skip
+def test_what_the_data_does_not_allow_is_refused(dataset: Dataset, text: str, clients: int, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        split(labelled(), text, clients=clients)
-
-
-def test_a_record_without_the_natural_column_is_counted() -> None:
-    records = [Record(text="x", columns={"who": "ann"}), Record(text="y"), Record(text="z", columns={"who": "bob"})]
-    with pytest.raises(ConfigError, match="column 'who' is missing in 1 of 3 records, expected in all"):
-        split(Dataset.of("toy", RecordKind.TEXT, records), "natural:who", clients=2)
+        split(dataset, text, clients=clients)
 
 
 @pytest.mark.parametrize(

@@ -39,29 +39,24 @@ def test_other_libraries_measure_anew(tmp_path, monkeypatch) -> None:
     loaded._surroundings.cache_clear()
 
 
+ANOTHERS = SequenceLosses((9.0,), (1,), None).to_bytes().decode()
+
+
 @pytest.mark.parametrize(
-    "content",
+    ("content", "mode"),
     [
-        "",
-        "{}",
-        '[["x"], [1], null, ""]',
-        "[[], [], null, null]",
-        "[[1.0], [1], null, 7",
+        *(
+            (text, 0o600)
+            for text in ("", "{}", '[["x"], [1], null, ""]', "[[], [], null, null]", "[[1.0], [1], null, 7")
+        ),
+        (ANOTHERS, 0o666),
     ],
 )
-def test_an_entry_that_makes_no_sense_is_measured_anew(tmp_path, content) -> None:
+def test_an_entry_that_makes_no_sense_or_that_others_can_change_is_measured_anew(tmp_path, content, mode) -> None:
     RememberedLosses(tmp_path).recall([b"a"], lambda: LOSS)
     (entry,) = (tmp_path / "losses").iterdir()
     entry.write_text(content)
-    assert RememberedLosses(tmp_path).recall([b"a"], lambda: LOSS) == LOSS
-    assert RememberedLosses(tmp_path).recall([b"a"], never) == LOSS
-
-
-def test_an_entry_that_others_can_change_is_measured_anew(tmp_path) -> None:
-    RememberedLosses(tmp_path).recall([b"a"], lambda: LOSS)
-    (entry,) = (tmp_path / "losses").iterdir()
-    entry.write_bytes(SequenceLosses((9.0,), (1,), None).to_bytes())
-    entry.chmod(0o666)
+    entry.chmod(mode)
     assert RememberedLosses(tmp_path).recall([b"a"], lambda: LOSS) == LOSS
     assert RememberedLosses(tmp_path).recall([b"a"], never) == LOSS
 
