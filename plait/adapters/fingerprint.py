@@ -79,11 +79,7 @@ def fingerprint_base(
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor of a base is.
-
-    Attributes:
-        entry: type, shape and position in it.
-    """
+    """Where a tensor of a base is: its file, and type, shape and position in it."""
 
     path: Path
     entry: TensorEntry

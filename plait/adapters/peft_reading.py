@@ -50,12 +50,7 @@ class Provenance:
 
 @dataclass(frozen=True)
 class PeftAdapter:
-    """The content of a PEFT directory.
-
-    Attributes:
-        config: ``adapter_config.json``: checked settings (`checked_settings`), and the keys that name a place.
-        provenance: None if plait did not write the directory.
-    """
+    """The content of a PEFT directory: checked settings and the keys that name a place; `provenance` is of plait's."""
 
     config: Mapping[str, Json]
     tensors: Mapping[str, Float32]

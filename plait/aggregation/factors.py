@@ -83,13 +83,7 @@ def kept(product: LowRank, *, scale: float, near: Float64) -> Factored:
 
 
 def factored(product: LowRank, pair: Pair, *, near: Float64, one_rank: bool) -> Factored:
-    """The best factors of a pair's rank: near the previous ones if all clients have this rank, else balanced.
-
-    Args:
-        product: the target of the pair's scale times its B A.
-        near: (rank, d_in), the previous A.
-        one_rank: whether all clients have the pair's rank.
-    """
+    """Factors of a pair's rank for its scale times B A: near the previous A if all clients have this rank."""
     if one_rank:
         return kept(product, scale=pair.scale, near=near)
     return balanced(product, rank=pair.rank, scale=pair.scale, spare=near)

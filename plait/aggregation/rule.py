@@ -81,7 +81,8 @@ class Contribution:
                 raise PeerError(
                     f"'{mine.module}' is {mine.d_out} x {mine.d_in}, expected {theirs.d_out} x {theirs.d_in}"
                 )
-            ranks.check(mine, theirs)
+            if fault := ranks.fault(mine, theirs):
+                raise PeerError(fault)
 
     def _check_frozen(self, side: Side) -> None:
         for pair in self.geometry.pairs:
@@ -92,24 +93,19 @@ class Contribution:
 
 @dataclass(frozen=True)
 class RankRange:
-    """The ranks that a rule takes.
-
-    Attributes:
-        lower: clients may have less than the server's rank, and their own scale.
-    """
+    """The ranks that a rule takes beside the server's; with lower ones clients may have their own scale, too."""
 
     lower: bool
     higher: bool
 
-    def check(self, client: Pair, server: Pair) -> None:
-        """Raise PeerError where `client` has a rank or scale that the rule cannot take."""
-        if client.rank < server.rank and not self.lower:
-            raise PeerError(f"rank of '{client.module}' is {client.rank}, expected {server.rank}")
-        if client.rank > server.rank and not self.higher:
+    def fault(self, client: Pair, server: Pair) -> str:
+        """Which rank or scale of a client the rule cannot take; empty if it can."""
+        if (client.rank < server.rank and not self.lower) or (client.rank > server.rank and not self.higher):
             at_most = "at most " if self.lower else ""
-            raise PeerError(f"rank of '{client.module}' is {client.rank}, expected {at_most}{server.rank}")
+            return f"rank of '{client.module}' is {client.rank}, expected {at_most}{server.rank}"
         if not self.lower and client.scale != server.scale:
-            raise PeerError(f"scale of '{client.module}' is {client.scale:g}, expected {server.scale:g}")
+            return f"scale of '{client.module}' is {client.scale:g}, expected {server.scale:g}"
+        return ""
 
 
 ONE_RANK = RankRange(lower=False, higher=False)

@@ -127,32 +127,16 @@ def check_rule(rule: Rule, server: Geometry, *, cohort: Collection[Geometry] = (
         ConfigError: with the reason.
     """
     rule.check_adapter(server)
-    for client in cohort:
-        if client.pairs != server.pairs:
-            _check_ranks(rule, server, client)
+    for mine in (pair for client in cohort if client.pairs != server.pairs for pair in client.pairs):
+        ours = server.by_module.get(mine.module)
+        if ours and (fault := rule.ranks.fault(mine, ours)):
+            takes = "holds no further slices" if rule.mixed_ranks else "averages factors directly: give one rank"
+            raise ConfigError(f"rule is '{rule.name}' with clients of rank {mine.rank}, and it {takes}: {fault}")
     if clients is not None and clients < rule.least_clients:
         raise ConfigError(
             f"rule is '{rule.name}' with {clients} clients in a round, expected at least {rule.least_clients}: "
             "with fewer it tolerates no bad client"
         )
-
-
-def _check_ranks(rule: Rule, server: Geometry, client: Geometry) -> None:
-    for mine in client.pairs:
-        ours = server.by_module.get(mine.module)
-        if ours is None or (mine.rank, mine.scale) == (ours.rank, ours.scale):
-            continue
-        if not rule.mixed_ranks:
-            raise ConfigError(
-                f"rule is '{rule.name}' with clients of rank {mine.rank} (scale {mine.scale:g}) and a server of rank "
-                f"{ours.rank} (scale {ours.scale:g}) on '{mine.module}', expected one rank or a rule that mixes ranks: "
-                "it averages factors directly"
-            )
-        if mine.rank > ours.rank and not rule.higher_ranks:
-            raise ConfigError(
-                f"rule is '{rule.name}' with clients of rank {mine.rank} on '{mine.module}', expected at most the "
-                f"server's {ours.rank}: it cannot hold further slices"
-            )
 
 
 def rule_stated(

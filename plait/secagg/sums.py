@@ -27,14 +27,9 @@ from plait.system.json_text import read_json
 
 @dataclass(frozen=True)
 class WantedSum:
-    """A sum to take.
+    """A sum to take, of numbers made from the adapter with the digest `received`.
 
-    Attributes:
-        purpose: ``train`` or ``evaluate``.
-        received: digest of the adapter that they are made from.
-        least: clients that must offer keys, of each group.
-        quorum: clients that must be in the sum, if that is more than the roster's threshold.
-        groups: that the clients are dealt to.
+    `least` clients of each group must offer keys, and `quorum` be in the sum if that is more than the threshold.
     """
 
     run_id: bytes

@@ -116,16 +116,8 @@ class Direction(IntEnum):
 class Header:
     """Everything about a delta except its numbers.
 
-    Attributes:
-        run_id: 16 bytes.
-        round: 0 before any training.
-        client: an update's sender, or a broadcast's addressee; empty for a broadcast to several clients.
-        base_fingerprint: identifies the frozen base, 32 bytes.
-        spec_digest: identifies the adapter's spec and layout, 32 bytes.
-        relative_to: digest of the adapter that the delta is added to, 32 bytes; empty if the delta is a whole adapter.
-        result_digest: broadcasts only: digest of the adapter once the delta is added, 32 bytes.
-        examples: updates only: training examples behind the delta.
-        spec_json: broadcasts only: the spec, for a receiver that may not hold it.
+    A whole adapter is relative to no digest. `client` is an update's sender, or a broadcast's addressee, empty for
+    several; `result_digest` and `spec_json` are of broadcasts only, `examples` of updates.
     """
 
     direction: Direction
@@ -185,12 +177,7 @@ class Sealed:
 class Received:
     """An envelope that came in, with its header read and its numbers still packed.
 
-    Attributes:
-        signed: the bytes that a signature covers; by the payload's digest in them the header vouches for the payload.
-        signature: on these, 64 bytes; empty where there is none.
-        codec: the number of what packed it, which may be unknown.
-        payload: the packed numbers, a view of the envelope.
-        payload_digest: of codec, parameters and payload, as the header states it.
+    `signed` are the bytes that a signature covers; the payload's digest, of codec, parameters and payload, is in them.
     """
 
     header: Header

@@ -85,14 +85,8 @@ class MaskedAttempt:
 class Offer:
     """A client's keys for one attempt, signed with its node key.
 
-    Attributes:
-        identity: its Ed25519 key, 32 bytes.
-        encryption: X25519 key that shares are encrypted to, 32 bytes.
-        masking: X25519 key that masks are agreed with, 32 bytes.
-        commitment: SHA-256 of the seed of its own mask.
-        signature: Ed25519 over all of the above and the session.
-        certificate: the client's, by the federation's authority (DER); empty in a simulation.
-        endorsement: signature by the certificate's key that `identity` is the client's.
+    `identity` is Ed25519; shares are encrypted to `encryption`, masks agreed with `masking` (X25519); `commitment` is
+    SHA-256 of the seed of its own mask. Certificate (DER) and endorsement of `identity` are empty in a simulation.
     """
 
     client: str

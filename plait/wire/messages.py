@@ -47,15 +47,7 @@ def unpacked_layout(packed: bytes) -> Layout:
 
 
 def check_layout(packed: bytes, own: Layout) -> None:
-    """Check that a layout that was received is the one derived here.
-
-    Args:
-        packed: from the server; empty where it sent none.
-
-    Raises:
-        PeerError: it is no layout.
-        ConfigError: it is another.
-    """
+    """Refuse a layout that is not the one derived here (ConfigError); empty where the server sent none."""
     if packed and (received := unpacked_layout(packed)) != own:
         raise ConfigError(
             f"layout of the adapter has {len(received.slots)} tensors of {received.size} numbers, expected the "
@@ -115,16 +107,7 @@ Task: TypeAlias = "CoreTask | MaskingTask"
 
 @dataclass(frozen=True)
 class ClientCard:
-    """A client's description of itself, in numbers only.
-
-    Attributes:
-        base_fingerprint: of the base it holds, 32 bytes.
-        spec_digest: of the spec that it derived for that base, 32 bytes.
-        histogram: source or label to number of examples.
-        max_rank: the largest rank that its memory, or its operator, allows; 0 for any.
-        cut_examples: conversations and preferences whose end is beyond the sequence length.
-        left_out_examples: those of which nothing to learn from is within it.
-    """
+    """A client's description of itself, in numbers only: histogram of sources or labels, `max_rank` 0 for any."""
 
     client: str
     base_fingerprint: bytes
@@ -150,13 +133,8 @@ class UpdateReply:
 class Evaluation:
     """Quality of the adapter on a client's held-out data; `own_…` of its personalized adapter, None if it has none.
 
-    Attributes:
-        loss: mean over `tokens` (over `examples` for classification), in nats.
-        correct: of classification, examples whose label was predicted; of preferences, those whose chosen reply has
-            the higher reward; otherwise None.
-        loss_error: standard error of `loss` over sequences; None if there are too few.
-        change: of the loss since before round 1, on the same sequences; None if unknown.
-        reward_margin: of preferences, the mean lead of the chosen reply's reward; otherwise None.
+    Losses are means in nats over `tokens` (over `examples` for classification), `change` since before round 1, errors
+    standard errors over sequences; `correct` counts labels, or preferences whose chosen reply has the higher reward.
     """
 
     client: str
@@ -213,14 +191,9 @@ class UnknownSettingsError(PeerError):
 
 
 def encode_task(task: Task, *, whole: bool = True) -> tuple[bytes, bytes]:
-    """The bytes of a task in two parts, to be concatenated.
+    """(head, body) of a task, to be concatenated: the body is its envelope, one object for all tasks that carry it.
 
-    Args:
-        whole: whether to include the text of its settings; without it the receiver has to hold it.
-
-    Returns:
-        (head, body): the head is this task's own; the body is its envelope, the same object for all tasks that
-            carry the same. A task without one has an empty body.
+    With `whole` the text of its settings is included; without it the receiver has to hold it.
     """
     if isinstance(task, DescribeTask):
         bounds.spec_text(task.spec_json)
@@ -241,15 +214,10 @@ def encode_task(task: Task, *, whole: bool = True) -> tuple[bytes, bytes]:
 
 
 def decode_task(data: bytes, *, max_bytes: int, held: Callable[[bytes], str] = lambda _: "") -> Task:
-    """Read a task.
-
-    Args:
-        data: its bytes.
-        held: the text of settings by its digest; empty if not held.
+    """Read a task; `held` gives the text of settings by its digest, empty if not held.
 
     Raises:
         UnknownSettingsError: it names settings that are not held.
-        PeerError: there are more than `max_bytes`, or anything violates the specification.
     """
     message = canonical.parse(pb.Task, data, "task", max_bytes=max_bytes)
     canonical.check_schema("task", message.schema, TASK_SCHEMA)

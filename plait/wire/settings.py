@@ -194,11 +194,7 @@ class Settings:
         return json.dumps(given, sort_keys=True, separators=(",", ":"))
 
     def for_task(self, **of_task: Json) -> Settings:
-        """These settings for one task; for thousands of tasks the text is made once.
-
-        Args:
-            of_task: the settings that change from task to task, by name.
-        """
+        """These settings for one task, by the settings that change with it; for thousands the text is made once."""
         for name, value in of_task.items():
             _BOUNDS[name](name.replace("_", " "), value)
         settings = replace(self, **cast("dict[str, Any]", of_task))
@@ -212,12 +208,7 @@ def digest_of(text: str) -> bytes:
 
 
 def settings_from(text: str, of_task: Mapping[str, Json]) -> Settings:
-    """The settings of a text, with those of one task.
-
-    Args:
-        text: as `Settings.text` makes it.
-        of_task: the settings that change from task to task, by name.
-    """
+    """The settings of a text, with those that change from task to task."""
     given = parse_object(text.encode(errors="replace"), what="settings", max_bytes=bounds.MAX_SETTINGS_BYTES)
     for name in given:
         if name not in _BOUNDS or name in _PER_TASK:
@@ -231,7 +222,7 @@ def settings_from(text: str, of_task: Mapping[str, Json]) -> Settings:
 
 
 def _checked(settings: Settings) -> dict[str, Json]:
-    """Every setting by name."""
+    """Every setting by name, within its bounds."""
     values = cast("dict[str, Json]", asdict(settings))
     for name, bound in _BOUNDS.items():
         value = values[name]
