@@ -98,7 +98,6 @@ _LANES_PER_STREAM = 64  # with fewer, a stream's own bytes weigh
 
 Symbols = NDArray[np.int32]
 Words = NDArray[np.uint32]
-Bools = NDArray[np.bool_]
 
 
 def streams_of(lanes: int) -> int:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from plait.adapters.state import Float32
 from plait.errors import PeerError
 from plait.wire.codecs.compiled import GREATEST_COST
-from plait.wire.codecs.entropy import DOES_NOT_END, Bools, Scatter, Symbols, Words, streams_of
+from plait.wire.codecs.entropy import DOES_NOT_END, Scatter, Symbols, Words, streams_of
 
 if TYPE_CHECKING:
     from plait.wire.codecs.trellis import Cost, Trellis
@@ -95,10 +95,13 @@ def pack(
 ) -> list[Words]:
     """As `compiled.pack`."""
     models, odd = _models(frequencies), second.astype(np.bool_)
-    writer = StreamWriter(lanes)
-    for group, part in reversed(list(_rows(sizes, lanes))):
-        writer.write(part.start % lanes, symbols[part], odd[part], models[group])
-    return writer.finish()
+    coders = [_coder() for _ in range(streams_of(lanes))]
+    for group, row in reversed(list(_rows(sizes, lanes))):
+        for coder, part in _blocks(coders, lanes, row.start % lanes, row.stop - row.start):
+            mine, is_odd = symbols[row][part], odd[row][part]
+            coder.encode_reverse(mine[is_odd], models[group][1])
+            coder.encode_reverse(mine[~is_odd], models[group][0])
+    return [coder.get_compressed() for coder in coders]
 
 
 def unpack(
@@ -114,16 +117,21 @@ def unpack(
 ) -> None:
     """As `compiled.unpack`."""
     models, numbers = _models(frequencies), Scatter(flat, places)
-    reader, state = StreamReader(streams, lanes), np.arange(lanes) % (following.size // 2)
-    for group, part in _rows(sizes, lanes):
-        first = part.start % lanes
-        now = state[first : first + part.stop - part.start]
-        odd = (now & 1).astype(bool)
-        symbol = reader.read(first, odd, models[group])
+    coders, state = [_coder(stream) for stream in streams], np.arange(lanes) % (following.size // 2)
+    for group, row in _rows(sizes, lanes):
+        first, width = row.start % lanes, row.stop - row.start
+        now = state[first : first + width]
+        odd, symbol = (now & 1).astype(bool), np.empty(width, np.int32)
+        for coder, part in _blocks(coders, lanes, first, width):
+            mine, is_odd = symbol[part], odd[part]
+            ones = int(np.count_nonzero(is_odd))
+            mine[~is_odd] = coder.decode(models[group][0], mine.size - ones)
+            mine[is_odd] = coder.decode(models[group][1], ones)
         now[:] = following.take(2 * now + (symbol + largest[group] & 1))
         symbol[odd] += 2 * largest[group] + 1
         numbers.write(values[group].take(symbol))
-    reader.finish()
+    if not all(coder.is_empty() for coder in coders):
+        raise PeerError(DOES_NOT_END)
 
 
 def _rows(sizes: Sequence[int], lanes: int) -> Iterator[tuple[int, slice]]:
@@ -168,48 +176,6 @@ def model_of(frequencies: NDArray[np.int64]) -> Model:
     # The library first gives every symbol 1 and distributes the rest in proportion: here that is already integral.
     rest = (frequencies - 1).astype(np.float64)
     return _categorical(rest, perfect=False)
-
-
-class StreamWriter:
-    """Writes the streams of some lanes, the last row first."""
-
-    def __init__(self, lanes: int) -> None:
-        self._lanes = lanes
-        self._coders = [_coder() for _ in range(streams_of(lanes))]
-
-    def write(self, first: int, symbols: Symbols, second: Bools, models: Models) -> None:
-        """Put neighbouring lanes of a row in front of what there is; `second` are of the second model."""
-        for coder, part in _blocks(self._coders, self._lanes, first, symbols.size):
-            mine, odd = symbols[part], second[part]
-            coder.encode_reverse(mine[odd], models[1])
-            coder.encode_reverse(mine[~odd], models[0])
-
-    def finish(self) -> list[Words]:
-        """The streams."""
-        return [coder.get_compressed() for coder in self._coders]
-
-
-class StreamReader:
-    """Reads the streams of some lanes, the first row first."""
-
-    def __init__(self, streams: Sequence[Words], lanes: int) -> None:
-        self._lanes = lanes
-        self._coders = [_coder(stream) for stream in streams]
-
-    def read(self, first: int, second: Bools, models: Models) -> Symbols:
-        """The symbols of neighbouring lanes of the next row; parameters are those of `StreamWriter.write`."""
-        symbols = np.empty(second.size, np.int32)
-        for coder, part in _blocks(self._coders, self._lanes, first, second.size):
-            mine, odd = symbols[part], second[part]
-            ones = int(np.count_nonzero(odd))
-            mine[~odd] = coder.decode(models[0], mine.size - ones)
-            mine[odd] = coder.decode(models[1], ones)
-        return symbols
-
-    def finish(self) -> None:
-        """Raise PeerError if the streams do not end here."""
-        if not all(coder.is_empty() for coder in self._coders):
-            raise PeerError(DOES_NOT_END)
 
 
 def _blocks(coders: Sequence[_Coder], lanes: int, first: int, width: int) -> Iterator[tuple[_Coder, slice]]:

@@ -31,18 +31,10 @@ def test_what_travels_is_all_but_the_layout() -> None:
 
 
 @pytest.mark.parametrize(
-    "place",
-    [
-        {"base_model_name_or_path": "/home/me/base"},
-        {"revision": "main"},
-        {"inference_mode": True},
-        {"peft_version": "0.18.0"},
-        {"auto_mapping": {"parent_library": "os"}},
-    ],
-    ids=lambda place: next(iter(place)),
+    "key", ["base_model_name_or_path", "revision", "inference_mode", "peft_version", "auto_mapping"]
 )
-def test_where_the_base_lies_and_who_saved_it_do_not_change_the_digest(place: dict) -> None:
-    assert replace(SPEC, peft_config={**SPEC.peft_config, **place}).digest == SPEC.digest
+def test_where_the_base_lies_and_who_saved_it_do_not_change_the_digest(key: str) -> None:
+    assert replace(SPEC, peft_config={**SPEC.peft_config, key: "other"}).digest == SPEC.digest
 
 
 @pytest.mark.parametrize(

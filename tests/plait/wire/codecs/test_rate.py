@@ -12,7 +12,7 @@ from plait.adapters import AdapterState, Layout
 from plait.errors import PeerError
 from plait.wire.codecs import Rate
 from plait.wire.codecs.entropy import frequencies, join, knots
-from plait.wire.codecs.uncompiled import StreamWriter, model_of
+from plait.wire.codecs.uncompiled import pack
 
 INDEPENDENT = runpy.run_path(str(Path(__file__).parents[3] / "vectors" / "independent_decoder.py"))
 SMALL = Layout.of({"a": (3, 5), "b": (), "c": (4, 0), "d": (7,)})
@@ -166,12 +166,11 @@ def test_a_few_bytes_cannot_ask_for_more_than_the_layout_holds(bomb, payload):
 def test_the_furthest_point_is_still_finite():
     head = bytes([2]) + np.float32(2.0**114).tobytes() + b"\x01\x01"
     quantisers = (4096).to_bytes(2, "little") + bytes([128] * 6) + bytes(2 * len(knots(4096)))  # shifts of -2 steps
-    model = model_of(frequencies(np.zeros(len(knots(4096)), np.uint8), 4096))
-    writer, state, second = StreamWriter(1), 0, []
+    shares = frequencies(np.zeros(len(knots(4096)), np.uint8), 4096)
+    state, second = 0, []
     for _ in range(10):  # of four states, as proto/README.md has them; the index is even
         second.append(state & 1)
         state = state >> 1 ^ 2 * second[-1]
-    for quantiser in reversed(second):
-        writer.write(0, np.array([8192], np.int32), np.array([quantiser], np.bool_), (model, model))
-    decoded = Rate().decode(head + quantisers, join(writer.finish()), Layout.of({"a": (10,)}))
+    streams = pack(np.full(10, 8192, np.int32), np.array(second, np.uint8), [10], [4096], [shares, shares], 1)
+    decoded = Rate().decode(head + quantisers, join(streams), Layout.of({"a": (10,)}))
     assert set(decoded.tolist()) <= {(2 * 4096 - quantiser + 2) * 2.0**114 for quantiser in (0, 1)}
