@@ -293,8 +293,3 @@ def busy_node(federation: FederationDouble, held_app: HeldApp, start_node: Start
     node = start_node()
     until(lambda: held_app.steps > 3, "work")
     return node
-
-
-@pytest.fixture
-def wait_until() -> Callable[..., None]:
-    return until

@@ -32,6 +32,7 @@ from plait.wire.messages import (
 )
 from plait.wire.welcome import welcome_table
 from tests.client.conftest import RunningNode
+from tests.waiting import until
 
 CONFIG = settle(
     RunConfig(base="tiny", seq_len=32, rank=2, rounds=2, local_steps=2, batch_size=4, clients=1, wire="fp32")
@@ -41,8 +42,8 @@ CONFIG = settle(
 class Server:
     """What an honest server would send, to be changed."""
 
-    def __init__(self, federation, wait_until, config: RunConfig) -> None:
-        self.federation, self.wait_until = federation, wait_until
+    def __init__(self, federation, config: RunConfig) -> None:
+        self.federation = federation
         run = resolve(settle(config))
         self.base, self.ranks = run.base_fingerprint, run.ranks
         self.tasks, self.plan = run.settled.tasks, run.settled.plan
@@ -68,15 +69,15 @@ class Server:
         name = f"{self.sent}.{message_type}.0"
         self.sent += 1
         self.federation.give(name, head, body, message_type=message_type)
-        self.wait_until(lambda: name in self.federation.answers, f"an answer to {name}", patience_s=300.0)
+        until(lambda: name in self.federation.answers, f"an answer to {name}", patience_s=300.0)
         kind, data = self.federation.answers[name]
         assert kind == pb.CONTENT_PLAIT, data
         return decode_reply(data, max_bytes=1 << 24)
 
 
 @pytest.fixture
-def server(federation, wait_until) -> Server:
-    return Server(federation, wait_until, CONFIG)
+def server(federation) -> Server:
+    return Server(federation, CONFIG)
 
 
 @pytest.fixture

@@ -193,7 +193,7 @@ def _over_grpc(scratch: Path, count: int) -> Iterator[bool]:
     ) as channel:
         alice, eve = (helper.BareNode(channel.address, name).attend() for name in ("alice", "eve"))
         helper.waiting.until(lambda: len(channel.nodes(0)) == 2)
-        helper._send(channel, "alice", b"task")
+        helper.send(channel, "alice", b"task")
         task_id = alice.work().task_id
         own = eve.session
         for number in range(count):

@@ -161,7 +161,7 @@ class BareNode:
         self.channel.close()
 
 
-def _send(
+def send(
     channel: NodesChannel, node: str, head: bytes, body: bytes = b"", *, kind: str = "train", group: str = "1"
 ) -> NodesExchange:
     """Send a task; returns the exchange that waits for its answer."""
@@ -171,7 +171,7 @@ def _send(
     return exchange
 
 
-def _replies(sent: Sequence[NodesExchange], *, patience_s: float = 60.0) -> list[bytes | NoAnswer]:
+def replies(sent: Sequence[NodesExchange], *, patience_s: float = 60.0) -> list[bytes | NoAnswer]:
     """The answers to tasks that were sent."""
     found = [exchange.receive(patience_s) for exchange in sent]
     assert None not in found, "some replies did not come in time"
@@ -208,7 +208,7 @@ def channel(make_channel) -> NodesChannel:
 
 
 @contextmanager
-def _attending(channel: NodesChannel, *names: str):
+def attending(channel: NodesChannel, *names: str):
     """Bare nodes that are ready."""
     nodes = [BareNode(channel.address, name).attend() for name in names]
     waiting.until(lambda: {channel.identity(number).name for number in channel.nodes(0)} >= set(names))
@@ -222,34 +222,9 @@ def _attending(channel: NodesChannel, *names: str):
 @pytest.fixture
 def given(channel):
     """A node with a task, what waits for the answer, and the task's name."""
-    with _attending(channel, "alice") as (alice,):
-        sent = _send(channel, "alice", b"task")
+    with attending(channel, "alice") as (alice,):
+        sent = send(channel, "alice", b"task")
         yield alice, sent, alice.work().task_id
-
-
-@pytest.fixture
-def bare_node() -> type[BareNode]:
-    return BareNode
-
-
-@pytest.fixture
-def attending():
-    return _attending
-
-
-@pytest.fixture
-def until():
-    return waiting.until
-
-
-@pytest.fixture
-def send():
-    return _send
-
-
-@pytest.fixture
-def replies():
-    return _replies
 
 
 @pytest.fixture
@@ -264,11 +239,11 @@ def kits(federation) -> dict[str, ClientKit]:
     return {name: ClientKit.load(federation / "clients" / name) for name in ("alice", "bob")}
 
 
-def node_of(bare_node: type[BareNode], channel: NodesChannel, kit: ClientKit, **changes) -> BareNode:
+def node_of(channel: NodesChannel, kit: ClientKit, **changes) -> BareNode:
     """A node with a kit; `shown` is the kit whose certificate it shows."""
     credentials = channel_credentials(changes.pop("shown", kit))
     own = {"name": kit.name, "key": kit.node_key, "credentials": credentials}
-    return bare_node(channel.address, **{**own, **changes})
+    return BareNode(channel.address, **{**own, **changes})
 
 
 def refusal(event: pb.ToNode) -> str:

@@ -21,7 +21,8 @@ from plait.trust.kit import ServerKit, StaffKit
 from plait.trust.provision import provision, revoke
 from plait.v1 import federation_pb2 as pb
 from plait.v1.federation_pb2_grpc import FederationStub
-from tests.server.conftest import code, node_of, refusal
+from tests.server.conftest import BareNode, code, node_of, refusal, send
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -42,14 +43,14 @@ def connection(channel, kit):
 
 class TestDoor:
     @pytest.mark.slow
-    def test_idle_streams_of_one_member_do_not_delay_the_others(self, make_secure, kits, bare_node):
+    def test_idle_streams_of_one_member_do_not_delay_the_others(self, make_secure, kits):
         channel = make_secure()
         connections = [connection(channel, kits["bob"]) for _ in range(40)]
         idle = [FederationStub(each).Attend(iter(threading.Event().wait, True)) for each in connections * 8]
         # Two of them have a turn, and may be among these; none is told anything final.
         heard = [refusal(event) for call in idle[-8:] if (event := next(call, None))]
 
-        alice = node_of(bare_node, channel, kits["alice"])
+        alice = node_of(channel, kits["alice"])
 
         assert {"FULL"} <= set(heard) <= {"FULL", "LATE"}
         assert alice.enrol().HasField("welcome")
@@ -57,24 +58,22 @@ class TestDoor:
             each.close()
 
     @pytest.mark.slow
-    def test_the_time_for_the_proof_begins_once_a_node_has_its_turn(self, make_secure, kits, bare_node):
+    def test_the_time_for_the_proof_begins_once_a_node_has_its_turn(self, make_secure, kits):
         channel = make_secure(max_unproven=1, handshake_s=5.0)
-        bob = node_of(bare_node, channel, kits["bob"])
+        bob = node_of(channel, kits["bob"])
         bob.say(hello=bob.hello())
         assert bob.hear().HasField("challenge")
 
-        assert node_of(bare_node, channel, kits["alice"]).enrol().HasField("welcome")
+        assert node_of(channel, kits["alice"]).enrol().HasField("welcome")
         assert refusal(bob.hear()) == "LATE"
 
-    def test_a_connection_that_a_node_has_given_up_does_not_end_its_newer_one(
-        self, make_secure, kits, bare_node, until
-    ):
+    def test_a_connection_that_a_node_has_given_up_does_not_end_its_newer_one(self, make_secure, kits):
         channel = make_secure()
-        older = node_of(bare_node, channel, kits["alice"])
+        older = node_of(channel, kits["alice"])
         hello = older.hello()
         older.say(hello=hello)
         challenge = older.hear().challenge
-        newer = node_of(bare_node, channel, kits["alice"]).attend()
+        newer = node_of(channel, kits["alice"]).attend()
         until(lambda: channel.nodes(0))
 
         older.say(proof=older.proof(challenge, hello))
@@ -85,15 +84,13 @@ class TestDoor:
 
 class TestCertificates:
     @pytest.mark.parametrize("how", ["revoked", "unknown"])
-    def test_a_node_that_the_register_does_not_know_is_refused_at_every_call(
-        self, make_secure, kits, bare_node, federation, how
-    ):
+    def test_a_node_that_the_register_does_not_know_is_refused_at_every_call(self, make_secure, kits, federation, how):
         channel = make_secure()
         if how == "revoked":
             revoke(federation, "bob", now=datetime.now(UTC))
         else:
             (federation / "server" / "clients.json").write_text('{"clients": []}')
-        bob = node_of(bare_node, channel, kits["bob"])
+        bob = node_of(channel, kits["bob"])
         health = health_pb2_grpc.HealthStub(bob.channel)
         requests = {
             "Check": lambda: health.Check(health_pb2.HealthCheckRequest(), timeout=180),
@@ -108,10 +105,10 @@ class TestCertificates:
         assert refusal(bob.hear()) == f"{how.upper()}_KEY"
         assert bob.heard_end()
 
-    def test_operators_may_look_and_take_no_part(self, make_secure, federation, bare_node):
+    def test_operators_may_look_and_take_no_part(self, make_secure, federation):
         provision(federation, [], [], operators=["olga"], now=datetime.now(UTC))
         channel, kit = make_secure(), StaffKit.load(federation / "operators/olga")
-        person = bare_node(channel.address, kit.name, key=NodeKey.generate(), credentials=channel_credentials(kit))
+        person = BareNode(channel.address, kit.name, key=NodeKey.generate(), credentials=channel_credentials(kit))
         person.session = b"s" * 32
         requests = {
             "Held": lambda: person.held("1.train.0", b""),
@@ -135,25 +132,25 @@ class TestCertificates:
                 assert health.Check(health_pb2.HealthCheckRequest(service=name), timeout=180).status == 1
             assert code(lambda: next(health.Watch(health_pb2.HealthCheckRequest(), timeout=180))) == "UNIMPLEMENTED"
 
-    def test_no_name_has_more_calls_at_a_time_than_a_node_needs(self, make_secure, kits, bare_node, until):
+    def test_no_name_has_more_calls_at_a_time_than_a_node_needs(self, make_secure, kits):
         channel = make_secure()
         connections = [connection(channel, kits["bob"]) for _ in range(4)]
         calls = [FederationStub(each).Upload.future(iter(threading.Event().wait, True)) for each in connections * 5]
 
         until(lambda: sum(call.done() for call in calls) == 4)
         assert {call.code().name for call in calls if call.done()} == {"RESOURCE_EXHAUSTED"}
-        assert node_of(bare_node, channel, kits["alice"]).enrol().HasField("welcome")
+        assert node_of(channel, kits["alice"]).enrol().HasField("welcome")
         for each in connections:
             each.close()
-        until(lambda: node_of(bare_node, channel, kits["bob"]).enrol().HasField("welcome"))
+        until(lambda: node_of(channel, kits["bob"]).enrol().HasField("welcome"))
 
 
 class TestStrangers:
     def test_sockets_that_are_opened_again_all_the_time_keep_neither_operators_nor_nodes_out(
-        self, make_secure, kits, bare_node, federation, send, until
+        self, make_secure, kits, federation
     ):
         channel = make_secure()
-        alice = node_of(bare_node, channel, kits["alice"]).attend()
+        alice = node_of(channel, kits["alice"]).attend()
         until(lambda: channel.nodes(0))
         over = threading.Event()
         strangers = [threading.Thread(target=reopen, args=(channel.address, over, 25)) for _ in range(8)]
@@ -163,7 +160,7 @@ class TestStrangers:
             statuses = [fetch_status(channel.address, kit=ServerKit.load(federation / "server")) for _ in range(10)]
             send(channel, "alice", b"task")
             assert alice.work().head == b"task"
-            assert node_of(bare_node, channel, kits["bob"]).enrol().HasField("welcome")
+            assert node_of(channel, kits["bob"]).enrol().HasField("welcome")
         finally:
             over.set()
             for stranger in strangers:
@@ -199,10 +196,10 @@ def hung_up(connection):
 
 
 class TestDoctor:
-    def test_a_deployment_is_checked_from_outside(self, make_secure, kits, bare_node, federation, until, monkeypatch):
+    def test_a_deployment_is_checked_from_outside(self, make_secure, kits, federation, monkeypatch):
         provision(federation, [], [], operators=["olga"], now=datetime.now(UTC), days=9)
         channel = make_secure()
-        nodes = [node_of(bare_node, channel, kits[name]) for name in ("alice", "bob")]
+        nodes = [node_of(channel, kits[name]) for name in ("alice", "bob")]
         for each, version in zip(nodes, ("0.0.1", __version__), strict=True):
             assert each.enrol(version=version).HasField("welcome")
         until(lambda: len(fetch_status(channel.address, kit=ServerKit.load(federation / "server"))["nodes"]) == 2)

@@ -5,7 +5,9 @@ import pytest
 
 from plait.v1 import federation_pb2 as pb
 from server.hosting import Terms
+from tests.server.conftest import BareNode, send
 from tests.tree import files_below
+from tests.waiting import until
 
 BASE = b"b" * 32
 
@@ -29,8 +31,8 @@ def ready(node, run_id):
     node.say(ready=pb.Ready(base_fingerprint=BASE, methods=["lora"], memory_bytes=1, device="cpu", run_id=run_id))
 
 
-def test_a_node_is_welcomed_to_each_run_on_one_call(staying, bare_node, tmp_path, until, send):
-    node = bare_node(staying.address, "ada")
+def test_a_node_is_welcomed_to_each_run_on_one_call(staying, tmp_path):
+    node = BareNode(staying.address, "ada")
     first = node.enrol().welcome
     assert (first.run_id, first.stays, first.run_config_json) == (0, True, "")
     for run_id in (11, 12):
@@ -46,9 +48,9 @@ def test_a_node_is_welcomed_to_each_run_on_one_call(staying, bare_node, tmp_path
         assert welcomed(node).run_id == 0
 
 
-def test_what_is_sent_for_an_earlier_run_cannot_count_in_the_next(staying, bare_node, tmp_path, until, send):
+def test_what_is_sent_for_an_earlier_run_cannot_count_in_the_next(staying, tmp_path):
 
-    node = bare_node(staying.address, "ada")
+    node = BareNode(staying.address, "ada")
     node.enrol()
     staying.begin(Terms(11, {}, BASE), inbox=tmp_path / "11")
     old = welcomed(node).session
@@ -77,9 +79,9 @@ def test_what_is_sent_for_an_earlier_run_cannot_count_in_the_next(staying, bare_
     assert not [file for file in files_below(tmp_path / "11") if file.suffix == ".answer"]
 
 
-def test_a_node_that_returns_is_welcomed_to_the_run_of_now(staying, bare_node, tmp_path):
-    node = bare_node(staying.address, "ada")
+def test_a_node_that_returns_is_welcomed_to_the_run_of_now(staying, tmp_path):
+    node = BareNode(staying.address, "ada")
     node.enrol()
     node.leave()
     staying.begin(Terms(11, {}, BASE), inbox=tmp_path / "11")
-    assert bare_node(staying.address, "ada").enrol().welcome.run_id == 11
+    assert BareNode(staying.address, "ada").enrol().welcome.run_id == 11

@@ -9,21 +9,23 @@ from plait.errors import ConfigError, DiskFullError, PeerError, RunInterrupted
 from plait.rounds.channel import Identity, Liveness, NoAnswer, Purpose, StopRequest
 from plait.transport.protocol import node_number
 from plait.v1 import federation_pb2 as pb
+from tests.server.conftest import BareNode, attending, replies, send
 from tests.tree import files_below
+from tests.waiting import until
 
 
 def answers(directory) -> list[str]:
     return sorted(file.name for file in files_below(directory / "inbox") if file.suffix == ".answer")
 
 
-def test_a_node_hears_why_the_run_has_no_use_for_it(channel, attending):
+def test_a_node_hears_why_the_run_has_no_use_for_it(channel):
     with attending(channel, "alice") as (alice,):
         channel.turn_away(node_number("alice"), "rank", "a rank\nof 4, expected 8")
         channel.turn_away(node_number("bob"), "rank", "has never been here")
         assert alice.hear().unfit == pb.Unfit(reason="rank", detail="a rank of 4, expected 8")
 
 
-def test_a_body_that_tasks_share_is_held_once_and_dropped_with_the_last_task(channel, attending, send, replies):
+def test_a_body_that_tasks_share_is_held_once_and_dropped_with_the_last_task(channel):
     body = bytes(range(256)) * 8192
     with attending(channel, "alice", "bob") as nodes:
         sent = [send(channel, node.name, node.name.encode(), body) for node in nodes]
@@ -43,7 +45,7 @@ def test_a_body_that_tasks_share_is_held_once_and_dropped_with_the_last_task(cha
         assert tasks.held_bytes == 0
 
 
-def test_a_head_that_is_too_long_for_one_message_travels_as_a_body(channel, attending, send):
+def test_a_head_that_is_too_long_for_one_message_travels_as_a_body(channel):
     head = b"h" * 100_000
     with attending(channel, "alice") as (alice,):
         send(channel, "alice", head, b"body" * 10_000)
@@ -51,15 +53,15 @@ def test_a_head_that_is_too_long_for_one_message_travels_as_a_body(channel, atte
         assert alice.task(alice.work()) == head + b"body" * 10_000
 
 
-def test_a_node_that_failed_is_told_in_words(given, replies):
+def test_a_node_that_failed_is_told_in_words(given):
     alice, sent, task_id = given
     alice.upload(task_id, b"no\nmemory", content=pb.CONTENT_ERROR)
 
     assert replies([sent]) == [NoAnswer(f"node {node_number('alice')} failed: no memory")]
 
 
-def test_only_proven_and_ready_nodes_are_there(channel, bare_node, until):
-    node = bare_node(channel.address, "alice")
+def test_only_proven_and_ready_nodes_are_there(channel):
+    node = BareNode(channel.address, "alice")
     welcome = node.enrol().welcome
     assert welcome.node_id == node_number("alice")
     assert channel.nodes(0) == []
@@ -72,7 +74,7 @@ def test_only_proven_and_ready_nodes_are_there(channel, bare_node, until):
         channel.identity(5)
 
 
-def test_a_task_to_a_node_that_was_never_here_is_not_sent_and_the_others_go_on(channel, attending):
+def test_a_task_to_a_node_that_was_never_here_is_not_sent_and_the_others_go_on(channel):
     with attending(channel, "alice") as (alice,):
         exchange = channel.exchange(Purpose.TRAIN, "1")
         for node in (12345, node_number("alice")):
@@ -82,7 +84,7 @@ def test_a_task_to_a_node_that_was_never_here_is_not_sent_and_the_others_go_on(c
         assert exchange.receive(None) == (node_number("alice"), b"done")
 
 
-def test_tasks_of_a_node_that_stays_away_fail_after_the_grace(make_channel, attending, send, replies):
+def test_tasks_of_a_node_that_stays_away_fail_after_the_grace(make_channel):
     channel = make_channel(grace_s=0.2)
     with attending(channel, "alice") as (alice,):
         sent = send(channel, "alice", b"task")
@@ -91,7 +93,7 @@ def test_tasks_of_a_node_that_stays_away_fail_after_the_grace(make_channel, atte
     assert replies([sent]) == [NoAnswer(f"node {node_number('alice')} failed: node alice left")]
 
 
-def test_a_node_is_heard_of_by_its_words_and_by_bytes_and_comes_back_another(channel, attending, send, until):
+def test_a_node_is_heard_of_by_its_words_and_by_bytes_and_comes_back_another(channel):
     def heard_at():
         # Of several readings the greatest: a busy machine may pause between the clock and the question.
         return max(time.monotonic() - channel.liveness(node).idle_s for _ in range(5))
@@ -139,7 +141,7 @@ def test_a_withdrawn_task_is_told_to_its_node_and_its_answer_is_late(given):
     assert sent.receive(None) is None
 
 
-def test_a_restarted_server_finds_the_answer_to_the_same_task(make_channel, attending, send, replies):
+def test_a_restarted_server_finds_the_answer_to_the_same_task(make_channel):
     channel = make_channel()
     with attending(channel, "alice", "bob") as (alice, bob):
         sent = [send(channel, node.name, b"task", group="5") for node in (alice, bob)]
@@ -158,7 +160,7 @@ def test_a_restarted_server_finds_the_answer_to_the_same_task(make_channel, atte
         assert alice.held("5.train.0", b"trained by alice").complete
 
 
-def test_an_answer_that_a_restarted_server_has_not_asked_for_is_neither_late_nor_taken(make_channel, attending, send):
+def test_an_answer_that_a_restarted_server_has_not_asked_for_is_neither_late_nor_taken(make_channel):
     channel = make_channel()
     with attending(channel, "alice") as (alice,):
         assert alice.held("5.train.0", b"mine").unknown
@@ -169,7 +171,7 @@ def test_an_answer_that_a_restarted_server_has_not_asked_for_is_neither_late_nor
         assert alice.upload(alice.work().task_id, b"mine").kept
 
 
-def test_answers_of_a_group_are_forgotten_when_the_next_starts(channel, attending, send, replies, tmp_path, until):
+def test_answers_of_a_group_are_forgotten_when_the_next_starts(channel, tmp_path):
     with attending(channel, "alice") as (alice,):
         for group in ("1", "2"):
             sent = send(channel, "alice", b"task", group=group)
@@ -180,7 +182,7 @@ def test_answers_of_a_group_are_forgotten_when_the_next_starts(channel, attendin
         assert alice.held("1.train.0", b"answer").late
 
 
-def test_an_answer_that_does_not_come_in_time_is_not_waited_for(channel, attending, send):
+def test_an_answer_that_does_not_come_in_time_is_not_waited_for(channel):
     with attending(channel, "alice", "bob") as (alice, _):
         exchange = channel.exchange(Purpose.DESCRIBE, "1")
         for node in ("alice", "bob"):
@@ -211,7 +213,7 @@ def test_a_run_that_is_to_stop_does_not_wait(channel, tmp_path):
 
 
 @pytest.mark.parametrize("finished", [False, True])
-def test_a_server_that_stops_says_whether_nodes_may_go(make_channel, attending, finished):
+def test_a_server_that_stops_says_whether_nodes_may_go(make_channel, finished):
     channel = make_channel()
     with attending(channel, "alice") as (alice,):
         channel.stop(finished=finished)

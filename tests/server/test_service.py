@@ -21,8 +21,9 @@ from plait.trust.provision import provision, revoke
 from plait.v1 import federation_pb2 as pb
 from server.incoming import Incoming
 from tests.plait.rounds.conftest import started
-from tests.server.conftest import code, node_of, refusal
+from tests.server.conftest import BareNode, attending, code, node_of, refusal, replies, send
 from tests.tree import files_below
+from tests.waiting import until
 
 BIG = bytes(range(256)) * (4 * CHUNK_BYTES // 256)
 
@@ -39,52 +40,50 @@ class TestBadNodes:
             ({"public_key": b"short"}, "MALFORMED"),
         ],
     )
-    def test_a_hello_that_cannot_be_is_refused(self, channel, bare_node, changes, reason):
-        node = bare_node(channel.address, "alice")
+    def test_a_hello_that_cannot_be_is_refused(self, channel, changes, reason):
+        node = BareNode(channel.address, "alice")
 
         assert refusal(node.enrol(**changes)) == reason
         assert node.heard_end()
 
     @pytest.mark.parametrize("event", [{"proof": pb.Proof()}, {"ready": pb.Ready()}, {}])
-    def test_a_node_that_does_not_say_hello_first_is_refused(self, channel, bare_node, event):
-        node = bare_node(channel.address, "alice")
+    def test_a_node_that_does_not_say_hello_first_is_refused(self, channel, event):
+        node = BareNode(channel.address, "alice")
         node.say(**event)
 
         assert refusal(node.hear()) == "MALFORMED"
 
     @pytest.mark.slow
-    def test_who_does_not_prove_its_key_in_time_is_told_to_try_again(self, make_channel, bare_node):
+    def test_who_does_not_prove_its_key_in_time_is_told_to_try_again(self, make_channel):
         channel = make_channel(handshake_s=3.0)
-        silent, hesitant = bare_node(channel.address, "alice"), bare_node(channel.address, "bob")
+        silent, hesitant = BareNode(channel.address, "alice"), BareNode(channel.address, "bob")
         hesitant.say(hello=hesitant.hello())
         assert hesitant.hear().HasField("challenge")
 
         assert refusal(silent.hear()) == "LATE"
         assert refusal(hesitant.hear()) == "LATE"
 
-    def test_when_too_many_wait_for_long_the_next_are_told_to_try_again(self, make_channel, bare_node, monkeypatch):
+    def test_when_too_many_wait_for_long_the_next_are_told_to_try_again(self, make_channel, monkeypatch):
         monkeypatch.setattr("server.attendance._QUEUE_S", 0.2)
         channel = make_channel(max_unproven=1)
-        silent = bare_node(channel.address, "alice")
+        silent = BareNode(channel.address, "alice")
         silent.say(hello=silent.hello())
         silent.hear()
 
-        assert refusal(bare_node(channel.address, "carol").hear()) == "FULL"
+        assert refusal(BareNode(channel.address, "carol").hear()) == "FULL"
 
-    def test_more_nodes_than_the_server_takes_are_refused_but_a_known_one_may_replace_itself(
-        self, make_channel, bare_node
-    ):
+    def test_more_nodes_than_the_server_takes_are_refused_but_a_known_one_may_replace_itself(self, make_channel):
         channel = make_channel(max_nodes=1)
-        alice = bare_node(channel.address, "alice")
+        alice = BareNode(channel.address, "alice")
         assert alice.enrol().HasField("welcome")
 
-        assert refusal(bare_node(channel.address, "bob").enrol()) == "FULL"
-        again = bare_node(channel.address, "alice")
+        assert refusal(BareNode(channel.address, "bob").enrol()) == "FULL"
+        again = BareNode(channel.address, "alice")
         assert again.enrol().HasField("welcome")
         assert refusal(alice.hear()) == "REPLACED"
 
-    def test_a_node_with_another_base_is_refused(self, channel, bare_node):
-        node = bare_node(channel.address, "alice")
+    def test_a_node_with_another_base_is_refused(self, channel):
+        node = BareNode(channel.address, "alice")
         node.enrol()
         node.say(ready=pb.Ready(base_fingerprint=b"x" * 32))
 
@@ -98,15 +97,15 @@ class TestBadKeys:
         return make_channel(kit=ServerKit.load(federation / "server"))
 
     @pytest.fixture
-    def alice(self, secure, kits, bare_node, until):
-        node = node_of(bare_node, secure, kits["alice"]).attend()
+    def alice(self, secure, kits):
+        node = node_of(secure, kits["alice"]).attend()
         until(lambda: secure.nodes(0))
         return node
 
     def test_a_key_that_is_revoked_meanwhile_ends_the_session_at_the_next_call_and_fails_the_task(
-        self, alice, secure, kits, bare_node, federation, send, replies, until
+        self, alice, secure, kits, federation
     ):
-        bob = node_of(bare_node, secure, kits["bob"]).attend()
+        bob = node_of(secure, kits["bob"]).attend()
         until(lambda: len(secure.nodes(0)) == 2)
         ids = [send(secure, name, b"task") for name in ("alice", "bob")]
         task_ids = [node.work().task_id for node in (alice, bob)]
@@ -121,7 +120,7 @@ class TestBadKeys:
         assert kept == b"answer"
 
     def test_a_node_whose_key_is_revoked_is_sent_away_though_it_says_nothing(
-        self, alice, secure, federation, monkeypatch, until
+        self, alice, secure, federation, monkeypatch
     ):
         monkeypatch.setattr("server.nodes_channel._REGISTER_EVERY_S", 0.0)
         revoke(federation, "alice", now=datetime.now(UTC))
@@ -130,7 +129,7 @@ class TestBadKeys:
         until(lambda: not secure.nodes(0))
 
     def test_a_register_that_cannot_be_read_takes_no_answers_and_admits_no_node_until_it_can(
-        self, alice, secure, kits, bare_node, federation, send
+        self, alice, secure, kits, federation
     ):
         send(secure, "alice", b"task")
         task_id = alice.work().task_id
@@ -139,13 +138,11 @@ class TestBadKeys:
         register.write_text("{")
 
         assert code(alice.upload, task_id, b"answer") == "UNAVAILABLE"
-        assert code(node_of(bare_node, secure, kits["bob"]).enrol) == "UNAVAILABLE"
+        assert code(node_of(secure, kits["bob"]).enrol) == "UNAVAILABLE"
         register.write_text(before)
         assert alice.upload(task_id, b"answer").kept
 
-    def test_an_answer_over_the_long_call_counts_only_with_a_key_that_is_valid(
-        self, alice, secure, federation, send, replies
-    ):
+    def test_an_answer_over_the_long_call_counts_only_with_a_key_that_is_valid(self, alice, secure, federation):
         sent = send(secure, "alice", b"task")
         task_id = alice.work().task_id
         revoke(federation, "alice", now=datetime.now(UTC))
@@ -156,29 +153,27 @@ class TestBadKeys:
         (lost,) = replies([sent])
         assert lost.detail.endswith("failed: key of alice has been revoked")
 
-    def test_an_unknown_key_or_one_of_another_name_or_certificate_is_refused(self, secure, kits, bare_node):
-        assert refusal(node_of(bare_node, secure, kits["alice"], key=NodeKey.generate()).enrol()) == "UNKNOWN_KEY"
-        assert refusal(node_of(bare_node, secure, kits["alice"], name="bob").enrol()) == "WRONG_NAME"
-        assert refusal(node_of(bare_node, secure, kits["alice"], shown=kits["bob"]).enrol()) == "WRONG_NAME"
+    def test_an_unknown_key_or_one_of_another_name_or_certificate_is_refused(self, secure, kits):
+        assert refusal(node_of(secure, kits["alice"], key=NodeKey.generate()).enrol()) == "UNKNOWN_KEY"
+        assert refusal(node_of(secure, kits["alice"], name="bob").enrol()) == "WRONG_NAME"
+        assert refusal(node_of(secure, kits["alice"], shown=kits["bob"]).enrol()) == "WRONG_NAME"
 
-    def test_a_proof_over_other_bytes_is_refused(self, secure, kits, bare_node):
-        node = node_of(bare_node, secure, kits["alice"])
+    def test_a_proof_over_other_bytes_is_refused(self, secure, kits):
+        node = node_of(secure, kits["alice"])
         node.say(hello=node.hello())
         node.hear()
         node.say(proof=pb.Proof(signature=kits["alice"].node_key.sign(b"something else")))
 
         assert refusal(node.hear()) == "BAD_PROOF"
 
-    def test_a_client_of_another_authority_gets_no_connection(self, secure, bare_node, tmp_path):
+    def test_a_client_of_another_authority_gets_no_connection(self, secure, tmp_path):
         provision(tmp_path / "other", ["alice"], ["localhost", "127.0.0.1"], now=datetime.now(UTC))
         kit = ClientKit.load(tmp_path / "other" / "clients" / "alice")
 
-        assert code(node_of(bare_node, secure, kit).hear) == "UNAVAILABLE"
+        assert code(node_of(secure, kit).hear) == "UNAVAILABLE"
 
-    def test_a_stolen_session_token_is_worth_nothing_to_another_member(
-        self, alice, secure, kits, bare_node, send, until
-    ):
-        bob = node_of(bare_node, secure, kits["bob"]).attend()
+    def test_a_stolen_session_token_is_worth_nothing_to_another_member(self, alice, secure, kits):
+        bob = node_of(secure, kits["bob"]).attend()
         until(lambda: len(secure.nodes(0)) == 2)
         send(secure, "alice", b"head", BIG)
         work = alice.work()
@@ -206,7 +201,7 @@ class TestDownloads:
         return call
 
     @pytest.mark.slow
-    def test_a_nodes_newer_download_takes_the_place_of_its_older_ones(self, make_channel, attending, send):
+    def test_a_nodes_newer_download_takes_the_place_of_its_older_ones(self, make_channel):
         channel = make_channel(transfers_at_once=2)
         with attending(channel, "alice", "bob") as (alice, bob):
             for name in ("alice", "bob"):
@@ -220,7 +215,7 @@ class TestDownloads:
                 assert code(lambda call=call: list(call)) == "ABORTED"
             assert sum(len(chunk.data) for chunk in unread[-1]) == len(self.BODY) - CHUNK_BYTES
 
-    def test_a_node_that_fetches_the_same_again_and_again_has_to_wait(self, channel, attending, send):
+    def test_a_node_that_fetches_the_same_again_and_again_has_to_wait(self, channel):
         with attending(channel, "alice", "bob") as (alice, bob):
             for name in ("alice", "bob"):
                 send(channel, name, b"head", BIG)
@@ -237,9 +232,7 @@ class TestDownloads:
         [({}, [8.0]), ({"least_bytes_s": 1e12}, [0.1] * 63)],
         ids=["stalled", "slow"],
     )
-    def test_a_download_that_is_slower_than_the_pace_is_cut_off_and_can_go_on(
-        self, make_channel, attending, send, pace, pauses
-    ):
+    def test_a_download_that_is_slower_than_the_pace_is_cut_off_and_can_go_on(self, make_channel, pace, pauses):
         channel = make_channel(stall_s=2.0, **pace)
         with attending(channel, "alice") as (alice,):
             send(channel, "alice", b"head", self.BODY)
@@ -259,7 +252,7 @@ class TestDownloads:
 
 
 class TestUploads:
-    def test_an_upload_goes_on_where_it_broke_off(self, given, replies):
+    def test_an_upload_goes_on_where_it_broke_off(self, given):
         alice, sent, task_id = given
         broken, hold = alice.begin_upload(task_id, BIG, chunks=2)
         broken.cancel()
@@ -271,7 +264,7 @@ class TestUploads:
         assert replies([sent])[0] == BIG
         assert alice.held(task_id, BIG).complete
 
-    def test_an_upload_goes_on_after_the_server_was_restarted(self, make_channel, attending, send, replies):
+    def test_an_upload_goes_on_after_the_server_was_restarted(self, make_channel):
         channel = make_channel()
         with attending(channel, "alice") as (alice,):
             send(channel, "alice", b"task")
@@ -294,8 +287,8 @@ class TestUploads:
         hold.set()
         assert older.code() is grpc.StatusCode.ABORTED
 
-    def test_an_upload_of_a_replaced_session_is_cut_off(self, channel, bare_node, attending, send, until):
-        old = bare_node(channel.address, "alice").attend()
+    def test_an_upload_of_a_replaced_session_is_cut_off(self, channel):
+        old = BareNode(channel.address, "alice").attend()
         until(lambda: channel.nodes(0))
         send(channel, "alice", b"task")
         task_id = old.work().task_id
@@ -306,7 +299,7 @@ class TestUploads:
             assert upload.code() is grpc.StatusCode.UNAUTHENTICATED
 
     def test_a_node_that_connects_again_is_told_when_its_older_connection_completes_the_answer(
-        self, channel, bare_node, send, until, monkeypatch
+        self, channel, monkeypatch
     ):
         genuine, reached, go_on = Incoming.finish, threading.Event(), threading.Event()
 
@@ -316,14 +309,14 @@ class TestUploads:
             return genuine(incoming)
 
         monkeypatch.setattr(Incoming, "finish", finish)
-        old = bare_node(channel.address, "alice").attend()
+        old = BareNode(channel.address, "alice").attend()
         until(lambda: channel.nodes(0))
         send(channel, "alice", b"head", BIG)
         task_id = old.work().task_id
         parts = [old.start(task_id, b"answer"), pb.UploadPart(data=b"answer")]
         upload = old.stub.Upload.future(iter(parts), timeout=180)
         assert reached.wait(180)
-        new = bare_node(channel.address, "alice").attend()
+        new = BareNode(channel.address, "alice").attend()
         work = new.work()
         assert work.task_id == task_id
         go_on.set()
@@ -348,7 +341,7 @@ class TestUploads:
         ],
     )
     def test_an_answer_that_is_too_large_or_of_another_kind_is_refused_unread_and_fails_the_task(
-        self, given, replies, tmp_path, changes, why
+        self, given, tmp_path, changes, why
     ):
         alice, sent, task_id = given
 
@@ -356,7 +349,7 @@ class TestUploads:
         assert not [file for file in files_below(tmp_path / "inbox") if file.suffix == ".part"]
         assert replies([sent])[0].detail.endswith(why)
 
-    def test_an_answer_with_another_digest_is_given_up_after_three_tries(self, given, replies, tmp_path, until):
+    def test_an_answer_with_another_digest_is_given_up_after_three_tries(self, given, tmp_path):
         alice, sent, task_id = given
         wrong = hashlib.sha256(b"other").digest()
 
@@ -372,7 +365,7 @@ class TestUploads:
 
         assert code(alice.upload, task_id, b"answer", **changes) == "INVALID_ARGUMENT"
 
-    def test_a_session_authorises_only_its_own_tasks_and_bodies(self, channel, attending, send):
+    def test_a_session_authorises_only_its_own_tasks_and_bodies(self, channel):
         with attending(channel, "alice", "bob") as (alice, bob):
             send(channel, "alice", b"head", BIG)
             work = alice.work()
@@ -390,7 +383,7 @@ class TestUploads:
             assert alice.body(work, offset=len(BIG)) == b""
 
     @pytest.mark.parametrize("task_id", ["", "../../x", "1.train.0/..", "9" * 300, "1.train.-1", "1.train", "a\x00b"])
-    def test_task_ids_that_were_never_given_out_harm_nothing(self, channel, attending, tmp_path, task_id):
+    def test_task_ids_that_were_never_given_out_harm_nothing(self, channel, tmp_path, task_id):
         with attending(channel, "alice") as (alice,):
             assert alice.held(task_id, b"x").late
             assert not alice.upload(task_id, b"x").kept
@@ -398,9 +391,7 @@ class TestUploads:
 
 
 class TestAnswersOverTheLongCall:
-    def test_the_run_has_an_answer_once_its_receipt_came_also_after_a_restart(
-        self, make_channel, attending, send, replies
-    ):
+    def test_the_run_has_an_answer_once_its_receipt_came_also_after_a_restart(self, make_channel):
         channel = make_channel()
         with attending(channel, "alice", "bob") as nodes:
             for node in nodes:
@@ -413,14 +404,14 @@ class TestAnswersOverTheLongCall:
         with attending(channel, "alice", "bob"):
             assert replies([send(channel, name, b"task") for name in ("alice", "bob")]) == [b"alice's", b""]
 
-    def test_the_same_again_has_a_receipt_again_and_counts_once(self, given, replies):
+    def test_the_same_again_has_a_receipt_again_and_counts_once(self, given):
         alice, sent, task_id = given
 
         assert alice.answer(task_id, b"first").kept
         assert alice.answer(task_id, b"second").kept
         assert replies([sent]) == [b"first"]
 
-    def test_one_to_a_task_that_was_never_given_harms_nothing(self, channel, attending, send, replies):
+    def test_one_to_a_task_that_was_never_given_harms_nothing(self, channel):
         with attending(channel, "alice") as (alice,):
             for task_id in ("", "1.train", "../../x", "9" * 10000):
                 assert not alice.answer(task_id, b"answer").kept
@@ -445,7 +436,7 @@ class TestAnswersOverTheLongCall:
         assert alice.heard_end()
         assert any(f"reason={why}" in record.getMessage() for record in logged)
 
-    def test_one_that_cannot_be_written_is_to_be_tried_again(self, channel, given, attending, monkeypatch):
+    def test_one_that_cannot_be_written_is_to_be_tried_again(self, channel, given, monkeypatch):
         alice, _, task_id = given
         with monkeypatch.context() as broken:
             broken.setattr("server.incoming.os.fsync", lambda _: (_ for _ in ()).throw(OSError(5, "broken")))
@@ -458,7 +449,7 @@ class TestAnswersOverTheLongCall:
 
 
 class TestOperators:
-    def test_the_status_says_what_the_run_is_doing(self, make_channel, attending, send, until, tmp_path):
+    def test_the_status_says_what_the_run_is_doing(self, make_channel, tmp_path):
         now = RunNow()
         now.take(started().model_copy(update={"config": {"rounds": 5}}))
         now.take(events.RoundFinished(round=1, wall_s=3.0))
@@ -478,10 +469,10 @@ class TestOperators:
         assert status["nodes"][0]["device"] == "cpu"
         json.dumps(status)
 
-    def test_over_tls_the_status_is_for_the_operator_and_for_nodes(self, make_channel, federation, bare_node):
+    def test_over_tls_the_status_is_for_the_operator_and_for_nodes(self, make_channel, federation):
         channel = make_channel(kit=ServerKit.load(federation / "server"))
         kit = ClientKit.load(federation / "clients" / "alice")
-        alice = bare_node(channel.address, "alice", key=kit.node_key, credentials=channel_credentials(kit))
+        alice = BareNode(channel.address, "alice", key=kit.node_key, credentials=channel_credentials(kit))
         alice.enrol()
         token = (federation / "server" / "operator.token").read_text().strip().encode()
 
@@ -490,10 +481,10 @@ class TestOperators:
         for bad in (b"", b"x" * 64, token[:-1], "é".encode()):
             assert code(alice.stub.Status, pb.StatusRequest(token=bad), timeout=180) == "UNAUTHENTICATED"
 
-    def test_the_metrics_count_what_happened(self, make_channel, attending, bare_node, send, replies, until):
+    def test_the_metrics_count_what_happened(self, make_channel):
         channel = make_channel(metrics_listen="127.0.0.1:0")
         with attending(channel, "alice") as (alice,):
-            bare_node(channel.address, "bob").enrol(protocol=9)
+            BareNode(channel.address, "bob").enrol(protocol=9)
             sent = send(channel, "alice", b"head", BIG)
             work = alice.work()
             alice.task(work)
