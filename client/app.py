@@ -27,7 +27,7 @@ def participant_of(context: Context) -> Answering:
 
 @cache
 def _participants() -> ContextParticipants:
-    from client.contexts import ContextParticipants
+    from client.contexts import ContextParticipants  # brings torch along
 
     return ContextParticipants()
 

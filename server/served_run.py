@@ -28,7 +28,7 @@ from plait.rounds.channel import StopRequest
 from plait.rounds.roster import REPLY_BYTES
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.validate import max_update_bytes
-from plait.run import Run, resolve
+from plait.run import resolve
 from plait.settle import settle
 from plait.trust.kit import ServerKit, is_vouched_for
 from plait.wire.codec import DECODED
@@ -84,7 +84,13 @@ def open_served_run(
         run = resolve(settled, progress=progress)
         start = None if directory.has_started else beginning_of(run)
     asked = stop or StopRequest()
-    _announce(channel, run, directory, number=serving.run_number, stop=asked)
+    channel.begin(
+        Terms(serving.run_number, run.settled.announced, run.base_fingerprint),
+        inbox=directory.inbox,
+        max_answer_bytes=REPLY_BYTES + max_update_bytes(run.ranks.master.spec.layout),
+        progress=LiveProgress(directory.ledger, rounds=run.config.rounds),
+        stop=asked,
+    )
 
     def log_and_pass_on(event: Event) -> None:
         log_run_event(event)
@@ -112,13 +118,3 @@ def _is_over(directory: RunDirectory, out: str) -> bool:
             kind, command = "run of Flower's SuperLink", "flwr run"
         raise ConfigError(f"'{out}' holds a {kind}; `{command}` continues it, or give another --out")
     return False
-
-
-def _announce(channel: NodesChannel, run: Run, directory: RunDirectory, *, number: int, stop: StopRequest) -> None:
-    channel.begin(
-        Terms(number, run.settled.announced, run.base_fingerprint),
-        inbox=directory.inbox,
-        max_answer_bytes=REPLY_BYTES + max_update_bytes(run.ranks.master.spec.layout),
-        progress=LiveProgress(directory.ledger, rounds=run.config.rounds),
-        stop=stop,
-    )

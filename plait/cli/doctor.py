@@ -232,6 +232,7 @@ def _plan(
     device: str,
     dtype: str,
 ) -> list[Finding]:
+    # These bring torch along.
     from plait.training.blueprint import design, read_base_config
     from plait.training.device import choose_compute, has_memory_of_its_own, memory_for_steps
     from plait.training.memory_plan import plan_step, size_of, what_would_fit

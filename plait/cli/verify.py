@@ -80,7 +80,7 @@ def verify(
 def _checked(
     directory: RunDirectory, events: list[Event], settings: RunConfig, allow: Sequence[str]
 ) -> tuple[Verified, ...]:
-    from plait.api.recomputing import recomputed
+    from plait.api.recomputing import recomputed  # brings torch along
 
     plugins = _check_plugins(events)
 
