@@ -58,14 +58,10 @@ def tables_of_parts(view: RunView) -> tuple[Table, ...]:
     found: list[Table] = []
     if "rounds-mode" in view.start.config:
         found.append(staleness_table(view))
-    if "privacy" in view.cards:
-        from plait.report.privacy import epsilon_table
+    if view.other_events.keys() & {"privacy_started", "client_withdrawn", "withdrawn"}:
+        from plait.report import privacy  # most runs have none
 
-        found.append(epsilon_table(view))
-    if "client_withdrawn" in view.other_events or "withdrawn" in view.other_events:
-        from plait.report.privacy import withdrawal_table
-
-        found.append(withdrawal_table(view))
+        found += (privacy.epsilon_table(view), privacy.withdrawal_table(view))
     return tuple(found)
 
 

@@ -20,13 +20,9 @@ def evaluated(number: int, *losses: float, tokens: int = 100) -> Evaluated:
     return evaluation(number, {f"client-{i}": score(loss, tokens) for i, loss in enumerate(losses)})
 
 
-def standing(*evaluations: Evaluated) -> EvaluationHistory:
-    return standing_after(evaluations)
-
-
 def curve(*losses: float) -> EvaluationHistory:
     """One client, evaluated after rounds 0, 1, 2 …"""
-    return standing(*(evaluated(number, loss) for number, loss in enumerate(losses)))
+    return standing_after(evaluated(number, loss) for number, loss in enumerate(losses))
 
 
 def test_a_step_that_ends_above_the_base_is_worse_by_the_difference() -> None:
@@ -54,16 +50,16 @@ def test_the_scale_halves_with_every_worse_evaluation_and_doubles_again_up_to_on
 
 def test_one_client_alone_cannot_make_a_step_count_as_worse() -> None:
     honest = [evaluated(0, 4.0, 4.0, 4.0), evaluated(1, 3.5, 3.5, 3.5)]
-    now = standing(*honest, evaluated(2, 3.4, 3.4, 100.0))
+    now = standing_after([*honest, evaluated(2, 3.4, 3.4, 100.0)])
     assert (now.worse, now.scale) == (0.0, 1.0)
-    assert standing(*honest, evaluated(2, 3.4, 3.8, 3.8)).worse > 0
+    assert standing_after([*honest, evaluated(2, 3.4, 3.8, 3.8)]).worse > 0
 
 
 def test_clients_that_only_one_of_two_evaluations_has_do_not_count() -> None:
     before = evaluated(0, 4.0, 9.0)
     after = evaluation(1, {"client-0": score(3.9, 100), "newcomer": score(20.0, 100)})
-    assert standing(before, after).worse == 0
-    assert standing(evaluated(0, 4.0), evaluation(1, {"newcomer": score(20.0, 100)})).accepted == 1
+    assert standing_after([before, after]).worse == 0
+    assert standing_after([evaluated(0, 4.0), evaluation(1, {"newcomer": score(20.0, 100)})]).accepted == 1
 
 
 def test_clients_count_by_their_tokens() -> None:
