@@ -53,13 +53,9 @@ class Option(StrEnum):
 
 @dataclass(frozen=True)
 class BaseModules:
-    """The modules of a base, by the last part of their names, or the last parts where one is not enough.
+    """The modules of a base, by the last parts of their names; of a classifier's `heads` the whole names.
 
-    Attributes:
-        linear: linear layers inside the blocks; the output layer and a classifier's head are not among them.
-        attention_outputs: those of `ATTENTION_OUTPUTS` that the base has.
-        feedforward_outputs: those of `FEEDFORWARD_OUTPUTS` that end no attention.
-        heads: modules of a classifier's head, by their whole names.
+    The output layer and a classifier's head are not among the `linear` ones.
     """
 
     linear: tuple[str, ...]

@@ -116,7 +116,7 @@ class Parent:
 
 
 def parents_from(value: Json) -> tuple[Parent, ...]:
-    """The inverse of `Parent.to_json` for several parents; none for None."""
+    """The inverse of `Parent.to_json` for several parents, from anybody (PeerError); none for None."""
     if value is None:
         return ()
     rows: Sequence[Json] = value if isinstance(value, list) else [None]

@@ -43,12 +43,7 @@ _ACTIVATIONS: Mapping[str, Activation] = {
 
 
 class BottleneckObserver:
-    """Gathers the figures of one round, as `Observer` does for factors.
-
-    Args:
-        spec: of the master, an adapter of bottlenecks; all clients have the same.
-        modules: measure this many, spread evenly over the adapter; all if None.
-    """
+    """Gathers the figures of one round of bottlenecks, as `Observer` does for factors."""
 
     def __init__(self, context: RoundContext, spec: AdapterSpec, *, modules: int | None = None) -> None:
         found = bottlenecks_of(spec.layout)

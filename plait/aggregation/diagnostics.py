@@ -95,11 +95,7 @@ class ClientChanges:
 
 
 class Observer:
-    """Gathers the figures of one round.
-
-    Args:
-        modules: measure this many, spread evenly over the adapter; all if None.
-    """
+    """Gathers the figures of one round, of so many modules, spread evenly over the adapter; of all if None."""
 
     def __init__(self, context: RoundContext, *, modules: int | None = None) -> None:
         pairs = context.geometry.pairs

@@ -43,12 +43,7 @@ class Factored:
 
 
 def balanced(product: LowRank, *, rank: int, scale: float, spare: Float64) -> Factored:
-    """The best factors of `rank` that share the singular values evenly, largest first.
-
-    Args:
-        product: the target of scale * b @ a.
-        spare: (rank, d_in), where unused rows of A come from.
-    """
+    """The best factors with evenly shared singular values, largest first; unused rows of A are those of `spare`."""
     svd = product.svd()
     used = min(rank, kept_rank(svd.s, product))
     root = np.sqrt(svd.s[:used] / scale)

@@ -27,10 +27,7 @@ class Svd:
 
 @dataclass(frozen=True, eq=False)
 class LowRank:
-    """The matrix b @ a.
-
-    `b` is (d_out, n), `a` (n, d_in).
-    """
+    """The matrix b @ a of b (d_out, n) and a (n, d_in)."""
 
     b: Float64
     a: Float64
@@ -83,16 +80,7 @@ class LowRank:
 
 
 def common_cores(matrices: Sequence[LowRank]) -> list[Float64]:
-    """Small matrices with the norms and singular values of these, and their sums with those of these matrices' sums.
-
-    They are what is left of each matrix in two bases that all of them share.
-
-    Args:
-        matrices: of one shape, at least one.
-
-    Returns:
-        All of one shape, (at most d_out, at most d_in).
-    """
+    """Small matrices of one shape, with the norms and singular values of these and of their sums."""
     # numpy's types do not distinguish this mode.
     r_b, r_a = (
         cast("Float64", np.linalg.qr(np.hstack(sides), mode="r"))

@@ -19,12 +19,7 @@ from plait.aggregation.sums import SliceSum, WeightedSum, step_to
 
 
 class SliceMean:
-    """The mean of the slices of factors: a module in which no client has a nonzero product stays unchanged.
-
-    Args:
-        by_norm: whether a client is also weighted by the norm of its product.
-        of_owners: whether a slice is divided by the weight of the clients that have it, not of all.
-    """
+    """The mean of the slices of factors, by client also `by_norm` of its product, or `of_owners` of a slice alone."""
 
     def __init__(self, context: RoundContext, *, by_norm: bool = False, of_owners: bool = False) -> None:
         self._context, self._by_norm, self._of_owners = context, by_norm, of_owners

@@ -112,7 +112,7 @@ class ClientCharge:
     def before(self, job: TrainJob, kept: Kept) -> TrainJob:
         """Pay; training knows nothing of it."""
         del kept
-        if job.settings.adds_share and not job.settings.under_masks:
+        if job.settings.adds_share and not job.settings.secure_aggregation:
             raise PolicyError(
                 "an update with a share of the noise is requested without masks: it may only leave in a masked sum"
             )

@@ -83,7 +83,7 @@ def tasks(settings: Settings, config: RunConfig) -> Settings:
 def way(way: Way, config: RunConfig, plan: RunPlan, host: Host) -> Way:
     """The way of a run whose rounds cost privacy."""
     if config.dp == "record":
-        costs = RecordCosts(plan.settings, recorded=spent_in(host.events), masked=plan.settings.under_masks)
+        costs = RecordCosts(plan.settings, recorded=spent_in(host.events), masked=plan.settings.secure_aggregation)
         return replace(way, costs=costs)
     privacy = privacy_of(config)
     return way if privacy is None else with_private(way, _rounds(privacy, host))

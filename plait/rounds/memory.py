@@ -198,7 +198,7 @@ class ClientSecret:
 
     def seeded(self, settings: Settings) -> Settings:
         """The settings of a task, with the client's own seed in a masked round."""
-        if not settings.under_masks:
+        if not settings.secure_aggregation:
             return settings
         key = derived(self.value, b"batches", settings.round.to_bytes(8, "big"))
         return replace(settings, seed=int.from_bytes(key[:8], "big") >> 1)

@@ -186,8 +186,7 @@ class MaskedGrid:
     ) -> tuple[NDArray[np.int64], int]:
         """The whole numbers of a client's clipped delta with its share of the noise, (rotation.rotated_size,).
 
-        And for an adaptive clip norm whether the delta is within it, as a noised count, else 0. `key_of` gives the key
-        of the noise, for a digest of what it is added to.
+        And for an adaptive clip norm a noised count of it within that, else 0. `key_of` gives the key of the noise.
         """
         rotated = self.rotation.forward(gathered(delta, self.parts))
         key = key_of(hashlib.sha256(rotated.tobytes() + survivors.to_bytes(4, "big")).digest())

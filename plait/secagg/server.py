@@ -144,11 +144,9 @@ class Collecting:
 
 @dataclass(frozen=True, eq=False)
 class SealedSum:
-    """A sum under masks whose clients are fixed, by their places.
+    """A sum under masks whose clients are fixed, by their places: `masked` has their signatures, in their order.
 
-    Attributes:
-        masked: the signatures of those whose numbers are in the sum.
-        digests: of the shares of each sharer's masking key and seed, by its place and their holder's.
+    `digests` are of the shares of each sharer's masking key and seed, by its place and their holder's.
     """
 
     roster: Roster
@@ -251,10 +249,7 @@ def accused_by(complaints: Mapping[int, Sequence[int]]) -> Mapping[int, int]:
 def judge(
     collecting: Collecting, accused: Mapping[int, int], shown: Mapping[int, bytes]
 ) -> tuple[frozenset[int], frozenset[int], frozenset[int]]:
-    """Places to blame, never none, by the keys that senders have shown of the parcels to their accusers.
-
-    Whose shares cannot be opened, who complained of ones that can be, and which accused showed no keys.
-    """
+    """Places to blame, never none: senders whose shares cannot be opened, false accusers, and who showed no key."""
     cleared = {each for each, key in shown.items() if collecting.is_readable(each, accused[each], key)}
     accusers = frozenset(accused[sender] for sender in cleared)
     return frozenset(shown.keys() - cleared), accusers, frozenset(accused.keys() - shown.keys())

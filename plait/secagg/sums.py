@@ -67,14 +67,10 @@ class GroupSum:
 
 @dataclass(frozen=True, eq=False)
 class Summed:
-    """The sum of a round.
+    """The sum of a round, of the groups' sums lifted from the ring; none of `clients` are in one that is lost.
 
     Attributes:
-        numbers: of all clients in it, lifted from the ring.
-        figures: modulo 2^64.
-        clients: in it, by name; none of a sum that is lost.
         invited: clients that the grid was made for.
-        groups: of clients, whose sums it is made of.
         length: root mean square of the norms of the groups' means, in units.
         deviation: the largest root mean square of a group's numbers.
     """

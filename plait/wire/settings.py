@@ -162,11 +162,6 @@ class Settings:
         return self.record_delta > 0
 
     @property
-    def under_masks(self) -> bool:
-        """Whether the server sees sums alone."""
-        return self.secure_aggregation
-
-    @property
     def adds_share(self) -> bool:
         """Whether the client adds its share of the noise that hides clients, and sends nothing without it."""
         return self.client_noise > 0
@@ -179,7 +174,7 @@ class Settings:
     @property
     def counts_stay(self) -> bool:
         """Whether a client keeps to itself how much data it has."""
-        return self.under_masks or self.records_are_private
+        return self.secure_aggregation or self.records_are_private
 
     @property
     def codec(self) -> Codec:

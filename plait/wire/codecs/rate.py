@@ -292,12 +292,7 @@ RATE = Rate()
 
 @dataclass(frozen=True)
 class _Book:
-    """A group's values for coding: frequencies of both quantisers, and the numbers that their indices stand for.
-
-    Attributes:
-        frequencies: (2 largest + 1,) of each.
-        value: (2 * (2 largest + 1),) of both.
-    """
+    """A group's values for coding: frequencies of both quantisers, and all (2 * (2 largest + 1),) numbers."""
 
     largest: int
     frequencies: tuple[NDArray[np.int64], NDArray[np.int64]]

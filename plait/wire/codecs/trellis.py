@@ -196,14 +196,9 @@ class Trellis:
         return np.arange(lanes) % self._states
 
     def cheapest(self, cell: NDArray[np.int32], costs: Cost, lanes: int) -> NDArray[np.uint8]:
-        """The cheapest path.
+        """(n,) the branch of each number on the cheapest path; number i is step i // lanes of lane i % lanes.
 
-        Args:
-            cell: (n,) cell of each number; number i is step i // lanes of lane i % lanes.
-            costs: (4, cells) cost of a number in a cell in branch 2 * quantiser + parity, 0 to `GREATEST_COST`.
-
-        Returns:
-            (n,) the branch of each number.
+        `costs` are (4, cells), of a number in a cell in branch 2 * quantiser + parity, 0 to `GREATEST_COST`.
         """
         if (found := compiled.search(cell, costs, lanes, self.before)) is not None:
             return found
