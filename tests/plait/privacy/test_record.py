@@ -57,6 +57,10 @@ def test_a_delta_that_would_show_a_record_is_refused():
 
 
 RUN = b"r" * 16
+SETTINGS = Settings(
+    local_steps=4, batch_size=10, gradient_accumulation_steps=1, seq_len=8, learning_rate=0.1, weight_decay=0.0,
+    max_grad_norm=1.0, held_out_fraction=0.1, max_held_out_sequences=4, seed=0,
+)  # fmt: skip
 # Twelve steps cost 3.02 and a thirteenth 3.10.
 PRIVACY = RecordPrivacy(records=100, batch=10, noise=1.0, delta=1e-5, epsilon=3.05, clip_norm=None)
 
@@ -160,11 +164,7 @@ def test_whatever_kills_the_client_what_it_answered_with_is_on_disk(tmp_path):
 
 @pytest.mark.slow
 def test_what_a_client_allows_is_never_exceeded_whatever_the_run_asks_for():
-    settings = Settings(
-        local_steps=4, batch_size=10, gradient_accumulation_steps=1, seq_len=8, learning_rate=0.1, weight_decay=0.0,
-        max_grad_norm=1.0, held_out_fraction=0.1, max_held_out_sequences=4, seed=0, total_steps=12, record_delta=1e-5,
-        record_epsilon=3.05,
-    )  # fmt: skip
+    settings = replace(SETTINGS, total_steps=12, record_delta=1e-5, record_epsilon=3.05)
     assert privacy_of(settings, records=100, most=3.2).epsilon == 3.05
     with pytest.raises(
         PolicyError, match=r"epsilon of this client's records to 3\.0\d+ at delta 1e-05, but dp-max-epsi"
@@ -176,16 +176,12 @@ def test_whatever_decides_a_gradient_decides_the_noise():
     layout = Layout.of({"m.lora_A.weight": [1, 2], "m.lora_B.weight": [2, 1]})
     state = AdapterState(layout, np.arange(4, dtype=np.float32))
     spec = AdapterSpec("lora", {"r": 1}, AdapterTask.CAUSAL_LM, (), layout, 0)
-    settings = Settings(
-        local_steps=4, batch_size=10, gradient_accumulation_steps=1, seq_len=8, learning_rate=0.1, weight_decay=0.0,
-        max_grad_norm=1.0, held_out_fraction=0.1, max_held_out_sequences=4, seed=0,
-    )  # fmt: skip
-    job = TrainJob(None, spec, settings, received=state, start=state)
+    job = TrainJob(None, spec, SETTINGS, received=state, start=state)
     other = AdapterState(layout, np.ones(4, np.float32))
     moments = Moments.none(4, 2)
     jobs = [
-        job, replace(job, start=other), replace(job, received=other), replace(job, settings=replace(settings, round=2)),
-        replace(job, settings=replace(settings, seed=1)), replace(job, settings=replace(settings, trained="B")),
+        job, replace(job, start=other), replace(job, received=other), replace(job, settings=replace(SETTINGS, round=2)),
+        replace(job, settings=replace(SETTINGS, seed=1)), replace(job, settings=replace(SETTINGS, trained="B")),
         replace(job, carried=Carried(moments=moments)),
         replace(job, carried=Carried(moments=replace(moments, square=other.flat))),
     ]  # fmt: skip

@@ -44,6 +44,7 @@ def test_what_a_server_should_not_say_breaks_nothing():
         {},
         dict.fromkeys(SAID),
         {key: [None, 3, "x", {"name": 5}] for key in SAID},
+        *({"told": value} for value in (7, [1], {"x": 7}, {"x\x1b[0m": {"text": "\x1b[0m"}}, {})),
         {"run": "\x1b[31mred", "cohort": [{"name": "a\nb", "waiting_s": "long"}], "uplink_bytes": True},
     ):
         for table in status_tables(said):
