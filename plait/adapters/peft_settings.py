@@ -172,10 +172,9 @@ _TASK_TYPES = _one_of("CAUSAL_LM", "SEQ_CLS", None)
 
 
 def checked_settings(settings: Mapping[str, Json], *, what: str) -> dict[str, Json]:
-    """The settings to pass to PEFT, each checked; all others, which are null, false or empty, are left out.
+    """The settings to pass to PEFT, each checked (PeerError); all others, which are null, false or empty, are left out.
 
-    Args:
-        settings: PEFT's configuration as JSON, without the keys that name a place (`PLACE_KEYS`).
+    Of PEFT's configuration as JSON, without `PLACE_KEYS`.
     """
     kind = settings.get("peft_type")
     table = _TABLES.get(kind) if isinstance(kind, str) else None

@@ -29,13 +29,7 @@ _LARGEST_CONDITION = 100.0
 
 @dataclass(frozen=True, eq=False)
 class Factored:
-    """Factors of the best approximation of a product.
-
-    Attributes:
-        b: (d_out, rank) float64.
-        a: (rank, d_in) float64; scale * b @ a is the approximation.
-        dropped: Frobenius norm of the part beyond the rank.
-    """
+    """Factors (d_out, rank) and (rank, d_in) of the best approximation, and the norm of what is beyond the rank."""
 
     b: Float64
     a: Float64
@@ -58,10 +52,6 @@ def kept(product: LowRank, *, scale: float, near: Float64) -> Factored:
 
     With the leading right singular vectors V (d_in, e) and G = near V (rank, e), A = G V^T + (I - G G^+) near and
     B = U S G^+ / scale give scale * B A = U S V^T, since G^+ (I - G G^+) = 0.
-
-    Args:
-        product: the target of scale * b @ a.
-        near: (rank, d_in), the A to stay close to.
     """
     rank = len(near)
     svd = product.svd()
@@ -87,15 +77,11 @@ def factored(product: LowRank, pair: Pair, *, near: Float64, one_rank: bool) -> 
 def fitted(
     state: AdapterState, *, source: Geometry, target: Geometry, resizing: Resizing, fresh: AdapterState
 ) -> AdapterState:
-    """An adapter converted to another rank, for a client or for export.
+    """An adapter converted to the rank of `target`, on the same modules, for a client or for export.
 
-    Products keep their meaning where scales differ. Pairs of equal rank and scale are returned unchanged.
-
-    Args:
-        target: of the wanted adapter, on the same modules.
-        resizing: BEST for the best product of a lower rank, SLICE for the leading rows of A and columns of B.
-        fresh: an adapter in the layout of `target` (the initial one), from which directions that `state` does not use
-            get their rows of A.
+    Products keep their meaning where scales differ: with BEST the best of a lower rank, with SLICE that of the leading
+    rows of A and columns of B. Directions that `state` does not use get their rows of A from `fresh`, in the layout of
+    `target`. Pairs of equal rank and scale are returned unchanged.
     """
     if source.layout.digest == target.layout.digest and source.pairs == target.pairs:
         return state

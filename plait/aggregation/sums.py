@@ -76,8 +76,7 @@ class WeightedSum:
 class SliceSum:
     """Weighted sums of the factors of clients of different ranks, slice by slice, in the server's layout.
 
-    Slice i is row i of A and column i of B. A client of rank r_k owns the first r_k slices; the factors are converted
-    to the server's scale, so that a product keeps its meaning where alpha or rank differ: scale_k B_k A_k = scale (f
+    Slice i is row i of A and column i of B. Factors are converted to the server's scale: scale_k B_k A_k = scale (f
     B_k)(f A_k) with f = sqrt(scale_k / scale).
     """
 
@@ -120,11 +119,9 @@ class SliceSum:
 
 
 class ProductSum:
-    """The exact sum of scaled products c_k B_k A_k of one module as factors.
+    """The exact sum of scaled products c_k B_k A_k of one module as factors, stacked (arXiv 2409.05976).
 
-    Stacking [c_1 B_1, c_2 B_2, ...] and [A_1; A_2; ...] is the sum (arXiv 2409.05976), at K times the size of an
-    adapter for K clients. But no matrix has a rank above the shorter of its sides, so once more columns wait than that,
-    QR of one stack reduces the sum to that many without loss: about three times the adapted weights in float64 at most.
+    Once more columns wait than the shorter side has, QR of one stack reduces the sum to that many without loss.
     """
 
     def __init__(self, d_out: int, d_in: int) -> None:

@@ -88,11 +88,7 @@ def rule_named(text: str, rules: Mapping[str, Rule]) -> Rule:
 
 
 def optimizer_for(text: str) -> ServerOptimizer:
-    """The optimizer that the user asks for.
-
-    Args:
-        text: one of `OPTIMIZERS`, or with options ``fedadam:lr=0.003,momentum=0.9``; for a user's own
-            ``my_rules:Mine`` or the name of an installed one. ``auto`` is resolved by the caller.
+    """One of `OPTIMIZERS`, also with options ``fedadam:lr=0.003,momentum=0.9``, or a user's own; not ``auto``.
 
     Raises:
         ConfigError: there is no such optimizer or option, or a number is out of range.
@@ -117,14 +113,9 @@ def _own(part: object, *, name: str) -> ServerOptimizer:
 
 
 def check_rule(rule: Rule, server: Geometry, *, cohort: Collection[Geometry] = (), clients: int | None = None) -> None:
-    """Refuse a rule that does not work with this adapter and cohort.
+    """Refuse a rule that does not work with this adapter, clients' geometries and so many updates (ConfigError).
 
-    Args:
-        cohort: geometries that clients may have; empty where all have the master's.
-        clients: how many updates a round wants; None where that is not known.
-
-    Raises:
-        ConfigError: with the reason.
+    An empty `cohort` means that all have the master's geometry.
     """
     rule.check_adapter(server)
     for mine in (pair for client in cohort if client.pairs != server.pairs for pair in client.pairs):
