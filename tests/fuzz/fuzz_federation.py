@@ -22,7 +22,7 @@ with instrumented():
     from server.metrics import Metrics
     from server.sessions import Sessions
     from server.tasks import TaskRegistry
-    from server.uploads import Limits, Uploads, data_of
+    from server.uploads import Limits, Uploads
 
 server.attendance._PAUSE_S = 0.0
 KEY, TASK = b"k" * 32, "1.train.0"
@@ -108,8 +108,7 @@ async def upload(data: bytes) -> None:
             for part in parts[1:]:
                 yield part
 
-        left = rest()
-        receipt = await uploads.take(session, parts[0], lambda: data_of(left))
+        receipt = await uploads.take(session, parts[0], rest())
         if receipt.kept and parts[0].task_id != TASK:
             raise ValueError("an answer to another task was kept")
 
