@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from plait.api.export import Export, export
     from plait.api.result import Result, open_run
     from plait.api.simulate import resume, simulate
+    from plait.compress import Broadcaster, Compressor, Receiver, decompress
     from plait.errors import PlaitError
     from plait.ledger.events import Event
     from plait.rounds.callbacks import Callback, EarlyStopping, Stop
@@ -27,14 +28,17 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Broadcaster",
     "Callback",
     "Client",
     "Comparison",
+    "Compressor",
     "EarlyStopping",
     "EvaluationResult",
     "Event",
     "Export",
     "PlaitError",
+    "Receiver",
     "Result",
     "RoundContext",
     "Server",
@@ -42,6 +46,7 @@ __all__ = [
     "Updates",
     "__version__",
     "compare",
+    "decompress",
     "evaluate",
     "export",
     "open_run",
@@ -59,6 +64,7 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
     "plait.api.export": ("Export", "export"),
     "plait.api.result": ("Result", "open_run"),
     "plait.api.simulate": ("resume", "simulate"),
+    "plait.compress": ("Broadcaster", "Compressor", "Receiver", "decompress"),
     "plait.errors": ("PlaitError",),
     "plait.ledger.events": ("Event",),
     "plait.rounds.callbacks": ("Callback", "EarlyStopping", "Stop"),

@@ -12,6 +12,7 @@ from pathlib import Path
 from plait.adapters import AdapterSpec
 from plait.aggregation import Geometry, geometry_of
 from plait.aggregation.geometry import BOTH_SIDES, Side
+from plait.compress.downlink import at_least
 from plait.errors import ConfigError
 from plait.ledger.privacy import MECHANISM, WORTH_WARNING, WORTH_WARNING_OF_RECORDS
 from plait.ledger.run_now import Traffic
@@ -20,7 +21,7 @@ from plait.privacy.run import privacy_of
 from plait.report.estimate import Planned
 from plait.report.table import Table
 from plait.report.wording import count_text
-from plait.rounds.broadcasts import NEW_FACTORS_BITS, at_least
+from plait.rounds.broadcasts import NEW_FACTORS_BITS
 from plait.rounds.run_state import CHECKPOINTS_KEPT, sample_cohort
 from plait.run import links_of, request_of
 from plait.settle import ResolvedConfig

@@ -3,99 +3,30 @@
 There are three forms, each sealed once and sent byte for byte the same to everyone who needs it: *nothing new*, the
 *step* from the previous shadow or, of a *keyframe*, from the initial adapter, and the *whole* adapter in float32.
 
-Keyframes are sent where clients are away by plan, and after a round that so many missed that they cost less. The shadow
-is then coded anew, as one difference to the adapter that every client derives from the run's seed, so it only lies
-further from the server's master (QAT's straight-through training, Courbariaux et al., BinaryConnect, arXiv 1511.00363:
-gradients at the coarse point, added to the fine one). The last ones are finer, so what a run ends with is not coarse.
+Which, and when: `plait.compress.downlink`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from plait.adapters import AdapterSpec, AdapterState, Parent, add, parents_from, subtract
+from plait.adapters import AdapterSpec, AdapterState, Parent, parents_from, subtract
+from plait.compress.downlink import Downlink, at_least
+from plait.compress.feedback import Compressor, unshrunk
+from plait.compress.message import take_step
 from plait.ledger.events import Event, start_of
-from plait.rounds.hooks import Residual, unshrunk
 from plait.rounds.run_state import Ranks, RunState, Track
 from plait.wire.codec import Codec
 from plait.wire.codecs import CODECS, UNCHANGED, Rate
-from plait.wire.envelope import Direction, Encoding, Header, encode_delta, measure, read_envelope, seal, with_spec
-
-_LEAST_BITS, _MOST_BITS, _LAST_BITS = 1.25, 2.5, 4.0
-"""Bits per parameter at a wire of 1 bit: of keyframes in short and in long runs, and of a run's last one."""
-_START_BITS, _CONTINUED_BITS = 8.0, 3.0
-"""Bits per parameter of the first keyframe of a run that goes on from an adapter, and what its others have more."""
-_WHOLE_BITS = 32.0
-_SHARE_FINER = 24
-"""The keyframes that the last 24th of a run's rounds begin with have a bit more."""
-
-
-@dataclass(frozen=True)
-class Downlink:
-    """The way down of one run.
-
-    Attributes:
-        gap: rounds from one visit of a client to its next, on average; 1 if all take part in every round.
-    """
-
-    gap: float = 1.0
-    rounds: int = 0
-    clients: int = 0
-    starts_anew: bool = True
-
-    def has_keyframes(self, codec: Codec) -> bool:
-        """Whether every round ends with a keyframe, because some clients are away by plan."""
-        return isinstance(codec, Rate) and self.gap > 1
-
-    def takes_keyframe(self, codec: Codec, number: int, missed: int) -> bool:
-        """Whether round `number` ends with a keyframe; `missed` clients have not taken part in it."""
-        if not isinstance(codec, Rate):
-            return False
-        if number == 0 or self.has_keyframes(codec):
-            return True
-        return missed * (_WHOLE_BITS - codec.bits) > self.clients * (self.keyframe(codec, number).bits - codec.bits)
-
-    def keyframe(self, codec: Codec, number: int) -> Codec:
-        """What packs the keyframe after round `number`; 0 of a run that goes on from an adapter."""
-        if number == 0:
-            return Rate(_START_BITS)
-        more = 0.0 if self.starts_anew else _CONTINUED_BITS
-        if number >= self.rounds:
-            return Rate(self._at(codec, _LAST_BITS + more))
-        is_late = number >= self.rounds - max(1, self.rounds // _SHARE_FINER)
-        return Rate(self._at(codec, self._bits + is_late + more))
-
-    @property
-    def _bits(self) -> float:
-        # It codes all of the movement since the beginning, which grows with the rounds. For the error of one round's
-        # step it would take twice the slope; half of it is what an error that the next rounds mend may cost.
-        return min(_MOST_BITS, max(_LEAST_BITS, 0.35 + 0.25 * math.log2(max(1, self.rounds))))
-
-    def sent_bits(self, codec: Codec, number: int, age: int | None) -> float:
-        """Bits per parameter to the shadow after round `number` from that of `age` rounds ago; None for no adapter."""
-        if age == 0:
-            return 0.0
-        if self.has_keyframes(codec) or (number == 0 and isinstance(codec, Rate)):
-            return self.keyframe(codec, number).bits
-        return codec.bits if age == 1 or (number == 1 and self.starts_anew) else _WHOLE_BITS
-
-    @staticmethod
-    def _at(codec: Codec, bits: float) -> float:
-        # Each bit divides the error by as much, whatever the wire.
-        return min(8.0, max(codec.bits, bits + codec.bits - 1))
-
-
-def gap_of(clients: int, a_round: int) -> float:
-    """Rounds between two visits of a client, where each round has `a_round` of `clients`."""
-    return max(1.0, clients / a_round)
-
+from plait.wire.encoding import Encoding, encode_delta
+from plait.wire.envelope import Direction, Header, measure, read_envelope, seal, with_spec
 
 # Newly decomposed factors are as far from the previous ones as from zero: one bit loses a tenth of that
 # step's energy, which is a tenth of the adapter's, in every round. Measured in simulations/LOG.md.
 NEW_FACTORS_BITS = 4.0
 """Minimum bits per parameter of a broadcast of rotated factors."""
+_EVERYBODY = Downlink()
 
 
 def follow(
@@ -105,7 +36,7 @@ def follow(
     *,
     codec: Codec,
     new_factors: bool,
-    downlink: Downlink = Downlink(),
+    downlink: Downlink = _EVERYBODY,
     missed: int = 0,
 ) -> tuple[RunState, Encoding]:
     """Move the shadows towards the master through the wire's codec, once, and keep the sealed steps or keyframes.
@@ -125,7 +56,7 @@ def follow(
             used = at_least(codec.bits, downlink.keyframe(codec, state.round))
             encoded = encode_delta(unshrunk(subtract(wanted, origin), used), used)
         else:
-            encoded = encode_delta(Residual(subtract(wanted, origin)).to_encode(codec), codec)
+            encoded = Compressor(codec).pack(subtract(wanted, origin))
         previous = origin.digest()
         shadow = take_step(origin, encoded.delta, encoded.codec.name)
         header = _header(state, ranks.adapters[number].spec.digest, base_fingerprint)
@@ -133,12 +64,6 @@ def follow(
         tracks.append(Track(shadow, previous, sealed.data))
         encodings.append(sealed.encoding)
     return replace(state, tracks=tuple(tracks)), encodings[0]
-
-
-def take_step(held: AdapterState, step: AdapterState, codec_name: str) -> AdapterState:
-    """The held adapter after a broadcast's decoded `step`."""
-    # Adding zeros would turn -0.0 into 0.0, which has another digest.
-    return held if codec_name == UNCHANGED else add(held, step)
 
 
 @dataclass(eq=False)
@@ -196,11 +121,6 @@ class Broadcasts:
             sent = read_envelope(broadcast, max_bytes=len(broadcast))
             self._costs[id(broadcast)] = measure(sent, layout=self.state.tracks[track].shadow.layout)
         return self._costs[id(broadcast)]
-
-
-def at_least(bits: float, codec: Codec) -> Codec:
-    """The codec, or the same kind with so many bits."""
-    return Rate(max(bits, codec.bits)) if isinstance(codec, Rate) else codec
 
 
 def _header(state: RunState, spec_digest: bytes, base_fingerprint: bytes) -> Header:

@@ -15,7 +15,8 @@ from plait.rounds.local_model import DataSize, Trained, TrainJob
 from plait.rounds.memory import ClientSecret, ClientStore
 from plait.rounds.terms import AgreedTerms, DataJournal
 from plait.trust.keys import NodeIdentity
-from plait.wire.envelope import Direction, Encoding, Header, encode_delta, seal, with_signature
+from plait.wire.encoding import Encoding, encode_delta
+from plait.wire.envelope import Direction, Header, seal, with_signature
 from plait.wire.messages import Evaluation, Reply, UpdateReply
 from plait.wire.settings import Settings
 

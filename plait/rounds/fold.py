@@ -15,16 +15,17 @@ import numpy as np
 from plait.adapters import AdapterState, Json, norm
 from plait.aggregation import Contribution, Observer, Outcome, RoundContext, Rule, ServerOptimizer
 from plait.aggregation.server_step import slope_of
+from plait.compress.downlink import Downlink
 from plait.errors import MachineError, PeerError
 from plait.ledger import events
 from plait.ledger.events import Reason, RoundFinished
 from plait.ledger.watch import EvaluationHistory
-from plait.rounds.broadcasts import Downlink, follow
+from plait.rounds.broadcasts import follow
 from plait.rounds.run_state import RunState, advance
 from plait.rounds.spool import NormCheck, Spool, Stored
 from plait.rounds.validate import NormPolicy, beyond, remembered
 from plait.wire.codec import Codec
-from plait.wire.envelope import Encoding
+from plait.wire.encoding import Encoding
 
 if TYPE_CHECKING:
     from plait.aggregation.bottleneck_diagnostics import BottleneckObserver

@@ -8,19 +8,10 @@ would lead, as in Hanzely and Richtárik, "Federated Learning of a Mixture of Gl
 All rounds start from the shared adapter except the last, which starts on the way to the client's own: so both cost the
 steps and bytes of one. Every round adds a step to the sum of the client's own steps and decays it, because those of
 earlier rounds started from an adapter that has moved on since.
-
-**Error feedback**: the error of an encoding is added to the next input, at clients and at the server. EF-SGD
-(Karimireddy et al., arXiv 1901.09847, algorithm 2) on adapter deltas: with delta d, residual e and codec C, send
-C(d + e), keep e' = (d + e) - C(d + e). A codec that decodes to the conditional mean shrinks: of w arrives (1 - D) w
-plus noise of energy D (1 - D) |w|^2, where D is its relative distortion. With feedback that part lags D / (1 - D)
-rounds on each link, which a gain g removes: the input is first multiplied by it (the codec is scale-invariant). With
-a = 1 - g (1 - D) the lag is a / (1 - a) rounds, and the residual's noise obeys N' = (a^2 + g^2 D (1 - D)) N +
-g^2 D (1 - D) |d|^2. The gain 1 / (1 - D) leaves no lag; if the factor of N exceeds 1, the feedback diverges.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -30,10 +21,10 @@ from numpy.typing import NDArray
 
 from plait.adapters import AdapterState, Float32, Layout, add, subtract
 from plait.aggregation import BOTH_SIDES, Geometry, Side, geometry_of
+from plait.compress.feedback import Compressor
 from plait.rounds.local_model import DeltaGrid, Moments, Trained, TrainJob
 from plait.rounds.memory import ClientState, ClientStore, Kept, recall_state
-from plait.wire.codec import Codec
-from plait.wire.envelope import EncodedDelta, encode_delta
+from plait.wire.encoding import EncodedDelta
 from plait.wire.settings import Settings
 
 
@@ -288,39 +279,6 @@ def kept_lead(lead: AdapterState, share: float) -> Kept:
     return Kept(arrays={"lead": lead.flat}, tags={"kind": OWN_ADAPTER, "share": repr(share)})
 
 
-_MOST_NOISE_KEPT = 0.8
-
-
-@dataclass(frozen=True, eq=False)
-class Residual:
-    """What an encoder has not yet delivered to its receiver."""
-
-    pending: AdapterState
-
-    def to_encode(self, codec: Codec) -> AdapterState:
-        """The input with which, under a steady drift, everything pending arrives."""
-        gain, pending = feedback_gain(codec.distortion), self.pending
-        return pending if gain == 1 else AdapterState(pending.layout, pending.flat * np.float32(gain))
-
-    def after_sending(self, arrived: AdapterState) -> Residual:
-        """The residual once a receiver has decoded `arrived`."""
-        return Residual(subtract(self.pending, arrived))
-
-    def plus(self, movement: AdapterState) -> Residual:
-        """The residual with this much more to send."""
-        return Residual(add(self.pending, movement))
-
-    def kept(self) -> Kept:
-        """The residual as stored; empty for none."""
-        return Kept(arrays={"owed": self.pending.flat} if self.pending.flat.any() else {})
-
-    @classmethod
-    def of(cls, kept: Kept, layout: Layout) -> Residual:
-        """The inverse of `kept`; zero if it is lost or of another adapter."""
-        pending = kept.vector("owed", layout.size)
-        return cls(AdapterState.zeros(layout) if pending is None else AdapterState(layout, pending))
-
-
 @dataclass(frozen=True)
 class ErrorFeedback:
     """The hook that packs the delta together with the residual of earlier rounds, and keeps the new residual."""
@@ -341,38 +299,37 @@ class ErrorFeedback:
         kept = _recent(kept, job)
         if job.grid is not None:
             return self._on_grid(job.grid, kept, outgoing)
-        codec = job.settings.codec
-        residual = Residual.of(kept, outgoing.delta.layout).plus(outgoing.delta)
-        wanted = residual.to_encode(codec)
-        # The residual of an untrained side waits for a round that trains it.
-        for side in BOTH_SIDES - set(map(Side, job.settings.trained)):
-            wanted = without(wanted, geometry_of(job.spec), side)
-        encoded = encode_delta(wanted, codec)
-        return replace(outgoing, encoded=encoded), residual.after_sending(encoded.delta).kept()
+        sender = Compressor(job.settings.codec, owed=_owed(kept, outgoing.delta.layout))
+        # What is owed of an untrained side waits for a round that trains it.
+        untrained = BOTH_SIDES - set(map(Side, job.settings.trained))
+
+        def trained(wanted: AdapterState) -> AdapterState:
+            for side in untrained:
+                wanted = without(wanted, geometry_of(job.spec), side)
+            return wanted
+
+        encoded = sender.pack(outgoing.delta, only=trained)
+        return replace(outgoing, encoded=encoded), _kept_owed(sender.owed)
 
     @staticmethod
     def _on_grid(grid: DeltaGrid, kept: Kept, outgoing: Outgoing) -> tuple[Outgoing, Kept]:
         """Rounding to a grid at random is right on average, so it needs neither gain nor lead."""
-        residual = Residual.of(kept, outgoing.delta.layout).plus(outgoing.delta)
-        numbers, arrived = grid.rounded(residual.pending)
-        return replace(outgoing, numbers=numbers), residual.after_sending(arrived).kept()
+        pending = add(_owed(kept, outgoing.delta.layout), outgoing.delta)
+        numbers, arrived = grid.rounded(pending)
+        return replace(outgoing, numbers=numbers), _kept_owed(subtract(pending, arrived))
+
+
+def _owed(kept: Kept, layout: Layout) -> AdapterState:
+    """What a client owes, as kept; zero if it is lost or of another adapter."""
+    owed = kept.vector("owed", layout.size)
+    return AdapterState.zeros(layout) if owed is None else AdapterState(layout, owed)
+
+
+def _kept_owed(owed: AdapterState | None) -> Kept:
+    """The inverse of `_owed`; empty for nothing."""
+    return Kept(arrays={"owed": owed.flat} if owed is not None and owed.flat.any() else {})
 
 
 def _recent(kept: Kept, job: TrainJob) -> Kept:
     """What a client of the previous round kept; nothing for one that was away, because the others have moved on."""
     return kept if kept.round + 1 >= job.settings.round else Kept()
-
-
-def unshrunk(delta: AdapterState, codec: Codec) -> AdapterState:
-    """The input that decodes to `delta` on average, without feedback: what shrinks by 1 - D is multiplied before."""
-    return AdapterState(delta.layout, delta.flat * np.float32(1 / (1 - codec.distortion)))
-
-
-def feedback_gain(distortion: float) -> float:
-    """The gain for a codec of this relative distortion (see above)."""
-    if distortion <= 0:
-        return 1.0
-    unbiased = 1 / (1 - distortion)
-    room = 1 - (1 - _MOST_NOISE_KEPT) / (1 - distortion)
-    # The larger root of 1 - 2 g (1 - D) + g^2 (1 - D) = _MOST_NOISE_KEPT; without one the feedback has no gain.
-    return min(unbiased, 1 + math.sqrt(room)) if room > 0 else 1.0

@@ -13,6 +13,7 @@ import numpy as np
 
 from plait.adapters import AdapterSpec, AdapterState, Layout, SpecRequest, check_finite, parse_spec
 from plait.aggregation import Side, geometry_of
+from plait.compress.message import take_step
 from plait.errors import (
     Abandoned,
     BaseMismatchError,
@@ -25,7 +26,6 @@ from plait.errors import (
     PolicyError,
     TooLittleDataError,
 )
-from plait.rounds.broadcasts import take_step
 from plait.rounds.client_pipeline import ClientPipeline, PlainSender
 from plait.rounds.evaluation import SequenceLosses, evaluation_of
 from plait.rounds.hooks import (

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from plait.aggregation import Rule
 from plait.aggregation.server_step import ServerOptimizer
+from plait.compress.downlink import Downlink, gap_of
 from plait.errors import PeerError
 from plait.ledger.events import Event
 from plait.ledger.watch import Watch
-from plait.rounds.broadcasts import Downlink, gap_of
 from plait.rounds.channel import Patience
 from plait.rounds.fold import Aggregator, Folding
 from plait.rounds.run_directory import RunDirectory

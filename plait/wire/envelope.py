@@ -14,15 +14,14 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any, cast
 
-import numpy as np
-
-from plait.adapters import AdapterState, Layout, check_finite, norm
+from plait.adapters import AdapterState, Layout
 from plait.errors import PeerError
 from plait.v1 import envelope_pb2 as pb
 from plait.wire import bounds, canonical
 from plait.wire.canonical import SCHEMA, check_schema
-from plait.wire.codec import DECODED, Codec, EncodedPayload
-from plait.wire.codecs import Rate, codec_numbered, without_zeros
+from plait.wire.codec import DECODED
+from plait.wire.codecs import Rate, codec_numbered
+from plait.wire.encoding import EncodedDelta, Encoding, bits_per_parameter
 
 MAX_FRAME_BYTES = 2**31 - 1  # the limit of protobuf libraries
 
@@ -134,36 +133,6 @@ class Header:
 
 
 @dataclass(frozen=True)
-class Encoding:
-    """Size and error of a packed delta.
-
-    Attributes:
-        payload_bytes: bytes of the numbers, with the codec's parameters.
-        envelope_bytes: bytes of the whole envelope; 0 before there is one.
-        bits_per_parameter: 8 · payload_bytes / size of the adapter.
-        distortion: ||x - x̂||² / ||x||² of the delta x and the decoded x̂; None at the receiver.
-        codec_s: seconds of packing and unpacking (at the receiver: of unpacking).
-    """
-
-    codec: str
-    payload_bytes: int
-    envelope_bytes: int
-    bits_per_parameter: float
-    distortion: float | None
-    codec_s: float
-
-
-@dataclass(frozen=True)
-class EncodedDelta:
-    """A packed delta, and as the receiver will decode it, bit for bit."""
-
-    codec: Codec
-    packed: EncodedPayload
-    delta: AdapterState
-    encoding: Encoding
-
-
-@dataclass(frozen=True)
 class Sealed:
     """An envelope ready to send, and the delta as the receiver will decode it, bit for bit."""
 
@@ -199,21 +168,6 @@ class Opened:
     encoding: Encoding
     signed: bytes
     signature: bytes
-
-
-def encode_delta(delta: AdapterState, codec: Codec) -> EncodedDelta:
-    """Pack a delta, and unpack it as the receiver will; tensors that are all zeros cost next to nothing."""
-    check_finite(delta)
-    codec = without_zeros(codec, delta)
-    started = time.perf_counter()
-    packed = codec.encode(delta)
-    flat = packed.decoded
-    if flat is None:
-        flat = codec.decode(packed.parameters, packed.payload, delta.layout)
-    decoded = AdapterState(delta.layout, flat)
-    codec_s, bits = time.perf_counter() - started, _bits_per_parameter(packed.size_bytes, delta.layout)
-    encoding = Encoding(codec.name, packed.size_bytes, 0, bits, _distortion(delta, decoded), codec_s)
-    return EncodedDelta(codec, packed, decoded, encoding)
 
 
 def seal(header: Header, encoded: EncodedDelta) -> Sealed:
@@ -301,7 +255,7 @@ def open_envelope(data: bytes, *, layout: Layout) -> Opened:
 def measure(received: Received, *, layout: Layout) -> Encoding:
     """What an envelope costs, without unpacking it."""
     payload_bytes = len(received.parameters) + len(received.payload)
-    bits = _bits_per_parameter(payload_bytes, layout)
+    bits = bits_per_parameter(payload_bytes, layout)
     return Encoding(codec_numbered(received.codec).name, payload_bytes, received.size_bytes, bits, None, 0.0)
 
 
@@ -336,16 +290,6 @@ def _check(header: Header) -> None:
     bounds.entries("metrics", header.metrics, bounds.MAX_METRICS)
     for key, value in header.metrics.items():
         bounds.finite(f"metric {key!r}", value)
-
-
-def _bits_per_parameter(payload_bytes: int, layout: Layout) -> float:
-    return 8 * payload_bytes / layout.size if layout.size else 0.0
-
-
-def _distortion(delta: AdapterState, decoded: AdapterState) -> float:
-    energy = norm(delta) ** 2
-    error = np.subtract(delta.flat, decoded.flat, dtype=np.float64)
-    return float(error @ error) / energy if energy else 0.0
 
 
 def read_signed(signed: bytes) -> Header:

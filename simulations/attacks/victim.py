@@ -22,7 +22,8 @@ from plait.settle import settle
 from plait.training.blueprint import AdapterTemplate
 from plait.v1 import federation_pb2 as pb
 from plait.wire.codecs import codec_for
-from plait.wire.envelope import Direction, Header, encode_delta, open_envelope, seal
+from plait.wire.encoding import encode_delta
+from plait.wire.envelope import Direction, Header, open_envelope, seal
 from plait.wire.messages import (
     DescribeTask,
     EvaluateTask,

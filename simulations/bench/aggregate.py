@@ -22,7 +22,8 @@ from plait.rounds.spool import side_by_side
 from plait.rounds.validate import Expected, open_update
 from plait.system.machine import cores
 from plait.wire.codecs import codec_for
-from plait.wire.envelope import Direction, Header, encode_delta, seal
+from plait.wire.encoding import encode_delta
+from plait.wire.envelope import Direction, Header, seal
 from simulations.bench.row import Row
 from simulations.bench.updates import Drift, Updates
 

@@ -22,13 +22,13 @@ from statistics import mean
 
 import plait
 from plait.adapters import subtract
+from plait.compress.message import take_step
 from plait.ledger.events import Broadcast, Evaluated, RunStarted, UpdateReceived
 from plait.ledger.ledger import read_events
 from plait.rounds import fold as aggregator
-from plait.rounds.broadcasts import take_step
 from plait.rounds.run_state import Track
 from plait.wire.codecs.plain import Fp32
-from plait.wire.envelope import encode_delta
+from plait.wire.encoding import encode_delta
 
 PIECES, CHARACTERS = 10, 800
 """Of each client's text."""

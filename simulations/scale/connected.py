@@ -36,7 +36,8 @@ from plait.transport.process import allow_open_files
 from plait.trust.kit import ClientKit
 from plait.trust.provision import provision
 from plait.wire.codecs import codec_for
-from plait.wire.envelope import Direction, EncodedDelta, Header, encode_delta, read_header, seal, with_signature
+from plait.wire.encoding import EncodedDelta, encode_delta
+from plait.wire.envelope import Direction, Header, read_header, seal, with_signature
 from plait.wire.messages import (
     ClientCard,
     DescribeTask,

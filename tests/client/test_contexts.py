@@ -21,7 +21,8 @@ from plait.settle import settle
 from plait.training.bases import locate_base
 from plait.trust.keys import NodeKey, verify
 from plait.wire.codecs import codec_for
-from plait.wire.envelope import Direction, Header, encode_delta, seal
+from plait.wire.encoding import encode_delta
+from plait.wire.envelope import Direction, Header, seal
 from plait.wire.messages import ClientCard, DescribeTask, Refusal, TrainTask, decode_reply, encode_task
 
 SETTINGS = settle(RunConfig(base="tiny")).plan.settings

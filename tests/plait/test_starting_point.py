@@ -11,10 +11,11 @@ from plait.adapters import AdapterState, AdapterTask, Parent, norm, save_peft_di
 from plait.adapters.method import AdapterRequest
 from plait.adapters.peft_reading import load_peft_directory
 from plait.aggregation import Geometry, geometry_of
+from plait.compress.message import take_step
 from plait.config import config_from_table
 from plait.errors import BaseMismatchError, ConfigError
 from plait.federation import beginning_of
-from plait.rounds.broadcasts import Broadcasts, starting_state, take_step
+from plait.rounds.broadcasts import Broadcasts, starting_state
 from plait.rounds.run_state import RankedAdapter, Ranks, initial_state
 from plait.run import resolve
 from plait.settle import settle

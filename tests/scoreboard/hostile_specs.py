@@ -10,7 +10,8 @@ from enum import StrEnum
 
 from plait.adapters import AdapterState, Json
 from plait.wire.codecs import codec_for
-from plait.wire.envelope import Direction, Header, encode_delta, seal
+from plait.wire.encoding import encode_delta
+from plait.wire.envelope import Direction, Header, seal
 
 BOMB = "(([a-z_.]+)+)+$"
 OUTSIDE = "/hostile-outside"

@@ -29,7 +29,8 @@ from plait.adapters import Json
 from plait.v1 import envelope_pb2 as epb
 from plait.v1 import messages_pb2 as pb
 from plait.wire.codecs import codec_for
-from plait.wire.envelope import encode_delta, join_frame, payload_digest, seal, split_frame
+from plait.wire.encoding import encode_delta
+from plait.wire.envelope import join_frame, payload_digest, seal, split_frame
 
 
 def _train(change: Callable[[pb.Task, Honest], None], kind: str = "train") -> Callable[[Honest], tuple[str, bytes]]:

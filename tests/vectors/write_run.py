@@ -28,7 +28,8 @@ from plait.transport.protocol import enrolment_bytes
 from plait.trust.keys import NodeKey
 from plait.v1 import federation_pb2 as pb
 from plait.wire.codecs import codec_for
-from plait.wire.envelope import Direction, Header, encode_delta, open_envelope, seal, with_signature
+from plait.wire.encoding import encode_delta
+from plait.wire.envelope import Direction, Header, open_envelope, seal, with_signature
 from plait.wire.messages import (
     ClientCard,
     DescribeTask,

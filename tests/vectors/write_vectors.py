@@ -23,7 +23,8 @@ from plait.transport.protocol import enrolment_bytes, node_number
 from plait.trust.keys import NodeKey
 from plait.trust.masks import Mask, Ring, add_masks, public_of, split
 from plait.wire.codecs import codec_for
-from plait.wire.envelope import Direction, Header, encode_delta, open_envelope, seal, with_signature
+from plait.wire.encoding import encode_delta
+from plait.wire.envelope import Direction, Header, open_envelope, seal, with_signature
 from plait.wire.masked_messages import (
     Delivery,
     MaskedReply,

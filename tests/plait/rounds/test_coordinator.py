@@ -11,7 +11,8 @@ from plait.rounds.participant import Participant
 from plait.rounds.run_state import sample_cohort
 from plait.rounds.spool import Weighting
 from plait.wire.codecs import codec_for
-from plait.wire.envelope import encode_delta, open_envelope, read_header, seal, split_frame
+from plait.wire.encoding import encode_delta
+from plait.wire.envelope import open_envelope, read_header, seal, split_frame
 from plait.wire.messages import (
     Evaluation,
     Refusal,

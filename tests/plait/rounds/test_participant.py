@@ -11,7 +11,8 @@ from plait.rounds.memory import ClientState
 from plait.rounds.participant import Participant
 from plait.rounds.run_state import advance, initial_state
 from plait.wire.codecs import codec_for
-from plait.wire.envelope import Direction, Header, encode_delta, open_envelope, seal
+from plait.wire.encoding import encode_delta
+from plait.wire.envelope import Direction, Header, open_envelope, seal
 from plait.wire.messages import (
     ClientCard,
     DescribeTask,

@@ -24,7 +24,8 @@ from plait.rounds.validate import (
     remembered,
 )
 from plait.wire.codecs import codec_for
-from plait.wire.envelope import MAX_HEADER_BYTES, Direction, Header, encode_delta, seal
+from plait.wire.encoding import encode_delta
+from plait.wire.envelope import MAX_HEADER_BYTES, Direction, Header, seal
 from plait.wire.messages import ClientCard, Evaluation
 from tests.killing import different_stories
 

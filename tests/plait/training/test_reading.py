@@ -23,7 +23,8 @@ from plait.settle import settle
 from plait.training.local_model import PeftLocalModel
 from plait.training.resident import ResidentBase
 from plait.wire.codecs import codec_for
-from plait.wire.envelope import Direction, Header, encode_delta, open_envelope, seal
+from plait.wire.encoding import encode_delta
+from plait.wire.envelope import Direction, Header, open_envelope, seal
 from plait.wire.messages import Refusal, RefusalReason, TrainTask, UpdateReply, decode_reply, encode_task
 
 SECRET = "The code of the safe behind the portrait is 7391, and the spare key lies under the third step."

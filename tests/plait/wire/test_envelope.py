@@ -15,10 +15,10 @@ from plait.v1 import envelope_pb2 as pb
 from plait.v1.envelope_pb2 import Envelope
 from plait.wire.codec import DECODED
 from plait.wire.codecs import Rate, codec_for
+from plait.wire.encoding import encode_delta
 from plait.wire.envelope import (
     Direction,
     Header,
-    encode_delta,
     join_frame,
     measure,
     open_envelope,

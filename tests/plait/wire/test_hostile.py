@@ -14,15 +14,8 @@ from plait.v1 import envelope_pb2 as pb
 from plait.v1 import messages_pb2 as mpb
 from plait.wire.canonical import entries
 from plait.wire.codecs import codec_for
-from plait.wire.envelope import (
-    Direction,
-    Header,
-    encode_delta,
-    join_frame,
-    open_envelope,
-    payload_digest,
-    seal,
-)
+from plait.wire.encoding import encode_delta
+from plait.wire.envelope import Direction, Header, join_frame, open_envelope, payload_digest, seal
 from plait.wire.messages import (
     ClientCard,
     TrainTask,

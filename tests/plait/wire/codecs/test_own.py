@@ -15,7 +15,8 @@ from plait.plugins import Kind, reference
 from plait.wire.codec import DECODED, EncodedPayload
 from plait.wire.codecs import codec_for, codec_numbered, table
 from plait.wire.codecs.plain import Fp32
-from plait.wire.envelope import Direction, Header, encode_delta, open_envelope, read_envelope, seal
+from plait.wire.encoding import encode_delta
+from plait.wire.envelope import Direction, Header, open_envelope, read_envelope, seal
 
 LAYOUT = Layout.of({"a": (4, 4)})
 DELTA = AdapterState(LAYOUT, np.random.default_rng(0).normal(size=LAYOUT.size).astype(np.float32))
