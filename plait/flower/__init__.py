@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from plait.aggregation import RULES, Rule
 from plait.settings.choice import Choices
 
-__all__ = ["ALL_RULES", "FLOWER_RULES"]
+if TYPE_CHECKING:
+    from plait.flower.compressed import Compressed
+    from plait.flower.compression import compression_mod
+
+__all__ = ["ALL_RULES", "FLOWER_RULES", "Compressed", "compression_mod"]
 
 
 def _rules() -> Mapping[str, Rule]:
@@ -23,3 +29,13 @@ ALL_RULES: Choices[Rule] = Choices(
     (tuple(RULES), lambda: RULES), (tuple(FLOWER_RULES), lambda: FLOWER_RULES), alphabetical=True
 )
 """plait's rules and Flower's, by name."""
+
+_HOMES = {"Compressed": "plait.flower.compressed", "compression_mod": "plait.flower.compression"}
+
+# plait's own nodes import the names above, and need no Flower.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOMES:
+            raise AttributeError(f"module 'plait.flower' has no attribute {name!r}")
+        return getattr(import_module(_HOMES[name]), name)
