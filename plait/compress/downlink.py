@@ -52,6 +52,8 @@ _LEAST_BITS, _MOST_BITS, _LAST_BITS = 1.25, 2.5, 4.0
 _START_BITS, _CONTINUED_BITS = 8.0, 3.0
 """Bits per parameter of the first keyframe of a run that goes on from an adapter, and what its others have more."""
 _WHOLE_BITS = 32.0
+DOWN_BITS = 1.5
+"""Of a `Broadcaster`'s steps, if nothing else is asked for."""
 _SHARE_FINER = 24
 """The keyframes that the last 24th of a run's rounds begin with have a bit more."""
 
@@ -127,11 +129,12 @@ class Broadcaster:
     The first adapter goes out at 8 bits, once to each client, which keeps it.
 
     Args:
-        bits: for each number of a step, 1 to 8, or "raw".
+        bits: for each number of a step, 1 to 8, or "raw". The default is finer than a `Compressor`'s, because the
+            errors of clients average out, and all train from the shadow.
         rounds: about how many adapters there will be; keyframes are finer in long runs.
     """
 
-    def __init__(self, bits: float | str = 1, *, rounds: int = 20) -> None:
+    def __init__(self, bits: float | str = DOWN_BITS, *, rounds: int = 20) -> None:
         self._codec, self._rounds, self._number = codec_of(bits), rounds, 0
         self._form: Form = {}
         self._master = self._anchor = self._shadow = AdapterState(Layout.of({}), np.empty(0, np.float32))

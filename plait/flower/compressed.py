@@ -19,6 +19,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from plait.compress import Broadcaster, decompress
+from plait.compress.downlink import DOWN_BITS
 from plait.compress.feedback import codec_of
 from plait.compress.message import DIGEST_BYTES, Content, is_float
 from plait.errors import ConfigError, PeerError
@@ -33,13 +34,14 @@ class Compressed(Strategy):
 
     Args:
         strategy: any of Flower's, or a subclass.
-        bits: for each number, 1 to 8, or "raw".
+        bits: for each number that a client sends, 1 to 8, or "raw".
+        down_bits: for each that it is sent; by default as many, and 1.5 at least.
 
     Raises:
         ConfigError: it cannot work compressed.
     """
 
-    def __init__(self, strategy: Strategy, *, bits: float | str = 1) -> None:
+    def __init__(self, strategy: Strategy, *, bits: float | str = 1, down_bits: float | str | None = None) -> None:
         kind = type(strategy).__name__
         if "SecAgg" in kind:
             raise ConfigError(NO_SECURE_AGGREGATION)
@@ -50,8 +52,10 @@ class Compressed(Strategy):
             )
         if not isinstance(cast("object", strategy), Strategy) or isinstance(strategy, Compressed):
             raise ConfigError(f"{kind} is none of flwr.serverapp.strategy, whose messages could be compressed")
-        codec_of(bits)
-        self.strategy, self.bits = strategy, bits
+        if down_bits is None:
+            down_bits = bits if isinstance(bits, str) else max(bits, DOWN_BITS)
+        codec_of(bits), codec_of(down_bits)
+        self.strategy, self.bits, self.down_bits = strategy, bits, down_bits
 
     def __getattr__(self, name: str) -> Any:
         if name == "strategy":
@@ -61,7 +65,9 @@ class Compressed(Strategy):
     def start(self, grid: Grid, *args: Any, **options: Any) -> Result:
         """As the strategy's own, over a grid that compresses."""
         rounds = options.get("num_rounds", args[1] if len(args) > 1 else 3)
-        return self.strategy.start(cast("Grid", _CompressingGrid(grid, self.bits, int(rounds))), *args, **options)
+        return self.strategy.start(
+            cast("Grid", _CompressingGrid(grid, self.bits, self.down_bits, int(rounds))), *args, **options
+        )
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -93,8 +99,8 @@ class Compressed(Strategy):
 class _CompressingGrid:
     """A grid whose `send_and_receive` compresses; everything else is the other grid's."""
 
-    def __init__(self, grid: Grid, bits: float | str, rounds: int) -> None:
-        self._grid, self._bits, self._rounds = grid, bits, rounds
+    def __init__(self, grid: Grid, bits: float | str, down_bits: float | str, rounds: int) -> None:
+        self._grid, self._bits, self._down_bits, self._rounds = grid, bits, down_bits, rounds
         self._round, self._gap = 0, 1.0
         self._down: dict[str, Broadcaster] = {}
         self._holds: dict[int, dict[str, bytes]] = {}
@@ -114,7 +120,7 @@ class _CompressingGrid:
             self._round += 1
             self._gap = max(1.0, len(list(self._grid.get_node_ids())) / len(sent))
         for name, record in shared.items():
-            down = self._down.setdefault(name, Broadcaster(self._bits, rounds=self._rounds))
+            down = self._down.setdefault(name, Broadcaster(self._down_bits, rounds=self._rounds))
             down.update(floats_of(record), gap=self._gap)
         for message in sent:
             message.content = self._packed(message.content, shared, self._holds.get(message.metadata.dst_node_id, {}))

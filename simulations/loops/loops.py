@@ -24,7 +24,7 @@ FIELD = HERE.parent / "field"
 # The scripts here bear the names of libraries.
 sys.path[:] = [str(CHECKOUT), str(FIELD), *(path for path in sys.path if path != str(HERE))]
 
-from run import Entrant, measured  # noqa: E402
+from run import CELL, Entrant, Watch, measured  # noqa: E402
 from works import FEDERATIONS, QUICK, configuration  # noqa: E402
 
 Row = dict[str, Any]
@@ -131,3 +131,6 @@ def report(loop: str, found: Callable[[], Iterator[Row]]) -> None:
 
 def _mean(by_client: Mapping[str, float]) -> float:
     return sum(by_client.values()) / len(by_client)
+
+
+__all__ = ["CELL", "Watch"]

@@ -226,7 +226,7 @@ def test_every_client_gets_to_the_same_adapter_whatever_it_holds(bits, gap) -> N
 
 def test_a_step_costs_a_bit_and_a_client_that_was_away_gets_what_it_missed() -> None:
     adapter = {"w": np.random.default_rng(0).normal(size=1 << 16).astype(np.float32)}
-    down, here, away = Broadcaster(), Receiver(), Receiver()
+    down, here, away = Broadcaster(1), Receiver(), Receiver()
     sizes = []
     for number in range(6):
         down.update(adapter)
