@@ -167,7 +167,7 @@ print(json.dumps([without, loss(model)]))
 """,
 )  # fmt: skip
 
-WORKS = {EVERYBODY: (8, 1.0, 10), A_FOURTH: (16, 0.25, 24)}
+WORKS = {EVERYBODY: (4, 1.0, 10), A_FOURTH: (12, 0.25, 12)}
 """Nodes, the share of them that trains in a round, rounds."""
 
 
