@@ -263,11 +263,12 @@ class Receiver:
         result = steps[-1] if steps else start
         if content.result and result.digest() != content.result:
             raise PeerError("message does not lead to the adapter that it names")
+        found = arrays_of(result, form, like)
         if not content.start and content.parts:
             self._first = Content(content.parts[:1], content.form).to_bytes()
             self._first_digest = steps[0].digest()
         self._form, self._held = form, result
-        return arrays_of(result, form, like)
+        return found
 
     def _start(self, content: Content, max_numbers: int) -> AdapterState:
         if not content.start:
