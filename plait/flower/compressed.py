@@ -54,7 +54,8 @@ class Compressed(Strategy):
             raise ConfigError(f"{kind} is none of flwr.serverapp.strategy, whose messages could be compressed")
         if down_bits is None:
             down_bits = bits if isinstance(bits, str) else max(bits, DOWN_BITS)
-        codec_of(bits), codec_of(down_bits)
+        for each in (bits, down_bits):
+            codec_of(each)
         self.strategy, self.bits, self.down_bits = strategy, bits, down_bits
 
     def __getattr__(self, name: str) -> Any:
