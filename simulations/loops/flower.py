@@ -199,7 +199,8 @@ def base(folder: Path) -> Path:
     copy = folder / "base"
     shutil.copytree(locate_base("tiny").directory, copy)
     settings = copy / "tokenizer_config.json"
-    settings.write_text(settings.read_text().replace("TokenizersBackend", "PreTrainedTokenizerFast"))
+    known = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "attention_mask"]}
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | known))
     config = copy / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"pad_token_id": 0}))
     return copy
