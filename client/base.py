@@ -20,7 +20,7 @@ from client.settings import (
 )
 from client.task import Capacity, DecliningRunner, OfferedRun, ParticipantRunner, TaskRunner
 from plait.adapters.methods import METHODS
-from plait.config import Scalar, config_from_table
+from plait.config import RunConfig, Scalar, config_from_table
 from plait.data import Dataset, RecordKind, histogram
 from plait.errors import BaseMismatchError, ConfigError, DiskFullError, PlaitError, PolicyError
 from plait.plugins import admit
@@ -124,6 +124,7 @@ class OwnClient:
     """A client of one run, ready to work; reads no base before the first task.
 
     `identity`, by which other clients know it, is None without a kit; the journal is that of its data, over all runs.
+    `group` is the column of its data that names whom a record belongs to; by default the run's, if it is there.
     """
 
     run: Run
@@ -138,6 +139,7 @@ class OwnClient:
     journal: DataJournal | None = None
     kept: KeptBase | None = None
     devices: str = ""
+    group: str = ""
 
     def __post_init__(self) -> None:
         config, dataset = self.run.config, self.dataset
@@ -153,6 +155,7 @@ class OwnClient:
             kind=dataset.kind,
             histogram=_histogram(dataset, config.label_names),
             own_trainer=load_own_trainer(self.trainer) if self.trainer else None,
+            group=_group(dataset, self.group, config),
         )
 
     def participant(self, memory: ClientStore) -> Participant:
@@ -169,6 +172,20 @@ class OwnClient:
             terms=self.terms,
             way=self.run.client_way(speaker),
         )
+
+
+def _group(dataset: Dataset, own: str, config: RunConfig) -> str:
+    """The column of a client's groups, the operator's choice or the run's; empty without."""
+    if own:
+        dataset.check_column(own, "group")
+    elif config.group in dataset.column_names:
+        return config.group
+    elif config.dp_unit == "group":
+        raise PolicyError(
+            f"the run protects the records of each '{shown(config.group)}' together, and this client's data have no "
+            f"column of that name; give --group COLUMN with the one that names whom a record belongs to"
+        )
+    return own
 
 
 def _histogram(dataset: Dataset, labels: Collection[str]) -> dict[str, int]:
@@ -208,6 +225,7 @@ def open_runner(
         journal=journal,
         kept=kept,
         devices=settings.device,
+        group=settings.group,
     )
     participant, base = client.participant(memory), client.model.base
     if base.compute.device.type == "cpu":

@@ -137,5 +137,6 @@ def _own_client(context: Context, policy: Policy) -> OwnClient:
         max_rank=max_rank if isinstance(max_rank, int) else 0,
         trainer=str(node.get("trainer", "")),
         devices=str(node.get("device", "")),
+        group=str(node.get("group", "")),
         sign=NodeKey.load(Path(key)).sign if key else None,
     )

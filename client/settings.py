@@ -142,6 +142,7 @@ class NodeOptions(_Server, total=False):
     """An operator's options for a node, with their help; by default empty, 0, off or auto."""
 
     split: Annotated[str, "Split to train on, or TRAIN,HELD_OUT; see plait simulate."]
+    group: Annotated[str, "Column of your data that names whom a record belongs to; by default the run's."]
     kit: Annotated[Place, "This node's start-up kit, from `plait provision`."]
     name: Annotated[str, "Name of this node if it has no kit; by default the name of the data."]
     insecure: Annotated[bool, "Connect without TLS and keys; loopback addresses only."]
@@ -203,6 +204,7 @@ class NodeSettings:
     consents: bool = False
     columns: str = ""
     split: str = ""
+    group: str = ""
     allow_plugins: tuple[str, ...] = ()
 
     @property
@@ -243,6 +245,7 @@ def check_settings(**given: Unpack[CommandOptions]) -> NodeSettings:
         data=given["data"],
         columns=given.get("columns", ""),
         split=given.get("split", ""),
+        group=given.get("group", ""),
         base=base,
         trainer=trainer,
         device=device,

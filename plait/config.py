@@ -78,6 +78,7 @@ class RunConfig(
     tables.Reporting,
     pace.Asynchronous,
     pace.Fleets,
+    privacy.Groups,
     privacy.Privacy,
     tables.Samples,
     privacy.Masks,

@@ -62,7 +62,15 @@ def _samples(run: Run, data: PartitionedData, adapter: Path, count: int, limit_s
     prompts: list[tuple[int, ...]] = []
     for number in range(min(count, clients)):
         share = data.partition.shares[number * clients // min(count, clients)]
-        client = PeftLocalModel(base, share.name, share.records, held_out=share.held_out, kind=share.kind, histogram={})
+        client = PeftLocalModel(
+            base,
+            share.name,
+            share.records,
+            held_out=share.held_out,
+            kind=share.kind,
+            histogram={},
+            group=run.config.group,
+        )
         held_out = client.split(run.ranks.master.spec, run.settled.plan.settings).held_out
         example = next(filter(None, held_out[0].sides), held_out[0])
         prompt = prompt_tokens(example) or tuple(map(int, example.tokens[: min(_BEGINNING, len(example.tokens) // 2)]))

@@ -10,6 +10,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import NamedTuple
 
+from plait.errors import ConfigError, DataError, did_you_mean
 from plait.system.text import printable
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -137,12 +138,33 @@ class Dataset:
             names.add("label")
         return tuple(sorted(names))
 
+    def check_column(self, name: str, what: str = "") -> tuple[str | None, ...]:
+        """The values of a column that all records must have; ConfigError if it is missing (`what`: its setting)."""
+        if name not in self.column_names:
+            hint, available = did_you_mean(name, self.column_names), ", ".join(self.column_names) or "none"
+            given = f"{what} is '{name}', and " if what else ""
+            raise ConfigError(f"{given}data '{self.name}' has no column '{name}', expected one of: {available}{hint}")
+        values = self.column(name)
+        if missing := values.count(None):
+            raise ConfigError(f"column '{name}' is missing in {missing} of {len(values)} records, expected in all")
+        return values
+
     def column(self, name: str, *, held_out: bool = False) -> tuple[str | None, ...]:
         """The values of one column in record order, None for a record without it."""
         records = self.held_out if held_out else self.records
         if name == "label" and self.kind is RecordKind.LABEL:
             return tuple(record.label for record in records)
         return tuple(record.columns.get(name) for record in records)
+
+
+def groups_of(records: Sequence[Record], column: str) -> list[str]:
+    """The group of each record, by a column; DataError if a record has none."""
+    found = [record.columns.get(column, "").strip() for record in records]
+    if missing := found.count(""):
+        raise DataError(
+            f"group column '{column}' is missing or empty in {missing} of {len(found)} records, expected in all"
+        )
+    return found
 
 
 def _texts(record: Record) -> Iterator[str]:

@@ -273,6 +273,7 @@ class DescribedClient(EventPart):
     histogram: Mapping[str, Count] = {}  # its examples by label or owner
     cut_examples: Count = 0  # conversations and preferences whose end is beyond the sequence length
     left_out_examples: Count = 0  # those of which nothing to learn from is within it
+    repeated_examples: Count = 0  # held-out sequences that repeat training text
     public_key: str | None = None  # Ed25519, in hexadecimal; None for a simulated client
 
 

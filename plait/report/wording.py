@@ -179,9 +179,10 @@ def rates_sentence(updates: Iterable[UpdateReceived], *, given: float) -> str:
 def truncation_sentence(clients: Iterable[DescribedClient], *, seq_len: object) -> str:
     """How many of the clients' examples are cut or left out; empty if none is."""
     described = tuple(clients)
-    truncated, left_out = (
+    truncated, left_out, repeated = (
         sum(each.cut_examples for each in described),
         sum(each.left_out_examples for each in described),
+        sum(each.repeated_examples for each in described),
     )
     tokens = f"token {seq_len:,}" if isinstance(seq_len, int) else "a sequence's last token"
     sentences: list[str] = []
@@ -189,7 +190,12 @@ def truncation_sentence(clients: Iterable[DescribedClient], *, seq_len: object) 
         sentences.append(f"{_examples(truncated)} cut after {tokens}.")
     if left_out:
         sentences.append(f"{_examples(left_out)} left out: the answer starts after {tokens}.")
-    return " ".join((*sentences, "Raise --seq-len to keep more.")) if sentences else ""
+    if sentences:
+        sentences.append("Raise --seq-len to keep more.")
+    if repeated:
+        plural = "s repeat" if repeated > 1 else " repeats"
+        sentences.append(f"{repeated:,} held-out sequence{plural} training text, so losses are not measured on them.")
+    return " ".join(sentences)
 
 
 def _examples(count: int) -> str:

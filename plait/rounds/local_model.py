@@ -62,6 +62,8 @@ class DataSize:
 
     Attributes:
         left_out_examples: those without anything to learn from within it.
+        repeated_examples: held-out examples that training text repeats.
+        groups: that the training examples belong to; 0 where each is its own.
         identity: SHA-256 of the training examples, and of what decides on this machine how gradients are rounded; stays
             at the client.
     """
@@ -73,6 +75,8 @@ class DataSize:
     histogram: Mapping[str, int]
     cut_examples: int = 0
     left_out_examples: int = 0
+    repeated_examples: int = 0
+    groups: int = 0
     identity: bytes = b""
 
 

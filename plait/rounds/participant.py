@@ -171,7 +171,7 @@ class Participant:
             base_fingerprint=self.model.base_fingerprint,
             spec_digest=spec.digest,
             max_rank=self.max_rank,
-            **{name: value for name, value in vars(counts).items() if name != "identity"},
+            **{name: value for name, value in vars(counts).items() if name not in ("identity", "groups")},
         )
 
     def _job(self, header: Header, spec: AdapterSpec, received: AdapterState, settings: Settings) -> TrainJob:

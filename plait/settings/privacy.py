@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from plait.settings.table import SettingsTable, number_or
+from plait.settings.table import MOST_OF_GROUP, SettingsTable, number_or
 from plait.settings.traits import Stated, Trait
+from plait.system.text import printable
 
 LEAST_CLIENTS = 3
 """The fewest clients of a masked sum: in a sum of two each client knows the other's part."""
@@ -73,6 +74,37 @@ class Privacy(SettingsTable):
             needs[Trait.OWN_LOSS] = "noise needs the gradient of each record by itself"
             takes[Trait.WHOLE_GRADIENT] = "each record's is clipped, to dp-clip"
         yield self.states("dp", needs=needs, takes=takes)
+
+
+class Groups(SettingsTable):
+    """Whose records belong together."""
+
+    table: ClassVar[str] = "groups"
+    heading: ClassVar[str] = "Groups"
+    optional: ClassVar[bool] = True
+    within: ClassVar = {"dp_unit": ("dp", ("record",)), "dp_group_records": ("dp", ("record",))}
+
+    group: Annotated[str, Field(max_length=100)] = ""
+    """column that names whom a record belongs to, such as patient: no group has records on both sides of what is held
+    out, and dp record protects all of a group's records; a client may give another column of its own"""
+    dp_unit: Literal["auto", "record", "group"] = "auto"
+    """what dp record protects as a whole; auto is group where one is given"""
+    dp_group_records: Annotated[int, Field(ge=1, le=MOST_OF_GROUP)] = 4
+    """most records of one group in a step, drawn anew for each"""
+
+    @field_validator("group")
+    @classmethod
+    def _check_group(cls, given: str) -> str:
+        if given != printable(given).strip():
+            raise ValueError("expected the name of a column: printable, without spaces around it")
+        return given
+
+    @model_validator(mode="after")
+    def _check_unit(self) -> Self:
+        for name in ("dp_unit", "dp_group_records"):
+            if self.is_given(name) and self.dp_unit != "record" and not self.group:
+                raise ValueError(f"{self.states(name)} and no group, expected group: the column that names groups")
+        return self
 
 
 class Masks(SettingsTable):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from plait.data import Dataset, Record, RecordKind, histogram
-from plait.errors import ConfigError, did_you_mean
+from plait.errors import ConfigError
 from plait.own_code import BrokenError, Check
 from plait.simulation.scheme import Scheme
 from plait.trust.keys import MAX_NAME_BYTES, is_client_name, nearest_name
@@ -69,13 +69,7 @@ def partition(dataset: Dataset, scheme: Scheme, *, clients: int, seed: int) -> P
 
 
 def _by_column(dataset: Dataset, column: str, clients: int) -> Partition:
-    if column not in dataset.column_names:
-        hint = did_you_mean(column, dataset.column_names)
-        available = ", ".join(dataset.column_names) or "none"
-        raise ConfigError(f"data '{dataset.name}' has no column '{column}', expected one of: {available}{hint}")
-    values = dataset.column(column)
-    if missing := values.count(None):
-        raise ConfigError(f"column '{column}' is missing in {missing} of {len(values)} records, expected in all")
+    values = dataset.check_column(column)
     characters: defaultdict[str, int] = defaultdict(int)
     for record, value in zip(dataset.records, values, strict=True):
         characters[cast("str", value)] += len(record.content)

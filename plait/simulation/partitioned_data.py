@@ -52,6 +52,8 @@ def load_partitioned(
     for label in dataset.labels:
         if "," in label:
             raise DataError(f"label {label!r} of {dataset.name}: labels must not contain commas")
+    if config.group:
+        dataset.check_column(config.group, "group")
     scheme = parse_partition(config.partition) if config.partition else default_scheme(dataset)
     parts = partition(dataset, scheme, clients=_clients(config, dataset, scheme), seed=config.seed)
     count = len(parts.shares)

@@ -80,6 +80,7 @@ class Simulation:
             held_out=share.held_out,
             kind=share.kind,
             histogram=share.histogram,
+            group=self.run.config.group,
             own_trainer=self._own_trainer,
             recall=self._loaded.losses.recall,
             tokenise=self._loaded.tokens,

@@ -46,7 +46,8 @@ class Rewards(TrainingObjective):
         self, records: Sequence[Record], kind: RecordKind, tokenizer: Tokenizer, seq_len: int
     ) -> list[Example]:
         """Prompts, with the completion that the record has."""
-        return [Example.of_sides(_last_reply(each), None) for each in converse(records, kind, tokenizer, seq_len)]
+        found = converse(records, kind, tokenizer, seq_len)
+        return [replace(Example.of_sides(_last_reply(each), None), record=each.record) for each in found]
 
     def loss(
         self, model: nn.Module, parameters: Sequence[nn.Parameter], inputs: TrainingInputs, memory: StepMemory

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os.path import commonprefix
 from typing import cast
 
@@ -36,13 +36,13 @@ def converse(records: Sequence[Record], kind: RecordKind, tokenizer: Tokenizer, 
 def of_each(records: Sequence[Record], make: Callable[[Record], Example | None]) -> list[Example]:
     """The examples that `make` makes of records, in order; DataError if the chat template refuses one."""
     examples: list[Example] = []
-    for number, record in enumerate(records, start=1):
+    for place, record in enumerate(records):
         try:
             found = make(record)
         except _RecordError as error:
-            raise DataError(f"record {number} of {len(records)} {error}; leave it out or change it") from error
+            raise DataError(f"record {place + 1} of {len(records)} {error}; leave it out or change it") from error
         if found is not None:
-            examples.append(found)
+            examples.append(replace(found, record=place))
     return examples
 
 

@@ -1,8 +1,4 @@
-"""Token sequences: what counts of them, the held-out part, and the order in which a training meets them.
-
-The held-out part is the *last* of a client's data (of labelled text, of every class): later data is predicted from
-earlier data.
-"""
+"""Token sequences: what counts of them, the held-out part, and the order in which a training meets them."""
 
 from __future__ import annotations
 
@@ -35,6 +31,7 @@ class Example:
         tokens: (length,) token ids.
         labels: (length,) the same ids where the loss counts and `IGNORED` elsewhere; (1,) the class for classification.
         is_cut: whether it, or one of its sides, went on beyond the sequence length.
+        record: the place of the record that it begins in.
         ends: of a preference, where its sides end: the chosen reply with its prompt, the rejected one with its prompt,
             which is missing where its end is that of the chosen. Otherwise empty.
     """
@@ -43,6 +40,7 @@ class Example:
     labels: Tokens
     ends: tuple[int, ...] = ()
     is_cut: bool = field(default=False, compare=False)
+    record: int = field(default=0, compare=False)
 
     @property
     def digest(self) -> bytes:
@@ -68,12 +66,25 @@ class Example:
 
 @dataclass(frozen=True)
 class Split:
-    """A client's examples; `held_out` never trains, `cut` went on beyond the length, `left_out` are records."""
+    """A client's examples.
+
+    Attributes:
+        held_out: never trains.
+        cut: examples that went on beyond the length.
+        left_out: records without an example.
+        groups: the number of the group of each training example; empty where each is its own.
+        clusters: the same of each held-out example, by document where there are no groups.
+        repeated: held-out examples that training text repeats. They train; where there are groups, they are left out;
+            and where there is no other, they are held out all the same.
+    """
 
     train: tuple[Example, ...]
     held_out: tuple[Example, ...]
     cut: int = 0
     left_out: int = 0
+    groups: tuple[int, ...] = ()
+    clusters: tuple[int, ...] = ()
+    repeated: int = 0
 
     @property
     def train_tokens(self) -> int:

@@ -16,7 +16,8 @@ from plait.data import Record, RecordKind
 from plait.objectives import SFT, objective_named
 from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.local_model import Coverage, DataSize, StepReport, Trained, TrainJob
-from plait.training.examples import Example, Split, Tokenizer, digest_of, split_examples, visited
+from plait.training.examples import Example, Split, Tokenizer, digest_of, visited
+from plait.training.holding_out import HoldingOut
 from plait.training.learner import TrainingInputs
 from plait.training.losses import TrainingObjective
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter, slot_digest
@@ -38,7 +39,8 @@ Tokenise = Callable[[Sequence[Record], Tokenizer, ExampleFormat], list[Example]]
 class PeftLocalModel:
     """One client: a resident base, the client's records, and a trainer.
 
-    By default the end of `records` is held out. `histogram` has counts that may be sent: labels or owners, never text.
+    By default part of `records` is held out (`holding_out`), whole groups by the column `group`.
+    `histogram` has counts that may be sent: labels or owners, never text.
     """
 
     base: ResidentBase
@@ -47,6 +49,7 @@ class PeftLocalModel:
     _: KW_ONLY
     kind: RecordKind
     histogram: Mapping[str, int]
+    group: str = ""
     held_out: Sequence[Record] = ()
     own_trainer: OwnTrainer | None = None
     recall: Recall | None = None
@@ -79,6 +82,8 @@ class PeftLocalModel:
             histogram=self.histogram,
             cut_examples=split.cut,
             left_out_examples=split.left_out,
+            repeated_examples=split.repeated,
+            groups=len(set(split.groups)),
             identity=self._identity(split),
         )
 
@@ -138,22 +143,20 @@ class PeftLocalModel:
         form = ExampleFormat(self.kind, spec.task, spec.labels, settings.seq_len, settings.objective, apart=private)
         wanted = (form, settings.held_out_fraction, settings.max_held_out_sequences)
         if self._split is None or self._split_for != wanted:
-            examples = self.tokenise(self.records, self.base.tokenizer, form)
-            held_out = self.tokenise(self.held_out, self.base.tokenizer, form) if self.held_out else None
-            split = split_examples(
-                examples,
-                held_out,
-                client=self.client,
-                seq_len=settings.seq_len,
-                held_out_fraction=settings.held_out_fraction,
-                max_held_out=settings.max_held_out_sequences,
-                by_label=spec.task is AdapterTask.CLASSIFICATION,
-            )
-            every = (*examples, *(held_out or ()))
             # Texts are packed, not cut one by one, unless each is to be private.
-            is_packed = self.kind is RecordKind.TEXT and not private
-            records = len(every) if is_packed else len(self.records) + len(self.held_out)
-            split = replace(split, cut=sum(each.is_cut for each in every), left_out=records - len(every))
+            how = HoldingOut(
+                self.client,
+                settings.seq_len,
+                settings.held_out_fraction,
+                settings.max_held_out_sequences,
+                column=self.group,
+                packs=self.kind is RecordKind.TEXT and not private,
+                by_label=spec.task is AdapterTask.CLASSIFICATION,
+                keeps_repeated=private,
+            )
+            split = how.split(
+                self.records, self.held_out, lambda records: self.tokenise(records, self.base.tokenizer, form)
+            )
             self._split, self._split_for = split, wanted
         return self._split
 

@@ -71,12 +71,14 @@ def check_kind(kind: RecordKind, task: AdapterTask, objective: str) -> None:
 def _pack(records: Sequence[Record], tokenizer: Tokenizer, seq_len: int) -> list[Example]:
     encoded, first = _token_ids(tokenizer, [record.text for record in records]), first_tokens(tokenizer)
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    stream = np.concatenate([np.asarray([*ids, *end], np.int32) for ids in encoded])
+    stream = np.concatenate([np.asarray([*ids, *end], np.int32) for ids in encoded] or [np.empty(0, np.int32)])
     length = max(1, seq_len - len(first))
     rows = stream[: len(stream) // length * length].reshape(-1, length)
     if first:
         rows = np.pad(rows, ((0, 0), (1, 0)), constant_values=first[0])
-    return [Example(row, row) for row in rows]
+    ends = np.cumsum([len(ids) + len(end) for ids in encoded])
+    begins = np.searchsorted(ends, np.arange(len(rows)) * length, side="right")
+    return [Example(row, row, record=int(place)) for row, place in zip(rows, begins, strict=True)]
 
 
 def _one_each(records: Sequence[Record], tokenizer: Tokenizer, seq_len: int) -> list[Example]:
@@ -86,7 +88,11 @@ def _one_each(records: Sequence[Record], tokenizer: Tokenizer, seq_len: int) -> 
         np.asarray([*first, *ids, *end], np.int32) for ids in _token_ids(tokenizer, [record.text for record in records])
     ]
     # The first token is never predicted, so one alone teaches nothing.
-    return [Example(row[:seq_len], row[:seq_len], is_cut=len(row) > seq_len) for row in rows if len(row) > 1]
+    return [
+        Example(row[:seq_len], row[:seq_len], is_cut=len(row) > seq_len, record=place)
+        for place, row in enumerate(rows)
+        if len(row) > 1
+    ]
 
 
 def _token_ids(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
@@ -110,6 +116,6 @@ def _classify(records: Sequence[Record], labels: Sequence[str], tokenizer: Token
         )
     encoded = tokenizer([record.text for record in records], truncation=True, max_length=seq_len)["input_ids"]
     return [
-        Example(np.asarray(ids, np.int32), np.asarray([index[record.label]], np.int32))
-        for ids, record in zip(encoded, records, strict=True)
+        Example(np.asarray(ids, np.int32), np.asarray([index[record.label]], np.int32), record=place)
+        for place, (ids, record) in enumerate(zip(encoded, records, strict=True))
     ]

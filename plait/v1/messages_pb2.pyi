@@ -254,7 +254,7 @@ class HistogramEntry(_message.Message):
     def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
 
 class ClientCard(_message.Message):
-    __slots__ = ("client", "base_fingerprint", "spec_digest", "train_examples", "train_tokens", "held_out_examples", "held_out_tokens", "histogram", "max_rank", "cut_examples", "left_out_examples")
+    __slots__ = ("client", "base_fingerprint", "spec_digest", "train_examples", "train_tokens", "held_out_examples", "held_out_tokens", "histogram", "max_rank", "cut_examples", "left_out_examples", "repeated_examples")
     CLIENT_FIELD_NUMBER: _ClassVar[int]
     BASE_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     SPEC_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -266,6 +266,7 @@ class ClientCard(_message.Message):
     MAX_RANK_FIELD_NUMBER: _ClassVar[int]
     CUT_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     LEFT_OUT_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    REPEATED_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     client: str
     base_fingerprint: bytes
     spec_digest: bytes
@@ -277,10 +278,11 @@ class ClientCard(_message.Message):
     max_rank: int
     cut_examples: int
     left_out_examples: int
-    def __init__(self, client: _Optional[str] = ..., base_fingerprint: _Optional[bytes] = ..., spec_digest: _Optional[bytes] = ..., train_examples: _Optional[int] = ..., train_tokens: _Optional[int] = ..., held_out_examples: _Optional[int] = ..., held_out_tokens: _Optional[int] = ..., histogram: _Optional[_Iterable[_Union[HistogramEntry, _Mapping]]] = ..., max_rank: _Optional[int] = ..., cut_examples: _Optional[int] = ..., left_out_examples: _Optional[int] = ...) -> None: ...
+    repeated_examples: int
+    def __init__(self, client: _Optional[str] = ..., base_fingerprint: _Optional[bytes] = ..., spec_digest: _Optional[bytes] = ..., train_examples: _Optional[int] = ..., train_tokens: _Optional[int] = ..., held_out_examples: _Optional[int] = ..., held_out_tokens: _Optional[int] = ..., histogram: _Optional[_Iterable[_Union[HistogramEntry, _Mapping]]] = ..., max_rank: _Optional[int] = ..., cut_examples: _Optional[int] = ..., left_out_examples: _Optional[int] = ..., repeated_examples: _Optional[int] = ...) -> None: ...
 
 class Evaluation(_message.Message):
-    __slots__ = ("client", "round", "loss", "tokens", "examples", "correct", "own_loss", "own_correct", "loss_error", "change", "change_error", "own_loss_error", "own_change", "own_change_error", "reward_margin", "own_reward_margin")
+    __slots__ = ("client", "round", "loss", "tokens", "examples", "correct", "own_loss", "own_correct", "loss_error", "change", "change_error", "own_loss_error", "own_change", "own_change_error", "reward_margin", "own_reward_margin", "clusters")
     CLIENT_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
@@ -297,6 +299,7 @@ class Evaluation(_message.Message):
     OWN_CHANGE_ERROR_FIELD_NUMBER: _ClassVar[int]
     REWARD_MARGIN_FIELD_NUMBER: _ClassVar[int]
     OWN_REWARD_MARGIN_FIELD_NUMBER: _ClassVar[int]
+    CLUSTERS_FIELD_NUMBER: _ClassVar[int]
     client: str
     round: int
     loss: float
@@ -313,7 +316,8 @@ class Evaluation(_message.Message):
     own_change_error: float
     reward_margin: float
     own_reward_margin: float
-    def __init__(self, client: _Optional[str] = ..., round: _Optional[int] = ..., loss: _Optional[float] = ..., tokens: _Optional[int] = ..., examples: _Optional[int] = ..., correct: _Optional[int] = ..., own_loss: _Optional[float] = ..., own_correct: _Optional[int] = ..., loss_error: _Optional[float] = ..., change: _Optional[float] = ..., change_error: _Optional[float] = ..., own_loss_error: _Optional[float] = ..., own_change: _Optional[float] = ..., own_change_error: _Optional[float] = ..., reward_margin: _Optional[float] = ..., own_reward_margin: _Optional[float] = ...) -> None: ...
+    clusters: int
+    def __init__(self, client: _Optional[str] = ..., round: _Optional[int] = ..., loss: _Optional[float] = ..., tokens: _Optional[int] = ..., examples: _Optional[int] = ..., correct: _Optional[int] = ..., own_loss: _Optional[float] = ..., own_correct: _Optional[int] = ..., loss_error: _Optional[float] = ..., change: _Optional[float] = ..., change_error: _Optional[float] = ..., own_loss_error: _Optional[float] = ..., own_change: _Optional[float] = ..., own_change_error: _Optional[float] = ..., reward_margin: _Optional[float] = ..., own_reward_margin: _Optional[float] = ..., clusters: _Optional[int] = ...) -> None: ...
 
 class Refusal(_message.Message):
     __slots__ = ("client", "reason", "detail")

@@ -68,6 +68,7 @@ _SIDES = (pb.SIDE_UNSPECIFIED, pb.SIDE_A, pb.SIDE_B)
 # Of a client's card.
 _COUNTS = (
     "train_examples", "train_tokens", "held_out_examples", "held_out_tokens", "cut_examples", "left_out_examples",
+    "repeated_examples",
 )  # fmt: skip
 # Optional figures of an evaluation: standard errors, and losses and changes of either sign.
 _FIGURES = (
@@ -120,6 +121,7 @@ class ClientCard:
     max_rank: int = 0
     cut_examples: int = 0
     left_out_examples: int = 0
+    repeated_examples: int = 0
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,7 @@ class Evaluation:
     own_change_error: float | None = None
     reward_margin: float | None = None
     own_reward_margin: float | None = None
+    clusters: int | None = None
 
 
 class RefusalReason(IntEnum):
@@ -351,4 +354,6 @@ def _checked_evaluation(evaluation: Evaluation) -> Evaluation:
     for name, correct in (("correct examples", evaluation.correct), ("own correct examples", evaluation.own_correct)):
         if correct is not None:
             bounds.integer(name, correct, maximum=evaluation.examples)
+    if evaluation.clusters is not None:
+        bounds.integer("clusters of held-out examples", evaluation.clusters, minimum=1, maximum=evaluation.examples)
     return evaluation

@@ -25,6 +25,7 @@ WELCOME_KEYS = frozenset(
         # Of tables that a run may leave out.
         "rounds-mode", "step-budget", "secure-aggregation",
         "dp", "dp-epsilon", "dp-delta", "dp-clip",
+        "group", "dp-unit", "dp-group-records",
     }
 )  # fmt: skip
 """The keys that a server sends to its clients."""

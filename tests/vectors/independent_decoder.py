@@ -41,12 +41,14 @@ MASKING = ("masking", table(1, "run_id:b purpose:t round:i attempt:b", *STAGES))
 DESCRIBE = ("describe", table(1, ("settings", SETTINGS), "spec_json:t layout:b"))
 TASK = table(2, DESCRIBE, ("train", WORK), ("evaluate", WORK), MASKING)
 CARD = "client:t base_fingerprint:b spec_digest:b train_examples:i train_tokens:i held_out_examples:i held_out_tokens:i"
-CARD = table(1, CARD, ("histogram", ("t", "i"))) | table(10, "max_rank:i cut_examples:i left_out_examples:i")
+CARD = table(1, CARD, ("histogram", ("t", "i"))) | table(
+    10, "max_rank:i cut_examples:i left_out_examples:i repeated_examples:i"
+)
 EVALUATION = table(
     1,
     "client:t round:i loss:d tokens:i examples:i correct:o own_loss:e own_correct:o",
     "loss_error:e change:e change_error:e own_loss_error:e own_change:e own_change_error:e",
-    "reward_margin:e own_reward_margin:e",
+    "reward_margin:e own_reward_margin:e clusters:o",
 )
 REFUSAL = table(1, "client:t reason:i detail:t")
 PARTS = table(1, ("parts", ("i", "b")))
