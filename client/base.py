@@ -180,7 +180,7 @@ def _group(dataset: Dataset, own: str, config: RunConfig) -> str:
         dataset.check_column(own, "group")
     elif config.group in dataset.column_names:
         return config.group
-    elif config.dp_unit == "group":
+    elif config.private_group:
         raise PolicyError(
             f"the run protects the records of each '{shown(config.group)}' together, and this client's data have no "
             f"column of that name; give --group COLUMN with the one that names whom a record belongs to"

@@ -79,6 +79,7 @@ class Proposal:
         """The run in plain words."""
         config = self.config
         examples = config.batch_size * config.gradient_accumulation_steps
+        examples *= config.dp_group_records if config.private_group else 1
         objective = config.learned
         tokens = config.most_steps * examples * objective.sequences * config.seq_len
         each = objective.examples.format(f"{examples:,}")
@@ -141,8 +142,10 @@ class Proposal:
             return (earlier,)
         budget = f"epsilon {config.dp_epsilon:g} at delta {config.dp_delta:g}"
         if config.dp == "record":
+            # The column is the server's word.
+            unit = f"{shown(config.private_group)}, with all its records," if config.private_group else "sequence"
             promised = (
-                f"this client adds noise to its own training, so that no single sequence shows in what it sends: "
+                f"this client adds noise to its own training, so that no single {unit} shows in what it sends: "
                 f"{budget}, kept by this client's own account"
             )
         elif self._is_masked:

@@ -318,6 +318,7 @@ class Policy(BaseModel, frozen=True):
 def _planned(config: RunConfig) -> dict[str, int]:
     """How much a plan trains at once, by the key that limits it."""
     batch = config.batch_size * config.gradient_accumulation_steps
+    batch *= config.dp_group_records if config.private_group else 1
     step_tokens = batch * config.seq_len * config.learned.sequences
     return {
         "max_seq_len": config.seq_len,

@@ -19,11 +19,13 @@ const keysOf = (check, keys) => keys.trim().split(/\s+/).map((key) => [key, chec
 /** Of a run's configuration. */
 export const CONFIGURATION = new Map([
   ...keysOf(isText, `base labels method client-ranks target-modules
-    step-budget lr-schedule correction loss objective trainer wire rule rounds-mode dp server-optimizer`),
+    step-budget lr-schedule correction loss objective trainer wire rule rounds-mode dp server-optimizer
+    group dp-unit`),
   ...keysOf(isNumber, `alpha dropout learning-rate weight-decay max-grad-norm held-out-fraction
     dp-epsilon dp-delta`),
   ...keysOf(whole(0, Number.MAX_SAFE_INTEGER), `rank local-steps batch-size gradient-accumulation-steps seq-len
-    max-held-out-sequences seed rounds clients clients-per-round eval-every eval-clients`),
+    max-held-out-sequences seed rounds clients clients-per-round eval-every eval-clients
+    dp-group-records`),
   ...keysOf(either(isNumber, oneOf('auto')), 'own-share'),
   ...keysOf(either(isNumber, oneOf('adaptive')), 'dp-clip'),
   ...keysOf(isFlag, 'secure-aggregation'),
@@ -56,6 +58,7 @@ const SETTINGS = new Map(Object.entries({
   record_delta: [isNumber, 0],
   record_epsilon: [isNumber, 0],
   record_clip: [isNumber, 0],
+  group_records: [isCount, 0],
   client_noise: [isNumber, 0],
   client_clip: [isNumber, 0],
   client_cohort: [isCount, 0],

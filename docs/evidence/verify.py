@@ -28,7 +28,10 @@ JSON_TYPE = "application/vnd.in-toto+json"
 CHAIN = {"seq", "time", "hash", "prev"}
 OF_SERVER = CHAIN | {"event", "client", "round", "public_key", "took_s", "norms", "fold", "staleness", "weight"}
 JUDGED = ("audited", "client_withdrawn", "withdrawn")
-UNCOVERED = {"": "what the adapter tells", "client": "what the server sees", "record": "what a client's records share"}
+UNCOVERED = {
+    "": "what the adapter tells", "client": "what the server sees", "record": "what a client's records share",
+    "group": "what groups of records share",
+}  # fmt: skip
 PARTS = "figures ledger operator_says signer statements"
 SAID = "about_data agreed certificate client endorsement messages public_key record"
 FILES = {"README.md", "adapter_config.json", "adapter_model.safetensors"}
@@ -38,7 +41,7 @@ METRICS = (
 CODECS = {1: "unchanged", 2: "fp32", 3: "bf16", 4: "rate", 9: "fp32_partial", 10: "bf16_partial"}
 # Settings that a server tells its clients wherever it has them.
 DP = {"dp", "dp-epsilon", "dp-delta", "dp-clip"}
-TOLD = DP | {"secure-aggregation", "rounds-mode", "step-budget"}
+TOLD = DP | {"secure-aggregation", "rounds-mode", "step-budget", "group", "dp-unit", "dp-group-records"}
 # What clients say too where an event has it; left out, it is the operator's word that there is none.
 EXPECTED = {
     "run_started": ("adapter.alpha", "adapter.method", "adapter.rank"),
@@ -557,7 +560,7 @@ class Story:
         promised = self.promised
         if "commitment" in event:
             self.draws.add((event["round"], event["commitment"]))
-        if promised["unit"] == "record" and self.is_signed:
+        if promised["unit"] in ("record", "group") and self.is_signed:
             same = event.get("by_client") == self.epsilons and event["epsilon"] == max(self.epsilons.values())
             _check(same and event["delta"] == promised["delta"], "epsilon is not what clients signed")
             return {"by_client", "epsilon", "delta"} if self.epsilons.keys() <= self.records.keys() else set[str]()

@@ -37,6 +37,9 @@ class RunSettings(TypedDict, total=False):
     dp_clip: float | Literal["adaptive"]
     dp_epsilon: float
     dp_delta: float
+    group: str
+    dp_unit: Literal["auto", "record", "group"]
+    dp_group_records: int
     local_steps: int
     step_budget: Literal["equal", "speed"]
     rounds_mode: str

@@ -56,7 +56,7 @@ def check_privacy(events: Sequence[Event]) -> PrivacySpent | None:
     promised = promised_in(events)
     if promised is None:
         return None
-    if promised.unit == "record":
+    if promised.unit in ("record", "group"):
         return _check_records(promised, events)
     paid: set[tuple[int, str]] = set()
     epsilon = 0.0

@@ -104,6 +104,7 @@ UNCOVERED: Mapping[str, str] = {
     "": "what the adapter tells",
     "client": "what the server sees",
     "record": "what a client's records share",
+    "group": "what groups of records share",
 }
 """What is not covered, by the unit of differential privacy; empty for none."""
 

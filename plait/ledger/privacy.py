@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 from plait.errors import ConfigError
 from plait.guarantees.accountant import epsilon_at, epsilon_of, sum_term
 from plait.ledger.events import Audited, Count, Event, Number
+from plait.system.text import printable
 
 if TYPE_CHECKING:
     from plait.adapters import Json
@@ -25,7 +26,9 @@ class PrivacyStarted(Event):
 
     event = "privacy_started"
     is_public = True
-    unit: str  # what is hidden as a whole: a ``client``, or a ``record`` of one
+    unit: str  # what is hidden as a whole: a ``client``, or a ``record`` or ``group`` of records of one
+    group: str = ""  # what a group is, such as ``patient``: the column that names it
+    group_records: Count | None = None  # of one group in a step, at most
     adjacency: str = ""  # ``zero-out``: its updates or gradients are replaced by zero
     observer: str = ""  # from whom it is hidden
     epsilon: Number | None = None  # never exceeded
@@ -110,6 +113,8 @@ def spent_in(events: Sequence[Event]) -> frozenset[int]:
     return frozenset(event.round for event in events if isinstance(event, PrivacySpent))
 
 
+_MOST_OF_NAME = 40
+
 WORTH_WARNING = 3.0
 """Noise over clip norm from which on there is next to nothing to learn from."""
 
@@ -193,7 +198,14 @@ class PrivacyCard:
         """What the guarantee does not cover."""
         continues = (CONTINUES,) if self.promised.continues else ()
         shared = SHARED_NOT_COVERED if self.promised.guaranteed else NOT_COVERED
+        if self.promised.unit == "group":
+            return (*continues, f"a {self.group} at several clients: the epsilons add up", *RECORDS_NOT_COVERED[1:])
         return continues + (RECORDS_NOT_COVERED if self.is_of_records else shared)
+
+    @property
+    def group(self) -> str:
+        """What is protected as a whole, in a word."""
+        return printable(self.promised.group, limit=_MOST_OF_NAME) or self.promised.unit
 
     title: ClassVar[str] = "Differential privacy"
     hides_clients: ClassVar[bool] = True
@@ -202,14 +214,14 @@ class PrivacyCard:
     def headline(self) -> str:
         """With what the run was trained, and what that hides."""
         return (
-            f"with {self.promised.unit}-level differential privacy: {self.epsilon_text}. Losses on the clients' data "
+            f"with {self.group}-level differential privacy: {self.epsilon_text}. Losses on the clients' data "
             "stay with the clients."
         )
 
     @property
     def trust(self) -> tuple[str, str]:
         """What is spent, and of what."""
-        return self.epsilon_text, f"{self.promised.unit}-level differential privacy. "
+        return self.epsilon_text, f"{self.group}-level differential privacy. "
 
     @property
     def status(self) -> Mapping[str, Json]:
@@ -220,7 +232,7 @@ class PrivacyCard:
             "epsilon": self.epsilon,
             "budget": promised.epsilon,
             "delta": promised.delta,
-            "text": f"{self.epsilon_text}, by {promised.unit}",
+            "text": f"{self.epsilon_text}, by {self.group}",
         }
 
     def line(self, event: Event) -> str:
@@ -232,7 +244,7 @@ class PrivacyCard:
     @property
     def is_of_records(self) -> bool:
         """Whether single records are protected, from the server too."""
-        return self.promised.unit == "record"
+        return self.promised.unit in ("record", "group")
 
     @property
     def epsilon_text(self) -> str:
@@ -277,19 +289,24 @@ class PrivacyCard:
         spent = f", the most of {known} clients' own accounts" if known else ""
         if self.spent and not self.spent.is_known:
             spent = ", where each client's own account ends; under masks none reports what it has spent so far"
-        clip = promised.clip_norm
+        clip, group = promised.clip_norm, self.group
+        is_group = promised.unit == "group"
+        plural = f"groups ('{group}')" if is_group else "records"
+        most = f", at most {promised.group_records or 0:,} in a step" if is_group else ""
+        protected = (
+            f"everything that all records of one {group} at a client{most}, changed in all rounds together"
+            if is_group
+            else "everything that one record of a client changed in all rounds together; a record is a sequence"
+        )
         return [
-            (
-                "Protected",
-                "everything that one record of a client changed in all rounds together; a record is a sequence",
-            ),
+            ("Protected", protected),
             ("From", f"{promised.observer}: its client adds the noise before anything leaves it"),
             ("Spent", self.epsilon_text + spent),
-            ("Neighbours", f"{promised.adjacency}: one record's gradient is replaced by zero in all steps"),
+            ("Neighbours", f"{promised.adjacency}: one {group}'s gradient is replaced by zero in all steps"),
             ("Amplification by sampling", promised.amplification),
-            ("Steps of a client", f"{promised.steps:,}, each of {promised.batch:,} records on average"),
+            ("Steps of a client", f"{promised.steps:,}, each of {promised.batch:,} {plural} on average"),
             ("Clip norm", f"{clip:.3g}" if clip else "all gradients are scaled to one norm"),
-            ("Noise of a step, over the clip norm", "follows from epsilon and how many records a client has"),
+            ("Noise of a step, over the clip norm", f"follows from epsilon and how many {plural} a client has"),
             *(("Not covered", text) for text in self.not_covered),
         ]
 
@@ -348,11 +365,11 @@ class Together:
 def together(cards: Mapping[str, PrivacyCard]) -> Together:
     """What runs on the same clients or records cost together."""
     runs = list(cards.values())
-    kinds = {card.is_of_records for card in runs}
+    kinds = {card.promised.unit for card in runs}
     if len(kinds) > 1:
         units = ", ".join(f"'{name}' {card.promised.unit}s" for name, card in cards.items())
         raise ConfigError(f"{units}: these runs protect different things; give runs of one kind")
-    if kinds == {True}:
+    if runs[0].is_of_records:
         return _of_records(runs)
     mu = math.sqrt(
         math.fsum(card.draws / (card.promised.noise_multiplier or math.nan) ** 2 for card in runs if card.draws)

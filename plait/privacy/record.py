@@ -160,6 +160,8 @@ def made_of(job: TrainJob, identity: bytes) -> bytes:
     """Digest of everything that a job's gradients are made of, by the identity of the client's data and computation."""
     hasher = hashlib.sha256(identity)
     task = {each.name: getattr(job.settings, each.name) for each in fields(Settings)}
+    if not task["group_records"]:
+        del task["group_records"]
     hasher.update(json.dumps(task, sort_keys=True).encode())
     carried = job.carried
     moments = carried.moments
@@ -214,11 +216,15 @@ def charge(
     return Charge(privacy, derived(secret, b"round" + bytes.fromhex(commitment)), epsilon)
 
 
-def records_started(settings: Settings, *, clients: int, size: int, continues: bool = False) -> PrivacyStarted:
+def records_started(
+    settings: Settings, *, clients: int, size: int, group: str = "", continues: bool = False
+) -> PrivacyStarted:
     """The event of what a run promises."""
     batch = settings.batch_size * settings.gradient_accumulation_steps
     return PrivacyStarted(
-        unit="record",
+        unit="group" if group else "record",
+        group=group,
+        group_records=settings.group_records or None,
         adjacency="zero-out",
         observer="everybody, the server too",
         epsilon=settings.record_epsilon,
@@ -300,7 +306,13 @@ class RecordCharge:
 
     def _privacy(self, size: DataSize, settings: Settings) -> RecordPrivacy:
         purse = Purse(self.speaker)
-        privacy = privacy_of(settings, records=size.train_examples, most=purse.most_of_run)
+        if settings.group_records and not size.groups:
+            raise PolicyError(
+                "the run protects the records of a group together, and this client's data name no group; give --group "
+                "COLUMN with the one that names whom a record belongs to"
+            )
+        units = size.groups if settings.group_records else size.train_examples
+        privacy = privacy_of(settings, records=units, most=purse.most_of_run)
         purse.check(lambda: privacy.epsilon_after(max(1, settings.total_steps)))
         return privacy
 

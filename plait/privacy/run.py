@@ -68,6 +68,7 @@ def tasks(settings: Settings, config: RunConfig) -> Settings:
             record_delta=config.dp_delta,
             record_epsilon=config.dp_epsilon,
             record_clip=0.0 if config.dp_clip == "adaptive" else config.dp_clip,
+            group_records=config.dp_group_records if config.private_group else 0,
         )
     privacy = privacy_of(config)
     if privacy is None or not privacy.guaranteed:
@@ -145,7 +146,9 @@ def opens(config: RunConfig, opening: RunContext) -> PrivacyStarted | None:
         return None
     if privacy is None:
         size, clients = opening.size, config.cohort_size
-        return records_started(opening.settings, clients=clients, size=size, continues=opening.continues)
+        return records_started(
+            opening.settings, group=config.private_group, clients=clients, size=size, continues=opening.continues
+        )
     fewest = _fewest_together(config, privacy.guaranteed) if privacy.guaranteed else 0
     return started(privacy, key, size=opening.size, fewest=fewest, continues=opening.continues)
 

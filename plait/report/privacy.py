@@ -31,7 +31,7 @@ def epsilon_table(view: RunView) -> Table:
     promised, spent = promised_in(view.other_events.get("privacy_started", ())), spent_by_round(view.other_events)
     # Under masks no client reports what its records have cost.
     spent = {number: each for number, each in spent.items() if each.is_known}
-    if promised and promised.unit == "record":
+    if promised and promised.unit in ("record", "group"):
         headings, source = (
             ("largest epsilon", "smallest", "clients"),
             ", by the accounts of the clients that have taken part",

@@ -92,6 +92,11 @@ class Groups(SettingsTable):
     dp_group_records: Annotated[int, Field(ge=1, le=MOST_OF_GROUP)] = 4
     """most records of one group in a step, drawn anew for each"""
 
+    @property
+    def private_group(self) -> str:
+        """The column of what is private as a whole; empty where each record is by itself, or nothing is private."""
+        return self.group if self.dp_unit != "record" and getattr(self, "dp", "off") == "record" else ""
+
     @field_validator("group")
     @classmethod
     def _check_group(cls, given: str) -> str:

@@ -202,6 +202,7 @@ def count_labels(example: Example, task: AdapterTask) -> int:
 def visited(examples: Sequence[Example], settings: Settings, task: AdapterTask) -> list[Example]:
     """The examples that a training meets, in that order, each once."""
     visits = settings.steps_taken * settings.batch_size * settings.gradient_accumulation_steps
+    visits *= settings.group_records or 1
     # One pass meets all; no further one adds any.
     first = islice(order(examples, settings.seed, task), min(visits, len(examples)))
     return [examples[index] for index in first]

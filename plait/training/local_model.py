@@ -89,7 +89,8 @@ class PeftLocalModel:
 
     def _identity(self, split: Split) -> bytes:
         how = repr((torch.__version__, torch.get_num_threads(), len(split.train))).encode()
-        parts = (split.digest, *self.base.identity, how)
+        groups = (repr(split.groups).encode(),) if split.groups else ()
+        parts = (split.digest, *self.base.identity, how, *groups)
         return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).digest()
 
     def coverage(self, spec: AdapterSpec, settings: Settings) -> Coverage:
@@ -171,7 +172,8 @@ class PeftLocalModel:
         if job.charge:
             from plait.training.private_steps import train_privately
 
-            done = train_privately(model, parameters, inputs, job.charge, memory=self.base.step_memory)
+            groups = self.split(spec, settings).groups if settings.group_records else ()
+            done = train_privately(model, parameters, inputs, job.charge, memory=self.base.step_memory, groups=groups)
             return Trained(AdapterState(spec.layout, done.flat), done.report, done.moments)
         if self.own_trainer is not None:
             trained = trained_parameters(model, parameters, settings.trained)

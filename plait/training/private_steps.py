@@ -9,6 +9,8 @@ factors for each example.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -94,6 +96,29 @@ class ExampleGradients:
         return flat if self._scale == 1 else flat / np.float32(self._scale)
 
 
+@dataclass(frozen=True)
+class Units:
+    """What is private as a whole: the examples of each record or group, of which a step takes so many at random."""
+
+    members: Sequence[Sequence[int]]
+    most: int
+    generator: np.random.Generator
+
+    @classmethod
+    def of(cls, groups: Sequence[int], *, most: int, key: bytes) -> Self:
+        """The units of examples, by the number of each one's."""
+        members: dict[int, list[int]] = {}
+        for place, group in enumerate(groups):
+            members.setdefault(group, []).append(place)
+        # What is drawn of a group needs no secret: the clip bounds whatever it is.
+        return cls([*members.values()], max(1, most), np.random.default_rng(np.frombuffer(key, np.uint32)))
+
+    def drawn(self, unit: int) -> Sequence[int]:
+        """The examples that one unit has in one step."""
+        own = self.members[unit]
+        return own if len(own) <= self.most else self.generator.choice(own, self.most, replace=False).tolist()
+
+
 def train_privately(
     model: nn.Module,
     parameters: Sequence[nn.Parameter],
@@ -101,12 +126,18 @@ def train_privately(
     charge: Charge,
     *,
     memory: StepMemory | None = None,
+    groups: Sequence[int] = (),
 ) -> LocalTraining:
-    """Train so that no record shows; loss, tokens and time are 0: no noise covers them. The key is secret."""
+    """Train so that no record shows, or no group of records where each example's is given.
+
+    Loss, tokens and time are 0: no noise covers them. The key is secret.
+    """
     settings, examples = inputs.settings, inputs.examples
     privacy, key = charge.privacy, charge.key
-    if len(examples) != privacy.records:
-        raise ConfigError(f"there are {len(examples)} examples for {privacy.records} records, expected one for each")
+    units = Units.of(groups or range(len(examples)), most=settings.group_records, key=derived(key, b"of a group"))
+    if len(units.members) != privacy.records:
+        what = "groups" if groups else "examples"
+        raise ConfigError(f"there are {len(units.members)} {what}, expected the {privacy.records} that are paid for")
     if not settings.learning_rate:
         raise ConfigError("learning-rate is 0, expected a number: one that is found in the data would not be private")
     trained = trained_parameters(model, parameters, settings.trained)
@@ -133,9 +164,13 @@ def train_privately(
                 clip_norm=mechanism.clip_norm or 1.0,
                 key=derived(key, b"step %d" % step),
             )
-            found = gradients([examples[index] for index in chosen])
-            for index, gradient in zip(chosen, found, strict=True):
-                mean.add(str(index), _scaled(gradient[moves], privacy))
+            drawn = [units.drawn(index) for index in chosen]
+            found = gradients([examples[place] for places in drawn for place in places])
+            for index, places in zip(chosen, drawn, strict=True):
+                total = np.zeros(int(moves.sum()), np.float32)
+                for _ in places:
+                    total += next(found)[moves]
+                mean.add(str(index), _scaled(total, privacy))
             noised[moves] = mean.finish().mean
             learner.noised_step(noised)
             check_abandoned()

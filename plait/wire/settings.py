@@ -16,6 +16,7 @@ from typing import Annotated, Any, TypeAlias, cast, get_args, get_type_hints
 from plait.adapters import Json
 from plait.adapters.safetensors import parse_object, shown
 from plait.errors import PeerError
+from plait.settings.table import MOST_OF_GROUP
 from plait.settings.tables import Schedule
 from plait.wire import bounds
 from plait.wire.codec import Codec
@@ -144,6 +145,8 @@ class Settings:
     """Epsilon of each of its records over the whole run."""
     record_clip: Annotated[float, _real()] = 0.0
     """Norm that the gradient of each record is clipped to; 0 to scale all of them to one norm."""
+    group_records: Annotated[int, _whole(0, MOST_OF_GROUP)] = 0
+    """Most records of one group in a step, where groups are private; 0 where each record is by itself."""
     client_noise: Annotated[float, _real()] = 0.0
     """Noise over clip norm of a round's sum, of which each client adds its share under masks; 0 for none."""
     client_clip: Annotated[float, _real()] = 0.0

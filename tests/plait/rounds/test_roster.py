@@ -21,6 +21,7 @@ def row(name, examples, held_out_tokens):
         "histogram": {"fake": 4},
         "cut_examples": 0,
         "left_out_examples": 0,
+        "repeated_examples": 0,
     }
 
 

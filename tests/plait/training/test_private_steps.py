@@ -15,7 +15,7 @@ from plait.training.fused import language_model
 from plait.training.fused.language_model import recognise
 from plait.training.learner import Learner, LocalTraining, TrainingInputs
 from plait.training.losses import BatchLoss, StepMemory
-from plait.training.private_steps import ExampleGradients, train_privately
+from plait.training.private_steps import ExampleGradients, Units, train_privately
 from plait.training.resident import ResidentBase, adapter_parameters
 from plait.training.trainer import only_trained
 from plait.wire.settings import Settings
@@ -149,13 +149,15 @@ KEY = b"k" * 32
 SILENT = RecordPrivacy(records=6, batch=6, noise=2e-4, delta=1e-5, epsilon=float("inf"), clip_norm=0.5)
 
 
-def trained(resident, blueprint, privacy, *, rows=ROWS, key=KEY, start=None, memory=None, **settings) -> LocalTraining:
+def trained(
+    resident, blueprint, privacy, *, rows=ROWS, key=KEY, start=None, memory=None, groups=(), **settings
+) -> LocalTraining:
     model = resident.with_adapter(blueprint.spec, blueprint.initial)
     start = np.random.default_rng(1).normal(0, 0.05, blueprint.spec.layout.size) if start is None else start
     return train_privately(
         model, adapter_parameters(model, blueprint.spec.layout),
         TrainingInputs(rows, replace(SETTINGS, **settings), start.astype(np.float32)), Charge(privacy, key, 0.0),
-        memory=memory,
+        memory=memory, groups=groups,
     )  # fmt: skip
 
 
@@ -204,6 +206,28 @@ def test_no_record_moves_the_sum_by_more_than_the_clip_norm(resident, blueprint,
     assert 0.1 < 6 * np.linalg.norm(gradients[0] - gradients[1]) <= 2 * 0.5 * 1.05
 
 
+def test_a_person_with_many_records_moves_the_sum_no_more_than_one_with_one(resident, blueprint, gradients) -> None:
+    # One group has nine records, of which eight take part in a step; the two others have one each.
+    rows, groups, privacy = [*ROWS[:2], *some_rows(77, 9)], [0, 1, *(2,) * 9], replace(SILENT, records=3, batch=3)
+    trained(resident, blueprint, privacy, rows=rows[:3], groups=groups[:3], group_records=8, local_steps=1)
+    trained(resident, blueprint, privacy, rows=rows, groups=groups, group_records=8, local_steps=1)
+    trained(resident, blueprint, privacy, rows=rows[:3], groups=groups[:3], group_records=1, local_steps=1)
+    assert 0.1 < 3 * np.linalg.norm(gradients[0] - gradients[1]) <= 2 * 0.5 * 1.05
+    assert (gradients[0] == gradients[2]).all()
+
+
+def test_a_group_s_sum_is_clipped_and_no_step_has_more_of_it_than_agreed(resident, blueprint, gradients) -> None:
+    loose = replace(SILENT, records=2, batch=2, clip_norm=50.0, noise=2e-6)
+    trained(resident, blueprint, loose, groups=[0, 0, 0, 0, 1, 1], group_records=4, local_steps=1)
+    trained(resident, blueprint, replace(loose, records=6, batch=6), local_steps=1)
+    assert np.linalg.norm(2 * gradients[0] - 6 * gradients[1]) < 0.05 * np.linalg.norm(6 * gradients[1])
+    units = Units.of([5, 5, 5, 5, 9, 9], most=3, key=KEY)
+    drawn = [tuple(sorted(units.drawn(0))) for _ in range(200)]
+    assert {len(each) for each in drawn} == {3}
+    assert len(set(drawn)) == 4
+    assert units.drawn(1) == [4, 5]
+
+
 @pytest.mark.slow
 def test_one_key_gives_one_result_and_another_key_another(resident: ResidentBase, blueprint: AdapterTemplate) -> None:
     privacy = replace(SILENT, batch=3, noise=1.0)
@@ -242,5 +266,5 @@ def test_nothing_is_reported_that_no_noise_covers(resident, blueprint) -> None:
 def test_what_cannot_be_private_is_refused(resident, blueprint) -> None:
     with pytest.raises(ConfigError, match="one that is found in the data would not be private"):
         trained(resident, blueprint, SILENT, learning_rate=0.0)
-    with pytest.raises(ConfigError, match="6 examples for 7 records, expected one for each"):
+    with pytest.raises(ConfigError, match="6 examples, expected the 7 that are paid for"):
         trained(resident, blueprint, replace(SILENT, records=7))
