@@ -95,19 +95,26 @@ class HoldingOut:
             ]
             return make(records), _at(make([held_out[place] for place in kept]), [len(records) + at for at in kept])
         places = self._places(records)
-        if places is None:
-            train = split_examples(
-                make(records), client=self.client, seq_len=self.seq_len, held_out_fraction=self.fraction,
-                max_held_out=len(records) + (1 << 62), by_label=self.by_label,
-            )  # fmt: skip
-            return [*train.train], [*train.held_out]
+        train, rest = ([], []) if places is None else self._by_place(records, places, make)
+        if self.column or (train and rest):
+            return train, rest
+        split = split_examples(
+            make(records), client=self.client, seq_len=self.seq_len, held_out_fraction=self.fraction,
+            max_held_out=1 << 62, by_label=self.by_label,
+        )  # fmt: skip
+        return [*split.train], [*split.held_out]
+
+    def _by_place(
+        self, records: Sequence[Record], places: NDArray[np.float64], make: Make
+    ) -> tuple[list[Example], list[Example]]:
+        """Whole groups on either side, by their places."""
         order = np.unique(places)
         count = min(max(1, int((order < self.fraction).sum())), len(order) - 1)
         while True:
             is_held = places < order[count]
             train, rest = (
-                _at(make([records[at] for at in chosen]), chosen.tolist())
-                for chosen in (np.flatnonzero(~is_held), np.flatnonzero(is_held))
+                _at(make([records[at] for at in chosen]), chosen)
+                for chosen in (np.flatnonzero(~is_held).tolist(), np.flatnonzero(is_held).tolist())
             )
             # Groups may be too short for a sequence.
             if rest or count >= len(order) - 1:

@@ -190,9 +190,10 @@ def configuration(federation: Federation, seed: int, cache: Path, folder: Path) 
 
     from plait.adapters import AdapterTask
     from plait.config import config_from_table
+    from plait.data import RecordKind
     from plait.simulation.partitioned_data import load_partitioned
     from plait.training.bases import locate_base
-    from plait.training.examples import split_examples
+    from plait.training.holding_out import HoldingOut
     from plait.training.tokenization import ExampleFormat, tokenise
 
     told = {
@@ -215,13 +216,12 @@ def configuration(federation: Federation, seed: int, cache: Path, folder: Path) 
     for share in data.partition.shares:
         if share.name in federation.without:
             continue
-        examples = tokenise(
-            share.records, tokenizer, ExampleFormat(share.kind, task, data.dataset.labels, federation.seq_len)
-        )
-        split = split_examples(
-            examples, client=share.name, seq_len=federation.seq_len, held_out_fraction=0.1,
-            max_held_out=federation.held_out, by_label=federation.classifies,
+        form = ExampleFormat(share.kind, task, data.dataset.labels, federation.seq_len)
+        how = HoldingOut(
+            share.name, federation.seq_len, 0.1, federation.held_out, packs=share.kind is RecordKind.TEXT,
+            by_label=federation.classifies,
         )  # fmt: skip
+        split = how.split(share.records, (), lambda records, form=form: tokenise(records, tokenizer, form))
         path = folder / f"{federation.name}-{seed}-{share.name}.safetensors"
         save({"train": split.train, "held_out": split.held_out}, federation.seq_len, path)
         seen.update(path.read_bytes())

@@ -73,6 +73,17 @@ def test_a_base_that_is_called_otherwise_here_can_be_given(tmp_path: Path) -> No
         open_runner(a_run("/models/of/the/server", bytes(32)), settings(tmp_path), DATA, progress=lambda _: None)
 
 
+def test_a_run_that_protects_persons_refuses_data_that_name_none(tmp_path: Path) -> None:
+    asked = {"dp": "record", "dp-epsilon": 8.0, "group": "patient", "dp-unit": "group"}
+    run = replace(a_run("tiny", TINY), config={**a_run("tiny", TINY).config, **asked})
+    records = [Record(text=record.text, columns={"pid": str(place)}) for place, record in enumerate(DATA.records)]
+    named = Dataset.of("own", RecordKind.TEXT, records)
+    for data, group, why in ((DATA, "", "'patient' together"), (named, "", "give --group"), (named, "id", "no column")):
+        with pytest.raises((PolicyError, ConfigError), match=why):
+            open_runner(run, settings(tmp_path, group=group), data, progress=lambda _: None)
+    open_runner(run, settings(tmp_path, group="pid"), named, progress=lambda _: None)
+
+
 TINY = bytes.fromhex(fingerprint_base(locate_base("tiny").directory))
 
 

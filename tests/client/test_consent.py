@@ -229,12 +229,17 @@ DP = {"dp-epsilon": 8.0, "dp-delta": 1e-5}
             ("can reveal parts",),
         ),
         (
+            {"dp": "record", **DP, "group": "patient", "dp-group-records": 8},
+            ("so that no single patient, with all its records, shows in what it sends",),
+            ("no single sequence",),
+        ),
+        (
             {"dp": "client", **DP, "secure-aggregation": True, "clients": 100},
             ("adds its share of the noise under its masks",),
             ("losses, counts", "masks add no noise"),
         ),
     ],
-    ids=["plain", "preferences", "large", "masked", "records", "shares"],
+    ids=["plain", "preferences", "large", "masked", "records", "groups", "shares"],
 )  # fmt: skip
 def test_a_proposal_says_what_is_trained_sent_and_protected(
     settings: dict[str, object], said: tuple[str, ...], unsaid: tuple[str, ...]

@@ -217,10 +217,10 @@ def test_a_person_with_many_records_moves_the_sum_no_more_than_one_with_one(resi
 
 
 def test_a_group_s_sum_is_clipped_and_no_step_has_more_of_it_than_agreed(resident, blueprint, gradients) -> None:
-    loose = replace(SILENT, records=2, batch=2, clip_norm=50.0, noise=2e-6)
+    loose = replace(SILENT, records=2, batch=2, clip_norm=20.0, noise=2e-6)
     trained(resident, blueprint, loose, groups=[0, 0, 0, 0, 1, 1], group_records=4, local_steps=1)
     trained(resident, blueprint, replace(loose, records=6, batch=6), local_steps=1)
-    assert np.linalg.norm(2 * gradients[0] - 6 * gradients[1]) < 0.05 * np.linalg.norm(6 * gradients[1])
+    assert np.linalg.norm(2 * gradients[0] - 6 * gradients[1]) < 0.1 * np.linalg.norm(6 * gradients[1])
     units = Units.of([5, 5, 5, 5, 9, 9], most=3, key=KEY)
     drawn = [tuple(sorted(units.drawn(0))) for _ in range(200)]
     assert {len(each) for each in drawn} == {3}
