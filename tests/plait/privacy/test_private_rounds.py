@@ -220,6 +220,7 @@ def test_the_ledger_has_no_figure_that_a_client_computed(federate, fake_model):
             assert client == {
                 "client": client["client"], "rank": 2, "train_examples": 0, "train_tokens": 0, "held_out_examples": 0,
                 "held_out_tokens": 0, "histogram": {}, "cut_examples": 0, "left_out_examples": 0,
+                "repeated_examples": 0,
             }  # fmt: skip
         if event["event"] == "update_received":
             assert event["uplink_bytes"] == 1000
