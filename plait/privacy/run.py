@@ -87,7 +87,7 @@ def way(way: Way, config: RunConfig, plan: RunPlan, host: Host) -> Way:
         costs = RecordCosts(plan.settings, recorded=spent_in(host.events), masked=plan.settings.secure_aggregation)
         return replace(way, costs=costs)
     privacy = privacy_of(config)
-    return way if privacy is None else with_private(way, _rounds(privacy, host))
+    return way if privacy is None else with_private(way, private_rounds(privacy, host))
 
 
 def client_way(way: ClientPipeline, config: RunConfig, speaker: ClientContext) -> ClientPipeline:
@@ -118,7 +118,7 @@ def with_private(way: Way, private: PrivateRounds) -> Way:
     return replace(way, costs=private, folding=folding)
 
 
-def _rounds(privacy: ClientPrivacy, host: Host) -> PrivateRounds:
+def private_rounds(privacy: ClientPrivacy, host: Host) -> PrivateRounds:
     """The noise of a run's rounds."""
     key = None
     if not privacy.guaranteed:

@@ -28,6 +28,8 @@ from plait.ledger.ledger import read_events
 from plait.privacy.mechanism import ClientPrivacy, multiplier_for
 from plait.privacy.noise import RunKey
 from plait.privacy.rounds import PrivateRounds
+from plait.privacy.run import with_private
+from plait.rounds.coordinator import Way as CoordinatorWay
 from plait.rounds.memory import ClientState, recall_state
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, initial_state
@@ -99,7 +101,7 @@ def _stored(federation, state: RunState, number: int):
     key = RunKey.load(directory.noise_key)
     privacy = replace(federation.privacy, epsilon=None)
     private = PrivateRounds(privacy, key, intents=[], record=lambda event: None)
-    aggregator = federation.aggregator(private=private)
+    aggregator = federation.aggregator(with_private(CoordinatorWay(), private))
     names = sorted(federation.models)
     return aggregator, {
         name: aggregator.spool.open(state, number, name, directory.load_update(number, name))[1] for name in names

@@ -11,15 +11,11 @@ from plait.cli.privacy import check_privacy
 from plait.errors import ConfigError, PeerError
 from plait.ledger.events import parse_event
 from plait.ledger.ledger import read_events
-from plait.ledger.privacy import NoiseIntended, PrivacySpent, PrivacyStarted
+from plait.ledger.privacy import NoiseIntended, PrivacySpent
 from plait.privacy import rounds as private_fold
 from plait.privacy.mechanism import ClientPrivacy, multiplier_for
 from plait.privacy.noise import RunKey
-from plait.privacy.rounds import recomputed
-from plait.rounds.audit import replay
 from plait.rounds.channel import Purpose
-from plait.rounds.run_directory import RunDirectory
-from plait.rounds.run_state import initial_state
 from tests.killing import different_stories
 
 FIXED = ClientPrivacy(
@@ -229,23 +225,15 @@ def test_the_ledger_has_no_figure_that_a_client_computed(federate, fake_model):
     assert (federation.path / "noise.key").read_text().strip() not in (federation.path / "ledger.jsonl").read_text()
 
 
-def replayed(federation, *, key=None):
-    directory = RunDirectory.find(federation.path)
-    events = read_events(directory.ledger)
-    promised = next(event for event in events if isinstance(event, PrivacyStarted))
-    intents = [event for event in events if isinstance(event, NoiseIntended)]
-    private = recomputed(federation.privacy, key or RunKey.load(directory.noise_key), promised, intents)
-    state = initial_state(b"r" * 16, federation.ranks)
-    return replay(events, state, lambda refused: federation.aggregator(refused, private=private))
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_the_key_and_the_updates_give_the_noise_bit_for_bit(federate, fake_model, case):
     federation = begin(federate, fake_model, case, keep_updates=True)
     federation.run()
-    assert replayed(federation) == 2
+    assert federation.recomputed() == 2
+    (federation.path / "noise.key").unlink()
+    RunKey.create(federation.path / "noise.key")
     with pytest.raises(PeerError, match="noise key gives"):
-        replayed(federation, key=RunKey(b"?" * 32))
+        federation.recomputed()
 
 
 def test_a_stored_update_that_was_exchanged_is_found(federate, fake_model):
@@ -258,7 +246,7 @@ def test_a_stored_update_that_was_exchanged_is_found(federate, fake_model):
     other.run()
     shutil.copy(other.path / "spool" / "round-000001" / "bob.envelope", folder / "bob.envelope")
     with pytest.raises(PeerError, match="noise of round 1 was intended for other updates"):
-        replayed(federation)
+        federation.recomputed()
 
 
 def test_a_ledger_that_understates_what_was_spent_is_refused(federate, fake_model):
@@ -295,16 +283,11 @@ def test_a_ledger_that_understates_what_was_spent_is_refused(federate, fake_mode
 def test_a_ledger_that_promises_other_noise_than_the_settings_give_is_not_recomputed(federate, fake_model, figure):
     federation = begin(federate, fake_model, "fixed clip")
     federation.run()
-    directory = RunDirectory(federation.path)
-    events = read_events(directory.ledger)
-    promised = next(event for event in events if isinstance(event, PrivacyStarted))
-    other = promised.model_copy(update={figure: 2 * getattr(promised, figure)})
-    key = RunKey.load(directory.noise_key)
-    recomputed(federation.privacy, key, promised, ())
+    federation.privacy = replace(federation.privacy, **{figure: 2 * getattr(federation.privacy, figure)})
     with pytest.raises(
         PeerError, match=f"the ledger promises {figure.replace('_', ' ')} .* as the run's settings give"
     ):
-        recomputed(federation.privacy, key, other, ())
+        federation.recomputed()
 
 
 def test_a_run_does_not_go_on_without_its_key(federate, fake_model, tmp_path):

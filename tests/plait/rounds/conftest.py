@@ -8,21 +8,30 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from plait import composition
 from plait.adapters import AdapterSpec, AdapterState, Layout, parse_spec
 from plait.aggregation import RULES, geometry_of, optimizer_for
 from plait.aggregation.factors import fitted
-from plait.ledger.events import Adapter, Base, Event, Resumed, RunStarted
-from plait.ledger.ledger import KEPT, Ledger, read_events, read_lines, screened
+from plait.guarantees.thresholds import least_survivors
+from plait.ledger.events import Adapter, Base, Resumed, RunStarted
+from plait.ledger.ledger import Ledger, read_events, read_lines
+from plait.ledger.privacy import spent_in
+from plait.privacy import rounds as private_sums
+from plait.privacy.mechanism import ClientPrivacy
+from plait.privacy.noise import RunKey
+from plait.privacy.record import RecordCosts, records_started
+from plait.privacy.run import paying, private_rounds, with_private
 from plait.rounds import coordinator
+from plait.rounds.audit import replay
 from plait.rounds.buffer import Buffer, with_buffer
 from plait.rounds.channel import Identity, Liveness, NoAnswer, Purpose, TaskParts, WallClock, round_and_attempt
 from plait.rounds.client_pipeline import ClientContext, ClientPipeline, PlainSender
-from plait.rounds.coordinator import Coordinator, Way
+from plait.rounds.coordinator import Coordinator, Host, Way
 from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.fold import Aggregator
 from plait.rounds.local_model import Coverage, DataSize, Moments, StepReport, Trained, TrainJob
@@ -41,12 +50,10 @@ from plait.rounds.run_state import (
 )
 from plait.rounds.spool import Refused, Weighting
 from plait.rounds.validate import NormBound, NormPolicy
+from plait.secagg import run as masks
+from plait.secagg.rounds import MaskedRounds
 from plait.trust.keys import NodeIdentity, NodeKey
 from plait.wire.settings import Settings
-
-if TYPE_CHECKING:
-    from plait.privacy.mechanism import ClientPrivacy
-    from plait.privacy.rounds import PrivateRounds
 
 RANK = 2
 
@@ -275,7 +282,7 @@ class Federation:
         optimizer: str = "none",
         ranks: Mapping[str, int] | None = None,
         settings: Mapping[str, object] | None = None,
-        privacy: "ClientPrivacy | None" = None,
+        privacy: ClientPrivacy | None = None,
         masked: bool = False,
         exchange: Callable[[Way], Way] = lambda way: way,
         **plan: int,
@@ -293,9 +300,6 @@ class Federation:
         cohort = plan.get("cohort_size", len(models))
         self.masked = None
         if masked:
-            from plait.guarantees.thresholds import least_survivors
-            from plait.secagg.rounds import MaskedRounds
-
             self.privacy = privacy and replace(privacy, clients=cohort, guaranteed=least_survivors(cohort))
             self.masked = MaskedRounds(cohort, 0.2, privacy=self.privacy)
         if self.masked and privacy:
@@ -354,17 +358,9 @@ class Federation:
         identity = NodeIdentity(self.keys[name].public_bytes, self.keys[name].sign, self.vouch)
         own = {"identity": lambda: identity, "secret": lambda: self.secrets[name], **changes}
         speaker, settings = ClientContext(name, self.memories[name], **own), self.plan.settings
-        way = ClientPipeline(PlainSender(name, speaker.sign))
-        if self.privacy or settings.records_are_private:
-            from plait.privacy.run import paying
-
-            of_records, is_noised = settings.records_are_private, settings.is_noised
-            way = paying(way, speaker, self.privacy, of_records=of_records, is_noised=is_noised)
-        if self.masked:
-            from plait.secagg.run import client_way as masked
-
-            way = masked(way, self.masked, speaker)
-        return way
+        way, of_records = ClientPipeline(PlainSender(name, speaker.sign)), settings.records_are_private
+        way = paying(way, speaker, self.privacy, of_records=of_records, is_noised=settings.is_noised)
+        return masks.client_way(way, self.masked, speaker) if self.masked else way
 
     def node(self, client: str) -> int:
         return next(node for node, name in self.channel.names.items() if name == client)
@@ -398,20 +394,16 @@ class Federation:
             state = initial_state(self.run_id, self.ranks)
             save_checkpoint(directory.checkpoints, state)
             first = started(state.run_id.hex())
-        by_record = self.plan.settings.records_are_private
-        ledger = Ledger(directory.ledger, screen=self._screen())
+        unit = "client" if self.privacy else "record" if self.plan.settings.records_are_private else "off"
+        screen = composition.screen_of(SimpleNamespace(dp=unit, secure_aggregation=bool(self.masked)), 1000)
+        ledger = Ledger(directory.ledger, screen=screen)
         try:
             ledger.append(first)
-            if self.privacy and isinstance(first, RunStarted):
-                from plait.privacy import rounds
-                from plait.privacy.noise import RunKey
-
+            if unit == "client" and isinstance(first, RunStarted):
                 key = None if self.masked else RunKey.create(directory.noise_key)
-                ledger.append(rounds.started(self.privacy, key, size=1))
-            if by_record and isinstance(first, RunStarted):
-                from plait.privacy import record
-
-                ledger.append(record.records_started(self.plan.settings, clients=len(self.models), size=LAYOUT.size))
+                ledger.append(private_sums.started(self.privacy, key, size=1))
+            if unit == "record" and isinstance(first, RunStarted):
+                ledger.append(records_started(self.plan.settings, clients=len(self.models), size=LAYOUT.size))
             return self._coordinator(directory, ledger, watch).run(state)
         finally:
             ledger.close()
@@ -424,75 +416,53 @@ class Federation:
             (directory, "clear_updates"),
         ):
             setattr(target, name, _between(getattr(target, name), watch))
-        way = self.exchange(self.way(self.private_rounds(directory, lambda event: ledger.append(event)), directory))
+        way = self.way(Host(directory, read_events(directory.ledger), lambda event: ledger.append(event)))
         return Coordinator(
             channel=self.channel,
             directory=directory,
             ledger=ledger,
             plan=self.plan,
-            make_aggregator=lambda refused: self._aggregator(directory, refused, way),
+            make_aggregator=partial(self.aggregator, way, directory=directory),
             publish=_between(self.published.append, watch),
             way=way,
         )
 
-    def _screen(self) -> Callable[[Event], Event | None] | None:
-        kept, by_record = KEPT, self.plan.settings.records_are_private
-        if self.masked:
-            from plait.secagg.run import KEPT_MASKED as kept
-        elif by_record:
-            from plait.privacy.run import KEPT_OF_RECORDS as kept
-        screen = partial(screened, kept=kept, update_bytes=1000 if self.privacy else None)
-        return screen if self.privacy or self.masked or by_record else None
-
-    def way(self, private: "PrivateRounds | None" = None, directory: RunDirectory | None = None) -> Way:
+    def way(self, host: Host) -> Way:
         """How its updates are gathered and folded, and what its rounds cost."""
         way, settings = Way(), self.plan.settings
-        if private:
-            from plait.privacy.run import with_private
-
-            way = with_private(way, private)
+        if self.privacy:
+            way = with_private(way, private_rounds(self.privacy, host))
         if settings.records_are_private:
-            from plait.ledger.privacy import spent_in
-            from plait.privacy.record import RecordCosts
-
-            told = spent_in(read_events(directory.ledger)) if directory else ()
-            way = replace(way, costs=RecordCosts(settings, recorded=told, masked=self.masked is not None))
+            way = replace(way, costs=RecordCosts(settings, recorded=spent_in(host.events), masked=bool(self.masked)))
         if self.masked:
-            from plait.secagg.run import way as masked
+            way = masks.way(way, self.masked, self.vouch)
+        return self.exchange(way)
 
-            way = masked(way, self.masked, self.vouch)
-        return way
+    def recomputed(self) -> int:
+        """How many rounds its ledger and stored updates give again."""
+        directory = RunDirectory.find(self.path)
+        recorded = read_events(directory.ledger)
+        way = self.way(Host(directory, recorded, lambda event: None, recomputes=True))
+        return replay(
+            recorded,
+            initial_state(self.run_id, self.ranks),
+            partial(self.aggregator, way),
+            arriving=way.arriving,
+            take_back=self.plan.watch.take_back,
+        )
 
-    def aggregator(self, refused: Refused = lambda *_: None, *, private: "PrivateRounds | None" = None) -> Aggregator:
-        """What folds its stored updates, without a coordinator."""
-        return self._aggregator(RunDirectory.find(self.path), refused, self.exchange(self.way(private)))
-
-    def _aggregator(self, directory: RunDirectory, refused: Refused, way: Way) -> Aggregator:
+    def aggregator(
+        self, way: Way, refused: Refused = lambda *_: None, *, directory: RunDirectory | None = None
+    ) -> Aggregator:
+        """What folds its stored updates."""
         return self.plan.aggregator(
-            directory,
+            directory or RunDirectory(self.path),
             refused,
             ranks=self.ranks,
             rule=self.rule,
             base_fingerprint=FINGERPRINT,
             folding=way.folding,
             optimizer=self.optimizer,
-        )
-
-    def private_rounds(self, directory: RunDirectory, record: Callable[[Event], None]) -> "PrivateRounds | None":
-        """The noise of its rounds, where it has any."""
-        if self.privacy is None:
-            return None
-        from plait.ledger.privacy import intents_in, spent_in
-        from plait.privacy.noise import RunKey
-        from plait.privacy.rounds import PrivateRounds
-
-        recorded = read_events(directory.ledger)
-        return PrivateRounds(
-            self.privacy,
-            None if self.masked else RunKey.load(directory.noise_key),
-            intents=intents_in(recorded),
-            record=record,
-            recorded=spent_in(recorded),
         )
 
     def copy(self, path: Path) -> "Federation":

@@ -15,7 +15,7 @@ from plait.rounds.buffer import Buffer, buffer_of
 from plait.rounds.channel import Liveness, Patience, Purpose
 from plait.settle import settle
 from tests.plait.rounds.conftest import rounds_of
-from tests.plait.rounds.test_audit import replayed, rewritten
+from tests.plait.rounds.test_audit import rewritten
 from tests.plait.rounds.test_coordinator import crowd, resealed
 
 
@@ -85,7 +85,7 @@ def test_the_result_is_that_of_float64_maths_with_staleness_and_a_fair_part_for_
     asked = [(ask.client, ask.round) for ask in federation.channel.asked if ask.purpose is Purpose.TRAIN]
     assert len(set(asked)) == len(asked)
     assert set(final.versions) <= {3, 4, 5}
-    assert replayed(federation) == 6
+    assert federation.recomputed() == 6
 
 
 @pytest.mark.slow
@@ -102,7 +102,7 @@ def test_a_run_that_is_killed_anywhere_goes_on_to_what_its_ledger_and_spool_give
     for index, (where, killed) in enumerate(snapshots.killed[::7]):
         killed.channel.order = shuffled(index)
         state = killed.run()
-        assert replayed(killed) == 3, where
+        assert killed.recomputed() == 3, where
         assert killed.of_kind("round_finished")[-1]["adapter"] == state.shadow.digest().hex(), where
         for kind in ("update_received", "update_refused"):
             recorded = [(event["round"], event["client"]) for event in killed.of_kind(kind)]
@@ -151,7 +151,7 @@ def test_a_client_that_claims_another_version_is_refused(federate, fake_model, c
     assert {(event["client"], event["reason"]) for event in federation.of_kind("update_refused")} == {
         ("client-0", "wrong-round")
     }
-    assert replayed(federation) == 6
+    assert federation.recomputed() == 6
 
 
 @pytest.mark.parametrize("claimed", [{"weight": 0.9}, {"staleness": 9}, {"fold": 3}])
@@ -161,7 +161,7 @@ def test_an_update_that_arrived_otherwise_than_its_record_says_is_found(federate
     first = next(event for event in federation.of_kind("update_received") if event["fold"] == 2)
     rewritten(federation, lambda kind, line: {**line, **claimed} if line["seq"] == first["seq"] else line)
     with pytest.raises(PeerError, match="expected"):
-        replayed(federation)
+        federation.recomputed()
 
 
 def test_a_buffer_that_cannot_fill_is_folded_from_its_quorum_on(federate, fake_model):

@@ -15,7 +15,6 @@ from plait.rounds.run_plan import TaskSettings
 from plait.simulation.virtual_clock import VirtualChannel, clock_after
 from plait.wire.messages import TrainTask, decode_task
 from tests.plait.rounds.conftest import SEED, InProcessChannel, rounds_of
-from tests.plait.rounds.test_audit import replayed
 from tests.plait.rounds.test_coordinator import crowd
 
 
@@ -124,7 +123,7 @@ def test_who_is_silent_and_overdue_is_given_up_and_a_run_that_is_killed_does_the
     assert [event for event in federation.of_kind("update_refused") if event["reason"] == "no-answer"]
     noticed = [span.ended_s - span.worked_s for span in tasks_of(read_view(federation)) if span.outcome == "dropped"]
     assert max(noticed) == pytest.approx(300)
-    assert replayed(federation) == plan["rounds"]
+    assert federation.recomputed() == plan["rounds"]
     for where, killed in snapshots.killed[::200]:
         on_devices(killed, fleet_of(**FAILING)).run()
         assert told(killed) == expected, where

@@ -6,7 +6,7 @@ import pytest
 from plait.errors import PeerError
 from plait.ledger.watch import Watch
 from plait.rounds.fold import Aggregator
-from tests.plait.rounds.test_audit import replayed, rewritten
+from tests.plait.rounds.test_audit import rewritten
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_a_slope_counts_along_half_of_a_step_and_not_where_several_were_taken_ba
     state = federation.run()
     assert [event["round"] for event in federation.of_kind("step_taken_back")] == [4]
     assert state.optimizer_memory["rate"][0] == pytest.approx(rate)
-    assert replayed(federation) == 5
+    assert federation.recomputed() == 5
 
 
 @pytest.mark.slow
@@ -56,7 +56,7 @@ def test_a_run_whose_last_step_made_the_adapter_worse_publishes_the_last_one_tha
     assert published.round == kept
     evaluated = federation.of_kind("evaluated")[kept]["adapter"]
     assert published.shadow.digest().hex() == evaluated != state.shadow.digest().hex()
-    assert replayed(federation) == 3
+    assert federation.recomputed() == 3
     # As if killed before the run's last event: it is published again, and told of once.
     federation.run()
     assert federation.published[-1].shadow.digest().hex() == evaluated
@@ -127,4 +127,4 @@ def test_a_step_that_is_said_to_be_taken_back_without_reason_is_found(astray):
 
     rewritten(federation, flatter)
     with pytest.raises(PeerError, match="the step of round 2 was taken back, although no loss rose"):
-        replayed(federation)
+        federation.recomputed()

@@ -10,16 +10,12 @@ from plait.adapters import Layout, subtract
 from plait.cli.privacy import check_privacy
 from plait.errors import PeerError, PolicyError
 from plait.ledger.ledger import read_events
-from plait.ledger.privacy import intents_in
 from plait.policy import Policy
 from plait.privacy.client import ClientCharge
 from plait.privacy.mechanism import ClientPrivacy, multiplier_for
-from plait.privacy.rounds import recomputed
-from plait.rounds.audit import replay
 from plait.rounds.channel import Purpose
 from plait.rounds.client_pipeline import ClientContext
 from plait.rounds.run_plan import TaskSettings
-from plait.rounds.run_state import initial_state
 from plait.rounds.terms import AgreedTerms
 from plait.secagg.grid import MaskedGrid
 from plait.secagg.rounds import check_grid, privacy_of_clients
@@ -126,16 +122,10 @@ def test_a_server_killed_once_the_list_is_signed_goes_on_to_the_same_bits_and_pa
 def test_the_rounds_are_recomputed_from_their_sums(federate, fake_model):
     federation = begin(federate, fake_model, 3, privacy=ADAPTIVE)
     federation.run()
-    events = read_events(federation.path / "ledger.jsonl")
-    promised = next(event for event in events if event.event == "privacy_started")
-    private = recomputed(federation.privacy, None, promised, intents_in(events))
-
-    def aggregator(refused):
-        return federation.aggregator(refused, private=private)
-
-    assert replay(events, initial_state(b"r" * 16, federation.ranks), aggregator) == 2
+    assert federation.recomputed() == 2
+    federation.privacy = replace(federation.privacy, guaranteed=2)
     with pytest.raises(PeerError, match="guaranteed clients"):
-        recomputed(replace(federation.privacy, guaranteed=2), None, promised, intents_in(events))
+        federation.recomputed()
 
 
 @pytest.mark.slow
