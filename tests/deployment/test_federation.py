@@ -106,21 +106,6 @@ def test_a_round_waits_for_killed_clients_if_others_are_half_of_its_cohort_or_le
         assert [event["received"] for event in deployment.events("round_finished")] == [3, 3, 3]
 
 
-def test_a_step_taken_back_by_a_server_that_is_then_killed_leads_to_the_adapter_of_a_simulation(deployment, simulated):
-    # Clients find their own learning rates, and of steps of eight times theirs the first ones make the adapter worse.
-    too_far = ("--rounds", "4", "--learning-rate", "0", "--server-optimizer", "sgd:lr=8", "--own-share", "0")
-    deployment.serve(*too_far)
-    deployment.join_all()
-    deployment.until(lambda: deployment.events("step_taken_back"))
-    deployment.signal("server", SIGKILL)
-    deployment.resume()
-    deployment.finish()
-
-    reference = simulated(*too_far)
-    assert deployment.adapter == (reference / "adapter" / "adapter_model.safetensors").read_bytes()
-    assert not deployment.different_stories(reference)
-
-
 def test_a_client_that_stands_still_holds_no_round_beyond_its_deadline_and_may_come_back(deployment, simulated):
     # Ten times what a round takes now: of a busy machine everybody would be late.
     times = {line["event"]: line["time"] for line in read_lines(simulated("--rounds", "1") / "ledger.jsonl")}

@@ -1,15 +1,16 @@
 """A cohort to aggregate, and dense float64 maths to compare every rule with."""
 
+import sys
 from dataclasses import replace
-from types import SimpleNamespace
+from types import ModuleType
 
 import numpy as np
 import pytest
 
 from plait.adapters import AdapterSpec, AdapterState, AdapterTask, Layout
-from plait.aggregation.contract import dense, exact_mean
+from plait.aggregation.contract import dense, exact_mean  # noqa: F401 (of the lab)
 from plait.aggregation.contract import fresh_of as fresh
-from plait.aggregation.contract import run_round as run
+from plait.aggregation.contract import run_round as run  # noqa: F401 (of the lab)
 from plait.aggregation.contract import state_of as state
 from plait.aggregation.factors import fitted
 from plait.aggregation.geometry import BOTH_SIDES, Geometry, geometry_of
@@ -114,10 +115,6 @@ def scaled(contribution, factor):
 
 
 @pytest.fixture(scope="session")
-def lab():
-    names = (
-        "spec geometry context contributions round_of trained shares landed result distance size mean_delta best "
-        "scaled MODULES"
-    )
-    parts = {name: globals()[name] for name in names.split()}
-    return SimpleNamespace(state=state, fresh=fresh, run=run, dense=dense, exact_mean=exact_mean, **parts)
+def lab() -> ModuleType:
+    """This module, whose parts are made once for all of its tests."""
+    return sys.modules[__name__]

@@ -69,20 +69,6 @@ def test_the_factors_are_the_best_of_their_rank(lab, factor, case):
     assert found.a.shape == near.shape
 
 
-def test_balanced_factors_share_the_singular_values():
-    matrix, rank, near = product((7, 3, 6, 3, 0))
-    found = balanced(matrix, rank=rank, scale=1.0, spare=near)
-    np.testing.assert_allclose(np.linalg.norm(found.b, axis=0), np.linalg.norm(found.a, axis=1))
-
-
-def test_kept_factors_of_what_there_was_are_what_there_was():
-    generator = np.random.default_rng(1)
-    b, a = generator.normal(size=(7, 2)), generator.normal(size=(2, 6))
-    found = kept(LowRank(3.0 * b, a), scale=3.0, near=a)
-    np.testing.assert_allclose(found.a, a, atol=1e-9)
-    np.testing.assert_allclose(found.b, b, atol=1e-9)
-
-
 def test_directions_without_use_keep_a_row_of_a_so_that_they_can_learn():
     near = np.random.default_rng(0).normal(size=(2, 5))
     for found in (

@@ -11,8 +11,9 @@ from plait.aggregation.slice_means import HETLORA
 from plait.errors import PeerError
 
 
-def test_only_b_is_trained_and_sent(lab):
+def test_ffa_trains_and_sends_b_alone_and_rolora_begins_with_it_since_a_fresh_adapter_gives_a_no_gradient(lab):
     geometry = lab.geometry()
+    assert [ROLORA.trained(number) for number in (1, 2, 3)] == [{Side.B}, {Side.A}, {Side.B}]
     assert FFA.trained(1) == FFA.trained(2) == {Side.B}
     sent = geometry.side_size(Side.B) + geometry.others_size
     assert FFA.traffic(geometry).uplink == FFA.traffic(geometry).downlink == sent
@@ -24,10 +25,6 @@ def test_an_update_that_trained_the_frozen_side_is_refused(lab, rule, number, si
     context = lab.context(lab.geometry(), generator, round_number=number)
     with pytest.raises(PeerError, match=rf"{side} of .* has changed"):
         lab.run(rule, context, lab.contributions(FEDAVG, context, generator, weights=[1]))
-
-
-def test_b_comes_first_since_a_fresh_adapter_gives_a_no_gradient():
-    assert [ROLORA.trained(number) for number in (1, 2, 3)] == [{Side.B}, {Side.A}, {Side.B}]
 
 
 def test_a_module_without_any_product_stays_as_it_is(lab):

@@ -30,31 +30,24 @@ def test_factors_and_square_matrices_are_told_apart(lab, name):
 
 
 @pytest.mark.parametrize("name", [name for name in RULES if name != "fedsb"])
-@pytest.mark.parametrize("rank", [1, 2, 3])
-def test_a_rank_is_refused_at_configuration_just_where_its_update_would_be(lab, name, rank):
-    rule, server, client = RULES[name], at_rank(lab, RANK), at_rank(lab, rank)
+@pytest.mark.parametrize(("rank", "alpha"), [(1, 4.0), (2, 4.0), (3, 4.0), (2, 8.0)])
+def test_a_rank_or_scale_is_refused_at_configuration_just_where_its_update_would_be(lab, name, rank, alpha):
+    rule, server, client = RULES[name], at_rank(lab, RANK), lab.geometry(rank=rank, alpha=alpha)
     generator = np.random.default_rng(0)
     context = replace(lab.context(server, generator), cohort=(server, client))
     (update,) = lab.contributions(rule, context, generator, weights=[1], geometries=[client])
-    takes = rank == RANK or (rule.mixed_ranks and (rank < RANK or rule.higher_ranks))
+    takes = client == server or (rule.mixed_ranks and (rank <= RANK or rule.higher_ranks))
     if takes:
         check_rule(rule, server, cohort=(client,))
         rule.begin(context).add(update)
         return
-    with pytest.raises(ConfigError, match=rf"rule is '{name}' with clients of rank {rank}"):
+    of_config, of_update = (rf"rule is '{name}' with clients of rank {rank}", rf"is {rank}, expected")
+    if rank == RANK:
+        of_config = of_update = r"scale of .* is 4, expected 2"
+    with pytest.raises(ConfigError, match=of_config):
         check_rule(rule, server, cohort=(server, client))
-    with pytest.raises(PeerError, match=rf"is {rank}, expected"):
+    with pytest.raises(PeerError, match=of_update):
         rule.begin(context).add(update)
-
-
-@pytest.mark.parametrize("name", [name for name in RULES if name != "fedsb"])
-def test_one_rank_with_two_scales_is_mixed_too(lab, name):
-    server, client = lab.geometry(alpha=4.0), lab.geometry(alpha=8.0)
-    if RULES[name].mixed_ranks:
-        check_rule(RULES[name], server, cohort=(client,))
-    else:
-        with pytest.raises(ConfigError, match=r"scale of .* is 4, expected 2"):
-            check_rule(RULES[name], server, cohort=(client,))
 
 
 @pytest.mark.parametrize("name", [name for name, rule in RULES.items() if rule.needs_all])
