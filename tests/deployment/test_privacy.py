@@ -7,10 +7,8 @@ import signal
 import pytest
 
 from plait.cli.privacy import check_privacy
-from plait.guarantees.accountant import sampled_epsilon
 from plait.ledger.ledger import read_events
 from tests.commands import said_by
-from tests.deployment.conftest import CLIENTS
 from tests.deployment.simulated_secret import DRAWN
 
 pytestmark = pytest.mark.slow
@@ -47,60 +45,32 @@ def test_a_private_deployment_survives_a_kill_pays_once_and_can_be_recomputed(de
     assert "its noise key is not here" in said_by("verify", deployment.run)
 
 
-OF_RECORDS = ("--rounds", "2", "--keep-updates", "--dp", "record", "--dp-epsilon", "8")
-
-
-def test_private_records_in_a_deployment_survive_kills_and_every_client_pays_once(deployment):
-    deployment.serve(*OF_RECORDS)
-    deployment.join_all("--dp-max-epsilon", "8")
-    deployment.stop_in_training("alice", 1)
-    deployment.until(lambda: deployment.events("update_received", round=1))
-    for name in ("alice", "server"):
-        deployment.signal(name, signal.SIGKILL)
-    deployment.resume()
-    deployment.start("alice")
-    deployment.finish()
-
-    accounts = {}
-    for name in CLIENTS:
-        (path,) = (deployment.folder / name / "state").glob(f"*/{name}/record-privacy")
-        assert path.stat().st_mode & 0o777 == 0o600
-        accounts[name] = json.loads(path.read_text())
-        assert [*accounts[name]["charges"].values()] == [8, 8]
-    kept = b"".join(path.read_bytes() for path in deployment.run.rglob("*") if path.is_file())
-    assert len({account["secret"] for account in accounts.values()}) == 3
-    assert not any(account["secret"].encode() in kept or bytes.fromhex(account["secret"]) in kept
-                   for account in accounts.values())  # fmt: skip
-    spent = check_privacy(read_events(deployment.run / "ledger.jsonl"))
-    for name, account in accounts.items():
-        own = sampled_epsilon(account["noise"], account["batch"] / account["records"], 16, 1e-5)
-        assert spent.by_client[name] == pytest.approx(own)
-        assert 7.5 < own <= 8
-    assert not deployment.events("evaluated")
-    for update in deployment.events("update_received"):
-        assert update["signature"]
-        assert not update["examples"]
-        assert "train_loss" not in update
-    assert "this client adds noise to its own training" in deployment.printed("alice")
-    verified = said_by("verify", deployment.run)
-    assert "6 updates, each by its own client" in verified
-    assert "2 recomputed, bit for bit" in verified
-    assert "the most that the accounts of 3 clients state" in verified
-    assert "everybody, the server too" in said_by("privacy", deployment.run)
-    card = (deployment.run / "adapter" / "README.md").read_text()
-    assert "everything that one record of a client changed" in card
-
-
 def test_epsilon_of_two_runs_adds_up_whatever_they_and_the_state_directory_are_called(deployment, monkeypatch):
-    """Until the client's operator allows more, who also decides about data of which the journal is gone."""
+    """Until the client's operator allows more, who also decides about data of which the journal is gone.
+
+    The server has nothing of the secret that the noise of records follows from, and what it has is recomputed.
+    """
     monkeypatch.setenv(DRAWN, "yes")
-    run = ("--rounds", "1", "--dp", "record", "--dp-epsilon")
+    run = ("--rounds", "1", "--keep-updates", "--dp", "record", "--dp-epsilon")
     deployment.serve(*run, "4", clients=1)
     deployment.join("alice", "--dp-max-epsilon", "4")
     deployment.finish(("server", "alice"))
     (journal,) = (deployment.folder / "alice" / "state" / "journals").glob("*.jsonl")
     spent = max(json.loads(line)["epsilon"] for line in journal.read_text().splitlines())
     assert 3.7 < spent <= 4
+    assert check_privacy(read_events(deployment.run / "ledger.jsonl")).by_client == {"alice": pytest.approx(spent)}
+    (account,) = (deployment.folder / "alice" / "state").glob("*/alice/record-privacy")
+    secret = json.loads(account.read_text())["secret"]
+    kept = b"".join(path.read_bytes() for path in deployment.run.rglob("*") if path.is_file())
+    assert secret.encode() not in kept
+    assert bytes.fromhex(secret) not in kept
+    verified = said_by("verify", deployment.run)
+    assert "1 updates, each by its own client" in verified
+    assert "1 recomputed, bit for bit" in verified
+    assert "the most that the accounts of 1 clients state" in verified
+    assert "everybody, the server too" in said_by("privacy", deployment.run)
+    card = (deployment.run / "adapter" / "README.md").read_text()
+    assert "everything that one record of a client changed" in card
 
     (deployment.folder / "server").rename(deployment.folder / "earlier")
     deployment.serve(*run, "4", "--out", "another", "--seed", "6", clients=1)

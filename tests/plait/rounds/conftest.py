@@ -28,6 +28,7 @@ from plait.privacy.record import RecordCosts, records_started
 from plait.privacy.run import paying, private_rounds, with_private
 from plait.rounds import coordinator
 from plait.rounds.audit import replay
+from plait.rounds.broadcasts import Broadcasts, follow
 from plait.rounds.buffer import Buffer, with_buffer
 from plait.rounds.channel import Identity, Liveness, NoAnswer, Purpose, TaskParts, WallClock, round_and_attempt
 from plait.rounds.client_pipeline import ClientContext, ClientPipeline, PlainSender
@@ -38,21 +39,25 @@ from plait.rounds.local_model import Coverage, DataSize, Moments, StepReport, Tr
 from plait.rounds.memory import ClientSecret
 from plait.rounds.participant import Participant
 from plait.rounds.run_directory import RunDirectory
-from plait.rounds.run_plan import RunPlan
+from plait.rounds.run_plan import RunPlan, TaskSettings
 from plait.rounds.run_state import (
     RankedAdapter,
     Ranks,
     RunState,
+    advance,
     client_seed,
     initial_state,
     load_checkpoint,
     save_checkpoint,
 )
 from plait.rounds.spool import Refused, Weighting
+from plait.rounds.terms import AgreedTerms
 from plait.rounds.validate import NormBound, NormPolicy
 from plait.secagg import run as masks
 from plait.secagg.rounds import MaskedRounds
 from plait.trust.keys import NodeIdentity, NodeKey
+from plait.wire.codecs import codec_for
+from plait.wire.messages import DescribeTask, EvaluateTask, Reply, Task, TrainTask, decode_reply, encode_task
 from plait.wire.settings import Settings
 
 RANK = 2
@@ -481,6 +486,46 @@ class Federation:
         )
 
 
+class OneClient:
+    """Bob, and what its server asks of it; each task goes to a node that was just started."""
+
+    def __init__(self, federation: Federation) -> None:
+        self.ranks, self.spec = federation.ranks, federation.spec
+        self.model, self.memory = federation.models["bob"], federation.memories["bob"]
+        self.tasks = TaskSettings(federation.plan, RULES["fedavg"], new_factors=False)
+        self.start = initial_state(federation.run_id, federation.ranks)
+        self.terms: AgreedTerms | None = None
+
+    def answer(self, task: "Task | bytes", **own: object) -> bytes:
+        self.node = Participant("bob", self.model, self.memory, **{"terms": self.terms, **own})
+        return self.node.answer(task if isinstance(task, bytes) else b"".join(encode_task(task)))
+
+    def ask(self, task: "Task | bytes", **own: object) -> Reply:
+        return decode_reply(self.answer(task, **own), max_bytes=1 << 20)
+
+    def broadcast(self, state: RunState, held: bytes = b"") -> bytes:
+        return Broadcasts(state, self.ranks, FINGERPRINT).leading_from(held, 0)
+
+    def describe(self, **changes: object) -> Reply:
+        return self.ask(DescribeTask(replace(self.tasks.to_describe(), **changes), self.spec.text))
+
+    def train(self, number: int = 1, state: RunState | None = None, **changes: object) -> Reply:
+        settings = replace(self.tasks.to_train(number, "bob"), **changes)
+        return self.ask(TrainTask(settings, self.broadcast(state or self.after(number - 1))))
+
+    def evaluate(self, number: int = 1, state: RunState | None = None, **changes: object) -> Reply:
+        settings = replace(self.tasks.to_evaluate(number), **changes)
+        return self.ask(EvaluateTask(settings, self.broadcast(state or self.after(number))))
+
+    def after(self, number: int, amount: float = 0.25) -> RunState:
+        """The state after so many rounds, each of which adds this much to all parameters."""
+        state, layout = self.start, self.spec.layout
+        for _ in range(number):
+            moved = advance(state, AdapterState(layout, np.full(layout.size, amount, np.float32)))
+            state = follow(moved, self.ranks, FINGERPRINT, codec=codec_for("fp32"), new_factors=True)[0]
+        return state
+
+
 @dataclass(eq=False)
 class Snapshots:
     """Copies of a federation, each as a kill at that moment would leave it, with a word on when that was.
@@ -543,6 +588,11 @@ def federate(tmp_path: Path) -> Callable[..., Federation]:
 def snapshots_of(tmp_path: Path) -> Callable[[Federation], Snapshots]:
     """Copies of a federation on its way, below the test's own directory."""
     return lambda federation: Snapshots(federation, tmp_path)
+
+
+@pytest.fixture
+def bob(federate) -> OneClient:
+    return OneClient(federate(rounds=3))
 
 
 @pytest.fixture

@@ -1,32 +1,26 @@
 from dataclasses import fields, replace
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
-from plait.adapters import AdapterState, Subject
+from plait.adapters import Subject
 from plait.aggregation import RULES
 from plait.errors import PolicyError
 from plait.policy import Policy
-from plait.rounds.broadcasts import Broadcasts, follow
+from plait.rounds.broadcasts import Broadcasts
 from plait.rounds.participant import Participant
 from plait.rounds.run_plan import TaskSettings
-from plait.rounds.run_state import advance, initial_state
 from plait.rounds.terms import AgreedTerms, TaskHistory
 from plait.rounds.validate import NormBound, NormPolicy
-from plait.wire.codecs import codec_for
 from plait.wire.envelope import open_envelope, read_header
 from plait.wire.messages import (
     ClientCard,
     DescribeTask,
-    EvaluateTask,
     Evaluation,
     Refusal,
     RefusalReason,
     TrainTask,
     UpdateReply,
-    decode_reply,
-    encode_task,
 )
 from plait.wire.settings import Settings
 from tests.plait.rounds.conftest import DictMemory
@@ -42,45 +36,9 @@ OTHER = {
 
 
 @pytest.fixture
-def bob(federate, ranks):
-    federation = federate(rounds=ROUNDS)
-    plan = federation.plan
-    tasks = TaskSettings(plan, RULES["fedavg"], new_factors=False)
-    spec = ranks.master.spec
-
-    class Bob:
-        model = federation.models["bob"]
-        memory = federation.memories["bob"]
-        start = initial_state(b"r" * 16, ranks)
-        terms = AgreedTerms("bob", tasks, (spec,), spec, LOOSE)
-
-        def ask(self, task, terms=None):
-            participant = Participant("bob", self.model, self.memory, terms=terms or self.terms)
-            return decode_reply(participant.answer(b"".join(encode_task(task))), max_bytes=1 << 20)
-
-        def broadcast(self, state, held=b""):
-            return Broadcasts(state, ranks, self.model.base_fingerprint).leading_from(held, 0)
-
-        def describe(self, **changes):
-            return self.ask(DescribeTask(replace(tasks.to_describe(), **changes), spec.text))
-
-        def train(self, number=1, state=None, **changes):
-            broadcast = self.broadcast(state or self.after(number - 1))
-            return self.ask(TrainTask(replace(tasks.to_train(number, "bob"), **changes), broadcast))
-
-        def evaluate(self, number=1, state=None, **changes):
-            broadcast = self.broadcast(state or self.after(number))
-            return self.ask(EvaluateTask(replace(tasks.to_evaluate(number), **changes), broadcast))
-
-        def after(self, number, amount=0.25):
-            state = self.start
-            for _ in range(number):
-                step = AdapterState(spec.layout, np.full(spec.layout.size, amount, np.float32))
-                base, codec = self.model.base_fingerprint, codec_for("fp32")
-                state = follow(advance(state, step), ranks, base, codec=codec, new_factors=True)[0]
-            return state
-
-    return Bob()
+def bob(bob):
+    bob.terms = AgreedTerms("bob", bob.tasks, (bob.spec,), bob.spec, LOOSE)
+    return bob
 
 
 def refused(reply, words):
@@ -105,8 +63,10 @@ def test_steps_of_ones_own_are_those_that_the_run_configuration_allows(bob):
     spec_task = bob.terms.tasks.to_train(1, "bob")
     for steps, word in ((0, "are 0"), (9, "are 9")):
         task = TrainTask(replace(spec_task, steps=steps), bob.broadcast(bob.start))
-        assert refused(bob.ask(task, terms), f"steps of the task {word}, but the run configuration allows 1 to 8")
-    assert isinstance(bob.ask(TrainTask(replace(spec_task, steps=8), bob.broadcast(bob.start)), terms), UpdateReply)
+        assert refused(bob.ask(task, terms=terms), f"steps of the task {word}, but the run configuration allows 1 to 8")
+    assert isinstance(
+        bob.ask(TrainTask(replace(spec_task, steps=8), bob.broadcast(bob.start)), terms=terms), UpdateReply
+    )
 
 
 def other_value(name, value):
@@ -137,11 +97,11 @@ def test_a_task_of_another_round_than_its_broadcast_is_refused(bob):
 
 
 @pytest.mark.parametrize("change", [{"init_seed": 6}, {"peft_config": {"r": 2, "lora_alpha": 8}}, {"method": "dora"}])
-def test_another_adapter_is_refused_unread(bob, ranks, change):
-    other = replace(ranks.master.spec, **change)
+def test_another_adapter_is_refused_unread(bob, change):
+    other = replace(bob.spec, **change)
     assert refused(bob.ask(DescribeTask(bob.terms.tasks.to_describe(), other.text)), "is not one that the run")
     asked = bob.terms.tasks.to_train(1, "bob")
-    strange = replace(ranks, adapters=(replace(ranks.master, spec=other),))
+    strange = replace(bob.ranks, adapters=(replace(bob.ranks.master, spec=other),))
     broadcast = Broadcasts(bob.start, strange, bob.model.base_fingerprint).leading_from(b"", 0)
     assert refused(bob.ask(TrainTask(asked, broadcast)), "adapter spec of the broadcast is")
     assert not bob.memory
