@@ -233,11 +233,7 @@ def test_clients_that_tell_their_noise_leave_less():
     assert whole < one < third < all_of_them == math.inf
 
 
-def test_noise_that_no_grid_can_carry_is_refused():
-    with pytest.raises(ConfigError, match="no grid"):
-        shares_for(100, 1e-7, 3)
-
-
-def test_a_server_cannot_have_a_client_make_a_table_that_does_not_fit_into_memory():
-    with pytest.raises(ConfigError, match=r"too much.*memory"):
-        shares_for(2_445_312, 10_000.0, 3)
+@pytest.mark.parametrize(("size", "noise", "why"), [(100, 1e-7, "no grid"), (2_445_312, 1e4, r"too much.*memory")])
+def test_noise_that_no_grid_carries_or_whose_table_does_not_fit_into_memory_is_refused(size, noise, why):
+    with pytest.raises(ConfigError, match=why):
+        shares_for(size, noise, 3)

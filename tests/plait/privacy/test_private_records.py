@@ -76,7 +76,7 @@ def test_what_was_paid_is_on_disk_before_a_step_is_taken(begin, fake_model, monk
     assert len({key for _, _, key in paid}) == 4
 
 
-def test_no_client_is_asked_for_losses_and_all_that_clients_send_has_noise(begin):
+def test_no_client_is_asked_for_losses_and_all_that_clients_send_or_a_ledger_keeps_has_noise(begin):
     federation = begin()
     replies = []
     federation.channel.tamper = lambda asked, reply: replies.append(decode_reply(reply, max_bytes=1 << 20)) or reply
@@ -93,6 +93,11 @@ def test_no_client_is_asked_for_losses_and_all_that_clients_send_has_noise(begin
         header = read_envelope(update, max_bytes=len(update)).header
         assert [*header.metrics] == [EPSILON]
         assert header.examples == 0
+    for event in federation.events[1:]:
+        for key in FORBIDDEN - {"digest", "norms", "signed", "signature", "diagnostics", "by_client"}:
+            assert not event.get(key), event
+    received = federation.of_kind("update_received")
+    assert all(event["uplink_bytes"] > 0 and event["digest"] and event["epsilon"] > 0 for event in received)
 
 
 def test_losses_that_a_server_asks_for_are_refused_and_a_refusal_tells_nothing(begin, fake_model):
@@ -163,18 +168,6 @@ def test_an_update_that_says_too_little_or_too_much_does_not_count(begin, monkey
     ((reason, detail),) = seen
     assert reason == "figure"
     assert complaint in detail
-
-
-def test_the_ledger_has_no_figure_that_no_noise_covers(begin):
-    federation = begin()
-    federation.run()
-    for event in federation.events:
-        if event["event"] == "run_started":
-            continue
-        for key in FORBIDDEN - {"digest", "norms", "signed", "signature", "diagnostics", "by_client"}:
-            assert not event.get(key), event
-    received = federation.of_kind("update_received")
-    assert all(event["uplink_bytes"] > 0 and event["digest"] and event["epsilon"] > 0 for event in received)
 
 
 def test_a_ledger_whose_epsilons_are_not_those_of_its_updates_is_refused(begin):

@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -297,8 +298,6 @@ class Federation:
             optimizer if optimizer in ("none", "line_search") else f"{optimizer}:momentum=0.5"
         )
         self.client_ranks = dict(ranks or {})
-        self.arguments = {"wire": wire, "rule": rule, "optimizer": optimizer, "ranks": ranks, "settings": settings}
-        self.arguments |= {"privacy": privacy, "masked": masked, "exchange": exchange}
         self.exchange = exchange
         self.privacy = privacy
         blind = {"norm_bound": NormBound(NormPolicy.OFF), "weighting": Weighting.EQUAL} if privacy or masked else {}
@@ -472,11 +471,10 @@ class Federation:
 
     def copy(self, path: Path) -> "Federation":
         """The same federation over another run directory, with clients that remember the same."""
-        twin = Federation(path, self.models, **self.arguments)
-        twin.plan = self.plan
-        twin.published = list(self.published)
-        for name, memory in self.memories.items():
-            twin.memories[name].update(memory)
+        twin = copy(self)
+        twin.path, twin.published = path, list(self.published)
+        twin.memories = {name: DictMemory(kept) for name, kept in self.memories.items()}
+        twin.channel = twin._connect()
         return twin
 
     def train_alone(self, client: str, flat: np.ndarray, round_number: int) -> np.ndarray:

@@ -125,9 +125,7 @@ def test_keyframes_are_taken_where_clients_are_away_by_plan_and_cost_as_much_for
     assert FEW.sent_bits(RATE, 12, 0) == 0
     assert [Downlink(gap=1).sent_bits(RATE, 40, age) for age in (0, 1, 3, None)] == [0, 1, 32, 32]
     assert not FEW.has_keyframes(codec_for("fp32"))
-
-
-def test_a_run_that_goes_on_from_an_adapter_has_finer_keyframes_and_one_before_its_first_round():
+    # A run that goes on from an adapter has finer ones, and one before its first round.
     from_adapter = replace(FEW, starts_anew=False)
     for number in (1, 12, 24):
         assert from_adapter.keyframe(RATE, number).bits > FEW.keyframe(RATE, number).bits

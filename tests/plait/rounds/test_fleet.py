@@ -42,7 +42,6 @@ def test_figures_that_are_not_given_come_from_the_profile(tmp_path: Path) -> Non
         ("[[device]]\nname = 'x'\ntokens_per_s = 5\nup_mbps = 1\n", "device 1: down_mbps is missing"),
         ("[[device]]\nprofile = 'phone'\nhours = '8-8'\n", "expected two different hours"),
         ("[[device]]\nprofile = 'phone'\nhours = 'night'\n", "expected FROM-TO"),
-        ("[[device]]\nprofile = 'phone'\ndropout = 1.0\n", "less than 1"),
         (
             "[[device]]\nname='x'\ntokens_per_s=1\nup_mbps=1\ndown_mbps=1\nbattery_wh=1\n",
             "battery_wh is given without watts",

@@ -10,6 +10,7 @@ from plait.errors import DiskFullError, MachineError
 from plait.ledger.ledger import read_lines
 from plait.rounds.participant import Participant
 from plait.system.files import write_atomically
+from tests.plait.rounds.conftest import DictMemory
 
 ROUNDS = 2
 
@@ -80,14 +81,11 @@ def test_a_disk_that_is_full_at_a_client_of_this_process_stops_the_run_and_blame
     expected = federate(rounds=2).run()
     full = [True]
 
-    class FullMemory(dict):
-        def load(self, key):
-            return self.get(key)
-
+    class FullMemory(DictMemory):
         def save(self, key, data):
             if full[0] and key == "adapter" and key in self:
                 raise DiskFullError("cannot write 'adapter': No space left on device")
-            self[key] = data
+            super().save(key, data)
 
     federation.channel.participants[federation.node("bob")] = Participant("bob", federation.models["bob"], FullMemory())
     with pytest.raises(DiskFullError):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from plait.adapters import Layout, norm, subtract
-from plait.errors import PeerError
+from plait.errors import PeerError, RunInterrupted
 from plait.rounds.channel import Purpose, WallClock
 from plait.rounds.run_state import initial_state
 from plait.secagg import client as masking
@@ -40,15 +40,14 @@ ROUNDS = 5
 class Lying:
     """A client's masks, under which it puts other numbers than its own."""
 
-    def __init__(self, honest, change):
-        self.honest, self.change, self.round = honest, change, 0
+    def __init__(self, honest, change, about):
+        self.honest, self.change, self.about = honest, change, about
 
     def __getattr__(self, name):
         return getattr(self.honest, name)
 
     def masked(self, session, numbers, figures, **more):
-        if session.purpose == "train":
-            self.round = session.round
+        if session.purpose == self.about:
             numbers, figures = self.change(np.array(numbers), np.array(figures), session.round)
         return self.honest.masked(session, numbers, figures, **more)
 
@@ -60,12 +59,11 @@ def begin(federate, fake_model, monkeypatch, change=None, **more):
     return lying(federate(models, masked=True, rounds=ROUNDS, **more), change)
 
 
-def lying(federation, change):
+def lying(federation, change, about="train"):
     """The same, with what mallory changes, if anything."""
-    (node,) = (node for node, name in federation.channel.names.items() if name == MALLORY)
     if change:
-        saying = federation.channel.participants[node].way.sender
-        saying.masking = Lying(saying.masking, change)
+        sender = federation.channel.participants[federation.node(MALLORY)].way.sender
+        sender.masking = Lying(sender.masking, change, about)
     return federation
 
 
@@ -282,15 +280,12 @@ def test_a_server_that_goes_on_leaves_out_whom_it_has_found_guilty(federate, fak
     federation = begin_small(federate, fake_model)
     federation.channel.tamper = Disturbing(rubbish_for("alice"))
 
-    class Stopped(Exception):
-        pass
-
     def stop(asked):
         if asked.round == 4:
-            raise Stopped
+            raise RunInterrupted("stopped")
 
     federation.channel.before = stop
-    with pytest.raises(Stopped):
+    with pytest.raises(RunInterrupted):
         federation.run()
     federation.channel.before = lambda asked: None
     federation.run()
@@ -339,16 +334,7 @@ def test_shares_of_another_secret_cost_a_round_and_not_the_run(federate, fake_mo
 
 def test_figures_that_no_clients_have_cost_an_evaluation_and_not_the_run(federate, fake_model):
     federation = begin_small(federate, fake_model)
-    participant = federation.channel.participants[100 + NAMES.index(MALLORY)]
-    honest = participant.way.sender.masking
-
-    class LyingOfLosses(Lying):
-        def masked(self, session, numbers, figures, **more):
-            if session.purpose == "evaluate":
-                figures = figures - np.uint64(1 << 40)
-            return honest.masked(session, numbers, figures, **more)
-
-    participant.way.sender.masking = LyingOfLosses(honest, None)
+    lying(federation, lambda numbers, figures, number: (numbers, figures - np.uint64(1 << 40)), about="evaluate")
     assert federation.run().round == ROUNDS
     missed = federation.of_kind("evaluation_missed")
     assert [event["round"] for event in missed] == list(range(ROUNDS + 1))
@@ -394,20 +380,17 @@ def test_a_server_that_is_stopped_in_each_stage_of_a_round_of_groups_goes_on_to_
     whole, stopped = (begin_in_groups(federate, fake_model, monkeypatch, away) for _ in range(2))
     expected, left, asked = whole.run(), ["shares", "train", "signatures", "unmasking"], 0
 
-    class Stopped(Exception):
-        pass
-
     def stop(task):
         nonlocal asked
         asked += bool(left) and (task.round, stage_of(task)) == (1, left[0])
         if asked == 10:
             asked = 0
             del left[0]
-            raise Stopped
+            raise RunInterrupted("stopped")
 
     stopped.channel.before = stop
     for _ in range(4):
-        with pytest.raises(Stopped):
+        with pytest.raises(RunInterrupted):
             stopped.run()
     assert stopped.run().adapter.digest() == expected.adapter.digest()
     sums = [(event["round"], event["purpose"]) for event in stopped.of_kind("sum_unmasked")]
