@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -241,28 +240,6 @@ def deployment(federation: Path, tmp_path: Path) -> Iterator[Deployment]:
     deployment.end()
 
 
-def _sees_canary(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file() and CANARY.encode() in path.read_bytes()]
-
-
-@pytest.fixture
-def sees_canary() -> Callable[[Path], list[Path]]:
+def sees_canary(folder: Path) -> list[Path]:
     """The files below a folder in which training text stands."""
-    return _sees_canary
-
-
-@pytest.fixture
-def counting_proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], Any]]:
-    """Makes the scoreboard's proxies, without a fault."""
-    monkeypatch.syspath_prepend(Path(__file__).parents[1])  # where the scoreboard imports its own modules from
-    from scoreboard.network import Proxy
-
-    proxies: list[Proxy] = []
-
-    def make(target: int) -> Proxy:
-        proxies.append(Proxy(target))
-        return proxies[-1]
-
-    yield make
-    for proxy in proxies:
-        proxy.close()
+    return [path for path in folder.rglob("*") if path.is_file() and CANARY.encode() in path.read_bytes()]

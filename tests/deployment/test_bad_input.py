@@ -107,10 +107,10 @@ def plait(capfd, monkeypatch):
 def client(plait, kits, data, tmp_path):
     """Runs `plait client`; gives its exit code and the line that says what is wrong."""
 
-    def run(server, *, kit=kits / "clients" / "alice", data=data):
+    def run(server):
         code, printed = plait(
-            "client", "--server", server, "--kit", kit, "--data", data, "--state", tmp_path / "state",
-            "--device", "cpu", "--threads", "1", "--policy", data_policy(tmp_path),
+            "client", "--server", server, "--kit", kits / "clients" / "alice", "--data", data,
+            "--state", tmp_path / "state", "--device", "cpu", "--threads", "1", "--policy", data_policy(tmp_path),
         )  # fmt: skip
         assert "Traceback" not in printed
         wrong = [line for line in printed.splitlines() if re.search("^error: |trying again|to the server: ", line)]
@@ -133,11 +133,6 @@ def address(channel):
     return channel.address.replace("127.0.0.1", "localhost")
 
 
-def of_another_federation(kits):
-    provision(kits.parent / "other", ["alice"], ["localhost"], now=NOW)
-    return kits.parent / "other" / "clients" / "alice"
-
-
 def never_registered(kits):
     (kits / "server" / "clients.json").write_text('{"clients": []}\n')
 
@@ -151,22 +146,18 @@ def of_two_clients(kits):
 
 
 @pytest.mark.parametrize(
-    ("make", "code", "cause", "remedy"),
+    ("make", "cause", "remedy"),
     [
-        (of_another_federation, 0, "is not from this kit's authority", "is it another server"),
-        (never_registered, 3, "does not have this node", "must copy clients.json"),
-        (revoked, 3, "key has been revoked", "ask the server's operator for a new kit"),
-        (lambda kits: kits / "server", 2, "is a server's", "expected a client's"),
-        (of_two_clients, 3, "key is registered for another name", "ask for a kit"),
+        (never_registered, "does not have this node", "must copy clients.json"),
+        (revoked, "key has been revoked", "ask the server's operator for a new kit"),
+        (of_two_clients, "key is registered for another name", "ask for a kit"),
     ],
 )
-def test_a_kit_that_admits_no_one(serve, client, kits, make, code, cause, remedy):
+def test_a_kit_that_admits_no_one(serve, client, kits, make, cause, remedy):
     channel = serve()
-    kit = make(kits) or kits / "clients" / "alice"
-
-    got, line = client(address(channel), kit=kit)
-
-    assert (got, cause in line, remedy in line) == (code, True, True), line
+    make(kits)
+    code, line = client(address(channel))
+    assert (code, cause in line, remedy in line) == (3, True, True), line
 
 
 @pytest.mark.slow
@@ -196,17 +187,12 @@ def test_a_full_disk_under_a_clients_state(serve, client, monkeypatch):
     assert isinstance(reply, Refusal)
 
 
-@pytest.mark.parametrize(
-    ("mode", "code", "cause", "remedy"),
-    [(0o600, 1, "the port is in use", "choose another --listen"), (0o644, 2, "server.key", "chmod")],
-)
-def test_a_server_that_cannot_start(plait, kits, tmp_path, mode, code, cause, remedy):
-    (kits / "server" / "server.key").chmod(mode)
+def test_a_server_whose_port_is_taken(plait, kits, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        got, printed = plait(
+        code, printed = plait(
             "server", "--kit", kits / "server", "--listen", f"127.0.0.1:{taken.getsockname()[1]}", "--base", "tiny",
             "--out", tmp_path / "run",
         )  # fmt: skip
     (line,) = [line for line in printed.splitlines() if line.startswith("error: ")]
     assert "Traceback" not in printed
-    assert (got, cause in line, remedy in line) == (code, True, True), line
+    assert (code, "the port is in use" in line, "choose another --listen" in line) == (1, True, True), line

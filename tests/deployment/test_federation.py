@@ -2,11 +2,14 @@ import json
 import math
 import re
 import urllib.request
+from contextlib import closing
+from pathlib import Path
 from signal import SIGCONT, SIGKILL
 
 import pytest
 
 from plait.ledger.ledger import read_lines
+from tests.deployment.conftest import sees_canary
 from tests.waiting import unused_port
 
 pytestmark = pytest.mark.slow
@@ -19,14 +22,17 @@ EXACT = ("--wire", "fp32", "--rank", "32")
 
 @pytest.mark.promise
 def test_a_deployment_and_a_simulation_make_the_same_adapter_and_the_ledger_counts_what_crosses_the_network(
-    deployment, simulated, federation, counting_proxy, sees_canary
+    deployment, simulated, federation, monkeypatch
 ):
-    proxy = counting_proxy(deployment.port)
-    deployment.serve("--rounds", "2", *EXACT)
-    deployment.join("alice", port=proxy.port)
-    deployment.join("bob")
-    deployment.join("carol")
-    deployment.finish()
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])  # where the scoreboard imports its own modules from
+    from scoreboard.network import Proxy
+
+    with closing(Proxy(deployment.port)) as proxy:
+        deployment.serve("--rounds", "2", *EXACT)
+        deployment.join("alice", port=proxy.port)
+        deployment.join("bob")
+        deployment.join("carol")
+        deployment.finish()
 
     reference = simulated("--rounds", "2", *EXACT)
     assert deployment.adapter == (reference / "adapter" / "adapter_model.safetensors").read_bytes()
@@ -46,7 +52,7 @@ def test_a_deployment_and_a_simulation_make_the_same_adapter_and_the_ledger_coun
 
 
 @pytest.mark.promise
-def test_a_server_and_a_client_that_are_killed_in_a_round_go_on_to_the_same_adapter(deployment, simulated, sees_canary):
+def test_a_server_and_a_client_that_are_killed_in_a_round_go_on_to_the_same_adapter(deployment, simulated):
     metrics = f"127.0.0.1:{unused_port()}"
     deployment.serve(*THREE_ROUNDS, "--metrics", metrics)
     deployment.join_all()

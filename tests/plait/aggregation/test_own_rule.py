@@ -71,15 +71,10 @@ def test_a_function_of_all_updates_is_a_rule_with_its_keywords_as_options(lab, c
         median_of_means.with_options({"groups": "0"})
 
 
-def test_a_class_adds_up_one_by_one(lab, cohort):
-    context, contributions = cohort
-    expected = lab.run(RULES["fedavg"], context, contributions).step.flat
-    np.testing.assert_allclose(lab.run(Streaming, context, contributions).step.flat, expected, rtol=1e-5)
-
-
-def test_a_dataclass_has_its_fields_as_options(lab, cohort):
+def test_a_class_adds_up_one_by_one_and_a_dataclass_has_its_fields_as_options(lab, cohort):
     context, contributions = cohort
     mean = lab.run(RULES["fedavg"], context, contributions).step.flat
+    np.testing.assert_allclose(lab.run(Streaming, context, contributions).step.flat, mean, rtol=1e-5)
     own = as_rule(Scaled, name="mine").with_options({"factor": "3"})
     np.testing.assert_allclose(lab.run(own, context, contributions).step.flat, 3 * mean, rtol=1e-6)
 

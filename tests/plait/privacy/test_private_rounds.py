@@ -54,20 +54,6 @@ def test_a_private_run_killed_anywhere_goes_on_to_the_same_bits_and_pays_once(fe
         assert not different_stories(killed.events, snapshots.federation.events), where
 
 
-def test_the_intent_is_on_disk_before_the_noise_exists(federate, fake_model, monkeypatch):
-    federation = begin(federate, fake_model, "fixed clip")
-    finish = private_fold.PrivateMean.finish
-    seen = []
-
-    def watched(self):
-        seen.append(len(federation.of_kind("noise_intended")))
-        return finish(self)
-
-    monkeypatch.setattr(private_fold.PrivateMean, "finish", watched)
-    federation.run()
-    assert seen == [1, 2]
-
-
 def killed_once_intended(federation, tmp_path, number):
     """A copy of the run as a kill right after the intent of a round leaves it."""
     copies = []
@@ -183,27 +169,26 @@ def test_sides_that_no_client_trains_get_no_noise(federate, fake_model):
     assert not np.array_equal(pair.b_of(state.adapter.flat), pair.b_of(federation.initial.flat))
 
 
-def test_no_client_is_asked_for_losses_and_the_checkpoint_keeps_no_norms(federate, fake_model):
-    federation = begin(federate, fake_model, "fixed clip")
-    state = federation.run()
-    assert {asked.purpose for asked in federation.channel.asked} == {Purpose.DESCRIBE, Purpose.TRAIN}
-    assert state.norms == ()
-    assert state.accepted is None
-
-
 FORBIDDEN = {
     "train_loss", "first_loss", "train_s", "codec_s", "distortion", "signed", "signature",
     "examples", "tokens", "norms", "digest", "diagnostics", "clipped", "weight_capped", "detail", "by_client", "loss",
 }  # fmt: skip
 
 
-def test_the_ledger_has_no_figure_that_a_client_computed(federate, fake_model):
+def test_no_client_is_asked_for_losses_and_no_figure_that_one_computed_is_kept(federate, fake_model, monkeypatch):
+    """Also: the intent is on disk before the noise exists."""
     federation = begin(federate, fake_model, "fixed clip")
+    finish, intended = private_fold.PrivateMean.finish, []
+    watched = lambda mean: intended.append(len(federation.of_kind("noise_intended"))) or finish(mean)  # noqa: E731
+    monkeypatch.setattr(private_fold.PrivateMean, "finish", watched)
     federation.channel.tamper = lambda asked, reply: (
         "no update today" if (asked.client, asked.round, asked.purpose) == ("bob", 2, Purpose.TRAIN) else reply
     )
     federation.plan = replace(federation.plan, quorum=1)
-    federation.run()
+    state = federation.run()
+    assert intended == [1, 2]
+    assert {asked.purpose for asked in federation.channel.asked} == {Purpose.DESCRIBE, Purpose.TRAIN}
+    assert (state.norms, state.accepted) == ((), None)
     assert {"update_received", "update_refused", "clients_described", "reply_received"} <= {
         event["event"] for event in federation.events
     }
