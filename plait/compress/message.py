@@ -7,8 +7,8 @@
               payload], …], "from": digest, "to": digest}
     the rest  of every part parameters and payload
 
-What a message says is the sum of its parts in float32, from zeros on, or from an adapter that the receiver holds: then
-`from` is that one's digest in hexadecimal, and there may be no tensors. Knows no feedback and no round.
+The parts are added up in float32, from zeros on, or from an adapter that the receiver holds: then `from` is that one's
+digest in hexadecimal, and there may be no tensors. Knows no feedback and no round.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Content:
-    """What a message says; `form` is empty and the digests too where it has none."""
+    """A message's content; `form` is empty and the digests too where it has none."""
 
     parts: Sequence[Part]
     form: Form = field(default_factory=dict[str, tuple[tuple[int, ...], str]])

@@ -145,32 +145,32 @@ class _CompressingGrid:
 
     def _packed(self, content: RecordDict, shared: Mapping[str, ArrayRecord], holds: Mapping[str, bytes]) -> RecordDict:
         packed = RecordDict(dict(content.items()))
-        told: dict[str, Any] = {"round": self._round, "bits": self._bits, "records": list(shared)}
+        described: dict[str, Any] = {"round": self._round, "bits": self._bits, "records": list(shared)}
         for name, record in shared.items():
             packed[name] = with_blob(record, self._down[name].encode(holds.get(name, b"")))
             if len(cast("ArrayRecord", packed[name])) > 1:
-                told[f"order.{name}"] = list(record)
-        packed[KEY] = ConfigRecord(told)
+                described[f"order.{name}"] = list(record)
+        packed[KEY] = ConfigRecord(described)
         return packed
 
     def _unpacked(self, reply: Message, sent: Mapping[int, Message], shared: Mapping[str, ArrayRecord]) -> Message:
         """The reply as the app made it; an error in its place if its bytes are wrong."""
         node = reply.metadata.src_node_id
-        told = reply.content.get(KEY) if reply.has_content() else None
+        described = reply.content.get(KEY) if reply.has_content() else None
         try:
-            if not isinstance(told, ConfigRecord) or node not in sent:
+            if not isinstance(described, ConfigRecord) or node not in sent:
                 if node not in self._holds:
                     log(WARNING, "node %s may lack plait's mod: ClientApp(mods=[compression_mod])", node)
                 if reply.has_error():
                     return reply
                 raise PeerError("the reply is not compressed: add compression_mod to the ClientApp's mods")
-            named = zip(_listed(told, "records", str), _listed(told, "holds", bytes), strict=False)
+            named = zip(_listed(described, "records", str), _listed(described, "holds", bytes), strict=False)
             holds = {name: held[: 2 * DIGEST_BYTES] for name, held in named if name in shared}
             content = RecordDict({name: record for name, record in reply.content.items() if name != KEY})
-            for name in _listed(told, "packed", str):
+            for name in _listed(described, "packed", str):
                 if name not in holds or holds[name][:DIGEST_BYTES] != self._down[name].digest:
                     raise PeerError(f"record '{name}' is of another adapter than the one that was sent")
-                is_whole = name in _listed(told, "whole", str)
+                is_whole = name in _listed(described, "whole", str)
                 content[name] = self._arrays(content.get(name), shared[name], is_whole=is_whole)
         except PeerError as error:
             return Message(Error(_FAILED, f"refused by plait: {error}"), reply_to=sent.get(node, reply))
@@ -220,8 +220,8 @@ def _same(record: ArrayRecord, other: object) -> bool:
 
 
 def _needs_all(reply: Message) -> bool:
-    told = reply.content.get(KEY) if reply.has_content() else None
-    return isinstance(told, ConfigRecord) and bool(told.get("needs-all"))
+    described = reply.content.get(KEY) if reply.has_content() else None
+    return isinstance(described, ConfigRecord) and bool(described.get("needs-all"))
 
 
 def _listed(record: ConfigRecord, key: str, kind: type[Any]) -> list[Any]:

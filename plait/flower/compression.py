@@ -2,7 +2,7 @@
 
 A message of the server's has a ConfigRecord `KEY`, and one array of bytes in place of the float arrays of each record
 named there; everything else travels as it is. The adapter that a client holds and what it owes live in Flower's
-Context. A client whose Context is lost asks for a message from nothing. Knows nothing of strategies.
+Context. A client whose Context is lost asks for everything. Knows nothing of strategies.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from plait.compress.message import is_float, state_of
 from plait.errors import ConfigError, PeerError
 
 KEY = "plait.compress"
-"""Of the record that says how a message is compressed, and of what a client keeps in its Context."""
+"""Of the record that describes how a message is compressed, and of what a client keeps in its Context."""
 BLOB = "plait.compressed"
 """The array of bytes in a record, in place of its float arrays."""
 NO_SECURE_AGGREGATION = (
@@ -67,8 +67,8 @@ def compression_mod(message: Message, context: Context, call_next: Callable[[Mes
             packed.append(name)
             whole += [name] * is_whole
     holds = [link.receiver.holds for link in links.values()]
-    told = {"records": list(links), "holds": holds, "packed": packed, "whole": whole}
-    answer[KEY] = ConfigRecord({name: value for name, value in told.items() if value})
+    described = {"records": list(links), "holds": holds, "packed": packed, "whole": whole}
+    answer[KEY] = ConfigRecord({name: value for name, value in described.items() if value})
     reply.content = answer
     return reply
 
@@ -106,7 +106,7 @@ class _Link:
         """
         bits, number = asked.get("bits"), asked.get("round")
         if not isinstance(bits, int | float | str) or not isinstance(number, int):
-            raise PeerError("server does not say in how many bits to answer: does it run another version of plait?")
+            raise PeerError("server's message lacks the bits of the answer: does it run another version of plait?")
         after = floats_of(record)
         change = {
             name: np.subtract(array, self._before[name], dtype=np.result_type(array, np.float32))

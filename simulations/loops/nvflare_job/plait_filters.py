@@ -7,8 +7,8 @@ Copy this file beside your job, allow both classes at the sites, and add to the 
     recipe.add_client_output_filter(Pack(), tasks=["train"])
     recipe.add_server_input_filter(Unpack(), tasks=["train"])
 
-What a site has to remember is shared by the filters of a job's process. A client that was restarted says no more what
-it holds, and gets everything in its next round.
+What a site has to remember is shared by the filters of a job's process. A client whose result did not come gets
+everything in its next round.
 """
 
 from __future__ import annotations

@@ -244,7 +244,7 @@ def test_a_step_costs_a_bit_and_a_client_that_was_away_gets_what_it_missed() -> 
     assert away.digest == here.digest
 
 
-def test_a_client_that_lost_its_adapter_says_so_and_keeps_what_it_has() -> None:
+def test_a_step_from_another_adapter_is_refused_and_changes_nothing() -> None:
     down, client = Broadcaster(), Receiver()
     down.update(delta())
     client.decode(down.encode())
@@ -268,7 +268,7 @@ def client_of(adapter: dict) -> Receiver:
     return client
 
 
-def test_a_message_that_leads_elsewhere_than_it_says_is_refused() -> None:
+def test_a_message_that_leads_elsewhere_than_it_claims_is_refused() -> None:
     form, state = state_of(delta())
     wrong = Content([Part(2, b"", state.flat.tobytes())], form, result=b"x" * 32).to_bytes()
     client = client_of(delta())
