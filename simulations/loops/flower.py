@@ -1,8 +1,9 @@
 """Flower's own examples as they stand in its repository, unchanged and with five lines changed, on its simulation.
 
+    python simulations/loops/flower.py --json
     python simulations/loops/flower.py --json --python ENVIRONMENT/bin/python --flower CLONE/.git
 
-`--flower` is the git directory of a clone of https://github.com/adap/flower; nothing of it is kept here. `--python` has
+The examples come from https://github.com/adap/flower, or its clone here, and are not kept. `--python` has
 what the examples' pyproject.toml ask for, flwr with Ray, and plait's dependencies. Base and texts are local: they are
 given to both in the same way (`GIVEN`), as are seeds and Flower's own `message_size_mod`, which counts the bytes.
 """
@@ -17,6 +18,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import tarfile
 import tempfile
 import time
@@ -273,12 +275,23 @@ def measured(example: Example, app: Path, settings: Mapping[str, object], nodes:
         shutil.rmtree(out, ignore_errors=True)
 
 
+def fetched() -> Path:
+    """The commit of Flower's repository, fetched once into the cache."""
+    kept = Path.home() / ".cache" / "plait-loops" / "flower"
+    if not (kept / "FETCH_HEAD").exists():
+        subprocess.run(["git", "init", "--quiet", "--bare", kept], check=True)
+        fetch = ["git", f"--git-dir={kept}", "fetch", "--depth", "1", "https://github.com/adap/flower", COMMIT]
+        subprocess.run(fetch, check=True)
+    return kept
+
+
 def rows() -> Iterator[Row]:
     """A row for each example, work and seed."""
     options = arguments(
-        "flower", list(WORKS), python={"type": Path, "required": True}, flower={"type": Path, "required": True},
+        "flower", list(WORKS), python={"type": Path, "default": Path(sys.executable)}, flower={"type": Path, "default": None},
         examples={"default": "flowertune,quickstart"},
     )  # fmt: skip
+    options.flower = options.flower or fetched()
     examples = {"flowertune": FLOWERTUNE, "quickstart": QUICKSTART}
     for title in options.examples.split(","):
         for name in options.works.split(","):
