@@ -1,11 +1,11 @@
-"""Flower's own examples as they stand in its repository, unchanged and with five lines changed, on its simulation.
+"""Flower's own examples as they stand in its repository, unchanged and with four lines changed, on its simulation.
 
     python simulations/loops/flower.py --json
     python simulations/loops/flower.py --json --python ENVIRONMENT/bin/python --flower CLONE/.git
 
 The examples come from https://github.com/adap/flower, or its clone here, and are not kept. `--python` has
 what the examples' pyproject.toml ask for, flwr with Ray, and plait's dependencies. Base and texts are local: they are
-given to both in the same way (`GIVEN`), as are seeds and Flower's own `message_size_mod`, which counts the bytes.
+given to both in the same way (`Example.given`), as are seeds and Flower's own `message_size_mod`, which counts the bytes.
 """
 
 from __future__ import annotations
@@ -288,8 +288,8 @@ def fetched() -> Path:
 def rows() -> Iterator[Row]:
     """A row for each example, work and seed."""
     options = arguments(
-        "flower", list(WORKS), python={"type": Path, "default": Path(sys.executable)}, flower={"type": Path, "default": None},
-        examples={"default": "flowertune,quickstart"},
+        "flower", list(WORKS), python={"type": Path, "default": Path(sys.executable)},
+        flower={"type": Path, "default": None}, examples={"default": "flowertune,quickstart"},
     )  # fmt: skip
     options.flower = options.flower or fetched()
     examples = {"flowertune": FLOWERTUNE, "quickstart": QUICKSTART}
