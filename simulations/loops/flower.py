@@ -3,9 +3,9 @@
     python simulations/loops/flower.py --json
     python simulations/loops/flower.py --json --python ENVIRONMENT/bin/python --flower CLONE/.git
 
-The examples come from https://github.com/adap/flower, or its clone here, and are not kept. `--python` has
-what the examples' pyproject.toml ask for, flwr with Ray, and plait's dependencies. Base and texts are local: they are
-given to both in the same way (`Example.given`), as are seeds and Flower's own `message_size_mod`, which counts the bytes.
+The examples come from https://github.com/adap/flower, or its clone here, and are not kept. `--python` has what their
+pyproject.toml asks for, flwr with Ray, and plait's dependencies. Base and texts are local: they are given to both in
+the same way (`Example.given`), as are seeds and Flower's own `message_size_mod`, which counts the bytes.
 """
 
 from __future__ import annotations
