@@ -149,6 +149,10 @@ def deployment(folder, tools):
     finally:
         for process in reversed(made.processes):
             made.kill(process)
+        # What a killed process had started may take a minute to notice.
+        for left in test_engines.using(folder):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(left, signal.SIGKILL)
 
 
 def test_a_killed_supernode_comes_back_and_all_train_from_the_adapter_that_the_server_decodes_against(deployment):
