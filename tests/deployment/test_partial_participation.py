@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from plait.ledger.ledger import read_lines
-from tests.deployment.conftest import Deployment, founded, simulation
+from tests.deployment.conftest import founded, simulation
 
 pytestmark = pytest.mark.slow
 
@@ -25,16 +25,16 @@ def _crossed(run) -> Counter:
     return crossed
 
 
-def test_two_of_six_clients_a_round_cost_as_many_bytes_as_in_the_simulation(tmp_path):
-    federation = founded(tmp_path / "federation", SIX)
-    deployment = Deployment(tmp_path, federation)
-    try:
-        deployment.serve(*TWO_OF_SIX, clients=len(SIX))
-        for name in SIX:
-            deployment.join(name)
-        deployment.finish(("server", *SIX))
-    finally:
-        deployment.end()
+@pytest.fixture
+def federation(tmp_path):
+    return founded(tmp_path / "federation", SIX)
+
+
+def test_two_of_six_clients_a_round_cost_as_many_bytes_as_in_the_simulation(deployment, federation, tmp_path):
+    deployment.serve(*TWO_OF_SIX, clients=len(SIX))
+    for name in SIX:
+        deployment.join(name)
+    deployment.finish(("server", *SIX))
     here = tmp_path / "simulated"
     here.mkdir()
     reference = simulation(federation, here, len(SIX), *TWO_OF_SIX)

@@ -41,13 +41,11 @@ def test_a_rank_that_was_not_announced_is_refused(lab):
     rank=st.integers(1, 4),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_the_product_is_exact_and_a_has_orthonormal_rows(lab, weights, rank, seed):
+def test_a_has_orthonormal_rows_and_b_the_singular_values(lab, weights, rank, seed):
     generator = np.random.default_rng(seed)
     context = lab.context(lab.geometry(rank=rank), generator)
     cohort = lab.contributions(FEDSVD, context, generator, weights=weights)
     outcome = lab.run(FEDSVD, context, cohort)
-    exact = lab.exact_mean(cohort)
-    assert lab.distance(lab.result(context, outcome), exact) <= 1e-6 * lab.size(exact)
     for pair in context.geometry.pairs:
         a, b = (of(lab.landed(context, outcome)) for of in (pair.a_of, pair.b_of))
         np.testing.assert_allclose(a @ a.T, np.eye(rank), atol=1e-5)

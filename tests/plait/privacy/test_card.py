@@ -107,7 +107,7 @@ def as_json(*runs: str) -> dict[str, Any]:
     return json.loads(CliRunner().invoke(app, ["privacy", *runs, "--json"]).output)
 
 
-def test_it_shows_the_card_and_epsilon_by_round(tmp_path):
+def test_it_shows_the_card_and_epsilon_by_round_and_that_an_ordinary_run_has_no_guarantee(tmp_path):
     run = written(tmp_path / "run", STARTED, spent(1, 3.1, 1), spent(2, 4.7, 3))
     assert "everybody but the server" in shown(run)
     assert "Epsilon by round" in shown(run)
@@ -116,12 +116,9 @@ def test_it_shows_the_card_and_epsilon_by_round(tmp_path):
     assert (found["unit"], found["epsilon"], found["delta"]) == ("client", 8.0, 1e-5)
     assert found["spent_by_round"]["2"]["epsilon"] == 4.7
     assert found["not_covered"] == list(NOT_COVERED)
-
-
-def test_an_ordinary_run_has_no_guarantee_and_that_is_the_answer(tmp_path):
-    run = written(tmp_path / "plain")
-    assert "no guarantee: the server sees every update" in shown(run)
-    assert as_json(run) == {"guarantee": None}
+    plain = written(tmp_path / "plain")
+    assert "no guarantee: the server sees every update" in shown(plain)
+    assert as_json(plain) == {"guarantee": None}
 
 
 def test_noise_that_is_paid_for_counts_though_its_round_was_never_finished(tmp_path):

@@ -106,10 +106,14 @@ def test_a_run_with_a_multiplier_has_no_budget_to_end_it(federate, fake_model):
     assert spent[-1] > 8
 
 
+def two_of_six(federate, fake_model, **more):
+    models = {f"client-{number}": fake_model(number, 3) for number in range(6)}
+    return federate(models, wire="bf16", privacy=FIXED, cohort_size=2, quorum=2, rounds=1, **more)
+
+
 def test_nobody_counts_because_of_what_another_client_sent(federate, fake_model):
     """Refused, failed or late: none is replaced, and an attempt that too few answered is made with the same clients."""
-    models = {f"client-{number}": fake_model(number, 3) for number in range(6)}
-    federation = federate(models, wire="bf16", privacy=FIXED, cohort_size=2, quorum=2, rounds=1, attempts=2)
+    federation = two_of_six(federate, fake_model, attempts=2)
     federation.channel.open_ended = True
     federation.channel.tamper = lambda asked, reply: (
         "gone" if asked.purpose is Purpose.TRAIN and not federation.of_kind("round_missed") else reply
@@ -122,8 +126,7 @@ def test_nobody_counts_because_of_what_another_client_sent(federate, fake_model)
 
 
 def test_a_round_that_a_kill_cut_short_goes_on_with_its_clients(federate, fake_model, snapshots_of):
-    models = {f"client-{number}": fake_model(number, 3) for number in range(6)}
-    federation = federate(models, wire="bf16", privacy=FIXED, cohort_size=2, quorum=2, rounds=1)
+    federation = two_of_six(federate, fake_model)
     snapshots = snapshots_of(federation)
     snapshots.run()
     (expected,) = federation.of_kind("round_started")
@@ -131,7 +134,7 @@ def test_a_round_that_a_kill_cut_short_goes_on_with_its_clients(federate, fake_m
     assert len(begun) > 5
     for number, killed in enumerate(begun):
         # Others are there than before, beside those that it had asked.
-        away = sorted(models.keys() - set(expected["cohort"]))[number % 3 :]
+        away = sorted(federation.models.keys() - set(expected["cohort"]))[number % 3 :]
         killed.models = {name: model for name, model in killed.models.items() if name not in away}
         killed.channel = killed._connect()
         killed.run()

@@ -207,14 +207,10 @@ def test_what_is_clipped_is_just_within_every_limit_and_points_the_same_way(rece
     assert here @ there / np.linalg.norm(here) / np.linalg.norm(there) == pytest.approx(1, rel=1e-5)
 
 
-def gauge_attacker(fake_model, *, since=1):
-    """Honest until round `since`."""
-
+def gauge_attacker(fake_model):
     class Attacker(fake_model):
         def train(self, job):
             trained = super().train(job)
-            if job.settings.round < since:
-                return trained
             return replace(trained, state=add(job.start, turned(job.start, geometry_of(job.spec), 1000.0)))
 
     return Attacker(1, 3)

@@ -66,8 +66,8 @@ def sent(monkeypatch):
 
 @pytest.mark.slow
 def test_masked_rounds_lead_where_plain_ones_do(federate, fake_model):
-    federation, plain = begin(federate, fake_model, rounds=6), begin(federate, fake_model, rounds=6)
-    plain = federate(plain.models, rounds=6, weighting=federation.plan.weighting)
+    federation = begin(federate, fake_model, rounds=6)
+    plain = federate(federation.models, rounds=6, weighting=federation.plan.weighting)
     masked, exact = federation.run().adapter, plain.run().adapter
     way = subtract(exact, plain.initial).flat
     error = np.linalg.norm(masked.flat - exact.flat) / np.linalg.norm(way)

@@ -24,6 +24,7 @@ from plait.trust.masks import Ring
 from plait.wire.messages import Refusal, decode_reply
 from tests.plait.rounds import conftest
 from tests.plait.secagg.test_masked_rounds import NAMES, killed_in_unmasking, stage_of, summed
+from tests.plait.secagg.test_masked_rounds import begin as begin_masked
 
 FIXED = ClientPrivacy(
     noise_multiplier=multiplier_for(8.0, 1e-5, 2, guaranteed=4), delta=1e-5, epsilon=8.0, clients=5, clip_norm=0.5,
@@ -33,8 +34,7 @@ ADAPTIVE = replace(FIXED, clip_norm=None)
 
 
 def begin(federate, fake_model, count=5, privacy=FIXED, **more):
-    models = {name: fake_model(float(place), 3 + place) for place, name in enumerate(NAMES[:count])}
-    return federate(models, masked=True, privacy=privacy, keep_updates=True, **more)
+    return begin_masked(federate, fake_model, count, privacy=privacy, keep_updates=True, **more)
 
 
 @pytest.fixture
