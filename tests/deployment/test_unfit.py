@@ -22,17 +22,9 @@ def test_a_client_with_data_of_another_kind_is_named_everywhere_and_takes_part_o
         deployment.join(name, data=data)
 
     unfit = f"cannot take part carol: {WORDS}"
-    deployment.until(
-        lambda: all(text in deployment.printed("server") for text in ("clients still missing: 1", unfit)),
-    )
-    printed = deployment.printed("server")
-    assert "waiting for 3 clients" in printed
-    for name in ("alice", "bob"):
-        assert any(line.startswith("joined: ") and name in line for line in printed.splitlines())
-    assert (
-        f'event=cannot-take-part client=carol reason=unusable-data detail="{WORDS}"'
-        in (deployment.run / "server.log").read_text()
-    )
+    deployment.until(lambda: all(text in deployment.printed("server") for text in ("still missing: 1", unfit)))
+    joined = [line for line in deployment.printed("server").splitlines() if line.startswith("joined: ")]
+    assert all(any(name in line for line in joined) for name in ("alice", "bob"))
     assert f"unusable data: {WORDS}" in deployment.printed("carol")
     shown = " ".join(deployment.status().split())
     assert "Cannot take part" in shown
@@ -46,4 +38,3 @@ def test_a_client_with_data_of_another_kind_is_named_everywhere_and_takes_part_o
     deployment.finish()
     (finished,) = deployment.events("round_finished")
     assert finished["received"] == 3
-    assert "could not take part" not in (deployment.run / "report.html").read_text()
