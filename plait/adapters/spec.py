@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
@@ -135,7 +135,9 @@ def _parent(row: Json) -> Parent:
 
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
-_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+ORIGIN_FILE = "origin.txt"
+"""In the directory of a converted GGUF file: the hub id of the model that it was made of, where it states one."""
+HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,15 @@ class BaseReference:
     @property
     def hub_id(self) -> str | None:
         """The name if it has the form ``owner/model`` and is not a path here; other names mean nothing elsewhere."""
-        return self.name if _HUB_ID.fullmatch(self.name) and not Path(self.name).exists() else None
+        return self.name if HUB_ID.fullmatch(self.name) and not Path(self.name).exists() else None
+
+    def known_to_others(self) -> BaseReference:
+        """A converted GGUF file goes by the hub id of the model that it was made of, if it states one."""
+        try:
+            stated = Path(self.name, ORIGIN_FILE).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            return self
+        return replace(self, name=stated) if HUB_ID.fullmatch(stated) else self
 
 
 def is_fingerprint(text: str) -> bool:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import replace
 from pathlib import Path
 
 from plait.adapters import BaseReference, save_peft_directory
@@ -38,14 +37,13 @@ from plait.exporting.request import (
 )
 from plait.exporting.source import Source, base_in_commands, open_personal, plain_name
 from plait.system.files import cannot_write, directory_written_aside, make_private_directory
-from plait.training.base_cache import hub_origin
 
 STYLE = CardStyle(library="peft", relation="adapter", what="An adapter in PEFT's format.")
 
 
 def prepare_peft(request: ExportRequest, progress: Progress) -> Writer:  # noqa: ARG001 (every target takes one)
     """A PEFT directory of the given rank."""
-    return _peft_writer(request, _known_to_others(request.source.base))
+    return _peft_writer(request, request.source.base.known_to_others())
 
 
 def _peft_writer(request: ExportRequest, named: BaseReference) -> Writer:
@@ -80,12 +78,6 @@ def personal_directory(run: Path, client: str, *, is_final: bool) -> Path:
 
 def _save(folder: Path, source: Source, card: str, base: BaseReference) -> None:
     save_peft_directory(folder, spec=source.spec, state=source.state, base=base, card=card, parents=source.parents)
-
-
-def _known_to_others(base: BaseReference) -> BaseReference:
-    """A converted GGUF file is known to others by the model that it was made of."""
-    origin = "" if base.hub_id else hub_origin(Path(base.name))
-    return replace(base, name=origin) if origin else base
 
 
 def at_rank(request: ExportRequest) -> Source:
@@ -139,7 +131,7 @@ def prepare_vllm(request: ExportRequest, progress: Progress) -> Writer:
     fitted = uniform(source, geometry, rank=rank)
 
     def write(folder: Path) -> Written:
-        named = _known_to_others(base)
+        named = base.known_to_others()
         elsewhere = _vllm(request.served_base or named.hub_id or BASE_ELSEWHERE, source.name, HERE, rank)
         _save(folder, fitted, export_card(fitted, STYLE, language="sh", usage=elsewhere), named)
         served, place = request.served_base or base_in_commands(base), str(request.directory)

