@@ -15,6 +15,7 @@ from plait.ledger.events import Adapter, Base, RunStarted
 from plait.ledger.ledger import Ledger, read_lines
 from plait.rounds.channel import LocalChannel
 from plait.rounds.coordinator import Coordinator
+from plait.rounds.fold import PlainFold
 from plait.rounds.participant import Participant
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import RunPlan
@@ -74,10 +75,15 @@ def run(
         directory=directory,
         ledger=ledger,
         plan=plan,
-        ranks=ranks,
-        base_fingerprint=FINGERPRINT,
-        rule=ALL_RULES[rule],
-        optimizer=optimizer_for("none"),
+        make_aggregator=lambda refused: plan.aggregator(
+            directory,
+            refused,
+            ranks=ranks,
+            rule=ALL_RULES[rule],
+            base_fingerprint=FINGERPRINT,
+            folding=PlainFold,
+            optimizer=optimizer_for("none"),
+        ),
         publish=lambda _state: None,
     )
     try:
