@@ -36,6 +36,7 @@ class SequenceLosses:
         counts: number of tokens (labels) in each sum.
         leads: of preferences, the reward of each pair's chosen reply less that of the rejected one.
             Otherwise empty.
+        clusters: the document or group of each sequence, by number; empty where each is independent of the others.
     """
 
     losses: tuple[float, ...]
@@ -43,6 +44,7 @@ class SequenceLosses:
     correct: int | None = None
     digest: str = ""
     leads: tuple[float, ...] = ()
+    clusters: tuple[int, ...] = ()
 
     @property
     def loss(self) -> float:
@@ -64,9 +66,11 @@ class SequenceLosses:
         change = change_error = None
         if before is not None and (before.digest, before.counts) == (self.digest, self.counts):
             moved = [after - early for after, early in zip(self.losses, before.losses, strict=True)]
-            change, change_error = _mean_and_error(moved, self.counts)
-        loss, error = _mean_and_error(self.losses, self.counts)
+            change, change_error, _ = _mean_and_error(moved, self.counts, self.clusters)
+        loss, error, clusters = _mean_and_error(self.losses, self.counts, self.clusters)
         measured = ClientLoss(loss, self.tokens, self.examples, self.correct, error, change, change_error)
+        if self.clusters:
+            measured = replace(measured, clusters=clusters)
         if not self.leads:
             return measured
         # Where rewards are equal, as before any training, neither reply is preferred: half of these count.
@@ -98,6 +102,7 @@ class ClientLoss:
         correct: correct answers, for classification; of preferences, those whose reward has the right order.
         loss_error: standard error of the loss over sequences; None if there are too few.
         reward_margin: of preferences, the mean lead of the chosen reply's reward; otherwise None.
+        clusters: of equal size, that the sequences are worth; None where each is one.
     """
 
     loss: float
@@ -108,16 +113,22 @@ class ClientLoss:
     change: float | None = None
     change_error: float | None = None
     reward_margin: float | None = None
+    clusters: int | None = None
+
+    @property
+    def worth(self) -> int:
+        """How many independent sequences or clusters the errors are worth."""
+        return self.clusters or self.examples
 
     @property
     def margin(self) -> float | None:
         """Half of the loss's 95 % interval."""
-        return margin_of(self.loss_error, self.examples - 1)
+        return margin_of(self.loss_error, self.worth - 1)
 
     @property
     def change_margin(self) -> float | None:
         """Half of the change's 95 % interval."""
-        return margin_of(self.change_error, self.examples - 1)
+        return margin_of(self.change_error, self.worth - 1)
 
 
 def mean_loss(by_client: Mapping[str, ClientLoss]) -> MeanScore:
@@ -125,9 +136,7 @@ def mean_loss(by_client: Mapping[str, ClientLoss]) -> MeanScore:
     clients = list(by_client.values())
     total = sum(entry.tokens for entry in clients)
     moved = [
-        _Stratum(each.change, each.change_error, each.tokens, each.examples)
-        for each in clients
-        if each.change is not None
+        _Stratum(each.change, each.change_error, each.tokens, each.worth) for each in clients if each.change is not None
     ]
     # The change over some of the clients would not be that of the mean.
     all_moved = len(moved) == len(clients)
@@ -136,7 +145,7 @@ def mean_loss(by_client: Mapping[str, ClientLoss]) -> MeanScore:
     return MeanScore(
         loss=math.fsum(entry.loss * entry.tokens for entry in clients) / total,
         loss_margin=_stratified_margin(
-            [_Stratum(each.loss, each.loss_error, each.tokens, each.examples) for each in clients]
+            [_Stratum(each.loss, each.loss_error, each.tokens, each.worth) for each in clients]
         ),
         change=math.fsum(each.mean * each.tokens for each in moved) / total if all_moved else None,
         change_margin=_stratified_margin(moved) if all_moved else None,
@@ -156,7 +165,7 @@ def client_losses(reply: Evaluation) -> tuple[ClientLoss, ClientLoss | None]:
 
     def figures_of(prefix: str) -> ClientLoss:
         figures: dict[str, Any] = {name: getattr(reply, prefix + name) for name in FIGURES}
-        return ClientLoss(tokens=reply.tokens, examples=reply.examples, **figures)
+        return ClientLoss(tokens=reply.tokens, examples=reply.examples, clusters=reply.clusters, **figures)
 
     return figures_of(""), None if reply.own_loss is None else figures_of("own_")
 
@@ -166,7 +175,8 @@ def evaluation_of(client: str, number: int, shared: ClientLoss, own: ClientLoss 
     figures: dict[str, Any] = {name: getattr(shared, name) for name in FIGURES}
     if own is not None:
         figures |= {f"own_{name}": getattr(own, name) for name in FIGURES}
-    return Evaluation(client=client, round=number, tokens=shared.tokens, examples=shared.examples, **figures)
+    sizes = {"tokens": shared.tokens, "examples": shared.examples, "clusters": shared.clusters}
+    return Evaluation(client=client, round=number, **sizes, **figures)
 
 
 def wilson(correct: int, examples: int) -> tuple[float, float]:
@@ -199,15 +209,28 @@ def _mean_reward_margin(clients: Sequence[ClientLoss]) -> float | None:
     return sum(margin * examples for margin, examples in margins) / sum(examples for _, examples in margins)
 
 
-def _mean_and_error(sums: Sequence[float], counts: Sequence[int]) -> tuple[float, float | None]:
-    """Mean per token, and its standard error for a sample of sequences; a ratio of two sums, linearised."""
+def _mean_and_error(
+    sums: Sequence[float], counts: Sequence[int], clusters: Sequence[int] = ()
+) -> tuple[float, float | None, int]:
+    """Mean per token, its standard error for a sample of clusters, and how many equal clusters these are worth.
+
+    A ratio of two sums, linearised where each sequence is a cluster of its own. Otherwise by the jackknife, which
+    leaves out one cluster after another: for few clusters of unequal size the linearised error is too small.
+    """
     x, c = np.asarray(sums, np.float64), np.asarray(counts, np.float64)
     mean = math.fsum(sums) / sum(counts)
-    if len(sums) < _FEWEST:
-        return mean, None
+    if clusters:
+        _, at = np.unique(np.asarray(clusters), return_inverse=True)
+        x, c = np.bincount(at, x), np.bincount(at, c)
+    worth = int(c.sum() ** 2 / (c**2).sum() + 1e-9) if clusters else len(sums)
+    if worth < _FEWEST:
+        return mean, None, max(1, worth)
     with np.errstate(all="ignore"):
+        if clusters:
+            squares = float((((x - mean * c) / (1 - c / c.sum())) ** 2).sum())
+            return mean, math.sqrt(squares * (len(x) - 1) / len(x)) / sum(counts), worth
         squares = float(((x - mean * c) ** 2).sum())
-    return mean, math.sqrt(squares * len(sums) / (len(sums) - 1)) / sum(counts)
+    return mean, math.sqrt(squares * len(sums) / (len(sums) - 1)) / sum(counts), worth
 
 
 @dataclass(frozen=True)
@@ -217,16 +240,14 @@ class _Stratum:
     mean: float
     error: float | None
     tokens: int
-    examples: int
+    worth: int
 
 
 def _stratified_margin(strata: Sequence[_Stratum]) -> float | None:
     """Half of the 95 % interval of the mean over all tokens; None if too little is known of it."""
     total = sum(each.tokens for each in strata)
     mean = math.fsum(each.mean * each.tokens for each in strata) / total
-    variances = [
-        ((each.error * each.tokens / total) ** 2, each.examples - 1) for each in strata if each.error is not None
-    ]
+    variances = [((each.error * each.tokens / total) ** 2, each.worth - 1) for each in strata if each.error is not None]
     # For a client with too few sequences only its distance from the mean is known. That includes the differences
     # between clients, so the interval is too wide rather than too narrow.
     alone = [each for each in strata if each.error is None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from plait.adapters import AdapterSpec, AdapterState, AdapterTask
@@ -52,7 +53,9 @@ def evaluate_adapter(
         batch_size=batch_size,
         objective=training_objective(objective),
     )
-    adapted = measure(model, chosen)
+    clusters = tuple(example.record for example in chosen)
+    clusters = clusters if len(set(clusters)) < len(clusters) else ()
+    adapted = replace(measure(model, chosen), clusters=clusters)
     with model.disable_adapter():
         alone = measure(model, chosen)
     return alone.since(None), adapted.since(alone)

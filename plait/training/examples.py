@@ -73,7 +73,7 @@ class Split:
         cut: examples that went on beyond the length.
         left_out: records without an example.
         groups: the number of the group of each training example; empty where each is its own.
-        clusters: the same of each held-out example, by document where there are no groups.
+        clusters: the same of each held-out example, by document where there are no groups; empty if no two share one.
         repeated: held-out examples that training text repeats. They train; where there are groups, they are left out;
             and where there is no other, they are held out all the same.
     """

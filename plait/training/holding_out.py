@@ -73,10 +73,11 @@ class HoldingOut:
             train, rest, client=self.client, seq_len=self.seq_len, held_out_fraction=self.fraction,
             max_held_out=self.most, by_label=self.by_label,
         )  # fmt: skip
+        clusters = tuple(owners[each.record] for each in whole.held_out)
         return replace(
             whole,
             groups=tuple(owners[each.record] for each in whole.train) if self.column else (),
-            clusters=tuple(owners[each.record] for each in whole.held_out),
+            clusters=clusters if len(set(clusters)) < len(clusters) else (),
             cut=sum(each.is_cut for each in every),
             left_out=0 if self.packs else len(records) + len(held_out) - len(every),
             repeated=len(repeated),

@@ -112,25 +112,25 @@ class PeftLocalModel:
             numbers += settings.objective.encode()
         adapter = b"no effect" if _is_without_effect(spec, state) else spec.digest + state.digest()
         inputs = (*self.base.identity, slot_digest(spec), adapter, numbers, digest_of(held_out))
-        return self.recall(inputs, lambda: self._measure(spec, state, settings))
+        found = self.recall(inputs, lambda: self._measure(spec, state, settings))
+        return replace(found, clusters=self.split(spec, settings).clusters)
 
     def _measure(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> SequenceLosses:
         return self.measure_losses(self.base.with_adapter(spec, state), spec, settings)
 
     def measure_losses(self, model: nn.Module, spec: AdapterSpec, settings: Settings) -> SequenceLosses:
         """Held-out losses of a model."""
-        held_out, objective = self.split(spec, settings).held_out, self.objective(settings)
-        if found := objective.measured(model, held_out, settings, self.base.tokenizer):
-            return found
-        return measure_losses(
+        split, objective = self.split(spec, settings), self.objective(settings)
+        found = objective.measured(model, split.held_out, settings, self.base.tokenizer) or measure_losses(
             model,
-            held_out,
+            split.held_out,
             task=spec.task,
             pad_token=self.base.pad_token,
             batch_size=settings.batch_size,
             objective=objective,
             memory=self.base.step_memory,
         )
+        return replace(found, clusters=split.clusters)
 
     def objective(self, settings: Settings) -> TrainingObjective:
         """How this client learns the run's objective."""

@@ -88,3 +88,28 @@ def test_the_change_of_a_federation_is_that_of_its_mean():
     assert fields.change == pytest.approx(fields.loss - mean_loss(first).loss)
     assert fields.change_margin < fields.loss_margin / 5
     assert mean_loss(first).change is None
+
+
+def test_an_interval_by_cluster_holds_where_one_by_sequence_does_not():
+    generator = np.random.default_rng(5)
+    held = {True: 0, False: 0}
+    for _ in range(400):
+        # Twelve documents of 2 to 14 sequences, which resemble each other more than those of others.
+        sizes = generator.integers(2, 15, 12)
+        owners = np.repeat(np.arange(12), sizes)
+        losses = 20 + generator.normal(0, 4, 12)[owners] + generator.normal(0, 2, len(owners))
+        for by_cluster in held:
+            clusters = tuple(map(int, owners)) if by_cluster else ()
+            told = SequenceLosses(tuple(losses), (10,) * len(losses), clusters=clusters).since(None)
+            held[by_cluster] += abs(told.loss - 2.0) <= told.margin
+    assert 0.92 <= held[True] / 400 <= 0.985
+    assert held[False] / 400 < 0.8
+
+
+def test_clusters_of_one_sequence_each_are_worth_as_many_and_few_have_no_interval():
+    losses, counts = (20.0, 24.0, 31.0, 18.0, 27.0, 22.0), (10,) * 6
+    alone = SequenceLosses(losses, counts, clusters=(4, 9, 2, 0, 7, 5)).since(None)
+    assert alone.clusters == 6
+    assert alone.loss_error == pytest.approx(SequenceLosses(losses, counts).since(None).loss_error)
+    few = SequenceLosses(losses, counts, clusters=(0, 0, 0, 1, 2, 3)).since(None)
+    assert (few.loss_error, few.margin, few.clusters) == (None, None, 3)
