@@ -194,7 +194,9 @@ def truncation_sentence(clients: Iterable[DescribedClient], *, seq_len: object) 
         sentences.append("Raise --seq-len to keep more.")
     if repeated:
         plural = "s repeat" if repeated > 1 else " repeats"
-        sentences.append(f"{repeated:,} held-out sequence{plural} training text, so losses are not measured on them.")
+        sentences.append(
+            f"{repeated:,} held-out sequence{plural} training text: losses are measured on others, where there are any."
+        )
     return " ".join(sentences)
 
 
