@@ -136,7 +136,6 @@ def test_a_client_that_stands_still_holds_no_round_beyond_its_deadline_and_may_c
 
 
 def _losses(run) -> dict[str, object]:
-    """What was measured on held-out data, with its intervals."""
+    """What was measured on held-out data."""
     summary = json.loads((run / "summary.json").read_text())
-    assert summary["gain_interval"][0] < summary["gain"] < summary["gain_interval"][1]
     return {key: value for key, value in summary.items() if "held_out" in key or "gain" in key}
