@@ -117,6 +117,9 @@ def _trust(view: RunView) -> AnsweredQuestion:
     measured = ""
     if held_out and not any(card.headline for card in view.cards.values()):
         measured = f"Measured on {count_text(held_out)} held-out sequences that no client trained on. "
+        final = view.final_evaluation
+        if final is not None and final.change is not None and final.change_margin is None:
+            measured += "They are from too few documents for an interval. "
     in_the_open = "Measured and recorded", "The server saw each client's update. "
     short, seen = next((card.trust for card in view.cards.values()), in_the_open)
     checked = "plait verify checks the record."

@@ -13,7 +13,7 @@ from plait.report.summary import summarise
 from tests.plait.conftest import evaluated, finished, numbered, round_finished, run_started, small_events, view_of
 
 
-def worse(change: float, margin: float) -> list[dict[str, object]]:
+def worse(change: float, margin: float | None) -> list[dict[str, object]]:
     """The run with its last evaluation `change` above its base's loss."""
     events = small_events()
     evaluations = [event for event in events if event["event"] == "evaluated"]
@@ -34,6 +34,12 @@ def test_a_change_within_its_margin_is_no_success() -> None:
     view = view_of(worse(-0.05, 0.1))
     assert answers(view)[0].short == "Not measurably"
     assert view.is_better is None
+
+
+def test_a_change_without_an_interval_is_said_to_have_none() -> None:
+    few = "too few documents for an interval"
+    assert few not in answers(view_of(worse(-0.5, 0.1)))[-1].text
+    assert few in answers(view_of(worse(-0.5, None)))[-1].text
 
 
 def watched(*events, kept_round):
