@@ -14,7 +14,11 @@ from plait.simulation.simulation import Simulation
 
 @pytest.mark.slow
 def test_a_baseline_from_an_adapter_is_compared_with_what_the_run_began_with(tmp_path: Path) -> None:
-    texts = ["\n".join(f"{word} {number} of a small book" for number in range(300)) for word in ("line", "page")]
+    texts = [
+        "\n".join(f"{word} {number} of book {book}" for number in range(10))
+        for word in ("line", "page")
+        for book in range(80)
+    ]
     data = tmp_path / "data.jsonl"
     data.write_text("".join(json.dumps({"text": text, "who": text[:4]}) + "\n" for text in texts))
     common = {
