@@ -8,7 +8,7 @@ adapter; so is a pooler with methods that train factors (arXiv 2006.05987, secti
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from inspect import signature
@@ -205,9 +205,7 @@ def design_from_spec(config: PretrainedConfig, request: SpecRequest, *, weights:
 def base_modules(config: PretrainedConfig, task: AdapterTask) -> BaseModules:
     """The module names of a base, from its config alone; all that may be a part of a classifier's head is one."""
     model = meta_model(config, task)
-    if task is not AdapterTask.CLASSIFICATION:
-        return _modules_of(model, frozenset())
-    return _modules_of(model, head_modules(model))
+    return _modules_of(model, head_modules(model) if task is AdapterTask.CLASSIFICATION else frozenset())
 
 
 def _heads(model: nn.Module, request: AdapterRequest, task: AdapterTask, weights: Path | None) -> frozenset[str]:
@@ -240,7 +238,8 @@ def lacks_pooler(model: nn.Module, stored: AbstractSet[str]) -> bool:
 def draw_heads(adapted: PeftModel, *, seed: int) -> None:
     """Draw a classifier's head in place: the last layer is zero (equal classes), those below normal, as BERT's."""
     generator = torch.Generator().manual_seed(seed)
-    heads = [*_copies(adapted)]
+    wrappers = (module for module in adapted.modules() if isinstance(module, ModulesToSaveWrapper))
+    heads: list[nn.Module] = [wrapper.modules_to_save["default"] for wrapper in wrappers]
     last = _last_layer(heads)
     for head in heads:
         for module in head.modules():
@@ -267,12 +266,6 @@ def _backbone(model: nn.Module) -> tuple[str, nn.Module | None]:
     prefix = str(getattr(model, "base_model_prefix", ""))
     backbone = getattr(model, prefix, None) if prefix else None
     return prefix, backbone if isinstance(backbone, nn.Module) else None
-
-
-def _copies(adapted: PeftModel) -> Iterator[nn.Module]:
-    for module in adapted.modules():
-        if isinstance(module, ModulesToSaveWrapper):
-            yield module.modules_to_save["default"]
 
 
 def _last_layer(heads: Iterable[nn.Module]) -> nn.Module | None:

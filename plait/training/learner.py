@@ -65,14 +65,6 @@ class LocalTraining:
     moments: Moments
 
 
-@dataclass(frozen=True)
-class _Taken:
-    """A step: the movement, in `_pieces`, and whether it was shortened."""
-
-    pieces: Sequence[Tensor]
-    is_shortened: bool
-
-
 class Learner:
     """One adapter in training, of tensors of these sizes; ConfigError if the moments are another's."""
 
@@ -98,7 +90,8 @@ class Learner:
         self._rate = settings.learning_rate or inputs.carried.learning_rate or 0.0
         self._shortened = self._skipped = 0
         self._follows = settings.lr_schedule == "slope"
-        self._last: _Taken | None = None
+        self._moved: Sequence[Tensor] = ()  # by the last step, in `_pieces`
+        self._was_shortened = False
         self._order = order(inputs.examples, settings.seed, inputs.task)
         self._losses: list[float] = []
         self._tokens = 0
@@ -134,9 +127,10 @@ class Learner:
         if self._movement is not None and is_limited:
             self._along = _slope_along(self._movement, flat)
         self._movement = None
-        if self._follows and is_limited and self._last:
-            self._rate *= _factor_by(self._last, flat, self._largest_fall * abs(loss))
-        self._last = None  # this step's own copies may have its memory
+        if self._follows and is_limited and self._moved:
+            most = self._largest_fall * abs(loss)
+            self._rate *= _factor_by(self._moved, flat, most, was_shortened=self._was_shortened)
+        self._moved = ()  # this step's own copies may have its memory
         if settings.proximal:
             self._add_proximal()
             optimizer.where_trained(flat)
@@ -150,7 +144,7 @@ class Learner:
         predicted = _predicted_fall(flat, before, master, kept)
         # A user's own loss may be negative.
         limit = self._largest_fall * abs(loss) if is_limited else math.inf
-        is_shortened = False
+        self._was_shortened = False
         if not self._rate:
             # A step is linear in the learning rate, so one of 1 shows which rate to take.
             found = limit * factor / predicted if 0 < predicted < math.inf else 0.0
@@ -163,9 +157,9 @@ class Learner:
         elif limit < predicted < math.inf:
             _shorten_(master, before, limit / predicted)
             self._shortened += 1
-            is_shortened = True
+            self._was_shortened = True
         if self._follows:
-            self._last = _Taken(_moved_(master, before), is_shortened)
+            self._moved = _moved_(master, before)
         optimizer.forget()
         self._losses.append(loss)
 
@@ -230,16 +224,16 @@ def _largest_fall(counted: int) -> float:
 
 
 @torch.no_grad()
-def _factor_by(last: _Taken, gradient: Tensor, most: float) -> float:
+def _factor_by(moved: Sequence[Tensor], gradient: Tensor, most: float, *, was_shortened: bool) -> float:
     """The learning rate's factor by the next batch's slope along the last step (hypergradient, arXiv 1703.04782).
 
     The measure is the most that a step may predict. A shortened step is no reason for a higher rate, which did not
     decide its length.
     """
-    slope = sum(float(along @ moved) for along, moved in zip(_pieces(gradient), last.pieces, strict=True))
+    slope = sum(float(along @ piece) for along, piece in zip(_pieces(gradient), moved, strict=True))
     if not (math.isfinite(slope) and 0 < most < math.inf):
         return 1.0
-    relative = max(0.0 if last.is_shortened else -1.0, min(1.0, slope / most))
+    relative = max(0.0 if was_shortened else -1.0, min(1.0, slope / most))
     return 1 / max(_LEAST, 1 + relative)
 
 
@@ -281,15 +275,6 @@ def _shorten_(after: Tensor, before: Sequence[Tensor], fraction: float) -> None:
         piece.lerp_(was, 1 - fraction)
 
 
-@dataclass(frozen=True)
-class _Run:
-    """Neighbouring tensors that train and have taken the same number of steps."""
-
-    first: int
-    last: int
-    steps: int
-
-
 class FlatAdamW:
     """AdamW over one flat buffer, `master` (size,) float32, of which some tensors train."""
 
@@ -312,13 +297,13 @@ class FlatAdamW:
         self._mean, self._square = (torch.from_numpy(x.copy()).to(device) for x in (before.mean, before.square))
         self._runs = _runs(sizes, trained, before.steps)
         # Views: a step on them is a step on the buffers.
-        self._parameters = [nn.Parameter(self.master[run.first : run.last]) for run in self._runs]
+        self._parameters = [nn.Parameter(self.master[run]) for run, _ in self._runs]
         self._optimizer = torch.optim.AdamW(self._parameters, weight_decay=weight_decay, eps=EPSILON, fused=True)
-        for run, parameter in zip(self._runs, self._parameters, strict=True):
+        for (run, steps), parameter in zip(self._runs, self._parameters, strict=True):
             self._optimizer.state[parameter] = {
-                "step": torch.tensor(float(run.steps), device=device),
-                "exp_avg": self._mean[run.first : run.last],
-                "exp_avg_sq": self._square[run.first : run.last],
+                "step": torch.tensor(float(steps), device=device),
+                "exp_avg": self._mean[run],
+                "exp_avg_sq": self._square[run],
             }
 
     @property
@@ -364,8 +349,8 @@ class FlatAdamW:
         torch.hardshrink(self.gradient, SMALLEST_GRADIENT, out=self.gradient)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
-        for run, parameter in zip(self._runs, self._parameters, strict=True):
-            parameter.grad = self.gradient[run.first : run.last]
+        for (run, _), parameter in zip(self._runs, self._parameters, strict=True):
+            parameter.grad = self.gradient[run]
         self._optimizer.step()
 
     def moments(self, steps: int) -> Moments:
@@ -386,13 +371,14 @@ def copy_all(into: Sequence[Tensor], values: Sequence[Tensor]) -> None:
         slot.copy_(value, non_blocking=True)
 
 
-def _runs(sizes: Sequence[int], trained: Sequence[bool], steps: Sequence[int]) -> list[_Run]:
-    found: list[_Run] = []
+def _runs(sizes: Sequence[int], trained: Sequence[bool], steps: Sequence[int]) -> list[tuple[slice, int]]:
+    """Neighbouring tensors that train and have taken the same number of steps, and that number."""
+    found: list[tuple[slice, int]] = []
     first = 0
     tensors = zip(sizes, trained, steps, strict=True)
     for (trains, seen), neighbours in groupby(tensors, key=lambda tensor: tensor[1:]):
         last = first + sum(size for size, _, _ in neighbours)
         if trains:
-            found.append(_Run(first, last, seen))
+            found.append((slice(first, last), seen))
         first = last
     return found

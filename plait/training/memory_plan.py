@@ -6,6 +6,7 @@ step and the sampling of its completions the larger counts.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import cast
@@ -355,12 +356,11 @@ def what_would_fit(size: ModelSize, *, seq_len: int, budget: float, host_has_roo
 
 def longest_that_fits(size: ModelSize, *, budget: float, most: int = 1 << 17, host_has_room: bool = False) -> int:
     """The longest sequence, a multiple of 128, of which one fits if a step gives up all it can; 0 if none does."""
-    low, high = 0, most // 128
-    while low < high:
-        middle = (low + high + 1) // 2
-        does = SLACK * least_bytes(size, seq_len=128 * middle, host_has_room=host_has_room) <= budget
-        low, high = (middle, high) if does else (low, middle - 1)
-    return 128 * low
+
+    def needed(seq_len: int) -> float:
+        return SLACK * least_bytes(size, seq_len=seq_len, host_has_room=host_has_room)
+
+    return 128 * bisect_right(range(128, most + 1, 128), budget, key=needed)
 
 
 def over_one_sequence(size: ModelSize) -> ModelSize:

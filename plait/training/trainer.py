@@ -213,19 +213,14 @@ class LossScale:
         if self.adapts and self._without_overflow == _AGAIN_AFTER:
             self.factor, self._without_overflow = 2 * self.factor, 0
 
-    def lower(self) -> bool:
-        """Take half the factor from now on; False if there is nothing to gain from that."""
-        if not self.adapts or self.factor <= _LEAST_SCALE:
-            return False
-        self.factor, self._without_overflow = self.factor / 2, 0
-        return True
-
     def settle(self, attempt: Callable[[], tuple[float, bool]]) -> tuple[float, bool]:
         """Attempt a step with half the factor as long as it overflows: `GradScaler` would give the batch up."""
         while True:
             loss, overflowed = attempt()
-            if not overflowed or not math.isfinite(loss) or not self.lower():
+            gains = self.adapts and self.factor > _LEAST_SCALE
+            if not overflowed or not math.isfinite(loss) or not gains:
                 return loss, not overflowed
+            self.factor, self._without_overflow = self.factor / 2, 0
 
 
 @torch.no_grad()

@@ -163,11 +163,11 @@ def pair_gradients(
 ) -> list[PairGradient]:
     """Gradients of `project` in its pairs; `wanted`: of each, whether A and B need one."""
     if inner is None or grad_inner is None:
-        return [PairGradient(None, None)] * len(projections)
+        return [(None, None)] * len(projections)
     pairs, beside = _with_pairs(projections, grads)
     asked = [each for each, projection in zip(wanted, projections, strict=True) if projection.pair is not None]
     found = iter(gradients(x, beside, inner, grad_inner, pairs, rows, wanted=asked))
-    return [PairGradient(None, None) if projection.pair is None else next(found) for projection in projections]
+    return [(None, None) if projection.pair is None else next(found) for projection in projections]
 
 
 def _with_pairs(projections: Sequence[Projection], tensors: Sequence[Tensor]) -> tuple[list[LowRankPair], list[Tensor]]:
@@ -330,7 +330,7 @@ def _projections(block: Block, pairs: Sequence[Tensor | None]) -> list[Projectio
 
 
 def _shaped(gradients: Sequence[PairGradient], pairs: Sequence[Tensor | None]) -> list[Tensor | None]:
-    flat = [gradient for pair in gradients for gradient in (pair.A, pair.B)]
+    flat = [gradient for pair in gradients for gradient in pair]
     return [
         None if gradient is None or of is None else gradient.reshape(of.shape)
         for gradient, of in zip(flat, pairs, strict=True)

@@ -92,7 +92,13 @@ class FusedLanguageModel:
         counted = np.flatnonzero(targets != IGNORED)
         # Copied before the blocks: a copy after them would wait for all their kernels.
         wanted, positions = self._sent(targets[counted]), self._sent(counted)
-        x = self._computed(tokens, lengths, adapters=adapters, pairs=pairs, recomputed=recomputed)
+        own = len(lengths) // adapters
+        where, angles = self._places(lengths)
+        rows = Rows(where, tuple(sum(lengths[first : first + own]) for first in range(0, len(lengths), own)), angles)
+        x = self._embedded(tokens)
+        for number, block in enumerate(self.blocks):
+            chosen = [_chosen(layer.pair, pairs) for layer in block.linears]
+            x = run_block(x, block, rows, chosen, recomputed=number < recomputed)
         losses = token_losses(
             x,
             self.norm,
@@ -108,25 +114,6 @@ class FusedLanguageModel:
     def takes(self, batch: Sequence[Example]) -> bool:
         """Whether the sequences are short enough."""
         return self.longest is None or max(len(example.tokens) for example in batch) <= self.longest
-
-    def _computed(
-        self,
-        tokens: NDArray[np.int32],
-        lengths: Sequence[int],
-        *,
-        adapters: int = 1,
-        pairs: Pairs | None = None,
-        recomputed: int = 0,
-    ) -> Tensor:
-        """The output of the last block, (tokens, width)."""
-        own = len(lengths) // adapters
-        where, angles = self._places(lengths)
-        rows = Rows(where, tuple(sum(lengths[first : first + own]) for first in range(0, len(lengths), own)), angles)
-        x = self._embedded(tokens)
-        for number, block in enumerate(self.blocks):
-            chosen = [_chosen(layer.pair, pairs) for layer in block.linears]
-            x = run_block(x, block, rows, chosen, recomputed=number < recomputed)
-        return x
 
     def _embedded(self, tokens: NDArray[np.int32]) -> Tensor:
         """(tokens, width), on the device; the embedding itself may lie in the host's memory."""

@@ -41,12 +41,8 @@ class LowRankPair:
         return self.A.shape[1]
 
 
-@dataclass(frozen=True)
-class PairGradient:
-    """Gradients of a pair, in its shapes; None if not requested."""
-
-    A: Tensor | None
-    B: Tensor | None
+PairGradient = tuple[Tensor | None, Tensor | None]
+"""Gradients of a pair's A and B, in their shapes; None if not requested."""
 
 
 def add_products(outs: Sequence[Tensor], x: Tensor, pairs: Sequence[LowRankPair], rows: Sequence[int]) -> Tensor:
@@ -94,10 +90,10 @@ def gradients(
     """Gradients of the pairs, from `add_products` and `add_input_gradient`; `wanted`: A and B of each."""
     if native := kernel("pair_gradients", _ARGUMENTS, x, *grads, *_factors(pairs)):
         found = [
-            PairGradient(torch.empty_like(pair.A) if want_A else None, torch.empty_like(pair.B) if want_B else None)
+            (torch.empty_like(pair.A) if want_A else None, torch.empty_like(pair.B) if want_B else None)
             for pair, (want_A, want_B) in zip(pairs, wanted, strict=True)
         ]
-        into = (_addresses([each.A for each in found]), _addresses([each.B for each in found]))
+        into = (_addresses([A for A, _ in found]), _addresses([B for _, B in found]))
         inputs = (_address(x), _addresses(grads), _address(inner), _address(grad_inner))
         native(*inputs, *_shapes(pairs), *_row_counts(rows), *into)
         return found
@@ -113,7 +109,7 @@ def gradients(
         _cross(grad, part, rows) if want_B else None
         for part, grad, (_, want_B) in zip(inner.split(ranks, dim=1), grads, wanted, strict=True)
     ]
-    return [PairGradient(A, B) for A, B in zip(in_A, in_B, strict=True)]
+    return [*zip(in_A, in_B, strict=True)]
 
 
 def _stacked(pairs: Sequence[LowRankPair]) -> Tensor:
