@@ -50,7 +50,8 @@ def partition(dataset: Dataset, scheme: Scheme, *, clients: int, seed: int) -> P
     Random schemes assign record by record, even if neighbours in the dataset belong together.
 
     Args:
-        clients: how many shares; `natural` takes the values with most text (in characters) where there are more.
+        clients: how many shares; `natural` takes the values with most text (in characters) where there are more,
+            and all where there are fewer.
 
     Raises:
         ConfigError: the dataset cannot be partitioned in this way for this many clients.
@@ -73,13 +74,13 @@ def _by_column(dataset: Dataset, column: str, clients: int) -> Partition:
     characters: defaultdict[str, int] = defaultdict(int)
     for record, value in zip(dataset.records, values, strict=True):
         characters[cast("str", value)] += len(record.content)
-    if len(characters) < clients:
-        raise ConfigError(
-            f"column '{column}' has {len(characters)} distinct values, expected at least clients = {clients}"
-        )
     chosen = sorted(sorted(characters, key=lambda value: (-characters[value], value))[:clients])
     notes: list[str] = []
-    if len(characters) > clients:
+    if len(characters) < clients:
+        notes.append(
+            f"column '{column}' has {len(characters)} distinct values: {len(characters)} clients, not {clients}"
+        )
+    elif len(characters) > clients:
         part = sum(characters[value] for value in chosen) / max(1, sum(characters.values()))
         notes.append(
             f"column '{column}' has {len(characters)} distinct values; "

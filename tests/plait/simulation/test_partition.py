@@ -126,6 +126,12 @@ def test_the_values_with_most_text_take_part() -> None:
     )
 
 
+def test_a_column_of_fewer_values_gives_fewer_clients() -> None:
+    parts = split(LETTERS, "natural:author", clients=3)
+    assert [share.name for share in parts.shares] == ["ann", "bob"]
+    assert parts.notes == ("column 'author' has 2 distinct values: 2 clients, not 3",)
+
+
 def test_client_names_are_safe_short_and_unique() -> None:
     values = ["../../etc/x", "Ann", "ann", "日本", "x" * 100, "x" * 101, "a b\nc"]
     records = [Record(text="x", columns={"who": value}) for value in values]
@@ -149,7 +155,6 @@ LETTERS = authored(ann=["a 1"] * 4, bob=["b 2"] * 4)
     ("dataset", "text", "clients", "message"),
     [
         (LETTERS, "natural:autor", 3, r"no column 'autor', expected one of: author; did you mean 'author'\?"),
-        (LETTERS, "natural:author", 3, "column 'author' has 2 distinct values, expected at least clients = 3"),
         (LETTERS, "dirichlet:0.5", 3, "data 'letters' has no labels; expected 'text' and 'label'"),
         (labelled(), "iid", 401, "data 'drinks' has 400 records, expected at least clients = 401"),
         (labelled(), "pathological:5", 4, "partition is 'pathological:5', expected at most the 4 classes of the data"),
