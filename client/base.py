@@ -18,7 +18,7 @@ from client.settings import (
     identity_of,
     memory_folder,
 )
-from client.task import Capacity, DecliningRunner, OfferedRun, ParticipantRunner, TaskRunner
+from client.task import Capacity, OfferedRun, TaskRunner, declining_runner, participant_runner
 from plait.adapters.methods import METHODS
 from plait.config import RunConfig, Scalar, config_from_table
 from plait.data import Dataset, RecordKind, histogram
@@ -203,7 +203,7 @@ def open_runner(
     progress: Callable[[str], None],
     ask: Callable[[], bool] | None = None,
     kept: KeptBase | None = None,
-) -> ParticipantRunner:
+) -> TaskRunner:
     """Agree to the run, and prepare to work for it with own data; `ask` is None without a terminal."""
     kit = settings.kit
     authority, place = (kit.tls.authority, kit.directory) if kit else (b"", None)
@@ -231,7 +231,7 @@ def open_runner(
     if base.compute.device.type == "cpu":
         native_library(progress)
     devices = _limited(base, settings.max_memory_bytes)
-    return ParticipantRunner(
+    return participant_runner(
         participant,
         capacity=Capacity(
             base_fingerprint=resolved.base_fingerprint,
@@ -250,7 +250,7 @@ def or_decline(run: OfferedRun, name: str, opening: Callable[[], TaskRunner]) ->
     except PlaitError as error:
         if isinstance(error, DiskFullError) or not (run.stays or isinstance(error, PolicyError)):
             raise
-        return DecliningRunner(run, name, error)
+        return declining_runner(run, name, error)
 
 
 def _consented(

@@ -19,16 +19,14 @@ from client.task import (
     Capacity,
     ClientTask,
     Delivered,
-    Dropped,
     Event,
     FromServer,
     Lost,
     OfferedRun,
     Prepared,
-    Shelved,
+    Reported,
     Stopped,
     TaskRunner,
-    Trouble,
 )
 from client.worker import MOST_WAITING, AnswerUploads, Downloads, Worker
 from plait.errors import PlaitError, RunInterrupted
@@ -72,7 +70,9 @@ class Node:
         self._timing = timing
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         post, sessions = self._events.put, CurrentSession()
-        retrying = Retrying(sessions, timing.backoff, trouble=lambda cause: post(Trouble(cause)))
+        retrying = Retrying(
+            sessions, timing.backoff, trouble=lambda cause: post(Reported("trouble", f"{cause}; trying again"))
+        )
         self._downloads = Downloads(retrying, max_bytes=settings.policy.max_task_bytes)
         self._uploads = AnswerUploads(retrying, post=post)
         self._worker = Worker(open_runner, downloads=self._downloads, uploads=self._uploads, post=post)
@@ -147,13 +147,8 @@ class Node:
                 self._journal.report("task", task.doing, task=task.task_id)
             case Delivered():
                 self._delivered(event)
-            case Shelved(task):
-                text = f"{task.doing}: done, kept until the server asks again"
-                self._journal.report("shelved", text, task=task.task_id)
-            case Dropped(task, reason):
-                self._journal.report("dropped", f"{task.doing}: abandoned ({shown(reason)})", task=task.task_id)
-            case Trouble(cause):
-                self._journal.report("trouble", f"{cause}; trying again")
+            case Reported(name, text, task_id):
+                self._journal.report(name, text, **({"task": task_id} if task_id else {}))
             case Stopped(by_system):
                 return self._stopped(by_system=by_system)
         return False

@@ -62,9 +62,8 @@ def make_node(
     journal: Journal,
     *,
     ask: Callable[[], bool] | None = None,
-    wrap: Callable[[Callable[[OfferedRun], TaskRunner]], Callable[[OfferedRun], TaskRunner]] = lambda opening: opening,
 ) -> Node:
-    """A node that takes part with these data; `wrap` replaces what opens a run, `ask` is None without a terminal."""
+    """A node that takes part with these data; `ask` is None without a terminal."""
 
     def progress(text: str) -> None:
         journal.report("preparing", text)
@@ -80,7 +79,7 @@ def make_node(
 
     check_machine(settings, progress=progress)
     kept = KeptBase()
-    return Node(settings, wrap(recorded(settings, open_for)), journal)
+    return Node(settings, recorded(settings, open_for), journal)
 
 
 def make_room(run: OfferedRun, settings: NodeSettings, journal: Journal) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Self, Unpack
 
@@ -12,7 +12,6 @@ from client.journal import Journal, Style
 from client.node import Node
 from client.process import make_node
 from client.settings import NodeOptions, check_settings, locked
-from client.task import ClientTask, OfferedRun, TaskAnswer, TaskRunner
 from plait.api import TURN
 from plait.api.settings import base_name, dataset_of
 from plait.data import MEMORY
@@ -115,7 +114,7 @@ class Client:
         try:
             with locked(settings.state, settings.name):
                 with TURN:
-                    self._node = make_node(settings, self._dataset, self._journal, wrap=_in_turn)
+                    self._node = make_node(settings, self._dataset, self._journal)
                 if not self._stopped:
                     self._node.run()
         except RunInterrupted:
@@ -123,20 +122,3 @@ class Client:
             pass
         except BaseException as error:
             self._error = error
-
-
-class _InTurn:
-    def __init__(self, runner: TaskRunner) -> None:
-        self._runner, self.capacity = runner, runner.capacity
-
-    def answer(self, task: ClientTask, body: bytes) -> TaskAnswer:
-        with TURN:
-            return self._runner.answer(task, body)
-
-
-def _in_turn(opening: Callable[[OfferedRun], TaskRunner]) -> Callable[[OfferedRun], TaskRunner]:
-    def open_in_turn(run: OfferedRun) -> TaskRunner:
-        with TURN:
-            return _InTurn(opening(run))
-
-    return open_in_turn

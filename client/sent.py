@@ -24,6 +24,7 @@ from client.consent import Consents, consent_digest
 from client.settings import NodeSettings, default_state_directory
 from client.task import ClientTask, OfferedRun, TaskAnswer, TaskRunner
 from plait.adapters import Json
+from plait.api import TURN
 from plait.cli.output import print_text
 from plait.errors import ConfigError, PeerError
 from plait.evidence.envelope import STATEMENT, Signer, enveloped, key_id, statement
@@ -49,7 +50,8 @@ def recorded(settings: NodeSettings, opening: Callable[[OfferedRun], TaskRunner]
     """What opens a run at a node, so that what it agreed to and what is sent for it are recorded."""
 
     def opened(run: OfferedRun) -> TaskRunner:
-        runner = opening(run)
+        with TURN:
+            runner = opening(run)
         kit = settings.kit
         consent = consent_digest(run.config, run.base_fingerprint, kit.tls.authority if kit else b"")
         agreed = Consents.of(settings.state, settings.name).has(consent)
@@ -59,7 +61,19 @@ def recorded(settings: NodeSettings, opening: Callable[[OfferedRun], TaskRunner]
             base = run.base_fingerprint.hex()
             agreement = {"settings": dict(run.config), "base": base, "consent": consent, "policy": policy}
             lines.append({"run_id": node_run, "agreed": agreement})
-        return _Recording(runner, lines, {"run_id": node_run})
+        note: dict[str, Any] = {"run_id": node_run}
+
+        def recording(task: ClientTask, body: bytes) -> TaskAnswer:
+            with TURN:
+                answer = runner.answer(task, body)
+            line = _line(task, body, answer)
+            if header := _broadcast(task.head + body):
+                note["run"] = header.run_id.hex()
+                line["adapter"] = header.result_digest.hex()
+            lines.append({**note, **line})
+            return answer
+
+        return TaskRunner(runner.capacity, recording)
 
     return opened
 
@@ -113,28 +127,18 @@ class SentLines:
             raise cannot_write(self.path, error) from error
 
 
-@dataclasses.dataclass(eq=False)
-class _Recording:
-    runner: TaskRunner
-    lines: SentLines
-    note: dict[str, Any]
-
-    def __post_init__(self) -> None:
-        self.capacity = self.runner.capacity
-
-    def answer(self, task: ClientTask, body: bytes) -> TaskAnswer:
-        answer = self.runner.answer(task, body)
-        category, _, action = task.message_type.partition(".")
-        purpose = action or ("describe" if category == "query" else category)
-        number = round_and_attempt(task.group_id)[0]
-        asked = task.head + body
-        is_counted = number.isdecimal() and len(number) <= _DIGITS and purpose != Purpose.DESCRIBE
-        line = {"asked": len(asked), "bytes": len(answer.data), "purpose": purpose, **described(answer.data)}
-        if header := _broadcast(asked):
-            self.note["run"] = header.run_id.hex()
-            line["adapter"] = header.result_digest.hex()
-        self.lines.append({**self.note, "round": int(number) if is_counted else 0, **line})
-        return answer
+def _line(task: ClientTask, body: bytes, answer: TaskAnswer) -> dict[str, Any]:
+    category, _, action = task.message_type.partition(".")
+    purpose = action or ("describe" if category == "query" else category)
+    number = round_and_attempt(task.group_id)[0]
+    is_counted = number.isdecimal() and len(number) <= _DIGITS and purpose != Purpose.DESCRIBE
+    return {
+        "round": int(number) if is_counted else 0,
+        "asked": len(task.head) + len(body),
+        "bytes": len(answer.data),
+        "purpose": purpose,
+        **described(answer.data),
+    }
 
 
 def described(data: bytes) -> dict[str, Any]:

@@ -6,8 +6,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import KW_ONLY, dataclass
-from typing import Protocol
+from dataclasses import dataclass
 
 from client.journal import failure, shown
 from plait.config import Scalar
@@ -205,29 +204,25 @@ class Capacity:
     declined: PlaitError | None = None
 
 
-class TaskRunner(Protocol):
-    """Does the tasks of one run."""
+@dataclass(frozen=True)
+class TaskRunner:
+    """Does the tasks of one run; `answer` raises `Abandoned` if the result is no longer needed."""
 
     capacity: Capacity
-
-    def answer(self, task: ClientTask, body: bytes) -> TaskAnswer:
-        """Do a task; raises `Abandoned` if the result is no longer needed."""
-        ...
+    answer: Callable[[ClientTask, bytes], TaskAnswer]
 
 
-@dataclass(eq=False)
-class ParticipantRunner:
-    """A participant at work on one run; `refusal` gives its newest in more words than the server may have."""
+def participant_runner(
+    participant: Answering, *, capacity: Capacity, refusal: Callable[[], str] = lambda: ""
+) -> TaskRunner:
+    """A participant at work on one run; `refusal` gives its newest in more words than the server may have.
 
-    participant: Answering
-    _: KW_ONLY
-    capacity: Capacity
-    refusal: Callable[[], str] = lambda: ""
+    What goes wrong becomes an answer with the cause, without a word of the data.
+    """
 
-    def answer(self, task: ClientTask, body: bytes) -> TaskAnswer:
-        """Do a task; what goes wrong becomes an answer with the cause, without a word of the data."""
+    def answer(task: ClientTask, body: bytes) -> TaskAnswer:
         try:
-            data = self.participant.answer(task.head + body)
+            data = participant.answer(task.head + body)
         except Abandoned:
             raise
         except PlaitError as error:
@@ -235,34 +230,26 @@ class ParticipantRunner:
         except Exception as error:
             # Libraries raise anything; the node outlives it.
             return TaskAnswer.failed(failure(error))
-        return TaskAnswer.of(pb.CONTENT_PLAIT, data, failure=self._refusal_in(data))
+        return TaskAnswer.of(pb.CONTENT_PLAIT, data, failure=_refusal_in(data, refusal))
 
-    def _refusal_in(self, data: bytes) -> str:
-        if len(data) > _LARGEST_REFUSAL:
-            return ""
-        try:
-            reply = decode_reply(data, max_bytes=_LARGEST_REFUSAL)
-        except PeerError:
-            return ""
-        if not isinstance(reply, Refusal):
-            return ""
-        return f"{reply.reason.name.lower().replace('_', ' ')}: {self.refusal() or reply.detail}"
+    return TaskRunner(capacity, answer)
 
 
-class DecliningRunner:
+def _refusal_in(data: bytes, in_full: Callable[[], str]) -> str:
+    try:
+        reply = decode_reply(data, max_bytes=_LARGEST_REFUSAL)
+    except PeerError:
+        return ""
+    if not isinstance(reply, Refusal):
+        return ""
+    return f"{reply.reason.name.lower().replace('_', ' ')}: {in_full() or reply.detail}"
+
+
+def declining_runner(run: OfferedRun, name: str, error: PlaitError) -> TaskRunner:
     """Reports to the server why this node takes no part in a run; it needs no base and no data."""
-
-    def __init__(self, run: OfferedRun, name: str, error: PlaitError) -> None:
-        self.capacity = Capacity(run.base_fingerprint, (), 0, "declines", error)
-        self._name = name
-
-    def answer(self, task: ClientTask, body: bytes) -> TaskAnswer:
-        """Refuse, whatever is asked."""
-        del task, body
-        error = self.capacity.declined
-        reason = RefusalReason.POLICY if isinstance(error, PolicyError) else RefusalReason.BASE_MISMATCH
-        reply = encode_reply(Refusal(self._name, reason, str(error)))
-        return TaskAnswer.of(pb.CONTENT_PLAIT, reply, failure=str(error))
+    reason = RefusalReason.POLICY if isinstance(error, PolicyError) else RefusalReason.BASE_MISMATCH
+    refused = TaskAnswer.of(pb.CONTENT_PLAIT, encode_reply(Refusal(name, reason, str(error))), failure=str(error))
+    return TaskRunner(Capacity(run.base_fingerprint, (), 0, "declines", error), lambda *_: refused)
 
 
 @dataclass(frozen=True)
@@ -299,25 +286,17 @@ class Delivered:
 
 
 @dataclass(frozen=True)
-class Shelved:
-    """An answer waits until the restarted server asks for it again."""
+class Reported:
+    """What only the operator needs to know: an event for the journal, of a task if it has a name."""
 
-    task: ClientTask
+    event: str
+    text: str
+    task_id: str = ""
 
 
-@dataclass(frozen=True)
-class Dropped:
+def dropped(task: ClientTask, reason: str) -> Reported:
     """A task ended without an answer."""
-
-    task: ClientTask
-    reason: str
-
-
-@dataclass(frozen=True)
-class Trouble:
-    """A failure that will be retried."""
-
-    cause: str
+    return Reported("dropped", f"{task.doing}: abandoned ({shown(reason)})", task.task_id)
 
 
 @dataclass(frozen=True)
@@ -330,7 +309,7 @@ class Stopped:
 FromServer = OfferedRun | ClientTask | pb.Withdraw | pb.Unfit | pb.Drain
 """What a server sends: its run when it admits the node, a task, perhaps not for the first time, or something else."""
 
-Event = FromServer | Lost | Prepared | Began | Delivered | Shelved | Dropped | Trouble | Stopped | PlaitError
+Event = FromServer | Lost | Prepared | Began | Delivered | Reported | Stopped | PlaitError
 """What happens to a node; an error is a failure that a retry does not fix."""
 
 

@@ -20,14 +20,14 @@ from client.task import (
     Began,
     ClientTask,
     Delivered,
-    Dropped,
     Event,
     OfferedRun,
     Prepared,
-    Shelved,
+    Reported,
     TaskAnswer,
     TaskHandle,
     TaskRunner,
+    dropped,
     watched_thread,
 )
 from plait.errors import Abandoned, MachineError, PeerError, PlaitError, PolicyError
@@ -207,7 +207,7 @@ class AnswerUploads:
         self._pending.pop(upload.task.task_id, None)
         upload.handle.give_up(reason)
         if upload.state is _State.SHELVED:
-            self._post(Dropped(upload.task, reason))
+            self._post(dropped(upload.task, reason))
 
     def _deliver_all(self) -> None:
         while (upload := self._next()) is not None:
@@ -220,10 +220,10 @@ class AnswerUploads:
                     unwanted=lambda offers, _, upload=upload: self._shelve(upload, offers),
                 )
             except UnwantedError:
-                self._post(Shelved(task))
+                self._post(Reported("shelved", f"{task.doing}: done, kept until the server asks again", task.task_id))
             except (Abandoned, FinalError) as error:
                 self._forget(upload)
-                self._post(Dropped(task, str(error)))
+                self._post(dropped(task, str(error)))
             else:
                 self._post(delivered)
 
@@ -446,6 +446,6 @@ class Worker:
                     answer = runner.answer(task, body)
             abandonment.check()
         except Abandoned:
-            self.post(Dropped(task, abandonment.reason))
+            self.post(dropped(task, abandonment.reason))
         else:
             self.uploads.put(task, answer)

@@ -20,7 +20,7 @@ import pytest
 from client.journal import Journal, Style
 from client.node import Node, Timing
 from client.settings import NodeSettings
-from client.task import Capacity, OfferedRun, ParticipantRunner, TaskRunner
+from client.task import Capacity, OfferedRun, TaskRunner, participant_runner
 from plait.errors import check_abandoned
 from plait.system.address import Address
 from plait.v1 import federation_pb2 as pb
@@ -269,7 +269,7 @@ def start_node(federation: FederationDouble, held_app: HeldApp, tmp_path: Path) 
             }
         )  # fmt: skip
         capacity = Capacity(FINGERPRINT, ("lora",), 8_000_000_000, "cpu, float32")
-        started.append(RunningNode(settings, lambda _: ParticipantRunner(held_app, capacity=capacity)))
+        started.append(RunningNode(settings, lambda _: participant_runner(held_app, capacity=capacity)))
         return started[-1]
 
     yield start

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from client.task import Began, Capacity, ClientTask, Dropped, Event, OfferedRun, TaskAnswer
+from client.task import Began, Capacity, ClientTask, Event, OfferedRun, Reported, TaskAnswer
 from client.worker import Worker
 from plait.errors import check_abandoned
 from plait.rounds.channel import group_of
@@ -47,7 +47,7 @@ def test_work_of_an_attempt_ends_when_the_server_begins_another(asked: ClientTas
 
     def post(event: Event) -> None:
         events.append(event)
-        if isinstance(event, Began | Dropped):
+        if isinstance(event, Began | Reported):
             seen.release()
 
     worker = Worker(lambda _: busy, downloads=busy, uploads=busy, post=post)  # pyright: ignore[reportArgumentType]
@@ -59,7 +59,7 @@ def test_work_of_an_attempt_ends_when_the_server_begins_another(asked: ClientTas
         assert worker.current is not None
         if is_given_up:
             assert seen.acquire(timeout=180)
-            assert any(isinstance(event, Dropped) for event in events)
+            assert any(isinstance(event, Reported) and event.event == "dropped" for event in events)
         else:
             assert not worker.current.abandonment.is_asked
     finally:

@@ -17,7 +17,7 @@ from scoreboard.hostile_specs import Honest, Target
 
 from client.base import open_runner
 from client.settings import NodeSettings, check_settings
-from client.task import ClientTask, OfferedRun, ParticipantRunner, TaskAnswer
+from client.task import ClientTask, OfferedRun, TaskAnswer, TaskRunner
 from plait.adapters import BaseReference, save_peft_directory
 from plait.adapters.peft_reading import load_peft_directory
 from plait.config import RunConfig
@@ -86,7 +86,7 @@ class Desk:
         self._participant = Participant(NAME, model, DictMemory())
         self._directory = folder / "adapter"
 
-    def _welcomed(self, run: object) -> ParticipantRunner:
+    def _welcomed(self, run: object) -> TaskRunner:
         return open_runner(
             OfferedRun(RUN_ID, run, b""),
             self._settings,

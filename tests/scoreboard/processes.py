@@ -23,7 +23,7 @@ from scoreboard.small_federation import HONEST, FakeModel, of_numbers
 from client.journal import Journal, Style
 from client.node import Node, Timing
 from client.settings import NodeSettings, memory_folder
-from client.task import Capacity, OfferedRun, ParticipantRunner
+from client.task import Capacity, OfferedRun, TaskRunner, participant_runner
 from plait.adapters import Layout
 from plait.errors import PeerError, check_abandoned
 from plait.ledger.ledger import Line, read_lines
@@ -178,11 +178,11 @@ def _node(job: Job, number: int, port: int) -> Node:
     )  # fmt: skip
     model = job.model(number)
 
-    def open_runner(run: OfferedRun) -> ParticipantRunner:
+    def open_runner(run: OfferedRun) -> TaskRunner:
         memory = DiskMemory(memory_folder(settings.state, run.run_id, name))
         way = ClientPipeline(PlainSender(name, kit.node_key.sign if kit else None))
         participant = Participant(name, model, memory, way=way)
-        return ParticipantRunner(participant, capacity=Capacity(of_numbers.FINGERPRINT, ("lora",), 1 << 30, "cpu"))
+        return participant_runner(participant, capacity=Capacity(of_numbers.FINGERPRINT, ("lora",), 1 << 30, "cpu"))
 
     timing = Timing(first_s=0.1, most_s=1.0, progress_s=1.0)
     return Node(settings, open_runner, Journal(Style.QUIET, StringIO()), timing=timing)
