@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from plait.adapters import AdapterTask
 from plait.config import RunConfig, config_from_table
 from plait.data import Dataset, RecordKind
 from plait.errors import ConfigError
-from plait.federation import beginning_of, check_data, run_federation
-from plait.ledger.events import Reference
-from plait.ledger.ledger import Ledger, OnEvent, read_events
+from plait.federation import beginning_of, run_federation
+from plait.ledger.ledger import OnEvent, read_events
 from plait.ledger.run_view import RunView
 from plait.objectives import usual_objective
 from plait.report.progress import say, status, watch
-from plait.rounds.broadcasts import StartingPoint, starting_state
+from plait.rounds.broadcasts import StartingPoint
 from plait.rounds.callbacks import heard
 from plait.rounds.channel import StopRequest
-from plait.rounds.evaluation import mean_loss
 from plait.rounds.run_directory import RunDirectory
-from plait.rounds.run_state import initial_state
 from plait.run import Run, resolve
 from plait.settle import settle, settle_on_data
 from plait.simulation.loaded import Loaded
@@ -35,10 +30,6 @@ from plait.training.fused.kernels import native_library
 from plait.training.own_functions import CROSS_ENTROPY
 from plait.training.tokenization import check_kind
 from plait.wire.codec import DECODED
-
-if TYPE_CHECKING:
-    from plait.training.baselines import BaselineResult
-
 
 # As a fraction of the adapters that a run starts from.
 _WORTH_REPORTING = 1e-3
@@ -148,76 +139,10 @@ def execute(
                     run_federation(channel, run, start=start, on_event=hear, stop=stop, vouch=vouch)
             simulation.close()
             if config.references:
+                from plait.simulation.baselines import add_references
+
                 with status(f"training the baselines: {', '.join(config.references)}", quiet=quiet) as update:
                     add_references(directory, run, simulation, on_event=hear, stop=stop, progress=update)
     finally:
         simulation.close()
         stop.heeded = False
-
-
-def add_references(
-    directory: RunDirectory,
-    run: Run,
-    simulation: Simulation,
-    *,
-    on_event: OnEvent = lambda _: None,
-    stop: StopRequest | None = None,
-    progress: Callable[[str], None],
-) -> None:
-    """Train every requested baseline that the run's ledger lacks, and record its result there.
-
-    A stop between two steps raises RunInterrupted; the baseline in training is then lost.
-    """
-    stop = stop or StopRequest()
-
-    def step(text: str) -> None:
-        stop.check()
-        progress(text)
-
-    from plait.training.baselines import Baselines
-
-    config, master = run.config, run.ranks.master
-    events = read_events(directory.ledger)
-    check_data(run, events)
-    view = RunView.of(events)
-    missing = [kind for kind in config.references if kind not in view.references]
-    if not missing:
-        return
-    codec, ranks = run.settled.plan.settings.codec, run.ranks
-    state = starting_state(initial_state(bytes(16), ranks), beginning_of(run), ranks, run.base_fingerprint, codec=codec)
-    named = ((simulation.name(index), index) for index in range(config.clients))
-    clients = {name: simulation.model(index) for name, index in named if name in view.clients}
-    ledger = Ledger(directory.ledger, on_event=on_event)
-    try:
-        baselines = Baselines(
-            base=simulation.base,
-            clients=dict(sorted(clients.items())),
-            spec=master.spec,
-            initial=state.adapter,
-            settings=run.settled.plan.settings,
-            steps=config.rounds * config.local_steps,
-            seed=config.seed,
-            progress=step,
-        )
-        for kind in missing:
-            ledger.append(_recorded(kind, baselines.trained(kind)))
-    finally:
-        ledger.close()
-
-
-def _recorded(kind: str, reference: BaselineResult) -> Reference:
-    mean = mean_loss(reference.by_client)
-    return Reference(
-        kind=kind,
-        held_out_loss=mean.loss,
-        everywhere=reference.everywhere,
-        by_client={name: loss.loss for name, loss in reference.by_client.items()},
-        steps=reference.steps,
-        batch_size=reference.batch_size,
-        wall_s=round(reference.wall_s, 3),
-        loss_margin=mean.loss_margin,
-        change=mean.change,
-        change_margin=mean.change_margin,
-        accuracy=mean.accuracy,
-        accuracy_interval=mean.accuracy_interval,
-    )

@@ -11,7 +11,6 @@ from plait.adapters import AdapterTask
 from plait.data import Record, RecordKind
 from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.local_model import LocalModel, TrainJob
-from plait.training.baselines import Baselines
 from plait.training.blueprint import AdapterTemplate
 from plait.training.examples import Example, order
 from plait.training.local_model import PeftLocalModel, data_seed
@@ -31,11 +30,6 @@ def client(resident: ResidentBase, name: str, text: str) -> PeftLocalModel:
 @pytest.fixture
 def ada(resident: ResidentBase) -> PeftLocalModel:
     return client(resident, "ada", "def add(left, right):\n    return left + right\n" * 40)
-
-
-@pytest.fixture
-def bob(resident: ResidentBase) -> PeftLocalModel:
-    return client(resident, "bob", "The quick brown fox jumps over the lazy dog. " * 60)
 
 
 @pytest.mark.slow
@@ -80,26 +74,6 @@ def test_sizes_are_counted_under_the_settings_of_the_task(ada: PeftLocalModel, b
     assert short.train_examples > 1.8 * long.train_examples
     assert long.train_tokens == 32 * long.train_examples
     assert long.histogram == {"ada": 1}
-
-
-@pytest.mark.slow
-def test_baselines_take_the_same_steps_and_beat_the_base(
-    resident: ResidentBase, ada: PeftLocalModel, bob: PeftLocalModel, blueprint: AdapterTemplate
-) -> None:
-    clients = {"ada": ada, "bob": bob}
-    base = {name: c.evaluate(blueprint.spec, blueprint.initial, SETTINGS).loss for name, c in clients.items()}
-    for kind, batch in (("central", 4), ("local", 2)):
-        how = {"spec": blueprint.spec, "initial": blueprint.initial, "settings": SETTINGS, "steps": 6, "seed": 1}
-        reference = Baselines(base=resident, clients=clients, **how).trained(kind)
-        assert (reference.steps, reference.batch_size) == (6, batch)
-        assert all(reference.by_client[name].loss < base[name] for name in clients)
-        own = sum(loss.loss * loss.tokens for loss in reference.by_client.values())
-        own /= sum(loss.tokens for loss in reference.by_client.values())
-        if kind == "central":
-            assert reference.everywhere == pytest.approx(own)
-        else:
-            # What a client learned alone is worth less to the other one.
-            assert own + 0.01 < reference.everywhere
 
 
 class TestBatches:
