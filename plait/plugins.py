@@ -48,6 +48,12 @@ _found: dict[tuple[Kind, str], object] = {}
 ADMITTED: set[str] = set()
 
 
+def _search():
+    from plait import plugin_search  # few runs have such parts
+
+    return plugin_search
+
+
 def admit(*names: str) -> None:
     """Allow this process to import the modules of these names, which its own operator gave, never a peer."""
     ADMITTED.update(name.partition(":")[0] for name in names)
@@ -55,9 +61,7 @@ def admit(*names: str) -> None:
 
 def reference(kind: Kind, part: object) -> str:
     """The name of an object of this process, with its options, under which `find` then returns it."""
-    from plait.plugin_search import described
-
-    name, options, found = described(kind, part)
+    name, options, found = _search().described(kind, part)
     GIVEN[kind, name] = found
     return f"{name}:{options}" if options else name
 
@@ -70,8 +74,6 @@ def find(kind: Kind, name: str, *, known: Iterable[str] = ()) -> object:
     if (kind, name) in GIVEN:
         return GIVEN[kind, name]
     if (kind, name) not in _found:
-        from plait.plugin_search import imported, loaded
-
         match = _REFERENCE.fullmatch(name)
         if match and match[1] in set(known):
             raise ConfigError(f"option of '{match[1]}' is '{match[2]}', expected OPTION=VALUE")
@@ -80,7 +82,10 @@ def find(kind: Kind, name: str, *, known: Iterable[str] = ()) -> object:
                 f"{kind} '{name}' is code of the module '{match[1]}', which this machine's operator did not name; "
                 f"expected a part that is installed here, or --allow-plugin {match[1]} to agree"
             )
-        _found[kind, name] = imported(kind, name, match[1], match[2]) if match else loaded(kind, name, known)
+        search = _search()
+        _found[kind, name] = (
+            search.imported(kind, name, match[1], match[2]) if match else search.loaded(kind, name, known)
+        )
     return _found[kind, name]
 
 
@@ -93,9 +98,7 @@ def is_named(kind: Kind, name: str) -> bool:
     """Whether a name can be that of a user's part: it names a module or a part that is installed or was given."""
     if (kind, name) in GIVEN or _REFERENCE.fullmatch(name):
         return True
-    from plait.plugin_search import installed
-
-    return name in installed(kind)
+    return name in _search().installed(kind)
 
 
 def is_importable(kind: Kind, name: str) -> bool:
@@ -107,7 +110,5 @@ def is_importable(kind: Kind, name: str) -> bool:
 
 def source_of(kind: Kind, name: str) -> PluginSource:
     """What the ledger keeps of a part; ConfigError if it is not here. Imports nothing."""
-    from plait.plugin_search import source
-
     match = _REFERENCE.fullmatch(name)
-    return source(kind, name, module=match[1] if match else "", given=GIVEN.get((kind, name)))
+    return _search().source(kind, name, module=match[1] if match else "", given=GIVEN.get((kind, name)))

@@ -6,7 +6,7 @@ The chosen thing is a frozen dataclass; its fields are the options, typed and bo
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from functools import lru_cache
 from typing import Any, Generic, TypeVar, cast, get_type_hints
@@ -15,6 +15,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from plait.errors import ConfigError, did_you_mean
+from plait.own_code import chosen_function
+from plait.plugins import Kind, find
 
 T = TypeVar("T")
 
@@ -102,6 +104,17 @@ def with_options(chosen: T, given: Mapping[str, str], *, what: str) -> T:
             message = error.errors()[0]["msg"].lower().replace("input should be", "expected")
             raise ConfigError(f"{name} of {what} is '{text}', {message}") from error
     return replace(chosen, **values) if values else chosen  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
+def function_named(
+    kind: Kind, text: str, takes: tuple[str, ...], *, known: Iterable[str] = ()
+) -> Callable[..., object]:
+    """A user's own function of these parameters, found by its name, with its options; else ConfigError."""
+    name, options = parse_choice(text)
+    what, found = f"{kind} '{name}'", find(kind, name, known=known)
+    if not callable(found):
+        raise ConfigError(f"{what} is a {type(found).__name__}, expected a function of ({', '.join(takes)})")
+    return with_options(chosen_function(found, takes, what=what), options, what=what)
 
 
 _DAY = range(24)

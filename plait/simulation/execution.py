@@ -25,7 +25,7 @@ from plait.simulation.loaded import Loaded
 from plait.simulation.partitioned_data import PartitionedData, load_partitioned
 from plait.simulation.simulation import Simulation
 from plait.training.bases import quiet_libraries
-from plait.training.device import choose_devices
+from plait.training.device import check_four_bits, choose_devices
 from plait.training.fused.kernels import native_library
 from plait.training.own_functions import CROSS_ENTROPY
 from plait.training.tokenization import check_kind
@@ -48,8 +48,6 @@ def prepare(
     devices = choose_devices(settings.device, settings.dtype)
     settled = settle(settings)
     if settled.method.quantised:
-        from plait.training.qlora import check_four_bits
-
         for each in devices:
             check_four_bits(each.device.type)
 

@@ -44,6 +44,12 @@ class Partition:
     notes: tuple[str, ...] = ()
 
 
+def _drawing():
+    from plait.simulation import shares  # a column needs none
+
+    return shares
+
+
 def partition(dataset: Dataset, scheme: Scheme, *, clients: int, seed: int) -> Partition:
     """Partition a dataset.
 
@@ -62,9 +68,7 @@ def partition(dataset: Dataset, scheme: Scheme, *, clients: int, seed: int) -> P
         )
     if scheme.column:
         return _by_column(dataset, scheme.column, clients)
-    from plait.simulation.shares import by_function, drawn
-
-    make = by_function if scheme.kind.split else drawn
+    make = _drawing().by_function if scheme.kind.split else _drawing().drawn
     names, shares, held_out, notes = make(dataset, scheme, clients=clients, seed=seed)
     return _partition_of(dataset, "", names_of(names), shares, held_out, notes)
 
@@ -92,9 +96,7 @@ def _by_column(dataset: Dataset, column: str, clients: int) -> Partition:
     notes.extend(_renamed(column, chosen, names))
     held_out = by_value(dataset.column(column, held_out=True), chosen)
     if dataset.held_out and not any(held_out):
-        from plait.simulation.shares import held_out_by_share, without_classes
-
-        held_out = held_out_by_share(*without_classes(dataset, shares))
+        held_out = _drawing().held_out_by_share(*_drawing().without_classes(dataset, shares))
         notes.append(f"column '{column}' names no client in the held-out split, which is shared out among all")
     return _partition_of(dataset, column, names, shares, held_out, notes)
 

@@ -13,9 +13,8 @@ from typing import TypeAlias
 
 from plait.data import Dataset, RecordKind
 from plait.errors import ConfigError
-from plait.own_code import chosen_function
-from plait.plugins import Kind, find
-from plait.settings.choice import parse_choice, with_options
+from plait.plugins import Kind
+from plait.settings.choice import function_named, parse_choice
 
 DEFAULT_ALPHA = 0.5
 _MAX_ALPHA = 1e6  # far beyond it a Dirichlet draw overflows
@@ -135,14 +134,9 @@ def parse_partition(text: str) -> Scheme:
 def _own(text: str) -> Scheme:
     """A user's own scheme: a function of (dataset, clients, seed)."""
     name, options = parse_choice(text)
-    found = find(Kind.PARTITION, name, known=SCHEMES)
-    what = f"partition '{name}'"
-    if not callable(found):
-        raise ConfigError(f"{what} is a {type(found).__name__}, expected a function of (dataset, clients, seed)")
-    split = with_options(chosen_function(found, ("dataset", "clients", "seed"), what=what), options, what=what)
-    return Scheme(
-        SchemeKind(name, name, split=split), ",".join(f"{key}={value}" for key, value in options.items()) or None
-    )
+    split = function_named(Kind.PARTITION, text, ("dataset", "clients", "seed"), known=SCHEMES)
+    given = ",".join(f"{key}={value}" for key, value in options.items())
+    return Scheme(SchemeKind(name, name, split=split), given or None)
 
 
 def default_scheme(dataset: Dataset) -> Scheme:

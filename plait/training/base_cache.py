@@ -120,8 +120,7 @@ def base_of_gguf(path: Path, *, progress: Callable[[str], None]) -> Path:
 
 
 def _write_base(path: Path, folder: Path) -> None:
-    import gguf
-    import torch
+    import gguf  # slow, as transformers is
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     try:
@@ -133,7 +132,7 @@ def _write_base(path: Path, folder: Path) -> None:
             loaded = AutoModelForCausalLM.from_pretrained(
                 alone,
                 gguf_file="model.gguf",
-                dtype=torch.bfloat16,
+                dtype="bfloat16",
                 quantization_config=GgufConfig(dequantize=True),
                 trust_remote_code=False,
                 output_loading_info=True,
@@ -174,10 +173,9 @@ def _check_rotation(reader: gguf.GGUFReader) -> None:
 
 def kept_base(model: object, tokenizer: object) -> Path:
     """The directory of a model and its tokenizer, written once; ConfigError if others could not load it."""
-    from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    if isinstance(model, PeftModel) or getattr(model, "_hf_peft_config_loaded", False):
+    if hasattr(model, "peft_config"):
         raise ConfigError("base has an adapter on it: load the plain model, and give the adapter as init_adapter")
     if not isinstance(model, PreTrainedModel):
         raise ConfigError(f"base is a {type(model).__name__}, expected a name, a directory or a model of transformers")

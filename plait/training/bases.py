@@ -1,6 +1,6 @@
 """Find a base: a built-in name, a local Hugging Face directory, a GGUF file, or a hub id; as a directory on this disk.
 
-Only safetensors are read; nothing is unpickled. `base_cache` and the hub's library are imported where they are needed.
+Only safetensors are read; nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -37,14 +37,14 @@ class LocatedBase:
     reference: BaseReference
 
 
-def _base_cache() -> Mapping[str, Callable[[Progress], Path]]:
-    from plait.training.base_cache import minilm, smollm2
+def _cache():
+    from plait.training import base_cache  # the hub's library, which few bases need
 
-    return {"smollm2-135m": smollm2, "minilm-l6": minilm}
+    return base_cache
 
 
 BUILT_IN: Choices[Callable[[Progress], Path]] = Choices(
-    (("smollm2-135m", "minilm-l6"), _base_cache),
+    (("smollm2-135m", "minilm-l6"), lambda: {"smollm2-135m": _cache().smollm2, "minilm-l6": _cache().minilm}),
     (("tiny",), lambda: {"tiny": unpack_tiny}),
 )
 
@@ -96,15 +96,11 @@ def _directory_of(name: str, progress: Progress, check_size: CheckSize) -> Path:
     if path.is_dir():
         return path.resolve()
     if path.is_file():
-        from plait.training.base_cache import base_of_gguf
-
         quiet_libraries()
-        return base_of_gguf(path.resolve(), progress=progress)
+        return _cache().base_of_gguf(path.resolve(), progress=progress)
     check_base_name(name)
     progress(f"looking for {name} in the hub cache, then on the hub")
-    from plait.training.base_cache import hub_download
-
-    return hub_download(*_on_the_hub(name), progress=progress, check_size=check_size)
+    return _cache().hub_download(*_on_the_hub(name), progress=progress, check_size=check_size)
 
 
 def unpack_tiny(_: object = None) -> Path:
@@ -154,25 +150,21 @@ def is_on_disk(name: str) -> bool:
     if name not in BUILT_IN and (is_there(at_home(name)) or not _on_the_hub(name)[0]):
         return True
     if name == "minilm-l6":
-        from plait.training.base_cache import has_minilm
-
-        return has_minilm()
+        return _cache().has_minilm()
     return base_at_hand(name) is not None
 
 
 def base_at_hand(name: str) -> Path | None:
     """The directory of a base that is already on this disk; None if it would have to be downloaded first."""
-    from plait.training.base_cache import cached_snapshot, gguf_directory
-
     if name == "tiny":
         return BUILT_IN[name](lambda _: None)
     directory = cache_directory() / "bases" / name if name in BUILT_IN else at_home(name)
     if name not in BUILT_IN and directory.is_file():
-        directory = gguf_directory(directory)
+        directory = _cache().gguf_directory(directory)
     hub_id, revision = _on_the_hub(name)
     if name not in BUILT_IN and not directory.is_dir() and hub_id:
         with contextlib.suppress(OSError, ValueError):
-            directory = cached_snapshot(hub_id, revision)
+            directory = _cache().cached_snapshot(hub_id, revision)
     return directory if (directory / "config.json").is_file() else None
 
 
@@ -189,9 +181,7 @@ def locate_config(name: str) -> Path:
     if name in BUILT_IN or is_there(at_home(name)):
         return _directory_of(name, lambda _: None, lambda _what, _size: None)
     check_base_name(name, known=known)
-    from plait.training.base_cache import hub_download
-
-    return hub_download(*_on_the_hub(name), patterns=["config.json"])
+    return _cache().hub_download(*_on_the_hub(name), patterns=["config.json"])
 
 
 def quiet_libraries() -> None:
@@ -199,11 +189,9 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    if "transformers" in sys.modules:
-        from transformers.utils import logging
-
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
+    if loaded := sys.modules.get("transformers"):
+        loaded.utils.logging.set_verbosity_error()
+        loaded.utils.logging.disable_progress_bar()
 
 
 def wanted_peft() -> str:

@@ -22,10 +22,10 @@ from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from plait.errors import ConfigError
-from plait.own_code import chosen_function, located_errors
+from plait.own_code import located_errors
 from plait.plugins import Kind, find
 from plait.rounds.local_model import StepReport
-from plait.settings.choice import parse_choice, with_options
+from plait.settings.choice import function_named, parse_choice
 from plait.training.device import device_of
 from plait.training.examples import Example, Tokenizer
 from plait.training.learner import schedule_factor
@@ -48,12 +48,7 @@ BuildTrainer = Callable[[PeftModel, Tokenizer, object, dict[str, object]], Train
 def load_own_trainer(where: str) -> OwnTrainer:
     """Find and wrap ``module:function``, with its options, or an installed trainer; ConfigError if none."""
     name, options = parse_choice(where)
-    build = find(Kind.TRAINER, name)
-    if options:
-        what = f"trainer '{name}'"
-        if not callable(build):
-            raise ConfigError(f"{what} is a {type(build).__name__}, expected a function of ({', '.join(_TAKES)})")
-        build = with_options(chosen_function(build, _TAKES, what=what), options, what=what)
+    build = function_named(Kind.TRAINER, where, _TAKES) if options else find(Kind.TRAINER, name)
     return own_trainer(cast("BuildTrainer", build), name=name)
 
 

@@ -5,6 +5,7 @@ Adapters stay in float32 everywhere.
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -101,6 +102,20 @@ def device_names(devices: str) -> tuple[str, ...]:
             )
     # What there is one of, or of which it is the first, has two names.
     return tuple({"cuda": "cuda:0", "cpu:0": "cpu", "mps:0": "mps"}.get(name, name) for name in names)
+
+
+def check_four_bits(device: str) -> None:
+    """Refuse a type of device that cannot hold a base in four bits, or a machine without bitsandbytes."""
+    if device not in ("cpu", "cuda"):
+        raise ConfigError(
+            f"method is 'qlora' on device '{device}', expected cpu or cuda: bitsandbytes has no kernels for it; "
+            "nearest: method 'lora'"
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            "method is 'qlora', but bitsandbytes is not installed, expected `pip install 'plait[qlora]'`; nearest: "
+            "method 'lora'"
+        )
 
 
 def _fastest(device: torch.device) -> torch.dtype:

@@ -180,10 +180,8 @@ class ChosenLoss(StepLoss):
         function: LocalLoss,
         inputs: TrainingInputs,
     ) -> None:
-        from plait.training.model_losses import ModelLosses
-
         self._model, self._function, self._name = model, function, inputs.settings.loss
-        self._losses = ModelLosses(model, task=inputs.task, pad_token=inputs.pad_token)
+        self._losses = BatchLoss(model, task=inputs.task, pad_token=inputs.pad_token).by_model()
         names = {id(parameter): key for key, parameter in model.named_parameters()}
         self._tensors = {names[id(parameter)]: parameter for parameter in parameters}
         parts = torch.from_numpy(inputs.start.copy()).split([parameter.numel() for parameter in parameters])

@@ -18,9 +18,9 @@ import numpy as np
 from plait.errors import ConfigError, PartError
 from plait.objectives import objective_named
 from plait.objectives.objective import formula_named
-from plait.own_code import chosen_function, located_errors
-from plait.plugins import Kind, find
-from plait.settings.choice import parse_choice, with_options
+from plait.own_code import located_errors
+from plait.plugins import Kind
+from plait.settings.choice import function_named, parse_choice
 
 if TYPE_CHECKING:
     import torch
@@ -76,20 +76,12 @@ def loss_named(text: str) -> LocalLoss | None:
         if options:
             raise ConfigError(f"loss '{name}' is given options, it has none")
         return None
-    return cast("LocalLoss", _named(Kind.LOSS, text, _LOSS_TAKES, known=(CROSS_ENTROPY,)))
+    return cast("LocalLoss", function_named(Kind.LOSS, text, _LOSS_TAKES, known=(CROSS_ENTROPY,)))
 
 
 def reward_named(text: str) -> Reward:
     """The reward that ``grpo:reward=…`` names, with its options."""
-    return cast("Reward", _named(Kind.REWARD, text, _REWARD_TAKES))
-
-
-def _named(kind: Kind, text: str, takes: tuple[str, ...], known: tuple[str, ...] = ()) -> object:
-    name, options = parse_choice(text)
-    what, found = f"{kind.value} '{name}'", find(kind, name, known=known)
-    if not callable(found):
-        raise ConfigError(f"{what} is a {type(found).__name__}, expected a function of ({', '.join(takes)})")
-    return with_options(chosen_function(found, takes, what=what), options, what=what)
+    return function_named(Kind.REWARD, text, _REWARD_TAKES)
 
 
 def value_of(reward: Reward, prompt: str, completion: str, answer: str) -> float:

@@ -6,7 +6,6 @@ Weights of linear layers are rounded once, with scales in blocks of 64 that are 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sys
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -14,32 +13,14 @@ from typing import Protocol, cast
 
 import torch
 from torch import nn
+from transformers import BitsAndBytesConfig
 
-from plait.errors import ConfigError
-from plait.training.device import Compute
-
-_DEVICES = ("cpu", "cuda")
-
-
-def check_four_bits(device: str) -> None:
-    """Refuse a type of device that cannot hold a base in four bits, or a machine without bitsandbytes."""
-    if device not in _DEVICES:
-        raise ConfigError(
-            f"method is 'qlora' on device '{device}', expected {' or '.join(_DEVICES)}: bitsandbytes has no kernels "
-            "for it; nearest: method 'lora'"
-        )
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise ConfigError(
-            "method is 'qlora', but bitsandbytes is not installed, expected `pip install 'plait[qlora]'`; nearest: "
-            "method 'lora'"
-        )
+from plait.training.device import Compute, check_four_bits
 
 
 def four_bits(compute: Compute, *, whole: Collection[str] = ()) -> dict[str, object]:
     """Arguments of transformers' `from_pretrained` for loading a base in four bits; `whole` layers stay as they are."""
     check_four_bits(compute.device.type)
-    from transformers import BitsAndBytesConfig
-
     config = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

@@ -23,7 +23,7 @@ from plait.errors import BaseMismatchError, ConfigError, MachineError
 from plait.objectives import objective_named
 from plait.system.machine import keep_freed_memory
 from plait.training.blueprint import AdapterTemplate, design_from_spec, load_base, read_base_config, silence
-from plait.training.device import Compute, has_memory_of_its_own, memory_for_steps
+from plait.training.device import Compute, check_four_bits, has_memory_of_its_own, memory_for_steps
 from plait.training.examples import Tokenizer
 from plait.training.losses import StepMemory
 from plait.training.peft_adapter import adapter_tensors, attach, check_layout, peft_config_of
@@ -175,8 +175,6 @@ class ResidentBase:
         if spec_text not in self._templates:
             request = parse_spec(spec_text)
             if is_quantised(request.method):
-                from plait.training.qlora import check_four_bits
-
                 check_four_bits(self.compute.device.type)
             config = read_base_config(self.directory, request.task, request.labels)
             while len(self._templates) >= _TEMPLATES_KEPT:

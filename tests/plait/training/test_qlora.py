@@ -14,9 +14,9 @@ from plait.adapters.method import AdapterRequest
 from plait.errors import ConfigError
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import design, read_base_config
-from plait.training.device import Compute
+from plait.training.device import Compute, check_four_bits
 from plait.training.fused.language_model import recognise
-from plait.training.qlora import Packed, check_four_bits, four_bits, keep_trainable
+from plait.training.qlora import Packed, four_bits, keep_trainable
 from plait.training.resident import ResidentBase
 from tests.plait.training.test_methods import TOKENS, trained
 
