@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plait.adapters import AdapterTask
-from plait.errors import TooLittleDataError
 from plait.wire.settings import Settings
 
 IGNORED = -100  # label of a token that does not count; PyTorch's cross_entropy ignores it
@@ -134,36 +133,6 @@ def prompt_tokens(example: Example) -> tuple[int, ...]:
     """What comes before the first token that counts."""
     first = int((example.labels != IGNORED).argmax())
     return tuple(int(token) for token in example.tokens[:first])
-
-
-def split_examples(
-    examples: Sequence[Example],
-    held_out: Sequence[Example] | None = None,
-    *,
-    client: str,
-    seq_len: int,
-    held_out_fraction: float,
-    max_held_out: int,
-    by_label: bool = False,
-) -> Split:
-    """Set the last part of the examples aside, or what the data holds out; TooLittleDataError."""
-    if held_out is not None:
-        for part, what in ((examples, "training"), (held_out, "held-out")):
-            if not part:
-                raise TooLittleDataError(
-                    f"client {client!r} has too little {what} data: no sequence of {seq_len} tokens"
-                )
-        return Split(tuple(examples), spread(held_out, max_held_out, by_label=by_label))
-    if by_label:
-        examples = [examples[index] for index in in_proportion(examples, lambda: 0.5)]
-    held = max(1, round(len(examples) * held_out_fraction))
-    train, rest = examples[: len(examples) - held], examples[len(examples) - held :]
-    if not train:
-        raise TooLittleDataError(
-            f"client {client!r} has too little data: {len(examples)} sequences of at most {seq_len} tokens, "
-            "expected at least 2 (one to train on, one held out); add text, or lower --seq-len"
-        )
-    return Split(tuple(train), spread(rest, max_held_out, by_label=by_label))
 
 
 def spread(examples: Sequence[Example], most: int, *, by_label: bool = False) -> tuple[Example, ...]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from plait.data import Record
 from plait.data.records import groups_of
 from plait.errors import TooLittleDataError
-from plait.training.examples import IGNORED, Example, Split, split_examples
+from plait.training.examples import IGNORED, Example, Split, in_proportion, spread
 
 WINDOW = 24
 """Tokens of the windows by which repeated text is found."""
@@ -69,14 +69,17 @@ class HoldingOut:
             rest = [example for place, example in enumerate(rest) if place not in set(repeated)]
             # Of a group nothing is on both sides.
             train = train if self.column else [*train, *again]
-        whole = split_examples(
-            train, rest, client=self.client, seq_len=self.seq_len, held_out_fraction=self.fraction,
-            max_held_out=self.most, by_label=self.by_label,
-        )  # fmt: skip
-        clusters = tuple(owners[each.record] for each in whole.held_out)
-        return replace(
-            whole,
-            groups=tuple(owners[each.record] for each in whole.train) if self.column else (),
+        for part, what in ((train, "training"), (rest, "held-out")):
+            if not part:
+                raise TooLittleDataError(
+                    f"client {self.client!r} has too little {what} data: no sequence of {self.seq_len} tokens"
+                )
+        held = spread(rest, self.most, by_label=self.by_label)
+        clusters = tuple(owners[each.record] for each in held)
+        return Split(
+            tuple(train),
+            held,
+            groups=tuple(owners[each.record] for each in train) if self.column else (),
             clusters=clusters if len(set(clusters)) < len(clusters) else (),
             cut=sum(each.is_cut for each in every),
             left_out=0 if self.packs else len(records) + len(held_out) - len(every),
@@ -99,11 +102,16 @@ class HoldingOut:
         train, rest = ([], []) if places is None else self._by_place(records, places, make)
         if self.column or (train and rest):
             return train, rest
-        split = split_examples(
-            make(records), client=self.client, seq_len=self.seq_len, held_out_fraction=self.fraction,
-            max_held_out=1 << 62, by_label=self.by_label,
-        )  # fmt: skip
-        return [*split.train], [*split.held_out]
+        examples = make(records)
+        if self.by_label:
+            examples = [examples[index] for index in in_proportion(examples, lambda: 0.5)]
+        first = len(examples) - max(1, round(len(examples) * self.fraction))
+        if first < 1:
+            raise TooLittleDataError(
+                f"client {self.client!r} has too little data: {len(examples)} sequences of at most {self.seq_len} "
+                "tokens, expected at least 2 (one to train on, one held out); add text, or lower --seq-len"
+            )
+        return examples[:first], [*spread(examples[first:], len(examples), by_label=self.by_label)]
 
     def _by_place(
         self, records: Sequence[Record], places: NDArray[np.float64], make: Make

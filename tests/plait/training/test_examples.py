@@ -8,8 +8,8 @@ from transformers import AutoTokenizer
 
 from plait.adapters import AdapterTask
 from plait.data import Record, RecordKind
-from plait.errors import DataError, TooLittleDataError
-from plait.training.examples import IGNORED, Example, split_examples
+from plait.errors import DataError
+from plait.training.examples import IGNORED, Example
 from plait.training.resident import ResidentBase
 from plait.training.tokenization import ExampleFormat, tokenise
 
@@ -121,47 +121,3 @@ def test_labels_that_the_run_does_not_know_are_counted_but_not_quoted(resident: 
         DataError, match=r"^label of 1 of 2 records is not one of the run's labels: business, sport; leave them out"
     ):
         examples_of(resident, records, RecordKind.LABEL, labels=("business", "sport"))
-
-
-def numbered(count: int) -> list[Example]:
-    return [Example(np.array([index], np.int32), np.array([index], np.int32)) for index in range(count)]
-
-
-def test_the_held_out_part_is_the_end_and_never_trains() -> None:
-    split = split_examples(numbered(50), client="a", seq_len=1, held_out_fraction=0.2, max_held_out=100)
-    assert [int(example.tokens[0]) for example in split.train] == list(range(40))
-    assert [int(example.tokens[0]) for example in split.held_out] == list(range(40, 50))
-
-
-def test_one_example_is_too_little_data() -> None:
-    with pytest.raises(
-        TooLittleDataError, match=r"client 'ada' has too little data: 1 sequences .* expected at least 2"
-    ):
-        split_examples(numbered(1), client="ada", seq_len=8, held_out_fraction=0.1, max_held_out=4)
-
-
-def test_of_labelled_text_the_last_of_every_class_is_held_out_however_it_is_sorted():
-    labels = [0] * 40 + [1] * 20 + [2] * 10
-    examples = [
-        Example(np.asarray([number], np.int32), np.asarray([label], np.int32)) for number, label in enumerate(labels)
-    ]
-    split = split_examples(examples, client="a", seq_len=1, held_out_fraction=0.1, max_held_out=100, by_label=True)
-    # A tenth of each class: 4, 2 and 1, each the last of its own.
-    assert sorted(int(example.tokens[0]) for example in split.held_out) == [36, 37, 38, 39, 58, 59, 69]
-    assert len(split.train) == 63
-
-
-@pytest.mark.parametrize("most", [4, 8, 10])
-def test_a_bounded_held_out_part_of_labelled_text_has_every_class_in_proportion(most: int) -> None:
-    # Six, three and one of ten in turn: with an even step one of two or of five is always of the same class.
-    labels = [0, 1, 0, 0, 1, 0, 2, 0, 1, 0] * 80
-    examples = [
-        Example(np.asarray([number], np.int32), np.asarray([label], np.int32)) for number, label in enumerate(labels)
-    ]
-    for held_out in (None, examples):
-        split = split_examples(
-            examples, held_out, client="a", seq_len=1, held_out_fraction=0.5, max_held_out=most, by_label=True
-        )
-        counts = np.bincount([int(example.labels[0]) for example in split.held_out], minlength=3)
-        assert counts.sum() == most
-        assert np.all(np.abs(counts - most * np.asarray([0.6, 0.3, 0.1])) < 1)

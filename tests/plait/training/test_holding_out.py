@@ -154,3 +154,37 @@ def test_more_than_half_of_the_windows_repeats_a_sequence() -> None:
     # A prompt that all have in common repeats nothing: of an answer only its own windows count.
     prompt = list(range(60))
     assert not repeats([example([*prompt, *train], learned=60)], [example([*prompt, *own], learned=60)])
+
+
+def labelled(labels: Sequence[int]) -> tuple[list[Record], list[Example]]:
+    rows = [(np.asarray([number], np.int32), np.asarray([label], np.int32)) for number, label in enumerate(labels)]
+    records = [Record(text=str(number), label=str(label)) for number, label in enumerate(labels)]
+    return records, [Example(*row, record=place) for place, row in enumerate(rows)]
+
+
+LABELS = replace(TEXTS, packs=False, by_label=True, keeps_repeated=True)
+
+
+def test_one_example_is_too_little_data() -> None:
+    with pytest.raises(TooLittleDataError, match=r"client 'site' has too little data: 1 sequences .* at least 2"):
+        TEXTS.split([Record(text="x" * 64)], (), packed)
+
+
+def test_of_labelled_text_the_last_of_every_class_is_held_out_however_it_is_sorted() -> None:
+    records, examples = labelled([0] * 40 + [1] * 20 + [2] * 10)
+    split = LABELS.split(records, (), lambda _: examples)
+    # A tenth of each class: 4, 2 and 1, each the last of its own.
+    assert sorted(int(example.tokens[0]) for example in split.held_out) == [36, 37, 38, 39, 58, 59, 69]
+    assert len(split.train) == 63
+
+
+@pytest.mark.parametrize("most", [4, 8, 10])
+def test_a_bounded_held_out_part_of_labelled_text_has_every_class_in_proportion(most: int) -> None:
+    # Six, three and one of ten in turn: with an even step one of two or of five is always of the same class.
+    records, examples = labelled([0, 1, 0, 0, 1, 0, 2, 0, 1, 0] * 80)
+    for given in ((), records):
+        how = replace(LABELS, fraction=0.5, most=most)
+        split = how.split(records, given, lambda some: examples[: len(some)])
+        counts = np.bincount([int(example.labels[0]) for example in split.held_out], minlength=3)
+        assert counts.sum() == most
+        assert np.all(np.abs(counts - most * np.asarray([0.6, 0.3, 0.1])) < 1)
