@@ -249,7 +249,12 @@ def declining_runner(run: OfferedRun, name: str, error: PlaitError) -> TaskRunne
     """Reports to the server why this node takes no part in a run; it needs no base and no data."""
     reason = RefusalReason.POLICY if isinstance(error, PolicyError) else RefusalReason.BASE_MISMATCH
     refused = TaskAnswer.of(pb.CONTENT_PLAIT, encode_reply(Refusal(name, reason, str(error))), failure=str(error))
-    return TaskRunner(Capacity(run.base_fingerprint, (), 0, "declines", error), lambda *_: refused)
+
+    def answer(task: ClientTask, body: bytes) -> TaskAnswer:
+        del task, body
+        return refused
+
+    return TaskRunner(Capacity(run.base_fingerprint, (), 0, "declines", error), answer)
 
 
 @dataclass(frozen=True)
