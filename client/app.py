@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from flwr.app import Context
 
-from plait.flower.apps import client_app
+from plait.flower.channel import client_app
 from plait.rounds.channel import Answering
 
 if TYPE_CHECKING:

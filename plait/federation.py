@@ -28,8 +28,7 @@ from plait.rounds.run_plan import RunContext
 from plait.rounds.run_state import RunState, initial_state, load_checkpoint, save_checkpoint
 from plait.rounds.spool import largest_update
 from plait.run import Run
-from plait.settings.traits import Stated, Trait, check
-from plait.settle import ResolvedConfig
+from plait.settle import check_vouched_for
 from plait.system import machine
 from plait.training.device import use_threads
 
@@ -160,17 +159,6 @@ def _kept(
     if kept is None or kept.round == state.round:
         publisher.publish(state)
     return kept or PublishedAdapter(state.round, state.shadow.digest().hex())
-
-
-def check_vouched_for(settled: ResolvedConfig) -> None:
-    """Refuse a run that needs an authority over clients' keys where there is none."""
-    unvouched = {Trait.VOUCHED: "no authority vouches for the clients' keys here"}
-    check(
-        (
-            *settled.config.stated(),
-            Stated("kit", "none", takes=unvouched, instead="plait server with --kit, or plait simulate"),
-        )
-    )
 
 
 def _part_from(channel: Channel, clients: int) -> None:

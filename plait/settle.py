@@ -34,7 +34,7 @@ from plait.rounds.spool import Weighting
 from plait.rounds.validate import NormBound
 from plait.settings.choice import parse_choice
 from plait.settings.tables import OWN_SHARE_NEEDS
-from plait.settings.traits import Trait, check, taken
+from plait.settings.traits import Stated, Trait, check, taken
 from plait.training.own_functions import check_functions
 from plait.wire.codec import Codec
 from plait.wire.codecs import codec_for
@@ -289,3 +289,14 @@ def _task_settings(config: RunConfig, method: Method, rule: Rule) -> Settings:
         "measures_slope": config.server_optimizer == LineSearch.name,
     }
     return task_settings(Settings(**{**same, **derived}), config)
+
+
+def check_vouched_for(settled: ResolvedConfig) -> None:
+    """Refuse a run that needs an authority over clients' keys where there is none."""
+    unvouched = {Trait.VOUCHED: "no authority vouches for the clients' keys here"}
+    check(
+        (
+            *settled.config.stated(),
+            Stated("kit", "none", takes=unvouched, instead="plait server with --kit, or plait simulate"),
+        )
+    )

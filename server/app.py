@@ -8,7 +8,7 @@ from pathlib import Path
 from plait.config import Scalar, config_from_table
 from plait.errors import ConfigError
 from plait.federation import run_federation
-from plait.flower.apps import server_app
+from plait.flower.channel import server_app
 from plait.plugins import admit
 from plait.rounds.callbacks import heard
 from plait.rounds.channel import Channel, StopRequest

@@ -14,16 +14,15 @@ from plait.api.serving import CLIENTS_SETTINGS, Serving, ServingOptions, check_n
 from plait.api.settings import RunSettings, base_name, run_config_of
 from plait.errors import ConfigError, MachineError, RunInterrupted
 from plait.ledger.ledger import read_events
-from plait.report.progress import status
 from plait.rounds.callbacks import CallbackRunner, Callbacks, names_of
 from plait.rounds.channel import StopRequest
 from plait.rounds.run_directory import RunDirectory
+from server.served_run import ServedRun, open_served_run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from plait.aggregation import Rule
-    from server.served_run import ServedRun
 
 
 class ServerSettings(RunSettings, ServingOptions, total=False):
@@ -104,9 +103,6 @@ class Server:
         Raises:
             PlaitError: it cannot serve, or not this run.
         """
-        with status("loading libraries", quiet=self._quiet):
-            from server.served_run import open_served_run  # brings torch along
-
         directory = self._directory
         if directory.has_started:
             self._hearing.repeat(read_events(directory.ledger))

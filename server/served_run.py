@@ -1,6 +1,6 @@
 """A federation served over gRPC, from settings to report: what `plait server` and `plait.Server` have in common.
 
-Sets no signal handler and configures no logging: both are the caller's. Loads torch: import it only to serve.
+Sets no signal handler and configures no logging: both are the caller's. Loads torch once a run is to be served.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from plait.api.simulate import is_reported
 from plait.composition import check_here
 from plait.config import RunConfig
 from plait.errors import ConfigError
-from plait.federation import beginning_of, check_vouched_for, run_federation
 from plait.ledger.events import Event
 from plait.ledger.ledger import OnEvent, read_events
 from plait.ledger.run_now import LiveProgress
@@ -28,8 +27,7 @@ from plait.rounds.channel import StopRequest
 from plait.rounds.roster import REPLY_BYTES
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.validate import max_update_bytes
-from plait.run import resolve
-from plait.settle import settle
+from plait.settle import check_vouched_for, settle
 from plait.trust.kit import ServerKit, is_vouched_for
 from plait.wire.codec import DECODED
 from server.hosting import Terms
@@ -72,6 +70,9 @@ def open_served_run(
         conclude(directory)
         return None
     check_names(settings)
+    with status("loading libraries", quiet=quiet):
+        from plait.federation import beginning_of, run_federation  # brings torch along
+        from plait.run import resolve
     check_here(settings, simulates=False)
     channel = channel or open_channel(serving, clients=settings.clients)
     kit = ServerKit.load(serving.kit_directory) if serving.kit_directory else None

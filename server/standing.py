@@ -1,7 +1,7 @@
 """A standing server: runs that an operator submits, served one after the other to clients that stay too.
 
 Each is served as ``plait server`` serves its one (`server.served_run`). The queue is a folder with a file for each run,
-so a killed server continues the run that it served, and forgets none. What loads torch is imported with the first run.
+so a killed server continues the run that it served, and forgets none.
 """
 
 from __future__ import annotations
@@ -22,29 +22,33 @@ from enum import StrEnum
 from functools import partial
 from operator import methodcaller
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import grpc
+import typer
 from pydantic import TypeAdapter, ValidationError
 
 from plait.api.serving import CLIENTS_SETTINGS, Serving, new_run_number
 from plait.api.simulate import is_reported
+from plait.cli.serving import GraceS, Insecure, Kit, Listen, Metrics, log_to, stop_on_signals
 from plait.config import RunConfig, Scalar, config_from_table
 from plait.errors import ConfigError, DiskFullError, PeerError, PlaitError, PolicyError, RunInterrupted
 from plait.ledger.events import ClientTurnedAway, Event, RoundStarted, WaitingForClients
 from plait.ledger.ledger import read_events
 from plait.ledger.run_view import RunView
-from plait.report.progress import say, status
+from plait.report.progress import say
 from plait.rounds.channel import StopRequest
 from plait.rounds.run_directory import RunDirectory
-from plait.settle import settle
+from plait.settle import check_vouched_for, settle
 from plait.system.files import cannot_write, lock, make_private_directory, write_atomically
+from plait.transport.process import share_memory_between_threads
 from plait.transport.protocol import CHUNK_BYTES
 from plait.transport.status import json_object
 from plait.trust.register import Register
 from plait.v1 import federation_pb2 as pb
 from server.guard import Context, MoreCalls
 from server.nodes_channel import open_channel
+from server.served_run import open_served_run
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -287,8 +291,6 @@ class RunQueueServer:
         return [(path.relative_to(folder).as_posix(), path) for path in found if path.is_file()]
 
     def _checked(self, config_json: str) -> RunConfig:
-        from plait.federation import check_vouched_for  # brings torch along
-
         if (size := len(config_json)) > _MOST_CONFIG_CHARACTERS:
             raise ConfigError(f"settings have {size} characters; at most {_MOST_CONFIG_CHARACTERS} are accepted")
         try:
@@ -344,8 +346,6 @@ class RunQueueServer:
         ended = directory.has_started and RunView.after(read_events(directory.ledger)).finished
         if ended and is_reported(directory.path):
             return  # the server was killed before it could record that
-        with status("loading libraries", quiet=self._quiet):
-            from server.served_run import open_served_run
         settings = _naming_nothing({**entry.config, "out": str(directory.path)}, where=f"run {entry.run}")
         serving = replace(self._serving, run_number=entry.number)
         served = open_served_run(
@@ -456,3 +456,28 @@ class _Patience:
         why = "; ".join(f"{client}: {detail}" for client, detail in list(self._why.items())[:_MOST_NAMED])
         self.reason = f"{what}: {why}"
         self._stop.asked = True
+
+
+def server(
+    listen: Listen = "127.0.0.1:9440",
+    kit: Kit = None,
+    insecure: Insecure = False,
+    out: Annotated[Path, typer.Option("--out", help="Directory of the queue and of all runs.")] = Path("federation"),
+    metrics: Metrics = "",
+    grace_s: GraceS = 30.0,
+    give_up_s: Annotated[
+        float, typer.Option("--give-up-s", help="Seconds until a run is ended whose clients cannot take part.", min=0.1)
+    ] = 120.0,
+) -> None:
+    """Stay between runs; an operator submits them, with their settings, by `plait submit`.
+
+    To continue after a stop or a crash, give the same command again.
+
+    Example: plait server --stay --kit fed/server --listen 0.0.0.0:9440 --out federation
+    """
+    serving = Serving.of({"listen": listen, "kit": kit, "insecure": insecure, "metrics": metrics, "grace_s": grace_s})
+    share_memory_between_threads()
+    standing = RunQueueServer(out, serving, give_up_s=give_up_s)
+    log_to(out / "server.log")
+    stop_on_signals("the same command")
+    standing.serve()

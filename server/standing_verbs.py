@@ -1,4 +1,4 @@
-"""An operator's side of a standing server: ``submit``, ``runs``, ``cancel`` and ``fetch``; ``plait server --stay``.
+"""An operator's side of a standing server: ``submit``, ``runs``, ``cancel`` and ``fetch``.
 
 What a server answers came over a network: nothing in it is trusted.
 """
@@ -16,10 +16,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar, cast
 import grpc
 import typer
 
-from plait.api.serving import Serving
 from plait.cli.output import print_json, print_tables, print_text
-from plait.cli.serving import GraceS, Insecure, Listen, Metrics, log_to, stop_on_signals
-from plait.cli.serving import Kit as ServersKit
 from plait.config import Scalar, config_from_table
 from plait.errors import ConfigError, PeerError, PlaitError
 from plait.report.table import Table
@@ -28,7 +25,6 @@ from plait.system.address import Address
 from plait.system.files import directory_written_aside
 from plait.system.text import printable
 from plait.transport.credentials import open_channel
-from plait.transport.process import share_memory_between_threads
 from plait.transport.status import json_object, unanswered
 from plait.trust.kit import StaffKit
 from plait.v1 import federation_pb2 as pb
@@ -51,33 +47,6 @@ _Server = Annotated[str, typer.Option("--server", help="Address and port of the 
 _Kit = Annotated[Path | None, typer.Option("--kit", help="An operator's kit; not needed for an --insecure server.")]
 _Run = Annotated[str, typer.Argument(help="Name of the run, as `plait runs` shows it.")]
 _JsonOutput = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-
-
-def server(
-    listen: Listen = "127.0.0.1:9440",
-    kit: ServersKit = None,
-    insecure: Insecure = False,
-    out: Annotated[Path, typer.Option("--out", help="Directory of the queue and of all runs.")] = Path("federation"),
-    metrics: Metrics = "",
-    grace_s: GraceS = 30.0,
-    give_up_s: Annotated[
-        float, typer.Option("--give-up-s", help="Seconds until a run is ended whose clients cannot take part.", min=0.1)
-    ] = 120.0,
-) -> None:
-    """Stay between runs; an operator submits them, with their settings, by `plait submit`.
-
-    To continue after a stop or a crash, give the same command again.
-
-    Example: plait server --stay --kit fed/server --listen 0.0.0.0:9440 --out federation
-    """
-    from server.standing import RunQueueServer  # an operator's other calls need no server
-
-    serving = Serving.of({"listen": listen, "kit": kit, "insecure": insecure, "metrics": metrics, "grace_s": grace_s})
-    share_memory_between_threads()
-    standing = RunQueueServer(out, serving, give_up_s=give_up_s)
-    log_to(out / "server.log")
-    stop_on_signals("the same command")
-    standing.serve()
 
 
 def submit(

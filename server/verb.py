@@ -10,17 +10,17 @@ from typing import Annotated
 import typer
 
 from plait.api.received import how_to_resume
-from plait.api.running import check_names
 from plait.api.serving import CLIENTS_SETTINGS, Serving, ServingOptions, check_no_data
 from plait.cli.options import ConfigFile, PageAddress, run_config, shown_default, with_run_options
 from plait.cli.serving import GraceS, Insecure, Kit, Listen, Metrics, log_to, stop_on_signals
 from plait.cli.simulate import show, with_resume_hint
 from plait.config import RunConfig
 from plait.page.beside import page_address, page_beside
-from plait.report.progress import say, status
+from plait.report.progress import say
 from plait.report.wording import plural
 from plait.rounds.run_directory import RunDirectory
 from plait.transport.process import share_memory_between_threads
+from server.served_run import open_served_run
 
 _CLIENTS = RunConfig().clients
 
@@ -63,10 +63,6 @@ def server(
 def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, page: str = "", quiet: bool) -> None:
     """Serve until the run is over; everything received until an error is on disk."""
     share_memory_between_threads()
-    if not directory.has_started:
-        check_names(settings)
-    with status("loading libraries", quiet=quiet):
-        from server.served_run import open_served_run  # brings torch along
     served = open_served_run(directory, settings, serving, quiet=quiet)
     if served is None:
         return

@@ -13,7 +13,7 @@ import typer
 
 from plait.cli.output import run_or_newest
 from plait.errors import MachineError, RunInterrupted
-from plait.page.beside import page_address, shown_address
+from plait.page.beside import page_address, page_token, shown_address
 from plait.report.progress import say
 
 _LOG_BYTES = 16 << 20
@@ -82,7 +82,6 @@ def watch(
     Example: plait report runs/first --live
     """
     from plait.page.app import Page, run_shown, serve  # a web server, which other verbs need not
-    from plait.page.defences import page_token
 
     runs = [run_shown(place) for place in named or [run_or_newest(None)]]
     address, token = page_address(listen, what="--listen"), page_token()

@@ -58,7 +58,7 @@ FORMS: Mapping[str, Verb] = {
     "evidence --attest": Verb("client.sent", "attest", "state what left this client"),
     "report --live": Verb("plait.cli.serving", "watch", "show a run in the browser as it goes on"),
     "resume --withdraw": Verb("plait.cli.resume", "withdraw", "take a client out of a run"),
-    "server --stay": Verb("server.standing_verbs", "server", "serve a queue of runs"),
+    "server --stay": Verb("server.standing", "server", "serve a queue of runs"),
 }
 """What a verb does with an option that makes it another command."""
 

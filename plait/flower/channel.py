@@ -1,4 +1,6 @@
-"""A Flower `Grid` as plait's `Channel`, plait's bytes in Flower's messages, a client's state in Flower's context.
+"""Flower's apps over plait's parts: its Grid as a `Channel`, bytes in its messages, a client's state in its context.
+
+Flower's engines start the apps by name from `server/app.py` and `client/app.py`.
 
 plait's bytes are one uint8 array or two, so that Flower frames them once: hundreds of small tensors take it tens of
 seconds per round. A task is its own head and a body that all tasks of a round share and that is never copied here.
@@ -8,14 +10,26 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
-from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
-from flwr.serverapp import Grid
+from flwr.app import Array, ArrayRecord, Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
 
-from plait.errors import ConfigError, PeerError
-from plait.rounds.channel import Data, Liveness, NoAnswer, Purpose, StopRequest, TaskParts, WallClock
+from plait.config import Scalar
+from plait.errors import Abandoned, ConfigError, DiskFullError, PeerError, PlaitError
+from plait.rounds.channel import (
+    Answering,
+    Channel,
+    Data,
+    Liveness,
+    NoAnswer,
+    Purpose,
+    StopRequest,
+    TaskParts,
+    WallClock,
+)
 from plait.rounds.memory import MUST_LAST
 from plait.transport.protocol import MESSAGE_TYPES
 
@@ -168,3 +182,47 @@ class ContextMemory:
                 "add state=DIRECTORY to the node's configuration"
             )
         self._state[f"plait.{key}"] = ArrayRecord({"bytes": to_array(data)})
+
+
+_FAILED = 1
+
+
+def server_app(
+    federation: Callable[[Channel, Mapping[str, Scalar], str | None], object], stop: StopRequest | None = None
+) -> ServerApp:
+    """A ServerApp that runs a federation, given the run configuration, over Flower's grid.
+
+    On a network its data are left out of the configuration and given beside it; elsewhere None is.
+    """
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        settings, named = context.run_config, None
+        # By its name: its place has moved within Flower, and importing it needs Ray.
+        if type(grid).__name__ != "InMemoryGrid":
+            # The nodes of a network bring their own, or take a part of these; the setting's default names some.
+            settings, named = {**settings, "data": ""}, str(settings.get("data", ""))
+        federation(GridChannel(grid, stop), settings, named)
+
+    return app
+
+
+def client_app(participant: Callable[[Context], Answering]) -> ClientApp:
+    """A ClientApp that passes the bytes of every message to a participant, and returns its answer."""
+    app = ClientApp()
+
+    def answer(message: Message, context: Context) -> Message:
+        try:
+            reply = participant(context).answer(from_message(message))
+        except (Abandoned, DiskFullError):
+            raise
+        except PlaitError as error:
+            # Flower would send the class's name with it, and print a traceback here.
+            return Message(Error(_FAILED, str(error)), reply_to=message)
+        return Message(to_content(reply), reply_to=message)
+
+    for register in (app.query, app.train, app.evaluate):
+        register()(answer)
+    app.query(MESSAGE_TYPES[Purpose.MASK].partition(".")[2])(answer)
+    return app

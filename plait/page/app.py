@@ -31,7 +31,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from plait.errors import ConfigError, PlaitError
-from plait.page.defences import KNOWN, Headers, TokenCheck, page_token
+from plait.page.beside import page_token
+from plait.page.defences import KNOWN, Headers, TokenCheck
 from plait.page.feed import Feed, Live
 from plait.rounds.run_directory import RunDirectory
 from plait.system.child import on_stdin_end

@@ -6,10 +6,15 @@ The process is `plait.page.app`. A run without a page loads none of what serves 
 from __future__ import annotations
 
 import contextlib
+import os
+import re
+import secrets
 import socket
+import threading
 import time
 from collections.abc import Callable, Generator
 from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from plait.errors import ConfigError, MachineError
@@ -17,6 +22,11 @@ from plait.report.progress import say
 from plait.system.address import Address
 from plait.system.child import Sidecar
 
+QUESTION = b"status"
+"""What the page's process sends to have the status."""
+TOKEN_VARIABLE = "PLAIT_PAGE_TOKEN"  # noqa: S105 (the name of an environment variable)
+_TOKEN_BYTES = 32
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{32,128}")
 _PREDECESSOR_S = 5.0
 _END_S = 5.0
 
@@ -32,9 +42,6 @@ def page_beside(place: Path, listen: str, *, status_json: Callable[[], str] | No
     if not listen:
         yield ""
         return
-    from plait.page.defences import TOKEN_VARIABLE, page_token
-    from plait.page.feed import answer
-
     bound, token = page_address(listen, what="--page"), page_token()
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(_bound(bound))
@@ -86,3 +93,23 @@ def page_address(text: str, *, what: str) -> Address:
 def shown_address(listener: socket.socket, token: str) -> str:
     """What to open in a browser."""
     return f"http://{Address(*listener.getsockname()[:2])}/?token={token}"
+
+
+def page_token() -> str:
+    """The token of the environment variable `TOKEN_VARIABLE`; without one a new token of 256 random bits."""
+    given = os.environ.get(TOKEN_VARIABLE, "")
+    if given and not _TOKEN.fullmatch(given):
+        raise ConfigError(f"{TOKEN_VARIABLE} is not a token: give 32 to 128 letters, digits, '-' and '_'")
+    return given or secrets.token_urlsafe(_TOKEN_BYTES)
+
+
+def answer(connection: Connection, status_json: Callable[[], str]) -> None:
+    """Answer the page in a thread of its own, until the page's end is closed."""
+
+    def answer_all() -> None:
+        with connection, contextlib.suppress(OSError, EOFError):
+            while True:
+                connection.recv_bytes(len(QUESTION))
+                connection.send_bytes(status_json().encode())
+
+    threading.Thread(target=answer_all, name="plait-page", daemon=True).start()

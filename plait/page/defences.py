@@ -6,7 +6,6 @@ in the address that plait prints; the page's first answer turns it into a cookie
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 from collections.abc import Callable
@@ -19,7 +18,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from plait.errors import ConfigError
 from plait.system.address import is_own_host
 
 CONTENT_SECURITY_POLICY = (
@@ -38,12 +36,9 @@ _HEADERS = {
 _LOOKS = ("GET", "HEAD")
 
 
-TOKEN_VARIABLE = "PLAIT_PAGE_TOKEN"  # noqa: S105 (the name of an environment variable)
 KNOWN = "plait.known"
 """Key of a request's scope: called once a connection has shown the token."""
 
-_TOKEN_BYTES = 32
-_TOKEN = re.compile(r"[A-Za-z0-9_-]{32,128}")
 _PORT = re.compile(r":([0-9]{1,5})$")
 _REFUSED = "open the address that plait printed when it started, with its token"
 
@@ -94,14 +89,6 @@ def _authority(origin: str) -> str:
         return urlsplit(origin).netloc.lower()
     except ValueError:
         return ""
-
-
-def page_token() -> str:
-    """The token of the environment variable `TOKEN_VARIABLE`; without one a new token of 256 random bits."""
-    given = os.environ.get(TOKEN_VARIABLE, "")
-    if given and not _TOKEN.fullmatch(given):
-        raise ConfigError(f"{TOKEN_VARIABLE} is not a token: give 32 to 128 letters, digits, '-' and '_'")
-    return given or secrets.token_urlsafe(_TOKEN_BYTES)
 
 
 @dataclass(frozen=True)

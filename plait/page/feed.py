@@ -11,8 +11,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import cast
@@ -22,6 +21,7 @@ from plait.errors import PeerError
 from plait.ledger import events
 from plait.ledger.ledger import Follower
 from plait.ledger.run_now import RunNow, Traffic
+from plait.page.beside import QUESTION
 from plait.rounds.run_directory import RunDirectory
 from plait.system.json_text import read_json
 
@@ -188,7 +188,6 @@ def _bytes(traffic: Traffic) -> _Object:
 
 
 _READ_BYTES = 1 << 20
-_QUESTION = b"status"
 _MOST_ANSWER_BYTES = 64 << 20
 _PATIENCE_S = 5.0
 _EVERY_S = 1.0
@@ -265,7 +264,7 @@ class Live:
         with self._lock:
             try:
                 if not self._is_asked and time.monotonic() - self._asked >= _EVERY_S:
-                    self._connection.send_bytes(_QUESTION)
+                    self._connection.send_bytes(QUESTION)
                     self._is_asked, self._asked = True, time.monotonic()
                 if self._is_asked:
                     answers = self._connection.poll(_PATIENCE_S)  # one that comes late is taken by the next call
@@ -288,18 +287,6 @@ def doing_now(status: Mapping[str, Json]) -> dict[str, Json]:
     for node in _objects(status.get("nodes_away")):
         clients[str(node.get("name"))] = {"state": "away"}
     return clients
-
-
-def answer(connection: Connection, status_json: Callable[[], str]) -> None:
-    """Answer the page in a thread of its own, until the page's end is closed."""
-
-    def answer_all() -> None:
-        with connection, suppress(OSError, EOFError):
-            while True:
-                connection.recv_bytes(len(_QUESTION))
-                connection.send_bytes(status_json().encode())
-
-    threading.Thread(target=answer_all, name="plait-page", daemon=True).start()
 
 
 def _objects(value: Json) -> list[dict[str, Json]]:

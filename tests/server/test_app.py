@@ -49,7 +49,7 @@ def test_a_served_run_keeps_what_it_has_unpacked_to_its_end(tmp_path: Path, monk
         DECODED.add(b"digest", np.ones(3, np.float32))
         kept.append(DECODED.find(b"digest"))
 
-    monkeypatch.setattr("server.served_run.run_federation", run_federation)
+    monkeypatch.setattr("plait.federation.run_federation", run_federation)
     serving = Serving(listen="127.0.0.1:0", kit="", metrics="", grace_s=1.0, run_number=1)
     settings = RunConfig(base="tiny", data="", out=str(tmp_path / "run"))
     served = open_served_run(RunDirectory(tmp_path / "run"), settings, serving, quiet=True)

@@ -38,7 +38,7 @@ def standing(tmp_path: Path) -> Iterator[RunQueueServer]:
 def test_a_run_in_a_queue_of_somebody_else_s_names_nothing_either(
     standing: RunQueueServer, monkeypatch: pytest.MonkeyPatch, key: str, value: str
 ) -> None:
-    monkeypatch.setattr("server.served_run.open_served_run", lambda *_, **__: pytest.fail("it was served"))
+    monkeypatch.setattr("server.standing.open_served_run", lambda *_, **__: pytest.fail("it was served"))
     standing._queue.submit(config_from_table({**RUN, key: value}, where="test").to_table(), number=7, name="theirs")
     entry = standing._queue.begin_next(wait_s=0.0)
     assert entry is not None
@@ -82,7 +82,7 @@ def test_a_port_that_is_taken_is_no_fault_of_the_run_that_was_being_served(
     queue.submit(config_from_table(RUN).to_table(), number=7, name="going")
     queue.begin_next(wait_s=1)
     queue.close()
-    monkeypatch.setattr("server.served_run.open_served_run", lambda *_, **__: object())
+    monkeypatch.setattr("server.standing.open_served_run", lambda *_, **__: object())
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(MachineError, match=listen):

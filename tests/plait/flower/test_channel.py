@@ -175,3 +175,26 @@ def test_what_somebody_else_keeps_in_the_context_is_not_ours(context):
 def test_an_account_of_private_records_is_not_kept_where_it_ends_with_the_node(context):
     with pytest.raises(ConfigError, match="dp of the run is 'record' and this node's state is Flower's"):
         ContextMemory(context()).save("record-privacy", b"{}")
+
+
+class InMemoryGrid:
+    """By its name the grid of Flower's simulation."""
+
+
+class OtherGrid:
+    """Any other."""
+
+
+@pytest.mark.parametrize(
+    ("grid", "data", "named"),
+    [(InMemoryGrid(), "stdlib", None), (OtherGrid(), "", "stdlib")],
+    ids=["simulated", "network"],
+)
+def test_the_data_of_a_run_are_its_own_only_where_flower_simulates_the_clients(
+    grid: object, data: str, named: str | None
+) -> None:
+    given: list[object] = []
+    app = grid_channel.server_app(lambda _, settings, superlink_data: given.extend([settings, superlink_data]))
+    settings = {"data": "stdlib", "rounds": 2}
+    app(grid, Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=settings))  # pyright: ignore
+    assert given == [{"data": data, "rounds": 2}, named]

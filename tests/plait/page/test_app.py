@@ -21,8 +21,8 @@ from plait.ledger.events import parse_event
 from plait.ledger.ledger import Ledger
 from plait.page import app
 from plait.page.app import Page
-from plait.page.defences import TOKEN_VARIABLE, page_token
-from plait.page.feed import Feed, Live, answer
+from plait.page.beside import TOKEN_VARIABLE, answer, page_token
+from plait.page.feed import Feed, Live
 from tests.commands import Command
 from tests.plait.conftest import described, numbered, run_started
 from tests.plait.page.browser import CHROMIUM, Browser
