@@ -161,7 +161,7 @@ def traits() -> Iterator[str]:
     parts = list(stated())
     for trait in Trait:
         needed = [each for each in parts if trait in each.needs]
-        taken = [each for each in parts if trait in each.takes]
+        taken = [each for each in parts if trait in each.removes]
         cells = (_named(each) or also for each, also in zip((needed, taken), beside.get(trait, ("", "")), strict=True))
         yield f"| {trait[0].upper()}{trait[1:]} | {' | '.join(cells)} |"
 

@@ -179,14 +179,14 @@ class RunConfig(
             yield from table.stated(self)
         learned = self.learned
         if not learned.is_plain:
-            yield self.states("objective", needs=learned.needs, takes=learned.takes)
+            yield self.states("objective", needs=learned.needs, removes=learned.removes)
         if not self.one_rank:
             needs = {Trait.FACTORS: "other adapters cannot be cut to a lower rank"}
-            yield self.states("client_ranks", needs=needs, takes={Trait.ONE_RANK: "client-ranks gives others"})
+            yield self.states("client_ranks", needs=needs, removes={Trait.ONE_RANK: "client-ranks gives others"})
         if self.weighting == "examples":
             yield self.states("weighting", needs={Trait.FIGURES: "the number of examples is a client's weight"})
         if self.labels:
-            yield self.states("labels", takes={Trait.LANGUAGE: "a classifier writes none"})
+            yield self.states("labels", removes={Trait.LANGUAGE: "a classifier writes none"})
 
     @property
     def learned(self) -> Objective:

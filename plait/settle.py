@@ -297,6 +297,6 @@ def check_vouched_for(settled: ResolvedConfig) -> None:
     check(
         (
             *settled.config.stated(),
-            Stated("kit", "none", takes=unvouched, instead="plait server with --kit, or plait simulate"),
+            Stated("kit", "none", removes=unvouched, instead="plait server with --kit, or plait simulate"),
         )
     )

@@ -128,7 +128,7 @@ class Method:
     virtual_tokens: int = 20
 
     @property
-    def takes(self) -> Reasons:
+    def removes(self) -> Reasons:
         """What a run with it does not have (`plait.settings.traits`)."""
         trains = f"'{self.name}' trains {self.subject}"
         kinds = {Trait.FACTORS: Subject.FACTORS, Trait.SQUARES: Subject.SQUARES}

@@ -281,19 +281,19 @@ class Rule:
             needs[Trait.ONE_RANK] = "it averages tensors directly"
         return needs
 
-    def takes(self, *, one_rank: bool) -> Reasons:
+    def removes(self, *, one_rank: bool) -> Reasons:
         """What a run with it does not have; see `new_factors`."""
-        takes: dict[Trait, str] = {}
+        removes: dict[Trait, str] = {}
         if not self.linear:
-            takes[Trait.LINEAR] = "this rule needs the updates one by one"
+            removes[Trait.LINEAR] = "this rule needs the updates one by one"
         if self.new_factors(one_rank=one_rank):
             to_whom = "" if self.new_factors(one_rank=True) else " to clients of several ranks"
-            takes[Trait.SAME_FACTORS] = f"this rule gives other factors{to_whom} in every round"
+            removes[Trait.SAME_FACTORS] = f"this rule gives other factors{to_whom} in every round"
         if self.trained(1) != self.trained(2):
-            takes[Trait.SAME_SIDES] = "this rule has others trained in every round"
+            removes[Trait.SAME_SIDES] = "this rule has others trained in every round"
         if self.personal:
-            takes[Trait.ALL_SHARED] = f"with this rule {self.personal} stays at the client"
-        return takes
+            removes[Trait.ALL_SHARED] = f"with this rule {self.personal} stays at the client"
+        return removes
 
     def traffic(self, client: Geometry) -> ParameterTraffic:
         """What a client of these ranks sends and receives in a round, before any codec; all of it where it rotates."""

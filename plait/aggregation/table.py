@@ -138,7 +138,7 @@ def rule_stated(
     def rest() -> Iterator[Stated]:
         return (rule_stated(other, one_rank=one_rank) for other in (others or {}).values())
 
-    return Stated("rule", text or rule.name, rule.needs, rule.takes(one_rank=one_rank), others=rest)
+    return Stated("rule", text or rule.name, rule.needs, rule.removes(one_rank=one_rank), others=rest)
 
 
 def method_stated(method: Method, text: str = "") -> Stated:
@@ -147,7 +147,7 @@ def method_stated(method: Method, text: str = "") -> Stated:
     def rest() -> Iterator[Stated]:
         return map(method_stated, METHODS.values())
 
-    return Stated("method", text or method.name, {}, method.takes, others=rest)
+    return Stated("method", text or method.name, {}, method.removes, others=rest)
 
 
 def optimizer_stated(optimizer: ServerOptimizer, text: str = "") -> Stated:

@@ -29,7 +29,7 @@ class Objective:
 
     Attributes:
         needs: traits of a run without which it cannot be learned, each with a reason.
-        takes: traits that a run with it no longer has.
+        removes: traits that a run with it no longer has.
         parts: a user's own that its options name, and their kinds.
         sequences: of one example at most.
         is_sum: whether the loss of several examples is the sum of theirs.
@@ -43,7 +43,7 @@ class Objective:
 
     text: str = SFT
     needs: Reasons = field(default_factory=dict[Trait, str])
-    takes: Reasons = field(default_factory=dict[Trait, str])
+    removes: Reasons = field(default_factory=dict[Trait, str])
     parts: tuple[tuple[Kind, str], ...] = ()
     sequences: int = 1
     is_sum: bool = True
@@ -91,7 +91,7 @@ def _of_preferences(text: str) -> Objective:
     return Objective(
         text=text,
         needs={**_REPLACES, Trait.LANGUAGE: "it is about what a language model writes"},
-        takes=_OWN_LOSS,
+        removes=_OWN_LOSS,
         sequences=2,
         is_sum=parse_choice(text)[0] == DPO_NAME,
         examples="{} preferences of 2",
@@ -111,7 +111,7 @@ def _of_reward(text: str) -> Objective:
             Trait.LANGUAGE: "it rewards what a language model writes",
             Trait.SAMPLES: "what was sampled is learned by the same model",
         },
-        takes={**_OWN_LOSS, Trait.SLOPES: "a reward's loss has none that limits a step"},
+        removes={**_OWN_LOSS, Trait.SLOPES: "a reward's loss has none that limits a step"},
         parts=((Kind.REWARD, how.reward),),
         sequences=how.group_size,
         completions=how.group_size,

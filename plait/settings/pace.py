@@ -60,7 +60,7 @@ class Asynchronous(SettingsTable):
                 Trait.SAME_SIDES: across,
                 Trait.RELEASED: "a client that began too long ago is",
             }
-            yield self.states("rounds_mode", needs=needs, takes={Trait.WAITS: "asynchronous rounds do not wait"})
+            yield self.states("rounds_mode", needs=needs, removes={Trait.WAITS: "asynchronous rounds do not wait"})
 
 
 def buffer_size(rounds_mode: str, cohort: int) -> int:
@@ -98,7 +98,7 @@ class Fleets(SettingsTable):
                 Trait.LINEAR: "updates of different numbers of steps are normalised",
                 Trait.SAME_FACTORS: "updates of different numbers of steps are normalised",
             }
-            yield self.states("step_budget", needs=needs, takes={Trait.EQUAL_STEPS: "faster ones take more"})
+            yield self.states("step_budget", needs=needs, removes={Trait.EQUAL_STEPS: "faster ones take more"})
         if self.fleet:
             needs = {Trait.FIGURES: "the times of the virtual clock follow from the clients' data"}
             yield self.states("fleet", needs=needs)

@@ -62,18 +62,18 @@ class Privacy(SettingsTable):
         if self.dp == "off":
             return
         needs = {Trait.WAITS: "a client's part is charged by rounds", Trait.EQUAL_STEPS: "noise is for equal parts"}
-        takes = {
+        removes = {
             Trait.FIGURES: "no noise covers them",
             Trait.LOSSES: "no noise covers them",
             Trait.SLOPES: "steps of private runs measure none",
         }
         if self.dp == "client":
             needs |= {Trait.ONE_RANK: "how far a client moves the sum depends on its rank", Trait.LINEAR: ""}
-            takes |= {Trait.SINGLE_UPDATES: "noise covers their clipped sum alone"}
+            removes |= {Trait.SINGLE_UPDATES: "noise covers their clipped sum alone"}
         else:
             needs[Trait.OWN_LOSS] = "noise needs the gradient of each record by itself"
-            takes[Trait.WHOLE_GRADIENT] = "each record's is clipped, to dp-clip"
-        yield self.states("dp", needs=needs, takes=takes)
+            removes[Trait.WHOLE_GRADIENT] = "each record's is clipped, to dp-clip"
+        yield self.states("dp", needs=needs, removes=removes)
 
 
 class Groups(SettingsTable):
@@ -145,9 +145,9 @@ class Masks(SettingsTable):
             Trait.LINEAR: "",
             Trait.VOUCHED: "else a client cannot tell real clients from ones that the server made up",
         }
-        takes = {
+        removes = {
             Trait.SINGLE_UPDATES: "the server sees their masked sum alone",
             Trait.FIGURES: "the server sees their masked sums alone",
             Trait.RELEASED: "a client that has sent a masked update is in the sum",
         }
-        return self.states("secure_aggregation", needs=needs, takes=takes)
+        return self.states("secure_aggregation", needs=needs, removes=removes)

@@ -55,11 +55,11 @@ class SettingsTable(BaseModel):
     def check_clients(self, clients: int, cohort: int) -> None:
         """Refuse (ValueError) numbers that do not fit this many clients, of which `cohort` train in a round."""
 
-    def states(self, name: str, *, needs: Reasons = NOTHING, takes: Reasons = NOTHING, instead: str = "") -> Stated:
+    def states(self, name: str, *, needs: Reasons = NOTHING, removes: Reasons = NOTHING, instead: str = "") -> Stated:
         """What a setting states; `instead` is what else it may be, by default its default."""
         key, default = name.replace("_", "-"), type(self).model_fields[name].default
         plain = f"no {key}" if default == "" else f"{key} {str(default).lower()}"
-        return Stated(key, getattr(self, name), needs, takes, f"{key} {instead}" if instead else plain)
+        return Stated(key, getattr(self, name), needs, removes, f"{key} {instead}" if instead else plain)
 
     def is_given(self, name: str) -> bool:
         """Whether a setting is not its default."""

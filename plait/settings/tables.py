@@ -88,10 +88,13 @@ class Learning(SettingsTable):
         """What these settings need of a run, and what they take away."""
         replaces = {Trait.OWN_LOSS: "which it replaces"}
         if self.trainer:
-            takes = {Trait.OWN_LOSS: "a trainer has a loss of its own", Trait.SLOPES: "a trainer's steps measure none"}
-            yield self.states("trainer", needs=replaces, takes=takes)
+            removes = {
+                Trait.OWN_LOSS: "a trainer has a loss of its own",
+                Trait.SLOPES: "a trainer's steps measure none",
+            }
+            yield self.states("trainer", needs=replaces, removes=removes)
         if self.is_given("loss"):
-            yield self.states("loss", needs=replaces, takes={Trait.OWN_LOSS: "loss names another"})
+            yield self.states("loss", needs=replaces, removes={Trait.OWN_LOSS: "loss names another"})
         if self.given_own_share:
             yield self.states("own_share", needs=OWN_SHARE_NEEDS, instead="0")
 
@@ -115,7 +118,7 @@ class AdapterSettings(SettingsTable):
     def stated(self) -> Iterator[Stated]:
         """What these settings need of a run, and what they take away."""
         if self.dropout:
-            yield self.states("dropout", takes={Trait.SAMPLES: "dropout takes parts of it away while it learns"})
+            yield self.states("dropout", removes={Trait.SAMPLES: "dropout takes parts of it away while it learns"})
 
 
 class Stacking(SettingsTable):
@@ -320,7 +323,7 @@ class MachineSettings(SettingsTable):
     def stated(self) -> Iterator[Stated]:
         """What these settings need of a run, and what they take away."""
         if self.has_several_devices:
-            yield self.states("device", takes={Trait.RELEASED: "a client in a process of its own cannot be"})
+            yield self.states("device", removes={Trait.RELEASED: "a client in a process of its own cannot be"})
 
 
 class Reporting(SettingsTable):

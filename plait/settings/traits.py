@@ -1,7 +1,7 @@
 """What the parts of a run need of it, what they take away, and the check that nothing taken away is needed.
 
-A run has every trait below until one of its parts takes it away: a setting, a rule, a method or an optimizer. Each
-states beside its own code what it needs and takes, so a new part is checked against parts that it does not know.
+A run has every trait below until one of its parts removes it: a setting, a rule, a method or an optimizer. Each
+states beside its own code what it needs and removes, so a new part is checked against parts that it does not know.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from plait.system.text import escaped
 
 
 class Trait(StrEnum):
-    """What a run has unless a part takes it away; the value is what follows "needs that" in messages."""
+    """What a run has unless a part removes it; the value is what follows "needs that" in messages."""
 
     # Rounds, and who takes part in them.
     WAITS = "a round waits for its cohort"
@@ -52,13 +52,13 @@ _MOST_NAMED = 6
 
 @dataclass(frozen=True)
 class Stated:
-    """What one part of a run needs and takes; `key` is that of its setting."""
+    """What one part of a run needs and removes; `key` is that of its setting."""
 
     key: str
     value: object
     needs: Reasons = field(default_factory=dict[Trait, str])
     """Traits that the run must have; a reason stands in brackets behind the trait."""
-    takes: Reasons = field(default_factory=dict[Trait, str])
+    removes: Reasons = field(default_factory=dict[Trait, str])
     """Traits that the run no longer has; a reason follows "but"."""
     instead: str = ""
     """What the user may ask for in its place."""
@@ -72,7 +72,7 @@ class Stated:
 
 
 def check(stated: Sequence[Stated]) -> None:
-    """Refuse (ConfigError) parts of which one takes what another needs; a part may take what it needs itself."""
+    """Refuse (ConfigError) parts of which one removes what another needs; a part may remove what it needs itself."""
     for one in stated:
         for other in stated:
             if (trait := clash(one, other)) is not None:
@@ -80,21 +80,21 @@ def check(stated: Sequence[Stated]) -> None:
 
 
 def clash(one: Stated, other: Stated) -> Trait | None:
-    """The first trait that a part needs and another takes; None if there is none."""
+    """The first trait that a part needs and another removes; None if there is none."""
     if one.key == other.key:
         return None
-    return next((trait for trait in one.needs if trait in other.takes), None)
+    return next((trait for trait in one.needs if trait in other.removes), None)
 
 
 def taken(stated: Iterable[Stated]) -> frozenset[Trait]:
     """The traits that a run of these parts no longer has."""
-    return frozenset(trait for each in stated for trait in each.takes)
+    return frozenset(trait for each in stated for trait in each.removes)
 
 
 def _refusal(one: Stated, other: Stated, trait: Trait, stated: Sequence[Stated]) -> str:
     why = f" ({one.needs[trait]})" if one.needs[trait] else ""
     instead = " or ".join(_instead(part, stated) for part in (one, other))
-    return f"{one} and {other}, expected {instead}: {one.key} needs that {trait}{why}, but {other.takes[trait]}"
+    return f"{one} and {other}, expected {instead}: {one.key} needs that {trait}{why}, but {other.removes[trait]}"
 
 
 def _instead(part: Stated, stated: Sequence[Stated]) -> str:

@@ -4,7 +4,7 @@ from plait.errors import ConfigError
 from plait.settings.traits import Stated, Trait, check
 
 NEEDS = Stated("keep", "best", needs={Trait.FIGURES: "losses are compared"}, instead="keep last")
-TAKES = Stated("mask", True, takes={Trait.FIGURES: "sums alone are seen"})
+TAKES = Stated("mask", True, removes={Trait.FIGURES: "sums alone are seen"})
 
 
 @pytest.mark.parametrize("stated", [(NEEDS, TAKES), (TAKES, NEEDS)])
@@ -19,7 +19,7 @@ def test_a_refusal_names_both_parts_the_trait_both_reasons_and_what_would_do(sta
 
 def test_a_part_may_take_what_it_needs_and_no_second_one_then_does():
     own, second = (
-        Stated(key, "x", needs={Trait.OWN_LOSS: ""}, takes={Trait.OWN_LOSS: "it has one"}) for key in ("a", "b")
+        Stated(key, "x", needs={Trait.OWN_LOSS: ""}, removes={Trait.OWN_LOSS: "it has one"}) for key in ("a", "b")
     )
     check((own,))
     check((own, Stated("a", "x", needs={Trait.OWN_LOSS: ""})))  # the same part
