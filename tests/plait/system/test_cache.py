@@ -17,12 +17,6 @@ def test_a_file_in_the_way_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         cache_directory()
 
 
-def test_it_is_made_for_its_owner_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PLAIT_CACHE", str(tmp_path / "a" / "b"))
-    cache_directory()
-    assert [stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "a", tmp_path / "a" / "b")] == [0o700, 0o700]
-
-
 @pytest.mark.parametrize("where", ["shared", "shared/kernels", "."])
 def test_one_that_others_can_write_is_left_alone_and_a_private_one_serves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: list[logging.LogRecord], where: str

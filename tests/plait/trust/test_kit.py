@@ -23,25 +23,12 @@ from plait.trust.kit import (
 from plait.trust.provision import provision
 
 
-def test_a_servers_kit_has_what_a_server_needs(kits):
-    kit = ServerKit.load(kits / "server")
-    assert kit.names == ("localhost", "127.0.0.1")
-    assert kit.operator_token == (kits / "server" / "operator.token").read_text().strip()
-    assert len(bytes.fromhex(kit.operator_token)) == 32
-    assert kit.tls.key == (kits / "server" / "server.key").read_bytes()
-    assert kit.tls.certificate == (kits / "server" / "server.crt").read_bytes()
-    assert kit.tls.authority == (kits / "authority" / "ca.crt").read_bytes()
-
-
-def test_a_clients_kit_has_what_a_node_needs(kits):
-    kit = ClientKit.load(kits / "clients" / "alice")
-    assert kit.name == "alice"
-    assert kit.server_names == ("localhost", "127.0.0.1")
-    assert kit.node_key == NodeKey.load(kits / "clients" / "alice" / "node.key")
-
-
-def test_no_secret_is_shown(kits):
+def test_a_kit_has_what_its_machine_needs_and_shows_no_secret(kits):
     server, client = ServerKit.load(kits / "server"), ClientKit.load(kits / "clients" / "alice")
+    assert server.names == client.server_names == ("localhost", "127.0.0.1")
+    assert len(bytes.fromhex(server.operator_token)) == 32
+    assert server.tls.authority == client.tls.authority == (kits / "authority" / "ca.crt").read_bytes()
+    assert (client.name, client.node_key) == ("alice", NodeKey.load(kits / "clients" / "alice" / "node.key"))
     shown = repr(server) + repr(client)
     assert server.operator_token not in shown
     assert "PRIVATE" not in shown

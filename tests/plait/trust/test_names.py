@@ -4,7 +4,6 @@ import pytest
 
 from plait.errors import ConfigError
 from plait.trust.keys import check_client_name, check_server_names, composed
-from plait.trust.provision import check_client_names
 
 
 @pytest.mark.parametrize("name", ["a", "a" * 64, "a..b", "Zoë", "李雷", "李" * 21])
@@ -15,7 +14,8 @@ def test_a_plain_name_passes(name):
 @pytest.mark.parametrize(
     "name",
     ["", ".", "..", ".hidden", "a/b", "../etc", "/etc", "a\\b", "a b", "a\n", "a\x00", "a\x1b[2J", "u\u0308", "\uff11",
-     "a" * 65, "a:b", "a*", "李" * 22, "\u0301a", "a\u202eb", "a\u200bb", "\u3164", "\ud800", "ﬁn", "a\u2028b"],
+     "a" * 65, "a:b", "a*", "李" * 22, "\u0301a", "a\u202eb", "a\u200bb", "\u3164", "\ud800", "ﬁn", "a\u2028b",
+     "x" * 1_000_000],
 )  # fmt: skip
 def test_a_name_that_could_leave_its_folder_or_fool_a_reader_is_refused_in_one_printable_line(name):
     with pytest.raises(
@@ -24,26 +24,11 @@ def test_a_name_that_could_leave_its_folder_or_fool_a_reader_is_refused_in_one_p
         check_client_name(name)
     assert str(caught.value).isprintable()
     assert str(caught.value).isascii()
+    assert len(str(caught.value)) < 300
 
 
 def test_the_two_ways_to_write_an_accent_are_one_name():
     assert check_client_name(composed("Zoe\u0308")) == "Zoë"
-
-
-def test_a_huge_name_makes_no_huge_message():
-    with pytest.raises(ConfigError) as caught:
-        check_client_name("x" * 1_000_000)
-    assert len(str(caught.value)) < 300
-
-
-def test_names_that_differ_only_in_case_or_are_given_twice_are_refused():
-    with pytest.raises(ConfigError, match="'Bob' differs from 'bob' only in case"):
-        check_client_names(["bob", "Bob"])
-    with pytest.raises(ConfigError, match="'Bob' differs from 'bob' only in case"):
-        check_client_names(["Bob"], taken=["bob"])
-    with pytest.raises(ConfigError, match="'bob' is given twice"):
-        check_client_names(["bob", "eve", "bob"])
-    check_client_names(["bob", "eve"], taken=["bob"])  # letter by letter: the same client
 
 
 def test_server_names_are_dns_names_and_addresses_in_canonical_form():
@@ -58,8 +43,5 @@ def test_server_names_are_dns_names_and_addresses_in_canonical_form():
 def test_what_no_certificate_could_be_checked_against_is_refused(name):
     with pytest.raises(ConfigError, match="expected a DNS name"):
         check_server_names(["localhost", name])
-
-
-def test_a_server_has_a_name():
     with pytest.raises(ConfigError, match="server name is missing"):
         check_server_names([])

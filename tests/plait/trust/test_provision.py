@@ -160,6 +160,7 @@ def test_a_renewed_certificate_of_an_operator_keeps_its_registered_key(kits, now
     ("clients", "operators", "message"),
     [
         (["Alice"], [], "differs from 'alice' only in case"),
+        (["eve", "Eve"], [], "'Eve' differs from 'eve' only in case"),
         (["carol", "../x"], [], "client name is '../x'"),
         ([], ["alice"], "'alice' is a client: give an operator another name"),
         ([], ["Alice"], "differs from 'alice' only in case"),
