@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import load_pem_x509_certificate
 
 from plait.errors import MachineError, PolicyError
 from plait.system.files import cannot_write, fsync_directory, make_private_directory, read_if_there, write_atomically
 from plait.system.json_text import read_json
+from plait.trust.certificate import key_digest
 
 _FOLDER = "journals"
 
@@ -116,8 +116,7 @@ def _federation(authority: bytes) -> str:
     """A name for a federation: its authority's key, whose certificate may be renewed."""
     if not authority:
         return "none"
-    key = load_pem_x509_certificate(authority).public_key()
-    return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()[:32]
+    return key_digest(load_pem_x509_certificate(authority).public_key()).hex()[:32]
 
 
 def _whole_lines(data: bytes) -> list[bytes]:

@@ -27,7 +27,7 @@ from plait.adapters import Json
 from plait.api import TURN
 from plait.cli.output import print_text
 from plait.errors import ConfigError, PeerError
-from plait.evidence.envelope import STATEMENT, Signer, enveloped, key_id, statement
+from plait.evidence.envelope import STATEMENT, Signer, enveloped, statement
 from plait.ledger.events import DescribedClient
 from plait.ledger.ledger import canonical
 from plait.report.progress import status
@@ -35,6 +35,7 @@ from plait.rounds.channel import Purpose, round_and_attempt
 from plait.rounds.evaluation import client_losses, mean_loss
 from plait.system.files import at_home, cannot_write, make_private_directory, read_if_there, write_atomically
 from plait.system.json_text import read_json
+from plait.trust.certificate import key_digest
 from plait.trust.kit import ClientKit, Endorsement
 from plait.wire.envelope import SIGNED_DOMAIN, Header, read_envelope, split_frame
 from plait.wire.messages import ClientCard, Evaluation, Refusal, Reply, UpdateReply, broadcast_of, decode_reply
@@ -208,7 +209,7 @@ def attested(kit: ClientKit, state: Path, *, run: str, about_data: str = "") -> 
     }
     key = Ed25519PublicKey.from_public_bytes(kit.node_key.public_bytes)
     stated = statement([{"name": "run", "digest": {"plaitRun": run_id}}], STATEMENT, predicate)
-    return run_id, enveloped(stated, Signer(key_id(key), kit.node_key.sign))
+    return run_id, enveloped(stated, Signer(key_digest(key).hex(), kit.node_key.sign))
 
 
 def _packed(messages: Sequence[dict[str, Any]], *, is_noised: bool) -> str:

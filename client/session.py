@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
-from enum import Enum, auto
 from typing import Protocol, TypeVar, cast
 
 import grpc
@@ -168,30 +167,21 @@ MOST_S = 60.0
 Result = TypeVar("Result")
 
 
-class Meaning(Enum):
-    """What to do about a failed call."""
-
-    AGAIN = auto()
-    """Retry later."""
-    FINAL = auto()
-    """A retry cannot help."""
-    UNWANTED = auto()
-    """The server does not wait for this task, or not yet."""
-
-
-MEANINGS = {
-    grpc.StatusCode.INVALID_ARGUMENT: Meaning.FINAL,
-    grpc.StatusCode.OUT_OF_RANGE: Meaning.FINAL,
-    grpc.StatusCode.PERMISSION_DENIED: Meaning.FINAL,
-    grpc.StatusCode.UNIMPLEMENTED: Meaning.FINAL,
-    grpc.StatusCode.FAILED_PRECONDITION: Meaning.UNWANTED,
-    grpc.StatusCode.NOT_FOUND: Meaning.UNWANTED,
-}
-"""All others mean `Meaning.AGAIN`."""
+FINAL = frozenset(
+    {
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.OUT_OF_RANGE,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.UNIMPLEMENTED,
+    }
+)
+"""A retry cannot help."""
+UNWANTED = frozenset({grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.NOT_FOUND})
+"""The server does not wait for this task, or not yet. After any other code a call is tried again."""
 
 # Codes whose text is the server's own; for the others it describes gRPC's internals.
 _SERVERS_OWN_TEXTS = frozenset(
-    {*MEANINGS, grpc.StatusCode.ABORTED, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAUTHENTICATED}
+    {*FINAL, *UNWANTED, grpc.StatusCode.ABORTED, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAUTHENTICATED}
 ) - {grpc.StatusCode.UNIMPLEMENTED}
 _IN_PLAIN_WORDS = {
     grpc.StatusCode.CANCELLED: "the call to the server was interrupted",
@@ -278,18 +268,18 @@ class Retrying:
             except SessionOverError:
                 continue
             except (grpc.FutureCancelledError, CancelledError):
-                meaning, why = Meaning.AGAIN, "broken off"
+                code, why = None, "broken off"
             except grpc.RpcError as error:
-                meaning, why = MEANINGS.get(cast("grpc.Call", error).code(), Meaning.AGAIN), what_failed(error)
+                code, why = cast("grpc.Call", error).code(), what_failed(error)
             except TryAgainError as error:
-                meaning, why = Meaning.AGAIN, str(error)
+                code, why = None, str(error)
             except UnwantedError:
-                meaning, why = Meaning.UNWANTED, "the server has not asked for it yet"
+                code, why = grpc.StatusCode.NOT_FOUND, "the server has not asked for it yet"
             abandonment.check()
             cause = f"{handle.task.doing}: {what}: {why}"
-            if meaning is Meaning.FINAL:
+            if code in FINAL:
                 raise FinalError(cause)
-            if meaning is Meaning.UNWANTED and unwanted(offers, why):
+            if code in UNWANTED and unwanted(offers, why):
                 abandonment.check()
                 raise UnwantedError(cause)
             self.trouble(cause)

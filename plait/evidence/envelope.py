@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, cast
 
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 
 from plait.adapters import Json
@@ -25,7 +23,7 @@ from plait.errors import ConfigError, PeerError
 from plait.ledger.ledger import canonical
 from plait.rounds.run_directory import RunDirectory
 from plait.system.json_text import read_json
-from plait.trust.certificate import key_pem, new_key, read_key
+from plait.trust.certificate import key_der, key_digest, key_pem, new_key, read_key
 from plait.trust.keys import write_secret
 from plait.trust.kit import ServerKit
 
@@ -51,9 +49,9 @@ class Signer:
         cls, key: ec.EllipticCurvePrivateKey, *, kind: str = "own", certificate: str = "", authority: str = ""
     ) -> Self:
         """With a P-256 key."""
-        shown = base64.b64encode(_der(key.public_key())).decode()
+        shown = base64.b64encode(key_der(key.public_key())).decode()
         described = {"kind": kind, "key": shown, "certificate": certificate, "authority": authority}
-        return cls(key_id(key.public_key()), lambda data: _sign(key, data), described)
+        return cls(key_digest(key.public_key()).hex(), lambda data: _sign(key, data), described)
 
     @classmethod
     def of_run(cls, directory: RunDirectory, kit: Path | None) -> Self:
@@ -71,15 +69,6 @@ class Signer:
         with suppress(ConfigError):  # it is there
             write_secret(path, key_pem(new_key()))
         return cls.of(read_key(path))
-
-
-def key_id(key: PublicKeyTypes) -> str:
-    """SHA-256 of a public key, in hexadecimal."""
-    return hashlib.sha256(_der(key)).hexdigest()
-
-
-def _der(key: PublicKeyTypes) -> bytes:
-    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
 def enveloped(statement: object, signer: Signer) -> bytes:

@@ -131,11 +131,14 @@ class Shown:
     key_digest: bytes
 
 
+def key_der(key: CertificatePublicKeyTypes) -> bytes:
+    """A public key as a certificate has it (its SubjectPublicKeyInfo)."""
+    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
 def key_digest(key: CertificatePublicKeyTypes) -> bytes:
-    """SHA-256 of a certificate's public key (its SubjectPublicKeyInfo), 32 bytes."""
-    return sha256(
-        key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    ).digest()
+    """SHA-256 of `key_der`, 32 bytes."""
+    return sha256(key_der(key)).digest()
 
 
 def shown_by(pem: bytes) -> Shown | None:

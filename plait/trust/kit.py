@@ -242,11 +242,17 @@ class Endorsement:
         return cls(certificate.public_bytes(serialization.Encoding.DER), signature)
 
 
-def is_endorsed(
-    authority: bytes, name: str, node_key: bytes, endorsement: Endorsement, *, now: datetime | None = None
+def is_vouched_for(
+    authority: bytes,
+    client: str,
+    node_key: bytes,
+    certificate: bytes,
+    endorsement: bytes,
+    *,
+    now: datetime | None = None,
 ) -> bool:
-    """Whether the authority, by its certificate in PEM, confirms a client's node key at `now`."""
-    window = _window(authority, name, node_key, endorsement)
+    """A `Vouch` over the certificate of a federation's authority, in PEM: whether it confirms a node key at `now`."""
+    window = _window(authority, client, node_key, Endorsement(certificate, endorsement))
     return window is not None and window[0] <= (now or datetime.now(UTC)) <= window[1]
 
 
@@ -277,8 +283,3 @@ def _is_clients(certificate: x509.Certificate) -> bool:
 
 def _signed(name: str, node_key: bytes) -> bytes:
     return b"".join(len(part).to_bytes(8, "big") + part for part in (_TEXT, name.encode(), node_key))
-
-
-def is_vouched_for(authority: bytes, client: str, node_key: bytes, certificate: bytes, endorsement: bytes) -> bool:
-    """A `Vouch` over the certificate of a federation's authority, in PEM."""
-    return is_endorsed(authority, client, node_key, Endorsement(certificate, endorsement))

@@ -6,12 +6,14 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from plait.transport.protocol import MAX_MESSAGE_BYTES
+from tests.server.conftest import BareNode
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, WINDOW_UPDATE = 0, 1, 3, 4, 6, 8
@@ -166,17 +168,24 @@ def test_a_connection_that_proves_nothing_makes_the_server_hold_16_mib_at_most(s
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="a system without /proc")
 def test_a_connection_that_has_brought_a_large_answer_keeps_little_of_its_memory(tmp_path):
-    nodes, answer_bytes = 40, 4 << 20
-    command = [sys.executable, "-c", ROUND, str(tmp_path / "inbox"), str(nodes)]
+    count, answer_bytes = 40, 4 << 20
+    command = [sys.executable, "-c", ROUND, str(tmp_path / "inbox"), str(count)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         address = server.stdout.readline().strip()
-        swarm = [sys.executable, str(Path(__file__).with_name("swarm.py")), address, str(nodes), str(answer_bytes)]
-        subprocess.run(swarm, check=True, timeout=180)
-        answered, kept_bytes = map(int, server.stdout.readline().split())
+        nodes = [BareNode(address, f"n{number}").attend(base=b"") for number in range(count)]
 
-    assert answered == nodes
+        def bring(node):
+            assert node.upload(node.work().task_id, bytes(answer_bytes)).kept
+
+        with ThreadPoolExecutor(count) as threads:
+            list(threads.map(bring, nodes))
+        answered, kept_bytes = map(int, server.stdout.readline().split())
+        for node in nodes:
+            node.leave()
+
+    assert answered == count
     # A tenth of an answer: gRPC's room for the next read, and the odd block between.
-    assert kept_bytes < nodes * answer_bytes / 10
+    assert kept_bytes < count * answer_bytes / 10
 
 
 def test_there_are_no_more_connections_than_for_the_nodes_those_at_the_door_and_so_many_strangers(make_channel):

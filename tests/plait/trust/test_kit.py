@@ -17,7 +17,7 @@ from plait.trust.kit import (
     ServerKit,
     _signed,
     client_settings,
-    is_endorsed,
+    is_vouched_for,
     read_client_settings,
 )
 from plait.trust.provision import provision
@@ -117,7 +117,8 @@ def alice(kits) -> ClientKit:
 
 
 def endorsed(kit, endorsement, *, authority=None, name="alice", key=None, now=None) -> bool:
-    return is_endorsed(authority or kit.tls.authority, name, key or kit.node_key.public_bytes, endorsement, now=now)
+    own = (authority or kit.tls.authority, name, key or kit.node_key.public_bytes)
+    return is_vouched_for(*own, endorsement.certificate, endorsement.signature, now=now)
 
 
 def signed_with(folder, role, name, key) -> Endorsement:
