@@ -12,7 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -65,38 +65,45 @@ class JournalFile:
 
     def append(self, line: str) -> None:
         """Add a line, on disk before this returns; PolicyError as for `read`."""
-        with self._locked() as descriptor:
-            data = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
-            self._check(_whole_lines(data))
-            lines = [*_whole_lines(data), line.encode()]
-            try:
-                # What was killed in the middle of a line never counted.
-                end = len(data) - len(data.rpartition(b"\n")[2])
-                os.ftruncate(descriptor, end)
-                os.pwrite(descriptor, line.encode() + b"\n", end)
-                os.fsync(descriptor)
-                if len(lines) == 1:
-                    fsync_directory(self.path.parent)
-            except OSError as error:
-                raise cannot_write(self.path, error) from error
+        with extended(self.path) as (before, add):
+            self._check(before)
+            add(line.encode())
+            lines = [*before, line.encode()]
             noted = json.dumps({"lines": len(lines), "digest": _digest(lines)})
             for note in self.notes:
                 with contextlib.suppress(MachineError, OSError):
                     make_private_directory(note.parent)
                     write_atomically(note, noted.encode())
 
-    @contextlib.contextmanager
-    def _locked(self) -> Generator[int]:
-        try:
-            make_private_directory(self.path.parent)
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise cannot_write(self.path, error) from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield descriptor
-        finally:
-            os.close(descriptor)
+
+@contextlib.contextmanager
+def extended(path: Path) -> Generator[tuple[list[bytes], Callable[[bytes], None]]]:
+    """The whole lines of a file, made if missing, while no other process extends it; and what adds one durably."""
+    try:
+        make_private_directory(path.parent)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        data = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+        lines = _whole_lines(data)
+
+        def add(line: bytes) -> None:
+            try:
+                # What was killed in the middle of a line never counted.
+                end = len(data) - len(data.rpartition(b"\n")[2])
+                os.ftruncate(descriptor, end)
+                os.pwrite(descriptor, line + b"\n", end)
+                os.fsync(descriptor)
+                if not lines:
+                    fsync_directory(path.parent)
+            except OSError as error:
+                raise cannot_write(path, error) from error
+
+        yield lines, add
+    finally:
+        os.close(descriptor)
 
 
 def _noted(note: Path) -> tuple[int, str]:

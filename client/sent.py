@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
-import os
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from client.consent import Consents, consent_digest
+from client.journal_file import extended
 from client.settings import NodeSettings, default_state_directory
 from client.task import ClientTask, OfferedRun, TaskAnswer, TaskRunner
 from plait.adapters import Json
@@ -33,7 +33,7 @@ from plait.ledger.ledger import canonical
 from plait.report.progress import status
 from plait.rounds.channel import Purpose, round_and_attempt
 from plait.rounds.evaluation import client_losses, mean_loss
-from plait.system.files import at_home, cannot_write, make_private_directory, read_if_there, write_atomically
+from plait.system.files import at_home, read_if_there, write_atomically
 from plait.system.json_text import read_json
 from plait.trust.certificate import key_digest
 from plait.trust.kit import ClientKit, Endorsement
@@ -41,8 +41,6 @@ from plait.wire.envelope import SIGNED_DOMAIN, Header, read_envelope, split_fram
 from plait.wire.messages import ClientCard, Evaluation, Refusal, Reply, UpdateReply, broadcast_of, decode_reply
 
 _NONE = "0" * 64
-_LAST_BYTES = 1 << 20
-"""Enough for the last line and a torn one."""
 _STATED = ("adapter", "asked", "bytes", "fields", "purpose", "round", "signed", "told")
 _DIGITS = 18
 
@@ -110,22 +108,8 @@ class SentLines:
 
     def append(self, line: dict[str, Any]) -> None:
         """Add a line, on disk before this returns."""
-        try:
-            make_private_directory(self.path.parent)
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
-            try:
-                size = os.fstat(descriptor).st_size
-                whole, _, torn = os.pread(descriptor, _LAST_BYTES, max(0, size - _LAST_BYTES)).rpartition(b"\n")
-                end = size - len(torn)
-                last = whole.rpartition(b"\n")[2]
-                before = hashlib.sha256(last).hexdigest() if last else _NONE
-                os.ftruncate(descriptor, end)
-                os.pwrite(descriptor, canonical(line | {"prev": before}) + b"\n", end)
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            raise cannot_write(self.path, error) from error
+        with extended(self.path) as (before, add):
+            add(canonical(line | {"prev": hashlib.sha256(before[-1]).hexdigest() if before else _NONE}))
 
 
 def _line(task: ClientTask, body: bytes, answer: TaskAnswer) -> dict[str, Any]:

@@ -108,14 +108,10 @@ def openssl_server(kit: Path, *, clients_of: Path, alpn: bool = True) -> Callabl
     return answer
 
 
-def test_a_server_that_answers_is_said_to(kits, alice, serve):
+def test_a_server_that_answers_is_said_to_also_with_its_own_kit(kits, alice, serve):
     port = serve(kits / "server")
-    for host in ("localhost", "127.0.0.1"):
-        assert explain(host, port, alice).startswith(f"TLS with {host}:{port} works now")
-
-
-def test_an_operator_may_connect_with_the_servers_own_kit(kits, serve):
-    assert "works now" in explain("localhost", serve(kits / "server"), ServerKit.load(kits / "server"))
+    for host, kit in (("localhost", alice), ("127.0.0.1", alice), ("localhost", ServerKit.load(kits / "server"))):
+        assert explain(host, port, kit).startswith(f"TLS with {host}:{port} works now")
 
 
 def test_nothing_listening(alice):
@@ -144,13 +140,6 @@ def test_a_network_that_swallows_packets_and_one_without_a_way(alice, monkeypatc
         assert explain("10.1.2.3", 9440, alice).startswith(start)
 
 
-def test_a_server_of_another_authority(foreign, alice, serve):
-    port = serve(foreign / "server")
-    assert f"certificate of the server at localhost:{port} is not from this kit's authority" in explain(
-        "localhost", port, alice
-    )
-
-
 @pytest.mark.parametrize(
     ("starts", "date", "says", "remedy"),
     [
@@ -172,10 +161,15 @@ def test_another_host_name_says_which_names_would_do(kits, alice, serve, now):
     assert "is for localhost, expected 127.0.0.1: connect by a name it has" in said
 
 
-def test_a_client_that_poses_as_the_server(kits, alice, serve):
-    assert "is a client's, expected a server's" in explain(
-        "localhost", serve(kits / "clients" / "bob", role="client"), alice
-    )
+def test_a_server_of_another_authority_one_without_tls_and_a_client_that_poses_as_one(kits, foreign, alice, serve):
+    port = serve(foreign / "server")
+    said = explain("localhost", port, alice)
+    assert f"certificate of the server at localhost:{port} is not from this kit's authority" in said
+    posing = serve(kits / "clients" / "bob", role="client")
+    assert "is a client's, expected a server's" in explain("localhost", posing, alice)
+    plain = serve(None)
+    assert explain("localhost", plain, alice).startswith(f"localhost:{plain} does not speak TLS")
+    assert "does not answer without TLS" in explain("localhost", serve(kits / "server"), None)
 
 
 def test_a_node_that_grpc_refuses(kits, foreign, alice, serve):
@@ -198,15 +192,6 @@ def test_an_own_certificate_that_has_expired_meanwhile(kits, alice, serve, now):
     said = explain("localhost", port, alice)
     assert said.startswith("this node's own kit cannot be used")
     assert f"client.crt' expired on {moment(now - timedelta(days=70))}, the clock here shows" in said
-
-
-def test_a_server_without_tls(alice, serve):
-    port = serve(None)
-    assert explain("localhost", port, alice).startswith(f"localhost:{port} does not speak TLS")
-
-
-def test_a_node_without_tls_at_a_server_with_it(kits, serve):
-    assert "does not answer without TLS" in explain("localhost", serve(kits / "server"), None)
 
 
 def test_something_that_accepts_and_says_nothing(alice, listen, monkeypatch):
