@@ -128,23 +128,13 @@ def test_the_newest_round_takes_the_place_of_the_one_before(
     vllm = Vllm(in_place=in_place)
     address = serve(vllm)
     for number in (1, 2):
-        load_into_vllm(address, name="run", adapter=tmp_path / str(number))
+        load_into_vllm(f"{address}/v1/", name="run", adapter=tmp_path / str(number), api_key="secret")
         assert vllm.loaded == {"run": str(tmp_path / str(number))}
-    unloads = [path for path, _, _ in vllm.calls if "unload" in path]
-    assert len(unloads) == (0 if in_place else 1)
-
-
-def test_the_key_is_sent_and_the_usual_address_is_understood(serve: Callable[[Vllm], str], tmp_path: Path) -> None:
-    vllm = Vllm()
-    load_into_vllm(serve(vllm) + "/v1/", name="run", adapter=tmp_path, api_key="secret")
-    ((path, _, key),) = vllm.calls
-    assert (path, key) == ("/v1/load_lora_adapter", "Bearer secret")
-
-
-def test_a_server_without_the_endpoint_is_told_apart(serve: Callable[[Vllm], str], tmp_path: Path) -> None:
-    address = serve(Vllm(refuse=(404, '{"detail":"Not Found"}')))
+    assert sum("unload" in path for path, _, _ in vllm.calls) == (0 if in_place else 1)
+    assert {key for _, _, key in vllm.calls} == {"Bearer secret"}
+    lacking = serve(Vllm(refuse=(404, '{"detail":"Not Found"}')))
     with pytest.raises(PeerError, match=r"has no load endpoint .*VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"):
-        load_into_vllm(address, name="run", adapter=tmp_path)
+        load_into_vllm(lacking, name="run", adapter=tmp_path)
 
 
 def test_what_fails_is_told_and_costs_nothing_else(

@@ -60,26 +60,19 @@ def test_a_node_exports_what_it_holds_with_its_own_side(tiny: LocatedBase, tmp_p
     source = open_node(tmp_path, base="tiny")
     assert source.spec.digest == spec.digest
     assert source.state.digest() == with_own(shared, own, geometry, Side.B).digest()
-    (tmp_path / "own").write_bytes(ClientState(b"r" * 16, after=kept_lead(theirs, 0.75)).to_bytes())
+    lead = kept_lead(theirs, 0.75)
+    (tmp_path / "own").write_bytes(ClientState(b"r" * 16, after=lead).to_bytes())
     mixed = open_node(tmp_path, base="tiny").state.flat
     np.testing.assert_allclose(mixed, 0.25 * shared.flat + 0.75 * theirs.flat, rtol=0, atol=1e-6)
-    (tmp_path / "own").write_bytes(ClientState(b"r" * 16, after=own).to_bytes())
+    # A side as long as a whole adapter is told from it by its tag.
+    other = Kept(arrays={"side": lead.arrays["lead"]}, tags={"kind": "own side", "side": "B"})
+    (tmp_path / "own").write_bytes(ClientState(b"r" * 16, after=other).to_bytes())
+    with pytest.raises(PlaitError, match="own side has"):
+        open_node(tmp_path, base="tiny")
     with pytest.raises(ConfigError, match="names no base; give --base"):
         open_node(tmp_path, base="")
     (tmp_path / "own").write_bytes(ClientState(b"r" * 16, after=own).to_bytes()[:-1])
     with pytest.raises(PlaitError, match=r"own' is damaged"):
-        open_node(tmp_path, base="tiny")
-
-
-def test_a_side_as_long_as_a_whole_adapter_is_told_from_it_by_its_tag(tiny: LocatedBase, tmp_path: Path) -> None:
-    config = read_base_config(tiny.directory, AdapterTask.CAUSAL_LM)
-    spec = design(config, AdapterRequest(rank=2, alpha=4), task=AdapterTask.CAUSAL_LM, seed=3).spec
-    (tmp_path / "spec").write_text(spec.text)
-    (tmp_path / "adapter").write_bytes(drawn(spec, 0).flat.tobytes())
-    kept = kept_lead(drawn(spec, 1), 0.75)
-    other = Kept(arrays={"side": kept.arrays["lead"]}, tags={"kind": "own side", "side": "B"})
-    (tmp_path / "own").write_bytes(ClientState(b"r" * 16, after=other).to_bytes())
-    with pytest.raises(PlaitError, match="own side has"):
         open_node(tmp_path, base="tiny")
 
 
