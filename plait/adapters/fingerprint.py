@@ -101,7 +101,8 @@ def _compute(directory: Path, progress: Callable[[int, int], None] | None) -> st
     # hashlib releases the interpreter lock, so threads hash in parallel.
     pool = ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1))
     try:
-        digests = pool.map(_tensor_hash, (stored for _, stored in tensors))
+        paths, entries = [stored.path for _, stored in tensors], [stored.entry for _, stored in tensors]
+        digests = pool.map(_hash_range, paths, (each.begin for each in entries), (each.end for each in entries))
         for (name, stored), digest in zip(tensors, digests, strict=True):
             add_line("tensor", name, stored.entry.dtype, list(stored.entry.shape), digest)
             done += stored.nbytes
@@ -121,7 +122,7 @@ def _compute(directory: Path, progress: Callable[[int, int], None] | None) -> st
 def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
     """All tensors of the base in `directory`, by name; reads headers only."""
     tensors: dict[str, StoredTensor] = {}
-    for path in _weight_files(directory):
+    for path in weight_files(directory):
         with path.open("rb") as file:
             header = read_header(file, size=os.fstat(file.fileno()).st_size)
         for name, entry in header.tensors.items():
@@ -133,7 +134,8 @@ def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
-def _weight_files(directory: Path) -> list[Path]:
+def weight_files(directory: Path) -> list[Path]:
+    """The files with the weights of the base in `directory`."""
     if (directory / _WEIGHTS).is_file():
         return [directory / _WEIGHTS]
     if (directory / _INDEX).is_file():
@@ -159,10 +161,6 @@ def _shards(index: Path) -> list[str]:
     if missing:
         raise DataError(f"'{index.parent / missing[0]}' is missing: fetch all {len(names)} files of '{index}'")
     return sorted(names)
-
-
-def _tensor_hash(stored: StoredTensor) -> str:
-    return _hash_range(stored.path, stored.entry.begin, stored.entry.end)
 
 
 def _hash_range(path: Path, begin: int, end: int) -> str:
@@ -203,9 +201,8 @@ def _canonical(value: Json) -> bytes:
 
 
 def _identity_files(directory: Path) -> list[Path]:
-    weights = _weight_files(directory)
     others = (directory / name for name in (_CONFIG, *TOKENIZER_FILES))
-    return [*weights, *(path for path in others if path.is_file())]
+    return [*weight_files(directory), *(path for path in others if path.is_file())]
 
 
 def _stamps(files: list[Path]) -> Stamps:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from plait.adapters.safetensors import write_safetensors
@@ -20,11 +20,14 @@ from plait.system.text import printable
 _MAX_NAME_CHARACTERS = 200
 _PUNCTUATION = re.compile(r"[!-/:-@\[-`{-~]")
 _HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
-_AUTO_CLASS = {
+AUTO_CLASS = {
     AdapterTask.CAUSAL_LM: "AutoModelForCausalLM",
     AdapterTask.CLASSIFICATION: "AutoModelForSequenceClassification",
 }
 _PIPELINE = {AdapterTask.CAUSAL_LM: "text-generation", AdapterTask.CLASSIFICATION: "text-classification"}
+# A directory's name is left out of the card: it means nothing elsewhere.
+BASE_ELSEWHERE = "path/to/the/base"
+HERE = "path/to/this/directory"
 
 
 def model_card(
@@ -32,33 +35,16 @@ def model_card(
     name: str,
     spec: AdapterSpec,
     base: BaseReference,
-    rounds: int,
-    clients: int,
-    base_loss: float | None = None,
-    final_loss: float | None = None,
+    facts: Mapping[str, float | None],
     parents: Sequence[Parent] = (),
     sections: Sequence[tuple[str, Sequence[tuple[str, str]]]] = (),
 ) -> str:
     """The card of an adapter trained in federated rounds, without names of clients and of a base's directory.
 
     Args:
-        base_loss: held-out loss before any training, in nats per token (per example for labels).
+        facts: see `fact_rows`.
         sections: further facts of the run as trusted Markdown: headings, each with its rows.
     """
-    title = escaped(name)
-    facts = [
-        ("Base", f"`{base.hub_id}`" if base.hub_id else "a local one, identified by its fingerprint"),
-        ("Base fingerprint", f"`{base.fingerprint}`"),
-        ("Method", escaped(spec.method)),
-        ("Rank, alpha", None if spec.rank is None or spec.alpha is None else f"{spec.rank}, {spec.alpha:g}"),
-        ("Trainable parameters", f"{spec.layout.size:,}"),
-        ("Labels", ", ".join(escaped(label) for label in spec.labels) or None),
-        ("Rounds", str(rounds)),
-        ("Clients", str(clients)),
-        *parent_rows(parents),
-        (before_training(parents), None if base_loss is None else f"{base_loss:.4f}"),
-        ("Held-out loss with the adapter", None if final_loss is None else f"{final_loss:.4f}"),
-    ]
     remarks = [base.origin.remark] if base.origin.remark else []
     for heading, section in sections:
         if section:
@@ -69,7 +55,54 @@ def model_card(
         "the adapter."
     )
     front = front_matter(spec, base, library="peft")
-    return page(front, title, lead, facts, remarks=remarks, language="python", usage=_usage(spec, base))
+    usage = peft_usage(spec, base, name=base.hub_id or BASE_ELSEWHERE, directory=HERE)
+    rows = fact_rows(spec, base, facts, parents)
+    return page(front, escaped(name), lead, rows, remarks=remarks, language="python", usage=usage)
+
+
+def fact_rows(
+    spec: AdapterSpec,
+    base: BaseReference,
+    facts: Mapping[str, float | None],
+    parents: Sequence[Parent],
+    *,
+    client: str = "",
+    digest: str = "",
+) -> list[tuple[str, str | None]]:
+    """Rows of a card's table; None for what is not known.
+
+    Args:
+        facts: rounds, clients and losses of the run, by the keys of ``summary.json``.
+        client: owner of a personalized adapter.
+        digest: of the adapter that this one was made from.
+    """
+
+    def shown(key: str, style: str) -> str | None:
+        return None if (value := facts.get(key)) is None else format(value, style)
+
+    continued = [
+        (
+            "Continued from the adapter with SHA-256",
+            f"`{parent.digest}`" + ("" if parent.weight == 1.0 else f", {parent.weight:g} times"),
+        )
+        for parent in parents
+    ]
+    return [
+        ("Base", f"`{base.hub_id}`" if base.hub_id else "a local one, identified by its fingerprint"),
+        ("Revision of the base", escaped(base.revision) if base.revision else None),
+        ("Base fingerprint", f"`{base.fingerprint}`"),
+        ("Method", escaped(spec.method)),
+        ("Rank, alpha", None if spec.rank is None or spec.alpha is None else f"{spec.rank}, {spec.alpha:g}"),
+        ("Trainable parameters", f"{spec.layout.size:,}"),
+        ("Labels", ", ".join(escaped(label) for label in spec.labels) or None),
+        ("Personalized adapter of client", escaped(client) or None),
+        ("Rounds", shown("rounds", ".0f")),
+        ("Clients", shown("clients", ".0f")),
+        *continued,
+        (f"Held-out loss {'before round 1' if parents else 'of the base'}", shown("base_held_out_loss", ".4f")),
+        ("Held-out loss with the adapter", shown("final_held_out_loss", ".4f")),
+        ("Made from the adapter with SHA-256", f"`{digest}`" if digest else None),
+    ]
 
 
 def page(
@@ -114,43 +147,22 @@ def front_matter(spec: AdapterSpec, base: BaseReference, *, library: str, relati
     return "\n".join([*lines, "---"])
 
 
-def parent_rows(parents: Sequence[Parent]) -> list[tuple[str, str]]:
-    """Rows of a card's table that name the adapters that this one was derived from."""
-    return [
-        (
-            "Continued from the adapter with SHA-256",
-            f"`{parent.digest}`" + ("" if parent.weight == 1.0 else f", {parent.weight:g} times"),
-        )
-        for parent in parents
-    ]
-
-
-def before_training(parents: Sequence[Parent]) -> str:
-    """What the loss before round 1 refers to."""
-    return "Held-out loss before round 1" if parents else "Held-out loss of the base"
-
-
 def escaped(text: str) -> str:
     """`text` as literal Markdown on one line: no markup, no HTML, nothing invisible, at most 200 characters."""
     plain = printable(text, limit=_MAX_NAME_CHARACTERS)
     return _PUNCTUATION.sub(lambda match: _HTML.get(match[0], f"\\{match[0]}"), plain)
 
 
-def registering(spec: AdapterSpec) -> tuple[str, ...]:
-    """Python that registers the adapter's method with PEFT; nothing for PEFT's own."""
-    return ("import plait.training.bottleneck  # tells PEFT of the method",) if spec.is_bottleneck else ()
-
-
-def _usage(spec: AdapterSpec, base: BaseReference) -> str:
-    auto_class = _AUTO_CLASS[spec.task]
-    source = json.dumps(base.hub_id or "path/to/the/base")
+def peft_usage(spec: AdapterSpec, base: BaseReference, *, name: str, directory: str) -> str:
+    """Python that loads a PEFT directory onto a base, and first registers a method that PEFT lacks."""
+    auto_class = AUTO_CLASS[spec.task]
     revision = f", revision={json.dumps(base.revision)}" if base.hub_id and base.revision else ""
     labels = f", num_labels={len(spec.labels)}" if spec.labels else ""
-    first = "".join(f"{line}\n" for line in registering(spec))
+    first = "import plait.training.bottleneck  # registers the method with PEFT\n" if spec.is_bottleneck else ""
     return f"""{first}from peft import PeftModel
 from transformers import {auto_class}
-base = {auto_class}.from_pretrained({source}{revision}{labels})
-model = PeftModel.from_pretrained(base, "path/to/this/directory")"""
+base = {auto_class}.from_pretrained({json.dumps(name)}{revision}{labels})
+model = PeftModel.from_pretrained(base, {json.dumps(directory)})"""
 
 
 CONFIG_FILE = "adapter_config.json"

@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 
 from plait.adapters import BaseReference, Float32
 from plait.adapters.method import in_base
+from plait.adapters.peft import BASE_ELSEWHERE
 from plait.aggregation.geometry import Geometry, Pair
 from plait.data import Progress
 from plait.errors import ConfigError, MachineError
 from plait.exporting.merged import copy_model
 from plait.exporting.peft import at_rank
 from plait.exporting.plain_lora import check_fit, plain_lora, shape_of_base
-from plait.exporting.request import BASE_ELSEWHERE, CardStyle, Command, ExportRequest, Writer, Written, export_card
+from plait.exporting.request import CardStyle, Command, ExportRequest, Writer, Written, export_card
 from plait.exporting.source import Source, ascii_name, base_in_commands, locate_weights
 from plait.system.files import write_atomically
 

@@ -7,30 +7,25 @@ memory does not grow with the base. Anything beyond it goes through PEFT, with t
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from plait.adapters import AdapterState, AdapterTask, Float32
+from plait.adapters.fingerprint import StoredTensor, stored_tensors, weight_files
 from plait.adapters.method import in_base
-from plait.adapters.safetensors import TensorEntry, read_header
+from plait.adapters.peft import AUTO_CLASS, HERE
 from plait.aggregation.geometry import Geometry, Pair, geometry_of
 from plait.data import Progress
 from plait.errors import ConfigError, MachineError
 from plait.exporting.plain_lora import ONLY_PEFT, check_fit, lora_fault
-from plait.exporting.request import AUTO_CLASS, HERE, CardStyle, Command, ExportRequest, Writer, Written, export_card
+from plait.exporting.request import CardStyle, Command, ExportRequest, Writer, Written, export_card
 from plait.exporting.source import Source, locate_weights
 from plait.system.files import write_atomically
-from plait.system.json_text import read_json
 
 _STYLE = CardStyle(library="transformers", relation="finetune", what="A base with an adapter merged into its weights.")
-_WEIGHTS = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
 _OTHER_FILES = frozenset({".jinja", ".json", ".model", ".tiktoken", ".txt"})
 _NUMPY_TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 # Rows of a weight at a time: 64 MB of float32 for the widest layers.
@@ -79,13 +74,13 @@ def prepare_merged(request: ExportRequest, progress: Progress) -> Writer:
 
 def merge_in_place(folder: Path, geometry: Geometry, state: AdapterState) -> None:
     """Add every product of `state` to its module's weight; ConfigError if one is too large for its data type."""
-    places = _places(folder)
+    stored = stored_tensors(folder)
     for pair in geometry.pairs:
-        path, entry = places[f"{in_base(pair.module)}.weight"]
+        weight = stored[f"{in_base(pair.module)}.weight"]
         try:
-            _add_product(path, entry, pair, state)
+            _add_product(weight, pair, state)
         except OSError as error:
-            raise MachineError(f"cannot write '{path}': {error.strerror or error}") from error
+            raise MachineError(f"cannot write '{weight.path}': {error.strerror or error}") from error
 
 
 def copy_model(directory: Path, folder: Path) -> None:
@@ -93,25 +88,25 @@ def copy_model(directory: Path, folder: Path) -> None:
     others = [path.name for path in directory.iterdir() if path.is_file() and path.suffix in _OTHER_FILES]
     try:
         folder.mkdir(exist_ok=True)
-        for name in {*_weight_files(directory), *others}:
+        for name in {*(path.name for path in weight_files(directory)), *others}:
             shutil.copyfile(directory / name, folder / name)
     except OSError as error:
         raise MachineError(f"cannot copy the base to '{folder.parent}': {error.strerror or error}") from error
 
 
-def _add_product(path: Path, entry: TensorEntry, pair: Pair, state: AdapterState) -> None:
-    b, a = pair.b_of(state.flat), pair.a_of(state.flat)
+def _add_product(weight: StoredTensor, pair: Pair, state: AdapterState) -> None:
+    entry, b, a = weight.entry, pair.b_of(state.flat), pair.a_of(state.flat)
     scale = np.float32(pair.scale)
-    row_bytes = (entry.end - entry.begin) // pair.d_out
+    row_bytes = weight.nbytes // pair.d_out
     rows = max(1, _BLOCK_ELEMENTS // pair.d_in)
-    with path.open("r+b") as file:
+    with weight.path.open("r+b") as file:
         for first in range(0, pair.d_out, rows):
             block = b[first : first + rows]
             file.seek(entry.begin + first * row_bytes)
             stored = np.frombuffer(file.read(len(block) * row_bytes), _NUMPY_TYPES[entry.dtype])
-            weight = _to_float32(stored, entry.dtype).reshape(len(block), pair.d_in)
-            weight += scale * (block @ a)
-            rounded = _from_float32(weight, entry.dtype)
+            sums = _to_float32(stored, entry.dtype).reshape(len(block), pair.d_in)
+            sums += scale * (block @ a)
+            rounded = _from_float32(sums, entry.dtype)
             if not np.isfinite(_to_float32(rounded, entry.dtype)).all():
                 raise ConfigError(
                     f"merged weight of '{in_base(pair.module)}' is too large for {entry.dtype}, the type of the base: "
@@ -140,27 +135,9 @@ def _from_float32(values: Float32, dtype: str) -> NDArray[np.generic]:
 
 def _is_stored(geometry: Geometry, directory: Path) -> bool:
     """Whether every changed weight is in the base's files under its module's name, as a plain matrix of floats."""
-    places = _places(directory)
-    found = [(places.get(f"{in_base(pair.module)}.weight"), (pair.d_out, pair.d_in)) for pair in geometry.pairs]
-    return all(place and place[1].dtype in _NUMPY_TYPES and place[1].shape == shape for place, shape in found)
-
-
-def _places(directory: Path) -> Mapping[str, tuple[Path, TensorEntry]]:
-    places: dict[str, tuple[Path, TensorEntry]] = {}
-    for name in _weight_files(directory):
-        path = directory / name
-        with path.open("rb") as file:
-            header = read_header(file, size=os.fstat(file.fileno()).st_size)
-        places.update({tensor: (path, entry) for tensor, entry in header.tensors.items()})
-    return places
-
-
-def _weight_files(directory: Path) -> list[str]:
-    # The base has just been fingerprinted: its index is valid and names files beside it.
-    if (directory / _WEIGHTS).is_file():
-        return [_WEIGHTS]
-    index = cast("dict[str, dict[str, str]]", read_json((directory / _INDEX).read_bytes()))
-    return sorted(set(index["weight_map"].values()))
+    stored = stored_tensors(directory)
+    found = [(stored.get(f"{in_base(pair.module)}.weight"), (pair.d_out, pair.d_in)) for pair in geometry.pairs]
+    return all(each and each.entry.dtype in _NUMPY_TYPES and each.entry.shape == shape for each, shape in found)
 
 
 def _usage(source: Source, directory: str) -> str:

@@ -14,27 +14,16 @@ loads an adapter, and how this export satisfies it (vllm/lora/peft_helper.py, lo
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 
 from plait.adapters import BaseReference, save_peft_directory
 from plait.adapters.method import in_base
-from plait.adapters.peft import registering
+from plait.adapters.peft import BASE_ELSEWHERE, HERE, peft_usage
 from plait.data import Progress
 from plait.errors import ConfigError
 from plait.exporting.plain_lora import check_fit, plain_lora, shape_of_base, uniform
-from plait.exporting.request import (
-    AUTO_CLASS,
-    BASE_ELSEWHERE,
-    HERE,
-    CardStyle,
-    Command,
-    ExportRequest,
-    Writer,
-    Written,
-    export_card,
-)
+from plait.exporting.request import CardStyle, Command, ExportRequest, Writer, Written, export_card
 from plait.exporting.source import Source, base_in_commands, open_personal, plain_name
 from plait.system.files import cannot_write, directory_written_aside, make_private_directory
 
@@ -50,13 +39,14 @@ def _peft_writer(request: ExportRequest, named: BaseReference) -> Writer:
     source = at_rank(request)
 
     def write(folder: Path) -> Written:
-        usage = peft_usage(source, base=base_in_commands(source.base), directory=str(request.directory))
-        elsewhere = peft_usage(source, base=named.hub_id or BASE_ELSEWHERE, directory=HERE)
+        spec, base, place = source.spec, source.base, str(request.directory)
+        usage = peft_usage(spec, base, name=base_in_commands(base), directory=place)
+        elsewhere = peft_usage(spec, base, name=named.hub_id or BASE_ELSEWHERE, directory=HERE)
         # An unchanged adapter keeps its card, which states how it was made.
         kept = source.card if source is request.source else None
         card = kept or export_card(source, STYLE, language="python", usage=elsewhere)
         _save(folder, source, card, named)
-        return Written((Command("load it with PEFT", usage),), rank=source.spec.rank, lost=source.lost)
+        return Written((Command("load it with PEFT", usage),), rank=spec.rank, lost=source.lost)
 
     return write
 
@@ -88,22 +78,6 @@ def at_rank(request: ExportRequest) -> Source:
     if not geometry.pairs:
         raise ConfigError(f"adapter '{request.source.name}' has no factors, so it has no rank: leave --rank out")
     return uniform(request.source, geometry, rank=request.rank)
-
-
-def peft_usage(source: Source, *, base: str, directory: str) -> str:
-    """Python that loads a PEFT directory onto a base."""
-    auto_class = AUTO_CLASS[source.spec.task]
-    revision = f", revision={json.dumps(source.base.revision)}" if source.base.hub_id and source.base.revision else ""
-    labels = f", num_labels={len(source.spec.labels)}" if source.spec.labels else ""
-    return "\n".join(
-        (
-            *registering(source.spec),
-            "from peft import PeftModel",
-            f"from transformers import {auto_class}",
-            f"base = {auto_class}.from_pretrained({json.dumps(base)}{revision}{labels})",
-            f"model = PeftModel.from_pretrained(base, {json.dumps(directory)})",
-        )
-    )
 
 
 # Values of vLLM's --max-lora-rank; its kernels have no others.

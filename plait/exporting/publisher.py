@@ -56,10 +56,12 @@ class Publisher:
             name=self.directory.path.name,
             spec=spec,
             base=self.base,
-            rounds=state.round,
-            clients=self.clients,
-            base_loss=now.base_evaluation and now.base_evaluation.loss,
-            final_loss=self._loss_of(state.round),
+            facts={
+                "rounds": state.round,
+                "clients": self.clients,
+                "base_held_out_loss": now.base_evaluation and now.base_evaluation.loss,
+                "final_held_out_loss": self._loss_of(state.round),
+            },
             parents=self.parents,
             sections=[(card.title, card.facts) for card in now.cards.values()],
         )

@@ -7,18 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from plait.adapters import AdapterTask
-from plait.adapters.peft import before_training, escaped, front_matter, page, parent_rows
+from plait.adapters.peft import escaped, fact_rows, front_matter, page
 from plait.data import Progress
 from plait.exporting.source import Source
-
-AUTO_CLASS = {
-    AdapterTask.CAUSAL_LM: "AutoModelForCausalLM",
-    AdapterTask.CLASSIFICATION: "AutoModelForSequenceClassification",
-}
-# A directory's name is left out of the card: it means nothing elsewhere.
-BASE_ELSEWHERE = "path/to/the/base"
-HERE = "path/to/this/directory"
 
 
 @dataclass(frozen=True)
@@ -66,29 +57,11 @@ class CardStyle:
 
 def export_card(source: Source, style: CardStyle, *, language: str, usage: str) -> str:
     """The card of exported weights; `language` is that of `usage`, ``python`` or ``sh``."""
-    spec, base, facts = source.spec, source.base, source.facts
-    rows = [
-        ("Base", f"`{base.hub_id}`" if base.hub_id else "a local one, identified by its fingerprint"),
-        ("Revision of the base", escaped(base.revision) if base.revision else None),
-        ("Base fingerprint", f"`{base.fingerprint}`"),
-        ("Method", escaped(spec.method)),
-        ("Rank, alpha", None if spec.rank is None or spec.alpha is None else f"{spec.rank}, {spec.alpha:g}"),
-        ("Labels", ", ".join(escaped(label) for label in spec.labels) or None),
-        ("Personalized adapter of client", escaped(source.client) or None),
-        ("Rounds", _shown(facts.get("rounds"), "g")),
-        ("Clients", _shown(facts.get("clients"), "g")),
-        *parent_rows(source.parents),
-        (before_training(source.parents), _shown(facts.get("base_held_out_loss"), ".4f")),
-        ("Held-out loss with the adapter", _shown(facts.get("final_held_out_loss"), ".4f")),
-        ("Made from the adapter with SHA-256", f"`{source.digest}`" if source.digest else None),
-    ]
+    spec, base = source.spec, source.base
+    rows = fact_rows(spec, base, source.facts, source.parents, client=source.client, digest=source.digest)
     how = "Trained by federated fine-tuning with plait: every client kept its data and sent only changes."
     lead = f"{style.what} {how}"
     cut = f"Cut to rank {spec.rank}: {source.lost:.2%} of the norm of the weight change was lost."
     remarks = [*filter(None, [base.origin.remark]), *([cut] if source.lost else ())]
     front = front_matter(spec, base, library=style.library, relation=style.relation)
     return page(front, escaped(source.name), lead, rows, remarks=remarks, language=language, usage=usage)
-
-
-def _shown(value: float | None, style: str) -> str | None:
-    return None if value is None else format(value, style)

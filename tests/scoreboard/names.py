@@ -254,7 +254,7 @@ def _adapter(inside: Path, name: str) -> Iterator[str]:
     """An adapter of that name: on its card, in its configuration, on the command line."""
     spec, initial = FakeModel(0, 1).prepare(of_numbers.spec_text())
     base = BaseReference(name, None, "ab" * 32)
-    card = model_card(name=name, spec=spec, base=base, rounds=1, clients=2, base_loss=2.0, final_loss=1.0)
+    card = model_card(name=name, spec=spec, base=base, facts={"rounds": 1, "clients": 2})
     yield _Page(card.partition("\n---\n")[2])
     yield card
     save_peft_directory(inside / "adapter", spec=spec, state=initial, base=base, card=card)

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -26,22 +27,10 @@ class OwnCodec:
     """A user's codec, with checks, under its name in the settings without options."""
 
     name: str
+    number: int
+    bits: float
+    distortion: float
     inner: Codec
-
-    @property
-    def number(self) -> int:
-        """See `Codec`."""
-        return self.inner.number
-
-    @property
-    def bits(self) -> float:
-        """See `Codec`."""
-        return self.inner.bits
-
-    @property
-    def distortion(self) -> float:
-        """See `Codec`."""
-        return self.inner.distortion
 
     def encode(self, delta: AdapterState) -> EncodedPayload:
         """See `Codec`.
@@ -80,29 +69,22 @@ class OwnCodec:
         """See `Codec`."""
         return self.inner.max_payload_bytes(layout)
 
-    def with_options(self, given: dict[str, str]) -> OwnCodec:
-        """The codec with some of its options set.
 
-        Raises:
-            ConfigError: it has no such option, or the value is out of range.
-        """
-        return replace(self, inner=with_options(self.inner, given, what=f"codec '{self.name}'"))
-
-
-def as_codec(part: object, *, name: str) -> OwnCodec:
-    """What a name stands for, as a codec: a class without arguments, or a value.
+def as_codec(part: object, options: Mapping[str, str], *, name: str) -> OwnCodec:
+    """What a name stands for, as a codec with options: a class without arguments, or a value.
 
     Raises:
-        ConfigError: it lacks a member of `Codec`, or its number is not an experimental one.
+        ConfigError: it lacks a member of `Codec` or an option, or its number is not an experimental one.
     """
-    part = instance_of(part, what=f"codec '{name}'")
+    what = f"codec '{name}'"
+    part = with_options(instance_of(part, what=what), options, what=what)
     members = ("number", "bits", "distortion", "encode", "decode", "max_payload_bytes")
     if missing := [member for member in members if not hasattr(part, member)]:
         raise ConfigError(f"codec '{name}' has no {', '.join(missing)}, expected all of plait.wire.codec.Codec")
     codec = cast("Codec", part)
     if not FIRST_OWN <= codec.number <= LAST_OWN:
         raise ConfigError(f"number of codec '{name}' is {codec.number}, expected {FIRST_OWN} to {LAST_OWN}")
-    return OwnCodec(name, codec)
+    return OwnCodec(name, codec.number, codec.bits, codec.distortion, codec)
 
 
 _LAYOUT = Layout.of({"a": (64, 48), "b": (96, 32), "c": (7,)})

@@ -98,17 +98,10 @@ class Partial:
 
     name: str
     number: int
+    bits: float
     inner: Codec
 
-    @property
-    def bits(self) -> float:
-        """Of the inner codec."""
-        return self.inner.bits
-
-    @property
-    def distortion(self) -> float:
-        """Of the inner codec."""
-        return self.inner.distortion
+    distortion = 0.0
 
     def saves(self, delta: AdapterState) -> bool:
         """Whether this delta takes fewer bytes here than with the inner codec."""
@@ -146,7 +139,7 @@ class Partial:
         return _mask_bytes(layout) + self.inner.max_payload_bytes(layout)
 
 
-FP32_PARTIAL, BF16_PARTIAL = Partial("fp32_partial", 9, FP32), Partial("bf16_partial", 10, BF16)
+FP32_PARTIAL, BF16_PARTIAL = Partial("fp32_partial", 9, 32.0, FP32), Partial("bf16_partial", 10, 16.0, BF16)
 
 
 def _travelling(delta: AdapterState) -> NDArray[np.bool_]:

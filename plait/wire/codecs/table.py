@@ -96,7 +96,7 @@ def codec_for(wire: str) -> Codec:
     if is_named(Kind.CODEC, name):
         from plait.wire.codecs.own import as_codec
 
-        codec = as_codec(find(Kind.CODEC, name, known=_NAMED), name=name).with_options(options)
+        codec = as_codec(find(Kind.CODEC, name, known=_NAMED), options, name=name)
         other = _OWN.get(codec.number, codec)
         if other.name != name:
             raise ConfigError(f"codecs '{other.name}' and '{name}' both have number {codec.number}: give one another")

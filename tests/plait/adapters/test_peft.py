@@ -236,7 +236,12 @@ OF_CARD = AdapterSpec(
 
 
 def card(name: str = "run", spec: AdapterSpec = OF_CARD, base: BaseReference = BASE) -> str:
-    return model_card(name=name, spec=spec, base=base, rounds=5, clients=8, base_loss=3.25, final_loss=2.5)
+    return model_card(
+        name=name,
+        spec=spec,
+        base=base,
+        facts={"rounds": 5, "clients": 8, "base_held_out_loss": 3.25, "final_held_out_loss": 2.5},
+    )
 
 
 def front_matter(text: str) -> dict[str, object]:
