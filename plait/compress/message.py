@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from plait.adapters import AdapterState, Json, Layout, add
 from plait.adapters.safetensors import MAX_DIMENSIONS, MAX_ELEMENTS, parse_object, shown
 from plait.errors import DataError, PeerError
+from plait.wire.bounds import inflated
 from plait.wire.codecs import UNCHANGED, codec_numbered
 from plait.wire.encoding import EncodedDelta
 
@@ -108,12 +109,11 @@ class Content:
         _, checksum, length = _HEAD.unpack_from(data)
         if zlib.crc32(memoryview(data)[_HEAD.size - 4 :]) != checksum:
             raise PeerError(f"compressed message of {len(data)} bytes is damaged: its checksum is another")
-        head = parse_object(
-            _inflated(data[_HEAD.size : _HEAD.size + length]), what="header of a compressed message",
-            max_bytes=MAX_HEADER_BYTES,
-        )  # fmt: skip
+        what = "header of a compressed message"
+        text = inflated(what, data[_HEAD.size : _HEAD.size + length], MAX_HEADER_BYTES)
+        head = parse_object(text, what=what, max_bytes=MAX_HEADER_BYTES)
         if unknown := head.keys() - {"parts", "tensors", "from", "to"}:
-            raise PeerError(f"header of a compressed message has an unknown key {shown(min(unknown))}")
+            raise PeerError(f"{what} has an unknown key {shown(min(unknown))}")
         parts = _parts(head.get("parts"), memoryview(data)[_HEAD.size + length :])
         digests = [_digest(head.get(key, "")) for key in ("from", "to")]
         return cls(parts, _form(head.get("tensors", [])), *digests)
@@ -250,17 +250,6 @@ def _array(name: str, value: Any) -> tuple[NDArray[np.generic], str]:
     if dtype not in _FURTHEST:
         raise DataError(f"tensor {shown(name)} is {dtype}, expected one of {', '.join(_FURTHEST)}")
     return value, dtype
-
-
-def _inflated(packed: bytes) -> bytes:
-    unpacker = zlib.decompressobj()
-    try:
-        text = unpacker.decompress(packed, MAX_HEADER_BYTES + 1)
-    except zlib.error:
-        raise PeerError("header of a compressed message is no zlib stream") from None
-    if len(text) > MAX_HEADER_BYTES or not unpacker.eof or unpacker.unused_data:
-        raise PeerError(f"header of a compressed message is no zlib stream of at most {MAX_HEADER_BYTES} bytes")
-    return text
 
 
 def _whole(value: object) -> int:

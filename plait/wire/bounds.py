@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Mapping
 from enum import IntEnum
 from typing import TypeVar
@@ -60,6 +61,18 @@ def spec_text(value: str) -> str:
     if size_bytes > MAX_SPEC_BYTES:
         raise PeerError(f"adapter specification has {size_bytes} bytes, expected at most {MAX_SPEC_BYTES}")
     return value
+
+
+def inflated(what: str, packed: bytes, max_bytes: int) -> bytes:
+    """The content of one zlib stream (RFC 1950), and no more of it than is permitted."""
+    unpacker = zlib.decompressobj()
+    try:
+        content = unpacker.decompress(packed, max_bytes + 1)
+    except zlib.error:
+        raise PeerError(f"{what} of {len(packed)} bytes is not a zlib stream") from None
+    if len(content) > max_bytes or not unpacker.eof or unpacker.unused_data:
+        raise PeerError(f"{what} is not one zlib stream of at most {max_bytes} bytes")
+    return content
 
 
 def integer(what: str, value: int, *, minimum: int = 0, maximum: int = MAX_COUNT) -> int:

@@ -36,14 +36,7 @@ def packed_layout(layout: Layout) -> bytes:
 
 def unpacked_layout(packed: bytes) -> Layout:
     """The inverse of `packed_layout`."""
-    unpacking = zlib.decompressobj()
-    try:
-        text = unpacking.decompress(packed, MAX_TEXT_BYTES)
-    except zlib.error:
-        raise PeerError(f"layout of {len(packed)} bytes is not a zlib stream") from None
-    if not unpacking.eof or unpacking.unused_data:
-        raise PeerError(f"layout is more than one zlib stream of at most {MAX_TEXT_BYTES} bytes")
-    return Layout.of_text(text.decode("ascii", "replace"))
+    return Layout.of_text(bounds.inflated("layout", packed, MAX_TEXT_BYTES).decode("ascii", "replace"))
 
 
 def check_layout(packed: bytes, own: Layout) -> None:

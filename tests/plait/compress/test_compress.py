@@ -166,8 +166,8 @@ HOSTILE = {
     ),
     "an unknown key": (forged({"tensors": [], "parts": [], "pickle": ""}), "unknown key"),
     "a list": (forged([]), "expected a JSON object"),
-    "a bomb": (forged(None, packed=zlib.compress(b" " * (1 << 26), 9)), "no zlib stream of at most"),
-    "no zlib": (forged(None, packed=b"{}"), "no zlib stream"),
+    "a bomb": (forged(None, packed=zlib.compress(b" " * (1 << 26), 9)), "not one zlib stream of at most"),
+    "no zlib": (forged(None, packed=b"{}"), "is not a zlib stream"),
     "deep": (forged(None, packed=zlib.compress(b"[" * 100_000)), "JSON"),
     "no digest": (forged({"tensors": [], "parts": [], "from": "zz"}), "names an adapter"),
 }  # fmt: skip
