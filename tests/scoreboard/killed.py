@@ -11,7 +11,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -71,7 +71,7 @@ def run(*, full: bool, scratch: Path) -> Row:
     for number, (name, way) in enumerate(WAYS.items()):
         whole = Job(scratch / f"{number}", {"rounds": way.rounds, **way.arguments}, way.names, wide=way.wide)
         killed = kills(whole, way, POINTS if full else way.points, seconds)
-        complaints += [f"{name}, {complaint}" if complaint else "" for _, complaint in killed]
+        complaints += [f"{name}, {complaint}" if complaint else "" for complaint in killed]
     least = len(WAYS) * POINTS if full else sum(way.points for way in WAYS.values())
     slowest = f"{max(seconds, default=0):.2f} s"
     return Row.of(
@@ -80,16 +80,12 @@ def run(*, full: bool, scratch: Path) -> Row:
     )  # fmt: skip
 
 
-def kills(
-    whole: Job, way: Way, points: int, seconds: list[float], *, prepare: Callable[[Job], None] = lambda _: None
-) -> Iterator[tuple[Job, str]]:
-    """A run once undisturbed, then killed at each point: what became of it, and what is wrong; `seconds` to go on."""
-    prepare(whole)
+def kills(whole: Job, way: Way, points: int, seconds: list[float]) -> Iterator[str]:
+    """A run once undisturbed, then killed at each point: what is wrong; `seconds` to go on."""
     undisturbed = _once(whole, way, 0, [])
     first, last = undisturbed["marks"]["begin"], undisturbed["marks"]["end"]
     for point in range(points):
         job = replace(whole, folder=whole.folder / f"killed-{point}")
-        prepare(job)
         killed = _once(job, way, first + (last - first) * point // points, seconds)
         if killed["killed"] != 1:
             wrong = f"killed {killed['killed']} times, expected once"
@@ -98,7 +94,7 @@ def kills(
         else:
             told = different_stories(*(read_lines(each.run / "ledger.jsonl") for each in (job, whole)))
             wrong = str(told) if told else ""
-        yield job, f"point {point}: {wrong}" if wrong else ""
+        yield f"point {point}: {wrong}" if wrong else ""
 
 
 def _once(job: Job, way: Way, fuse_at: int, seconds: list[float]) -> dict[str, object]:

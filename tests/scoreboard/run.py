@@ -25,6 +25,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(sys.path[:2])
 # What gRPC's core says of every handshake that fails would drown the rows.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
+from scoreboard.of_tests import OF_TESTS, row_of_tests  # noqa: E402
 from scoreboard.row import HEADER, Row  # noqa: E402
 
 # First `soak`, in a process that has nothing behind it: what other rows leave to be freed would blur its memory.
@@ -34,7 +35,7 @@ ROWS = (
     "sums", "evidence", "sizes", "fuzz",
 )  # fmt: skip
 # Rows that stand in the module of another one, as functions of their own names.
-BESIDE = {"clients_killed": "killed", "straggler": "killed", "one_member": "sums", "sizes": "sums"}
+BESIDE = {"clients_killed": "killed", "straggler": "killed", "sizes": "sums"}
 
 
 def main() -> int:
@@ -53,8 +54,7 @@ def main() -> int:
         started = time.perf_counter()
         with tempfile.TemporaryDirectory(prefix=f"plait-{name}-") as scratch:
             try:
-                module = importlib.import_module(f"scoreboard.{BESIDE.get(name, name)}")
-                row = getattr(module, name if name in BESIDE else "run")(full=not options.quick, scratch=Path(scratch))
+                row = _row(name, full=not options.quick, scratch=Path(scratch))
             except Exception as error:
                 traceback.print_exc()
                 row = Row(name, 1, 0, failures=[f"{type(error).__name__}: {error}"])
@@ -64,6 +64,13 @@ def main() -> int:
     for row in done:
         print(row.cells())
     return 0 if all(row.ok for row in done) else 1
+
+
+def _row(name: str, *, full: bool, scratch: Path) -> Row:
+    if name in OF_TESTS:
+        return row_of_tests(name, scratch)
+    module = importlib.import_module(f"scoreboard.{BESIDE.get(name, name)}")
+    return getattr(module, name if name in BESIDE else "run")(full=full, scratch=scratch)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 import sys
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -34,21 +33,6 @@ def borrowed(path: str) -> ModuleType:
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
-
-
-def tests_in(found: Mapping[str, object]) -> Iterator[tuple[str, Callable[..., None], dict[str, object]]]:
-    """The tests of a module or class, once for each set of their parameters."""
-    for name, test in found.items():
-        if not name.startswith("test_"):
-            continue
-        (mark,) = getattr(test, "pytestmark", ()) or (None,)
-        if mark is None:
-            yield name, test, {}
-            continue
-        names = re.split(", *", mark.args[0]) if isinstance(mark.args[0], str) else mark.args[0]
-        for number, values in enumerate(mark.args[1], 1):
-            given = dict(zip(names, values if len(names) > 1 else [values], strict=True))
-            yield f"{name} ({number})", test, given
 
 
 of_numbers = borrowed("plait/rounds/conftest.py")

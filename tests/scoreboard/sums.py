@@ -4,7 +4,7 @@ Each client has a journal of its own sums alone. A sum is unmasked where as many
 the server shows it to no more than these, so that others know nothing of it. Sums of the same numbers may give no
 combination of one or two clients. Of sums of updates from different adapters each has noise of its own: no combination
 may give one client's part with less noise than so many pairs of sums do as each journal lets through.
-Two more rows are the claims of `tests/plait/secagg`: of one member against the others, and of sums of every size.
+Another row is the claim of `tests/plait/secagg` for sums of every size.
 """
 
 from __future__ import annotations
@@ -12,16 +12,12 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import random
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from inspect import signature
 from pathlib import Path
 
 import numpy as np
-import pytest
 from scoreboard.row import Row
-from scoreboard.small_federation import FakeModel, Federation, borrowed, no_waiting_for_the_disk, tests_in
 
 from plait.errors import PolicyError
 from plait.guarantees.thresholds import least_survivors
@@ -29,6 +25,7 @@ from plait.rounds.terms import DataJournal
 from plait.secagg.journal import SumJournal
 from plait.secagg.stages import seated
 from plait.wire.masked_roster import MaskedAttempt
+from tests.plait.secagg.attacked_sums import claims
 
 LEAST, MOST = 3, 3
 NAMES = "abcdefghijklm"
@@ -186,30 +183,4 @@ def sizes(*, full: bool, scratch: Path) -> Row:
 
 
 def _of_size(count: int) -> list[str]:
-    return list(borrowed("plait/secagg/attacked_sums.py").claims(count))
-
-
-@no_waiting_for_the_disk()
-def one_member(*, full: bool, scratch: Path) -> Row:
-    """Runs of five clients, of whom one departs from the protocol in one way from some round on."""
-    del full
-    return Row.of("one member against a masked round", _of_one_member(scratch), least=24)
-
-
-def _of_one_member(scratch: Path) -> Iterator[str]:
-    made = itertools.count()
-
-    def federate(models: object, **plan: object) -> Federation:
-        return Federation(scratch / f"run-{next(made)}", models, wire="fp32", **plan)
-
-    for name, test, parameters in tests_in(vars(borrowed("plait/secagg/test_one_member.py"))):
-        with pytest.MonkeyPatch.context() as patch:
-            given = {"federate": federate, "fake_model": FakeModel, "monkeypatch": patch, **parameters}
-            try:
-                test(**{each: given[each] for each in signature(test).parameters})
-            # What `pytest.raises` says is no Exception.
-            except (Exception, pytest.fail.Exception) as error:
-                at = traceback.extract_tb(error.__traceback__)[-1]
-                yield f"{name}: {type(error).__name__} {str(error).splitlines()[0] if str(error) else at.line}"
-            else:
-                yield ""
+    return list(claims(count))

@@ -10,11 +10,11 @@ import pytest
 from tests.commands import run_command
 
 RUN = Path(__file__).with_name("run.py")
-# Those that start servers and nodes share the process that these are forked from. `one_member` is a module of tests,
-# which run by themselves.
+# Those that start servers and nodes share the process that these are forked from. Rows of tests (`of_tests.py`)
+# are left out: these run by themselves.
 ROWS = (
-    "soak", "malformed,forged", "killed,clients_killed,privacy", "network,straggler,members", "door", "names",
-    "planted", "hostile", "private_records", "directories", "server_alone,sums,liar,sizes",
+    "soak", "malformed,forged", "killed,clients_killed", "network,straggler,members", "door", "names",
+    "planted", "hostile", "directories", "server_alone,sums,liar,sizes",
     "evidence", "canaries",
 )  # fmt: skip
 

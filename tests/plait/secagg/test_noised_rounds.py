@@ -202,3 +202,5 @@ class TestClientsRefuse:
                 federation.run()
             assert "asked for again with other noise" in federation.channel.participants[100].refusal
         assert len(noised) == 3 * (1 + most)
+        for (_, _, one, _), (_, _, other, _) in zip(noised, noised[3:], strict=False):
+            assert not np.array_equal(one, other), "an update is sent again under the same noise"
