@@ -8,6 +8,7 @@ from datetime import datetime
 from functools import partial
 
 from client.consent import Consents, Proposal, agree, consent_digest
+from client.forgotten import Forgotten
 from client.journal import shown
 from client.journal_file import JournalFile
 from client.settings import (
@@ -211,11 +212,15 @@ def open_runner(
     file = JournalFile.of(settings.state, authority=authority, data=dataset.fingerprint, kit=place, home=home)
     journal = DataJournal(file)
     memory = DiskMemory(memory_folder(settings.state, run.run_id, settings.name))
+    # The journal stays that of all records, whose budget is spent.
+    left = Forgotten.of(settings.state, settings.name).without(dataset)
+    if count := len(dataset.records) - len(left.records):
+        progress(f"{count:,} of {len(dataset.records):,} records belong to groups to forget: they are left out")
     agreement = agreed(run, settings, progress=progress, ask=ask, spent=_spent(journal, memory))
     resolved = resolve(agreement.settled, agreement.base)
     client = OwnClient(
         resolved,
-        dataset,
+        left,
         name=settings.name,
         policy=agreement.policy,
         max_rank=settings.max_rank,
@@ -227,6 +232,11 @@ def open_runner(
         devices=settings.device,
         group=settings.group,
     )
+    if (column := resolved.config.group) and not client.model.group:
+        progress(
+            f"the run's records belong to groups by column '{shown(column)}', which this client's data do not have: "
+            "each record is a group by itself; give --group COLUMN if another column names whom a record belongs to"
+        )
     participant, base = client.participant(memory), client.model.base
     if base.compute.device.type == "cpu":
         native_library(progress)

@@ -16,6 +16,7 @@ from pathlib import Path
 from flwr.app import Context
 
 from client.base import OwnClient
+from client.forgotten import Forgotten
 from client.settings import locked, memory_folder
 from plait.config import config_from_table
 from plait.data import as_dataset
@@ -54,9 +55,10 @@ class ContextParticipants:
         # The operator may have changed its policy since the last task.
         path = str(node.get("policy", ""))
         policy = load_policy(Path(path) if path else None)
-        if self._run_of != (run_of := (context.run_id, dict(context.run_config), own, policy)):
-            self._run_of, self._simulation, self._own = run_of, None, None
         index, state = node.get("partition-id"), str(node.get("state", ""))
+        forgotten = Forgotten.of(Path(state), _name(context)) if state else None
+        if self._run_of != (run_of := (context.run_id, dict(context.run_config), own, policy, forgotten)):
+            self._run_of, self._simulation, self._own = run_of, None, None
         if "data" in node:
             client = self._own = self._own or _own_client(context, policy)
             return Lasting(client, Path(state), context.run_id) if state else client.participant(ContextMemory(context))
@@ -122,17 +124,22 @@ class _Parted:
         return self.agreed if key in ("settings", "spec") else self.of_run
 
 
+def _name(context: Context) -> str:
+    return str(context.node_config.get("name") or Path(str(context.node_config.get("data", ""))).stem)
+
+
 def _own_client(context: Context, policy: Policy) -> OwnClient:
     node = context.node_config
     allowed = (module.strip() for module in str(node.get("allow-plugins", "")).split(","))
     admit(*allowed, str(node.get("trainer", "")).strip())
-    data, columns, split = (str(node.get(name, "")) for name in ("data", "columns", "split"))
+    data, columns, split, state = (str(node.get(name, "")) for name in ("data", "columns", "split", "state"))
+    dataset, name = as_dataset(data, columns=columns, split=split), _name(context)
     key = str(node.get("key", ""))
     max_rank = node.get("max-rank", 0)
     return OwnClient(
         resolve(settle(config_from_table(context.run_config, where="run configuration"))),
-        as_dataset(data, columns=columns, split=split),
-        name=str(node.get("name") or Path(data).stem),
+        Forgotten.of(Path(state), name).without(dataset) if state else dataset,
+        name=name,
         policy=policy,
         max_rank=max_rank if isinstance(max_rank, int) else 0,
         trainer=str(node.get("trainer", "")),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import json
 import signal
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,9 +17,10 @@ from typing import Annotated, Unpack, get_args, get_type_hints
 import typer
 
 from client.consent import asker
-from client.journal import Journal, Style
+from client.forgotten import Forgotten
+from client.journal import Journal, Style, shown
 from client.node import Node
-from client.sent import recorded
+from client.sent import SentLines, recorded, rounds_in
 from client.settings import CommandOptions, NodeSettings, Place, check_settings, locked, memory_folder, prune
 from client.task import OfferedRun, TaskRunner
 from plait.data import Dataset, as_dataset
@@ -27,8 +29,13 @@ from plait.plugins import admit
 from plait.report.wording import bytes_text
 from plait.training.bases import quiet_libraries
 
+_FORGET = (
+    "Leave this group of --group out of the data in all later rounds, print which rounds it was in, and end. May be "
+    "repeated."
+)
 
-def client(*, json_output: bool, quiet: bool, **given: Unpack[CommandOptions]) -> None:
+
+def client(*, json_output: bool, quiet: bool, forget: Sequence[str] = (), **given: Unpack[CommandOptions]) -> None:
     """Take part in a federation with your own data, which stays on this machine.
 
     It reconnects until the run is over, or waits for the next one if the server stays between runs. Ctrl-C stops it
@@ -40,20 +47,58 @@ def client(*, json_output: bool, quiet: bool, **given: Unpack[CommandOptions]) -
         raise ConfigError("json and quiet are both given; give one of them")
     settings = check_settings(**given)
     chosen = Style.JSON if json_output else Style.QUIET if quiet else Style.LINES
-    run_node(settings, Journal(chosen, sys.stdout if json_output else sys.stderr))
+    journal = Journal(chosen, sys.stdout if json_output else sys.stderr)
+    if forget:
+        forget_groups(settings, forget, journal)
+    else:
+        run_node(settings, journal)
+
+
+def forget_groups(settings: NodeSettings, names: Sequence[str], journal: Journal) -> None:
+    """Leave groups out of the client's data in all later rounds, and report the rounds that they were in."""
+    if not settings.group:
+        raise ConfigError("forget is given without group; give --group COLUMN with the one that names these groups")
+    with locked(settings.state, settings.name):
+        dataset, sent = _data_of(settings), SentLines.of(settings.state, settings.name)
+        dataset.check_column(settings.group, "group")
+        kept = Forgotten.of(settings.state, settings.name)
+        for name in names:
+            kept = kept.with_group(dataset, settings.group, name.strip(), lines=sent.count)
+        known = {each.hash: each for each in kept.groups}
+        for name in names:
+            before = known[kept.hash_of(settings.group, name.strip())].lines
+            rounds = rounds_in(sent.read()[:before])
+            was_in = "; ".join(f"run {run[:16]}, {_rounds(each)}" for run, each in rounds.items())
+            journal.report(
+                "forgotten",
+                f"{shown(settings.group)} {shown(name)} is left out of this client's data in all later rounds; it was "
+                f"in the data of {was_in or 'no round'}. What these rounds learned stays in their adapter: only a run "
+                "without this client takes it out (plait resume RUN --withdraw NAME, at the server)",
+                rounds=json.dumps(rounds),
+            )
 
 
 def run_node(settings: NodeSettings, journal: Journal) -> None:
     """Run a node until its run is over."""
     with locked(settings.state, settings.name):
         ask = asker("Take part in this run?") if journal.style is Style.LINES else None
-        admit(settings.data)
-        dataset = as_dataset(settings.data, columns=settings.columns, split=settings.split)
+        dataset = _data_of(settings)
         count = len(dataset.records)
         journal.report("data", f"{count} record{'' if count == 1 else 's'} of own data read", records=count)
         node = make_node(settings, dataset, journal, ask=ask)
         with stopped_by_signals(node):
             node.run()
+
+
+def _rounds(each: Sequence[int]) -> str:
+    if len(each) > 1 and each[-1] - each[0] == len(each) - 1:
+        return f"rounds {each[0]} to {each[-1]}"
+    return f"round{'s' if len(each) > 1 else ''} {', '.join(map(str, each))}"
+
+
+def _data_of(settings: NodeSettings) -> Dataset:
+    admit(settings.data)
+    return as_dataset(settings.data, columns=settings.columns, split=settings.split)
 
 
 def make_node(
@@ -128,6 +173,8 @@ def _options() -> Iterator[inspect.Parameter]:
             kind, option = list[str], typer.Option("--allow-plugin", help=help_text, metavar="MODULE")
         annotation = Annotated[Path | None if kind == Place else kind, option]
         yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+    forget = Annotated[list[str], typer.Option("--forget", help=_FORGET, metavar="GROUP")]
+    yield inspect.Parameter("forget", inspect.Parameter.KEYWORD_ONLY, default=(), annotation=forget)
     for name, flag, help_text in (
         ("json_output", "--json", "Print events as lines of JSON."), ("quiet", "--quiet", "Print only errors."),
     ):  # fmt: skip

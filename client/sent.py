@@ -20,6 +20,7 @@ import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from client.consent import Consents, consent_digest
+from client.forgotten import Forgotten
 from client.journal_file import extended
 from client.settings import NodeSettings, default_state_directory
 from client.task import ClientTask, OfferedRun, TaskAnswer, TaskRunner
@@ -43,6 +44,7 @@ from plait.wire.messages import ClientCard, Evaluation, Refusal, Reply, UpdateRe
 _NONE = "0" * 64
 _STATED = ("adapter", "asked", "bytes", "fields", "purpose", "round", "signed", "told")
 _DIGITS = 18
+_NO_UPDATE = ("['refusal", "['error")
 
 
 def recorded(settings: NodeSettings, opening: Callable[[OfferedRun], TaskRunner]) -> Callable[[OfferedRun], TaskRunner]:
@@ -106,6 +108,11 @@ class SentLines:
             found.append(line)
         return found
 
+    @property
+    def count(self) -> int:
+        """The number of whole lines, whatever is in them."""
+        return (read_if_there(self.path) or b"").count(b"\n")
+
     def append(self, line: dict[str, Any]) -> None:
         """Add a line, on disk before this returns."""
         with extended(self.path) as (before, add):
@@ -165,6 +172,15 @@ def _broadcast(task: bytes) -> Header | None:
         return None
 
 
+def rounds_in(lines: Sequence[dict[str, Any]]) -> dict[str, list[int]]:
+    """The rounds by run for which an update left, of lines in their order."""
+    found: dict[str, set[int]] = {}
+    for line in lines:
+        if line.get("purpose") == Purpose.TRAIN and not str(line["fields"][:1]).startswith(_NO_UPDATE):
+            found.setdefault(line.get("run", line["run_id"]), set()).add(line["round"])
+    return {run: sorted(rounds) for run, rounds in found.items()}
+
+
 def attested(kit: ClientKit, state: Path, *, run: str, about_data: str = "") -> tuple[str, bytes]:
     """The id of a run (which begins with `run`), and a client's statement of it, signed by its node key."""
     lines = SentLines.of(state, kit.name).read()
@@ -189,6 +205,10 @@ def attested(kit: ClientKit, state: Path, *, run: str, about_data: str = "") -> 
         "agreed": list(agreed.values()),
         "about_data": about_data,
         "record": hashlib.sha256(canonical(lines[-1])).hexdigest(),
+        "forgotten": [
+            {"column": each.column, "rounds": [*rounds_in(lines[: each.lines]).get(run_id, [])]}
+            for each in Forgotten.of(state, kit.name).groups
+        ],
         "messages": _packed([line for line in own if "asked" in line], is_noised=is_noised),
     }
     key = Ed25519PublicKey.from_public_bytes(kit.node_key.public_bytes)

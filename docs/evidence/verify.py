@@ -33,7 +33,7 @@ UNCOVERED = {
     "group": "what groups of records share",
 }  # fmt: skip
 PARTS = "figures ledger operator_says signer statements"
-SAID = "about_data agreed certificate client endorsement messages public_key record"
+SAID = "about_data agreed certificate client endorsement forgotten messages public_key record"
 FILES = {"README.md", "adapter_config.json", "adapter_model.safetensors"}
 METRICS = (
     "train_loss", "first_loss", "learning_rate", "shortened", "reward", "train_s", "distortion", "refused_completions",
