@@ -18,7 +18,7 @@ from typing import Self
 from plait.api.serving import Serving
 from plait.errors import ConfigError, MachineError, PeerError, PlaitError, RunInterrupted
 from plait.ledger.run_now import Progress, RunNow
-from plait.rounds.channel import Data, Identity, Liveness, NoAnswer, Purpose, StopRequest, TaskParts, WallClock
+from plait.rounds.channel import Clock, Data, Identity, Liveness, NoAnswer, Purpose, StopRequest, TaskParts
 from plait.rounds.roster import REPLY_BYTES
 from plait.system.address import Address
 from plait.system.text import printable
@@ -143,7 +143,7 @@ class NodesChannel:
         stays: bool = False,
         more: MoreCalls | None = None,
     ) -> None:
-        self.clock = WallClock()
+        self.clock = Clock()
         self._address = Address.parse(listen, what="listen", listening=True)
         if kit is None and not self._address.is_loopback:
             raise ConfigError(

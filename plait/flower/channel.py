@@ -22,13 +22,13 @@ from plait.errors import Abandoned, ConfigError, DiskFullError, PeerError, Plait
 from plait.rounds.channel import (
     Answering,
     Channel,
+    Clock,
     Data,
     Liveness,
     NoAnswer,
     Purpose,
     StopRequest,
     TaskParts,
-    WallClock,
 )
 from plait.rounds.memory import MUST_LAST
 from plait.transport.protocol import MESSAGE_TYPES
@@ -48,7 +48,7 @@ class GridChannel:
     def __init__(self, grid: Grid, stop: StopRequest | None = None) -> None:
         self.grid = grid
         self._stop = stop or StopRequest()
-        self.clock = WallClock()
+        self.clock = Clock()
 
     def nodes(self, at_least: int) -> Sequence[int]:
         """All connected nodes, once there are enough."""

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from plait.errors import PolicyError
 from plait.privacy.mechanism import ClientPrivacy
 from plait.rounds.client_pipeline import ClientContext
-from plait.rounds.hooks import Outgoing
+from plait.rounds.hooks import Hook
 from plait.rounds.local_model import TrainJob
 from plait.rounds.memory import Kept
 from plait.rounds.terms import DataJournal, TaskHistory, damaged
-from plait.wire.settings import Settings
 
 _SLACK = 1 + 1e-9
 
@@ -97,17 +96,11 @@ class Purse:
 
 
 @dataclass(frozen=True)
-class ClientCharge:
+class ClientCharge(Hook):
     """The hook: a client pays for what the run's noise promises of it before it trains."""
 
     speaker: ClientContext
     privacy: ClientPrivacy
-    key = ""
-
-    def applies(self, settings: Settings) -> bool:
-        """In every round."""
-        del settings
-        return True
 
     def before(self, job: TrainJob, kept: Kept) -> TrainJob:
         """Pay; training knows nothing of it."""
@@ -118,11 +111,6 @@ class ClientCharge:
             )
         self.pay()
         return job
-
-    def after(self, job: TrainJob, kept: Kept, outgoing: Outgoing) -> tuple[Outgoing, None]:
-        """Nothing."""
-        del job, kept
-        return outgoing, None
 
     def pay(self) -> None:
         """Pay for the whole run."""

@@ -27,9 +27,10 @@ from plait.privacy.client import Purse
 from plait.privacy.mechanism import ClientPrivacy
 from plait.privacy.noise import Keystream, derived
 from plait.rounds.client_pipeline import ClientContext
-from plait.rounds.hooks import Outgoing
+from plait.rounds.hooks import Hook, Outgoing
 from plait.rounds.local_model import DataSize, TrainJob
 from plait.rounds.memory import MUST_LAST, ClientStore, Kept
+from plait.rounds.run_plan import PrivacyBudget
 from plait.rounds.run_state import RunState
 from plait.system.json_text import read_json
 from plait.wire.envelope import EPSILON
@@ -271,11 +272,10 @@ def _recall(memory: ClientStore, run_id: bytes) -> _Account | None:
 
 
 @dataclass(frozen=True)
-class RecordCharge:
+class RecordCharge(Hook):
     """The hook of one client; the last before training, so that it sees all that the gradients are made of."""
 
     speaker: ClientContext
-    key = ""
 
     def applies(self, settings: Settings) -> bool:
         """Where records are private."""
@@ -318,19 +318,13 @@ class RecordCharge:
 
 
 @dataclass(frozen=True)
-class RecordCosts:
+class RecordCosts(PrivacyBudget):
     """The costs of one run's records, of which clients keep accounts and, without masks, report them."""
 
     settings: Settings
     recorded: Collection[int] = ()
     masked: bool = False
-    withholds: bool = True
-    keeps_cohort: bool = False
-
-    def ending(self, number: int) -> str:
-        """Clients refuse what they cannot pay."""
-        del number
-        return ""
+    withholds = True
 
     def spent(self, state: RunState, epsilons: Mapping[str, float]) -> Event | None:
         """The largest epsilon, and each client's; under masks none reports, and it is at most the run's."""

@@ -19,8 +19,8 @@ from plait.ledger.events import Event, Reason
 from plait.ledger.privacy import NoiseIntended, PrivacySpent, PrivacyStarted
 from plait.privacy.mechanism import ClientPrivacy, PrivateMean
 from plait.privacy.noise import RunKey
-from plait.rounds.fold import Folded, outcome_of_mean
-from plait.rounds.run_plan import BudgetExhaustedError
+from plait.rounds.fold import Fold, Folded, outcome_of_mean
+from plait.rounds.run_plan import BudgetExhaustedError, PrivacyBudget
 from plait.rounds.run_state import RunState
 from plait.rounds.spool import Spool, Stored
 from plait.rounds.validate import RefusedUpdateError, open_update
@@ -31,7 +31,7 @@ class BudgetSpentError(BudgetExhaustedError):
     """The noise of a round would exceed the run's epsilon; nothing was drawn."""
 
 
-class PrivateRounds:
+class PrivateRounds(PrivacyBudget):
     """The rounds of one private run.
 
     Args:
@@ -167,7 +167,7 @@ def started(
     )
 
 
-class PrivateFold:
+class PrivateFold(Fold):
     """The rule's outcome on the noised mean alone, which is all of the updates that it gets to see."""
 
     def __init__(self, spool: Spool, private: PrivateRounds) -> None:

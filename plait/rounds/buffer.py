@@ -398,16 +398,12 @@ class BufferCollector:
         )
 
 
-class BufferedFold:
+class BufferedFold(Fold):
     """The fold of a buffer's updates, made of that of a round's."""
 
     def __init__(self, inner: Fold, buffer: Buffer) -> None:
         self._inner = inner
         self._buffer = buffer
-
-    def is_settled(self, state: RunState, number: int, accepted: tuple[str, ...]) -> bool:
-        """As the inner one."""
-        return self._inner.is_settled(state, number, accepted)
 
     def fold(self, state: RunState, context: RoundContext, stored: Mapping[str, Stored]) -> Folded:
         """The rule's outcome, as far as the buffer moves it."""

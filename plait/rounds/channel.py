@@ -25,52 +25,27 @@ IN_PROGRESS = "in_progress"
 """Under what a run that goes on while rounds end remembers tasks in progress, by client (`RunState.remembered`)."""
 
 
-class Clock(Protocol):
-    """The time of a run."""
-
-    @property
-    def is_virtual(self) -> bool:
-        """Whether time passes by the model of a fleet only."""
-        ...
-
-    def now(self) -> float:
-        """Seconds since a fixed moment; since the start of the run on a virtual clock."""
-        ...
-
-    def available(self, nodes: Sequence[int], at_least: int) -> Sequence[int]:
-        """Those of the nodes that are on now; a virtual clock goes on until there are enough."""
-        ...
-
-    def ended(self, number: int, clients: Mapping[int, str]) -> Sequence[Event]:
-        """Events of round `number` for simulated devices' tasks that ended since the last call; `clients` by node."""
-        ...
-
-    def in_progress(self) -> Mapping[int, Mapping[str, JsonValue]]:
-        """What to remember of training tasks that simulated devices have not ended, by node; `began_s` is in each."""
-        ...
-
-
-class WallClock:
-    """The machine's clock; every connected client is available."""
+class Clock:
+    """The time of a run: the machine's, by which every connected client is available, or that of a simulated fleet."""
 
     is_virtual = False
 
     def now(self) -> float:
-        """Seconds on the machine's monotonic clock."""
+        """Seconds since a fixed moment; since the start of the run on a virtual clock."""
         return time.monotonic()
 
     def available(self, nodes: Sequence[int], at_least: int) -> Sequence[int]:
-        """All of them."""
+        """Those of the nodes that are on now; a virtual clock goes on until there are enough."""
         del at_least
         return nodes
 
     def ended(self, number: int, clients: Mapping[int, str]) -> Sequence[Event]:
-        """Nothing: real devices do not report their times."""
+        """Events of round `number` for simulated devices' tasks that ended since the last call; `clients` by node."""
         del number, clients
         return ()
 
     def in_progress(self) -> Mapping[int, Mapping[str, JsonValue]]:
-        """None, likewise."""
+        """What to remember of training tasks that simulated devices have not ended, by node; `began_s` is in each."""
         return {}
 
 
@@ -231,7 +206,7 @@ class FixedNodes:
     def __init__(self, count: int, *, stop: StopRequest | None) -> None:
         self._count = count
         self.stop = stop or StopRequest()
-        self.clock = WallClock()
+        self.clock = Clock()
 
     def nodes(self, at_least: int) -> Sequence[int]:
         """All of them: no others can join."""

@@ -22,7 +22,7 @@ from plait.rounds.cohort import CohortCollector, Collecting, Collector, ServerCo
 from plait.rounds.fold import Aggregator, Folding, PlainFold
 from plait.rounds.roster import RunRoster
 from plait.rounds.run_directory import RunDirectory
-from plait.rounds.run_plan import BudgetExhaustedError, Free, PrivacyBudget, RunPlan, TaskSettings
+from plait.rounds.run_plan import BudgetExhaustedError, PrivacyBudget, RunPlan, TaskSettings
 from plait.rounds.run_state import RunState, note_held, save_checkpoint
 from plait.rounds.spool import AnswerLog, Arrival, Intake, Refused
 from plait.trust.keys import Vouch
@@ -53,7 +53,7 @@ class Way:
 
     collecting: Collecting = CohortCollector
     folding: Folding = PlainFold
-    costs: PrivacyBudget = field(default_factory=Free)
+    costs: PrivacyBudget = field(default_factory=PrivacyBudget)
     least: int = 0
     arriving: Arriving | None = None  # None where all are folded in their own round
 

@@ -51,7 +51,8 @@ class Fold(Protocol):
 
     def is_settled(self, state: RunState, number: int, accepted: tuple[str, ...]) -> bool:
         """Whether exactly these clients' updates must be folded, because the ledger already records it."""
-        ...
+        del state, number, accepted
+        return False
 
     def fold(self, state: RunState, context: RoundContext, stored: Mapping[str, Stored]) -> Folded:
         """Fold the updates of a round."""
@@ -62,16 +63,11 @@ Folding: TypeAlias = Callable[[Spool], Fold]
 """Makes the fold of a run over its spool."""
 
 
-class PlainFold:
+class PlainFold(Fold):
     """Each update goes to the rule as its client sent it."""
 
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
-
-    def is_settled(self, state: RunState, number: int, accepted: tuple[str, ...]) -> bool:
-        """Other updates may still join them."""
-        del state, number, accepted
-        return False
 
     def fold(self, state: RunState, context: RoundContext, stored: Mapping[str, Stored]) -> Folded:
         """The rule's outcome on the updates that count, and how far their products are from their mean's."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,24 +40,28 @@ class Outgoing:
 
 
 class Hook(Protocol):
-    """A change to a client's round before training, and its counterpart afterwards."""
+    """A change to a client's round before training, and its counterpart afterwards; nothing by default.
 
-    @property
-    def key(self) -> str:
-        """Key of its value in the client's memory; empty for a hook without one."""
-        ...
+    Attributes:
+        key: of its value in the client's memory; empty for a hook without one.
+    """
+
+    key: ClassVar[str] = ""
 
     def applies(self, settings: Settings) -> bool:
         """Whether it is active in a round with these settings."""
-        ...
+        del settings
+        return True
 
     def before(self, job: TrainJob, kept: Kept) -> TrainJob:
         """The job to train; `kept` is the hook's value from the client's previous round, empty if there is none."""
-        ...
+        del kept
+        return job
 
     def after(self, job: TrainJob, kept: Kept, outgoing: Outgoing) -> tuple[Outgoing, Kept | None]:
         """The delta to send, and the value to keep for the next round; None keeps the current one."""
-        ...
+        del job, kept
+        return outgoing, None
 
 
 def before_training(hooks: Sequence[Hook], job: TrainJob, memory: ClientStore) -> TrainJob:
@@ -93,7 +97,7 @@ def _recall(memory: ClientStore, key: str, job: TrainJob) -> Kept:
 
 
 @dataclass(frozen=True)
-class CarriedMoments:
+class CarriedMoments(Hook):
     """The hook: training continues with the moments of the round before (AdamW, arXiv 1711.05101)."""
 
     key = "moments"
@@ -115,7 +119,7 @@ class CarriedMoments:
         return outgoing, moments and moments.kept()
 
 
-class FoundRate:
+class FoundRate(Hook):
     """The hook: training continues at the learning rate that was found."""
 
     key = "rate"
@@ -137,7 +141,7 @@ class FoundRate:
 
 
 @dataclass(frozen=True)
-class Slope:
+class Slope(Hook):
     """The hook: training receives the last movement, and measures the slope along it."""
 
     key = "slope"
@@ -164,7 +168,7 @@ OWN_SIDE = "own side"
 
 
 @dataclass(frozen=True)
-class OwnSide:
+class OwnSide(Hook):
     """The hook: training starts from the own side, which is not sent (FedSA-LoRA, Guo et al., arXiv 2410.01463)."""
 
     key = "own"
@@ -226,7 +230,7 @@ _STARTS = 1 / 7
 
 
 @dataclass(frozen=True)
-class OwnShare:
+class OwnShare(Hook):
     """The hook: the last round starts on the way to the personalized adapter, and every round updates it."""
 
     key = "own"
@@ -280,7 +284,7 @@ def kept_lead(lead: AdapterState, share: float) -> Kept:
 
 
 @dataclass(frozen=True)
-class ErrorFeedback:
+class ErrorFeedback(Hook):
     """The hook that packs the delta together with the residual of earlier rounds, and keeps the new residual."""
 
     key = "residual"
@@ -288,11 +292,6 @@ class ErrorFeedback:
     def applies(self, settings: Settings) -> bool:
         """Where the next round's factors are the same, and noise of the client's own would not be part of the error."""
         return not settings.without_feedback and not settings.adds_share
-
-    def before(self, job: TrainJob, kept: Kept) -> TrainJob:
-        """Training knows nothing of it."""
-        del kept
-        return job
 
     def after(self, job: TrainJob, kept: Kept, outgoing: Outgoing) -> tuple[Outgoing, Kept]:
         """Pack the delta and the residual."""

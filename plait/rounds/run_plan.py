@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from plait.aggregation import Rule
 from plait.aggregation.server_step import ServerOptimizer
@@ -32,40 +32,23 @@ class BudgetExhaustedError(PeerError):
     """A round would cost more than is left; the run ends with the adapter that it has."""
 
 
-class PrivacyBudget(Protocol):
-    """What rounds cost, and what that asks of the run."""
+class PrivacyBudget:
+    """What rounds cost, and what that asks of the run: nothing, unless data are private.
 
-    @property
-    def withholds(self) -> bool:
-        """Whether clients keep their losses to themselves, so that nothing is evaluated."""
-        ...
-
-    @property
-    def keeps_cohort(self) -> bool:
-        """Whether no client's update may decide whether another's counts, so that none is replaced."""
-        ...
-
-    def ending(self, number: int) -> str:
-        """Why round `number` may not begin; empty if it may."""
-        ...
-
-    def spent(self, state: RunState, epsilons: Mapping[str, float]) -> Event | None:
-        """The event of the costs once a round is over; None for nothing."""
-        ...
-
-
-class Free:
-    """Rounds cost nothing."""
+    Attributes:
+        withholds: whether clients keep their losses to themselves, so that nothing is evaluated.
+        keeps_cohort: whether no client's update may decide whether another's counts, so that none is replaced.
+    """
 
     withholds = keeps_cohort = False
 
     def ending(self, number: int) -> str:
-        """Every round may begin."""
+        """Why round `number` may not begin; empty if it may."""
         del number
         return ""
 
     def spent(self, state: RunState, epsilons: Mapping[str, float]) -> Event | None:
-        """Nothing."""
+        """The event of the costs once a round is over; None for nothing."""
         del state, epsilons
         return None
 

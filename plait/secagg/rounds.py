@@ -16,7 +16,7 @@ from plait.aggregation.geometry import size_of
 from plait.errors import ConfigError, MachineError, PeerError
 from plait.guarantees.thresholds import COMPLETE, Thresholds, groups_for, least_roster, least_survivors
 from plait.privacy.mechanism import ClientPrivacy
-from plait.rounds.fold import Folded, outcome_of_mean
+from plait.rounds.fold import Fold, Folded, outcome_of_mean
 from plait.rounds.run_state import RunState
 from plait.rounds.spool import Spool, Stored
 from plait.secagg.grid import Coding, MaskedGrid, bits_for, check_sum, length_expected, rotated_size, unit_for
@@ -194,16 +194,11 @@ def check_grid(privacy: ClientPrivacy, size: int, *, bits: int, unit: float, cli
 
 
 @dataclass(frozen=True)
-class MaskedFold:
+class MaskedFold(Fold):
     """The rule's outcome on the mean of a masked sum."""
 
     spool: Spool
     masked: MaskedRounds
-
-    def is_settled(self, state: RunState, number: int, accepted: tuple[str, ...]) -> bool:
-        """The stages of a sum settle who is in it."""
-        del state, number, accepted
-        return False
 
     def fold(self, state: RunState, context: RoundContext, stored: Mapping[str, Stored]) -> Folded:
         """The rule's outcome on the mean; the step of a sum that is lost is zero."""

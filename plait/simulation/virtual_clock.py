@@ -26,6 +26,7 @@ from plait.ledger.run_view import RunView
 from plait.rounds.channel import (
     IN_PROGRESS,
     Channel,
+    Clock,
     Data,
     Identity,
     Liveness,
@@ -88,7 +89,7 @@ class Doing:
     answer: Data | NoAnswer = b""
 
 
-class VirtualClock:
+class VirtualClock(Clock):
     """The time of a fleet, and what its devices have spent today.
 
     `spent` are the spans of an earlier part of the run, and `going_on` the training tasks in progress then, by

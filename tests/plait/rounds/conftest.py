@@ -31,7 +31,7 @@ from plait.rounds import coordinator
 from plait.rounds.audit import replay
 from plait.rounds.broadcasts import Broadcasts, follow
 from plait.rounds.buffer import Buffer, with_buffer
-from plait.rounds.channel import Identity, Liveness, NoAnswer, Purpose, TaskParts, WallClock, round_and_attempt
+from plait.rounds.channel import Clock, Identity, Liveness, NoAnswer, Purpose, TaskParts, round_and_attempt
 from plait.rounds.client_pipeline import ClientContext, ClientPipeline, PlainSender
 from plait.rounds.coordinator import Coordinator, Host, Way
 from plait.rounds.evaluation import SequenceLosses
@@ -214,7 +214,7 @@ class InProcessChannel:
     silent: Callable[[Asked], bool] = lambda asked: False
 
     open_ended: bool = False
-    clock: WallClock = field(default_factory=WallClock)
+    clock: Clock = field(default_factory=Clock)
     identities: dict[int, Identity] = field(default_factory=dict)
     node_liveness: Mapping[int, Liveness] = field(default_factory=dict)
     gone: set[int] = field(default_factory=set)

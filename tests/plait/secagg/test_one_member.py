@@ -9,7 +9,7 @@ import pytest
 
 from plait.adapters import Layout, norm, subtract
 from plait.errors import PeerError, RunInterrupted
-from plait.rounds.channel import Purpose, WallClock
+from plait.rounds.channel import Clock, Purpose
 from plait.rounds.run_state import initial_state
 from plait.secagg import client as masking
 from plait.secagg.sums import TRAINING, GroupSum, Summed, encode_figures
@@ -341,7 +341,7 @@ def test_figures_that_no_clients_have_cost_an_evaluation_and_not_the_run(federat
     assert all("impossible figures" in event["detail"] for event in missed)
 
 
-class Ticking(WallClock):
+class Ticking(Clock):
     """A second passes whenever somebody looks."""
 
     def __init__(self):

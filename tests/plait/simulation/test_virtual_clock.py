@@ -10,7 +10,7 @@ import pytest
 
 from plait.errors import ConfigError
 from plait.ledger.fleet import DeviceWorked, Fleet, FleetDevice
-from plait.rounds.channel import NoAnswer, Purpose, WallClock
+from plait.rounds.channel import Clock, NoAnswer, Purpose
 from plait.simulation.virtual_clock import Span, VirtualChannel, VirtualClock
 
 UPDATE_BYTES = 125_000
@@ -25,7 +25,7 @@ class Clients:
     trained: list[int] = field(default_factory=list)
     waiting: list[int] = field(default_factory=list)
     open_ended: bool = False
-    clock: WallClock = field(default_factory=WallClock)
+    clock: Clock = field(default_factory=Clock)
 
     def nodes(self, at_least: int):
         return range(self.count)
