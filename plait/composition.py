@@ -6,12 +6,17 @@ A run that asks for nothing besides has a cohort, a plain fold, updates in the o
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 
 from plait.config import RunConfig
 from plait.ledger.events import Event
+from plait.ledger.ledger import OnEvent
+from plait.rounds.channel import StopRequest
 from plait.rounds.client_pipeline import ClientContext, ClientPipeline, PlainSender
 from plait.rounds.coordinator import Host, Way
+from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import MessageBits, RunContext, RunPlan
 from plait.wire.settings import Settings
 
@@ -39,9 +44,15 @@ def _privacy():
 
 
 def _masks():
-    from plait.secagg import run
+    from plait.secagg import rounds
 
-    return run
+    return rounds
+
+
+def _callbacks():
+    from plait.rounds import callbacks
+
+    return callbacks
 
 
 def settled_by_parts(config: RunConfig) -> RunConfig:
@@ -64,9 +75,9 @@ def plan_of(plan: RunPlan, config: RunConfig) -> RunPlan:
     if config.rounds_mode != "sync":
         plan = _buffer().planned(plan, config)
     if config.step_budget == "speed":
-        from plait.rounds.paces import BySpeed
+        from plait.rounds.paces import BySpeed, ClientSpeeds
 
-        plan = replace(plan, stepping=BySpeed())
+        plan = replace(plan, stepping=BySpeed(), speeds=ClientSpeeds.of)
     return plan
 
 
@@ -78,7 +89,9 @@ def way_of(plan: RunPlan, config: RunConfig, host: Host) -> Way:
     if config.dp != "off":
         way = _privacy().way(way, config, plan, host)
     if config.secure_aggregation:
-        way = _masks().way(way, _masks().masked_of(config), host.vouch or (lambda _name, _key, _proof, _by: False))
+        from plait.secagg import collector
+
+        way = collector.way(way, _masks().masked_of(config), host.vouch or (lambda _name, _key, _proof, _by: False))
     return way
 
 
@@ -88,7 +101,9 @@ def client_way_of(config: RunConfig, speaker: ClientContext) -> ClientPipeline:
     if config.dp != "off":
         way = _privacy().client_way(way, config, speaker)
     if config.secure_aggregation:
-        way = _masks().client_way(way, _masks().masked_of(config), speaker)
+        from plait.secagg import masking
+
+        way = masking.client_way(way, _masks().masked_of(config), speaker)
     return way
 
 
@@ -101,9 +116,31 @@ def links_of(links: MessageBits, config: RunConfig, size: int, *, evaluates: boo
 
 def screen_of(config: RunConfig, update_bytes: int) -> Screen | None:
     """What ledgers keep of an event; None for all of it."""
+    if not config.secure_aggregation and config.dp == "off":
+        return None
+    from plait.ledger import redaction
+
     if config.secure_aggregation:
-        return _masks().screen()
-    return None if config.dp == "off" else _privacy().screen(config, update_bytes)
+        return partial(redaction.screened, kept=redaction.KEPT_MASKED)
+    if config.dp == "record":
+        return partial(redaction.screened, kept=redaction.KEPT_OF_RECORDS)
+    return partial(redaction.screened, update_bytes=update_bytes)
+
+
+def check_callbacks(names: str) -> None:
+    """Refuse callbacks that are not there, and trackers whose library is missing."""
+    if names:
+        _callbacks().check_callbacks(names)
+
+
+def trackers_of(names: str) -> tuple[str, ...]:
+    """The trackers that settings name among callbacks."""
+    return _callbacks().trackers_of(names) if names else ()
+
+
+def heard(names: str, directory: RunDirectory, stop: StopRequest, on_event: OnEvent) -> AbstractContextManager[OnEvent]:
+    """The callbacks that settings name receive a run's events in the block (`plait.rounds.callbacks.heard`)."""
+    return _callbacks().heard(names, directory, stop, on_event) if names else nullcontext(on_event)
 
 
 def opened(config: RunConfig, opening: RunContext) -> list[Event]:

@@ -23,6 +23,7 @@ from plait.ledger.run_view import PublishedAdapter, RunView, kept_in
 from plait.rounds.broadcasts import StartingPoint, parents_in, starting_state
 from plait.rounds.channel import Channel, StopRequest
 from plait.rounds.coordinator import Coordinator, Host
+from plait.rounds.memory import tidy_clients
 from plait.rounds.run_directory import RunDirectory, check_sources, recorded_settings
 from plait.rounds.run_plan import RunContext
 from plait.rounds.run_state import RunState, initial_state, load_checkpoint, save_checkpoint
@@ -87,7 +88,7 @@ def run_federation(
     try:
         state = coordinator.run(state)
         kept = _kept(directory, ledger, state, publisher, keep=config.keep)
-        directory.tidy_clients()
+        tidy_clients(directory.path)
         ledger.append(
             RunFinished(
                 rounds=state.round,

@@ -14,7 +14,7 @@ from plait.api import TURN
 from plait.api.running import beside, check_names
 from plait.api.serving import Serving, conclude
 from plait.api.simulate import is_reported
-from plait.composition import check_here
+from plait.composition import check_here, heard
 from plait.config import RunConfig
 from plait.errors import ConfigError
 from plait.ledger.events import Event
@@ -22,7 +22,6 @@ from plait.ledger.ledger import OnEvent, read_events
 from plait.ledger.run_now import LiveProgress
 from plait.ledger.run_view import RunView
 from plait.report.progress import status, watch
-from plait.rounds.callbacks import heard
 from plait.rounds.channel import StopRequest
 from plait.rounds.roster import REPLY_BYTES
 from plait.rounds.run_directory import RunDirectory

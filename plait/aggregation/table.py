@@ -9,6 +9,7 @@ from typing import cast
 from plait.adapters.method import Method
 from plait.adapters.methods import METHODS
 from plait.aggregation.geometry import Geometry
+from plait.aggregation.means import FEDAVG, FEDSA, FEDSB, FFA, ROLORA
 from plait.aggregation.rule import Rule
 from plait.aggregation.server_step import LINE_SEARCH, NONE, Plain, ServerOptimizer
 from plait.errors import ConfigError
@@ -17,38 +18,22 @@ from plait.plugins import Kind, find
 from plait.settings.choice import Choices, parse_choice, with_options
 from plait.settings.traits import Stated, clash
 
-
-def _means() -> Mapping[str, Rule]:
-    from plait.aggregation.means import FEDAVG, FEDSA, FEDSB, FFA, ROLORA
-
-    return {"fedavg": FEDAVG, "fedsa": FEDSA, "fedsb": FEDSB, "ffa": FFA, "rolora": ROLORA}
+_MEANS: Mapping[str, Rule] = {rule.name: rule for rule in (FEDAVG, FEDSA, FEDSB, FFA, ROLORA)}
 
 
-def _products() -> Mapping[str, Rule]:
-    from plait.aggregation.products import FEDSVD, FLEXLORA, RAFLORA
+def _further() -> Mapping[str, Rule]:
+    from plait.aggregation import products, robust, slice_means  # only a run with one of their rules needs them
 
-    return {"fedsvd": FEDSVD, "flexlora": FLEXLORA, "raflora": RAFLORA}
-
-
-def _robust() -> Mapping[str, Rule]:
-    from plait.aggregation.robust import GEOMETRIC_MEDIAN, MEDIAN, TRIMMED_MEAN
-
-    return {"geometric_median": GEOMETRIC_MEDIAN, "median": MEDIAN, "trimmed_mean": TRIMMED_MEAN}
-
-
-def _slice_means() -> Mapping[str, Rule]:
-    from plait.aggregation.slice_means import HETLORA, RBLA, ZEROPAD
-
-    return {"hetlora": HETLORA, "rbla": RBLA, "zeropad": ZEROPAD}
+    rules = (
+        *(products.FEDSVD, products.FLEXLORA, products.RAFLORA),
+        *(robust.GEOMETRIC_MEDIAN, robust.MEDIAN, robust.TRIMMED_MEAN),
+        *(slice_means.HETLORA, slice_means.RBLA, slice_means.ZEROPAD),
+    )
+    return {rule.name: rule for rule in rules}
 
 
-RULES: Choices[Rule] = Choices(
-    (("fedavg", "fedsa", "fedsb", "ffa", "rolora"), _means),
-    (("fedsvd", "flexlora", "raflora"), _products),
-    (("geometric_median", "median", "trimmed_mean"), _robust),
-    (("hetlora", "rbla", "zeropad"), _slice_means),
-    alphabetical=True,
-)
+_FURTHER = "fedsvd", "flexlora", "raflora", "geometric_median", "median", "trimmed_mean", "hetlora", "rbla", "zeropad"
+RULES: Choices[Rule] = Choices((tuple(_MEANS), lambda: _MEANS), (_FURTHER, _further), alphabetical=True)
 """By name, in alphabetical order."""
 
 

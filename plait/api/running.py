@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plait.api import TURN
-from plait.composition import check_here
+from plait.composition import check_callbacks, check_here, trackers_of
 from plait.config import RunConfig
 from plait.data import check_data_name
 from plait.errors import ConfigError
 from plait.ledger.ledger import OnEvent
 from plait.report.progress import status
 from plait.report.summary import write_report
-from plait.rounds.callbacks import check_callbacks, trackers_of
 from plait.rounds.channel import StopRequest
 from plait.rounds.run_directory import RunDirectory
 from plait.settings.tables import Samples
@@ -49,7 +48,7 @@ def check_names(settings: RunConfig, *, runs: bool = True, data: bool = True) ->
         check_data_name(settings.data, columns=settings.columns, split=settings.split)
     if settings.partition:
         parse_partition(settings.partition)
-    if runs and settings.callbacks:
+    if runs:
         check_callbacks(settings.callbacks)
     settle(settings)
 

@@ -17,14 +17,17 @@ _LARGEST_EPSILON = 1e6
 _SAFE = 1e-11
 
 
+def _library():
+    import dp_accounting  # only runs with differential privacy need it, and what it imports takes a second
+
+    return dp_accounting
+
+
 def epsilon_at(delta: float, mu: float) -> float:
     """The smallest epsilon for a delta, rounded up in its last digits; mu is the root of the sum of 1/z^2."""
     if not mu or not math.isfinite(mu):
         return mu
-    # Only runs with differential privacy need the library, and what it imports takes a second.
-    from dp_accounting import get_epsilon_gaussian
-
-    return float(get_epsilon_gaussian(1 / mu, delta)) * (1 + _SAFE)
+    return float(_library().get_epsilon_gaussian(1 / mu, delta)) * (1 + _SAFE)
 
 
 def mu_at(epsilon: float, delta: float) -> float:
@@ -33,9 +36,7 @@ def mu_at(epsilon: float, delta: float) -> float:
         raise ConfigError(f"epsilon is {epsilon:g}, expected more than 0 and at most {_LARGEST_EPSILON:g}")
     if not 0 < delta < 1:
         raise ConfigError(f"delta is {delta:g}, expected more than 0 and less than 1")
-    from dp_accounting import get_sigma_gaussian
-
-    return (1 - 10 * _SAFE) / float(get_sigma_gaussian(epsilon, delta))
+    return (1 - 10 * _SAFE) / float(_library().get_sigma_gaussian(epsilon, delta))
 
 
 LARGEST_NOISE = 10_000.0
@@ -59,11 +60,9 @@ def sampled_epsilon(noise: float, rate: float, steps: int, delta: float) -> floa
     if rate >= 1 or noise < _LEAST_NOISE:
         # Without a sample, or next to it, the closed form is exact, or near and never too small.
         return whole
-    from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
-    from dp_accounting.pld import PLDAccountant
-
-    accountant = PLDAccountant(value_discretization_interval=_cell(noise, rate, steps))
-    accountant.compose(PoissonSampledDpEvent(rate, GaussianDpEvent(noise)), steps)
+    library = _library()
+    accountant = library.pld.PLDAccountant(value_discretization_interval=_cell(noise, rate, steps))
+    accountant.compose(library.PoissonSampledDpEvent(rate, library.GaussianDpEvent(noise)), steps)
     return min(whole, float(accountant.get_epsilon(delta)))
 
 

@@ -2,8 +2,6 @@
 
 Every line has the hash of the line before (`prev`) and its own (`hash`, SHA-256 over the canonical JSON of everything
 else), so that a line that is changed, dropped or moved breaks the chain; only lines cut off at the end go unnoticed.
-`KEPT` decides what a ledger, and so everything that people read of a run, has where clients keep their figures to
-themselves.
 """
 
 from __future__ import annotations
@@ -18,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 from plait.errors import ConfigError, PeerError
-from plait.ledger import events
 from plait.ledger.events import Event, parse_event
 from plait.system.files import cannot_write, fsync_directory, lock, open_plain
 from plait.system.json_text import read_json
@@ -257,65 +254,3 @@ def append_event(path: Path, event: Event) -> None:
 def canonical(value: object) -> bytes:
     """JSON without spaces, keys in their order, ASCII alone."""
     return json.dumps(value, separators=(",", ":"), sort_keys=True, ensure_ascii=True, allow_nan=False).encode()
-
-
-ALL = frozenset({"*"})
-"""All fields of an event."""
-
-KEPT: Mapping[type[Event], frozenset[str]] = {
-    # Settings, and what follows from settings and noised means alone.
-    events.RunStarted: frozenset(events.RunStarted.model_fields) - {"data"},
-    events.Resumed: ALL,
-    events.Interrupted: ALL,
-    events.RunFinished: ALL,
-    events.EndedEarly: ALL,
-    events.PublishFailed: ALL,
-    events.Broadcast: ALL,
-    events.RoundFinished: frozenset(events.RoundFinished.model_fields) - {"clipped", "weight_capped", "diagnostics"},
-    # Who takes part, and when: not hidden.
-    events.WaitingForClients: ALL,
-    events.ClientsGathered: ALL,
-    events.RoundStarted: ALL,
-    events.ClientReplaced: ALL,
-    events.RoundMissed: ALL,
-    events.ClientsDescribed: frozenset({"clients"}),
-    events.ClientTurnedAway: frozenset({"node", "client", "reason"}),
-    events.ReplyReceived: frozenset({"round", "client", "purpose"}),
-    events.UpdateReceived: frozenset({"round", "client", "codec", "clients"}),
-    events.UpdateRefused: frozenset({"round", "client", "reason", "stage"}),
-    # Losses of clients' data: left out as a whole.
-    events.Evaluated: frozenset(),
-    events.StepTakenBack: frozenset(),
-    events.NotPublished: frozenset(),
-    events.Reference: frozenset(),
-    # Recorded only where the run's operator asks for it, who is warned that membership is not covered.
-    events.Audited: ALL,
-    events.ClientErased: ALL,
-}
-"""The fields that are kept, by event; ``*`` for all, none for an event that is left out."""
-
-_OF_CLIENT = frozenset({"client", "rank", "public_key", "clients"})
-
-
-def screened(
-    event: Event, *, kept: Mapping[type[Event], frozenset[str]] = KEPT, update_bytes: int | None = None
-) -> Event | None:
-    """What of an event is recorded; None for nothing.
-
-    Args:
-        update_bytes: the size that updates are encoded to, where their own sizes are left out.
-    """
-    names = kept.get(type(event), ALL if event.is_public else frozenset())
-    if names == ALL:
-        return event
-    if not names:
-        return None
-    fields: dict[str, Json] = {name: value for name, value in event.fields().items() if name in names}
-    match event:
-        case events.ClientsDescribed():
-            fields["clients"] = [client.model_dump(mode="json", include=set(_OF_CLIENT)) for client in event.clients]
-        case events.UpdateReceived() if update_bytes is not None:
-            fields["uplink_bytes"] = update_bytes
-        case _:
-            pass
-    return type(event).model_validate(fields)

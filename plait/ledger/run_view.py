@@ -132,9 +132,7 @@ class RunView(RunNow):
     @property
     def is_classification(self) -> bool:
         """Whether examples have labels, so that there is an accuracy."""
-        from plait.adapters import AdapterTask  # brings numpy along
-
-        return self.start.base.task == AdapterTask.CLASSIFICATION
+        return self.start.base.task == "classification"
 
     @property
     def accuracy_name(self) -> str:

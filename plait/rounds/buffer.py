@@ -36,6 +36,7 @@ from plait.rounds.cohort import Evaluating, ServerContext, evaluate
 from plait.rounds.coordinator import Way
 from plait.rounds.dispatch import Dispatch, RoundAnswer, mark_failed
 from plait.rounds.fold import Fold, Folded
+from plait.rounds.paces import ClientSpeeds
 from plait.rounds.run_plan import RunPlan
 from plait.rounds.run_state import RunState, note_held
 from plait.rounds.spool import Arrival, Spool, Stored
@@ -105,7 +106,7 @@ def buffer_of(config: RunConfig) -> Buffer:
 def planned(plan: RunPlan, config: RunConfig) -> RunPlan:
     """The plan of a run whose rounds are buffers."""
     size = _size(config)
-    return replace(plan, folds=size, quorum=math.ceil(config.quorum * size), measures_pace=True)
+    return replace(plan, folds=size, quorum=math.ceil(config.quorum * size), speeds=ClientSpeeds.of)
 
 
 def arrival(buffer: Buffer, state: RunState, event: UpdateReceived) -> Arrival:

@@ -181,9 +181,7 @@ def callback_named(text: str) -> Callback:
 
 
 @contextmanager
-def heard(
-    names: str, directory: RunDirectory, stop: StopRequest, on_event: OnEvent = lambda _: None
-) -> Generator[OnEvent]:
+def heard(names: str, directory: RunDirectory, stop: StopRequest, on_event: OnEvent) -> Generator[OnEvent]:
     """Run the callbacks that settings name in the block; in a resumed run they receive the recorded events first.
 
     Raises:
@@ -191,7 +189,7 @@ def heard(
         RunInterrupted: one asked the run to pause.
     """
     hearing = CallbackRunner([callback_named(text) for text in split_choices(names) if text not in TRACKERS], stop)
-    if names and directory.has_started:
+    if directory.has_started:
         hearing.repeat(read_events(directory.ledger))
 
     def hear(event: Event) -> None:

@@ -175,11 +175,8 @@ class Coordinator:
             if recorded.done < state.round:
                 self.commit_round(state, is_saved=True)
             self._intake.steps.update(recorded.asked)
-            if self.plan.has_paces:
-                from plait.rounds.paces import ClientSpeeds
-
-                events_ = read_events(self.directory.ledger)
-                self._log.paces = ClientSpeeds.of(events_, local_steps=self.plan.settings.local_steps)
+            if self.plan.speeds:
+                self._log.paces = self.plan.speeds(read_events(self.directory.ledger), self.plan.settings.local_steps)
             following.recall(recorded, state)
             newest = next((each for each in recorded.held_out if each.round == state.round), None)
             if newest and following.is_over(state.round):

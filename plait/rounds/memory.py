@@ -7,6 +7,7 @@ over, only the personalized adapter stays, and the account of what the client's 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import secrets
 from collections.abc import Collection, Mapping
@@ -160,6 +161,14 @@ def keep_only_what_lasts(folder: Path, *, besides: Collection[str] = ()) -> None
             (folder / key).unlink(missing_ok=True)
     except OSError as error:
         raise MachineError(f"cannot remove what a run left in '{folder}': {error.strerror or error}") from error
+
+
+def tidy_clients(run: Path) -> None:
+    """Once a run is over, remove from its folder the state that simulated clients kept for further rounds."""
+    for folder in (run / "clients").glob("*/"):
+        # Files that cannot be removed only take space.
+        with contextlib.suppress(MachineError):
+            keep_only_what_lasts(folder)
 
 
 _KEY = "secret"

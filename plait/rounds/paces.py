@@ -48,7 +48,7 @@ class ClientSpeeds:
     _new: dict[str, Pace] = field(default_factory=dict[str, Pace])
 
     @classmethod
-    def of(cls, recorded: Iterable[events.Event], *, local_steps: int = 0) -> Self:
+    def of(cls, recorded: Iterable[events.Event], local_steps: int = 0) -> Self:
         """Those that a ledger records."""
         paces = cls(local_steps)
         for event in recorded:

@@ -16,7 +16,6 @@ it. Imports nothing that the settings name: `plait.api.received` decides what ma
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import re
 import shutil
@@ -139,15 +138,6 @@ class RunDirectory:
     def client_memory(self, client: str) -> Path:
         """Directory of a simulated client's state."""
         return self.path / "clients" / _file_name(client)
-
-    def tidy_clients(self) -> None:
-        """Once the run is over, remove the state that simulated clients kept for further rounds."""
-        for folder in (self.path / "clients").glob("*/"):
-            # Files that cannot be removed only take space.
-            with contextlib.suppress(MachineError):
-                from plait.rounds.memory import keep_only_what_lasts  # brings numpy along
-
-                keep_only_what_lasts(folder)
 
     def store_update(self, round_number: int, client: str, data: bytes) -> None:
         """Store one received update durably; it is then never requested again."""

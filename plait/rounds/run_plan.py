@@ -5,7 +5,7 @@ The server writes its tasks from them; a client derives the same and refuses a t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -25,7 +25,7 @@ from plait.rounds.validate import NormBound
 from plait.wire.settings import Settings
 
 if TYPE_CHECKING:
-    from plait.rounds.paces import BySpeed
+    from plait.rounds.paces import BySpeed, ClientSpeeds
 
 
 class BudgetExhaustedError(PeerError):
@@ -112,6 +112,8 @@ class RunPlan:
         deadline_s: seconds that a round waits for updates (and an evaluation for losses); None for no limit.
         attempts: attempts at a round that falls below its quorum.
         folds: updates that a round folds; 0 for as many as its cohort.
+        speeds: of clients, by events and the steps of one without a number of its own, where their steps or the times
+            when their answers are due follow from them.
     """
 
     rounds: int
@@ -131,7 +133,7 @@ class RunPlan:
     patience: Patience = field(default_factory=Patience)
     watch: Watch = field(default_factory=Watch)
     folds: int = 0
-    measures_pace: bool = False
+    speeds: Callable[[Iterable[Event], int], ClientSpeeds] | None = None
     starts_anew: bool = True
 
     @property
@@ -151,11 +153,6 @@ class RunPlan:
     def most_steps(self) -> int:
         """Steps of a client in a round, where each has its own number; 0 if all take as many."""
         return self.stepping.most(self.settings.local_steps) if self.stepping else 0
-
-    @property
-    def has_paces(self) -> bool:
-        """Whether clients' paces are measured: for their steps, or for when their answers are due."""
-        return self.stepping is not None or self.measures_pace
 
     def is_evaluated(self, number: int) -> bool:
         """Whether the adapter after round `number` is evaluated."""

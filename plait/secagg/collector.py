@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Self, cast
 
 from plait.errors import MachineError, PeerError
@@ -14,13 +15,14 @@ from plait.ledger import events
 from plait.ledger.events import Reason
 from plait.ledger.ledger import read_events
 from plait.ledger.masks import EvaluationMissed
-from plait.privacy.rounds import PrivateRounds
+from plait.privacy.run import PrivateRounds
 from plait.rounds.channel import NoAnswer, Purpose
 from plait.rounds.cohort import ServerContext
+from plait.rounds.coordinator import Way
 from plait.rounds.dispatch import RoundAnswer, mark_failed
 from plait.rounds.run_state import RunState, choose_cohort, note_held
 from plait.secagg.journal import evaluators_of
-from plait.secagg.rounds import MaskedRounds
+from plait.secagg.rounds import MaskedFold, MaskedRounds
 from plait.secagg.server import SealedSum, TooFewError
 from plait.secagg.stages import TRAINING_STAGE, ContestedError, MaskedSums, seated
 from plait.secagg.sums import EVALUATION, WantedSum, decode_figures, scores_of
@@ -226,3 +228,13 @@ class MaskedCollector:
                 bits_per_parameter=8 * len(update.values) / parameters,
             )
         )
+
+
+def way(way: Way, masked: MaskedRounds, vouch: Vouch) -> Way:
+    """The way of a run whose server sees sums; `vouch` checks that a node key is the named client's."""
+    return replace(
+        way,
+        collecting=partial(MaskedCollector, masked=masked, vouch=vouch),
+        folding=partial(MaskedFold, masked=masked),
+        least=masked.least("train"),
+    )

@@ -17,7 +17,7 @@ from plait.aggregation import Side, geometry_of, slices_of
 from plait.errors import PeerError, PolicyError
 from plait.guarantees.thresholds import LEAST_CLIENTS
 from plait.privacy.client import ClientCharge
-from plait.rounds.client_pipeline import ClientContext
+from plait.rounds.client_pipeline import ClientContext, ClientPipeline
 from plait.rounds.evaluation import client_losses
 from plait.rounds.hooks import Outgoing
 from plait.rounds.local_model import TrainJob
@@ -248,6 +248,11 @@ class UnderMasks:
             key_of=lambda digest: self.masking.noise_key(roster.session, digest),
         )
         return numbers, encode_figures({"within": within}, NOISED)
+
+
+def client_way(way: ClientPipeline, masked: MaskedRounds, speaker: ClientContext) -> ClientPipeline:
+    """The way of a client that speaks under masks."""
+    return replace(way, sender=UnderMasks(speaker, masked), is_open=False)
 
 
 def _header_of(job: TrainJob) -> Header:

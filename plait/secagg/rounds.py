@@ -11,12 +11,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from plait.adapters import AdapterState
+from plait.adapters.methods import method_named
 from plait.aggregation import RoundContext
 from plait.aggregation.geometry import size_of
+from plait.config import RunConfig
 from plait.errors import ConfigError, MachineError, PeerError
 from plait.guarantees.thresholds import COMPLETE, Thresholds, groups_for, least_roster, least_survivors
 from plait.privacy.mechanism import ClientPrivacy
+from plait.privacy.run import privacy_of
 from plait.rounds.fold import Fold, Folded, outcome_of_mean
+from plait.rounds.run_plan import MessageBits
 from plait.rounds.run_state import RunState
 from plait.rounds.spool import Spool, Stored
 from plait.secagg.grid import Coding, MaskedGrid, bits_for, check_sum, length_expected, rotated_size, unit_for
@@ -153,6 +157,29 @@ class MaskedRounds:
     def _guess(self, sent: int) -> float:
         """How long an update is by the plan: half of the steps' length in every number."""
         return self.largest_step * math.sqrt(sent) / 2
+
+
+def masked_of(config: RunConfig) -> MaskedRounds:
+    """The sums of a run."""
+    rate = config.learning_rate or method_named(config.method).learning_rate_at(config.rank)
+    quorum = math.ceil(config.quorum * config.cohort_size)
+    return MaskedRounds(
+        config.cohort_size,
+        rate * config.local_steps,
+        config.eval_clients,
+        quorum,
+        privacy_of(config),
+        draws=config.cohort_size < config.clients,
+    )
+
+
+def links(links: MessageBits, config: RunConfig, size: int, *, evaluates: bool, certified: bool) -> MessageBits:
+    """What a run's updates take with the stages of its sums beside them."""
+    masked, sums = masked_of(config), 2 if evaluates else 1
+    if masked.privacy:
+        noised_grid(masked.privacy, size, 1.0)
+    up, more_down = masked.link_bits(size, sums=sums, certified=certified)
+    return replace(links, up=up, more_down=more_down)
 
 
 def noised_grid(privacy: ClientPrivacy, size: int, clip_norm: float) -> tuple[int, float]:

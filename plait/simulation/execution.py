@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from plait.adapters import AdapterTask
+from plait.composition import heard
 from plait.config import RunConfig, config_from_table
 from plait.data import Dataset, RecordKind
 from plait.errors import ConfigError
@@ -16,7 +17,6 @@ from plait.ledger.run_view import RunView
 from plait.objectives import usual_objective
 from plait.report.progress import say, status, watch
 from plait.rounds.broadcasts import StartingPoint
-from plait.rounds.callbacks import heard
 from plait.rounds.channel import StopRequest
 from plait.rounds.run_directory import RunDirectory
 from plait.run import Run, resolve
@@ -127,9 +127,7 @@ def execute(
     try:
         with ExitStack() as held:
             held.enter_context(DECODED.kept())
-            hear = on_event
-            if config.callbacks:
-                hear = held.enter_context(heard(config.callbacks, directory, stop, on_event))
+            hear = held.enter_context(heard(config.callbacks, directory, stop, on_event))
             if not (directory.has_started and RunView.after(read_events(directory.ledger)).finished):
                 shown = {"rounds": config.rounds, "cohort": config.cohort_size, "evaluators": config.evaluators}
                 with watch(directory.ledger, **shown, quiet=quiet):

@@ -9,7 +9,7 @@ from plait.ledger.events import DataUsed
 from plait.ledger.watch import Watch
 from plait.plugins import Kind, reference
 from plait.privacy.run import privacy_of
-from plait.secagg.run import masked_of
+from plait.secagg.rounds import masked_of
 from plait.settings.traits import Trait
 from plait.settle import settle, settle_on_data
 

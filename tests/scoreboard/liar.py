@@ -19,6 +19,7 @@ from plait.adapters import AdapterState
 from plait.ledger.watch import Watch
 from plait.rounds.buffer import Buffer, with_buffer
 from plait.rounds.evaluation import SequenceLosses
+from plait.rounds.paces import ClientSpeeds
 from plait.rounds.validate import NormBound, NormPolicy
 
 MALLORY, ROUNDS = "mallory", 4
@@ -64,7 +65,7 @@ LOW = dict.fromkeys(range(1, ROUNDS + 1), 0.0)
 MASKED = {"masked": True}
 # The bound on norms would take the worst of them out.
 UNBOUND = {"norm_bound": NormBound(NormPolicy.OFF)}
-BUFFERED = {"folds": 8, "measures_pace": True, "exchange": lambda way: with_buffer(way, Buffer(8, 9, 8))}
+BUFFERED = {"folds": 8, "speeds": ClientSpeeds.of, "exchange": lambda way: with_buffer(way, Buffer(8, 9, 8))}
 CASES = {
     "always": Case(liar()),
     "half of the gain": Case(liar(factor=-4.0), learns=True),

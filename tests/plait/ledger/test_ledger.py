@@ -10,7 +10,8 @@ from pydantic import ConfigDict
 from plait.errors import ConfigError, MachineError, PeerError
 from plait.ledger import events
 from plait.ledger.events import EVENTS, Evaluated, Event, Resumed, RoundStarted
-from plait.ledger.ledger import KEPT, Follower, Ledger, read_events, read_lines, screened
+from plait.ledger.ledger import Follower, Ledger, read_events, read_lines
+from plait.ledger.redaction import KEPT, screened
 
 FIELDS = {"round": 1, "loss": 0.1 + 0.2, "client": 'zoë "\n\u2028', "by": {"b": None, "a": [True, -0.0, 1e-300]}}
 

@@ -12,7 +12,7 @@ from plait.errors import ConfigError, PeerError
 from plait.ledger.events import parse_event
 from plait.ledger.ledger import read_events
 from plait.ledger.privacy import NoiseIntended, PrivacySpent
-from plait.privacy import rounds as private_fold
+from plait.privacy import run as private_fold
 from plait.privacy.mechanism import ClientPrivacy, multiplier_for
 from plait.privacy.noise import RunKey
 from plait.rounds.channel import Purpose

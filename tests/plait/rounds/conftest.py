@@ -22,7 +22,7 @@ from plait.guarantees.thresholds import least_survivors
 from plait.ledger.events import Adapter, Base, Resumed, RunStarted
 from plait.ledger.ledger import Ledger, read_events, read_lines
 from plait.ledger.privacy import spent_in
-from plait.privacy import rounds as private_sums
+from plait.privacy import run as private_sums
 from plait.privacy.mechanism import ClientPrivacy
 from plait.privacy.noise import RunKey
 from plait.privacy.record import RecordCosts, records_started
@@ -38,6 +38,7 @@ from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.fold import Aggregator
 from plait.rounds.local_model import Coverage, DataSize, Moments, StepReport, Trained, TrainJob
 from plait.rounds.memory import ClientSecret
+from plait.rounds.paces import ClientSpeeds
 from plait.rounds.participant import Participant
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import RunPlan, TaskSettings
@@ -54,7 +55,8 @@ from plait.rounds.run_state import (
 from plait.rounds.spool import Refused, Weighting
 from plait.rounds.terms import AgreedTerms
 from plait.rounds.validate import NormBound, NormPolicy
-from plait.secagg import run as masks
+from plait.secagg import collector as masked_server
+from plait.secagg import masking as masked_client
 from plait.secagg.rounds import MaskedRounds
 from plait.trust.keys import NodeIdentity, NodeKey
 from plait.wire.codecs import codec_for
@@ -178,7 +180,7 @@ def spec_text(rank: int = RANK) -> str:
 
 def rounds_of(buffer: Buffer) -> dict[str, object]:
     """What a federation is made with so that its rounds are buffers like this one."""
-    return {"exchange": partial(with_buffer, buffer=buffer), "folds": buffer.size, "measures_pace": True}
+    return {"exchange": partial(with_buffer, buffer=buffer), "folds": buffer.size, "speeds": ClientSpeeds.of}
 
 
 class DictMemory(dict[str, bytes]):
@@ -364,7 +366,7 @@ class Federation:
         speaker, settings = ClientContext(name, self.memories[name], **own), self.plan.settings
         way, of_records = ClientPipeline(PlainSender(name, speaker.sign)), settings.records_are_private
         way = paying(way, speaker, self.privacy, of_records=of_records, is_noised=settings.is_noised)
-        return masks.client_way(way, self.masked, speaker) if self.masked else way
+        return masked_client.client_way(way, self.masked, speaker) if self.masked else way
 
     def node(self, client: str) -> int:
         return next(node for node, name in self.channel.names.items() if name == client)
@@ -439,7 +441,7 @@ class Federation:
         if settings.records_are_private:
             way = replace(way, costs=RecordCosts(settings, recorded=spent_in(host.events), masked=bool(self.masked)))
         if self.masked:
-            way = masks.way(way, self.masked, self.vouch)
+            way = masked_server.way(way, self.masked, self.vouch)
         return self.exchange(way)
 
     def recomputed(self) -> int:
