@@ -32,7 +32,7 @@ _LIKELY: Mapping[str, tuple[str, ...]] = {
     "messages": ("conversation", "conversations", "dialogue", "dialog", "chat", "turns"),
     "prompt": ("question", "instruction", "query", "input", "problem", "source"),
     "completion": ("answer", "response", "output", "reply", "solution", "target"),
-    "text": ("body", "content", "document", "article", "passage", "review", "sentence", "story", "abstract", "code"),
+    "text": ("body", "content", "document", "article", "passage", "review", "sentence", "story", "abstract", "note"),
     "chosen": ("preferred", "accepted", "better", "winner"),
     "rejected": ("dispreferred", "refused", "worse", "loser"),
     "label": ("labels", "class", "category", "topic", "intent", "sentiment"),
