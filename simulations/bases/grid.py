@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,8 @@ def table() -> str:
     lines = ["| Base | Cell | Gain after each round | Part of the best |", "|---|---|---|---|"]
     for row in rows:
         alike = [each for each in rows if all(each[key] == row[key] for key in ("base", "seed"))]
-        best = max(each["losses"][0] - each["losses"][-1] for each in alike if each["cell"][0].isdigit())
+        fixed = [each["losses"][0] - each["losses"][-1] for each in alike if each["cell"][0].isdigit()]
+        best = max(fixed, default=math.nan)
         gains = [row["losses"][0] - loss for loss in row["losses"][1:]]
         lines.append(
             f"| {row['base']} | {row['cell']} | {', '.join(f'{gain:.3f}' for gain in gains)} | {gains[-1] / best:.1%} |"
