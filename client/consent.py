@@ -88,6 +88,10 @@ class Proposal:
         fingerprint = f" ({self.base_fingerprint.hex()[:16]})" if self.base_fingerprint else ""
         trainer = f", trained by {shown(config.trainer)}" if config.trainer else ""
         beyond = self.policy.beyond(config)
+        limit = f"at most {tokens:,} tokens"
+        if config.epochs:
+            passes, most = config.epochs / config.rounds, self.policy.max_tokens
+            steps, limit = f"{passes:.3g} of a pass in", f"at most {most:,} tokens (max-tokens)"
         return (
             (
                 f"{self.server} asks for {config.rounds:,} rounds with rule {shown(_rule(config.rule))}, "
@@ -99,7 +103,7 @@ class Proposal:
             ),
             (
                 f"a round trains {steps} steps of {each} x {config.seq_len:,} tokens{learned}: "
-                f"at most {tokens:,} tokens of {shown(self.data)}"
+                f"{limit} of {shown(self.data)}"
             ),
             *([f"that is more than an unattended client accepts: {', '.join(beyond)}"] if beyond else []),
             self._sent,

@@ -55,14 +55,24 @@ ALIASES: Mapping[str, str] = {
     "peft-lora-alpha": "alpha",
     "lora-dropout": "dropout",
     "lr-scheduler-type": "lr-schedule",
+    "num-train-epochs": "epochs",
+    "num-epochs": "epochs",
     "output-dir": "out",
     "output": "out",
     "base-model": "base",
     "dataset": "data",
 }
 
-# What others count in, and plait does not.
-_NOT_COUNTED = frozenset({"epochs", "num-epochs", "local-epochs", "num-train-epochs"})
+_NO_OPTIMIZER = (
+    "expected none: clients train by AdamW, because others, such as SGD, take steps that reveal gradients, and these "
+    "texts; server-optimizer names the server's"
+)
+# What other systems have and plait has not, with what to give in its place.
+_REFUSED: Mapping[str, str] = {
+    "local-epochs": "expected epochs, which count the passes of the whole run: local-epochs times rounds",
+    "optim": _NO_OPTIMIZER,
+    "optimizer": _NO_OPTIMIZER,
+}
 MOST_LABELS = 10_000
 """The most classes that a run can have."""
 
@@ -71,6 +81,7 @@ class RunConfig(
     tables.Learning,
     tables.AdapterSettings,
     tables.OptimizerSettings,
+    tables.Passes,
     tables.Cohort,
     tables.Checks,
     tables.EvaluationSettings,
@@ -114,7 +125,7 @@ class RunConfig(
     rounds: Annotated[int, Field(ge=1, le=1_000_000)] = 5
     """rounds of training"""
     local_steps: Annotated[int, Field(ge=1, le=MOST)] = 4
-    """optimizer steps per client and round"""
+    """optimizer steps per client and round; or give epochs"""
     batch_size: Annotated[int, Field(ge=1, le=MOST_EXAMPLES)] = 4
     """sequences per forward pass"""
     gradient_accumulation_steps: Annotated[int, Field(ge=1, le=MOST_EXAMPLES)] = 1
@@ -162,6 +173,11 @@ class RunConfig(
         if examples > MOST_EXAMPLES:
             raise ValueError(
                 f"batch-size times gradient-accumulation-steps is {examples}, expected at most {MOST_EXAMPLES}"
+            )
+        if self.epochs and "local_steps" in self.model_fields_set:
+            raise ValueError(
+                f"epochs is {self.epochs:g} and local-steps is {self.local_steps}, expected one of them: both set how "
+                "long a client trains"
             )
         for text in parts_of(self.client_ranks):
             if not (text.isascii() and text.isdigit() and 1 <= int(text) <= self.rank):
@@ -230,7 +246,7 @@ class RunConfig(
 
     @property
     def most_steps(self) -> int:
-        """Steps that one client may be asked for in one round."""
+        """Steps that one client may be asked for in one round, unless its data decide (`epochs`)."""
         return self.local_steps * self.most_times
 
     @property
@@ -272,7 +288,7 @@ class RunConfig(
     def to_table(self) -> dict[str, Scalar]:
         """The settings under the keys that users write, without tables."""
         dumped = self.model_dump(by_alias=True)
-        return {key: dumped[key] for key in known_keys(self.tables)}
+        return {key: dumped[key] for key in known_keys(self.tables) if not (self.epochs and key == "local-steps")}
 
 
 TABLES = cast("tuple[type[SettingsTable], ...]", RunConfig.__bases__)
@@ -297,11 +313,8 @@ def key_named(given: str, *, where: str) -> str:
     known = known_keys()
     key = given.replace("_", "-").lower()
     key = ALIASES.get(key, key)
-    if key in _NOT_COUNTED:
-        raise _refusal(
-            f"{where}: '{given}' is given, expected local-steps: plait counts optimizer steps of a client in a round; "
-            "an epoch has as many as its sequences divided by batch-size"
-        )
+    if key in _REFUSED:
+        raise _refusal(f"{where}: '{given}' is given, {_REFUSED[key]}")
     if key not in known:
         raise _refusal(
             f"{where}: unknown key '{given}'{did_you_mean(key, known) or ', expected one of: ' + ', '.join(known)}"
@@ -310,8 +323,8 @@ def key_named(given: str, *, where: str) -> str:
 
 
 def is_foreign(name: str) -> bool:
-    """Whether other systems call a setting so, or count in it."""
-    return name in ALIASES or name in _NOT_COUNTED
+    """Whether other systems call a setting so, or have one that plait refuses."""
+    return name in ALIASES or name in _REFUSED
 
 
 def config_from_table(table: Mapping[str, object], *, where: str = "configuration") -> RunConfig:
@@ -362,6 +375,8 @@ def without_tables(table: Mapping[str, object], *, where: str) -> dict[str, obje
         entries = {inner or given: value}
         if group and not inner:
             if not isinstance(value, Mapping):
+                if name in _REFUSED:
+                    key_named(name, where=where)
                 raise _refusal(f"{where}: {given} is {value!r}, expected a table of settings, [{given}]")
             entries = dict(cast("Mapping[str, object]", value))
         for key, each in entries.items() if group else [(given, value)]:
@@ -399,5 +414,9 @@ def to_toml(config: RunConfig) -> str:
         if group.table != last:
             lines.append(f"\n[{group.table}]\n")
         last = group.table
-        lines += [f"{key} = {toml_value(values[key])}\n" for key in (name.replace("_", "-") for name in names)]
+        lines += [
+            f"{key} = {toml_value(values[key])}\n"
+            for key in (name.replace("_", "-") for name in names)
+            if key in values
+        ]
     return "".join(lines)

@@ -178,22 +178,23 @@ class Policy(BaseModel, frozen=True):
         if Option.TOKENS in method.options:
             self._at_most("max-virtual-tokens", "the run asks for virtual tokens:", method.virtual_tokens)
         self._at_most("max-rounds", "the run asks for rounds:", config.rounds)
-        self._at_most("max-local-steps", "the run asks for local steps:", config.most_steps)
         self.at_least("min-seq-len", "the run asks for sequence length", config.seq_len)
         self.at_least("min-grad-norm", "the run asks for max-grad-norm", config.max_grad_norm)
         planned = _planned(config)
-        tokens = planned["max_tokens"]
         self._at_most("max-seq-len", "the run asks for sequence length", config.seq_len)
         self._at_most("max-step-tokens", "the run asks for tokens per optimizer step:", planned["max_step_tokens"])
-        self._at_most("max-tokens", "the run asks for tokens per round:", tokens)
-        examples = config.most_steps * config.batch_size * config.gradient_accumulation_steps
+        if not config.epochs:  # else a client's data decide, before it trains
+            self.check_work(steps=config.most_steps, tokens=planned["max_tokens"])
         if self.most_epsilon_of_run:
             self._check_privacy(config)
         if self.require_secure_aggregation or config.secure_aggregation:
             self._check_masks(config)
-        # Limits that no data can satisfy are reported before a base is downloaded.
-        self.at_least("min-examples", "the run asks for updates that cover at most this many examples:", examples)
-        self.at_least("min-tokens", "the run asks for updates that cover at most this many tokens:", tokens)
+        if not config.epochs:
+            # Limits that no data can satisfy are reported before a base is downloaded.
+            examples = config.most_steps * config.batch_size * config.gradient_accumulation_steps
+            covers = "the run asks for updates that cover at most this many"
+            self.at_least("min-examples", f"{covers} examples:", examples)
+            self.at_least("min-tokens", f"{covers} tokens:", planned["max_tokens"])
         if codec_for(config.wire).bits > codec_for(self.finest_wire).bits:
             asked, allowed = f"the run asks for wire '{config.wire}'", f"'{self.finest_wire}' at most"
             raise self.refusal("finest-wire", asked, allowed, f"set it to '{config.wire}'")
@@ -272,6 +273,11 @@ class Policy(BaseModel, frozen=True):
             allowed = "none on embeddings" if key == "embeddings" else "none on that layer"
             raise self.refusal(key, f"the run asks for an adapter on '{module}'", allowed, "set it to true")
 
+    def check_work(self, *, steps: int, tokens: int) -> None:
+        """Refuse rounds that train for too long."""
+        self._at_most("max-local-steps", "the run asks for local steps:", steps)
+        self._at_most("max-tokens", "the run asks for tokens per round:", tokens)
+
     def check_coverage(self, *, examples: int, tokens: int) -> None:
         """Refuse to train on so little data that the update would reveal single texts."""
         self.at_least("min-examples", "different examples that an update would cover:", examples)
@@ -323,7 +329,7 @@ def _planned(config: RunConfig) -> dict[str, int]:
     return {
         "max_seq_len": config.seq_len,
         "max_step_tokens": step_tokens,
-        "max_tokens": config.most_steps * step_tokens,
+        **({} if config.epochs else {"max_tokens": config.most_steps * step_tokens}),
     }
 
 

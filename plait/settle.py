@@ -282,6 +282,7 @@ def _task_settings(config: RunConfig, method: Method, rule: Rule) -> Settings:
     }
     derived: dict[str, Any] = {
         "total_steps": config.rounds * config.local_steps,
+        "round_epochs": config.epochs / config.rounds,
         "found_rate_factor": _found_rate_factor(config, method, rule),
         "carry_moments": _carries_moments(config, rule),
         "own_share": config.given_own_share,

@@ -148,8 +148,8 @@ def _trained_on(client: PeftLocalModel, spec: AdapterSpec, each: Sequence[Settin
         if client.own_trainer is not None or settings.records_are_private:
             # Which ones were drawn is a trainer's own affair, or a client's secret.
             return list(split.train)
-        visits = settings.steps_taken * settings.batch_size * settings.gradient_accumulation_steps
-        seen.update(islice(order(split.train, data_seed(settings.seed, split), spec.task), visits))
+        part = settings.part_of(len(split.train))
+        seen.update(islice(order(split.train, data_seed(settings.seed, split), spec.task), part.start, part.stop))
     train = client.split(spec, _unbounded(each[0])).train
     return [train[index] for index in sorted(seen)]
 

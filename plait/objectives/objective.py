@@ -110,6 +110,7 @@ def _of_reward(text: str) -> Objective:
             **_REPLACES,
             Trait.LANGUAGE: "it rewards what a language model writes",
             Trait.SAMPLES: "what was sampled is learned by the same model",
+            Trait.LOCAL_STEPS: "several steps may learn from the same completions",
         },
         removes={**_OWN_LOSS, Trait.SLOPES: "a reward's loss has none that limits a step"},
         parts=((Kind.REWARD, how.reward),),

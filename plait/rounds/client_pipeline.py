@@ -101,7 +101,7 @@ class PlainSender:
 def _metrics(job: TrainJob, trained: Trained, encoding: Encoding) -> dict[str, float]:
     report = trained.report
     optional = {name: getattr(report, name) for name in ("learning_rate", "shortened", "reward", "refused_completions")}
-    if job.settings.batch_size * job.settings.gradient_accumulation_steps >= _LEAST_AVERAGED:
+    if min(job.settings.step_examples, len(job.settings.part_of(job.examples))) >= _LEAST_AVERAGED:
         optional |= {"first_loss": report.first_loss, "slope": report.slope}
     return {
         "train_loss": report.loss,

@@ -82,10 +82,12 @@ class DataSize:
 
 @dataclass(frozen=True)
 class Coverage:
-    """The part of a client's data that one local training run visits."""
+    """The part of a client's data that one local training run visits, and how long it trains on it at most."""
 
     examples: int
     tokens: int
+    steps: int = 0
+    trained_tokens: int = 0
 
 
 @dataclass(frozen=True)

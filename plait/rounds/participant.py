@@ -269,6 +269,7 @@ class Participant:
     def _check_coverage(self, spec: AdapterSpec, settings: Settings) -> None:
         if self._policy:
             covered = self.model.coverage(spec, settings)
+            self._policy.check_work(steps=covered.steps, tokens=covered.trained_tokens)
             self._policy.check_coverage(examples=covered.examples, tokens=covered.tokens)
 
     def _evaluate(self, header: Header, spec: AdapterSpec, state: AdapterState, settings: Settings) -> Evaluation:

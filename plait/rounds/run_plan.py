@@ -93,7 +93,7 @@ class TaskSettings:
         """How a client trains in round `number`, for this many steps; 0 for as many as all."""
         return self._of_run.for_task(
             round=number,
-            seed=client_seed(self.plan.seed, number, client),
+            seed=client_seed(self.plan.seed, 0 if self._of_run.round_epochs else number, client),
             done_steps=(number - 1) * self.plan.settings.local_steps,
             trained="".join(sorted(self.rule.trained(number))),
             steps=steps,

@@ -95,6 +95,7 @@ class Fleets(SettingsTable):
         if self.step_budget == "speed":
             needs = {
                 Trait.WAITS: "it gives every client the slowest one's time",
+                Trait.LOCAL_STEPS: "they are the average",
                 Trait.LINEAR: "updates of different numbers of steps are normalised",
                 Trait.SAME_FACTORS: "updates of different numbers of steps are normalised",
             }

@@ -20,6 +20,7 @@ MOST = 2**32 - 1
 MOST_EXAMPLES = 1 << 20
 MOST_TOKENS = 1 << 24
 MOST_OF_GROUP = 1 << 10
+MOST_EPOCHS = 1 << 10
 
 
 class SettingsTable(BaseModel):

@@ -12,12 +12,12 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from plait.errors import ConfigError, did_you_mean
 from plait.settings.choice import parse_choice, with_options
-from plait.settings.table import MOST, SettingsTable, number_or, parts_of
+from plait.settings.table import MOST, MOST_EPOCHS, SettingsTable, number_or, parts_of
 from plait.settings.traits import Reasons, Stated, Trait
 from plait.system.files import at_home
 
-Schedule: TypeAlias = Literal["constant", "linear", "slope"]
-"""The shapes of the learning rate over a run, which `training.learner.schedule_factor` computes."""
+Schedule: TypeAlias = Literal["constant", "linear", "cosine", "slope"]
+"""The shapes of the learning rate, which `training.learner.schedule_factor` computes."""
 
 OWN_SHARE_NEEDS: Reasons = {
     Trait.WAITS: "it counts on equal parts of all clients in a round",
@@ -88,11 +88,12 @@ class Learning(SettingsTable):
         """What these settings need of a run, and what they take away."""
         replaces = {Trait.OWN_LOSS: "which it replaces"}
         if self.trainer:
+            needs = {**replaces, Trait.LOCAL_STEPS: "a trainer draws sequences itself"}
             removes = {
                 Trait.OWN_LOSS: "a trainer has a loss of its own",
                 Trait.SLOPES: "a trainer's steps measure none",
             }
-            yield self.states("trainer", needs=replaces, removes=removes)
+            yield self.states("trainer", needs=needs, removes=removes)
         if self.is_given("loss"):
             yield self.states("loss", needs=replaces, removes={Trait.OWN_LOSS: "loss names another"})
         if self.given_own_share:
@@ -165,9 +166,9 @@ class OptimizerSettings(SettingsTable):
     learning_rate: Annotated[float, Field(ge=0, le=1e3)] = 0.0
     """AdamW's peak learning rate (0 finds it); each client then finds its own in its first step"""
     lr_schedule: Literal["auto", Schedule] = "auto"
-    """learning rate schedule over the whole run; slope lets a client's rate follow the slope of its loss along its last
-    step; auto is slope where no rate is given (linear with classes and 20 steps or more), but constant with dp, a
-    trainer, a reward or a rule that keeps the nearest updates"""
+    """learning rate schedule; linear and cosine fall to 0 at the end of the run; slope lets a client's rate follow the
+    slope of its loss along its last step; auto is slope where no rate is given (linear with classes and 20 steps or
+    more), but constant with dp, a trainer, a reward or a rule that keeps the nearest updates"""
     weight_decay: Annotated[float, Field(ge=0, le=1e3)] = 0.0
     """AdamW's decoupled weight decay"""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
@@ -179,6 +180,35 @@ class OptimizerSettings(SettingsTable):
             yield self.states("lr_schedule", needs={Trait.SLOPES: "the rate follows it"})
         if self.is_given("max_grad_norm"):
             yield self.states("max_grad_norm", needs={Trait.WHOLE_GRADIENT: ""})
+
+
+class Passes(SettingsTable):
+    """How a client goes through its data."""
+
+    table: ClassVar[str] = "optimizer"
+    optional: ClassVar[bool] = True
+    heading: ClassVar[str] = "Epochs and packing"
+    within: ClassVar = {"lr_schedule_over": ("lr_schedule", ("linear", "cosine"))}
+
+    epochs: Annotated[float, Field(ge=0, le=MOST_EPOCHS)] = 0.0
+    """passes of each client over its training data in the whole run, instead of local-steps; every sequence is trained
+    on once a pass, and an equal part of them in each round, which a client leaves out that removes no part in it; 0
+    counts local-steps"""
+    lr_schedule_over: Literal["run", "round"] = "run"
+    """whether a linear or cosine schedule goes over the run, or over each round anew"""
+    packing: bool = True
+    """join texts and cut them into sequences of seq-len tokens; otherwise each text is a sequence of its own, cut at
+    seq-len, as chats, prompts and labelled texts always are"""
+
+    def stated(self) -> Iterator[Stated]:
+        """What these settings need of a run, and what they take away."""
+        if self.epochs:
+            removes = {
+                Trait.LOCAL_STEPS: "epochs count sequences",
+                Trait.EQUAL_STEPS: "with epochs a client with more data takes more",
+            }
+            needs = {Trait.WAITS: "each round has its part of a client's data"}
+            yield self.states("epochs", needs=needs, removes=removes, instead="0")
 
 
 class Cohort(SettingsTable):

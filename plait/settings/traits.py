@@ -21,6 +21,7 @@ class Trait(StrEnum):
     # Rounds, and who takes part in them.
     WAITS = "a round waits for its cohort"
     EQUAL_STEPS = "all clients take equally many steps"
+    LOCAL_STEPS = "local-steps sets how long a client trains"
     RELEASED = "a client at work can be released"
     # What the server learns.
     SINGLE_UPDATES = "the server may look at single updates"

@@ -70,7 +70,13 @@ def add_references(
         clients=dict(sorted(clients.items())),
         spec=ranks.master.spec,
         initial=state.adapter,
-        settings=replace(settings, local_steps=config.rounds * config.local_steps, done_steps=0, found_rate_factor=1.0),
+        settings=replace(
+            settings,
+            local_steps=config.rounds * config.local_steps,
+            round_epochs=config.epochs,
+            round=1,
+            found_rate_factor=1.0,
+        ),
         seed=config.seed,
         progress=step,
     )
@@ -108,14 +114,14 @@ class Baselines:
         if kind == "central":
             accumulation *= len(clients)
             pooled = [example for each in clients.values() for example in each.split(spec, settings).train]
-            model = self._train("central", pooled, training_objective(settings.objective), accumulation)
+            model, steps = self._train("central", pooled, training_objective(settings.objective), accumulation)
             by_client = {name: measured(model, name) for name in clients}
             everywhere = list(by_client.values())
         else:
-            evaluators = [*clients][:: -(-len(clients) // _MOST_EVALUATORS)]
+            steps, evaluators = 0, [*clients][:: -(-len(clients) // _MOST_EVALUATORS)]
             for name, client in clients.items():
                 own = client.split(spec, settings).train
-                model = self._train(name, own, client.objective(settings), accumulation)
+                model, steps = self._train(name, own, client.objective(settings), accumulation)
                 by_client[name] = measured(model, name)
                 everywhere += [by_client[name] if other == name else measured(model, other) for other in evaluators]
         mean = mean_loss(by_client)
@@ -124,7 +130,7 @@ class Baselines:
             held_out_loss=mean.loss,
             everywhere=sum(loss.loss * loss.tokens for loss in everywhere) / sum(loss.tokens for loss in everywhere),
             by_client={name: loss.loss for name, loss in by_client.items()},
-            steps=settings.local_steps,
+            steps=steps,
             batch_size=settings.batch_size * accumulation,
             wall_s=round(time.perf_counter() - started, 3),
             **{name: getattr(mean, name) for name in Certainty.model_fields},
@@ -132,10 +138,11 @@ class Baselines:
 
     def _train(
         self, whose: str, examples: Sequence[Example], objective: TrainingObjective, accumulation: int
-    ) -> PeftModel:
-        base, spec, steps = self.base, self.spec, self.settings.local_steps
+    ) -> tuple[PeftModel, int]:
+        base, spec = self.base, self.spec
         seed = client_seed(self.seed, 0, whose)
         settings = replace(self.settings, gradient_accumulation_steps=accumulation, seed=seed)
+        steps = settings.steps_on(len(examples))
         what = whose if whose == "central" else f"local, {whose}"
         model = base.with_adapter(spec, self.initial)
         inputs = TrainingInputs(
@@ -154,4 +161,4 @@ class Baselines:
             objective=objective,
             memory=base.step_memory,
         )
-        return model
+        return model, steps

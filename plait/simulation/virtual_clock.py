@@ -408,12 +408,14 @@ def _work_of(simulation: Simulation, node: int, task: TaskParts) -> float:
         return 0.0
     settings = read.settings
     tokens = settings.seq_len * settled.config.learned.sequences
-    if isinstance(read, TrainTask):
-        examples = settings.steps_taken * settings.batch_size * settings.gradient_accumulation_steps
-        return float(examples * tokens)
+    if isinstance(read, TrainTask) and not settings.round_epochs:
+        return float(settings.steps_taken * settings.step_examples * tokens)
     own = settled.config.ranks[node % len(settled.config.ranks)]
     spec = ranks.adapters[ranks.track_for(own)].spec
-    sequences = simulation.model(node).data_size(spec, settings).held_out_examples
+    size = simulation.model(node).data_size(spec, settings)
+    if isinstance(read, TrainTask):
+        return float(len(settings.part_of(size.train_examples)) * tokens)
+    sequences = size.held_out_examples
     times = 2 if share_measured(settings) else 1
     return times * sequences * tokens / PASSES_OF_TRAINING
 

@@ -134,9 +134,9 @@ def training_arguments(settings: Settings, output_dir: str, device: str, *, halv
         "max_steps": settings.steps_taken,
         "per_device_train_batch_size": settings.batch_size,
         "gradient_accumulation_steps": settings.gradient_accumulation_steps,
-        # The run's schedule, by the round: a trainer that starts again in each round cannot follow it by the step.
+        # A run's schedule, by the round: a trainer that starts again in each round cannot follow it by the step.
         "learning_rate": settings.learning_rate * schedule_factor(settings, settings.done_steps),
-        "lr_scheduler_type": "constant",
+        "lr_scheduler_type": settings.lr_schedule if settings.lr_schedule_over == "round" else "constant",
         "weight_decay": settings.weight_decay,
         "max_grad_norm": settings.max_grad_norm,
         "seed": settings.seed % 2**32,

@@ -170,11 +170,11 @@ def count_labels(example: Example, task: AdapterTask) -> int:
 
 def visited(examples: Sequence[Example], settings: Settings, task: AdapterTask) -> list[Example]:
     """The examples that a training meets, in that order, each once."""
-    visits = settings.steps_taken * settings.batch_size * settings.gradient_accumulation_steps
-    visits *= settings.group_records or 1
-    # One pass meets all; no further one adds any.
-    first = islice(order(examples, settings.seed, task), min(visits, len(examples)))
-    return [examples[index] for index in first]
+    part = settings.part_of(len(examples))
+    # A whole pass meets all, and is among so many; no further one adds any.
+    last = min(part.stop * (settings.group_records or 1), part.start + 2 * len(examples))
+    met = dict.fromkeys(islice(order(examples, settings.seed, task), part.start, last))
+    return [examples[index] for index in met]
 
 
 def order(examples: Sequence[Example], seed: int, task: AdapterTask) -> Iterator[int]:

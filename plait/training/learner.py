@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import reduce
-from itertools import groupby
+from itertools import groupby, islice
 
 import torch
 from torch import nn
@@ -92,7 +92,11 @@ class Learner:
         self._follows = settings.lr_schedule == "slope"
         self._moved: Sequence[Tensor] = ()  # by the last step, in `_pieces`
         self._was_shortened = False
-        self._order = order(inputs.examples, settings.seed, inputs.task)
+        part = settings.part_of(len(inputs.examples))
+        self.steps = settings.steps_on(len(inputs.examples))
+        self._order = islice(
+            order(inputs.examples, settings.seed, inputs.task), part.start, part.stop if settings.round_epochs else None
+        )
         self._losses: list[float] = []
         self._tokens = 0
         self._largest_fall = LARGEST_FALL
@@ -105,8 +109,8 @@ class Learner:
     def draw(self) -> tuple[list[list[Example]], int]:
         """The next step's examples, micro-batch by micro-batch, and the total number of terms of their losses."""
         task, settings = self._inputs.task, self._inputs.settings
-        size, passes = settings.batch_size, settings.gradient_accumulation_steps
-        chosen = [self._inputs.examples[next(self._order)] for _ in range(size * passes)]
+        size = settings.batch_size
+        chosen = [self._inputs.examples[index] for index in islice(self._order, settings.step_examples)]
         self._tokens += sum(len(example.tokens) for example in chosen)
         batches = [chosen[first : first + size] for first in range(0, len(chosen), size)]
         counted = sum(count_labels(example, task) for example in chosen)
@@ -136,9 +140,8 @@ class Learner:
             optimizer.where_trained(flat)
         kept = _clip_(flat, settings.max_grad_norm)
         before = [piece.clone() for piece in _pieces(master)]
-        # A client with a budget of its own goes through the round's part of the schedule in its own number of steps.
-        done = len(self._losses) + self._skipped
-        done = done if not settings.steps else done * settings.local_steps / settings.steps
+        # A client with a number of steps of its own goes through the round's part of the schedule in these.
+        done = (len(self._losses) + self._skipped) * settings.local_steps / self.steps
         factor = schedule_factor(settings, settings.done_steps + done)
         optimizer.step((self._rate or 1.0) * factor)
         predicted = _predicted_fall(flat, before, master, kept)
@@ -202,7 +205,11 @@ def schedule_factor(settings: Settings, step: float) -> float:
     """Learning rate at a step of the whole run, as a fraction of its peak."""
     if settings.lr_schedule in ("constant", "slope"):
         return 1.0
-    return 1.0 - min(1.0, step / max(1, settings.total_steps))
+    first, steps = 0, settings.total_steps
+    if settings.lr_schedule_over == "round":
+        first, steps = settings.done_steps, settings.local_steps
+    passed = min(1.0, (step - first) / max(1, steps))
+    return (1.0 + math.cos(math.pi * passed)) / 2 if settings.lr_schedule == "cosine" else 1.0 - passed
 
 
 def _pieces(values: Tensor) -> tuple[Tensor, ...]:

@@ -13,6 +13,7 @@ from torch import nn
 from plait.adapters import AdapterSpec, AdapterState, AdapterTask
 from plait.aggregation import geometry_of
 from plait.data import Record, RecordKind
+from plait.errors import TooLittleDataError
 from plait.objectives import SFT, objective_named
 from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.local_model import Coverage, DataSize, StepReport, Trained, TrainJob
@@ -74,6 +75,11 @@ class PeftLocalModel:
     def data_size(self, spec: AdapterSpec, settings: Settings) -> DataSize:
         """Count the data under these settings."""
         split = self.split(spec, settings)
+        if 0 < settings.round_epochs * len(split.train) < 1 - 1e-9:
+            raise TooLittleDataError(
+                f"client {self.client!r} has {len(split.train)} training sequences, so that the epochs leave "
+                "rounds without any: give more epochs, or fewer rounds"
+            )
         return DataSize(
             train_examples=len(split.train),
             train_tokens=split.train_tokens,
@@ -98,7 +104,9 @@ class PeftLocalModel:
         split = self.split(spec, settings)
         met = visited(split.train, replace(settings, seed=data_seed(settings.seed, split)), spec.task)
         different = {example.digest: len(example.tokens) for example in met}
-        return Coverage(len(different), sum(different.values()))
+        steps = settings.steps_on(len(split.train))
+        most = steps * settings.step_examples * settings.seq_len * objective_named(settings.objective).sequences
+        return Coverage(len(different), sum(different.values()), steps, most)
 
     def evaluate(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> SequenceLosses:
         """Held-out losses of `state`."""
@@ -141,17 +149,17 @@ class PeftLocalModel:
     def split(self, spec: AdapterSpec, settings: Settings) -> Split:
         """The client's examples under these settings, tokenised once."""
         private = settings.records_are_private
-        form = ExampleFormat(self.kind, spec.task, spec.labels, settings.seq_len, settings.objective, apart=private)
+        apart = private or not settings.packing
+        form = ExampleFormat(self.kind, spec.task, spec.labels, settings.seq_len, settings.objective, apart=apart)
         wanted = (form, settings.held_out_fraction, settings.max_held_out_sequences)
         if self._split is None or self._split_for != wanted:
-            # Texts are packed, not cut one by one, unless each is to be private.
             how = HoldingOut(
                 self.client,
                 settings.seq_len,
                 settings.held_out_fraction,
                 settings.max_held_out_sequences,
                 column=self.group,
-                packs=self.kind is RecordKind.TEXT and not private,
+                packs=self.kind is RecordKind.TEXT and not apart,
                 by_label=spec.task is AdapterTask.CLASSIFICATION,
                 keeps_repeated=private,
             )

@@ -1,7 +1,8 @@
 """How an objective is learned: the examples made of a client's records, and what trains and judges on them.
 
 Plain text is packed: texts, joined by the end-of-text token, are cut into sequences of equal length, each after the
-base's token for the beginning of a text. Where each text is to be private it is a sequence of its own, and cut.
+base's token for the beginning of a text. Where texts are private, or not packed, each is a
+sequence of its own, and cut.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def train_steps(
     objective: TrainingObjective | None = None,
     memory: StepMemory | None = None,
 ) -> LocalTraining:
-    """Train an adapter for `steps_taken` optimizer steps.
+    """Train an adapter for the settings' optimizer steps.
 
     The model computes with `parameters`, in layout order, which follow a float32 master and may be in another type
     (mixed precision, arXiv 1710.03740). Dropout and order of examples depend on the settings' seed. `memory` has what
@@ -55,8 +55,9 @@ def train_steps(
     model.train(not step_loss.without_dropout)
     gradients = StepGradients(parameters, step_loss, settings, memory, LossScale.of(model.parameters()))
     batches, counted = list[list[Example]](), 1
-    with in_training(parameters, trained, settings.seed):
-        for step in range(settings.steps_taken):
+    # With epochs all rounds have one order, and so one seed.
+    with in_training(parameters, trained, settings.seed + (settings.round if settings.round_epochs else 0)):
+        for step in range(learner.steps):
             follow(parameters, learner.values)
             if step_loss.draws(step):
                 batches, counted = learner.draw()

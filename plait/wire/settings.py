@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypeAlias, cast, get_args, get_type_hints
 from plait.adapters import Json
 from plait.adapters.safetensors import parse_object, shown
 from plait.errors import PeerError
-from plait.settings.table import MOST_OF_GROUP
+from plait.settings.table import MOST_EPOCHS, MOST_OF_GROUP
 from plait.settings.tables import Schedule
 from plait.wire import bounds
 from plait.wire.codec import Codec
@@ -106,7 +106,7 @@ class Settings:
     seed: Annotated[int, _whole(0, 2**64 - 1), PerTask()]
     """All randomness of the task comes from it."""
     lr_schedule: Annotated[str, _one_of(*get_args(Schedule))] = "constant"
-    """Schedule of the learning rate over the whole run."""
+    """Schedule of the learning rate."""
     found_rate_factor: Annotated[float, _real(above_zero=True)] = 1.0
     """Multiplies the learning rate that a client's first step found."""
     round: Annotated[int, _whole(0, bounds.MAX_STEPS), PerTask()] = 0
@@ -153,11 +153,37 @@ class Settings:
     """Norm that an update is clipped to with such noise; 0 where it follows a quantile and is in the grid."""
     client_cohort: Annotated[int, _whole()] = 0
     """Clients that a round with such noise invites."""
+    round_epochs: Annotated[float, _real(below=MOST_EPOCHS + 1)] = 0.0
+    """Passes over the client's training part in a round; 0 where steps are counted."""
+    lr_schedule_over: Annotated[str, _one_of("run", "round")] = "run"
+    """Whether the schedule goes over the run, or over each round."""
+    packing: _Flag = True
+    """Whether texts are joined and cut into sequences of one length; otherwise each is a sequence."""
 
     @property
     def steps_taken(self) -> int:
         """Optimizer steps of the task."""
         return self.steps or self.local_steps
+
+    @property
+    def step_examples(self) -> int:
+        """Examples of an optimizer step."""
+        return self.batch_size * self.gradient_accumulation_steps
+
+    def part_of(self, examples: int) -> range:
+        """What the task trains on of so many examples: places in an order of all, then of all again, without end.
+
+        With epochs the rounds of a run have neighbouring parts of one such order; otherwise each has its own.
+        """
+        if not self.round_epochs:
+            return range(self.steps_taken * self.step_examples)
+        # Not `round`, which rounds halves to even: two ends that are 1 apart or more must not meet.
+        first, last = (math.floor(n * self.round_epochs * examples + 0.5) for n in (self.round - 1, self.round))
+        return range(first, last)
+
+    def steps_on(self, examples: int) -> int:
+        """Optimizer steps of the task on so many examples, the last of which may be smaller."""
+        return -(-len(self.part_of(examples)) // self.step_examples) if self.round_epochs else self.steps_taken
 
     @property
     def records_are_private(self) -> bool:
@@ -229,7 +255,7 @@ def _checked(settings: Settings) -> dict[str, Json]:
         bound(name.replace("_", " "), value)
     bounds.integer(
         "sequences of an optimizer step",
-        settings.batch_size * settings.gradient_accumulation_steps,
+        settings.step_examples,
         minimum=1,
         maximum=bounds.MAX_EXAMPLES,
     )

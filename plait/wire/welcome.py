@@ -16,7 +16,7 @@ WELCOME_KEYS = frozenset(
         # How clients train and measure.
         "local-steps", "batch-size", "gradient-accumulation-steps", "seq-len", "learning-rate",
         "lr-schedule", "weight-decay", "max-grad-norm", "correction", "objective", "loss",
-        "own-share", "trainer",
+        "own-share", "trainer", "epochs", "lr-schedule-over", "packing",
         "held-out-fraction", "max-held-out-sequences", "wire", "seed",
         # How the run goes.
         "rounds", "rule", "clients", "clients-per-round", "eval-every", "eval-clients",
