@@ -19,16 +19,16 @@ const keysOf = (check, keys) => keys.trim().split(/\s+/).map((key) => [key, chec
 /** Of a run's configuration. */
 export const CONFIGURATION = new Map([
   ...keysOf(isText, `base labels method client-ranks target-modules
-    step-budget lr-schedule correction loss objective trainer wire rule rounds-mode dp server-optimizer
+    step-budget lr-schedule lr-schedule-over correction loss objective trainer wire rule rounds-mode dp server-optimizer
     group dp-unit`),
-  ...keysOf(isNumber, `alpha dropout learning-rate weight-decay max-grad-norm held-out-fraction
+  ...keysOf(isNumber, `alpha epochs dropout learning-rate weight-decay max-grad-norm held-out-fraction
     dp-epsilon dp-delta`),
   ...keysOf(whole(0, Number.MAX_SAFE_INTEGER), `rank local-steps batch-size gradient-accumulation-steps seq-len
     max-held-out-sequences seed rounds clients clients-per-round eval-every eval-clients
     dp-group-records`),
   ...keysOf(either(isNumber, oneOf('auto')), 'own-share'),
   ...keysOf(either(isNumber, oneOf('adaptive')), 'dp-clip'),
-  ...keysOf(isFlag, 'secure-aggregation'),
+  ...keysOf(isFlag, 'secure-aggregation packing'),
 ])
 
 /** Of a task's settings: what the value must be, and what it is where the text does not say. */
@@ -42,7 +42,10 @@ const SETTINGS = new Map(Object.entries({
   max_grad_norm: [number((value) => value > 0)],
   held_out_fraction: [number((value) => value > 0 && value < 1)],
   max_held_out_sequences: [whole(1)],
-  lr_schedule: [oneOf('constant', 'linear', 'slope'), 'constant'],
+  lr_schedule: [oneOf('constant', 'linear', 'cosine', 'slope'), 'constant'],
+  lr_schedule_over: [oneOf('run', 'round'), 'run'],
+  round_epochs: [isAtLeastZero, 0],
+  packing: [isFlag, true],
   found_rate_factor: [number((value) => value > 0), 1],
   total_steps: [whole(0, Number.MAX_SAFE_INTEGER), 0],
   wire: [isText, 'fp32'],
@@ -66,7 +69,7 @@ const SETTINGS = new Map(Object.entries({
 /** Settings whose 0 in the configuration leaves them to what follows from the data. */
 const FOUND = ['learning_rate', 'max_held_out_sequences']
 // Settings that this client does not follow, though plait's own does.
-const OTHERS = ['personal', 'secure_aggregation', 'record_delta', 'client_noise']
+const OTHERS = ['personal', 'secure_aggregation', 'record_delta', 'client_noise', 'round_epochs', 'packing']
 
 /** Why a run's configuration cannot be followed; empty if it can. */
 export function whyDeclined(config) {
@@ -102,7 +105,7 @@ export function checkSettings(settings, config) {
     const isOther = told !== undefined && told !== settings[key] && !isOpen
     refuseIf(isOther, `${key} is ${settings[key]}, expected ${told} as the run configuration says`, 'POLICY')
   }
-  const other = OTHERS.filter((key) => settings[key])
+  const other = OTHERS.filter((key) => settings[key] !== SETTINGS.get(key)[1])
   refuseIf(other.length, `settings have ${other}, which this client does not follow`, 'POLICY')
 }
 

@@ -48,6 +48,9 @@ class RunSettings(TypedDict, total=False):
     seq_len: int
     learning_rate: float
     lr_schedule: Literal["auto", Schedule]
+    lr_schedule_over: Literal["run", "round"]
+    epochs: float
+    packing: bool
     weight_decay: float
     max_grad_norm: float
     method: str | Method

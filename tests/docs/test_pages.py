@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import plait
+from plait.config import key_named, known_keys
 
 ROOT = Path(__file__).resolve().parents[2]
 _CODE = re.compile(r"```.*?```", re.DOTALL)
@@ -69,3 +70,14 @@ def test_every_public_name_is_in_the_reference() -> None:
             continue
         found = getattr(plait, name)
         assert any(place.endswith(f".{found.__name__}") for place in places), name
+
+
+def test_what_stands_for_the_fields_of_other_trainers_are_settings_and_its_aliases_are_taken() -> None:
+    rows = re.findall(
+        r"^\| (`.*?) \| (.*?) \| (.*?) ?\|$", (ROOT / "docs/guides/from-sft.md").read_text(), re.MULTILINE
+    )
+    found = [(re.findall("`(.*?)`", theirs), re.findall("`(.*?)`", ours), note) for theirs, ours, note in rows]
+    assert len(found) > 40
+    assert {key for _, ours, _ in found for key in ours} <= {*known_keys()}
+    named = [pair for theirs, ours, note in found if "alias" in note for pair in zip(theirs, ours, strict=True)]
+    assert [key_named(theirs, where="guide") for theirs, _ in named] == [ours for _, ours in named]

@@ -99,6 +99,15 @@ def test_an_update_must_cover_enough_examples_and_tokens():
         Policy().check_coverage(examples=100, tokens=1023)
 
 
+def test_epochs_are_bounded_by_what_they_are_on_the_data():
+    Policy().check_run(config_from_table({"epochs": 1000, "rounds": 1}))
+    Policy().check_work(steps=10_000, tokens=100_000_000)
+    with pytest.raises(PolicyError, match="max-local-steps"):
+        Policy().check_work(steps=10_001, tokens=1)
+    with pytest.raises(PolicyError, match="max-tokens"):
+        Policy().check_work(steps=1, tokens=100_000_001)
+
+
 def test_sizes_are_bounded():
     Policy().check_upload(512e6)
     Policy().check_download("base", 20 * 10**9)

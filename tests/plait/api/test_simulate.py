@@ -13,8 +13,19 @@ import pytest
 import plait
 from plait.cli.main import main
 from plait.errors import ConfigError, DataError
-from plait.ledger.events import EndedEarly, Evaluated, Interrupted, RoundFinished, RunFinished, RunStarted
+from plait.ledger.events import (
+    ClientsDescribed,
+    EndedEarly,
+    Evaluated,
+    Interrupted,
+    RoundFinished,
+    RunFinished,
+    RunStarted,
+    UpdateReceived,
+)
 from plait.ledger.ledger import read_events
+from plait.training.examples import Example
+from plait.training.learner import Learner
 from tests.commands import Command
 
 WEIGHTS = "adapter/adapter_model.safetensors"
@@ -205,3 +216,27 @@ def test_a_run_goes_on_with_its_data_at_another_place_and_with_no_others(
     assert run.finished
     assert run.events[0].config["data"] == str(jsonl)  # type: ignore[attr-defined]
     assert weights(out) == weights(finished)
+
+
+def test_a_run_of_one_epoch_trains_each_sequence_once(
+    records: list[dict[str, str]], small: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[list[Example]] = []
+    draw = Learner.draw
+
+    def counted(learner: Learner) -> tuple[list[list[Example]], int]:
+        batches, terms = draw(learner)
+        drawn.append([example for batch in batches for example in batch])
+        return batches, terms
+
+    monkeypatch.setattr(Learner, "draw", counted)
+    how: dict[str, object] = {**small, "rounds": 3, "batch_size": 4, "epochs": 1, "lr_schedule": "cosine"}
+    del how["local_steps"]
+    run = plait.simulate(records, partition="natural:author", out=tmp_path / "run", **how)  # type: ignore[arg-type]
+    events = read_events(run.path / "ledger.jsonl")
+    clients = [client for event in events if isinstance(event, ClientsDescribed) for client in event.clients]
+    seen = [id(example) for step in drawn for example in step]
+    assert len(seen) == len(set(seen)) == sum(client.train_examples for client in clients)
+    tokens = [event.tokens for event in events if isinstance(event, UpdateReceived)]
+    assert sum(tokens) == sum(client.train_tokens for client in clients)
+    assert any(len(step) < 4 for step in drawn)

@@ -94,8 +94,8 @@ def test_names_of_other_systems_are_options_too() -> None:
         "simulate", "--learning-rate", "0.1", "--base=tiny", "--rank", "2", "--no-keep-updates", "--local-steps", "3",
     ]  # fmt: skip
     assert spelled(["eval", "--lr", "1"]) == ["eval", "--lr", "1"]
-    with pytest.raises(ConfigError, match="'epochs' is given, expected local-steps: plait counts optimizer steps"):
-        spelled(["estimate", "--epochs", "3"])
+    with pytest.raises(ConfigError, match="'local-epochs' is given, expected epochs"):
+        spelled(["estimate", "--local-epochs", "3"])
 
 
 @pytest.mark.slow

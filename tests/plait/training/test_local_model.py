@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -9,10 +10,11 @@ import pytest
 
 from plait.adapters import AdapterTask
 from plait.data import Record, RecordKind
+from plait.errors import TooLittleDataError
 from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.local_model import LocalModel, TrainJob
 from plait.training.blueprint import AdapterTemplate
-from plait.training.examples import Example, order
+from plait.training.examples import Example, order, visited
 from plait.training.local_model import PeftLocalModel, data_seed
 from plait.training.resident import ResidentBase
 from plait.wire.settings import Settings
@@ -127,3 +129,28 @@ class TestBatches:
         covered = model.coverage(blueprint.spec, replace(SETTINGS, local_steps=100))
         assert covered.examples == len(different) < len(split.train)
         assert covered.tokens == SETTINGS.seq_len * len(different)
+
+
+def test_the_parts_of_an_epoch_cover_all_data_once_and_are_work_that_a_policy_sees(
+    ada: PeftLocalModel, blueprint: AdapterTemplate
+) -> None:
+    split = ada.split(blueprint.spec, SETTINGS)
+    every = replace(SETTINGS, round_epochs=0.5)
+    parts = [visited(split.train, replace(every, round=number), AdapterTask.CAUSAL_LM) for number in (1, 2)]
+    assert sorted(id(each) for part in parts for each in part) == sorted(map(id, split.train))
+    covered = ada.coverage(blueprint.spec, replace(every, round=1))
+    assert covered.steps == math.ceil(len(parts[0]) / 2)
+    assert covered.trained_tokens == covered.steps * 2 * 32
+    with pytest.raises(TooLittleDataError, match="give more epochs, or fewer rounds"):
+        ada.data_size(blueprint.spec, replace(SETTINGS, round_epochs=0.9 / len(split.train)))
+
+
+def test_texts_that_are_not_packed_are_sequences_of_their_own(
+    resident: ResidentBase, blueprint: AdapterTemplate
+) -> None:
+    texts = [Record(text="a few words"), Record(text="one more " * 40), Record(text="and the last")]
+    model = PeftLocalModel(resident, "ada", texts, kind=RecordKind.TEXT, histogram={})
+    split = model.split(blueprint.spec, replace(SETTINGS, packing=False))
+    examples = [*split.train, *split.held_out]
+    assert sorted(example.record for example in examples) == [0, 1, 2]
+    assert [example.is_cut for example in sorted(examples, key=lambda each: each.record)] == [False, True, False]

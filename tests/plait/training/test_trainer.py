@@ -362,6 +362,23 @@ def test_schedules_span_the_whole_run() -> None:
     settings = replace(SETTINGS, total_steps=12, lr_schedule="linear")
     assert [schedule_factor(settings, step) for step in (0, 3, 6, 12)] == [1.0, 0.75, 0.5, 0.0]
     assert schedule_factor(replace(settings, lr_schedule="constant"), 11) == 1.0
+    cosine = replace(settings, lr_schedule="cosine")
+    assert [schedule_factor(cosine, step) for step in (0, 4, 6, 12)] == pytest.approx([1.0, 0.75, 0.5, 0.0])
+
+
+def test_a_schedule_over_a_round_begins_anew_in_the_next() -> None:
+    settings = replace(SETTINGS, local_steps=4, total_steps=12, lr_schedule="cosine", lr_schedule_over="round")
+    for done in (0, 8):
+        found = [schedule_factor(replace(settings, done_steps=done), done + step) for step in range(4)]
+        assert found == pytest.approx([(1 + math.cos(math.pi * step / 4)) / 2 for step in range(4)])
+
+
+@pytest.mark.parametrize(("examples", "epochs"), [(10, 1 / 3), (7, 1 / 7), (23, 0.3), (49, 1 / 49), (5, 2.5)])
+def test_the_parts_of_rounds_are_neighbours_and_none_is_empty(examples: int, epochs: float) -> None:
+    rounds = round(1 / epochs) or 2
+    parts = [replace(SETTINGS, round_epochs=epochs, round=number).part_of(examples) for number in range(1, rounds + 1)]
+    assert all(parts)
+    assert [place for part in parts for place in part] == list(range(round(rounds * epochs * examples)))
 
 
 RATE = 1e-3

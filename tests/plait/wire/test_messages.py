@@ -84,7 +84,7 @@ ALL_SETTINGS = st.builds(
     held_out_fraction=st.floats(0, 1, exclude_min=True, exclude_max=True),
     max_held_out_sequences=SOME,
     seed=st.integers(0, 2**64 - 1),
-    lr_schedule=st.sampled_from(["constant", "linear", "slope"]),
+    lr_schedule=st.sampled_from(["constant", "linear", "cosine", "slope"]),
     round=SMALL,
     total_steps=COUNTS,
     done_steps=COUNTS,
@@ -94,6 +94,9 @@ ALL_SETTINGS = st.builds(
     proximal=POSITIVE | st.just(0.0),
     objective=NAMES,
     carry_moments=st.booleans(),
+    round_epochs=st.floats(0, 1024),
+    lr_schedule_over=st.sampled_from(["run", "round"]),
+    packing=st.booleans(),
     own_share=st.floats(0, 1, exclude_max=True),
     measures_slope=st.booleans(),
     without_feedback=st.booleans(),
@@ -182,7 +185,7 @@ def test_settings_travel_by_their_digest_to_who_holds_them():
 def test_every_setting_but_those_of_a_task_changes_the_digest():
     other = {
         "personal": "A", "lr_schedule": "linear", "wire": "bf16", "loss": "mine:loss", "objective": "dpo",
-        "carry_moments": True, "without_feedback": True, "trained": "B",
+        "carry_moments": True, "without_feedback": True, "trained": "B", "lr_schedule_over": "round", "packing": False,
         "measures_slope": True, "secure_aggregation": True,
     }  # fmt: skip
     for each in dataclasses.fields(Settings):
