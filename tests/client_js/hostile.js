@@ -59,7 +59,7 @@ for (const key of Object.keys(SETTINGS)) {
   const { [key]: _, ...others } = SETTINGS
   await attempt(`settings without ${key}`, { settings: JSON.stringify(others) })
 }
-const masked = { secure_aggregation: 1, record_delta: 0.1, client_noise: 1, personal: 'A', unheard_of: 1 }
+const masked = { secure_aggregation: 1, record_delta: 0.1, client_noise: 1, personal: 'A', round_epochs: 0.5, packing: false, unheard_of: 1 }
 for (const [key, value] of Object.entries({ ...masked, local_steps: 3, wire: '1', found_rate_factor: 0, total_steps: 0.5 })) {
   await attempt(`settings ${key} ${value}`, { settings: JSON.stringify({ ...SETTINGS, [key]: value }) })
 }
