@@ -257,3 +257,9 @@ def test_an_operator_is_told_what_a_member_that_lies_can_do() -> None:
     )
     assert f"{spoils}, and masks would hide which, because" in lines(**{"secure-aggregation": True, "clients": 9})
     assert spoils not in lines(rule="median") + lines(rule="trimmed_mean:trim=0.2")
+
+
+def test_a_run_of_epochs_is_proposed_by_its_passes_and_the_policys_limit() -> None:
+    config = config_from_table({"base": "tiny", "epochs": 1.5, "rounds": 3})
+    lines = Proposal("hub", config, b"", "my.jsonl", Policy(), None).lines
+    assert any("0.5 of a pass in steps of 4 x 128 tokens: at most 100,000,000 tokens (max-tokens)" in x for x in lines)
