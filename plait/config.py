@@ -60,6 +60,7 @@ ALIASES: Mapping[str, str] = {
     "output-dir": "out",
     "output": "out",
     "base-model": "base",
+    "metrics": "eval-metrics",
     "dataset": "data",
 }
 
@@ -91,6 +92,7 @@ class RunConfig(
     pace.Fleets,
     privacy.Groups,
     privacy.Privacy,
+    tables.Figures,
     tables.Samples,
     privacy.Masks,
     tables.Stacking,
@@ -179,6 +181,8 @@ class RunConfig(
                 f"epochs is {self.epochs:g} and local-steps is {self.local_steps}, expected one of them: both set how "
                 "long a client trains"
             )
+        if self.eval_metrics and not self.learned.is_plain:
+            raise ValueError(f"eval-metrics and objective {self.objective} are both given, expected objective sft")
         for text in parts_of(self.client_ranks):
             if not (text.isascii() and text.isdigit() and 1 <= int(text) <= self.rank):
                 raise ValueError(f"client-ranks has '{text}', expected whole numbers from 1 to rank = {self.rank}")
@@ -261,6 +265,7 @@ class RunConfig(
             (Kind.LOSS, self.loss),
             (Kind.OBJECTIVE, self.objective),
             *self.learned.parts,
+            *((Kind.METRIC, text) for text in split_choices(self.eval_metrics)),
             (Kind.PARTITION, self.partition),
             # A path, a data set of the hub and an object in memory are none.
             (Kind.DATASET, "" if "/" in self.data or self.data.startswith("memory:") else self.data),

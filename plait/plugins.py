@@ -31,6 +31,7 @@ class Kind(StrEnum):
     LOSS = "loss"
     OBJECTIVE = "objective"
     REWARD = "reward"
+    METRIC = "metric"
     TRAINER = "trainer"
     PARTITION = "partition"
     DATASET = "dataset"

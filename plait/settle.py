@@ -29,6 +29,7 @@ from plait.flower import ALL_RULES
 from plait.ledger.events import DataUsed
 from plait.ledger.watch import Watch
 from plait.plugins import source_of, was_found
+from plait.rounds.metrics import RunMetrics
 from plait.rounds.run_plan import RunPlan, TaskSettings
 from plait.rounds.spool import Weighting
 from plait.rounds.validate import NormBound
@@ -129,6 +130,7 @@ class ResolvedConfig:
             keep_updates=config.keep_updates,
             starts_anew=not config.init_adapter,
             watch=Watch(config.keep, take_back=config.keep != "last" and _COMPARED.isdisjoint(config.missing)),
+            metrics=RunMetrics.of(config.eval_metrics, len(config.label_names), masked=config.secure_aggregation),
             seed=config.seed,
             settings=_task_settings(config, self.method, self.rule),
         )
@@ -142,7 +144,7 @@ def settle(config: RunConfig) -> ResolvedConfig:
         ConfigError: there is no such method, rule, server optimizer or wire, or two of them are incompatible.
     """
     given, codec, method = config, codec_for(config.wire), method_named(config.method)
-    check_functions(config.loss, config.objective)
+    check_functions(config.loss, config.objective, config.eval_metrics)
     rule = rule_named(config.rule, ALL_RULES)
     parts = (
         rule_stated(rule, config.rule, one_rank=config.one_rank, others=ALL_RULES),

@@ -22,7 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 RUNNING = {"browser", "finished", "original", "outcomes", "started", "watch"}
 """Fixtures that run `plait` as a whole, a browser, or the client in JavaScript, most in processes of their own."""
 
-EXTRAS = {"flower-simulation": "ray", "qlora": "bitsandbytes"}
+EXTRAS = {"flower-simulation": "ray", "metrics": "sklearn", "qlora": "bitsandbytes"}
 """What each extra installs that a test looks for."""
 
 # A busy machine takes its time over an example, which says nothing of the code.

@@ -53,9 +53,10 @@ def losses(run: RunView) -> pd.DataFrame:
 
     Columns: ``round`` (0 is the base alone); ``client``; ``adapter``, ``shared`` or ``personalized``; ``loss`` in nats
     and ``loss_margin``; ``change`` since round 0 on the same sequences and ``change_margin``; ``accuracy``, from 0 to
-    1, for classification; ``tokens`` (examples for classification) and ``sequences`` that the loss is the mean of.
+    1, for classification; ``tokens`` (examples for classification) and ``sequences`` that the loss is the mean of; and
+    one for each metric of the run (``--eval-metrics``).
     """
-    return frame_of(_losses_of(run), _LOSSES)
+    return frame_of(_losses_of(run), _LOSSES | dict.fromkeys(run.metric_names, NUMBER))
 
 
 def updates(run: RunView) -> pd.DataFrame:
@@ -77,7 +78,7 @@ def rounds(run: RunView) -> pd.DataFrame:
 
     Columns: those of `losses` without the client, and ``bytes``, sent in both directions before the evaluation.
     """
-    return frame_of(_rounds_of(run), _ROUNDS)
+    return frame_of(_rounds_of(run), _ROUNDS | dict.fromkeys(run.metric_names, NUMBER))
 
 
 def _means(view: RunView) -> Iterator[tuple[int, str, MeanScore]]:
@@ -90,7 +91,7 @@ def _means(view: RunView) -> Iterator[tuple[int, str, MeanScore]]:
 def _losses_of(view: RunView) -> Iterator[Row]:
     for number, adapter, mean in _means(view):
         for client, score in mean.by_client.items():
-            yield {**score.model_dump(), "round": number, "client": client, "adapter": adapter}
+            yield {**(score.metrics or {}), **score.model_dump(), "round": number, "client": client, "adapter": adapter}
 
 
 def _updates_of(view: RunView) -> Iterator[Row]:
@@ -113,7 +114,7 @@ def _updates_of(view: RunView) -> Iterator[Row]:
 def _rounds_of(view: RunView) -> Iterator[Row]:
     for number, adapter, mean in _means(view):
         sent = {"round": number, "adapter": adapter, "bytes": view.sent_bytes_before[number]}
-        yield {**mean.model_dump(exclude={"by_client", "own"}), **sent}
+        yield {**(mean.metrics or {}), **mean.model_dump(exclude={"by_client", "own"}), **sent}
 
 
 def frame_of(rows: Iterable[Row], columns: Mapping[str, str]) -> pd.DataFrame:

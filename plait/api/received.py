@@ -22,7 +22,13 @@ UNUSED = ("publish", "callbacks", "fleet")
 """Those of them that decide nothing of what a run computes."""
 _OWN_DATA = "stdlib"
 _MEMORY = "memory:"
-_KEYS = {Kind.CODEC: "wire", Kind.DATASET: "data", Kind.REWARD: "objective", Kind.CALLBACK: "callbacks"}
+_KEYS = {
+    Kind.CODEC: "wire",
+    Kind.DATASET: "data",
+    Kind.REWARD: "objective",
+    Kind.METRIC: "eval-metrics",
+    Kind.CALLBACK: "callbacks",
+}
 
 
 def admitted_settings(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Literal, TypedDict, cast
 
@@ -71,6 +71,7 @@ class RunSettings(TypedDict, total=False):
     max_held_out_sequences: int
     eval_every: int
     eval_clients: int
+    eval_metrics: str | Sequence[str | Callable[..., object]]
     keep: Literal["accepted", "best", "last"]
     reference: str
     labels: str
@@ -123,6 +124,9 @@ def _value(key: str, value: object) -> object:
         return fspath(cast("str | PathLike[str]", value))
     if key == "wire" and isinstance(value, (int, float)):
         return f"{value:g}"
+    if key == "eval_metrics" and not isinstance(value, str):
+        named = cast("Sequence[object]", value)
+        return ",".join(reference(Kind.METRIC, each) if callable(each) else str(each) for each in named)
     if key in _PARTS:
         if not isinstance(value, Mapping):
             return reference(_PARTS[key], value)

@@ -27,7 +27,7 @@ from plait.rounds.callbacks import CALLBACK_CHECKS, callback_named
 from plait.settings.choice import parse_choice
 from plait.simulation.partition import PARTITION_CHECKS
 from plait.simulation.scheme import parse_partition
-from plait.training.own_functions import loss_named, reward_named
+from plait.training.own_functions import checker_named, loss_named, reward_named
 from plait.wire.codecs import codec_for
 from plait.wire.codecs.own import CODEC_CHECKS
 
@@ -130,8 +130,9 @@ def _verdicts(kind: Kind, text: str) -> Iterator[ClaimVerdict]:
             yield from checked(partial(callback_named, text), CALLBACK_CHECKS)
         case Kind.OBJECTIVE:
             yield from checked(contract.own_formula(text), contract.OBJECTIVE_CHECKS)
-        case Kind.REWARD:
-            yield from checked(reward_named(text), contract.REWARD_CHECKS)
+        case Kind.REWARD | Kind.METRIC:
+            named = reward_named if kind is Kind.REWARD else checker_named
+            yield from checked(named(text), contract.REWARD_CHECKS)
         case _:
             raise ConfigError(f"kind is '{kind}', which has no checks, expected one of {', '.join(_CHECKED)}")
 

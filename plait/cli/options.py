@@ -200,7 +200,9 @@ def spelled(arguments: Sequence[str]) -> list[str]:
     """A command line with plait's own names for settings where it has those of other systems, such as ``--lr``."""
     if not arguments or arguments[0] not in ("simulate", "server", "estimate"):
         return list(arguments)
-    return [arguments[0], *map(_spelled, arguments[1:])]
+    # A server's own option of this name is where its counters are read.
+    own = () if arguments[0] != "server" else ("--metrics",)
+    return [arguments[0], *(word if word.partition("=")[0] in own else _spelled(word) for word in arguments[1:])]
 
 
 def _spelled(word: str) -> str:

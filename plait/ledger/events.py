@@ -482,6 +482,8 @@ class Certainty(EventPart):
     accuracy: Number | None = None
     accuracy_interval: tuple[Number, Number] | None = None  # 95 % interval of the accuracy
     reward_margin: Number | None = None  # of preferences, the mean lead of the chosen reply's reward
+    metrics: Mapping[str, Number] | None = None  # those that `--eval-metrics` names, by name
+    confusion: tuple[tuple[Count, ...], ...] | None = None  # counts of each class (row) predicted as each
 
 
 class Score(Certainty):

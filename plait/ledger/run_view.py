@@ -172,6 +172,11 @@ class RunView(RunNow):
         return any(evaluation.reward_margin is not None for evaluation in self.evaluations.values())
 
     @property
+    def metric_names(self) -> tuple[str, ...]:
+        """The metrics that evaluations have, by name."""
+        return tuple(dict.fromkeys(name for each in self.held_out for name in each.metrics or ()))
+
+    @property
     def traffic_by_round(self) -> Mapping[int, Traffic]:
         """Bytes of every round, over all clients, in round order."""
         return dict(sorted(self.sent_by_round.items()))

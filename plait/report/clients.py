@@ -18,6 +18,7 @@ from plait.report.wording import (
     clean,
     count_text,
     loss_text,
+    metric_texts,
     minus_text,
     moved_text,
     percent_text,
@@ -53,6 +54,7 @@ def loss_by_client_table(view: RunView) -> Table:
             found[view.accuracy_name] = percent_text(after.accuracy if after else None)
         if view.has_reward_margins:
             found["margin"] = reward_text(after.reward_margin if after else None)
+        found |= metric_texts(view.metric_names, after)
         if minus := view.learned.loss_is_minus:
             found[minus] = minus_text(after.loss if after else None)
         if own:

@@ -43,6 +43,7 @@ def summarise(view: RunView) -> dict[str, Json]:
         "kept_round": view.end.kept_round if view.end else None,
         "steps_taken_back": [*view.taken_back],
         "clients": view.client_count,
+        **_metrics(view),
         **figures_of(view),
         "dp_audit_bound": view.audited.epsilon_bound if view.audited else None,
         "membership": _membership(view.audited) if view.audited else None,
@@ -98,6 +99,27 @@ def _scores(
         f"own_{name}_by_client": _by_client(view.own_evaluation, of),
         f"reference_{name}": {kind: of(reference.final) for kind, reference in view.references.items()},
     }
+
+
+def _metrics(view: RunView) -> dict[str, Json]:
+    """The run's metrics; nothing of a run without."""
+    found: dict[str, Json] = {}
+    final = view.final_evaluation
+    for name in view.metric_names:
+
+        def of(score: Score, name: str = name) -> float | None:
+            return (score.metrics or {}).get(name)
+
+        means = {"base": view.base_evaluation, "final": final, "own": view.own_evaluation}
+        found[name] = {
+            **{which: of(mean) if mean else None for which, mean in means.items()},
+            "by_round": _by_round(view, of),
+            "by_client": _by_client(final, of),
+            "reference": {kind: of(reference.final) for kind, reference in view.references.items()},
+        }
+    if final and final.confusion:
+        found["confusion"] = [list(row) for row in final.confusion]
+    return {"metrics": found} if found else {}
 
 
 def _fairness(found: Fairness) -> dict[str, Json]:

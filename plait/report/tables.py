@@ -16,7 +16,10 @@ from plait.report.table import Table, card_table, shown_of, thinned
 from plait.report.wording import (
     NOTHING,
     accuracy_text,
+    clean,
+    count_text,
     loss_text,
+    metric_texts,
     minus_text,
     moved_text,
     percent_text,
@@ -25,6 +28,7 @@ from plait.report.wording import (
     reward_text,
     within_text,
 )
+from plait.settings.table import parts_of
 
 if TYPE_CHECKING:
     from plait.adapters import Json  # brings numpy along
@@ -37,6 +41,7 @@ def tables_by_name(view: RunView) -> dict[str, Table]:
     return {
         "loss_by_round": loss_by_round_table(view),
         "loss_by_client": loss_by_client_table(view),
+        "confusion": confusion_table(view),
         "fairness": fairness_table(view),
         "bytes_by_round": bytes_by_round_table(view),
         "savings": SentBytes.of(view).table("this run"),
@@ -105,6 +110,7 @@ def loss_by_round_table(view: RunView) -> Table:
             found["perplexity"] = perplexity_text(evaluation.loss)
         if view.has_reward_margins:
             found["margin"] = reward_text(evaluation.reward_margin)
+        found |= metric_texts(view.metric_names, evaluation)
         found[f"training {minus or 'loss'}"] = (minus_text if minus else loss_text)(training) if number else ""
         return found | {each.kind: loss_text(_at(each.held_out_loss_by_round, number)) for each in references}
 
@@ -112,6 +118,20 @@ def loss_by_round_table(view: RunView) -> Table:
     left_out = shown_of(len(shown), len(view.evaluations), "rounds, evenly spaced")
     notes = (left_out, _own_text(view), _measured_text(view), view.learned.note, _refused_text(view))
     return Table.of_columns("Held-out loss by round", map(columns, shown), note=" ".join(filter(None, notes)))
+
+
+def confusion_table(view: RunView) -> Table:
+    """How often held-out examples of each label are predicted as each, with the published adapter."""
+    final = view.final_evaluation
+    rows = (final.confusion or ()) if final else ()
+    labels = parts_of(str(view.start.config.get("labels", "")))
+    names = [clean(label, limit=32) for label in labels] if len(labels) == len(rows) else [*map(str, range(len(rows)))]
+    return Table(
+        "Predicted labels",
+        ("label", *names),
+        tuple((name, *map(count_text, row)) for name, row in zip(names, rows, strict=True)),
+        "A row has the held-out examples of a label, over all clients; a column those predicted as it.",
+    )
 
 
 def _refused_text(view: RunView) -> str:

@@ -23,7 +23,7 @@ from plait.ledger.events import Event
 from plait.ledger.ledger import Follower
 from plait.ledger.run_now import WAITING, RunNow, StatusSection
 from plait.report.table import Table
-from plait.report.wording import clean, given_rate, rates_sentence, truncation_sentence
+from plait.report.wording import clean, given_rate, metric_texts, rates_sentence, truncation_sentence
 from plait.system.text import escaped, printable, to_go
 
 # Shorter times are not shown.
@@ -331,6 +331,7 @@ class Viewer:
                 text += " ({:.3f} to {:.3f})".format(*score.accuracy_interval)
         if score.reward_margin is not None:
             text += f", margin {score.reward_margin:+.3f}"
+        text += "".join(f", {name} {value}" for name, value in metric_texts(score.metrics or (), score).items())
         if score.round == 0:
             self._screen.print(f"base      {text}")
             return

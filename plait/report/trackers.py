@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 
 from pydantic import JsonValue
 
-from plait.ledger.events import Evaluated, Event, MeanScore, RoundFinished, RunStarted, UpdateReceived
+from plait.ledger.events import Evaluated, Event, MeanScore, RoundFinished, RunStarted, Score, UpdateReceived
 from plait.ledger.ledger import Follower
 from plait.ledger.run_now import RunNow
 from plait.own_code import place_of
@@ -153,10 +153,15 @@ def _named(prefix: str, event: object, names: tuple[str, ...]) -> dict[str, floa
 
 
 def _of_mean(group: str, prefix: str, mean: MeanScore) -> dict[str, float | None]:
-    values = _named(f"{group}/", mean, _OF_SCORE)
+    values = _scored(f"{group}/", mean)
     for client, score in mean.by_client.items():
-        values |= _named(f"clients/{client}/{prefix}", score, _OF_SCORE)
+        values |= _scored(f"clients/{client}/{prefix}", score)
     return values
+
+
+def _scored(prefix: str, score: Score) -> dict[str, float | None]:
+    metrics = {f"{prefix}{name}": value for name, value in (score.metrics or {}).items()}
+    return metrics | _named(prefix, score, _OF_SCORE)
 
 
 Begun: TypeAlias = tuple[Callable[[Mapping[str, float], int], object], Callable[[Sequence[Path]], object]]

@@ -108,6 +108,13 @@ def minus_text(loss: float | None) -> str:
     return loss_text(None if loss is None else 0.0 - loss)
 
 
+def metric_texts(names: Iterable[str], score: Score | None) -> dict[str, str]:
+    """The figures of a score by name, but for those that a report has anyway."""
+    known = (score.metrics or {}) if score else {}
+    shown = [name for name in names if name not in ("accuracy", "loss", "perplexity")]
+    return {name: f"{known[name]:.4f}" if name in known else NOTHING for name in shown}
+
+
 def accuracy_text(accuracy: float | None, interval: tuple[float, float] | None) -> str:
     """An accuracy with its 95 % interval: ``93.8 % (71.7-98.9)``, with a dash between the ends."""
     if accuracy is None or interval is None:

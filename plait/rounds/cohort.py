@@ -184,7 +184,7 @@ class Evaluating:
                 mark_failed(self.server.roster, answer)
             return False
         try:
-            check_evaluation(reply, self._cards[client], number)
+            check_evaluation(reply, self._cards[client], number, self.server.plan.metrics)
         except RefusedUpdateError as refused:
             self.server.log.refusal(number, answer, refused.reason, str(refused))
             return False
@@ -202,11 +202,12 @@ class Evaluating:
         """Its event; None without answers."""
         if not self._losses:
             return None
+        metrics = self.server.plan.metrics
         return events.Evaluated(
             round=self.state.round,
             adapter=self.state.shadow.digest().hex(),
-            **dict(mean_loss(self._losses)),
-            own=mean_loss(self._own) if self._own else None,
+            **dict(mean_loss(self._losses, metrics)),
+            own=mean_loss(self._own, metrics) if self._own else None,
             virtual_s=virtual_s,
         )
 

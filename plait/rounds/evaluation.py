@@ -13,12 +13,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
 
 from plait.ledger.events import ClientScore, MeanScore
+from plait.rounds.metrics import RunMetrics, Sums, together
 from plait.system.json_text import read_json
 from plait.wire.messages import Evaluation
 
@@ -37,6 +38,7 @@ class SequenceLosses:
         leads: of preferences, the reward of each pair's chosen reply less that of the rejected one.
             Otherwise empty.
         clusters: the document or group of each sequence, by number; empty where each is independent of the others.
+        metric_sums: what the run's metrics add up.
     """
 
     losses: tuple[float, ...]
@@ -45,6 +47,7 @@ class SequenceLosses:
     digest: str = ""
     leads: tuple[float, ...] = ()
     clusters: tuple[int, ...] = ()
+    metric_sums: Sums = field(default_factory=dict[int, float])
 
     @property
     def loss(self) -> float:
@@ -69,6 +72,7 @@ class SequenceLosses:
             change, change_error, _ = _mean_and_error(moved, self.counts, self.clusters)
         loss, error, clusters = _mean_and_error(self.losses, self.counts, self.clusters)
         measured = ClientLoss(loss, self.tokens, self.examples, self.correct, error, change, change_error)
+        measured = replace(measured, metric_sums=self.metric_sums)
         if self.clusters:
             measured = replace(measured, clusters=clusters)
         if not self.leads:
@@ -79,15 +83,18 @@ class SequenceLosses:
 
     def to_bytes(self) -> bytes:
         """For this machine's own memory."""
-        leads = [self.leads] if self.leads else []
-        return json.dumps([self.losses, self.counts, self.correct, self.digest, *leads]).encode()
+        leads = [self.leads] if self.leads or self.metric_sums else []
+        sums = [sorted(self.metric_sums.items())] if self.metric_sums else []
+        return json.dumps([self.losses, self.counts, self.correct, self.digest, *leads, *sums]).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> SequenceLosses | None:
         """The inverse of `to_bytes`; None for anything else."""
         try:
-            losses, counts, correct, digest, *leads = cast("list[Any]", read_json(data))
-            known = cls(tuple(map(float, losses)), tuple(map(int, counts)), correct, digest, *map(tuple, leads))
+            losses, counts, correct, digest, *more = cast("list[Any]", read_json(data))
+            leads, sums = (*more, (), ())[:2]
+            known = cls(tuple(map(float, losses)), tuple(map(int, counts)), correct, digest, tuple(leads))
+            known = replace(known, metric_sums=dict(sums))
         except (ValueError, TypeError):
             return None
         return known if known.to_bytes() == data and len(known.losses) == len(known.counts) > 0 else None
@@ -103,6 +110,7 @@ class ClientLoss:
         loss_error: standard error of the loss over sequences; None if there are too few.
         reward_margin: of preferences, the mean lead of the chosen reply's reward; otherwise None.
         clusters: of equal size, that the sequences are worth; None where each is one.
+        metric_sums: what the run's metrics add up.
     """
 
     loss: float
@@ -114,6 +122,7 @@ class ClientLoss:
     change_error: float | None = None
     reward_margin: float | None = None
     clusters: int | None = None
+    metric_sums: Sums = field(default_factory=dict[int, float])
 
     @property
     def worth(self) -> int:
@@ -131,8 +140,9 @@ class ClientLoss:
         return margin_of(self.change_error, self.worth - 1)
 
 
-def mean_loss(by_client: Mapping[str, ClientLoss]) -> MeanScore:
+def mean_loss(by_client: Mapping[str, ClientLoss], metrics: RunMetrics | None = None) -> MeanScore:
     """The mean over all held-out tokens, and every client's own figures; unknown figures are None."""
+    metrics = metrics or RunMetrics()
     clients = list(by_client.values())
     total = sum(entry.tokens for entry in clients)
     moved = [
@@ -152,11 +162,12 @@ def mean_loss(by_client: Mapping[str, ClientLoss]) -> MeanScore:
         accuracy=correct / examples if classified else None,
         accuracy_interval=wilson(correct, examples) if classified else None,
         reward_margin=_mean_reward_margin(clients),
-        by_client={name: _score(entry) for name, entry in sorted(by_client.items())},
+        **metric_figures(metrics, together(entry.metric_sums for entry in clients)),
+        by_client={name: _score(entry, metrics) for name, entry in sorted(by_client.items())},
     )
 
 
-FIGURES = ("loss", "correct", "loss_error", "change", "change_error", "reward_margin")
+FIGURES = ("loss", "correct", "loss_error", "change", "change_error", "reward_margin", "metric_sums")
 """What an evaluation holds of the shared adapter, and, with ``own_`` before each name, of the client's own."""
 
 
@@ -187,7 +198,15 @@ def wilson(correct: int, examples: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def _score(entry: ClientLoss) -> ClientScore:
+def metric_figures(metrics: RunMetrics, sums: Sums) -> dict[str, Any]:
+    """The figures of a score that the run's metrics add."""
+    if not metrics.names:
+        return {}
+    figures, confusion = metrics.figures(sums)
+    return {"metrics": figures, "confusion": confusion}
+
+
+def _score(entry: ClientLoss, metrics: RunMetrics) -> ClientScore:
     return ClientScore(
         loss=entry.loss,
         tokens=entry.tokens,
@@ -198,6 +217,7 @@ def _score(entry: ClientLoss) -> ClientScore:
         accuracy=None if entry.correct is None else entry.correct / entry.examples,
         accuracy_interval=None if entry.correct is None else wilson(entry.correct, entry.examples),
         reward_margin=entry.reward_margin,
+        **metric_figures(metrics, entry.metric_sums),
     )
 
 

@@ -18,6 +18,7 @@ from plait.ledger.events import Event
 from plait.ledger.watch import Watch
 from plait.rounds.channel import Patience
 from plait.rounds.fold import Aggregator, Folding
+from plait.rounds.metrics import RunMetrics
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import Ranks, RunState, client_seed, sample_cohort
 from plait.rounds.spool import Refused, Spool, Weighting
@@ -132,6 +133,7 @@ class RunPlan:
     stepping: BySpeed | None = None
     patience: Patience = field(default_factory=Patience)
     watch: Watch = field(default_factory=Watch)
+    metrics: RunMetrics = field(default_factory=RunMetrics)
     folds: int = 0
     speeds: Callable[[Iterable[Event], int], ClientSpeeds] | None = None
     starts_anew: bool = True

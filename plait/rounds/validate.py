@@ -30,6 +30,7 @@ from plait.errors import PeerError
 from plait.ledger.events import Reason
 from plait.rounds.evaluation import FIGURES as FIGURES_OF_LOSS
 from plait.rounds.evaluation import client_losses
+from plait.rounds.metrics import RunMetrics
 from plait.trust.keys import verify
 from plait.wire.envelope import EPSILON, Direction, Opened, Received, read_envelope, unpack
 from plait.wire.messages import ClientCard, Evaluation
@@ -227,7 +228,9 @@ def check_update(received: Received, expected: Expected) -> Opened:
     return opened
 
 
-def check_evaluation(evaluation: Evaluation, card: ClientCard, round_number: int) -> None:
+def check_evaluation(
+    evaluation: Evaluation, card: ClientCard, round_number: int, metrics: RunMetrics | None = None
+) -> None:
     """Check a client's evaluation against its earlier statements."""
     _check_same(Reason.WRONG_CLIENT, "client of the evaluation", evaluation.client, card.client)
     _check_same(Reason.WRONG_ROUND, "round of the evaluation", evaluation.round, round_number)
@@ -244,12 +247,17 @@ def check_evaluation(evaluation: Evaluation, card: ClientCard, round_number: int
     if shared.reward_margin is not None and shared.correct is None:
         raise RefusedUpdateError(Reason.FIGURE, "evaluation gives a reward margin but not how many rewards are right")
     if own is None:
-        is_half = any(getattr(evaluation, f"own_{name}") is not None for name in FIGURES_OF_LOSS)
+        is_half = any(getattr(evaluation, f"own_{name}") not in (None, {}) for name in FIGURES_OF_LOSS)
     else:
         beside = ((own.correct, shared.correct), (own.reward_margin, shared.reward_margin))
         is_half = any((one is None) is not (other is None) for one, other in beside)
     if is_half:
         raise RefusedUpdateError(Reason.FIGURE, "evaluation gives only half of the figures of the client's own adapter")
+    try:
+        for each in (shared, own) if own else (shared,):
+            (metrics or RunMetrics()).check(each.metric_sums, least=evaluation.examples, most=evaluation.examples)
+    except PeerError as error:
+        raise RefusedUpdateError(Reason.FIGURE, str(error)) from error
 
 
 def _check_same(reason: Reason, what: str, got: object, wanted: object) -> None:

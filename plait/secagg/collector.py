@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Self, cast
+from typing import Any, Self, cast
 
 from plait.errors import MachineError, PeerError
 from plait.guarantees.thresholds import LEAST_CLIENTS
@@ -20,12 +20,13 @@ from plait.rounds.channel import NoAnswer, Purpose
 from plait.rounds.cohort import ServerContext
 from plait.rounds.coordinator import Way
 from plait.rounds.dispatch import RoundAnswer, mark_failed
+from plait.rounds.evaluation import metric_figures
 from plait.rounds.run_state import RunState, choose_cohort, note_held
 from plait.secagg.journal import evaluators_of
 from plait.secagg.rounds import MaskedFold, MaskedRounds
 from plait.secagg.server import SealedSum, TooFewError
 from plait.secagg.stages import TRAINING_STAGE, ContestedError, MaskedSums, seated
-from plait.secagg.sums import EVALUATION, WantedSum, decode_figures, scores_of
+from plait.secagg.sums import WantedSum, decode_figures, scores_of
 from plait.trust.keys import Vouch
 from plait.wire.masked_messages import MaskedReply, MaskedUpdate
 from plait.wire.masked_roster import MaskedAttempt
@@ -82,12 +83,23 @@ class MaskedCollector:
         try:
             if not summed.clients:
                 raise PeerError("the sum of the losses cannot be unmasked")
-            mean, own = scores_of(decode_figures(summed.figures, EVALUATION), clients=len(summed.clients))
+            sums, clients = decode_figures(summed.figures, self.masked.evaluated), len(summed.clients)
+            mean, own = scores_of(sums, clients=clients)
+            metrics = self._metrics(sums, clients)
         except PeerError as error:
             # One member's figures are no reason to end the others' run.
             ledger.append(EvaluationMissed(round=state.round, detail=str(error)))
             return result, None
-        return result, events.Evaluated(round=state.round, adapter=state.shadow.digest().hex(), **dict(mean), own=own)
+        return result, events.Evaluated(
+            round=state.round, adapter=state.shadow.digest().hex(), **{**dict(mean), **metrics}, own=own
+        )
+
+    def _metrics(self, sums: Mapping[str, float], clients: int) -> dict[str, Any]:
+        """The figures of the sums of so many clients' metrics; PeerError if one of them sent impossible ones."""
+        metrics, most = self.masked.metrics, self.server.plan.settings.max_held_out_sequences
+        found = {place: sums[name] for place, name in enumerate(metrics.scales) if sums[name]}
+        metrics.check(found, least=clients, most=clients * most)
+        return metric_figures(metrics, found)
 
     def _pay_for(self, sealed: SealedSum) -> None:
         """Record that a sum with its clients' own noise is about to be known."""

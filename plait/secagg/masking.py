@@ -27,7 +27,7 @@ from plait.secagg.client import MaskingClient
 from plait.secagg.grid import Coding, KeyedGrid, MaskedGrid
 from plait.secagg.journal import SumJournal
 from plait.secagg.rounds import MaskedRounds, check_grid, privacy_of_clients
-from plait.secagg.sums import EVALUATION, NOISED, TRAINING, encode_figures, evaluation_figures
+from plait.secagg.sums import NOISED, TRAINING, encode_figures, evaluation_figures
 from plait.trust.keys import NodeIdentity
 from plait.trust.masks import Ring
 from plait.wire import masked_messages as messages
@@ -212,10 +212,11 @@ class UnderMasks:
     def losses(self, header: Header, settings: Settings, measure: Callable[[], Evaluation]) -> messages.MaskedReply:
         """The losses under the masks of the evaluation's roster."""
         roster = self.masking.roster_for(header.run_id, "evaluate", settings.round)
-        if (roster.size, roster.figures) != (0, len(EVALUATION)):
-            raise PeerError(f"masked sum has {roster.figures} figures, expected {len(EVALUATION)}")
+        scales = self.masked.evaluated
+        if (roster.size, roster.figures) != (0, len(scales)):
+            raise PeerError(f"masked sum has {roster.figures} figures, expected {len(scales)}")
         self.masking.agree(roster, header.result_digest)
-        figures = encode_figures(evaluation_figures(*client_losses(measure())), EVALUATION)
+        figures = encode_figures(evaluation_figures(*client_losses(measure())), scales)
         return self.masking.masked(roster.session, np.zeros(0, np.int32), figures, received=header.result_digest)
 
     def answer(self, task: messages.MaskingTask) -> messages.MaskedReply:

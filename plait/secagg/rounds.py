@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from plait.adapters import AdapterState
 from plait.adapters.methods import method_named
@@ -20,13 +20,14 @@ from plait.guarantees.thresholds import COMPLETE, Thresholds, groups_for, least_
 from plait.privacy.mechanism import ClientPrivacy
 from plait.privacy.run import privacy_of
 from plait.rounds.fold import Fold, Folded, outcome_of_mean
+from plait.rounds.metrics import RunMetrics
 from plait.rounds.run_plan import MessageBits
 from plait.rounds.run_state import RunState
 from plait.rounds.spool import Spool, Stored
 from plait.secagg.grid import Coding, MaskedGrid, bits_for, check_sum, length_expected, rotated_size, unit_for
 from plait.secagg.sums import EVALUATION, NOISED, TRAINING, Summed, WantedSum, decode_figures, sum_file
 from plait.trust.masks import MOST_BITS, Ring
-from plait.wire.masked_roster import CYCLES
+from plait.wire.masked_roster import CYCLES, MOST_FIGURES
 from plait.wire.settings import Settings
 
 _PROOF_BYTES = 510
@@ -51,6 +52,7 @@ class MaskedRounds:
         quorum: clients whose updates a round needs.
         privacy: where clients add noise under their masks.
         draws: whether each round has other clients of a larger number.
+        metrics: that evaluations add up, of the shared adapter.
     """
 
     clients: int
@@ -59,6 +61,7 @@ class MaskedRounds:
     quorum: int = 0
     privacy: ClientPrivacy | None = None
     draws: bool = False
+    metrics: RunMetrics = field(default_factory=RunMetrics)
 
     def least(self, purpose: str) -> int:
         """The smallest roster: two thirds of those invited, so that no server makes one of a few that it chooses.
@@ -118,11 +121,16 @@ class MaskedRounds:
         within = decode_figures(summed.figures, NOISED)["within"] / (counting.sensitivity if counting else 1)
         return self.privacy.next_clip(clip_norm, within, clients)
 
+    @property
+    def evaluated(self) -> Mapping[str, int]:
+        """The figures of a client's evaluation, and their scales."""
+        return {**EVALUATION, **self.metrics.scales}
+
     def wanted_losses(self, state: RunState) -> WantedSum:
         """The sum of the losses of the adapter after this round."""
         received = state.tracks[0].shadow.digest()
         least = self.least("evaluate")
-        return WantedSum(state.run_id, "evaluate", state.round, 2, 1.0, 0, len(EVALUATION), received, least)
+        return WantedSum(state.run_id, "evaluate", state.round, 2, 1.0, 0, len(self.evaluated), received, least)
 
     def grid(self, state: RunState, parts: tuple[slice, ...], summed: Summed) -> MaskedGrid:
         """The grid that a round's numbers are on."""
@@ -163,6 +171,9 @@ def masked_of(config: RunConfig) -> MaskedRounds:
     """The sums of a run."""
     rate = config.learning_rate or method_named(config.method).learning_rate_at(config.rank)
     quorum = math.ceil(config.quorum * config.cohort_size)
+    metrics = RunMetrics.of(config.eval_metrics, len(config.label_names), masked=True)
+    if (count := len(EVALUATION) + metrics.size) > MOST_FIGURES:
+        raise ConfigError(f"eval-metrics are {count} sums, but masks hide at most {MOST_FIGURES}: leave out auroc")
     return MaskedRounds(
         config.cohort_size,
         rate * config.local_steps,
@@ -170,6 +181,7 @@ def masked_of(config: RunConfig) -> MaskedRounds:
         quorum,
         privacy_of(config),
         draws=config.cohort_size < config.clients,
+        metrics=metrics,
     )
 
 

@@ -195,7 +195,8 @@ def decode_figures(sums: NDArray[np.uint64], scales: Mapping[str, int]) -> dict[
 def evaluation_figures(shared: ClientLoss, own: ClientLoss | None) -> dict[str, float]:
     """The figures of a client's evaluation, by name."""
     own_figures = {f"own_{name}": value for name, value in _score_figures(own).items()} if own else {}
-    return _score_figures(shared) | own_figures
+    sums = {f"metric {place}": value for place, value in shared.metric_sums.items()}
+    return _score_figures(shared) | own_figures | sums
 
 
 def scores_of(sums: Mapping[str, float], *, clients: int) -> tuple[MeanScore, MeanScore | None]:

@@ -317,6 +317,24 @@ class EvaluationSettings(SettingsTable):
             yield self.states("reference", needs={Trait.FIGURES: "baselines show the losses of single clients"})
 
 
+class Figures(SettingsTable):
+    """What held-out data are measured by besides the loss."""
+
+    table: ClassVar[str] = "evaluation"
+    optional: ClassVar[bool] = True
+    heading: ClassVar[str] = "Evaluation"
+
+    eval_metrics: str = ""
+    """figures of held-out data, for each client and pooled, separated by commas: of labels accuracy, macro_f1, auroc,
+    confusion; of text loss, perplexity, bits_per_byte; of generated answers exact_match, token_f1, rouge_l, or your own
+    checker MODULE:NAME"""
+
+    def stated(self) -> Iterator[Stated]:
+        """What these settings need of a run, and what they take away."""
+        if self.eval_metrics:
+            yield self.states("eval_metrics", needs={Trait.LOSSES: "they are of the data that clients hold out"})
+
+
 class Samples(SettingsTable):
     """What a simulated run shows of its model at the end."""
 

@@ -15,6 +15,7 @@ from plait.ledger.run_view import RunView
 from plait.rounds.broadcasts import starting_state
 from plait.rounds.channel import StopRequest
 from plait.rounds.evaluation import ClientLoss, mean_loss
+from plait.rounds.metrics import RunMetrics
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import client_seed, initial_state
 from plait.run import Run
@@ -77,6 +78,7 @@ def add_references(
             round=1,
             found_rate_factor=1.0,
         ),
+        metrics=run.settled.plan.metrics,
         seed=config.seed,
         progress=step,
     )
@@ -97,6 +99,7 @@ class Baselines:
     spec: AdapterSpec
     initial: AdapterState
     settings: Settings
+    metrics: RunMetrics
     seed: int
     progress: Callable[[str], None] = lambda _: None
 
@@ -124,7 +127,7 @@ class Baselines:
                 model, steps = self._train(name, own, client.objective(settings), accumulation)
                 by_client[name] = measured(model, name)
                 everywhere += [by_client[name] if other == name else measured(model, other) for other in evaluators]
-        mean = mean_loss(by_client)
+        mean = mean_loss(by_client, self.metrics)
         return Reference(
             kind=kind,
             held_out_loss=mean.loss,

@@ -47,7 +47,7 @@ class Rewards(TrainingObjective):
     ) -> list[Example]:
         """Prompts, with the completion that the record has."""
         found = converse(records, kind, tokenizer, seq_len)
-        return [replace(Example.of_sides(_last_reply(each), None), record=each.record) for each in found]
+        return [replace(Example.of_sides(last_reply(each), None), record=each.record) for each in found]
 
     def loss(
         self, model: nn.Module, parameters: Sequence[nn.Parameter], inputs: TrainingInputs, memory: StepMemory
@@ -161,10 +161,10 @@ class GroupLoss(StepLoss):
         )
         self._groups.clear()
         for (digest, example), completions in zip(examples.items(), drawn, strict=True):
-            rewards = self._grader.grade(_asked(example), completions)
+            rewards = self._grader.grade(asked_of(example), completions)
             kept = [(each, reward) for each, reward in zip(completions, rewards, strict=True) if reward is not None]
             self._groups[digest] = CompletionGroup(
-                [_completed(prompt_tokens(_asked(example)), each) for each, _ in kept], [reward for _, reward in kept]
+                [_completed(prompt_tokens(asked_of(example)), each) for each, _ in kept], [reward for _, reward in kept]
             )
         found = [reward for group in self._groups.values() for reward in group.rewards]
         if found:
@@ -207,7 +207,7 @@ def rewards_of(
 ) -> list[float | None]:
     """The reward of one completion of each example, the same draws whenever it is asked; None for one refused."""
     drawn = completions_of(model, examples, replace(how, group_size=1), grader.tokenizer, (), seq_len=seq_len)
-    found = [grader.grade(_asked(example), each)[0] for example, each in zip(examples, drawn, strict=True)]
+    found = [grader.grade(asked_of(example), each)[0] for example, each in zip(examples, drawn, strict=True)]
     grader.check()
     return found
 
@@ -228,7 +228,7 @@ def completions_of(
     context = min(seq_len, context_of(whole) or seq_len)
     wanted: list[Wanted] = []
     for example in examples:
-        prompt = prompt_tokens(_asked(example))
+        prompt = prompt_tokens(asked_of(example))
         room = max(1, min(how.max_completion_tokens, context - len(prompt)))
         wanted += [Wanted(prompt, room, _seed_of(seed, example, member)) for member in range(how.group_size)]
     made = generate(whole, tokenizer, wanted, Sampling(how.temperature))
@@ -240,7 +240,8 @@ def _seed_of(seed: tuple[int, ...], example: Example, member: int) -> int:
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "little") >> 1
 
 
-def _asked(example: Example) -> Example:
+def asked_of(example: Example) -> Example:
+    """The prompt and the completion of an example of `Rewards`."""
     side = example.sides[0]
     if side is None:
         raise ValueError("the example has no prompt")
@@ -254,7 +255,8 @@ def _completed(prompt: Sequence[int], completion: Sequence[int]) -> Example:
     return Example(tokens, labels)
 
 
-def _last_reply(example: Example) -> Example:
+def last_reply(example: Example) -> Example:
+    """An example up to its last reply, of which alone the labels count."""
     counts = example.labels != IGNORED
     last = len(counts) - int(counts[::-1].argmax())
     before = np.flatnonzero(~counts[:last])

@@ -17,6 +17,7 @@ from plait.errors import TooLittleDataError
 from plait.objectives import SFT, objective_named
 from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.local_model import Coverage, DataSize, StepReport, Trained, TrainJob
+from plait.rounds.metrics import RunMetrics
 from plait.training.examples import Example, Split, Tokenizer, digest_of, visited
 from plait.training.holding_out import HoldingOut
 from plait.training.learner import TrainingInputs
@@ -74,6 +75,7 @@ class PeftLocalModel:
 
     def data_size(self, spec: AdapterSpec, settings: Settings) -> DataSize:
         """Count the data under these settings."""
+        self.metrics(spec, settings)
         split = self.split(spec, settings)
         if 0 < settings.round_epochs * len(split.train) < 1 - 1e-9:
             raise TooLittleDataError(
@@ -111,13 +113,15 @@ class PeftLocalModel:
     def evaluate(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> SequenceLosses:
         """Held-out losses of `state`."""
         # What a completion is worth may change between runs with the source of the user's own part.
-        can_change = bool(objective_named(settings.objective).completions)
+        metrics = self.metrics(spec, settings)
+        can_change = bool(objective_named(settings.objective).completions or metrics.of_answers)
         if self.recall is None or can_change or state.digest() != self.base.prepare(spec.text).initial.digest():
             return self._measure(spec, state, settings)
         held_out = self.split(spec, settings).held_out
         numbers = repr((settings.batch_size, settings.seq_len, torch.get_num_threads())).encode()
         if settings.objective != SFT:
             numbers += settings.objective.encode()
+        numbers += repr(metrics).encode() if metrics.names else b""
         adapter = b"no effect" if _is_without_effect(spec, state) else spec.digest + state.digest()
         inputs = (*self.base.identity, slot_digest(spec), adapter, numbers, digest_of(held_out))
         found = self.recall(inputs, lambda: self._measure(spec, state, settings))
@@ -128,7 +132,7 @@ class PeftLocalModel:
 
     def measure_losses(self, model: nn.Module, spec: AdapterSpec, settings: Settings) -> SequenceLosses:
         """Held-out losses of a model."""
-        split, objective = self.split(spec, settings), self.objective(settings)
+        split, objective, metrics = self.split(spec, settings), self.objective(settings), self.metrics(spec, settings)
         found = objective.measured(model, split.held_out, settings, self.base.tokenizer) or measure_losses(
             model,
             split.held_out,
@@ -137,8 +141,24 @@ class PeftLocalModel:
             batch_size=settings.batch_size,
             objective=objective,
             memory=self.base.step_memory,
+            metrics=metrics,
         )
+        if metrics.names and not metrics.classes:
+            from plait.training.answers import with_sums
+
+            tokenizer, length = self.base.tokenizer, settings.seq_len
+            sums = with_sums(found, metrics, model, split.held_out, tokenizer, seq_len=length)
+            found = replace(found, metric_sums=sums)
         return replace(found, clusters=split.clusters)
+
+    def metrics(self, spec: AdapterSpec, settings: Settings) -> RunMetrics:
+        """The run's metrics; DataError if these records cannot have them."""
+        metrics = RunMetrics.of(settings.eval_metrics, len(spec.labels), masked=settings.secure_aggregation)
+        if metrics.names and not metrics.classes:
+            from plait.training.answers import check_records  # with what generates text
+
+            check_records(metrics, self.kind)
+        return metrics
 
     def objective(self, settings: Settings) -> TrainingObjective:
         """How this client learns the run's objective."""

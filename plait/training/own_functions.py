@@ -20,7 +20,8 @@ from plait.objectives import objective_named
 from plait.objectives.objective import formula_named
 from plait.own_code import located_errors
 from plait.plugins import Kind
-from plait.settings.choice import function_named, parse_choice
+from plait.rounds.metrics import OWN
+from plait.settings.choice import function_named, parse_choice, split_choices
 
 if TYPE_CHECKING:
     import torch
@@ -59,9 +60,12 @@ Reward = Callable[[str, str, str], object]
 """From the texts of a prompt, of a completion, and of the completion that the record has, to a number."""
 
 
-def check_functions(loss: str, objective: str) -> None:
+def check_functions(loss: str, objective: str, metrics: str = "") -> None:
     """Find what these settings name; ConfigError if there is none or it does not fit."""
     loss_named(loss)
+    for name in split_choices(metrics):
+        if name not in OWN:
+            checker_named(name)
     if objective_named(objective).is_plain:
         return
     formula = formula_named(objective)
@@ -82,6 +86,11 @@ def loss_named(text: str) -> LocalLoss | None:
 def reward_named(text: str) -> Reward:
     """The reward that ``grpo:reward=…`` names, with its options."""
     return function_named(Kind.REWARD, text, _REWARD_TAKES)
+
+
+def checker_named(text: str) -> Reward:
+    """A checker of answers that ``--eval-metrics`` names, with its options: from 0 for a wrong answer to 1."""
+    return function_named(Kind.METRIC, text, _REWARD_TAKES, known=OWN)
 
 
 def value_of(reward: Reward, prompt: str, completion: str, answer: str) -> float:

@@ -16,6 +16,7 @@ from torch import nn
 from plait.adapters import AdapterTask
 from plait.errors import ConfigError, check_abandoned
 from plait.rounds.evaluation import SequenceLosses
+from plait.rounds.metrics import RunMetrics, Sums, together
 from plait.training.device import device_of
 from plait.training.examples import Example, count_labels, digest_of
 from plait.training.learner import Learner, LocalTraining, TrainingInputs, copy_all
@@ -234,11 +235,12 @@ def measure_losses(
     batch_size: int,
     objective: TrainingObjective | None = None,
     memory: StepMemory | None = None,
+    metrics: RunMetrics | None = None,
 ) -> SequenceLosses:
     """Loss (and correct answers, or leads) of every example, in evaluation mode, as `train_steps` has its arguments."""
     model.eval()
     memory, device, correct = memory or StepMemory(), device_of(model), 0
-    losses, leads = list[float](), list[float]()
+    losses, leads, sums = list[float](), list[float](), list[Sums]()
     batch_loss = BatchLoss(model, task=task, pad_token=pad_token)
     judge = (objective or TrainingObjective()).judge(model, examples)
     for first in range(0, len(examples), batch_size):
@@ -247,6 +249,8 @@ def measure_losses(
             logits, labels = batch_loss.by_model().logits(batch)
             losses += nn.functional.cross_entropy(logits, labels, reduction="none").tolist()
             correct += int((logits.argmax(dim=-1) == labels).sum())
+            if metrics:
+                sums.append(metrics.of_labels(logits.double().cpu().numpy(), labels.cpu().numpy()))
         elif judge:
             found, led = judge(batch)
             losses += found
@@ -265,6 +269,7 @@ def measure_losses(
         correct if task is AdapterTask.CLASSIFICATION else None,
         digest_of(examples).hex(),
         tuple(leads),
+        metric_sums=together(sums),
     )
 
 

@@ -282,7 +282,7 @@ class ClientCard(_message.Message):
     def __init__(self, client: _Optional[str] = ..., base_fingerprint: _Optional[bytes] = ..., spec_digest: _Optional[bytes] = ..., train_examples: _Optional[int] = ..., train_tokens: _Optional[int] = ..., held_out_examples: _Optional[int] = ..., held_out_tokens: _Optional[int] = ..., histogram: _Optional[_Iterable[_Union[HistogramEntry, _Mapping]]] = ..., max_rank: _Optional[int] = ..., cut_examples: _Optional[int] = ..., left_out_examples: _Optional[int] = ..., repeated_examples: _Optional[int] = ...) -> None: ...
 
 class Evaluation(_message.Message):
-    __slots__ = ("client", "round", "loss", "tokens", "examples", "correct", "own_loss", "own_correct", "loss_error", "change", "change_error", "own_loss_error", "own_change", "own_change_error", "reward_margin", "own_reward_margin", "clusters")
+    __slots__ = ("client", "round", "loss", "tokens", "examples", "correct", "own_loss", "own_correct", "loss_error", "change", "change_error", "own_loss_error", "own_change", "own_change_error", "reward_margin", "own_reward_margin", "clusters", "metric_sums", "own_metric_sums")
     CLIENT_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
@@ -300,6 +300,8 @@ class Evaluation(_message.Message):
     REWARD_MARGIN_FIELD_NUMBER: _ClassVar[int]
     OWN_REWARD_MARGIN_FIELD_NUMBER: _ClassVar[int]
     CLUSTERS_FIELD_NUMBER: _ClassVar[int]
+    METRIC_SUMS_FIELD_NUMBER: _ClassVar[int]
+    OWN_METRIC_SUMS_FIELD_NUMBER: _ClassVar[int]
     client: str
     round: int
     loss: float
@@ -317,7 +319,17 @@ class Evaluation(_message.Message):
     reward_margin: float
     own_reward_margin: float
     clusters: int
-    def __init__(self, client: _Optional[str] = ..., round: _Optional[int] = ..., loss: _Optional[float] = ..., tokens: _Optional[int] = ..., examples: _Optional[int] = ..., correct: _Optional[int] = ..., own_loss: _Optional[float] = ..., own_correct: _Optional[int] = ..., loss_error: _Optional[float] = ..., change: _Optional[float] = ..., change_error: _Optional[float] = ..., own_loss_error: _Optional[float] = ..., own_change: _Optional[float] = ..., own_change_error: _Optional[float] = ..., reward_margin: _Optional[float] = ..., own_reward_margin: _Optional[float] = ..., clusters: _Optional[int] = ...) -> None: ...
+    metric_sums: _containers.RepeatedCompositeFieldContainer[MetricSum]
+    own_metric_sums: _containers.RepeatedCompositeFieldContainer[MetricSum]
+    def __init__(self, client: _Optional[str] = ..., round: _Optional[int] = ..., loss: _Optional[float] = ..., tokens: _Optional[int] = ..., examples: _Optional[int] = ..., correct: _Optional[int] = ..., own_loss: _Optional[float] = ..., own_correct: _Optional[int] = ..., loss_error: _Optional[float] = ..., change: _Optional[float] = ..., change_error: _Optional[float] = ..., own_loss_error: _Optional[float] = ..., own_change: _Optional[float] = ..., own_change_error: _Optional[float] = ..., reward_margin: _Optional[float] = ..., own_reward_margin: _Optional[float] = ..., clusters: _Optional[int] = ..., metric_sums: _Optional[_Iterable[_Union[MetricSum, _Mapping]]] = ..., own_metric_sums: _Optional[_Iterable[_Union[MetricSum, _Mapping]]] = ...) -> None: ...
+
+class MetricSum(_message.Message):
+    __slots__ = ("key", "value")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    key: int
+    value: float
+    def __init__(self, key: _Optional[int] = ..., value: _Optional[float] = ...) -> None: ...
 
 class Refusal(_message.Message):
     __slots__ = ("client", "reason", "detail")

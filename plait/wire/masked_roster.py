@@ -55,7 +55,7 @@ def neighbours(count: int, roster: bytes) -> tuple[tuple[int, ...], ...]:
 
 
 MOST_CLIENTS = 1 << 14
-MOST_FIGURES = 64
+MOST_FIGURES = 0xFFFF
 RUN_ID_BYTES = ATTEMPT_BYTES = 16
 AS_HEX = ConfigDict(ser_json_bytes="hex", val_json_bytes="hex")
 """How values of a sum are stored as JSON."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -68,6 +68,7 @@ _FIGURES = (
     "own_loss", "loss_error", "change", "change_error", "own_loss_error", "own_change", "own_change_error",
     "reward_margin", "own_reward_margin",
 )  # fmt: skip
+_SUMS = ("metric_sums", "own_metric_sums")
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,8 @@ class Evaluation:
     """Quality of the adapter on a client's held-out data; `own_…` of its personalized adapter, None if it has none.
 
     Losses are means in nats over `tokens` (over `examples` for classification), `change` since before round 1, errors
-    standard errors over sequences; `correct` counts labels, or preferences whose chosen reply has the higher reward.
+    standard errors over sequences; `correct` counts labels, or preferences whose chosen reply has the higher reward;
+    `metric_sums` is what the run's metrics add up, by place (`plait.rounds.metrics`).
     """
 
     client: str
@@ -149,6 +151,8 @@ class Evaluation:
     reward_margin: float | None = None
     own_reward_margin: float | None = None
     clusters: int | None = None
+    metric_sums: Mapping[int, float] = field(default_factory=dict[int, float])
+    own_metric_sums: Mapping[int, float] = field(default_factory=dict[int, float])
 
 
 class RefusalReason(IntEnum):
@@ -278,7 +282,9 @@ def encode_reply(reply: Reply) -> bytes:
         case UpdateReply():
             answer = pb.Reply(update=reply.update)
         case Evaluation():
-            answer = pb.Reply(evaluation=pb.Evaluation(**vars(_checked_evaluation(reply))))
+            values = dict(vars(_checked_evaluation(reply)))
+            values |= {name: canonical.entries(pb.MetricSum, values[name]) for name in _SUMS}
+            answer = pb.Reply(evaluation=pb.Evaluation(**values))
         case Refusal():
             bounds.name("client name", reply.client)
             reason = f"REFUSAL_REASON_{reply.reason.name}"
@@ -303,7 +309,9 @@ def decode_reply(data: bytes | memoryview, *, max_bytes: int) -> Reply:
         case "update":
             return UpdateReply(message.update)
         case "evaluation":
-            return _checked_evaluation(Evaluation(**canonical.values_of(message.evaluation, Evaluation)))
+            values = canonical.values_of(message.evaluation, Evaluation)
+            values |= {name: canonical.table_of(values[name], "sums of metrics") for name in _SUMS}
+            return _checked_evaluation(Evaluation(**values))
         case "refusal":
             refusal = message.refusal
             return Refusal(
@@ -347,6 +355,9 @@ def _checked_evaluation(evaluation: Evaluation) -> Evaluation:
     for name, correct in (("correct examples", evaluation.correct), ("own correct examples", evaluation.own_correct)):
         if correct is not None:
             bounds.integer(name, correct, maximum=evaluation.examples)
+    for place, value in (*evaluation.metric_sums.items(), *evaluation.own_metric_sums.items()):
+        bounds.integer("place of a metric's sum", place, maximum=bounds.MAX_STEPS)
+        bounds.non_negative("sum of a metric", value)
     if evaluation.clusters is not None:
         bounds.integer("clusters of held-out examples", evaluation.clusters, minimum=1, maximum=evaluation.examples)
     return evaluation

@@ -59,11 +59,11 @@ def _flag(what: str, value: Json) -> None:
         raise PeerError(f"{what} is {shown(value)}, expected true or false")
 
 
-def _name(longest: int = bounds.MAX_NAME) -> Bound:
+def _name(longest: int = bounds.MAX_NAME, least: int = 1) -> Bound:
     def check(what: str, value: Json) -> None:
         if type(value) is not str:
             raise PeerError(f"{what} is {shown(value)}, expected a name")
-        bounds.printable(what, value, minimum=1, maximum=longest)
+        bounds.printable(what, value, minimum=least, maximum=longest)
 
     return check
 
@@ -137,6 +137,8 @@ class Settings:
     """Whether the client's encoding error is dropped, because the next round has other factors."""
     own_share: Annotated[float, _real(below=1)] = 0.0
     """Weight of the client's own direction in its personalized adapter; 0 for none."""
+    eval_metrics: Annotated[str, _name(longest=bounds.MAX_OBJECTIVE, least=0)] = ""
+    """What held-out data are measured by besides the loss, in the notation of `--eval-metrics`."""
     secure_aggregation: _Flag = False
     """Whether updates, losses and counts leave the client under masks only."""
     record_delta: Annotated[float, _real(below=1)] = 0.0

@@ -49,6 +49,8 @@ EVALUATION = table(
     "client:t round:i loss:d tokens:i examples:i correct:o own_loss:e own_correct:o",
     "loss_error:e change:e change_error:e own_loss_error:e own_change:e own_change_error:e",
     "reward_margin:e own_reward_margin:e clusters:o",
+    ("metric_sums", ("i", "d")),
+    ("own_metric_sums", ("i", "d")),
 )
 REFUSAL = table(1, "client:t reason:i detail:t")
 PARTS = table(1, ("parts", ("i", "b")))

@@ -184,6 +184,7 @@ REPLIES = {
     "reply_evaluation_rewards": Evaluation(
         "bob", 5, 0.5, 32, 20, 32, 0.25, 24, reward_margin=-0.125, own_reward_margin=0.0
     ),
+    "reply_evaluation_metrics": Evaluation("bob", 5, 0.5, 32, 20, 32, metric_sums={0: 20.0, 3: 12.0, 70_000: 0.5}),
     "reply_refusal": Refusal("bob", RefusalReason.NEED_FULL, "adapter 1f2e is not held here"),
 }
 REPLIES |= {

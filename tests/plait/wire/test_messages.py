@@ -185,6 +185,7 @@ def test_settings_travel_by_their_digest_to_who_holds_them():
 def test_every_setting_but_those_of_a_task_changes_the_digest():
     other = {
         "personal": "A", "lr_schedule": "linear", "wire": "bf16", "loss": "mine:loss", "objective": "dpo",
+        "eval_metrics": "auroc",
         "carry_moments": True, "without_feedback": True, "trained": "B", "lr_schedule_over": "round", "packing": False,
         "measures_slope": True, "secure_aggregation": True,
     }  # fmt: skip
