@@ -56,7 +56,7 @@ def losses(run: RunView) -> pd.DataFrame:
     1, for classification; ``tokens`` (examples for classification) and ``sequences`` that the loss is the mean of; and
     one for each metric of the run (``--eval-metrics``).
     """
-    return frame_of(_losses_of(run), _LOSSES | dict.fromkeys(run.metric_names, NUMBER))
+    return frame_of(_losses_of(run), {**_LOSSES, **dict.fromkeys(run.metric_names, NUMBER)})
 
 
 def updates(run: RunView) -> pd.DataFrame:
@@ -78,7 +78,7 @@ def rounds(run: RunView) -> pd.DataFrame:
 
     Columns: those of `losses` without the client, and ``bytes``, sent in both directions before the evaluation.
     """
-    return frame_of(_rounds_of(run), _ROUNDS | dict.fromkeys(run.metric_names, NUMBER))
+    return frame_of(_rounds_of(run), {**_ROUNDS, **dict.fromkeys(run.metric_names, NUMBER)})
 
 
 def _means(view: RunView) -> Iterator[tuple[int, str, MeanScore]]:

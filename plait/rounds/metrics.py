@@ -168,11 +168,12 @@ class RunMetrics:
                     answers, _, *scores = values
                     fits = 0 < answers <= most and all(score <= answers + 1e-6 for score in scores)
                 case _:
-                    rows = Counter[int]()
+                    rows: dict[int, float] = {}
                     width = len(places) if tally is Tally.CONFUSION else 2 * self.cells
                     for place, value in sums.items():
                         if place in places:
-                            rows[(place - places.start) // width] += value if value.is_integer() else math.inf
+                            row = (place - places.start) // width
+                            rows[row] = rows.get(row, 0.0) + (value if value.is_integer() else math.inf)
                     fits = len(rows) == len(places) // width and all(least <= each <= most for each in rows.values())
             if not fits:
                 raise PeerError(f"sums of metrics ({tally}) are not of {least} to {most} examples")

@@ -11,7 +11,7 @@ import math
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, cast
 
@@ -99,7 +99,7 @@ def _checked(name: str, asked: Sequence[Example], made: Sequence[Sequence[int]],
     return math.fsum(found)
 
 
-def _text(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:
+def _text(tokenizer: Tokenizer, tokens: Iterable[int]) -> str:
     counted = [int(token) for token in tokens if token != IGNORED]
     return cast("Any", tokenizer).decode(counted, skip_special_tokens=True)
 

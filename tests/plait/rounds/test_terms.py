@@ -30,7 +30,7 @@ LOOSE = Policy(min_examples=1, min_tokens=1)
 OTHER = {
     "lr_schedule": "linear", "trained": "A", "personal": "B", "wire": "bf16", "carry_moments": True,
     "without_feedback": True, "measures_slope": True, "own_share": 0.5, "held_out_fraction": 0.75,
-    "loss": "mine:loss", "objective": "dpo", "lr_schedule_over": "round", "packing": False,
+    "loss": "mine:loss", "objective": "dpo", "lr_schedule_over": "round", "packing": False, "eval_metrics": "auroc",
     "secure_aggregation": True, "record_delta": 0.5,
 }  # fmt: skip
 
