@@ -14,20 +14,18 @@ from pathlib import Path
 from client.journal import Journal, Style
 from client.node import Node
 from client.settings import NodeSettings, check_settings
-from client.task import Capacity, ClientTask, OfferedRun, TaskAnswer
+from client.task import Capacity, ClientTask, OfferedRun, TaskAnswer, TaskRunner
 from plait.errors import PlaitError
 from plait.v1 import federation_pb2 as pb
 
 
-class EchoRunner:
+def echo(run: OfferedRun) -> TaskRunner:
     """Answers with the body that it was sent, or with the head where there is none."""
 
-    def __init__(self, run: OfferedRun) -> None:
-        self.capacity = Capacity(run.base_fingerprint, (), 0, "none")
-
-    def answer(self, task: ClientTask, body: bytes) -> TaskAnswer:
-        """The task's own bytes."""
+    def answer(task: ClientTask, body: bytes) -> TaskAnswer:
         return TaskAnswer.of(pb.CONTENT_PLAIT, body or task.head)
+
+    return TaskRunner(Capacity(run.base_fingerprint, (), 0, "none"), answer)
 
 
 def run_echo(settings: NodeSettings) -> None:
@@ -36,7 +34,7 @@ def run_echo(settings: NodeSettings) -> None:
     Raises:
         PlaitError: as `Node.run`.
     """
-    Node(settings, EchoRunner, Journal(Style.QUIET, sys.stderr)).run()
+    Node(settings, echo, Journal(Style.QUIET, sys.stderr)).run()
 
 
 def main(server: str, name: str, state: str, kit: str = "") -> None:

@@ -122,7 +122,6 @@ def test_classification_reports_accuracy(plait, tmp_path: Path, small: tuple[str
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("--partition", "natural:author", "--clients", "9"), 2, "9"),
         (("--device", "cuda:77"), 2, "cuda:77"),
         (("--target-modules", "c_attn"), 2, "matches no module of this base"),
         (("--seq-len", "4096"), 3, "too little data"),
