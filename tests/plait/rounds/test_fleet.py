@@ -9,7 +9,7 @@ from plait.ledger.ledger import read_events
 from plait.ledger.run_view import RunView
 from plait.rounds.buffer import Buffer
 from plait.rounds.fleet import PROFILES, device_of, load_fleet
-from plait.rounds.paces import BySpeed
+from plait.rounds.paces import BySpeed, ClientSpeeds
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import TaskSettings
 from plait.simulation.virtual_clock import VirtualChannel, clock_after
@@ -89,7 +89,7 @@ def on_devices(federation, fleet):
     return federation
 
 
-BY_SPEED = {"stepping": BySpeed()}
+BY_SPEED = {"stepping": BySpeed(), "speeds": ClientSpeeds.of}
 FAILING = {"dropout": 0.25}
 BUFFER = Buffer(size=2, max_staleness=5, at_work=4)
 ASYNCHRONOUS = rounds_of(BUFFER)
