@@ -127,6 +127,9 @@ class Proposal:
     @property
     def _also_sent(self) -> tuple[str, ...]:
         losses, besides = self.config.learned.losses, "this machine's device and memory"
+        if self.config.eval_metrics:
+            losses += f", sums of {shown(self.config.eval_metrics)} over held-out examples"
+            losses += ", with their scores" if "auroc" in self.config.eval_metrics else ""
         if self.config.dp == "record" or (self.config.dp == "client" and self._is_masked):  # clients add noise to all
             return (f"also sent: {besides}",)
         if self._is_masked:

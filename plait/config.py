@@ -183,6 +183,9 @@ class RunConfig(
             )
         if self.eval_metrics and not self.learned.is_plain:
             raise ValueError(f"eval-metrics and objective {self.objective} are both given, expected objective sft")
+        deciding = tuple(each for each in split_choices(self.eval_metrics) if each != "confusion")
+        if self.select_by and self.select_by not in deciding:
+            raise ValueError(f"select-by is '{self.select_by}', expected one of eval-metrics: {', '.join(deciding)}")
         for text in parts_of(self.client_ranks):
             if not (text.isascii() and text.isdigit() and 1 <= int(text) <= self.rank):
                 raise ValueError(f"client-ranks has '{text}', expected whole numbers from 1 to rank = {self.rank}")

@@ -129,7 +129,9 @@ class ResolvedConfig:
             weighting=Weighting(config.weighting),
             keep_updates=config.keep_updates,
             starts_anew=not config.init_adapter,
-            watch=Watch(config.keep, take_back=config.keep != "last" and _COMPARED.isdisjoint(config.missing)),
+            watch=Watch(
+                config.keep, config.select_by, take_back=config.keep != "last" and _COMPARED.isdisjoint(config.missing)
+            ),
             metrics=RunMetrics.of(config.eval_metrics, len(config.label_names), masked=config.secure_aggregation),
             seed=config.seed,
             settings=_task_settings(config, self.method, self.rule),

@@ -71,6 +71,7 @@ class RunSettings(TypedDict, total=False):
     max_held_out_sequences: int
     eval_every: int
     eval_clients: int
+    select_by: str
     eval_metrics: str | Sequence[str | Callable[..., object]]
     keep: Literal["accepted", "best", "last"]
     reference: str

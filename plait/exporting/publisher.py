@@ -6,7 +6,8 @@ from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
 from plait.adapters import BaseReference, Parent, model_card, save_peft_directory
-from plait.ledger.events import PublishFailed
+from plait.adapters.peft import escaped
+from plait.ledger.events import Evaluated, PublishFailed
 from plait.ledger.ledger import Follower, Ledger, read_events
 from plait.ledger.run_now import RunNow
 from plait.ledger.run_view import RunView
@@ -51,6 +52,12 @@ class Publisher:
         now = self._now
         for event in self._follower.new_events():
             now.take(event)
+        before, after = now.base_evaluation, self._evaluation_of(state.round)
+        known = (before.metrics or {}) if before else {}
+        metrics = [
+            (escaped(name), f"{value:.4f}" if name not in known else f"{known[name]:.4f} before, {value:.4f} after")
+            for name, value in ((after.metrics or {}) if after else {}).items()
+        ]
         spec, adapter = servable(self.adapter.spec, state.shadow)
         card = model_card(
             name=self.directory.path.name,
@@ -59,21 +66,20 @@ class Publisher:
             facts={
                 "rounds": state.round,
                 "clients": self.clients,
-                "base_held_out_loss": now.base_evaluation and now.base_evaluation.loss,
-                "final_held_out_loss": self._loss_of(state.round),
+                "base_held_out_loss": before and before.loss,
+                "final_held_out_loss": after and after.loss,
             },
             parents=self.parents,
-            sections=[(card.title, card.facts) for card in now.cards.values()],
+            sections=[*((card.title, card.facts) for card in now.cards.values()), ("Held-out data", metrics)],
         )
         save_peft_directory(
             self.directory.adapter, spec=spec, state=adapter, base=self.base, card=card, parents=self.parents
         )
 
-    def _loss_of(self, number: int) -> float | None:
-        """Held-out loss after a round; None if that was not evaluated yet."""
+    def _evaluation_of(self, number: int) -> Evaluated | None:
+        """That after a round; None if it was not evaluated yet."""
         newest = self._now.newest_evaluation
         if newest is None or newest.round <= number:
-            return newest.loss if newest and newest.round == number else None
+            return newest if newest and newest.round == number else None
         # An earlier adapter is published again, because a later one was worse.
-        found = RunView.of(read_events(self.directory.ledger)).evaluations.get(number)
-        return found.loss if found else None
+        return RunView.of(read_events(self.directory.ledger)).evaluations.get(number)

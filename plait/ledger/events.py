@@ -533,11 +533,17 @@ class StepTakenBack(Event):
     taken_back: str = ""  # ``half`` or ``all`` of the way since `accepted`
     adapter: str = ""  # digest of the adapter that clients hold from here on, in hexadecimal
     broadcast_distortion: Number | None = None  # relative error of the broadcast's encoding
+    by: str | None = None  # the metric that is meant in the place of the loss
 
     @property
     def sentence(self) -> str:
         """What happened, in words."""
-        rose = f"After round {self.round} the held-out loss was {self.worse:.3f} above the best evaluation"
+        how = (
+            f"{printable(self.by)} was {self.worse:.3f} worse than in"
+            if self.by
+            else f"loss was {self.worse:.3f} above"
+        )
+        rose = f"After round {self.round} the held-out {how} the best evaluation"
         since = f"the step since round {self.accepted}"
         if self.taken_back == "half":
             return f"{rose}: half of {since} was taken back, and later steps count {self.scale:g} times."
@@ -556,6 +562,7 @@ class NotPublished(Event):
     above: Count = 0
     # for how many clients it is higher, and of how many; None where losses of single clients are not known
     higher: tuple[Count, Count] | None = None
+    by: str | None = None  # the metric that is meant in the place of the loss
 
     @property
     def sentence(self) -> str:
@@ -567,6 +574,9 @@ class NotPublished(Event):
             most = f" ({by}), higher for {self.higher[0]} of {self.higher[1]} clients" if self.higher else ""
             other = f"that of round {self.above}" if self.above else "the base's"
             why = f"its held-out loss is {self.risen:.3f} above {other}{most}"
+            if self.by:
+                what = f"held-out {printable(self.by)}"
+                why = f"its {what} is {self.risen:.3f} worse than {other}{most.replace('higher', 'worse')}"
         return f"The adapter of round {self.round} is not published, because {why}; that of round {self.kept} stays."
 
 

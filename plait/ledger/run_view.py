@@ -223,7 +223,7 @@ class PublishedAdapter:
 def kept_in(view: RunView, *, keep: str) -> PublishedAdapter | None:
     """The adapter that a run publishes, as far as its ledger records; None before there is one, or if it is unknown."""
     if keep != "last":
-        kept = guard_after(keep, view.held_out).kept
+        kept = guard_after(keep, view.held_out, str(view.settings.get("select-by", ""))).kept
         return PublishedAdapter(kept.round, kept.adapter) if kept else None
     steps = [event for event in (*view.rounds.values(), *view.taken_back.values()) if event.adapter]
     newest = max(steps, key=lambda event: (event.round, event.seq), default=None)

@@ -14,11 +14,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import reduce
 
-from plait.ledger.events import Evaluated, NotPublished
+from plait.ledger.events import Evaluated, NotPublished, Score
 
 _TOLERATED = 0.02
 """Fraction of the gain so far by which an evaluation may exceed the best one before."""
 _LEAST_SCALE = 2.0**-10
+_LESS_IS_BETTER = frozenset({"loss", "perplexity", "bits_per_byte"})
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,30 @@ class Watch:
 
     # which adapters are published: ``accepted`` and ``best`` by the `Guard`, ``last`` for every round's
     keep: str = "last"
+    by: str = ""  # the metric that decides; empty for the loss
     take_back: bool = False  # whether a step that made the adapter worse is taken back, and later steps are shortened
 
     @property
     def guards(self) -> bool:
         """Whether an adapter is published only once its evaluation allows it."""
         return self.keep != "last"
+
+
+def judged(evaluated: Evaluated, by: str) -> Evaluated:
+    """The evaluation with a metric in the place of the loss: itself if less of it is better, else what it lacks to 1.
+
+    Clients without the metric are left out; an evaluation without it is the worst.
+    """
+    if not by:
+        return evaluated
+
+    def of(score: Score) -> dict[str, float | None]:
+        figure = (score.metrics or {}).get(by, 0.0)
+        return {"loss": figure if by in _LESS_IS_BETTER else 1.0 - figure, "change": None}
+
+    known = {name: score for name, score in evaluated.by_client.items() if by in (score.metrics or {})}
+    clients = {name: score.model_copy(update=of(score)) for name, score in known.items()}
+    return evaluated.model_copy(update={**of(evaluated), "by_client": clients})
 
 
 @dataclass(frozen=True)
@@ -78,6 +97,7 @@ class Guard:
     the gain so far, the best published one's.
     """
 
+    by: str = ""  # the metric in the place of the loss, if any
     is_strict: bool = False  # whether only one of a lower loss than all before is (``best``)
     base: Evaluated | None = None
     best: Evaluated | None = None  # of the published ones the one of the lowest mean loss
@@ -89,6 +109,7 @@ class Guard:
 
     def after(self, newest: Evaluated) -> Guard:
         """The guard after one more evaluation."""
+        newest = judged(newest, self.by)
         if newest.round == 0:
             return replace(self, base=newest, best=newest, kept=newest)
         since_base = change_since(self.base, newest) if self.base else _reported(newest)
@@ -109,16 +130,16 @@ class Guard:
             return NotPublished(round=newest.round, kept=kept)
         higher = None if risen.risen is None else (risen.risen, risen.clients)
         above, by = self.above.round, max(0.0, _rise(risen))
-        return NotPublished(round=newest.round, kept=kept, risen=by, above=above, higher=higher)
+        return NotPublished(round=newest.round, kept=kept, risen=by, above=above, higher=higher, by=self.by or None)
 
     def publishes(self, evaluated: Evaluated) -> bool:
         """Whether this, the newest evaluation, is of an adapter that may be published."""
-        return self.kept is evaluated
+        return self.kept is not None and self.kept.round == evaluated.round
 
 
-def guard_after(keep: str, evaluations: Iterable[Evaluated]) -> Guard:
+def guard_after(keep: str, evaluations: Iterable[Evaluated], by: str = "") -> Guard:
     """The guard of a run that begins with these evaluations, in the order of their rounds."""
-    return reduce(Guard.after, evaluations, Guard(is_strict=keep == "best"))
+    return reduce(Guard.after, evaluations, Guard(by, is_strict=keep == "best"))
 
 
 def _rise(change: Change) -> float:
@@ -141,6 +162,7 @@ class EvaluationHistory:
     of the clients see it rise. It halves the scale of those that follow; every other one doubles it again, up to 1.
     """
 
+    by: str = ""  # the metric in the place of the loss, if any
     first: Evaluated | None = None
     best: Evaluated | None = None  # the one of the lowest mean loss
     accepted: int = 0  # round of the newest evaluation that was not worse; steps are taken back towards it
@@ -150,8 +172,9 @@ class EvaluationHistory:
 
     def after(self, newest: Evaluated) -> EvaluationHistory:
         """The standing after one more evaluation."""
+        newest = judged(newest, self.by)
         if self.first is None or self.best is None:
-            return EvaluationHistory(newest, newest, newest.round, round=newest.round)
+            return EvaluationHistory(self.by, newest, newest, newest.round, round=newest.round)
         rise, fall = change_since(self.best, newest), change_since(self.first, self.best)
         if rise is None:
             # Unknown: the evaluations have no client in common.
@@ -167,6 +190,6 @@ class EvaluationHistory:
         return self.worse > 0 and self.accepted + 1 < self.round == number - 1
 
 
-def standing_after(evaluations: Iterable[Evaluated]) -> EvaluationHistory:
+def standing_after(evaluations: Iterable[Evaluated], by: str = "") -> EvaluationHistory:
     """The standing of a run that begins with these evaluations, in the order of their rounds."""
-    return reduce(EvaluationHistory.after, evaluations, EvaluationHistory())
+    return reduce(EvaluationHistory.after, evaluations, EvaluationHistory(by))

@@ -54,7 +54,7 @@ def loss_by_client_table(view: RunView) -> Table:
             found[view.accuracy_name] = percent_text(after.accuracy if after else None)
         if view.has_reward_margins:
             found["margin"] = reward_text(after.reward_margin if after else None)
-        found |= metric_texts(view.metric_names, after)
+        found |= metric_texts(view.metric_names, after and after.metrics)
         if minus := view.learned.loss_is_minus:
             found[minus] = minus_text(after.loss if after else None)
         if own:

@@ -110,7 +110,7 @@ def loss_by_round_table(view: RunView) -> Table:
             found["perplexity"] = perplexity_text(evaluation.loss)
         if view.has_reward_margins:
             found["margin"] = reward_text(evaluation.reward_margin)
-        found |= metric_texts(view.metric_names, evaluation)
+        found |= metric_texts(view.metric_names, evaluation.metrics)
         found[f"training {minus or 'loss'}"] = (minus_text if minus else loss_text)(training) if number else ""
         return found | {each.kind: loss_text(_at(each.held_out_loss_by_round, number)) for each in references}
 

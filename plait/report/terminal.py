@@ -331,7 +331,7 @@ class Viewer:
                 text += " ({:.3f} to {:.3f})".format(*score.accuracy_interval)
         if score.reward_margin is not None:
             text += f", margin {score.reward_margin:+.3f}"
-        text += "".join(f", {name} {value}" for name, value in metric_texts(score.metrics or (), score).items())
+        text += "".join(f", {name} {value}" for name, value in metric_texts(score.metrics or (), score.metrics).items())
         if score.round == 0:
             self._screen.print(f"base      {text}")
             return

@@ -108,11 +108,10 @@ def minus_text(loss: float | None) -> str:
     return loss_text(None if loss is None else 0.0 - loss)
 
 
-def metric_texts(names: Iterable[str], score: Score | None) -> dict[str, str]:
-    """The figures of a score by name, but for those that a report has anyway."""
-    known = (score.metrics or {}) if score else {}
-    shown = [name for name in names if name not in ("accuracy", "loss", "perplexity")]
-    return {name: f"{known[name]:.4f}" if name in known else NOTHING for name in shown}
+def metric_texts(names: Iterable[str], metrics: Mapping[str, float | None] | None) -> dict[str, str]:
+    """Figures by name, but for those that a report has anyway."""
+    shown = {name: (metrics or {}).get(name) for name in names if name not in ("accuracy", "loss", "perplexity")}
+    return {name: NOTHING if figure is None else f"{figure:.4f}" for name, figure in shown.items()}
 
 
 def accuracy_text(accuracy: float | None, interval: tuple[float, float] | None) -> str:

@@ -19,7 +19,7 @@ from pydantic import Field
 from plait.errors import ConfigError, RunInterrupted
 from plait.ledger.events import Adapter, Base, Evaluated, Event, Resumed, RunFinished, RunStarted
 from plait.ledger.ledger import OnEvent, read_events
-from plait.ledger.watch import change_since
+from plait.ledger.watch import change_since, judged
 from plait.own_code import BrokenError, Check, chosen_function, instance_of, located_errors
 from plait.plugins import Kind, find
 from plait.rounds.channel import StopRequest
@@ -53,7 +53,7 @@ class Callback(Protocol):
 
 @dataclass
 class EarlyStopping:
-    """End the run after `patience` evaluations without a lower held-out loss.
+    """End the run after `patience` evaluations without a lower held-out loss, or a better metric (`--select-by`).
 
     Losses are compared client by client where both evaluations have them (`plait.ledger.watch.change_since`).
     """
@@ -64,12 +64,16 @@ class EarlyStopping:
         if self.patience < 1:
             raise ConfigError(f"patience of EarlyStopping is {self.patience}, expected at least 1")
         self._best: Evaluated | None = None
+        self._by = ""
         self._idle = 0
 
     def __call__(self, event: Event, /) -> Stop | None:
         """Count the evaluations since the best one."""
+        if isinstance(event, RunStarted):
+            self._by = str(event.config.get("select-by", ""))
         if not isinstance(event, Evaluated):
             return None
+        event = judged(event, self._by)
         before = self._best
         change = change_since(before, event) if before else None
         if change.mean < 0 if change else before is None or event.loss < before.loss:

@@ -79,7 +79,8 @@ class EvaluationPolicy:
         self._ended = self._end_recorded = recorded.ended_early is not None
         self._taken_back, self._not_published = frozenset(recorded.taken_back), frozenset(recorded.not_published)
         before = [each for each in recorded.held_out if each.round != state.round]
-        self.standing, self.guard = standing_after(before), guard_after(self.plan.watch.keep, before)
+        watch = self.plan.watch
+        self.standing, self.guard = standing_after(before, watch.by), guard_after(watch.keep, before, watch.by)
         if self.plan.watch.guards and self.guard.kept and (kept := self.guard.kept.round) in state.versions:
             self.publish(state.at(kept))
 
@@ -133,6 +134,7 @@ class EvaluationPolicy:
         if state.round not in self._taken_back:
             now = self.standing
             about = {"round": state.round, "worse": now.worse, "accepted": now.accepted, "scale": now.scale}
+            about |= {"by": now.by} if now.by else {}
             self.ledger.append(events.StepTakenBack.model_validate({**about, **fields}))
         return state
 

@@ -53,8 +53,6 @@ OWN: Mapping[str, Tally] = {
     "rouge_l": Tally.ANSWERS,
 }
 """plait's own metrics; another name is a user's own checker of answers."""
-FALLING = frozenset({"loss", "perplexity", "bits_per_byte"})
-"""Those of which less is better."""
 
 _LABELS = frozenset({Tally.CONFUSION, Tally.SCORES})
 _LARGEST = 16.0  # of log-odds; beyond they count as this

@@ -329,6 +329,10 @@ class Figures(SettingsTable):
     confusion; of text loss, perplexity, bits_per_byte; of generated answers exact_match, token_f1, rouge_l, or your own
     checker MODULE:NAME"""
 
+    select_by: str = ""
+    """one of eval-metrics that decides in the place of the loss which adapters are published, which steps are taken
+    back, and when EarlyStopping ends a run"""
+
     def stated(self) -> Iterator[Stated]:
         """What these settings need of a run, and what they take away."""
         if self.eval_metrics:

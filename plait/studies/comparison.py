@@ -28,6 +28,7 @@ from plait.report.wording import (
     clean,
     duration_text,
     loss_text,
+    metric_texts,
     percent_text,
     plural,
     within_text,
@@ -240,6 +241,7 @@ class GroupFigures:
     loss_margin: float | None
     change: float | None
     accuracy: float | None
+    metrics: Mapping[str, float | None]
     bytes: float
     wall_s: float
 
@@ -262,12 +264,17 @@ class Comparison:
         return tuple(run for group in self.groups for run in group.runs)
 
     @property
+    def metric_names(self) -> tuple[str, ...]:
+        """The metrics that any of the runs has."""
+        return tuple(dict.fromkeys(name for run in self.runs for name in run.view.metric_names))
+
+    @property
     def summary(self) -> pd.DataFrame:
         """One row per group of runs that differ in the seed only: means over seeds; what is unknown is NaN.
 
         ``loss_margin`` is over seeds, or over the held-out sequences of a single run.
         """
-        return frame_of(self._group_rows(), _GROUPS)
+        return frame_of(self._group_rows(), {**_GROUPS, **dict.fromkeys(self.metric_names, NUMBER)})
 
     @property
     def differences(self) -> pd.DataFrame:
@@ -302,6 +309,7 @@ class Comparison:
             loss_margin=finals[0].loss_margin if len(finals) == 1 else margin_of_mean(losses),
             change=_mean([final.change for final in finals]),
             accuracy=_mean([final.accuracy for final in finals]),
+            metrics={name: _mean([(final.metrics or {}).get(name) for final in finals]) for name in self.metric_names},
             bytes=statistics.fmean(run.view.sent.total_bytes for run in counted),
             wall_s=statistics.fmean(run.view.wall_s for run in counted),
         )
@@ -314,7 +322,8 @@ class Comparison:
     def _group_rows(self) -> Iterator[dict[str, Json]]:
         for group in self.groups:
             counts: dict[str, Json] = {"seeds": len(group.counted), "finished": group.is_finished}
-            yield {"group": group.label, **counts, **vars(self.figures_of(group))}
+            figures = dict(vars(self.figures_of(group)))
+            yield {**figures.pop("metrics"), "group": group.label, **counts, **figures}
 
     def _difference_rows(self) -> Iterator[dict[str, Json]]:
         for group in self.groups:
@@ -412,12 +421,14 @@ def _figures(comparison: Comparison) -> Table:
     seeds = any(len(group.runs) > 1 for group in comparison.groups)
     classified = all(run.view.accuracy_name for run in comparison.runs)
     headings = ["run", *(["seeds"] if seeds else []), "held-out loss", *(["accuracy"] if classified else [])]
+    headings += metric_texts(comparison.metric_names, None)
     rows = tuple(
         (
             _marked(group),
             *([f"{len(group.counted)}"] if seeds else []),
             within_text(loss_text(each.loss), each.loss_margin),
             *([percent_text(each.accuracy)] if classified else []),
+            *metric_texts(comparison.metric_names, each.metrics).values(),
             change_text(each.change, 0.0),
             bytes_text(each.bytes),
             duration_text(each.wall_s),

@@ -69,3 +69,20 @@ def test_clients_count_by_their_tokens() -> None:
     assert change is not None
     assert change.mean == pytest.approx((900 * -0.1 + 100 * 0.8) / 1000)
     assert (change.risen, change.clients, change.is_of_most) == (1, 2, True)
+
+
+@pytest.mark.parametrize(("by", "kept"), [("", 2), ("macro_f1", 1), ("perplexity", 3)])
+def test_a_metric_decides_in_the_place_of_the_loss(by: str, kept: int) -> None:
+    figures = [(4.0, 0.2, 9.0), (3.9, 0.6, 8.0), (3.0, 0.5, 7.0), (3.5, 0.1, 6.0)]
+    run = []
+    for number, (loss, macro, perplexity) in enumerate(figures):
+        metrics = {"macro_f1": macro, "perplexity": perplexity}
+        each = ClientScore(loss=loss, tokens=10, metrics=metrics)
+        run.append(Evaluated(round=number, loss=loss, metrics=metrics, by_client={"ada": each, "bob": each}))
+    guard = guard_after("best", run, by)
+    assert guard.kept and guard.kept.round == kept
+    if kept < 3:
+        event = guard.refusal(run[-1])
+        assert event.risen == pytest.approx({"": 0.5, "macro_f1": 0.1}[by] if not by else 0.9 - 0.8)
+        assert (f"held-out {by} is" if by else "held-out loss is") in event.sentence
+    assert standing_after(run, by).accepted == (3 if by == "perplexity" else kept)
