@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from plait.ledger.events import ClientScore, Evaluated
-from plait.ledger.watch import EvaluationHistory, change_since, standing_after
+from plait.ledger.watch import EvaluationHistory, change_since, guard_after, standing_after
 
 
 def score(loss: float, tokens: int) -> ClientScore:
@@ -80,7 +80,8 @@ def test_a_metric_decides_in_the_place_of_the_loss(by: str, kept: int) -> None:
         each = ClientScore(loss=loss, tokens=10, metrics=metrics)
         run.append(Evaluated(round=number, loss=loss, metrics=metrics, by_client={"ada": each, "bob": each}))
     guard = guard_after("best", run, by)
-    assert guard.kept and guard.kept.round == kept
+    assert guard.kept
+    assert guard.kept.round == kept
     if kept < 3:
         event = guard.refusal(run[-1])
         assert event.risen == pytest.approx({"": 0.5, "macro_f1": 0.1}[by] if not by else 0.9 - 0.8)
