@@ -20,7 +20,7 @@ const keysOf = (check, keys) => keys.trim().split(/\s+/).map((key) => [key, chec
 export const CONFIGURATION = new Map([
   ...keysOf(isText, `base labels method client-ranks target-modules
     step-budget lr-schedule lr-schedule-over correction loss objective trainer wire rule rounds-mode dp server-optimizer
-    group dp-unit`),
+    eval-metrics group dp-unit`),
   ...keysOf(isNumber, `alpha epochs dropout learning-rate weight-decay max-grad-norm held-out-fraction
     dp-epsilon dp-delta`),
   ...keysOf(whole(0, Number.MAX_SAFE_INTEGER), `rank local-steps batch-size gradient-accumulation-steps seq-len
@@ -57,6 +57,7 @@ const SETTINGS = new Map(Object.entries({
   measures_slope: [isFlag, false],
   without_feedback: [isFlag, false],
   own_share: [number((value) => value >= 0 && value < 1), 0],
+  eval_metrics: [isText, ''],
   secure_aggregation: [isFlag, false],
   record_delta: [isNumber, 0],
   record_epsilon: [isNumber, 0],
@@ -69,7 +70,8 @@ const SETTINGS = new Map(Object.entries({
 /** Settings whose 0 in the configuration leaves them to what follows from the data. */
 const FOUND = ['learning_rate', 'max_held_out_sequences']
 // Settings that this client does not follow, though plait's own does.
-const OTHERS = ['personal', 'secure_aggregation', 'record_delta', 'client_noise', 'round_epochs', 'packing']
+const OTHERS = ['personal', 'eval_metrics', 'secure_aggregation', 'record_delta', 'client_noise', 'round_epochs',
+  'packing']
 
 /** Why a run's configuration cannot be followed; empty if it can. */
 export function whyDeclined(config) {

@@ -41,8 +41,10 @@ METRICS = (
 CODECS = {1: "unchanged", 2: "fp32", 3: "bf16", 4: "rate", 9: "fp32_partial", 10: "bf16_partial"}
 # Settings that a server tells its clients wherever it has them.
 DP = {"dp", "dp-epsilon", "dp-delta", "dp-clip"}
-TOLD = DP | {"secure-aggregation", "rounds-mode", "step-budget", "epochs", "lr-schedule-over", "packing"}
-TOLD |= {"group", "dp-unit", "dp-group-records"}
+TOLD = DP | {
+    "secure-aggregation", "rounds-mode", "step-budget", "epochs", "lr-schedule-over", "packing", "eval-metrics",
+    "group", "dp-unit", "dp-group-records",
+}  # fmt: skip
 # What clients say too where an event has it; left out, it is the operator's word that there is none.
 EXPECTED = {
     "run_started": ("adapter.alpha", "adapter.method", "adapter.rank"),

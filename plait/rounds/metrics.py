@@ -59,6 +59,7 @@ _LARGEST = 16.0  # of log-odds; beyond they count as this
 _CELLS, _MASKED_CELLS = 1 << 16, 1 << 12  # masked sums have all places, others those that are not 0
 _MOST_CLASSES = 128  # of AUROC
 _MOST_BYTES = 1 << 10  # of a token
+_MOST_SUM = 1 << 53  # of one client; sums of many stay finite, and counts exact
 _SCALE = 1 << 20  # of sums that are no counts, under masks
 
 
@@ -154,8 +155,8 @@ class RunMetrics:
 
     def check(self, sums: Sums, *, least: int, most: int) -> None:
         """Refuse (PeerError) what cannot be the sums of so many examples."""
-        if any(place >= self.size or not 0 <= value < math.inf for place, value in sums.items()):
-            raise PeerError(f"sums of metrics are not positive numbers at {self.size} places")
+        if any(place >= self.size or not 0 <= value <= _MOST_SUM for place, value in sums.items()):
+            raise PeerError(f"sums of metrics are not numbers from 0 to 2^53 at {self.size} places")
         for tally, places in self.places.items():
             values = [sums.get(place, 0.0) for place in places] if len(places) < 1 << 10 else []
             match tally:

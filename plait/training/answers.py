@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
+from itertools import starmap
 from typing import Any, cast
 
 from peft import PeftModel
@@ -46,7 +47,7 @@ def check_records(metrics: RunMetrics, kind: RecordKind) -> None:
         check_package("rouge_score", "rouge-score", ("rouge_l",))
 
 
-def with_sums(
+def sums_of_held_out(
     losses: SequenceLosses,
     metrics: RunMetrics,
     model: nn.Module,
@@ -81,9 +82,7 @@ def _of_answers(
         (_text(tokenizer, answer), _text(tokenizer, each.labels)) for answer, each in zip(made, asked, strict=True)
     ]
     scores = {
-        name: math.fsum(_OWN[name]()(*pair) for pair in texts)
-        if name in _OWN
-        else _checked(name, asked, made, tokenizer)
+        name: math.fsum(starmap(_OWN[name](), texts)) if name in _OWN else _checked(name, asked, made, tokenizer)
         for name in metrics.of_answers
     }
     return metrics.of_scores(scores, len(asked), time.perf_counter() - began)

@@ -144,10 +144,10 @@ class PeftLocalModel:
             metrics=metrics,
         )
         if metrics.names and not metrics.classes:
-            from plait.training.answers import with_sums
+            from plait.training.answers import sums_of_held_out
 
             tokenizer, length = self.base.tokenizer, settings.seq_len
-            sums = with_sums(found, metrics, model, split.held_out, tokenizer, seq_len=length)
+            sums = sums_of_held_out(found, metrics, model, split.held_out, tokenizer, seq_len=length)
             found = replace(found, metric_sums=sums)
         return replace(found, clusters=split.clusters)
 

@@ -52,6 +52,8 @@ def test_a_base_that_can_be_no_path_is_told_as_it_is(base):
         {"server-optimizer": "none"},
         {"dp": "client", "dp-epsilon": 8.0, "clients": 50},
         {"secure-aggregation": True, "clients": 5, "weighting": "equal"},
+        {"epochs": 1.0, "rounds": 2, "lr-schedule": "cosine", "lr-schedule-over": "round", "packing": False},
+        {"eval-metrics": "loss,perplexity"},
     ],
 )
 def test_a_client_works_out_the_same_settings_as_the_server(given):

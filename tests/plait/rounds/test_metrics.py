@@ -78,6 +78,7 @@ def test_metrics_that_do_not_fit_are_refused(names: str, classes: int, match: st
         ("exact_match", 0, {0: 9.0}),
         ("bits_per_byte", 0, {0: 4.0, 1: 4.0}),
         ("bits_per_byte", 0, {0: 4.0, 1: 4.0, 2: math.inf}),
+        ("loss", 0, {0: 1e308, 1: 4.0, 2: 4.0}),
         ("", 0, {0: 1.0}),
     ],
 )
