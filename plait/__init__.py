@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from plait.api.export import Export, export
     from plait.api.result import Result, open_run
     from plait.api.simulate import resume, simulate
-    from plait.compress import Broadcaster, Compressor, Receiver, decompress
+    from plait.compress.broadcaster import Broadcaster, Receiver
+    from plait.compress.message import Compressor, decompress
     from plait.errors import PlaitError
     from plait.ledger.events import Event
     from plait.rounds.callbacks import Callback, EarlyStopping, Stop
@@ -64,7 +65,8 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
     "plait.api.export": ("Export", "export"),
     "plait.api.result": ("Result", "open_run"),
     "plait.api.simulate": ("resume", "simulate"),
-    "plait.compress": ("Broadcaster", "Compressor", "Receiver", "decompress"),
+    "plait.compress.broadcaster": ("Broadcaster", "Receiver"),
+    "plait.compress.message": ("Compressor", "decompress"),
     "plait.errors": ("PlaitError",),
     "plait.ledger.events": ("Event",),
     "plait.rounds.callbacks": ("Callback", "EarlyStopping", "Stop"),

@@ -12,101 +12,38 @@ g^2 D (1 - D) |d|^2. The gain 1 / (1 - D) leaves no lag; if the factor of N exce
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 
-from plait.adapters import AdapterState, Float32, add, subtract
-from plait.compress.message import Arrays, CompressedDelta, Content, Form, Part, arrays_of, state_of
-from plait.errors import ConfigError
+from plait.adapters import AdapterState, add, subtract
 from plait.wire.codec import Codec
-from plait.wire.codecs import CODECS, Rate
-from plait.wire.codecs.rate import GREATEST_BITS, LEAST_BITS
 from plait.wire.encoding import EncodedDelta, encode_delta
 
-RAW = "raw"
 _MOST_NOISE_KEPT = 0.8
 
 
-class Compressor:
-    """Packs one sender's deltas, and keeps what each has not delivered for the next.
-
-    Nothing is drawn at random: on one machine the same deltas in the same order give the same messages.
+def pack(
+    delta: AdapterState,
+    codec: Codec,
+    *,
+    owed: AdapterState | None = None,
+    only: Callable[[AdapterState], AdapterState] = lambda wanted: wanted,
+) -> tuple[EncodedDelta, AdapterState]:
+    """Pack what is pending, the delta and what is owed; and what is owed then.
 
     Args:
-        bits: for each number, 1 to 8, or "raw" for float32 as it is.
-        feedback: whether the error of a message goes with the next one; without, nothing is kept.
         owed: what earlier messages have not delivered; None for nothing.
+        only: the part of it that is sent; the rest stays owed.
+
+    Raises:
+        PeerError: it holds a NaN or an infinity.
     """
-
-    def __init__(
-        self, bits: float | str | Codec = 1, *, feedback: bool = True, owed: AdapterState | None = None
-    ) -> None:
-        self.codec = codec_of(bits)
-        self.owed = owed
-        self._feedback = feedback
-        self._form: Form = {}
-
-    def encode(self, delta: Arrays) -> CompressedDelta:
-        """The message of a change: float arrays of numpy, or tensors of torch, by name.
-
-        Raises:
-            DataError: one is not of floats, or holds a NaN or an infinity; nothing has changed then.
-            ConfigError: names or shapes are not those of the deltas before.
-        """
-        form, state = state_of(delta)
-        if self.owed is not None and self.owed.layout.digest != state.layout.digest:
-            raise ConfigError("delta has other names or shapes than the ones before: give it a Compressor of its own")
-        encoded = self.pack(state)
-        self._form = form
-        message = CompressedDelta(Content([Part.of(encoded)], form).to_bytes())
-        message.distortion = encoded.encoding.distortion or 0.0
-        message.bits = 8 * len(message) / max(1, state.layout.size)
-        return message
-
-    def pack(
-        self, delta: AdapterState, only: Callable[[AdapterState], AdapterState] = lambda wanted: wanted
-    ) -> EncodedDelta:
-        """Pack what is pending: the delta, and what is owed.
-
-        Args:
-            only: the part of it that is sent; the rest stays owed.
-
-        Raises:
-            PeerError: it holds a NaN or an infinity.
-        """
-        if not self._feedback:
-            return encode_delta(only(delta), self.codec)
-        pending = delta if self.owed is None else add(self.owed, delta)
-        gain = feedback_gain(self.codec.distortion)
-        wanted = pending if gain == 1 else AdapterState(pending.layout, pending.flat * np.float32(gain))
-        encoded = encode_delta(only(wanted), self.codec)
-        self.owed = subtract(pending, encoded.delta)
-        return encoded
-
-    def state_dict(self) -> dict[str, Float32]:
-        """What is owed, in float32 by name; empty before the first message."""
-        return {} if self.owed is None else arrays_of(self.owed, _in_float32(self.owed, self._form))
-
-    def load_state_dict(self, state: Mapping[str, Float32]) -> None:
-        """Go on from where another one was; DataError if these are no float arrays."""
-        self._form, self.owed = state_of(state) if state else ({}, None)
-
-
-def codec_of(bits: float | str | Codec) -> Codec:
-    """The codec of so many bits; ConfigError if there is none."""
-    if bits == RAW:
-        return CODECS["fp32"]
-    if isinstance(bits, int | float) and LEAST_BITS <= bits <= GREATEST_BITS:
-        return Rate(float(bits))
-    if isinstance(bits, int | float | str):
-        raise ConfigError(f"bits is {bits!r}, expected {LEAST_BITS} to {GREATEST_BITS}, or '{RAW}'")
-    return bits
-
-
-def _in_float32(state: AdapterState, form: Form) -> Form:
-    names = form or state.layout.by_name
-    return {name: (state.layout.by_name[name].shape, "float32") for name in names}
+    pending = delta if owed is None else add(owed, delta)
+    gain = feedback_gain(codec.distortion)
+    wanted = pending if gain == 1 else AdapterState(pending.layout, pending.flat * np.float32(gain))
+    encoded = encode_delta(only(wanted), codec)
+    return encoded, subtract(pending, encoded.delta)
 
 
 def unshrunk(delta: AdapterState, codec: Codec) -> AdapterState:

@@ -8,7 +8,7 @@
     the rest  of every part parameters and payload
 
 The parts are added up in float32, from zeros on, or from an adapter that the receiver holds: then `from` is that one's
-digest in hexadecimal, and there may be no tensors. Knows no feedback and no round.
+digest in hexadecimal, and there may be no tensors. Knows no round.
 """
 
 from __future__ import annotations
@@ -23,12 +23,16 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from plait.adapters import AdapterState, Json, Layout, add
+from plait.adapters import AdapterState, Float32, Json, Layout
 from plait.adapters.safetensors import MAX_DIMENSIONS, MAX_ELEMENTS, parse_object, shown
-from plait.errors import DataError, PeerError
+from plait.compress.downlink import take_step
+from plait.compress.feedback import pack
+from plait.errors import ConfigError, DataError, PeerError
 from plait.wire.bounds import inflated
-from plait.wire.codecs import UNCHANGED, codec_numbered
-from plait.wire.encoding import EncodedDelta
+from plait.wire.codec import Codec
+from plait.wire.codecs import CODECS, Rate, codec_numbered
+from plait.wire.codecs.rate import GREATEST_BITS, LEAST_BITS
+from plait.wire.encoding import EncodedDelta, encode_delta
 
 MAGIC = b"plait\x01"
 MAX_NUMBERS = 1 << 28
@@ -36,6 +40,7 @@ MAX_NUMBERS = 1 << 28
 MAX_HEADER_BYTES = 1 << 22
 MAX_PARTS = 64
 DIGEST_BYTES = 32
+RAW = "raw"
 _HEAD = struct.Struct("<6sII")
 _FURTHEST = {"float16": 65504.0, "bfloat16": 3.3895e38, "float32": np.inf, "float64": np.inf}
 """The types of numbers, and how large they get."""
@@ -136,10 +141,49 @@ class Content:
         return steps
 
 
-def take_step(held: AdapterState, step: AdapterState, codec_name: str) -> AdapterState:
-    """The held adapter after a broadcast's decoded `step`."""
-    # Adding zeros would turn -0.0 into 0.0, which has another digest.
-    return held if codec_name == UNCHANGED else add(held, step)
+class Compressor:
+    """Packs one sender's deltas, and keeps what each has not delivered for the next.
+
+    Nothing is drawn at random: on one machine the same deltas in the same order give the same messages.
+
+    Args:
+        bits: for each number, 1 to 8, or "raw" for float32 as it is.
+        feedback: whether the error of a message goes with the next one; without, nothing is kept.
+    """
+
+    def __init__(self, bits: float | str | Codec = 1, *, feedback: bool = True) -> None:
+        self.codec = codec_of(bits)
+        self.owed: AdapterState | None = None
+        self._feedback = feedback
+        self._form: Form = {}
+
+    def encode(self, delta: Arrays) -> CompressedDelta:
+        """The message of a change: float arrays of numpy, or tensors of torch, by name.
+
+        Raises:
+            DataError: one is not of floats, or holds a NaN or an infinity; nothing has changed then.
+            ConfigError: names or shapes are not those of the deltas before.
+        """
+        form, state = state_of(delta)
+        if self.owed is not None and self.owed.layout.digest != state.layout.digest:
+            raise ConfigError("delta has other names or shapes than the ones before: give it a Compressor of its own")
+        if self._feedback:
+            encoded, self.owed = pack(state, self.codec, owed=self.owed)
+        else:
+            encoded = encode_delta(state, self.codec)
+        self._form = form
+        message = CompressedDelta(Content([Part.of(encoded)], form).to_bytes())
+        message.distortion = encoded.encoding.distortion or 0.0
+        message.bits = 8 * len(message) / max(1, state.layout.size)
+        return message
+
+    def state_dict(self) -> dict[str, Float32]:
+        """What is owed, in float32 by name; empty before the first message."""
+        return {} if self.owed is None else arrays_of(self.owed, _in_float32(self.owed, self._form))
+
+    def load_state_dict(self, state: Mapping[str, Float32]) -> None:
+        """Go on from where another one was; DataError if these are no float arrays."""
+        self._form, self.owed = state_of(state) if state else ({}, None)
 
 
 def decompress(message: bytes, like: Arrays | None = None, *, max_numbers: int = MAX_NUMBERS) -> dict[str, Any]:
@@ -234,6 +278,22 @@ def check_size(size: int, parts: int, max_numbers: int) -> None:
     """Raise PeerError if so many parts have more numbers together, which bounds memory and time."""
     if max(1, parts) * size > max_numbers:
         raise PeerError(f"message has {parts} parts of {size} numbers, expected at most {max_numbers} in all")
+
+
+def codec_of(bits: float | str | Codec) -> Codec:
+    """The codec of so many bits; ConfigError if there is none."""
+    if bits == RAW:
+        return CODECS["fp32"]
+    if isinstance(bits, int | float) and LEAST_BITS <= bits <= GREATEST_BITS:
+        return Rate(float(bits))
+    if isinstance(bits, int | float | str):
+        raise ConfigError(f"bits is {bits!r}, expected {LEAST_BITS} to {GREATEST_BITS}, or '{RAW}'")
+    return bits
+
+
+def _in_float32(state: AdapterState, form: Form) -> Form:
+    names = form or state.layout.by_name
+    return {name: (state.layout.by_name[name].shape, "float32") for name in names}
 
 
 def _size(array: Any) -> int:

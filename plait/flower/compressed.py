@@ -18,10 +18,8 @@ from flwr.common import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from plait.compress import Broadcaster, decompress
-from plait.compress.downlink import DOWN_BITS
-from plait.compress.feedback import codec_of
-from plait.compress.message import DIGEST_BYTES, Content, is_float
+from plait.compress.broadcaster import DOWN_BITS, Broadcaster
+from plait.compress.message import DIGEST_BYTES, Content, codec_of, decompress, is_float
 from plait.errors import ConfigError, PeerError
 from plait.flower.compression import BLOB, KEY, NO_SECURE_AGGREGATION, floats_of, merged, with_blob
 

@@ -14,8 +14,8 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from numpy.typing import NDArray
 
-from plait.compress import Compressor, NotHeldError, Receiver, decompress
-from plait.compress.message import is_float, state_of
+from plait.compress.broadcaster import NotHeldError, Receiver
+from plait.compress.message import Compressor, decompress, is_float, state_of
 from plait.errors import ConfigError, PeerError
 
 KEY = "plait.compress"

@@ -12,9 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from plait.adapters import AdapterSpec, AdapterState, Parent, parents_from, subtract
-from plait.compress.downlink import Downlink, at_least
-from plait.compress.feedback import Compressor, unshrunk
-from plait.compress.message import take_step
+from plait.compress.downlink import Downlink, at_least, take_step
+from plait.compress.feedback import pack, unshrunk
 from plait.ledger.events import Event, start_of
 from plait.rounds.run_state import Ranks, RunState, Track
 from plait.wire.codec import Codec
@@ -56,7 +55,7 @@ def follow(
             used = at_least(codec.bits, downlink.keyframe(codec, state.round))
             encoded = encode_delta(unshrunk(subtract(wanted, origin), used), used)
         else:
-            encoded = Compressor(codec).pack(subtract(wanted, origin))
+            encoded, _ = pack(subtract(wanted, origin), codec)
         previous = origin.digest()
         shadow = take_step(origin, encoded.delta, encoded.codec.name)
         header = _header(state, ranks.adapters[number].spec.digest, base_fingerprint)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from plait.adapters import AdapterState, Float32, Layout, add, subtract
 from plait.aggregation import BOTH_SIDES, Geometry, Side, geometry_of
-from plait.compress.feedback import Compressor
+from plait.compress.feedback import pack
 from plait.rounds.local_model import DeltaGrid, Moments, Trained, TrainJob
 from plait.rounds.memory import ClientState, ClientStore, Kept, recall_state
 from plait.wire.encoding import EncodedDelta
@@ -298,7 +298,6 @@ class ErrorFeedback(Hook):
         kept = _recent(kept, job)
         if job.grid is not None:
             return self._on_grid(job.grid, kept, outgoing)
-        sender = Compressor(job.settings.codec, owed=_owed(kept, outgoing.delta.layout))
         # What is owed of an untrained side waits for a round that trains it.
         untrained = BOTH_SIDES - set(map(Side, job.settings.trained))
 
@@ -307,8 +306,9 @@ class ErrorFeedback(Hook):
                 wanted = without(wanted, geometry_of(job.spec), side)
             return wanted
 
-        encoded = sender.pack(outgoing.delta, only=trained)
-        return replace(outgoing, encoded=encoded), _kept_owed(sender.owed)
+        owed = _owed(kept, outgoing.delta.layout)
+        encoded, owed = pack(outgoing.delta, job.settings.codec, owed=owed, only=trained)
+        return replace(outgoing, encoded=encoded), _kept_owed(owed)
 
     @staticmethod
     def _on_grid(grid: DeltaGrid, kept: Kept, outgoing: Outgoing) -> tuple[Outgoing, Kept]:
@@ -324,9 +324,9 @@ def _owed(kept: Kept, layout: Layout) -> AdapterState:
     return AdapterState.zeros(layout) if owed is None else AdapterState(layout, owed)
 
 
-def _kept_owed(owed: AdapterState | None) -> Kept:
+def _kept_owed(owed: AdapterState) -> Kept:
     """The inverse of `_owed`; empty for nothing."""
-    return Kept(arrays={"owed": owed.flat} if owed is not None and owed.flat.any() else {})
+    return Kept(arrays={"owed": owed.flat} if owed.flat.any() else {})
 
 
 def _recent(kept: Kept, job: TrainJob) -> Kept:

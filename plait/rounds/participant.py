@@ -13,7 +13,7 @@ import numpy as np
 
 from plait.adapters import AdapterSpec, AdapterState, Layout, SpecRequest, check_finite, parse_spec
 from plait.aggregation import Side, geometry_of
-from plait.compress.message import take_step
+from plait.compress.downlink import take_step
 from plait.errors import (
     Abandoned,
     BaseMismatchError,

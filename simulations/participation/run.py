@@ -22,7 +22,7 @@ from statistics import mean
 
 import plait
 from plait.adapters import subtract
-from plait.compress.message import take_step
+from plait.compress.downlink import take_step
 from plait.ledger.events import Broadcast, Evaluated, RunStarted, UpdateReceived
 from plait.ledger.ledger import read_events
 from plait.rounds import fold as aggregator

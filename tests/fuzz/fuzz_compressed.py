@@ -7,8 +7,8 @@ from harness import instrumented, main
 with instrumented():
     import numpy as np
 
-    from plait.compress import Broadcaster, Compressor, Receiver, decompress
-    from plait.compress.message import MAGIC
+    from plait.compress.broadcaster import Broadcaster, Receiver
+    from plait.compress.message import MAGIC, Compressor, decompress
     from plait.errors import PeerError
 
 SHAPES = {"a": (30, 20), "b": (), "c": (4, 0), "d": (600,)}

@@ -11,7 +11,7 @@ from plait.adapters import AdapterState, AdapterTask, Parent, norm, save_peft_di
 from plait.adapters.method import AdapterRequest
 from plait.adapters.peft_reading import load_peft_directory
 from plait.aggregation import Geometry, geometry_of
-from plait.compress.message import take_step
+from plait.compress.downlink import take_step
 from plait.config import config_from_table
 from plait.errors import BaseMismatchError, ConfigError
 from plait.federation import beginning_of

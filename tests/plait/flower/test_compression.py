@@ -22,8 +22,7 @@ from flwr.serverapp.strategy import (
     Krum,
 )
 
-from plait.compress import Compressor
-from plait.compress.message import MAGIC
+from plait.compress.message import MAGIC, Compressor
 from plait.errors import ConfigError
 from plait.flower import Compressed, compression_mod
 from plait.flower.compression import BLOB, KEY

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from plait.adapters import AdapterState, norm, subtract
-from plait.compress.downlink import Downlink
-from plait.compress.message import take_step
+from plait.compress.downlink import Downlink, take_step
 from plait.rounds.broadcasts import Broadcasts, follow
 from plait.rounds.run_state import Track, advance, initial_state
 from plait.wire.codecs import codec_for
