@@ -57,7 +57,7 @@ OWN: Mapping[str, Tally] = {
 _LABELS = frozenset({Tally.CONFUSION, Tally.SCORES})
 _LARGEST = 16.0  # of log-odds; beyond they count as this
 _CELLS, _MASKED_CELLS = 1 << 16, 1 << 12  # masked sums have all places, others those that are not 0
-_MOST_CLASSES = 128  # of AUROC
+_MOST_CLASSES = 128  # of AUROC, and of a confusion matrix
 _MOST_BYTES = 1 << 10  # of a token
 _MOST_SUM = 1 << 53  # of one client; sums of many stay finite, and counts exact
 _SCALE = 1 << 20  # of sums that are no counts, under masks
@@ -85,8 +85,9 @@ class RunMetrics:
                 raise ConfigError(
                     f"eval-metrics has '{name}', but the data has {data}: expected some of {', '.join(fitting)}"
                 )
-        if "auroc" in names and classes > _MOST_CLASSES:
-            raise ConfigError(f"eval-metrics has 'auroc' for {classes} classes, expected at most {_MOST_CLASSES}")
+        for name in ("auroc", "confusion"):
+            if name in names and classes > _MOST_CLASSES:
+                raise ConfigError(f"eval-metrics has '{name}' for {classes} classes, expected at most {_MOST_CLASSES}")
         return cls(names, classes, _MASKED_CELLS if masked else _CELLS)
 
     @cached_property

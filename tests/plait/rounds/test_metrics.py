@@ -60,6 +60,7 @@ def test_the_sums_of_clients_give_scikit_learns_figures_of_the_pooled_prediction
         ("macro_f1", 0, "the data has no labels"),
         ("rouge_l", 3, "the data has labels"),
         ("auroc", 200, "at most 128"),
+        ("confusion", 60_000, "at most 128"),
     ],
 )
 def test_metrics_that_do_not_fit_are_refused(names: str, classes: int, match: str) -> None:
