@@ -61,7 +61,7 @@ class Verbs(TyperGroup):
         return [*VERBS, *FORMS]
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Ten verbs, and the names of the others."""
+        """The verbs of most users, and the names of the others."""
         del ctx
         formatter.write(short_help())
 

@@ -31,7 +31,7 @@ from plait.training.bases import locate_config, quiet_libraries
 
 _LEAST, _MOST = 2, 32
 _COLUMNS = 90
-_OPEN = ("data", "partition", "clients", "base", "rounds", "seq_len")
+_OPEN = ("data", "columns", "partition", "clients", "base", "rounds", "seq_len")
 """What the file sets; the rest is a comment, at its default."""
 _CLOSED = (
     *("local_steps", "batch_size", "method", "rank", "rule", "wire"),
@@ -45,6 +45,9 @@ def init(
         typer.Argument(
             help="File, folder, data set of the hub or built-in; leave it out to be asked.", metavar="[DATA]"
         ),
+    ] = "",
+    columns: Annotated[
+        str, typer.Option("--columns", help="Columns that have other names, such as text=body; see plait simulate.")
     ] = "",
     out: Annotated[Path, typer.Option("--out", help="File to write.")] = Path("plait.toml"),
 ) -> None:
@@ -60,7 +63,7 @@ def init(
     data = data or _ask("Your data (file, folder, hub data set or built-in)", RunConfig().data)
     with status(f"reading {data}", quiet=False):
         admit(data)
-        dataset = as_dataset(data)
+        dataset = as_dataset(data, columns=columns)
     scheme = default_scheme(dataset)
     column = scheme.column or likely_clients(dataset, scheme)
     if asks:
@@ -69,7 +72,8 @@ def init(
             f"Column that names the client, or nothing to split the records at random (columns: {names})", column
         )
     base = _ask("Base (built-in, directory or hub id)", RunConfig().base) if asks else RunConfig().base
-    chosen: dict[str, str | int] = {"data": data, "base": base, **_clients(dataset, column)}
+    named = {"columns": columns} if columns else {}
+    chosen: dict[str, str | int] = {"data": data, **named, "base": base, **_clients(dataset, column)}
     write_atomically(out, _settings_file(chosen, name=str(out)).encode())
     say(f"wrote {out}; run it with: plait simulate --config {shlex.quote(str(out))}", quiet=False)
 
@@ -99,7 +103,7 @@ def _settings_file(chosen: Mapping[str, str | int], *, name: str) -> str:
 
     parts = [
         f"# Settings of a run. Run it:  plait simulate --config {name}",
-        *(entry(key, "") for key in _OPEN if key != "partition" or key in chosen),
+        *(entry(key, "") for key in _OPEN if key not in ("columns", "partition") or key in chosen),
         "# Defaults; remove a # to change one. All others: plait simulate --help-all",
         *(entry(key, "# ") for key in _CLOSED if key in fields),
     ]

@@ -1,4 +1,4 @@
-"""The verbs: where each one is, imported once it is called, and what it is for; and the ten that help begins with."""
+"""The verbs: where each one is, imported once it is called, and what it is for; and those that help begins with."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ VERBS: Mapping[str, Verb] = {
     "doctor": Verb("plait.cli.doctor", "doctor", "show what this machine supports and lacks"),
     "init": Verb("plait.cli.planning", "init", "write a commented file of settings to begin with"),
     "chat": Verb("plait.cli.adapter", "chat", "talk to a run's model in the terminal"),
-    "export": Verb("plait.cli.adapter", "export", "write the adapter for other programs"),
+    "export": Verb("plait.cli.adapter", "export", "write the adapter for PEFT, vLLM, llama.cpp or Ollama"),
     "eval": Verb("plait.cli.adapter", "evaluate", "evaluate a base with and without an adapter"),
-    "compare": Verb("plait.cli.report", "compare", "compare several runs"),
+    "compare": Verb("plait.cli.report", "compare", "compare losses and bytes of several runs"),
     "privacy": Verb("plait.cli.privacy", "privacy", "show what runs have spent of their privacy"),
     "audit": Verb("plait.cli.audit", "audit", "attack a finished run's adapter"),
     "evidence": Verb("plait.cli.report", "evidence", "sign what a run did, for others to check"),
@@ -65,7 +65,8 @@ FORMS: Mapping[str, Verb] = {
 SERVE_AGAIN = Verb("server.verb", "serve", "go on with a served run")
 
 GROUPS: Mapping[str, Sequence[str]] = {
-    "Simulate": ("simulate", "resume", "report", "estimate"),
+    "Simulate": ("simulate", "resume", "report", "compare", "estimate"),
+    "Use": ("chat", "export"),
     "Deploy": ("provision", "server", "client", "status"),
     "Check": ("verify", "doctor"),
 }
@@ -80,7 +81,7 @@ _COLUMNS = 79
 
 
 def short_help() -> str:
-    """Ten verbs in three groups, and the names of the others."""
+    """The verbs of most users in groups, and the names of the others."""
     lines = [_ABOUT, "", _USAGE]
     for group, verbs in GROUPS.items():
         lines += ["", group, *(_line(verb, VERBS[verb].help) for verb in verbs)]
@@ -100,4 +101,4 @@ def _line(verb: str, text: str, width: int = 13) -> str:
 
 
 def _wrapped(words: str) -> list[str]:
-    return textwrap.wrap(words, _COLUMNS, initial_indent="  ", subsequent_indent="    ")
+    return textwrap.wrap(words, _COLUMNS, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)

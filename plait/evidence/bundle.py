@@ -217,6 +217,11 @@ def _answers(predicate: dict[str, Any], figures: dict[str, Any]) -> list[tuple[s
         ("From which model?", f"{base}, {licence}", "figures.made.base"),
         ("Who took part?", f"{len(clients)}: {names}", "figures.clients"),
         ("Which clients signed a statement?", ", ".join(sorted(predicate["statements"])) or "none", "statements"),
+        *(
+            (f"What does {client} state about its data?", str(said), f"statements.{client}")
+            for client, file in sorted(predicate["statements"].items())
+            if (said := opened(file.encode(), what=f"the statement of '{client}'")["predicate"].get("about_data"))
+        ),
         ("What left the sites?", f"{sent[0]:,} bytes in {sent[1]:,} messages", "figures.clients.uplink_bytes"),
         ("Which fields?", fields, "figures.clients.fields"),
         ("Did records leave?", "no field holds any; numbers can reveal some", "figures.clients.fields"),

@@ -25,6 +25,7 @@ from plait.report.wording import (
     percent_text,
     plural,
     rates_sentence,
+    repetition_sentence,
     times_text,
     truncation_sentence,
 )
@@ -117,9 +118,15 @@ def _trust(view: RunView) -> AnsweredQuestion:
     measured = ""
     if held_out and not any(card.headline for card in view.cards.values()):
         measured = f"Measured on {count_text(held_out)} held-out sequences that no client trained on. "
+        if view.start.config.get("keep", "last") != "last":
+            measured += (
+                "They also decide which steps are kept and what is published, so the loss is slightly optimistic. "
+            )
         final = view.final_evaluation
         if final is not None and final.change is not None and final.change_margin is None:
             measured += "They are from too few documents for an interval. "
+        if repeated := repetition_sentence(view.clients.values()):
+            measured += f"{repeated} "
     in_the_open = "Measured and recorded", "The server saw each client's update. "
     short, seen = next((card.trust for card in view.cards.values()), in_the_open)
     checked = "plait verify checks the record."
@@ -186,12 +193,28 @@ def _pair(key: str, value: Json) -> str:
     return shlex.join(("-c", f"{printable(key)}={text}"))
 
 
+_SAID_APART = frozenset({"out", "base", "data", "clients", "seed"})
+
+
+def run_facts(view: RunView) -> tuple[str, ...]:
+    """The base, the data and how many clients; then the settings that somebody gave other values than the defaults."""
+    start, used = view.start, view.start.data
+    data = f"{used.name}, {plural(used.records, 'record')}" if used else start.config.get("data") or "the clients' own"
+    settled = _SAID_APART.union(start.derived)
+    given = {key: value for key, value in _differing(start.config).items() if key not in settled}
+    differing = ", ".join(
+        f"{key} {value if isinstance(value, str) else json.dumps(value)}" for key, value in given.items()
+    )
+    facts = f"Base {start.base.name} · data: {data} · {plural(view.client_count, 'client')}"
+    return (facts, f"Not at their defaults: {differing}") if differing else (facts,)
+
+
 def advice(view: RunView) -> Iterator[str]:
     """Sentences; none if nothing stands out."""
     if sentence := truncation_sentence(view.clients.values(), seq_len=view.start.config.get("seq-len")):
         yield sentence
     given = given_rate(view.start.config)
-    if given is not None and (sentence := rates_sentence(view.updates.values(), given=given)):
+    if given and (sentence := rates_sentence(view.updates.values(), given=given)):
         yield sentence
     for event in view.taken_back.values():
         yield event.sentence

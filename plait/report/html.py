@@ -15,7 +15,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from plait.ledger.run_view import RunView
-from plait.report.answers import advice, answers, is_deployed, repeat_command
+from plait.report.answers import advice, answers, is_deployed, repeat_command, run_facts
 from plait.report.costs import SentBytes
 from plait.report.table import Table, card_table
 from plait.report.tables import figures_of, tables_by_name, tables_of_parts
@@ -25,6 +25,8 @@ from plait.report.wording import (
     clean,
     count_text,
     duration_text,
+    found_rates,
+    given_rate,
     loss_text,
     minus_text,
     moved_text,
@@ -65,7 +67,7 @@ def render_html(
             palette=palette,
             answers=answers(view),
             notice="" if view.finished else f"This run has not finished: {done}. Everything below is its state so far.",
-            facts=f"{started} · {duration_text(view.wall_s)} · seed {view.start.seed}",
+            facts=[f"{started} · {duration_text(view.wall_s)} · seed {view.start.seed}", *run_facts(view)],
             figures=key_figures(view),
             tables=tables_by_name(view),
             shown_first=shown,
@@ -96,7 +98,7 @@ def page_environment(*packages: str) -> Environment:
         undefined=StrictUndefined,
         finalize=_printable,
     )
-    environment.filters.update(clean=clean, json_text=_value_text)
+    environment.filters.update(clean=clean, code=_code, json_text=_value_text)
     return environment
 
 
@@ -105,6 +107,7 @@ def key_figures(view: RunView) -> tuple[tuple[str, str, str], ...]:
     peak_bytes = view.end.peak_rss_bytes if view.end else None
     return (
         *_score_figures(view),
+        *_rate_figures(view),
         *_byte_figures(view),
         ("trained parameters", short_count_text(view.start.adapter.trainable_parameters), _share_of_model(view)),
         ("training speed", f"{count_text(view.train_tokens_per_s)} tokens/s", "of one client"),
@@ -145,6 +148,13 @@ def _score_figures(view: RunView) -> tuple[tuple[str, str, str], ...]:
     return tuple(figures)
 
 
+def _rate_figures(view: RunView) -> tuple[tuple[str, str, str], ...]:
+    rate, spread = "", ""
+    if given_rate(view.start.config) == 0:
+        rate, spread = found_rates(view.updates.values())
+    return (("learning rate", rate, f"found by each client{f', {spread}' if spread else ''}"),) if rate else ()
+
+
 def _byte_figures(view: RunView) -> tuple[tuple[str, str, str], ...]:
     sent, times = view.sent, SentBytes.of(view).savings
     each = bytes_text(sent.total_bytes / view.client_rounds) if view.client_rounds else NOTHING
@@ -165,6 +175,10 @@ def _share_of_model(view: RunView) -> str:
 
 def _printable(value: object) -> object:
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _code(text: str) -> Markup:
+    return Markup("\n").join(map(printable, text.split("\n")))
 
 
 def _value_text(value: Json) -> str:

@@ -15,7 +15,6 @@ FILE = "samples.json"
 MAX_TOKENS = 40
 _MOST_BYTES = 1 << 20
 _LONGEST = 160
-_RETURN = " \N{RETURN SYMBOL} "
 _ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 
 
@@ -49,21 +48,23 @@ def samples_table(run: Path) -> Table:
         row
         for sample in samples_in(run)
         for row in (
-            (sample.client, _shown(sample.beginning, end=True)),
-            ("  base", _shown(sample.base)),
-            ("  adapter", _shown(sample.adapter)),
+            (f"prompt, held out at {sample.client}", _shown(sample.beginning, end=True)),
+            ("  base continues", _shown(sample.base)),
+            ("  adapter continues", _shown(sample.adapter)),
         )
     )
     note = (
         f"Held-out beginnings, each continued by up to {MAX_TOKENS} tokens, with the same seed for both. Text of "
         f"records stands here, in report.html and in {FILE}, and in no other file."
     )
-    return Table(title="What it writes", headings=("", ""), rows=rows, note=note, text_columns=(0, 1))
+    return Table(
+        title="What it writes", headings=("", "text"), rows=rows, note=note, text_columns=(0, 1), code_columns=(1,)
+    )
 
 
 def _shown(text: str, *, end: bool = False) -> str:
-    """A text in one line, cut at its end, or at its beginning."""
-    line = _RETURN.join(part.strip() for part in text.strip("\n").splitlines() if part.strip())
-    if len(line) <= _LONGEST:
-        return line
-    return f"{_ELLIPSIS}{line[-_LONGEST:]}" if end else f"{line[:_LONGEST]}{_ELLIPSIS}"
+    """A text without empty lines, cut at its end, or at its beginning."""
+    lines = "\n".join(line.rstrip() for line in text.splitlines() if line.strip())
+    if len(lines) <= _LONGEST:
+        return lines
+    return f"{_ELLIPSIS}{lines[-_LONGEST:]}" if end else f"{lines[:_LONGEST]}{_ELLIPSIS}"

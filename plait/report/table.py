@@ -20,6 +20,7 @@ class Table:
     rows: tuple[tuple[str, ...], ...]  # as many cells as there are headings
     note: str = ""  # a line under the table, or nothing
     text_columns: tuple[int, ...] = (0,)  # indices of columns with words, which are left-aligned
+    code_columns: tuple[int, ...] = ()  # those of them whose lines are kept
 
     @classmethod
     def of_columns(cls, title: str, rows: Iterable[Mapping[str, str]], *, note: str = "") -> Self:

@@ -23,7 +23,14 @@ from plait.ledger.events import Event
 from plait.ledger.ledger import Follower
 from plait.ledger.run_now import WAITING, RunNow, StatusSection
 from plait.report.table import Table
-from plait.report.wording import clean, given_rate, metric_texts, rates_sentence, truncation_sentence
+from plait.report.wording import (
+    clean,
+    given_rate,
+    metric_texts,
+    rates_sentence,
+    repetition_sentence,
+    truncation_sentence,
+)
 from plait.system.text import escaped, printable, to_go
 
 # Shorter times are not shown.
@@ -34,6 +41,7 @@ _BAR_COLUMNS = 16
 _NARROWEST_TEXT = 16
 _LONGEST_HEADING = 12
 _ANY_WIDTH = 1 << 20
+_RETURN = " \N{RETURN SYMBOL} "
 
 
 def to_rich(table: Table) -> ConsoleRenderable:
@@ -73,10 +81,14 @@ def _parts(table: Table, fits: Callable[[RichTable], bool]) -> list[list[int]]:
 
 def _rich_table(table: Table, columns: Sequence[int]) -> RichTable:
     shown = RichTable(title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_header=any(table.headings))
+    columns_of_cells: list[list[str]] = []
     for index in columns:
         is_text = index in table.text_columns
         heading = _in_two_lines(clean(table.headings[index]))
-        longest = max(map(cell_len, (*heading.splitlines(), *(clean(row[index]) for row in table.rows))), default=0)
+        newline = _RETURN if index in table.code_columns else " "
+        cells = [clean(row[index].replace("\n", newline)) for row in table.rows]
+        columns_of_cells.append(cells)
+        longest = max(map(cell_len, (*heading.splitlines(), *cells)), default=0)
         shown.add_column(
             Text(heading),
             justify="left" if is_text else "right",
@@ -84,8 +96,8 @@ def _rich_table(table: Table, columns: Sequence[int]) -> RichTable:
             no_wrap=not is_text,
             min_width=min(longest, _NARROWEST_TEXT) if is_text else longest,
         )
-    for row in table.rows:
-        shown.add_row(*(Text(clean(row[index])) for index in columns))
+    for row in zip(*columns_of_cells, strict=True):
+        shown.add_row(*map(Text, row))
     return shown
 
 
@@ -230,6 +242,8 @@ class Viewer:
             case events.ClientsDescribed():
                 self._newcomers += [_clean(client.client) for client in event.clients]
                 if sentence := truncation_sentence(event.clients, seq_len=self._now.settings.get("seq-len")):
+                    self._screen.print(sentence)
+                if sentence := repetition_sentence(event.clients):
                     self._screen.print(sentence)
             case events.WaitingForClients():
                 self._show_here(event.wanted, event.fit, event.unfit)

@@ -162,16 +162,21 @@ def given_rate(config: Mapping[str, JsonValue]) -> float | None:
     return 0.0 if config.get("lr-schedule") == "slope" else float(rate)
 
 
+def found_rates(updates: Iterable[UpdateReceived]) -> tuple[str, str]:
+    """The median of the updates' learning rates, and from where to where they reach; empty if there are none."""
+    rates = [update.learning_rate for update in updates if update.learning_rate is not None]
+    if not rates:
+        return "", ""
+    least, most = f"{min(rates):.2g}", f"{max(rates):.2g}"
+    return f"{median(rates):.2g}", "" if least == most else f"{least} to {most}"
+
+
 def rates_sentence(updates: Iterable[UpdateReceived], *, given: float) -> str:
     """What the learning rates were, if clients found them, or that the one given is too high; empty otherwise."""
     updates = tuple(updates)
-    rates = [update.learning_rate for update in updates if update.learning_rate is not None]
     if not given:
-        if not rates:
-            return ""
-        least, most = f"{min(rates):.2g}", f"{max(rates):.2g}"
-        spread = "" if least == most else f" ({least} to {most})"
-        return f"Learning rate found by each client: {median(rates):.2g}{spread}."
+        rate, spread = found_rates(updates)
+        return f"Learning rate found by each client: {rate}{f' ({spread})' if spread else ''}." if rate else ""
     shortened = [update.shortened for update in updates if update.shortened is not None]
     if not shortened or fmean(shortened) <= _MOST_SHORTENED:
         return ""
@@ -185,11 +190,8 @@ def rates_sentence(updates: Iterable[UpdateReceived], *, given: float) -> str:
 def truncation_sentence(clients: Iterable[DescribedClient], *, seq_len: object) -> str:
     """How many of the clients' examples are cut or left out; empty if none is."""
     described = tuple(clients)
-    truncated, left_out, repeated = (
-        sum(each.cut_examples for each in described),
-        sum(each.left_out_examples for each in described),
-        sum(each.repeated_examples for each in described),
-    )
+    truncated = sum(each.cut_examples for each in described)
+    left_out = sum(each.left_out_examples for each in described)
     tokens = f"token {seq_len:,}" if isinstance(seq_len, int) else "a sequence's last token"
     sentences: list[str] = []
     if truncated:
@@ -198,12 +200,16 @@ def truncation_sentence(clients: Iterable[DescribedClient], *, seq_len: object) 
         sentences.append(f"{_examples(left_out)} left out: the answer starts after {tokens}.")
     if sentences:
         sentences.append("Raise --seq-len to keep more.")
-    if repeated:
-        plural = "s repeat" if repeated > 1 else " repeats"
-        sentences.append(
-            f"{repeated:,} held-out sequence{plural} training text: losses are measured on others, where there are any."
-        )
     return " ".join(sentences)
+
+
+def repetition_sentence(clients: Iterable[DescribedClient]) -> str:
+    """How many held-out sequences repeat training text; empty if none does."""
+    repeated = sum(each.repeated_examples for each in clients)
+    if not repeated:
+        return ""
+    which = f"{repeated:,} held-out sequence{'s repeat' if repeated > 1 else ' repeats'}"
+    return f"{which} training text: losses are measured on others, where there are any."
 
 
 def _examples(count: int) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from plait.cli.planning import init
 from plait.config import config_from_table
-from plait.errors import ConfigError
+from plait.errors import ConfigError, PlaitError
 from tests.attending import rows
 
 
@@ -32,6 +32,16 @@ def test_a_file_is_enough_and_its_authors_are_the_clients(data: Path) -> None:
     assert written()["partition"] == "natural:author"
     assert written()["clients"] == 3
     assert config_from_table(written()).data == "my.jsonl"
+
+
+def test_columns_of_other_names_are_read_and_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("notes.csv").write_text("site,note,code\n" + 2 * "north,a cough,R05\nsouth,a fever,R50\n")
+    with pytest.raises(PlaitError, match="--columns text=note"):
+        init("notes.csv")
+    init("notes.csv", columns="text=note")
+    assert config_from_table(written()).columns == "text=note"
+    assert written()["partition"] == "natural:site"
 
 
 def test_every_setting_is_explained_and_each_at_its_default_is_one_when_its_mark_goes(data: Path) -> None:

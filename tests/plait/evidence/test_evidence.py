@@ -112,6 +112,7 @@ def test_clients_state_what_they_agreed_to_and_what_left_them(signed: Signed, ve
         said = json.loads(base64.b64decode(json.loads(predicate["statements"][name])["payload"]))["predicate"]
         (told,) = [client for client in predicate["figures"]["clients"] if client["client"] == name]
         (agreed,) = said["agreed"]
+        assert f"<td>notes of {name}<td>" in page_of(predicate)
         assert agreed["settings"].items() <= predicate["figures"]["made"]["config"].items()
         missing = WELCOME_KEYS - agreed["settings"].keys() - {"server-optimizer"}
         assert missing <= verifier.TOLD  # whose absence from a ledger is a claim too

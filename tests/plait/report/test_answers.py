@@ -8,7 +8,7 @@ import pytest
 from flwr.common.config import parse_config_args
 
 from plait.config import RunConfig
-from plait.report.answers import advice, answers, repeat_command
+from plait.report.answers import advice, answers, repeat_command, run_facts
 from plait.report.summary import summarise
 from tests.plait.conftest import evaluated, finished, numbered, round_finished, run_started, small_events, view_of
 
@@ -40,6 +40,27 @@ def test_a_change_without_an_interval_is_said_to_have_none() -> None:
     few = "too few documents for an interval"
     assert few not in answers(view_of(worse(-0.5, 0.1)))[-1].text
     assert few in answers(view_of(worse(-0.5, None)))[-1].text
+
+
+def test_the_facts_are_base_data_clients_and_what_somebody_set() -> None:
+    events = small_events()
+    events[0] |= {
+        "config": {**RunConfig().to_table(), "rule": "median", "rank": 4, "out": "there"},
+        "derived": ["rank"],
+        "data": {"name": "notes", "fingerprint": "ab" * 32, "records": 7},
+    }
+    view = view_of(events)
+    shared, differing = run_facts(view)
+    assert shared == f"Base {view.start.base.name} · data: notes, 7 records · {view.client_count} clients"
+    assert differing == "Not at their defaults: rule median"
+    events[0] |= {"config": RunConfig().to_table()}
+    assert run_facts(view_of(events)) == (shared,)
+
+
+def test_no_advice_is_given_where_clients_found_their_rates() -> None:
+    events = small_events()
+    events[0]["config"] = {**RunConfig().to_table(), "learning-rate": 0.0}
+    assert not [*advice(view_of(events))]
 
 
 def watched(*events, kept_round):

@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 
 from plait.report.answers import answers
 from plait.report.html import render_html
+from plait.report.table import Table
 from tests.plait.conftest import view_of
 
 NAMES = ("loss_by_round", "loss_by_bytes", "clients")
@@ -51,6 +52,15 @@ def test_hostile_strings_reach_the_page_as_text_alone(hostile_run) -> None:
     assert "<script>alert(1)</script>" in page.text
     assert '"><img src=x onerror=alert(1)>' in page.text
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202e]", source)
+
+
+def test_code_keeps_its_lines_and_no_tag(small_run) -> None:
+    table = Table(
+        "Code", ("", "text"), (("prompt", "if a < b:\n    <b>c</b>"),), text_columns=(0, 1), code_columns=(1,)
+    )
+    source = render_html(view_of(small_run), PLOTS, ":root {}", shown=[table])
+    assert "if a &lt; b:\n    &lt;b&gt;c&lt;/b&gt;" in source
+    assert "b" not in Page(source).tags
 
 
 def test_the_page_asks_for_nothing_from_outside(small_run) -> None:
