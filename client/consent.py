@@ -116,7 +116,7 @@ class Proposal:
 
     @property
     def _sent(self) -> str:
-        bits = _masked_bits(self.config, self.parameters) if self._is_masked else codec_for(self.config.wire).bits
+        bits = _masked_bits(self.config, self.parameters) if self._is_masked else codec_for(self.config.bits).bits
         how = f"{bits:g} {'bit' if bits == 1 else 'bits'} per parameter"
         if self.parameters is None:
             return f"sent: updates of {how}, at most {self.policy.max_upload_mb:g} MB each (max-upload-mb)"

@@ -63,6 +63,8 @@ ALIASES: Mapping[str, str] = {
     "metrics": "eval-metrics",
     "dataset": "data",
 }
+# Names that settings had before 0.1: still read, shown nowhere.
+RENAMED: Mapping[str, str] = {"wire": "bits", "own-share": "personalize", "keep": "select"}
 
 _NO_OPTIMIZER = (
     "expected none: clients train by AdamW, because others, such as SGD, take steps that reveal gradients, and these "
@@ -145,7 +147,7 @@ class RunConfig(
     server_optimizer: str = "auto"
     """optimizer applied to a round's update, with options: none, line_search, sgd:lr=1.5,momentum=0.9, fedadam:lr=0.003
     …; auto is line_search where clients can measure slopes, else none"""
-    wire: str = "1"
+    bits: str = "1"
     """encoding on the wire: fp32, bf16, or 8 to 1 bits per parameter; for fewer bytes take a lower rank at 1"""
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
     """seed of all randomness"""
@@ -262,7 +264,7 @@ class RunConfig(
         return (
             (Kind.RULE, self.rule),
             (Kind.SERVER_OPTIMIZER, self.server_optimizer),
-            (Kind.CODEC, self.wire),
+            (Kind.CODEC, self.bits),
             (Kind.METHOD, self.method),
             (Kind.TRAINER, self.trainer),
             (Kind.LOSS, self.loss),
@@ -319,8 +321,7 @@ def known_keys(tables: tuple[type[SettingsTable], ...] = TABLES) -> tuple[str, .
 def key_named(given: str, *, where: str) -> str:
     """The key of a setting as plait writes it, from one that may use ``_`` or be another system's; else ConfigError."""
     known = known_keys()
-    key = given.replace("_", "-").lower()
-    key = ALIASES.get(key, key)
+    key = own_key(given)
     if key in _REFUSED:
         raise _refusal(f"{where}: '{given}' is given, {_REFUSED[key]}")
     if key not in known:
@@ -330,9 +331,15 @@ def key_named(given: str, *, where: str) -> str:
     return key
 
 
+def own_key(given: str) -> str:
+    """A key with ``-``, and by plait's name if it is an earlier one or another system's; checks nothing."""
+    key = given.replace("_", "-").lower()
+    return ALIASES.get(key) or RENAMED.get(key, key)
+
+
 def is_foreign(name: str) -> bool:
-    """Whether other systems call a setting so, or have one that plait refuses."""
-    return name in ALIASES or name in _REFUSED
+    """Whether a setting was called so before, other systems call it so, or have one that plait refuses."""
+    return name in ALIASES or name in RENAMED or name in _REFUSED
 
 
 def config_from_table(table: Mapping[str, object], *, where: str = "configuration") -> RunConfig:
@@ -376,7 +383,7 @@ def config_from_table(table: Mapping[str, object], *, where: str = "configuratio
 def without_tables(table: Mapping[str, object], *, where: str) -> dict[str, object]:
     """The settings of a TOML file, or in Flower's spelling, with the keys of its tables among the others."""
     flat: dict[str, object] = {}
-    tables, core = _fields_by_table(), {*known_keys(), *ALIASES}
+    tables, core = _fields_by_table(), {*known_keys(), *ALIASES, *RENAMED}
     for given, value in table.items():
         name, _, inner = given.partition(".")
         group = () if name.replace("_", "-") in core else tables.get(name, ())

@@ -88,7 +88,7 @@ def run_federation(
     was_done = state.round == config.rounds
     try:
         state = coordinator.run(state)
-        kept = _kept(directory, ledger, state, publisher, keep=config.keep)
+        kept = _kept(directory, ledger, state, publisher, keep=config.select)
         tidy_clients(directory.path)
         ledger.append(
             RunFinished(

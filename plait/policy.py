@@ -108,7 +108,7 @@ class Policy(BaseModel, frozen=True):
     same data in the same federation; all evaluations count as the same numbers"""
     require_secure_aggregation: bool = False
     """take part only in runs with secure aggregation, whose server sees sums over clients alone"""
-    finest_wire: str = "fp32"
+    max_bits: str = "fp32"
     """most exact encoding of an update: fp32, bf16, or bits per parameter such as 2"""
     max_upload_mb: Annotated[float, Field(gt=0)] = 512.0
     """largest update"""
@@ -117,9 +117,9 @@ class Policy(BaseModel, frozen=True):
     max_download_gb: Annotated[float, Field(ge=0)] = 20.0
     """largest base to download from the hub"""
 
-    @field_validator("finest_wire")
+    @field_validator("max_bits")
     @classmethod
-    def _is_a_wire(cls, value: str) -> str:
+    def _are_bits(cls, value: str) -> str:
         try:
             codec_for(value)
         except ConfigError as error:
@@ -195,9 +195,9 @@ class Policy(BaseModel, frozen=True):
             covers = "the run asks for updates that cover at most this many"
             self.at_least("min-examples", f"{covers} examples:", examples)
             self.at_least("min-tokens", f"{covers} tokens:", planned["max_tokens"])
-        if codec_for(config.wire).bits > codec_for(self.finest_wire).bits:
-            asked, allowed = f"the run asks for wire '{config.wire}'", f"'{self.finest_wire}' at most"
-            raise self.refusal("finest-wire", asked, allowed, f"set it to '{config.wire}'")
+        if codec_for(config.bits).bits > codec_for(self.max_bits).bits:
+            asked, allowed = f"the run asks for bits '{config.bits}'", f"'{self.max_bits}' at most"
+            raise self.refusal("max-bits", asked, allowed, f"set it to '{config.bits}'")
 
     def check_time(self, now: datetime) -> None:
         """Refuse a run that begins at another time."""

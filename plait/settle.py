@@ -34,7 +34,7 @@ from plait.rounds.run_plan import RunPlan, TaskSettings
 from plait.rounds.spool import Weighting
 from plait.rounds.validate import NormBound
 from plait.settings.choice import parse_choice
-from plait.settings.tables import OWN_SHARE_NEEDS
+from plait.settings.tables import PERSONALIZATION_NEEDS
 from plait.settings.traits import Stated, Trait, check, taken
 from plait.training.own_functions import check_functions
 from plait.wire.codec import Codec
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from plait.plugin_search import PluginSource
 
 # How far a client's personalized adapter goes towards its own steps (simulations/rules).
-_OWN_SHARE = 0.35
+_PERSONALIZED = 0.35
 # With fewer steps a classifier's learning rate may fall before it has done its work (simulations/defaults).
 _STEPS_TO_FALL = 20
 # Of an update's norm, as a multiple of the median.
@@ -130,7 +130,9 @@ class ResolvedConfig:
             keep_updates=config.keep_updates,
             starts_anew=not config.init_adapter,
             watch=Watch(
-                config.keep, config.select_by, take_back=config.keep != "last" and _COMPARED.isdisjoint(config.missing)
+                config.select,
+                config.select_by,
+                take_back=config.select != "last" and _COMPARED.isdisjoint(config.missing),
             ),
             metrics=RunMetrics.of(config.eval_metrics, len(config.label_names), masked=config.secure_aggregation),
             seed=config.seed,
@@ -145,7 +147,7 @@ def settle(config: RunConfig) -> ResolvedConfig:
     Raises:
         ConfigError: there is no such method, rule, server optimizer or wire, or two of them are incompatible.
     """
-    given, codec, method = config, codec_for(config.wire), method_named(config.method)
+    given, codec, method = config, codec_for(config.bits), method_named(config.method)
     check_functions(config.loss, config.objective, config.eval_metrics)
     rule = rule_named(config.rule, ALL_RULES)
     parts = (
@@ -157,7 +159,7 @@ def settle(config: RunConfig) -> ResolvedConfig:
     left: dict[str, object] = {
         "learning_rate": _learning_rate(config, method, codec, missing),
         "lr_schedule": _schedule(config, rule, missing),
-        "own_share": _own_share(config, missing),
+        "personalize": _personalize(config, missing),
         "eval_clients": config.eval_clients or _evaluators(config, missing),
     }
     config = config.model_copy(update=left)
@@ -248,11 +250,11 @@ def _carries_moments(config: RunConfig, rule: Rule) -> bool:
     return goes_on and comes_again and not config.trainer
 
 
-def _own_share(config: RunConfig, missing: Collection[Trait]) -> float:
-    if config.own_share != "auto":
-        return config.own_share
-    is_sound = OWN_SHARE_NEEDS.keys().isdisjoint(missing)
-    return _OWN_SHARE if is_sound and _all_meet(config, missing) and config.clients > 1 else 0.0
+def _personalize(config: RunConfig, missing: Collection[Trait]) -> float:
+    if config.personalize != "auto":
+        return config.personalize
+    is_sound = PERSONALIZATION_NEEDS.keys().isdisjoint(missing)
+    return _PERSONALIZED if is_sound and _all_meet(config, missing) and config.clients > 1 else 0.0
 
 
 def _all_meet(config: RunConfig, missing: Collection[Trait]) -> bool:
@@ -267,7 +269,7 @@ def _checks(config: RunConfig, missing: Collection[Trait]) -> dict[str, str]:
         "off" if Trait.SINGLE_UPDATES in missing else _NORM_BOUND if config.norm_bound == "auto" else config.norm_bound
     )
     # Nothing is known of an adapter that nobody evaluates.
-    return {"norm_bound": bound} | ({"keep": "last"} if Trait.LOSSES in missing else {})
+    return {"norm_bound": bound} | ({"select": "last"} if Trait.LOSSES in missing else {})
 
 
 def _server_step(config: RunConfig, missing: Collection[Trait]) -> dict[str, object]:
@@ -289,7 +291,7 @@ def _task_settings(config: RunConfig, method: Method, rule: Rule) -> Settings:
         "round_epochs": config.epochs / config.rounds,
         "found_rate_factor": _found_rate_factor(config, method, rule),
         "carry_moments": _carries_moments(config, rule),
-        "own_share": config.given_own_share,
+        "personalize": config.given_personalize,
         "proximal": config.proximal,
         "measures_slope": config.server_optimizer == LineSearch.name,
     }

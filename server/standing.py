@@ -64,7 +64,7 @@ _MOST_NAMED = 3
 _MOST_DETAIL = 1000  # characters
 _MOST_CONFIG_CHARACTERS = 16384
 _MOST_SHOWN = 200  # characters of a value in a list
-_SHOWN = ("base", "method", "rule", "wire", "rounds", "clients")
+_SHOWN = ("base", "method", "rule", "bits", "rounds", "clients")
 _CLIENTS_WITHOUT_KIT = 64
 _OF_THE_MACHINE = ("publish", "callbacks", "fleet", "init_adapter", *CLIENTS_SETTINGS)
 """Settings that name files or code of the machine that reads them."""

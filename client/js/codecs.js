@@ -42,13 +42,13 @@ function decodePlain({ tensors }, width, isPartial, mask, payload, numbers) {
   }
 }
 
-/** Numbers under what a run's settings call its wire: codec, parameters, payload, and what they decode to. */
-export function encodePayload(layout, numbers, wire) {
-  const bits = new Uint32Array(numbers.buffer, numbers.byteOffset, numbers.length)
-  const [codec, codec_parameters, payload] = bits.every((word) => word === 0) ? [CODEC.CODEC_UNCHANGED, NONE, NONE]
-    : wire === 'fp32' ? [CODEC.CODEC_FP32, NONE, bytesOf(numbers)]
-    : wire === 'bf16' ? [CODEC.CODEC_BF16, NONE, bytesOf(Uint16Array.from(bits, upperHalf))]
-    : [CODEC.CODEC_RATE, ...encodeRate(layout, numbers, Number(wire))]
+/** Numbers under what a run's settings call its bits: codec, parameters, payload, and what they decode to. */
+export function encodePayload(layout, numbers, bits) {
+  const words = new Uint32Array(numbers.buffer, numbers.byteOffset, numbers.length)
+  const [codec, codec_parameters, payload] = words.every((word) => word === 0) ? [CODEC.CODEC_UNCHANGED, NONE, NONE]
+    : bits === 'fp32' ? [CODEC.CODEC_FP32, NONE, bytesOf(numbers)]
+    : bits === 'bf16' ? [CODEC.CODEC_BF16, NONE, bytesOf(Uint16Array.from(words, upperHalf))]
+    : [CODEC.CODEC_RATE, ...encodeRate(layout, numbers, Number(bits))]
   return { codec, codec_parameters, payload, decoded: decodePayload(layout, { codec, codec_parameters }, payload) }
 }
 

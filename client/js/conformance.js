@@ -117,14 +117,14 @@ const DERIVED = {
 }
 
 /** What an encoder makes must be what a decoder reads, at about the rate that it was asked for. */
-function checkEncoder(wire, furthest = 0) {
+function checkEncoder(bits, furthest = 0) {
   const layout = new Layout(furthest ? '[["a",[140,140]],["b",[7]]]' : '[["a",[40,30]],["b",[7]]]')
   const numbers = Float32Array.from({ length: layout.size }, (_, i) => (i < layout.size - 7 ? Math.sin(i * i) / 50 : 0))
   if (furthest) numbers[7] = furthest
-  const made = encodePayload(layout, numbers, wire)
+  const made = encodePayload(layout, numbers, bits)
   const squared = (values) => values.reduce((sum, value) => sum + value ** 2, 0)
   const error = squared(numbers.map((value, i) => value - made.decoded[i])) / squared(numbers)
-  const most = { fp32: 0, bf16: 1e-4 }[wire] ?? 2 * 4 ** -Number(wire)
+  const most = { fp32: 0, bf16: 1e-4 }[bits] ?? 2 * 4 ** -Number(bits)
   return error <= most && same([...decodePayload(layout, made, made.payload)], [...made.decoded])
 }
 
@@ -160,8 +160,8 @@ for (const file of readdirSync(join(folder, 'derived'))) {
   const name = file.slice(0, -5)
   await attempt(name, level, () => same(DERIVED[name](given, text, expected), expected))
 }
-for (const wire of ['fp32', 'bf16', '1', '4']) {
-  await attempt(`encoder of ${wire}`, wire === 'fp32' ? 'minimal' : 'codecs', () => checkEncoder(wire))
+for (const bits of ['fp32', 'bf16', '1', '4']) {
+  await attempt(`encoder of ${bits}`, bits === 'fp32' ? 'minimal' : 'codecs', () => checkEncoder(bits))
 }
 await attempt('encoder of 8 with one large number', 'codecs', () => checkEncoder('8', 1e6))
 for (const file of readdirSync(join(folder, 'whole'))) {

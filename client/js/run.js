@@ -112,7 +112,7 @@ export class Run {
     for (const { offset, size } of layout.tensors.filter(isSent)) {
       delta.set(wanted.subarray(offset, offset + size), offset)
     }
-    const sent = encodePayload(layout, delta, settings.wire)
+    const sent = encodePayload(layout, delta, settings.bits)
     const numbers = wanted.map((value, i) => value - sent.decoded[i])
     this.store.save(`owed-${settings.round % 2}`, serialize({ round: settings.round, numbers }))
     const { codec, codec_parameters, payload } = sent

@@ -19,14 +19,14 @@ const keysOf = (check, keys) => keys.trim().split(/\s+/).map((key) => [key, chec
 /** Of a run's configuration. */
 export const CONFIGURATION = new Map([
   ...keysOf(isText, `base labels method client-ranks target-modules
-    step-budget lr-schedule lr-schedule-over correction loss objective trainer wire rule rounds-mode dp server-optimizer
+    step-budget lr-schedule lr-schedule-over correction loss objective trainer bits rule rounds-mode dp server-optimizer
     eval-metrics group dp-unit`),
   ...keysOf(isNumber, `alpha epochs dropout learning-rate weight-decay max-grad-norm held-out-fraction
     dp-epsilon dp-delta`),
   ...keysOf(whole(0, Number.MAX_SAFE_INTEGER), `rank local-steps batch-size gradient-accumulation-steps seq-len
     max-held-out-sequences seed rounds clients clients-per-round eval-every eval-clients
     dp-group-records`),
-  ...keysOf(either(isNumber, oneOf('auto')), 'own-share'),
+  ...keysOf(either(isNumber, oneOf('auto')), 'personalize'),
   ...keysOf(either(isNumber, oneOf('adaptive')), 'dp-clip'),
   ...keysOf(isFlag, 'secure-aggregation packing'),
 ])
@@ -48,7 +48,7 @@ const SETTINGS = new Map(Object.entries({
   packing: [isFlag, true],
   found_rate_factor: [number((value) => value > 0), 1],
   total_steps: [whole(0, Number.MAX_SAFE_INTEGER), 0],
-  wire: [isText, 'fp32'],
+  bits: [isText, 'fp32'],
   personal: [oneOf('A', 'B', ''), ''],
   proximal: [isAtLeastZero, 0],
   loss: [isText, 'cross_entropy'],
@@ -56,7 +56,7 @@ const SETTINGS = new Map(Object.entries({
   carry_moments: [isFlag, false],
   measures_slope: [isFlag, false],
   without_feedback: [isFlag, false],
-  own_share: [number((value) => value >= 0 && value < 1), 0],
+  personalize: [number((value) => value >= 0 && value < 1), 0],
   eval_metrics: [isText, ''],
   secure_aggregation: [isFlag, false],
   record_delta: [isNumber, 0],

@@ -23,7 +23,7 @@ UNUSED = ("publish", "callbacks", "fleet")
 _OWN_DATA = "stdlib"
 _MEMORY = "memory:"
 _KEYS = {
-    Kind.CODEC: "wire",
+    Kind.CODEC: "bits",
     Kind.DATASET: "data",
     Kind.REWARD: "objective",
     Kind.METRIC: "eval-metrics",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Literal, TypedDict, cast
 
-from plait.config import RunConfig, config_from_table
+from plait.config import RunConfig, config_from_table, own_key
 from plait.data import as_dataset
 from plait.errors import ConfigError
 from plait.plugins import Kind, admit, reference
@@ -65,15 +65,15 @@ class RunSettings(TypedDict, total=False):
     correction: str
     objective: str | Mapping[str, object] | object
     loss: str | Callable[..., object]
-    own_share: float | Literal["auto"]
-    wire: str | float | Codec
+    personalize: float | Literal["auto"]
+    bits: str | float | Codec
     held_out_fraction: float
     max_held_out_sequences: int
     eval_every: int
     eval_clients: int
     select_by: str
     eval_metrics: str | Sequence[str | Callable[..., object]]
-    keep: Literal["accepted", "best", "last"]
+    select: Literal["accepted", "best", "last"]
     reference: str
     labels: str
     trainer: str | Callable[..., object]
@@ -89,7 +89,7 @@ class RunSettings(TypedDict, total=False):
 _PARTS: Mapping[str, Kind] = {
     "rule": Kind.RULE,
     "server_optimizer": Kind.SERVER_OPTIMIZER,
-    "wire": Kind.CODEC,
+    "bits": Kind.CODEC,
     "method": Kind.METHOD,
     "partition": Kind.PARTITION,
     "trainer": Kind.TRAINER,
@@ -100,7 +100,7 @@ _PARTS: Mapping[str, Kind] = {
 
 def run_config_of(given: Mapping[str, object]) -> RunConfig:
     """The settings of a run from what a program gave; parts that are objects get a name, None means not given."""
-    table = {key: _value(key, value) for key, value in given.items() if value is not None}
+    table = {key: _value(own_key(key).replace("-", "_"), value) for key, value in given.items() if value is not None}
     config = config_from_table(table, where="settings").with_out()
     admit(*config.plugins)
     return config
@@ -123,7 +123,7 @@ def _value(key: str, value: object) -> object:
     """A setting as the command line has it."""
     if isinstance(value, (str, PathLike)):
         return fspath(cast("str | PathLike[str]", value))
-    if key == "wire" and isinstance(value, (int, float)):
+    if key == "bits" and isinstance(value, (int, float)):
         return f"{value:g}"
     if key == "eval_metrics" and not isinstance(value, str):
         named = cast("Sequence[object]", value)

@@ -49,7 +49,9 @@ def export(
     ] = "",
     client: Annotated[
         str,
-        typer.Option("--client", help="Export this client's personalized adapter (see --own-share of plait simulate)."),
+        typer.Option(
+            "--client", help="Export this client's personalized adapter (see --personalize of plait simulate)."
+        ),
     ] = "",
     gguf_type: Annotated[str, typer.Option("--gguf-type", metavar="f32|f16", help="Data type in a GGUF file.")] = "f32",
     push_to_hub: Annotated[

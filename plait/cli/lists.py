@@ -113,7 +113,7 @@ def _tables(entries: list[dict[str, Any]], what: str) -> tuple[Table, Table]:
         note="The learning rate is the default with --trainer, a reward or --dp. Otherwise each client finds its own, "
         "and lora_xs starts at 0.25 / rank, or half of that at two bits or less; `--lr-schedule` sets how both "
         "continue. "
-        "Every parameter is sent once up and once down per round, at the bits per parameter that --wire sets. Every "
+        "Every parameter is sent once up and once down per round, at the bits per parameter that --bits sets. Every "
         "client derives what is never sent from the base or from a seed.",
         text_columns=(0, 3, 4),
     )
@@ -179,7 +179,7 @@ def _costs(entries: list[dict[str, Any]], what: str) -> Table:
         f"One client's round: {what}",
         ("rule", "is", "up", "down", "MB up", "MB down"),
         rows,
-        note="Up and down: parameters, and megabytes as float32 before encoding (see --wire); the mean if rounds "
+        note="Up and down: parameters, and megabytes as float32 before encoding (see --bits); the mean if rounds "
         "differ. Exact: the product B A is the weighted mean over clients. Linear: works under secure aggregation. "
         "Turns factors: the factors change in every round, and broadcasts have at least 4 bits per parameter. "
         "Needs all: memory grows with the cohort. Keeps nearest: updates far from the others are left out, and "

@@ -43,7 +43,7 @@ ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file wit
 
 _FIRST = (
     "data", "partition", "base", "clients", "rounds", "local_steps", "batch_size", "seq_len", "learning_rate", "method",
-    "rank", "rule", "wire", "out", "dp",
+    "rank", "rule", "bits", "out", "dp",
 )  # fmt: skip
 """What ``--help`` shows; ``--help-all`` shows the others too."""
 
@@ -53,9 +53,9 @@ _HELP_ALL = "help_all"
 _OF_RUN = "takes_settings_of_a_run"
 
 _METAVARS: Mapping[str, str] = {
-    "own_share": "FLOAT|auto",
+    "personalize": "FLOAT|auto",
     "dp_clip": "FLOAT|adaptive",
-    "wire": "fp32|bf16|BITS",
+    "bits": "fp32|bf16|BITS",
     "norm_bound": "auto|off|NUMBER|clip:NUMBER",
     "device": "auto|cpu|cuda|cuda:N|mps|A,B,…",
 }

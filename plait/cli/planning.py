@@ -34,8 +34,8 @@ _COLUMNS = 90
 _OPEN = ("data", "columns", "partition", "clients", "base", "rounds", "seq_len")
 """What the file sets; the rest is a comment, at its default."""
 _CLOSED = (
-    *("local_steps", "batch_size", "method", "rank", "rule", "wire"),
-    *("own_share", "dp", "secure_aggregation", "seed"),
+    *("local_steps", "batch_size", "method", "rank", "rule", "bits"),
+    *("personalize", "dp", "secure_aggregation", "seed"),
 )
 
 

@@ -126,9 +126,9 @@ def _check_plugins(events: list[Event]) -> dict[str, str]:
 def _check_adapter(
     directory: RunDirectory, events: list[Event], settings: RunConfig, resolved: Callable[[], Run]
 ) -> str:
-    guards = settings.keep != "last"
+    guards = settings.select != "last"
     view = RunView.of(events)
-    kept = kept_in(view, keep=settings.keep)
+    kept = kept_in(view, keep=settings.select)
     if kept is None and not directory.adapter.exists():
         return "none yet; no round has finished"
     digest = load_peft_directory(directory.adapter).digest
@@ -140,7 +140,7 @@ def _check_adapter(
     if not guards and last and (last.adapter, last.round) == (digest, finished + 1):
         return f"that of round {finished + 1}, which `plait resume` will finish"
     newest = max(number for number, event in enumerate(events) if number == 0 or event.event in _REPLACES)
-    before = kept_in(RunView.after(events[:newest]), keep=settings.keep)
+    before = kept_in(RunView.after(events[:newest]), keep=settings.select)
     if before and digest == before.adapter and not view.finished:
         return f"that of round {before.round}, which `plait resume` will replace"
     published = _published(directory, resolved(), kept.adapter if kept else "") if kept or guards else ("", "")

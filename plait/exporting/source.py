@@ -199,11 +199,11 @@ def open_personal(run: Path, client: str, *, base: str = "", progress: Progress 
     start = start_of(events)
     # The ledger has it, so that a rule of the user's own is not imported here.
     side = start.rule.personal if start and start.rule else ""
-    if not side and not settings.given_own_share:
+    if not side and not settings.given_personalize:
         having = ", ".join(name for name, rule in RULES.items() if rule.personal)
         raise ConfigError(
             f"rule of '{run}' is '{settings.rule}', which gives all clients the same adapter, expected {having} (or "
-            "--own-share) for --client; nearest: leave out --client"
+            "--personalize) for --client; nearest: leave out --client"
         )
     names = [card.client for event in events if isinstance(event, ClientsDescribed) for card in event.clients]
     if names and client not in names:
@@ -216,7 +216,7 @@ def open_personal(run: Path, client: str, *, base: str = "", progress: Progress 
         )
     source = open_source(run, base=base, progress=progress)
     state = (
-        _mixed(source, own, settings.given_own_share)
+        _mixed(source, own, settings.given_personalize)
         if not side
         else with_own_side(source.spec, source.state, *_side(own))
     )

@@ -118,7 +118,7 @@ def _trust(view: RunView) -> AnsweredQuestion:
     measured = ""
     if held_out and not any(card.headline for card in view.cards.values()):
         measured = f"Measured on {count_text(held_out)} held-out sequences that no client trained on. "
-        if view.start.config.get("keep", "last") != "last":
+        if view.start.config.get("select", "last") != "last":
             measured += (
                 "They also decide which steps are kept and what is published, so the loss is slightly optimistic. "
             )

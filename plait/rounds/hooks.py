@@ -3,11 +3,11 @@
 A hook changes the starting point of training or the values carried into it (`before`), then the outgoing delta
 (`after`), and may keep a value from round to round. The last hook of the list is nearest to training.
 
-**The personalized adapter** (`--own-share`) lies between the shared one and the point where a client's own steps alone
-would lead, as in Hanzely and Richtárik, "Federated Learning of a Mixture of Global and Local Models", arXiv 2002.05516.
-All rounds start from the shared adapter except the last, which starts on the way to the client's own: so both cost the
-steps and bytes of one. Every round adds a step to the sum of the client's own steps and decays it, because those of
-earlier rounds started from an adapter that has moved on since.
+**The personalized adapter** (`--personalize`) lies between the shared one and the point where a client's own steps
+alone would lead, as in Hanzely and Richtárik, "Federated Learning of a Mixture of Global and Local Models", arXiv
+2002.05516. All rounds start from the shared adapter except the last, which starts on the way to the client's own: so
+both cost the steps and bytes of one. Every round adds a step to the sum of the client's own steps and decays it,
+because those of earlier rounds started from an adapter that has moved on since.
 """
 
 from __future__ import annotations
@@ -237,7 +237,7 @@ class OwnShare(Hook):
 
     def applies(self, settings: Settings) -> bool:
         """Active if clients have personalized adapters and no side of the shared one is personal."""
-        return bool(settings.own_share) and not settings.personal
+        return bool(settings.personalize) and not settings.personal
 
     def before(self, job: TrainJob, kept: Kept) -> TrainJob:
         """Start the last round on the way to the personalized adapter."""
@@ -246,18 +246,18 @@ class OwnShare(Hook):
     def after(self, job: TrainJob, kept: Kept, outgoing: Outgoing) -> tuple[Outgoing, Kept]:
         """Keep the direction of the client's own steps."""
         lead = own_lead(outgoing.trained.state, job.received, kept, job.settings)
-        return outgoing, kept_lead(lead, job.settings.own_share)
+        return outgoing, kept_lead(lead, job.settings.personalize)
 
 
 def share_at_start(settings: Settings) -> float:
     """Weight of the client's own direction in the adapter that a round starts from: 0 before the last round."""
     is_last = settings.done_steps + settings.local_steps >= settings.total_steps
-    return _STARTS * settings.own_share if is_last else 0.0
+    return _STARTS * settings.personalize if is_last else 0.0
 
 
 def share_measured(settings: Settings) -> float:
     """Weight of the client's own direction in an evaluated personalized adapter; 0 before the last round is over."""
-    return settings.own_share if settings.done_steps >= settings.total_steps else 0.0
+    return settings.personalize if settings.done_steps >= settings.total_steps else 0.0
 
 
 def own_adapter(shared: AdapterState, kept: Kept, share: float) -> AdapterState:

@@ -88,7 +88,7 @@ Scalar = bool | int | float | str
 _MOST_BYTES = 16 << 20
 # Keys whose value has options of its own: a TOML file may write them as a table of a name and these options.
 _CHOICES = frozenset({
-    "rule", "server-optimizer", "loss", "objective", "wire", "partition", "trainer", "data", "callbacks",
+    "rule", "server-optimizer", "loss", "objective", "bits", "partition", "trainer", "data", "callbacks",
     "method", "correction",
 })  # fmt: skip
 # Keys that may name several: a TOML file may write them as a list of names and tables.

@@ -19,7 +19,7 @@ from plait.system.files import at_home
 Schedule: TypeAlias = Literal["constant", "linear", "cosine", "slope"]
 """The shapes of the learning rate, which `training.learner.schedule_factor` computes."""
 
-OWN_SHARE_NEEDS: Reasons = {
+PERSONALIZATION_NEEDS: Reasons = {
     Trait.WAITS: "it counts on equal parts of all clients in a round",
     Trait.LINEAR: "it adds what the clients' own moves do not share",
     Trait.SAME_FACTORS: "a client's own direction goes on from the round before",
@@ -61,7 +61,7 @@ class Learning(SettingsTable):
     """what holds clients' local steps together: none, or fedprox:mu=0.01, a pull towards the round's adapter"""
     trainer: str = ""
     """MODULE:FUNCTION that builds your own transformers Trainer as the local trainer"""
-    own_share: Annotated[float, Field(ge=0, lt=1), BeforeValidator(number_or("auto"))] | Literal["auto"] = "auto"
+    personalize: Annotated[float, Field(ge=0, lt=1), BeforeValidator(number_or("auto"))] | Literal["auto"] = "auto"
     """weight of a client's own direction in its personalized adapter, which it keeps beside the shared one; 0 for none;
     auto is 0.35 for linear rules if every client takes part in every round, else 0"""
 
@@ -80,9 +80,9 @@ class Learning(SettingsTable):
         return _proximal(self.correction)
 
     @property
-    def given_own_share(self) -> float:
-        """`own_share` if it is a number; 0 if it depends on rule and cohort."""
-        return 0.0 if self.own_share == "auto" else self.own_share
+    def given_personalize(self) -> float:
+        """`personalize` if it is a number; 0 if it depends on rule and cohort."""
+        return 0.0 if self.personalize == "auto" else self.personalize
 
     def stated(self) -> Iterator[Stated]:
         """What these settings need of a run, and what they take away."""
@@ -96,8 +96,8 @@ class Learning(SettingsTable):
             yield self.states("trainer", needs=needs, removes=removes)
         if self.is_given("loss"):
             yield self.states("loss", needs=replaces, removes={Trait.OWN_LOSS: "loss names another"})
-        if self.given_own_share:
-            yield self.states("own_share", needs=OWN_SHARE_NEEDS, instead="0")
+        if self.given_personalize:
+            yield self.states("personalize", needs=PERSONALIZATION_NEEDS, instead="0")
 
 
 class AdapterSettings(SettingsTable):
@@ -287,7 +287,7 @@ class EvaluationSettings(SettingsTable):
     """clients that evaluate, the same ones each time; 0 means all, or with clients-per-round as many as that, at least
     8
     """
-    keep: Literal["accepted", "best", "last"] = "accepted"
+    select: Literal["accepted", "best", "last"] = "accepted"
     """accepted: publish no adapter whose held-out loss is above the base's, nor above the best published one's by more
     than a fiftieth of the gain; undo half of a step that raises it, and shorten the next steps (under masks and with
     asynchronous rounds nothing is undone); best: the same, but publish the adapter with the lowest loss; last: publish
@@ -311,8 +311,8 @@ class EvaluationSettings(SettingsTable):
     def stated(self) -> Iterator[Stated]:
         """What these settings need of a run, and what they take away."""
         compared = {Trait.FIGURES: "losses are compared", Trait.WAITS: "it is evaluated before the next begins"}
-        if self.keep == "best":
-            yield self.states("keep", needs=compared, instead="last")
+        if self.select == "best":
+            yield self.states("select", needs=compared, instead="last")
         if self.reference:
             yield self.states("reference", needs={Trait.FIGURES: "baselines show the losses of single clients"})
 

@@ -65,7 +65,7 @@ class StudiedRun:
     def settings(self) -> Mapping[str, object]:
         """All settings that decide what it measures, but for the seed, in the order of `RunConfig`.
 
-        There, what follows from another setting by default (``own-share`` from ``rule``) comes after it.
+        There, what follows from another setting by default (``personalize`` from ``rule``) comes after it.
         """
         config = self.view.start.config
         ordered = [key for key in known_keys() if key in config]

@@ -115,8 +115,8 @@ class Settings:
     """Steps of the whole run; 0 if unknown."""
     done_steps: Annotated[int, _whole(), PerTask()] = 0
     """Steps of the run before this task."""
-    wire: Annotated[str, _name()] = "fp32"
-    """How the client packs its update, in the notation of `--wire`."""
+    bits: Annotated[str, _name()] = "fp32"
+    """How the client packs its update, in the notation of `--bits`."""
     steps: Annotated[int, _whole(0, bounds.MAX_STEPS), PerTask()] = 0
     """Optimizer steps of the task; 0 for `local_steps` (see `plait.rounds.paces.BySpeed`)."""
     trained: Annotated[str, _one_of(*SIDES), PerTask()] = "AB"
@@ -135,7 +135,7 @@ class Settings:
     """Whether the client measures the slope of its loss along the adapter's last movement (`plait.rounds.hooks`)."""
     without_feedback: _Flag = False
     """Whether the client's encoding error is dropped, because the next round has other factors."""
-    own_share: Annotated[float, _real(below=1)] = 0.0
+    personalize: Annotated[float, _real(below=1)] = 0.0
     """Weight of the client's own direction in its personalized adapter; 0 for none."""
     eval_metrics: Annotated[str, _name(longest=bounds.MAX_OBJECTIVE, least=0)] = ""
     """What held-out data are measured by besides the loss, in the notation of `--eval-metrics`."""
@@ -210,7 +210,7 @@ class Settings:
     @property
     def codec(self) -> Codec:
         """The codec of the client's update."""
-        return codec_for(self.wire)
+        return codec_for(self.bits)
 
     @cached_property
     def text(self) -> str:

@@ -16,8 +16,8 @@ WELCOME_KEYS = frozenset(
         # How clients train and measure.
         "local-steps", "batch-size", "gradient-accumulation-steps", "seq-len", "learning-rate",
         "lr-schedule", "weight-decay", "max-grad-norm", "correction", "objective", "loss",
-        "own-share", "trainer", "epochs", "lr-schedule-over", "packing",
-        "held-out-fraction", "max-held-out-sequences", "eval-metrics", "wire", "seed",
+        "personalize", "trainer", "epochs", "lr-schedule-over", "packing",
+        "held-out-fraction", "max-held-out-sequences", "eval-metrics", "bits", "seed",
         # How the run goes.
         "rounds", "rule", "clients", "clients-per-round", "eval-every", "eval-clients",
         # Where the server's step may follow the slopes that clients measure; only sent there.

@@ -35,7 +35,7 @@ SETTINGS = Settings(
     held_out_fraction=0.1,
     max_held_out_sequences=1,
     seed=0,
-    wire="fp32",
+    bits="fp32",
 )
 
 

@@ -100,23 +100,23 @@ class Span:
     gentle: bool = False
 
 
-DEFAULT: Mapping[str, Scalar] = {"rank": 8, "local-steps": 4, "batch-size": 4, "seq-len": 128, "own-share": 0}
+DEFAULT: Mapping[str, Scalar] = {"rank": 8, "local-steps": 4, "batch-size": 4, "seq-len": 128, "personalize": 0}
 SMALL: Mapping[str, Scalar] = {**DEFAULT, "local-steps": 1, "batch-size": 1}
 # The least that the default policy takes.
 LEAST: Mapping[str, Scalar] = {**DEFAULT, "local-steps": 1, "batch-size": 8}
-EXACT: Mapping[str, Scalar] = {"wire": "fp32"}
+EXACT: Mapping[str, Scalar] = {"bits": "fp32"}
 # Rounds that train A alone; a rule of plait's own.
 ONLY_A: Mapping[str, Scalar] = {"rule": "rolora"}
 
 # Every step reads one pair.
 PAIRS: Mapping[str, object] = {
-    "seq_len": 2, "local_steps": 1, "batch_size": 1, "gradient_accumulation_steps": 1, "wire": "fp32"
+    "seq_len": 2, "local_steps": 1, "batch_size": 1, "gradient_accumulation_steps": 1, "bits": "fp32"
 }  # fmt: skip
 ROWS: Mapping[str, Mapping[str, Scalar]] = {
     "rows, behind an honest run": {**DEFAULT, **EXACT},
     "rows, announced": {
         **EXACT, "rank": 1, "target-modules": "embed_tokens", "local-steps": 1, "batch-size": 1, "seq-len": 8,
-        "own-share": 0,
+        "personalize": 0,
     },
 }  # fmt: skip
 SPANS = (

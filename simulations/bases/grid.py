@@ -25,8 +25,8 @@ CLIENTS = 4
 RATES = (0.0003, 0.001, 0.003, 0.01)
 CELLS = {
     "defaults": {},
-    "defaults in float32": {"wire": "fp32"},
-    **{f"{rate:g} in float32": {"wire": "fp32", "learning_rate": rate, "lr_schedule": "constant"} for rate in RATES},
+    "defaults in float32": {"bits": "fp32"},
+    **{f"{rate:g} in float32": {"bits": "fp32", "learning_rate": rate, "lr_schedule": "constant"} for rate in RATES},
 }
 
 

@@ -201,7 +201,7 @@ def _one_by_one(flats: Sequence[Float32], weights: np.ndarray[tuple[int, ...], n
     return (total / weights.sum()).astype(np.float32)
 
 
-def _seal(delta: AdapterState, expected: Expected, wire: str) -> bytes:
+def _seal(delta: AdapterState, expected: Expected, bits: str) -> bytes:
     header = Header(
         direction=Direction.UPDATE,
         run_id=expected.run_id,
@@ -212,4 +212,4 @@ def _seal(delta: AdapterState, expected: Expected, wire: str) -> bytes:
         relative_to=expected.received.digest(),
         examples=1,
     )
-    return seal(header, encode_delta(delta, codec_for(wire))).data
+    return seal(header, encode_delta(delta, codec_for(bits))).data

@@ -200,7 +200,7 @@ def _run(rule: str, compute: Compute) -> Array:
         run = plait.simulate(
             data, partition="natural:who", base="tiny", rule=rule, clients=2, rounds=2, out=Path(folder) / "run",
             device=str(compute.device), dtype="float32", seq_len=32, batch_size=2, local_steps=2, rank=4,
-            learning_rate=1e-3, wire="fp32", quiet=True,
+            learning_rate=1e-3, bits="fp32", quiet=True,
             method="lora_xs" if rule == "fedsb" else "lora",
         )  # fmt: skip
         return _flat(run.losses["loss"].to_numpy())

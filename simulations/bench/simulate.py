@@ -164,9 +164,9 @@ def run_plait(work: Workload, folder: Path, name: str, held_out: Dataset) -> Run
         "data": folder / "train.jsonl", "partition": "natural:client", "base": work.base.directory,
         "clients": work.clients, "rounds": work.rounds, "local-steps": work.local_steps,
         "batch-size": work.batch_size, "seq-len": work.seq_len, "rank": work.rank, "alpha": 2 * work.rank,
-        "learning-rate": work.learning_rate, "wire": "fp32", "seed": work.seed, "device": work.compute.device,
+        "learning-rate": work.learning_rate, "bits": "fp32", "seed": work.seed, "device": work.compute.device,
         "dtype": work.compute.dtype_name, "eval-every": work.rounds, "eval-clients": 1, "max-held-out-sequences": 1,
-        "held-out-fraction": 0.01, "weighting": "examples", "server-optimizer": "none", "own-share": 0, "out": out,
+        "held-out-fraction": 0.01, "weighting": "examples", "server-optimizer": "none", "personalize": 0, "out": out,
     }  # fmt: skip
     given = itertools.chain.from_iterable((f"--{key}", str(value)) for key, value in options.items())
     took = measured(

@@ -48,7 +48,7 @@ class Measured:
     """The result of packing one delta in one way.
 
     Attributes:
-        name: of the way: as in `--wire`, or a baseline's.
+        name: of the way: as in `--bits`, or a baseline's.
         bits: per parameter, all bytes counted.
         distortion: ||x - x̂||² / ||x||².
         encode: its speed.
@@ -130,7 +130,7 @@ class Comparison:
                 str(each.decode),
                 "" if (part := self.of_training(each)) is None else f"{100 * part:.1f}%",
             )
-            for prefix, group in (("--wire ", self.ours), ("", self.theirs))
+            for prefix, group in (("--bits ", self.ours), ("", self.theirs))
             for each in group
         )
         matches = ", ".join(

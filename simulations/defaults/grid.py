@@ -36,10 +36,10 @@ STEPS: Mapping[str, Mapping[str, object]] = {
     "1.5": {"server_optimizer": "sgd:lr=1.5"},
 }
 COMMON = {"rounds": 5, "local_steps": 4, "eval_every": 1, "keep_updates": False}
-GRID = {"own_share": 0, "keep": "last"}
-PLAIN = {**GRID, "server_optimizer": "none", "weighting": "examples", "wire": "fp32"}
+GRID = {"personalize": 0, "select": "last"}
+PLAIN = {**GRID, "server_optimizer": "none", "weighting": "examples", "bits": "fp32"}
 # Ten thousand times fewer bytes than full-model FedAvg.
-FED_SB = {"rule": "fedsb", "method": "lora_xs", "rank": 32, "learning_rate": 3e-3, "own_share": 0}
+FED_SB = {"rule": "fedsb", "method": "lora_xs", "rank": 32, "learning_rate": 3e-3, "personalize": 0}
 # A part of the size, to rank many cells.
 QUICK = {"clients": 4, "seq_len": 64, "threads": 1}
 
@@ -47,18 +47,18 @@ QUICK = {"clients": 4, "seq_len": 64, "threads": 1}
 def cells(wires: tuple[str, ...], rates: tuple[float, ...]) -> Iterator[dict[str, object]]:
     """The cells, what is most likely to be looked at first."""
     for wire in wires:
-        yield {"cell": f"defaults, wire {wire}", "wire": wire}
+        yield {"cell": f"defaults, wire {wire}", "bits": wire}
     for rate in rates:
         yield {"cell": f"plain FedAvg {rate:g}", "learning_rate": rate, "reference": "central", **PLAIN}
     yield {"cell": "a learning rate of 0.03", "learning_rate": 3e-2}
     for rank in (4, 2):
-        yield {"cell": f"rank {rank}, wire 1", "rank": rank, "wire": "1"}
-    yield {"cell": "Fed-SB, rank 32, wire 1.9", "wire": "1.9", **FED_SB}
-    yield {"cell": "found step searched", "wire": wires[0], "server_optimizer": "line_search", **GRID}
+        yield {"cell": f"rank {rank}, wire 1", "rank": rank, "bits": "1"}
+    yield {"cell": "Fed-SB, rank 32, wire 1.9", "bits": "1.9", **FED_SB}
+    yield {"cell": "found step searched", "bits": wires[0], "server_optimizer": "line_search", **GRID}
     for rate, (step, optimizer) in product((0, *rates), STEPS.items()):
         named = f"{rate:g}" if rate else "found"
         settings = {"learning_rate": rate, **optimizer}
-        yield {"cell": f"{named} step {step}", "wire": wires[0], **settings, **GRID}
+        yield {"cell": f"{named} step {step}", "bits": wires[0], **settings, **GRID}
 
 
 def run(settings: Mapping[str, object], loaded: Loaded) -> dict[str, object]:

@@ -30,7 +30,7 @@ from plait.simulation.loaded import Loaded
 HERE = Path(__file__).parent
 COMMON: dict = {
     "data": "stdlib", "base": "tiny", "clients": 8, "local_steps": 4, "batch_size": 2, "seq_len": 64,
-    "max_held_out_sequences": 8, "own_share": 0.0, "fleet": str(HERE / "fleet.toml"),
+    "max_held_out_sequences": 8, "personalize": 0.0, "fleet": str(HERE / "fleet.toml"),
 }  # fmt: skip
 SYNCHRONOUS = "equal steps"
 VARIANTS = {

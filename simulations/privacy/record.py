@@ -45,7 +45,7 @@ METHODS: Mapping[str, Mapping[str, object]] = {
 }
 COMMON = {
     "base": "tiny", "clients": 8, "partition": "iid", "rounds": 3, "local_steps": 8, "batch_size": 32, "seq_len": 32,
-    "own_share": 0.0, "keep": "last", "eval_every": 3, "max_held_out_sequences": 4, "dtype": "float32",
+    "personalize": 0.0, "select": "last", "eval_every": 3, "max_held_out_sequences": 4, "dtype": "float32",
 }  # fmt: skip
 EPSILONS = (0.0, 8.0, 1.0)
 """0 for a run without privacy, at plait's own learning rate."""

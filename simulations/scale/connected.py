@@ -3,7 +3,7 @@
     python simulations/scale/connected.py --clients 10000 --cohort 1000 --rounds 10 --restart --work DIR
 
 A real `plait server` over TLS on loopback. The clients are light: connections of a few processes, each with a kit of
-its own, that prove their keys, describe themselves, and answer with a valid signed update: with ``--wire bf16`` the
+its own, that prove their keys, describe themselves, and answer with a valid signed update: with ``--bits bf16`` the
 same numbers for all, with bits each at a step of its own, so that a server finds none that it has unpacked before.
 Linux only. DIR keeps the kits for the next time; in memory (/dev/shm) they are made ten times faster.
 """
@@ -71,7 +71,7 @@ class Light:
     def __init__(self, adapter: dict[str, object]) -> None:
         layout = Layout.of(dict(adapter["shapes"]))  # pyright: ignore
         noise = np.random.default_rng(0).normal(scale=1e-4, size=layout.size).astype(np.float32)
-        encoded = encode_delta(AdapterState(layout, noise), codec_for(str(adapter["wire"])))
+        encoded = encode_delta(AdapterState(layout, noise), codec_for(str(adapter["bits"])))
         self._encoded = replace(encoded, packed=replace(encoded.packed, decoded=None))
         self._fingerprint, self._spec = (bytes.fromhex(str(adapter[key])) for key in ("fingerprint", "spec"))
         self._texts: dict[bytes, str] = {}
@@ -204,7 +204,7 @@ class Log:
         return self.counts
 
 
-def adapter_of(base_name: str, rank: int, wire: str) -> dict[str, object]:
+def adapter_of(base_name: str, rank: int, bits: str) -> dict[str, object]:
     """What clients need to know of the adapter."""
     from plait.config import RunConfig
     from plait.run import blueprint_of
@@ -212,17 +212,17 @@ def adapter_of(base_name: str, rank: int, wire: str) -> dict[str, object]:
     from plait.training.bases import locate_base
 
     base = locate_base(base_name)
-    config = RunConfig(base=base_name, rank=rank, wire=wire, device="cpu", dtype="float32", seed=0)
+    config = RunConfig(base=base_name, rank=rank, bits=bits, device="cpu", dtype="float32", seed=0)
     spec = blueprint_of(settle(config), base.directory).spec
     shapes = {slot.name: slot.shape for slot in spec.layout.slots}
-    return {"fingerprint": base.reference.fingerprint, "spec": spec.digest.hex(), "shapes": shapes, "wire": wire}
+    return {"fingerprint": base.reference.fingerprint, "spec": spec.digest.hex(), "shapes": shapes, "bits": bits}
 
 
 def measure(asked: argparse.Namespace) -> dict[str, object]:
     """One run."""
     work: Path = asked.work
     work.mkdir(parents=True, exist_ok=True)
-    (work / ADAPTER).write_text(json.dumps(adapter_of(asked.base, asked.rank, asked.wire)))
+    (work / ADAPTER).write_text(json.dumps(adapter_of(asked.base, asked.rank, asked.bits)))
     # The run waits for one more, which comes once the others have been idle for a while.
     names = [name_of(number) for number in range(asked.clients + 1)]
     if missing := [name for name in names if not (work / "kits" / "clients" / name).exists()]:
@@ -231,7 +231,7 @@ def measure(asked: argparse.Namespace) -> dict[str, object]:
     command = [
         sys.executable, "-m", "plait.cli.main", "server", "--kit", work / "kits" / "server", "--listen", "127.0.0.1:0",
         "--json", "--min-clients", asked.clients + 1, "--clients-per-round", asked.cohort, "--base", asked.base,
-        "--rank", asked.rank, "--rounds", asked.rounds, "--wire", asked.wire, "--eval-every", asked.rounds,
+        "--rank", asked.rank, "--rounds", asked.rounds, "--bits", asked.bits, "--eval-every", asked.rounds,
         "--eval-clients", 8,
         "--dtype", "float32", "--threads", 1, "--seed", 0, "--out", out,
     ]  # fmt: skip
@@ -381,7 +381,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--base", default="tiny")
     parser.add_argument("--rank", type=int, default=1)
-    parser.add_argument("--wire", default="bf16", help="bf16, or bits per parameter")
+    parser.add_argument("--bits", default="bf16", help="bf16, or bits per parameter")
     parser.add_argument("--restart", action="store_true", help="kill the server after two rounds and start it again")
     parser.add_argument("--work", type=Path, required=True)
     asked = parser.parse_args()

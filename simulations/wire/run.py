@@ -40,7 +40,7 @@ def main() -> None:
     results: dict[str, list[dict]] = {wire: [] for wire in wires}
     for wire, seed in itertools.product(wires, seeds):
         path = arguments.runs / arguments.name / f"{wire}-{seed}"
-        summary = summarise(run_once({**common, "wire": wire, "seed": seed}, path, loaded))
+        summary = summarise(run_once({**common, "bits": wire, "seed": seed}, path, loaded))
         kept = ("held_out_loss_by_round", "uplink_bytes", "downlink_bytes", "savings_vs_full_model", "wall_s")
         row = {"seed": seed, "gain": summary["base_held_out_loss"] - summary["final_held_out_loss"]}
         row |= {key: summary[key] for key in kept}

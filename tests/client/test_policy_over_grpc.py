@@ -35,7 +35,7 @@ from tests.client.conftest import RunningNode
 from tests.waiting import until
 
 CONFIG = settle(
-    RunConfig(base="tiny", seq_len=32, rank=2, rounds=2, local_steps=2, batch_size=4, clients=1, wire="fp32")
+    RunConfig(base="tiny", seq_len=32, rank=2, rounds=2, local_steps=2, batch_size=4, clients=1, bits="fp32")
 ).config
 
 
@@ -130,7 +130,7 @@ def test_an_honest_server_gets_its_update_and_another_than_it_announced_gets_non
 
 
 def test_a_node_whose_policy_forbids_a_run_tells_the_server_why_and_ends(server, start) -> None:
-    node = start('finest-wire = "2"')
-    refused(server.describe(), "finest-wire of this client's policy allows '2' at most")
+    node = start('max-bits = "2"')
+    refused(server.describe(), "max-bits of this client's policy allows '2' at most")
     node.end()
     assert isinstance(node.error, PolicyError)

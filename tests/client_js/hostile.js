@@ -14,7 +14,7 @@ import { CONFIGURATION } from './settings.js'
 const MEMORY = 300e6
 const SPEC = '{"method":"lora"}'
 const LAYOUT = '[["a",[2,3]]]'
-const CONFIG = { seed: 0, 'local-steps': 2, wire: 'fp32' }
+const CONFIG = { seed: 0, 'local-steps': 2, bits: 'fp32' }
 const SETTINGS = {
   batch_size: 1, gradient_accumulation_steps: 1, held_out_fraction: 0.1, learning_rate: 0.001, local_steps: 2,
   max_grad_norm: 1, max_held_out_sequences: 4, seq_len: 8, weight_decay: 0,
@@ -60,7 +60,7 @@ for (const key of Object.keys(SETTINGS)) {
   await attempt(`settings without ${key}`, { settings: JSON.stringify(others) })
 }
 const masked = { secure_aggregation: 1, record_delta: 0.1, client_noise: 1, personal: 'A', round_epochs: 0.5, packing: false, unheard_of: 1 }
-for (const [key, value] of Object.entries({ ...masked, local_steps: 3, wire: '1', found_rate_factor: 0, total_steps: 0.5 })) {
+for (const [key, value] of Object.entries({ ...masked, local_steps: 3, bits: '1', found_rate_factor: 0, total_steps: 0.5 })) {
   await attempt(`settings ${key} ${value}`, { settings: JSON.stringify({ ...SETTINGS, [key]: value }) })
 }
 const nested = '['.repeat(1e5)

@@ -44,7 +44,7 @@ def trained(deployment) -> set[tuple[int, str]]:
 
 
 def test_a_run_of_two_kinds_of_clients_ends_and_is_verified(deployment, three):
-    three("--wire", "1", "--keep-updates")
+    three("--bits", "1", "--keep-updates")
     deployment.finish()
     assert trained(deployment) == {(number, name) for number in (1, 2) for name in ("alice", "bob", "carol")}
     assert not deployment.events("update_refused")
@@ -64,7 +64,7 @@ def test_a_masked_run_is_refused(deployment, three):
 
 def test_a_client_of_any_kind_that_is_killed_in_mid_round_loses_nothing(deployment, three):
     names = ("alice", "carol")
-    three("--wire", "fp32", "--rounds", "2", "--keep-updates")
+    three("--bits", "fp32", "--rounds", "2", "--keep-updates")
     for number, victim in enumerate(names, 1):
         asked = {"client": victim, "purpose": "train", "round": number}
         deployment.until(lambda asked=asked: deployment.events("broadcast", **asked))

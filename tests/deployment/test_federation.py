@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 THREE_ROUNDS = ("--rounds", "3", "--eval-every", "3")
 UPLINK = ("update_received", "update_refused", "reply_received")
 # 1.2 MB a message: large enough for TLS, HTTP/2 and protobuf around it to stay below a hundredth.
-EXACT = ("--wire", "fp32", "--rank", "32")
+EXACT = ("--bits", "fp32", "--rank", "32")
 
 
 @pytest.mark.promise

@@ -23,8 +23,8 @@ def parse(data: bytes) -> None:
 
 SEEDS = [
     b'consent = "ask"\nmax-runs-per-week = 3\n',
-    b'methods = ["lora"]\ntargets = ["q_proj"]\nfinest-wire = "2"\nmax-rank = 8\n',
-    b'finest-wire = "nan"\nmax-download-gb = inf\n',
+    b'methods = ["lora"]\ntargets = ["q_proj"]\nmax-bits = "2"\nmax-rank = 8\n',
+    b'max-bits = "nan"\nmax-download-gb = inf\n',
     b"min-examples = 9223372036854775807\nconsent = 'ask'\n[a]\nb = 1\n",
 ]
 

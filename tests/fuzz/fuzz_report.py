@@ -37,7 +37,7 @@ def seeds() -> list[bytes]:
     update = {"round": 1, "client": "ada", "uplink_bytes": 9, "payload_bytes": 5, "envelope_bytes": 8, "codec": "fp32"}
     update |= {"bits_per_parameter": 32.0, "distortion": 0.0, "codec_s": 0.1, "examples": 3, "tokens": 30}
     update |= {"train_loss": 1.5, "train_s": 0.2, "digest": "ab" * 32, "norms": {"A": 0.1}}
-    said = {"rounds": 1, "clients": 1, "seed": 0, "rule": "fedavg", "wire": "fp32", "base": "tiny"}
+    said = {"rounds": 1, "clients": 1, "seed": 0, "rule": "fedavg", "bits": "fp32", "base": "tiny"}
     base = {"name": "tiny", "fingerprint": "ab" * 32, "parameters": 99, "task": "causal-lm"}
     adapter = {"method": "lora", "rank": 2, "alpha": 4, "target_modules": "all-linear", "trainable_parameters": 12}
     begun = {"run": "ab" * 16, "name": "<b>r</b>", "seed": 0, "config": said, "base": base, "adapter": adapter}

@@ -29,12 +29,12 @@ def parse(data: bytes) -> None:
 
 def seeds() -> list[bytes]:
     configs = (
-        RunConfig(base="tiny", rounds=2, client_ranks="2,4", wire="1.5"),
+        RunConfig(base="tiny", rounds=2, client_ranks="2,4", bits="1.5"),
         RunConfig(base="tiny", labels="a,b", method="prompt", rule="fedavg"),
         RunConfig(base="tiny", target_modules="q_proj,embed_tokens"),
     )
     honest = [json.dumps(welcome_table(config.to_table())).encode() for config in configs]
-    return [*honest, b'{"base": "tiny", "wire": "nan"}', b'{"a":' * 2000, b"{}", b'{"rounds": 1e999}']
+    return [*honest, b'{"base": "tiny", "bits": "nan"}', b'{"a":' * 2000, b"{}", b'{"rounds": 1e999}']
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from plait.errors import ConfigError
 from plait.settings.table import read_config_table
 from plait.wire.bounds import MAX_COUNT, MAX_EXAMPLES, MAX_SEQ_LEN, MAX_STEPS
 
-TEXTS = ("data", "base", "partition", "method", "rule", "wire", "target-modules", "trainer", "device", "out")
+TEXTS = ("data", "base", "partition", "method", "rule", "bits", "target-modules", "trainer", "device", "out")
 # Any text, and often the characters that TOML gives a meaning.
 ANY_TEXT = st.text() | st.text(alphabet="\"'\\\n\r\t\0#=[]{}\x7f\u2028é😀 a")
 POSITIVE = st.floats(0, exclude_min=True, allow_infinity=False, allow_nan=False)

@@ -78,10 +78,10 @@ def test_what_a_policy_leaves_open_follows_from_the_plan_that_its_operator_is_sh
 
 @pytest.mark.parametrize(("finest", "taken", "refused"), [("2", "2", "2.5"), ("bf16", "8", "fp32"), ("2", "1", "bf16")])
 def test_an_operator_can_demand_a_coarser_wire(finest, taken, refused):
-    policy = Policy(finest_wire=finest)
-    policy.check_run(RunConfig(wire=taken))
-    with pytest.raises(PolicyError, match="finest-wire"):
-        policy.check_run(RunConfig(wire=refused))
+    policy = Policy(max_bits=finest)
+    policy.check_run(RunConfig(bits=taken))
+    with pytest.raises(PolicyError, match="max-bits"):
+        policy.check_run(RunConfig(bits=refused))
 
 
 def test_only_named_targets_are_allowed_where_some_are_named():
@@ -122,7 +122,7 @@ def test_sizes_are_bounded():
     [
         ("max-ranks = 3", "unknown key 'max-ranks'; did you mean 'max-rank'"),
         ("max-rank = 'many'", "max-rank is 'many'"),
-        ("finest-wire = 'thin'", "finest-wire is 'thin'"),
+        ("max-bits = 'thin'", "max-bits is 'thin'"),
         ("consent = 'always'", "consent is 'always'"),
         ("max-rank", "is not TOML"),
     ],

@@ -35,7 +35,7 @@ def test_a_client_with_the_servers_welcome_resolves_the_same_run() -> None:
 
 @pytest.mark.parametrize("method", sorted(set(METHODS) - {"full", "qlora"}))
 def test_the_default_policy_takes_every_ordinary_method(method: str) -> None:
-    config = config_from_table({"base": "tiny", "method": method, "own-share": 0.0})
+    config = config_from_table({"base": "tiny", "method": method, "personalize": 0.0})
     terms = resolve(settle(config)).terms("ada", policy=Policy())
     assert terms.own.method == method
 

@@ -44,7 +44,7 @@ OF_RECORDS = {"dp": "record", "dp-epsilon": 8.0}
 def test_what_is_settled_stays_and_no_choice_is_left_open(given: dict[str, object]) -> None:
     settled = settle(config_from_table(given))
     assert settle(settled.config).config == settled.config
-    assert "auto" not in {settled.config.lr_schedule, settled.config.server_optimizer, settled.config.own_share}
+    assert "auto" not in {settled.config.lr_schedule, settled.config.server_optimizer, settled.config.personalize}
     assert (settled.config.learning_rate, settled.config.lr_schedule) == (
         settled.plan.settings.learning_rate,
         settled.plan.settings.lr_schedule,
@@ -56,7 +56,7 @@ def test_what_is_settled_stays_and_no_choice_is_left_open(given: dict[str, objec
     [
         {"learning-rate": 1e-5},
         {"lr-schedule": "linear"},
-        {"own-share": "0.25"},
+        {"personalize": "0.25"},
         {"server-optimizer": "sgd:lr=2,momentum=0.5"},
         {"max-held-out-sequences": 1},
         {"eval-clients": 3},
@@ -113,7 +113,7 @@ def test_own_adapters_and_slopes_are_used_only_where_that_is_sound(
 ) -> None:
     settled = settle(config_from_table(given))
     task = settled.plan.settings
-    assert (task.own_share > 0, task.measures_slope) == (has_own, follows_slopes)
+    assert (task.personalize > 0, task.measures_slope) == (has_own, follows_slopes)
     assert (settled.optimizer.name != "none") is follows_slopes
 
 
@@ -159,7 +159,7 @@ def test_private_records_are_in_the_settings_that_clients_get_and_go_with_every_
     task = settled.plan.settings
     assert privacy_of(settled.config) is None
     assert (task.record_delta, task.record_epsilon, task.record_clip) == (1e-5, 8.0, 0.0)
-    assert (settled.config.norm_bound, settled.config.keep) == ("10", "last")
+    assert (settled.config.norm_bound, settled.config.select) == ("10", "last")
     # A learning rate that is found in the data is not private.
     assert task.learning_rate > 0
     given = {"dp": "record", "dp-epsilon": 0.7, "dp-clip": 0.3, "dp-delta": 1e-6}
@@ -190,7 +190,7 @@ TAKEN_AND_NEEDED: list[tuple[Mapping[str, object], str, Mapping[str, object], Tr
     ({"rounds-mode": "async"}, "rounds-mode", {"rule": "rolora"}, Trait.SAME_SIDES),
     ({"rounds-mode": "async"}, "rounds-mode", {"deadline-s": 5.0}, Trait.WAITS),
     ({"rounds-mode": "async"}, "rounds-mode", MASKED, Trait.RELEASED),
-    ({"own-share": 0.5}, "own-share", {"rule": "fedsa"}, Trait.ALL_SHARED),
+    ({"personalize": 0.5}, "personalize", {"rule": "fedsa"}, Trait.ALL_SHARED),
     ({"rule": "flexlora"}, "rule", {"method": "ia3"}, Trait.FACTORS),
     ({"rule": "fedsb"}, "rule", {"method": "lora"}, Trait.SQUARES),
     ({"client-ranks": "2,8"}, "client-ranks", {"rule": "median"}, Trait.ONE_RANK),

@@ -46,7 +46,7 @@ def test_a_base_that_can_be_no_path_is_told_as_it_is(base):
         {},
         {"rule": "rolora"},
         {"rounds-mode": "async"},
-        {"method": "lora_xs", "rank": 32, "rule": "fedsb", "own-share": 0.0},
+        {"method": "lora_xs", "rank": 32, "rule": "fedsb", "personalize": 0.0},
         {"labels": "a,b", "client-ranks": "2,4,8", "rule": "flexlora", "rounds": 7, "eval-every": 7},
         {"server-optimizer": "fedadam", "learning-rate": 0.5},
         {"server-optimizer": "none"},

@@ -57,7 +57,7 @@ def test_a_run_uses_every_part_and_records_where_it_came_from(plait, tmp_path: P
     settings = (
         "simulate", "--data", "my.jsonl", "--clients", "3", "--base", "tiny", "--rounds", "2", "--local-steps", "2",
         "--batch-size", "2", "--seq-len", "32", "--rule", "median_of_means:groups=3", "--loss", "focal:gamma=1",
-        "--wire", "uniform8", "--partition", "by_length:descending=true", "--out", "run", "--json",
+        "--bits", "uniform8", "--partition", "by_length:descending=true", "--out", "run", "--json",
     )  # fmt: skip
     ran = plait(*settings)
     assert ran.returncode == 0, ran.stderr

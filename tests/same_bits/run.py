@@ -31,6 +31,7 @@ COMMON = (
 )  # fmt: skip
 # FedAvg's default was 1.5 once, and methods had learning rates; with them stated, digests can be compared across that.
 FURTHER = ("--server-optimizer", "sgd:lr=1.5")
+# `--wire` and `--own-share` are earlier names, which commits of any time read.
 SIMULATIONS: Mapping[str, tuple[str, ...]] = {
     "defaults": FURTHER,
     "float32 wire": ("--wire", "fp32", *FURTHER),

@@ -239,7 +239,7 @@ FETCHED: Mapping[str, str] = {
 }  # fmt: skip
 RESUME, EVAL = "resume {run}", "eval --adapter {run} --data {data}"
 PARTS: Mapping[str, str] = {
-    "rule": "evil:part", "loss": "evil:part", "objective": "evil:part", "wire": "evil:part", "method": "evil:part",
+    "rule": "evil:part", "loss": "evil:part", "objective": "evil:part", "bits": "evil:part", "method": "evil:part",
     "server-optimizer": "evil:part", "trainer": "evil:part", "partition": "evil:part", "callbacks": "evil:part",
 }  # fmt: skip
 # What measures none cannot follow one.
@@ -274,7 +274,7 @@ def cases() -> list[Case]:
             for key, value in (("publish", PLACE), ("rule", "evil:part"))
         ),
         Case(
-            "export: share edited", "export {run} {new} --to peft --client ada", edited(own_share=0.9),
+            "export: share edited", "export {run} {new} --to peft --client ada", edited(personalize=0.9),
             CHANGED,
         ),
         Case("resume: served on an address", RESUME, served(listen="0.0.0.0:0"), "--allow listen="),

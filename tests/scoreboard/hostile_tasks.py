@@ -82,10 +82,10 @@ def settings_texts() -> Iterator[Case]:
         "a key twice": lambda text: text[:-1] + ',"seq_len":2}',
         "a key of the future": lambda text: text[:-1] + ',"zeal":1}',
         "a key of a task": lambda text: text[:-1] + ',"seed":1}',
-        "a key too few": lambda text: text.replace('"seq_len"', '"wire"'),
+        "a key too few": lambda text: text.replace('"seq_len"', '"bits"'),
         "spaces": lambda text: text.replace(":", ": "),
         "backwards": lambda text: json.dumps(dict(reversed(json.loads(text).items())), separators=(",", ":")),
-        "a surrogate": lambda text: text[:-1] + ',"wire":"\\ud800"}',
+        "a surrogate": lambda text: text[:-1] + ',"bits":"\\ud800"}',
     }
     for kind in ("train", "evaluate"):
 
@@ -128,7 +128,7 @@ def settings() -> Iterator[Case]:
         "steps": (1, 17, 10**6, 2**32 - 1),
         "personal": ("A", "B", "C", 1),
         "proximal": (-1.0, 1.0, 1e300, math.nan),
-        "own_share": (0.1, 0.999, 1.0, -1.0, math.nan),
+        "personalize": (0.1, 0.999, 1.0, -1.0, math.nan),
         "carry_moments": (True, False),
         "measures_slope": (True,),
         "found_rate_factor": (0.0, 2.0, 1e300, math.nan),
@@ -138,7 +138,7 @@ def settings() -> Iterator[Case]:
     # What measuring depends on.
     measured = {"batch_size", "seq_len", "held_out_fraction", "max_held_out_sequences", "personal"}
     table = [(field, value) for field, values in values_of.items() for value in values]
-    for field, value in [*table, *(("wire", wire) for wire in wires)]:
+    for field, value in [*table, *(("bits", wire) for wire in wires)]:
         for kind in ("train", "evaluate") if field in measured else ("train",):
             shown = ascii(value) if len(ascii(value)) < 40 else f"{len(ascii(value))} long"
             yield _case(f"{kind}: {field} is {shown}", _settled(kind, field, value), kind)
@@ -295,11 +295,11 @@ def welcomes() -> Iterator[Case]:
         ("a stated rule that trains nothing", {"rule": "stated:name=x,frozen=C"}),
         ("a stated rule with code", {"rule": "stated:name=x,algorithm=os.system"}),
         ("a stated rule of 100,000 sides", {"rule": "stated:name=x,frozen=" + "AB" * 50_000}),
-        ("a method of a module", {"method": TRAINER}), ("a wire of a module", {"wire": TRAINER}),
-        ("a wire of the library", {"wire": "os:system"}), ("a loss of none", {"loss": "hostile"}),
+        ("a method of a module", {"method": TRAINER}), ("bits of a module", {"bits": TRAINER}),
+        ("bits of the library", {"bits": "os:system"}), ("a loss of none", {"loss": "hostile"}),
         ("a loss of a module", {"loss": TRAINER}), ("a loss of the library", {"loss": "os:system"}),
-        ("a loss with an option of a module", {"loss": f"{TRAINER}:x=1"}), ("a wire of none", {"wire": "hostile"}),
-        ("a wire of NaN", {"wire": "nan"}),
+        ("a loss with an option of a module", {"loss": f"{TRAINER}:x=1"}), ("bits of none", {"bits": "hostile"}),
+        ("bits of NaN", {"bits": "nan"}),
         ("a rate of 1e300", {"learning-rate": 1e300}), ("a rate of NaN", {"learning-rate": math.nan}),
         ("a rate below zero", {"learning-rate": -1.0}), ("gradients cut at 1e-12", {"max-grad-norm": 1e-12}),
         ("gradients cut at zero", {"max-grad-norm": 0.0}), ("all of it held out", {"held-out-fraction": 1.0}),

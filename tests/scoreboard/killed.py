@@ -49,15 +49,15 @@ class Way:
         return 2 if self.over_grpc else 4
 
 
-TWO_OF_SIX = {"wire": "1", "cohort_size": 2}
+TWO_OF_SIX = {"bits": "1", "cohort_size": 2}
 WAYS: dict[str, Way] = {
-    "one bit, error feedback both ways": Way({"wire": "1"}, wide=WIDE),
+    "one bit, error feedback both ways": Way({"bits": "1"}, wide=WIDE),
     "one bit, two of six clients a round": Way(TWO_OF_SIX, SIX, rounds=6, wide=WIDE),
-    "FedSVD, factors that turn": Way({"wire": "fp32", "rule": "fedsvd"}),
+    "FedSVD, factors that turn": Way({"bits": "fp32", "rule": "fedsvd"}),
     "FedAdam at the server, moments at the clients": Way(
-        {"wire": "bf16", "optimizer": "fedadam", "settings": {"carry_moments": True}}
+        {"bits": "bf16", "optimizer": "fedadam", "settings": {"carry_moments": True}}
     ),
-    "over gRPC, one bit, clients that stay": Way({"wire": "1", "rule": "median"}, wide=WIDE, over_grpc=True),
+    "over gRPC, one bit, clients that stay": Way({"bits": "1", "rule": "median"}, wide=WIDE, over_grpc=True),
     "over gRPC, one bit, two of six clients a round": Way(TWO_OF_SIX, SIX, rounds=6, wide=WIDE, over_grpc=True),
     "over gRPC, one bit, two of six, a client": Way(
         TWO_OF_SIX, SIX, rounds=6, wide=WIDE, over_grpc=True, kills_client=True
@@ -160,7 +160,7 @@ def clients_killed(*, full: bool, scratch: Path) -> Row:
     killed = range(0, count - 2, 2)
     names = tuple(f"c{number:02}" for number in range(count))
     provision(scratch / "kits", names, ["localhost", "127.0.0.1"], now=datetime.now(UTC))
-    plan = {"wire": "1", "rounds": 4, "quorum": count // 2}
+    plan = {"bits": "1", "rounds": 4, "quorum": count // 2}
     job = Job(scratch / "fed", plan, names, scratch / "kits", train_s=1.0, grace_s=1.0)
     with _running(job) as (nodes, port):
         _at_round_2(job, "round_started")
@@ -199,7 +199,7 @@ def straggler(*, full: bool, scratch: Path) -> Row:
     over: list[float] = []
     complaints: list[str] = []
     for number, kind in enumerate(["stopped", "endless"] * (5 if full else 1)):
-        plan = {"wire": "1", "rounds": 3, "quorum": 1, "deadline_s": DEADLINE_S}
+        plan = {"bits": "1", "rounds": 3, "quorum": 1, "deadline_s": DEADLINE_S}
         job = Job(scratch / f"{number}", plan, (*TWO, "slow"), train_s=0.2)
         with _running(job, last=replace(job, train_s=3600.0) if kind == "endless" else job) as (nodes, _):
             if kind == "stopped":

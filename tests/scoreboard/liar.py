@@ -75,7 +75,7 @@ CASES = {
     "with a loss of nothing over a million tokens": Case(liar(says=LOW, held_out_tokens=10**6)),
     "with a base that it says was bad": Case(liar(says={0: 1e6})),
     "between evaluations": Case(liar(factor=-40.0, rounds=(2, 4)), {"eval_every": 2}),
-    "at one bit": Case(liar(), {"wire": "1"}),
+    "at one bit": Case(liar(), {"bits": "1"}),
     "where a step is taken back as a whole": Case(liar(), {"rule": "fedsvd"}),
     "in asynchronous rounds": Case(liar(), BUFFERED),
     "in the last asynchronous round": Case(liar(rounds=(ROUNDS,)), BUFFERED, learns=True),
@@ -113,7 +113,7 @@ def begin(case: Case, path: Path) -> Federation:
     """The run of a case, not begun."""
     models = {**HONEST, MALLORY: case.liar}
     watch = Watch("accepted", take_back=not {"masked", "exchange"} & {*case.plan})
-    federation = Federation(path, models, **{"wire": "fp32", "rounds": ROUNDS, "watch": watch, **UNBOUND, **case.plan})
+    federation = Federation(path, models, **{"bits": "fp32", "rounds": ROUNDS, "watch": watch, **UNBOUND, **case.plan})
     if federation.masked:
         (node,) = (node for node, name in federation.channel.names.items() if name == MALLORY)
         saying = federation.channel.participants[node].way.sender

@@ -128,7 +128,7 @@ def _wrong(alone: _Outcome, attacked: _Outcome) -> str:
 
 
 def _federate(folder: Path, kits: Path, attack: Attack, *, undisturbed: bool = False) -> _Outcome:
-    plan = {"wire": "fp32", "rounds": ROUNDS, "clients": 3 if attack.joins else 2, "cohort_size": 3, "quorum": 2}
+    plan = {"bits": "fp32", "rounds": ROUNDS, "clients": 3 if attack.joins else 2, "cohort_size": 3, "quorum": 2}
     if attack.ranks:
         plan["ranks"] = dict(attack.ranks)
     job = Job(folder, plan, NAMES, kits, train_s=0.2, wide=0 if attack.ranks else WIDE)

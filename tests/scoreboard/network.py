@@ -286,7 +286,7 @@ def run(*, full: bool, scratch: Path) -> Row:
 
 def _federate(folder: Path, kits: Path | None, fault: Fault | None, moment: str) -> tuple[object, str, int]:
     """Three rounds; what they came to, what is wrong with their story, how often the fault happened."""
-    job = Job(folder, {"wire": "fp32", "rounds": 3}, NAMES, kits, train_s=1.0, wide=WIDE)
+    job = Job(folder, {"bits": "fp32", "rounds": 3}, NAMES, kits, train_s=1.0, wide=WIDE)
     job.folder.mkdir()
     port = unused_port()
     server = start(serve, job, port)

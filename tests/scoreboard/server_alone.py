@@ -63,7 +63,7 @@ class World:
         invited = len(NAMES) if len(clients) >= least_survivors(len(NAMES)) else len(clients)
         more = {"rounds": 1, "keep_updates": True, "clients": len(clients), "cohort_size": invited, **more}
         path = self.folder / f"run-{self.begun}"
-        federation = Federation(path, self.models, wire="fp32", masked=True, **more)
+        federation = Federation(path, self.models, bits="fp32", masked=True, **more)
         if not is_evaluated:
             make = federation._coordinator
             federation._coordinator = lambda *given: _without_evaluations(make(*given))

@@ -57,7 +57,7 @@ def key_of(name: str) -> NodeKey:
 def signed(path: Path, models: Mapping[str, object], *, may_be_away: Collection[str] = (), **plan: object):
     """A federation whose clients sign and whose channel knows their keys; the run goes on without `may_be_away`."""
     few = {"clients": len(models) - len(may_be_away), "cohort_size": len(models)}
-    federation = Federation(path, models, wire=plan.pop("wire", "fp32"), **{**few, **plan})
+    federation = Federation(path, models, bits=plan.pop("bits", "fp32"), **{**few, **plan})
     channel = federation.channel
     channel.open_ended = bool(may_be_away)
     for node, name in channel.names.items():

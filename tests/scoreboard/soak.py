@@ -26,7 +26,7 @@ def run(*, full: bool, scratch: Path) -> Row:
     """One run; memory and files are looked at a hundred times."""
     rounds = ROUNDS if full else 1000
     federation = of_numbers.Federation(
-        scratch / "run", {"alice": FakeModel(1.0, 3), "bob": FakeModel(4.0, 7)}, wire="bf16", rounds=rounds,
+        scratch / "run", {"alice": FakeModel(1.0, 3), "bob": FakeModel(4.0, 7)}, bits="bf16", rounds=rounds,
         eval_every=rounds // 4,
     )  # fmt: skip
     seen: list[tuple[int, int, int, int]] = []

@@ -36,7 +36,7 @@ def three_runs(folder: Path, *, rounds: int = 2) -> dict[str, dict[str, object]]
     """Another rule, another base, another rank: their settings by name."""
     common = {**COMMON, "rounds": rounds}
     return {
-        "ruled": {**common, "rule": "fedsvd", "wire": "fp32"},
+        "ruled": {**common, "rule": "fedsvd", "bits": "fp32"},
         "rebased": {**common, "base": str(folder / OTHER_BASE), "method": "dora"},
         "ranked": {**common, "rank": 4},
     }

@@ -24,8 +24,8 @@ def table(first, *parts):
 SETTINGS = dict(zip((10, 13, 15, 17), table(1, "seed:i round:i done_steps:i trained:i").values(), strict=True))
 SETTINGS |= table(24, "digest:b json:t steps:i")
 # What the text of settings leaves out.
-DEFAULTS = {"lr_schedule": "constant", "total_steps": 0, "wire": "fp32", "personal": ""}
-DEFAULTS |= {"proximal": 0.0, "carry_moments": False, "without_feedback": False, "own_share": 0.0}
+DEFAULTS = {"lr_schedule": "constant", "total_steps": 0, "bits": "fp32", "personal": ""}
+DEFAULTS |= {"proximal": 0.0, "carry_moments": False, "without_feedback": False, "personalize": 0.0}
 DEFAULTS |= {"measures_slope": False, "found_rate_factor": 1.0, "loss": "cross_entropy", "objective": "sft"}
 DEFAULTS["secure_aggregation"] = False
 DEFAULTS |= {"client_noise": 0.0, "client_clip": 0.0, "client_cohort": 0}

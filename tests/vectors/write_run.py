@@ -50,7 +50,7 @@ COUNTS = {"train_examples": 16, "train_tokens": 512, "held_out_examples": 2, "he
 OPTIONS = (
     "--insecure", "--base", "tiny", "--min-clients", "1", "--rounds", "2", "--seed", "7", "--threads", "1",
     "--rank", "1", "--target-modules", "q_proj", "--local-steps", "4", "--batch-size", "1", "--seq-len", "16",
-    "--wire", "fp32",
+    "--bits", "fp32",
 )  # fmt: skip
 SERVER = """
 import hashlib, itertools, secrets, sys

@@ -83,7 +83,7 @@ BROADCAST = Header(
 SETTINGS = Settings(
     local_steps=4, batch_size=2, gradient_accumulation_steps=1, seq_len=128, learning_rate=1e-3, weight_decay=0.0,
     max_grad_norm=1.0, held_out_fraction=0.1, max_held_out_sequences=16, seed=2**64 - 1,
-    lr_schedule="linear", round=3, total_steps=20, done_steps=8, wire="bf16",
+    lr_schedule="linear", round=3, total_steps=20, done_steps=8, bits="bf16",
 )  # fmt: skip
 # Two groups on two lanes, the second beginning amid a row; a tensor of zeros; an odd number of tensors.
 RATE_LAYOUT = Layout.of({"a": (23, 27), "b": (40, 2), "c": (4, 120)})
@@ -104,7 +104,7 @@ CARD = ClientCard(
     histogram={"email.mime": 7, "email": 100, "asyncio": 20, "日本語": 0},
 )
 
-# Name: header, delta, and what --wire says.
+# Name: header, delta, and what --bits says.
 ENVELOPES = {
     "update_fp32": (UPDATE, DELTA, "fp32"),
     "update_bf16": (UPDATE, DELTA, "bf16"),
@@ -133,9 +133,9 @@ TASKS = {
             personal="A",
             proximal=0.01,
             carry_moments=True,
-            own_share=0.75,
+            personalize=0.75,
             measures_slope=True,
-            wire="1",
+            bits="1",
         ),
         b"\x08\x01 an envelope",
     ),
@@ -205,8 +205,8 @@ REPLIES |= {
 def vectors() -> dict[str, bytes]:
     """Every golden message as the writer makes it."""
     found = {
-        name: seal(header, encode_delta(delta, codec_for(wire))).data
-        for name, (header, delta, wire) in ENVELOPES.items()
+        name: seal(header, encode_delta(delta, codec_for(bits))).data
+        for name, (header, delta, bits) in ENVELOPES.items()
     }
     found |= {name: b"".join(encode_task(task, whole=name not in OF_SETTINGS_HELD)) for name, task in TASKS.items()}
     return found | {name: encode_reply(reply) for name, reply in REPLIES.items()}

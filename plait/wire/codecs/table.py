@@ -1,4 +1,4 @@
-"""The table of codecs by their names and numbers on the wire, and the choice of one by `--wire`."""
+"""The table of codecs by their names and numbers on the wire, and the choice of one by `--bits`."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ _NAMES: Mapping[int, str] = {
     9: "fp32_partial",
     10: "bf16_partial",
 }
-# The names that `--wire` takes; any number is bits per parameter.
+# The names that `--bits` takes; any number is bits per parameter.
 _NAMED = ("fp32", "bf16")
 # Users' own codecs that this process was asked for by name; a number alone finds no other.
 _OWN: dict[int, OwnCodec] = {}
@@ -82,17 +82,17 @@ _USUAL_RANK = 8
 _NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?", re.ASCII)
 
 
-def codec_for(wire: str) -> Codec:
-    """The codec that `--wire` asks for: ``fp32``, ``bf16``, a number of bits per parameter, or a user's own.
+def codec_for(bits: str) -> Codec:
+    """The codec that `--bits` asks for: ``fp32``, ``bf16``, a number of bits per parameter, or a user's own.
 
     Raises:
         ConfigError: there is none; the message lists the possible values.
     """
-    if wire in _NAMED:
-        return CODECS[wire]
-    if _NUMBER.fullmatch(wire) and LEAST_BITS <= float(wire) <= GREATEST_BITS:
-        return Rate(float(wire))
-    name, options = parse_choice(wire)
+    if bits in _NAMED:
+        return CODECS[bits]
+    if _NUMBER.fullmatch(bits) and LEAST_BITS <= float(bits) <= GREATEST_BITS:
+        return Rate(float(bits))
+    name, options = parse_choice(bits)
     if is_named(Kind.CODEC, name):
         from plait.wire.codecs.own import as_codec
 
@@ -102,12 +102,12 @@ def codec_for(wire: str) -> Codec:
             raise ConfigError(f"codecs '{other.name}' and '{name}' both have number {codec.number}: give one another")
         _OWN[codec.number] = codec
         return codec
-    hint = did_you_mean(wire.lower(), _NAMED)
-    if _NUMBER.fullmatch(wire) and 0 < float(wire) < LEAST_BITS:
-        rank = max(1, round(_USUAL_RANK * float(wire)))
-        hint = f"; to send less use --rank {rank} at 1 bit, which keeps more than rank {_USUAL_RANK} at {wire}"
+    hint = did_you_mean(bits.lower(), _NAMED)
+    if _NUMBER.fullmatch(bits) and 0 < float(bits) < LEAST_BITS:
+        rank = max(1, round(_USUAL_RANK * float(bits)))
+        hint = f"; to send less use --rank {rank} at 1 bit, which keeps more than rank {_USUAL_RANK} at {bits}"
     raise ConfigError(
-        f"wire is '{wire}', expected {', '.join(_NAMED)} or {LEAST_BITS} to {GREATEST_BITS} bits per parameter{hint}"
+        f"bits is '{bits}', expected {', '.join(_NAMED)} or {LEAST_BITS} to {GREATEST_BITS} bits per parameter{hint}"
     )
 
 

@@ -134,11 +134,11 @@ def test_every_setting_that_is_a_text_is_known_to_lead_out_or_not() -> None:
     inside = {
         "columns", "split", "norm-bound",
         "lr-schedule", "client-ranks", "target-modules", "weighting",
-        "correction", "own-share", "keep", "reference", "labels", "device", "dtype", "out",
+        "correction", "personalize", "select", "reference", "labels", "device", "dtype", "out",
     }  # fmt: skip
     outside = {"data": "my.jsonl", "base": "org/model", "publish": "p"}
     parts = {
-        "rule", "server-optimizer", "wire", "method", "trainer", "loss", "objective", "partition",
+        "rule", "server-optimizer", "bits", "method", "trainer", "loss", "objective", "partition",
         "callbacks",
     }  # fmt: skip
     assert texts == inside | outside.keys() | parts

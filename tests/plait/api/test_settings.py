@@ -6,7 +6,7 @@ from typing import Literal, get_args, get_origin
 import plait.api.settings as api_settings
 from plait.api.settings import RunSettings, run_config_of
 from plait.api.simulate import simulate
-from plait.config import RunConfig
+from plait.config import RunConfig, config_from_table
 
 
 def test_every_setting_of_a_run_is_an_argument_and_nothing_else_is() -> None:
@@ -17,8 +17,15 @@ def test_every_setting_of_a_run_is_an_argument_and_nothing_else_is() -> None:
 
 
 def test_bits_and_paths_are_written_as_the_command_line_has_them(tmp_path) -> None:
-    config = run_config_of({"wire": 1.5, "out": tmp_path, "rounds": None})
-    assert (config.wire, config.out, config.rounds) == ("1.5", str(tmp_path), RunConfig().rounds)
+    config = run_config_of({"bits": 1.5, "out": tmp_path, "rounds": None})
+    assert (config.bits, config.out, config.rounds) == ("1.5", str(tmp_path), RunConfig().rounds)
+
+
+def test_earlier_names_of_settings_are_read_in_programs_and_files() -> None:
+    flat = run_config_of({"wire": 1.5, "own_share": 0.2, "keep": "last", "out": "x"})
+    tables = {"wire": "1.5", "learning": {"own-share": 0.2}, "evaluation": {"keep": "last"}, "out": "x"}
+    assert flat == config_from_table(tables)
+    assert (flat.bits, flat.personalize, flat.select) == ("1.5", 0.2, "last")
 
 
 def test_choices_are_those_of_the_settings() -> None:

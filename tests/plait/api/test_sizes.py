@@ -26,7 +26,7 @@ _ABSENT = "qlora" if find_spec("bitsandbytes") is None else ""
 CASES = {
     "everybody in every round": {},
     "masks": {"secure_aggregation": True},
-    "sides by turns, exact": {"rule": "rolora", "wire": "fp32"},
+    "sides by turns, exact": {"rule": "rolora", "bits": "fp32"},
     **{rule: {"rule": rule, **(_SQUARES if rule == "fedsb" else {}), "rounds": 3, "eval_every": 3} for rule in RULES},
     **{
         f"{rule}, half": {"rule": rule, **(_SQUARES if rule == "fedsb" else {}), **HALF}
@@ -34,18 +34,18 @@ CASES = {
     },
     **{f"{rule}, masks": {"rule": rule, "secure_aggregation": True, "eval_every": 1} for rule in ("ffa", "fedsa")},
     # In 16 bits: the codec of few bits misses its rate where a few rows alone move, and for the smallest adapters.
-    **{f"{rule}, ranks": {"rule": rule, "client_ranks": "2,4,8", "wire": "bf16", "rounds": 3} for rule in _MIXING},
+    **{f"{rule}, ranks": {"rule": rule, "client_ranks": "2,4,8", "bits": "bf16", "rounds": 3} for rule in _MIXING},
     "two ranks, half": {"rule": "flexlora", "client_ranks": "2,4", **HALF},
     **{
-        method: {"method": method, "wire": "bf16", "rounds": 2, **(_SQUARES if method == "lora_xs" else {})}
+        method: {"method": method, "bits": "bf16", "rounds": 2, **(_SQUARES if method == "lora_xs" else {})}
         for method in METHODS
         if method != _ABSENT
     },
-    **{f"wire {wire}": {"wire": wire, "rounds": 3, "eval_every": 1} for wire in ("fp32", 1.5, 2, 3, 4, 6, 8)},
-    "a personal side at two bits": {"rule": "fedsa", "wire": 2},
+    **{f"wire {wire}": {"bits": wire, "rounds": 3, "eval_every": 1} for wire in ("fp32", 1.5, 2, 3, 4, 6, 8)},
+    "a personal side at two bits": {"rule": "fedsa", "bits": 2},
     "newcomers in every round": {"clients": 16, "clients_per_round": 2, "eval_clients": 1},
-    "few in every round": {"clients": 6, "clients_per_round": 2, "eval_every": 2, "wire": "bf16"},
-    "privacy of clients": {"dp": "client", "dp_epsilon": 8.0, "wire": 4, "eval_every": 0},
+    "few in every round": {"clients": 6, "clients_per_round": 2, "eval_every": 2, "bits": "bf16"},
+    "privacy of clients": {"dp": "client", "dp_epsilon": 8.0, "bits": 4, "eval_every": 0},
     "privacy of records": {"dp": "record", "dp_epsilon": 8.0, "eval_every": 0},
     "asynchronous": {
         "clients": 6, "clients_per_round": 4, "rounds": 6, "eval_every": 3, "rounds_mode": "async",

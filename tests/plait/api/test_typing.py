@@ -26,7 +26,7 @@ def stop_when_good(event: plait.Event) -> plait.Stop | None:
 
 def main() -> int:
     rows = [{"text": "a", "author": "b"}]
-    run = plait.simulate(rows, rounds=2, rank=4, wire=1.5, callbacks=[stop_when_good, plait.EarlyStopping(patience=2)])
+    run = plait.simulate(rows, rounds=2, rank=4, bits=1.5, callbacks=[stop_when_good, plait.EarlyStopping(patience=2)])
     place: Path = run.adapter("alice")
     again: plait.Result = plait.resume(run, data=rows)
     with plait.Server(clients=2, base="tiny", insecure=True) as server:

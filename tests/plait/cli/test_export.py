@@ -74,14 +74,14 @@ def test_what_the_target_would_reject_is_refused_and_nothing_is_written(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "own", [("--rule", "fedsa", "--learning-rate", 3e-2), ("--own-share", 0.7, "--learning-rate", 5e-3)]
+    "own", [("--rule", "fedsa", "--learning-rate", 3e-2), ("--personalize", 0.7, "--learning-rate", 5e-3)]
 )
 def test_every_client_of_a_personal_run_has_an_adapter_of_its_own(
     plait: Plait, jsonl: Path, small: tuple[str, ...], tmp_path: Path, own: tuple[object, ...]
 ) -> None:
     done = plait(
         "simulate", "--data", jsonl, "--partition", "natural:author", "--clients", 3, *small, *own,
-        "--wire", "fp32", "--dtype", "float32", "--out", tmp_path / "run", "--json",
+        "--bits", "fp32", "--dtype", "float32", "--out", tmp_path / "run", "--json",
     )  # fmt: skip
     losses = json.loads(done.out)["held_out_loss_by_client"]
     loss_of: dict[tuple[str, str], float] = {}

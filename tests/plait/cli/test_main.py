@@ -88,11 +88,12 @@ def test_help_of_all_shows_every_setting_whole_under_its_table(plait, monkeypatc
     assert max(map(len, shown.splitlines())) <= 80
 
 
-def test_names_of_other_systems_are_options_too() -> None:
+def test_names_of_other_systems_and_earlier_ones_are_options_too() -> None:
     said = spelled(["simulate", "--lr", "0.1", "--model=tiny", "--rank", "2", "--no-keep-updates", "--max-steps", "3"])
     assert said == [
         "simulate", "--learning-rate", "0.1", "--base=tiny", "--rank", "2", "--no-keep-updates", "--local-steps", "3",
     ]  # fmt: skip
+    assert spelled(["server", "--own-share=0", "--keep", "last"]) == ["server", "--personalize=0", "--select", "last"]
     assert spelled(["eval", "--lr", "1"]) == ["eval", "--lr", "1"]
     with pytest.raises(ConfigError, match="'local-epochs' is given, expected epochs"):
         spelled(["estimate", "--local-epochs", "3"])

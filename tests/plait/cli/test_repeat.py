@@ -85,7 +85,7 @@ def build(model, tokenizer, data, args):
 
 KINDS = {
     "own data and names": ("--data", "my data/it's.jsonl", "--partition", "natural:person", "--clients", 2),
-    "a sample of clients": ("--data", "my.jsonl", "--clients", 3, "--clients-per-round", 2, "--own-share", 0),
+    "a sample of clients": ("--data", "my.jsonl", "--clients", 3, "--clients-per-round", 2, "--personalize", 0),
     "an adapter to go on from": (
         "--data", "my.jsonl", "--clients", 2, "--init-adapter", "first=0.5", "--rule", "flexlora",
     ),

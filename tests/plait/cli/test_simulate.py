@@ -167,7 +167,7 @@ def test_a_client_with_too_little_data_is_left_out_and_said_so_and_the_baselines
 def test_a_run_begins_where_another_ended_and_its_adapter_is_both_in_plain_peft(
     plait, jsonl: Path, tmp_path: Path, small: tuple[str, ...]
 ) -> None:
-    options = ("--data", jsonl, "--partition", "natural:author", "--clients", 3, *small, "--wire", "fp32", "--json")
+    options = ("--data", jsonl, "--partition", "natural:author", "--clients", 3, *small, "--bits", "fp32", "--json")
     first = json.loads(plait("simulate", *options, "--dtype", "float32", "--out", tmp_path / "first").out)
     ran = plait(
         "simulate", *options, "--dtype", "float32", "--init-adapter", tmp_path / "first",

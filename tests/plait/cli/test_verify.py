@@ -40,17 +40,17 @@ def test_a_changed_adapter_is_found(finished: Path, plait) -> None:
 
 
 @pytest.mark.parametrize(
-    ("keep", "cut", "said"),
+    ("select", "cut", "said"),
     [
         ("last", "round_finished", "that of round 2, which `plait resume` will finish"),
         ("accepted", "run_finished", "that of round 2"),
     ],
 )
 def test_a_run_that_died_between_publishing_a_round_and_recording_it_is_whole(
-    original: Path, small: tuple[str, ...], plait, tmp_path: Path, keep: str, cut: str, said: str
+    original: Path, small: tuple[str, ...], plait, tmp_path: Path, select: str, cut: str, said: str
 ) -> None:
     out = tmp_path / "run"
-    assert plait(*by_author(original / "my.jsonl", out, small, "--keep", keep)).code == 0
+    assert plait(*by_author(original / "my.jsonl", out, small, "--select", select)).code == 0
     ledger = out / "ledger.jsonl"
     lines = ledger.read_bytes().splitlines(keepends=True)
     last = max(number for number, line in enumerate(lines) if f'"event":"{cut}"'.encode() in line)

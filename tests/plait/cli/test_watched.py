@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def too_far(jsonl: Path, small: tuple[str, ...]) -> tuple[object, ...]:
     """Options of a run whose steps go far too far."""
-    far = ("--rounds", 5, "--server-optimizer", "sgd:lr=40", "--threads", 1, "--own-share", 0)
+    far = ("--rounds", 5, "--server-optimizer", "sgd:lr=40", "--threads", 1, "--personalize", 0)
     return by_author(jsonl, "", small, *far)[:-2]
 
 
@@ -27,7 +27,7 @@ def events_of(run: Path, kind: type[Event]) -> list[Event]:
 
 def test_steps_that_go_too_far_are_taken_back_and_the_run_says_so(plait, too_far, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    ran = plait(*too_far, "--keep-updates", "--keep", "best", "--out", run)
+    ran = plait(*too_far, "--keep-updates", "--select", "best", "--out", run)
     assert ran.code == 0, ran.err
     back = events_of(run, StepTakenBack)
     assert back

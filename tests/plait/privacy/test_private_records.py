@@ -23,9 +23,9 @@ pytestmark = pytest.mark.slow  # accounting for samples of records takes seconds
 SETTINGS = {"record_delta": 1e-5, "record_epsilon": 8.0, "total_steps": 4}
 RUN = b"r" * 16
 CASES = {
-    "one bit and moments": {"wire": "1", "settings": {**SETTINGS, "carry_moments": True}},
-    "fedsvd": {"rule": "fedsvd", "wire": "fp32", "settings": SETTINGS},
-    "median": {"rule": "median", "wire": "fp32", "settings": SETTINGS},
+    "one bit and moments": {"bits": "1", "settings": {**SETTINGS, "carry_moments": True}},
+    "fedsvd": {"rule": "fedsvd", "bits": "fp32", "settings": SETTINGS},
+    "median": {"rule": "median", "bits": "fp32", "settings": SETTINGS},
 }
 
 

@@ -24,8 +24,8 @@ FIXED = ClientPrivacy(
 )  # fmt: skip
 ADAPTIVE = replace(FIXED, clip_norm=None)
 CASES = {
-    "fixed clip": {"wire": "bf16", "privacy": FIXED},
-    "adaptive clip, one bit": {"wire": "1", "privacy": ADAPTIVE},
+    "fixed clip": {"bits": "bf16", "privacy": FIXED},
+    "adaptive clip, one bit": {"bits": "1", "privacy": ADAPTIVE},
     "rolora trains one side at a time": {"rule": "rolora", "privacy": FIXED},
     "fedsa keeps a side at the clients": {"rule": "fedsa", "privacy": FIXED},
     "fedsvd turns": {"rule": "fedsvd", "privacy": FIXED},
@@ -108,7 +108,7 @@ def test_a_run_with_a_multiplier_has_no_budget_to_end_it(federate, fake_model):
 
 def two_of_six(federate, fake_model, **more):
     models = {f"client-{number}": fake_model(number, 3) for number in range(6)}
-    return federate(models, wire="bf16", privacy=FIXED, cohort_size=2, quorum=2, rounds=1, **more)
+    return federate(models, bits="bf16", privacy=FIXED, cohort_size=2, quorum=2, rounds=1, **more)
 
 
 def test_nobody_counts_because_of_what_another_client_sent(federate, fake_model):

@@ -285,7 +285,7 @@ class Federation:
         path: Path,
         models: Mapping[str, FakeModel],
         *,
-        wire: str,
+        bits: str,
         rule: str = "fedavg",
         optimizer: str = "none",
         ranks: Mapping[str, int] | None = None,
@@ -324,7 +324,7 @@ class Federation:
             held_out_fraction=0.1,
             max_held_out_sequences=4,
             seed=SEED,
-            wire=wire,
+            bits=bits,
             **own_settings,
         )
         self.models = models
@@ -577,9 +577,9 @@ MODELS = {"bob": FakeModel(2.0, 7), "alice": FakeModel(-1.0, 3, held_out_tokens=
 def federate(tmp_path: Path) -> Callable[..., Federation]:
     """Make federations, each with a run directory of its own."""
 
-    def make(models: Mapping[str, FakeModel] = MODELS, *, wire: str = "fp32", **plan: object) -> Federation:
+    def make(models: Mapping[str, FakeModel] = MODELS, *, bits: str = "fp32", **plan: object) -> Federation:
         path = tmp_path / f"run-{len(list(tmp_path.iterdir()))}-{os.urandom(4).hex()}"
-        return Federation(path, models, wire=wire, **plan)
+        return Federation(path, models, bits=bits, **plan)
 
     return make
 

@@ -30,17 +30,17 @@ def stepped(state, seed=1):
     return advance(state, AdapterState(state.adapter.layout, values))
 
 
-def followed(state, ranks, wire, *, new_factors=False, **more):
-    return follow(state, ranks, BASE, codec=codec_for(wire), new_factors=new_factors, **more)
+def followed(state, ranks, bits, *, new_factors=False, **more):
+    return follow(state, ranks, BASE, codec=codec_for(bits), new_factors=new_factors, **more)
 
 
 def residual(state):
     return norm(subtract(state.adapter, state.shadow))
 
 
-@pytest.mark.parametrize("wire", ["fp32", "bf16"])
-def test_the_step_leads_from_the_shadow_before_to_this_one_bit_for_bit(spec, ranks, start, wire):
-    state, encoding = followed(stepped(start), ranks, wire)
+@pytest.mark.parametrize("bits", ["fp32", "bf16"])
+def test_the_step_leads_from_the_shadow_before_to_this_one_bit_for_bit(spec, ranks, start, bits):
+    state, encoding = followed(stepped(start), ranks, bits)
     opened = open_envelope(state.tracks[0].broadcast, layout=spec.layout)
     assert opened.header.direction is Direction.BROADCAST
     assert (opened.header.round, opened.header.run_id) == (1, b"r" * 16)
@@ -48,7 +48,7 @@ def test_the_step_leads_from_the_shadow_before_to_this_one_bit_for_bit(spec, ran
     assert opened.header.relative_to == state.tracks[0].previous == start.shadow.digest()
     client = take_step(start.shadow, opened.delta, opened.encoding.codec)
     assert client.digest() == opened.header.result_digest == state.shadow.digest()
-    assert encoding.codec == wire
+    assert encoding.codec == bits
 
 
 def test_what_the_wire_dropped_travels_with_the_next_broadcast(spec, ranks, start):
@@ -63,10 +63,10 @@ def test_what_the_wire_dropped_travels_with_the_next_broadcast(spec, ranks, star
         assert after <= before * 2**-8
 
 
-@pytest.mark.parametrize(("wire", "turned"), [("1", "4"), ("2", "4"), ("6", "6"), ("bf16", "bf16"), ("fp32", "fp32")])
-def test_factors_that_were_turned_travel_finer(ranks, start, wire, turned):
+@pytest.mark.parametrize(("bits", "turned"), [("1", "4"), ("2", "4"), ("6", "6"), ("bf16", "bf16"), ("fp32", "fp32")])
+def test_factors_that_were_turned_travel_finer(ranks, start, bits, turned):
     state = stepped(start)
-    as_turned, _ = followed(state, ranks, wire, new_factors=True)
+    as_turned, _ = followed(state, ranks, bits, new_factors=True)
     as_finer, _ = followed(state, ranks, turned)
     assert as_turned.tracks[0].broadcast == as_finer.tracks[0].broadcast
 

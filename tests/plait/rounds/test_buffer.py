@@ -93,7 +93,7 @@ def test_the_result_is_that_of_float64_maths_with_staleness_and_a_fair_part_for_
 def test_a_run_that_is_killed_anywhere_goes_on_to_what_its_ledger_and_spool_give(
     federate, fake_model, snapshots_of, buffer
 ):
-    federation = begin(federate, fake_model, count=3, rounds=3, wire="1", buffer=buffer)
+    federation = begin(federate, fake_model, count=3, rounds=3, bits="1", buffer=buffer)
     snapshots = snapshots_of(federation)
     snapshots.run()
     assert len(snapshots.killed) > 35

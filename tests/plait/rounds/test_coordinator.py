@@ -79,7 +79,7 @@ def test_the_result_does_not_depend_on_who_answers_first(federate, everyone_hold
 
 @pytest.mark.slow
 def test_over_a_lossy_wire_both_ends_hold_the_same_and_nothing_that_was_dropped_is_lost(federate, everyone_holds):
-    federation = federate(wire="bf16", rounds=5)
+    federation = federate(bits="bf16", rounds=5)
     state = federation.run()
 
     def rounded(values):
@@ -112,7 +112,7 @@ def test_where_few_take_part_no_client_is_sent_a_whole_adapter(federate, fake_mo
         rounds=4,
         cohort_size=2,
         eval_every=2,
-        wire="1",
+        bits="1",
     )
 
     def forget(asked):

@@ -65,7 +65,7 @@ def test_hooks_run_forward_and_backward_and_get_what_they_left_in_a_repeated_rou
 
 
 def test_every_client_ends_with_its_own_and_is_judged_by_both(federate):
-    federation = federate(rounds=4, settings={"own_share": 0.5, "total_steps": 8})
+    federation = federate(rounds=4, settings={"personalize": 0.5, "total_steps": 8})
     after = federation.run().adapter.flat
     plan, shared = federation.plan, federation.initial.flat.astype(np.float64)
     names = sorted(federation.models)

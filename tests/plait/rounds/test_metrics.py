@@ -131,9 +131,9 @@ def test_a_simulation_on_labels_has_scikit_learns_figures_of_all_clients_predict
         for kind in drawn.integers(0, 3, 180)
     ]
     run = plait.simulate(
-        rows, base="tiny", clients=3, partition="iid", rounds=1, local_steps=4, seq_len=32, keep="last", own_share=0,
-        eval_metrics="macro_f1,auroc,confusion", secure_aggregation=masked, out=tmp_path / "run", callbacks=[hear],
-        dtype="float32",
+        rows, base="tiny", clients=3, partition="iid", rounds=1, local_steps=4, seq_len=32, select="last",
+        personalize=0, eval_metrics="macro_f1,auroc,confusion", secure_aggregation=masked, out=tmp_path / "run",
+        callbacks=[hear], dtype="float32",
     )  # fmt: skip
     logits, labels = (np.concatenate(part) for part in zip(*met, strict=True))
     raw = np.exp(logits - logits.max(1, keepdims=True))

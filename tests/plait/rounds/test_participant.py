@@ -28,9 +28,9 @@ def test_a_client_describes_itself_in_numbers(bob):
     assert bob.describe() == ClientCard("bob", FINGERPRINT, bob.spec.digest, 7, 70, 4, 40, {"fake": 4})
 
 
-@pytest.mark.parametrize("wire", ["fp32", "bf16"])
-def test_an_update_is_what_training_changed(bob, wire):
-    reply, start = bob.train(wire=wire, batch_size=4), bob.start
+@pytest.mark.parametrize("bits", ["fp32", "bf16"])
+def test_an_update_is_what_training_changed(bob, bits):
+    reply, start = bob.train(bits=bits, batch_size=4), bob.start
     assert isinstance(reply, UpdateReply)
     opened = open_envelope(reply.update, layout=bob.spec.layout)
     header = opened.header
@@ -44,8 +44,8 @@ def test_an_update_is_what_training_changed(bob, wire):
     assert (header.metrics["learning_rate"], header.metrics["shortened"]) == (0.1, 0.5)
     settings = bob.tasks.to_train(1, "bob")
     expected = bob.model.trained(start.shadow.flat, settings.seed, settings) - start.shadow.flat
-    np.testing.assert_allclose(opened.delta.flat, expected, rtol=0 if wire == "fp32" else 2**-8)
-    assert (header.metrics["distortion"] > 0) == (wire == "bf16")
+    np.testing.assert_allclose(opened.delta.flat, expected, rtol=0 if bits == "fp32" else 2**-8)
+    assert (header.metrics["distortion"] > 0) == (bits == "bf16")
 
 
 def test_the_loss_of_a_first_step_on_fewer_than_four_sequences_stays_at_the_client(bob):

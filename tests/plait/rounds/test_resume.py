@@ -13,31 +13,31 @@ from plait.secagg.stages import MaskedSums
 from tests.killing import at_each_line, different_stories
 
 CASES = {
-    "fedavg": {"wire": "bf16"},
-    "two bits": {"wire": "2"},
+    "fedavg": {"bits": "bf16"},
+    "two bits": {"bits": "2"},
     "fedsvd turns factors": {"rule": "fedsvd"},
-    "fedsa keeps a side at the clients": {"rule": "fedsa", "wire": "bf16"},
-    "rolora trains one side at a time": {"rule": "rolora", "wire": "bf16"},
-    "flexlora, mixed ranks": {"rule": "flexlora", "ranks": {"alice": 1, "bob": 2}, "wire": "bf16"},
+    "fedsa keeps a side at the clients": {"rule": "fedsa", "bits": "bf16"},
+    "rolora trains one side at a time": {"rule": "rolora", "bits": "bf16"},
+    "flexlora, mixed ranks": {"rule": "flexlora", "ranks": {"alice": 1, "bob": 2}, "bits": "bf16"},
     "momentum at the server, moments at the clients": {"optimizer": "nesterov", "settings": {"carry_moments": True}},
-    "clients find their learning rates": {"settings": {"learning_rate": 0.0}, "wire": "bf16"},
+    "clients find their learning rates": {"settings": {"learning_rate": 0.0}, "bits": "bf16"},
     "the server's step follows slopes": {
         "optimizer": "line_search",
         "settings": {"measures_slope": True, "batch_size": 4},
-        "wire": "bf16",
+        "bits": "bf16",
     },
     "clients end with their own": {
-        "settings": {"own_share": 0.7, "total_steps": 6, "carry_moments": True},
-        "wire": "bf16",
+        "settings": {"personalize": 0.7, "total_steps": 6, "carry_moments": True},
+        "bits": "bf16",
     },
-    "a step is taken back": {"astray": (1,), "watch": Watch("accepted", take_back=True), "wire": "bf16"},
+    "a step is taken back": {"astray": (1,), "watch": Watch("accepted", take_back=True), "bits": "bf16"},
     "all of a step is taken back": {"astray": (1,), "watch": Watch("accepted", take_back=True), "rule": "fedsvd"},
     "few clients in a round": {
         "count": 6,
         "rounds": 3,
         "cohort_size": 2,
         "eval_every": 3,
-        "wire": "1",
+        "bits": "1",
     },
     "the best is kept": {"astray": (2,), "watch": Watch("best")},
 }

@@ -42,9 +42,9 @@ def test_a_slope_counts_along_half_of_a_step_and_not_where_several_were_taken_ba
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("wire", ["fp32", "1"])
-def test_a_run_whose_last_step_made_the_adapter_worse_publishes_the_last_one_that_did_not(astray, wire):
-    federation = astray(3, rounds=3, wire=wire, keep_updates=True)
+@pytest.mark.parametrize("bits", ["fp32", "1"])
+def test_a_run_whose_last_step_made_the_adapter_worse_publishes_the_last_one_that_did_not(astray, bits):
+    federation = astray(3, rounds=3, bits=bits, keep_updates=True)
     state = federation.run()
     assert losses(federation)[3] > losses(federation)[2]
     # At one bit an earlier round may be above the base as well.

@@ -28,8 +28,8 @@ from tests.plait.rounds.conftest import DictMemory
 ROUNDS = 3
 LOOSE = Policy(min_examples=1, min_tokens=1)
 OTHER = {
-    "lr_schedule": "linear", "trained": "A", "personal": "B", "wire": "bf16", "carry_moments": True,
-    "without_feedback": True, "measures_slope": True, "own_share": 0.5, "held_out_fraction": 0.75,
+    "lr_schedule": "linear", "trained": "A", "personal": "B", "bits": "bf16", "carry_moments": True,
+    "without_feedback": True, "measures_slope": True, "personalize": 0.5, "held_out_fraction": 0.75,
     "loss": "mine:loss", "objective": "dpo", "lr_schedule_over": "round", "packing": False, "eval_metrics": "auroc",
     "secure_aggregation": True, "record_delta": 0.5,
 }  # fmt: skip
@@ -158,7 +158,7 @@ def test_a_client_expects_what_the_server_of_every_rule_asks(federate, fake_mode
         rule=rule,
         rounds=ROUNDS,
         norm_bound=NormBound(NormPolicy.OFF),
-        settings={"own_share": 0.3} if rule == "fedavg" else None,
+        settings={"personalize": 0.3} if rule == "fedavg" else None,
     )
     plan, spec = federation.plan, federation.spec
     tasks = TaskSettings(plan, RULES[rule], new_factors=RULES[rule].new_factors(one_rank=True))

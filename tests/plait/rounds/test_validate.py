@@ -226,7 +226,7 @@ def test_a_gauge_attacker_changes_nothing_of_a_run_also_if_it_is_killed_anywhere
 ):
     models = {name: fake_model(1 + 0.1 * k, 3) for k, name in enumerate(HONEST)}
     models["mallory"] = gauge_attacker(fake_model)
-    federation = federate(models, wire="bf16", rounds=3, norm_bound=NormBound(policy))
+    federation = federate(models, bits="bf16", rounds=3, norm_bound=NormBound(policy))
     snapshots = snapshots_of(federation)
     # Where each round is folded is where the bound decides.
     monkeypatch.setattr(fold, "remembered", lambda *given: (snapshots.take("folded"), remembered(*given))[1])
@@ -235,7 +235,7 @@ def test_a_gauge_attacker_changes_nothing_of_a_run_also_if_it_is_killed_anywhere
     monkeypatch.undo()
     if policy is NormPolicy.REJECT:
         models.pop("mallory")
-        assert expected.adapter.digest() == federate(models, wire="bf16", rounds=3).run().adapter.digest()
+        assert expected.adapter.digest() == federate(models, bits="bf16", rounds=3).run().adapter.digest()
     assert len(snapshots.killed) > 15
     for where, killed in snapshots.killed:
         state = killed.run()

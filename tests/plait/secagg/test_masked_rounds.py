@@ -271,7 +271,7 @@ def test_other_rules_and_feedback_work_under_masks(federate, fake_model, sent):
         {"rule": "fedsa"},
         {"rule": "fedsvd"},
         {"optimizer": "fedadam"},
-        {"settings": {"own_share": 0.5}},
+        {"settings": {"personalize": 0.5}},
     ):
         federation = begin(federate, fake_model, 3, keep_updates=True, **more)
         federation.run()

@@ -3,7 +3,7 @@ import pytest
 from plait.errors import ConfigError
 from plait.settings.traits import Stated, Trait, check
 
-NEEDS = Stated("keep", "best", needs={Trait.FIGURES: "losses are compared"}, instead="keep last")
+NEEDS = Stated("select", "best", needs={Trait.FIGURES: "losses are compared"}, instead="select last")
 TAKES = Stated("mask", True, removes={Trait.FIGURES: "sums alone are seen"})
 
 
@@ -12,7 +12,7 @@ def test_a_refusal_names_both_parts_the_trait_both_reasons_and_what_would_do(sta
     with pytest.raises(ConfigError) as refused:
         check(stated)
     assert str(refused.value) == (
-        "keep is 'best' and mask is true, expected keep last or another mask: keep needs that the server may use "
+        "select is 'best' and mask is true, expected select last or another mask: select needs that the server may use "
         "losses, counts and times of single clients (losses are compared), but sums alone are seen"
     )
 

@@ -24,7 +24,7 @@ def test_baselines_take_the_run_s_steps_and_are_compared_with_what_it_began_with
     data.write_text("".join(json.dumps({"text": text, "who": text[:4]}) + "\n" for text in texts))
     common = {
         "data": str(data), "partition": "natural:who", "clients": 2, "base": "tiny", "rounds": 1, "local_steps": 6,
-        "seq_len": 32, "learning_rate": 0.005, "dtype": "float32", "device": "cpu", "threads": 1, "wire": "fp32",
+        "seq_len": 32, "learning_rate": 0.005, "dtype": "float32", "device": "cpu", "threads": 1, "bits": "fp32",
     }  # fmt: skip
     for name, more in {"first": {}, "then": {"init_adapter": str(tmp_path / "first")}}.items():
         run, data = prepare(config_from_table({**common, **more, "out": str(tmp_path / name)}), quiet=True)

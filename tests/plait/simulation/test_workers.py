@@ -110,8 +110,8 @@ def kept(value: object) -> object:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"clients_per_round": 3, "rounds": 3, "own_share": 0.5},
-        {"fleet": "fleet", "rule": "fedsvd", "wire": "fp32"},
+        {"clients_per_round": 3, "rounds": 3, "personalize": 0.5},
+        {"fleet": "fleet", "rule": "fedsvd", "bits": "fp32"},
         {"dp": "client", "dp_epsilon": 100.0, "dp_clip": 1.0},
     ],
     ids=["own share", "fleet", "noise"],

@@ -61,8 +61,8 @@ def hostile(victim: PeftLocalModel):
     spec, initial = victim.prepare(spec_text)
     settings = replace(
         settle(RunConfig(base="tiny")).plan.settings,
-        local_steps=1, batch_size=1, seq_len=2, wire="fp32", round=1, held_out_fraction=0.01, learning_rate=0.1,
-        carry_moments=False, own_share=0.0, without_feedback=True,
+        local_steps=1, batch_size=1, seq_len=2, bits="fp32", round=1, held_out_fraction=0.01, learning_rate=0.1,
+        carry_moments=False, personalize=0.0, without_feedback=True,
     )  # fmt: skip
     header = Header(
         direction=Direction.BROADCAST, run_id=b"r" * 16, round=0, client="", base_fingerprint=victim.base_fingerprint,
@@ -129,7 +129,7 @@ def test_without_terms_the_attack_reads_the_text_and_with_terms_nothing_leaves(
     ],
 )
 def test_a_run_that_announces_the_attack_is_refused_at_the_welcome(resident: ResidentBase, said) -> None:
-    config = RunConfig(base="tiny", wire="fp32", **said)
+    config = RunConfig(base="tiny", bits="fp32", **said)
     with pytest.raises(PolicyError, match="of this client's policy allows"):
         resolve(settle(config)).terms("ada", policy=Policy())
 

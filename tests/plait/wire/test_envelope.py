@@ -77,9 +77,9 @@ DELTAS = hnp.arrays(np.float32, LAYOUT.size, elements=st.floats(width=32, allow_
 
 
 @pytest.mark.slow
-@given(header=HEADERS, flat=DELTAS, wire=st.sampled_from(["fp32", "bf16"]))
-def test_the_receiver_decodes_what_the_sender_was_told(header, flat, wire):
-    sealed = seal(header, encode_delta(AdapterState(LAYOUT, flat), codec_for(wire)))
+@given(header=HEADERS, flat=DELTAS, bits=st.sampled_from(["fp32", "bf16"]))
+def test_the_receiver_decodes_what_the_sender_was_told(header, flat, bits):
+    sealed = seal(header, encode_delta(AdapterState(LAYOUT, flat), codec_for(bits)))
     opened = open_envelope(sealed.data, layout=LAYOUT)
     assert opened.header == read_header(sealed.data, max_bytes=len(sealed.data)) == sealed.header == header
     assert opened.delta.flat.tobytes() == sealed.delta.flat.tobytes()
@@ -94,9 +94,9 @@ def test_bytes_that_are_reported_are_bytes_that_travel():
     assert sealed.encoding.bits_per_parameter == 16
 
 
-@pytest.mark.parametrize("wire", ["fp32", "bf16"])
-def test_a_delta_of_zeros_costs_no_payload(wire):
-    encoding = seal(UPDATE, encode_delta(AdapterState.zeros(LAYOUT), codec_for(wire))).encoding
+@pytest.mark.parametrize("bits", ["fp32", "bf16"])
+def test_a_delta_of_zeros_costs_no_payload(bits):
+    encoding = seal(UPDATE, encode_delta(AdapterState.zeros(LAYOUT), codec_for(bits))).encoding
     assert (encoding.codec, encoding.payload_bytes, encoding.bits_per_parameter) == ("unchanged", 0, 0)
 
 
@@ -134,9 +134,9 @@ def test_payload_digest_is_as_specified():
     assert payload_digest(2, b"abc", b"payload") == by_hand
 
 
-@pytest.mark.parametrize("wire", ["fp32", "bf16", "1"])
-def test_measuring_says_what_opening_would_without_unpacking(wire):
-    data = seal(UPDATE, encode_delta(DELTA, codec_for(wire))).data
+@pytest.mark.parametrize("bits", ["fp32", "bf16", "1"])
+def test_measuring_says_what_opening_would_without_unpacking(bits):
+    data = seal(UPDATE, encode_delta(DELTA, codec_for(bits))).data
     opened = open_envelope(data, layout=LAYOUT)
     assert measure(read_envelope(data, max_bytes=len(data)), layout=LAYOUT) == replace(opened.encoding, codec_s=0.0)
 

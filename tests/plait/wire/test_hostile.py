@@ -235,7 +235,7 @@ TASKS = {
     "an unknown side": (task(trained=3), "trained side is 3"),
     "no steps": (task(local_steps=0), "local steps is 0"),
     "a learning rate that is no number": (task(learning_rate=float("nan")), "holds NaN, which is not finite"),
-    "a codec name with a newline": (task(wire="a\nb"), "expected printable characters"),
+    "a codec name with a newline": (task(bits="a\nb"), "expected printable characters"),
 }
 
 

@@ -88,7 +88,7 @@ ALL_SETTINGS = st.builds(
     round=SMALL,
     total_steps=COUNTS,
     done_steps=COUNTS,
-    wire=NAMES,
+    bits=NAMES,
     trained=st.sampled_from(["AB", "A", "B"]),
     personal=st.sampled_from(["", "A", "B"]),
     proximal=POSITIVE | st.just(0.0),
@@ -97,7 +97,7 @@ ALL_SETTINGS = st.builds(
     round_epochs=st.floats(0, 1024),
     lr_schedule_over=st.sampled_from(["run", "round"]),
     packing=st.booleans(),
-    own_share=st.floats(0, 1, exclude_max=True),
+    personalize=st.floats(0, 1, exclude_max=True),
     measures_slope=st.booleans(),
     without_feedback=st.booleans(),
 )
@@ -184,7 +184,7 @@ def test_settings_travel_by_their_digest_to_who_holds_them():
 
 def test_every_setting_but_those_of_a_task_changes_the_digest():
     other = {
-        "personal": "A", "lr_schedule": "linear", "wire": "bf16", "loss": "mine:loss", "objective": "dpo",
+        "personal": "A", "lr_schedule": "linear", "bits": "bf16", "loss": "mine:loss", "objective": "dpo",
         "eval_metrics": "auroc",
         "carry_moments": True, "without_feedback": True, "trained": "B", "lr_schedule_over": "round", "packing": False,
         "measures_slope": True, "secure_aggregation": True,

@@ -21,10 +21,10 @@ DELTAS = hnp.arrays(np.float32, LAYOUT.size, elements=st.floats(width=32, allow_
 
 
 @pytest.mark.parametrize(
-    "wire", ["fp32", "bf16", "1", *(pytest.param(rate, marks=pytest.mark.slow) for rate in ("8", "4", "2"))]
+    "bits", ["fp32", "bf16", "1", *(pytest.param(rate, marks=pytest.mark.slow) for rate in ("8", "4", "2"))]
 )
-def test_every_codec_keeps_its_contract(wire):
-    assert [verdict for verdict in checked(codec_for(wire), CODEC_CHECKS) if not verdict.holds] == []
+def test_every_codec_keeps_its_contract(bits):
+    assert [verdict for verdict in checked(codec_for(bits), CODEC_CHECKS) if not verdict.holds] == []
 
 
 @dataclass(frozen=True)

@@ -80,10 +80,10 @@ def test_every_bit_comes_back_with_a_mask(codec, names):
     assert codec.decode(packed.parameters, packed.payload, MANY).tobytes() == delta.flat.tobytes()
 
 
-@pytest.mark.parametrize("wire", ["fp32", "bf16"])
-def test_zeros_are_left_out_where_that_saves_bytes(wire):
-    codec = codec_for(wire)
+@pytest.mark.parametrize("bits", ["fp32", "bf16"])
+def test_zeros_are_left_out_where_that_saves_bytes(bits):
+    codec = codec_for(bits)
     assert without_zeros(codec, delta_with()).name == "unchanged"
-    assert without_zeros(codec, delta_with("t01")).name == f"{wire}_partial"
+    assert without_zeros(codec, delta_with("t01")).name == f"{bits}_partial"
     # Only the tensor of no numbers is left out: the mask would cost more.
     assert without_zeros(codec, delta_with(*(set(MANY.by_name) - {"t03"}))) is codec

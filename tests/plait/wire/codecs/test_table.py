@@ -16,32 +16,32 @@ def test_an_unknown_number_is_the_peers_fault(number):
         codec_numbered(number)
 
 
-@pytest.mark.parametrize(("wire", "bits"), [("1", 1.0), ("8", 8.0), ("2.50", 2.5)])
-def test_the_dial_takes_bits_per_parameter(wire, bits):
-    assert codec_for(wire) == Rate(bits)
+@pytest.mark.parametrize(("bits", "rate"), [("1", 1.0), ("8", 8.0), ("2.50", 2.5)])
+def test_the_dial_takes_bits_per_parameter(bits, rate):
+    assert codec_for(bits) == Rate(rate)
 
 
 @pytest.mark.parametrize(
-    "wire", ["0", "0.99", "8.01", "16", "-1", "+1", "1e0", "nan", "inf", "1.", ".5", " 1", "1_0", ""]
+    "bits", ["0", "0.99", "8.01", "16", "-1", "+1", "1e0", "nan", "inf", "1.", ".5", " 1", "1_0", ""]
 )
-def test_a_rate_that_is_not_offered_is_refused(wire):
+def test_a_rate_that_is_not_offered_is_refused(bits):
     with pytest.raises(ConfigError, match=r"expected fp32, bf16 or 1 to 8 bits per parameter"):
-        codec_for(wire)
+        codec_for(bits)
 
 
-@pytest.mark.parametrize(("wire", "rank"), [("0.5", 4), ("0.25", 2), ("0.1", 1), ("0.001", 1)])
-def test_who_asks_for_less_than_a_bit_is_told_the_rank_that_sends_as_little(wire, rank):
+@pytest.mark.parametrize(("bits", "rank"), [("0.5", 4), ("0.25", 2), ("0.1", 1), ("0.001", 1)])
+def test_who_asks_for_less_than_a_bit_is_told_the_rank_that_sends_as_little(bits, rank):
     with pytest.raises(ConfigError, match=f"to send less use --rank {rank} at 1 bit"):
-        codec_for(wire)
+        codec_for(bits)
 
 
-@pytest.mark.parametrize(("wire", "nearest"), [("fp16", "fp32|bf16"), ("FP32", "fp32"), ("bfloat16", "bf16")])
-def test_a_misspelt_codec_names_the_nearest(wire, nearest):
-    with pytest.raises(ConfigError, match=f"wire is '{wire}', expected .*; did you mean '({nearest})'"):
-        codec_for(wire)
+@pytest.mark.parametrize(("bits", "nearest"), [("fp16", "fp32|bf16"), ("FP32", "fp32"), ("bfloat16", "bf16")])
+def test_a_misspelt_codec_names_the_nearest(bits, nearest):
+    with pytest.raises(ConfigError, match=f"bits is '{bits}', expected .*; did you mean '({nearest})'"):
+        codec_for(bits)
 
 
-@pytest.mark.parametrize("wire", ["unchanged", "rate"])
-def test_a_codec_that_is_no_setting_cannot_be_asked_for(wire):
+@pytest.mark.parametrize("bits", ["unchanged", "rate"])
+def test_a_codec_that_is_no_setting_cannot_be_asked_for(bits):
     with pytest.raises(ConfigError, match="expected fp32, bf16 or"):
-        codec_for(wire)
+        codec_for(bits)
