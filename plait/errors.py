@@ -42,7 +42,14 @@ class ConfigError(PlaitError):
 
 
 class PartError(ConfigError):
-    """A part of the user's own (a trainer, a loss, a reward) raises, or gives what it must not."""
+    """A part of the user's own (a trainer, a loss, a reward) raises, or gives what it must not.
+
+    `in_full` quotes the part's own exception, which may quote training text: for the part's author alone.
+    """
+
+    def __init__(self, message: str, in_full: str = "") -> None:
+        super().__init__(message)
+        self.in_full = in_full or message
 
 
 class DataError(PlaitError):

@@ -38,7 +38,7 @@ def chosen_function(
     what: str,
     through: Callable[..., object] | None = None,
 ) -> Callable[..., object]:
-    """A user's own function as a choice: a callable whose options are the function's keyword-only parameters.
+    """A user's own function as a choice: a callable whose options are the function's parameters with defaults.
 
     Args:
         takes: names of what it is given, for the message.
@@ -57,12 +57,13 @@ def chosen_function(
     if len(needed) != len(takes) or any(each.kind is each.KEYWORD_ONLY for each in needed):
         raise ConfigError(
             f"{what} takes ({', '.join(each.name for each in parameters)}), expected ({', '.join(takes)}) and options "
-            "with defaults after a star"
+            "with defaults"
         )
     options = [
         (each.name, _described(hints.get(each.name, type(each.default))), field(default=each.default))
         for each in parameters
         if each.kind is each.KEYWORD_ONLY
+        or (each.kind is each.POSITIONAL_OR_KEYWORD and isinstance(each.default, (bool, int, float, str)))
     ]
 
     def call(self: object, *given: object) -> object:
@@ -89,8 +90,9 @@ def located_errors(what: str, *, quoting: bool = True) -> Generator[None]:
     except Exception as error:
         if fault := machine_fault(error):
             raise fault from error
-        failure = f"{type(error).__name__}: {error}" if quoting else type(error).__name__
-        raise PartError(f"{what}: {failure}{place_of(error)}") from error
+        kind, place = type(error).__name__, place_of(error)
+        in_full = f"{what}: {kind}: {error}{place}"
+        raise PartError(in_full if quoting else f"{what}: {kind}{place}", in_full) from error
 
 
 def place_of(error: BaseException) -> str:

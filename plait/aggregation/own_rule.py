@@ -1,6 +1,6 @@
 """A user's own rule: from a function or a class to a `Rule`; and what a client has to know of it, its traits.
 
-A function gets all updates of a round at once; its keyword-only parameters are the rule's options:
+A function gets all updates of a round at once; its parameters with defaults are the rule's options:
 
     @plait.rule
     def median_of_means(updates, ctx, *, groups: int = 3):

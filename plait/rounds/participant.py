@@ -6,7 +6,7 @@ no Flower and no socket. Answers carry counts, losses and codes; never text.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
@@ -76,6 +76,7 @@ class Participant:
 
     Attributes:
         terms: the client's agreement; tasks that differ are refused. None accepts any task.
+        on_fault: told why a task is refused.
         refusal: why the newest task was refused, for this client's operator; empty if it was not.
     """
 
@@ -88,6 +89,7 @@ class Participant:
     terms: AgreedTerms | None = None
     hooks: Sequence[Hook] = HOOKS
     way: ClientPipeline | None = None
+    on_fault: Callable[[PlaitError], None] = lambda _: None
 
     def __post_init__(self) -> None:
         self.refusal = ""
@@ -110,6 +112,7 @@ class Participant:
             raise
         except PlaitError as error:
             self.refusal = str(error)
+            self.on_fault(error)
             reason = next(reason for kind, reason in _REASONS if isinstance(error, kind))
             # Details name counts of records and what is wrong with them. What the server did itself it knows.
             is_of_server = isinstance(error, PeerError) and not isinstance(error, PolicyError)

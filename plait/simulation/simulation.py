@@ -10,6 +10,8 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from plait.errors import PartError, PlaitError
+from plait.report.progress import say
 from plait.rounds.channel import Channel, LocalChannel, StopRequest
 from plait.rounds.client_pipeline import ClientContext
 from plait.rounds.memory import IRREPLACEABLE, ClientSecret, ClientStore, DiskMemory
@@ -64,6 +66,7 @@ class Simulation:
         self._memories: dict[int, VolatileMemory] = {}
         self._models: OrderedDict[int, PeftLocalModel] = OrderedDict()
         self._workers: Workers | None = None
+        self._faults: set[str] = set()
 
     def name(self, index: int) -> str:
         """The name of the client with this partition number."""
@@ -98,7 +101,15 @@ class Simulation:
         secret = partial(ClientSecret.simulated, self.run.config.seed, name)
         context = ClientContext(name, memory, terms=terms, identity=partial(self._identity, name), secret=secret)
         way = self.run.client_way(context)
-        return Participant(name, self.model(index), memory, max_rank=max_rank, terms=terms, way=way)
+        return Participant(
+            name, self.model(index), memory, max_rank=max_rank, terms=terms, way=way, on_fault=self._show
+        )
+
+    def _show(self, error: PlaitError) -> None:
+        """Show a part's author the part's own exception, once: no answer, and so no ledger, quotes it."""
+        if isinstance(error, PartError) and error.in_full not in self._faults:
+            self._faults.add(error.in_full)
+            say(error.in_full, quiet=False)
 
     def vouch(self, client: str, identity: bytes, *_proof: bytes) -> bool:
         """Whether a node key is a client's; a simulation has one operator, so keys follow from its seed."""

@@ -1,7 +1,8 @@
 """Use a transformers `Trainer` (or TRL's `SFTTrainer`) as the local trainer, with ``--trainer my_trainer:build``.
 
 ``build(model, tokenizer, data, args)`` returns the trainer: `data` is a `datasets.Dataset` of ``input_ids`` and
-``labels``, `args` has the names of TrainingArguments. FedProx is a callback; the optimizer starts afresh every round.
+``labels``, `args` a dict with the names of TrainingArguments. FedProx is a callback; the optimizer starts afresh every
+round.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
-from plait.errors import ConfigError
+from plait.errors import ConfigError, PartError
 from plait.own_code import located_errors
 from plait.plugins import Kind, find
 from plait.rounds.local_model import StepReport
@@ -86,6 +87,9 @@ def own_trainer(build: BuildTrainer, *, name: str = "") -> OwnTrainer:
             with located_errors(failed, quoting=False):
                 arguments = training_arguments(settings, scratch, device.type, halves=halves)
                 trainer = build(model, tokenizer, data, arguments)
+            if not callable(getattr(trainer, "train", None)):
+                given = type(trainer).__name__
+                raise PartError(f"{failed}: it returned a {given}, expected what has train(), as transformers' Trainer")
             if remove := getattr(trainer, "remove_callback", None):
                 remove(PrinterCallback)
             if settings.proximal:

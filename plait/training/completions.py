@@ -82,7 +82,7 @@ class Grader:
     tokenizer: Tokenizer
     graded: int = field(default=0, init=False)
     refused: int = field(default=0, init=False)
-    _why: str = field(default="", init=False)
+    _why: PartError | None = field(default=None, init=False)
 
     @classmethod
     def named(cls, text: str, tokenizer: Tokenizer) -> Grader:
@@ -99,7 +99,7 @@ class Grader:
             try:
                 found.append(value_of(self.reward, prompt, self._text(tokens), answer))
             except PartError as error:
-                self._why = self._why or str(error)
+                self._why = self._why or error
                 found.append(None)
         self.refused += sum(each is None for each in found)
         self.graded += sum(each is not None for each in found)
@@ -107,8 +107,9 @@ class Grader:
 
     def check(self) -> None:
         """Refuse a reward that teaches nothing: not one completion had any."""
-        if self.refused and not self.graded:
-            raise PartError(f"reward '{self.name}' gave no number for any of {self.refused} completions: {self._why}")
+        if self._why and not self.graded:
+            failed = f"reward '{self.name}' gave no number for any of {self.refused} completions: "
+            raise PartError(f"{failed}{self._why}", failed + self._why.in_full)
 
     def _text(self, tokens: Sequence[int]) -> str:
         return cast("Any", self.tokenizer).decode([*tokens], skip_special_tokens=True)

@@ -80,7 +80,10 @@ def as_codec(part: object, options: Mapping[str, str], *, name: str) -> OwnCodec
     part = with_options(instance_of(part, what=what), options, what=what)
     members = ("number", "bits", "distortion", "encode", "decode", "max_payload_bytes")
     if missing := [member for member in members if not hasattr(part, member)]:
-        raise ConfigError(f"codec '{name}' has no {', '.join(missing)}, expected all of plait.wire.codec.Codec")
+        raise ConfigError(
+            f"codec '{name}' has no {', '.join(missing)}, expected number, bits, distortion, encode(delta), "
+            "decode(parameters, payload, layout) and max_payload_bytes(layout), as plait.wire.codec.Codec has them"
+        )
     codec = cast("Codec", part)
     if not FIRST_OWN <= codec.number <= LAST_OWN:
         raise ConfigError(f"number of codec '{name}' is {codec.number}, expected {FIRST_OWN} to {LAST_OWN}")

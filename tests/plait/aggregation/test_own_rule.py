@@ -71,6 +71,15 @@ def test_a_function_of_all_updates_is_a_rule_with_its_keywords_as_options(lab, c
         median_of_means.with_options({"groups": "0"})
 
 
+def test_a_parameter_with_a_default_is_an_option_without_a_star_too(lab, cohort):
+    def powered(updates, ctx, power: float = 1.0):
+        return updates.deltas.mean(axis=0) * power
+
+    whole, half = (lab.run(as_rule(powered, name="mine").with_options(options), *cohort).step.flat
+                   for options in ({}, {"power": "0.5"}))  # fmt: skip
+    np.testing.assert_array_equal(half, whole / 2)
+
+
 def test_a_class_adds_up_one_by_one_and_a_dataclass_has_its_fields_as_options(lab, cohort):
     context, contributions = cohort
     mean = lab.run(RULES["fedavg"], context, contributions).step.flat

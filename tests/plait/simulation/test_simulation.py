@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from plait.config import RunConfig
-from plait.errors import ConfigError
+from plait.errors import ConfigError, PartError
 from plait.run import Run, resolve
 from plait.settle import settle
 from plait.simulation.execution import prepare
@@ -49,6 +49,19 @@ def test_a_client_is_kept_from_task_to_task_and_let_go_with_the_simulation(prepa
     del simulation
     gc.collect()
     assert first() is None
+
+
+@pytest.mark.slow
+def test_the_author_of_a_part_sees_its_exception_once_and_no_answer_has_it(prepared, monkeypatch, capsys) -> None:
+    def failing(*_: object) -> None:
+        raise PartError("trainer 'mine' failed: KeyError", "trainer 'mine' failed: KeyError: 'a text'")
+
+    simulation = Simulation(*prepared)
+    for index in (0, 1):
+        participant = simulation.participant(index)
+        monkeypatch.setattr(participant, "_work", failing)
+        assert b"a text" not in participant.answer(b"")
+    assert capsys.readouterr().err == "trainer 'mine' failed: KeyError: 'a text'\n"
 
 
 @pytest.mark.slow
