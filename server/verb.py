@@ -55,7 +55,7 @@ def server(
     directory = RunDirectory(Path(settings.out))
     where: ServingOptions = {"listen": listen, "kit": kit, "insecure": insecure, "metrics": metrics, "grace_s": grace_s}
     serving = Serving.of(where, file=directory.server)
-    with with_resume_hint(settings, serving):
+    with with_resume_hint(settings, serving, page=page):
         serve(directory, settings, serving, page=page, quiet=json_output)
         show(directory.path, json_output=json_output)
 
@@ -67,7 +67,7 @@ def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, pag
     if served is None:
         return
     log_to(directory.server_log)
-    stop_on_signals(how_to_resume(settings, serving))
+    stop_on_signals(how_to_resume(settings, serving, page=page))
 
     @contextmanager
     def announced() -> Generator[None]:

@@ -78,7 +78,10 @@ def _sha256(data: bytes) -> str:
 def verify(key: Any, signature: bytes, data: bytes, what: str) -> None:
     """Refuse a signature that is not the key's; of ECDSA only the one with the smaller s counts."""
     is_edwards = isinstance(key, ed25519.Ed25519PublicKey)
-    key.verify(signature, data, *(() if is_edwards else (ec.ECDSA(hashes.SHA256()),)))
+    try:
+        key.verify(signature, data, *(() if is_edwards else (ec.ECDSA(hashes.SHA256()),)))
+    except InvalidSignature:
+        raise ValueError(f"{what} was changed after it was signed, or another key signed it") from None
     _check(is_edwards or utils.decode_dss_signature(signature)[1] <= ORDER // 2, f"the signature on {what} has a twin")
 
 
@@ -688,8 +691,9 @@ def main(arguments: list[str]) -> int:
     try:
         unchecked, alone = checked(**vars(parser.parse_args(arguments)))
     except Exception as error:
-        signed = "a signature is of another key" if isinstance(error, InvalidSignature) else type(error).__name__
-        print("refused:", shown(str(error) or signed), file=sys.stderr)
+        is_ours = type(error) is ValueError or isinstance(error, OSError)
+        changed = f"the file was changed or cut off, or is no evidence of a run ({type(error).__name__}: {error})"
+        print("refused:", shown(str(error) if is_ours else changed), file=sys.stderr)
         return 1
     print("accepted; not checked:", *map(shown, unchecked), sep="\n  ")
     print("the operator's word, which no client's signature says:", *map(shown, alone), sep="\n  ")

@@ -65,9 +65,10 @@ def admitted_settings(
     return settings
 
 
-def how_to_resume(settings: RunConfig, serving: Serving | None = None) -> str:
-    """The command that continues a run, which names again what lies outside its directory."""
-    return f"plait resume {shlex.quote(settings.out)} {options(_named(settings, serving), 'allow')}".rstrip()
+def how_to_resume(settings: RunConfig, serving: Serving | None = None, *, page: str = "") -> str:
+    """The command that continues a run with its live page, if any, and names again what lies outside its directory."""
+    named = options(_named(settings, serving), "allow"), options({"page": page}) if page else ""
+    return " ".join(filter(None, ("plait resume", shlex.quote(settings.out), *named)))
 
 
 def _named(settings: RunConfig, serving: Serving | None) -> dict[str, str]:

@@ -11,9 +11,9 @@ from plait.api.received import admitted_settings
 from plait.api.running import go_on
 from plait.api.serving import load_serving
 from plait.api.simulate import settings_of
-from plait.cli.options import Allow
+from plait.cli.options import Allow, PageAddress
 from plait.cli.output import RunOrNewest, print_text, run_or_newest
-from plait.cli.simulate import Verbose, show, stopped_by_interrupt, with_resume_hint
+from plait.cli.simulate import Verbose, page_of_run, show, stopped_by_interrupt, with_resume_hint
 from plait.cli.verbs import SERVE_AGAIN
 from plait.config import RunConfig, to_toml
 from plait.errors import ConfigError
@@ -26,6 +26,7 @@ from plait.system.files import write_atomically
 def resume(
     run: RunOrNewest = None,
     allow: Allow = None,
+    page: PageAddress = "",
     json_output: Annotated[bool, typer.Option("--json", help="Print summary.json and nothing else.")] = False,
     verbose: Verbose = False,
 ) -> None:
@@ -38,11 +39,11 @@ def resume(
     serving = load_serving(directory.server)
     settings = settings_of(directory, allow or (), serving=serving)
     say(f"resuming {path}", quiet=json_output)
-    with with_resume_hint(settings, serving):
+    with with_resume_hint(settings, serving, page=page):
         if serving:
-            SERVE_AGAIN.load()(directory, settings, serving, quiet=json_output)
+            SERVE_AGAIN.load()(directory, settings, serving, page=page, quiet=json_output)
         else:
-            with stopped_by_interrupt(quiet=json_output) as stop:
+            with page_of_run(path, page), stopped_by_interrupt(quiet=json_output) as stop:
                 go_on(directory, settings, stop=stop, quiet=json_output)
         show(path, json_output=json_output, verbose=verbose)
 

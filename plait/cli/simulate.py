@@ -50,15 +50,19 @@ def simulate(
     if _listed(given, config, json_output=json_output):
         return
     settings = run_config(given, config).with_out()
-    shown: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
-    if page:  # what a plain run needs not is imported where it is used
-        from plait.page.beside import page_beside
-
-        shown = page_beside(Path(settings.out), page)
-    with with_resume_hint(settings), shown:
+    with with_resume_hint(settings, page=page), page_of_run(Path(settings.out), page):
         with stopped_by_interrupt(quiet=json_output) as stop:
             start(settings, stop=stop, quiet=json_output)
         show(Path(settings.out), json_output=json_output, verbose=verbose)
+
+
+def page_of_run(run: Path, page: str) -> contextlib.AbstractContextManager[object]:
+    """The live page of a run, if one is asked for."""
+    if not page:  # what a plain run needs not is imported where it is used
+        return contextlib.nullcontext()
+    from plait.page.beside import page_beside
+
+    return page_beside(run, page)
 
 
 def _listed(given: Mapping[str, object], config: Path | None, *, json_output: bool) -> bool:
@@ -102,7 +106,7 @@ def stopped_by_interrupt(*, quiet: bool) -> Generator[StopRequest]:
 
 
 @contextlib.contextmanager
-def with_resume_hint(settings: RunConfig, serving: Serving | None = None) -> Generator[None]:
+def with_resume_hint(settings: RunConfig, serving: Serving | None = None, *, page: str = "") -> Generator[None]:
     """If a run stops that can be resumed, its last line states how."""
     try:
         yield
@@ -110,7 +114,11 @@ def with_resume_hint(settings: RunConfig, serving: Serving | None = None) -> Gen
         from plait.api.received import how_to_resume
 
         begun = RunDirectory(Path(settings.out)).has_started
-        how = f"continue with: {how_to_resume(settings, serving)}" if begun else "start it again with the same command"
+        how = (
+            f"continue with: {how_to_resume(settings, serving, page=page)}"
+            if begun
+            else "start it again with the same command"
+        )
         if isinstance(stopped, KeyboardInterrupt):
             raise RunInterrupted(f"stopped by the user; {how}") from None
         raise stopped if how in str(stopped) else type(stopped)(f"{stopped}; {how}") from stopped

@@ -58,6 +58,8 @@ def load_partitioned(
     parts = partition(dataset, scheme, clients=_clients(config, dataset, scheme), seed=config.seed)
     count = len(parts.shares)
     notes = [f"partition {scheme} over {count:,} client{'' if count == 1 else 's'}"]
+    if count == 1:
+        notes.append("one client has nobody to average with: it trains alone, packed and sent as in a federation")
     if not config.partition and (column := likely_clients(dataset, scheme)):
         notes.append(f"column '{column}' looks like clients: --partition natural:{column}")
     return PartitionedData(dataset, scheme, replace(parts, notes=(*notes, *parts.notes)))

@@ -105,10 +105,11 @@ def test_nothing_else_can_be_allowed(begun: Begun, allowed: str, why: str) -> No
 
 def test_the_command_that_continues_a_run_names_again_what_lies_outside_it(begun: Begun) -> None:
     directory = begun(rule="my_rules:mine", data="my file.jsonl")
-    command = how_to_resume(recorded_settings(directory), Serving("127.0.0.1:9", "", "", 1.0, 7))
+    command = how_to_resume(recorded_settings(directory), Serving("127.0.0.1:9", "", "", 1.0, 7), page="127.0.0.1:8")
     words = shlex.split(command)
     assert words[:3] == ["plait", "resume", str(directory.path)]
-    allowed = words[4::2]
+    assert words[-2:] == ["--page", "127.0.0.1:8"]
+    allowed = words[4:-2:2]
     assert allowed == ["data=my file.jsonl", "rule=my_rules:mine", "listen=127.0.0.1:9"]
     assert admitted_settings(directory, allowed[:2]).rule == "my_rules:mine"
 

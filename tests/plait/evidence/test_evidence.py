@@ -57,6 +57,18 @@ def test_every_single_field_that_is_changed_is_refused(signed: Signed, refusal: 
     assert [name for name in accepted if not name.startswith(OPERATORS_WORD)] == []
 
 
+@pytest.mark.parametrize("place", [20, 4000, -400])
+def test_a_byte_that_is_changed_is_named_as_a_change(
+    signed: Signed, verifier: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], place: int
+) -> None:
+    data = bytearray(signed.bundle.read_bytes())
+    for other in (0xFF, ord("A" if data[place] != ord("A") else "B")):
+        data[place] = other
+        (tmp_path / "bundle").write_bytes(data)
+        assert verifier.main([str(tmp_path / "bundle")]) == 1
+        assert " changed " in capsys.readouterr().err
+
+
 def test_a_line_that_is_changed_breaks_the_chain(signed: Signed, verifier: ModuleType, refusal) -> None:
     statement = signed.statement
     lines = verifier.ledger_of(statement["predicate"]["ledger"])

@@ -28,6 +28,7 @@ def parts(found: Dataset, /, **settings: object) -> PartitionedData:
         (40, {"partition": "natural:hospital"}, "", 32),
         (40, {"partition": "natural:hospital", "clients": 40}, "", 40),
         (4, {}, "hospital", 4),
+        (4, {"partition": "iid", "clients": 1}, "", 1),
         (20, {"partition": "natural:hospital", "clients": 8}, "", 8),
         (4, {"partition": "iid"}, "", 8),
         # The column of a built-in is not the user's choice.
@@ -39,6 +40,7 @@ def test_all_values_of_a_column_take_part_unless_their_number_is_given(
 ) -> None:
     found = parts(dataset(values, natural=natural), **settings).partition
     assert len(found.shares) == clients
-    assert found.notes[0].endswith(f" over {clients} clients")
+    assert found.notes[0].endswith(f" over {clients} client{'s' if clients > 1 else ''}")
     told = any(f"the {clients} with most text take part" in note for note in found.notes)
+    assert any("nobody to average with" in note for note in found.notes) == (clients == 1)
     assert told == (values > clients and found.notes[0].startswith("partition natural"))
