@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from client.connection import Connection, EnrolmentAttempt
 from client.journal import Journal, shown
+from client.sent import SentLines, newest_run
 from client.session import FIRST_S, MOST_S, Backoff, CurrentSession, Retrying
 from client.settings import NodeSettings, memory_folder
 from client.task import (
@@ -34,6 +35,7 @@ from plait.report.wording import bytes_text
 from plait.rounds.memory import OUTLASTS_RUN, keep_only_what_lasts
 from plait.transport.credentials import open_channel
 from plait.trust.diagnose import explain
+from plait.trust.kit import ClientKit
 from plait.v1 import federation_pb2 as pb
 
 _PROGRESS_S = 10.0
@@ -241,7 +243,20 @@ class Node:
         )
         self._earlier_bytes += received_bytes
         self._tasks = self._sent_bytes = 0
+        if kit := self._settings.kit:
+            self._name_run(kit)
         self._tidy(run)
+
+    def _name_run(self, kit: ClientKit) -> None:
+        """The run's id, with the command that needs it."""
+        try:
+            newest = newest_run(SentLines.of(self._settings.state, self._settings.name).read())[:16]
+        except PlaitError as error:
+            self._journal.report("trouble", str(error))
+            return
+        if newest:
+            command = shlex.join(["plait", "evidence", "--attest", "--kit", str(kit.directory), newest])
+            self._journal.report("run_id", f"run {newest}; to state what left this client: {command}", run=newest)
 
     def _tidy(self, run: OfferedRun) -> None:
         settings = self._settings

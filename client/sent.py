@@ -181,15 +181,26 @@ def rounds_in(lines: Sequence[dict[str, Any]]) -> dict[str, list[int]]:
     return {run: sorted(rounds) for run, rounds in found.items()}
 
 
+def newest_run(lines: Sequence[dict[str, Any]]) -> str:
+    """The id of the run that was answered last, as ledgers have it; empty for none."""
+    return next((line["run"] for line in reversed(lines) if line.get("run")), "")
+
+
 def attested(kit: ClientKit, state: Path, *, run: str, about_data: str = "") -> tuple[str, bytes]:
-    """The id of a run (which begins with `run`), and a client's statement of it, signed by its node key."""
+    """The id of a run, and a client's statement of it, signed by its node key.
+
+    Args:
+        run: the beginning of its id; by default the newest.
+    """
     lines = SentLines.of(state, kit.name).read()
+    run = run or newest_run(lines)
     known = sorted({line["run"] for line in lines if line.get("run")})
     runs = [each for each in known if each.startswith(run)]
     if len(runs) != 1:
         named = ", ".join(each[:16] for each in known) or "none"
         raise ConfigError(
-            f"run '{run}' fits {len(runs)} of the runs of '{kit.name}' ({named}); give the beginning of one"
+            f"run '{run}' fits {len(runs)} of the runs of '{kit.name}' ({named}); give the beginning of an id, which "
+            "`plait client` shows at the end of the run"
         )
     (run_id,) = runs
     nodes_runs = {line["run_id"] for line in lines if line.get("run") == run_id}
@@ -226,7 +237,7 @@ def _packed(messages: Sequence[dict[str, Any]], *, is_noised: bool) -> str:
 def attest(
     kit: Annotated[Path, typer.Option("--kit", help="This client's start-up kit, whose node key signs.")],
     run: Annotated[
-        str, typer.Argument(help="Id of the run, or its beginning; not needed where the client took part in one.")
+        str, typer.Argument(help="Id of the run, or its beginning; by default the newest that the client took part in.")
     ] = "",
     state: Annotated[
         Path | None, typer.Option("--state", help="Directory of the node's state; by default in your home directory.")

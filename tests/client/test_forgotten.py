@@ -111,7 +111,7 @@ def test_later_rounds_do_without_the_group_and_its_rounds_are_stated(tmp_path: P
 
     def examples_of(run: str) -> dict[str, int]:
         with plait.Server(out=tmp_path / run, kit=kits / "server", clients=3, group="patient", **SMALL) as server:  # type: ignore[arg-type]
-            clients = attend(server.address, files, tmp_path, kits=kits)
+            clients = attend(server.address, files, tmp_path, kits=kits, quiet=False)
             server.wait(timeout_s=600)
             for each in clients:
                 each.wait(timeout_s=180)
@@ -135,6 +135,9 @@ def test_later_rounds_do_without_the_group_and_its_rounds_are_stated(tmp_path: P
             stated.append(opened(data, what="it")["predicate"]["forgotten"])
     assert stated[0] == [{"column": "patient", "rounds": [1, 2]}]
     assert [{"column": "patient", "rounds": []}] in stated
+    newest = next(line["run"] for line in reversed(_lines(state)) if "run" in line)
+    assert attested(ClientKit.load(kits / "clients" / "ada"), state, run="")[0] == newest
+    assert f"--kit {kits / 'clients' / 'ada'} {str(newest)[:16]}" in capsys.readouterr().err
 
 
 def _lines(state: Path) -> list[dict[str, object]]:
