@@ -58,8 +58,8 @@ class BottleneckObserver:
         self._parameters: Float64 = np.zeros(spec.layout.size)
         self._changes = ClientChanges()
 
-    def add(self, contribution: Contribution) -> None:
-        """Measure one client's delta, after the rule has taken it."""
+    def add(self, contribution: Contribution, *, size: float | None = None) -> None:
+        """Measure one client's delta, of this norm if known, after the rule has taken it."""
         received = contribution.received.flat
         trained = received + contribution.delta.flat
         weight = contribution.weight
@@ -69,7 +69,7 @@ class BottleneckObserver:
             self._exact[number] += weight * after
             square += float(np.square(after - before).sum())
         self._parameters += weight * trained.astype(np.float64)
-        self._changes.add(contribution, drift=math.sqrt(square / _INPUTS))
+        self._changes.add(contribution, drift=math.sqrt(square / _INPUTS), size=size)
 
     def finish(self, outcome: Outcome) -> Diagnostics:
         """The figures."""

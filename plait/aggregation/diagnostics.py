@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from plait.adapters import Float32, norm
+from plait.adapters import AdapterState, Float32, Layout, norm
 from plait.aggregation.geometry import Geometry, Pair
 from plait.aggregation.low_rank import LowRank, common_cores
 from plait.aggregation.rule import Contribution, Outcome, RoundContext
@@ -62,11 +62,11 @@ class ClientChanges:
         """Of all clients together."""
         return sum(self._weights.values())
 
-    def add(self, contribution: Contribution, *, drift: float) -> None:
-        """Note one client's delta, and the norm of the change of its products or outputs."""
+    def add(self, contribution: Contribution, *, drift: float, size: float | None = None) -> None:
+        """Note one client's delta, its norm if known, and the norm of the change of its products or outputs."""
         self._weights[contribution.client] = contribution.weight
         self._drift[contribution.client] = drift
-        self._norms[contribution.client] = norm(contribution.delta)
+        self._norms[contribution.client] = norm(contribution.delta) if size is None else size
 
     def diagnostics(
         self,
@@ -98,18 +98,15 @@ class Observer:
     """Gathers the figures of one round, of so many modules, spread evenly over the adapter; of all if None."""
 
     def __init__(self, context: RoundContext, *, modules: int | None = None) -> None:
-        pairs = context.geometry.pairs
-        if modules is not None and modules < len(pairs):
-            pairs = tuple(pairs[i * len(pairs) // modules] for i in range(modules))
-        self._names = frozenset(pair.module for pair in pairs)
+        self._names = frozenset(pair.module for pair in _spread(context.geometry, modules))
         self._context = replace(context, geometry=self._of_interest(context.geometry))
         self._exact = ExactMean(self._context)
         # A rank above the server's fits here: the mean of padded factors must not lose anything.
         self._slices = SliceSum(self._of_interest(_widest(context)))
         self._changes = ClientChanges()
 
-    def add(self, contribution: Contribution) -> None:
-        """Measure one client's delta, after the rule has taken it."""
+    def add(self, contribution: Contribution, *, size: float | None = None) -> None:
+        """Measure one client's delta, after the rule has taken it; of a part (`of_modules`) give the `size` of all."""
         geometry = self._of_interest(contribution.geometry)
         self._exact.add(replace(contribution, geometry=geometry))
         received, delta = contribution.received.flat, contribution.delta.flat
@@ -118,7 +115,7 @@ class Observer:
         for pair in geometry.pairs:
             self._slices.add(pair, trained, contribution.weight)
             square += _change(pair, received, delta) ** 2
-        self._changes.add(contribution, drift=math.sqrt(square))
+        self._changes.add(contribution, drift=math.sqrt(square), size=size)
 
     def finish(self, outcome: Outcome) -> Diagnostics:
         """The figures."""
@@ -138,6 +135,25 @@ class Observer:
 
     def _of_interest(self, geometry: Geometry) -> Geometry:
         return Geometry(geometry.layout, tuple(pair for pair in geometry.pairs if pair.module in self._names), ())
+
+
+def of_modules(contribution: Contribution, modules: int) -> Contribution:
+    """The part of a contribution that an observer of so many modules looks at, copied."""
+    pairs = _spread(contribution.geometry, modules)
+    layout = Layout.of({slot.name: slot.shape for pair in pairs for slot in (pair.a, pair.b)})
+    received, delta = (
+        AdapterState.from_tensors(layout, {slot.name: state[slot.name] for slot in layout.slots})
+        for state in (contribution.received, contribution.delta)
+    )
+    here = tuple(replace(pair, a=layout.by_name[pair.a.name], b=layout.by_name[pair.b.name]) for pair in pairs)
+    return replace(contribution, received=received, delta=delta, geometry=Geometry(layout, here, ()))
+
+
+def _spread(geometry: Geometry, modules: int | None) -> tuple[Pair, ...]:
+    pairs = geometry.pairs
+    if modules is None or modules >= len(pairs):
+        return pairs
+    return tuple(pairs[i * len(pairs) // modules] for i in range(modules))
 
 
 def _widest(context: RoundContext) -> Geometry:

@@ -73,6 +73,36 @@ class WeightedSum:
         self._waiting.clear()
 
 
+class OrderFreeSum:
+    """A sum of values in whatever order, as long as it `is_exact`: then it has the bits of `WeightedSum`'s.
+
+    No addition in float64 is rounded while all values are multiples of one unit and their sums stay below 2^53 units.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._sum = WeightedSum(size)
+        self._least, self._greatest = 255, 0  # exponents of float32, biased
+
+    def add(self, values: Float32) -> None:
+        """Add (size,) finite values, which must not change until `mean` is called."""
+        self._sum.add(values, 1.0)
+        for start in range(0, values.size, _BLOCK_ELEMENTS):
+            bits = values[start : start + _BLOCK_ELEMENTS].view(np.uint32) << np.uint32(1)  # signs are gone
+            self._greatest = max(self._greatest, int(bits.max()) >> 24)
+            # Zeros, which are multiples of everything, become the largest of all.
+            self._least = min(self._least, (int((bits - np.uint32(1)).min()) + 1) >> 24)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether no order of the additions can have rounded."""
+        # A value of exponent e is a multiple of 2^(e - 150) below 2^(e - 126); those of 0 are subnormal.
+        return self._sum.weight <= 2.0 ** (53 - 24 - self._greatest + max(self._least, 1))
+
+    def mean(self) -> NDArray[np.float64]:
+        """The sum over the number of calls, (size,)."""
+        return self._sum.mean()
+
+
 class SliceSum:
     """Weighted sums of the factors of clients of different ranks, slice by slice, in the server's layout.
 

@@ -406,13 +406,22 @@ class CohortCollector:
         """What checks an update on any thread; what this gives stores it, in the order of arrival."""
         if not isinstance(answer.reply, UpdateReply):
             return None
-        intake, client, update = self.server.intake, answer.client, answer.reply.update
+        server, intake, client, update = self.server, self.server.intake, answer.client, answer.reply.update
         expected = intake.expected(state, number, client, self.server.roster)
         track = self.server.roster.clients[client].track
 
         def work() -> _Settle:
             checked = intake.open(state, expected, track, update)
-            return lambda: (state.held_on(track), intake.commit_update(expected, update, answer, checked))
+
+            def settle() -> tuple[bytes, Stored | None]:
+                stored = intake.commit_update(expected, update, answer, checked)
+                # Between a simulation's updates memory belongs to training, and what was decoded is kept.
+                if stored and isinstance(checked, tuple) and server.waits:
+                    contribution = server.spool.contribution(checked[0], expected, track)
+                    server.aggregator.fold.arrived(number, contribution, clients=server.plan.cohort_size)
+                return state.held_on(track), stored
+
+            return settle
 
         return work
 

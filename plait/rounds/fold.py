@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 
-from plait.adapters import AdapterState, Json, norm
+from plait.adapters import AdapterState, Json, Layout, norm
 from plait.aggregation import Contribution, Observer, Outcome, RoundContext, Rule, ServerOptimizer
+from plait.aggregation.diagnostics import of_modules
+from plait.aggregation.means import Mean
 from plait.aggregation.server_step import slope_of
+from plait.aggregation.sums import OrderFreeSum
 from plait.compress.downlink import Downlink
 from plait.errors import MachineError, PeerError
 from plait.ledger import events
@@ -22,7 +25,7 @@ from plait.ledger.events import Reason, RoundFinished
 from plait.ledger.watch import EvaluationHistory
 from plait.rounds.broadcasts import follow
 from plait.rounds.run_state import RunState, advance
-from plait.rounds.spool import NormCheck, Spool, Stored
+from plait.rounds.spool import NormCheck, Spool, Stored, Weighting
 from plait.rounds.validate import NormPolicy, beyond, remembered
 from plait.wire.codec import Codec
 from plait.wire.encoding import Encoding
@@ -34,6 +37,11 @@ if TYPE_CHECKING:
 # Modules whose products are looked at each round, spread over the adapter: enough to tell, at a small part of the cost.
 _MODULES_OBSERVED = 8
 _OBSERVED = 1000  # modules of all clients together
+
+
+def _modules_of(clients: int) -> int:
+    # It must not take longer than everything else of a round with many clients.
+    return max(1, min(_MODULES_OBSERVED, _OBSERVED // max(1, clients)))
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,9 @@ class Fold(Protocol):
         del state, number, accepted
         return False
 
+    def arrived(self, number: int, contribution: Contribution, *, clients: int) -> None:
+        """An update of a round of so many clients is stored; may save decoding it again."""
+
     def fold(self, state: RunState, context: RoundContext, stored: Mapping[str, Stored]) -> Folded:
         """Fold the updates of a round."""
         ...
@@ -63,11 +74,57 @@ Folding: TypeAlias = Callable[[Spool], Fold]
 """Makes the fold of a run over its spool."""
 
 
+class _Arrived:
+    """The sum of a round's updates as they arrive, and of each what the round's observer looks at."""
+
+    def __init__(self, number: int, modules: int, layout: Layout) -> None:
+        self._layout, self._sum = layout, OrderFreeSum(layout.size)
+        self._number, self._modules = number, modules
+        self._observed: list[tuple[Contribution, float]] = []
+
+    def is_of(self, number: int) -> bool:
+        return number == self._number
+
+    def add(self, contribution: Contribution) -> None:
+        self._sum.add(contribution.delta.flat)
+        observed = of_modules(contribution, self._modules)
+        if self._observed:
+            observed = replace(observed, received=self._observed[0][0].received)
+        self._observed.append((observed, norm(contribution.delta)))
+
+    def in_order(self, number: int, modules: int, clients: Sequence[str]) -> Sequence[tuple[Contribution, float]]:
+        """What was observed, in client order; nothing unless the sum is, bit for bit, the one of these clients."""
+        observed = sorted(self._observed, key=lambda each: each[0].client)
+        is_theirs = [each.client for each, _ in observed] == list(clients) and self.is_of(number)
+        return observed if is_theirs and modules == self._modules and self._sum.is_exact else ()
+
+    def finish(self) -> Outcome:
+        """That of the mean rule."""
+        return Outcome(AdapterState(self._layout, self._sum.mean().astype(np.float32)))
+
+
 class PlainFold(Fold):
-    """Each update goes to the rule as its client sent it."""
+    """Each update goes to the rule as its client sent it.
+
+    Where that is a plain sum, it is taken as updates arrive, so that they need not be decoded again. If other ones
+    count in the end, or the order may have mattered, they are folded from the spool.
+    """
 
     def __init__(self, spool: Spool) -> None:
-        self._spool = spool
+        self._spool, rule = spool, spool.rule
+        is_plain = rule.algorithm is Mean and rule.personal is None and spool.weighting is Weighting.EQUAL
+        is_whole = not spool.stepping and spool.norm_bound.policy is not NormPolicy.CLIP
+        one_kind = len(spool.ranks.adapters) == 1 and not spool.ranks.master.spec.is_bottleneck
+        self._adds_early = is_plain and is_whole and one_kind
+        self._arrived: _Arrived | None = None
+
+    def arrived(self, number: int, contribution: Contribution, *, clients: int) -> None:
+        """Add the update."""
+        if not self._adds_early:
+            return
+        if self._arrived is None or not self._arrived.is_of(number):
+            self._arrived = _Arrived(number, _modules_of(clients), contribution.delta.layout)
+        self._arrived.add(contribution)
 
     def fold(self, state: RunState, context: RoundContext, stored: Mapping[str, Stored]) -> Folded:
         """The rule's outcome on the updates that count, and how far their products are from their mean's."""
@@ -76,20 +133,25 @@ class PlainFold(Fold):
         weight_of, capped = spool.weights(check.accepted, stored)
         steps = {client: stored[client].steps for client in check.accepted}
         factors = spool.stepping.factors(steps, weight_of) if spool.stepping and all(steps.values()) else {}
-        accumulator = spool.rule.begin(context)
-        observer = self._observer(context, len(check.accepted))
+        arrived, self._arrived = self._arrived, None
+        modules = _modules_of(len(check.accepted))
+        early = arrived.in_order(context.round, modules, check.accepted) if arrived else ()
+        accumulator = arrived if arrived and early else spool.rule.begin(context)
+        observer = self._observer(context, modules)
         folded: list[str] = []
         slopes: list[tuple[float, float]] = []
-        for contribution in spool.contributions(state, context.round, check, weight_of, stored, factors):
+        contributions = spool.contributions(state, context.round, check, weight_of, stored, factors)
+        for contribution, size in early or ((each, None) for each in contributions):
             try:
-                accumulator.add(contribution)
+                if not early:
+                    accumulator.add(contribution)
             except PeerError as error:
                 spool.refused(context.round, contribution.client, Reason.RULE, str(error))
                 continue
             folded.append(contribution.client)
             slopes.append((contribution.slope, contribution.weight))
             if observer:
-                observer.add(contribution)
+                observer.add(contribution, size=size)
         if not folded:
             raise PeerError(f"none of the updates of round {context.round} counts for rule '{spool.rule.name}'")
         outcome = replace(accumulator.finish(), slope=slope_of(slopes))
@@ -111,10 +173,8 @@ class PlainFold(Fold):
             return None
         return tuple(name for name in folded if beyond(stored[name].norms, check.limits))
 
-    def _observer(self, context: RoundContext, clients: int) -> Observer | BottleneckObserver | None:
+    def _observer(self, context: RoundContext, modules: int) -> Observer | BottleneckObserver | None:
         spec = self._spool.ranks.master.spec
-        # It must not take longer than everything else of a round with many clients.
-        modules = max(1, min(_MODULES_OBSERVED, _OBSERVED // clients))
         if spec.is_bottleneck:
             from plait.aggregation.bottleneck_diagnostics import BottleneckObserver
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from plait.adapters import AdapterState, Layout
-from plait.aggregation.sums import ProductSum, WeightedSum, landing, step_to
+from plait.aggregation.sums import OrderFreeSum, ProductSum, WeightedSum, landing, step_to
 
 
 def test_a_step_lands_within_rounding_of_what_was_wanted_and_on_zero_exactly():
@@ -51,3 +53,37 @@ def test_a_change_of_the_callers_arrays_changes_nothing():
     total.add(b, a, 1.0)
     b[:] = 7
     np.testing.assert_allclose(total.total().b @ total.total().a, np.ones((2, 2)))
+
+
+def test_a_sum_that_says_so_is_exact_in_any_order():
+    generator = np.random.default_rng(0)
+    exact = 0
+    for spread in range(0, 40, 2):
+        values = generator.normal(size=(12, 50)) * 2.0 ** generator.uniform(-spread, 0, (12, 50))
+        values[generator.random((12, 50)) < 0.2] = -0.0
+        updates = values.astype(np.float32)
+        sums = [OrderFreeSum(50) for _ in range(3)]
+        for each in sums:
+            for update in generator.permutation(updates):
+                each.add(update)
+        plain = WeightedSum(50)
+        for update in updates:
+            plain.add(update, 1.0)
+        assert len({each.is_exact for each in sums}) == 1
+        if sums[0].is_exact:
+            exact += 1
+            wanted = [sum(map(Fraction, column)) for column in updates.T.tolist()]
+            assert all(each.mean().tobytes() == plain.mean().tobytes() for each in sums)
+            assert [Fraction(value) for value in plain.total().tolist()] == wanted
+    assert 3 < exact < 20
+
+
+@pytest.mark.parametrize(
+    ("values", "is_exact"),
+    [([0.0, -0.0], True), ([1.0, 2.0**-28], True), ([1.0, 2.0**-29], False), ([2.0**-149, 2.0**-126], True)],
+)
+def test_a_sum_is_exact_while_all_values_are_of_similar_size(values, is_exact):
+    found = OrderFreeSum(1)
+    for value in values:
+        found.add(np.array([value], np.float32))
+    assert found.is_exact is is_exact

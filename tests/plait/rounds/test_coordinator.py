@@ -9,7 +9,8 @@ from plait.errors import PeerError, RunInterrupted
 from plait.rounds.channel import Purpose
 from plait.rounds.participant import Participant
 from plait.rounds.run_state import sample_cohort
-from plait.rounds.spool import Weighting
+from plait.rounds.spool import Spool, Weighting
+from plait.rounds.validate import NormBound
 from plait.wire.codecs import codec_for
 from plait.wire.encoding import encode_delta
 from plait.wire.envelope import open_envelope, read_header, seal, split_frame
@@ -320,6 +321,24 @@ def test_a_round_below_its_quorum_is_tried_again_with_what_it_has_and_then_ends_
     federation.channel.silent = lambda asked: (asked.client, asked.purpose) == ("client-2", Purpose.TRAIN)
     with pytest.raises(PeerError, match="round 1 got 3 usable updates from its 4 clients; the quorum is 4"):
         federation.run()
+
+
+@pytest.mark.parametrize(("astray", "loads"), [((), False), ((2,), True)])
+def test_a_waiting_server_decodes_updates_once_where_all_that_came_count(
+    federate, fake_model, monkeypatch, astray, loads
+):
+    """And folds them in whatever order to the same bits, figures included."""
+    models = {**crowd(fake_model, 5), "client-5": fake_model(1.0, 4, astray=astray)}
+    plan = {"rounds": 3, "weighting": Weighting.EQUAL, "norm_bound": NormBound(factor=2.0)}
+    apart, waiting = federate(models, **plan), federate(models, **plan)
+    waiting.channel.open_ended, waiting.channel.order = True, lambda nodes: sorted(nodes, reverse=True)
+    expected, loaded = apart.run(), []
+    monkeypatch.setattr(Spool, "load", lambda *args, load=Spool.load: loaded.append(args[1]) or load(*args))
+    assert waiting.run().adapter.digest() == expected.adapter.digest()
+    assert set(loaded) == ({2} if loads else set())
+    assert [event["diagnostics"] for event in waiting.of_kind("round_finished")] == [
+        event["diagnostics"] for event in apart.of_kind("round_finished")
+    ]
 
 
 def test_clients_come_and_go_between_rounds(federate, fake_model):
