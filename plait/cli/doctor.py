@@ -9,12 +9,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
-from packaging.requirements import Requirement
 
 from plait import __version__
 from plait.adapters import AdapterTask
@@ -28,7 +26,7 @@ from plait.report.table import Table
 from plait.report.wording import clean
 from plait.system import machine
 from plait.system.address import Address
-from plait.training.bases import locate_config, quiet_libraries, wanted_peft
+from plait.training.bases import locate_config, quiet_libraries
 from plait.transport.status import fetch_status
 from plait.trust.diagnose import server_expires
 from plait.trust.kit import load_asking
@@ -163,22 +161,7 @@ def _libraries() -> list[Finding]:
         there = importlib.util.find_spec(module) is not None
         advice = "" if there else f"optional, for {purpose}: pip install 'plait[{extra}]'"
         findings.append(Finding(module, "installed" if there else "not installed", advice))
-    return [*findings, *_pair()]
-
-
-def _pair() -> list[Finding]:
-    """Whether transformers asks for a newer peft, which it reports only when an adapter method is called."""
-    asked, there = Requirement(wanted_peft()), version("peft")
-    if asked.specifier.contains(there, prereleases=True):
-        return []
-    return [
-        Finding(
-            "transformers and peft",
-            f"transformers {version('transformers')} asks for {asked}, peft is {there}",
-            "plait is tested with the versions in constraints.txt and needs no newer ones; transformers' own adapter "
-            "methods (load_adapter, disable_adapters) do",
-        )
-    ]
+    return findings
 
 
 def _storage() -> list[Finding]:

@@ -192,10 +192,3 @@ def quiet_libraries() -> None:
     if loaded := sys.modules.get("transformers"):
         loaded.utils.logging.set_verbosity_error()
         loaded.utils.logging.disable_progress_bar()
-
-
-def wanted_peft() -> str:
-    """The requirement of transformers on PEFT."""
-    from transformers.dependency_versions_table import deps
-
-    return deps.get("peft", "peft")
