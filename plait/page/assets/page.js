@@ -32,6 +32,7 @@ const table = (place, headings, rows, words = []) => {
     for (let index = 0; index < length; index++) {
       const cell = element(kind === "col" || !index ? "th" : "td", null, words.includes(index) ? "words" : "");
       if (cell.tagName === "TH") cell.scope = kind;
+      cell.dataset.heading = headings[index];
       made.append(cell);
     }
     return made;

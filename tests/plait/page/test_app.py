@@ -295,5 +295,9 @@ def test_in_a_browser_hostile_names_stay_text(browser: Browser, watch: Start, tm
     assert browser.js("document.querySelectorAll('main script, main img, #refusals b').length") == 0
     assert "\\u202e" not in ascii(browser.js("document.body.innerText"))
     assert "\\x1b" not in ascii(browser.js("document.body.innerText"))
+    for width in (1280, 390):
+        browser.resize(width, 900)
+        cut = "[...document.querySelectorAll('.table, html')].filter((each) => each.scrollWidth > each.clientWidth)"
+        browser.wait(f"{cut}.length === 0", timeout_s=20)
     # A ledger's times are whatever its writer's clocks said.
     assert browser.js("import('/assets/format.js').then((as) => as.duration(-0.3))") == "0.0 s"
