@@ -24,7 +24,7 @@ from plait.training.learner import TrainingInputs
 from plait.training.losses import TrainingObjective
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter, slot_digest
 from plait.training.tokenization import ExampleFormat, tokenise, training_objective
-from plait.training.trainer import measure_losses, only_trained, train_steps, trained_parameters
+from plait.training.trainer import ROWS, measure_losses, only_trained, train_steps, trained_parameters
 from plait.wire.settings import Settings
 
 # A user's own local trainer: trains the model's adapter in place (see bridge.py).
@@ -118,7 +118,7 @@ class PeftLocalModel:
         if self.recall is None or can_change or state.digest() != self.base.prepare(spec.text).initial.digest():
             return self._measure(spec, state, settings)
         held_out = self.split(spec, settings).held_out
-        numbers = repr((settings.batch_size, settings.seq_len, torch.get_num_threads())).encode()
+        numbers = repr((settings.batch_size, ROWS, settings.seq_len, torch.get_num_threads())).encode()
         if settings.objective != SFT:
             numbers += settings.objective.encode()
         numbers += repr(metrics).encode() if metrics.names else b""

@@ -134,7 +134,7 @@ class BatchLoss(StepLoss):
         self._memory = memory or StepMemory()
         self._fused = recognise(model) if task is AdapterTask.CAUSAL_LM else None
         self._own: ModelLosses | None = None
-        self.recomputes = self._fused is not None
+        self.recomputes = self.is_packed = self._fused is not None  # without padding
 
     def __call__(self, batch: Sequence[Example], /) -> torch.Tensor:
         """See `StepLoss`."""

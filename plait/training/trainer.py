@@ -225,6 +225,10 @@ class LossScale:
             self.factor, self._without_overflow = self.factor / 2, 0
 
 
+ROWS = 2048
+"""Of the matrix products of an evaluation on a CPU: without gradients to keep they cost little memory."""
+
+
 @torch.no_grad()
 def measure_losses(
     model: nn.Module,
@@ -243,6 +247,8 @@ def measure_losses(
     losses, leads, sums = list[float](), list[float](), list[Sums]()
     batch_loss = BatchLoss(model, task=task, pad_token=pad_token)
     judge = (objective or TrainingObjective()).judge(model, examples)
+    if batch_loss.is_packed and not judge and device.type == "cpu":
+        batch_size = max(batch_size, ROWS // max((len(example.tokens) for example in examples), default=1))
     for first in range(0, len(examples), batch_size):
         batch = examples[first : first + batch_size]
         if task is AdapterTask.CLASSIFICATION:

@@ -13,11 +13,13 @@ from client.task import Abandonment
 from plait.adapters import AdapterState, AdapterTask, norm, subtract
 from plait.errors import Abandoned
 from plait.rounds.local_model import NOTHING, Carried
+from plait.training import trainer
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import AdapterTemplate
 from plait.training.device import Compute
 from plait.training.examples import IGNORED, Example
 from plait.training.learner import EPSILON, FlatAdamW, Learner, LocalTraining, TrainingInputs, schedule_factor
+from plait.training.losses import BatchLoss
 from plait.training.model_losses import ModelLosses
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter
 from plait.training.trainer import measure_losses
@@ -75,6 +77,19 @@ def run(resident: ResidentBase, blueprint: AdapterTemplate, rows: list[Example])
         return train_on(resident, blueprint, examples, settings, state=state, **options)
 
     return train
+
+
+def test_an_evaluation_on_a_cpu_computes_short_sequences_together(
+    resident: ResidentBase, blueprint: AdapterTemplate, rows: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = resident.with_adapter(blueprint.spec, AdapterState(blueprint.spec.layout, beginning(blueprint)))
+    sizes, measured = list[int](), BatchLoss.by_sequence
+    monkeypatch.setattr(BatchLoss, "by_sequence", lambda self, batch: sizes.append(len(batch)) or measured(self, batch))
+    together = measure_losses(model, rows, batch_size=1)
+    monkeypatch.setattr(trainer, "ROWS", 1)
+    apart = measure_losses(model, rows, batch_size=1)
+    assert sizes == [len(rows)] + [1] * len(rows)
+    assert together.losses == pytest.approx(apart.losses, rel=1e-5)
 
 
 @pytest.mark.slow
