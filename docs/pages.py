@@ -62,7 +62,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages."""
     for source, page in PAGES.items():
         text = (ROOT / source).read_text(encoding="utf-8")
-        files.append(File.generated(config, page, content=linked(text, source, page)))
+        # Whoever searches wants a guide first.
+        least = "---\nsearch:\n  boost: 0.3\n---\n" if page.startswith("experiments/") else ""
+        files.append(File.generated(config, page, content=least + linked(text, source, page)))
         for image in _IMAGE.findall(text):
             shown = posixpath.join(posixpath.dirname(page), image)
             files.append(File.generated(config, shown, abs_src_path=str(ROOT / posixpath.dirname(source) / image)))
