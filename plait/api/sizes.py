@@ -168,29 +168,30 @@ def _of_clients(settled: ResolvedConfig, size: int, parameters: int) -> Planned:
 
 
 def _of_records(settled: ResolvedConfig, size: int, parameters: int, records: int | None) -> Planned:
+    task, group = settled.plan.settings, settled.config.private_group
+    units = f"groups ('{group}')" if group else "records"
     if records is None:
         raise ConfigError(
-            "dp is 'record' and records is not given; give --records N, how many a client trains on: the noise "
-            "follows from it"
+            f"dp is 'record' and records is not given; give --records N, how many {units} a client trains on: the "
+            "noise follows from it"
         )
-    task = settled.plan.settings
     each = privacy_of_records(task, records=records)
     ratio = each.noise_over_clip(size) / math.sqrt(settled.config.cohort_size)
     epsilon = each.epsilon_after(task.total_steps)
     most = WORTH_WARNING_OF_RECORDS
     warning = (
         f"Warning: the noise is {ratio:.3g} times the longest mean gradient that a step can have; expect no useful "
-        f"adapter. More records, larger batches (up to a tenth of the records), or {_fewer(parameters, ratio, most)} "
+        f"adapter. More {units}, larger batches (up to a tenth of the {units}), or {_fewer(parameters, ratio, most)} "
         "help."
     )
     rows = (
-        ("epsilon of a client's records, whole run", f"{epsilon:.4g}"),
+        (f"epsilon of a client's {units}, whole run", f"{epsilon:.4g}"),
         ("delta", f"{each.delta:g}"),
         ("noise of a client's step, over the clip norm", f"{each.noise:.4g}"),
         ("noise in a step's mean of all clients, over the clip norm", f"{ratio:.3g}"),
     )
     note = warning if ratio > most else ""
-    table = Table(title="Differential privacy of records", headings=("", ""), rows=rows, note=note)
+    table = Table(title=f"Differential privacy of {units}", headings=("", ""), rows=rows, note=note)
     return _planned(table, epsilon, each.delta, each.noise, ratio)
 
 

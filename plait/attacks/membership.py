@@ -30,7 +30,6 @@ from plait.simulation.simulation import Simulation
 from plait.training.examples import Example, order, spread
 from plait.training.local_model import PeftLocalModel, data_seed
 from plait.training.resident import ResidentBase
-from plait.training.tokenization import tokenise
 from plait.training.trainer import measure_losses
 from plait.wire import bounds
 from plait.wire.settings import Settings
@@ -94,7 +93,13 @@ def simulated_sides(simulation: Simulation, run: Run, recorded: Sequence[Event],
 def _given_sides(base: ResidentBase, dataset: Dataset, run: Run, *, most: int) -> MembersAndOthers:
     """The data of one client: all of its training part may have been trained on."""
     client = PeftLocalModel(
-        base, "", dataset.records, held_out=dataset.held_out, kind=dataset.kind, histogram={}, tokenise=tokenise
+        base,
+        "",
+        dataset.records,
+        held_out=dataset.held_out,
+        kind=dataset.kind,
+        histogram={},
+        group=run.config.group if run.config.group in dataset.column_names else "",
     )
     split = client.split(run.ranks.master.spec, _unbounded(run.settled.tasks.to_describe()))
     return MembersAndOthers.of(split.train, split.held_out, most)

@@ -115,6 +115,7 @@ _FOUR_BITS = 4 + 8 / 64 + 32 / (64 * 256)
 # Adapter, AdamW's two moments and the last step (kept where the learning rate follows slopes) in float32, and the
 # model's own adapter and its gradient in bfloat16.
 _TRAINED_BYTES = 4 * 4 + 2 * 2
+_RECORDS = "Records that a client trains on, for --dp record; with --group how many groups they are of."
 
 
 @with_run_options()
@@ -124,9 +125,7 @@ def estimate(
     evaluate: Annotated[
         bool, typer.Option("--evaluate/--no-evaluate", help="Count the evaluations, by every client if not by fewer.")
     ] = True,
-    records: Annotated[
-        int | None, typer.Option("--records", min=1, help="Records that a client trains on, for --dp record.")
-    ] = None,
+    records: Annotated[int | None, typer.Option("--records", min=1, help=_RECORDS)] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print the estimate as JSON.")] = False,
 ) -> None:
     """Count the bytes of a run and what they save, without running it; takes the options of `plait simulate`.

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from plait.api.running import start
-from plait.attacks.membership import judged, simulated_sides
+from plait.attacks.membership import judged, sides_of, simulated_sides
 from plait.config import RunConfig
+from plait.data import as_dataset
 from plait.ledger.ledger import read_events
 from plait.simulation.execution import prepare
 from plait.simulation.simulation import Simulation
@@ -39,6 +40,16 @@ def test_members_are_exactly_the_sequences_that_were_drawn(tmp_path, monkeypatch
     assert len(sides.others) > 3
     few = simulated_sides(Simulation(run, data.partition.shares), run, events, most=3)
     assert (len(few.members), len(few.others)) == (3, 3)
+
+
+@pytest.mark.slow
+def test_a_client_s_own_audit_has_no_person_on_both_sides() -> None:
+    notes = [{"text": f"note {number} of {number % 40}", "patient": f"p{number % 40}"} for number in range(200)]
+    settings = RunConfig(base="tiny", data="", group="patient", dp="record", dp_epsilon=4.0, seq_len=32)
+    _, sides = sides_of(settings, [], as_dataset(notes), most=1000)
+    members, others = ({notes[each.record]["patient"] for each in side} for side in (sides.members, sides.others))
+    assert not members & others
+    assert len(members | others) == 40
 
 
 def test_the_area_is_the_probability_that_a_member_scores_higher_with_ties_counting_half():

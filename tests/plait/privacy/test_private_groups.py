@@ -74,6 +74,23 @@ def test_epsilon_counts_persons_as_an_independent_accountant_does(paid):
 
 
 @pytest.mark.slow
+def test_an_estimate_of_as_many_groups_has_the_noise_and_epsilon_of_the_run(paid):
+    from typer.testing import CliRunner
+
+    from plait.cli.app import app
+
+    events, charges = paid
+    last = charges[-1]
+    plan = [text for key, value in OPTIONS.items() for text in (f"--{key.replace('_', '-')}", str(value))]
+    ran = CliRunner().invoke(app, ["estimate", *plan, "--records", str(last.privacy.records), "--json"])
+    said = json.loads(ran.output)
+    assert said["dp_noise_multiplier"] == last.privacy.noise
+    assert said["dp_epsilon"] == pytest.approx([*check_privacy(events).by_client.values()][-1], rel=1e-9)
+    shown = CliRunner().invoke(app, ["estimate", *plan, "--records", "36"]).output
+    assert "Differential privacy of groups ('patient')" in shown
+
+
+@pytest.mark.slow
 def test_card_and_figures_name_the_person(paid):
     card = PrivacyCard.of(paid[0])
     assert card.headline.startswith("with patient-level differential privacy")
