@@ -110,6 +110,12 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     return f"; did you mean '{near[0]}'?" if near else ""
 
 
+def check_format(what: str, found: object, expected: int, *, error: type[PlaitError] = PeerError) -> None:
+    """Refuse what another version of plait wrote, in a format that this one does not read."""
+    if found != expected:
+        raise error(f"{what} has format {ascii(found)[:40]}, expected {expected}: read it with the plait that wrote it")
+
+
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _DISK_IS_FULL = ("No space left on device", "Disk quota exceeded")
 # Messages of libraries that have no error class for it: torch's allocator and the systems below it.

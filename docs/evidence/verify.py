@@ -123,6 +123,7 @@ def ledger_of(packed: str) -> list[dict[str, Any]]:
         _check(all(type(each) is int and each >= 0 for each in counts), f"line {number + 1} counts less than nothing")
         lines.append(line)
     _check(lines and lines[0]["event"] == "run_started", "the ledger is not of a run")
+    _check(lines[0].get("schema_version") == 1, "the ledger has another format: take the script of its plait")
     return lines
 
 
@@ -641,8 +642,9 @@ def checked(bundle: Path, adapter: Path | None, authority: Path | None) -> tuple
     key = serialization.load_der_public_key(_unpacked(signer["key"]))
     statement = opened(data.removesuffix(b"\n"), key, "the bundle")
     said, files = statement["predicate"], {each["name"]: each["digest"]["sha256"] for each in statement["subject"]}
-    is_evidence = statement["predicateType"] == "https://plait.dev/evidence/v1"
-    _check(is_evidence and sorted(said) == PARTS.split(), "the bundle has other parts than expected")
+    kind, known = statement["predicateType"], "https://plait.dev/evidence/v1"
+    _check(kind == known, f"the bundle is {kind}, expected {known}: take the script of the plait that made it")
+    _check(sorted(said) == PARTS.split(), "the bundle has other parts than expected")
     check_signer(signer, key)
     _check(not authority or authority.read_text() == signer["authority"], "it is of another federation, or of none")
     events = ledger_of(said["ledger"])

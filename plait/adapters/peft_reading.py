@@ -20,7 +20,7 @@ from plait.adapters.spec import (
     parents_from,
 )
 from plait.adapters.state import AdapterState, Float32, Layout
-from plait.errors import PeerError
+from plait.errors import PeerError, check_format
 from plait.system.files import open_plain
 
 _PICKLE_FILE = "adapter_model.bin"
@@ -163,6 +163,8 @@ def _read_provenance(weights: Path) -> Provenance | None:
     if text is None:
         return None
     facts = parse_object(text.encode(errors="replace"), what="provenance", max_bytes=_MAX_CONFIG_BYTES)
+    # An adapter, a kit and settings state no format as long as it is the first.
+    check_format("the adapter", facts.get("format", 1), 1)
     fingerprint, seed, labels = _text(facts, "base_fingerprint"), facts.get("init_seed"), facts.get("labels")
     built_in = facts.get("built_in")
     if not is_fingerprint(fingerprint):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from plait.errors import PeerError
+from plait.errors import PeerError, check_format
 from plait.objectives import SFT, Objective, objective_recorded
 from plait.system.text import printable
 
@@ -668,6 +668,8 @@ def parse_event(line: Mapping[str, Json]) -> Event:
         PeerError: a field is missing or is not what it must be.
     """
     name = line.get("event")
+    if name == RunStarted.event:
+        check_format("the ledger", line.get("schema_version", SCHEMA), SCHEMA)
     model = (KINDS.get(name) or _of_part(name)) if isinstance(name, str) else Event
     try:
         return model.model_validate({key: value for key, value in line.items() if value is not None})

@@ -27,7 +27,7 @@ from safetensors import numpy as safetensors_numpy
 from plait.adapters import AdapterSpec, AdapterState, Float32, Json, add
 from plait.adapters.safetensors import decode_safetensors, encode_safetensors
 from plait.aggregation import Geometry, Memory, OptimizerState, Resizing
-from plait.errors import PeerError
+from plait.errors import PeerError, check_format
 from plait.ledger.events import RoundFinished
 from plait.rounds.validate import Norms
 from plait.system.files import directory_written_aside, write_atomically
@@ -196,6 +196,7 @@ def client_seed(seed: int, round_number: int, client: str) -> int:
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "little") >> 1
 
 
+CHECKPOINT_FORMAT = 1
 CHECKPOINTS_KEPT = 2
 _DAMAGE = (PeerError, OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError)
 
@@ -207,6 +208,7 @@ def save_checkpoint(directory: Path, state: RunState) -> None:
         for name, data in files.items():
             write_atomically(folder / name, data)
         scalars: dict[str, Json] = {
+            "format": CHECKPOINT_FORMAT,
             "run_id": state.run_id.hex(),
             "round": state.round,
             "previous": [track.previous.hex() for track in state.tracks],
@@ -293,6 +295,7 @@ def finished_in_checkpoint(directory: Path) -> tuple[RoundFinished | None, Mappi
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Scalars and files of a checkpoint, as they were written."""
     scalars = cast("dict[str, Any]", read_json((folder / "state.json").read_bytes()))
+    check_format("state.json", scalars.get("format"), CHECKPOINT_FORMAT)
     if scalars.pop("digest") != digest_of(scalars) or folder.name != f"round-{scalars['round']:06d}":
         raise PeerError("state.json does not match its digest")
     files: dict[str, bytes] = {}

@@ -8,7 +8,7 @@ from typing import ClassVar, cast
 
 from pydantic import BaseModel, ConfigDict
 
-from plait.errors import ConfigError
+from plait.errors import ConfigError, check_format
 from plait.settings.choice import choice_text
 from plait.settings.traits import NOTHING, Reasons, Stated
 from plait.system.files import open_plain
@@ -130,11 +130,13 @@ def read_config_table(path: Path) -> dict[str, object]:
             data = file.read(_MOST_BYTES + 1)
         if len(data) > _MOST_BYTES:
             raise ConfigError(f"'{path}' has more than {_MOST_BYTES >> 20} MiB, expected a TOML file of settings")
-        return read_toml(data)
+        table = read_toml(data)
     except OSError as error:
         raise ConfigError(f"cannot read '{path}': {error.strerror or error}") from error
     except ValueError as error:
         raise ConfigError(f"'{path}' is not TOML: {error}") from error
+    check_format(f"'{path}'", table.pop("format", 1), 1, error=ConfigError)
+    return table
 
 
 def toml_value(value: Scalar) -> str:

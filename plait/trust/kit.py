@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from plait.errors import ConfigError
+from plait.errors import ConfigError, check_format
 from plait.system.json_text import read_toml
 from plait.trust.certificate import (
     Role,
@@ -187,6 +187,7 @@ def read_client_settings(directory: Path) -> tuple[str, tuple[str, ...]]:
         table = read_toml(read_small(path))
     except ValueError as error:
         raise ConfigError(f"'{path}' is not TOML, expected the file that `plait provision` made") from error
+    check_format(f"'{path}'", table.get("format", 1), 1, error=ConfigError)
     name, names = table.get("name"), table.get("server-names")
     texts = isinstance(names, list) and all(isinstance(entry, str) for entry in cast("list[object]", names))
     if set(table) != {"name", "server-names"} or not isinstance(name, str) or not texts:

@@ -69,7 +69,7 @@ def values_of(message: Message, kind: type[Any]) -> dict[str, Any]:
 def check_schema(what: str, schema: int, expected: int = SCHEMA) -> None:
     """Raise PeerError unless the message is of the version that this code reads."""
     if schema != expected:
-        raise PeerError(f"schema version of the {what} is {schema}, expected {expected}")
+        raise PeerError(f"schema version of the {what} is {schema}, expected {expected}: upgrade the older end")
 
 
 def check_canonical(message: Message, data: bytes | memoryview, what: str) -> None:
