@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
 from typing import Annotated
 
 import click
@@ -93,8 +95,21 @@ def _help(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"plait {__version__}")
+        typer.echo(f"plait {__version__}{_commit()}")
         raise typer.Exit
+
+
+def _commit() -> str:
+    """The commit of a checkout, with a plus if its files were changed since; empty for an installation."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return ""
+    asked = ["git", "-C", str(root), "describe", "--always", "--exclude=*", "--dirty=+"]
+    try:
+        said = subprocess.run(asked, capture_output=True, check=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return f" ({said})"
 
 
 @app.callback()

@@ -1,7 +1,8 @@
 """Compiled code: C++ that the machine's own compiler builds at first use, kept in the cache.
 
 A Flower App Bundle carries no ``.cpp``, so the bundle has ``cpp.json`` beside them instead, which `make kernels` packs.
-Without a working compiler there is no library, and the caller computes in another way.
+Without a working compiler there is the library that a wheel for one system brings along, or else none: then the caller
+computes in another way.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ FLAGS = (
 _WIDE = ("-mprefer-vector-width=512",)  # compilers shy away from full vectors, which pay here
 _PARALLEL = ("-fopenmp",)
 _BUILD_TIMEOUT_S = 120
+_SHIPPED_NEED = frozenset({"avx2", "bmi2", "f16c", "fma"})
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -76,8 +78,20 @@ def built_library(code: str, progress: Callable[[str], None] = lambda _: None) -
                 return ctypes.CDLL(str(_built(compiler, flags, code, progress)))
             except (OSError, PlaitError, subprocess.SubprocessError):
                 continue
-    _warn_no_compiler()
-    return None
+    shipped = _shipped(code)
+    if shipped is None:
+        _warn_no_compiler()
+    return shipped
+
+
+def _shipped(code: str) -> ctypes.CDLL | None:
+    """The same as a wheel of this system brings it along (`kernels_hook.py`); None without, or on an older processor."""
+    if platform.machine() == "x86_64" and _SHIPPED_NEED - cpu_features():
+        return None
+    try:
+        return ctypes.CDLL(str(Path(__file__).parent / "built" / f"{hashlib.sha256(code.encode()).hexdigest()}.so"))
+    except OSError:
+        return None
 
 
 @cache

@@ -1,17 +1,15 @@
 """The names that users may rely on are those of a committed list, so that a change of one is a decision.
 
-python tests/docs/test_public_names.py > tests/docs/public_names.txt    # and a line in CHANGELOG.md
+    python -m tests.docs.test_public_names > tests/docs/public_names.txt
+Then it takes a line in CHANGELOG.md.
 """
 
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT)]
 
 import plait
 from plait.cli.verbs import VERBS
@@ -39,7 +37,11 @@ def public() -> Iterator[str]:
 def called(name: str, found: object) -> str:
     """A name, with the names of its arguments if it can be called."""
     inner = getattr(found, "__func__", found)
-    if not callable(inner) or (inspect.isclass(inner) and issubclass(inner, Exception)):
+    # Errors, choices and protocols are called by nobody.
+    is_named = inspect.isclass(inner) and (
+        issubclass(inner, (Exception, Enum)) or getattr(inner, "_is_protocol", False)
+    )
+    if not callable(inner) or is_named:
         return name
     return f"{name}({', '.join(each for each in inspect.signature(inner).parameters if each[0] != '_')})"
 

@@ -4,9 +4,11 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from plait import __version__
 from plait.api.serving import CLIENTS_SETTINGS
 from plait.cli.options import spelled
 from plait.cli.verbs import FORMS, GROUPS, VERBS
@@ -124,3 +126,18 @@ def test_python_that_plait_starts_does_not_look_into_the_current_directory(tmp_p
     monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
     done = subprocess.run([sys.executable, "-c", code, "--version"], cwd=tmp_path, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_version_is_one_everywhere_and_a_checkout_names_its_commit(plait) -> None:
+    root = Path(__file__).resolve().parents[3]
+    told = {
+        "pyproject.toml": f'\nversion = "{__version__}"',
+        "CITATION.cff": f"\nversion: {__version__}",
+        "server/helm/plait/Chart.yaml": f'\nappVersion: "{__version__}"',
+        "server/helm/plait/values.yaml": f"plait-server:{__version__}",
+        "client/js/package.json": f'"version": "{__version__}"',
+        "CHANGELOG.md": f"\n## {__version__}",
+    }
+    assert [name for name, text in told.items() if text not in (root / name).read_text()] == []
+    commit = r" \([0-9a-f]{7,40}\+?\)" if (root / ".git").exists() else ""
+    assert re.fullmatch(re.escape(f"plait {__version__}") + commit, plait("--version").out.strip())

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import logging
 import os
+import platform
 from pathlib import Path
 from types import ModuleType
 
@@ -40,6 +42,26 @@ def test_a_machine_without_a_compiler_has_no_library_and_says_so_once(
         "no C++ compiler works here, so plait computes the same without compiled code, slower; install g++"
     ]
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_wheel_brings_along_serves_where_nothing_compiles(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, logged: list[logging.LogRecord]
+) -> None:
+    if build() is None:
+        pytest.skip("no C++ compiler here")
+    (built,) = (tmp_path / "kernels").glob("*.so")
+    digest = hashlib.sha256(b'extern "C" void nothing() {}\n').hexdigest()
+    (tmp_path / "built").mkdir()
+    built.rename(tmp_path / "built" / f"{digest}.so")
+    monkeypatch.setattr(compiler.shutil, "which", lambda _name: None)
+    monkeypatch.setattr(compiler, "__file__", str(tmp_path / "compiler.py"))
+    monkeypatch.setattr(compiler, "cpu_features", lambda: compiler._SHIPPED_NEED)
+    compiler._warn_no_compiler.cache_clear()
+    assert build() is not None
+    monkeypatch.setattr(compiler, "cpu_features", frozenset)
+    if platform.machine() == "x86_64":
+        assert build() is None
+        assert len(logged) == 1
 
 
 def test_a_compiler_that_fails_leaves_no_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
