@@ -1,4 +1,4 @@
-"""Builds the C++ into a wheel, for machines without a compiler, where ``PLAIT_KERNELS`` is set; else a wheel is of Python alone.
+"""Builds the C++ into a wheel for machines without a compiler, if ``PLAIT_KERNELS`` is set.
 
 Of hatchling; knows nothing of plait but where its C++ is, and the compiler's flags.
 """

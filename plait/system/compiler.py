@@ -85,7 +85,7 @@ def built_library(code: str, progress: Callable[[str], None] = lambda _: None) -
 
 
 def _shipped(code: str) -> ctypes.CDLL | None:
-    """The same as a wheel of this system brings it along (`kernels_hook.py`); None without, or on an older processor."""
+    """The same as a wheel of this system has it (`kernels_hook.py`); None without, or on an older processor."""
     if platform.machine() == "x86_64" and _SHIPPED_NEED - cpu_features():
         return None
     try:
