@@ -32,13 +32,13 @@ def export(
         Path,
         typer.Argument(help="Run directory, PEFT directory, or a node's state directory of a run.", show_default=False),
     ],
-    directory: Annotated[Path, typer.Argument(help="New or empty directory to write to.", show_default=False)],
+    directory: Annotated[
+        Path | None,
+        typer.Argument(help="New or empty directory to write to; by default first-peft for runs/first."),
+    ] = None,
     to: Annotated[
-        str,
-        typer.Option(
-            "--to", metavar="peft|merged|gguf|vllm|ollama", help="Target format or program.", show_default=False
-        ),
-    ],
+        str, typer.Option("--to", metavar="peft|merged|gguf|vllm|ollama", help="Target format or program.")
+    ] = "peft",
     rank: Annotated[
         int | None,
         typer.Option("--rank", min=1, help="Give every module this rank, by the best approximation or by padding."),
@@ -67,8 +67,11 @@ def export(
 ) -> None:
     """Convert an adapter for the program that will serve it, and print the command to serve it.
 
+    By default it is written here, as first-peft for runs/first.
+
     Example: plait export runs/first --to vllm served/first
     """
+    directory = directory or Path(f"{source.resolve().name}-{to}")
     # The targets are checked there, with a hint for one that is misspelt.
     found = exported(
         source,

@@ -133,7 +133,11 @@ def _machine() -> list[Finding]:
     return [
         Finding("Python", sys.version.split()[0]),
         Finding("processor", f"{machine.processor()}, {machine.cores()} cores"),
-        Finding("memory", f"{memory / 1e9:.1f} GB", "" if memory > 4e9 else "SmolLM2-135M needs 4 GB; try --base tiny"),
+        Finding(
+            "memory",
+            f"{memory / 1e9:.1f} GB",
+            "" if memory > 4e9 else "SmolLM2-135M-Instruct needs 4 GB; try --base tiny",
+        ),
     ]
 
 
@@ -143,7 +147,7 @@ def _compute() -> list[Finding]:
     compute = choose_compute()
     found = [Finding(f"GPU {index}", f"{name}, {size / 1e9:.0f} GB") for index, (name, size) in enumerate(gpus())]
     if compute.device.type == "cpu":
-        found = [Finding("GPU", "none", "fine for SmolLM2-135M; larger bases need CUDA (or Apple's MPS)")]
+        found = [Finding("GPU", "none", "fine for SmolLM2-135M-Instruct; larger bases need CUDA (or Apple's MPS)")]
     return [
         Finding("device", f"{compute.device}, base in {compute.dtype_name}"),
         Finding("matrix product", f"{matrix_gflops(compute):,.0f} GFLOP/s in {compute.dtype_name}"),

@@ -212,7 +212,7 @@ AIMS = (
 
 
 def aims(works: Mapping[str, Sequence[Row]]) -> list[str]:
-    """What plait was to have, by work."""
+    """The targets, by work."""
     return markdown(("", *works), [(aim.name, *map(aim.line, works.values())) for aim in AIMS])
 
 

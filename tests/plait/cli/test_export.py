@@ -54,6 +54,15 @@ def test_a_run_is_exported_and_the_result_printed_as_json(plait: Plait, run: Pat
     assert str(tmp_path / "out") in list(printed["commands"].values())[-1]
 
 
+def test_an_export_is_a_peft_directory_here_unless_another_is_named(
+    plait: Plait, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert plait("export", run).code == 0
+    assert TARGET_FILES["peft"] == {path.name for path in Path("run-peft").iterdir()}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
