@@ -191,6 +191,7 @@ _VALUES: Mapping[str, tuple[object, ...]] = {
     "clients_per_round": (8,), "deadline_s": (60.0,),
     "fleet": ("FILE",), "norm_bound": ("10",), "dropout": (0.1,),
     "client_ranks": ("2,4",), "labels": ("a,b",), "trainer": ("MODULE:FUNCTION",), "personalize": (0.35,),
+    "judge_part": (200,),
     "loss": ("MODULE:FUNCTION",), "objective": ("dpo", "grpo:reward=MODULE:FUNCTION"), "device": ("cuda:0,cuda:1",),
     "eval_clients": (8,), "rounds_mode": ("async",),
     "reference": ("local",), "max_grad_norm": (2.0,),

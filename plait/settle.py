@@ -58,6 +58,8 @@ _LARGEST_FACTOR = 2.0
 _LARGEST_CHANGE, _COARSE = 0.25, 2.0
 # Minimum held-out sequences: of all clients together, the same with classes (one label each), of each client.
 _LEAST_EVALUATED, _LEAST_LABELLED, _LEAST_OF_ONE = 64, 256, 4
+# Records from which on a client has a judge part.
+_JUDGED_FROM = 200
 # A step is taken back before the next round begins, and where losses are compared client by client.
 _COMPARED = {Trait.FIGURES, Trait.WAITS}
 _FEW = 8  # clients that evaluate without being sampled
@@ -161,6 +163,7 @@ def settle(config: RunConfig) -> ResolvedConfig:
         "lr_schedule": _schedule(config, rule, missing),
         "personalize": _personalize(config, missing),
         "eval_clients": config.eval_clients or _evaluators(config, missing),
+        "judge_part": _judge_part(config, missing),
     }
     config = config.model_copy(update=left)
     left = {"max_held_out_sequences": config.max_held_out_sequences or _held_out_sequences(config)}
@@ -204,6 +207,13 @@ def _held_out_sequences(config: RunConfig) -> int:
     affordable = trained * min(config.cohort_size, evaluators) // evaluators
     least = _LEAST_LABELLED if config.label_names else _LEAST_EVALUATED
     return min(max(affordable, math.ceil(least / evaluators), _LEAST_OF_ONE), 2**32 - 1)
+
+
+def _judge_part(config: RunConfig, missing: Collection[Trait]) -> int:
+    if config.judge_part != "auto":
+        return config.judge_part
+    # Under masks the server may not know who has one.
+    return 0 if {Trait.LOSSES, Trait.FIGURES} & {*missing} else _JUDGED_FROM
 
 
 def _learning_rate(config: RunConfig, method: Method, codec: Codec, missing: Collection[Trait]) -> float:

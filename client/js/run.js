@@ -43,6 +43,7 @@ export class Run {
 
   async #work(task, signal, progress) {
     const settings = this.#settings(task.settings)
+    refuseIf(settings.judging, 'this client has no judge part', 'TOO_LITTLE_DATA')
     if (task.kind === 'describe') return this.#describe(task, settings)
     const { header, layout, adapter } = this.#caughtUp(task.broadcast)
     this.store.save('settings', settings.text)

@@ -27,6 +27,7 @@ export const CONFIGURATION = new Map([
     max-held-out-sequences seed rounds clients clients-per-round eval-every eval-clients
     dp-group-records`),
   ...keysOf(either(isNumber, oneOf('auto')), 'personalize'),
+  ...keysOf(either(isCount, oneOf('auto')), 'judge-part'),
   ...keysOf(either(isNumber, oneOf('adaptive')), 'dp-clip'),
   ...keysOf(isFlag, 'secure-aggregation packing'),
 ])
@@ -66,6 +67,7 @@ const SETTINGS = new Map(Object.entries({
   client_noise: [isNumber, 0],
   client_clip: [isNumber, 0],
   client_cohort: [isCount, 0],
+  judge_part: [isCount, 0],
 }))
 /** Settings whose 0 in the configuration leaves them to what follows from the data. */
 const FOUND = ['learning_rate', 'max_held_out_sequences']

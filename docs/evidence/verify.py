@@ -27,7 +27,7 @@ ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # of
 JSON_TYPE = "application/vnd.in-toto+json"
 CHAIN = {"seq", "time", "hash", "prev"}
 OF_SERVER = CHAIN | {"event", "client", "round", "public_key", "took_s", "norms", "fold", "staleness", "weight"}
-JUDGED = ("audited", "client_withdrawn", "withdrawn")
+JUDGED = ("audited", "client_withdrawn", "judged", "withdrawn")
 UNCOVERED = {
     "": "what the adapter tells", "client": "what the server sees", "record": "what a client's records share",
     "group": "what groups of records share",
@@ -43,8 +43,9 @@ CODECS = {1: "unchanged", 2: "fp32", 3: "bf16", 4: "rate", 9: "fp32_partial", 10
 DP = {"dp", "dp-epsilon", "dp-delta", "dp-clip"}
 TOLD = DP | {
     "secure-aggregation", "rounds-mode", "step-budget", "epochs", "lr-schedule-over", "packing", "eval-metrics",
-    "group", "dp-unit", "dp-group-records",
+    "group", "dp-unit", "dp-group-records", "judge-part",
 }  # fmt: skip
+EVALUATIONS = {"evaluated": "evaluate", "judged": "judge"}  # and what asks for them
 # What clients say too where an event has it; left out, it is the operator's word that there is none.
 EXPECTED = {
     "run_started": ("adapter.alpha", "adapter.method", "adapter.rank"),
@@ -54,6 +55,7 @@ EXPECTED = {
     "update_received": ("bits_per_parameter", "envelope_bytes"),
     "round_finished": ("adapter", "received", "rule"),
     "evaluated": ("adapter",),
+    "judged": ("adapter",),
     "run_finished": ("kept_round",),
 }
 MOST_BYTES, MOST_RATIO = 1 << 28, 32  # of a file; of what is compressed in it, which has a fifth of that ratio
@@ -159,7 +161,7 @@ def clients_of(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for event in events:
         kind = event["event"]
         cards = {card["client"]: card for card in event["clients"]} if kind == "clients_described" else {}
-        scores = event.get("by_client", {}) if kind == "evaluated" else {}
+        scores = event.get("by_client", {}) if kind in EVALUATIONS else {}
         moved = {event["client"]} if kind in ("broadcast", "reply_received", "update_received") else set()
         for name in {*cards, *scores, *moved}:
             client = found.setdefault(name, {**empty, "client": name, "rounds": [], "fields": set()})
@@ -309,15 +311,15 @@ class Story:
             (each["round"], each["clients"]) for each in self._of("sum_unmasked") if each["purpose"] == "train"
         )
         told = [
-            (name, each["round"], each["told"])
+            (name, each["round"], each["purpose"], each["told"])
             for name in self.records
             for each in self.records[name]
             if "told" in each
         ]
-        self.cards = grouped((name, said["card"]) for name, _, said in told if "card" in said)
-        self.losses = grouped(((name, number), said) for name, number, said in told if "score" in said)
+        self.cards = grouped((name, said["card"]) for name, _, _, said in told if "card" in said)
+        self.losses = grouped(((name, *which), said) for name, *which, said in told if "score" in said)
         answers = [each for each in self._of("reply_received") if each["seq"] in self.matched]
-        self.answered = grouped((each["round"], each["client"]) for each in answers if each["purpose"] == "evaluate")
+        self.answered = grouped(((each["round"], each["purpose"]), each["client"]) for each in answers)
         self.held = self._held()
         for event in events:
             self._tell(event)
@@ -350,7 +352,7 @@ class Story:
         asked, sent, signed = Counter[Any](), Counter[Any](), dict[Any, str]()
         for name, messages in self.records.items():
             for each in messages:
-                is_refused = each["purpose"] in ("train", "evaluate") and each["fields"][0].startswith(
+                is_refused = each["purpose"] in ("train", *EVALUATIONS.values()) and each["fields"][0].startswith(
                     ("refusal", "error")
                 )
                 purpose, size = "refused" if is_refused else each["purpose"], None if self.is_noised else each["bytes"]
@@ -365,7 +367,7 @@ class Story:
                 keys = [(name, event["purpose"], number, event["downlink_bytes"])]
             elif kind in ("reply_received", *kinds):
                 purpose = kinds.get(kind) or event["purpose"].replace("need-full", "refused")
-                purposes = (purpose, "train", "evaluate") if purpose == "refused" else (purpose,)
+                purposes = (purpose, "train", *EVALUATIONS.values()) if purpose == "refused" else (purpose,)
                 keys = [(name, each, number, None if self.is_noised else event["uplink_bytes"]) for each in purposes]
             else:
                 continue
@@ -529,12 +531,12 @@ class Story:
 
     def evaluated(self, event: dict[str, Any]) -> set[str]:
         """Losses, as each client told them, and their mean; margins of the mean are the operator's."""
-        said = self.adapter(event)
+        said, asked = self.adapter(event), (event["round"], EVALUATIONS[event["event"]])
         said |= {"round"} if said or self._evaluators(event) else set[str]()
         for kind, prefix, mean in (("score", "", event), ("own", "own.", event.get("own") or {})):
             scores = mean.get("by_client", {})
             for name in self._evaluators(event):
-                told = [each.get(kind) for each in self.losses.get((name, event["round"]), ())]
+                told = [each.get(kind) for each in self.losses.get((name, *asked), ())]
                 right = canonical(scores.get(name)) in map(canonical, told)
                 _check(right, f"{name!r} told another loss in round {event['round']}")
                 said.add(f"{prefix}by_client.{name}")
@@ -546,7 +548,8 @@ class Story:
 
     def _evaluators(self, event: dict[str, Any]) -> set[str]:
         """Clients with a record whose losses an evaluation has, or should have by their answers in the ledger."""
-        sent = () if self.is_masked or self.is_noised else self.answered.get(event["round"], ())
+        asked = event["round"], EVALUATIONS[event["event"]]
+        sent = () if self.is_masked or self.is_noised else self.answered.get(asked, ())
         return {*event.get("by_client", ()), *sent} & self.records.keys()
 
     def privacy(self, event: dict[str, Any]) -> set[str]:
@@ -592,9 +595,9 @@ class Story:
 SAYS: dict[str, Any] = {
     "run_started": Story.started, "clients_described": Story.described, "broadcast": Story.message,
     "reply_received": Story.message, "update_received": Story.update, "round_finished": Story.round,
-    "step_taken_back": Story.adapter, "evaluated": Story.evaluated, "run_finished": Story.finished,
-    "privacy_started": Story.privacy, "privacy_spent": Story.spent, "noise_intended": Story.spent,
-    "sum_unmasked": Story.sum,
+    "step_taken_back": Story.adapter, "evaluated": Story.evaluated, "judged": Story.evaluated,
+    "run_finished": Story.finished, "privacy_started": Story.privacy, "privacy_spent": Story.spent,
+    "noise_intended": Story.spent, "sum_unmasked": Story.sum,
 }  # fmt: skip
 """By kind of event, what says which of its fields clients have said too; of every other kind they say none."""
 

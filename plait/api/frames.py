@@ -49,14 +49,24 @@ def view_of(run: str | PathLike[str]) -> RunView:
 
 
 def losses(run: RunView) -> pd.DataFrame:
-    """Held-out losses of every evaluation, one row per round, client and kind of adapter.
+    """Held-out losses of every evaluation, one row per round, client and kind of adapter; decisions follow from them.
 
     Columns: ``round`` (0 is the base alone); ``client``; ``adapter``, ``shared`` or ``personalized``; ``loss`` in nats
     and ``loss_margin``; ``change`` since round 0 on the same sequences and ``change_margin``; ``accuracy``, from 0 to
     1, for classification; ``tokens`` (examples for classification) and ``sequences`` that the loss is the mean of; and
     one for each metric of the run (``--eval-metrics``).
     """
-    return frame_of(_losses_of(run), {**_LOSSES, **dict.fromkeys(run.metric_names, NUMBER)})
+    return frame_of(_scores_in(_means(run)), {**_LOSSES, **dict.fromkeys(run.metric_names, NUMBER)})
+
+
+def judged(run: RunView) -> pd.DataFrame:
+    """The final figure: as `losses`, of the part of each client's data that no decision looked at, measured once.
+
+    ``change`` is against the base. A client without such a part (``--judge-part``) has no row.
+    """
+    final = {SHARED: run.judged, PERSONALIZED: run.judged and run.judged.own}
+    means = ((run.judged.round, kind, mean) for kind, mean in final.items() if run.judged and mean)
+    return frame_of(_scores_in(means), {**_LOSSES, **dict.fromkeys(run.metric_names, NUMBER)})
 
 
 def updates(run: RunView) -> pd.DataFrame:
@@ -88,8 +98,8 @@ def _means(view: RunView) -> Iterator[tuple[int, str, MeanScore]]:
             yield number, PERSONALIZED, evaluation.own
 
 
-def _losses_of(view: RunView) -> Iterator[Row]:
-    for number, adapter, mean in _means(view):
+def _scores_in(means: Iterable[tuple[int, str, MeanScore]]) -> Iterator[Row]:
+    for number, adapter, mean in means:
         for client, score in mean.by_client.items():
             yield {**(score.metrics or {}), **score.model_dump(), "round": number, "client": client, "adapter": adapter}
 

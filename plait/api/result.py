@@ -7,7 +7,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from plait.api.frames import losses, rounds, updates, view_of
+from plait.api.frames import judged, losses, rounds, updates, view_of
 from plait.errors import ConfigError
 from plait.ledger.ledger import read_events
 from plait.report.summary import summarise
@@ -53,12 +53,20 @@ class Result:
 
     @property
     def losses(self) -> pd.DataFrame:
-        """Held-out losses, a row per round, client and kind of adapter.
+        """Held-out losses, from which decisions follow, a row per round, client and kind of adapter.
 
         Columns ``round`` (0 is the base alone), ``client``, ``adapter`` (``shared`` or ``personalized``), ``loss`` in
         nats, and those of `plait.api.frames.losses`.
         """
         return losses(self._view())
+
+    @property
+    def judged(self) -> pd.DataFrame:
+        """The final figure by client and kind of adapter, on data that no decision looked at.
+
+        Columns as `losses`; see `plait.api.frames.judged`.
+        """
+        return judged(self._view())
 
     @property
     def updates(self) -> pd.DataFrame:

@@ -69,6 +69,7 @@ class RunSettings(TypedDict, total=False):
     bits: str | float | Codec
     held_out_fraction: float
     max_held_out_sequences: int
+    judge_part: int | Literal["auto"]
     eval_every: int
     eval_clients: int
     select_by: str

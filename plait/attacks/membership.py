@@ -86,7 +86,8 @@ def simulated_sides(simulation: Simulation, run: Run, recorded: Sequence[Event],
                 for number in rounds[model.client]
             ]
             members += _trained_on(model, run.ranks.master.spec, each)
-            others += model.split(run.ranks.master.spec, _unbounded(each[0])).held_out
+            split = model.split(run.ranks.master.spec, _unbounded(each[0]))
+            others += (*split.held_out, *split.judge)
     return MembersAndOthers.of(members, others, most)
 
 
@@ -102,7 +103,7 @@ def _given_sides(base: ResidentBase, dataset: Dataset, run: Run, *, most: int) -
         group=run.config.group if run.config.group in dataset.column_names else "",
     )
     split = client.split(run.ranks.master.spec, _unbounded(run.settled.tasks.to_describe()))
-    return MembersAndOthers.of(split.train, split.held_out, most)
+    return MembersAndOthers.of(split.train, (*split.held_out, *split.judge), most)
 
 
 def attacks(

@@ -54,6 +54,7 @@ _OF_RUN = "takes_settings_of_a_run"
 
 _METAVARS: Mapping[str, str] = {
     "personalize": "FLOAT|auto",
+    "judge_part": "INTEGER|auto",
     "dp_clip": "FLOAT|adaptive",
     "bits": "fp32|bf16|BITS",
     "norm_bound": "auto|off|NUMBER|clip:NUMBER",

@@ -98,8 +98,8 @@ def _code() -> dict[str, Json]:
 _CHAIN = frozenset({"seq", "time", "hash", "prev"})
 # What the server adds to a client's own fields.
 _OF_SERVER = _CHAIN | {"event", "client", "round", "public_key", "took_s", "norms", "fold", "staleness", "weight"}
-JUDGED = ("audited", "client_withdrawn", "withdrawn")
-"""Events of judgements on the adapter, and of who decided what about it."""
+JUDGED = ("audited", "client_withdrawn", "judged", "withdrawn")
+"""Events of judgements on the adapter, the final figure among them, and of who decided what about it."""
 UNCOVERED: Mapping[str, str] = {
     "": "what the adapter tells",
     "client": "what the server sees",
@@ -160,7 +160,7 @@ def _clients(events: Sequence[dict[str, Any]]) -> list[Json]:
                 client["rounds"].append(event["round"])
                 client["signed"] += "signature" in event
                 client["fields"] |= {f"update: {key}" for key in event if key not in _OF_SERVER}
-        elif kind == "evaluated":
+        elif kind in ("evaluated", "judged"):
             for name, score in event.get("by_client", {}).items():
                 of(name)["fields"] |= {f"evaluation: {key}" for key in score}
     return [found[name] | {"fields": sorted(found[name]["fields"])} for name in sorted(found)]

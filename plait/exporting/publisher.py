@@ -58,6 +58,9 @@ class Publisher:
             (escaped(name), f"{value:.4f}" if name not in known else f"{known[name]:.4f} before, {value:.4f} after")
             for name, value in ((after.metrics or {}) if after else {}).items()
         ]
+        if (judged := now.judged) and judged.round == state.round:
+            moved = "" if judged.change is None else f" ({judged.change:+.4f} against the base)"
+            metrics.insert(0, ("Final loss, on data that no decision looked at", f"{judged.loss:.4f}{moved}"))
         spec, adapter = servable(self.adapter.spec, state.shadow)
         card = model_card(
             name=self.directory.path.name,

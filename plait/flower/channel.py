@@ -224,5 +224,6 @@ def client_app(participant: Callable[[Context], Answering]) -> ClientApp:
 
     for register in (app.query, app.train, app.evaluate):
         register()(answer)
-    app.query(MESSAGE_TYPES[Purpose.MASK].partition(".")[2])(answer)
+    for register, purpose in ((app.query, Purpose.MASK), (app.evaluate, Purpose.JUDGE)):
+        register(MESSAGE_TYPES[purpose].partition(".")[2])(answer)
     return app

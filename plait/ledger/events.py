@@ -274,6 +274,8 @@ class DescribedClient(EventPart):
     cut_examples: Count = 0  # conversations and preferences whose end is beyond the sequence length
     left_out_examples: Count = 0  # those of which nothing to learn from is within it
     repeated_examples: Count = 0  # held-out sequences that repeat training text
+    judge_examples: Count = 0  # sequences that are held out and decide nothing; 0 without a judge part
+    judge_tokens: Count = 0
     public_key: str | None = None  # Ed25519, in hexadecimal; None for a simulated client
 
 
@@ -343,7 +345,7 @@ class Broadcast(Event):
     event = "broadcast"
     round: Count = 0  # 0 for all that comes before training
     client: str
-    purpose: str = ""  # ``describe``, ``train`` or ``evaluate``
+    purpose: str = ""  # ``describe``, ``train``, ``evaluate`` or ``judge``
     downlink_bytes: Count  # everything that was sent
     payload_bytes: Count | None = None
     envelope_bytes: Count | None = None
@@ -520,6 +522,28 @@ class Evaluated(Event, MeanScore):
     adapter: str = ""
     own: MeanScore | None = None
     virtual_s: Number | None = None
+
+
+class Judged(Event, MeanScore):
+    """The adapter after `round`, which the run ends with, was measured on the clients' judge parts, and nothing else.
+
+    `change` is against the base without any adapter; `own` covers personalized adapters, if any.
+    """
+
+    event = "judged"
+    round: Count
+    adapter: str = ""
+    own: MeanScore | None = None
+
+    @property
+    def logged(self) -> Mapping[str, float | None]:
+        """The final figure."""
+        return {"judge/loss": self.loss, "judge/change": self.change, "judge/accuracy": self.accuracy}
+
+    @property
+    def sequences(self) -> int | None:
+        """How many sequences it is of; None where the clients keep that to themselves."""
+        return sum(score.sequences or 0 for score in self.by_client.values()) or None
 
 
 class StepTakenBack(Event):

@@ -48,7 +48,7 @@ class DeviceWorked(Event):
     round: Count
     client: str
     device: str = ""
-    purpose: str = ""  # ``train`` or ``evaluate``
+    purpose: str = ""  # ``train``, ``evaluate`` or ``judge``
     began_s: Number  # when the task was sent, or the device came on
     received_s: Number  # when the device had received it
     worked_s: Number  # when it had done its work

@@ -19,7 +19,7 @@ class SumUnmasked(Event):
     event = "sum_unmasked"
     is_public = True
     round: Count
-    purpose: str = ""  # ``train`` or ``evaluate``
+    purpose: str = ""  # ``train``, ``evaluate`` or ``judge``
     invited: Count = 0  # clients asked for keys
     roster: Count = 0  # that offered some
     shared: Count = 0  # that shared their secrets

@@ -37,6 +37,7 @@ KEPT: Mapping[type[Event], frozenset[str]] = {
     events.UpdateRefused: frozenset({"round", "client", "reason", "stage"}),
     # Losses of clients' data: left out as a whole.
     events.Evaluated: frozenset(),
+    events.Judged: frozenset(),
     events.StepTakenBack: frozenset(),
     events.NotPublished: frozenset(),
     events.Reference: frozenset(),
@@ -50,6 +51,7 @@ KEPT_MASKED: Mapping[type[Event], frozenset[str]] = {
     **KEPT,
     # The mean alone: no client's own.
     events.Evaluated: frozenset(events.Evaluated.model_fields) - {"by_client"},
+    events.Judged: frozenset(events.Judged.model_fields) - {"by_client"},
     events.NotPublished: ALL,
     events.UpdateReceived: frozenset(
         {"round", "client", "codec", "uplink_bytes", "payload_bytes", "bits_per_parameter"}

@@ -125,6 +125,7 @@ class RunNow:
     interruptions: int = 0
     base_evaluation: events.Evaluated | None = None
     newest_evaluation: events.Evaluated | None = None
+    judged: events.Judged | None = None  # the final figure; None before
     newest_round: events.RoundFinished | None = None
     ended_early: events.EndedEarly | None = None  # why the run ended before its last round; None if it did not
     end: events.RunFinished | None = None  # None while the run has not finished
@@ -164,6 +165,8 @@ class RunNow:
                 self._round_finished(event)
             case events.Evaluated():
                 self._evaluated(event)
+            case events.Judged():
+                self.judged = event
             case events.EndedEarly():
                 self.ended_early = event
             case events.RunFinished():

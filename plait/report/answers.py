@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from plait.config import RunConfig
+from plait.ledger.run_now import RunNow
 from plait.ledger.run_view import RunView
 from plait.report.costs import SentBytes
 from plait.report.wording import (
@@ -48,6 +49,33 @@ class AnsweredQuestion:
 def answers(view: RunView) -> tuple[AnsweredQuestion, ...]:
     """All four; for an unfinished run, as of now."""
     return (_learned(view), _for_whom(view), _cost(view), _trust(view))
+
+
+def final_figure(now: RunNow) -> str:
+    """The loss of the published adapter on what decided nothing, in a sentence; empty before it is known."""
+    judged = now.judged
+    if judged is None:
+        return ""
+    clients = f" of {len(judged.by_client):,} of {plural(len(now.clients), 'client')}" if judged.by_client else ""
+    where = f"{count_text(judged.sequences)} sequences{clients}" if judged.sequences else "data"
+    shown = f"{now.loss_is_minus} {minus_text(judged.loss)}" if now.loss_is_minus else f"loss {loss_text(judged.loss)}"
+    if judged.change is not None:
+        shown += f" ({moved_text(judged, judged)} against the base)"
+    if judged.accuracy is not None:
+        shown += f", accuracy {accuracy_text(judged.accuracy, judged.accuracy_interval)}"
+    own = f", {loss_text(judged.own.loss)} with personalized adapters" if judged.own else ""
+    return f"Final figure, on {where} that no decision looked at: {shown}{own}."
+
+
+def decided(view: RunView) -> str:
+    """That held-out losses decide too, and whether there is a figure of which this is not true."""
+    known = final_figure(view)
+    if view.settings.get("select", "last") == "last":
+        return known
+    if not known and view.finished:
+        known = "No client has a part of its data that decides nothing (--judge-part)."
+    decide = "They also decide which steps are kept and what is published, so the loss is slightly optimistic."
+    return f"{decide} {known}".strip()
 
 
 def _learned(view: RunView) -> AnsweredQuestion:
@@ -118,10 +146,7 @@ def _trust(view: RunView) -> AnsweredQuestion:
     measured = ""
     if held_out and not any(card.headline for card in view.cards.values()):
         measured = f"Measured on {count_text(held_out)} held-out sequences that no client trained on. "
-        if view.start.config.get("select", "last") != "last":
-            measured += (
-                "They also decide which steps are kept and what is published, so the loss is slightly optimistic. "
-            )
+        measured += f"{decided(view)} ".lstrip()
         final = view.final_evaluation
         if final is not None and final.change is not None and final.change_margin is None:
             measured += "They are from too few documents for an interval. "

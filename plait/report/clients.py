@@ -59,6 +59,9 @@ def loss_by_client_table(view: RunView) -> Table:
             found[minus] = minus_text(after.loss if after else None)
         if own:
             found["own"] = loss_text(alone.loss if alone else None)
+        if view.judged:
+            judged = _of(view.judged, name)
+            found["final figure"] = loss_text(judged.loss if judged else None)
         found |= {reference.kind: loss_text(reference.by_client.get(name)) for reference in references}
         return found | {
             "training tokens": count_text(client.train_tokens),

@@ -15,7 +15,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from plait.ledger.run_view import RunView
-from plait.report.answers import advice, answers, is_deployed, repeat_command, run_facts
+from plait.report.answers import advice, answers, final_figure, is_deployed, repeat_command, run_facts
 from plait.report.costs import SentBytes
 from plait.report.table import Table, card_table
 from plait.report.tables import figures_of, tables_by_name, tables_of_parts
@@ -142,6 +142,8 @@ def _score_figures(view: RunView) -> tuple[tuple[str, str, str], ...]:
         )
     if after and after.reward_margin is not None:
         figures.append(("reward margin", reward_text(after.reward_margin), "by which chosen replies lead on average"))
+    if judged := view.judged:
+        figures.append(("final figure", loss_text(judged.loss), final_figure(view)))
     if own := view.own_evaluation:
         moved = f"{moved_text(own, before)}, " if before else ""
         figures.append(("personalized adapters", loss_text(own.loss), f"{moved}each on its own client's data"))

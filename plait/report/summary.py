@@ -29,6 +29,7 @@ def summarise(view: RunView) -> dict[str, Json]:
     ``fairness`` counts every client once (see `Fairness`). Keys that begin with ``own`` are of each client's
     personalized adapter on its own held-out data, if there is one. Keys that end with ``interval`` are 95 % intervals,
     [low, high]; ``gain`` is the fall of the loss since before round 1, compared sequence by sequence.
+    Keys that begin with ``judged`` are of what no decision looked at, None where no client has such a part.
     ``better_than_base`` is false for an adapter that is worse than its base, None where chance may explain the change.
     Features add keys of their own. ``dp_audit_bound`` and ``membership`` are what `plait audit --record` found, None
     before.
@@ -72,6 +73,11 @@ def _losses(view: RunView) -> dict[str, Json]:
         "gain_interval": _gain_interval(view.final_evaluation),
         "own_gain": _gain(own),
         "own_gain_interval": _gain_interval(own),
+        "judged_loss": view.judged and view.judged.loss,
+        "judged_gain": _gain(view.judged),
+        "judged_gain_interval": _gain_interval(view.judged),
+        "judged_own_loss": view.judged and view.judged.own and view.judged.own.loss,
+        "judged_sequences": view.judged and view.judged.sequences,
         "held_out_sequences": sum(client.held_out_examples for client in view.clients.values()),
         "reference_loss_everywhere": {kind: reference.everywhere for kind, reference in view.references.items()},
         "fairness": _fairness(found) if (found := fairness_of(view)) else None,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from plait.ledger.events import Audited, Evaluated, MembershipAttack
 from plait.ledger.run_view import RunView
+from plait.report.answers import decided
 from plait.report.clients import fairness_table, left_out_table, loss_by_client_table, refusals_table, staleness_table
 from plait.report.costs import SentBytes, bytes_by_round_table
 from plait.report.samples import samples_table
@@ -151,8 +152,9 @@ def _measured_text(view: RunView) -> str:
     some = f" of {evaluated:,} of {len(view.clients):,} clients" if 0 < evaluated < len(view.clients) else ""
     return (
         f"Measured on {each} per client{some}, held out from training and the same in every round; ± and brackets "
-        "are 95 % intervals. The change is compared by sequence, so it is known more precisely than the losses."
-    )
+        "are 95 % intervals. The change is compared by sequence, so it is known more precisely than the losses. "
+        f"{decided(view).replace('They', 'These losses', 1)}"
+    ).rstrip()
 
 
 def _own_text(view: RunView) -> str:

@@ -22,6 +22,7 @@ from plait.ledger import events
 from plait.ledger.events import Event
 from plait.ledger.ledger import Follower
 from plait.ledger.run_now import WAITING, RunNow, StatusSection
+from plait.report.answers import final_figure
 from plait.report.table import Table
 from plait.report.wording import (
     clean,
@@ -258,6 +259,8 @@ class Viewer:
                 self._warn("not published", f"round {event.round}: {_clean(event.detail)}")
             case events.Evaluated():
                 self._show_loss(event)
+            case events.Judged():
+                self._screen.print(final_figure(self._now))
             case events.StepTakenBack() | events.NotPublished() | events.EndedEarly():
                 self._screen.print(f"[yellow]{event.sentence}[/]")
             case _:

@@ -190,6 +190,10 @@ class BufferCollector:
                 return self._begin_beside(state), None
         return evaluate(server, state)
 
+    def judge(self, state: RunState) -> events.Evaluated | None:
+        """Ask clients for the losses of their judge parts."""
+        return evaluate(self.server, state, Purpose.JUDGE)[1]
+
     def _begin_beside(self, state: RunState) -> RunState:
         roster, patience = self.server.roster, replace(self.server.plan.patience, slow_factor=math.inf)
         self._beside = Evaluating(self.server, state, patience)

@@ -55,6 +55,7 @@ class Purpose(StrEnum):
     DESCRIBE = "describe"
     TRAIN = "train"
     EVALUATE = "evaluate"
+    JUDGE = "judge"
     MASK = "mask"
 
 

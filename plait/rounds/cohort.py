@@ -72,8 +72,8 @@ class ServerContext:
         """Tasks of one purpose, for clients that are brought to the adapter of `state`."""
 
         def task(client: str, number: int, broadcast: bytes) -> Task:
-            if purpose is Purpose.EVALUATE:
-                return EvaluateTask(self.settings.to_evaluate(number), broadcast)
+            if purpose is not Purpose.TRAIN:
+                return EvaluateTask(self.settings.to_evaluate(number, judging=purpose is Purpose.JUDGE), broadcast)
             steps = self.intake.steps.get((number, client), 0)
             return TrainTask(self.settings.to_train(number, client, steps=steps), broadcast)
 
@@ -143,6 +143,10 @@ class Collector(AbstractContextManager["Collector"], Protocol):
         """The state, with what clients hold now, and its evaluation; None where there are no losses yet."""
         ...
 
+    def judge(self, state: RunState) -> Evaluated | None:
+        """The evaluation on the clients' judge parts; None where no client has one, or answers."""
+        ...
+
 
 Collecting: TypeAlias = Callable[[ServerContext], Collector]
 """Makes the collector of a run."""
@@ -155,15 +159,20 @@ class Evaluating:
     server: ServerContext
     state: RunState
     patience: Patience | None = None
+    purpose: Purpose = Purpose.EVALUATE
     _losses: dict[str, ClientLoss] = field(default_factory=dict[str, ClientLoss])
     _own: dict[str, ClientLoss] = field(default_factory=dict[str, ClientLoss])
 
     def __post_init__(self) -> None:
         roster = self.server.roster
-        self.dispatch = self.server.dispatch(self.state, Purpose.EVALUATE, patience=self.patience)
-        self.clients = self.server.plan.evaluators(list(roster.nodes))
+        self.dispatch = self.server.dispatch(self.state, self.purpose, patience=self.patience)
         # A client that leaves meanwhile may yet answer.
-        self._cards = {client: roster.clients[client].card for client in self.clients}
+        self._cards = {
+            client: roster.clients[client].card for client in self.server.plan.evaluators(list(roster.nodes))
+        }
+        if self.purpose is Purpose.JUDGE:
+            self._cards = {client: card.judging for client, card in self._cards.items() if card.judge_examples}
+        self.clients = tuple(self._cards)
         self.held = {client: self.state.held_on(roster.clients[client].track) for client in self.clients}
 
     def __enter__(self) -> Self:
@@ -190,7 +199,7 @@ class Evaluating:
             return False
         self.server.log.ledger.note(
             events.ReplyReceived(
-                round=number, client=client, purpose=Purpose.EVALUATE.value, uplink_bytes=answer.uplink_bytes
+                round=number, client=client, purpose=self.purpose.value, uplink_bytes=answer.uplink_bytes
             )
         )
         self._losses[client], own_loss = client_losses(reply)
@@ -212,18 +221,20 @@ class Evaluating:
         )
 
 
-def evaluate(server: ServerContext, state: RunState) -> tuple[RunState, events.Evaluated | None]:
+def evaluate(
+    server: ServerContext, state: RunState, purpose: Purpose = Purpose.EVALUATE
+) -> tuple[RunState, events.Evaluated | None]:
     """Ask clients for their losses, and wait for the answers."""
-    if server.waits:
+    if server.waits and purpose is Purpose.EVALUATE:
         server.gather()
     deadline, held = server.deadline(), dict[str, bytes]()
-    with Evaluating(server, state) as evaluating:
+    with Evaluating(server, state, purpose=purpose) as evaluating:
         while answer := evaluating.dispatch.next_answer(deadline):
             if evaluating.take(answer):
                 held[answer.client] = evaluating.held[answer.client]
     server.log.note_ended(state.round, server.roster)
     evaluated = evaluating.result(virtual_s=server.virtual_s)
-    if evaluated is None and not server.waits:
+    if evaluated is None and purpose is Purpose.EVALUATE and not server.waits:
         raise PeerError(f"no client could evaluate round {state.round}")
     return note_held(state, held), evaluated
 
@@ -289,6 +300,10 @@ class CohortCollector:
     def evaluate(self, state: RunState) -> tuple[RunState, events.Evaluated | None]:
         """Ask clients for their losses, and wait for the answers."""
         return evaluate(self.server, state)
+
+    def judge(self, state: RunState) -> events.Evaluated | None:
+        """Ask clients for the losses of their judge parts."""
+        return evaluate(self.server, state, Purpose.JUDGE)[1]
 
     def next(self, state: RunState) -> RunState:
         """The state after the next round."""

@@ -7,7 +7,7 @@ stopped at any point continues to the same result; first the ledger is completed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -23,9 +23,10 @@ from plait.rounds.fold import Aggregator, Folding, PlainFold
 from plait.rounds.roster import RunRoster
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import BudgetExhaustedError, PrivacyBudget, RunPlan, TaskSettings
-from plait.rounds.run_state import RunState, note_held, save_checkpoint
+from plait.rounds.run_state import RunState, Track, note_held, save_checkpoint
 from plait.rounds.spool import AnswerLog, Arrival, Intake, Refused
 from plait.trust.keys import Vouch
+from plait.wire.messages import ClientCard
 
 
 class CannotRecomputeError(ConfigError):
@@ -181,7 +182,7 @@ class Coordinator:
                 self._log.paces = self.plan.speeds(read_events(self.directory.ledger), self.plan.settings.local_steps)
             following.recall(recorded, state)
             newest = next((each for each in recorded.held_out if each.round == state.round), None)
-            if newest and following.is_over(state.round):
+            if newest and following.is_over(state.round) and not self._is_unjudged(recorded, recorded.clients.values()):
                 return following.follow_up(state, newest)
             if reason := self._ending(state.round):
                 return self._end(state, recorded, reason)
@@ -200,7 +201,10 @@ class Coordinator:
                         state = following.follow_up(state, newest)
                     elif self._evaluation_due(state.round):
                         state = self._evaluate(state, collector)
-                    return self._rounds(state, collector, recorded)
+                    state = self._rounds(state, collector, recorded)
+                    if self._is_unjudged(recorded, (each.card for each in roster.clients.values())):
+                        self._judge(state, collector)
+                    return state
         except (RunInterrupted, KeyboardInterrupt):
             self.ledger.append(events.Interrupted(round=self._reached))
             raise
@@ -228,6 +232,33 @@ class Coordinator:
         if not recorded.ended_early:
             self.ledger.append(events.EndedEarly(round=state.round, reason=reason))
         return state
+
+    def _is_unjudged(self, recorded: RunView, clients: Iterable[events.DescribedClient | ClientCard]) -> bool:
+        """Whether the final figure is missing though one of these clients has a judge part."""
+        settings = self.plan.settings
+        has_parts = settings.counts_stay or any(each.judge_examples for each in clients)
+        return settings.judge_part > 0 and recorded.judged is None and has_parts
+
+    def _judge(self, state: RunState, collector: Collector) -> None:
+        """Record the final figure of the published adapter; a run that was killed before does it when it goes on."""
+        published = self._published(state)
+        if published and (evaluated := collector.judge(published)):
+            self.ledger.append(events.Judged.model_validate(dict(evaluated)))
+            self.publish(published)  # its card has the figure
+
+    def _published(self, state: RunState) -> RunState | None:
+        """The state that leads clients to the published adapter; None if that is the base, or is not here."""
+        kept, shadow = self._following.guard.kept, state.accepted_shadow
+        if not self.plan.watch.guards:
+            return state if state.round else None
+        if kept is None or not kept.round:
+            return None
+        if kept.round in {state.round, *state.versions}:
+            return state.at(kept.round)
+        if shadow is None or shadow.digest().hex() != kept.adapter:
+            return None
+        tracks = tuple(Track(self._ranks.resized(shadow, track)) for track in range(len(state.tracks)))
+        return replace(state, round=kept.round, tracks=tracks)
 
     def _server(self, roster: RunRoster, recorded: RunView) -> ServerContext:
         return ServerContext(

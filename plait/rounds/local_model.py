@@ -76,6 +76,8 @@ class DataSize:
     cut_examples: int = 0
     left_out_examples: int = 0
     repeated_examples: int = 0
+    judge_examples: int = 0
+    judge_tokens: int = 0
     groups: int = 0
     identity: bytes = b""
 
@@ -201,5 +203,5 @@ class LocalModel(Protocol):
         ...
 
     def evaluate(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> SequenceLosses:
-        """Held-out losses of `state`."""
+        """Held-out losses of `state`, or those of the judge part where the settings are of such a task."""
         ...

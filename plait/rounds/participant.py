@@ -280,9 +280,13 @@ class Participant:
         if settings.personal:
             state = with_own(state, kept, geometry_of(spec), Side(settings.personal))
         measured = self.model.evaluate(spec, state, settings)
-        if header.round == 0:
+        before = None
+        if settings.judging:
+            before = self.model.evaluate(spec, self.model.prepare(spec.text)[1], settings)
+        elif header.round:
+            before = self._first(header.run_id)
+        else:
             self._keep_first(header.run_id, measured)
-        before = self._first(header.run_id) if header.round else None
         result, own = measured.since(before), None
         mine = own_adapter(state, kept, share_measured(settings))
         if mine is not state:

@@ -107,8 +107,9 @@ def _check_counts(card: ClientCard) -> None:
     for part, examples, tokens in (
         ("training", card.train_examples, card.train_tokens),
         ("held-out", card.held_out_examples, card.held_out_tokens),
+        ("judge", card.judge_examples, card.judge_tokens),
     ):
-        if not examples:
+        if not examples and part != "judge":
             raise UnfitError("too-little-data", f"client {name!r} has no {part} examples", client=name)
         if not examples <= tokens <= MOST_TOKENS:
             raise UnfitError(

@@ -100,9 +100,10 @@ class TaskSettings:
             steps=steps,
         )
 
-    def to_evaluate(self, number: int) -> Settings:
-        """How a client evaluates the adapter after round `number`."""
-        return self._of_run.for_task(round=number, done_steps=number * self.plan.settings.local_steps)
+    def to_evaluate(self, number: int, *, judging: bool = False) -> Settings:
+        """How a client evaluates the adapter after round `number`, perhaps on its judge part."""
+        done_steps = number * self.plan.settings.local_steps
+        return self._of_run.for_task(round=number, done_steps=done_steps, judging=judging)
 
 
 @dataclass(frozen=True)

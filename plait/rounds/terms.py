@@ -29,6 +29,9 @@ _ASKED = "asked"
 # Rounds whose broadcasts are remembered: a server goes back by one at most.
 _REMEMBERED = 4
 
+JUDGE_TASK = "JudgeTask"
+"""What a client's record calls an evaluation on the judge part."""
+
 
 @dataclass
 class TaskHistory:
@@ -69,13 +72,14 @@ class TaskHistory:
         run_id = header.run_id.hex()
         if self.run_id not in ("", run_id):
             raise PolicyError(f"run of the broadcast is {run_id[:16]}, this client's is {self.run_id[:16]}")
-        purpose, number = type(task).__name__, task.settings.round
+        purpose, number = JUDGE_TASK if task.settings.judging else type(task).__name__, task.settings.round
         state = header.result_digest.hex()
         rounds = self.seen.setdefault(purpose, {})
         states = rounds.setdefault(str(number), [])
         if state in states:
             return
-        if number <= self.newest.get(purpose, -1):
+        if number <= self.newest.get(purpose, -1) or (purpose == JUDGE_TASK and any(rounds.values())):
+            # What judges once and for all is no help to decide among several.
             self._count_repeat(f"round {number} is asked for again from another adapter", most)
         states.append(state)
         self.run_id = run_id
@@ -140,7 +144,8 @@ class AgreedTerms:
                 self._check_settings(task.settings, self.tasks.to_train(number, self.client, steps=steps))
             case EvaluateTask():
                 self.check_round(task.settings.round, least=0)
-                self._check_settings(task.settings, self.tasks.to_evaluate(task.settings.round))
+                judging = task.settings.judging and self.tasks.plan.settings.judge_part > 0
+                self._check_settings(task.settings, self.tasks.to_evaluate(task.settings.round, judging=judging))
 
     def check_header(self, header: Header, task: TrainTask | EvaluateTask) -> None:
         """Refuse a broadcast for another adapter or round than the task's, or for another client."""

@@ -42,7 +42,7 @@ class MaskedCollector:
     vouch: Vouch
 
     def __post_init__(self) -> None:
-        self._declined: dict[Purpose, set[frozenset[str]]] = {Purpose.TRAIN: set(), Purpose.EVALUATE: set()}
+        self._declined: dict[Purpose, set[frozenset[str]]] = {purpose: set() for purpose in Purpose}
         self._sums = MaskedSums(self.server, self.vouch, self._pay_for)
         recorded = read_events(self.server.spool.directory.ledger)
         self._sums.recall(recorded)
@@ -70,10 +70,17 @@ class MaskedCollector:
 
     def evaluate(self, state: RunState) -> tuple[RunState, events.Evaluated | None]:
         """The mean held-out loss; which client's is how large stays at the clients."""
-        wanted, ledger = self.masked.wanted_losses(state), self.server.ledger
-        result = self._attempt(wanted, Purpose.EVALUATE, state)
+        return self._evaluate(state, Purpose.EVALUATE)
+
+    def judge(self, state: RunState) -> events.Evaluated | None:
+        """The same of the judge parts, which every client has."""
+        return self._evaluate(state, Purpose.JUDGE)[1]
+
+    def _evaluate(self, state: RunState, purpose: Purpose) -> tuple[RunState, events.Evaluated | None]:
+        wanted, ledger = self.masked.wanted_losses(state, purpose.value), self.server.ledger
+        result = self._attempt(wanted, purpose, state)
         if isinstance(result, TooFewError):
-            if self.server.waits:
+            if self.server.waits or purpose is Purpose.JUDGE:
                 ledger.append(EvaluationMissed(round=state.round, detail=str(result)))
                 return state, None
             raise PeerError(f"round {state.round} could not be evaluated: {result}") from result
@@ -225,7 +232,7 @@ class MaskedCollector:
 
     def _note(self, wanted: WantedSum, answer: RoundAnswer, update: MaskedUpdate) -> None:
         number, client, uplink_bytes = wanted.round, answer.client, answer.uplink_bytes
-        if wanted.purpose == Purpose.EVALUATE.value:
+        if wanted.purpose != Purpose.TRAIN.value:
             reply = events.ReplyReceived(round=number, client=client, purpose=wanted.purpose, uplink_bytes=uplink_bytes)
             self.server.ledger.note(reply)
             return

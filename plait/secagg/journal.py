@@ -4,7 +4,7 @@ Sums over different clients are equations. Two sums share no client, or one lies
 clients more and fewer than twice as many: then whatever is added up or subtracted is of `least` clients or more. A
 client refuses to unmask a sum that breaks this
 
-- with another sum of losses, whatever the adapter: losses change little;
+- with another sum of losses, whatever the adapter and the held-out part: losses change little;
 - with another sum of updates from the same adapter;
 - with sums of updates of the same run more than `most` times because of the same client.
 
@@ -74,7 +74,7 @@ class SumJournal:
                     f"them in both, expected the same or, within it, at least {self.least} fewer and more than half: "
                     f"else several sums give the part of a few{advice}"
                 )
-        if purpose == "evaluate" or self.most is None:
+        if purpose != "train" or self.most is None:
             return
         in_run = [each.clients for each in self._sums.values() if each.series == session.series]
         changes = changes_in([*in_run, now], self.least)
@@ -91,7 +91,7 @@ class SumJournal:
         return {
             each.clients
             for (kind, _, _), each in self._sums.items()
-            if kind == purpose and (purpose == "evaluate" or each.received == received.hex())
+            if (kind == "train") is (purpose == "train") and (kind != "train" or each.received == received.hex())
         }
 
     def note_sum(

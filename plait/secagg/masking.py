@@ -22,7 +22,7 @@ from plait.rounds.evaluation import client_losses
 from plait.rounds.hooks import Outgoing
 from plait.rounds.local_model import TrainJob
 from plait.rounds.memory import ClientStore
-from plait.rounds.terms import TaskHistory
+from plait.rounds.terms import JUDGE_TASK, TaskHistory
 from plait.secagg.client import MaskingClient
 from plait.secagg.grid import Coding, KeyedGrid, MaskedGrid
 from plait.secagg.journal import SumJournal
@@ -37,7 +37,7 @@ from plait.wire.messages import EvaluateTask, Evaluation, TrainTask
 from plait.wire.settings import Settings
 
 _KEY = "secagg"
-_TASKS = {"train": TrainTask, "evaluate": EvaluateTask}
+_TASKS = {"train": TrainTask.__name__, "evaluate": EvaluateTask.__name__, "judge": JUDGE_TASK}
 
 
 @dataclass(eq=False)
@@ -145,7 +145,7 @@ class Masking:
             return MaskingClient.from_bytes(data)
         # Of rounds that it was asked for before its journal was lost, it may have unmasked any.
         asked = TaskHistory.recall(self.memory)
-        newest = {purpose: asked.newest.get(task.__name__, -1) for purpose, task in _TASKS.items()}
+        newest = {purpose: asked.newest.get(task, -1) for purpose, task in _TASKS.items()}
         closed = {f"{asked.run_id} {purpose}": number for purpose, number in newest.items() if number >= 0}
         return MaskingClient(self.client, closed=closed)
 
@@ -211,7 +211,8 @@ class UnderMasks:
 
     def losses(self, header: Header, settings: Settings, measure: Callable[[], Evaluation]) -> messages.MaskedReply:
         """The losses under the masks of the evaluation's roster."""
-        roster = self.masking.roster_for(header.run_id, "evaluate", settings.round)
+        purpose = "judge" if settings.judging else "evaluate"
+        roster = self.masking.roster_for(header.run_id, purpose, settings.round)
         scales = self.masked.evaluated
         if (roster.size, roster.figures) != (0, len(scales)):
             raise PeerError(f"masked sum has {roster.figures} figures, expected {len(scales)}")

@@ -68,7 +68,7 @@ class MaskedRounds:
 
         Of an evaluation, from which clients stay out with one that leaves, as few as make no smaller sums.
         """
-        if purpose == "evaluate":
+        if purpose != "train":
             return least_roster(min(self.clients, self.evaluators or self.clients))
         return Thresholds.of(self.clients, self.groups).roster
 
@@ -126,11 +126,12 @@ class MaskedRounds:
         """The figures of a client's evaluation, and their scales."""
         return {**EVALUATION, **self.metrics.scales}
 
-    def wanted_losses(self, state: RunState) -> WantedSum:
+    def wanted_losses(self, state: RunState, purpose: str) -> WantedSum:
         """The sum of the losses of the adapter after this round."""
         received = state.tracks[0].shadow.digest()
-        least = self.least("evaluate")
-        return WantedSum(state.run_id, "evaluate", state.round, 2, 1.0, 0, len(self.evaluated), received, least)
+        return WantedSum(
+            state.run_id, purpose, state.round, 2, 1.0, 0, len(self.evaluated), received, self.least(purpose)
+        )
 
     def grid(self, state: RunState, parts: tuple[slice, ...], summed: Summed) -> MaskedGrid:
         """The grid that a round's numbers are on."""

@@ -258,7 +258,7 @@ class MaskedSums:
         # Not what an earlier process recorded.
         for event in entries[self._recorded[wanted.round, wanted.purpose] :]:
             self.server.ledger.append(event)
-        if wanted.purpose == "evaluate" and known:
+        if wanted.purpose != "train" and known:
             self.evaluations.append(frozenset(summed.clients))
         self.server.spool.directory.store_update(wanted.round, sum_file(wanted.purpose), summed.to_bytes())
 
@@ -441,7 +441,7 @@ def _unmasked(wanted: WantedSum, group: SealedSum, invited: int) -> SumUnmasked:
         unit=roster.unit,
         certified=all(offer.certificate for offer in roster.offers),
         noised=wanted.noised,
-        evaluated_by=group.clients if wanted.purpose == "evaluate" else (),
+        evaluated_by=group.clients if wanted.purpose != "train" else (),
     )
 
 

@@ -67,12 +67,12 @@ class SettingsTable(BaseModel):
         return getattr(self, name) != type(self).model_fields[name].default
 
 
-def number_or(word: str) -> Callable[[object], object]:
+def number_or(word: str, kind: type[int | float] = float) -> Callable[[object], object]:
     """For a setting that is a number or one word; the command line passes both as text."""
 
     def number(value: object) -> object:
         try:
-            return float(value) if isinstance(value, str) and value != word else value
+            return kind(value) if isinstance(value, str) and value != word else value
         except ValueError:
             raise ValueError(f"expected {word} or a number") from None
 

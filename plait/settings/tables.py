@@ -281,6 +281,10 @@ class EvaluationSettings(SettingsTable):
     max_held_out_sequences: Annotated[int, Field(ge=0, le=MOST)] = 0
     """most held-out sequences per client, the same ones each time; 0 limits evaluation to about a third of the training
     time, with at least 64 sequences over all clients, or 256 with classes"""
+    judge_part: Annotated[int, Field(ge=0, le=MOST), BeforeValidator(number_or("auto", int))] | Literal["auto"] = "auto"
+    """records from which on a client keeps half of what it holds out for a final figure: it decides nothing, neither
+    which steps and adapters are kept nor when the run ends, and is measured once, at the end; 0 for none; auto is 200,
+    but 0 with dp, and with secure-aggregation, where every client must have so many"""
     eval_every: Annotated[int, Field(ge=1, le=MOST)] = 1
     """rounds between evaluations; the last round is always evaluated"""
     eval_clients: Annotated[int, Field(ge=0)] = 0
@@ -315,6 +319,8 @@ class EvaluationSettings(SettingsTable):
             yield self.states("select", needs=compared, instead="last")
         if self.reference:
             yield self.states("reference", needs={Trait.FIGURES: "baselines show the losses of single clients"})
+        if self.judge_part not in ("auto", 0):
+            yield self.states("judge_part", needs={Trait.LOSSES: "the final figure is one"}, instead="0")
 
 
 class Figures(SettingsTable):

@@ -223,7 +223,7 @@ def _loss(run: StudiedRun) -> float:
 _MOST_NAMED = 8
 _GROUPS: Mapping[str, str] = {
     "group": TEXT, "seeds": COUNT, "finished": "bool", "loss": NUMBER, "loss_margin": NUMBER, "change": NUMBER,
-    "accuracy": NUMBER, "bytes": NUMBER, "wall_s": NUMBER,
+    "judged": NUMBER, "accuracy": NUMBER, "bytes": NUMBER, "wall_s": NUMBER,
 }  # fmt: skip
 _DIFFERENCES: Mapping[str, str] = {
     "group": TEXT, "baseline": TEXT, "difference": NUMBER, "margin": NUMBER, "paired_over": TEXT, "pairs": COUNT,
@@ -234,12 +234,13 @@ _DIFFERENCES: Mapping[str, str] = {
 class GroupFigures:
     """The means of a group over its seeds: held-out loss, its change since the start, bytes in both directions, time.
 
-    `loss_margin` is over seeds, or of one run over its held-out sequences.
+    `loss_margin` is over seeds, or of one run over its held-out sequences; `judged` the loss on what decided nothing.
     """
 
     loss: float | None
     loss_margin: float | None
     change: float | None
+    judged: float | None
     accuracy: float | None
     metrics: Mapping[str, float | None]
     bytes: float
@@ -308,6 +309,7 @@ class Comparison:
             loss=_mean(losses),
             loss_margin=finals[0].loss_margin if len(finals) == 1 else margin_of_mean(losses),
             change=_mean([final.change for final in finals]),
+            judged=_mean([run.view.judged and run.view.judged.loss for run in counted]),
             accuracy=_mean([final.accuracy for final in finals]),
             metrics={name: _mean([(final.metrics or {}).get(name) for final in finals]) for name in self.metric_names},
             bytes=statistics.fmean(run.view.sent.total_bytes for run in counted),
@@ -422,6 +424,7 @@ def _figures(comparison: Comparison) -> Table:
     classified = all(run.view.accuracy_name for run in comparison.runs)
     headings = ["run", *(["seeds"] if seeds else []), "held-out loss", *(["accuracy"] if classified else [])]
     headings += metric_texts(comparison.metric_names, None)
+    judged = ["final figure"] if any(each.judged is not None for each in figures.values()) else []
     rows = tuple(
         (
             _marked(group),
@@ -430,6 +433,7 @@ def _figures(comparison: Comparison) -> Table:
             *([percent_text(each.accuracy)] if classified else []),
             *metric_texts(comparison.metric_names, each.metrics).values(),
             change_text(each.change, 0.0),
+            *(loss_text(each.judged) for _ in judged),
             bytes_text(each.bytes),
             duration_text(each.wall_s),
         )
@@ -437,8 +441,9 @@ def _figures(comparison: Comparison) -> Table:
     )
     over = "seeds, or over the held-out sequences of a single run" if seeds else "held-out sequences"
     unfinished = "" if all(group.is_finished for group in comparison.groups) else " *: unfinished."
-    note = f"± is a 95 % interval over {over}.{unfinished}"
-    return Table("Held-out loss and bytes", (*headings, "change", "sent", "time"), rows, note)
+    final = " final figure: loss on data that no decision looked at; held-out losses also decide." if judged else ""
+    note = f"± is a 95 % interval over {over}.{unfinished}{final}"
+    return Table("Held-out loss and bytes", (*headings, "change", *judged, "sent", "time"), rows, note)
 
 
 def _differences(comparison: Comparison) -> Table:

@@ -75,6 +75,8 @@ class Split:
         clusters: the same of each held-out example, by document where there are no groups; empty if no two share one.
         repeated: held-out examples that training text repeats. They train; where there are groups, they are left out;
             and where there is no other, they are held out all the same.
+        judge: held out too, and of other groups or documents, for a figure that decides nothing; empty for none.
+        judge_clusters: as `clusters`, of these.
     """
 
     train: tuple[Example, ...]
@@ -84,6 +86,8 @@ class Split:
     groups: tuple[int, ...] = ()
     clusters: tuple[int, ...] = ()
     repeated: int = 0
+    judge: tuple[Example, ...] = ()
+    judge_clusters: tuple[int, ...] = ()
 
     @property
     def train_tokens(self) -> int:
@@ -99,6 +103,15 @@ class Split:
     def held_out_tokens(self) -> int:
         """Tokens of the held-out part."""
         return sum(len(example.tokens) for example in self.held_out)
+
+    @property
+    def judge_tokens(self) -> int:
+        """Tokens of the judge part."""
+        return sum(len(example.tokens) for example in self.judge)
+
+    def measured(self, *, judging: bool) -> tuple[tuple[Example, ...], tuple[int, ...]]:
+        """What an evaluation measures, and its clusters."""
+        return (self.judge, self.judge_clusters) if judging else (self.held_out, self.clusters)
 
 
 class Tokenizer(Protocol):

@@ -4,6 +4,9 @@ A group is what one value of a column names, such as a person, or without such a
 belongs depends on its name alone: it stays there as records come and go, in later runs, and at other clients. Records
 that are sequences by themselves, and texts of few documents, have no such groups: their last part is held out, so that
 later data is predicted from earlier data.
+
+Of a client with many records half of what is held out is its *judge part*, by another hash of group, document or
+record. Decisions follow from the other half alone.
 """
 
 from __future__ import annotations
@@ -24,7 +27,9 @@ WINDOW = 24
 """Tokens of the windows by which repeated text is found."""
 # So many documents must be held out on average, or the end of the text is.
 _LEAST_DOCUMENTS = 2
-_KEY = b"plait: what is held out"
+_KEY, _JUDGE_KEY = b"plait: what is held out", b"plait: what judges"
+# Groups or records on each side of the judge part: fewer give no standard error.
+_LEAST_JUDGED = 4
 _CHUNK = 1 << 20
 # Odd, so that multiplication loses nothing (Knuth, The Art of Computer Programming 3, 6.4).
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
@@ -42,6 +47,7 @@ class HoldingOut:
         packs: whether sequences go on from one record to the next.
         by_label: whether every class is held out in proportion.
         keeps_repeated: whether text is held out that is also trained on, as where nothing is measured on it.
+        judge_part: records from which on there is a judge part; 0 for none.
     """
 
     client: str
@@ -52,6 +58,7 @@ class HoldingOut:
     packs: bool = False
     by_label: bool = False
     keeps_repeated: bool = False
+    judge_part: int = 0
 
     def split(self, records: Sequence[Record], held_out: Sequence[Record], make: Make) -> Split:
         """The parts of a client's records; of `held_out`, where the data says so.
@@ -60,9 +67,9 @@ class HoldingOut:
             DataError: a record has no group.
             TooLittleDataError: one part is empty.
         """
-        train, rest = self._sides(records, held_out, make)
+        judges, owners = self._judges([*records, *held_out]), self._owners([*records, *held_out])
+        train, rest = self._sides(records, held_out, make, judges)
         every = (*train, *rest)
-        owners = self._owners([*records, *held_out])
         repeated = [] if self.keeps_repeated else repeats(train, rest)
         if len(repeated) < len(rest):
             again = [rest[place] for place in repeated]
@@ -74,20 +81,25 @@ class HoldingOut:
                 raise TooLittleDataError(
                     f"client {self.client!r} has too little {what} data: no sequence of {self.seq_len} tokens"
                 )
-        held = spread(rest, self.most, by_label=self.by_label)
-        clusters = tuple(owners[each.record] for each in held)
+        sides = tuple([each for each in rest if judges[each.record] is side] for side in (False, True))
+        if any(len({owners[each.record] for each in side}) < _LEAST_JUDGED for side in sides):
+            sides = rest, list[Example]()
+        held, judge = (spread(side, self.most, by_label=self.by_label) for side in sides)
+        clusters, judge_clusters = ([owners[each.record] for each in part] for part in (held, judge))
         return Split(
             tuple(train),
             held,
             groups=tuple(owners[each.record] for each in train) if self.column else (),
-            clusters=clusters if len(set(clusters)) < len(clusters) else (),
+            clusters=_shared(clusters),
+            judge=judge,
+            judge_clusters=_shared(judge_clusters),
             cut=sum(each.is_cut for each in every),
             left_out=0 if self.packs else len(records) + len(held_out) - len(every),
             repeated=len(repeated),
         )
 
     def _sides(
-        self, records: Sequence[Record], held_out: Sequence[Record], make: Make
+        self, records: Sequence[Record], held_out: Sequence[Record], make: Make, judges: Sequence[bool]
     ) -> tuple[list[Example], list[Example]]:
         """What trains and what is held out, before repeated text is looked for."""
         if held_out:
@@ -97,9 +109,10 @@ class HoldingOut:
                 for place, group in enumerate(groups_of(held_out, self.column) if self.column else held_out)
                 if group not in of_train
             ]
-            return make(records), _at(make([held_out[place] for place in kept]), [len(records) + at for at in kept])
+            every = [*records, *held_out]
+            return make(records), self._held(every, [len(records) + at for at in kept], make, judges)
         places = self._places(records)
-        train, rest = ([], []) if places is None else self._by_place(records, places, make)
+        train, rest = ([], []) if places is None else self._by_place(records, places, make, judges)
         if self.column or (train and rest):
             return train, rest
         examples = make(records)
@@ -114,21 +127,27 @@ class HoldingOut:
         return examples[:first], [*spread(examples[first:], len(examples), by_label=self.by_label)]
 
     def _by_place(
-        self, records: Sequence[Record], places: NDArray[np.float64], make: Make
+        self, records: Sequence[Record], places: NDArray[np.float64], make: Make, judges: Sequence[bool]
     ) -> tuple[list[Example], list[Example]]:
         """Whole groups on either side, by their places."""
         order = np.unique(places)
         count = min(max(1, int((order < self.fraction).sum())), len(order) - 1)
         while True:
             is_held = places < order[count]
-            train, rest = (
-                _at(make([records[at] for at in chosen]), chosen)
-                for chosen in (np.flatnonzero(~is_held).tolist(), np.flatnonzero(is_held).tolist())
-            )
+            trained = np.flatnonzero(~is_held).tolist()
+            train = _at(make([records[at] for at in trained]), trained)
+            rest = self._held(records, np.flatnonzero(is_held).tolist(), make, judges)
             # Groups may be too short for a sequence.
             if rest or count >= len(order) - 1:
                 return train, rest
             count = min(2 * count, len(order) - 1)
+
+    def _held(
+        self, records: Sequence[Record], chosen: Sequence[int], make: Make, judges: Sequence[bool]
+    ) -> list[Example]:
+        """Examples of some records, none of which goes on from one that decides to one that judges."""
+        sides = [[at for at in chosen if judges[at] is side] for side in (False, True)] if self.packs else [chosen]
+        return [example for side in sides for example in _at(make([records[at] for at in side]), side)]
 
     def _places(self, records: Sequence[Record]) -> NDArray[np.float64] | None:
         """Where each record's group is in the order by which groups are held out, 0 to 1; None without groups."""
@@ -145,6 +164,13 @@ class HoldingOut:
             return None
         return np.asarray([place_of(name) for name in names])
 
+    def _judges(self, records: Sequence[Record]) -> list[bool]:
+        """Whether each record is of the half that judges, if it is held out."""
+        if not 0 < self.judge_part <= len(records):
+            return [False] * len(records)
+        names = groups_of(records, self.column) if self.column else [record.content for record in records]
+        return [place_of(name, key=_JUDGE_KEY) < 1 / 2 for name in names]
+
     def _owners(self, records: Sequence[Record]) -> list[int]:
         """The number of each record's group."""
         names = groups_of(records, self.column) if self.column else range(len(records))
@@ -152,10 +178,15 @@ class HoldingOut:
         return [numbers.setdefault(name, len(numbers)) for name in names]
 
 
-def place_of(group: str) -> float:
+def place_of(group: str, *, key: bytes = _KEY) -> float:
     """Where a group is in the order by which groups are held out, from 0 to 1: by its name alone."""
-    digest = hashlib.blake2b(group.encode(errors="surrogatepass"), key=_KEY, digest_size=7).digest()
+    digest = hashlib.blake2b(group.encode(errors="surrogatepass"), key=key, digest_size=7).digest()
     return int.from_bytes(digest, "big") / (1 << 56)
+
+
+def _shared(clusters: Sequence[int]) -> tuple[int, ...]:
+    """The cluster of each sequence; empty if no two share one."""
+    return tuple(clusters) if len(set(clusters)) < len(clusters) else ()
 
 
 def _at(examples: Sequence[Example], places: Sequence[int]) -> list[Example]:

@@ -82,6 +82,11 @@ class PeftLocalModel:
                 f"client {self.client!r} has {len(split.train)} training sequences, so that the epochs leave "
                 "rounds without any: give more epochs, or fewer rounds"
             )
+        if settings.secure_aggregation and settings.judge_part and not split.judge:
+            raise TooLittleDataError(
+                f"client {self.client!r} has {len(self.records)} records, too few for a judge part, which under masks "
+                f"every client must have: expected at least {settings.judge_part}, of many documents or groups"
+            )
         return DataSize(
             train_examples=len(split.train),
             train_tokens=split.train_tokens,
@@ -91,6 +96,8 @@ class PeftLocalModel:
             cut_examples=split.cut,
             left_out_examples=split.left_out,
             repeated_examples=split.repeated,
+            judge_examples=len(split.judge),
+            judge_tokens=split.judge_tokens,
             groups=len(set(split.groups)),
             identity=self._identity(split),
         )
@@ -117,7 +124,7 @@ class PeftLocalModel:
         can_change = bool(objective_named(settings.objective).completions or metrics.of_answers)
         if self.recall is None or can_change or state.digest() != self.base.prepare(spec.text).initial.digest():
             return self._measure(spec, state, settings)
-        held_out = self.split(spec, settings).held_out
+        held_out, clusters = self.split(spec, settings).measured(judging=settings.judging)
         numbers = repr((settings.batch_size, ROWS, settings.seq_len, torch.get_num_threads())).encode()
         if settings.objective != SFT:
             numbers += settings.objective.encode()
@@ -125,17 +132,20 @@ class PeftLocalModel:
         adapter = b"no effect" if _is_without_effect(spec, state) else spec.digest + state.digest()
         inputs = (*self.base.identity, slot_digest(spec), adapter, numbers, digest_of(held_out))
         found = self.recall(inputs, lambda: self._measure(spec, state, settings))
-        return replace(found, clusters=self.split(spec, settings).clusters)
+        return replace(found, clusters=clusters)
 
     def _measure(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> SequenceLosses:
         return self.measure_losses(self.base.with_adapter(spec, state), spec, settings)
 
     def measure_losses(self, model: nn.Module, spec: AdapterSpec, settings: Settings) -> SequenceLosses:
         """Held-out losses of a model."""
-        split, objective, metrics = self.split(spec, settings), self.objective(settings), self.metrics(spec, settings)
-        found = objective.measured(model, split.held_out, settings, self.base.tokenizer) or measure_losses(
+        objective, metrics = self.objective(settings), self.metrics(spec, settings)
+        held_out, clusters = self.split(spec, settings).measured(judging=settings.judging)
+        if not held_out:
+            raise TooLittleDataError(f"client {self.client!r} has no judge part")
+        found = objective.measured(model, held_out, settings, self.base.tokenizer) or measure_losses(
             model,
-            split.held_out,
+            held_out,
             task=spec.task,
             pad_token=self.base.pad_token,
             batch_size=settings.batch_size,
@@ -147,9 +157,9 @@ class PeftLocalModel:
             from plait.training.answers import sums_of_held_out
 
             tokenizer, length = self.base.tokenizer, settings.seq_len
-            sums = sums_of_held_out(found, metrics, model, split.held_out, tokenizer, seq_len=length)
+            sums = sums_of_held_out(found, metrics, model, held_out, tokenizer, seq_len=length)
             found = replace(found, metric_sums=sums)
-        return replace(found, clusters=split.clusters)
+        return replace(found, clusters=clusters)
 
     def metrics(self, spec: AdapterSpec, settings: Settings) -> RunMetrics:
         """The run's metrics; DataError if these records cannot have them."""
@@ -171,7 +181,7 @@ class PeftLocalModel:
         private = settings.records_are_private
         apart = private or not settings.packing
         form = ExampleFormat(self.kind, spec.task, spec.labels, settings.seq_len, settings.objective, apart=apart)
-        wanted = (form, settings.held_out_fraction, settings.max_held_out_sequences)
+        wanted = (form, settings.held_out_fraction, settings.max_held_out_sequences, settings.judge_part)
         if self._split is None or self._split_for != wanted:
             how = HoldingOut(
                 self.client,
@@ -182,6 +192,7 @@ class PeftLocalModel:
                 packs=self.kind is RecordKind.TEXT and not apart,
                 by_label=spec.task is AdapterTask.CLASSIFICATION,
                 keeps_repeated=private,
+                judge_part=settings.judge_part,
             )
             split = how.split(
                 self.records, self.held_out, lambda records: self.tokenise(records, self.base.tokenizer, form)

@@ -28,6 +28,7 @@ MESSAGE_TYPES: Mapping[str, str] = {
     "describe": "query",
     "train": "train",
     "evaluate": "evaluate",
+    "judge": "evaluate.judge",
     # Of its own, so that a question about data and one of a masked sum do not displace each other.
     "mask": "query.mask",
 }

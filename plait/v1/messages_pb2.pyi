@@ -174,7 +174,7 @@ class MaskOpening(_message.Message):
     def __init__(self, receiver: _Optional[int] = ...) -> None: ...
 
 class Settings(_message.Message):
-    __slots__ = ("seed", "round", "done_steps", "trained", "digest", "json", "steps")
+    __slots__ = ("seed", "round", "done_steps", "trained", "digest", "json", "steps", "judging")
     SEED_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     DONE_STEPS_FIELD_NUMBER: _ClassVar[int]
@@ -182,6 +182,7 @@ class Settings(_message.Message):
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     JSON_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
+    JUDGING_FIELD_NUMBER: _ClassVar[int]
     seed: int
     round: int
     done_steps: int
@@ -189,7 +190,8 @@ class Settings(_message.Message):
     digest: bytes
     json: str
     steps: int
-    def __init__(self, seed: _Optional[int] = ..., round: _Optional[int] = ..., done_steps: _Optional[int] = ..., trained: _Optional[_Union[Side, str]] = ..., digest: _Optional[bytes] = ..., json: _Optional[str] = ..., steps: _Optional[int] = ...) -> None: ...
+    judging: bool
+    def __init__(self, seed: _Optional[int] = ..., round: _Optional[int] = ..., done_steps: _Optional[int] = ..., trained: _Optional[_Union[Side, str]] = ..., digest: _Optional[bytes] = ..., json: _Optional[str] = ..., steps: _Optional[int] = ..., judging: _Optional[bool] = ...) -> None: ...
 
 class Reply(_message.Message):
     __slots__ = ("schema", "card", "update", "evaluation", "refusal", "masked")
@@ -254,7 +256,7 @@ class HistogramEntry(_message.Message):
     def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
 
 class ClientCard(_message.Message):
-    __slots__ = ("client", "base_fingerprint", "spec_digest", "train_examples", "train_tokens", "held_out_examples", "held_out_tokens", "histogram", "max_rank", "cut_examples", "left_out_examples", "repeated_examples")
+    __slots__ = ("client", "base_fingerprint", "spec_digest", "train_examples", "train_tokens", "held_out_examples", "held_out_tokens", "histogram", "max_rank", "cut_examples", "left_out_examples", "repeated_examples", "judge_examples", "judge_tokens")
     CLIENT_FIELD_NUMBER: _ClassVar[int]
     BASE_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     SPEC_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -267,6 +269,8 @@ class ClientCard(_message.Message):
     CUT_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     LEFT_OUT_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     REPEATED_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    JUDGE_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    JUDGE_TOKENS_FIELD_NUMBER: _ClassVar[int]
     client: str
     base_fingerprint: bytes
     spec_digest: bytes
@@ -279,7 +283,9 @@ class ClientCard(_message.Message):
     cut_examples: int
     left_out_examples: int
     repeated_examples: int
-    def __init__(self, client: _Optional[str] = ..., base_fingerprint: _Optional[bytes] = ..., spec_digest: _Optional[bytes] = ..., train_examples: _Optional[int] = ..., train_tokens: _Optional[int] = ..., held_out_examples: _Optional[int] = ..., held_out_tokens: _Optional[int] = ..., histogram: _Optional[_Iterable[_Union[HistogramEntry, _Mapping]]] = ..., max_rank: _Optional[int] = ..., cut_examples: _Optional[int] = ..., left_out_examples: _Optional[int] = ..., repeated_examples: _Optional[int] = ...) -> None: ...
+    judge_examples: int
+    judge_tokens: int
+    def __init__(self, client: _Optional[str] = ..., base_fingerprint: _Optional[bytes] = ..., spec_digest: _Optional[bytes] = ..., train_examples: _Optional[int] = ..., train_tokens: _Optional[int] = ..., held_out_examples: _Optional[int] = ..., held_out_tokens: _Optional[int] = ..., histogram: _Optional[_Iterable[_Union[HistogramEntry, _Mapping]]] = ..., max_rank: _Optional[int] = ..., cut_examples: _Optional[int] = ..., left_out_examples: _Optional[int] = ..., repeated_examples: _Optional[int] = ..., judge_examples: _Optional[int] = ..., judge_tokens: _Optional[int] = ...) -> None: ...
 
 class Evaluation(_message.Message):
     __slots__ = ("client", "round", "loss", "tokens", "examples", "correct", "own_loss", "own_correct", "loss_error", "change", "change_error", "own_loss_error", "own_change", "own_change_error", "reward_margin", "own_reward_margin", "clusters", "metric_sums", "own_metric_sums")

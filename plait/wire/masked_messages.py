@@ -12,7 +12,7 @@ from plait.v1 import messages_pb2 as pb
 from plait.wire import bounds, canonical
 from plait.wire.masked_roster import ATTEMPT_BYTES, MOST_CLIENTS, MOST_FIGURES, MaskedAttempt, Offer, Roster
 
-PURPOSES = ("train", "evaluate")
+PURPOSES = ("train", "evaluate", "judge")
 _PLACE_BYTES = 2
 _MOST_PART_BYTES = 256
 _MOST_CERTIFICATE_BYTES, _MOST_ENDORSEMENT_BYTES = 2048, 128
@@ -213,7 +213,7 @@ def _checked(session: MaskedAttempt) -> MaskedAttempt:
     bounds.exact_length("attempt of the masked sum", session.attempt, ATTEMPT_BYTES)
     bounds.integer("round", session.round, maximum=bounds.MAX_STEPS)
     if session.purpose not in PURPOSES:
-        raise PeerError(f"purpose of the masked sum is {session.purpose!a}, expected {' or '.join(PURPOSES)}")
+        raise PeerError(f"purpose of the masked sum is {session.purpose!a}, expected one of {', '.join(PURPOSES)}")
     return session
 
 

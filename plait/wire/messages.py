@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -61,7 +61,7 @@ _SIDES = (pb.SIDE_UNSPECIFIED, pb.SIDE_A, pb.SIDE_B)
 # Of a client's card.
 _COUNTS = (
     "train_examples", "train_tokens", "held_out_examples", "held_out_tokens", "cut_examples", "left_out_examples",
-    "repeated_examples",
+    "repeated_examples", "judge_examples", "judge_tokens",
 )  # fmt: skip
 # Optional figures of an evaluation: standard errors, and losses and changes of either sign.
 _FIGURES = (
@@ -90,7 +90,7 @@ class TrainTask:
 
 @dataclass(frozen=True)
 class EvaluateTask:
-    """Bring your adapter up to date with `broadcast` (an envelope) and measure it on your held-out data."""
+    """Bring your adapter up to date with `broadcast` (an envelope) and measure it on data that you hold out."""
 
     settings: Settings
     broadcast: bytes
@@ -116,6 +116,13 @@ class ClientCard:
     cut_examples: int = 0
     left_out_examples: int = 0
     repeated_examples: int = 0
+    judge_examples: int = 0
+    judge_tokens: int = 0
+
+    @property
+    def judging(self) -> ClientCard:
+        """The same with the counts of the judge part in the place of the held-out ones."""
+        return replace(self, held_out_examples=self.judge_examples, held_out_tokens=self.judge_tokens)
 
 
 @dataclass(frozen=True)
@@ -257,6 +264,7 @@ def _settings_message(settings: Settings, *, whole: bool) -> pb.Settings:
         digest=digest_of(text),
         json=text if whole else "",
         steps=settings.steps,
+        judging=settings.judging,
     )
 
 
@@ -268,7 +276,7 @@ def _read_settings(message: pb.Settings, held: Callable[[bytes], str]) -> Settin
     if digest_of(text) != digest:
         raise PeerError(f"digest of the settings is {digest_of(text).hex()[:16]}, expected {digest.hex()[:16]}")
     trained = SIDES[bounds.integer("trained side", message.trained, maximum=len(SIDES) - 1)]
-    of_task = {name: getattr(message, name) for name in ("seed", "round", "done_steps", "steps")}
+    of_task = {name: getattr(message, name) for name in ("seed", "round", "done_steps", "steps", "judging")}
     return settings_from(text, {**of_task, "trained": trained})
 
 

@@ -161,6 +161,10 @@ class Settings:
     """Whether the schedule goes over the run, or over each round."""
     packing: _Flag = True
     """Whether texts are joined and cut into sequences of one length; otherwise each is a sequence."""
+    judge_part: Annotated[int, _whole()] = 0
+    """Records from which on a client has a judge part, half of what it holds out; 0 for none."""
+    judging: Annotated[bool, _flag, PerTask()] = False
+    """Whether the task measures the judge part, on which nothing is decided, and there the base too."""
 
     @property
     def steps_taken(self) -> int:

@@ -17,7 +17,7 @@ WELCOME_KEYS = frozenset(
         "local-steps", "batch-size", "gradient-accumulation-steps", "seq-len", "learning-rate",
         "lr-schedule", "weight-decay", "max-grad-norm", "correction", "objective", "loss",
         "personalize", "trainer", "epochs", "lr-schedule-over", "packing",
-        "held-out-fraction", "max-held-out-sequences", "eval-metrics", "bits", "seed",
+        "held-out-fraction", "max-held-out-sequences", "judge-part", "eval-metrics", "bits", "seed",
         # How the run goes.
         "rounds", "rule", "clients", "clients-per-round", "eval-every", "eval-clients",
         # Where the server's step may follow the slopes that clients measure; only sent there.

@@ -26,6 +26,7 @@ def settings_of(corpus: str, directory: Path) -> dict[str, object]:
         "clients": CLIENTS.get(corpus, 8),
         # Of classes, where each has one label, plait's default number.
         "max_held_out_sequences": 0 if about.column == "label" else 8,
+        "judge_part": 0,
     }
 
 

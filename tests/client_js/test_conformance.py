@@ -93,6 +93,7 @@ def test_each_mutated_vector_fails(outcomes, mutated):
 TYPES = {
     "isText": str, "isNumber": float, "whole(0, Number.MAX_SAFE_INTEGER)": int, "isFlag": bool,
     "either(isNumber, oneOf('auto'))": float, "either(isNumber, oneOf('adaptive'))": float,
+    "either(isCount, oneOf('auto'))": int,
 }  # fmt: skip
 """What is written before the keys of a type."""
 

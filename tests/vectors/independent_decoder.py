@@ -22,7 +22,7 @@ def table(first, *parts):
 
 
 SETTINGS = dict(zip((10, 13, 15, 17), table(1, "seed:i round:i done_steps:i trained:i").values(), strict=True))
-SETTINGS |= table(24, "digest:b json:t steps:i")
+SETTINGS |= table(24, "digest:b json:t steps:i judging:i")
 # What the text of settings leaves out.
 DEFAULTS = {"lr_schedule": "constant", "total_steps": 0, "bits": "fp32", "personal": ""}
 DEFAULTS |= {"proximal": 0.0, "carry_moments": False, "without_feedback": False, "personalize": 0.0}
@@ -42,7 +42,7 @@ DESCRIBE = ("describe", table(1, ("settings", SETTINGS), "spec_json:t layout:b")
 TASK = table(2, DESCRIBE, ("train", WORK), ("evaluate", WORK), MASKING)
 CARD = "client:t base_fingerprint:b spec_digest:b train_examples:i train_tokens:i held_out_examples:i held_out_tokens:i"
 CARD = table(1, CARD, ("histogram", ("t", "i"))) | table(
-    10, "max_rank:i cut_examples:i left_out_examples:i repeated_examples:i"
+    10, "max_rank:i cut_examples:i left_out_examples:i repeated_examples:i judge_examples:i judge_tokens:i"
 )
 EVALUATION = table(
     1,

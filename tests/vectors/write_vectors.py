@@ -141,6 +141,9 @@ TASKS = {
     ),
     "task_train_of_settings_held": TrainTask(SETTINGS, b"\x08\x01 an envelope"),
     "task_evaluate": EvaluateTask(dataclasses.replace(SETTINGS, lr_schedule="constant", seed=0), b""),
+    "task_evaluate_judging": EvaluateTask(
+        dataclasses.replace(SETTINGS, judging=True, judge_part=200), b"\x08\x01 an envelope"
+    ),
 }
 SESSION = MaskedAttempt(bytes(range(16)), "train", 3, bytes(range(16, 32)))
 OFFERS = tuple(
@@ -161,6 +164,7 @@ TASKS |= {
 OF_SETTINGS_HELD = ("task_train_of_settings_held",)
 REPLIES = {
     "reply_card": CARD,
+    "reply_card_with_judge_part": dataclasses.replace(CARD, judge_examples=8, judge_tokens=1024),
     "reply_update": UpdateReply(b"\x08\x01 an envelope"),
     "reply_evaluation": Evaluation("bob", 0, 2.5, 4096, None, 32),
     "reply_evaluation_labels": Evaluation("bob", 12, 0.0, 900, 0, 30),

@@ -16,7 +16,9 @@ subprocess.run(provision, check=True, stdout=sys.stderr)
 settings = {
     "base": given["base"], "rounds": told["rounds"], "local-steps": told["steps"], "batch-size": told["batch"],
     "seq-len": told["seq_len"], "seed": told["seed"], "dtype": told["dtype"], "threads": told["threads"],
-    "max-held-out-sequences": given["max_held_out_sequences"], "out": out / "run", "publish": out / "published",
+    # The adapter is judged outside, on the same sequences as the others'.
+    "max-held-out-sequences": given["max_held_out_sequences"], "judge-part": 0,
+    "out": out / "run", "publish": out / "published",
 }  # fmt: skip
 if told["deadline_s"]:
     settings["deadline-s"] = told["deadline_s"]

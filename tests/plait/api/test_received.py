@@ -135,7 +135,7 @@ def test_every_setting_that_is_a_text_is_known_to_lead_out_or_not() -> None:
     inside = {
         "columns", "split", "norm-bound",
         "lr-schedule", "client-ranks", "target-modules", "weighting",
-        "correction", "personalize", "select", "reference", "labels", "device", "dtype", "out",
+        "correction", "personalize", "judge-part", "select", "reference", "labels", "device", "dtype", "out",
     }  # fmt: skip
     outside = {"data": "my.jsonl", "base": "org/model", "publish": "p"}
     parts = {

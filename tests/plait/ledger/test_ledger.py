@@ -214,7 +214,7 @@ LEFT_OUT = {
     "reply_received": {"uplink_bytes"},
     "round_finished": {"clipped", "weight_capped", "diagnostics"},
 }  # fmt: skip
-AS_A_WHOLE = {"evaluated", "not_published", "step_taken_back", "reference"}
+AS_A_WHOLE = {"evaluated", "judged", "not_published", "step_taken_back", "reference"}
 
 
 @pytest.mark.parametrize("model", EVENTS, ids=lambda model: model.event)

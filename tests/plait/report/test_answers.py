@@ -9,8 +9,19 @@ from flwr.common.config import parse_config_args
 
 from plait.config import RunConfig
 from plait.report.answers import advice, answers, repeat_command, run_facts
+from plait.report.html import key_figures
 from plait.report.summary import summarise
-from tests.plait.conftest import evaluated, finished, numbered, round_finished, run_started, small_events, view_of
+from tests.plait.conftest import (
+    CONFIG,
+    described,
+    evaluated,
+    finished,
+    numbered,
+    round_finished,
+    run_started,
+    small_events,
+    view_of,
+)
 
 
 def worse(change: float, margin: float | None) -> list[dict[str, object]]:
@@ -123,3 +134,38 @@ def test_a_run_on_a_superlink_is_repeated_by_flower_with_the_data_that_it_named(
     assert parse_config_args(words[4::2]) == {
         "data": data, "base": "tiny", "clients": 2, "keep-updates": True, "alpha": 0.5, "out": "DIR",
     }  # fmt: skip
+
+
+JUDGED = {
+    "event": "judged", "round": 3, "loss": 3.7, "change": -0.25, "change_margin": 0.125,
+    "by_client": {"ann": {"loss": 3.7, "tokens": 50, "sequences": 8}},
+}  # fmt: skip
+
+
+def test_it_is_said_that_held_out_losses_decide_and_which_figure_does_not_follow_from_that() -> None:
+    start = run_started(config={**CONFIG, "select": "accepted"})
+    losses = [evaluated(number, loss, {"ann": loss, "bob": loss}) for number, loss in enumerate((4.0, 3.5, 3.6))]
+    events = [start, described("ann", "bob"), *losses, round_finished(3, 2)]
+    decide = "They also decide which steps are kept and what is published, so the loss is slightly optimistic."
+    view = view_of(numbered([*events, JUDGED, finished(3)]))
+    trust = answers(view)[-1].text
+    final = (
+        "Final figure, on 8 sequences of 1 of 2 clients that no decision looked at: loss 3.700 "
+        "(\N{MINUS SIGN}0.250 ± 0.125 against the base)."
+    )
+    assert f"{decide} {final}" in trust
+    assert ("final figure", "3.700", final) in key_figures(view)
+    assert {key: value for key, value in summarise(view).items() if key.startswith("judged")} == {
+        "judged_loss": 3.7,
+        "judged_gain": 0.25,
+        "judged_gain_interval": [0.125, 0.375],
+        "judged_own_loss": None,
+        "judged_sequences": 8,
+    }
+    none = "No client has a part of its data that decides nothing (--judge-part)."
+    assert f"{decide} {none}" in answers(view_of(numbered([*events, finished(3)])))[-1].text
+    assert none not in answers(view_of(numbered(events)))[-1].text
+    events[0] = run_started(config={**CONFIG, "select": "last"})
+    last = answers(view_of(numbered([*events, JUDGED])))[-1].text
+    assert decide not in last
+    assert final in last

@@ -104,6 +104,8 @@ class FakeModel:
 
     def data_size(self, spec: AdapterSpec, settings: Settings) -> DataSize:
         size = DataSize(self.train_examples, 10 * self.train_examples, 4, self.held_out_tokens, {"fake": 4})
+        if 0 < settings.judge_part <= self.train_examples:
+            size = replace(size, judge_examples=4, judge_tokens=self.held_out_tokens)
         return replace(size, identity=repr((self.target, self.train_examples)).encode())
 
     def coverage(self, spec: AdapterSpec, settings: Settings) -> Coverage:
@@ -146,7 +148,7 @@ class FakeModel:
         return flat
 
     def evaluate(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> SequenceLosses:
-        loss = float(np.mean((state.flat - self.target) ** 2))
+        loss = float(np.mean((state.flat - self.target - settings.judging) ** 2))
         counts = (self.held_out_tokens - 6, 3, 2, 1)
         apart = (0.5, -0.5, 0.25, -0.25)
         sums = [loss * count + more for count, more in zip(counts, apart, strict=True)]

@@ -22,6 +22,8 @@ def row(name, examples, held_out_tokens):
         "cut_examples": 0,
         "left_out_examples": 0,
         "repeated_examples": 0,
+        "judge_examples": 0,
+        "judge_tokens": 0,
     }
 
 

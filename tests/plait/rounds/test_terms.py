@@ -31,7 +31,7 @@ OTHER = {
     "lr_schedule": "linear", "trained": "A", "personal": "B", "bits": "bf16", "carry_moments": True,
     "without_feedback": True, "measures_slope": True, "personalize": 0.5, "held_out_fraction": 0.75,
     "loss": "mine:loss", "objective": "dpo", "lr_schedule_over": "round", "packing": False, "eval_metrics": "auroc",
-    "secure_aggregation": True, "record_delta": 0.5,
+    "secure_aggregation": True, "record_delta": 0.5, "judging": True,
 }  # fmt: skip
 
 

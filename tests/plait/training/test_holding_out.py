@@ -188,3 +188,40 @@ def test_a_bounded_held_out_part_of_labelled_text_has_every_class_in_proportion(
         counts = np.bincount([int(example.labels[0]) for example in split.held_out], minlength=3)
         assert counts.sum() == most
         assert np.all(np.abs(counts - most * np.asarray([0.6, 0.3, 0.1])) < 1)
+
+
+def owners_of(part: Sequence[Example], records: Sequence[Record]) -> set[str]:
+    return {records[each.record].columns["patient"] for each in part}
+
+
+def test_persons_who_judge_decide_nothing_and_what_trains_is_the_same() -> None:
+    (records,) = notes(sites=1)
+    plain, judged = (replace(NOTES, judge_part=count).split(records, (), one_each) for count in (0, 600))
+    assert (judged.digest, judged.groups) == (plain.digest, plain.groups)
+    assert {each.digest for each in (*judged.held_out, *judged.judge)} == {each.digest for each in plain.held_out}
+    decide, judge = (owners_of(part, records) for part in (judged.held_out, judged.judge))
+    assert not decide & judge
+    assert min(len(decide), len(judge)) >= 4
+    assert len(set(judged.judge_clusters)) == len(judge)
+    # A person stays on its side as others come and go.
+    fewer = [record for record in records if record.columns["patient"] not in {"p3", "p50"}]
+    assert owners_of(replace(NOTES, judge_part=500).split(fewer, (), one_each).judge, fewer) == judge - {"p3", "p50"}
+
+
+def test_no_sequence_that_decides_has_text_of_a_document_that_judges() -> None:
+    records = essays(300)
+    split = replace(TEXTS, judge_part=300).split(records, (), packed)
+    sides = [split.measured(judging=judging)[0] for judging in (False, True)]
+    for side, other in (sides, sides[::-1]):
+        text = "".join(chr(token) for each in side for token in each.tokens)
+        assert not [each.record for each in other if records[each.record].text[100:140] in text]
+    assert split.digest == TEXTS.split(records, (), packed).digest
+
+
+def test_few_records_or_few_persons_have_no_judge_part() -> None:
+    (records,) = notes(sites=1)
+    assert not replace(NOTES, judge_part=601).split(records, (), one_each).judge
+    few = [record for record in records if int(record.columns["patient"][1:]) < 20]
+    split = replace(NOTES, judge_part=10).split(few, (), one_each)
+    assert not split.judge
+    assert len(split.held_out) == len(NOTES.split(few, (), one_each).held_out)

@@ -28,7 +28,7 @@ def test_it_names_every_setting_with_its_default():
         for place, name in enumerate(names.split(", ")):
             text = defaults[min(place, len(defaults) - 1)] if defaults else None
             found[name] = _value(text)
-    own = {"seed", "round", "done_steps", "trained", "steps"}
+    own = {"seed", "round", "done_steps", "trained", "steps", "judging"}
     fields = [each for each in dataclasses.fields(Settings) if each.name not in own]
     assert found == {e.name: None if e.default is dataclasses.MISSING else e.default for e in fields}
 

@@ -187,11 +187,11 @@ def test_every_setting_but_those_of_a_task_changes_the_digest():
         "personal": "A", "lr_schedule": "linear", "bits": "bf16", "loss": "mine:loss", "objective": "dpo",
         "eval_metrics": "auroc",
         "carry_moments": True, "without_feedback": True, "trained": "B", "lr_schedule_over": "round", "packing": False,
-        "measures_slope": True, "secure_aggregation": True,
+        "measures_slope": True, "secure_aggregation": True, "judging": True,
     }  # fmt: skip
     for each in dataclasses.fields(Settings):
         before = getattr(SETTINGS, each.name)
         after = other[each.name] if each.name in other else before / 2 + 0.25 if type(before) is float else before + 1
         changed = dataclasses.replace(SETTINGS, **{each.name: after})
-        of_task = each.name in ("seed", "round", "done_steps", "trained", "steps")
+        of_task = each.name in ("seed", "round", "done_steps", "trained", "steps", "judging")
         assert (changed.text == SETTINGS.text) is of_task, each.name
