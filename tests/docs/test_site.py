@@ -1,11 +1,14 @@
 """The documentation site: builds without a broken link, and no page asks another machine for anything."""
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import mkdocs
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,3 +51,26 @@ def test_every_command_and_setting_has_its_place(site):
     for verb in (*VERBS, *FORMS):
         assert f"plait {verb}" in commands, verb
     assert not [key for key in known_keys() if f"<code>{key}</code>" not in settings]
+
+
+FIRST_HITS = {
+    "epochs": "reference/settings.html#epochs-and-packing-optimizer",
+    "FSDP": "guides/which-base-fits.html#several-gpus",
+    "patient": "guides/privacy.html#persons-and-other-groups",
+    "cosine": "guides/from-sft.html",
+    "hold out by patient": "guides/own-data.html#what-is-held-out",
+    "is held-out loss optimistic": "guides/reading-a-report.html#is-the-held-out-loss-optimistic",
+    "what a trainer gets": "guides/plug-ins.html#a-trainer",
+    "formats": "reference/formats.html",
+}
+
+
+@pytest.mark.slow
+def test_the_first_hit_of_a_question_answers_it(site):
+    if (node := shutil.which("node")) is None:
+        pytest.skip("Node.js is not installed")
+    lunr = Path(mkdocs.__file__).parent / "contrib" / "search" / "templates" / "search" / "lunr.js"
+    index = site / "search" / "search_index.json"
+    command = [node, ROOT / "tests" / "docs" / "hits.js", lunr, ROOT / "docs" / "search.js", index, *FIRST_HITS]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert dict(zip(FIRST_HITS, json.loads(done.stdout), strict=True)) == FIRST_HITS
