@@ -465,6 +465,8 @@ _OF_ROWS: dict[str, dict[str, Callable[[], None]]] = {
         "welcome-keys": instead("client.base:config_from_welcome", _any_configuration),
         "trainer": nothing("client.base:check_trainer"),  # a server names the trainer that is imported
         "consent": nothing("client.consent:agree", result="yes"),  # no consent is asked for
+    },
+    "hostile_node": {
         "queue": instead("client.worker:MOST_WAITING", 10**9),  # any number of tasks waits at a client
     },
     "privacy": {
@@ -632,7 +634,16 @@ def judged(line: str, errors: str, *, whole: str) -> tuple[str, str]:
         return "BROKEN", (errors.strip().splitlines() or ["nothing was said"])[-1].replace("|", "/")[:140]
     if said["ok"]:
         return "NO", "the row holds as if nothing were missing"
-    if why.startswith(("AttributeError", "ImportError", "ModuleNotFoundError", "NameError", "TypeError")):
+    if why.startswith(
+        (
+            "AttributeError",
+            "ImportError",
+            "ModuleNotFoundError",
+            "NameError",
+            "TypeError",
+            "RuntimeError: the tests did",
+        )
+    ):
         return "BROKEN", why
     # The last frame of what nobody caught is the mutation's own.
     if re.search(r'mutations\.py", line \d+, in .*\n(?: {4}.*\n)*(?! )', errors):

@@ -30,9 +30,9 @@ from scoreboard.row import HEADER, Row  # noqa: E402
 
 # First `soak`, in a process that has nothing behind it: what other rows leave to be freed would blur its memory.
 ROWS = (
-    "soak", "malformed", "forged", "killed", "clients_killed", "network", "straggler", "door", "members", "names",
-    "canaries", "planted", "hostile", "directories", "privacy", "private_records", "one_member", "liar", "server_alone",
-    "sums", "evidence", "sizes", "fuzz",
+    "soak", "malformed", "forged", "killed", "clients_killed", "network", "straggler", "door", "members", "floods",
+    "names", "canaries", "planted", "hostile", "hostile_node", "directories", "privacy", "private_records",
+    "one_member", "liar", "server_alone", "sums", "evidence", "sizes", "fuzz",
 )  # fmt: skip
 # Rows that stand in the module of another one, as functions of their own names.
 BESIDE = {"clients_killed": "killed", "straggler": "killed", "sizes": "sums"}

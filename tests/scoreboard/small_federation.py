@@ -1,4 +1,4 @@
-"""The federation of the unit tests (real coordinator, participants and messages; a model of a few numbers), signed.
+"""The federation of the unit tests: real coordinator, participants and messages; a model of a few numbers.
 
 Knows nothing of the attacks.
 """
@@ -8,16 +8,11 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Collection, Generator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-
-from plait.rounds.channel import Identity
-from plait.rounds.client_pipeline import ClientPipeline, PlainSender
-from plait.rounds.participant import Participant
-from plait.trust.keys import NodeKey
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -45,28 +40,6 @@ HONEST: Mapping[str, object] = {
     "carol": FakeModel(-1.0, 5),
     "dave": FakeModel(2.0, 2),
 }
-
-
-@cache
-def key_of(name: str) -> NodeKey:
-    """The key of a client, the same all the time."""
-    del name
-    return NodeKey.generate()
-
-
-def signed(path: Path, models: Mapping[str, object], *, may_be_away: Collection[str] = (), **plan: object):
-    """A federation whose clients sign and whose channel knows their keys; the run goes on without `may_be_away`."""
-    few = {"clients": len(models) - len(may_be_away), "cohort_size": len(models)}
-    federation = Federation(path, models, bits=plan.pop("bits", "fp32"), **{**few, **plan})
-    channel = federation.channel
-    channel.open_ended = bool(may_be_away)
-    for node, name in channel.names.items():
-        key = key_of(name)
-        channel.participants[node] = Participant(
-            name, models[name], federation.memories[name], way=ClientPipeline(PlainSender(name, key.sign))
-        )
-        channel.identities[node] = Identity(name, key.public_bytes)
-    return federation
 
 
 @contextmanager

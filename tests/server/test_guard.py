@@ -20,7 +20,8 @@ from plait.trust.keys import NodeKey
 from plait.trust.kit import ServerKit, StaffKit
 from plait.trust.provision import provision, revoke
 from plait.v1 import federation_pb2 as pb
-from plait.v1.federation_pb2_grpc import FederationStub
+from plait.v1.federation_pb2_grpc import FederationStub, OperationsStub
+from server.standing import calls_of
 from tests.server.conftest import BareNode, code, node_of, refusal, send
 from tests.waiting import until
 
@@ -123,6 +124,29 @@ class TestCertificates:
         revoke(federation, kit.name, now=datetime.now(UTC))
         with pytest.raises(PeerError, match="key has been revoked"):
             fetch_status(channel.address, kit=kit)
+
+    def test_clients_and_revoked_operators_do_not_reach_what_keeps_the_runs(self, make_secure, federation, kits):
+        provision(federation, [], [], operators=["olga", "otto"], now=datetime.now(UTC))
+        revoke(federation, "otto", now=datetime.now(UTC))
+        asked = []
+        runs = SimpleNamespace(submit=lambda *_, **__: asked.append("run") or "run", cancel=asked.append,
+                               runs_json=lambda: asked.append("all"), files=asked.append)  # fmt: skip
+        channel = make_secure(stays=True, more=calls_of(runs))
+        olga, otto = (StaffKit.load(federation / "operators" / name) for name in ("olga", "otto"))
+        for kit in (kits["alice"], otto):
+            with connection(channel, kit) as line:
+                operations = OperationsStub(line)
+                requests = {
+                    "Submit": lambda calls=operations: calls.Submit(pb.SubmitRequest(config_json="{}"), timeout=180),
+                    "Cancel": lambda calls=operations: calls.Cancel(pb.CancelRequest(run="run"), timeout=180),
+                    "Runs": lambda calls=operations: calls.Runs(pb.RunsRequest(), timeout=180),
+                    "Fetch": lambda calls=operations: list(calls.Fetch(pb.FetchRequest(run="run"), timeout=180)),
+                }
+                denied = dict.fromkeys(requests, "PERMISSION_DENIED")
+                assert {name: code(call) for name, call in requests.items()} == denied
+        assert not asked
+        with connection(channel, olga) as line:
+            assert OperationsStub(line).Submit(pb.SubmitRequest(config_json="{}"), timeout=180).run == "run"
 
     def test_health_can_be_asked_but_not_watched(self, make_secure, kits):
         with connection(make_secure(), kits["bob"]) as opened:

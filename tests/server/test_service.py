@@ -166,11 +166,16 @@ class TestBadKeys:
 
         assert refusal(node.hear()) == "BAD_PROOF"
 
-    def test_a_client_of_another_authority_gets_no_connection(self, secure, tmp_path):
+    @pytest.mark.parametrize("certified", [False, True])
+    def test_without_a_certificate_of_the_right_authority_there_is_no_connection(
+        self, secure, kits, tmp_path, certified
+    ):
         provision(tmp_path / "other", ["alice"], ["localhost", "127.0.0.1"], now=datetime.now(UTC))
-        kit = ClientKit.load(tmp_path / "other" / "clients" / "alice")
+        other = ClientKit.load(tmp_path / "other" / "clients" / "alice").tls
+        shown = {"private_key": other.key, "certificate_chain": other.certificate} if certified else {}
+        credentials = grpc.ssl_channel_credentials(root_certificates=kits["alice"].tls.authority, **shown)
 
-        assert code(node_of(secure, kit).hear) == "UNAVAILABLE"
+        assert code(node_of(secure, kits["alice"], credentials=credentials).hear) == "UNAVAILABLE"
 
     def test_a_stolen_session_token_is_worth_nothing_to_another_member(self, alice, secure, kits):
         bob = node_of(secure, kits["bob"]).attend()
@@ -184,6 +189,8 @@ class TestBadKeys:
         assert code(bob.body, work) == "UNAUTHENTICATED"
         assert code(bob.stub.Status, pb.StatusRequest(token=alice.session), timeout=180) == "UNAUTHENTICATED"
         assert bob.stub.Status(pb.StatusRequest(token=token), timeout=180).json
+        bob.session = token
+        assert code(bob.upload, work.task_id, b"bob's") == "FAILED_PRECONDITION"
         assert alice.task(work) == b"head" + BIG
         assert alice.upload(work.task_id, b"answer").kept
         assert secure.identity(node_number("alice")) == Identity("alice", kits["alice"].node_key.public_bytes)

@@ -88,6 +88,16 @@ def test_what_is_outside_its_range_is_refused_by_name(settings: dict, changed: d
     assert len(str(refusal.value)) < 600
 
 
+@pytest.mark.parametrize("value", [NESTED, "/outside", 2**64, {NESTED: 2**31}, [[[["x"]]]]], ids=str)
+@pytest.mark.parametrize("settings", EVERY, ids=lambda settings: settings["peft_type"])
+def test_no_key_of_pefts_takes_an_expression_a_path_a_table_a_deep_list_or_a_number_without_end(
+    settings: dict, value: object
+) -> None:
+    for field in dataclasses.fields(PEFT_TYPE_TO_CONFIG_MAPPING[settings["peft_type"]]):
+        with pytest.raises(PeerError):
+            checked_settings({**settings, field.name: value}, what="the adapter")
+
+
 @pytest.mark.parametrize("settings", EVERY, ids=lambda settings: settings["peft_type"])
 def test_ordinary_settings_pass_as_they_are(settings: dict) -> None:
     assert checked_settings(settings, what="it") == settings

@@ -190,6 +190,40 @@ def test_its_own_page_and_a_link_from_anywhere_are_answered_and_no_path_leads_ou
         assert status(path) == 404, path
 
 
+def test_what_another_name_site_or_origin_asks_for_is_refused_and_nothing_can_be_changed(
+    watch: Start, write_ledger, small_run
+) -> None:
+    _, address = watch(write_ledger(small_run))
+    port = address.rpartition(":")[2]
+    led = [
+        *({"host": host} for host in ("evil.example", f"evil.example:{port}", f"127.0.0.1.evil.example:{port}")),
+        *({"origin": origin} for origin in ("http://evil.example", "null", "http://127.0.0.1:1")),
+        {"sec-fetch-site": "same-site", "sec-fetch-mode": "no-cors"},
+    ]
+    for headers in led:
+        for path in ("/", "/api/runs", f"/?token={TOKEN}"):
+            answer = httpx.get(address + path, headers={**cookie(address), **headers}, timeout=120)
+            assert (answer.status_code, "set-cookie" in answer.headers) == (403, False), headers
+    for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
+        assert httpx.request(method, f"{address}/api/runs", headers=cookie(address), timeout=120).status_code == 405
+    # A cookie of another port, or a token where none belongs.
+    for wrong in ({"cookie": f"plait-1={TOKEN}"}, {"authorization": f"Bearer {TOKEN}"}):
+        assert httpx.get(f"{address}/api/runs", headers=wrong, timeout=120).status_code == 401
+
+
+def test_unfinished_connections_of_others_keep_nobody_from_the_page(watch: Start, write_ledger, small_run) -> None:
+    _, address = watch(write_ledger(small_run))
+    host, port = address.removeprefix("http://").split(":")
+    held: list[socket.socket] = []
+    for number in range(3 * app.MOST_UNKNOWN):
+        held.append(socket.create_connection((host, int(port)), source_address=(f"127.0.0.{2 + number % 3}", 0)))
+        held[-1].sendall((b"", b"POST /api/runs HTTP/1.1\r\n")[number // 3 % 2])
+        if number % app.MOST_UNKNOWN == app.MOST_UNKNOWN - 1:
+            assert get(f"{address}/api/runs").status_code == 200
+    for one in held:
+        one.close()
+
+
 def is_open(connection: socket.socket) -> bool:
     connection.setblocking(False)
     try:

@@ -11,9 +11,10 @@ from plait.rounds.participant import Participant
 from plait.rounds.run_state import sample_cohort
 from plait.rounds.spool import Spool, Weighting
 from plait.rounds.validate import NormBound
+from plait.v1 import envelope_pb2 as pb
 from plait.wire.codecs import codec_for
 from plait.wire.encoding import encode_delta
-from plait.wire.envelope import open_envelope, read_header, seal, split_frame
+from plait.wire.envelope import join_frame, open_envelope, payload_digest, read_header, seal, split_frame
 from plait.wire.messages import (
     Evaluation,
     Refusal,
@@ -214,6 +215,15 @@ def resealed(reply, **changes):
     return encode_reply(UpdateReply(seal(replace(opened.header, **changes), encoded).data))
 
 
+def of_numbers(reply, value):
+    """A client's update of this number alone."""
+    update = decode_reply(reply, max_bytes=ALWAYS).update
+    payload = np.full(len(split_frame(update).payload) // 4, value, "<f4").tobytes()
+    header = pb.Header.FromString(bytes(split_frame(update).header))
+    header.payload_digest = payload_digest(header.codec, header.codec_parameters, payload)
+    return encode_reply(UpdateReply(join_frame(header.SerializeToString(deterministic=True), payload)))
+
+
 MISBEHAVIOUR = {
     "no answer": (lambda reply: "node 102 is gone", "no-answer"),
     "garbage": (lambda reply: b"\xff\xfe garbage", "malformed"),
@@ -223,6 +233,12 @@ MISBEHAVIOUR = {
         "malformed",
     ),
     "another's name": (lambda reply: resealed(reply, client="bob"), "wrong-client"),
+    "an earlier round": (lambda reply: resealed(reply, round=1), "wrong-round"),
+    "another run": (lambda reply: resealed(reply, run_id=b"R" * 16), "wrong-run"),
+    "another base": (lambda reply: resealed(reply, base_fingerprint=b"g" * 32), "wrong-base"),
+    "another starting point": (lambda reply: resealed(reply, relative_to=b"a" * 32), "wrong-reference"),
+    "numbers without end": (lambda reply: of_numbers(reply, np.inf), "malformed"),
+    "numbers near the end": (lambda reply: of_numbers(reply, 3e38), "overflow"),
     "a refusal": (lambda reply: encode_reply(Refusal("mallory", RefusalReason.FAILED, "no")), "failed"),
     "need-full for ever": (lambda reply: encode_reply(Refusal("mallory", RefusalReason.NEED_FULL, "?")), "need-full"),
 }

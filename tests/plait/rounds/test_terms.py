@@ -96,6 +96,11 @@ def test_a_task_of_another_round_than_its_broadcast_is_refused(bob):
     assert refused(bob.evaluate(3, state=bob.after(2)), "broadcast is of round 2, expected 3")
 
 
+def test_a_broadcast_of_another_run_is_refused(bob):
+    assert isinstance(bob.train(1), UpdateReply)
+    assert refused(bob.train(1, state=replace(bob.start, run_id=b"R" * 16)), "run of the broadcast is 5252525252525252")
+
+
 @pytest.mark.parametrize("change", [{"init_seed": 6}, {"peft_config": {"r": 2, "lora_alpha": 8}}, {"method": "dora"}])
 def test_another_adapter_is_refused_unread(bob, change):
     other = replace(bob.spec, **change)

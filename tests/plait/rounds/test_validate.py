@@ -23,9 +23,10 @@ from plait.rounds.validate import (
     open_update,
     remembered,
 )
+from plait.trust.keys import NodeKey
 from plait.wire.codecs import codec_for
 from plait.wire.encoding import encode_delta
-from plait.wire.envelope import MAX_HEADER_BYTES, Direction, Header, seal
+from plait.wire.envelope import MAX_HEADER_BYTES, Direction, Header, join_frame, seal, split_frame, with_signature
 from plait.wire.messages import ClientCard, Evaluation
 from tests.killing import different_stories
 
@@ -82,7 +83,9 @@ def test_an_update_that_says_what_it_must_is_opened(expected):
         ({"relative_to": b""}, "wrong-reference", "starting adapter is , expected "),
         ({"examples": 8}, "weight", "number of examples is 8, expected 7"),
         ({"metrics": {"train_tokens": -1.0}}, "figure", "train_tokens is -1, expected 0 to 9.0072e"),
+        ({"metrics": {"own": -1e300}}, "figure", "own is -1e+300, expected -9.0072e"),
         ({"values": 3e38}, "overflow", "largest element is 3e"),
+        ({"values": -3e38}, "overflow", "largest element is 3e"),
     ],
 )
 def test_a_refusal_says_what_it_got_and_expected(expected, changes, reason, detail):
@@ -90,6 +93,21 @@ def test_a_refusal_says_what_it_got_and_expected(expected, changes, reason, deta
         open_update(update(expected, **changes), expected)
     assert refused.value.reason == reason
     assert str(refused.value).startswith(detail)
+
+
+def test_a_signature_covers_every_bit_of_an_update(expected):
+    key = NodeKey.generate()
+    signed, keyed = with_signature(update(expected), key.sign), replace(expected, public_key=key.public_bytes)
+    assert (open_update(signed, keyed).delta.flat == 0.5).all()
+    for bit in range(8 * len(signed)):
+        changed = bytearray(signed)
+        changed[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(RefusedUpdateError):
+            open_update(bytes(changed), keyed)
+    # Another payload, with a digest that fits.
+    other = split_frame(update(expected, 0.25))
+    with pytest.raises(RefusedUpdateError, match="is not its key's"):
+        open_update(join_frame(bytes(other.header), other.payload, bytes(split_frame(signed).signature)), keyed)
 
 
 def test_an_update_that_would_fill_the_memory_is_refused_unread(expected):
@@ -117,7 +135,9 @@ def test_an_evaluation_of_what_the_client_has_counts():
         ({"round": 2}, "wrong-round"),
         ({"examples": 3}, "weight"),
         ({"tokens": 0}, "weight"),
+        ({"tokens": 41}, "weight"),
         ({"loss": 1e300}, "figure"),
+        ({"change": -1e300, "change_error": 0.0}, "figure"),
         ({"correct": 1, "own_loss": 2.0}, "figure"),
         ({"own_change": 1.0}, "figure"),
         ({"own_loss": 2.0, "own_change_error": 0.5}, "figure"),

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from plait.errors import ConfigError, PolicyError
+from plait.errors import ConfigError, PeerError, PolicyError
 from plait.guarantees.thresholds import LEAST_CLIENTS, least_roster, least_survivors
 from plait.rounds.channel import Patience, Purpose
 from plait.rounds.terms import DataJournal
@@ -133,10 +133,11 @@ NAMES = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi")
 def coming_and_going(federate, fake_model):
     """Runs eight clients that keep journals, of whom some leave; gives the federation."""
 
-    def run(leaves, journals, count=8, tamper=lambda asked, reply: reply, **more):
+    def run(leaves, journals, count=8, tamper=lambda asked, reply: reply, run_id=b"r" * 16, **more):
         models = {name: fake_model(float(place), 3 + place) for place, name in enumerate(NAMES[:count])}
         patience = Patience(gathering_s=0.0, again_s=0.0)
         federation = federate(models, masked=True, patience=patience, attempts=3, **more)
+        federation.run_id = run_id
         channel = federation.channel
         channel.open_ended, channel.tamper = True, tamper
         nodes = {name: node for node, name in channel.names.items()}
@@ -191,6 +192,22 @@ def test_a_run_on_the_same_data_without_one_client_is_evaluated_too(coming_and_g
     federation = coming_and_going({}, journals, count=7, rounds=2)
     assert evaluated(federation) == {0: 5, 1: 5, 2: 5}
     assert {event["stage"] for event in federation.of_kind("update_refused")} == {"training"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [6, 7])
+def test_a_second_run_from_the_same_adapter_gives_no_sum_that_tells_of_one_or_two(coming_and_going, count):
+    journals = {}
+    coming_and_going({}, journals, rounds=1)
+    if count == 6:
+        with pytest.raises(PeerError, match="0 clients sent a masked update"):
+            coming_and_going({}, journals, count=count, run_id=b"R" * 16, rounds=1)
+    else:
+        # Within the eight of the first run there are five.
+        again = coming_and_going({}, journals, count=count, run_id=b"R" * 16, rounds=1)
+        assert {event["clients"] for event in again.of_kind("sum_unmasked")} == {5}
+    with pytest.raises(PeerError, match="0 clients offered keys"):
+        coming_and_going({}, journals, rounds=1)
 
 
 @pytest.mark.slow

@@ -108,3 +108,16 @@ def test_a_library_that_others_can_change_is_not_loaded_but_built_anew(tmp_path:
     finally:
         compiler.ctypes.CDLL = genuine
     assert b"not what was built" not in loaded
+
+
+def test_no_program_of_the_current_directory_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    planted = tmp_path / "planted"
+    planted.mkdir()
+    for name in ("c++", "g++", "cc1plus", "as", "ld"):
+        (planted / name).write_text(f"#!/bin/sh\ntouch '{tmp_path}/ran'\nexit 1\n")
+        (planted / name).chmod(0o755)
+    monkeypatch.chdir(planted)
+    # An empty entry is the current directory.
+    monkeypatch.setenv("PATH", os.pathsep.join(("", os.environ["PATH"])))
+    build()
+    assert not (tmp_path / "ran").exists()

@@ -226,6 +226,9 @@ TASKS = {
     "settings under an unknown digest": (with_text("", digest=b"d" * 32), "settings 6464646464646464 are not held"),
     "settings under another's digest": (with_text(TEXT, digest=b"d" * 32), "digest of the settings is"),
     "settings that are no JSON": (with_text("{"), "settings is not JSON"),
+    "settings that are a list": (with_text(f"[{TEXT}]"), "settings holds"),
+    "settings with half of a surrogate pair": (with_text(TEXT[:-1] + ',"bits":"\\ud800"}'), "bits is"),
+    "settings with spaces": (with_text(TEXT.replace(":", ": ")), "not in canonical form"),
     "a setting twice": (with_text(TEXT[:-1] + ',"seq_len":128}'), "gives key 'seq_len' twice"),
     "a setting of the future": (task(zeal=1), "settings hold 'zeal'"),
     "a setting of the task in the text": (with_text(TEXT[:-1] + ',"seed":1}'), "settings hold 'seed'"),
@@ -243,6 +246,12 @@ def test_settings_of_more_than_16_kib_are_refused_unread():
     data = with_text("[" * (1 << 15))
     with pytest.raises(PeerError, match="settings has 32768 bytes, expected at most 16384"):
         decode_task(data, max_bytes=1 << 20)
+
+
+@pytest.mark.parametrize("deep", ["[" * 8000 + "]" * 8000, TEXT.replace(":128", ":" + "1" * 5000)], ids=["", "digits"])
+def test_settings_that_would_exhaust_their_parser_are_refused(deep):
+    with pytest.raises(PeerError, match="settings is not JSON"):
+        decode_task(with_text(deep), max_bytes=1 << 20)
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -1,10 +1,12 @@
 """A real `plait client` over gRPC, and a server with false sizes and digests, floods or invalid messages.
 
 After each lie the node must do an honest task as before it; its processor time and memory are the kernel's figures.
+What a server's tasks, adapters, settings and run configurations may be is another row: tests of the client's own code.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import math
@@ -15,18 +17,28 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scoreboard.hostile_client import cpu_s, memory_bytes
-from scoreboard.hostile_desk import CONFIG, NAME, honest_server, write_data, write_policy
-from scoreboard.hostile_specs import BOMB, OUTSIDE, TRAINER, Honest
 from scoreboard.processes import until
+from scoreboard.row import Row
 from scoreboard.small_federation import borrowed
+from scoreboard.watched_client import cpu_s, memory_bytes
 
-from plait.run import blueprint_of, resolve
+from plait.adapters import Layout
+from plait.config import RunConfig
+from plait.rounds.broadcasts import Broadcasts
+from plait.rounds.run_state import initial_state
+from plait.run import resolve
 from plait.settle import settle
-from plait.training.blueprint import AdapterTemplate
 from plait.v1 import federation_pb2 as pb
 from plait.wire.envelope import open_envelope
-from plait.wire.messages import Refusal, UpdateReply, decode_reply
+from plait.wire.messages import DescribeTask, Refusal, TrainTask, UpdateReply, decode_reply, encode_task
+from plait.wire.welcome import welcome_table
+
+NAME = "ada"
+RUN_ID = 7
+CONFIG = RunConfig(base="tiny", rounds=3, clients=2, threads=1)
+BOMB = "(([a-z_.]+)+)+$"
+OUTSIDE = "/hostile-outside"
+TRAINER = "hostile_trainer:build"
 
 MOST_CPU_S = 1.0
 MOST_BYTES = 512 << 20
@@ -109,6 +121,30 @@ class Node:
         return path.read_text() if path.exists() else ""
 
 
+@dataclass(frozen=True)
+class Honest:
+    """What an honest server of the run would send to the client."""
+
+    run: Mapping[str, object]
+    describe: bytes
+    train: bytes
+    layout: Layout
+    fingerprint: bytes
+
+    @classmethod
+    def of_run(cls) -> Honest:
+        run = resolve(settle(CONFIG))
+        tasks, spec, start = run.settled.tasks, run.ranks.master.spec, initial_state(RUN_ID.to_bytes(16), run.ranks)
+        broadcast = Broadcasts(start, run.ranks, run.base_fingerprint).leading_from(b"", 0)
+        return cls(
+            welcome_table(CONFIG.to_table()),
+            b"".join(encode_task(DescribeTask(tasks.to_describe(), spec.text))),
+            b"".join(encode_task(TrainTask(tasks.to_train(1, NAME), broadcast))),
+            spec.layout,
+            run.base_fingerprint,
+        )
+
+
 @dataclass
 class Stage:
     """Server and node, and what the node answered before any lie."""
@@ -116,7 +152,6 @@ class Stage:
     server: HostileServer
     node: Node
     honest: Honest
-    blueprint: AdapterTemplate
     tasks: int = 0
     first: str = ""
     baseline_s: float = 0.0
@@ -158,7 +193,7 @@ class Stage:
         reply = decode_reply(data, max_bytes=1 << 31) if content == pb.CONTENT_PLAIT else None
         if not isinstance(reply, UpdateReply):
             return ""
-        return open_envelope(reply.update, layout=self.blueprint.spec.layout).delta.digest().hex()
+        return open_envelope(reply.update, layout=self.honest.layout).delta.digest().hex()
 
 
 Lie = Callable[[Stage], None]
@@ -284,22 +319,20 @@ def unwanted_runs() -> Mapping[str, tuple[dict[str, object], str]]:
     }
 
 
-def over_grpc(scratch: Path, *, full: bool) -> dict[str, str]:
-    """Every lie, and what was wrong about how the node took it; empty where nothing was."""
-    run = resolve(settle(CONFIG))
-    base, blueprint = run.load_base(), blueprint_of(run.settled, run.base.directory)
-    honest = honest_server(NAME, base, blueprint)
+def run(*, full: bool, scratch: Path) -> Row:
+    """Every lie, and what was wrong about how the node took it."""
+    honest = Honest.of_run()
     every, unwanted = lies(), {f"run: {name}": run for name, run in unwanted_runs().items()}
     assert every.keys() | unwanted.keys() >= _QUICK
     chosen = {name: lie for name, lie in every.items() if full or name in _QUICK}
     said: dict[str, str] = {}
-    server = HostileServer(run_id=7, run_config=json.dumps(dict(honest.run)), base_fingerprint=honest.fingerprint)
+    server = HostileServer(run_id=RUN_ID, run_config=json.dumps(dict(honest.run)), base_fingerprint=honest.fingerprint)
     server.start()
     stage: Stage | None = None
     try:
         for name, lie in chosen.items():
             if stage is None or stage.node.is_over:
-                stage = _staged(scratch, server, honest, blueprint)
+                stage = _staged(scratch, server, honest)
             said[name] = _outcome(stage, lie)
         if stage is not None:
             stage.node.end()
@@ -310,16 +343,21 @@ def over_grpc(scratch: Path, *, full: bool) -> dict[str, str]:
         if stage is not None:
             stage.node.end()
         server.stop()
-    return said
+    return Row.of("a hostile server to a node", said, least=45 if full else 8)
 
 
 def _started(scratch: Path, server: HostileServer, policy: str = "") -> Node:
     folder = scratch / os.urandom(4).hex()
-    data = write_data(folder)
-    script = Path(__file__).with_name("hostile_client.py")
-    command = [sys.executable, str(script), str(folder), "client", "--insecure", "--server", f"127.0.0.1:{server.port}"]
-    command += ["--data", str(data), "--name", NAME, "--state", str(folder / "state"), "--threads", "1", "--json"]
-    command += ["--policy", str(write_policy(folder, policy))]
+    folder.mkdir(parents=True)
+    data, own = folder / "data.jsonl", folder / "policy.toml"
+    data.write_text(json.dumps({"text": Path(argparse.__file__).read_text()}) + "\n")
+    own.write_text(f"max-download-gb = 0.0\n{policy}")
+    script = Path(__file__).with_name("watched_client.py")
+    command = [
+        sys.executable, str(script), str(folder), "client", "--insecure", "--server", f"127.0.0.1:{server.port}",
+        "--data", str(data), "--name", NAME, "--state", str(folder / "state"), "--policy", str(own), "--threads", "1",
+        "--json",
+    ]  # fmt: skip
     # What libraries want to keep somewhere.
     (folder / "tmp").mkdir()
     environment = {**os.environ, "TMPDIR": str(folder / "tmp"), "TORCHINDUCTOR_CACHE_DIR": str(folder / "tmp")}
@@ -330,10 +368,10 @@ def _started(scratch: Path, server: HostileServer, policy: str = "") -> Node:
     return Node(process, folder)
 
 
-def _staged(scratch: Path, server: HostileServer, honest: Honest, blueprint: AdapterTemplate) -> Stage:
+def _staged(scratch: Path, server: HostileServer, honest: Honest) -> Stage:
     server.tasks.clear()
     server.forge = server.body = None
-    stage = Stage(server, _started(scratch, server), honest, blueprint)
+    stage = Stage(server, _started(scratch, server), honest)
     node = stage.node
     try:
         node.until(lambda: server.lines, "the node to be ready")
