@@ -116,7 +116,7 @@ class MaskedCard:
         """What is hidden, from whom, and what is not, fact by fact."""
         return (
             ("Hidden", _HIDDEN),
-            ("From", f"the server, and up to {self.colluding} clients together with it"),
+            ("From", f"the server, and up to {self.colluding} client{'s' * (self.colluding != 1)} together with it"),
             ("Learned", f"{self.sums} sums, none of fewer than {self.least} clients"),
             ("Kept to", "one sum with a client's update in each round and one with its losses, whatever failed"),
             ("Keys", _PROVEN) if self.certified else ("Simulated", _SIMULATED),

@@ -54,7 +54,7 @@ def test_a_run_under_masks_says_what_they_hide_and_what_they_do_not():
     view.take(SUM.model_copy(update={"purpose": "evaluate", "clients": 4}))
     facts = dict(next(iter(view.cards.values())).facts)
     # Two lists that four of six clients signed have two signers in common, so one of these may be dishonest.
-    assert facts["From"] == "the server, and up to 1 clients together with it"
+    assert facts["From"] == "the server, and up to 1 client together with it"
     sparse = SUM.model_copy(update={"roster": 300, "threshold": 200, "clients": 300})
     assert "up to 30 clients" in dict(sparse.sections["masks"].facts)["From"]
     assert facts["Learned"] == "2 sums, none of fewer than 4 clients"
