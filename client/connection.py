@@ -195,7 +195,8 @@ class Connection:
             )
         is_none = welcome.run_id == 0 and welcome.stays
         config = {} if is_none else _run_config(welcome.run_config_json)
-        run = OfferedRun(welcome.run_id, config, welcome.base_fingerprint, stays=welcome.stays)
+        named = shown(welcome.run_name)
+        run = OfferedRun(welcome.run_id, config, welcome.base_fingerprint, stays=welcome.stays, name=named)
         self.backoff.reset()
         # A standing server may send many of them: no more are read than the node processes.
         self._pass_on(run)

@@ -244,11 +244,11 @@ class Node:
         self._earlier_bytes += received_bytes
         self._tasks = self._sent_bytes = 0
         if kit := self._settings.kit:
-            self._name_run(kit)
+            self._name_run(kit, run.name)
         self._tidy(run)
 
-    def _name_run(self, kit: ClientKit) -> None:
-        """The run's id, with the command that needs it."""
+    def _name_run(self, kit: ClientKit, name: str) -> None:
+        """The run's name and id, with the command that needs it."""
         try:
             newest = newest_run(SentLines.of(self._settings.state, self._settings.name).read())[:16]
         except PlaitError as error:
@@ -256,7 +256,8 @@ class Node:
             return
         if newest:
             command = shlex.join(["plait", "evidence", "--attest", "--kit", str(kit.directory), newest])
-            self._journal.report("run_id", f"run {newest}; to state what left this client: {command}", run=newest)
+            named = f"{name}, {newest}" if name else newest
+            self._journal.report("run_id", f"run {named}; to state what left this client: {command}", run=newest)
 
     def _tidy(self, run: OfferedRun) -> None:
         settings = self._settings

@@ -61,7 +61,7 @@ def recorded(settings: NodeSettings, opening: Callable[[OfferedRun], TaskRunner]
         if agreed:
             base = run.base_fingerprint.hex()
             agreement = {"settings": dict(run.config), "base": base, "consent": consent, "policy": policy}
-            lines.append({"run_id": node_run, "agreed": agreement})
+            lines.append({"run_id": node_run, "named": run.name, "agreed": agreement})
         note: dict[str, Any] = {"run_id": node_run}
 
         def recording(task: ClientTask, body: bytes) -> TaskAnswer:
@@ -190,16 +190,18 @@ def attested(kit: ClientKit, state: Path, *, run: str, about_data: str = "") -> 
     """The id of a run, and a client's statement of it, signed by its node key.
 
     Args:
-        run: the beginning of its id; by default the newest.
+        run: its name, or the beginning of its id; by default the newest.
     """
     lines = SentLines.of(state, kit.name).read()
     run = run or newest_run(lines)
     known = sorted({line["run"] for line in lines if line.get("run")})
-    runs = [each for each in known if each.startswith(run)]
+    named = {line["run_id"]: line["named"] for line in lines if "named" in line}
+    of_name = {line["run"] for line in lines if line.get("run") and named.get(line["run_id"]) == run}
+    runs = [each for each in known if each.startswith(run) or each in of_name]
     if len(runs) != 1:
-        named = ", ".join(each[:16] for each in known) or "none"
+        there = ", ".join(each[:16] for each in known) or "none"
         raise ConfigError(
-            f"run '{run}' fits {len(runs)} of the runs of '{kit.name}' ({named}); give the beginning of an id, which "
+            f"run '{run}' fits {len(runs)} of the runs of '{kit.name}' ({there}); give the beginning of an id, which "
             "`plait client` shows at the end of the run"
         )
     (run_id,) = runs
@@ -237,7 +239,10 @@ def _packed(messages: Sequence[dict[str, Any]], *, is_noised: bool) -> str:
 def attest(
     kit: Annotated[Path, typer.Option("--kit", help="This client's start-up kit, whose node key signs.")],
     run: Annotated[
-        str, typer.Argument(help="Id of the run, or its beginning; by default the newest that the client took part in.")
+        str,
+        typer.Argument(
+            help="Name of the run, or the beginning of its id; by default the newest that the client took part in."
+        ),
     ] = "",
     state: Annotated[
         Path | None, typer.Option("--state", help="Directory of the node's state; by default in your home directory.")

@@ -6,7 +6,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from client.journal import failure, shown
 from plait.config import Scalar
@@ -186,6 +186,7 @@ class OfferedRun:
     config: Mapping[str, Scalar]
     base_fingerprint: bytes
     stays: bool = False
+    name: str = field(default="", compare=False)
 
     @property
     def is_none(self) -> bool:

@@ -97,6 +97,7 @@ class Hosting:
             terms = run.terms
             welcome.run_id, welcome.run_config_json = terms.run_id, terms.run_config_json
             welcome.base_fingerprint, welcome.max_answer_bytes = terms.base_fingerprint, run.max_answer_bytes
+            welcome.run_name = run.directory.name if run.directory else ""
         session.put(pb.ToNode(welcome=welcome))
 
 

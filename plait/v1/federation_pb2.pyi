@@ -104,7 +104,7 @@ class Proof(_message.Message):
     def __init__(self, signature: _Optional[bytes] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("session", "node_id", "run_id", "run_config_json", "base_fingerprint", "max_answer_bytes", "stays")
+    __slots__ = ("session", "node_id", "run_id", "run_config_json", "base_fingerprint", "max_answer_bytes", "stays", "run_name")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
@@ -112,6 +112,7 @@ class Welcome(_message.Message):
     BASE_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     MAX_ANSWER_BYTES_FIELD_NUMBER: _ClassVar[int]
     STAYS_FIELD_NUMBER: _ClassVar[int]
+    RUN_NAME_FIELD_NUMBER: _ClassVar[int]
     session: bytes
     node_id: int
     run_id: int
@@ -119,7 +120,8 @@ class Welcome(_message.Message):
     base_fingerprint: bytes
     max_answer_bytes: int
     stays: bool
-    def __init__(self, session: _Optional[bytes] = ..., node_id: _Optional[int] = ..., run_id: _Optional[int] = ..., run_config_json: _Optional[str] = ..., base_fingerprint: _Optional[bytes] = ..., max_answer_bytes: _Optional[int] = ..., stays: _Optional[bool] = ...) -> None: ...
+    run_name: str
+    def __init__(self, session: _Optional[bytes] = ..., node_id: _Optional[int] = ..., run_id: _Optional[int] = ..., run_config_json: _Optional[str] = ..., base_fingerprint: _Optional[bytes] = ..., max_answer_bytes: _Optional[int] = ..., stays: _Optional[bool] = ..., run_name: _Optional[str] = ...) -> None: ...
 
 class Ready(_message.Message):
     __slots__ = ("base_fingerprint", "methods", "memory_bytes", "device", "run_id")
