@@ -30,12 +30,13 @@ OF_TESTS: Mapping[str, Sequence[str]] = {
     "names": (
         "plait/report/test_html.py", "plait/report/test_terminal.py", "plait/report/test_status.py",
         "plait/report/test_wording.py", "plait/report/test_theme.py", "plait/report/test_plots.py",
-        "plait/cli/test_main.py", "plait/rounds/test_run_directory.py", "plait/trust/test_names.py",
-        "plait/system/test_text.py", "plait/adapters/test_peft.py", "plait/adapters/test_safetensors.py",
-        "server/test_log.py", "client/test_journal.py",
+        "plait/rounds/test_run_directory.py", "plait/trust/test_names.py", "plait/system/test_text.py",
+        "plait/adapters/test_peft.py", "plait/adapters/test_safetensors.py", "server/test_log.py",
+        "client/test_journal.py", "plait/cli/test_main.py::test_an_error_is_one_line_that_no_terminal_takes_for_more",
     ),
     "planted": (
-        "plait/cli/test_main.py", "plait/training/test_bridge.py", "plait/test_plugins.py", "plait/test_apps.py",
+        "plait/training/test_bridge.py", "plait/test_plugins.py", "plait/test_apps.py",
+        "plait/cli/test_main.py::test_python_that_plait_starts_does_not_look_into_the_current_directory",
         "plait/data/test_packages.py", "plait/report/test_theme.py", "plait/system/test_compiler.py",
         "plait/system/test_files.py", "plait/system/test_cache.py", "plait/adapters/test_fingerprint.py",
         "plait/simulation/test_remembered.py", "plait/training/test_bases.py", "client/test_settings.py",
