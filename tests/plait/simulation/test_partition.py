@@ -5,6 +5,8 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from datasets import Dataset as Table
+from flwr_datasets.partitioner import IidPartitioner
 from numpy.typing import NDArray
 
 from plait.data import Dataset, Record, RecordKind
@@ -64,6 +66,16 @@ def test_every_record_goes_to_one_client_in_the_datasets_order(text: str) -> Non
     assert all(own == sorted(own) for own in places)
     assert [share.name for share in parts.shares] == ["client-00", "client-01", "client-02", "client-03"]
     assert parts.notes == ()
+
+
+def test_iid_shares_are_those_of_flwr_datasets() -> None:
+    dataset, clients = labelled(), 7
+    order = np.random.default_rng([3, *b"order"]).permutation(len(dataset.records))
+    theirs = IidPartitioner(clients)
+    theirs.dataset = Table.from_dict({"index": order.tolist()})
+    wanted = [{dataset.records[i].text for i in theirs.load_partition(k)["index"]} for k in range(clients)]
+    ours = split(dataset, "iid", clients=clients, seed=3)
+    assert [{record.text for record in share.records} for share in ours.shares] == wanted
 
 
 @pytest.mark.parametrize("text", COMPLETE)
