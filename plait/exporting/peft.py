@@ -26,6 +26,7 @@ from plait.exporting.plain_lora import check_fit, plain_lora, shape_of_base, uni
 from plait.exporting.request import CardStyle, Command, ExportRequest, Writer, Written, export_card
 from plait.exporting.source import Source, base_in_commands, open_personal, plain_name
 from plait.system.files import cannot_write, directory_written_aside, make_private_directory
+from plait.training.bases import base_at_hand
 
 STYLE = CardStyle(library="peft", relation="adapter", what="An adapter in PEFT's format.")
 
@@ -40,7 +41,9 @@ def _peft_writer(request: ExportRequest, named: BaseReference) -> Writer:
 
     def write(folder: Path) -> Written:
         spec, base, place = source.spec, source.base, str(request.directory)
-        usage = peft_usage(spec, base, name=base_in_commands(base), directory=place)
+        # A directory needs no network, and has the very weights that were trained on.
+        here = base_at_hand(base.built_in) if base.built_in else None
+        usage = peft_usage(spec, base, name=str(here or base_in_commands(base)), directory=place)
         elsewhere = peft_usage(spec, base, name=named.hub_id or BASE_ELSEWHERE, directory=HERE)
         # An unchanged adapter keeps its card, which states how it was made.
         kept = source.card if source is request.source else None

@@ -54,6 +54,13 @@ def test_a_run_is_exported_and_the_result_printed_as_json(plait: Plait, run: Pat
     assert str(tmp_path / "out") in list(printed["commands"].values())[-1]
 
 
+def test_the_command_loads_a_built_in_base_from_this_disk(
+    plait: Plait, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plait.exporting.peft.base_at_hand", lambda name: tmp_path / name)
+    assert f'from_pretrained("{tmp_path / "tiny"}")' in plait("export", run, tmp_path / "out").out
+
+
 def test_an_export_is_a_peft_directory_here_unless_another_is_named(
     plait: Plait, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
