@@ -17,6 +17,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,13 +42,24 @@ _LARGEST = 50.0
 
 @dataclass(frozen=True)
 class Audit:
-    """What canaries prove: epsilon is at least `bound`, with 95 % certainty; perfect guesses would prove `most`."""
+    """What guesses about canaries, or about groups of records in their place, prove.
+
+    Epsilon is at least `bound`, with 95 % certainty; perfect guesses would prove `most`.
+    """
 
     bound: float
     most: float
     delta: float
     canaries: int
     right: int
+
+    @classmethod
+    def of(cls, scores: NDArray[np.float64], coins: NDArray[np.bool_], *, part: float, delta: float) -> Self:
+        """Of this part of the canaries, half with the highest scores are guessed to be in, and half not."""
+        half, order = round(part * scores.size / 2), np.argsort(scores, kind="stable")
+        right = int((~coins[order[:half]]).sum() + coins[order[scores.size - half :]].sum())
+        found, most = (lower_bound(each, 2 * half, canaries=scores.size, delta=delta) for each in (right, 2 * half))
+        return cls(found, most, delta, scores.size, right)
 
 
 def audit(privacy: ClientPrivacy, *, rounds: int, seed: int = 0, trials: int = 0) -> Audit:
@@ -70,12 +82,7 @@ def audit(privacy: ClientPrivacy, *, rounds: int, seed: int = 0, trials: int = 0
             released = mean.finish()
             scores[part] += signs[part] * released.mean.astype(np.float64) / clip_norm
             clip_norm = released.clip_norm
-    # The highest scores are guessed to have taken part, and the lowest not.
-    guesses, order = round(_PART_GUESSED * scores.size), np.argsort(scores, kind="stable")
-    lowest, highest = order[: guesses // 2], order[scores.size - guesses // 2 :]
-    right, delta = int((~coins[lowest]).sum() + coins[highest].sum()), privacy.delta
-    found, most = (lower_bound(each, guesses, canaries=scores.size, delta=delta) for each in (right, guesses))
-    return Audit(found, most, delta, scores.size, right)
+    return Audit.of(scores, coins, part=_PART_GUESSED, delta=privacy.delta)
 
 
 def proven_and_promised(config: RunConfig, events: Sequence[Event]) -> tuple[Audit | None, float | None]:

@@ -2,6 +2,10 @@
 
 The score is how much lower a sequence's loss is with the adapter than without it, per token; what the base alone makes
 of the same sequences is the control, since held-out data are the end of a client's.
+
+Of a group, such as a person, it is the mean over its records. The hash of its name decides whether a group is held out
+(`plait.training.holding_out`). Of the larger side so many are left out by chance that this is a fair coin, and guesses
+about groups prove a lower bound of epsilon as those about canaries do. How many groups a client has is taken as known.
 """
 
 from __future__ import annotations
@@ -16,9 +20,11 @@ from numpy.typing import NDArray
 
 from plait.adapters import AdapterSpec, AdapterState
 from plait.adapters.peft_reading import PeftAdapter
+from plait.attacks.canary import Audit
 from plait.config import RunConfig
 from plait.data import Dataset
-from plait.errors import BaseMismatchError, DataError
+from plait.data.records import groups_of
+from plait.errors import BaseMismatchError, ConfigError, DataError
 from plait.federation import check_data
 from plait.ledger.events import Event, MembershipAttack, UpdateReceived
 from plait.ledger.run_view import RunView
@@ -36,14 +42,22 @@ from plait.wire.settings import Settings
 
 _LOW_FPR = 0.01
 _95 = 1.959964
+_PART_GUESSED = 2 / 3
+DELTA = 1e-5
+"""At which groups' epsilon is bounded, where a run states none."""
+
+Unit = tuple[Example, ...]
+"""A sequence, or all those of a group."""
+
+_ATTACK, _CONTROL = "loss, against the base's", "control: loss of the base"
 
 
 @dataclass(frozen=True)
 class MembersAndOthers:
-    """The sequences that an attack is to distinguish; members were trained on, at least once."""
+    """What an attack is to distinguish; of members every sequence, or any of a group, was trained on at least once."""
 
-    members: tuple[Example, ...] = ()
-    others: tuple[Example, ...] = ()
+    members: tuple[Unit, ...] = ()
+    others: tuple[Unit, ...] = ()
 
     @classmethod
     def of(cls, members: Sequence[Example], others: Sequence[Example], most: int) -> MembersAndOthers:
@@ -51,21 +65,34 @@ class MembersAndOthers:
         if not members or not others:
             there = f"{len(members)} trained and {len(others)} held-out sequences"
             raise DataError(f"there are {there}, expected at least 1 of each")
-        return cls(spread(members, most), spread(others, most))
+        return cls(*(tuple((each,) for each in spread(side, most)) for side in (members, others)))
 
 
 def sides_of(
-    settings: RunConfig, events: Sequence[Event], own: Dataset | None, *, most: int
+    settings: RunConfig, events: Sequence[Event], own: Dataset | None, *, most: int, group: str = ""
 ) -> tuple[ResidentBase, MembersAndOthers]:
-    """A run's base, and the sequences to distinguish; none of a run whose clients brought their data, without `own`."""
+    """A run's base, and the sequences to distinguish, or the groups by a column.
+
+    There are none of a run whose clients brought their data, without `own`.
+    """
     if settings.data:
+        if group not in ("", settings.group):
+            held_out = f"by '{settings.group}'" if settings.group else "without groups"
+            raise ConfigError(f"group is '{group}', but the run held data out {held_out}")
         run, partitioned = prepare(settings, quiet=True)
         check_data(run, events)
         simulation = Simulation(run, partitioned.partition.shares)
-        return simulation.base, simulated_sides(simulation, run, events, most=most)
+        if not group:
+            return simulation.base, simulated_sides(simulation, run, events, most=most)
+        trained = {event.client for event in events if isinstance(event, UpdateReceived)}
+        clients = [simulation.model(index) for index in range(run.config.clients) if simulation.name(index) in trained]
+        return simulation.base, groups_apart(clients, run, most=most)
     run = resolve(settle(settings))
     base = run.load_base()
-    return base, _given_sides(base, own, run, most=most) if own else MembersAndOthers()
+    if own is None:
+        return base, MembersAndOthers()
+    client = _given_client(base, own, run, group)
+    return base, groups_apart([client], run, most=most) if group else _given_sides(client, run, most=most)
 
 
 def simulated_sides(simulation: Simulation, run: Run, recorded: Sequence[Event], *, most: int) -> MembersAndOthers:
@@ -91,47 +118,86 @@ def simulated_sides(simulation: Simulation, run: Run, recorded: Sequence[Event],
     return MembersAndOthers.of(members, others, most)
 
 
-def _given_sides(base: ResidentBase, dataset: Dataset, run: Run, *, most: int) -> MembersAndOthers:
-    """The data of one client: all of its training part may have been trained on."""
-    client = PeftLocalModel(
-        base,
-        "",
-        dataset.records,
-        held_out=dataset.held_out,
-        kind=dataset.kind,
-        histogram={},
-        group=run.config.group if run.config.group in dataset.column_names else "",
+def groups_apart(clients: Sequence[PeftLocalModel], run: Run, *, most: int) -> MembersAndOthers:
+    """Groups of the training parts, of which all may have been trained on, and held-out ones; at most twice `most`.
+
+    Each record is a sequence by itself, and none is left out because others repeat it. A group at several clients has
+    an epsilon at each, and is left out.
+    """
+    fraction, settings = run.config.held_out_fraction, _unbounded(run.settled.tasks.to_describe())
+    apart = replace(settings, record_delta=settings.record_delta or DELTA)
+    found: dict[str, list[tuple[bool, Unit]]] = {}
+    for client in clients:
+        if client.held_out:
+            raise ConfigError("the data say what is held out, so no chance decided it: leave --group out")
+        names = groups_of(client.records, client.group)
+        split = client.split(run.ranks.master.spec, apart)
+        here: dict[tuple[str, bool], Unit] = {}
+        for is_member, part in ((True, split.train), (False, split.held_out)):
+            for example in part:
+                key = names[example.record], is_member
+                here[key] = (*here.get(key, ()), example)
+        for (name, is_member), examples in here.items():
+            found.setdefault(name, []).append((is_member, examples))
+    odds = {True: fraction / (1 - fraction), False: (1 - fraction) / fraction}
+    chance = np.random.default_rng(0)
+    fair = [units[0] for units in found.values() if len(units) == 1 and chance.random() < odds[units[0][0]]]
+    chosen = [fair[place] for place in chance.permutation(len(fair))[: 2 * most]]
+    members, others = (tuple(unit for is_member, unit in chosen if is_member is side) for side in (True, False))
+    if not members or not others:
+        there = f"{len(members)} trained and {len(others)} held-out groups that are at one client alone"
+        raise DataError(f"there are {there}, expected at least 1 of each")
+    return MembersAndOthers(members, others)
+
+
+def _given_client(base: ResidentBase, dataset: Dataset, run: Run, group: str) -> PeftLocalModel:
+    if group:
+        dataset.check_column(group, "group")
+    elif run.config.group in dataset.column_names:
+        group = run.config.group
+    return PeftLocalModel(
+        base, "", dataset.records, held_out=dataset.held_out, kind=dataset.kind, histogram={}, group=group
     )
+
+
+def _given_sides(client: PeftLocalModel, run: Run, *, most: int) -> MembersAndOthers:
+    """The data of one client: all of its training part may have been trained on."""
     split = client.split(run.ranks.master.spec, _unbounded(run.settled.tasks.to_describe()))
     return MembersAndOthers.of(split.train, (*split.held_out, *split.judge), most)
 
 
 def attacks(
-    base: ResidentBase, loaded: PeftAdapter, sides: MembersAndOthers, *, batch_size: int
-) -> tuple[MembershipAttack, ...]:
-    """The attack on an adapter, and what the base alone makes of the same sequences."""
+    base: ResidentBase, loaded: PeftAdapter, sides: MembersAndOthers, *, batch_size: int, delta: float = DELTA
+) -> tuple[tuple[MembershipAttack, ...], Audit]:
+    """The attack on an adapter, and what the base alone makes of the same; and what its guesses prove at a delta.
+
+    They prove it where a fair coin decided between members and others, as of groups.
+    """
     stated = loaded.base_fingerprint
     if stated not in (None, given := base.fingerprint.hex()):
         raise BaseMismatchError(f"base is {given[:16]}, expected {stated[:16]}, which the adapter was trained on")
-    spec, both = loaded.spec(), [*sides.members, *sides.others]
+    spec, units = loaded.spec(), [*sides.members, *sides.others]
+    both = [example for unit in units for example in unit]
+    sizes = np.array([len(unit) for unit in units])
     model = base.with_adapter(spec, AdapterState.from_tensors(spec.layout, loaded.tensors))
 
-    def measure() -> list[float]:
+    def measure() -> NDArray[np.float64]:
         each = measure_losses(model, both, task=spec.task, pad_token=base.pad_token, batch_size=batch_size)
-        return [loss / count for loss, count in zip(each.losses, each.counts, strict=True)]
+        losses = np.asarray(each.losses) / np.asarray(each.counts)
+        return np.add.reduceat(losses, np.cumsum(sizes) - sizes) / sizes
 
     adapted = measure()
     with model.disable_adapter():
         alone = measure()
-    scores = {
-        "loss, against the base's": [before - after for after, before in zip(adapted, alone, strict=True)],
-        "control: loss of the base": [-loss for loss in alone],
-    }
-    count = len(sides.members)
-    return tuple(judged(name, values[:count], values[count:]) for name, values in scores.items())
+    scores, count = {_ATTACK: alone - adapted, _CONTROL: -alone}, len(sides.members)
+    # Members come first, so that of equal scores those of members are guessed to be the lower ones.
+    proven = Audit.of(scores[_ATTACK], np.arange(len(units)) < count, part=_PART_GUESSED, delta=delta)
+    return tuple(judged(name, values[:count], values[count:]) for name, values in scores.items()), proven
 
 
-def judged(name: str, members: Sequence[float], others: Sequence[float]) -> MembershipAttack:
+def judged(
+    name: str, members: Sequence[float] | NDArray[np.float64], others: Sequence[float] | NDArray[np.float64]
+) -> MembershipAttack:
     """How well a score distinguishes members from others; at least one of each, finite.
 
     The interval is that of DeLong, DeLong and Clarke-Pearson (Biometrics 44, 1988). An attack that is right about few,

@@ -17,6 +17,7 @@ from plait.data import as_dataset
 from plait.errors import ConfigError
 from plait.ledger.events import Audited
 from plait.ledger.ledger import append_event, read_events
+from plait.ledger.privacy import PrivacyCard
 from plait.ledger.run_view import RunView
 from plait.plugins import admit
 from plait.report.progress import say, status
@@ -25,7 +26,10 @@ from plait.report.tables import membership_table, verdict
 from plait.rounds.run_directory import RunDirectory
 from plait.training.bases import quiet_libraries
 
+_GROUP = "Tell groups apart, such as persons, by the column that the run held them out by; prove epsilon of a group."
 _RECORD = "Record the figures in ledger, summary and report; no epsilon covers those on membership."
+
+_PRINTED = {"adapter", "group", "members", "others", "attacks", "epsilon_bound"}
 
 
 def audit(
@@ -35,14 +39,17 @@ def audit(
     ] = "",
     columns: Annotated[str, typer.Option(help="Columns of --data that have other names; see plait simulate.")] = "",
     split: Annotated[str, typer.Option(help="Splits of --data; see plait simulate.")] = "",
+    group: Annotated[str, typer.Option(metavar="COLUMN", help=_GROUP)] = "",
     sequences: Annotated[
-        int, typer.Option(min=10, help="Most trained, and most held-out, sequences to tell apart.")
+        int, typer.Option(min=10, help="Most trained, and most held-out, sequences (or groups) to tell apart.")
     ] = 500,
     record: Annotated[bool, typer.Option("--record", help=_RECORD)] = False,
     allow: Allow = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Attack a finished run: tell trained sequences from held-out ones and, with --dp, detect canary clients.
+
+    With --group, tell trained persons or other groups from held-out ones.
 
     Example: plait audit runs/first
     """
@@ -52,23 +59,29 @@ def audit(
     if not RunView.after(events).finished:
         raise ConfigError(f"'{run}' is not finished; `plait resume {run}` continues it")
     settings = admitted_settings(directory, allow or (), without=(*UNUSED, "init-adapter"))
-    _check(run, settings, data)
+    _check(run, settings, data, group)
     with status("attacking", quiet=json_output) as update:
-        from plait.attacks.membership import attacks, sides_of  # brings torch along
+        from plait.attacks.membership import DELTA, attacks, sides_of  # brings torch along
 
         quiet_libraries()
         update("loading the run's base and data")
         own = as_dataset(data, columns=columns, split=split) if data else None
-        base, sides = sides_of(settings, events, own, most=sequences)
+        base, sides = sides_of(settings, events, own, most=sequences, group=group)
         loaded = load_peft_directory(directory.adapter)
-        update("telling trained sequences from held-out ones")
-        found = attacks(base, loaded, sides, batch_size=settings.batch_size) if sides.members else ()
-        if settings.dp == "client":
-            update("letting canary clients take part")
-        proven, promised = proven_and_promised(settings, events)
-    shown: dict[str, Any] = {}
+        update("telling what it was trained on from what was held out")
+        card, batch_size = PrivacyCard.of(events), settings.batch_size
+        delta = card.promised.delta if card else DELTA
+        found, proven = (
+            attacks(base, loaded, sides, batch_size=batch_size, delta=delta) if sides.members else ((), None)
+        )
+        promised = card.epsilon if card and card.promised.unit != "record" else None
+        if not group:
+            if settings.dp == "client":
+                update("letting canary clients take part")
+            proven, promised = proven_and_promised(settings, events)
+    shown: dict[str, Any] = {"group": group, "canaries": proven.canaries if proven and not group else 0}
     if proven:
-        shown = {"epsilon_bound": proven.bound, "epsilon_most": proven.most, "canaries": proven.canaries}
+        shown |= {"epsilon_bound": proven.bound, "epsilon_most": proven.most}
     event = Audited(adapter=loaded.digest, members=len(sides.members), others=len(sides.others), attacks=found, **shown)
     if record:
         append_event(directory.ledger, event)
@@ -76,7 +89,7 @@ def audit(
     _show(event, proven, promised, dp=settings.dp, json_output=json_output)
 
 
-def _check(run: Path, settings: RunConfig, data: str) -> None:
+def _check(run: Path, settings: RunConfig, data: str, group: str) -> None:
     """Refuse a run that the attacks cannot compare, or data that are not its own."""
     if not settings.learned.is_plain:
         raise ConfigError(
@@ -85,13 +98,13 @@ def _check(run: Path, settings: RunConfig, data: str) -> None:
     admit(data)
     if settings.data and data:
         raise ConfigError(f"data is '{data}', but the run has data of its own, '{settings.data}': leave --data out")
-    if not (settings.data or data or settings.dp != "off"):
+    if not (settings.data or data or (settings.dp != "off" and not group)):
         raise ConfigError(f"the clients of '{run}' brought their own data; give --data with that of one of them")
 
 
 def _show(event: Audited, proven: Audit | None, promised: float | None, *, dp: str, json_output: bool) -> None:
     if json_output:
-        figures = event.model_dump(mode="json", include={"adapter", "members", "others", "attacks", "epsilon_bound"})
+        figures = event.model_dump(mode="json", include=_PRINTED)
         more = {"epsilon_bound_most": event.epsilon_most, "canary_clients": event.canaries}
         print_json({**figures, **more, "epsilon_promised": promised, "delta": proven.delta if proven else None})
         return
@@ -99,11 +112,18 @@ def _show(event: Audited, proven: Audit | None, promised: float | None, *, dp: s
     if event.attacks:
         print_tables([membership_table(event)])
         print_text(verdict(event.attacks))
+    who = event.unit if event.group else "canary clients"
     if proven and promised:
         outcome = "PASS: consistent with" if proven.bound <= promised else "FAIL: more than"
         say(
-            f"{outcome} the promised epsilon {promised:.3g} at delta {proven.delta:g}: {proven.canaries:,} canary "
-            f"clients show at least {proven.bound:.3g}, perfect guesses would show {proven.most:.3g}",
+            f"{outcome} the promised epsilon {promised:.3g} at delta {proven.delta:g}: {proven.canaries:,} {who} "
+            f"show at least {proven.bound:.3g}, perfect guesses would show {proven.most:.3g}",
+            quiet=False,
+        )
+    elif proven:
+        say(
+            f"the run promises no epsilon of {who}: {proven.canaries:,} show at least {proven.bound:.3g} at delta "
+            f"{proven.delta:g}, perfect guesses would show {proven.most:.3g}",
             quiet=False,
         )
     elif dp == "record":

@@ -652,12 +652,18 @@ class Audited(Event):
     adapter: str  # that was attacked, its digest
     members: Count = 0
     others: Count = 0
+    group: str = ""  # column of the groups that were told apart; empty where sequences were
     # on membership. They are computed from the data without noise, so no epsilon covers them
     attacks: tuple[MembershipAttack, ...] = ()
-    # that canary clients prove, with 95 % certainty; None without differential privacy
+    # that guesses about groups prove, or else canary clients, with 95 % certainty; None without either
     epsilon_bound: Number | None = None
     epsilon_most: Number | None = None  # what perfect guesses would prove
     canaries: Count = 0  # clients made up for it
+
+    @property
+    def unit(self) -> str:
+        """What was told apart, in words."""
+        return f"groups ('{printable(self.group)}')" if self.group else "sequences"
 
 
 class ClientErased(Event):

@@ -257,13 +257,14 @@ class PrivacyCard:
 
     @property
     def bound_text(self) -> str:
-        """What canary clients prove; empty if that was not recorded."""
+        """What canary clients, or guesses about groups, prove; empty if that was not recorded."""
         audited = self.audited
         if audited is None or audited.epsilon_bound is None:
             return ""
+        groups = f"{audited.members + audited.others:,} {audited.unit}" if audited.group else ""
         return (
-            f"{audited.canaries:,} canary clients prove epsilon of at least {audited.epsilon_bound:.3g} with 95 % "
-            f"certainty (perfect guesses would prove {audited.epsilon_most or 0:.3g})"
+            f"{groups or f'{audited.canaries:,} canary clients'} prove epsilon of at least {audited.epsilon_bound:.3g} "
+            f"with 95 % certainty (perfect guesses would prove {audited.epsilon_most or 0:.3g})"
         )
 
     @property

@@ -32,7 +32,7 @@ def summarise(view: RunView) -> dict[str, Json]:
     Keys that begin with ``judged`` are of what no decision looked at, None where no client has such a part.
     ``better_than_base`` is false for an adapter that is worse than its base, None where chance may explain the change.
     Features add keys of their own. ``dp_audit_bound`` and ``membership`` are what `plait audit --record` found, None
-    before.
+    before; ``audited_group`` is the column of the groups that they are about, None of sequences.
     ``held_out_loss_by_round`` is indexed by round, 0 first, with None for rounds without an evaluation; likewise
     ``virtual_s_by_round``, the virtual clock when those losses were in. ``virtual_s`` and that list are None without
     a virtual clock.
@@ -47,6 +47,7 @@ def summarise(view: RunView) -> dict[str, Json]:
         **_metrics(view),
         **figures_of(view),
         "dp_audit_bound": view.audited.epsilon_bound if view.audited else None,
+        "audited_group": view.audited.group or None if view.audited else None,
         "membership": _membership(view.audited) if view.audited else None,
         **SentBytes.of(view).figures,
         "train_tokens_per_s": view.train_tokens_per_s,

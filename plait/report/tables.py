@@ -211,7 +211,7 @@ _CONTROL = "control: "
 
 
 def membership_table(audited: Audited | None) -> Table:
-    """How well attacks distinguish trained sequences from held-out ones.
+    """How well attacks distinguish trained sequences, or groups, from held-out ones.
 
     Args:
         audited: what they found; None if nothing is known.
@@ -220,7 +220,7 @@ def membership_table(audited: Audited | None) -> Table:
     if audited is None or not audited.attacks:
         return Table(title="Membership", headings=headings, rows=())
     return Table(
-        title=f"Membership: {audited.members:,} trained sequences against {audited.others:,} held-out ones",
+        title=f"Membership: {audited.members:,} trained {audited.unit} against {audited.others:,} held-out ones",
         headings=headings,
         rows=tuple(
             (attack.name, f"{attack.auc:.3f} ± {attack.margin:.3f}", f"{attack.tpr:.1%}") for attack in audited.attacks
@@ -238,6 +238,6 @@ def verdict(attacks: Sequence[MembershipAttack]) -> str:
     if best is None or best.auc <= max(controls, default=0.5):
         return "No leak found: no attack on the adapter is surely better than chance and than the base alone."
     return (
-        f"This adapter gives members away: '{best.name}' finds {best.tpr:.1%} of the trained sequences at 1 % false "
-        "alarms. Train fewer steps, or with --dp record."
+        f"This adapter gives members away: '{best.name}' finds {best.tpr:.1%} of what it was trained on at 1 % "
+        "false alarms. Train fewer steps, or with --dp record."
     )

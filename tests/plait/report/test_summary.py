@@ -58,6 +58,7 @@ def test_every_number_follows_by_hand(small_run) -> None:
         "steps_taken_back": [],
         "clients": 2,
         "dp_audit_bound": None,
+        "audited_group": None,
         "membership": None,
         "trainable_parameters": 1000,
         "full_model_bytes": 4_000_000,
