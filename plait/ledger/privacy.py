@@ -308,6 +308,7 @@ class PrivacyCard:
             ("Steps of a client", f"{promised.steps:,}, each of {promised.batch:,} {plural} on average"),
             ("Clip norm", f"{clip:.3g}" if clip else "all gradients are scaled to one norm"),
             ("Noise of a step, over the clip norm", f"follows from epsilon and how many {plural} a client has"),
+            ("Audit bound", self.bound_text),
             *(("Not covered", text) for text in self.not_covered),
         ]
 

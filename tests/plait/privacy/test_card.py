@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from plait.cli.app import app
 from plait.errors import ConfigError
 from plait.guarantees.accountant import epsilon_at
+from plait.ledger.events import Audited
 from plait.ledger.ledger import Ledger
 from plait.ledger.privacy import (
     NOT_COVERED,
@@ -186,6 +187,13 @@ def test_under_masks_nothing_is_told_that_only_the_clients_know(tmp_path):
     told = shown(written(tmp_path / "run", promised, *paid))
     assert "under masks none reports what it has spent" in told
     assert "8 of 8" not in told
+
+
+def test_the_card_of_groups_has_what_guesses_about_them_prove():
+    promised = PrivacyStarted(unit="group", group="patient", epsilon=4.0, delta=1e-5, clients=3, batch=8, steps=20)
+    audited = Audited(adapter="", members=151, others=149, group="patient", epsilon_bound=0.118, epsilon_most=4.19)
+    bound = dict(PrivacyCard.of([promised, audited]).facts)["Audit bound"]
+    assert bound.startswith("300 groups ('patient') prove epsilon of at least 0.118 with 95 % certainty")
 
 
 @pytest.mark.slow
