@@ -133,7 +133,7 @@ def groups_apart(clients: Sequence[PeftLocalModel], run: Run, *, most: int) -> M
         names = groups_of(client.records, client.group)
         split = client.split(run.ranks.master.spec, apart)
         here: dict[tuple[str, bool], Unit] = {}
-        for is_member, part in ((True, split.train), (False, split.held_out)):
+        for is_member, part in ((True, split.train), (False, (*split.held_out, *split.judge))):
             for example in part:
                 key = names[example.record], is_member
                 here[key] = (*here.get(key, ()), example)
