@@ -204,7 +204,7 @@ def test_no_client_is_asked_for_losses_and_no_figure_that_one_computed_is_kept(f
             assert client == {
                 "client": client["client"], "rank": 2, "train_examples": 0, "train_tokens": 0, "held_out_examples": 0,
                 "held_out_tokens": 0, "histogram": {}, "cut_examples": 0, "left_out_examples": 0,
-                "repeated_examples": 0,
+                "repeated_examples": 0, "judge_examples": 0, "judge_tokens": 0,
             }  # fmt: skip
         if event["event"] == "update_received":
             assert event["uplink_bytes"] == 1000
