@@ -6,12 +6,11 @@ hostile. What a file lacks is a ConfigError with the remedy; one that cannot be 
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 import shlex
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias, TypeVar
@@ -23,7 +22,6 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from plait.errors import ConfigError, MachineError
-from plait.system.address import is_ip_address
 from plait.system.files import write_atomically
 
 PUBLIC_KEY_BYTES = 32
@@ -205,27 +203,3 @@ def _without_marks(name: str) -> str:
 def shown_name(name: str) -> str:
     """A name as messages have it."""
     return ascii(name if len(name) <= 80 else f"{name[:80]}...")
-
-
-_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
-
-
-def check_server_names(names: Iterable[str]) -> tuple[str, ...]:
-    """DNS names (in lower case) and IP addresses (in canonical form) in order, without duplicates."""
-    checked = tuple(dict.fromkeys(_server_name(name) for name in names))
-    if not checked:
-        raise ConfigError("server name is missing: give the DNS names or IP addresses that clients connect to")
-    return checked
-
-
-def _server_name(name: str) -> str:
-    if is_ip_address(name):
-        return str(ipaddress.ip_address(name))
-    lower = name.lower()
-    labels = lower.split(".")
-    # A last label of digits would make it a mistyped IPv4 address.
-    if len(lower) <= 253 and all(map(_LABEL.fullmatch, labels)) and not labels[-1].isdecimal():
-        return lower
-    raise ConfigError(
-        f"server name is {shown_name(name)}, expected a DNS name (in ASCII, without port or wildcard) or an IP address"
-    )

@@ -40,7 +40,7 @@ from plait.trust.certificate import (
     read_key,
     server_names_of,
 )
-from plait.trust.keys import NodeKey, check_client_name, check_server_names, write_secret
+from plait.trust.keys import NodeKey, check_client_name, shown_name, write_secret
 from plait.trust.kit import (
     AUTHORITY_FILE,
     CLIENT_SETTINGS_FILE,
@@ -298,3 +298,24 @@ def check_client_names(names: Iterable[str], *, taken: Iterable[str] = ()) -> No
         if other != name:
             raise ConfigError(f"client name '{name}' differs from '{other}' only in case: choose another name")
         given.add(name)
+
+
+def check_server_names(names: Iterable[str]) -> tuple[str, ...]:
+    """DNS names (in lower case) and IP addresses (in canonical form) in order, without duplicates."""
+    checked = tuple(dict.fromkeys(_server_name(name) for name in names))
+    if not checked:
+        raise ConfigError("server name is missing: give the DNS names or IP addresses that clients connect to")
+    return checked
+
+
+def _server_name(name: str) -> str:
+    if is_ip_address(name):
+        return str(ipaddress.ip_address(name))
+    lower = name.lower()
+    labels = lower.split(".")
+    # A last label of digits would make it a mistyped IPv4 address.
+    if len(lower) <= 253 and all(map(_LABEL.fullmatch, labels)) and not labels[-1].isdecimal():
+        return lower
+    raise ConfigError(
+        f"server name is {shown_name(name)}, expected a DNS name (in ASCII, without port or wildcard) or an IP address"
+    )

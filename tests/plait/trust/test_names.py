@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from plait.errors import ConfigError
-from plait.trust.keys import check_client_name, check_server_names, composed
+from plait.trust.keys import check_client_name, composed
+from plait.trust.provision import check_server_names
 
 
 @pytest.mark.parametrize("name", ["a", "a" * 64, "a..b", "Zoë", "李雷", "李" * 21])
