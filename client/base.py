@@ -28,15 +28,16 @@ from plait.plugins import admit
 from plait.policy import Policy
 from plait.privacy.client import SpentJournal
 from plait.rounds.client_pipeline import ClientContext
+from plait.rounds.data_journal import DataJournal
 from plait.rounds.memory import ClientSecret, ClientStore, DiskMemory
 from plait.rounds.participant import Participant
-from plait.rounds.terms import DataJournal
 from plait.run import Run, blueprint_of, resolve
 from plait.settle import ResolvedConfig, settle
 from plait.system import machine
 from plait.training.bases import LocatedBase, base_at_hand, is_known_to_all, locate_base
 from plait.training.bridge import load_own_trainer
-from plait.training.device import gpus, limit_memory, one_base_over
+from plait.training.device import one_base_over
+from plait.training.device_shares import gpus, limit_memory
 from plait.training.fused.kernels import native_library
 from plait.training.local_model import PeftLocalModel
 from plait.training.resident import ResidentBase

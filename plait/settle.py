@@ -28,6 +28,7 @@ from plait.config import RunConfig, Scalar
 from plait.flower import ALL_RULES
 from plait.ledger.events import DataUsed
 from plait.ledger.watch import Watch
+from plait.objectives import SFT
 from plait.plugins import source_of, was_found
 from plait.rounds.metrics import RunMetrics
 from plait.rounds.run_plan import RunPlan, TaskSettings
@@ -36,10 +37,9 @@ from plait.rounds.validate import NormBound
 from plait.settings.choice import parse_choice
 from plait.settings.tables import PERSONALIZATION_NEEDS
 from plait.settings.traits import Stated, Trait, check, taken
-from plait.training.own_functions import check_functions
 from plait.wire.codec import Codec
 from plait.wire.codecs import codec_for
-from plait.wire.settings import Settings
+from plait.wire.settings import CROSS_ENTROPY, Settings
 
 if TYPE_CHECKING:
     from plait.plugin_search import PluginSource
@@ -150,7 +150,10 @@ def settle(config: RunConfig) -> ResolvedConfig:
         ConfigError: there is no such method, rule, server optimizer or wire, or two of them are incompatible.
     """
     given, codec, method = config, codec_for(config.bits), method_named(config.method)
-    check_functions(config.loss, config.objective, config.eval_metrics)
+    if (config.loss, config.objective, config.eval_metrics) != (CROSS_ENTROPY, SFT, ""):
+        from plait.training.own_functions import check_functions  # brings torch along
+
+        check_functions(config.loss, config.objective, config.eval_metrics)
     rule = rule_named(config.rule, ALL_RULES)
     parts = (
         rule_stated(rule, config.rule, one_rank=config.one_rank, others=ALL_RULES),

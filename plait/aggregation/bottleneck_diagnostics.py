@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from plait.adapters import AdapterSpec, Float32, TensorSlot
 from plait.adapters.bottleneck import Bottleneck, activation_of, bottlenecks_of
-from plait.aggregation.diagnostics import ClientChanges, Diagnostics, effective_rank
+from plait.aggregation.diagnostics import ClientChanges, effective_rank
 from plait.aggregation.low_rank import Float64
 from plait.aggregation.rule import Contribution, Outcome, RoundContext
 from plait.aggregation.sums import landing
+from plait.ledger.events import RuleDiagnostics
 
 _INPUTS = 32
 
@@ -71,7 +72,7 @@ class BottleneckObserver:
         self._parameters += weight * trained.astype(np.float64)
         self._changes.add(contribution, drift=math.sqrt(square / _INPUTS), size=size)
 
-    def finish(self, outcome: Outcome) -> Diagnostics:
+    def finish(self, outcome: Outcome) -> RuleDiagnostics:
         """The figures."""
         total = self._changes.weight
         if not total:

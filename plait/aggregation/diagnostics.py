@@ -6,8 +6,8 @@ Measured on the product scale * B A of each module, over all modules together in
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,37 +16,7 @@ from plait.aggregation.geometry import Geometry, Pair
 from plait.aggregation.low_rank import LowRank, common_cores
 from plait.aggregation.rule import Contribution, Outcome, RoundContext
 from plait.aggregation.sums import ExactMean, SliceSum, landing
-
-
-@dataclass(frozen=True)
-class Diagnostics:
-    """Figures of one round; 0 where everything is 0.
-
-    Attributes:
-        exact_norm: Frobenius norm of the exact weighted mean of scale_k B_k A_k, over all measured modules.
-        error: distance of the round's result from it, relative to `exact_norm`.
-        covariance: distance of the product of the mean factors (padded, where ranks are mixed) from it, relative to
-            `exact_norm`: the error from averaging B and A separately.
-        effective_rank: exponential of the entropy of the singular values of the exact mean (Roy and Vetterli, 2007),
-            the mean over modules; near 1 where one direction dominates.
-        agreement: Frobenius norm of the change of the exact mean, relative to the mean of the clients' own changes: 1
-            where all clients move alike, 1 / sqrt(clients) where they move at right angles to each other.
-        drift: by client, Frobenius norm of the change of its product.
-        update_norms: by client, Euclidean norm of its delta over all tensors.
-        modules: the number of measured modules.
-        inputs: of bottleneck adapters, the number of random inputs on which outputs were compared in the place of
-            products; None for factors.
-    """
-
-    exact_norm: float
-    error: float
-    covariance: float
-    effective_rank: float
-    agreement: float
-    drift: Mapping[str, float]
-    update_norms: Mapping[str, float]
-    modules: int
-    inputs: int | None = None
+from plait.ledger.events import RuleDiagnostics
 
 
 class ClientChanges:
@@ -77,18 +47,18 @@ class ClientChanges:
         covariance: float,
         ranks: Sequence[float],
         inputs: int | None = None,
-    ) -> Diagnostics:
+    ) -> RuleDiagnostics:
         """The figures of the round: of the exact mean its size, distances from other models, and ranks by module."""
         total = self.weight
         drifts = sum(self._weights[client] * drift for client, drift in self._drift.items())
-        return Diagnostics(
+        return RuleDiagnostics(
             exact_norm=size,
             error=error / size if size else 0.0,
             covariance=covariance / size if size else 0.0,
             effective_rank=sum(ranks) / len(ranks) if ranks else 0.0,
             agreement=moved * total / drifts if drifts else 0.0,
-            drift=dict(self._drift),
-            update_norms=dict(self._norms),
+            drift=self._drift,
+            update_norms=self._norms,
             modules=len(ranks),
             inputs=inputs,
         )
@@ -117,7 +87,7 @@ class Observer:
             square += _change(pair, received, delta) ** 2
         self._changes.add(contribution, drift=math.sqrt(square), size=size)
 
-    def finish(self, outcome: Outcome) -> Diagnostics:
+    def finish(self, outcome: Outcome) -> RuleDiagnostics:
         """The figures."""
         landed = landing(outcome.step, self._context.master)
         squares = np.zeros(4)

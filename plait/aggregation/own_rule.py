@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from typing import Any, NoReturn, TypedDict, TypeVar, Unpack, cast, overload
 
 import numpy as np
@@ -39,6 +39,7 @@ from plait.aggregation.rule import (
     RoundContext,
     Rule,
 )
+from plait.aggregation.server_step import ServerOptimizer
 from plait.errors import ConfigError
 from plait.own_code import chosen_function, instance_of, located_errors
 
@@ -292,3 +293,15 @@ def _one(values: Mapping[str, _T], key: str, value: str) -> _T:
     if value not in values:
         raise ConfigError(f"{key} of the stated rule is '{value}', expected one of {', '.join(values)}")
     return values[value]
+
+
+def as_optimizer(part: object, *, name: str) -> ServerOptimizer:
+    """A server optimizer of the user's own: a frozen dataclass, or an instance of one."""
+    what = f"server optimizer '{name}'"
+    part = instance_of(part, what=what)
+    if not is_dataclass(part) or isinstance(part, type):
+        raise ConfigError(f"{what} is a {type(part).__name__}, expected a frozen dataclass")
+    for member in ("name", "needs", "copies", "adjust"):
+        if not hasattr(part, member):
+            raise ConfigError(f"{what} has no '{member}', expected name, needs, copies and adjust")
+    return cast("ServerOptimizer", part)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import is_dataclass
-from typing import cast
 
 from plait.adapters.method import Method
 from plait.adapters.methods import METHODS
@@ -13,7 +11,6 @@ from plait.aggregation.means import FEDAVG, FEDSA, FEDSB, FFA, ROLORA
 from plait.aggregation.rule import Rule
 from plait.aggregation.server_step import LINE_SEARCH, NONE, Plain, ServerOptimizer
 from plait.errors import ConfigError
-from plait.own_code import instance_of
 from plait.plugins import Kind, find
 from plait.settings.choice import Choices, parse_choice, with_options
 from plait.settings.traits import Stated, clash
@@ -81,20 +78,10 @@ def optimizer_for(text: str) -> ServerOptimizer:
     name, options = parse_choice(text)
     optimizer = OPTIMIZERS.get(name)
     if optimizer is None:
-        optimizer = _own(find(Kind.SERVER_OPTIMIZER, name, known=("auto", *OPTIMIZERS)), name=name)
+        from plait.aggregation.own_rule import as_optimizer  # few runs have parts of their own
+
+        optimizer = as_optimizer(find(Kind.SERVER_OPTIMIZER, name, known=("auto", *OPTIMIZERS)), name=name)
     return with_options(optimizer, options, what=f"server optimizer '{name}'")
-
-
-def _own(part: object, *, name: str) -> ServerOptimizer:
-    """A user's own: a frozen dataclass, or an instance of one."""
-    what = f"server optimizer '{name}'"
-    part = instance_of(part, what=what)
-    if not is_dataclass(part) or isinstance(part, type):
-        raise ConfigError(f"{what} is a {type(part).__name__}, expected a frozen dataclass")
-    for member in ("name", "needs", "copies", "adjust"):
-        if not hasattr(part, member):
-            raise ConfigError(f"{what} has no '{member}', expected name, needs, copies and adjust")
-    return cast("ServerOptimizer", part)
 
 
 def check_rule(rule: Rule, server: Geometry, *, cohort: Collection[Geometry] = (), clients: int | None = None) -> None:

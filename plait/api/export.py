@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike, fspath
@@ -118,7 +118,8 @@ def export(
         PeerError: the adapter to export is not valid.
         MachineError: the disk is full, or the hub cannot be reached; nothing half-written is left behind.
     """
-    _check_values(rank, gguf_type, push_to_hub, public=public)
+    _check_values(rank, gguf_type)
+    upload = _upload_to(push_to_hub, public=public)
     place = Path(directory)
     check_target(to, place)
     progress = partial(say, quiet=quiet)
@@ -131,27 +132,30 @@ def export(
         request = ExportRequest(adapter, place.resolve(), rank, served_base, gguf_type)
         with status(f"exporting {adapter.name} to {to}", quiet=quiet) as shown:
             exported = write_export(to, request, progress=shown)
-    if not push_to_hub:
+    if not upload:
         return exported
     with status(f"uploading to {push_to_hub}", quiet=quiet):
-        from plait.exporting import hub  # brings a client of HTTP along
-
-        address = hub.push_to_hub(exported.directory, push_to_hub, files=exported.files, private=not public)
-    return replace(exported, hub=address)
+        return replace(exported, hub=upload(exported))
 
 
-def _check_values(rank: int | None, gguf_type: str, push_to_hub: str, *, public: bool) -> None:
+def _check_values(rank: int | None, gguf_type: str) -> None:
     if gguf_type not in (types := ["f32", "f16"]):
         expected = " or ".join(types) + did_you_mean(gguf_type, types)
         raise ConfigError(f"--gguf-type is '{gguf_type}', expected {expected}")
     if rank is not None and rank < 1:
         raise ConfigError(f"--rank is {rank}, expected at least 1")
-    if push_to_hub:
-        from plait.exporting import hub
 
-        hub.check_repository(push_to_hub)
-    elif public:
-        raise ConfigError("--public is given without --push-to-hub; give both or neither")
+
+def _upload_to(repository: str, *, public: bool) -> Callable[[Export], str] | None:
+    """What uploads an export to a repository of this name, and gives its address; None for no name."""
+    if not repository:
+        if public:
+            raise ConfigError("--public is given without --push-to-hub; give both or neither")
+        return None
+    from plait.exporting import hub  # brings a client of HTTP along
+
+    hub.check_repository(repository)
+    return lambda made: hub.push_to_hub(made.directory, repository, files=made.files, private=not public)
 
 
 def check_target(name: str, directory: Path) -> Prepare:

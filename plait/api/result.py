@@ -125,10 +125,7 @@ class Result:
             ConfigError: there is no adapter yet, or no such client, or the base is not on this disk.
             BaseMismatchError: `base` is another base than the run's.
         """
-        from plait.api.speech import open_speaker  # with the libraries of training
-
-        self.adapter()
-        speaker = open_speaker(self.path, client=client, base=fspath(base), device=device, dtype=dtype)
+        speaker = self._speech().open_speaker(self.path, client=client, base=fspath(base), device=device, dtype=dtype)
         return speaker.model, cast("PreTrainedTokenizerBase", speaker.tokenizer)
 
     def generate(
@@ -161,13 +158,18 @@ class Result:
                 classifier.
             MachineError: the model failed.
         """
-        from plait.api.speech import Sampling, as_prompts, open_speaker, tokens_of
+        speech = self._speech()
+        speaker = speech.open_speaker(self.path, client=client, base=fspath(base), device=device)
+        tokens = [speech.tokens_of(speaker, prompt) for prompt in speech.as_prompts(prompts)]
+        sampling = speech.Sampling(temperature)
+        return speaker.answers(tokens, max_tokens=max_tokens, sampling=sampling, seed=seed, adapted=adapted)
+
+    def _speech(self):
+        """What writes text with a run's adapter, of which there must be one."""
+        from plait.api import speech  # with the libraries of training
 
         self.adapter()
-        speaker = open_speaker(self.path, client=client, base=fspath(base), device=device)
-        tokens = [tokens_of(speaker, prompt) for prompt in as_prompts(prompts)]
-        sampling = Sampling(temperature)
-        return speaker.answers(tokens, max_tokens=max_tokens, sampling=sampling, seed=seed, adapted=adapted)
+        return speech
 
     def _view(self) -> RunView:
         return view_of(self.path)

@@ -110,11 +110,10 @@ def run_config_of(given: Mapping[str, object]) -> RunConfig:
 def base_name(base: str | PathLike[str] | PreTrainedModel | None, tokenizer: object) -> str | PathLike[str] | None:
     """The settings' name of a base: that of a model in memory is its directory in the cache."""
     if base is not None and not isinstance(base, (str, PathLike)):
-        from plait.training.base_cache import kept_base
-        from plait.training.bases import quiet_libraries
+        from plait.training import base_cache, bases  # transformers
 
-        quiet_libraries()
-        return kept_base(base, tokenizer)
+        bases.quiet_libraries()
+        return base_cache.kept_base(base, tokenizer)
     if tokenizer is not None:
         raise ConfigError("tokenizer is given, expected none: a base on disk has its own")
     return base

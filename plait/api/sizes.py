@@ -10,24 +10,34 @@ from itertools import cycle
 from pathlib import Path
 
 from plait.adapters import AdapterSpec
+from plait.adapters.methods import is_quantised
 from plait.aggregation import Geometry, geometry_of
 from plait.aggregation.geometry import BOTH_SIDES, Side
 from plait.compress.downlink import at_least
 from plait.errors import ConfigError
 from plait.ledger.privacy import MECHANISM, WORTH_WARNING, WORTH_WARNING_OF_RECORDS
 from plait.ledger.run_now import Traffic
+from plait.privacy.mechanism import ClientPrivacy
 from plait.privacy.record import privacy_of as privacy_of_records
 from plait.privacy.run import privacy_of
-from plait.report.estimate import Planned
+from plait.report.estimate import Estimate, Planned
 from plait.report.table import Table
 from plait.report.wording import count_text
 from plait.rounds.broadcasts import NEW_FACTORS_BITS
 from plait.rounds.run_state import CHECKPOINTS_KEPT, sample_cohort
+from plait.rounds.spool import largest_update
 from plait.run import links_of, request_of
 from plait.settle import ResolvedConfig
+from plait.training.bases import locate_config
 from plait.training.blueprint import Shape, read_base_config, shape_of
+from plait.training.memory_plan import Training
 from plait.wire.messages import DescribeTask, encode_task, packed_layout
 
+# NF4: four bits, and a scale in eight bits for each 64 values with one in 32 bits for each 256 of these.
+_FOUR_BITS = 4 + 8 / 64 + 32 / (64 * 256)
+# Adapter, AdamW's two moments and the last step (kept where the learning rate follows slopes) in float32, and the
+# model's own adapter and its gradient in bfloat16.
+_TRAINED_BYTES = 4 * 4 + 2 * 2
 # What messages have beside the adapter's numbers, which hardly depends on the run: a client's card, a training task, an
 # update (and what it says besides where rates follow slopes), an evaluation and its answer.
 _CARD_BYTES, _TRAIN_BYTES, _UPDATE_BYTES, _SLOPE_BYTES, _EVALUATE_BYTES, _LOSSES_BYTES = 94, 255, 347, 37, 245, 57
@@ -35,6 +45,32 @@ _SIGNATURE_BYTES = 66
 _WHOLE_BITS = 32.0
 # A report page with its plots, and the ledger's bytes per client and round.
 _REPORT_BYTES, _RECORD_BYTES = 500_000, 1_000
+
+
+def estimated(settled: ResolvedConfig, *, evaluates: bool, records: int | None) -> Estimate:
+    """The costs of a run, whose clients have so many records if that was said."""
+    config, training = settled.config, Training.of(settled.plan.settings)
+    shape = planned_shape(settled, locate_config(config.base))
+    size, largest = shape.spec.layout.size, largest_update(settled.rule, geometry_of(shape.spec))
+    base_bits = _FOUR_BITS if is_quantised(shape.spec.method) else 16
+    sent = sent_bytes(settled, shape.spec, evaluates=evaluates)
+    planned = ()
+    if config.dp == "record":
+        planned = (_of_records(settled, largest, size, records),)
+    elif privacy := privacy_of(config):
+        planned = (_of_clients(settled, privacy, largest, size),)
+    return Estimate(
+        config=config,
+        trainable_parameters=size,
+        base_parameters=shape.base_parameters,
+        base_bits=base_bits,
+        base_memory_bytes=round(shape.base_parameters * base_bits / 8),
+        # An example's own factors and their gradient are two bytes each.
+        adapter_memory_bytes=(_TRAINED_BYTES + 4 * (training.copies + training.stacked)) * size,
+        sent=sent,
+        server_disk_bytes=server_disk_bytes(settled, shape.spec, sent),
+        planned=planned,
+    )
 
 
 def planned_shape(settled: ResolvedConfig, base_directory: Path) -> Shape:
@@ -137,17 +173,7 @@ class _Numbers:
         return self._geometry.others_size + round(share * sum(map(self._geometry.side_size, sides)))
 
 
-def plans(settled: ResolvedConfig, size: int, parameters: int, records: int | None) -> Planned:
-    """What it costs, and whether anything useful is left, for clients with so many records, if that was said."""
-    if settled.config.dp == "record":
-        return _of_records(settled, size, parameters, records)
-    return _of_clients(settled, size, parameters)
-
-
-def _of_clients(settled: ResolvedConfig, size: int, parameters: int) -> Planned:
-    privacy = privacy_of(settled.config)
-    if privacy is None:
-        return Planned(tables=(), figures={})
+def _of_clients(settled: ResolvedConfig, privacy: ClientPrivacy, size: int, parameters: int) -> Planned:
     ratio, epsilon = privacy.noise_over_clip(size), privacy.epsilon_after(settled.config.rounds)
     needed = math.ceil(settled.config.cohort_size * ratio / WORTH_WARNING)
     warning = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from plait import __version__
-from plait.cli.options import command_of
+from plait.cli.options import command_of, spelled
 from plait.cli.verbs import FORMS, VERBS, short_help, whole_help
 from plait.errors import did_you_mean
 
@@ -119,3 +120,8 @@ def _root(
     ] = False,
 ) -> None:
     del version
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run a command line."""
+    app(args=spelled(arguments))

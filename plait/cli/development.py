@@ -25,11 +25,13 @@ from plait.plugin_search import installed
 from plait.plugins import Kind, admit, find, source_of
 from plait.rounds.callbacks import CALLBACK_CHECKS, callback_named
 from plait.settings.choice import parse_choice
-from plait.simulation.partition import PARTITION_CHECKS
+from plait.simulation.contract import PARTITION_CHECKS
 from plait.simulation.scheme import parse_partition
+from plait.training import contract
 from plait.training.own_functions import checker_named, loss_named, reward_named
 from plait.wire.codecs import codec_for
 from plait.wire.codecs.own import CODEC_CHECKS
+from plait.wire.settings import CROSS_ENTROPY
 
 # What a run needs of a trainer, the run checks (`plait.training.bridge`).
 _CHECKED = tuple(kind for kind in Kind if kind is not Kind.TRAINER)
@@ -107,8 +109,6 @@ def _kind_of(name: str, given: str) -> Kind:
 
 
 def _verdicts(kind: Kind, text: str) -> Iterator[ClaimVerdict]:
-    from plait.training import contract  # brings torch along
-
     match kind:
         case Kind.RULE:
             yield from checked(rule_named(text, {}), RULE_CHECKS)
@@ -119,9 +119,9 @@ def _verdicts(kind: Kind, text: str) -> Iterator[ClaimVerdict]:
         case Kind.PARTITION:
             yield from checked(parse_partition(text), PARTITION_CHECKS)
         case Kind.LOSS:
-            if (loss := loss_named(text)) is None:
+            if text == CROSS_ENTROPY:
                 raise ConfigError(f"loss is '{text}', which is built in, expected one of your own")
-            yield from checked(loss, contract.LOSS_CHECKS)
+            yield from checked(loss_named(text), contract.LOSS_CHECKS)
         case Kind.METHOD:
             yield ClaimVerdict(f"is a method over PEFT's {method_named(text).peft_type}", True)
         case Kind.DATASET:

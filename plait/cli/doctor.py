@@ -9,14 +9,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import starmap
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated, cast
 
 import typer
 
 from plait import __version__
-from plait.adapters import AdapterTask
-from plait.adapters.method import AdapterRequest
 from plait.cli.output import print_json, print_tables
 from plait.data import cache_directory
 from plait.errors import ConfigError
@@ -26,13 +25,9 @@ from plait.report.table import Table
 from plait.report.wording import clean
 from plait.system import machine
 from plait.system.address import Address
-from plait.training.bases import locate_config, quiet_libraries
 from plait.transport.status import fetch_status
 from plait.trust.diagnose import server_expires
 from plait.trust.kit import load_asking
-
-if TYPE_CHECKING:
-    from plait.training.memory_plan import ModelSize, StepPlan
 
 _CLOCK_S = 60.0
 _DAYS_LEFT = 30
@@ -64,7 +59,12 @@ def doctor(
     if kit is not None and not server:
         raise ConfigError("--kit is given without --server; give both")
     with status(f"checking {server or 'this machine'}", quiet=json_output):
-        findings = _deployment(server, kit) if server else [*_machine(), *_compute(), *_libraries(), *_storage()]
+        if server:
+            findings = _deployment(server, kit)
+        else:
+            from plait.api.fitting import devices  # torch takes seconds
+
+            findings = [*_machine(), *starmap(Finding, devices()), *_libraries(), *_storage()]
     show(findings, json_output=json_output)
 
 
@@ -141,20 +141,6 @@ def _machine() -> list[Finding]:
     ]
 
 
-def _compute() -> list[Finding]:
-    from plait.training.device import choose_compute, gpus, matrix_gflops  # torch takes seconds
-
-    compute = choose_compute()
-    found = [Finding(f"GPU {index}", f"{name}, {size / 1e9:.0f} GB") for index, (name, size) in enumerate(gpus())]
-    if compute.device.type == "cpu":
-        found = [Finding("GPU", "none", "fine for SmolLM2-135M-Instruct; larger bases need CUDA (or Apple's MPS)")]
-    return [
-        Finding("device", f"{compute.device}, base in {compute.dtype_name}"),
-        Finding("matrix product", f"{matrix_gflops(compute):,.0f} GFLOP/s in {compute.dtype_name}"),
-        *found,
-    ]
-
-
 def _libraries() -> list[Finding]:
     findings = [Finding(name, version) for name, version in machine.versions().items() if name != "python"]
     for module, purpose, extra in (
@@ -201,75 +187,13 @@ def fits(
     Example: plait doctor --base llama-3.1-8b --method qlora --seq-len 2048 --max-memory-gb 12
     """
     with status(f"checking {base}", quiet=json_output):
-        findings = _plan(
+        from plait.api.fitting import plan_of
+
+        found = plan_of(
             base, method=method, rank=rank, batch_size=batch_size, seq_len=seq_len,
             memory_bytes=int(max_memory_gb * 1e9), device=device, dtype=dtype,
         )  # fmt: skip
-    show(findings, json_output=json_output)
-
-
-def _plan(
-    base: str,
-    *,
-    method: str,
-    rank: int,
-    batch_size: int,
-    seq_len: int,
-    memory_bytes: int,
-    device: str,
-    dtype: str,
-) -> list[Finding]:
-    # These bring torch along.
-    from plait.training.blueprint import design, read_base_config
-    from plait.training.device import choose_compute, has_memory_of_its_own, memory_for_steps
-    from plait.training.memory_plan import plan_step, size_of, what_would_fit
-
-    quiet_libraries()
-    compute = choose_compute(device, dtype)
-    config = read_base_config(locate_config(base), AdapterTask.CAUSAL_LM)
-    spec = design(config, AdapterRequest(method=method, rank=rank), task=AdapterTask.CAUSAL_LM, seed=0).spec
-    # A stated amount is taken for a card's, where there is no GPU to ask.
-    stated_card = bool(memory_bytes) and device == "auto" and compute.device.type == "cpu"
-    on_cpu = compute.device.type == "cpu" and not stated_card
-    size = size_of(config, spec, value_bytes=compute.dtype.itemsize, on_cpu=on_cpu, seq_len=seq_len)
-    if size is None:
-        raise ConfigError(
-            "memory is predicted for lora and qlora without dropout on bases like Llama, for sequences within the "
-            f"window of their attention, not for '{method}' on a base of type {config.model_type} at {seq_len} tokens; "
-            "start with a small --batch-size"
-        )
-    budget = memory_for_steps(compute.device, memory_bytes) or machine.memory_bytes()
-    host = stated_card or has_memory_of_its_own(compute.device)
-    plan = plan_step(size, batch=batch_size, seq_len=seq_len, budget=budget, host_has_room=host)
-    fitting = "" if plan.fits else what_would_fit(size, seq_len=seq_len, budget=budget, host_has_room=host)
-    held = "NF4 and " if size.four_bits else ""
-    return [
-        Finding("base", f"{base} in {held}{compute.dtype_name}, {size.base_bytes / 1e9:.2f} GB"),
-        Finding(
-            "adapter",
-            f"rank {rank}, {size.adapter:,} parameters, {size.resident_bytes / 1e9:.2f} GB with the base"
-            + (" and the libraries" if on_cpu else ""),
-        ),
-        Finding("memory", f"{budget / 1e9:.1f} GB of {'the stated device' if memory_bytes else compute.device}"),
-        Finding("batch", f"{batch_size} x {seq_len}" + (f", in {plan.cuts} parts" if plan.cuts > 1 else "")),
-        *_of_plan(plan, size, host=host, fitting=fitting),
-    ]
-
-
-def _of_plan(plan: StepPlan, size: ModelSize, *, host: bool, fitting: str) -> list[Finding]:
-    where = "in the host's memory" if plan.embedding_on_host else "on the device"
-    if host and not size.lone_embedding:
-        where += ", with the head: they are one matrix" if size.tied else ": the adapter changes it"
-    return [
-        Finding("blocks computed twice", f"{plan.recomputed} of {size.layers}"),
-        Finding("logits at a time", f"{plan.slice_elements / 1e6:.0f} million"),
-        Finding("input embedding", f"{size.embedding_bytes / 1e9:.2f} GB, {where}"),
-        Finding(
-            "predicted peak",
-            f"{plan.peak_bytes / 1e9:.2f} GB" + ("" if plan.fits else ", does not fit"),
-            f"what would fit: {fitting}" if fitting else "",
-        ),
-    ]
+    show([*starmap(Finding, found)], json_output=json_output)
 
 
 def server_status(

@@ -19,9 +19,11 @@ from plait.plugin_search import installed
 from plait.plugins import Kind
 from plait.report.progress import status
 from plait.report.table import Table
+from plait.run import blueprint_of
 from plait.settings.choice import options_of
 from plait.settle import settle
 from plait.training.bases import locate_config, quiet_libraries
+from plait.training.blueprint import design, read_base_config
 
 _FP32_BYTES = 4
 _VIRTUAL_TOKENS = 20
@@ -41,8 +43,6 @@ def print_methods(config: RunConfig, *, json_output: bool) -> None:
 def print_rules(config: RunConfig, *, json_output: bool) -> None:
     """Print the aggregation rules: what each computes, its properties, and what a client sends and receives."""
     with status("reading the base's config", quiet=json_output):
-        from plait.run import blueprint_of  # brings torch along
-
         quiet_libraries()
         geometry = geometry_of(blueprint_of(settle(config), locate_config(config.base)).spec)
     own = [rule_named(name, ALL_RULES) for name in sorted(installed(Kind.RULE)) if name not in ALL_RULES]
@@ -56,8 +56,6 @@ def print_rules(config: RunConfig, *, json_output: bool) -> None:
 
 
 def _methods(base: str, rank: int) -> list[dict[str, Any]]:
-    from plait.training.blueprint import design, read_base_config
-
     quiet_libraries()
     config = read_base_config(locate_config(base), AdapterTask.CAUSAL_LM)
     entries: list[dict[str, Any]] = []

@@ -50,10 +50,9 @@ def main() -> None:
         if sys.argv[1:] in (["--help"], ["-h"]):
             print(short_help(), end="", flush=True)  # which needs no library
             return
-        from plait.cli.app import app
-        from plait.cli.options import spelled
+        from plait.cli.app import run  # typer
 
-        app(args=spelled(sys.argv[1:]))
+        run(sys.argv[1:])
     except RunInterrupted as stopped:
         _complain(str(stopped))
         sys.exit(stopped.exit_code)

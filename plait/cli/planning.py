@@ -12,8 +12,6 @@ from typing import Annotated
 
 import typer
 
-from plait.adapters.methods import is_quantised
-from plait.aggregation import geometry_of
 from plait.api.running import check_names
 from plait.cli.options import ConfigFile, run_config, with_run_options
 from plait.cli.output import print_json, print_tables
@@ -21,13 +19,11 @@ from plait.config import RunConfig, sections
 from plait.data import Dataset, as_dataset
 from plait.errors import ConfigError
 from plait.plugins import admit
-from plait.report.estimate import Estimate
 from plait.report.progress import say, status
-from plait.rounds.spool import largest_update
-from plait.settle import ResolvedConfig, settle
+from plait.settle import settle
 from plait.simulation.scheme import default_scheme, likely_clients
 from plait.system.files import write_atomically
-from plait.training.bases import locate_config, quiet_libraries
+from plait.training.bases import quiet_libraries
 
 _LEAST, _MOST = 2, 32
 _COLUMNS = 90
@@ -110,11 +106,6 @@ def _settings_file(chosen: Mapping[str, str | int], *, name: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-# NF4: four bits, and a scale in eight bits for each 64 values with one in 32 bits for each 256 of these.
-_FOUR_BITS = 4 + 8 / 64 + 32 / (64 * 256)
-# Adapter, AdamW's two moments and the last step (kept where the learning rate follows slopes) in float32, and the
-# model's own adapter and its gradient in bfloat16.
-_TRAINED_BYTES = 4 * 4 + 2 * 2
 _RECORDS = "Records that a client trains on, for --dp record; with --group how many groups they are of."
 
 
@@ -138,32 +129,10 @@ def estimate(
     with status("reading the base's config", quiet=json_output):
         quiet_libraries()
         settled = settle(settings)
-        costs = _estimate(settled, evaluates=evaluate and settled.config.evaluates, records=records)
+        from plait.api.sizes import estimated  # torch
+
+        costs = estimated(settled, evaluates=evaluate and settled.config.evaluates, records=records)
     if json_output:
         print_json(costs.to_json())
         return
     print_tables(costs.tables())
-
-
-def _estimate(settled: ResolvedConfig, *, evaluates: bool, records: int | None) -> Estimate:
-    # These bring torch along.
-    from plait.api.sizes import planned_shape, plans, sent_bytes, server_disk_bytes
-    from plait.training.memory_plan import Training
-
-    config, training = settled.config, Training.of(settled.plan.settings)
-    shape = planned_shape(settled, locate_config(config.base))
-    size, largest = shape.spec.layout.size, largest_update(settled.rule, geometry_of(shape.spec))
-    base_bits = _FOUR_BITS if is_quantised(shape.spec.method) else 16
-    sent = sent_bytes(settled, shape.spec, evaluates=evaluates)
-    return Estimate(
-        config=config,
-        trainable_parameters=size,
-        base_parameters=shape.base_parameters,
-        base_bits=base_bits,
-        base_memory_bytes=round(shape.base_parameters * base_bits / 8),
-        # An example's own factors and their gradient are two bytes each.
-        adapter_memory_bytes=(_TRAINED_BYTES + 4 * (training.copies + training.stacked)) * size,
-        sent=sent,
-        server_disk_bytes=server_disk_bytes(settled, shape.spec, sent),
-        planned=() if config.dp == "off" else (plans(settled, largest, size, records),),
-    )

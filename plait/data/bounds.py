@@ -118,7 +118,7 @@ def opened(path: Path, *, expected: str, room: Room | None = None) -> Generator[
             if not codec:
                 yield file
                 return
-            import pyarrow as pa
+            import pyarrow as pa  # few files are packed
 
             with pa.CompressedInputStream(pa.PythonFile(file, mode="r"), codec) as reader:
                 yield io.BufferedReader(_Unpacked(cast("BinaryIO", reader), path, room or Room()), 1 << 16)

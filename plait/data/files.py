@@ -11,7 +11,6 @@ from typing import BinaryIO, NamedTuple, cast
 from plait.data.bounds import Density, opened
 from plait.data.rows import MAX_ROW_BYTES, DataSource, Row
 from plait.data.splits import UNNAMED, split_in_name
-from plait.data.tables import table_rows
 from plait.data.text_files import csv_rows, json_rows, jsonl_rows
 from plait.errors import ConfigError, DataError
 from plait.system.json_text import read_json
@@ -105,6 +104,8 @@ def _rows(kind: str, path: Path) -> Iterator[Row]:
 
 def _all_rows(kind: str, path: Path) -> Iterator[Row]:
     if kind not in _FORMATS:
+        from plait.data.tables import table_rows  # pyarrow
+
         yield from table_rows(path, "Parquet" if kind == "parquet" else "Arrow")
         return
     form = _FORMATS["tsv" if _suffix(path) in _TABS else kind]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from pathlib import Path
 from typing import cast
@@ -14,16 +15,46 @@ from typing import cast
 from plait.data.builtin import BUILTINS
 from plait.data.columns import ColumnMap, column_map
 from plait.data.files import is_data_file, path_source
-from plait.data.hub import HubName, hub_name, hub_source
 from plait.data.records import MEMORY, Dataset, Progress
 from plait.data.rows import DataSource, Room, Row, read_rows
 from plait.data.splits import SplitPart, choose, parse_split
-from plait.data.tables import object_source
 from plait.errors import ConfigError, DataError, did_you_mean
 from plait.own_code import BrokenError, Check, chosen_function, located_errors
 from plait.plugins import Kind, find, is_named
 from plait.settings.choice import parse_choice, with_options
 from plait.system.files import at_home, cache_directory
+
+_PREFIX = re.compile(r"(hf://|https://huggingface\.co/)datasets/")
+_PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
+_ID = re.compile(
+    rf"(?P<id>{_PART}/{_PART})(:(?P<config>[A-Za-z0-9._ -]{{1,96}}))?(@(?P<revision>[A-Za-z0-9._/-]{{1,200}}))?"
+)
+
+
+@dataclass(frozen=True)
+class HubName:
+    """A data set of the hub, ``owner/name``; `is_certain` if it was written as an address, so that it cannot be a path.
+
+    Without a configuration the only one or the default is meant, without a revision (branch, tag, commit) the newest.
+    """
+
+    id: str
+    config: str = ""
+    revision: str = ""
+    is_certain: bool = False
+
+    def __str__(self) -> str:
+        config = f":{self.config}" if self.config else ""
+        return f"{self.id}{config}" + (f"@{self.revision}" if self.revision else "")
+
+
+def hub_name(text: str) -> HubName | None:
+    """Read a name of the hub; None if it cannot be one."""
+    rest = _PREFIX.sub("", text, count=1)
+    match = _ID.fullmatch(rest)
+    if not match:
+        return None
+    return HubName(match["id"], match["config"] or "", match["revision"] or "", is_certain=rest != text)
 
 
 def given_dataset(
@@ -40,6 +71,8 @@ def given_dataset(
     if isinstance(source, Dataset):
         return _as_it_is(source, named, split)
     if not isinstance(source, (str, PathLike)):
+        from plait.data.tables import object_source  # pyarrow
+
         return _dataset(object_source(source, name or "data"), named, split)
     text = fspath(cast("str | PathLike[str]", source))
     if isinstance(source, str) and (load := BUILTINS.get(text)):
@@ -50,8 +83,12 @@ def given_dataset(
         name = name or plugin[0].rpartition(":")[2]
         return given_dataset(made, columns=columns, split=split, name=name, cache=cache, progress=progress)
     on_hub = _on_hub(text) if isinstance(source, str) else None
-    found = hub_source(on_hub, progress=progress) if on_hub else path_source(at_home(text), name)
-    return _dataset(found, named, split)
+    if not on_hub:
+        return _dataset(path_source(at_home(text), name), named, split)
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    from plait.data.hub import hub_source  # datasets, which take seconds
+
+    return _dataset(hub_source(on_hub, progress=progress), named, split)
 
 
 def check_given(data: str, *, columns: str = "", split: str = "") -> None:

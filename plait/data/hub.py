@@ -6,13 +6,16 @@ No code of a data set is ever run, and no file is read that is not its own: its 
 from __future__ import annotations
 
 import itertools
-import os
 import re
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+import datasets
+from datasets.exceptions import DataFilesNotFoundError, DatasetNotFoundError, DatasetsError
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import logging
 
 from plait.data.bounds import memory_limit
 from plait.data.records import Progress
@@ -21,38 +24,10 @@ from plait.data.tables import most_batch_bytes, object_source
 from plait.errors import ConfigError, DataError, MachineError, machine_fault
 from plait.system.text import printable
 
-_PREFIX = re.compile(r"(hf://|https://huggingface\.co/)datasets/")
-_PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
-_ID = re.compile(
-    rf"(?P<id>{_PART}/{_PART})(:(?P<config>[A-Za-z0-9._ -]{{1,96}}))?(@(?P<revision>[A-Za-z0-9._/-]{{1,200}}))?"
-)
+if TYPE_CHECKING:
+    from plait.data.given import HubName
+
 _MOST_CONFIGS = 12
-
-
-@dataclass(frozen=True)
-class HubName:
-    """A data set of the hub, ``owner/name``; `is_certain` if it was written as an address, so that it cannot be a path.
-
-    Without a configuration the only one or the default is meant, without a revision (branch, tag, commit) the newest.
-    """
-
-    id: str
-    config: str = ""
-    revision: str = ""
-    is_certain: bool = False
-
-    def __str__(self) -> str:
-        config = f":{self.config}" if self.config else ""
-        return f"{self.id}{config}" + (f"@{self.revision}" if self.revision else "")
-
-
-def hub_name(text: str) -> HubName | None:
-    """Read a name of the hub; None if it cannot be one."""
-    rest = _PREFIX.sub("", text, count=1)
-    match = _ID.fullmatch(rest)
-    if not match:
-        return None
-    return HubName(match["id"], match["config"] or "", match["revision"] or "", is_certain=rest != text)
 
 
 def hub_source(name: HubName, *, progress: Progress) -> DataSource:
@@ -63,9 +38,8 @@ def hub_source(name: HubName, *, progress: Progress) -> DataSource:
         DataError: it holds no tables, or only code, or names files outside it.
         MachineError: the hub is out of reach and nothing is cached, or the disk is full.
     """
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     progress(f"looking for {name} in the hub cache, then on the hub")
-    with _library(name) as datasets:
+    with _quiet(name):
         # A folder of this name is not taken for it.
         address = f"hf://datasets/{name.id}" if Path(name.id).exists() else name.id
         builder = datasets.load_dataset_builder(address, name.config or None, revision=name.revision or None)
@@ -76,19 +50,14 @@ def hub_source(name: HubName, *, progress: Progress) -> DataSource:
 
 
 @contextmanager
-def _library(name: HubName) -> Generator[Any]:
+def _quiet(name: HubName) -> Generator[None]:
     """The library without its output; what it raises in the block becomes an error of one line."""
-    import datasets
-    from datasets.exceptions import DataFilesNotFoundError, DatasetNotFoundError, DatasetsError
-    from huggingface_hub.errors import HfHubHTTPError
-    from huggingface_hub.utils import logging
-
     had_bars = not datasets.are_progress_bars_disabled()
     verbosity = logging.get_verbosity()
     datasets.disable_progress_bars()
     logging.set_verbosity_error()
     try:
-        yield datasets
+        yield
     except DatasetNotFoundError as error:
         raise ConfigError(
             f"data '{name}' is not on the hub, or not public; check the name, or log in with `hf auth login`"

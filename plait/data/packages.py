@@ -22,6 +22,8 @@ from collections.abc import Callable, Generator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import cast
 
+import yaml
+
 from plait.data.records import Dataset, Progress, Record, RecordKind
 from plait.errors import MachineError, PeerError
 from plait.system.files import directory_written_aside, is_ours, make_private_directory, write_atomically
@@ -292,8 +294,6 @@ def chatterbot(cache: Path, progress: Progress) -> Dataset:
 
 def read_conversations(root: Path) -> list[Record]:
     """The conversations of every ``LANGUAGE/TOPIC.yml`` under `root`, in path order."""
-    import yaml  # slow to import
-
     loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
     records: list[Record] = []
     for path in sorted(root.glob("*/*.yml")):

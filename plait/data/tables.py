@@ -18,6 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from plait.data.bounds import Density, memory_limit, most_batch_bytes
 from plait.data.columns import EXPECTED
 from plait.data.rows import MAX_ROW_BYTES, DataSource, Row
@@ -69,8 +72,6 @@ def class_name(value: object, names: Sequence[str]) -> object:
 
 def table_rows(path: Path, what: Literal["Parquet", "Arrow"]) -> Iterator[Row]:
     """The rows of a Parquet file, or an Arrow file (also Feather) or stream, without columns of bytes (pictures)."""
-    import pyarrow as pa
-
     number, room = 0, most_batch_bytes()
     try:
         _check_file(path, what)
@@ -125,8 +126,6 @@ def _check_file(path: Path, what: str) -> None:
 
 @contextmanager
 def _parquet(path: Path) -> Generator[Iterator[list[dict[str, object]]]]:
-    import pyarrow.parquet as pq
-
     with pq.ParquetFile(path) as file:
         schema = file.schema_arrow
         names = _names_in(schema, path)
@@ -136,8 +135,6 @@ def _parquet(path: Path) -> Generator[Iterator[list[dict[str, object]]]]:
 
 @contextmanager
 def _arrow(path: Path) -> Generator[Iterator[list[dict[str, object]]]]:
-    import pyarrow as pa
-
     with pa.OSFile(str(path)) as file:
         if file.read(6) == b"ARROW1":
             reader = pa.ipc.open_file(file)
@@ -182,8 +179,6 @@ def _readable(schema: Any) -> list[str]:
 
 def _holds_bytes(type_: Any) -> bool:
     """Whether values of an Arrow type are bytes or have some in them."""
-    import pyarrow as pa
-
     types = pa.types
     if types.is_binary(type_) or types.is_large_binary(type_) or types.is_fixed_size_binary(type_):
         return True
@@ -281,8 +276,6 @@ def _of_frame(frame: Any) -> Iterator[Mapping[str, object]]:
 
 
 def _of_arrow(source: Any) -> Iterator[Mapping[str, object]]:
-    import pyarrow as pa
-
     try:
         reader = pa.RecordBatchReader.from_stream(source)
     except pa.ArrowInvalid as error:

@@ -239,17 +239,15 @@ def is_node_state(path: Path) -> bool:
 
 def open_node(path: Path, *, base: str, progress: Progress = lambda _: None) -> Source:
     """The adapter that a node holds, with its own side where it has one; ConfigError without its base."""
-    # Brings torch along.
-    from plait.training.blueprint import design_from_spec, read_base_config
-    from plait.training.peft_adapter import servable
+    from plait.training import blueprint, peft_adapter  # torch
 
     if not base:
         raise ConfigError(f"'{path}' is a node's state, which names no base; give --base NAME or DIRECTORY")
     located = locate_base(base, progress=progress)
     text, flat = read_if_there(path / "spec") or b"", read_if_there(path / "adapter") or b""
     request = parse_spec(text.decode(errors="replace"))
-    config = read_base_config(located.directory, request.task, request.labels)
-    spec = design_from_spec(config, request, weights=located.directory).spec
+    config = blueprint.read_base_config(located.directory, request.task, request.labels)
+    spec = blueprint.design_from_spec(config, request, weights=located.directory).spec
     if len(flat) != 4 * spec.layout.size:
         raise BaseMismatchError(
             f"adapter in '{path}' has {len(flat) // 4} values, base '{base}' makes one of {spec.layout.size}: "
@@ -261,7 +259,7 @@ def open_node(path: Path, *, base: str, progress: Progress = lambda _: None) -> 
         state = own_adapter(state, own, _share(own))
     elif own and own.tags.get("kind") == OWN_SIDE:
         state = with_own_side(spec, state, *_side(own))
-    spec, state = servable(spec, state)
+    spec, state = peft_adapter.servable(spec, state)
     return Source(
         name=plain_name(path.name, "own"),
         client=path.name,

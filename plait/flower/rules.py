@@ -6,7 +6,7 @@ scores those that are left again; Flower takes the n - 2f that score best at onc
 A strategy gets plait's validated deltas as replies of one flat array each, and its result is the step. The deltas are
 widened to float64 first: Flower computes distances through inner products, which in float32 lose the small differences
 of honest clients and overflow on a malicious client's large numbers. Every round makes a new strategy, so one
-with state (such as FedAdam) does not fit. Flower itself is imported when a round begins: it takes over a second.
+with state (such as FedAdam) does not fit.
 """
 
 from __future__ import annotations
@@ -15,34 +15,26 @@ import logging
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import partial
-from types import ModuleType
-from typing import TYPE_CHECKING
 
 import numpy as np
+from flwr.app import Array, ArrayRecord, Message, MessageType, Metadata, MetricRecord, RecordDict
+from flwr.serverapp.strategy import Bulyan, FedMedian, Krum, MultiKrum, Strategy
 from numpy.typing import NDArray
 
 from plait.adapters import Float32, Subject
 from plait.aggregation import Algorithm, Outcome, Rule
 from plait.aggregation.robust import Stacked
 
-if TYPE_CHECKING:
-    from flwr.app import Message
-    from flwr.serverapp.strategy import Strategy
-
 _ARRAYS, _DELTA, _METRICS, _WEIGHT = "arrays", "delta", "metrics", "num-examples"
 
 
-def flower_algorithm(
-    tolerates: Callable[[int], int], strategy: Callable[[ModuleType, int, int], Strategy]
-) -> Algorithm:
-    """A strategy, made of Flower's module and the numbers of updates and of bad ones, as the algorithm of a rule."""
+def flower_algorithm(tolerates: Callable[[int], int], strategy: Callable[[int, int], Strategy]) -> Algorithm:
+    """A strategy, made of the numbers of updates and of bad ones, as the algorithm of a rule."""
 
     def combine(stacked: Stacked) -> Outcome:
-        from flwr.serverapp import strategy as flwr_strategies  # over a second
-
         updates = len(stacked.deltas)
         tolerated = tolerates(updates)
-        made = strategy(flwr_strategies, updates, tolerated)
+        made = strategy(updates, tolerated)
         replies = [
             _reply(number, delta, weight)
             for number, (delta, weight) in enumerate(zip(stacked.deltas, stacked.weights, strict=True), start=1)
@@ -58,8 +50,6 @@ def flower_algorithm(
 
 
 def _reply(number: int, delta: Float32, weight: float) -> Message:
-    from flwr.app import Array, ArrayRecord, Message, MessageType, Metadata, MetricRecord, RecordDict
-
     arrays = ArrayRecord({_DELTA: Array(delta.astype(np.float64))})
     content = RecordDict({_ARRAYS: arrays, _METRICS: MetricRecord({_WEIGHT: weight})})
     # Given complete, since Flower would otherwise take the numbers of the process's run, if any. Flower's declared
@@ -90,18 +80,14 @@ def _quiet() -> Generator[None]:
         logger.setLevel(level)
 
 
-def _krum(of: ModuleType, updates: int, bad: int) -> Strategy:  # noqa: ARG001 (Krum takes one of however many)
-    return of.Krum(num_malicious_nodes=bad)
-
-
-def _multi_krum(of: ModuleType, updates: int, bad: int) -> Strategy:
+def _multi_krum(updates: int, bad: int) -> Strategy:
     # The paper's m, the most for which updates - m > 2 * bad + 2.
-    return of.MultiKrum(num_malicious_nodes=bad, num_nodes_to_select=max(1, updates - 2 * bad - 3))
+    return MultiKrum(num_malicious_nodes=bad, num_nodes_to_select=max(1, updates - 2 * bad - 3))
 
 
-def _bulyan(of: ModuleType, updates: int, bad: int) -> Strategy:
+def _bulyan(updates: int, bad: int) -> Strategy:
     # Without a bad client Bulyan is the plain mean; Flower refuses fewer than 3, of whom the median is the mean.
-    return of.Bulyan(num_malicious_nodes=bad) if updates >= 3 else of.FedMedian()
+    return Bulyan(num_malicious_nodes=bad) if updates >= 3 else FedMedian()
 
 
 BULYAN = Rule(
@@ -122,7 +108,9 @@ KRUM = Rule(
     title="Krum (arXiv 1703.02757), by Flower",
     computes="the one update that is nearest to its nearest others; withstands (n - 3) / 2 bad of n; "
     "weights are ignored",
-    algorithm=flower_algorithm(lambda updates: max(0, (updates - 3) // 2), _krum),
+    algorithm=flower_algorithm(
+        lambda updates: max(0, (updates - 3) // 2), lambda _, bad: Krum(num_malicious_nodes=bad)
+    ),
     subject=Subject.TENSORS,
     needs_all=True,
     least_clients=5,

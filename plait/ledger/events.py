@@ -439,17 +439,22 @@ class UpdateRefused(Event):
 
 
 class RuleDiagnostics(EventPart):
-    """How far a round's result is from the exact mean, of products of factors or of bottlenecks' outputs."""
+    """How far a round's result is from the exact mean, of products of factors or of bottlenecks' outputs.
 
-    exact_norm: Number | None = None
-    error: Number  # of the result, as a fraction of the exact mean's norm
-    covariance: Number  # error of averaging both sides separately, as a fraction of the same
-    effective_rank: Number | None = None  # of the exact mean; None where it is not known
-    # 1 where all clients move alike, 1 / sqrt(clients) where at right angles; None likewise
+    Figures are 0 where everything is 0, and None where they are not known.
+    """
+
+    exact_norm: Number | None = None  # Frobenius norm of the weighted mean of scale_k B_k A_k, over all modules
+    error: Number  # distance of the result from it, as a fraction of `exact_norm`
+    covariance: Number  # the same of the product of the mean factors: the error from averaging B and A separately
+    # exponential of the entropy of the exact mean's singular values (Roy and Vetterli, 2007), the mean over modules
+    effective_rank: Number | None = None
+    # norm of the change of the exact mean over the mean of the clients' own: 1 where all clients move alike,
+    # 1 / sqrt(clients) where at right angles
     agreement: Number | None = None
     modules: Count | None = None
     drift: Mapping[str, Number] = {}  # by client, the change of its products, or of its outputs
-    update_norms: Mapping[str, Number] = {}
+    update_norms: Mapping[str, Number] = {}  # by client, of its delta over all tensors
     inputs: Count | None = None  # random inputs on which the outputs of bottlenecks were compared; None for products
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from plait.objectives.objective import SFT, Objective, objective_named, objective_recorded, usual_objective
+from plait.objectives.named import objective_named, objective_recorded, usual_objective
+from plait.objectives.objective import SFT, Objective
 
 __all__ = ["SFT", "Objective", "objective_named", "objective_recorded", "usual_objective"]

@@ -1,4 +1,4 @@
-"""The formulas of objectives: losses of a prompt's two replies, or of completions with rewards, by log-probabilities.
+"""The objectives besides texts, and their formulas: losses of a prompt's two replies, or of completions with rewards.
 
 Importing this module imports no torch, so that a name and its options are checked early.
 """
@@ -6,14 +6,24 @@ Importing this module imports no torch, so that a name and its options are check
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, pstdev
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol, cast
 
 from pydantic import Field
 
+from plait.errors import ConfigError
+from plait.objectives.objective import DPO_NAME, GRPO_NAME, SFT, Objective
+from plait.own_code import instance_of
+from plait.plugins import Kind, find
+from plait.settings.choice import parse_choice, with_options
+from plait.settings.traits import Trait
+
 if TYPE_CHECKING:
     import torch
+
+_OWN_LOSS = {Trait.OWN_LOSS: "an objective is itself a loss"}
+_REPLACES = {Trait.OWN_LOSS: "which it replaces"}
 
 
 @dataclass(frozen=True)
@@ -140,3 +150,66 @@ class GRPO:
 
 def _log_sigmoid(x: torch.Tensor) -> torch.Tensor:
     return -(-x).logaddexp(x.new_zeros(()))
+
+
+def of_preferences(text: str) -> Objective:
+    """An objective of preferences, which may be the user's own."""
+    return Objective(
+        text=text,
+        needs={**_REPLACES, Trait.LANGUAGE: "it is about what a language model writes"},
+        removes=_OWN_LOSS,
+        sequences=2,
+        is_sum=parse_choice(text)[0] == DPO_NAME,
+        examples="{} preferences of 2",
+        losses="losses, how often rewards are right",
+        right="reward accuracy",
+        note="Of preferences: reward accuracy counts those whose chosen reply has the higher reward, and half of those "
+        "with equal rewards, as all have before training; margin is the chosen reply's mean lead.",
+    )
+
+
+def of_reward(text: str) -> Objective:
+    """That of a reward; ConfigError if none is given."""
+    how = cast("GRPO", formula_named(text))
+    return Objective(
+        text=text,
+        needs={
+            **_REPLACES,
+            Trait.LANGUAGE: "it rewards what a language model writes",
+            Trait.SAMPLES: "what was sampled is learned by the same model",
+            Trait.LOCAL_STEPS: "several steps may learn from the same completions",
+        },
+        removes={**_OWN_LOSS, Trait.SLOPES: "a reward's loss has none that limits a step"},
+        parts=((Kind.REWARD, how.reward),),
+        sequences=how.group_size,
+        completions=how.group_size,
+        examples=f"{{}} prompts with {how.group_size:,} completions",
+        losses="mean rewards, how many completions had none",
+        loss_is_minus="reward",
+        note="Losses are minus mean rewards: of one completion of each held-out prompt, and of all that clients "
+        "sampled in training.",
+    )
+
+
+def formula_named(text: str) -> Formula | GRPO:
+    """The formula that `--objective` names, with its options.
+
+    Options of a reward have semicolons between them: ``grpo:reward=mine:right:close=0.5;strict=true``.
+
+    Raises:
+        ConfigError: there is none, no reward is given where one is needed, or an option is wrong.
+    """
+    name, options = parse_choice(text)
+    what = f"objective '{name}'"
+    if name == GRPO_NAME:
+        found = with_options(GRPO(), options, what=what)
+        if not found.reward:
+            raise ConfigError(f"objective is '{text}' without a reward, expected {name}:reward=MODULE:FUNCTION")
+        return replace(found, reward=found.reward.replace(";", ","))
+    if name == DPO_NAME:
+        return with_options(DPO(), options, what=what)
+    own = instance_of(find(Kind.OBJECTIVE, name, known=(SFT, DPO_NAME, GRPO_NAME)), what=what)
+    missing = [member for member in ("losses", "reward") if not hasattr(own, member)]
+    if missing:
+        raise ConfigError(f"{what} is a {type(own).__name__} without {' and '.join(missing)}: both are needed")
+    return with_options(cast("Formula", own), options, what=what)

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from plait.errors import PolicyError
 from plait.privacy.mechanism import ClientPrivacy
 from plait.rounds.client_pipeline import ClientContext
+from plait.rounds.data_journal import DataJournal, damaged
 from plait.rounds.hooks import Hook
 from plait.rounds.local_model import TrainJob
 from plait.rounds.memory import Kept
-from plait.rounds.terms import DataJournal, TaskHistory, damaged
+from plait.rounds.terms import TaskHistory
 
 _SLACK = 1 + 1e-9
 

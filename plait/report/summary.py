@@ -231,15 +231,13 @@ def write_report(run_directory: Path) -> RunView:
         MachineError: the directory cannot be written.
     """
     # Loading matplotlib takes a second, which reading a summary need not wait for.
-    from plait.report.html import render_html
-    from plait.report.plots import draw_plots, draw_svgs
-    from plait.report.theme import palette_css
+    from plait.report import html, plots, theme
 
     view = RunView.of(read_events(run_directory / "ledger.jsonl"))
     summary = json.dumps(summarise(view), indent=2, allow_nan=False) + "\n"
     write_atomically(run_directory / "summary.json", summary.encode())
-    page = render_html(view, draw_svgs(view), palette_css(), shown=shown_first(run_directory))
-    for name, png in draw_plots(view).items():
+    page = html.render_html(view, plots.draw_svgs(view), theme.palette_css(), shown=shown_first(run_directory))
+    for name, png in plots.draw_plots(view).items():
         write_atomically(run_directory / f"{name}.png", png)
     write_atomically(run_directory / "report.html", page.encode())
     return view

@@ -13,7 +13,7 @@ from plait.errors import PolicyError
 from plait.rounds.hooks import Hook, Outgoing
 from plait.rounds.local_model import DataSize, Trained, TrainJob
 from plait.rounds.memory import ClientSecret, ClientStore
-from plait.rounds.terms import AgreedTerms, DataJournal
+from plait.rounds.terms import AgreedTerms
 from plait.trust.keys import NodeIdentity
 from plait.wire.encoding import Encoding, encode_delta
 from plait.wire.envelope import Direction, Header, seal, with_signature
@@ -21,6 +21,7 @@ from plait.wire.messages import Evaluation, Reply, UpdateReply
 from plait.wire.settings import Settings
 
 if TYPE_CHECKING:
+    from plait.rounds.data_journal import DataJournal
     from plait.wire.masked_messages import MaskingTask
 
 

@@ -7,7 +7,7 @@ on who answered first. Knows no channel.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
@@ -20,7 +20,6 @@ from plait.aggregation.server_step import slope_of
 from plait.aggregation.sums import OrderFreeSum
 from plait.compress.downlink import Downlink
 from plait.errors import MachineError, PeerError
-from plait.ledger import events
 from plait.ledger.events import Reason, RoundFinished
 from plait.ledger.watch import EvaluationHistory
 from plait.rounds.broadcasts import follow
@@ -155,7 +154,7 @@ class PlainFold(Fold):
         if not folded:
             raise PeerError(f"none of the updates of round {context.round} counts for rule '{spool.rule.name}'")
         outcome = replace(accumulator.finish(), slope=slope_of(slopes))
-        seen = events.RuleDiagnostics(**asdict(observer.finish(outcome))) if observer else None
+        seen = observer.finish(outcome) if observer else None
         fields = {
             "clipped": self._clipped(folded, stored, check),
             "weight_capped": tuple(client for client in folded if client in capped) or None,

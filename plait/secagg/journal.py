@@ -21,7 +21,7 @@ from typing import TypeAlias
 
 from plait.errors import PolicyError
 from plait.guarantees.thresholds import LEAST_CLIENTS
-from plait.rounds.terms import DataJournal, damaged
+from plait.rounds.data_journal import DataJournal, damaged
 from plait.wire.masked_roster import MaskedAttempt
 
 Clients: TypeAlias = frozenset[str]

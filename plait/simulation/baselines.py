@@ -23,10 +23,9 @@ from plait.simulation.simulation import Simulation
 from plait.training.examples import Example
 from plait.training.learner import TrainingInputs
 from plait.training.local_model import PeftLocalModel
-from plait.training.losses import TrainingObjective
 from plait.training.resident import ResidentBase, adapter_parameters
 from plait.training.tokenization import training_objective
-from plait.training.trainer import train_steps
+from plait.training.trainer import TrainingObjective, train_steps
 from plait.wire.settings import Settings
 
 if TYPE_CHECKING:

@@ -27,9 +27,9 @@ from plait.simulation.simulation import Simulation
 from plait.training.bases import quiet_libraries
 from plait.training.device import check_four_bits, choose_devices
 from plait.training.fused.kernels import native_library
-from plait.training.own_functions import CROSS_ENTROPY
 from plait.training.tokenization import check_kind
 from plait.wire.codec import DECODED
+from plait.wire.settings import CROSS_ENTROPY
 
 # As a fraction of the adapters that a run starts from.
 _WORTH_REPORTING = 1e-3

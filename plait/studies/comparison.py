@@ -288,12 +288,11 @@ class Comparison:
     def page(self) -> str:
         """The comparison as one self-contained HTML page."""
         # A table alone needs neither templates nor matplotlib.
-        from plait.report.html import page_environment
-        from plait.report.theme import palette_css
+        from plait.report import html, theme
 
         title, tables = f"{plural(len(self.runs), 'run')} compared", comparison_tables(self)
-        template = page_environment("plait.studies").get_template("comparison.html")
-        return template.render(title=title, notes=self.notes, tables=tables, palette=palette_css())
+        template = html.page_environment("plait.studies").get_template("comparison.html")
+        return template.render(title=title, notes=self.notes, tables=tables, palette=theme.palette_css())
 
     def to_json(self) -> dict[str, Json]:
         """All figures under stable keys; what is unknown is None."""

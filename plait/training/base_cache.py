@@ -15,8 +15,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import gguf
 import huggingface_hub as hub
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from plait.adapters import fingerprint_base
 from plait.adapters.spec import HUB_ID, ORIGIN_FILE, ORIGINS
@@ -26,9 +34,6 @@ from plait.errors import ConfigError, DataError, MachineError
 from plait.system.files import cache_directory, cannot_write, directory_written_aside, is_ours, make_private_directory
 
 if TYPE_CHECKING:
-    import gguf
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
     from plait.training.bases import CheckSize
 
 _WHOLE_BASE = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]  # of a base on the hub
@@ -120,9 +125,6 @@ def base_of_gguf(path: Path, *, progress: Callable[[str], None]) -> Path:
 
 
 def _write_base(path: Path, folder: Path) -> None:
-    import gguf  # slow, as transformers is
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
     try:
         reader = gguf.GGUFReader(path)
         _check_rotation(reader)
@@ -173,8 +175,6 @@ def _check_rotation(reader: gguf.GGUFReader) -> None:
 
 def kept_base(model: object, tokenizer: object) -> Path:
     """The directory of a model and its tokenizer, written once; ConfigError if others could not load it."""
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
     if hasattr(model, "peft_config"):
         raise ConfigError("base has an adapter on it: load the plain model, and give the adapter as init_adapter")
     if not isinstance(model, PreTrainedModel):

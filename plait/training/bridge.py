@@ -18,6 +18,7 @@ from functools import cached_property
 from typing import Any, Protocol, cast
 
 import torch
+from datasets import Dataset, disable_progress_bars
 from peft import PeftModel
 from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
@@ -64,8 +65,6 @@ def own_trainer(build: BuildTrainer, *, name: str = "") -> OwnTrainer:
         settings: Settings,
         trained: Sequence[nn.Parameter],
     ) -> StepReport:
-        from datasets import Dataset, disable_progress_bars  # slow to import
-
         disable_progress_bars()
         data = Dataset.from_dict(
             {

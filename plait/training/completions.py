@@ -18,8 +18,7 @@ from transformers import PreTrainedModel
 
 from plait.data import Record, RecordKind
 from plait.errors import ConfigError, PartError
-from plait.objectives.formula import GRPO
-from plait.objectives.objective import formula_named
+from plait.objectives.formula import GRPO, formula_named
 from plait.rounds.evaluation import SequenceLosses
 from plait.settings.choice import parse_choice
 from plait.training.conversations import converse
@@ -27,9 +26,10 @@ from plait.training.device import device_of
 from plait.training.examples import IGNORED, Example, Tokenizer, digest_of, prompt_tokens
 from plait.training.generate import Sampling, Wanted, context_of, generate
 from plait.training.learner import LocalTraining, TrainingInputs
-from plait.training.losses import BatchLoss, StepLoss, StepMemory, TrainingObjective
+from plait.training.losses import BatchLoss, StepLoss, StepMemory
 from plait.training.own_functions import Reward, reward_named, value_of
 from plait.training.preferences import without_adapter
+from plait.training.trainer import TrainingObjective
 from plait.wire.settings import Settings
 
 

@@ -8,10 +8,10 @@ import torch
 
 from plait.errors import ConfigError, PartError
 from plait.objectives import objective_named
-from plait.objectives.formula import Formula, Reply, Sides
-from plait.objectives.objective import formula_named
+from plait.objectives.formula import Formula, Reply, Sides, formula_named
 from plait.own_code import BrokenError, Check
 from plait.training.own_functions import LocalAdapter, LocalLoss, Reward, loss_named, value_of
+from plait.wire.settings import CROSS_ENTROPY
 
 _LABELS, _WORDS = 12, 20
 
@@ -46,10 +46,11 @@ def _sum(loss: LocalLoss) -> None:
 
 def mean_note(text: str) -> str:
     """A warning if the loss that a setting names is a mean; empty for any other."""
+    if text == CROSS_ENTROPY:
+        return ""
     loss = loss_named(text)
     try:
-        if loss is not None:
-            _sum(loss)
+        _sum(loss)
     except BrokenError as error:
         return f"loss '{text}' learns next to nothing unless it is a sum over the labels: {error}"
     except Exception:  # it may want other inputs than the check's

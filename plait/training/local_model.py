@@ -21,10 +21,16 @@ from plait.rounds.metrics import RunMetrics
 from plait.training.examples import Example, Split, Tokenizer, digest_of, visited
 from plait.training.holding_out import HoldingOut
 from plait.training.learner import TrainingInputs
-from plait.training.losses import TrainingObjective
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter, slot_digest
 from plait.training.tokenization import ExampleFormat, tokenise, training_objective
-from plait.training.trainer import ROWS, measure_losses, only_trained, train_steps, trained_parameters
+from plait.training.trainer import (
+    ROWS,
+    TrainingObjective,
+    measure_losses,
+    only_trained,
+    train_steps,
+    trained_parameters,
+)
 from plait.wire.settings import Settings
 
 # A user's own local trainer: trains the model's adapter in place (see bridge.py).
@@ -165,9 +171,9 @@ class PeftLocalModel:
         """The run's metrics; DataError if these records cannot have them."""
         metrics = RunMetrics.of(settings.eval_metrics, len(spec.labels), masked=settings.secure_aggregation)
         if metrics.names and not metrics.classes:
-            from plait.training.answers import check_records  # with what generates text
+            from plait.training import answers  # with what generates text
 
-            check_records(metrics, self.kind)
+            answers.check_records(metrics, self.kind)
         return metrics
 
     def objective(self, settings: Settings) -> TrainingObjective:

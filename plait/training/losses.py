@@ -7,24 +7,19 @@ Language models that `fused` supports are computed by it, every other model as P
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import nn
 
 from plait.adapters import AdapterTask
-from plait.data import Record, RecordKind
-from plait.errors import MachineError, PartError
-from plait.own_code import located_errors
-from plait.rounds.evaluation import SequenceLosses
-from plait.training.examples import IGNORED, Example, Tokenizer, count_labels
+from plait.errors import MachineError
+from plait.training.examples import Example, count_labels
 from plait.training.fused.kernels import SLICE_ELEMENTS_ON_GPU
 from plait.training.fused.language_model import FusedLanguageModel, recognise
-from plait.training.learner import LocalTraining, TrainingInputs
-from plait.training.own_functions import LocalAdapter, LocalLoss, loss_named
-from plait.wire.settings import Settings
+from plait.training.learner import LocalTraining
 
 if TYPE_CHECKING:
     from plait.training.model_losses import ModelLosses
@@ -36,10 +31,6 @@ ALL_BLOCKS = 1 << 30
 
 # Torch's words; neither is torch.OutOfMemoryError. The first is the CPU's allocator, the second Metal's.
 _OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
-
-
-Judge = Callable[[Sequence[Example]], tuple[list[float], list[float]]]
-"""From a batch to the loss of each example, and by how much it leads (see `SequenceLosses.leads`)."""
 
 
 class StepLoss:
@@ -79,44 +70,6 @@ class StepLoss:
     def finished(self, done: LocalTraining) -> LocalTraining:
         """What the training reports."""
         return done
-
-
-class TrainingObjective:
-    """How a client learns an objective; here supervised fine-tuning, of preferences by the chosen replies."""
-
-    kinds: Collection[RecordKind] = frozenset(
-        {RecordKind.TEXT, RecordKind.PROMPT, RecordKind.CHAT, RecordKind.PREFERENCE}
-    )
-    expected = "text, prompts or messages"
-
-    def examples(
-        self, records: Sequence[Record], kind: RecordKind, tokenizer: Tokenizer, seq_len: int
-    ) -> list[Example]:
-        """Examples of records that are not plain text; DataError if the base's chat template refuses one."""
-        from plait.training.conversations import converse
-
-        return converse(records, kind, tokenizer, seq_len)
-
-    def loss(
-        self, model: nn.Module, parameters: Sequence[nn.Parameter], inputs: TrainingInputs, memory: StepMemory
-    ) -> StepLoss:
-        """The loss of one training of the model, of whose adapter these are the parameters."""
-        function = loss_named(inputs.settings.loss)
-        if function is None:
-            return BatchLoss(model, task=inputs.task, pad_token=inputs.pad_token, memory=memory)
-        return ChosenLoss(model, parameters, function, inputs)
-
-    def judge(self, model: nn.Module, examples: Sequence[Example]) -> Judge | None:
-        """By what held-out examples are judged, in evaluation mode; None for the loss of their labels."""
-        del model, examples
-        return None
-
-    def measured(
-        self, model: nn.Module, examples: Sequence[Example], settings: Settings, tokenizer: Tokenizer
-    ) -> SequenceLosses | None:
-        """The losses of all held-out examples where they are no sum over tokens or pairs; None for `judge`."""
-        del model, examples, settings, tokenizer
-        return None
 
 
 class BatchLoss(StepLoss):
@@ -166,56 +119,6 @@ class BatchLoss(StepLoss):
             is_sliced = self._task is AdapterTask.CAUSAL_LM and self._fused is None
             self._own = ModelLosses(self._model, task=self._task, pad_token=self._pad_token, is_sliced=is_sliced)
         return self._own
-
-
-class ChosenLoss(StepLoss):
-    """A loss that `--loss` names; the model runs by its own modules. `reported` is the cross-entropy, summed."""
-
-    is_sum = False  # a user's own may be anything
-
-    def __init__(
-        self,
-        model: nn.Module,
-        parameters: Sequence[nn.Parameter],
-        function: LocalLoss,
-        inputs: TrainingInputs,
-    ) -> None:
-        self._model, self._function, self._name = model, function, inputs.settings.loss
-        self._losses = BatchLoss(model, task=inputs.task, pad_token=inputs.pad_token).by_model()
-        names = {id(parameter): key for key, parameter in model.named_parameters()}
-        self._tensors = {names[id(parameter)]: parameter for parameter in parameters}
-        parts = torch.from_numpy(inputs.start.copy()).split([parameter.numel() for parameter in parameters])
-        self._received = {
-            names[id(parameter)]: part.view_as(parameter).to(parameter)
-            for parameter, part in zip(parameters, parts, strict=True)
-        }
-
-    def __call__(self, batch: Sequence[Example], /) -> torch.Tensor:
-        """See `StepLoss`."""
-        logits, labels = self._losses.logits(batch)
-        self.reported = nn.functional.cross_entropy(logits.detach(), labels, ignore_index=IGNORED, reduction="sum")
-        kept = labels != IGNORED
-        logits, labels = (logits, labels) if bool(kept.all()) else (logits[kept], labels[kept])
-        adapter = LocalAdapter(self._tensors, self._received, lambda: self._received_logits(batch, kept))
-        with located_errors(f"loss '{self._name}' failed", quoting=False):
-            loss = cast("object", self._function(logits, labels, adapter))
-        if not isinstance(loss, torch.Tensor) or loss.dim() or not loss.requires_grad:
-            raise PartError(f"loss '{self._name}' gave no single number with a gradient: return a sum over the labels")
-        return loss
-
-    @torch.no_grad()
-    def _received_logits(self, batch: Sequence[Example], kept: torch.Tensor) -> torch.Tensor:
-        was_training = self._model.training
-        self._model.eval()
-        try:
-            # Called in place of the model, with other values of the adapter; the parameters themselves do not change.
-            def other(**inputs: object) -> object:
-                return torch.func.functional_call(self._model, self._received, (), inputs)
-
-            logits, _ = self._losses.logits(batch, other)
-        finally:
-            self._model.train(was_training)
-        return logits if bool(kept.all()) else logits[kept]
 
 
 @dataclass

@@ -15,11 +15,12 @@ from transformers import PretrainedConfig
 
 from plait.adapters import AdapterSpec
 from plait.adapters.methods import is_quantised
+from plait.errors import MachineError
 from plait.objectives import objective_named
+from plait.training.device import Compute, has_memory_of_its_own
 from plait.training.fused.kernels import NARROWEST_SLICE, SLICE_ELEMENTS_ON_CPU, SLICE_ELEMENTS_ON_GPU
 from plait.training.generate import PROMPT_TOKENS, ROWS
-from plait.training.own_functions import CROSS_ENTROPY
-from plait.wire.settings import Settings
+from plait.wire.settings import CROSS_ENTROPY, Settings
 
 SLACK = 1.07
 """Memory that torch's allocator holds, over what tensors take."""
@@ -91,6 +92,13 @@ class Training:
     def slices(self) -> tuple[int, ...]:
         """See `SLICES`."""
         return SLICES[: 1 if self.is_exact else None]
+
+
+def steps_of(settings: Settings) -> tuple[int, int, Training]:
+    """The batch of a run's step, in sequences, the length of each, and the training."""
+    training, objective = Training.of(settings), objective_named(settings.objective)
+    examples = 1 if objective.completions else settings.batch_size
+    return max(examples * objective.sequences, training.whole), settings.seq_len, training
 
 
 def _undivided(settings: Settings) -> int:
@@ -327,6 +335,30 @@ def plan_step(size: ModelSize, *, batch: int, seq_len: int, budget: float, host_
             if peak == sampled - on_host * size.embedding_bytes:
                 break
     return last
+
+
+def plan_within(
+    budget: float, config: PretrainedConfig, spec: AdapterSpec, steps: tuple[int, int, Training], compute: Compute
+) -> StepPlan | None:
+    """The plan of a run's steps within a budget; None where nothing is predicted, MachineError if nothing fits."""
+    batch, seq_len, training = steps
+    value_bytes, on_cpu = compute.dtype.itemsize, compute.device.type == "cpu"
+    size = size_of(config, spec, value_bytes=value_bytes, on_cpu=on_cpu, seq_len=seq_len, training=training)
+    if size is None:
+        return None
+    host = has_memory_of_its_own(compute.device)
+    plan = least = plan_step(size, batch=batch, seq_len=seq_len, budget=budget, host_has_room=host)
+    if not plan.fits:
+        # What cannot be cut is tried: its sequences may be shorter.
+        size = over_one_sequence(size)
+        least = plan_step(size, batch=1, seq_len=seq_len, budget=budget, host_has_room=host)
+    if least.peak_bytes > budget * (1 + PREDICTION_ERROR):
+        raise MachineError(
+            f"a step over {seq_len} tokens a sequence needs {least.peak_bytes / 1e9:.1f} GB of {compute.device} and "
+            f"may take {budget / 1e9:.1f} GB; what would fit: "
+            + what_would_fit(size, seq_len=seq_len, budget=budget, host_has_room=host)
+        )
+    return plan
 
 
 def least_bytes(size: ModelSize, *, seq_len: int, host_has_room: bool = False) -> int:

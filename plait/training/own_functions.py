@@ -3,33 +3,35 @@
     def focal(logits, labels, adapter, *, gamma: float = 2.0): ...  # a sum over the labels
     def right(prompt, completion, answer, *, close: float = 0.0) -> float: ...
 
-A reward's `prompt` is as the model reads it, `answer` the record's completion. Importing this module imports no torch.
+A reward's `prompt` is as the model reads it, `answer` the record's completion.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
+import torch
+from torch import nn
 
 from plait.errors import ConfigError, PartError
 from plait.objectives import objective_named
-from plait.objectives.objective import formula_named
+from plait.objectives.formula import formula_named
 from plait.own_code import located_errors
 from plait.plugins import Kind
 from plait.rounds.metrics import OWN
 from plait.settings.choice import function_named, parse_choice, split_choices
+from plait.training.examples import IGNORED, Example
+from plait.training.learner import TrainingInputs
+from plait.training.losses import BatchLoss, StepLoss
+from plait.wire.settings import CROSS_ENTROPY
 
 if TYPE_CHECKING:
-    import torch
-
     from plait.objectives.formula import GRPO
 
-CROSS_ENTROPY = "cross_entropy"
-"""The default, which no function computes."""
 _LOSS_TAKES = ("logits", "labels", "adapter")
 _REWARD_TAKES = ("prompt", "completion", "answer")
 
@@ -62,7 +64,8 @@ Reward = Callable[[str, str, str], object]
 
 def check_functions(loss: str, objective: str, metrics: str = "") -> None:
     """Find what these settings name; ConfigError if there is none or it does not fit."""
-    loss_named(loss)
+    if loss != CROSS_ENTROPY:
+        loss_named(loss)
     for name in split_choices(metrics):
         if name not in OWN:
             checker_named(name)
@@ -73,13 +76,10 @@ def check_functions(loss: str, objective: str, metrics: str = "") -> None:
         reward_named(cast("GRPO", formula).reward)
 
 
-def loss_named(text: str) -> LocalLoss | None:
-    """The loss that `--loss` names; None for the cross-entropy."""
-    name, options = parse_choice(text)
-    if name == CROSS_ENTROPY:
-        if options:
-            raise ConfigError(f"loss '{name}' is given options, it has none")
-        return None
+def loss_named(text: str) -> LocalLoss:
+    """The loss that `--loss` names, which is not the cross-entropy."""
+    if parse_choice(text)[0] == CROSS_ENTROPY:
+        raise ConfigError(f"loss '{CROSS_ENTROPY}' is given options, it has none")
     return cast("LocalLoss", function_named(Kind.LOSS, text, _LOSS_TAKES, known=(CROSS_ENTROPY,)))
 
 
@@ -102,3 +102,52 @@ def value_of(reward: Reward, prompt: str, completion: str, answer: str) -> float
         kind = str(number) if isinstance(found, float | np.floating) else f"a {type(found).__name__}"
         raise PartError(f"it gave {kind}, expected a finite number")
     return number
+
+
+class ChosenLoss(StepLoss):
+    """A loss that `--loss` names; the model runs by its own modules. `reported` is the cross-entropy, summed."""
+
+    is_sum = False  # a user's own may be anything
+
+    def __init__(
+        self,
+        model: nn.Module,
+        parameters: Sequence[nn.Parameter],
+        inputs: TrainingInputs,
+    ) -> None:
+        self._model, self._function, self._name = model, loss_named(inputs.settings.loss), inputs.settings.loss
+        self._losses = BatchLoss(model, task=inputs.task, pad_token=inputs.pad_token).by_model()
+        names = {id(parameter): key for key, parameter in model.named_parameters()}
+        self._tensors = {names[id(parameter)]: parameter for parameter in parameters}
+        parts = torch.from_numpy(inputs.start.copy()).split([parameter.numel() for parameter in parameters])
+        self._received = {
+            names[id(parameter)]: part.view_as(parameter).to(parameter)
+            for parameter, part in zip(parameters, parts, strict=True)
+        }
+
+    def __call__(self, batch: Sequence[Example], /) -> torch.Tensor:
+        """See `StepLoss`."""
+        logits, labels = self._losses.logits(batch)
+        self.reported = nn.functional.cross_entropy(logits.detach(), labels, ignore_index=IGNORED, reduction="sum")
+        kept = labels != IGNORED
+        logits, labels = (logits, labels) if bool(kept.all()) else (logits[kept], labels[kept])
+        adapter = LocalAdapter(self._tensors, self._received, lambda: self._received_logits(batch, kept))
+        with located_errors(f"loss '{self._name}' failed", quoting=False):
+            loss = cast("object", self._function(logits, labels, adapter))
+        if not isinstance(loss, torch.Tensor) or loss.dim() or not loss.requires_grad:
+            raise PartError(f"loss '{self._name}' gave no single number with a gradient: return a sum over the labels")
+        return loss
+
+    @torch.no_grad()
+    def _received_logits(self, batch: Sequence[Example], kept: torch.Tensor) -> torch.Tensor:
+        was_training = self._model.training
+        self._model.eval()
+        try:
+            # Called in place of the model, with other values of the adapter; the parameters themselves do not change.
+            def other(**inputs: object) -> object:
+                return torch.func.functional_call(self._model, self._received, (), inputs)
+
+            logits, _ = self._losses.logits(batch, other)
+        finally:
+            self._model.train(was_training)
+        return logits if bool(kept.all()) else logits[kept]

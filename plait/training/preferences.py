@@ -17,8 +17,7 @@ from torch import nn
 from plait.adapters import AdapterTask
 from plait.data import Record, RecordKind
 from plait.errors import PartError, check_abandoned
-from plait.objectives.formula import Formula, Reply, Sides
-from plait.objectives.objective import formula_named
+from plait.objectives.formula import Formula, Reply, Sides, formula_named
 from plait.own_code import located_errors
 from plait.settings.choice import parse_choice
 from plait.training.conversations import conversation, of_each
@@ -27,12 +26,11 @@ from plait.training.examples import Example, Tokenizer, count_labels, visited
 from plait.training.learner import TrainingInputs
 from plait.training.losses import (
     BatchLoss,
-    Judge,
     StepLoss,
     StepMemory,
-    TrainingObjective,
     is_out_of_memory,
 )
+from plait.training.trainer import Judge, TrainingObjective
 
 _TASK = AdapterTask.CAUSAL_LM
 

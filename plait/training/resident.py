@@ -20,10 +20,9 @@ from transformers import AutoTokenizer, PreTrainedModel
 from plait.adapters import AdapterSpec, AdapterState, AdapterTask, Layout, parse_spec
 from plait.adapters.methods import is_quantised
 from plait.errors import BaseMismatchError, ConfigError, MachineError
-from plait.objectives import objective_named
 from plait.system.machine import keep_freed_memory
 from plait.training.blueprint import AdapterTemplate, design_from_spec, load_base, read_base_config, silence
-from plait.training.device import Compute, check_four_bits, has_memory_of_its_own, memory_for_steps
+from plait.training.device import Compute, check_four_bits, memory_for_steps
 from plait.training.examples import Tokenizer
 from plait.training.losses import StepMemory
 from plait.training.peft_adapter import adapter_tensors, attach, check_layout, peft_config_of
@@ -213,50 +212,18 @@ class ResidentBase:
         budget = memory_for_steps(self.compute.device, self.memory_limit_bytes)
         if not budget or len(self.devices) > 1 or spec.task is not AdapterTask.CAUSAL_LM:
             return
-        from plait.training.memory_plan import (
-            PREDICTION_ERROR,
-            Training,
-            over_one_sequence,
-            plan_step,
-            size_of,
-            what_would_fit,
-        )
+        from plait.training.memory_plan import plan_within, steps_of  # most machines have no such limit
 
-        training = Training.of(settings)
-        objective = objective_named(settings.objective)
-        examples = 1 if objective.completions else settings.batch_size
-        batch = max(examples * objective.sequences, training.whole)
-        wanted = (spec.digest, batch, settings.seq_len, training)
-        if wanted == self._planned:
+        steps = steps_of(settings)
+        if self._planned == (wanted := (spec.digest, steps)):
             return
-        self._planned = wanted
-        self._embedding_on_host = b""
+        self._planned, self._embedding_on_host = (), b""
         config = read_base_config(self.directory, spec.task, spec.labels)
-        size = size_of(
-            config,
-            spec,
-            value_bytes=self.compute.dtype.itemsize,
-            on_cpu=self.compute.device.type == "cpu",
-            seq_len=settings.seq_len,
-            training=training,
-        )
-        if size is None:
-            return
-        host, seq_len = has_memory_of_its_own(self.compute.device), settings.seq_len
-        plan = least = plan_step(size, batch=batch, seq_len=seq_len, budget=budget, host_has_room=host)
-        if not plan.fits:
-            # What cannot be cut is tried: its sequences may be shorter.
-            size = over_one_sequence(size)
-            least = plan_step(size, batch=1, seq_len=seq_len, budget=budget, host_has_room=host)
-        if least.peak_bytes > budget * (1 + PREDICTION_ERROR):
-            self._planned = ()  # the next attempt is refused too
-            raise MachineError(
-                f"a step over {seq_len} tokens a sequence needs {least.peak_bytes / 1e9:.1f} GB of "
-                f"{self.compute.device} and may take {budget / 1e9:.1f} GB; what would fit: "
-                + what_would_fit(size, seq_len=seq_len, budget=budget, host_has_room=host)
-            )
-        self._embedding_on_host = slot_digest(spec) if plan.embedding_on_host else b""
-        self.step_memory.begin_with(recomputed=plan.recomputed, cuts=plan.cuts, slice_elements=plan.slice_elements)
+        plan = plan_within(budget, config, spec, steps, self.compute)  # refused again at the next attempt
+        self._planned = wanted
+        if plan:
+            self._embedding_on_host = slot_digest(spec) if plan.embedding_on_host else b""
+            self.step_memory.begin_with(recomputed=plan.recomputed, cuts=plan.cuts, slice_elements=plan.slice_elements)
 
     def _attached(self, spec: AdapterSpec) -> PeftModel:
         bare, adapted = self._bare, self._model

@@ -18,7 +18,7 @@ from plait.data import Record, RecordKind
 from plait.errors import DataError
 from plait.objectives import SFT, objective_named, usual_objective
 from plait.training.examples import Example, Tokenizer, first_tokens
-from plait.training.losses import TrainingObjective
+from plait.training.trainer import TrainingObjective
 
 
 def training_objective(text: str) -> TrainingObjective:

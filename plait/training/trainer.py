@@ -1,11 +1,11 @@
-"""The local trainer: AdamW on the adapter of a frozen base, for a number of steps, from a seed."""
+"""The local trainer: AdamW on the adapter of a frozen base, for a number of steps, from a seed; and what it learns."""
 
 from __future__ import annotations
 
 import math
 import re
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,23 +14,66 @@ import torch
 from torch import nn
 
 from plait.adapters import AdapterTask
+from plait.data import Record, RecordKind
 from plait.errors import ConfigError, check_abandoned
 from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.metrics import RunMetrics, Sums, together
 from plait.training.device import device_of
-from plait.training.examples import Example, count_labels, digest_of
+from plait.training.examples import Example, Tokenizer, count_labels, digest_of
 from plait.training.learner import Learner, LocalTraining, TrainingInputs, copy_all
 from plait.training.losses import (
     BatchLoss,
     StepLoss,
     StepMemory,
-    TrainingObjective,
     within_memory,
 )
-from plait.wire.settings import Settings
+from plait.wire.settings import CROSS_ENTROPY, Settings
 
 # PEFT's names of a low-rank pair's two sides; everything else in an adapter (a head, a magnitude) trains with either.
 _SIDE = re.compile(r"\.lora_(?:embedding_)?([AB])(?=\.|$)")
+
+
+Judge = Callable[[Sequence[Example]], tuple[list[float], list[float]]]
+"""From a batch to the loss of each example, and by how much it leads (see `SequenceLosses.leads`)."""
+
+
+class TrainingObjective:
+    """How a client learns an objective; here supervised fine-tuning, of preferences by the chosen replies."""
+
+    kinds: Collection[RecordKind] = frozenset(
+        {RecordKind.TEXT, RecordKind.PROMPT, RecordKind.CHAT, RecordKind.PREFERENCE}
+    )
+    expected = "text, prompts or messages"
+
+    def examples(
+        self, records: Sequence[Record], kind: RecordKind, tokenizer: Tokenizer, seq_len: int
+    ) -> list[Example]:
+        """Examples of records that are not plain text; DataError if the base's chat template refuses one."""
+        from plait.training.conversations import converse
+
+        return converse(records, kind, tokenizer, seq_len)
+
+    def loss(
+        self, model: nn.Module, parameters: Sequence[nn.Parameter], inputs: TrainingInputs, memory: StepMemory
+    ) -> StepLoss:
+        """The loss of one training of the model, of whose adapter these are the parameters."""
+        if inputs.settings.loss == CROSS_ENTROPY:
+            return BatchLoss(model, task=inputs.task, pad_token=inputs.pad_token, memory=memory)
+        from plait.training.own_functions import ChosenLoss  # few runs have a loss of their own
+
+        return ChosenLoss(model, parameters, inputs)
+
+    def judge(self, model: nn.Module, examples: Sequence[Example]) -> Judge | None:
+        """By what held-out examples are judged, in evaluation mode; None for the loss of their labels."""
+        del model, examples
+        return None
+
+    def measured(
+        self, model: nn.Module, examples: Sequence[Example], settings: Settings, tokenizer: Tokenizer
+    ) -> SequenceLosses | None:
+        """The losses of all held-out examples where they are no sum over tokens or pairs; None for `judge`."""
+        del model, examples, settings, tokenizer
+        return None
 
 
 def train_steps(

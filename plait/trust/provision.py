@@ -13,6 +13,8 @@ renews it.
 
 from __future__ import annotations
 
+import ipaddress
+import re
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +27,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey 
 from cryptography.x509 import Certificate
 
 from plait.errors import ConfigError
+from plait.system.address import is_ip_address
 from plait.system.files import cannot_write, directory_written_aside, make_private_directory, write_atomically
 from plait.trust.certificate import (
     LEAF_DAYS,
@@ -50,6 +53,8 @@ from plait.trust.kit import (
     read_client_settings,
 )
 from plait.trust.register import REGISTER_FILE, RegisteredClient, read_clients, write_clients
+
+_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 
 
 class KitOutcome(Enum):

@@ -22,6 +22,8 @@ from plait.wire import bounds
 from plait.wire.codec import Codec
 from plait.wire.codecs import codec_for
 
+CROSS_ENTROPY = "cross_entropy"
+"""The loss that no function computes."""
 Bound: TypeAlias = Callable[[str, Json], None]
 """Raises PeerError if the value of a setting, called by name, is not permitted."""
 
@@ -125,7 +127,7 @@ class Settings:
     """The side that stays at the client (personal); empty for none."""
     proximal: Annotated[float, _real()] = 0.0
     """FedProx's mu: mu/2 times the squared distance to the round's initial adapter is added to the loss."""
-    loss: Annotated[str, _name()] = "cross_entropy"
+    loss: Annotated[str, _name()] = CROSS_ENTROPY
     """What the client minimises, in the notation of `--loss`."""
     objective: Annotated[str, _name(longest=bounds.MAX_OBJECTIVE)] = "sft"
     """What the client learns from its data, in the notation of `--objective`."""

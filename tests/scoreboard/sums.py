@@ -21,7 +21,7 @@ from scoreboard.row import Row
 
 from plait.errors import PolicyError
 from plait.guarantees.thresholds import least_survivors
-from plait.rounds.terms import DataJournal
+from plait.rounds.data_journal import DataJournal
 from plait.secagg.journal import SumJournal
 from plait.secagg.stages import seated
 from plait.wire.masked_roster import MaskedAttempt

@@ -132,7 +132,7 @@ def test_a_cohort_in_which_no_bad_client_can_be_stood_is_refused_at_configuratio
     ("strategy", "ours"), [(FlowerFedAvg, "fedavg"), (FedMedian, "median")], ids=["mean", "median"]
 )
 def test_any_strategy_of_flowers_can_be_a_rule_and_agrees_with_ours(strategy, ours):
-    algorithm = flower_algorithm(tolerates=lambda _: 0, strategy=lambda _of, _updates, _bad: strategy())
+    algorithm = flower_algorithm(tolerates=lambda _: 0, strategy=lambda _updates, _bad: strategy())
     rule = Rule(name="own", title="own", computes="own", algorithm=algorithm, subject=Subject.TENSORS)
     contributions = cohort(draw(6), [1, 2, 3, 4, 5, 6])
     expected = run(RULES[ours], contributions).step.flat

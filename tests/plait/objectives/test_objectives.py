@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from plait.errors import ConfigError
-from plait.objectives.formula import DPO, Reply, Sides
-from plait.objectives.objective import formula_named
+from plait.objectives.formula import DPO, Reply, Sides, formula_named
 from plait.training.tokenization import training_objective
 
 GENERATOR = np.random.default_rng(3)

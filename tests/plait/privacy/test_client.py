@@ -4,7 +4,7 @@ import pytest
 
 from plait.errors import ConfigError, PolicyError
 from plait.privacy.client import SpentJournal
-from plait.rounds.terms import DataJournal
+from plait.rounds.data_journal import DataJournal
 
 
 class Kept(list):

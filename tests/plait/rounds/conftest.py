@@ -32,6 +32,7 @@ from plait.rounds.audit import replay
 from plait.rounds.broadcasts import Broadcasts, follow
 from plait.rounds.buffer import Buffer, with_buffer
 from plait.rounds.channel import Clock, Identity, Liveness, NoAnswer, Purpose, TaskParts, round_and_attempt
+from plait.rounds.checkpoint_reading import load_checkpoint
 from plait.rounds.client_pipeline import ClientContext, ClientPipeline, PlainSender
 from plait.rounds.coordinator import Coordinator, Host, Way
 from plait.rounds.evaluation import SequenceLosses
@@ -49,7 +50,6 @@ from plait.rounds.run_state import (
     advance,
     client_seed,
     initial_state,
-    load_checkpoint,
     save_checkpoint,
 )
 from plait.rounds.spool import Refused, Weighting

@@ -7,7 +7,7 @@ import pytest
 from plait.errors import ConfigError, PeerError, PolicyError
 from plait.guarantees.thresholds import LEAST_CLIENTS, least_roster, least_survivors
 from plait.rounds.channel import Patience, Purpose
-from plait.rounds.terms import DataJournal
+from plait.rounds.data_journal import DataJournal
 from plait.secagg.journal import SumJournal, evaluators_of
 from plait.wire.masked_roster import MaskedAttempt
 from tests.plait.privacy.test_client import Kept

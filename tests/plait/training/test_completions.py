@@ -18,8 +18,7 @@ from plait.api.evaluate import _objective_of
 from plait.cli.audit import audit
 from plait.errors import ConfigError, PlaitError
 from plait.ledger.ledger import read_events
-from plait.objectives.formula import GRPO
-from plait.objectives.objective import formula_named
+from plait.objectives.formula import GRPO, formula_named
 from plait.plugins import Kind, reference
 from plait.training.bases import locate_base
 from plait.training.completions import CompletionGroup, Grader, GroupLoss, completions_of, rewards_of

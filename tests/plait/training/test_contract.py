@@ -10,7 +10,7 @@ from pydantic import Field
 
 import plait
 from plait.errors import ConfigError
-from plait.objectives.objective import formula_named
+from plait.objectives.formula import formula_named
 from plait.own_code import checked
 from plait.plugins import Kind, reference
 from plait.training.contract import OBJECTIVE_CHECKS, REWARD_CHECKS

@@ -24,7 +24,8 @@ from plait.training import resident as resident_module
 from plait.training.bases import LocatedBase, locate_config
 from plait.training.blueprint import AdapterTemplate, read_base_config, shape_of
 from plait.training.completions import completions_of
-from plait.training.device import CONTEXT_BYTES, Compute
+from plait.training.device import Compute
+from plait.training.device_shares import CONTEXT_BYTES
 from plait.training.examples import Example
 from plait.training.losses import StepMemory
 from plait.training.memory_plan import (
@@ -215,7 +216,7 @@ def test_what_is_planned_for_the_embedding_is_done_and_undone(
 ) -> None:
     size = size_of(read_base_config(tiny.directory, AdapterTask.CAUSAL_LM), blueprint.spec, value_bytes=4)
     assert size is not None
-    monkeypatch.setattr(resident_module, "has_memory_of_its_own", lambda _: True)
+    monkeypatch.setattr(memory_plan, "has_memory_of_its_own", lambda _: True)
     honest, placed = memory_plan.size_of, []
     monkeypatch.setattr(memory_plan, "size_of", lambda *a, **how: replace(honest(*a, **how), tied=False, on_cpu=False))
     monkeypatch.setattr(BareBase, "keep_embedding", lambda _, *, on_host: placed.append(on_host))

@@ -12,8 +12,7 @@ import torch
 from plait.adapters import AdapterTask
 from plait.data import Message, Record, RecordKind
 from plait.errors import DataError, PartError
-from plait.objectives.formula import DPO
-from plait.objectives.objective import formula_named
+from plait.objectives.formula import DPO, formula_named
 from plait.rounds.local_model import TrainJob
 from plait.training.examples import IGNORED
 from plait.training.local_model import PeftLocalModel

@@ -1,0 +1,89 @@
+"""How this machine trains: its devices, and how a step on a base fits into memory."""
+
+from __future__ import annotations
+
+from plait.adapters import AdapterTask
+from plait.adapters.method import AdapterRequest
+from plait.errors import ConfigError
+from plait.system import machine
+from plait.training.bases import locate_config, quiet_libraries
+from plait.training.blueprint import design, read_base_config
+from plait.training.device import choose_compute, has_memory_of_its_own, memory_for_steps
+from plait.training.device_shares import gpus, matrix_gflops
+from plait.training.memory_plan import ModelSize, StepPlan, plan_step, size_of, what_would_fit
+
+Finding = tuple[str, ...]
+"""What was looked at, what was found and, if something is missing, what to do."""
+
+
+def devices() -> list[Finding]:
+    """The GPUs, and how fast the device that is chosen multiplies."""
+    compute = choose_compute()
+    found = [(f"GPU {index}", f"{name}, {size / 1e9:.0f} GB") for index, (name, size) in enumerate(gpus())]
+    if compute.device.type == "cpu":
+        found = [("GPU", "none", "fine for SmolLM2-135M-Instruct; larger bases need CUDA (or Apple's MPS)")]
+    return [
+        ("device", f"{compute.device}, base in {compute.dtype_name}"),
+        ("matrix product", f"{matrix_gflops(compute):,.0f} GFLOP/s in {compute.dtype_name}"),
+        *found,
+    ]
+
+
+def plan_of(
+    base: str,
+    *,
+    method: str,
+    rank: int,
+    batch_size: int,
+    seq_len: int,
+    memory_bytes: int,
+    device: str,
+    dtype: str,
+) -> list[Finding]:
+    """The plan of a step with so much memory, 0 for the device's; ConfigError where it is not known."""
+    quiet_libraries()
+    compute = choose_compute(device, dtype)
+    config = read_base_config(locate_config(base), AdapterTask.CAUSAL_LM)
+    spec = design(config, AdapterRequest(method=method, rank=rank), task=AdapterTask.CAUSAL_LM, seed=0).spec
+    # A stated amount is taken for a card's, where there is no GPU to ask.
+    stated_card = bool(memory_bytes) and device == "auto" and compute.device.type == "cpu"
+    on_cpu = compute.device.type == "cpu" and not stated_card
+    size = size_of(config, spec, value_bytes=compute.dtype.itemsize, on_cpu=on_cpu, seq_len=seq_len)
+    if size is None:
+        raise ConfigError(
+            "memory is predicted for lora and qlora without dropout on bases like Llama, for sequences within the "
+            f"window of their attention, not for '{method}' on a base of type {config.model_type} at {seq_len} tokens; "
+            "start with a small --batch-size"
+        )
+    budget = memory_for_steps(compute.device, memory_bytes) or machine.memory_bytes()
+    host = stated_card or has_memory_of_its_own(compute.device)
+    plan = plan_step(size, batch=batch_size, seq_len=seq_len, budget=budget, host_has_room=host)
+    fitting = "" if plan.fits else what_would_fit(size, seq_len=seq_len, budget=budget, host_has_room=host)
+    held = "NF4 and " if size.four_bits else ""
+    return [
+        ("base", f"{base} in {held}{compute.dtype_name}, {size.base_bytes / 1e9:.2f} GB"),
+        (
+            "adapter",
+            f"rank {rank}, {size.adapter:,} parameters, {size.resident_bytes / 1e9:.2f} GB with the base"
+            + (" and the libraries" if on_cpu else ""),
+        ),
+        ("memory", f"{budget / 1e9:.1f} GB of {'the stated device' if memory_bytes else compute.device}"),
+        ("batch", f"{batch_size} x {seq_len}" + (f", in {plan.cuts} parts" if plan.cuts > 1 else "")),
+        *_of_plan(plan, size, host=host, fitting=fitting),
+    ]
+
+
+def _of_plan(plan: StepPlan, size: ModelSize, *, host: bool, fitting: str) -> list[Finding]:
+    where = "in the host's memory" if plan.embedding_on_host else "on the device"
+    if host and not size.lone_embedding:
+        where += ", with the head: they are one matrix" if size.tied else ": the adapter changes it"
+    return [
+        ("blocks computed twice", f"{plan.recomputed} of {size.layers}"),
+        ("logits at a time", f"{plan.slice_elements / 1e6:.0f} million"),
+        ("input embedding", f"{size.embedding_bytes / 1e9:.2f} GB, {where}"),
+        (
+            "predicted peak",
+            f"{plan.peak_bytes / 1e9:.2f} GB" + ("" if plan.fits else ", does not fit"),
+            f"what would fit: {fitting}" if fitting else "",
+        ),
+    ]
