@@ -67,8 +67,6 @@ def export(
 ) -> None:
     """Convert an adapter for the program that will serve it, and print the command to serve it.
 
-    By default it is written here, as first-peft for runs/first.
-
     Example: plait export runs/first --to vllm served/first
     """
     directory = directory or Path(f"{source.resolve().name}-{to}")

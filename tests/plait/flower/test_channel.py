@@ -79,7 +79,7 @@ def test_every_purpose_has_a_message_type_of_flowers(purpose, pauses):
     grid = FakeGrid(echo)
     exchange(grid, purpose=purpose)
     expected = {Purpose.DESCRIBE: "query", Purpose.TRAIN: "train", Purpose.EVALUATE: "evaluate"}
-    expected[Purpose.MASK] = "query.mask"
+    expected |= {Purpose.MASK: "query.mask", Purpose.JUDGE: "evaluate.judge"}
     assert {message.metadata.message_type for message in grid.pushed} == {expected[purpose]}
 
 

@@ -39,7 +39,7 @@ CASES = {
         "eval_every": 3,
         "bits": "1",
     },
-    "a final figure": {"settings": {"judge_part": 5}, "wire": "1"},
+    "a final figure": {"settings": {"judge_part": 5}, "bits": "1"},
     "the best is kept": {"astray": (2,), "watch": Watch("best")},
 }
 
