@@ -47,12 +47,7 @@ def export(
     served_base: Annotated[
         str, typer.Option("--served-base", help="Name of the base in vLLM or Ollama, if it differs.")
     ] = "",
-    client: Annotated[
-        str,
-        typer.Option(
-            "--client", help="Export this client's personalized adapter (see --personalize of plait simulate)."
-        ),
-    ] = "",
+    client: Annotated[str, typer.Option("--client", help="Export this client's personalized adapter.")] = "",
     gguf_type: Annotated[str, typer.Option("--gguf-type", metavar="f32|f16", help="Data type in a GGUF file.")] = "f32",
     push_to_hub: Annotated[
         str,
