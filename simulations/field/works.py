@@ -171,7 +171,7 @@ def short(federation: Federation) -> Federation:
     )  # fmt: skip
 
 
-FEDERATIONS: Mapping[str, Federation] = {
+FEDERATIONS: dict[str, Federation] = {
     each.name: each
     for each in (
         *WORKS,
