@@ -1,10 +1,10 @@
 """plait beside a loop with PEFT and NVFlare's four bits at half a billion parameters, by the field's rules.
 
-    python simulations/bases/field.py --seeds 1,2                          # adds rows to results-field-*.jsonl
+    python simulations/bases/field.py --seeds 1,2                          # adds rows to results-field*.jsonl
     python simulations/field/check.py simulations/bases/results-field.jsonl
 
-Four clients hold a package of Emacs Lisp each; two rounds of four steps of 4 x 128 tokens. The others' rate is chosen on
-other packages (results-field-choosing.jsonl); plait finds its own.
+Four clients hold a package of Emacs Lisp each; two rounds of four steps of 4 x 128 tokens. The others' rate is chosen
+on other packages (results-field-choosing.jsonl); plait finds its own.
 """
 
 from __future__ import annotations
