@@ -35,11 +35,10 @@ from plait.run import Run, blueprint_of, resolve
 from plait.settle import ResolvedConfig, settle
 from plait.system import machine
 from plait.training.bases import LocatedBase, base_at_hand, is_known_to_all, locate_base
-from plait.training.bridge import load_own_trainer
 from plait.training.device import one_base_over
 from plait.training.device_shares import gpus, limit_memory
 from plait.training.fused.kernels import native_library
-from plait.training.local_model import PeftLocalModel
+from plait.training.local_model import OwnTrainer, PeftLocalModel
 from plait.training.resident import ResidentBase
 from plait.trust.keys import NodeIdentity
 from plait.wire.welcome import config_from_welcome
@@ -156,7 +155,7 @@ class OwnClient:
             held_out=dataset.held_out,
             kind=dataset.kind,
             histogram=_histogram(dataset, config.label_names),
-            own_trainer=load_own_trainer(self.trainer) if self.trainer else None,
+            own_trainer=_own_trainer(self.trainer) if self.trainer else None,
             group=_group(dataset, self.group, config),
         )
 
@@ -188,6 +187,13 @@ def _group(dataset: Dataset, own: str, config: RunConfig) -> str:
             f"column of that name; give --group COLUMN with the one that names whom a record belongs to"
         )
     return own
+
+
+def _own_trainer(where: str) -> OwnTrainer:
+    # It brings datasets, with pandas and pyarrow, which no other client needs.
+    from plait.training.bridge import load_own_trainer
+
+    return load_own_trainer(where)
 
 
 def _histogram(dataset: Dataset, labels: Collection[str]) -> dict[str, int]:

@@ -56,7 +56,7 @@ def test_every_command_and_setting_has_its_place(site):
 FIRST_HITS = {
     "epochs": "reference/settings.html#epochs-and-packing-optimizer",
     "FSDP": "guides/which-base-fits.html#several-gpus",
-    "patient": "guides/privacy.html#persons-and-other-groups",
+    "patient": "guides/privacy.html#what-an-attacker-finds",
     "cosine": "guides/from-sft.html",
     "hold out by patient": "guides/own-data.html#what-is-held-out",
     "is held-out loss optimistic": "guides/reading-a-report.html#is-the-held-out-loss-optimistic",
