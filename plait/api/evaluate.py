@@ -102,7 +102,8 @@ def evaluate(
     chosen = objective or _objective_of(folder)
     loaded = load_peft_directory(of_run if of_run.is_dir() else folder)
     with status("loading libraries", quiet=quiet):
-        from plait.training.evaluation import choose_compute, evaluate_adapter
+        from plait.training.device import choose_compute
+        from plait.training.evaluation import evaluate_adapter
 
     quiet_libraries()
     compute = choose_compute(device, dtype)

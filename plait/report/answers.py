@@ -67,14 +67,14 @@ def final_figure(now: RunNow) -> str:
     return f"Final figure, on {where} that no decision looked at: {shown}{own}."
 
 
-def decided(view: RunView) -> str:
-    """That held-out losses decide too, and whether there is a figure of which this is not true."""
+def decided(view: RunView, losses: str) -> str:
+    """That held-out losses, called so, decide too, and whether there is a figure of which this is not true."""
     known = final_figure(view)
     if view.settings.get("select", "last") == "last":
         return known
     if not known and view.finished:
         known = "No client has a part of its data that decides nothing (--judge-part)."
-    decide = "They also decide which steps are kept and what is published, so the loss is slightly optimistic."
+    decide = f"{losses} also decide which steps are kept and what is published, so the loss is slightly optimistic."
     return f"{decide} {known}".strip()
 
 
@@ -146,7 +146,7 @@ def _trust(view: RunView) -> AnsweredQuestion:
     measured = ""
     if held_out and not any(card.headline for card in view.cards.values()):
         measured = f"Measured on {count_text(held_out)} held-out sequences that no client trained on. "
-        measured += f"{decided(view)} ".lstrip()
+        measured += f"{decided(view, 'They')} ".lstrip()
         final = view.final_evaluation
         if final is not None and final.change is not None and final.change_margin is None:
             measured += "They are from too few documents for an interval. "
@@ -218,14 +218,14 @@ def _pair(key: str, value: Json) -> str:
     return shlex.join(("-c", f"{printable(key)}={text}"))
 
 
-_SAID_APART = frozenset({"out", "base", "data", "clients", "seed"})
+_SHOWN_APART = frozenset({"out", "base", "data", "clients", "seed"})
 
 
 def run_facts(view: RunView) -> tuple[str, ...]:
     """The base, the data and how many clients; then the settings that somebody gave other values than the defaults."""
     start, used = view.start, view.start.data
     data = f"{used.name}, {plural(used.records, 'record')}" if used else start.config.get("data") or "the clients' own"
-    settled = _SAID_APART.union(start.derived)
+    settled = _SHOWN_APART.union(start.derived)
     given = {key: value for key, value in _differing(start.config).items() if key not in settled}
     differing = ", ".join(
         f"{key} {value if isinstance(value, str) else json.dumps(value)}" for key, value in given.items()

@@ -153,7 +153,7 @@ def _measured_text(view: RunView) -> str:
     return (
         f"Measured on {each} per client{some}, held out from training and the same in every round; ± and brackets "
         "are 95 % intervals. The change is compared by sequence, so it is known more precisely than the losses. "
-        f"{decided(view).replace('They', 'These losses', 1)}"
+        f"{decided(view, 'These losses')}"
     ).rstrip()
 
 

@@ -12,13 +12,11 @@ from plait.errors import BaseMismatchError, ConfigError, DataError
 from plait.objectives import SFT, objective_named
 from plait.rounds.evaluation import ClientLoss
 from plait.training.bases import LocatedBase
-from plait.training.device import Compute, choose_compute
+from plait.training.device import Compute
 from plait.training.examples import spread
 from plait.training.resident import ResidentBase
 from plait.training.tokenization import ExampleFormat, tokenise, training_objective
 from plait.training.trainer import measure_losses
-
-__all__ = ["choose_compute", "evaluate_adapter"]
 
 
 def evaluate_adapter(

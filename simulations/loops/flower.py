@@ -164,7 +164,7 @@ def loss(model):
 torch.manual_seed(int(os.environ["LOOP_SEED"]))
 model = get_model(sys.argv[1])
 without = loss(model)
-model.load_state_dict(torch.load("final_model.pt"))
+model.load_state_dict(torch.load("final_model.pt", weights_only=True))
 print(json.dumps([without, loss(model)]))
 """,
 )  # fmt: skip
