@@ -10,7 +10,6 @@ from functools import partial
 from client.consent import Consents, Proposal, agree, consent_digest
 from client.forgotten import Forgotten
 from client.journal import shown
-from client.journal_file import JournalFile
 from client.settings import (
     NodeSettings,
     check_device,
@@ -216,8 +215,7 @@ def open_runner(
     kit = settings.kit
     authority, place = (kit.tls.authority, kit.directory) if kit else (b"", None)
     home = default_state_directory()
-    file = JournalFile.of(settings.state, authority=authority, data=dataset.fingerprint, kit=place, home=home)
-    journal = DataJournal(file)
+    journal = DataJournal.of(settings.state, authority=authority, data=dataset.fingerprint, kit=place, home=home)
     memory = DiskMemory(memory_folder(settings.state, run.run_id, settings.name))
     # The journal stays that of all records, whose budget is spent.
     left = Forgotten.of(settings.state, settings.name).without(dataset)
@@ -327,8 +325,7 @@ def _parameters(settled: ResolvedConfig) -> int | None:
 def _spent(journal: DataJournal, memory: DiskMemory) -> float:
     """What earlier runs have cost the node's data in this federation."""
     known = ClientSecret.known(memory)
-    account = known.account if known else ""
-    return SpentJournal(journal).spent(besides=account)
+    return SpentJournal(journal, known.account if known else "").earlier()
 
 
 def _limited(base: ResidentBase, limit_bytes: int) -> dict[str, int]:

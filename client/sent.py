@@ -21,7 +21,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from client.consent import Consents, consent_digest
 from client.forgotten import Forgotten
-from client.journal_file import extended
 from client.settings import NodeSettings, default_state_directory
 from client.task import ClientTask, OfferedRun, TaskAnswer, TaskRunner
 from plait.adapters import Json
@@ -33,6 +32,7 @@ from plait.ledger.events import DescribedClient
 from plait.ledger.ledger import canonical
 from plait.report.progress import status
 from plait.rounds.channel import Purpose, round_and_attempt
+from plait.rounds.data_journal import extended
 from plait.rounds.evaluation import client_losses, mean_loss
 from plait.system.files import at_home, read_if_there, write_atomically
 from plait.system.json_text import read_json

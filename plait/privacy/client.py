@@ -6,8 +6,8 @@ all rounds of a run, and updates that are given again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 from plait.errors import PolicyError
 from plait.privacy.mechanism import ClientPrivacy
@@ -21,33 +21,46 @@ from plait.rounds.terms import TaskHistory
 _SLACK = 1 + 1e-9
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True)
 class SpentJournal:
-    """The epsilon that a journal records."""
+    """What a client's data have cost by their journal, of which `account` is that of one run.
+
+    All runs together may cost `most`; 0 for any amount.
+    """
 
     journal: DataJournal
+    account: str
+    most: float = 0.0
 
-    def spent(self, *, besides: str = "") -> float:
-        """Epsilon of all runs together, by adding it up."""
-        return sum(epsilon for account, epsilon in self._spent().items() if account != besides)
+    @classmethod
+    def of(cls, speaker: ClientContext) -> Self | None:
+        """That of a client's run; None without a policy and a journal, as in a simulation."""
+        if not (speaker.journal and speaker.terms and speaker.terms.policy):
+            return None
+        return cls(speaker.journal, speaker.own_secret.account, speaker.terms.policy.most_epsilon)
 
-    def check_budget(self, account: str, epsilon: float, most: float) -> None:
-        """Refuse what would bring epsilon of all runs together above the most, 0 for any amount."""
-        others = self.spent(besides=account)
-        if most and others + epsilon > most * _SLACK:
+    def earlier(self) -> float:
+        """Epsilon of all other runs together, by adding it up."""
+        return sum(epsilon for account, epsilon in self._spent().items() if account != self.account)
+
+    def check(self, epsilon: float) -> None:
+        """Refuse a run that would bring epsilon of all runs together above the most."""
+        others = self.earlier()
+        if self.most and others + epsilon > self.most * _SLACK:
             raise PolicyError(
                 f"the run would bring epsilon of this client's data in this federation to {others + epsilon:.4g}, "
                 f"{others:.4g} of it in earlier runs, but max-total-epsilon of this client's policy (where it is 0, "
-                f"dp-max-epsilon) allows {most:g} over all runs; to take part, raise it in the file given with --policy"
+                f"dp-max-epsilon) allows {self.most:g} over all runs; to take part, raise it in the file given with "
+                "--policy"
             )
 
-    def charge(self, account: str, epsilon: float, delta: float, most: float) -> None:
-        """Pay for what a run will have spent, before it is sent."""
-        self.check_budget(account, epsilon, most)
-        if epsilon > self._spent().get(account, 0.0):
-            self.journal.add({"spent": account, "epsilon": epsilon, "delta": delta})
+    def pay(self, epsilon: float, delta: float) -> None:
+        """Record what the run will have spent, before anything leaves."""
+        self.check(epsilon)
+        if epsilon > self._spent().get(self.account, 0.0):
+            self.journal.add({"spent": self.account, "epsilon": epsilon, "delta": delta})
             # Another process may have paid since it was looked at; what is written stays.
-            self.check_budget(account, epsilon, most)
+            self.check(epsilon)
 
     def _spent(self) -> dict[str, float]:
         """Epsilon by account."""
@@ -61,39 +74,6 @@ class SpentJournal:
                 raise damaged() from error
             found[account] = max(epsilon, found.get(account, 0.0))
         return found
-
-
-@dataclass(frozen=True)
-class Purse:
-    """What one client may spend; without a policy and a journal, as in a simulation, whatever a run needs."""
-
-    speaker: ClientContext
-
-    @property
-    def most_of_run(self) -> float:
-        """Largest epsilon of the run; 0 for any."""
-        terms = self.speaker.terms
-        return terms.policy.most_epsilon_of_run if terms and terms.policy else 0.0
-
-    def check(self, epsilon: Callable[[], float]) -> None:
-        """Refuse a run that would cost too much in the end."""
-        if known := self._known:
-            journal, account, most = known
-            journal.check_budget(account, epsilon(), most)
-
-    def pay(self, epsilon: float, delta: float) -> None:
-        """Record what the run will have spent of the client's data, before anything leaves."""
-        if known := self._known:
-            journal, account, most = known
-            journal.charge(account, epsilon, delta, most)
-
-    @property
-    def _known(self) -> tuple[SpentJournal, str, float] | None:
-        """The journal, the run's account in it, and the most that all runs may spend."""
-        speaker, terms = self.speaker, self.speaker.terms
-        if not (speaker.journal and terms and terms.policy):
-            return None
-        return SpentJournal(speaker.journal), speaker.own_secret.account, terms.policy.most_epsilon
 
 
 @dataclass(frozen=True)
@@ -115,6 +95,7 @@ class ClientCharge(Hook):
 
     def pay(self) -> None:
         """Pay for the whole run."""
-        if self.speaker.terms:
-            rounds = self.speaker.terms.tasks.plan.rounds + TaskHistory.recall(self.speaker.memory).repeats
-            Purse(self.speaker).pay(self.privacy.epsilon_after(rounds), self.privacy.delta)
+        spent, terms = SpentJournal.of(self.speaker), self.speaker.terms
+        if spent and terms:
+            rounds = terms.tasks.plan.rounds + TaskHistory.recall(self.speaker.memory).repeats
+            spent.pay(self.privacy.epsilon_after(rounds), self.privacy.delta)

@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import json
 import secrets
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Self, cast
 
@@ -23,7 +23,7 @@ from plait.errors import ConfigError, PolicyError
 from plait.guarantees.accountant import noise_for, sampled_epsilon
 from plait.ledger.events import Event
 from plait.ledger.privacy import PrivacySpent, PrivacyStarted
-from plait.privacy.client import Purse
+from plait.privacy.client import SpentJournal
 from plait.privacy.mechanism import ClientPrivacy
 from plait.privacy.noise import Keystream, derived
 from plait.rounds.client_pipeline import ClientContext
@@ -182,14 +182,14 @@ def charge(
     run_id: bytes,
     inputs: bytes,
     steps: int,
-    pay: Callable[[float, float], None] = lambda _epsilon, _delta: None,
+    spent: SpentJournal | None = None,
 ) -> Charge:
     """Pay for the steps of a round, durably, unless they are paid for already.
 
     Args:
         memory: of the client; must outlive its process.
         inputs: digest of everything that the gradients are made of: data, adapter, carried values, settings, round.
-        pay: takes epsilon and delta of the run so far, this round included, before it is charged.
+        spent: pays for the run so far, this round included, before it is charged.
     """
     account = _recall(memory, run_id) or _Account(
         run_id.hex(), secrets.token_bytes(_SECRET_BYTES).hex(), privacy.noise, privacy.records, privacy.batch, {}
@@ -211,7 +211,8 @@ def charge(
                 f"this round would bring epsilon of this client's records to {epsilon:.4g} at delta {privacy.delta:g}, "
                 f"expected at most {privacy.epsilon:g}: it takes no further part in the run"
             )
-        pay(epsilon, privacy.delta)
+        if spent:
+            spent.pay(epsilon, privacy.delta)
         charges = {**account.charges, commitment: steps}
         memory.save(KEY, json.dumps({**vars(account), "charges": charges}, sort_keys=True).encode())
     return Charge(privacy, derived(secret, b"round" + bytes.fromhex(commitment)), epsilon)
@@ -295,7 +296,7 @@ class RecordCharge(Hook):
             run_id=job.run_id,
             inputs=made_of(job, size.identity),
             steps=job.settings.steps_taken,
-            pay=Purse(self.speaker).pay,
+            spent=SpentJournal.of(self.speaker),
         )
         return replace(job, charge=paid, examples=0)
 
@@ -305,15 +306,17 @@ class RecordCharge(Hook):
         return replace(outgoing, metrics={EPSILON: job.charge.epsilon if job.charge else 0.0}), None
 
     def _privacy(self, size: DataSize, settings: Settings) -> RecordPrivacy:
-        purse = Purse(self.speaker)
+        terms, spent = self.speaker.terms, SpentJournal.of(self.speaker)
         if settings.group_records and not size.groups:
             raise PolicyError(
                 "the run protects the records of a group together, and this client's data name no group; give --group "
                 "COLUMN with the one that names whom a record belongs to"
             )
         units = size.groups if settings.group_records else size.train_examples
-        privacy = privacy_of(settings, records=units, most=purse.most_of_run)
-        purse.check(lambda: privacy.epsilon_after(max(1, settings.total_steps)))
+        most = terms.policy.most_epsilon_of_run if terms and terms.policy else 0.0
+        privacy = privacy_of(settings, records=units, most=most)
+        if spent:
+            spent.check(privacy.epsilon_after(max(1, settings.total_steps)))
         return privacy
 
 

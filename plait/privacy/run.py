@@ -99,7 +99,7 @@ def way(way: Way, config: RunConfig, plan: RunPlan, host: Host) -> Way:
         costs = RecordCosts(plan.settings, recorded=spent_in(host.events), masked=plan.settings.secure_aggregation)
         return replace(way, costs=costs)
     privacy = privacy_of(config)
-    return way if privacy is None else with_private(way, private_rounds(privacy, host))
+    return way if privacy is None else with_private(way, privacy, host)
 
 
 def client_way(way: ClientPipeline, config: RunConfig, speaker: ClientContext) -> ClientPipeline:
@@ -124,26 +124,35 @@ def paying(
     return replace(way, hooks=(*way.hooks, charge), agree=charge.agree)
 
 
-def with_private(way: Way, private: PrivateRounds) -> Way:
+def with_private(way: Way, privacy: ClientPrivacy, host: Host) -> Way:
     """The way of a run with private clients; where these add the noise, its fold is that of their sums."""
-    folding = way.folding if private.privacy.guaranteed else partial(PrivateFold, private=private)
-    return replace(way, costs=private, folding=folding)
-
-
-def private_rounds(privacy: ClientPrivacy, host: Host) -> PrivateRounds:
-    """The noise of a run's rounds."""
     key = None
     if not privacy.guaranteed:
         if host.recomputes and not host.directory.noise_key.exists():
             raise CannotRecomputeError("its noise key is not here")
         key = RunKey.load(host.directory.noise_key)
+    intents = intents_in(host.events)
     if host.recomputes:
         promised = promised_in(host.events)
         if promised is None:
             raise PeerError("config.toml and ledger differ on differential privacy")
-        return recomputed(privacy, key, promised, intents_in(host.events))
-    intents, recorded = intents_in(host.events), spent_in(host.events)
-    return PrivateRounds(privacy, key, intents=intents, record=host.record, recorded=recorded)
+        check_promise(privacy, promised)
+        if key and key.check != promised.key_check:
+            raise PeerError(
+                f"the noise key gives {key.check[:16]}, expected {promised.key_check[:16]} as in the ledger"
+            )
+        # Without a budget, so that other updates are refused as such.
+        private = PrivateRounds(replace(privacy, epsilon=None), key, intents=intents, record=_refuse)
+    else:
+        recorded = spent_in(host.events)
+        private = PrivateRounds(privacy, key, intents=intents, record=host.record, recorded=recorded)
+    folding = way.folding if privacy.guaranteed else partial(PrivateFold, private=private)
+    return replace(way, costs=private, folding=folding)
+
+
+def _refuse(event: Event) -> None:
+    number = event.round if isinstance(event, NoiseIntended) else 0
+    raise PeerError(f"the noise of round {number} was intended for other updates than the stored ones")
 
 
 def opens(config: RunConfig, opening: RunContext) -> PrivacyStarted | None:
@@ -163,10 +172,6 @@ def opens(config: RunConfig, opening: RunContext) -> PrivacyStarted | None:
         )
     fewest = _fewest_together(config, privacy.guaranteed) if privacy.guaranteed else 0
     return started(privacy, key, size=opening.size, fewest=fewest, continues=opening.continues)
-
-
-class BudgetSpentError(BudgetExhaustedError):
-    """The noise of a round would exceed the run's epsilon; nothing was drawn."""
 
 
 class PrivateRounds(PrivacyBudget):
@@ -217,12 +222,12 @@ class PrivateRounds(PrivacyBudget):
         """Pay for a round's noise over the updates, or clients, of this commitment, unless just that is paid for.
 
         Raises:
-            BudgetSpentError: that would be one charge too many.
+            BudgetExhaustedError: that would be one charge too many.
         """
         if (number, commitment) in self._intents:
             return
         if len(self._intents) + 1 > self.privacy.most_charges:
-            raise BudgetSpentError(
+            raise BudgetExhaustedError(
                 f"drawing the noise of round {number} again, for other updates, would exceed epsilon "
                 f"{self.privacy.epsilon:g}"
             )
@@ -243,22 +248,6 @@ class PrivateRounds(PrivacyBudget):
             charges=charges,
             clip_norm=state.clip_norm,
         )
-
-
-def recomputed(
-    privacy: ClientPrivacy, key: RunKey | None, promised: PrivacyStarted, intents: Iterable[NoiseIntended]
-) -> PrivateRounds:
-    """The same rounds, to recompute a run from its updates and its key."""
-    check_promise(privacy, promised)
-    if key and key.check != promised.key_check:
-        raise PeerError(f"the noise key gives {key.check[:16]}, expected {promised.key_check[:16]} as in the ledger")
-
-    def refuse(event: Event) -> None:
-        number = event.round if isinstance(event, NoiseIntended) else 0
-        raise PeerError(f"the noise of round {number} was intended for other updates than the stored ones")
-
-    # Without a budget, so that other updates are refused as such.
-    return PrivateRounds(replace(privacy, epsilon=None), key, intents=intents, record=refuse)
 
 
 def check_promise(privacy: ClientPrivacy, promised: PrivacyStarted) -> None:

@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Self, cast
+from typing import cast
 
 import numpy as np
 
@@ -32,7 +32,7 @@ from plait.errors import ConfigError, PeerError
 from plait.ledger import events
 from plait.ledger.events import Reason, UpdateReceived
 from plait.rounds.channel import IN_PROGRESS, Purpose
-from plait.rounds.cohort import Evaluating, ServerContext, evaluate
+from plait.rounds.cohort import Collector, Evaluating, ServerContext
 from plait.rounds.coordinator import Way
 from plait.rounds.dispatch import Dispatch, RoundAnswer, mark_failed
 from plait.rounds.fold import Fold, Folded
@@ -153,7 +153,7 @@ class _Working:
 
 
 @dataclass(eq=False)
-class BufferCollector:
+class BufferCollector(Collector):
     """Gathers the updates of one asynchronous run, in the buffer that its plan describes.
 
     Evaluations run alongside training: each client evaluates before it trains again, and answers that arrive before the
@@ -172,9 +172,6 @@ class BufferCollector:
         self._left_over: dict[str, int] | None = None
         self._looked_at = -math.inf
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *error: object) -> None:
         if self._beside is not None:
             self._beside.__exit__(*error)
@@ -188,11 +185,7 @@ class BufferCollector:
             self._conclude_beside()
             if 0 < state.round < server.plan.rounds and not server.stop.ending:
                 return self._begin_beside(state), None
-        return evaluate(server, state)
-
-    def judge(self, state: RunState) -> events.Evaluated | None:
-        """Ask clients for the losses of their judge parts."""
-        return evaluate(self.server, state, Purpose.JUDGE)[1]
+        return super().evaluate(state)
 
     def _begin_beside(self, state: RunState) -> RunState:
         roster, patience = self.server.roster, replace(self.server.plan.patience, slow_factor=math.inf)

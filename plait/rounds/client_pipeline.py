@@ -30,15 +30,15 @@ _LEAST_AVERAGED = 4
 
 
 class UpdateSender(Protocol):
-    """How the answers of one client leave it."""
+    """How the answers of one client leave it; in the open but for its updates."""
 
     def settings(self, settings: Settings) -> Settings:
         """The settings that a client trains by, from those of its task."""
-        ...
+        return settings
 
     def begin(self, job: TrainJob) -> TrainJob:
         """A job before its hooks run; `PeerError` if no update of it could leave now."""
-        ...
+        return job
 
     def update(self, job: TrainJob, outgoing: Outgoing) -> Reply:
         """The answer to a task of training."""
@@ -46,27 +46,21 @@ class UpdateSender(Protocol):
 
     def losses(self, header: Header, settings: Settings, measure: Callable[[], Evaluation]) -> Reply:
         """The answer to a task of evaluation; `PeerError`, and nothing is measured, if losses may not leave now."""
-        ...
+        del header, settings
+        return measure()
 
     def answer(self, task: MaskingTask) -> Reply:
         """The answer to a stage of a masked sum."""
-        ...
+        del task
+        raise PolicyError("a masked sum is asked for, but the run configuration has no masks")
 
 
 @dataclass(frozen=True)
-class PlainSender:
+class PlainSender(UpdateSender):
     """The server sees each update and all losses; updates are signed (64 bytes) if there is `sign`."""
 
     client: str
     sign: Callable[[bytes], bytes] | None = None
-
-    def settings(self, settings: Settings) -> Settings:
-        """Those of the task."""
-        return settings
-
-    def begin(self, job: TrainJob) -> TrainJob:
-        """The job, unchanged."""
-        return job
 
     def update(self, job: TrainJob, outgoing: Outgoing) -> UpdateReply:
         """The update as an envelope, signed."""
@@ -87,16 +81,6 @@ class PlainSender:
         )
         update = seal(outgoing_header, encoded).data
         return UpdateReply(with_signature(update, self.sign) if self.sign else update)
-
-    def losses(self, header: Header, settings: Settings, measure: Callable[[], Evaluation]) -> Evaluation:
-        """All that was measured."""
-        del header, settings
-        return measure()
-
-    def answer(self, task: MaskingTask) -> Reply:
-        """Refused: this run has no masks."""
-        del task
-        raise PolicyError("a masked sum is asked for, but the run configuration has no masks")
 
 
 def _metrics(job: TrainJob, trained: Trained, encoding: Encoding) -> dict[str, float]:

@@ -135,17 +135,22 @@ class ServerContext:
 class Collector(AbstractContextManager["Collector"], Protocol):
     """Gathers the updates of a run; leaving it withdraws what is unanswered."""
 
+    server: ServerContext
+
+    def __exit__(self, *error: object) -> None:
+        """Nothing to withdraw: each round withdraws its own tasks."""
+
     def next(self, state: RunState) -> RunState:
         """The state after the next round; it is on disk."""
         ...
 
     def evaluate(self, state: RunState) -> tuple[RunState, Evaluated | None]:
         """The state, with what clients hold now, and its evaluation; None where there are no losses yet."""
-        ...
+        return evaluate(self.server, state)
 
     def judge(self, state: RunState) -> Evaluated | None:
         """The evaluation on the clients' judge parts; None where no client has one, or answers."""
-        ...
+        return evaluate(self.server, state, Purpose.JUDGE)[1]
 
 
 Collecting: TypeAlias = Callable[[ServerContext], Collector]
@@ -284,7 +289,7 @@ _Settle: TypeAlias = Callable[[], "tuple[bytes, Stored | None]"]
 
 
 @dataclass(eq=False)
-class CohortCollector:
+class CohortCollector(Collector):
     """Gathers the updates of one cohort after the other."""
 
     server: ServerContext
@@ -293,17 +298,6 @@ class CohortCollector:
         number, clients = self.server.recorded.round, tuple(self.server.recorded.cohort)
         self._kept = {number: clients} if clients else dict[int, tuple[str, ...]]()
         return self
-
-    def __exit__(self, *error: object) -> None:
-        """Each round withdraws its own tasks."""
-
-    def evaluate(self, state: RunState) -> tuple[RunState, events.Evaluated | None]:
-        """Ask clients for their losses, and wait for the answers."""
-        return evaluate(self.server, state)
-
-    def judge(self, state: RunState) -> events.Evaluated | None:
-        """Ask clients for the losses of their judge parts."""
-        return evaluate(self.server, state, Purpose.JUDGE)[1]
 
     def next(self, state: RunState) -> RunState:
         """The state after the next round."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Self, cast
+from typing import Any, cast
 
 from plait.errors import MachineError, PeerError
 from plait.guarantees.thresholds import LEAST_CLIENTS
@@ -17,7 +17,7 @@ from plait.ledger.ledger import read_events
 from plait.ledger.masks import EvaluationMissed
 from plait.privacy.run import PrivateRounds
 from plait.rounds.channel import NoAnswer, Purpose
-from plait.rounds.cohort import ServerContext
+from plait.rounds.cohort import Collector, ServerContext
 from plait.rounds.coordinator import Way
 from plait.rounds.dispatch import RoundAnswer, mark_failed
 from plait.rounds.evaluation import metric_figures
@@ -34,7 +34,7 @@ from plait.wire.messages import Refusal, RefusalReason
 
 
 @dataclass(eq=False)
-class MaskedCollector:
+class MaskedCollector(Collector):
     """Gathers the masked sums of one run; `vouch` checks that a node key is the named client's."""
 
     server: ServerContext
@@ -49,12 +49,6 @@ class MaskedCollector:
         for event in recorded:
             if isinstance(event, events.RoundStarted):
                 self._seat(event.cohort)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Each attempt withdraws its own tasks."""
 
     def next(self, state: RunState) -> RunState:
         """The state after the next round."""

@@ -17,16 +17,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-from cryptography.hazmat.primitives.ciphers import Cipher
-from cryptography.hazmat.primitives.ciphers.algorithms import AES
-from cryptography.hazmat.primitives.ciphers.modes import CTR
 from numpy.typing import NDArray
 
 from plait.adapters import AdapterState, Float32, Layout
 from plait.aggregation.geometry import gathered, scattered, size_of
 from plait.errors import PeerError
 from plait.privacy.mechanism import ClientPrivacy, length
-from plait.privacy.noise import derived
+from plait.privacy.noise import Keystream, derived
 from plait.trust.masks import Ring
 from plait.wire.masked_roster import joined
 
@@ -52,8 +49,8 @@ class Rotation:
     def __init__(self, size: int, seed: bytes) -> None:
         self._side, self.size, self.rotated_size = _side_for(size), size, rotated_size(size)
         self._columns = self.rotated_size // self._side**2
-        stream = Cipher(AES(hashlib.sha256(b"plait rotation 1" + seed).digest()), CTR(bytes(16))).encryptor()
-        bits = np.unpackbits(np.frombuffer(stream.update(bytes(self.rotated_size // 8 + 1)), np.uint8))
+        stream = Keystream(hashlib.sha256(b"plait rotation 1" + seed).digest())
+        bits = np.unpackbits(stream.words(self.rotated_size // 64 + 1).view(np.uint8))
         self._signs: Float32 = bits[: self.rotated_size].astype(np.float32) * 2 - 1
 
     def forward(self, vector: Float32) -> Float32:
@@ -117,9 +114,9 @@ class Coding:
         square = float(np.dot(x, x))
         if square > most:
             x *= np.float32(math.sqrt(most / square))
-        noise = Cipher(AES(key), CTR(bytes(16))).encryptor()
+        noise = Keystream(key)
         while True:
-            uniform = np.frombuffer(noise.update(bytes(4 * x.size)), "<u4") >> np.uint32(8)
+            uniform = noise.halves(x.size) >> np.uint32(8)
             drawn = np.floor(x + uniform.astype(np.float32) * np.float32(2.0**-24)).astype(np.int32)
             # Checked on the very numbers that are summed.
             square = int(np.dot(drawn.astype(np.int64), drawn.astype(np.int64)))

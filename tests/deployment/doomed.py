@@ -11,7 +11,7 @@ from typing import Any
 
 from plait.rounds.run_directory import RunDirectory
 from plait.secagg.collector import MaskedCollector
-from plait.secagg.masking import Masking
+from plait.secagg.masking import UnderMasks
 from plait.secagg.stages import MaskedStage
 from plait.wire.masked_messages import Delivery, Survivors, Unmasking
 from plait.wire.masked_roster import Roster
@@ -34,15 +34,15 @@ def doom(point: str) -> None:
 
 
 def _doom_client(stage: str, number: int, *, before: bool) -> None:
-    def is_asked(masking: Masking, task: Any) -> bool:
+    def is_asked(sender: UnderMasks, task: Any) -> bool:
         session = task.session
         return (_STAGES[type(task.stage)], session.purpose, session.round) == (stage, "train", number)
 
-    def is_masked(masking: Masking, session: Any, *given: Any, **more: Any) -> bool:
+    def is_masked(sender: UnderMasks, session: Any, *given: Any, **more: Any) -> bool:
         return stage == "training" and (session.purpose, session.round) == ("train", number)
 
-    around(Masking, "answer", is_asked, before=before)
-    around(Masking, "masked", is_masked, before=before)
+    around(UnderMasks, "answer", is_asked, before=before)
+    around(UnderMasks, "masked", is_masked, before=before)
 
 
 def _doom_server(stage: str, number: int, answers: int) -> None:

@@ -7,8 +7,9 @@ where rounds stay unspoiled, one that is better must be published.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -117,25 +118,19 @@ def begin(case: Case, path: Path) -> Federation:
     if federation.masked:
         (node,) = (node for node, name in federation.channel.names.items() if name == MALLORY)
         saying = federation.channel.participants[node].way.sender
-        saying.masking = _Lying(saying.masking, case)
+        saying.masked = partial(_lying, saying.masked, case)
     return federation
 
 
-class _Lying:
+def _lying(
+    masked: Callable[..., object], case: Case, session: object, numbers: object, figures: object, *, received: object
+) -> object:
     """Masks, under which a client hides its change times a factor, and figures of losses that none has."""
-
-    def __init__(self, honest: object, case: Case) -> None:
-        self.honest, self.case = honest, case
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self.honest, name)
-
-    def masked(self, session: object, numbers: object, figures: object, *, received: object) -> object:
-        if session.purpose == "train" and session.round in self.case.liar.rounds:
-            numbers = numbers * int(self.case.liar.factor)
-        if session.purpose == "evaluate" and session.round in self.case.spoils:
-            figures = figures + np.uint64(1 << 40)
-        return self.honest.masked(session, numbers, figures, received=received)
+    if session.purpose == "train" and session.round in case.liar.rounds:
+        numbers = numbers * int(case.liar.factor)
+    if session.purpose == "evaluate" and session.round in case.spoils:
+        figures = figures + np.uint64(1 << 40)
+    return masked(session, numbers, figures, received=received)
 
 
 def _loss(adapter: AdapterState) -> float:

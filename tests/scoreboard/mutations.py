@@ -477,7 +477,7 @@ _OF_ROWS: dict[str, dict[str, Callable[[], None]]] = {
             lambda self, number, digest: module("plait.privacy.noise").derived(self.secret, str(number).encode())),
         "half-share": _variance_over(4),  # half of a client's share of the noise
         "share-of-all": _variance_over(5 / 4),  # shares are for all clients, not for those that are guaranteed
-        "share-reused": instead("plait.secagg.masking:Masking.noise_key", lambda self, session, numbers: numbers),
+        "share-reused": instead("plait.secagg.masking:UnderMasks.noise_key", lambda self, session, numbers: numbers),
         "share-clip": instead(
             "plait.privacy.mechanism:clipped_to_grid",
             lambda values, *, clip_norm, radius, key: module("numpy").rint(values * (radius / clip_norm))),
@@ -568,8 +568,8 @@ _OF_ROWS: dict[str, dict[str, Callable[[], None]]] = {
         "sums-apart": nothing("plait.secagg.journal:are_apart", result=True),
         "closed-rounds": nothing("plait.secagg.journal:SumJournal.check_open"),
         "few-in-a-sum": nothing("plait.secagg.journal:SumJournal.check_sum"),  # a sum may be of any number of clients
-        "older-state": nothing("client.journal_file:JournalFile._check"),
-        "total-epsilon": nothing("plait.privacy.client:SpentJournal.check_budget"),  # epsilon does not add up over runs
+        "older-state": nothing("plait.rounds.data_journal:DataJournal._check"),
+        "total-epsilon": nothing("plait.privacy.client:SpentJournal.check"),  # epsilon does not add up over runs
         "masked-consent": given("client.consent:agree", each_run=False),
         "masked-counts": around("plait.secagg.masking:evaluation_figures",
                    by=lambda figures: lambda shared, own: {**figures(shared, own), "moved": shared.tokens}),

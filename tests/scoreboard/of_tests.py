@@ -56,7 +56,7 @@ OF_TESTS: Mapping[str, Sequence[str]] = {
     ),
     "server_alone": (
         "plait/secagg/test_journal.py", "plait/secagg/test_events.py", "plait/rounds/test_memory.py",
-        "plait/privacy/test_client.py", "client/test_journal_file.py", "client/test_consent.py",
+        "plait/privacy/test_client.py", "plait/rounds/test_data_journal.py", "client/test_consent.py",
         "plait/secagg/test_masked_rounds.py::test_a_refusal_states_no_count",
         "plait/secagg/test_masked_rounds.py::test_a_client_without_a_journal_unmasks_no_round_that_it_was_asked_for",
         "plait/secagg/test_masked_rounds.py::test_a_server_that_wants_another_attempt_after_an_unmasking_is_refused",

@@ -32,11 +32,18 @@ NAMES = "abcdefghijklm"
 Design = Iterable[tuple[str, bytes]]
 
 
-class Lines(list[str]):
-    """Lines in memory."""
+class Lines(DataJournal):
+    """A journal in memory."""
+
+    def __init__(self) -> None:
+        super().__init__(Path())
+        self._lines: list[str] = []
 
     def read(self) -> list[str]:
-        return list(self)
+        return list(self._lines)
+
+    def append(self, line: str) -> None:
+        self._lines.append(line)
 
 
 def run(*, full: bool, scratch: Path) -> Row:
@@ -63,7 +70,7 @@ def run(*, full: bool, scratch: Path) -> Row:
 
 def _unmasked(purpose: str, design: Iterable[str], received: Callable[[int], bytes], most: int | None) -> list[str]:
     """The sums of a design that are unmasked, in one run."""
-    journals = {name: SumJournal(DataJournal(Lines()), LEAST, most) for name in NAMES}
+    journals = {name: SumJournal(Lines(), LEAST, most) for name in NAMES}
     generator, sums = random.Random(7), list[str]()
     for number, clients in enumerate(design):
         session = MaskedAttempt(b"one run of these", purpose, number, bytes(16))

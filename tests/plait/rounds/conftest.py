@@ -26,7 +26,7 @@ from plait.privacy import run as private_sums
 from plait.privacy.mechanism import ClientPrivacy
 from plait.privacy.noise import RunKey
 from plait.privacy.record import RecordCosts, records_started
-from plait.privacy.run import paying, private_rounds, with_private
+from plait.privacy.run import paying, with_private
 from plait.rounds import coordinator
 from plait.rounds.audit import replay
 from plait.rounds.broadcasts import Broadcasts, follow
@@ -439,7 +439,7 @@ class Federation:
         """How its updates are gathered and folded, and what its rounds cost."""
         way, settings = Way(), self.plan.settings
         if self.privacy:
-            way = with_private(way, private_rounds(self.privacy, host))
+            way = with_private(way, self.privacy, host)
         if settings.records_are_private:
             way = replace(way, costs=RecordCosts(settings, recorded=spent_in(host.events), masked=bool(self.masked)))
         if self.masked:

@@ -7,7 +7,6 @@ import pytest
 from plait.errors import ConfigError, PeerError, PolicyError
 from plait.guarantees.thresholds import LEAST_CLIENTS, least_roster, least_survivors
 from plait.rounds.channel import Patience, Purpose
-from plait.rounds.data_journal import DataJournal
 from plait.secagg.journal import SumJournal, evaluators_of
 from plait.wire.masked_roster import MaskedAttempt
 from tests.plait.privacy.test_client import Kept
@@ -17,7 +16,7 @@ HERE, THERE = b"a" * 32, b"b" * 32
 
 @pytest.fixture
 def journal():
-    return SumJournal(DataJournal(Kept()), least=3)
+    return SumJournal(Kept(), least=3)
 
 
 def session(run="one", purpose="train", number=1):
@@ -34,7 +33,7 @@ def test_a_round_is_unmasked_once_also_by_a_process_that_starts_anew(journal):
     unmask(journal, "abcde", number=2)
     for number in (1, 2):
         with pytest.raises(PolicyError, match="was unmasked before"):
-            SumJournal(DataJournal(journal.journal.lines), 3).check_open(session(number=number))
+            SumJournal(Kept(journal.journal.lines), 3).check_open(session(number=number))
     journal.check_open(session(number=3))
     journal.check_open(session(purpose="evaluate"))
 
@@ -76,13 +75,13 @@ def test_in_one_run_no_client_is_left_out_more_often_than_the_policy_allows_howe
 
 def test_a_sum_of_fewer_clients_than_the_policy_says_is_not_unmasked():
     with pytest.raises(PolicyError, match=r"has 4 clients, expected at least 5.*lower min-masked-clients"):
-        unmask(SumJournal(DataJournal(Kept()), least=5), "abcd")
+        unmask(SumJournal(Kept(), least=5), "abcd")
 
 
 @pytest.mark.parametrize("line", ["", "{", "[]", '{"unmasked": "train"}'])
 def test_a_damaged_journal_lets_nothing_through(line):
     with pytest.raises(ConfigError, match="is damaged"):
-        SumJournal(DataJournal(Kept([line])), 3).check_open(session())
+        SumJournal(Kept([line]), 3).check_open(session())
 
 
 def invited(clients, *, earlier=(), order=b""):
@@ -107,7 +106,7 @@ def test_whatever_comes_and_goes_no_journal_refuses_who_is_invited():
             chosen = invited(present, earlier=earlier, order=bytes([number]))
             session = MaskedAttempt(bytes(16), "evaluate", number, bytes(16))
             for name in chosen:
-                journal = journals.setdefault(name, SumJournal(DataJournal(Kept()), LEAST_CLIENTS))
+                journal = journals.setdefault(name, SumJournal(Kept(), LEAST_CLIENTS))
                 journal.check_sum(session, bytes([number]) * 32, chosen)
                 journal.note_sum(session, bytes([number]) * 32, chosen)
             earlier += [chosen] if chosen else []
@@ -142,8 +141,7 @@ def coming_and_going(federate, fake_model):
         channel.open_ended, channel.tamper = True, tamper
         nodes = {name: node for node, name in channel.names.items()}
         for participant in channel.participants.values():
-            lines = journals.setdefault(participant.name, Kept())
-            journal = DataJournal(lines)
+            journal = Kept(journals.setdefault(participant.name, []))
             participant.way = federation.client_way(participant.name, journal=journal)
 
         def before(asked):
@@ -187,7 +185,7 @@ def test_a_client_that_is_lost_in_an_evaluation_costs_one_attempt_at_it(coming_a
 def test_a_run_on_the_same_data_without_one_client_is_evaluated_too(coming_and_going):
     journals = {}
     for name in NAMES:
-        journal = SumJournal(DataJournal(journals.setdefault(name, Kept())), LEAST_CLIENTS)
+        journal = SumJournal(Kept(journals.setdefault(name, [])), LEAST_CLIENTS)
         journal.note_sum(MaskedAttempt(b"an earlier run!!", "evaluate", 0, bytes(16)), bytes(32), NAMES)
     federation = coming_and_going({}, journals, count=7, rounds=2)
     assert evaluated(federation) == {0: 5, 1: 5, 2: 5}

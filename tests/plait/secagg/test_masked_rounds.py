@@ -9,13 +9,15 @@ import pytest
 from plait.adapters import subtract
 from plait.errors import DataError, PeerError
 from plait.rounds.channel import Purpose
+from plait.rounds.client_pipeline import ClientContext
 from plait.rounds.memory import ClientSecret
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.terms import TaskHistory
 from plait.secagg.grid import MaskedGrid
-from plait.secagg.masking import Masking, NodeIdentity
+from plait.secagg.masking import UnderMasks
+from plait.secagg.rounds import MaskedRounds
 from plait.secagg.sums import Summed, sum_file
-from plait.trust.keys import NodeKey
+from plait.trust.keys import NodeIdentity, NodeKey
 from plait.wire.masked_messages import Delivery, MaskedReply, MaskingTask, Ready, Signed, Survivors, Unmasking
 from plait.wire.masked_roster import MaskedAttempt
 from plait.wire.messages import ClientCard, Refusal, decode_reply, decode_task, encode_reply
@@ -192,7 +194,8 @@ def test_a_client_without_a_journal_unmasks_no_round_that_it_was_asked_for(feder
     asked = TaskHistory(run_id.hex(), {"TrainTask": 3, "EvaluateTask": 2})
     memory.save("asked", json.dumps({**vars(asked)}).encode())
     key = NodeKey.generate()
-    masking = Masking("alice", memory, NodeIdentity(key.public_bytes, key.sign, lambda offer: True))
+    identity = NodeIdentity(key.public_bytes, key.sign, lambda offer: True)
+    masking = UnderMasks(ClientContext("alice", memory, identity=lambda: identity), MaskedRounds(3, 1.0))
     for purpose, number in (("train", 3), ("evaluate", 2), ("train", 1)):
         with pytest.raises(PeerError, match="was unmasked before"):
             masking.answer(MaskingTask(MaskedAttempt(run_id, purpose, number, b"a" * 16)))

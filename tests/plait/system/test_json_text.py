@@ -41,17 +41,6 @@ def test_a_text_is_read_to_a_depth_and_no_further(depth: int) -> None:
             read(nested(depth))
 
 
-class _Lines:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def read(self) -> list[str]:
-        return self.path.read_text().splitlines()
-
-    def append(self, line: str) -> None:
-        raise NotImplementedError
-
-
 READERS: dict[str, Callable[[Path], object]] = {
     "policy.toml": load_policy,
     "config.toml": read_config_table,
@@ -61,7 +50,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "config.json": _config_hash,
     "ledger.jsonl": read_events,
     "followed.jsonl": lambda path: Follower(path).new_events(),
-    "journal.jsonl": lambda path: DataJournal(_Lines(path)).entries(),
+    "journal.jsonl": lambda path: DataJournal(path).entries(),
     "layout": lambda path: Layout.of_text(path.read_text()),
     "signatures": lambda path: signatures_from_bytes(path.read_bytes()),
     "run configuration": lambda path: json_object(path.read_text(), what="server's run configuration"),

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from client.journal_file import JournalFile
 from plait.errors import MachineError, PolicyError
+from plait.rounds.data_journal import DataJournal
 from plait.trust.kit import ClientKit
 from plait.trust.provision import provision
 
@@ -24,26 +24,26 @@ def kit(tmp_path: Path) -> ClientKit:
 
 
 @pytest.fixture
-def file(tmp_path: Path, kit: ClientKit) -> JournalFile:
+def file(tmp_path: Path, kit: ClientKit) -> DataJournal:
     return client_of(kit, tmp_path / "state")
 
 
-def client_of(kit: ClientKit, state: Path) -> JournalFile:
+def client_of(kit: ClientKit, state: Path) -> DataJournal:
     home = kit.directory.parents[2] / "home"
-    return JournalFile.of(state, authority=kit.tls.authority, data=DATA, kit=kit.directory, home=home)
+    return DataJournal.of(state, authority=kit.tls.authority, data=DATA, kit=kit.directory, home=home)
 
 
-def test_lines_are_there_for_the_next_process_and_for_the_owner_alone(file: JournalFile, kit: ClientKit) -> None:
+def test_lines_are_there_for_the_next_process_and_for_the_owner_alone(file: DataJournal, kit: ClientKit) -> None:
     assert list(file.read()) == []
     for line in ("one", "two"):
         file.append(line)
-    assert list(JournalFile(file.path, file.notes).read()) == ["one", "two"]
+    assert list(DataJournal(file.path, file.notes).read()) == ["one", "two"]
     assert stat.S_IMODE(file.path.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.path.parent.stat().st_mode) == 0o700
     ClientKit.load(kit.directory)
 
 
-def test_what_was_killed_in_the_middle_of_a_line_does_not_count(file: JournalFile) -> None:
+def test_what_was_killed_in_the_middle_of_a_line_does_not_count(file: DataJournal) -> None:
     file.append("one")
     with file.path.open("ab") as torn:
         torn.write(b'{"half')
@@ -52,20 +52,20 @@ def test_what_was_killed_in_the_middle_of_a_line_does_not_count(file: JournalFil
     assert list(file.read()) == ["one", "two"]
 
 
-def test_federations_and_data_have_journals_of_their_own(file: JournalFile, tmp_path: Path, kit: ClientKit) -> None:
+def test_federations_and_data_have_journals_of_their_own(file: DataJournal, tmp_path: Path, kit: ClientKit) -> None:
     provision(tmp_path / "other", ["ada"], ["localhost"], now=datetime.now(UTC))
     other = ClientKit.load(tmp_path / "other" / "clients" / "ada")
     state = tmp_path / "state"
     names = {
         file.path,
-        JournalFile.of(state, authority=other.tls.authority, data=DATA).path,
-        JournalFile.of(state, authority=kit.tls.authority, data="e" * 64).path,
-        JournalFile.of(state, authority=b"", data=DATA).path,
+        DataJournal.of(state, authority=other.tls.authority, data=DATA).path,
+        DataJournal.of(state, authority=kit.tls.authority, data="e" * 64).path,
+        DataJournal.of(state, authority=b"", data=DATA).path,
     }
     assert len(names) == 4
 
 
-def test_a_state_directory_that_was_restored_from_an_older_copy_is_noticed(file: JournalFile) -> None:
+def test_a_state_directory_that_was_restored_from_an_older_copy_is_noticed(file: DataJournal) -> None:
     file.append("one")
     shutil.copytree(file.path.parent.parent, older := file.path.parent.parent.with_name("older"))
     file.append("two")
@@ -80,7 +80,7 @@ def test_a_state_directory_that_was_restored_from_an_older_copy_is_noticed(file:
 
 
 def test_clients_of_one_user_with_the_same_data_share_a_journal_or_are_refused(
-    file: JournalFile, kit: ClientKit, tmp_path: Path
+    file: DataJournal, kit: ClientKit, tmp_path: Path
 ) -> None:
     provision(tmp_path / "fed", ["bob"], [], now=datetime.now(UTC))
     bobs = ClientKit.load(tmp_path / "fed" / "clients" / "bob")
@@ -92,7 +92,7 @@ def test_clients_of_one_user_with_the_same_data_share_a_journal_or_are_refused(
 
 @pytest.mark.parametrize("place", [0, 1])
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"lines": "x", "digest": ""}', b"\xff", b"[" * 100_000])
-def test_a_damaged_note_lets_nothing_through(file: JournalFile, place: int, damage: bytes) -> None:
+def test_a_damaged_note_lets_nothing_through(file: DataJournal, place: int, damage: bytes) -> None:
     file.append("one")
     file.notes[place].write_bytes(damage)
     for use in (file.read, lambda: file.append("two")):
@@ -100,14 +100,14 @@ def test_a_damaged_note_lets_nothing_through(file: JournalFile, place: int, dama
             use()
 
 
-def test_other_lines_of_the_same_number_are_noticed(file: JournalFile) -> None:
+def test_other_lines_of_the_same_number_are_noticed(file: DataJournal) -> None:
     file.append("one")
     file.path.write_text("two\n")
     with pytest.raises(PolicyError, match="restored from an older copy"):
         file.read()
 
 
-def test_a_newer_journal_than_the_kit_knows_of_is_taken(file: JournalFile) -> None:
+def test_a_newer_journal_than_the_kit_knows_of_is_taken(file: DataJournal) -> None:
     """As after a kill between the two."""
     file.append("one")
     with file.path.open("ab") as newer:
@@ -115,7 +115,7 @@ def test_a_newer_journal_than_the_kit_knows_of_is_taken(file: JournalFile) -> No
     assert list(file.read()) == ["one", "two"]
 
 
-def test_a_journal_that_cannot_be_written_says_so(file: JournalFile) -> None:
+def test_a_journal_that_cannot_be_written_says_so(file: DataJournal) -> None:
     file.path.parent.parent.mkdir()
     file.path.parent.write_text("a file")
     with pytest.raises(MachineError, match="cannot write"):
