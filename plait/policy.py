@@ -17,7 +17,7 @@ from plait.adapters.method import Option
 from plait.adapters.methods import METHODS, method_named
 from plait.config import RunConfig
 from plait.errors import ConfigError, PolicyError, did_you_mean
-from plait.guarantees.thresholds import Thresholds, groups_for
+from plait.guarantees import Thresholds, groups_for
 from plait.plugins import Kind, is_named
 from plait.settings.choice import hours_of, parse_choice
 from plait.system.json_text import read_toml

@@ -24,8 +24,8 @@ from plait.errors import ConfigError, PeerError
 from plait.exporting.source import plain_name
 from plait.ledger.events import ClientErased, Event, UpdateReceived
 from plait.ledger.ledger import append_event, canonical, read_events
+from plait.ledger.privacy import ClientWithdrawn, Withdrawn
 from plait.ledger.run_view import RunView
-from plait.ledger.withdrawal import ClientWithdrawn, Withdrawn
 from plait.report.samples import FILE
 from plait.rounds.run_directory import RunDirectory
 from plait.simulation.partitioned_data import names_in

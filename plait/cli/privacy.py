@@ -11,7 +11,7 @@ import typer
 
 from plait.cli.output import print_json, print_tables, print_text, run_or_newest
 from plait.errors import ConfigError, PeerError
-from plait.guarantees.accountant import epsilon_of
+from plait.guarantees import epsilon_of
 from plait.ledger.events import MASKED_CODEC, Event, RoundFinished, UpdateReceived, start_of
 from plait.ledger.ledger import read_events
 from plait.ledger.privacy import (

@@ -720,9 +720,10 @@ def parse_event(line: Mapping[str, Json]) -> Event:
 
 _HOMES: Mapping[str, str] = {
     **dict.fromkeys(("fleet_described", "device_worked"), "plait.ledger.fleet"),
-    **dict.fromkeys(("privacy_started", "noise_intended", "privacy_spent"), "plait.ledger.privacy"),
+    **dict.fromkeys(
+        ("privacy_started", "noise_intended", "privacy_spent", "client_withdrawn", "withdrawn"), "plait.ledger.privacy"
+    ),
     **dict.fromkeys(("sum_unmasked", "group_left_out", "evaluation_missed"), "plait.ledger.masks"),
-    **dict.fromkeys(("client_withdrawn", "withdrawn"), "plait.ledger.withdrawal"),
 }
 """The module of each other event; most runs have none of them."""
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from plait.guarantees.thresholds import colluding
+from plait.guarantees import colluding
 from plait.ledger.events import Count, Event, Number
 
 if TYPE_CHECKING:

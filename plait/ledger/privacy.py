@@ -1,7 +1,8 @@
 """What a private run promises and has spent, event by event and in words, and what several runs cost together.
 
-Gaussian mechanisms compose in closed form (`accountant`). Of private records a ledger has epsilons alone, which compose
-by adding epsilons and deltas (Dwork et al., EUROCRYPT 2006). `plait verify` recomputes the figures.
+Gaussian mechanisms compose in closed form (`plait.guarantees`). Of private records a ledger has epsilons alone, which
+compose by adding epsilons and deltas (Dwork et al., EUROCRYPT 2006). `plait verify` recomputes the figures. The events
+of a client that withdraws are here, too.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from functools import reduce
 from typing import TYPE_CHECKING, ClassVar
 
 from plait.errors import ConfigError
-from plait.guarantees.accountant import epsilon_at, epsilon_of, sum_term
+from plait.guarantees import epsilon_at, epsilon_of, sum_term
 from plait.ledger.events import Audited, Count, Event, Number
 from plait.system.text import printable
 
@@ -96,6 +97,29 @@ class PrivacySpent(Event):
     def logged(self) -> Mapping[str, float | None]:
         """Epsilon, and the clip norm of the next round."""
         return {"privacy/epsilon": self.epsilon if self.is_known else None, "privacy/clip_norm": self.clip_norm}
+
+
+class ClientWithdrawn(Event):
+    """A client withdraws; from here on the adapter that it took part in is not released."""
+
+    event = "client_withdrawn"
+    client: str
+    first_round: Count = 0  # the first round that its update counted in; 0 if none did
+    way: str = "exact"  # ``exact``: the others train again; ``promised``: differential privacy of clients covers it
+
+
+class Withdrawn(Event):
+    """The tombstone: the withdrawal is complete."""
+
+    event = "withdrawn"
+    client: str
+    way: str = "exact"  # as in `ClientWithdrawn`
+    adapter: str = ""  # digest of the adapter that takes the place of the old one; empty where the old one stays
+    run: str = ""  # id of the run that made it, in hexadecimal; empty where none did
+    erased: tuple[str, ...] = ()  # files of the client's that were removed, in the run's directory
+    by: str = ""  # the operator who signed; empty if unsigned
+    certificate: str = ""  # the operator's, in PEM
+    signature: str = ""  # by its key, in hexadecimal, over the canonical JSON of old run, client, way, adapter and run
 
 
 def intents_in(events: Sequence[Event]) -> tuple[NoiseIntended, ...]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from plait.adapters import Float32
 from plait.errors import ConfigError
-from plait.guarantees.accountant import SMOOTHING, epsilon_of, least_variance, mu_at, sum_term
+from plait.guarantees import SMOOTHING, epsilon_of, least_variance, mu_at, sum_term
 from plait.privacy.noise import (
     BLOCK,
     MOST_FRACTION_BITS,

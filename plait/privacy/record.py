@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plait.errors import ConfigError, PolicyError
-from plait.guarantees.accountant import noise_for, sampled_epsilon
+from plait.guarantees import noise_for, sampled_epsilon
 from plait.ledger.events import Event
 from plait.ledger.privacy import PrivacySpent, PrivacyStarted
 from plait.privacy.client import SpentJournal

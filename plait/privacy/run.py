@@ -18,7 +18,7 @@ from plait.aggregation import RoundContext
 from plait.aggregation.geometry import gathered, scattered, size_of
 from plait.config import RunConfig
 from plait.errors import PeerError
-from plait.guarantees.thresholds import least_survivors
+from plait.guarantees import least_survivors
 from plait.ledger.events import Event, Reason
 from plait.ledger.privacy import NoiseIntended, PrivacySpent, PrivacyStarted, intents_in, promised_in, spent_in
 from plait.privacy.client import ClientCharge

@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from plait.adapters import Json
-from plait.ledger.privacy import PrivacyCard, PrivacySpent, promised_in, spent_by_round, together
+from plait.ledger.privacy import (
+    ClientWithdrawn,
+    PrivacyCard,
+    PrivacySpent,
+    Withdrawn,
+    promised_in,
+    spent_by_round,
+    together,
+)
 from plait.ledger.run_view import RunView
-from plait.ledger.withdrawal import ClientWithdrawn, Withdrawn
 from plait.report.table import Table
 
 

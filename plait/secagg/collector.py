@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, cast
 
 from plait.errors import MachineError, PeerError
-from plait.guarantees.thresholds import LEAST_CLIENTS
+from plait.guarantees import LEAST_CLIENTS
 from plait.ledger import events
 from plait.ledger.events import Reason
 from plait.ledger.ledger import read_events

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from plait.errors import PolicyError
-from plait.guarantees.thresholds import LEAST_CLIENTS
+from plait.guarantees import LEAST_CLIENTS
 from plait.rounds.data_journal import DataJournal, damaged
 from plait.wire.masked_roster import MaskedAttempt
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from plait.adapters import AdapterState, norm
 from plait.aggregation import Side, geometry_of, slices_of
 from plait.errors import PeerError, PolicyError
-from plait.guarantees.thresholds import LEAST_CLIENTS
+from plait.guarantees import LEAST_CLIENTS
 from plait.privacy.client import ClientCharge
 from plait.rounds.client_pipeline import ClientContext, ClientPipeline
 from plait.rounds.evaluation import client_losses

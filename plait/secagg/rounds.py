@@ -16,7 +16,7 @@ from plait.aggregation import RoundContext
 from plait.aggregation.geometry import size_of
 from plait.config import RunConfig
 from plait.errors import ConfigError, MachineError, PeerError
-from plait.guarantees.thresholds import COMPLETE, Thresholds, groups_for, least_roster, least_survivors
+from plait.guarantees import COMPLETE, Thresholds, groups_for, least_roster, least_survivors
 from plait.privacy.mechanism import ClientPrivacy
 from plait.privacy.run import privacy_of
 from plait.rounds.fold import Fold, Folded, outcome_of_mean

@@ -19,7 +19,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from plait.errors import PeerError
-from plait.guarantees.thresholds import LEAST_GROUPS
+from plait.guarantees import LEAST_GROUPS
 from plait.ledger import events
 from plait.ledger.events import Reason
 from plait.ledger.ledger import Ledger

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from plait.adapters import Float32
 from plait.adapters.safetensors import decode_arrays, encode_arrays
 from plait.errors import PeerError
-from plait.guarantees.thresholds import LEAST_CLIENTS, LEAST_GROUPS, threshold_of
+from plait.guarantees import LEAST_CLIENTS, LEAST_GROUPS, threshold_of
 from plait.ledger.events import MeanScore
 from plait.rounds.evaluation import ClientLoss, margin_of
 from plait.system.json_text import read_json

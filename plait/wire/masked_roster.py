@@ -32,7 +32,7 @@ from cryptography.hazmat.primitives.ciphers.modes import CTR
 from pydantic import ConfigDict
 
 from plait.errors import PeerError
-from plait.guarantees.thresholds import COMPLETE, LEAST_CLIENTS, least_survivors, threshold_of
+from plait.guarantees import COMPLETE, LEAST_CLIENTS, least_survivors, threshold_of
 from plait.trust.keys import KEY_BYTES, SIGNATURE_BYTES, Vouch, derived, verify
 from plait.trust.masks import LEAST_BITS, MOST_BITS, SHARE_BYTES, agreed, check_share, public_of
 

@@ -526,9 +526,9 @@ _OF_ROWS: dict[str, dict[str, Callable[[], None]]] = {
         "own-holders": nothing("plait.secagg.client:MaskingClient._check_neighbours"),
         "masked-with": instead("plait.wire.masked_roster:Roster.masked_text", lambda self, sharers: self.digest),
         "one-key": instead("plait.secagg.client:MaskingClient.show", lambda self, session, receiver: (self, bytes(32))),
-        "one-list": instead("plait.guarantees.thresholds:threshold_of", lambda count: -(-count // 2)),
+        "one-list": instead("plait.guarantees:threshold_of", lambda count: -(-count // 2)),
         "cycles": instead("plait.wire.masked_roster:neighbours", _next_to_each_other),
-        "a-tenth": instead("plait.guarantees.thresholds:colluding",
+        "a-tenth": instead("plait.guarantees:colluding",
                     lambda clients: clients // 8 if clients > 256 else (clients - 1) // 3),
     },
     "fuzz": {

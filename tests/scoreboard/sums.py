@@ -20,7 +20,7 @@ import numpy as np
 from scoreboard.row import Row
 
 from plait.errors import PolicyError
-from plait.guarantees.thresholds import least_survivors
+from plait.guarantees import least_survivors
 from plait.rounds.data_journal import DataJournal
 from plait.secagg.journal import SumJournal
 from plait.secagg.stages import seated

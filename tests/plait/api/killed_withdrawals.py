@@ -18,7 +18,7 @@ from plait.api.withdrawing import Plan, carry_out, plan_of
 from plait.config import RunConfig
 from plait.ledger.events import ClientErased
 from plait.ledger.ledger import read_events
-from plait.ledger.withdrawal import ClientWithdrawn, Withdrawn
+from plait.ledger.privacy import ClientWithdrawn, Withdrawn
 from plait.rounds.run_directory import RunDirectory, recorded_settings
 from tests.killing import Fuse
 

@@ -23,7 +23,7 @@ from plait.errors import ConfigError
 from plait.exporting.source import open_source
 from plait.ledger.events import ClientErased
 from plait.ledger.ledger import read_events
-from plait.ledger.withdrawal import ClientWithdrawn, Withdrawn
+from plait.ledger.privacy import ClientWithdrawn, Withdrawn
 from plait.rounds.run_directory import RunDirectory, recorded_settings
 from plait.trust.provision import provision
 from tests.attending import served, shares_of

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from plait.cli.app import app
 from plait.errors import ConfigError
-from plait.guarantees.accountant import epsilon_at
+from plait.guarantees import epsilon_at
 from plait.ledger.events import Audited
 from plait.ledger.ledger import Ledger
 from plait.ledger.privacy import (

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from plait.errors import ConfigError
-from plait.guarantees.accountant import epsilon_of
+from plait.guarantees import epsilon_of
 from plait.privacy.mechanism import (
     DEVIATIONS,
     SHARE,

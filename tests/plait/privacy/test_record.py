@@ -10,7 +10,7 @@ import pytest
 
 from plait.adapters import AdapterSpec, AdapterState, AdapterTask, Layout
 from plait.errors import ConfigError, PolicyError
-from plait.guarantees.accountant import sampled_epsilon
+from plait.guarantees import sampled_epsilon
 from plait.privacy.noise import Keystream
 from plait.privacy.record import KEY, RecordPrivacy, charge, made_of, privacy_of
 from plait.rounds.local_model import Carried, Moments, TrainJob

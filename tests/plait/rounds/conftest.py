@@ -18,7 +18,7 @@ from plait import composition
 from plait.adapters import AdapterSpec, AdapterState, Layout, parse_spec
 from plait.aggregation import RULES, geometry_of, optimizer_for
 from plait.aggregation.factors import fitted
-from plait.guarantees.thresholds import least_survivors
+from plait.guarantees import least_survivors
 from plait.ledger.events import Adapter, Base, Resumed, RunStarted
 from plait.ledger.ledger import Ledger, read_events, read_lines
 from plait.ledger.privacy import spent_in

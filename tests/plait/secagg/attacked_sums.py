@@ -16,7 +16,7 @@ from unittest import mock
 import numpy as np
 
 from plait.errors import PeerError
-from plait.guarantees.thresholds import COMPLETE, colluding
+from plait.guarantees import COMPLETE, colluding
 from plait.secagg import client as client_module
 from plait.secagg.client import MaskingClient, Secrets
 from plait.wire.masked_roster import MaskedAttempt, Offer, Roster

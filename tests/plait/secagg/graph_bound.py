@@ -14,7 +14,7 @@ fewer than half of the clients in A there are honest survivors outside.
 
 import numpy as np
 
-from plait.guarantees.thresholds import threshold_of
+from plait.guarantees import threshold_of
 from plait.wire.masked_roster import CYCLES, neighbours
 
 ENDS = 2 * CYCLES

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from plait.errors import ConfigError, PeerError, PolicyError
-from plait.guarantees.thresholds import LEAST_CLIENTS, least_roster, least_survivors
+from plait.guarantees import LEAST_CLIENTS, least_roster, least_survivors
 from plait.rounds.channel import Patience, Purpose
 from plait.secagg.journal import SumJournal, evaluators_of
 from plait.wire.masked_roster import MaskedAttempt

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from plait.guarantees.thresholds import COMPLETE, LEAST_GROUPS, Thresholds, colluding, groups_for
+from plait.guarantees import COMPLETE, LEAST_GROUPS, Thresholds, colluding, groups_for
 from plait.secagg.stages import seated
 from plait.secagg.sums import FAR, distances
 from tests.plait.secagg.attacked_sums import claims

@@ -3,7 +3,7 @@ import itertools
 import pytest
 
 from plait.errors import PeerError
-from plait.guarantees.thresholds import COMPLETE, threshold_of
+from plait.guarantees import COMPLETE, threshold_of
 from plait.trust.masks import PRIME, check_share, combine, split
 from plait.wire.masked_roster import CYCLES, neighbours
 

@@ -4,8 +4,7 @@ import math
 import pytest
 
 from plait.errors import ConfigError
-from plait.guarantees import accountant
-from plait.guarantees.accountant import epsilon_at, mu_at, noise_for, sampled_epsilon
+from plait.guarantees import _cell, epsilon_at, mu_at, noise_for, sampled_epsilon
 
 
 def delta_of(epsilon: float, mu: float) -> float:
@@ -68,7 +67,7 @@ def test_epsilon_of_samples_is_that_of_a_grid_four_times_as_fine(noise, rate, st
     from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
     from dp_accounting.pld import PLDAccountant
 
-    finer = PLDAccountant(value_discretization_interval=accountant._cell(noise, rate, steps) / 4)
+    finer = PLDAccountant(value_discretization_interval=_cell(noise, rate, steps) / 4)
     finer.compose(PoissonSampledDpEvent(rate, GaussianDpEvent(noise)), steps)
     expected = finer.get_epsilon(delta)
     assert sampled_epsilon(noise, rate, steps, delta) == pytest.approx(expected, rel=1e-3, abs=1e-5)

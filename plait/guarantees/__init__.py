@@ -1,1 +1,0 @@
-"""The arithmetic of what a run promises: epsilon of noise, and how many must collude against masks."""
