@@ -221,7 +221,9 @@ def open_runner(
     left = Forgotten.of(settings.state, settings.name).without(dataset)
     if count := len(dataset.records) - len(left.records):
         progress(f"{count:,} of {len(dataset.records):,} records belong to groups to forget: they are left out")
-    agreement = agreed(run, settings, progress=progress, ask=ask, spent=_spent(journal, memory))
+    known = ClientSecret.known(memory)
+    spent = SpentJournal(journal, known.account if known else "").earlier()
+    agreement = agreed(run, settings, progress=progress, ask=ask, spent=spent)
     resolved = resolve(agreement.settled, agreement.base)
     client = OwnClient(
         resolved,
@@ -320,12 +322,6 @@ def _consented(
 def _parameters(settled: ResolvedConfig) -> int | None:
     here = base_at_hand(settled.config.base)
     return blueprint_of(settled, here, weights=False).spec.layout.size if here else None
-
-
-def _spent(journal: DataJournal, memory: DiskMemory) -> float:
-    """What earlier runs have cost the node's data in this federation."""
-    known = ClientSecret.known(memory)
-    return SpentJournal(journal, known.account if known else "").earlier()
 
 
 def _limited(base: ResidentBase, limit_bytes: int) -> dict[str, int]:

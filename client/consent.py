@@ -9,9 +9,10 @@ import select
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+
+from pydantic import TypeAdapter, ValidationError
 
 from client.journal import shown
 from plait.aggregation import RULES
@@ -25,7 +26,6 @@ from plait.secagg.rounds import masked_of
 from plait.settings.choice import parse_choice
 from plait.settle import settle
 from plait.system.files import cannot_write, make_private_directory, read_if_there, write_atomically
-from plait.system.json_text import read_json
 from plait.wire.codecs import codec_for
 
 _LOOK_S = 0.2
@@ -230,6 +230,18 @@ def consent_digest(config: Mapping[str, Scalar], base_fingerprint: bytes, author
 
 
 @dataclass(frozen=True)
+class _Consent:
+    """How and when a configuration was agreed to, and when each run of it."""
+
+    how: str
+    time: float
+    runs: Mapping[str, float]
+
+
+_CONSENTS = TypeAdapter(dict[str, _Consent])
+
+
+@dataclass(frozen=True)
 class Consents:
     """The configurations that an operator has agreed to, in a file that is private to its owner."""
 
@@ -246,51 +258,40 @@ class Consents:
 
     def runs(self, digest: str) -> frozenset[str]:
         """The agreed runs of this configuration."""
-        return frozenset(_begun(self._read().get(digest, _NONE)))
+        entry = self._read().get(digest)
+        return frozenset(entry.runs if entry else ())
 
     def was_asked(self, digest: str) -> bool:
         """Whether the operator was shown this configuration and agreed to it."""
         entry = self._read().get(digest)
-        return isinstance(entry, dict) and cast("dict[str, object]", entry).get("how") == "asked"
+        return entry is not None and entry.how == "asked"
 
     def begun_since(self, since_s: float) -> int:
         """The number of runs, of all configurations, that were agreed to since then (in seconds since 1970)."""
-        return sum(begun >= since_s for entry in self._read().values() for begun in _begun(entry).values())
+        return sum(begun >= since_s for entry in self._read().values() for begun in entry.runs.values())
 
     def add(self, digest: str, run: str, how: str) -> None:
         """Store this configuration and one run of it; `how` is ``asked``, ``yes`` or ``policy``."""
-        before, now = self._read(), round(time.time())
-        entry = before.pop(digest, None)
-        runs = {**_begun(entry or _NONE), run: now}
-        entry = entry or {"how": how, "time": now}
-        kept = {**before, digest: {**cast("dict[str, object]", entry), "runs": runs}}
+        kept, now = self._read(), round(time.time())
+        entry = kept.pop(digest, None) or _Consent(how, now, {})
+        kept[digest] = replace(entry, runs={**entry.runs, run: now})
         newest = dict(list(kept.items())[-_MOST_KEPT:])
         try:
             make_private_directory(self.path.parent)
         except OSError as error:
             raise cannot_write(self.path.parent, error, doing="make") from error
-        write_atomically(self.path, json.dumps(newest, indent=1).encode())
+        write_atomically(self.path, _CONSENTS.dump_json(newest, indent=1))
 
-    def _read(self) -> dict[str, object]:
+    def _read(self) -> dict[str, _Consent]:
         data = read_if_there(self.path)
         try:
-            kept = cast("dict[str, object]", read_json(data)) if data is not None else {}
-            for entry in kept.values():
-                _begun(entry)
-        except (ValueError, AttributeError, KeyError, TypeError) as error:
+            return {} if data is None else _CONSENTS.validate_json(data)
+        except ValidationError as error:
             # As none it would let a server begin as many runs again.
             raise PolicyError(
                 f"'{self.path}' is damaged, so it is unknown which runs were agreed to: restore it, or remove it to be "
                 "asked about each again"
             ) from error
-        return kept
-
-
-_NONE: Mapping[str, object] = {"runs": {}}
-
-
-def _begun(entry: object) -> dict[str, float]:
-    return {run: float(when) for run, when in cast("dict[str, dict[str, float]]", entry)["runs"].items()}
 
 
 def agree(

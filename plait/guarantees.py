@@ -120,20 +120,16 @@ def sum_term(guaranteed: int) -> float:
     return _MOST_NUMBERS * (tau + 2.001 * math.exp(-2 * math.pi**2 * SMOOTHING))
 
 
-def multiplier_without(noise_multiplier: float, guaranteed: int, colluding: int) -> float:
-    """The noise multiplier that is left where the noise of some clients is known, or was never added."""
-    least = least_variance(guaranteed)
-    left = least * max(0, guaranteed - colluding) / guaranteed - SMOOTHING
-    return noise_multiplier * math.sqrt(max(left, 0.0) / (least - SMOOTHING))
-
-
 def epsilon_of(
     delta: float, charges: int, noise_multiplier: float, *, guaranteed: int = 0, colluding: int = 0
 ) -> float:
     """Epsilon of so many rounds with this noise multiplier; 0 guaranteed clients where the server adds it."""
     if not guaranteed:
         return epsilon_at(delta, math.sqrt(charges) / noise_multiplier)
-    multiplier = multiplier_without(noise_multiplier, guaranteed, colluding)
+    # What is left where the noise of some clients is known, or was never added.
+    least = least_variance(guaranteed)
+    left = least * max(0, guaranteed - colluding) / guaranteed - SMOOTHING
+    multiplier = noise_multiplier * math.sqrt(max(left, 0.0) / (least - SMOOTHING))
     if not multiplier:
         return math.inf
     apart = charges * sum_term(guaranteed)

@@ -11,7 +11,8 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
 from pathlib import Path
 
 from plait import __version__
@@ -32,10 +33,11 @@ class Terms:
     run_id: int
     run_config: Mapping[str, Scalar]
     base_fingerprint: bytes
-    run_config_json: str = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "run_config_json", json.dumps(welcome_table(self.run_config), sort_keys=True))
+    @cached_property
+    def run_config_json(self) -> str:
+        """The settings that a welcome has."""
+        return json.dumps(welcome_table(self.run_config), sort_keys=True)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, MetricsHandler
 
 from plait.errors import ConfigError
 from plait.ledger.run_now import Progress, RunNow
@@ -127,7 +127,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 16
 
-    def __init__(self, address: tuple[str, int], page: type[BaseHTTPRequestHandler]) -> None:
+    def __init__(self, address: tuple[str, int], page: type[MetricsHandler]) -> None:
         self._room = threading.BoundedSemaphore(_MOST_CONNECTIONS)
         super().__init__(address, page)
 
@@ -157,28 +157,20 @@ def _cut(request: _Request) -> None:
             request.shutdown(socket.SHUT_RDWR)
 
 
-def _page_of(registry: CollectorRegistry, *, local: bool) -> type[BaseHTTPRequestHandler]:
-    class MetricsHandler(BaseHTTPRequestHandler):
+def _page_of(figures: CollectorRegistry, *, local: bool) -> type[MetricsHandler]:
+    class Page(MetricsHandler):
+        registry = figures
         timeout = 5.0
         server_version = "plait"
         sys_version = ""
 
-        def do_GET(self) -> None:
+        def do_GET(self) -> None:  # noqa: N802 (the base class calls it so)
             names = self.headers.get_all("Host", [])
             if len(names) != 1 or (local and not is_own_host(names[0])):
                 self.send_error(HTTPStatus.FORBIDDEN, explain="Host is not a name of this machine alone")
-                return
-            if self.path.partition("?")[0] != "/metrics":
+            elif self.path.partition("?")[0] != "/metrics":
                 self.send_error(HTTPStatus.NOT_FOUND)
-                return
-            page = generate_latest(registry)
-            self.send_response(HTTPStatus.OK)
-            self.send_header("Content-Type", CONTENT_TYPE_LATEST)
-            self.send_header("Content-Length", str(len(page)))
-            self.end_headers()
-            self.wfile.write(page)
+            else:
+                super().do_GET()
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class calls it so)
-            """A scrape every few seconds is not worth a log line."""
-
-    return MetricsHandler
+    return Page

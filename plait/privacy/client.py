@@ -15,7 +15,6 @@ from plait.rounds.client_pipeline import ClientContext
 from plait.rounds.data_journal import DataJournal, damaged
 from plait.rounds.hooks import Hook
 from plait.rounds.local_model import TrainJob
-from plait.rounds.memory import Kept
 from plait.rounds.terms import TaskHistory
 
 _SLACK = 1 + 1e-9
@@ -83,9 +82,8 @@ class ClientCharge(Hook):
     speaker: ClientContext
     privacy: ClientPrivacy
 
-    def before(self, job: TrainJob, kept: Kept) -> TrainJob:
+    def before(self, job: TrainJob) -> TrainJob:
         """Pay; training knows nothing of it."""
-        del kept
         if job.settings.adds_share and not job.settings.secure_aggregation:
             raise PolicyError(
                 "an update with a share of the noise is requested without masks: it may only leave in a masked sum"

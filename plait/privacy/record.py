@@ -14,10 +14,11 @@ import json
 import secrets
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Self, cast
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from plait.errors import ConfigError, PolicyError
 from plait.guarantees import noise_for, sampled_epsilon
@@ -29,10 +30,9 @@ from plait.privacy.noise import Keystream, derived
 from plait.rounds.client_pipeline import ClientContext
 from plait.rounds.hooks import Hook, Outgoing
 from plait.rounds.local_model import DataSize, TrainJob
-from plait.rounds.memory import MUST_LAST, ClientStore, Kept
+from plait.rounds.memory import MUST_LAST, ClientStore
 from plait.rounds.run_plan import PrivacyBudget
 from plait.rounds.run_state import RunState
-from plait.system.json_text import read_json
 from plait.wire.envelope import EPSILON
 from plait.wire.settings import Settings
 
@@ -133,6 +133,9 @@ class _Account:
     @property
     def steps(self) -> int:
         return sum(self.charges.values())
+
+
+_ACCOUNT = TypeAdapter(_Account)
 
 
 def privacy_of(settings: Settings, *, records: int, most: float = 0.0) -> RecordPrivacy:
@@ -242,23 +245,14 @@ def records_started(
 
 
 def _recall(memory: ClientStore, run_id: bytes) -> _Account | None:
-    """The account of this run; None where there is none."""
     data = memory.load(KEY)
     if data is None:
         return None
     try:
-        kept = cast("dict[str, object]", read_json(data))
-        account = _Account(
-            run=str(kept["run"]),
-            secret=str(kept["secret"]),
-            noise=float(cast("float", kept["noise"])),
-            records=int(cast("int", kept["records"])),
-            batch=int(cast("int", kept["batch"])),
-            charges={str(key): int(steps) for key, steps in cast("dict[str, int]", kept["charges"]).items()},
-        )
+        account = _ACCOUNT.validate_json(data)
         if len(bytes.fromhex(account.secret)) != _SECRET_BYTES:
             raise ValueError
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except ValueError as error:
         raise ConfigError(
             "this client's account of record-level privacy in the run is damaged: what it has spent is unknown, so it "
             "takes no part; restore it"
@@ -286,9 +280,8 @@ class RecordCharge(Hook):
         """Refuse what the policy does not allow, before a step is paid for."""
         self._privacy(size, settings)
 
-    def before(self, job: TrainJob, kept: Kept) -> TrainJob:
+    def before(self, job: TrainJob) -> TrainJob:
         """Pay for the steps; how many examples there are stays here."""
-        del kept
         size = job.model.data_size(job.spec, job.settings)
         paid = charge(
             self.speaker.memory,
@@ -300,9 +293,8 @@ class RecordCharge(Hook):
         )
         return replace(job, charge=paid, examples=0)
 
-    def after(self, job: TrainJob, kept: Kept, outgoing: Outgoing) -> tuple[Outgoing, None]:
+    def after(self, job: TrainJob, outgoing: Outgoing) -> tuple[Outgoing, None]:
         """The update states what it has cost so far, and nothing that has no noise."""
-        del kept
         return replace(outgoing, metrics={EPSILON: job.charge.epsilon if job.charge else 0.0}), None
 
     def _privacy(self, size: DataSize, settings: Settings) -> RecordPrivacy:

@@ -84,14 +84,6 @@ def recent_folds(state: RunState) -> list[list[str]]:
     return cast("list[list[str]]", state.remembered.get(_RECENT, []))
 
 
-def asking_order(clients: Sequence[str], at_work: int, *, known: int, seed: int, round_number: int) -> list[str]:
-    """The order of asking free clients; chance decides it where not all of the `known` clients can be at work."""
-    names = sorted(clients)
-    if known > at_work:
-        np.random.default_rng([seed, round_number, 2]).shuffle(names)
-    return names
-
-
 def settled(config: RunConfig) -> dict[str, object]:
     """The settings that are open: how many updates a buffer has."""
     return {"rounds_mode": f"async:{_size(config)}"}
@@ -221,25 +213,23 @@ class BufferCollector(Collector):
         state, stored = self._go_on(state)
         state = self._ask(state, stored)
         self.server.ledger.append(events.RoundStarted(round=number, cohort=tuple(sorted(self._working))))
-        attempt, enough = 1, self.server.enough(self.buffer.size)
+        attempt, enough, clock = 1, self.server.enough(self.buffer.size), self._channel.clock
         while (accepted := self._accepted(state, stored)) < self.buffer.size:
             if not self._working:
                 if accepted >= (enough if attempt < self.server.plan.attempts else self.server.plan.quorum):
                     break
                 self._miss(number, attempt, accepted)
                 attempt += 1
-            elif answer := self._training.next_answer(self._until()) or self._training.give_up():
-                state = self._take(state, stored, answer)
+            else:
+                until = clock.now() + _LOOK_S if self._channel.open_ended else None
+                if answer := self._training.next_answer(until) or self._training.give_up():
+                    state = self._take(state, stored, answer)
             self._look_beside()
             state = self._ask(state, stored)
         return self._fold(state, stored, started)
 
     def _accepted(self, state: RunState, stored: dict[str, Stored]) -> int:
         return len(self.server.spool.check_norms(state, stored).accepted)
-
-    def _until(self) -> float | None:
-        """When to look for clients that came or went, on the channel's clock."""
-        return self._channel.clock.now() + _LOOK_S if self._channel.open_ended else None
 
     def _go_on(self, state: RunState) -> tuple[RunState, dict[str, Stored]]:
         """What the part of the run before has left: its buffer, and who was at work."""
@@ -296,19 +286,17 @@ class BufferCollector(Collector):
         if self._channel.open_ended and now - self._looked_at >= _LOOK_S:
             self._looked_at = now
             self._roster.gather(0)
-        room = self.server.plan.cohort_size - len(self._working)
+        plan = self.server.plan
+        room = plan.cohort_size - len(self._working)
         busy, owed = {*self._working, *stored, *self._asked}, self._training.nodes
         free = {node: client for client, node in self._roster.nodes.items() if client not in busy and node not in owed}
         if room <= 0 or not free or self._accepted(state, stored) >= self.buffer.size:
             return state
         here = self._channel.clock.available([*free], at_least=0 if self._working else 1)
-        order = asking_order(
-            [free[node] for node in here],
-            self.server.plan.cohort_size,
-            known=len(self._roster.nodes),
-            seed=self.server.plan.seed,
-            round_number=state.round + 1,
-        )
+        order = sorted(free[node] for node in here)
+        if len(self._roster.nodes) > plan.cohort_size:
+            # Not all can be at work: chance decides.
+            np.random.default_rng([plan.seed, state.round + 1, 2]).shuffle(order)
         for client in order[:room]:
             state = self._begin(state, client, stored)
         return state

@@ -24,7 +24,7 @@ from plait.ledger.events import Reason, RoundFinished
 from plait.ledger.watch import EvaluationHistory
 from plait.rounds.broadcasts import follow
 from plait.rounds.run_state import RunState, advance
-from plait.rounds.spool import NormCheck, Spool, Stored, Weighting
+from plait.rounds.spool import Spool, Stored, Weighting
 from plait.rounds.validate import NormPolicy, beyond, remembered
 from plait.wire.codec import Codec
 from plait.wire.encoding import Encoding
@@ -155,8 +155,9 @@ class PlainFold(Fold):
             raise PeerError(f"none of the updates of round {context.round} counts for rule '{spool.rule.name}'")
         outcome = replace(accumulator.finish(), slope=slope_of(slopes))
         seen = observer.finish(outcome) if observer else None
+        clipped = tuple(name for name in folded if beyond(stored[name].norms, check.limits))
         fields = {
-            "clipped": self._clipped(folded, stored, check),
+            "clipped": clipped if spool.norm_bound.policy is NormPolicy.CLIP else None,
             "weight_capped": tuple(client for client in folded if client in capped) or None,
             "diagnostics": seen,
         }
@@ -166,11 +167,6 @@ class PlainFold(Fold):
             return replace(before, norms=remembered(before.norms, sizes, check.limits))
 
         return Folded(outcome, folded, fields, keep)
-
-    def _clipped(self, folded: Sequence[str], stored: Mapping[str, Stored], check: NormCheck) -> tuple[str, ...] | None:
-        if self._spool.norm_bound.policy is not NormPolicy.CLIP:
-            return None
-        return tuple(name for name in folded if beyond(stored[name].norms, check.limits))
 
     def _observer(self, context: RoundContext, modules: int) -> Observer | BottleneckObserver | None:
         spec = self._spool.ranks.master.spec

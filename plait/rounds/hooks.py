@@ -53,25 +53,22 @@ class Hook(Protocol):
         del settings
         return True
 
-    def before(self, job: TrainJob, kept: Kept) -> TrainJob:
-        """The job to train; `kept` is the hook's value from the client's previous round, empty if there is none."""
-        del kept
+    def before(self, job: TrainJob) -> TrainJob:
+        """The job to train; `job.kept` has the hook's value from the previous round, empty if there is none."""
         return job
 
-    def after(self, job: TrainJob, kept: Kept, outgoing: Outgoing) -> tuple[Outgoing, Kept | None]:
+    def after(self, job: TrainJob, outgoing: Outgoing) -> tuple[Outgoing, Kept | None]:
         """The delta to send, and the value to keep for the next round; None keeps the current one."""
-        del job, kept
+        del job
         return outgoing, None
 
 
 def before_training(hooks: Sequence[Hook], job: TrainJob, memory: ClientStore) -> TrainJob:
     """The job with the changes of all `hooks`."""
-    found: dict[str, Kept] = {}
     for hook in hooks:
         if hook.applies(job.settings):
-            found[hook.key] = _recall(memory, hook.key, job)
-            job = hook.before(job, found[hook.key])
-    return replace(job, kept=found)
+            job = hook.before(replace(job, kept={**job.kept, hook.key: _recall(memory, hook.key, job)}))
+    return job
 
 
 def after_training(hooks: Sequence[Hook], job: TrainJob, trained: Trained, memory: ClientStore) -> Outgoing:
@@ -80,7 +77,7 @@ def after_training(hooks: Sequence[Hook], job: TrainJob, trained: Trained, memor
     left: dict[str, Kept] = {}
     for hook in reversed(hooks):
         if hook.applies(job.settings):
-            outgoing, kept = hook.after(job, job.kept[hook.key], outgoing)
+            outgoing, kept = hook.after(job, outgoing)
             if kept is not None:
                 left[hook.key] = replace(kept, round=job.settings.round)
     for key, kept in left.items():
@@ -106,15 +103,15 @@ class CarriedMoments(Hook):
         """Active if the run carries moments."""
         return settings.carry_moments
 
-    def before(self, job: TrainJob, kept: Kept) -> TrainJob:
+    def before(self, job: TrainJob) -> TrainJob:
         """Pass them to the optimizer."""
         layout = job.received.layout
-        moments = Moments.of(kept, layout.size, len(layout.slots))
+        moments = Moments.of(job.kept[self.key], layout.size, len(layout.slots))
         return replace(job, carried=replace(job.carried, moments=moments))
 
-    def after(self, job: TrainJob, kept: Kept, outgoing: Outgoing) -> tuple[Outgoing, Kept | None]:
+    def after(self, job: TrainJob, outgoing: Outgoing) -> tuple[Outgoing, Kept | None]:
         """Keep the optimizer's moments."""
-        del job, kept
+        del job
         moments = outgoing.trained.moments
         return outgoing, moments and moments.kept()
 
@@ -128,14 +125,14 @@ class FoundRate(Hook):
         """Active if the run gives no learning rate."""
         return not settings.learning_rate
 
-    def before(self, job: TrainJob, kept: Kept) -> TrainJob:
+    def before(self, job: TrainJob) -> TrainJob:
         """Pass it to the trainer."""
-        found = kept.tags.get("learning rate")
+        found = job.kept[self.key].tags.get("learning rate")
         return replace(job, carried=replace(job.carried, learning_rate=float(found) if found else None))
 
-    def after(self, job: TrainJob, kept: Kept, outgoing: Outgoing) -> tuple[Outgoing, Kept]:
+    def after(self, job: TrainJob, outgoing: Outgoing) -> tuple[Outgoing, Kept]:
         """Keep it."""
-        del job, kept
+        del job
         found = outgoing.trained.report.learning_rate
         return outgoing, Kept(tags={"learning rate": repr(found)} if found else {})
 
@@ -150,17 +147,17 @@ class Slope(Hook):
         """Active if the server's step follows the slope."""
         return settings.measures_slope
 
-    def before(self, job: TrainJob, kept: Kept) -> TrainJob:
+    def before(self, job: TrainJob) -> TrainJob:
         """Pass on the movement, except where training begins elsewhere or the client was away in the round before."""
+        kept = job.kept[self.key]
         received = kept.vector("received", job.received.layout.size)
         if received is None or kept.round != job.settings.round - 1 or job.start is not job.received:
             return job
         movement = job.received.flat - received
         return replace(job, carried=replace(job.carried, movement=movement))
 
-    def after(self, job: TrainJob, kept: Kept, outgoing: Outgoing) -> tuple[Outgoing, Kept]:
+    def after(self, job: TrainJob, outgoing: Outgoing) -> tuple[Outgoing, Kept]:
         """Keep the adapter that was received."""
-        del kept
         return outgoing, Kept(arrays={"received": job.received.flat})
 
 
@@ -177,13 +174,14 @@ class OwnSide(Hook):
         """Active if a side is personal."""
         return bool(settings.personal)
 
-    def before(self, job: TrainJob, kept: Kept) -> TrainJob:
+    def before(self, job: TrainJob) -> TrainJob:
         """Start from the own side."""
-        return replace(job, start=with_own(job.start, kept, geometry_of(job.spec), Side(job.settings.personal)))
+        return replace(
+            job, start=with_own(job.start, job.kept[self.key], geometry_of(job.spec), Side(job.settings.personal))
+        )
 
-    def after(self, job: TrainJob, kept: Kept, outgoing: Outgoing) -> tuple[Outgoing, Kept]:
+    def after(self, job: TrainJob, outgoing: Outgoing) -> tuple[Outgoing, Kept]:
         """Keep the side and leave it out of the delta."""
-        del kept
         geometry, side = geometry_of(job.spec), Side(job.settings.personal)
         left = kept_side(outgoing.trained.state, geometry, side)
         return replace(outgoing, delta=without(outgoing.delta, geometry, side)), left
@@ -239,13 +237,13 @@ class OwnShare(Hook):
         """Active if clients have personalized adapters and no side of the shared one is personal."""
         return bool(settings.personalize) and not settings.personal
 
-    def before(self, job: TrainJob, kept: Kept) -> TrainJob:
+    def before(self, job: TrainJob) -> TrainJob:
         """Start the last round on the way to the personalized adapter."""
-        return replace(job, start=own_adapter(job.start, kept, share_at_start(job.settings)))
+        return replace(job, start=own_adapter(job.start, job.kept[self.key], share_at_start(job.settings)))
 
-    def after(self, job: TrainJob, kept: Kept, outgoing: Outgoing) -> tuple[Outgoing, Kept]:
+    def after(self, job: TrainJob, outgoing: Outgoing) -> tuple[Outgoing, Kept]:
         """Keep the direction of the client's own steps."""
-        lead = own_lead(outgoing.trained.state, job.received, kept, job.settings)
+        lead = own_lead(outgoing.trained.state, job.received, job.kept[self.key], job.settings)
         return outgoing, kept_lead(lead, job.settings.personalize)
 
 
@@ -293,9 +291,11 @@ class ErrorFeedback(Hook):
         """Where the next round's factors are the same, and noise of the client's own would not be part of the error."""
         return not settings.without_feedback and not settings.adds_share
 
-    def after(self, job: TrainJob, kept: Kept, outgoing: Outgoing) -> tuple[Outgoing, Kept]:
+    def after(self, job: TrainJob, outgoing: Outgoing) -> tuple[Outgoing, Kept]:
         """Pack the delta and the residual."""
-        kept = _recent(kept, job)
+        kept = job.kept[self.key]
+        if kept.round + 1 < job.settings.round:
+            kept = Kept()  # It was away, and the others have moved on.
         if job.grid is not None:
             return self._on_grid(job.grid, kept, outgoing)
         # What is owed of an untrained side waits for a round that trains it.
@@ -327,8 +327,3 @@ def _owed(kept: Kept, layout: Layout) -> AdapterState:
 def _kept_owed(owed: AdapterState) -> Kept:
     """The inverse of `_owed`; empty for nothing."""
     return Kept(arrays={"owed": owed.flat} if owed.flat.any() else {})
-
-
-def _recent(kept: Kept, job: TrainJob) -> Kept:
-    """What a client of the previous round kept; nothing for one that was away, because the others have moved on."""
-    return kept if kept.round + 1 >= job.settings.round else Kept()

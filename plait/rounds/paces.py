@@ -33,10 +33,6 @@ class Pace:
         """Steps that it takes in a round of this many seconds."""
         return self.steps_per_s * max(0.0, round_s - self.rest_s)
 
-    def task_s(self, steps: int) -> float:
-        """Seconds from a task of this many steps to its answer."""
-        return self.rest_s + steps / self.steps_per_s
-
 
 @dataclass
 class ClientSpeeds:
@@ -72,7 +68,7 @@ class ClientSpeeds:
     def expected_s(self, client: str, steps: int = 0) -> float | None:
         """How long a task of this many steps should take, 0 for `local_steps`; None if unknown."""
         pace = self.known.get(client)
-        return pace and pace.task_s(steps or self.local_steps)
+        return pace and pace.rest_s + (steps or self.local_steps) / pace.steps_per_s
 
     def _note(self, client: str, train_s: float, took_s: float) -> None:
         steps = self._steps.get(client, self.local_steps)

@@ -142,7 +142,7 @@ class Participant:
         if self.terms:
             self.terms.check_header(header, task)
         spec, state = self._catch_up(broadcast)
-        self._keep_settings(task.settings)
+        self.memory.save("settings", task.settings.text.encode())
         if self._policy:
             TaskHistory.recall(self.memory).note(self.memory, header, task, self._policy.max_repeats)
         if isinstance(task, TrainTask):
@@ -158,8 +158,9 @@ class Participant:
         if self._carries(request):
             spec, _ = self.model.prepare(task.spec_json)
             check_layout(task.layout, spec.layout)
-            self._keep_spec(task.spec_json)
-            self._keep_settings(task.settings)
+            # The current adapter stays, because a restarted server asks again and continues from it.
+            self.memory.save("spec", task.spec_json.encode())
+            self.memory.save("settings", task.settings.text.encode())
         else:
             # The server reads in the card which rank to ask for instead; nothing is built.
             spec = request.unbuilt()
@@ -212,14 +213,6 @@ class Participant:
         """Whether the client can carry this adapter."""
         return not self.max_rank or request.rank <= self.max_rank
 
-    def _keep_spec(self, text: str) -> None:
-        """Store a spec; the current adapter stays, because a restarted server asks again and continues from it."""
-        self.memory.save("spec", text.encode())
-
-    def _keep_settings(self, settings: Settings) -> None:
-        """Store the text of the run's settings."""
-        self.memory.save("settings", settings.text.encode())
-
     def settings_text(self, digest: bytes) -> str:
         """The text of settings by its digest; empty if not held."""
         text = (self.memory.load("settings") or b"").decode(errors="replace")
@@ -249,7 +242,7 @@ class Participant:
             state = self._step(header, opened, (self._adapter(spec.layout), initial))
         if state.digest() != header.result_digest:
             raise NeedFullError("the adapter after the broadcast is not the one that the server means")
-        self._keep_spec(spec_json)
+        self.memory.save("spec", spec_json.encode())
         self.memory.save("adapter", state.flat.tobytes())
         return spec, state
 
@@ -284,23 +277,16 @@ class Participant:
         if settings.judging:
             before = self.model.evaluate(spec, self.model.prepare(spec.text)[1], settings)
         elif header.round:
-            before = self._first(header.run_id)
+            first = recall_state(self.memory, "judged", header.run_id).after
+            before = SequenceLosses.from_bytes(first.tags.get("losses", "").encode())
         else:
-            self._keep_first(header.run_id, measured)
+            kept_first = Kept(tags={"losses": measured.to_bytes().decode()})
+            self.memory.save("judged", ClientState(header.run_id, after=kept_first).to_bytes())
         result, own = measured.since(before), None
         mine = own_adapter(state, kept, share_measured(settings))
         if mine is not state:
             own = self.model.evaluate(spec, mine, settings).since(before)
         return evaluation_of(self.name, header.round, result, own)
-
-    def _keep_first(self, run_id: bytes, measured: SequenceLosses) -> None:
-        kept = Kept(tags={"losses": measured.to_bytes().decode()})
-        self.memory.save("judged", ClientState(run_id, after=kept).to_bytes())
-
-    def _first(self, run_id: bytes) -> SequenceLosses | None:
-        """Losses of the run's initial adapter; None if unknown."""
-        kept = recall_state(self.memory, "judged", run_id).after
-        return SequenceLosses.from_bytes(kept.tags.get("losses", "").encode())
 
 
 # The first that fits.

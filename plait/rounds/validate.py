@@ -24,7 +24,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from plait.adapters import AdapterState, Float32, Layout, add, is_small
+from plait.adapters import AdapterState, Layout, add, is_small
 from plait.aggregation import Geometry, Side
 from plait.errors import PeerError
 from plait.ledger.events import Reason
@@ -84,7 +84,22 @@ class NormBound:
 
 def measure(delta: AdapterState, received: AdapterState, geometry: Geometry) -> dict[str, float]:
     """The figures of an update."""
-    return _measure(delta.flat, received.flat, geometry)
+    squares = dict.fromkeys(FIGURES, 0.0)
+    for pairs in geometry.alike:
+        views = pairs.a_of(received.flat), pairs.a_of(delta.flat), pairs.b_of(received.flat), pairs.b_of(delta.flat)
+        a, da, b, db = (np.asarray(view, np.float64, order="C") for view in views)
+        b += db
+        da_da, db_db = da @ _turned(da), _turned(db) @ db
+        squares[Side.A.value] += float(np.trace(da_da, axis1=1, axis2=2).sum())
+        squares[Side.B.value] += float(np.trace(db_db, axis1=1, axis2=2).sum())
+        # ||(B + dB)(A + dA) - B A||^2 = ||(B + dB) dA + dB A||^2, from the inner products of thin factors.
+        inner = (_turned(b) @ b) * da_da + 2 * (_turned(b) @ db) * (da @ _turned(a)) + db_db * (a @ _turned(a))
+        squares["product"] += float(pairs.scales**2 @ np.maximum(inner.sum(axis=(1, 2)), 0.0))
+    others = geometry.others_of(delta.flat).astype(np.float64).ravel()
+    squares["other"] = float(others @ others)
+    sizes = {side.value: geometry.side_size(side) for side in Side}
+    sizes |= {"product": 1, "other": geometry.others_size}
+    return {figure: math.sqrt(squares[figure] / sizes[figure]) if sizes[figure] else 0.0 for figure in FIGURES}
 
 
 def beyond(norms: Norms, limits: Norms) -> str | None:
@@ -97,18 +112,14 @@ def beyond(norms: Norms, limits: Norms) -> str | None:
 
 def clipped(delta: AdapterState, received: AdapterState, geometry: Geometry, limits: Norms) -> AdapterState:
     """The delta, scaled down until every figure is within its limit; unchanged if all are."""
-    norms = measure(delta, received, geometry)
-    if beyond(norms, limits) is None:
-        return delta
-    flat = delta.flat
     for _ in range(_TRIES):
+        norms = measure(delta, received, geometry)
+        if beyond(norms, limits) is None:
+            return delta
         # Factors scale linearly, the product between linearly and quadratically. Rounding needs a small margin.
         linear = [limits[figure] / norms[figure] for figure in FIGURES if norms[figure] and figure != "product"]
         product = math.sqrt(limits["product"] / norms["product"]) if norms["product"] else 1.0
-        flat = flat * np.float32((1 - 1e-3) * min(1.0, product, *linear))
-        norms = _measure(flat, received.flat, geometry)
-        if beyond(norms, limits) is None:
-            return AdapterState(delta.layout, flat)
+        delta = AdapterState(delta.layout, delta.flat * np.float32((1 - 1e-3) * min(1.0, product, *linear)))
     return AdapterState.zeros(delta.layout)
 
 
@@ -119,25 +130,6 @@ def remembered(history: Sequence[Norms], accepted: Collection[Norms], limits: No
         values = [min(norms[figure], limits[figure]) for norms in accepted if norms[figure]]
         medians[figure] = float(np.median(values)) if values else 0.0
     return (*history, medians)[-HISTORY:]
-
-
-def _measure(delta: Float32, received: Float32, geometry: Geometry) -> dict[str, float]:
-    squares = dict.fromkeys(FIGURES, 0.0)
-    for pairs in geometry.alike:
-        views = pairs.a_of(received), pairs.a_of(delta), pairs.b_of(received), pairs.b_of(delta)
-        a, da, b, db = (np.asarray(view, np.float64, order="C") for view in views)
-        b += db
-        da_da, db_db = da @ _turned(da), _turned(db) @ db
-        squares[Side.A.value] += float(np.trace(da_da, axis1=1, axis2=2).sum())
-        squares[Side.B.value] += float(np.trace(db_db, axis1=1, axis2=2).sum())
-        # ||(B + dB)(A + dA) - B A||^2 = ||(B + dB) dA + dB A||^2, from the inner products of thin factors.
-        inner = (_turned(b) @ b) * da_da + 2 * (_turned(b) @ db) * (da @ _turned(a)) + db_db * (a @ _turned(a))
-        squares["product"] += float(pairs.scales**2 @ np.maximum(inner.sum(axis=(1, 2)), 0.0))
-    others = geometry.others_of(delta).astype(np.float64).ravel()
-    squares["other"] = float(others @ others)
-    sizes = {side.value: geometry.side_size(side) for side in Side}
-    sizes |= {"product": 1, "other": geometry.others_size}
-    return {figure: math.sqrt(squares[figure] / sizes[figure]) if sizes[figure] else 0.0 for figure in FIGURES}
 
 
 def _turned(each: NDArray[np.float64]) -> NDArray[np.float64]:

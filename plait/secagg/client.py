@@ -14,7 +14,6 @@ import hashlib
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -270,20 +269,18 @@ class MaskingClient:
 
     def to_bytes(self) -> bytes:
         """For this client's own disk: secret."""
-        return _stored().dump_json(self)
+        return _STORED.dump_json(self)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> MaskingClient:
         """The inverse of `to_bytes`."""
         try:
-            return _stored().validate_json(data)
+            return _STORED.validate_json(data)
         except ValidationError:
             raise PeerError("the client's stored state of masked rounds is damaged") from None
 
 
-@cache
-def _stored() -> TypeAdapter[MaskingClient]:
-    return TypeAdapter(MaskingClient)
+_STORED = TypeAdapter(MaskingClient)
 
 
 def pair_key(private: bytes, public: bytes, roster: Roster, received: bytes) -> bytes:

@@ -162,12 +162,16 @@ def _most(ring: Ring, clients: int) -> float:
 
 @dataclass(frozen=True)
 class MaskedGrid:
-    """The grid of a round over the parts of a delta that clients send; `received` is the digest of where it starts."""
+    """The grid of a round over the parts of a delta that clients send; `received` is the digest of where it starts.
+
+    A client's has the `key` of its rounding.
+    """
 
     coding: Coding
     parts: tuple[slice, ...]
     received: bytes
     round: int
+    key: bytes = field(default=b"", repr=False)
 
     @cached_property
     def rotation(self) -> Rotation:
@@ -177,6 +181,11 @@ class MaskedGrid:
     def encode(self, delta: AdapterState, *, key: bytes) -> NDArray[np.int32]:
         """The whole numbers of a client's delta, (rotation.rotated_size,), rounded by a secret key."""
         return self.coding.encode(self.rotation, gathered(delta, self.parts), key=key)
+
+    def rounded(self, delta: AdapterState) -> tuple[NDArray[np.int32], AdapterState]:
+        """The numbers of a delta, and what they decode to."""
+        numbers = self.encode(delta, key=self.key)
+        return numbers, self.decode(numbers, delta.layout)
 
     def noised(
         self, delta: AdapterState, privacy: ClientPrivacy, *, survivors: int, key_of: Callable[[bytes], bytes]
@@ -201,16 +210,3 @@ class MaskedGrid:
         """The delta of a client's numbers, or the mean of a sum of `clients`."""
         values = self.coding.decode(self.rotation, numbers) / np.float32(clients)
         return scattered(values, self.parts, layout)
-
-
-@dataclass(frozen=True)
-class KeyedGrid:
-    """A grid with the key of one client's rounding."""
-
-    grid: MaskedGrid
-    key: bytes = field(repr=False)
-
-    def rounded(self, delta: AdapterState) -> tuple[NDArray[np.int32], AdapterState]:
-        """The numbers of a delta, and what they decode to."""
-        numbers = self.grid.encode(delta, key=self.key)
-        return numbers, self.grid.decode(numbers, delta.layout)

@@ -23,7 +23,7 @@ from plait.rounds.hooks import Outgoing
 from plait.rounds.local_model import TrainJob
 from plait.rounds.terms import JUDGE_TASK, TaskHistory
 from plait.secagg.client import MaskingClient
-from plait.secagg.grid import Coding, KeyedGrid, MaskedGrid
+from plait.secagg.grid import Coding, MaskedGrid
 from plait.secagg.journal import SumJournal
 from plait.secagg.rounds import MaskedRounds, check_grid, privacy_of_clients
 from plait.secagg.sums import NOISED, TRAINING, encode_figures, evaluation_figures
@@ -68,7 +68,8 @@ class UnderMasks:
         sides = {Side(each) for each in settings.trained} - ({Side(settings.personal)} if settings.personal else set())
         clients = len(roster.offers)
         coding, parts = Coding(Ring(roster.bits), clients, roster.unit), slices_of(geometry_of(job.spec), sides)
-        grid = MaskedGrid(coding, parts, header.result_digest, settings.round)
+        key = self.speaker.own_secret.rounding(settings.round, header.result_digest)
+        grid = MaskedGrid(coding, parts, header.result_digest, settings.round, key)
         size, figures = grid.rotation.rotated_size, len(NOISED if settings.adds_share else TRAINING)
         if (roster.size, roster.figures) != (size, figures):
             raise PeerError(
@@ -76,23 +77,21 @@ class UnderMasks:
             )
         if settings.adds_share:
             check_grid(privacy_of_clients(settings), size, bits=roster.bits, unit=roster.unit, clients=clients)
-        return replace(
-            job, grid=KeyedGrid(grid, self.speaker.own_secret.rounding(settings.round, header.result_digest))
-        )
+        return replace(job, grid=grid)
 
     def update(self, job: TrainJob, outgoing: Outgoing) -> messages.MaskedReply:
         """The update under the masks of the round's roster."""
         header, grid, settings = _header_of(job), job.grid, job.settings
-        if not isinstance(grid, KeyedGrid):
+        if not isinstance(grid, MaskedGrid):
             raise ValueError("the job has no grid of a roster")
         roster = self._roster_for(header.run_id, "train", settings.round)
         if settings.adds_share:
-            numbers, figures = self._noised(grid.grid, outgoing.delta, settings, roster)
+            numbers, figures = self._noised(grid, outgoing.delta, settings, roster)
         else:
             numbers = outgoing.numbers
             if numbers is None:
                 numbers, _ = grid.rounded(outgoing.delta)
-            square = (norm(outgoing.delta) / grid.grid.coding.unit) ** 2
+            square = (norm(outgoing.delta) / grid.coding.unit) ** 2
             figures = encode_figures({"square": square}, TRAINING)
         return self.masked(roster.session, numbers, figures, received=header.result_digest)
 

@@ -17,7 +17,7 @@ import contextlib
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -255,25 +255,19 @@ def judge(
     return frozenset(shown.keys() - cleared), accusers, frozenset(accused.keys() - shown.keys())
 
 
-@cache
-def _signatures() -> TypeAdapter[Sequence[Mapping[int, bytes]]]:
-    return TypeAdapter(Sequence[Mapping[int, bytes]], config=AS_HEX)
-
-
-@cache
-def _clients() -> TypeAdapter[list[tuple[Roster, tuple[int, ...], Mapping[int, bytes]]]]:
-    return TypeAdapter(list[tuple[Roster, tuple[int, ...], Mapping[int, bytes]]], config=AS_HEX)
+_SIGNATURES = TypeAdapter(Sequence[Mapping[int, bytes]], config=AS_HEX)
+_CLIENTS = TypeAdapter(list[tuple[Roster, tuple[int, ...], Mapping[int, bytes]]], config=AS_HEX)
 
 
 def signatures_to_bytes(groups: Sequence[Mapping[int, bytes]]) -> bytes:
     """Signatures by place, of each group."""
-    return _signatures().dump_json(groups)
+    return _SIGNATURES.dump_json(groups)
 
 
 def signatures_from_bytes(data: bytes) -> Sequence[Mapping[int, bytes]]:
     """The inverse of `signatures_to_bytes`."""
     try:
-        return _signatures().validate_json(data)
+        return _SIGNATURES.validate_json(data)
     except ValidationError as error:
         raise PeerError("the stored signatures of a round are damaged") from error
 
@@ -286,7 +280,7 @@ def sealed_to_bytes(groups: Sequence[SealedSum]) -> bytes:
         arrays[f"values-{number}"] = sealed.values.astype(np.uint32)
         arrays[f"figures-{number}"] = sealed.figures.view(np.int64)
         arrays[f"digests-{number}"] = np.frombuffer(b"".join(digests), "<u4")
-    clients = _clients().dump_json([(sealed.roster, sealed.sharers, sealed.masked) for sealed in groups])
+    clients = _CLIENTS.dump_json([(sealed.roster, sealed.sharers, sealed.masked) for sealed in groups])
     return encode_arrays(arrays, {"sealed": clients.decode()})
 
 
@@ -295,7 +289,7 @@ def sealed_from_bytes(data: bytes) -> list[SealedSum]:
     sealed: list[SealedSum] = []
     try:
         arrays, metadata = decode_arrays(data)
-        for number, (roster, sharers, masked) in enumerate(_clients().validate_json(metadata["sealed"])):
+        for number, (roster, sharers, masked) in enumerate(_CLIENTS.validate_json(metadata["sealed"])):
             held = ((place, each) for place in sharers for each in roster.holders(place) if each != place)
             digests = arrays[f"digests-{number}"].astype("<u4").reshape(-1, 2, 8)
             of = {pair: (key.tobytes(), seed.tobytes()) for pair, (key, seed) in zip(held, digests, strict=True)}

@@ -30,14 +30,14 @@ class Count:
     def applies(self, settings):
         return settings.seed != 99
 
-    def before(self, job, kept):
+    def before(self, job):
         self.seen.append(f"before {self.key}")
-        count = int(kept.tags.get("count", "0"))
+        count = int(job.kept[self.key].tags.get("count", "0"))
         return replace(job, start=AdapterState(job.start.layout, job.start.flat + np.float32(count)))
 
-    def after(self, job, kept, outgoing):
+    def after(self, job, outgoing):
         self.seen.append(f"after {self.key}")
-        return outgoing, Kept(tags={"count": str(int(kept.tags.get("count", "0")) + 1)})
+        return outgoing, Kept(tags={"count": str(int(job.kept[self.key].tags.get("count", "0")) + 1)})
 
 
 @pytest.fixture
@@ -120,18 +120,19 @@ def test_the_movement_is_that_since_the_round_before_for_a_client_that_begins_wh
     before = replace(received, flat=received.flat - np.float32(0.5))
 
     def movement(job, *, kept_in=4):
-        _, kept = Slope().after(replace(job, received=before), Kept(), None)
-        return Slope().before(job, replace(kept, round=kept_in)).carried.movement
+        _, kept = Slope().after(replace(job, received=before), None)
+        return Slope().before(replace(job, kept={"slope": replace(kept, round=kept_in)})).carried.movement
 
     np.testing.assert_allclose(movement(job), 0.5, rtol=1e-5)
     assert movement(job, kept_in=3) is None
     assert movement(replace(job, start=before)) is None
-    assert Slope().before(job, Kept()).carried.movement is None
+    assert Slope().before(replace(job, kept={"slope": Kept()})).carried.movement is None
 
 
 @pytest.mark.parametrize(("kept_in", "counts"), [(4, True), (3, False), (0, False)])
 def test_a_client_that_was_away_for_a_round_begins_without_a_residual(job, kept_in, counts):
     owed, delta = (AdapterState(LAYOUT, np.linspace(*ends, LAYOUT.size, dtype=np.float32)) for ends in ((1, 2), (0, 1)))
-    job = replace(job, settings=replace(job.settings, round=5))
-    sent, _ = ErrorFeedback().after(job, Kept(kept_in, {"owed": owed.flat}), Outgoing(None, delta))
+    kept = {"residual": Kept(kept_in, {"owed": owed.flat})}
+    job = replace(job, settings=replace(job.settings, round=5), kept=kept)
+    sent, _ = ErrorFeedback().after(job, Outgoing(None, delta))
     np.testing.assert_array_equal(sent.encoded.delta.flat, delta.flat + owed.flat if counts else delta.flat)

@@ -169,7 +169,7 @@ class TestClientsRefuse:
         in_the_open = replace(federation.plan.settings, secure_aggregation=False)
         with pytest.raises(PolicyError, match="without masks"):
             ClientCharge(ClientContext("alice", participant.memory), federation.privacy).before(
-                SimpleNamespace(settings=in_the_open), None
+                SimpleNamespace(settings=in_the_open)
             )
         train = next(each for each in asked if each.purpose is Purpose.TRAIN)
         reply = participant.answer(train.task)
