@@ -158,7 +158,7 @@ def _cut(request: _Request) -> None:
 
 
 def _page_of(figures: CollectorRegistry, *, local: bool) -> type[MetricsHandler]:
-    class Page(MetricsHandler):
+    class MetricsPage(MetricsHandler):
         registry = figures
         timeout = 5.0
         server_version = "plait"
@@ -173,4 +173,4 @@ def _page_of(figures: CollectorRegistry, *, local: bool) -> type[MetricsHandler]
             else:
                 super().do_GET()
 
-    return Page
+    return MetricsPage
