@@ -27,8 +27,8 @@ from plait.plugins import admit
 from plait.policy import Policy
 from plait.privacy.client import SpentJournal
 from plait.rounds.client_pipeline import ClientContext
-from plait.rounds.data_journal import DataJournal
-from plait.rounds.memory import ClientSecret, ClientStore, DiskMemory
+from plait.rounds.data_journal import ClientSecret, DataJournal
+from plait.rounds.memory import ClientStore, DiskMemory
 from plait.rounds.participant import Participant
 from plait.run import Run, blueprint_of, resolve
 from plait.settle import ResolvedConfig, settle

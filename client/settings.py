@@ -22,7 +22,8 @@ from plait.errors import ConfigError, MachineError, PolicyError
 from plait.policy import Policy, load_policy
 from plait.system.address import Address
 from plait.system.files import at_home, make_private_directory
-from plait.trust.keys import NodeIdentity, check_client_name, composed
+from plait.system.text import check_client_name, composed
+from plait.trust.keys import NodeIdentity
 from plait.trust.kit import ClientKit, Endorsement, is_vouched_for
 
 RUNS_KEPT = 4

@@ -26,7 +26,7 @@ from plait.rounds.coordinator import Coordinator, Host
 from plait.rounds.memory import tidy_clients
 from plait.rounds.run_directory import RunDirectory, check_sources, recorded_settings
 from plait.rounds.run_plan import RunContext
-from plait.rounds.run_state import RunState, initial_state, save_checkpoint
+from plait.rounds.run_state import RunState, initial_state, load_checkpoint, save_checkpoint
 from plait.rounds.spool import largest_update
 from plait.run import Run
 from plait.settle import check_vouched_for
@@ -172,8 +172,6 @@ def _part_from(channel: Channel, clients: int) -> None:
 
 def _continued(run: Run, path: Path, on_event: OnEvent) -> _Begun:
     """An existing run, if it is the same."""
-    from plait.rounds.checkpoint_reading import load_checkpoint  # a new run has none to read
-
     directory = RunDirectory.find(path)
     events = read_events(directory.ledger)
     if recorded_settings(directory, events).model_copy(update={"out": run.config.out}) != run.config:

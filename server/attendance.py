@@ -13,8 +13,9 @@ from dataclasses import KW_ONLY, dataclass
 from functools import lru_cache
 
 from plait.errors import ConfigError, PlaitError
+from plait.system.text import check_client_name
 from plait.transport.protocol import HEAD_BYTES, NONCE_BYTES, PROTOCOL_VERSION, enrolment_bytes
-from plait.trust.keys import PUBLIC_KEY_BYTES, check_client_name, verify
+from plait.trust.keys import PUBLIC_KEY_BYTES, verify
 from plait.trust.register import Register, Verdict
 from plait.v1 import federation_pb2 as pb
 from server.guard import Context, EnrolmentRefused, Revocation, certified_name, refusal_of

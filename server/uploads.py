@@ -21,8 +21,7 @@ from plait.errors import DiskFullError, MachineError, PeerError
 from plait.system.machine import give_back_memory
 from plait.transport.protocol import CHUNK_BYTES, DIGEST_BYTES, HEAD_BYTES, Data
 from plait.v1 import federation_pb2 as pb
-from server.inbox import Inbox
-from server.incoming import Incoming, SmallAnswer
+from server.inbox import Inbox, Incoming, SmallAnswer
 from server.log import log
 from server.metrics import Metrics
 from server.sessions import NodeSession

@@ -16,10 +16,9 @@ from plait.ledger.run_view import RunView, kept_in
 from plait.plugins import Kind, source_of
 from plait.rounds.audit import Verified, replay
 from plait.rounds.broadcasts import parents_in, starting_state
-from plait.rounds.checkpoint_reading import finished_in_checkpoint, load_checkpoint
 from plait.rounds.coordinator import CannotRecomputeError, Host
 from plait.rounds.run_directory import RunDirectory, check_sources
-from plait.rounds.run_state import initial_state
+from plait.rounds.run_state import finished_in_checkpoint, initial_state, load_checkpoint
 from plait.run import Run, resolve
 from plait.settle import settle
 from plait.training.peft_adapter import servable

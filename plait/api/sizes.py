@@ -17,8 +17,8 @@ from plait.compress.downlink import at_least
 from plait.errors import ConfigError
 from plait.ledger.privacy import MECHANISM, WORTH_WARNING, WORTH_WARNING_OF_RECORDS
 from plait.ledger.run_now import Traffic
+from plait.privacy.client import privacy_of as privacy_of_records
 from plait.privacy.mechanism import ClientPrivacy
-from plait.privacy.record import privacy_of as privacy_of_records
 from plait.privacy.run import privacy_of
 from plait.report.estimate import Estimate, Planned
 from plait.report.table import Table

@@ -28,7 +28,7 @@ from plait.errors import BaseMismatchError, ConfigError, DataError
 from plait.federation import check_data
 from plait.ledger.events import Event, MembershipAttack, UpdateReceived
 from plait.ledger.run_view import RunView
-from plait.rounds.memory import ClientSecret
+from plait.rounds.data_journal import ClientSecret
 from plait.run import Run, resolve
 from plait.settle import settle
 from plait.simulation.execution import prepare

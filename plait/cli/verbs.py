@@ -33,7 +33,7 @@ VERBS: Mapping[str, Verb] = {
     "estimate": Verb("plait.cli.planning", "estimate", "count the bytes of a run without running it"),
     "provision": Verb("plait.cli.provision", "provision", "make keys for a server and its clients"),
     "server": Verb("server.verb", "server", "serve a federation"),
-    "client": Verb("client.process", "client", "take part with data that stays on this machine"),
+    "client": Verb("client.program", "client", "take part with data that stays on this machine"),
     "status": Verb("plait.cli.doctor", "server_status", "ask a server for its round, clients and bytes"),
     "verify": Verb("plait.cli.verify", "verify", "check a run's record, signatures and adapter"),
     "doctor": Verb("plait.cli.doctor", "doctor", "show what this machine supports and lacks"),

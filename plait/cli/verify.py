@@ -13,8 +13,8 @@ from plait.errors import PeerError
 from plait.ledger.ledger import read_events, torn_bytes
 from plait.report.progress import status
 from plait.rounds.audit import check_signatures
-from plait.rounds.checkpoint_reading import damage_of
 from plait.rounds.run_directory import RunDirectory, recorded_settings
+from plait.rounds.run_state import damage_of
 from plait.settings.traits import Trait
 
 _NOT_THERE = "not in the ledger: this run's server may not look at single updates"

@@ -24,7 +24,7 @@ from plait.data import Progress
 from plait.errors import BaseMismatchError, ConfigError, MachineError, PeerError, PlaitError, did_you_mean
 from plait.ledger.events import ClientsDescribed, start_of
 from plait.ledger.ledger import read_events
-from plait.rounds.hooks import OWN_ADAPTER, OWN_SIDE, own_adapter
+from plait.rounds.client_pipeline import OWN_ADAPTER, OWN_SIDE, own_adapter
 from plait.rounds.memory import ClientState, Kept
 from plait.rounds.run_directory import RunDirectory, check_given_out, recorded_settings
 from plait.system.files import lies_in, open_plain, read_if_there

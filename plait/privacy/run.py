@@ -21,10 +21,9 @@ from plait.errors import PeerError
 from plait.guarantees import least_survivors
 from plait.ledger.events import Event, Reason
 from plait.ledger.privacy import NoiseIntended, PrivacySpent, PrivacyStarted, intents_in, promised_in, spent_in
-from plait.privacy.client import ClientCharge
+from plait.privacy.client import ClientCharge, RecordCharge, RecordCosts, records_started
 from plait.privacy.mechanism import ClientPrivacy, PrivateMean, multiplier_for
 from plait.privacy.noise import RunKey
-from plait.privacy.record import RecordCharge, RecordCosts, records_started
 from plait.rounds.client_pipeline import ClientContext, ClientPipeline
 from plait.rounds.coordinator import CannotRecomputeError, Host, Way
 from plait.rounds.fold import Fold, Folded, outcome_of_mean

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from plait.errors import ConfigError, RunInterrupted
 from plait.ledger import events
@@ -25,8 +25,10 @@ from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import BudgetExhaustedError, PrivacyBudget, RunPlan, TaskSettings
 from plait.rounds.run_state import RunState, Track, note_held, save_checkpoint
 from plait.rounds.spool import AnswerLog, Arrival, Intake, Refused
-from plait.trust.keys import Vouch
 from plait.wire.messages import ClientCard
+
+if TYPE_CHECKING:
+    from plait.trust.keys import Vouch
 
 
 class CannotRecomputeError(ConfigError):

@@ -1,4 +1,4 @@
-"""A client's journal of its data in a federation, over all runs, of which a server begins as many as it likes.
+"""A client's journal of its data in a federation, over all runs, and its secret of each of them.
 
 Masks and differential privacy refuse by it: ``STATE/journals/<federation>-<data>.jsonl``. An entry is on disk before
 the answer that it is about leaves. Beside the client's kit, and in the home of its user, stand the number of its lines
@@ -14,17 +14,21 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, cast
 
 from cryptography.x509 import load_pem_x509_certificate
 
 from plait.errors import ConfigError, MachineError, PolicyError
+from plait.rounds.memory import ClientStore
 from plait.system.files import cannot_write, fsync_directory, make_private_directory, read_if_there, write_atomically
 from plait.system.json_text import read_json
 from plait.trust.certificate import key_digest
+from plait.trust.keys import KEY_BYTES, derived
+from plait.wire.settings import Settings
 
 _FOLDER = "journals"
 
@@ -95,6 +99,52 @@ class DataJournal:
                     "unmasked and spent there is unknown here. Restore the newest copy, give all clients of these data "
                     "one --state, or remove that file to start over without the record"
                 )
+
+
+_KEY = "secret"
+
+
+@dataclass(frozen=True)
+class ClientSecret:
+    """The secret of one client in one run."""
+
+    value: bytes = field(repr=False)
+
+    @classmethod
+    def of(cls, memory: ClientStore) -> Self:
+        """The one in the client's memory of the run; drawn and stored there if there is none."""
+        known = cls.known(memory)
+        if known is None:
+            known = cls(secrets.token_bytes(KEY_BYTES))
+            memory.save(_KEY, known.value)
+        return known
+
+    @classmethod
+    def known(cls, memory: ClientStore) -> Self | None:
+        """The one in the client's memory of the run, if there is one."""
+        value = memory.load(_KEY)
+        return None if value is None or len(value) != KEY_BYTES else cls(value)
+
+    @classmethod
+    def simulated(cls, seed: int, client: str) -> Self:
+        """That of a simulated client, from the run's seed: a simulation has one operator and can be repeated."""
+        return cls(hashlib.sha256(f"secret of a simulation {seed} {client}".encode()).digest())
+
+    @property
+    def account(self) -> str:
+        """The client's own name for the run, in the journal of its data: a server may call two runs the same."""
+        return derived(self.value, b"account").hex()[:32]
+
+    def seeded(self, settings: Settings) -> Settings:
+        """The settings of a task, with the client's own seed in a masked round."""
+        if not settings.secure_aggregation:
+            return settings
+        key = derived(self.value, b"batches", settings.round.to_bytes(8, "big"))
+        return replace(settings, seed=int.from_bytes(key[:8], "big") >> 1)
+
+    def rounding(self, number: int, received: bytes) -> bytes:
+        """The key of a round's rounding, the same in every attempt; `received` is the starting adapter's digest."""
+        return derived(self.value, b"rounding", number.to_bytes(8, "big"), received)
 
 
 def damaged() -> ConfigError:

@@ -19,7 +19,7 @@ from plait.wire.envelope import Header
 from plait.wire.settings import Settings
 
 if TYPE_CHECKING:
-    from plait.privacy.record import Charge
+    from plait.privacy.client import Charge
 
 
 @dataclass(frozen=True)

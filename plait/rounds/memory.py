@@ -8,12 +8,10 @@ over, only the personalized adapter stays, and the account of what the client's 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import secrets
 from collections.abc import Collection, Mapping
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import Protocol, Self, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +20,6 @@ from plait.adapters import Float32
 from plait.adapters.safetensors import decode_arrays, encode_arrays
 from plait.errors import MachineError, PeerError
 from plait.system.files import cannot_write, make_private_directory, read_if_there, write_atomically
-from plait.trust.keys import KEY_BYTES, derived
-from plait.wire.settings import Settings
 
 # Values without another copy: encoder residuals, optimizer moments, the adapter of the round before, a
 # personal side, the losses of single sequences before round 1, the journal of masked sums, the secret of a run, and
@@ -169,49 +165,3 @@ def tidy_clients(run: Path) -> None:
         # Files that cannot be removed only take space.
         with contextlib.suppress(MachineError):
             keep_only_what_lasts(folder)
-
-
-_KEY = "secret"
-
-
-@dataclass(frozen=True)
-class ClientSecret:
-    """The secret of one client in one run."""
-
-    value: bytes = field(repr=False)
-
-    @classmethod
-    def of(cls, memory: ClientStore) -> Self:
-        """The one in the client's memory of the run; drawn and stored there if there is none."""
-        known = cls.known(memory)
-        if known is None:
-            known = cls(secrets.token_bytes(KEY_BYTES))
-            memory.save(_KEY, known.value)
-        return known
-
-    @classmethod
-    def known(cls, memory: ClientStore) -> Self | None:
-        """The one in the client's memory of the run, if there is one."""
-        value = memory.load(_KEY)
-        return None if value is None or len(value) != KEY_BYTES else cls(value)
-
-    @classmethod
-    def simulated(cls, seed: int, client: str) -> Self:
-        """That of a simulated client, from the run's seed: a simulation has one operator and can be repeated."""
-        return cls(hashlib.sha256(f"secret of a simulation {seed} {client}".encode()).digest())
-
-    @property
-    def account(self) -> str:
-        """The client's own name for the run, in the journal of its data: a server may call two runs the same."""
-        return derived(self.value, b"account").hex()[:32]
-
-    def seeded(self, settings: Settings) -> Settings:
-        """The settings of a task, with the client's own seed in a masked round."""
-        if not settings.secure_aggregation:
-            return settings
-        key = derived(self.value, b"batches", settings.round.to_bytes(8, "big"))
-        return replace(settings, seed=int.from_bytes(key[:8], "big") >> 1)
-
-    def rounding(self, number: int, received: bytes) -> bytes:
-        """The key of a round's rounding, the same in every attempt; `received` is the starting adapter's digest."""
-        return derived(self.value, b"rounding", number.to_bytes(8, "big"), received)

@@ -26,15 +26,15 @@ from plait.errors import (
     PolicyError,
     TooLittleDataError,
 )
-from plait.rounds.client_pipeline import ClientPipeline, PlainSender
-from plait.rounds.evaluation import SequenceLosses, evaluation_of
-from plait.rounds.hooks import (
+from plait.rounds.client_pipeline import (
     CarriedMoments,
+    ClientPipeline,
     ErrorFeedback,
     FoundRate,
     Hook,
     OwnShare,
     OwnSide,
+    PlainSender,
     Slope,
     after_training,
     before_training,
@@ -42,6 +42,7 @@ from plait.rounds.hooks import (
     share_measured,
     with_own,
 )
+from plait.rounds.evaluation import SequenceLosses, evaluation_of
 from plait.rounds.local_model import DataSize, LocalModel, Trained, TrainJob
 from plait.rounds.memory import ClientState, ClientStore, Kept, recall_state
 from plait.rounds.terms import AgreedTerms, TaskHistory

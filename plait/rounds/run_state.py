@@ -6,7 +6,7 @@ a separate *track*, with the best approximation of the master or its leading par
 
 A checkpoint is the state after a finished round, complete on disk before the ledger records the round. One folder per
 round: ``state.json`` (scalars, and the SHA-256 of itself and of every other file), ``adapters.safetensors``, the newest
-broadcast of each track, and the state of rule and server optimizer.
+broadcast of each track, and the state of rule and server optimizer. Those that are damaged are skipped.
 """
 
 from __future__ import annotations
@@ -17,17 +17,21 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors import numpy as safetensors_numpy
 
-from plait.adapters import AdapterSpec, AdapterState, Json, add
-from plait.adapters.safetensors import encode_safetensors
+from plait.adapters import AdapterSpec, AdapterState, Float32, Json, add
+from plait.adapters.safetensors import decode_safetensors, encode_safetensors
 from plait.aggregation import Geometry, Memory, OptimizerState, Resizing
+from plait.errors import PeerError, check_format
 from plait.ledger.events import RoundFinished
 from plait.rounds.validate import Norms
 from plait.system.files import directory_written_aside, write_atomically
+from plait.system.json_text import read_json
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,3 +255,102 @@ def checkpoints_in(directory: Path) -> list[Path]:
 def digest_of(scalars: Mapping[str, Json]) -> str:
     """SHA-256 of the scalars, in hexadecimal."""
     return hashlib.sha256(json.dumps(scalars, sort_keys=True).encode()).hexdigest()
+
+
+_DAMAGE = (PeerError, OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError)
+
+
+def load_checkpoint(directory: Path, ranks: Ranks) -> RunState:
+    """The newest complete checkpoint; damaged ones are skipped."""
+    damage = "there is none"
+    for folder in reversed(checkpoints_in(directory)):
+        try:
+            return _load(folder, ranks)
+        except _DAMAGE as error:
+            damage = f"'{folder.name}': {error}"
+    raise PeerError(f"no usable checkpoint in '{directory}': {damage}")
+
+
+def damage_of(directory: Path) -> dict[str, str]:
+    """The checkpoints by name, oldest first, with the damage of each; empty if it has none."""
+    found: dict[str, str] = {}
+    for folder in checkpoints_in(directory):
+        try:
+            _read(folder)
+            found[folder.name] = ""
+        except _DAMAGE as error:
+            found[folder.name] = str(error)
+    return found
+
+
+def finished_in_checkpoint(directory: Path) -> tuple[RoundFinished | None, Mapping[str, Json]]:
+    """The end of the round of the newest complete checkpoint, and what was remembered; None if there is none."""
+    for folder in reversed(checkpoints_in(directory)):
+        try:
+            scalars = _read(folder)[0]
+            return _finished(scalars), scalars["remembered"]
+        except _DAMAGE:
+            continue
+    return None, {}
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Scalars and files of a checkpoint, as they were written."""
+    scalars = cast("dict[str, Any]", read_json((folder / "state.json").read_bytes()))
+    check_format("state.json", scalars.get("format"), CHECKPOINT_FORMAT)
+    if scalars.pop("digest") != digest_of(scalars) or folder.name != f"round-{scalars['round']:06d}":
+        raise PeerError("state.json does not match its digest")
+    files: dict[str, bytes] = {}
+    for name, digest in cast("dict[str, str]", scalars["files"]).items():
+        files[name] = (folder / Path(name).name).read_bytes()
+        if (found := hashlib.sha256(files[name]).hexdigest()) != digest:
+            raise PeerError(f"digest of {name} is {found[:16]}, expected {digest[:16]}")
+    return scalars, files
+
+
+def _load(folder: Path, ranks: Ranks) -> RunState:
+    scalars, files = _read(folder)
+    flats = decode_safetensors(files["adapters.safetensors"])
+    tracks = tuple(
+        Track(
+            AdapterState(adapter.spec.layout, flats[f"shadow-{number}"]),
+            bytes.fromhex(scalars["previous"][number]),
+            files[f"broadcast-{number}.bin"],
+        )
+        for number, adapter in enumerate(ranks.adapters)
+    )
+    return RunState(
+        run_id=bytes.fromhex(scalars["run_id"]),
+        round=int(scalars["round"]),
+        adapter=AdapterState(ranks.master.spec.layout, flats["adapter"]),
+        tracks=tracks,
+        held={client: bytes.fromhex(digest) for client, digest in cast("dict[str, str]", scalars["held"]).items()},
+        rule_memory=_arrays(files.get("rule.safetensors")),
+        optimizer_memory=_arrays(files.get("optimizer.safetensors")),
+        norms=tuple(cast("list[dict[str, float]]", scalars["norms"])),
+        clip_norm=scalars.get("clip_norm"),
+        update_length=scalars.get("update_length"),
+        accepted=_optional(flats, "accepted", ranks),
+        accepted_shadow=_optional(flats, "accepted-shadow", ranks),
+        versions={
+            number: tuple(
+                AdapterState(adapter.spec.layout, flats[f"version-{number}-{track}"])
+                for track, adapter in enumerate(ranks.adapters)
+            )
+            for number in sorted({int(name.split("-")[1]) for name in flats if name.startswith("version-")})
+        },
+        remembered=scalars["remembered"],
+        finished=_finished(scalars),
+    )
+
+
+def _optional(flats: Mapping[str, Float32], name: str, ranks: Ranks) -> AdapterState | None:
+    return AdapterState(ranks.master.spec.layout, flats[name]) if name in flats else None
+
+
+def _finished(scalars: Mapping[str, Any]) -> RoundFinished | None:
+    return RoundFinished.model_validate(scalars["finished"]) if scalars["finished"] else None
+
+
+def _arrays(data: bytes | None) -> dict[str, NDArray[np.generic]]:
+    return dict(safetensors_numpy.load(data)) if data else {}

@@ -17,9 +17,8 @@ from plait.aggregation import Side, geometry_of, slices_of
 from plait.errors import PeerError, PolicyError
 from plait.guarantees import LEAST_CLIENTS
 from plait.privacy.client import ClientCharge
-from plait.rounds.client_pipeline import ClientContext, ClientPipeline
+from plait.rounds.client_pipeline import ClientContext, ClientPipeline, Outgoing
 from plait.rounds.evaluation import client_losses
-from plait.rounds.hooks import Outgoing
 from plait.rounds.local_model import TrainJob
 from plait.rounds.terms import JUDGE_TASK, TaskHistory
 from plait.secagg.client import MaskingClient

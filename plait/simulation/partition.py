@@ -14,7 +14,7 @@ from typing import cast
 from plait.data import Dataset, Record, RecordKind, histogram
 from plait.errors import ConfigError
 from plait.simulation.scheme import Scheme
-from plait.trust.keys import MAX_NAME_BYTES, is_client_name, nearest_name
+from plait.system.text import MAX_NAME_BYTES, is_client_name, nearest_name
 
 # Changed names that are listed.
 _MOST_LISTED = 4

@@ -14,18 +14,19 @@ from plait.errors import PartError, PlaitError
 from plait.report.progress import say
 from plait.rounds.channel import Channel, LocalChannel, StopRequest
 from plait.rounds.client_pipeline import ClientContext
-from plait.rounds.memory import IRREPLACEABLE, ClientSecret, ClientStore, DiskMemory
+from plait.rounds.memory import IRREPLACEABLE, ClientStore, DiskMemory
 from plait.rounds.participant import Participant
 from plait.rounds.run_directory import RunDirectory
 from plait.run import Run
 from plait.simulation.loaded import Loaded, remembered
 from plait.simulation.partition import ClientShare
 from plait.training.local_model import PeftLocalModel
-from plait.trust.keys import NodeIdentity, NodeKey
 
 if TYPE_CHECKING:
+    from plait.rounds.data_journal import ClientSecret
     from plait.simulation.workers import Workers
     from plait.training.local_model import OwnTrainer
+    from plait.trust.keys import NodeIdentity, NodeKey
 
 # With more clients than these, the text is tokenised again for each task.
 _MODELS_KEPT = 4096
@@ -98,8 +99,8 @@ class Simulation:
             volatile = self._memories.setdefault(index, VolatileMemory(self._shared))
         memory = SimulatedMemory(volatile, self.directory.client_memory(name))
         terms = replace(self._terms[max_rank], client=name)
-        secret = partial(ClientSecret.simulated, self.run.config.seed, name)
-        context = ClientContext(name, memory, terms=terms, identity=partial(self._identity, name), secret=secret)
+        identity, secret = partial(self._identity, name), partial(self._secret, name)
+        context = ClientContext(name, memory, terms=terms, identity=identity, secret=secret)
         way = self.run.client_way(context)
         return Participant(
             name, self.model(index), memory, max_rank=max_rank, terms=terms, way=way, on_fault=self._show
@@ -115,11 +116,22 @@ class Simulation:
         """Whether a node key is a client's; a simulation has one operator, so keys follow from its seed."""
         return self._key(client).public_bytes == identity
 
+    # Only runs with masks or differential privacy need keys.
+
+    def _secret(self, name: str) -> ClientSecret:
+        from plait.rounds.data_journal import ClientSecret
+
+        return ClientSecret.simulated(self.run.config.seed, name)
+
     def _identity(self, name: str) -> NodeIdentity:
+        from plait.trust.keys import NodeIdentity
+
         key = self._key(name)
         return NodeIdentity(key.public_bytes, key.sign, self.vouch)
 
     def _key(self, name: str) -> NodeKey:
+        from plait.trust.keys import NodeKey
+
         if name not in self._keys:
             text = f"node key of a simulation {self.run.config.seed} {name}"
             self._keys[name] = NodeKey.from_seed(hashlib.sha256(text.encode()).digest())

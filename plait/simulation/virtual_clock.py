@@ -35,10 +35,10 @@ from plait.rounds.channel import (
     StopRequest,
     TaskParts,
 )
-from plait.rounds.checkpoint_reading import finished_in_checkpoint
+from plait.rounds.client_pipeline import share_measured
 from plait.rounds.fleet import device_of, load_fleet
-from plait.rounds.hooks import share_measured
 from plait.rounds.run_directory import RunDirectory
+from plait.rounds.run_state import finished_in_checkpoint
 from plait.settings.choice import hours_of
 from plait.wire.messages import DescribeTask, EvaluateTask, TrainTask, decode_task
 

@@ -1,6 +1,8 @@
-"""Text made safe for a terminal, a log, a report or an error message; how far something is, and how long it takes.
+"""Text made safe for a terminal, a log, a report or an error message; the names that clients may have.
 
-Names and details come from peers. An escape sequence must not reach a terminal, nor a change of direction a page.
+Names and details come from peers. An escape sequence must not reach a terminal, nor a change of direction a page. A
+client's name becomes a folder, a line in the register and the common name of a certificate, so it is treated as
+hostile.
 """
 
 from __future__ import annotations
@@ -8,8 +10,11 @@ from __future__ import annotations
 import re
 import shutil
 import textwrap
+import unicodedata
 from functools import partial
 from typing import TextIO
+
+from plait.errors import ConfigError
 
 
 def printable(text: str, *, limit: int | None = None) -> str:
@@ -66,3 +71,62 @@ def to_go(done: float, total: float, elapsed_s: float) -> str:
     if rest < 60:
         return f"about {max(1, rest)} s to go"
     return f"about {rest // 60} min to go" if rest < 3600 else f"about {rest // 3600} h {rest % 3600 // 60} min to go"
+
+
+MAX_NAME_BYTES = 64
+
+_CLIENT = re.compile(r"[\w-][\w.-]*")
+# Unicode classes of invisible letters.
+_INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164")
+# Marks with which some scripts write vowels and accents.
+_MARKS = ("Mn", "Mc")
+
+
+def is_client_name(name: str) -> bool:
+    """Whether a client may have this name: in Unicode's compatibility form (NFKC), so that look-alikes are equal.
+
+    `check_client_name` states the rest; the length is the limit of a certificate's common name.
+    """
+    if not 0 < len(name) <= MAX_NAME_BYTES or any("\ud800" <= char <= "\udfff" for char in name):
+        return False
+    return (
+        len(name.encode()) <= MAX_NAME_BYTES
+        and _CLIENT.fullmatch(_without_marks(name)) is not None
+        and not unicodedata.category(name[0]).startswith("M")
+        and _INVISIBLE.isdisjoint(name)
+        and unicodedata.is_normalized("NFKC", name)
+    )
+
+
+def check_client_name(name: str) -> str:
+    """`name` itself, if a client may have it."""
+    if not is_client_name(name):
+        raise ConfigError(
+            f"client name is {shown_name(name)}, expected letters and digits of any script, '-', '_' and '.', with no "
+            f"dot in front, at most {MAX_NAME_BYTES} bytes (a letter of another script takes 2 to 4)"
+        )
+    return name
+
+
+def nearest_name(text: str) -> str:
+    """`text` with a dash for every character that no client name has; it may still be too long, or begin with a dot."""
+    kept = "".join(
+        char if char in "_.-" or char.isalnum() or unicodedata.category(char) in _MARKS else " "
+        for char in unicodedata.normalize("NFKC", text)
+        if char not in _INVISIBLE
+    )
+    return "-".join(kept.split())
+
+
+def composed(name: str) -> str:
+    """`name` with accents composed (NFC), as keyboards write it; file systems may decompose them."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _without_marks(name: str) -> str:
+    return "".join(char for char in name if unicodedata.category(char) not in _MARKS)
+
+
+def shown_name(name: str) -> str:
+    """A name as messages have it."""
+    return ascii(name if len(name) <= 80 else f"{name[:80]}...")

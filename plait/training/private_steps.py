@@ -18,9 +18,9 @@ from torch import nn
 
 from plait.adapters import AdapterTask, Float32
 from plait.errors import ConfigError, check_abandoned
+from plait.privacy.client import Charge, RecordPrivacy
 from plait.privacy.mechanism import PrivateMean, length
 from plait.privacy.noise import Keystream, derived
-from plait.privacy.record import Charge, RecordPrivacy
 from plait.training.examples import Example, count_labels
 from plait.training.fused.language_model import FusedLanguageModel, recognise
 from plait.training.learner import Learner, LocalTraining, TrainingInputs

@@ -27,6 +27,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from plait.errors import ConfigError, check_format
 from plait.system.json_text import read_toml
+from plait.system.text import check_client_name
 from plait.trust.certificate import (
     Role,
     check_dates,
@@ -38,7 +39,7 @@ from plait.trust.certificate import (
     role_of,
     server_names_of,
 )
-from plait.trust.keys import NodeKey, check_client_name, read_secret, read_small
+from plait.trust.keys import NodeKey, read_secret, read_small
 
 AUTHORITY_FILE = "ca.crt"
 OPERATOR_TOKEN_FILE = "operator.token"  # noqa: S105 (a file's name)

@@ -29,6 +29,7 @@ from cryptography.x509 import Certificate
 from plait.errors import ConfigError
 from plait.system.address import is_ip_address
 from plait.system.files import cannot_write, directory_written_aside, make_private_directory, write_atomically
+from plait.system.text import check_client_name, shown_name
 from plait.trust.certificate import (
     LEAF_DAYS,
     Authority,
@@ -43,7 +44,7 @@ from plait.trust.certificate import (
     read_key,
     server_names_of,
 )
-from plait.trust.keys import NodeKey, check_client_name, shown_name, write_secret
+from plait.trust.keys import NodeKey, write_secret
 from plait.trust.kit import (
     AUTHORITY_FILE,
     CLIENT_SETTINGS_FILE,

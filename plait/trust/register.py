@@ -17,8 +17,9 @@ from typing import cast
 from plait.errors import ConfigError, MachineError
 from plait.system.files import write_atomically
 from plait.system.json_text import read_json
+from plait.system.text import check_client_name
 from plait.trust.certificate import Role
-from plait.trust.keys import PUBLIC_KEY_BYTES, check_client_name
+from plait.trust.keys import PUBLIC_KEY_BYTES
 
 REGISTER_FILE = "clients.json"
 

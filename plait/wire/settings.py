@@ -134,7 +134,7 @@ class Settings:
     carry_moments: _Flag = False
     """Whether AdamW's moments are carried over from the client's previous round."""
     measures_slope: _Flag = False
-    """Whether the client measures the slope of its loss along the adapter's last movement (`plait.rounds.hooks`)."""
+    """Whether the client measures the slope of its loss along the adapter's last movement (`Slope`)."""
     without_feedback: _Flag = False
     """Whether the client's encoding error is dropped, because the next round has other factors."""
     personalize: Annotated[float, _real(below=1)] = 0.0

@@ -149,7 +149,7 @@ def _private(compute: Compute) -> Array:
     client = _Client.of(compute)
     spec, initial = client.made.spec, client.made.initial
     model = client.base.with_adapter(spec, initial)
-    from plait.privacy.record import Charge, RecordPrivacy
+    from plait.privacy.client import Charge, RecordPrivacy
     from plait.training.private_steps import train_privately
 
     privacy = RecordPrivacy(records=6, batch=4, noise=2e-4, delta=1e-5, epsilon=float("inf"), clip_norm=0.5)

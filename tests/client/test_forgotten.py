@@ -9,7 +9,7 @@ import pytest
 import plait
 from client.base import open_runner
 from client.forgotten import Forgotten
-from client.process import client
+from client.program import client
 from client.sent import attested
 from client.settings import check_settings, locked
 from plait.data import Dataset, as_dataset

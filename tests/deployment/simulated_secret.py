@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from plait.rounds.memory import ClientSecret
+from plait.rounds.data_journal import ClientSecret
 
 DRAWN = "PLAIT_TEST_DRAWN_SECRET"
 

@@ -25,8 +25,8 @@ from plait.errors import PeerError
 from plait.ledger.ledger import read_events
 from plait.ledger.run_view import RunView
 from plait.report.summary import summarise
-from plait.rounds.checkpoint_reading import damage_of, finished_in_checkpoint
 from plait.rounds.run_directory import RunDirectory, recorded_settings
+from plait.rounds.run_state import damage_of, finished_in_checkpoint
 from plait.settings.table import read_config_table, toml_value
 from plait.trust.kit import ClientKit, ServerKit, StaffKit
 from plait.trust.register import read_clients

@@ -11,12 +11,14 @@ with instrumented():
 
     from plait.adapters import AdapterSpec, AdapterState, AdapterTask, Layout
     from plait.aggregation import RULES, geometry_of
-    from plait.rounds.checkpoint_reading import damage_of, finished_in_checkpoint, load_checkpoint
     from plait.rounds.run_state import (
         RankedAdapter,
         Ranks,
+        damage_of,
         digest_of,
+        finished_in_checkpoint,
         initial_state,
+        load_checkpoint,
         save_checkpoint,
     )
 

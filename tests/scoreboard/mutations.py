@@ -230,7 +230,7 @@ def _many_transfers() -> None:
 
 
 def _any_client_name() -> None:
-    same("plait.trust.keys:check_client_name")()
+    same("plait.system.text:check_client_name")()
     put("plait.trust.keys:_CLIENT", SimpleNamespace(fullmatch=lambda name: True))
 
 
@@ -496,9 +496,9 @@ _OF_ROWS: dict[str, dict[str, Callable[[], None]]] = {
         "record-clip": _clip_at_clients,  # gradients of records are not clipped
         "record-noise": _HALF_NOISE,
         "record-resumed": instead(
-            "plait.privacy.record:derived", lambda secret, _: module("plait.privacy.noise").derived(secret, b"round")),
-        "record-batches": instead("plait.privacy.record:RecordPrivacy.sample", _shuffled),
-        "record-budget": nothing("plait.privacy.record:RecordPrivacy.epsilon_after", result=0.0),
+            "plait.privacy.client:derived", lambda secret, _: module("plait.privacy.noise").derived(secret, b"round")),
+        "record-batches": instead("plait.privacy.client:RecordPrivacy.sample", _shuffled),
+        "record-budget": nothing("plait.privacy.client:RecordPrivacy.epsilon_after", result=0.0),
     },
     "one_member": {
         "masked-length": instead("plait.secagg.rounds:length_expected", _length_as_said),

@@ -121,7 +121,7 @@ def test_a_disk_that_cannot_take_an_answer_stops_the_run_and_fails_no_task(chann
         raise OSError(errno.ENOSPC, "No space left on device")
 
     alice, _, task_id = given
-    monkeypatch.setattr("server.incoming.os.fsync", full)
+    monkeypatch.setattr("server.inbox.os.fsync", full)
     with pytest.raises(grpc.RpcError, match="server cannot write the answer"):
         alice.upload(task_id, b"done")
     with pytest.raises(DiskFullError, match=r"No space left on device; the disk at .* has [\d,]+ bytes free"):

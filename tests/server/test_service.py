@@ -19,7 +19,7 @@ from plait.trust.keys import NodeKey
 from plait.trust.kit import ClientKit, ServerKit
 from plait.trust.provision import provision, revoke
 from plait.v1 import federation_pb2 as pb
-from server.incoming import Incoming
+from server.inbox import Incoming
 from tests.plait.rounds.conftest import started
 from tests.server.conftest import BareNode, attending, code, node_of, refusal, replies, send
 from tests.tree import files_below
@@ -446,7 +446,7 @@ class TestAnswersOverTheLongCall:
     def test_one_that_cannot_be_written_is_to_be_tried_again(self, channel, given, monkeypatch):
         alice, _, task_id = given
         with monkeypatch.context() as broken:
-            broken.setattr("server.incoming.os.fsync", lambda _: (_ for _ in ()).throw(OSError(5, "broken")))
+            broken.setattr("server.inbox.os.fsync", lambda _: (_ for _ in ()).throw(OSError(5, "broken")))
             alice.say(answer=pb.Answer(task_id=task_id, content=pb.CONTENT_PLAIT, data=b"answer"))
             assert refusal(alice.hear()) == "FULL"
 

@@ -13,7 +13,7 @@ from plait.errors import ConfigError, PlaitError
 from plait.exporting.source import is_node_state, open_node, open_personal, with_own_side
 from plait.ledger.events import Adapter, Base, ClientsDescribed, RunStarted
 from plait.ledger.ledger import Ledger
-from plait.rounds.hooks import kept_lead, kept_side, with_own
+from plait.rounds.client_pipeline import kept_lead, kept_side, with_own
 from plait.rounds.memory import ClientState, Kept
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import design, read_base_config

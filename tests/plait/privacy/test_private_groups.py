@@ -14,8 +14,8 @@ from plait.errors import ConfigError, PolicyError
 from plait.ledger.ledger import read_events
 from plait.ledger.privacy import PrivacyCard, together
 from plait.policy import Policy
+from plait.privacy.client import RecordPrivacy, charge
 from plait.privacy.noise import Keystream
-from plait.privacy.record import RecordPrivacy, charge
 from plait.settle import settle
 from plait.training.holding_out import place_of
 
@@ -51,7 +51,7 @@ def paid(tmp_path_factory):
         return seen[-1]
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("plait.privacy.record.charge", watched)
+        patched.setattr("plait.privacy.client.charge", watched)
         plait.simulate(str(notes(folder)), out=folder / "run", quiet=True, **OPTIONS)
     return read_events(folder / "run" / "ledger.jsonl"), seen
 

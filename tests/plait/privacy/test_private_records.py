@@ -10,7 +10,7 @@ from plait.errors import PeerError
 from plait.ledger.events import RoundFinished, UpdateReceived
 from plait.ledger.ledger import read_events
 from plait.ledger.privacy import PrivacySpent
-from plait.privacy.record import KEY, charge, privacy_of
+from plait.privacy.client import KEY, charge, privacy_of
 from plait.rounds.channel import Purpose
 from plait.rounds.client_pipeline import PlainSender
 from plait.wire.envelope import EPSILON, read_envelope

@@ -11,8 +11,8 @@ import plait
 from plait.adapters.peft_reading import load_peft_directory
 from plait.cli.privacy import check_privacy
 from plait.ledger.ledger import read_events
-from plait.privacy import record
-from plait.privacy.record import charge
+from plait.privacy import client as paying
+from plait.privacy.client import charge
 from plait.training.private_steps import ExampleGradients
 from tests.plait.api.conftest import SMALL, rows
 
@@ -50,7 +50,7 @@ def test_a_run_trains_with_noise_and_pays_for_what_it_took(
         paid.append((made.privacy.records, made.key))
         return made
 
-    monkeypatch.setattr(record, "charge", watched)
+    monkeypatch.setattr(paying, "charge", watched)
     run = simulated(tmp_path / "run", rounds=2)
     assert not alone
     spent = check_privacy(read_events(run / "ledger.jsonl"))

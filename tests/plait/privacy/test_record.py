@@ -11,8 +11,8 @@ import pytest
 from plait.adapters import AdapterSpec, AdapterState, AdapterTask, Layout
 from plait.errors import ConfigError, PolicyError
 from plait.guarantees import sampled_epsilon
+from plait.privacy.client import KEY, RecordPrivacy, charge, made_of, privacy_of
 from plait.privacy.noise import Keystream
-from plait.privacy.record import KEY, RecordPrivacy, charge, made_of, privacy_of
 from plait.rounds.local_model import Carried, Moments, TrainJob
 from plait.rounds.memory import DiskMemory
 from plait.wire.settings import Settings
@@ -136,9 +136,9 @@ def test_a_damaged_account_is_no_empty_one(damage):
 _WORK = """
 import sys
 from pathlib import Path
-from plait.privacy.record import RecordPrivacy
+from plait.privacy.client import RecordPrivacy
 from plait.rounds.memory import DiskMemory
-from plait.privacy.record import charge
+from plait.privacy.client import charge
 memory = DiskMemory(Path(sys.argv[1]))
 privacy = RecordPrivacy(records=100, batch=10, noise=1.0, delta=1e-5, epsilon=3.05, clip_norm=None)
 for number in range(3):

@@ -23,22 +23,21 @@ from plait.ledger.events import Adapter, Base, Resumed, RunStarted
 from plait.ledger.ledger import Ledger, read_events, read_lines
 from plait.ledger.privacy import spent_in
 from plait.privacy import run as private_sums
+from plait.privacy.client import RecordCosts, records_started
 from plait.privacy.mechanism import ClientPrivacy
 from plait.privacy.noise import RunKey
-from plait.privacy.record import RecordCosts, records_started
 from plait.privacy.run import paying, with_private
 from plait.rounds import coordinator
 from plait.rounds.audit import replay
 from plait.rounds.broadcasts import Broadcasts, follow
 from plait.rounds.buffer import Buffer, with_buffer
 from plait.rounds.channel import Clock, Identity, Liveness, NoAnswer, Purpose, TaskParts, round_and_attempt
-from plait.rounds.checkpoint_reading import load_checkpoint
 from plait.rounds.client_pipeline import ClientContext, ClientPipeline, PlainSender
 from plait.rounds.coordinator import Coordinator, Host, Way
+from plait.rounds.data_journal import ClientSecret
 from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.fold import Aggregator
 from plait.rounds.local_model import Coverage, DataSize, Moments, StepReport, Trained, TrainJob
-from plait.rounds.memory import ClientSecret
 from plait.rounds.paces import ClientSpeeds
 from plait.rounds.participant import Participant
 from plait.rounds.run_directory import RunDirectory
@@ -50,6 +49,7 @@ from plait.rounds.run_state import (
     advance,
     client_seed,
     initial_state,
+    load_checkpoint,
     save_checkpoint,
 )
 from plait.rounds.spool import Refused, Weighting

@@ -5,7 +5,7 @@ import pytest
 
 from plait.adapters import AdapterState, subtract
 from plait.aggregation import Side
-from plait.rounds.hooks import (
+from plait.rounds.client_pipeline import (
     ErrorFeedback,
     Outgoing,
     Slope,

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from plait.rounds.data_journal import ClientSecret
 from plait.rounds.memory import (
     IRREPLACEABLE,
     MUST_LAST,
-    ClientSecret,
     ClientState,
     DiskMemory,
     Kept,

@@ -10,12 +10,12 @@ from plait.adapters import AdapterState, Layout
 from plait.aggregation import Resizing
 from plait.errors import PeerError
 from plait.ledger.events import RoundFinished
-from plait.rounds.checkpoint_reading import load_checkpoint
 from plait.rounds.run_state import (
     Ranks,
     Track,
     client_seed,
     initial_state,
+    load_checkpoint,
     sample_cohort,
     save_checkpoint,
 )

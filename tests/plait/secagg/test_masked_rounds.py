@@ -10,7 +10,7 @@ from plait.adapters import subtract
 from plait.errors import DataError, PeerError
 from plait.rounds.channel import Purpose
 from plait.rounds.client_pipeline import ClientContext
-from plait.rounds.memory import ClientSecret
+from plait.rounds.data_journal import ClientSecret
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.terms import TaskHistory
 from plait.secagg.grid import MaskedGrid

@@ -14,8 +14,8 @@ from plait.api.serving import load_serving
 from plait.errors import PlaitError
 from plait.ledger.ledger import Follower, read_events
 from plait.policy import load_policy
-from plait.rounds.checkpoint_reading import damage_of
 from plait.rounds.data_journal import DataJournal
+from plait.rounds.run_state import damage_of
 from plait.secagg.server import signatures_from_bytes
 from plait.settings.table import read_config_table
 from plait.system.json_text import MAX_DEPTH, read_json, read_toml

@@ -8,7 +8,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForSeque
 
 from plait.adapters import AdapterTask
 from plait.errors import ConfigError
-from plait.privacy.record import Charge, RecordPrivacy
+from plait.privacy.client import Charge, RecordPrivacy
 from plait.training.blueprint import AdapterTemplate
 from plait.training.examples import IGNORED, Example, count_labels
 from plait.training.fused import language_model

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from plait.errors import ConfigError
-from plait.trust.keys import check_client_name, composed
+from plait.system.text import check_client_name, composed
 from plait.trust.provision import check_server_names
 
 

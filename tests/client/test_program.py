@@ -4,7 +4,7 @@ import io
 import json
 
 from client.journal import Journal, Style
-from client.process import make_room
+from client.program import make_room
 from client.settings import check_settings, memory_folder
 from client.task import OfferedRun
 

@@ -3,8 +3,7 @@ from pathlib import Path
 import pytest
 
 from plait.errors import DiskFullError, MachineError
-from server.inbox import Inbox
-from server.incoming import SmallAnswer, SmallAnswers
+from server.inbox import Inbox, SmallAnswer, SmallAnswers
 
 FILE = "1.train.answers"
 ALICE, BOB, OTHER = ("alice", "1.train.0"), ("bob", "1.train.0"), ("bob", "1.evaluate.0")
@@ -70,7 +69,7 @@ def test_what_was_removed_stays_so_after_a_restart_and_a_file_of_nothing_else_is
 def test_a_full_disk_is_told_and_leaves_no_half_of_a_record(tmp_path, monkeypatch):
     here = SmallAnswers(tmp_path)
     here.store(answers(ALICE))
-    monkeypatch.setattr("server.incoming.os.fsync", full_disk)
+    monkeypatch.setattr("server.inbox.os.fsync", full_disk)
     with pytest.raises(DiskFullError):
         here.store(answers(BOB))
     monkeypatch.undo()
