@@ -25,7 +25,7 @@ from plait.secagg.grid import bits_for
 from plait.secagg.rounds import masked_of
 from plait.settings.choice import parse_choice
 from plait.settle import settle
-from plait.system.files import cannot_write, make_private_directory, read_if_there, write_atomically
+from plait.system.files import ensure_private_directory, read_if_there, write_atomically
 from plait.wire.codecs import codec_for
 
 _LOOK_S = 0.2
@@ -276,10 +276,7 @@ class Consents:
         entry = kept.pop(digest, None) or _Consent(how, now, {})
         kept[digest] = replace(entry, runs={**entry.runs, run: now})
         newest = dict(list(kept.items())[-_MOST_KEPT:])
-        try:
-            make_private_directory(self.path.parent)
-        except OSError as error:
-            raise cannot_write(self.path.parent, error, doing="make") from error
+        ensure_private_directory(self.path.parent)
         write_atomically(self.path, _CONSENTS.dump_json(newest, indent=1))
 
     def _read(self) -> dict[str, _Consent]:

@@ -13,7 +13,7 @@ from typing import Any, Self, cast
 from client.journal import shown
 from plait.data import Dataset, Record
 from plait.errors import ConfigError, DataError
-from plait.system.files import make_private_directory, read_if_there, write_atomically
+from plait.system.files import ensure_private_directory, read_if_there, write_atomically
 from plait.system.json_text import read_json
 from plait.trust.keys import KEY_BYTES
 
@@ -60,7 +60,7 @@ class Forgotten:
             more = replace(more, groups=(*self.groups, found))
         if not more.without(dataset).records:
             raise DataError(f"forget is '{shown(name)}', which leaves no record: end this client instead")
-        make_private_directory(self.path.parent)
+        ensure_private_directory(self.path.parent)
         write_atomically(
             self.path, json.dumps({"key": more.key, "groups": [vars(each) for each in more.groups]}).encode()
         )

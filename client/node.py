@@ -248,7 +248,6 @@ class Node:
         self._tidy(run)
 
     def _name_run(self, kit: ClientKit, name: str) -> None:
-        """The run's name and id, with the command that needs it."""
         try:
             newest = newest_run(SentLines.of(self._settings.state, self._settings.name).read())[:16]
         except PlaitError as error:

@@ -230,7 +230,6 @@ def attested(kit: ClientKit, state: Path, *, run: str, about_data: str = "") -> 
 
 
 def _packed(messages: Sequence[dict[str, Any]], *, is_noised: bool) -> str:
-    """A statement's part of each message, as compressed lines."""
     kept = [name for name in _STATED if not (is_noised and name in ("bytes", "told"))]
     lines = (canonical({name: line[name] for name in kept if name in line}) + b"\n" for line in messages)
     return base64.b64encode(zlib.compress(b"".join(lines), 9)).decode()

@@ -278,7 +278,6 @@ class Attendance:
 
 
 async def _next(call: Context) -> pb.FromNode | None:
-    """The node's next message; None if there are no more."""
     event = await call.read()
     return event if isinstance(event, pb.FromNode) else None
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from plait import __version__
 from plait.adapters import Json
 from plait.config import Scalar
-from plait.ledger.run_now import WAITING, Progress, RunNow, late_after_s
+from plait.ledger.run_now import WAITING, Progress, RunNow
 from plait.v1 import federation_pb2 as pb
 from plait.wire.welcome import welcome_table
 from server.sessions import KnownNode, NodeSession, Sessions
@@ -113,15 +113,12 @@ def status_of_host(hosting: Hosting) -> str:
 def _status(hosting: Hosting, run: HostedRun | None, progress: RunNow) -> dict[str, Json]:
     now = time.monotonic()
     nodes, tasks = hosting.sessions.all(), [] if run is None else run.tasks.all()
-    late = {} if run is None else _late(tasks, run.tasks, now)
     of_node: dict[str, list[ServerTask]] = {}
     for task in tasks:
         of_node.setdefault(task.node, []).append(task)
     known = {node.name: node for node in nodes}
     names = list((progress.in_round and progress.cohort) or of_node)
-    cohort: list[Json] = [
-        _member(name, known.get(name), of_node.get(name, []), late, now, lost=progress.lost.get(name)) for name in names
-    ]
+    cohort = [_member(name, known.get(name), of_node.get(name, []), now, progress) for name in names]
     return {
         "run": run.directory.name if run and run.directory else "",
         "state": _state(progress, nodes),
@@ -131,12 +128,12 @@ def _status(hosting: Hosting, run: HostedRun | None, progress: RunNow) -> dict[s
         "eta_s": _rounded(progress.eta_s),
         "staleness": _rounded(progress.mean_staleness),
         "told": {card.title: dict(card.status) for card in progress.cards.values() if card.status},
-        "cohort": cohort,
+        "cohort": [*cohort],
         "unfit": [
             {"name": name, "reason": event.reason, "detail": event.detail}
             for name, event in sorted(progress.unfit.items())
         ],
-        "late": [name for name in names if any(task in late for task in of_node.get(name, []))],
+        "late": [member["name"] for member in cohort if member["late_s"] is not None],
         "nodes": [_attached(node, node.session, now) for node in nodes if node.session is not None],
         "nodes_away": [
             {"name": node.name, "away_s": _rounded(now - node.left), **_sent(node)}
@@ -166,32 +163,18 @@ def _state(progress: RunNow, nodes: Sequence[KnownNode]) -> str:
     return f"{progress.state}: {ready.count(False)} of {progress.wanted} are ready{unfit}"
 
 
-def _late(tasks: Sequence[ServerTask], registry: TaskRegistry, now: float) -> dict[ServerTask, float]:
-    late: dict[ServerTask, float] = {}
-    for task in filter(lambda task: task.is_open, tasks):
-        limit_s = late_after_s(registry.took_s(task.work.group_id, task.work.message_type))
-        if limit_s is not None and now - task.given > limit_s:
-            late[task] = now - task.given - limit_s
-    return late
-
-
 def _member(
-    name: str,
-    node: KnownNode | None,
-    tasks: Sequence[ServerTask],
-    late: Mapping[ServerTask, float],
-    now: float,
-    *,
-    lost: str | None,
+    name: str, node: KnownNode | None, tasks: Sequence[ServerTask], now: float, progress: RunNow
 ) -> dict[str, Json]:
-    waiting = [task for task in tasks if task.is_open]
+    waiting_s = max((now - task.given for task in tasks if task.is_open), default=None)
+    limit_s, lost = progress.late_after_s, progress.lost.get(name)
+    late_s = None if waiting_s is None or limit_s is None else waiting_s - limit_s
     away = node is None or node.session is None
-    overdue = [late[task] for task in waiting if task in late]
     return {
         "name": name,
-        "state": (f"lost: {lost}" if lost else "answered") if not waiting else "away" if away else "working",
-        "waiting_s": _rounded(max((now - task.given for task in waiting), default=None)),
-        "late_s": _rounded(max(overdue, default=None)),
+        "state": (f"lost: {lost}" if lost else "answered") if waiting_s is None else "away" if away else "working",
+        "waiting_s": _rounded(waiting_s),
+        "late_s": _rounded(late_s) if late_s and late_s > 0 else None,
         "doing": node.session.doing if node is not None and node.session is not None else "",
     }
 

@@ -29,7 +29,7 @@ from typing import TypeAlias
 from urllib.parse import quote, unquote
 
 from plait.errors import ConfigError, MachineError, PeerError
-from plait.system.files import cannot_write, fsync_directory, make_private_directory
+from plait.system.files import cannot_write, ensure_private_directory, fsync_directory
 from plait.transport.process import begin_to_store, map_file
 from plait.transport.protocol import CHUNK_BYTES, DIGEST_BYTES, Data
 
@@ -341,10 +341,7 @@ class Inbox:
     def __init__(self, directory: Path, *, node_quota_bytes: int) -> None:
         self._directory = directory
         self._node_quota_bytes = node_quota_bytes
-        try:
-            make_private_directory(directory)
-        except OSError as error:
-            raise cannot_write(directory, error, doing="make") from error
+        ensure_private_directory(directory)
         if not os.access(directory, os.W_OK | os.X_OK):
             raise MachineError(f"cannot write into '{directory}': permission denied")
         # The files here, which of them are complete, and which to delete, in memory: asking and forgetting, which

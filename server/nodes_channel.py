@@ -18,7 +18,18 @@ from typing import Self
 from plait.api.serving import Serving
 from plait.errors import ConfigError, MachineError, PeerError, PlaitError, RunInterrupted
 from plait.ledger.run_now import Progress, RunNow
-from plait.rounds.channel import Clock, Data, Identity, Liveness, NoAnswer, Purpose, StopRequest, TaskParts
+from plait.rounds.channel import (
+    Channel,
+    Clock,
+    Data,
+    Exchange,
+    Identity,
+    Liveness,
+    NoAnswer,
+    Purpose,
+    StopRequest,
+    TaskParts,
+)
 from plait.rounds.roster import REPLY_BYTES
 from plait.system.address import Address
 from plait.system.text import printable
@@ -50,8 +61,8 @@ _AT_THE_DOOR = 64
 
 
 @dataclass(eq=False)
-class NodesExchange:
-    """A `plait.rounds.channel.Exchange` with nodes over gRPC."""
+class NodesExchange(Exchange):
+    """An exchange with nodes over gRPC."""
 
     channel: NodesChannel
     tasks: TaskRegistry
@@ -62,9 +73,6 @@ class NodesExchange:
         self._waiting: dict[ServerTask, int] = {}
         self._unsent: deque[int] = deque()
         self._settled: Iterator[ServerTask] = iter(())
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *error: object) -> None:
         # A server that is asked to end, or whose disk is full, goes on later: clients work on meanwhile.
@@ -128,8 +136,8 @@ class NodesExchange:
         return NoAnswer(f"node {node} failed: {printable(reason)}")
 
 
-class NodesChannel:
-    """A `plait.rounds.channel.Channel` that serves between `start` and `stop`, one run at a time, `begin` to `end`."""
+class NodesChannel(Channel):
+    """A channel that serves between `start` and `stop`, one run at a time, `begin` to `end`."""
 
     open_ended = True
 

@@ -104,7 +104,6 @@ class TaskRegistry:
         # Number of tasks assigned per (node, group, type); of each type's newest group only.
         self._given: Counter[tuple[str, str, str]] = Counter()
         self._groups: dict[str, str] = {}
-        self._took: dict[str, list[float]] = {}
         self._past: set[tuple[str, str]] = set()
         self._events = self._seen = 0
 
@@ -245,8 +244,6 @@ class TaskRegistry:
             if task.session is not session:  # the node's newer one stops working on it
                 self._send_withdrawal(task, "answered", but=session)
             self._settle(task, TaskState.ANSWERED)
-            if self._groups.get(task.work.message_type) == task.work.group_id:
-                self._took[task.work.message_type].append(time.monotonic() - task.given)
             return True
 
     def fail(self, task: ServerTask, reason: str) -> bool:
@@ -268,11 +265,6 @@ class TaskRegistry:
         """All tasks that have not been pulled, oldest first."""
         with self._changed:
             return list(self._all)
-
-    def took_s(self, group: str, message_type: str) -> list[float]:
-        """Times of the answered tasks of this type, if the group is the newest."""
-        with self._changed:
-            return list(self._took[message_type]) if self._groups.get(message_type) == group else []
 
     @property
     def held_bytes(self) -> int:
@@ -341,7 +333,6 @@ class TaskRegistry:
         if before == group:
             return
         self._groups[message_type] = group
-        self._took[message_type] = []
         self._past.discard((group, message_type))
         if before is not None:
             if not is_later(before, than=group):

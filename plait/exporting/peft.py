@@ -25,7 +25,7 @@ from plait.errors import ConfigError
 from plait.exporting.plain_lora import check_fit, plain_lora, shape_of_base, uniform
 from plait.exporting.request import CardStyle, Command, ExportRequest, Writer, Written, export_card
 from plait.exporting.source import Source, base_in_commands, open_personal, plain_name
-from plait.system.files import cannot_write, directory_written_aside, make_private_directory
+from plait.system.files import directory_written_aside, ensure_private_directory
 from plait.training.bases import base_at_hand
 
 STYLE = CardStyle(library="peft", relation="adapter", what="An adapter in PEFT's format.")
@@ -60,10 +60,7 @@ def personal_directory(run: Path, client: str, *, is_final: bool) -> Path:
     if place.is_dir() and is_final:
         return place
     write = _peft_writer(ExportRequest(source, place), source.base)
-    try:
-        make_private_directory(place.parent)
-    except OSError as error:
-        raise cannot_write(place.parent, error, doing="make") from error
+    ensure_private_directory(place.parent)
     with directory_written_aside(place) as folder:
         write(folder)
     return place

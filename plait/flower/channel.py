@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Self
 
 from flwr.app import Array, ArrayRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -24,7 +23,7 @@ from plait.rounds.channel import (
     Channel,
     Clock,
     Data,
-    Liveness,
+    Exchange,
     NoAnswer,
     Purpose,
     StopRequest,
@@ -40,7 +39,7 @@ _HEAD, _BODY = "head", "body"
 STYPE = "plait.v1"
 
 
-class GridChannel:
+class GridChannel(Channel):
     """Sends tasks to the nodes of a grid and pulls answers one at a time, so that at most one is in memory."""
 
     open_ended = True
@@ -63,33 +62,19 @@ class GridChannel:
         self._stop.check()
         time.sleep(timeout_s)
 
-    def identity(self, node: int) -> None:
-        """None: Flower keeps to itself which nodes it has admitted."""
-
-    def liveness(self, node: int) -> Liveness:
-        """Flower gives up nodes that are away."""
-        del node
-        return Liveness()
-
-    def turn_away(self, node: int, reason: str, detail: str) -> None:
-        """Flower sends nodes nothing but messages."""
-
     def exchange(self, purpose: Purpose, group: str) -> GridExchange:
         """Begin to send tasks."""
         return GridExchange(self, purpose, group)
 
 
-class GridExchange:
-    """A `plait.rounds.channel.Exchange` over a grid."""
+class GridExchange(Exchange):
+    """An exchange over a grid."""
 
     def __init__(self, channel: GridChannel, purpose: Purpose, group: str) -> None:
         self._channel, self._grid = channel, channel.grid
         self._message_type, self._group = MESSAGE_TYPES[purpose], group
         self._waiting: dict[str, int] = {}
         self._unsent: deque[int] = deque()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._waiting.clear()

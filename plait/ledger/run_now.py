@@ -175,7 +175,6 @@ class RunNow:
                 self._of_clients(event)
 
     def _of_clients(self, event: events.Event) -> None:
-        """Process an event of clients: who takes part, what is sent, and what comes of it."""
         match event:
             case events.WaitingForClients():
                 self.state, self.wanted = WAITING, event.wanted
@@ -389,7 +388,6 @@ class RunNow:
         return (0 if is_over else -(-rounds // every) - done // every) + (is_due and self.state == _EVALUATING)
 
     def _setting(self, key: str) -> int:
-        """A whole number of the settings; 0 where there is none."""
         value = self.settings.get(key)
         return value if isinstance(value, int) else 0
 

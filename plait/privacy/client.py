@@ -84,7 +84,6 @@ class SpentJournal:
             self.check(epsilon)
 
     def _spent(self) -> dict[str, float]:
-        """Epsilon by account."""
         found: dict[str, float] = {}
         for entry in self.journal.entries():
             if "spent" not in entry:

@@ -304,7 +304,6 @@ def entries_of(variance: float, fraction_bits: int) -> int:
 
 
 def _reach(variance: float) -> int:
-    """How far from the centre the table reaches."""
     return math.ceil(_ROW_REACH * math.sqrt(variance)) + 1
 
 

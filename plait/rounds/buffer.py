@@ -270,7 +270,6 @@ class BufferCollector(Collector):
         return Arrival(version + 1, state.round + 1, self.buffer.weight(staleness, client, recent_folds(state)))
 
     def _release_stale(self, state: RunState) -> RunState:
-        """Stop clients whose updates would no longer count."""
         for client, working in sorted(self._working.items()):
             if (staleness := state.round - working.version) > self.buffer.max_staleness:
                 del self._working[client]
@@ -329,7 +328,6 @@ class BufferCollector(Collector):
         return note_held(state, {client: began.held_on(track)})
 
     def _take(self, state: RunState, stored: dict[str, Stored], answer: RoundAnswer) -> RunState:
-        """Put an update into the buffer if it is usable."""
         client = answer.client
         working = self._working.pop(client)
         if isinstance(answer.reply, UpdateReply):

@@ -213,8 +213,6 @@ def heard(names: str, directory: RunDirectory, stop: StopRequest, on_event: OnEv
 
 
 class _Unknown(Event):
-    """An event of a later version."""
-
     event = "of_a_later_version"
 
 

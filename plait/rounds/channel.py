@@ -117,7 +117,8 @@ class Exchange(Protocol):
     Leaving it (``with``) withdraws unanswered tasks: late answers no longer count.
     """
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(self, *_: object) -> None: ...
 
@@ -135,37 +136,35 @@ class Exchange(Protocol):
 
 
 class Channel(Protocol):
-    """Carries tasks to nodes and their answers back."""
+    """Carries tasks to nodes and their answers back.
 
-    @property
-    def open_ended(self) -> bool:
-        """Whether nodes come and go, so that a missing or unfit one may yet be replaced by another."""
-        ...
+    Attributes:
+        open_ended: whether nodes come and go, so that a missing or unfit one may yet be replaced by another.
+        clock: by which tasks take time.
+    """
 
-    @property
-    def clock(self) -> Clock:
-        """The clock by which tasks take time."""
-        ...
+    open_ended: bool = False
+    clock: Clock
 
     def nodes(self, at_least: int) -> Sequence[int]:
         """The reachable nodes; waits until there are at least `at_least`."""
         ...
 
     def wait(self, timeout_s: float) -> None:
-        """Wait until nodes may have come or gone, at most `timeout_s`."""
-        ...
+        """Wait until nodes may have come or gone, at most `timeout_s`; not at all where none does."""
 
     def identity(self, node: int) -> Identity | None:
         """The node's proven identity; None if the driver leaves proof to others."""
-        ...
+        del node
+        return None
 
     def liveness(self, node: int) -> Liveness:
         """Whether the node is still working; constant if the driver cannot tell."""
-        ...
+        del node
+        return Liveness()
 
     def turn_away(self, node: int, reason: str, detail: str) -> None:
         """Inform a node, if the driver can, that it cannot take part as it has described itself."""
-        ...
 
     def exchange(self, purpose: Purpose, group: str) -> Exchange:
         """Begin to send tasks."""
@@ -199,10 +198,8 @@ class StopRequest:
             raise RunInterrupted("stopped by the user; everything received so far is saved")
 
 
-class FixedNodes:
+class FixedNodes(Channel):
     """What channels to clients of this machine have in common: all are there from the beginning, and none leaves."""
-
-    open_ended = False
 
     def __init__(self, count: int, *, stop: StopRequest | None) -> None:
         self._count = count
@@ -213,20 +210,6 @@ class FixedNodes:
         """All of them: no others can join."""
         del at_least
         return range(self._count)
-
-    def wait(self, timeout_s: float) -> None:
-        """No node joins or leaves."""
-
-    def identity(self, node: int) -> None:
-        """No node has a key."""
-
-    def liveness(self, node: int) -> Liveness:
-        """Always there."""
-        del node
-        return Liveness()
-
-    def turn_away(self, node: int, reason: str, detail: str) -> None:
-        """Its operator is the run's, and reads the ledger."""
 
 
 class LocalChannel(FixedNodes):
@@ -253,15 +236,12 @@ class LocalChannel(FixedNodes):
                 return NoAnswer(f"node {node} failed: {error}")
 
 
-class LocalExchange:
-    """A `plait.rounds.channel.Exchange` with participants in this process."""
+class LocalExchange(Exchange):
+    """An exchange with participants in this process."""
 
     def __init__(self, channel: LocalChannel) -> None:
         self._channel = channel
         self._waiting: deque[tuple[int, TaskParts]] = deque()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._waiting.clear()

@@ -397,7 +397,6 @@ class CohortCollector(Collector):
         return note_held(state, held)
 
     def _choose(self, number: int, able: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """The cohort, and who may replace a client of it."""
         plan = self.server.plan
         chosen, reserve = choose_cohort(able, plan.cohort_size, seed=plan.seed, round_number=number)
         if self.server.costs.keeps_cohort:

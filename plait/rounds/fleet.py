@@ -38,8 +38,6 @@ _Speed = Annotated[float, Field(gt=0, le=1e12)]
 
 
 class _Kind(BaseModel):
-    """A ``[[device]]`` of the file."""
-
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     name: Annotated[str, Field(min_length=1, max_length=64)] = ""
@@ -55,8 +53,6 @@ class _Kind(BaseModel):
 
 
 class _File(BaseModel):
-    """The whole file."""
-
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     device: Annotated[list[_Kind], Field(min_length=1, max_length=10_000)]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from plait.adapters import Float32
 from plait.adapters.safetensors import decode_arrays, encode_arrays
 from plait.errors import MachineError, PeerError
-from plait.system.files import cannot_write, make_private_directory, read_if_there, write_atomically
+from plait.system.files import ensure_private_directory, read_if_there, write_atomically
 
 # Values without another copy: encoder residuals, optimizer moments, the adapter of the round before, a
 # personal side, the losses of single sequences before round 1, the journal of masked sums, the secret of a run, and
@@ -134,10 +134,7 @@ class DiskMemory:
         # An adapter is stored at every task and seldom changes: reading it back is cheaper than an fsync.
         if self.load(key) == data:
             return
-        try:
-            make_private_directory(self.folder)
-        except OSError as error:
-            raise cannot_write(self.folder, error, doing="make") from error
+        ensure_private_directory(self.folder)
         try:
             write_atomically(self.folder / key, data)
         except MachineError as error:

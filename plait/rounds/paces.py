@@ -130,7 +130,6 @@ class BySpeed:
 
 
 def _first(local_steps: int) -> int:
-    """Steps of a client whose pace is not known."""
     return min(local_steps, max(_FEWEST_FIRST, math.ceil(local_steps / MOST_TIMES)))
 
 

@@ -211,7 +211,6 @@ class Participant:
         return reply
 
     def _carries(self, request: SpecRequest) -> bool:
-        """Whether the client can carry this adapter."""
         return not self.max_rank or request.rank <= self.max_rank
 
     def settings_text(self, digest: bytes) -> str:

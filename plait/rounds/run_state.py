@@ -295,7 +295,6 @@ def finished_in_checkpoint(directory: Path) -> tuple[RoundFinished | None, Mappi
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Scalars and files of a checkpoint, as they were written."""
     scalars = cast("dict[str, Any]", read_json((folder / "state.json").read_bytes()))
     check_format("state.json", scalars.get("format"), CHECKPOINT_FORMAT)
     if scalars.pop("digest") != digest_of(scalars) or folder.name != f"round-{scalars['round']:06d}":

@@ -160,7 +160,6 @@ class MaskedRounds:
         return max(min(measured, _GROWTH * self._expected(state, sent), _MOST_ROOM * guess), _LEAST_ROOM * guess)
 
     def _expected(self, state: RunState, sent: int) -> float:
-        """How long the mean of the next round's updates may be, by the sums so far."""
         return _FIRST_ROUND_ROOM * self._guess(sent) if state.update_length is None else state.update_length
 
     def _guess(self, sent: int) -> float:

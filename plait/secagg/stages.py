@@ -426,7 +426,6 @@ class MaskedSums:
 
 
 def _unmasked(wanted: WantedSum, group: SealedSum, invited: int) -> SumUnmasked:
-    """The ledger's event of a group's sum."""
     roster = group.roster
     return SumUnmasked(
         round=wanted.round,

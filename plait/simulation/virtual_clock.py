@@ -175,18 +175,16 @@ class VirtualClock(Clock):
         return int(moment_s // _DAY_S)
 
 
-class VirtualChannel:
+class VirtualChannel(Channel):
     """A channel whose tasks take virtual time; `inner` does them, and all its nodes are there from the start.
 
     With `at_once` the tasks in progress are done at once, as no working device is released.
     """
 
-    open_ended = False
-
     def __init__(self, inner: Channel, clock: VirtualClock, work: Work, *, seed: int, at_once: bool = False) -> None:
         self.inner = inner
         self.at_once = at_once
-        self.clock = clock
+        self.clock = self.virtual_clock = clock
         self.work = work
         self._seed = seed
         self._asked: Counter[tuple[int, str]] = Counter()
@@ -195,16 +193,13 @@ class VirtualChannel:
         """All of them, on or off."""
         return self.inner.nodes(at_least)
 
-    def wait(self, timeout_s: float) -> None:
-        """No node joins or leaves."""
-
     def identity(self, node: int) -> Identity | None:
         """As the inner channel has it."""
         return self.inner.identity(node)
 
     def liveness(self, node: int) -> Liveness:
         """A device shows progress until it fails."""
-        training = self.clock.training
+        training = self.virtual_clock.training
         return Liveness(idle_s=training.idle_s(node) if training else 0.0)
 
     def turn_away(self, node: int, reason: str, detail: str) -> None:
@@ -224,7 +219,7 @@ class VirtualChannel:
         text = f"{self._seed}/{group}/{node}/{self._asked[node, group]}/dropout".encode()
         digest = hashlib.sha256(text).digest()
         chance, fraction = (int.from_bytes(part, "big") / 2**64 for part in (digest[:8], digest[8:16]))
-        return fraction if chance < device_of(self.clock.fleet, node).dropout else None
+        return fraction if chance < device_of(self.virtual_clock.fleet, node).dropout else None
 
 
 class VirtualExchange:
@@ -232,7 +227,7 @@ class VirtualExchange:
 
     def __init__(self, channel: VirtualChannel, purpose: Purpose, group: str) -> None:
         self._channel = channel
-        self._clock = channel.clock
+        self._clock = channel.virtual_clock
         self._purpose = purpose
         self._group = group
         self._doing: dict[int, Doing] = {}

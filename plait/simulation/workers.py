@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, cast
 
 from plait import errors
 from plait.config import Scalar, config_from_table
@@ -23,7 +23,7 @@ from plait.data import Message as Turn
 from plait.data import Record, RecordKind
 from plait.errors import ConfigError, MachineError, PlaitError, RunInterrupted, machine_fault
 from plait.plugins import is_importable
-from plait.rounds.channel import Data, FixedNodes, NoAnswer, Purpose, StopRequest, TaskParts
+from plait.rounds.channel import Data, Exchange, FixedNodes, NoAnswer, Purpose, StopRequest, TaskParts
 from plait.run import Run
 from plait.settings.choice import parse_choice
 from plait.simulation.partition import ClientShare
@@ -199,15 +199,12 @@ def _receive(child: Child) -> ChildMessage | None:
     return message
 
 
-class WorkersExchange:
-    """A `plait.rounds.channel.Exchange` with clients in other processes."""
+class WorkersExchange(Exchange):
+    """An exchange with clients in other processes."""
 
     def __init__(self, channel: Workers) -> None:
         self._channel = channel
         self._asked: list[tuple[int, Future[Answer]]] = []
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         for _node, answer in self._asked:

@@ -185,6 +185,14 @@ def make_private_directory(path: Path) -> None:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
 
 
+def ensure_private_directory(path: Path) -> None:
+    """As `make_private_directory`; MachineError if it cannot be made."""
+    try:
+        make_private_directory(path)
+    except OSError as error:
+        raise cannot_write(path, error, doing="make") from error
+
+
 def is_ours(path: Path) -> bool:
     """Whether `path` exists and only this user and root could have made or can change it."""
     try:

@@ -28,7 +28,7 @@ from cryptography.x509 import Certificate
 
 from plait.errors import ConfigError
 from plait.system.address import is_ip_address
-from plait.system.files import cannot_write, directory_written_aside, make_private_directory, write_atomically
+from plait.system.files import directory_written_aside, ensure_private_directory, write_atomically
 from plait.system.text import check_client_name, shown_name
 from plait.trust.certificate import (
     LEAF_DAYS,
@@ -122,7 +122,7 @@ def provision(
         days = min(LEAF_DAYS, authority.days_left(now=now))
     server_kit = _server_kit(server, server_names, authority, now=now, days=days)
     for role in (Role.CLIENT, *{role: None for role, _ in wanted}):
-        _make_private(directory / role.folder)
+        ensure_private_directory(directory / role.folder)
     kits = tuple(
         _member_kit(directory / role.folder / name, name, role, server_names, authority, now=now, days=days)
         for role, name in wanted
@@ -203,7 +203,7 @@ def _authority(directory: Path, *, now: datetime) -> tuple[Authority, bool]:
         return Authority.load(home), False
     if (directory / "server").exists():
         raise ConfigError(f"'{home}' is missing: restore the authority's folder to make kits")
-    _make_private(directory)
+    ensure_private_directory(directory)
     authority = Authority.found(now=now)
     with directory_written_aside(home) as aside:
         authority.save(aside)
@@ -276,13 +276,6 @@ def _registered_key(kit: Path, role: Role) -> bytes:
     if role is Role.CLIENT:
         return NodeKey.load(kit / NODE_KEY_FILE).public_bytes
     return key_digest(read_key(kit / f"{role}.key").public_key())
-
-
-def _make_private(directory: Path) -> None:
-    try:
-        make_private_directory(directory)
-    except OSError as error:
-        raise cannot_write(directory, error, doing="make") from error
 
 
 def _some(names: Sequence[str]) -> str:
