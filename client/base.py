@@ -9,7 +9,6 @@ from functools import partial
 
 from client.consent import Consents, Proposal, agree, consent_digest
 from client.forgotten import Forgotten
-from client.journal import shown
 from client.settings import (
     NodeSettings,
     check_device,
@@ -18,7 +17,7 @@ from client.settings import (
     identity_of,
     memory_folder,
 )
-from client.task import Capacity, OfferedRun, TaskRunner, declining_runner, participant_runner
+from client.task import Capacity, OfferedRun, TaskRunner, declining_runner, participant_runner, shown
 from plait.adapters.methods import METHODS
 from plait.config import RunConfig, Scalar, config_from_table
 from plait.data import Dataset, RecordKind, histogram

@@ -13,9 +13,8 @@ from typing import cast
 
 import grpc
 
-from client.journal import shown
 from client.session import Backoff, CurrentSession, IncomingStream, Session, what_failed
-from client.task import Abandonment, ClientTask, Event, FromServer, Lost, OfferedRun, watched_thread
+from client.task import Abandonment, ClientTask, Event, FromServer, Lost, OfferedRun, shown, watched_thread
 from plait import __version__
 from plait.config import Scalar
 from plait.errors import Abandoned, BaseMismatchError, PeerError

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from client.journal import shown
+from client.task import shown
 from plait.aggregation import RULES
 from plait.aggregation.own_rule import STATED
 from plait.config import RunConfig, Scalar

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, cast
 
-from client.journal import shown
+from client.task import shown
 from plait.data import Dataset, Record
 from plait.errors import ConfigError, DataError
 from plait.system.files import ensure_private_directory, read_if_there, write_atomically

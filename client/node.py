@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from client.connection import Connection, EnrolmentAttempt
-from client.journal import Journal, shown
 from client.sent import SentLines, newest_run
 from client.session import FIRST_S, MOST_S, Backoff, CurrentSession, Retrying
 from client.settings import NodeSettings, memory_folder
@@ -22,12 +21,14 @@ from client.task import (
     Delivered,
     Event,
     FromServer,
+    Journal,
     Lost,
     OfferedRun,
     Prepared,
     Reported,
     Stopped,
     TaskRunner,
+    shown,
 )
 from client.worker import MOST_WAITING, AnswerUploads, Downloads, Worker
 from plait.errors import PlaitError, RunInterrupted

@@ -22,7 +22,6 @@ import typer
 
 from client.consent import asker
 from client.forgotten import Forgotten
-from client.journal import Journal, Style, shown
 from client.node import Node
 from client.sent import SentLines, recorded, rounds_in
 from client.settings import (
@@ -35,7 +34,7 @@ from client.settings import (
     memory_folder,
     prune,
 )
-from client.task import OfferedRun, TaskRunner
+from client.task import Journal, OfferedRun, Style, TaskRunner, shown
 from plait.api import TURN
 from plait.api.settings import base_name, dataset_of
 from plait.data import MEMORY, Dataset, as_dataset

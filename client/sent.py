@@ -36,7 +36,7 @@ from plait.rounds.data_journal import extended
 from plait.rounds.evaluation import client_losses, mean_loss
 from plait.system.files import at_home, read_if_there, write_atomically
 from plait.system.json_text import read_json
-from plait.trust.certificate import key_digest
+from plait.trust.keys import key_digest
 from plait.trust.kit import ClientKit, Endorsement
 from plait.wire.envelope import SIGNED_DOMAIN, Header, read_envelope, split_frame
 from plait.wire.messages import ClientCard, Evaluation, Refusal, Reply, UpdateReply, broadcast_of, decode_reply

@@ -15,8 +15,7 @@ from typing import Protocol, TypeVar, cast
 
 import grpc
 
-from client.journal import shown
-from client.task import Abandonment, TaskHandle
+from client.task import Abandonment, TaskHandle, shown
 from plait.errors import PeerError
 from plait.transport.protocol import HEAD_BYTES, Data, unpack_chunk
 from plait.v1 import federation_pb2 as pb

@@ -16,7 +16,7 @@ from typing import Annotated, TypeAlias, TypedDict, Unpack
 
 import platformdirs
 
-from client.journal import shown
+from client.task import shown
 from plait.config import config_from_table
 from plait.errors import ConfigError, MachineError, PolicyError
 from plait.policy import Policy, load_policy

@@ -1,20 +1,80 @@
-"""Tasks of a server, who does them, and what happens to them and to a node, as events for its main loop."""
+"""Tasks of a server, who does them, and what happens to them and to a node: as events for its loop and its operator.
+
+An operator sees a line per event, without training text; a program a JSON object.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
+import time
+import traceback
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from enum import Enum, auto
+from pathlib import Path
+from threading import Lock
+from typing import TextIO
 
-from client.journal import failure, shown
 from plait.config import Scalar
 from plait.errors import OBEYED, Abandoned, MachineError, PeerError, PlaitError, PolicyError
 from plait.rounds.channel import Answering, round_and_attempt
+from plait.system.text import fitted, printable
 from plait.transport.protocol import DIGEST_BYTES, HEAD_BYTES
 from plait.v1 import federation_pb2 as pb
 from plait.wire.messages import Refusal, RefusalReason, decode_reply, encode_reply
+
+_MOST_CHARACTERS = 200
+
+
+def shown(text: str) -> str:
+    """Text from outside as one short printable line."""
+    return printable(text, limit=_MOST_CHARACTERS)
+
+
+def failure(error: BaseException) -> str:
+    """The type and place of a failure; never the error's own message, which may quote training text."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{where}"
+
+
+class Style(Enum):
+    """Format of the events."""
+
+    LINES = auto()
+    JSON = auto()
+    QUIET = auto()
+
+
+@dataclass(eq=False)
+class Journal:
+    """Prints events as they come, from any thread."""
+
+    style: Style
+    screen: TextIO
+
+    def __post_init__(self) -> None:
+        self._lock = Lock()
+
+    def report(self, event: str, text: str, **facts: Scalar) -> None:
+        """Print one event."""
+        if self.style is Style.QUIET:
+            return
+        if self.style is Style.JSON:
+            line = json.dumps({"time": round(time.time(), 3), "event": event, "text": text, **facts})
+        else:
+            line = f"{time.strftime('%H:%M:%S')} {text}"
+        try:
+            with self._lock:
+                self.screen.write(fitted(line, self.screen, indent=len("HH:MM:SS ")) + "\n")
+                self.screen.flush()
+        except (OSError, ValueError):
+            # The reader of the output has gone; the node continues.
+            self.style = Style.QUIET
+
 
 MAX_BODY_BYTES = 1 << 31
 _MAX_NAME_CHARACTERS = 200

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import KW_ONLY, dataclass
 from enum import Enum, auto
 
-from client.journal import failure
 from client.session import Backoff, FinalError, Retrying, Session, TryAgainError, UnwantedError
 from client.task import (
     MAX_BODY_BYTES,
@@ -28,6 +27,7 @@ from client.task import (
     TaskHandle,
     TaskRunner,
     dropped,
+    failure,
     watched_thread,
 )
 from plait.errors import Abandoned, MachineError, PeerError, PlaitError, PolicyError

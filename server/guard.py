@@ -20,7 +20,7 @@ import grpc
 import grpc.aio
 
 from plait.errors import PeerError, PlaitError
-from plait.trust.certificate import SERVER_COMMON_NAME, Role, Shown, shown_by
+from plait.trust.keys import SERVER_COMMON_NAME, Role, Shown, shown_by
 from plait.trust.register import Register, Verdict
 from plait.v1 import federation_pb2 as pb
 from server.hosting import Hosting

@@ -1,19 +1,27 @@
-"""A federation served over gRPC, from settings to report: what `plait server` and `plait.Server` have in common.
+"""A federation served over gRPC, from waiting for clients to the report: ``plait server``, and what `Server` shares.
 
-Sets no signal handler and configures no logging: both are the caller's. Loads torch once a run is to be served.
+A program's `Server` opens a run and sets neither signal handlers nor logging. Loads torch once a run is to be served.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from plait.api import TURN
+from plait.api.received import how_to_resume
 from plait.api.running import beside, check_names
-from plait.api.serving import Serving, conclude
+from plait.api.serving import CLIENTS_SETTINGS, Serving, ServingOptions, check_no_data, conclude
 from plait.api.simulate import is_reported
+from plait.cli.options import ConfigFile, PageAddress, run_config, shown_default, with_run_options
+from plait.cli.serving import GraceS, Insecure, Kit, Listen, Metrics, log_to, stop_on_signals
+from plait.cli.simulate import show, with_resume_hint
 from plait.composition import check_here, heard
 from plait.config import RunConfig
 from plait.errors import ConfigError
@@ -21,12 +29,15 @@ from plait.ledger.events import Event
 from plait.ledger.ledger import OnEvent, read_events
 from plait.ledger.run_now import LiveProgress
 from plait.ledger.run_view import RunView
-from plait.report.progress import status, watch
+from plait.page.beside import page_address, page_beside
+from plait.report.progress import say, status, watch
+from plait.report.wording import plural
 from plait.rounds.channel import StopRequest
 from plait.rounds.roster import REPLY_BYTES
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.validate import max_update_bytes
 from plait.settle import check_vouched_for, settle
+from plait.transport.process import share_memory_between_threads
 from plait.trust.kit import ServerKit, is_vouched_for
 from plait.wire.codec import DECODED
 from server.hosting import Terms
@@ -118,3 +129,60 @@ def _is_over(directory: RunDirectory, out: str) -> bool:
             kind, command = "run of Flower's SuperLink", "flwr run"
         raise ConfigError(f"'{out}' holds a {kind}; `{command}` continues it, or give another --out")
     return False
+
+
+_CLIENTS = RunConfig().clients
+
+
+@with_run_options(hidden=(*CLIENTS_SETTINGS, "clients"))
+def server(
+    given: Mapping[str, object],
+    listen: Listen = "127.0.0.1:9440",
+    kit: Kit = None,
+    insecure: Insecure = False,
+    min_clients: Annotated[
+        int | None, typer.Option(help=f"Clients to wait for before the first round.  {shown_default(_CLIENTS)}", min=1)
+    ] = None,
+    metrics: Metrics = "",
+    grace_s: GraceS = 30.0,
+    page: PageAddress = "",
+    config: ConfigFile = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print summary.json and nothing else.")] = False,
+) -> None:
+    """Serve a federation: wait for clients, run the rounds, write the report.
+
+    To continue after a stop or a crash, give the same command again, or `plait resume RUN`.
+
+    Example: plait server --kit fed/server --listen 0.0.0.0:9440 --min-clients 3 --rounds 20 --out runs/first
+    """
+    if page:
+        page_address(page, what="--page")
+    check_no_data(given)
+    # A settings file may come from a simulation and name them.
+    unset = dict.fromkeys(CLIENTS_SETTINGS, "")
+    settings = run_config({**given, **({"clients": min_clients} if min_clients else {}), **unset}, config).with_out()
+    directory = RunDirectory(Path(settings.out))
+    where: ServingOptions = {"listen": listen, "kit": kit, "insecure": insecure, "metrics": metrics, "grace_s": grace_s}
+    serving = Serving.of(where, file=directory.server)
+    with with_resume_hint(settings, serving, page=page):
+        serve(directory, settings, serving, page=page, quiet=json_output)
+        show(directory.path, json_output=json_output)
+
+
+def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, page: str = "", quiet: bool) -> None:
+    """Serve until the run is over; everything received until an error is on disk."""
+    share_memory_between_threads()
+    served = open_served_run(directory, settings, serving, quiet=quiet)
+    if served is None:
+        return
+    log_to(directory.server_log)
+    stop_on_signals(how_to_resume(settings, serving, page=page))
+
+    @contextmanager
+    def announced() -> Generator[None]:
+        with served.channel:
+            say(f"serving on {served.channel.address}; waiting for {plural(settings.clients, 'client')}", quiet=quiet)
+            yield
+
+    with page_beside(directory.path, page, status_json=served.channel.status_json):
+        served.work(announced())

@@ -20,7 +20,7 @@ from plait.errors import MachineError, PlaitError
 from plait.system.address import Address
 from plait.transport.credentials import SERVER_OPTIONS
 from plait.transport.protocol import Data, chunks_of, pack_chunk, unpack_part
-from plait.trust.certificate import Role
+from plait.trust.keys import Role
 from plait.v1 import federation_pb2 as pb
 from server.attendance import Attendance
 from server.guard import Context, Revocation, certificate_of, certified_name

@@ -14,7 +14,7 @@ from plait.cli.output import print_json, print_text
 from plait.errors import ConfigError
 from plait.system.text import composed
 from plait.trust import provision as provisioning
-from plait.trust.certificate import Role
+from plait.trust.keys import Role
 from plait.trust.provision import Federation, Provisioned
 from plait.trust.register import RegisteredClient
 

@@ -32,7 +32,7 @@ VERBS: Mapping[str, Verb] = {
     "report": Verb("plait.cli.report", "report", "show losses, bytes and savings of a run"),
     "estimate": Verb("plait.cli.planning", "estimate", "count the bytes of a run without running it"),
     "provision": Verb("plait.cli.provision", "provision", "make keys for a server and its clients"),
-    "server": Verb("server.verb", "server", "serve a federation"),
+    "server": Verb("server.served_run", "server", "serve a federation"),
     "client": Verb("client.program", "client", "take part with data that stays on this machine"),
     "status": Verb("plait.cli.doctor", "server_status", "ask a server for its round, clients and bytes"),
     "verify": Verb("plait.cli.verify", "verify", "check a run's record, signatures and adapter"),
@@ -62,7 +62,7 @@ FORMS: Mapping[str, Verb] = {
 }
 """What a verb does with an option that makes it another command."""
 
-SERVE_AGAIN = Verb("server.verb", "serve", "go on with a served run")
+SERVE_AGAIN = Verb("server.served_run", "serve", "go on with a served run")
 
 GROUPS: Mapping[str, Sequence[str]] = {
     "Simulate": ("simulate", "resume", "report", "compare", "estimate"),

@@ -23,8 +23,7 @@ from plait.errors import ConfigError, PeerError
 from plait.ledger.ledger import canonical
 from plait.rounds.run_directory import RunDirectory
 from plait.system.json_text import read_json
-from plait.trust.certificate import key_der, key_digest, key_pem, new_key, read_key
-from plait.trust.keys import write_secret
+from plait.trust.keys import key_der, key_digest, key_pem, new_key, read_key, write_secret
 from plait.trust.kit import ServerKit
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"

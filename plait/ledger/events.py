@@ -723,7 +723,7 @@ _HOMES: Mapping[str, str] = {
     **dict.fromkeys(
         ("privacy_started", "noise_intended", "privacy_spent", "client_withdrawn", "withdrawn"), "plait.ledger.privacy"
     ),
-    **dict.fromkeys(("sum_unmasked", "group_left_out", "evaluation_missed"), "plait.ledger.masks"),
+    **dict.fromkeys(("sum_unmasked", "group_left_out", "evaluation_missed"), "plait.ledger.redaction"),
 }
 """The module of each other event; most runs have none of them."""
 

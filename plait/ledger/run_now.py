@@ -24,8 +24,8 @@ from plait.ledger.events import Reason
 from plait.ledger.ledger import Follower
 
 if TYPE_CHECKING:
-    from plait.ledger.masks import MaskedCard
     from plait.ledger.privacy import PrivacyCard
+    from plait.ledger.redaction import MaskedCard
 
 
 StatusSection: TypeAlias = "PrivacyCard | MaskedCard"

@@ -26,8 +26,7 @@ from plait.errors import ConfigError, MachineError, PolicyError
 from plait.rounds.memory import ClientStore
 from plait.system.files import cannot_write, fsync_directory, make_private_directory, read_if_there, write_atomically
 from plait.system.json_text import read_json
-from plait.trust.certificate import key_digest
-from plait.trust.keys import KEY_BYTES, derived
+from plait.trust.keys import KEY_BYTES, derived, key_digest
 from plait.wire.settings import Settings
 
 _FOLDER = "journals"

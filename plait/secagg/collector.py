@@ -14,7 +14,7 @@ from plait.guarantees import LEAST_CLIENTS
 from plait.ledger import events
 from plait.ledger.events import Reason
 from plait.ledger.ledger import read_events
-from plait.ledger.masks import EvaluationMissed
+from plait.ledger.redaction import EvaluationMissed
 from plait.privacy.run import PrivateRounds
 from plait.rounds.channel import NoAnswer, Purpose
 from plait.rounds.cohort import Collector, ServerContext

@@ -23,7 +23,7 @@ from plait.guarantees import LEAST_GROUPS
 from plait.ledger import events
 from plait.ledger.events import Reason
 from plait.ledger.ledger import Ledger
-from plait.ledger.masks import GroupLeftOut, SumUnmasked
+from plait.ledger.redaction import GroupLeftOut, SumUnmasked
 from plait.rounds.channel import NoAnswer, Purpose, TaskParts, group_of
 from plait.rounds.cohort import ServerContext
 from plait.rounds.dispatch import RequestBatch, TaskResponse

@@ -17,7 +17,7 @@ from cryptography import x509
 
 from plait.errors import PlaitError
 from plait.system.address import is_loopback
-from plait.trust.certificate import moment, read_certificate, server_names_of
+from plait.trust.keys import moment, read_certificate, server_names_of
 from plait.trust.kit import AUTHORITY_FILE, ClientKit, Kit, StaffKit, load_tls_pair
 
 _STEP_S = 5.0

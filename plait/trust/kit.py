@@ -28,7 +28,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from plait.errors import ConfigError, check_format
 from plait.system.json_text import read_toml
 from plait.system.text import check_client_name
-from plait.trust.certificate import (
+from plait.trust.keys import (
+    NodeKey,
     Role,
     check_dates,
     check_issued_by,
@@ -36,10 +37,11 @@ from plait.trust.certificate import (
     common_name,
     read_certificate,
     read_key,
+    read_secret,
+    read_small,
     role_of,
     server_names_of,
 )
-from plait.trust.keys import NodeKey, read_secret, read_small
 
 AUTHORITY_FILE = "ca.crt"
 OPERATOR_TOKEN_FILE = "operator.token"  # noqa: S105 (a file's name)

@@ -30,9 +30,10 @@ from plait.errors import ConfigError
 from plait.system.address import is_ip_address
 from plait.system.files import directory_written_aside, ensure_private_directory, write_atomically
 from plait.system.text import check_client_name, shown_name
-from plait.trust.certificate import (
+from plait.trust.keys import (
     LEAF_DAYS,
     Authority,
+    NodeKey,
     Role,
     certificate_pem,
     check_issued_by,
@@ -43,8 +44,8 @@ from plait.trust.certificate import (
     read_certificate,
     read_key,
     server_names_of,
+    write_secret,
 )
-from plait.trust.keys import NodeKey, write_secret
 from plait.trust.kit import (
     AUTHORITY_FILE,
     CLIENT_SETTINGS_FILE,

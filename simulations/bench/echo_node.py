@@ -11,10 +11,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from client.journal import Journal, Style
 from client.node import Node
 from client.settings import NodeSettings, check_settings
-from client.task import Capacity, ClientTask, OfferedRun, TaskAnswer, TaskRunner
+from client.task import Capacity, ClientTask, Journal, OfferedRun, Style, TaskAnswer, TaskRunner
 from plait.errors import PlaitError
 from plait.v1 import federation_pb2 as pb
 

@@ -17,10 +17,9 @@ from pathlib import Path
 import grpc
 import pytest
 
-from client.journal import Journal, Style
 from client.node import Node, Timing
 from client.settings import NodeSettings
-from client.task import Capacity, OfferedRun, TaskRunner, participant_runner
+from client.task import Capacity, Journal, OfferedRun, Style, TaskRunner, participant_runner
 from plait.errors import check_abandoned
 from plait.system.address import Address
 from plait.v1 import federation_pb2 as pb

@@ -3,10 +3,9 @@ from __future__ import annotations
 import io
 import json
 
-from client.journal import Journal, Style
 from client.program import make_room
 from client.settings import check_settings, memory_folder
-from client.task import OfferedRun
+from client.task import Journal, OfferedRun, Style
 
 
 def test_an_operator_hears_what_earlier_runs_take(tmp_path) -> None:

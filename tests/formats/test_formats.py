@@ -16,7 +16,7 @@ import pytest
 from plait.errors import PlaitError
 from plait.evidence.envelope import Signer, enveloped, opened
 from plait.ledger.ledger import canonical
-from plait.trust.certificate import new_key, read_certificate
+from plait.trust.keys import new_key, read_certificate
 from tests.formats.specimens import FORMATS, HERE, MEANINGS, meaning
 
 RELEASES = sorted(path.parent for path in HERE.glob(f"*/{MEANINGS}"))

@@ -38,7 +38,7 @@ def test_a_package_of_the_programs_that_is_loaded_already_is_named(
 def test_neither_service_nor_node_loads_flower() -> None:
     code = (
         "import sys, client.base, client.program\n"
-        "import server.verb, server.program, server.served_run, server.nodes_channel\n"
+        "import server.program, server.served_run, server.nodes_channel\n"
         "assert 'flwr' not in sys.modules"
     )
     done = run_command(program=code)

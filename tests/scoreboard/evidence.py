@@ -23,8 +23,7 @@ from scoreboard.small_federation import borrowed
 
 from plait.evidence.envelope import Signer, enveloped
 from plait.ledger.ledger import canonical
-from plait.trust.certificate import key_pem, new_key, read_key
-from plait.trust.keys import NodeKey
+from plait.trust.keys import NodeKey, key_pem, new_key, read_key
 from plait.trust.provision import provision
 
 small = borrowed("plait/evidence/conftest.py")

@@ -20,10 +20,9 @@ from pathlib import Path
 import numpy as np
 from scoreboard.small_federation import HONEST, FakeModel, of_numbers
 
-from client.journal import Journal, Style
 from client.node import Node, Timing
 from client.settings import NodeSettings, memory_folder
-from client.task import Capacity, OfferedRun, TaskRunner, participant_runner
+from client.task import Capacity, Journal, OfferedRun, Style, TaskRunner, participant_runner
 from plait.adapters import Layout
 from plait.errors import PeerError, check_abandoned
 from plait.ledger.ledger import Line, read_lines

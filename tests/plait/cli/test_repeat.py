@@ -37,7 +37,7 @@ def settings_of(plait, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunConf
 
         with monkeypatch.context() as patch:
             patch.setattr("plait.simulation.execution.prepare", prepare)
-            patch.setattr(import_module("server.verb"), "serve", serve)
+            patch.setattr(import_module("server.served_run"), "serve", serve)
             with pytest.raises(_Stop):
                 plait(*words)
         return asked[0]

@@ -21,7 +21,7 @@ from plait.evidence.bundle import bundle_of
 from plait.evidence.envelope import Signer, enveloped
 from plait.ledger.ledger import canonical
 from plait.rounds.run_directory import RunDirectory
-from plait.trust.certificate import read_key
+from plait.trust.keys import read_key
 from plait.trust.kit import ClientKit
 from plait.trust.provision import provision
 from tests.attending import NAMES, SMALL, rows, served, shares_of

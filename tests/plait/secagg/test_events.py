@@ -3,7 +3,7 @@
 import pytest
 
 from plait.errors import PeerError
-from plait.ledger.masks import MASKED_NOT_COVERED, SumUnmasked
+from plait.ledger.redaction import MASKED_NOT_COVERED, SumUnmasked
 from plait.report.tables import report_tables
 from plait.rounds.evaluation import ClientLoss
 from plait.secagg.sums import EVALUATION, TRAINING, decode_figures, encode_figures, evaluation_figures, scores_of

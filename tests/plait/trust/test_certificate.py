@@ -9,9 +9,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import PolicyBuilder, Store
 
 from plait.errors import ConfigError
-from plait.trust.certificate import (
+from plait.trust.keys import (
     AUTHORITY_DAYS,
     Authority,
+    NodeKey,
     check_dates,
     common_name,
     moment,
@@ -19,7 +20,6 @@ from plait.trust.certificate import (
     read_certificate,
     read_key,
 )
-from plait.trust.keys import NodeKey
 
 
 def test_a_certificate_holds_between_its_dates_and_an_error_has_its_date_and_the_clocks(kits):

@@ -14,8 +14,8 @@ import grpc
 import pytest
 
 from plait.trust import diagnose
-from plait.trust.certificate import Authority, certificate_pem, moment, read_certificate, read_key
 from plait.trust.diagnose import explain
+from plait.trust.keys import Authority, certificate_pem, moment, read_certificate, read_key
 from plait.trust.kit import ClientKit, ServerKit
 
 Serve = Callable[..., int]

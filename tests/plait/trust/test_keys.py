@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plait.errors import ConfigError, MachineError
-from plait.trust.certificate import key_pem, new_key
-from plait.trust.keys import MAX_FILE_BYTES, NodeKey, read_secret, read_small, verify, write_secret
+from plait.trust.keys import MAX_FILE_BYTES, NodeKey, key_pem, new_key, read_secret, read_small, verify, write_secret
 
 
 def test_a_saved_key_loads_as_itself_with_mode_0600(tmp_path):

@@ -9,8 +9,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from plait.errors import ConfigError
-from plait.trust.certificate import read_certificate, read_key
-from plait.trust.keys import NodeKey
+from plait.trust.keys import NodeKey, read_certificate, read_key
 from plait.trust.kit import (
     ClientKit,
     Endorsement,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from plait.errors import ConfigError
-from plait.trust.certificate import Role, shown_by
+from plait.trust.keys import Role, shown_by
 from plait.trust.kit import ClientKit, ServerKit, StaffKit
 from plait.trust.provision import KitOutcome, provision, revoke
 from plait.trust.register import Register, Verdict, read_clients
@@ -190,7 +190,7 @@ def test_a_certificate_of_another_role_in_a_kit_is_refused(kits, now):
 def test_a_call_that_was_cut_short_is_finished_by_the_same_call(tmp_path, now, monkeypatch, moment):
     names = {
         "authority": "_server_kit",
-        "server": "_make_private",
+        "server": "ensure_private_directory",
         "client": "_member_kit",
         "register": "write_clients",
     }

@@ -6,8 +6,7 @@ from dataclasses import replace
 import pytest
 
 from plait.errors import ConfigError
-from plait.trust.certificate import Role
-from plait.trust.keys import NodeKey
+from plait.trust.keys import NodeKey, Role
 from plait.trust.register import Register, RegisteredClient, Verdict, read_clients, write_clients
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import io
 import json
 
-from client.journal import Journal, Style, failure, shown
+from client.task import Journal, Style, failure, shown
 
 
 def test_programs_get_an_object_an_event() -> None:
