@@ -21,8 +21,8 @@ from plait.config import RunConfig, Scalar
 from plait.errors import PolicyError
 from plait.policy import Policy, fewest
 from plait.report.wording import bytes_text
-from plait.secagg.grid import bits_for
 from plait.secagg.rounds import masked_of
+from plait.secagg.sums import bits_for
 from plait.settings.choice import parse_choice
 from plait.settle import settle
 from plait.system.files import ensure_private_directory, read_if_there, write_atomically

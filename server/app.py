@@ -15,7 +15,7 @@ from plait.rounds.channel import Channel, StopRequest
 from plait.rounds.run_directory import RunDirectory
 from plait.run import resolve
 from plait.settle import settle
-from server.log import log_run_event
+from server.monitoring import log_run_event
 
 
 def run_described(channel: Channel, table: Mapping[str, Scalar], superlink_data: str | None) -> None:

@@ -20,8 +20,7 @@ from plait.trust.register import Register, Verdict
 from plait.v1 import federation_pb2 as pb
 from server.guard import Context, EnrolmentRefused, Revocation, certified_name, refusal_of
 from server.hosting import HostedRun, Hosting
-from server.log import log
-from server.metrics import Metrics
+from server.monitoring import Metrics, log
 from server.sessions import REPLACED_DETAIL, Fitness, NodeSession
 from server.uploads import Limits, TransferRefused
 

@@ -24,8 +24,7 @@ from plait.trust.keys import SERVER_COMMON_NAME, Role, Shown, shown_by
 from plait.trust.register import Register, Verdict
 from plait.v1 import federation_pb2 as pb
 from server.hosting import Hosting
-from server.log import log
-from server.metrics import Metrics
+from server.monitoring import Metrics, log
 from server.sessions import NodeSession
 
 Context: TypeAlias = "grpc.aio.ServicerContext[object, object]"

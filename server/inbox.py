@@ -31,7 +31,7 @@ from urllib.parse import quote, unquote
 from plait.errors import ConfigError, MachineError, PeerError
 from plait.system.files import cannot_write, ensure_private_directory, fsync_directory
 from plait.transport.process import begin_to_store, map_file
-from plait.transport.protocol import CHUNK_BYTES, DIGEST_BYTES, Data
+from plait.transport.protocol import DIGEST_BYTES, Data
 
 HEADER_BYTES = 1 + DIGEST_BYTES
 """Bytes of a file before the answer itself."""
@@ -132,11 +132,8 @@ class Incoming:
     def _sha256(self) -> bytes:
         if self._hash is not None:
             return self._hash.digest()
-        hashed = hashlib.sha256()
         self._file.seek(HEADER_BYTES)
-        while chunk := self._file.read(CHUNK_BYTES):
-            hashed.update(chunk)
-        return hashed.digest()
+        return hashlib.file_digest(self._file, "sha256").digest()
 
 
 _SUFFIX = ".answers"

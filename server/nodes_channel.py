@@ -42,8 +42,7 @@ from plait.v1 import federation_pb2 as pb
 from server.guard import CallGuard, MoreCalls, Revocation
 from server.hosting import HostedRun, Hosting, Terms, status_of_host
 from server.inbox import Inbox
-from server.log import log
-from server.metrics import Metrics, MetricsServer
+from server.monitoring import Metrics, MetricsServer, log
 from server.service import FederationService, GrpcServer
 from server.sessions import Sessions
 from server.tasks import ServerTask, TaskRegistry, TaskState

@@ -41,7 +41,7 @@ from plait.transport.process import share_memory_between_threads
 from plait.trust.kit import ServerKit, is_vouched_for
 from plait.wire.codec import DECODED
 from server.hosting import Terms
-from server.log import log_run_event
+from server.monitoring import log_run_event
 from server.nodes_channel import NodesChannel, open_channel
 
 

@@ -25,8 +25,7 @@ from plait.v1 import federation_pb2 as pb
 from server.attendance import Attendance
 from server.guard import Context, Revocation, certificate_of, certified_name
 from server.hosting import HostedRun, Hosting, status_of_host
-from server.log import log
-from server.metrics import Metrics
+from server.monitoring import Metrics, log
 from server.sessions import NodeSession
 from server.uploads import Frequency, Limits, TransferRefused, Transfers
 

@@ -22,8 +22,7 @@ from plait.system.machine import give_back_memory
 from plait.transport.protocol import CHUNK_BYTES, DIGEST_BYTES, HEAD_BYTES, Data
 from plait.v1 import federation_pb2 as pb
 from server.inbox import Inbox, Incoming, SmallAnswer
-from server.log import log
-from server.metrics import Metrics
+from server.monitoring import Metrics, log
 from server.sessions import NodeSession
 from server.tasks import DURABLE_TYPE, ServerTask, TaskRegistry, TaskState
 

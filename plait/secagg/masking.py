@@ -22,10 +22,9 @@ from plait.rounds.evaluation import client_losses
 from plait.rounds.local_model import TrainJob
 from plait.rounds.terms import JUDGE_TASK, TaskHistory
 from plait.secagg.client import MaskingClient
-from plait.secagg.grid import Coding, MaskedGrid
 from plait.secagg.journal import SumJournal
 from plait.secagg.rounds import MaskedRounds, check_grid, privacy_of_clients
-from plait.secagg.sums import NOISED, TRAINING, encode_figures, evaluation_figures
+from plait.secagg.sums import NOISED, TRAINING, Coding, MaskedGrid, encode_figures, evaluation_figures
 from plait.trust.masks import Ring
 from plait.wire import masked_messages as messages
 from plait.wire.envelope import Header

@@ -24,8 +24,22 @@ from plait.rounds.metrics import RunMetrics
 from plait.rounds.run_plan import MessageBits
 from plait.rounds.run_state import RunState
 from plait.rounds.spool import Spool, Stored
-from plait.secagg.grid import Coding, MaskedGrid, bits_for, check_sum, length_expected, rotated_size, unit_for
-from plait.secagg.sums import EVALUATION, NOISED, TRAINING, Summed, WantedSum, decode_figures, sum_file
+from plait.secagg.sums import (
+    EVALUATION,
+    NOISED,
+    TRAINING,
+    Coding,
+    MaskedGrid,
+    Summed,
+    WantedSum,
+    bits_for,
+    check_sum,
+    decode_figures,
+    length_expected,
+    rotated_size,
+    sum_file,
+    unit_for,
+)
 from plait.trust.masks import MOST_BITS, Ring
 from plait.wire.masked_roster import CYCLES, MOST_FIGURES
 from plait.wire.settings import Settings

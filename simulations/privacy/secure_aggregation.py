@@ -31,9 +31,8 @@ from flwr.common.secure_aggregation.secaggplus_constants import Key
 from flwr.supercore.primitives.asymmetric import bytes_to_private_key, bytes_to_public_key
 
 from plait.secagg.client import MaskingClient
-from plait.secagg.grid import Coding, Rotation, bits_for, unit_for
 from plait.secagg.server import Collecting
-from plait.secagg.sums import TRAINING
+from plait.secagg.sums import TRAINING, Coding, Rotation, bits_for, unit_for
 from plait.trust.keys import NodeIdentity, NodeKey
 from plait.trust.masks import Ring
 from plait.wire.masked_messages import MaskedReply, MaskedUpdate, Parcels, Ready, Revealed, Signed

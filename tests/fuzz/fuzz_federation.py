@@ -19,7 +19,7 @@ with instrumented():
     from server.guard import Revocation
     from server.hosting import HostedRun, Hosting, Terms
     from server.inbox import Inbox
-    from server.metrics import Metrics
+    from server.monitoring import Metrics
     from server.sessions import Sessions
     from server.tasks import TaskRegistry
     from server.uploads import Limits, Uploads

@@ -422,7 +422,7 @@ _OF_ROWS: dict[str, dict[str, Callable[[], None]]] = {
     "names": {
         "page": given("plait.report.html:Environment", autoescape=False),  # names go into pages as they are
         "terminal": same("plait.report.wording:printable", "plait.report.terminal:clean", "plait.report.status:clean"),
-        "log": instead("server.log:shown", str),  # names go into the server's log as they are
+        "log": instead("server.monitoring:shown", str),  # names go into the server's log as they are
         "error-line": same("plait.cli.main:escaped"),  # names go into errors as they are
         "file-names": instead("plait.rounds.run_directory:_file_name", lambda client: f"{client}.envelope"),
         "client-names": _any_client_name,  # a kit may have any name

@@ -2,7 +2,7 @@ import pytest
 
 from plait.ledger import events
 from plait.ledger.ledger import Ledger
-from server.log import log_run_event, shown
+from server.monitoring import log_run_event, shown
 
 
 @pytest.mark.parametrize(

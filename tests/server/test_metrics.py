@@ -10,8 +10,8 @@ import pytest
 
 from plait.ledger import events
 from plait.ledger.run_now import RunNow
-from server import metrics as server_metrics
-from server.metrics import Metrics, MetricsServer
+from server import monitoring as server_metrics
+from server.monitoring import Metrics, MetricsServer
 from tests.plait.rounds.conftest import started
 
 

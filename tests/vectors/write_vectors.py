@@ -18,7 +18,7 @@ import numpy as np
 from plait.adapters import AdapterSpec, AdapterState, AdapterTask, Layout
 from plait.rounds.run_state import client_seed
 from plait.secagg.client import pair_key, self_key
-from plait.secagg.grid import Rotation
+from plait.secagg.sums import Rotation
 from plait.transport.protocol import enrolment_bytes, node_number
 from plait.trust.keys import NodeKey
 from plait.trust.masks import Mask, Ring, add_masks, public_of, split

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from plait.errors import PeerError
-from plait.secagg.grid import Coding, Rotation, bits_for, check_sum, length_expected, unit_for
+from plait.secagg.sums import Coding, Rotation, bits_for, check_sum, length_expected, unit_for
 from plait.trust.masks import Ring
 
 

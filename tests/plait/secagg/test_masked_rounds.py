@@ -13,10 +13,9 @@ from plait.rounds.client_pipeline import ClientContext
 from plait.rounds.data_journal import ClientSecret
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.terms import TaskHistory
-from plait.secagg.grid import MaskedGrid
 from plait.secagg.masking import UnderMasks
 from plait.secagg.rounds import MaskedRounds
-from plait.secagg.sums import Summed, sum_file
+from plait.secagg.sums import MaskedGrid, Summed, sum_file
 from plait.trust.keys import NodeIdentity, NodeKey
 from plait.wire.masked_messages import Delivery, MaskedReply, MaskingTask, Ready, Signed, Survivors, Unmasking
 from plait.wire.masked_roster import MaskedAttempt

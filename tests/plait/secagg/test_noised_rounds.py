@@ -17,9 +17,8 @@ from plait.rounds.channel import Purpose
 from plait.rounds.client_pipeline import ClientContext
 from plait.rounds.run_plan import TaskSettings
 from plait.rounds.terms import AgreedTerms
-from plait.secagg.grid import MaskedGrid
 from plait.secagg.rounds import check_grid, privacy_of_clients
-from plait.secagg.sums import NOISED, TRAINING, decode_figures
+from plait.secagg.sums import NOISED, TRAINING, MaskedGrid, decode_figures
 from plait.trust.masks import Ring
 from plait.wire.messages import Refusal, decode_reply
 from tests.plait.rounds import conftest
