@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -12,8 +13,9 @@ import pytest
 from plait import plugins
 from plait.api.received import admitted_settings, how_to_resume, leads_out
 from plait.api.serving import Serving
+from plait.cli.simulate import with_resume_hint
 from plait.config import RunConfig, config_from_table, to_toml
-from plait.errors import ConfigError, PeerError
+from plait.errors import ConfigError, DiskFullError, PeerError
 from plait.ledger.events import Adapter, Base, ClientsDescribed, Event, RunStarted
 from plait.ledger.ledger import Ledger
 from plait.rounds.run_directory import RunDirectory, recorded_settings
@@ -112,6 +114,13 @@ def test_the_command_that_continues_a_run_names_again_what_lies_outside_it(begun
     allowed = words[4:-2:2]
     assert allowed == ["data=my file.jsonl", "rule=my_rules:mine", "listen=127.0.0.1:9"]
     assert admitted_settings(directory, allowed[:2]).rule == "my_rules:mine"
+
+
+def test_a_run_that_a_full_disk_stops_says_how_to_go_on(begun: Begun, tmp_path: Path) -> None:
+    out = begun().path
+    for place, how in ((tmp_path / "none", "start it again"), (out, re.escape(f"continue with: plait resume {out}"))):
+        with pytest.raises(DiskFullError, match=f"^full; {how}"), with_resume_hint(RunConfig(out=str(place))):
+            raise DiskFullError("full")
 
 
 @pytest.mark.parametrize(

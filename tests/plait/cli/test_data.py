@@ -1,66 +1,21 @@
-"""Data of every shape from the command line to an adapter, as a new user would give it."""
+"""Data from the command line to an adapter, as a new user would give it."""
 
 from __future__ import annotations
 
-import gzip
 import json
-from collections.abc import Callable
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from plait.ledger.ledger import read_lines
-
-WEIGHTS = "adapter/adapter_model.safetensors"
-Rows = list[dict[str, str]]
 
 
 def options(small: tuple[str, ...], out: Path) -> tuple[object, ...]:
     return ("--clients", 3, *small, "--learning-rate", 1e-2, "--dtype", "float32", "--out", out, "--json")
 
 
-def rows_of(jsonl: Path) -> Rows:
+def rows_of(jsonl: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in jsonl.read_text().splitlines()]
-
-
-def other_names(rows: Rows, path: Path) -> Path:
-    pd.DataFrame(rows).rename(columns={"text": "body", "author": "writer"}).to_csv(path / "my.csv")
-    return path / "my.csv"
-
-
-def shards(rows: Rows, path: Path) -> Path:
-    for author in ("ada", "bob", "eve"):
-        lines = [json.dumps(row) + "\n" for row in rows if row["author"] == author]
-        (path / "d").mkdir(exist_ok=True)
-        (path / "d" / f"{author}.jsonl.gz").write_bytes(gzip.compress("".join(lines).encode()))
-    return path / "d"
-
-
-def texts(rows: Rows, path: Path) -> Path:
-    for number, row in enumerate(rows):
-        (path / "d" / row["author"]).mkdir(parents=True, exist_ok=True)
-        (path / "d" / row["author"] / f"{number:03}.txt").write_bytes(row["text"].encode())
-    return path / "d"
-
-
-SHAPES: dict[str, tuple[Callable[[Rows, Path], Path], tuple[str, ...]]] = {
-    "csv with other names": (other_names, ("--columns", "text=body,client=writer")),
-    "one file per client": (shards, ("--partition", "natural:file")),
-    "folders of text": (texts, ()),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SHAPES)
-def test_the_same_rows_in_any_shape_train_the_same_adapter(
-    name: str, plait, original: Path, tmp_path: Path, small: tuple[str, ...]
-) -> None:
-    make, more = SHAPES[name]
-    data = make(rows_of(original / "my.jsonl"), tmp_path)
-    ran = plait("simulate", "--data", data, *more, *options(small, tmp_path / "run"))
-    assert ran.code == 0, ran.err
-    assert (tmp_path / "run" / WEIGHTS).read_bytes() == (original / "run" / WEIGHTS).read_bytes()
 
 
 @pytest.mark.slow
