@@ -115,13 +115,13 @@ class NodesExchange(Exchange):
             for task in self._settled:
                 node = self._waiting.pop(task, None)
                 if node is not None:  # else it was withdrawn meanwhile
-                    return node, self._answer(task, node)
+                    return node, self._answer(task)
             if look_again:
                 self.channel.check()
                 self._settled = iter(self.tasks.settled(self._waiting))
         return None
 
-    def _answer(self, task: ServerTask, node: int) -> Data | NoAnswer:
+    def _answer(self, task: ServerTask) -> Data | NoAnswer:
         if task.state is TaskState.FAILED:
             self.tasks.pulled(task, keep=False)
             reason = task.reason
@@ -132,7 +132,7 @@ class NodesExchange(Exchange):
             if not failed:
                 return answer.data
             reason = bytes(answer.data).decode(errors="replace")
-        return NoAnswer(f"node {node} failed: {printable(reason)}")
+        return NoAnswer(f"node {task.node} failed: {printable(reason)}")
 
 
 class NodesChannel(Channel):

@@ -209,7 +209,7 @@ class TaskRegistry:
                 if node is not None and node.session is not None:
                     continue
                 since = max(task.given, node.left if node is not None else 0.0)
-                if now - since > grace_s and self.fail(task, f"node {task.node} left"):
+                if now - since > grace_s and self.fail(task, f"away for more than {grace_s:g} s"):
                     lost.append(task)
             return lost
 

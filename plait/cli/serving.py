@@ -38,13 +38,19 @@ def log_to(path: Path) -> None:
     except OSError as error:
         raise MachineError(f"cannot write '{path}': {error.strerror or error}") from error
     file.rotator = _begin_anew
-    screen = logging.StreamHandler()
-    screen.setLevel(logging.WARNING)
+    screen = _Screen(logging.WARNING)
     for handler in (file, screen):
         handler.setFormatter(
             logging.Formatter("time=%(asctime)s level=%(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S%z")
         )
         logger.addHandler(handler)
+
+
+class _Screen(logging.Handler):
+    """Standard error as it is now: above a progress bar while there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(self.format(record), quiet=False)
 
 
 def _begin_anew(full: str, kept: str) -> None:

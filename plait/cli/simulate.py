@@ -134,7 +134,7 @@ def print_ending(view: RunView, run: Path) -> None:
     columns = min(shutil.get_terminal_size().columns, _WIDEST)
     print()
     for each in answers(view):
-        lines = textwrap.wrap(f"{each.short}. {each.text}", columns - _QUESTION) or [""]
+        lines = textwrap.wrap(f"{each.short}. {each.text}", columns - _QUESTION, break_on_hyphens=False) or [""]
         for question, line in zip([each.question, *[""] * (len(lines) - 1)], lines, strict=True):
             print(escaped(f"{question:<{_QUESTION}}{line}"))
     print()

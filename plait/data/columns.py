@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import re
+import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from plait.data.records import RecordKind
 from plait.errors import ConfigError, did_you_mean
+from plait.system.text import printable
 
 CLIENT = "client"
 EXPECTED = (
@@ -161,4 +162,4 @@ def advice(names: Collection[str], texts: Collection[str]) -> str:
 
 def _spelled(**columns: str) -> str:
     text = ",".join(f"{field}={column}" for field, column in columns.items())
-    return f"--columns {text}" if re.fullmatch(r"[\w=,.-]+", text, re.ASCII) else f"--columns {text!a}"
+    return f"--columns {shlex.quote(printable(text))}"

@@ -384,7 +384,7 @@ def _named(keys: tuple[str, ...]) -> str:
 
 def _short(value: object) -> str:
     """A key or a role in quotes, short enough for one line; the type of anything else."""
-    return ascii(value[:32]) if isinstance(value, str) else kind_of(value)
+    return repr(value if len(value) <= 32 else f"{value[:31]}…") if isinstance(value, str) else kind_of(value)
 
 
 def kind_of(value: object) -> str:

@@ -167,10 +167,10 @@ def _names(values: list[str], place: str) -> list[str]:
     names = [value.strip() for value in values]
     counts = Counter(names)
     for position, name in enumerate(names, start=1):
-        if counts[name] > 1:
-            raise DataError(f"{place} names column {name[:32]!a} twice; rename one")
         if not name and position > 1:
-            raise DataError(f"{place} has no name for column {position}, expected the names of all columns")
+            raise DataError(f"{place} has no name for column {position}; name it, or remove the line if it is a title")
+        if name and counts[name] > 1:
+            raise DataError(f"{place} names column {name[:32]!r} twice; rename one")
     return names
 
 
@@ -198,4 +198,4 @@ class _Lines:
                 yield line.removeprefix(codecs.BOM_UTF8 if number == 1 else b"").decode("utf-8")
             except UnicodeDecodeError as error:
                 wrong = f"byte {error.start + 1} is 0x{error.object[error.start]:02x}"
-                raise DataError(f"{place} is not UTF-8: {wrong}; save the file as UTF-8") from error
+                raise DataError(f"{place} is not UTF-8: {wrong}; save the file as UTF-8, such as by iconv") from error

@@ -149,7 +149,9 @@ def _trust(view: RunView) -> AnsweredQuestion:
         measured += f"{decided(view, 'They')} ".lstrip()
         final = view.final_evaluation
         if final is not None and final.change is not None and final.change_margin is None:
-            measured += "They are from too few documents for an interval. "
+            measured += (
+                f"They are from too few {'groups' if view.settings.get('group') else 'documents'} for an interval. "
+            )
         if repeated := repetition_sentence(view.clients.values()):
             measured += f"{repeated} "
     in_the_open = "Measured and recorded", "The server saw each client's update. "
@@ -195,7 +197,7 @@ def repeat_command(config: Mapping[str, Json], superlink_data: str | None = None
 
 def _differing(given: Mapping[str, Json]) -> dict[str, Json]:
     """The settings that are not at their defaults."""
-    usual = RunConfig().to_table()
+    usual = RunConfig().model_dump(by_alias=True)
     return {key: value for key, value in given.items() if key not in usual or usual[key] != value}
 
 
@@ -249,4 +251,4 @@ def advice(view: RunView) -> Iterator[str]:
         yield view.ended_early.sentence
     newest = max(view.not_published.values(), key=lambda event: event.round, default=None)
     if newest and view.end and newest.round > (view.end.kept_round or 0):
-        yield newest.sentence
+        yield f"{newest.sentence} Fewer --rounds may do as well."

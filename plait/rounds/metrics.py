@@ -242,5 +242,5 @@ def check_package(module: str, package: str, names: Iterable[str]) -> None:
     """Refuse metrics without the optional package that computes them."""
     if importlib.util.find_spec(module) is None:
         raise ConfigError(
-            f"eval-metrics are {', '.join(names)}, but {package} is missing, expected `pip install 'plait[metrics]'`"
+            f"eval-metrics are {', '.join(names)}, but {package} is missing: `pip install 'plait[metrics]'`"
         )

@@ -90,7 +90,8 @@ class StudiedRun:
     def task_names(self) -> Mapping[str, str]:
         """The same as names to read."""
         start = self.view.start
-        names = {"bases": start.base.name, "data": start.config.get("data"), "tasks": start.base.task}
+        data = " ".join(str(start.config[key]) for key in ("data", "columns", "group") if start.config.get(key))
+        names = {"bases": start.base.name, "data": data, "tasks": start.base.task}
         return {what: clean(str(name)) for what, name in names.items()}
 
     @property
@@ -406,7 +407,7 @@ _PAIRING_NOTES = {
     Pairing.SEEDS: "Over seeds: runs with the same seed are subtracted.",
     Pairing.SEQUENCES: "Over sequences: both runs start with the same losses, so their changes since then are "
     "subtracted; the interval is at most this wide, and does not cover other seeds.",
-    Pairing.NOTHING: "Not paired: the runs have neither seeds nor held-out losses at the start in common.",
+    Pairing.NOTHING: "Not paired: fewer than two seeds in common, and other held-out losses at the start or too few.",
 }
 
 

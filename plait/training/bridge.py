@@ -95,10 +95,11 @@ def own_trainer(build: BuildTrainer, *, name: str = "") -> OwnTrainer:
                 _add_proximal(trainer, trained, received, settings.proximal)
             with located_errors(failed, quoting=False):
                 result = trainer.train()
-        loss = float(getattr(result, "training_loss", float("nan")))
+        if (loss := getattr(result, "training_loss", None)) is None:
+            raise PartError(f"{failed}: what its train() returned has no training_loss, a number")
         steps = settings.steps_taken * settings.gradient_accumulation_steps * settings.batch_size
         tokens = round(steps * sum(len(example.tokens) for example in examples) / len(examples))
-        return StepReport(loss, tokens, time.perf_counter() - started, _first_loss(trainer))
+        return StepReport(float(loss), tokens, time.perf_counter() - started, _first_loss(trainer))
 
     return train
 

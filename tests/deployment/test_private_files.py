@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import logging
 import os
 import stat
 from collections.abc import Iterator
@@ -48,6 +50,10 @@ def test_a_simulation_a_deployment_and_a_kit_are_closed_to_other_users(tmp_path:
     simulated.adapter("ada")
     provision(tmp_path / "kits", NAMES, ("localhost",), operators=["olga"], now=datetime.now(UTC))
     log_to(tmp_path / "a/server.log")
+    # A progress bar takes standard error over, and shows what is written to it above itself.
+    with contextlib.redirect_stderr(io.StringIO()) as screen:
+        logging.getLogger("plait.server").warning("event=lost")
+    assert "event=lost" in screen.getvalue()
     served(tmp_path / "b/run", shares_of(rows()), tmp_path / "b", kits=tmp_path / "kits", clients=3, **given)
     RunQueue(tmp_path / "queue").close()
     look(None)

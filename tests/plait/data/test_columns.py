@@ -71,6 +71,7 @@ def test_a_bad_column_map_is_refused_before_anything_is_read(columns: str, messa
         ({"question": "a", "answer": "b", "id": 3}, "--columns prompt=question,completion=answer"),
         ({"title": "a", "stuff": "much longer"}, "--columns text=stuff"),
         ({"the body": 3, "n": 4}, "--columns text=COLUMN"),
+        ({"Ärztlicher Befund": "a"}, "--columns 'text=Ärztlicher Befund'"),
         # Both of two formats: neither is certain.
         ({**ALPACA, **SHAREGPT}, "--columns messages=conversations"),
     ],

@@ -198,6 +198,7 @@ BAD: dict[str, tuple[bytes | str, str]] = {
     "latin1.csv": (f"text\n{SECRET}\ncaf\xe9\n".encode("latin-1"), r"line 3 of '.*' is not UTF-8: byte 4 is 0xe9; sav"),
     "values.csv": (f'text,author\n{SECRET},a\n"x",b,c\n', r"line 3 of '.*' has 3 values, expected 2 as in the first l"),
     "quote.csv": (f'text\n"{SECRET}\n' + "x\n" * 9, r"line 2 of '.*' is not CSV: unexpected end of data"),
+    "title.csv": ("Notes of 2025;;\ntext;code;date\n", r"line 1 of '.*' has no name for column 2; .* if it is a title"),
     "twice.csv": ("text,text\na,b\n", r"line 1 of '.*' names column 'text' twice"),
     "header.csv": ("text,author\n", r"'.*' holds no record, expected a line of names and a line per record"),
     "long row.csv": ('text,a\nx,"' + ('y' * 999 + '\n","') * (17 << 10), r"line 2 of '.*' is not CSV: its row is long"),

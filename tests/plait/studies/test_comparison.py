@@ -36,6 +36,12 @@ def test_runs_of_another_task_are_not_compared(make_run) -> None:
     assert comparison.differences.empty
     assert "different data" in comparison.notes[0]
     assert "stdlib: good; bbc: other" in comparison.notes[0]
+    given = {"notes": {}, "codes": {"columns": "text=code"}}
+    read = {
+        name: {"name": "my", "fingerprint": mark * 64, "records": 7} for name, mark in zip(given, "ab", strict=True)
+    }
+    runs = [make_run(name, 2.0, data="my.csv", started={"data": read[name]}, **each) for name, each in given.items()]
+    assert "(my.csv: notes; my.csv text=code: codes)" in compare(*runs).notes[0]
 
 
 def test_an_unfinished_run_is_shown_and_named_and_counts_only_where_none_has_finished(make_run) -> None:

@@ -144,6 +144,9 @@ def test_a_trainer_that_fails_is_told_from_one_that_does_not_fit() -> None:
     assert "RuntimeError: a line of the training data (" in caught.value.in_full
     with pytest.raises(PartError, match=r"it returned a NoneType, expected what has train\(\)"):
         own_trainer(lambda *_: None)(model, None, [Example(tokens, tokens)], SETTINGS, [*model.parameters()])
+    Failing.train = lambda _self: 0.5
+    with pytest.raises(PartError, match="returned has no training_loss"):
+        train(model, None, [Example(tokens, tokens)], SETTINGS, [*model.parameters()])
 
 
 @pytest.fixture
