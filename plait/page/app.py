@@ -1,5 +1,8 @@
 """The page over HTTP: the page itself, and each run as JSON, which the page asks for every second; it changes nothing.
 
+Only loopback's names are the page's, so that a foreign name for this machine (DNS rebinding) is refused. The token is
+in the address that plait prints, as Jupyter's is; the page's first answer turns it into a cookie.
+
 ``python -m plait.page.app FILE PLACE LINE`` serves on a listening socket, which it inherits as file FILE, until its
 standard input ends. LINE is the number of the socket that leads to the server, or -1. The token is in its environment.
 """
@@ -11,30 +14,30 @@ import contextlib
 import hashlib
 import json
 import os
+import re
+import secrets
 import signal
 import socket
 import sys
-from collections import Counter
 from collections.abc import Sequence
-from functools import partial
 from importlib.resources import files
 from multiprocessing.connection import Connection
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from plait.errors import ConfigError, PlaitError
 from plait.page.beside import page_token
-from plait.page.defences import KNOWN, Headers, TokenCheck
 from plait.page.feed import Feed, Live
 from plait.rounds.run_directory import RunDirectory
+from plait.system.address import is_own_host
 from plait.system.child import on_stdin_end
 
 _TYPES = {
@@ -43,6 +46,19 @@ _TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
+_HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), microphone=(), geolocation=()",
+}
+_PORT = re.compile(r":([0-9]{1,5})$")
+_REFUSED = "open the address that plait printed when it started, with its token"
 
 
 class Page:
@@ -67,9 +83,33 @@ class Page:
                 Route("/api/runs", self._runs),
                 Route("/api/runs/{run}", self._run),
             ],
-            middleware=[Middleware(Headers), Middleware(TokenCheck, token=self._token)],
+            middleware=[Middleware(BaseHTTPMiddleware, dispatch=self._guarded)],
             exception_handlers={PlaitError: _failed, 404: _not_there, 405: _not_there},
         )
+
+    async def _guarded(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
+        """Refuse strangers and other sites' pages; every answer has the headers."""
+        status, wrong = _what_is_wrong(request)
+        at_root, cookie = request.url.path == "/", _cookie_of(request)
+        is_in_address = self._is_token(request.query_params.get("token", ""))
+        if wrong:
+            answer = JSONResponse({"error": wrong}, status_code=status)
+        elif is_in_address or self._is_token(request.cookies.get(cookie, "")):
+            answer = await call_next(request)
+            if is_in_address and at_root:
+                # Of this host alone, out of scripts' reach, and never sent along with what another site's page asks.
+                kept = f"{cookie}={self._token}; Path=/; HttpOnly; SameSite=Strict"
+                answer.headers.append("set-cookie", kept)
+        elif at_root:
+            answer = PlainTextResponse(f"To see this page, {_REFUSED}.\n", status_code=401)
+        else:
+            answer = JSONResponse({"error": _REFUSED}, status_code=401)
+        answer.headers.update(_HEADERS)
+        answer.headers.setdefault("cache-control", "no-store")
+        return answer
+
+    def _is_token(self, given: str) -> bool:
+        return secrets.compare_digest(given.encode(errors="replace"), self._token.encode())
 
     async def _asset(self, request: Request) -> Response:
         name = request.path_params.get("name", "index.html")
@@ -91,6 +131,33 @@ class Page:
         live = {} if self._live is None else await asyncio.to_thread(self._live.of, name)
         body = b'{"live":%b,"document":%b}' % (json.dumps(live).encode(), document)
         return _tagged(request, body, media_type="application/json")
+
+
+def _what_is_wrong(request: Request) -> tuple[int, str]:
+    """Status and reason for a request from a foreign name or page, or that is none for a look; no reason otherwise."""
+    hosts, origins, sites, modes = map(request.headers.getlist, ("host", "origin", "sec-fetch-site", "sec-fetch-mode"))
+    host = hosts[0] if len(hosts) == 1 else ""
+    if not is_own_host(host):
+        return 403, f"host is {host[:80]!a}, expected localhost or 127.0.0.1"
+    if any(_authority(origin) != host.lower() for origin in origins):
+        return 403, "the request comes from a page of another origin"
+    # A link to the page may be followed from anywhere; what it shows is asked for by the page itself.
+    if any(site not in ("same-origin", "none") for site in sites) and modes != ["navigate"]:
+        return 403, "the request comes from another site"
+    return (0, "") if request.method in ("GET", "HEAD") else (405, "this server is read-only: use GET")
+
+
+def _authority(origin: str) -> str:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
+
+
+def _cookie_of(request: Request) -> str:
+    """The cookie's name: browsers share cookies between the ports of a host, where other pages may be served."""
+    port = _PORT.search(request.headers.get("host", ""))
+    return f"plait-{port[1] if port else 80}"
 
 
 def run_shown(place: Path) -> Path:
@@ -123,114 +190,20 @@ async def _failed(_: Request, error: Exception) -> Response:
     return JSONResponse({"error": str(error)}, status_code=500)
 
 
-MOST_UNKNOWN = 64
-"""Connections at once that have not shown the token; a further one takes the place of an older one."""
-MOST_KNOWN = 256
-"""Connections at once that have."""
-_SEND_BYTES = 1 << 17
-_REQUEST_S = 5.0
-_UNREAD_S = 30.0
-_HEADER_BYTES = 16 << 10
-
-
-class Connections:
-    """All connections of one page, so that those who know the token find room however many others come."""
-
-    def __init__(self) -> None:
-        self._unknown: dict[BoundedProtocol, str] = {}
-        self._known: set[BoundedProtocol] = set()
-
-    def add(self, connection: BoundedProtocol, address: str) -> None:
-        """A connection was made; the oldest of the address that has most gives way."""
-        if len(self._unknown) >= MOST_UNKNOWN:
-            ((most, _),) = Counter(self._unknown.values()).most_common(1)
-            oldest = next(one for one, whose in self._unknown.items() if whose == most)
-            self.remove(oldest)
-            oldest.transport.abort()
-        self._unknown[connection] = address
-
-    def note_known(self, connection: BoundedProtocol) -> bool:
-        """A connection has shown the token; whether there is room for it."""
-        if connection in self._known:
-            return True
-        if connection not in self._unknown or len(self._known) >= MOST_KNOWN:
-            return False
-        del self._unknown[connection]
-        self._known.add(connection)
-        return True
-
-    def remove(self, connection: BoundedProtocol) -> None:
-        """A connection has ended."""
-        self._unknown.pop(connection, None)
-        self._known.discard(connection)
-
-
-class BoundedProtocol(H11Protocol):
-    """HTTP/1.1 that ends connections that send no whole request in time, and those that do not read."""
-
-    guests: Connections
-    _request_due: asyncio.TimerHandle | None = None
-    _stalled: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Wait for a request, but not for long."""
-        super().connection_made(transport)
-        self.app = partial(_with_connection, self.app, self)
-        self.guests.add(self, self.client[0] if self.client else "")
-        self._request_due = self.loop.call_later(_REQUEST_S, self._check_request)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection and its timers."""
-        super().connection_lost(exc)
-        self.guests.remove(self)
-        for timer in (self._request_due, self._stalled):
-            if timer is not None:
-                timer.cancel()
-
-    def pause_writing(self) -> None:
-        """The reader is slower than what is written."""
-        super().pause_writing()
-        self._stalled = self.loop.call_later(_UNREAD_S, self.transport.abort)
-
-    def resume_writing(self) -> None:
-        """The reader has read."""
-        super().resume_writing()
-        if self._stalled is not None:
-            self._stalled.cancel()
-
-    def note_known(self) -> None:
-        """The token was shown."""
-        if not self.guests.note_known(self):
-            self.transport.abort()
-
-    def _check_request(self) -> None:
-        if self.cycle is None or self.cycle.response_complete:  # pyright: ignore[reportUnnecessaryComparison]
-            self.transport.abort()
-        else:
-            self._request_due = self.loop.call_later(_REQUEST_S, self._check_request)
-
-
-async def _with_connection(app: ASGIApp, one: BoundedProtocol, scope: Scope, receive: Receive, send: Send) -> None:
-    """Pass a request on with how to note that its connection is known."""
-    await app({**scope, KNOWN: one.note_known}, receive, send)
-
-
 def serve(page: Page, listener: socket.socket) -> None:
     """Serve until a signal ends it."""
     config = uvicorn.Config(
         page.app(),
-        http=type("_Protocol", (BoundedProtocol,), {"guests": Connections()}),
+        http="h11",
         ws="none",
         log_level="critical",
         loop="asyncio",
         access_log=False,
         server_header=False,
-        h11_max_incomplete_event_size=_HEADER_BYTES,
         timeout_graceful_shutdown=2,
     )
-    with contextlib.suppress(KeyboardInterrupt), socket.socket(fileno=os.dup(listener.fileno())) as own:
-        own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)  # of what it accepts
-        uvicorn.Server(config).run(sockets=[own])
+    with contextlib.suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[listener])
 
 
 def main() -> None:

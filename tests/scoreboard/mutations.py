@@ -139,19 +139,6 @@ def _memory_in_ram() -> None:
     put("plait.rounds.memory:DiskMemory.save", lambda self, key, data: kept.__setitem__((str(self.folder), key), data))
 
 
-def _newcomers_give_way() -> None:
-    server = module("plait.page.app")
-    add = server.Connections.add
-
-    def add_if_there_is_room(self: object, connection: object, address: str) -> None:
-        if len(self._unknown) < server.MOST_UNKNOWN:
-            add(self, connection, address)
-        else:
-            connection.transport.abort()
-
-    put("plait.page.app:Connections.add", add_if_there_is_room)
-
-
 def _without_options(*names: str, more: Sequence[tuple[str, int]] = ()) -> Callable[[], None]:
     places = [f"plait.transport.credentials:{which}" for which in ("SERVER_OPTIONS", "CHANNEL_OPTIONS")]
     return around(*places, by=lambda options: (*(each for each in options if each[0] not in names), *more))
@@ -401,9 +388,8 @@ _OF_ROWS: dict[str, dict[str, Callable[[], None]]] = {
         "streams": _without_options("grpc.max_concurrent_streams", "grpc.http2.bdp_probe"),
         "register": instead(
             "plait.trust.register:Register.check", lambda *given: module("plait.trust.register").Verdict.KNOWN),
-        "page-token": nothing("plait.page.defences:TokenCheck._is_token", result=True),  # any token opens the page
-        "page-origin": nothing("plait.page.defences:Headers._what_is_wrong", result=(0, "")),
-        "page-newcomers": _newcomers_give_way,  # connections that say nothing keep others from the page
+        "page-token": nothing("plait.page.app:Page._is_token", result=True),  # any token opens the page
+        "page-origin": nothing("plait.page.app:_what_is_wrong", result=(0, "")),
     },
     "members": {
         "turns": _many_transfers,  # a node has any number of transfers, as slow as it likes

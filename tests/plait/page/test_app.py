@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from multiprocessing import Pipe
@@ -19,12 +16,9 @@ import pytest
 from plait.errors import ConfigError
 from plait.ledger.events import parse_event
 from plait.ledger.ledger import Ledger
-from plait.page import app
-from plait.page.app import Page
 from plait.page.beside import TOKEN_VARIABLE, answer, page_token
 from plait.page.feed import Feed, Live
 from tests.commands import Command
-from tests.plait.conftest import described, numbered, run_started
 from tests.plait.page.browser import CHROMIUM, Browser
 from tests.plait.serving import Start, serving
 
@@ -158,22 +152,6 @@ def test_tokens_are_random_and_a_weak_one_is_refused(tmp_path: Path, monkeypatch
             page_token()
 
 
-def test_silent_connections_are_cut_though_no_other_takes_their_place(watch: Start, write_ledger, small_run) -> None:
-    _, address = watch(write_ledger(small_run))
-    host, port = address.removeprefix("http://").split(":")
-    held: list[socket.socket] = []
-    for text in ("", "GET / HTTP/1.1\r\n", "POST /api/runs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{"):
-        held.append(socket.create_connection((host, int(port))))
-        held[-1].sendall(text.encode())
-    end = time.monotonic() + 120
-    while any(map(is_open, held)):
-        assert time.monotonic() < end
-        time.sleep(0.2)
-    assert get(f"{address}/api/runs").status_code == 200
-    for one in held:
-        one.close()
-
-
 def test_its_own_page_and_a_link_from_anywhere_are_answered_and_no_path_leads_out(
     watch: Start, write_ledger, small_run
 ) -> None:
@@ -209,52 +187,6 @@ def test_what_another_name_site_or_origin_asks_for_is_refused_and_nothing_can_be
     # A cookie of another port, or a token where none belongs.
     for wrong in ({"cookie": f"plait-1={TOKEN}"}, {"authorization": f"Bearer {TOKEN}"}):
         assert httpx.get(f"{address}/api/runs", headers=wrong, timeout=120).status_code == 401
-
-
-def test_unfinished_connections_of_others_keep_nobody_from_the_page(watch: Start, write_ledger, small_run) -> None:
-    _, address = watch(write_ledger(small_run))
-    host, port = address.removeprefix("http://").split(":")
-    held: list[socket.socket] = []
-    for number in range(3 * app.MOST_UNKNOWN):
-        held.append(socket.create_connection((host, int(port)), source_address=(f"127.0.0.{2 + number % 3}", 0)))
-        held[-1].sendall((b"", b"POST /api/runs HTTP/1.1\r\n")[number // 3 % 2])
-        if number % app.MOST_UNKNOWN == app.MOST_UNKNOWN - 1:
-            assert get(f"{address}/api/runs").status_code == 200
-    for one in held:
-        one.close()
-
-
-def is_open(connection: socket.socket) -> bool:
-    connection.setblocking(False)
-    try:
-        while connection.recv(4096):
-            pass
-    except BlockingIOError:
-        return True
-    except OSError:
-        pass
-    return False
-
-
-@pytest.mark.slow
-def test_a_reader_that_does_not_read_is_cut_off(tmp_path: Path, small_run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "_UNREAD_S", 0.2)
-    lost, ended = threading.Event(), app.BoundedProtocol.connection_lost
-    monkeypatch.setattr(app.BoundedProtocol, "connection_lost", lambda *given: (ended(*given), lost.set()))
-    # 14 MB, more than the kernel takes for a reader: what it has taken counts as read.
-    names = [f"client-{number}" for number in range(140_000)]
-    written(tmp_path / "large", numbered([run_started(), described(*names)])).close()
-    page = Page([tmp_path / "large"], token=TOKEN)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        place = listener.getsockname()[:2]
-        threading.Thread(target=app.serve, args=(page, listener), daemon=True).start()
-        with socket.socket() as slow:
-            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            slow.settimeout(600)
-            slow.connect(place)
-            slow.sendall(f"GET /api/runs/large?token={TOKEN} HTTP/1.1\r\nHost: 127.0.0.1:{place[1]}\r\n\r\n".encode())
-            assert slow.recv(64).startswith(b"HTTP/1.1 200")
-            assert lost.wait(600)
 
 
 @pytest.fixture(scope="module")
