@@ -14,7 +14,7 @@ from client.task import shown
 from plait.data import Dataset, Record
 from plait.errors import ConfigError, DataError
 from plait.system.files import ensure_private_directory, read_if_there, write_atomically
-from plait.system.json_text import read_json
+from plait.system.text import read_json
 from plait.trust.keys import KEY_BYTES
 
 

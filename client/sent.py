@@ -23,7 +23,6 @@ from client.consent import Consents, consent_digest
 from client.forgotten import Forgotten
 from client.settings import NodeSettings, default_state_directory
 from client.task import ClientTask, OfferedRun, TaskAnswer, TaskRunner
-from plait.adapters import Json
 from plait.api import TURN
 from plait.cli.output import print_text
 from plait.errors import ConfigError, PeerError
@@ -35,7 +34,7 @@ from plait.rounds.channel import Purpose, round_and_attempt
 from plait.rounds.data_journal import extended
 from plait.rounds.evaluation import client_losses, mean_loss
 from plait.system.files import at_home, read_if_there, write_atomically
-from plait.system.json_text import read_json
+from plait.system.text import Json, read_json
 from plait.trust.keys import key_digest
 from plait.trust.kit import ClientKit, Endorsement
 from plait.wire.envelope import SIGNED_DOMAIN, Header, read_envelope, split_frame

@@ -20,7 +20,7 @@ from plait.errors import ConfigError, PolicyError, did_you_mean
 from plait.guarantees import Thresholds, groups_for
 from plait.plugins import Kind, is_named
 from plait.settings.choice import hours_of, parse_choice
-from plait.system.json_text import read_toml
+from plait.system.text import read_toml
 from plait.wire.codecs import codec_for
 
 EMBEDDINGS = frozenset({"embed_tokens", "wte", "wpe", "word_embeddings", "embed_in", "tok_embeddings", "shared"})

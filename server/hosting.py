@@ -16,9 +16,9 @@ from functools import cached_property
 from pathlib import Path
 
 from plait import __version__
-from plait.adapters import Json
 from plait.config import Scalar
 from plait.ledger.run_now import WAITING, Progress, RunNow
+from plait.system.text import Json
 from plait.v1 import federation_pb2 as pb
 from plait.wire.welcome import welcome_table
 from server.sessions import KnownNode, NodeSession, Sessions

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar, cast
+from typing import Annotated, TypeVar, cast
 
 import grpc
 import typer
@@ -23,15 +23,12 @@ from plait.report.table import Table
 from plait.settings.table import read_config_table
 from plait.system.address import Address
 from plait.system.files import directory_written_aside
-from plait.system.text import printable
+from plait.system.text import Json, printable
 from plait.transport.credentials import open_channel
 from plait.transport.status import json_object, unanswered
 from plait.trust.kit import StaffKit
 from plait.v1 import federation_pb2 as pb
 from plait.v1.federation_pb2_grpc import OperationsStub
-
-if TYPE_CHECKING:
-    from plait.adapters import Json  # brings numpy along
 
 _CALL_S = 30.0
 _FETCH_S = 24 * 3600.0

@@ -4,7 +4,7 @@ from plait.adapters.fingerprint import fingerprint_base
 from plait.adapters.method import Subject
 from plait.adapters.peft import model_card, save_peft_directory
 from plait.adapters.peft_settings import SpecRequest, parse_spec
-from plait.adapters.spec import AdapterSpec, AdapterTask, BaseReference, Json, Parent, parents_from
+from plait.adapters.spec import AdapterSpec, AdapterTask, BaseReference, Parent, parents_from
 from plait.adapters.state import AdapterState, Float32, Layout, TensorSlot, add, check_finite, is_small, norm, subtract
 
 __all__ = [
@@ -13,7 +13,6 @@ __all__ = [
     "AdapterTask",
     "BaseReference",
     "Float32",
-    "Json",
     "Layout",
     "Parent",
     "SpecRequest",

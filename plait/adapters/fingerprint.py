@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import cast
 
 from plait.adapters.safetensors import TensorEntry, parse_object, read_header, shown
-from plait.adapters.spec import Json, is_fingerprint
+from plait.adapters.spec import is_fingerprint
 from plait.errors import DataError, MachineError
 from plait.system.files import is_ours, make_private_directory, write_atomically
-from plait.system.json_text import read_json
+from plait.system.text import Json, read_json
 
 TOKENIZER_FILES = (
     "chat_template.jinja", "merges.txt", "spiece.model", "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt",

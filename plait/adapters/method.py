@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from plait.adapters.spec import Json
 from plait.settings.traits import Reasons, Trait
+from plait.system.text import Json
 
 ALL_LINEAR = "all-linear"
 ATTENTION_OUTPUTS = (

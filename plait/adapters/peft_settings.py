@@ -14,9 +14,10 @@ from typing import cast
 from plait.adapters.method import FLAGS, MAX_CHARACTERS, is_plain
 from plait.adapters.methods import METHODS, method_named
 from plait.adapters.safetensors import parse_object, shown
-from plait.adapters.spec import BOTTLENECK_TYPE, AdapterSpec, AdapterTask, Json
+from plait.adapters.spec import BOTTLENECK_TYPE, AdapterSpec, AdapterTask
 from plait.adapters.state import Layout
 from plait.errors import ConfigError, PeerError
+from plait.system.text import Json
 
 MAX_RANK = 4096
 MAX_SQUARE_RANK = 512

@@ -21,11 +21,10 @@ from typing import NoReturn, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from plait.adapters.spec import Json
 from plait.adapters.state import Float32
 from plait.errors import PeerError
 from plait.system.files import open_plain, write_atomically
-from plait.system.json_text import read_json
+from plait.system.text import Json, read_json
 
 MAX_DEPTH = 32
 

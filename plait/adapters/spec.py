@@ -14,12 +14,10 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import TypeAlias
 
 from plait.adapters.state import Layout
 from plait.errors import PeerError
-
-Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+from plait.system.text import Json
 
 # Keys of adapter_config.json that name a place or a mode of one machine, not the adapter itself.
 PLACE_KEYS = frozenset({"base_model_name_or_path", "revision", "inference_mode", "peft_version", "auto_mapping"})

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plait.errors import PeerError
-from plait.system.json_text import read_json
+from plait.system.text import read_json
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
-from plait.adapters import Json
 from plait.adapters.peft_reading import PeftAdapter, load_peft_directory
 from plait.api import TURN
 from plait.api.received import leads_out, options
@@ -20,6 +19,7 @@ from plait.plugins import admit
 from plait.report.progress import status
 from plait.rounds.evaluation import ClientLoss, wilson
 from plait.rounds.run_directory import RunDirectory, recorded_settings
+from plait.system.text import Json
 from plait.training.bases import LocatedBase, locate_base, locate_named_base, quiet_libraries
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from plait.adapters import BaseReference, Json
+from plait.adapters import BaseReference
 from plait.api import TURN
 from plait.api.settings import base_name
 from plait.data import Progress
@@ -21,6 +21,7 @@ from plait.exporting.request import Command, ExportRequest, Prepare
 from plait.exporting.source import is_node_state, open_node, open_personal, open_source
 from plait.report.progress import say, status
 from plait.system.files import directory_written_aside
+from plait.system.text import Json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

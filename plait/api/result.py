@@ -13,13 +13,13 @@ from plait.ledger.ledger import read_events
 from plait.report.summary import summarise
 from plait.report.wording import bytes_text, loss_text, plural
 from plait.rounds.run_directory import RunDirectory, check_given_out
+from plait.system.text import Json
 
 if TYPE_CHECKING:
     import pandas as pd
     from peft import PeftModel
     from transformers import PreTrainedTokenizerBase
 
-    from plait.adapters import Json
     from plait.api.speech import Prompt
     from plait.ledger.events import Event
     from plait.ledger.run_view import RunView

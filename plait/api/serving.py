@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 from plait.errors import ConfigError, MachineError
 from plait.report.summary import write_report
 from plait.system.files import write_atomically
-from plait.system.json_text import read_toml
+from plait.system.text import read_toml
 
 if TYPE_CHECKING:
     from plait.rounds.run_directory import RunDirectory

@@ -23,11 +23,12 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from plait.adapters import AdapterState, Float32, Json, Layout
+from plait.adapters import AdapterState, Float32, Layout
 from plait.adapters.safetensors import MAX_DIMENSIONS, MAX_ELEMENTS, parse_object, shown
 from plait.compress.downlink import take_step
 from plait.compress.feedback import pack
 from plait.errors import ConfigError, DataError, PeerError
+from plait.system.text import Json
 from plait.wire.bounds import inflated
 from plait.wire.codec import Codec
 from plait.wire.codecs import CODECS, Rate, codec_numbered

@@ -13,7 +13,7 @@ from plait.data.rows import MAX_ROW_BYTES, DataSource, Row
 from plait.data.splits import UNNAMED, split_in_name
 from plait.data.text_files import csv_rows, json_rows, jsonl_rows
 from plait.errors import ConfigError, DataError
-from plait.system.json_text import read_json
+from plait.system.text import read_json
 
 FOLDER = "folder"
 """The column of a text file's folder: the first one below the folder of data."""

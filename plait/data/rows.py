@@ -14,7 +14,7 @@ from plait.data.columns import EXPECTED, ColumnMap, RecordShape, advice, shape_o
 from plait.data.records import ROLES, Message, Record, RecordKind
 from plait.errors import ConfigError, DataError, did_you_mean
 from plait.system import machine
-from plait.system.json_text import read_json
+from plait.system.text import read_json
 
 MAX_ROW_BYTES = 16 << 20
 """The longest text, or line of a file, that is read."""

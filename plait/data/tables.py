@@ -26,7 +26,7 @@ from plait.data.columns import EXPECTED
 from plait.data.rows import MAX_ROW_BYTES, DataSource, Row
 from plait.data.splits import UNNAMED
 from plait.errors import ConfigError, DataError
-from plait.system.json_text import read_json
+from plait.system.text import read_json
 
 # Few, for every row may name one long text that the file holds once.
 _BATCH = 16

@@ -20,7 +20,7 @@ from plait.data.bounds import memory_limit, most_batch_bytes
 from plait.data.columns import shape_of
 from plait.data.rows import MAX_ROW_BYTES, Row, RowError, kind_of
 from plait.errors import DataError
-from plait.system.json_text import read_json
+from plait.system.text import read_json
 
 MOST_BYTES = 1 << 30
 """The longest document."""

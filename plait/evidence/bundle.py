@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import plait
-from plait.adapters import Json
 from plait.adapters.peft import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
 from plait.errors import ConfigError, PeerError
 from plait.evidence.envelope import STATEMENT, Signer, enveloped, opened, statement
 from plait.ledger.ledger import Line, canonical, read_lines
 from plait.rounds.run_directory import RunDirectory
-from plait.system.text import printable
+from plait.system.text import Json, printable
 
 KIND = "https://plait.dev/evidence/v1"
 

@@ -18,11 +18,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 
-from plait.adapters import Json
 from plait.errors import ConfigError, PeerError
 from plait.ledger.ledger import canonical
 from plait.rounds.run_directory import RunDirectory
-from plait.system.json_text import read_json
+from plait.system.text import Json, read_json
 from plait.trust.keys import key_der, key_digest, key_pem, new_key, read_key, write_secret
 from plait.trust.kit import ServerKit
 

@@ -27,8 +27,7 @@ from plait.adapters.peft import CONFIG_FILE, WEIGHTS_FILE
 from plait.errors import ConfigError, MachineError, PeerError, PlaitError
 from plait.exporting.plain_lora import lora_fault
 from plait.system.files import at_home, directory_written_aside, fsync_directory
-from plait.system.json_text import read_json
-from plait.system.text import printable
+from plait.system.text import printable, read_json
 
 LATEST = "latest"
 

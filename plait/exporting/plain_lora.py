@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from plait.adapters import AdapterSpec, AdapterState, AdapterTask, Float32, Json, Layout, TensorSlot
+from plait.adapters import AdapterSpec, AdapterState, AdapterTask, Float32, Layout, TensorSlot
 from plait.adapters.bottleneck import NO_WEIGHT
 from plait.adapters.method import in_base
 from plait.adapters.spec import BOTTLENECK_TYPE
@@ -24,6 +24,7 @@ from plait.aggregation.low_rank import LowRank
 from plait.data import Progress
 from plait.errors import BaseMismatchError, ConfigError
 from plait.exporting.source import Source
+from plait.system.text import Json
 from plait.training.bases import locate_config
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from plait.adapters import AdapterSpec, AdapterState, BaseReference, Float32, Json, Parent, parse_spec
+from plait.adapters import AdapterSpec, AdapterState, BaseReference, Float32, Parent, parse_spec
 from plait.adapters.peft import CARD_FILE, WEIGHTS_FILE
 from plait.adapters.peft_reading import PeftAdapter, load_peft_directory
 from plait.adapters.safetensors import parse_object
@@ -28,6 +28,7 @@ from plait.rounds.client_pipeline import OWN_ADAPTER, OWN_SIDE, own_adapter
 from plait.rounds.memory import ClientState, Kept
 from plait.rounds.run_directory import RunDirectory, check_given_out, recorded_settings
 from plait.system.files import lies_in, open_plain, read_if_there
+from plait.system.text import Json
 from plait.training.bases import LocatedBase, locate_base, locate_named_base
 
 _MAX_TEXT_BYTES = 1 << 20

@@ -14,10 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from plait.errors import PeerError, check_format
 from plait.objectives import SFT, Objective, objective_recorded
-from plait.system.text import printable
+from plait.system.text import Json, printable
 
 if TYPE_CHECKING:
-    from plait.adapters import Json  # brings numpy along
     from plait.ledger.run_now import StatusSection
 
 

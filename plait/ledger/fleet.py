@@ -6,9 +6,9 @@ import math
 from typing import TYPE_CHECKING, cast
 
 from plait.ledger.events import Count, Event, EventPart, Number
+from plait.system.text import Json
 
 if TYPE_CHECKING:
-    from plait.adapters import Json
     from plait.ledger.run_view import RunView
 
 

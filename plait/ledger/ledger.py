@@ -13,16 +13,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TypeAlias, cast
 
 from plait.errors import ConfigError, PeerError
 from plait.ledger.events import Event, parse_event
 from plait.system.files import cannot_write, fsync_directory, lock, open_plain
-from plait.system.json_text import read_json
-
-if TYPE_CHECKING:
-    from plait.adapters import Json  # brings numpy along
-
+from plait.system.text import Json, read_json
 
 _MOST_LINE_BYTES = 256 << 20
 

@@ -11,15 +11,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from plait.errors import ConfigError
 from plait.guarantees import epsilon_at, epsilon_of, sum_term
 from plait.ledger.events import Audited, Count, Event, Number
-from plait.system.text import printable
-
-if TYPE_CHECKING:
-    from plait.adapters import Json
+from plait.system.text import Json, printable
 
 
 class PrivacyStarted(Event):

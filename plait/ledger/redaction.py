@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from plait.guarantees import colluding
 from plait.ledger import events
 from plait.ledger.events import Count, Event, Number
-
-if TYPE_CHECKING:
-    from plait.adapters import Json
+from plait.system.text import Json
 
 
 class SumUnmasked(Event):

@@ -16,14 +16,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import cast
 
-from plait.adapters import Json
 from plait.errors import PeerError
 from plait.ledger import events
 from plait.ledger.ledger import Follower
 from plait.ledger.run_now import RunNow, Traffic
 from plait.page.beside import QUESTION
 from plait.rounds.run_directory import RunDirectory
-from plait.system.json_text import read_json
+from plait.system.text import Json, read_json
 
 MOST_REFUSALS = 200
 """Refusals that the document keeps, the newest; it counts all."""

@@ -6,7 +6,6 @@ import json
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from plait.config import RunConfig
 from plait.ledger.run_now import RunNow
@@ -30,10 +29,7 @@ from plait.report.wording import (
     times_text,
     truncation_sentence,
 )
-from plait.system.text import printable
-
-if TYPE_CHECKING:
-    from plait.adapters import Json  # brings numpy along
+from plait.system.text import Json, printable
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from plait.ledger.run_now import Traffic
 from plait.ledger.run_view import RunView
 from plait.report.table import Table, shown_of, thinned
 from plait.report.wording import bytes_text, count_text, duration_text, plural, ratio_text
-
-if TYPE_CHECKING:
-    from plait.adapters import Json  # brings numpy along
+from plait.system.text import Json
 
 _MOST_ROUNDS = 60
 _AT_WORK_AT_THE_END = "Clients still at work when the last round ends receive its adapter if they evaluate it."

@@ -13,9 +13,9 @@ from plait.ledger.run_now import Traffic
 from plait.report.costs import SentBytes
 from plait.report.table import Table
 from plait.report.wording import bytes_text, count_text, plural
+from plait.system.text import Json
 
 if TYPE_CHECKING:
-    from plait.adapters import Json  # brings numpy along
     from plait.config import RunConfig
 
 

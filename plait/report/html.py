@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -36,10 +35,7 @@ from plait.report.wording import (
     reward_text,
     short_count_text,
 )
-from plait.system.text import printable
-
-if TYPE_CHECKING:
-    from plait.adapters import Json  # brings numpy along
+from plait.system.text import Json, printable
 
 _ALTERNATIVE_TEXTS: Mapping[str, str] = {
     "fleet": "Gantt chart of one round: when every device received its task, trained and sent its update.",

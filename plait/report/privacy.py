@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from plait.adapters import Json
 from plait.ledger.privacy import (
     ClientWithdrawn,
     PrivacyCard,
@@ -16,6 +15,7 @@ from plait.ledger.privacy import (
 )
 from plait.ledger.run_view import RunView
 from plait.report.table import Table
+from plait.system.text import Json
 
 
 def figures_of(view: RunView) -> Mapping[str, Json]:

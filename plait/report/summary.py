@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from statistics import fmean, median
-from typing import TYPE_CHECKING
 
 from plait.ledger.events import Audited, Evaluated, MeanScore, Score
 from plait.ledger.ledger import read_events
@@ -15,9 +14,7 @@ from plait.report.clients import Fairness, fairness_of
 from plait.report.costs import SentBytes
 from plait.report.tables import figures_of, shown_first
 from plait.system.files import write_atomically
-
-if TYPE_CHECKING:
-    from plait.adapters import Json  # brings numpy along
+from plait.system.text import Json
 
 
 def summarise(view: RunView) -> dict[str, Json]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
 
 from plait.ledger.events import Audited, Evaluated, MembershipAttack
 from plait.ledger.run_view import RunView
@@ -30,9 +29,7 @@ from plait.report.wording import (
     within_text,
 )
 from plait.settings.table import parts_of
-
-if TYPE_CHECKING:
-    from plait.adapters import Json  # brings numpy along
+from plait.system.text import Json
 
 _MOST_ROUNDS = 60
 

@@ -25,7 +25,7 @@ from cryptography.x509 import load_pem_x509_certificate
 from plait.errors import ConfigError, MachineError, PolicyError
 from plait.rounds.memory import ClientStore
 from plait.system.files import cannot_write, fsync_directory, make_private_directory, read_if_there, write_atomically
-from plait.system.json_text import read_json
+from plait.system.text import read_json
 from plait.trust.keys import KEY_BYTES, derived, key_digest
 from plait.wire.settings import Settings
 

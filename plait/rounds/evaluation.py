@@ -20,7 +20,7 @@ import numpy as np
 
 from plait.ledger.events import ClientScore, MeanScore
 from plait.rounds.metrics import RunMetrics, Sums, together
-from plait.system.json_text import read_json
+from plait.system.text import read_json
 from plait.wire.messages import Evaluation
 
 # With fewer sequences there is no standard error: it would be rough, and with two it would reveal both losses.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 
-from plait.adapters import AdapterState, Json, Layout, norm
+from plait.adapters import AdapterState, Layout, norm
 from plait.aggregation import Contribution, Observer, Outcome, RoundContext, Rule, ServerOptimizer
 from plait.aggregation.diagnostics import of_modules
 from plait.aggregation.means import Mean
@@ -26,6 +26,7 @@ from plait.rounds.broadcasts import follow
 from plait.rounds.run_state import RunState, advance
 from plait.rounds.spool import Spool, Stored, Weighting
 from plait.rounds.validate import NormPolicy, beyond, remembered
+from plait.system.text import Json
 from plait.wire.codec import Codec
 from plait.wire.encoding import Encoding
 

@@ -24,14 +24,14 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors import numpy as safetensors_numpy
 
-from plait.adapters import AdapterSpec, AdapterState, Float32, Json, add
+from plait.adapters import AdapterSpec, AdapterState, Float32, add
 from plait.adapters.safetensors import decode_safetensors, encode_safetensors
 from plait.aggregation import Geometry, Memory, OptimizerState, Resizing
 from plait.errors import PeerError, check_format
 from plait.ledger.events import RoundFinished
 from plait.rounds.validate import Norms
 from plait.system.files import directory_written_aside, write_atomically
-from plait.system.json_text import read_json
+from plait.system.text import Json, read_json
 
 
 @dataclass(frozen=True, eq=False)

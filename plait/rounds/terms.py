@@ -13,7 +13,7 @@ from plait.adapters import AdapterSpec
 from plait.errors import PolicyError
 from plait.rounds.memory import ClientStore
 from plait.rounds.run_plan import TaskSettings
-from plait.system.json_text import read_json
+from plait.system.text import read_json
 from plait.wire.envelope import Header
 from plait.wire.messages import CoreTask, DescribeTask, EvaluateTask, TrainTask
 from plait.wire.settings import Settings

@@ -35,7 +35,7 @@ from plait.ledger.events import MeanScore
 from plait.privacy.mechanism import ClientPrivacy, length
 from plait.privacy.noise import Keystream, derived
 from plait.rounds.evaluation import ClientLoss, margin_of
-from plait.system.json_text import read_json
+from plait.system.text import read_json
 from plait.trust.masks import Ring
 from plait.wire.masked_roster import joined
 

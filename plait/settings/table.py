@@ -12,8 +12,7 @@ from plait.errors import ConfigError, check_format
 from plait.settings.choice import choice_text
 from plait.settings.traits import NOTHING, Reasons, Stated
 from plait.system.files import open_plain
-from plait.system.json_text import read_toml
-from plait.system.text import escaped
+from plait.system.text import escaped, read_toml
 
 # The largest values that a task can carry.
 MOST = 2**32 - 1

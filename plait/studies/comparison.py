@@ -33,11 +33,10 @@ from plait.report.wording import (
     plural,
     within_text,
 )
+from plait.system.text import Json
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from plait.adapters import Json  # brings numpy along
 
 
 # Settings that change nothing of what a run measures, and the seed.

@@ -28,11 +28,12 @@ from peft import (
 from torch import nn
 from transformers import PreTrainedModel
 
-from plait.adapters import AdapterSpec, AdapterState, AdapterTask, Json, Layout
+from plait.adapters import AdapterSpec, AdapterState, AdapterTask, Layout
 from plait.adapters.method import AdapterRequest, BaseModules, ends_of
 from plait.adapters.methods import check_options
 from plait.adapters.spec import BOTTLENECK_TYPE
 from plait.errors import BaseMismatchError, ConfigError
+from plait.system.text import Json
 
 PROMPT = "prompt_embeddings"
 """PEFT's name of a learned prompt."""

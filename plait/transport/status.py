@@ -8,7 +8,7 @@ import grpc
 
 from plait.errors import MachineError, PeerError
 from plait.system.address import Address
-from plait.system.json_text import read_json
+from plait.system.text import read_json
 from plait.transport.credentials import open_channel
 from plait.trust.diagnose import explain
 from plait.trust.kit import Kit, ServerKit, StaffKit

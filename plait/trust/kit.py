@@ -26,8 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from plait.errors import ConfigError, check_format
-from plait.system.json_text import read_toml
-from plait.system.text import check_client_name
+from plait.system.text import check_client_name, read_toml
 from plait.trust.keys import (
     NodeKey,
     Role,

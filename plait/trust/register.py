@@ -16,8 +16,7 @@ from typing import cast
 
 from plait.errors import ConfigError, MachineError
 from plait.system.files import write_atomically
-from plait.system.json_text import read_json
-from plait.system.text import check_client_name
+from plait.system.text import check_client_name, read_json
 from plait.trust.keys import PUBLIC_KEY_BYTES, Role
 
 REGISTER_FILE = "clients.json"

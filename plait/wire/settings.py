@@ -13,11 +13,11 @@ from dataclasses import MISSING, asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Annotated, Any, TypeAlias, cast, get_args, get_type_hints
 
-from plait.adapters import Json
 from plait.adapters.safetensors import parse_object, shown
 from plait.errors import PeerError
 from plait.settings.table import MOST_EPOCHS, MOST_OF_GROUP
 from plait.settings.tables import Schedule
+from plait.system.text import Json
 from plait.wire import bounds
 from plait.wire.codec import Codec
 from plait.wire.codecs import codec_for

@@ -18,7 +18,7 @@ from plait.rounds.data_journal import DataJournal
 from plait.rounds.run_state import damage_of
 from plait.secagg.server import signatures_from_bytes
 from plait.settings.table import read_config_table
-from plait.system.json_text import MAX_DEPTH, read_json, read_toml
+from plait.system.text import MAX_DEPTH, read_json, read_toml
 from plait.transport.status import json_object
 from plait.trust.kit import read_client_settings
 from plait.trust.register import read_clients
