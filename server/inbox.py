@@ -29,8 +29,7 @@ from typing import TypeAlias
 from urllib.parse import quote, unquote
 
 from plait.errors import ConfigError, MachineError, PeerError
-from plait.system.files import cannot_write, ensure_private_directory, fsync_directory
-from plait.transport.process import begin_to_store, map_file
+from plait.system.files import begin_to_store, cannot_write, ensure_private_directory, fsync_directory, map_file
 from plait.transport.protocol import DIGEST_BYTES, Data
 
 HEADER_BYTES = 1 + DIGEST_BYTES

@@ -32,9 +32,9 @@ from plait.rounds.channel import (
 )
 from plait.rounds.roster import REPLY_BYTES
 from plait.system.address import Address
+from plait.system.machine import allow_open_files
 from plait.system.text import printable
 from plait.transport.credentials import server_credentials
-from plait.transport.process import allow_open_files
 from plait.transport.protocol import DIGEST_BYTES, MESSAGE_TYPES
 from plait.trust.kit import ServerKit
 from plait.trust.register import Register

@@ -37,7 +37,7 @@ from plait.rounds.roster import REPLY_BYTES
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.validate import max_update_bytes
 from plait.settle import check_vouched_for, settle
-from plait.transport.process import share_memory_between_threads
+from plait.system.machine import share_memory_between_threads
 from plait.trust.kit import ServerKit, is_vouched_for
 from plait.wire.codec import DECODED
 from server.hosting import Terms

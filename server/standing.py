@@ -41,7 +41,7 @@ from plait.rounds.channel import StopRequest
 from plait.rounds.run_directory import RunDirectory
 from plait.settle import check_vouched_for, settle
 from plait.system.files import cannot_write, lock, make_private_directory, write_atomically
-from plait.transport.process import share_memory_between_threads
+from plait.system.machine import share_memory_between_threads
 from plait.transport.protocol import CHUNK_BYTES
 from plait.transport.status import json_object
 from plait.trust.register import Register

@@ -17,22 +17,24 @@ from plait.adapters.methods import method_named
 from plait.aggregation import optimizer_for, rule_named
 from plait.aggregation.contract import OPTIMIZER_CHECKS, RULE_CHECKS
 from plait.cli.output import print_json, print_text
-from plait.data import as_dataset
+from plait.data import Dataset, Record, RecordKind, as_dataset
 from plait.data.given import DATASET_CHECKS
 from plait.errors import ConfigError, MachineError, PlaitError
-from plait.own_code import ClaimVerdict, checked
+from plait.own_code import BrokenError, Check, ClaimVerdict, checked
 from plait.plugin_search import installed
 from plait.plugins import Kind, admit, find, source_of
 from plait.rounds.callbacks import CALLBACK_CHECKS, callback_named
 from plait.settings.choice import parse_choice
-from plait.simulation.contract import PARTITION_CHECKS
-from plait.simulation.scheme import parse_partition
+from plait.simulation.partition import Partition, partition
+from plait.simulation.scheme import Scheme, parse_partition
 from plait.training import contract
 from plait.training.own_functions import checker_named, loss_named, reward_named
 from plait.wire.codecs import codec_for
 from plait.wire.codecs.own import CODEC_CHECKS
 from plait.wire.settings import CROSS_ENTROPY
 
+_RECORDS, _CLIENTS = 120, (2, 5)
+"""Of the contract of a partition scheme."""
 # What a run needs of a trainer, the run checks (`plait.training.bridge`).
 _CHECKED = tuple(kind for kind in Kind if kind is not Kind.TRAINER)
 _MEMBERS = {
@@ -135,6 +137,32 @@ def _verdicts(kind: Kind, text: str) -> Iterator[ClaimVerdict]:
             yield from checked(named(text), contract.REWARD_CHECKS)
         case _:
             raise ConfigError(f"kind is '{kind}', which has no checks, expected one of {', '.join(_CHECKED)}")
+
+
+def _parts(scheme: Scheme, clients: int) -> Partition:
+    records: list[Record] = []
+    for number in range(_RECORDS):
+        text, label, author = f"line {number} " * (1 + number % 7), f"class-{number % 3}", f"a{number % 6}"
+        records.append(Record(text=text, label=label, columns={"author": author}))
+    data = Dataset.of("check", RecordKind.LABEL, records)
+    return partition(data, scheme, clients=clients, seed=0)
+
+
+def _shares(scheme: Scheme) -> str:
+    notes = [note for clients in _CLIENTS for note in _parts(scheme, clients).notes]
+    return "; ".join(notes[:1])
+
+
+def _same(scheme: Scheme) -> None:
+    for clients in _CLIENTS:
+        if _parts(scheme, clients) != _parts(scheme, clients):
+            raise BrokenError("the same data and seed give other shares, expected the same")
+
+
+PARTITION_CHECKS: tuple[Check[Scheme], ...] = (
+    Check("each client gets a share and no record is in two", _shares),
+    Check("the same data and seed give the same shares", _same),
+)
 
 
 def bench(context: typer.Context) -> None:

@@ -31,8 +31,7 @@ import numpy as np
 from plait.adapters import AdapterState, Layout
 from plait.errors import PeerError
 from plait.ledger.ledger import Follower
-from plait.system.machine import processor
-from plait.transport.process import allow_open_files
+from plait.system.machine import allow_open_files, processor
 from plait.trust.kit import ClientKit
 from plait.trust.provision import provision
 from plait.wire.codecs import codec_for

@@ -12,11 +12,11 @@ from plait.system.files import (
     is_ours,
     leads_elsewhere,
     make_private_directory,
+    map_file,
     open_plain,
     others_can_change,
     write_atomically,
 )
-from plait.transport.process import map_file
 
 
 def no_space(*_args):

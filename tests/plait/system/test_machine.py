@@ -24,7 +24,7 @@ def test_the_most_memory_is_not_handed_down_to_a_child() -> None:
 
 FILES = """
 import resource
-from plait.transport.process import allow_open_files
+from plait.system.machine import allow_open_files
 resource.setrlimit(resource.RLIMIT_NOFILE, (100, 300))
 print(*map(allow_open_files, (200, 50, 9000)), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 """
