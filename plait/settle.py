@@ -200,7 +200,7 @@ def _evaluators(config: RunConfig, missing: Collection[Trait]) -> int:
 
 
 def _rounds_between_evaluations(config: RunConfig, missing: Collection[Trait]) -> int:
-    """Those in which each client takes part once, where few do: an adapter costs those that evaluate it its bytes."""
+    """1, or where few train in a round, as many as bring in each client once: an evaluation costs a broadcast."""
     if config.cohort_size == config.clients or Trait.WAITS in missing or config.select == "best":
         return 1
     return max(1, min(round(gap_of(config.clients, config.cohort_size)), config.rounds // 2))

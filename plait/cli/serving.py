@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 from logging.handlers import RotatingFileHandler
@@ -50,7 +51,9 @@ class _Screen(logging.Handler):
     """Standard error as it is now: above a progress bar while there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        say(self.format(record), quiet=False)
+        # A terminal that was closed must not end what logs; the file has the line.
+        with contextlib.suppress(OSError, ValueError):
+            say(self.format(record), quiet=False)
 
 
 def _begin_anew(full: str, kept: str) -> None:

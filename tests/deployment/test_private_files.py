@@ -54,6 +54,10 @@ def test_a_simulation_a_deployment_and_a_kit_are_closed_to_other_users(tmp_path:
     with contextlib.redirect_stderr(io.StringIO()) as screen:
         logging.getLogger("plait.server").warning("event=lost")
     assert "event=lost" in screen.getvalue()
+    with contextlib.redirect_stderr(io.StringIO()) as screen:
+        screen.close()
+        logging.getLogger("plait.server").warning("event=unseen")
+    assert "event=unseen" in (tmp_path / "a/server.log").read_text()
     served(tmp_path / "b/run", shares_of(rows()), tmp_path / "b", kits=tmp_path / "kits", clients=3, **given)
     RunQueue(tmp_path / "queue").close()
     look(None)
