@@ -218,7 +218,7 @@ def _many_transfers() -> None:
 
 def _any_client_name() -> None:
     same("plait.system.text:check_client_name")()
-    put("plait.trust.keys:_CLIENT", SimpleNamespace(fullmatch=lambda name: True))
+    put("plait.system.text:_CLIENT", SimpleNamespace(fullmatch=lambda name: True))
 
 
 def _pip_as_the_directory_has_it() -> None:
@@ -549,7 +549,7 @@ _OF_ROWS: dict[str, dict[str, Callable[[], None]]] = {
         "seats": given("plait.secagg.stages:seated", before={}),  # groups are dealt anew in each round
     },
     "server_alone": {
-        "client-secret": instead("plait.rounds.memory:ClientSecret.of",
+        "client-secret": instead("plait.rounds.data_journal:ClientSecret.of",
                     classmethod(lambda cls, memory: cls.simulated(0, "anybody"))),
         "sums-apart": nothing("plait.secagg.journal:are_apart", result=True),
         "closed-rounds": nothing("plait.secagg.journal:SumJournal.check_open"),
