@@ -24,7 +24,6 @@ from plait.aggregation import (
 )
 from plait.aggregation.server_step import LineSearch
 from plait.composition import plan_of, settled_by_parts, task_settings
-from plait.compress.downlink import gap_of
 from plait.config import RunConfig, Scalar
 from plait.flower import ALL_RULES
 from plait.ledger.events import DataUsed
@@ -166,7 +165,6 @@ def settle(config: RunConfig) -> ResolvedConfig:
         "learning_rate": _learning_rate(config, method, codec, missing),
         "lr_schedule": _schedule(config, rule, missing),
         "personalize": _personalize(config, missing),
-        "eval_every": config.eval_every or _rounds_between_evaluations(config, missing),
         "eval_clients": config.eval_clients or _evaluators(config, missing),
         "judge_part": _judge_part(config, missing),
     }
@@ -197,13 +195,6 @@ def _evaluators(config: RunConfig, missing: Collection[Trait]) -> int:
         return 0
     sample = max(config.cohort_size, _FEW)
     return sample if sample < config.clients else 0
-
-
-def _rounds_between_evaluations(config: RunConfig, missing: Collection[Trait]) -> int:
-    """1, or where few train in a round, as many as bring in each client once: an evaluation costs a broadcast."""
-    if config.cohort_size == config.clients or Trait.WAITS in missing or config.select == "best":
-        return 1
-    return max(1, min(round(gap_of(config.clients, config.cohort_size)), config.rounds // 2))
 
 
 def _held_out_sequences(config: RunConfig) -> int:

@@ -285,10 +285,8 @@ class EvaluationSettings(SettingsTable):
     """records from which on a client keeps half of what it holds out for a final figure: it decides nothing, neither
     which steps and adapters are kept nor when the run ends, and is measured once, at the end; 0 for none; auto is 200,
     but 0 with dp, and with secure-aggregation, where every client must have so many"""
-    eval_every: Annotated[int, Field(ge=0, le=MOST)] = 0
-    """rounds between evaluations; the last round is always evaluated; 0 means every round, but where few clients train
-    in a round, once in clients / clients-per-round rounds, at least twice in a run; with select best or asynchronous
-    rounds always every round"""
+    eval_every: Annotated[int, Field(ge=1, le=MOST)] = 1
+    """rounds between evaluations; the last round is always evaluated"""
     eval_clients: Annotated[int, Field(ge=0)] = 0
     """clients that evaluate, the same ones each time; 0 means all, or with clients-per-round as many as that, at least
     8

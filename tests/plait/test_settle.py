@@ -117,22 +117,6 @@ def test_own_adapters_and_slopes_are_used_only_where_that_is_sound(
     assert (settled.optimizer.name != "none") is follows_slopes
 
 
-@pytest.mark.parametrize(
-    ("given", "every"),
-    [
-        ({}, 1),
-        ({"clients-per-round": 8}, 8),
-        ({"clients-per-round": 8, "rounds": 10}, 5),
-        ({"clients-per-round": 8, "rounds": 1}, 1),
-        ({"clients-per-round": 8, "select": "best"}, 1),
-        ({"clients-per-round": 8, "rounds-mode": "async"}, 1),
-        ({"clients-per-round": 8, "eval-every": 3}, 3),
-    ],
-)
-def test_where_few_take_part_evaluations_are_as_rare_as_a_clients_turn(given: dict[str, object], every: int) -> None:
-    assert settle(config_from_table({"clients": 64, "rounds": 40, **given})).plan.eval_every == every
-
-
 @pytest.mark.parametrize("given", [{"clients": 2}, {"clients-per-round": 2}, {"eval-clients": 1}])
 def test_a_masked_sum_has_at_least_three_clients(given):
     ((key, count),) = given.items()
