@@ -71,7 +71,12 @@ def task_settings(settings: Settings, config: RunConfig) -> Settings:
 
 
 def plan_of(plan: RunPlan, config: RunConfig) -> RunPlan:
-    """The plan of the round loop, for rounds that are buffers and steps by speed."""
+    """The plan of the round loop, with metrics, rounds that are buffers, and steps by speed."""
+    if config.eval_metrics:
+        from plait.rounds.metrics import RunMetrics
+
+        metrics = RunMetrics.of(config.eval_metrics, len(config.label_names), masked=config.secure_aggregation)
+        plan = replace(plan, metrics=metrics)
     if config.rounds_mode != "sync":
         plan = _buffer().planned(plan, config)
     if config.step_budget == "speed":
@@ -89,9 +94,9 @@ def way_of(plan: RunPlan, config: RunConfig, host: Host) -> Way:
     if config.dp != "off":
         way = _privacy().way(way, config, plan, host)
     if config.secure_aggregation:
-        from plait.secagg import collector
+        from plait.secagg.collector import with_masks
 
-        way = collector.way(way, _masks().masked_of(config), host.vouch or (lambda _name, _key, _proof, _by: False))
+        way = with_masks(way, _masks().masked_of(config), host.vouch or (lambda _name, _key, _proof, _by: False))
     return way
 
 
@@ -101,9 +106,9 @@ def client_way_of(config: RunConfig, speaker: ClientContext) -> ClientPipeline:
     if config.dp != "off":
         way = _privacy().client_way(way, config, speaker)
     if config.secure_aggregation:
-        from plait.secagg import masking
+        from plait.secagg.masking import UnderMasks
 
-        way = masking.client_way(way, _masks().masked_of(config), speaker)
+        way = replace(way, sender=UnderMasks(speaker, _masks().masked_of(config)), is_open=False)
     return way
 
 

@@ -71,7 +71,8 @@ def run_federation(
     """
     started = time.perf_counter()
     _check_driver(run, channel, vouch)
-    run.settled.plan.metrics.check_installed()
+    if metrics := run.settled.plan.metrics:
+        metrics.check_installed()
     machine.decompose_with_one_thread()
     config = run.config
     out = Path(config.with_out().out)

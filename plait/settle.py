@@ -30,7 +30,6 @@ from plait.ledger.events import DataUsed
 from plait.ledger.watch import Watch
 from plait.objectives import SFT
 from plait.plugins import source_of, was_found
-from plait.rounds.metrics import RunMetrics
 from plait.rounds.run_plan import RunPlan, TaskSettings
 from plait.rounds.spool import Weighting
 from plait.rounds.validate import NormBound
@@ -136,7 +135,6 @@ class ResolvedConfig:
                 config.select_by,
                 take_back=config.select != "last" and _COMPARED.isdisjoint(config.missing),
             ),
-            metrics=RunMetrics.of(config.eval_metrics, len(config.label_names), masked=config.secure_aggregation),
             seed=config.seed,
             settings=_task_settings(config, self.method, self.rule),
         )

@@ -79,9 +79,9 @@ def audit(privacy: ClientPrivacy, *, rounds: int, seed: int = 0, trials: int = 0
                 update = np.zeros(_SIDE_BY_SIDE, np.float32)
                 update[canary] = signs[part][canary] * _LIE * np.float32(clip_norm)
                 mean.add(str(canary), update)
-            released = mean.finish()
-            scores[part] += signs[part] * released.mean.astype(np.float64) / clip_norm
-            clip_norm = released.clip_norm
+            released, next_clip = mean.finish()
+            scores[part] += signs[part] * released.astype(np.float64) / clip_norm
+            clip_norm = next_clip
     return Audit.of(scores, coins, part=_PART_GUESSED, delta=privacy.delta)
 
 

@@ -192,15 +192,6 @@ def read_lines(path: Path) -> list[Line]:
         raise PeerError(f"cannot read the ledger '{path}': {error.strerror or error}") from error
 
 
-def first_line(path: Path) -> bytes:
-    """The bytes of a ledger's first line; empty if there is none."""
-    try:
-        with open_plain(path) as file:
-            return file.readline(_MOST_LINE_BYTES)
-    except OSError:
-        return b""
-
-
 def torn_bytes(path: Path) -> int:
     """The size of a last line that a crash left incomplete; it is in no event."""
     data = path.read_bytes()

@@ -116,11 +116,6 @@ SHARE = 0.1
 """Largest part of a round's 1/z^2 that the count may take."""
 
 
-def next_clip(clip_norm: float, fraction: float, quantile: float) -> float:
-    """The clip norm of the next round, by the noised fraction of clients within it."""
-    return clip_norm * math.exp(-RATE * (min(max(fraction, -1.0), 2.0) - quantile))
-
-
 _MOST_RADIUS = 1 << 24
 DEVIATIONS = 6.0
 """Of a sum, that its numbers may have without wrapping around."""
@@ -254,10 +249,11 @@ class ClientPrivacy:
         return None if count is None else shares_for(1, count, self.guaranteed)
 
     def next_clip(self, clip_norm: float, counted: float, clients: int) -> float:
-        """The clip norm of the next round."""
+        """The clip norm of the next round, by the noised count of clients within this one less those without."""
         if self.clip_norm is not None:
             return clip_norm
-        return next_clip(clip_norm, 0.5 + counted / (2 * clients), self.quantile)
+        fraction = min(max(0.5 + counted / (2 * clients), -1.0), 2.0)
+        return clip_norm * math.exp(-RATE * (fraction - self.quantile))
 
     def noise_over_clip(self, size: int) -> float:
         """Expected norm of the noise in a round's mean of `size` numbers, over the clip norm, without dropouts."""
@@ -281,14 +277,6 @@ def multiplier_for(epsilon: float, delta: float, rounds: int, *, guaranteed: int
     return multiplier
 
 
-@dataclass(frozen=True, eq=False)
-class Released:
-    """What a private round gives to the world."""
-
-    mean: Float32
-    clip_norm: float
-
-
 class PrivateMean:
     """Takes the updates of a round one by one; the 32 bytes of `key` are of this round and these updates.
 
@@ -308,8 +296,8 @@ class PrivateMean:
         if self._privacy.clip_norm is None:
             self._within += 1 if length(values) <= self._clip_norm else -1
 
-    def finish(self) -> Released:
-        """Add the noise; the sum without it is gone afterwards."""
+    def finish(self) -> tuple[Float32, float]:
+        """The noised mean, and the clip norm of the next round; the sum without noise is gone afterwards."""
         grid, privacy = self._grid, self._privacy
         if isinstance(grid, NoiseShares):
             self._sum = self._shared(grid, self._sum, b"updates")
@@ -321,7 +309,7 @@ class PrivateMean:
                 part += noise.draw(stream, part.size)
             unit = grid.unit(self._clip_norm)
         mean = (self._sum * (unit / privacy.clients)).astype(np.float32)
-        return Released(mean, privacy.next_clip(self._clip_norm, self._counted(), privacy.clients))
+        return mean, privacy.next_clip(self._clip_norm, self._counted(), privacy.clients)
 
     def _counted(self) -> float:
         """The noised count of updates within the clip norm less those without; 0 for a fixed one."""

@@ -43,7 +43,8 @@ def privacy_of(config: RunConfig) -> ClientPrivacy | None:
     """Differential privacy of a run's clients; None without."""
     if config.dp != "client":
         return None
-    guaranteed = _fewest_together(config, config.cohort_size)
+    # The fewest clients in a sum that the server sees; 0 if it sees single updates.
+    guaranteed = least_survivors(config.cohort_size) if config.secure_aggregation else 0
     return ClientPrivacy(
         noise_multiplier=multiplier_for(config.dp_epsilon, config.dp_delta, config.rounds, guaranteed=guaranteed),
         delta=config.dp_delta,
@@ -54,13 +55,6 @@ def privacy_of(config: RunConfig) -> ClientPrivacy | None:
         largest_step=config.learning_rate * config.local_steps,
         guaranteed=guaranteed,
     )
-
-
-def _fewest_together(config: RunConfig, clients: int) -> int:
-    """The fewest clients in a sum that the server sees, in a round of this many; 0 if it sees single updates."""
-    if not config.secure_aggregation:
-        return 0
-    return least_survivors(clients)
 
 
 def settles(config: RunConfig) -> Mapping[str, object]:
@@ -169,8 +163,7 @@ def opens(config: RunConfig, opening: RunContext) -> PrivacyStarted | None:
         return records_started(
             opening.settings, group=config.private_group, clients=clients, size=size, continues=opening.continues
         )
-    fewest = _fewest_together(config, privacy.guaranteed) if privacy.guaranteed else 0
-    return started(privacy, key, size=opening.size, fewest=fewest, continues=opening.continues)
+    return started(privacy, key, size=opening.size, continues=opening.continues)
 
 
 class PrivateRounds(PrivacyBudget):
@@ -266,7 +259,6 @@ def started(
     key: RunKey | None,
     *,
     size: int,
-    fewest: int = 0,
     continues: bool = False,
 ) -> PrivacyStarted:
     """The event of what a run promises; without a key where clients add the noise."""
@@ -288,7 +280,7 @@ def started(
         amplification="none: cohorts follow from the seed and are on record",
         key_check=key.check if key else "",
         guaranteed=privacy.guaranteed or None,
-        fewest=fewest or None,
+        fewest=least_survivors(privacy.guaranteed) if privacy.guaranteed else None,
         continues=continues,
     )
 
@@ -324,10 +316,10 @@ class PrivateFold(Fold):
                 continue
             mean.add(client, gathered(opened.delta, sent))
             folded.append(client)
-        released = mean.finish()
-        delta = scattered(released.mean, sent, context.geometry.layout)
+        noised, next_clip = mean.finish()
+        delta = scattered(noised, sent, context.geometry.layout)
         outcome = outcome_of_mean(spool.rule, context, delta, "the noised mean")
-        return Folded(outcome, folded, keep=lambda before: replace(before, clip_norm=released.clip_norm))
+        return Folded(outcome, folded, keep=lambda before: replace(before, clip_norm=next_clip))
 
     def _digest(self, state: RunState, number: int, accepted: tuple[str, ...]) -> bytes:
         """SHA-256 of everything that the sum of a round is made of."""

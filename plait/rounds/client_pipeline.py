@@ -105,7 +105,6 @@ def _recall(memory: ClientStore, key: str, job: TrainJob) -> Kept:
     return replace(given, arrays={name: array.copy() for name, array in given.arrays.items()})
 
 
-@dataclass(frozen=True)
 class CarriedMoments(Hook):
     """The hook: training continues with the moments of the round before (AdamW, arXiv 1711.05101)."""
 
@@ -149,7 +148,6 @@ class FoundRate(Hook):
         return outgoing, Kept(tags={"learning rate": repr(found)} if found else {})
 
 
-@dataclass(frozen=True)
 class Slope(Hook):
     """The hook: training receives the last movement, and measures the slope along it."""
 
@@ -176,7 +174,6 @@ class Slope(Hook):
 OWN_SIDE = "own side"
 
 
-@dataclass(frozen=True)
 class OwnSide(Hook):
     """The hook: training starts from the own side, which is not sent (FedSA-LoRA, Guo et al., arXiv 2410.01463)."""
 
@@ -239,7 +236,6 @@ _LASTS = 0.7
 _STARTS = 1 / 7
 
 
-@dataclass(frozen=True)
 class OwnShare(Hook):
     """The hook: the last round starts on the way to the personalized adapter, and every round updates it."""
 
@@ -254,9 +250,13 @@ class OwnShare(Hook):
         return replace(job, start=own_adapter(job.start, job.kept[self.key], share_at_start(job.settings)))
 
     def after(self, job: TrainJob, outgoing: Outgoing) -> tuple[Outgoing, Kept]:
-        """Keep the direction of the client's own steps."""
-        lead = own_lead(outgoing.trained.state, job.received, job.kept[self.key], job.settings)
-        return outgoing, kept_lead(lead, job.settings.personalize)
+        """Keep the point where the client's own steps lead."""
+        after, shared = outgoing.trained.state, job.received
+        lead = job.kept[self.key].vector("lead", shared.layout.size)
+        if lead is not None:
+            rest = np.float32(max(0.0, _LASTS - share_at_start(job.settings))) * (lead - shared.flat)
+            after = AdapterState(after.layout, (after.flat + rest).astype(np.float32))
+        return outgoing, kept_lead(after, job.settings.personalize)
 
 
 def share_at_start(settings: Settings) -> float:
@@ -279,21 +279,11 @@ def own_adapter(shared: AdapterState, kept: Kept, share: float) -> AdapterState:
     return AdapterState(shared.layout, (shared.flat + step).astype(np.float32))
 
 
-def own_lead(after: AdapterState, shared: AdapterState, kept: Kept, settings: Settings) -> AdapterState:
-    """The point where a client's own steps lead after a round."""
-    lead = kept.vector("lead", shared.layout.size)
-    if lead is None:
-        return after
-    rest = np.float32(max(0.0, _LASTS - share_at_start(settings))) * (lead - shared.flat)
-    return AdapterState(after.layout, (after.flat + rest).astype(np.float32))
-
-
 def kept_lead(lead: AdapterState, share: float) -> Kept:
     """The point where a client's own steps lead, and the share, as stored."""
     return Kept(arrays={"lead": lead.flat}, tags={"kind": OWN_ADAPTER, "share": repr(share)})
 
 
-@dataclass(frozen=True)
 class ErrorFeedback(Hook):
     """The hook that packs the delta together with the residual of earlier rounds, and keeps the new residual."""
 

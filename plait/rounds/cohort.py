@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Generic, Protocol, Self, TypeAlias, TypeVar
+from typing import Protocol, Self, TypeAlias
 
 from plait.errors import PeerError
 from plait.ledger import events
@@ -244,18 +244,19 @@ def evaluate(
     return note_held(state, held), evaluated
 
 
-T = TypeVar("T")
+_Settle: TypeAlias = Callable[[], "tuple[bytes, Stored | None]"]
+"""Stores an update; returns what its client holds now, and what is stored."""
 
 
-class Arrivals(Generic[T]):
+class Arrivals:
     """The answers to come."""
 
     def __init__(
-        self, dispatch: Dispatch, opening: Callable[[RoundAnswer], Callable[[], T] | None], *, each_bytes: int
+        self, dispatch: Dispatch, opening: Callable[[RoundAnswer], Callable[[], _Settle] | None], *, each_bytes: int
     ) -> None:
         self._dispatch = dispatch
         self._opening = opening
-        self._work = SideBySide[T | None](each_bytes)
+        self._work = SideBySide[_Settle | None](each_bytes)
         self._answers: deque[RoundAnswer] = deque()
 
     def __enter__(self) -> Self:
@@ -269,7 +270,7 @@ class Arrivals(Generic[T]):
         """Answers that came and were not taken."""
         return len(self._answers)
 
-    def next(self, deadline: float | None, *, wanted: int) -> tuple[RoundAnswer, T | None] | None:
+    def next(self, deadline: float | None, *, wanted: int) -> tuple[RoundAnswer, _Settle | None] | None:
         """The next answer and what was found in its update; None once all have answered or the deadline has passed."""
         channel = self._dispatch.channel
         while len(self) < wanted and not self._work.is_full:
@@ -282,10 +283,6 @@ class Arrivals(Generic[T]):
             self._answers.append(answer)
             self._work.give(self._opening(answer) or (lambda: None))
         return (self._answers.popleft(), self._work.take()) if self._answers else None
-
-
-_Settle: TypeAlias = Callable[[], "tuple[bytes, Stored | None]"]
-"""Stores an update; returns what its client holds now, and what is stored."""
 
 
 @dataclass(eq=False)
@@ -415,8 +412,8 @@ class CohortCollector(Collector):
         if not isinstance(answer.reply, UpdateReply):
             return None
         server, intake, client, update = self.server, self.server.intake, answer.client, answer.reply.update
-        expected = intake.expected(state, number, client, self.server.roster)
-        track = self.server.roster.clients[client].track
+        expected = intake.expected(state, number, client, server.roster)
+        track = server.roster.clients[client].track
 
         def work() -> _Settle:
             checked = intake.open(state, expected, track, update)

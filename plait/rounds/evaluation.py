@@ -12,17 +12,21 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from plait.ledger.events import ClientScore, MeanScore
-from plait.rounds.metrics import RunMetrics, Sums, together
 from plait.system.text import read_json
 from plait.wire.messages import Evaluation
 
+if TYPE_CHECKING:
+    from plait.rounds.metrics import RunMetrics
+
+Sums = Mapping[int, float]
+"""What a run's metrics add up, by place; 0 at all other places."""
 # With fewer sequences there is no standard error: it would be rough, and with two it would reveal both losses.
 _FEWEST = 4
 _Z = 1.959963984540054  # 97.5 % of a normal distribution lie below it
@@ -142,7 +146,6 @@ class ClientLoss:
 
 def mean_loss(by_client: Mapping[str, ClientLoss], metrics: RunMetrics | None = None) -> MeanScore:
     """The mean over all held-out tokens, and every client's own figures; unknown figures are None."""
-    metrics = metrics or RunMetrics()
     clients = list(by_client.values())
     total = sum(entry.tokens for entry in clients)
     moved = [
@@ -162,7 +165,7 @@ def mean_loss(by_client: Mapping[str, ClientLoss], metrics: RunMetrics | None = 
         accuracy=correct / examples if classified else None,
         accuracy_interval=wilson(correct, examples) if classified else None,
         reward_margin=_mean_reward_margin(clients),
-        **metric_figures(metrics, together(entry.metric_sums for entry in clients)),
+        **metric_figures(metrics, *(entry.metric_sums for entry in clients)),
         by_client={name: _score(entry, metrics) for name, entry in sorted(by_client.items())},
     )
 
@@ -198,15 +201,24 @@ def wilson(correct: int, examples: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def metric_figures(metrics: RunMetrics, sums: Sums) -> dict[str, Any]:
-    """The figures of a score that the run's metrics add."""
-    if not metrics.names:
+def together(parts: Iterable[Sums]) -> Sums:
+    """The sum over clients, or batches."""
+    total: dict[int, float] = {}
+    for part in parts:
+        for place, value in part.items():
+            total[place] = total.get(place, 0.0) + value
+    return total
+
+
+def metric_figures(metrics: RunMetrics | None, *sums: Sums) -> dict[str, Any]:
+    """The figures of a score that the run's metrics add, by the sums of one or more clients."""
+    if not (metrics and metrics.names):
         return {}
-    figures, confusion = metrics.figures(sums)
+    figures, confusion = metrics.figures(together(sums))
     return {"metrics": figures, "confusion": confusion}
 
 
-def _score(entry: ClientLoss, metrics: RunMetrics) -> ClientScore:
+def _score(entry: ClientLoss, metrics: RunMetrics | None) -> ClientScore:
     return ClientScore(
         loss=entry.loss,
         tokens=entry.tokens,

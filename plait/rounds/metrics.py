@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,8 @@ from plait.errors import ConfigError, PeerError, did_you_mean
 from plait.plugins import Kind, is_named
 from plait.settings.choice import parse_choice, split_choices
 
-Sums = Mapping[int, float]
-"""What was added up, by place; 0 at all other places."""
+if TYPE_CHECKING:
+    from plait.rounds.evaluation import Sums
 Confusion = tuple[tuple[int, ...], ...]
 """How often each class (row) was predicted as each (column)."""
 
@@ -227,15 +227,6 @@ class RunMetrics:
 
 def _tally_of(name: str) -> Tally:
     return OWN.get(name, Tally.ANSWERS)
-
-
-def together(parts: Iterable[Sums]) -> Sums:
-    """The sum over clients, or batches."""
-    total: dict[int, float] = {}
-    for part in parts:
-        for place, value in part.items():
-            total[place] = total.get(place, 0.0) + value
-    return total
 
 
 def check_package(module: str, package: str, names: Iterable[str]) -> None:

@@ -17,7 +17,7 @@ from plait.ledger import events
 from plait.ledger.events import Reason
 from plait.ledger.ledger import Ledger
 from plait.rounds.channel import Channel, Data, Identity, Liveness, NoAnswer, Patience, Purpose
-from plait.rounds.run_state import Ranks
+from plait.rounds.run_state import RankedAdapter, Ranks
 from plait.wire.messages import (
     ClientCard,
     DescribeTask,
@@ -71,30 +71,23 @@ def read_description(raw: Data | NoAnswer, *, node: int, identity: Identity | No
     return card
 
 
-def check_description(
-    card: ClientCard,
-    *,
-    base_fingerprint: bytes,
-    spec_digest: bytes,
-    rank: int,
-    counts_stay: bool = False,
-) -> None:
+def check_description(card: ClientCard, adapter: RankedAdapter, base: bytes, *, counts_stay: bool) -> None:
     """Check that a client can take part; with `counts_stay` it may not report how much data it has."""
     name = card.client
-    if card.base_fingerprint != base_fingerprint:
+    if card.base_fingerprint != base:
         raise UnfitError(
             Reason.WRONG_BASE,
-            f"base of client {name!r} is {card.base_fingerprint.hex()[:16]}, expected {base_fingerprint.hex()[:16]}",
+            f"base of client {name!r} is {card.base_fingerprint.hex()[:16]}, expected {base.hex()[:16]}",
             client=name,
         )
-    if card.max_rank and rank > card.max_rank:
+    if card.max_rank and adapter.rank > card.max_rank:
         raise UnfitError(
             Reason.RANK,
-            f"client {name!r} supports rank {card.max_rank} at most, the run's is {rank}: give the run a lower --rank "
-            "or --client-ranks, or the client a higher --max-rank",
+            f"client {name!r} supports rank {card.max_rank} at most, the run's is {adapter.rank}: give the run a lower "
+            "--rank or --client-ranks, or the client a higher --max-rank",
             client=name,
         )
-    if card.spec_digest != spec_digest:
+    if card.spec_digest != adapter.spec.digest:
         raise UnfitError(
             Reason.WRONG_SPEC, f"client {name!r} derives another adapter from the same spec and base", client=name
         )
@@ -342,13 +335,7 @@ class RunRoster:
         if name in self.nodes:
             raise UnfitError(Reason.SAME_NAME, f"two clients are called {name!r}: rename one of them", client=name)
         adapter = self._ranks.adapters[track]
-        check_description(
-            card,
-            base_fingerprint=self._base,
-            spec_digest=adapter.spec.digest,
-            rank=adapter.rank,
-            counts_stay=self._counts_stay,
-        )
+        check_description(card, adapter, self._base, counts_stay=self._counts_stay)
         identity = self._identity(node)
         # Thousands of clients hold the same base and specification.
         card = replace(card, base_fingerprint=self._base, spec_digest=adapter.spec.digest)

@@ -117,12 +117,7 @@ class RunDirectory:
     @property
     def adapter(self) -> Path:
         """Where its adapter is, or will be."""
-        return (self._quarantine if self.is_held_back else self.path) / "adapter"
-
-    @property
-    def is_held_back(self) -> bool:
-        """Whether its adapter is in quarantine."""
-        return why_held_back(self._quarantine) != ""
+        return (self._quarantine if why_held_back(self._quarantine) else self.path) / "adapter"
 
     def hold_back(self, why: str) -> None:
         """Keep the adapter in quarantine from now on, for this reason."""

@@ -18,7 +18,6 @@ from plait.ledger.events import Event
 from plait.ledger.watch import Watch
 from plait.rounds.channel import Patience
 from plait.rounds.fold import Aggregator, Folding
-from plait.rounds.metrics import RunMetrics
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import Ranks, RunState, client_seed, sample_cohort
 from plait.rounds.spool import Refused, Spool, Weighting
@@ -26,6 +25,7 @@ from plait.rounds.validate import NormBound
 from plait.wire.settings import Settings
 
 if TYPE_CHECKING:
+    from plait.rounds.metrics import RunMetrics
     from plait.rounds.paces import BySpeed, ClientSpeeds
 
 
@@ -134,7 +134,7 @@ class RunPlan:
     stepping: BySpeed | None = None
     patience: Patience = field(default_factory=Patience)
     watch: Watch = field(default_factory=Watch)
-    metrics: RunMetrics = field(default_factory=RunMetrics)
+    metrics: RunMetrics | None = None
     folds: int = 0
     speeds: Callable[[Iterable[Event], int], ClientSpeeds] | None = None
     starts_anew: bool = True

@@ -262,13 +262,12 @@ class Spool:
             expected = self.expected(state.at(version), version + 1, client, track)
             opened = open_update(self.load(version + 1, client), expected)
             contribution = self.contribution(opened, expected, track)
-            contribution = replace(contribution, weight=weight_of.get(client, 1.0))
             delta = contribution.delta
             if (factor := factors.get(client, 1.0)) != 1.0:
                 delta = AdapterState(delta.layout, delta.flat * np.float32(factor))
             if self.norm_bound.policy is NormPolicy.CLIP:
                 delta = clipped(delta, contribution.received, contribution.geometry, check.limits)
-            return replace(contribution, delta=delta)
+            return replace(contribution, delta=delta, weight=weight_of.get(client, 1.0))
 
         return side_by_side((partial(decoded, client) for client in check.accepted), self.ranks.opened_bytes)
 

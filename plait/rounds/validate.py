@@ -19,7 +19,7 @@ import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,10 +30,11 @@ from plait.errors import PeerError
 from plait.ledger.events import Reason
 from plait.rounds.evaluation import FIGURES as FIGURES_OF_LOSS
 from plait.rounds.evaluation import client_losses
-from plait.rounds.metrics import RunMetrics
 from plait.wire.envelope import EPSILON, Direction, Opened, Received, read_envelope, unpack
 from plait.wire.messages import ClientCard, Evaluation
 
+if TYPE_CHECKING:
+    from plait.rounds.metrics import RunMetrics
 Norms: TypeAlias = Mapping[str, float]
 """The figures of one update, or the medians of a round, by name; see the module's docstring."""
 
@@ -246,7 +247,10 @@ def check_evaluation(
         raise RefusedUpdateError(Reason.FIGURE, "evaluation gives only half of the figures of the client's own adapter")
     try:
         for each in (shared, own) if own else (shared,):
-            (metrics or RunMetrics()).check(each.metric_sums, least=evaluation.examples, most=evaluation.examples)
+            if metrics:
+                metrics.check(each.metric_sums, least=evaluation.examples, most=evaluation.examples)
+            elif each.metric_sums:
+                raise PeerError("evaluation gives sums of metrics, but the run has no metrics")
     except PeerError as error:
         raise RefusedUpdateError(Reason.FIGURE, str(error)) from error
 

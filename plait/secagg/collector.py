@@ -243,7 +243,7 @@ class MaskedCollector(Collector):
         )
 
 
-def way(way: Way, masked: MaskedRounds, vouch: Vouch) -> Way:
+def with_masks(way: Way, masked: MaskedRounds, vouch: Vouch) -> Way:
     """The way of a run whose server sees sums; `vouch` checks that a node key is the named client's."""
     return replace(
         way,

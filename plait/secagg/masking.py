@@ -17,7 +17,7 @@ from plait.aggregation import Side, geometry_of, slices_of
 from plait.errors import PeerError, PolicyError
 from plait.guarantees import LEAST_CLIENTS
 from plait.privacy.client import ClientCharge
-from plait.rounds.client_pipeline import ClientContext, ClientPipeline, Outgoing
+from plait.rounds.client_pipeline import ClientContext, Outgoing
 from plait.rounds.evaluation import client_losses
 from plait.rounds.local_model import TrainJob
 from plait.rounds.terms import JUDGE_TASK, TaskHistory
@@ -161,10 +161,6 @@ class UnderMasks:
         )
         return self._reply(client, messages.MaskedUpdate(ring.pack(values), hidden.astype("<u8").tobytes(), signature))
 
-    def noise_key(self, session: MaskedAttempt, numbers: bytes) -> bytes:
-        """See `MaskingClient.noise_key`."""
-        return self._recall().noise_key(session, numbers)
-
     def _reply(self, client: MaskingClient, answer: messages.Answered | messages.MaskedUpdate) -> messages.MaskedReply:
         self.speaker.memory.save(_KEY, client.to_bytes())
         return messages.MaskedReply(self.speaker.name, answer)
@@ -227,14 +223,9 @@ class UnderMasks:
             delta,
             privacy_of_clients(settings),
             survivors=roster.threshold,
-            key_of=lambda digest: self.noise_key(roster.session, digest),
+            key_of=lambda digest: self._recall().noise_key(roster.session, digest),
         )
         return numbers, encode_figures({"within": within}, NOISED)
-
-
-def client_way(way: ClientPipeline, masked: MaskedRounds, speaker: ClientContext) -> ClientPipeline:
-    """The way of a client that speaks under masks."""
-    return replace(way, sender=UnderMasks(speaker, masked), is_open=False)
 
 
 def _header_of(job: TrainJob) -> Header:

@@ -190,13 +190,9 @@ class MaskedGrid:
         """Of the round: the same in every attempt, so that a round asked for again has the same numbers."""
         return Rotation(size_of(self.parts), joined(self.received, self.round.to_bytes(8, "big")))
 
-    def encode(self, delta: AdapterState, *, key: bytes) -> NDArray[np.int32]:
-        """The whole numbers of a client's delta, (rotation.rotated_size,), rounded by a secret key."""
-        return self.coding.encode(self.rotation, gathered(delta, self.parts), key=key)
-
     def rounded(self, delta: AdapterState) -> tuple[NDArray[np.int32], AdapterState]:
-        """The numbers of a delta, and what they decode to."""
-        numbers = self.encode(delta, key=self.key)
+        """The whole numbers of a client's delta, (rotation.rotated_size,), and what they decode to."""
+        numbers = self.coding.encode(self.rotation, gathered(delta, self.parts), key=self.key)
         return numbers, self.decode(numbers, delta.layout)
 
     def noised(

@@ -15,7 +15,6 @@ from plait.ledger.run_view import RunView
 from plait.rounds.broadcasts import starting_state
 from plait.rounds.channel import StopRequest
 from plait.rounds.evaluation import ClientLoss, mean_loss
-from plait.rounds.metrics import RunMetrics
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import client_seed, initial_state
 from plait.run import Run
@@ -30,6 +29,8 @@ from plait.wire.settings import Settings
 
 if TYPE_CHECKING:
     from peft import PeftModel
+
+    from plait.rounds.metrics import RunMetrics
 
 _MOST_EVALUATORS = 16
 
@@ -98,7 +99,7 @@ class Baselines:
     spec: AdapterSpec
     initial: AdapterState
     settings: Settings
-    metrics: RunMetrics
+    metrics: RunMetrics | None
     seed: int
     progress: Callable[[str], None] = lambda _: None
 

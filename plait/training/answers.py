@@ -22,8 +22,8 @@ from transformers import PreTrainedModel
 
 from plait.data import RecordKind
 from plait.errors import ConfigError, DataError, PartError
-from plait.rounds.evaluation import SequenceLosses
-from plait.rounds.metrics import RunMetrics, Sums, Tally, check_package, together
+from plait.rounds.evaluation import SequenceLosses, Sums, together
+from plait.rounds.metrics import RunMetrics, Tally, check_package
 from plait.training.completions import Grader, asked_of, last_reply
 from plait.training.examples import IGNORED, Example, Tokenizer, prompt_tokens, spread
 from plait.training.generate import Sampling, Wanted, context_of, generate

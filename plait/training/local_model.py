@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from peft import PeftModel
@@ -17,7 +18,6 @@ from plait.errors import TooLittleDataError
 from plait.objectives import SFT, objective_named
 from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.local_model import Coverage, DataSize, StepReport, Trained, TrainJob
-from plait.rounds.metrics import RunMetrics
 from plait.training.examples import Example, Split, Tokenizer, digest_of, visited
 from plait.training.holding_out import HoldingOut
 from plait.training.learner import TrainingInputs
@@ -32,6 +32,9 @@ from plait.training.trainer import (
     trained_parameters,
 )
 from plait.wire.settings import Settings
+
+if TYPE_CHECKING:
+    from plait.rounds.metrics import RunMetrics
 
 # A user's own local trainer: trains the model's adapter in place (see bridge.py).
 OwnTrainer = Callable[[PeftModel, Tokenizer, Sequence[Example], Settings, Sequence[nn.Parameter]], StepReport]
@@ -127,14 +130,14 @@ class PeftLocalModel:
         """Held-out losses of `state`."""
         # What a completion is worth may change between runs with the source of the user's own part.
         metrics = self.metrics(spec, settings)
-        can_change = bool(objective_named(settings.objective).completions or metrics.of_answers)
+        can_change = bool(objective_named(settings.objective).completions or (metrics and metrics.of_answers))
         if self.recall is None or can_change or state.digest() != self.base.prepare(spec.text).initial.digest():
             return self._measure(spec, state, settings)
         held_out, clusters = self.split(spec, settings).measured(judging=settings.judging)
         numbers = repr((settings.batch_size, ROWS, settings.seq_len, torch.get_num_threads())).encode()
         if settings.objective != SFT:
             numbers += settings.objective.encode()
-        numbers += repr(metrics).encode() if metrics.names else b""
+        numbers += repr(metrics).encode() if metrics else b""
         adapter = b"no effect" if _is_without_effect(spec, state) else spec.digest + state.digest()
         inputs = (*self.base.identity, slot_digest(spec), adapter, numbers, digest_of(held_out))
         found = self.recall(inputs, lambda: self._measure(spec, state, settings))
@@ -159,7 +162,7 @@ class PeftLocalModel:
             memory=self.base.step_memory,
             metrics=metrics,
         )
-        if metrics.names and not metrics.classes:
+        if metrics and not metrics.classes:
             from plait.training.answers import sums_of_held_out
 
             tokenizer, length = self.base.tokenizer, settings.seq_len
@@ -167,10 +170,14 @@ class PeftLocalModel:
             found = replace(found, metric_sums=sums)
         return replace(found, clusters=clusters)
 
-    def metrics(self, spec: AdapterSpec, settings: Settings) -> RunMetrics:
-        """The run's metrics; DataError if these records cannot have them."""
+    def metrics(self, spec: AdapterSpec, settings: Settings) -> RunMetrics | None:
+        """The run's metrics, if it has some; DataError if these records cannot have them."""
+        if not settings.eval_metrics:
+            return None
+        from plait.rounds.metrics import RunMetrics
+
         metrics = RunMetrics.of(settings.eval_metrics, len(spec.labels), masked=settings.secure_aggregation)
-        if metrics.names and not metrics.classes:
+        if not metrics.classes:
             from plait.training import answers  # with what generates text
 
             answers.check_records(metrics, self.kind)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator,
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -16,8 +17,7 @@ from torch import nn
 from plait.adapters import AdapterTask
 from plait.data import Record, RecordKind
 from plait.errors import ConfigError, check_abandoned
-from plait.rounds.evaluation import SequenceLosses
-from plait.rounds.metrics import RunMetrics, Sums, together
+from plait.rounds.evaluation import SequenceLosses, Sums, together
 from plait.training.device import device_of
 from plait.training.examples import Example, Tokenizer, count_labels, digest_of
 from plait.training.learner import Learner, LocalTraining, TrainingInputs, copy_all
@@ -29,6 +29,8 @@ from plait.training.losses import (
 )
 from plait.wire.settings import CROSS_ENTROPY, Settings
 
+if TYPE_CHECKING:
+    from plait.rounds.metrics import RunMetrics
 # PEFT's names of a low-rank pair's two sides; everything else in an adapter (a head, a magnitude) trains with either.
 _SIDE = re.compile(r"\.lora_(?:embedding_)?([AB])(?=\.|$)")
 

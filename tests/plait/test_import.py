@@ -65,7 +65,13 @@ NOT_NEEDED = (
         "plait.studies",
         "plait.attacks",
     ),
-    *("plait.rounds.buffer", "plait.rounds.fleet", "plait.simulation.workers", "plait.simulation.virtual_clock"),
+    *(
+        "plait.rounds.buffer",
+        "plait.rounds.fleet",
+        "plait.rounds.metrics",
+        "plait.simulation.workers",
+        "plait.simulation.virtual_clock",
+    ),
     *(
         "plait.objectives.formula",
         "plait.training.preferences",

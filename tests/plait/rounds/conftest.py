@@ -55,8 +55,8 @@ from plait.rounds.run_state import (
 from plait.rounds.spool import Refused, Weighting
 from plait.rounds.terms import AgreedTerms
 from plait.rounds.validate import NormBound, NormPolicy
-from plait.secagg import collector as masked_server
-from plait.secagg import masking as masked_client
+from plait.secagg.collector import with_masks
+from plait.secagg.masking import UnderMasks
 from plait.secagg.rounds import MaskedRounds
 from plait.trust.keys import NodeIdentity, NodeKey
 from plait.wire.codecs import codec_for
@@ -368,7 +368,7 @@ class Federation:
         speaker, settings = ClientContext(name, self.memories[name], **own), self.plan.settings
         way, of_records = ClientPipeline(PlainSender(name, speaker.sign)), settings.records_are_private
         way = paying(way, speaker, self.privacy, of_records=of_records, is_noised=settings.is_noised)
-        return masked_client.client_way(way, self.masked, speaker) if self.masked else way
+        return replace(way, sender=UnderMasks(speaker, self.masked), is_open=False) if self.masked else way
 
     def node(self, client: str) -> int:
         return next(node for node, name in self.channel.names.items() if name == client)
@@ -443,7 +443,7 @@ class Federation:
         if settings.records_are_private:
             way = replace(way, costs=RecordCosts(settings, recorded=spent_in(host.events), masked=bool(self.masked)))
         if self.masked:
-            way = masked_server.way(way, self.masked, self.vouch)
+            way = with_masks(way, self.masked, self.vouch)
         return self.exchange(way)
 
     def recomputed(self) -> int:

@@ -12,7 +12,8 @@ import pytest
 import plait
 from plait.errors import ConfigError, PeerError
 from plait.ledger.events import Evaluated
-from plait.rounds.metrics import RunMetrics, together
+from plait.rounds.evaluation import together
+from plait.rounds.metrics import RunMetrics
 
 LABELLED = "accuracy,macro_f1,auroc,confusion"
 

@@ -52,16 +52,16 @@ def summed(federation, number, purpose="train"):
 def sent(monkeypatch):
     """The whole numbers of every client, by round and name, before any mask."""
     found = {}
-    encode = MaskedGrid.encode
+    rounded = MaskedGrid.rounded
 
-    def watched(self, delta, *, key):
-        numbers = encode(self, delta, key=key)
+    def watched(self, delta):
+        numbers, arrived = rounded(self, delta)
         secrets = {name: ClientSecret.simulated(SEED, name) for name in NAMES}
-        (client,) = (name for name in NAMES if secrets[name].rounding(self.round, self.received) == key)
+        (client,) = (name for name in NAMES if secrets[name].rounding(self.round, self.received) == self.key)
         found[self.round, client] = numbers
-        return numbers
+        return numbers, arrived
 
-    monkeypatch.setattr(MaskedGrid, "encode", watched)
+    monkeypatch.setattr(MaskedGrid, "rounded", watched)
     return found
 
 
