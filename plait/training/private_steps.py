@@ -171,7 +171,7 @@ def train_privately(
                 for _ in places:
                     total += next(found)[moves]
                 mean.add(str(index), _scaled(total, privacy))
-            noised[moves] = mean.finish().mean
+            noised[moves], _ = mean.finish()
             learner.noised_step(noised)
             check_abandoned()
     follow(parameters, learner.values)
