@@ -3,7 +3,7 @@
 from plait.adapters.fingerprint import fingerprint_base
 from plait.adapters.method import Subject
 from plait.adapters.peft import model_card, save_peft_directory
-from plait.adapters.peft_settings import SpecRequest, parse_spec
+from plait.adapters.peft_settings import parse_spec
 from plait.adapters.spec import AdapterSpec, AdapterTask, BaseReference, Parent, parents_from
 from plait.adapters.state import AdapterState, Float32, Layout, TensorSlot, add, check_finite, is_small, norm, subtract
 
@@ -15,7 +15,6 @@ __all__ = [
     "Float32",
     "Layout",
     "Parent",
-    "SpecRequest",
     "Subject",
     "TensorSlot",
     "add",

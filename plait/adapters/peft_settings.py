@@ -14,8 +14,7 @@ from typing import cast
 from plait.adapters.method import FLAGS, MAX_CHARACTERS, is_plain
 from plait.adapters.methods import METHODS, method_named
 from plait.adapters.safetensors import parse_object, shown
-from plait.adapters.spec import BOTTLENECK_TYPE, AdapterSpec, AdapterTask
-from plait.adapters.state import Layout
+from plait.adapters.spec import BOTTLENECK_TYPE, UNBUILT, AdapterSpec, AdapterTask
 from plait.errors import ConfigError, PeerError
 from plait.system.text import Json
 
@@ -227,42 +226,8 @@ _SPEC: Mapping[str, _Rule] = {
 }
 
 
-@dataclass(frozen=True)
-class SpecRequest:
-    """The content of `AdapterSpec.text`, with a method of plait."""
-
-    method: str
-    peft_config: Mapping[str, Json]
-    task: AdapterTask
-    labels: tuple[str, ...]
-    seed: int
-    init_rank: int = 0
-
-    @property
-    def rank(self) -> int:
-        """Of every module; 0 if the method has no rank."""
-        return cast("int", self.peft_config.get("r", 0))
-
-    @property
-    def targets(self) -> tuple[str, ...]:
-        """Names of the adapted modules, ``all-linear`` for all linear ones; none for a learned prompt."""
-        targets = self.peft_config.get("target_modules")
-        return tuple(cast("list[str]", targets)) if isinstance(targets, list) else (str(targets),) if targets else ()
-
-    @property
-    def virtual_tokens(self) -> int:
-        """Length of a learned prompt; 0 for other methods."""
-        return cast("int", self.peft_config.get("num_virtual_tokens", 0))
-
-    def unbuilt(self) -> AdapterSpec:
-        """The spec without its layout, for code that needs only task and labels."""
-        return AdapterSpec(
-            self.method, self.peft_config, self.task, self.labels, Layout.of({}), self.seed, self.init_rank
-        )
-
-
-def parse_spec(text: str) -> SpecRequest:
-    """Read and check a spec from another party."""
+def parse_spec(text: str) -> AdapterSpec:
+    """Read and check a spec from another party, `AdapterSpec.text`; its layout is `UNBUILT`."""
     spec = parse_object(text.encode("utf-8", "surrogatepass"), what=_WHAT, max_bytes=MAX_BYTES)
     stated = _SPEC.keys() - {"init_rank"}
     for key in sorted(stated ^ (spec.keys() - {"init_rank"})):
@@ -287,14 +252,8 @@ def parse_spec(text: str) -> SpecRequest:
     _expect("task_type", checked.get("task_type"), TYPE_OF_TASK[task], f"of task '{task}'")
     for flag in sorted({*FLAGS, *fixed}):
         _expect(flag, checked.get(flag, False), fixed.get(flag, False), f"of method '{method}'")
-    return SpecRequest(
-        method=method,
-        peft_config=checked,
-        task=task,
-        labels=labels,
-        seed=cast("int", spec["init_seed"]),
-        init_rank=cast("int", spec.get("init_rank", 0)),
-    )
+    seed, init_rank = cast("int", spec["init_seed"]), cast("int", spec.get("init_rank", 0))
+    return AdapterSpec(method, checked, task, labels, UNBUILT, seed, init_rank)
 
 
 def _expect(key: str, got: Json, expected: Json, because: str) -> None:

@@ -21,6 +21,8 @@ from plait.system.text import Json
 
 # Keys of adapter_config.json that name a place or a mode of one machine, not the adapter itself.
 PLACE_KEYS = frozenset({"base_model_name_or_path", "revision", "inference_mode", "peft_version", "auto_mapping"})
+UNBUILT = Layout.of({})
+"""Of a spec whose base is not known."""
 BOTTLENECK_TYPE = "BOTTLENECK"
 """Of bottleneck adapters in PEFT's files; plait registers it with PEFT."""
 

@@ -11,7 +11,7 @@ from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 
-from plait.adapters import AdapterSpec, AdapterState, Layout, SpecRequest, check_finite, parse_spec
+from plait.adapters import AdapterSpec, AdapterState, Layout, check_finite, parse_spec
 from plait.aggregation import Side, geometry_of
 from plait.compress.downlink import take_step
 from plait.errors import (
@@ -155,16 +155,15 @@ class Participant:
         return encode_reply(reply)
 
     def _describe(self, task: DescribeTask) -> ClientCard:
-        request = parse_spec(task.spec_json)
-        if self._carries(request):
+        # Without a layout: if this client cannot have it, nothing is built, and the server reads in the card which rank
+        # to ask for instead.
+        spec = parse_spec(task.spec_json)
+        if self._carries(spec):
             spec, _ = self.model.prepare(task.spec_json)
             check_layout(task.layout, spec.layout)
             # The current adapter stays, because a restarted server asks again and continues from it.
             self.memory.save("spec", task.spec_json.encode())
             self.memory.save("settings", task.settings.text.encode())
-        else:
-            # The server reads in the card which rank to ask for instead; nothing is built.
-            spec = request.unbuilt()
         size = self.model.data_size(spec, task.settings)
         if self.terms:
             self._check_coverage(spec, self._way.sender.settings(self.terms.tasks.to_train(1, self.name)))
@@ -210,8 +209,8 @@ class Participant:
             self._policy.check_upload(len(reply))
         return reply
 
-    def _carries(self, request: SpecRequest) -> bool:
-        return not self.max_rank or request.rank <= self.max_rank
+    def _carries(self, spec: AdapterSpec) -> bool:
+        return not self.max_rank or (spec.rank or 0) <= self.max_rank
 
     def settings_text(self, digest: bytes) -> str:
         """The text of settings by its digest; empty if not held."""

@@ -48,24 +48,17 @@ _OTHERWISE = "give the directory or the hub id of the model that it was made of"
 
 
 def hub_download(
-    name: str,
-    revision: str,
-    *,
-    patterns: list[str] = _WHOLE_BASE,
-    progress: Progress = lambda _: None,
-    check_size: CheckSize = lambda _what, _size: None,
+    name: str, revision: str, progress: Progress, check_size: CheckSize, *, config_only: bool = False
 ) -> Path:
-    """The directory of those files of a base in the hub's cache, downloaded if missing and `check_size` allows it."""
+    """The directory of a base in the hub's cache, downloaded if missing and `check_size` allows it."""
+    patterns = ["config.json"] if config_only else _WHOLE_BASE
+    fetch = partial(hub.snapshot_download, name, revision=revision or None, allow_patterns=patterns)
     try:
-        size = _bytes_to_fetch(name, revision, patterns, check_size) if patterns == _WHOLE_BASE else None
-        if size:
-            check_size(f"base '{name}'", size)
-        # Nothing of unknown size is downloaded from the hub.
-        here_only = patterns == _WHOLE_BASE and not size
-        fetch = partial(hub.snapshot_download, name, revision=revision or None, allow_patterns=patterns)
+        size = 0 if config_only else _bytes_to_fetch(name, revision, check_size)
         if not size:
-            return Path(fetch(local_files_only=here_only))
-
+            # Nothing of unknown size is downloaded from the hub.
+            return Path(fetch(local_files_only=not config_only))
+        check_size(f"base '{name}'", size)
         folder = Path(hub.constants.HF_HUB_CACHE, f"models--{name.replace('/', '--')}")
         with growing(f"downloading {name} from the hub", folder, size, progress):
             return Path(fetch())
@@ -80,12 +73,11 @@ def hub_download(
         raise MachineError(f"cannot download base '{name}' from the hub: {reason}") from error
 
 
-def _bytes_to_fetch(name: str, revision: str, patterns: list[str], check_size: CheckSize) -> int:
+def _bytes_to_fetch(name: str, revision: str, check_size: CheckSize) -> int:
     """Bytes to download for a base; 0 if its weights are cached, or the hub is out of reach."""
-    with contextlib.suppress(LocalEntryNotFoundError, OSError, ValueError):
-        cached = cached_snapshot(name, revision)
-        if (cached / "config.json").exists() and any(cached.glob("*.safetensors")):
-            return 0
+    cached = cached_snapshot(name, revision)
+    if cached and (cached / "config.json").exists() and any(cached.glob("*.safetensors")):
+        return 0
     # If nothing may be downloaded, the hub is not even asked for the size.
     check_size(f"base '{name}'", 1)
     try:
@@ -95,13 +87,15 @@ def _bytes_to_fetch(name: str, revision: str, patterns: list[str], check_size: C
     except Exception:
         # Whatever the HTTP library raises if there is no network.
         return 0
-    wanted = (file for file in files if any(fnmatch(file.rfilename, pattern) for pattern in patterns))
+    wanted = (file for file in files if any(fnmatch(file.rfilename, pattern) for pattern in _WHOLE_BASE))
     return sum(file.size or 0 for file in wanted)
 
 
-def cached_snapshot(name: str, revision: str) -> Path:
-    """The directory of a base in the hub's cache; the library's errors if it is not there."""
-    return Path(hub.snapshot_download(name, revision=revision or None, local_files_only=True))
+def cached_snapshot(name: str, revision: str) -> Path | None:
+    """The directory of a base in the hub's cache, if it is there."""
+    with contextlib.suppress(OSError, ValueError):
+        return Path(hub.snapshot_download(name, revision=revision or None, local_files_only=True))
+    return None
 
 
 def gguf_directory(path: Path) -> Path:

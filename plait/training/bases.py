@@ -6,7 +6,6 @@ Only safetensors are read; nothing is unpickled.
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import json
 import os
@@ -88,7 +87,13 @@ def check_base_name(name: str, *, known: Collection[str] = ()) -> None:
         )
 
 
-def _directory_of(name: str, progress: Progress, check_size: CheckSize) -> Path:
+def _directory_of(
+    name: str,
+    progress: Progress = lambda _: None,
+    check_size: CheckSize = lambda _what, _size: None,
+    *,
+    config_only: bool = False,
+) -> Path:
     if name in BUILT_IN:
         quiet_libraries()
         return BUILT_IN[name](progress)
@@ -100,7 +105,7 @@ def _directory_of(name: str, progress: Progress, check_size: CheckSize) -> Path:
         return _cache().base_of_gguf(path.resolve(), progress=progress)
     check_base_name(name)
     progress(f"looking for {name} in the hub cache, then on the hub")
-    return _cache().hub_download(*_on_the_hub(name), progress=progress, check_size=check_size)
+    return _cache().hub_download(*_on_the_hub(name), progress, check_size, config_only=config_only)
 
 
 def unpack_tiny(_: object = None) -> Path:
@@ -149,23 +154,17 @@ def is_on_disk(name: str) -> bool:
     """Whether nothing would have to be downloaded for a base, or nothing is one of that name."""
     if name not in BUILT_IN and (is_there(at_home(name)) or not _on_the_hub(name)[0]):
         return True
-    if name == "minilm-l6":
-        return _cache().has_minilm()
     return base_at_hand(name) is not None
 
 
 def base_at_hand(name: str) -> Path | None:
     """The directory of a base that is already on this disk; None if it would have to be downloaded first."""
-    if name == "tiny":
+    if name == "tiny" or (name == "minilm-l6" and _cache().has_minilm()):
         return BUILT_IN[name](lambda _: None)
-    directory = cache_directory() / "bases" / name if name in BUILT_IN else at_home(name)
-    if name not in BUILT_IN and directory.is_file():
-        directory = _cache().gguf_directory(directory)
-    hub_id, revision = _on_the_hub(name)
-    if name not in BUILT_IN and not directory.is_dir() and hub_id:
-        with contextlib.suppress(OSError, ValueError):
-            directory = _cache().cached_snapshot(hub_id, revision)
-    return directory if (directory / "config.json").is_file() else None
+    here: Path | None = cache_directory() / "bases" / name if name in BUILT_IN else at_home(name)
+    if name not in BUILT_IN and not here.is_dir():
+        here = _cache().gguf_directory(here) if here.is_file() else _cache().cached_snapshot(*_on_the_hub(name))
+    return here if here and (here / "config.json").is_file() else None
 
 
 def is_known_to_all(name: str) -> bool:
@@ -178,10 +177,8 @@ def locate_config(name: str) -> Path:
     known = {path.stem: path for path in sorted(_KNOWN_CONFIGS.glob("*.json"))}
     if name in known:
         return known[name]
-    if name in BUILT_IN or is_there(at_home(name)):
-        return _directory_of(name, lambda _: None, lambda _what, _size: None)
     check_base_name(name, known=known)
-    return _cache().hub_download(*_on_the_hub(name), patterns=["config.json"])
+    return _directory_of(name, config_only=True)
 
 
 def quiet_libraries() -> None:

@@ -29,7 +29,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from plait.adapters import AdapterSpec, AdapterState, AdapterTask, Layout, SpecRequest, parse_spec
+from plait.adapters import AdapterSpec, AdapterState, AdapterTask, Layout, parse_spec
 from plait.adapters.fingerprint import stored_tensors
 from plait.adapters.method import (
     ATTENTION_OUTPUTS,
@@ -42,6 +42,7 @@ from plait.adapters.method import (
     matches,
 )
 from plait.adapters.methods import method_named
+from plait.adapters.spec import UNBUILT
 from plait.aggregation import Resizing, geometry_of
 from plait.errors import ConfigError, PeerError, did_you_mean
 from plait.system.machine import give_back_memory
@@ -137,10 +138,7 @@ def design(
 
     Without `weights`, the base's directory, values of the base are zeros, and its files count as having a pooler.
     """
-    base = meta_model(config, task)
-    modules = _modules_of(base, _heads(base, request, task, weights))
-    peft_config = peft_config_for(request, task, modules)
-    _check_targets(request, modules)
+    base, peft_config = _requested(config, request, task, weights)
     if (
         task is AdapterTask.CLASSIFICATION
         and peft_config.peft_type == PeftType.PREFIX_TUNING
@@ -150,7 +148,8 @@ def design(
             f"method is 'prefix', but a base of type {config.model_type} accepts no keys and values before its input; "
             "nearest: method 'prompt'"
         )
-    made = _build(config, SpecRequest(request.method, {}, task, labels, seed, init_rank), peft_config, weights)
+    wanted = AdapterSpec(request.method, {}, task, labels, UNBUILT, seed, init_rank)
+    made = _build(config, wanted, peft_config, weights)
     try:
         parse_spec(made.spec.text)
     except PeerError as error:
@@ -162,18 +161,33 @@ def shape_of(
     config: PretrainedConfig, request: AdapterRequest, *, task: AdapterTask, labels: tuple[str, ...] = (), seed: int
 ) -> Shape:
     """The layout that `design` would find, on the meta device: it takes no memory, whatever the base's size."""
-    base = meta_model(config, task)
-    modules = _modules_of(base, _heads(base, request, task, None))
-    peft_config = peft_config_for(request, task, modules)
-    _check_targets(request, modules)
+    base, peft_config = _requested(config, request, task, None)
     parameters = sum(parameter.numel() for parameter in base.parameters())
     try:
         with torch.device("meta"):
             model = attach(base, peft_config)
-        return Shape(_spec_of(model, SpecRequest(request.method, {}, task, labels, seed, 0)), parameters)
+        return Shape(_spec_of(model, AdapterSpec(request.method, {}, task, labels, UNBUILT, seed)), parameters)
     except NotImplementedError:
         # PEFT's prompts are made of values.
         return design(config, request, task=task, labels=labels, seed=seed)
+
+
+def _requested(
+    config: PretrainedConfig, request: AdapterRequest, task: AdapterTask, weights: Path | None
+) -> tuple[PreTrainedModel, PeftConfig]:
+    """The base without values, and PEFT's configuration of the requested adapter on it."""
+    base = meta_model(config, task)
+    modules = _modules_of(base, _heads(base, request, task, weights))
+    peft_config = peft_config_for(request, task, modules)
+    # PEFT ignores a name that matches nothing as long as another one matches.
+    known = (*modules.linear, *(modules.norms if method_named(request.method).trains_base else ()))
+    for name in request.target_names:
+        if name.rsplit(".", 1)[-1] not in known and name not in ("embed_tokens", "wte"):
+            raise ConfigError(
+                f"target-modules has '{name}', which matches no module of this base, expected some of "
+                f"{', '.join(known)}{did_you_mean(name, known)}"
+            )
+    return base, peft_config
 
 
 def _predicts_the_next_token(config: PretrainedConfig) -> bool:
@@ -184,7 +198,7 @@ def _predicts_the_next_token(config: PretrainedConfig) -> bool:
     )
 
 
-def design_from_spec(config: PretrainedConfig, request: SpecRequest, *, weights: Path | None = None) -> AdapterTemplate:
+def design_from_spec(config: PretrainedConfig, request: AdapterSpec, *, weights: Path | None = None) -> AdapterTemplate:
     """The adapter that another party described; PeerError if PEFT refuses it, ConfigError if it does not fit."""
     # Settings that PEFT derives from the base are derived again.
     settings = {key: value for key, value in request.peft_config.items() if key not in _DERIVED_KEYS}
@@ -292,19 +306,8 @@ def _modules_of(model: nn.Module, heads: frozenset[str]) -> BaseModules:
     return BaseModules(tuple(linear), tuple(norms), attention, feedforward, tuple(sorted(heads)))
 
 
-def _check_targets(request: AdapterRequest, modules: BaseModules) -> None:
-    """PEFT ignores a name that matches nothing as long as another one matches."""
-    known = (*modules.linear, *(modules.norms if method_named(request.method).trains_base else ()))
-    for name in request.target_names:
-        if name.rsplit(".", 1)[-1] not in known and name not in ("embed_tokens", "wte"):
-            raise ConfigError(
-                f"target-modules has '{name}', which matches no module of this base, expected some of "
-                f"{', '.join(known)}{did_you_mean(name, known)}"
-            )
-
-
 def _build(
-    config: PretrainedConfig, request: SpecRequest, peft_config: PeftConfig, weights: Path | None
+    config: PretrainedConfig, request: AdapterSpec, peft_config: PeftConfig, weights: Path | None
 ) -> AdapterTemplate:
     own = _drawn(config, request, peft_config, weights)
     if request.init_rank in (0, own.spec.rank):
@@ -326,18 +329,18 @@ def _build(
 
 
 def _drawn(
-    config: PretrainedConfig, request: SpecRequest, peft_config: PeftConfig, weights: Path | None
+    config: PretrainedConfig, request: AdapterSpec, peft_config: PeftConfig, weights: Path | None
 ) -> AdapterTemplate:
     # A copy of every weight has no values of its own to draw.
     copies = peft_config.peft_type == PeftType.LN_TUNING
     placeholder = meta_model(config, request.task) if copies else _placeholder_model(config, request.task)
     parameters = sum(parameter.numel() for parameter in placeholder.parameters())
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(request.seed)
+        torch.manual_seed(request.init_seed)
         # PEFT writes what it derives from the base into the configuration.
         model = attach(placeholder, copy.deepcopy(peft_config))
     if request.task is AdapterTask.CLASSIFICATION:
-        draw_heads(model, seed=request.seed)
+        draw_heads(model, seed=request.init_seed)
     tensors = adapter_tensors(model)
     spec = _spec_of(model, request)
     initial = AdapterState.from_tensors(spec.layout, {name: _as_array(tensor) for name, tensor in tensors.items()})
@@ -349,15 +352,9 @@ def _drawn(
     return AdapterTemplate(spec, parameters, initial)
 
 
-def _spec_of(model: PeftModel, request: SpecRequest) -> AdapterSpec:
-    return AdapterSpec(
-        method=request.method,
-        peft_config=settings_of(model.peft_config["default"]),
-        task=request.task,
-        labels=request.labels,
-        layout=Layout.of({name: tuple(tensor.shape) for name, tensor in adapter_tensors(model).items()}),
-        init_seed=request.seed,
-    )
+def _spec_of(model: PeftModel, request: AdapterSpec) -> AdapterSpec:
+    layout = Layout.of({name: tensor.shape for name, tensor in adapter_tensors(model).items()})
+    return replace(request, peft_config=settings_of(model.peft_config["default"]), layout=layout, init_rank=0)
 
 
 def _as_array(tensor: torch.Tensor) -> NDArray[np.float32]:

@@ -36,15 +36,13 @@ def parse(data: bytes) -> None:
         text = data.decode()
     except UnicodeDecodeError:
         return
-    request = parse_spec(text)
+    spec = parse_spec(text)
     # What passes is bounded, and names nothing but modules.
-    assert 0 <= request.rank <= MAX_RANK
-    assert request.virtual_tokens <= MAX_VIRTUAL_TOKENS
-    assert all(
-        is_plain(name)
-        for name in (*(request.peft_config.get("modules_to_save") or ()), *request.targets)
-        if name != "all-linear"
-    )
+    assert 0 <= (spec.rank or 0) <= MAX_RANK
+    assert spec.peft_config.get("num_virtual_tokens", 0) <= MAX_VIRTUAL_TOKENS
+    targets = spec.peft_config.get("target_modules") or ()
+    named = () if targets == "all-linear" else targets
+    assert all(map(is_plain, (*(spec.peft_config.get("modules_to_save") or ()), *named)))
 
 
 if __name__ == "__main__":

@@ -153,12 +153,12 @@ CLASSIFIER = {
 
 
 def test_a_spec_says_what_it_asks_for_before_anything_is_built() -> None:
-    request = parse_spec(json.dumps({**CLASSIFIER, "init_rank": 16}))
-    assert (request.method, request.task, request.labels) == ("lora", AdapterTask.CLASSIFICATION, ("a", "b"))
-    assert (request.seed, request.init_rank, request.rank) == (7, 16, 8)
-    assert request.targets == ("k_proj", "q_proj")
-    assert request.peft_config["modules_to_save"] == ["classifier", "score"]
-    assert request.virtual_tokens == 0
+    spec = parse_spec(json.dumps({**CLASSIFIER, "init_rank": 16}))
+    assert (spec.method, spec.task, spec.labels) == ("lora", AdapterTask.CLASSIFICATION, ("a", "b"))
+    assert (spec.init_seed, spec.init_rank, spec.rank) == (7, 16, 8)
+    assert spec.peft_config["target_modules"] == ["k_proj", "q_proj"]
+    assert spec.peft_config["modules_to_save"] == ["classifier", "score"]
+    assert "num_virtual_tokens" not in spec.peft_config
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ class FakeModel:
 
     def prepare(self, spec_text: str) -> tuple[AdapterSpec, AdapterState]:
         request = parse_spec(spec_text)
-        spec = replace(request.unbuilt(), layout=self.layout or layout_of(request.rank))
+        spec = replace(request, layout=self.layout or layout_of(request.rank or 0))
         wide = self.layout or layout_of(spec.init_rank or spec.rank)
         drawn = AdapterState(wide, np.random.default_rng(spec.init_seed).normal(size=wide.size).astype(np.float32))
         return spec, cut(drawn, spec) if spec.init_rank else drawn
