@@ -7,8 +7,6 @@
 A mutation changes plait only inside the row's own processes (`take_out_named`); nothing on disk is touched.
 """
 
-from __future__ import annotations
-
 import importlib
 import json
 import math
@@ -463,7 +461,7 @@ _OF_ROWS: dict[str, dict[str, Callable[[], None]]] = {
             lambda self, number, digest: module("plait.privacy.noise").derived(self.secret, str(number).encode())),
         "half-share": _variance_over(4),  # half of a client's share of the noise
         "share-of-all": _variance_over(5 / 4),  # shares are for all clients, not for those that are guaranteed
-        "share-reused": instead("plait.secagg.masking:UnderMasks.noise_key", lambda self, session, numbers: numbers),
+        "share-reused": instead("plait.secagg.client:MaskingClient.noise_key", lambda self, session, numbers: numbers),
         "share-clip": instead(
             "plait.privacy.mechanism:clipped_to_grid",
             lambda values, *, clip_norm, radius, key: module("numpy").rint(values * (radius / clip_norm))),
