@@ -1,7 +1,5 @@
 """Clients in this process that attend a server over gRPC on loopback, and a server beside them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -53,7 +51,7 @@ def attend(
 
 def served(
     out: Path, shares: Mapping[str, Rows], folder: Path, *, kits: Path | None = None, **settings: object
-) -> plait.Run:
+) -> plait.Result:
     """A run of these clients and a server to its end; arguments as for `attend` and of `plait.Server`."""
     trust = {"kit": kits / "server"} if kits else {"insecure": True}
     given = {"quiet": True, **trust, **settings}

@@ -5,8 +5,6 @@ Loading them takes six seconds of processor time, more than most runs on the tin
 tests/plait/cli, which start Python itself.
 """
 
-from __future__ import annotations
-
 import atexit
 import gc
 import importlib

@@ -1,7 +1,5 @@
 """The client in JavaScript with its one package, installed once for all tests of a machine."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil

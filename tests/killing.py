@@ -1,7 +1,5 @@
 """Processes that kill themselves (SIGKILL) at a chosen moment. `tests/commands.py` kills others from outside."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """What takes long to make and is not changed: made by one of a session's workers, for all of them."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import shutil

@@ -1,7 +1,5 @@
 """The rules that the pages show are as the pages say, and their tests pass."""
 
-from __future__ import annotations
-
 import re
 import sys
 import types

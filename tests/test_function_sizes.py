@@ -1,7 +1,5 @@
 """A function is read at one sight: at most 60 lines and 12 parameters."""
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Data goes one way, without a circle of imports, those inside functions included; a class name means one thing."""
 
-from __future__ import annotations
-
 import ast
 from collections import Counter
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Weights are safetensors; nothing in the project unpickles anything."""
 
-from __future__ import annotations
-
 import ast
 from pathlib import Path
 

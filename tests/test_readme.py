@@ -1,7 +1,5 @@
 """The README's program and its deployment run as they stand, with a reader's own files."""
 
-from __future__ import annotations
-
 import argparse
 import inspect
 import json

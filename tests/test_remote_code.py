@@ -1,7 +1,5 @@
 """No base's own code is run: everything is loaded with an explicit refusal, and a planted module stays unread."""
 
-from __future__ import annotations
-
 import ast
 import json
 import shutil

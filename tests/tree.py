@@ -1,7 +1,5 @@
 """What lies below a folder in which another thread or process writes."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 tests/plait/report renders them, and so does each command that tests start as Python itself.
 """
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Callable, Generator
 from contextlib import contextmanager

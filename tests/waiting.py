@@ -1,7 +1,5 @@
 """Waiting for what another thread or process does, and ports that it can be given."""
 
-from __future__ import annotations
-
 import socket
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """A minimal federation server on loopback, and nodes in threads that connect to it."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

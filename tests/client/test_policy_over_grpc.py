@@ -1,7 +1,5 @@
 """A real node, with plait's own app on the tiny base, and a server that departs from what it announced."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace

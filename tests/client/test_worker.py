@@ -1,7 +1,5 @@
 """What a node gives up when its server asks for something else, and what it calls the work."""
 
-from __future__ import annotations
-
 import threading
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """Real processes over TLS on loopback: one `plait server`, three `plait client`, each with its own kit and data."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

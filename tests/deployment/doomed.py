@@ -5,8 +5,6 @@ nobody else does; or `server/STAGE/ROUND/NUMBER`: once the server has so many an
 `server/FILE/ROUND/stored`: once one of its files (sealed, signed, sum) is on disk.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from plait.rounds.run_directory import RunDirectory

@@ -4,8 +4,6 @@ A real client draws its own for each run, so its masked updates are on no other 
 it does so here, too.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

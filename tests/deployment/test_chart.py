@@ -1,8 +1,6 @@
 """The Helm chart: its values meet their schema, its command is one that plait accepts, and where Helm's library is
 installed (`.ci/chart` installs it) it is rendered by Helm and checked against Kubernetes' own schemas."""
 
-from __future__ import annotations
-
 import json
 import re
 

@@ -1,7 +1,5 @@
 """No other user of the machine reads what plait writes, whatever the umask."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import logging

@@ -1,7 +1,5 @@
 """The guide to loops of one's own: its programs run as they stand, and its diffs name what there is."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The repository's Markdown: no link is broken, and every page begins with what it is for."""
 
-from __future__ import annotations
-
 import re
 import runpy
 import subprocess

@@ -1,7 +1,5 @@
 """The guide to parts of one's own: every cell of its table is true, and its example is a callback."""
 
-from __future__ import annotations
-
 import inspect
 import re
 from pathlib import Path

@@ -4,8 +4,6 @@
 Then it takes a line in CHANGELOG.md.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Iterator
 from enum import Enum

@@ -3,8 +3,6 @@
 python tests/formats/specimens.py 0.2    # once, for the release of that version; earlier ones stay as they are
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import runpy

@@ -1,7 +1,5 @@
 """What a release of plait wrote is read as it was meant; a field less is noticed; another format is one clear error."""
 
-from __future__ import annotations
-
 import json
 import math
 import shutil

@@ -1,7 +1,5 @@
 """A synthetic ledger, built as the round loop writes one, with numbers that a test can follow by hand."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Commands that serve over HTTP, each in a process of its own, on any free port."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Parts that users bring, found by name: what is imported, and what is not."""
 
-from __future__ import annotations
-
 import hashlib
 import sys
 from dataclasses import dataclass

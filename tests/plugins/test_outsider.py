@@ -1,7 +1,5 @@
 """Parts in a distribution of their own, installed without network, found by their plain names in new processes."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

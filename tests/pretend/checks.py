@@ -5,8 +5,6 @@
 Prints one JSON object per check: its name, the largest difference from the CPU and its tolerance, or the error.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -5,8 +5,6 @@ refuse to be mixed with tensors of the CPU or of the other device, as a GPU does
 way: speed, asynchrony, numerics of CUDA's kernels, and libraries with CUDA code of their own, bitsandbytes among them.
 """
 
-from __future__ import annotations
-
 import ctypes
 import importlib.util
 import subprocess

@@ -1,7 +1,5 @@
 """Every way that plait computes, on a device that refuses tensors of the CPU: no mismatch, and the CPU's numbers."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -3,8 +3,6 @@
 The same contract in plain operations, strict about what the kernel would misread.
 """
 
-from __future__ import annotations
-
 from itertools import pairwise
 from typing import Any
 

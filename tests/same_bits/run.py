@@ -8,8 +8,6 @@ methods, encodings, ranks, server optimizers and sampled cohorts; one run is kil
 over TLS. Three minutes on two idle cores, all on the base `tiny`.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import json

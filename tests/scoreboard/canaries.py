@@ -5,8 +5,6 @@ and the classes that a run declares, are no text of records. Every run has one k
 in addition what makes it refuse: a class that nobody declared, or too little.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

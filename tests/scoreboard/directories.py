@@ -6,8 +6,6 @@ written outside the directory, what the verb is to write, and plait's cache. Eac
 own.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -4,8 +4,6 @@ The operator has the server's key, may rewrite the whole ledger with its chain a
 members and an observer have keys of the same authority. Runs are real ones over gRPC with kits.
 """
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import copy

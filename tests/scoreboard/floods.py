@@ -4,8 +4,6 @@ Two honest nodes run a federation during the attack, which begins before they co
 its undisturbed time, measured shortly before, with an allowance for a loaded machine, and count all their updates.
 """
 
-from __future__ import annotations
-
 import socket
 import ssl
 import struct

@@ -1,7 +1,5 @@
 """Every parser, fed bytes until it breaks (tests/fuzz): coverage-guided with atheris, otherwise by mutation."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

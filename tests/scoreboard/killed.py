@@ -5,8 +5,6 @@ before and after every fsync and rename, and at every line of the ledger. Then t
 Two more rows: rounds go on without clients that are killed while they train, and without one that does not answer.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import signal

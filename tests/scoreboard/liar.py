@@ -5,8 +5,6 @@ In each case no adapter that the run publishes, in any round, may be worse than 
 where rounds stay unspoiled, one that is better must be published.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial

@@ -1,7 +1,5 @@
 """Rows whose claims are tests that stand elsewhere, run in a process that may lack a defence."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

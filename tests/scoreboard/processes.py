@@ -3,8 +3,6 @@
 Everything but the model is plait's own: coordinator, run directory, gRPC, node, client state on disk.
 """
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import os

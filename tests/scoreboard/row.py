@@ -3,8 +3,6 @@
 Knows nothing of the tests.
 """
 
-from __future__ import annotations
-
 import json
 import zlib
 from collections.abc import Iterable, Mapping, Sequence

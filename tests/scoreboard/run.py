@@ -8,8 +8,6 @@
 Each row prints one JSON line; a table follows at the end. The exit code is 0 if all rows passed.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import os

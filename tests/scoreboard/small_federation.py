@@ -3,8 +3,6 @@
 Knows nothing of the attacks.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import sys

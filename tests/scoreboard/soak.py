@@ -3,8 +3,6 @@
 The adapter is the unit tests'; rounds, disk and ledger are plait's own. The ledger grows on disk, as it should.
 """
 
-from __future__ import annotations
-
 import gc
 import os
 import sys

@@ -2,8 +2,6 @@
 the name of the run says, and a visitor of the page of `plait report --live`, who then ends it as Ctrl-C does.
 """
 
-from __future__ import annotations
-
 import http.client
 import os
 import signal

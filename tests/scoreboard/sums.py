@@ -7,8 +7,6 @@ may give one client's part with less noise than so many pairs of sums do as each
 Another row is the claim of `tests/plait/secagg` for sums of every size.
 """
 
-from __future__ import annotations
-
 import itertools
 import multiprocessing
 import random

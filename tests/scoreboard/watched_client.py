@@ -5,8 +5,6 @@
 Knows nothing of what is hostile.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import sysconfig

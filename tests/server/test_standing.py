@@ -1,7 +1,5 @@
 """A standing server in this process, without clients, and an operator's calls to it."""
 
-from __future__ import annotations
-
 import json
 import socket
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """A standing federation, over TLS on loopback: a real server process that is killed, clients that are not touched."""
 
-from __future__ import annotations
-
 import shutil
 import signal
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The field: an outsider's entrant takes part with one folder, and the table is that of the committed rows."""
 
-from __future__ import annotations
-
 import socket
 import sys
 import time

@@ -1,7 +1,5 @@
 """The loops' scripts: the edits fit the loops of the field as they stand, and what they make is a program."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import shutil

@@ -1,7 +1,5 @@
 """Every script of an experiment fits the code of today: what it imports is there, and takes what it is called with."""
 
-from __future__ import annotations
-
 import ast
 import importlib
 import inspect

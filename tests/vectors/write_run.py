@@ -6,8 +6,6 @@ The server is plait's own with its random bytes drawn from a counter. The node t
 number that trains, for each step, and says what it was given to say. So every recording has the same bytes.
 """
 
-from __future__ import annotations
-
 import json
 import queue
 import socket

@@ -1,7 +1,5 @@
 """PEFT directories and their cards."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import replace

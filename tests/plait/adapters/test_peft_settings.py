@@ -1,7 +1,5 @@
 """The allow-list of PEFT's configurations, key by key, and specs from another party."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 

@@ -1,7 +1,5 @@
 """Safetensors files and JSON, ours and anybody's."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

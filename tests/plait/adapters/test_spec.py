@@ -1,7 +1,5 @@
 """Specs, parents and bases of adapters."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

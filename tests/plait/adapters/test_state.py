@@ -1,7 +1,5 @@
 """Values of an adapter and their layout."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 

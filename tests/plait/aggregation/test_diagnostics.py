@@ -1,7 +1,5 @@
 """The figures of a round against dense maths."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Thin factors against dense products."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given

@@ -1,7 +1,5 @@
 """Rules that average factors, beside what the oracles say of them."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

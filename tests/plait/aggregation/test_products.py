@@ -1,7 +1,5 @@
 """Rules that decompose a mean of products, beside what the oracles say of them."""
 
-from __future__ import annotations
-
 import tracemalloc
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Rules that withstand bad clients."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """What a rule is given, and what travels for it."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

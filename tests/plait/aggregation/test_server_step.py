@@ -1,7 +1,5 @@
 """Server optimizers against their papers."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Sums over the clients of a round."""
 
-from __future__ import annotations
-
 from fractions import Fraction
 
 import numpy as np

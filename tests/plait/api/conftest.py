@@ -1,7 +1,5 @@
 """Data of one's own in memory, and a run of two seconds."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -5,8 +5,6 @@
 RUN is a finished run of ada, bob and eve with kept updates; AGAIN is that of the others.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

@@ -1,7 +1,5 @@
 """What a program does with the adapter of a run: evaluate and export it, as the verbs do."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Three clients and a server in one process, over gRPC on loopback."""
 
-from __future__ import annotations
-
 import signal
 from datetime import UTC, datetime
 from pathlib import Path

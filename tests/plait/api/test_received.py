@@ -1,7 +1,5 @@
 """What follows from a run's directory: nothing that its operator does not name again."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import sys

@@ -1,7 +1,5 @@
 """A program outside the repository is checked by pyright in strict mode as any installed package's user would be."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """A withdrawn client leaves the adapter of a run that it never joined, whenever the withdrawal is killed."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """Run the command line in this process, and the data that its tests train on."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import signal

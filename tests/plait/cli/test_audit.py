@@ -1,7 +1,5 @@
 """`plait audit`: attacks on finished runs of the command."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

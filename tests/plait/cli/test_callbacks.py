@@ -1,7 +1,5 @@
 """Callbacks that the settings name: in a file of settings, on the command line, and when a run goes on."""
 
-from __future__ import annotations
-
 import shlex
 from pathlib import Path
 

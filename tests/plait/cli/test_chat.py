@@ -1,7 +1,5 @@
 """Talking to a run's model: from a pipe, turn by turn, and without anything from a network."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Data from the command line to an adapter, as a new user would give it."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A full disk or lack of memory ends a command in one line with the remedy, and leaves nothing half-written."""
 
-from __future__ import annotations
-
 import errno
 from collections.abc import Callable
 from pathlib import Path

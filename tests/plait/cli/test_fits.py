@@ -1,7 +1,5 @@
 """How a training step would fit into memory, from a base's configuration alone."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """Runs of a simulated fleet by a virtual clock: kills change neither bits nor times."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Mistakes as a new user makes them, and words of the answer that help."""
 
-from __future__ import annotations
-
 import json
 import shlex
 from pathlib import Path

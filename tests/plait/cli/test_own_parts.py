@@ -1,7 +1,5 @@
 """A run with a user's own part, from the command line: its source in the ledger, resume and verify."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import sys

@@ -1,7 +1,5 @@
 """A commented file that runs, from a data file or three answers."""
 
-from __future__ import annotations
-
 import json
 import re
 import tomllib

@@ -1,7 +1,5 @@
 """Runs that learn from preferences, from the command line to the summary."""
 
-from __future__ import annotations
-
 import json
 import random
 from pathlib import Path

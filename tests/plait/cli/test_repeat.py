@@ -1,7 +1,5 @@
 """The report's "Repeat this run": the command that it prints is run."""
 
-from __future__ import annotations
-
 import html
 import json
 import re

@@ -1,7 +1,5 @@
 """Every rule is listed; every rule and method teaches a real model at the default wire: one bit per parameter."""
 
-from __future__ import annotations
-
 import json
 import warnings
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What a terminal of 80 columns shows, and what a file is told instead."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os

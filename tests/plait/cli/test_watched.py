@@ -1,7 +1,5 @@
 """A run that watches itself, as a user sees it."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

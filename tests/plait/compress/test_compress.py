@@ -1,7 +1,5 @@
 """plait.compress as a stranger's loop uses it: up, down, and bytes from anybody."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

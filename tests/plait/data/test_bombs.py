@@ -1,7 +1,5 @@
 """Small files that unpack to much, or stand for any number of rows or blanks: refused in one line, before it costs."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Which columns hold what: as named, or recognised where that is certain."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Files and folders: every kind gives the records of the same rows as JSON lines, or one line that says what to do."""
 
-from __future__ import annotations
-
 import csv
 import gzip
 import io

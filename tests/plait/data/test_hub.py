@@ -1,7 +1,5 @@
 """Data sets of the hub: through a stand-in for the loader, and through the real one with a cache and no network."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

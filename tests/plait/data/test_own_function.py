@@ -1,7 +1,5 @@
 """Data that a user's own function makes, by its place or as an entry point."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Preference pairs, from every shape of row."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import pytest

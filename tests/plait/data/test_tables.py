@@ -1,7 +1,5 @@
 """Data in memory: every kind of object gives the records that the same rows give as JSON lines."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Callable, Iterator

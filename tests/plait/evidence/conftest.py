@@ -1,7 +1,5 @@
 """One real federation over gRPC with kits, and its evidence; what checks it is a program of its own."""
 
-from __future__ import annotations
-
 import base64
 import copy
 import importlib.util

@@ -1,7 +1,5 @@
 """A bundle is accepted as it was made; whatever is changed in it is refused."""
 
-from __future__ import annotations
-
 import base64
 import json
 import subprocess

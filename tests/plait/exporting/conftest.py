@@ -1,7 +1,5 @@
 """Adapters on the tiny base: one that PEFT wrote, one that plait wrote."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Uploads, by the hub's own client to a small server of its protocol on this machine."""
 
-from __future__ import annotations
-
 import base64
 import json
 import threading

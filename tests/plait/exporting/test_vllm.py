@@ -4,8 +4,6 @@ From vllm/lora/peft_helper.py (PEFTHelper), vllm/lora/lora_model.py (LoRAModel.f
 vllm/lora/utils.py (parse_fine_tuned_lora_name, get_supported_lora_modules) and vllm/config/lora.py.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -1,7 +1,5 @@
 """Flower's strategies over compressed messages in one process; all messages and states pass through its bytes."""
 
-from __future__ import annotations
-
 import contextlib
 import subprocess
 import sys

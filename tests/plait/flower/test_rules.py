@@ -1,7 +1,5 @@
 """Flower's strategies as rules, compared with the papers in plain maths."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

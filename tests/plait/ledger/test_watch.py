@@ -1,7 +1,5 @@
 """Standing of a run by its evaluations."""
 
-from __future__ import annotations
-
 import pytest
 
 from plait.ledger.events import ClientScore, Evaluated

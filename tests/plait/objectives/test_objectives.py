@@ -1,7 +1,5 @@
 """DPO against its paper's equation, written out in float64, value and gradient."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Headless Chromium for tests, driven over a pipe by the DevTools protocol: needs the browser and nothing else."""
 
-from __future__ import annotations
-
 import base64
 import itertools
 import json

@@ -1,7 +1,5 @@
 """The page over HTTP, in a process of its own as `plait report --live` runs it; with Chromium where there is one."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator, Sequence

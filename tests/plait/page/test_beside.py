@@ -1,7 +1,5 @@
 """``--page``: the live page beside a run, from before its first event to the command's end, however that comes."""
 
-from __future__ import annotations
-
 import re
 import socket
 import subprocess

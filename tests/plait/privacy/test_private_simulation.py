@@ -1,7 +1,5 @@
 """Runs with private records on a real base: every rule of the guide, and both ways to gradients of single examples."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

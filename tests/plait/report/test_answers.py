@@ -1,7 +1,5 @@
 """The four answers about a run, advice on its settings, and the command that repeats it."""
 
-from __future__ import annotations
-
 import shlex
 
 import pytest

@@ -1,7 +1,5 @@
 """What base and adapter write at the end of a run: kept once, repeatable, left out where it must be."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

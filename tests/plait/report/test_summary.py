@@ -1,7 +1,5 @@
 """The readable files of a run directory."""
 
-from __future__ import annotations
-
 import csv
 import json
 

@@ -1,7 +1,5 @@
 """The tables of a run, and the verdict on attacks."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """The trackers against their real libraries, offline; each is read back with the library's own reader."""
 
-from __future__ import annotations
-
 import json
 import os
 import sqlite3

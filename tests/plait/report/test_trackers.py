@@ -1,7 +1,5 @@
 """Trackers follow a run; whatever they do, it goes on."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from pathlib import Path

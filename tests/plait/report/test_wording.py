@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from plait.ledger.events import UpdateReceived
 from plait.report import wording
 from plait.report.wording import given_rate, rates_sentence

@@ -1,7 +1,5 @@
 """The file of a journal: what kills, other copies and other certificates do to it."""
 
-from __future__ import annotations
-
 import shutil
 import stat
 from datetime import UTC, datetime

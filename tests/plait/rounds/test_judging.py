@@ -1,7 +1,5 @@
 """The final figure: measured once, at the end, on what no decision looked at."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

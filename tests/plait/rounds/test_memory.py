@@ -1,7 +1,5 @@
 """What a client keeps between tasks, and the secret that decides its batches and rounding."""
 
-from __future__ import annotations
-
 import stat
 from dataclasses import replace
 from pathlib import Path

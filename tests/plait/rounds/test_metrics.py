@@ -1,7 +1,5 @@
 """Metrics: what clients add up gives the figures of the pooled predictions, by scikit-learn on these predictions."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

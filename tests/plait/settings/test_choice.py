@@ -1,7 +1,5 @@
 """A name and its options in one text."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated
 

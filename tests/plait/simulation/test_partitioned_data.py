@@ -1,7 +1,5 @@
 """How many clients there are, and what a user is told of how the data were dealt out."""
 
-from __future__ import annotations
-
 import pytest
 
 from plait.config import RunConfig

@@ -1,7 +1,5 @@
 """The clock of a fleet, over clients that answer at once."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self

@@ -1,7 +1,5 @@
 """Ledgers whose figures a test can follow by hand."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A process of plait's own: what cannot come between its messages, and that it never outlives its parent."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """JSON and TOML that nest without end are refused in one line, whoever reads them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

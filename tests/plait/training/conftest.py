@@ -1,7 +1,5 @@
 """The tiny base, loaded once for all tests of this package, and settings of a small training."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any

@@ -4,8 +4,6 @@ The expected mask is made here without looking for anything: the conversation is
 templates' own parts, each known to be learned or not.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path

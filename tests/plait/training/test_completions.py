@@ -1,7 +1,5 @@
 """Group relative policy optimisation: its loss is that of the paper, and clients learn from a reward."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import replace

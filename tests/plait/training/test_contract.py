@@ -1,7 +1,5 @@
 """plait's own objectives keep the contract of a user's own, and broken ones do not."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated
 

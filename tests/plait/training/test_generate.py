@@ -1,7 +1,5 @@
 """Text is transformers' own, drawn by seeds of its own, whatever is generated beside it."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import pytest

@@ -1,7 +1,5 @@
 """A GGUF file as a base: its values, its fingerprint, and what is refused."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from pathlib import Path

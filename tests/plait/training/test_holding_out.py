@@ -1,7 +1,5 @@
 """What is held out: by group, by document, or the end; and never what training text repeats."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Hostile adapters, from a server as a spec and from a stranger as a directory, each given to a real process."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Whether the intervals of held-out losses have the stated coverage: on the tiny base, with subsets of known wholes."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

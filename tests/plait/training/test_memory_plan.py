@@ -1,7 +1,5 @@
 """What a step is predicted to need, and what a plan gives up for a budget."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The loss of models that PEFT computes, in slices: equal to that of all logits at once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Losses of clients, against dense formulas."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Preferences under the tiny base: log-probabilities, the reference, and what is trained and measured."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 

@@ -1,7 +1,5 @@
 """A base in four bits, by bitsandbytes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -4,8 +4,6 @@ The adapter has rank 1 on embeddings and output layer: after one step on one sho
 identify the input token and the target token.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 

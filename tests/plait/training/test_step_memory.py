@@ -1,7 +1,5 @@
 """A step that does not fit into memory: what gives way, in which order, and that the update stays the same."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from unittest.mock import Mock

@@ -1,7 +1,5 @@
 """A federation's kits, made once, and copies of them for tests to damage."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """Against real servers on loopback: gRPC's own, OpenSSL's, and ones that speak no TLS."""
 
-from __future__ import annotations
-
 import socket
 import ssl
 import threading

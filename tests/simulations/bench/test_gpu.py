@@ -1,7 +1,5 @@
 """The order, time and failures of a GPU's measurements, with workers that measure nothing; what is said of outcomes."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """Run the fused code with the compiled kernels, with those of a lesser processor, and with torch alone."""
 
-from __future__ import annotations
-
 import ctypes
 import platform
 

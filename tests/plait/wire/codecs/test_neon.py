@@ -1,7 +1,5 @@
 """Kernels as an ARM processor computes them, in an emulator; skipped where its tools are missing."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 from collections.abc import Sequence

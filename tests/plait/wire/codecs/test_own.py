@@ -1,7 +1,5 @@
 """A user's own codec: used as any other, and safe whatever it does with a peer's bytes."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Annotated
 

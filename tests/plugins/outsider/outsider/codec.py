@@ -1,7 +1,5 @@
 """One byte per number: multiples of one step, which the parameters hold as a float32."""
 
-from __future__ import annotations
-
 import struct
 
 import numpy as np

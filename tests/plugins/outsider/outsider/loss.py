@@ -1,7 +1,5 @@
 """Focal loss (arXiv 1708.02002)."""
 
-from __future__ import annotations
-
 import torch
 
 from plait.training.own_functions import LocalAdapter

@@ -1,7 +1,5 @@
 """Short records to the first clients, long ones to the last."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The median of the means of groups of clients."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import numpy as np
