@@ -6,17 +6,13 @@ A run that asks for nothing besides has a cohort, a plain fold, updates in the o
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 
 from plait.config import RunConfig
 from plait.ledger.events import Event
-from plait.ledger.ledger import OnEvent
-from plait.rounds.channel import StopRequest
 from plait.rounds.client_pipeline import ClientContext, ClientPipeline, PlainSender
 from plait.rounds.coordinator import Host, Way
-from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import MessageBits, RunContext, RunPlan
 from plait.wire.settings import Settings
 
@@ -47,12 +43,6 @@ def _masks():
     from plait.secagg import rounds
 
     return rounds
-
-
-def _callbacks():
-    from plait.rounds import callbacks
-
-    return callbacks
 
 
 def settled_by_parts(config: RunConfig) -> RunConfig:
@@ -112,11 +102,11 @@ def client_way_of(config: RunConfig, speaker: ClientContext) -> ClientPipeline:
     return way
 
 
-def links_of(links: MessageBits, config: RunConfig, size: int, *, evaluates: bool, certified: bool) -> MessageBits:
+def links_of(bits: float, config: RunConfig, size: int, *, evaluates: bool, certified: bool) -> MessageBits:
     """What updates take, under masks with the stages of their sums."""
     if not config.secure_aggregation:
-        return links
-    return _masks().links(links, config, size, evaluates=evaluates, certified=certified)
+        return MessageBits(bits)
+    return _masks().masked_of(config).link_bits(size, sums=2 if evaluates else 1, certified=certified)
 
 
 def screen_of(config: RunConfig, update_bytes: int) -> Screen | None:
@@ -130,22 +120,6 @@ def screen_of(config: RunConfig, update_bytes: int) -> Screen | None:
     if config.dp == "record":
         return partial(redaction.screened, kept=redaction.KEPT_OF_RECORDS)
     return partial(redaction.screened, update_bytes=update_bytes)
-
-
-def check_callbacks(names: str) -> None:
-    """Refuse callbacks that are not there, and trackers whose library is missing."""
-    if names:
-        _callbacks().check_callbacks(names)
-
-
-def trackers_of(names: str) -> tuple[str, ...]:
-    """The trackers that settings name among callbacks."""
-    return _callbacks().trackers_of(names) if names else ()
-
-
-def heard(names: str, directory: RunDirectory, stop: StopRequest, on_event: OnEvent) -> AbstractContextManager[OnEvent]:
-    """The callbacks that settings name receive a run's events in the block (`plait.rounds.callbacks.heard`)."""
-    return _callbacks().heard(names, directory, stop, on_event) if names else nullcontext(on_event)
 
 
 def opened(config: RunConfig, opening: RunContext) -> list[Event]:

@@ -231,5 +231,4 @@ def links_of(settled: ResolvedConfig, size: int, *, evaluates: bool, certified: 
     Raises:
         ConfigError: no masked sum can carry it.
     """
-    links = MessageBits(settled.codec.bits)
-    return composition.links_of(links, settled.config, size, evaluates=evaluates, certified=certified)
+    return composition.links_of(settled.codec.bits, settled.config, size, evaluates=evaluates, certified=certified)

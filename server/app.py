@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from plait.composition import heard
 from plait.config import Scalar, config_from_table
 from plait.errors import ConfigError
 from plait.federation import run_federation
 from plait.flower.channel import server_app
 from plait.plugins import admit
+from plait.rounds.callbacks import heard
 from plait.rounds.channel import Channel, StopRequest
 from plait.rounds.run_directory import RunDirectory
 from plait.run import resolve

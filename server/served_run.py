@@ -22,7 +22,7 @@ from plait.api.simulate import is_reported
 from plait.cli.options import ConfigFile, PageAddress, run_config, shown_default, with_run_options
 from plait.cli.serving import GraceS, Insecure, Kit, Listen, Metrics, log_to, stop_on_signals
 from plait.cli.simulate import show, with_resume_hint
-from plait.composition import check_here, heard
+from plait.composition import check_here
 from plait.config import RunConfig
 from plait.errors import ConfigError
 from plait.ledger.events import Event
@@ -32,6 +32,7 @@ from plait.ledger.run_view import RunView
 from plait.page.beside import page_address, page_beside
 from plait.report.progress import say, status, watch
 from plait.report.wording import plural
+from plait.rounds.callbacks import heard
 from plait.rounds.channel import StopRequest
 from plait.rounds.roster import REPLY_BYTES
 from plait.rounds.run_directory import RunDirectory

@@ -30,6 +30,11 @@ class TensorSlot:
         """Number of elements."""
         return math.prod(self.shape)
 
+    @property
+    def part(self) -> slice:
+        """Where it is in the flat buffer."""
+        return slice(self.offset, self.offset + self.size)
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -131,7 +136,7 @@ class AdapterState:
                 raise PeerError(f"dtype of '{slot.name}' is {tensor.dtype}, expected float32")
             # A float64 beyond float32 becomes infinite here and is refused below.
             with np.errstate(over="ignore"):
-                flat[slot.offset : slot.offset + slot.size] = tensor.reshape(-1)
+                flat[slot.part] = tensor.reshape(-1)
         state = cls(layout, flat)
         check_finite(state)
         return state
@@ -139,7 +144,7 @@ class AdapterState:
     def __getitem__(self, name: str) -> Float32:
         """The tensor called `name`, a read-only view in its own shape."""
         slot = self.layout.by_name[name]
-        return self.flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
+        return self.flat[slot.part].reshape(slot.shape)
 
     def items(self) -> Iterator[tuple[str, Float32]]:
         """Names and tensors (views), in layout order."""

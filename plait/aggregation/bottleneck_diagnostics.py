@@ -103,4 +103,4 @@ class BottleneckObserver:
 
 
 def _of(slot: TensorSlot, flat: NDArray[np.float32]) -> Float64:
-    return flat[slot.offset : slot.offset + slot.size].reshape(slot.shape).astype(np.float64)
+    return flat[slot.part].reshape(slot.shape).astype(np.float64)

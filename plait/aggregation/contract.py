@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from plait.adapters import AdapterSpec, AdapterState, AdapterTask, Layout, Subject
 from plait.aggregation.factors import fitted
-from plait.aggregation.geometry import BOTH_SIDES, Geometry, Pair, Side, geometry_of
+from plait.aggregation.geometry import BOTH_SIDES, Geometry, Pair, geometry_of, without
 from plait.aggregation.means import square_geometry
 from plait.aggregation.own_rule import STATED_TRAITS, stated_rule, stated_text
 from plait.aggregation.rule import Contribution, Exactness, Outcome, RoundContext, Rule
@@ -86,13 +86,8 @@ def _contribution(
         if own.pairs
         else context.master
     )
-    delta = np.array(state_of(own, generator, 0.5).flat)
-    for pair in own.pairs:
-        for side in BOTH_SIDES - rule.trained(context.round):
-            slot = pair.slot(side)
-            delta[slot.offset : slot.offset + slot.size] = 0
-    weight = _WEIGHTS[k % len(_WEIGHTS)]
-    return Contribution(f"client-{k}", received, AdapterState(own.layout, delta), weight, own, 10 + k, 2.0)
+    delta = without(state_of(own, generator, 0.5), own, BOTH_SIDES - rule.trained(context.round))
+    return Contribution(f"client-{k}", received, delta, _WEIGHTS[k % len(_WEIGHTS)], own, 10 + k, 2.0)
 
 
 def dense(pair: Pair, flat: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -192,11 +187,8 @@ def _order(rule: Rule) -> None:
 
 def _one_client(rule: Rule) -> None:
     context, cohort = cohort_of(rule, clients=1)
-    flat = cohort[0].delta.flat.copy()
-    for pair in context.geometry.pairs if rule.personal else ():
-        slot = pair.slot(rule.personal or Side.A)
-        flat[slot.offset : slot.offset + slot.size] = 0
-    alone = _result(context, Outcome(AdapterState(context.geometry.layout, flat)))
+    shared = without(cohort[0].delta, context.geometry, {rule.personal} if rule.personal else ())
+    alone = _result(context, Outcome(shared))
     off = _off(_result(context, run_round(rule, context, cohort)), alone)
     if off > _CLOSE:
         change = f"it is changed by {off:.1e} of its size"
@@ -259,8 +251,7 @@ def _frozen_stays(rule: Rule) -> None:
     step = run_round(rule, context, cohort).step.flat
     for pair in context.geometry.pairs:
         for side in frozen:
-            slot = pair.slot(side)
-            if step[slot.offset : slot.offset + slot.size].any():
+            if step[pair.slot(side).part].any():
                 raise BrokenError(f"{side} of '{pair.module}' moves, although clients do not train it")
 
 

@@ -74,11 +74,11 @@ class Pair:
 
     def a_of(self, flat: NDArray[Scalar]) -> NDArray[Scalar]:
         """A, (rank, d_in), a view of a flat buffer in the pair's layout."""
-        return flat[self.a.offset : self.a.offset + self.a.size].reshape(self.rank, self.d_in)
+        return flat[self.a.part].reshape(self.rank, self.d_in)
 
     def b_of(self, flat: NDArray[Scalar]) -> NDArray[Scalar]:
         """B, (d_out, rank), a view of a flat buffer in the pair's layout."""
-        return flat[self.b.offset : self.b.offset + self.b.size].reshape(self.d_out, self.rank)
+        return flat[self.b.part].reshape(self.d_out, self.rank)
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class Geometry:
         """The elements outside the pairs, (others_size,), copied from a flat buffer."""
         if not self.others:
             return flat[:0]
-        return np.concatenate([flat[slot.offset : slot.offset + slot.size] for slot in self.others])
+        return np.concatenate([flat[slot.part] for slot in self.others])
 
     def trained(self, received: NDArray[Scalar], delta: NDArray[Scalar]) -> NDArray[Scalar]:
         """Their sum where the pairs are, which may be a small part of the layout; anything elsewhere."""
@@ -159,10 +159,7 @@ class Geometry:
 
     def put_others(self, flat: NDArray[Scalar], values: NDArray[np.floating]) -> None:
         """Write what `others_of` gave back into a flat buffer."""
-        at = 0
-        for slot in self.others:
-            flat[slot.offset : slot.offset + slot.size] = values[at : at + slot.size]
-            at += slot.size
+        put(flat, [slot.part for slot in self.others], values)
 
 
 def _alike(pairs: Sequence[Pair]) -> Iterator[Alike]:
@@ -213,7 +210,7 @@ def _pair(spec: AdapterSpec, module: str, slots: Mapping[Side, TensorSlot]) -> P
 def slices_of(geometry: Geometry, sides: Collection[Side]) -> tuple[slice, ...]:
     """The parts of a flat buffer that hold these sides of all pairs, and all other tensors, in order."""
     slots = [*(pair.slot(side) for pair in geometry.pairs for side in sides), *geometry.others]
-    return tuple(slice(slot.offset, slot.offset + slot.size) for slot in sorted(slots, key=lambda slot: slot.offset))
+    return tuple(slot.part for slot in sorted(slots, key=lambda slot: slot.offset))
 
 
 def size_of(parts: Sequence[slice]) -> int:
@@ -226,11 +223,25 @@ def gathered(delta: AdapterState, parts: Sequence[slice]) -> Float32:
     return np.concatenate([delta.flat[part] for part in parts])
 
 
-def scattered(values: Float32, parts: Sequence[slice], layout: Layout) -> AdapterState:
-    """The inverse of `gathered`: zeros everywhere else."""
-    flat: Float32 = np.zeros(layout.size, np.float32)
+def put(flat: NDArray[Scalar], parts: Sequence[slice], values: NDArray[np.floating]) -> None:
+    """Write the numbers of these parts into a flat buffer."""
     at = 0
     for part in parts:
         flat[part] = values[at : at + part.stop - part.start]
         at += part.stop - part.start
+
+
+def scattered(values: Float32, parts: Sequence[slice], layout: Layout) -> AdapterState:
+    """The inverse of `gathered`: zeros everywhere else."""
+    flat: Float32 = np.zeros(layout.size, np.float32)
+    put(flat, parts, values)
     return AdapterState(layout, flat)
+
+
+def without(delta: AdapterState, geometry: Geometry, sides: Collection[Side]) -> AdapterState:
+    """A delta with these sides of all pairs set to zero."""
+    flat = delta.flat.copy()
+    for pair in geometry.pairs:
+        for side in sides:
+            flat[pair.slot(side).part] = 0
+    return AdapterState(delta.layout, flat)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, is_dataclass, replace
-from typing import Any, NoReturn, TypedDict, TypeVar, Unpack, cast, overload
+from typing import Any, NoReturn, TypedDict, Unpack, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -232,26 +232,26 @@ STATED = "stated"
 STATED_TRAITS = ("name", "subject", "ranks", "resizing", "frozen", "personal", "linear", "continuous")
 """The attributes of a `Rule` that are stated."""
 
-_RANKS = {"one": ONE_RANK, "lower": UP_TO_SERVER, "any": ANY_RANK}
 _FLAGS = {"true": True, "false": False}
+_CHOICES: Mapping[str, Mapping[str, object]] = {
+    "subject": {each.name.lower(): each for each in Subject},
+    "ranks": {"one": ONE_RANK, "lower": UP_TO_SERVER, "any": ANY_RANK},
+    "resizing": {each.value: each for each in Resizing},
+    "personal": {side.value: side for side in Side},
+    "linear": _FLAGS,
+    "continuous": _FLAGS,
+}
+"""How those with a few values are written."""
 _MOST_NAME = 200
-
-_T = TypeVar("_T")
 
 
 def stated_text(rule: Rule) -> str:
     """A rule as a welcome states it."""
-    traits = {
-        "name": rule.name,
-        "subject": rule.subject.name.lower(),
-        "ranks": next(name for name, ranks in _RANKS.items() if ranks == rule.ranks),
-        "resizing": rule.resizing.value,
-        "frozen": "".join(rule.frozen),
-        "personal": rule.personal or "",
-        "linear": str(rule.linear).lower(),
-        "continuous": str(rule.continuous).lower(),
+    values = {
+        key: text for key, texts in _CHOICES.items() for text, each in texts.items() if each == getattr(rule, key)
     }
-    return f"{STATED}:" + ",".join(f"{key}={value}" for key, value in traits.items() if value)
+    traits = {"name": rule.name, "frozen": "".join(rule.frozen), **values}
+    return f"{STATED}:" + ",".join(f"{key}={traits[key]}" for key in STATED_TRAITS if traits.get(key))
 
 
 def stated_rule(traits: Mapping[str, str]) -> Rule:
@@ -270,29 +270,24 @@ def stated_rule(traits: Mapping[str, str]) -> Rule:
     def refuse(context: RoundContext) -> NoReturn:
         raise ConfigError(f"rule '{name}' is only stated: in round {context.round} only the server can combine")
 
-    sides = {side.value: side for side in Side}
-    frozen = tuple(_one(sides, "frozen", letter) for letter in traits.get("frozen", ""))
-    if len(frozen) > len(sides):
-        raise ConfigError(f"frozen of the stated rule names {len(frozen)} sides, expected at most {len(sides)}")
+    def chosen(key: str, value: str, choices: str) -> Any:
+        values = _CHOICES[choices]
+        if value not in values:
+            raise ConfigError(f"{key} of the stated rule is '{value}', expected one of {', '.join(values)}")
+        return values[value]
+
+    frozen = tuple(chosen("frozen", letter, "personal") for letter in traits.get("frozen", ""))
+    if len(frozen) > len(Side):
+        raise ConfigError(f"frozen of the stated rule names {len(frozen)} sides, expected at most {len(Side)}")
+    given = {"subject": "tensors", **{key: value for key, value in traits.items() if key in _CHOICES}}
     return Rule(
         name=name,
         title="at the server",
         computes="what only the server knows",
         algorithm=refuse,
-        subject=_one({each.name.lower(): each for each in Subject}, "subject", traits.get("subject", "tensors")),
-        ranks=_one(_RANKS, "ranks", traits.get("ranks", "one")),
-        resizing=_one({each.value: each for each in Resizing}, "resizing", traits.get("resizing", "slice")),
         frozen=frozen,
-        personal=_one(sides, "personal", traits["personal"]) if "personal" in traits else None,
-        linear=_one(_FLAGS, "linear", traits.get("linear", "false")),
-        continuous=_one(_FLAGS, "continuous", traits.get("continuous", "true")),
+        **{key: chosen(key, value, key) for key, value in given.items()},
     )
-
-
-def _one(values: Mapping[str, _T], key: str, value: str) -> _T:
-    if value not in values:
-        raise ConfigError(f"{key} of the stated rule is '{value}', expected one of {', '.join(values)}")
-    return values[value]
 
 
 def as_optimizer(part: object, *, name: str) -> ServerOptimizer:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plait.adapters import AdapterState, Subject, check_finite
-from plait.aggregation.geometry import BOTH_SIDES, Geometry, Pair, Side
+from plait.aggregation.geometry import BOTH_SIDES, Geometry, Pair, Side, without
 from plait.errors import ConfigError, PeerError
 from plait.settings.choice import with_options
 from plait.settings.traits import Reasons, Trait
@@ -86,8 +86,7 @@ class Contribution:
 
     def _check_frozen(self, side: Side) -> None:
         for pair in self.geometry.pairs:
-            slot = pair.slot(side)
-            if self.delta.flat[slot.offset : slot.offset + slot.size].any():
+            if self.delta.flat[pair.slot(side).part].any():
                 raise PeerError(f"{side} of '{pair.module}' has changed, but is frozen in this round")
 
 
@@ -346,8 +345,4 @@ class _CheckedRound:
         outcome = self._accumulator.finish()
         if self._rule.personal is None:
             return outcome
-        flat = np.array(outcome.step.flat)
-        for pair in self._context.geometry.pairs:
-            slot = pair.slot(self._rule.personal)
-            flat[slot.offset : slot.offset + slot.size] = 0.0
-        return replace(outcome, step=AdapterState(outcome.step.layout, flat))
+        return replace(outcome, step=without(outcome.step, self._context.geometry, {self._rule.personal}))

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plait.api import TURN
-from plait.composition import check_callbacks, check_here, trackers_of
+from plait.composition import check_here
 from plait.config import RunConfig
 from plait.data import check_data_name
 from plait.errors import ConfigError
 from plait.ledger.ledger import OnEvent
 from plait.report.progress import status
 from plait.report.summary import write_report
+from plait.rounds.callbacks import check_callbacks, trackers_of
 from plait.rounds.channel import StopRequest
 from plait.rounds.run_directory import RunDirectory
 from plait.settings.tables import Samples

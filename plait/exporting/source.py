@@ -20,6 +20,7 @@ from plait.adapters.peft import CARD_FILE, WEIGHTS_FILE
 from plait.adapters.peft_reading import PeftAdapter, load_peft_directory
 from plait.adapters.safetensors import parse_object
 from plait.aggregation import RULES, Side, geometry_of
+from plait.aggregation.geometry import put
 from plait.data import Progress
 from plait.errors import BaseMismatchError, ConfigError, MachineError, PeerError, PlaitError, did_you_mean
 from plait.ledger.events import ClientsDescribed, start_of
@@ -280,14 +281,8 @@ def with_own_side(spec: AdapterSpec, state: AdapterState, own: Float32, side: Si
     rank, rest = divmod(len(own), sum(widths) or 1)
     if rest or not rank or any(pair.rank != rank for pair in geometry.pairs):
         raise PlaitError(f"the client's own side has {len(own)} values, expected a rank times {sum(widths)}")
-    flat, at = state.flat.copy(), 0
-    for pair, width in zip(geometry.pairs, widths, strict=True):
-        part = own[at : at + rank * width]
-        if side is Side.B:
-            pair.b_of(flat)[:] = part.reshape(width, rank)
-        else:
-            pair.a_of(flat)[:] = part.reshape(rank, width)
-        at += rank * width
+    flat = state.flat.copy()
+    put(flat, [pair.slot(side).part for pair in geometry.pairs], own)
     return AdapterState(state.layout, flat)
 
 

@@ -12,12 +12,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
-from flwr.app import Array, ArrayRecord, Context, Error, Message, RecordDict
+from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from plait.config import Scalar
 from plait.errors import Abandoned, ConfigError, DiskFullError, PeerError, PlaitError
+from plait.flower.compression import STYPE, blob
 from plait.rounds.channel import (
     Answering,
     Channel,
@@ -36,7 +37,6 @@ _SHORTEST_PAUSE_S = 0.02
 _LONGEST_PAUSE_S = 1.0
 _RECORD = "plait"
 _HEAD, _BODY = "head", "body"
-STYPE = "plait.v1"
 
 
 class GridChannel(Channel):
@@ -126,12 +126,7 @@ class GridExchange(Exchange):
 def to_content(head: bytes, body: bytes = b"") -> RecordDict:
     """Wrap bytes as the content of a Flower message."""
     parts = {_HEAD: head, _BODY: body} if body else {_HEAD: head}
-    return RecordDict({_RECORD: ArrayRecord({name: to_array(part) for name, part in parts.items()})})
-
-
-def to_array(data: bytes) -> Array:
-    """Bytes as Flower's array."""
-    return Array(dtype="uint8", shape=(len(data),), stype=STYPE, data=data)
+    return RecordDict({_RECORD: ArrayRecord({name: blob(part) for name, part in parts.items()})})
 
 
 def from_message(message: Message) -> bytes:
@@ -166,7 +161,7 @@ class ContextMemory:
                 "dp of the run is 'record' and this node's state is Flower's, which ends with the node: "
                 "add state=DIRECTORY to the node's configuration"
             )
-        self._state[f"plait.{key}"] = ArrayRecord({"bytes": to_array(data)})
+        self._state[f"plait.{key}"] = ArrayRecord({"bytes": blob(data)})
 
 
 _FAILED = 1

@@ -21,7 +21,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from plait.compress.broadcaster import DOWN_BITS, Broadcaster
 from plait.compress.message import DIGEST_BYTES, Content, codec_of, decompress, is_float
 from plait.errors import ConfigError, PeerError
-from plait.flower.compression import BLOB, KEY, NO_SECURE_AGGREGATION, floats_of, merged, with_blob
+from plait.flower.compression import BLOB, KEY, NO_SECURE_AGGREGATION, floats_of, listed, merged, with_blob
 
 _FAILED = 1
 _CLIPS = ("DifferentialPrivacyClientSideFixedClipping", "DifferentialPrivacyClientSideAdaptiveClipping")
@@ -162,13 +162,13 @@ class _CompressingGrid:
                 if reply.has_error():
                     return reply
                 raise PeerError("the reply is not compressed: add compression_mod to the ClientApp's mods")
-            named = zip(_listed(described, "records", str), _listed(described, "holds", bytes), strict=False)
+            named = zip(listed(described, "records", str), listed(described, "holds", bytes), strict=False)
             holds = {name: held[: 2 * DIGEST_BYTES] for name, held in named if name in shared}
             content = RecordDict({name: record for name, record in reply.content.items() if name != KEY})
-            for name in _listed(described, "packed", str):
+            for name in listed(described, "packed", str):
                 if name not in holds or holds[name][:DIGEST_BYTES] != self._down[name].digest:
                     raise PeerError(f"record '{name}' is of another adapter than the one that was sent")
-                is_whole = name in _listed(described, "whole", str)
+                is_whole = name in listed(described, "whole", str)
                 content[name] = self._arrays(content.get(name), shared[name], is_whole=is_whole)
         except PeerError as error:
             return Message(Error(_FAILED, f"refused by plait: {error}"), reply_to=sent.get(node, reply))
@@ -220,8 +220,3 @@ def _same(record: ArrayRecord, other: object) -> bool:
 def _needs_all(reply: Message) -> bool:
     described = reply.content.get(KEY) if reply.has_content() else None
     return isinstance(described, ConfigRecord) and bool(described.get("needs-all"))
-
-
-def _listed(record: ConfigRecord, key: str, kind: type[Any]) -> list[Any]:
-    value = record.get(key, [])
-    return [each for each in value if isinstance(each, kind)] if isinstance(value, list) else []

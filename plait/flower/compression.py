@@ -8,7 +8,7 @@ Context. A client whose Context is lost asks for everything. Knows nothing of st
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
@@ -22,6 +22,7 @@ KEY = "plait.compress"
 """Of the record that describes how a message is compressed, and of what a client keeps in its Context."""
 BLOB = "plait.compressed"
 """The array of bytes in a record, in place of its float arrays."""
+STYPE = "plait.v1"
 NO_SECURE_AGGREGATION = (
     "compression does not go with SecAgg+: its masks add up only over one grid of whole numbers for all clients, and "
     "these codes have none; use plait's own secure aggregation, or SecAgg+ without compression"
@@ -29,6 +30,7 @@ NO_SECURE_AGGREGATION = (
 _MASKED = "secaggplus_configs"
 
 Floats = Mapping[str, NDArray[Any]]
+T = TypeVar("T")
 
 
 def compression_mod(message: Message, context: Context, call_next: Callable[[Message, Context], Message]) -> Message:
@@ -48,9 +50,9 @@ def compression_mod(message: Message, context: Context, call_next: Callable[[Mes
     links: dict[str, _Link] = {}
     content = RecordDict({name: record for name, record in message.content.items() if name != KEY})
     try:
-        for name in _names(asked, "records"):
+        for name in listed(asked, "records", str):
             links[name] = _Link(name, context)
-            content[name] = links[name].received(content[name], _names(asked, f"order.{name}"))
+            content[name] = links[name].received(content[name], listed(asked, f"order.{name}", str))
     except NotHeldError:
         return Message(RecordDict({KEY: ConfigRecord({"needs-all": True})}), reply_to=message)
     message.content = content
@@ -148,12 +150,13 @@ def merged(floats: Floats, record: ArrayRecord, order: Iterable[str]) -> ArrayRe
 
 def blob(data: bytes) -> Array:
     """Bytes as Flower's array, which Flower frames once."""
-    return Array(dtype="uint8", shape=(len(data),), stype="plait.v1", data=bytes(data))
+    return Array(dtype="uint8", shape=(len(data),), stype=STYPE, data=bytes(data))
 
 
-def _names(record: ConfigRecord, key: str) -> list[str]:
+def listed(record: ConfigRecord, key: str, kind: type[T]) -> list[T]:
+    """What a list in a record holds of this kind; nothing if there is no such list."""
     value = record.get(key, [])
-    return [str(each) for each in value] if isinstance(value, list) else []
+    return [each for each in value if isinstance(each, kind)] if isinstance(value, list) else []
 
 
 def _energy(arrays: Floats) -> float:

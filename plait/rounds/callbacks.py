@@ -192,8 +192,9 @@ def heard(names: str, directory: RunDirectory, stop: StopRequest, on_event: OnEv
         ConfigError: there is no such callback, or one failed.
         RunInterrupted: one asked the run to pause.
     """
-    hearing = CallbackRunner([callback_named(text) for text in split_choices(names) if text not in TRACKERS], stop)
-    if directory.has_started:
+    named = [callback_named(text) for text in split_choices(names) if text not in TRACKERS]
+    hearing = CallbackRunner(named, stop)
+    if named and directory.has_started:
         hearing.repeat(read_events(directory.ledger))
 
     def hear(event: Event) -> None:

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from plait.adapters import AdapterState, Float32, Layout, add, subtract
+from plait.adapters import AdapterState, Layout, add, subtract
 from plait.aggregation import BOTH_SIDES, Geometry, Side, geometry_of
+from plait.aggregation.geometry import gathered, put, without
 from plait.compress.feedback import pack
 from plait.errors import PolicyError
 from plait.rounds.local_model import DataSize, DeltaGrid, Moments, Trained, TrainJob
@@ -193,7 +194,7 @@ class OwnSide(Hook):
         """Keep the side and leave it out of the delta."""
         geometry, side = geometry_of(job.spec), Side(job.settings.personal)
         left = kept_side(outgoing.trained.state, geometry, side)
-        return replace(outgoing, delta=without(outgoing.delta, geometry, side)), left
+        return replace(outgoing, delta=without(outgoing.delta, geometry, {side})), left
 
 
 def with_own(state: AdapterState, kept: Kept, geometry: Geometry, side: Side) -> AdapterState:
@@ -201,30 +202,19 @@ def with_own(state: AdapterState, kept: Kept, geometry: Geometry, side: Side) ->
     values = kept.vector("side", geometry.side_size(side))
     if values is None:
         return state
-    flat, at = state.flat.copy(), 0
-    for part in _parts(geometry, side):
-        flat[part] = values[at : at + part.stop - part.start]
-        at += part.stop - part.start
+    flat = state.flat.copy()
+    put(flat, _parts(geometry, side), values)
     return AdapterState(state.layout, flat)
 
 
 def kept_side(state: AdapterState, geometry: Geometry, side: Side) -> Kept:
     """The client's own side of an adapter, pair by pair, as stored."""
-    values: Float32 = np.concatenate([state.flat[part] for part in _parts(geometry, side)])
+    values = gathered(state, _parts(geometry, side))
     return Kept(arrays={"side": values}, tags={"kind": OWN_SIDE, "side": side.value})
 
 
-def without(delta: AdapterState, geometry: Geometry, side: Side) -> AdapterState:
-    """A delta with one side set to zero."""
-    flat = delta.flat.copy()
-    for part in _parts(geometry, side):
-        flat[part] = 0.0
-    return AdapterState(delta.layout, flat)
-
-
 def _parts(geometry: Geometry, side: Side) -> list[slice]:
-    slots = [pair.slot(side) for pair in geometry.pairs]
-    return [slice(slot.offset, slot.offset + slot.size) for slot in slots]
+    return [pair.slot(side).part for pair in geometry.pairs]
 
 
 OWN_ADAPTER = "own adapter"
@@ -304,9 +294,7 @@ class ErrorFeedback(Hook):
         untrained = BOTH_SIDES - set(map(Side, job.settings.trained))
 
         def trained(wanted: AdapterState) -> AdapterState:
-            for side in untrained:
-                wanted = without(wanted, geometry_of(job.spec), side)
-            return wanted
+            return without(wanted, geometry_of(job.spec), untrained) if untrained else wanted
 
         owed = _owed(kept, outgoing.delta.layout)
         encoded, owed = pack(outgoing.delta, job.settings.codec, owed=owed, only=trained)

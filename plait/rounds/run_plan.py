@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from plait.aggregation import Rule
 from plait.aggregation.server_step import ServerOptimizer
@@ -54,8 +54,7 @@ class PrivacyBudget:
         return None
 
 
-@dataclass(frozen=True)
-class MessageBits:
+class MessageBits(NamedTuple):
     """Bits for each parameter of an adapter."""
 
     up: float

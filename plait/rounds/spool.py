@@ -19,6 +19,7 @@ import numpy as np
 
 from plait.adapters import AdapterState
 from plait.aggregation import ANY_RANK, BOTH_SIDES, Contribution, Geometry, Rule, slices_of
+from plait.aggregation.geometry import size_of
 from plait.errors import MachineError, PeerError
 from plait.ledger import events
 from plait.ledger.events import Reason
@@ -304,7 +305,7 @@ def largest_update(rule: Rule, geometry: Geometry) -> int:
     """The most numbers that a client sends in a round."""
     cycle = range(1, 1 + max(1, len(rule.frozen)))
     parts = (slices_of(geometry, rule.trained(number) - {rule.personal}) for number in cycle)
-    return max(sum(part.stop - part.start for part in sent) for sent in parts)
+    return max(map(size_of, parts))
 
 
 @dataclass(eq=False)

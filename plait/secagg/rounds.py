@@ -152,16 +152,16 @@ class MaskedRounds:
         coding = Coding(Ring(summed.bits), summed.invited, summed.unit)
         return MaskedGrid(coding, parts, state.tracks[0].shadow.digest(), state.round + 1)
 
-    def link_bits(self, size: int, *, sums: int, certified: bool) -> tuple[float, float]:
-        """Bits of a client's uplink for each of `size` parameters, and of its downlink beside the broadcast.
+    def link_bits(self, size: int, *, sums: int, certified: bool) -> MessageBits:
+        """What updates of `size` parameters take with the stages of so many sums.
 
-        All stages of so many sums are included; `certified` where clients prove their keys to each other.
+        `certified` where clients prove their keys to each other; ConfigError if no sum can carry it.
         """
         near = 2 * CYCLES if self.clients > COMPLETE else self.clients - 1
         rotated, proof = rotated_size(size), _PROOF_BYTES * certified
-        bits = self.privacy.shares(rotated).bits(self.clients, rotated) if self.privacy else bits_for(self.group)
+        bits = noised_grid(self.privacy, rotated, 1.0)[0] if self.privacy else bits_for(self.group)
         up, down = 290 + proof + 221 * (near + 1), 210 + (294 + proof) * self.clients + 250 * near
-        return (bits * rotated + 8 * sums * up) / size, 8 * sums * down / size
+        return MessageBits((bits * rotated + 8 * sums * up) / size, 8 * sums * down / size)
 
     def length(self, state: RunState, parts: tuple[slice, ...], summed: Summed) -> float | None:
         """How long the mean of the next round's updates may be."""
@@ -197,15 +197,6 @@ def masked_of(config: RunConfig) -> MaskedRounds:
         draws=config.cohort_size < config.clients,
         metrics=metrics,
     )
-
-
-def links(links: MessageBits, config: RunConfig, size: int, *, evaluates: bool, certified: bool) -> MessageBits:
-    """What a run's updates take with the stages of its sums beside them."""
-    masked, sums = masked_of(config), 2 if evaluates else 1
-    if masked.privacy:
-        noised_grid(masked.privacy, size, 1.0)
-    up, more_down = masked.link_bits(size, sums=sums, certified=certified)
-    return replace(links, up=up, more_down=more_down)
 
 
 def noised_grid(privacy: ClientPrivacy, size: int, clip_norm: float) -> tuple[int, float]:

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 
 from plait.adapters import AdapterTask
-from plait.composition import heard
 from plait.config import RunConfig, config_from_table
 from plait.data import Dataset, RecordKind
 from plait.errors import ConfigError
@@ -17,6 +16,7 @@ from plait.ledger.run_view import RunView
 from plait.objectives import usual_objective
 from plait.report.progress import say, status, watch
 from plait.rounds.broadcasts import StartingPoint
+from plait.rounds.callbacks import heard
 from plait.rounds.channel import StopRequest
 from plait.rounds.run_directory import RunDirectory
 from plait.run import Run, resolve

@@ -10,17 +10,17 @@ from __future__ import annotations
 import json
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
+
+from pydantic import TypeAdapter
 
 from plait import errors
 from plait.config import Scalar, config_from_table
-from plait.data import Message as Turn
-from plait.data import Record, RecordKind
 from plait.errors import ConfigError, MachineError, PlaitError, RunInterrupted, machine_fault
 from plait.plugins import is_importable
 from plait.rounds.channel import Data, Exchange, FixedNodes, NoAnswer, Purpose, StopRequest, TaskParts
@@ -257,26 +257,10 @@ def error_from(fields: Mapping[str, object]) -> Exception:
     return error
 
 
-_TURNS = frozenset({"messages", "chosen", "rejected"})
+_SHARES = TypeAdapter(Mapping[int, ClientShare])
 
 
 def shares_from_bytes(data: bytes) -> Mapping[int, ClientShare]:
     """The data of some clients by their numbers, as another process sent them."""
-    return {
-        int(index): ClientShare(
-            share["name"],
-            RecordKind(share["kind"]),
-            _records(share["records"]),
-            _records(share["held_out"]),
-            share["histogram"],
-        )
-        for index, share in json.loads(data).items()
-    }
-
-
-def _records(found: Iterable[Mapping[str, Any]]) -> tuple[Record, ...]:
-    made: list[Record] = []
-    for each in found:
-        turns = {name: tuple(Turn(*turn) for turn in each[name]) for name in _TURNS}
-        made.append(replace(Record(**{name: each[name] for name in each.keys() - _TURNS}), **turns))
-    return tuple(made)
+    # Not its own reading of JSON, which refuses text with lone surrogates.
+    return _SHARES.validate_python(json.loads(data))

@@ -307,7 +307,7 @@ def read_adapter(model: PeftModel, like: AdapterState) -> AdapterState:
     tensors = _behind(model)
     flat = np.empty(like.layout.size, np.float32)
     for slot in like.layout.slots:
-        flat[slot.offset : slot.offset + slot.size] = tensors[slot.name].detach().float().cpu().numpy().reshape(-1)
+        flat[slot.part] = tensors[slot.name].detach().float().cpu().numpy().reshape(-1)
     return AdapterState(like.layout, flat)
 
 
