@@ -29,7 +29,14 @@ from typing import TypeAlias
 from urllib.parse import quote, unquote
 
 from plait.errors import ConfigError, MachineError, PeerError
-from plait.system.files import begin_to_store, cannot_write, ensure_private_directory, fsync_directory, map_file
+from plait.system.files import (
+    begin_to_store,
+    cannot_write,
+    ensure_private_directory,
+    failures_to,
+    fsync_directory,
+    map_file,
+)
 from plait.transport.protocol import DIGEST_BYTES, Data
 
 HEADER_BYTES = 1 + DIGEST_BYTES
@@ -359,16 +366,13 @@ class Inbox:
         if (node, task_id) in self._small:
             return StoredAnswer(*self._small.read((node, task_id)))
         path = self._path(node, task_id, ANSWER_SUFFIX)
-        try:
-            # Unbuffered: a buffer's read to the end would copy all of it once more.
-            with path.open("rb", buffering=0) as file:
-                large = os.fstat(file.fileno()).st_size >= _MAPPED_BYTES
-                if large and (view := map_file(file.fileno())) is not None:
-                    return StoredAnswer(view[0], view[HEADER_BYTES:])
-                header = file.read(HEADER_BYTES)
-                data = file.readall()
-        except OSError as error:
-            raise MachineError(f"cannot read '{path}': {error.strerror or error}") from error
+        # Unbuffered: a buffer's read to the end would copy all of it once more.
+        with failures_to(f"read '{path}'"), path.open("rb", buffering=0) as file:
+            large = os.fstat(file.fileno()).st_size >= _MAPPED_BYTES
+            if large and (view := map_file(file.fileno())) is not None:
+                return StoredAnswer(view[0], view[HEADER_BYTES:])
+            header = file.read(HEADER_BYTES)
+            data = file.readall()
         if len(header) < HEADER_BYTES:
             raise MachineError(f"'{path}' has {len(header)} bytes, expected at least {HEADER_BYTES}")
         return StoredAnswer(header[0], data)

@@ -25,7 +25,7 @@ from typing import cast
 from plait.adapters.safetensors import TensorEntry, parse_object, read_header, shown
 from plait.adapters.spec import is_fingerprint
 from plait.errors import DataError, MachineError
-from plait.system.files import is_ours, make_private_directory, write_atomically
+from plait.system.files import failures_to, is_ours, make_private_directory, write_atomically
 from plait.system.text import Json, read_json
 
 TOKENIZER_FILES = (
@@ -62,7 +62,7 @@ def fingerprint_base(
         PeerError: a weight file is not a valid safetensors file.
         MachineError: a file cannot be read.
     """
-    try:
+    with failures_to(f"read the base in '{directory}'"):
         files = _identity_files(directory)
         stamps = _stamps(files)
         place = str(directory.resolve())
@@ -72,8 +72,6 @@ def fingerprint_base(
         fingerprint = _compute(directory, progress)
         if cache is not None and _stamps(files) == stamps:
             _remember(cache, place, stamps, fingerprint)
-    except OSError as error:
-        raise MachineError(f"cannot read the base in '{directory}': {error.strerror or error}") from error
     return fingerprint
 
 

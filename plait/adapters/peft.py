@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from plait.adapters.safetensors import write_safetensors
+from plait.adapters.safetensors import encode_arrays
 from plait.adapters.spec import AdapterSpec, AdapterTask, BaseReference, Parent
 from plait.adapters.state import AdapterState
 from plait.system.files import directory_written_aside, write_atomically
@@ -208,5 +208,5 @@ def save_peft_directory(
     with directory_written_aside(path) as aside:
         text = json.dumps(config, indent=2, sort_keys=True, allow_nan=False)
         write_atomically(aside / CONFIG_FILE, text.encode() + b"\n")
-        write_safetensors(aside / WEIGHTS_FILE, dict(state.items()), metadata)
+        write_atomically(aside / WEIGHTS_FILE, encode_arrays(dict(state.items()), metadata))
         write_atomically(aside / CARD_FILE, card.encode())

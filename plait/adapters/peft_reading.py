@@ -10,18 +10,11 @@ from plait.adapters.method import in_base
 from plait.adapters.peft import CONFIG_FILE, PROVENANCE, WEIGHTS_FILE
 from plait.adapters.peft_settings import TYPE_OF_TASK, checked_settings
 from plait.adapters.safetensors import parse_object, read_header_of, read_safetensors, shown
-from plait.adapters.spec import (
-    ORIGINS,
-    PLACE_KEYS,
-    AdapterSpec,
-    Json,
-    Parent,
-    is_fingerprint,
-    parents_from,
-)
+from plait.adapters.spec import ORIGINS, PLACE_KEYS, AdapterSpec, Parent, is_fingerprint, parents_from
 from plait.adapters.state import AdapterState, Float32, Layout
 from plait.errors import PeerError, check_format
-from plait.system.files import open_plain
+from plait.system.files import failures_to, open_plain
+from plait.system.text import Json
 
 _PICKLE_FILE = "adapter_model.bin"
 _MAX_CONFIG_BYTES = 1 << 20
@@ -133,11 +126,8 @@ def load_state(path: Path, spec: AdapterSpec) -> AdapterState:
 
 
 def _read_config(path: Path) -> dict[str, Json]:
-    try:
-        with open_plain(path) as file:
-            data = file.read(_MAX_CONFIG_BYTES + 1)
-    except OSError as error:
-        raise PeerError(f"cannot read '{path}': {error.strerror or error}") from error
+    with failures_to(f"read '{path}'", PeerError), open_plain(path) as file:
+        data = file.read(_MAX_CONFIG_BYTES + 1)
     config = parse_object(data, what=f"'{path}'", max_bytes=_MAX_CONFIG_BYTES)
     _text(config, "peft_type")
     places = {key: config.pop(key) for key in PLACE_KEYS & config.keys()}

@@ -12,8 +12,7 @@ import json
 import math
 import os
 import reprlib
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, cast
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 
 from plait.adapters.state import Float32
 from plait.errors import PeerError
-from plait.system.files import open_plain, write_atomically
+from plait.system.files import failures_to, open_plain
 from plait.system.text import Json, read_json
 
 MAX_DEPTH = 32
@@ -189,25 +188,8 @@ MAX_NAME_CHARACTERS = 512
 _EXACT = {"F32": "<f4", "F64": "<f8", "I64": "<i8", "U32": "<u4"}
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, Float32], metadata: Mapping[str, str] | None = None) -> None:
-    """Write named float32 tensors to `path`; equal tensors and metadata give equal bytes.
-
-    Raises:
-        MachineError: the directory is missing or read-only, or the disk is full.
-    """
-    write_atomically(path, encode_safetensors(tensors, metadata))
-
-
-def encode_safetensors(tensors: Mapping[str, Float32], metadata: Mapping[str, str] | None = None) -> bytes:
-    """Named float32 tensors as the bytes of a safetensors file, tensors and metadata in name order."""
-    for name, tensor in tensors.items():
-        if tensor.dtype != np.float32:
-            raise ValueError(f"dtype of {shown(name)} is {tensor.dtype}, expected float32")
-    return encode_arrays(tensors, metadata)
-
-
 def encode_arrays(arrays: Mapping[str, NDArray[np.generic]], metadata: Mapping[str, str] | None = None) -> bytes:
-    """Named arrays of float32, float64, int64 or uint32 as the bytes of a safetensors file, in name order."""
+    """Named arrays of float32, float64, int64 or uint32 as the bytes of a safetensors file, all in name order."""
     header: dict[str, object] = {METADATA_KEY: dict(sorted(metadata.items()))} if metadata else {}
     dtypes = {np.dtype(stored): name for name, stored in _EXACT.items()}
     offset = 0
@@ -261,41 +243,30 @@ MAX_BYTES = 8 << 30
 _FLOATS = {"BF16": "<u2", "F16": "<f2", "F32": "<f4", "F64": "<f8"}
 
 
-def read_safetensors(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, Float32]:
+def read_safetensors(path: Path) -> dict[str, Float32]:
     """All tensors of the file at `path`, cast to float32; 16-bit floats take twice their size in memory.
 
     Raises:
         PeerError: the file cannot be read, is too large, or is not a valid file of named finite floats.
     """
-    with _opened(path) as (file, size):
-        return _decode(file, size=size, max_bytes=max_bytes)
+    with failures_to(f"read '{path}'", PeerError), open_plain(path) as file:
+        return _decode(file, size=os.fstat(file.fileno()).st_size)
 
 
-def decode_safetensors(data: bytes, *, max_bytes: int = MAX_BYTES) -> dict[str, Float32]:
-    """All tensors of a safetensors file held in memory; the inverse of `encode_safetensors`."""
-    return _decode(io.BytesIO(data), size=len(data), max_bytes=max_bytes)
+def decode_safetensors(data: bytes) -> dict[str, Float32]:
+    """All tensors of a safetensors file held in memory, cast to float32."""
+    return _decode(io.BytesIO(data), size=len(data))
 
 
 def read_header_of(path: Path) -> SafetensorsHeader:
     """The header of the file at `path`; its author chose every character of its metadata."""
-    with _opened(path) as (file, size):
-        return read_header(file, size=size)
+    with failures_to(f"read '{path}'", PeerError), open_plain(path) as file:
+        return read_header(file, size=os.fstat(file.fileno()).st_size)
 
 
-@contextmanager
-def _opened(path: Path) -> Generator[tuple[io.BufferedReader, int]]:
-    """The file, and its size in bytes."""
-    try:
-        file = open_plain(path)
-    except OSError as error:
-        raise PeerError(f"cannot read '{path}': {error.strerror or error}") from error
-    with file:
-        yield file, os.fstat(file.fileno()).st_size
-
-
-def _decode(stream: io.BufferedIOBase, *, size: int, max_bytes: int) -> dict[str, Float32]:
-    if size > max_bytes:
-        raise PeerError(f"safetensors file has {size} bytes, expected at most {max_bytes}")
+def _decode(stream: io.BufferedIOBase, *, size: int) -> dict[str, Float32]:
+    if size > MAX_BYTES:
+        raise PeerError(f"safetensors file has {size} bytes, expected at most {MAX_BYTES}")
     header = read_header(stream, size=size)
     for name, entry in header.tensors.items():
         if fault := name_fault(name):

@@ -20,7 +20,7 @@ from plait.report.progress import status
 from plait.rounds.evaluation import ClientLoss, wilson
 from plait.rounds.run_directory import RunDirectory, recorded_settings
 from plait.system.text import Json
-from plait.training.bases import LocatedBase, locate_base, locate_named_base, quiet_libraries
+from plait.training.bases import LocatedBase, locate_named_base, quiet_libraries
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -129,13 +129,10 @@ def _located(
     given: str | PathLike[str] | None, loaded: PeftAdapter, adapter: str, *, quiet: bool
 ) -> tuple[str, LocatedBase]:
     """The base that is given, else the one that the adapter names, with its name."""
-    name = fspath(given) if given else loaded.base_here
-    if not name:
-        raise ConfigError(f"adapter '{adapter}' names no base; give --base NAME or DIRECTORY")
+    chosen = fspath(given or "")
+    name = chosen or loaded.base_here or ""
     with status(f"looking for base {name}", quiet=quiet) as progress:
-        if given:
-            return name, locate_base(name, progress=progress)
-        return name, locate_named_base(name, where=adapter, progress=progress)
+        return name, locate_named_base(name, given=chosen, where=adapter, progress=progress)
 
 
 def _objective_of(adapter: Path) -> str:

@@ -13,14 +13,14 @@ from plait.adapters import BaseReference
 from plait.api import TURN
 from plait.api.settings import base_name
 from plait.data import Progress
-from plait.errors import ConfigError, MachineError, did_you_mean
+from plait.errors import ConfigError, did_you_mean
 from plait.exporting.gguf_adapter import prepare_gguf, prepare_ollama
 from plait.exporting.merged import prepare_merged
 from plait.exporting.peft import prepare_peft, prepare_vllm
 from plait.exporting.request import Command, ExportRequest, Prepare
 from plait.exporting.source import is_node_state, open_node, open_personal, open_source
 from plait.report.progress import say, status
-from plait.system.files import directory_written_aside
+from plait.system.files import directory_written_aside, failures_to
 from plait.system.text import Json
 
 if TYPE_CHECKING:
@@ -163,23 +163,19 @@ def check_target(name: str, directory: Path) -> Prepare:
     """The target called `name`, if `directory` is free for it; ConfigError otherwise."""
     if name not in TARGETS:
         raise ConfigError(f"--to is '{name}', expected one of {', '.join(TARGETS)}{did_you_mean(name, TARGETS)}")
-    try:
+    with failures_to(f"read '{directory}'"):
         if directory.is_dir() and next(directory.iterdir(), None) is not None:
             raise ConfigError(f"'{directory}' is not empty, expected a new or an empty directory")
         if directory.exists() and not directory.is_dir():
             raise ConfigError(f"'{directory}' is a file, expected a new or an empty directory")
-    except OSError as error:
-        raise MachineError(f"cannot read '{directory}': {error.strerror or error}") from error
     return TARGETS[name]
 
 
 def write_export(name: str, request: ExportRequest, *, progress: Progress = lambda _: None) -> Export:
     """Write the adapter of `request` for the target called `name`: into a temporary directory, then renamed."""
     write, directory = check_target(name, request.directory)(request, progress), request.directory
-    try:
+    with failures_to(f"make '{directory.parent}'"):
         directory.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MachineError(f"cannot make '{directory.parent}': {error.strerror or error}") from error
     with directory_written_aside(directory, exported=True) as folder:
         written = write(folder)
     files = {

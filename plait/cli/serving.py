@@ -13,9 +13,10 @@ from typing import Annotated
 import typer
 
 from plait.cli.output import run_or_newest
-from plait.errors import MachineError, RunInterrupted
+from plait.errors import RunInterrupted
 from plait.page.beside import page_address, page_token, shown_address
 from plait.report.progress import say
+from plait.system.files import failures_to
 
 _LOG_BYTES = 16 << 20
 
@@ -33,11 +34,9 @@ def log_to(path: Path) -> None:
     logger = logging.getLogger("plait.server")
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    try:
+    with failures_to(f"write '{path}'"):
         path.touch(mode=0o600)
         file = RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=1, encoding="ascii", delay=False)
-    except OSError as error:
-        raise MachineError(f"cannot write '{path}': {error.strerror or error}") from error
     file.rotator = _begin_anew
     screen = _Screen(logging.WARNING)
     for handler in (file, screen):

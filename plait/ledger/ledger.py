@@ -17,7 +17,7 @@ from typing import TypeAlias, cast
 
 from plait.errors import ConfigError, PeerError
 from plait.ledger.events import Event, parse_event
-from plait.system.files import cannot_write, fsync_directory, lock, open_plain
+from plait.system.files import cannot_write, failures_to, fsync_directory, lock, open_plain
 from plait.system.text import Json, read_json
 
 _MOST_LINE_BYTES = 256 << 20
@@ -186,10 +186,8 @@ def read_events(path: Path) -> list[Event]:
 
 def read_lines(path: Path) -> list[Line]:
     """As `read_events`, but as the JSON objects on disk, whatever their content."""
-    try:
+    with failures_to(f"read the ledger '{path}'", PeerError):
         return _parse(path)[0]
-    except OSError as error:
-        raise PeerError(f"cannot read the ledger '{path}': {error.strerror or error}") from error
 
 
 def torn_bytes(path: Path) -> int:

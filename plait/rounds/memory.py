@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from plait.adapters import Float32
 from plait.adapters.safetensors import decode_arrays, encode_arrays
 from plait.errors import MachineError, PeerError
-from plait.system.files import ensure_private_directory, read_if_there, write_atomically
+from plait.system.files import ensure_private_directory, failures_to, read_if_there, write_atomically
 
 # Values without another copy: encoder residuals, optimizer moments, the adapter of the round before, a
 # personal side, the losses of single sequences before round 1, the journal of masked sums, the secret of a run, and
@@ -149,11 +149,9 @@ def keep_only_what_lasts(folder: Path, *, besides: Collection[str] = ()) -> None
     own = ClientState.from_bytes(read_if_there(folder / _OWN) or b"")
     if own and own.before.arrays:
         write_atomically(folder / _OWN, ClientState(own.run_id, after=own.after).to_bytes())
-    try:
+    with failures_to(f"remove what a run left in '{folder}'"):
         for key in IRREPLACEABLE - {_OWN, *besides}:
             (folder / key).unlink(missing_ok=True)
-    except OSError as error:
-        raise MachineError(f"cannot remove what a run left in '{folder}': {error.strerror or error}") from error
 
 
 def tidy_clients(run: Path) -> None:

@@ -24,12 +24,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plait.config import RunConfig, config_from_table
-from plait.errors import ConfigError, MachineError, PeerError
+from plait.errors import ConfigError, PeerError
 from plait.ledger.events import Event, Plugin, start_of
 from plait.ledger.ledger import read_events
 from plait.settings.table import read_config_table
 from plait.system.files import (
     cannot_write,
+    failures_to,
     fsync_directory,
     leads_elsewhere,
     make_private_directory,
@@ -48,10 +49,8 @@ _BEGINNING_BYTES = 1 << 20
 
 def check_stays_inside(directory: Path) -> None:
     """Refuse a directory that plait writes in and that holds a link out of it, a pipe or a device."""
-    try:
+    with failures_to(f"read '{directory}'"):
         elsewhere = leads_elsewhere(directory)
-    except OSError as error:
-        raise MachineError(f"cannot read '{directory}': {error.strerror or error}") from error
     if elsewhere:
         raise ConfigError(f"'{directory}' holds more than a run: {elsewhere}, where plait would write; remove it")
 

@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors import numpy as safetensors_numpy
 
 from plait.adapters import AdapterSpec, AdapterState, Float32, add
-from plait.adapters.safetensors import decode_safetensors, encode_safetensors
+from plait.adapters.safetensors import decode_safetensors, encode_arrays
 from plait.aggregation import Geometry, Memory, OptimizerState, Resizing
 from plait.errors import PeerError, check_format
 from plait.ledger.events import RoundFinished
@@ -238,7 +238,7 @@ def _files(state: RunState) -> dict[str, bytes]:
         files[f"broadcast-{number}.bin"] = track.broadcast
     for version, shadows in sorted(state.versions.items()):
         adapters |= {f"version-{version}-{number}": shadow.flat for number, shadow in enumerate(shadows)}
-    files["adapters.safetensors"] = encode_safetensors(adapters)
+    files["adapters.safetensors"] = encode_arrays(adapters)
     for name, memory in (("rule", state.rule_memory), ("optimizer", state.optimizer_memory)):
         if memory:
             arrays = {key: np.ascontiguousarray(memory[key]) for key in sorted(memory)}

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import platformdirs
 
-from plait.errors import DiskFullError, MachineError
+from plait.errors import DiskFullError, MachineError, PlaitError
 
 if sys.platform != "win32":
     import fcntl
@@ -122,6 +122,15 @@ def open_plain(path: Path) -> BufferedReader:
     return path.open("rb")
 
 
+@contextlib.contextmanager
+def failures_to(do: str, fault: type[PlaitError] = MachineError) -> Generator[None]:
+    """Makes one line of what the system says meanwhile: that plait cannot `do` this, and why."""
+    try:
+        yield
+    except OSError as error:
+        raise fault(f"cannot {do}: {error.strerror or error}") from error
+
+
 def leads_elsewhere(directory: Path) -> str:
     """What below a directory is neither a file nor a folder of it, in words; empty if all is.
 
@@ -156,12 +165,9 @@ def lies_in(file: Path, directory: Path) -> bool:
 
 def read_if_there(path: Path) -> bytes | None:
     """The content of a file; None if there is none, MachineError if it cannot be read."""
-    try:
+    with failures_to(f"read '{path}'"), contextlib.suppress(FileNotFoundError):
         return path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise MachineError(f"cannot read '{path}': {error.strerror or error}") from error
+    return None
 
 
 def lock(file: FileIO) -> bool:

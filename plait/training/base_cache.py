@@ -31,7 +31,14 @@ from plait.adapters.spec import HUB_ID, ORIGIN_FILE, ORIGINS
 from plait.data import Progress
 from plait.data.packages import fetch_package_files, growing, is_fetched
 from plait.errors import ConfigError, DataError, MachineError
-from plait.system.files import cache_directory, cannot_write, directory_written_aside, is_ours, make_private_directory
+from plait.system.files import (
+    cache_directory,
+    cannot_write,
+    directory_written_aside,
+    failures_to,
+    is_ours,
+    make_private_directory,
+)
 
 if TYPE_CHECKING:
     from plait.training.bases import CheckSize
@@ -100,11 +107,8 @@ def cached_snapshot(name: str, revision: str) -> Path | None:
 
 def gguf_directory(path: Path) -> Path:
     """Where a file's base is in the cache, whether it has been made or not."""
-    try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise MachineError(f"cannot read '{path}': {error.strerror or error}") from error
+    with failures_to(f"read '{path}'"), path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     return cache_directory() / "bases" / f"gguf-{digest[:_DIGITS]}"
 
 

@@ -20,7 +20,7 @@ from typing import cast
 from plait.adapters import BaseReference, fingerprint_base
 from plait.adapters.spec import HUB_ID
 from plait.data import Progress
-from plait.errors import ConfigError, MachineError, did_you_mean
+from plait.errors import BaseMismatchError, ConfigError, MachineError, did_you_mean
 from plait.settings.choice import Choices
 from plait.system.files import at_home, cache_directory, is_ours, is_there, make_private_directory, write_atomically
 
@@ -34,6 +34,15 @@ class LocatedBase:
 
     directory: Path
     reference: BaseReference
+
+    def check(self, fingerprint: str | None) -> None:
+        """Refuse another base than the one that an adapter states to be trained on; BaseMismatchError."""
+        got = self.reference.fingerprint
+        if fingerprint not in (None, got):
+            raise BaseMismatchError(
+                f"base '{self.reference.name}' is {got[:16]}, expected {fingerprint[:16]}, which the adapter was "
+                "trained on"
+            )
 
 
 def _cache():
@@ -140,8 +149,12 @@ def _on_the_hub(name: str) -> tuple[str, str]:
     return (hub_id, revision) if is_one else ("", "")
 
 
-def locate_named_base(name: str, *, where: str, progress: Progress = lambda _: None) -> LocatedBase:
-    """A base that an untrusted directory names: it is looked up on this disk and never downloaded."""
+def locate_named_base(name: str | None, *, given: str = "", where: str, progress: Progress) -> LocatedBase:
+    """The base that is given, or else one that an untrusted directory names: that is never downloaded."""
+    if given:
+        return locate_base(given, progress=progress)
+    if not name:
+        raise ConfigError(f"adapter '{where}' names no base; give --base NAME or DIRECTORY")
     if not is_on_disk(name):
         raise ConfigError(
             f"'{where}' names base '{name}', which is not on this disk, and plait downloads no base that only a "

@@ -8,7 +8,7 @@ from functools import partial
 from plait.adapters import AdapterSpec, AdapterState, AdapterTask
 from plait.adapters.peft_reading import PeftAdapter
 from plait.data import Dataset, RecordKind
-from plait.errors import BaseMismatchError, ConfigError, DataError
+from plait.errors import ConfigError, DataError
 from plait.objectives import SFT, objective_named
 from plait.rounds.evaluation import ClientLoss
 from plait.training.bases import LocatedBase
@@ -62,12 +62,7 @@ def evaluate_adapter(
 
 
 def _spec_for(located: LocatedBase, loaded: PeftAdapter, dataset: Dataset) -> AdapterSpec:
-    stated = loaded.base_fingerprint
-    if stated not in (None, located.reference.fingerprint):
-        raise BaseMismatchError(
-            f"base '{located.reference.name}' is {located.reference.fingerprint[:16]}, "
-            f"expected {stated[:16]}, which the adapter was trained on"
-        )
+    located.check(loaded.base_fingerprint)
     spec = loaded.spec()
     if spec.task is AdapterTask.CLASSIFICATION and not spec.labels:
         raise DataError("the adapter does not name its classes, so it cannot be evaluated on labels")

@@ -146,14 +146,14 @@ def named_base(base: str, *, stated: bool = False) -> Attack:
 
     def attack(run: Path) -> None:
         from plait.adapters.peft_reading import load_peft_directory
-        from plait.adapters.safetensors import write_safetensors
+        from plait.adapters.safetensors import encode_arrays
 
         folder = run / "adapter"
         config = json.loads((folder / "adapter_config.json").read_text())
         (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": base}))
         if not stated:
             tensors = load_peft_directory(folder).tensors
-            write_safetensors(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
+            (folder / "adapter_model.safetensors").write_bytes(encode_arrays(tensors, {"format": "pt"}))
 
     return attack
 

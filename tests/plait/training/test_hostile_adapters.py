@@ -13,7 +13,7 @@ from peft import LoraConfig
 from plait.adapters import AdapterState, AdapterTask
 from plait.adapters.method import AdapterRequest
 from plait.adapters.methods import METHODS
-from plait.adapters.safetensors import write_safetensors
+from plait.adapters.safetensors import encode_arrays
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import AdapterTemplate, design, read_base_config
 
@@ -107,7 +107,7 @@ def _folder(tmp_path: Path, name: str, config: dict[str, object], state: Adapter
     folder = tmp_path / "adapters" / name
     folder.mkdir(parents=True)
     (folder / "adapter_config.json").write_text(json.dumps(config))
-    write_safetensors(folder / "adapter_model.safetensors", dict(state.items()))
+    (folder / "adapter_model.safetensors").write_bytes(encode_arrays(dict(state.items())))
     return name, str(folder)
 
 
