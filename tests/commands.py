@@ -162,7 +162,6 @@ def killed_after(
 ) -> list[str]:
     """Run Python, and kill it (SIGKILL) once it has printed so many lines, which are returned, after `before`."""
     with Command(*arguments, program=program, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
         said = [process.stdout.readline() for _ in range(lines)]
         before(process)
         process.kill()

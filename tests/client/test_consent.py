@@ -149,7 +149,6 @@ def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], int]]:
 def test_only_a_yes_is_a_yes(on_terminal: Callable[[], int], typed: bytes, consents: bool) -> None:
     terminal = on_terminal()
     ask = asker("Take part?")
-    assert ask is not None
     os.write(terminal, typed)
     assert ask() is consents
     shown = b""
@@ -160,7 +159,6 @@ def test_only_a_yes_is_a_yes(on_terminal: Callable[[], int], typed: bytes, conse
 def test_it_is_asked_from_any_thread_and_waits_for_the_answer(on_terminal: Callable[[], int]) -> None:
     terminal = on_terminal()
     ask = asker("Take part?")
-    assert ask is not None
     answers: list[bool] = []
     asking = threading.Thread(target=lambda: answers.append(ask()))
     asking.start()
@@ -175,7 +173,6 @@ def test_it_is_asked_from_any_thread_and_waits_for_the_answer(on_terminal: Calla
 def test_a_terminal_that_hangs_up_says_no(on_terminal: Callable[[], int]) -> None:
     terminal = on_terminal()
     ask = asker("Take part?")
-    assert ask is not None
     end_of_file = termios.tcgetattr(terminal)[6][termios.VEOF]
     os.write(terminal, end_of_file)
     assert ask() is False

@@ -204,6 +204,5 @@ def test_updates_are_signed_with_the_nodes_key(data: Path, tmp_path: Path) -> No
         context_of({"data": str(data), "name": "ada", "key": str(tmp_path / "node.key")})
     )
     sign = participant.way.sender.sign
-    assert sign is not None
     assert verify(key.public_bytes, sign(b"update"), b"update")
     assert ContextParticipants()(context_of({"data": str(data)})).way.sender.sign is None

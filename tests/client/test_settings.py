@@ -23,7 +23,6 @@ def kit(tmp_path: Path) -> Path:
 def test_with_a_kit_the_name_and_the_key_come_from_it(kit: Path, tmp_path: Path) -> None:
     settings = check_settings(server="localhost:9440", data="some/my.jsonl", kit=kit, state=tmp_path / "state")
     key = NodeKey.load(kit / "node.key")
-    assert settings.kit is not None
     assert (settings.name, settings.kit.node_key.public_bytes) == ("ada", key.public_bytes)
     assert (settings.name, settings.data, settings.state) == ("ada", "some/my.jsonl", tmp_path / "state")
     assert (settings.max_rank, settings.trainer, settings.policy) == (0, "", Policy())

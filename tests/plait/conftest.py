@@ -1,7 +1,8 @@
 """A synthetic ledger, built as the round loop writes one, with numbers that a test can follow by hand."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,6 +34,14 @@ def numbered(events: Sequence[Event]) -> list[Event]:
         {"seq": index, "time": 1000.0 + 10 * index, **event, "hash": f"{index:064x}"}
         for index, event in enumerate(events)
     ]
+
+
+def recorded(path: Path, events: Iterable[Any], **how: Any) -> None:
+    """Write events to a ledger, new or begun."""
+    ledger = Ledger(path, **how)
+    for event in events:
+        ledger.append(event)
+    ledger.close()
 
 
 def view_of(events: Sequence[Event]) -> RunView:
@@ -243,10 +252,7 @@ def write_ledger(tmp_path: Path) -> Callable[[Sequence[Event]], Path]:
 
     def write(events: Sequence[Event]) -> Path:
         times = iter([float(str(event["time"])) for event in events])
-        ledger = Ledger(tmp_path / "ledger.jsonl", clock=lambda: next(times))
-        for event in events:
-            ledger.append(parse_event(event))
-        ledger.close()
+        recorded(tmp_path / "ledger.jsonl", map(parse_event, events), clock=times.__next__)
         return tmp_path
 
     return write
@@ -259,10 +265,7 @@ def begun_otherwise(run: Path, change: Callable[[str], str]) -> None:
     events = read_events(run / "ledger.jsonl")
     (run / "ledger.jsonl").unlink()
     first = events[0].model_copy(update={"config": config_from_table(read_config_table(config), where="").to_table()})
-    ledger = Ledger(run / "ledger.jsonl")
-    for event in (first, *events[1:]):
-        ledger.append(event)
-    ledger.close()
+    recorded(run / "ledger.jsonl", (first, *events[1:]))
 
 
 @pytest.fixture

@@ -19,7 +19,6 @@ def serving(*verb: str) -> Iterator[Start]:
     def start(*options: object, listen: str = "127.0.0.1:0") -> tuple[Command, str]:
         process = Command(*verb, "--listen", listen, *options, stderr=subprocess.PIPE)
         running.append(process)
-        assert process.stderr is not None
         for line in process.stderr:
             if address := re.search(r"on (https?://\S+)", line):
                 return process, address[1]

@@ -7,9 +7,9 @@ its undisturbed time, measured shortly before, with an allowance for a loaded ma
 import socket
 import ssl
 import struct
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,7 +27,6 @@ NAMES = (*HONEST, "mallory")
 ROUNDS = 2
 WIDE = 300_000  # columns: a broadcast has 2.4 MB
 ALLOWANCE_S = 10.0
-PATIENCE_S = 180.0
 MORE_MEMORY_BYTES = 128 << 20
 Attack = Callable[[Job, int], None]
 """Goes on until its process is killed; told the job and the port, it makes the file `tried` once it has begun."""
@@ -71,10 +70,10 @@ def _federate(folder: Path, kits: Path, attack: Attack | None = None) -> _Outcom
     port = unused_port()
     processes = [server := start(serve, job, port)]
     try:
-        until(lambda: _listens(port), "the server to listen", patience_s=PATIENCE_S)
+        until(lambda: _listens(port), "the server to listen")
         if attack:
             processes.append(start(attack, job, port))
-            until((folder / "tried").exists, "the attack to begin", patience_s=PATIENCE_S)
+            until((folder / "tried").exists, "the attack to begin")
         began = time.monotonic()
         processes += [start(attend, job, number, port) for number in range(len(HONEST))]
         peaks_bytes = [0]
@@ -85,7 +84,7 @@ def _federate(folder: Path, kits: Path, attack: Attack | None = None) -> _Outcom
             return result(job) is not None or not server.is_alive()
 
         with suppress(TimeoutError):
-            until(is_over, "the end of the run", patience_s=PATIENCE_S)
+            until(is_over, "the end of the run")
         seconds = time.monotonic() - began
     finally:
         end(processes)
@@ -115,7 +114,8 @@ def _replayed_hellos(job: Job, port: int) -> None:
                 # Not left to the kernel's minute of waiting, which would use up this machine's ports.
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
-    _together([replay] * 2)
+    with ThreadPoolExecutor(2) as pool:
+        pool.map(lambda work: work(), [replay] * 2)
 
 
 def _pings(job: Job, port: int) -> None:
@@ -142,15 +142,8 @@ def _pings(job: Job, port: int) -> None:
                         if not connection.recv(1 << 16):
                             break
 
-    _together([flood] * 2)
-
-
-def _together(works: list[Callable[[], None]]) -> None:
-    threads = [threading.Thread(target=work, daemon=True) for work in works]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(2) as pool:
+        pool.map(lambda work: work(), [flood] * 2)
 
 
 ATTACKS: tuple[Attack, ...] = (_replayed_hellos, _pings)

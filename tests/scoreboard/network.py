@@ -77,7 +77,7 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self._open: list[socket.socket] = [self._listener]
-        self._budget = _Budget(64_000.0)
+        self._free_at = 0.0
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
@@ -116,18 +116,8 @@ class Proxy:
 
     def wait_for(self, count: int) -> None:
         """Wait until so many bytes may pass at 64 kB/s."""
-        self._budget.spend(count)
-
-
-class _Budget:
-    def __init__(self, bytes_a_second: float) -> None:
-        self._rate = bytes_a_second
-        self._free_at = 0.0
-        self._lock = threading.Lock()
-
-    def spend(self, count: int) -> None:
         with self._lock:
-            self._free_at = max(self._free_at, time.monotonic()) + count / self._rate
+            self._free_at = max(self._free_at, time.monotonic()) + count / 64_000.0
             wait_s = self._free_at - time.monotonic()
         time.sleep(max(0.0, wait_s))
 

@@ -20,8 +20,6 @@ def borrowed(path: str) -> ModuleType:
     """A module of the tests by its path below `tests/`; conftest files cannot be imported by name."""
     name = f"scoreboard_{path.replace('/', '_').removesuffix('.py')}"
     spec = importlib.util.spec_from_file_location(name, TESTS / path)
-    assert spec is not None
-    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)

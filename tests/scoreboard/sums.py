@@ -19,29 +19,15 @@ from scoreboard.row import Row
 
 from plait.errors import PolicyError
 from plait.guarantees import least_survivors
-from plait.rounds.data_journal import DataJournal
 from plait.secagg.journal import SumJournal
 from plait.secagg.stages import seated
 from plait.wire.masked_roster import MaskedAttempt
+from tests.plait.privacy.test_client import Kept
 from tests.plait.secagg.attacked_sums import claims
 
 LEAST, MOST = 3, 3
 NAMES = "abcdefghijklm"
 Design = Iterable[tuple[str, bytes]]
-
-
-class Lines(DataJournal):
-    """A journal in memory."""
-
-    def __init__(self) -> None:
-        super().__init__(Path())
-        self._lines: list[str] = []
-
-    def read(self) -> list[str]:
-        return list(self._lines)
-
-    def append(self, line: str) -> None:
-        self._lines.append(line)
 
 
 def run(*, full: bool, scratch: Path) -> Row:
@@ -68,7 +54,7 @@ def run(*, full: bool, scratch: Path) -> Row:
 
 def _unmasked(purpose: str, design: Iterable[str], received: Callable[[int], bytes], most: int | None) -> list[str]:
     """The sums of a design that are unmasked, in one run."""
-    journals = {name: SumJournal(Lines(), LEAST, most) for name in NAMES}
+    journals = {name: SumJournal(Kept(), LEAST, most) for name in NAMES}
     generator, sums = random.Random(7), list[str]()
     for number, clients in enumerate(design):
         session = MaskedAttempt(b"one run of these", purpose, number, bytes(16))

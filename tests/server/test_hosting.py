@@ -5,11 +5,9 @@ import pytest
 
 from plait.v1 import federation_pb2 as pb
 from server.hosting import Terms
-from tests.server.conftest import BareNode, send
+from tests.server.conftest import BASE, BareNode, send
 from tests.tree import files_below
 from tests.waiting import until
-
-BASE = b"b" * 32
 
 
 @pytest.fixture

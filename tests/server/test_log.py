@@ -1,7 +1,6 @@
 import pytest
 
 from plait.ledger import events
-from plait.ledger.ledger import Ledger
 from server.monitoring import log_run_event, shown
 
 
@@ -23,14 +22,15 @@ def test_a_value_is_one_escaped_word(value, text):
     assert shown(value) == text
 
 
-def test_who_takes_part_and_who_cannot_is_logged_with_the_reason_and_the_clients_own_words(logged, tmp_path):
-    ledger = Ledger(tmp_path / "ledger.jsonl", on_event=log_run_event)
-    ledger.append(events.WaitingForClients(here=2, fit=1, unfit=1, wanted=2))
-    ledger.append(events.ClientTurnedAway(node=1, client="carol", reason="unusable-data", detail="none\nevent=forged"))
-    ledger.append(events.ClientsDescribed(clients=(events.DescribedClient(client="alice", train_examples=7),)))
-    ledger.append(events.UpdateRefused(round=2, client="bob", reason="late", detail="no update", uplink_bytes=0))
-    ledger.append(events.RoundStarted(round=1, cohort=("alice",)))
-    ledger.close()
+def test_who_takes_part_and_who_cannot_is_logged_with_the_reason_and_the_clients_own_words(logged):
+    for event in (
+        events.WaitingForClients(here=2, fit=1, unfit=1, wanted=2),
+        events.ClientTurnedAway(node=1, client="carol", reason="unusable-data", detail="none\nevent=forged"),
+        events.ClientsDescribed(clients=(events.DescribedClient(client="alice", train_examples=7),)),
+        events.UpdateRefused(round=2, client="bob", reason="late", detail="no update", uplink_bytes=0),
+        events.RoundStarted(round=1, cohort=("alice",)),
+    ):
+        log_run_event(event)
     assert [record.getMessage() for record in logged] == [
         "event=waiting-for-clients here=2 fit=1 unfit=1 wanted=2",
         r'event=cannot-take-part client=carol reason=unusable-data detail="none\nevent=forged"',

@@ -1,5 +1,5 @@
 import json
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -66,12 +66,8 @@ def test_a_file_that_was_being_written_is_none_and_a_damaged_one_is_refused(queu
 
 
 def test_submissions_at_once_lose_nothing(queue):
-    names = []
-    threads = [threading.Thread(target=lambda: names.extend(submit(queue) for _ in range(20))) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(2) as pool:
+        names = list(pool.map(lambda _: submit(queue), range(40)))
     assert sorted(names) == sorted(entry.run for entry in read_queue(queue.directory))
     assert len(set(names)) == 40
 

@@ -12,7 +12,6 @@ import pytest
 from plait.ledger import events
 from plait.ledger.run_now import RunNow
 from plait.rounds.channel import Identity
-from plait.transport.credentials import channel_credentials
 from plait.transport.protocol import CHUNK_BYTES, node_number
 from plait.transport.status import fetch_status
 from plait.trust.keys import NodeKey
@@ -476,10 +475,9 @@ class TestOperators:
         assert status["nodes"][0]["device"] == "cpu"
         json.dumps(status)
 
-    def test_over_tls_the_status_is_for_the_operator_and_for_nodes(self, make_channel, federation):
+    def test_over_tls_the_status_is_for_the_operator_and_for_nodes(self, make_channel, federation, kits):
         channel = make_channel(kit=ServerKit.load(federation / "server"))
-        kit = ClientKit.load(federation / "clients" / "alice")
-        alice = BareNode(channel.address, "alice", key=kit.node_key, credentials=channel_credentials(kit))
+        alice = node_of(channel, kits["alice"])
         alice.enrol()
         token = (federation / "server" / "operator.token").read_text().strip().encode()
 

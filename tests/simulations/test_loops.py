@@ -19,8 +19,6 @@ def script(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     for borrowed in ("loops", "run", "works"):
         monkeypatch.delitem(sys.modules, borrowed, raising=False)
     spec = importlib.util.spec_from_file_location(f"loop_of_{name}", LOOPS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
     made = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, made)
     spec.loader.exec_module(made)

@@ -14,9 +14,10 @@ from plait.api.serving import Serving
 from plait.cli.simulate import with_resume_hint
 from plait.config import RunConfig, config_from_table, to_toml
 from plait.errors import ConfigError, DiskFullError, PeerError
-from plait.ledger.events import Adapter, Base, ClientsDescribed, Event, RunStarted
-from plait.ledger.ledger import Ledger
+from plait.ledger.events import ClientsDescribed, Event
 from plait.rounds.run_directory import RunDirectory, recorded_settings
+from tests.plait.conftest import recorded
+from tests.plait.rounds.conftest import started
 
 Begun = Callable[..., RunDirectory]
 
@@ -34,16 +35,7 @@ def begun(tmp_path: Path) -> Begun:
             {"base": "tiny", **{key.replace("_", "-"): value for key, value in settings.items()}}
         )
         directory = RunDirectory.create(tmp_path / "run", config_toml=to_toml(config))
-        started = RunStarted(
-            seed=0,
-            config=config.to_table(),
-            base=Base(name="tiny"),
-            adapter=Adapter(trainable_parameters=1),
-            full_model_bytes=1,
-        )
-        ledger = Ledger(directory.ledger)
-        ledger.append(first or started)
-        ledger.close()
+        recorded(directory.ledger, [first or started().model_copy(update={"config": config.to_table()})])
         return directory
 
     return make

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from plait.ledger.ledger import Ledger, read_events
+from plait.ledger.ledger import read_events
 from tests.commands import resuming
-from tests.plait.conftest import begun_otherwise
+from tests.plait.conftest import begun_otherwise, recorded
 from tests.plait.rounds.conftest import started
 
 pytestmark = pytest.mark.slow  # they look at runs of the command
@@ -93,9 +93,7 @@ def test_what_cannot_be_attacked_is_said_in_one_line(finished: Path, tmp_path: P
     assert ran.code == 2
     assert ran.err.splitlines()[-1].endswith("leave --data out")
     (tmp_path / "begun").mkdir()
-    ledger = Ledger(tmp_path / "begun" / "ledger.jsonl")
-    ledger.append(started())
-    ledger.close()
+    recorded(tmp_path / "begun" / "ledger.jsonl", [started()])
     ran = plait("audit", tmp_path / "begun")
     assert ran.code == 2
     assert "is not finished; `plait resume" in ran.err

@@ -27,7 +27,6 @@ def started(*options: object) -> Iterator[Command]:
 
 def told(process: Command, event: str) -> dict[str, object]:
     """The next event of a name from a node that prints JSON."""
-    assert process.stdout is not None
     for line in process.stdout:
         if json.loads(line)["event"] == event:
             return json.loads(line)

@@ -3,13 +3,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from plait.adapters import AdapterState, AdapterTask, save_peft_directory
-from plait.adapters.method import AdapterRequest
-from plait.training.bases import locate_base
-from plait.training.blueprint import design, read_base_config
+from tests.plait.exporting.conftest import write_adapter
 
 Plait = Callable[..., Any]
 
@@ -17,18 +13,8 @@ Plait = Callable[..., Any]
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """What a run of two rounds leaves behind, as far as an export reads it."""
-    base = locate_base("tiny")
-    config = read_base_config(base.directory, AdapterTask.CAUSAL_LM)
-    spec = design(config, AdapterRequest(rank=2, alpha=4), task=AdapterTask.CAUSAL_LM, seed=0).spec
-    values = np.random.default_rng(0).normal(0, 0.1, spec.layout.size).astype(np.float32)
     (tmp_path / "run").mkdir()
-    save_peft_directory(
-        tmp_path / "run" / "adapter",
-        spec=spec,
-        state=AdapterState(spec.layout, values),
-        base=base.reference,
-        card="the run's own card",
-    )
+    write_adapter(tmp_path / "run" / "adapter", rank=2)
     (tmp_path / "run" / "summary.json").write_text(json.dumps({"rounds": 2, "clients": 3}))
     return tmp_path / "run"
 

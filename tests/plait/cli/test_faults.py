@@ -4,16 +4,12 @@ import errno
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors import SafetensorError
 
-from plait.adapters import AdapterState, AdapterTask, save_peft_directory
-from plait.adapters.method import AdapterRequest
 from plait.errors import machine_fault
-from plait.training.bases import locate_base
-from plait.training.blueprint import design, read_base_config
+from tests.plait.exporting.conftest import write_adapter
 
 FULL = "the disk is full"
 MEMORY = "too little memory"
@@ -36,12 +32,7 @@ FAULTS = {
 
 @pytest.fixture
 def adapter(tmp_path: Path) -> Path:
-    base = locate_base("tiny")
-    config = read_base_config(base.directory, AdapterTask.CAUSAL_LM)
-    spec = design(config, AdapterRequest(rank=2, alpha=4), task=AdapterTask.CAUSAL_LM, seed=0).spec
-    state = AdapterState(spec.layout, np.zeros(spec.layout.size, np.float32))
-    save_peft_directory(tmp_path / "adapter", spec=spec, state=state, base=base.reference, card="")
-    return tmp_path / "adapter"
+    return write_adapter(tmp_path / "adapter")
 
 
 EXPORT = ("export", "ADAPTER", "OUT", "--to", "merged"), "plait.exporting.merged.merge_in_place"

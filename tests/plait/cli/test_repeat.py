@@ -48,7 +48,6 @@ def printed_command(run: Path) -> list[str]:
     page = (run / "report.html").read_text()
     section = page[page.index("Repeat this run") :]
     code = re.search(r"<code>(.*?)</code>", section, re.DOTALL)
-    assert code is not None
     words = shlex.split(html.unescape(re.sub(r"<[^>]+>", "", code[1])))
     assert words[0] == "plait"
     return words[1:]

@@ -8,11 +8,11 @@ import pytest
 
 from plait.config import config_from_table, to_toml
 from plait.ledger.events import parse_event
-from plait.ledger.ledger import Ledger, read_lines
+from plait.ledger.ledger import read_lines
 from plait.rounds.run_directory import RunDirectory
 from tests.commands import Command, resuming, run_command
 from tests.plait.cli.conftest import by_author
-from tests.plait.conftest import run_started
+from tests.plait.conftest import recorded, run_started
 from tests.waiting import until
 
 pytestmark = pytest.mark.slow  # several runs in processes of their own
@@ -122,7 +122,5 @@ def test_what_a_run_from_elsewhere_names_is_named_again_to_be_used(tmp_path: Pat
     for key in ("fleet", "init-adapter"):
         config = config_from_table({"base": "tiny", key: "somewhere"})
         directory = RunDirectory.create(tmp_path / key, config_toml=to_toml(config))
-        ledger = Ledger(directory.ledger)
-        ledger.append(parse_event(run_started(config=config.to_table())))
-        ledger.close()
+        recorded(directory.ledger, [parse_event(run_started(config=config.to_table()))])
         assert f"--allow {key}=somewhere" in plait("resume", tmp_path / key, "--withdraw", "ada").err

@@ -60,25 +60,17 @@ def by_peft(tiny: LocatedBase, tmp_path: Path) -> PeftAdapterMaker:
 
 
 @pytest.fixture
-def by_plait(tiny: LocatedBase, tmp_path: Path) -> Callable[..., Path]:
+def by_plait(tmp_path: Path) -> Callable[..., Path]:
     """Write an adapter as a run does."""
+    return lambda name="by-plait", **how: write_adapter(tmp_path / name, **how)
 
-    def make(
-        name: str = "by-plait",
-        *,
-        seed: int = 0,
-        rank: int = 4,
-        card: str = "the run's own card",
-        base: BaseReference = tiny.reference,
-    ) -> Path:
-        request = AdapterRequest(rank=rank, alpha=2.0 * rank)
-        spec = design(
-            read_base_config(tiny.directory, AdapterTask.CAUSAL_LM), request, task=AdapterTask.CAUSAL_LM, seed=seed
-        ).spec
-        values = np.random.default_rng(seed).normal(0, 0.1, spec.layout.size).astype(np.float32)
-        folder = tmp_path / name
-        state = AdapterState(spec.layout, values)
-        save_peft_directory(folder, spec=spec, state=state, base=base, card=card)
-        return folder
 
-    return make
+def write_adapter(folder: Path, *, rank: int = 4, base: BaseReference | None = None) -> Path:
+    """An adapter of the tiny base as a run writes it, every value of it random."""
+    tiny = locate_base("tiny")
+    config = read_base_config(tiny.directory, AdapterTask.CAUSAL_LM)
+    spec = design(config, AdapterRequest(rank=rank, alpha=2.0 * rank), task=AdapterTask.CAUSAL_LM, seed=0).spec
+    values = np.random.default_rng(0).normal(0, 0.1, spec.layout.size).astype(np.float32)
+    state, card = AdapterState(spec.layout, values), "the run's own card"
+    save_peft_directory(folder, spec=spec, state=state, base=base or tiny.reference, card=card)
+    return folder

@@ -18,15 +18,19 @@ from plait.training.bases import LocatedBase
 Logits = Callable[..., torch.Tensor]
 
 
+def written(tiny: LocatedBase, folder: Path, dtype: torch.dtype, **how: str) -> Path:
+    """The tiny base in another type."""
+    model = AutoModelForCausalLM.from_pretrained(tiny.directory, dtype=dtype, trust_remote_code=False)
+    model.save_pretrained(folder, **how)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny.directory / name, folder)
+    return folder
+
+
 @pytest.fixture
 def float32_base(tiny: LocatedBase, tmp_path: Path) -> Path:
     """The tiny base in float32 and in several files, as large models come."""
-    folder = tmp_path / "float32"
-    AutoModelForCausalLM.from_pretrained(tiny.directory, dtype=torch.float32, trust_remote_code=False).save_pretrained(
-        folder, max_shard_size="1MB"
-    )
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(tiny.directory / name, folder)
+    folder = written(tiny, tmp_path / "float32", torch.float32, max_shard_size="1MB")
     assert (folder / "model.safetensors.index.json").is_file()
     return folder
 
@@ -99,12 +103,7 @@ def test_a_changed_output_layer_is_merged(
 def test_weights_that_float16_cannot_hold_are_refused_and_nothing_stays(
     tiny: LocatedBase, by_peft: Callable[..., Path], tmp_path: Path
 ) -> None:
-    base = tmp_path / "half"
-    AutoModelForCausalLM.from_pretrained(tiny.directory, dtype=torch.float16, trust_remote_code=False).save_pretrained(
-        base
-    )
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(tiny.directory / name, base)
+    base = written(tiny, tmp_path / "half", torch.float16)
     adapter = by_peft(base=base, target_modules=["q_proj"], lora_alpha=4e7)
     with pytest.raises(ConfigError, match=r"'model\.layers\.0\.self_attn\.q_proj' is too large for F16"):
         export("merged", ExportRequest(open_source(adapter), tmp_path / "out"))

@@ -141,7 +141,6 @@ def test_what_fails_is_told_and_costs_nothing_else(
     adapter, refusing = by_plait(), serve(Vllm(refuse=(500, _error("full"))))
     places = f"{tmp_path / 'served'},http://127.0.0.1:9,{refusing}"
     outlets = Outlets.of(places, run=tmp_path / "run", spec=open_source(adapter).spec)
-    assert outlets is not None
     nobody, full = outlets.publish(adapter, round_number=1)
     assert "no answer from vLLM" in nobody
     assert full.endswith("(status 500): full")

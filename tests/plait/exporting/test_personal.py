@@ -9,12 +9,13 @@ from plait.adapters.method import AdapterRequest
 from plait.aggregation import Side, geometry_of
 from plait.errors import ConfigError, PlaitError
 from plait.exporting.source import is_node_state, open_node, open_personal, with_own_side
-from plait.ledger.events import Adapter, Base, ClientsDescribed, RunStarted
-from plait.ledger.ledger import Ledger
+from plait.ledger.events import ClientsDescribed
 from plait.rounds.client_pipeline import kept_lead, kept_side, with_own
 from plait.rounds.memory import ClientState, Kept
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import design, read_base_config
+from tests.plait.conftest import recorded
+from tests.plait.rounds.conftest import started
 
 
 @pytest.fixture
@@ -77,17 +78,7 @@ def test_a_node_exports_what_it_holds_with_its_own_side(tiny: LocatedBase, tmp_p
 def test_a_run_whose_clients_all_have_the_one_adapter_is_refused(by_plait: Callable[..., Path], tmp_path: Path) -> None:
     by_plait("adapter")
     (tmp_path / "config.toml").write_text('rule = "fedavg"\n')
-    ledger = Ledger(tmp_path / "ledger.jsonl")
-    ledger.append(
-        RunStarted(
-            seed=0,
-            config={"rule": "fedavg"},
-            base=Base(name="tiny"),
-            adapter=Adapter(trainable_parameters=1),
-            full_model_bytes=1,
-        )
-    )
-    ledger.append(ClientsDescribed(clients=()))
-    ledger.close()
+    begun = started().model_copy(update={"config": {"rule": "fedavg"}})
+    recorded(tmp_path / "ledger.jsonl", [begun, ClientsDescribed(clients=())])
     with pytest.raises(ConfigError, match=r"gives all clients the same adapter, expected fedsa .*leave out --client"):
         open_personal(tmp_path, "ann")

@@ -10,6 +10,7 @@ from plait.ledger import events
 from plait.ledger.events import EVENTS, Evaluated, Event, Resumed, RoundStarted
 from plait.ledger.ledger import Follower, Ledger, read_events, read_lines
 from plait.ledger.redaction import KEPT, screened
+from tests.plait.conftest import recorded
 
 FIELDS = {"round": 1, "loss": 0.1 + 0.2, "client": 'zoë "\n\u2028', "by": {"b": None, "a": [True, -0.0, 1e-300]}}
 
@@ -22,20 +23,14 @@ class Anything(Event):
 
 
 def written(path, count=4):
-    ledger = Ledger(path, clock=lambda: 1000.0)
-    for number in range(count):
-        ledger.append(Anything(number=number, **FIELDS))
-    ledger.close()
+    recorded(path, (Anything(number=number, **FIELDS) for number in range(count)), clock=lambda: 1000.0)
     return path.read_bytes()
 
 
 def test_an_event_is_read_as_it_was_written_with_its_number_time_and_hash(tmp_path):
     path = tmp_path / "ledger.jsonl"
     written = Evaluated(round=3, loss=0.1 + 0.2, by_client={"zoë": {"loss": 1e-300, "tokens": 2}})
-    ledger = Ledger(path, clock=lambda: 1234.56789)
-    ledger.append(RoundStarted(round=3))
-    ledger.append(written)
-    ledger.close()
+    recorded(path, [RoundStarted(round=3), written], clock=lambda: 1234.56789)
     _, read = read_events(path)
     assert read == written.model_copy(update={"seq": 1, "time": 1234.568, "hash": read_lines(path)[1]["hash"]})
 
@@ -53,10 +48,7 @@ def test_an_event_is_on_disk_when_append_returns(tmp_path, monkeypatch):
 
 def test_any_changed_byte_is_found(tmp_path):
     path = tmp_path / "ledger.jsonl"
-    ledger = Ledger(path, clock=lambda: 1000.0)
-    ledger.append(Anything(loss=0.1, name="zoë"))
-    ledger.append(Anything(gone=False))
-    ledger.close()
+    recorded(path, [Anything(loss=0.1, name="zoë"), Anything(gone=False)], clock=lambda: 1000.0)
     data = path.read_bytes()
     # The last newline is left out: without it the last line is a torn one.
     for index in range(len(data) - 1):

@@ -64,7 +64,6 @@ def test_clients_count_by_their_tokens() -> None:
     before = evaluation(0, {"large": score(4.0, 900), "small": score(4.0, 100)})
     after = evaluation(1, {"large": score(3.9, 900), "small": score(4.8, 100)})
     change = change_since(before, after)
-    assert change is not None
     assert change.mean == pytest.approx((900 * -0.1 + 100 * 0.8) / 1000)
     assert (change.risen, change.clients, change.is_of_most) == (1, 2, True)
 

@@ -35,7 +35,6 @@ def test_a_simulation_is_shown_from_before_its_first_event_until_it_is_killed(tm
     command = ("simulate", *SMALL, "--rounds", "1000", "--page", "127.0.0.1:0", "--out", "run")
     process = Command(*command, cwd=tmp_path, stderr=subprocess.PIPE)
     try:
-        assert process.stderr is not None
         found = next(
             found for line in process.stderr if (found := re.search(r"live page on (http://\S+)/\?(\S+)", line))
         )

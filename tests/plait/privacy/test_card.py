@@ -11,7 +11,6 @@ from plait.cli.app import app
 from plait.errors import ConfigError
 from plait.guarantees import epsilon_at
 from plait.ledger.events import Audited
-from plait.ledger.ledger import Ledger
 from plait.ledger.privacy import (
     NOT_COVERED,
     NoiseIntended,
@@ -25,7 +24,7 @@ from plait.report.status import status_tables
 from plait.report.summary import summarise
 from server.hosting import HostedRun, Hosting, Terms, status_of_host
 from server.sessions import Sessions
-from tests.plait.conftest import run_started, view_of
+from tests.plait.conftest import recorded, run_started, view_of
 from tests.plait.rounds.conftest import started
 
 STARTED = PrivacyStarted(
@@ -132,10 +131,7 @@ def test_noise_that_is_paid_for_counts_though_its_round_was_never_finished(tmp_p
 
 def written(path, *events):
     path.mkdir()
-    ledger = Ledger(path / "ledger.jsonl")
-    for event in (started(), *events):
-        ledger.append(event)
-    ledger.close()
+    recorded(path / "ledger.jsonl", (started(), *events))
     return str(path)
 
 

@@ -110,7 +110,6 @@ def test_a_long_update_keeps_its_direction_and_nearly_the_whole_norm(size):
 def test_updates_and_count_together_cost_what_was_asked_for(z, clients):
     privacy = ClientPrivacy(z, 1e-5, None, clients, None, 0.5, 1.0)
     count, updates = privacy.count_multiplier, privacy.update_multiplier
-    assert count is not None
     assert 1 / updates**2 + 1 / count**2 == pytest.approx(1 / z**2, rel=1e-12)
     assert 1 / count**2 <= SHARE / z**2 * (1 + 1e-12)
     # The paper's n/20 on a sum of halves, where a client changes 1/2, is n/10 where it changes 1.

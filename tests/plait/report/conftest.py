@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from plait.ledger.events import parse_event
-from plait.ledger.ledger import Ledger
+from tests.plait.conftest import recorded
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -25,9 +25,6 @@ def write(run: Path) -> Callable[[Sequence[dict[str, object]]], None]:
     """Appends events to the run's ledger."""
 
     def append(events: Sequence[dict[str, object]]) -> None:
-        ledger = Ledger(run / "ledger.jsonl")
-        for event in events:
-            ledger.append(parse_event(event))
-        ledger.close()
+        recorded(run / "ledger.jsonl", map(parse_event, events))
 
     return append

@@ -4,9 +4,10 @@ import pytest
 
 from plait.errors import PeerError
 from plait.ledger.events import parse_event
-from plait.ledger.ledger import Ledger, read_events
+from plait.ledger.ledger import read_events
 from plait.rounds.audit import check_signatures
 from plait.trust.keys import NodeKey
+from tests.plait.conftest import recorded
 from tests.plait.rounds.test_resume import CASES, begin
 from tests.plait.rounds.test_validate import HONEST, gauge_attacker
 
@@ -32,10 +33,7 @@ def rewritten(federation, change):
     lines = federation.events
     path = federation.path / "ledger.jsonl"
     path.unlink()
-    ledger = Ledger(path)
-    for line in lines:
-        ledger.append(parse_event(change(line["event"], line)))
-    ledger.close()
+    recorded(path, [parse_event(change(line["event"], line)) for line in lines])
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ from hypothesis import strategies as st
 
 from plait.errors import ConfigError, MachineError
 from plait.ledger.events import EndedEarly
-from plait.ledger.ledger import Ledger
 from plait.rounds.run_directory import RunDirectory
+from tests.plait.conftest import recorded
 
 
 def test_a_run_is_never_overwritten(tmp_path):
@@ -37,9 +37,7 @@ def test_a_run_that_was_killed_in_its_first_event_is_none_and_begins_anew(tmp_pa
         RunDirectory.find(tmp_path)
     again = RunDirectory.create(tmp_path, config_toml="")
     assert list(again.checkpoints.iterdir()) == []
-    ledger = Ledger(again.ledger)
-    ledger.append(EndedEarly(round=0, reason=""))
-    ledger.close()
+    recorded(again.ledger, [EndedEarly(round=0, reason="")])
     assert again.has_started
 
 

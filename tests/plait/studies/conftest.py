@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from plait.ledger.events import parse_event
-from plait.ledger.ledger import Ledger
-from tests.plait.conftest import CONFIG, broadcast, finished, received, round_finished, run_started
+from tests.plait.conftest import CONFIG, broadcast, finished, received, recorded, round_finished, run_started
 
 MakeRun = Callable[..., Path]
 
@@ -44,10 +43,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         events += [finished(1)] if is_over else []
         path = tmp_path / name
         path.mkdir()
-        ledger = Ledger(path / "ledger.jsonl", clock=iter(range(1000, 2000)).__next__)
-        for event in events:
-            ledger.append(parse_event(event))
-        ledger.close()
+        recorded(path / "ledger.jsonl", map(parse_event, events), clock=iter(range(1000, 2000)).__next__)
         return path
 
     return make

@@ -54,10 +54,14 @@ def tiny() -> LocatedBase:
     return locate_base("tiny")
 
 
+def held(tiny: LocatedBase, dtype: torch.dtype = torch.float32) -> ResidentBase:
+    compute = Compute(torch.device("cpu"), dtype)
+    return ResidentBase(tiny.directory, tiny.reference.fingerprint, compute, seq_len=32)
+
+
 @pytest.fixture(scope="session")
 def resident(tiny: LocatedBase) -> ResidentBase:
-    compute = Compute(torch.device("cpu"), torch.float32)
-    return ResidentBase(tiny.directory, tiny.reference.fingerprint, compute, seq_len=32)
+    return held(tiny)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """A GGUF file as a base: its values, its fingerprint, and what is refused."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ SHAPE: dict[str, Any] = {
     "num_key_value_heads": 2, "max_position_embeddings": 256,
 }  # fmt: skip
 WORDS = [*bytes_to_unicode().values(), "ab", "<|end|>"]
+END = len(WORDS) - 1
 _PIECES = str.maketrans({"Ġ": "▁", "Ċ": "\n"})
 """How SentencePiece spells what byte-level BPE spells as these."""
 
@@ -68,8 +69,14 @@ def write(
     architecture: str = "llama",
     blocks: int | None = None,
     also: Callable[[gguf.GGUFWriter], None] | None = None,
+    words: Sequence[str] = WORDS,
+    special: Collection[int] = (END,),
+    merges: Sequence[str] = ("a b",),
 ) -> PreTrainedModel:
-    """A small model, written as llama.cpp's converter writes it; it then has the file's values."""
+    """A small model, written as llama.cpp's converter writes it; it then has the file's values.
+
+    Of its special words, given in their order, the last one ends a text.
+    """
     model = model or small(tie_word_embeddings=tied)
     config = model.config
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
@@ -86,12 +93,13 @@ def write(
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     rotation = config.rope_parameters
     writer.add_rope_freq_base(rotation.get("full_attention", rotation)["rope_theta"])
-    writer.add_pad_token_id(len(WORDS) - 1)
+    *_, end = special
+    writer.add_pad_token_id(end)
     is_gemma = architecture == "gemma3"
     if is_gemma:
         writer.add_sliding_window(config.sliding_window)
-        writer.add_bos_token_id(len(WORDS) - 1)
-        writer.add_unk_token_id(len(WORDS) - 1)
+        writer.add_bos_token_id(end)
+        writer.add_unk_token_id(end)
         writer.add_add_bos_token(True)
     if architecture in ("qwen3", "gemma3"):
         writer.add_key_length(config.head_dim)
@@ -99,10 +107,10 @@ def write(
     elif architecture == "llama":
         writer.add_rope_dimension_count(config.head_dim)
     writer.add_tokenizer_model("llama" if is_gemma else "gpt2")
-    writer.add_token_list([word.translate(_PIECES) for word in WORDS] if is_gemma else WORDS)
-    writer.add_token_types([1] * (len(WORDS) - 1) + [3])
-    writer.add_token_merges(["a b"])
-    writer.add_eos_token_id(len(WORDS) - 1)
+    writer.add_token_list([word.translate(_PIECES) for word in words] if is_gemma else list(words))
+    writer.add_token_types([3 if number in special else 1 for number in range(len(words))])
+    writer.add_token_merges(list(merges))
+    writer.add_eos_token_id(end)
     if also:
         also(writer)
     for name, parameter in model.named_parameters():

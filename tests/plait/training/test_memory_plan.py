@@ -22,7 +22,6 @@ from plait.training import resident as resident_module
 from plait.training.bases import LocatedBase, locate_config
 from plait.training.blueprint import AdapterTemplate, read_base_config, shape_of
 from plait.training.completions import completions_of
-from plait.training.device import Compute
 from plait.training.device_shares import CONTEXT_BYTES
 from plait.training.examples import Example
 from plait.training.losses import StepMemory
@@ -41,7 +40,7 @@ from plait.training.memory_plan import (
 )
 from plait.training.resident import BareBase, ResidentBase
 from tests.plait.training.conftest import SETTINGS as SMALL
-from tests.plait.training.conftest import designed
+from tests.plait.training.conftest import designed, held
 
 SETTINGS = replace(SMALL, local_steps=1, batch_size=4, seq_len=24, seed=3)
 
@@ -52,9 +51,7 @@ CONSTANT = Training(follows_slopes=False)
 def sized(base: str, *, rank: int = 16) -> ModelSize:
     config = read_base_config(locate_config(base), AdapterTask.CAUSAL_LM)
     spec = shape_of(config, AdapterRequest(rank=rank), task=AdapterTask.CAUSAL_LM, seed=0).spec
-    found = size_of(config, spec, value_bytes=2, training=CONSTANT)
-    assert found is not None
-    return found
+    return size_of(config, spec, value_bytes=2, training=CONSTANT)
 
 
 @pytest.fixture(scope="module")
@@ -179,9 +176,7 @@ def test_only_what_plait_computes_itself_is_predicted(tiny: LocatedBase) -> None
 
 @pytest.fixture
 def fresh(tiny: LocatedBase) -> ResidentBase:
-    return ResidentBase(
-        tiny.directory, tiny.reference.fingerprint, Compute(torch.device("cpu"), torch.float32), seq_len=32
-    )
+    return held(tiny)
 
 
 def test_a_limit_decides_how_many_blocks_are_computed_twice(
@@ -189,7 +184,6 @@ def test_a_limit_decides_how_many_blocks_are_computed_twice(
 ) -> None:
     config = read_base_config(tiny.directory, AdapterTask.CAUSAL_LM)
     size = size_of(config, blueprint.spec, value_bytes=4, on_cpu=True, training=CONSTANT)
-    assert size is not None
     fresh.plan_steps(blueprint.spec, SETTINGS)
     assert fresh.step_memory == StepMemory(), "without a limit, nothing is known of a CPU's memory"
     long = replace(SETTINGS, seq_len=512)
@@ -213,7 +207,6 @@ def test_what_is_planned_for_the_embedding_is_done_and_undone(
     fresh: ResidentBase, blueprint: AdapterTemplate, tiny: LocatedBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size = size_of(read_base_config(tiny.directory, AdapterTask.CAUSAL_LM), blueprint.spec, value_bytes=4)
-    assert size is not None
     monkeypatch.setattr(memory_plan, "has_memory_of_its_own", lambda _: True)
     honest, placed = memory_plan.size_of, []
     monkeypatch.setattr(memory_plan, "size_of", lambda *a, **how: replace(honest(*a, **how), tied=False, on_cpu=False))
@@ -251,7 +244,6 @@ def test_keys_and_values_of_completions_are_those_of_the_cache(
     model = fresh.with_adapter(blueprint.spec, blueprint.initial).eval()
     completions_of(model, asked, GRPO(group_size=5, max_completion_tokens=8), fresh.tokenizer, (), seq_len=seq_len)
     size = size_of(read_base_config(tiny.directory, AdapterTask.CAUSAL_LM), blueprint.spec, value_bytes=4)
-    assert size is not None
     held = sum(each.nbytes for layer in caches[0].layers for each in (layer.keys, layer.values))
     copied = caches[0].layers[0].keys.nbytes
     assert 0.8 * completions_bytes(size, rows=15, seq_len=seq_len) < held + copied

@@ -35,7 +35,6 @@ def adapter() -> LocalAdapter:
 def value(text: str) -> float:
     logits = torch.tensor(LOGITS, requires_grad=True)
     loss = loss_named(text)
-    assert loss is not None
     found = loss(logits, torch.tensor(LABELS), adapter())
     found.backward()
     assert logits.grad is not None

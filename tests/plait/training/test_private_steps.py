@@ -18,13 +18,10 @@ from plait.training.losses import BatchLoss, StepMemory
 from plait.training.private_steps import ExampleGradients, Units, train_privately
 from plait.training.resident import ResidentBase, adapter_parameters
 from plait.training.trainer import only_trained
-from plait.wire.settings import Settings
+from tests.plait.training.conftest import SETTINGS as SMALL
 from tests.plait.training.conftest import designed
 
-SETTINGS = Settings(
-    local_steps=3, batch_size=2, gradient_accumulation_steps=1, seq_len=24, learning_rate=1e-2, weight_decay=0.1,
-    max_grad_norm=0.5, held_out_fraction=0.1, max_held_out_sequences=4, seed=5, total_steps=3,
-)  # fmt: skip
+SETTINGS = replace(SMALL, local_steps=3, seq_len=24, weight_decay=0.1, max_grad_norm=0.5, total_steps=3)
 
 
 def some_rows(seed: int, count: int, *, uneven: bool = False) -> list[Example]:

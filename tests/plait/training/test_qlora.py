@@ -36,7 +36,6 @@ def test_it_trains_and_reloads_as_transformers_and_peft_load_it(
     after = trained(base, blueprint)
     model = base.with_adapter(blueprint.spec, after).eval()
     fused = recognise(model)
-    assert fused is not None
     assert all(isinstance(linear.weight, Packed) for block in fused.blocks for linear in block.linears)
     with torch.no_grad():
         expected = model(input_ids=TOKENS).logits

@@ -24,17 +24,10 @@ from plait.wire.codecs import codec_for
 from plait.wire.encoding import encode_delta
 from plait.wire.envelope import Direction, Header, open_envelope, seal
 from plait.wire.messages import Refusal, RefusalReason, TrainTask, UpdateReply, decode_reply, encode_task
+from tests.plait.rounds.conftest import DictMemory
 
 SECRET = "The code of the safe behind the portrait is 7391, and the spare key lies under the third step."
 TASKS = 60
-
-
-class Kept(dict[str, bytes]):
-    def load(self, key: str) -> bytes | None:
-        return self.get(key)
-
-    def save(self, key: str, data: bytes) -> None:
-        self[key] = data
 
 
 @pytest.fixture
@@ -94,7 +87,7 @@ def test_without_terms_the_attack_reads_the_text_and_with_terms_nothing_leaves(
 ) -> None:
     spec, settings, task = hostile
     pairs = {tuple(map(int, example.tokens)) for example in victim.split(spec, settings).train}
-    trusting = Participant("ada", victim, Kept())
+    trusting = Participant("ada", victim, DictMemory())
     read = set()
     for seed in range(TASKS):
         reply = ask(trusting, task(seed))
@@ -107,7 +100,7 @@ def test_without_terms_the_attack_reads_the_text_and_with_terms_nothing_leaves(
     # Welcomed to an ordinary run, asked for the same.
     config = RunConfig(base="tiny")
     terms = resolve(settle(config)).terms("ada", policy=Policy())
-    memory = Kept()
+    memory = DictMemory()
     careful = Participant("ada", victim, memory, terms=terms)
     for seed in range(TASKS):
         reply = ask(careful, task(seed))

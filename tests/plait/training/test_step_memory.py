@@ -11,7 +11,6 @@ import torch
 from plait.errors import MachineError
 from plait.training import losses, trainer
 from plait.training.blueprint import AdapterTemplate
-from plait.training.device import Compute
 from plait.training.examples import Example
 from plait.training.fused.language_model import FusedLanguageModel
 from plait.training.generate import Sampling, TextGenerator
@@ -20,7 +19,7 @@ from plait.training.losses import ALL_BLOCKS, StepMemory
 from plait.training.resident import ResidentBase
 from plait.training.trainer import LossScale, measure_losses
 from tests.plait.training.conftest import SETTINGS as SMALL
-from tests.plait.training.conftest import train_on
+from tests.plait.training.conftest import held, train_on
 
 SETTINGS = replace(SMALL, local_steps=2, batch_size=4, seq_len=24, seed=3)
 
@@ -145,8 +144,7 @@ HALVES = replace(SETTINGS, local_steps=3, batch_size=2, gradient_accumulation_st
 
 @pytest.fixture(scope="module")
 def halves(tiny) -> ResidentBase:
-    compute = Compute(torch.device("cpu"), torch.float16)
-    return ResidentBase(tiny.directory, tiny.reference.fingerprint, compute, seq_len=32)
+    return held(tiny, torch.float16)
 
 
 def movement(done: LocalTraining, made: AdapterTemplate) -> np.ndarray:

@@ -14,7 +14,6 @@ from plait.rounds.local_model import NOTHING, Carried
 from plait.training import trainer
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import AdapterTemplate
-from plait.training.device import Compute
 from plait.training.examples import IGNORED, Example
 from plait.training.learner import EPSILON, FlatAdamW, Learner, LocalTraining, TrainingInputs, schedule_factor
 from plait.training.losses import BatchLoss
@@ -23,7 +22,7 @@ from plait.training.resident import ResidentBase, adapter_parameters, read_adapt
 from plait.training.trainer import measure_losses
 from plait.wire.settings import Settings
 from tests.plait.training.conftest import SETTINGS as SMALL
-from tests.plait.training.conftest import train_on
+from tests.plait.training.conftest import held, train_on
 
 SETTINGS = replace(SMALL, local_steps=3, total_steps=3)
 
@@ -285,10 +284,7 @@ def test_steps_equal_torchs_own_adamw_on_pefts_parameters(
 def test_a_bfloat16_base_trains_float32_masters(
     tiny: LocatedBase, blueprint: AdapterTemplate, rows: list[Example]
 ) -> None:
-    half = ResidentBase(
-        tiny.directory, tiny.reference.fingerprint, Compute(torch.device("cpu"), torch.bfloat16), seq_len=32
-    )
-    after = trained(half, blueprint, rows, replace(SETTINGS, learning_rate=1e-4))
+    after = trained(held(tiny, torch.bfloat16), blueprint, rows, replace(SETTINGS, learning_rate=1e-4))
     step = subtract(after, blueprint.initial).flat
     # Steps of 1e-4 on values of up to 0.09 would mostly vanish in bfloat16, whose neighbours are 2**-12 apart there.
     assert np.mean(step != 0) > 0.99

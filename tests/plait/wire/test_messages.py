@@ -26,6 +26,7 @@ from plait.wire.messages import (
     packed_layout,
 )
 from plait.wire.settings import Settings, digest_of
+from tests.vectors import write_vectors
 
 LAYOUT = Layout.of({"b": (2, 3), "a\u00e9": (4,)})
 
@@ -52,18 +53,7 @@ def test_bytes_that_are_no_layout_are_refused(packed):
         check_layout(packed, LAYOUT)
 
 
-SETTINGS = Settings(
-    local_steps=4,
-    batch_size=2,
-    gradient_accumulation_steps=1,
-    seq_len=128,
-    learning_rate=1e-3,
-    weight_decay=0.0,
-    max_grad_norm=1.0,
-    held_out_fraction=0.1,
-    max_held_out_sequences=16,
-    seed=0,
-)
+SETTINGS = dataclasses.replace(write_vectors.SETTINGS, lr_schedule="constant", bits="fp32", seed=0)
 
 NAMES = st.text(min_size=1, max_size=128).filter(str.isprintable)
 DIGESTS = st.binary(min_size=32, max_size=32)
