@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from functools import cache
-from typing import Annotated, ClassVar, Literal, Self, cast, get_args
+from typing import Annotated, Literal, Self, cast, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -99,14 +99,12 @@ class RunConfig(
     privacy.Masks,
     tables.Stacking,
     tables.Withdrawal,
+    heading="Run",
 ):
     """Everything that decides what a run computes: the settings above all tables, and those of `plait.settings`.
 
     Each field is an option of ``plait simulate``. Files, help and documentation have the tables in this order.
     """
-
-    table: ClassVar[str] = ""
-    heading: ClassVar[str] = "Run"
 
     data: str = "stdlib"
     """file or folder, data set of the hub (owner/name:config@revision), or a built-in: stdlib, chatterbot, bbc; files

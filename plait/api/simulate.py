@@ -5,7 +5,7 @@ Sets no signal handler; Ctrl-C raises `KeyboardInterrupt` and leaves a run that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from plait.aggregation import Rule
-    from plait.api.serving import Serving
     from plait.data import Dataset
 
 
@@ -117,25 +116,11 @@ def left_to_resume(run: Path, hearing: CallbackRunner) -> Generator[None]:
         raise
 
 
-def settings_of(
-    directory: RunDirectory,
-    allowed: Sequence[str] = (),
-    *,
-    without: Collection[str] = (),
-    serving: Serving | None = None,
-) -> RunConfig:
-    """The settings of an unfinished run, from its directory; the arguments are those of `admitted_settings`.
-
-    Raises:
-        ConfigError: the run is finished and its report is written, the settings are not valid, or they name what the
-            operator does not.
-        PeerError: the ledger is broken.
-    """
-    run = directory.path
-    view = RunView.after(read_events(directory.ledger))
+def check_unfinished(directory: RunDirectory) -> None:
+    """Refuse (ConfigError) to go on with a run that is finished and whose report is written."""
+    run, view = directory.path, RunView.after(read_events(directory.ledger))
     if view.finished and view.references.keys() >= set(recorded_settings(directory).references) and is_reported(run):
         raise ConfigError(f"'{run}' is finished, there is nothing to resume; `plait report {run}` shows it")
-    return admitted_settings(directory, allowed, without=without, serving=serving)
 
 
 def is_reported(run: Path) -> bool:
@@ -178,7 +163,8 @@ def resume(
         again = f"the same plait.Server, or `plait resume {run}`, continues it"
         raise ConfigError(f"'{run}' was served to clients, expected a simulated run: {again}")
     given = {"data": data is not None, "callbacks": bool(names_of(callbacks))}
-    config = settings_of(directory, allow, without=[key for key, is_given in given.items() if is_given])
+    check_unfinished(directory)
+    config = admitted_settings(directory, allow, without=[key for key, is_given in given.items() if is_given])
     if (names := names_of(callbacks)) not in ("", config.callbacks):
         raise ConfigError(
             f"callbacks of '{run}' are '{config.callbacks}', but got '{names}'; name the run's own with allow"

@@ -1,33 +1,37 @@
-"""What a run sends, stores and pays in privacy, counted before it has begun. Counts no time."""
+"""What a run sends, stores and pays in privacy, counted before it has begun, in tables and figures. Counts no time."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from functools import cache
 from itertools import cycle
 from pathlib import Path
+from typing import TypeAlias
 
 from plait.adapters import AdapterSpec
 from plait.adapters.methods import is_quantised
 from plait.aggregation import Geometry, geometry_of
 from plait.aggregation.geometry import BOTH_SIDES, Side
 from plait.compress.downlink import at_least
+from plait.config import RunConfig
 from plait.errors import ConfigError
 from plait.ledger.privacy import MECHANISM, WORTH_WARNING, WORTH_WARNING_OF_RECORDS
 from plait.ledger.run_now import Traffic
 from plait.privacy.client import privacy_of as privacy_of_records
 from plait.privacy.mechanism import ClientPrivacy
 from plait.privacy.run import privacy_of
-from plait.report.estimate import Estimate, Planned
+from plait.report.costs import SentBytes
 from plait.report.table import Table
-from plait.report.wording import count_text
+from plait.report.wording import bytes_text, count_text, plural
 from plait.rounds.broadcasts import NEW_FACTORS_BITS
 from plait.rounds.run_state import CHECKPOINTS_KEPT, sample_cohort
 from plait.rounds.spool import largest_update
 from plait.run import links_of, request_of
 from plait.settle import ResolvedConfig
+from plait.system.text import Json
 from plait.training.bases import locate_config
 from plait.training.blueprint import Shape, read_base_config, shape_of
 from plait.training.memory_plan import Training
@@ -47,6 +51,64 @@ _WHOLE_BITS = 32.0
 _REPORT_BYTES, _RECORD_BYTES = 500_000, 1_000
 
 
+PlannedPrivacy: TypeAlias = tuple[Table, dict[str, Json]]
+"""What is known of a run's differential privacy before it begins."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A run that has not begun."""
+
+    config: RunConfig
+    trainable_parameters: int
+    base_parameters: int
+    base_bits: float
+    base_memory_bytes: int  # of the base at a client, whose parameters take `base_bits` each
+    adapter_memory_bytes: int  # of adapter, gradients and optimizer in training; activations are not counted
+    sent: Traffic  # bytes of all messages
+    server_disk_bytes: int  # of a run directory with every update received
+    privacy: PlannedPrivacy | None = None
+
+    @property
+    def client_rounds(self) -> int:
+        """Updates of the whole run."""
+        return self.config.cohort_size * self.config.rounds
+
+    def to_json(self) -> dict[str, Json]:
+        """The figures."""
+        return {
+            "rounds": self.config.rounds,
+            "clients": self.config.clients,
+            "clients_per_round": self.config.cohort_size,
+            "client_base_memory_bytes": self.base_memory_bytes,
+            "client_adapter_memory_bytes": self.adapter_memory_bytes,
+            "server_disk_bytes": self.server_disk_bytes,
+            **self._sent_bytes.figures,
+            **(self.privacy[1] if self.privacy else {}),
+        }
+
+    @property
+    def _sent_bytes(self) -> SentBytes:
+        return SentBytes(self.sent, self.client_rounds, 4 * self.base_parameters, self.trainable_parameters)
+
+    def tables(self) -> tuple[Table, ...]:
+        """Bytes of the run, bytes of other exchanges, and what privacy costs."""
+        directions = (("uplink", self.sent.uplink_bytes), ("downlink", self.sent.downlink_bytes))
+        parts = (self.client_rounds, self.config.rounds, 1)
+        held = "bfloat16" if self.base_bits == 16 else "four bits"
+        cohort = f"{self.config.cohort_size:,} of {plural(self.config.clients, 'client')} in each"
+        cost = Table(
+            title=f"{plural(self.config.rounds, 'round')}, {cohort}",
+            headings=("direction", "per client-round", "per round", "in all"),
+            rows=tuple((name, *(bytes_text(total / part) for part in parts)) for name, total in directions),
+            note=f"{count_text(self.trainable_parameters)} trainable parameters. A client needs memory for the base in "
+            f"{held}, {bytes_text(self.base_memory_bytes)}, and "
+            f"{bytes_text(self.adapter_memory_bytes)} to train the adapter, plus activations. The server keeps "
+            f"{bytes_text(self.server_disk_bytes)} on disk.",
+        )
+        return (cost, self._sent_bytes.table("this plan"), *(self.privacy[:1] if self.privacy else ()))
+
+
 def estimated(settled: ResolvedConfig, *, evaluates: bool, records: int | None) -> Estimate:
     """The costs of a run, whose clients have so many records if that was said."""
     config, training = settled.config, Training.of(settled.plan.settings)
@@ -54,11 +116,11 @@ def estimated(settled: ResolvedConfig, *, evaluates: bool, records: int | None) 
     size, largest = shape.spec.layout.size, largest_update(settled.rule, geometry_of(shape.spec))
     base_bits = _FOUR_BITS if is_quantised(shape.spec.method) else 16
     sent = sent_bytes(settled, shape.spec, evaluates=evaluates)
-    planned = ()
+    private = None
     if config.dp == "record":
-        planned = (_of_records(settled, largest, size, records),)
+        private = _of_records(settled, largest, size, records)
     elif privacy := privacy_of(config):
-        planned = (_of_clients(settled, privacy, largest, size),)
+        private = _of_clients(settled, privacy, largest, size)
     return Estimate(
         config=config,
         trainable_parameters=size,
@@ -69,7 +131,7 @@ def estimated(settled: ResolvedConfig, *, evaluates: bool, records: int | None) 
         adapter_memory_bytes=(_TRAINED_BYTES + 4 * (training.copies + training.stacked)) * size,
         sent=sent,
         server_disk_bytes=server_disk_bytes(settled, shape.spec, sent),
-        planned=planned,
+        privacy=private,
     )
 
 
@@ -173,7 +235,7 @@ class _Numbers:
         return self._geometry.others_size + round(share * sum(map(self._geometry.side_size, sides)))
 
 
-def _of_clients(settled: ResolvedConfig, privacy: ClientPrivacy, size: int, parameters: int) -> Planned:
+def _of_clients(settled: ResolvedConfig, privacy: ClientPrivacy, size: int, parameters: int) -> PlannedPrivacy:
     ratio, epsilon = privacy.noise_over_clip(size), privacy.epsilon_after(settled.config.rounds)
     needed = math.ceil(settled.config.cohort_size * ratio / WORTH_WARNING)
     warning = (
@@ -181,19 +243,18 @@ def _of_clients(settled: ResolvedConfig, privacy: ClientPrivacy, size: int, para
         f"would be {WORTH_WARNING:g} times with {needed:,} clients per round, or with "
         f"{_fewer(parameters, ratio, WORTH_WARNING)}."
     )
-    rows = (
-        ("epsilon of the whole run", f"{epsilon:.4g}"),
-        ("delta", f"{privacy.delta:g}"),
-        ("noise multiplier of a round", f"{privacy.noise_multiplier:.4g}"),
-        ("noise in a round's mean, over the clip norm", f"{ratio:.3g}"),
-        ("mechanism", MECHANISM),
+    names = (
+        "epsilon of the whole run",
+        "delta",
+        "noise multiplier of a round",
+        "noise in a round's mean, over the clip norm",
     )
+    figures = (epsilon, privacy.delta, privacy.noise_multiplier, ratio)
     note = warning if ratio > WORTH_WARNING else ""
-    table = Table(title="Differential privacy of clients", headings=("", ""), rows=rows, note=note)
-    return _planned(table, epsilon, privacy.delta, privacy.noise_multiplier, ratio)
+    return _planned("clients", names, figures, (("mechanism", MECHANISM),), note)
 
 
-def _of_records(settled: ResolvedConfig, size: int, parameters: int, records: int | None) -> Planned:
+def _of_records(settled: ResolvedConfig, size: int, parameters: int, records: int | None) -> PlannedPrivacy:
     task, group = settled.plan.settings, settled.config.private_group
     units = f"groups ('{group}')" if group else "records"
     if records is None:
@@ -202,28 +263,29 @@ def _of_records(settled: ResolvedConfig, size: int, parameters: int, records: in
             "noise follows from it"
         )
     each = privacy_of_records(task, records=records)
-    ratio = each.noise_over_clip(size) / math.sqrt(settled.config.cohort_size)
-    epsilon = each.epsilon_after(task.total_steps)
-    most = WORTH_WARNING_OF_RECORDS
+    ratio, most = each.noise_over_clip(size) / math.sqrt(settled.config.cohort_size), WORTH_WARNING_OF_RECORDS
     warning = (
         f"Warning: the noise is {ratio:.3g} times the longest mean gradient that a step can have; expect no useful "
         f"adapter. More {units}, larger batches (up to a tenth of the {units}), or {_fewer(parameters, ratio, most)} "
         "help."
     )
-    rows = (
-        (f"epsilon of a client's {units}, whole run", f"{epsilon:.4g}"),
-        ("delta", f"{each.delta:g}"),
-        ("noise of a client's step, over the clip norm", f"{each.noise:.4g}"),
-        ("noise in a step's mean of all clients, over the clip norm", f"{ratio:.3g}"),
+    noises = (
+        "noise of a client's step, over the clip norm",
+        "noise in a step's mean of all clients, over the clip norm",
     )
-    note = warning if ratio > most else ""
-    table = Table(title=f"Differential privacy of {units}", headings=("", ""), rows=rows, note=note)
-    return _planned(table, epsilon, each.delta, each.noise, ratio)
+    names = (f"epsilon of a client's {units}, whole run", "delta", *noises)
+    figures = (each.epsilon_after(task.total_steps), each.delta, each.noise, ratio)
+    return _planned(units, names, figures, (), warning if ratio > most else "")
 
 
-def _planned(table: Table, epsilon: float, delta: float, multiplier: float, ratio: float) -> Planned:
-    figures = {"dp_epsilon": epsilon, "dp_delta": delta, "dp_noise_multiplier": multiplier, "dp_noise_over_clip": ratio}
-    return Planned(tables=(table,), figures=figures)
+def _planned(
+    units: str, names: Sequence[str], figures: Sequence[float], more: tuple[tuple[str, str], ...], note: str
+) -> PlannedPrivacy:
+    keys = ("dp_epsilon", "dp_delta", "dp_noise_multiplier", "dp_noise_over_clip")
+    texts = (format(figure, form) for figure, form in zip(figures, (".4g", "g", ".4g", ".3g"), strict=True))
+    rows = (*zip(names, texts, strict=True), *more)
+    table = Table(f"Differential privacy of {units}", ("", ""), rows, note, text_columns=(0, 1))
+    return table, dict(zip(keys, figures, strict=True))
 
 
 def _fewer(parameters: int, ratio: float, most: float) -> str:

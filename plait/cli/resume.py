@@ -10,7 +10,7 @@ import typer
 from plait.api.received import admitted_settings
 from plait.api.running import go_on
 from plait.api.serving import load_serving
-from plait.api.simulate import settings_of
+from plait.api.simulate import check_unfinished
 from plait.cli.options import Allow, PageAddress
 from plait.cli.output import RunOrNewest, print_text, run_or_newest
 from plait.cli.simulate import Verbose, page_of_run, show, stopped_by_interrupt, with_resume_hint
@@ -37,7 +37,8 @@ def resume(
     path = run_or_newest(run, quiet=json_output)
     directory = RunDirectory.find(path)
     serving = load_serving(directory.server)
-    settings = settings_of(directory, allow or (), serving=serving)
+    check_unfinished(directory)
+    settings = admitted_settings(directory, allow or (), serving=serving)
     say(f"resuming {path}", quiet=json_output)
     with with_resume_hint(settings, serving, page=page):
         if serving:

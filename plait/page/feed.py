@@ -19,7 +19,7 @@ from typing import cast
 from plait.errors import PeerError
 from plait.ledger import events
 from plait.ledger.ledger import Follower
-from plait.ledger.run_now import RunNow, Traffic
+from plait.ledger.run_now import RunNow
 from plait.page.beside import QUESTION
 from plait.rounds.run_directory import RunDirectory
 from plait.system.text import Json, read_json
@@ -54,7 +54,7 @@ class Board:
             "eta_s": now.eta_s,
             "done": now.done,
             "updates": now.accepted,
-            **_bytes(now.sent),
+            **vars(now.sent),
         }
         if broken:
             self.document.setdefault("broken", broken)
@@ -126,13 +126,13 @@ class Board:
             "train_loss": client.train_loss,
             "updates": client.updates,
             "updated_round": client.updated_round,
-            **_bytes(client.sent),
+            **vars(client.sent),
         }
 
     def _count(self, number: int) -> None:
         """What was sent in a round so far."""
         if sent := self.now.sent_by_round.get(number):
-            self._round(number).update(_bytes(sent))
+            self._round(number).update(vars(sent))
 
     def _refuse(
         self, event: events.ClientTurnedAway | events.UpdateRefused, client: str, number: int | None = None
@@ -180,10 +180,6 @@ def _started(event: events.RunStarted) -> _Object:
         "personal": event.rule.personal if event.rule and event.rule.personal else None,
         "settings": {key: value for key, value in event.config.items() if value not in (None, "", [], {})},
     }
-
-
-def _bytes(traffic: Traffic) -> _Object:
-    return {"uplink_bytes": traffic.uplink_bytes, "downlink_bytes": traffic.downlink_bytes}
 
 
 _READ_BYTES = 1 << 20

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterator
-from typing import ClassVar, Literal, cast
+from typing import Literal, cast
 
 from pydantic import field_validator
 
@@ -16,12 +16,8 @@ MOST_TIMES = 4
 _FORM = re.compile(r"sync|async(:[1-9][0-9]{0,6})?")
 
 
-class Asynchronous(SettingsTable):
+class Asynchronous(SettingsTable, table="asynchronous", heading="Asynchronous rounds", optional=True):
     """Whether rounds wait."""
-
-    table: ClassVar[str] = "asynchronous"
-    optional: ClassVar[bool] = True
-    heading: ClassVar[str] = "Asynchronous rounds"
 
     rounds_mode: str = "sync"
     """sync: a round waits for its cohort; async:K: clients train whenever they are free, and a round aggregates a
@@ -69,12 +65,8 @@ def buffer_size(rounds_mode: str, cohort: int) -> int:
     return 0 if mode == "sync" else int(size) if size else max(min(2, cohort), math.ceil(cohort / 4))
 
 
-class Fleets(SettingsTable):
+class Fleets(SettingsTable, table="fleets", heading="Clients of unequal speed", optional=True):
     """What follows from how fast clients are."""
-
-    table: ClassVar[str] = "fleets"
-    optional: ClassVar[bool] = True
-    heading: ClassVar[str] = "Clients of unequal speed"
 
     fleet: str = ""
     """TOML file with the devices of a simulated fleet: on the run's virtual clock, downloads, training and uploads take

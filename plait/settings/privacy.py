@@ -16,16 +16,10 @@ LEAST_CLIENTS = 3
 _OF_BOTH = ("dp", ("client", "record"))
 
 
-class Privacy(SettingsTable):
+class Privacy(SettingsTable, table="privacy", heading="Privacy", optional=True):
     """What is hidden, from whom, and how well."""
 
-    table: ClassVar[str] = "privacy"
-    optional: ClassVar[bool] = True
-    heading: ClassVar[str] = "Privacy"
-    within: ClassVar = {
-        "dp_epsilon": _OF_BOTH,
-        "dp_clip": _OF_BOTH,
-    }
+    within: ClassVar = {"dp_epsilon": _OF_BOTH, "dp_clip": _OF_BOTH}
 
     dp: Literal["off", "client", "record"] = "off"
     """differential privacy of records or clients; record hides from everyone, including the server, what any one
@@ -76,12 +70,9 @@ class Privacy(SettingsTable):
         yield self.states("dp", needs=needs, removes=removes)
 
 
-class Groups(SettingsTable):
+class Groups(SettingsTable, table="groups", heading="Groups", optional=True):
     """Whose records belong together."""
 
-    table: ClassVar[str] = "groups"
-    heading: ClassVar[str] = "Groups"
-    optional: ClassVar[bool] = True
     within: ClassVar = {"dp_unit": ("dp", ("record",)), "dp_group_records": ("dp", ("record",))}
 
     group: Annotated[str, Field(max_length=100)] = ""
@@ -112,12 +103,8 @@ class Groups(SettingsTable):
         return self
 
 
-class Masks(SettingsTable):
+class Masks(SettingsTable, table="privacy", heading="Privacy", optional=True):
     """Whether the server sees sums alone."""
-
-    table: ClassVar[str] = "privacy"
-    optional: ClassVar[bool] = True
-    heading: ClassVar[str] = "Privacy"
 
     secure_aggregation: bool = False
     """hide every client's update, losses and counts from the server, which learns only their sums"""

@@ -25,12 +25,10 @@ MOST_EPOCHS = 1 << 10
 class SettingsTable(BaseModel):
     """Settings that belong together: a table in TOML, a section of the help.
 
-    Attributes:
-        table: its name in TOML; empty for the settings that stand above all tables.
-        heading: its name in help and documentation.
-        within: settings that mean something only beside some values of another: its name and those values; none for any
-            value that is not the default.
-        optional: whether nothing of it is recorded where none of its settings is given.
+    A subclass has arguments: the `table`'s name in TOML, empty for the settings that stand above all tables; its
+    `heading` in help and documentation; whether it is `optional`: then nothing of it is recorded where none of its
+    settings is given. `within` are settings that mean something only beside some values of another: its name and those
+    values; none for any value that is not the default.
     """
 
     model_config = ConfigDict(
@@ -47,6 +45,11 @@ class SettingsTable(BaseModel):
     heading: ClassVar[str] = ""
     within: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {}
     optional: ClassVar[bool] = False
+
+    def __init_subclass__(cls, *, heading: str, table: str = "", optional: bool = False) -> None:
+        """Take the arguments of a table's class."""
+        super().__init_subclass__()
+        cls.table, cls.heading, cls.optional = table, heading, optional
 
     def stated(self) -> Iterator[Stated]:
         """What these settings need of a run, and what they take away."""

@@ -46,11 +46,8 @@ def _proximal(correction: str) -> float:
     return with_options(FedProx(), options, what=f"correction '{name}'").mu
 
 
-class Learning(SettingsTable):
+class Learning(SettingsTable, table="learning", heading="What clients learn"):
     """What clients learn."""
-
-    table: ClassVar[str] = "learning"
-    heading: ClassVar[str] = "What clients learn"
 
     objective: str = "sft"
     """what clients learn: sft learns texts and chats; dpo preference pairs; MODULE:CLASS is your own;
@@ -100,11 +97,8 @@ class Learning(SettingsTable):
             yield self.states("personalize", needs=PERSONALIZATION_NEEDS, instead="0")
 
 
-class AdapterSettings(SettingsTable):
+class AdapterSettings(SettingsTable, table="adapter", heading="Adapter"):
     """The adapter's form."""
-
-    table: ClassVar[str] = "adapter"
-    heading: ClassVar[str] = "Adapter"
 
     alpha: Annotated[float, Field(gt=0)] = 16.0
     """sets the scaling factor of B A, alpha / rank"""
@@ -122,12 +116,8 @@ class AdapterSettings(SettingsTable):
             yield self.states("dropout", removes={Trait.SAMPLES: "dropout takes parts of it away while it learns"})
 
 
-class Stacking(SettingsTable):
+class Stacking(SettingsTable, table="adapter", heading="Where the adapter begins", optional=True):
     """Where the adapter begins."""
-
-    table: ClassVar[str] = "adapter"
-    optional: ClassVar[bool] = True
-    heading: ClassVar[str] = "Where the adapter begins"
 
     init_adapter: str = ""
     """adapter to start from, a run or a PEFT directory: DIR, or DIR=WEIGHT,DIR=WEIGHT for a weighted sum; by default
@@ -157,11 +147,8 @@ def _weighted(text: str) -> tuple[Path, float]:
     return (at_home(path), number) if math.isfinite(number) else (at_home(text), 1.0)
 
 
-class OptimizerSettings(SettingsTable):
+class OptimizerSettings(SettingsTable, table="optimizer", heading="Clients' optimizer"):
     """AdamW at the clients."""
-
-    table: ClassVar[str] = "optimizer"
-    heading: ClassVar[str] = "Clients' optimizer"
 
     learning_rate: Annotated[float, Field(ge=0, le=1e3)] = 0.0
     """AdamW's peak learning rate (0 finds it); each client then finds its own in its first step"""
@@ -182,12 +169,9 @@ class OptimizerSettings(SettingsTable):
             yield self.states("max_grad_norm", needs={Trait.WHOLE_GRADIENT: ""})
 
 
-class Passes(SettingsTable):
+class Passes(SettingsTable, table="optimizer", heading="Epochs and packing", optional=True):
     """How a client goes through its data."""
 
-    table: ClassVar[str] = "optimizer"
-    optional: ClassVar[bool] = True
-    heading: ClassVar[str] = "Epochs and packing"
     within: ClassVar = {"lr_schedule_over": ("lr_schedule", ("linear", "cosine"))}
 
     epochs: Annotated[float, Field(ge=0, le=MOST_EPOCHS)] = 0.0
@@ -211,11 +195,8 @@ class Passes(SettingsTable):
             yield self.states("epochs", needs=needs, removes=removes, instead="0")
 
 
-class Cohort(SettingsTable):
+class Cohort(SettingsTable, table="cohort", heading="Who takes part in a round"):
     """Who takes part in a round, and how long it waits."""
-
-    table: ClassVar[str] = "cohort"
-    heading: ClassVar[str] = "Who takes part in a round"
 
     clients_per_round: Annotated[int, Field(ge=0)] = 0
     """clients sampled per round; 0 means all"""
@@ -251,11 +232,8 @@ def _norm_bound(value: object) -> object:
     return text
 
 
-class Checks(SettingsTable):
+class Checks(SettingsTable, table="checks", heading="Updates that cannot be trusted"):
     """What is done about updates that cannot be trusted."""
-
-    table: ClassVar[str] = "checks"
-    heading: ClassVar[str] = "Updates that cannot be trusted"
 
     norm_bound: Annotated[str, BeforeValidator(_norm_bound)] = "auto"
     """largest update norm allowed, as a multiple of the median of this and recent rounds: a larger update is refused,
@@ -270,11 +248,8 @@ class Checks(SettingsTable):
             yield self.states("norm_bound", needs=needs, instead="auto or off")
 
 
-class EvaluationSettings(SettingsTable):
+class EvaluationSettings(SettingsTable, table="evaluation", heading="Evaluation"):
     """What is evaluated, how often, and what follows from it."""
-
-    table: ClassVar[str] = "evaluation"
-    heading: ClassVar[str] = "Evaluation"
 
     held_out_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """fraction of each client's data held out for evaluation"""
@@ -323,12 +298,8 @@ class EvaluationSettings(SettingsTable):
             yield self.states("judge_part", needs={Trait.LOSSES: "the final figure is one"}, instead="0")
 
 
-class Figures(SettingsTable):
+class Figures(SettingsTable, table="evaluation", heading="Evaluation", optional=True):
     """What held-out data are measured by besides the loss."""
-
-    table: ClassVar[str] = "evaluation"
-    optional: ClassVar[bool] = True
-    heading: ClassVar[str] = "Evaluation"
 
     eval_metrics: str = ""
     """figures of held-out data, for each client and pooled, separated by commas: of labels accuracy, macro_f1, auroc,
@@ -345,12 +316,8 @@ class Figures(SettingsTable):
             yield self.states("eval_metrics", needs={Trait.LOSSES: "they are of the data that clients hold out"})
 
 
-class Samples(SettingsTable):
+class Samples(SettingsTable, table="evaluation", heading="Evaluation", optional=True):
     """What a simulated run shows of its model at the end."""
-
-    table: ClassVar[str] = "evaluation"
-    optional: ClassVar[bool] = True
-    heading: ClassVar[str] = "Evaluation"
 
     samples: Annotated[int, Field(ge=-1, le=16)] = -1
     """held-out beginnings that terminal and report show at the end of a simulated run, and how base and adapter
@@ -358,11 +325,8 @@ class Samples(SettingsTable):
     """
 
 
-class MachineSettings(SettingsTable):
+class MachineSettings(SettingsTable, table="machine", heading="Machine"):
     """What the run computes on."""
-
-    table: ClassVar[str] = "machine"
-    heading: ClassVar[str] = "Machine"
 
     device: str = "auto"
     """device to compute on; a list such as cuda:0,cuda:1 spreads simulated clients over one process per entry; a device
@@ -384,11 +348,8 @@ class MachineSettings(SettingsTable):
             yield self.states("device", removes={Trait.RELEASED: "a client in a process of its own cannot be"})
 
 
-class Reporting(SettingsTable):
+class Reporting(SettingsTable, table="reporting", heading="Reporting"):
     """Who hears of the run while it lasts."""
-
-    table: ClassVar[str] = "reporting"
-    heading: ClassVar[str] = "Reporting"
 
     callbacks: str = ""
     """what hears every event of the run and may end it, separated by commas: plait:EarlyStopping:patience=2, your own
@@ -399,12 +360,8 @@ class Reporting(SettingsTable):
     separated by a comma"""
 
 
-class Withdrawal(SettingsTable):
+class Withdrawal(SettingsTable, table="withdrawal", heading="Withdrawal", optional=True):
     """Who takes no part any more."""
-
-    table: ClassVar[str] = "withdrawal"
-    optional: ClassVar[bool] = True
-    heading: ClassVar[str] = "Withdrawal"
 
     without_clients: str = ""
     """clients of the data that take no part, separated by commas; `clients` does not count them"""

@@ -16,7 +16,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from plait.api.frames import COUNT, NUMBER, TEXT, frame_of, view_of
+from plait.api.result import COUNT, NUMBER, TEXT, frame_of, view_of
 from plait.config import known_keys
 from plait.errors import ConfigError
 from plait.ledger.events import Evaluated
@@ -275,7 +275,7 @@ class Comparison:
 
         ``loss_margin`` is over seeds, or over the held-out sequences of a single run.
         """
-        return frame_of(self._group_rows(), {**_GROUPS, **dict.fromkeys(self.metric_names, NUMBER)})
+        return frame_of(self._group_rows(), _GROUPS, self.metric_names)
 
     @property
     def differences(self) -> pd.DataFrame:
