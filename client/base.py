@@ -1,7 +1,5 @@
 """Prepare for a run: get consent, fetch its base, resolve it, and state what this node can do. Loads torch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import KW_ONLY, dataclass
 from datetime import datetime

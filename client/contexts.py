@@ -8,8 +8,6 @@ such as ``cuda:0,cuda:1``. A node with ``partition-id`` is one client of a simul
 it takes its part of the run's data.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The groups that a client leaves out of its data for good: ``STATE/NAME.forgotten``, keyed hashes and no names."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import secrets

@@ -3,8 +3,6 @@
 Its main loop processes events in order; connection, work and uploads have threads of their own and send it events.
 """
 
-from __future__ import annotations
-
 import queue
 import shlex
 from collections.abc import Callable

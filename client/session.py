@@ -4,8 +4,6 @@ Bodies and large answers bypass protobuf, which would copy them twice. Full jitt
 bound) spreads out nodes that lost the server at the same moment.
 """
 
-from __future__ import annotations
-
 import random
 import threading
 from collections.abc import Callable, Iterator

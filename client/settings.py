@@ -1,7 +1,5 @@
 """A node's settings, checked before anything is loaded or connected to; its state directory and identity."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import math

@@ -3,8 +3,6 @@
 Bodies of tasks are downloaded first: resumed after an interruption, never more than declared, checked by digest.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import threading

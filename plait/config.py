@@ -5,8 +5,6 @@ option (``--quorum 0.5``), a key of its table in TOML (``[cohort]`` ``quorum = 0
 of Flower's run configuration, which has no tables. Below the edge plain values are passed on, never this object.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from functools import cache

@@ -4,8 +4,6 @@ Several are combined by weights: the sum of weight times scale times B A, module
 adapter's rank, with the loss reported.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Sequence

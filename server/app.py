@@ -1,7 +1,5 @@
 """The Flower ServerApp: the federation described by the run configuration, over the grid from Flower."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A node's long call: it proves its identity, then receives tasks for as long as it stays."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import secrets

@@ -4,8 +4,6 @@ A node learns of its run by a welcome, with a new session for every run: whateve
 refused, and cannot be taken for the new one's.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 import time

@@ -7,8 +7,6 @@ On loopback the page answers only to loopback's names, so that no web page reads
 elsewhere, on a network of scrapers, to any.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import math

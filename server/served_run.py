@@ -3,8 +3,6 @@
 A program's `Server` opens a run and sets neither signal handlers nor logging. Loads torch once a run is to be served.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass

@@ -16,8 +16,6 @@ restart goes from PENDING to ANSWERED at once: it has the same name, made of its
 The run's thread and the service's event loop both call this.
 """
 
-from __future__ import annotations
-
 import hashlib
 import time
 from collections import Counter

@@ -1,7 +1,5 @@
 """How this machine trains: its devices, and how a step on a base fits into memory."""
 
-from __future__ import annotations
-
 from plait.adapters import AdapterTask
 from plait.adapters.method import AdapterRequest
 from plait.errors import ConfigError

@@ -3,8 +3,6 @@
 Code, data, files, addresses, trackers and bases to download that its settings name are not touched otherwise.
 """
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Collection, Mapping, Sequence
 

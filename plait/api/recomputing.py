@@ -1,7 +1,5 @@
 """A finished run computed again from its kept updates, and what its directory publishes compared with its record."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 

@@ -1,7 +1,5 @@
 """Samples the model of a finished run: it continues held-out data of clients, never training text."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What a run sends, stores and pays in privacy, counted before it has begun, in tables and figures. Counts no time."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Collection, Sequence

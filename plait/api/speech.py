@@ -1,7 +1,5 @@
 """A run's model on its base, to write text: from files on this disk alone."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias, cast

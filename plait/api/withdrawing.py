@@ -8,8 +8,6 @@
 With differential privacy of clients no one trains again: epsilon bounds what the adapter reveals about any client.
 """
 
-from __future__ import annotations
-
 import hashlib
 import shutil
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """The command line of ``plait``: finding a verb, and help."""
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path

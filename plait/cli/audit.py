@@ -1,7 +1,5 @@
 """``plait audit``: what attacks on a finished run find out about its data."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any
 

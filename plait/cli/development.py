@@ -1,7 +1,5 @@
 """``plait check-plugin`` and ``plait bench``: for those who add parts to plait, or work on it."""
 
-from __future__ import annotations
-
 import importlib
 import inspect
 import sys

@@ -1,7 +1,5 @@
 """``plait doctor`` and ``plait status``: what this machine supports, how a step fits, what a server reports."""
 
-from __future__ import annotations
-
 import importlib.util
 import shutil
 import sys

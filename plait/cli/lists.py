@@ -1,7 +1,5 @@
 """What ``plait simulate --method list`` and ``--rule list`` print: every method and every rule, and what each sends."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any

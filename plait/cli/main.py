@@ -3,8 +3,6 @@
 Exit codes: 0 done; 2 usage or configuration; 3 a peer's bytes or a data file; 130 stopped; 1 anything else.
 """
 
-from __future__ import annotations
-
 import gc
 import os
 import platform

@@ -1,7 +1,5 @@
 """The settings of a run as command-line options, generated from `RunConfig` so that each is described once."""
 
-from __future__ import annotations
-
 import difflib
 import inspect
 import math

@@ -1,7 +1,5 @@
 """What the verbs print on stdout: JSON for machines, tables for people; and the run that a verb is about."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """``plait init`` and ``plait estimate``: before a run, a commented file of its settings, and what it would send."""
 
-from __future__ import annotations
-
 import json
 import shlex
 import sys

@@ -1,7 +1,5 @@
 """The differential privacy that a ledger records, checked; and ``plait privacy``, which shows it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path

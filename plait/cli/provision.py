@@ -1,7 +1,5 @@
 """``plait provision``: make the start-up kits of a federation, add members, revoke them."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Mapping
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """``plait report``, ``plait compare`` and ``plait evidence``: what finished runs show."""
 
-from __future__ import annotations
-
 import csv
 import io
 import re

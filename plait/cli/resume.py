@@ -1,7 +1,5 @@
 """``plait resume``: continue a run that stopped; with ``--withdraw``, make its adapter again without a client."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

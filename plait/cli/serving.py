@@ -1,7 +1,5 @@
 """What verbs that serve share (options, log, signals), and the live page: ``plait report --live``."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import signal

@@ -1,7 +1,5 @@
 """The verbs: where each one is, imported once it is called, and what it is for; and those that help begins with."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """``plait verify``: whether a run's record is complete and true, also by recomputing rounds whose updates were kept."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

@@ -4,8 +4,6 @@
 make it state otherwise. The page is one screen of what a data-protection officer asks; it checks nothing.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import time

@@ -4,8 +4,6 @@ A bundle is signed by the key of a server's kit, or by one of the run's own dire
 of both values of s, so that no other signature of the same key fits the same bytes by a change of sign.
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 from collections.abc import Callable, Mapping

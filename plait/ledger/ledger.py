@@ -4,8 +4,6 @@ Every line has the hash of the line before (`prev`) and its own (`hash`, SHA-256
 else), so that a line that is changed, dropped or moved breaks the chain; only lines cut off at the end go unnoticed.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -7,8 +7,6 @@ in the address that plait prints, as Jupyter's is; the page's first answer turns
 standard input ends. LINE is the number of the socket that leads to the server, or -1. The token is in its environment.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import hashlib

@@ -3,8 +3,6 @@
 The process is `plait.page.app`. A run without a page loads none of what serves one.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

@@ -4,8 +4,6 @@ Page and server are joined by a pair of sockets that only their two processes ha
 most once a second, and only while someone looks. Knows no HTTP.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import threading

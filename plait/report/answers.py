@@ -1,7 +1,5 @@
 """Four questions about a run, each answered in a line or two; advice on its settings; the command that repeats it."""
 
-from __future__ import annotations
-
 import json
 import shlex
 from collections.abc import Iterator, Mapping

@@ -3,8 +3,6 @@
 In figures of fairness every client counts once, however much data it has.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass

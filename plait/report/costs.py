@@ -4,8 +4,6 @@ Arithmetic over sizes and counts; knows no model and no file. An alternative sen
 in a round, and its bytes are of arrays only.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Self

@@ -1,7 +1,5 @@
 """The plot of a round of a simulated fleet."""
 
-from __future__ import annotations
-
 import itertools
 import math
 

@@ -4,8 +4,6 @@ The page itself is ``templates/report.html``; this module computes its contents.
 that are not printable are removed. Takes plots as SVG and draws none itself.
 """
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Mapping, Sequence

@@ -4,8 +4,6 @@ Importing this loads matplotlib, which takes a moment: `write` does so only when
 `_MOST_NAMED` clients are named at the end of their lines; of more, shades show where most of them lie.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

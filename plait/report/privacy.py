@@ -1,7 +1,5 @@
 """What the report and the verbs show of differential privacy, and of clients that withdrew."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from plait.ledger.privacy import (

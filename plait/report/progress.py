@@ -1,7 +1,5 @@
 """What a command shows while it works, on stderr: a line, a message, and the progress of a run."""
 
-from __future__ import annotations
-
 import contextlib
 import sys
 from collections.abc import Callable, Generator

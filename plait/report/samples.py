@@ -1,7 +1,5 @@
 """The samples in a file of the run's directory, and the table that shows them; no ledger has text of a record."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import NamedTuple
 

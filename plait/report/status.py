@@ -1,7 +1,5 @@
 """A server's status as tables. It came over a network: nothing in it is trusted."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import cast
 

@@ -1,7 +1,5 @@
 """The readable files of a run directory, from its ledger: ``summary.json``, ``report.html`` and the plots."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path

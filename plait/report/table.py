@@ -1,7 +1,5 @@
 """A table of plain text cells; `terminal` and `html` show it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self, TypeVar

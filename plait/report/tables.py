@@ -1,7 +1,5 @@
 """The tables of a run: losses by round, aggregation, membership; and all tables of a report in reading order."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean

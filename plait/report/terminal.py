@@ -1,7 +1,5 @@
 """What a terminal shows: tables, what is done, and the progress of a run. Importing this loads rich."""
 
-from __future__ import annotations
-
 import contextlib
 import threading
 import time

@@ -1,7 +1,5 @@
 """The look of plots: colours for light and dark pages, widths for desktops and phones, and rendering to SVG and PNG."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import re

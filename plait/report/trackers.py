@@ -5,8 +5,6 @@ aggregation and ``bytes/…`` of all traffic so far. No name is the beginning of
 files. Libraries may be missing; none prints on stdout, where a run may print JSON.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import threading

@@ -1,7 +1,5 @@
 """Numbers, names and sentences for people: units, ratios, durations, printable text, learning rates, truncation."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping
 from statistics import fmean, median

@@ -3,8 +3,6 @@
 The chosen thing is a frozen dataclass; its fields are the options, typed and bounded by their annotations.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace

@@ -1,7 +1,5 @@
 """What is hidden from whom: differential privacy, and sums under masks."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal, Self
 

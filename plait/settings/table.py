@@ -1,7 +1,5 @@
 """What the tables of settings have in common: how keys are spelled, how values are checked, and how TOML holds them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar, cast

@@ -4,8 +4,6 @@ A `Sidecar` does one thing on its own. A `Child` exchanges messages, a JSON obje
 that started it, and imports from the same places.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import json

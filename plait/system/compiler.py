@@ -5,8 +5,6 @@ Without a working compiler there is the library that a wheel for one system brin
 computes in another way.
 """
 
-from __future__ import annotations
-
 import ctypes
 import hashlib
 import json

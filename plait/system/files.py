@@ -4,8 +4,6 @@ Also the cache of downloaded packages, converted bases, compiled kernels and mea
 trusted, so it must be writable only by this user (`is_ours`). Knows nothing of what the files hold.
 """
 
-from __future__ import annotations
-
 import atexit
 import contextlib
 import ctypes

@@ -1,7 +1,5 @@
 """Facts about this machine, versions that a result depends on, and limits of this process; knows nothing of models."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import os

@@ -6,8 +6,6 @@ sequence may reach a terminal, nor a change of direction a page. A client's name
 register and the common name of a certificate, so it is treated as hostile.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

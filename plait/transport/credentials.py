@@ -1,7 +1,5 @@
 """gRPC's credentials and options for both ends: mutual TLS, keepalive, and bounds on the memory that a peer can use."""
 
-from __future__ import annotations
-
 import grpc
 
 from plait.system.address import Address, is_loopback

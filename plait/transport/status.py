@@ -1,7 +1,5 @@
 """The call behind `plait status`: a server's report on its run."""
 
-from __future__ import annotations
-
 from typing import cast
 
 import grpc

@@ -4,8 +4,6 @@ gRPC reports a refused certificate, a wrong clock and an absent server in almost
 connection step by step: name, address, TLS, the server's certificate, this node's certificate.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import socket

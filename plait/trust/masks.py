@@ -6,8 +6,6 @@ sent different models have masks that do not cancel (Pasquini et al., arXiv 2111
 after Shamir (1979), modulo the smallest prime above 2^256: any `threshold` shares give the secret, fewer nothing.
 """
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

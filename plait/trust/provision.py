@@ -11,8 +11,6 @@ Existing files are never overwritten. A certificate that is missing from a kit i
 renews it.
 """
 
-from __future__ import annotations
-
 import ipaddress
 import re
 import secrets
