@@ -17,6 +17,7 @@ from client.settings import (
 )
 from client.task import Capacity, OfferedRun, TaskRunner, declining_runner, participant_runner, shown
 from plait.adapters.methods import METHODS
+from plait.composition import client_way_of
 from plait.config import RunConfig, Scalar, config_from_table
 from plait.data import Dataset, RecordKind, histogram
 from plait.errors import BaseMismatchError, ConfigError, DiskFullError, PlaitError, PolicyError
@@ -167,7 +168,7 @@ class OwnClient:
             max_rank=self.max_rank,
             max_task_bytes=self.policy.max_task_bytes,
             terms=self.terms,
-            way=self.run.client_way(speaker),
+            way=client_way_of(self.run.config, speaker),
         )
 
 

@@ -17,12 +17,11 @@ from plait.adapters.method import AdapterRequest, BaseModules, is_in
 from plait.aggregation import Rule, check_rule, geometry_of
 from plait.config import RunConfig
 from plait.ledger.events import Adapter, Base
-from plait.rounds.client_pipeline import ClientContext, ClientPipeline
 from plait.rounds.fold import Aggregator, Folding
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import MessageBits
 from plait.rounds.run_state import RankedAdapter, Ranks
-from plait.rounds.spool import Refused, largest_update
+from plait.rounds.spool import Refused, Spool, largest_update
 from plait.rounds.terms import AgreedTerms
 from plait.settle import ResolvedConfig
 from plait.training.bases import LocatedBase, locate_base, quiet_libraries
@@ -96,15 +95,15 @@ class Run:
 
     def aggregator(self, directory: RunDirectory, folding: Folding, refused: Refused) -> Aggregator:
         """What makes the run's rounds out of its stored updates."""
-        return self.settled.plan.aggregator(
-            directory,
-            refused,
+        spool = Spool(
+            directory=directory,
+            refused=refused,
             ranks=self.ranks,
             rule=self.rule,
             base_fingerprint=self.base_fingerprint,
-            folding=folding,
-            optimizer=self.settled.optimizer,
+            plan=self.settled.plan,
         )
+        return Aggregator(spool, folding(spool), self.settled.optimizer)
 
     def terms(self, client: str, *, max_rank: int = 0, policy: Policy | None = None) -> AgreedTerms:
         """A client's agreement when it takes part.
@@ -119,10 +118,6 @@ class Run:
             _check_reach(policy, own, base)
             policy.check_upload(own.layout.size * links_of(self.settled, own.layout.size, evaluates=True).up / 8)
         return AgreedTerms(client, self.settled.tasks, (largest, own), own, policy)
-
-    def client_way(self, speaker: ClientContext) -> ClientPipeline:
-        """How a client's updates are sent and charged to its budget."""
-        return composition.client_way_of(self.config, speaker)
 
     def load_base(self, devices: str = "") -> ResidentBase:
         """The base in this process's memory; reads nothing before it is needed.

@@ -75,8 +75,6 @@ class BottleneckObserver:
     def finish(self, outcome: Outcome) -> RuleDiagnostics:
         """The figures."""
         total = self._changes.weight
-        if not total:
-            raise ValueError("no contribution was added")
         exact = [outputs / total for outputs in self._exact]
         averaged = self._outputs((self._parameters / total).astype(np.float32))
         size, moved, error, covariance = (

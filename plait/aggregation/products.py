@@ -13,12 +13,13 @@ FedSVD (arXiv 2505.12805): clients share A, so the mean of B is exact; B̄ A = U
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
 
 from plait.adapters import Float32
-from plait.aggregation.factors import balanced, factored, kept_rank
+from plait.aggregation.factors import Factored, balanced, factored, kept_rank
 from plait.aggregation.geometry import Pair, Side
 from plait.aggregation.low_rank import Float64, LowRank
 from plait.aggregation.means import Mean
@@ -27,24 +28,41 @@ from plait.aggregation.sums import ExactMean, ProductSum, WeightedSum, step_to
 from plait.errors import PeerError
 
 
+def _outcome(context: RoundContext, best_of: Callable[[Pair], Factored], others: Float64) -> Outcome:
+    """The step to the best factors of each module; `others` is that of all other tensors."""
+    geometry, dropped = context.geometry, 0.0
+    wanted = context.master.flat.astype(np.float64)
+    for pair in geometry.pairs:
+        best = best_of(pair)
+        pair.b_of(wanted)[:], pair.a_of(wanted)[:] = best.b, best.a
+        dropped += best.dropped**2
+    geometry.put_others(wanted, geometry.others_of(wanted) + others)
+    return Outcome(step_to(wanted, context.master), figures={"truncation": math.sqrt(dropped)})
+
+
 class _FlexLora:
     def __init__(self, context: RoundContext) -> None:
         self._context = context
         self._mean = ExactMean(context)
-        self._mean_a = MeanA(context)
+        self._deltas = WeightedSum(context.geometry.layout.size)
 
     def add(self, contribution: Contribution) -> None:
         self._mean.add(contribution)
-        self._mean_a.add(contribution)
+        if contribution.geometry.layout.digest == self._context.geometry.layout.digest:
+            self._deltas.add(contribution.delta.flat, contribution.weight)
 
     def finish(self) -> Outcome:
-        factors: dict[str, tuple[Float64, Float64]] = {}
-        dropped = 0.0
-        for pair in self._context.geometry.pairs:
-            best = factored(self._mean.product(pair), pair, near=self._mean_a.of(pair), one_rank=self._context.one_rank)
-            factors[pair.module] = best.b, best.a
-            dropped += best.dropped**2
-        return Outcome(self._mean.step(factors), figures={"truncation": math.sqrt(dropped)})
+        return _outcome(self._context, self._best, self._mean.others())
+
+    def _best(self, pair: Pair) -> Factored:
+        # New factors stay close to the mean of the clients' trained A; to the master's where no client has its rank.
+        # The A that was sent to clients would do for small steps only: the change of the clients' A would be missing
+        # from the new A and be compensated in B, and at high learning rates the two diverge in size until training
+        # breaks.
+        near = pair.a_of(self._context.master.flat).astype(np.float64)
+        if self._deltas.weight:
+            near = near + pair.a_of(self._deltas.total()) / self._deltas.weight
+        return factored(self._mean.product(pair), pair, near=near, one_rank=self._context.one_rank)
 
 
 FLEXLORA = Rule(
@@ -109,16 +127,11 @@ class _RaFlora:
         self._others.add(contribution.geometry.others_of(contribution.delta.flat), contribution.weight)
 
     def finish(self) -> Outcome:
-        geometry, dropped = self._context.geometry, 0.0
-        wanted = self._context.master.flat.astype(float)
-        others = geometry.others_of(wanted) + self._others.mean()
-        for pair in geometry.pairs:
-            mean = self._partitions[pair.module].mean()
-            best = balanced(mean, rank=pair.rank, scale=pair.scale, spare=pair.a_of(wanted))
-            pair.b_of(wanted)[:], pair.a_of(wanted)[:] = best.b, best.a
-            dropped += best.dropped**2
-        geometry.put_others(wanted, others)
-        return Outcome(step_to(wanted, self._context.master), figures={"truncation": math.sqrt(dropped)})
+        return _outcome(self._context, self._best, self._others.mean())
+
+    def _best(self, pair: Pair) -> Factored:
+        spare = pair.a_of(self._context.master.flat).astype(np.float64)
+        return balanced(self._partitions[pair.module].mean(), rank=pair.rank, scale=pair.scale, spare=spare)
 
 
 RAFLORA = Rule(
@@ -132,16 +145,13 @@ RAFLORA = Rule(
 )
 
 
-class _FedSvd:
+class _FedSvd(Mean):
     def __init__(self, context: RoundContext) -> None:
+        super().__init__(context)
         self._context = context
-        self._mean = Mean(context)
-
-    def add(self, contribution: Contribution) -> None:
-        self._mean.add(contribution)
 
     def finish(self) -> Outcome:
-        wanted = self._context.master.flat + self._mean.mean()
+        wanted = self._context.master.flat + self.mean()
         for pair in self._context.geometry.pairs:
             b, a = _orthonormal(pair, wanted)
             pair.b_of(wanted)[:] = b
@@ -173,25 +183,3 @@ FEDSVD = Rule(
     frozen=(Side.A,),
     continuous=False,
 )
-
-
-class MeanA:
-    """The mean of the trained A of clients whose adapter has the master's layout, which new factors stay close to.
-
-    The A that was sent to clients would do for small steps only: the change of the clients' A would be missing from the
-    new A and be compensated in B, and at high learning rates the two diverge in size until training breaks.
-    """
-
-    def __init__(self, context: RoundContext) -> None:
-        self._context = context
-        self._deltas = WeightedSum(context.geometry.layout.size)
-
-    def add(self, contribution: Contribution) -> None:
-        """Add one client's A; the caller has checked it."""
-        if contribution.geometry.layout.digest == self._context.geometry.layout.digest:
-            self._deltas.add(contribution.delta.flat, contribution.weight)
-
-    def of(self, pair: Pair) -> Float64:
-        """The mean of one module, (rank, d_in); the master's where no client has its rank."""
-        a = pair.a_of(self._context.master.flat).astype(np.float64)
-        return a + pair.a_of(self._deltas.total()) / self._deltas.weight if self._deltas.weight else a

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -56,8 +54,6 @@ class WeightedSum:
 
     def mean(self) -> NDArray[np.float64]:
         """The sum over the sum of weights, (size,)."""
-        if not self.weight:
-            raise ValueError("no update was added")
         return np.divide(self.total(), self.weight)
 
     def _fold(self) -> None:
@@ -186,7 +182,6 @@ class ExactMean:
     """The exact weighted mean of scale_k B_k A_k over clients of any ranks; all else is averaged plainly."""
 
     def __init__(self, context: RoundContext) -> None:
-        self._context = context
         self._products = {pair.module: ProductSum(pair.d_out, pair.d_in) for pair in context.geometry.pairs}
         self._others = WeightedSum(context.geometry.others_size)
 
@@ -198,25 +193,10 @@ class ExactMean:
             self._products[pair.module].add(pair.b_of(trained), pair.a_of(trained), weight)
         self._others.add(contribution.geometry.others_of(contribution.delta.flat), contribution.weight)
 
-    @property
-    def weight(self) -> float:
-        """Sum of the weights."""
-        if not self._others.weight:
-            raise ValueError("no update was added")
-        return self._others.weight
-
     def product(self, pair: Pair) -> LowRank:
         """The exact mean of one module, (d_out, d_in)."""
-        return self._products[pair.module].total().scaled(1.0 / self.weight)
+        return self._products[pair.module].total().scaled(1.0 / self._others.weight)
 
-    def step(self, factors: Mapping[str, tuple[Float64, Float64]]) -> AdapterState:
-        """The step from the master to the given (B, A) of each module, and to the mean of all other tensors."""
-        context = self._context
-        wanted = np.empty(context.geometry.layout.size)
-        for pair in context.geometry.pairs:
-            b, a = factors[pair.module]
-            pair.b_of(wanted)[:] = b
-            pair.a_of(wanted)[:] = a
-        others = context.geometry.others_of(context.master.flat) + self._others.mean()
-        context.geometry.put_others(wanted, others)
-        return step_to(wanted, context.master)
+    def others(self) -> Float64:
+        """The mean delta of all other tensors, (others_size,)."""
+        return self._others.mean()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from plait.aggregation import RoundContext
@@ -166,31 +166,25 @@ def opens(config: RunConfig, opening: RunContext) -> PrivacyStarted | None:
     return started(privacy, key, size=opening.size, continues=opening.continues)
 
 
+@dataclass(eq=False)
 class PrivateRounds(PrivacyBudget):
     """The rounds of one private run.
 
-    Args:
+    Attributes:
         key: of the noise; None where clients add it.
         record: writes an event durably.
         recorded: rounds whose costs the ledger has.
     """
 
-    def __init__(
-        self,
-        privacy: ClientPrivacy,
-        key: RunKey | None,
-        *,
-        intents: Iterable[NoiseIntended],
-        record: Callable[[Event], None],
-        recorded: Collection[int] = (),
-    ) -> None:
-        self.privacy = privacy
-        self._key = key
-        self._intents = {(intent.round, intent.commitment) for intent in intents}
-        self._record = record
-        self._recorded = recorded
-
+    privacy: ClientPrivacy
+    key: RunKey | None
+    intents: Iterable[NoiseIntended]
+    record: Callable[[Event], None]
+    recorded: Collection[int] = ()
     withholds = keeps_cohort = True
+
+    def __post_init__(self) -> None:
+        self._intents = {(intent.round, intent.commitment) for intent in self.intents}
 
     def ending(self, number: int) -> str:
         """Why a round may not begin; one whose intent is recorded may, because it is paid for."""
@@ -201,14 +195,14 @@ class PrivateRounds(PrivacyBudget):
 
     def is_intended(self, number: int, digest: bytes) -> bool:
         """Whether the noise of a round is intended for just these updates."""
-        return bool(self._key) and (number, self._key.commitment(number, digest)) in self._intents
+        return bool(self.key) and (number, self.key.commitment(number, digest)) in self._intents
 
     def key_for(self, number: int, digest: bytes, *, clip_norm: float) -> bytes:
         """The key that a round's noise follows from, once its intent is durable; raises as `intend`."""
-        if self._key is None:
+        if self.key is None:
             raise ValueError("the noise of this run is its clients' own")
-        self.intend(number, self._key.commitment(number, digest), clip_norm=clip_norm)
-        return self._key.for_round(number, digest)
+        self.intend(number, self.key.commitment(number, digest), clip_norm=clip_norm)
+        return self.key.for_round(number, digest)
 
     def intend(self, number: int, commitment: str, *, clip_norm: float) -> None:
         """Pay for a round's noise over the updates, or clients, of this commitment, unless just that is paid for.
@@ -225,12 +219,12 @@ class PrivateRounds(PrivacyBudget):
             )
         self._intents.add((number, commitment))
         epsilon = self.privacy.epsilon_after(len(self._intents))
-        self._record(NoiseIntended(round=number, commitment=commitment, clip_norm=clip_norm, epsilon=epsilon))
+        self.record(NoiseIntended(round=number, commitment=commitment, clip_norm=clip_norm, epsilon=epsilon))
 
     def spent(self, state: RunState, epsilons: Mapping[str, float]) -> PrivacySpent | None:
         """What the run has spent once a round is over; None before the first, and where it is recorded."""
         del epsilons
-        if state.clip_norm is None or state.round in self._recorded:
+        if state.clip_norm is None or state.round in self.recorded:
             return None
         charges = len(self._intents)
         return PrivacySpent(
@@ -285,20 +279,20 @@ def started(
     )
 
 
+@dataclass(frozen=True)
 class PrivateFold(Fold):
     """The rule's outcome on the noised mean alone, which is all of the updates that it gets to see."""
 
-    def __init__(self, spool: Spool, private: PrivateRounds) -> None:
-        self._spool = spool
-        self._private = private
+    spool: Spool
+    private: PrivateRounds
 
     def is_settled(self, state: RunState, number: int, accepted: tuple[str, ...]) -> bool:
         """Whether the noise of a round is intended for just these updates; others would need, and pay for, another."""
-        return self._private.is_intended(number, self._digest(state, number, accepted))
+        return self.private.is_intended(number, self._digest(state, number, accepted))
 
     def fold(self, state: RunState, context: RoundContext, stored: Mapping[str, Stored]) -> Folded:
         """Clip the updates, add them up in whole numbers, and noise the sum; raises as `PrivateRounds.intend`."""
-        spool, private, number = self._spool, self._private, context.round
+        spool, private, number = self.spool, self.private, context.round
         accepted = spool.counting(state, number, stored).accepted
         sent = spool.sent(number)
         size = size_of(sent)
@@ -323,17 +317,17 @@ class PrivateFold(Fold):
 
     def _digest(self, state: RunState, number: int, accepted: tuple[str, ...]) -> bytes:
         """SHA-256 of everything that the sum of a round is made of."""
-        privacy = self._private.privacy
-        size = size_of(self._spool.sent(number))
+        privacy = self.private.privacy
+        size = size_of(self.spool.sent(number))
         settings = (privacy.noise_multiplier, privacy.clients, self._clip_norm(state, size), size)
         digest = hashlib.sha256(repr((state.run_id.hex(), number, settings, len(accepted))).encode())
         digest.update(state.shadow.digest())
         for client in accepted:
             digest.update(hashlib.sha256(client.encode()).digest())
             # Of its numbers alone: what else an update states, such as times, does not matter to the sum.
-            stored = self._spool.load(number, client)
+            stored = self.spool.load(number, client)
             digest.update(read_envelope(stored, max_bytes=len(stored)).payload_digest)
         return digest.digest()
 
     def _clip_norm(self, state: RunState, size: int) -> float:
-        return self._private.privacy.first_clip(size) if state.clip_norm is None else state.clip_norm
+        return self.private.privacy.first_clip(size) if state.clip_norm is None else state.clip_norm

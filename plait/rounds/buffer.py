@@ -382,22 +382,22 @@ class BufferCollector(Collector):
         )
 
 
+@dataclass(frozen=True)
 class BufferedFold(Fold):
     """The fold of a buffer's updates, made of that of a round's."""
 
-    def __init__(self, inner: Fold, buffer: Buffer) -> None:
-        self._inner = inner
-        self._buffer = buffer
+    inner: Fold
+    buffer: Buffer
 
     def fold(self, state: RunState, context: RoundContext, stored: Mapping[str, Stored]) -> Folded:
         """The rule's outcome, as far as the buffer moves it."""
-        folded = self._inner.fold(state, context, stored)
+        folded = self.inner.fold(state, context, stored)
         counted = [arrival.weight for client in folded.clients if (arrival := stored[client].arrival)]
-        step, moved = folded.outcome.step, np.float32(self._buffer.moved(counted))
+        step, moved = folded.outcome.step, np.float32(self.buffer.moved(counted))
         outcome = replace(folded.outcome, step=AdapterState(step.layout, step.flat * moved))
 
         def keep(before: RunState) -> RunState:
-            return folded.keep(self._buffer.kept(before, folded.clients))
+            return folded.keep(self.buffer.kept(before, folded.clients))
 
         return replace(folded, outcome=outcome, keep=keep)
 

@@ -161,19 +161,11 @@ def check_callbacks(names: str) -> None:
             raise ConfigError(f"callbacks name '{name}', but the package is not installed; pip install {name}")
 
 
-class _Named:
-    """A callback that settings name: its error is one line."""
-
-    def __init__(self, name: str, part: Callable[[Event], object]) -> None:
-        self.__qualname__, self._part = name, part
-
-    def __call__(self, event: Event, /) -> Stop | None:
-        with located_errors(f"callback '{self.__qualname__}' failed"):
-            return cast("Stop | None", self._part(event))
-
-
 def callback_named(text: str) -> Callback:
-    """A user's own callback, such as ``my_callbacks:Budget:megabytes=50``; of a class a new object."""
+    """A user's own callback, such as ``my_callbacks:Budget:megabytes=50``; of a class a new object.
+
+    Its error is one line.
+    """
     name, options = parse_choice(text)
     what = f"callback '{name}'"
     part = instance_of(find(Kind.CALLBACK, name, known=TRACKERS), what=what)
@@ -181,7 +173,14 @@ def callback_named(text: str) -> Callback:
         part = chosen_function(part, ("event",), what=what)
     if not callable(part):
         raise ConfigError(f"{what} is a {type(part).__name__}, expected a function of one event, or a class of such")
-    return _Named(name, cast("Callable[[Event], object]", with_options(part, options, what=what)))
+    chosen = cast("Callable[[Event], Stop | None]", with_options(part, options, what=what))
+
+    def named(event: Event, /) -> Stop | None:
+        with located_errors(f"{what} failed"):
+            return chosen(event)
+
+    named.__qualname__ = name
+    return named
 
 
 @contextmanager

@@ -200,7 +200,8 @@ class Evaluating:
         try:
             check_evaluation(reply, self._cards[client], number, self.server.plan.metrics)
         except RefusedUpdateError as refused:
-            self.server.log.refusal(number, answer, refused.reason, str(refused))
+            uplink_bytes = answer.uplink_bytes
+            self.server.log.refusal(number, client, refused.reason, str(refused), uplink_bytes=uplink_bytes)
             return False
         self.server.log.ledger.note(
             events.ReplyReceived(

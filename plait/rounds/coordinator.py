@@ -160,7 +160,7 @@ class Coordinator:
         self._log = log = AnswerLog(self.channel, self.ledger)
         self._aggregator = self.make_aggregator(log.misfit)
         spool, self._ranks = self._aggregator.spool, self._aggregator.spool.ranks
-        self._intake = Intake(spool, log, plan.settings)
+        self._intake = Intake(spool, log)
         self._settings = TaskSettings(plan, spool.rule, new_factors=spool.new_factors)
         self._reached = 0
         self._following = EvaluationPolicy(plan, self.ledger, self._aggregator, self.publish, self.stop)

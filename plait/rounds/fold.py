@@ -18,7 +18,6 @@ from plait.aggregation.diagnostics import of_modules
 from plait.aggregation.means import Mean
 from plait.aggregation.server_step import slope_of
 from plait.aggregation.sums import OrderFreeSum
-from plait.compress.downlink import Downlink
 from plait.errors import MachineError, PeerError
 from plait.ledger.events import Reason, RoundFinished
 from plait.ledger.watch import EvaluationHistory
@@ -27,7 +26,6 @@ from plait.rounds.run_state import RunState, advance
 from plait.rounds.spool import Spool, Stored, Weighting
 from plait.rounds.validate import NormPolicy, beyond, remembered
 from plait.system.text import Json
-from plait.wire.codec import Codec
 from plait.wire.encoding import Encoding
 
 if TYPE_CHECKING:
@@ -112,8 +110,8 @@ class PlainFold(Fold):
 
     def __init__(self, spool: Spool) -> None:
         self._spool, rule = spool, spool.rule
-        is_plain = rule.algorithm is Mean and rule.personal is None and spool.weighting is Weighting.EQUAL
-        is_whole = not spool.stepping and spool.norm_bound.policy is not NormPolicy.CLIP
+        is_plain = rule.algorithm is Mean and rule.personal is None and spool.plan.weighting is Weighting.EQUAL
+        is_whole = not spool.plan.stepping and spool.plan.norm_bound.policy is not NormPolicy.CLIP
         one_kind = len(spool.ranks.adapters) == 1 and not spool.ranks.master.spec.is_bottleneck
         self._adds_early = is_plain and is_whole and one_kind
         self._arrived: _Arrived | None = None
@@ -132,7 +130,7 @@ class PlainFold(Fold):
         check = spool.counting(state, context.round, stored)
         weight_of, capped = spool.weights(check.accepted, stored)
         steps = {client: stored[client].steps for client in check.accepted}
-        factors = spool.stepping.factors(steps, weight_of) if spool.stepping and all(steps.values()) else {}
+        factors = spool.plan.stepping.factors(steps, weight_of) if spool.plan.stepping and all(steps.values()) else {}
         arrived, self._arrived = self._arrived, None
         modules = _modules_of(len(check.accepted))
         early = arrived.in_order(context.round, modules, check.accepted) if arrived else ()
@@ -158,7 +156,7 @@ class PlainFold(Fold):
         seen = observer.finish(outcome) if observer else None
         clipped = tuple(name for name in folded if beyond(stored[name].norms, check.limits))
         fields = {
-            "clipped": clipped if spool.norm_bound.policy is NormPolicy.CLIP else None,
+            "clipped": clipped if spool.plan.norm_bound.policy is NormPolicy.CLIP else None,
             "weight_capped": tuple(client for client in folded if client in capped) or None,
             "diagnostics": seen,
         }
@@ -185,16 +183,13 @@ def outcome_of_mean(rule: Rule, context: RoundContext, mean: AdapterState, name:
     return accumulator.finish()
 
 
-@dataclass(eq=False, kw_only=True)
+@dataclass(eq=False)
 class Aggregator:
     """Fold, server optimizer and codec of one run, over its spool."""
 
     spool: Spool
     fold: Fold
     optimizer: ServerOptimizer
-    codec: Codec
-    seed: int
-    downlink: Downlink = field(default_factory=Downlink)
 
     def step(
         self, state: RunState, stored: Mapping[str, Stored], *, standing: EvaluationHistory | None = None
@@ -204,13 +199,13 @@ class Aggregator:
         Returns:
             (the state after the round, its event; the caller knows how many updates it lacked, and its time).
         """
-        number, master = state.round + 1, self.spool.ranks.master
+        number, master, plan = state.round + 1, self.spool.ranks.master, self.spool.plan
         context = RoundContext(
             round=number,
             master=state.shadow,
             geometry=master.geometry,
             initial=master.initial,
-            seed=self.seed,
+            seed=plan.seed,
             cohort=self.spool.ranks.cohort,
             memory=state.rule_memory,
         )
@@ -227,7 +222,7 @@ class Aggregator:
         state = replace(state, rule_memory=outcome.memory, optimizer_memory=optimizer_memory)
         # Of a masked sum nothing is stored for a client.
         took_part = max(len(stored), len(folded.clients))
-        state, encoding = self._follow(state, missed=max(0, self.downlink.clients - took_part))
+        state, encoding = self._follow(state, missed=max(0, plan.clients - took_part))
         finished = RoundFinished(
             round=number,
             rule=self.spool.rule.name,
@@ -263,8 +258,8 @@ class Aggregator:
             state,
             self.spool.ranks,
             self.spool.base_fingerprint,
-            codec=self.codec,
+            codec=self.spool.plan.settings.codec,
             new_factors=self.spool.new_factors,
-            downlink=self.downlink,
+            downlink=self.spool.plan.downlink,
             missed=missed,
         )

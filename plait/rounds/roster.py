@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 from plait.errors import PeerError, check_abandoned
@@ -149,32 +149,25 @@ class Registered:
     key: bytes
 
 
+@dataclass(eq=False)
 class RunRoster:
     """The clients of a run, as far as they can be reached, and the driver's number of each. Asks within ``with``."""
 
-    def __init__(
-        self,
-        channel: Channel,
-        ledger: Ledger,
-        settings: Settings,
-        ranks: Ranks,
-        base_fingerprint: bytes,
-        *,
-        patience: Patience | None = None,
-    ) -> None:
+    channel: Channel
+    ledger: Ledger
+    settings: Settings
+    ranks: Ranks
+    base_fingerprint: bytes
+    patience: Patience = field(default_factory=Patience)
+
+    def __post_init__(self) -> None:
         self.nodes: dict[str, int] = {}
         self.clients: dict[str, Registered] = {}
-        self._channel = channel
-        self._ledger = ledger
-        self._ranks = ranks
         self._tasks = tuple(
-            encode_task(DescribeTask(settings, adapter.spec.text, packed_layout(adapter.spec.layout)))
-            for adapter in ranks.adapters
+            encode_task(DescribeTask(self.settings, adapter.spec.text, packed_layout(adapter.spec.layout)))
+            for adapter in self.ranks.adapters
         )
-        self._base = base_fingerprint
-        self._counts_stay = settings.counts_stay
-        self._patience = patience or Patience()
-        self._exchange = channel.exchange(Purpose.DESCRIBE, "0")
+        self._exchange = self.channel.exchange(Purpose.DESCRIBE, "0")
         self._liveness: dict[int, Liveness] = {}
         self._asked: dict[int, _Question] = {}
         self._unfit: dict[int, _Unfit] = {}
@@ -207,7 +200,7 @@ class RunRoster:
             PeerError: all nodes are present from the start, and fewer than `enough` can take part. If they come and go,
                 the ledger records it, and others are waited for.
         """
-        if not self._channel.open_ended:
+        if not self.channel.open_ended:
             self._gather_all(at_least if enough is None else enough)
             return
         while True:
@@ -215,7 +208,7 @@ class RunRoster:
             started = time.monotonic()
             self._look()
             self._listen(0.0)
-            in_time = deadline is None or self._channel.clock.now() < deadline
+            in_time = deadline is None or self.channel.clock.now() < deadline
             if self._suffices(at_least, enough if enough is None or not in_time else max(enough, better)):
                 break
             self._record_waiting(at_least)
@@ -224,11 +217,11 @@ class RunRoster:
             if self._asked:
                 self._listen(_PAUSE_S)
             else:
-                self._channel.wait(_PAUSE_S)
+                self.channel.wait(_PAUSE_S)
         self._is_first = False
         if self._recorded_waiting is not None:
             self._recorded_waiting = None
-            self._ledger.append(events.ClientsGathered(fit=len(self.nodes), wanted=at_least))
+            self.ledger.append(events.ClientsGathered(fit=len(self.nodes), wanted=at_least))
 
     def _gather_all(self, enough: int) -> None:
         self._look()
@@ -246,16 +239,16 @@ class RunRoster:
 
     def mark_unhealthy(self, client: str) -> None:
         """Make a failed client describe itself again before it is asked again."""
-        if self._channel.open_ended:
+        if self.channel.open_ended:
             self._forget(client)
 
     def cool_down(self, client: str, reason: str, detail: str, *, waited_s: float) -> None:
         """Ask a client that was given up nothing for a while."""
-        if not self._channel.open_ended:
+        if not self.channel.open_ended:
             return
         node = self.nodes[client]
         self._forget(client)
-        self._set_aside(node, client, reason, detail, again_s=self._patience.cool_down_s(waited_s))
+        self._set_aside(node, client, reason, detail, again_s=self.patience.cool_down_s(waited_s))
 
     def _forget(self, client: str) -> None:
         self.nodes.pop(client, None)
@@ -263,7 +256,7 @@ class RunRoster:
 
     def _look(self) -> None:
         """Notice arrivals and departures, and ask newcomers."""
-        self._liveness = {node: self._channel.liveness(node) for node in self._channel.nodes(0)}
+        self._liveness = {node: self.channel.liveness(node) for node in self.channel.nodes(0)}
         for client in [client for client, node in self.nodes.items() if node not in self._liveness]:
             self._forget(client)
         now = time.monotonic()
@@ -278,15 +271,15 @@ class RunRoster:
         for node, question in list(self._asked.items()):
             there = self._liveness.get(node)
             asked_s = now - question.at
-            if there and self._patience.is_silent(asked_s=asked_s, idle_s=there.idle_s):
+            if there and self.patience.is_silent(asked_s=asked_s, idle_s=there.idle_s):
                 del self._asked[node]
                 self._exchange.withdraw(node, "silent")
                 detail = f"is connected, but has not answered since it was asked to describe itself {asked_s:.0f} s ago"
-                self._set_aside(node, self._name_of(node), Reason.SILENT, detail, again_s=self._patience.again_s)
+                self._set_aside(node, self._name_of(node), Reason.SILENT, detail, again_s=self.patience.again_s)
         known = {*self._asked, *self._unfit, *self.nodes.values()}
         for node in [node for node in self._liveness if node not in known]:
             # A client that cannot carry this rank is asked once more, about its own.
-            self._ask(node, _Question(self._ranks.track_for(0), now))
+            self._ask(node, _Question(self.ranks.track_for(0), now))
 
     def _ask(self, node: int, question: _Question) -> None:
         self._asked[node] = question
@@ -306,7 +299,7 @@ class RunRoster:
                 self._hear(node, question, raw)
             except UnfitError as error:
                 client = error.client or self._name_of(node)
-                again_s = self._patience.again_s if error.passing else None
+                again_s = self.patience.again_s if error.passing else None
                 self._set_aside(node, client, error.reason, str(error), again_s=again_s)
         if not (new := sorted(set(self.nodes) - before)):
             return
@@ -317,14 +310,14 @@ class RunRoster:
     def _hear(self, node: int, question: _Question, raw: Data | NoAnswer) -> None:
         card = read_description(raw, node=node, identity=self._identity(node))
         self._note_bytes(card.client, question.track, raw)
-        own = self._ranks.track_for(card.max_rank)
+        own = self.ranks.track_for(card.max_rank)
         if own == question.track:
             self._take_in(node, card, question.track)
         elif question.times >= MOST_QUESTIONS:
             raise UnfitError(
                 Reason.RANK,
                 f"client {card.client!r} states {card.max_rank} as its largest rank, and another one before it was "
-                f"asked about rank {self._ranks.adapters[question.track].rank}",
+                f"asked about rank {self.ranks.adapters[question.track].rank}",
                 client=card.client,
             )
         else:
@@ -334,11 +327,11 @@ class RunRoster:
         name = card.client
         if name in self.nodes:
             raise UnfitError(Reason.SAME_NAME, f"two clients are called {name!r}: rename one of them", client=name)
-        adapter = self._ranks.adapters[track]
-        check_description(card, adapter, self._base, counts_stay=self._counts_stay)
+        adapter = self.ranks.adapters[track]
+        check_description(card, adapter, self.base_fingerprint, counts_stay=self.settings.counts_stay)
         identity = self._identity(node)
         # Thousands of clients hold the same base and specification.
-        card = replace(card, base_fingerprint=self._base, spec_digest=adapter.spec.digest)
+        card = replace(card, base_fingerprint=self.base_fingerprint, spec_digest=adapter.spec.digest)
         self.nodes[name] = node
         self.clients[name] = Registered(card, track, identity.public_key if identity else b"")
         self._once_fit.add(node)
@@ -347,12 +340,12 @@ class RunRoster:
     def _note_bytes(self, client: str, track: int, raw: Data | NoAnswer) -> None:
         purpose, sent_bytes = Purpose.DESCRIBE.value, sum(map(len, self._tasks[track]))
         received_bytes = 0 if isinstance(raw, NoAnswer) else len(raw)
-        self._ledger.note(events.Broadcast(round=0, client=client, purpose=purpose, downlink_bytes=sent_bytes))
-        self._ledger.note(events.ReplyReceived(round=0, client=client, purpose=purpose, uplink_bytes=received_bytes))
+        self.ledger.note(events.Broadcast(round=0, client=client, purpose=purpose, downlink_bytes=sent_bytes))
+        self.ledger.note(events.ReplyReceived(round=0, client=client, purpose=purpose, uplink_bytes=received_bytes))
 
     def _identity(self, node: int) -> Identity | None:
         try:
-            return self._channel.identity(node)
+            return self.channel.identity(node)
         except PeerError as error:  # it has left
             raise UnfitError(Reason.NO_ANSWER, str(error), client=f"node {node}", passing=True) from error
 
@@ -367,11 +360,11 @@ class RunRoster:
         again_at = None if again_s is None else time.monotonic() + again_s
         visit = self._liveness[node].since if node in self._liveness else 0.0
         self._unfit[node] = _Unfit(client, str(reason), detail, visit, again_at)
-        self._channel.turn_away(node, str(reason), detail)
+        self.channel.turn_away(node, str(reason), detail)
         # A client that is asked repeatedly is recorded once.
         if self._recorded_unfit.get(node) != (reason, detail):
             self._recorded_unfit[node] = str(reason), detail
-            self._ledger.append(events.ClientTurnedAway(node=node, client=client, reason=str(reason), detail=detail))
+            self.ledger.append(events.ClientTurnedAway(node=node, client=client, reason=str(reason), detail=detail))
 
     def _suffices(self, at_least: int, enough: int | None) -> bool:
         """Whether no client is left to wait for."""
@@ -386,9 +379,9 @@ class RunRoster:
             self._short_since = now
         # A client that took part and is connected, but no longer can, is not missing.
         missing = at_least - fit - len(self._once_fit & set(self._unfit))
-        limit_s = self._patience.gathering_s
+        limit_s = self.patience.gathering_s
         if self._is_first:
-            limit_s = max(limit_s, self._patience.return_s)
+            limit_s = max(limit_s, self.patience.return_s)
         return fit >= enough and (missing <= 0 or now - self._short_since > limit_s)
 
     def _record_waiting(self, wanted: int) -> None:
@@ -397,7 +390,7 @@ class RunRoster:
             self._recorded_waiting = now
             missing = tuple(sorted(set(self._recorded) - set(self.nodes)))[:_MOST_NAMED]
             waiting = events.WaitingForClients(here=here, fit=fit, unfit=unfit, wanted=wanted, missing=missing)
-            self._ledger.append(waiting)
+            self.ledger.append(waiting)
 
     def _record_new(self, new: Sequence[str]) -> None:
         """Record new clients, and those that have changed since they were last recorded."""
@@ -409,8 +402,8 @@ class RunRoster:
         clients = tuple(
             events.DescribedClient.model_validate(
                 {name: value for name, value in vars(each.card).items() if name in known}
-                | {"rank": self._ranks.adapters[each.track].rank, "public_key": each.key.hex() or None}
+                | {"rank": self.ranks.adapters[each.track].rank, "public_key": each.key.hex() or None}
             )
             for each in news.values()
         )
-        self._ledger.append(events.ClientsDescribed(clients=clients))
+        self.ledger.append(events.ClientsDescribed(clients=clients))

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from plait.config import RunConfig, config_from_table
 from plait.errors import ConfigError, PeerError
-from plait.ledger.events import Event, Plugin, start_of
+from plait.ledger.events import Event, start_of
 from plait.ledger.ledger import read_events
 from plait.settings.table import read_config_table
 from plait.system.files import (
@@ -191,15 +191,12 @@ def check_sources(events: Sequence[Event], found: Sequence[PluginSource]) -> Non
     for began in start.plugins if start else ():
         now = here.get((began.kind, began.name))
         if now is not None and began.sha256 != now.sha256:
+            of = f" ({began.distribution})" if began.distribution else ""
             raise ConfigError(
                 f"source of {began.kind} '{began.name}' is {now.sha256[:16] or 'unknown'} here, expected "
-                f"{began.sha256[:16] or 'unknown'} as when the run began{_of(began)}: bring that source back, or begin "
-                "a new run"
+                f"{began.sha256[:16] or 'unknown'} as when the run began{of}: bring that source back, or begin a "
+                "new run"
             )
-
-
-def _of(plugin: Plugin) -> str:
-    return f" ({plugin.distribution})" if plugin.distribution else ""
 
 
 def recorded_settings(directory: RunDirectory, events: list[Event] | None = None) -> RunConfig:

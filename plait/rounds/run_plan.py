@@ -11,16 +11,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from plait.aggregation import Rule
-from plait.aggregation.server_step import ServerOptimizer
 from plait.compress.downlink import Downlink, gap_of
 from plait.errors import PeerError
 from plait.ledger.events import Event
 from plait.ledger.watch import Watch
 from plait.rounds.channel import Patience
-from plait.rounds.fold import Aggregator, Folding
 from plait.rounds.run_directory import RunDirectory
-from plait.rounds.run_state import Ranks, RunState, client_seed, sample_cohort
-from plait.rounds.spool import Refused, Spool, Weighting
+from plait.rounds.run_state import RunState, client_seed, sample_cohort
+from plait.rounds.spool import Weighting
 from plait.rounds.validate import NormBound
 from plait.wire.settings import Settings
 
@@ -163,34 +161,3 @@ class RunPlan:
     def evaluators(self, clients: Sequence[str]) -> tuple[str, ...]:
         """Those of the clients that evaluate."""
         return sample_cohort(clients, self.eval_clients or len(clients), seed=self.seed, round_number=0)
-
-    def aggregator(
-        self,
-        directory: RunDirectory,
-        refused: Refused,
-        *,
-        ranks: Ranks,
-        rule: Rule,
-        base_fingerprint: bytes,
-        folding: Folding,
-        optimizer: ServerOptimizer,
-    ) -> Aggregator:
-        """What makes the rounds of a run by this plan out of its stored updates."""
-        spool = Spool(
-            directory=directory,
-            refused=refused,
-            ranks=ranks,
-            rule=rule,
-            base_fingerprint=base_fingerprint,
-            norm_bound=self.norm_bound,
-            weighting=self.weighting,
-            stepping=self.stepping,
-        )
-        return Aggregator(
-            spool=spool,
-            fold=folding(spool),
-            optimizer=optimizer,
-            codec=self.settings.codec,
-            downlink=self.downlink,
-            seed=self.seed,
-        )

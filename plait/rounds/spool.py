@@ -32,7 +32,6 @@ from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import Ranks, RunState
 from plait.rounds.validate import (
     Expected,
-    NormBound,
     NormPolicy,
     Norms,
     RefusedUpdateError,
@@ -46,10 +45,10 @@ from plait.rounds.validate import (
 from plait.system.machine import cores
 from plait.wire.envelope import EPSILON, Opened, read_envelope
 from plait.wire.messages import Refusal, UpdateReply, encode_reply
-from plait.wire.settings import Settings
 
 if TYPE_CHECKING:
-    from plait.rounds.paces import BySpeed, ClientSpeeds
+    from plait.rounds.paces import ClientSpeeds
+    from plait.rounds.run_plan import RunPlan
 
 
 _MOST_BYTES = 1 << 28  # of all results that wait
@@ -159,16 +158,14 @@ class Stored:
 
 @dataclass(eq=False, kw_only=True)
 class Spool:
-    """The stored updates of one run; `stepping` gave clients steps of their own, None if all took as many."""
+    """The stored updates of one run."""
 
     directory: RunDirectory
     refused: Refused
     ranks: Ranks
     rule: Rule
     base_fingerprint: bytes
-    norm_bound: NormBound
-    weighting: Weighting
-    stepping: BySpeed | None = None
+    plan: RunPlan
 
     @property
     def new_factors(self) -> bool:
@@ -222,8 +219,8 @@ class Spool:
     def check_norms(self, state: RunState, stored: Mapping[str, Stored]) -> NormCheck:
         """Which stored updates count, by how large they are."""
         norms = {client: each.norms for client, each in sorted(stored.items())}
-        limits = self.norm_bound.limits(norms.values(), state.norms)
-        if self.norm_bound.policy is not NormPolicy.REJECT:
+        limits = self.plan.norm_bound.limits(norms.values(), state.norms)
+        if self.plan.norm_bound.policy is not NormPolicy.REJECT:
             return NormCheck(tuple(norms), {}, limits)
         refused = {client: why for client in norms if (why := beyond(norms[client], limits))}
         return NormCheck(tuple(client for client in norms if client not in refused), refused, limits)
@@ -239,7 +236,7 @@ class Spool:
         """The weights of a round's updates, 1 where none is given, and the clients whose weight was capped."""
         weights: dict[str, float] = {}
         capped: frozenset[str] = frozenset()
-        if clients and self.weighting is Weighting.EXAMPLES:
+        if clients and self.plan.weighting is Weighting.EXAMPLES:
             weights = bounded({client: stored[client].examples for client in clients})
             capped = frozenset(client for client in clients if weights[client] < stored[client].examples)
         for client in clients:
@@ -266,7 +263,7 @@ class Spool:
             delta = contribution.delta
             if (factor := factors.get(client, 1.0)) != 1.0:
                 delta = AdapterState(delta.layout, delta.flat * np.float32(factor))
-            if self.norm_bound.policy is NormPolicy.CLIP:
+            if self.plan.norm_bound.policy is NormPolicy.CLIP:
                 delta = clipped(delta, contribution.received, contribution.geometry, check.limits)
             return replace(contribution, delta=delta, weight=weight_of.get(client, 1.0))
 
@@ -386,27 +383,23 @@ class AnswerLog:
             why, detail = answer.given_up or reason, reply.detail
         else:
             why, detail = Reason.MALFORMED, f"{type(reply).__name__} is not an answer to this task"
-        self.refusal(number, answer, why, detail, stage=stage)
+        self.refusal(number, answer.client, why, detail, uplink_bytes=answer.uplink_bytes, stage=stage)
 
     def misfit(self, number: int, client: str, reason: Reason, detail: str) -> None:
         """Record a refusal during a fold, once: a round that was killed while folding is folded again."""
         if (number, client, reason.value) not in self.misfits:
             self.misfits.add((number, client, reason.value))
-            self.refusal(number, RoundAnswer(client, NoAnswer(detail), 0), reason, detail)
+            self.refusal(number, client, reason, detail)
 
-    def refusal(self, number: int, answer: RoundAnswer, reason: str, detail: str, *, stage: str = "") -> None:
-        """Record an answer that does not count."""
-        self.last = f"; client {answer.client!r}: {detail}"
-        self.ledger.append(
-            events.UpdateRefused(
-                round=number,
-                client=answer.client,
-                reason=str(reason),
-                detail=detail,
-                uplink_bytes=answer.uplink_bytes,
-                stage=stage,
-            )
+    def refusal(
+        self, number: int, client: str, reason: str, detail: str, *, uplink_bytes: int = 0, stage: str = ""
+    ) -> None:
+        """Record an answer that does not count; at a `stage` its client drops out of a masked sum."""
+        self.last = f"; client {client!r}: {detail}"
+        refused = events.UpdateRefused(
+            round=number, client=client, reason=str(reason), detail=detail, uplink_bytes=uplink_bytes, stage=stage
         )
+        self.ledger.append(refused)
 
     def note_ended(self, number: int, roster: RunRoster) -> None:
         """Record what simulated devices did."""
@@ -425,16 +418,16 @@ class Intake:
 
     spool: Spool
     log: AnswerLog
-    settings: Settings
     steps: dict[tuple[int, str], int] = field(default_factory=dict[tuple[int, str], int])
 
     def expected(self, state: RunState, number: int, client: str, roster: RunRoster) -> Expected:
         """What an update's header must hold."""
+        client_of, settings = roster.clients[client], self.spool.plan.settings
         return replace(
-            self.spool.expected(state, number, client, roster.clients[client].track),
-            examples=roster.clients[client].card.train_examples,
-            public_key=roster.clients[client].key,
-            epsilon=self.settings.record_epsilon if self.settings.records_are_private else None,
+            self.spool.expected(state, number, client, client_of.track),
+            examples=client_of.card.train_examples,
+            public_key=client_of.key,
+            epsilon=settings.record_epsilon if settings.records_are_private else None,
         )
 
     def open(
@@ -457,7 +450,8 @@ class Intake:
         once; else a power cut may take it until the round ends, and `recover` gives it again.
         """
         if isinstance(checked, RefusedUpdateError):
-            self.log.refusal(expected.round, answer, checked.reason, str(checked))
+            reason, uplink_bytes = checked.reason, answer.uplink_bytes
+            self.log.refusal(expected.round, expected.client, reason, str(checked), uplink_bytes=uplink_bytes)
             return None
         opened, stored = checked
         self.spool.directory.store_update(expected.round, expected.client, update)

@@ -22,12 +22,12 @@ from plait.errors import PeerError
 from plait.guarantees import LEAST_GROUPS
 from plait.ledger import events
 from plait.ledger.events import Reason
-from plait.ledger.ledger import Ledger
 from plait.ledger.redaction import GroupLeftOut, SumUnmasked
 from plait.rounds.channel import NoAnswer, Purpose, TaskParts, group_of
 from plait.rounds.cohort import ServerContext
-from plait.rounds.dispatch import RequestBatch, TaskResponse
+from plait.rounds.dispatch import RequestBatch, RoundAnswer, TaskResponse, mark_failed
 from plait.rounds.roster import REPLY_BYTES
+from plait.rounds.spool import AnswerLog
 from plait.secagg.server import (
     Collecting,
     LostError,
@@ -97,7 +97,7 @@ class MaskedStage(Generic[_Kind]):
             channel = self.server.channel
             deadline = channel.clock.now() + most_s if channel.open_ended and most_s else None
             while heard := self._asking.next(deadline):
-                with dropped(self.server.ledger, self.session.round, heard.client, self._name):
+                with dropped(self.server.log, self.session.round, heard.client, self._name):
                     answer = self._read(heard)
                     if answer is not None:
                         take(heard.client, answer)
@@ -130,43 +130,35 @@ class MaskedStage(Generic[_Kind]):
 
     def _read(self, heard: TaskResponse) -> _Kind | None:
         """The answer of a client; None if it has none."""
-        name, raw, clients = heard.client, heard.data, self.server.roster
+        name, raw, server, number = heard.client, heard.data, self.server, self.session.round
         if isinstance(raw, NoAnswer):
-            self._drop(name, heard.given_up or Reason.NO_ANSWER, raw.detail)
-            if heard.given_up:
-                clients.cool_down(name, heard.given_up, raw.detail, waited_s=heard.waited_s)
-            else:
-                clients.mark_unhealthy(name)
+            silent = RoundAnswer(name, raw, 0, heard.given_up, heard.waited_s)
+            server.log.failure(number, silent, stage=self._name)
+            mark_failed(server.roster, silent)
             return None
         self._asking.settled(name)
-        number, purpose = self.session.round, Purpose.MASK.value
-        self.server.ledger.note(events.ReplyReceived(round=number, client=name, purpose=purpose, uplink_bytes=len(raw)))
+        purpose = Purpose.MASK.value
+        server.ledger.note(events.ReplyReceived(round=number, client=name, purpose=purpose, uplink_bytes=len(raw)))
         reply = decode_reply(raw, max_bytes=REPLY_BYTES + _STAGE_BYTES)
         if isinstance(reply, Refusal):
             self.is_declined |= reply.reason is RefusalReason.POLICY
-            # Its own words stay out of the ledger of a masked run.
-            self._drop(name, reply.code, "the client refused")
+            server.log.failure(number, RoundAnswer(name, reply, 0), stage=self._name)
             return None
         if isinstance(reply, messages.MaskedReply) and reply.client == name and isinstance(reply.answer, self.kind):
             return reply.answer
         raise PeerError(f"answer is another's or of another kind, expected {self.kind.__name__} of {name!a}")
 
     def _drop(self, name: str, reason: str, detail: str) -> None:
-        drop(self.server.ledger, self.session.round, name, self._name, reason, detail)
-
-
-def drop(ledger: Ledger, number: int, name: str, stage: str, reason: str, detail: str) -> None:
-    """Record that a client dropped out of a masked sum."""
-    ledger.append(events.UpdateRefused(round=number, client=name, reason=str(reason), detail=detail, stage=stage))
+        self.server.log.refusal(self.session.round, name, reason, detail, stage=self._name)
 
 
 @contextmanager
-def dropped(ledger: Ledger, number: int, name: str, stage: str) -> Generator[None]:
+def dropped(log: AnswerLog, number: int, name: str, stage: str) -> Generator[None]:
     """Make what is refused of a client its dropout at this stage."""
     try:
         yield
     except PeerError as error:
-        drop(ledger, number, name, stage, Reason.MALFORMED, str(error))
+        log.refusal(number, name, Reason.MALFORMED, str(error), stage=stage)
 
 
 @dataclass(eq=False)
@@ -279,7 +271,7 @@ class MaskedSums:
         ready = self._deliver(wanted, collecting)
         ring = Ring(wanted.bits)
         for name, update in ask(session, ready):
-            with dropped(self.server.ledger, wanted.round, name, TRAINING_STAGE):
+            with dropped(self.server.log, wanted.round, name, TRAINING_STAGE):
                 values = ring.unpack(update.values, wanted.size)
                 if len(update.figures) != 8 * wanted.figures:
                     raise PeerError(f"masked figures have {len(update.figures)} bytes, expected {8 * wanted.figures}")
@@ -363,7 +355,7 @@ class MaskedSums:
 
     def _leave_out(self, wanted: WantedSum, client: str, stage: str, reason: Reason, detail: str) -> None:
         self.left_out.add(client)
-        drop(self.server.ledger, wanted.round, client, stage, reason, detail)
+        self.server.log.refusal(wanted.round, client, reason, detail, stage=stage)
 
     def _signatures(self, wanted: WantedSum, sealed: Sequence[SealedSum]) -> Sequence[Mapping[int, bytes]]:
         """Signatures on each group's survivors, none of too few; on disk before any client is asked for a share."""

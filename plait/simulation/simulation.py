@@ -10,6 +10,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from plait.composition import client_way_of
 from plait.errors import PartError, PlaitError
 from plait.report.progress import say
 from plait.rounds.channel import Channel, LocalChannel, StopRequest
@@ -101,7 +102,7 @@ class Simulation:
         terms = replace(self._terms[max_rank], client=name)
         identity, secret = partial(self._identity, name), partial(self._secret, name)
         context = ClientContext(name, memory, terms=terms, identity=identity, secret=secret)
-        way = self.run.client_way(context)
+        way = client_way_of(self.run.config, context)
         return Participant(
             name, self.model(index), memory, max_rank=max_rank, terms=terms, way=way, on_fault=self._show
         )

@@ -15,11 +15,12 @@ from plait.ledger.events import Adapter, Base, RunStarted
 from plait.ledger.ledger import Ledger, read_lines
 from plait.rounds.channel import LocalChannel
 from plait.rounds.coordinator import Coordinator
-from plait.rounds.fold import PlainFold
+from plait.rounds.fold import Aggregator, PlainFold
 from plait.rounds.participant import Participant
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import RunPlan
 from plait.rounds.run_state import RankedAdapter, Ranks, RunState, initial_state, save_checkpoint
+from plait.rounds.spool import Refused, Spool
 from plait.rounds.validate import NormBound
 from plait.simulation.simulation import VolatileMemory, shared_bytes
 from plait.wire.settings import Settings
@@ -70,20 +71,24 @@ def run(
     )
     shared = shared_bytes()
     participants = [Participant(client.name, client, VolatileMemory(shared)) for client in clients]
+
+    def aggregator(refused: Refused) -> Aggregator:
+        spool = Spool(
+            directory=directory,
+            refused=refused,
+            ranks=ranks,
+            rule=ALL_RULES[rule],
+            base_fingerprint=FINGERPRINT,
+            plan=plan,
+        )
+        return Aggregator(spool, PlainFold(spool), optimizer_for("none"))
+
     coordinator = Coordinator(
         channel=LocalChannel(participants.__getitem__, len(participants)),
         directory=directory,
         ledger=ledger,
         plan=plan,
-        make_aggregator=lambda refused: plan.aggregator(
-            directory,
-            refused,
-            ranks=ranks,
-            rule=ALL_RULES[rule],
-            base_fingerprint=FINGERPRINT,
-            folding=PlainFold,
-            optimizer=optimizer_for("none"),
-        ),
+        make_aggregator=aggregator,
         publish=lambda _state: None,
     )
     try:

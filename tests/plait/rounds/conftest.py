@@ -52,7 +52,7 @@ from plait.rounds.run_state import (
     load_checkpoint,
     save_checkpoint,
 )
-from plait.rounds.spool import Refused, Weighting
+from plait.rounds.spool import Refused, Spool, Weighting
 from plait.rounds.terms import AgreedTerms
 from plait.rounds.validate import NormBound, NormPolicy
 from plait.secagg.collector import with_masks
@@ -463,15 +463,15 @@ class Federation:
         self, way: Way, refused: Refused = lambda *_: None, *, directory: RunDirectory | None = None
     ) -> Aggregator:
         """What folds its stored updates."""
-        return self.plan.aggregator(
-            directory or RunDirectory(self.path),
-            refused,
+        spool = Spool(
+            directory=directory or RunDirectory(self.path),
+            refused=refused,
             ranks=self.ranks,
             rule=self.rule,
             base_fingerprint=FINGERPRINT,
-            folding=way.folding,
-            optimizer=self.optimizer,
+            plan=self.plan,
         )
+        return Aggregator(spool, way.folding(spool), self.optimizer)
 
     def copy(self, path: Path) -> "Federation":
         """The same federation over another run directory, with clients that remember the same."""
