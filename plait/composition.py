@@ -3,8 +3,6 @@
 A run that asks for nothing besides has a cohort, a plain fold, updates in the open and no costs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial

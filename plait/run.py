@@ -3,8 +3,6 @@
 Each verb makes a `Run` and passes it down; code below derives nothing from the settings again.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -105,7 +103,7 @@ class Run:
         )
         return Aggregator(spool, folding(spool), self.settled.optimizer)
 
-    def terms(self, client: str, *, max_rank: int = 0, policy: Policy | None = None) -> AgreedTerms:
+    def terms(self, client: str, *, max_rank: int = 0, policy: "Policy | None" = None) -> AgreedTerms:
         """A client's agreement when it takes part.
 
         Raises:
@@ -191,7 +189,7 @@ def blueprint_of(
     )
 
 
-def _check_reach(policy: Policy, spec: AdapterSpec, base: BaseModules) -> None:
+def _check_reach(policy: "Policy", spec: AdapterSpec, base: BaseModules) -> None:
     """Refuse an adapter with a tensor on a module that the policy does not allow, whatever the module is called."""
     in_blocks = {*base.linear, *base.norms}
     for name in spec.layout.by_name:

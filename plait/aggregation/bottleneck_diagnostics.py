@@ -3,8 +3,6 @@
 A bottleneck is not linear, so the mean of the parameters is another function than the mean of the functions.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 

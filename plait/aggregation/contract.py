@@ -1,7 +1,5 @@
 """What every aggregation rule and server optimizer must do, and how each is tried: on small random cohorts, densely."""
 
-from __future__ import annotations
-
 import tracemalloc
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace

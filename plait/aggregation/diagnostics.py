@@ -3,8 +3,6 @@
 Measured on the product scale * B A of each module, over all modules together in Frobenius norm, through QR of factors.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import replace

@@ -5,8 +5,6 @@ small; they are used where all clients have one rank. Directions without use get
 in a fresh adapter: were both zero, no gradient would ever reach them.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -9,8 +9,6 @@ Moments start at 0 and tau^2, without bias correction. By default lr and tau are
 the first round's d. Nesterov's look-ahead on rare large steps is DiLoCo's outer optimizer (arXiv 2311.08105).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 

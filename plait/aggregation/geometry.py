@@ -3,8 +3,6 @@
 LoRA (arXiv 2106.09685): W' = W + scale * B A, with scale alpha / rank, or alpha / sqrt(rank) (arXiv 2312.03732).
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence

@@ -10,8 +10,6 @@ Where one side is the same for all, the mean of the other is exact: FFA-LoRA (ar
 2405.17604). In FedSA-LoRA (arXiv 2410.01463) every client keeps its own B.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -12,8 +12,6 @@ frozen dataclass that returns such an object when called with the context has it
 the traits of such a rule (``stated:name=my_rules:Mine,linear=true``); a client that reads them imports nothing.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, is_dataclass, replace

@@ -10,8 +10,6 @@ the weight of the owners of partition h, the best product of the server's rank f
 FedSVD (arXiv 2505.12805): clients share A, so the mean of B is exact; B̄ A = U S V^T gives A' = V^T, B' = U S.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from itertools import pairwise

@@ -6,8 +6,6 @@ algorithm 2, smoothed Weiszfeld): v <- sum beta_k d_k / sum beta_k with beta_k =
 products of the deltas alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +25,7 @@ _BLOCK_ELEMENTS = 1 << 14
 class Stacked:
     """Stores every delta of a round; the rule combines them at its end."""
 
-    def __init__(self, context: RoundContext, combine: Callable[[Stacked], Outcome]) -> None:
+    def __init__(self, context: RoundContext, combine: "Callable[[Stacked], Outcome]") -> None:
         self.context = context
         self.deltas: list[Float32] = []
         self.weights: list[float] = []

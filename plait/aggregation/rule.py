@@ -4,8 +4,6 @@ A rule states only the traits that differ from FedAvg's on low-rank factors. Upd
 time, and each is checked before anything is changed. To add one: a value beside its family, and a line in `RULES`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plait.adapters import AdapterState, Subject, check_finite
-from plait.aggregation.geometry import BOTH_SIDES, Geometry, Pair, Side, without
+from plait.aggregation.geometry import BOTH_SIDES, Geometry, Pair, Side, size_of, slices_of, without
 from plait.errors import ConfigError, PeerError
 from plait.settings.choice import with_options
 from plait.settings.traits import Reasons, Trait
@@ -49,7 +47,7 @@ class Contribution:
     loss: float = math.nan
     slope: float = math.nan
 
-    def check(self, server: Geometry, *, ranks: RankRange, frozen: Collection[Side] = ()) -> None:
+    def check(self, server: Geometry, *, ranks: "RankRange", frozen: Collection[Side] = ()) -> None:
         """Refuse what cannot be aggregated."""
         try:
             self._check_weight()
@@ -64,7 +62,7 @@ class Contribution:
         if not (math.isfinite(self.weight) and 0 < self.weight <= _LARGEST_WEIGHT):
             raise PeerError(f"weight is {self.weight:g}, expected more than 0 and at most {_LARGEST_WEIGHT:g}")
 
-    def _check_geometry(self, server: Geometry, ranks: RankRange) -> None:
+    def _check_geometry(self, server: Geometry, ranks: "RankRange") -> None:
         own = self.geometry
         for state in (self.received, self.delta):
             if state.layout is not own.layout and state.layout.digest != own.layout.digest:
@@ -186,11 +184,6 @@ class ParameterTraffic:
     downlink: float
 
 
-def parameters(geometry: Geometry, sides: Collection[Side] = BOTH_SIDES) -> int:
-    """Elements of the given sides and of everything outside the pairs."""
-    return geometry.others_size + sum(geometry.side_size(side) for side in sides)
-
-
 Algorithm = Callable[[RoundContext], Accumulator]
 """Begins a round. Where it is a frozen dataclass, its fields are the rule's options."""
 
@@ -297,8 +290,8 @@ class Rule:
     def traffic(self, client: Geometry) -> ParameterTraffic:
         """What a client of these ranks sends and receives in a round, before any codec; all of it where it rotates."""
         rounds = range(1, 1 + max(1, len(self.frozen)))
-        sent = mean(parameters(client, self.trained(number) - {self.personal}) for number in rounds)
-        return ParameterTraffic(sent, sent if self.continuous else parameters(client))
+        sent = mean(size_of(slices_of(client, self.trained(number) - {self.personal})) for number in rounds)
+        return ParameterTraffic(sent, sent if self.continuous else client.layout.size)
 
     def begin(self, context: RoundContext) -> Accumulator:
         """Start a round, whose accumulator refuses what the rule cannot aggregate."""
@@ -318,7 +311,7 @@ class Rule:
                 "a rule that does without (--rule list has both)"
             )
 
-    def with_options(self, given: Mapping[str, str]) -> Rule:
+    def with_options(self, given: Mapping[str, str]) -> "Rule":
         """The rule with some of its options set."""
         return replace(self, algorithm=with_options(self.algorithm, given, what=f"rule '{self.name}'"))
 

@@ -8,8 +8,6 @@ movement over a quarter of the loss (`plait.training.learner`), no client's coun
 within bounds; the root, because curvature grows from round to round. Figures: `simulations/defaults`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping

@@ -5,8 +5,6 @@ client's own weight), which dilutes slices that few clients have. RBLA (arXiv 24
 of its owners only, and a slice that no client has stays the master's.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 import numpy as np

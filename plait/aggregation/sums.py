@@ -1,7 +1,5 @@
 """Sums over the clients of a round that rules and diagnostics build on, in float64. Knows no rule."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

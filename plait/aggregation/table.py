@@ -1,7 +1,5 @@
 """The tables of rules and server optimizers, from a name to either, and what both and methods state of themselves."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Mapping
 
 from plait.adapters.method import Method

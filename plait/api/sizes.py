@@ -261,7 +261,7 @@ def _of_records(settled: ResolvedConfig, size: int, parameters: int, records: in
             "noise follows from it"
         )
     each = privacy_of_records(task, records=records)
-    ratio, most = each.noise_over_clip(size) / math.sqrt(settled.config.cohort_size), WORTH_WARNING_OF_RECORDS
+    ratio, most = each.mechanism.noise_over_clip(size) / math.sqrt(settled.config.cohort_size), WORTH_WARNING_OF_RECORDS
     warning = (
         f"Warning: the noise is {ratio:.3g} times the longest mean gradient that a step can have; expect no useful "
         f"adapter. More {units}, larger batches (up to a tenth of the {units}), or {_fewer(parameters, ratio, most)} "

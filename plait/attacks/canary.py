@@ -11,8 +11,6 @@ delta)-differential privacy the number of right guesses among r of m canaries is
 B ~ Binomial(r, e^epsilon / (1 + e^epsilon)). So a rarer result refutes epsilon.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Sequence

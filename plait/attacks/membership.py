@@ -8,8 +8,6 @@ Of a group, such as a person, it is the mean over its records. The hash of its n
 about groups prove a lower bound of epsilon as those about canaries do. How many groups a client has is taken as known.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -60,7 +58,7 @@ class MembersAndOthers:
     others: tuple[Unit, ...] = ()
 
     @classmethod
-    def of(cls, members: Sequence[Example], others: Sequence[Example], most: int) -> MembersAndOthers:
+    def of(cls, members: Sequence[Example], others: Sequence[Example], most: int) -> "MembersAndOthers":
         """At most this many of each, evenly spaced; DataError if there are none of one kind."""
         if not members or not others:
             there = f"{len(members)} trained and {len(others)} held-out sequences"

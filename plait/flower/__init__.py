@@ -1,7 +1,5 @@
 """Flower's side of plait: its Grid as a `Channel`, its apps over plait's parts, its strategies as rules."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING

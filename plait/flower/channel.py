@@ -6,8 +6,6 @@ plait's bytes are one uint8 array or two, so that Flower frames them once: hundr
 seconds per round. A task is its own head and a body that all tasks of a round share and that is never copied here.
 """
 
-from __future__ import annotations
-
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -62,7 +60,7 @@ class GridChannel(Channel):
         self._stop.check()
         time.sleep(timeout_s)
 
-    def exchange(self, purpose: Purpose, group: str) -> GridExchange:
+    def exchange(self, purpose: Purpose, group: str) -> "GridExchange":
         """Begin to send tasks."""
         return GridExchange(self, purpose, group)
 

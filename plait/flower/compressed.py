@@ -5,8 +5,6 @@ clients train from one *shadow* of the strategy's arrays (`plait.compress.downli
 added to the arrays themselves, so what the way down rounds off is not lost. The client's part: `compression`.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable, Mapping
 from logging import WARNING

@@ -5,8 +5,6 @@ named there; everything else travels as it is. The adapter that a client holds a
 Context. A client whose Context is lost asks for everything. Knows nothing of strategies.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 

@@ -9,8 +9,6 @@ of honest clients and overflow on a malicious client's large numbers. Every roun
 with state (such as FedAdam) does not fit.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Generator
 from contextlib import contextmanager

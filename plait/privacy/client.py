@@ -9,8 +9,6 @@ everything that the round's gradients are made of, so a client that is killed an
 free, and other inputs get independent noise and a second charge.
 """
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 import json
@@ -170,10 +168,6 @@ class RecordPrivacy:
             quantile=0.5,
             largest_step=1.0,
         )
-
-    def noise_over_clip(self, size: int) -> float:
-        """Expected norm of the noise in a step's mean gradient of `size` numbers, over the clip norm."""
-        return self.mechanism.noise_over_clip(size)
 
     def epsilon_after(self, steps: int) -> float:
         """Epsilon of this many steps."""

@@ -7,8 +7,6 @@ adds a share of the noise (Kairouz, Liu and Steinke, arXiv 2102.06387). Why a cl
 whatever its update is made of: docs/concepts/noise.md.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -234,10 +232,6 @@ class ClientPrivacy:
             return self.clip_norm
         return _PART_OF_LARGEST_STEP * self.largest_step * math.sqrt(size)
 
-    def grid(self, size: int) -> Grid:
-        """The grid for updates of `size` numbers."""
-        return grid_for(size, self.update_multiplier)
-
     def shares(self, size: int) -> NoiseShares:
         """The grid of clients' own noise, for updates of `size` numbers."""
         return shares_for(size, self.update_multiplier, self.guaranteed)
@@ -285,7 +279,7 @@ class PrivateMean:
 
     def __init__(self, privacy: ClientPrivacy, *, size: int, clip_norm: float, key: bytes) -> None:
         self._privacy, self._clip_norm, self._key = privacy, clip_norm, key
-        self._grid = privacy.shares(size) if privacy.guaranteed else privacy.grid(size)
+        self._grid = privacy.shares(size) if privacy.guaranteed else grid_for(size, privacy.update_multiplier)
         self._sum = np.zeros(size, np.int64)
         self._within = 0
 
@@ -316,8 +310,7 @@ class PrivateMean:
         sigma = self._privacy.count_multiplier
         if sigma is None:
             return 0.0
-        if self._privacy.guaranteed:
-            counting = shares_for(1, sigma, self._privacy.guaranteed)
+        if self._privacy.guaranteed and (counting := self._privacy.count_shares):
             (counted,) = self._shared(counting, np.array([self._within * counting.radius]), b"count")
             return float(counted) / counting.sensitivity
         stream = Keystream(derived(self._key, b"noise on the count"))

@@ -5,8 +5,6 @@ others an independent one. The server adds round(G), G ~ N(0, sigma^2); clients 
 hide. Neither draw rejects or rounds a float (Mironov 2012; Jin et al., arXiv 2112.05307): docs/concepts/noise.md.
 """
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 import math

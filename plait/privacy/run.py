@@ -6,8 +6,6 @@ masks, the server has no key, and pays before it asks any client to unmask. Rule
 noised mean.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping

@@ -3,8 +3,6 @@
 The hash chain (ledger.py) shows that the record has not changed since; these checks show that it is true.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 

@@ -6,8 +6,6 @@ There are three forms, each sealed once and sent byte for byte the same to every
 Which, and when: `plait.compress.downlink`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 

@@ -13,8 +13,6 @@ The ledger has every accepted update in the order of its arrival, with the round
 spool every adapter follows, whichever process was killed. By a virtual clock a round that was interrupted is run again.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections import Counter

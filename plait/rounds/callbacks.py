@@ -4,8 +4,6 @@ They are called in the run's own thread, in the order of the ledger, and block t
 where it can be resumed, and the caller gets the callback's own error.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import inspect
 from collections.abc import Callable, Generator, Iterable, Sequence

@@ -4,8 +4,6 @@ The loop sees node numbers and bytes, which no driver parses. A channel brings i
 virtual one of a simulated fleet, so that deadlines and times mean the same over every driver.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 import time
@@ -59,7 +57,7 @@ class Purpose(StrEnum):
     MASK = "mask"
 
 
-Data: TypeAlias = "bytes | memoryview"
+Data: TypeAlias = bytes | memoryview
 """An answer's bytes; a view if they are in a memory-mapped file."""
 
 TaskParts: TypeAlias = tuple[bytes, bytes]
@@ -219,7 +217,7 @@ class LocalChannel(FixedNodes):
         super().__init__(count, stop=stop)
         self._participant = participant
 
-    def exchange(self, purpose: Purpose, group: str) -> LocalExchange:
+    def exchange(self, purpose: Purpose, group: str) -> "LocalExchange":
         """Begin to send tasks."""
         del purpose, group
         return LocalExchange(self)
@@ -309,7 +307,7 @@ class Patience:
         return asked_s > self.slow_factor * statistics.median_low(took_s)
 
     @property
-    def for_stages(self) -> Patience:
+    def for_stages(self) -> "Patience":
         """For the stages of a masked sum."""
         return replace(self, silent_s=min(self.silent_s, self.stage_s))
 

@@ -5,8 +5,6 @@ fewer updates than the quorum the round is tried again with those it has, and wh
 of its cohort or less, if others were lost. The result does not depend on who answered first.
 """
 
-from __future__ import annotations
-
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping

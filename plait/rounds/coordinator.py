@@ -5,8 +5,6 @@ stopped at any point continues to the same result; first the ledger is completed
 (`watch.Guard`) publishes an adapter only once it is evaluated. Knows no torch, no Flower and no model.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
@@ -42,7 +40,7 @@ class Host:
     directory: RunDirectory
     events: Sequence[Event]
     record: Callable[[Event], None]
-    vouch: Vouch | None = None
+    vouch: "Vouch | None" = None
     recomputes: bool = False
 
 

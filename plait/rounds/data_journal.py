@@ -7,8 +7,6 @@ client of the user with the same data in another state directory. Where nothing 
 damaged one is refused.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import hashlib

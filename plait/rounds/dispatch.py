@@ -4,8 +4,6 @@ A client that lacks what its broadcast builds on answers NEED_FULL and is at onc
 adapter, or if it cannot derive that, the whole. Every byte is recorded, and every wait ends.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Self
@@ -158,7 +156,7 @@ class RoundAnswer:
     """One client's final answer to a task: a decoded reply, or why there is none."""
 
     client: str
-    reply: Reply | NoAnswer
+    reply: "Reply | NoAnswer"
     uplink_bytes: int
     given_up: Reason | None = None
     waited_s: float = 0.0

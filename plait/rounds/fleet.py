@@ -17,8 +17,6 @@ Clients take the devices in the order of the file, each kind `count` times, and 
 state as peaks, times a guess at the part of it that training reaches. Give measured figures where you have them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, cast

@@ -4,8 +4,6 @@ Updates are folded one by one, in client order, so memory does not grow with the
 on who answered first. Knows no channel.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol, TypeAlias
@@ -167,7 +165,7 @@ class PlainFold(Fold):
 
         return Folded(outcome, folded, fields, keep)
 
-    def _observer(self, context: RoundContext, modules: int) -> Observer | BottleneckObserver | None:
+    def _observer(self, context: RoundContext, modules: int) -> "Observer | BottleneckObserver | None":
         spec = self._spool.ranks.master.spec
         if spec.is_bottleneck:
             from plait.aggregation.bottleneck_diagnostics import BottleneckObserver

@@ -5,8 +5,6 @@ A state holds two values: the one that the client's newest round started from (`
 over, only the personalized adapter stays, and the account of what the client's records have cost.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Collection, Mapping
 from dataclasses import KW_ONLY, dataclass, field
@@ -91,7 +89,7 @@ class ClientState:
         return encode_arrays(arrays, metadata)
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> ClientState | None:
+    def from_bytes(cls, data: bytes) -> "ClientState | None":
         """The inverse of `to_bytes`; None if damaged. Its arrays are views of `data`."""
         try:
             arrays, metadata = decode_arrays(data)

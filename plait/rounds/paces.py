@@ -11,8 +11,6 @@ four sequences are as many as a client's policy asks for. The updates are then n
 client's pull does not grow with its steps.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -4,8 +4,6 @@ The server can send again all that a client holds of settings and adapter: one t
 no Flower and no socket. Answers carry counts, losses and codes; never text.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
 

@@ -5,8 +5,6 @@ others can take part. Clients that cannot take part are recorded, with the reaso
 once they reconnect.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace

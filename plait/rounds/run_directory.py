@@ -14,8 +14,6 @@ What a run began with is read from its ledger (`recorded_settings`): config.toml
 it. Imports nothing that the settings name: `plait.api.received` decides what may be.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 import shutil
@@ -71,7 +69,7 @@ class RunDirectory:
         self.trackers = path / "trackers"
 
     @classmethod
-    def create(cls, path: Path, *, config_toml: str) -> RunDirectory:
+    def create(cls, path: Path, *, config_toml: str) -> "RunDirectory":
         """Make the folder of a new run."""
         run = cls(path)
         if run.has_started:
@@ -93,7 +91,7 @@ class RunDirectory:
         return run
 
     @classmethod
-    def find(cls, path: Path) -> RunDirectory:
+    def find(cls, path: Path) -> "RunDirectory":
         """The folder of an existing run."""
         run = cls(path)
         if not run.has_started:
@@ -184,7 +182,7 @@ def _file_name(client: str) -> str:
     return f"sha256-{hashlib.sha256(client.encode()).hexdigest()}.envelope"
 
 
-def check_sources(events: Sequence[Event], found: Sequence[PluginSource]) -> None:
+def check_sources(events: Sequence[Event], found: "Sequence[PluginSource]") -> None:
     """Refuse to continue a run whose plug-ins have another source now."""
     here = {(each.kind.value, each.name): each for each in found}
     start = start_of(events)

@@ -9,8 +9,6 @@ round: ``state.json`` (scalars, and the SHA-256 of itself and of every other fil
 broadcast of each track, and the state of rule and server optimizer. Those that are damaged are skipped.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil
@@ -142,7 +140,7 @@ class RunState:
         """The adapter of an up-to-date client of the master's rank."""
         return self.tracks[0].shadow
 
-    def at(self, version: int) -> RunState:
+    def at(self, version: int) -> "RunState":
         """The state as clients know it that began with the adapter of round `version`."""
         if version == self.round:
             return self

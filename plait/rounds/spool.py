@@ -4,8 +4,6 @@ An update is checked, stored before anything else happens to it, recorded, and r
 large it may be is checked only then, against all others of its round. Knows no round loop and no fold.
 """
 
-from __future__ import annotations
-
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -165,7 +163,7 @@ class Spool:
     ranks: Ranks
     rule: Rule
     base_fingerprint: bytes
-    plan: RunPlan
+    plan: "RunPlan"
 
     @property
     def new_factors(self) -> bool:
@@ -317,7 +315,7 @@ class AnswerLog:
     ledger: Ledger
     misfits: set[tuple[int, str, str]] = field(default_factory=set[tuple[int, str, str]])
     epsilons: dict[str, float] = field(default_factory=dict[str, float])  # what records have cost, by client
-    paces: ClientSpeeds | None = None
+    paces: "ClientSpeeds | None" = None
     last: str = ""
 
     def recall(self, recorded: RunView) -> None:

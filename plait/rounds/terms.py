@@ -3,8 +3,6 @@
 A server that asks for anything else, or for a round too often, is refused before a task's broadcast is decoded.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, cast
@@ -49,7 +47,7 @@ class TaskHistory:
     given: tuple[int, str] = (0, "")
 
     @classmethod
-    def recall(cls, memory: ClientStore) -> TaskHistory:
+    def recall(cls, memory: ClientStore) -> "TaskHistory":
         """The stored record; empty if nothing was asked yet."""
         data = memory.load(_ASKED)
         if data is None:
@@ -125,7 +123,7 @@ class AgreedTerms:
     tasks: TaskSettings
     specs: tuple[AdapterSpec, ...]
     own: AdapterSpec
-    policy: Policy | None = None
+    policy: "Policy | None" = None
 
     def check_task(self, task: CoreTask) -> None:
         """Refuse a task whose settings or adapter differ from the run configuration."""

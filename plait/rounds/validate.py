@@ -12,8 +12,6 @@ not count. So a minority of attackers cannot move the bound, and it does not dep
 median of its round.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Collection, Mapping, Sequence
@@ -64,7 +62,7 @@ class NormBound:
     factor: float = 10.0
 
     @classmethod
-    def named(cls, text: str) -> NormBound:
+    def named(cls, text: str) -> "NormBound":
         """The bound that `--norm-bound` names: ``10``, ``clip:10`` or ``off``."""
         if text == NormPolicy.OFF:
             return cls(NormPolicy.OFF)
@@ -221,7 +219,7 @@ def check_update(received: Received, expected: Expected) -> Opened:
 
 
 def check_evaluation(
-    evaluation: Evaluation, card: ClientCard, round_number: int, metrics: RunMetrics | None = None
+    evaluation: Evaluation, card: ClientCard, round_number: int, metrics: "RunMetrics | None" = None
 ) -> None:
     """Check a client's evaluation against its earlier statements."""
     _check_same(Reason.WRONG_CLIENT, "client of the evaluation", evaluation.client, card.client)

@@ -1,7 +1,5 @@
 """Masked rounds at the server: whom a sum invites, how often it is tried, and what the ledger records of it."""
 
-from __future__ import annotations
-
 import hashlib
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence

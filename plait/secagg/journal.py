@@ -11,8 +11,6 @@ client refuses to unmask a sum that breaks this
 In runs that draw other clients for each round only the first two hold, and the consent text states so.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence

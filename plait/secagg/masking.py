@@ -4,8 +4,6 @@ Where it stands is stored before an answer leaves: a client that was killed neit
 sends two updates under one mask.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 

@@ -4,8 +4,6 @@ The unit of a round's grid follows from the sums of the round before; the first 
 about its length makes no grid coarser than the plan allows, nor than half again the round before's.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace

@@ -11,8 +11,6 @@ before it asks for signatures: from it the same sum follows after a crash. Where
 another, the accused shows the key of the first one's parcel, and masks nothing in that attempt.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
@@ -90,7 +88,7 @@ class Collecting:
             raise PeerError(f"a share of {client!a} has another size, expected {PARCEL_BYTES} bytes")
         self._parcels[place] = parcels
 
-    def close_sharing(self) -> Collecting:
+    def close_sharing(self) -> "Collecting":
         """It, with those who shared fixed; too few may have, of all or of one's neighbours."""
         self._enough(len(self._parcels), "shared")
         self.sharers = tuple(sorted(self._parcels))
@@ -119,7 +117,7 @@ class Collecting:
         self._sum += values
         self._figures += figures
 
-    def seal(self) -> SealedSum:
+    def seal(self) -> "SealedSum":
         """Fix the survivors; they would sign no list with too few of their neighbours."""
         self._enough(len(self._masked), "sent a masked update")
         self._enough_holders(self._masked, "sent a masked update")

@@ -6,8 +6,6 @@ same numbers again, so the sum is the same, bit for bit. Killed after it, it ask
 second for the same shares. Killed after the third, it asks for nothing.
 """
 
-from __future__ import annotations
-
 import hashlib
 import secrets
 from collections import Counter

@@ -13,8 +13,6 @@ times what groups usually lie apart, over the number of groups. A sum of fewer c
 is small.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math
@@ -281,7 +279,7 @@ class Summed:
     deviation: float = 0.0
 
     @classmethod
-    def of(cls, parts: Sequence[GroupSum], wanted: WantedSum, *, invited: int) -> Summed:
+    def of(cls, parts: Sequence[GroupSum], wanted: WantedSum, *, invited: int) -> "Summed":
         """The sum of these groups' sums; zero of none."""
         numbers, figures = np.zeros(wanted.size, np.int32), np.zeros(wanted.figures, np.uint64)
         for part in parts:
@@ -311,7 +309,7 @@ class Summed:
         return encode_arrays(arrays, {"sum": json.dumps(stored)})
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Summed:
+    def from_bytes(cls, data: bytes) -> "Summed":
         """The inverse of `to_bytes`."""
         try:
             arrays, metadata = decode_arrays(data)

@@ -1,7 +1,5 @@
 """The baselines of a simulated run: one model on all clients' data, or one for each client alone."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -99,7 +97,7 @@ class Baselines:
     spec: AdapterSpec
     initial: AdapterState
     settings: Settings
-    metrics: RunMetrics | None
+    metrics: "RunMetrics | None"
     seed: int
     progress: Callable[[str], None] = lambda _: None
 
@@ -110,7 +108,7 @@ class Baselines:
         by_client: dict[str, ClientLoss] = {}
         everywhere: list[ClientLoss] = []
 
-        def measured(model: PeftModel, name: str) -> ClientLoss:
+        def measured(model: "PeftModel", name: str) -> ClientLoss:
             return clients[name].measure_losses(model, spec, settings).since(before[name])
 
         accumulation = settings.gradient_accumulation_steps
@@ -141,7 +139,7 @@ class Baselines:
 
     def _train(
         self, whose: str, examples: Sequence[Example], objective: TrainingObjective, accumulation: int
-    ) -> tuple[PeftModel, int]:
+    ) -> "tuple[PeftModel, int]":
         base, spec = self.base, self.spec
         seed = client_seed(self.seed, 0, whose)
         settings = replace(self.settings, gradient_accumulation_steps=accumulation, seed=seed)

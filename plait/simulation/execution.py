@@ -1,7 +1,5 @@
 """A simulated run from its settings to its last round and its baselines; sets no signal handler, writes no report."""
 
-from __future__ import annotations
-
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path

@@ -3,8 +3,6 @@
 It changes no result: what is kept is what would be loaded or computed again.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections import OrderedDict

@@ -4,8 +4,6 @@ The result depends only on the dataset, the scheme, the number of clients and th
 is shared out with the same skew: by the column, or of each class in proportion to the training records (`shares.py`).
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A run's data, loaded and partitioned over its simulated clients."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial

@@ -3,8 +3,6 @@
 The schemes are those of flwr-datasets, under the names that its users know. Knows no records.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """Partitions by flwr-datasets' partitioners or a user's own function, and the held-out split in proportion to them."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import operator
@@ -56,7 +54,7 @@ def _by_partitioner(
             raise ConfigError(f"{scheme} {scheme.kind.fails.format(count=count)}") from error
 
 
-def _partitioner(scheme: Scheme, clients: int, seed: int) -> Partitioner:
+def _partitioner(scheme: Scheme, clients: int, seed: int) -> "Partitioner":
     # The import takes a second: it brings datasets, pandas and matplotlib.
     from flwr_datasets import partitioner as of
 
@@ -138,7 +136,7 @@ def _groups(dataset: Dataset, scheme: Scheme) -> tuple[NDArray[np.int64], Sequen
     return np.zeros(len(dataset.records), np.int64), ()
 
 
-def _run(partitioner: Partitioner, rows: NDArray[np.int64], groups: NDArray[np.int64]) -> list[list[int]]:
+def _run(partitioner: "Partitioner", rows: NDArray[np.int64], groups: NDArray[np.int64]) -> list[list[int]]:
     """Record indices of each client, ascending, from a table that holds indices and groups alone (in memory)."""
     from datasets import Dataset as Table
 

@@ -1,7 +1,5 @@
 """The clients of a simulated run: one shared base in memory, each client's data, and each client's state."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -119,18 +117,18 @@ class Simulation:
 
     # Only runs with masks or differential privacy need keys.
 
-    def _secret(self, name: str) -> ClientSecret:
+    def _secret(self, name: str) -> "ClientSecret":
         from plait.rounds.data_journal import ClientSecret
 
         return ClientSecret.simulated(self.run.config.seed, name)
 
-    def _identity(self, name: str) -> NodeIdentity:
+    def _identity(self, name: str) -> "NodeIdentity":
         from plait.trust.keys import NodeIdentity
 
         key = self._key(name)
         return NodeIdentity(key.public_bytes, key.sign, self.vouch)
 
-    def _key(self, name: str) -> NodeKey:
+    def _key(self, name: str) -> "NodeKey":
         from plait.trust.keys import NodeKey
 
         if name not in self._keys:

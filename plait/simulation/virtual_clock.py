@@ -7,8 +7,6 @@ are released before have not trained. One that fails during training sends nothi
 are off. A run that goes on begins where its ledger left the clock.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections import Counter, defaultdict
@@ -28,7 +26,6 @@ from plait.rounds.channel import (
     Channel,
     Clock,
     Data,
-    Identity,
     Liveness,
     NoAnswer,
     Purpose,
@@ -193,20 +190,12 @@ class VirtualChannel(Channel):
         """All of them, on or off."""
         return self.inner.nodes(at_least)
 
-    def identity(self, node: int) -> Identity | None:
-        """As the inner channel has it."""
-        return self.inner.identity(node)
-
     def liveness(self, node: int) -> Liveness:
         """A device shows progress until it fails."""
         training = self.virtual_clock.training
         return Liveness(idle_s=training.idle_s(node) if training else 0.0)
 
-    def turn_away(self, node: int, reason: str, detail: str) -> None:
-        """As the inner channel does it."""
-        self.inner.turn_away(node, reason, detail)
-
-    def exchange(self, purpose: Purpose, group: str) -> VirtualExchange:
+    def exchange(self, purpose: Purpose, group: str) -> "VirtualExchange":
         """Begin to send tasks."""
         return VirtualExchange(self, purpose, group)
 
@@ -381,7 +370,7 @@ def _seconds(size_bytes: int, mbps: float) -> float:
     return 8 * size_bytes / (1e6 * mbps)
 
 
-def by_the_clock(simulation: Simulation, stop: StopRequest | None) -> Channel:
+def by_the_clock(simulation: "Simulation", stop: StopRequest | None) -> Channel:
     """The channel of a simulation, by the virtual clock of its fleet."""
     run, config = simulation.run, simulation.run.config
     channel = simulation.direct(stop)
@@ -393,7 +382,7 @@ def by_the_clock(simulation: Simulation, stop: StopRequest | None) -> Channel:
     )
 
 
-def _work_of(simulation: Simulation, node: int, task: TaskParts) -> float:
+def _work_of(simulation: "Simulation", node: int, task: TaskParts) -> float:
     """The work of a task in tokens of training, with padding; an evaluation's forward pass is a third of that."""
     settled, ranks = simulation.run.settled, simulation.run.ranks
     text = settled.tasks.to_describe().text

@@ -4,8 +4,6 @@
 {"node": 3}, its task                                   the answer is {"silent": null}, and the client's
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast

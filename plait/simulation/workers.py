@@ -5,8 +5,6 @@ the tasks, not of arrival: the ledger is that of one device. A process that dies
 What of its clients' state only memory had is lost, as a network's clients lose it: they are sent the whole adapter.
 """
 
-from __future__ import annotations
-
 import json
 import threading
 import traceback
@@ -72,7 +70,7 @@ class Workers(FixedNodes):
         self._clients = clients
         self._progress = progress
 
-    def exchange(self, purpose: Purpose, group: str) -> WorkersExchange:
+    def exchange(self, purpose: Purpose, group: str) -> "WorkersExchange":
         """Begin to send tasks."""
         del purpose, group
         return WorkersExchange(self)
@@ -90,7 +88,7 @@ class Workers(FixedNodes):
         del self._all
 
     @cached_property
-    def _all(self) -> Sequence[_Worker]:
+    def _all(self) -> "Sequence[_Worker]":
         devices = self._run.devices
         found = list[_Worker]()
         for place, (compute, parts) in enumerate(zip(devices, shares(devices), strict=True)):

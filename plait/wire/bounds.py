@@ -1,7 +1,5 @@
 """Bounds of the fields on the wire: each function returns its argument, or raises PeerError naming the field."""
 
-from __future__ import annotations
-
 import math
 import zlib
 from collections.abc import Mapping

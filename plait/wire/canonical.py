@@ -3,8 +3,6 @@
 Canonical: fields in number order, entries of a table in key order, no defaults, shortest varints, no unknown fields.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar, cast

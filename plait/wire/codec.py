@@ -4,8 +4,6 @@ To add one: an enum value in envelope.proto (never renumbered), a class in `code
 proto/README.md, a golden vector.
 """
 
-from __future__ import annotations
-
 import threading
 from collections import OrderedDict
 from collections.abc import Generator

@@ -1,7 +1,5 @@
 """A delta packed by a codec, and what that loses. Knows no envelope and no message."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ payload of many megabytes several times. The signature covers the header, which 
 proto/README.md; what violates it, here or at the sender, is a PeerError.
 """
 
-from __future__ import annotations
-
 import hashlib
 import time
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """The messages of a sum under masks, as frozen values and as protobuf; sizes and counts are checked here."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias, cast

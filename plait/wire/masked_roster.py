@@ -15,8 +15,6 @@ sender shows the private half, which opens nothing else: anyone can decide which
 Digests of the shares stand beside them in clear, so a share that is given later is the sender's or not.
 """
 
-from __future__ import annotations
-
 import hashlib
 import struct
 from collections.abc import Sequence

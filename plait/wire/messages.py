@@ -4,8 +4,6 @@ Envelopes pass through as bytes. Writer and reader check the same bounds and rai
 proto/README.md.
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -120,7 +118,7 @@ class ClientCard:
     judge_tokens: int = 0
 
     @property
-    def judging(self) -> ClientCard:
+    def judging(self) -> "ClientCard":
         """The same with the counts of the judge part in the place of the held-out ones."""
         return replace(self, held_out_examples=self.judge_examples, held_out_tokens=self.judge_tokens)
 

@@ -3,8 +3,6 @@
 Writer and reader check the bounds of each field; defaults are left out of the text. Specified in proto/README.md.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math
@@ -225,7 +223,7 @@ class Settings:
         given = {name: value for name, value in values.items() if value != _DEFAULTS.get(name, MISSING)}
         return json.dumps(given, sort_keys=True, separators=(",", ":"))
 
-    def for_task(self, **of_task: Json) -> Settings:
+    def for_task(self, **of_task: Json) -> "Settings":
         """These settings for one task, by the settings that change with it; for thousands the text is made once."""
         for name, value in of_task.items():
             _BOUNDS[name](name.replace("_", " "), value)

@@ -1,7 +1,5 @@
 """The run configuration that a server sends to nodes: what clients need. A client accepts no other keys."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from plait.config import RunConfig, Scalar, config_from_table
